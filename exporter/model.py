@@ -1,0 +1,148 @@
+"""The words of the domain: jobs, runs, steps, and what one reading of an API brought.
+
+Everything here is frozen data. All instants are Unix seconds (UTC), all durations seconds.
+"""
+
+import enum
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+
+class Result(enum.StrEnum):
+    """How a run or a step ended: the words of OpenTelemetry's `cicd.pipeline.result`."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    CANCELLATION = "cancellation"
+    SKIP = "skip"
+    UNKNOWN = "unknown"
+
+
+FAILING = frozenset({Result.FAILURE, Result.ERROR, Result.TIMEOUT})
+"""Results that lengthen a job's streak of failures; success ends it, the others leave it alone."""
+
+
+class State(enum.StrEnum):
+    """What a run that has not ended is doing."""
+
+    PENDING = "pending"
+    EXECUTING = "executing"
+
+
+class Disposition(enum.StrEnum):
+    """What became of a run that the API showed: the values of the label `disposition`."""
+
+    NEW = "new"
+    UPDATED = "updated"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+    BASELINE = "baseline"
+    IGNORED = "ignored"
+    INVALID = "invalid"
+
+
+class Window(msgspec.Struct, frozen=True):
+    """A stretch of time, `start` included, `end` not."""
+
+    start: float
+    end: float
+
+    @property
+    def length(self) -> float:
+        """Its length in seconds."""
+        return self.end - self.start
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as its vendor describes it.
+
+    `job_id` is the identity within the source and never changes; `project` and `name` are labels and may.
+    `scope` is what is readable or not as a whole (the source: "", a customer, a project).
+    """
+
+    job_id: str
+    name: str
+    project: str = ""
+    scope: str = ""
+    schedule: str = ""
+    timezone: str = ""
+    url: str = ""
+    enabled: bool | None = None
+    stop_cause: str = ""
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """One run as the API shows it now.
+
+    Ended: `result` is set. Open: `state` is set, or neither where the vendor's word is unmapped.
+    `unmapped` holds a status word that is in no table, "" otherwise.
+    `scheduled` is a start that the vendor has promised for the future; such a run does not age.
+    `retries` are the attempts beyond the first. `recovered`: ended well after a failed attempt.
+    """
+
+    run_id: str
+    job_id: str
+    result: Result | None = None
+    state: State | None = None
+    unmapped: str = ""
+    created: float | None = None
+    scheduled: float | None = None
+    start: float | None = None
+    end: float | None = None
+    duration: float | None = None
+    queue_duration: float | None = None
+    retries: int = 0
+    recovered: bool = False
+    error_type: str = ""
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One step of a run. Neither `result` nor `state`: a word in no table, treated as open."""
+
+    name: str
+    result: Result | None = None
+    state: State | None = None
+    start: float | None = None
+    end: float | None = None
+    duration: float | None = None
+    dependencies: tuple[str, ...] = ()
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True):
+    """What one reading of a scope brought; it is committed whole, in one transaction, or not at all.
+
+    Attributes:
+        scope: The scope that was read.
+        jobs: Jobs named by `runs`, and jobs that discovery showed.
+        catalog: True if `jobs` holds every job of the scope, so that one missing is gone.
+        runs: Runs that are new or may have changed.
+        unchanged: How many more rows equalled those of a reading committed before.
+        invalid: How many rows could not be understood.
+        through: Every ending of the scope up to this instant has now been read (the source has taken `settle` off);
+            None if this reading proves nothing of the kind.
+        readable: False if the scope answered 403 or 404; it is then left out of the watermark.
+        unobserved: Ranges that the API no longer shows, or could not show whole.
+        truncated: Answers found trimmed.
+        steps: Steps that came along with runs, by run id.
+        gone: Ids of runs that the API no longer has, for good.
+        notes: The source's own bookmarks, kept in the state with this reading; "" deletes one.
+        memory: The source's own, handed back to `Source.committed`.
+    """
+
+    scope: str = ""
+    jobs: Sequence[Job] = ()
+    catalog: bool = False
+    runs: Sequence[Run] = ()
+    unchanged: int = 0
+    invalid: int = 0
+    through: float | None = None
+    readable: bool = True
+    unobserved: Sequence[Window] = ()
+    truncated: int = 0
+    steps: Mapping[str, Sequence[Step]] = {}
+    gone: Sequence[str] = ()
+    notes: Mapping[str, str] = {}
+    memory: object = None
