@@ -1,0 +1,253 @@
+"""What the state holds of each job and source: the counters themselves, and what the gauges are made of.
+
+These records are stored as JSON, one document a job or source, and rewritten in the transaction of the reading that
+changed them. A committed record is never mutated: a transaction works on a copy and swaps it in when it is on disk.
+"""
+
+import bisect
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import msgspec
+
+from exporter.model import Job, Result, State
+
+SEPARATOR = "\x1f"
+"""Between the label values of a series of more than one label; no vendor's name can hold it (`clean` sees to that)."""
+
+OTHER = "__other__"
+"""The label value that stands for everything beyond a bound."""
+
+
+class Exemplar(msgspec.Struct, frozen=True):
+    """A run that shows what a number is made of. `instant`: the end of the run."""
+
+    run_id: str
+    value: float
+    instant: float
+
+
+class Count(msgspec.Struct, omit_defaults=True):
+    """A counter series. Until `released` it is served as 0."""
+
+    value: float = 0.0
+    released: bool = False
+    exemplar: Exemplar | None = None
+
+
+class Distribution(msgspec.Struct, omit_defaults=True):
+    """A histogram series. `counts` holds one number a bound and one for what is beyond, not cumulative."""
+
+    bounds: tuple[float, ...]
+    counts: list[int]
+    sum: float = 0.0
+    released: bool = False
+    exemplars: dict[int, Exemplar] = {}
+
+    @classmethod
+    def empty(cls, bounds: Sequence[float], *, released: bool) -> "Distribution":
+        """One that has seen nothing."""
+        return cls(bounds=tuple(bounds), counts=[0] * (len(bounds) + 1), released=released)
+
+    def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
+        """Adds one observation; the newest exemplar of a bucket stays."""
+        bucket = bisect.bisect_left(self.bounds, value)
+        self.counts[bucket] += 1
+        self.sum += value
+        if exemplar is not None:
+            shown = self.exemplars.get(bucket)
+            if shown is None or shown.instant <= exemplar.instant:
+                self.exemplars[bucket] = exemplar
+
+    def rebounded(self, bounds: Sequence[float]) -> "Distribution":
+        """The same observations under other bounds.
+
+        What lay between two old bounds is only known to be at most the upper one, and is put there; so no bucket of a
+        bound that stays ever falls, and sum and count are kept.
+        """
+        new = Distribution.empty(bounds, released=self.released)
+        new.sum = self.sum
+        for index, count in enumerate(self.counts):
+            upper = self.bounds[index] if index < len(self.bounds) else float("inf")
+            new.counts[bisect.bisect_left(new.bounds, upper)] += count
+        return new
+
+
+class LastRun(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The ended run with the largest end. `order`: its end, or when its ending was first seen if it has none."""
+
+    run_id: str
+    result: Result
+    order: float
+    start: float | None = None
+    end: float | None = None
+    duration: float | None = None
+
+
+class LastFailure(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The failed run with the largest end."""
+
+    run_id: str
+    order: float
+    end: float | None = None
+    error_type: str = ""
+    failed_step: str = ""
+
+
+class LastSteps(msgspec.Struct, frozen=True, kw_only=True):
+    """The results of the steps of the latest run whose steps are known."""
+
+    run_id: str
+    order: float
+    results: dict[str, int]
+
+
+class Counted(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What has counter series. `counts`: family → label values joined by SEPARATOR → series."""
+
+    counts: dict[str, dict[str, Count]] = {}
+
+    def count(self, family: str, *labels: str, amount: float = 1, released: bool = False) -> Count:
+        """Adds to a counter series, which begins at 0 if it is new; an amount of 0 seeds it."""
+        series = self.counts.setdefault(family, {})
+        key = SEPARATOR.join(labels)
+        count = series.get(key)
+        if count is None:
+            count = series[key] = Count(released=released)
+        count.value += amount
+        return count
+
+
+class JobState(Counted, omit_defaults=True, kw_only=True):
+    """One job: its names, its counters and what is known of its latest runs.
+
+    Attributes:
+        key: Its number in the state.
+        source: The source's name.
+        job: What the vendor last said of it; `job.job_id` is its identity.
+        project: Label, as exported.
+        name: Label, as exported: ` #<id>` is appended where another job had the name first.
+        discovered: When the exporter first knew it.
+        baseline: Endings up to this instant are not counted, unless the run was seen open.
+        last_activity: When it was last seen in discovery or had a run.
+        distributions: family → label values joined by SEPARATOR → histogram series.
+        streak: Failing runs since the last success.
+        folded: True if its counters go to the source's `__other__` job.
+        overflow: True for that `__other__` job itself, which has no gauges.
+        gone: True once discovery no longer shows it; no series are exported.
+    """
+
+    key: int
+    source: str
+    job: Job
+    project: str
+    name: str
+    discovered: float
+    baseline: float
+    last_activity: float
+    distributions: dict[str, dict[str, Distribution]] = {}
+    last_run: LastRun | None = None
+    last_failure: LastFailure | None = None
+    last_steps: LastSteps | None = None
+    last_success: float | None = None
+    streak: int = 0
+    failing_since: float | None = None
+    folded: bool = False
+    overflow: bool = False
+    gone: bool = False
+
+    def distribution(self, family: str, *labels: str, bounds: Sequence[float], released: bool = False) -> Distribution:
+        """The histogram series of these labels, empty if it is new."""
+        series = self.distributions.setdefault(family, {})
+        key = SEPARATOR.join(labels)
+        distribution = series.get(key)
+        if distribution is None:
+            distribution = series[key] = Distribution.empty(bounds, released=released)
+        elif distribution.bounds != tuple(bounds):
+            distribution = series[key] = distribution.rebounded(bounds)
+        return distribution
+
+    def step_names(self) -> frozenset[str]:
+        """The names of the steps that have series."""
+        return frozenset(key.partition(SEPARATOR)[0] for key in self.counts.get("jobrun_steps_total", ()))
+
+
+class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
+    """A run that has not ended. `state` is None while the vendor's word for it is unmapped."""
+
+    run_id: str
+    job: int
+    job_id: str
+    scope: str
+    state: State | None
+    origin: float
+    start: float | None = None
+    scheduled: float | None = None
+
+
+class ScopeState(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """What is readable or not as a whole. `watermark`: all its endings up to here are counted."""
+
+    baseline: float
+    watermark: float | None = None
+    readable: bool = True
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which jobs were included since when."""
+
+    since: float
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+
+
+class SourceState(Counted, omit_defaults=True, kw_only=True):
+    """One source: where reading stands, and its own counters that persist.
+
+    Attributes:
+        identity: The API and account under this name.
+        baseline: The start of its first poll.
+        complete: Whether a poll has ever been complete.
+        scopes: By scope.
+        filters: The history of `jobs.include` and `jobs.exclude`, oldest first.
+        notes: The source's own bookmarks.
+        unobserved: Ranges that were never read, by their bounds.
+        held_unobserved: Seconds of them not yet in the counter (see design of the start with a state).
+        last_sweep: When the sweep window was last read.
+    """
+
+    name: str
+    identity: str
+    baseline: float | None = None
+    complete: bool = False
+    scopes: dict[str, ScopeState] = {}
+    filters: list[Filter] = []
+    notes: dict[str, str] = {}
+    unobserved: list[tuple[float, float]] = []
+    held_unobserved: float = 0.0
+    last_sweep: float | None = None
+
+    def watermark(self) -> float | None:
+        """The least of the readable scopes' watermarks; None while one has none."""
+        marks = [scope.watermark for scope in self.scopes.values() if scope.readable]
+        known = [mark for mark in marks if mark is not None]
+        return min(known) if known and len(known) == len(marks) else None
+
+
+def clean(name: str) -> str:
+    """A vendor's name without control characters, which have no place in a label; at most 200 characters."""
+    return "".join(char if char.isprintable() else " " for char in name).strip()[:200]
+
+
+def oldest(starts: Iterable[float | None]) -> float | None:
+    """The least of those that are known."""
+    known = [start for start in starts if start is not None]
+    return min(known) if known else None
+
+
+Record = TypeVar("Record", JobState, SourceState)
+
+
+def copy(record: Record) -> Record:
+    """A deep copy, to be changed by a transaction."""
+    return msgspec.json.decode(msgspec.json.encode(record), type=type(record))
