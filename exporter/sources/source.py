@@ -1,7 +1,8 @@
 """What a source is: the one seam between the exporter and a vendor.
 
-A source reads and parses; it keeps no counts and decides nothing about them. It is given a `View` of the state, yields
-`Reading`s in the order in which they are to be committed, and raises `exporter.errors.SourceError` when it cannot go on.
+A source reads and parses; it keeps no counts and decides nothing about them. It is given a `View` of the state,
+yields `Reading`s in the order in which they are to be committed, and raises `exporter.errors.SourceError` when it
+cannot go on.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

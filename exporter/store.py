@@ -1,0 +1,275 @@
+"""The state on disk: SQLite in WAL mode, every change one transaction, nothing in memory that is not committed.
+
+The store knows rows and records, not rules: what is to be written is decided by `exporter.ledger`.
+"""
+
+import fcntl
+import sqlite3
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from exporter.counting import Mark, Streak
+from exporter.errors import StateError
+from exporter.model import FAILING, Result, Window
+from exporter.schema import COLUMNS, MIGRATIONS, StepMark, StoredRun, to_row, to_stored
+from exporter.state import Counted, JobState, SourceState
+
+Connect = Callable[..., sqlite3.Connection]
+
+
+class NewerSchemaError(StateError):
+    """The state was written by a newer version."""
+
+
+class CorruptStateError(StateError):
+    """The file is no state, or a damaged one."""
+
+
+class LockedStateError(StateError):
+    """Another process holds the state."""
+
+
+class Loaded(msgspec.Struct, kw_only=True):
+    """What the state holds, save the runs that have ended."""
+
+    sources: list[SourceState]
+    jobs: list[JobState]
+    open_runs: list[tuple[str, StoredRun]]
+    exporter: Counted
+
+
+class Changes(msgspec.Struct, kw_only=True):
+    """What one transaction writes. `runs` are rows of `source`."""
+
+    source: SourceState | None = None
+    jobs: Sequence[JobState] = ()
+    removed_jobs: Sequence[int] = ()
+    runs: Sequence[StoredRun] = ()
+    exporter: Counted | None = None
+
+
+class Lock:
+    """The operating system's lock on a state: it ends with the process, however that ends."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = path.with_name(path.name + ".lock").open("a")
+        except OSError as error:
+            raise StateError(f"{path}: cannot be locked: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise LockedStateError(
+                f"{path}: another jobrun-exporter uses this state; stop it or give this one its own state.path"
+            ) from error
+
+    def release(self) -> None:
+        """Lets another process have the state."""
+        self._file.close()
+
+
+class Store:
+    """One open state. Not thread-safe: the ledger holds a lock round every use.
+
+    Args:
+        path: The file; `:memory:` for a state that is thrown away.
+        connect: Opens the database; the seam for tests that end the process inside a transaction.
+        read_only: Look, but neither create nor migrate nor write: for what reads beside a running daemon.
+
+    Raises:
+        CorruptStateError, NewerSchemaError: The file cannot be used as it is.
+        StateError: It cannot be opened or made.
+    """
+
+    def __init__(self, path: Path | str, *, connect: Connect = sqlite3.connect, read_only: bool = False) -> None:
+        self.path = str(path)
+        self._sources: dict[str, int] = {}
+        with self._explained():
+            if read_only:
+                self._db = connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+            else:
+                self._db = connect(self.path, check_same_thread=False, isolation_level=None)
+            try:
+                self._prepare(read_only=read_only)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _prepare(self, *, read_only: bool) -> None:
+        self._db.execute("PRAGMA busy_timeout = 5000")
+        if not read_only:
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(MIGRATIONS):
+            raise NewerSchemaError(f"{self.path}: schema {version}, this version knows {len(MIGRATIONS)}")
+        damage = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if damage != "ok":
+            raise CorruptStateError(f"{self.path}: {damage}")
+        if not read_only:
+            self._migrate(version)
+
+    def _migrate(self, version: int) -> None:
+        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+            with self._transaction():
+                for statement in script:
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {number}")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns SQLite's errors into ours."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise StateError(f"{self.path}: {error}") from error
+        except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
+            raise CorruptStateError(f"{self.path}: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            # A failed COMMIT (disk full) leaves the transaction open; some errors have already rolled it back.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._db.close()
+
+    def load(self) -> Loaded:
+        """All records and open runs."""
+        with self._explained():
+            self._sources = dict(self._db.execute("SELECT name, key FROM sources"))
+            sources = [
+                msgspec.json.decode(record, type=SourceState)
+                for (record,) in self._db.execute("SELECT record FROM sources ORDER BY key")
+            ]
+            jobs = [
+                msgspec.json.decode(record, type=JobState)
+                for (record,) in self._db.execute("SELECT record FROM jobs ORDER BY key")
+            ]
+            names = {key: name for name, key in self._sources.items()}
+            rows = self._db.execute(f"SELECT source, {COLUMNS} FROM runs WHERE mark = 0").fetchall()  # noqa: S608  # constants
+            row = self._db.execute("SELECT record FROM exporter").fetchone()
+            exporter = msgspec.json.decode(row[0], type=Counted) if row else Counted()
+        open_runs = [(names[source], to_stored(rest)) for source, *rest in rows]
+        return Loaded(sources=sources, jobs=jobs, open_runs=open_runs, exporter=exporter)
+
+    def write(self, changes: Changes) -> None:
+        """Commits changes, all or none."""
+        with self._explained(), self._transaction():
+            if changes.source is not None:
+                self._write_source(changes.source)
+            self._db.executemany(
+                "INSERT OR REPLACE INTO jobs (key, source, job_id, record) VALUES (?, ?, ?, ?)",
+                [(job.key, job.source, job.job.job_id, msgspec.json.encode(job)) for job in changes.jobs],
+            )
+            self._db.executemany("DELETE FROM jobs WHERE key = ?", [(key,) for key in changes.removed_jobs])
+            if changes.runs and changes.source is not None:
+                source = self._sources[changes.source.name]
+                marks = ", ".join("?" * (COLUMNS.count(",") + 2))
+                self._db.executemany(
+                    f"INSERT OR REPLACE INTO runs (source, {COLUMNS}) VALUES ({marks})",  # noqa: S608  # constants
+                    [(source, *to_row(run)) for run in changes.runs],
+                )
+            if changes.exporter is not None:
+                record = msgspec.json.encode(changes.exporter)
+                self._db.execute("INSERT OR REPLACE INTO exporter (id, record) VALUES (1, ?)", (record,))
+
+    def _write_source(self, source: SourceState) -> None:
+        record = msgspec.json.encode(source)
+        updated = self._db.execute("UPDATE sources SET record = ? WHERE name = ?", (record, source.name))
+        if not updated.rowcount:
+            cursor = self._db.execute("INSERT INTO sources (name, record) VALUES (?, ?)", (source.name, record))
+            self._sources[source.name] = cursor.lastrowid or 0
+
+    def runs(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
+        """The rows of these runs, by id; ids that are not known are left out."""
+        rows = self._select(
+            "WHERE source = ? AND run_id IN (SELECT value FROM json_each(?))",
+            self._sources.get(source),
+            msgspec.json.encode(list(run_ids)).decode(),
+        )
+        return {row.known.run.run_id: row for row in rows}
+
+    def _select(self, where: str, *arguments: object) -> list[StoredRun]:
+        with self._explained():
+            rows = self._db.execute(f"SELECT {COLUMNS} FROM runs {where}", arguments).fetchall()  # noqa: S608  # constants
+        return [to_stored(row) for row in rows]
+
+    def _all(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+        with self._explained():
+            return self._db.execute(query, arguments).fetchall()
+
+    def started_between(self, source: str, window: Window) -> frozenset[str]:
+        """Ids of the source's runs that started in a window."""
+        query = "SELECT run_id FROM runs WHERE source = ? AND start >= ? AND start < ?"
+        return frozenset(row[0] for row in self._all(query, self._sources.get(source), window.start, window.end))
+
+    def streak(self, job: int) -> Streak:
+        """A job's standing, counted from its runs."""
+        # "end" is a word of SQL; a run without an end stands where it was seen.
+        order, ended = 'coalesce("end", seen)', f"mark IN ({Mark.COUNTED}, {Mark.BASELINE})"
+        words = ", ".join(f"'{result}'" for result in sorted(FAILING))
+        success = self._all(
+            f"SELECT max({order}) FROM runs WHERE job = ? AND {ended} AND result = '{Result.SUCCESS}'",  # noqa: S608  # constants
+            job,
+        )[0][0]
+        failures, since = self._all(
+            f"SELECT count(*), min({order}) FROM runs "  # noqa: S608  # constants
+            f"WHERE job = ? AND {ended} AND result IN ({words}) AND {order} > ?",
+            job,
+            float("-inf") if success is None else success,
+        )[0]
+        return Streak(last_success=success, failures=failures, since=since)
+
+    def pending_steps(self, source: str, due: float, limit: int) -> list[StoredRun]:
+        """Runs whose steps shall be fetched by now: failures first, the baseline last, newest first."""
+        words = ", ".join(f"'{result}'" for result in sorted(FAILING))
+        return self._select(
+            "WHERE source = ? AND steps IN (1, 2) AND due <= ? "
+            f'ORDER BY steps, result IN ({words}) DESC, "end" DESC LIMIT ?',
+            self._sources.get(source),
+            due,
+            limit,
+        )
+
+    def count_pending_steps(self, source: str) -> int:
+        """How many runs wait for their steps."""
+        query = f"SELECT count(*) FROM runs WHERE source = ? AND steps IN ({StepMark.PENDING}, {StepMark.BASELINE})"  # noqa: S608  # constants
+        return int(self._all(query, self._sources.get(source))[0][0])
+
+    def prune(self, source: str, before: float) -> int:
+        """Forgets ended runs that ended before an instant; returns how many."""
+        with self._explained(), self._transaction():
+            return self._db.execute(
+                "DELETE FROM runs WHERE source = ? AND mark <> 0 AND (start IS NULL OR start < ?) "
+                'AND coalesce("end", seen) < ?',
+                (self._sources.get(source), before, before),
+            ).rowcount
+
+    def size(self) -> int:
+        """Bytes of the database, without its journal."""
+        pages = self._all("PRAGMA page_count")[0][0]
+        return int(pages) * int(self._all("PRAGMA page_size")[0][0])
+
+
+def set_aside(path: Path, suffix: str) -> Path:
+    """Renames a state and its journals, which are never deleted; returns the new path."""
+    kept = path.with_name(f"{path.name}.{suffix}")
+    for ending in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + ending)
+        if part.exists():
+            part.rename(kept.with_name(kept.name + ending))
+    return kept
