@@ -5,7 +5,7 @@ to a job's record. Nothing here does I/O, and nothing else decides.
 """
 
 import enum
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
@@ -245,20 +245,25 @@ def restate(job: JobState, streak: Streak) -> None:
     job.last_success, job.streak, job.failing_since = streak.last_success, streak.failures, streak.since
 
 
-def count_steps(job: JobState, steps: Sequence[Step], rules: Rules, *, histograms: bool) -> None:
-    """Adds the steps of one counted ending to a job's counters and histograms."""
+def count_steps(
+    job: JobState, steps: Sequence[Step], labels: Mapping[str, str], rules: Rules, *, histograms: bool
+) -> None:
+    """Adds the steps of one counted ending to a job's counters and histograms.
+
+    `labels` holds the label of each step by its name: the name itself, or `__other__`.
+    """
     for step in steps:
-        seed_step(job, step.name, rules)
-        result = step.result or Result.UNKNOWN
-        job.count("jobrun_steps_total", step.name, result, released=rules.released)
+        label = labels[step.name]
+        seed_step(job, label, rules)
+        job.count("jobrun_steps_total", label, step.result or Result.UNKNOWN, released=rules.released)
         if histograms and step.duration is not None and step.result is not None:
             durations = job.distribution(
-                "jobrun_step_duration_seconds", step.name, bounds=rules.step_buckets, released=rules.released
+                "jobrun_step_duration_seconds", label, bounds=rules.step_buckets, released=rules.released
             )
             durations.observe(step.duration)
     failed = root_failure(steps)
     if failed:
-        job.count("jobrun_step_root_failures_total", failed, released=rules.released)
+        job.count("jobrun_step_root_failures_total", labels[failed], released=rules.released)
 
 
 def seed_step(job: JobState, name: str, rules: Rules) -> None:

@@ -31,6 +31,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
         origin: The instant from which its age counts.
         steps: Where the reading of its steps stands.
         tries: How often they were asked for.
+        asked: How often the answer was not yet whole.
         due: When they shall be asked for next.
         step_results: Its steps as `[[name, result, seconds], …]`, once counted.
         words: Unmapped status words that it had.
@@ -42,6 +43,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
     origin: float
     steps: StepMark = StepMark.NONE
     tries: int = 0
+    asked: int = 0
     due: float | None = None
     step_results: str | None = None
     words: str = ""
@@ -57,7 +59,8 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             job_id TEXT NOT NULL, mark INTEGER NOT NULL, result TEXT, state TEXT, unmapped TEXT,
             created REAL, scheduled REAL, start REAL, "end" REAL, duration REAL, queue_duration REAL,
             retries INTEGER NOT NULL, recovered INTEGER NOT NULL, error_type TEXT, earlier TEXT,
-            seen REAL NOT NULL, origin REAL NOT NULL, steps INTEGER NOT NULL, tries INTEGER NOT NULL, due REAL,
+            seen REAL NOT NULL, origin REAL NOT NULL, steps INTEGER NOT NULL, tries INTEGER NOT NULL,
+            asked INTEGER NOT NULL, due REAL,
             step_results TEXT, words TEXT)""",
         # The table itself is in order of arrival: with ids as its key, each of a vendor's random ids would rewrite
         # another page of whole rows.
@@ -72,7 +75,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 
 COLUMNS = (
     'run_id, job, job_id, mark, result, state, unmapped, created, scheduled, start, "end", duration, queue_duration,'
-    " retries, recovered, error_type, earlier, seen, origin, steps, tries, due, step_results, words"
+    " retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words"
 )
 
 
@@ -101,6 +104,7 @@ def to_row(stored: StoredRun) -> tuple[Any, ...]:
         stored.origin,
         int(stored.steps),
         stored.tries,
+        stored.asked,
         stored.due,
         stored.step_results,
         stored.words or None,
@@ -111,7 +115,7 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
     """The record of a row of COLUMNS."""
     (
         run_id, job, job_id, mark, result, state, unmapped, created, scheduled, start, end, duration, queue_duration,
-        retries, recovered, error_type, earlier, seen, origin, steps, tries, due, step_results, words,
+        retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words,
     ) = row  # fmt: skip
     run = Run(
         run_id=run_id,
@@ -137,6 +141,7 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
         origin=origin,
         steps=StepMark(steps),
         tries=tries,
+        asked=asked,
         due=due,
         step_results=step_results,
         words=words or "",

@@ -129,12 +129,14 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         name: Label, as exported: ` #<id>` is appended where another job had the name first.
         discovered: When the exporter first knew it.
         baseline: Endings up to this instant are not counted, unless the run was seen open.
-        last_activity: When it was last seen in discovery or had a run.
+        listed: Whether the vendor's discovery shows it; then it lives as long as it is shown.
+        missing_since: Since when discovery has not shown it.
         distributions: family → label values joined by SEPARATOR → histogram series.
         streak: Failing runs since the last success.
         folded: True if its counters go to the source's `__other__` job.
         overflow: True for that `__other__` job itself, which has no gauges.
-        gone: True once discovery no longer shows it; no series are exported.
+        gone: True once it has expired; no series are exported.
+        folded_steps: Steps whose series go to `__other__`.
     """
 
     key: int
@@ -144,7 +146,8 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
     name: str
     discovered: float
     baseline: float
-    last_activity: float
+    listed: bool = False
+    missing_since: float | None = None
     distributions: dict[str, dict[str, Distribution]] = {}
     last_run: LastRun | None = None
     last_failure: LastFailure | None = None
@@ -155,6 +158,7 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
     folded: bool = False
     overflow: bool = False
     gone: bool = False
+    folded_steps: list[str] = []
 
     def distribution(self, family: str, *labels: str, bounds: Sequence[float], released: bool = False) -> Distribution:
         """The histogram series of these labels, empty if it is new."""
@@ -245,7 +249,7 @@ def oldest(starts: Iterable[float | None]) -> float | None:
     return min(known) if known else None
 
 
-Record = TypeVar("Record", JobState, SourceState)
+Record = TypeVar("Record", bound=msgspec.Struct)
 
 
 def copy(record: Record) -> Record:

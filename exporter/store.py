@@ -5,7 +5,7 @@ The store knows rows and records, not rules: what is to be written is decided by
 
 import fcntl
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,16 +42,6 @@ class Loaded(msgspec.Struct, kw_only=True):
     exporter: Counted
 
 
-class Changes(msgspec.Struct, kw_only=True):
-    """What one transaction writes. `runs` are rows of `source`."""
-
-    source: SourceState | None = None
-    jobs: Sequence[JobState] = ()
-    removed_jobs: Sequence[int] = ()
-    runs: Sequence[StoredRun] = ()
-    exporter: Counted | None = None
-
-
 class Lock:
     """The operating system's lock on a state: it ends with the process, however that ends."""
 
@@ -80,18 +70,22 @@ class Store:
         path: The file; `:memory:` for a state that is thrown away.
         connect: Opens the database; the seam for tests that end the process inside a transaction.
         read_only: Look, but neither create nor migrate nor write: for what reads beside a running daemon.
+        immutable: With `read_only`, for a read-only file system: the journal, which may be newer, is not looked at.
 
     Raises:
         CorruptStateError, NewerSchemaError: The file cannot be used as it is.
         StateError: It cannot be opened or made.
     """
 
-    def __init__(self, path: Path | str, *, connect: Connect = sqlite3.connect, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path | str, *, connect: Connect = sqlite3.connect, read_only: bool = False, immutable: bool = False
+    ) -> None:
         self.path = str(path)
         self._sources: dict[str, int] = {}
         with self._explained():
             if read_only:
-                self._db = connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+                uri = f"{Path(path).absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
+                self._db = connect(uri, uri=True, check_same_thread=False, isolation_level=None)
             else:
                 self._db = connect(self.path, check_same_thread=False, isolation_level=None)
             try:
@@ -166,33 +160,40 @@ class Store:
         open_runs = [(names[source], to_stored(rest)) for source, *rest in rows]
         return Loaded(sources=sources, jobs=jobs, open_runs=open_runs, exporter=exporter)
 
-    def write(self, changes: Changes) -> None:
-        """Commits changes, all or none."""
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is put inside is committed whole at its end, or not at all."""
         with self._explained(), self._transaction():
-            if changes.source is not None:
-                self._write_source(changes.source)
-            self._db.executemany(
-                "INSERT OR REPLACE INTO jobs (key, source, job_id, record) VALUES (?, ?, ?, ?)",
-                [(job.key, job.source, job.job.job_id, msgspec.json.encode(job)) for job in changes.jobs],
-            )
-            self._db.executemany("DELETE FROM jobs WHERE key = ?", [(key,) for key in changes.removed_jobs])
-            if changes.runs and changes.source is not None:
-                source = self._sources[changes.source.name]
-                marks = ", ".join("?" * (COLUMNS.count(",") + 2))
-                self._db.executemany(
-                    f"INSERT OR REPLACE INTO runs (source, {COLUMNS}) VALUES ({marks})",  # noqa: S608  # constants
-                    [(source, *to_row(run)) for run in changes.runs],
-                )
-            if changes.exporter is not None:
-                record = msgspec.json.encode(changes.exporter)
-                self._db.execute("INSERT OR REPLACE INTO exporter (id, record) VALUES (1, ?)", (record,))
+            yield
 
-    def _write_source(self, source: SourceState) -> None:
+    def put_source(self, source: SourceState) -> None:
+        """Writes a source's record."""
         record = msgspec.json.encode(source)
         updated = self._db.execute("UPDATE sources SET record = ? WHERE name = ?", (record, source.name))
         if not updated.rowcount:
             cursor = self._db.execute("INSERT INTO sources (name, record) VALUES (?, ?)", (source.name, record))
             self._sources[source.name] = cursor.lastrowid or 0
+
+    def put_jobs(self, jobs: Iterable[JobState]) -> None:
+        """Writes jobs' records."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO jobs (key, source, job_id, record) VALUES (?, ?, ?, ?)",
+            [(job.key, job.source, job.job.job_id, msgspec.json.encode(job)) for job in jobs],
+        )
+
+    def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
+        """Writes rows of a source whose record has been put."""
+        key = self._sources[source]
+        marks = ", ".join("?" * (COLUMNS.count(",") + 2))
+        self._db.executemany(
+            f"INSERT OR REPLACE INTO runs (source, {COLUMNS}) VALUES ({marks})",  # noqa: S608  # constants
+            [(key, *to_row(run)) for run in runs],
+        )
+
+    def put_exporter(self, exporter: Counted) -> None:
+        """Writes the exporter's own counters."""
+        record = msgspec.json.encode(exporter)
+        self._db.execute("INSERT OR REPLACE INTO exporter (id, record) VALUES (1, ?)", (record,))
 
     def runs(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
         """The rows of these runs, by id; ids that are not known are left out."""
@@ -252,7 +253,7 @@ class Store:
 
     def prune(self, source: str, before: float) -> int:
         """Forgets ended runs that ended before an instant; returns how many."""
-        with self._explained(), self._transaction():
+        with self.transaction():
             return self._db.execute(
                 "DELETE FROM runs WHERE source = ? AND mark <> 0 AND (start IS NULL OR start < ?) "
                 'AND coalesce("end", seen) < ?',

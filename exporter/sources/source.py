@@ -14,16 +14,7 @@ import msgspec
 from exporter.client import Client
 from exporter.model import Reading, Result, Run, Step
 from exporter.sources.settings import SourceSettings
-
-
-class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that the state holds as not ended. `origin`: the instant from which its age counts."""
-
-    run_id: str
-    job_id: str
-    scope: str
-    origin: float
-    start: float | None = None
+from exporter.state import OpenRun
 
 
 class View(Protocol):
@@ -54,7 +45,7 @@ class View(Protocol):
     def open_runs(self, scope: str | None = None) -> Sequence[OpenRun]:
         """Open runs of a scope, or of all, oldest first."""
 
-    def started_between(self, start: float, end: float, scope: str = "") -> frozenset[str]:
+    def started_between(self, start: float, end: float) -> frozenset[str]:
         """Ids of known runs that started in this stretch."""
 
     def known(self, run_ids: Collection[str]) -> frozenset[str]:

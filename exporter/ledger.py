@@ -1,0 +1,436 @@
+"""The book of all runs: commits what was read, each reading in one transaction, and holds in memory what is committed.
+
+Every change goes the same way: a `Draft` copies the records it touches, an `Entry` judges and counts on the copies,
+they are written, and only then are they in the books. If the state cannot be written, nothing has happened.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import msgspec
+
+from exporter.counting import Mark, Rules, restate
+from exporter.draft import Books, Draft
+from exporter.entries import Entered, Entry, Moment
+from exporter.errors import StateError
+from exporter.model import Reading, Step
+from exporter.opening import Opened
+from exporter.rules import SourceRules
+from exporter.schema import StepMark, StoredRun
+from exporter.state import Count, Counted, Distribution, JobState, OpenRun, SourceState, copy
+from exporter.store import Loaded, Store
+
+SeriesKey = tuple[tuple[str, str | int], str, str]
+"""Whose series (`("job", key)`, `("source", name)`, `("exporter", "")`), its family, and its label values joined."""
+
+UNOBSERVED = "jobrun_source_unobserved_seconds_total"
+
+SEEDED = (UNOBSERVED, "jobrun_source_truncated_responses_total", "jobrun_source_steps_lost_total")
+"""A source's own counters that are there from the start."""
+
+
+class IdentityError(StateError):
+    """The state holds another API under a source's name."""
+
+
+class Changed(msgspec.Struct, kw_only=True):
+    """What has changed since it was last asked."""
+
+    jobs: set[int] = msgspec.field(default_factory=set)
+    everything: bool = False
+
+
+class Ledger:
+    """Thread-safe; one for the whole process.
+
+    Args:
+        opening: Opens the state; called by `load`.
+        counting_rules: How endings are added up.
+    """
+
+    def __init__(self, opening: Callable[[], Opened], counting_rules: Rules) -> None:
+        self._opening = opening
+        self._counting = counting_rules
+        self._lock = threading.RLock()
+        self._rules: dict[str, SourceRules] = {}
+        self._open: dict[str, dict[str, OpenRun]] = {}
+        self._store: Store | None = None
+        self._changed = Changed()
+        self._starting: set[str] = set()
+        self.books = Books()
+        self.step_histograms = True
+        self.last_commit: float | None = None
+
+    # --- opening and configuring ---
+
+    def load(self) -> None:
+        """Opens the state if it is not open, and reads it.
+
+        Raises StateError if it cannot be written now; what could be read of it is in the books all the same.
+        """
+        with self._lock:
+            if self._store is not None:
+                return
+            opened = self._opening()
+            self._fill(opened.loaded)
+            if opened.store is None:
+                raise StateError(opened.fault)
+            self._store = opened.store
+            if opened.cold:
+                self._count_cold_start(opened.cold)
+
+    def _fill(self, loaded: Loaded) -> None:
+        books = Books()
+        books.exporter = loaded.exporter
+        books.sources = {source.name: source for source in loaded.sources}
+        self._open = {name: {} for name in books.sources}
+        for job in loaded.jobs:
+            books.take(job, self._series(job))
+        for source, row in loaded.open_runs:
+            self._open[source][row.known.run.run_id] = _as_open(row, books.jobs[row.job])
+        self.books = books
+        self._changed = Changed(everything=True)
+        for name, rules in self._rules.items():
+            self._admit(name, rules)
+
+    def _series(self, job: JobState) -> int:
+        rules = self._rules.get(job.source)
+        return rules.series_of(job) if rules else 0
+
+    def _count_cold_start(self, reason: str) -> None:
+        exporter = copy(self.books.exporter)
+        exporter.count("jobrun_exporter_state_cold_starts_total", reason, released=self._counting.released)
+        with self._writing() as store:
+            store.put_exporter(exporter)
+        self.books.exporter = exporter
+
+    def configure(self, rules: Mapping[str, SourceRules]) -> None:
+        """Takes up the sources of a configuration. Raises IdentityError before anything has changed."""
+        with self._lock:
+            for name, wanted in rules.items():
+                known = self.books.sources.get(name)
+                if known is not None and known.identity != wanted.identity:
+                    raise IdentityError(
+                        f"source {name}: the state holds the runs of {known.identity}, the configuration names "
+                        f"{wanted.identity}; give the source a new name, or the exporter a new state.path"
+                    )
+            self._starting |= rules.keys() - self._rules.keys()
+            self._rules = dict(rules)
+            for name, wanted in rules.items():
+                self._admit(name, wanted)
+            self._changed.everything = True
+
+    def _admit(self, name: str, rules: SourceRules) -> None:
+        """A source that the state does not know gets an empty record, to be written with its first reading."""
+        if name not in self.books.sources:
+            self.books.sources[name] = SourceState(name=name, identity=rules.identity)
+        self._open.setdefault(name, {})
+        for job in self.books.of_source(name).values():
+            self.books.take(job, rules.series_of(job))
+
+    def close(self) -> None:
+        """Closes the state."""
+        with self._lock:
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+
+    # --- transactions ---
+
+    @contextmanager
+    def _writing(self) -> Iterator[Store]:
+        if self._store is None:
+            raise StateError("the state is not open")
+        with self._store.transaction():
+            yield self._store
+
+    def _draft(self, source: str, now: float) -> Draft:
+        self.load()
+        return Draft(self.books, self._rules[source], self._counting, now)
+
+    def _entry(self, draft: Draft, moment: Moment) -> Entry:
+        rules = self._rules[draft.source.name]
+        return Entry(draft, rules, self._counting, moment, step_histograms=self.step_histograms)
+
+    def _commit(self, draft: Draft, now: float) -> None:
+        """Writes a draft, then takes it into the books."""
+        rules = self._rules[draft.source.name]
+        with self._writing() as store:
+            store.put_source(draft.source)
+            store.put_runs(draft.source.name, draft.runs.values())
+            for key in draft.recount:
+                restate(draft.job(key), store.streak(key))
+            store.put_jobs(draft.jobs.values())
+            if draft.exporter is not None:
+                store.put_exporter(draft.exporter)
+        self.last_commit = now
+        self.books.sources[draft.source.name] = draft.source
+        self.books.exporter = draft.exporter or self.books.exporter
+        for job in draft.jobs.values():
+            self.books.take(job, rules.series_of(job))
+        self._follow(draft)
+        self._changed.jobs |= draft.jobs.keys()
+
+    def _follow(self, draft: Draft) -> None:
+        """Takes the rows of a draft into the index of open runs."""
+        open_runs = self._open[draft.source.name]
+        for run_id, row in draft.runs.items():
+            if row.known.mark is Mark.OPEN:
+                open_runs[run_id] = _as_open(row, self.books.jobs[row.job])
+                self._changed.jobs.add(row.job)
+            elif open_runs.pop(run_id, None) is not None:
+                self._changed.jobs.add(row.job)
+
+    # --- a poll's doings ---
+
+    def begin(self, source: str, now: float) -> None:
+        """Starts a poll: stores the baseline instant of the first one, and the filters if they have changed."""
+        with self._lock:
+            draft = self._draft(source, now)
+            state, rules = draft.source, self._rules[source]
+            before = copy(state)
+            if state.baseline is None:
+                state.baseline = now
+            for family in SEEDED:
+                state.count(family, amount=0, released=self._counting.released)
+            if not state.filters or state.filters[-1] != rules.filter_since(state.filters[-1].since):
+                self._refilter(draft, now)
+            if state != before:
+                self._commit(draft, now)
+
+    def _refilter(self, draft: Draft, now: float) -> None:
+        """Jobs that were left out until now get their own baseline instant."""
+        rules, filters = self._rules[draft.source.name], draft.source.filters
+        if filters:
+            for key, job in self.books.of_source(draft.source.name).items():
+                if not rules.included(filters[-1], job.job.name) and rules.wants(job.job.name):
+                    draft.job(key).baseline = now
+        filters.append(rules.filter_since(now if filters else draft.source.baseline or now))
+
+    def shift_baseline(self, source: str, seconds: float, now: float) -> None:
+        """Corrects the baseline instant of a source that has no reading yet by what its API's clock has shown."""
+        with self._lock:
+            draft = self._draft(source, now)
+            if draft.source.baseline is not None and not draft.source.scopes:
+                draft.source.baseline += seconds
+                self._commit(draft, now)
+
+    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
+        """Enters a reading in one transaction."""
+        with self._lock:
+            draft = self._draft(source, moment.now)
+            moment = msgspec.structs.replace(moment, starting=source in self._starting)
+            entry = self._entry(draft, moment)
+            ids = {run.run_id for run in reading.runs}.union(reading.gone)
+            entry.reading(reading, self.rows(source, ids))
+            self._commit(draft, moment.now)
+            return entry.entered
+
+    def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
+        """The committed rows of these runs."""
+        with self._lock:
+            return self._store.runs(source, run_ids) if self._store is not None and run_ids else {}
+
+    def give_up(self, source: str, moment: Moment) -> Entered:
+        """Ends the open runs that have been followed for long enough."""
+        with self._lock:
+            limit = moment.now - self._rules[source].max_run_age
+            old = [run.run_id for run in self._open[source].values() if run.origin < limit]
+            draft = self._draft(source, moment.now)
+            entry = self._entry(draft, moment)
+            if old:
+                for row in self.rows(source, old).values():
+                    entry.give_up(row)
+                self._commit(draft, moment.now)
+            return entry.entered
+
+    def finish(self, source: str, moment: Moment, *, swept: bool) -> None:
+        """Ends a complete poll: from now on the source's counters are served."""
+        with self._lock:
+            draft = self._draft(source, moment.now)
+            first = not draft.source.complete
+            draft.source.complete = True
+            if swept or draft.source.last_sweep is None:
+                draft.source.last_sweep = moment.now
+            if first:
+                self._want_baseline_steps(draft, moment.now)
+            if first or swept:
+                self._commit(draft, moment.now)
+            self._starting.discard(source)
+            self._changed.everything = self._changed.everything or first
+
+    def _want_baseline_steps(self, draft: Draft, now: float) -> None:
+        """Of the baseline, each job's last ended and last failed run are asked for their steps."""
+        rules = self._rules[draft.source.name]
+        ids = set()
+        for job in self.books.of_source(draft.source.name).values():
+            if rules.steps == "all" and job.last_run is not None:
+                ids.add(job.last_run.run_id)
+            if rules.steps != "off" and job.last_failure is not None:
+                ids.add(job.last_failure.run_id)
+        for run_id, row in self.rows(draft.source.name, ids).items():
+            if row.known.mark is Mark.BASELINE and row.steps is StepMark.NONE:
+                draft.runs[run_id] = msgspec.structs.replace(row, steps=StepMark.BASELINE, due=now)
+
+    # --- steps ---
+
+    def pending_steps(self, source: str, now: float, limit: int) -> list[StoredRun]:
+        """Runs whose steps shall be fetched now, the most urgent first."""
+        with self._lock:
+            return self._store.pending_steps(source, now, limit) if self._store is not None else []
+
+    def count_pending_steps(self, source: str) -> int:
+        """How many runs wait for their steps."""
+        with self._lock:
+            return self._store.count_pending_steps(source) if self._store is not None else 0
+
+    def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], moment: Moment) -> None:
+        """Enters the steps of a run, and that they are entered, in one transaction."""
+        self._with_entry(source, moment, lambda entry: entry.steps(row, steps))
+
+    def steps_missing(self, source: str, row: StoredRun, moment: Moment) -> None:
+        """Enters that the API answered 404 for a run's steps."""
+        self._with_entry(source, moment, lambda entry: entry.steps_missing(row))
+
+    def steps_failed(self, source: str, row: StoredRun, moment: Moment) -> None:
+        """Enters that asking for a run's steps failed."""
+        self._with_entry(source, moment, lambda entry: entry.steps_failed(row))
+
+    def _with_entry(self, source: str, moment: Moment, change: Callable[[Entry], None]) -> None:
+        with self._lock:
+            draft = self._draft(source, moment.now)
+            change(self._entry(draft, moment))
+            self._commit(draft, moment.now)
+
+    # --- zero-first ---
+
+    def release(self, series: Iterable[SeriesKey]) -> None:
+        """Commits that these series have been shown at 0; from now on they are served at their value."""
+        with self._lock:
+            jobs: dict[int, JobState] = {}
+            sources: dict[str, SourceState] = {}
+            exporter: Counted | None = None
+            for (kind, owner), family, labels in series:
+                if kind == "job" and owner in self.books.jobs:
+                    key = int(owner)
+                    if key not in jobs:
+                        jobs[key] = copy(self.books.jobs[key])
+                    _release(jobs[key], family, labels)
+                elif kind == "source" and owner in self.books.sources:
+                    name = str(owner)
+                    if name not in sources:
+                        sources[name] = copy(self.books.sources[name])
+                    _release(sources[name], family, labels)
+                elif kind == "exporter":
+                    exporter = exporter or copy(self.books.exporter)
+                    _release(exporter, family, labels)
+            with self._writing() as store:
+                store.put_jobs(jobs.values())
+                for source in sources.values():
+                    store.put_source(source)
+                if exporter is not None:
+                    store.put_exporter(exporter)
+            self.books.jobs.update(jobs)
+            self.books.sources.update(sources)
+            self.books.exporter = exporter or self.books.exporter
+            self._changed.jobs |= jobs.keys()
+
+    def release_unobserved(self, source: str) -> None:
+        """Adds the seconds that were found unobserved at the start, now that the restored value has been served."""
+        with self._lock:
+            state = copy(self.books.sources[source])
+            if state.held_unobserved:
+                state.count(UNOBSERVED, amount=state.held_unobserved, released=self._counting.released)
+                state.held_unobserved = 0.0
+                with self._writing() as store:
+                    store.put_source(state)
+                self.books.sources[source] = state
+
+    # --- housekeeping ---
+
+    def expire(self, now: float, job_expiry: float) -> None:
+        """Ends the series of jobs that had no run for long, where no discovery tells whether they exist."""
+        with self._lock:
+            for name, rules in self._rules.items():
+                busy = {run.job for run in self._open[name].values()}
+                old = [
+                    key
+                    for key, job in self.books.of_source(name).items()
+                    if not (job.gone or job.listed or key in busy or rules.never_expires(job))
+                    and now - (job.last_run.order if job.last_run else job.discovered) > job_expiry
+                ]
+                if old:
+                    draft = self._draft(name, now)
+                    for key in old:
+                        draft.job(key).gone = True
+                    self._commit(draft, now)
+
+    def prune(self, now: float, retention: float) -> int:
+        """Forgets runs that ended longer ago than the retention; returns how many."""
+        with self._lock:
+            if self._store is None:
+                return 0
+            return sum(self._store.prune(name, now - retention) for name in self._rules)
+
+    # --- looking ---
+
+    def drain(self) -> Changed:
+        """What has changed since the last call."""
+        with self._lock:
+            changed, self._changed = self._changed, Changed()
+            return changed
+
+    def restore_changed(self, changed: Changed) -> None:
+        """Gives back what was drained, where it could not be used."""
+        with self._lock:
+            self._changed.jobs |= changed.jobs
+            self._changed.everything = self._changed.everything or changed.everything
+
+    def open_runs(self, source: str, scope: str | None = None) -> list[OpenRun]:
+        """The open runs of a source or one of its scopes, oldest first."""
+        with self._lock:
+            runs = [run for run in self._open[source].values() if scope is None or run.scope == scope]
+        return sorted(runs, key=lambda run: run.origin)
+
+    def jobs_of(self, source: str) -> list[JobState]:
+        """The committed records of a source's jobs."""
+        with self._lock:
+            return list(self.books.of_source(source).values())
+
+    def source(self, name: str) -> SourceState:
+        """The committed record of a source."""
+        return self.books.sources[name]
+
+    def store(self) -> Store:
+        """The open state, to be read under `locked`. Raises StateError if there is none."""
+        if self._store is None:
+            raise StateError("the state is not open")
+        return self._store
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps everybody else out."""
+        with self._lock:
+            yield
+
+
+def _release(counted: Counted, family: str, labels: str) -> None:
+    for series in (counted.counts, getattr(counted, "distributions", {})):
+        held: Count | Distribution | None = series.get(family, {}).get(labels)
+        if held is not None:
+            held.released = True
+
+
+def _as_open(row: StoredRun, job: JobState) -> OpenRun:
+    run = row.known.run
+    return OpenRun(
+        run_id=run.run_id,
+        job=row.job,
+        job_id=run.job_id,
+        scope=job.job.scope,
+        state=run.state,
+        origin=row.origin,
+        start=run.start,
+        scheduled=run.scheduled,
+    )
