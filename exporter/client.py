@@ -17,6 +17,7 @@ from exporter.errors import (
     NotFoundError,
     RateLimitedError,
     RedirectError,
+    SchemaError,
     ServerStatusError,
     SourceError,
     TimedOutError,
@@ -138,20 +139,18 @@ class Client:
         self, path: str, endpoint: str, params: Mapping[str, str | int | float] | None, patience: float | None
     ) -> httpx.Response | SourceError:
         """One try: the response, whatever its code, or the fault that a further try might not meet."""
-        request = self._http.build_request(
-            "GET",
-            self._root + path,
-            params=params,
-            extensions={
-                "endpoint": endpoint,
-                "patience": self._patience if patience is None else patience,
-                "credential_expiry": self._meter.credential_expiry,
-            },
-        )
+        extensions = {
+            "endpoint": endpoint,
+            "patience": self._patience if patience is None else patience,
+            "credential_expiry": self._meter.credential_expiry,
+        }
         try:
+            request = self._http.build_request("GET", self._root + path, params=params, extensions=extensions)
             return self._http.send(request)
         except (TimedOutError, NetworkError) as error:
             return error
+        except httpx.InvalidURL:
+            raise SchemaError(f"GET {endpoint}: an id of the API gives no valid address") from None
 
     def _told_to_wait(self, outcome: httpx.Response | SourceError) -> float:
         """Seconds that the server wants to be left alone; the budget heeds them for all who share it."""
