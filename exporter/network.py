@@ -1,0 +1,170 @@
+"""Connections on which a whole exchange has a deadline, not only each single read.
+
+A timeout of a socket starts anew with every byte that trickles in. Here every wait is cut to what is left of the
+exchange: `request.extensions["deadline"]`, an instant of the monotonic clock.
+"""
+
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import httpcore
+import httpx
+import msgspec
+
+SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
+KEEPALIVE_SECONDS = 120.0
+"""Long enough for the next poll at the default interval of a minute to find its connection open."""
+
+
+class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to connect: seconds for each wait, largest body in bytes, files of TLS, and a proxy ("" for none)."""
+
+    timeout: float = 30.0
+    body_limit: int = 64 * 1024 * 1024
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    proxy_url: str = ""
+
+
+class Deadline(threading.local):
+    """The deadline of the exchange that this thread is having."""
+
+    at: float | None = None
+
+
+class DeadlineStream(httpcore.NetworkStream):
+    """A connection whose waits end at the thread's deadline."""
+
+    def __init__(self, inner: httpcore.NetworkStream, left: Callable[[float | None], float | None]) -> None:
+        self._inner = inner
+        self._left = left
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Up to so many bytes."""
+        return self._inner.read(max_bytes, self._left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Sends all of it."""
+        self._inner.write(buffer, self._left(timeout))
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        """The same connection, encrypted."""
+        return DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, self._left(timeout)), self._left)
+
+    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401  # the type of the interface
+        """What the connection below knows."""
+        return self._inner.get_extra_info(info)
+
+
+class DeadlineBackend(httpcore.NetworkBackend):
+    """Opens connections that keep to the thread's deadline."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.deadline = Deadline()
+        self._monotonic = monotonic
+        self._inner = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[SocketOption] | None = None,
+    ) -> httpcore.NetworkStream:
+        """A connection to a host."""
+        stream = self._inner.connect_tcp(host, port, self._left(timeout), local_address, socket_options)
+        return DeadlineStream(stream, self._left)
+
+    def _left(self, timeout: float | None) -> float | None:
+        """The shorter of a timeout and what is left of the exchange."""
+        if self.deadline.at is None:
+            return timeout
+        left = self.deadline.at - self._monotonic()
+        if left <= 0:
+            raise httpcore.ReadTimeout("the exchange took too long")
+        return left if timeout is None else min(timeout, left)
+
+
+class Body(httpx.SyncByteStream):
+    """A response's bytes as they come in."""
+
+    def __init__(self, stream: Iterable[bytes]) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._stream
+
+    def close(self) -> None:
+        """Gives the connection back."""
+        close = getattr(self._stream, "close", None)
+        if close is not None:
+            close()
+
+
+class NetworkTransport(httpx.BaseTransport):
+    """Real requests over a pool of connections. Raises httpcore's exceptions, which have the shape of httpx's."""
+
+    def __init__(self, settings: NetworkSettings, monotonic: Callable[[], float]) -> None:
+        self._backend = DeadlineBackend(monotonic)
+        self._pool = make_pool(settings, self._backend)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """One exchange; the body is read by the caller, in the same thread."""
+        self._backend.deadline.at = request.extensions.get("deadline")
+        response = self._pool.handle_request(
+            httpcore.Request(
+                request.method,
+                _url(request.url),
+                headers=request.headers.raw,
+                content=request.stream,
+                extensions=request.extensions,
+            )
+        )
+        if not isinstance(response.stream, Iterable):
+            raise TypeError("a synchronous pool gave an asynchronous stream")
+        return httpx.Response(response.status, headers=response.headers, stream=Body(response.stream))
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self._pool.close()
+
+
+def make_pool(settings: NetworkSettings, backend: httpcore.NetworkBackend) -> httpcore.ConnectionPool:
+    """The pool, by way of the configured proxy; the environment's proxies, CA variables and .netrc are not asked."""
+    context = make_ssl_context(settings)
+    if not settings.proxy_url:
+        return httpcore.ConnectionPool(
+            context, max_connections=None, keepalive_expiry=KEEPALIVE_SECONDS, network_backend=backend
+        )
+    proxy = httpx.Proxy(settings.proxy_url)
+    return httpcore.HTTPProxy(
+        _url(proxy.url),
+        proxy_auth=proxy.raw_auth,
+        ssl_context=context,
+        max_connections=None,
+        keepalive_expiry=KEEPALIVE_SECONDS,
+        network_backend=backend,
+    )
+
+
+def make_ssl_context(settings: NetworkSettings) -> ssl.SSLContext:
+    """Verification by the configured CA file, else by the bundled ones, and the client certificate if there is one."""
+    verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
+    context = httpx.create_ssl_context(verify=verify, trust_env=False)
+    if settings.cert_file:
+        context.load_cert_chain(settings.cert_file, settings.key_file or None)
+    return context
+
+
+def _url(url: httpx.URL) -> httpcore.URL:
+    return httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)

@@ -1,0 +1,90 @@
+"""JSON bodies read tolerantly: a surprise in one row costs that row, and a body of another shape is an error.
+
+Nothing here raises anything but `DecodeError` and `SchemaError`.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+
+from exporter.errors import DecodeError, SchemaError
+
+Shape = TypeVar("Shape")
+Scalar = str | int | float | None
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+ESCAPES = re.compile(
+    rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u])|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
+)
+"""Whole surrogate pairs and other escapes as group 1; else half a pair, as texts have that were cut in the middle."""
+SCALAR: msgspec.json.Decoder[Scalar] = msgspec.json.Decoder(Scalar)
+ROWS: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
+OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
+ABSENT = msgspec.Raw()
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
+    """A body in the decoder's shape.
+
+    Raises:
+        SchemaError: It is JSON of another shape.
+        DecodeError: It is not JSON, nested too deeply, or not UTF-8.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError:
+        raise SchemaError("the answer is not of the shape that was promised") from None
+    except MALFORMED:
+        pass
+    try:
+        return decoder.decode(mended(body))
+    except msgspec.ValidationError:
+        raise SchemaError("the answer is not of the shape that was promised") from None
+    except MALFORMED:
+        raise DecodeError("the answer is not JSON") from None
+
+
+def mended(body: bytes) -> bytes:
+    """The body without a byte order mark, and with U+FFFD for halves of surrogate pairs."""
+    return ESCAPES.sub(lambda match: match.group(1) or rb"\ufffd", body.removeprefix(b"\xef\xbb\xbf"))
+
+
+def decode_rows(body: bytes, envelopes: Sequence[str]) -> list[msgspec.Raw]:
+    """The rows of a bare array, or of an object that holds one under one of these keys."""
+    try:
+        return decode(body, ROWS)
+    except SchemaError:
+        fields = decode(body, OBJECT)
+    for key in envelopes:
+        if key in fields:
+            try:
+                return decode(bytes(fields[key]), ROWS)
+            except SchemaError:
+                continue
+    raise SchemaError("the answer is an object without the list that was promised")
+
+
+def scalar(*values: msgspec.Raw) -> Scalar:
+    """The first of these values that is a text or a number; null, absent and anything else count as absent."""
+    for raw in values:
+        value = decoded(raw, SCALAR)
+        if value is not None:
+            return value
+    return None
+
+
+def text(*values: msgspec.Raw) -> str:
+    """The first of these values that is a text or a number, as text; "" if there is none."""
+    value = scalar(*values)
+    return "" if value is None else str(value)
+
+
+def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Shape]) -> Shape | None:
+    """A part of a body, None if it is absent or of another shape."""
+    if not bytes(raw):
+        return None
+    try:
+        return decoder.decode(raw)
+    except MALFORMED:
+        return None
