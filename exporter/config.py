@@ -182,7 +182,7 @@ def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:
     """As `load`, of a file's text."""
     data, faults = parse(text, environ)
     if isinstance(data, dict):  # a section of which all lines are commented out
-        data = {key: value for key, value in data.items() if value is not None}
+        data = {key: value for key, value in data.items() if value is not None or key not in Config.model_fields}
     config = None
     try:
         config = _model(settings).model_validate(data)
@@ -198,11 +198,12 @@ def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:
 def _model(settings: Settings) -> type[Config]:
     """The config with the kinds of sources that there are."""
     tagged = [Annotated[kind, Tag(f"<{word}>")] for word, kind in settings.items()]
+    below: Any = {"below": ("type",)}
     choice = Discriminator(
         lambda given: f"<{given.get('type')}>" if isinstance(given, dict) else None,
         custom_error_type="fault",
         custom_error_message=f"must have a type: one of {', '.join(settings)}",
-        custom_error_context={"below": ("type",)},
+        custom_error_context=below,
     )
     kinds: Any = Annotated[reduce(lambda left, right: left | right, tagged), choice]
     return create_model("Config", __base__=Config, __doc__=Config.__doc__, sources=(tuple[kinds, ...], ...))

@@ -54,12 +54,12 @@ def _iso_8601(text: str) -> float | None:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds in Prometheus style, to the millisecond, without years: `1h30m`, `1w`, `0s`."""
+    """Seconds in Prometheus style, to the millisecond, in days at most: `1h30m`, `30d`, `0s`."""
     left = round(seconds * 1000)
     text = ""
     for unit, length in UNITS.items():
         count, rest = divmod(left, round(length * 1000))
-        if count and unit != "y":
+        if count and unit not in {"y", "w"}:
             text += f"{count}{unit}"
             left = rest
     return text or "0s"
