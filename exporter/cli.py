@@ -1,0 +1,242 @@
+"""The command line: one table of commands, their flags, and what they call."""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TextIO, cast
+
+from exporter import __version__, config, logs
+from exporter.address import Address, parse_address
+from exporter.errors import JobrunError
+from exporter.faults import ConfigError
+from exporter.sources.snowplow import SnowplowSettings
+
+SETTINGS: config.Settings = {"snowplow": SnowplowSettings}
+"""The kinds of sources."""
+
+
+class App(Protocol):
+    """What the commands need of `exporter.app`."""
+
+    def run(self, config_file: Path, listen: Address, web_config_file: Path | None, log: logs.LogOptions) -> int:
+        """The daemon, until it is told to stop."""
+
+    def once(self, config_file: Path) -> int:
+        """One poll of every source, printed."""
+
+    def demo(self, listen: Address, speed: float) -> int:
+        """The daemon and simulated vendors."""
+
+    def probe(self, config: config.Config) -> Iterator[tuple[str, bool, str]]:
+        """Asks every source once: its name, whether it answered well, and a sentence."""
+
+
+class Simulators(Protocol):
+    """What the commands need of `exporter.simulators`."""
+
+    def serve(self, vendor: str, host: str, port: int) -> int:
+        """One simulated vendor, until it is told to stop."""
+
+
+def _app() -> App:
+    # Not at the top: --help and check shall not wait for the web server and the scheduler to be imported.
+    return cast("App", importlib.import_module("exporter.app"))
+
+
+def _simulators() -> Simulators:
+    # Not at the top: as above, and a daemon needs none.
+    return cast("Simulators", importlib.import_module("exporter.simulators"))
+
+
+class Outside(NamedTuple):
+    """The world as the commands see it."""
+
+    out: TextIO
+    err: TextIO
+    environ: Mapping[str, str]
+    settings: config.Settings = SETTINGS
+    app: Callable[[], App] = _app
+    simulators: Callable[[], Simulators] = _simulators
+
+
+class Flag(NamedTuple):
+    """A flag and what argparse is told about it."""
+
+    name: str
+    options: Mapping[str, Any]
+
+
+class Command(NamedTuple):
+    """A command: its help, its flags, and its handler, which gives the exit code."""
+
+    help: str
+    flags: tuple[Flag, ...]
+    handle: Callable[[argparse.Namespace, Outside], int]
+
+
+def _run(options: argparse.Namespace, outside: Outside) -> int:
+    log = logs.LogOptions(options.log_level, options.log_format)
+    return outside.app().run(options.config_file, options.listen, options.web_config_file, log)
+
+
+def _check(options: argparse.Namespace, outside: Outside) -> int:
+    if options.schema:
+        print(json.dumps(config.schema(outside.settings), indent=2), file=outside.out)
+        return 0
+    loaded = config.load(options.config_file, outside.environ, outside.settings)
+    count = len(loaded.sources)
+    print(f"config is valid: {count} source{'s' if count > 1 else ''}", file=outside.out)
+    for warning in loaded.warnings():
+        print(f"warning: {warning}", file=outside.out)
+    return _probe(loaded, outside) if options.live else 0
+
+
+def _probe(loaded: config.Config, outside: Outside) -> int:
+    code = 0
+    for name, answered, sentence in outside.app().probe(loaded):
+        print(f"{name}: {sentence}", file=outside.out if answered else outside.err)
+        code = code if answered else 1
+    return code
+
+
+def _once(options: argparse.Namespace, outside: Outside) -> int:
+    return outside.app().once(options.config_file)
+
+
+def _demo(options: argparse.Namespace, outside: Outside) -> int:
+    return outside.app().demo(options.listen, options.speed)
+
+
+def _simulate(options: argparse.Namespace, outside: Outside) -> int:
+    return outside.simulators().serve(options.vendor, options.listen.host, options.listen.port)
+
+
+def _address(text: str) -> Address:
+    try:
+        return parse_address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _speed(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < (speed := float(text)) < float("inf"):
+            return speed
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+
+
+CONFIG_FILE = {"dest": "config_file", "type": Path, "metavar": "F", "help": "the config file"}
+LISTEN = {"dest": "listen", "type": _address, "metavar": "HOST:PORT", "help": "where to listen (default: %(default)s)"}
+
+COMMANDS: Mapping[str, Command] = {
+    "run": Command(
+        "the daemon: polls all sources, serves /metrics and pages; SIGTERM stops it, SIGHUP reloads the config",
+        (
+            Flag("--config.file", {**CONFIG_FILE, "required": True}),
+            Flag("--web.listen-address", {**LISTEN, "default": ":9797"}),
+            Flag(
+                "--web.config.file",
+                {"dest": "web_config_file", "type": Path, "metavar": "F", "help": "TLS and basic auth of the pages"},
+            ),
+            Flag(
+                "--log.level",
+                {"dest": "log_level", "choices": tuple(logs.LEVELS), "default": "info", "help": "least level to log"},
+            ),
+            Flag(
+                "--log.format",
+                {"dest": "log_format", "choices": tuple(logs.RENDERERS), "default": "logfmt", "help": "form of a line"},
+            ),
+        ),
+        _run,
+    ),
+    "check": Command(
+        "says everything that is wrong with a config",
+        (
+            Flag("--config.file", CONFIG_FILE),
+            Flag("--live", {"action": "store_true", "help": "also sign in to every source and ask it once"}),
+            Flag("--schema", {"action": "store_true", "help": "print the JSON schema of the config"}),
+        ),
+        _check,
+    ),
+    "once": Command(
+        "polls every source once and prints what it saw; touches no state",
+        (Flag("--config.file", {**CONFIG_FILE, "required": True}),),
+        _once,
+    ),
+    "demo": Command(
+        "simulated vendors and a daemon that reads them: no account needed",
+        (
+            Flag("--web.listen-address", {**LISTEN, "default": ":9797"}),
+            Flag(
+                "--speed",
+                {
+                    "type": _speed,
+                    "default": 60.0,
+                    "metavar": "N",
+                    "help": "how many times faster runs happen",
+                },
+            ),
+        ),
+        _demo,
+    ),
+    "simulate": Command(
+        "one simulated vendor's API",
+        (
+            Flag("--vendor", {"required": True, "metavar": "V", "help": "which vendor"}),
+            Flag("--listen-address", {**LISTEN, "default": "127.0.0.1:8080"}),
+        ),
+        _simulate,
+    ),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="jobrun-exporter",
+        description="Watches the job runs of hosted systems and tells Prometheus about every ending, exactly once.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"jobrun-exporter {__version__}")
+    subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        sub = subparsers.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
+        for flag in command.flags:
+            sub.add_argument(flag.name, **flag.options)
+    return top
+
+
+def parse(argv: Sequence[str] | None, settings: config.Settings) -> argparse.Namespace:
+    """The command and its options. Exits as argparse does: 2 for wrong usage, 0 for help and version."""
+    top = parser()
+    options = top.parse_args(argv)
+    if options.command == "check" and not options.schema and options.config_file is None:
+        top.error("check needs --config.file or --schema")
+    if options.command == "simulate" and options.vendor not in settings:
+        top.error(f"--vendor must be one of: {', '.join(settings)}")
+    return options
+
+
+def main(argv: Sequence[str] | None = None, outside: Outside | None = None) -> int:
+    """Runs a command; gives the exit code: 0 fine, 1 the config or a source is wrong, 2 wrong usage."""
+    world = outside or Outside(sys.stdout, sys.stderr, os.environ)
+    with contextlib.redirect_stdout(world.out), contextlib.redirect_stderr(world.err):
+        try:
+            options = parse(argv, world.settings)
+        except SystemExit as stop:
+            return int(stop.code or 0)
+    try:
+        return COMMANDS[options.command].handle(options, world)
+    except ConfigError as error:
+        for fault in error.faults:
+            print(fault, file=world.err)
+    except JobrunError as error:
+        print(error, file=world.err)
+    except KeyboardInterrupt:  # the daemon stops by itself; what else is interrupted has no result
+        pass
+    return 1

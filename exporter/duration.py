@@ -1,0 +1,65 @@
+"""Durations as people write them, in seconds: Prometheus style (`1h30m`) and ISO 8601 (`PT1H30M`)."""
+
+import re
+from datetime import timedelta
+
+import isodate  # type: ignore[import-untyped]  # it has no stubs
+
+UNITS = {"y": 365 * 86400.0, "w": 7 * 86400.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+"""Prometheus' units, largest first, which is also the order in which they are written."""
+
+LONGEST = 100 * UNITS["y"]
+
+_PROMETHEUS = re.compile("".join(f"(?:([0-9]+){unit})?" for unit in UNITS))
+_ISO_8601 = re.compile(r"P(?=[0-9T])(?:[0-9.]+[WD])*(?:T(?=[0-9])(?:[0-9.]+[HMS])+)?")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90s`, `1h30m`, `7d`, `1w`, `500ms`, `0`, `PT1H`, `P1DT12H`.
+
+    Raises:
+        ValueError: It is not a duration, or longer than 100 years. ISO 8601's years and months are refused: they have
+            no fixed length.
+    """
+    seconds = _iso_8601(text) if text.startswith("P") else _prometheus(text)
+    if seconds is None:
+        raise ValueError("not a duration; write it like 90s, 1h30m, 7d or PT1H")
+    if seconds > LONGEST:
+        raise ValueError("longer than 100 years")
+    return seconds
+
+
+def _prometheus(text: str) -> float | None:
+    if text == "0":
+        return 0.0
+    match = _PROMETHEUS.fullmatch(text)
+    if match is None or not text:
+        return None
+    # Whole milliseconds are added up, so that 1h30m100ms is exactly the float nearest to 5400.1.
+    return sum(int(count) * round(unit * 1000) for count, unit in _counts(match)) / 1000
+
+
+def _counts(match: re.Match[str]) -> list[tuple[str, float]]:
+    return [(count, unit) for count, unit in zip(match.groups(), UNITS.values(), strict=True) if count]
+
+
+def _iso_8601(text: str) -> float | None:
+    if not _ISO_8601.fullmatch(text):
+        return None
+    try:
+        duration = isodate.parse_duration(text)
+    except (isodate.ISO8601Error, ArithmeticError, ValueError):
+        return None
+    return duration.total_seconds() if isinstance(duration, timedelta) else None
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds in Prometheus style, to the millisecond, in days at most: `1h30m`, `30d`, `0s`."""
+    left = round(seconds * 1000)
+    text = ""
+    for unit, length in UNITS.items():
+        count, rest = divmod(left, round(length * 1000))
+        if count and unit not in {"y", "w"}:
+            text += f"{count}{unit}"
+            left = rest
+    return text or "0s"

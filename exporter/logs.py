@@ -1,0 +1,206 @@
+"""Logging: one line an event, to stderr, as logfmt or JSON, and never a secret.
+
+Our own code logs through `structlog.get_logger()`; what libraries log through `logging` takes the same way from WARNING
+on. Of an exception only what we wrote ourselves is shown: others' texts can hold bodies, addresses and headers.
+"""
+
+import json
+import logging
+import re
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple, TextIO
+from urllib.parse import quote, quote_plus
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+from exporter.errors import JobrunError
+from exporter.faults import ConfigError
+from exporter.secret import MASK, Secret, SecretError
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["logfmt", "json"]
+
+LEVELS: Mapping[Level, int] = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+class LogOptions(NamedTuple):
+    """What to log, and how."""
+
+    level: Level = "info"
+    format: Format = "logfmt"
+
+
+class Redactor:
+    """Masks the secrets that it was told of, wherever in an event they turn up: the second line of defence."""
+
+    def __init__(self) -> None:
+        self._secrets: frozenset[Secret] = frozenset()
+        self._values: frozenset[str] = frozenset()
+        self._pattern: re.Pattern[str] | None = None
+        self._lock = threading.Lock()
+
+    def guard(self, secrets: Iterable[Secret]) -> None:
+        """Adds secrets. Values that a file held before stay masked: they may still be valid."""
+        with self._lock:
+            self._secrets |= frozenset(secrets)
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        """The event with secrets masked, as a processor of structlog."""
+        self._learn()
+        return {self.masked(key): self._of(value) for key, value in event.items()}
+
+    def masked(self, text: str) -> str:
+        """A text with secrets masked."""
+        return self._pattern.sub(MASK, text) if self._pattern else text
+
+    def _of(self, value: object) -> object:
+        if isinstance(value, bool | None):
+            return value
+        if isinstance(value, int | float):
+            return value if self.masked(str(value)) == str(value) else MASK
+        if isinstance(value, Mapping):
+            return {self.masked(str(key)): self._of(item) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self._of(item) for item in value]
+        return self.masked(str(value))
+
+    def _learn(self) -> None:
+        """Takes in what the secrets are now: a file may have changed since the last event."""
+        with self._lock:
+            values = self._values | {value for secret in self._secrets for value in _value(secret)}
+            if values != self._values:
+                spellings = {spelling for value in values for spelling in _spellings(value)}
+                longest_first = sorted(spellings, key=len, reverse=True)
+                self._pattern = re.compile("|".join(map(re.escape, longest_first)))
+                self._values = values
+
+
+def _value(secret: Secret) -> tuple[str, ...]:
+    try:
+        value = secret.reveal()
+    except SecretError:  # reported where the secret is needed
+        return ()
+    return (value,) if value else ()
+
+
+def _spellings(value: str) -> set[str]:
+    """A value as it looks in a text, a URL, a form, JSON, and a `repr`."""
+    return {value, quote(value), quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1], repr(value)[1:-1]}
+
+
+def described(error: BaseException) -> str:
+    """An exception in words that are safe to log: our own errors' messages, of others only the name."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, JobrunError | ConfigError) else name
+
+
+def exceptions(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replaces exceptions in an event by their description; `exc_info` also by the places they passed."""
+    info = event.pop("exc_info", None)
+    error = info[1] if isinstance(info, tuple) else info
+    if isinstance(error, BaseException):
+        event["error"] = error
+        event["at"] = _places(error)
+    return {key: described(value) if isinstance(value, BaseException) else value for key, value in event.items()}
+
+
+def _places(error: BaseException) -> str:
+    """The last three places of the traceback, outermost first, without any values."""
+    frames = traceback.extract_tb(error.__traceback__)[-3:]
+    return " > ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames)
+
+
+def as_logfmt(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """An event as one line of logfmt."""
+    return " ".join(f"{_KEY.sub('_', key)}={_logfmt(value)}" for key, value in event.items())
+
+
+def as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """An event as one line of JSON."""
+    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+
+
+RENDERERS: Mapping[Format, Callable[[WrappedLogger, str, EventDict], str]] = {"logfmt": as_logfmt, "json": as_json}
+
+_KEY = re.compile(r"[^A-Za-z0-9_.-]")
+_PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f-\x9f]+")
+
+
+def _logfmt(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value if _PLAIN.fullmatch(value) else json.dumps(value)
+    text = json.dumps(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+
+
+class _Bridge(logging.Handler):
+    """Hands records of the standard library's logging over to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Logs a record; its arguments that are exceptions are described, not printed."""
+        info = record.exc_info[1] if record.exc_info else None
+        logger = structlog.get_logger()
+        try:
+            logger.log(min(record.levelno, logging.ERROR), _message(record), logger=record.name, exc_info=info)
+        except ValueError:  # the stream is closed
+            self.handleError(record)
+
+
+def _message(record: logging.LogRecord) -> str:
+    if not isinstance(record.args, tuple):
+        record.args = ()
+    arguments = tuple(described(each) if isinstance(each, BaseException) else each for each in record.args)
+    message = described(record.msg) if isinstance(record.msg, BaseException) else str(record.msg)
+    try:
+        return message % arguments if arguments else message
+    except (TypeError, ValueError):
+        return message
+
+
+_REDACTOR = Redactor()  # logging is one for the whole process, and so is what it must not show
+
+
+def guard(secrets: Iterable[Secret]) -> None:
+    """From now on masks these secrets in all that is logged."""
+    _REDACTOR.guard(secrets)
+
+
+def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = time.time) -> None:
+    """Sets up logging for the process; calling it again replaces what was.
+
+    Args:
+        options: Least level and format.
+        stream: Where lines go; stderr, save in tests.
+        clock: Unix seconds.
+    """
+    level = LEVELS[options.level]
+
+    def stamped(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        instant = datetime.fromtimestamp(clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        message = event.pop("event", "")
+        return {"ts": instant, "level": method, "msg": message, **event}
+
+    structlog.configure(
+        processors=[stamped, exceptions, _REDACTOR, RENDERERS[options.format]],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(handlers=[_Bridge()], level=max(level, logging.WARNING), force=True)
+
+
+def logger() -> Any:  # noqa: ANN401  # what structlog gives depends on its configuration
+    """The logger."""
+    return structlog.get_logger()
