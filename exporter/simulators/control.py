@@ -1,20 +1,20 @@
 """The control API of every simulator, under `/-/`, without authentication: the truth, the requests, the faults."""
 
 import math
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import msgspec
 
 from exporter.model import Result
 from exporter.simulators.clock import Clock
 from exporter.simulators.faults import AnyFault
+from exporter.simulators.injector import Injector
 from exporter.simulators.message import Refused, Request, Response, Route, json_response
+from exporter.simulators.request_log import RequestLog
 from exporter.simulators.script import RunScript
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.world import SimRun, World
-
-if TYPE_CHECKING:
-    from exporter.simulators.server import Simulator
 
 T = TypeVar("T")
 
@@ -69,9 +69,11 @@ def truth(world: World, now: float, since: float, until: float) -> Truth:
     )
 
 
-def control_routes(simulator: "Simulator") -> tuple[Route, ...]:
-    """The rows that every simulator's route table has."""
-    control = _Control(simulator)
+def control_routes(
+    vendor: str, world: World, clock: Callable[[], float], faults: Injector, log: RequestLog
+) -> tuple[Route, ...]:
+    """The rows that every simulator's control API has."""
+    control = _Control(vendor, world, clock, faults, log)
     return (
         Route("healthy", "GET", "/-/healthy", control.healthy),
         Route("truth", "GET", "/-/truth", control.truth),
@@ -92,53 +94,59 @@ class _SetClock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class _Control:
-    def __init__(self, simulator: "Simulator") -> None:
-        self._simulator = simulator
+    def __init__(
+        self, vendor: str, world: World, clock: Callable[[], float], faults: Injector, log: RequestLog
+    ) -> None:
+        self._vendor = vendor
+        self._world = world
+        self._clock = clock
+        self._faults = faults
+        self._log = log
 
     def healthy(self, _request: Request) -> Response:
-        return json_response({"vendor": self._simulator.vendor, "now": self._simulator.clock()})
+        return json_response({"vendor": self._vendor, "now": self._clock()})
 
     def truth(self, request: Request) -> Response:
-        now = self._simulator.clock()
+        now = self._clock()
         since = _instant(request, "since", now - TRUTH_REACH)
         until = _instant(request, "until", float("inf"))
-        return json_response(truth(self._simulator.world, now, since, until))
+        return json_response(truth(self._world, now, since, until))
 
     def requests(self, request: Request) -> Response:
-        lines = self._simulator.received(request.query.get("endpoint"))
+        lines = self._log.lines(request.query.get("endpoint"))
         counts = [
             {"endpoint": endpoint, "status": status, "count": count}
-            for (endpoint, status), count in sorted(self._simulator.counts().items())
+            for (endpoint, status), count in sorted(self._log.counts().items())
         ]
-        return json_response({"requests": lines, "counts": counts, "total": sum(self._simulator.counts().values())})
+        return json_response({"requests": lines, "counts": counts, "total": sum(self._log.counts().values())})
 
     def forget_requests(self, _request: Request) -> Response:
-        self._simulator.forget_requests()
+        self._log.clear()
         return json_response({})
 
     def faults(self, _request: Request) -> Response:
-        return json_response(list(self._simulator.faults.current()))
+        return json_response(list(self._faults.current()))
 
     def set_faults(self, request: Request) -> Response:
-        self._simulator.faults.set(decoded(request, list[AnyFault]))
+        self._faults.set(decoded(request, list[AnyFault]))
         return self.faults(request)
 
     def clear_faults(self, request: Request) -> Response:
-        self._simulator.faults.clear()
+        self._faults.clear()
         return self.faults(request)
 
     def add_runs(self, request: Request) -> Response:
-        world = self._simulator.world
+        world = self._world
         if not isinstance(world, ScriptedWorld):
             raise Refused(409, "only a scripted world can be told of runs")
         scripts = decoded(request, list[RunScript])
-        return json_response([_true_run(world.tell(script), self._simulator.clock()) for script in scripts])
+        return json_response([_true_run(world.tell(script), self._clock()) for script in scripts])
 
     def clock(self, _request: Request) -> Response:
-        return json_response({"now": self._simulator.clock()})
+        return json_response({"now": self._clock()})
 
     def set_clock(self, request: Request) -> Response:
-        clock = self._simulator.clock
+        clock = self._clock
         if not isinstance(clock, Clock):
             raise Refused(409, "this simulator lives by real time")
         wanted = decoded(request, _SetClock)

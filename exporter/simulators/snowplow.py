@@ -4,7 +4,6 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal, Self
-from urllib.parse import parse_qsl
 
 import msgspec
 
@@ -16,6 +15,7 @@ from exporter.simulators.rate import FixedWindow
 from exporter.simulators.server import Simulator
 from exporter.simulators.sight import Seen, Sight
 from exporter.simulators.snowplow_rows import SnowplowShape, enveloped, run_row, step_output, step_row
+from exporter.simulators.snowplow_sign_in import SnowplowCredentials, check_key, check_key_and_id, check_password
 from exporter.simulators.snowplow_window import asked_window, survivors
 from exporter.simulators.tokens import Tokens
 from exporter.simulators.world import World
@@ -23,20 +23,9 @@ from exporter.simulators.world import World
 ORGANIZATION = "5a7e9c1e-0000-4000-8000-000000000000"
 ROOT = "/api/msc/v1/organizations/{org}"
 RUNS = ROOT + "/jobs/v1/runs"
-JOB_ENDPOINTS = frozenset({"runs", "run", "steps", "step"})
 OUTPUT_TAIL = 10_000
 
-
-class SnowplowCredentials(msgspec.Struct, frozen=True, kw_only=True):
-    """What signs in: a key with its id (v3), the key alone (v2), or a person's password (the older flow)."""
-
-    api_key_id: str = "simulated-key-id"
-    api_key: str = "simulated-key"
-    username: str = "user@example.com"
-    password: str = "simulated-password"
-    client_id: str = "simulated-client"
-    client_secret: str = "simulated-client-secret"
-    audience: str = "https://snowplowanalytics.com/api/"
+Flow = Literal["v3", "v2", "password"]
 
 
 class SnowplowOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,7 +56,7 @@ class SnowplowOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     future_to: Literal["refused", "accepted"] = "refused"
     token_lifetime: float = 86400.0
     token_field: str = "accessToken"
-    flows: frozenset[Literal["v3", "v2", "password"]] = frozenset({"v3", "v2", "password"})
+    flows: frozenset[Flow] = frozenset({"v3", "v2", "password"})
     forbidden: frozenset[str] = frozenset()
     requests_per_minute: int = 0
     rows: SnowplowShape = SnowplowShape()
@@ -96,7 +85,7 @@ class SnowplowSimulator(Simulator):
         self.options = options
         self._tokens = Tokens(clock)
         self._random = random.Random(seed)
-        self._limit = FixedWindow(options.requests_per_minute, 60.0, clock)
+        self._limit = FixedWindow(60.0, clock)
 
     @classmethod
     def demo(
@@ -128,14 +117,15 @@ class SnowplowSimulator(Simulator):
             Route("run", "GET", RUNS + "/{run}", self._admitted(self._run)),
             Route("steps", "GET", RUNS + "/{run}/steps", self._admitted(self._steps)),
             Route("step", "GET", RUNS + "/{run}/steps/{step}", self._admitted(self._step)),
-            Route("token_v3", "GET", ROOT + "/credentials/v3/token", self._token_v3),
-            Route("token_v2", "GET", ROOT + "/credentials/v2/token", self._token_v2),
-            Route("token_password", "POST", "/oauth/token", self._token_password),
+            Route("token_v3", "GET", ROOT + "/credentials/v3/token", self._known(self._by_key_and_id)),
+            Route("token_v2", "GET", ROOT + "/credentials/v2/token", self._known(self._by_key)),
+            Route("token_password", "POST", "/oauth/token", self._by_password),
         )
 
     def controls(self) -> Sequence[Route]:
-        """Revoking all tokens, and options while it runs."""
+        """Besides those of every simulator: revoking all tokens, and options while it runs."""
         return (
+            *super().controls(),
             Route("expire_tokens", "POST", "/-/expire-tokens", self._expire_tokens),
             Route("options", "GET", "/-/options", self._show_options),
             Route("set_options", "POST", "/-/options", self._set_options),
@@ -148,7 +138,7 @@ class SnowplowSimulator(Simulator):
     def admit(self, request: Request) -> Mapping[str, str]:  # noqa: ARG002  # one limit for all endpoints
         """The rate limit, if there is one."""
         if self.options.requests_per_minute:
-            quota = self._limit.take()
+            quota = self._limit.take(self.options.requests_per_minute)
             if not quota.allowed:
                 raise Refused(429, "too many requests", {"Retry-After": str(int(quota.reset) + 1)})
         return {}
@@ -162,44 +152,40 @@ class SnowplowSimulator(Simulator):
                 raise Refused(401, "invalid token")
             if request.endpoint in self.options.forbidden:
                 raise Refused(403, "missing permission: Data models & jobs: View")
-            self._know_organization(request)
-            return handler(request)
+            return known(request)
 
+        known = self._known(handler)
         return admitted
 
-    def _know_organization(self, request: Request) -> None:
-        if request.parameters["org"] != self.organization_id:
-            raise Refused(404, "no such organization")
+    def _known(self, handler: Handler) -> Handler:
+        """The handler behind the organisation."""
 
-    def _token_v3(self, request: Request) -> Response:
-        given = request.headers.get("x-api-key-id"), request.headers.get("x-api-key")
-        return self._key_token("v3", request, good=given == (self.credentials.api_key_id, self.credentials.api_key))
+        def known(request: Request) -> Response:
+            if request.parameters["org"] != self.organization_id:
+                raise Refused(404, "no such organization")
+            return handler(request)
 
-    def _token_v2(self, request: Request) -> Response:
-        return self._key_token("v2", request, good=request.headers.get("x-api-key") == self.credentials.api_key)
+        return known
 
-    def _key_token(self, flow: Literal["v2", "v3"], request: Request, *, good: bool) -> Response:
-        self._know_organization(request)
+    def _by_key_and_id(self, request: Request) -> Response:
+        check_key_and_id(request, self.credentials)
+        return self._key_token("v3")
+
+    def _by_key(self, request: Request) -> Response:
+        check_key(request, self.credentials)
+        return self._key_token("v2")
+
+    def _by_password(self, request: Request) -> Response:
+        check_password(request, self.credentials)
+        return json_response({"access_token": self._issued("password"), "token_type": "Bearer"})
+
+    def _key_token(self, flow: Flow) -> Response:
+        return json_response({self.options.token_field: self._issued(flow)})
+
+    def _issued(self, flow: Flow) -> str:
         if flow not in self.options.flows:
             raise Refused(404, "no such path")
-        if not good:
-            raise Refused(401, "invalid API key")
-        return json_response({self.options.token_field: self._tokens.issue(self.options.token_lifetime)})
-
-    def _token_password(self, request: Request) -> Response:
-        if "password" not in self.options.flows:
-            raise Refused(404, "no such path")
-        if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            raise Refused(415, "a form is wanted")
-        form = dict(parse_qsl(request.body.decode()))
-        known = msgspec.structs.asdict(self.credentials) | {"grant_type": "password"}
-        wanted = ("grant_type", "username", "password", "audience", "client_id", "client_secret")
-        if any(form.get(name) != known[name] for name in wanted):
-            raise Refused(401 if form.get("grant_type") == "password" else 400, "invalid grant")
-        lifetime = self.options.token_lifetime
-        return json_response(
-            {"access_token": self._tokens.issue(lifetime), "expires_in": lifetime, "token_type": "Bearer"}
-        )
+        return self._tokens.issue(self.options.token_lifetime)
 
     def _runs(self, request: Request) -> Response:
         window = self._allowed(asked_window(request.query, self.clock()))
