@@ -1,0 +1,11 @@
+"""Simulated vendors: real HTTP on loopback over a world whose truth can be asked for."""
+
+from collections.abc import Mapping
+
+from exporter.simulators.server import Simulator
+from exporter.simulators.snowplow import SnowplowSimulator
+
+SIMULATORS: Mapping[str, type[Simulator]] = {
+    SnowplowSimulator.vendor: SnowplowSimulator,
+}
+"""Every simulated vendor by its word; each has `demo`, `start`, `stop`, `url` and `source_config`."""

@@ -1,0 +1,206 @@
+"""A world that needs no storage: every run is a function of a seed, its job and its number."""
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+
+from exporter.model import Result
+from exporter.simulators.script import RunScript, StepScript, told
+from exporter.simulators.world import SimJob, SimRun, overlaps
+
+FORGOTTEN_AFTER = 8 * 86400.0
+"""A run that never ends is shown for so many seconds after its creation."""
+
+CACHE_LENGTH = 200_000
+
+
+class StepPlan(msgspec.Struct, frozen=True):
+    """A step of a job: its share of the job's duration, and its parents (None: the step before)."""
+
+    name: str
+    weight: float = 1.0
+    dependencies: tuple[str, ...] | None = None
+
+
+class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How a job behaves; all durations are seconds at speed 1.
+
+    Attributes:
+        failing: The share of runs that fail, at a random step.
+        skipping: The share of runs that are skipped as a whole.
+        no_op: The share of runs that stop early and well.
+        slow_every: Of so many runs the later half takes `slow_factor` times as long; 0: none.
+        stuck_every: One in so many runs never ends; 0: none.
+        queue: How long runs wait before they start.
+        edit_every: After so many runs the job's definition is edited.
+    """
+
+    name: str
+    project: str
+    interval: float
+    duration: float
+    steps: tuple[StepPlan, ...] = ()
+    failing: float = 0.02
+    skipping: float = 0.0
+    no_op: float = 0.0
+    slow_every: int = 0
+    slow_factor: float = 5.0
+    stuck_every: int = 0
+    queue: float = 2.0
+    edit_every: int = 200
+    error_type: str = "dbt_error"
+
+    @property
+    def job_id(self) -> str:
+        """The identity of its job in the world."""
+        return f"{self.project}/{self.name}"
+
+    @property
+    def longest(self) -> float:
+        """No run that ends lives longer."""
+        return self.queue * 1.5 + self.duration * 1.5 * max(self.slow_factor if self.slow_every else 1.0, 1.0)
+
+
+class GeneratedWorld:
+    """Runs without beginning or end: the k-th run of a job is created at k intervals plus a jitter.
+
+    `speed` N makes runs happen N times as often and N times as short. `birth`: nothing is created before it.
+    `id_digits` is the length of the hexadecimal run ids, from which a run can be made again.
+    """
+
+    def __init__(  # noqa: PLR0913  # the parameters of a world; all but one have a default
+        self,
+        plans: Sequence[JobPlan],
+        *,
+        seed: int = 0,
+        speed: float = 1.0,
+        birth: float = 0.0,
+        clock: Callable[[], float] = time.time,
+        id_digits: int = 64,
+    ) -> None:
+        self._plans = tuple(plans)
+        self._seed = seed
+        self._speed = speed
+        self._birth = birth
+        self._clock = clock
+        self._id_digits = id_digits
+        self._made: dict[tuple[int, int], SimRun] = {}
+
+    def jobs(self) -> Sequence[SimJob]:
+        """The jobs of the plans."""
+        return [
+            SimJob(job_id=plan.job_id, name=plan.name, project=plan.project, interval=plan.interval / self._speed)
+            for plan in self._plans
+        ]
+
+    def runs(self, since: float, until: float, job_id: str | None = None) -> Sequence[SimRun]:
+        """Runs whose life touches [since, until), oldest creation first."""
+        return sorted(
+            (
+                run
+                for index, plan in enumerate(self._plans)
+                if job_id in (None, plan.job_id)
+                for number in self._numbers(plan, since, until)
+                if overlaps(run := self._run(index, number), since, until) and run.created >= self._birth
+            ),
+            key=lambda run: run.created,
+        )
+
+    def find(self, run_id: str, now: float) -> SimRun | None:
+        """The run of this id, if it is one of this world's and was created by `now`."""
+        place = read_id(run_id)
+        if place is None or place[0] >= len(self._plans) or self._id(*place) != run_id:
+            return None
+        run = self._run(*place)
+        return run if self._birth <= run.created <= now else None
+
+    def _numbers(self, plan: JobPlan, since: float, until: float) -> Iterator[int]:
+        """Numbers of the runs that may touch [since, until): the stuck ones from long ago, then all."""
+        interval = plan.interval / self._speed
+        oldest = max(since - FORGOTTEN_AFTER, self._birth - interval)
+        first = max(int((since - plan.longest / self._speed) // interval), int(self._birth // interval)) - 1
+        if plan.stuck_every:
+            start = int(oldest // interval) // plan.stuck_every * plan.stuck_every
+            yield from range(start, first, plan.stuck_every)
+        yield from range(first, int(until // interval) + 1)
+
+    def _run(self, index: int, number: int) -> SimRun:
+        made = self._made.get((index, number))
+        if made is None:
+            if len(self._made) > CACHE_LENGTH:
+                self._made.clear()
+            made = self._made[index, number] = told(self._script(index, number), 0.0, number)
+        return made
+
+    def _script(self, index: int, number: int) -> RunScript:
+        plan = self._plans[index]
+        dice = random.Random(f"{self._seed}/{index}/{number}")
+        created = (number + 0.2 * dice.random()) * plan.interval / self._speed
+        stuck = bool(plan.stuck_every) and number % plan.stuck_every == 0
+        slow = bool(plan.slow_every) and number % plan.slow_every >= plan.slow_every / 2
+        length = plan.duration * dice.uniform(0.7, 1.5) * (plan.slow_factor if slow else 1.0) / self._speed
+        result = _result(plan, dice, stuck=stuck)
+        if result is Result.SKIP:
+            length = 0.0
+        return RunScript(
+            run_id=self._id(index, number),
+            job=plan.name,
+            project=plan.project,
+            job_id=plan.job_id,
+            created=round(created, 3),
+            start=round(created + plan.queue * dice.uniform(0.5, 1.5) / self._speed, 3),
+            duration=None if plan.steps else length,
+            result=result,
+            steps=_steps(plan, dice, length, result),
+            error_type=plan.error_type if result is Result.FAILURE else "",
+            version=1 + number // plan.edit_every,
+        )
+
+    def _id(self, index: int, number: int) -> str:
+        """A hexadecimal id that looks like any hash, and from which index and number can be read."""
+        tail = hashlib.sha256(f"{self._seed}/{index}/{number}".encode()).hexdigest()[16 : self._id_digits]
+        return f"{(index << 48 | number) ^ _mask(tail):016x}{tail}"
+
+
+def read_id(run_id: str) -> tuple[int, int] | None:
+    """Job index and run number of an id, if it can be one."""
+    try:
+        both = int(run_id[:16], 16) ^ _mask(run_id[16:])
+    except ValueError:
+        return None
+    return both >> 48, both & (2**48 - 1)
+
+
+def _mask(tail: str) -> int:
+    return int.from_bytes(hashlib.blake2b(tail.encode(), digest_size=8).digest(), "big")
+
+
+def _result(plan: JobPlan, dice: random.Random, *, stuck: bool) -> Result | None:
+    draw = dice.random()
+    if stuck:
+        return None
+    if draw < plan.failing:
+        return Result.FAILURE
+    return Result.SKIP if draw < plan.failing + plan.skipping else Result.SUCCESS
+
+
+def _steps(plan: JobPlan, dice: random.Random, length: float, result: Result | None) -> tuple[StepScript, ...]:
+    """The steps of one run; the culprit is the one that fails, gets stuck, or stops early."""
+    if not plan.steps:
+        return ()
+    total = sum(step.weight for step in plan.steps)
+    culprit = dice.randrange(len(plan.steps))
+    stops_early = result is Result.SUCCESS and dice.random() < plan.no_op
+    return tuple(
+        StepScript(
+            name=step.name,
+            duration=round(length * step.weight / total * dice.uniform(0.8, 1.0), 3),
+            result=result if place == culprit else Result.SUCCESS,
+            dependencies=step.dependencies,
+            no_op=stops_early and place == culprit,
+        )
+        for place, step in enumerate(plan.steps)
+    )

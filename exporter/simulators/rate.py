@@ -1,0 +1,38 @@
+"""A vendor's rate limit."""
+
+import threading
+from collections.abc import Callable
+
+import msgspec
+
+
+class Quota(msgspec.Struct, frozen=True, kw_only=True):
+    """What a limit says to one request: seconds until `reset`, and whether the request is within it."""
+
+    limit: int
+    remaining: int
+    reset: float
+    allowed: bool
+
+
+class FixedWindow:
+    """So many requests in each window of `seconds`, counted anew when the next window begins."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._window = 0.0
+        self._used = 0
+
+    def take(self, limit: int) -> Quota:
+        """Counts one request against a limit; one that is refused does not count."""
+        with self._lock:
+            now = self._clock()
+            window = now // self._seconds
+            if window != self._window:
+                self._window, self._used = window, 0
+            allowed = self._used < limit
+            self._used += allowed
+            reset = (window + 1) * self._seconds - now
+            return Quota(limit=limit, remaining=limit - self._used, reset=reset, allowed=allowed)

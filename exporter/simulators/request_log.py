@@ -1,0 +1,62 @@
+"""The requests that a simulated vendor got."""
+
+import threading
+from collections import Counter, deque
+
+import msgspec
+
+from exporter.simulators.message import Request
+
+LOG_LENGTH = 10_000
+
+
+class Received(msgspec.Struct, frozen=True, kw_only=True):
+    """A request. `status` 0: a fault harmed the answer's delivery. Of headers only the names are kept."""
+
+    time: float
+    method: str
+    path: str
+    query: str
+    endpoint: str
+    status: int
+    header_names: tuple[str, ...]
+
+
+class RequestLog:
+    """The latest requests, and the count of all by endpoint and status; the control API's are not among them."""
+
+    def __init__(self) -> None:
+        self._lines: deque[Received] = deque(maxlen=LOG_LENGTH)
+        self._counts: Counter[tuple[str, int]] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, request: Request, query: str, status: int) -> None:
+        """Writes a request down."""
+        line = Received(
+            time=request.received,
+            method=request.method,
+            path=request.path,
+            query=query,
+            endpoint=request.endpoint,
+            status=status,
+            header_names=tuple(request.headers),
+        )
+        with self._lock:
+            self._lines.append(line)
+            self._counts[line.endpoint, status] += 1
+
+    def lines(self, endpoint: str | None = None) -> list[Received]:
+        """The latest requests, oldest first; of one endpoint if named."""
+        with self._lock:
+            return [line for line in self._lines if endpoint in (None, line.endpoint)]
+
+    def counts(self) -> dict[tuple[str, int], int]:
+        """How many requests there were, by endpoint and status."""
+        with self._lock:
+            return dict(self._counts)
+
+    def clear(self) -> None:
+        """Forgets them all."""
+        with self._lock:
+            self._lines.clear()
+            self._counts.clear()

@@ -1,0 +1,114 @@
+"""A simulated vendor over real HTTP: what all of them share."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Self
+
+from exporter.simulators.control import control_routes
+from exporter.simulators.injector import Injector
+from exporter.simulators.listener import Listener
+from exporter.simulators.message import Refused, Request, Response, Route, json_response
+from exporter.simulators.request_log import RequestLog
+from exporter.simulators.sight import Sight
+from exporter.simulators.world import World
+
+
+class Simulator:
+    """A vendor's API on loopback: a subclass gives `routes` and the shape of errors.
+
+    Use it as a context manager, or `start` and `stop` it; after a stop it can start again on the same port.
+    Attributes: `world` (what truly happens), `clock`, `faults` (the injector), `log` (of requests), `url`.
+    """
+
+    vendor: ClassVar[str] = ""
+
+    def __init__(
+        self,
+        world: World,
+        clock: Callable[[], float] = time.time,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        seed: int = 0,
+    ) -> None:
+        self.world = world
+        self.clock = clock
+        self.faults = Injector(seed, clock)
+        self._host, self._port = host, port
+        self.log = RequestLog()
+        self._server: Listener | None = None
+
+    @classmethod
+    def demo(
+        cls,
+        clock: Callable[[], float] = time.time,
+        *,
+        speed: float = 1.0,
+        seed: int = 0,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> Self:
+        """A simulator of the demo's world, not yet started."""
+        raise NotImplementedError
+
+    def routes(self) -> Sequence[Route]:
+        """The vendor's endpoints."""
+        raise NotImplementedError
+
+    def controls(self) -> Sequence[Route]:
+        """The control API, under `/-/`; a vendor may add to it."""
+        return control_routes(self.vendor, self.world, self.clock, self.faults, self.log)
+
+    def error(self, status: int, message: str) -> Response:
+        """An error in the vendor's shape."""
+        return json_response({"message": message}, status)
+
+    def admit(self, request: Request) -> Mapping[str, str]:  # noqa: ARG002  # a hook for subclasses
+        """Called before each of the vendor's handlers: headers for every answer, or `Refused` (rate limits)."""
+        return {}
+
+    def source_config(self, name: str) -> dict[str, object]:
+        """The block under `sources:` with which the exporter reads this simulator."""
+        raise NotImplementedError
+
+    def sight(self, request: Request) -> Sight:
+        """What this answer shows of the world, lies included. To be called once for an answer."""
+        lies = self.faults.lies(request)
+        return Sight(self.clock(), lies, self.faults.random() if lies else None)
+
+    @property
+    def url(self) -> str:
+        """Scheme, host and port."""
+        return f"http://{self._host}:{self._port}"
+
+    def start(self) -> Self:
+        """Listens; returns once requests are answered."""
+        self._server = Listener((self._host, self._port), self)
+        self._port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """Ends all connections, hanging ones too; later requests find nobody listening."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def answer(self, request: Request, route: Route | None) -> Response:
+        """The answer to a request, refusals included."""
+        headers: Mapping[str, str] = {}
+        if route is None:
+            return self.error(404, "no such path")
+        try:
+            if not route.template.startswith("/-/"):
+                headers = self.admit(request)
+            return route.handler(request).with_headers(headers)
+        except Refused as refusal:
+            return self.error(refusal.status, refusal.message).with_headers({**headers, **refusal.headers})

@@ -1,0 +1,274 @@
+"""Snowplow Console's jobs API, as strict as the real one where that is known, and variable where it is not."""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal, Self
+
+import msgspec
+
+from exporter.model import Window
+from exporter.simulators.control import decoded
+from exporter.simulators.demo import demo_world
+from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
+from exporter.simulators.rate import FixedWindow
+from exporter.simulators.server import Simulator
+from exporter.simulators.sight import Seen, Sight
+from exporter.simulators.snowplow_rows import SnowplowShape, enveloped, run_row, step_output, step_row
+from exporter.simulators.snowplow_sign_in import SnowplowCredentials, check_key, check_key_and_id, check_password
+from exporter.simulators.snowplow_window import asked_window, survivors
+from exporter.simulators.tokens import Tokens
+from exporter.simulators.world import World
+
+ORGANIZATION = "5a7e9c1e-0000-4000-8000-000000000000"
+ROOT = "/api/msc/v1/organizations/{org}"
+RUNS = ROOT + "/jobs/v1/runs"
+OUTPUT_TAIL = 10_000
+
+Flow = Literal["v3", "v2", "password"]
+
+
+class SnowplowOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits, and behaviours that the vendor does not document.
+
+    Attributes:
+        longest_window: Largest `to - from`, in seconds.
+        reach: How old `from` may be; runs that started (or were created, if they never started) earlier are gone.
+        event_limit: The answer holds the runs of the latest so many state changes.
+        select: Whether a window holds the runs that started in it, or those with any state change in it.
+        as_of: Whether rows show their state now, or as it was at `to`.
+        order: Of the list.
+        future_to: Whether a `to` after now is refused.
+        token_lifetime: Seconds.
+        token_field: Where the key flows' answer holds the token; the password flow's is always `access_token`.
+        flows: Ways to sign in that exist; others answer 404.
+        forbidden: Short names of endpoints that answer 403.
+        requests_per_minute: 0: no limit, as far as is known.
+        rows: The look of rows.
+    """
+
+    longest_window: float = 96 * 3600.0
+    reach: float = 7 * 86400.0
+    event_limit: int = 10_000
+    select: Literal["start", "event"] = "start"
+    as_of: Literal["now", "to"] = "now"
+    order: Literal["newest", "oldest", "shuffled"] = "newest"
+    future_to: Literal["refused", "accepted"] = "refused"
+    token_lifetime: float = 86400.0
+    token_field: str = "accessToken"
+    flows: frozenset[Flow] = frozenset({"v3", "v2", "password"})
+    forbidden: frozenset[str] = frozenset()
+    requests_per_minute: int = 0
+    rows: SnowplowShape = SnowplowShape()
+
+
+class SnowplowSimulator(Simulator):
+    """The API of one organisation. `options` and `credentials` may be replaced while it runs."""
+
+    vendor: ClassVar[str] = "snowplow"
+
+    def __init__(  # noqa: PLR0913  # all but the world have a default
+        self,
+        world: World,
+        clock: Callable[[], float] = time.time,
+        *,
+        organization_id: str = ORGANIZATION,
+        credentials: SnowplowCredentials = SnowplowCredentials(),  # noqa: B008  # frozen
+        options: SnowplowOptions = SnowplowOptions(),  # noqa: B008  # frozen
+        host: str = "127.0.0.1",
+        port: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(world, clock, host=host, port=port, seed=seed)
+        self.organization_id = organization_id
+        self.credentials = credentials
+        self.options = options
+        self._tokens = Tokens(clock)
+        self._random = random.Random(seed)
+        self._limit = FixedWindow(60.0, clock)
+
+    @classmethod
+    def demo(
+        cls,
+        clock: Callable[[], float] = time.time,
+        *,
+        speed: float = 1.0,
+        seed: int = 0,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> Self:
+        """A simulator of the demo's world."""
+        return cls(demo_world(clock, speed, seed), clock, host=host, port=port, seed=seed)
+
+    def source_config(self, name: str = "snowplow") -> dict[str, object]:
+        """The block under `sources:` with which the exporter reads this simulator."""
+        return {
+            "name": name,
+            "type": self.vendor,
+            "base_url": self.url,
+            "organization_id": self.organization_id,
+            "auth": {"api_key_id": self.credentials.api_key_id, "api_key": self.credentials.api_key},
+        }
+
+    def routes(self) -> Sequence[Route]:
+        """The vendor's endpoints by short name."""
+        return (
+            Route("runs", "GET", RUNS, self._admitted(self._runs)),
+            Route("run", "GET", RUNS + "/{run}", self._admitted(self._run)),
+            Route("steps", "GET", RUNS + "/{run}/steps", self._admitted(self._steps)),
+            Route("step", "GET", RUNS + "/{run}/steps/{step}", self._admitted(self._step)),
+            Route("token_v3", "GET", ROOT + "/credentials/v3/token", self._known(self._by_key_and_id)),
+            Route("token_v2", "GET", ROOT + "/credentials/v2/token", self._known(self._by_key)),
+            Route("token_password", "POST", "/oauth/token", self._by_password),
+        )
+
+    def controls(self) -> Sequence[Route]:
+        """Besides those of every simulator: revoking all tokens, and options while it runs."""
+        return (
+            *super().controls(),
+            Route("expire_tokens", "POST", "/-/expire-tokens", self._expire_tokens),
+            Route("options", "GET", "/-/options", self._show_options),
+            Route("set_options", "POST", "/-/options", self._set_options),
+        )
+
+    def expire_tokens(self) -> None:
+        """Revokes every token: the next request with one gets 401."""
+        self._tokens.revoke_all()
+
+    def admit(self, request: Request) -> Mapping[str, str]:  # noqa: ARG002  # one limit for all endpoints
+        """The rate limit, if there is one."""
+        if self.options.requests_per_minute:
+            quota = self._limit.take(self.options.requests_per_minute)
+            if not quota.allowed:
+                raise Refused(429, "too many requests", {"Retry-After": str(int(quota.reset) + 1)})
+        return {}
+
+    def _admitted(self, handler: Handler) -> Handler:
+        """The handler behind the token, the permission and the organisation."""
+
+        def admitted(request: Request) -> Response:
+            scheme, _, token = request.headers.get("authorization", "").partition(" ")
+            if scheme != "Bearer" or not self._tokens.good(token):
+                raise Refused(401, "invalid token")
+            if request.endpoint in self.options.forbidden:
+                raise Refused(403, "missing permission: Data models & jobs: View")
+            return known(request)
+
+        known = self._known(handler)
+        return admitted
+
+    def _known(self, handler: Handler) -> Handler:
+        """The handler behind the organisation."""
+
+        def known(request: Request) -> Response:
+            if request.parameters["org"] != self.organization_id:
+                raise Refused(404, "no such organization")
+            return handler(request)
+
+        return known
+
+    def _by_key_and_id(self, request: Request) -> Response:
+        check_key_and_id(request, self.credentials)
+        return self._key_token("v3")
+
+    def _by_key(self, request: Request) -> Response:
+        check_key(request, self.credentials)
+        return self._key_token("v2")
+
+    def _by_password(self, request: Request) -> Response:
+        check_password(request, self.credentials)
+        return json_response({"access_token": self._issued("password"), "token_type": "Bearer"})
+
+    def _key_token(self, flow: Flow) -> Response:
+        return json_response({self.options.token_field: self._issued(flow)})
+
+    def _issued(self, flow: Flow) -> str:
+        if flow not in self.options.flows:
+            raise Refused(404, "no such path")
+        return self._tokens.issue(self.options.token_lifetime)
+
+    def _runs(self, request: Request) -> Response:
+        window = self._allowed(asked_window(request.query, self.clock()))
+        options, sight = self.options, self.sight(request)
+        seen = self._selected(sight, window)
+        by_event = window if options.select == "event" else None
+        rows = [run_row(one, options.rows) for one in self._ordered(survivors(seen, options.event_limit, by_event))]
+        return json_response(enveloped(sight.rows(rows), options.rows.envelope))
+
+    def _allowed(self, window: Window) -> Window:
+        now = self.clock()
+        faults = (
+            (window.start > window.end, "from is after to"),
+            (window.length > self.options.longest_window, "the window is too long"),
+            (window.start < now - self.options.reach, "from is too long ago"),
+            (window.end > now and self.options.future_to == "refused", "to is in the future"),
+        )
+        for wrong, message in faults:
+            if wrong:
+                raise Refused(400, message)
+        return window
+
+    def _selected(self, sight: Sight, window: Window) -> list[Seen]:
+        """The runs of a window, by their start; for `event` all that may have an event in it."""
+        seen = [one for one in sight.see(self.world.runs(window.start, window.end)) if self._remembered(one)]
+        if self.options.select == "start":
+            seen = [one for one in seen if window.start <= _listed_start(one) < window.end]
+        if self.options.as_of == "to":
+            seen = [Seen(run, min(now, window.end)) for run, now in seen if run.created <= window.end]
+        return seen
+
+    def _ordered(self, seen: list[Seen]) -> list[Seen]:
+        if self.options.order == "shuffled":
+            return self._random.sample(seen, len(seen))
+        return sorted(seen, key=_listed_start, reverse=self.options.order == "newest")
+
+    def _remembered(self, seen: Seen) -> bool:
+        return _listed_start(seen) >= self.clock() - self.options.reach
+
+    def _found(self, request: Request) -> tuple[Seen, Sight]:
+        """The run that a path names. Raises Refused 404 for one unknown, not yet visible, or too old."""
+        run = self.world.find(request.parameters["run"], self.clock())
+        sight = self.sight(request)
+        seen = [one for one in sight.see([] if run is None else [run]) if self._remembered(one)]
+        if not seen:
+            raise Refused(404, "no such run")
+        return seen[0], sight
+
+    def _run(self, request: Request) -> Response:
+        seen, sight = self._found(request)
+        shape = self.options.rows
+        return json_response(run_row(seen, shape) | {shape.steps_key: self._step_rows(seen, sight)})
+
+    def _steps(self, request: Request) -> Response:
+        seen, sight = self._found(request)
+        return json_response(enveloped(self._step_rows(seen, sight), self.options.rows.steps_envelope))
+
+    def _step_rows(self, seen: Seen, sight: Sight) -> list[dict[str, object]]:
+        return sight.rows([step_row(step, seen.now, self.options.rows) for step in seen.run.steps])
+
+    def _step(self, request: Request) -> Response:
+        seen, _ = self._found(request)
+        step = next((step for step in seen.run.steps if step.name == request.parameters["step"]), None)
+        if step is None:
+            raise Refused(404, "no such step")
+        stdout, stderr = step_output(seen.run, step, seen.now)
+        row = step_row(step, seen.now, self.options.rows)
+        return json_response(row | {"stdout": stdout[-OUTPUT_TAIL:], "stderr": stderr[-OUTPUT_TAIL:]})
+
+    def _expire_tokens(self, _request: Request) -> Response:
+        self.expire_tokens()
+        return json_response({})
+
+    def _show_options(self, _request: Request) -> Response:
+        return json_response(self.options)
+
+    def _set_options(self, request: Request) -> Response:
+        """Takes whole options; what is not named goes back to its default."""
+        self.options = decoded(request, SnowplowOptions)
+        return self._show_options(request)
+
+
+def _listed_start(seen: Seen) -> float:
+    """The instant by which a run is listed and grows old: its start, or its creation while it waits."""
+    run, now = seen
+    return run.start if run.start <= now else run.created

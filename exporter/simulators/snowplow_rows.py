@@ -1,0 +1,191 @@
+"""Snowplow's rows in every shape that its documentation leaves open."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Literal
+
+import msgspec
+
+from exporter.model import FAILING, Result, State
+from exporter.simulators.sight import Seen
+from exporter.simulators.world import MARK, SimRun, SimStep
+
+
+class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How rows look. The defaults are what the vendor's clients have seen.
+
+    Attributes:
+        envelope: The key of an object that holds the list of runs; "": a bare array.
+        steps_envelope: The same for the list of steps.
+        steps_key: Where the answer for one run holds its steps.
+        names: Other names for fields of runs and steps, by the usual name (`{"runId": "id"}`).
+        omit: Fields of runs and steps that are left out, by their usual names.
+        empty: Whether a field without a value is left out or null.
+        extra: Fields that every row has besides.
+        words: Other words for states, by the usual word (`{"RUNNING": "IN_PROGRESS"}`).
+        letters: The case of the state words.
+        times: ISO 8601, or epoch seconds or milliseconds as numbers.
+        offset_minutes: The offset of ISO times; 0 is written as `Z`.
+        fraction_digits: Digits after the second in ISO times and durations.
+        durations: `iso` PT1H2M3.4S, `seconds` PT3723.4S, `days` P1DT60S, `weeks` P1WT60S, `number` 3723.4.
+        negate_durations: Gives durations below zero, as clocks that differ do.
+        end_time: The name of a field with the end of an ended run; "": none, as is usual.
+        running_duration: Whether rows of running runs and steps have a duration "so far".
+        waiting_start: What a waiting run has as its start: none, or its creation.
+        dependencies: Names, objects with `name`, null, or no field.
+    """
+
+    envelope: str = ""
+    steps_envelope: str = ""
+    steps_key: str = "steps"
+    names: Mapping[str, str] = {}
+    omit: frozenset[str] = frozenset()
+    empty: Literal["absent", "null"] = "absent"
+    extra: Mapping[str, str | int | float | bool | None] = {}
+    words: Mapping[str, str] = {}
+    letters: Literal["upper", "lower", "title"] = "upper"
+    times: Literal["iso", "epoch_s", "epoch_ms"] = "iso"
+    offset_minutes: int = 0
+    fraction_digits: int = 3
+    durations: Literal["iso", "seconds", "days", "weeks", "number"] = "iso"
+    negate_durations: bool = False
+    end_time: str = ""
+    running_duration: bool = True
+    waiting_start: Literal["absent", "created"] = "absent"
+    dependencies: Literal["names", "objects", "null", "absent"] = "names"
+
+
+WORDS: Mapping[Result | State, str] = {
+    State.PENDING: "WAITING",
+    State.EXECUTING: "RUNNING",
+    Result.SUCCESS: "SUCCEEDED",
+    Result.SKIP: "SKIPPED",
+}
+"""The vendor's words; every other result is FAILED, for it knows no more."""
+
+
+def run_row(seen: Seen, shape: SnowplowShape) -> dict[str, object]:
+    """A run of the list, as of the instant at which it is seen."""
+    run, now = seen
+    what = run.at(now)
+    started = run.start if run.start <= now else None
+    if started is None and shape.waiting_start == "created":
+        started = run.created
+    row = {
+        "runId": run.run_id,
+        "jobId": hashlib.sha256(f"{run.job_id}/{run.version}".encode()).hexdigest(),
+        "jobName": run.job_name,
+        "environment": run.project,
+        "state": _word(what, shape),
+        "startTime": None if started is None else written_time(started, shape),
+        "duration": _written_span(run.start, run.end, what, now, shape),
+        "failureReason": run.error if what in FAILING else None,
+    }
+    if shape.end_time and isinstance(what, Result) and run.end is not None:
+        row[shape.end_time] = written_time(run.end, shape)
+    return _finished(row, shape)
+
+
+def step_row(step: SimStep, now: float, shape: SnowplowShape) -> dict[str, object]:
+    """A step as of an instant."""
+    what = step.at(now)
+    row = {
+        "name": step.name,
+        "state": _word(what, shape, no_op=step.no_op),
+        "duration": _written_span(step.start, step.end, what, now, shape),
+    }
+    dependencies: object = {
+        "names": step.dependencies,
+        "objects": [{"name": name} for name in step.dependencies],
+    }.get(shape.dependencies)
+    if shape.dependencies != "absent":
+        row["dependencies"] = dependencies
+    finished = _finished(row, shape)
+    if shape.dependencies == "null":
+        finished[shape.names.get("dependencies", "dependencies")] = None
+    return finished
+
+
+def enveloped(rows: Sequence[object], key: str) -> object:
+    """The rows as they are, or under a key."""
+    return {key: rows} if key else rows
+
+
+def step_output(run: SimRun, step: SimStep, now: float) -> tuple[str, str]:
+    """Standard output and error of a step: many lines, with customers' data among them; "" before it starts."""
+    if step.start is None or step.start > now:
+        return "", ""
+    lines = [f"{number:04d} {run.job_name}/{step.name}: loaded a row of {MARK}" for number in range(400)]
+    errors = f"Error in {step.name}: constraint violated by {MARK}\n" if step.at(now) in FAILING else ""
+    return "\n".join(lines) + "\n", errors
+
+
+def written_time(instant: float, shape: SnowplowShape) -> object:
+    """An instant (exact to the millisecond) as the shape writes it."""
+    milliseconds = round(instant * 1000)
+    if shape.times == "epoch_ms":
+        return milliseconds
+    if shape.times == "epoch_s":
+        return milliseconds / 1000
+    zone = timezone(timedelta(minutes=shape.offset_minutes)) if shape.offset_minutes else UTC
+    whole = datetime.fromtimestamp(milliseconds // 1000, zone).isoformat()
+    local, offset = whole[:19], whole[19:] if shape.offset_minutes else "Z"
+    return local + _fraction(milliseconds % 1000, shape.fraction_digits) + offset
+
+
+def written_duration(seconds: float, shape: SnowplowShape) -> object:
+    """A length of time (exact to the millisecond) as the shape writes it."""
+    milliseconds = round(seconds * 1000)
+    if shape.durations == "number":
+        return -milliseconds / 1000 if shape.negate_durations else milliseconds / 1000
+    whole, part = divmod(milliseconds, 1000)
+    sign = "-" if shape.negate_durations else ""
+    return sign + _iso_parts(whole, _fraction(part, shape.fraction_digits).rstrip("0").rstrip("."), shape.durations)
+
+
+def _iso_parts(seconds: int, fraction: str, style: str) -> str:
+    if style == "seconds":
+        return f"PT{seconds}{fraction}S"
+    if style in ("days", "weeks"):
+        unit = 86400 if style == "days" else 7 * 86400
+        count, rest = divmod(seconds, unit)
+        return f"P{count}{style[0].upper()}T{rest}{fraction}S"
+    hours, rest = divmod(seconds, 3600)
+    minutes, rest = divmod(rest, 60)
+    parts = (f"{hours}H" if hours else "") + (f"{minutes}M" if minutes else "")
+    return "PT" + parts + (f"{rest}{fraction}S" if rest or fraction or not parts else "")
+
+
+def _fraction(milliseconds: int, digits: int) -> str:
+    return "." + f"{milliseconds:03d}".ljust(digits, "0")[:digits] if digits else ""
+
+
+def _word(what: Result | State, shape: SnowplowShape, *, no_op: bool = False) -> str:
+    usual = WORDS.get(what, "FAILED")
+    if no_op and usual == "SUCCEEDED":
+        usual = "SUCCEEDED_NO_OP"
+    word = shape.words.get(usual, usual)
+    return {"upper": word, "lower": word.lower(), "title": word.title()}[shape.letters]
+
+
+def _written_span(
+    start: float | None, end: float | None, what: Result | State, now: float, shape: SnowplowShape
+) -> object:
+    """The duration of what ended, that so far of what runs, none of what waits or never started."""
+    if start is None or what is State.PENDING:
+        return None
+    if what is State.EXECUTING:
+        return written_duration(now - start, shape) if shape.running_duration else None
+    return None if end is None else written_duration(end - start, shape)
+
+
+def _finished(row: Mapping[str, object], shape: SnowplowShape) -> dict[str, object]:
+    """Left out, renamed and added to as the shape wants it."""
+    keep_empty = shape.empty == "null"
+    kept = {
+        shape.names.get(name, name): value
+        for name, value in row.items()
+        if name not in shape.omit and (keep_empty or value is not None)
+    }
+    return {**kept, **shape.extra}

@@ -1,0 +1,46 @@
+"""Snowplow's three ways to sign in, each of which buys a bearer token."""
+
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from exporter.simulators.message import Refused, Request
+
+
+class SnowplowCredentials(msgspec.Struct, frozen=True, kw_only=True):
+    """What signs in: a key with its id (v3), the key alone (v2), or a person's password (the older flow)."""
+
+    api_key_id: str = "simulated-key-id"
+    api_key: str = "simulated-key"
+    username: str = "user@example.com"
+    password: str = "simulated-password"
+    client_id: str = "simulated-client"
+    client_secret: str = "simulated-client-secret"
+    audience: str = "https://snowplowanalytics.com/api/"
+
+
+def check_key_and_id(request: Request, credentials: SnowplowCredentials) -> None:
+    """Version 3: both headers. Raises Refused 401."""
+    given = request.headers.get("x-api-key-id"), request.headers.get("x-api-key")
+    if given != (credentials.api_key_id, credentials.api_key):
+        raise Refused(401, "invalid API key")
+
+
+def check_key(request: Request, credentials: SnowplowCredentials) -> None:
+    """Version 2: the key alone. Raises Refused 401."""
+    if request.headers.get("x-api-key") != credentials.api_key:
+        raise Refused(401, "invalid API key")
+
+
+def check_password(request: Request, credentials: SnowplowCredentials) -> None:
+    """The older flow: a form with all of the person's and the client's words. Raises Refused 400, 401 or 415."""
+    if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        raise Refused(415, "a form is wanted")
+    form = dict(parse_qsl(request.body.decode()))
+    if form.pop("grant_type", "") != "password":
+        raise Refused(400, "unsupported grant")
+    known: dict[str, str] = msgspec.structs.asdict(credentials)
+    if any(
+        form.get(name) != known[name] for name in ("username", "password", "client_id", "client_secret", "audience")
+    ):
+        raise Refused(401, "invalid grant")
