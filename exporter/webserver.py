@@ -1,5 +1,6 @@
 """Runs an ASGI application on a thread of its own."""
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -15,6 +16,17 @@ KEEP_ALIVE = 75
 
 class ListenError(Exception):
     """The address cannot be listened on."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which at its end also cuts off clients that do not read."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(0)  # aborted connections are closed in the loop's next turn
 
 
 class WebServer:
@@ -39,7 +51,7 @@ class WebServer:
             timeout_keep_alive=KEEP_ALIVE,
         )
         self._tls = tls
-        self._server = uvicorn.Server(self._config)
+        self._server = _Server(self._config)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
