@@ -1,0 +1,94 @@
+"""Runs an ASGI application on a thread of its own."""
+
+import asyncio
+import socket
+import ssl
+import threading
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+from starlette.types import ASGIApp
+
+KEEP_ALIVE = 75
+"""Seconds that an idle connection is kept, longer than the usual interval between two scrapes."""
+
+
+class ListenError(Exception):
+    """The address cannot be listened on."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which at its end also cuts off clients that do not read."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(0)  # aborted connections are closed in the loop's next turn
+
+
+class WebServer:
+    """A server that listens from `start` until `stop`.
+
+    `host` "" means all interfaces. `port` 0 takes a free one, known after `start`. `tls` makes it speak HTTPS.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+        self.host = host
+        self.port = port
+        self._config = uvicorn.Config(
+            app,
+            loop="asyncio",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE,
+        )
+        self._tls = tls
+        self._server = _Server(self._config)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Binds, then serves in the background. Raises ListenError if the address is taken or not ours."""
+        listener = _listener(self.host, self.port)
+        self.port = listener.getsockname()[1]
+        self._config.load()
+        self._config.ssl = self._tls
+        # a daemon thread: a client that never reads must not keep the process from ending
+        self._thread = threading.Thread(target=self._server.run, args=([listener],), name="web", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Takes no more connections, lets answers under way finish for at most this many seconds, and ends."""
+        if self._thread is None:
+            return
+        self._config.timeout_graceful_shutdown = timeout  # type: ignore[assignment] # handed to asyncio, which takes any number
+        self._server.should_exit = True
+        self._thread.join(timeout + 1)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(1)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        if host:
+            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            return socket.create_server(address[:2], family=family)
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error

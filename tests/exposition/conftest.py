@@ -1,0 +1,28 @@
+import prometheus_client
+import pytest
+
+from exporter.exposition import Exposition
+from exporter.holds import Holds
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def holds(clock):
+    return Holds(120.0, clock)
+
+
+@pytest.fixture
+def exposition(holds):
+    return Exposition(prometheus_client.CollectorRegistry(), holds)

@@ -1,0 +1,114 @@
+"""Both formats are read back by the client library's parsers, and are to Prometheus' own taste."""
+
+import gzip
+import shutil
+import subprocess
+import zlib
+
+import httpx
+import prometheus_client
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from exporter.exposition import Exposition
+from exporter.gzipped import deflated, member
+from exporter.holds import Holds
+from exporter.jobview import JobView
+from exporter.state import Exemplar, clean
+from tests.exposition.builders import job, view
+from tests.exposition.test_text import full_view
+
+values = st.floats(allow_nan=False, min_value=0)
+hostile = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+def read(page):
+    """Each format's samples: name and labels → value."""
+    for families in (parse_text(bytes(page.text).decode()), parse_openmetrics(bytes(page.openmetrics).decode())):
+        yield {
+            (sample.name, *sorted(sample.labels.items())): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+
+def publish(*views: JobView):
+    exposition = Exposition(prometheus_client.CollectorRegistry(), Holds(0, float))
+    exposition.update(jobs=views)
+    return exposition.publish()
+
+
+def test_both_formats_say_the_same():
+    text, openmetrics = read(publish(full_view()))
+    assert text == openmetrics
+    assert len(text) == 29
+
+
+@given(name=hostile, error=hostile, amount=values)
+def test_whatever_is_in_a_label_or_value_is_read_back(name, error, amount):
+    state = job(name=name)
+    state.count("jobrun_run_errors_total", error, amount=amount, released=True)
+    labels = {"source": "s", "project": "p", "job_name": name, "error_type": error}
+    for samples in read(publish(view(state))):
+        assert samples["jobrun_run_errors_total", *sorted(labels.items())] == amount
+
+
+@given(run_id=hostile, observed=st.lists(st.floats(0, 1e6), max_size=8))
+def test_a_histogram_is_read_back_with_its_exemplars(run_id, observed):
+    state = job()
+    distribution = state.distribution("jobrun_run_duration_seconds", "success", bounds=(0.5, 60, 1e5), released=True)
+    for value in observed:
+        distribution.observe(value, Exemplar(run_id, value, 900.0))
+    families = parse_openmetrics(bytes(publish(view(state)).openmetrics).decode())
+    samples = next(family for family in families if family.name == "jobrun_run_duration_seconds").samples
+    by_bound = {sample.labels["le"]: sample for sample in samples if "le" in sample.labels}
+    expected = {"0.5": 0.5, "60.0": 60, "100000.0": 1e5, "+Inf": float("inf")}
+    assert {bound: sample.value for bound, sample in by_bound.items()} == {
+        bound: sum(value <= limit for value in observed) for bound, limit in expected.items()
+    }
+    seen = {sample.exemplar.labels["run_id"] for sample in by_bound.values() if sample.exemplar}
+    assert seen == ({run_id} if observed else set())
+
+
+def test_a_lone_surrogate_does_not_break_the_page():
+    state = job(name="a\ud800b")
+    assert b'job_name="a?b"' in bytes(publish(view(state)).text)
+
+
+def test_names_that_were_cleaned_stay_on_one_line():
+    state = job(name=clean("a\r\nb\x85c\u2028d"))
+    text = bytes(publish(view(state)).text).decode()
+    assert len(text.splitlines()) == text.count("\n")
+
+
+def test_compressed_pages_hold_the_same_in_one_member():
+    page = publish(full_view())
+    for whole, compressed in ((page.text, page.text_gzip), (page.openmetrics, page.openmetrics_gzip)):
+        assert gzip.decompress(bytes(compressed)) == bytes(whole)
+        machine = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        assert machine.decompress(bytes(compressed)) == bytes(whole)
+        assert machine.eof
+        assert machine.unused_data == b""
+        assert httpx.Response(200, headers={"content-encoding": "gzip"}, content=bytes(compressed)).content == bytes(
+            whole
+        )
+        assert whole.length == len(bytes(whole))
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_any_parts_make_a_member(parts):
+    assert gzip.decompress(member(parts, map(deflated, parts))) == b"".join(parts)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_promtool_has_nothing_to_say():
+    registry = prometheus_client.CollectorRegistry()
+    prometheus_client.Counter("jobrun_source_polls", "Polls.", ["source"], registry=registry).labels("s").inc()
+    exposition = Exposition(registry, Holds(0, float))
+    exposition.update(jobs=[full_view()])
+    text = bytes(exposition.publish().text)
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)  # noqa: S607 found on PATH by the mark above
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

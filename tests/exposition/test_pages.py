@@ -1,0 +1,154 @@
+"""When pages are made, and of what."""
+
+import threading
+
+import prometheus_client
+import pytest
+
+from exporter.exposition import Exposition
+from exporter.holds import Holds
+from tests.exposition.builders import job, lines_of, view
+
+
+@pytest.fixture
+def registry():
+    return prometheus_client.CollectorRegistry()
+
+
+@pytest.fixture
+def exposition(registry, holds):
+    return Exposition(registry, holds)
+
+
+def runs(amount, key=1, *, released=True):
+    state = job(key=key, name=f"job-{key}")
+    state.count("jobrun_runs_total", "success", amount=amount, released=released)
+    return view(state)
+
+
+def test_there_is_no_page_before_the_first_is_published(exposition):
+    exposition.update(jobs=[runs(1)])
+    assert exposition.page is None
+
+
+def test_a_change_is_seen_with_the_next_page_only(exposition):
+    exposition.update(jobs=[runs(1)])
+    before = exposition.publish()
+    exposition.update(jobs=[runs(2)])
+    assert exposition.page is before
+    assert lines_of(exposition.publish(), "jobrun_runs_total")[0].endswith(" 2.0")
+    assert lines_of(before, "jobrun_runs_total")[0].endswith(" 1.0")
+
+
+def test_generations_grow(exposition):
+    assert exposition.publish().generation < exposition.publish().generation
+
+
+def test_a_changed_job_keeps_its_place(exposition):
+    exposition.update(jobs=[runs(1, key) for key in (1, 2, 3)])
+    exposition.update(jobs=[runs(9, 2)])
+    assert [line[-3:] for line in lines_of(exposition.publish(), "jobrun_runs_total")] == ["1.0", "9.0", "1.0"]
+
+
+def test_a_page_equals_one_made_from_scratch(exposition, registry):
+    exposition.update(jobs=[runs(1, key) for key in range(5)])
+    exposition.publish()
+    exposition.update(jobs=[runs(7, 3)], removed_jobs=[0])
+    fresh = Exposition(registry, Holds(0, float))
+    fresh.update(jobs=[runs(7 if key == 3 else 1, key) for key in range(1, 5)])
+    page, expected = exposition.publish(), fresh.publish()
+    assert bytes(page.text) == bytes(expected.text)
+    assert bytes(page.openmetrics_gzip) == bytes(expected.openmetrics_gzip)
+
+
+def test_families_that_did_not_change_are_shared_by_pages_and_formats(exposition):
+    exposition.update(jobs=[runs(1)])
+    before = exposition.publish()
+    exposition.update(jobs=[runs(2)])
+    after = exposition.publish()
+    info = [
+        next(part for part in body.parts if part.startswith(b"jobrun_job_info{"))
+        for body in (before.text, before.openmetrics, after.text, after.openmetrics)
+    ]
+    assert len(set(map(id, info))) == 1
+
+
+def test_the_registrys_families_are_read_anew_for_each_page(exposition, registry):
+    polls = prometheus_client.Counter("jobrun_source_polls", "Polls.", registry=registry)
+    exposition.publish()
+    polls.inc()
+    page = exposition.publish()
+    assert b"\njobrun_source_polls_total 1.0\n" in bytes(page.text)
+    assert b"\njobrun_source_polls_total 1.0\n# EOF\n" in bytes(page.openmetrics)
+
+
+def test_the_registrys_series_have_no_created_samples(exposition, registry):
+    prometheus_client.Counter("a", "A.", registry=registry).inc()
+    prometheus_client.Histogram("b_seconds", "B.", registry=registry).observe(1)
+    page = exposition.publish()
+    assert b"_created" not in bytes(page.text) + bytes(page.openmetrics)
+
+
+def test_a_collector_of_the_registry_may_ask_how_many_series_there_are(exposition, registry):
+    gauge = prometheus_client.Gauge("rows", "Rows.", registry=registry)
+    gauge.set_function(lambda: exposition.series_by_family()["jobrun_runs_total"])
+    exposition.update(jobs=[runs(1)])
+    assert b"\nrows 1.0\n" in bytes(exposition.publish().text)
+
+
+def test_readers_never_see_half_a_change(exposition):
+    exposition.update(jobs=[runs(0, key) for key in (1, 2)])
+    exposition.publish()
+    torn, done = [], threading.Event()
+
+    def read():
+        while not done.is_set():
+            values = {line.split()[-1] for line in lines_of(exposition.page, "jobrun_runs_total")}
+            if len(values) != 1:
+                torn.append(values)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for amount in range(200):
+        exposition.update(jobs=[runs(amount, key) for key in (1, 2)])
+        exposition.publish()
+    done.set()
+    reader.join()
+    assert torn == []
+
+
+def test_a_page_tells_the_holds_what_it_is_the_first_to_show_as_0(exposition, holds, clock):
+    exposition.update(jobs=[runs(1, released=False)])
+    assert len(holds) == 0
+    page = exposition.publish()
+    holds.scraped(page.generation)
+    clock.now += 120
+    assert holds.due() == [(("job", 1), "jobrun_runs_total", "success")]
+
+
+def test_a_later_page_does_not_begin_the_hold_again(exposition, holds, clock):
+    exposition.update(jobs=[runs(1, released=False)])
+    holds.scraped(exposition.publish().generation)
+    clock.now += 60
+    exposition.update(jobs=[runs(2, released=False)])
+    exposition.publish()
+    clock.now += 60
+    assert len(holds.due()) == 1
+
+
+def test_what_is_released_removed_or_withheld_is_no_longer_held(exposition, holds):
+    withheld = view(runs(1, released=False).state, withheld=True)
+    for change in ({"jobs": [runs(1)]}, {"removed_jobs": [1]}, {"jobs": [withheld]}):
+        exposition.update(jobs=[runs(1, released=False)])
+        exposition.publish()
+        assert len(holds) == 1
+        exposition.update(**change)
+        exposition.publish()
+        assert len(holds) == 0
+
+
+def test_what_was_never_on_a_page_was_never_held(exposition, holds):
+    exposition.update(jobs=[runs(1, released=False)])
+    exposition.update(removed_jobs=[1])
+    exposition.publish()
+    assert len(holds) == 0

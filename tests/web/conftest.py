@@ -1,0 +1,51 @@
+import httpx
+import prometheus_client
+import pytest
+
+from exporter.exposition import Exposition
+from exporter.holds import Holds
+from exporter.web import Answers, application
+from exporter.webserver import WebServer
+
+
+class Exporter:
+    """What the web side asks, to be set by a test."""
+
+    def __init__(self):
+        self.exposition = Exposition(prometheus_client.CollectorRegistry(), Holds(0, float))
+        self.scrapes = []
+        self.healthy = (True, "well")
+        self.ready = (True, "ready")
+        self.reload = (True, "reloaded")
+        self.reloads = 0
+
+    def reloaded(self):
+        self.reloads += 1
+        return self.reload
+
+    def answers(self, **more):
+        return Answers(
+            page=lambda: self.exposition.page,
+            scraped=self.scrapes.append,
+            healthy=lambda: self.healthy,
+            ready=lambda: self.ready,
+            reload=self.reloaded,
+            **more,
+        )
+
+
+@pytest.fixture
+def exporter():
+    return Exporter()
+
+
+@pytest.fixture
+def server(exporter):
+    with WebServer(application(exporter.answers(), patience=0.5), "127.0.0.1", 0) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server):
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", headers={"accept-encoding": "identity"}) as client:
+        yield client

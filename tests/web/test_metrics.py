@@ -1,0 +1,165 @@
+"""`/metrics` over real HTTP."""
+
+import gzip
+import socket
+import time
+
+import pytest
+
+from exporter.negotiation import wants_gzip, wants_openmetrics
+from tests.exposition.builders import job, view
+
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;"
+    "q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PROTOBUF_FIRST = (
+    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7," + PROMETHEUS
+)
+
+
+@pytest.fixture
+def page(exporter):
+    exporter.exposition.update(jobs=[view(job())])
+    return exporter.exposition.publish()
+
+
+@pytest.fixture
+def large_page(exporter):
+    """About 20 MB: more than all buffers on the way to a client hold."""
+    exporter.exposition.update(jobs=[view(job(key=key, name=f"{key:01000}")) for key in range(2000)])
+    return exporter.exposition.publish()
+
+
+def stuck_reader(server):
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    return connection
+
+
+def test_there_is_no_answer_before_the_first_page(client, exporter):
+    response = client.get("/metrics")
+    assert response.status_code == 503
+    assert exporter.scrapes == []
+
+
+def test_the_text_format_is_the_default(client, page):
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    assert response.content == bytes(page.text)
+    assert response.headers["content-type"] == TEXT
+    assert response.headers["vary"] == "Accept, Accept-Encoding"
+    assert "content-encoding" not in response.headers
+    assert "server" not in response.headers
+
+
+@pytest.mark.parametrize("accept", [PROMETHEUS, PROTOBUF_FIRST])
+def test_a_prometheus_gets_openmetrics_compressed(client, page, accept):
+    response = client.get("/metrics", headers={"accept": accept, "accept-encoding": "gzip"})
+    assert response.headers["content-type"] == OPENMETRICS
+    assert response.headers["content-encoding"] == "gzip"
+    assert int(response.headers["content-length"]) == page.openmetrics_gzip.length
+    assert response.content == bytes(page.openmetrics)
+
+
+def test_the_text_format_is_served_compressed_too(client, page):
+    with client.stream("GET", "/metrics", headers={"accept-encoding": "gzip"}) as response:
+        assert gzip.decompress(b"".join(response.iter_raw())) == bytes(page.text)
+        assert response.headers["content-type"] == TEXT
+
+
+def test_openmetrics_is_served_uncompressed_too(client, page):
+    response = client.get("/metrics", headers={"accept": "application/openmetrics-text"})
+    assert response.content == bytes(page.openmetrics)
+    assert response.headers["content-type"] == OPENMETRICS
+
+
+def test_head_answers_with_headers_alone_and_is_no_scrape(client, page, exporter):
+    response = client.head("/metrics")
+    assert response.status_code == 200
+    assert int(response.headers["content-length"]) == page.text.length
+    assert response.content == b""
+    assert client.get("/metrics").status_code == 200
+    assert exporter.scrapes == [page.generation]
+
+
+@pytest.mark.usefixtures("page")
+def test_other_methods_are_refused(client, exporter):
+    response = client.post("/metrics")
+    assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+    assert exporter.scrapes == []
+
+
+def test_each_scrape_tells_which_page_was_got(client, page, exporter):
+    client.get("/metrics")
+    later = exporter.exposition.publish()
+    client.get("/metrics")
+    assert exporter.scrapes == [page.generation, later.generation]
+
+
+def test_a_large_page_arrives_whole(client, large_page):
+    assert client.get("/metrics").content == bytes(large_page.text)
+
+
+@pytest.mark.usefixtures("large_page")
+def test_a_stuck_reader_hinders_nobody_and_is_no_scrape(server, client, exporter):
+    with stuck_reader(server):
+        for _ in range(3):
+            assert client.get("/metrics", headers={"accept-encoding": "gzip"}).status_code == 200
+            assert client.get("/-/healthy").status_code == 200
+        assert len(exporter.scrapes) == 3
+
+
+def test_a_stuck_reader_is_left_with_half_an_answer_after_a_while(server, large_page, exporter):
+    with stuck_reader(server) as connection:
+        time.sleep(0.8)  # the kernel's buffers and the server's patience are real
+        connection.settimeout(10)
+        got = 0
+        while received := connection.recv(1 << 20):
+            got += len(received)
+    assert 0 < got < large_page.text.length
+    assert exporter.scrapes == []
+
+
+@pytest.mark.usefixtures("large_page")
+def test_a_client_that_left_is_no_scrape(server, client, exporter):
+    with stuck_reader(server) as connection:
+        connection.recv(1000)
+    client.get("/-/healthy")
+    time.sleep(0.2)  # nothing tells when the server has noticed
+    assert exporter.scrapes == []
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/plain", False),
+        ("text/html,application/xhtml+xml,*/*;q=0.8", False),
+        ("application/openmetrics-text", True),
+        ("application/openmetrics-text; version=1.0.0, text/plain;q=0.5", True),
+        ("application/openmetrics-text;q=0.5,text/plain;q=0.5", True),
+        ("application/openmetrics-text;q=0.4,text/plain;q=0.5", False),
+        ("application/openmetrics-text;q=0.4,*/*;q=0.5", False),
+        ("application/openmetrics-text;q=0", False),
+        ("application/openmetrics-text;q=nonsense", False),
+        ("application/openmetrics-text;q=nan", False),
+        ("APPLICATION/OpenMetrics-Text ; Q=1", True),
+        ("application/vnd.google.protobuf", False),
+        (PROMETHEUS, True),
+        (PROTOBUF_FIRST, True),
+    ],
+)
+def test_openmetrics_is_for_those_who_like_it_at_least_as_much(accept, expected):
+    assert wants_openmetrics(accept) is expected
+
+
+@pytest.mark.parametrize(
+    ("accept_encoding", "expected"),
+    [("", False), ("gzip", True), ("deflate, gzip;q=0.5", True), ("gzip;q=0", False), ("GZIP", True), ("*", False)],
+)
+def test_gzip_is_for_those_who_name_it(accept_encoding, expected):
+    assert wants_gzip(accept_encoding) is expected

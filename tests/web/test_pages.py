@@ -1,0 +1,63 @@
+"""Probes, reload and the landing page over real HTTP."""
+
+import httpx
+import pytest
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from exporter.web import application
+from exporter.webserver import WebServer
+
+
+@pytest.mark.parametrize(("path", "field"), [("/-/healthy", "healthy"), ("/-/ready", "ready")])
+def test_a_probe_answers_200_or_503_with_a_sentence(client, exporter, path, field):
+    setattr(exporter, field, (True, "all is well"))
+    response = client.get(path)
+    assert (response.status_code, response.text) == (200, "all is well\n")
+    setattr(exporter, field, (False, "not yet"))
+    response = client.get(path)
+    assert (response.status_code, response.text) == (503, "not yet\n")
+
+
+def test_reload_answers_200_when_taken(client, exporter):
+    response = client.post("/-/reload")
+    assert (response.status_code, response.text) == (200, "reloaded\n")
+    assert exporter.reloads == 1
+
+
+def test_reload_answers_500_with_the_faults_when_refused(client, exporter):
+    exporter.reload = (False, "sources.0.name: missing")
+    response = client.post("/-/reload")
+    assert (response.status_code, response.text) == (500, "sources.0.name: missing\n")
+
+
+def test_reload_is_only_for_post(client, exporter):
+    response = client.get("/-/reload")
+    assert (response.status_code, response.headers["allow"]) == (405, "POST")
+    assert exporter.reloads == 0
+
+
+def test_the_landing_page_lists_the_endpoints_and_runs_nothing(client):
+    response = client.get("/")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert response.headers["x-content-type-options"] == "nosniff"
+    for path in ("/metrics", "/-/healthy", "/-/ready"):
+        assert f'href="{path}"' in response.text
+        assert client.get(path).status_code in (200, 503)
+
+
+def test_unknown_paths_are_404(client):
+    assert client.get("/nothing").status_code == 404
+    assert client.get("/metrics/").status_code == 404
+
+
+def test_further_pages_can_take_the_place_of_the_landing_page(exporter):
+    async def status(_):
+        return PlainTextResponse("status")
+
+    app = application(exporter.answers(routes=[Route("/", status), Route("/runs", status)]))
+    with WebServer(app, "127.0.0.1", 0) as server:
+        for path in ("/", "/runs"):
+            assert httpx.get(f"http://127.0.0.1:{server.port}{path}").text == "status"
