@@ -28,6 +28,8 @@ from exporter.transport import BudgetedTransport, Meter, NullMeter, what
 
 __all__ = ["Answer", "Client", "Meter", "NetworkSettings", "NullMeter", "Surroundings"]
 
+LEAST_SKEW = 5.0
+"""Seconds; a `Date` header tells whole ones, and the answer was under way for a while."""
 RETRIES = 2
 FIRST_BACKOFF = 1.0
 """Seconds; doubled for each retry, and then a random part of it is waited."""
@@ -65,7 +67,8 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 class Client:
     """One API with one credential; may be used by several threads.
 
-    `root` is scheme, host and the path before all others. `transport` replaces the network in tests.
+    `root` is scheme, host and the path before all others. `transport` replaces the network in tests. `skew` is how far
+    the API's clock is ahead of ours, in seconds, 0 while that is not known.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
@@ -84,6 +87,7 @@ class Client:
         self._meter = meter or NullMeter()
         self._outside = surroundings or Surroundings()
         settings = network or NetworkSettings()
+        self.skew = 0.0
         self._longest_pause = min(60.0, 2 * settings.timeout)
         self._patience = max(60.0, 2 * budget.period)
         budgeted = BudgetedTransport(
@@ -131,9 +135,23 @@ class Client:
         self._told_to_wait(outcome)
         return answer(outcome)
 
+    def now(self) -> float:
+        """The present by the API's clock, as far as its answers have told it."""
+        return self._outside.clock() + self.skew
+
     def close(self) -> None:
         """Ends all connections."""
         self._http.close()
+
+    def _compare_clocks(self, response: httpx.Response) -> None:
+        """Learns `skew`, by how much the API's clock is ahead of ours; less than the header can tell counts as none.
+
+        A wrong clock of ours would ask for windows that lie in the future, or hold endings for older than they are.
+        """
+        date = parse_date(response.headers.get("date", ""))
+        if date is not None:
+            skew = date - self._outside.clock()
+            self.skew = 0.0 if abs(skew) < LEAST_SKEW else skew
 
     def _ask(
         self, path: str, endpoint: str, params: Mapping[str, str | int | float] | None, patience: float | None
@@ -146,11 +164,13 @@ class Client:
         }
         try:
             request = self._http.build_request("GET", self._root + path, params=params, extensions=extensions)
-            return self._http.send(request)
+            response = self._http.send(request)
         except (TimedOutError, NetworkError) as error:
             return error
         except httpx.InvalidURL:
             raise SchemaError(f"GET {endpoint}: an id of the API gives no valid address") from None
+        self._compare_clocks(response)
+        return response
 
     def _told_to_wait(self, outcome: httpx.Response | SourceError) -> float:
         """Seconds that the server wants to be left alone; the budget heeds them for all who share it."""

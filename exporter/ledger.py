@@ -15,14 +15,12 @@ from exporter.draft import Books, Draft
 from exporter.entries import Entered, Entry, Moment
 from exporter.errors import StateError
 from exporter.model import Reading, Step
+from exporter.holds import Series
 from exporter.opening import Opened
 from exporter.rules import SourceRules
 from exporter.schema import StepMark, StoredRun
 from exporter.state import Count, Counted, Distribution, JobState, OpenRun, SourceState, copy
 from exporter.store import Loaded, Store
-
-SeriesKey = tuple[tuple[str, str | int], str, str]
-"""Whose series (`("job", key)`, `("source", name)`, `("exporter", "")`), its family, and its label values joined."""
 
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
@@ -305,30 +303,29 @@ class Ledger:
 
     # --- zero-first ---
 
-    def release(self, series: Iterable[SeriesKey]) -> None:
+    def release(self, series: Iterable[Series]) -> None:
         """Commits that these series have been shown at 0; from now on they are served at their value."""
         with self._lock:
             jobs: dict[int, JobState] = {}
             sources: dict[str, SourceState] = {}
             exporter: Counted | None = None
-            for (kind, owner), family, labels in series:
-                if kind == "job" and owner in self.books.jobs:
-                    key = int(owner)
-                    if key not in jobs:
-                        jobs[key] = copy(self.books.jobs[key])
-                    _release(jobs[key], family, labels)
-                elif kind == "source" and owner in self.books.sources:
-                    name = str(owner)
-                    if name not in sources:
-                        sources[name] = copy(self.books.sources[name])
-                    _release(sources[name], family, labels)
-                elif kind == "exporter":
+            for owner, family, labels in series:
+                if owner[0] == "exporter":
                     exporter = exporter or copy(self.books.exporter)
                     _release(exporter, family, labels)
+                elif isinstance(owner[1], int):
+                    if owner[1] in self.books.jobs:
+                        job = jobs.get(owner[1]) or copy(self.books.jobs[owner[1]])
+                        jobs[owner[1]] = job
+                        _release(job, family, labels)
+                elif owner[1] in self.books.sources:
+                    source = sources.get(owner[1]) or copy(self.books.sources[owner[1]])
+                    sources[owner[1]] = source
+                    _release(source, family, labels)
             with self._writing() as store:
                 store.put_jobs(jobs.values())
-                for source in sources.values():
-                    store.put_source(source)
+                for changed in sources.values():
+                    store.put_source(changed)
                 if exporter is not None:
                     store.put_exporter(exporter)
             self.books.jobs.update(jobs)

@@ -99,8 +99,8 @@ class Poller:
             raise
         except JobrunError as error:
             told.outcome, told.reason, told.fault = "error", error.reason, str(error)
-        except Exception as error:
-            # The last resort: a fault of ours in one source must not end the daemon, nor pass for an empty answer.
+        except Exception as error:  # noqa: BLE001  # the last resort, as follows
+            # A fault of ours in one source must not end the daemon, nor pass for an empty answer.
             told.outcome, told.reason, told.fault = "error", "schema", type(error).__name__
             self._log.exception("poll.fault")
         self._tell(told, self._monotonic() - begun)

@@ -1,0 +1,11 @@
+"""The table of sources: a vendor is a file of this package and a line here."""
+
+from collections.abc import Mapping
+
+from exporter.sources import snowplow
+from exporter.sources.source import SourceType
+
+SOURCES: Mapping[str, SourceType] = {
+    "snowplow": snowplow.TYPE,
+}
+"""Every kind of source by its word in the configuration."""

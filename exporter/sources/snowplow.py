@@ -1,13 +1,57 @@
-"""Snowplow Console."""
+"""Snowplow Console: its settings, and how its runs are read by windows, steps and ids."""
 
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 from pydantic import Discriminator, Tag
 
+from exporter.client import Client
+from exporter.errors import AuthError, NotFoundError, RateLimitedError, SchemaError, SourceError
+from exporter.model import Reading, Result, Run, Step, Window
 from exporter.secret import Secret
 from exporter.section import Section
-from exporter.sources.settings import SourceSettings, Sweep
+from exporter.sources.settings import DAY, HOUR, MINUTE, SourceSettings, Sweep
+from exporter.sources.snowplow_api import (
+    RUN,
+    RUNS,
+    STEP,
+    STEPS,
+    ApiKeyAuth,
+    PasswordAuth,
+    RunRow,
+    parse_log,
+    parse_rows,
+    parse_run,
+    parse_steps,
+    path,
+    start_of,
+    statuses,
+    to_job,
+    to_run,
+)
+from exporter.sources.source import Access, SourceType, StepLog, View
+from exporter.state import OpenRun
 from exporter.values import BaseUrl, Text
+from exporter.windows import Reach, halves, plan
+
+REACH = 7 * DAY
+MARGIN = 10 * MINUTE
+LONGEST_WINDOW = 96 * HOUR
+
+EVENT_LIMIT = 10_000
+"""State-change events to which the API trims an answer."""
+
+FEWEST_EVENTS = 2
+"""Events of a run, at the least."""
+
+MANY_STEPS = 50
+"""Assumed for a job whose steps are not known."""
+
+SURELY_WHOLE, SURELY_DOUBTFUL = 0.5, 0.9
+"""Parts of the limit: below the first an answer is whole, above the second it is asked again in halves."""
 
 
 class ApiKeyPair(Section):
@@ -72,3 +116,252 @@ class SnowplowSettings(SourceSettings):
     """How to sign in: an API key with its id, an API key alone, or a user's password."""
     sweep: Sweep | None = Sweep()
     """Now and then this much is read again, for what arrives late."""
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """One answered list: its body, its rows by id, and how many were no runs."""
+
+    body: bytes
+    rows: dict[str, RunRow]
+    invalid: int
+
+
+class Doubted(msgspec.Struct):
+    """A list that may have been trimmed. `proven`: a part of its window has shown a run that it lacked."""
+
+    window: Window
+    ids: frozenset[str]
+    proven: bool = False
+
+
+class SnowplowSource:
+    """Reads the runs of one organization.
+
+    Args:
+        settings: Its configuration.
+        client: Its API.
+    """
+
+    def __init__(self, settings: SnowplowSettings, client: Client) -> None:
+        self._settings = settings
+        self._client = client
+        self._statuses = statuses(settings.status_map)
+        self._reach = Reach(
+            api=REACH,
+            margin=MARGIN,
+            maximum=LONGEST_WINDOW,
+            lookback=settings.lookback,
+            overlap=settings.overlap,
+            settle=settings.settle,
+        )
+        self._last: Answered | None = None
+        self._uncertain: set[Window] = set()
+        self._asked: dict[str, int] = {}
+
+    def readings(self, view: View) -> Iterator[Reading]:
+        """The windows of this poll, oldest first, then the open runs that no window has shown."""
+        sweep = self._settings.sweep.window if view.sweep_due and self._settings.sweep else None
+        todo = plan(view.now, view.watermark(), self._reach, sweep=sweep)
+        seen: set[str] = set()
+        for window, answered, truncated, uncertain in self._whole(todo.windows, view):
+            seen |= answered.rows.keys()
+            lost = [uncertain] if uncertain else []
+            if todo.unobserved and window.start <= todo.windows[0].start:
+                lost.append(todo.unobserved)
+            yield self._reading(answered, through=todo.proves(window), truncated=truncated, unobserved=lost)
+        yield from self._follow(view, seen)
+
+    def _whole(self, windows: Sequence[Window], view: View) -> Iterator[tuple[Window, Answered, int, Window | None]]:
+        """Answers that are whole, oldest first: a window whose answer may be trimmed is asked again in halves.
+
+        Gives with each answer its window, how many trimmed answers it has proven, and the window once more if it is
+        too short to be halved and may still be trimmed.
+        """
+        waiting, doubted = list(reversed(windows)), list[Doubted]()
+        while waiting:
+            window = waiting.pop()
+            answered = self._ask(window)
+            parts = halves(window)
+            doubtful = may_be_trimmed(answered.rows.values(), window, view)
+            useless = any(answered.rows.keys() == each.ids and _within(window, each.window) for each in doubted)
+            if doubtful and parts and not useless:
+                doubted.append(Doubted(window, frozenset(answered.rows)))
+                waiting += reversed(parts)
+                continue
+            truncated = _proven(doubted, answered.rows.values())
+            uncertain = window if doubtful and not useless and window not in self._uncertain else None
+            if uncertain:
+                self._uncertain.add(window)
+            yield window, answered, truncated + (uncertain is not None), uncertain
+
+    def _ask(self, window: Window) -> Answered:
+        bounds = {"from": timestamp(window.start), "to": timestamp(window.end)}
+        answer = self._client.get(path(RUNS, org=self._settings.organization_id), endpoint=RUNS, params=bounds)
+        if self._last is not None and answer.body == self._last.body:
+            return self._last
+        rows, invalid = parse_rows(answer.body)
+        return Answered(answer.body, {row.run_id: row for row in rows}, invalid)
+
+    def _reading(self, answered: Answered, *, through: float, truncated: int, unobserved: Sequence[Window]) -> Reading:
+        """What an answer brought beside the one committed before: most of its rows are usually the same."""
+        rows = list(answered.rows.values())
+        if self._last is answered:
+            changed: list[RunRow] = []
+        elif self._last is None:
+            changed = rows
+        else:
+            known = self._last.rows.get
+            changed = [row for row in rows if known(row.run_id) != row]
+        return Reading(
+            jobs=list({to_job(row) for row in changed}),
+            runs=[to_run(row, self._statuses) for row in changed],
+            unchanged=len(rows) - len(changed),
+            invalid=answered.invalid,
+            through=through,
+            truncated=truncated,
+            unobserved=unobserved,
+            memory=answered,
+        )
+
+    def committed(self, reading: Reading) -> None:
+        """Remembers an answer whose rows are in the state."""
+        if isinstance(reading.memory, Answered):
+            self._last = reading.memory
+
+    def _follow(self, view: View, seen: Collection[str]) -> Iterator[Reading]:
+        """Asks for open runs by id, those asked least often first.
+
+        One that cannot be had does not keep the others from being asked for.
+        """
+        fault: SourceError | None = None
+        missing = [run for run in view.open_runs() if run.run_id not in seen]
+        self._asked = {run.run_id: self._asked.get(run.run_id, 0) for run in missing}
+        for run in sorted(missing, key=lambda run: self._asked[run.run_id]):
+            if view.out_of_time():
+                break
+            self._asked[run.run_id] += 1
+            try:
+                found = self._one(run, view.now)
+            except (AuthError, RateLimitedError):
+                raise
+            except SourceError as error:
+                fault = error
+                continue
+            if found is not None:
+                yield found
+        if fault is not None:
+            raise fault
+
+    def _one(self, run: OpenRun, now: float) -> Reading | None:
+        endpoint = path(RUN, org=self._settings.organization_id, runId=run.run_id)
+        try:
+            answer = self._client.get(endpoint, endpoint=RUN)
+        except NotFoundError:
+            # A run that the API should still show is asked for again; an older one is gone for good.
+            return Reading(gone=[run.run_id]) if run.origin < now - REACH else None
+        row, steps = parse_run(answer.body, self._statuses)
+        if row.run_id != run.run_id:
+            raise SchemaError(f"GET {RUN}: the answer is another run")
+        return Reading(
+            jobs=[to_job(row)], runs=[to_run(row, self._statuses)], steps={run.run_id: steps} if steps else {}
+        )
+
+    def steps(self, run: Run) -> Sequence[Step]:
+        """The steps of a run that has ended."""
+        endpoint = path(STEPS, org=self._settings.organization_id, runId=run.run_id)
+        return parse_steps(self._client.get(endpoint, endpoint=STEPS).body, self._statuses)
+
+    def log(self, run_id: str, step_name: str) -> StepLog:
+        """The tail of a step's output, for a person who asked for it."""
+        endpoint = path(STEP, org=self._settings.organization_id, runId=run_id, stepName=step_name)
+        return parse_log(self._client.get(endpoint, endpoint=STEP).body)
+
+    def probe(self) -> str:
+        """Signs in and lists the last hour's runs."""
+        now = self._client.now()
+        rows = self._ask(Window(now - 3600, now)).rows
+        return f"signed in, {len(rows)} runs in the last hour"
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self._client.close()
+
+
+def may_be_trimmed(rows: Collection[RunRow], window: Window, view: View) -> bool:
+    """Whether an answer could be the end of a longer one, which nothing in it says.
+
+    The API keeps the latest 10,000 state-change events; a run makes about 3 and two for each of its steps.
+    """
+    if len(rows) > EVENT_LIMIT / FEWEST_EVENTS:
+        return False  # more runs than 10,000 events can make: this API does not trim
+    counts = view.step_counts()
+    per_job = Counter(to_job(row).job_id for row in rows)
+    events = sum(number * (3 + 2 * (counts.get(job_id) or MANY_STEPS)) for job_id, number in per_job.items())
+    if events < SURELY_WHOLE * EVENT_LIMIT:
+        return False
+    if events >= SURELY_DOUBTFUL * EVENT_LIMIT:
+        return True
+    starts = [start for row in rows if (start := start_of(row)) is not None]
+    empty_early_part = bool(starts) and min(starts) > window.start + window.length / 2
+    known = view.started_between(window.start + 1, window.end - 1)
+    return empty_early_part or bool(known - {row.run_id for row in rows})
+
+
+def _within(part: Window, whole: Window) -> bool:
+    return whole.start <= part.start and part.end <= whole.end
+
+
+def _proven(doubted: Iterable[Doubted], rows: Collection[RunRow]) -> int:
+    """How many doubted answers are now known to have been trimmed: their window holds a run that they lacked."""
+    proven = 0
+    for each in doubted:
+        lacked = (row for row in rows if not each.proven and row.run_id not in each.ids)
+        if any(each.window.start <= (start_of(row) or 0) < each.window.end for row in lacked):
+            each.proven = True
+            proven += 1
+    return proven
+
+
+def timestamp(instant: float) -> str:
+    """An instant as the API wants it: whole seconds, UTC, `Z`."""
+    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _access(settings: SnowplowSettings) -> Access:
+    root = settings.base_url.rstrip("/") + SnowplowSettings.api_path
+    auth, organization = settings.auth, settings.organization_id
+    if isinstance(auth, PasswordGrant):
+        return Access(
+            root=root,
+            auth=PasswordAuth(
+                username=auth.username,
+                password=auth.password.reveal,
+                client_id=auth.client_id,
+                client_secret=auth.client_secret.reveal,
+                token_url=auth.token_url,
+                audience=auth.audience,
+            ),
+            credential=f"{root} {auth.username} {auth.client_id}",
+        )
+    key_id = auth.api_key_id if isinstance(auth, ApiKeyPair) else None
+    return Access(
+        root=root,
+        auth=ApiKeyAuth(
+            root, organization, api_key=auth.api_key.reveal, api_key_id=None if key_id is None else lambda: key_id
+        ),
+        credential=f"{root} {organization} {key_id or hash(auth.api_key)}",
+    )
+
+
+TYPE = SourceType(
+    settings=SnowplowSettings,
+    build=SnowplowSource,
+    access=_access,
+    identity=lambda settings: f"snowplow {settings.base_url} organization {settings.organization_id}",
+    results=frozenset({Result.SUCCESS, Result.FAILURE, Result.SKIP, Result.UNKNOWN}),
+    attempts=False,
+    has_steps=True,
+    reopens=False,
+    endpoints=(RUNS, RUN, STEPS),
+    reach=REACH,
+)

@@ -243,23 +243,20 @@ def to_job(row: RunRow) -> Job:
     return Job(job_id=f"{row.environment}/{name}", name=name, project=row.environment)
 
 
-def to_run(row: RunRow, status_map: Mapping[str, Result | State], now: float) -> Run:
+def to_run(row: RunRow, status_map: Mapping[str, Result | State]) -> Run:
     """The run of a row; `status_map` is the table made by `statuses`.
 
-    An ended run without any duration and end has `end` None. An open run's duration is that so far.
+    An ended run without any duration and end has `end` None. The duration so far of an open run is left out: it would
+    make another run of it at each reading.
     """
     meaning, unmapped = _meaning(row.state, status_map)
-    start = parse_instant(_first(row.start_time, row.started_at, row.started))
+    start = start_of(row)
     end = parse_instant(_first(row.end_time, row.ended_at, row.finished_at))
     duration = parse_duration(_first(row.duration, row.run_duration))
     if meaning is None and end is not None:
         meaning = Result.UNKNOWN
     result = meaning if isinstance(meaning, Result) else None
-    if result is None:
-        end = None
-        duration = max(0.0, now - start) if duration is None and start is not None else duration
-    else:
-        end, duration = _completed(start, end, duration)
+    end, duration = (None, None) if result is None else _completed(start, end, duration)
     return Run(
         run_id=row.run_id,
         job_id=to_job(row).job_id,
@@ -270,6 +267,11 @@ def to_run(row: RunRow, status_map: Mapping[str, Result | State], now: float) ->
         end=end,
         duration=duration,
     )
+
+
+def start_of(row: RunRow) -> float | None:
+    """When the run of a row started."""
+    return parse_instant(_first(row.start_time, row.started_at, row.started))
 
 
 def parse_run(body: bytes, status_map: Mapping[str, Result | State]) -> tuple[RunRow, list[Step] | None]:

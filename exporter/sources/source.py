@@ -6,7 +6,7 @@ cannot go on.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx
 import msgspec
@@ -107,12 +107,11 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         settings: The model of its part of the config.
         build: Makes the source from its settings and a client.
-        client: Makes the client's particulars from the settings: API root, sign-in, what identifies the credential.
+        access: Gives from the settings the API's root, the sign-in, and what identifies the credential.
         identity: What must not change under a source's name, shown to a person (the API and the account).
         results: The results that it can produce; seeded at 0 for every job.
         attempts: Whether it tells of attempts; then the retry counters are seeded.
         has_steps: Whether runs have steps.
-        has_states: Which open states it knows.
         reopens: Whether an ended run's id can come back to life.
         endpoints: Templates of the paths that it asks.
         reach: How far back the API shows runs, in seconds.
@@ -120,9 +119,9 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     settings: type[SourceSettings]
-    build: Callable[[SourceSettings, Client], Source]
-    client: Callable[[SourceSettings], Access]
-    identity: Callable[[SourceSettings], str]
+    build: Callable[[Any, Client], Source]
+    access: Callable[[Any], Access]
+    identity: Callable[[Any], str]
     results: frozenset[Result]
     attempts: bool
     has_steps: bool
