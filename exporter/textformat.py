@@ -122,7 +122,7 @@ def _start(name: str, prefix: str, more: Sequence[str]) -> str:
 
 
 def _labels_of(family: Family, key: str) -> str:
-    return labels(family.labels, tuple(key.split(SEPARATOR))) if family.labels else ""
+    return labels(family.labels, tuple(key.split(SEPARATOR, len(family.labels) - 1))) if family.labels else ""
 
 
 def _unreleased(series: Mapping[str, Count] | Mapping[str, Distribution]) -> tuple[str, ...]:
