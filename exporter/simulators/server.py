@@ -13,6 +13,9 @@ from exporter.simulators.request_log import RequestLog
 from exporter.simulators.sight import Sight
 from exporter.simulators.world import World
 
+STOP_LATENCY = 0.02
+"""How long a stop may take to be noticed, in seconds."""
+
 
 class Simulator:
     """A vendor's API on loopback: a subclass gives `routes` and the shape of errors.
@@ -86,7 +89,7 @@ class Simulator:
         """Listens; returns once requests are answered."""
         self._server = Listener((self._host, self._port), self)
         self._port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(STOP_LATENCY,), daemon=True).start()
         return self
 
     def stop(self) -> None:
