@@ -2,11 +2,13 @@ import base64
 import json
 from datetime import UTC, datetime
 
+import httpx
 import isodate
 import pytest
 
 from exporter.model import Result
 from exporter.simulators.script import RunScript, StepScript, told
+from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.snowplow_rows import SnowplowShape, written_duration, written_time
 from exporter.simulators.snowplow_window import events
 from exporter.simulators.world import MARK
@@ -129,6 +131,16 @@ def test_a_window_that_is_not_allowed_is_refused(snowplow, start, end):
 )
 def test_durations_are_relative_to_now(snowplow, start, end):
     assert snowplow.window(start, end).status_code == 200
+
+
+def test_the_oldest_duration_is_allowed_while_time_passes(world):
+    with SnowplowSimulator(world) as simulator, httpx.Client(base_url=simulator.url) as http:
+        root = f"/api/msc/v1/organizations/{simulator.organization_id}"
+        headers = {"X-API-Key-ID": "simulated-key-id", "X-API-Key": "simulated-key"}
+        token = http.get(root + "/credentials/v3/token", headers=headers).json()["accessToken"]
+        http.headers["Authorization"] = f"Bearer {token}"
+        answers = [http.get(root + "/jobs/v1/runs?from=P-7D&to=PT-72H") for _ in range(20)]
+    assert {answer.status_code for answer in answers} == {200}
 
 
 def test_timestamps_reach_back_a_week_and_not_a_second_more(snowplow, clock):
@@ -397,6 +409,27 @@ def test_durations_of_every_style_say_the_same(style, seconds):
 
 def test_a_time_keeps_its_milliseconds():
     assert written_time(1_700_000_000.007, SnowplowShape(fraction_digits=4)) == "2023-11-14T22:13:20.0070Z"
+
+
+def test_a_share_of_the_rows_can_lack_a_field(snowplow, world, option):
+    for number in range(50):
+        world.run("a", start=NOW - 1000 + number, duration=1)
+    option(rows=SnowplowShape(omit=frozenset({"runId"}), omit_share=0.3))
+    assert 5 <= sum("runId" not in row for row in snowplow.rows()) <= 30
+
+
+def test_single_runs_can_have_a_word_that_nobody_knows(snowplow, world, option):
+    world.run("a", start=NOW - 100, duration=10, result="cancellation")
+    world.run("a", start=NOW - 50, duration=10)
+    option(rows=SnowplowShape(words={"cancellation": "CANCELLED"}))
+    assert [row["state"] for row in snowplow.rows()] == ["SUCCEEDED", "CANCELLED"]
+
+
+def test_an_ended_run_can_still_have_open_steps(snowplow, world, option):
+    run = world.run("a", start=NOW - 100, duration=98, steps=["x", "y"])
+    option(steps_late=5)
+    answer = snowplow.run(run.run_id).json()
+    assert (answer["state"], answer["steps"][1]["state"]) == ("SUCCEEDED", "RUNNING")
 
 
 def test_a_rate_limit_says_when_to_come_again(snowplow, clock, option):
