@@ -115,6 +115,7 @@ class Exposition:
         self._holds = holds
         self._lock = threading.Lock()
         self._families = tuple(_FamilyBlocks(family) for family in FAMILIES)
+        self._levels = {level: [each for each in self._families if each.family.level is level] for level in Level}
         self._newly_shown: set[Series] = set()
 
     def update(
@@ -159,16 +160,14 @@ class Exposition:
         state = view.state
         owner: Owner = ("job", state.key)
         prefix = prefix_of(Level.JOB, (state.source, state.project, state.name))
-        for blocks in self._families:
-            if blocks.family.level is Level.JOB:
-                self._put(blocks, owner, _job_block(blocks.family, prefix, view))
+        for blocks in self._levels[Level.JOB]:
+            self._put(blocks, owner, _job_block(blocks.family, prefix, view))
 
     def _put_counted(self, owner: Owner, level: Level, names: tuple[str, ...], counted: Counted) -> None:
         prefix = prefix_of(level, names)
-        for blocks in self._families:
-            if blocks.family.level is level:
-                series = counted.counts.get(blocks.family.name, {})
-                self._put(blocks, owner, counter_block(blocks.family, prefix, series))
+        for blocks in self._levels[level]:
+            series = counted.counts.get(blocks.family.name, {})
+            self._put(blocks, owner, counter_block(blocks.family, prefix, series))
 
     def _remove(self, owner: Owner) -> None:
         for blocks in self._families:

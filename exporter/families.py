@@ -5,7 +5,6 @@ holds under its name, so that a new counter is a new row here and nothing else.
 """
 
 import enum
-from collections.abc import Iterable
 
 import msgspec
 
@@ -216,11 +215,6 @@ FAMILIES: tuple[Family, ...] = (
         level=Level.EXPORTER,
     ),
 )
-
-
-def at_level(families: Iterable[Family], level: Level) -> tuple[Family, ...]:
-    """Those of these families whose series belong to this."""
-    return tuple(family for family in families if family.level is level)
 
 
 def series_count(view: JobView) -> int:

@@ -15,6 +15,10 @@ Row = tuple[tuple[str, ...], float]
 Rows = Callable[["JobView"], Iterable[Row]]
 
 
+STATES = tuple((state, (state.value,)) for state in State)
+RESULTS = tuple((result, (result.value,)) for result in Result)
+
+
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
     """A job's state together with what the configuration and the open runs add to it.
 
@@ -74,32 +78,32 @@ def of_last_run(value: Callable[..., float | None]) -> Rows:
 
 def active_runs(view: JobView) -> Iterator[Row]:
     """How many runs are in each open state, those without any included."""
-    for state in State:
-        yield (state.value,), view.active.get(state, (0, None))[0]
+    for state, labels in STATES:
+        yield labels, view.active.get(state, (0, None))[0]
 
 
 def oldest_active_starts(view: JobView) -> Iterator[Row]:
     """The earliest start of the runs in each open state."""
-    for state in State:
+    for state, labels in STATES:
         start = view.active.get(state, (0, None))[1]
         if start is not None:
-            yield (state.value,), start
+            yield labels, start
 
 
 def last_run_status(view: JobView) -> Iterator[Row]:
     """1 for the result of the run that ended last; one that was not seeded is shown too."""
     last = None if view.state.last_run is None else view.state.last_run.result
-    for result in Result:
+    for result, labels in RESULTS:
         if result == last or result in view.results:
-            yield (result.value,), result == last
+            yield labels, result == last
 
 
 def last_run_steps(view: JobView) -> Iterator[Row]:
     """How many steps of the latest run with known steps ended in each result."""
     steps = {} if view.state.last_steps is None else view.state.last_steps.results
-    for result in Result if view.has_steps else ():
+    for result, labels in RESULTS if view.has_steps else ():
         if result in steps or result in view.results:
-            yield (result.value,), steps.get(result, 0)
+            yield labels, steps.get(result, 0)
 
 
 def last_failed_run(view: JobView) -> Iterator[Row]:

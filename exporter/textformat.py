@@ -6,12 +6,12 @@ timestamp.
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
 from exporter.families import LEVEL_LABELS, Family, Kind, Level
-from exporter.jobview import JobView, Row
+from exporter.jobview import JobView
 from exporter.state import SEPARATOR, Count, Distribution, Exemplar
 
 EXEMPLAR_LIMIT = 128
@@ -42,7 +42,8 @@ def escape(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def labels(names: Sequence[str], values: Sequence[str]) -> str:
+@functools.lru_cache(maxsize=4096)  # the same few results and step names come again and again
+def labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
     """Label pairs without braces."""
     return ",".join([f'{name}="{escape(value)}"' for name, value in zip(names, values, strict=True)])
 
@@ -50,7 +51,10 @@ def labels(names: Sequence[str], values: Sequence[str]) -> str:
 def number(value: float) -> str:
     """A sample's value, the same after it was read again."""
     text = repr(float(value))
-    return {"inf": "+Inf", "-inf": "-Inf"}.get(text, text)
+    return INFINITIES.get(text, text)
+
+
+INFINITIES = {"inf": "+Inf", "-inf": "-Inf"}
 
 
 def header(family: Family, *, openmetrics: bool) -> bytes:
@@ -66,56 +70,45 @@ def gauge_block(family: Family, prefix: str, view: JobView) -> Block:
     """A gauge's lines for a job. A value that is no number has no line."""
     if family.rows is None:
         return EMPTY
-    lines = [_sample(family, prefix, row) for row in family.rows(view) if not math.isnan(row[1])]
-    return _block(lines, lines, ())
-
-
-def _sample(family: Family, prefix: str, row: Row) -> str:
-    return f"{family.name}{_braced(prefix, labels(family.labels, row[0]))} {number(row[1])}\n"
+    start = _start(family.name, prefix, family.labels)
+    rows = [(values, value) for values, value in family.rows(view) if not math.isnan(value)]
+    return _block([f"{start}{labels(family.labels, values)}}} {number(value)}" for values, value in rows], {}, ())
 
 
 def counter_block(family: Family, prefix: str, series: Mapping[str, Count]) -> Block:
     """A counter's lines for an owner."""
-    plain, rich, unreleased = [], [], []
-    for key, count in series.items():
-        name = f"{family.name}{_braced(prefix, _labels_of(family, key))}"
-        if not count.released:
-            unreleased.append(key)
-        line = f"{name} {number(count.value if count.released else 0)}"
-        plain.append(f"{line}\n")
-        rich.append(f"{line}{_exemplar(count.exemplar if count.released else None)}\n")
-    return _block(plain, rich, tuple(unreleased))
+    start = _start(family.name, prefix, family.labels)
+    lines = [
+        f"{start}{_labels_of(family, key)}}} {number(count.value if count.released else 0)}"
+        for key, count in series.items()
+    ]
+    exemplars = {
+        at: count.exemplar for at, count in enumerate(series.values()) if count.exemplar is not None and count.released
+    }
+    return _block(lines, exemplars, _unreleased(series))
 
 
 def histogram_block(family: Family, prefix: str, series: Mapping[str, Distribution]) -> Block:
     """A histogram's lines for an owner."""
-    plain: list[str] = []
-    rich: list[str] = []
-    unreleased = []
-    for key, distribution in series.items():
-        shown = distribution
-        if not distribution.released:
-            unreleased.append(key)
-            shown = Distribution.empty(distribution.bounds, released=False)
-        pairs = _joined(prefix, _labels_of(family, key))
-        buckets = _buckets(family.name, pairs, shown)
-        total = [f"{family.name}_{part}{_braced(pairs)} {number(value)}\n" for part, value in _totals(shown)]
-        plain += [f"{line}\n" for line in buckets] + total
-        rich += [f"{line}{_exemplar(shown.exemplars.get(at))}\n" for at, line in enumerate(buckets)] + total
-    return _block(plain, rich, tuple(unreleased))
+    lines: list[str] = []
+    exemplars: dict[int, Exemplar] = {}
+    for key, held in series.items():
+        shown = held if held.released else Distribution.empty(held.bounds, released=False)
+        exemplars |= {len(lines) + bucket: exemplar for bucket, exemplar in shown.exemplars.items()}
+        lines += _histogram(family, prefix, _labels_of(family, key), shown)
+    return _block(lines, exemplars, _unreleased(series))
 
 
-def _buckets(name: str, pairs: str, distribution: Distribution) -> list[str]:
-    start = f'{name}_bucket{{{pairs},le="' if pairs else f'{name}_bucket{{le="'
-    lines, count = [], 0
-    for bound, inside in zip(_bounds(distribution.bounds), distribution.counts, strict=True):
+def _histogram(family: Family, prefix: str, pairs: str, shown: Distribution) -> Iterator[str]:
+    """Buckets, sum and count of one series."""
+    start = f"{_start(f'{family.name}_bucket', prefix, pairs)}{pairs}"
+    comma = "," if prefix or pairs else ""
+    count = 0
+    for bound, inside in zip(_bounds(shown.bounds), shown.counts, strict=True):
         count += inside
-        lines.append(f'{start}{bound}"}} {count}.0')
-    return lines
-
-
-def _totals(distribution: Distribution) -> tuple[tuple[str, float], ...]:
-    return ("sum", distribution.sum), ("count", sum(distribution.counts))
+        yield f'{start}{comma}le="{bound}"}} {count}.0'
+    yield f"{_start(f'{family.name}_sum', prefix, pairs)}{pairs}}} {number(shown.sum)}"
+    yield f"{_start(f'{family.name}_count', prefix, pairs)}{pairs}}} {count}.0"
 
 
 @functools.lru_cache(maxsize=64)
@@ -123,35 +116,41 @@ def _bounds(bounds: tuple[float, ...]) -> tuple[str, ...]:
     return (*map(number, bounds), "+Inf")
 
 
-def _exemplar(exemplar: Exemplar | None) -> str:
-    if exemplar is None or len("run_id") + len(exemplar.run_id) > EXEMPLAR_LIMIT:
-        return ""
-    pairs = labels(("run_id",), (exemplar.run_id,))
-    return f" # {{{pairs}}} {number(exemplar.value)} {number(exemplar.instant)}"
+def _start(name: str, prefix: str, more: Sequence[str]) -> str:
+    """A line up to its own labels, if there are more to come."""
+    return f"{name}{{{prefix}," if prefix and more else f"{name}{{{prefix}"
 
 
 def _labels_of(family: Family, key: str) -> str:
-    return labels(family.labels, key.split(SEPARATOR)) if family.labels else ""
+    return labels(family.labels, tuple(key.split(SEPARATOR, len(family.labels) - 1))) if family.labels else ""
 
 
-def _joined(*pairs: str) -> str:
-    return ",".join(filter(None, pairs))
+def _unreleased(series: Mapping[str, Count] | Mapping[str, Distribution]) -> tuple[str, ...]:
+    return tuple([key for key, held in series.items() if not held.released])
 
 
-def _braced(*pairs: str) -> str:
-    inside = _joined(*pairs)
-    return f"{{{inside}}}" if inside else ""
-
-
-def _block(plain: list[str], rich: list[str], unreleased: tuple[str, ...]) -> Block:
-    if not plain:
+def _block(lines: list[str], exemplars: Mapping[int, Exemplar], unreleased: tuple[str, ...]) -> Block:
+    if not lines:
         return EMPTY
+    plain = _encoded(lines)
+    rich = plain
+    if exemplars:
+        rich = _encoded([line + _exemplar(exemplars.get(at)) for at, line in enumerate(lines)])
+    return Block(plain, plain if rich == plain else rich, len(lines), unreleased)
+
+
+def _encoded(lines: list[str]) -> bytes:
     # "replace": a lone surrogate has no bytes in UTF-8
-    text = "".join(plain).encode("utf-8", "replace")
-    same = rich is plain or rich == plain
-    return Block(text, text if same else "".join(rich).encode("utf-8", "replace"), len(plain), unreleased)
+    return ("\n".join(lines) + "\n").encode("utf-8", "replace")
 
 
-def prefix_of(level: Level, names: Iterable[str]) -> str:
+def _exemplar(exemplar: Exemplar | None) -> str:
+    if exemplar is None or len("run_id") + len(exemplar.run_id) > EXEMPLAR_LIMIT:
+        return ""
+    pairs = f'run_id="{escape(exemplar.run_id)}"'
+    return f" # {{{pairs}}} {number(exemplar.value)} {number(exemplar.instant)}"
+
+
+def prefix_of(level: Level, names: tuple[str, ...]) -> str:
     """The labels that all series of an owner begin with."""
-    return labels(LEVEL_LABELS[level], tuple(names))
+    return labels(LEVEL_LABELS[level], names)

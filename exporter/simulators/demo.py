@@ -45,6 +45,7 @@ PLANS = (
 )  # fmt: skip
 
 
-def demo_world(clock: Callable[[], float], speed: float = 1.0, seed: int = 0) -> GeneratedWorld:
+def demo_world(clock: Callable[[], float], speed: float = 1.0, seed: int = 0, id_digits: int = 64) -> GeneratedWorld:
     """The demo's world, with a past of a week at speed 1 and shorter at others."""
-    return GeneratedWorld(PLANS, seed=seed, speed=speed, birth=clock() - HISTORY / speed, clock=clock)
+    birth = clock() - HISTORY / speed
+    return GeneratedWorld(PLANS, seed=seed, speed=speed, birth=birth, id_digits=id_digits)

@@ -2,8 +2,7 @@
 
 import hashlib
 import random
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -71,21 +70,19 @@ class GeneratedWorld:
     `id_digits` is the length of the hexadecimal run ids, from which a run can be made again.
     """
 
-    def __init__(  # noqa: PLR0913  # the parameters of a world; all but one have a default
+    def __init__(  # the parameters of a world; all but one have a default
         self,
         plans: Sequence[JobPlan],
         *,
         seed: int = 0,
         speed: float = 1.0,
         birth: float = 0.0,
-        clock: Callable[[], float] = time.time,
         id_digits: int = 64,
     ) -> None:
         self._plans = tuple(plans)
         self._seed = seed
         self._speed = speed
         self._birth = birth
-        self._clock = clock
         self._id_digits = id_digits
         self._made: dict[tuple[int, int], SimRun] = {}
 

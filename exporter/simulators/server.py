@@ -1,11 +1,13 @@
 """A simulated vendor over real HTTP: what all of them share."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Self
 
-from exporter.simulators.control import control_routes
+from exporter.simulators.control import TRUTH_REACH, Truth, control_routes, truth
+from exporter.simulators.demo import demo_world
 from exporter.simulators.injector import Injector
 from exporter.simulators.listener import Listener
 from exporter.simulators.message import Refused, Request, Response, Route, json_response
@@ -13,15 +15,20 @@ from exporter.simulators.request_log import RequestLog
 from exporter.simulators.sight import Sight
 from exporter.simulators.world import World
 
+STOP_LATENCY = 0.02
+"""How long a stop may take to be noticed, in seconds."""
+
 
 class Simulator:
     """A vendor's API on loopback: a subclass gives `routes` and the shape of errors.
 
+    Handlers take `request.received` as now, so that one answer knows one instant.
     Use it as a context manager, or `start` and `stop` it; after a stop it can start again on the same port.
     Attributes: `world` (what truly happens), `clock`, `faults` (the injector), `log` (of requests), `url`.
     """
 
     vendor: ClassVar[str] = ""
+    demo_id_digits: ClassVar[int] = 64
 
     def __init__(
         self,
@@ -50,7 +57,13 @@ class Simulator:
         port: int = 0,
     ) -> Self:
         """A simulator of the demo's world, not yet started."""
-        raise NotImplementedError
+        world = demo_world(clock, speed, seed, cls.demo_id_digits)
+        return cls(world, clock, host=host, port=port, seed=seed)
+
+    def truth(self, since: float | None = None, until: float = math.inf) -> Truth:
+        """What `GET /-/truth` answers: endings with an end in [since, until), since 8 days ago if not told."""
+        now = self.clock()
+        return truth(self.world, now, now - TRUTH_REACH if since is None else since, until)
 
     def routes(self) -> Sequence[Route]:
         """The vendor's endpoints."""
@@ -68,14 +81,14 @@ class Simulator:
         """Called before each of the vendor's handlers: headers for every answer, or `Refused` (rate limits)."""
         return {}
 
-    def source_config(self, name: str) -> dict[str, object]:
-        """The block under `sources:` with which the exporter reads this simulator."""
+    def source_config(self, name: str = "") -> dict[str, object]:
+        """The block under `sources:` that reads this simulator; its name is the vendor's unless given."""
         raise NotImplementedError
 
     def sight(self, request: Request) -> Sight:
         """What this answer shows of the world, lies included. To be called once for an answer."""
         lies = self.faults.lies(request)
-        return Sight(self.clock(), lies, self.faults.random() if lies else None)
+        return Sight(request.received, lies, self.faults.random() if lies else None)
 
     @property
     def url(self) -> str:
@@ -86,7 +99,7 @@ class Simulator:
         """Listens; returns once requests are answered."""
         self._server = Listener((self._host, self._port), self)
         self._port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(STOP_LATENCY,), daemon=True).start()
         return self
 
     def stop(self) -> None:

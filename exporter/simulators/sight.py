@@ -29,7 +29,10 @@ class Sight:
         self.now = now - sum(lie.seconds for lie in lies if isinstance(lie, Stale))
 
     def see(self, runs: Iterable[SimRun]) -> list[Seen]:
-        """The runs created by then, each with the instant as of which it is shown."""
+        """The runs created by then, each with the instant as of which it is shown.
+
+        A run can look open here that truly ended: who lists open runs must ask the world for all that are remembered.
+        """
         lies = [lie for lie in self._lies if isinstance(lie, Late | LostEnd)]
         if not lies:
             return [Seen(run, self.now) for run in runs if run.created <= self.now]

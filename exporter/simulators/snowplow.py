@@ -2,14 +2,13 @@
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import ClassVar, Literal
 
 import msgspec
 
 from exporter.model import Window
 from exporter.simulators.control import decoded
-from exporter.simulators.demo import demo_world
 from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
 from exporter.simulators.rate import FixedWindow
 from exporter.simulators.server import Simulator
@@ -18,7 +17,7 @@ from exporter.simulators.snowplow_rows import SnowplowShape, enveloped, run_row,
 from exporter.simulators.snowplow_sign_in import SnowplowCredentials, check_key, check_key_and_id, check_password
 from exporter.simulators.snowplow_window import asked_window, survivors
 from exporter.simulators.tokens import Tokens
-from exporter.simulators.world import World
+from exporter.simulators.world import SimRun, World
 
 ORGANIZATION = "5a7e9c1e-0000-4000-8000-000000000000"
 ROOT = "/api/msc/v1/organizations/{org}"
@@ -38,6 +37,7 @@ class SnowplowOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         select: Whether a window holds the runs that started in it, or those with any state change in it.
         as_of: Whether rows show their state now, or as it was at `to`.
         order: Of the list.
+        steps_late: Steps are shown as they were so many seconds before, so that an ended run can have open steps.
         future_to: Whether a `to` after now is refused.
         token_lifetime: Seconds.
         token_field: Where the key flows' answer holds the token; the password flow's is always `access_token`.
@@ -53,6 +53,7 @@ class SnowplowOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     select: Literal["start", "event"] = "start"
     as_of: Literal["now", "to"] = "now"
     order: Literal["newest", "oldest", "shuffled"] = "newest"
+    steps_late: float = 0.0
     future_to: Literal["refused", "accepted"] = "refused"
     token_lifetime: float = 86400.0
     token_field: str = "accessToken"
@@ -87,23 +88,10 @@ class SnowplowSimulator(Simulator):
         self._random = random.Random(seed)
         self._limit = FixedWindow(60.0, clock)
 
-    @classmethod
-    def demo(
-        cls,
-        clock: Callable[[], float] = time.time,
-        *,
-        speed: float = 1.0,
-        seed: int = 0,
-        host: str = "127.0.0.1",
-        port: int = 0,
-    ) -> Self:
-        """A simulator of the demo's world."""
-        return cls(demo_world(clock, speed, seed), clock, host=host, port=port, seed=seed)
-
-    def source_config(self, name: str = "snowplow") -> dict[str, object]:
+    def source_config(self, name: str = "") -> dict[str, object]:
         """The block under `sources:` with which the exporter reads this simulator."""
         return {
-            "name": name,
+            "name": name or self.vendor,
             "type": self.vendor,
             "base_url": self.url,
             "organization_id": self.organization_id,
@@ -188,15 +176,15 @@ class SnowplowSimulator(Simulator):
         return self._tokens.issue(self.options.token_lifetime)
 
     def _runs(self, request: Request) -> Response:
-        window = self._allowed(asked_window(request.query, self.clock()))
+        now = request.received
+        window = self._allowed(asked_window(request.query, now), now)
         options, sight = self.options, self.sight(request)
-        seen = self._selected(sight, window)
+        seen = self._selected(self._visible(sight, self.world.runs(window.start, window.end), now), window)
         by_event = window if options.select == "event" else None
         rows = [run_row(one, options.rows) for one in self._ordered(survivors(seen, options.event_limit, by_event))]
         return json_response(enveloped(sight.rows(rows), options.rows.envelope))
 
-    def _allowed(self, window: Window) -> Window:
-        now = self.clock()
+    def _allowed(self, window: Window, now: float) -> Window:
         faults = (
             (window.start > window.end, "from is after to"),
             (window.length > self.options.longest_window, "the window is too long"),
@@ -208,9 +196,12 @@ class SnowplowSimulator(Simulator):
                 raise Refused(400, message)
         return window
 
-    def _selected(self, sight: Sight, window: Window) -> list[Seen]:
+    def _visible(self, sight: Sight, runs: Iterable[SimRun], now: float) -> list[Seen]:
+        """The runs that can be seen and are not too old."""
+        return [one for one in sight.see(runs) if _listed_start(one) >= now - self.options.reach]
+
+    def _selected(self, seen: list[Seen], window: Window) -> list[Seen]:
         """The runs of a window, by their start; for `event` all that may have an event in it."""
-        seen = [one for one in sight.see(self.world.runs(window.start, window.end)) if self._remembered(one)]
         if self.options.select == "start":
             seen = [one for one in seen if window.start <= _listed_start(one) < window.end]
         if self.options.as_of == "to":
@@ -222,14 +213,11 @@ class SnowplowSimulator(Simulator):
             return self._random.sample(seen, len(seen))
         return sorted(seen, key=_listed_start, reverse=self.options.order == "newest")
 
-    def _remembered(self, seen: Seen) -> bool:
-        return _listed_start(seen) >= self.clock() - self.options.reach
-
     def _found(self, request: Request) -> tuple[Seen, Sight]:
         """The run that a path names. Raises Refused 404 for one unknown, not yet visible, or too old."""
-        run = self.world.find(request.parameters["run"], self.clock())
+        run = self.world.find(request.parameters["run"], request.received)
         sight = self.sight(request)
-        seen = [one for one in sight.see([] if run is None else [run]) if self._remembered(one)]
+        seen = self._visible(sight, [] if run is None else [run], request.received)
         if not seen:
             raise Refused(404, "no such run")
         return seen[0], sight
@@ -244,7 +232,8 @@ class SnowplowSimulator(Simulator):
         return json_response(enveloped(self._step_rows(seen, sight), self.options.rows.steps_envelope))
 
     def _step_rows(self, seen: Seen, sight: Sight) -> list[dict[str, object]]:
-        return sight.rows([step_row(step, seen.now, self.options.rows) for step in seen.run.steps])
+        now = seen.now - self.options.steps_late
+        return sight.rows([step_row(step, now, self.options.rows) for step in seen.run.steps])
 
     def _step(self, request: Request) -> Response:
         seen, _ = self._found(request)

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from exporter.model import FAILING, Result, State
-from exporter.simulators.sight import Seen
+from exporter.simulators.sight import Seen, chosen
 from exporter.simulators.world import MARK, SimRun, SimStep
 
 
@@ -21,9 +21,11 @@ class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         steps_key: Where the answer for one run holds its steps.
         names: Other names for fields of runs and steps, by the usual name (`{"runId": "id"}`).
         omit: Fields of runs and steps that are left out, by their usual names.
+        omit_share: The share of runs (and of steps, by name) from which they are left out.
         empty: Whether a field without a value is left out or null.
         extra: Fields that every row has besides.
-        words: Other words for states, by the usual word (`{"RUNNING": "IN_PROGRESS"}`).
+        words: Other words for states, by the usual word (`{"RUNNING": "IN_PROGRESS"}`) or by our own
+            (`{"cancellation": "CANCELLED"}`, to give single runs a word that nobody knows).
         letters: The case of the state words.
         times: ISO 8601, or epoch seconds or milliseconds as numbers.
         offset_minutes: The offset of ISO times; 0 is written as `Z`.
@@ -41,6 +43,7 @@ class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     steps_key: str = "steps"
     names: Mapping[str, str] = {}
     omit: frozenset[str] = frozenset()
+    omit_share: float = 1.0
     empty: Literal["absent", "null"] = "absent"
     extra: Mapping[str, str | int | float | bool | None] = {}
     words: Mapping[str, str] = {}
@@ -84,7 +87,7 @@ def run_row(seen: Seen, shape: SnowplowShape) -> dict[str, object]:
     }
     if shape.end_time and isinstance(what, Result) and run.end is not None:
         row[shape.end_time] = written_time(run.end, shape)
-    return _finished(row, shape)
+    return _finished(row, run.run_id, shape)
 
 
 def step_row(step: SimStep, now: float, shape: SnowplowShape) -> dict[str, object]:
@@ -101,7 +104,7 @@ def step_row(step: SimStep, now: float, shape: SnowplowShape) -> dict[str, objec
     }.get(shape.dependencies)
     if shape.dependencies != "absent":
         row["dependencies"] = dependencies
-    finished = _finished(row, shape)
+    finished = _finished(row, step.name, shape)
     if shape.dependencies == "null":
         finished[shape.names.get("dependencies", "dependencies")] = None
     return finished
@@ -165,7 +168,7 @@ def _word(what: Result | State, shape: SnowplowShape, *, no_op: bool = False) ->
     usual = WORDS.get(what, "FAILED")
     if no_op and usual == "SUCCEEDED":
         usual = "SUCCEEDED_NO_OP"
-    word = shape.words.get(usual, usual)
+    word = shape.words.get(str(what), shape.words.get(usual, usual))
     return {"upper": word, "lower": word.lower(), "title": word.title()}[shape.letters]
 
 
@@ -180,12 +183,13 @@ def _written_span(
     return None if end is None else written_duration(end - start, shape)
 
 
-def _finished(row: Mapping[str, object], shape: SnowplowShape) -> dict[str, object]:
-    """Left out, renamed and added to as the shape wants it."""
+def _finished(row: Mapping[str, object], key: str, shape: SnowplowShape) -> dict[str, object]:
+    """Left out, renamed and added to as the shape wants it; `key` decides whether fields are omitted."""
     keep_empty = shape.empty == "null"
+    omit = shape.omit if shape.omit and chosen(key, shape.omit_share) else ()
     kept = {
         shape.names.get(name, name): value
         for name, value in row.items()
-        if name not in shape.omit and (keep_empty or value is not None)
+        if name not in omit and (keep_empty or value is not None)
     }
     return {**kept, **shape.extra}

@@ -23,6 +23,8 @@ from tests.exposition.test_text import full_view
 
 values = st.floats(allow_nan=False, min_value=0)
 hostile = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+unquoted = st.text(st.characters(exclude_categories=["Cs"], exclude_characters='"'), max_size=30)
+"""The client library's parser does not know escaped quotes in exemplars; test_text.py compares those."""
 
 
 def read(page):
@@ -56,7 +58,7 @@ def test_whatever_is_in_a_label_or_value_is_read_back(name, error, amount):
         assert samples["jobrun_run_errors_total", *sorted(labels.items())] == amount
 
 
-@given(run_id=hostile, observed=st.lists(st.floats(0, 1e6), max_size=8))
+@given(run_id=unquoted, observed=st.lists(st.floats(0, 1e6), max_size=8))
 def test_a_histogram_is_read_back_with_its_exemplars(run_id, observed):
     state = job()
     distribution = state.distribution("jobrun_run_duration_seconds", "success", bounds=(0.5, 60, 1e5), released=True)

@@ -1,0 +1,338 @@
+import gzip
+import threading
+import traceback
+import zlib
+
+import httpx
+import pytest
+
+from exporter.budget import Budget, Stopped
+from exporter.client import Client, NetworkSettings, NullMeter, Surroundings
+from exporter.errors import (
+    AuthError,
+    ClientStatusError,
+    DecodeError,
+    ForbiddenError,
+    NetworkError,
+    NotFoundError,
+    RateLimitedError,
+    RedirectError,
+    SchemaError,
+    ServerStatusError,
+    TimedOutError,
+)
+
+ROOT = "https://api.example.com/api/v1"
+PATH = "/things/7"
+ENDPOINT = "/things/{id}"
+SECRET = "s3cr3t-t0ken"
+
+
+class Bearer(httpx.Auth):
+    def auth_flow(self, request):
+        request.headers["Authorization"] = f"Bearer {SECRET}"
+        yield request
+
+
+class Ledger(NullMeter):
+    """A meter that writes everything down."""
+
+    def __init__(self):
+        self.requests, self.retries, self.waits, self.said = [], 0, [], []
+
+    def request(self, endpoint, code, seconds):
+        self.requests.append((endpoint, code))
+        assert seconds >= 0
+
+    def retry(self):
+        self.retries += 1
+
+    def waited(self, seconds):
+        self.waits.append(seconds)
+
+    def limits(self, limit, remaining, reset):
+        self.said.append((limit, remaining, reset))
+
+
+class Api(httpx.BaseTransport):
+    """Answers with each of these in turn, then with the last again: a response, or an exception to raise."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.requests = []
+
+    def handle_request(self, request):
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer() if callable(answer) else answer
+
+
+class Trickle(httpx.SyncByteStream):
+    """A body that comes in pieces, with something happening after each."""
+
+    def __init__(self, pieces, after=lambda: None):
+        self.pieces, self.after, self.taken = pieces, after, 0
+
+    def __iter__(self):
+        for piece in self.pieces:
+            yield piece
+            self.taken += 1
+            self.after()
+
+
+@pytest.fixture
+def meter():
+    return Ledger()
+
+
+@pytest.fixture
+def make(moved, meter):
+    def make(*answers, requests_per_minute=60.0, auth=None, timeout=30.0, body_limit=1000, chance=0.5):
+        client = Client(
+            ROOT,
+            auth or Bearer(),
+            Budget(requests_per_minute, monotonic=moved.monotonic, sleep=moved.sleep),
+            meter=meter,
+            network=NetworkSettings(timeout=timeout, body_limit=body_limit),
+            surroundings=Surroundings(
+                clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep, random=lambda: chance
+            ),
+            transport=Api(*answers),
+        )
+        client.api = client._http._transport._inner
+        return client
+
+    return make
+
+
+def fail(client, error, **arguments):
+    with pytest.raises(error) as caught:
+        client.get(PATH, endpoint=ENDPOINT, **arguments)
+    assert type(caught.value) is error
+    return caught.value
+
+
+def test_an_answer_has_body_status_headers_and_the_servers_clock(make, meter):
+    client = make(httpx.Response(200, content=b"[]", headers={"Date": "Tue, 14 Nov 2023 22:13:20 GMT", "X-A": "b"}))
+    answer = client.get(PATH, endpoint=ENDPOINT, params={"from": "x y"})
+    assert (answer.body, answer.status, answer.date, answer.headers["x-a"]) == (b"[]", 200, 1_700_000_000.0, "b")
+    assert str(client.api.requests[0].url) == ROOT + PATH + "?from=x+y"
+    assert meter.requests == [(ENDPOINT, "200")]
+
+
+def test_the_representation_of_an_answer_shows_neither_body_nor_headers(make):
+    answer = make(httpx.Response(200, content=b"private", headers={"X-A": "private"})).get(PATH, endpoint=ENDPOINT)
+    assert repr(answer) == "Answer(status=200, 7 bytes)"
+
+
+def test_a_missing_or_broken_date_is_none(make):
+    assert make(httpx.Response(200, headers={"Date": "yesterday"})).get(PATH, endpoint=ENDPOINT).date is None
+
+
+def test_only_gzip_is_asked_for_and_cookies_are_not_kept(make):
+    client = make(lambda: httpx.Response(200, headers={"Set-Cookie": "session=1"}))
+    client.get(PATH, endpoint=ENDPOINT)
+    client.get(PATH, endpoint=ENDPOINT)
+    assert client.api.requests[1].headers["accept-encoding"] == "gzip"
+    assert "cookie" not in client.api.requests[1].headers
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "tries"),
+    [
+        (301, RedirectError, 1),
+        (302, RedirectError, 1),
+        (304, RedirectError, 1),
+        (307, RedirectError, 1),
+        (400, ClientStatusError, 1),
+        (401, AuthError, 1),
+        (403, ForbiddenError, 1),
+        (404, NotFoundError, 1),
+        (413, ClientStatusError, 1),
+        (429, RateLimitedError, 3),
+        (500, ServerStatusError, 3),
+        (503, ServerStatusError, 3),
+    ],
+)
+def test_each_code_has_its_error(make, meter, status, error, tries):
+    client = make(lambda: httpx.Response(status, headers={"Location": "https://evil.example.com/"}))
+    caught = fail(client, error)
+    assert str(caught).startswith(f"GET {ENDPOINT}: {status}")
+    assert getattr(caught, "status", status) == status
+    assert meter.requests == [(ENDPOINT, str(status))] * tries
+    assert {request.url.host for request in client.api.requests} == {"api.example.com"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "code", "tries"),
+    [
+        (httpx.ReadTimeout("x"), TimedOutError, "timeout", 3),
+        (httpx.ConnectTimeout("x"), TimedOutError, "timeout", 3),
+        (httpx.ConnectError("x"), NetworkError, "network", 3),
+        (httpx.RemoteProtocolError("x"), NetworkError, "network", 3),
+        (httpx.LocalProtocolError("x"), NetworkError, "network", 3),
+    ],
+)
+def test_each_fault_has_its_error_and_is_tried_three_times(make, meter, fault, error, code, tries):
+    fail(make(fault), error)
+    assert meter.requests == [(ENDPOINT, code)] * tries
+    assert meter.retries == tries - 1
+
+
+def test_a_passing_fault_is_overcome(make, meter):
+    client = make(httpx.ConnectError("x"), httpx.Response(502), httpx.Response(200, content=b"{}"))
+    assert client.get(PATH, endpoint=ENDPOINT).body == b"{}"
+    assert meter.requests == [(ENDPOINT, "network"), (ENDPOINT, "502"), (ENDPOINT, "200")]
+    assert meter.retries == 2
+
+
+@pytest.mark.parametrize(("chance", "pauses"), [(0.0, [0.0, 0.0]), (0.5, [0.5, 1.0]), (1.0, [1.0, 2.0])])
+def test_pauses_between_tries_are_random_parts_of_doubling_times(make, moved, chance, pauses):
+    fail(make(httpx.Response(500), chance=chance), ServerStatusError)
+    assert moved.slept == pauses
+
+
+def test_a_shutdown_during_a_pause_ends_the_request(make, moved):
+    moved.stops = True
+    fail(make(httpx.Response(500)), Stopped)
+
+
+def test_retries_pass_the_budget(make, moved, meter):
+    fail(make(httpx.Response(500), requests_per_minute=1.0, chance=0.0), ServerStatusError)
+    assert meter.waits == [60.0, 60.0]
+
+
+def test_a_short_retry_after_is_waited_for(make, moved, meter):
+    client = make(httpx.Response(429, headers={"Retry-After": "7"}), httpx.Response(200), chance=0.0)
+    client.get(PATH, endpoint=ENDPOINT)
+    assert meter.waits == [7.0]
+
+
+def test_a_retry_after_date_is_measured_by_the_servers_clock(make, meter):
+    headers = {"Retry-After": "Tue, 14 Nov 2023 22:13:27 GMT", "Date": "Tue, 14 Nov 2023 22:13:20 GMT"}
+    make(httpx.Response(503, headers=headers), httpx.Response(200), chance=0.0).get(PATH, endpoint=ENDPOINT)
+    assert meter.waits == [7.0]
+
+
+@pytest.mark.parametrize(("status", "error"), [(429, RateLimitedError), (503, ServerStatusError)])
+def test_a_long_retry_after_is_not_waited_for_but_blocks_the_budget(make, moved, meter, status, error):
+    client = make(httpx.Response(status, headers={"Retry-After": "600"}))
+    fail(client, error)
+    fail(client, RateLimitedError)
+    assert meter.requests == [(ENDPOINT, str(status))]
+    assert moved.slept == []
+    moved.now += 600
+    fail(client, error)
+
+
+def test_the_last_tries_retry_after_blocks_the_budget_too(make, moved):
+    answers = [httpx.Response(429), httpx.Response(429), httpx.Response(429, headers={"Retry-After": "50"})]
+    client = make(*answers, chance=0.0)
+    fail(client, RateLimitedError)
+    assert client._budget.wait() == 50.0
+
+
+def test_rate_limit_headers_reach_the_meter_and_the_budget(make, moved, meter):
+    headers = {"X-RateLimit-Limit": "1000", "X-RateLimit-Remaining": "200", "X-RateLimit-Reset": "1000"}
+    client = make(lambda: httpx.Response(200, headers=headers))
+    client.get(PATH, endpoint=ENDPOINT)
+    client.get(PATH, endpoint=ENDPOINT)
+    assert meter.said[0] == (1000, 200, 1_700_000_000.0 + 1000.0 + 1000.0)
+    assert meter.waits == [10.0]
+
+
+def test_patience_for_the_budget_can_be_given(make):
+    client = make(lambda: httpx.Response(200), requests_per_minute=1.0)
+    client.get(PATH, endpoint=ENDPOINT)
+    fail(client, RateLimitedError, patience=5.0)
+
+
+def test_a_compressed_body_is_decompressed(make):
+    content = gzip.compress(b"one") + gzip.compress(b"two")
+    response = httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=Trickle([content[:9], content[9:]]))
+    assert make(response).get(PATH, endpoint=ENDPOINT).body == b"onetwo"
+
+
+def test_a_compressed_body_that_breaks_off_is_a_network_error(make):
+    content = gzip.compress(b"x" * 100)[:-9]
+    fail(
+        make(lambda: httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=Trickle([content]))), NetworkError
+    )
+
+
+def test_a_body_that_is_not_what_it_claims_is_a_decode_error(make):
+    fail(make(httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=Trickle([b"plain"]))), DecodeError)
+
+
+def test_a_body_beyond_the_limit_is_a_decode_error_and_is_not_read_on(make):
+    body = Trickle([b"x" * 600] * 100)
+    fail(make(httpx.Response(200, stream=body), body_limit=1000), DecodeError)
+    assert body.taken == 1
+
+
+def test_a_body_of_just_the_limit_is_fine(make):
+    assert len(make(httpx.Response(200, content=b"x" * 1000)).get(PATH, endpoint=ENDPOINT).body) == 1000
+    bomb = httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=Trickle([gzip.compress(b"x" * 1000)]))
+    assert len(make(bomb).get(PATH, endpoint=ENDPOINT).body) == 1000
+
+
+def test_a_decompression_bomb_is_a_decode_error(make):
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, 31)
+    bomb = squeeze.compress(bytes(20_000_000)) + squeeze.flush()
+    fail(make(httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=Trickle([bomb]))), DecodeError)
+
+
+def test_a_body_that_trickles_in_for_twice_the_timeout_is_a_timeout(make, moved, meter):
+    def second_passes():
+        moved.now += 1.0
+
+    client = make(lambda: httpx.Response(200, stream=Trickle([b"x"] * 500, second_passes)), timeout=10.0, chance=0.0)
+    before = moved.now
+    fail(client, TimedOutError)
+    assert meter.requests == [(ENDPOINT, "timeout")] * 3
+    assert moved.now - before <= 3 * 22
+
+
+def test_no_error_tells_the_query_the_token_or_the_body(make):
+    leaky = [
+        lambda: httpx.Response(status, content=b"private", headers={"X-A": "private"})
+        for status in (302, 400, 401, 403, 404, 429, 500)
+    ]
+    faults = [httpx.RemoteProtocolError(f"illegal header {SECRET}"), httpx.ReadTimeout(f"private {SECRET}")]
+    for answer in [*leaky, *faults]:
+        with pytest.raises(Exception, match="GET") as caught:
+            make(answer).get(PATH, endpoint=ENDPOINT, params={"q": "private"})
+        text = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
+        lines = [line for line in text.splitlines() if "File" not in line and "get(PATH" not in line]
+        assert "private" not in "".join(lines)
+        assert SECRET not in "".join(lines)
+
+
+def test_an_address_that_cannot_be_is_a_schema_error(make):
+    with pytest.raises(SchemaError):
+        make(httpx.Response(200)).get("/" + "x" * 70_000, endpoint=ENDPOINT)
+
+
+def test_a_request_of_a_sign_in_passes_budget_meter_and_timeouts_too(make, meter, moved):
+    class SignIn(httpx.Auth):
+        def auth_flow(self, request):
+            yield httpx.Request("GET", "https://id.example.com/token", extensions={"endpoint": "/token"})
+            yield request
+
+    client = make(lambda: httpx.Response(200), auth=SignIn(), requests_per_minute=1.0)
+    client.get(PATH, endpoint=ENDPOINT)
+    assert meter.requests == [("/token", "200"), (ENDPOINT, "200")]
+    assert meter.waits == [60.0]
+    assert client.api.requests[0].extensions["timeout"]["read"] == 30.0
+
+
+def test_several_threads_may_ask_at_once(make, meter):
+    client = make(lambda: httpx.Response(200), requests_per_minute=1000.0)
+    threads = [threading.Thread(target=client.get, args=(PATH,), kwargs={"endpoint": ENDPOINT}) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert meter.requests == [(ENDPOINT, "200")] * 16

@@ -1,0 +1,128 @@
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+
+from exporter.budget import Budget
+from exporter.client import Client, NetworkSettings, Surroundings
+from exporter.errors import NetworkError, TimedOutError
+
+ENDPOINT = "/x"
+TIMEOUT = 0.2
+SLACK = 0.3
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+
+
+class Server:
+    """A server on loopback that does with each connection what it is told; counts connections and keeps what it got."""
+
+    def __init__(self, behave):
+        self.behave, self.got, self.connections = behave, [], 0
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self):
+        while True:
+            try:
+                connection, _ = self.socket.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self.converse, args=(connection,), daemon=True).start()
+
+    def converse(self, connection):
+        with connection:
+            try:
+                self.got.append(connection.recv(65536))
+                self.behave(connection)
+            except OSError:
+                return
+
+
+def dribble(piece, times=200, pause=0.02):
+    def behave(connection):
+        for _ in range(times):
+            connection.sendall(piece)
+            time.sleep(pause)
+
+    return behave
+
+
+@pytest.fixture
+def serve():
+    servers, clients = [], []
+
+    def serve(behave, root="http://127.0.0.1:{port}", proxy="", timeout=TIMEOUT):
+        server = Server(behave)
+        client = Client(
+            root.format(port=server.port),
+            httpx.Auth(),
+            Budget(6000.0, monotonic=time.monotonic, sleep=time.sleep),
+            network=NetworkSettings(timeout=timeout, proxy_url=proxy.format(port=server.port)),
+            surroundings=Surroundings(random=lambda: 0.0),
+        )
+        servers.append(server)
+        clients.append(client)
+        return server, client
+
+    yield serve
+    for client in clients:
+        client.close()
+    for server in servers:
+        server.socket.close()
+
+
+@pytest.mark.parametrize(
+    "behave",
+    [
+        lambda connection: time.sleep(1.5),
+        dribble(b"H"),
+        lambda connection: (connection.sendall(b"HTTP/1.1 200 OK\r\nX: "), dribble(b"y")(connection)),
+        lambda connection: (connection.sendall(HEAD), dribble(b"z")(connection)),
+    ],
+    ids=["silent", "dribbles its status line", "dribbles a header", "dribbles its body"],
+)
+def test_a_slow_server_holds_no_request_longer_than_twice_the_timeout(serve, behave):
+    server, client = serve(behave)
+    started = time.monotonic()
+    with pytest.raises((TimedOutError, NetworkError)):
+        client.get("/", endpoint=ENDPOINT)
+    assert time.monotonic() - started < 3 * 2 * TIMEOUT + SLACK
+    assert server.connections == 3
+
+
+def test_a_body_that_breaks_off_is_a_network_error(serve):
+    _, client = serve(lambda connection: connection.sendall(HEAD + b"half"))
+    with pytest.raises(NetworkError):
+        client.get("/", endpoint=ENDPOINT)
+
+
+def test_nobody_at_the_port_is_a_network_error_that_says_so(serve):
+    server, client = serve(lambda connection: None)
+    server.socket.shutdown(socket.SHUT_RDWR)
+    server.socket.close()
+    with pytest.raises(NetworkError, match="refused"):
+        client.get("/", endpoint=ENDPOINT)
+
+
+def answer_all(connection):
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
+    connection.sendall(answer)
+    while connection.recv(65536):
+        connection.sendall(answer)
+
+
+def test_a_connection_is_kept_for_the_next_request(serve):
+    server, client = serve(answer_all, timeout=5.0)
+    assert [client.get("/", endpoint=ENDPOINT).body for _ in range(3)] == [b"[]"] * 3
+    assert server.connections == 1
+
+
+def test_a_proxy_is_used_only_if_it_is_configured(serve):
+    server, client = serve(answer_all, root="http://api.invalid", proxy="http://user:word@127.0.0.1:{port}")
+    assert client.get("/a", endpoint=ENDPOINT).status == 200
+    assert server.got[0].startswith(b"GET http://api.invalid/a HTTP/1.1")
+    assert b"proxy-authorization: basic" in server.got[0].lower()

@@ -1,0 +1,179 @@
+import random
+
+import pytest
+
+from exporter.model import Result, State
+from exporter.simulators.demo import PLANS, demo_world
+from exporter.simulators.generated import GeneratedWorld, JobPlan, StepPlan
+from exporter.simulators.rate import FixedWindow
+from exporter.simulators.world import overlaps
+
+DAY = 86400.0
+NOW = 1_700_000_000.0
+
+
+# --- scripted
+
+
+def test_a_run_told_without_times_starts_now_and_lasts_a_minute(world, clock):
+    run = world.run("a")
+    assert (run.created, run.start, run.end) == (clock(), clock(), clock() + 60)
+
+
+def test_steps_share_the_time_of_their_run(world):
+    steps = world.run("a", start=0.0, duration=30.0, steps=["x", "y", "z"]).steps
+    assert [(step.start, step.end) for step in steps] == [(0, 10), (10, 20), (20, 30)]
+
+
+def test_the_last_step_of_a_failed_run_fails_unless_told_otherwise(world):
+    assert [step.result for step in world.run("a", result="failure", steps=["x", "y"]).steps] == ["success", "failure"]
+
+
+def test_a_run_without_result_never_ends_and_nor_does_what_waits_for_its_stuck_step(world, clock):
+    run = world.run("a", start=0.0, result=None, steps=[{"name": "x", "result": None}, "y"])
+    assert (run.end, run.at(clock())) == (None, State.EXECUTING)
+    assert [step.at(clock()) for step in run.steps] == [State.EXECUTING, State.PENDING]
+
+
+def test_an_open_run_can_be_ended(world, clock):
+    run = world.run("a", result=None, steps=["x"])
+    ended = world.end(run.run_id, clock() + 5, Result.FAILURE)
+    assert world.find(run.run_id, clock()) == ended
+    assert (ended.end, ended.steps[0].result) == (clock() + 5, "failure")
+
+
+def test_a_reopened_id_has_two_lives(world, clock):
+    first = world.run("a", run_id="x", start=clock() - 100, duration=10)
+    second = world.run("a", run_id="x", start=clock() - 50, duration=10)
+    assert world.find("x", clock()) == second
+    assert world.find("x", clock() - 60) == first
+    assert len(world.runs(0, clock())) == 2
+
+
+def test_runs_in_a_stretch_are_those_whose_life_touches_it(world):
+    generator = random.Random(1)  # noqa: S311  # any runs will do, the same each time
+    for _ in range(300):
+        start = generator.uniform(0, 1000)
+        world.run(
+            "a", start=start, duration=generator.expovariate(0.02), result=generator.choice(["success", "failure"])
+        )
+        world.run("b", start=start, result=None)
+    everything = world.runs(-1e9, 1e9)
+    for since, until in ((0, 1), (100, 200), (500, 500), (990, 5000)):
+        expected = [run for run in everything if overlaps(run, since, until)]
+        assert sorted(run.run_id for run in world.runs(since, until)) == sorted(run.run_id for run in expected)
+    assert {run.job_name for run in world.runs(0, 2000, "prod/b")} == {"b"}
+
+
+# --- generated
+
+
+PLAIN = JobPlan(name="a", project="p", interval=600, duration=60, steps=(StepPlan("x"), StepPlan("y")))
+
+
+def lives(world, since=NOW - DAY, until=NOW):
+    return list(world.runs(since, until))
+
+
+def test_the_same_seed_makes_the_same_world():
+    assert lives(GeneratedWorld(PLANS, seed=1)) == lives(GeneratedWorld(PLANS, seed=1))
+    assert lives(GeneratedWorld(PLANS, seed=1)) != lives(GeneratedWorld(PLANS, seed=2))
+
+
+def test_adjoining_stretches_hold_every_run_of_the_whole():
+    world = GeneratedWorld(PLANS)
+    whole = {run.run_id for run in lives(world)}
+    parts = [
+        run.run_id for hour in range(24) for run in world.runs(NOW - DAY + hour * 3600, NOW - DAY + (hour + 1) * 3600)
+    ]
+    assert set(parts) == whole
+
+
+def test_a_job_runs_once_in_every_interval():
+    started = [run for run in lives(GeneratedWorld([PLAIN])) if run.created >= NOW - DAY]
+    assert abs(len(started) - DAY / 600) <= 1
+
+
+def test_speed_makes_runs_more_frequent_and_shorter():
+    normal, fast = (lives(GeneratedWorld([PLAIN], speed=speed)) for speed in (1, 10))
+    assert len(fast) == pytest.approx(len(normal) * 10, rel=0.02)
+    longest = [max(run.end - run.start for run in runs) for runs in (normal, fast)]
+    assert longest[1] == pytest.approx(longest[0] / 10, rel=0.1)
+
+
+def test_a_run_can_be_made_again_from_its_id():
+    world = GeneratedWorld(PLANS, seed=3)
+    for run in lives(world):
+        assert len(run.run_id) == 64
+        assert GeneratedWorld(PLANS, seed=3).find(run.run_id, NOW) == run
+
+
+@pytest.mark.parametrize("run_id", ["", "x", "0" * 64, "f" * 64, "not-hexadecimal-at-all"])
+def test_an_id_of_no_run_finds_none(run_id):
+    assert GeneratedWorld(PLANS).find(run_id, NOW) is None
+
+
+def test_shorter_ids_work_as_well():
+    world = GeneratedWorld(PLANS, id_digits=32)
+    run = lives(world)[0]
+    assert len(run.run_id) == 32
+    assert world.find(run.run_id, NOW) == run
+
+
+def test_a_run_of_the_future_is_not_found_yet():
+    world = GeneratedWorld([PLAIN])
+    run = lives(world, NOW + 1000, NOW + 2000)[0]
+    assert world.find(run.run_id, NOW) is None
+
+
+def test_nothing_happened_before_the_birth_of_a_world():
+    world = GeneratedWorld([PLAIN], birth=NOW - 3600)
+    runs = lives(world, NOW - 7 * DAY)
+    assert 5 <= len(runs) <= 6
+    assert min(run.created for run in runs) >= NOW - 3600
+
+
+def test_the_demo_has_each_trouble(clock):
+    world = demo_world(clock)
+    runs = lives(world, NOW - 7 * DAY)
+    by_job = {}
+    for run in runs:
+        by_job.setdefault(run.job_name, []).append(run)
+    assert len(world.jobs()) == 12
+    assert len({job.project for job in world.jobs()}) == 2
+    assert {run.result for run in by_job["marketing-costs"]} == {Result.FAILURE}
+    assert {run.result for run in by_job["attribution"]} == {Result.FAILURE, Result.SUCCESS}
+    assert None in {run.result for run in by_job["warehouse-cleanup"]}
+    assert Result.SKIP in {run.result for run in by_job["weekly-digest"]}
+    assert min(run.start - run.created for run in by_job["fraud-scores"]) > 600
+    lengths = [run.end - run.start for run in by_job["customer-360"] if run.result is Result.SUCCESS]
+    assert max(lengths) > 4 * min(lengths)
+    assert all(2 <= len(run.steps) <= 8 for run in runs)
+    assert any(step.no_op for run in by_job["new-data-check"] for step in run.steps)
+
+
+def test_most_of_the_demo_is_well(clock):
+    runs = lives(demo_world(clock), NOW - 7 * DAY)
+    assert sum(run.result is Result.SUCCESS for run in runs) > 0.75 * len(runs)
+
+
+def test_no_life_of_the_demo_ends_before_it_begins(clock):
+    for run in lives(demo_world(clock, speed=600), NOW - 7 * DAY):
+        assert run.created <= run.start
+        assert run.end is None or run.start <= run.end
+        assert (run.end is None) == (run.result is None)
+        assert all(step.end is None or run.end is None or step.end <= run.end for step in run.steps)
+
+
+# --- the limit of requests
+
+
+def test_a_fixed_window_says_what_is_left_and_begins_anew(clock):
+    clock.set(1000.0)
+    window = FixedWindow(100.0, clock)
+    quotas = [window.take(2) for _ in range(3)]
+    assert [(quota.allowed, quota.remaining, quota.reset) for quota in quotas] == [
+        (True, 1, 100.0), (True, 0, 100.0), (False, 0, 100.0),
+    ]  # fmt: skip
+    clock.advance(100)
+    assert window.take(2).allowed

@@ -1,0 +1,319 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.errors import DecodeError, SchemaError
+from exporter.model import Job, Result, Run, State
+from exporter.sources.snowplow_api import (
+    LIST_KEYS,
+    LONGEST_WORD,
+    RUN,
+    RunRow,
+    parse_log,
+    parse_rows,
+    parse_run,
+    parse_steps,
+    path,
+    statuses,
+    to_job,
+    to_run,
+)
+
+START = 1704067200.0
+NOW = START + 1000.0
+TABLE = statuses({})
+ROW = {
+    "runId": "a" * 64,
+    "jobId": "b" * 64,
+    "jobName": "webmodel",
+    "environment": "com.acme-prod1",
+    "state": "SUCCEEDED",
+    "startTime": "2024-01-01T00:00:00Z",
+    "duration": "PT1M",
+}
+
+
+def rows_of(*rows):
+    return parse_rows(json.dumps(rows).encode())
+
+
+def run_of(table=TABLE, without=(), **changes):
+    fields = {key: value for key, value in {**ROW, **changes}.items() if key not in without}
+    (row,), invalid = rows_of(fields)
+    assert invalid == 0
+    return to_run(row, table, NOW)
+
+
+def test_a_run_as_the_vendor_shows_it():
+    ((row,), invalid) = rows_of({**ROW, "failureReason": "x", "tags": [1, {"a": None}]})
+    assert invalid == 0
+    assert to_job(row) == Job(job_id="com.acme-prod1/webmodel", name="webmodel", project="com.acme-prod1")
+    assert to_run(row, TABLE, NOW) == Run(
+        run_id="a" * 64,
+        job_id="com.acme-prod1/webmodel",
+        result=Result.SUCCESS,
+        start=START,
+        end=START + 60,
+        duration=60.0,
+    )
+
+
+def test_rows_of_two_answers_are_equal_until_something_changes():
+    assert rows_of(ROW) == rows_of({**ROW, "unknown": 1})
+    assert rows_of(ROW) != rows_of({**ROW, "duration": "PT2M"})
+    assert hash(rows_of(ROW)[0][0]) == hash(rows_of(ROW)[0][0])
+
+
+def test_an_empty_list_is_no_runs():
+    assert parse_rows(b" [] ") == ([], 0)
+
+
+@pytest.mark.parametrize("key", LIST_KEYS)
+def test_a_list_may_be_wrapped_in_an_object(key):
+    assert parse_rows(json.dumps({"total": 1, "next": None, key: [ROW]}).encode()) == rows_of(ROW)
+    assert parse_rows(json.dumps({key: []}).encode()) == ([], 0)
+
+
+def test_of_two_wrapped_values_the_one_that_is_a_list_counts():
+    assert parse_rows(json.dumps({"runs": 5, "items": [ROW]}).encode()) == rows_of(ROW)
+
+
+@pytest.mark.parametrize(
+    "body", [b"null", b"5", b'"x"', b"true", b"{}", b'{"message": "x"}', b'{"runs": null}', b'{"runs": {}}']
+)
+def test_json_of_another_shape_is_a_schema_error(body):
+    with pytest.raises(SchemaError):
+        parse_rows(body)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b" ", b"<html>", b"[", b'[{"runId": "a"', b"[]x", b"\xff", b"[NaN]", b"[" * 100_000]
+)
+def test_what_is_not_json_is_a_decode_error(body):
+    with pytest.raises(DecodeError):
+        parse_rows(body)
+
+
+def test_an_array_nested_too_deeply_is_a_decode_error():
+    deep = b"[" * 50_000 + b"]" * 50_000
+    for body in (deep, b'[{"runId": "a", "x": ' + deep + b"}]"):
+        with pytest.raises(DecodeError):
+            parse_rows(body)
+
+
+@pytest.mark.parametrize("bad", [None, 5, "x", [], {}, {"jobName": "x"}, {"runId": None}, {"runId": ""}, {"runId": {}}])
+def test_a_row_that_is_no_run_is_dropped_and_counted(bad):
+    assert rows_of(ROW, bad, bad) == (rows_of(ROW)[0], 2)
+
+
+def test_a_list_of_which_no_row_is_a_run_is_a_schema_error():
+    with pytest.raises(SchemaError):
+        rows_of({"identifier": "a"}, {"identifier": "b"})
+
+
+@pytest.mark.parametrize("key", ["id", "runReference"])
+def test_a_run_id_may_have_other_names(key):
+    assert run_of(without=["runId"], **{key: "r1"}).run_id == "r1"
+
+
+def test_a_run_id_may_be_a_number():
+    assert run_of(runId=17).run_id == "17"
+
+
+def test_a_job_name_may_be_called_name():
+    assert run_of(without=["jobName"], name="other").job_id == "com.acme-prod1/other"
+
+
+@pytest.mark.parametrize("changes", [{"without": ["jobName"]}, {"jobName": None}, {"jobName": ""}, {"jobName": {}}])
+def test_a_job_without_a_name_is_unknown(changes):
+    assert run_of(**changes).job_id == "com.acme-prod1/unknown"
+
+
+@pytest.mark.parametrize("changes", [{"without": ["environment"]}, {"environment": None}])
+def test_a_missing_environment_is_empty(changes):
+    assert run_of(**changes).job_id == "/webmodel"
+
+
+@pytest.mark.parametrize(
+    ("word", "result", "state"),
+    [
+        ("WAITING", None, State.PENDING),
+        ("RUNNING", None, State.EXECUTING),
+        ("SUCCEEDED", Result.SUCCESS, None),
+        ("FAILED", Result.FAILURE, None),
+        ("SKIPPED", Result.SKIP, None),
+        ("Failed", Result.FAILURE, None),
+        (" failed ", Result.FAILURE, None),
+    ],
+)
+def test_status_words_have_their_meaning_in_any_letter_case(word, result, state):
+    run = run_of(state=word)
+    assert (run.result, run.state, run.unmapped) == (result, state, "")
+
+
+@pytest.mark.parametrize("key", ["status", "runState"])
+def test_a_status_may_have_other_names(key):
+    assert run_of(without=["state"], **{key: "failed"}).result is Result.FAILURE
+
+
+def test_an_unmapped_status_without_an_end_time_leaves_the_run_open_in_neither_state():
+    run = run_of(state="PAUSED")
+    assert (run.result, run.state, run.unmapped, run.end) == (None, None, "PAUSED", None)
+
+
+@pytest.mark.parametrize("key", ["endTime", "endedAt", "finishedAt"])
+def test_an_unmapped_status_with_an_end_time_is_an_ending_unknown(key):
+    run = run_of(without=["duration"], state="EXPLODED", **{key: "2024-01-01T00:05:00Z"})
+    assert (run.result, run.unmapped, run.end, run.duration) == (Result.UNKNOWN, "EXPLODED", START + 300, 300.0)
+
+
+@pytest.mark.parametrize("changes", [{"without": ["state"]}, {"state": None}, {"state": ""}, {"state": []}])
+def test_a_missing_status_is_an_unmapped_one(changes):
+    run = run_of(**changes)
+    assert (run.result, run.state, run.unmapped) == (None, None, "absent")
+
+
+def test_a_long_status_is_cut():
+    assert run_of(state="X" * 1000).unmapped == "X" * LONGEST_WORD
+
+
+def test_the_configuration_maps_new_words_and_overrules_known_ones():
+    table = statuses({"paused": State.PENDING, "Skipped": Result.SUCCESS})
+    assert run_of(table, state="PAUSED").state is State.PENDING
+    assert run_of(table, state="SKIPPED").result is Result.SUCCESS
+    assert run_of(table, state="FAILED").result is Result.FAILURE
+
+
+@pytest.mark.parametrize("key", ["startedAt", "started"])
+@pytest.mark.parametrize("value", ["2024-01-01T01:00:00+01:00", 1704067200, 1704067200000, "1704067200"])
+def test_a_start_may_have_other_names_and_styles(key, value):
+    assert run_of(without=["startTime"], **{key: value}).start == START
+
+
+@pytest.mark.parametrize("value", [None, "soon", {}, True])
+def test_without_a_readable_start_there_are_no_times(value):
+    run = run_of(startTime=value, duration=None)
+    assert (run.start, run.end, run.duration) == (None, None, None)
+
+
+@pytest.mark.parametrize("value", [60, 60.0, "60", "PT60S"])
+def test_a_duration_may_be_a_number_of_seconds_and_have_another_name(value):
+    assert run_of(duration=value).end == START + 60
+    assert run_of(without=["duration"], runDuration=value).end == START + 60
+
+
+def test_a_negative_duration_is_zero():
+    run = run_of(duration="-PT5S")
+    assert (run.end, run.duration) == (START, 0.0)
+
+
+@pytest.mark.parametrize("value", [None, "long", [], True])
+def test_an_ended_run_without_a_duration_has_no_end(value):
+    run = run_of(duration=value)
+    assert (run.result, run.end, run.duration) == (Result.SUCCESS, None, None)
+
+
+def test_an_explicit_end_comes_before_start_and_duration():
+    run = run_of(endTime="2024-01-01T00:05:00Z")
+    assert (run.end, run.duration) == (START + 300, 60.0)
+
+
+def test_a_running_run_has_no_end_and_lasts_until_now():
+    run = run_of(state="RUNNING", duration=None)
+    assert (run.end, run.duration) == (None, 1000.0)
+    assert run_of(state="RUNNING").duration == 60.0
+
+
+def test_a_waiting_run_may_have_neither_start_nor_duration():
+    run = run_of(without=["startTime", "duration"], state="WAITING")
+    assert (run.state, run.start, run.duration) == (State.PENDING, None, None)
+
+
+def test_half_a_surrogate_pair_costs_nothing_but_its_letter():
+    text = json.dumps([{**ROW, "failureReason": "cut \ud83d", "jobName": "a\ud83d\ude00\\ud83d\udc4f\udead"}])
+    ((row,), invalid) = parse_rows(text.encode())
+    assert (row.job_name, invalid) == ("a\U0001f600\\ud83d\ufffd\ufffd", 0)
+
+
+def test_a_byte_order_mark_is_skipped():
+    assert parse_rows(b"\xef\xbb\xbf" + json.dumps([ROW]).encode()) == rows_of(ROW)
+
+
+def test_names_with_odd_letters_are_kept_as_they_are():
+    assert run_of(jobName='a\x00b\n"c"\u2028').job_id == 'com.acme-prod1/a\x00b\n"c"\u2028'
+
+
+def test_numbers_that_no_float_holds_cost_no_more_than_their_field():
+    body = json.dumps([ROW]).replace('"PT1M"', "1e400").replace('"jobId"', '"x": 1e999, "jobId"')
+    ((row,), invalid) = parse_rows(body.encode())
+    assert (to_run(row, TABLE, NOW).duration, invalid) == (None, 0)
+    ((row,), _) = parse_rows(body.replace("1e400", "9" * 5000).encode())
+    assert to_run(row, TABLE, NOW).duration is None
+
+
+def test_a_row_with_bytes_that_are_not_text_in_its_id_is_dropped():
+    body = json.dumps([ROW, {**ROW, "runId": "BAD"}]).encode().replace(b"BAD", b"\xff")
+    assert parse_rows(body) == (rows_of(ROW)[0], 1)
+
+
+def test_a_run_by_id_brings_its_steps():
+    row, steps = parse_run(json.dumps({**ROW, "steps": [{"name": "run-dbt", "state": "FAILED"}]}).encode(), TABLE)
+    assert row == rows_of(ROW)[0][0]
+    assert [(step.name, step.result) for step in steps] == [("run-dbt", Result.FAILURE)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"steps": None}, {"steps": 5}])
+def test_a_run_by_id_without_steps_says_so(changes):
+    assert parse_run(json.dumps({**ROW, **changes}).encode(), TABLE)[1] is None
+
+
+@pytest.mark.parametrize("body", [b"[]", b"{}", b'{"message": "x"}', b"null"])
+def test_an_answer_that_is_no_run_is_a_schema_error(body):
+    with pytest.raises(SchemaError):
+        parse_run(body, TABLE)
+
+
+def test_parts_of_a_path_are_quoted():
+    assert path(RUN, org="a b", runId="x/?#é") == "/organizations/a%20b/jobs/v1/runs/x%2F%3F%23%C3%A9"
+
+
+PARSERS = {
+    "rows": lambda body: [to_run(row, TABLE, NOW) for row in parse_rows(body)[0]],
+    "run": lambda body: to_run(parse_run(body, TABLE)[0], TABLE, NOW),
+    "steps": lambda body: parse_steps(body, TABLE),
+    "log": parse_log,
+}
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(list(ROW.values()))
+keys = st.sampled_from([*ROW, *LIST_KEYS, "id", "name", "status", "steps", "dependencies", "dependsOn", "endTime"])
+trees = st.recursive(leaves, lambda inner: st.lists(inner) | st.dictionaries(keys | st.text(), inner), max_leaves=12)
+records = st.dictionaries(keys, trees)
+answers = (trees | records | st.lists(records)).map(lambda tree: json.dumps(tree).encode(errors="replace"))
+
+
+@pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
+@given(body=answers | st.binary())
+def test_no_body_whatever_raises_anything_else(parse, body):
+    try:
+        parse(body)
+    except (DecodeError, SchemaError):
+        pass
+
+
+@pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
+@given(data=st.data())
+def test_no_damage_to_a_good_body_raises_anything_else(parse, data):
+    body = json.dumps([{**ROW, "name": "s", "steps": [{"name": "x", "dependencies": ["s", {"name": "t"}]}]}]).encode()
+    cut = data.draw(st.integers(0, len(body)))
+    junk = data.draw(st.binary(max_size=8) | st.sampled_from([b"\\ud800", b"1e999", b"[" * 2000, b"\x00", b"NaN"]))
+    try:
+        parse(body[:cut] + junk + body[data.draw(st.integers(cut, len(body))) :])
+    except (DecodeError, SchemaError):
+        pass
+
+
+def test_a_row_read_by_either_way_is_the_same_row():
+    odd = {"runs": [{**ROW, "runState": ROW["state"], "state": None}]}
+    assert parse_rows(json.dumps(odd).encode())[0] == rows_of(ROW)[0]
+    assert isinstance(rows_of(ROW)[0][0], RunRow)

@@ -1,0 +1,316 @@
+import base64
+import json
+import threading
+import traceback
+from urllib.parse import parse_qs
+
+import httpx
+import pytest
+
+from exporter.budget import Budget
+from exporter.client import Client, NullMeter, Surroundings
+from exporter.errors import AuthError, NetworkError, RateLimitedError, RedirectError, ServerStatusError
+from exporter.signin import make_token, parse_claims
+from exporter.sources.snowplow_api import TOKEN_PASSWORD, TOKEN_V2, TOKEN_V3, ApiKeyAuth, PasswordAuth
+
+ROOT = "https://console.example.com/api/msc/v1"
+NOW = 1_700_000_000.0
+DAY = 86400.0
+SECRETS = ("key-s3cr3t", "id-s3cr3t", "word-s3cr3t", "client-s3cr3t")
+
+
+def jwt(**claims):
+    parts = ({"alg": "none"}, claims)
+    head, payload = (base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts)
+    return f"{head}.{payload}.c2lnbmF0dXJl"
+
+
+class Console(httpx.BaseTransport):
+    """A console that hands out tokens and refuses those in `refused`; `sign_in` replaces its answers to sign-ins."""
+
+    def __init__(self):
+        self.now = NOW
+        self.signed_in, self.asked, self.refused = [], [], set()
+        self.life = DAY
+        self.sign_in = self.token_answer
+
+    def token(self):
+        return jwt(exp=self.now + self.life, iat=self.now, number=len(self.signed_in))
+
+    def token_answer(self):
+        return httpx.Response(200, json={"accessToken": self.token()})
+
+    def handle_request(self, request):
+        if request.url.path.endswith("/token"):
+            self.signed_in.append(request)
+            request.read()
+            return self.sign_in()
+        token = request.headers["Authorization"].removeprefix("Bearer ")
+        self.asked.append(token)
+        return httpx.Response(401 if token in self.refused or "*" in self.refused else 200, content=b"[]")
+
+
+class Ledger(NullMeter):
+    def __init__(self):
+        self.requests, self.expiries = [], []
+
+    def request(self, endpoint, code, seconds):
+        self.requests.append((endpoint, code))
+
+    def credential_expiry(self, instant):
+        self.expiries.append(instant)
+
+
+@pytest.fixture
+def console():
+    return Console()
+
+
+@pytest.fixture
+def meter():
+    return Ledger()
+
+
+def key_auth(console, key=lambda: SECRETS[0], key_id=lambda: SECRETS[1], organization="org/1"):
+    return ApiKeyAuth(ROOT, organization, api_key=key, api_key_id=key_id, clock=lambda: console.now)
+
+
+def password_auth(console):
+    return PasswordAuth(
+        username="me@example.com",
+        password=lambda: SECRETS[2],
+        client_id="client",
+        client_secret=lambda: SECRETS[3],
+        clock=lambda: console.now,
+    )
+
+
+@pytest.fixture
+def make(console, meter):
+    def make(auth):
+        return Client(
+            ROOT,
+            auth,
+            Budget(60000.0, monotonic=lambda: console.now, sleep=lambda _: None),
+            meter=meter,
+            surroundings=Surroundings(
+                clock=lambda: console.now, monotonic=lambda: console.now, sleep=lambda _: None, random=lambda: 0.0
+            ),
+            transport=console,
+        )
+
+    return make
+
+
+def ask(client):
+    return client.get("/runs", endpoint="/runs").body
+
+
+def test_a_key_of_version_3_signs_in_with_two_headers_and_its_token_is_used_again(make, console, meter):
+    client = make(key_auth(console))
+    assert [ask(client), ask(client)] == [b"[]", b"[]"]
+    (request,) = console.signed_in
+    assert str(request.url) == ROOT + "/organizations/org%2F1/credentials/v3/token"
+    assert (request.headers["X-API-Key-ID"], request.headers["X-API-Key"]) == (SECRETS[1], SECRETS[0])
+    assert meter.requests == [(TOKEN_V3, "200"), ("/runs", "200"), ("/runs", "200")]
+    assert len(set(console.asked)) == 1
+
+
+def test_a_key_of_version_2_signs_in_with_one_header(make, console, meter):
+    ask(make(key_auth(console, key_id=None)))
+    (request,) = console.signed_in
+    assert str(request.url).endswith("/credentials/v2/token")
+    assert "X-API-Key-ID" not in request.headers
+    assert meter.requests[0] == (TOKEN_V2, "200")
+
+
+def test_key_headers_go_to_the_sign_in_alone(make, console):
+    seen = []
+    answer = console.handle_request
+    console.handle_request = lambda request: (seen.append(request), answer(request))[1]
+    ask(make(key_auth(console)))
+    assert ["X-API-Key" in request.headers for request in seen] == [True, False]
+
+
+def test_a_password_signs_in_with_a_form(make, console, meter):
+    console.sign_in = lambda: httpx.Response(200, json={"access_token": "opaque", "expires_in": 600})
+    ask(make(password_auth(console)))
+    (request,) = console.signed_in
+    assert str(request.url) == "https://id.snowplowanalytics.com/oauth/token"
+    assert parse_qs(request.content.decode()) == {
+        "grant_type": ["password"],
+        "username": ["me@example.com"],
+        "password": [SECRETS[2]],
+        "audience": ["https://snowplowanalytics.com/api/"],
+        "client_id": ["client"],
+        "client_secret": [SECRETS[3]],
+    }
+    assert meter.requests[0] == (TOKEN_PASSWORD, "200")
+    assert meter.expiries == [NOW + 600]
+
+
+@pytest.mark.parametrize(("life", "left"), [(DAY, 300.0), (1000.0, 100.0)])
+def test_a_token_is_renewed_when_the_lesser_of_five_minutes_and_a_tenth_is_left(make, console, meter, life, left):
+    console.life = life
+    client = make(key_auth(console))
+    ask(client)
+    console.now = NOW + life - left - 1
+    ask(client)
+    assert len(console.signed_in) == 1
+    console.now = NOW + life - left
+    ask(client)
+    assert len(console.signed_in) == 2
+    assert meter.expiries == [NOW + life, console.now + life]
+
+
+def test_a_token_without_a_readable_end_lasts_a_day_and_its_end_is_unknown(make, console, meter):
+    console.sign_in = lambda: httpx.Response(200, json={"accessToken": "opaque"})
+    client = make(key_auth(console))
+    ask(client)
+    console.now = NOW + DAY - 301
+    ask(client)
+    assert (len(console.signed_in), meter.expiries) == (1, [None])
+    console.now = NOW + DAY - 300
+    ask(client)
+    assert len(console.signed_in) == 2
+
+
+def test_a_wrong_clock_of_ours_does_not_cost_a_sign_in_for_each_request(make, console):
+    token = jwt(exp=NOW - 10 * DAY, iat=NOW - 11 * DAY)
+    console.sign_in = lambda: httpx.Response(
+        200, json={"accessToken": token}, headers={"Date": "Fri, 03 Nov 2023 22:13:20 GMT"}
+    )
+    client = make(key_auth(console))
+    for _ in range(3):
+        ask(client)
+    assert len(console.signed_in) == 1
+
+
+def test_a_refused_token_is_renewed_once_and_the_request_repeated(make, console):
+    client = make(key_auth(console))
+    ask(client)
+    console.refused.add(console.asked[0])
+    assert ask(client) == b"[]"
+    assert len(console.signed_in) == 2
+
+
+def test_a_token_refused_twice_is_an_auth_error(make, console, meter):
+    console.refused.add("*")
+    with pytest.raises(AuthError):
+        ask(make(key_auth(console)))
+    assert meter.requests == [(TOKEN_V3, "200"), ("/runs", "401"), (TOKEN_V3, "200"), ("/runs", "401")]
+
+
+@pytest.mark.parametrize(("status", "words"), [(401, "wrong"), (403, "permission"), (404, "unknown organization")])
+def test_a_refused_sign_in_is_an_auth_error_that_says_why_and_is_not_repeated(make, console, meter, status, words):
+    console.sign_in = lambda: httpx.Response(status, json={"message": "private"})
+    with pytest.raises(AuthError, match=words):
+        ask(make(key_auth(console)))
+    assert meter.requests == [(TOKEN_V3, str(status))]
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "tries"),
+    [(503, ServerStatusError, 3), (429, RateLimitedError, 3), (302, RedirectError, 1)],
+)
+def test_a_sign_in_that_fails_for_now_is_treated_like_any_request(make, console, meter, status, error, tries):
+    console.sign_in = lambda: httpx.Response(status, headers={"Location": "https://evil.example.com/token"})
+    with pytest.raises(error, match="token"):
+        ask(make(key_auth(console)))
+    assert meter.requests == [(TOKEN_V3, str(status))] * tries
+    assert console.asked == []
+
+
+def test_a_sign_in_that_fails_once_is_overcome(make, console):
+    answers = [httpx.Response(503), httpx.Response(200, json={"accessToken": "opaque"})]
+    console.sign_in = lambda: answers.pop(0)
+    assert ask(make(key_auth(console))) == b"[]"
+
+
+def test_a_broken_connection_while_signing_in_does_not_lock_out_the_next(make, console):
+    def broken():
+        raise httpx.ConnectError("refused")
+
+    console.sign_in = broken
+    client = make(key_auth(console))
+    with pytest.raises(NetworkError):
+        ask(client)
+    console.sign_in = console.token_answer
+    assert ask(client) == b"[]"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"null", b"not JSON", b"{}", b'{"accessToken": null}', b'{"accessToken": 7}', b'{"accessToken": ""}']
+    + [b'{"accessToken": "a\\nb"}', b'{"accessToken": "\xc3\xa9"}', b"\xff", b"[" * 100_000],
+)
+def test_a_sign_in_without_a_token_is_an_auth_error(make, console, body):
+    console.sign_in = lambda: httpx.Response(200, content=body)
+    with pytest.raises(AuthError):
+        ask(make(key_auth(console)))
+
+
+def test_secrets_are_read_anew_at_each_sign_in(make, console):
+    keys = ["first\n", "second"]
+    client = make(key_auth(console, key=lambda: keys.pop(0)))
+    ask(client)
+    console.now += DAY
+    ask(client)
+    assert [request.headers["X-API-Key"] for request in console.signed_in] == ["first", "second"]
+
+
+@pytest.mark.parametrize("secret", ["", "  \n", "two\nlines"])
+def test_a_secret_that_cannot_be_one_is_an_auth_error(make, console, secret):
+    with pytest.raises(AuthError) as caught:
+        ask(make(key_auth(console, key=lambda: secret)))
+    assert "two" not in str(caught.value)
+    assert console.signed_in == []
+
+
+def test_a_secret_that_cannot_be_read_is_an_auth_error(make, console, tmp_path):
+    with pytest.raises(AuthError, match="FileNotFoundError") as caught:
+        ask(make(key_auth(console, key=(tmp_path / "missing").read_text)))
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_a_secret_beyond_ascii_is_sent_as_it_is(make, console):
+    ask(make(key_auth(console, key=lambda: "clé")))
+    assert ("x-api-key", "clé".encode()) in [
+        (name.decode().lower(), value) for name, value in console.signed_in[0].headers.raw
+    ]
+
+
+def test_neither_representations_nor_errors_show_a_secret(make, console):
+    token = console.token()
+    console.refused.add("*")
+    texts = [repr(make_token(token, None, NOW, 0.0))]
+    for auth in (key_auth(console), password_auth(console)):
+        with pytest.raises(AuthError) as caught:
+            ask(make(auth))
+        texts += [repr(auth), repr(vars(auth)), *traceback.format_exception(caught.value)]
+    for secret in (*SECRETS, token):
+        assert secret not in "".join(texts)
+
+
+def test_threads_that_start_together_sign_in_once(make, console):
+    client = make(key_auth(console))
+    threads = [threading.Thread(target=ask, args=(client,)) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert (len(console.signed_in), len(console.asked)) == (1, 12)
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["", "a.b", "a.b.c", "a.!.c", "....", "a." + "A" * 100_000 + ".c", jwt(), jwt(exp="soon"), jwt(exp=-1), "a.é.c"],
+    ids=lambda token: token[:12],
+)
+def test_a_token_whose_end_cannot_be_read_has_no_claims(token):
+    assert parse_claims(token) is None
+
+
+@pytest.mark.parametrize("expires_in", [None, "600", -5, 0, float("inf"), float("nan"), [], True])
+def test_odd_lives_never_make_a_token_that_is_renewed_at_once(expires_in):
+    assert make_token("opaque", expires_in, NOW, 0.0).renew >= NOW + 30
