@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Tag
 
 from exporter.secret import Secret
-from exporter.section import Section
+from exporter.section import Section, given_keys
 from exporter.sources.settings import SourceSettings, Sweep
 from exporter.values import BaseUrl, Text
 
@@ -45,7 +45,7 @@ class PasswordGrant(Section):
 
 def _flow(auth: Any) -> str | None:  # noqa: ANN401  # as the file has it
     """Which sign-in is meant, by the keys given; a slip of the pen shall be blamed in the nearest one."""
-    keys = set(auth) if isinstance(auth, dict) else set()
+    keys = given_keys(auth)
     if any(str(key).startswith(("user", "password", "client", "token", "audience")) for key in keys):
         return "<password>"
     return "<v3>" if any(str(key).startswith("api_key_i") for key in keys) else "<v2>"
