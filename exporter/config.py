@@ -4,10 +4,11 @@ text ─► document (YAML, ${VAR}) ─► models (values, unknown keys) ─► 
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Discriminator, Field, Tag, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
@@ -16,13 +17,14 @@ from exporter.document import parse
 from exporter.duration import UNITS, format_duration
 from exporter.faults import ConfigError, Fault, faults_of
 from exporter.secret import Secret
-from exporter.section import Conflict, Section
+from exporter.section import Conflict, Section, given_keys
 from exporter.sources.settings import SourceSettings
 from exporter.values import (
     Buckets,
     Cron,
     Duration,
     OptionalUrl,
+    PositiveCount,
     PositiveDuration,
     Regex,
     Switch,
@@ -113,7 +115,7 @@ class MetricsSettings(Section):
     """Buckets of the durations of steps, in seconds."""
     step_histograms: Annotated[Literal["auto", "on", "off"], Switch] = "auto"
     """Histograms of steps; auto: while at most 2,000 steps are known."""
-    max_series: Annotated[int, Field(ge=1)] = 100_000
+    max_series: PositiveCount = 100_000
     """How many series there may be; beyond, new jobs fold into __other__."""
     job_expiry: PositiveDuration = 90 * UNITS["d"]
     """A job without runs for so long is forgotten."""
@@ -200,16 +202,21 @@ def _model(settings: Settings) -> type[Config]:
     tagged = [Annotated[kind, Tag(f"<{word}>")] for word, kind in settings.items()]
     below: Any = {"below": ("type",)}
     choice = Discriminator(
-        lambda given: f"<{given.get('type')}>" if isinstance(given, dict) else None,
+        lambda given: f"<{given_keys(given).get('type')}>",
         custom_error_type="fault",
         custom_error_message=f"must have a type: one of {', '.join(settings)}",
         custom_error_context=below,
     )
     kinds: Any = Annotated[reduce(lambda left, right: left | right, tagged), choice]
-    return create_model("Config", __base__=Config, __doc__=Config.__doc__, sources=(tuple[kinds, ...], ...))
+    return create_model(
+        "Config",
+        __base__=Config,
+        __doc__=Config.__doc__,
+        sources=(tuple[kinds, ...], Field(description=Config.model_fields["sources"].description)),
+    )
 
 
-def _across(data: Any, settings: Settings) -> Iterable[Fault]:  # noqa: ANN401  # as the file has it
+def _across(data: Any, settings: Settings) -> Iterator[Fault]:  # noqa: ANN401  # as the file has it
     """What must hold between sections, as far as the values concerned have no fault themselves."""
     if not isinstance(data, dict) or not isinstance(sources := data.get("sources"), list):
         return
@@ -217,22 +224,26 @@ def _across(data: Any, settings: Settings) -> Iterable[Fault]:  # noqa: ANN401  
         yield Fault("sources", "needs at least one source")
     state = data.get("state", {})
     retention = StateSettings.sound_values(state).get("retention") if isinstance(state, dict) else None
-    names: dict[str, int] = {}
-    for index, given in enumerate(sources):
-        kind = settings.get(str(given.get("type"))) if isinstance(given, dict) else None
-        values = kind.sound_values(given) if kind else {}
-        name = values.get("name")
-        if name in names:
-            yield Fault(f"sources[{index}].name", f"the same as sources[{names[name]}].name")
-        elif name is not None:
-            names[name] = index
-        yield from _too_short(retention, index, values)
+    kinds = [settings.get(str(given.get("type"))) if isinstance(given, dict) else None for given in sources]
+    values = [kind.sound_values(given) if kind else {} for kind, given in zip(kinds, sources, strict=True)]
+    yield from _names_given_twice([each.get("name") for each in values])
+    if retention is not None:
+        yield from _retention_too_short(retention, values)
 
 
-def _too_short(retention: float | None, index: int, values: Mapping[str, Any]) -> Iterable[Fault]:
-    if retention is None or not {"lookback", "max_run_age", "overlap"} <= values.keys():
-        return
-    least = max(values["lookback"], values["max_run_age"]) + values["overlap"]
+def _names_given_twice(names: Sequence[str | None]) -> Iterator[Fault]:
+    for index, name in enumerate(names):
+        if name is not None and (first := names.index(name)) < index:
+            yield Fault(f"sources[{index}].name", f"the same as sources[{first}].name")
+
+
+def _retention_too_short(retention: float, sources: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    needs = [
+        (max(values["lookback"], values["max_run_age"]) + values["overlap"], index)
+        for index, values in enumerate(sources)
+        if {"lookback", "max_run_age", "overlap"} <= values.keys()
+    ]
+    least, index = max(needs, default=(0.0, 0))
     if retention < least:
         reason = f"the larger of lookback and max_run_age, and overlap, of sources[{index}]"
         yield Fault("state.retention", f"must be at least {format_duration(least)}: {reason}")
@@ -245,5 +256,6 @@ def schema(settings: Settings) -> dict[str, Any]:
 
 def secrets(config: Config) -> list[Secret]:
     """Everything in the config that must never be printed."""
-    proxies = [Secret(source.proxy_url) for source in config.sources if "@" in source.proxy_url]
-    return [*config.secrets(), *proxies]
+    proxies = (urlsplit(source.proxy_url).password for source in config.sources)
+    passwords = {spelling for password in proxies if password for spelling in (password, unquote(password))}
+    return [*config.secrets(), *map(Secret, sorted(passwords))]

@@ -14,7 +14,7 @@ Path = tuple[str | int, ...]
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$\{")
 ITSELF = "refers to itself"
 
-_QUOTED = re.compile(r"'(?!<)[^']{2,}'")
+_QUOTED = re.compile(r"'(?!<)[^' ]{3,}'")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -53,8 +53,8 @@ def _syntax_fault(error: yaml.YAMLError) -> Fault:
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = _QUOTED.sub("…", error.problem or error.context or "it cannot be read")
-        return Fault("", f"not YAML{where}: {problem}")
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        return Fault("", f"not YAML{where}: {_QUOTED.sub('…', problem)}")
     if isinstance(error, yaml.reader.ReaderError):
         return Fault("", f"not YAML: character {error.position + 1} is not allowed")
     return Fault("", "not YAML")

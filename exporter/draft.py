@@ -28,6 +28,8 @@ class Books:
         self.names: dict[tuple[str, str, str], int] = {}
         self.series: dict[int, int] = {}
         self.series_total = 0
+        self.steps: dict[int, int] = {}
+        self.steps_total = 0
         self.exporter = Counted()
         self.next_key = 1
 
@@ -42,6 +44,9 @@ class Books:
             self.names[job.source, job.project, job.name] = job.key
         self.series_total += series - self.series.get(job.key, 0)
         self.series[job.key] = series
+        steps = len(job.step_names())
+        self.steps_total += steps - self.steps.get(job.key, 0)
+        self.steps[job.key] = steps
         self.next_key = max(self.next_key, job.key + 1)
 
     def of_source(self, name: str) -> dict[int, JobState]:

@@ -10,7 +10,7 @@ UNITS = {"y": 365 * 86400.0, "w": 7 * 86400.0, "d": 86400.0, "h": 3600.0, "m": 6
 
 LONGEST = 100 * UNITS["y"]
 
-_PROMETHEUS = re.compile("".join(f"(?:([0-9]+){unit})?" for unit in UNITS))
+_PROMETHEUS = re.compile("".join(f"(?:([0-9]{{1,15}}){unit})?" for unit in UNITS))
 _ISO_8601 = re.compile(r"P(?=[0-9T])(?:[0-9.]+[WD])*(?:T(?=[0-9])(?:[0-9.]+[HMS])+)?")
 
 

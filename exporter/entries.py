@@ -14,7 +14,7 @@ from exporter.draft import Draft
 from exporter.model import Disposition, Reading, Result, Run, Step, Window
 from exporter.rules import SourceRules
 from exporter.schema import StepMark, StoredRun
-from exporter.state import OTHER, ScopeState, clean
+from exporter.state import OTHER, JobState, ScopeState, clean
 
 MAX_WORDS = 20
 """Unmapped status words a source; what comes after is counted under `__other__`."""
@@ -178,7 +178,7 @@ class Entry:
         state = self._draft.job(stored.job)
         target = self._draft.target(state)
         shown = msgspec.structs.replace(run, error_type=self._draft.error_type(target, run))
-        counting.count_ending(target, shown, self._counting, attempts=self._rules.attempts)
+        counting.count_ending(target, shown, self._counting_of(target), attempts=self._rules.attempts)
         if counting.note_ending(state, shown, self._moment.now):
             self._draft.recount.add(state.key)
         self.entered.results[run.result or Result.UNKNOWN] += 1
@@ -190,6 +190,9 @@ class Entry:
         self._draft.runs[run.run_id] = pending
         if steps and not any(step.result is None for step in steps):
             self.steps(pending, steps)
+
+    def _counting_of(self, job: JobState) -> Rules:
+        return msgspec.structs.replace(self._counting, run_buckets=self._rules.run_buckets(job))
 
     def _uncounted(self, stored: StoredRun, *, known_before: bool) -> None:
         """Moves the gauges for an ending of the baseline, or for a change of one that has been entered."""

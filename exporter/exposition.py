@@ -13,7 +13,7 @@ import prometheus_client
 import prometheus_client.openmetrics.exposition as openmetrics_exposition
 from prometheus_client.metrics_core import Metric
 
-from exporter.families import FAMILIES, Family, Kind, Level
+from exporter.families import FAMILIES, STEP_DURATION, Family, Kind, Level
 from exporter.gzipped import deflated, member
 from exporter.holds import Holds, Owner, Series
 from exporter.jobview import JobView
@@ -199,6 +199,8 @@ def _job_block(family: Family, prefix: str, view: JobView) -> Block:
         return EMPTY
     if family.kind is Kind.COUNTER:
         return counter_block(family, prefix, view.state.counts.get(family.name, {}))
+    if family.name == STEP_DURATION and not view.step_histograms:
+        return EMPTY
     return histogram_block(family, prefix, view.state.distributions.get(family.name, {}))
 
 

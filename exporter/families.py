@@ -83,6 +83,7 @@ def gauge(name: str, help_text: str, rows: Rows, *labels: str) -> Family:
 
 RUNS = "jobrun_runs_total"
 RUN_DURATION = "jobrun_run_duration_seconds"
+STEP_DURATION = "jobrun_step_duration_seconds"
 
 FAMILIES: tuple[Family, ...] = (
     counter(RUNS, "Runs that ended, by result; every ending is counted once.", "result"),
@@ -147,7 +148,7 @@ FAMILIES: tuple[Family, ...] = (
         "Ended runs in which this step failed first; steps skipped after it are not blamed.",
         "step_name",
     ),
-    histogram("jobrun_step_duration_seconds", "How long steps took, from start to end.", "step_name"),
+    histogram(STEP_DURATION, "How long steps took, from start to end.", "step_name"),
     gauge(
         "jobrun_last_run_steps",
         "Steps of the latest run whose steps are known, by result.",

@@ -23,7 +23,7 @@ class Fault(NamedTuple):
 
 
 class ConfigError(Exception):
-    """The config cannot be used. `faults` holds every fault that was found, in the order of the file."""
+    """The config cannot be used. `faults` holds every fault that was found."""
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         super().__init__("\n".join(map(str, faults)))

@@ -34,6 +34,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         team: Who looks after it.
         job_url: Where a person finds it.
         failed_run_url: Where a person finds its last failed run.
+        step_histograms: Whether the durations of its steps are shown.
         withheld: True while its counters and histograms are not to be shown yet.
     """
 
@@ -48,6 +49,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     team: str = ""
     job_url: str = ""
     failed_run_url: str = ""
+    step_histograms: bool = True
     withheld: bool = False
 
     @property

@@ -14,10 +14,10 @@ from exporter.counting import Mark, Rules, restate
 from exporter.draft import Books, Draft
 from exporter.entries import Entered, Entry, Moment
 from exporter.errors import StateError
+from exporter.holds import Owner, Series
 from exporter.model import Reading, Step
-from exporter.holds import Series
 from exporter.opening import Opened
-from exporter.rules import SourceRules
+from exporter.rules import SourceRules, included
 from exporter.schema import StepMark, StoredRun
 from exporter.state import Count, Counted, Distribution, JobState, OpenRun, SourceState, copy
 from exporter.store import Loaded, Store
@@ -26,6 +26,10 @@ UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
 SEEDED = (UNOBSERVED, "jobrun_source_truncated_responses_total", "jobrun_source_steps_lost_total")
 """A source's own counters that are there from the start."""
+
+
+MANY_STEPS = 2000
+"""Steps of all jobs above which `auto` keeps no histograms of them."""
 
 
 class IdentityError(StateError):
@@ -44,12 +48,10 @@ class Ledger:
 
     Args:
         opening: Opens the state; called by `load`.
-        counting_rules: How endings are added up.
     """
 
-    def __init__(self, opening: Callable[[], Opened], counting_rules: Rules) -> None:
+    def __init__(self, opening: Callable[[], Opened]) -> None:
         self._opening = opening
-        self._counting = counting_rules
         self._lock = threading.RLock()
         self._rules: dict[str, SourceRules] = {}
         self._open: dict[str, dict[str, OpenRun]] = {}
@@ -57,6 +59,8 @@ class Ledger:
         self._changed = Changed()
         self._starting: set[str] = set()
         self.books = Books()
+        self._counting = Rules(run_buckets=(), step_buckets=(), released=False)
+        self._step_mode = "auto"
         self.step_histograms = True
         self.last_commit: float | None = None
 
@@ -99,12 +103,16 @@ class Ledger:
     def _count_cold_start(self, reason: str) -> None:
         exporter = copy(self.books.exporter)
         exporter.count("jobrun_exporter_state_cold_starts_total", reason, released=self._counting.released)
-        with self._writing() as store:
-            store.put_exporter(exporter)
-        self.books.exporter = exporter
+        self._replace([exporter])
 
-    def configure(self, rules: Mapping[str, SourceRules]) -> None:
-        """Takes up the sources of a configuration. Raises IdentityError before anything has changed."""
+    def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
+        """Takes up a configuration. Raises IdentityError before anything has changed.
+
+        Args:
+            rules: The rules of each source.
+            counting_rules: How endings are added up.
+            step_histograms: `on`, `off`, or `auto`: on until more than MANY_STEPS steps are known.
+        """
         with self._lock:
             for name, wanted in rules.items():
                 known = self.books.sources.get(name)
@@ -115,6 +123,8 @@ class Ledger:
                     )
             self._starting |= rules.keys() - self._rules.keys()
             self._rules = dict(rules)
+            self._counting, self._step_mode = counting_rules, step_histograms
+            self.step_histograms = step_histograms != "off"
             for name, wanted in rules.items():
                 self._admit(name, wanted)
             self._changed.everything = True
@@ -169,6 +179,13 @@ class Ledger:
             self.books.take(job, rules.series_of(job))
         self._follow(draft)
         self._changed.jobs |= draft.jobs.keys()
+        self._watch_steps()
+
+    def _watch_steps(self) -> None:
+        """Step histograms that have been switched off by their number stay off until a reload."""
+        if self.step_histograms and self._step_mode == "auto" and self.books.steps_total > MANY_STEPS:
+            self.step_histograms = False
+            self._changed.everything = True
 
     def _follow(self, draft: Draft) -> None:
         """Takes the rows of a draft into the index of open runs."""
@@ -202,7 +219,7 @@ class Ledger:
         rules, filters = self._rules[draft.source.name], draft.source.filters
         if filters:
             for key, job in self.books.of_source(draft.source.name).items():
-                if not rules.included(filters[-1], job.job.name) and rules.wants(job.job.name):
+                if not included(filters[-1], job.job.name) and rules.wants(job.job.name):
                     draft.job(key).baseline = now
         filters.append(rules.filter_since(now if filters else draft.source.baseline or now))
 
@@ -306,32 +323,38 @@ class Ledger:
     def release(self, series: Iterable[Series]) -> None:
         """Commits that these series have been shown at 0; from now on they are served at their value."""
         with self._lock:
-            jobs: dict[int, JobState] = {}
-            sources: dict[str, SourceState] = {}
-            exporter: Counted | None = None
+            changed: dict[Owner, JobState | SourceState | Counted] = {}
             for owner, family, labels in series:
-                if owner[0] == "exporter":
-                    exporter = exporter or copy(self.books.exporter)
-                    _release(exporter, family, labels)
-                elif isinstance(owner[1], int):
-                    if owner[1] in self.books.jobs:
-                        job = jobs.get(owner[1]) or copy(self.books.jobs[owner[1]])
-                        jobs[owner[1]] = job
-                        _release(job, family, labels)
-                elif owner[1] in self.books.sources:
-                    source = sources.get(owner[1]) or copy(self.books.sources[owner[1]])
-                    sources[owner[1]] = source
-                    _release(source, family, labels)
-            with self._writing() as store:
-                store.put_jobs(jobs.values())
-                for changed in sources.values():
-                    store.put_source(changed)
-                if exporter is not None:
-                    store.put_exporter(exporter)
-            self.books.jobs.update(jobs)
-            self.books.sources.update(sources)
-            self.books.exporter = exporter or self.books.exporter
-            self._changed.jobs |= jobs.keys()
+                record = changed.get(owner) or self._record(owner)
+                if record is not None:
+                    changed[owner] = record if owner in changed else copy(record)
+                    _release(changed[owner], family, labels)
+            self._replace(changed.values())
+
+    def _record(self, owner: Owner) -> JobState | SourceState | Counted | None:
+        match owner:
+            case ("job", int(key)):
+                return self.books.jobs.get(key)
+            case ("source", str(name)):
+                return self.books.sources.get(name)
+            case _:
+                return self.books.exporter
+
+    def _replace(self, records: Collection[JobState | SourceState | Counted]) -> None:
+        """Writes records of which only the counters have changed, and takes them into the books."""
+        jobs = {record.key: record for record in records if isinstance(record, JobState)}
+        sources = {record.name: record for record in records if isinstance(record, SourceState)}
+        exporters = [record for record in records if not isinstance(record, JobState | SourceState)]
+        with self._writing() as store:
+            store.put_jobs(jobs.values())
+            for source in sources.values():
+                store.put_source(source)
+            for exporter in exporters:
+                store.put_exporter(exporter)
+        self.books.jobs.update(jobs)
+        self.books.sources.update(sources)
+        self.books.exporter = exporters[0] if exporters else self.books.exporter
+        self._changed.jobs |= jobs.keys()
 
     def release_unobserved(self, source: str) -> None:
         """Adds the seconds that were found unobserved at the start, now that the restored value has been served."""
@@ -340,9 +363,7 @@ class Ledger:
             if state.held_unobserved:
                 state.count(UNOBSERVED, amount=state.held_unobserved, released=self._counting.released)
                 state.held_unobserved = 0.0
-                with self._writing() as store:
-                    store.put_source(state)
-                self.books.sources[source] = state
+                self._replace([state])
 
     # --- housekeeping ---
 
@@ -384,6 +405,11 @@ class Ledger:
             self._changed.jobs |= changed.jobs
             self._changed.everything = self._changed.everything or changed.everything
 
+    def starting(self) -> frozenset[str]:
+        """Sources of which no poll has been complete since this process started."""
+        with self._lock:
+            return frozenset(self._starting)
+
     def open_runs(self, source: str, scope: str | None = None) -> list[OpenRun]:
         """The open runs of a source or one of its scopes, oldest first."""
         with self._lock:
@@ -398,6 +424,11 @@ class Ledger:
     def source(self, name: str) -> SourceState:
         """The committed record of a source."""
         return self.books.sources[name]
+
+    def size(self) -> int:
+        """Bytes of the state on disk; 0 while it is not open."""
+        with self._lock:
+            return self._store.size() if self._store is not None else 0
 
     def store(self) -> Store:
         """The open state, to be read under `locked`. Raises StateError if there is none."""

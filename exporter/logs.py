@@ -7,12 +7,13 @@ on. Of an exception only what we wrote ourselves is shown: others' texts can hol
 import json
 import logging
 import re
+import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Literal, NamedTuple, TextIO
 from urllib.parse import quote, quote_plus
 
 import structlog
@@ -107,11 +108,13 @@ def described(error: BaseException) -> str:
 def exceptions(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replaces exceptions in an event by their description; `exc_info` also by the places they passed."""
     info = event.pop("exc_info", None)
+    if info is True:
+        info = sys.exc_info()
     error = info[1] if isinstance(info, tuple) else info
     if isinstance(error, BaseException):
         event["error"] = error
         event["at"] = _places(error)
-    return {key: described(value) if isinstance(value, BaseException) else value for key, value in event.items()}
+    return {key: _safe(value) for key, value in event.items()}
 
 
 def _places(error: BaseException) -> str:
@@ -159,14 +162,18 @@ class _Bridge(logging.Handler):
 
 
 def _message(record: logging.LogRecord) -> str:
-    if not isinstance(record.args, tuple):
-        record.args = ()
-    arguments = tuple(described(each) if isinstance(each, BaseException) else each for each in record.args)
-    message = described(record.msg) if isinstance(record.msg, BaseException) else str(record.msg)
+    """A record's message, with its arguments filled in where they fit."""
+    message = str(_safe(record.msg))
     try:
-        return message % arguments if arguments else message
-    except (TypeError, ValueError):
+        if isinstance(record.args, Mapping):
+            return message % {key: _safe(value) for key, value in record.args.items()}
+        return message % tuple(map(_safe, record.args)) if record.args else message
+    except (TypeError, ValueError, KeyError):
         return message
+
+
+def _safe(value: object) -> object:
+    return described(value) if isinstance(value, BaseException) else value
 
 
 _REDACTOR = Redactor()  # logging is one for the whole process, and so is what it must not show
@@ -199,8 +206,3 @@ def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = 
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Bridge()], level=max(level, logging.WARNING), force=True)
-
-
-def logger() -> Any:  # noqa: ANN401  # what structlog gives depends on its configuration
-    """The logger."""
-    return structlog.get_logger()

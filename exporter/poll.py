@@ -39,6 +39,16 @@ class ApiClock(Protocol):
         """The present, corrected."""
 
 
+class Pages(Protocol):
+    """Where committed things are served."""
+
+    def publish(self) -> None:
+        """Serves all that is committed."""
+
+    def soon(self) -> None:
+        """Likewise, unless that was done a moment ago."""
+
+
 class Told(msgspec.Struct, kw_only=True):
     """What one poll did, for its log line."""
 
@@ -61,7 +71,7 @@ class Poller:
         api_clock: The present by the API's clock.
         monotonic: A clock that never jumps, in seconds.
         sweep_interval: Seconds between sweeps; None for no sweeps.
-        committed: Called when there is something new to be served.
+        pages: Where committed things are served.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
@@ -74,7 +84,7 @@ class Poller:
         api_clock: ApiClock,
         monotonic: Callable[[], float],
         sweep_interval: float | None,
-        committed: Callable[[], None],
+        pages: Pages,
     ) -> None:
         self._rules = rules
         self._source = source
@@ -83,7 +93,7 @@ class Poller:
         self._clock = api_clock
         self._monotonic = monotonic
         self._sweep_interval = sweep_interval
-        self._committed = committed
+        self._pages = pages
         self._log = structlog.get_logger().bind(source=rules.name)
         self.failures = 0
         self.polled = False
@@ -128,12 +138,12 @@ class Poller:
             self._enter(told, self._ledger.commit(name, reading, self._moment(started)))
             self._source.committed(reading)
             told.readings += 1
-            self._committed()
+            self._pages.soon()
         self._enter(told, self._ledger.give_up(name, self._moment(started)))
         self._ledger.finish(name, self._moment(started), swept=sweep)
         if any(not scope.readable for scope in self._ledger.source(name).scopes.values()):
             told.outcome = "partial"
-        self._committed()
+        self._pages.soon()
 
     def _sweep_due(self, now: float) -> bool:
         last = self._ledger.source(self._rules.name).last_sweep
@@ -161,7 +171,7 @@ class Poller:
                     return
                 faults = 0 if self._fetch(row, self._moment(started)) else faults + 1
                 told.steps += 1
-            self._committed()
+            self._pages.soon()
 
     def _fetch(self, row: StoredRun, moment: Moment) -> bool:
         """Fetches the steps of one run; False if that failed and is to be tried again."""
@@ -215,4 +225,4 @@ class Poller:
             **counts,
             **fault,
         )
-        self._committed()
+        self._pages.publish()

@@ -1,11 +1,21 @@
 """What the ledger must know of a configured source, free of any vendor."""
 
+import functools
+import re
 from collections.abc import Callable
 
 import msgspec
 
 from exporter.model import FAILING, Result
 from exporter.state import Filter, JobState
+
+
+@functools.lru_cache(maxsize=65536)
+def included(patterns: Filter, job_name: str) -> bool:
+    """Whether patterns, now or once in force, include a job's name; they must match the whole of it."""
+    return any(re.fullmatch(pattern, job_name) for pattern in patterns.include) and not any(
+        re.fullmatch(pattern, job_name) for pattern in patterns.exclude
+    )
 
 
 class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,11 +31,11 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         max_run_age: How long an open run is followed, in seconds.
         reach: How far back the API shows runs, in seconds.
         poll_interval: In seconds.
-        included: Whether a filter lets a job's name pass.
         include: Patterns of the jobs that are read.
         exclude: Patterns of those that are not.
         max_series: The bound on all domain series.
         series_of: How many series a job has.
+        run_buckets: The bounds of a job's run durations, in seconds.
         never_expires: Whether a job is kept without runs, because somebody has set an objective for it.
     """
 
@@ -40,14 +50,14 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
     poll_interval: float
     include: tuple[str, ...]
     exclude: tuple[str, ...]
-    included: Callable[[Filter, str], bool]
     max_series: int
     series_of: Callable[[JobState], int]
+    run_buckets: Callable[[JobState], tuple[float, ...]]
     never_expires: Callable[[JobState], bool]
 
     def wants(self, job_name: str) -> bool:
         """Whether a job's name is included now."""
-        return self.included(self.filter_since(0), job_name)
+        return included(self.filter_since(0), job_name)
 
     def filter_since(self, since: float) -> Filter:
         """The patterns now in force, as in force since an instant."""

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Self
+from typing import NoReturn, Self
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -78,6 +78,15 @@ class Secret:
 
     def __hash__(self) -> int:
         return hash(self._given)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memory: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled")
 
     @property
     def _given(self) -> tuple[Path | None, str]:

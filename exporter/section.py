@@ -90,7 +90,7 @@ class Section(BaseModel):
                 if not field.is_required():
                     values[name] = field.get_default(call_default_factory=True)
                 continue
-            kind: Any = Annotated[field.annotation, field]
+            kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
             try:
                 values[name] = TypeAdapter(kind).validate_python(given[name])
             except ValidationError:
@@ -175,6 +175,13 @@ class Section(BaseModel):
                 either = {"oneOf": [{"required": [name]}, {"required": [file]}]}
                 json_schema.setdefault("allOf", []).append(either)
         return json_schema
+
+
+def given_keys(value: object) -> Mapping[str, Any]:
+    """Keys and values of a mapping or a section, to tell the members of a union apart; empty for all else."""
+    if isinstance(value, Section):
+        return vars(value)
+    return value if isinstance(value, Mapping) else {}
 
 
 def _is_secret(field: FieldInfo) -> bool:

@@ -92,11 +92,23 @@ def _buckets(bounds: tuple[float, ...]) -> tuple[float, ...]:
     return bounds
 
 
-Buckets = Annotated[tuple[Annotated[float, Field(allow_inf_nan=False)], ...], AfterValidator(_buckets)]
+def _no_switch(value: object) -> object:
+    if isinstance(value, bool):
+        raise wrong("must be a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_switch), Field(allow_inf_nan=False)]
+"""A finite number; YAML's true is not 1."""
+
+Buckets = Annotated[tuple[Number, ...], AfterValidator(_buckets)]
 """Upper bounds of a histogram in seconds; +Inf is added by itself."""
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
 """A number above 0."""
+
+PositiveCount = Annotated[int, BeforeValidator(_no_switch), Field(ge=1)]
+"""A whole number, at least 1."""
 
 
 def is_loopback(url: str) -> bool:
@@ -116,12 +128,8 @@ def _split(text: str) -> SplitResult:
         has_port = url.port is None or url.port > 0
     except ValueError:
         raise wrong("is not a URL") from None
-    if (
-        url.scheme not in {"http", "https"}
-        or not url.hostname
-        or not has_port
-        or re.search(r"[\s\x00-\x1f\x7f\\]", text)
-    ):
+    is_http = url.scheme in {"http", "https"} and url.hostname and has_port
+    if not is_http or re.search(r"[\s\x00-\x1f\x7f\\]", text):
         raise wrong("must be a URL like https://host or https://host:8443/prefix")
     return url
 

@@ -12,7 +12,7 @@ from exporter.client import Client
 from exporter.errors import AuthError, NotFoundError, RateLimitedError, SchemaError, SourceError
 from exporter.model import Reading, Result, Run, Step, Window
 from exporter.secret import Secret
-from exporter.section import Section
+from exporter.section import Section, given_keys
 from exporter.sources.settings import DAY, HOUR, MINUTE, SourceSettings, Sweep
 from exporter.sources.snowplow_api import (
     RUN,
@@ -89,7 +89,7 @@ class PasswordGrant(Section):
 
 def _flow(auth: Any) -> str | None:  # noqa: ANN401  # as the file has it
     """Which sign-in is meant, by the keys given; a slip of the pen shall be blamed in the nearest one."""
-    keys = set(auth) if isinstance(auth, dict) else set()
+    keys = given_keys(auth)
     if any(str(key).startswith(("user", "password", "client", "token", "audience")) for key in keys):
         return "<password>"
     return "<v3>" if any(str(key).startswith("api_key_i") for key in keys) else "<v2>"

@@ -1,0 +1,263 @@
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from exporter.config import Config, load, loads, schema, secrets
+from exporter.model import Result, State
+from exporter.secret import Secret
+from exporter.sources.snowplow import ApiKey, ApiKeyPair, PasswordGrant, SnowplowSettings
+
+SETTINGS = {"snowplow": SnowplowSettings}
+EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
+ENVIRON = {"SNOWPLOW_ORGANIZATION_ID": "org", "SNOWPLOW_API_KEY_ID": "id", "SNOWPLOW_API_KEY": "hidden word"}
+
+
+def config_of(source="", rest="", environ=None) -> Config:
+    text = "sources:\n  - {name: a, type: snowplow, organization_id: o, auth: {api_key: k}" + source + "}\n" + rest
+    return loads(text, environ or {}, SETTINGS)
+
+
+def source_of(keys) -> SnowplowSettings:
+    (source,) = config_of(", " + keys).sources
+    assert isinstance(source, SnowplowSettings)
+    return source
+
+
+def test_the_example_has_no_fault_and_no_warning():
+    config = load(EXAMPLE, ENVIRON, SETTINGS)
+
+    assert [source.name for source in config.sources] == ["snowplow-prod"]
+    assert config.warnings({"snowplow": 1}) == []
+
+
+def test_the_example_shows_the_defaults():
+    example = load(EXAMPLE, ENVIRON, SETTINGS)
+    auth = "auth: {api_key_id: id, api_key: hidden word}"
+    least = loads(f"sources: [{{name: snowplow-prod, type: snowplow, organization_id: org, {auth}}}]", {}, SETTINGS)
+
+    assert example.sources == least.sources
+    assert (example.state, example.web, example.metrics) == (least.state, least.web, least.metrics)
+
+
+def keys_of(json_schema, root) -> set[str]:
+    """The keys that a schema knows, with those of the sections below; of several kinds, of all."""
+    found = set(json_schema.get("properties", {}))
+    for part in [
+        *json_schema.get("properties", {}).values(),
+        *json_schema.get("oneOf", []),
+        *json_schema.get("anyOf", []),
+    ]:
+        found |= keys_of(part, root)
+    if "items" in json_schema:
+        found |= keys_of(json_schema["items"], root)
+    if "$ref" in json_schema:
+        found |= keys_of(root["$defs"][json_schema["$ref"].rpartition("/")[2]], root)
+    return found
+
+
+def test_the_example_shows_every_key():
+    text = EXAMPLE.read_text()
+    json_schema = schema(SETTINGS)
+
+    assert [key for key in keys_of(json_schema, json_schema) if key not in text] == []
+
+
+def test_the_example_fits_the_schema():
+    validator = jsonschema.Draft202012Validator(schema(SETTINGS))
+
+    assert list(validator.iter_errors(yaml.safe_load(EXAMPLE.read_text()))) == []
+
+
+def test_the_schema_is_one_and_describes_every_key():
+    json_schema = json.loads(json.dumps(schema(SETTINGS)))
+    jsonschema.Draft202012Validator.check_schema(json_schema)
+    parts = [json_schema, *json_schema["$defs"].values()]
+
+    lacking = [
+        f"{part['title']}.{key}"
+        for part in parts
+        for key, shown in part.get("properties", {}).items()
+        if "description" not in shown and "$ref" not in shown
+    ]
+    assert lacking == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"name": "a", "type": "snowplow", "organization_id": "o", "auth": {"api_key": "k", "api_key_file": "f"}},
+        {"name": "a", "type": "snowplow", "organization_id": "o", "auth": {}},
+        {"name": "a", "type": "snowplow", "organization_id": "o", "auth": {"api_key": "k"}, "poll": "1m"},
+        {"name": "a", "type": "snowplow", "organization_id": "o", "auth": {"api_key": "k"}, "overlap": 60},
+    ],
+)
+def test_the_schema_refuses_what_the_reading_refuses(source):
+    validator = jsonschema.Draft202012Validator(schema(SETTINGS))
+
+    assert not validator.is_valid({"sources": [source]})
+
+
+def test_durations_in_the_schema_are_texts():
+    source = schema(SETTINGS)["$defs"]["SnowplowSettings"]["properties"]
+
+    assert source["overlap"]["type"] == "string"
+    assert source["overlap"]["default"] == "1h"
+    assert source["sweep"]["default"] == {"interval": "1h", "window": "1d"}
+
+
+@pytest.mark.parametrize(
+    ("auth", "kind"),
+    [
+        ("{api_key: k}", ApiKey),
+        ("{api_key_id: i, api_key: k}", ApiKeyPair),
+        ("{username: u, password: p, client_id: c, client_secret: s}", PasswordGrant),
+    ],
+)
+def test_the_way_to_sign_in_is_known_by_its_keys(auth, kind):
+    text = f"sources: [{{name: a, type: snowplow, organization_id: o, auth: {auth}}}]"
+    (source,) = loads(text, {}, SETTINGS).sources
+
+    assert type(source.auth) is kind
+
+
+def test_a_variable_is_replaced_after_the_yaml_was_read():
+    value = """a', b: [{"#x"} # &y\n- z"""
+
+    assert config_of(rest="state: {path: '${P}'}", environ={"P": value}).state.path == value
+
+
+def test_a_replaced_value_is_not_replaced_again():
+    config = config_of(rest="state: {path: '${P}-$$-$${P}-$'}", environ={"P": "${Q}$$"})
+
+    assert config.state.path == "${Q}$$-$-${P}-$"
+
+
+def test_a_number_may_come_from_the_environment():
+    assert config_of(", requests_per_minute: '${R}'", environ={"R": "12.5"}).sources[0].requests_per_minute == 12.5
+
+
+def test_a_section_whose_lines_are_all_commented_out_has_its_defaults():
+    assert config_of(rest="objectives:\nstate:\nweb:\n").state.retention == 30 * 86400
+
+
+@pytest.mark.parametrize(("word", "meaning"), [("off", "off"), ("'off'", "off"), ("failed", "failed"), ("all", "all")])
+def test_steps_may_be_an_unquoted_off(word, meaning):
+    assert source_of(f"steps: {word}").steps == meaning
+
+
+@pytest.mark.parametrize(("word", "meaning"), [("off", "off"), ("on", "on"), ("auto", "auto")])
+def test_step_histograms_may_be_an_unquoted_switch(word, meaning):
+    assert config_of(rest=f"metrics: {{step_histograms: {word}}}").metrics.step_histograms == meaning
+
+
+def test_jobs_are_chosen_by_their_whole_name():
+    jobs = source_of("jobs: {include: [daily, 'hourly-.*'], exclude: ['.*-test']}").jobs
+
+    wanted = [name for name in ("daily", "daily-2", "hourly-1", "hourly-test", "an hourly-1") if jobs.wants(name)]
+    assert wanted == ["daily", "hourly-1"]
+
+
+def test_status_words_are_known_in_any_case():
+    source = source_of("status_map: {Aborted: cancellation, QUEUED: pending}")
+
+    assert source.mapped("ABORTED") is Result.CANCELLATION
+    assert source.mapped("queued") is State.PENDING
+    assert source.mapped("other") is None
+
+
+def test_a_link_holds_its_values_encoded():
+    source = source_of("run_url: 'https://example.com/{project}/{job_name}?run={run_id}'")
+
+    assert source.link(run_id="a/b", job_name="x y", project="p&q") == "https://example.com/p%26q/x%20y?run=a%2Fb"
+    assert source_of("run_url: ''").link(run_id="a") == ""
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://Console.Example.com/", "https://console.example.com"),
+        ("HTTPS://console.example.com:8443/Prefix/", "https://console.example.com:8443/Prefix"),
+        ("http://[::1]:80", "http://[::1]:80"),
+    ],
+)
+def test_equal_addresses_are_equal_texts(url, kept):
+    assert source_of(f"base_url: '{url}'").base_url == kept
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "127.9.9.9", "[::1]:8080", "a.localhost"])
+def test_http_on_this_machine_is_no_warning(host):
+    assert config_of(f", base_url: 'http://{host}'").warnings() == []
+
+
+@pytest.mark.parametrize("host", ["console.example.com", "10.0.0.1", "localhost.example.com", "[2001:db8::1]"])
+def test_http_beyond_this_machine_is_a_warning(host):
+    (warning,) = config_of(f", base_url: 'http://{host}'").warnings()
+
+    assert str(warning) == (
+        "sources[0].base_url: http without TLS: the credential and the answers can be read on the way"
+    )
+
+
+def test_an_interval_that_the_budget_cannot_keep_is_a_warning():
+    config = config_of(", poll_interval: 10s, requests_per_minute: 12")
+
+    assert config.warnings({"snowplow": 2}) == []
+    assert [str(warning) for warning in config.warnings({"snowplow": 3})] == [
+        "sources[0].poll_interval: 3 requests a poll at 12 requests_per_minute take longer: polls will come every 15s"
+    ]
+
+
+OBJECTIVES = """objectives:
+  - {match: {source: a, job_name: "daily-.*"}, team: first}
+  - {match: {project: "prod|test"}, team: second}
+  - {match: {source: b}, team: third}
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "project", "job_name", "team"),
+    [
+        ("a", "prod", "daily-1", "first"),
+        ("a", "prod", "my daily-1", "second"),
+        ("aa", "prod", "daily-1", "second"),
+        ("b", "production", "daily-1", "third"),
+        ("c", "", "x", None),
+    ],
+)
+def test_the_first_objective_that_matches_wins(source, project, job_name, team):
+    objective = config_of(rest=OBJECTIVES).objective_for(source, project, job_name)
+
+    assert (objective and objective.team) == team
+
+
+def test_an_objective_without_match_is_for_all_jobs():
+    config = config_of(rest="objectives: [{freshness: 1d}]")
+
+    assert config.objective_for("x", "", "a\nb").freshness == 86400
+
+
+def test_no_way_of_printing_a_config_shows_a_secret():
+    config = load(EXAMPLE, ENVIRON, SETTINGS)
+
+    assert "hidden" not in repr(config) + str(config) + str(config.model_dump()) + config.model_dump_json()
+    assert "hidden" not in repr(config_of(", proxy_url: 'http://u:hidden@proxy'"))
+
+
+def test_settings_can_be_made_without_a_file():
+    auth = ApiKeyPair(api_key_id="i", api_key=Secret("k"))
+
+    assert SnowplowSettings(name="a", type="snowplow", organization_id="o", auth=auth).auth is auth
+
+
+def test_all_secrets_are_listed_also_that_of_a_proxy():
+    listed = {secret.reveal() for secret in secrets(config_of(", proxy_url: 'http://u:p%40w@proxy'"))}
+
+    assert {"k", "p%40w", "p@w"} <= listed
+
+
+def test_a_config_does_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        config_of().state.path = "other.db"

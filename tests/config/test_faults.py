@@ -1,0 +1,108 @@
+"""Every mistake is told with the path of its key: one file a mistake, its faults in the comments at its top."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.config import load, loads
+from exporter.faults import ConfigError, path_of
+from exporter.sources.snowplow import SnowplowSettings
+
+SETTINGS = {"snowplow": SnowplowSettings}
+FILES = sorted((Path(__file__).parent / "testdata").glob("*.yaml"))
+
+
+def faults_of(text, environ=None):
+    with pytest.raises(ConfigError) as caught:
+        loads(text, environ or {}, SETTINGS)
+    return [str(fault) for fault in caught.value.faults]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_mistake_is_told_with_its_path(file):
+    text = file.read_text()
+    expected = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
+
+    assert expected, "the file does not say which faults it has"
+    assert faults_of(text) == expected
+
+
+def test_a_file_that_is_not_there_is_a_fault_without_a_path():
+    with pytest.raises(ConfigError) as caught:
+        load(Path("/nowhere/config.yaml"), {}, SETTINGS)
+
+    assert str(caught.value) == "/nowhere/config.yaml cannot be read: No such file or directory"
+
+
+def test_a_file_of_another_encoding_is_a_fault_that_shows_none_of_it(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_bytes(b"sources: \xff\xfe")
+
+    with pytest.raises(ConfigError) as caught:
+        load(file, {}, SETTINGS)
+
+    assert str(caught.value) == f"{file} is not UTF-8 text"
+
+
+KEYS = ("sources", "auth", "sweep", "jobs", "status_map", "match", "state", "metrics", "lookback", "name", "type")
+"""Keys of all kinds of sections; none is right in a source, in an objective and at the top."""
+
+PLACES = (
+    "name: '${V}'",
+    "type: '${V}'",
+    "base_url: '${V}'",
+    "poll_interval: '${V}'",
+    "steps: '${V}'",
+    "jobs: {include: ['${V}']}",
+    "status_map: {A: '${V}'}",
+    "run_url: '${V}'",
+    "requests_per_minute: '${V}'",
+    "proxy_url: '${V}'",
+    "tls: {ca_file: '${V}'}",
+    "auth: '${V}'",
+    "auth: {api_key_file: '${V}'}",
+)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_no_fault_repeats_what_came_from_the_environment(place):
+    hidden = "zq{x[7Hidden\x01Word"
+
+    shown = "\n".join(faults_of("sources:\n  - {" + place + "}", {"V": hidden}))
+
+    # A file's path is no secret, and a person needs it.
+    if "_file" not in place:
+        assert "Hidden" not in shown
+    assert "sources[0]" in shown
+
+
+def test_an_unquoted_secret_is_not_repeated_by_a_syntax_fault():
+    for text in ("a: *HiddenWord", "a: !HiddenWord b", "a: !Hidden!Word b", "a: &HiddenWord b\nc: &HiddenWord d\ne: ["):
+        assert "HiddenWord" not in "".join(faults_of(text))
+
+
+@given(st.text(max_size=40))
+def test_no_text_is_anything_but_a_config_or_faults(text):
+    assert faults_of(text)
+
+
+@settings(max_examples=20, deadline=None)  # each example reads eleven configs
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "a", "1h", "${", "0 3 * * *"]),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+        max_leaves=8,
+    )
+)
+def test_no_value_in_any_place_breaks_the_reading(value):
+    source = {"name": "a", "type": "snowplow", "organization_id": "o", "auth": {"api_key": "k"}}
+    for key in KEYS:
+        document = {"sources": [{**source, key: value}], key: value, "objectives": [{key: value}]}
+        assert faults_of(json.dumps(document))  # JSON is YAML
+
+
+def test_paths_leave_out_the_names_of_unions():
+    assert path_of(("sources", 0, "<snowplow>", "auth", "<v3>", "api_key")) == "sources[0].auth.api_key"

@@ -1,0 +1,241 @@
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exporter import __version__, cli
+from exporter.address import Address, parse_address
+from exporter.errors import StateError
+from exporter.faults import ConfigError, Fault
+from exporter.logs import LogOptions
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "sources: [{name: a, type: snowplow, organization_id: o, auth: {api_key: '${KEY}'}%s}]\n"
+
+
+class Calls:
+    """Stands for the application and the simulators: writes down what it is asked, and answers as told."""
+
+    def __init__(self, error=None, probes=()):
+        self.asked = []
+        self.error = error
+        self.probes = probes
+
+    def _note(self, *call):
+        self.asked.append(call)
+        if self.error:
+            raise self.error
+        return 0
+
+    def run(self, config_file, listen, web_config_file, log):
+        return self._note("run", config_file, listen, web_config_file, log)
+
+    def once(self, config_file):
+        return self._note("once", config_file)
+
+    def demo(self, listen, speed):
+        return self._note("demo", listen, speed)
+
+    def probe(self, config):
+        self._note("probe", len(config.sources))
+        yield from self.probes
+
+    def serve(self, vendor, host, port):
+        return self._note("serve", vendor, host, port)
+
+
+def call(*argv, calls=None, environ=None):
+    """Exit code, output and errors of a command."""
+    calls = calls or Calls()
+    outside = cli.Outside(
+        io.StringIO(), io.StringIO(), environ or {"KEY": "k"}, app=lambda: calls, simulators=lambda: calls
+    )
+    return cli.main(argv, outside), outside.out.getvalue(), outside.err.getvalue()
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(CONFIG % "")
+    return file
+
+
+@pytest.mark.parametrize(
+    ("argv", "asked"),
+    [
+        (
+            ["run", "--config.file=c.yaml"],
+            ("run", Path("c.yaml"), Address("", 9797), None, LogOptions("info", "logfmt")),
+        ),
+        (
+            [
+                *("run", "--config.file", "c.yaml", "--web.listen-address", "[::1]:0", "--web.config.file=w.yaml"),
+                *("--log.level=debug", "--log.format=json"),
+            ],
+            ("run", Path("c.yaml"), Address("::1", 0), Path("w.yaml"), LogOptions("debug", "json")),
+        ),
+        (["once", "--config.file=c.yaml"], ("once", Path("c.yaml"))),
+        (["demo"], ("demo", Address("", 9797), 60.0)),
+        (["demo", "--web.listen-address=127.0.0.1:1", "--speed=0.5"], ("demo", Address("127.0.0.1", 1), 0.5)),
+        (["simulate", "--vendor=snowplow", "--listen-address=:80"], ("serve", "snowplow", "", 80)),
+    ],
+)
+def test_a_command_is_handed_over_with_its_flags(argv, asked):
+    calls = Calls()
+
+    assert call(*argv, calls=calls) == (0, "", "")
+    assert calls.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["fly"],
+        ["run"],
+        ["run", "--config.file=c.yaml", "--web.listen-address=9797"],
+        ["run", "--config.file=c.yaml", "--log.level=loud"],
+        ["run", "--config=c.yaml"],
+        ["check"],
+        ["once"],
+        ["demo", "--speed=0"],
+        ["demo", "--speed=fast"],
+        ["demo", "--speed=inf"],
+        ["simulate", "--vendor=airflow"],
+        ["simulate"],
+    ],
+)
+def test_wrong_usage_is_told_and_calls_nothing(argv):
+    calls = Calls()
+
+    code, out, err = call(*argv, calls=calls)
+
+    assert (code, out, calls.asked) == (2, "", [])
+    assert "error: " in err
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["check", "--help"], ["demo", "--help"]])
+def test_help_is_no_fault(argv):
+    code, out, err = call(*argv)
+
+    assert (code, err) == (0, "")
+    assert "usage: jobrun-exporter" in out
+
+
+def test_the_version_is_told():
+    assert call("--version") == (0, f"jobrun-exporter {__version__}\n", "")
+
+
+def test_check_is_content_with_a_valid_config(config_file):
+    assert call("check", f"--config.file={config_file}") == (0, "config is valid: 1 source\n", "")
+
+
+def test_check_tells_warnings_of_a_valid_config(config_file):
+    config_file.write_text(CONFIG % ", base_url: 'http://example.com'")
+
+    code, out, _ = call("check", f"--config.file={config_file}")
+
+    assert code == 0
+    assert out.splitlines()[1].startswith("warning: sources[0].base_url: http without TLS")
+
+
+def test_check_tells_every_fault(config_file):
+    config_file.write_text(CONFIG % ", timeout: 5" + "x: 1\n")
+
+    code, out, err = call("check", f"--config.file={config_file}", environ={"NOT": "set"})
+
+    assert (code, out) == (1, "")
+    assert [line.partition(":")[0] for line in err.splitlines()] == [
+        "sources[0].auth.api_key",
+        "sources[0].timeout",
+        "x",
+    ]
+
+
+def test_check_live_asks_every_source(config_file):
+    calls = Calls(probes=[("a", True, "signed in, 3 runs"), ("b", False, "the key was refused")])
+
+    code, out, err = call("check", "--live", f"--config.file={config_file}", calls=calls)
+
+    assert (code, err) == (1, "b: the key was refused\n")
+    assert out == "config is valid: 1 source\na: signed in, 3 runs\n"
+    assert call("check", "--live", f"--config.file={config_file}", calls=Calls(probes=[("a", True, "x")]))[0] == 0
+
+
+def test_check_without_live_asks_no_source(config_file):
+    calls = Calls()
+    call("check", f"--config.file={config_file}", calls=calls)
+
+    assert calls.asked == []
+
+
+def test_check_prints_the_schema_without_a_config():
+    code, out, _ = call("check", "--schema")
+
+    assert code == 0
+    assert json.loads(out)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ConfigError([Fault("state.path", "is required"), Fault("", "bad")]), "state.path: is required\nbad\n"),
+        (StateError("the state is in use"), "the state is in use\n"),
+        (KeyboardInterrupt(), ""),
+    ],
+)
+def test_what_stops_a_command_is_told_in_its_words(error, told):
+    assert call("once", "--config.file=c.yaml", calls=Calls(error)) == (1, "", told)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        (":9797", Address("", 9797)),
+        (":0", Address("", 0)),
+        ("localhost:65535", Address("localhost", 65535)),
+        ("0.0.0.0:80", Address("0.0.0.0", 80)),  # noqa: S104  # only parsed
+        ("[::1]:9797", Address("::1", 9797)),
+    ],
+)
+def test_an_address_is_read_and_written(text, address):
+    assert parse_address(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "9797", "localhost", "a:", "a:b", ":65536", ":-1", "::1:80", "::1", "[::1]", ":8 0", ":²"]
+)
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(ValueError, match=r"is not HOST:PORT|needs brackets"):
+        parse_address(text)
+
+
+def python(*argv):
+    return subprocess.run(  # noqa: S603  # our own interpreter
+        [sys.executable, *argv],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": "."},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_package_can_be_run_as_a_module():
+    done = python("-m", "exporter", "check", "--config.file=/nowhere.yaml")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "/nowhere.yaml cannot be read: No such file or directory\n"
+
+
+def test_the_command_line_starts_without_server_and_scheduler():
+    done = python(
+        "-c", "import sys, exporter.cli; print(sorted({'uvicorn', 'apscheduler', 'starlette'} & set(sys.modules)))"
+    )
+
+    assert done.stdout == "[]\n"

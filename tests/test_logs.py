@@ -1,0 +1,190 @@
+import io
+import json
+import logging
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter import logs
+from exporter.errors import NetworkError
+from exporter.secret import MASK, Secret
+
+NOW = 1_700_000_000.25
+
+
+@pytest.fixture
+def lines():
+    """Starts logging into memory; puts the process's logging back after the test."""
+    kept = logging.root.handlers[:], logging.root.level
+    stream = io.StringIO()
+
+    def read():
+        return stream.getvalue().removesuffix("\n").split("\n")
+
+    def start(level="info", form="logfmt"):
+        logs.configure(logs.LogOptions(level, form), stream, lambda: NOW)
+        return read
+
+    yield start
+    logging.root.handlers, logging.root.level = kept[0], kept[1]
+    structlog.reset_defaults()
+
+
+def test_an_event_is_one_line_of_logfmt(lines):
+    read = lines()
+
+    structlog.get_logger().info(
+        "poll done", source="a", runs=3, late=False, share=0.5, nothing=None, note='say "x"\nnow'
+    )
+
+    assert read() == [
+        (
+            'ts=2023-11-14T22:13:20.250Z level=info msg="poll done" source=a runs=3 late=false share=0.5 nothing= '
+            'note="say \\"x\\"\\nnow"'
+        )
+    ]
+
+
+def test_an_event_is_one_line_of_json(lines):
+    read = lines(form="json")
+
+    structlog.get_logger().warning("poll failed", source="a", count=3, note="a\nb\u2028c")
+
+    assert json.loads(read_all(read)) == {
+        "ts": "2023-11-14T22:13:20.250Z",
+        "level": "warning",
+        "msg": "poll failed",
+        "source": "a",
+        "count": 3,
+        "note": "a\nb\u2028c",
+    }
+
+
+def read_all(read):
+    return "\n".join(read())
+
+
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_lesser_events_are_left_out(lines, level, shown):
+    read = lines(level)
+    logger = structlog.get_logger()
+
+    for method in ("debug", "info", "warning", "error"):
+        getattr(logger, method)("event")
+
+    assert [line.split()[1] for line in read()] == [f"level={word}" for word in shown]
+
+
+def test_libraries_are_heard_from_warning_on_whatever_the_level(lines):
+    read = lines("debug")
+
+    logging.getLogger("httpx").info("HTTP Request: GET https://example.com/?key=word")
+    logging.getLogger("apscheduler.scheduler").warning("missed by %s", 3)
+    logging.getLogger("uvicorn.error").critical("no port")
+
+    assert read() == [
+        'ts=2023-11-14T22:13:20.250Z level=warning msg="missed by 3" logger=apscheduler.scheduler',
+        'ts=2023-11-14T22:13:20.250Z level=error msg="no port" logger=uvicorn.error',
+    ]
+
+
+def test_a_faulty_message_of_a_library_is_shown_as_it_is(lines):
+    read = lines()
+
+    logging.getLogger("a").warning("%d of them", "x")
+    logging.getLogger("a").warning("%(k)s", {"k": "v"})
+
+    assert [line.partition(" msg=")[2] for line in read()] == ['"%d of them" logger=a', "v logger=a"]
+
+
+def test_the_text_of_a_foreign_exception_is_never_shown(lines):
+    read = lines()
+    error = ValueError("body of the answer")
+
+    structlog.get_logger().error("failed", reason=error)
+    logging.getLogger("a").warning("failed: %s", error)
+    logging.getLogger("a").warning(error)
+    try:
+        raise error
+    except ValueError:
+        structlog.get_logger().exception("failed")
+        logging.getLogger("a").exception("failed")
+
+    shown = read()
+    assert len(shown) == 5
+    assert all("ValueError" in line and "body" not in line for line in shown)
+    assert "test_logs.py:" in shown[3]
+
+
+def test_our_own_errors_are_shown_in_their_words(lines):
+    read = lines()
+
+    structlog.get_logger().error("failed", error=NetworkError("connection refused"))
+
+    assert read()[0].endswith('error="NetworkError: connection refused"')
+
+
+def test_secrets_are_masked_wherever_they_turn_up(lines):
+    read = lines()
+    logs.guard([Secret("pass/w=rd 1")])
+    logger = structlog.get_logger()
+
+    logger.info("the pass/w=rd 1", a=["x", {"k": "a pass/w=rd 1"}], b=NetworkError("by pass/w=rd 1 it"))
+    logger.info("in a URL: pass/w%3Drd%201, pass%2Fw%3Drd%201, pass%2Fw%3Drd+1")
+    logging.getLogger("a").warning("a %s", "pass/w=rd 1")
+    logger.info("as a key", **{"pass/w=rd 1": 1})
+
+    shown = read_all(read)
+    assert "w=rd" not in shown
+    assert "w%3Drd" not in shown
+    assert shown.count(MASK) == 7
+
+
+def test_a_secret_in_a_file_is_masked_before_and_after_it_changed(lines, tmp_path):
+    read = lines()
+    file = tmp_path / "key"
+    file.write_text("the first word\n")
+    logs.guard([Secret(file=file), Secret(file=tmp_path / "missing")])
+    logger = structlog.get_logger()
+
+    logger.info("the first word")
+    file.write_text("another one\n")
+    logger.info("the first word, another one")
+
+    assert [line.partition(" msg=")[2] for line in read()] == [f"{MASK}", f'"{MASK}, {MASK}"']
+
+
+@given(st.text(min_size=1, max_size=20), st.text(max_size=10), st.text(max_size=10))
+def test_no_text_around_a_secret_unmasks_it(word, before, after):
+    redactor = logs.Redactor()
+    redactor.guard([Secret(f"<{word}>".rstrip("\r\n"))])
+
+    event = redactor(None, "info", {"msg": f"{before}<{word}>{after}", "other": [(f"<{word}>",)]})
+
+    assert event["msg"] == f"{before}{MASK}{after}" or f"<{word}>" in before + after
+    assert event["other"] == [[MASK]]
+
+
+@given(st.dictionaries(st.text(max_size=8), st.text(max_size=20) | st.none() | st.floats() | st.booleans(), max_size=4))
+def test_an_event_is_always_one_line(event):
+    for render in logs.RENDERERS.values():
+        assert len(render(None, "info", event).split("\n")) == 1
+
+
+def test_configuring_again_replaces_what_was(lines):
+    lines()
+    read = lines(form="json")
+
+    logging.getLogger("a").warning("once")
+
+    assert len(read()) == 1
