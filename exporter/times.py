@@ -5,6 +5,7 @@ import math
 import re
 
 import isodate  # type: ignore[import-untyped]  # it has no types
+import msgspec
 
 MILLISECONDS = 1e11
 """Epoch numbers beyond this are milliseconds: as seconds it would be the year 5138, as milliseconds it is 1973."""
@@ -18,8 +19,6 @@ LONGEST = 100 * YEAR
 """A duration beyond this is a mistake."""
 EPOCH_TEXT = re.compile(r"\d{9,15}(?:\.\d+)?", re.ASCII)
 NUMBER_TEXT = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
-SIMPLE = re.compile(r"PT(?=\d)(?:(\d{1,9})H)?(?:(\d{1,9})M)?(?:(\d{1,9}(?:\.\d{1,9})?)S)?", re.ASCII)
-"""The everyday style, read without isodate, which takes ten times as long."""
 PART = r"(?:([+-]?\d+(?:\.\d+)?){})?"
 SIGNED = re.compile(
     "P" + "".join(map(PART.format, "YMWD")) + "(?:T" + "".join(map(PART.format, "HMS")) + ")?", re.ASCII
@@ -33,11 +32,7 @@ def parse_instant(value: str | float | None) -> float | None:
 
     Instants at or before 1970 stand for "none" in the languages that vendors use, and are None.
     """
-    if isinstance(value, str):
-        text = value.strip()[:LONGEST_TEXT]
-        instant = _epoch(float(text)) if EPOCH_TEXT.fullmatch(text) else _iso_instant(text)
-    else:
-        instant = _epoch(_finite(value))
+    instant = _instant_text(value) if isinstance(value, str) else _epoch(_finite(value))
     return instant if instant is not None and 0 < instant < LATEST else None
 
 
@@ -46,8 +41,7 @@ def parse_duration(value: str | float | None) -> float | None:
 
     A year is 365.2425 days and a month a twelfth of it: an average, as there is no date to count from.
     """
-    text = value.strip()[:LONGEST_TEXT].upper().replace(",", ".") if isinstance(value, str) else None
-    seconds = _finite(value) if text is None else _duration_text(text)  # type: ignore[arg-type]  # not a str here
+    seconds = _duration_text(value) if isinstance(value, str) else _finite(value)
     return max(0.0, seconds) if seconds is not None and seconds < LONGEST else None
 
 
@@ -65,21 +59,34 @@ def _epoch(number: float | None) -> float | None:
     return number / 1000 if number is not None and number >= MILLISECONDS else number
 
 
-def _iso_instant(text: str) -> float | None:
+def _instant_text(text: str) -> float | None:
+    """Msgspec reads the everyday style ten times as fast as anything else, and refuses the others."""
     try:
-        instant = dt.datetime.fromisoformat(text.upper())
-        if instant.tzinfo is None:
-            instant = instant.replace(tzinfo=dt.UTC)
-        return instant.timestamp()
-    except (ValueError, OverflowError):
+        return _timestamp(msgspec.convert(text, dt.datetime))
+    except msgspec.ValidationError:
+        text = text.strip()[:LONGEST_TEXT].upper()
+    if EPOCH_TEXT.fullmatch(text):
+        return _epoch(float(text))
+    try:
+        return _timestamp(dt.datetime.fromisoformat(text))
+    except ValueError:
         return None
 
 
+def _timestamp(instant: dt.datetime) -> float:
+    return (instant if instant.tzinfo else instant.replace(tzinfo=dt.UTC)).timestamp()
+
+
 def _duration_text(text: str) -> float | None:
+    """Msgspec reads the everyday styles fast; for the others see below."""
+    try:
+        return msgspec.convert(text, dt.timedelta).total_seconds()
+    except msgspec.ValidationError:
+        return _odd_duration(text.strip()[:LONGEST_TEXT].upper().replace(",", "."))
+
+
+def _odd_duration(text: str) -> float | None:
     """Isodate knows most styles, but neither signs of single parts (`PT-5S`) nor bare numbers; and `PT` is not 0."""
-    if match := SIMPLE.fullmatch(text):
-        hours, minutes, seconds = match.groups(default="0")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     if NUMBER_TEXT.fullmatch(text):
         return float(text)
     if not any(character.isdecimal() for character in text):

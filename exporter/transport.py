@@ -87,6 +87,7 @@ class BudgetedTransport(httpx.BaseTransport):
         self._budget = budget
         self._meter = meter
         self._timeout = timeout
+        self._timeouts = httpx.Timeout(timeout).as_dict()
         self._body_limit = body_limit
         self._clock = clock
         self._monotonic = monotonic
@@ -97,7 +98,7 @@ class BudgetedTransport(httpx.BaseTransport):
         started = self._monotonic()
         request.extensions["deadline"] = started + 2 * self._timeout
         # A request that a sign-in made has no timeouts of its own; none would mean for ever.
-        request.extensions["timeout"] = httpx.Timeout(self._timeout).as_dict()
+        request.extensions["timeout"] = self._timeouts
         code = "network"
         try:
             response = self._exchange(request)
@@ -150,8 +151,10 @@ class BudgetedTransport(httpx.BaseTransport):
         return b"".join(pieces)
 
     def _heed_limits(self, response: httpx.Response) -> None:
-        now = parse_date(response.headers.get("date", "")) or self._clock()
-        limits = parse_limits(response.headers, now)
+        headers = dict(response.headers.multi_items())
+        if not any("rate" in name for name in headers):  # most APIs: spares a dozen look-ups and a date
+            return
+        limits = parse_limits(headers, parse_date(headers.get("date", "")) or self._clock())
         if limits is None:
             return
         reset = None if limits.reset_seconds is None else self._clock() + limits.reset_seconds

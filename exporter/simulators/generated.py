@@ -11,7 +11,7 @@ from exporter.simulators.script import RunScript, StepScript, told
 from exporter.simulators.world import SimJob, SimRun, overlaps
 
 FORGOTTEN_AFTER = 8 * 86400.0
-"""A run that never ends is shown for so many seconds after its creation."""
+"""A run that never ends is no part of stretches that begin later than so many seconds after its creation."""
 
 CACHE_LENGTH = 200_000
 

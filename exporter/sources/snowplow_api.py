@@ -367,4 +367,7 @@ def _completed(start: float | None, end: float | None, duration: float | None) -
 
 
 def _first(*values: Scalar) -> Scalar:
-    return next((value for value in values if value is not None), None)
+    for value in values:
+        if value is not None:
+            return value
+    return None

@@ -78,7 +78,7 @@ def serve():
 @pytest.mark.parametrize(
     "behave",
     [
-        lambda connection: time.sleep(1.5),
+        lambda _: time.sleep(1.5),
         dribble(b"H"),
         lambda connection: (connection.sendall(b"HTTP/1.1 200 OK\r\nX: "), dribble(b"y")(connection)),
         lambda connection: (connection.sendall(HEAD), dribble(b"z")(connection)),
@@ -101,7 +101,7 @@ def test_a_body_that_breaks_off_is_a_network_error(serve):
 
 
 def test_nobody_at_the_port_is_a_network_error_that_says_so(serve):
-    server, client = serve(lambda connection: None)
+    server, client = serve(lambda _: None)
     server.socket.shutdown(socket.SHUT_RDWR)
     server.socket.close()
     with pytest.raises(NetworkError, match="refused"):

@@ -167,6 +167,14 @@ def test_stopping_the_simulator_ends_what_hangs(world, clock):
     assert time.monotonic() - begin < 2
 
 
+def test_stopping_the_simulator_ends_idle_connections(world, clock):
+    with httpx.Client() as http:
+        with SnowplowSimulator(world, clock) as simulator:
+            assert http.get(simulator.url + "/-/healthy").status_code == 200
+        with pytest.raises(httpx.TransportError):
+            http.get(simulator.url + "/-/healthy")
+
+
 def test_a_slow_answer_comes_in_drops(snowplow, simulator):
     simulator.faults.add(Slow(chunk=1, pause=0.02))
     begin = time.monotonic()

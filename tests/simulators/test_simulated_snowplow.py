@@ -161,7 +161,7 @@ def test_a_future_end_can_be_accepted(snowplow, option):
 def test_runs_are_selected_by_their_start(snowplow, world, clock):
     before = world.run("a", start=clock() - 2 * HOUR - 1, duration=2 * HOUR)
     first = world.run("a", start=clock() - 2 * HOUR, duration=60)
-    last = world.run("a", start=clock() - HOUR, duration=60)
+    last = world.run("a", created=clock() - 1.5 * HOUR, start=clock() - HOUR, duration=60)
     shown = [row["runId"] for row in snowplow.rows("PT-2H", "PT-1H")]
     assert shown == [first.run_id]
     assert before.run_id not in shown

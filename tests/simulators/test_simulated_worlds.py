@@ -65,6 +65,12 @@ def test_runs_in_a_stretch_are_those_whose_life_touches_it(world):
     assert {run.job_name for run in world.runs(0, 2000, "prod/b")} == {"b"}
 
 
+def test_a_run_that_ends_as_a_stretch_begins_touches_it(world):
+    world.run("a", start=0.0, end=10.0)
+    assert len(world.runs(10.0, 20.0)) == 1
+    assert world.runs(10.001, 20.0) == []
+
+
 # --- generated
 
 
@@ -87,6 +93,14 @@ def test_adjoining_stretches_hold_every_run_of_the_whole():
         run.run_id for hour in range(24) for run in world.runs(NOW - DAY + hour * 3600, NOW - DAY + (hour + 1) * 3600)
     ]
     assert set(parts) == whole
+
+
+def test_a_stretch_holds_the_runs_that_began_long_before_it():
+    world = GeneratedWorld(PLANS)
+    remembered = [run for run in lives(world) if run.created > NOW - 7 * DAY]
+    expected = {run.run_id for run in remembered if overlaps(run, NOW - 60, NOW)}
+    assert expected <= {run.run_id for run in world.runs(NOW - 60, NOW)}
+    assert min(run.created for run in world.runs(NOW - 60, NOW)) < NOW - DAY
 
 
 def test_a_job_runs_once_in_every_interval():
