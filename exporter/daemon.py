@@ -1,0 +1,225 @@
+"""The daemon: state, polls, pages and web server, started, reloaded and stopped together."""
+
+import platform
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+from exporter import __version__, logs
+from exporter.address import Address
+from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.config import Config, secrets
+from exporter.errors import StateError
+from exporter.exposition import Exposition
+from exporter.faults import ConfigError, Fault
+from exporter.holds import Holds
+from exporter.ledger import Ledger
+from exporter.meters import SelfMetrics
+from exporter.opening import Opened, look, open_state
+from exporter.publisher import Publisher
+from exporter.schedule import Schedule
+from exporter.store import Connect, Lock, LockedStateError
+from exporter.web import Answers, Verdict, application
+from exporter.webserver import WebServer
+
+TICK = 0.5
+"""Seconds between two looks at what is due."""
+
+HOUSEKEEPING = 3600.0
+"""Seconds between two prunings of the state."""
+
+STUCK = 60.0
+"""Seconds without a tick after which the daemon calls itself unhealthy."""
+
+GRACE = 1.5
+"""Seconds that answers and polls under way have when the daemon stops."""
+
+
+class Daemon:
+    """One running exporter.
+
+    Args:
+        read_config: Reads the configuration anew; raises ConfigError with its faults.
+        listen: Where to serve.
+        outside: Clocks and network.
+        connect: Opens the database.
+        revision: Of the source code, where it is known.
+    """
+
+    def __init__(
+        self,
+        read_config: Callable[[], Config],
+        listen: Address,
+        *,
+        outside: Outside,
+        connect: Connect,
+        revision: str = "",
+    ) -> None:
+        self._read_config = read_config
+        self._listen = listen
+        self._outside = outside
+        self._connect = connect
+        self._log = structlog.get_logger()
+        self._config = read_config()
+        logs.guard(secrets(self._config))
+        self._lock: Lock | None = None
+        registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector):
+            collector(registry=registry)
+        self._metrics = SelfMetrics(registry)
+        self._metrics.build_info(__version__, revision, platform.python_version())
+        self._holds = Holds(self._config.metrics.zero_first, outside.monotonic)
+        exposition = Exposition(registry, self._holds)
+        self._ledger = Ledger(self._open)
+        self._publisher = Publisher(
+            self._ledger, exposition, self._holds, self._metrics, monotonic=outside.monotonic
+        )
+        self._reloading = threading.Lock()
+        self._ended = threading.Event()
+        self._ticked = self._kept_house = outside.monotonic()
+        self._assembly = Assembly(self._config, self._ledger, self._metrics, self._publisher, outside)
+        self._schedule = self._new_schedule(self._assembly)
+        self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
+        answers = Answers(
+            page=lambda: exposition.page,
+            scraped=self._holds.scraped,
+            healthy=self.healthy,
+            ready=self.ready,
+            reload=self.reload,
+        )
+        self._web = WebServer(application(answers), listen.host, listen.port)
+
+    @property
+    def address(self) -> Address:
+        """Where it serves, once it has started."""
+        return Address(self._listen.host, self._web.port)
+
+    def start(self) -> None:
+        """Opens the state, serves what it holds, and begins to poll.
+
+        Raises:
+            LockedStateError: Another process has the state.
+            IdentityError: The state holds another API under a source's name.
+            ListenError: The address cannot be listened on.
+        """
+        try:
+            self._ledger.load()
+        except LockedStateError:
+            raise
+        except StateError as error:
+            self._log.error("state cannot be written: nothing is counted until it can be", fault=str(error))
+        self._take_up(self._config, self._assembly)
+        self._metrics.reloaded(self._outside.clock())
+        self._web.start()
+        self._publisher.publish()
+        self._heart.start()
+        self._schedule.start()
+        self._log.info("listening", address=str(self.address), version=__version__)
+
+    def _open(self) -> Opened:
+        """Opens the state under its lock; where not even that can be had, what is there is read."""
+        path = Path(self._config.state.path)
+        if self._lock is None:
+            try:
+                self._lock = Lock(path)
+            except LockedStateError:
+                raise
+            except StateError as error:
+                return Opened(store=None, loaded=look(path), fault=str(error))
+        opened = open_state(path, self._outside.clock, self._connect)
+        if opened.kept is not None:
+            self._log.error("state could not be used and was set aside", kept=str(opened.kept), reason=opened.cold)
+        return opened
+
+    def _take_up(self, config: Config, assembly: Assembly) -> None:
+        rules = {name: shown.rules for name, shown in assembly.shown.items()}
+        self._ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
+        self._holds.zero_first = config.metrics.zero_first
+        self._publisher.configure(config, assembly.shown)
+
+    def _new_schedule(self, assembly: Assembly) -> Schedule:
+        return Schedule(assembly.polled, self._outside.clock, self._outside.monotonic)
+
+    def reload(self) -> Verdict:
+        """Takes up the configuration as it is now, whole; with any fault the old one stays in force."""
+        with self._reloading:
+            try:
+                self._reload()
+            except (ConfigError, StateError) as error:
+                self._metrics.reloaded(None)
+                self._log.error("reload refused: the old configuration stays in force", fault=str(error))
+                return False, str(error)
+            self._metrics.reloaded(self._outside.clock())
+            self._log.info("configuration reloaded", sources=len(self._config.sources))
+            return True, "reloaded"
+
+    def _reload(self) -> None:
+        config = self._read_config()
+        if config.state.path != self._config.state.path:
+            raise ConfigError([Fault("state.path", "cannot change by a reload; restart the exporter")])
+        logs.guard(secrets(config))
+        assembly = Assembly(config, self._ledger, self._metrics, self._publisher, self._outside)
+        try:
+            self._ledger.check({name: shown.rules for name, shown in assembly.shown.items()})
+        except StateError:
+            assembly.close()
+            raise
+        self._end(self._schedule, self._assembly)
+        self._take_up(config, assembly)
+        for name in self._assembly.shown.keys() - assembly.shown.keys():
+            self._metrics.remove(name)
+        self._config, self._assembly, self._schedule = config, assembly, self._new_schedule(assembly)
+        self._publisher.publish()
+        self._schedule.start()
+
+    def _end(self, schedule: Schedule, assembly: Assembly) -> bool:
+        """Ends polls under way; False if one still waits for its API."""
+        assembly.interrupt()
+        ended = schedule.stop(GRACE)
+        assembly.close()
+        return ended
+
+    def stop(self) -> bool:
+        """Stops everything; False if a poll still waits for its API. What is not committed by now never happened."""
+        self._ended.set()
+        ended = self._end(self._schedule, self._assembly)
+        self._web.stop(GRACE)
+        self._ledger.close()
+        if self._lock is not None:
+            self._lock.release()
+        self._log.info("stopped")
+        return ended
+
+    def _beat(self) -> None:
+        """Looks twice a second at what is due, by a clock that never jumps."""
+        while not self._ended.wait(TICK):
+            self._schedule.tick()
+            self._publisher.tick()
+            now = self._outside.monotonic()
+            if now - self._kept_house >= HOUSEKEEPING:
+                self._kept_house = now
+                self._keep_house()
+            self._ticked = now
+
+    def _keep_house(self) -> None:
+        now = self._outside.clock()
+        try:
+            self._ledger.expire(now, self._config.metrics.job_expiry)
+            self._ledger.prune(now, self._config.state.retention)
+        except StateError as error:
+            self._log.warning("state could not be pruned", fault=str(error))
+
+    def healthy(self) -> Verdict:
+        """Whether polls will go on happening; says nothing of the APIs."""
+        late = self._outside.monotonic() - self._ticked
+        if late > STUCK or not self._heart.is_alive():
+            return False, f"nothing has been looked at for {late:.0f} s"
+        return self._schedule.alive, "ok" if self._schedule.alive else "the scheduler has stopped"
+
+    def ready(self) -> Verdict:
+        """Whether the state is loaded and every source has been polled once, well or not."""
+        waiting = [polled.name for polled in self._assembly.polled if not polled.poller.polled]
+        return not waiting, f"not polled yet: {', '.join(waiting)}" if waiting else "ok"
