@@ -23,6 +23,8 @@ PART = r"(?:([+-]?\d+(?:\.\d+)?){})?"
 SIGNED = re.compile(
     "P" + "".join(map(PART.format, "YMWD")) + "(?:T" + "".join(map(PART.format, "HMS")) + ")?", re.ASCII
 )
+REFUSED = (msgspec.ValidationError, UnicodeEncodeError)
+"""What msgspec raises for a text that it does not read."""
 FACTORS = (YEAR, YEAR / 12, 7 * DAY, DAY, 3600.0, 60.0, 1.0)
 """Seconds of each group of `SIGNED`."""
 
@@ -63,7 +65,7 @@ def _instant_text(text: str) -> float | None:
     """Msgspec reads the everyday style ten times as fast as anything else, and refuses the others."""
     try:
         return _timestamp(msgspec.convert(text, dt.datetime))
-    except msgspec.ValidationError:
+    except REFUSED:
         text = text.strip()[:LONGEST_TEXT].upper()
     if EPOCH_TEXT.fullmatch(text):
         return _epoch(float(text))
@@ -81,7 +83,7 @@ def _duration_text(text: str) -> float | None:
     """Msgspec reads the everyday styles fast; for the others see below."""
     try:
         return msgspec.convert(text, dt.timedelta).total_seconds()
-    except msgspec.ValidationError:
+    except REFUSED:
         return _odd_duration(text.strip()[:LONGEST_TEXT].upper().replace(",", "."))
 
 

@@ -1,6 +1,8 @@
 import socket
+import ssl
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -12,14 +14,16 @@ from exporter.errors import NetworkError, TimedOutError
 ENDPOINT = "/x"
 TIMEOUT = 0.2
 SLACK = 0.3
+PEM = str(Path(__file__).with_name("localhost.pem"))
+"""A key and its self-signed certificate for 127.0.0.1, made for these tests."""
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
 
 
 class Server:
     """A server on loopback that does with each connection what it is told; counts connections and keeps what it got."""
 
-    def __init__(self, behave):
-        self.behave, self.got, self.connections = behave, [], 0
+    def __init__(self, behave, tls=None):
+        self.behave, self.tls, self.got, self.connections = behave, tls, [], 0
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.port = self.socket.getsockname()[1]
         threading.Thread(target=self.serve, daemon=True).start()
@@ -34,6 +38,8 @@ class Server:
             threading.Thread(target=self.converse, args=(connection,), daemon=True).start()
 
     def converse(self, connection):
+        if self.tls is not None:
+            connection = self.tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         with connection:
             try:
                 self.got.append(connection.recv(65536))
@@ -55,13 +61,13 @@ def dribble(piece, times=200, pause=0.02):
 def serve():
     servers, clients = [], []
 
-    def serve(behave, root="http://127.0.0.1:{port}", proxy="", timeout=TIMEOUT):
-        server = Server(behave)
+    def serve(behave, root="http://127.0.0.1:{port}", proxy="", timeout=TIMEOUT, tls=None, **files):
+        server = Server(behave, tls)
         client = Client(
             root.format(port=server.port),
             httpx.Auth(),
             Budget(6000.0, monotonic=time.monotonic, sleep=time.sleep),
-            network=NetworkSettings(timeout=timeout, proxy_url=proxy.format(port=server.port)),
+            network=NetworkSettings(timeout=timeout, proxy_url=proxy.format(port=server.port), **files),
             surroundings=Surroundings(random=lambda: 0.0),
         )
         servers.append(server)
@@ -126,3 +132,33 @@ def test_a_proxy_is_used_only_if_it_is_configured(serve):
     assert client.get("/a", endpoint=ENDPOINT).status == 200
     assert server.got[0].startswith(b"GET http://api.invalid/a HTTP/1.1")
     assert b"proxy-authorization: basic" in server.got[0].lower()
+
+
+@pytest.fixture
+def tls():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(PEM)
+    return context
+
+
+def test_a_configured_authority_is_trusted_and_tls_connections_are_kept(serve, tls):
+    server, client = serve(answer_all, root="https://127.0.0.1:{port}", timeout=5.0, tls=tls, ca_file=PEM)
+    assert [client.get("/", endpoint=ENDPOINT).body for _ in range(2)] == [b"[]"] * 2
+    assert server.connections == 1
+
+
+def test_an_unknown_authority_is_a_network_error_that_says_so(serve, tls):
+    _, client = serve(answer_all, root="https://127.0.0.1:{port}", timeout=5.0, tls=tls)
+    with pytest.raises(NetworkError, match="certificate verify failed"):
+        client.get("/", endpoint=ENDPOINT)
+
+
+def test_our_own_certificate_is_shown_where_it_is_asked_for(serve, tls):
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.load_verify_locations(PEM)
+    root = "https://127.0.0.1:{port}"
+    _, client = serve(answer_all, root=root, timeout=5.0, tls=tls, ca_file=PEM, cert_file=PEM, key_file=PEM)
+    assert client.get("/", endpoint=ENDPOINT).status == 200
+    _, stranger = serve(answer_all, root=root, timeout=5.0, tls=tls, ca_file=PEM)
+    with pytest.raises(NetworkError):
+        stranger.get("/", endpoint=ENDPOINT)

@@ -175,11 +175,21 @@ def test_a_token_without_a_readable_end_lasts_a_day_and_its_end_is_unknown(make,
     assert len(console.signed_in) == 2
 
 
-def test_a_wrong_clock_of_ours_does_not_cost_a_sign_in_for_each_request(make, console):
+def test_a_tokens_end_is_measured_by_the_servers_clock_however_wrong_ours_is(make, console, meter):
     token = jwt(exp=NOW - 10 * DAY, iat=NOW - 11 * DAY)
     console.sign_in = lambda: httpx.Response(
         200, json={"accessToken": token}, headers={"Date": "Fri, 03 Nov 2023 22:13:20 GMT"}
     )
+    client = make(key_auth(console))
+    ask(client)
+    console.now = NOW + DAY - 301
+    ask(client)
+    assert (len(console.signed_in), meter.expiries) == (1, [NOW + DAY])
+
+
+def test_a_token_that_seems_to_have_ended_does_not_cost_a_sign_in_for_each_request(make, console):
+    token = jwt(exp=NOW - DAY, iat=NOW - 2 * DAY)
+    console.sign_in = lambda: httpx.Response(200, json={"accessToken": token})
     client = make(key_auth(console))
     for _ in range(3):
         ask(client)
@@ -302,10 +312,18 @@ def test_neither_representations_nor_errors_show_a_secret(make, console):
 
 
 def test_threads_that_start_together_sign_in_once(make, console):
+    all_started = threading.Event()
+
+    def slow_sign_in():
+        all_started.wait(10)
+        return console.token_answer()
+
+    console.sign_in = slow_sign_in
     client = make(key_auth(console))
     threads = [threading.Thread(target=ask, args=(client,)) for _ in range(12)]
     for thread in threads:
         thread.start()
+    all_started.set()
     for thread in threads:
         thread.join(10)
     assert (len(console.signed_in), len(console.asked)) == (1, 12)

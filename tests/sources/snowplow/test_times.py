@@ -49,6 +49,7 @@ def test_fractions_have_up_to_nine_digits(digits):
         None,
         "",
         "soon",
+        "\ud800",
         "2024-02-30T00:00:00Z",
         "2024-01-01T25:00:00Z",
         "0001-01-01T00:00:00Z",
@@ -126,6 +127,7 @@ def test_a_duration_without_a_number_is_none_though_isodate_makes_it_zero(text):
     [
         None,
         "",
+        "\ud800",
         "P",
         "T5S",
         "5S",
