@@ -1,25 +1,32 @@
 """What the commands do."""
 
+import contextlib
 import os
 import signal
 import sqlite3
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
 
 import yaml
+from prometheus_client import CollectorRegistry
 
 from exporter import logs
 from exporter.address import Address
 from exporter.assembly import Assembly, Outside
 from exporter.config import Config, load, loads
 from exporter.daemon import Daemon
-from exporter.errors import JobrunError
-from exporter.once import poll_once
+from exporter.duration import format_duration
+from exporter.errors import SourceError
+from exporter.faults import ConfigError, Fault
+from exporter.ledger import Ledger
+from exporter.meters import SelfMetrics
+from exporter.once import NoPages, Polled, poll_once
+from exporter.opening import open_state
 from exporter.simulators import SIMULATORS
 from exporter.sources import SOURCES
 from exporter.store import Connect
@@ -38,6 +45,8 @@ def run(
 ) -> int:
     """The daemon, until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
     logs.configure(log, sys.stderr)
+    if web_config_file is not None:
+        raise ConfigError([Fault("--web.config.file", "TLS and basic auth are not supported yet")])
     return serve(lambda: load(config_file, os.environ, SETTINGS), listen, connect=connect)
 
 
@@ -76,3 +85,72 @@ def serve(
         sys.stderr.flush()
         os._exit(0)
     return 0
+
+
+HEADINGS = ("SOURCE", "PROJECT", "JOB", "RUNS", "OPEN", "LAST RESULT", "LAST END", "LAST DURATION", "FAILURES")
+
+
+def once(config_file: Path) -> int:
+    """Polls every source once and prints what it saw; touches no state."""
+    logs.configure(logs.LogOptions("warning"), sys.stderr)
+    faults = 0
+    rows: list[tuple[str, ...]] = [HEADINGS]
+    for polled in poll_once(load(config_file, os.environ, SETTINGS), Outside()):
+        rows += _table(polled)
+        if polled.outcome == "error":
+            faults += 1
+            sys.stderr.write(f"{polled.source}: {polled.fault}\n")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+    return 1 if faults else 0
+
+
+def _table(polled: Polled) -> Iterable[tuple[str, ...]]:
+    for line in polled.lines:
+        end = "" if line.last_end is None else datetime.fromtimestamp(line.last_end, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        duration = "" if line.last_duration is None else format_duration(round(line.last_duration))
+        numbers = (str(line.runs), str(line.open), line.last_result, end, duration, str(line.failures))
+        yield (line.source, line.project, line.job_name, *numbers)
+
+
+def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
+    """Signs in to every source and asks it once: its name, whether it answered well, and a sentence."""
+    ledger = Ledger(lambda: open_state(Path(":memory:"), Outside().clock))
+    assembly = Assembly(config, ledger, SelfMetrics(CollectorRegistry()), NoPages(), Outside())
+    for name, source in assembly.sources.items():
+        try:
+            yield name, True, source.probe()
+        except SourceError as error:
+            yield name, False, str(error)
+    assembly.close()
+
+
+DEMO = """
+state: {path: jobrun-exporter-demo.db}
+metrics: {zero_first: 0s}  # whoever looks at a demo wants to see the first failure at once
+"""
+
+
+def demo(listen: Address, speed: float) -> int:
+    """All simulated vendors on loopback, and the daemon that reads them, until a signal ends it."""
+    logs.configure(logs.LogOptions("info"), sys.stderr)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobrun-exporter-demo-")))
+        simulators = [stack.enter_context(kind.demo(speed=speed)) for kind in SIMULATORS.values()]
+        settings = yaml.safe_load(DEMO)
+        settings["state"]["path"] = str(folder / settings["state"]["path"])
+        settings["sources"] = [
+            {**simulator.source_config(), "poll_interval": "5s", "settle": "5s", "requests_per_minute": 600}
+            for simulator in simulators
+        ]
+        text = yaml.safe_dump(settings)
+        for simulator in simulators:
+            sys.stdout.write(f"simulated {simulator.vendor}: {simulator.url} (what truly happens: /-/truth)\n")
+        return serve(lambda: loads(text, os.environ, SETTINGS), listen, started=_say_where)
+
+
+def _say_where(address: Address) -> None:
+    host = address.host or "localhost"
+    sys.stdout.write(f"metrics: http://{Address(host, address.port)}/metrics\n")
+    sys.stdout.flush()

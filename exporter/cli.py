@@ -14,9 +14,9 @@ from exporter import __version__, config, logs
 from exporter.address import Address, parse_address
 from exporter.errors import JobrunError
 from exporter.faults import ConfigError
-from exporter.sources.snowplow import SnowplowSettings
+from exporter.sources import SOURCES
 
-SETTINGS: config.Settings = {"snowplow": SnowplowSettings}
+SETTINGS: config.Settings = {word: kind.settings for word, kind in SOURCES.items()}
 """The kinds of sources."""
 
 
@@ -39,7 +39,7 @@ class App(Protocol):
 class Simulators(Protocol):
     """What the commands need of `exporter.simulators`."""
 
-    def serve(self, vendor: str, host: str, port: int) -> int:
+    def serve(self, vendor: str, host: str, port: int) -> None:
         """One simulated vendor, until it is told to stop."""
 
 
@@ -50,7 +50,7 @@ def _app() -> App:
 
 def _simulators() -> Simulators:
     # Not at the top: as above, and a daemon needs none.
-    return cast("Simulators", importlib.import_module("exporter.simulators"))
+    return cast("Simulators", importlib.import_module("exporter.simulators.serve"))
 
 
 class Outside(NamedTuple):
@@ -91,7 +91,7 @@ def _check(options: argparse.Namespace, outside: Outside) -> int:
     loaded = config.load(options.config_file, outside.environ, outside.settings)
     count = len(loaded.sources)
     print(f"config is valid: {count} source{'s' if count > 1 else ''}", file=outside.out)
-    for warning in loaded.warnings():
+    for warning in loaded.warnings({word: kind.poll_requests for word, kind in SOURCES.items()}):
         print(f"warning: {warning}", file=outside.out)
     return _probe(loaded, outside) if options.live else 0
 
@@ -113,7 +113,8 @@ def _demo(options: argparse.Namespace, outside: Outside) -> int:
 
 
 def _simulate(options: argparse.Namespace, outside: Outside) -> int:
-    return outside.simulators().serve(options.vendor, options.listen.host, options.listen.port)
+    outside.simulators().serve(options.vendor, options.listen.host, options.listen.port)
+    return 0
 
 
 def _address(text: str) -> Address:

@@ -135,6 +135,10 @@ class Client:
         self._told_to_wait(outcome)
         return answer(outcome)
 
+    def wait(self) -> float:
+        """Seconds until the budget lets the next request go, as it looks now."""
+        return self._budget.wait()
+
     def now(self) -> float:
         """The present by the API's clock, as far as its answers have told it."""
         return self._outside.clock() + self.skew

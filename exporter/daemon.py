@@ -74,9 +74,7 @@ class Daemon:
         self._holds = Holds(self._config.metrics.zero_first, outside.monotonic)
         exposition = Exposition(registry, self._holds)
         self._ledger = Ledger(self._open)
-        self._publisher = Publisher(
-            self._ledger, exposition, self._holds, self._metrics, monotonic=outside.monotonic
-        )
+        self._publisher = Publisher(self._ledger, exposition, self._holds, self._metrics, monotonic=outside.monotonic)
         self._reloading = threading.Lock()
         self._ended = threading.Event()
         self._ticked = self._kept_house = outside.monotonic()

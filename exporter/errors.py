@@ -102,5 +102,16 @@ class StateError(JobrunError):
     reason = "state"
 
 
-REASONS = ("auth", "rate_limited", "timeout", "network", "redirect", "http_4xx", "http_5xx", "decode", "schema", "state")
+REASONS = (
+    "auth",
+    "rate_limited",
+    "timeout",
+    "network",
+    "redirect",
+    "http_4xx",
+    "http_5xx",
+    "decode",
+    "schema",
+    "state",
+)
 """All values of the label `reason`."""

@@ -32,7 +32,7 @@ class Holds:
     """
 
     def __init__(self, zero_first: float, monotonic: Callable[[], float]) -> None:
-        self._zero_first = zero_first
+        self.zero_first = zero_first
         self._monotonic = monotonic
         self._scraped = -1
         self._lock = threading.Lock()
@@ -78,9 +78,9 @@ class Holds:
         return len(self._generations)
 
     def _is_due(self, generation: int, batch: _Batch) -> bool:
-        if self._zero_first == 0:
+        if self.zero_first == 0:
             return True
-        return generation <= self._scraped and self._monotonic() - batch.since >= self._zero_first
+        return generation <= self._scraped and self._monotonic() - batch.since >= self.zero_first
 
     def _add(self, generation: int, batch: _Batch, series: Series) -> None:
         if self._generations.get(series) != generation:

@@ -40,7 +40,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
     state: JobState
     active: Mapping[State, tuple[int, float | None]] = {}
-    results: frozenset[Result] = frozenset()
+    results: tuple[Result, ...] = ()
     has_steps: bool = False
     freshness: float | None = None
     duration_budget: float | None = None

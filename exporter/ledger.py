@@ -114,13 +114,7 @@ class Ledger:
             step_histograms: `on`, `off`, or `auto`: on until more than MANY_STEPS steps are known.
         """
         with self._lock:
-            for name, wanted in rules.items():
-                known = self.books.sources.get(name)
-                if known is not None and known.identity != wanted.identity:
-                    raise IdentityError(
-                        f"source {name}: the state holds the runs of {known.identity}, the configuration names "
-                        f"{wanted.identity}; give the source a new name, or the exporter a new state.path"
-                    )
+            self.check(rules)
             self._starting |= rules.keys() - self._rules.keys()
             self._rules = dict(rules)
             self._counting, self._step_mode = counting_rules, step_histograms
@@ -128,6 +122,17 @@ class Ledger:
             for name, wanted in rules.items():
                 self._admit(name, wanted)
             self._changed.everything = True
+
+    def check(self, rules: Mapping[str, SourceRules]) -> None:
+        """Raises IdentityError if the state holds another API under a source's name."""
+        with self._lock:
+            for name, wanted in rules.items():
+                known = self.books.sources.get(name)
+                if known is not None and known.identity != wanted.identity:
+                    raise IdentityError(
+                        f"source {name}: the state holds the runs of {known.identity}, the configuration names "
+                        f"{wanted.identity}; give the source a new name, or the exporter a new state.path"
+                    )
 
     def _admit(self, name: str, rules: SourceRules) -> None:
         """A source that the state does not know gets an empty record, to be written with its first reading."""

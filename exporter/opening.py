@@ -31,7 +31,7 @@ class Opened(msgspec.Struct, kw_only=True):
 
 def open_state(path: Path, clock: Callable[[], float], connect: Connect = sqlite3.connect) -> Opened:
     """Opens a state, new if there is none; one that cannot be used is set aside, never deleted."""
-    cold = "" if path.exists() else "new"
+    cold = "" if path.exists() and path.stat().st_size else "new"
     try:
         return _open(path, connect, cold=cold)
     except (CorruptStateError, NewerSchemaError) as error:
@@ -41,7 +41,7 @@ def open_state(path: Path, clock: Callable[[], float], connect: Connect = sqlite
         except OSError as fault:
             return Opened(store=None, loaded=_nothing(), fault=f"{error}; it cannot be set aside: {fault.strerror}")
     except StateError as error:
-        return Opened(store=None, loaded=_look(path), fault=str(error))
+        return Opened(store=None, loaded=look(path), fault=str(error))
     opened = _open(path, connect, cold=cold)
     opened.kept = kept
     return opened
@@ -56,7 +56,7 @@ def _open(path: Path, connect: Connect, *, cold: str) -> Opened:
         raise
 
 
-def _look(path: Path) -> Loaded:
+def look(path: Path) -> Loaded:
     """What can be read of a state that cannot be written; nothing if not even that is possible."""
     for immutable in (False, True):
         try:

@@ -97,7 +97,11 @@ class Poller:
         self._log = structlog.get_logger().bind(source=rules.name)
         self.failures = 0
         self.polled = False
-        self.last_reason = ""
+        self.last_fault = ""
+
+    def round_seconds(self) -> float:
+        """Seconds in which the source reads everything once; 0 where every poll does."""
+        return self._source.round_seconds()
 
     def poll(self) -> str:
         """Polls once; returns the outcome: `success`, `partial` or `error`. Raises Stopped at shutdown only."""
@@ -196,7 +200,7 @@ class Poller:
         name, now = self._rules.name, self._clock.now()
         failed = told.outcome == "error"
         self.failures = self.failures + 1 if failed else 0
-        self.polled, self.last_reason = True, told.reason
+        self.polled, self.last_fault = True, told.fault
         self._meter.polled(told.outcome, now, seconds)
         self._meter.up(not failed)
         if failed:

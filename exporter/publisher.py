@@ -45,10 +45,9 @@ class Publisher:
         holds: Which series still show 0.
         metrics: The exporter's own metrics.
         monotonic: A clock that never jumps, in seconds.
-        startup_hold: How long at most counters are withheld until a source's first complete poll, in seconds.
     """
 
-    def __init__(  # noqa: PLR0913  # everything outside is an argument
+    def __init__(
         self,
         ledger: Ledger,
         exposition: Exposition,
@@ -56,14 +55,12 @@ class Publisher:
         metrics: SelfMetrics,
         *,
         monotonic: Callable[[], float],
-        startup_hold: float,
     ) -> None:
         self._ledger = ledger
         self._exposition = exposition
         self._holds = holds
         self._metrics = metrics
         self._monotonic = monotonic
-        self._startup_hold = startup_hold
         self._started = monotonic()
         self._published = float("-inf")
         self._config: Config | None = None
@@ -114,7 +111,8 @@ class Publisher:
 
     def _to_withhold(self) -> frozenset[str]:
         """Sources whose counters are not served yet, because no poll has been complete since the start."""
-        if self._monotonic() - self._started >= self._startup_hold:
+        longest = self._config.metrics.startup_hold if self._config else 0.0
+        if self._monotonic() - self._started >= longest:
             late = self._ledger.starting() & self._withheld
             if late:
                 self._log.warning("counters served as restored: no poll has been complete yet", sources=sorted(late))

@@ -41,7 +41,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     identity: str
-    results: frozenset[Result]
+    results: tuple[Result, ...]
     attempts: bool
     steps: str
     reopens: bool

@@ -1,5 +1,6 @@
 """When polls happen: each source at its interval, one poll of a source at a time, less often while it fails."""
 
+import threading
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
@@ -25,7 +26,7 @@ LEAST_JUMP = 5.0
 
 
 class Polled:
-    """A source's poller with its meter and its interval in seconds."""
+    """A source's poller with its meter and its interval in seconds; `idle` is held while a poll is under way."""
 
     def __init__(self, name: str, poller: Poller, meter: SourceMeter, interval: float) -> None:
         self.name = name
@@ -33,6 +34,7 @@ class Polled:
         self.meter = meter
         self.interval = interval
         self.in_force = interval
+        self.idle = threading.Lock()
 
 
 def backoff(interval: float, failures: int) -> float:
@@ -79,10 +81,16 @@ class Schedule:
             )
         self._scheduler.start()
 
-    def stop(self) -> None:
-        """No more polls; returns when those under way have ended."""
+    def stop(self, grace: float) -> bool:
+        """No more polls. Waits so many seconds for those under way; False if one has not ended by then."""
         if self._scheduler.running:
-            self._scheduler.shutdown(wait=True)
+            self._scheduler.shutdown(wait=False)
+        until = self._monotonic() + grace
+        for source in self._sources.values():
+            if not source.idle.acquire(timeout=max(0.0, until - self._monotonic())):
+                return False
+            source.idle.release()
+        return True
 
     @property
     def alive(self) -> bool:
@@ -103,14 +111,17 @@ class Schedule:
         return datetime.fromtimestamp(self._clock(), UTC)
 
     def _poll(self, source: Polled) -> None:
-        try:
-            source.poller.poll()
-        except Stopped:
+        with source.idle:
+            try:
+                source.poller.poll()
+            except Stopped:
+                return
+        if not self._scheduler.running:
             return
         wanted = backoff(source.interval, source.poller.failures)
+        source.meter.poll_interval(max(wanted, source.poller.round_seconds()))
         if wanted != source.in_force:
             source.in_force = wanted
-            source.meter.poll_interval(wanted)
             self._scheduler.reschedule_job(source.name, trigger=IntervalTrigger(seconds=wanted))
 
     def _missed(self, event: JobEvent) -> None:

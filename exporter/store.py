@@ -251,6 +251,11 @@ class Store:
         query = f"SELECT count(*) FROM runs WHERE source = ? AND steps IN ({StepMark.PENDING}, {StepMark.BASELINE})"  # noqa: S608  # constants
         return int(self._all(query, self._sources.get(source))[0][0])
 
+    def count_runs(self, source: str) -> dict[int, int]:
+        """How many runs of a source are known, by the key of their job."""
+        query = "SELECT job, count(*) FROM runs WHERE source = ? GROUP BY job"
+        return dict(self._all(query, self._sources.get(source)))
+
     def prune(self, source: str, before: float) -> int:
         """Forgets ended runs that ended before an instant; returns how many."""
         with self.transaction():

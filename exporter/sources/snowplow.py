@@ -213,7 +213,7 @@ class SnowplowSource:
             known = self._last.rows.get
             changed = [row for row in rows if known(row.run_id) != row]
         return Reading(
-            jobs=list({to_job(row) for row in changed}),
+            jobs=list(dict.fromkeys(map(to_job, changed))),
             runs=[to_run(row, self._statuses) for row in changed],
             unchanged=len(rows) - len(changed),
             invalid=answered.invalid,
@@ -281,6 +281,10 @@ class SnowplowSource:
         now = self._client.now()
         rows = self._ask(Window(now - 3600, now)).rows
         return f"signed in, {len(rows)} runs in the last hour"
+
+    def round_seconds(self) -> float:
+        """Every poll reads everything."""
+        return 0.0
 
     def close(self) -> None:
         """Ends all connections."""
@@ -358,7 +362,7 @@ TYPE = SourceType(
     build=SnowplowSource,
     access=_access,
     identity=lambda settings: f"snowplow {settings.base_url} organization {settings.organization_id}",
-    results=frozenset({Result.SUCCESS, Result.FAILURE, Result.SKIP, Result.UNKNOWN}),
+    results=(Result.SUCCESS, Result.FAILURE, Result.SKIP, Result.UNKNOWN),
     attempts=False,
     has_steps=True,
     reopens=False,

@@ -89,6 +89,9 @@ class Source(Protocol):
     def probe(self) -> str:
         """Signs in and asks once; returns a sentence that says what was seen."""
 
+    def round_seconds(self) -> float:
+        """Seconds in which everything is read once at present; 0 where every poll reads everything."""
+
     def close(self) -> None:
         """Ends its connections."""
 
@@ -122,7 +125,7 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
     build: Callable[[Any, Client], Source]
     access: Callable[[Any], Access]
     identity: Callable[[Any], str]
-    results: frozenset[Result]
+    results: tuple[Result, ...]
     attempts: bool
     has_steps: bool
     reopens: bool

@@ -18,7 +18,6 @@ def job(key=1, source="s", project="p", name="nightly", **fields):
             "job": described,
             "discovered": 500.0,
             "baseline": 500.0,
-            "last_activity": 500.0,
             **fields,
         }
     )

@@ -44,14 +44,14 @@ def run_of(table=TABLE, without=(), **changes):
     fields = {key: value for key, value in {**ROW, **changes}.items() if key not in without}
     (row,), invalid = rows_of(fields)
     assert invalid == 0
-    return to_run(row, table, NOW)
+    return to_run(row, table)
 
 
 def test_a_run_as_the_vendor_shows_it():
     ((row,), invalid) = rows_of({**ROW, "failureReason": "x", "tags": [1, {"a": None}]})
     assert invalid == 0
     assert to_job(row) == Job(job_id="com.acme-prod1/webmodel", name="webmodel", project="com.acme-prod1")
-    assert to_run(row, TABLE, NOW) == Run(
+    assert to_run(row, TABLE) == Run(
         run_id="a" * 64,
         job_id="com.acme-prod1/webmodel",
         result=Result.SUCCESS,
@@ -221,10 +221,9 @@ def test_an_explicit_end_comes_before_start_and_duration():
     assert (run.end, run.duration) == (START + 300, 60.0)
 
 
-def test_a_running_run_has_no_end_and_lasts_until_now():
-    run = run_of(state="RUNNING", duration=None)
-    assert (run.end, run.duration) == (None, 1000.0)
-    assert run_of(state="RUNNING").duration == 60.0
+def test_a_running_run_has_neither_end_nor_duration_so_that_it_is_the_same_at_each_reading():
+    run = run_of(state="RUNNING", duration="PT60S")
+    assert (run.end, run.duration) == (None, None)
 
 
 def test_a_waiting_run_may_have_neither_start_nor_duration():
@@ -249,9 +248,9 @@ def test_names_with_odd_letters_are_kept_as_they_are():
 def test_numbers_that_no_float_holds_cost_no_more_than_their_field():
     body = json.dumps([ROW]).replace('"PT1M"', "1e400").replace('"jobId"', '"x": 1e999, "jobId"')
     ((row,), invalid) = parse_rows(body.encode())
-    assert (to_run(row, TABLE, NOW).duration, invalid) == (None, 0)
+    assert (to_run(row, TABLE).duration, invalid) == (None, 0)
     ((row,), _) = parse_rows(body.replace("1e400", "9" * 5000).encode())
-    assert to_run(row, TABLE, NOW).duration is None
+    assert to_run(row, TABLE).duration is None
 
 
 def test_a_row_with_bytes_that_are_not_text_in_its_id_is_dropped():
@@ -281,8 +280,8 @@ def test_parts_of_a_path_are_quoted():
 
 
 PARSERS = {
-    "rows": lambda body: [to_run(row, TABLE, NOW) for row in parse_rows(body)[0]],
-    "run": lambda body: to_run(parse_run(body, TABLE)[0], TABLE, NOW),
+    "rows": lambda body: [to_run(row, TABLE) for row in parse_rows(body)[0]],
+    "run": lambda body: to_run(parse_run(body, TABLE)[0], TABLE),
     "steps": lambda body: parse_steps(body, TABLE),
     "log": parse_log,
 }

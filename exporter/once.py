@@ -1,0 +1,84 @@
+"""The command `once`: one poll of every source, printed, with a state that is thrown away."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.config import Config
+from exporter.ledger import Ledger
+from exporter.meters import SelfMetrics
+from exporter.opening import open_state
+
+
+class NoPages:
+    """Serves nothing."""
+
+    def publish(self) -> None:
+        """Nothing."""
+
+    def soon(self) -> None:
+        """Nothing."""
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as one poll saw it."""
+
+    source: str
+    project: str
+    job_name: str
+    runs: int
+    open: int
+    last_result: str
+    last_end: float | None
+    last_duration: float | None
+    failures: int
+
+
+class Polled(msgspec.Struct, frozen=True, kw_only=True):
+    """What one poll of a source saw; `fault` is "" if it went well."""
+
+    source: str
+    outcome: str
+    fault: str
+    lines: list[Line]
+
+
+def poll_once(config: Config, outside: Outside) -> Iterator[Polled]:
+    """Polls each source once, in the order of the configuration. Nothing of it is kept."""
+    ledger = Ledger(lambda: open_state(Path(":memory:"), outside.clock))
+    ledger.load()
+    assembly = Assembly(config, ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
+    rules = {name: shown.rules for name, shown in assembly.shown.items()}
+    ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
+    try:
+        for polled in assembly.polled:
+            outcome = polled.poller.poll()
+            yield Polled(
+                source=polled.name, outcome=outcome, fault=polled.poller.last_fault, lines=_lines(ledger, polled.name)
+            )
+    finally:
+        assembly.close()
+        ledger.close()
+
+
+def _lines(ledger: Ledger, source: str) -> list[Line]:
+    open_runs = ledger.open_runs(source)
+    with ledger.locked():
+        runs = ledger.store().count_runs(source)
+    return [
+        Line(
+            source=source,
+            project=job.project,
+            job_name=job.name,
+            runs=runs.get(job.key, 0),
+            open=sum(run.job == job.key for run in open_runs),
+            last_result=job.last_run.result if job.last_run else "",
+            last_end=job.last_run.end if job.last_run else None,
+            last_duration=job.last_run.duration if job.last_run else None,
+            failures=job.streak,
+        )
+        for job in sorted(ledger.jobs_of(source), key=lambda job: (job.project, job.name))
+    ]
