@@ -73,7 +73,7 @@ class Daemon:
         self._metrics.build_info(__version__, revision, platform.python_version())
         self._holds = Holds(self._config.metrics.zero_first, outside.monotonic)
         exposition = Exposition(registry, self._holds)
-        self._ledger = Ledger(self._open)
+        self._ledger = Ledger(self._open, self._metrics.commit_failed)
         self._publisher = Publisher(self._ledger, exposition, self._holds, self._metrics, monotonic=outside.monotonic)
         self._reloading = threading.Lock()
         self._ended = threading.Event()

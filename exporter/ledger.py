@@ -48,10 +48,12 @@ class Ledger:
 
     Args:
         opening: Opens the state; called by `load`.
+        commit_failed: Told of each time that the state could not be opened or written.
     """
 
-    def __init__(self, opening: Callable[[], Opened]) -> None:
+    def __init__(self, opening: Callable[[], Opened], commit_failed: Callable[[], None] = lambda: None) -> None:
         self._opening = opening
+        self._commit_failed = commit_failed
         self._lock = threading.RLock()
         self._rules: dict[str, SourceRules] = {}
         self._open: dict[str, dict[str, OpenRun]] = {}
@@ -77,6 +79,7 @@ class Ledger:
             opened = self._opening()
             self._fill(opened.loaded)
             if opened.store is None:
+                self._commit_failed()
                 raise StateError(opened.fault)
             self._store = opened.store
             if opened.cold:
@@ -153,10 +156,13 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[Store]:
-        if self._store is None:
-            raise StateError("the state is not open")
-        with self._store.transaction():
-            yield self._store
+        store = self.store()
+        try:
+            with store.transaction():
+                yield store
+        except StateError:
+            self._commit_failed()
+            raise
 
     def _draft(self, source: str, now: float) -> Draft:
         self.load()

@@ -3,6 +3,7 @@
 Sources raise; this is the place that catches, counts and tells.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -213,7 +214,7 @@ class Poller:
         self._meter.watermark(state.watermark())
         self._meter.jobs(sum(1 for job in self._ledger.jobs_of(name) if not job.gone))
         self._meter.tracked_runs(len(self._ledger.open_runs(name)))
-        if told.reason != StateError.reason:
+        with contextlib.suppress(StateError):
             self._meter.step_fetches_pending(self._ledger.count_pending_steps(name))
         log = self._log.warning if failed else self._log.info
         counts = {str(key): told.entered.dispositions[key] for key in Disposition if told.entered.dispositions[key]}

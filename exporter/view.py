@@ -83,4 +83,5 @@ class LedgerView:
 
     def step_counts(self) -> Mapping[str, int]:
         """How many steps each job has, by job id."""
-        return {job.job.job_id: len(job.step_names()) for job in self._ledger.jobs_of(self._source)}
+        steps = self._ledger.books.steps
+        return {job.job.job_id: steps[job.key] for job in self._ledger.jobs_of(self._source)}

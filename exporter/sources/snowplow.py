@@ -298,6 +298,8 @@ def may_be_trimmed(rows: Collection[RunRow], window: Window, view: View) -> bool
     """
     if len(rows) > EVENT_LIMIT / FEWEST_EVENTS:
         return False  # more runs than 10,000 events can make: this API does not trim
+    if len(rows) * (3 + 2 * MANY_STEPS) < SURELY_WHOLE * EVENT_LIMIT:
+        return False
     counts = view.step_counts()
     per_job = Counter(to_job(row).job_id for row in rows)
     events = sum(number * (3 + 2 * (counts.get(job_id) or MANY_STEPS)) for job_id, number in per_job.items())
