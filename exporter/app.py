@@ -1,24 +1,21 @@
 """What the commands do."""
 
-import contextlib
 import os
 import signal
 import sqlite3
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 
-import yaml
 from prometheus_client import CollectorRegistry
 
 from exporter import logs
 from exporter.address import Address
 from exporter.assembly import Assembly, Outside
-from exporter.config import Config, load, loads
+from exporter.config import Config, load
 from exporter.daemon import Daemon
 from exporter.duration import format_duration
 from exporter.errors import SourceError
@@ -27,7 +24,6 @@ from exporter.ledger import Ledger
 from exporter.meters import SelfMetrics
 from exporter.once import NoPages, Polled, poll_once
 from exporter.opening import open_state
-from exporter.simulators import SIMULATORS
 from exporter.sources import SOURCES
 from exporter.store import Connect
 from exporter.webserver import ListenError
@@ -124,33 +120,3 @@ def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
         except SourceError as error:
             yield name, False, str(error)
     assembly.close()
-
-
-DEMO = """
-state: {path: jobrun-exporter-demo.db}
-metrics: {zero_first: 0s}  # whoever looks at a demo wants to see the first failure at once
-"""
-
-
-def demo(listen: Address, speed: float) -> int:
-    """All simulated vendors on loopback, and the daemon that reads them, until a signal ends it."""
-    logs.configure(logs.LogOptions("info"), sys.stderr)
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobrun-exporter-demo-")))
-        simulators = [stack.enter_context(kind.demo(speed=speed)) for kind in SIMULATORS.values()]
-        settings = yaml.safe_load(DEMO)
-        settings["state"]["path"] = str(folder / settings["state"]["path"])
-        settings["sources"] = [
-            {**simulator.source_config(), "poll_interval": "5s", "settle": "5s", "requests_per_minute": 600}
-            for simulator in simulators
-        ]
-        text = yaml.safe_dump(settings)
-        for simulator in simulators:
-            sys.stdout.write(f"simulated {simulator.vendor}: {simulator.url} (what truly happens: /-/truth)\n")
-        return serve(lambda: loads(text, os.environ, SETTINGS), listen, started=_say_where)
-
-
-def _say_where(address: Address) -> None:
-    host = address.host or "localhost"
-    sys.stdout.write(f"metrics: http://{Address(host, address.port)}/metrics\n")
-    sys.stdout.flush()

@@ -29,11 +29,15 @@ class App(Protocol):
     def once(self, config_file: Path) -> int:
         """One poll of every source, printed."""
 
-    def demo(self, listen: Address, speed: float) -> int:
-        """The daemon and simulated vendors."""
-
     def probe(self, config: config.Config) -> Iterator[tuple[str, bool, str]]:
         """Asks every source once: its name, whether it answered well, and a sentence."""
+
+
+class Demonstration(Protocol):
+    """What the commands need of `exporter.demo`."""
+
+    def demo(self, listen: Address, speed: float) -> int:
+        """The daemon and simulated vendors."""
 
 
 class Simulators(Protocol):
@@ -48,8 +52,13 @@ def _app() -> App:
     return cast("App", importlib.import_module("exporter.app"))
 
 
+def _demonstration() -> Demonstration:
+    # Not at the top: a daemon needs no simulators.
+    return cast("Demonstration", importlib.import_module("exporter.demo"))
+
+
 def _simulators() -> Simulators:
-    # Not at the top: as above, and a daemon needs none.
+    # Not at the top: as above.
     return cast("Simulators", importlib.import_module("exporter.simulators.serve"))
 
 
@@ -61,6 +70,7 @@ class Outside(NamedTuple):
     environ: Mapping[str, str]
     settings: config.Settings = SETTINGS
     app: Callable[[], App] = _app
+    demonstration: Callable[[], Demonstration] = _demonstration
     simulators: Callable[[], Simulators] = _simulators
 
 
@@ -109,7 +119,7 @@ def _once(options: argparse.Namespace, outside: Outside) -> int:
 
 
 def _demo(options: argparse.Namespace, outside: Outside) -> int:
-    return outside.app().demo(options.listen, options.speed)
+    return outside.demonstration().demo(options.listen, options.speed)
 
 
 def _simulate(options: argparse.Namespace, outside: Outside) -> int:

@@ -224,7 +224,10 @@ class Draft:
         return bounded(state, word)
 
     def _overflow(self, family: str) -> None:
+        self.count_for_exporter("jobrun_exporter_series_overflow_total", family)
+
+    def count_for_exporter(self, family: str, label: str) -> None:
+        """Adds to one of the exporter's own counters."""
         if self._exporter is None:
             self._exporter = copy(self._books.exporter)
-        released = self._counting.released
-        self._exporter.count("jobrun_exporter_series_overflow_total", family, released=released)
+        self._exporter.count(family, label, released=self._counting.released)

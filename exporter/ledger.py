@@ -24,6 +24,8 @@ from exporter.store import Loaded, Store
 
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
+COLD_STARTS = "jobrun_exporter_state_cold_starts_total"
+
 SEEDED = (UNOBSERVED, "jobrun_source_truncated_responses_total", "jobrun_source_steps_lost_total")
 """A source's own counters that are there from the start."""
 
@@ -60,6 +62,7 @@ class Ledger:
         self._store: Store | None = None
         self._changed = Changed()
         self._starting: set[str] = set()
+        self._begun: set[str] = set()
         self.books = Books()
         self._counting = Rules(run_buckets=(), step_buckets=(), released=False)
         self._step_mode = "auto"
@@ -105,7 +108,7 @@ class Ledger:
 
     def _count_cold_start(self, reason: str) -> None:
         exporter = copy(self.books.exporter)
-        exporter.count("jobrun_exporter_state_cold_starts_total", reason, released=self._counting.released)
+        exporter.count(COLD_STARTS, reason, released=self._counting.released)
         self._replace([exporter])
 
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
@@ -220,10 +223,19 @@ class Ledger:
                 state.baseline = now
             for family in SEEDED:
                 state.count(family, amount=0, released=self._counting.released)
+            if source in self._starting - self._begun:
+                self._begun.add(source)
+                self._look_back(draft, now)
             if not state.filters or state.filters[-1] != rules.filter_since(state.filters[-1].since):
                 self._refilter(draft, now)
-            if state != before:
+            if state != before or draft.exporter is not None:
                 self._commit(draft, now)
+
+    def _look_back(self, draft: Draft, now: float) -> None:
+        """Counts that a state was left alone for longer than its API shows anything: not all can be caught up."""
+        watermark = draft.source.watermark()
+        if watermark is not None and now - watermark > self._rules[draft.source.name].reach:
+            draft.count_for_exporter(COLD_STARTS, "lost")
 
     def _refilter(self, draft: Draft, now: float) -> None:
         """Jobs that were left out until now get their own baseline instant."""

@@ -52,7 +52,12 @@ def call(*argv, calls=None, environ=None):
     """Exit code, output and errors of a command."""
     calls = calls or Calls()
     outside = cli.Outside(
-        io.StringIO(), io.StringIO(), environ or {"KEY": "k"}, app=lambda: calls, simulators=lambda: calls
+        io.StringIO(),
+        io.StringIO(),
+        environ or {"KEY": "k"},
+        app=lambda: calls,
+        demonstration=lambda: calls,
+        simulators=lambda: calls,
     )
     return cli.main(argv, outside), outside.out.getvalue(), outside.err.getvalue()
 

@@ -1,0 +1,54 @@
+"""The command `demo`: all simulated vendors, and the daemon that reads them."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from exporter import logs
+from exporter.address import Address
+from exporter.app import SETTINGS, serve
+from exporter.config import loads
+from exporter.simulators import SIMULATORS
+
+DEMO = """
+metrics: {zero_first: 0s}  # whoever looks at a demo wants to see the first failure at once
+objectives:
+  - match: {job_name: "daily-.*"}
+    every: 6m
+    freshness: 15m
+    duration_budget: 70s
+    team: data-platform
+  - match: {job_name: ".*model"}
+    every: 2m
+    freshness: 6m
+    duration_budget: 40s
+    team: analytics
+"""
+
+
+def demo(listen: Address, speed: float) -> int:
+    """All simulated vendors on loopback, and the daemon that reads them, until a signal ends it."""
+    logs.configure(logs.LogOptions("info"), sys.stderr)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobrun-exporter-demo-")))
+        simulators = [stack.enter_context(kind.demo(speed=speed)) for kind in SIMULATORS.values()]
+        settings = yaml.safe_load(DEMO)
+        settings["state"] = {"path": str(folder / "state.db")}
+        settings["sources"] = [
+            {**simulator.source_config(), "poll_interval": "5s", "settle": "5s", "requests_per_minute": 600}
+            for simulator in simulators
+        ]
+        text = yaml.safe_dump(settings)
+        for simulator in simulators:
+            sys.stdout.write(f"simulated {simulator.vendor}: {simulator.url} (what truly happens: /-/truth)\n")
+        return serve(lambda: loads(text, os.environ, SETTINGS), listen, started=_say_where)
+
+
+def _say_where(address: Address) -> None:
+    host = address.host or "localhost"
+    sys.stdout.write(f"metrics: http://{Address(host, address.port)}/metrics\n")
+    sys.stdout.flush()
