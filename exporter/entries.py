@@ -70,7 +70,7 @@ class Entry:
         self._counting = counting_rules
         self._moment = moment
         self._histograms = step_histograms
-        self._contexts: dict[int, Context] = {}
+        self._contexts: dict[int, Context | None] = {}
         self.entered = Entered()
 
     def reading(self, reading: Reading, rows: Mapping[str, StoredRun]) -> None:
@@ -119,11 +119,12 @@ class Entry:
 
     def _run(self, run: Run, steps: Sequence[Step] | None, scope: ScopeState, rows: Mapping[str, StoredRun]) -> None:
         key = self._draft.find(run.job_id)
-        if key is None or not self._rules.wants(clean(self._draft.look(key).job.name) or "unknown"):
+        context = None if key is None else self._context(key, scope)
+        if key is None or context is None:
             self.entered.dispositions[Disposition.IGNORED] += 1
             return
         row = self._draft.runs.get(run.run_id) or rows.get(run.run_id)
-        verdict = counting.judge(row.known if row else None, run, self._context(key, scope))
+        verdict = counting.judge(row.known if row else None, run, context)
         self.entered.dispositions[verdict.disposition] += 1
         if verdict.keep is None:
             return
@@ -134,14 +135,21 @@ class Entry:
         elif run.result is not None:
             self._uncounted(stored, known_before=row is not None)
 
-    def _context(self, key: int, scope: ScopeState) -> Context:
+    def _context(self, key: int, scope: ScopeState) -> Context | None:
+        """What judgements about a job's runs depend on; None for a job that is not wanted."""
         if key not in self._contexts:
-            self._contexts[key] = Context(
-                baseline=self._draft.look(key).baseline,
-                watermark=scope.watermark,
-                now=self._moment.now,
-                reopens=self._rules.reopens,
-                max_run_age=self._rules.max_run_age,
+            state = self._draft.look(key)
+            wanted = self._rules.wants(clean(state.job.name) or "unknown")
+            self._contexts[key] = (
+                None
+                if not wanted
+                else Context(
+                    baseline=state.baseline,
+                    watermark=scope.watermark,
+                    now=self._moment.now,
+                    reopens=self._rules.reopens,
+                    max_run_age=self._rules.max_run_age,
+                )
             )
         return self._contexts[key]
 
