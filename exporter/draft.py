@@ -6,7 +6,7 @@ from exporter.counting import Rules, bounded, seed
 from exporter.model import Job, Run
 from exporter.rules import SourceRules
 from exporter.schema import StoredRun
-from exporter.state import OTHER, SEPARATOR, Counted, JobState, SourceState, clean, copy
+from exporter.state import OTHER, SEPARATOR, Counted, JobState, SourceState, clean, copy, label_of
 
 OTHER_JOB_ID = SEPARATOR + OTHER
 """The identity of a source's overflow job; no vendor's id can be equal to it."""
@@ -136,7 +136,7 @@ class Draft:
 
     def _name(self, state: JobState) -> None:
         """The labels; a name that another job had first is told apart by the id."""
-        project, name = clean(state.job.project), clean(state.job.name) or "unknown"
+        project, name = clean(state.job.project), label_of(state.job)
         if self._taken(project, name, state.key):
             name = f"{name} #{clean(state.job.job_id)}"
         state.project, state.name = project, name

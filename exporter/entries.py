@@ -14,7 +14,7 @@ from exporter.draft import Draft
 from exporter.model import Disposition, Reading, Result, Run, Step, Window
 from exporter.rules import SourceRules
 from exporter.schema import StepMark, StoredRun
-from exporter.state import OTHER, JobState, ScopeState, clean
+from exporter.state import OTHER, JobState, ScopeState, clean, label_of
 
 MAX_WORDS = 20
 """Unmapped status words a source; what comes after is counted under `__other__`."""
@@ -76,7 +76,7 @@ class Entry:
     def reading(self, reading: Reading, rows: Mapping[str, StoredRun]) -> None:
         """Enters a reading. `rows`: the committed rows of its runs and of those that are gone."""
         scope = self._scope(reading)
-        jobs = [job for job in reading.jobs if self._rules.wants(clean(job.name) or "unknown")]
+        jobs = [job for job in reading.jobs if self._rules.wants(label_of(job))]
         self._draft.describe(jobs, {reading.scope: scope.baseline, **self._baselines()})
         if reading.catalog:
             self._catalog(reading)
@@ -139,7 +139,7 @@ class Entry:
         """What judgements about a job's runs depend on; None for a job that is not wanted."""
         if key not in self._contexts:
             state = self._draft.look(key)
-            wanted = self._rules.wants(clean(state.job.name) or "unknown")
+            wanted = self._rules.wants(label_of(state.job))
             self._contexts[key] = (
                 None
                 if not wanted

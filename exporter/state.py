@@ -243,6 +243,11 @@ def clean(name: str) -> str:
     return "".join(char if char.isprintable() else " " for char in name).strip()[:200]
 
 
+def label_of(job: Job) -> str:
+    """A job's name as a label, before another job's equal name is considered."""
+    return clean(job.name) or "unknown"
+
+
 def oldest(starts: Iterable[float | None]) -> float | None:
     """The least of those that are known."""
     known = [start for start in starts if start is not None]
