@@ -2,20 +2,31 @@
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from exporter.model import FAILING, Result
-from exporter.state import Filter, JobState
+from exporter.state import NAMELESS, Filter, JobState, clean
 
 
 @functools.lru_cache(maxsize=65536)
 def included(patterns: Filter, job_name: str) -> bool:
-    """Whether patterns, now or once in force, include a job's name; they must match the whole of it."""
-    return any(re.fullmatch(pattern, job_name) for pattern in patterns.include) and not any(
-        re.fullmatch(pattern, job_name) for pattern in patterns.exclude
+    """Whether patterns, now or once in force, include a job's name; they must match the whole of its label."""
+    name = clean(job_name) or NAMELESS
+    return any(re.fullmatch(pattern, name) for pattern in patterns.include) and not any(
+        re.fullmatch(pattern, name) for pattern in patterns.exclude
     )
+
+
+def included_since(history: Sequence[Filter], job_name: str) -> float | None:
+    """Since when a job's name has been included without a break; None if it is not, or has been from the first."""
+    since = None
+    for patterns in reversed(history):
+        if not included(patterns, job_name):
+            return since
+        since = patterns.since
+    return None
 
 
 class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
