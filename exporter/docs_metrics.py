@@ -1,16 +1,16 @@
-"""docs/metrics.md, made from the table of families: `python -m exporter.docs_metrics > docs/metrics.md`."""
+"""docs/metrics.md, made from the tables of families: `python -m exporter.docs_metrics > docs/metrics.md`."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
-from prometheus_client.metrics_core import Metric
 
+from exporter import meters
 from exporter.families import FAMILIES, Family, Level
 
 INTRODUCTION = """# Metrics
 
-Made from the table of families by `python -m exporter.docs_metrics`; changes belong there.
+Made from the tables of families by `python -m exporter.docs_metrics`; changes belong in those tables.
 
 Timestamps are Unix seconds. What is not known is absent, not 0. `project` is what holds the job in its system.
 `result`, and `status` of `jobrun_last_run_status`, is one of `success`, `failure`, `error`, `timeout`, `cancellation`,
@@ -36,19 +36,18 @@ def of_family(family: Family) -> Entry:
     return Entry(family.name, family.kind, family.all_labels, family.help)
 
 
-def of_metric(metric: Metric) -> Entry:
-    """The entry of one of the client library's families, its labels those of the samples that it has."""
-    labels = {label: None for sample in metric.samples for label in sample.labels if label != "le"}
-    name = f"{metric.name}_total" if metric.type == "counter" else metric.name
-    return Entry(name, metric.type, tuple(labels), metric.documentation)
+def of_own(family: meters.Family, common: tuple[str, ...] = ()) -> Entry:
+    """The entry of a family that is kept by the client library."""
+    return Entry(family.name, family.kind.__name__.lower(), (*common, *family.labels), family.help)
 
 
-def document(metrics: Iterable[Metric] = ()) -> str:
-    """The page. `metrics`: what the registry collects, beside the table."""
+def document() -> str:
+    """The page."""
     entries = {title: [of_family(each) for each in FAMILIES if each.level is level] for level, title in TITLES.items()}
-    for metric in metrics:
-        level = Level.SOURCE if metric.name.startswith("jobrun_source_") else Level.EXPORTER
-        entries[TITLES[level]].append(of_metric(metric))
+    for family in meters.SOURCE_FAMILIES:
+        entries[TITLES[Level.SOURCE]].append(of_own(family, ("source",)))
+    for family in meters.EXPORTER_FAMILIES:
+        entries[TITLES[Level.EXPORTER]].append(of_own(family))
     return "\n".join([INTRODUCTION, *(line for title, rows in entries.items() for line in _section(title, rows))])
 
 

@@ -6,7 +6,7 @@ from exporter.counting import Rules, bounded, seed
 from exporter.model import Job, Run
 from exporter.rules import SourceRules, included_since
 from exporter.schema import StoredRun
-from exporter.state import NAMELESS, OTHER, SEPARATOR, Counted, JobState, SourceState, clean, copy
+from exporter.state import OTHER, SEPARATOR, Counted, JobState, SourceState, clean, copy, label_of
 
 OTHER_JOB_ID = SEPARATOR + OTHER
 """The identity of a source's overflow job; no vendor's id can be equal to it."""
@@ -115,7 +115,7 @@ class Draft:
 
     def _baseline(self, job: Job, baselines: Mapping[str, float]) -> float:
         """That of its scope, or the later instant since which the configuration includes the job."""
-        since = included_since(self.source.filters, job.name)
+        since = included_since(self.source.filters, label_of(job))
         baseline = baselines.get(job.scope, self._now)
         return baseline if since is None else max(baseline, since)
 
@@ -142,7 +142,7 @@ class Draft:
 
     def _name(self, state: JobState) -> None:
         """The labels; a name that another job had first is told apart by the id."""
-        project, name = clean(state.job.project), clean(state.job.name) or NAMELESS
+        project, name = clean(state.job.project), label_of(state.job)
         while self._taken(project, name, state.key):
             name = f"{name} #{clean(state.job.job_id)}"
         state.project, state.name = project, name

@@ -14,7 +14,7 @@ from exporter.draft import Draft
 from exporter.model import Disposition, Reading, Result, Run, Step, Window
 from exporter.rules import SourceRules
 from exporter.schema import StepMark, StoredRun
-from exporter.state import OTHER, JobState, ScopeState, clean
+from exporter.state import OTHER, JobState, ScopeState, clean, label_of
 
 MAX_WORDS = 20
 """Unmapped status words a source; what comes after is counted under `__other__`."""
@@ -70,13 +70,13 @@ class Entry:
         self._counting = counting_rules
         self._moment = moment
         self._histograms = step_histograms
-        self._contexts: dict[int, Context] = {}
+        self._contexts: dict[int, Context | None] = {}
         self.entered = Entered()
 
     def reading(self, reading: Reading, rows: Mapping[str, StoredRun]) -> None:
         """Enters a reading. `rows`: the committed rows of its runs and of those that are gone."""
         scope = self._scope(reading)
-        jobs = [job for job in reading.jobs if self._rules.wants(job.name)]
+        jobs = [job for job in reading.jobs if self._rules.wants(label_of(job))]
         self._draft.describe(jobs, {reading.scope: scope.baseline, **self._baselines()})
         if reading.catalog:
             self._catalog(reading)
@@ -119,11 +119,11 @@ class Entry:
 
     def _run(self, run: Run, steps: Sequence[Step] | None, scope: ScopeState, rows: Mapping[str, StoredRun]) -> None:
         key = self._draft.find(run.job_id)
-        if key is None or not self._rules.wants(self._draft.look(key).job.name):
+        context = None if key is None else self._context(key, scope)
+        if key is None or context is None:
             self.entered.dispositions[Disposition.IGNORED] += 1
             return
         row = self._draft.runs.get(run.run_id) or rows.get(run.run_id)
-        context = self._context(key, scope)
         if row is not None and _left_out_since(row, run, context):
             row = None
         verdict = counting.judge(row.known if row else None, run, context)
@@ -137,20 +137,25 @@ class Entry:
         elif run.result is not None:
             self._uncounted(stored, row)
 
-    def _context(self, key: int, scope: ScopeState) -> Context:
+    def _context(self, key: int, scope: ScopeState) -> Context | None:
+        """What judgements about a job's runs depend on; None for a job that is not wanted."""
         if key not in self._contexts:
-            baseline = self._draft.look(key).baseline
-            ahead = scope.watermark is not None and scope.watermark > self._moment.now
-            self._contexts[key] = Context(
-                baseline=baseline,
-                watermark=None if ahead else scope.watermark,
-                settled=scope.complete and self._moment.started > baseline,
-                included_later=baseline > scope.baseline,
-                forgotten=self._draft.source.forgotten,
-                reopens=self._rules.reopens,
-                max_run_age=self._rules.max_run_age,
-            )
+            state = self._draft.look(key)
+            wanted = self._rules.wants(label_of(state.job))
+            self._contexts[key] = self._judging(state.baseline, scope) if wanted else None
         return self._contexts[key]
+
+    def _judging(self, baseline: float, scope: ScopeState) -> Context:
+        ahead = scope.watermark is not None and scope.watermark > self._moment.now
+        return Context(
+            baseline=baseline,
+            watermark=None if ahead else scope.watermark,
+            settled=scope.complete and self._moment.started > baseline,
+            included_later=baseline > scope.baseline,
+            forgotten=self._draft.source.forgotten,
+            reopens=self._rules.reopens,
+            max_run_age=self._rules.max_run_age,
+        )
 
     def _row(self, key: int, keep: Known, row: StoredRun | None) -> StoredRun:
         """The row to be written; an unmapped word is counted once a run."""

@@ -19,7 +19,7 @@ from exporter.model import Reading, Step
 from exporter.opening import Opened
 from exporter.rules import SourceRules, included
 from exporter.schema import StepMark, StoredRun
-from exporter.state import Count, Counted, Distribution, JobState, OpenRun, SourceState, copy
+from exporter.state import Count, Counted, Distribution, JobState, OpenRun, SourceState, copy, label_of
 from exporter.store import Loaded, Store
 
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
@@ -244,7 +244,7 @@ class Ledger:
         rules, filters = self._rules[draft.source.name], draft.source.filters
         if filters:
             for key, job in self.books.of_source(draft.source.name).items():
-                if not included(filters[-1], job.job.name) and rules.wants(job.job.name):
+                if not included(filters[-1], label_of(job.job)) and rules.wants(label_of(job.job)):
                     draft.job(key).baseline = now
         filters.append(rules.filter_since(now if filters else draft.source.baseline or now))
 

@@ -65,7 +65,7 @@ SOURCE_FAMILIES: Final = (
     Family("jobrun_source_rate_limit_remaining_requests", "What remains of the API's tightest rate limit."),
     Family("jobrun_source_rate_limit_reset_timestamp_seconds", "When the API's tightest rate limit starts anew."),
     Family("jobrun_exporter_scheduler_missed_polls_total", "Polls that came due while one was running.", Counter),
-    Family("jobrun_exporter_tracked_runs", "Runs kept in the state."),
+    Family("jobrun_exporter_tracked_runs", "Open runs that are followed."),
 )
 EXPORTER_FAMILIES: Final = (
     Family("jobrun_exporter_build_info", "Version, as labels.", labels=("version", "revision", "python_version")),
@@ -269,7 +269,7 @@ class SourceMeter:
         self._counter("jobrun_exporter_scheduler_missed_polls_total").inc(count)
 
     def tracked_runs(self, count: int) -> None:
-        """Runs kept in the state."""
+        """Open runs that are followed."""
         self._set("jobrun_exporter_tracked_runs", count)
 
     def close(self) -> None:

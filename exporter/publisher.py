@@ -17,7 +17,7 @@ from exporter.meters import SelfMetrics
 from exporter.model import State
 from exporter.rules import SourceRules
 from exporter.sources.settings import SourceSettings
-from exporter.state import JobState, OpenRun, oldest
+from exporter.state import JobState, OpenRun, label_of, oldest
 
 REFRESH = 5.0
 """Seconds after which a page is made anew although nothing was committed, for the process's own metrics."""
@@ -140,7 +140,7 @@ class Publisher:
 
     def _is_shown(self, job: JobState) -> bool:
         source = self._sources.get(job.source)
-        return source is not None and not job.gone and (job.overflow or source.rules.wants(job.job.name))
+        return source is not None and not job.gone and (job.overflow or source.rules.wants(label_of(job.job)))
 
     def _views(self, keys: Iterable[int]) -> list[JobView]:
         open_runs: dict[int, list[OpenRun]] = {}

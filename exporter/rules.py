@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from exporter.model import FAILING, Result
-from exporter.state import NAMELESS, Filter, JobState, clean
+from exporter.state import Filter, JobState
 
 
 @functools.lru_cache(maxsize=65536)
 def included(patterns: Filter, job_name: str) -> bool:
-    """Whether patterns, now or once in force, include a job's name; they must match the whole of its label."""
-    name = clean(job_name) or NAMELESS
-    return any(re.fullmatch(pattern, name) for pattern in patterns.include) and not any(
-        re.fullmatch(pattern, name) for pattern in patterns.exclude
+    """Whether patterns, now or once in force, include a job's name; they must match the whole of it."""
+    return any(re.fullmatch(pattern, job_name) for pattern in patterns.include) and not any(
+        re.fullmatch(pattern, job_name) for pattern in patterns.exclude
     )
 
 

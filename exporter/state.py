@@ -15,9 +15,6 @@ from exporter.model import Job, Result, State
 SEPARATOR = "\x1f"
 """Between the label values of a series of more than one label; no vendor's name can hold it (`clean` sees to that)."""
 
-NAMELESS = "unknown"
-"""The label of a job that has no name."""
-
 OTHER = "__other__"
 """The label value that stands for everything beyond a bound."""
 
@@ -252,6 +249,11 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
 def clean(name: str) -> str:
     """A vendor's name without control characters, which have no place in a label; at most 200 characters."""
     return "".join(char if char.isprintable() else " " for char in name).strip()[:200]
+
+
+def label_of(job: Job) -> str:
+    """A job's name as a label, before another job's equal name is considered."""
+    return clean(job.name) or "unknown"
 
 
 def oldest(starts: Iterable[float | None]) -> float | None:

@@ -162,14 +162,14 @@ class SnowplowSource:
         """The windows of this poll, oldest first, then the open runs that no window has shown."""
         sweep = self._settings.sweep.window if view.sweep_due and self._settings.sweep else None
         todo = plan(view.now, view.watermark(), self._reach, sweep=sweep)
-        seen: set[str] = set()
+        shown: list[Answered] = []
         for window, answered, truncated, uncertain in self._whole(todo.windows, view):
-            seen |= answered.rows.keys()
+            shown.append(answered)
             lost = [uncertain] if uncertain else []
             if todo.unobserved and window.start <= todo.windows[0].start:
                 lost.append(todo.unobserved)
             yield self._reading(answered, through=todo.proves(window), truncated=truncated, unobserved=lost)
-        yield from self._follow(view, seen)
+        yield from self._follow(view, shown)
 
     def _whole(self, windows: Sequence[Window], view: View) -> Iterator[tuple[Window, Answered, int, Window | None]]:
         """Answers that are whole, oldest first: a window whose answer may be trimmed is asked again in halves.
@@ -204,18 +204,14 @@ class SnowplowSource:
 
     def _reading(self, answered: Answered, *, through: float, truncated: int, unobserved: Sequence[Window]) -> Reading:
         """What an answer brought beside the one committed before: most of its rows are usually the same."""
-        rows = list(answered.rows.values())
-        if self._last is answered:
-            changed: list[RunRow] = []
-        elif self._last is None:
-            changed = rows
-        else:
-            known = self._last.rows.get
-            changed = [row for row in rows if known(row.run_id) != row]
+        changed: list[RunRow] = []
+        if self._last is not answered:
+            known = self._last.rows.get if self._last else _nothing
+            changed = [row for run_id, row in answered.rows.items() if known(run_id) != row]
         return Reading(
             jobs=list(dict.fromkeys(map(to_job, changed))),
             runs=[to_run(row, self._statuses) for row in changed],
-            unchanged=len(rows) - len(changed),
+            unchanged=len(answered.rows) - len(changed),
             invalid=answered.invalid,
             through=through,
             truncated=truncated,
@@ -228,13 +224,13 @@ class SnowplowSource:
         if isinstance(reading.memory, Answered):
             self._last = reading.memory
 
-    def _follow(self, view: View, seen: Collection[str]) -> Iterator[Reading]:
+    def _follow(self, view: View, shown: Collection[Answered]) -> Iterator[Reading]:
         """Asks for open runs by id, those asked least often first.
 
         One that cannot be had does not keep the others from being asked for.
         """
         fault: SourceError | None = None
-        missing = [run for run in view.open_runs() if run.run_id not in seen]
+        missing = [run for run in view.open_runs() if not any(run.run_id in answered.rows for answered in shown)]
         self._asked = {run.run_id: self._asked.get(run.run_id, 0) for run in missing}
         for run in sorted(missing, key=lambda run: self._asked[run.run_id]):
             if view.out_of_time():
@@ -289,6 +285,11 @@ class SnowplowSource:
     def close(self) -> None:
         """Ends all connections."""
         self._client.close()
+
+
+def _nothing(_run_id: str) -> RunRow | None:
+    """What is remembered before the first answer."""
+    return None
 
 
 def may_be_trimmed(rows: Collection[RunRow], window: Window, view: View) -> bool:

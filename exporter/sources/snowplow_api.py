@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 from urllib.parse import quote
 
 import httpx
@@ -126,7 +127,7 @@ def path(endpoint: str, **parts: str) -> str:
 class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
     """A run as the API words it; equal rows mean the same. Of the names for one thing, the first not None counts."""
 
-    run_id: str
+    run_id: Annotated[str, msgspec.Meta(min_length=1)]
     job_name: str
     environment: str
     state: str
@@ -198,10 +199,9 @@ def parse_rows(body: bytes) -> tuple[list[RunRow], int]:
         SchemaError: It is no list, or none of its rows is a run.
     """
     try:
-        rows = TYPED_ROWS.decode(body)
+        return TYPED_ROWS.decode(body), 0
     except MALFORMED:
         return _parse_loose_rows(body)
-    return (rows, 0) if all(row.run_id for row in rows) else _parse_loose_rows(body)
 
 
 def _parse_loose_rows(body: bytes) -> tuple[list[RunRow], int]:
@@ -215,7 +215,7 @@ def _parse_loose_rows(body: bytes) -> tuple[list[RunRow], int]:
 def _row(raw: msgspec.Raw) -> RunRow | None:
     """A row with its fields under their first names, None if it has no id."""
     row = decoded(raw, TYPED_ROW)
-    if row is not None and row.run_id:
+    if row is not None:
         return row
     loose = decoded(raw, LOOSE_ROW)
     return None if loose is None else _from_loose(loose)
