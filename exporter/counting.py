@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from exporter.model import FAILING, Disposition, Result, Run, Step
-from exporter.state import OTHER, Exemplar, JobState, LastFailure, LastRun, LastSteps
+from exporter.state import OTHER, Exemplar, JobState, LastFailure, LastRun, LastSteps, oldest
 
 MAX_ERROR_TYPES = 50
 """Error types a job; what comes after goes to `__other__`."""
@@ -47,16 +47,20 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         baseline: The job's baseline instant.
         watermark: Up to where everything had been read before this reading; None at the first.
-        now: When the answer was given.
+        settled: Whether what the baseline reading could show has been read: what ended and was never seen came after.
+        included_later: Whether the job was left out by the configuration when its source was first read.
+        forgotten: What ended before this instant may have been counted, and its row pruned.
         reopens: Whether the vendor lets an ended run come back under its id.
         max_run_age: How long an open run is followed, in seconds.
     """
 
     baseline: float
     watermark: float | None
-    now: float
+    settled: bool
     reopens: bool
     max_run_age: float
+    included_later: bool = False
+    forgotten: float | None = None
 
 
 def judge(known: Known | None, run: Run, context: Context) -> Verdict:
@@ -74,7 +78,7 @@ def _first_seen(run: Run, context: Context) -> Verdict:
         mark = Mark.BASELINE if too_old else Mark.OPEN
         disposition = Disposition.BASELINE if too_old else Disposition.NEW
         return Verdict(disposition=disposition, keep=Known(run=run, mark=mark))
-    if not _after_baseline(run, context):
+    if not _after_baseline(run, context) or _forgotten(run, context):
         return Verdict(disposition=Disposition.BASELINE, keep=Known(run=run, mark=Mark.BASELINE))
     late = context.watermark is not None and run.end is not None and run.end < context.watermark
     disposition = Disposition.LATE if late else Disposition.NEW
@@ -84,13 +88,21 @@ def _first_seen(run: Run, context: Context) -> Verdict:
 def _after_baseline(run: Run, context: Context) -> bool:
     """Whether an ending that was never seen open lies after the baseline instant.
 
-    Without an end the start decides; without either, whether the reading is the first one.
+    Without an end its begin decides: what began later ended later. What began before was shown as open by the
+    baseline reading, unless the job was left out then.
     """
     if run.end is not None:
         return run.end > context.baseline
-    if run.start is not None and run.start > context.baseline:
-        return True
-    return context.watermark is not None
+    begun = run.created if run.start is None else run.start
+    if begun is not None and (begun > context.baseline or context.included_later):
+        return begun > context.baseline
+    return context.settled
+
+
+def _forgotten(run: Run, context: Context) -> bool:
+    """Whether an ending is so old that its row may have been pruned: it must not count again."""
+    ended = run.start if run.end is None else run.end
+    return context.forgotten is not None and ended is not None and ended < context.forgotten
 
 
 def _of_open(known: Known, run: Run, context: Context) -> Verdict:
@@ -99,8 +111,10 @@ def _of_open(known: Known, run: Run, context: Context) -> Verdict:
             return Verdict(disposition=Disposition.DUPLICATE)
         return Verdict(disposition=Disposition.UPDATED, keep=_with(known, run, Mark.OPEN))
     if context.reopens and run.end is not None and run.end in known.earlier:
-        # A reader that lags behind shows the ending before the run came back: it stays open.
-        return Verdict(disposition=Disposition.DUPLICATE)
+        # Either the answer that showed it open was stale, or this one is. Its ending is counted in both cases, and a
+        # run that did come back will be shown as open again.
+        earlier = tuple(end for end in known.earlier if end != run.end)
+        return Verdict(disposition=Disposition.DUPLICATE, keep=Known(run=run, mark=Mark.COUNTED, earlier=earlier))
     return Verdict(disposition=Disposition.UPDATED, counts=True, keep=_with(known, run, Mark.COUNTED))
 
 
@@ -118,11 +132,14 @@ def _of_ended(known: Known, run: Run, context: Context) -> Verdict:
         return Verdict(disposition=Disposition.UPDATED, counts=True, keep=keep)
     if context.reopens and run.end is not None and run.end in known.earlier:
         return Verdict(disposition=Disposition.DUPLICATE)
-    return Verdict(disposition=Disposition.UPDATED, keep=_with(known, run, known.mark))
+    mark = Mark.COUNTED if known.mark is Mark.GIVEN_UP else known.mark
+    return Verdict(disposition=Disposition.UPDATED, keep=_with(known, run, mark))
 
 
 def _another_ending(known: Known, run: Run, context: Context) -> bool:
     """Whether a run that can come back has ended again: an ending is (id, end time)."""
+    if known.run.result is None:
+        return False  # too old at the baseline: this is its first ending
     if run.end is None or run.end in known.earlier or run.end == known.run.end:
         return False
     return run.end > context.baseline
@@ -240,8 +257,13 @@ def _note_last(job: JobState, run: Run, order: float) -> None:
         )
 
 
-def restate(job: JobState, streak: Streak) -> None:
-    """Sets the streak as recounted."""
+def restate(job: JobState, streak: Streak, forgotten: float | None) -> None:
+    """Sets the streak as recounted from runs; those that ended before `forgotten` may have been pruned."""
+    pruned = forgotten is not None and job.last_success is not None and job.last_success < forgotten
+    if pruned and streak.last_success is None:
+        job.streak = max(job.streak, streak.failures)
+        job.failing_since = oldest((job.failing_since, streak.since))
+        return
     job.last_success, job.streak, job.failing_since = streak.last_success, streak.failures, streak.since
 
 

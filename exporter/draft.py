@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from exporter.counting import Rules, bounded, seed
 from exporter.model import Job, Run
-from exporter.rules import SourceRules
+from exporter.rules import SourceRules, included_since
 from exporter.schema import StoredRun
 from exporter.state import OTHER, SEPARATOR, Counted, JobState, SourceState, clean, copy, label_of
 
@@ -107,11 +107,17 @@ class Draft:
         for job in jobs:
             key = self.find(job.job_id)
             if key is None:
-                self._create(job, baselines[job.scope])
+                self._create(job, self._baseline(job, baselines))
                 continue
             known = self.look(key)
             if known.job != job or known.gone:
                 self._redescribe(self.job(key), job)
+
+    def _baseline(self, job: Job, baselines: Mapping[str, float]) -> float:
+        """That of its scope, or the later instant since which the configuration includes the job."""
+        since = included_since(self.source.filters, label_of(job))
+        baseline = baselines.get(job.scope, self._now)
+        return baseline if since is None else max(baseline, since)
 
     def _create(self, job: Job, baseline: float) -> None:
         key, self._next_key = self._next_key, self._next_key + 1
@@ -137,12 +143,14 @@ class Draft:
     def _name(self, state: JobState) -> None:
         """The labels; a name that another job had first is told apart by the id."""
         project, name = clean(state.job.project), label_of(state.job)
-        if self._taken(project, name, state.key):
+        while self._taken(project, name, state.key):
             name = f"{name} #{clean(state.job.job_id)}"
         state.project, state.name = project, name
         self._names[project, name] = state.key
 
     def _taken(self, project: str, name: str, key: int) -> bool:
+        if project == name == OTHER:
+            return True
         holder = self._names.get((project, name)) or self._books.names.get((self._rules.name, project, name))
         if holder is None or holder == key:
             return False

@@ -124,6 +124,8 @@ class Entry:
             self.entered.dispositions[Disposition.IGNORED] += 1
             return
         row = self._draft.runs.get(run.run_id) or rows.get(run.run_id)
+        if row is not None and _left_out_since(row, run, context):
+            row = None
         verdict = counting.judge(row.known if row else None, run, context)
         self.entered.dispositions[verdict.disposition] += 1
         if verdict.keep is None:
@@ -133,25 +135,27 @@ class Entry:
         if verdict.counts:
             self._ending(stored, steps)
         elif run.result is not None:
-            self._uncounted(stored, known_before=row is not None)
+            self._uncounted(stored, row)
 
     def _context(self, key: int, scope: ScopeState) -> Context | None:
         """What judgements about a job's runs depend on; None for a job that is not wanted."""
         if key not in self._contexts:
             state = self._draft.look(key)
             wanted = self._rules.wants(label_of(state.job))
-            self._contexts[key] = (
-                None
-                if not wanted
-                else Context(
-                    baseline=state.baseline,
-                    watermark=scope.watermark,
-                    now=self._moment.now,
-                    reopens=self._rules.reopens,
-                    max_run_age=self._rules.max_run_age,
-                )
-            )
+            self._contexts[key] = self._judging(state.baseline, scope) if wanted else None
         return self._contexts[key]
+
+    def _judging(self, baseline: float, scope: ScopeState) -> Context:
+        ahead = scope.watermark is not None and scope.watermark > self._moment.now
+        return Context(
+            baseline=baseline,
+            watermark=None if ahead else scope.watermark,
+            settled=scope.complete and self._moment.started > baseline,
+            included_later=baseline > scope.baseline,
+            forgotten=self._draft.source.forgotten,
+            reopens=self._rules.reopens,
+            max_run_age=self._rules.max_run_age,
+        )
 
     def _row(self, key: int, keep: Known, row: StoredRun | None) -> StoredRun:
         """The row to be written; an unmapped word is counted once a run."""
@@ -166,7 +170,7 @@ class Entry:
             seen=self._moment.now,
             origin=begun if begun is not None else row.origin if row else self._moment.now,
             words=words,
-            steps=row.steps if row and keep.mark is not Mark.OPEN else StepMark.NONE,
+            steps=row.steps if row else StepMark.NONE,
             tries=row.tries if row else 0,
             asked=row.asked if row else 0,
             due=row.due if row else None,
@@ -202,13 +206,16 @@ class Entry:
     def _counting_of(self, job: JobState) -> Rules:
         return msgspec.structs.replace(self._counting, run_buckets=self._rules.run_buckets(job))
 
-    def _uncounted(self, stored: StoredRun, *, known_before: bool) -> None:
+    def _uncounted(self, stored: StoredRun, row: StoredRun | None) -> None:
         """Moves the gauges for an ending of the baseline, or for a change of one that has been entered."""
         state, run = self._draft.job(stored.job), stored.known.run
-        if known_before:
+        if row is None:
+            recount = counting.note_ending(state, run, self._moment.now) or self._draft.source.forgotten is not None
+        else:
             counting.note_change(state, run, self._moment.now)
-            self._draft.recount.add(state.key)
-        elif counting.note_ending(state, run, self._moment.now):
+            before = row.known
+            recount = (before.run.result, before.run.end, before.mark) != (run.result, run.end, stored.known.mark)
+        if recount:
             self._draft.recount.add(state.key)
 
     def _progress(self, reading: Reading, scope: ScopeState) -> None:
@@ -282,10 +289,17 @@ class Entry:
         self._again(row)
 
     def _again(self, row: StoredRun) -> None:
+        # From the start of the poll, or the next one would come a moment too early for it.
         wait = min(self._rules.poll_interval * 2 ** min(row.tries, 12), MAX_STEP_BACKOFF)
         self._draft.runs[row.known.run.run_id] = msgspec.structs.replace(
-            row, tries=row.tries + 1, due=self._moment.now + wait
+            row, tries=row.tries + 1, due=self._moment.started + wait
         )
+
+
+def _left_out_since(row: StoredRun, run: Run, context: Context) -> bool:
+    """Whether a run that was open when its job was left out ended before the job was included again."""
+    was_open = row.known.mark is Mark.OPEN and row.seen < context.baseline and context.included_later
+    return was_open and run.end is not None and run.end <= context.baseline
 
 
 def _order(run: Run) -> float:

@@ -6,7 +6,7 @@ they are written, and only then are they in the books. If the state cannot be wr
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import msgspec
 
@@ -127,6 +127,8 @@ class Ledger:
             self.step_histograms = step_histograms != "off"
             for name, wanted in rules.items():
                 self._admit(name, wanted)
+            for job in [job for job in self.books.jobs.values() if job.source not in rules]:
+                self.books.take(job, 0)
             self._changed.everything = True
 
     def check(self, rules: Mapping[str, SourceRules]) -> None:
@@ -182,7 +184,7 @@ class Ledger:
             store.put_source(draft.source)
             store.put_runs(draft.source.name, draft.runs.values())
             for key in draft.recount:
-                restate(draft.job(key), store.streak(key))
+                restate(draft.job(key), store.streak(key), draft.source.forgotten)
             store.put_jobs(draft.jobs.values())
             if draft.exporter is not None:
                 store.put_exporter(draft.exporter)
@@ -247,11 +249,12 @@ class Ledger:
         filters.append(rules.filter_since(now if filters else draft.source.baseline or now))
 
     def shift_baseline(self, source: str, seconds: float, now: float) -> None:
-        """Corrects the baseline instant of a source that has no reading yet by what its API's clock has shown."""
+        """Corrects, once, the baseline instant of a source that has no reading by what its API's clock has shown."""
         with self._lock:
             draft = self._draft(source, now)
-            if draft.source.baseline is not None and not draft.source.scopes:
+            if draft.source.baseline is not None and not draft.source.scopes and not draft.source.clock_checked:
                 draft.source.baseline += seconds
+                draft.source.clock_checked = True
                 self._commit(draft, now)
 
     def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
@@ -289,11 +292,15 @@ class Ledger:
             draft = self._draft(source, moment.now)
             first = not draft.source.complete
             draft.source.complete = True
+            read = [scope for scope in draft.source.scopes.values() if scope.watermark is not None]
+            fresh = not all(scope.complete for scope in read)
+            for scope in read:
+                scope.complete = True
             if swept or draft.source.last_sweep is None:
                 draft.source.last_sweep = moment.now
             if first:
                 self._want_baseline_steps(draft, moment.now)
-            if first or swept:
+            if first or swept or fresh:
                 self._commit(draft, moment.now)
             self._starting.discard(source)
             self._changed.everything = self._changed.everything or first
@@ -412,7 +419,27 @@ class Ledger:
         with self._lock:
             if self._store is None:
                 return 0
-            return sum(self._store.prune(name, now - retention) for name in self._rules)
+            marks = {name: self.books.sources[name].watermark() for name in self._rules}
+            return sum(
+                self._prune(self._store, name, min(now, mark) - retention)
+                for name, mark in marks.items()
+                if mark is not None
+            )
+
+    def _prune(self, store: Store, name: str, before: float) -> int:
+        """In one transaction with the instant: what is pruned and shown again must not count again.
+
+        A clock that is ahead must not prune all, so the age is counted from the watermark.
+        """
+        source = copy(self.books.sources[name])
+        source.forgotten = max(before, source.forgotten or before)
+        with store.transaction():
+            pruned = store.prune(name, source.forgotten)
+            if not pruned:
+                return 0
+            store.put_source(source)
+        self.books.sources[name] = source
+        return pruned
 
     # --- looking ---
 
@@ -449,9 +476,10 @@ class Ledger:
         return self.books.sources[name]
 
     def size(self) -> int:
-        """Bytes of the state on disk; 0 while it is not open."""
-        with self._lock:
+        """Bytes of the state on disk; 0 while it is not open, or cannot be read."""
+        with self._lock, suppress(StateError):
             return self._store.size() if self._store is not None else 0
+        return 0
 
     def store(self) -> Store:
         """The open state, to be read under `locked`. Raises StateError if there is none."""

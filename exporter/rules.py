@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -16,6 +16,16 @@ def included(patterns: Filter, job_name: str) -> bool:
     return any(re.fullmatch(pattern, job_name) for pattern in patterns.include) and not any(
         re.fullmatch(pattern, job_name) for pattern in patterns.exclude
     )
+
+
+def included_since(history: Sequence[Filter], job_name: str) -> float | None:
+    """Since when a job's name has been included without a break; None if it is not, or has been from the first."""
+    since = None
+    for patterns in reversed(history):
+        if not included(patterns, job_name):
+            return since
+        since = patterns.since
+    return None
 
 
 class SourceRules(msgspec.Struct, frozen=True, kw_only=True):

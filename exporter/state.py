@@ -190,11 +190,15 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScopeState(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What is readable or not as a whole. `watermark`: all its endings up to here are counted."""
+    """What is readable or not as a whole.
+
+    `watermark`: all its endings up to here are counted. `complete`: a complete poll has read it.
+    """
 
     baseline: float
     watermark: float | None = None
     readable: bool = True
+    complete: bool = False
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -218,6 +222,8 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         unobserved: Ranges that were never read, by their bounds.
         held_unobserved: Seconds of them not yet in the counter (see design of the start with a state).
         last_sweep: When the sweep window was last read.
+        clock_checked: Whether `baseline` has been corrected by the API's clock.
+        forgotten: Runs that ended before this instant have been pruned.
     """
 
     name: str
@@ -230,6 +236,8 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     unobserved: list[tuple[float, float]] = []
     held_unobserved: float = 0.0
     last_sweep: float | None = None
+    clock_checked: bool = False
+    forgotten: float | None = None
 
     def watermark(self) -> float | None:
         """The least of the readable scopes' watermarks; None while one has none."""

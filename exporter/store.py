@@ -239,7 +239,7 @@ class Store:
         """Runs whose steps shall be fetched by now: failures first, the baseline last, newest first."""
         words = ", ".join(f"'{result}'" for result in sorted(FAILING))
         return self._select(
-            "WHERE source = ? AND steps IN (1, 2) AND due <= ? "
+            "WHERE source = ? AND steps IN (1, 2) AND mark <> 0 AND due <= ? "
             f'ORDER BY steps, result IN ({words}) DESC, "end" DESC LIMIT ?',
             self._sources.get(source),
             due,
@@ -257,13 +257,15 @@ class Store:
         return dict(self._all(query, self._sources.get(source)))
 
     def prune(self, source: str, before: float) -> int:
-        """Forgets ended runs that ended before an instant; returns how many."""
-        with self.transaction():
-            return self._db.execute(
-                "DELETE FROM runs WHERE source = ? AND mark <> 0 AND (start IS NULL OR start < ?) "
-                'AND coalesce("end", seen) < ?',
-                (self._sources.get(source), before, before),
-            ).rowcount
+        """Forgets runs that ended before an instant; returns how many. To be called in a transaction.
+
+        Runs that were given up stay: the API may show them as open for ever, and they must not count again.
+        """
+        return self._db.execute(
+            f"DELETE FROM runs WHERE source = ? AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) "  # noqa: S608  # constants
+            'AND result IS NOT NULL AND (start IS NULL OR start < ?) AND coalesce("end", seen) < ?',
+            (self._sources.get(source), before, before),
+        ).rowcount
 
     def size(self) -> int:
         """Bytes of the database, without its journal."""

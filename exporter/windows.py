@@ -7,6 +7,9 @@ import msgspec
 
 from exporter.model import Window
 
+DOUBT = 5.0
+"""Seconds by which our idea of the API's clock may be wrong: no window ends later than so long ago."""
+
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
     """What an API that is read by windows allows and what the configuration asks, all in seconds.
@@ -44,13 +47,13 @@ def plan(now: float, watermark: float | None, reach: Reach, *, sweep: float | No
     """The windows to read now.
 
     Args:
-        now: The API's present; no window ends after it.
+        now: The API's present, as far as it is known; a window that ended after it would be refused.
         watermark: Up to where everything has been read; None at the first start, which reads the API's whole reach.
             One that lies in the future was set by a clock that was ahead: nothing is known to be read then.
         reach: The limits.
         sweep: The length of the sweep window if this poll sweeps, else None.
     """
-    end = math.floor(now)
+    end = math.floor(now - DOUBT)
     horizon = math.ceil(now - reach.api + reach.margin)
     floor = horizon if watermark is None else max(horizon, math.ceil(now - reach.lookback))
     if watermark is None or watermark > now:
