@@ -40,10 +40,13 @@ class LivingWorld(ScriptedWorld):
 
     def rest(self) -> None:
         """No more runs; waits until those under way have ended."""
-        if not self._resting.is_set():
-            self._resting.set()
-            self._thread.join()
-            time.sleep(LONGEST + 1)
+        self.stop()
+        time.sleep(LONGEST + 1)
+
+    def stop(self) -> None:
+        """No more runs."""
+        self._resting.set()
+        self._thread.join()
 
     def _live(self) -> None:
         while not self._resting.wait(self._dice.expovariate(1 / self._pause)):

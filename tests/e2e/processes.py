@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerProcess
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["__main__", "pytest", "tests.e2e.processes"])
+
+FORKING = threading.Lock()
+"""Starts and ends of forked processes are noted in lists that are not made for threads."""
 
 HOST = "127.0.0.1"
 
@@ -47,7 +51,7 @@ def eventually(look: Callable[[], T], wanted: Callable[[T], bool] = bool, second
     """Looks until what is seen is as wanted; gives what was seen last, for the assertion that follows."""
     until = time.monotonic() + seconds
     while not wanted(seen := look()) and time.monotonic() < until:
-        time.sleep(0.05)
+        time.sleep(0.02)
     return seen
 
 
@@ -100,7 +104,8 @@ class Daemon:
         self.process: ForkServerProcess = FORKSERVER.Process(
             target=_run, args=(config_file, port, self.log_file, connect), daemon=True
         )
-        self.process.start()
+        with FORKING:
+            self.process.start()
 
     @property
     def log(self) -> str:
@@ -108,18 +113,21 @@ class Daemon:
 
     def wait(self, seconds: float) -> bool:
         """Whether it ended within this time."""
-        self.process.join(seconds)
-        return not self.process.is_alive()
+        return not eventually(self._alive, lambda alive: not alive, seconds)
+
+    def _alive(self) -> bool:
+        with FORKING:
+            return self.process.is_alive()
 
     def kill(self) -> None:
         """SIGKILL, and its end."""
         self.process.kill()
-        self.process.join()
+        self.wait(10)
 
     def terminate(self) -> int | None:
         """SIGTERM; its exit code, which is None if it does not end."""
         self.process.terminate()
-        self.process.join(10)
+        self.wait(10)
         return self.process.exitcode
 
 
