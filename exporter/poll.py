@@ -104,12 +104,17 @@ class Poller:
         """Seconds in which the source reads everything once; 0 where every poll does."""
         return self._source.round_seconds()
 
-    def poll(self) -> str:
-        """Polls once; returns the outcome: `success`, `partial` or `error`. Raises Stopped at shutdown only."""
+    def poll(self, *, steps: bool = True) -> str:
+        """Polls once, with or without the steps of ended runs; returns the outcome: `success`, `partial` or `error`.
+
+        Raises Stopped at shutdown only.
+        """
         begun, started, told = self._monotonic(), self._clock.now(), Told()
         try:
             self._read(begun, started, told)
-            self._fetch_steps(begun, started, told)
+            self._show_all_is_read()
+            if steps:
+                self._fetch_steps(begun, started, told)
         except Stopped:
             raise
         except JobrunError as error:
@@ -148,7 +153,6 @@ class Poller:
         self._ledger.finish(name, self._moment(started), swept=sweep)
         if any(not scope.readable for scope in self._ledger.source(name).scopes.values()):
             told.outcome = "partial"
-        self._pages.soon()
 
     def _sweep_due(self, now: float) -> bool:
         last = self._ledger.source(self._rules.name).last_sweep
@@ -197,23 +201,35 @@ class Poller:
         self._ledger.commit_steps(name, row, steps, moment)
         return True
 
-    def _tell(self, told: Told, seconds: float) -> None:
-        name, now = self._rules.name, self._clock.now()
-        failed = told.outcome == "error"
-        self.failures = self.failures + 1 if failed else 0
-        self.polled, self.last_fault = True, told.fault
-        self._meter.polled(told.outcome, now, seconds)
-        self._meter.up(not failed)
-        if failed:
-            self._meter.poll_error(told.reason)
-        else:
-            self._meter.last_success(now)
+    def _show_all_is_read(self) -> None:
+        """The steps, which may take long, keep nobody waiting."""
+        publish = self._pages.soon if self.polled else self._pages.publish
+        self._show(up=True)
+        publish()
+        self.polled = True
+
+    def _show(self, *, up: bool) -> None:
+        """How the source stands."""
+        name = self._rules.name
         state = self._ledger.source(name)
         readable = sum(scope.readable for scope in state.scopes.values())
+        self._meter.up(up)
         self._meter.scopes(readable, len(state.scopes) - readable)
         self._meter.watermark(state.watermark())
         self._meter.jobs(sum(1 for job in self._ledger.jobs_of(name) if not job.gone))
         self._meter.tracked_runs(len(self._ledger.open_runs(name)))
+
+    def _tell(self, told: Told, seconds: float) -> None:
+        name, now = self._rules.name, self._clock.now()
+        failed = told.outcome == "error"
+        self.failures = self.failures + 1 if failed else 0
+        self.last_fault = told.fault
+        self._meter.polled(told.outcome, now, seconds)
+        if failed:
+            self._meter.poll_error(told.reason)
+        else:
+            self._meter.last_success(now)
+        self._show(up=not failed)
         with contextlib.suppress(StateError):
             self._meter.step_fetches_pending(self._ledger.count_pending_steps(name))
         log = self._log.warning if failed else self._log.info
@@ -231,3 +247,4 @@ class Poller:
             **fault,
         )
         self._pages.publish()
+        self.polled = True
