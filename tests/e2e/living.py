@@ -65,11 +65,11 @@ class LivingWorld(ScriptedWorld):
         )
 
 
-def config(folder: Path, simulator: SnowplowSimulator, **metrics: object) -> Path:
-    """Writes a configuration that polls a simulator every second."""
+def config(folder: Path, simulator: SnowplowSimulator, state: Path | None = None, **metrics: object) -> Path:
+    """Writes a configuration that polls a simulator every second; the state is beside it unless told otherwise."""
     settings = {
         "sources": [source(simulator)],
-        "state": {"path": str(folder / "state.db")},
+        "state": {"path": str(state or folder / "state.db")},
         "metrics": {"zero_first": "0s", **metrics},
     }
     return written(folder, settings)
