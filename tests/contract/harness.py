@@ -69,10 +69,6 @@ ABILITIES: Mapping[str, Ability] = {
 """By vendor; one that is not here can do what the defaults of `Ability` say."""
 
 
-class Broken(RuntimeError):
-    """The process was ended at a place that a test chose."""
-
-
 class Bench:
     """A world, a simulator, a clock, and an exporter that can be restarted at will.
 
@@ -97,7 +93,7 @@ class Bench:
         self.logs = io.StringIO()
         self.born: float | None = None
         self.polls = 0
-        self._random = random.Random(7)
+        self._random = random.Random(7)  # noqa: S311  # simulated runs are random, not secret
         self.start()
 
     # --- the exporter ---
