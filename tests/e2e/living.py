@@ -88,15 +88,15 @@ def written(folder: Path, settings: dict[str, object]) -> Path:
     return path
 
 
-def baseline(state: Path) -> float:
-    """The baseline instant that a state holds."""
+def baseline(state: Path, name: str = "living") -> float:
+    """The baseline instant of a source, from its state."""
     store = Store(state, read_only=True)
     try:
-        (source_state,) = store.load().sources
+        (instant,) = (source.baseline for source in store.load().sources if source.name == name)
     finally:
         store.close()
-    assert source_state.baseline is not None
-    return source_state.baseline
+    assert instant is not None
+    return instant
 
 
 def truth(simulator: SnowplowSimulator, since: float) -> Counter[Series]:

@@ -139,12 +139,13 @@ def _run(config_file: Path, port: int, log_file: Path, connect: Connect) -> None
 class Trap:
     """Opens the database so that the process kills itself at the n-th statement inside transactions.
 
-    What was about to be executed is appended to a file first.
+    What was about to be executed is appended to a file first. `thread`: only transactions of this thread.
     """
 
-    def __init__(self, statement: int, notes: Path) -> None:
+    def __init__(self, statement: int, notes: Path, thread: str = "") -> None:
         self._left = statement
         self._notes = notes
+        self._thread = thread
         self._inside = False
 
     def __call__(self, *arguments: object, **options: object) -> sqlite3.Connection:
@@ -154,7 +155,7 @@ class Trap:
 
     def _trace(self, statement: str) -> None:
         if statement.startswith("BEGIN"):
-            self._inside = True
+            self._inside = self._thread in ("", threading.current_thread().name)
         elif self._inside:
             self._left -= 1
             if self._left == 0:

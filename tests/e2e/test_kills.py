@@ -25,8 +25,8 @@ pytestmark = pytest.mark.e2e
 KILLS = int(os.environ.get("JOBRUN_TEST_KILLS", "200"))
 """Of both variants together."""
 
-TRAPPED = 0.25
-"""Which part of the kills comes from inside a transaction."""
+TRAPPED, TRAPPED_IN_RELEASE = 0.25, 0.1
+"""Which part of the kills comes from inside a transaction, and from inside one that ends the 0 of new series."""
 
 LIVES = ((0.6, 0.08, 0.35), (0.3, 0.35, 1.0), (0.1, 1.2, 2.2))
 """Which part of the lives lasts how many seconds: most end in the first poll, some after a few."""
@@ -38,13 +38,13 @@ PATIENCE = 2.5
 class Victim:
     """A configuration whose daemons are killed, and what is seen of them."""
 
-    def __init__(self, folder: Path, simulator: SnowplowSimulator, zero_first: int) -> None:
+    def __init__(self, folder: Path, simulator: SnowplowSimulator, zero_first: str) -> None:
         self.state = folder / "state.db"
         self.port = free_port()
         self.notes = folder / "notes"
         self.scraper = Scraper(self.port)
         self.scraper.start()
-        self._config_file = config(folder, simulator, zero_first=f"{zero_first}s")
+        self._config_file = config(folder, simulator, zero_first=zero_first)
         self._dice = random.Random(zero_first)
 
     def die_often(self) -> None:
@@ -72,7 +72,7 @@ class Victim:
 def test_kills_at_any_instant_lose_nothing_and_count_nothing_twice(
     tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld
 ) -> None:
-    at_once, held = victims = [Victim(made(tmp_path / f"{hold}"), simulator, zero_first=hold) for hold in (0, 1)]
+    at_once, held = victims = [Victim(made(tmp_path / hold), simulator, zero_first=hold) for hold in ("0s", "500ms")]
     with ThreadPoolExecutor() as pool:
         list(pool.map(Victim.die_often, victims))
 
@@ -99,6 +99,8 @@ def trap(number: int, dice: random.Random, notes: Path) -> Trap | None:
     """Sometimes a trap; the first lives are ended while the tables are made."""
     if number < 3:
         return Trap(1 + 2 * number, notes)
+    if dice.random() < TRAPPED_IN_RELEASE:
+        return Trap(dice.randint(1, 4), notes, thread="heart")
     return Trap(dice.randint(1, 40), notes) if dice.random() < TRAPPED else None
 
 
