@@ -26,11 +26,12 @@ from exporter.state import JobState
 
 
 class Outside(msgspec.Struct, frozen=True, kw_only=True):
-    """Clocks, and what replaces the network in tests."""
+    """Clocks, and what replaces the network and the waiting in tests. `sleep`: True if the process shuts down."""
 
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     transport: httpx.BaseTransport | None = None
+    sleep: Callable[[float], bool | None] | None = None
 
 
 def counting_rules(config: Config) -> Rules:
@@ -100,8 +101,9 @@ class Assembly:
         self.config = config
         self._stopping = threading.Event()
         self._outside = outside
+        self._sleep = outside.sleep or self._stopping.wait
         self._budgets = {
-            credential: Budget(rate, monotonic=outside.monotonic, sleep=self._stopping.wait)
+            credential: Budget(rate, monotonic=outside.monotonic, sleep=self._sleep)
             for credential, rate in budgets_by_credential(config).items()
         }
         self.shown = {
@@ -128,9 +130,7 @@ class Assembly:
                 key_file=settings.tls.key_file,
                 proxy_url=settings.proxy_url,
             ),
-            surroundings=Surroundings(
-                clock=self._outside.clock, monotonic=self._outside.monotonic, sleep=self._stopping.wait
-            ),
+            surroundings=Surroundings(clock=self._outside.clock, monotonic=self._outside.monotonic, sleep=self._sleep),
             transport=self._outside.transport,
         )
         source = self.sources[settings.name] = kind.build(settings, client)

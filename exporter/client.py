@@ -147,14 +147,16 @@ class Client:
         """Ends all connections."""
         self._http.close()
 
-    def _compare_clocks(self, response: httpx.Response) -> None:
+    def _compare_clocks(self, response: httpx.Response, sent: float) -> None:
         """Learns `skew`, by how much the API's clock is ahead of ours; less than the header can tell counts as none.
 
         A wrong clock of ours would ask for windows that lie in the future, or hold endings for older than they are.
+        The answer was written at some instant since `sent`: that it took long is no sign of a wrong clock.
         """
         date = parse_date(response.headers.get("date", ""))
         if date is not None:
-            skew = date - self._outside.clock()
+            ahead, behind = date - self._outside.clock(), date - sent
+            skew = ahead if ahead > 0 else min(behind, 0.0)
             self.skew = 0.0 if abs(skew) < LEAST_SKEW else skew
 
     def _ask(
@@ -166,6 +168,7 @@ class Client:
             "patience": self._patience if patience is None else patience,
             "credential_expiry": self._meter.credential_expiry,
         }
+        sent = self._outside.clock()
         try:
             request = self._http.build_request("GET", self._root + path, params=params, extensions=extensions)
             response = self._http.send(request)
@@ -173,7 +176,7 @@ class Client:
             return error
         except httpx.InvalidURL:
             raise SchemaError(f"GET {endpoint}: an id of the API gives no valid address") from None
-        self._compare_clocks(response)
+        self._compare_clocks(response, sent)
         return response
 
     def _told_to_wait(self, outcome: httpx.Response | SourceError) -> float:

@@ -44,7 +44,7 @@ class Books:
             self.names[job.source, job.project, job.name] = job.key
         self.series_total += series - self.series.get(job.key, 0)
         self.series[job.key] = series
-        steps = len(job.step_names())
+        steps = len(job.step_names()) + len(job.folded_steps)
         self.steps_total += steps - self.steps.get(job.key, 0)
         self.steps[job.key] = steps
         self.next_key = max(self.next_key, job.key + 1)
@@ -160,11 +160,13 @@ class Draft:
     def _begin(self, state: JobState) -> None:
         """Seeds a job's series, or folds the job where there is no room for them."""
         seed(state, self._rules.results, self._counting, attempts=self._rules.attempts)
+        was_folded, state.folded = state.folded, False  # a folded job has no series of its own to be counted
         series = self._rules.series_of(state)
         state.folded = self.series + series > self._rules.max_series
         if state.folded:
             state.counts, state.distributions = {}, {}
-            self._overflow("jobrun_runs_total")
+            if not was_folded:
+                self._overflow("jobrun_runs_total")
         else:
             self.series += series
 

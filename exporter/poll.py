@@ -27,6 +27,9 @@ STEP_BATCH = 100
 STEP_FAULTS = 3
 """Failed step fetches in a row after which the rest waits for the next poll."""
 
+MISTAKEN = 5.0
+"""Seconds by which an API's clock must prove ours wrong for what was asked by it to be asked anew."""
+
 PART_OF_INTERVAL = 0.8
 """Lesser work of a poll stops when this part of the interval is used up, so that the next poll is not late."""
 
@@ -51,8 +54,9 @@ class Pages(Protocol):
 
 
 class Told(msgspec.Struct, kw_only=True):
-    """What one poll did, for its log line."""
+    """What one poll did, for its log line. `started`: when, by the API's clock as far as it was known."""
 
+    started: float
     outcome: str = "success"
     reason: str = ""
     fault: str = ""
@@ -109,12 +113,12 @@ class Poller:
 
         Raises Stopped at shutdown only.
         """
-        begun, started, told = self._monotonic(), self._clock.now(), Told()
+        begun, told, skew = self._monotonic(), Told(started=self._clock.now()), self._clock.skew
         try:
-            self._read(begun, started, told)
+            self._read(begun, told)
             self._show_all_is_read()
             if steps:
-                self._fetch_steps(begun, started, told)
+                self._fetch_steps(begun, told)
         except Stopped:
             raise
         except JobrunError as error:
@@ -123,13 +127,15 @@ class Poller:
             # A fault of ours in one source must not end the daemon, nor pass for an empty answer.
             told.outcome, told.reason, told.fault = "error", "schema", type(error).__name__
             self._log.exception("poll.fault")
+        with contextlib.suppress(StateError):
+            self._heed_clock(told, skew)
         self._tell(told, self._monotonic() - begun)
         return told.outcome
 
-    def _read(self, begun: float, started: float, told: Told) -> None:
+    def _read(self, begun: float, told: Told) -> None:
         name = self._rules.name
-        self._ledger.begin(name, started)
-        sweep = self._sweep_due(started)
+        self._ledger.begin(name, told.started)
+        sweep = self._sweep_due(told.started)
         view = LedgerView(
             self._ledger,
             name,
@@ -138,28 +144,41 @@ class Poller:
             wants=self._rules.wants,
             out_of_time=lambda: self._monotonic() - begun > PART_OF_INTERVAL * self._rules.poll_interval,
         )
-        first_skew = self._clock.skew
+        if not self._commit_readings(view, told):
+            # What was asked for by a wrong clock proves nothing; only now is it known how wrong.
+            self._commit_readings(view, told, whatever_the_clock=True)
+        self._enter(told, self._ledger.give_up(name, self._moment(told)))
+        self._ledger.finish(name, self._moment(told), swept=sweep)
+        if any(not scope.readable for scope in self._ledger.source(name).scopes.values()):
+            told.outcome = "partial"
+
+    def _commit_readings(self, view: LedgerView, told: Told, *, whatever_the_clock: bool = False) -> bool:
+        """Reads and commits; False as soon as an answer shows that our clock was wrong when it was asked for."""
+        skew = self._clock.skew
         for reading in self._source.readings(view):
-            if self._clock.skew != first_skew:
-                # The first answer has told that our clock is wrong, and with it the instant of the baseline.
-                self._ledger.shift_baseline(name, self._clock.skew - first_skew, self._clock.now())
-                started += self._clock.skew - first_skew
-                first_skew = self._clock.skew
-            self._enter(told, self._ledger.commit(name, reading, self._moment(started)))
+            if self._heed_clock(told, skew) and not whatever_the_clock:
+                return False
+            self._enter(told, self._ledger.commit(self._rules.name, reading, self._moment(told)))
             self._source.committed(reading)
             told.readings += 1
             self._pages.soon()
-        self._enter(told, self._ledger.give_up(name, self._moment(started)))
-        self._ledger.finish(name, self._moment(started), swept=sweep)
-        if any(not scope.readable for scope in self._ledger.source(name).scopes.values()):
-            told.outcome = "partial"
+        return True
+
+    def _heed_clock(self, told: Told, skew: float) -> bool:
+        """Whether the API's clock is not what it was held for; then the instant of the baseline was wrong too."""
+        change = self._clock.skew - skew
+        if abs(change) < MISTAKEN:
+            return False
+        self._ledger.shift_baseline(self._rules.name, change, self._clock.now())
+        told.started += change
+        return True
 
     def _sweep_due(self, now: float) -> bool:
         last = self._ledger.source(self._rules.name).last_sweep
         return self._sweep_interval is not None and last is not None and abs(now - last) >= self._sweep_interval
 
-    def _moment(self, started: float) -> Moment:
-        return Moment(now=self._clock.now(), started=started)
+    def _moment(self, told: Told) -> Moment:
+        return Moment(now=self._clock.now(), started=told.started)
 
     def _enter(self, told: Told, entered: Entered) -> None:
         told.entered.dispositions.update(entered.dispositions)
@@ -170,7 +189,7 @@ class Poller:
         for delay in entered.delays:
             self._meter.observation_delay(delay)
 
-    def _fetch_steps(self, begun: float, started: float, told: Told) -> None:
+    def _fetch_steps(self, begun: float, told: Told) -> None:
         """Fetches the steps of runs that are counted, for as long as the poll's time allows, but always some."""
         faults = 0
         while rows := self._ledger.pending_steps(self._rules.name, self._clock.now(), STEP_BATCH):
@@ -178,7 +197,7 @@ class Poller:
                 late = self._monotonic() - begun > PART_OF_INTERVAL * self._rules.poll_interval
                 if faults >= STEP_FAULTS or (late and told.steps):
                     return
-                faults = 0 if self._fetch(row, self._moment(started)) else faults + 1
+                faults = 0 if self._fetch(row, self._moment(told)) else faults + 1
                 told.steps += 1
             self._pages.soon()
 

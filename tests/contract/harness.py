@@ -1,0 +1,247 @@
+"""One simulated vendor, and the exporter that reads it: real HTTP and a real state, but one clock that a test moves.
+
+The harness and the tests are written once for all vendors of `exporter.simulators.SIMULATORS`; what a vendor cannot do
+stands in the table ABILITIES, and nowhere else.
+"""
+
+import io
+import random
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+
+import msgspec
+import structlog
+import yaml
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.config import loads
+from exporter.exposition import Exposition
+from exporter.holds import Holds
+from exporter.ledger import Ledger
+from exporter.meters import SelfMetrics
+from exporter.model import Result
+from exporter.opening import open_state
+from exporter.publisher import Publisher
+from exporter.simulators import SIMULATORS
+from exporter.simulators.clock import Clock
+from exporter.simulators.scripted import ScriptedWorld
+from exporter.simulators.server import Simulator
+from exporter.sources import SOURCES
+
+NOW = 1_700_000_000.0
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+RUNS = "jobrun_runs_total"
+UNOBSERVED = "jobrun_source_unobserved_seconds_total"
+
+
+class Ability(msgspec.Struct, frozen=True, kw_only=True):
+    """What a vendor can and cannot do.
+
+    Attributes:
+        lists: Short names of the endpoints that show runs; lies and faults are told there. None: all.
+        steps: The endpoint of the steps of one run, "" if there is none.
+        results: The results that its rows can tell; the world's other failures look like `failure` there.
+        errors: Whether a listing that fails whole makes the whole poll fail.
+        catches_up: How far back it shows ended runs, in seconds, at least.
+        forgets: Whether it has a reach beyond which nothing is shown.
+    """
+
+    lists: tuple[str, ...] | None = None
+    steps: str = ""
+    results: frozenset[Result] = frozenset({Result.SUCCESS, Result.FAILURE})
+    errors: bool = True
+    catches_up: float = 3 * DAY
+    forgets: bool = False
+
+
+ABILITIES: Mapping[str, Ability] = {
+    "snowplow": Ability(
+        lists=("runs",),
+        steps="steps",
+        results=frozenset({Result.SUCCESS, Result.FAILURE, Result.SKIP}),
+        catches_up=6 * DAY,
+        forgets=True,
+    ),
+}
+"""By vendor; one that is not here can do what the defaults of `Ability` say."""
+
+
+class Bench:
+    """A world, a simulator, a clock, and an exporter that can be restarted at will.
+
+    Args:
+        vendor: A word of SIMULATORS.
+        folder: Where the state is.
+        settings: Changes to the source's configuration.
+        metrics: Changes to the part `metrics` of the configuration.
+    """
+
+    def __init__(self, vendor: str, folder: Path, metrics: Mapping[str, object] | None = None, **settings: object):
+        self.vendor = vendor
+        self.ability = ABILITIES.get(vendor, Ability())
+        self.clock = Clock(NOW)
+        self.local = Offset(self.clock)
+        self.world = ScriptedWorld(self.clock)
+        self.simulator: Simulator = SIMULATORS[vendor](self.world, self.clock).start()
+        self.state = folder / "state.db"
+        self.settings = {"poll_interval": "1m", "requests_per_minute": 600, **settings}
+        self.metrics = {"zero_first": "0s", **(metrics or {})}
+        self.pages: list[str] = []
+        self.logs = io.StringIO()
+        self.born: float | None = None
+        self.polls = 0
+        self._random = random.Random(7)  # noqa: S311  # simulated runs are random, not secret
+        self.start()
+
+    # --- the exporter ---
+
+    def start(self) -> None:
+        """Starts the exporter on the state as it is."""
+        block = {**self.simulator.source_config("one"), **self.settings}
+        text = yaml.safe_dump({"sources": [block], "metrics": self.metrics, "state": {"path": str(self.state)}})
+        config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
+        structlog.configure(
+            processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+            logger_factory=structlog.PrintLoggerFactory(self.logs),
+            cache_logger_on_first_use=False,
+        )
+        monotonic = self.clock
+        registry = CollectorRegistry()
+        self_metrics = SelfMetrics(registry)
+        self.holds = Holds(config.metrics.zero_first, monotonic)
+        self.exposition = Exposition(registry, self.holds)
+        self.ledger = Ledger(lambda: open_state(self.state, self.local))
+        self.ledger.load()
+        self.publisher = Publisher(self.ledger, self.exposition, self.holds, self_metrics, monotonic=monotonic)
+        outside = Outside(clock=self.local, monotonic=monotonic, sleep=self._sleep)
+        self.assembly = Assembly(config, self.ledger, self_metrics, self.publisher, outside)
+        rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
+        self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
+        self.publisher.configure(config, self.assembly.shown)
+        self.publisher.publish()
+        self.poller = self.assembly.polled[0].poller
+
+    def _sleep(self, seconds: float) -> bool:
+        """Waiting moves the clock."""
+        self.clock.advance(seconds)
+        return False
+
+    def poll(self) -> str:
+        """One poll; the first one tells the baseline instant."""
+        if self.born is None:
+            self.born = self.clock()
+        self.polls += 1
+        return self.poller.poll()
+
+    def run(self, seconds: float, every: float = MINUTE) -> None:
+        """Polls for so long, each poll after its interval."""
+        until = self.clock() + seconds
+        while self.clock() < until:
+            self.clock.advance(min(every, max(until - self.clock(), 0.0)))
+            self.poll()
+
+    def settle(self, polls: int = 4) -> None:
+        """Polls until all that happened can be known."""
+        self.run(polls * MINUTE)
+
+    def stop(self) -> None:
+        """Ends the exporter; what is not committed never happened."""
+        self.assembly.close()
+        self.ledger.close()
+
+    def restart(self, down: float = 0.0) -> None:
+        """Ends the exporter, and starts another some time later."""
+        self.stop()
+        self.clock.advance(down)
+        self.start()
+
+    def close(self) -> None:
+        """Ends all."""
+        self.stop()
+        self.simulator.stop()
+        structlog.reset_defaults()
+
+    # --- what it shows ---
+
+    def page(self) -> str:
+        """Scrapes."""
+        self.publisher.publish()
+        page = self.exposition.page
+        assert page is not None
+        self.holds.scraped(page.generation)
+        text = bytes(page.text).decode()
+        self.pages.append(text)
+        return text
+
+    def samples(self, family: str, *labels: str) -> dict[tuple[str, ...], float]:
+        """Samples of a name with their values of these labels."""
+        found: dict[tuple[str, ...], float] = {}
+        for metric in text_string_to_metric_families(self.page()):
+            for sample in metric.samples:
+                if sample.name == family:
+                    found[tuple(sample.labels.get(label, "") for label in labels)] = sample.value
+        return found
+
+    def counted(self) -> dict[tuple[str, str, str], int]:
+        """Endings as counted: by project, job name and result, those that are 0 left out."""
+        found = self.samples(RUNS, "project", "job_name", "result")
+        return {(key[0], key[1], key[2]): int(value) for key, value in found.items() if value}
+
+    def total(self) -> int:
+        """All endings that are counted."""
+        return sum(self.counted().values())
+
+    def value(self, family: str, **labels: str) -> float:
+        """The sum of the samples of a name that have these labels."""
+        names = tuple(labels)
+        return sum(value for key, value in self.samples(family, *names).items() if key == tuple(labels.values()))
+
+    # --- what truly happened ---
+
+    def truth(self, since: float | None = None, until: float = float("inf")) -> dict[tuple[str, str, str], int]:
+        """Endings as they truly were since the baseline instant."""
+        born = (self.born or NOW) if since is None else since
+        endings = Counter[tuple[str, str, str]]()
+        for run in self.simulator.truth(born, until).endings:
+            if run.end is not None and run.end > born and run.result is not None:
+                endings[run.project, run.job, self.seen_as(run.result)] += 1
+        return dict(endings)
+
+    def seen_as(self, result: Result) -> str:
+        """A result in the vendor's words."""
+        return str(result if result in self.ability.results else Result.FAILURE)
+
+    def fault(self, kind: Callable[..., object], **fields: object) -> None:
+        """A fault at the endpoints that show runs, besides those in force."""
+        endpoints: Collection[str | None] = self.ability.lists or (None,)
+        self.simulator.faults.add(*(kind(endpoint=endpoint, **fields) for endpoint in endpoints))
+
+    def busy(self, seconds: float, jobs: int = 3, every: float = 5 * MINUTE, **fields: object) -> None:
+        """Runs of some jobs from now on for so long, of all lengths and with all endings."""
+        now = self.clock()
+        results = sorted(self.ability.results)
+        for job in range(jobs):
+            start = now + self._random.uniform(0, every)
+            while start < now + seconds:
+                self.world.run(
+                    f"job-{job}",
+                    start=round(start, 3),
+                    duration=round(self._random.choice((0.5, 20, 90, 400, 1500)) * self._random.uniform(0.8, 1.2), 3),
+                    result=str(self._random.choice(results)),
+                    **fields,
+                )
+                start += every * self._random.uniform(0.6, 1.4)
+
+
+class Offset:
+    """The exporter's own clock: the world's, but for what it is wrong by."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.wrong = 0.0
+
+    def __call__(self) -> float:
+        return self._clock() + self.wrong

@@ -1,0 +1,274 @@
+"""Counters equal the truth, whatever happens on the way there."""
+
+import pytest
+
+from exporter.simulators.faults import (
+    Drop,
+    Duplicate,
+    Garbage,
+    Half,
+    Html,
+    Late,
+    LostEnd,
+    Redirect,
+    Reset,
+    Shuffle,
+    Stale,
+    Status,
+)
+from tests.contract.harness import DAY, HOUR, MINUTE, NOW, UNOBSERVED
+
+
+def past(bench, hours=20, **fields):
+    """Runs that ended before the exporter was born."""
+    for hour in range(1, hours):
+        bench.world.run("old", start=NOW - hour * HOUR, duration=600, **fields)
+
+
+def test_quiet_polling_counts_every_ending_once(bench):
+    past(bench)
+    bench.busy(90 * MINUTE)
+    assert bench.poll() == "success"
+    bench.run(90 * MINUTE)
+    bench.settle(30)
+    assert bench.counted() == bench.truth()
+    assert bench.total() > 30
+
+
+def test_endings_before_the_baseline_are_never_counted(bench):
+    past(bench)
+    bench.poll()
+    bench.settle()
+    bench.restart()
+    bench.settle()
+    assert bench.counted() == {}
+    assert bench.value("jobrun_last_run_end_timestamp_seconds", job_name="old") == NOW - HOUR + 600
+
+
+def test_a_run_that_was_open_at_the_baseline_is_counted_when_it_ends(bench):
+    bench.world.run("open", start=NOW - 2 * HOUR, duration=2 * HOUR + 90)
+    bench.poll()
+    bench.settle()
+    assert bench.counted() == {("prod", "open", "success"): 1}
+
+
+@pytest.mark.parametrize("lie", [Duplicate(), Shuffle(), Drop(share=0.4)])
+def test_duplicated_shuffled_and_dropped_rows_change_nothing_in_the_end(bench, lie):
+    bench.poll()
+    bench.busy(HOUR)
+    fields = {"share": lie.share} if hasattr(lie, "share") else {}
+    bench.fault(type(lie), **fields)
+    bench.run(HOUR)
+    bench.simulator.faults.clear()
+    bench.settle(30)
+    assert bench.counted() == bench.truth()
+
+
+@pytest.mark.parametrize("seconds", [30, 400])
+def test_stale_answers_neither_lose_nor_repeat(bench, seconds):
+    bench.poll()
+    bench.busy(HOUR)
+    bench.run(20 * MINUTE)
+    bench.fault(Stale, seconds=seconds, probability=0.5)
+    bench.run(40 * MINUTE)
+    bench.simulator.faults.clear()
+    bench.settle(30)
+    assert bench.counted() == bench.truth()
+
+
+def test_what_becomes_visible_late_is_counted_once(bench):
+    bench.poll()
+    bench.busy(HOUR)
+    bench.fault(Late, seconds=600, share=0.3)
+    bench.run(HOUR)
+    bench.settle(45)
+    assert bench.counted() == bench.truth()
+
+
+def test_restarts_at_any_poll_change_nothing(bench):
+    bench.poll()
+    bench.busy(HOUR)
+    for round_ in range(25):
+        bench.run(3 * MINUTE)
+        bench.restart(down=round_ % 7 * 10)
+    bench.settle(30)
+    assert bench.counted() == bench.truth()
+
+
+def test_downtime_within_reach_is_caught_up(bench):
+    past(bench)
+    bench.poll()
+    down = bench.ability.catches_up - DAY
+    bench.busy(down, every=2 * HOUR)
+    bench.run(10 * MINUTE)
+    bench.restart(down=down)
+    bench.settle(30)
+    assert bench.counted() == bench.truth()
+    assert bench.value(UNOBSERVED) == 0
+
+
+def test_downtime_beyond_reach_is_told_and_what_is_missing_lies_in_it(make):
+    bench = make()
+    if not bench.ability.forgets:
+        pytest.skip("shows all it ever had")
+    bench.poll()
+    bench.busy(10 * DAY, every=3 * HOUR)
+    bench.run(10 * MINUTE)
+    bench.restart(down=10 * DAY)
+    bench.settle(30)
+    ranges = bench.ledger.source("one").unobserved
+    missing = sum(bench.truth().values()) - bench.total()
+    within = sum(sum(bench.truth(since=start, until=end).values()) for start, end in ranges)
+    assert 0 < missing <= within
+    assert bench.value(UNOBSERVED) == pytest.approx(sum(end - start for start, end in ranges))
+    assert bench.value("jobrun_exporter_state_cold_starts_total", reason="lost") == 1
+
+
+FAULTS = {
+    "http_5xx": (Status, {"code": 503}),
+    "rate_limited": (Status, {"code": 429}),
+    "redirect": (Redirect, {"location": "https://elsewhere.example/"}),
+    "decode": (Html, {}),
+    "schema": (Garbage, {}),
+    "network": (Reset, {}),
+    "http_4xx": (Status, {"code": 400}),
+    "auth": (Status, {"code": 401}),
+}
+
+
+@pytest.mark.parametrize("reason", [*FAULTS, "half"])
+def test_a_fault_is_counted_under_its_reason_and_never_passes_for_no_runs(bench, reason):
+    kind, fields = FAULTS.get(reason, (Half, {}))
+    reason = "network" if reason == "half" else reason
+    bench.poll()
+    bench.busy(HOUR)
+    bench.run(30 * MINUTE)
+    before, mark = bench.counted(), bench.value("jobrun_source_watermark_timestamp_seconds")
+    bench.fault(kind, **fields)
+    bench.run(10 * MINUTE)
+    assert bench.value("jobrun_source_up") == 0
+    assert bench.value("jobrun_source_poll_errors_total", reason=reason) == 10
+    assert bench.value("jobrun_source_watermark_timestamp_seconds") == mark
+    assert {key: bench.counted()[key] for key in before} == before
+    bench.simulator.faults.clear()
+    bench.run(HOUR)
+    assert bench.value("jobrun_source_up") == 1
+    assert bench.counted() == bench.truth()
+
+
+def test_an_outage_loses_nothing(bench):
+    bench.poll()
+    bench.busy(HOUR)
+    bench.run(20 * MINUTE)
+    bench.simulator.stop()
+    bench.run(50 * MINUTE)
+    assert bench.value("jobrun_source_poll_errors_total", reason="network") > 30
+    assert bench.value("jobrun_source_up") == 0
+    bench.simulator.start()
+    bench.run(HOUR)
+    bench.settle(40)
+    assert bench.counted() == bench.truth()
+
+
+def test_a_lost_end_is_given_up_as_unknown_and_touches_nothing_else(make):
+    bench = make(max_run_age="1d")
+    bench.poll()
+    bench.world.run("stuck", start=NOW + 10, duration=60, run_id="stuck-run")
+    bench.fault(LostEnd, run_ids=("stuck-run",))
+    bench.run(10 * MINUTE)
+    assert bench.value("jobrun_active_runs", job_name="stuck") == 1
+    bench.clock.advance(DAY)
+    bench.settle()
+    bench.simulator.faults.clear()
+    bench.settle(10)
+    assert bench.counted() == {("prod", "stuck", "unknown"): 1}
+    assert bench.value("jobrun_active_runs", job_name="stuck") == 0
+    assert bench.value("jobrun_run_duration_seconds_count", job_name="stuck") == 0
+
+
+def test_a_long_run_is_followed_until_it_ends(bench):
+    bench.poll()
+    bench.world.run("long", start=NOW + 10, duration=3 * DAY)
+    bench.run(3 * DAY, every=HOUR)
+    assert bench.counted() == {}
+    bench.run(10 * MINUTE)
+    assert bench.counted() == {("prod", "long", "success"): 1}
+
+
+@pytest.mark.parametrize("wrong", [-30 * DAY, -HOUR, -200, -4, 4, 200, HOUR, 30 * DAY])
+def test_a_wrong_clock_loses_and_repeats_nothing(make, wrong):
+    bench = make()
+    bench.poll()
+    bench.busy(HOUR)
+    bench.run(10 * MINUTE)
+    bench.local.wrong = wrong
+    bench.run(20 * MINUTE)
+    bench.local.wrong = 0.0
+    bench.run(50 * MINUTE, every=2 * MINUTE)
+    assert bench.counted() == bench.truth()
+    assert bench.value(UNOBSERVED) == 0
+
+
+@pytest.mark.parametrize("wrong", [-HOUR, -4, 4, HOUR])
+def test_a_clock_wrong_from_the_start_does_not_move_the_baseline(make, wrong):
+    bench = make()
+    past(bench)
+    bench.busy(40 * MINUTE)
+    bench.local.wrong = wrong
+    bench.poll()
+    bench.run(80 * MINUTE, every=2 * MINUTE)
+    wanted = bench.truth(since=NOW)
+    assert abs(sum(wanted.values()) - bench.total()) <= (1 if abs(wrong) < 5 else 0)
+
+
+def test_steps_are_counted_once_each(bench):
+    if not bench.ability.steps:
+        pytest.skip("has no steps")
+    bench.poll()
+    for number in range(10):
+        bench.world.run("dbt", start=NOW + number * 120, duration=60, steps=["load", "model"])
+    bench.world.run("dbt", start=NOW + 1300, duration=60, steps=["load", "model"], result="failure")
+    for _ in range(10):
+        bench.restart()
+        bench.run(4 * MINUTE)
+    found = bench.samples("jobrun_steps_total", "step_name", "result")
+    assert {key: value for key, value in found.items() if value} == {
+        ("load", "success"): 11,
+        ("model", "success"): 10,
+        ("model", "failure"): 1,
+    }
+    assert bench.value("jobrun_step_root_failures_total", step_name="model") == 1
+
+
+def test_failed_step_fetches_are_tried_again_and_survive_a_restart(bench):
+    if not bench.ability.steps:
+        pytest.skip("has no steps")
+    bench.poll()
+    bench.world.run("dbt", start=NOW + 10, duration=20, steps=["load"])
+    bench.simulator.faults.add(Status(endpoint=bench.ability.steps, code=500))
+    bench.run(5 * MINUTE)
+    assert bench.value("jobrun_source_step_fetches_pending") == 1
+    bench.restart()
+    bench.simulator.faults.clear()
+    bench.run(15 * MINUTE)
+    assert bench.value("jobrun_steps_total", step_name="load", result="success") == 1
+    assert bench.value("jobrun_source_step_fetches_pending") == 0
+
+
+def test_steps_that_the_api_does_not_have_are_lost_and_counted(bench):
+    if not bench.ability.steps:
+        pytest.skip("has no steps")
+    bench.poll()
+    bench.world.run("dbt", start=NOW + 10, duration=20, steps=["load"])
+    bench.simulator.faults.add(Status(endpoint=bench.ability.steps, code=404))
+    bench.run(HOUR, every=5 * MINUTE)
+    assert bench.value("jobrun_source_steps_lost_total") == 1
+    assert bench.value("jobrun_source_step_fetches_pending") == 0
+
+
+def test_no_result_is_lost_in_words(bench):
+    bench.poll()
+    for number, result in enumerate(sorted(bench.ability.results)):
+        bench.world.run(f"ends-{result}", start=NOW + 10 + number, duration=10, result=str(result))
+    bench.settle()
+    assert bench.counted() == {("prod", f"ends-{result}", str(result)): 1 for result in bench.ability.results}

@@ -1,0 +1,136 @@
+"""A ledger on a real file, without any source: readings are told by a test."""
+
+import sqlite3
+
+from exporter.counting import Rules
+from exporter.entries import Moment
+from exporter.ledger import Ledger
+from exporter.model import Job, Reading, Result, Run
+from exporter.opening import open_state
+from exporter.rules import SourceRules
+
+BASELINE = 1_000_000.0
+BUCKETS = (10.0, 60.0)
+STEP_BUCKETS = (5.0, 50.0)
+RUNS = "jobrun_runs_total"
+DURATIONS = "jobrun_run_duration_seconds"
+RESULTS = (Result.SUCCESS, Result.FAILURE, Result.UNKNOWN)
+
+
+def rules(**changes):
+    fields = {
+        "name": "s",
+        "identity": "api one",
+        "results": RESULTS,
+        "attempts": False,
+        "steps": "all",
+        "reopens": False,
+        "max_run_age": 7 * 86400.0,
+        "reach": 7 * 86400.0,
+        "poll_interval": 60.0,
+        "include": (".*",),
+        "exclude": (),
+        "max_series": 100_000,
+        "series_of": lambda job: 0 if job.gone or job.folded else sum(map(len, job.counts.values())),
+        "run_buckets": lambda _job: BUCKETS,
+        "never_expires": lambda _job: False,
+        **changes,
+    }
+    return SourceRules(**fields)
+
+
+def run(run_id="r", **fields):
+    if fields.get("result") is not None and "end" in fields and "start" in fields:
+        fields.setdefault("duration", fields["end"] - fields["start"])
+    return Run(**{"run_id": run_id, "job_id": "j", **fields})
+
+
+def ended(run_id="r", end=BASELINE + 100, length=30.0, result=Result.SUCCESS, **fields):
+    return run(run_id, result=result, start=end - length, end=end, **fields)
+
+
+class Failing(sqlite3.Connection):
+    """A database whose commits fail while it is told so."""
+
+    fails = False
+
+    def execute(self, sql, *arguments):
+        if sql == "COMMIT" and Failing.fails:
+            raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *arguments)
+
+
+class Book:
+    """One source's ledger; `open` again for a restart."""
+
+    def __init__(self, path, released=True, **changes):
+        self.path = path
+        self.now = BASELINE
+        self.changes = changes
+        self.released = released
+        self.open()
+
+    def open(self, **changes):
+        self.changes.update(changes)
+        self.ledger = Ledger(
+            lambda: open_state(self.path, lambda: self.now, lambda *a, **k: sqlite3.connect(*a, factory=Failing, **k))
+        )
+        self.ledger.load()
+        self.configure()
+
+    def configure(self, **changes):
+        self.changes.update(changes)
+        counting = Rules(run_buckets=BUCKETS, step_buckets=STEP_BUCKETS, released=self.released)
+        self.ledger.configure({"s": rules(**self.changes)}, counting, "on")
+
+    def reopen(self, **changes):
+        self.close()
+        self.open(**changes)
+
+    def close(self):
+        Failing.fails = False
+        self.ledger.close()
+
+    @property
+    def moment(self):
+        return Moment(now=self.now, started=self.started)
+
+    started = BASELINE
+
+    def poll(self, *readings, advance=60.0, swept=False):
+        """A complete poll that reads these; returns what was entered."""
+        self.begin()
+        entered = [self.ledger.commit("s", reading, self.moment) for reading in readings]
+        entered.append(self.ledger.give_up("s", self.moment))
+        self.ledger.finish("s", self.moment, swept=swept)
+        self.now += advance
+        return entered
+
+    def begin(self):
+        self.started = self.now
+        self.ledger.begin("s", self.now)
+
+    def read(self, *runs, jobs=None, through=None, **fields):
+        """A poll with one reading of these runs."""
+        described = [Job(job_id=job, name=job) for job in sorted({each.job_id for each in runs})]
+        reading = Reading(
+            jobs=described if jobs is None else jobs,
+            runs=runs,
+            through=self.now - 60 if through is None else through,
+            **fields,
+        )
+        return self.poll(reading)[0]
+
+    def job(self, job_id="j"):
+        return next(job for job in self.ledger.jobs_of("s") if job.job.job_id == job_id)
+
+    def counts(self, job_id="j", family=RUNS):
+        job = next((job for job in self.ledger.jobs_of("s") if job.job.job_id == job_id), None)
+        found = job.counts.get(family, {}) if job else {}
+        return {key: count.value for key, count in found.items() if count.value}
+
+    def total(self, job_id="j"):
+        return sum(self.counts(job_id).values())
+
+    def row(self, run_id="r"):
+        return self.ledger.rows("s", [run_id]).get(run_id)

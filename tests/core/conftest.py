@@ -1,0 +1,10 @@
+import pytest
+
+from tests.core.book import Book
+
+
+@pytest.fixture
+def book(tmp_path):
+    book = Book(tmp_path / "state.db")
+    yield book
+    book.close()

@@ -1,0 +1,203 @@
+import itertools
+
+import pytest
+
+from exporter import counting
+from exporter.counting import MAX_ERROR_TYPES, Context, Known, Mark, Rules, Verdict, judge, note_ending, root_failure
+from exporter.model import Disposition, Job, Result, Run, State, Step
+from exporter.state import OTHER, JobState
+
+B = 1000.0
+OPEN = Run(run_id="r", job_id="j", state=State.EXECUTING, start=900.0)
+DONE = Run(run_id="r", job_id="j", result=Result.SUCCESS, start=900.0, end=1100.0, duration=200.0)
+FAILED = Run(run_id="r", job_id="j", result=Result.FAILURE, start=900.0, end=1100.0)
+AGAIN = Run(run_id="r", job_id="j", result=Result.SUCCESS, start=1150.0, end=1200.0)
+OLD = Run(run_id="r", job_id="j", result=Result.SUCCESS, start=800.0, end=B)
+ENDLESS = Run(run_id="r", job_id="j", result=Result.FAILURE, start=900.0)
+BLANK = Run(run_id="r", job_id="j", result=Result.SKIP)
+STALE = Run(run_id="r", job_id="j", state=State.EXECUTING, start=B - 100)
+WAITING = Run(run_id="r", job_id="j", state=State.PENDING, created=890.0)
+GIVEN = Run(run_id="r", job_id="j", result=Result.UNKNOWN, start=900.0)
+NEW, UPDATED, DUPLICATE, LATE, BASELINE = (
+    Disposition.NEW,
+    Disposition.UPDATED,
+    Disposition.DUPLICATE,
+    Disposition.LATE,
+    Disposition.BASELINE,
+)
+
+
+def context(**changes):
+    fields = {"baseline": B, "watermark": 1050.0, "settled": True, "reopens": False, "max_run_age": 500.0, **changes}
+    return Context(**fields)
+
+
+def known(run, mark, *earlier):
+    return Known(run=run, mark=mark, earlier=earlier)
+
+
+@pytest.mark.parametrize(
+    ("before", "run", "fields", "verdict", "counts", "mark"),
+    [
+        # never seen
+        (None, OPEN, {}, NEW, False, Mark.OPEN),
+        (None, STALE, {"max_run_age": 100.0}, NEW, False, Mark.OPEN),
+        (None, STALE, {"max_run_age": 99.0}, BASELINE, False, Mark.BASELINE),
+        (None, DONE, {}, NEW, True, Mark.COUNTED),
+        (None, DONE, {"watermark": 1100.0}, NEW, True, Mark.COUNTED),
+        (None, DONE, {"watermark": 1101.0}, LATE, True, Mark.COUNTED),
+        (None, DONE, {"watermark": None}, NEW, True, Mark.COUNTED),
+        (None, OLD, {}, BASELINE, False, Mark.BASELINE),
+        (None, DONE, {"forgotten": 1101.0}, BASELINE, False, Mark.BASELINE),
+        (None, DONE, {"forgotten": 1100.0}, NEW, True, Mark.COUNTED),
+        # without an end the begin decides, and then whether the baseline reading is done
+        (None, ENDLESS, {"baseline": 800.0, "settled": False}, NEW, True, Mark.COUNTED),
+        (None, ENDLESS, {"settled": False}, BASELINE, False, Mark.BASELINE),
+        (None, ENDLESS, {"settled": True}, NEW, True, Mark.COUNTED),
+        (None, ENDLESS, {"settled": True, "included_later": True}, BASELINE, False, Mark.BASELINE),
+        (None, BLANK, {"settled": False}, BASELINE, False, Mark.BASELINE),
+        (None, BLANK, {"settled": True, "included_later": True}, NEW, True, Mark.COUNTED),
+        # seen open
+        (known(OPEN, Mark.OPEN), OPEN, {}, DUPLICATE, False, None),
+        (known(OPEN, Mark.OPEN), WAITING, {}, UPDATED, False, Mark.OPEN),
+        (known(OPEN, Mark.OPEN), DONE, {}, UPDATED, True, Mark.COUNTED),
+        (known(OPEN, Mark.OPEN), OLD, {}, UPDATED, True, Mark.COUNTED),
+        (known(OPEN, Mark.OPEN), ENDLESS, {}, UPDATED, True, Mark.COUNTED),
+        # seen ended, of a vendor that does not reopen
+        (known(DONE, Mark.COUNTED), OPEN, {}, DUPLICATE, False, None),
+        (known(DONE, Mark.COUNTED), DONE, {}, DUPLICATE, False, None),
+        (known(DONE, Mark.COUNTED), FAILED, {}, UPDATED, False, Mark.COUNTED),
+        (known(DONE, Mark.COUNTED), AGAIN, {}, UPDATED, False, Mark.COUNTED),
+        (known(OLD, Mark.BASELINE), DONE, {}, UPDATED, False, Mark.BASELINE),
+        (known(GIVEN, Mark.GIVEN_UP), OPEN, {}, DUPLICATE, False, None),
+        (known(GIVEN, Mark.GIVEN_UP), DONE, {}, UPDATED, False, Mark.COUNTED),
+        # of one that does: an ending is (id, end)
+        (known(DONE, Mark.COUNTED), OPEN, {"reopens": True}, UPDATED, False, Mark.OPEN),
+        (known(DONE, Mark.COUNTED), AGAIN, {"reopens": True}, UPDATED, True, Mark.COUNTED),
+        (known(DONE, Mark.COUNTED), FAILED, {"reopens": True}, UPDATED, False, Mark.COUNTED),
+        (known(AGAIN, Mark.COUNTED, 1100.0), DONE, {"reopens": True}, DUPLICATE, False, None),
+        (known(OPEN, Mark.OPEN, 1100.0), DONE, {"reopens": True}, DUPLICATE, False, Mark.COUNTED),
+        (known(OPEN, Mark.OPEN, 1100.0), AGAIN, {"reopens": True}, UPDATED, True, Mark.COUNTED),
+        (known(OLD, Mark.BASELINE), DONE, {"reopens": True}, UPDATED, True, Mark.COUNTED),
+        (known(OLD, Mark.BASELINE), OPEN, {"reopens": True}, UPDATED, False, Mark.OPEN),
+        (known(STALE, Mark.BASELINE), DONE, {"reopens": True}, UPDATED, False, Mark.BASELINE),
+        (known(STALE, Mark.BASELINE), DONE, {}, UPDATED, False, Mark.BASELINE),
+        (known(GIVEN, Mark.GIVEN_UP), OPEN, {"reopens": True}, DUPLICATE, False, None),
+        (known(GIVEN, Mark.GIVEN_UP), DONE, {"reopens": True}, UPDATED, False, Mark.COUNTED),
+    ],
+)
+def test_what_an_answer_means(before, run, fields, verdict, counts, mark):
+    found = judge(before, run, context(**fields))
+    assert (found.disposition, found.counts, found.keep and found.keep.mark) == (verdict, counts, mark)
+
+
+def test_the_same_ending_is_counted_once_however_often_a_run_comes_back():
+    reopened = context(reopens=True)
+    state, counted = None, []
+    for run in (OPEN, DONE, OPEN, DONE, DONE, OPEN, AGAIN, DONE, OPEN, DONE, AGAIN, OPEN, AGAIN):
+        verdict: Verdict = judge(state, run, reopened)
+        counted += [run.end] if verdict.counts else []
+        state = verdict.keep or state
+    assert counted == [DONE.end, AGAIN.end]
+
+
+@pytest.mark.parametrize(
+    ("fields", "origin"),
+    [
+        ({}, None),
+        ({"created": 5.0}, 5.0),
+        ({"created": 5.0, "start": 7.0}, 7.0),
+        ({"created": 5.0, "scheduled": 50.0}, 50.0),  # a schedule in the future does not age
+        ({"created": 5.0, "scheduled": 50.0, "start": 60.0}, 60.0),
+    ],
+)
+def test_from_when_a_run_ages(fields, origin):
+    assert counting.origin(Run(run_id="r", job_id="j", **fields)) == origin
+
+
+def job():
+    described = Job(job_id="j", name="j")
+    return JobState(key=1, source="s", job=described, project="", name="j", discovered=0.0, baseline=0.0)
+
+
+RESULTS = (Result.SUCCESS, Result.FAILURE, Result.TIMEOUT, Result.CANCELLATION)
+
+
+@pytest.mark.parametrize("results", list(itertools.product(RESULTS, repeat=4)))
+def test_gauges_are_the_same_whatever_the_order_of_arrival(results):
+    endings = [Run(run_id=str(n), job_id="j", result=result, end=100.0 + n) for n, result in enumerate(results)]
+    last_success = max((run.end for run in endings if run.result is Result.SUCCESS), default=None)
+    after = [run.end for run in endings if run.result in counting.FAILING and run.end > (last_success or 0)]
+    for order in itertools.permutations(endings):
+        state, seen = job(), []
+        for run in order:
+            seen.append(run)
+            if note_ending(state, run, 0.0):
+                counting.restate(state, recounted(seen), None)
+        assert (state.streak, state.failing_since) == (len(after), min(after, default=None))
+        assert state.last_success == last_success
+        assert state.last_run.run_id == "3"
+
+
+def recounted(runs):
+    success = max((run.end for run in runs if run.result is Result.SUCCESS), default=None)
+    failures = [run.end for run in runs if run.result in counting.FAILING and run.end > (success or 0)]
+    return counting.Streak(last_success=success, failures=len(failures), since=min(failures, default=None))
+
+
+def step(name, result, *dependencies, end=None):
+    return Step(name=name, result=result, end=end, dependencies=dependencies)
+
+
+F, S, K = Result.FAILURE, Result.SUCCESS, Result.SKIP
+
+
+@pytest.mark.parametrize(
+    ("steps", "blamed"),
+    [
+        ([], ""),
+        ([step("a", S)], ""),
+        ([step("a", F)], "a"),
+        ([step("a", S), step("b", F, "a"), step("c", K, "b")], "b"),
+        ([step("c", F, "b"), step("b", F, "a"), step("a", F)], "a"),
+        ([step("c", F, "b"), step("b", S, "a"), step("a", F)], "a"),  # an ancestor through one that went well
+        ([step("a", F, end=9.0), step("b", F, end=5.0)], "b"),
+        ([step("a", F), step("b", F, end=5.0)], "b"),
+        ([step("a", F), step("b", F)], "a"),
+        ([step("a", F, "b"), step("b", F, "a")], "a"),  # a circle
+        ([step("a", F, "a")], "a"),
+        ([step("a", F, "nobody")], "a"),
+    ],
+)
+def test_the_step_that_failed_first_is_blamed(steps, blamed):
+    assert root_failure(steps) == blamed
+
+
+RULES = Rules(run_buckets=(10.0, 60.0), step_buckets=(5.0,), released=True)
+
+
+def test_error_types_are_bounded_and_their_sum_is_right():
+    state = job()
+    for number in range(MAX_ERROR_TYPES + 20):
+        run = Run(run_id=str(number), job_id="j", result=Result.FAILURE, end=1.0, error_type=f"type {number}")
+        counting.count_ending(state, run, RULES, attempts=False)
+    found = state.counts["jobrun_run_errors_total"]
+    assert len(found) == MAX_ERROR_TYPES + 1
+    assert sum(count.value for count in found.values()) == MAX_ERROR_TYPES + 20
+    assert found[OTHER].value == 20
+
+
+def test_an_ending_fills_all_that_belongs_to_it():
+    state = job()
+    run = Run(
+        run_id="r", job_id="j", result=Result.SUCCESS, end=9.0, duration=20.0, queue_duration=3.0, retries=2,
+        recovered=True, error_type="of an attempt that failed",
+    )  # fmt: skip
+    counting.count_ending(state, run, RULES, attempts=True)
+    assert {family: sum(c.value for c in series.values()) for family, series in state.counts.items()} == {
+        "jobrun_runs_total": 1,
+        "jobrun_run_retries_total": 2,
+        "jobrun_runs_recovered_total": 1,
+    }
+    assert state.distributions["jobrun_run_duration_seconds"]["success"].counts == [0, 1, 0]
+    assert state.distributions["jobrun_run_queue_duration_seconds"][""].counts == [1, 0, 0]

@@ -1,0 +1,491 @@
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from exporter.errors import StateError
+from exporter.holds import Owner
+from exporter.ledger import UNOBSERVED, IdentityError
+from exporter.model import Job, Reading, Result, State, Step, Window
+from exporter.opening import open_state
+from exporter.schema import MIGRATIONS, StepMark
+from exporter.state import OTHER
+from exporter.store import Lock, LockedStateError, Store
+from tests.core.book import BASELINE, DURATIONS, RUNS, Book, Failing, ended, run
+
+DAY = 86400.0
+STEPS = "jobrun_steps_total"
+
+
+def opened(run_id="r", **fields):
+    return run(run_id, **{"state": State.EXECUTING, "start": BASELINE + 10, **fields})
+
+
+# --- one transaction ---
+
+
+def test_a_reading_is_committed_whole_and_is_there_after_a_restart(book):
+    book.read(ended(), opened("o"), notes={"page": "7"})
+    book.reopen()
+    state = book.ledger.source("s")
+    assert book.counts() == {"success": 1}
+    assert [each.run_id for each in book.ledger.open_runs("s")] == ["o"]
+    assert (state.baseline, state.watermark(), state.notes) == (BASELINE, BASELINE - 60, {"page": "7"})
+
+
+def test_a_failing_commit_changes_nothing_in_memory_or_on_disk(book):
+    book.read(ended("a"), opened("o"))
+    book.ledger.drain()
+    Failing.fails = True
+    with pytest.raises(StateError):
+        book.read(ended("b", BASELINE + 200), ended("o", BASELINE + 210), through=BASELINE + 300, notes={"n": "1"})
+    Failing.fails = False
+    for again in (False, True):
+        if again:
+            book.reopen()
+        state = book.ledger.source("s")
+        assert book.counts() == {"success": 1}
+        assert [each.run_id for each in book.ledger.open_runs("s")] == ["o"]
+        assert (state.watermark(), state.notes) == (BASELINE - 60, {})
+        assert book.row("b") is None
+    book.read(ended("b", BASELINE + 200), ended("o", BASELINE + 210))
+    assert book.counts() == {"success": 3}
+
+
+def test_a_first_commit_that_fails_leaves_no_trace_of_its_jobs(book):
+    Failing.fails = True
+    with pytest.raises(StateError):
+        book.read(ended())
+    Failing.fails = False
+    assert book.ledger.jobs_of("s") == []
+    assert book.ledger.source("s").baseline is None
+    book.read(ended())
+    assert book.counts() == {"success": 1}
+
+
+def test_a_process_that_ends_inside_a_transaction_loses_only_that(book, tmp_path):
+    book.read(ended("a"))
+    book.close()
+    script = (
+        "import os, sys; from tests.core.book import *; from pathlib import Path\n"
+        "book = Book(Path(sys.argv[1])); put = book.ledger.store().put_jobs\n"
+        "book.ledger._store.put_jobs = lambda jobs: (put(jobs), os._exit(9))\n"
+        "book.read(ended('b', BASELINE + 200))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(book.path)], check=False)  # noqa: S603  # our own words
+    book.open()
+    assert done.returncode == 9
+    assert book.counts() == {"success": 1}
+    book.read(ended("b", BASELINE + 200))
+    assert book.counts() == {"success": 2}
+
+
+# --- baseline instants ---
+
+
+def test_what_ended_before_the_first_poll_moves_gauges_only(book):
+    book.read(ended(end=BASELINE - 5), ended("at", end=BASELINE))
+    assert book.counts() == {}
+    assert (book.job().last_run.run_id, book.job().last_success) == ("at", BASELINE)
+
+
+def test_an_ended_run_without_an_end_in_a_later_window_of_the_first_poll_is_baseline(book):
+    old = run("b", result=Result.FAILURE, start=BASELINE - 3600)
+    job = [Job(job_id="j", name="j")]
+    first = Reading(jobs=job, through=BASELINE - 10_000)
+    second = Reading(runs=[old, run("c", result=Result.SKIP)], through=BASELINE - 60)
+    book.poll(first, second)
+    assert book.counts() == {}
+    book.read(run("d", result=Result.FAILURE, start=BASELINE - 1), run("e", result=Result.FAILURE))
+    assert book.counts() == {"failure": 2}
+
+
+def test_a_job_that_is_included_later_begins_at_that_instant(book):
+    book.configure(exclude=("j",))
+    book.read(ended("a"), ended("x", job_id="other"))
+    book.configure(exclude=())
+    book.now = BASELINE + 500
+    book.read(ended("a"), ended("b", BASELINE + 400), ended("c", BASELINE + 600), ended("y", BASELINE + 400))
+    book.read(run("d", result=Result.FAILURE, start=BASELINE + 300))
+    assert book.counts() == {"success": 1}
+    assert book.counts("other") == {"success": 1}
+
+
+def test_a_job_that_is_left_out_for_a_while_misses_what_ended_meanwhile(book):
+    book.read(ended("a"), opened("o"), opened("p"))
+    book.configure(exclude=("j",))
+    book.read(ended("b", BASELINE + 110), ended("o", BASELINE + 110))
+    book.configure(exclude=())
+    book.now = BASELINE + 500
+    book.read(ended("b", BASELINE + 110), ended("o", BASELINE + 110), ended("c", BASELINE + 501))
+    assert book.counts() == {"success": 2}
+    book.read(ended("p", BASELINE + 700))
+    assert book.counts() == {"success": 3}
+
+
+def test_a_scope_that_could_not_be_read_begins_when_it_can(book):
+    def job(scope):
+        return [Job(job_id=scope, name=scope, scope=scope)]
+
+    book.poll(
+        Reading(scope="a", jobs=job("a"), runs=[ended("a1", job_id="a")], through=BASELINE),
+        Reading(scope="b", readable=False),
+    )
+    assert book.ledger.source("s").watermark() == BASELINE
+    book.now = BASELINE + 1000
+    ending = ended("b1", BASELINE + 900, job_id="b"), ended("b2", BASELINE + 1001, job_id="b")
+    book.poll(Reading(scope="b", jobs=job("b"), runs=ending, through=BASELINE + 990))
+    assert (book.counts("a"), book.counts("b")) == ({"success": 1}, {"success": 1})
+
+
+def test_the_watermark_is_the_least_of_the_readable_scopes_and_never_falls(book):
+    book.poll(Reading(scope="a", through=BASELINE + 50), Reading(scope="b", through=BASELINE + 10))
+    assert book.ledger.source("s").watermark() == BASELINE + 10
+    book.poll(Reading(scope="b", through=BASELINE - 10), Reading(scope="a", through=BASELINE + 55))
+    assert book.ledger.source("s").watermark() == BASELINE + 10
+    book.poll(Reading(scope="b", readable=False))
+    assert book.ledger.source("s").watermark() == BASELINE + 55
+
+
+def test_a_watermark_that_a_wrong_clock_set_is_taken_back(book):
+    book.read(ended(), through=BASELINE + DAY)
+    book.read(through=BASELINE + 50)
+    assert book.ledger.source("s").watermark() == BASELINE + 50
+
+
+# --- forgetting ---
+
+
+def test_pruned_runs_that_are_shown_again_do_not_count_again(book):
+    book.read(ended("a"), run("endless", result=Result.FAILURE, start=BASELINE + 5))
+    book.now = BASELINE + 40 * DAY
+    book.read(ended("b", book.now - 100))
+    assert book.ledger.prune(book.now, 30 * DAY) == 2
+    assert book.row("a") is None
+    for _ in range(2):
+        book.read(ended("a"), run("endless", result=Result.FAILURE, start=BASELINE + 5))
+        assert book.counts() == {"success": 2, "failure": 1}
+        book.reopen()
+
+
+def test_a_streak_survives_the_pruning_of_the_runs_that_made_it(book):
+    book.read(*(ended(str(n), BASELINE + n, result=Result.FAILURE) for n in range(2, 9)), ended("good", BASELINE + 1))
+    book.now = BASELINE + 40 * DAY
+    book.read(ended("new", book.now - 100, result=Result.FAILURE))
+    book.ledger.prune(book.now, 30 * DAY)
+    book.read(ended("new", book.now - 90, result=Result.FAILURE))
+    assert (book.job().streak, book.job().last_success) == (8, BASELINE + 1)
+
+
+def test_a_clock_that_is_far_ahead_prunes_nothing(book):
+    book.read(ended())
+    assert book.ledger.prune(BASELINE + 1000 * DAY, 30 * DAY) == 0
+    book.read(ended())
+    assert book.counts() == {"success": 1}
+
+
+def test_open_and_given_up_runs_are_never_pruned(book):
+    book.read(opened("o"))
+    book.now = BASELINE + 8 * DAY
+    book.read(opened("young", start=book.now))
+    book.now = BASELINE + 60 * DAY
+    book.begin()
+    book.read(opened("o"), opened("young", start=BASELINE + 8 * DAY))
+    book.ledger.prune(book.now, 30 * DAY)
+    book.read(opened("o"))
+    assert book.counts() == {"unknown": 2}
+
+
+def test_a_run_is_given_up_once_and_its_later_ending_counts_no_more(book):
+    book.read(opened("o"), opened("scheduled", start=None, created=BASELINE, scheduled=BASELINE + 30 * DAY))
+    book.now = BASELINE + 8 * DAY
+    book.read()
+    assert book.counts() == {"unknown": 1}
+    assert (book.job().last_run, book.job().streak) == (None, 0)
+    book.read(ended("o", book.now - 5, result=Result.FAILURE))
+    assert book.counts() == {"unknown": 1}
+    assert book.job().last_run.result is Result.FAILURE
+    assert DURATIONS not in book.job().distributions
+
+
+# --- the file ---
+
+
+def test_the_lock_refuses_a_second_process_and_ends_with_the_first(tmp_path):
+    first = Lock(tmp_path / "state.db")
+    with pytest.raises(LockedStateError, match="another jobrun-exporter"):
+        Lock(tmp_path / "state.db")
+    first.release()
+    Lock(tmp_path / "state.db").release()
+
+
+def test_another_api_under_an_old_name_is_refused_and_changes_nothing(book):
+    book.read(ended())
+    with pytest.raises(IdentityError, match="give the source a new name"):
+        book.configure(identity="api two")
+    book.read(ended("b", BASELINE + 200))
+    assert book.counts() == {"success": 2}
+
+
+@pytest.mark.parametrize("damage", [b"no database at all", b"SQLite format 3\x00" + b"x" * 5000])
+def test_a_corrupt_file_is_set_aside_and_counted(book, damage):
+    book.read(ended())
+    book.close()
+    book.path.write_bytes(damage)
+    book.open()
+    kept = book.path.with_name(f"state.db.corrupt-{int(book.now)}")
+    assert kept.read_bytes() == damage
+    assert book.ledger.books.exporter.counts["jobrun_exporter_state_cold_starts_total"]["corrupt"].value == 1
+    book.read(ended())
+    assert book.counts() == {"success": 1}
+
+
+def test_a_newer_schema_is_set_aside_as_lost(book):
+    book.close()
+    with sqlite3.connect(book.path) as db:
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    db.close()
+    found = open_state(book.path, lambda: 5.0)
+    assert (found.cold, found.kept) == ("lost", book.path.with_name("state.db.lost-5"))
+    found.store.close()
+
+
+def test_a_state_that_cannot_be_written_is_still_read(book):
+    book.read(ended())
+    book.close()
+
+    def refuse(*_args, **_kwargs):
+        raise sqlite3.OperationalError("unable to open database file")
+
+    found = open_state(book.path, lambda: 5.0, refuse)
+    assert found.store is None
+    assert "unable to open" in found.fault
+    assert found.loaded.jobs[0].counts[RUNS]["success"].value == 1
+
+
+def test_migrations_are_applied_once_and_keep_what_is_there(book):
+    book.read(ended())
+    book.close()
+    store = Store(book.path)
+    assert store.load().jobs[0].counts[RUNS]["success"].value == 1
+    store.close()
+
+
+# --- buckets ---
+
+
+def test_new_buckets_keep_counters_from_falling(book):
+    for n, length in enumerate((5.0, 30.0, 70.0)):
+        book.read(ended(str(n), BASELINE + 100 + n, length=length))
+    book.configure(run_buckets=lambda _job: (20.0, 60.0, 100.0))
+    book.read(ended("x", BASELINE + 300, length=90.0))
+    found = book.job().distributions[DURATIONS]["success"]
+    assert found.bounds == (20.0, 60.0, 100.0)
+    assert (sum(found.counts), found.sum) == (4, 195.0)
+    assert found.counts[0] + found.counts[1] == 2  # le="60", a bound that stayed
+
+
+# --- jobs and their labels ---
+
+
+def names(book):
+    return {job.job.job_id: job.name for job in book.ledger.jobs_of("s")}
+
+
+def test_of_two_jobs_with_equal_labels_the_later_one_is_told_apart_for_good(book):
+    book.read(ended("a", job_id="one"), jobs=[Job(job_id="one", name="x")])
+    book.read(ended("b", job_id="two"), jobs=[Job(job_id="two", name="x"), Job(job_id="three", name="x", project="p")])
+    assert names(book) == {"one": "x", "two": "x #two", "three": "x"}
+    book.reopen()
+    book.read(jobs=[Job(job_id="one", name="y"), Job(job_id="two", name="x")])
+    assert names(book) == {"one": "y", "two": "x #two", "three": "x"}
+
+
+def test_names_may_be_swapped_in_one_reading(book):
+    book.read(jobs=[Job(job_id="1", name="a"), Job(job_id="2", name="b")])
+    book.read(jobs=[Job(job_id="1", name="b"), Job(job_id="2", name="a")])
+    book.read(jobs=[Job(job_id="3", name="a"), Job(job_id="4", name="b")])
+    assert len(set(names(book).values())) == 4
+
+
+def test_no_label_is_ever_given_twice_even_to_a_job_that_looks_like_one_told_apart(book):
+    book.read(jobs=[Job(job_id="1", name="x"), Job(job_id="3", name="x #2"), Job(job_id="2", name="x")])
+    assert len(set(names(book).values())) == 3
+
+
+def test_no_job_takes_the_place_of_those_beyond_the_bound(book):
+    book.read(jobs=[Job(job_id="1", name=OTHER, project=OTHER)])
+    assert names(book) == {"1": f"{OTHER} #1"}
+
+
+def test_a_rename_begins_at_0_and_keeps_the_gauges(book):
+    book.read(ended("a", result=Result.FAILURE))
+    book.read(ended("b", BASELINE + 200, result=Result.FAILURE), jobs=[Job(job_id="j", name="new")])
+    assert (book.counts(), book.job().name, book.job().streak) == ({"failure": 1}, "new", 2)
+
+
+def test_a_job_that_discovery_no_longer_shows_ends_after_a_while_and_returns_at_0(book):
+    one, two = Job(job_id="j", name="j"), Job(job_id="k", name="k")
+    book.read(ended(), jobs=[one, two], catalog=True)
+    book.read(jobs=[two], catalog=True)
+    assert not book.job().gone
+    book.now += 1000
+    book.read(jobs=[two], catalog=True)
+    assert book.job().gone
+    book.read(ended(), ended("b", BASELINE + 200), jobs=[one, two], catalog=True)
+    assert (book.job().gone, book.counts()) == (False, {"success": 1})
+
+
+def test_a_job_without_runs_expires_unless_it_has_an_objective_an_open_run_or_is_listed(book):
+    book.read(ended("a", job_id="plain"), ended("b", job_id="wanted"), opened("c", job_id="busy"))
+    book.poll(Reading(scope="x", catalog=True, jobs=[Job(job_id="listed", name="listed", scope="x")]))
+    book.configure(never_expires=lambda job: job.name == "wanted")
+    book.ledger.expire(BASELINE + 100 + 91 * DAY, 90 * DAY)
+    assert {job.name for job in book.ledger.jobs_of("s") if job.gone} == {"plain"}
+
+
+# --- too many series ---
+
+
+def test_beyond_the_bound_jobs_fold_into_one_and_the_sums_stay_right(book):
+    book.configure(max_series=7)
+    runs = [ended(str(n), BASELINE + n + 1, job_id=f"j{n % 4}") for n in range(12)]
+    book.read(*runs)
+    overflow = [job for job in book.ledger.books.jobs.values() if job.overflow]
+    assert [job.folded for job in book.ledger.jobs_of("s")] == [False, False, True, True]
+    assert overflow[0].counts[RUNS]["success"].value == 6
+    assert sum(book.total(f"j{n}") for n in range(4)) == 6
+    book.reopen(max_series=1000)
+    book.read(ended("later", BASELINE + 50, job_id="j3"))
+    assert book.counts("j3") == {"success": 1}
+    assert book.ledger.books.exporter.counts["jobrun_exporter_series_overflow_total"][RUNS].value == 2
+
+
+def test_beyond_the_bound_steps_and_error_types_fold_into_their_job(book):
+    book.configure(max_series=3)
+    book.read(ended("a", result=Result.FAILURE, error_type="odd"), steps={"a": [Step(name="s", result=Result.FAILURE)]})
+    job = book.job()
+    assert {key: c.value for key, c in job.counts["jobrun_run_errors_total"].items()} == {OTHER: 1}
+    assert job.counts[STEPS][f"{OTHER}\x1ffailure"].value == 1
+    assert job.folded_steps == ["s"]
+    book.configure(max_series=1000)
+    book.read(ended("b", BASELINE + 200), steps={"b": [Step(name="s", result=Result.SUCCESS)]})
+    assert book.job().counts[STEPS]["s\x1fsuccess"].value == 1
+
+
+# --- steps ---
+
+
+def test_steps_are_asked_for_until_they_are_whole_and_then_counted_unknown(book):
+    book.read(ended())
+    half = [Step(name="s", result=Result.SUCCESS), Step(name="t", state=State.EXECUTING)]
+    for tries in range(4):
+        (row,) = book.ledger.pending_steps("s", book.now, 10)
+        assert row.asked == tries
+        book.begin()
+        book.ledger.commit_steps("s", row, half, book.moment)
+        assert book.ledger.pending_steps("s", book.started, 10) == []
+        book.now += 3600
+    assert book.ledger.count_pending_steps("s") == 0
+    assert book.counts(family=STEPS) == {"s\x1fsuccess": 1, "t\x1funknown": 1}
+
+
+def test_a_failed_fetch_is_due_again_with_the_next_poll_and_then_less_often(book):
+    book.read(ended())
+    waits = []
+    for _ in range(8):
+        book.begin()
+        (row,) = book.ledger.pending_steps("s", book.now, 10)
+        book.now += 5  # the poll takes a while
+        book.ledger.steps_failed("s", row, book.moment)
+        waits.append(book.row().due - book.started)
+        book.now = book.row().due
+        book.reopen()
+    assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600]
+
+
+def test_steps_of_a_run_that_looked_open_again_are_not_forgotten(book):
+    book.configure(reopens=True)
+    book.read(ended())
+    book.read(opened())
+    assert book.ledger.pending_steps("s", book.now, 10) == []
+    book.read(ended())
+    (row,) = book.ledger.pending_steps("s", book.now, 10)
+    book.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], book.moment)
+    assert (book.counts(), book.counts(family=STEPS)) == ({"success": 1}, {"s\x1fsuccess": 1})
+    assert book.row().steps is StepMark.COUNTED
+
+
+def test_steps_and_the_mark_that_they_are_counted_are_one_transaction(book):
+    book.read(ended())
+    (row,) = book.ledger.pending_steps("s", book.now, 10)
+    Failing.fails = True
+    with pytest.raises(StateError):
+        book.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], book.moment)
+    Failing.fails = False
+    book.reopen()
+    (row,) = book.ledger.pending_steps("s", book.now, 10)
+    book.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], book.moment)
+    assert book.counts(family=STEPS) == {"s\x1fsuccess": 1}
+
+
+def test_of_the_baseline_only_the_last_ended_and_last_failed_runs_get_their_steps(book):
+    endings = [
+        ended(str(n), BASELINE - 10 * n, result=Result.FAILURE if n > 1 else Result.SUCCESS) for n in range(1, 9)
+    ]
+    book.read(*endings)
+    rows = book.ledger.pending_steps("s", book.now, 10)
+    assert {row.known.run.run_id for row in rows} == {"1", "2"}
+    for row in rows:
+        book.ledger.commit_steps("s", row, [Step(name="s", result=row.known.run.result)], book.moment)
+    assert book.counts(family=STEPS) == {}
+    assert (book.job().last_failure.failed_step, book.job().last_steps.run_id) == ("s", "1")
+
+
+# --- what was not seen ---
+
+
+def test_seconds_not_observed_are_added_once_however_often_they_are_told(book):
+    book.poll()
+    for window in (Window(10, 20), Window(15, 30), Window(10, 30), Window(40, 50)):
+        book.read(unobserved=[window])
+    state = book.ledger.source("s")
+    assert (state.counts[UNOBSERVED][""].value, state.unobserved) == (30.0, [(10, 30), (40, 50)])
+
+
+def test_seconds_not_observed_at_the_start_are_held_until_they_are_released_and_survive_a_restart(tmp_path):
+    book = Book(tmp_path / "state.db", released=False)
+    book.begin()
+    book.ledger.commit("s", Reading(unobserved=[Window(10, 20)]), book.moment)
+    book.reopen()
+    state = book.ledger.source("s")
+    assert (state.held_unobserved, state.counts[UNOBSERVED][""].value) == (10.0, 0.0)
+    book.ledger.release_unobserved("s")
+    book.reopen()
+    state = book.ledger.source("s")
+    assert (state.held_unobserved, state.counts[UNOBSERVED][""].value) == (0.0, 10.0)
+    book.close()
+
+
+def test_an_unmapped_word_is_counted_once_a_run(book):
+    strange = opened("a", state=None, unmapped="PAUSED")
+    for _ in range(3):
+        book.read(strange, opened("b", state=None, unmapped="PAUSED"), opened("c", state=None, unmapped="ODD"))
+    counts = book.ledger.source("s").counts["jobrun_source_unmapped_status_total"]
+    assert {word: count.value for word, count in counts.items()} == {"PAUSED": 2, "ODD": 1}
+
+
+def test_a_release_is_on_disk_before_it_is_in_the_books(tmp_path):
+    book = Book(tmp_path / "state.db", released=False)
+    book.read(ended())
+    owner: Owner = ("job", book.job().key)
+    Failing.fails = True
+    with pytest.raises(StateError):
+        book.ledger.release([(owner, RUNS, "success")])
+    assert not book.job().counts[RUNS]["success"].released
+    Failing.fails = False
+    book.ledger.release([(owner, RUNS, "success")])
+    book.reopen()
+    assert book.job().counts[RUNS]["success"].released
+    book.close()
