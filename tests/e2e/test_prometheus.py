@@ -1,5 +1,6 @@
 """A real Prometheus scrapes a real daemon, which is killed and restarted meanwhile."""
 
+import itertools
 import json
 import subprocess
 import time
@@ -22,7 +23,7 @@ PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFa
 
 
 class Prometheus:
-    """A server that scrapes one port twice a second. `scheme`, `features`: more of its options."""
+    """A server that scrapes one port twice a second, with some features switched on."""
 
     def __init__(self, folder: Path, target: int, features: str) -> None:
         folder.mkdir()
@@ -68,7 +69,7 @@ class Prometheus:
         for name, labels in COUNTED.items():
             for series in self.ask("query", query=f"{name}[1h]"):
                 numbers = [float(number) for _, number in series["values"]]
-                steps = [max(0.0, after - before) for before, after in zip(numbers, numbers[1:], strict=False)]
+                steps = [max(0.0, after - before) for before, after in itertools.pairwise(numbers)]
                 sums[name, *(series["metric"][label] for label in labels)] += int(sum(steps))
         return +sums
 
@@ -143,13 +144,8 @@ def test_promtool_has_nothing_to_say_about_the_page(tmp_path: Path, simulator: S
     assert eventually(lambda: value(port, 'jobrun_source_up{source="living"}')) == 1
     assert eventually(lambda: sum(counted(page(port), "living").values()) > 5)
 
-    checked = subprocess.run(
-        [promtool, "check", "metrics"],
-        input=page(port).encode(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        check=False,
-    )
+    command = [promtool, "check", "metrics"]
+    checked = subprocess.run(command, input=page(port).encode(), capture_output=True, check=False)
 
-    assert (checked.returncode, checked.stdout) == (0, b"")
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
     assert daemon.terminate() == 0
