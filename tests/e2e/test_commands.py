@@ -225,7 +225,7 @@ def test_a_source_that_is_taken_out_and_put_back_has_lost_and_doubled_nothing(
         command, port = started_daemon(start, written(tmp_path, settings(source(simulator))))
         assert eventually(lambda: sum(counted(page(port), "living").values()) > 5)
 
-        for _ in range(3):
+        for _ in range(2):
             written(tmp_path, settings(source(second, "other")))
             post_reload(port, command)
             assert eventually(lambda: counted(page(port), "living"), lambda counts: not counts) == {}

@@ -98,7 +98,7 @@ def test_the_rises_that_prometheus_sees_are_the_endings_that_happened(
     config_file = config(tmp_path, simulator, zero_first="1500ms")
     assert plain.ready()
     assert native.ready()
-    for seconds in (5.0, 3.0, 4.0):
+    for seconds in (3.0, 2.0, 3.5):
         daemon = Daemon(config_file, port)
         time.sleep(seconds)
         daemon.kill()
