@@ -44,7 +44,7 @@ class Books:
             self.names[job.source, job.project, job.name] = job.key
         self.series_total += series - self.series.get(job.key, 0)
         self.series[job.key] = series
-        steps = len(job.step_names())
+        steps = len(job.step_names()) + len(job.folded_steps)
         self.steps_total += steps - self.steps.get(job.key, 0)
         self.steps[job.key] = steps
         self.next_key = max(self.next_key, job.key + 1)

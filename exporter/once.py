@@ -55,7 +55,7 @@ def poll_once(config: Config, outside: Outside) -> Iterator[Polled]:
     ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
     try:
         for polled in assembly.polled:
-            outcome = polled.poller.poll()
+            outcome = polled.poller.poll(steps=False)
             yield Polled(
                 source=polled.name, outcome=outcome, fault=polled.poller.last_fault, lines=_lines(ledger, polled.name)
             )

@@ -108,12 +108,17 @@ class Poller:
         """Seconds in which the source reads everything once; 0 where every poll does."""
         return self._source.round_seconds()
 
-    def poll(self) -> str:
-        """Polls once; returns the outcome: `success`, `partial` or `error`. Raises Stopped at shutdown only."""
+    def poll(self, *, steps: bool = True) -> str:
+        """Polls once, with or without the steps of ended runs; returns the outcome: `success`, `partial` or `error`.
+
+        Raises Stopped at shutdown only.
+        """
         begun, told, skew = self._monotonic(), Told(started=self._clock.now()), self._clock.skew
         try:
             self._read(begun, told)
-            self._fetch_steps(begun, told)
+            self._show_all_is_read()
+            if steps:
+                self._fetch_steps(begun, told)
         except Stopped:
             raise
         except JobrunError as error:
@@ -146,7 +151,6 @@ class Poller:
         self._ledger.finish(name, self._moment(told), swept=sweep)
         if any(not scope.readable for scope in self._ledger.source(name).scopes.values()):
             told.outcome = "partial"
-        self._pages.soon()
 
     def _commit_readings(self, view: LedgerView, told: Told, *, whatever_the_clock: bool = False) -> bool:
         """Reads and commits; False as soon as an answer shows that our clock was wrong when it was asked for."""
@@ -216,23 +220,35 @@ class Poller:
         self._ledger.commit_steps(name, row, steps, moment)
         return True
 
-    def _tell(self, told: Told, seconds: float) -> None:
-        name, now = self._rules.name, self._clock.now()
-        failed = told.outcome == "error"
-        self.failures = self.failures + 1 if failed else 0
-        self.polled, self.last_fault = True, told.fault
-        self._meter.polled(told.outcome, now, seconds)
-        self._meter.up(not failed)
-        if failed:
-            self._meter.poll_error(told.reason)
-        else:
-            self._meter.last_success(now)
+    def _show_all_is_read(self) -> None:
+        """The steps, which may take long, keep nobody waiting."""
+        publish = self._pages.soon if self.polled else self._pages.publish
+        self._show(up=True)
+        publish()
+        self.polled = True
+
+    def _show(self, *, up: bool) -> None:
+        """How the source stands."""
+        name = self._rules.name
         state = self._ledger.source(name)
         readable = sum(scope.readable for scope in state.scopes.values())
+        self._meter.up(up)
         self._meter.scopes(readable, len(state.scopes) - readable)
         self._meter.watermark(state.watermark())
         self._meter.jobs(sum(1 for job in self._ledger.jobs_of(name) if not job.gone))
         self._meter.tracked_runs(len(self._ledger.open_runs(name)))
+
+    def _tell(self, told: Told, seconds: float) -> None:
+        name, now = self._rules.name, self._clock.now()
+        failed = told.outcome == "error"
+        self.failures = self.failures + 1 if failed else 0
+        self.last_fault = told.fault
+        self._meter.polled(told.outcome, now, seconds)
+        if failed:
+            self._meter.poll_error(told.reason)
+        else:
+            self._meter.last_success(now)
+        self._show(up=not failed)
         with contextlib.suppress(StateError):
             self._meter.step_fetches_pending(self._ledger.count_pending_steps(name))
         log = self._log.warning if failed else self._log.info
@@ -250,3 +266,4 @@ class Poller:
             **fault,
         )
         self._pages.publish()
+        self.polled = True

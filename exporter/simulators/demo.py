@@ -35,7 +35,7 @@ PLANS = (
     JobPlan(name="mobile-model", project=PROD, interval=2 * HOUR, duration=25 * MINUTE, steps=WIDE),
     JobPlan(name="sessions-incremental", project=PROD, interval=15 * MINUTE, duration=3 * MINUTE, steps=DBT),
     JobPlan(name="attribution", project=PROD, interval=4 * HOUR, duration=40 * MINUTE, steps=FAN, failing=0.3),
-    JobPlan(name="marketing-costs", project=PROD, interval=3 * HOUR, duration=6 * MINUTE, steps=DBT, failing=1.0),
+    JobPlan(name="marketing-costs", project=PROD, interval=30 * MINUTE, duration=6 * MINUTE, steps=DBT, failing=1.0),
     JobPlan(name="customer-360", project=PROD, interval=HOUR, duration=9 * MINUTE, steps=WIDE, slow_every=48),
     JobPlan(name="warehouse-cleanup", project=PROD, interval=2 * HOUR, duration=8 * MINUTE, steps=DBT, stuck_every=30),
     JobPlan(name="weekly-digest", project=PROD, interval=HOUR, duration=2 * MINUTE, steps=DBT, skipping=0.7),

@@ -431,7 +431,9 @@ def test_steps_and_the_mark_that_they_are_counted_are_one_transaction(book):
 
 
 def test_of_the_baseline_only_the_last_ended_and_last_failed_runs_get_their_steps(book):
-    endings = [ended(str(n), BASELINE - 10 * n, result=Result.FAILURE if n > 1 else Result.SUCCESS) for n in range(1, 9)]
+    endings = [
+        ended(str(n), BASELINE - 10 * n, result=Result.FAILURE if n > 1 else Result.SUCCESS) for n in range(1, 9)
+    ]
     book.read(*endings)
     rows = book.ledger.pending_steps("s", book.now, 10)
     assert {row.known.run.run_id for row in rows} == {"1", "2"}

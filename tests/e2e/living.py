@@ -1,0 +1,111 @@
+"""A simulated Snowplow in which runs begin and end all the time, and what is true of it."""
+
+import random
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+from exporter.model import Result
+from exporter.simulators.scripted import ScriptedWorld
+from exporter.simulators.snowplow import SnowplowSimulator
+from exporter.store import Store
+from tests.e2e.pages import Series
+
+JOBS = (("prod", "orders"), ("prod", "sessions"), ("prod", "costs"), ("qa", "orders"), ("qa", "digest"))
+RESULTS = (Result.SUCCESS,) * 6 + (Result.FAILURE,) * 3 + (Result.SKIP,)
+LONGEST = 3.0
+
+
+class LivingWorld(ScriptedWorld):
+    """Runs of up to three seconds, told by a thread, a few each second, until `rest`.
+
+    When it begins there have been runs already; some of them are open.
+    """
+
+    def __init__(self, seed: int, pause: float = 0.25) -> None:
+        super().__init__()
+        self._dice = random.Random(seed)
+        self._pause = pause
+        self._resting = threading.Event()
+        self._thread = threading.Thread(target=self._live, daemon=True)
+        for seconds in range(600):
+            self._begin(time.time() - seconds)
+
+    def start(self) -> "LivingWorld":
+        self._thread.start()
+        return self
+
+    def rest(self) -> None:
+        """No more runs; waits until those under way have ended."""
+        self.stop()
+        time.sleep(LONGEST + 1)
+
+    def stop(self) -> None:
+        """No more runs."""
+        self._resting.set()
+        self._thread.join()
+
+    def _live(self) -> None:
+        while not self._resting.wait(self._dice.expovariate(1 / self._pause)):
+            self._begin(time.time())
+
+    def _begin(self, now: float) -> None:
+        project, job = self._dice.choice(JOBS)
+        self.run(
+            job,
+            project=project,
+            created=round(now, 3),
+            queue=round(self._dice.uniform(0, 0.4), 3),
+            duration=round(self._dice.uniform(0.1, LONGEST - 0.5), 3),
+            result=self._dice.choice(RESULTS),
+            steps=["load", "model"],
+        )
+
+
+def config(folder: Path, simulator: SnowplowSimulator, **metrics: object) -> Path:
+    """Writes a configuration that polls a simulator every second."""
+    settings = {
+        "sources": [source(simulator)],
+        "state": {"path": str(folder / "state.db")},
+        "metrics": {"zero_first": "0s", **metrics},
+    }
+    return written(folder, settings)
+
+
+def source(simulator: SnowplowSimulator, name: str = "living", **settings: object) -> dict[str, object]:
+    """A source's block: as often as can be, and without a limit of requests."""
+    fast = {"poll_interval": "1s", "settle": "1s", "requests_per_minute": 100_000, "timeout": "20s"}
+    return {**simulator.source_config(name), **fast, **settings}
+
+
+def written(folder: Path, settings: dict[str, object]) -> Path:
+    """The configuration's file."""
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
+
+
+def baseline(state: Path, name: str = "living") -> float:
+    """The baseline instant of a source, from its state."""
+    store = Store(state, read_only=True)
+    try:
+        (instant,) = (source.baseline for source in store.load().sources if source.name == name)
+    finally:
+        store.close()
+    assert instant is not None
+    return instant
+
+
+def truth(simulator: SnowplowSimulator, since: float) -> Counter[Series]:
+    """How often what truly ended after an instant, in the words of `pages.COUNTED`."""
+    counts: Counter[Series] = Counter()
+    for run in simulator.truth().endings:
+        if run.end is not None and run.end > since:
+            counts["jobrun_runs_total", run.project, run.job, str(run.result)] += 1
+            counts["jobrun_run_duration_seconds_count", run.project, run.job, str(run.result)] += 1
+            for step in run.steps:
+                counts["jobrun_steps_total", run.project, run.job, step.name, str(step.result)] += 1
+    return counts

@@ -1,0 +1,190 @@
+"""Real processes: the commands as a user starts them, and daemons forked from a server that has all imports done."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from exporter import app
+from exporter.address import Address
+from exporter.logs import LogOptions
+from exporter.store import Connect
+
+T = TypeVar("T")
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["__main__", "pytest", "tests.e2e.processes"])
+
+FORKING = threading.Lock()
+"""Starts and ends of forked processes are noted in lists that are not made for threads."""
+
+HOST = "127.0.0.1"
+
+
+def needed(tool: str) -> str:
+    """The path of a tool; without it the test is skipped, or fails where nothing may be skipped."""
+    path = shutil.which(tool)
+    if path is None:
+        (pytest.fail if os.environ.get("JOBRUN_TEST_NO_SKIP") else pytest.skip)(f"{tool} is not installed")
+    return path
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server((HOST, 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def eventually(look: Callable[[], T], wanted: Callable[[T], bool] = bool, seconds: float = 20.0) -> T:
+    """Looks until what is seen is as wanted; gives what was seen last, for the assertion that follows."""
+    until = time.monotonic() + seconds
+    while not wanted(seen := look()) and time.monotonic() < until:
+        time.sleep(0.02)
+    return seen
+
+
+class Command:
+    """`python -m exporter …` as a process of its own; output goes to a file that `output` reads."""
+
+    def __init__(self, folder: Path, *arguments: str, environ: dict[str, str] | None = None) -> None:
+        self._output = folder / f"output-{time.monotonic_ns()}.txt"
+        with self._output.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "exporter", *arguments],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env={**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[1]), **(environ or {})},
+            )
+
+    @property
+    def output(self) -> str:
+        return self._output.read_text()
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 20.0) -> int:
+        """Its exit code."""
+        return self.process.wait(seconds)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+def run_command(folder: Path, *arguments: str, environ: dict[str, str] | None = None) -> tuple[int, str]:
+    """Runs a command to its end; its exit code and its output."""
+    command = Command(folder, *arguments, environ=environ)
+    try:
+        return command.wait(), command.output
+    finally:
+        command.end()
+
+
+class Daemon:
+    """`run` in a process forked from one that has imported everything: it starts in a tenth of a second."""
+
+    def __init__(self, config_file: Path, port: int, *, connect: Connect = sqlite3.connect) -> None:
+        self.port = port
+        self.log_file = config_file.with_suffix(".log")
+        self.process: ForkServerProcess = FORKSERVER.Process(
+            target=_run, args=(config_file, port, self.log_file, connect), daemon=True
+        )
+        with FORKING:
+            self.process.start()
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text() if self.log_file.exists() else ""
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it ended within this time."""
+        return not eventually(self._alive, lambda alive: not alive, seconds)
+
+    def _alive(self) -> bool:
+        with FORKING:
+            return self.process.is_alive()
+
+    def kill(self) -> None:
+        """SIGKILL, and its end."""
+        self.process.kill()
+        self.wait(10)
+
+    def terminate(self) -> int | None:
+        """SIGTERM; its exit code, which is None if it does not end."""
+        self.process.terminate()
+        self.wait(10)
+        return self.process.exitcode
+
+
+def _run(config_file: Path, port: int, log_file: Path, connect: Connect) -> None:
+    sys.stderr = log_file.open("a", buffering=1)
+    sys.exit(app.run(config_file, Address(HOST, port), None, LogOptions("info"), connect=connect))
+
+
+class Trap:
+    """Opens the database so that the process kills itself at the n-th statement inside transactions.
+
+    What was about to be executed is appended to a file first. `thread`: only transactions of this thread.
+    """
+
+    def __init__(self, statement: int, notes: Path, thread: str = "") -> None:
+        self._left = statement
+        self._notes = notes
+        self._thread = thread
+        self._inside = False
+
+    def __call__(self, *arguments: object, **options: object) -> sqlite3.Connection:
+        connection = sqlite3.connect(*arguments, **options)  # type: ignore[arg-type]  # handed on as they came
+        connection.set_trace_callback(self._trace)
+        return connection
+
+    def _trace(self, statement: str) -> None:
+        if statement.startswith("BEGIN"):
+            self._inside = self._thread in ("", threading.current_thread().name)
+        elif self._inside:
+            self._left -= 1
+            if self._left == 0:
+                with self._notes.open("a") as notes:
+                    notes.write(f"{statement[:60]!r}\n")
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._inside = not statement.startswith(("COMMIT", "ROLLBACK"))
+
+
+def listening(port: int) -> bool:
+    """Whether anybody answers there."""
+    with socket.socket() as client:
+        return client.connect_ex((HOST, port)) == 0
+
+
+def runs_as_root() -> bool:
+    """Whether file systems can be mounted."""
+    return os.geteuid() == 0
+
+
+def mounted(*arguments: str) -> bool:
+    """Runs `mount`; whether that was allowed."""
+    return _silently(["mount", *arguments])
+
+
+def unmounted(folder: Path) -> bool:
+    """Runs `umount`; whether that was allowed."""
+    return _silently(["umount", "--lazy", str(folder)])
+
+
+def _silently(command: Sequence[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0

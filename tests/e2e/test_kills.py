@@ -1,0 +1,109 @@
+"""Killed at any instant, also inside a transaction: every ending is counted once, and no counter ever falls.
+
+JOBRUN_TEST_KILLS sets the number of kills, for a longer test: JOBRUN_TEST_KILLS=5000 ./test --timeout=0 -k kills
+"""
+
+import os
+import random
+import signal
+import sqlite3
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from exporter.simulators.snowplow import SnowplowSimulator
+from exporter.store import Connect
+from tests.e2e.living import LivingWorld, baseline, config, truth
+from tests.e2e.pages import COUNTED, Scraper, Series, counted, page
+from tests.e2e.processes import Daemon, Trap, eventually, free_port
+
+pytestmark = pytest.mark.e2e
+
+KILLS = int(os.environ.get("JOBRUN_TEST_KILLS", "200"))
+"""Of both variants together."""
+
+TRAPPED, TRAPPED_IN_RELEASE = 0.25, 0.1
+"""Which part of the kills comes from inside a transaction, and from inside one that ends the 0 of new series."""
+
+LIVES = ((0.6, 0.08, 0.35), (0.3, 0.35, 1.0), (0.1, 1.2, 2.2))
+"""Which part of the lives lasts how many seconds: most end in the first poll, some after a few."""
+
+PATIENCE = 2.5
+"""Seconds that a daemon has to reach the statement at which it kills itself."""
+
+
+class Victim:
+    """A configuration whose daemons are killed, and what is seen of them."""
+
+    def __init__(self, folder: Path, simulator: SnowplowSimulator, zero_first: str) -> None:
+        self.state = folder / "state.db"
+        self.port = free_port()
+        self.notes = folder / "notes"
+        self.scraper = Scraper(self.port)
+        self.scraper.start()
+        self._config_file = config(folder, simulator, zero_first=zero_first)
+        self._dice = random.Random(zero_first)
+
+    def die_often(self) -> None:
+        for number in range(KILLS // 2):
+            self._live_and_die(trap(number, self._dice, self.notes))
+
+    def _live_and_die(self, trap: Trap | None) -> None:
+        daemon = self.start(connect=trap or sqlite3.connect)
+        if trap is None:
+            (_, least, most) = self._dice.choices(LIVES, [share for share, _, _ in LIVES])[0]
+            time.sleep(self._dice.uniform(least, most))
+        else:
+            daemon.wait(PATIENCE)
+        daemon.kill()
+        assert daemon.process.exitcode == -signal.SIGKILL, daemon.log
+
+    def start(self, connect: Connect = sqlite3.connect) -> Daemon:
+        return Daemon(self._config_file, self.port, connect=connect)
+
+    def counted(self) -> Counter[Series]:
+        return counted(page(self.port), "living")
+
+
+@pytest.mark.timeout(60 + KILLS)
+def test_kills_at_any_instant_lose_nothing_and_count_nothing_twice(
+    tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld
+) -> None:
+    at_once, held = victims = [Victim(made(tmp_path / hold), simulator, zero_first=hold) for hold in ("0s", "500ms")]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Victim.die_often, victims))
+
+    daemons = [victim.start() for victim in victims]
+    world.rest()
+    for victim in victims:
+        expected = truth(simulator, baseline(victim.state))
+        assert eventually(victim.counted, lambda counts: counts == expected) == expected  # noqa: B023  # called at once
+    time.sleep(2.5)  # two polls more change nothing
+    for victim, daemon in zip(victims, daemons, strict=True):
+        assert victim.counted() == truth(simulator, baseline(victim.state))
+        assert daemon.terminate() == 0, daemon.log
+        victim.scraper.stop()
+        assert not victim.scraper.falls
+        assert victim.scraper.scrapes > KILLS / 4
+    kills_inside = sum(len(victim.notes.read_text().splitlines()) for victim in victims)
+    assert kills_inside >= KILLS / 10, "too few kills inside a transaction"
+    late = {series for series, number in held.scraper.first.items() if number and series.startswith(tuple(COUNTED))}
+    assert not late, "series that did not begin at 0: increase() does not see their first events"
+    assert any(number for number in at_once.scraper.first.values()), "without a hold some begin with their value"
+
+
+def trap(number: int, dice: random.Random, notes: Path) -> Trap | None:
+    """Sometimes a trap; the first lives are ended while the tables are made."""
+    if number < 3:
+        return Trap(1 + 2 * number, notes)
+    if dice.random() < TRAPPED_IN_RELEASE:
+        return Trap(dice.randint(1, 4), notes, thread="heart")
+    return Trap(dice.randint(1, 40), notes) if dice.random() < TRAPPED else None
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

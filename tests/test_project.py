@@ -1,0 +1,132 @@
+"""What must hold of the project as a whole: imports go one way, a vendor is whole, documents say what the code does."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from exporter import __version__
+from exporter.cli import COMMANDS
+from exporter.docs_metrics import document
+from exporter.simulators import SIMULATORS
+from exporter.sources import SOURCES
+
+ROOT = Path(__file__).parent.parent
+MODULES = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "exporter").rglob("*.py"))}
+
+PAGES = ["README.md", "CONTRIBUTING.md", *(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md"))]
+
+LAYERS = (
+    ("app", "once", "demo", "cli", "__main__"),
+    ("daemon",),
+    ("assembly",),
+    ("schedule",),
+    ("poll",),
+    ("publisher", "view"),
+    ("ledger",),
+    ("entries", "opening"),
+    ("draft", "store"),
+    ("counting", "schema", "rules"),
+    ("state",),
+    ("model", "errors"),
+)
+"""Data goes from the bottom to the top; a module imports only from layers below its own."""
+
+
+def name_of(path):
+    return path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("exporter"):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("exporter"))
+
+
+def layer(module):
+    short = module.removeprefix("exporter.")
+    return next((index for index, names in enumerate(LAYERS) if short in names), None)
+
+
+def test_no_module_imports_from_a_layer_above_its_own():
+    wrong = [
+        (name_of(path), imported)
+        for path, tree in MODULES.items()
+        for imported in imports(tree)
+        if layer(name_of(path)) is not None and layer(imported) is not None and layer(imported) < layer(name_of(path))
+    ]
+    assert wrong == []
+
+
+def test_modules_do_not_import_each_other_in_circles():
+    names = {name_of(path) for path in MODULES}
+    edges = {name_of(path): {each for each in imports(tree) if each in names} for path, tree in MODULES.items()}
+    done, path = set(), []
+
+    def visit(module):
+        assert module not in path, f"circle: {[*path, module]}"
+        if module not in done:
+            path.append(module)
+            for imported in sorted(edges[module]):
+                visit(imported)
+            path.pop()
+            done.add(module)
+
+    for module in sorted(names):
+        visit(module)
+
+
+@pytest.mark.parametrize("vendor", SOURCES)
+def test_nothing_but_its_own_files_and_one_line_of_the_table_names_a_vendor(vendor):
+    own = {f"exporter/sources/{vendor}.py", f"exporter/sources/{vendor}_api.py", "exporter/sources/__init__.py"}
+    naming = {
+        path.relative_to(ROOT).as_posix()
+        for path in MODULES
+        if vendor in path.read_text().lower() and "simulators" not in path.parts
+    }
+    assert naming <= own
+
+
+@pytest.mark.parametrize("vendor", SOURCES)
+def test_a_vendor_has_everything_that_belongs_to_it(vendor):
+    assert vendor in SIMULATORS, "no simulator"
+    assert (ROOT / f"exporter/simulators/{vendor}.py").exists()
+    assert (ROOT / f"docs/sources/{vendor}.md").exists(), "no page in docs/sources"
+    assert list((ROOT / f"tests/sources/{vendor}").glob("test_*.py")), "no tests"
+    assert f"type: {vendor}" in (ROOT / "config.example.yaml").read_text(), "no block in config.example.yaml"
+    assert f"docs/sources/{vendor}.md" in (ROOT / "README.md").read_text(), "no column in the README's support table"
+    assert SOURCES[vendor].endpoints
+
+
+def test_every_simulator_has_its_source():
+    assert SIMULATORS.keys() == SOURCES.keys()
+
+
+def test_the_readme_names_every_command():
+    readme = (ROOT / "README.md").read_text()
+    assert [name for name in COMMANDS if f"`{name}" not in readme] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_metric_that_a_page_names_exists(page):
+    known = set(re.findall(r"^\| `(jobrun_\w+)`", document(), re.MULTILINE))
+    known |= {f"{name}{ending}" for name in known for ending in ("_bucket", "_sum", "_count")}
+    named = set(re.findall(r"\bjobrun_[a-z_]+[a-z]\b", (ROOT / page).read_text())) - {
+        "jobrun_exporter",
+        "jobrun_source",
+    }
+    assert {name for name in named if name not in known and not name.startswith("jobrun_exporter_test")} == set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_to_a_file_leads_somewhere(page):
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
+    assert [target for target in targets if not ((ROOT / page).parent / target).exists()] == []
+
+
+def test_the_version_is_told_once():
+    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
