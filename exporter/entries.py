@@ -140,7 +140,7 @@ class Entry:
                 baseline=self._draft.look(key).baseline,
                 watermark=scope.watermark,
                 now=self._moment.now,
-                reopens=self._rules.reopens,
+                reopens=self._rules.reopens and self._draft.look(key).job.reopens,
                 max_run_age=self._rules.max_run_age,
             )
         return self._contexts[key]
@@ -178,13 +178,16 @@ class Entry:
         state = self._draft.job(stored.job)
         target = self._draft.target(state)
         shown = msgspec.structs.replace(run, error_type=self._draft.error_type(target, run))
+        if stored.known.earlier:
+            # It was created for its first life: what it waited since then says nothing about this one.
+            shown = msgspec.structs.replace(shown, queue_duration=None)
         counting.count_ending(target, shown, self._counting_of(target), attempts=self._rules.attempts)
         if counting.note_ending(state, shown, self._moment.now):
             self._draft.recount.add(state.key)
         self.entered.results[run.result or Result.UNKNOWN] += 1
         if run.end is not None:
             self.entered.delays.append(max(0.0, self._moment.now - run.end))
-        if not self._rules.wants_steps(run.result):
+        if not (state.job.has_steps and self._rules.wants_steps(run.result)):
             return
         pending = msgspec.structs.replace(stored, steps=StepMark.PENDING, tries=0, asked=0, due=self._moment.now)
         self._draft.runs[run.run_id] = pending

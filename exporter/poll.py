@@ -98,6 +98,7 @@ class Poller:
         self.failures = 0
         self.polled = False
         self.last_fault = ""
+        self.last_reason = ""
 
     def round_seconds(self) -> float:
         """Seconds in which the source reads everything once; 0 where every poll does."""
@@ -200,7 +201,7 @@ class Poller:
         name, now = self._rules.name, self._clock.now()
         failed = told.outcome == "error"
         self.failures = self.failures + 1 if failed else 0
-        self.polled, self.last_fault = True, told.fault
+        self.polled, self.last_fault, self.last_reason = True, told.fault, told.reason
         self._meter.polled(told.outcome, now, seconds)
         self._meter.up(not failed)
         if failed:
