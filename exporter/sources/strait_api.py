@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -78,7 +78,7 @@ STEP_STATUSES: Mapping[str, Result | State] = {
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What all rows of lists have; equal rows mean the same. Whatever is not vital may be of any type."""
 
-    id: str
+    id: Annotated[str, msgspec.Meta(min_length=1)]
     created_at: Any = None
     project_id: Any = None
 
