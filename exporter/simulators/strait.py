@@ -69,7 +69,7 @@ class StraitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             real server's default is 1,000.
         address_requests_per_minute: The limit by address; 0: none. The real server's default is 100.
         largest_body: Bytes of an answer; what is larger is refused with 413.
-        hidden: The share of rows that a key bound to an environment does not get, which leaves pages short or empty.
+        hidden: The share of runs that a key bound to an environment does not get, which leaves pages short or empty.
         unknown_words: Status words that this server is too old for.
         workflows: Whether this server has workflows at all.
         rows: The look of rows.
@@ -209,7 +209,7 @@ class StraitSimulator(Simulator):
             for number, job in enumerate(self.world.jobs())
             if (job.job_id in self._workflows) is workflows
         ]
-        return self._page(request, listed, Sight(request.received))
+        return self._page(request, listed, Sight(request.received), hidden=0.0)
 
     def _lives(self, sight: Sight) -> list[Life]:
         """Every run that can be seen, each in its latest life."""
@@ -221,7 +221,8 @@ class StraitSimulator(Simulator):
         sight, shape = self.sight(request), self.options.rows
         shown = [life for life in self._lives(sight) if life.run.job_id not in self._workflows]
         kept = _filtered(request, shown, lambda life: run_word(life, shape), WORDS - self.options.unknown_words)
-        return self._page(request, [Listed(microseconds(one.created), run_row(one, shape)) for one in kept], sight)
+        listed = [Listed(microseconds(one.created), run_row(one, shape)) for one in kept]
+        return self._page(request, listed, sight, hidden=self.options.hidden)
 
     def _workflow_runs(self, request: Request) -> Response:
         sight, shape = self.sight(request), self.options.rows
@@ -229,16 +230,16 @@ class StraitSimulator(Simulator):
         words = WORDS_OF_WORKFLOWS - self.options.unknown_words
         kept = _filtered(request, shown, lambda life: workflow_word(life, shape), words)
         listed = [Listed(microseconds(one.created), workflow_run_row(one, shape)) for one in kept]
-        return self._page(request, listed, sight)
+        return self._page(request, listed, sight, hidden=self.options.hidden)
 
-    def _page(self, request: Request, listed: Iterable[Listed], sight: Sight) -> Response:
+    def _page(self, request: Request, listed: Iterable[Listed], sight: Sight, *, hidden: float) -> Response:
         """A page: rows created before the cursor, whose tie with a page's last row the server forgets."""
         limit = _limit(request)
         before = _cursor(request)
         ordered = sorted(listed, key=lambda one: (-one.created, str(one.row["id"])))
         rest = [one for one in ordered if before is None or one.created < before]
         page, more = rest[:limit], len(rest) > limit
-        visible = [one.row for one in page if not chosen(str(one.row["id"]), self.options.hidden)]
+        visible = [one.row for one in page if not chosen(str(one.row["id"]), hidden)]
         rows = sight.rows(visible)
         answer: object = rows
         if self.options.lists == "page":

@@ -49,6 +49,7 @@ from exporter.sources.strait_api import (
     to_run,
     unlisted_job,
 )
+from exporter.sources.strait_dead import DeadLetters
 from exporter.sources.strait_pages import Lists
 from exporter.state import OpenRun
 from exporter.values import BaseUrl, Positive
@@ -62,6 +63,8 @@ FIRST_READING = DAY
 
 CATALOG_POLLS = 10
 """The lists of jobs and workflows are read every so many polls, and when a run names a job that is in neither."""
+
+DEAD_LETTER = "dead_letter"
 
 BAD_REQUEST = frozenset({400, 422})
 """Answers to a status word that the server does not know."""
@@ -150,12 +153,13 @@ class Part:
         self._known: dict[str, RunRow] = {}
         self._seen: set[str] = set()
         self._asked: dict[str, int] = {}
+        self._dead = DeadLetters() if DEAD_LETTER in kind.statuses else None
 
     def readings(self, view: View) -> Iterator[Reading]:
         """One poll. Open runs come first: at the first poll they must be known before the watermark is set.
 
         A list for each open status shows open runs of any age, and ended ones that have come back; then come the newest
-        runs, whatever their status; then, by id, open runs that neither has shown.
+        runs, whatever their status; then, by id, open runs that neither has shown, and dead letters that are no more.
         """
         self._known = {run_id: row for run_id, row in self._known.items() if run_id in self._seen}
         self._seen = set()
@@ -167,6 +171,8 @@ class Part:
             yield from self._open(word, view)
         yield from self._newest(view)
         yield from self._follow(view)
+        if self._dead is not None and not view.out_of_time():
+            yield from self._revived(self._dead, view)
 
     def committed(self, rows: Mapping[str, RunRow]) -> None:
         """Remembers rows that are in the state."""
@@ -214,30 +220,47 @@ class Part:
         """The runs created in a window; all is read up to `through` with its last page."""
         first = view.watermark(self.kind.scope) is None
         before = None if newest else _moment(window.end)
-        for page in self._runs.pages(before=before, since=_moment(window.start)):
-            yield from self._page(page, view)
-            if first and page.rows and all(self._long_ended(row, view) for row in page.rows):
-                break
-        yield Reading(scope=self.kind.scope, through=through, unobserved=unobserved)
+        pages = self._runs.pages(before=before, since=_moment(window.start))
+        held: Page[RunRow] = Page(rows=())
+        for page in self._until_old(pages, view) if first else pages:
+            yield from self._page(held, view)
+            held = page
+        yield from self._page(held, view, through=through, unobserved=unobserved)
+
+    def _until_old(self, pages: Iterable[Page[RunRow]], view: View) -> Iterator[Page[RunRow]]:
+        """Pages up to one on which all runs had ended before the first poll: what is deeper had, too."""
+        for page in pages:
+            yield page
+            if page.rows and all(self._long_ended(row, view) for row in page.rows):
+                return
 
     def _long_ended(self, row: RunRow, view: View) -> bool:
         """Whether a run had ended before the source's first poll."""
         run = to_run(row, self._statuses)
         return run.result is not None and (run.end or 0.0) <= view.first_poll
 
-    def _page(self, page: Page[RunRow], view: View) -> Iterator[Reading]:
+    def _page(
+        self,
+        page: Page[RunRow],
+        view: View,
+        *,
+        through: float | None = None,
+        unobserved: Sequence[Window] = (),
+    ) -> Iterator[Reading]:
         """What a page brought; the list of jobs is read first if the page names one that is not known."""
         self._seen.update(row.id for row in page.rows)
         changed = [row for row in page.rows if self._known.get(row.id) != row]
         if any(row.job not in self._catalog and row.job not in self._unlisted for row in changed):
             yield self._read_catalog()
-        if page.rows or page.invalid or page.truncated:
+        if page.rows or page.invalid or page.truncated or through is not None:
             yield Reading(
                 scope=self.kind.scope,
                 jobs=list(self._jobs_of(changed, view)),
                 runs=[to_run(row, self._statuses) for row in changed],
                 unchanged=len(page.rows) - len(changed),
                 invalid=page.invalid,
+                through=through,
+                unobserved=unobserved,
                 truncated=page.truncated,
                 memory={row.id: row for row in page.rows},
             )
@@ -271,16 +294,51 @@ class Part:
             raise fault
 
     def _one(self, run: OpenRun, view: View) -> Iterator[Reading]:
+        row = self._ask(run.run_id)
+        if row is not None:
+            yield from self._page(Page(rows=(row,)), view)
+        elif run.origin < view.now - REACH:
+            yield Reading(scope=self.kind.scope, gone=[run.run_id])
+
+    def _ask(self, run_id: str) -> RunRow | None:
+        """A run by its id; None if the server does not have it."""
         try:
-            answer = self._client.get(path(self.kind.run, run.run_id), endpoint=self.kind.run)
+            answer = self._client.get(path(self.kind.run, run_id), endpoint=self.kind.run)
         except NotFoundError:
-            if run.origin < view.now - REACH:
-                yield Reading(scope=self.kind.scope, gone=[run.run_id])
-            return
+            return None
         row = parse_run(answer.body)
-        if row.id != run.run_id:
+        if row.id != run_id:
             raise SchemaError(f"GET {self.kind.run}: the answer is another run")
-        yield from self._page(Page(rows=(row,)), view)
+        return row
+
+    def _revived(self, dead: DeadLetters, view: View) -> Iterator[Reading]:
+        """Dead letters that were replayed and have ended since: the newest at each poll, all with a sweep.
+
+        Of the list itself only rows that died again are entered: the state may have forgotten older ones, which were
+        counted long ago.
+        """
+        since = _moment(view.now - self._settings.lookback)
+        rows: list[RunRow] = []
+        page: Page[RunRow] = Page(rows=())
+        try:
+            for page in self._runs.pages(status=DEAD_LETTER, since=since):
+                rows += (row for row in page.rows if row.status == DEAD_LETTER)
+                if not view.sweep_due:
+                    break
+        except ClientStatusError as error:
+            if error.status not in BAD_REQUEST:
+                raise
+            self._dead = None  # this server is too old to have any
+            return
+        compared = dead.compare(rows, whole=not page.more, elsewhere=self._seen)
+        yield from self._page(Page(rows=compared.again), view)
+        for run_id in compared.vanished:
+            if view.out_of_time():
+                break
+            row = self._ask(run_id)
+            dead.forget(run_id)
+            if row is not None:
+                yield from self._page(Page(rows=(row,)), view)
 
 
 class StraitSource:
@@ -377,6 +435,6 @@ TYPE = SourceType(
     reopens=True,
     endpoints=(JOBS, RUNS, RUN, WORKFLOWS, WORKFLOW_RUNS, WORKFLOW_RUN, STEPS, TIMELINE),
     reach=REACH,
-    poll_requests=13,
+    poll_requests=14,
     auth_backoff=5 * MINUTE,
 )

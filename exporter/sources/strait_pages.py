@@ -58,6 +58,7 @@ class Lists(Generic[RowKind]):
                 rows=tuple(rows.values()),
                 invalid=page.invalid + crowd.invalid,
                 truncated=page.truncated + crowd.truncated,
+                more=page.more,
             )
             if not page.more or (since is not None and last is not None and last < since):
                 return

@@ -56,6 +56,10 @@ class Reader:
         return self.polled.poller.poll()
 
     @property
+    def now(self) -> float:
+        return self._clock()
+
+    @property
     def fault(self) -> str:
         return self.polled.poller.last_fault
 

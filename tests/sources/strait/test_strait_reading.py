@@ -42,7 +42,15 @@ def test_every_result_is_counted_as_what_it_is(world, reader, result):
     reader.poll(60)
 
     assert reader.endings("daily") == {str(result): 1}
-    assert reader.of_source("jobrun_source_unmapped_status_total", "evaporated") == 1 if result == "unknown" else True
+
+
+def test_a_status_that_nobody_knows_is_told(world, reader):
+    reader.poll()
+    world.run("daily", duration=20.0, result="unknown")
+    for _ in range(3):
+        reader.poll(60)
+
+    assert reader.of_source("jobrun_source_unmapped_status_total", "evaporated") == 1
 
 
 def test_what_ended_before_the_first_poll_moves_gauges_only(world, clock, reader):
@@ -134,13 +142,64 @@ def test_a_run_of_yesterday_that_was_replayed_between_two_polls_is_found_by_the_
     assert reader.endings("daily") == {"failure": 1, "success": 1}
 
 
+def test_an_old_dead_letter_that_was_replayed_between_two_polls_is_missed_from_the_list_of_them(world, clock, reader):
+    reader.poll()
+    for number in range(3):
+        world.run("daily", run_id=f"r-{number}", duration=20.0, result="failure", attempts=3)
+    reader.poll(60)
+    reader.poll(3 * DAY)
+
+    world.run("daily", run_id="r-0", created=clock() + 10, duration=5.0)
+    world.run("daily", run_id="r-1", created=clock() + 10, duration=5.0, result="failure", attempts=2)
+    reader.poll(60)
+    reader.poll(60)
+    assert reader.endings("daily") == {"failure": 4, "success": 1}
+    assert reader.count("jobrun_run_retries_total", "daily") == 3 * 2 + 1
+
+
+def test_dead_letters_beyond_the_first_page_are_compared_by_the_sweep(world, clock, reader):
+    for minute in range(250):
+        world.run(
+            "daily",
+            run_id=f"r-{minute}",
+            created=clock() - DAY - minute * 60,
+            duration=5.0,
+            result="failure",
+            attempts=2,
+        )
+    reader.poll()
+    reader.poll(HOUR)
+    world.run("daily", run_id="r-240", created=clock() + 10, duration=5.0)
+    for _ in range(10):
+        reader.poll(60)
+    assert reader.endings("daily") == {}
+    reader.poll(HOUR)
+
+    assert reader.endings("daily") == {"success": 1}
+
+
+def test_dead_letters_that_the_state_has_forgotten_are_not_counted_anew(world, clock, reader):
+    reader.poll()
+    world.run("daily", run_id="r", duration=20.0, result="failure", attempts=3)
+    reader.poll(60)
+    reader.poll(40 * DAY)
+    assert reader.ledger.prune(clock(), 30 * DAY) == 1
+    reader.restart()
+    reader.poll(60)
+    reader.poll(2 * HOUR)
+
+    assert reader.endings("daily") == {"failure": 1}
+
+
 def test_after_downtime_everything_is_caught_up(world, clock, reader, true_endings):
     reader.poll()
     begun = clock()
     world.run("long", created=clock() + 1, duration=2 * DAY)
     reader.poll(60)
     for hour in range(72):
-        world.run("hourly", created=clock() + hour * HOUR, duration=90.0, result="failure" if hour % 5 == 0 else "success")
+        world.run(
+            "hourly", created=clock() + hour * HOUR, duration=90.0, result="failure" if hour % 5 == 0 else "success"
+        )
     reader.restart()
     reader.poll(3 * DAY)
 
@@ -148,7 +207,7 @@ def test_after_downtime_everything_is_caught_up(world, clock, reader, true_endin
     assert reader.ledger.source("strait").watermark() == clock() - 60
 
 
-def test_beyond_the_lookback_the_lost_time_is_told(clock, world, reading):
+def test_beyond_the_lookback_the_lost_time_is_told(clock, reading):
     reader = reading(lookback="2d", sweep={"window": "1d"})
     reader.poll()
     reader.restart()
@@ -157,7 +216,7 @@ def test_beyond_the_lookback_the_lost_time_is_told(clock, world, reading):
     assert reader.ledger.source("strait").unobserved == [(clock() - 5 * DAY - 60, clock() - 2 * DAY)]
 
 
-def test_a_name_is_the_slug_and_a_schedule_is_told(world, clock, reader):
+def test_a_name_is_the_slug_and_a_schedule_is_told(world, reader):
     world.add_job(SimJob(job_id="j-1", name="nightly", project="p-1", schedule="0 3 * * *", enabled=False))
     reader.poll()
 
@@ -171,7 +230,7 @@ def test_a_name_is_the_slug_and_a_schedule_is_told(world, clock, reader):
     )
 
 
-def test_a_job_that_appears_with_its_run_is_known_by_name_at_once(world, clock, simulator, reader):
+def test_a_job_that_appears_with_its_run_is_known_by_name_at_once(world, simulator, reader):
     reader.poll()
     world.run("new", duration=5.0)
     simulator.log.clear()
@@ -204,12 +263,14 @@ def test_open_runs_that_no_list_shows_are_asked_for_by_id(world, clock, simulato
 
 
 @pytest.mark.parametrize("lie", [Drop(share=0.3), Duplicate(share=0.5), Shuffle(), Stale(seconds=45), Late(seconds=40)])
-def test_lies_neither_lose_nor_repeat_an_ending(world, clock, simulator, reader, true_endings, lie):
+def test_lies_neither_lose_nor_repeat_an_ending(world, simulator, reader, true_endings, lie):
     reader.poll()
-    begun = clock()
+    begun = reader.now
     for minute in range(30):
         result = "failure" if minute % 4 == 0 else "success"
-        world.run(f"job-{minute % 3}", created=begun + 1 + minute * 60, duration=float(100 + minute * 10), result=result)
+        world.run(
+            f"job-{minute % 3}", created=begun + 1 + minute * 60, duration=float(100 + minute * 10), result=result
+        )
     simulator.faults.set([lie])
     for _ in range(40):
         reader.poll(60)

@@ -32,7 +32,7 @@ def test_a_refused_key_never_locks_the_address_out(simulator, reader):
     assert {line.status for line in simulator.log.lines()} == {401}
 
 
-def test_the_key_is_read_again_from_its_file(simulator, reading, tmp_path):
+def test_the_key_is_read_again_from_its_file(reading, tmp_path):
     file = tmp_path / "key"
     file.write_text("wrong-one\n")
     reader = reading(auth={"api_key_file": str(file)})
@@ -41,7 +41,7 @@ def test_the_key_is_read_again_from_its_file(simulator, reading, tmp_path):
     assert reader.poll(300) == "success", reader.fault
 
 
-def test_a_key_without_the_workflows_reads_the_rest(world, simulator, option, reader):
+def test_a_key_without_the_workflows_reads_the_rest(world, option, reader):
     option(scopes=frozenset({"jobs:read", "runs:read"}))
     assert reader.poll() == "partial"
     world.run("daily", duration=5.0)
@@ -54,7 +54,7 @@ def test_a_key_without_the_workflows_reads_the_rest(world, simulator, option, re
     assert reader.ledger.source("strait").watermark() is not None
 
 
-def test_workflows_that_become_readable_get_their_own_baseline(world, clock, option, reader):
+def test_workflows_that_become_readable_get_their_own_baseline(world, option, reader):
     option(scopes=frozenset({"jobs:read", "runs:read"}))
     reader.poll()
     world.run("flow", duration=5.0, steps=["a"])
@@ -90,7 +90,7 @@ def test_a_probe_says_what_a_key_may_not_read(option, reader):
         reader.source.probe()
 
 
-def test_the_limit_by_address_is_plain_text_and_tells_when_to_come_back(simulator, option, clock):
+def test_the_limit_by_address_is_plain_text_and_tells_when_to_come_back(simulator, option):
     option(address_requests_per_minute=2)
     with httpx.Client(base_url=simulator.url, headers={"Authorization": "Bearer strait_simulated"}) as http:
         answers = [http.get("/v1/runs") for _ in range(3)]
