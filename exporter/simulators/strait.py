@@ -5,7 +5,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import ClassVar, Literal
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple
 
 import msgspec
 
@@ -86,11 +87,12 @@ class StraitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     rows: StraitShape = StraitShape()
 
 
-class Listed(msgspec.Struct, frozen=True):
-    """A row, and the instant by which it is listed, in microseconds."""
+class Listed(NamedTuple):
+    """What a row is made of, if it comes to that, and the instant by which it is listed, in microseconds."""
 
     created: int
-    row: dict[str, object]
+    identity: str
+    row: Callable[[], dict[str, object]]
 
 
 class StraitSimulator(Simulator):
@@ -205,7 +207,7 @@ class StraitSimulator(Simulator):
     def _job_list(self, request: Request, *, zone: str, workflows: bool) -> Response:
         self._lives(self.sight(request))
         listed = [
-            Listed(microseconds(JOBS_CREATED + number), job_row(job, number, zone=zone))
+            Listed(microseconds(JOBS_CREATED + number), job.job_id, partial(job_row, job, number, zone=zone))
             for number, job in enumerate(self.world.jobs())
             if (job.job_id in self._workflows) is workflows
         ]
@@ -221,7 +223,7 @@ class StraitSimulator(Simulator):
         sight, shape = self.sight(request), self.options.rows
         shown = [life for life in self._lives(sight) if life.run.job_id not in self._workflows]
         kept = _filtered(request, shown, lambda life: run_word(life, shape), WORDS - self.options.unknown_words)
-        listed = [Listed(microseconds(one.created), run_row(one, shape)) for one in kept]
+        listed = [Listed(microseconds(one.created), one.run.run_id, partial(run_row, one, shape)) for one in kept]
         return self._page(request, listed, sight, hidden=self.options.hidden)
 
     def _workflow_runs(self, request: Request) -> Response:
@@ -229,17 +231,18 @@ class StraitSimulator(Simulator):
         shown = [life for life in self._lives(sight) if life.run.job_id in self._workflows]
         words = WORDS_OF_WORKFLOWS - self.options.unknown_words
         kept = _filtered(request, shown, lambda life: workflow_word(life, shape), words)
-        listed = [Listed(microseconds(one.created), workflow_run_row(one, shape)) for one in kept]
+        rows = (partial(workflow_run_row, one, shape) for one in kept)
+        listed = [Listed(microseconds(one.created), one.run.run_id, row) for one, row in zip(kept, rows, strict=True)]
         return self._page(request, listed, sight, hidden=self.options.hidden)
 
     def _page(self, request: Request, listed: Iterable[Listed], sight: Sight, *, hidden: float) -> Response:
         """A page: rows created before the cursor, whose tie with a page's last row the server forgets."""
         limit = _limit(request)
         before = _cursor(request)
-        ordered = sorted(listed, key=lambda one: (-one.created, str(one.row["id"])))
+        ordered = sorted(listed, key=lambda one: (-one.created, one.identity))
         rest = [one for one in ordered if before is None or one.created < before]
         page, more = rest[:limit], len(rest) > limit
-        visible = [one.row for one in page if not chosen(str(one.row["id"]), hidden)]
+        visible = [one.row() for one in page if not chosen(one.identity, hidden)]
         rows = sight.rows(visible)
         answer: object = rows
         if self.options.lists == "page":

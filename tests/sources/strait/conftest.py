@@ -72,15 +72,14 @@ class Reader:
 
     def endings(self, name: str) -> dict[str, int]:
         """Counted endings by result, those that did not happen left out."""
-        counts = self.job(name).counts["jobrun_runs_total"]
-        return {str(result): int(count.value) for result, count in counts.items() if count.value}
+        return endings_of(self.job(name))
 
     def all_endings(self) -> Counter:
         return Counter(
             {
                 (job.project, job.name, result): number
                 for job in self.ledger.jobs_of(SOURCE)
-                for result, number in self.endings(job.name).items()
+                for result, number in endings_of(job).items()
             }
         )
 
@@ -89,6 +88,11 @@ class Reader:
 
     def of_source(self, family: str, labels: str = "") -> float:
         return self.ledger.source(SOURCE).counts[family][labels].value
+
+
+def endings_of(job) -> dict[str, int]:
+    counts = job.counts["jobrun_runs_total"]
+    return {str(result): int(count.value) for result, count in counts.items() if count.value}
 
 
 @pytest.fixture
