@@ -150,6 +150,8 @@ class Part:
         self._catalog: dict[str, Job] = {}
         self._unlisted: set[str] = set()
         self._catalog_age = CATALOG_POLLS
+        self._accepted_words: set[str] = set()
+        self._refused_words: set[str] = set()
         self._known: dict[str, RunRow] = {}
         self._seen: set[str] = set()
         self._asked: dict[str, int] = {}
@@ -167,8 +169,9 @@ class Part:
         if self._catalog_age >= CATALOG_POLLS:
             yield self._read_catalog()
         self._catalog_age += 1
-        for word in list(self._open_words):
-            yield from self._open(word, view)
+        for word in self._open_words:
+            for page in self._of_status(word):
+                yield from self._page(page, view)
         yield from self._newest(view)
         yield from self._follow(view)
         if self._dead is not None and not view.out_of_time():
@@ -182,21 +185,24 @@ class Part:
         rows = [row for page in self._jobs.pages() for row in page.rows]
         jobs = [to_job(row, scope=self.kind.scope, workflow=self.kind.workflow) for row in rows]
         self._catalog = {job.job_id: job for job in jobs}
-        self._unlisted, self._catalog_age = set(), 0
+        self._unlisted, self._refused_words, self._catalog_age = set(), set(), 0
         return Reading(scope=self.kind.scope, jobs=jobs, catalog=True)
 
-    def _open(self, word: str, view: View) -> Iterator[Reading]:
-        """The runs of an open status. A server that refuses the word is too old to have it."""
+    def _of_status(self, word: str, since: datetime | None = None) -> Iterator[Page[RunRow]]:
+        """The runs of a status. A server that refuses a word at once is too old to have it; it is asked again later."""
+        if word in self._refused_words:
+            return
         try:
-            for page in self._runs.pages(status=word):
+            for page in self._runs.pages(status=word, since=since):
+                self._accepted_words.add(word)
                 rows = [row for row in page.rows if isinstance(row.status, str) and row.status.casefold() == word]
-                yield from self._page(msgspec.structs.replace(page, rows=rows), view)
+                yield msgspec.structs.replace(page, rows=rows)
                 if page.rows and not rows:
-                    break  # it takes no notice of the filter
+                    break  # the server takes no notice of the filter
         except ClientStatusError as error:
-            if error.status not in BAD_REQUEST or len(self._open_words) == 1:
+            if error.status not in BAD_REQUEST or word in self._accepted_words:
                 raise
-            self._open_words.remove(word)
+            self._refused_words.add(word)
 
     def _newest(self, view: View) -> Iterator[Reading]:
         """The newest runs, down to the watermark less the overlap; after downtime in windows, oldest first."""
@@ -320,16 +326,10 @@ class Part:
         since = _moment(view.now - self._settings.lookback)
         rows: list[RunRow] = []
         page: Page[RunRow] = Page(rows=())
-        try:
-            for page in self._runs.pages(status=DEAD_LETTER, since=since):
-                rows += (row for row in page.rows if row.status == DEAD_LETTER)
-                if not view.sweep_due:
-                    break
-        except ClientStatusError as error:
-            if error.status not in BAD_REQUEST:
-                raise
-            self._dead = None  # this server is too old to have any
-            return
+        for page in self._of_status(DEAD_LETTER, since):
+            rows += page.rows
+            if not view.sweep_due:
+                break
         compared = dead.compare(rows, whole=not page.more, elsewhere=self._seen)
         yield from self._page(Page(rows=compared.again), view)
         for run_id in compared.vanished:

@@ -25,6 +25,15 @@ def test_other_failures_are_tried_again_at_the_usual_time(simulator, reader):
     assert reader.polled.wait() == 60
 
 
+def test_a_status_that_was_answered_before_is_not_given_up_for_one_refusal(simulator, reader):
+    reader.poll()
+    simulator.faults.set([Status(code=400, endpoint="runs", count=1)])
+    assert reader.poll(60) == "error"
+    simulator.log.clear()
+    reader.poll(60)
+    assert len(simulator.log.lines("runs")) == 9
+
+
 def test_a_refused_key_never_locks_the_address_out(simulator, reader):
     simulator.api_key = "another"
     for _ in range(12):
