@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 from exporter.simulators.server import Simulator
 from exporter.simulators.snowplow import SnowplowSimulator
+from exporter.simulators.strait import StraitSimulator
 
 SIMULATORS: Mapping[str, type[Simulator]] = {
     SnowplowSimulator.vendor: SnowplowSimulator,
+    StraitSimulator.vendor: StraitSimulator,
 }
 """Every simulated vendor by its word; each has `demo`, `start`, `stop`, `url` and `source_config`."""

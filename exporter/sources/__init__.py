@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from exporter.sources import snowplow
+from exporter.sources import snowplow, strait
 from exporter.sources.source import SourceType
 
 SOURCES: Mapping[str, SourceType] = {
     "snowplow": snowplow.TYPE,
+    "strait": strait.TYPE,
 }
 """Every kind of source by its word in the configuration."""
