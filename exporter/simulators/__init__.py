@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 
+from exporter.simulators.northflank import NorthflankSimulator
 from exporter.simulators.server import Simulator
 from exporter.simulators.snowplow import SnowplowSimulator
 
 SIMULATORS: Mapping[str, type[Simulator]] = {
+    NorthflankSimulator.vendor: NorthflankSimulator,
     SnowplowSimulator.vendor: SnowplowSimulator,
 }
 """Every simulated vendor by its word; each has `demo`, `start`, `stop`, `url` and `source_config`."""

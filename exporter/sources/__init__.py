@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from exporter.sources import snowplow
+from exporter.sources import northflank, snowplow
 from exporter.sources.source import SourceType
 
 SOURCES: Mapping[str, SourceType] = {
+    "northflank": northflank.TYPE,
     "snowplow": snowplow.TYPE,
 }
 """Every kind of source by its word in the configuration."""
