@@ -47,7 +47,7 @@ FAULTS_IN_A_ROW = 3
 """Failed requests after which the rest waits for the next poll."""
 
 LISTS_SHARE = 0.05
-"""The part of the budget that the lists of jobs may cost."""
+"""The part of the budget that the lists of projects and jobs may cost."""
 
 PATIENCE_SHARE = 0.2
 """A request that would wait for longer than this part of the interval is left to the next poll."""
@@ -110,8 +110,7 @@ class NorthflankSource:
 
         One job that cannot be had does not keep the others from being asked for.
         """
-        interval = self._settings.poll_interval
-        if (wait := self._client.wait()) > max(interval, MINUTE):
+        if (wait := self._client.wait()) > spacing(Tier.SLOW, self._settings.poll_interval):
             raise RateLimitedError(f"no request may be sent for {wait:.0f} s: the budget is used up")
         fault, faults = None, 0
         for ask in self._asks(view):
@@ -238,7 +237,7 @@ class NorthflankSource:
             self._projects.setdefault(name, Project(name=name))
         for project in self._projects.values():
             project.known = project.name in names
-        self._projects_due = now + HOUR
+        self._projects_due = now + self._lists_spacing()
 
     def _list_jobs(self, project: Project, view: View) -> Reading:
         """The jobs of a project. One that is left out once is still asked: that may have been an error."""
@@ -267,9 +266,9 @@ class NorthflankSource:
         )
 
     def _lists_spacing(self) -> float:
-        """Seconds between two lists of a project's jobs: as for an idle job, unless many projects make that costly."""
+        """Seconds between two lists of the projects, or of one's jobs: as for an idle job, unless many make that costly."""
         slow = spacing(Tier.SLOW, self._settings.poll_interval)
-        affordable = 60 * len(self._projects) / (LISTS_SHARE * self._settings.requests_per_minute)
+        affordable = 60 * (1 + len(self._projects)) / (LISTS_SHARE * self._settings.requests_per_minute)
         return max(slow, min(HOUR, affordable))
 
     def _watched(self, project: Project, row: JobRow, view: View) -> Watched:

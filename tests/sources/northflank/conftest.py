@@ -28,10 +28,13 @@ class Exporter:
         self.settings = NorthflankSettings.model_validate({**simulator.source_config(), **keys})
         self.ledger = Ledger(lambda: open_state(state, clock))
         self.ledger.load()
+        self.source = None
         self.start()
 
     def start(self) -> None:
         """A new process on the same state."""
+        if self.source:
+            self.source.close()
         config = Config(sources=(self.settings,))
         rules = rules_of(self.settings, config)
         self.ledger.configure({rules.name: rules}, counting_rules(config), "auto")
