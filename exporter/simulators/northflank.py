@@ -6,7 +6,7 @@ import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal, Self, TypeVar
 
 import msgspec
 
@@ -73,6 +73,22 @@ class NorthflankSimulator(Simulator):
         self.api_token = api_token
         self.options = options
         self._limit = FixedWindow(HOUR, clock)
+
+    @classmethod
+    def demo(
+        cls,
+        clock: Callable[[], float] = time.time,
+        *,
+        speed: float = 1.0,
+        seed: int = 0,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> Self:
+        """A simulator of the demo's world; its limit is as much larger as its runs are faster."""
+        simulator = super().demo(clock, speed=speed, seed=seed, host=host, port=port)
+        limit = math.ceil(simulator.options.requests_per_hour * max(1.0, speed))
+        simulator.options = msgspec.structs.replace(simulator.options, requests_per_hour=limit)
+        return simulator
 
     def source_config(self, name: str = "") -> dict[str, object]:
         """The block under `sources:` with which the exporter reads this simulator."""

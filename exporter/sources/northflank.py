@@ -19,8 +19,6 @@ from exporter.sources.northflank_api import (
     PROJECTS,
     RUN,
     RUNS,
-    JobRow,
-    Page,
     parse_job,
     parse_page,
     parse_project,
@@ -28,13 +26,12 @@ from exporter.sources.northflank_api import (
     parse_schedule,
     path,
     statuses,
-    to_job,
     to_run,
 )
-from exporter.sources.northflank_book import MAX_PAGES, JobNote, Listed, Project, Told, Walk, Watched, note_key
-from exporter.sources.northflank_turns import Tier, Turn, is_due, lateness, ordered, round_seconds, spacing, tier
 from exporter.sources.settings import DAY, HOUR, MINUTE, SourceSettings
 from exporter.sources.source import Access, SourceType, StepLog, View
+from exporter.sources.turns import Tier, Turn, is_due, lateness, ordered, round_seconds, spacing, tier
+from exporter.sources.watched import MAX_PAGES, JobNote, JobRow, Listed, Page, Project, Told, Walk, Watched, note_key
 from exporter.state import OpenRun
 from exporter.values import BaseUrl, Positive, Switch, Text
 
@@ -266,7 +263,7 @@ class NorthflankSource:
         )
 
     def _lists_spacing(self) -> float:
-        """Seconds between two lists of the projects, or of one's jobs: as for an idle job, unless many make that costly."""
+        """Seconds between two lists of projects, or of one's jobs: as for an idle job, unless many make that costly."""
         slow = spacing(Tier.SLOW, self._settings.poll_interval)
         affordable = 60 * (1 + len(self._projects)) / (LISTS_SHARE * self._settings.requests_per_minute)
         return max(slow, min(HOUR, affordable))
@@ -409,7 +406,7 @@ class NorthflankSource:
         note = msgspec.structs.replace(job.note, schedule=schedule, detailed=now)
         return Reading(
             scope=project.name,
-            jobs=[to_job(job.row, schedule)],
+            jobs=[job.row.job(schedule)],
             notes={note_key(job.row.job_id): msgspec.json.encode(note).decode()},
             memory=Told(project=project.name, slug=job.row.slug, note=note),
         )

@@ -1,13 +1,15 @@
 """Northflank's API: its paths, and what its answers mean."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import msgspec
 
 from exporter.errors import SchemaError
-from exporter.model import Job, Result, Run, State
+from exporter.model import Result, Run, State
 from exporter.payload import ABSENT, OBJECT, ROWS, decode, decoded, scalar, text
+from exporter.sources.turns import Schedule
+from exporter.sources.watched import JobRow, Page
 from exporter.times import parse_instant
 
 PROJECTS = "/projects"
@@ -27,36 +29,6 @@ NO_STATUS = "absent"
 
 CRON = "cron"
 BOOL: msgspec.json.Decoder[bool] = msgspec.json.Decoder(bool)
-
-
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """One answered page: its rows, not yet decoded, and how to ask for the next if there is one."""
-
-    rows: Sequence[msgspec.Raw]
-    more: bool
-    cursor: str
-
-
-class JobRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A job of a project's list. `slug` is its id, unique in the project; `enabled` None: a job without a schedule."""
-
-    project: str
-    slug: str
-    name: str
-    cron: bool
-    enabled: bool | None
-
-    @property
-    def job_id(self) -> str:
-        """Its identity within the account."""
-        return f"{self.project}/{self.slug}"
-
-
-class Schedule(msgspec.Struct, frozen=True):
-    """When a job runs by itself: a cron expression and its time zone, "" where there is none."""
-
-    expression: str = ""
-    timezone: str = ""
 
 
 class LooseRun(msgspec.Struct, kw_only=True, rename="camel"):
@@ -163,19 +135,6 @@ def parse_run(body: bytes, job_id: str, status_map: Mapping[str, Result | State]
     if run is None:
         raise SchemaError("the answer is not a run: it has no id")
     return run
-
-
-def to_job(row: JobRow, schedule: Schedule) -> Job:
-    """The job of a row of its project's list."""
-    return Job(
-        job_id=row.job_id,
-        name=row.name,
-        project=row.project,
-        scope=row.project,
-        schedule=schedule.expression,
-        timezone=schedule.timezone,
-        enabled=row.enabled,
-    )
 
 
 def to_run(raw: msgspec.Raw, job_id: str, status_map: Mapping[str, Result | State]) -> Run | None:

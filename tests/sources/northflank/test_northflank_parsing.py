@@ -8,7 +8,6 @@ from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State
 from exporter.sources.northflank_api import (
     RUN,
-    Schedule,
     parse_job,
     parse_page,
     parse_project,
@@ -16,9 +15,9 @@ from exporter.sources.northflank_api import (
     parse_schedule,
     path,
     statuses,
-    to_job,
     to_run,
 )
+from exporter.sources.turns import Schedule
 
 SAMPLE = (Path(__file__).parent / "payloads" / "job_runs.json").read_bytes()
 """The answer that the vendor's documentation prints, whole."""
@@ -189,7 +188,7 @@ def test_one_run_is_the_same_object():
 def test_a_job_with_a_schedule_is_enabled_unless_suspended(fields, enabled):
     row = parse_job(raw({"id": "daily", "name": "Daily load", "projectId": "shop", **fields}), "shop")
     assert row is not None
-    assert to_job(row, Schedule("0 3 * * *", "UTC")) == Job(
+    assert row.job(Schedule("0 3 * * *", "UTC")) == Job(
         job_id="shop/daily",
         name="Daily load",
         project="shop",

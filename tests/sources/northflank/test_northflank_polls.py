@@ -69,7 +69,7 @@ def test_the_schedule_of_a_job_is_asked_once_an_hour(exporter, world, asked):
     assert asked().count("job") == 1
 
 
-def test_a_job_that_is_not_wanted_is_not_asked(exporting, world, asked):
+def test_a_job_that_is_not_wanted_is_not_asked(exporting, world):
     exporter = exporting(jobs={"exclude": ["b"]})
     world.run("a", start=NOW - HOUR)
     world.run("b", start=NOW - HOUR)
@@ -354,7 +354,7 @@ def test_no_fault_tells_what_stood_in_the_answer(exporter, world, option, simula
     for code in (400, 500):
         simulator.faults.set([Status(code=code)])
         assert exporter.poll() == "error"
-        assert exporter.poller.last_fault in {f"GET /projects: {code}"}
+        assert exporter.poller.last_fault == f"GET /projects: {code}"
 
 
 @pytest.mark.parametrize("text", ['{"data": {"runs": [{"identifier": 1}]}}', "{}", '{"data": null}'])

@@ -1,4 +1,4 @@
-"""What is remembered of Northflank's projects and jobs between polls, and the pages of one job read so far."""
+"""Jobs that are asked for their runs one by one: what is remembered of them, and the pages of one read so far."""
 
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
@@ -6,14 +6,48 @@ from itertools import pairwise
 import msgspec
 
 from exporter.model import Job, Run
-from exporter.sources.northflank_api import JobRow, Page, Schedule, to_job
-from exporter.sources.northflank_turns import Pulse
+from exporter.sources.turns import Pulse, Schedule
 
 MAX_PAGES = 100
 """Pages of one list that are asked for at the most."""
 
 MISORDERED = 0.25
 """The part of a page's neighbours that may stand in the wrong order before the order is held to be another."""
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """One answered page: its rows, not yet decoded, and how to ask for the next if there is one."""
+
+    rows: Sequence[msgspec.Raw]
+    more: bool
+    cursor: str
+
+
+class JobRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A job of a project's list. `slug` is its id, unique in the project; `enabled` None: a job without a schedule."""
+
+    project: str
+    slug: str
+    name: str
+    cron: bool
+    enabled: bool | None
+
+    @property
+    def job_id(self) -> str:
+        """Its identity within the account."""
+        return f"{self.project}/{self.slug}"
+
+    def job(self, schedule: Schedule) -> Job:
+        """The job as it is told to the ledger: its project is its scope."""
+        return Job(
+            job_id=self.job_id,
+            name=self.name,
+            project=self.project,
+            scope=self.project,
+            schedule=schedule.expression,
+            timezone=schedule.timezone,
+            enabled=self.enabled,
+        )
 
 
 class JobNote(msgspec.Struct, frozen=True, array_like=True):
@@ -99,7 +133,7 @@ class Watched(msgspec.Struct, kw_only=True):
 
     def job(self) -> Job:
         """The job as it is told to the ledger."""
-        return to_job(self.row, self.note.schedule)
+        return self.row.job(self.note.schedule)
 
     def pulse(self, now: float, *, is_open: bool) -> Pulse:
         """How urgent it is. One that was not read whole, or not by this process, may be more urgent than it looks."""

@@ -2,9 +2,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from exporter.sources.northflank_api import Schedule
-from exporter.sources.northflank_turns import (
+from exporter.sources.turns import (
     Pulse,
+    Schedule,
     Tier,
     Turn,
     has_tick,

@@ -11,8 +11,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from exporter.sources.northflank_api import Schedule
-
 Ask = TypeVar("Ask")
 
 FAST_SHARE = 3
@@ -26,6 +24,13 @@ RECENT = 3600.0
 
 IDLE = 86400.0
 """A job without a schedule that did not start for so many seconds is idle."""
+
+
+class Schedule(msgspec.Struct, frozen=True):
+    """When a job runs by itself: a cron expression and its time zone, "" where there is none."""
+
+    expression: str = ""
+    timezone: str = ""
 
 
 class Tier(enum.IntEnum):
