@@ -224,7 +224,6 @@ class NorthflankSource:
 
     def _list_projects(self, view: View) -> None:
         """Takes up the projects; one that is no longer listed is still asked for its jobs, which tells its fate."""
-        now = view.now
         rows = self._list(PROJECTS, "projects")
         names = [name for raw in rows if (name := parse_project(raw))]
         if rows and not names:
@@ -234,7 +233,7 @@ class NorthflankSource:
             self._projects.setdefault(name, Project(name=name))
         for project in self._projects.values():
             project.known = project.name in names
-        self._projects_due = now + self._lists_spacing()
+        self._projects_due = view.now + self._lists_spacing()
 
     def _list_jobs(self, project: Project, view: View) -> Reading:
         """The jobs of a project. One that is left out once is still asked: that may have been an error."""

@@ -29,6 +29,7 @@ class Exporter:
         self.ledger = Ledger(lambda: open_state(state, clock))
         self.ledger.load()
         self.source = None
+        self.lasted = []
         self.start()
 
     def start(self) -> None:
@@ -74,6 +75,7 @@ class Exporter:
         while self.clock() < until:
             began = self.clock()
             outcomes.append(self.poll())
+            self.lasted.append(self.clock() - began)
             each()
             interval = self.settings.poll_interval
             self.clock.set(max(self.clock(), began + interval))

@@ -41,14 +41,17 @@ def delays(exporter):
     return seen
 
 
-@pytest.mark.parametrize("busy", [0, 10, 100])
+def most_in_an_hour(simulator) -> int:
+    times = [line.time for line in simulator.log.lines()]
+    return max(sum(start <= time < start + HOUR for time in times) for start in times)
+
+
+@pytest.mark.parametrize("busy", [10, 100])
 def test_a_project_of_100_jobs_stays_inside_1000_requests_in_any_hour(exporter, project, simulator, busy):
     project(busy)
-    assert set(exporter.live(1.5 * HOUR)) == {"success"}
-    times = [line.time for line in simulator.log.lines()]
+    assert set(exporter.live(1.25 * HOUR)) == {"success"}
     assert all(line.status == 200 for line in simulator.log.lines())
-    most = max(sum(start <= time < start + HOUR for time in times) for start in times)
-    assert 700 < most <= 900
+    assert 700 < most_in_an_hour(simulator) <= 900
 
 
 def test_with_10_of_100_jobs_open_an_ending_is_seen_within_2_minutes(exporter, project, delays):
@@ -71,9 +74,11 @@ def test_an_hour_of_100_jobs_counts_every_ending(exporter, project, simulator, c
     assert until > clock() - exporter.source.round_seconds() - 2 * 60
 
 
-def test_a_round_of_100_jobs_takes_about_8_minutes(exporter, project, clock):
+def test_a_round_of_100_jobs_takes_about_8_minutes_and_no_poll_longer_than_its_interval(exporter, project, clock):
     project()
     ages = []
     exporter.live(HOUR, lambda: ages.append(clock() - (exporter.watermark() or NOW)))
-    assert max(ages[-30:]) < 11 * 60 + 60
+    assert max(ages[-30:]) < 12 * 60
     assert exporter.source.round_seconds() <= 600
+    assert max(exporter.lasted) <= 60
+    assert len(exporter.lasted) == 60

@@ -255,6 +255,17 @@ def test_after_a_restart_the_watermark_waits_until_every_job_was_read_again(expo
     assert exporter.watermark() > stopped + 50 * MINUTE
 
 
+def test_endings_of_jobs_that_were_not_yet_read_when_the_process_died_count_too(exporter, world):
+    for number in range(40):
+        world.run(f"job{number}", start=NOW - HOUR, duration=HOUR + 30.0)
+    exporter.poll()
+    read = {job.job.job_id for job in exporter.ledger.jobs_of(exporter.name) if job.last_run}
+    exporter.start()
+    exporter.live(6 * MINUTE)
+    assert len(read) < 20
+    assert sum(exporter.counted().values()) == 40
+
+
 def test_schedules_survive_a_restart_without_being_asked_again(exporter, world, asked):
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="0 3 * * *"))
     exporter.live(5 * MINUTE)
