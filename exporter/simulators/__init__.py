@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 
+from exporter.simulators.northflank import NorthflankSimulator
 from exporter.simulators.server import Simulator
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.strait import StraitSimulator
 
 SIMULATORS: Mapping[str, type[Simulator]] = {
+    NorthflankSimulator.vendor: NorthflankSimulator,
     SnowplowSimulator.vendor: SnowplowSimulator,
     StraitSimulator.vendor: StraitSimulator,
 }
