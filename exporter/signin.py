@@ -111,6 +111,18 @@ class TokenAuth(httpx.Auth):
         return make_token(secret, fields.get("expires_in"), now, skew)
 
 
+class BearerAuth(httpx.Auth):
+    """A token that is known beforehand, read anew for each request: a secret's file may change."""
+
+    def __init__(self, read: Callable[[], str]) -> None:
+        self._read = read
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """The request with the token. Raises AuthError if there is none."""
+        request.headers["Authorization"] = b"Bearer " + secret_bytes(self._read)  # type: ignore[assignment]  # bytes too
+        yield request
+
+
 def with_token(request: httpx.Request, token: Token) -> httpx.Request:
     """The request, with this token."""
     request.headers["Authorization"] = f"Bearer {token.secret}"

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from exporter.sources import snowplow
+from exporter.sources import snowplow, workato
 from exporter.sources.source import SourceType
 
 SOURCES: Mapping[str, SourceType] = {
     "snowplow": snowplow.TYPE,
+    "workato": workato.TYPE,
 }
 """Every kind of source by its word in the configuration."""
