@@ -119,7 +119,7 @@ class BearerAuth(httpx.Auth):
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """The request with the token. Raises AuthError if there is none."""
-        request.headers["Authorization"] = b"Bearer " + secret_bytes(self._read)  # type: ignore[assignment]  # bytes too
+        request.headers["Authorization"] = f"Bearer {secret_text(self._read)}"
         yield request
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 from exporter.simulators.server import Simulator
 from exporter.simulators.snowplow import SnowplowSimulator
+from exporter.simulators.workato import WorkatoSimulator
 
 SIMULATORS: Mapping[str, type[Simulator]] = {
     SnowplowSimulator.vendor: SnowplowSimulator,
+    WorkatoSimulator.vendor: WorkatoSimulator,
 }
 """Every simulated vendor by its word; each has `demo`, `start`, `stop`, `url` and `source_config`."""
