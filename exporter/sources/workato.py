@@ -135,7 +135,8 @@ class Customers:
 
     def refresh(self, now: float) -> SourceError | None:
         """Reads the list if it is due. Returns what kept it from being read, if an older one is at hand."""
-        if not self._listable or (self._listed is not None and abs(now - self._listed) < self._interval):
+        recent = bool(self.known) and self._listed is not None and abs(now - self._listed) < self._interval
+        if recent or not self._listable:
             return None
         try:
             self._read(now)

@@ -66,10 +66,12 @@ class Watch:
             sweep_interval=None,
             pages=NoPages(),
         )
-        assert simulator.url
 
     def config(self) -> Config:
-        document = {"sources": [{**self.simulator.source_config(NAME), **self._keys}]}
+        document = {
+            "sources": [{**self.simulator.source_config(NAME), **self._keys}],
+            "state": {"retention": "90d"},
+        }
         return loads(str(document), {}, {"workato": SOURCES["workato"].settings})
 
     def _sleep(self, seconds: float) -> None:

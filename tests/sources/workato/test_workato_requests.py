@@ -17,7 +17,9 @@ def test_a_quiet_poll_of_100_customers_is_one_request_each(world, watching, opti
     option(jobs_per_minute=0, recipes_per_minute=0, users_per_minute=0)
     for customer in range(100):
         for recipe in range(10):
-            world.add_job(SimJob(job_id=f"{customer}/{recipe}", name=f"recipe {recipe}", project=f"customer {customer}"))
+            world.add_job(
+                SimJob(job_id=f"{customer}/{recipe}", name=f"recipe {recipe}", project=f"customer {customer}")
+            )
     watch = watching()
     watch.poll()
     assert watch.requests() == {"users": 2, "recipes": 100, "jobs": 1000}
