@@ -356,8 +356,9 @@ class WorkatoSource:
         gaps = search.read_pages(goal, mark.gaps if mark else ())
         search.read_open(oldest_of_interest=None if mark else view.now - self._settings.max_run_age)
         search.read_single(REACH)
-        runs, early = search.runs(), search.ended_since(listed.asked)
-        found = Found(ended=search.found, early=early, gaps=gaps, beyond=search.beyond)
+        runs = search.runs()
+        recent = sum(end >= int(listed.asked - self._settings.overlap) for end in search.found)
+        found = Found(ended=len(search.found), recent=recent, gaps=gaps, beyond=search.beyond)
         listed.marks[key], missed = after(recipe, mark, goal, found)
         watermark = view.watermark(scope)
         lost = watermark is not None and missed and search.beyond and watermark < goal.floor

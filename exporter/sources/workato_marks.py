@@ -18,7 +18,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         failed: Likewise of those that failed.
         last_run: Its `last_run_at` then.
         owed: How many ended jobs the counts told of that have not been found.
-        ahead: How many were found that the counts did not yet tell of.
+        ahead: How many were found lately that the counts did not yet tell of.
         tries: How often they were looked for in vain.
         gaps: Ids of jobs after which older pages are still to be read, newest first.
     """
@@ -127,14 +127,14 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """What a search has come to.
 
     Attributes:
-        ended: How many ended jobs it has found that were not known as such.
-        early: How many of all it has seen ended after the counts were read.
+        ended: How many ended jobs it has found that were not known as such, those of before the baseline aside.
+        recent: How many of these ended so lately that the counts may not yet tell of them.
         gaps: Ids of jobs after which it has not read on.
         beyond: Whether it has read past the floor: what was not found is lost.
     """
 
     ended: int
-    early: int
+    recent: int = 0
     gaps: tuple[str, ...] = ()
     beyond: bool = False
 
@@ -149,7 +149,7 @@ def after(recipe: Recipe, mark: Mark | None, goal: Goal, found: Found) -> tuple[
         failed=recipe.failed,
         last_run=recipe.last_run,
         owed=0 if missed else still,
-        ahead=min(found.early, found.ended) if goal.owed is None else max(0, found.ended - goal.owed),
+        ahead=min(found.recent, max(0, found.ended - (goal.owed or 0))),
         tries=0 if missed else tries,
         gaps=found.gaps,
     )

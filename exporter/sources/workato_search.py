@@ -78,7 +78,7 @@ class Search:
     Attributes:
         rows: All jobs that were shown, by id.
         steps: Those of the jobs that were asked for by id and have ended.
-        found: How many ended jobs were shown that the state does not hold as ended.
+        found: When the jobs ended that the state does not hold as ended, those of before the baseline aside.
         unchanged: How many were shown that it does hold as ended.
         gone: Jobs that the API no longer has, for good.
         capped: Whether there were more pages than one poll may ask for.
@@ -97,7 +97,7 @@ class Search:
         ]
         self.rows: dict[str, JobRow] = {}
         self.steps: dict[str, list[Step]] = {}
-        self.found = 0
+        self.found: list[float] = []
         self.unchanged = 0
         self.invalid = 0
         self.gone: list[str] = []
@@ -114,7 +114,7 @@ class Search:
         while self._pages < MOST_PAGES and not (self._pages and self._view.out_of_time()):
             page = self._ask(_after(offset))
             ended = {row.job_id for row in page.rows if self._api.has_ended(row)}
-            if is_last(page, goal, found=self.found + len(self.unresolved()), ended=ended):
+            if is_last(page, goal, found=len(self.found) + len(self.unresolved()), ended=ended):
                 self.beyond = self.beyond or (not goal.deep and page.oldest < goal.floor)
                 return ""
             offset = page.rows[-1].job_id
@@ -163,10 +163,6 @@ class Search:
         exact = [row if row.job_id in known else self._exact(row) for row in fresh]
         return [to_run(row, self._job_id, self._api.statuses) for row in exact]
 
-    def ended_since(self, instant: float) -> int:
-        """How many of the jobs shown ended at or after an instant, which is taken in whole seconds as lists are."""
-        return sum(row.completed is not None and row.completed >= int(instant) for row in self.rows.values())
-
     def _exact(self, row: JobRow) -> JobRow:
         """Lists cut instants to whole seconds: where a job ended in the second of the baseline, the detail decides."""
         if row.completed is None or not row.completed <= self._baseline < row.completed + 1:
@@ -190,7 +186,9 @@ class Search:
         new = [row for row in rows if row.job_id not in self.rows]
         ids = [row.job_id for row in new]
         known, ended = self._view.known(ids), self._view.ended(ids)
-        self.found += sum(self._api.has_ended(row) and row.job_id not in ended for row in new)
+        fresh = [row for row in new if self._api.has_ended(row) and row.job_id not in ended]
+        ends = [self._view.now if row.completed is None else row.completed for row in fresh]
+        self.found += [end for end in ends if end >= int(self._baseline)]
         self.unchanged += len(ended)
         self.rows.update((row.job_id, row) for row in new)
         page = Page(rows=tuple(rows), unseen=frozenset(ids) - known, repeated=bool(rows) and not new)

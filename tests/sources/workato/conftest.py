@@ -36,7 +36,7 @@ class Watch:
 
     def start(self) -> None:
         """What happens when the process starts."""
-        simulator, clock = self.simulator, self.clock
+        clock = self.clock
         config = self.config()
         (settings,) = config.sources
         kind = SOURCES["workato"]
