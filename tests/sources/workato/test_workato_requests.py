@@ -137,3 +137,27 @@ def test_only_failed_jobs_are_asked_for_their_lines(world, watch, clock):
         "0 connector/load success": 1,
         "1 connector/send failure": 1,
     }
+
+
+def test_with_the_default_budget_no_limit_is_ever_hit(world, watching, option, simulator):
+    option(mode="developer")
+    for recipe in range(60):
+        world.run(f"recipe {recipe}", start=world._clock() - 100, duration=1.0)
+    watch = watching(requests_per_minute=36)
+    statuses = set()
+    for _ in range(8):
+        watch.poll()
+        statuses |= {status for _, status in simulator.log.counts()}
+    assert statuses == {200}
+    assert watch.watermark() == watch.clock() - MINUTE
+
+
+def test_a_limit_that_is_hit_all_the_same_costs_time_and_nothing_else(world, watching, option, clock):
+    option(mode="developer", jobs_per_minute=5)
+    for recipe in range(12):
+        world.run(f"recipe {recipe}", start=clock() - 100, duration=1.0)
+    watch = watching()
+    outcomes = [watch.poll() for _ in range(12)]
+    assert "error" in outcomes
+    assert outcomes[-1] == "success"
+    assert watch.watermark() == clock() - MINUTE
