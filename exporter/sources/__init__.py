@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from exporter.sources import northflank, snowplow, strait
+from exporter.sources import northflank, snowplow, strait, workato
 from exporter.sources.source import SourceType
 
 SOURCES: Mapping[str, SourceType] = {
     "snowplow": snowplow.TYPE,
+    "workato": workato.TYPE,
     "northflank": northflank.TYPE,
     "strait": strait.TYPE,
 }
