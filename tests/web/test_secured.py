@@ -305,15 +305,15 @@ def test_pages_keep_their_own_headers_where_none_are_configured(serve):
     [
         b"GET /%s HTTP/1.1\r\n",
         b"GET / HTTP/1.1\r\nX: %s",
-        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000,
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 20_000,
+        b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 100_000,
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 100_000,
     ],
 )
 def test_a_head_without_end_is_cut_off(serve, head):
     served = serve(USERS)
     with socket.create_connection(("127.0.0.1", served.server.port), timeout=10) as connection:
         try:
-            connection.sendall(head.replace(b"%s", b"x" * 3 * HEAD_LIMIT))
+            connection.sendall(head.replace(b"%s", b"x" * 10 * HEAD_LIMIT))
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
         except ConnectionError:  # it was closed while we were still sending
             answer = b""
