@@ -1,14 +1,14 @@
 """Certificates made for a test, and web config files that name them."""
 
-import datetime
 import ssl
+from datetime import UTC, datetime, timedelta
 
 import bcrypt
 import trustme
 
 AUTHORITY = trustme.CA()
 STRANGER = trustme.CA()
-PASSWORD = "correct horse"  # noqa: S105  # a test's
+PASSWORD = "correct horse"
 
 
 def hashed(password=PASSWORD, cost=4):
@@ -37,5 +37,5 @@ def client_certificate(authority=AUTHORITY, name="prometheus.example.com", **mor
 
 
 def expired(authority=AUTHORITY):
-    past = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
-    return client_certificate(authority, not_before=past - datetime.timedelta(days=1), not_after=past)
+    past = datetime.now(UTC) - timedelta(days=1)
+    return client_certificate(authority, not_before=past - timedelta(days=1), not_after=past)

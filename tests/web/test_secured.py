@@ -3,13 +3,14 @@
 import base64
 import concurrent.futures
 import io
-import os
+import logging
 import socket
 import ssl
 import threading
 
 import httpx
 import pytest
+import structlog
 
 from exporter import logs
 from exporter.faults import ConfigError
@@ -35,6 +36,10 @@ ALL_PATHS = ["/", "/metrics", "/-/healthy", "/-/ready", "/nowhere", "//metrics",
 CLIENTS = ", client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem"
 
 
+NOBODY = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""A client that trusts nobody; for plain HTTP, where the system's authorities need not be read."""
+
+
 class Served:
     """A server with a web config file, and the file to change."""
 
@@ -46,31 +51,31 @@ class Served:
         AUTHORITY.cert_pem.write_to_path(folder / "ca.pem")
         self.write(text)
         self.file = WebFile(folder / "web.yaml", lambda: self.now)
-        self.server = WebServer(
-            guarded(application(exporter.answers()), self.file), "127.0.0.1", 0, self.file.tls
-        )
+        self.server = WebServer(guarded(application(exporter.answers()), self.file), "127.0.0.1", 0, self.file.tls)
 
     def write(self, text):
         """Puts the file in place as a whole, as an administration tool does."""
         self._serial += 1
         (self.folder / "next").write_text(f"# {self._serial}\n{text}")
-        os.replace(self.folder / "next", self.folder / "web.yaml")
+        (self.folder / "next").replace(self.folder / "web.yaml")
 
-    def client(self, user=None, password=PASSWORD, verify=True):
+    def client(self, user=None, password=PASSWORD, verify=NOBODY):
         scheme = "https" if self.file.tls else "http"
         auth = None if user is None else (user, password)
         return httpx.Client(base_url=f"{scheme}://127.0.0.1:{self.server.port}", auth=auth, verify=verify)
 
-    def get(self, path="/-/healthy", user=None, password=PASSWORD, verify=True):
+    def get(self, path="/-/healthy", user=None, password=PASSWORD, verify=NOBODY):
         with self.client(user, password, verify) as client:
             return client.get(path)
 
-    def peer(self, verify=None):
+    def peer(self):
         """The serial number of the certificate that is shown to a new connection."""
-        context = verify or trusting()
-        with socket.create_connection(("127.0.0.1", self.server.port)) as plain:
-            with context.wrap_socket(plain, server_hostname="localhost") as wrapped:
-                return wrapped.getpeercert()["serialNumber"]
+        context = trusting()
+        with (
+            socket.create_connection(("127.0.0.1", self.server.port)) as plain,
+            context.wrap_socket(plain, server_hostname="localhost") as wrapped,
+        ):
+            return wrapped.getpeercert()["serialNumber"]
 
 
 @pytest.fixture
@@ -90,9 +95,13 @@ def serve(exporter, tmp_path):
 
 @pytest.fixture
 def lines():
+    """What is logged."""
+    kept = logging.root.handlers[:], logging.root.level
     stream = io.StringIO()
     logs.configure(logs.LogOptions("debug"), stream)
-    return stream
+    yield stream
+    logging.root.handlers, logging.root.level = kept[0], kept[1]
+    structlog.reset_defaults()
 
 
 # --- basic auth ---
@@ -249,7 +258,7 @@ def test_a_slow_check_delays_nobody_else(exporter, tmp_path):
     (tmp_path / "web.yaml").write_text(f"basic_auth_users: {{anna: '{HASH}', bert: '{hashed('b')}'}}\n")
     asked, go_on = threading.Event(), threading.Event()
 
-    def check(password, against):
+    def check(password, _against):
         if password == b"slow":
             asked.set()
             go_on.wait(10)
@@ -321,7 +330,7 @@ def test_a_head_without_end_is_cut_off(serve, head):
     assert served.get(user="anna").status_code == 200
 
 
-def test_large_bodies_are_ignored(serve, exporter):
+def test_large_bodies_are_ignored(serve):
     served = serve(USERS)
     with served.client("anna") as client:
         assert client.post("/-/reload", content=b"x" * 5_000_000).status_code == 200

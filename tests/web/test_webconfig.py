@@ -3,6 +3,7 @@
 import ssl
 
 import pytest
+from cryptography.hazmat.primitives import serialization as form
 
 from exporter.faults import ConfigError
 from exporter.webconfig import UNSUPPORTED, load_web, web_config
@@ -146,7 +147,8 @@ def test_what_is_wrong_with_headers_is_told(tmp_path, headers, fault):
 
 
 @pytest.mark.parametrize(
-    "bad", ["secret", f"{HASH}=", HASH[:-1], HASH.replace("$04$", "$40$"), "$2b$10$" + "9" * 53, HASH.replace("2b", "1")]
+    "bad",
+    ["secret", f"{HASH}=", HASH[:-1], HASH.replace("$04$", "$40$"), "$2b$10$" + "9" * 53, HASH.replace("2b", "1")],
 )
 def test_what_is_no_bcrypt_hash_is_refused_and_not_repeated(tmp_path, bad):
     (told,) = faults_of(tmp_path, f"basic_auth_users: {{anna: '{bad}'}}\n")
@@ -219,8 +221,6 @@ def test_files_without_certificates_are_told_together(tmp_path):
 
 
 def test_a_key_with_a_passphrase_is_refused_without_asking_for_it(tmp_path):
-    from cryptography.hazmat.primitives import serialization as form
-
     text = written(tmp_path)
     key = form.load_pem_private_key((tmp_path / "server.key").read_bytes(), None)
     locked = form.BestAvailableEncryption(b"passphrase")
