@@ -14,7 +14,7 @@ from exporter.secret import Version
 from exporter.webconfig import PATHS, WebConfig, load_web
 from exporter.webtls import NewestContext, server_context
 
-AGAIN = 1.0
+AGAIN = 5.0
 """Seconds after which a refused file is tried again: what it lacked may be there by then."""
 
 

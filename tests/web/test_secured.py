@@ -278,6 +278,28 @@ def test_a_slow_check_delays_nobody_else(exporter, tmp_path):
         assert slow.result().status_code == 401
 
 
+def test_who_guesses_faster_than_can_be_compared_is_told_to_slow_down(exporter, tmp_path):
+    (tmp_path / "web.yaml").write_text(USERS)
+    compared, go_on = threading.Semaphore(0), threading.Event()
+
+    def check(_password, _against):
+        compared.release()
+        go_on.wait(10)
+        return False
+
+    file = WebFile(tmp_path / "web.yaml", float)
+    app = Guarded(application(exporter.answers()), file.current, Passwords(b"k" * 32, check))
+    with WebServer(app, "127.0.0.1", 0) as server, concurrent.futures.ThreadPoolExecutor(8) as clients:
+        url = f"http://127.0.0.1:{server.port}/"
+        answers = [clients.submit(httpx.get, url, auth=("anna", str(n)), verify=NOBODY, timeout=20) for n in range(8)]
+        compared.acquire()
+        done = concurrent.futures.as_completed(answers)
+        early = [next(done).result() for _ in range(4)]
+        go_on.set()
+        assert sorted(each.result().status_code for each in answers) == [401] * 4 + [429] * 4
+    assert [(each.status_code, each.headers["retry-after"]) for each in early] == [(429, "1")] * 4
+
+
 # --- headers and sizes ---
 
 

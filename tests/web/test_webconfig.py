@@ -1,16 +1,22 @@
 """What a web config file may say, and what it is told when it says something else."""
 
+import re
+import shutil
 import ssl
+import subprocess
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization as form
 
 from exporter.faults import ConfigError
-from exporter.webconfig import UNSUPPORTED, load_web, web_config
+from exporter.webconfig import HEADERS, UNSUPPORTED, UNVERIFIED, load_web, web_config
 from exporter.webtls import alternative_names, server_context
 from tests.web.certificates import AUTHORITY, hashed, written
 
 HASH = hashed()
+SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
+PROMTOOL = shutil.which("promtool")
 
 
 def faults_of(folder, text):
@@ -237,3 +243,41 @@ def test_all_kinds_of_alternative_names_count():
 
     assert alternative_names({"subjectAltName": names}) == {"a.b", "::1", "spiffe://x", "a@b"}
     assert alternative_names({}) == frozenset()
+
+
+def documented():
+    """The example in the documentation."""
+    return re.search(r"```yaml\n(tls_server_config:.*?)```", SECURITY.read_text(), re.DOTALL)[1]
+
+
+def with_files_of_the_example(folder):
+    written(folder)
+    AUTHORITY.cert_pem.write_to_path(folder / "clients-ca.pem")
+    (folder / "web.yaml").write_text(documented())
+    return folder / "web.yaml"
+
+
+def test_the_documented_example_shows_every_key_and_has_no_fault(tmp_path):
+    config = load_web(with_files_of_the_example(tmp_path))
+
+    assert server_context(config.tls_server_config).verify_mode is ssl.CERT_REQUIRED
+    for section in (config, config.tls_server_config, config.http_server_config):
+        assert section.model_fields_set == set(type(section).model_fields)
+    assert set(config.http_server_config.headers) == set(HEADERS)
+
+
+def test_the_documentation_names_what_is_not_supported():
+    text = SECURITY.read_text()
+
+    assert [key for key in (*UNSUPPORTED, *UNVERIFIED[:2]) if f"`{key}" not in text] == []
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
+def test_promtool_finds_no_fault_in_the_documented_example(tmp_path):
+    file = with_files_of_the_example(tmp_path)
+    newer = re.compile("  client_allowed_sans.*\n")  # older versions do not know the key
+    file.write_text(newer.sub("", file.read_text()))
+    checked = subprocess.run([PROMTOOL, "check", "web-config", file], capture_output=True, text=True, check=False)  # noqa: S603  # ours
+
+    assert checked.returncode == 0, checked.stderr
