@@ -208,12 +208,12 @@ class Part:
         """The newest runs, down to the watermark less the overlap; after downtime in windows, oldest first."""
         now = view.now
         watermark = view.watermark(self.kind.scope)
-        if watermark is None:
-            first = Window(now - FIRST_READING, now)
-            yield from self._window(first, view, newest=True, through=now - self._settings.settle)
-            return
         sweep = self._settings.sweep.window if view.sweep_due and self._settings.sweep else None
         todo = plan(now, watermark, self._reach, sweep=sweep)
+        if watermark is None:
+            first = Window(now - FIRST_READING, now)
+            yield from self._window(first, view, newest=True, through=todo.through)
+            return
         for window in todo.windows:
             lost = [todo.unobserved] if todo.unobserved and window is todo.windows[0] else []
             yield from self._window(
