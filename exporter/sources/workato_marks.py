@@ -152,7 +152,7 @@ def after(recipe: Recipe, mark: Mark | None, goal: Goal, found: Found) -> tuple[
         failed=recipe.failed,
         last_run=recipe.last_run,
         owed=0 if missed else still,
-        ahead=min(found.recent, max(0, found.ended - (goal.owed or 0))),
+        ahead=found.recent if goal.owed is None else min(found.recent, max(0, found.ended - goal.owed)),
         tries=0 if missed else tries,
         gaps=found.gaps,
     )

@@ -127,3 +127,8 @@ def test_jobs_that_the_counts_do_not_yet_tell_of_are_not_owed_later():
     assert (mark.owed, mark.ahead) == (0, 1)
     mark, _ = after(recipe(7), mark, Goal(owed=-1, floor=0.0), Found(ended=0, recent=0))
     assert (mark.owed, mark.ahead) == (0, 0)
+
+
+def test_where_nothing_is_known_to_be_owed_the_counts_may_lack_whatever_is_young():
+    mark, _ = after(recipe(6), None, Goal(owed=None, floor=0.0), Found(ended=0, recent=2))
+    assert mark.ahead == 2
