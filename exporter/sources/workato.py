@@ -357,7 +357,7 @@ class WorkatoSource:
         search.read_open(oldest_of_interest=None if mark else view.now - self._settings.max_run_age)
         search.read_single(REACH)
         runs = search.runs()
-        recent = sum(end >= int(listed.asked - self._settings.overlap) for end in search.found)
+        recent = search.ended_since(listed.asked - self._settings.settle)
         found = Found(ended=len(search.found), recent=recent, gaps=gaps, beyond=search.beyond)
         listed.marks[key], missed = after(recipe, mark, goal, found)
         watermark = view.watermark(scope)

@@ -60,14 +60,17 @@ def to_be_read(mark: Mark | None, recipe: Recipe) -> bool:
 
 
 def owed(mark: Mark | None, recipe: Recipe) -> int | None:
-    """How many ended jobs are to be found now; None if the counts do not tell: they are missing, or have fallen."""
+    """How many ended jobs are to be found now; below 0 if more have been found than the counts yet tell of.
+
+    None if the counts do not tell: they are missing, or have fallen.
+    """
     if mark is None:
         return None
     pairs = ((mark.succeeded, recipe.succeeded), (mark.failed, recipe.failed))
     if any(before is None or now is None or now < before for before, now in pairs):
         return None
     rise = sum((now or 0) - (before or 0) for before, now in pairs)
-    return mark.owed + max(0, rise - mark.ahead)
+    return mark.owed - mark.ahead + rise
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,7 +131,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         ended: How many ended jobs it has found that were not known as such, those of before the baseline aside.
-        recent: How many of these ended so lately that the counts may not yet tell of them.
+        recent: How many of all jobs shown ended so lately that the counts may not yet tell of them.
         gaps: Ids of jobs after which it has not read on.
         beyond: Whether it has read past the floor: what was not found is lost.
     """
@@ -149,7 +152,7 @@ def after(recipe: Recipe, mark: Mark | None, goal: Goal, found: Found) -> tuple[
         failed=recipe.failed,
         last_run=recipe.last_run,
         owed=0 if missed else still,
-        ahead=min(found.recent, max(0, found.ended - (goal.owed or 0))),
+        ahead=found.recent if goal.owed is None else min(found.recent, max(0, found.ended - goal.owed)),
         tries=0 if missed else tries,
         gaps=found.gaps,
     )

@@ -163,6 +163,10 @@ class Search:
         exact = [row if row.job_id in known else self._exact(row) for row in fresh]
         return [to_run(row, self._job_id, self._api.statuses) for row in exact]
 
+    def ended_since(self, instant: float) -> int:
+        """How many of the jobs shown ended at or after an instant, in whole seconds as lists have it."""
+        return sum(row.completed is not None and row.completed >= int(instant) for row in self.rows.values())
+
     def _exact(self, row: JobRow) -> JobRow:
         """Lists cut instants to whole seconds: where a job ended in the second of the baseline, the detail decides."""
         if row.completed is None or not row.completed <= self._baseline < row.completed + 1:

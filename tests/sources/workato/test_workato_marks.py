@@ -73,7 +73,7 @@ def test_jobs_are_read_where_something_moved_or_is_owed(mark, now, wanted):
         (MARK, recipe(None, 1), None),
         (Mark(succeeded=5, failed=1, owed=2), recipe(6), 3),
         (Mark(succeeded=5, failed=1, ahead=2), recipe(8), 1),
-        (Mark(succeeded=5, failed=1, owed=1, ahead=2), recipe(6), 1),
+        (Mark(succeeded=5, failed=1, ahead=2), recipe(6), -1),
     ],
 )
 def test_the_rise_of_the_counts_is_what_is_owed_and_a_fall_tells_nothing(mark, now, number):
@@ -123,3 +123,12 @@ def test_jobs_that_the_counts_do_not_yet_tell_of_are_not_owed_later():
     mark, _ = after(recipe(6), MARK, Goal(owed=1, floor=0.0), Found(ended=4, recent=2))
     assert mark.ahead == 2
     assert owed(mark, recipe(8)) == 0
+    mark, _ = after(recipe(7), mark, Goal(owed=-1, floor=0.0), Found(ended=0, recent=2))
+    assert (mark.owed, mark.ahead) == (0, 1)
+    mark, _ = after(recipe(7), mark, Goal(owed=-1, floor=0.0), Found(ended=0, recent=0))
+    assert (mark.owed, mark.ahead) == (0, 0)
+
+
+def test_where_nothing_is_known_to_be_owed_the_counts_may_lack_whatever_is_young():
+    mark, _ = after(recipe(6), None, Goal(owed=None, floor=0.0), Found(ended=0, recent=2))
+    assert mark.ahead == 2
