@@ -1,9 +1,18 @@
+import multiprocessing
 from collections.abc import Iterator
 
 import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.living import LivingWorld
+
+
+@pytest.fixture(autouse=True)
+def _no_daemon_outlives_its_test() -> Iterator[None]:
+    yield
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
 
 
 @pytest.fixture

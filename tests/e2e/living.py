@@ -16,11 +16,11 @@ from tests.e2e.pages import Series
 
 JOBS = (("prod", "orders"), ("prod", "sessions"), ("prod", "costs"), ("qa", "orders"), ("qa", "digest"))
 RESULTS = (Result.SUCCESS,) * 6 + (Result.FAILURE,) * 3 + (Result.SKIP,)
-LONGEST = 3.0
+LONGEST = 2.5
 
 
 class LivingWorld(ScriptedWorld):
-    """Runs of up to three seconds, told by a thread, a few each second, until `rest`.
+    """Runs of up to two and a half seconds, told by a thread, a few each second, until `rest`.
 
     When it begins there have been runs already; some of them are open.
     """
@@ -30,6 +30,7 @@ class LivingWorld(ScriptedWorld):
         self._dice = random.Random(seed)
         self._pause = pause
         self._resting = threading.Event()
+        self._last_end = 0.0
         self._thread = threading.Thread(target=self._live, daemon=True)
         for seconds in range(600):
             self._begin(time.time() - seconds)
@@ -41,7 +42,7 @@ class LivingWorld(ScriptedWorld):
     def rest(self) -> None:
         """No more runs; waits until those under way have ended."""
         self.stop()
-        time.sleep(LONGEST + 1)
+        time.sleep(max(0.0, self._last_end - time.time()))
 
     def stop(self) -> None:
         """No more runs."""
@@ -54,7 +55,7 @@ class LivingWorld(ScriptedWorld):
 
     def _begin(self, now: float) -> None:
         project, job = self._dice.choice(JOBS)
-        self.run(
+        told = self.run(
             job,
             project=project,
             created=round(now, 3),
@@ -63,13 +64,14 @@ class LivingWorld(ScriptedWorld):
             result=self._dice.choice(RESULTS),
             steps=["load", "model"],
         )
+        self._last_end = max(self._last_end, told.end or 0.0)
 
 
-def config(folder: Path, simulator: SnowplowSimulator, **metrics: object) -> Path:
-    """Writes a configuration that polls a simulator every second."""
+def config(folder: Path, simulator: SnowplowSimulator, state: Path | None = None, **metrics: object) -> Path:
+    """Writes a configuration that polls a simulator every second; the state is beside it unless told otherwise."""
     settings = {
         "sources": [source(simulator)],
-        "state": {"path": str(folder / "state.db")},
+        "state": {"path": str(state or folder / "state.db")},
         "metrics": {"zero_first": "0s", **metrics},
     }
     return written(folder, settings)

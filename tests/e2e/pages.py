@@ -100,7 +100,7 @@ class Scraper(threading.Thread):
         self.scrapes = 0
         self.falls: list[tuple[str, float, float]] = []
         self.first: dict[str, float] = {}
-        self._port = port
+        self.port = port
         self._pause = pause
         self._highest: dict[str, float] = {}
         self._stopped = threading.Event()
@@ -108,7 +108,7 @@ class Scraper(threading.Thread):
 
     def run(self) -> None:
         while not self._stopped.wait(self._pause):
-            text = page(self._port)
+            text = page(self.port)
             if text and text != self._last:
                 self._last = text
                 self._take(text)

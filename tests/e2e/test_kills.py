@@ -28,10 +28,10 @@ KILLS = int(os.environ.get("JOBRUN_TEST_KILLS", "200"))
 TRAPPED, TRAPPED_IN_RELEASE = 0.25, 0.1
 """Which part of the kills comes from inside a transaction, and from inside one that ends the 0 of new series."""
 
-LIVES = ((0.6, 0.08, 0.35), (0.3, 0.35, 1.0), (0.1, 1.2, 2.2))
+LIVES = ((0.65, 0.06, 0.3), (0.28, 0.3, 0.8), (0.07, 1.2, 1.8))
 """Which part of the lives lasts how many seconds: most end in the first poll, some after a few."""
 
-PATIENCE = 2.5
+PATIENCE = 1.5
 """Seconds that a daemon has to reach the statement at which it kills itself."""
 
 
@@ -101,7 +101,7 @@ def trap(number: int, dice: random.Random, notes: Path) -> Trap | None:
         return Trap(1 + 2 * number, notes)
     if dice.random() < TRAPPED_IN_RELEASE:
         return Trap(dice.randint(1, 4), notes, thread="heart")
-    return Trap(dice.randint(1, 40), notes) if dice.random() < TRAPPED else None
+    return Trap(dice.randint(1, 30), notes) if dice.random() < TRAPPED else None
 
 
 def made(folder: Path) -> Path:

@@ -1,0 +1,151 @@
+"""A real Prometheus scrapes a real daemon, which is killed and restarted meanwhile."""
+
+import itertools
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+import yaml
+
+from exporter.simulators.snowplow import SnowplowSimulator
+from tests.e2e.living import LivingWorld, baseline, config, truth
+from tests.e2e.pages import COUNTED, Series, counted, fetch, page, value
+from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed
+
+pytestmark = pytest.mark.e2e
+
+PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+
+
+class Prometheus:
+    """A server that scrapes one port twice a second, with some features switched on."""
+
+    def __init__(self, folder: Path, target: int, features: str) -> None:
+        folder.mkdir()
+        self.port = free_port()
+        scrape = {
+            "job_name": "jobruns",
+            "scrape_interval": "500ms",
+            "scrape_timeout": "500ms",
+            "static_configs": [{"targets": [f"{HOST}:{target}"]}],
+        }
+        (folder / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [scrape]}))
+        with (folder / "log").open("w") as log:
+            self._process = subprocess.Popen(
+                [
+                    needed("prometheus"),
+                    f"--config.file={folder / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={folder / 'data'}",
+                    f"--web.listen-address={HOST}:{self.port}",
+                    f"--enable-feature={features}",
+                ],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def ready(self) -> bool:
+        def look() -> bool:
+            try:
+                return fetch(self.port, "/-/ready")[0] == 200
+            except OSError:
+                return False
+
+        return eventually(look)
+
+    def ask(self, path: str, **parameters: object) -> list[dict]:
+        status, _, body = fetch(self.port, f"/api/v1/{path}?{urlencode(parameters)}")
+        assert status == 200, body
+        data = json.loads(body)["data"]
+        return data["result"] if isinstance(data, dict) else data
+
+    def rises(self) -> Counter[Series]:
+        """The sums of the positive steps of the raw samples, in the words of `pages.COUNTED`."""
+        sums: Counter[Series] = Counter()
+        for name, labels in COUNTED.items():
+            for series in self.ask("query", query=f"{name}[1h]"):
+                numbers = [float(number) for _, number in series["values"]]
+                steps = [max(0.0, after - before) for before, after in itertools.pairwise(numbers)]
+                sums[name, *(series["metric"][label] for label in labels)] += int(sum(steps))
+        return +sums
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait(20)
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[tuple[int, list[Prometheus]]]:
+    """A port, and two servers that scrape it: one asks for OpenMetrics, one for protobuf first."""
+    port = free_port()
+    servers = [
+        Prometheus(tmp_path / "plain", port, "exemplar-storage"),
+        Prometheus(tmp_path / "native", port, "exemplar-storage,native-histograms"),
+    ]
+    yield port, servers
+    for server in servers:
+        server.end()
+
+
+def test_the_rises_that_prometheus_sees_are_the_endings_that_happened(
+    tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld, servers: tuple[int, list[Prometheus]]
+) -> None:
+    port, (plain, native) = servers
+    config_file = config(tmp_path, simulator, zero_first="1500ms")
+    assert plain.ready()
+    assert native.ready()
+    for seconds in (3.0, 2.0, 3.5):
+        daemon = Daemon(config_file, port)
+        time.sleep(seconds)
+        daemon.kill()
+    daemon = Daemon(config_file, port)
+    world.rest()
+
+    expected = truth(simulator, baseline(tmp_path / "state.db"))
+    assert eventually(lambda: counted(page(port), "living"), lambda seen: seen == expected) == expected
+    for server in (plain, native):
+        assert eventually(server.rises, lambda seen: seen == expected) == expected  # called at once
+        (up,) = server.ask("query", query="up")
+        assert up["value"][1] == "1"
+
+    truly = {run.run_id for run in simulator.truth().endings}
+    now = time.time()
+    for server in (plain, native):
+        for name in ("jobrun_runs_total", "jobrun_run_duration_seconds_bucket"):
+            found = server.ask("query_exemplars", query=name, start=now - 600, end=now + 60)
+            run_ids = {exemplar["labels"]["run_id"] for series in found for exemplar in series["exemplars"]}
+            assert run_ids, f"no exemplars of {name}"
+            assert run_ids <= truly
+    assert daemon.terminate() == 0
+
+
+def test_a_scraper_that_asks_for_protobuf_first_gets_openmetrics(tmp_path: Path, simulator: SnowplowSimulator) -> None:
+    port = free_port()
+    daemon = Daemon(config(tmp_path, simulator), port)
+    assert eventually(lambda: page(port))
+
+    accept = (
+        f"{PROTOBUF};q=0.7,application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1"
+    )
+    _, headers, body = fetch(port, headers={"Accept": accept})
+
+    assert headers["content-type"].startswith("application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")
+    assert daemon.terminate() == 0
+
+
+def test_promtool_has_nothing_to_say_about_the_page(tmp_path: Path, simulator: SnowplowSimulator) -> None:
+    promtool, port = needed("promtool"), free_port()
+    daemon = Daemon(config(tmp_path, simulator), port)
+    assert eventually(lambda: value(port, 'jobrun_source_up{source="living"}')) == 1
+    assert eventually(lambda: sum(counted(page(port), "living").values()) > 5)
+
+    command = [promtool, "check", "metrics"]
+    checked = subprocess.run(command, input=page(port).encode(), capture_output=True, check=False)
+
+    assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")
+    assert daemon.terminate() == 0

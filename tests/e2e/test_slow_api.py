@@ -1,0 +1,62 @@
+"""An API that does not answer harms neither scrapes nor other sources."""
+
+import statistics
+import time
+from pathlib import Path
+
+import pytest
+
+from exporter.simulators.faults import Hang
+from exporter.simulators.snowplow import SnowplowSimulator
+from tests.e2e.living import LivingWorld, baseline, source, truth, written
+from tests.e2e.pages import Scraper, counted, fetch, page
+from tests.e2e.processes import Daemon, eventually, free_port
+
+pytestmark = pytest.mark.e2e
+
+TIMES_SLOWER = 5
+"""What is allowed between two medians on a machine that does other things too; a wait for the API would be hundreds."""
+
+
+def median_scrape(port: int) -> float:
+    """Seconds that a scrape takes, in the middle of many."""
+    taken = []
+    for _ in range(40):
+        begun = time.perf_counter()
+        assert fetch(port)[0] == 200
+        taken.append(time.perf_counter() - begun)
+        time.sleep(0.02)
+    return statistics.median(taken)
+
+
+def test_while_an_api_hangs_scrapes_take_as_long_as_ever_and_other_sources_go_on(
+    tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld
+) -> None:
+    with SnowplowSimulator(world) as other:
+        sources = [source(simulator, timeout="30s"), source(other, "other")]
+        settings = {"sources": sources, "state": {"path": str(tmp_path / "state.db")}, "metrics": {"zero_first": "0s"}}
+        port = free_port()
+        daemon = Daemon(written(tmp_path, settings), port)
+        scraper = Scraper(port)
+        scraper.start()
+        assert eventually(lambda: counted(page(port), "living") and counted(page(port), "other"))
+        well = median_scrape(port)
+
+        simulator.faults.add(Hang())
+        hanging = len(simulator.log.lines())
+        assert eventually(lambda: len(simulator.log.lines()) > hanging)
+        before = counted(page(port), "living")
+        assert median_scrape(port) < TIMES_SLOWER * well
+        world.rest()
+        expected = truth(other, baseline(tmp_path / "state.db", "other"))
+        assert eventually(lambda: counted(page(port), "other"), lambda seen: seen == expected) == expected
+        assert counted(page(port), "living") == before, "it cannot know more"
+
+        simulator.stop()  # ends what hangs
+        simulator.faults.clear()
+        simulator.start()
+        expected = truth(simulator, baseline(tmp_path / "state.db", "living"))
+        assert eventually(lambda: counted(page(port), "living"), lambda seen: seen == expected) == expected
+        scraper.stop()
+        assert not scraper.falls
+        assert daemon.terminate() == 0

@@ -1,0 +1,160 @@
+"""A state that is damaged, full or not to be written: the daemon goes on serving and counts nothing twice."""
+
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from exporter.simulators.snowplow import SnowplowSimulator
+from tests.e2e.living import LivingWorld, baseline, config, truth
+from tests.e2e.pages import Scraper, counted, page, value
+from tests.e2e.processes import Daemon, eventually, free_port, mounted, runs_as_root, unmounted
+
+pytestmark = pytest.mark.e2e
+
+UP = 'jobrun_source_up{source="living"}'
+FAULTS = 'jobrun_source_poll_errors_total{reason="state",source="living"}'
+COMMIT_FAULTS = "jobrun_exporter_state_commit_errors_total"
+
+
+class Small:
+    """A file system of our own with little room. `fill` takes it all, `free` gives it back."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        if not (runs_as_root() and mounted("-t", "tmpfs", "-o", "size=4m", "none", str(folder))):
+            pytest.skip("file systems can only be mounted by root")
+        self.folder = folder
+
+    def fill(self) -> None:
+        with (self.folder / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+            while True:
+                ballast.write(b"x" * 4096)
+
+    def free(self) -> None:
+        (self.folder / "ballast").unlink()
+
+    def set(self, mode: str) -> None:
+        assert mounted("-o", f"remount,{mode}", str(self.folder))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Small]:
+    small = Small(tmp_path / "small")
+    yield small
+    unmounted(small.folder)
+
+
+@pytest.fixture
+def scraper() -> Iterator[Scraper]:
+    scraper = Scraper(free_port())
+    scraper.start()
+    yield scraper
+    scraper.stop()
+    assert not scraper.falls
+
+
+def counts_all(port: int, simulator: SnowplowSimulator, state: Path) -> bool:
+    """Whether in the end everything is counted once."""
+    expected = truth(simulator, baseline(state))
+    return eventually(lambda: counted(page(port), "living"), lambda seen: seen == expected) == expected
+
+
+def counting(port: int) -> Callable[[], bool]:
+    """Whether some endings have been counted."""
+    return lambda: sum(counted(page(port), "living").values()) > 5
+
+
+def test_a_corrupt_state_is_set_aside_and_a_new_one_begun(tmp_path: Path, simulator: SnowplowSimulator) -> None:
+    damaged = b"SQLite format 3\0" + b"this was a state once" * 1000
+    (tmp_path / "state.db").write_bytes(damaged)
+    port = free_port()
+    daemon = Daemon(config(tmp_path, simulator), port)
+
+    assert eventually(counting(port))
+    assert value(port, 'jobrun_exporter_state_cold_starts_total{reason="corrupt"}') == 1
+    (kept,) = tmp_path.glob("state.db.corrupt-*")
+    assert kept.read_bytes() == damaged
+    assert daemon.terminate() == 0
+
+
+def test_a_full_disk_is_told_of_and_nothing_is_lost_when_there_is_room_again(
+    small: Small, tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld, scraper: Scraper
+) -> None:
+    port, state = scraper.port, small.folder / "state.db"
+    daemon = Daemon(config(tmp_path, simulator, state), port)
+    assert eventually(counting(port))
+
+    small.fill()
+    assert eventually(lambda: value(port, UP), lambda seen: seen == 0) == 0
+    served = counted(page(port), "living")
+    time.sleep(1.5)
+    assert value(port, FAULTS)
+    assert value(port, COMMIT_FAULTS)
+    assert counted(page(port), "living") == served, "what cannot be committed is not counted"
+
+    small.free()
+    assert eventually(lambda: value(port, UP)) == 1
+    world.rest()
+    assert counts_all(port, simulator, state)
+    assert "Traceback" not in daemon.log
+    assert daemon.terminate() == 0
+
+
+def test_a_file_that_may_not_grow_is_told_of_and_nothing_is_lost_when_it_may(
+    tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld, scraper: Scraper
+) -> None:
+    port, state = scraper.port, tmp_path / "state.db"
+    daemon = Daemon(config(tmp_path, simulator), port)
+    assert eventually(counting(port))
+    limit = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
+
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (4096, limit[1]))
+    assert eventually(lambda: value(port, UP), lambda seen: seen == 0) == 0
+    served = counted(page(port), "living")
+    time.sleep(1.5)
+    assert value(port, FAULTS)
+    assert counted(page(port), "living") == served, "what cannot be committed is not counted"
+
+    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, limit)
+    assert eventually(lambda: value(port, UP)) == 1
+    world.rest()
+    assert counts_all(port, simulator, state)
+    assert daemon.terminate() == 0
+
+
+def test_a_state_that_can_only_be_read_is_served_and_taken_up_when_it_can_be_written(
+    small: Small, tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld, scraper: Scraper
+) -> None:
+    port, state = scraper.port, small.folder / "state.db"
+    config_file = config(tmp_path, simulator, state, startup_hold="1s")
+    daemon = Daemon(config_file, port)
+    assert eventually(counting(port))
+    assert daemon.terminate() == 0
+
+    small.set("ro")
+    daemon = Daemon(config_file, port)
+    assert eventually(counting(port)), "what could be read is served"
+    assert eventually(lambda: value(port, UP), lambda seen: seen == 0) == 0
+    assert value(port, FAULTS)
+
+    small.set("rw")
+    assert eventually(lambda: value(port, UP)) == 1
+    world.rest()
+    assert counts_all(port, simulator, state)
+    assert "Traceback" not in daemon.log
+    assert daemon.terminate() == 0
+
+
+def test_a_folder_that_is_not_there_yet_is_waited_for(tmp_path: Path, simulator: SnowplowSimulator) -> None:
+    missing, port = tmp_path / "volume", free_port()
+    daemon = Daemon(config(tmp_path, simulator, missing / "state.db"), port)
+    assert eventually(lambda: value(port, UP), lambda seen: seen == 0) == 0
+
+    missing.mkdir()
+    assert eventually(counting(port))
+    assert "Traceback" not in daemon.log
+    assert daemon.terminate() == 0
