@@ -61,7 +61,9 @@ class Counting(RuleBasedStateMachine):
     @precondition(lambda self: any(life[-1].result is not None for life in self.lives.values()))
     @rule(data=st.data(), result=st.sampled_from(RESULTS))
     def an_ending_is_told_otherwise(self, data, result):
-        name = data.draw(st.sampled_from(sorted(key for key, life in self.lives.items() if life[-1].result is not None)))
+        name = data.draw(
+            st.sampled_from(sorted(key for key, life in self.lives.items() if life[-1].result is not None))
+        )
         last = self.lives[name][-1]
         self.lives[name][-1] = self.made(name, last.job_id, last.start, last.end, result)
 
@@ -152,7 +154,9 @@ class Reopening(Counting):
         self.lives[name].append(self.made(name, self.lives[name][0].job_id, self.book.now))
 
 
-COMMON = settings(max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+COMMON = settings(
+    max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 TestCounting = Counting.TestCase
 TestCounting.settings = COMMON
 TestReopening = Reopening.TestCase
