@@ -89,3 +89,16 @@ def test_an_api_that_drops_rows_is_not_asked_in_a_storm(bench):
     bench.simulator.faults.add(Drop(endpoint="runs", share=0.3))
     bench.poll()
     assert asked(bench) < 300
+
+
+@pytest.mark.parametrize("wrong", [-30 * DAY, 30 * DAY])
+def test_windows_that_a_wrong_clock_asked_for_prove_nothing(bench, wrong):
+    bench.simulator.options = SnowplowOptions(future_to="accepted", longest_window=40 * DAY, reach=100 * DAY)
+    bench.poll()
+    crowd(bench, bench.clock() + 10, 10, 600)
+    bench.local.wrong = wrong
+    bench.run(10 * MINUTE)
+    bench.local.wrong = 0.0
+    bench.run(5 * MINUTE)
+    assert bench.counted() == bench.truth()
+    assert bench.value(UNOBSERVED) == 0

@@ -203,6 +203,7 @@ def test_a_wrong_clock_loses_and_repeats_nothing(make, wrong):
     bench.run(10 * MINUTE)
     bench.local.wrong = wrong
     bench.run(20 * MINUTE)
+    assert bench.value("jobrun_source_up") == 1
     bench.local.wrong = 0.0
     bench.run(50 * MINUTE, every=2 * MINUTE)
     assert bench.counted() == bench.truth()
