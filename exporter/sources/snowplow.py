@@ -44,8 +44,8 @@ LONGEST_WINDOW = 96 * HOUR
 EVENT_LIMIT = 10_000
 """State-change events to which the API trims an answer."""
 
-FEWEST_EVENTS = 2
-"""Events of a run, at the least."""
+FEWEST_HALVINGS = 40
+"""Windows that a poll may halve, besides one for each run that it has seen: no answers can make a storm of requests."""
 
 MANY_STEPS = 50
 """Assumed for a job whose steps are not known."""
@@ -140,11 +140,13 @@ class SnowplowSource:
     Args:
         settings: Its configuration.
         client: Its API.
+        event_limit: The number of events to which the API trims an answer.
     """
 
-    def __init__(self, settings: SnowplowSettings, client: Client) -> None:
+    def __init__(self, settings: SnowplowSettings, client: Client, *, event_limit: int = EVENT_LIMIT) -> None:
         self._settings = settings
         self._client = client
+        self._event_limit = event_limit
         self._statuses = statuses(settings.status_map)
         self._reach = Reach(
             api=REACH,
@@ -175,24 +177,32 @@ class SnowplowSource:
         """Answers that are whole, oldest first: a window whose answer may be trimmed is asked again in halves.
 
         Gives with each answer its window, how many trimmed answers it has proven, and the window once more if it is
-        too short to be halved and may still be trimmed.
+        too short to be halved and may still be trimmed. An API that does not heed `from` and `to` is not asked again.
         """
         waiting, doubted = list(reversed(windows)), list[Doubted]()
+        shown: set[str] = set()
+        heeded = True
         while waiting:
             window = waiting.pop()
             answered = self._ask(window)
+            doubtful = heeded and may_be_trimmed(answered.rows.values(), window, view, self._event_limit)
+            heeded = heeded and not (doubtful and self._strays(answered, window))
             parts = halves(window)
-            doubtful = may_be_trimmed(answered.rows.values(), window, view)
-            useless = any(answered.rows.keys() == each.ids and _within(window, each.window) for each in doubted)
-            if doubtful and parts and not useless:
+            if doubtful and heeded and parts and len(doubted) < FEWEST_HALVINGS + len(shown):
                 doubted.append(Doubted(window, frozenset(answered.rows)))
+                shown |= answered.rows.keys()
                 waiting += reversed(parts)
                 continue
             truncated = _proven(doubted, answered.rows.values())
-            uncertain = window if doubtful and not useless and window not in self._uncertain else None
+            uncertain = window if doubtful and heeded and window not in self._uncertain else None
             if uncertain:
                 self._uncertain.add(window)
             yield window, answered, truncated + (uncertain is not None), uncertain
+
+    def _strays(self, answered: Answered, window: Window) -> bool:
+        """Whether an answer holds runs that began after its window or ended before it: the API does not heed it."""
+        runs = (to_run(row, self._statuses) for row in answered.rows.values())
+        return any((run.start or 0.0) > window.end + 1 or (run.end or window.end) < window.start - 1 for run in runs)
 
     def _ask(self, window: Window) -> Answered:
         bounds = {"from": timestamp(window.start), "to": timestamp(window.end)}
@@ -292,30 +302,26 @@ def _nothing(_run_id: str) -> RunRow | None:
     return None
 
 
-def may_be_trimmed(rows: Collection[RunRow], window: Window, view: View) -> bool:
+def may_be_trimmed(rows: Collection[RunRow], window: Window, view: View, limit: int = EVENT_LIMIT) -> bool:
     """Whether an answer could be the end of a longer one, which nothing in it says.
 
     The API keeps the latest 10,000 state-change events; a run makes about 3 and two for each of its steps.
     """
-    if len(rows) > EVENT_LIMIT / FEWEST_EVENTS:
-        return False  # more runs than 10,000 events can make: this API does not trim
-    if len(rows) * (3 + 2 * MANY_STEPS) < SURELY_WHOLE * EVENT_LIMIT:
+    if len(rows) > limit:
+        return False  # each has one of the events at least: this API does not trim
+    if len(rows) * (3 + 2 * MANY_STEPS) < SURELY_WHOLE * limit:
         return False
     counts = view.step_counts()
     per_job = Counter(to_job(row).job_id for row in rows)
     events = sum(number * (3 + 2 * (counts.get(job_id) or MANY_STEPS)) for job_id, number in per_job.items())
-    if events < SURELY_WHOLE * EVENT_LIMIT:
+    if events < SURELY_WHOLE * limit:
         return False
-    if events >= SURELY_DOUBTFUL * EVENT_LIMIT:
+    if events >= SURELY_DOUBTFUL * limit:
         return True
     starts = [start for row in rows if (start := start_of(row)) is not None]
     empty_early_part = bool(starts) and min(starts) > window.start + window.length / 2
     known = view.started_between(window.start + 1, window.end - 1)
     return empty_early_part or bool(known - {row.run_id for row in rows})
-
-
-def _within(part: Window, whole: Window) -> bool:
-    return whole.start <= part.start and part.end <= whole.end
 
 
 def _proven(doubted: Iterable[Doubted], rows: Collection[RunRow]) -> int:

@@ -75,12 +75,14 @@ class Bench:
     Args:
         vendor: A word of SIMULATORS.
         folder: Where the state is.
-        settings: Changes to the source's configuration.
         metrics: Changes to the part `metrics` of the configuration.
+        build: Makes another source of the settings and the client.
+        settings: Changes to the source's configuration.
     """
 
-    def __init__(self, vendor: str, folder: Path, metrics: Mapping[str, object] | None = None, **settings: object):
+    def __init__(self, vendor: str, folder: Path, metrics: Mapping[str, object] | None = None, build=None, **settings: object):
         self.vendor = vendor
+        self.build = build
         self.ability = ABILITIES.get(vendor, Ability())
         self.clock = Clock(NOW)
         self.local = Offset(self.clock)
@@ -123,6 +125,9 @@ class Bench:
         self.publisher.configure(config, self.assembly.shown)
         self.publisher.publish()
         self.poller = self.assembly.polled[0].poller
+        if self.build is not None:
+            source = self.assembly.sources["one"]
+            self.poller._source = self.build(source._settings, source._client)
 
     def _sleep(self, seconds: float) -> bool:
         """Waiting moves the clock."""

@@ -1,0 +1,91 @@
+"""Snowplow trims answers to the latest state changes and does not say so: nothing may be lost by that."""
+
+import pytest
+
+from exporter.model import Window
+from exporter.simulators.faults import Drop
+from exporter.simulators.snowplow import SnowplowOptions
+from exporter.sources.snowplow import SnowplowSource
+from tests.contract.harness import DAY, HOUR, MINUTE, UNOBSERVED, Bench
+
+LIMIT = 300
+TRUNCATED = "jobrun_source_truncated_responses_total"
+
+
+def sharp(settings, client):
+    return SnowplowSource(settings, client, event_limit=LIMIT)
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench("snowplow", tmp_path, build=sharp)
+    bench.simulator.options = SnowplowOptions(event_limit=LIMIT)
+    yield bench
+    bench.close()
+
+
+def crowd(bench, start, number, seconds):
+    """Runs of 5 events each, spread over so many seconds."""
+    for each in range(number):
+        bench.world.run("many", start=round(start + each * seconds / number, 3), duration=30, steps=["load"])
+
+
+def asked(bench):
+    return len(bench.simulator.log.lines("runs"))
+
+
+@pytest.mark.parametrize(
+    ("after", "number", "seconds"),
+    [(0, 400, DAY), (0, 400, HOUR), (23 * HOUR, 400, HOUR - 60), (12 * HOUR, 300, 40), (DAY - 400, 350, 200)],
+)
+def test_a_crowd_that_came_during_a_downtime_is_counted_whole(bench, after, number, seconds):
+    crowd(bench, bench.clock() - HOUR, 1, 1)
+    bench.poll()
+    crowd(bench, bench.clock() + 10 + after, number, seconds)
+    bench.restart(down=DAY)
+    before = asked(bench)
+    bench.poll()
+    assert bench.counted() == bench.truth()
+    assert bench.total() == number
+    assert bench.value(TRUNCATED) >= 1
+    assert bench.value(UNOBSERVED) == 0
+    assert asked(bench) - before < 2 * number
+
+
+def test_a_crowd_of_one_second_cannot_be_split_and_the_second_is_told_once(bench):
+    crowd(bench, bench.clock() - HOUR, 1, 1)
+    bench.poll()
+    crowd(bench, bench.clock() + 3600, 400, 0.5)
+    bench.restart(down=2 * HOUR)
+    for _ in range(3):
+        bench.poll()
+        bench.clock.advance(MINUTE)
+    missing = 400 - bench.total()
+    assert bench.value(UNOBSERVED) == 1
+    assert 0 < missing < 400
+    ((start, end),) = bench.ledger.source("one").unobserved
+    assert sum(bench.truth(since=start, until=end + 40).values()) >= missing
+
+
+def wide(simulator):
+    """Makes a simulated API ignore `from` and `to`."""
+    simulator._allowed = lambda _window, now: Window(now - 7 * DAY, now)
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_an_api_that_ignores_the_bounds_is_not_asked_in_a_storm(bench, drops):
+    crowd(bench, bench.clock() - DAY, 120, 20 * HOUR)
+    wide(bench.simulator)
+    if drops:
+        bench.simulator.faults.add(Drop(endpoint="runs", share=0.2))
+    bench.poll()
+    assert asked(bench) == 2
+    bench.run(5 * MINUTE)
+    assert asked(bench) == 7
+
+
+def test_an_api_that_drops_rows_is_not_asked_in_a_storm(bench):
+    crowd(bench, bench.clock() - DAY, 140, 20 * HOUR)
+    bench.simulator.faults.add(Drop(endpoint="runs", share=0.3))
+    bench.poll()
+    assert asked(bench) < 300

@@ -1,0 +1,57 @@
+"""A book whose counters are served: ledger, holds, publisher and page, without any source."""
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.assembly import counting_rules, rules_of
+from exporter.config import loads
+from exporter.exposition import Exposition
+from exporter.holds import Holds
+from exporter.meters import SelfMetrics
+from exporter.publisher import Publisher, Shown
+from exporter.sources import SOURCES
+from tests.core.book import Book
+
+CONFIG = """
+sources: [{name: s, type: snowplow, organization_id: o, auth: {api_key: k}}]
+metrics: {zero_first: %s, startup_hold: %s}
+"""
+
+
+class ShownBook(Book):
+    """Scrape it."""
+
+    def __init__(self, path, zero_first="2m", startup_hold="30s", **changes):
+        text = CONFIG % (zero_first, startup_hold)
+        self.config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
+        self.registry = CollectorRegistry()
+        super().__init__(path, **changes)
+
+    def configure(self, **changes):
+        self.changes.update(changes)
+        settings = self.config.sources[0]
+        known = {key: value for key, value in self.changes.items() if key != "identity"}
+        self.rules = msgspec.structs.replace(rules_of(settings, self.config), **known)
+        self.ledger.configure({"s": self.rules}, counting_rules(self.config), "on")
+        self.holds = Holds(self.config.metrics.zero_first, lambda: self.now)
+        registry = CollectorRegistry()
+        self.exposition = Exposition(registry, self.holds)
+        self.publisher = Publisher(
+            self.ledger, self.exposition, self.holds, SelfMetrics(registry), monotonic=lambda: self.now
+        )
+        self.publisher.configure(self.config, {"s": Shown(settings=settings, rules=self.rules)})
+        self.publisher.publish()
+
+    def scrape(self, family, *labels):
+        """Values of a name's samples on the page as it is served."""
+        self.publisher.publish()
+        self.publisher.tick()
+        page = self.exposition.page
+        self.holds.scraped(page.generation)
+        found = {}
+        for metric in text_string_to_metric_families(bytes(page.text).decode()):
+            for sample in metric.samples:
+                if sample.name == family:
+                    found[tuple(sample.labels.get(label, "") for label in labels)] = sample.value
+        return found

@@ -1,0 +1,150 @@
+"""Whatever a source shows in whatever order, and whenever the process ends, counters equal the truth that was shown."""
+
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from exporter.errors import StateError
+from exporter.model import Result, Run, State
+from tests.core.book import BASELINE, DURATIONS, RUNS, Failing
+from tests.core.shown import ShownBook
+
+JOBS = ("a", "b")
+RESULTS = (Result.SUCCESS, Result.FAILURE, Result.SKIP)
+
+
+class Counting(RuleBasedStateMachine):
+    """Runs start and end; the API shows any of their past states; the process fails and restarts."""
+
+    reopens = False
+
+    @initialize()
+    def begin(self):
+        self.folder = Path(tempfile.mkdtemp())
+        self.book = ShownBook(self.folder / "state.db", reopens=self.reopens)
+        self.lives: dict[str, list[Run]] = {}
+        self.open_seen: set[str] = set()
+        self.counted: set[tuple[str, float | None]] = set()
+        self.expected = Counter()
+        self.durations = 0
+        self.last: dict[tuple, float] = {}
+        self.steps = 0.0
+        self.settled = False
+        for job in JOBS:
+            self.lives[f"old-{job}"] = [self.made(f"old-{job}", job, BASELINE - 900, BASELINE - 100, Result.FAILURE)]
+
+    def made(self, run_id, job, start, end=None, result=None):
+        state = None if result else State.EXECUTING
+        duration = None if end is None else end - start
+        return Run(run_id=run_id, job_id=job, state=state, result=result, start=start, end=end, duration=duration)
+
+    @rule(job=st.sampled_from(JOBS))
+    def a_run_starts(self, job):
+        name = f"run-{len(self.lives)}"
+        self.lives[name] = [self.made(name, job, self.book.now)]
+        self.book.now += 1
+
+    @precondition(lambda self: any(life[-1].result is None for life in self.lives.values()))
+    @rule(data=st.data(), result=st.sampled_from(RESULTS), told=st.booleans())
+    def a_run_ends(self, data, result, told):
+        name = data.draw(st.sampled_from(sorted(key for key, life in self.lives.items() if life[-1].result is None)))
+        self.book.now += 1
+        life = self.lives[name]
+        end = self.book.now if told or self.reopens else None
+        life.append(self.made(name, life[0].job_id, life[0].start, end, result))
+
+    @rule(data=st.data(), fails=st.sampled_from((False, False, False, True)))
+    def the_api_shows_some(self, data, fails):
+        every = [run for life in self.lives.values() for run in life]
+        shown = data.draw(st.lists(st.sampled_from(every), max_size=8))
+        Failing.fails = fails
+        try:
+            self.book.read(*shown)
+        except StateError:
+            assert fails
+            self.book.now += 60
+        else:
+            assert not fails
+            self.shown(shown)
+        finally:
+            Failing.fails = False
+
+    def shown(self, runs):
+        """What these rows should have counted, entered in the order of their ends."""
+        for run in sorted(runs, key=lambda run: run.end if run.end is not None else run.start):
+            key = (run.run_id, run.end if self.reopens else None)
+            if run.result is None:
+                if not any(name == run.run_id for name, _ in self.counted):
+                    self.open_seen.add(run.run_id)
+            elif key not in self.counted:
+                self.counted.add(key)
+                before = run.end is not None and run.end <= BASELINE
+                if run.run_id in self.open_seen or not before:
+                    self.expected[run.job_id, str(run.result)] += 1
+                    self.durations += run.duration is not None
+
+    @rule(seconds=st.sampled_from((1.0, 40.0, 130.0)))
+    def time_passes(self, seconds):
+        self.book.now += seconds
+
+    @rule()
+    def the_process_restarts(self):
+        self.book.reopen()
+
+    @rule()
+    def a_scrape(self):
+        for key, value in self.book.scrape(RUNS, "job_name", "result").items():
+            before = self.last.get(key)
+            if before is not None:
+                assert value >= before, "a counter fell"
+                self.steps += value - before
+            self.last[key] = value
+
+    @invariant()
+    def counters_equal_the_truth(self):
+        if not hasattr(self, "book"):
+            return
+        found, durations = Counter(), 0
+        for job in self.book.ledger.jobs_of("s"):
+            found.update({(job.name, result): int(c.value) for result, c in job.counts[RUNS].items() if c.value})
+            durations += sum(sum(each.counts) for each in job.distributions.get(DURATIONS, {}).values())
+        assert found == self.expected
+        assert durations == self.durations
+
+    def teardown(self):
+        if not hasattr(self, "book"):
+            return
+        self.book.poll()
+        self.book.publisher.publish()
+        for _ in range(4):
+            self.a_scrape()
+            self.book.now += 121
+        self.a_scrape()
+        assert self.steps == sum(self.expected.values()), "increase() would not see all endings"
+        self.book.close()
+        shutil.rmtree(self.folder)
+
+
+class Reopening(Counting):
+    """The same of a vendor whose ended runs can come back to life under their id."""
+
+    reopens = True
+
+    @precondition(lambda self: any(life[-1].result is not None for life in self.lives.values()))
+    @rule(data=st.data())
+    def a_run_comes_back(self, data):
+        name = data.draw(st.sampled_from(sorted(key for key, life in self.lives.items() if life[-1].result is not None)))
+        self.book.now += 1
+        self.lives[name].append(self.made(name, self.lives[name][0].job_id, self.book.now))
+
+
+COMMON = settings(max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+TestCounting = Counting.TestCase
+TestCounting.settings = COMMON
+TestReopening = Reopening.TestCase
+TestReopening.settings = COMMON

@@ -1,0 +1,145 @@
+"""Zero first, from the ledger to the page, across restarts."""
+
+import pytest
+
+from exporter.errors import StateError
+from exporter.ledger import UNOBSERVED
+from exporter.model import Reading, Window
+from tests.core.book import BASELINE, DURATIONS, RUNS, Failing, ended
+from tests.core.shown import ShownBook
+
+
+@pytest.fixture
+def make(tmp_path):
+    books = []
+
+    def build(**fields):
+        books.append(ShownBook(tmp_path / "state.db", **fields))
+        return books[-1]
+
+    yield build
+    for book in books:
+        book.close()
+
+
+@pytest.fixture
+def book(make):
+    return make()
+
+
+def shown(book):
+    return book.scrape(RUNS, "result").get(("success",))
+
+
+def test_a_first_ending_shows_0_then_its_value(book):
+    book.read(ended())
+    assert (shown(book), book.scrape(f"{DURATIONS}_count", "result")) == (0, {("success",): 0})
+    book.now += 119
+    assert shown(book) == 0
+    book.now += 1
+    assert (shown(book), book.scrape(f"{DURATIONS}_count", "result")) == (1, {("success",): 1})
+
+
+def test_endings_during_the_hold_add_up(book):
+    book.read(ended("a"))
+    assert shown(book) == 0
+    book.read(ended("b", BASELINE + 130), ended("c", BASELINE + 131))
+    book.now += 120
+    assert shown(book) == 3
+
+
+def test_the_hold_waits_for_a_scrape_however_long_that_takes(book):
+    book.read(ended())
+    for _ in range(10):
+        book.now += 120
+        book.publisher.tick()
+    assert shown(book) == 0
+    assert shown(book) == 1
+
+
+def test_a_restart_begins_an_unreleased_hold_anew_and_never_hides_a_released_value(book):
+    book.read(ended())
+    assert shown(book) == 0
+    book.now += 100
+    book.reopen()
+    book.read()
+    assert shown(book) == 0
+    book.now += 59
+    assert shown(book) == 0
+    book.now += 61
+    assert shown(book) == 1
+    book.reopen()
+    book.read()
+    assert shown(book) == 1
+
+
+def test_a_release_that_cannot_be_committed_is_not_served(book):
+    book.read(ended())
+    assert shown(book) == 0
+    book.now += 200
+    Failing.fails = True
+    assert shown(book) == 0
+    Failing.fails = False
+    assert shown(book) == 1
+
+
+def test_zero_first_can_be_switched_off(make):
+    book = make(zero_first="0s")
+    book.read(ended())
+    assert shown(book) == 1
+
+
+def test_counters_are_withheld_from_a_start_until_the_first_complete_poll_and_gauges_are_not(book):
+    book.read(ended())
+    shown(book)
+    book.now += 200
+    assert shown(book) == 1
+    book.reopen()
+    assert shown(book) is None
+    assert book.scrape("jobrun_last_run_end_timestamp_seconds", "job_name") == {("j",): BASELINE + 100}
+    book.begin()
+    book.ledger.commit("s", Reading(runs=[ended("b", book.now)]), book.moment)
+    assert shown(book) is None
+    book.ledger.finish("s", book.moment, swept=False)
+    assert shown(book) == 2
+
+
+def test_counters_are_withheld_no_longer_than_the_startup_hold(book):
+    book.read(ended())
+    shown(book)
+    book.now += 200
+    assert shown(book) == 1
+    book.reopen()
+    book.now += 29
+    assert shown(book) is None
+    book.now += 1
+    assert shown(book) == 1
+
+
+def test_seconds_found_unobserved_at_the_start_rise_from_a_served_value(book):
+    book.read(ended())
+    book.scrape(UNOBSERVED)
+    book.now += 200
+    book.scrape(UNOBSERVED)
+    book.reopen()
+    book.read(unobserved=[Window(10, 70)])
+    assert book.scrape(UNOBSERVED) == {(): 0}
+    book.now += 60
+    book.reopen()
+    book.read()
+    assert book.scrape(UNOBSERVED) == {(): 0}
+    book.now += 120
+    assert book.scrape(UNOBSERVED) == {(): 60}
+    book.read(unobserved=[Window(10, 80)])
+    assert book.scrape(UNOBSERVED) == {(): 70}
+
+
+def test_a_page_is_made_even_while_the_state_cannot_be_asked(book):
+    book.read(ended())
+    shown(book)
+
+    def refuse():
+        raise StateError("gone")
+
+    book.ledger.store().size = refuse
+    assert shown(book) == 0
