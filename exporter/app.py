@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,13 +20,13 @@ from exporter.config import Config, load
 from exporter.daemon import Daemon
 from exporter.duration import format_duration
 from exporter.errors import SourceError
-from exporter.faults import ConfigError, Fault
 from exporter.ledger import Ledger
 from exporter.meters import SelfMetrics
 from exporter.once import NoPages, Polled, poll_once
 from exporter.opening import open_state
 from exporter.sources import SOURCES
 from exporter.store import Connect
+from exporter.webfile import WebFile
 from exporter.webserver import ListenError
 
 SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
@@ -41,9 +42,8 @@ def run(
 ) -> int:
     """The daemon, until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
     logs.configure(log, sys.stderr)
-    if web_config_file is not None:
-        raise ConfigError([Fault("--web.config.file", "TLS and basic auth are not supported yet")])
-    return serve(lambda: load(config_file, os.environ, SETTINGS), listen, connect=connect)
+    web_file = None if web_config_file is None else WebFile(web_config_file, time.monotonic)
+    return serve(lambda: load(config_file, os.environ, SETTINGS), listen, connect=connect, web_file=web_file)
 
 
 def serve(
@@ -51,10 +51,11 @@ def serve(
     listen: Address,
     *,
     connect: Connect = sqlite3.connect,
+    web_file: WebFile | None = None,
     started: Callable[[Address], None] | None = None,
 ) -> int:
     """Runs a daemon in this process until a signal ends it; gives the exit code."""
-    daemon = Daemon(read_config, listen, outside=Outside(), connect=connect)
+    daemon = Daemon(read_config, listen, outside=Outside(), connect=connect, web_file=web_file)
     ended = threading.Event()
     reload = threading.Event()
 

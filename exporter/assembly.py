@@ -144,7 +144,7 @@ class Assembly:
             sweep_interval=settings.sweep.interval if settings.sweep else None,
             pages=pages,
         )
-        return Polled(settings.name, poller, meter, settings.poll_interval)
+        return Polled(settings.name, poller, meter, settings.poll_interval, auth_backoff=kind.auth_backoff)
 
     def interrupt(self) -> None:
         """Ends all waiting: polls under way stop before their next request."""

@@ -171,13 +171,17 @@ def load(path: Path, environ: Mapping[str, str], settings: Settings) -> Config:
     Raises:
         ConfigError: It has faults; all that can be found are in it.
     """
+    return loads(text_of(path), environ, settings)
+
+
+def text_of(path: Path) -> str:
+    """What a config file holds. Raises ConfigError if it cannot be read or is no text."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ConfigError([Fault("", f"{path} cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError:
         raise ConfigError([Fault("", f"{path} is not UTF-8 text")]) from None
-    return loads(text, environ, settings)
 
 
 def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:

@@ -23,6 +23,8 @@ from exporter.publisher import Publisher
 from exporter.schedule import Schedule
 from exporter.store import Connect, Lock, LockedStateError
 from exporter.web import Answers, Verdict, application
+from exporter.webauth import guarded
+from exporter.webfile import WebFile
 from exporter.webserver import WebServer
 
 TICK = 0.5
@@ -46,22 +48,25 @@ class Daemon:
         listen: Where to serve.
         outside: Clocks and network.
         connect: Opens the database.
+        web_file: TLS, headers and users of the pages; plain HTTP for everybody, if None.
         revision: Of the source code, where it is known.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # everything outside is an argument
         self,
         read_config: Callable[[], Config],
         listen: Address,
         *,
         outside: Outside,
         connect: Connect,
+        web_file: WebFile | None = None,
         revision: str = "",
     ) -> None:
         self._read_config = read_config
         self._listen = listen
         self._outside = outside
         self._connect = connect
+        self._web_file = web_file
         self._log = structlog.get_logger()
         self._config = read_config()
         logs.guard(secrets(self._config))
@@ -88,7 +93,11 @@ class Daemon:
             ready=self.ready,
             reload=self.reload,
         )
-        self._web = WebServer(application(answers), listen.host, listen.port)
+        app = application(answers)
+        if web_file is None:
+            self._web = WebServer(app, listen.host, listen.port)
+        else:
+            self._web = WebServer(guarded(app, web_file), listen.host, listen.port, web_file.tls)
 
     @property
     def address(self) -> Address:
@@ -158,6 +167,8 @@ class Daemon:
         config = self._read_config()
         if config.state.path != self._config.state.path:
             raise ConfigError([Fault("state.path", "cannot change by a reload; restart the exporter")])
+        if self._web_file is not None:
+            self._web_file.reload()
         logs.guard(secrets(config))
         assembly = Assembly(config, self._ledger, self._metrics, self._publisher, self._outside)
         try:

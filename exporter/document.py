@@ -25,8 +25,10 @@ class Document(NamedTuple):
     faults: list[Fault]
 
 
-def parse(text: str, environ: Mapping[str, str]) -> Document:
+def parse(text: str, environ: Mapping[str, str] | None) -> Document:
     """Reads YAML, then replaces `${VAR}` in its texts (so that a value cannot change the structure); `$$` is a `$`.
+
+    Without `environ` texts stay as they are.
 
     Raises:
         ConfigError: It is not YAML; nothing more can then be said about it.
@@ -45,7 +47,7 @@ def parse(text: str, environ: Mapping[str, str]) -> Document:
         raise ConfigError([*faults, _syntax_fault(error)]) from None
     except ValueError:  # the library's own slip for what looks like a date or a number and is none
         raise ConfigError([*faults, Fault("", "not YAML: a date or number that is none; put it in quotes")]) from None
-    return Document(_replaced(data, environ, (), faults), faults)
+    return Document(data if environ is None else _replaced(data, environ, (), faults), faults)
 
 
 def _syntax_fault(error: yaml.YAMLError) -> Fault:

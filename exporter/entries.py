@@ -142,18 +142,18 @@ class Entry:
         if key not in self._contexts:
             state = self._draft.look(key)
             wanted = self._rules.wants(label_of(state.job))
-            self._contexts[key] = self._judging(state.baseline, scope) if wanted else None
+            self._contexts[key] = self._judging(state, scope) if wanted else None
         return self._contexts[key]
 
-    def _judging(self, baseline: float, scope: ScopeState) -> Context:
+    def _judging(self, job: JobState, scope: ScopeState) -> Context:
         ahead = scope.watermark is not None and scope.watermark > self._moment.now
         return Context(
-            baseline=baseline,
+            baseline=job.baseline,
             watermark=None if ahead else scope.watermark,
-            settled=scope.complete and self._moment.started > baseline,
-            included_later=baseline > scope.baseline,
+            settled=scope.complete and self._moment.started > job.baseline,
+            included_later=job.baseline > scope.baseline,
             forgotten=self._draft.source.forgotten,
-            reopens=self._rules.reopens,
+            reopens=self._rules.reopens and job.job.reopens,
             max_run_age=self._rules.max_run_age,
         )
 
@@ -190,13 +190,16 @@ class Entry:
         state = self._draft.job(stored.job)
         target = self._draft.target(state)
         shown = msgspec.structs.replace(run, error_type=self._draft.error_type(target, run))
+        if stored.known.earlier:
+            # It was created for its first life: what it waited since then says nothing about this one.
+            shown = msgspec.structs.replace(shown, queue_duration=None)
         counting.count_ending(target, shown, self._counting_of(target), attempts=self._rules.attempts)
         if counting.note_ending(state, shown, self._moment.now):
             self._draft.recount.add(state.key)
         self.entered.results[run.result or Result.UNKNOWN] += 1
         if run.end is not None:
             self.entered.delays.append(max(0.0, self._moment.now - run.end))
-        if not self._rules.wants_steps(run.result):
+        if not (state.job.has_steps and self._rules.wants_steps(run.result)):
             return
         pending = msgspec.structs.replace(stored, steps=StepMark.PENDING, tries=0, asked=0, due=self._moment.now)
         self._draft.runs[run.run_id] = pending

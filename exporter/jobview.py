@@ -103,7 +103,7 @@ def last_run_status(view: JobView) -> Iterator[Row]:
 def last_run_steps(view: JobView) -> Iterator[Row]:
     """How many steps of the latest run with known steps ended in each result."""
     steps = {} if view.state.last_steps is None else view.state.last_steps.results
-    for result, labels in RESULTS if view.has_steps else ():
+    for result, labels in RESULTS if view.has_steps and view.state.job.has_steps else ():
         if result in steps or result in view.results:
             yield labels, steps.get(result, 0)
 

@@ -310,6 +310,8 @@ class Ledger:
         rules = self._rules[draft.source.name]
         ids = set()
         for job in self.books.of_source(draft.source.name).values():
+            if not job.job.has_steps:
+                continue
             if rules.steps == "all" and job.last_run is not None:
                 ids.add(job.last_run.run_id)
             if rules.steps != "off" and job.last_failure is not None:

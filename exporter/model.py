@@ -61,6 +61,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `job_id` is the identity within the source and never changes; `project` and `name` are labels and may.
     `scope` is what is readable or not as a whole (the source: "", a customer, a project).
+    `has_steps` and `reopens` are False for a job whose runs lack what its kind of source else has: steps to ask for,
+    ids that come back to life.
     """
 
     job_id: str
@@ -72,6 +74,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
     enabled: bool | None = None
     stop_cause: str = ""
+    has_steps: bool = True
+    reopens: bool = True
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):

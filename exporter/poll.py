@@ -103,6 +103,7 @@ class Poller:
         self.failures = 0
         self.polled = False
         self.last_fault = ""
+        self.last_reason = ""
 
     def round_seconds(self) -> float:
         """Seconds in which the source reads everything once; 0 where every poll does."""
@@ -242,7 +243,7 @@ class Poller:
         name, now = self._rules.name, self._clock.now()
         failed = told.outcome == "error"
         self.failures = self.failures + 1 if failed else 0
-        self.last_fault = told.fault
+        self.last_fault, self.last_reason = told.fault, told.reason
         self._meter.polled(told.outcome, now, seconds)
         if failed:
             self._meter.poll_error(told.reason)

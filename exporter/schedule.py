@@ -11,6 +11,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from exporter.budget import Stopped
+from exporter.errors import AuthError
 from exporter.meters import SourceMeter
 from exporter.poll import Poller
 
@@ -26,15 +27,26 @@ LEAST_JUMP = 5.0
 
 
 class Polled:
-    """A source's poller with its meter and its interval in seconds; `idle` is held while a poll is under way."""
+    """A source's poller with its meter and its interval in seconds; `idle` is held while a poll is under way.
 
-    def __init__(self, name: str, poller: Poller, meter: SourceMeter, interval: float) -> None:
+    `auth_backoff`: seconds to wait, at the least, after the API has refused the credential.
+    """
+
+    def __init__(
+        self, name: str, poller: Poller, meter: SourceMeter, interval: float, *, auth_backoff: float = 0.0
+    ) -> None:
         self.name = name
         self.poller = poller
         self.meter = meter
         self.interval = interval
+        self.auth_backoff = auth_backoff
         self.in_force = interval
         self.idle = threading.Lock()
+
+    def wait(self) -> float:
+        """Seconds to the next poll."""
+        refused = self.poller.last_reason == AuthError.reason
+        return max(backoff(self.interval, self.poller.failures), self.auth_backoff if refused else 0.0)
 
 
 def backoff(interval: float, failures: int) -> float:
@@ -118,7 +130,7 @@ class Schedule:
                 return
         if not self._scheduler.running:
             return
-        wanted = backoff(source.interval, source.poller.failures)
+        wanted = source.wait()
         source.meter.poll_interval(max(wanted, source.poller.round_seconds()))
         if wanted != source.in_force:
             source.in_force = wanted

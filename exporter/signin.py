@@ -111,6 +111,21 @@ class TokenAuth(httpx.Auth):
         return make_token(secret, fields.get("expires_in"), now, skew)
 
 
+class BearerAuth(httpx.Auth):
+    """Signs each request with a token that somebody made for us.
+
+    `read` gives it as it is now: its file may have changed since the request before.
+    """
+
+    def __init__(self, read: Callable[[], str]) -> None:
+        self._read = read
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """The request with the token. Raises AuthError if there is none."""
+        request.headers["Authorization"] = f"Bearer {secret_text(self._read)}"
+        yield request
+
+
 def with_token(request: httpx.Request, token: Token) -> httpx.Request:
     """The request, with this token."""
     request.headers["Authorization"] = f"Bearer {token.secret}"

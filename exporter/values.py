@@ -195,6 +195,9 @@ def _readable(text: str) -> str:
 ReadableFile = Annotated[str, _or_empty(_readable)]
 """The path of a file that can be read now, or ""."""
 
+NeededFile = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
+"""The path of a file that can be read now."""
+
 
 def _cron(text: str) -> str:
     if len(text.split()) != 5:

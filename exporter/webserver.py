@@ -9,13 +9,43 @@ from typing import Self
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept, longer than the usual interval between two scrapes."""
 
 
+HEAD_LIMIT = 64 * 1024
+"""Bytes of one request's line and headers, besides those that came in one piece with its beginning."""
+
+
 class ListenError(Exception):
     """The address cannot be listened on."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP, which by itself would keep headers without end. Bodies it keeps only to 64 KiB at a time."""
+
+    _head = 0
+    """Bytes that are no body since the data in which the request began."""
+    _began = False
+    _body = 0
+
+    def on_message_begin(self) -> None:
+        self._began = True
+        super().on_message_begin()
+
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        super().on_body(body)
+
+    def data_received(self, data: bytes) -> None:
+        self._began, self._body = False, 0
+        super().data_received(data)
+        # where in its data a request began is not told; one piece of data is bounded by itself
+        self._head = 0 if self._began else self._head + len(data) - self._body
+        if self._head > HEAD_LIMIT and not self.transport.is_closing():
+            self.send_400_response("Request head too large.")
 
 
 class _Server(uvicorn.Server):
@@ -41,7 +71,7 @@ class WebServer:
         self._config = uvicorn.Config(
             app,
             loop="asyncio",
-            http="httptools",
+            http=_Protocol,
             ws="none",
             lifespan="off",
             interface="asgi3",

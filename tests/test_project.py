@@ -9,6 +9,7 @@ import pytest
 from exporter import __version__
 from exporter.cli import COMMANDS
 from exporter.docs_metrics import document
+from exporter.model import Result
 from exporter.simulators import SIMULATORS
 from exporter.sources import SOURCES
 
@@ -82,13 +83,13 @@ def test_modules_do_not_import_each_other_in_circles():
 
 @pytest.mark.parametrize("vendor", SOURCES)
 def test_nothing_but_its_own_files_and_one_line_of_the_table_names_a_vendor(vendor):
-    own = {f"exporter/sources/{vendor}.py", f"exporter/sources/{vendor}_api.py", "exporter/sources/__init__.py"}
+    own = {path.relative_to(ROOT).as_posix() for path in (ROOT / "exporter/sources").glob(f"{vendor}*.py")}
     naming = {
         path.relative_to(ROOT).as_posix()
         for path in MODULES
-        if vendor in path.read_text().lower() and "simulators" not in path.parts
+        if re.search(rf"\b{vendor}", path.read_text().lower()) and "simulators" not in path.parts
     }
-    assert naming <= own
+    assert naming - own == {"exporter/sources/__init__.py"}
 
 
 @pytest.mark.parametrize("vendor", SOURCES)
@@ -100,6 +101,29 @@ def test_a_vendor_has_everything_that_belongs_to_it(vendor):
     assert f"type: {vendor}" in (ROOT / "config.example.yaml").read_text(), "no block in config.example.yaml"
     assert f"docs/sources/{vendor}.md" in (ROOT / "README.md").read_text(), "no column in the README's support table"
     assert SOURCES[vendor].endpoints
+
+
+def support(row):
+    """What the README's support table says of each vendor in a row."""
+    table = (ROOT / "README.md").read_text().split("## What each system tells")[1]
+    vendors = re.findall(r"docs/sources/(\w+)\.md", table)
+    line = next(line for line in table.splitlines() if row in line)
+    return dict(zip(vendors, [cell.strip() for cell in line.split("|")[2:-1]], strict=True))
+
+
+def test_the_support_table_says_who_tells_of_attempts_and_steps():
+    told = {vendor: cell != "–" for vendor, cell in support("`jobrun_run_retries_total`").items()}
+    assert told == {vendor: kind.attempts for vendor, kind in SOURCES.items()}
+    told = {vendor: cell != "–" for vendor, cell in support("`jobrun_steps_total`").items()}
+    assert told == {vendor: kind.has_steps for vendor, kind in SOURCES.items()}
+
+
+def test_the_support_table_names_the_results_of_each_vendor():
+    common = {"success", "failure", "unknown"}
+    everything = {str(result) for result in Result}
+    for vendor, cell in support("results beside").items():
+        named = everything if cell == "all" else common | set(re.findall(r"`(\w+)`", cell))
+        assert named == {str(result) for result in SOURCES[vendor].results}, vendor
 
 
 def test_every_simulator_has_its_source():

@@ -119,6 +119,7 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
         endpoints: Templates of the paths that it asks.
         reach: How far back the API shows runs, in seconds.
         poll_requests: Requests of one quiet poll, to warn where the budget cannot keep the interval.
+        auth_backoff: Seconds to leave an API alone, at the least, that has refused the credential.
     """
 
     settings: type[SourceSettings]
@@ -132,3 +133,4 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[str, ...]
     reach: float
     poll_requests: int = 1
+    auth_backoff: float = 0.0

@@ -8,11 +8,25 @@ import yaml
 from exporter.config import Config, load, loads, schema, secrets
 from exporter.model import Result, State
 from exporter.secret import Secret
+from exporter.sources import SOURCES
 from exporter.sources.snowplow import ApiKey, ApiKeyPair, PasswordGrant, SnowplowSettings
 
-SETTINGS = {"snowplow": SnowplowSettings}
+SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
-ENVIRON = {"SNOWPLOW_ORGANIZATION_ID": "org", "SNOWPLOW_API_KEY_ID": "id", "SNOWPLOW_API_KEY": "hidden word"}
+ENVIRON = {
+    "SNOWPLOW_ORGANIZATION_ID": "org",
+    "SNOWPLOW_API_KEY_ID": "id",
+    "SNOWPLOW_API_KEY": "hidden word",
+    "WORKATO_API_TOKEN": "hidden token",
+    "NORTHFLANK_API_TOKEN": "hidden token",
+    "STRAIT_API_KEY": "hidden key",
+}
+LEAST = """sources:
+  - {name: snowplow-prod, type: snowplow, organization_id: org, auth: {api_key_id: id, api_key: hidden word}}
+  - {name: embedded, type: workato, mode: embedded, base_url: https://www.workato.com, auth: {api_token: hidden token}}
+  - {name: northflank, type: northflank, auth: {api_token: hidden token}}
+  - {name: strait, type: strait, auth: {api_key: hidden key}}
+"""
 
 
 def config_of(source="", rest="", environ=None) -> Config:
@@ -29,14 +43,13 @@ def source_of(keys) -> SnowplowSettings:
 def test_the_example_has_no_fault_and_no_warning():
     config = load(EXAMPLE, ENVIRON, SETTINGS)
 
-    assert [source.name for source in config.sources] == ["snowplow-prod"]
-    assert config.warnings({"snowplow": 1}) == []
+    assert [source.name for source in config.sources] == ["snowplow-prod", "embedded", "northflank", "strait"]
+    assert config.warnings({word: kind.poll_requests for word, kind in SOURCES.items()}) == []
 
 
 def test_the_example_shows_the_defaults():
     example = load(EXAMPLE, ENVIRON, SETTINGS)
-    auth = "auth: {api_key_id: id, api_key: hidden word}"
-    least = loads(f"sources: [{{name: snowplow-prod, type: snowplow, organization_id: org, {auth}}}]", {}, SETTINGS)
+    least = loads(LEAST, {}, SETTINGS)
 
     assert example.sources == least.sources
     assert (example.state, example.web, example.metrics) == (least.state, least.web, least.metrics)

@@ -80,7 +80,9 @@ class Bench:
         settings: Changes to the source's configuration.
     """
 
-    def __init__(self, vendor: str, folder: Path, metrics: Mapping[str, object] | None = None, build=None, **settings: object):
+    def __init__(
+        self, vendor: str, folder: Path, metrics: Mapping[str, object] | None = None, build=None, **settings: object
+    ):
         self.vendor = vendor
         self.build = build
         self.ability = ABILITIES.get(vendor, Ability())

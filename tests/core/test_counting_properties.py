@@ -138,7 +138,9 @@ class Reopening(Counting):
     @precondition(lambda self: any(life[-1].result is not None for life in self.lives.values()))
     @rule(data=st.data())
     def a_run_comes_back(self, data):
-        name = data.draw(st.sampled_from(sorted(key for key, life in self.lives.items() if life[-1].result is not None)))
+        name = data.draw(
+            st.sampled_from(sorted(key for key, life in self.lives.items() if life[-1].result is not None))
+        )
         self.book.now += 1
         self.lives[name].append(self.made(name, self.lives[name][0].job_id, self.book.now))
 

@@ -1,0 +1,261 @@
+"""Northflank's API, as strict as the real one where that is known, and variable where it is not."""
+
+import math
+import random
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as NotBase64
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal, Self, TypeVar
+
+import msgspec
+
+from exporter.simulators.control import decoded
+from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
+from exporter.simulators.northflank_rows import NorthflankShape, job_details, job_row, project_row, run_row, slug_of
+from exporter.simulators.rate import FixedWindow
+from exporter.simulators.server import Simulator
+from exporter.simulators.sight import Seen, Sight
+from exporter.simulators.world import MARK, SimJob, World
+
+Item = TypeVar("Item")
+
+HOUR = 3600.0
+USUAL_PAGE, LARGEST_PAGE = 50, 100
+
+
+class NorthflankOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits, and behaviours that the vendor does not document.
+
+    Attributes:
+        requests_per_hour: In each fixed window.
+        order: Of the runs. `shuffled` is the same at every request.
+        forbidden: Short names of endpoints that answer 403.
+        unreadable: Projects that are listed and answer with this status.
+        hidden_projects: Projects that are not listed; their own paths answer.
+        missing_jobs: Ids (`project/job`) of jobs that are neither listed nor found.
+        reach: Runs that started longer ago are gone.
+        errors: Whether errors are objects, or raw text.
+        rows: The look of rows.
+    """
+
+    requests_per_hour: int = 1000
+    order: Literal["newest", "oldest", "shuffled"] = "newest"
+    forbidden: frozenset[str] = frozenset()
+    unreadable: Mapping[str, int] = {}
+    hidden_projects: frozenset[str] = frozenset()
+    missing_jobs: frozenset[str] = frozenset()
+    reach: float = math.inf
+    errors: Literal["object", "text"] = "object"
+    rows: NorthflankShape = NorthflankShape()
+
+
+class NorthflankSimulator(Simulator):
+    """The API of one account, or with `team_id` of one team. `options` and `api_token` may be replaced meanwhile."""
+
+    vendor: ClassVar[str] = "northflank"
+    demo_id_digits: ClassVar[int] = 32
+
+    def __init__(  # noqa: PLR0913  # all but the world have a default
+        self,
+        world: World,
+        clock: Callable[[], float] = time.time,
+        *,
+        team_id: str = "",
+        api_token: str = "simulated-token",  # noqa: S107  # of a simulated vendor
+        options: NorthflankOptions = NorthflankOptions(),  # noqa: B008  # frozen
+        host: str = "127.0.0.1",
+        port: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(world, clock, host=host, port=port, seed=seed)
+        self.team_id = team_id
+        self.api_token = api_token
+        self.options = options
+        self._limit = FixedWindow(HOUR, clock)
+
+    @classmethod
+    def demo(
+        cls,
+        clock: Callable[[], float] = time.time,
+        *,
+        speed: float = 1.0,
+        seed: int = 0,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> Self:
+        """A simulator of the demo's world; its limit is as much larger as its runs are faster."""
+        simulator = super().demo(clock, speed=speed, seed=seed, host=host, port=port)
+        limit = math.ceil(simulator.options.requests_per_hour * max(1.0, speed))
+        simulator.options = msgspec.structs.replace(simulator.options, requests_per_hour=limit)
+        return simulator
+
+    def source_config(self, name: str = "") -> dict[str, object]:
+        """The block under `sources:` with which the exporter reads this simulator."""
+        team = {"team_id": self.team_id} if self.team_id else {}
+        config = {"name": name or self.vendor, "type": self.vendor, "base_url": self.url}
+        return {**config, **team, "auth": {"api_token": self.api_token}}
+
+    def routes(self) -> Sequence[Route]:
+        """The vendor's endpoints by short name. A token of a team is good for the team's paths alone."""
+        root = "/v1/teams/{team}" if self.team_id else "/v1"
+        jobs = root + "/projects/{project}/jobs"
+        return (
+            Route("projects", "GET", root + "/projects", self._admitted(self._projects)),
+            Route("jobs", "GET", jobs, self._admitted(self._jobs)),
+            Route("job", "GET", jobs + "/{job}", self._admitted(self._job)),
+            Route("runs", "GET", jobs + "/{job}/runs", self._admitted(self._runs)),
+            Route("run", "GET", jobs + "/{job}/runs/{run}", self._admitted(self._run)),
+        )
+
+    def controls(self) -> Sequence[Route]:
+        """Besides those of every simulator: options while it runs."""
+        return (
+            *super().controls(),
+            Route("options", "GET", "/-/options", self._show_options),
+            Route("set_options", "POST", "/-/options", self._set_options),
+        )
+
+    def error(self, status: int, message: str) -> Response:
+        """An error as documented, or raw text."""
+        if self.options.errors == "text":
+            return Response(status=status, body=message.encode(), content_type="text/plain")
+        details = {"status": status, "message": message, "id": f"error-{status}", "details": {"about": MARK}}
+        return json_response({"error": details}, status)
+
+    def admit(self, request: Request) -> Mapping[str, str]:  # noqa: ARG002  # one limit for all endpoints
+        """The rate limit, told with every answer; the reset is in seconds from now."""
+        quota = self._limit.take(self.options.requests_per_hour)
+        headers = {
+            "x-ratelimit-limit": str(quota.limit),
+            "x-ratelimit-remaining": str(quota.remaining),
+            "x-ratelimit-reset": str(math.ceil(quota.reset)),
+        }
+        if not quota.allowed:
+            raise Refused(429, "rate limit exceeded", headers)
+        return headers
+
+    def _admitted(self, handler: Handler) -> Handler:
+        """The handler behind the token, the team, the permission and the project."""
+
+        def admitted(request: Request) -> Response:
+            if request.headers.get("authorization", "") != f"Bearer {self.api_token}":
+                raise Refused(401, "invalid token")
+            if request.parameters.get("team", "") != self.team_id:
+                raise Refused(404, "no such team")
+            if request.endpoint in self.options.forbidden:
+                raise Refused(403, "missing permission: Project > Jobs > General > Read")
+            project = request.parameters.get("project", "")
+            if project in self.options.unreadable:
+                raise Refused(self.options.unreadable[project], "no access to the project")
+            if project and project not in self._project_names():
+                raise Refused(404, "no such project")
+            return handler(request)
+
+        return admitted
+
+    def _project_names(self) -> list[str]:
+        return list(dict.fromkeys(job.project for job in self.world.jobs()))
+
+    def _jobs_of(self, project: str) -> list[SimJob]:
+        missing = self.options.missing_jobs
+        return [job for job in self.world.jobs() if job.project == project and job.job_id not in missing]
+
+    def _projects(self, request: Request) -> Response:
+        rows = [project_row(name) for name in self._project_names() if name not in self.options.hidden_projects]
+        return _answer("projects", *_page(request, self.sight(request).rows(rows)))
+
+    def _jobs(self, request: Request) -> Response:
+        rows = [job_row(job) for job in self._jobs_of(request.parameters["project"])]
+        return _answer("jobs", *_page(request, self.sight(request).rows(rows)))
+
+    def _job(self, request: Request) -> Response:
+        return json_response({"data": job_details(self._asked(request), self.options.rows)})
+
+    def _asked(self, request: Request) -> SimJob:
+        """The job that a path names. Raises Refused 404 for one unknown."""
+        jobs = self._jobs_of(request.parameters["project"])
+        found = next((job for job in jobs if slug_of(job) == request.parameters["job"]), None)
+        if found is None:
+            raise Refused(404, "no such job")
+        return found
+
+    def _runs(self, request: Request) -> Response:
+        sight = self.sight(request)
+        seen, pagination = _page(request, self._visible(request, sight), key=lambda one: one.run.run_id)
+        return _answer("runs", sight.rows([run_row(one, self.options.rows) for one in seen]), pagination)
+
+    def _visible(self, request: Request, sight: Sight) -> list[Seen]:
+        """The runs of a job that have started and are not forgotten, in order."""
+        job, now = self._asked(request), request.received
+        since = max(0.0, now - self.options.reach)
+        runs = self.world.runs(0.0, math.nextafter(now, math.inf), job.job_id)
+        seen = [one for one in sight.see(runs) if since <= one.run.start <= one.now]
+        if self.options.order == "shuffled":
+            return sorted(seen, key=lambda one: random.Random(one.run.run_id).random())
+        return sorted(seen, key=lambda one: one.run.start, reverse=self.options.order == "newest")
+
+    def _run(self, request: Request) -> Response:
+        seen = self._visible(request, self.sight(request))
+        found = next((one for one in seen if one.run.run_id == request.parameters["run"]), None)
+        if found is None:
+            raise Refused(404, "no such run")
+        return json_response({"data": run_row(found, self.options.rows)})
+
+    def _show_options(self, _request: Request) -> Response:
+        return json_response(self.options)
+
+    def _set_options(self, request: Request) -> Response:
+        """Takes whole options; what is not named goes back to its default."""
+        self.options = decoded(request, NorthflankOptions)
+        return self._show_options(request)
+
+
+def _answer(key: str, rows: Sequence[object], pagination: Mapping[str, object]) -> Response:
+    return json_response({"data": {key: rows}, "pagination": {**pagination, "count": len(rows)}})
+
+
+def _page(
+    request: Request, items: Sequence[Item], key: Callable[[Item], str] | None = None
+) -> tuple[Sequence[Item], dict[str, object]]:
+    """The part of a list that a request asks for, and its pagination.
+
+    With a key a cursor names the last item shown, so that items added before it do not move the next page; without
+    one it is a number of items.
+    """
+    size = _whole(request, "per_page", USUAL_PAGE, LARGEST_PAGE)
+    cursor = request.query.get("cursor")
+    if cursor is not None and "page" in request.query:
+        raise Refused(400, "cursor and page exclude each other")
+    start = (_whole(request, "page", 1, 10**9) - 1) * size
+    if cursor is not None:
+        start = _place(_read(cursor), items, key)
+    shown, more = items[start : start + size], start + size < len(items)
+    if not more:
+        return shown, {"hasNextPage": False}
+    last = str(start + size) if key is None else key(shown[-1])
+    return shown, {"hasNextPage": True, "cursor": urlsafe_b64encode(last.encode()).decode()}
+
+
+def _whole(request: Request, name: str, default: int, largest: int) -> int:
+    text = request.query.get(name, str(default))
+    if not text.isdecimal() or not 1 <= int(text) <= largest:
+        raise Refused(400, f"{name} must be between 1 and {largest}")
+    return int(text)
+
+
+def _read(cursor: str) -> str:
+    try:
+        return urlsafe_b64decode(cursor).decode()
+    except (NotBase64, ValueError):
+        raise Refused(400, "not a cursor") from None
+
+
+def _place(last: str, items: Sequence[Item], key: Callable[[Item], str] | None) -> int:
+    """The number of items before the next page."""
+    if key is None and last.isdecimal():
+        return int(last)
+    place = next((number for number, item in enumerate(items, start=1) if key and key(item) == last), None)
+    if place is None:
+        raise Refused(400, "the cursor is not good any more")
+    return place

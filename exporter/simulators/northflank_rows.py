@@ -1,0 +1,99 @@
+"""Northflank's rows, as documented, and varied where the documentation is silent."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from exporter.model import FAILING, Result, State
+from exporter.simulators.sight import Seen, chosen
+from exporter.simulators.world import MARK, SimJob, SimRun
+
+
+class NorthflankShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How rows look. The defaults are those of the vendor's sample.
+
+    Attributes:
+        no_end: What stands for a missing `concludedAt`.
+        endless_share: The share of ended runs that lack their `concludedAt`.
+        words: Other words for states, by the usual word (`{"FAILED": "ERRORED"}`) or by our own
+            (`{"cancellation": "ABORTED"}`, to give single runs a word that nobody knows).
+        succeeded: What a success shows: the vendor's sample has 0.
+        backoff_limit: Of every job.
+    """
+
+    no_end: Literal["absent", "null", "empty"] = "absent"
+    endless_share: float = 0.0
+    words: Mapping[str, str] = {}
+    succeeded: int = 0
+    backoff_limit: int = 3
+
+
+WORDS: Mapping[Result | State, str] = {
+    State.PENDING: "RUNNING",
+    State.EXECUTING: "RUNNING",
+    Result.SUCCESS: "SUCCESS",
+    Result.SKIP: "SUCCESS",
+}
+"""The vendor's words; every other result is FAILED, for it knows no more."""
+
+NO_END: Mapping[str, Mapping[str, object]] = {
+    "absent": {},
+    "null": {"concludedAt": None},
+    "empty": {"concludedAt": ""},
+}
+
+
+def slug_of(job: SimJob | SimRun) -> str:
+    """The vendor's id of a job: unique in its project only."""
+    return job.job_id.removeprefix(f"{job.project}/")
+
+
+def run_row(seen: Seen, shape: NorthflankShape) -> dict[str, object]:
+    """A run, as of the instant at which it is seen."""
+    run, now = seen
+    what = run.at(now)
+    usual = WORDS.get(what, "FAILED")
+    concluded = isinstance(what, Result)
+    row = {
+        "id": run.run_id,
+        "active": int(not concluded),
+        "backoffLimit": max(shape.backoff_limit, run.attempts - 1),
+        "completions": int(concluded),
+        "concluded": concluded,
+        "failed": run.attempts if what in FAILING else run.attempts - 1,
+        "runName": f"{slug_of(run)}-{hashlib.sha256(run.run_id.encode()).hexdigest()[:24]}",
+        "status": shape.words.get(str(what), shape.words.get(usual, usual)),
+        "succeeded": shape.succeeded if what is Result.SUCCESS else 0,
+        "startedAt": stamp(run.start),
+    }
+    if concluded and run.end is not None and not chosen(run.run_id, shape.endless_share):
+        return {**row, "concludedAt": stamp(run.end)}
+    return {**row, **NO_END[shape.no_end]}
+
+
+def project_row(project: str) -> dict[str, object]:
+    """A project of the list."""
+    return {"id": project, "name": project, "description": f"For {MARK}"}
+
+
+def job_row(job: SimJob) -> dict[str, object]:
+    """A job of its project's list. Only jobs with a schedule can be suspended."""
+    cron = {"jobType": "cron", "suspended": not job.enabled} if job.schedule else {"jobType": "manual"}
+    name = {"id": slug_of(job), "name": job.name, "projectId": job.project}
+    return {**name, **cron, "description": f"Of {MARK}", "tags": [MARK]}
+
+
+def job_details(job: SimJob, shape: NorthflankShape) -> dict[str, object]:
+    """A job with its settings."""
+    cron = {"cron": {"schedule": job.schedule, "concurrencyPolicy": "Forbid"}} if job.schedule else {}
+    return {**job_row(job), "settings": {"backoffLimit": shape.backoff_limit, "activeDeadlineSeconds": 600, **cron}}
+
+
+def stamp(instant: float) -> str:
+    """An instant to the millisecond; without a fraction where it is a whole second."""
+    seconds, milliseconds = divmod(round(instant * 1000), 1000)
+    whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{whole}.{milliseconds:03d}Z" if milliseconds else f"{whole}Z"

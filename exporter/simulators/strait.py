@@ -1,0 +1,325 @@
+"""Strait's API, with the defects that its real server has."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple
+
+import msgspec
+
+from exporter.simulators.control import decoded
+from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
+from exporter.simulators.rate import FixedWindow
+from exporter.simulators.server import Simulator
+from exporter.simulators.sight import Sight, chosen
+from exporter.simulators.strait_rows import (
+    JOBS_CREATED,
+    RUN_WORDS,
+    WORKFLOW_WORDS,
+    Life,
+    StraitShape,
+    job_row,
+    lives,
+    microseconds,
+    run_row,
+    run_word,
+    step_row,
+    timestamp,
+    workflow_run_row,
+    workflow_word,
+)
+from exporter.simulators.world import World
+
+ROOT = "/v1"
+API_KEY = "strait_simulated"
+MEMORY = 30 * 86400.0
+"""Runs that ended longer ago are not shown."""
+
+USUAL_ROWS, MOST_ROWS = 50, 100
+LOCKED_AFTER, LOCKED_FOR = 10, 900.0
+"""So many bad sign-ins within so many seconds lock the address out."""
+
+PLAIN = "rate limit exceeded"
+"""The message of the limit by address, which is no JSON."""
+
+OPEN_WORDS = ("delayed", "replay_staged", "queued", "dequeued", "executing", "waiting", "paused")
+WORDS = frozenset({*OPEN_WORDS, *RUN_WORDS.values(), "dead_letter", "system_failed"})
+WORDS_OF_WORKFLOWS = frozenset({*WORKFLOW_WORDS.values(), "paused", "compensating", "compensated"})
+SCOPES = {
+    "jobs": "jobs:read",
+    "runs": "runs:read",
+    "run": "runs:read",
+    "workflows": "workflows:read",
+    "workflow_runs": "workflows:read",
+    "workflow_run": "workflows:read",
+    "steps": "workflows:read",
+    "timeline": "workflows:read",
+}
+
+
+class StraitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits and shapes.
+
+    Attributes:
+        lists: Whether a list is an object with a cursor, or the bare array of the vendor's page.
+        scopes: What the key may do; none at all is full access.
+        requests_per_minute: The key's limit, which headers tell; 0: none, for tests whose clock stands still. The
+            real server's default is 1,000.
+        address_requests_per_minute: The limit by address; 0: none. The real server's default is 100.
+        largest_body: Bytes of an answer; what is larger is refused with 413.
+        hidden: The share of runs that a key bound to an environment does not get, which leaves pages short or empty.
+        unknown_words: Status words that this server is too old for.
+        workflows: Whether this server has workflows at all.
+        rows: The look of rows.
+    """
+
+    lists: Literal["page", "array"] = "page"
+    scopes: frozenset[str] = frozenset({"jobs:read", "runs:read", "workflows:read"})
+    requests_per_minute: int = 0
+    address_requests_per_minute: int = 0
+    largest_body: int = 16 * 1024 * 1024
+    hidden: float = 0.0
+    unknown_words: frozenset[str] = frozenset()
+    workflows: bool = True
+    rows: StraitShape = StraitShape()
+
+
+class Listed(NamedTuple):
+    """What a row is made of, if it comes to that, and the instant by which it is listed, in microseconds."""
+
+    created: int
+    identity: str
+    row: Callable[[], dict[str, object]]
+
+
+class StraitSimulator(Simulator):
+    """The API of one server. A job one of whose runs has steps is a workflow. `options` may be replaced any time.
+
+    Rows keep the world's projects, although a real key sees one alone.
+    """
+
+    vendor: ClassVar[str] = "strait"
+
+    def __init__(  # noqa: PLR0913  # all but the world have a default
+        self,
+        world: World,
+        clock: Callable[[], float] = time.time,
+        *,
+        api_key: str = API_KEY,
+        options: StraitOptions = StraitOptions(),  # noqa: B008  # frozen
+        host: str = "127.0.0.1",
+        port: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(world, clock, host=host, port=port, seed=seed)
+        self.api_key = api_key
+        self.options = options
+        self._limit = FixedWindow(60.0, clock)
+        self._address_limit = FixedWindow(60.0, clock)
+        self._bad: deque[float] = deque(maxlen=LOCKED_AFTER)
+        self._workflows: set[str] = set()
+
+    def source_config(self, name: str = "") -> dict[str, object]:
+        """The block under `sources:` with which the exporter reads this simulator."""
+        return {
+            "name": name or self.vendor,
+            "type": self.vendor,
+            "base_url": self.url,
+            "auth": {"api_key": self.api_key},
+        }
+
+    def routes(self) -> Sequence[Route]:
+        """The vendor's endpoints by short name."""
+        of_workflow_run = ROOT + "/workflow-runs/{run}"
+        return (
+            Route("jobs", "GET", ROOT + "/jobs", self._admitted(self._jobs)),
+            Route("runs", "GET", ROOT + "/runs", self._admitted(self._runs)),
+            Route("run", "GET", ROOT + "/runs/{run}", self._admitted(self._run)),
+            Route("workflows", "GET", ROOT + "/workflows", self._admitted(self._workflow_list)),
+            Route("workflow_runs", "GET", ROOT + "/workflow-runs", self._admitted(self._workflow_runs)),
+            Route("workflow_run", "GET", of_workflow_run, self._admitted(self._workflow_run)),
+            Route("steps", "GET", of_workflow_run + "/steps", self._admitted(self._steps)),
+            Route("timeline", "GET", of_workflow_run + "/timeline", self._admitted(self._timeline)),
+        )
+
+    def controls(self) -> Sequence[Route]:
+        """Besides those of every simulator: options while it runs."""
+        return (
+            *super().controls(),
+            Route("options", "GET", "/-/options", self._show_options),
+            Route("set_options", "POST", "/-/options", self._set_options),
+        )
+
+    def error(self, status: int, message: str) -> Response:
+        """An error in one of the vendor's three shapes."""
+        if status == 429 and message == PLAIN:
+            return Response(status=status, body=message.encode(), content_type="text/plain; charset=utf-8")
+        if status == 402:
+            return json_response({"code": "payment_required", "message": message}, status)
+        return json_response({"error": {"code": f"e{status}", "message": message}, "request_id": "r-1"}, status)
+
+    def admit(self, request: Request) -> Mapping[str, str]:  # noqa: ARG002  # the limits are for all endpoints
+        """The lock, the limit by address, then that of the key, which every answer tells."""
+        now = self.clock()
+        if len(self._bad) == LOCKED_AFTER and self._bad[0] > now - LOCKED_FOR:
+            raise Refused(429, PLAIN, {"Retry-After": str(math.ceil(self._bad[0] + LOCKED_FOR - now))})
+        if self.options.address_requests_per_minute:
+            quota = self._address_limit.take(self.options.address_requests_per_minute)
+            if not quota.allowed:
+                raise Refused(429, PLAIN, {"Retry-After": str(math.ceil(quota.reset))})
+        if not self.options.requests_per_minute:
+            return {}
+        quota = self._limit.take(self.options.requests_per_minute)
+        headers = {
+            "X-RateLimit-Limit": str(quota.limit),
+            "X-RateLimit-Remaining": str(quota.remaining),
+            "X-RateLimit-Reset": str(math.ceil(now + quota.reset)),
+        }
+        if not quota.allowed:
+            raise Refused(429, "too many requests", {**headers, "Retry-After": str(math.ceil(quota.reset))})
+        return headers
+
+    def _admitted(self, handler: Handler) -> Handler:
+        """The handler behind the key and its scopes."""
+
+        def admitted(request: Request) -> Response:
+            if request.headers.get("authorization") != f"Bearer {self.api_key}":
+                self._bad.append(self.clock())
+                raise Refused(401, "invalid API key")
+            scope = SCOPES[request.endpoint]
+            if self.options.scopes and scope not in self.options.scopes:
+                raise Refused(403, f"missing scope {scope}")
+            if scope == "workflows:read" and not self.options.workflows:
+                raise Refused(404, "no such path")
+            return handler(request)
+
+        return admitted
+
+    def _jobs(self, request: Request) -> Response:
+        return self._job_list(request, zone="timezone", workflows=False)
+
+    def _workflow_list(self, request: Request) -> Response:
+        return self._job_list(request, zone="cron_timezone", workflows=True)
+
+    def _job_list(self, request: Request, *, zone: str, workflows: bool) -> Response:
+        self._lives(self.sight(request))
+        listed = [
+            Listed(microseconds(JOBS_CREATED + number), job.job_id, partial(job_row, job, number, zone=zone))
+            for number, job in enumerate(self.world.jobs())
+            if (job.job_id in self._workflows) is workflows
+        ]
+        return self._page(request, listed, Sight(request.received), hidden=0.0)
+
+    def _lives(self, sight: Sight) -> list[Life]:
+        """Every run that can be seen, each in its latest life."""
+        shown = lives(sight.see(self.world.runs(sight.now - MEMORY, math.nextafter(sight.now, math.inf))))
+        self._workflows |= {life.run.job_id for life in shown if life.run.steps}
+        return shown
+
+    def _runs(self, request: Request) -> Response:
+        sight, shape = self.sight(request), self.options.rows
+        shown = [life for life in self._lives(sight) if life.run.job_id not in self._workflows]
+        kept = _filtered(request, shown, lambda life: run_word(life, shape), WORDS - self.options.unknown_words)
+        listed = [Listed(microseconds(one.created), one.run.run_id, partial(run_row, one, shape)) for one in kept]
+        return self._page(request, listed, sight, hidden=self.options.hidden)
+
+    def _workflow_runs(self, request: Request) -> Response:
+        sight, shape = self.sight(request), self.options.rows
+        shown = [life for life in self._lives(sight) if life.run.job_id in self._workflows]
+        words = WORDS_OF_WORKFLOWS - self.options.unknown_words
+        kept = _filtered(request, shown, lambda life: workflow_word(life, shape), words)
+        rows = (partial(workflow_run_row, one, shape) for one in kept)
+        listed = [Listed(microseconds(one.created), one.run.run_id, row) for one, row in zip(kept, rows, strict=True)]
+        return self._page(request, listed, sight, hidden=self.options.hidden)
+
+    def _page(self, request: Request, listed: Iterable[Listed], sight: Sight, *, hidden: float) -> Response:
+        """A page: rows created before the cursor, whose tie with a page's last row the server forgets."""
+        limit = _limit(request)
+        before = _cursor(request)
+        ordered = sorted(listed, key=lambda one: (-one.created, one.identity))
+        rest = [one for one in ordered if before is None or one.created < before]
+        page, more = rest[:limit], len(rest) > limit
+        visible = [one.row() for one in page if not chosen(one.identity, hidden)]
+        rows = sight.rows(visible)
+        answer: object = rows
+        if self.options.lists == "page":
+            cursor = {"next_cursor": timestamp(page[-1].created / 1_000_000)} if more else {}
+            answer = {"data": rows or None, "has_more": more, **cursor}
+        response = json_response(answer)
+        if len(response.body) > self.options.largest_body:
+            raise Refused(413, "response too large")
+        return response
+
+    def _found(self, request: Request, *, workflow: bool) -> tuple[Life, Sight]:
+        """The run that a path names. Raises Refused 404 for one unknown, not yet visible, or of the other kind."""
+        sight = self.sight(request)
+        for life in self._lives(sight):
+            if life.run.run_id == request.parameters["run"] and (life.run.job_id in self._workflows) is workflow:
+                return life, sight
+        raise Refused(404, "no such run")
+
+    def _run(self, request: Request) -> Response:
+        life, _ = self._found(request, workflow=False)
+        return json_response(run_row(life, self.options.rows))
+
+    def _workflow_run(self, request: Request) -> Response:
+        life, _ = self._found(request, workflow=True)
+        return json_response(workflow_run_row(life, self.options.rows))
+
+    def _steps(self, request: Request) -> Response:
+        """The first steps; they are listed by a creation that they share, so that no cursor reaches the others."""
+        life, sight = self._found(request, workflow=True)
+        limit = _limit(request)
+        rows = [] if _cursor(request) is not None else [step_row(life, step) for step in life.run.steps]
+        shown = sight.rows(rows[:limit])
+        if self.options.lists == "array":
+            return json_response(shown)
+        return json_response({"data": shown, "has_more": len(rows) > limit})
+
+    def _timeline(self, request: Request) -> Response:
+        life, sight = self._found(request, workflow=True)
+        wanted = ("step_ref", "status", "started_at", "finished_at")
+        rows = [step_row(life, step) for step in life.run.steps]
+        steps = sight.rows([{name: row[name] for name in wanted if name in row} for row in rows])
+        return json_response({"workflow_run_id": life.run.run_id, "steps": steps})
+
+    def _show_options(self, _request: Request) -> Response:
+        return json_response(self.options)
+
+    def _set_options(self, request: Request) -> Response:
+        """Takes whole options; what is not named goes back to its default."""
+        self.options = decoded(request, StraitOptions)
+        return self._show_options(request)
+
+
+def _filtered(
+    request: Request, shown: Sequence[Life], word_of: Callable[[Life], str], words: frozenset[str]
+) -> Sequence[Life]:
+    """The runs of the asked status. `statuses` is not heeded, as by older servers."""
+    wanted = request.query.get("status", "")
+    if not wanted:
+        return shown
+    if wanted not in words:
+        raise Refused(400, "invalid status")
+    return [life for life in shown if word_of(life) == wanted]
+
+
+def _limit(request: Request) -> int:
+    text = request.query.get("limit", str(USUAL_ROWS))
+    if not text.isdecimal() or int(text) < 1:
+        raise Refused(400, "invalid limit")
+    return min(int(text), MOST_ROWS)
+
+
+def _cursor(request: Request) -> int | None:
+    """The cursor in microseconds."""
+    text = request.query.get("cursor")
+    if text is None:
+        return None
+    try:
+        return microseconds(datetime.fromisoformat(text).timestamp())
+    except ValueError as error:
+        raise Refused(400, "invalid cursor") from error

@@ -1,0 +1,216 @@
+"""Strait's rows: jobs, runs with their attempts, workflow runs with their compensation, steps."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import msgspec
+
+from exporter.model import FAILING, Result, State
+from exporter.simulators.sight import Seen
+from exporter.simulators.world import MARK, SimJob, SimRun, SimStep
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+JOBS_CREATED = 1_600_000_000.0
+RETRY_PART = 0.1
+"""Part of its time that each attempt but the first spends waiting in the queue."""
+
+
+class StraitShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How rows look.
+
+    Attributes:
+        delayed_after: A run that waits longer than so many seconds is delayed: its start is promised.
+        compensation: Seconds from a workflow run's failure to its compensation, and that this takes; 0: none.
+        payload_bytes: Length of each run's payload, besides what identifies its customer.
+        traced: Whether runs have an execution trace.
+    """
+
+    delayed_after: float = 600.0
+    compensation: float = 0.0
+    payload_bytes: int = 0
+    traced: bool = False
+
+
+class Life(NamedTuple):
+    """A run in its latest life, the instant as of which it is shown, and when its first life was created."""
+
+    run: SimRun
+    now: float
+    created: float
+
+
+RUN_WORDS: Mapping[Result | State, str] = {
+    Result.SUCCESS: "completed",
+    Result.FAILURE: "failed",
+    Result.ERROR: "crashed",
+    Result.TIMEOUT: "timed_out",
+    Result.CANCELLATION: "canceled",
+    Result.SKIP: "expired",
+    Result.UNKNOWN: "evaporated",
+}
+"""How a run's result is worded; a failure after retries is a dead letter. The last is a word that nobody knows."""
+
+WORKFLOW_WORDS: Mapping[Result | State, str] = {
+    **RUN_WORDS,
+    Result.ERROR: "compensation_failed",
+    State.PENDING: "pending",
+    State.EXECUTING: "running",
+}
+"""The real server has no word for a workflow run that is skipped: `expired` is lent to it."""
+
+STEP_WORDS: Mapping[Result | State, str] = {
+    Result.SUCCESS: "completed",
+    Result.SKIP: "skipped",
+    Result.CANCELLATION: "canceled",
+    State.PENDING: "pending",
+    State.EXECUTING: "running",
+}
+"""Every other result of a step is `failed`."""
+
+
+def lives(seen: Iterable[Seen]) -> list[Life]:
+    """Of each run its latest life that can be seen."""
+    latest: dict[str, Life] = {}
+    for run, now in sorted(seen, key=lambda one: one.run.created):
+        known = latest.get(run.run_id)
+        latest[run.run_id] = Life(run, now, run.created if known is None else known.created)
+    return list(latest.values())
+
+
+def microseconds(instant: float) -> int:
+    """An instant as the server's database holds it."""
+    return round(instant * 1_000_000)
+
+
+def timestamp(instant: float) -> str:
+    """RFC 3339 with as many digits as are needed, as the server writes it."""
+    moment = EPOCH + timedelta(microseconds=microseconds(instant))
+    text = moment.strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
+    return text + "Z"
+
+
+def job_row(job: SimJob, number: int, *, zone: str) -> dict[str, object]:
+    """A job, or a workflow; `zone` is the name of the field with the time zone of its schedule."""
+    row = {
+        "id": job.job_id,
+        "project_id": job.project,
+        "name": f"The job {job.name}",
+        "slug": job.name,
+        "description": f"Made for {MARK}",
+        "webhook_secret": MARK,
+        "enabled": job.enabled,
+        "max_attempts": 3,
+        "created_at": timestamp(JOBS_CREATED + number),
+    }
+    return row | ({"cron": job.schedule, zone: "Europe/Berlin"} if job.schedule else {})
+
+
+def run_word(life: Life, shape: StraitShape) -> str:
+    """The status of an ordinary run."""
+    run, what = life.run, life.run.at(life.now)
+    if isinstance(what, Result):
+        return "dead_letter" if what is Result.FAILURE and run.attempts > 1 else RUN_WORDS[what]
+    if what is State.EXECUTING:
+        return "queued" if _attempt(life)[1] is None else "executing"
+    if life.created != run.created:
+        return "replay_staged"
+    return "delayed" if run.start - run.created > shape.delayed_after else "queued"
+
+
+def run_row(life: Life, shape: StraitShape) -> dict[str, object]:
+    """An ordinary run."""
+    run, what = life.run, life.run.at(life.now)
+    attempt, started = _attempt(life)
+    ended = isinstance(what, Result)
+    word = run_word(life, shape)
+    row = {
+        "id": run.run_id,
+        "job_id": run.job_id,
+        "project_id": run.project,
+        "status": word,
+        "attempt": attempt,
+        "payload": {"customer": run.title, "padding": "x" * shape.payload_bytes},
+        "result": {"customer": MARK} if what is Result.SUCCESS else None,
+        "error": run.error or (f"Try again, {MARK}" if attempt > 1 else None),
+        "error_class": run.error_type if ended and what in FAILING else None,
+        "triggered_by": "cron",
+        "tags": {"customer": MARK},
+        "scheduled_at": timestamp(run.start) if run.start - run.created > shape.delayed_after else None,
+        "started_at": None if started is None or what is Result.SKIP else timestamp(started),
+        "finished_at": timestamp(run.end) if ended and run.end is not None else None,
+        "execution_trace": {"queue_wait_ms": round(1000 * (run.start - run.created))} if shape.traced else None,
+        "priority": 0,
+        "job_version": run.version,
+        "debug_mode": False,
+        "lineage_depth": 0,
+        "created_at": timestamp(life.created),
+    }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _attempt(life: Life) -> tuple[int, float | None]:
+    """The number of the attempt and its start: attempts share a run's time, and each but the first queues anew."""
+    run, now = life.run, life.now
+    if now < run.start:
+        return 1, None
+    if run.attempts == 1 or run.end is None:
+        return 1, run.start
+    length = (run.end - run.start) / run.attempts
+    number = min(run.attempts, 1 + int((now - run.start) / length)) if length else run.attempts
+    begun = run.start + (number - 1) * length
+    if number > 1:
+        begun += RETRY_PART * length
+    return number, begun if begun <= now else None
+
+
+def workflow_word(life: Life, shape: StraitShape) -> str:
+    """The status of a workflow run; some failures are compensated later."""
+    what, end, wait = life.run.at(life.now), life.run.end, shape.compensation
+    if wait and what in (Result.FAILURE, Result.TIMEOUT) and end is not None and life.now >= end + wait:
+        return "compensating" if life.now < end + 2 * wait else "compensated"
+    return WORKFLOW_WORDS[what]
+
+
+def workflow_run_row(life: Life, shape: StraitShape) -> dict[str, object]:
+    """A workflow run."""
+    run, word = life.run, workflow_word(life, shape)
+    end = None if word in ("pending", "running", "compensating") else run.end
+    if word == "compensated" and end is not None:
+        end += 2 * shape.compensation
+    row = {
+        "id": run.run_id,
+        "workflow_id": run.job_id,
+        "project_id": run.project,
+        "status": word,
+        "triggered_by": "manual",
+        "workflow_version": run.version,
+        "payload": {"customer": run.title},
+        "error": run.error if end is not None and run.error else None,
+        "started_at": timestamp(run.start) if run.start <= life.now and word != "expired" else None,
+        "finished_at": None if end is None else timestamp(end),
+        "created_at": timestamp(life.created),
+    }
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def step_row(life: Life, step: SimStep) -> dict[str, object]:
+    """A step; all steps of a run are created with it."""
+    what = step.at(life.now)
+    word = STEP_WORDS.get(what, "failed")
+    started = step.start is not None and step.start <= life.now
+    row = {
+        "id": f"{life.run.run_id}-{step.name}",
+        "workflow_run_id": life.run.run_id,
+        "step_ref": step.name,
+        "attempt": 1,
+        "status": word,
+        "deps_completed": 0,
+        "deps_required": len(step.dependencies),
+        "output": {"customer": MARK} if what is Result.SUCCESS else None,
+        "error": f"Failed for {MARK}" if word == "failed" else None,
+        "started_at": timestamp(step.start) if started and step.start is not None else None,
+        "finished_at": timestamp(step.end) if isinstance(what, Result) and step.end is not None else None,
+        "created_at": timestamp(life.created),
+    }
+    return {name: value for name, value in row.items() if value is not None}

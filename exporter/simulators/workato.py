@@ -1,0 +1,305 @@
+"""Workato's API for customers' recipes and jobs, as strict as the real one where that is known."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+import msgspec
+
+from exporter.model import Result
+from exporter.simulators.control import decoded
+from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
+from exporter.simulators.rate import FixedWindow
+from exporter.simulators.server import Simulator
+from exporter.simulators.sight import Seen, Sight
+from exporter.simulators.workato_rows import (
+    WorkatoShape,
+    enveloped,
+    job_detail,
+    job_row,
+    number_of,
+    recipe_row,
+    shown_id,
+    user_row,
+    word_of,
+)
+from exporter.simulators.world import SimJob, World
+
+TOKEN = "wrkaus-simulated-token-2718"
+USERS = "/api/managed_users"
+CUSTOMER = USERS + "/{customer}"
+DAY = 86400.0
+LISTS = frozenset({"page", "per_page"})
+RECIPE_LISTS = LISTS | {"exclude_code"}
+JOB_LISTS = frozenset({"offset_job_id", "prev", "status", "rerun_only"})
+FILTERS = frozenset({"succeeded", "failed", "pending"})
+LARGEST_PAGE = 100
+
+
+class WorkatoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits, and behaviours that the vendor does not document.
+
+    Attributes:
+        mode: Which API the token is good for.
+        page_size: Jobs a page, whatever is asked.
+        retention: For how long jobs are kept after their end, or after their creation while they are open, in seconds.
+        counts: Whether the counts of recipes are of all jobs ever, or of those that are kept.
+        counts_late: How many seconds the counts lag behind the lists.
+        order: Of the list of jobs: newest creation or newest end first.
+        unreadable: Status by external id of customers that cannot be read.
+        forbidden: Short names of endpoints that answer 403.
+        jobs_per_minute: Limit of the requests for jobs, in lists or alone; None: the mode's own; 0: none.
+        recipes_per_minute: The same for lists of recipes.
+        users_per_minute: The same for lists of managed users.
+        retry_after: Whether a 429 tells how long to wait.
+        rows: The look of rows.
+    """
+
+    mode: Literal["embedded", "developer"] = "embedded"
+    page_size: int = 25
+    retention: float = 30 * DAY
+    counts: Literal["lifetime", "kept"] = "lifetime"
+    counts_late: float = 0.0
+    order: Literal["creation", "end"] = "creation"
+    unreadable: Mapping[str, int] = {}
+    forbidden: frozenset[str] = frozenset()
+    jobs_per_minute: int | None = None
+    recipes_per_minute: int | None = None
+    users_per_minute: int | None = None
+    retry_after: bool = False
+    rows: WorkatoShape = WorkatoShape()
+
+    def limit(self, kind: str) -> int:
+        """Requests per minute of a kind; 0: no limit."""
+        own = {"jobs": self.jobs_per_minute, "recipes": self.recipes_per_minute, "users": self.users_per_minute}[kind]
+        return LIMITS[self.mode][kind] if own is None else own
+
+
+LIMITS: Mapping[str, Mapping[str, int]] = {
+    "embedded": {"jobs": 1000, "recipes": 2000, "users": 60},
+    "developer": {"jobs": 60, "recipes": 60, "users": 60},
+}
+KINDS: Mapping[str, str] = {"users": "users", "recipes": "recipes", "jobs": "jobs", "job": "jobs"}
+"""Which limit an endpoint is under."""
+
+
+class WorkatoSimulator(Simulator):
+    """The API of one workspace: projects of the world are customers. `options` may be replaced while it runs."""
+
+    vendor: ClassVar[str] = "workato"
+    demo_id_digits: ClassVar[int] = 24
+
+    def __init__(  # noqa: PLR0913  # all but the world have a default
+        self,
+        world: World,
+        clock: Callable[[], float] = time.time,
+        *,
+        token: str = TOKEN,
+        options: WorkatoOptions = WorkatoOptions(),  # noqa: B008  # frozen
+        host: str = "127.0.0.1",
+        port: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(world, clock, host=host, port=port, seed=seed)
+        self.token = token
+        self.options = options
+        self._windows = {kind: FixedWindow(60.0, clock) for kind in LIMITS["embedded"]}
+
+    def source_config(self, name: str = "") -> dict[str, object]:
+        """The block under `sources:` with which the exporter reads this simulator."""
+        return {
+            "name": name or self.vendor,
+            "type": self.vendor,
+            "mode": self.options.mode,
+            "base_url": self.url,
+            "auth": {"api_token": self.token},
+        }
+
+    def routes(self) -> Sequence[Route]:
+        """The vendor's endpoints by short name; those of a customer and those of one's own workspace share them."""
+        return (
+            Route("users", "GET", USERS, self._admitted(self._users)),
+            *(
+                Route(name, "GET", root + template, self._admitted(handler))
+                for root in (CUSTOMER, "/api")
+                for name, template, handler in (
+                    ("recipes", "/recipes", self._recipes),
+                    ("jobs", "/recipes/{recipe}/jobs", self._jobs),
+                    ("job", "/recipes/{recipe}/jobs/{job}", self._job),
+                )
+            ),
+        )
+
+    def controls(self) -> Sequence[Route]:
+        """Besides those of every simulator: options while it runs."""
+        return (
+            *super().controls(),
+            Route("options", "GET", "/-/options", self._show_options),
+            Route("set_options", "POST", "/-/options", self._set_options),
+        )
+
+    def admit(self, request: Request) -> Mapping[str, str]:
+        """The rate limits."""
+        kind = KINDS[request.endpoint]
+        limit = self.options.limit(kind)
+        quota = self._windows[kind].take(limit) if limit else None
+        if quota is not None and not quota.allowed:
+            headers = {"Retry-After": str(int(quota.reset) + 1)} if self.options.retry_after else {}
+            raise Refused(429, "Too many requests", headers)
+        return {}
+
+    def _admitted(self, handler: Handler) -> Handler:
+        """The handler behind the token, its mode, and the permissions."""
+
+        def admitted(request: Request) -> Response:
+            if request.headers.get("authorization", "") != f"Bearer {self.token}":
+                raise Refused(401, "Unauthorized")
+            if request.endpoint in self.options.forbidden:
+                raise Refused(403, "The role of this API client lacks a permission")
+            embedded = request.template.startswith(USERS)
+            if embedded != (self.options.mode == "embedded"):
+                raise Refused(404, "Not found")
+            return handler(request)
+
+        return admitted
+
+    def _users(self, request: Request) -> Response:
+        first, size = _list_page(request, LISTS)
+        jobs = self.world.jobs()
+        active = {job.project: sum(one.enabled and one.project == job.project for one in jobs) for job in jobs}
+        projects = sorted(active, key=number_of)[first : first + size]
+        rows = [user_row(project, active[project], self.options.rows) for project in projects]
+        return json_response(enveloped(rows, self.options.rows.users_envelope))
+
+    def _own_jobs(self, request: Request) -> list[SimJob]:
+        """The recipes behind a path's customer, or those of the workspace. Raises Refused if it cannot be read."""
+        jobs = self.world.jobs()
+        customer = request.parameters.get("customer")
+        if customer is None:
+            return list(jobs)
+        found = [job for job in jobs if customer in (str(number_of(job.project)), f"E{job.project}")]
+        if not found:
+            raise Refused(404, "Not found")
+        status = self.options.unreadable.get(found[0].project)
+        if status is not None:
+            raise Refused(status, "This customer is not accessible")
+        return found
+
+    def _recipes(self, request: Request) -> Response:
+        jobs = sorted(self._own_jobs(request), key=lambda job: number_of(job.job_id), reverse=True)
+        first, size = _list_page(request, RECIPE_LISTS)
+        sight, code = self.sight(request), request.query.get("exclude_code") != "true"
+        rows = [self._recipe_row(job, sight, code=code) for job in jobs[first : first + size]]
+        return json_response(enveloped(sight.rows(rows), self.options.rows.recipes_envelope))
+
+    def _recipe_row(self, job: SimJob, sight: Sight, *, code: bool) -> dict[str, object]:
+        now = sight.now - self.options.counts_late
+        seen = [one for one in self._seen(job, sight, self.options.counts) if one.run.start <= min(one.now, now)]
+        ended = [one for one in seen if _has_ended(Seen(one.run, min(one.now, now)))]
+        last = max((one.run.start for one in seen), default=None)
+        return recipe_row(job, ended, last, self.options.rows, code=code)
+
+    def _seen(self, job: SimJob, sight: Sight, which: Literal["lifetime", "kept"]) -> list[Seen]:
+        """A recipe's jobs that have been created, oldest first: all, or those that are kept."""
+        kept = sight.now - self.options.retention
+        # A job that has not ended in the world's eyes may have been created long before.
+        runs = self.world.runs(0.0 if which == "lifetime" else kept, sight.now + 1.0, job.job_id)
+        seen = sight.see(runs)
+        if which == "lifetime":
+            return seen
+        return [one for one in seen if _kept_from(one) >= kept]
+
+    def _found_job(self, request: Request) -> SimJob:
+        wanted = request.parameters["recipe"]
+        job = next((job for job in self._own_jobs(request) if str(number_of(job.job_id)) == wanted), None)
+        if job is None:
+            raise Refused(404, "Not found")
+        return job
+
+    def _jobs(self, request: Request) -> Response:
+        job, options = self._found_job(request), self.options
+        _only(request, JOB_LISTS)
+        sight = self.sight(request)
+        seen = self._seen(job, sight, "kept")
+        ended = [one for one in seen if _has_ended(one)]
+        succeeded = sum(word_of(one, options.rows) == "succeeded" for one in ended)
+        wanted = self._filtered(request, sorted(seen, key=self._place, reverse=True))
+        recipe_id = shown_id(job.job_id, options.rows)
+        rows = [job_row(one, recipe_id, options.rows) for one in self._page(request, wanted)]
+        answer: dict[str, object] = {
+            "job_succeeded_count": succeeded,
+            "job_failed_count": len(ended) - succeeded,
+            "job_count": len(ended),
+        }
+        if options.rows.scope_count:
+            answer["job_scope_count"] = len(wanted)
+        return json_response(answer | {"items": sight.rows(rows)})
+
+    def _filtered(self, request: Request, seen: list[Seen]) -> list[Seen]:
+        status = request.query.get("status")
+        if status is not None:
+            if status not in FILTERS:
+                raise Refused(400, "status must be succeeded, failed or pending")
+            seen = [one for one in seen if word_of(one, WorkatoShape()) == status]
+        return [one for one in seen if one.run.attempts > 1] if request.query.get("rerun_only") == "true" else seen
+
+    def _page(self, request: Request, seen: list[Seen]) -> list[Seen]:
+        """The jobs before the offset, newest first, or the nearest after it."""
+        offset, size = request.query.get("offset_job_id"), self.options.page_size
+        if offset is None:
+            return seen[:size]
+        run = self.world.find(offset, request.received)
+        if run is None:
+            raise Refused(404, "Not found")
+        place = self._place(Seen(run, request.received))
+        if request.query.get("prev") == "true":
+            return [one for one in seen if self._place(one) > place][-size:]
+        return [one for one in seen if self._place(one) < place][:size]
+
+    def _place(self, seen: Seen) -> tuple[float, str]:
+        by_end = self.options.order == "end" and _has_ended(seen)
+        return (seen.run.end if by_end else seen.run.created) or 0.0, seen.run.run_id
+
+    def _job(self, request: Request) -> Response:
+        job = self._found_job(request)
+        sight = self.sight(request)
+        seen = [one for one in self._seen(job, sight, "kept") if one.run.run_id == request.parameters["job"]]
+        if not seen:
+            raise Refused(404, "Not found")
+        return json_response(job_detail(seen[-1], shown_id(job.job_id, self.options.rows), self.options.rows))
+
+    def _show_options(self, _request: Request) -> Response:
+        return json_response(self.options)
+
+    def _set_options(self, request: Request) -> Response:
+        """Takes whole options; what is not named goes back to its default."""
+        self.options = decoded(request, WorkatoOptions)
+        return self._show_options(request)
+
+
+def _has_ended(seen: Seen) -> bool:
+    return isinstance(seen.run.at(seen.now), Result)
+
+
+def _kept_from(seen: Seen) -> float:
+    """The instant from which a job grows old."""
+    end = seen.run.end if _has_ended(seen) else None
+    return seen.run.created if end is None else end
+
+
+def _only(request: Request, known: frozenset[str]) -> None:
+    """Raises Refused 400 for a parameter that does not exist: the real API would ignore what we rely on."""
+    if unknown := sorted(request.query.keys() - known):
+        raise Refused(400, f"unknown parameter: {unknown[0]}")
+
+
+def _list_page(request: Request, known: frozenset[str]) -> tuple[int, int]:
+    """The first row and the size of the page that is asked for. Raises Refused 400 if they make no sense."""
+    _only(request, known)
+    try:
+        page, size = (int(request.query.get(name, default)) for name, default in (("page", "1"), ("per_page", "100")))
+    except ValueError:
+        raise Refused(400, "page and per_page must be numbers") from None
+    if page < 1 or not 1 <= size <= LARGEST_PAGE:
+        raise Refused(400, "page must be at least 1, per_page at most 100")
+    return (page - 1) * size, size

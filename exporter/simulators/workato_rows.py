@@ -1,0 +1,204 @@
+"""Workato's rows: as the vendor's page prints them, and in the shapes that it leaves open."""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Literal
+
+import msgspec
+
+from exporter.model import FAILING, Result
+from exporter.simulators.sight import Seen
+from exporter.simulators.world import MARK, SimJob, SimRun, SimStep
+
+ADAPTER = "connector"
+
+
+class WorkatoShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How rows look. The defaults are what current clients see.
+
+    Attributes:
+        users_envelope: The key that holds the list of managed users; "": a bare array.
+        recipes_envelope: The same for recipes.
+        status: Whether rows of the list of jobs have a status word.
+        words: Other status words, by the usual one or by our own results.
+        error_parts: Whether rows of the list tell the kind of an error.
+        repeats: Whether rows of the list tell of which job they are a repeat.
+        last_run_at: Whether recipes tell when they ran last.
+        scope_count: Whether pages tell how many jobs the filter lets through.
+        waiting_start: What a waiting job has as its start: null, or its creation.
+        offset_minutes: The offset of instants.
+        numeric_ids: Whether ids of customers and recipes are numbers, or texts of digits.
+    """
+
+    users_envelope: str = "result"
+    recipes_envelope: str = "items"
+    status: bool = True
+    words: Mapping[str, str] = {}
+    error_parts: bool = True
+    repeats: bool = True
+    last_run_at: bool = True
+    scope_count: bool = True
+    waiting_start: Literal["absent", "created"] = "absent"
+    offset_minutes: int = -420
+    numeric_ids: bool = True
+
+
+WORDS: Mapping[str, str] = {"pending": "pending", "executing": "pending", "success": "succeeded", "skip": "succeeded"}
+"""The vendor's words; every other result is failed, for it knows no more."""
+
+
+def number_of(name: str) -> int:
+    """A number that stands for a customer or a recipe, always the same."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=5).digest(), "big")
+
+
+def shown_id(name: str, shape: WorkatoShape) -> object:
+    """The id of a customer or a recipe."""
+    return number_of(name) if shape.numeric_ids else str(number_of(name))
+
+
+def user_row(project: str, active: int, shape: WorkatoShape) -> dict[str, object]:
+    """A managed user."""
+    return {
+        "id": shown_id(project, shape),
+        "name": f"Customer {MARK}",
+        "external_id": project or None,
+        "notification_email": f"{MARK}@example.com",
+        "in_trial": False,
+        "active_recipe_count": active,
+    }
+
+
+def recipe_row(
+    job: SimJob, ended: Sequence[Seen], last: float | None, shape: WorkatoShape, *, code: bool
+) -> dict[str, object]:
+    """A recipe, with the counts of its jobs that have ended."""
+    succeeded = sum(word_of(one, shape) == "succeeded" for one in ended)
+    row: dict[str, object] = {
+        "id": shown_id(job.job_id, shape),
+        "user_id": 1,
+        "name": job.name,
+        "description": f"Orders of {MARK}",
+        "folder_id": 1,
+        "running": job.enabled,
+        "job_succeeded_count": succeeded,
+        "job_failed_count": len(ended) - succeeded,
+        "lifetime_task_count": 3 * len(ended),
+        "stopped_at": None,
+        "stop_cause": None if job.enabled else "trigger_errors_limit",
+    }
+    if shape.last_run_at:
+        row["last_run_at"] = None if last is None else written_time(last, shape)
+    if code:
+        row["code"] = f'{{"input": "{MARK}", "filler": "{"x" * 100_000}"}}'
+    return row
+
+
+def job_row(seen: Seen, recipe_id: object, shape: WorkatoShape) -> dict[str, object]:
+    """A job as lists show it: instants are cut to whole seconds."""
+    row = _row(seen, recipe_id, shape, whole=True)
+    if not shape.status:
+        del row["status"]
+    if not shape.error_parts:
+        del row["error_parts"]
+    if not shape.repeats:
+        del row["master_job_id"]
+    return row
+
+
+def job_detail(seen: Seen, recipe_id: object, shape: WorkatoShape) -> dict[str, object]:
+    """A job by its id, with the lines that have run."""
+    run, now = seen
+    return _row(seen, recipe_id, shape, whole=False) | {
+        "handle": run.run_id,
+        "is_repeat": run.attempts > 1,
+        "is_test": False,
+        "is_test_case_job": False,
+        "master_job_handle": _master(run),
+        "calling_job_handle": None,
+        "lines": [
+            _line(number, step, now)
+            for number, step in enumerate(run.steps)
+            if step.start is not None and step.start <= now
+        ],
+    }
+
+
+def word_of(seen: Seen, shape: WorkatoShape) -> str:
+    """The status word of a job."""
+    what = seen.run.at(seen.now)
+    usual = WORDS.get(str(what), "failed")
+    return shape.words.get(str(what), shape.words.get(usual, usual))
+
+
+def _row(seen: Seen, recipe_id: object, shape: WorkatoShape, *, whole: bool) -> dict[str, object]:
+    run, now = seen
+    what = run.at(now)
+    waiting = run.created if shape.waiting_start == "created" else None
+    started = run.start if run.start <= now else waiting
+    failed = what in FAILING or what is Result.CANCELLATION
+    return {
+        "id": run.run_id,
+        "recipe_id": recipe_id,
+        "status": word_of(seen, shape),
+        "started_at": None if started is None else written_time(started, shape, whole=whole),
+        "completed_at": written_time(run.end, shape, whole=whole)
+        if isinstance(what, Result) and run.end is not None
+        else None,
+        "title": run.title,
+        "is_poll_error": False,
+        "is_error": failed,
+        "error": run.error if failed else None,
+        "error_parts": _error_parts(run) if failed else None,
+        "master_job_id": _master(run),
+        "calling_recipe_id": None,
+        "calling_job_id": None,
+    }
+
+
+def _master(run: SimRun) -> str:
+    """The job that this one repeats, or itself."""
+    return f"{run.run_id}-first" if run.attempts > 1 else run.run_id
+
+
+def _error_parts(run: SimRun) -> dict[str, object]:
+    line = next((number for number, step in enumerate(run.steps) if step.result in FAILING), None)
+    return {
+        "error_type": run.error_type,
+        "error_id": MARK,
+        "message": run.error,
+        "adapter": ADAPTER,
+        "action": "load",
+        "line_number": line,
+    }
+
+
+def _line(number: int, step: SimStep, now: float) -> dict[str, object]:
+    failed = step.at(now) in FAILING
+    end = now if step.end is None else min(now, step.end)
+    return {
+        "recipe_line_number": number,
+        "adapter_name": ADAPTER,
+        "adapter_operation": re.sub(r"\W", "_", step.name),
+        "input": {"row": MARK},
+        "output": {"row": MARK},
+        "mask_data": False,
+        "line_stat": {"total": end - (step.start or end), "details": []},
+        "error": f"Could not load {MARK}" if failed else None,
+    }
+
+
+def written_time(instant: float, shape: WorkatoShape, *, whole: bool = True) -> str:
+    """An instant with milliseconds, which in lists are always 0."""
+    zone = timezone(timedelta(minutes=shape.offset_minutes))
+    milliseconds = round(instant * 1000)
+    local = datetime.fromtimestamp(milliseconds // 1000, zone).isoformat()
+    fraction = 0 if whole else milliseconds % 1000
+    return f"{local[:19]}.{fraction:03d}{local[19:]}"
+
+
+def enveloped(rows: Sequence[object], key: str) -> object:
+    """The rows as they are, or under a key."""
+    return {key: rows} if key else rows

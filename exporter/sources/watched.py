@@ -1,0 +1,189 @@
+"""Jobs that are asked for their runs one by one: what is remembered of them, and the pages of one read so far."""
+
+from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
+
+import msgspec
+
+from exporter.model import Job, Run
+from exporter.sources.turns import Pulse, Schedule
+
+MAX_PAGES = 100
+"""Pages of one list that are asked for at the most."""
+
+MISORDERED = 0.25
+"""The part of a page's neighbours that may stand in the wrong order before the order is held to be another."""
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """One answered page: its rows, not yet decoded, and how to ask for the next if there is one."""
+
+    rows: Sequence[msgspec.Raw]
+    more: bool
+    cursor: str
+
+
+class JobRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A job of a project's list. `slug` is its id, unique in the project; `enabled` None: a job without a schedule."""
+
+    project: str
+    slug: str
+    name: str
+    cron: bool
+    enabled: bool | None
+
+    @property
+    def job_id(self) -> str:
+        """Its identity within the account."""
+        return f"{self.project}/{self.slug}"
+
+    def job(self, schedule: Schedule) -> Job:
+        """The job as it is told to the ledger: its project is its scope."""
+        return Job(
+            job_id=self.job_id,
+            name=self.name,
+            project=self.project,
+            scope=self.project,
+            schedule=schedule.expression,
+            timezone=schedule.timezone,
+            enabled=self.enabled,
+        )
+
+
+class JobNote(msgspec.Struct, frozen=True, array_like=True):
+    """What the state keeps of a job: when its runs were last read whole, and what is known of its schedule since when.
+
+    It is what tells a job's first reading from a later one, even after its runs have been forgotten here.
+    """
+
+    read: float | None = None
+    schedule: Schedule = Schedule()
+    detailed: float | None = None
+
+
+class Walk(msgspec.Struct, kw_only=True):
+    """The pages of one job's runs, newest first as a rule, until one shows what has been read before.
+
+    Attributes:
+        began: When the first page was asked for.
+        floor: Runs that started before it are not looked for.
+        baseline: A page of runs that all ended by then ends the walk.
+        first: The first page, hashed: an equal one tells nothing new.
+        reached: The earliest start seen, if the walk ended before the last page.
+    """
+
+    began: float
+    floor: float
+    baseline: float
+    runs: dict[str, Run] = {}
+    invalid: int = 0
+    pages: int = 0
+    cursor: str = ""
+    first: bytes = b""
+    newest_first: bool = True
+    reached: float | None = None
+
+    def take(self, page: Page, runs: Sequence[Run], known: Callable[[Collection[str]], Collection[str]]) -> bool:
+        """Adds a page; returns whether there is more to ask for."""
+        fresh = {run.run_id for run in runs} - self.runs.keys()
+        self.runs.update((run.run_id, run) for run in runs)
+        self.invalid += len(page.rows) - len(runs)
+        self.pages, self.cursor = self.pages + 1, page.cursor
+        if self.pages == 1:
+            self.newest_first = is_newest_first(runs)
+        if not page.more or not fresh:
+            return False
+        if self.pages < MAX_PAGES and not (self.newest_first and self._meets(runs, known)):
+            return True
+        if not known(fresh):
+            self.reached = min((run.start for run in self.runs.values() if run.start is not None), default=self.began)
+        return False
+
+    def _meets(self, runs: Sequence[Run], known: Callable[[Collection[str]], Collection[str]]) -> bool:
+        """Whether a page reaches what was read before, or what need not be."""
+        if all(run.end is not None and run.end <= self.baseline for run in runs):
+            return True
+        if any(run.start is not None and run.start < self.floor for run in runs):
+            return True
+        return bool(known([run.run_id for run in runs]))
+
+
+class Watched(msgspec.Struct, kw_only=True):
+    """A job that is watched, as its project's list last showed it.
+
+    Attributes:
+        note: As committed.
+        asked: When its runs were last asked for, well or not.
+        digest: The hash of its last whole answer of one page, once that is committed.
+        changed: Whether that differed from the one before.
+        elsewhere: Its open runs that no page shows: they are asked for by id.
+        walk: A walk that this poll had no time to end.
+        missed: Whether the list left it out the last time.
+    """
+
+    row: JobRow
+    note: JobNote
+    asked: float | None
+    digest: bytes = b""
+    changed: bool = False
+    elsewhere: dict[str, float] = {}
+    last_start: float | None = None
+    walk: Walk | None = None
+    missed: bool = False
+
+    def job(self) -> Job:
+        """The job as it is told to the ledger."""
+        return self.row.job(self.note.schedule)
+
+    def pulse(self, now: float, *, is_open: bool) -> Pulse:
+        """How urgent it is. One that was not read whole, or not by this process, may be more urgent than it looks."""
+        return Pulse(
+            open=is_open or self.changed,
+            enabled=None if self.note.read is None else self.row.enabled,
+            schedule=self.note.schedule,
+            last_start=self.last_start if self.digest else now,
+        )
+
+    def detail_age(self, now: float) -> float:
+        """Seconds since its schedule was asked for."""
+        return float("inf") if self.note.detailed is None else now - self.note.detailed
+
+
+class Project(msgspec.Struct, kw_only=True):
+    """A project. `listed`: when its jobs were last listed, and that is committed. `due`: when they shall be again."""
+
+    name: str
+    jobs: dict[str, Watched] = {}
+    listed: float | None = None
+    due: float = 0.0
+    readable: bool = True
+    known: bool = True
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """What a committed list of jobs changes."""
+
+    project: str
+    at: float
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """What a committed reading of a job changes."""
+
+    project: str
+    slug: str
+    note: JobNote
+    digest: bytes | None = None
+    last_start: float | None = None
+
+
+def is_newest_first(runs: Sequence[Run]) -> bool:
+    """Whether a page stands in this order, save for neighbours that started together; a single run does."""
+    starts = [run.start for run in runs if run.start is not None]
+    pairs = [(one, other) for one, other in pairwise(starts) if one != other]
+    return sum(one < other for one, other in pairs) <= MISORDERED * len(pairs)
+
+
+def note_key(job_id: str) -> str:
+    """The name of a job's note in the state."""
+    return f"job/{job_id}"

@@ -1,0 +1,378 @@
+"""Workato's API: its paths, and what its answers mean. Titles, inputs and outputs are never decoded."""
+
+import re
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote
+
+import msgspec
+
+from exporter.errors import SchemaError
+from exporter.model import FAILING, Job, Result, Run, State, Step
+from exporter.payload import ABSENT, OBJECT, decode, decode_rows, decoded, scalar, text
+from exporter.times import parse_duration, parse_instant
+
+USERS = "/managed_users"
+RECIPES = "/recipes"
+CUSTOMER = USERS + "/{customer}"
+JOBS = RECIPES + "/{recipe}/jobs"
+JOB = JOBS + "/{job}"
+LIST_KEYS = ("result", "items", "data")
+LONGEST_WORD = 64
+STATUSES: Mapping[str, Result | State] = {
+    "succeeded": Result.SUCCESS,
+    "failed": Result.FAILURE,
+    "pending": State.EXECUTING,
+}
+POLL_ERROR = "poll_error"
+"""The error type of a job that failed while its trigger asked for events, where the vendor names no other."""
+WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}", re.ASCII)
+"""What names of adapters, operations and kinds of errors look like; anything else may be a customer's text."""
+
+
+class Customer(msgspec.Struct, frozen=True):
+    """A managed user: its id, which is a scope, and the label of its recipes. Both "" for an ordinary workspace."""
+
+    customer_id: str
+    label: str
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """A recipe. The counts are those of its jobs that ended, None where the API does not tell."""
+
+    recipe_id: str
+    name: str
+    running: bool | None
+    stop_cause: str
+    succeeded: int | None
+    failed: int | None
+    last_run: str
+
+
+class JobRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A Workato job (a run), as a list or its own page shows it."""
+
+    job_id: str
+    status: str
+    started: float | None
+    completed: float | None
+    is_error: bool
+    is_repeat: bool
+    error_type: str
+
+
+class LooseCustomer(msgspec.Struct):
+    """A managed user, not yet decoded."""
+
+    id: msgspec.Raw = ABSENT
+    external_id: msgspec.Raw = ABSENT
+
+
+class LooseRecipe(msgspec.Struct):
+    """What is used of a recipe, not yet decoded."""
+
+    id: msgspec.Raw = ABSENT
+    name: msgspec.Raw = ABSENT
+    running: msgspec.Raw = ABSENT
+    stop_cause: msgspec.Raw = ABSENT
+    job_succeeded_count: msgspec.Raw = ABSENT
+    job_failed_count: msgspec.Raw = ABSENT
+    last_run_at: msgspec.Raw = ABSENT
+
+
+class LooseJob(msgspec.Struct):
+    """What is used of a job, not yet decoded."""
+
+    id: msgspec.Raw = ABSENT
+    handle: msgspec.Raw = ABSENT
+    status: msgspec.Raw = ABSENT
+    started_at: msgspec.Raw = ABSENT
+    completed_at: msgspec.Raw = ABSENT
+    is_error: msgspec.Raw = ABSENT
+    is_poll_error: msgspec.Raw = ABSENT
+    is_repeat: msgspec.Raw = ABSENT
+    master_job_id: msgspec.Raw = ABSENT
+    error: msgspec.Raw = ABSENT
+    error_parts: msgspec.Raw = ABSENT
+    lines: msgspec.Raw = ABSENT
+
+
+class LooseLine(msgspec.Struct):
+    """What is used of a line, not yet decoded."""
+
+    recipe_line_number: msgspec.Raw = ABSENT
+    adapter_name: msgspec.Raw = ABSENT
+    adapter_operation: msgspec.Raw = ABSENT
+    line_stat: msgspec.Raw = ABSENT
+    error: msgspec.Raw = ABSENT
+    error_descriptor: msgspec.Raw = ABSENT
+
+
+class ErrorParts(msgspec.Struct):
+    """What is used of a job's `error_parts`."""
+
+    error_type: msgspec.Raw = ABSENT
+    adapter: msgspec.Raw = ABSENT
+    line_number: msgspec.Raw = ABSENT
+
+
+class LineStat(msgspec.Struct):
+    """What is used of a line's `line_stat`."""
+
+    total: msgspec.Raw = ABSENT
+
+
+class Counts(msgspec.Struct):
+    """What is used of a page's counts."""
+
+    job_scope_count: int | None = None
+
+
+COUNTS: msgspec.json.Decoder[Counts] = msgspec.json.Decoder(Counts)
+LOOSE_CUSTOMER: msgspec.json.Decoder[LooseCustomer] = msgspec.json.Decoder(LooseCustomer)
+LOOSE_RECIPE: msgspec.json.Decoder[LooseRecipe] = msgspec.json.Decoder(LooseRecipe)
+LOOSE_JOB: msgspec.json.Decoder[LooseJob] = msgspec.json.Decoder(LooseJob)
+LOOSE_LINE: msgspec.json.Decoder[LooseLine] = msgspec.json.Decoder(LooseLine)
+ERROR_PARTS: msgspec.json.Decoder[ErrorParts] = msgspec.json.Decoder(ErrorParts)
+LINE_STAT: msgspec.json.Decoder[LineStat] = msgspec.json.Decoder(LineStat)
+RAW_LIST: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
+BOOLEAN: msgspec.json.Decoder[bool] = msgspec.json.Decoder(bool)
+WHOLE: msgspec.json.Decoder[int] = msgspec.json.Decoder(int)
+NOTHING = frozenset({b"", b"null", b"false", b'""', b"{}", b"[]"})
+"""Values of a line's `error` that say that there was none."""
+
+
+def path(endpoint: str, **parts: str) -> str:
+    """The path of an endpoint (template), with its parts percent-encoded."""
+    return endpoint.format_map({name: quote(part, safe="") for name, part in parts.items()})
+
+
+def statuses(status_map: Mapping[str, Result | State]) -> Mapping[str, Result | State]:
+    """The table of status words, letter case folded: the vendor's, and over them those of the configuration."""
+    return {**STATUSES, **{word.casefold(): meaning for word, meaning in status_map.items()}}
+
+
+def parse_customers(body: bytes) -> list[Customer]:
+    """The managed users of a page; rows without an id are left out.
+
+    Raises:
+        DecodeError: The body is not JSON.
+        SchemaError: It is no list, or none of its rows is a managed user.
+    """
+    raws = decode_rows(body, LIST_KEYS)
+    customers = []
+    for raw in raws:
+        loose = decoded(raw, LOOSE_CUSTOMER)
+        if loose is not None and (customer_id := text(loose.id)):
+            customers.append(Customer(customer_id, text(loose.external_id) or customer_id))
+    if raws and not customers:
+        raise SchemaError("no row of the answer is a managed user")
+    return customers
+
+
+def parse_recipes(body: bytes) -> tuple[list[Recipe], int]:
+    """The recipes of a page, and how many rows were none.
+
+    Raises:
+        DecodeError: The body is not JSON.
+        SchemaError: It is no list, or none of its rows is a recipe.
+    """
+    raws = decode_rows(body, LIST_KEYS)
+    recipes = [recipe for raw in raws if (recipe := _recipe(raw)) is not None]
+    if raws and not recipes:
+        raise SchemaError("no row of the answer is a recipe")
+    return recipes, len(raws) - len(recipes)
+
+
+def _recipe(raw: msgspec.Raw) -> Recipe | None:
+    loose = decoded(raw, LOOSE_RECIPE)
+    if loose is None or not text(loose.id):
+        return None
+    return Recipe(
+        recipe_id=text(loose.id),
+        name=text(loose.name),
+        running=decoded(loose.running, BOOLEAN),
+        stop_cause=_word(text(loose.stop_cause)),
+        succeeded=decoded(loose.job_succeeded_count, WHOLE),
+        failed=decoded(loose.job_failed_count, WHOLE),
+        last_run=text(loose.last_run_at)[:LONGEST_WORD],
+    )
+
+
+def parse_jobs(body: bytes) -> tuple[list[JobRow], int]:
+    """The jobs of a page, each once, in its order, and how many rows were none.
+
+    Raises:
+        DecodeError: The body is not JSON.
+        SchemaError: It is no list, or none of its rows is a job.
+    """
+    raws = decode_rows(body, ("items", "result", "data"))
+    rows = [row for raw in raws if (row := _job(decoded(raw, LOOSE_JOB))) is not None]
+    if raws and not rows:
+        raise SchemaError("no row of the answer is a job")
+    return list({row.job_id: row for row in rows}.values()), len(raws) - len(rows)
+
+
+def parse_total(body: bytes) -> int | None:
+    """How many jobs the filter of a list lets through, None if the list does not tell."""
+    try:
+        return decode(body, COUNTS).job_scope_count
+    except SchemaError:
+        return None
+
+
+def parse_job(body: bytes, job_id: str) -> tuple[JobRow, list[Step]]:
+    """The job of this id, with its steps: the lines that ran, each once.
+
+    Raises:
+        DecodeError: The body is not JSON.
+        SchemaError: It is not this job.
+    """
+    loose = decode(body, LOOSE_JOB)
+    row = _job(loose)
+    if row is None or job_id not in (row.job_id, text(loose.handle)):
+        raise SchemaError("the answer is not the job that was asked for")
+    parts = decoded(loose.error_parts, ERROR_PARTS) or ErrorParts()
+    lines = decoded(loose.lines, RAW_LIST)
+    steps = [] if lines is None else _steps(lines, text(parts.line_number))
+    return msgspec.structs.replace(row, job_id=job_id), steps
+
+
+def parse_error(body: bytes, step_name: str) -> str:
+    """The error text of a job, or of one of its steps: customers' data, for a person who asked for it.
+
+    Raises:
+        DecodeError: The body is not JSON.
+        SchemaError: It is not an object.
+    """
+    loose = decode(body, LOOSE_JOB)
+    if not step_name:
+        return _message(loose.error)
+    lines = (decoded(raw, LOOSE_LINE) for raw in decoded(loose.lines, RAW_LIST) or [])
+    named = [line for line in lines if line is not None and _step(line, "").name == step_name]
+    return "\n".join(message for line in named if (message := _message(line.error)))
+
+
+def _message(raw: msgspec.Raw) -> str:
+    """An error is a text, or an object with one."""
+    return text(raw) or text((decoded(raw, OBJECT) or {}).get("message", ABSENT))
+
+
+def _job(loose: LooseJob | None) -> JobRow | None:
+    job_id = "" if loose is None else text(loose.id, loose.handle)
+    if loose is None or not job_id:
+        return None
+    master = text(loose.master_job_id)
+    return JobRow(
+        job_id=job_id,
+        status=text(loose.status).strip()[:LONGEST_WORD],
+        started=parse_instant(scalar(loose.started_at)),
+        completed=parse_instant(scalar(loose.completed_at)),
+        is_error=decoded(loose.is_error, BOOLEAN) is True,
+        is_repeat=decoded(loose.is_repeat, BOOLEAN) is True
+        or bool(master and master not in (job_id, text(loose.handle))),
+        error_type=_error_type(loose),
+    )
+
+
+def _error_type(loose: LooseJob) -> str:
+    parts = decoded(loose.error_parts, ERROR_PARTS) or ErrorParts()
+    other = POLL_ERROR if decoded(loose.is_poll_error, BOOLEAN) is True else ""
+    return _word(text(parts.error_type)) or _word(text(parts.adapter)) or other
+
+
+def _word(value: str) -> str:
+    """The value if it is a plain word, else ""."""
+    return value if WORD.fullmatch(value) else ""
+
+
+def _steps(raws: Sequence[msgspec.Raw], failed_line: str) -> list[Step]:
+    """Lines of a loop come once for each turn: they are one step that took as long as all, and failed if one did."""
+    steps: dict[str, Step] = {}
+    for raw in raws:
+        loose = decoded(raw, LOOSE_LINE)
+        if loose is None or not text(loose.recipe_line_number):
+            continue
+        step = _step(loose, failed_line)
+        steps[step.name] = _joined(steps[step.name], step) if step.name in steps else step
+    return list(steps.values())
+
+
+def _step(loose: LooseLine, failed_line: str) -> Step:
+    number = text(loose.recipe_line_number)[:9]
+    words = [word for raw in (loose.adapter_name, loose.adapter_operation) if (word := _word(text(raw)))]
+    stat = decoded(loose.line_stat, LINE_STAT) or LineStat()
+    failed = number == failed_line or any(bytes(raw) not in NOTHING for raw in (loose.error, loose.error_descriptor))
+    return Step(
+        name=f"{number} {'/'.join(words)}".strip(),
+        result=Result.FAILURE if failed else Result.SUCCESS,
+        duration=parse_duration(scalar(stat.total)),
+    )
+
+
+def _joined(first: Step, second: Step) -> Step:
+    durations = [step.duration for step in (first, second) if step.duration is not None]
+    failed = Result.FAILURE in (first.result, second.result)
+    return Step(
+        name=first.name,
+        result=Result.FAILURE if failed else Result.SUCCESS,
+        duration=sum(durations) if durations else None,
+    )
+
+
+def to_job(recipe: Recipe, customer: Customer, url: str) -> Job:
+    """The job that a recipe is; `url` is that of its page."""
+    return Job(
+        job_id=job_id_of(customer.customer_id, recipe.recipe_id),
+        name=recipe.name or recipe.recipe_id,
+        project=customer.label,
+        scope=customer.customer_id,
+        url=url,
+        enabled=recipe.running,
+        stop_cause=recipe.stop_cause,
+    )
+
+
+def job_id_of(customer_id: str, recipe_id: str) -> str:
+    """The identity of a recipe: nothing promises that its id is unique beyond its customer."""
+    return f"{customer_id}/{recipe_id}" if customer_id else recipe_id
+
+
+def split_job_id(job_id: str) -> tuple[str, str]:
+    """Customer and recipe of a job's identity."""
+    customer_id, _, recipe_id = job_id.rpartition("/")
+    return customer_id, recipe_id
+
+
+def to_run(row: JobRow, job_id: str, status_map: Mapping[str, Result | State]) -> Run:
+    """The run of a row; `status_map` is the table made by `statuses`."""
+    meaning, unmapped = _meaning(row, status_map)
+    result = meaning if isinstance(meaning, Result) else None
+    state = meaning if isinstance(meaning, State) else None
+    if state is State.EXECUTING and row.started is None:
+        state = State.PENDING
+    end = row.completed if result is not None else None
+    return Run(
+        run_id=row.job_id,
+        job_id=job_id,
+        result=result,
+        state=state,
+        unmapped=unmapped,
+        start=row.started,
+        end=end,
+        duration=max(0.0, end - row.started) if end is not None and row.started is not None else None,
+        retries=int(row.is_repeat),
+        recovered=row.is_repeat and result is Result.SUCCESS,
+        error_type=row.error_type if result in FAILING else "",
+    )
+
+
+def _meaning(row: JobRow, status_map: Mapping[str, Result | State]) -> tuple[Result | State | None, str]:
+    """What the status word means, or that word. Older lists have none: there error flag and end tell."""
+    if row.status:
+        meaning = status_map.get(row.status.casefold())
+        if meaning is not None:
+            return meaning, ""
+        return (None if row.completed is None else Result.UNKNOWN), row.status
+    if row.is_error:
+        return Result.FAILURE, ""
+    return (State.EXECUTING if row.completed is None else Result.SUCCESS), ""

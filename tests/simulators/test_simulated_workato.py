@@ -1,0 +1,212 @@
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from exporter.simulators.clock import Clock
+from exporter.simulators.faults import Drop, LostEnd, Stale
+from exporter.simulators.scripted import ScriptedWorld
+from exporter.simulators.workato import TOKEN, WorkatoOptions, WorkatoSimulator
+from exporter.simulators.workato_rows import WorkatoShape, number_of
+from exporter.simulators.world import MARK, SimJob
+
+NOW = 1_700_000_000.0
+DAY = 86400.0
+CUSTOMER = f"/api/managed_users/{number_of('acme')}"
+RECIPES = f"{CUSTOMER}/recipes"
+JOBS = f"{RECIPES}/{number_of('acme/orders')}/jobs"
+
+
+@pytest.fixture
+def workato(clock: Clock) -> Iterator[WorkatoSimulator]:
+    world = ScriptedWorld(clock)
+    world.add_job(SimJob(job_id="acme/orders", name="orders", project="acme"))
+    with WorkatoSimulator(world, clock) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def http(workato, tls) -> Iterator[httpx.Client]:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with httpx.Client(base_url=workato.url, headers=headers, timeout=5, verify=tls) as client:
+        yield client
+
+
+def told(workato, number, **fields):
+    """So many runs, a second apart, the oldest first."""
+    return [
+        workato.world.run("orders", project="acme", start=NOW - 1000 + place, duration=0.4, **fields)
+        for place in range(number)
+    ]
+
+
+@pytest.mark.parametrize("header", ["", "Bearer other", TOKEN])
+def test_without_the_token_everything_is_401(http, header):
+    for path in ("/api/managed_users", RECIPES, JOBS):
+        answer = http.get(path, headers={"Authorization": header})
+        assert (answer.status_code, answer.json()) == (401, {"message": "Unauthorized"})
+
+
+def test_each_mode_has_its_own_paths(http, workato):
+    own = f"/api/recipes/{number_of('acme/orders')}/jobs"
+    assert [http.get(path).status_code for path in (JOBS, own)] == [200, 404]
+    workato.options = WorkatoOptions(mode="developer")
+    assert [http.get(path).status_code for path in (JOBS, own)] == [404, 200]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/managed_users?per_page=101",
+        "/api/managed_users?page=0",
+        f"{RECIPES}?page=x",
+        f"{JOBS}?limit=5",
+        f"{JOBS}?status=done",
+    ],
+)
+def test_what_is_not_understood_is_400(http, path):
+    assert http.get(path).status_code == 400
+
+
+def test_customers_are_known_by_number_and_by_external_id(http):
+    assert http.get("/api/managed_users").json()["result"][0]["external_id"] == "acme"
+    assert http.get("/api/managed_users/Eacme/recipes").status_code == 200
+    assert http.get("/api/managed_users/acme/recipes").status_code == 404
+
+
+def test_a_customer_may_be_unreadable(http, workato):
+    workato.options = WorkatoOptions(unreadable={"acme": 403})
+    assert [http.get(path).status_code for path in ("/api/managed_users", RECIPES, JOBS)] == [200, 403, 403]
+
+
+def test_recipes_are_listed_by_id_descending_with_their_counts_and_with_code_unless_told(http, workato):
+    for name in range(5):
+        workato.world.add_job(SimJob(job_id=f"acme/{name}", name=str(name), project="acme"))
+    told(workato, 3)
+    told(workato, 2, result="failure")
+    rows = http.get(RECIPES, params={"exclude_code": "true"}).json()["items"]
+    ids = [row["id"] for row in rows]
+    assert ids == sorted(ids, reverse=True)
+    orders = next(row for row in rows if row["name"] == "orders")
+    assert (orders["job_succeeded_count"], orders["job_failed_count"]) == (3, 2)
+    assert not any("code" in row for row in rows)
+    assert len(http.get(RECIPES, params={"per_page": "2", "page": "3"}).json()["items"]) == 2
+    assert len(http.get(RECIPES, params={"per_page": "1"}).content) > 100_000
+
+
+def test_pages_of_jobs_have_25_newest_first_and_go_on_after_an_id(http, workato):
+    runs = [run.run_id for run in told(workato, 60)][::-1]
+    offset, seen = {}, []
+    while rows := http.get(JOBS, params=offset).json()["items"]:
+        assert len(rows) <= 25
+        seen += [row["id"] for row in rows]
+        offset = {"offset_job_id": rows[-1]["id"], "prev": "false"}
+    assert seen == runs
+    newer = http.get(JOBS, params={"offset_job_id": runs[30], "prev": "true"}).json()["items"]
+    assert [row["id"] for row in newer] == runs[5:30]
+    assert http.get(JOBS, params={"offset_job_id": "j-none"}).status_code == 404
+
+
+def test_a_long_job_does_not_return_to_the_first_page_when_it_ends(http, workato, clock):
+    run = workato.world.run("orders", project="acme", start=NOW - 2000, duration=2000)
+    told(workato, 30)
+    clock.advance(60)
+    assert run.run_id not in [row["id"] for row in http.get(JOBS).json()["items"]]
+    workato.options = WorkatoOptions(order="end")
+    assert http.get(JOBS).json()["items"][0]["id"] == run.run_id
+
+
+def test_open_jobs_can_be_asked_for_alone_and_their_number_is_told(http, workato):
+    told(workato, 30)
+    run = workato.world.run("orders", project="acme", start=NOW - 2000, result=None)
+    answer = http.get(JOBS, params={"status": "pending"}).json()
+    assert [row["id"] for row in answer["items"]] == [run.run_id]
+    assert (answer["job_scope_count"], answer["job_count"]) == (1, 30)
+
+
+def test_lists_cut_instants_to_seconds_and_details_do_not(http, workato):
+    run = workato.world.run("orders", project="acme", start=NOW - 100.25, duration=0.5)
+    row = http.get(JOBS).json()["items"][0]
+    detail = http.get(f"{JOBS}/{run.run_id}").json()
+    assert [row[name][19:] for name in ("started_at", "completed_at")] == [".000-07:00"] * 2
+    assert detail["started_at"][20:] == "750-07:00"
+
+
+def test_a_detail_has_lines_and_says_whether_it_is_a_repeat(http, workato):
+    run = told(workato, 1, steps=["load", "send"], result="failure", attempts=2)[0]
+    detail = http.get(f"{JOBS}/{run.run_id}").json()
+    assert [line["adapter_operation"] for line in detail["lines"]] == ["load", "send"]
+    assert [bool(line["error"]) for line in detail["lines"]] == [False, True]
+    assert detail["is_repeat"] is True
+    assert detail["master_job_id"] != detail["id"]
+    assert detail["error_parts"]["line_number"] == 1
+
+
+def test_customers_data_stands_in_titles_errors_inputs_and_outputs(http, workato):
+    run = told(workato, 1, steps=["load"], result="failure")[0]
+    detail = http.get(f"{JOBS}/{run.run_id}").json()
+    line = detail["lines"][0]
+    texts = (detail["title"], detail["error"], line["error"], str(line["input"]), str(line["output"]))
+    assert all(MARK in text for text in texts)
+
+
+def test_jobs_are_forgotten_after_their_retention_and_counts_may_fall(http, workato, clock):
+    runs = told(workato, 3)
+    workato.options = WorkatoOptions(retention=DAY, counts="kept")
+    clock.advance(2 * DAY)
+    assert http.get(JOBS).json()["items"] == []
+    assert http.get(f"{JOBS}/{runs[0].run_id}").status_code == 404
+    assert http.get(RECIPES).json()["items"][0]["job_succeeded_count"] == 0
+    workato.options = WorkatoOptions(retention=DAY)
+    assert http.get(RECIPES).json()["items"][0]["job_succeeded_count"] == 3
+
+
+def test_limits_are_by_kind_of_endpoint(http, workato, clock):
+    workato.options = WorkatoOptions(jobs_per_minute=2, users_per_minute=1, retry_after=True)
+    assert [http.get(JOBS).status_code for _ in range(3)] == [200, 200, 429]
+    assert [http.get("/api/managed_users").status_code for _ in range(2)] == [200, 429]
+    assert http.get(RECIPES).status_code == 200
+    assert int(http.get(JOBS).headers["Retry-After"]) <= 60
+    clock.advance(60)
+    assert http.get(JOBS).status_code == 200
+
+
+def test_rows_may_lack_what_older_versions_lack(http, workato):
+    told(workato, 1, result="failure", attempts=2)
+    shape = WorkatoShape(status=False, error_parts=False, repeats=False, last_run_at=False, scope_count=False)
+    workato.options = WorkatoOptions(rows=shape)
+    answer = http.get(JOBS).json()
+    assert not {"status", "error_parts", "master_job_id"} & answer["items"][0].keys()
+    assert "job_scope_count" not in answer
+    assert "last_run_at" not in http.get(RECIPES).json()["items"][0]
+
+
+def test_it_lies_when_told_to(http, workato):
+    run = told(workato, 1)[0]
+    workato.faults.set([LostEnd(run_ids=(run.run_id,))])
+    assert http.get(JOBS).json()["items"][0]["status"] == "pending"
+    assert http.get(RECIPES).json()["items"][0]["job_succeeded_count"] == 0
+    workato.faults.set([Stale(seconds=5000.0)])
+    assert http.get(JOBS).json()["items"] == []
+    workato.faults.set([Drop(share=1.0)])
+    assert http.get(RECIPES).json()["items"] == []
+
+
+def test_options_can_be_set_over_http(http):
+    assert http.post("/-/options", json={"page_size": 3}).json()["page_size"] == 3
+    assert http.get("/-/options").json()["page_size"] == 3
+    assert http.post("/-/options", json={"size": 3}).status_code == 400
+
+
+def test_the_demo_has_customers_with_recipes_and_jobs(clock, tls):
+    with WorkatoSimulator.demo(clock) as simulator:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        with httpx.Client(base_url=simulator.url, headers=headers, timeout=5, verify=tls) as client:
+            users = client.get("/api/managed_users").json()["result"]
+            assert [user["active_recipe_count"] for user in sorted(users, key=lambda user: user["external_id"])] == [
+                10,
+                2,
+            ]
+            recipes = client.get(f"/api/managed_users/{users[0]['id']}/recipes?exclude_code=true").json()["items"]
+            jobs = client.get(f"/api/managed_users/{users[0]['id']}/recipes/{recipes[0]['id']}/jobs").json()["items"]
+            assert len(jobs) == 25

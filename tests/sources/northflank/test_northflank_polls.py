@@ -1,0 +1,419 @@
+import json
+
+import pytest
+
+from exporter.model import Result
+from exporter.simulators.faults import Drop, Duplicate, Garbage, Shuffle, Status
+from exporter.simulators.northflank_rows import NorthflankShape
+from exporter.simulators.world import MARK, SimJob
+
+NOW = 1_700_000_000.0
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+SUCCESS, FAILURE, UNKNOWN = Result.SUCCESS, Result.FAILURE, Result.UNKNOWN
+
+
+def ended_runs(world, job, count, *, until, every=MINUTE, **fields):
+    """So many runs of a job, the last one starting at `until`."""
+    return [
+        world.run(job, start=until - number * every, duration=30.0, **fields).run_id
+        for number in reversed(range(count))
+    ]
+
+
+# --- what is asked
+
+
+def test_the_first_poll_lists_and_then_asks_each_job_once(exporter, world, asked):
+    for name in "abc":
+        world.run(name, start=NOW - HOUR)
+    assert exporter.poll() == "success"
+    assert asked() == ["projects", "jobs", "runs", "runs", "runs"]
+
+
+def test_a_quiet_job_is_asked_for_one_page_every_few_polls(exporter, world, asked):
+    ended_runs(world, "a", 500, until=NOW - HOUR)
+    exporter.poll()
+    asked()
+    exporter.live(9 * MINUTE)
+    assert asked().count("runs") <= 4
+
+
+def test_an_idle_job_is_asked_every_tenth_poll_and_lists_are_too(exporter, world, asked):
+    world.run("a", start=NOW - 3 * DAY)
+    exporter.poll()
+    asked()
+    exporter.live(60 * MINUTE)
+    requests = asked()
+    assert 6 <= requests.count("runs") <= 7
+    assert requests.count("jobs") <= 7
+    assert requests.count("projects") <= 7
+
+
+def test_a_suspended_job_is_slow_and_not_enabled(exporter, world, asked):
+    world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="* * * * *", enabled=False))
+    world.run("a", start=NOW - MINUTE, duration=10.0)
+    exporter.live(30 * MINUTE)
+    assert asked().count("runs") <= 5
+    assert exporter.job("prod/a").job.enabled is False
+
+
+def test_the_schedule_of_a_job_is_asked_once_an_hour(exporter, world, asked):
+    world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="0 3 * * *"))
+    world.add_job(SimJob(job_id="prod/b", name="b", project="prod"))
+    exporter.live(59 * MINUTE)
+    assert asked().count("job") == 1
+    assert exporter.job("prod/a").job.schedule == "0 3 * * *"
+    assert exporter.job("prod/a").job.enabled is True
+    assert exporter.job("prod/b").job.enabled is None
+    exporter.live(59 * MINUTE)
+    assert asked().count("job") == 1
+
+
+def test_a_job_that_is_not_wanted_is_not_asked(exporting, world):
+    exporter = exporting(jobs={"exclude": ["b"]})
+    world.run("a", start=NOW - HOUR)
+    world.run("b", start=NOW - HOUR)
+    exporter.live(5 * MINUTE)
+    assert {job.name for job in exporter.ledger.jobs_of(exporter.name)} == {"a"}
+    assert exporter.watermark() is not None
+
+
+def test_a_team_has_its_own_paths(exporting, simulator, world):
+    simulator.stop()
+    simulator.team_id = "blue"
+    world.run("a", start=NOW - HOUR)
+    with simulator:
+        assert exporting().poll() == "success"
+        assert {line.path.split("/projects")[0] for line in simulator.log.lines()} == {"/v1/teams/blue"}
+
+
+# --- endings
+
+
+def test_each_ending_counts_once_and_what_ended_before_the_first_poll_does_not(exporter, world):
+    world.run("a", start=NOW - HOUR)
+    open_run = world.run("a", start=NOW - MINUTE, duration=5 * MINUTE, result="failure")
+    exporter.poll()
+    assert exporter.counted() == {}
+    assert exporter.open() == {open_run.run_id}
+    world.run("a", start=NOW + 6 * MINUTE, duration=30.0)
+    exporter.live(20 * MINUTE)
+    assert exporter.counted() == {("prod/a", SUCCESS): 1, ("prod/a", FAILURE): 1}
+    assert exporter.open() == set()
+
+
+def test_retries_are_counted_from_failed_attempts(exporter, world):
+    world.run("a", start=NOW - HOUR)
+    exporter.poll()
+    world.run("a", start=NOW + 1, duration=30.0, attempts=3)
+    world.run("a", start=NOW + 2, duration=30.0, attempts=2, result="failure")
+    exporter.live(20 * MINUTE)
+    counts = exporter.job("prod/a").counts
+    assert counts["jobrun_run_retries_total"][""].value == 3
+    assert counts["jobrun_runs_recovered_total"][""].value == 1
+
+
+@pytest.mark.parametrize("look", ["absent", "null", "empty"])
+def test_an_ending_without_an_end_counts_once_and_has_no_duration(exporter, world, option, look):
+    option(rows=NorthflankShape(no_end=look, endless_share=1.0))
+    world.run("a", start=NOW - HOUR)
+    exporter.poll()
+    world.run("a", start=NOW + 1, duration=30.0)
+    exporter.live(20 * MINUTE)
+    assert exporter.counted() == {("prod/a", SUCCESS): 1}
+    assert exporter.job("prod/a").distributions == {}
+    assert exporter.job("prod/a").last_run.end is None
+
+
+def test_an_unmapped_word_is_told_and_the_run_ends_as_unknown(exporter, world, option):
+    option(rows=NorthflankShape(words={"cancellation": "ABORTED"}))
+    world.run("a", start=NOW - HOUR)
+    exporter.poll()
+    world.run("a", start=NOW + 1, duration=30.0, result="cancellation")
+    exporter.live(20 * MINUTE)
+    assert exporter.counted() == {("prod/a", UNKNOWN): 1}
+    assert exporter.ledger.source(exporter.name).counts["jobrun_source_unmapped_status_total"]["ABORTED"].value == 1
+
+
+@pytest.mark.parametrize("order", ["newest", "oldest", "shuffled"])
+def test_no_ending_is_lost_in_any_order_of_the_rows(exporter, world, option, order):
+    option(order=order)
+    ended_runs(world, "a", 250, until=NOW - HOUR)
+    exporter.live(10 * MINUTE)
+    ended_runs(world, "a", 300, until=NOW + 20 * MINUTE, every=2.0)
+    exporter.live(30 * MINUTE)
+    assert exporter.counted() == {("prod/a", SUCCESS): 300}
+
+
+def test_pages_are_walked_only_until_one_shows_what_is_known(exporter, world, asked, clock):
+    ended_runs(world, "a", 500, until=NOW - HOUR)
+    exporter.poll()
+    assert asked().count("runs") == 1
+    ended_runs(world, "a", 250, until=NOW + HOUR, every=10.0)
+    clock.set(NOW + 2 * HOUR)
+    exporter.poll()
+    assert asked().count("runs") == 3
+    assert exporter.counted() == {("prod/a", SUCCESS): 250}
+
+
+def test_the_first_reading_goes_on_until_a_page_holds_only_older_ended_runs(exporter, world, asked):
+    ended_runs(world, "a", 150, until=NOW - HOUR)
+    late = world.run("a", start=NOW - 50 * HOUR, duration=50 * HOUR + 300.0)
+    ended_runs(world, "a", 100, until=NOW - 1, every=1.0, job_id="prod/b", result=None)
+    exporter.poll()
+    assert late.run_id not in exporter.open()
+    assert len(exporter.open()) == 100
+    assert asked().count("runs") == 2
+
+
+def test_a_walk_without_time_goes_on_in_the_next_poll_and_is_committed_whole(exporter, world, asked, clock):
+    world.run("a", start=NOW - HOUR)
+    exporter.poll()
+    ended_runs(world, "a", 4000, until=NOW + 10 * HOUR, every=5.0)
+    clock.set(NOW + 11 * HOUR)
+    asked()
+    exporter.poll()
+    assert 5 < asked().count("runs") < 40
+    assert exporter.counted() == {}
+    exporter.live(5 * MINUTE)
+    assert exporter.counted() == {("prod/a", SUCCESS): 4000}
+
+
+def test_an_open_run_that_no_page_shows_is_followed_by_its_id(exporter, world, asked):
+    old = world.run("a", start=NOW - HOUR, duration=HOUR + 20 * MINUTE)
+    exporter.poll()
+    ended_runs(world, "a", 200, until=NOW + 5 * MINUTE, every=1.0)
+    exporter.live(15 * MINUTE)
+    assert old.run_id in exporter.open()
+    assert "run" in asked()
+    exporter.live(10 * MINUTE)
+    assert exporter.counted() == {("prod/a", SUCCESS): 201}
+
+
+def test_what_lies_beyond_lookback_after_a_long_downtime_is_told(exporting, world, clock):
+    exporter = exporting(lookback="1d")
+    world.run("a", start=NOW - HOUR)
+    exporter.poll()
+    ended_runs(world, "a", 900, until=NOW + 100 * HOUR, every=600.0)
+    clock.set(NOW + 101 * HOUR)
+    exporter.live(3 * MINUTE)
+    lost = exporter.source_count("jobrun_source_unobserved_seconds_total")
+    lost += exporter.ledger.source(exporter.name).held_unobserved
+    assert lost > 60 * HOUR
+    assert exporter.counted()["prod/a", SUCCESS] >= 144
+
+
+def test_runs_that_the_state_has_forgotten_do_not_count_again(exporter, world, clock):
+    world.run("a", start=NOW - HOUR)
+    exporter.poll()
+    ended_runs(world, "a", 20, until=NOW + HOUR)
+    exporter.live(2 * HOUR)
+    assert exporter.counted() == {("prod/a", SUCCESS): 20}
+    clock.set(NOW + 40 * DAY)
+    exporter.live(20 * MINUTE)
+    exporter.ledger.prune(clock(), 30 * DAY)
+    exporter.start()
+    world.run("a", start=clock() + 1)
+    exporter.live(20 * MINUTE)
+    assert exporter.counted() == {("prod/a", SUCCESS): 21}
+
+
+@pytest.mark.parametrize("lie", [Duplicate(), Shuffle(), Drop(share=0.3, endpoint="runs"), Drop(endpoint="jobs")])
+def test_lies_in_the_rows_change_no_sum(exporter, simulator, world, lie):
+    ended_runs(world, "a", 30, until=NOW - HOUR)
+    exporter.poll()
+    simulator.faults.set([lie])
+    ended_runs(world, "a", 40, until=NOW + 30 * MINUTE, every=40.0)
+    exporter.live(45 * MINUTE)
+    simulator.faults.clear()
+    exporter.live(10 * MINUTE)
+    assert exporter.counted() == {("prod/a", SUCCESS): 40}
+
+
+# --- watermark
+
+
+def test_the_watermark_comes_when_every_job_was_read_and_is_never_more_than_that(exporter, world, clock):
+    for number in range(30):
+        world.run(f"job{number}", start=NOW - HOUR)
+    exporter.poll()
+    assert exporter.watermark() is None
+    exporter.live(3 * MINUTE)
+    assert NOW - MINUTE <= exporter.watermark() <= clock() - MINUTE
+
+
+def test_after_a_restart_the_watermark_waits_until_every_job_was_read_again(exporter, world, clock):
+    for number in range(40):
+        world.run(f"job{number}", start=NOW - HOUR)
+    exporter.live(6 * MINUTE)
+    stopped = clock()
+    clock.advance(HOUR)
+    exporter.start()
+    exporter.poll()
+    assert exporter.watermark() < stopped
+    exporter.live(6 * MINUTE)
+    assert exporter.watermark() > stopped + 50 * MINUTE
+
+
+def test_endings_of_jobs_that_were_not_yet_read_when_the_process_died_count_too(exporter, world):
+    for number in range(40):
+        world.run(f"job{number}", start=NOW - HOUR, duration=HOUR + 30.0)
+    exporter.poll()
+    read = {job.job.job_id for job in exporter.ledger.jobs_of(exporter.name) if job.last_run}
+    exporter.start()
+    exporter.live(6 * MINUTE)
+    assert len(read) < 20
+    assert sum(exporter.counted().values()) == 40
+
+
+def test_schedules_survive_a_restart_without_being_asked_again(exporter, world, asked):
+    world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="0 3 * * *"))
+    exporter.live(5 * MINUTE)
+    exporter.start()
+    asked()
+    exporter.poll()
+    assert "job" not in asked()
+    assert exporter.job("prod/a").job.schedule == "0 3 * * *"
+
+
+def test_a_job_that_cannot_be_read_holds_the_watermark_and_no_other_job(exporter, world, simulator, clock):
+    for name in "ab":
+        world.run(name, start=NOW - HOUR)
+    exporter.live(3 * MINUTE)
+    before = exporter.watermark()
+    simulator.faults.set([Status(code=500, endpoint="runs", probability=0.5)])
+    world.run("a", start=clock() + 1)
+    world.run("b", start=clock() + 1)
+    outcomes = exporter.live(30 * MINUTE)
+    assert set(outcomes) <= {"success", "error"}
+    assert exporter.watermark() >= before
+    simulator.faults.clear()
+    exporter.live(10 * MINUTE)
+    assert exporter.counted() == {("prod/a", SUCCESS): 1, ("prod/b", SUCCESS): 1}
+
+
+# --- what is not there
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_a_project_that_cannot_be_read_is_left_out_and_the_others_go_on(exporter, world, option, status):
+    option(unreadable={"secret": status})
+    world.run("a", start=NOW - HOUR)
+    world.run("b", start=NOW - HOUR, project="secret")
+    exporter.poll()
+    assert exporter.poll() == "partial"
+    assert exporter.watermark() is not None
+    option()
+    world.run("b", start=NOW + 2 * MINUTE, project="secret", duration=30.0)
+    exporter.live(30 * MINUTE)
+    assert exporter.poll() == "success"
+
+
+def test_a_deleted_job_ends_and_no_longer_holds_the_watermark(exporter, world, option, clock):
+    world.run("a", start=NOW - HOUR)
+    world.run("b", start=NOW - HOUR)
+    exporter.poll()
+    option(missing_jobs=frozenset({"prod/b"}))
+    outcomes = exporter.live(HOUR)
+    assert set(outcomes) == {"success"}
+    assert exporter.job("prod/b").gone
+    assert not exporter.job("prod/a").gone
+    assert exporter.watermark() > clock() - 15 * MINUTE
+
+
+def test_a_project_that_is_not_listed_any_more_is_still_read_if_it_answers(exporter, world, option):
+    world.run("a", start=NOW - HOUR)
+    exporter.poll()
+    option(hidden_projects=frozenset({"prod"}))
+    exporter.live(90 * MINUTE)
+    world.run("a", start=exporter.clock() + 1)
+    assert set(exporter.live(20 * MINUTE)) == {"success"}
+    assert exporter.counted() == {("prod/a", SUCCESS): 1}
+
+
+def test_a_project_that_is_gone_takes_its_jobs_with_it(exporter, world, option):
+    world.run("a", start=NOW - HOUR)
+    world.run("b", start=NOW - HOUR, project="old")
+    exporter.poll()
+    option(hidden_projects=frozenset({"old"}), unreadable={"old": 404})
+    exporter.live(3 * HOUR)
+    assert exporter.job("old/b").gone
+    assert not exporter.job("prod/a").gone
+
+
+def test_a_new_job_is_found_and_its_endings_count(exporter, world):
+    world.run("a", start=NOW - HOUR)
+    exporter.poll()
+    world.run("b", start=NOW + MINUTE, duration=30.0)
+    exporter.live(30 * MINUTE)
+    assert exporter.counted() == {("prod/b", SUCCESS): 1}
+
+
+# --- faults
+
+
+def test_a_refused_token_is_an_error_of_the_poll(exporter, simulator):
+    simulator.api_token = "another"
+    assert exporter.poll() == "error"
+    assert "credential was refused" in exporter.poller.last_fault
+
+
+@pytest.mark.parametrize("errors", ["object", "text"])
+def test_no_fault_tells_what_stood_in_the_answer(exporter, world, option, simulator, errors):
+    option(errors=errors)
+    world.run("a", start=NOW - HOUR)
+    for code in (400, 500):
+        simulator.faults.set([Status(code=code)])
+        assert exporter.poll() == "error"
+        assert exporter.poller.last_fault == f"GET /projects: {code}"
+
+
+@pytest.mark.parametrize("text", ['{"data": {"runs": [{"identifier": 1}]}}', "{}", '{"data": null}'])
+def test_an_answer_of_another_shape_is_an_error_and_reads_nothing(exporter, world, simulator, text):
+    world.run("a", start=NOW - HOUR)
+    simulator.faults.set([Garbage(text=text, endpoint="runs")])
+    assert exporter.poll() == "error"
+    assert exporter.watermark() is None
+    simulator.faults.clear()
+    exporter.live(5 * MINUTE)
+    assert exporter.watermark() is not None
+
+
+def test_when_the_hour_is_used_up_nothing_is_asked_until_the_next_begins(exporter, world, option, asked):
+    world.run("a", start=NOW - HOUR, result=None)
+    option(requests_per_hour=3)
+    left = HOUR - NOW % HOUR
+    outcomes = exporter.live(left - 15 * MINUTE)
+    assert len(asked()) in (2, 3)
+    assert "error" in outcomes
+    assert "the budget is used up" in exporter.poller.last_fault
+    exporter.live(14 * MINUTE)
+    assert asked() == []
+    exporter.live(5 * MINUTE)
+    assert asked() != []
+
+
+def test_customers_data_stays_out_of_the_state(exporter, world):
+    world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="* * * * *"))
+    world.run("a", start=NOW - 10, duration=30.0, result="failure")
+    exporter.live(10 * MINUTE)
+    state = exporter.ledger.source(exporter.name)
+    assert MARK not in json.dumps(dict(state.notes)) + repr(exporter.ledger.jobs_of(exporter.name))
+
+
+def test_the_probe_says_what_it_saw(exporter, world):
+    world.run("a")
+    world.run("b", project="other")
+    assert exporter.source.probe() == "signed in, 2 projects"
+
+
+def test_many_projects_and_jobs_are_listed_over_pages(exporter, world, asked):
+    for number in range(120):
+        world.add_job(SimJob(job_id=f"p{number}/a", name="a", project=f"p{number}"))
+    for number in range(120):
+        world.add_job(SimJob(job_id=f"p0/job{number}", name=f"job{number}", project="p0"))
+    exporter.poll()
+    requests = asked()
+    assert requests.count("projects") == 2
+    assert exporter.source.probe() == "signed in, 120 projects"
+    assert len(exporter.ledger.jobs_of(exporter.name)) >= 121

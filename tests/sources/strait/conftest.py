@@ -1,0 +1,140 @@
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from exporter.app import SETTINGS
+from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.config import loads
+from exporter.ledger import Ledger
+from exporter.meters import SelfMetrics
+from exporter.once import NoPages
+from exporter.opening import open_state
+from exporter.simulators.clock import Clock
+from exporter.simulators.scripted import ScriptedWorld
+from exporter.simulators.strait import StraitOptions, StraitSimulator
+
+NOW = 1_700_000_000.0
+SOURCE = "strait"
+
+
+class Reader:
+    """The exporter, in this process, reading one simulated Strait: with a real poller and a real state."""
+
+    def __init__(self, simulator: StraitSimulator, clock: Clock, state: Path, **settings: object) -> None:
+        self._simulator, self._clock, self._state, self._settings = simulator, clock, state, settings
+        self.start()
+
+    def start(self) -> None:
+        source = {**self._simulator.source_config(SOURCE), "requests_per_minute": 100_000, **self._settings}
+        config = loads(yaml.safe_dump({"sources": [source]}), {}, SETTINGS)
+        self.ledger = Ledger(lambda: open_state(self._state, self._clock))
+        self.ledger.load()
+        outside = Outside(clock=self._clock, monotonic=time.monotonic)
+        self.assembly = Assembly(config, self.ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
+        rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
+        self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
+        self.polled = self.assembly.polled[0]
+        self.source = self.assembly.sources[SOURCE]
+
+    def stop(self) -> None:
+        self.assembly.close()
+        self.ledger.close()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def poll(self, seconds: float = 0.0) -> str:
+        """Moves the clock on, polls, and gives the outcome."""
+        self._clock.advance(seconds)
+        return self.polled.poller.poll()
+
+    @property
+    def now(self) -> float:
+        return self._clock()
+
+    @property
+    def fault(self) -> str:
+        return self.polled.poller.last_fault
+
+    def job(self, name: str):
+        (job,) = [job for job in self.ledger.jobs_of(SOURCE) if job.name == name and not job.gone]
+        return job
+
+    def count(self, family: str, name: str, labels: str = "") -> float:
+        return self.job(name).counts[family][labels].value
+
+    def endings(self, name: str) -> dict[str, int]:
+        """Counted endings by result, those that did not happen left out."""
+        return endings_of(self.job(name))
+
+    def all_endings(self) -> Counter:
+        return Counter(
+            {
+                (job.project, job.name, result): number
+                for job in self.ledger.jobs_of(SOURCE)
+                for result, number in endings_of(job).items()
+            }
+        )
+
+    def open(self) -> dict[str, str]:
+        return {run.run_id: str(run.state) for run in self.ledger.open_runs(SOURCE)}
+
+    def of_source(self, family: str, labels: str = "") -> float:
+        return self.ledger.source(SOURCE).counts[family][labels].value
+
+
+def endings_of(job) -> dict[str, int]:
+    counts = job.counts["jobrun_runs_total"]
+    return {str(result): int(count.value) for result, count in counts.items() if count.value}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(NOW)
+
+
+@pytest.fixture
+def world(clock: Clock) -> ScriptedWorld:
+    return ScriptedWorld(clock)
+
+
+@pytest.fixture
+def simulator(world: ScriptedWorld, clock: Clock) -> Iterator[StraitSimulator]:
+    with StraitSimulator(world, clock) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def option(simulator: StraitSimulator) -> Callable[..., None]:
+    """Replaces options: `option(hidden=0.5)`."""
+
+    def replace(**fields: object) -> None:
+        simulator.options = msgspec.structs.replace(StraitOptions(), **fields)
+
+    return replace
+
+
+@pytest.fixture
+def reading(simulator: StraitSimulator, clock: Clock, tmp_path: Path) -> Iterator[Callable[..., Reader]]:
+    """Makes a reader with other settings than the usual: `reading(overlap="5m")`."""
+    readers: list[Reader] = []
+
+    def make(**settings: object) -> Reader:
+        readers.append(Reader(simulator, clock, tmp_path / "state.db", **settings))
+        return readers[-1]
+
+    yield make
+    for reader in readers:
+        reader.stop()
+
+
+@pytest.fixture
+def reader(reading: Callable[..., Reader]) -> Reader:
+    return reading()

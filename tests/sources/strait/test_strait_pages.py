@@ -1,0 +1,196 @@
+"""What is asked, how often, and what becomes of it where the server is odd."""
+
+from collections import Counter
+from urllib.parse import parse_qs
+
+import pytest
+
+from exporter.simulators.faults import Status
+from exporter.simulators.sight import chosen
+from exporter.simulators.strait_rows import StraitShape
+from exporter.view import LedgerView
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+
+
+@pytest.fixture
+def asked(simulator):
+    """The requests since it was last asked: `{"runs": 8}`."""
+
+    def requests() -> Counter:
+        lines = simulator.log.lines()
+        simulator.log.clear()
+        return Counter(line.endpoint for line in lines)
+
+    return requests
+
+
+def queries(simulator, endpoint="runs"):
+    return [{key: value[0] for key, value in parse_qs(line.query).items()} for line in simulator.log.lines(endpoint)]
+
+
+def test_a_quiet_poll_asks_for_each_open_status_and_the_newest_page(simulator, reader, asked):
+    reader.poll()
+    assert asked() == {"jobs": 1, "workflows": 1, "runs": 9, "workflow_runs": 5}
+    reader.poll(60)
+    assert [query.get("status") for query in queries(simulator)] == [
+        "delayed",
+        "replay_staged",
+        "queued",
+        "dequeued",
+        "executing",
+        "waiting",
+        "paused",
+        None,
+        "dead_letter",
+    ]
+    assert all(query["limit"] == "100" for query in queries(simulator))
+    assert asked() == {"runs": 9, "workflow_runs": 5}
+
+
+def test_the_lists_of_jobs_are_read_every_tenth_poll(reader, asked):
+    reader.poll()
+    asked()
+    for _ in range(10):
+        reader.poll(60)
+    assert asked() == {"jobs": 1, "workflows": 1, "runs": 90, "workflow_runs": 50}
+
+
+def test_a_poll_reads_pages_down_to_the_overlap_only(world, clock, reading, asked):
+    for minute in range(-240, 760):
+        world.run("busy", created=clock() - minute * 60 - 30, duration=5.0)
+    reader = reading(overlap="30m", sweep={"interval": "1d"})
+    reader.poll()
+    assert asked()["runs"] == 9, "the first page holds only ended runs: deeper ones are of no use"
+    reader.poll(60)
+    assert asked()["runs"] == 9, "a page holds more than the last half hour"
+    reader.poll(4 * HOUR)
+    assert asked()["runs"] == 8 + 3, "270 runs were created in the last four and a half hours"
+
+
+def test_the_first_reading_goes_deeper_while_pages_hold_open_runs(world, clock, reader, asked):
+    for minute in range(400):
+        world.run("busy", created=clock() - minute * 60 - 30, end=clock() + (60 if minute % 100 == 50 else -10))
+    reader.poll()
+    assert asked()["runs"] == 7 + 5 + 1
+    reader.poll(90)
+    assert reader.endings("busy") == {"success": 4}
+
+
+def test_a_sweep_reads_the_last_day_again(world, clock, reader, asked):
+    for minute in range(24 * 60):
+        world.run("busy", created=clock() - minute * 60 - 30, duration=5.0)
+    reader.poll()
+    reader.poll(60)
+    asked()
+    reader.poll(HOUR)
+    assert asked()["runs"] == 8 + 14
+
+
+def test_rows_that_have_not_changed_are_not_entered_again(world, clock, reader):
+    for minute in range(50):
+        world.run("busy", created=clock() - minute * 60 - 30, duration=5.0)
+    reader.poll()
+    reader.poll(60)
+    view = LedgerView(
+        reader.ledger, "strait", clock=clock, sweep_due=False, wants=lambda _: True, out_of_time=lambda: False
+    )
+    readings = list(reader.source.readings(view))
+    assert sum(reading.unchanged for reading in readings) == 50
+    assert not any(reading.runs for reading in readings)
+
+
+@pytest.mark.parametrize("lists", ["page", "array"])
+@pytest.mark.parametrize("number", [99, 100, 101, 250])
+def test_pages_are_followed_in_either_shape(world, option, reader, lists, number):
+    option(lists=lists)
+    reader.poll()
+    for place in range(number):
+        world.run(f"job-{place % 5}", created=reader.now + place * 0.001, duration=5.0)
+    reader.poll(60)
+    assert sum(reader.all_endings().values()) == number
+    assert reader.of_source("jobrun_source_truncated_responses_total") == 0
+
+
+def test_a_key_of_one_environment_gets_short_and_empty_pages_and_all_its_runs(world, clock, option, reader):
+    option(hidden=0.95)
+    reader.poll()
+    for place in range(1000):
+        world.run("busy", created=clock() + place * 0.001, duration=5.0)
+    assert reader.poll(60) == "success", reader.fault
+    visible = [run for run in world.runs(0, clock()) if not chosen(run.run_id, 0.95)]
+    assert reader.endings("busy") == {"success": len(visible)}
+    assert 10 < len(visible) < 150
+
+
+def test_rows_created_at_one_instant_are_not_lost_at_a_page_s_edge(world, clock, reader):
+    reader.poll()
+    for place in range(180):
+        world.run("busy", created=clock() + (1 if 60 <= place < 150 else place * 0.001), duration=5.0)
+    reader.poll(60)
+    assert reader.endings("busy") == {"success": 180}
+    assert reader.of_source("jobrun_source_truncated_responses_total") == 0
+
+
+def test_a_crowd_of_one_instant_is_told_apart_by_status(world, clock, reader):
+    reader.poll()
+    for place in range(250):
+        result = ("success", "failure", "timeout")[place % 3]
+        world.run("busy", created=clock() + 1, duration=5.0, result=result)
+    world.run("busy", created=clock() + 0.5, duration=5.0, result="error")
+    world.run("busy", created=clock() + 2, duration=5.0, result="error")
+    reader.poll(60)
+    assert reader.endings("busy") == {"success": 84, "failure": 83, "timeout": 83, "error": 2}
+    assert reader.of_source("jobrun_source_truncated_responses_total") == 0
+
+
+def test_a_crowd_that_no_list_shows_whole_is_counted_as_truncated(world, clock, reader):
+    reader.poll()
+    for _ in range(250):
+        world.run("busy", created=clock() + 1, duration=5.0)
+    world.run("busy", created=clock() + 0.5, duration=5.0, result="error")
+    reader.poll(60)
+    assert reader.endings("busy") == {"success": 100, "error": 1}
+    assert reader.of_source("jobrun_source_truncated_responses_total") == 1
+
+
+def test_an_answer_that_is_too_large_is_asked_for_in_smaller_pages(world, clock, option, reader, simulator):
+    reader.poll()
+    for place in range(60):
+        world.run("heavy", created=clock() + place * 0.001, duration=5.0)
+    option(largest_body=80_000, rows=StraitShape(payload_bytes=5_000))
+    simulator.log.clear()
+    assert reader.poll(60) == "success", reader.fault
+    assert reader.endings("heavy") == {"success": 60}
+    sizes = [query["limit"] for query in queries(simulator)]
+    assert sizes[-10:] == ["100", "50", "25", *["12"] * 7]
+    simulator.log.clear()
+    reader.poll(60)
+    assert "100" not in [query["limit"] for query in queries(simulator)], "it is not tried anew from the top"
+
+
+def test_a_single_row_that_is_too_large_fails_the_poll(world, clock, option, reader):
+    reader.poll()
+    world.run("heavy", created=clock(), duration=5.0)
+    option(largest_body=1_000, rows=StraitShape(payload_bytes=5_000))
+    assert reader.poll(60) == "error"
+    assert "413" in reader.fault
+
+
+def test_a_server_that_is_too_old_for_a_status_is_not_asked_for_it_again(option, reader, asked):
+    option(unknown_words=frozenset({"replay_staged", "paused", "compensating", "dead_letter"}))
+    assert reader.poll() == "success", reader.fault
+    asked()
+    reader.poll(60)
+    assert asked() == {"runs": 6, "workflow_runs": 3}
+
+
+def test_a_refused_page_loses_nothing_once_it_is_given(world, clock, simulator, reader):
+    reader.poll()
+    for place in range(250):
+        world.run("busy", created=clock() + place * 0.001, duration=5.0)
+    simulator.faults.set([Status(code=402, endpoint="runs", count=1)])
+    assert reader.poll(60) == "error"
+    assert "402" in reader.fault
+    assert reader.poll(60) == "success"
+    assert reader.endings("busy") == {"success": 250}

@@ -1,0 +1,152 @@
+import httpx
+import pytest
+
+from exporter.schedule import Polled
+from exporter.simulators.faults import Status
+
+MINUTE = 60.0
+
+
+def test_a_refused_key_is_left_alone_for_five_minutes_at_once(simulator, reader):
+    simulator.api_key = "another"
+    assert reader.poll() == "error"
+    assert "401" in reader.fault
+    assert reader.polled.wait() == 300
+    assert len(simulator.log.lines()) == 1, "nothing else is asked with a key that was refused"
+
+    simulator.api_key = "strait_simulated"
+    assert reader.poll(300) == "success"
+    assert reader.polled.wait() == 60
+
+
+def test_other_failures_are_tried_again_at_the_usual_time(simulator, reader):
+    simulator.faults.set([Status(code=400, count=1)])
+    assert reader.poll() == "error"
+    assert reader.polled.wait() == 60
+
+
+def test_a_status_that_was_answered_before_is_not_given_up_for_one_refusal(simulator, reader):
+    reader.poll()
+    simulator.faults.set([Status(code=400, endpoint="runs", count=1)])
+    assert reader.poll(60) == "error"
+    simulator.log.clear()
+    reader.poll(60)
+    assert len(simulator.log.lines("runs")) == 9
+
+
+def test_a_refused_key_never_locks_the_address_out(simulator, reader):
+    simulator.api_key = "another"
+    for _ in range(12):
+        reader.poll(reader.polled.wait())
+    assert {line.status for line in simulator.log.lines()} == {401}
+
+
+def test_the_key_is_read_again_from_its_file(reading, tmp_path):
+    file = tmp_path / "key"
+    file.write_text("wrong-one\n")
+    reader = reading(auth={"api_key_file": str(file)})
+    assert reader.poll() == "error"
+    file.write_text("strait_simulated\n")
+    assert reader.poll(300) == "success", reader.fault
+
+
+def test_a_key_without_the_workflows_reads_the_rest(world, option, reader):
+    option(scopes=frozenset({"jobs:read", "runs:read"}))
+    assert reader.poll() == "partial"
+    world.run("daily", duration=5.0)
+    assert reader.poll(60) == "partial"
+    assert reader.endings("daily") == {"success": 1}
+    assert {name: scope.readable for name, scope in reader.ledger.source("strait").scopes.items()} == {
+        "": True,
+        "workflows": False,
+    }
+    assert reader.ledger.source("strait").watermark() is not None
+
+
+def test_workflows_that_become_readable_get_their_own_baseline(world, option, reader):
+    option(scopes=frozenset({"jobs:read", "runs:read"}))
+    reader.poll()
+    world.run("flow", duration=5.0, steps=["a"])
+    reader.poll(60)
+    option(scopes=frozenset())
+    assert reader.poll(60) == "success"
+    assert reader.endings("flow") == {}
+    world.run("flow", duration=5.0, steps=["a"], result="failure")
+    reader.poll(60)
+    assert reader.endings("flow") == {"failure": 1}
+
+
+def test_a_key_that_may_read_nothing_fails_the_poll(option, reader):
+    option(scopes=frozenset({"stats:read"}))
+    assert reader.poll() == "error"
+    assert "403" in reader.fault
+
+
+def test_a_server_without_workflows_is_read_for_its_runs(world, option, reader):
+    option(workflows=False)
+    reader.poll()
+    world.run("daily", duration=5.0)
+    reader.poll(60)
+    assert reader.endings("daily") == {"success": 1}
+
+
+def test_a_probe_says_what_a_key_may_not_read(option, reader):
+    assert reader.source.probe() == "the key may read all that is needed"
+    option(scopes=frozenset({"runs:read", "jobs:read"}))
+    assert reader.source.probe() == "the key may not read /workflows, /workflow-runs"
+    option(scopes=frozenset({"jobs:read"}))
+    with pytest.raises(Exception, match="runs:read"):
+        reader.source.probe()
+
+
+def test_the_limit_by_address_is_plain_text_and_tells_when_to_come_back(simulator, option):
+    option(address_requests_per_minute=2)
+    with httpx.Client(base_url=simulator.url, headers={"Authorization": "Bearer strait_simulated"}) as http:
+        answers = [http.get("/v1/runs") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[2].headers["content-type"].startswith("text/plain")
+    assert 0 < int(answers[2].headers["retry-after"]) <= 60
+
+
+def test_the_key_s_limit_is_told_in_every_answer(simulator, option):
+    option(requests_per_minute=5)
+    with httpx.Client(base_url=simulator.url, headers={"Authorization": "Bearer strait_simulated"}) as http:
+        left = [http.get("/v1/runs").headers["x-ratelimit-remaining"] for _ in range(5)]
+        refused = http.get("/v1/runs")
+    assert left == ["4", "3", "2", "1", "0"]
+    assert refused.status_code == 429
+    assert refused.json()["error"]["message"] == "too many requests"
+
+
+def test_ten_bad_sign_ins_lock_the_address_out(simulator, clock):
+    with httpx.Client(base_url=simulator.url) as http:
+        codes = [http.get("/v1/runs", headers={"Authorization": "Bearer no"}).status_code for _ in range(10)]
+        right = {"Authorization": "Bearer strait_simulated"}
+        assert codes == [401] * 10
+        assert http.get("/v1/runs", headers=right).status_code == 429
+        clock.advance(901)
+        assert http.get("/v1/runs", headers=right).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [("limit=0", 400), ("limit=x", 400), ("cursor=yesterday", 400), ("status=done", 400), ("limit=5000", 200)],
+)
+def test_the_simulated_server_is_strict(simulator, query, status):
+    with httpx.Client(base_url=simulator.url, headers={"Authorization": "Bearer strait_simulated"}) as http:
+        assert http.get(f"/v1/runs?{query}").status_code == status
+
+
+def test_the_simulated_server_forgets_ties_at_a_page_s_edge(world, clock, simulator):
+    for _ in range(250):
+        world.run("busy", created=clock() - 60, duration=5.0)
+    with httpx.Client(base_url=simulator.url, headers={"Authorization": "Bearer strait_simulated"}) as http:
+        first = http.get("/v1/runs?limit=100").json()
+        second = http.get("/v1/runs", params={"limit": 100, "cursor": first["next_cursor"]}).json()
+    assert (len(first["data"]), first["has_more"]) == (100, True)
+    assert second == {"data": None, "has_more": False}
+
+
+def test_a_poller_s_wait_knows_no_vendor(reader):
+    polled = Polled("other", reader.polled.poller, reader.polled.meter, 600.0, auth_backoff=300.0)
+    assert polled.wait() == 600

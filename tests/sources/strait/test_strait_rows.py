@@ -1,0 +1,313 @@
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.errors import DecodeError, SchemaError
+from exporter.model import Job, Result, Run, State, Step
+from exporter.sources.strait_api import (
+    JOB_ROW,
+    RUN_ROW,
+    RUN_STATUSES,
+    STEP_STATUSES,
+    STEPS,
+    WORKFLOW_STATUSES,
+    cursor_at,
+    cursor_from,
+    exact,
+    parse_error,
+    parse_page,
+    parse_run,
+    parse_steps,
+    path,
+    statuses,
+    to_job,
+    to_run,
+)
+
+PAYLOADS = Path(__file__).parent / "payloads"
+TABLE = statuses(RUN_STATUSES, {})
+START = 1704067200.0
+ROW = {
+    "id": "r-1",
+    "job_id": "j-1",
+    "project_id": "p-1",
+    "status": "completed",
+    "attempt": 1,
+    "payload": {"customer": "a person"},
+    "result": [1, 2],
+    "error": "a person's data",
+    "created_at": "2024-01-01T00:00:00.25Z",
+    "started_at": "2024-01-01T00:00:02.25Z",
+    "finished_at": "2024-01-01T00:01:02.25Z",
+}
+
+
+def run_of(table=TABLE, **changes) -> Run:
+    fields = {key: value for key, value in {**ROW, **changes}.items() if value is not ...}
+    (row,) = parse_page(json.dumps([fields]).encode(), RUN_ROW, 100).rows
+    return to_run(row, table)
+
+
+def test_a_run_as_the_server_shows_it():
+    assert run_of() == Run(
+        run_id="r-1",
+        job_id="j-1",
+        result=Result.SUCCESS,
+        created=START + 0.25,
+        start=START + 2.25,
+        end=START + 62.25,
+        duration=60.0,
+        queue_duration=2.0,
+    )
+
+
+def test_the_run_of_the_vendor_s_page_is_a_delayed_one():
+    row = parse_run((PAYLOADS / "run.json").read_bytes())
+    run = to_run(row, TABLE)
+    assert (run.run_id, run.job_id, run.state, run.result) == ("string", "string", State.PENDING, None)
+    assert run.retries == 0
+    assert run.created == run.start == 1566656122.0
+
+
+def test_the_jobs_of_the_vendor_s_page():
+    page = parse_page((PAYLOADS / "jobs.json").read_bytes(), JOB_ROW, 100)
+    assert not page.more
+    assert [to_job(row, scope="", workflow=False) for row in page.rows] == [
+        Job(
+            job_id="string",
+            name="string",
+            project="string",
+            schedule="string",
+            timezone="string",
+            enabled=True,
+            has_steps=False,
+        )
+    ]
+
+
+def test_the_single_job_of_the_vendor_s_page_has_the_same_shape():
+    row = parse_page(b"[" + (PAYLOADS / "job.json").read_bytes() + b"]", JOB_ROW, 100).rows[0]
+    assert to_job(row, scope="", workflow=False).name == "string"
+
+
+def test_payload_result_and_error_are_nowhere_in_a_row():
+    row = parse_page(json.dumps([ROW]).encode(), RUN_ROW, 100).rows[0]
+    assert "person" not in repr(row)
+
+
+@pytest.mark.parametrize(
+    ("word", "meaning"),
+    [
+        ("delayed", State.PENDING),
+        ("queued", State.PENDING),
+        ("dequeued", State.PENDING),
+        ("waiting", State.PENDING),
+        ("paused", State.PENDING),
+        ("replay_staged", State.PENDING),
+        ("executing", State.EXECUTING),
+        ("completed", Result.SUCCESS),
+        ("failed", Result.FAILURE),
+        ("dead_letter", Result.FAILURE),
+        ("crashed", Result.ERROR),
+        ("system_failed", Result.ERROR),
+        ("timed_out", Result.TIMEOUT),
+        ("canceled", Result.CANCELLATION),
+        ("expired", Result.SKIP),
+    ],
+)
+def test_each_status_has_its_meaning(word, meaning):
+    run = run_of(status=word)
+    assert (run.result or run.state) == meaning
+    assert run.unmapped == ""
+
+
+def test_an_expired_run_never_started():
+    run = run_of(status="expired")
+    assert (run.start, run.duration, run.queue_duration, run.end) == (None, None, None, START + 62.25)
+
+
+def test_attempts_beyond_the_first_are_retries_and_a_success_after_them_recovered():
+    assert (run_of(attempt=3).retries, run_of(attempt=3).recovered) == (2, True)
+    failed = run_of(attempt=3, status="dead_letter", error_class="timeout")
+    assert (failed.retries, failed.recovered, failed.error_type) == (2, False, "timeout")
+    assert run_of(attempt=1).recovered is False
+
+
+def test_an_error_class_that_a_retry_left_behind_is_not_that_of_a_success():
+    assert run_of(attempt=2, error_class="transient").error_type == ""
+
+
+def test_only_the_first_attempt_tells_how_long_a_run_waited_and_a_promised_start_is_no_waiting():
+    assert run_of(attempt=2).queue_duration is None
+    assert run_of(scheduled_at="2024-01-01T00:00:02.0Z").queue_duration == 0.25
+    assert run_of(started_at=...).queue_duration is None
+
+
+def test_a_future_start_is_told_while_a_run_waits_for_it():
+    waiting = {"started_at": ..., "finished_at": ..., "status": "delayed"}
+    assert run_of(**waiting, scheduled_at="2024-01-02T00:00:00Z").scheduled == START + 86400
+    assert run_of(**waiting, next_retry_at="2024-01-01T00:10:00Z").scheduled == START + 600
+    assert run_of(scheduled_at="2024-01-02T00:00:00Z").scheduled is None
+
+
+def test_an_unknown_status_is_open_until_it_has_an_end():
+    open_run = run_of(status="evaporating", finished_at=...)
+    assert (open_run.result, open_run.state, open_run.unmapped) == (None, None, "evaporating")
+    ended = run_of(status="evaporated")
+    assert (ended.result, ended.unmapped, ended.end) == (Result.UNKNOWN, "evaporated", START + 62.25)
+
+
+def test_a_status_map_gives_new_words_a_meaning():
+    table = statuses(RUN_STATUSES, {"Evaporated": Result.CANCELLATION})
+    assert run_of(table, status="evaporated").result is Result.CANCELLATION
+
+
+@pytest.mark.parametrize("odd", [None, True, [], {"a": 1}, -5, 1e300, "soon", ""])
+@pytest.mark.parametrize("field", ["attempt", "started_at", "finished_at", "created_at", "status", "error_class"])
+def test_a_surprise_in_one_field_costs_that_field(field, odd):
+    run = run_of(**{field: odd})
+    assert (run.run_id, run.job_id) == ("r-1", "j-1")
+
+
+def test_a_surprise_in_one_row_costs_that_row():
+    page = parse_page(json.dumps([ROW, {"id": 5}, "x", None, {**ROW, "id": "r-2"}]).encode(), RUN_ROW, 100)
+    assert ([row.id for row in page.rows], page.invalid) == (["r-1", "r-2"], 3)
+
+
+@pytest.mark.parametrize(
+    ("body", "rows", "cursor", "more"),
+    [
+        ([], 0, "", False),
+        ([ROW], 1, "", False),
+        ([ROW, ROW], 2, "", True),
+        ({"data": None, "has_more": False}, 0, "", False),
+        ({"data": [], "has_more": True, "next_cursor": "c"}, 0, "c", True),
+        ({"data": [ROW], "has_more": True, "next_cursor": "c"}, 1, "c", True),
+        ({"data": [ROW, ROW], "has_more": False}, 2, "", False),
+        ({"data": [ROW], "next_cursor": "c"}, 1, "c", True),
+    ],
+)
+def test_a_list_comes_in_two_shapes_and_says_itself_whether_it_goes_on(body, rows, cursor, more):
+    page = parse_page(json.dumps(body).encode(), RUN_ROW, limit=2)
+    assert (len(page.rows), page.cursor, page.more) == (rows, cursor, more)
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"unexpected": {}}', b"3", b'{"data": 3}', b'["x"]', b'{"data": [{}]}'])
+def test_another_shape_is_never_an_empty_list(body):
+    with pytest.raises(SchemaError):
+        parse_page(body, RUN_ROW, 100)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[", b"\xff\xfe"])
+def test_what_is_no_json_is_told_as_such(body):
+    with pytest.raises(DecodeError):
+        parse_page(body, RUN_ROW, 100)
+
+
+def test_a_workflow_is_a_job_of_its_own_whose_runs_have_steps_and_do_not_come_back():
+    row = parse_page(
+        b'[{"id": "w-1", "slug": "nightly", "project_id": "p", "cron": "0 3 * * *", "cron_timezone": "Europe/Berlin"}]',
+        JOB_ROW,
+        100,
+    ).rows[0]
+    job = to_job(row, scope="workflows", workflow=True)
+    assert (job.job_id, job.name, job.schedule, job.timezone) == (
+        "workflow:w-1",
+        "nightly",
+        "0 3 * * *",
+        "Europe/Berlin",
+    )
+    assert (job.has_steps, job.reopens) == (True, False)
+    run = parse_run(b'{"id": "x", "workflow_id": "w-1", "status": "compensated"}')
+    assert to_run(run, statuses(WORKFLOW_STATUSES, {})).job_id == job.job_id
+
+
+@pytest.mark.parametrize(
+    ("word", "meaning"),
+    [
+        ("pending", State.PENDING),
+        ("paused", State.PENDING),
+        ("running", State.EXECUTING),
+        ("compensating", State.EXECUTING),
+        ("completed", Result.SUCCESS),
+        ("failed", Result.FAILURE),
+        ("compensated", Result.FAILURE),
+        ("timed_out", Result.TIMEOUT),
+        ("canceled", Result.CANCELLATION),
+        ("compensation_failed", Result.ERROR),
+    ],
+)
+def test_each_status_of_a_workflow_run_has_its_meaning(word, meaning):
+    run = to_run(parse_run(json.dumps({"id": "x", "status": word}).encode()), statuses(WORKFLOW_STATUSES, {}))
+    assert (run.result or run.state) == meaning
+
+
+def test_the_steps_of_a_workflow_run():
+    rows = [
+        {
+            "step_ref": "load",
+            "status": "completed",
+            "started_at": "2024-01-01T00:00:00Z",
+            "finished_at": "2024-01-01T00:00:05Z",
+        },
+        {
+            "step_ref": "model",
+            "status": "failed",
+            "started_at": "2024-01-01T00:00:05Z",
+            "finished_at": "2024-01-01T00:00:07Z",
+        },
+        {"step_ref": "publish", "status": "skipped"},
+        {"step_ref": "notify", "status": "canceled"},
+        {"step_ref": "audit", "status": "waiting"},
+        {"step_ref": "odd", "status": "novel"},
+    ]
+    steps, more = parse_steps(json.dumps({"data": rows, "has_more": False}).encode(), statuses(STEP_STATUSES, {}))
+    assert not more
+    assert steps == [
+        Step(name="load", result=Result.SUCCESS, start=START, end=START + 5, duration=5.0),
+        Step(name="model", result=Result.FAILURE, start=START + 5, end=START + 7, duration=2.0),
+        Step(name="publish", result=Result.SKIP),
+        Step(name="notify", result=Result.CANCELLATION),
+        Step(name="audit", state=State.PENDING),
+        Step(name="odd"),
+    ]
+
+
+def test_an_error_text_is_found_for_whoever_asks():
+    assert parse_error(b'{"id": "r", "error": "boom"}', "").stderr == "boom"
+    assert parse_error(b'{"id": "r"}', "").stderr == ""
+    steps = b'{"data": [{"step_ref": "a", "error": "x"}, {"step_ref": "b", "error": "y"}], "has_more": false}'
+    assert parse_error(steps, "b").stderr == "y"
+    assert parse_error(steps, "c").stderr == ""
+
+
+def test_ids_are_quoted_in_paths():
+    assert path(STEPS, "a/b?c") == "/workflow-runs/a%2Fb%3Fc/steps"
+
+
+def test_a_cursor_is_exact_to_the_microsecond():
+    last = exact("2026-03-01T10:00:00.123456789Z")
+    assert last == datetime(2026, 3, 1, 10, 0, 0, 123456, UTC)
+    assert cursor_from(last) == "2026-03-01T10:00:00.123457Z"
+    assert cursor_at(last) == "2026-03-01T10:00:00.123456Z"
+    assert cursor_from(exact("2026-03-01T10:00:00.1Z")) == "2026-03-01T10:00:00.100001Z"
+    assert exact("an opaque cursor") is None
+    assert exact(None) is None
+
+
+ODD = st.sampled_from([None, "", "x", "completed", "2024-01-01T00:00:00Z", True, 5, -1, 10**400, [], {}, [None]])
+
+
+@given(st.dictionaries(st.sampled_from([*ROW, "workflow_id", "scheduled_at"]), ODD))
+def test_whatever_a_row_holds_it_is_a_run_or_nothing(fields):
+    try:
+        page = parse_page(json.dumps([fields]).encode(), RUN_ROW, 100)
+    except SchemaError:
+        assert not isinstance(fields.get("id"), str) or not fields["id"]
+        return
+    for row in page.rows:
+        assert to_run(row, TABLE).run_id == fields["id"]

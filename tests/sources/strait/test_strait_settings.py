@@ -1,0 +1,66 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from exporter.app import SETTINGS
+from exporter.config import ConfigError, loads
+from exporter.sources import SOURCES
+from exporter.sources.settings import Sweep
+
+ROOT = Path(__file__).parents[3]
+LEAST = {"name": "s", "type": "strait", "auth": {"api_key": "strait_hidden"}}
+
+
+def source_of(**changes):
+    return loads(yaml.safe_dump({"sources": [{**LEAST, **changes}]}), {}, SETTINGS).sources[0]
+
+
+def test_the_defaults():
+    source = source_of()
+    assert source.base_url == "https://api.strait.dev"
+    assert source.requests_per_minute == 50
+    assert source.sweep == Sweep()
+    assert SOURCES["strait"].access(source).root == "https://api.strait.dev/v1"
+
+
+def test_the_block_of_the_example_is_right():
+    lines = (ROOT / "config.example.yaml").read_text().splitlines()
+    start = lines.index("  # - name: strait")
+    block = [line.removeprefix("  # ") for line in lines[start : lines.index("", start)]]
+    text = yaml.safe_dump({"sources": yaml.safe_load("\n".join(block))})
+    source = loads(text, {"STRAIT_API_KEY": "strait_hidden"}, SETTINGS).sources[0]
+    assert source.model_copy(update={"name": "s"}) == source_of()
+
+
+def test_the_example_of_the_document_is_right(tmp_path):
+    text = (ROOT / "docs/sources/strait.md").read_text()
+    (example,) = [part.partition("```")[0] for part in text.split("```yaml\n")[1:]]
+    key = tmp_path / "key"
+    key.write_text("strait_hidden")
+    config = loads(example.replace("/run/secrets/strait_api_key", str(key)), {}, SETTINGS)
+    assert [source.type for source in config.sources] == ["strait"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"base_url": "https://api.strait.dev/v1"}, "base_url"),
+        ({"auth": {}}, "api_key"),
+        ({"auth": {"api_token": "x"}}, "api_token"),
+        ({"project_id": "p"}, "project_id"),
+    ],
+)
+def test_faults_are_told(changes, fault):
+    with pytest.raises(ConfigError, match=fault):
+        source_of(**changes)
+
+
+def test_a_quiet_poll_fits_the_default_budget():
+    assert SOURCES["strait"].poll_requests * 60 / source_of().poll_interval < source_of().requests_per_minute
+
+
+def test_the_key_is_in_no_text_about_the_source():
+    source = source_of()
+    access = SOURCES["strait"].access(source)
+    assert "hidden" not in f"{source!r} {access.credential} {SOURCES['strait'].identity(source)} {access.auth!r}"

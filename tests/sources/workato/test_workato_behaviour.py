@@ -1,0 +1,493 @@
+import json
+import random
+import sqlite3
+
+import pytest
+from prometheus_client import generate_latest
+
+from exporter.model import Result
+from exporter.simulators.faults import Drop, Duplicate, Late, LostEnd, Shuffle, Stale, Status
+from exporter.simulators.workato_rows import WorkatoShape
+from exporter.simulators.world import MARK, SimJob
+
+DAY = 86400.0
+RECIPE = SimJob(job_id="prod/a", name="a", project="prod")
+
+
+def truly_ended(simulator, since):
+    """Endings after an instant, as the world knows them."""
+    return [run for run in simulator.truth(since).endings if run.end > since]
+
+
+# --- what counts ---
+
+
+def test_endings_before_the_first_poll_are_baseline_and_later_ones_count(world, watch, clock):
+    world.run("a", start=clock() - 500, duration=5.0, result="failure")
+    watch.poll()
+    assert watch.counts() == {}
+    assert watch.job("a").last_run.result is Result.FAILURE
+    world.run("a", start=clock() + 1, duration=5.0, result="failure")
+    world.run("a", start=clock() + 2, duration=5.0)
+    watch.poll()
+    assert watch.counts() == {"failure": 1, "success": 1}
+    assert watch.counts(family="jobrun_run_errors_total") == {"step_failed": 1}
+
+
+def test_a_job_that_was_open_at_the_first_poll_counts_however_deep_it_lies(world, watch, clock):
+    world.run("a", start=clock() - 7200, end=clock() + 3600)
+    for place in range(60):
+        world.run("a", start=clock() - 6000 + place, duration=1.0)
+    watch.poll()
+    assert len(watch.open()) == 1
+    watch.poll(after=4000.0)
+    assert watch.counts() == {"success": 1}
+
+
+@pytest.mark.parametrize("after", [0.0, 0.001, 0.4, 0.999])
+def test_the_second_in_which_watching_began_is_told_apart_by_the_detail(world, watch, clock, after):
+    clock.advance(0.25)
+    baseline = clock() + 60.0
+    world.run("a", start=baseline - 30, end=baseline + after)
+    watch.poll()
+    watch.poll()
+    assert watch.counts() == ({"success": 1} if after else {})
+
+
+def test_a_job_that_ended_a_moment_before_watching_began_is_baseline(world, watch, clock):
+    clock.advance(0.75)
+    world.run("a", start=clock() + 30, end=clock() + 59.5)
+    watch.poll()
+    watch.poll()
+    assert watch.counts() == {}
+    assert watch.job("a").last_run is not None
+
+
+def test_a_recipe_made_later_counts_from_its_first_job(world, watch, clock):
+    world.run("a", start=clock() - 100, duration=1.0)
+    watch.poll()
+    for place in range(60):
+        world.run("new", start=clock() + 1 + place / 2, duration=1.0)
+    watch.poll()
+    assert watch.counts("new") == {"success": 60}
+
+
+def test_a_repeat_is_one_retry_and_one_recovery(world, watch, clock):
+    world.add_job(RECIPE)
+    watch.poll()
+    world.run("a", start=clock() + 1, duration=5.0, result="failure")
+    world.run("a", start=clock() + 10, duration=5.0, attempts=2)
+    world.run("a", start=clock() + 20, duration=5.0, attempts=2, result="failure")
+    watch.poll()
+    assert watch.counts() == {"failure": 2, "success": 1}
+    assert watch.counts(family="jobrun_run_retries_total") == {"": 2}
+    assert watch.counts(family="jobrun_runs_recovered_total") == {"": 1}
+
+
+def test_older_lists_have_no_status_word(world, watch, clock, option):
+    world.add_job(RECIPE)
+    option(rows=WorkatoShape(status=False))
+    watch.poll()
+    world.run("a", start=clock() + 1, duration=5.0)
+    world.run("a", start=clock() + 1, duration=5.0, result="failure")
+    world.run("a", start=clock() + 1, duration=500.0)
+    watch.poll()
+    assert watch.counts() == {"success": 1, "failure": 1}
+    assert len(watch.open()) == 1
+
+
+def test_a_new_status_word_is_told_and_ends_a_job_as_unknown(world, watching, clock, option):
+    world.add_job(RECIPE)
+    option(rows=WorkatoShape(words={"cancellation": "stopped"}))
+    watch, mapping = watching(), watching(status_map={"Stopped": "cancellation"})
+    for one in (watch, mapping):
+        one.poll()
+    world.run("a", start=clock() + 1, duration=5.0, result="cancellation")
+    for one in (watch, mapping):
+        one.poll()
+    assert watch.counts() == {"unknown": 1}
+    assert watch.ledger.source("w").counts["jobrun_source_unmapped_status_total"]["stopped"].value == 1
+    assert mapping.counts() == {"cancellation": 1}
+
+
+@pytest.mark.parametrize(("length", "shown"), [(0.05, 0.0), (0.3, 1.0), (59.4, 60.0)])
+def test_durations_are_exact_to_a_second(world, watch, clock, length, shown):
+    world.add_job(RECIPE)
+    watch.poll()
+    begin = clock() + 10.9
+    world.run("a", start=begin, duration=length)
+    watch.poll(after=100)
+    last = watch.job("a").last_run
+    assert (last.start, last.end, last.duration) == (int(begin), int(begin) + shown, shown)
+
+
+def test_a_customer_that_comes_later_counts_from_the_poll_that_first_showed_it(world, watch, clock):
+    watch.poll()
+    world.run("a", start=clock() + 1, duration=1.0)
+    watch.poll()
+    world.run("a", start=clock() + 1, duration=1.0)
+    watch.poll()
+    assert watch.counts() == {"success": 1}
+
+
+# --- finding everything ---
+
+
+def test_a_long_absence_is_caught_up_over_several_polls(world, watch, clock):
+    world.run("a", start=clock() - 100, duration=1.0)
+    watch.poll()
+    mark = watch.watermark()
+    for place in range(2500):
+        world.run("a", start=clock() + 1 + place, duration=1.0)
+    watch.poll(after=3600.0)
+    assert watch.counts() == {"success": 1000}
+    assert watch.watermark() == mark
+    assert watch.source_count("jobrun_source_truncated_responses_total") == 1
+    watch.restart()
+    world.run("a", start=clock() + 1, duration=1.0)
+    watch.poll(times=2)
+    assert watch.counts() == {"success": 2501}
+    assert watch.watermark() == clock() - 60
+    assert watch.source_count("jobrun_source_unobserved_seconds_total") == 0
+
+
+def test_what_lies_beyond_the_lookback_is_told_to_be_unobserved(world, watch, clock):
+    world.run("a", start=clock() - 100, duration=1.0)
+    watch.poll()
+    mark = watch.watermark()
+    for day in range(10):
+        for place in range(10):
+            world.run("a", start=clock() + 3600 + day * DAY + place, duration=1.0)
+    watch.poll(after=10 * DAY)
+    assert 70 <= watch.counts()["success"] < 100
+    watch.restart()
+    watch.poll(times=3)
+    lost = watch.ledger.source("w").unobserved
+    assert lost == [(mark, pytest.approx(mark + 60 + 3 * DAY))]
+    assert watch.watermark() == clock() - 60
+
+
+def test_a_quiet_recipe_has_lost_nothing_however_long_the_absence(world, watch, clock):
+    world.run("a", start=clock() - 100, duration=1.0)
+    watch.poll()
+    watch.poll(after=20 * DAY)
+    assert watch.source_count("jobrun_source_unobserved_seconds_total") == 0
+    assert watch.watermark() == clock() - 60
+
+
+def test_counts_that_fall_hide_nothing(world, watch, clock, option):
+    option(counts="kept", retention=2 * DAY)
+    for place in range(30):
+        world.run("a", start=clock() - 2 * DAY + 120 + place, duration=1.0)
+    watch.poll()
+    for place in range(3):
+        world.run("a", start=clock() + 90 + place, duration=1.0)
+    watch.poll(after=120.0)
+    watch.poll()
+    assert watch.counts() == {"success": 3}
+    assert watch.source_count("jobrun_source_truncated_responses_total") == 0
+
+
+def test_counts_that_lag_behind_cost_requests_but_nothing_else(world, watch, clock, option):
+    option(counts_late=90.0)
+    world.run("a", start=clock() - 500, duration=1.0)
+    watch.poll()
+    world.run("a", start=clock() + 1, duration=5.0, result="failure")
+    watch.poll(times=5)
+    assert watch.counts() == {"failure": 1}
+
+
+def test_a_job_that_the_list_shows_later_than_the_counts_is_waited_for(world, watch, clock, simulator):
+    world.run("a", start=clock() - 500, duration=1.0)
+    watch.poll()
+    mark = watch.watermark()
+    world.run("a", start=clock() + 1, duration=5.0, result="failure")
+    simulator.faults.add(Stale(seconds=100.0, endpoint="jobs"))
+    watch.poll()
+    assert watch.counts() == {}
+    assert watch.watermark() == mark
+    watch.poll()
+    assert watch.counts() == {"failure": 1}
+    assert watch.watermark() == clock() - 60
+
+
+def test_a_count_without_a_job_is_looked_for_four_times_and_then_told(world, watch, clock, simulator):
+    world.run("a", start=clock() - 500, duration=1.0)
+    watch.poll()
+    world.run("a", start=clock() + 1, duration=5.0)
+    simulator.faults.add(Stale(seconds=1e6, endpoint="jobs"))
+    watch.poll(times=3)
+    assert watch.source_count("jobrun_source_truncated_responses_total") == 0
+    watch.poll()
+    assert watch.source_count("jobrun_source_truncated_responses_total") == 1
+    watch.poll()
+    assert "jobs" not in watch.requests()
+
+
+def test_a_deleted_recipe_ends_and_its_open_job_is_followed_by_id(world, watch, clock, simulator):
+    world.run("a", run_id="slow", start=clock() + 1, duration=300.0)
+    world.run("b", start=clock() - 100, duration=1.0)
+    watch.poll()
+    hidden = simulator.world
+    jobs = hidden.jobs
+    hidden.jobs = lambda: [job for job in jobs() if job.name != "a"]
+    watch.poll()
+    assert watch.open() == ["slow"]
+    assert watch.requests() == {"recipes": 1, "job": 1}
+    watch.poll(after=400.0, times=4)
+    assert watch.job("a").gone
+    assert not watch.job("b").gone
+
+
+def test_a_job_that_the_api_forgot_long_ago_is_given_up(world, watching, clock, option):
+    watch = watching(max_run_age="40d", lookback="40d")
+    world.run("a", run_id="slow", start=clock() + 1, result=None)
+    watch.poll(after=120)
+    option(retention=3600.0)
+    watch.poll(after=20 * DAY)
+    assert watch.open() == ["slow"]
+    watch.poll(after=11 * DAY)
+    assert watch.open() == []
+    assert watch.counts() == {"unknown": 1}
+
+
+# --- customers ---
+
+
+def test_customers_are_projects_and_recipes_of_one_name_do_not_meet(world, watch, clock):
+    for project in ("one", "two"):
+        world.add_job(SimJob(job_id=f"{project}/a", name="a", project=project))
+    watch.poll()
+    world.run("a", project="one", start=clock() + 1, duration=1.0)
+    world.run("a", project="two", start=clock() + 1, duration=1.0, result="failure")
+    watch.poll()
+    assert watch.counts("a", "one") == {"success": 1}
+    assert watch.counts("a", "two") == {"failure": 1}
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_one_customer_that_cannot_be_read_leaves_the_others_alone(world, watch, clock, option, status):
+    for project in ("one", "two", "three"):
+        world.run("a", project=project, start=clock() - 100, duration=1.0)
+    watch.poll()
+    option(unreadable={"two": status})
+    for project in ("one", "two", "three"):
+        world.run("a", project=project, start=clock() + 1, duration=1.0)
+    assert watch.poll() == "partial"
+    assert watch.counted() == 2
+    assert watch.watermark() == clock() - 60
+    assert watch.poll() == "partial"
+    assert watch.requests()["recipes"] == 3
+    option()
+    assert watch.poll() == "success"
+    assert watch.counted() == 3
+
+
+def test_a_refused_token_is_a_fault_of_the_source(world, watch, clock, simulator):
+    for project in ("one", "two", "three"):
+        world.run("a", project=project, start=clock() - 100, duration=1.0)
+    watch.poll()
+    simulator.token = "another"
+    assert watch.poll() == "error"
+    assert watch.requests() == {"recipes": 1, "users": 1}
+    assert all(scope.readable for scope in watch.ledger.source("w").scopes.values())
+
+
+def test_a_customer_that_fails_does_not_keep_the_others_from_being_read(world, watch, clock, simulator):
+    for project in ("one", "two", "three"):
+        world.run("a", project=project, start=clock() - 100, duration=1.0)
+    watch.poll()
+    for project in ("one", "two", "three"):
+        world.run("a", project=project, start=clock() + 1, duration=1.0)
+    simulator.faults.add(Status(code=500, endpoint="recipes", count=3))
+    assert watch.poll() == "error"
+    assert watch.counted() == 2
+    assert watch.poll() == "success"
+    assert watch.counted() == 3
+
+
+def test_an_api_that_fails_wholly_is_left_alone_after_a_few_customers(world, watch, clock, simulator):
+    for number in range(20):
+        world.run("a", project=f"p{number}", start=clock() - 100, duration=1.0)
+    watch.poll()
+    simulator.faults.add(Status(code=503))
+    assert watch.poll() == "error"
+    assert watch.requests() == {"recipes": 9}
+
+
+def test_a_customer_that_left_does_not_hold_the_watermark_for_ever(world, watch, clock, simulator):
+    for project in ("one", "two"):
+        world.run("a", project=project, start=clock() - 100, duration=1.0)
+    watch.poll()
+    jobs = world.jobs
+    simulator.world.jobs = lambda: [job for job in jobs() if job.project != "two"]
+    watch.poll(after=700)
+    held = watch.watermark()
+    assert held < clock() - 600
+    watch.poll(times=20)
+    assert watch.watermark() == clock() - 60
+    assert watch.job("a", "two").gone
+    assert watch.poll() == "success"
+
+
+def test_a_short_budget_reads_on_where_it_stopped_and_open_things_first(world, watching, clock):
+    for number in range(12):
+        world.run("a", project=f"p{number}", start=clock() - 100, duration=1.0)
+    watch = watching(requests_per_minute=6)
+    watch.poll(times=8)
+    assert watch.watermark() is not None
+    world.run("a", project="p7", run_id="slow", start=clock() + 1, duration=3600.0)
+    watch.poll(times=4)
+    assert watch.open() == ["slow"]
+    for _ in range(3):
+        watch.poll()
+        assert watch.requests()["jobs"] == 1
+    assert 60 < watch.source.round_seconds() < 600
+    assert watch.watermark() > clock() - 600
+
+
+def test_a_workspace_of_ones_own_has_no_customers(world, watch, watching, clock, option):
+    option(mode="developer")
+    watch = watching()
+    world.run("a", start=clock() - 100, duration=1.0)
+    watch.poll()
+    world.run("a", start=clock() + 1, duration=1.0, result="failure", steps=["load"])
+    watch.poll()
+    assert watch.requests() == {"recipes": 1, "jobs": 1, "job": 1}
+    assert watch.counts("a", "") == {"failure": 1}
+    assert "/" not in watch.job("a", "").job.job_id
+
+
+def test_a_workspace_that_refuses_is_a_fault(world, watching, clock, option):
+    option(mode="developer", forbidden={"jobs"})
+    world.run("a", start=clock() - 100, duration=1.0)
+    watch = watching()
+    assert watch.poll() == "error"
+    assert "403" in watch.poller.last_fault
+
+
+def test_a_recipe_tells_that_it_was_stopped(world, watch):
+    world.add_job(SimJob(job_id="prod/a", name="a", project="prod", enabled=False))
+    watch.poll()
+    job = watch.job("a").job
+    assert (job.enabled, job.stop_cause) == (False, "trigger_errors_limit")
+    assert job.url.startswith(watch.simulator.url + "/recipes/")
+
+
+@pytest.mark.parametrize("shape", [{"users_envelope": "items", "recipes_envelope": "result"}, {"numeric_ids": False}])
+def test_lists_come_in_either_envelope_and_ids_as_texts(world, watch, clock, option, shape):
+    world.add_job(RECIPE)
+    option(rows=WorkatoShape(**shape))
+    watch.poll()
+    world.run("a", start=clock() + 1, duration=1.0)
+    watch.poll()
+    assert watch.counts() == {"success": 1}
+
+
+# --- lies ---
+
+
+def lives(world, dice, start, count=40, **fields):
+    for _ in range(count):
+        begin = start + dice.uniform(0, 3600)
+        world.run(
+            f"job {dice.randrange(4)}",
+            project=f"p{dice.randrange(2)}",
+            start=round(begin, 3),
+            duration=round(dice.expovariate(1 / 200), 3),
+            result=dice.choice(["success", "failure"]),
+            steps=["load", "send"],
+            **fields,
+        )
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        None,
+        Duplicate(),
+        Shuffle(endpoint="recipes"),
+        Drop(share=0.2, endpoint="jobs", until=1_700_005_000.0),
+        Late(seconds=200.0, share=0.3),
+        Stale(seconds=45.0, endpoint="jobs"),
+        Stale(seconds=45.0, endpoint="recipes"),
+        Status(code=500, probability=0.2),
+        Status(code=429, probability=0.05),
+    ],
+    ids=lambda lie: "" if lie is None else type(lie).__name__.lower(),
+)
+def test_every_ending_is_counted_once(world, watch, simulator, option, lie):
+    option(page_size=5)
+    dice, clock = random.Random(7), watch.clock  # noqa: S311  # any runs will do, the same each time
+    lives(world, dice, clock() - 3600)
+    lives(world, dice, clock())
+    watch.poll()
+    since = watch.ledger.source("w").baseline
+    if lie is not None:
+        simulator.faults.add(lie)
+    for number in range(70):
+        watch.poll(after=dice.uniform(20, 100))
+        if number % 10 == 0:
+            watch.restart()
+    simulator.faults.clear()
+    watch.poll(times=4)
+    assert watch.poll() == "success"
+    truth = truly_ended(simulator, since)
+    assert watch.counted() == len(truth)
+    for project in ("p0", "p1"):
+        for job in ("job 0", "job 1"):
+            mine = [run.result for run in truth if (run.project, run.job) == (project, job)]
+            wanted = {str(result): mine.count(result) for result in sorted(set(mine))}
+            assert watch.counts(job, project) == wanted
+    assert watch.open() == []
+    assert watch.watermark() == clock() - 60
+
+
+def test_an_end_that_is_never_told_is_given_up_in_time(world, watching, clock, simulator):
+    world.add_job(RECIPE)
+    watch = watching(max_run_age="1h")
+    watch.poll()
+    world.run("a", run_id="lost", start=clock() + 1, duration=60.0)
+    simulator.faults.add(LostEnd(run_ids=("lost",)))
+    watch.poll()
+    assert watch.open() == ["lost"]
+    watch.poll(after=4000.0)
+    assert watch.counts() == {"unknown": 1}
+
+
+# --- customers' data ---
+
+
+def test_customers_data_is_nowhere(world, watching, caplog, capsys, tmp_path):
+    watch = watching(steps="all")
+    clock = watch.clock
+    world.run("a", start=clock() - 100, duration=1.0, result="failure", steps=["load", "send"])
+    watch.poll()
+    world.run("a", start=clock() + 1, duration=1.0, result="failure", steps=["load", "send"])
+    world.run("a", start=clock() + 1, duration=1000.0)
+    watch.poll(times=2)
+    assert watch.counts(family="jobrun_steps_total")
+    database = sqlite3.connect(tmp_path / "state-0.db")
+    told = "\n".join(database.iterdump())
+    database.close()
+    told += json.dumps(caplog.messages) + "".join(capsys.readouterr()) + generate_latest(watch.registry).decode()
+    assert "step_failed" in told
+    assert MARK not in told
+    assert watch.simulator.token not in told
+
+
+def test_an_error_text_is_fetched_when_a_person_asks(world, watch, clock):
+    world.add_job(RECIPE)
+    watch.poll()
+    run = world.run("a", start=clock() + 1, duration=1.0, result="failure", steps=["load", "send"])
+    watch.poll()
+    assert MARK in watch.source.log(run.run_id, "").stderr
+    assert MARK in watch.source.log(run.run_id, "1 connector/send").stderr
+    assert watch.source.log(run.run_id, "0 connector/load").stderr == ""
+
+
+def test_asking_once_says_what_was_seen(world, watch, watching, option):
+    world.add_job(SimJob(job_id="prod/a", name="a", project="prod"))
+    assert watch.source.probe() == "signed in, 1 managed users on the first page"
+    option(mode="developer")
+    assert watching().source.probe() == "signed in, 1 recipes"

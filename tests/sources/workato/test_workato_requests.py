@@ -1,0 +1,163 @@
+"""How many requests a poll takes: the fewest that keep the promises."""
+
+from exporter.simulators.world import SimJob
+
+MINUTE = 60.0
+
+
+def ended(world, clock, number, job="a"):
+    """So many runs that ended, a second apart, the newest an hour ago."""
+    return [world.run(job, start=clock() - 3600.0 - place, duration=1.0) for place in reversed(range(number))]
+
+
+def test_a_quiet_poll_of_100_customers_is_one_request_each(world, watching, option):
+    option(jobs_per_minute=0, recipes_per_minute=0, users_per_minute=0)
+    for customer in range(100):
+        for recipe in range(10):
+            world.add_job(
+                SimJob(job_id=f"{customer}/{recipe}", name=f"recipe {recipe}", project=f"customer {customer}")
+            )
+    watch = watching()
+    watch.poll()
+    assert watch.requests() == {"users": 2, "recipes": 100, "jobs": 1000}
+    watch.poll()
+    assert watch.requests() == {"recipes": 100}
+    watch.poll(after=10 * MINUTE)
+    assert watch.requests() == {"users": 2, "recipes": 100}
+    assert watch.watermark() == watch.clock() - MINUTE
+
+
+def test_recipes_come_by_the_hundred(world, watch):
+    for recipe in range(250):
+        world.add_job(SimJob(job_id=f"prod/{recipe}", name=f"recipe {recipe}", project="prod"))
+    watch.poll()
+    watch.poll()
+    assert watch.requests() == {"recipes": 3}
+
+
+def test_the_first_start_reads_one_page_a_recipe_and_asks_whether_older_jobs_are_open(world, watch, clock):
+    ended(world, clock, 80)
+    watch.poll()
+    assert watch.requests() == {"users": 1, "recipes": 1, "jobs": 2}
+    assert watch.counts() == {}
+
+
+def test_an_ending_costs_one_request(world, watch, clock):
+    ended(world, clock, 30)
+    watch.poll()
+    world.run("a", start=clock() + 10, duration=5.0)
+    watch.poll()
+    assert watch.requests() == {"recipes": 1, "jobs": 1}
+    assert watch.counts() == {"success": 1}
+    watch.poll()
+    assert watch.requests() == {"recipes": 1}
+
+
+def test_pages_are_read_until_the_rise_of_the_counts_is_found(world, watch, clock):
+    ended(world, clock, 30)
+    watch.poll()
+    for place in range(60):
+        world.run("a", start=clock() + place / 2, duration=1.0)
+    watch.poll()
+    assert watch.requests() == {"recipes": 1, "jobs": 3}
+    assert watch.counts() == {"success": 60}
+
+
+def test_where_all_of_a_page_is_new_the_next_one_is_read_for_open_jobs_below(world, watch, clock):
+    ended(world, clock, 30)
+    watch.poll()
+    world.run("a", run_id="slow", start=clock() + 1, duration=600.0)
+    for place in range(25):
+        world.run("a", start=clock() + 2 + place, duration=1.0)
+    watch.poll()
+    assert watch.requests() == {"recipes": 1, "jobs": 2}
+    assert watch.counts() == {"success": 25}
+    assert watch.open() == ["slow"]
+
+
+def test_a_page_shorter_than_the_others_ends_nothing(world, watch, clock, option):
+    option(page_size=4)
+    ended(world, clock, 10)
+    watch.poll()
+    for place in range(10):
+        world.run("a", start=clock() + place, duration=1.0)
+    watch.poll()
+    assert watch.counts() == {"success": 10}
+
+
+def test_an_open_job_on_the_first_page_costs_that_page(world, watch, clock):
+    world.run("a", run_id="slow", start=clock() + 10, duration=600.0)
+    watch.poll()
+    for _ in range(3):
+        watch.poll()
+        assert watch.requests() == {"recipes": 1, "jobs": 1}
+    assert watch.open() == ["slow"]
+
+
+def test_an_open_job_that_left_the_first_page_is_found_among_the_open_ones_then_by_its_id(world, watch, clock):
+    world.run("a", run_id="slow", start=clock() + 10, duration=600.0)
+    watch.poll()
+    for place in range(40):
+        world.run("a", start=clock() + 5 + place, duration=1.0)
+    watch.poll()
+    watch.poll()
+    assert watch.requests() == {"recipes": 1, "jobs": 2}
+    assert watch.open() == ["slow"]
+    watch.poll(after=700.0)
+    assert watch.requests() == {"users": 1, "recipes": 1, "jobs": 2, "job": 1}
+    assert watch.open() == []
+    assert watch.counts() == {"success": 41}
+    watch.poll()
+    assert watch.requests() == {"recipes": 1}
+
+
+def test_the_code_of_recipes_is_never_asked_for(world, watch, clock, simulator):
+    ended(world, clock, 1)
+    watch.poll()
+    queries = [line.query for line in simulator.log.lines("recipes")]
+    assert queries == ["page=1&per_page=100&exclude_code=true"]
+
+
+def test_a_recipe_that_is_not_wanted_costs_nothing(world, watching, clock):
+    ended(world, clock, 1, job="a")
+    ended(world, clock, 1, job="b")
+    watch = watching(jobs={"include": ["a"]})
+    watch.poll()
+    assert watch.requests() == {"users": 1, "recipes": 1, "jobs": 2}
+
+
+def test_only_failed_jobs_are_asked_for_their_lines(world, watch, clock):
+    ended(world, clock, 1)
+    watch.poll()
+    world.run("a", start=clock() + 1, duration=2.0, steps=["load", "send"])
+    world.run("a", start=clock() + 2, duration=2.0, steps=["load", "send"], result="failure")
+    watch.poll()
+    assert watch.requests() == {"recipes": 1, "jobs": 1, "job": 1}
+    assert watch.counts(family="jobrun_steps_total") == {
+        "0 connector/load success": 1,
+        "1 connector/send failure": 1,
+    }
+
+
+def test_with_the_default_budget_no_limit_is_ever_hit(world, watching, option, simulator):
+    option(mode="developer")
+    for recipe in range(60):
+        world.run(f"recipe {recipe}", start=world._clock() - 100, duration=1.0)
+    watch = watching(requests_per_minute=36)
+    statuses = set()
+    for _ in range(8):
+        watch.poll()
+        statuses |= {status for _, status in simulator.log.counts()}
+    assert statuses == {200}
+    assert watch.watermark() == watch.clock() - MINUTE
+
+
+def test_a_limit_that_is_hit_all_the_same_costs_time_and_nothing_else(world, watching, option, clock):
+    option(mode="developer", jobs_per_minute=5)
+    for recipe in range(12):
+        world.run(f"recipe {recipe}", start=clock() - 100, duration=1.0)
+    watch = watching()
+    outcomes = [watch.poll() for _ in range(12)]
+    assert "error" in outcomes
+    assert outcomes[-1] == "success"
+    assert watch.watermark() == clock() - MINUTE

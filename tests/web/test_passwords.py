@@ -1,0 +1,147 @@
+"""bcrypt is asked as seldom as can be, and nobody can keep others out."""
+
+import asyncio
+import threading
+
+import pytest
+
+from exporter.passwords import REMEMBERED, WAITING_PER_CLIENT, BusyError, Credentials, Passwords
+
+USERS = {b"anna": b"hash of a", b"bert": b"hash of b"}
+RIGHT = {(b"a", b"hash of a"), (b"b", b"hash of b")}
+
+
+class Bcrypt:
+    """Stands for bcrypt: writes down what it compares, and waits where it is told to."""
+
+    def __init__(self):
+        self.compared = []
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def __call__(self, password, against):
+        self.compared.append((password, against))
+        self.go_on.wait(10)
+        return (password, against) in RIGHT
+
+
+@pytest.fixture
+def bcrypt():
+    return Bcrypt()
+
+
+@pytest.fixture
+def passwords(bcrypt):
+    return Passwords(b"k" * 32, bcrypt)
+
+
+def asked(passwords, *claims, users=USERS):
+    async def ask():
+        return [await passwords.accepts(Credentials(*claim), users, "client") for claim in claims]
+
+    return asyncio.run(ask())
+
+
+def test_a_right_password_is_compared_once(passwords, bcrypt):
+    assert asked(passwords, (b"anna", b"a"), (b"anna", b"a")) == [True, True]
+    assert bcrypt.compared == [(b"a", b"hash of a")]
+
+
+def test_a_wrong_password_is_compared_once(passwords, bcrypt):
+    assert asked(passwords, (b"anna", b"x"), (b"anna", b"x")) == [False, False]
+    assert bcrypt.compared == [(b"x", b"hash of a")]
+
+
+def test_an_unknown_user_costs_as_much_as_a_known_one_and_never_gets_in(passwords, bcrypt):
+    answers = asked(passwords, (b"carl", b"a"), (b"carl", b"b"), (b"carl", b"a"), (b"carl", b"b"))
+
+    assert answers == [False] * 4
+    assert [password for password, _ in bcrypt.compared] == [b"a", b"b"]
+    assert len({against for _, against in bcrypt.compared}) == 1
+
+
+def test_a_changed_hash_is_compared_anew(passwords):
+    assert asked(passwords, (b"anna", b"a")) == [True]
+    assert asked(passwords, (b"anna", b"a"), users={b"anna": b"another"}) == [False]
+
+
+def test_what_user_and_password_are_is_not_confused(passwords):
+    assert asked(passwords, (b"anna", b"a"), (b"ann", b"aa"), (b"anna" + b"a", b"")) == [True, False, False]
+
+
+def test_guesses_do_not_push_out_passwords_in_use(passwords, bcrypt):
+    guesses = [(b"anna", b"guess %d" % number) for number in range(3 * REMEMBERED)]
+
+    asked(passwords, (b"anna", b"a"), *guesses, (b"anna", b"a"))
+    assert bcrypt.compared.count((b"a", b"hash of a")) == 1
+    assert len(bcrypt.compared) == 1 + 3 * REMEMBERED
+
+
+def test_what_is_remembered_is_bounded_and_holds_no_password(passwords):
+    asked(passwords, *((b"anna", b"guess %d" % number) for number in range(2 * REMEMBERED)))
+
+    assert len(passwords._wrong._keys) == REMEMBERED
+    assert all(len(key) == 32 and b"guess" not in key for key in passwords._wrong._keys)
+
+
+def test_the_same_claim_made_by_many_at_once_is_compared_once(passwords, bcrypt):
+    async def ask():
+        claims = [passwords.accepts(Credentials(b"anna", b"a"), USERS, f"client {number}") for number in range(100)]
+        return await asyncio.gather(*claims)
+
+    assert asyncio.run(ask()) == [True] * 100
+    assert len(bcrypt.compared) == 1
+
+
+async def settled():
+    """Lets every task run up to where it waits."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_one_client_cannot_take_all_places_and_known_passwords_need_none(passwords, bcrypt):
+    async def ask():
+        assert await passwords.accepts(Credentials(b"anna", b"a"), USERS, "scraper")
+        bcrypt.go_on.clear()
+        guesses = [
+            asyncio.create_task(passwords.accepts(Credentials(b"anna", b"%d" % number), USERS, "guesser"))
+            for number in range(WAITING_PER_CLIENT)
+        ]
+        await settled()
+        with pytest.raises(BusyError):
+            await passwords.accepts(Credentials(b"anna", b"more"), USERS, "guesser")
+        assert await passwords.accepts(Credentials(b"anna", b"a"), USERS, "guesser")
+        other = asyncio.create_task(passwords.accepts(Credentials(b"bert", b"b"), USERS, "person"))
+        await settled()
+        bcrypt.go_on.set()
+        return await asyncio.gather(other, *guesses)
+
+    assert asyncio.run(ask()) == [True] + [False] * WAITING_PER_CLIENT
+
+
+def test_many_clients_together_are_bounded_too(passwords, bcrypt):
+    async def ask():
+        bcrypt.go_on.clear()
+        claims = [passwords.accepts(Credentials(b"anna", b"%d" % n), USERS, f"client {n}") for n in range(40)]
+        together = asyncio.gather(*claims, return_exceptions=True)
+        await settled()
+        bcrypt.go_on.set()
+        return await together
+
+    answers = asyncio.run(ask())
+    assert answers[:32] == [False] * 32
+    assert all(isinstance(answer, BusyError) for answer in answers[32:])
+
+
+def test_who_gives_up_waiting_takes_the_result_from_nobody(passwords, bcrypt):
+    async def ask():
+        bcrypt.go_on.clear()
+        claim = Credentials(b"anna", b"a")
+        first, second = (asyncio.create_task(passwords.accepts(claim, USERS, "client")) for _ in range(2))
+        await settled()
+        first.cancel()
+        await settled()
+        bcrypt.go_on.set()
+        return await second
+
+    assert asyncio.run(ask()) is True

@@ -1,0 +1,283 @@
+"""What a web config file may say, and what it is told when it says something else."""
+
+import re
+import shutil
+import ssl
+import subprocess
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization as form
+
+from exporter.faults import ConfigError
+from exporter.webconfig import HEADERS, UNSUPPORTED, UNVERIFIED, load_web, web_config
+from exporter.webtls import alternative_names, server_context
+from tests.web.certificates import AUTHORITY, hashed, written
+
+HASH = hashed()
+SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
+PROMTOOL = shutil.which("promtool")
+
+
+def faults_of(folder, text):
+    with pytest.raises(ConfigError) as caught:
+        web_config(folder / "web.yaml", text)
+    return list(map(str, caught.value.faults))
+
+
+def tls(folder, keys):
+    """The settings of TLS with these keys, and those that are needed."""
+    AUTHORITY.cert_pem.write_to_path(folder / "ca.pem")
+    return web_config(folder / "web.yaml", written(folder, more=f", {keys}")).tls_server_config
+
+
+def tls_faults(folder, keys):
+    AUTHORITY.cert_pem.write_to_path(folder / "ca.pem")
+    return faults_of(folder, written(folder, more=f", {keys}"))
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "tls_server_config:\nbasic_auth_users:\n"])
+def test_a_file_that_says_nothing_means_plain_http_for_everybody(tmp_path, text):
+    config = web_config(tmp_path / "web.yaml", text)
+
+    assert config.tls_server_config is None
+    assert config.basic_auth_users == {}
+    assert config.http_server_config.headers == {}
+
+
+def test_every_supported_key_is_taken(tmp_path):
+    settings = tls(
+        tmp_path,
+        "client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem, client_allowed_sans: [a.example.com], "
+        "min_version: TLS12, max_version: TLS13, prefer_server_cipher_suites: false, "
+        "cipher_suites: [TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, TLS_AES_128_GCM_SHA256]",
+    )
+    context = server_context(settings)
+
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert (context.minimum_version, context.maximum_version) == (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+    assert not context.options & ssl.OP_CIPHER_SERVER_PREFERENCE
+    assert [each["name"] for each in context.get_ciphers() if each["protocol"] == "TLSv1.2"] == [
+        "ECDHE-RSA-AES256-GCM-SHA384"
+    ]
+
+
+def test_paths_are_relative_to_the_file(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "web.yaml").write_text(written(tmp_path / "sub"))
+
+    assert load_web(tmp_path / "sub" / "web.yaml").tls_server_config.cert_file == str(tmp_path / "sub" / "server.pem")
+
+
+def test_the_safe_choices_are_the_defaults(tmp_path):
+    context = server_context(tls(tmp_path, ""))
+
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
+    assert context.verify_mode is ssl.CERT_NONE
+    assert context.options & ssl.OP_CIPHER_SERVER_PREFERENCE
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    text = """
+tls_server_config: {cert_file: nowhere.pem, min_version: TLS10, cipher_suites: [RC4], curve_preferences: [X25519]}
+http_server_config: {http2: true, headers: {Server: x, X-Frame-Options: allow}}
+basic_auth_users: {anna: plain, "be:rt": "%s"}
+tls: {}
+"""
+    assert [fault.partition(":")[0] for fault in faults_of(tmp_path, text % HASH)] == [
+        "tls_server_config.cert_file",
+        "tls_server_config.key_file",
+        "tls_server_config.min_version",
+        "tls_server_config.curve_preferences",
+        "tls_server_config.cipher_suites[0]",
+        "http_server_config.http2",
+        "http_server_config.headers.Server",
+        "http_server_config.headers.X-Frame-Options",
+        "basic_auth_users.anna",
+        "tls",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("keys", "fault"),
+    [
+        ("client_auth_type: RequireAnyClientCert", "client_auth_type: is not supported: it takes any certificate"),
+        ("client_auth_type: RequireClientCert", "client_auth_type: is not supported: it takes any certificate"),
+        ("client_auth_type: RequestClientCert", "client_auth_type: is not supported: it takes any certificate"),
+        ("client_auth_type: Always", "client_auth_type: must be 'NoClientCert'"),
+        ("client_auth_type: RequireAndVerifyClientCert", "client_ca_file: is required with client_auth_type"),
+        ("client_auth_type: VerifyClientCertIfGiven", "client_ca_file: is required with client_auth_type"),
+        ("client_ca_file: ca.pem", "client_ca_file: is of use only with client_auth_type"),
+        ("client_ca_file: none.pem", "client_ca_file: the file cannot be read: No such file"),
+        ("client_allowed_sans: [a]", "client_allowed_sans: needs client_auth_type: RequireAndVerifyClientCert"),
+        (
+            "client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem, client_allowed_sans: []",
+            "client_allowed_sans: must not be empty",
+        ),
+        ("min_version: TLS11", "min_version: must be 'TLS12' or 'TLS13'"),
+        ("min_version: TLS13, max_version: TLS12", "max_version: is older than min_version"),
+        ("cipher_suites: [TLS_AES_128_GCM_SHA256]", "cipher_suites: holds none of TLS 1.2"),
+        ("cipher_suites: [TLS_RSA_WITH_RC4_128_SHA]", "cipher_suites[0]: must be one of TLS_AES"),
+        ("prefer_server_cipher_suites: 7", "prefer_server_cipher_suites: must be true or false"),
+        ("cert_files: x", "cert_files: unknown key; did you mean cert_file?"),
+        ("cert: x", "cert: is not supported: use cert_file"),
+    ],
+)
+def test_what_is_wrong_with_tls_is_told(tmp_path, keys, fault):
+    assert tls_faults(tmp_path, keys)[0].startswith(f"tls_server_config.{fault}")
+
+
+@pytest.mark.parametrize("key", ["cert_file", "key_file"])
+def test_tls_needs_a_certificate_and_a_key(tmp_path, key):
+    (tmp_path / "x").write_text("")
+    assert f"tls_server_config.{key}: is required" in faults_of(tmp_path, "tls_server_config: {}\n")
+    other = {"cert_file": "key_file", "key_file": "cert_file"}[key]
+    assert faults_of(tmp_path, f"tls_server_config: {{{other}: x, {key}: ''}}\n") == [
+        f"tls_server_config.{key}: must not be empty"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("headers", "fault"),
+    [
+        ("Content-Security-Polic: x", "Content-Security-Polic: cannot be set; known are Content-Security-Policy"),
+        ("X-Frame-Options: DENY", "X-Frame-Options: must be deny or sameorigin"),
+        ("X-Content-Type-Options: sniff", "X-Content-Type-Options: must be nosniff"),
+        ('X-XSS-Protection: "1\\r\\nSet-Cookie: a=b"', "X-XSS-Protection: must be printable ASCII, in one line"),
+        ("X-XSS-Protection: 1", "X-XSS-Protection: must be text; put it in quotes"),
+    ],
+)
+def test_what_is_wrong_with_headers_is_told(tmp_path, headers, fault):
+    (told,) = faults_of(tmp_path, f"http_server_config: {{headers: {{{headers}}}}}\n")
+    assert told.startswith(f"http_server_config.headers.{fault}")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["secret", f"{HASH}=", HASH[:-1], HASH.replace("$04$", "$40$"), "$2b$10$" + "9" * 53, HASH.replace("2b", "1")],
+)
+def test_what_is_no_bcrypt_hash_is_refused_and_not_repeated(tmp_path, bad):
+    (told,) = faults_of(tmp_path, f"basic_auth_users: {{anna: '{bad}'}}\n")
+
+    assert told.startswith("basic_auth_users.anna: ")
+    assert bad not in told
+
+
+def test_hashes_of_every_kind_of_bcrypt_are_taken(tmp_path):
+    for kind in "aby":
+        text = f"basic_auth_users: {{anna: '{HASH.replace('$2b$', f'$2{kind}$')}'}}\n"
+        assert list(web_config(tmp_path / "w", text).basic_auth_users) == ["anna"]
+
+
+def test_a_cost_that_would_take_minutes_is_refused(tmp_path):
+    (told,) = faults_of(tmp_path, f"basic_auth_users: {{anna: '{HASH.replace('$04$', '$19$')}'}}\n")
+    assert told == "basic_auth_users.anna: has a cost that is not between 4 and 18"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"basic_auth_users: {{'{HASH}': anna}}\n",
+        f"'{HASH}': anna\n",
+        f"basic_auth_users: {{'{HASH}': anna, '{HASH}': bert}}\n",
+        f"basic_auth_users: ['{HASH}']\n",
+        f"basic_auth_users: {{anna: '{HASH}\n",
+        f"basic_auth_users: {{anna: *{HASH}}}\n",
+    ],
+)
+def test_a_hash_in_a_wrong_place_is_not_repeated(tmp_path, text):
+    told = faults_of(tmp_path, text)
+
+    assert told
+    assert HASH[7:] not in "".join(told)
+
+
+def test_a_config_never_shows_hashes(tmp_path):
+    config = web_config(tmp_path / "w", f"basic_auth_users: {{anna: '{HASH}'}}\n")
+
+    assert HASH not in repr(config) + str(config) + config.model_dump_json()
+
+
+@pytest.mark.parametrize("key", UNSUPPORTED)
+def test_what_is_not_supported_is_refused_with_what_to_do(tmp_path, key):
+    at_top = key == "rate_limit"
+    text = f"{key}: x\n" if at_top else written(tmp_path, more=f", {key}: x")
+    path = key if at_top else f"tls_server_config.{key}"
+
+    assert faults_of(tmp_path, text) == [f"{path}: {UNSUPPORTED[key]}"]
+
+
+def test_a_key_of_another_certificate_is_told(tmp_path):
+    text = written(tmp_path)
+    AUTHORITY.issue_cert("localhost").private_key_pem.write_to_path(tmp_path / "server.key")
+
+    with pytest.raises(ConfigError, match="key_file: is not the key of cert_file"):
+        server_context(web_config(tmp_path / "w", text).tls_server_config)
+
+
+def test_files_without_certificates_are_told_together(tmp_path):
+    AUTHORITY.cert_pem.write_to_path(tmp_path / "ca.pem")
+    text = written(tmp_path, more=", client_ca_file: ca.pem, client_auth_type: VerifyClientCertIfGiven")
+    (tmp_path / "server.pem").write_text("x")
+    (tmp_path / "ca.pem").write_text("x")
+
+    with pytest.raises(ConfigError) as caught:
+        server_context(web_config(tmp_path / "w", text).tls_server_config)
+    assert [fault.path for fault in caught.value.faults] == ["tls_server_config", "tls_server_config.client_ca_file"]
+
+
+def test_a_key_with_a_passphrase_is_refused_without_asking_for_it(tmp_path):
+    text = written(tmp_path)
+    key = form.load_pem_private_key((tmp_path / "server.key").read_bytes(), None)
+    locked = form.BestAvailableEncryption(b"passphrase")
+    (tmp_path / "server.key").write_bytes(
+        key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, locked),
+    )
+
+    with pytest.raises(ConfigError, match="no certificate and key that can be used"):
+        server_context(web_config(tmp_path / "w", text).tls_server_config)
+
+
+def test_all_kinds_of_alternative_names_count():
+    names = (("DNS", "a.b"), ("IP Address", "0:0:0:0:0:0:0:1\n"), ("URI", "spiffe://x"), ("email", "a@b"))
+
+    assert alternative_names({"subjectAltName": names}) == {"a.b", "::1", "spiffe://x", "a@b"}
+    assert alternative_names({}) == frozenset()
+
+
+def documented():
+    """The example in the documentation."""
+    return re.search(r"```yaml\n(tls_server_config:.*?)```", SECURITY.read_text(), re.DOTALL)[1]
+
+
+def with_files_of_the_example(folder):
+    written(folder)
+    AUTHORITY.cert_pem.write_to_path(folder / "clients-ca.pem")
+    (folder / "web.yaml").write_text(documented())
+    return folder / "web.yaml"
+
+
+def test_the_documented_example_shows_every_key_and_has_no_fault(tmp_path):
+    config = load_web(with_files_of_the_example(tmp_path))
+
+    assert server_context(config.tls_server_config).verify_mode is ssl.CERT_REQUIRED
+    for section in (config, config.tls_server_config, config.http_server_config):
+        assert section.model_fields_set == set(type(section).model_fields)
+    assert set(config.http_server_config.headers) == set(HEADERS)
+
+
+def test_the_documentation_names_what_is_not_supported():
+    text = SECURITY.read_text()
+
+    assert [key for key in (*UNSUPPORTED, *UNVERIFIED[:2]) if f"`{key}" not in text] == []
+
+
+@pytest.mark.e2e
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
+def test_promtool_finds_no_fault_in_the_documented_example(tmp_path):
+    file = with_files_of_the_example(tmp_path)
+    newer = re.compile("  client_allowed_sans.*\n")  # older versions do not know the key
+    file.write_text(newer.sub("", file.read_text()))
+    checked = subprocess.run([PROMTOOL, "check", "web-config", file], capture_output=True, text=True, check=False)  # noqa: S603  # ours
+
+    assert checked.returncode == 0, checked.stderr
