@@ -1,6 +1,6 @@
 """Killed at any instant, also inside a transaction: every ending is counted once, and no counter ever falls.
 
-JOBRUN_TEST_KILLS sets the number of kills, for a longer test: JOBRUN_TEST_KILLS=5000 ./test --timeout=0 -k kills
+JOBRUN_TEST_KILLS sets the number of kills, for a longer test: JOBRUN_TEST_KILLS=5000 ./test tests/e2e/test_kills.py
 """
 
 import os
