@@ -165,12 +165,6 @@ class Trap:
             self._inside = not statement.startswith(("COMMIT", "ROLLBACK"))
 
 
-def listening(port: int) -> bool:
-    """Whether anybody answers there."""
-    with socket.socket() as client:
-        return client.connect_ex((HOST, port)) == 0
-
-
 def runs_as_root() -> bool:
     """Whether file systems can be mounted."""
     return os.geteuid() == 0

@@ -104,6 +104,7 @@ def test_a_full_disk_is_told_of_and_nothing_is_lost_when_there_is_room_again(
     assert daemon.terminate() == 0
 
 
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux changes the limits of another process")
 def test_a_file_that_may_not_grow_is_told_of_and_nothing_is_lost_when_it_may(
     tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld, scraper: Scraper
 ) -> None:
