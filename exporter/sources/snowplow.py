@@ -1,5 +1,6 @@
 """Snowplow Console: its settings, and how its runs are read by windows, steps and ids."""
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -49,6 +50,9 @@ FEWEST_HALVINGS = 40
 
 MANY_STEPS = 50
 """Assumed for a job whose steps are not known."""
+
+SLACK = 60
+"""Seconds by which a run's last event may be later than the end that its duration gives."""
 
 SURELY_WHOLE, SURELY_DOUBTFUL = 0.5, 0.9
 """Parts of the limit: below the first an answer is whole, above the second it is asked again in halves."""
@@ -187,17 +191,35 @@ class SnowplowSource:
             answered = self._ask(window)
             doubtful = heeded and may_be_trimmed(answered.rows.values(), window, view, self._event_limit)
             heeded = heeded and not (doubtful and self._strays(answered, window))
+            doubtful = doubtful and heeded and not self._shows_all(answered, window, view)
             parts = halves(window)
-            if doubtful and heeded and parts and len(doubted) < FEWEST_HALVINGS + len(shown):
+            if doubtful and parts and len(doubted) < FEWEST_HALVINGS + len(shown):
                 doubted.append(Doubted(window, frozenset(answered.rows)))
                 shown |= answered.rows.keys()
                 waiting += reversed(parts)
                 continue
             truncated = _proven(doubted, answered.rows.values())
-            uncertain = window if doubtful and heeded and window not in self._uncertain else None
+            uncertain = window if doubtful and window not in self._uncertain else None
             if uncertain:
                 self._uncertain.add(window)
             yield window, answered, truncated + (uncertain is not None), uncertain
+
+    def _shows_all(self, answered: Answered, window: Window, view: View) -> bool:
+        """Whether one further question clears a doubt: what ended before the first ending that an answer shows.
+
+        A trimmed answer lacks the runs of which all events are older than the oldest event that was kept, and so older
+        than the end of any run that it shows. If that early part of the window is whole and holds no other runs, there
+        are none.
+        """
+        ends = [run.end for row in answered.rows.values() if (run := to_run(row, self._statuses)).end is not None]
+        if not ends:
+            return False
+        early = Window(window.start, math.ceil(max(min(ends), window.start)) + SLACK)
+        if early.length > window.length / 2:
+            return False
+        part = self._ask(early)
+        whole = not may_be_trimmed(part.rows.values(), early, view, self._event_limit)
+        return whole and part.rows.keys() < answered.rows.keys()
 
     def _strays(self, answered: Answered, window: Window) -> bool:
         """Whether an answer holds runs that began after its window or ended before it: the API does not heed it."""
