@@ -63,7 +63,7 @@ class Failing(sqlite3.Connection):
 class Book:
     """One source's ledger; `open` again for a restart."""
 
-    def __init__(self, path, released=True, **changes):
+    def __init__(self, path, *, released=True, **changes):
         self.path = path
         self.now = BASELINE
         self.changes = changes

@@ -86,7 +86,7 @@ def known(run, mark, *earlier):
         (known(GIVEN, Mark.GIVEN_UP), DONE, {"reopens": True}, UPDATED, False, Mark.COUNTED),
     ],
 )
-def test_what_an_answer_means(before, run, fields, verdict, counts, mark):
+def test_what_an_answer_means(before, run, fields, verdict, counts, mark):  # noqa: PLR0917  # columns of the table
     found = judge(before, run, context(**fields))
     assert (found.disposition, found.counts, found.keep and found.keep.mark) == (verdict, counts, mark)
 

@@ -64,7 +64,7 @@ def test_a_first_commit_that_fails_leaves_no_trace_of_its_jobs(book):
     assert book.counts() == {"success": 1}
 
 
-def test_a_process_that_ends_inside_a_transaction_loses_only_that(book, tmp_path):
+def test_a_process_that_ends_inside_a_transaction_loses_only_that(book):
     book.read(ended("a"))
     book.close()
     script = (

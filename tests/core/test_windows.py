@@ -69,7 +69,7 @@ def test_a_plan_proves_what_has_settled_and_never_more_than_a_window_holds():
     sweep=st.one_of(st.none(), st.floats(60, 7 * DAY)),
     settle=st.floats(0, 1e4),
 )
-def test_windows_always_keep_to_the_limits_and_leave_no_gap(now, back, overlap, lookback, sweep, settle):
+def test_windows_always_keep_to_the_limits_and_leave_no_gap(now, back, overlap, lookback, sweep, settle):  # noqa: PLR0917  # what is drawn
     limits = reach(overlap=overlap, lookback=lookback, settle=settle)
     watermark = None if back is None else now - back
     planned = plan(now, watermark, limits, sweep=sweep)
