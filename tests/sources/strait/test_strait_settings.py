@@ -24,15 +24,6 @@ def test_the_defaults():
     assert SOURCES["strait"].access(source).root == "https://api.strait.dev/v1"
 
 
-def test_the_block_of_the_example_is_right():
-    lines = (ROOT / "config.example.yaml").read_text().splitlines()
-    start = lines.index("  # - name: strait")
-    block = [line.removeprefix("  # ") for line in lines[start : lines.index("", start)]]
-    text = yaml.safe_dump({"sources": yaml.safe_load("\n".join(block))})
-    source = loads(text, {"STRAIT_API_KEY": "strait_hidden"}, SETTINGS).sources[0]
-    assert source.model_copy(update={"name": "s"}) == source_of()
-
-
 def test_the_example_of_the_document_is_right(tmp_path):
     text = (ROOT / "docs/sources/strait.md").read_text()
     (example,) = [part.partition("```")[0] for part in text.split("```yaml\n")[1:]]
