@@ -96,10 +96,12 @@ class Entry:
         """The scope's record; one that could not be read before gets its own baseline instant."""
         source = self._draft.source
         known = source.scopes.get(reading.scope)
-        if known is None or (known.watermark is None and not known.readable and reading.readable):
-            first = source.baseline if known is None and not source.complete else None
-            known = ScopeState(baseline=self._moment.started if first is None else first)
-            source.scopes[reading.scope] = known
+        if known is None:
+            first = self._moment.started if source.baseline is None else source.baseline
+            known = ScopeState(baseline=first if reading.lacking is None else max(first, reading.lacking))
+        elif known.watermark is None and not known.readable and reading.readable:
+            known = ScopeState(baseline=self._moment.started)
+        source.scopes[reading.scope] = known
         known.readable = reading.readable
         return known
 

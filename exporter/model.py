@@ -128,6 +128,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         through: Every ending of the scope up to this instant has now been read (the source has taken `settle` off);
             None if this reading proves nothing of the kind.
         readable: False if the scope answered 403 or 404; it is then left out of the watermark.
+        lacking: For a scope that is found by a listing: the start of the last listing that did not show it. What ended
+            since then in a scope that is new is counted; None where no listing has lacked it.
         unobserved: Ranges that the API no longer shows, or could not show whole.
         truncated: Answers found trimmed.
         steps: Steps that came along with runs, by run id.
@@ -144,6 +146,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     invalid: int = 0
     through: float | None = None
     readable: bool = True
+    lacking: float | None = None
     unobserved: Sequence[Window] = ()
     truncated: int = 0
     steps: Mapping[str, Sequence[Step]] = {}
