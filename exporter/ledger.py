@@ -451,12 +451,6 @@ class Ledger:
             changed, self._changed = self._changed, Changed()
             return changed
 
-    def restore_changed(self, changed: Changed) -> None:
-        """Gives back what was drained, where it could not be used."""
-        with self._lock:
-            self._changed.jobs |= changed.jobs
-            self._changed.everything = self._changed.everything or changed.everything
-
     def starting(self) -> frozenset[str]:
         """Sources of which no poll has been complete since this process started."""
         with self._lock:
