@@ -152,5 +152,11 @@ def test_every_link_to_a_file_leads_somewhere(page):
     assert [target for target in targets if not ((ROOT / page).parent / target).exists()] == []
 
 
+def test_every_test_that_the_promises_name_exists():
+    named = re.findall(r"`(tests/[\w/]+\.py)`: `(test_\w+)`", (ROOT / "docs/promises.md").read_text())
+    assert named
+    assert [each for each in named if f"def {each[1]}(" not in (ROOT / each[0]).read_text()] == []
+
+
 def test_the_version_is_told_once():
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()

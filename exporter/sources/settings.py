@@ -152,10 +152,6 @@ class SourceSettings(Section):
         if cls.api_path and str(values.get("base_url", "")).endswith(cls.api_path):
             yield Conflict(("base_url",), f"must not end with the API's path {cls.api_path}: it is appended by itself")
 
-    def mapped(self, word: str) -> Result | State | None:
-        """What `status_map` says of a vendor's status word, in any letter case."""
-        return self.status_map.get(word.casefold())
-
     def link(self, *, run_id: str, job_id: str = "", job_name: str = "", project: str = "") -> str:
         """The run's page at the vendor's, "" if none is known. Values are percent-encoded."""
         values = {"run_id": run_id, "job_id": job_id, "job_name": job_name, "project": project, "source": self.name}
