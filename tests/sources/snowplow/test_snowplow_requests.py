@@ -1,0 +1,84 @@
+"""What reading Snowplow costs in requests."""
+
+import pytest
+
+from tests.contract.harness import DAY, HOUR, MINUTE, Bench
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench("snowplow", tmp_path)
+    yield bench
+    bench.close()
+
+
+def asked(bench, action):
+    """How many requests an action costs, by endpoint."""
+    before = counts(bench)
+    action()
+    return {name: count - before.get(name, 0) for name, count in counts(bench).items() if count > before.get(name, 0)}
+
+
+def counts(bench):
+    names = ("runs", "run", "steps", "step", "token_v3")
+    return {name: number for name in names if (number := len(bench.simulator.log.lines(name)))}
+
+
+def test_the_first_poll_signs_in_and_reads_seven_days_in_two_windows(bench):
+    bench.world.run("daily", start=bench.clock() - 5 * DAY, duration=60)
+    bench.world.run("daily", start=bench.clock() - DAY, duration=60)
+    assert asked(bench, bench.poll) == {"token_v3": 1, "runs": 2, "steps": 1}
+
+
+def test_a_quiet_poll_is_one_request(bench):
+    bench.busy(30 * MINUTE)
+    bench.run(HOUR)
+    assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10}
+
+
+def test_an_ended_run_costs_one_request_for_its_steps(bench):
+    bench.poll()
+    bench.world.run("daily", start=bench.clock() + 60, duration=30, steps=["load"])
+    assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10, "steps": 1}
+
+
+def test_steps_are_not_asked_for_where_they_are_not_wanted(tmp_path):
+    bench = Bench("snowplow", tmp_path, steps="off")
+    bench.poll()
+    bench.world.run("daily", start=bench.clock() + 60, duration=30, steps=["load"])
+    assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10}
+    bench.close()
+
+
+def test_of_failed_runs_alone_steps_are_asked_for_where_that_is_wanted(tmp_path):
+    bench = Bench("snowplow", tmp_path, steps="failed")
+    bench.poll()
+    for result in ("success", "failure"):
+        bench.world.run("daily", start=bench.clock() + 60, duration=30, steps=["load"], result=result)
+    assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10, "steps": 1}
+    bench.close()
+
+
+def test_a_run_open_for_longer_than_the_overlap_costs_one_more_request_a_poll(bench):
+    bench.world.run("long", start=bench.clock() - 5 * HOUR, duration=DAY)
+    bench.poll()
+    assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10, "run": 10}
+
+
+def test_an_ending_that_is_seen_by_id_brings_its_steps_along(bench):
+    bench.world.run("long", start=bench.clock() - 5 * HOUR, duration=5 * HOUR + 5 * MINUTE, steps=["load"])
+    bench.poll()
+    assert "steps" not in asked(bench, lambda: bench.run(10 * MINUTE))
+    assert bench.value("jobrun_steps_total", step_name="load", result="success") == 1
+
+
+def test_a_sweep_once_an_hour_takes_no_request_of_its_own(bench):
+    bench.poll()
+    assert asked(bench, lambda: bench.run(2 * HOUR)) == {"runs": 120}
+
+
+def test_a_doubt_whether_an_answer_is_whole_costs_one_request(bench):
+    for number in range(100):  # of a job whose steps are not known yet: as many as 10,000 state changes could be
+        bench.world.run("frequent", start=bench.clock() - 3 * DAY + number * 600, duration=60, steps=["load"])
+    assert asked(bench, bench.poll)["runs"] == 3
+    assert bench.value("jobrun_source_truncated_responses_total") == 0
