@@ -29,10 +29,14 @@ from exporter.simulators import SIMULATORS
 from exporter.simulators.clock import Clock
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.server import Simulator
+from exporter.simulators.world import SimJob
 from exporter.sources import SOURCES
 
 NOW = 1_700_000_000.0
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+JOBS = ("old", "open", "stuck", "long", "dbt", "ends-success", "ends-failure", *(f"job-{number}" for number in range(3)))
+"""The jobs of the tests, where they must be known before they run."""
+
 RUNS = "jobrun_runs_total"
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
@@ -47,6 +51,9 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
         errors: Whether a listing that fails whole makes the whole poll fail.
         catches_up: How far back it shows ended runs, in seconds, at least.
         forgets: Whether it has a reach beyond which nothing is shown.
+        announced: Whether jobs must exist before the first poll: what appears later, with its first run, has a baseline
+            instant of its own, or is found too late.
+        quiet: Seconds without anything new after which all that happened has been read, at most.
     """
 
     lists: tuple[str, ...] | None = None
@@ -55,6 +62,8 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
     errors: bool = True
     catches_up: float = 3 * DAY
     forgets: bool = False
+    announced: bool = False
+    quiet: float = 0.0
 
 
 ABILITIES: Mapping[str, Ability] = {
@@ -65,6 +74,14 @@ ABILITIES: Mapping[str, Ability] = {
         catches_up=6 * DAY,
         forgets=True,
     ),
+    "northflank": Ability(announced=True, quiet=15 * MINUTE),
+    "strait": Ability(
+        lists=("runs", "run", "workflow_runs", "workflow_run"),
+        steps="steps",
+        results=frozenset(Result),
+        catches_up=7 * DAY,
+    ),
+    "workato": Ability(steps="job", announced=True),
 }
 """By vendor; one that is not here can do what the defaults of `Ability` say."""
 
@@ -89,6 +106,8 @@ class Bench:
         self.clock = Clock(NOW)
         self.local = Offset(self.clock)
         self.world = ScriptedWorld(self.clock)
+        for job in JOBS if self.ability.announced else ():
+            self.world.add_job(SimJob(job_id=f"prod/{job}", name=job, project="prod"))
         self.simulator: Simulator = SIMULATORS[vendor](self.world, self.clock).start()
         self.state = folder / "state.db"
         self.settings = {"poll_interval": "1m", "requests_per_minute": 600, **settings}
@@ -152,7 +171,7 @@ class Bench:
 
     def settle(self, polls: int = 4) -> None:
         """Polls until all that happened can be known."""
-        self.run(polls * MINUTE)
+        self.run(max(polls * MINUTE, self.ability.quiet))
 
     def stop(self) -> None:
         """Ends the exporter; what is not committed never happened."""
