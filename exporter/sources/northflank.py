@@ -30,7 +30,7 @@ from exporter.sources.northflank_api import (
 )
 from exporter.sources.settings import DAY, HOUR, MINUTE, SourceSettings
 from exporter.sources.source import Access, SourceType, StepLog, View
-from exporter.sources.turns import Tier, Turn, is_due, lateness, ordered, round_seconds, spacing, tier
+from exporter.sources.turns import Tier, Turn, has_come, is_due, lateness, ordered, round_seconds, spacing, tier
 from exporter.sources.watched import MAX_PAGES, JobNote, JobRow, Listed, Page, Project, Told, Walk, Watched, note_key
 from exporter.state import OpenRun
 from exporter.values import BaseUrl, Positive, Switch, Text
@@ -132,13 +132,18 @@ class NorthflankSource:
         return not view.out_of_time() and self._client.wait() <= PATIENCE_SHARE * self._settings.poll_interval
 
     def _asks(self, view: View) -> Iterator[Ask]:
-        """What is to be asked in this poll; each is done when the next is looked for."""
-        if view.now >= self._projects_due:
+        """What is to be asked in this poll; each is done when the next is looked for. What failed lately comes last."""
+        longest = self._lists_spacing()
+        failed = [
+            each for each in self._projects.values() if each.failed and not has_come(each.due, view.now, longest)
+        ]
+        if has_come(self._projects_due, view.now, longest):
             yield self._list_projects
         for project in sorted(self._projects.values(), key=lambda project: project.due):
-            if view.now >= project.due:
+            if has_come(project.due, view.now, longest):
                 yield partial(self._list_jobs, project)
         yield from self._run_asks(view)
+        yield from (partial(self._list_jobs, project) for project in failed)
 
     def _run_asks(self, view: View) -> Iterator[Ask]:
         """Walks that were cut short, then what is open, mixed with the others, the latest first."""
@@ -168,6 +173,7 @@ class NorthflankSource:
             late=lateness(job.asked, now, wanted, interval),
             due=is_due(job.asked, now, wanted, interval),
             begun=job.walk is not None,
+            again=job.failed,
         )
         if job.row.cron and job.asked is not None and job.detail_age(now) >= HOUR:
             # One that was never looked at waits about as long as an idle job.
@@ -238,7 +244,7 @@ class NorthflankSource:
     def _list_jobs(self, project: Project, view: View) -> Reading:
         """The jobs of a project. One that is left out once is still asked: that may have been an error."""
         now = view.now
-        project.due = now + self._lists_spacing()
+        project.due, project.failed = now + self._lists_spacing(), True
         try:
             raws = self._list(JOBS, "jobs", projectId=project.name)
         except (ForbiddenError, NotFoundError) as error:
@@ -250,7 +256,7 @@ class NorthflankSource:
         for job in missed.values():
             job.missed = True
         project.jobs = {slug: self._watched(project, row, view) for slug, row in rows.items()} | missed
-        project.readable = True
+        project.readable, project.failed = True, False
         return Reading(
             scope=project.name,
             jobs=[project.jobs[slug].job() for slug in rows],
@@ -277,7 +283,7 @@ class NorthflankSource:
         return Watched(row=row, note=note, asked=note.read)
 
     def _unreadable(self, project: Project, *, gone: bool) -> Reading:
-        project.readable, project.listed = False, None
+        project.readable, project.listed, project.failed = False, None, False
         return Reading(scope=project.name, readable=False, catalog=gone)
 
     def _forgotten(self, view: View) -> dict[str, str]:
@@ -294,12 +300,14 @@ class NorthflankSource:
 
     def _ask_runs(self, project: Project, job: Watched, view: View) -> Reading | None:
         """The runs of a job, page by page; None if time or budget end before the last page."""
-        job.asked = view.now
-        walk, job.walk = job.walk or self._walk(project, job, view), None
+        job.asked, job.failed = view.now, True
+        walk, job.walk = job.walk, None
+        if walk is None or walk.began > view.now:  # a wrong clock told when it began
+            walk = self._walk(project, job, view)
         try:
             while self._further(job, walk, view):
                 if not self._may_ask(view):
-                    job.walk = walk
+                    job.walk, job.failed = walk, False
                     return None
         except NotFoundError:
             # The list of jobs tells whether it is gone; asked at once it might not know yet.
@@ -307,7 +315,9 @@ class NorthflankSource:
             project.due = min(project.due, view.now + spacing(Tier.NORMAL, self._settings.poll_interval))
             return None
         except ForbiddenError:
+            job.failed = False
             return self._unreadable(project, gone=False)
+        job.failed = False
         return self._reading(project, job, walk, view)
 
     def _walk(self, project: Project, job: Watched, view: View) -> Walk:
