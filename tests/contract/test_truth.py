@@ -142,6 +142,7 @@ def test_a_fault_is_counted_under_its_reason_and_never_passes_for_no_runs(bench,
     reason = "network" if reason == "half" else reason
     bench.poll()
     bench.busy(HOUR)
+    bench.world.run("job-0", start=NOW + 5 * MINUTE, duration=HOUR)  # while it is open, every poll asks for runs
     bench.run(30 * MINUTE)
     before, mark = bench.counted(), bench.value("jobrun_source_watermark_timestamp_seconds")
     bench.fault(kind, **fields)
@@ -188,7 +189,7 @@ def test_a_lost_end_is_given_up_as_unknown_and_touches_nothing_else(make):
 
 def test_a_long_run_is_followed_until_it_ends(bench):
     bench.poll()
-    bench.world.run("long", start=NOW + 10, duration=3 * DAY)
+    bench.world.run("long", start=NOW + 10, duration=3 * DAY + 5 * MINUTE)  # a poll may take a part of its interval
     bench.run(3 * DAY, every=HOUR)
     assert bench.counted() == {}
     bench.run(10 * MINUTE)
