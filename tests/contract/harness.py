@@ -48,6 +48,7 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         lists: Short names of the endpoints that show runs; lies and faults are told there. None: all.
         steps: The endpoint of the steps of one run, "" if there is none.
+        step_name: What it calls a step, made of the world's `name` and of `number`, its place in the run.
         results: The results that its rows can tell; the world's other failures look like `failure` there.
         errors: Whether a listing that fails whole makes the whole poll fail.
         catches_up: How far back it shows ended runs, in seconds, at least.
@@ -59,6 +60,7 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
 
     lists: tuple[str, ...] | None = None
     steps: str = ""
+    step_name: str = "{name}"
     results: frozenset[Result] = frozenset({Result.SUCCESS, Result.FAILURE})
     errors: bool = True
     catches_up: float = 3 * DAY
@@ -82,7 +84,7 @@ ABILITIES: Mapping[str, Ability] = {
         results=frozenset(Result),
         catches_up=7 * DAY,
     ),
-    "workato": Ability(steps="job", announced=True),
+    "workato": Ability(steps="job", step_name="{number} connector/{name}", announced=True),
 }
 """By vendor; one that is not here can do what the defaults of `Ability` say."""
 
@@ -241,6 +243,10 @@ class Bench:
     def seen_as(self, result: Result) -> str:
         """A result in the vendor's words."""
         return str(result if result in self.ability.results else Result.FAILURE)
+
+    def step(self, name: str, number: int = 0) -> str:
+        """A step in the vendor's words."""
+        return self.ability.step_name.format(name=name, number=number)
 
     def fault(self, kind: Callable[..., object], **fields: object) -> None:
         """A fault at the endpoints that show runs, besides those in force."""
