@@ -128,6 +128,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         through: Every ending of the scope up to this instant has now been read (the source has taken `settle` off);
             None if this reading proves nothing of the kind.
         readable: False if the scope answered 403 or 404; it is then left out of the watermark.
+        exists: False if the scope is no more, not merely unreadable. Its jobs end, and it is forgotten, when readings
+            have said so for 15 minutes; of such a reading nothing but the notes is taken.
         unobserved: Ranges that the API no longer shows, or could not show whole.
         truncated: Answers found trimmed.
         steps: Steps that came along with runs, by run id.
@@ -144,6 +146,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     invalid: int = 0
     through: float | None = None
     readable: bool = True
+    exists: bool = True
     unobserved: Sequence[Window] = ()
     truncated: int = 0
     steps: Mapping[str, Sequence[Step]] = {}

@@ -49,7 +49,6 @@ LISTS_SHARE = 0.05
 PATIENCE_SHARE = 0.2
 """A request that would wait for longer than this part of the interval is left to the next poll."""
 
-PROJECTS_NOTE = "projects"
 FORGET_NOTES = 90 * DAY
 """After so long the reading of a job that is no longer listed is forgotten."""
 
@@ -134,9 +133,7 @@ class NorthflankSource:
     def _asks(self, view: View) -> Iterator[Ask]:
         """What is to be asked in this poll; each is done when the next is looked for. What failed lately comes last."""
         longest = self._lists_spacing()
-        failed = [
-            each for each in self._projects.values() if each.failed and not has_come(each.due, view.now, longest)
-        ]
+        failed = [each for each in self._projects.values() if each.failed and not has_come(each.due, view.now, longest)]
         if has_come(self._projects_due, view.now, longest):
             yield self._list_projects
         for project in sorted(self._projects.values(), key=lambda project: project.due):
@@ -234,9 +231,8 @@ class NorthflankSource:
         names = [name for raw in rows if (name := parse_project(raw))]
         if rows and not names:
             raise SchemaError("no row of the answer is a project")
-        noted = msgspec.json.decode(view.notes.get(PROJECTS_NOTE, "[]"), type=list[str])
-        for name in [*names, *noted]:
-            self._projects.setdefault(name, Project(name=name))
+        wanted = dict.fromkeys([*names, *sorted(view.scopes)])
+        self._projects = {name: self._projects.get(name) or Project(name=name) for name in wanted}
         for project in self._projects.values():
             project.known = project.name in names
         self._projects_due = view.now + self._lists_spacing()
@@ -263,7 +259,7 @@ class NorthflankSource:
             catalog=True,
             invalid=len(raws) - len(rows),
             through=self._through(project, view, listed=now),
-            notes={PROJECTS_NOTE: msgspec.json.encode(sorted(self._projects)).decode(), **self._forgotten(view)},
+            notes=self._forgotten(view),
             memory=Listed(project.name, now),
         )
 
@@ -284,12 +280,12 @@ class NorthflankSource:
 
     def _unreadable(self, project: Project, *, gone: bool) -> Reading:
         project.readable, project.listed, project.failed = False, None, False
-        return Reading(scope=project.name, readable=False, catalog=gone)
+        return Reading(scope=project.name, readable=False, exists=not gone)
 
     def _forgotten(self, view: View) -> dict[str, str]:
         """Notes to be deleted: of jobs that are no longer listed and were last read long ago."""
         listed = {note_key(job.row.job_id) for each in self._projects.values() for job in each.jobs.values()}
-        notes = [(key, note) for key, note in view.notes.items() if key != PROJECTS_NOTE and key not in listed]
+        notes = [(key, note) for key, note in view.notes.items() if key not in listed]
         return {
             key: ""
             for key, note in notes
