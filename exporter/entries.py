@@ -75,6 +75,9 @@ class Entry:
 
     def reading(self, reading: Reading, rows: Mapping[str, StoredRun]) -> None:
         """Enters a reading. `rows`: the committed rows of its runs and of those that are gone."""
+        if not reading.exists:
+            self._vanished(reading)
+            return
         scope = self._scope(reading)
         jobs = [job for job in reading.jobs if self._rules.wants(label_of(job))]
         self._draft.describe(jobs, {reading.scope: scope.baseline, **self._baselines()})
@@ -102,8 +105,27 @@ class Entry:
         elif known.watermark is None and not known.readable and reading.readable:
             known = ScopeState(baseline=self._moment.started)
         source.scopes[reading.scope] = known
-        known.readable = reading.readable
+        known.readable, known.missing_since = reading.readable, None
         return known
+
+    def _vanished(self, reading: Reading) -> None:
+        """Ends the jobs of a scope that exists no more, and forgets it once that has been said for a while."""
+        scopes, now = self._draft.source.scopes, self._moment.now
+        scope = scopes.get(reading.scope)
+        if scope is not None:
+            scope.readable = scope.readable and reading.readable
+            scope.missing_since = now if scope.missing_since is None else scope.missing_since
+            self._catalog(reading)
+            if now - scope.missing_since > MISSING_GRACE:
+                del scopes[reading.scope]
+        self._note(reading)
+
+    def _note(self, reading: Reading) -> None:
+        for name, note in reading.notes.items():
+            if note:
+                self._draft.source.notes[name] = note
+            else:
+                self._draft.source.notes.pop(name, None)
 
     def _catalog(self, reading: Reading) -> None:
         """Notes which jobs discovery shows, and ends those that it has not shown for a while."""
@@ -229,11 +251,7 @@ class Entry:
             source.count("jobrun_source_truncated_responses_total", amount=reading.truncated)
         for window in reading.unobserved:
             self._unobserved(window)
-        for name, note in reading.notes.items():
-            if note:
-                source.notes[name] = note
-            else:
-                source.notes.pop(name, None)
+        self._note(reading)
         if reading.readable and reading.through is not None:
             ahead = scope.watermark is None or scope.watermark > now
             scope.watermark = reading.through if ahead else max(scope.watermark or 0.0, reading.through)

@@ -130,6 +130,8 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         readable: False if the scope answered 403 or 404; it is then left out of the watermark.
         lacking: For a scope that is found by a listing: the start of the last listing that did not show it. What ended
             since then in a scope that is new is counted; None where no listing has lacked it.
+        exists: False if the scope is no more, not merely unreadable. Its jobs end, and it is forgotten, when readings
+            have said so for 15 minutes; of such a reading nothing but the notes is taken.
         unobserved: Ranges that the API no longer shows, or could not show whole.
         truncated: Answers found trimmed.
         steps: Steps that came along with runs, by run id.
@@ -147,6 +149,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     through: float | None = None
     readable: bool = True
     lacking: float | None = None
+    exists: bool = True
     unobserved: Sequence[Window] = ()
     truncated: int = 0
     steps: Mapping[str, Sequence[Step]] = {}

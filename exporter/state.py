@@ -192,13 +192,15 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
 class ScopeState(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What is readable or not as a whole.
 
-    `watermark`: all its endings up to here are counted. `complete`: a complete poll has read it.
+    `watermark`: all its endings up to here are counted. `complete`: a complete poll has read it. `missing_since`: since
+    when it has been said to exist no more.
     """
 
     baseline: float
     watermark: float | None = None
     readable: bool = True
     complete: bool = False
+    missing_since: float | None = None
 
 
 class Filter(msgspec.Struct, frozen=True):

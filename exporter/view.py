@@ -53,6 +53,11 @@ class LedgerView:
         """The source's bookmarks."""
         return self._ledger.source(self._source).notes
 
+    @property
+    def scopes(self) -> frozenset[str]:
+        """The scopes that the state holds."""
+        return frozenset(self._ledger.source(self._source).scopes)
+
     def watermark(self, scope: str = "") -> float | None:
         """All endings of the scope up to here are counted."""
         state = self._ledger.source(self._source).scopes.get(scope)

@@ -30,7 +30,7 @@ from exporter.sources.northflank_api import (
 )
 from exporter.sources.settings import DAY, HOUR, MINUTE, SourceSettings
 from exporter.sources.source import Access, SourceType, StepLog, View
-from exporter.sources.turns import Tier, Turn, is_due, lateness, ordered, round_seconds, spacing, tier
+from exporter.sources.turns import Tier, Turn, has_come, is_due, lateness, ordered, round_seconds, spacing, tier
 from exporter.sources.watched import MAX_PAGES, JobNote, JobRow, Listed, Page, Project, Told, Walk, Watched, note_key
 from exporter.state import OpenRun
 from exporter.values import BaseUrl, Positive, Switch, Text
@@ -49,7 +49,6 @@ LISTS_SHARE = 0.05
 PATIENCE_SHARE = 0.2
 """A request that would wait for longer than this part of the interval is left to the next poll."""
 
-PROJECTS_NOTE = "projects"
 FORGET_NOTES = 90 * DAY
 """After so long the reading of a job that is no longer listed is forgotten."""
 
@@ -132,13 +131,16 @@ class NorthflankSource:
         return not view.out_of_time() and self._client.wait() <= PATIENCE_SHARE * self._settings.poll_interval
 
     def _asks(self, view: View) -> Iterator[Ask]:
-        """What is to be asked in this poll; each is done when the next is looked for."""
-        if view.now >= self._projects_due:
+        """What is to be asked in this poll; each is done when the next is looked for. What failed lately comes last."""
+        longest = self._lists_spacing()
+        failed = [each for each in self._projects.values() if each.failed and not has_come(each.due, view.now, longest)]
+        if has_come(self._projects_due, view.now, longest):
             yield self._list_projects
         for project in sorted(self._projects.values(), key=lambda project: project.due):
-            if view.now >= project.due:
+            if has_come(project.due, view.now, longest):
                 yield partial(self._list_jobs, project)
         yield from self._run_asks(view)
+        yield from (partial(self._list_jobs, project) for project in failed)
 
     def _run_asks(self, view: View) -> Iterator[Ask]:
         """Walks that were cut short, then what is open, mixed with the others, the latest first."""
@@ -168,6 +170,7 @@ class NorthflankSource:
             late=lateness(job.asked, now, wanted, interval),
             due=is_due(job.asked, now, wanted, interval),
             begun=job.walk is not None,
+            again=job.failed,
         )
         if job.row.cron and job.asked is not None and job.detail_age(now) >= HOUR:
             # One that was never looked at waits about as long as an idle job.
@@ -228,9 +231,8 @@ class NorthflankSource:
         names = [name for raw in rows if (name := parse_project(raw))]
         if rows and not names:
             raise SchemaError("no row of the answer is a project")
-        noted = msgspec.json.decode(view.notes.get(PROJECTS_NOTE, "[]"), type=list[str])
-        for name in [*names, *noted]:
-            self._projects.setdefault(name, Project(name=name))
+        wanted = dict.fromkeys([*names, *sorted(view.scopes)])
+        self._projects = {name: self._projects.get(name) or Project(name=name) for name in wanted}
         for project in self._projects.values():
             project.known = project.name in names
         self._projects_due = view.now + self._lists_spacing()
@@ -238,7 +240,7 @@ class NorthflankSource:
     def _list_jobs(self, project: Project, view: View) -> Reading:
         """The jobs of a project. One that is left out once is still asked: that may have been an error."""
         now = view.now
-        project.due = now + self._lists_spacing()
+        project.due, project.failed = now + self._lists_spacing(), True
         try:
             raws = self._list(JOBS, "jobs", projectId=project.name)
         except (ForbiddenError, NotFoundError) as error:
@@ -250,14 +252,14 @@ class NorthflankSource:
         for job in missed.values():
             job.missed = True
         project.jobs = {slug: self._watched(project, row, view) for slug, row in rows.items()} | missed
-        project.readable = True
+        project.readable, project.failed = True, False
         return Reading(
             scope=project.name,
             jobs=[project.jobs[slug].job() for slug in rows],
             catalog=True,
             invalid=len(raws) - len(rows),
             through=self._through(project, view, listed=now),
-            notes={PROJECTS_NOTE: msgspec.json.encode(sorted(self._projects)).decode(), **self._forgotten(view)},
+            notes=self._forgotten(view),
             memory=Listed(project.name, now),
         )
 
@@ -277,13 +279,13 @@ class NorthflankSource:
         return Watched(row=row, note=note, asked=note.read)
 
     def _unreadable(self, project: Project, *, gone: bool) -> Reading:
-        project.readable, project.listed = False, None
-        return Reading(scope=project.name, readable=False, catalog=gone)
+        project.readable, project.listed, project.failed = False, None, False
+        return Reading(scope=project.name, readable=False, exists=not gone)
 
     def _forgotten(self, view: View) -> dict[str, str]:
         """Notes to be deleted: of jobs that are no longer listed and were last read long ago."""
         listed = {note_key(job.row.job_id) for each in self._projects.values() for job in each.jobs.values()}
-        notes = [(key, note) for key, note in view.notes.items() if key != PROJECTS_NOTE and key not in listed]
+        notes = [(key, note) for key, note in view.notes.items() if key not in listed]
         return {
             key: ""
             for key, note in notes
@@ -294,12 +296,14 @@ class NorthflankSource:
 
     def _ask_runs(self, project: Project, job: Watched, view: View) -> Reading | None:
         """The runs of a job, page by page; None if time or budget end before the last page."""
-        job.asked = view.now
-        walk, job.walk = job.walk or self._walk(project, job, view), None
+        job.asked, job.failed = view.now, True
+        walk, job.walk = job.walk, None
+        if walk is None or walk.began > view.now:  # a wrong clock told when it began
+            walk = self._walk(project, job, view)
         try:
             while self._further(job, walk, view):
                 if not self._may_ask(view):
-                    job.walk = walk
+                    job.walk, job.failed = walk, False
                     return None
         except NotFoundError:
             # The list of jobs tells whether it is gone; asked at once it might not know yet.
@@ -307,7 +311,9 @@ class NorthflankSource:
             project.due = min(project.due, view.now + spacing(Tier.NORMAL, self._settings.poll_interval))
             return None
         except ForbiddenError:
+            job.failed = False
             return self._unreadable(project, gone=False)
+        job.failed = False
         return self._reading(project, job, walk, view)
 
     def _walk(self, project: Project, job: Watched, view: View) -> Walk:

@@ -36,6 +36,10 @@ class View(Protocol):
     def notes(self) -> Mapping[str, str]:
         """The source's own bookmarks, as committed with its readings."""
 
+    @property
+    def scopes(self) -> frozenset[str]:
+        """The scopes that the state holds: those of which a reading was committed, until they exist no more."""
+
     def watermark(self, scope: str = "") -> float | None:
         """All endings of the scope up to here are counted; None before its first reading."""
 

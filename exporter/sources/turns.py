@@ -70,6 +70,7 @@ class Turn(msgspec.Struct, Generic[Ask], frozen=True, kw_only=True):
         late: How long it has waited, in parts of its spacing.
         due: Whether it is to be asked in this poll.
         begun: Whether its pages were begun in an earlier one.
+        again: Whether it comes only because the last try failed: after all others, so that it keeps none of them.
     """
 
     ask: Ask
@@ -77,6 +78,7 @@ class Turn(msgspec.Struct, Generic[Ask], frozen=True, kw_only=True):
     late: float
     due: bool = True
     begun: bool = False
+    again: bool = False
 
 
 def spacing(tier: Tier, poll_interval: float) -> float:
@@ -111,13 +113,18 @@ def has_tick(schedule: Schedule, start: float, end: float) -> bool | None:
 
 
 def lateness(asked: float | None, now: float, tier: Tier, poll_interval: float) -> float:
-    """How long a job has waited, in parts of its spacing; infinite if it was never asked."""
-    return float("inf") if asked is None else (now - asked) / spacing(tier, poll_interval)
+    """How long a job has waited, in parts of its spacing; infinite if it was never asked, or only by a wrong clock."""
+    return float("inf") if asked is None or asked > now else (now - asked) / spacing(tier, poll_interval)
 
 
 def is_due(asked: float | None, now: float, tier: Tier, poll_interval: float) -> bool:
     """Whether a job shall be asked in this poll: at the next one it would have waited for too long."""
-    return asked is None or now - asked >= spacing(tier, poll_interval) - poll_interval
+    return asked is None or asked > now or now - asked >= spacing(tier, poll_interval) - poll_interval
+
+
+def has_come(due: float, now: float, longest: float) -> bool:
+    """Whether an instant has come that was set to `longest` seconds ahead at most: else a wrong clock has set it."""
+    return not now < due <= now + longest
 
 
 def ordered(turns: Iterable[Turn[Ask]]) -> Iterator[Ask]:
@@ -125,13 +132,15 @@ def ordered(turns: Iterable[Turn[Ask]]) -> Iterator[Ask]:
 
     While some were never asked, every second turn is one of theirs.
     """
-    due = sorted((turn for turn in turns if turn.due), key=lambda turn: -turn.late)
+    given = list(turns)
+    due = sorted((turn for turn in given if turn.due), key=lambda turn: -turn.late)
     begun = [turn.ask for turn in due if turn.begun]
     fast = [turn.ask for turn in due if turn.tier is Tier.FAST and not turn.begun]
     others = [turn.ask for turn in due if turn.tier is not Tier.FAST and not turn.begun]
     unread = any(math.isinf(turn.late) for turn in due)
     yield from begun
     yield from interleaved(fast, others, 1 if unread else FAST_SHARE)
+    yield from (turn.ask for turn in given if turn.again and not turn.due)
 
 
 def interleaved(fast: Sequence[Ask], others: Sequence[Ask], share: int) -> Iterator[Ask]:

@@ -114,6 +114,7 @@ class Watched(msgspec.Struct, kw_only=True):
     Attributes:
         note: As committed.
         asked: When its runs were last asked for, well or not.
+        failed: Whether that failed.
         digest: The hash of its last whole answer of one page, once that is committed.
         changed: Whether that differed from the one before.
         elsewhere: Its open runs that no page shows: they are asked for by id.
@@ -124,6 +125,7 @@ class Watched(msgspec.Struct, kw_only=True):
     row: JobRow
     note: JobNote
     asked: float | None
+    failed: bool = False
     digest: bytes = b""
     changed: bool = False
     elsewhere: dict[str, float] = {}
@@ -145,17 +147,27 @@ class Watched(msgspec.Struct, kw_only=True):
         )
 
     def detail_age(self, now: float) -> float:
-        """Seconds since its schedule was asked for."""
-        return float("inf") if self.note.detailed is None else now - self.note.detailed
+        """Seconds since its schedule was asked for; infinite if it never was, or only by a wrong clock."""
+        asked = self.note.detailed
+        return float("inf") if asked is None or asked > now else now - asked
 
 
 class Project(msgspec.Struct, kw_only=True):
-    """A project. `listed`: when its jobs were last listed, and that is committed. `due`: when they shall be again."""
+    """A project.
+
+    Attributes:
+        listed: When its jobs were last listed, and that is committed.
+        due: When they shall be again.
+        failed: Whether the last try to list them failed.
+        readable: Whether it answered.
+        known: Whether the list of projects shows it.
+    """
 
     name: str
     jobs: dict[str, Watched] = {}
     listed: float | None = None
     due: float = 0.0
+    failed: bool = False
     readable: bool = True
     known: bool = True
 

@@ -60,8 +60,6 @@ LEAST_LISTING, LONGEST_LISTING = 10 * MINUTE, 30 * MINUTE
 """Bounds of the time between two readings of the list of managed users."""
 SLOW = 10
 """Between them, so many poll intervals."""
-MISSING_GRACE = 15 * MINUTE
-"""How long a customer must be missing from the list before nothing more is expected of it."""
 STARVING = 10
 """Poll intervals after which a customer that was not read comes before all others."""
 FAULTS = 3
@@ -120,6 +118,10 @@ class Customers:
     Args:
         settings: The source's configuration.
         client: Its API.
+
+    Attributes:
+        known: As last listed.
+        fresh: Whether the last `refresh` read the list to its end.
     """
 
     def __init__(self, settings: WorkatoSettings, client: Client) -> None:
@@ -130,11 +132,12 @@ class Customers:
         self._page = 1
         self._listed: float | None = None
         self._listable = settings.mode == "embedded"
-        self._missing: dict[str, float] = {}
         self.known: Sequence[Customer] = [] if self._listable else [Customer("", "")]
+        self.fresh = False
 
     def refresh(self, now: float) -> SourceError | None:
         """Reads the list if it is due. Returns what kept it from being read, if an older one is at hand."""
+        self.fresh = False
         recent = bool(self.known) and self._listed is not None and abs(now - self._listed) < self._interval
         if recent or not self._listable:
             return None
@@ -156,8 +159,7 @@ class Customers:
             before = len(self._partial)
             self._partial |= {row.customer_id: row for row in rows}
             if len(rows) < PER_PAGE or len(self._partial) == before:
-                self.known, self._listed = list(self._partial.values()), now
-                self._missing = {scope: since for scope, since in self._missing.items() if scope not in self._partial}
+                self.known, self._listed, self.fresh = list(self._partial.values()), now, True
                 self._partial, self._page = {}, 1
                 return
             self._page += 1
@@ -166,10 +168,6 @@ class Customers:
         """One page of the list."""
         params = {"page": page, "per_page": PER_PAGE}
         return parse_customers(self._client.get(USERS, endpoint=USERS, params=params).body)
-
-    def missing_since(self, scope: str, now: float) -> float:
-        """Since when a customer has not been on the list."""
-        return self._missing.setdefault(scope, now)
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,7 +206,8 @@ class WorkatoSource:
     def readings(self, view: View) -> Iterator[Reading]:
         """Each customer's recipes and jobs, those with open or changed things first, for as long as time allows."""
         fault = self._customers.refresh(view.now)
-        yield from self._of_vanished(view)
+        if self._customers.fresh:  # or one wrong list would be told again and again
+            yield from self._of_vanished(view)
         began, faults, answered = view.now, 0, False
         if self._round_began is None:
             self._round_began = began
@@ -265,16 +264,12 @@ class WorkatoSource:
             self._round_seconds = max(self._round_seconds, now - start)
 
     def _of_vanished(self, view: View) -> Iterator[Reading]:
-        """Customers that the list no longer shows: their recipes end, and after a while nothing more is expected."""
-        now = view.now
+        """Customers that the list no longer shows; when one is forgotten as well, so are its recipes' marks."""
         known = {customer.customer_id for customer in self._customers.known}
-        for name in view.notes:
-            scope = name.removeprefix(note_of(""))
-            if scope in known:
-                continue
-            since = self._customers.missing_since(scope, now)
-            through = now - self._settings.settle if now - since > MISSING_GRACE else None
-            yield Reading(scope=scope, catalog=True, through=through)
+        noted = {name.removeprefix(note_of("")) for name in view.notes}
+        for scope in sorted((view.scopes | noted) - known):
+            kept = scope in view.scopes
+            yield Reading(scope=scope, exists=False, notes={} if kept else {note_of(scope): ""})
 
     # --- recipes ---
 

@@ -5,6 +5,7 @@ stands in the table ABILITIES, and nowhere else.
 """
 
 import io
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -29,10 +30,14 @@ from exporter.simulators import SIMULATORS
 from exporter.simulators.clock import Clock
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.server import Simulator
+from exporter.simulators.world import SimJob
 from exporter.sources import SOURCES
 
 NOW = 1_700_000_000.0
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+JOBS = ("job-0", "job-1", "job-2", "stuck")
+"""Jobs of the tests that exist from the start, where what holds them must."""
+
 RUNS = "jobrun_runs_total"
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
@@ -43,18 +48,25 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         lists: Short names of the endpoints that show runs; lies and faults are told there. None: all.
         steps: The endpoint of the steps of one run, "" if there is none.
+        step_name: What it calls a step, made of the world's `name` and of `number`, its place in the run.
         results: The results that its rows can tell; the world's other failures look like `failure` there.
         errors: Whether a listing that fails whole makes the whole poll fail.
         catches_up: How far back it shows ended runs, in seconds, at least.
         forgets: Whether it has a reach beyond which nothing is shown.
+        announced: Whether what holds the jobs must exist before the first poll: what appears later has a baseline
+            instant of its own.
+        quiet: Seconds without anything new after which all that happened has been read, at most.
     """
 
     lists: tuple[str, ...] | None = None
     steps: str = ""
+    step_name: str = "{name}"
     results: frozenset[Result] = frozenset({Result.SUCCESS, Result.FAILURE})
     errors: bool = True
     catches_up: float = 3 * DAY
     forgets: bool = False
+    announced: bool = False
+    quiet: float = 0.0
 
 
 ABILITIES: Mapping[str, Ability] = {
@@ -65,6 +77,14 @@ ABILITIES: Mapping[str, Ability] = {
         catches_up=6 * DAY,
         forgets=True,
     ),
+    "northflank": Ability(lists=("runs", "run"), announced=True, quiet=15 * MINUTE),
+    "strait": Ability(
+        lists=("runs", "run", "workflow_runs", "workflow_run"),
+        steps="steps",
+        results=frozenset(Result),
+        catches_up=7 * DAY,
+    ),
+    "workato": Ability(steps="job", step_name="{number} connector/{name}", announced=True),
 }
 """By vendor; one that is not here can do what the defaults of `Ability` say."""
 
@@ -89,6 +109,8 @@ class Bench:
         self.clock = Clock(NOW)
         self.local = Offset(self.clock)
         self.world = ScriptedWorld(self.clock)
+        for job in JOBS if self.ability.announced else ():
+            self.world.add_job(SimJob(job_id=f"prod/{job}", name=job, project="prod"))
         self.simulator: Simulator = SIMULATORS[vendor](self.world, self.clock).start()
         self.state = folder / "state.db"
         self.settings = {"poll_interval": "1m", "requests_per_minute": 600, **settings}
@@ -144,15 +166,16 @@ class Bench:
         return self.poller.poll()
 
     def run(self, seconds: float, every: float = MINUTE) -> None:
-        """Polls for so long, each poll after its interval."""
-        until = self.clock() + seconds
-        while self.clock() < until:
-            self.clock.advance(min(every, max(until - self.clock(), 0.0)))
+        """Polls for so long, from start to start, as the schedule does: a poll may take a part of its interval."""
+        begun = self.clock()
+        for number in range(1, math.ceil(seconds / every) + 1):
+            start = begun + min(number * every, seconds)
+            self.clock.advance(max(0.0, start - self.clock()))
             self.poll()
 
     def settle(self, polls: int = 4) -> None:
         """Polls until all that happened can be known."""
-        self.run(polls * MINUTE)
+        self.run(max(polls * MINUTE, self.ability.quiet))
 
     def stop(self) -> None:
         """Ends the exporter; what is not committed never happened."""
@@ -220,6 +243,10 @@ class Bench:
     def seen_as(self, result: Result) -> str:
         """A result in the vendor's words."""
         return str(result if result in self.ability.results else Result.FAILURE)
+
+    def step(self, name: str, number: int = 0) -> str:
+        """A step in the vendor's words."""
+        return self.ability.step_name.format(name=name, number=number)
 
     def fault(self, kind: Callable[..., object], **fields: object) -> None:
         """A fault at the endpoints that show runs, besides those in force."""

@@ -6,7 +6,7 @@ import pytest
 
 from exporter.simulators.faults import Hang, Slow
 from exporter.simulators.world import MARK
-from tests.contract.harness import MINUTE, NOW, RUNS, UNOBSERVED
+from tests.contract.harness import HOUR, MINUTE, NOW, RUNS, UNOBSERVED
 
 
 def secrets(block):
@@ -35,6 +35,7 @@ def test_neither_customer_data_nor_secrets_are_found_anywhere(bench):
 
 def test_an_api_that_hangs_blocks_no_scrape_and_is_counted_as_a_timeout(make):
     bench = make(timeout="1s")
+    bench.world.run("old", start=NOW - 60, duration=HOUR)  # while it is open, every poll asks for runs
     bench.poll()
     bench.busy(10 * MINUTE)
     bench.run(5 * MINUTE)
@@ -45,7 +46,7 @@ def test_an_api_that_hangs_blocks_no_scrape_and_is_counted_as_a_timeout(make):
     assert time.monotonic() - begun < 10
     assert bench.value("jobrun_source_poll_errors_total", reason="timeout") == 1
     assert bench.counted() == before
-    bench.run(45 * MINUTE)
+    bench.run(70 * MINUTE)
     assert bench.counted() == bench.truth()
 
 

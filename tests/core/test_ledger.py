@@ -337,6 +337,37 @@ def test_a_job_that_discovery_no_longer_shows_ends_after_a_while_and_returns_at_
     assert (book.job().gone, book.counts()) == (False, {"success": 1})
 
 
+def test_a_scope_that_exists_no_more_ends_after_a_while_with_its_jobs(book):
+    there, gone = (
+        Reading(scope="x", jobs=[Job(job_id="k", name="k", scope="x")], catalog=True),
+        Reading(scope="x", readable=False, exists=False, notes={"x": ""}),
+    )
+    book.read(ended(), notes={"x": "1"})
+    book.poll(there)
+    book.poll(gone, advance=1000)
+    state = book.ledger.source("s")
+    assert (state.scopes["x"].readable, state.notes, book.job("k").gone) == (False, {}, False)
+    book.poll(gone)
+    book.reopen()
+    assert (book.ledger.source("s").scopes.keys(), book.job("k").gone, book.job().gone) == ({""}, True, False)
+    book.poll(gone)
+    assert book.ledger.source("s").scopes.keys() == {""}
+    book.poll(there)
+    assert (book.ledger.source("s").scopes["x"].readable, book.job("k").gone) == (True, False)
+
+
+def test_a_scope_that_is_missed_once_keeps_its_baseline_and_its_watermark(book):
+    there = Reading(scope="x", jobs=[Job(job_id="k", name="k", scope="x")], catalog=True, through=BASELINE)
+    gone = Reading(scope="x", exists=False)
+    book.poll(there)
+    before = book.ledger.source("s").scopes["x"]
+    for _ in range(3):
+        book.poll(gone, advance=700)
+        book.poll(there, advance=700)
+    assert book.ledger.source("s").scopes["x"] == before
+    assert not book.job("k").gone
+
+
 def test_a_job_without_runs_expires_unless_it_has_an_objective_an_open_run_or_is_listed(book):
     book.read(ended("a", job_id="plain"), ended("b", job_id="wanted"), opened("c", job_id="busy"))
     book.poll(Reading(scope="x", catalog=True, jobs=[Job(job_id="listed", name="listed", scope="x")]))

@@ -292,6 +292,19 @@ def test_a_job_that_cannot_be_read_holds_the_watermark_and_no_other_job(exporter
     assert exporter.counted() == {("prod/a", SUCCESS): 1, ("prod/b", SUCCESS): 1}
 
 
+@pytest.mark.parametrize("endpoint", ["runs", "jobs"])
+def test_what_failed_is_asked_again_at_the_next_poll_after_all_others(exporter, world, simulator, asked, endpoint):
+    world.run("a", start=NOW - HOUR)
+    exporter.live(10 * MINUTE)
+    simulator.faults.add(Status(code=400, endpoint=endpoint))
+    assert "error" in exporter.live(10 * MINUTE)
+    assert set(exporter.live(5 * MINUTE)) == {"error"}
+    assert asked()[-1] == endpoint
+    simulator.faults.clear()
+    assert exporter.poll() == "success"
+    assert (asked().count(endpoint), asked()) == (1, [])
+
+
 # --- what is not there
 
 
@@ -331,14 +344,34 @@ def test_a_project_that_is_not_listed_any_more_is_still_read_if_it_answers(expor
     assert exporter.counted() == {("prod/a", SUCCESS): 1}
 
 
-def test_a_project_that_is_gone_takes_its_jobs_with_it(exporter, world, option):
+def test_a_project_that_is_missed_once_ends_nothing(exporter, world, option):
     world.run("a", start=NOW - HOUR)
     world.run("b", start=NOW - HOUR, project="old")
     exporter.poll()
     option(hidden_projects=frozenset({"old"}), unreadable={"old": 404})
-    exporter.live(3 * HOUR)
+    exporter.live(11 * MINUTE)
+    world.run("b", start=exporter.clock() + 1, duration=30.0, project="old")
+    exporter.live(2 * MINUTE)
+    option()
+    assert exporter.live(30 * MINUTE)[-1] == "success"
+    assert exporter.counted() == {("old/b", SUCCESS): 1}
+    assert exporter.ledger.source(exporter.name).scopes["old"].missing_since is None
+
+
+def test_a_project_that_is_gone_takes_its_jobs_with_it(exporter, world, option, asked):
+    world.run("a", start=NOW - HOUR)
+    world.run("b", start=NOW - HOUR, project="old")
+    exporter.poll()
+    option(hidden_projects=frozenset({"old"}), unreadable={"old": 404})
+    assert exporter.live(10 * MINUTE)[-1] == "partial"
+    assert not exporter.job("old/b").gone
+    assert exporter.live(HOUR)[-1] == "success"
     assert exporter.job("old/b").gone
     assert not exporter.job("prod/a").gone
+    assert set(exporter.ledger.source(exporter.name).scopes) == {"prod"}
+    asked()
+    exporter.live(HOUR)
+    assert asked().count("jobs") == 6
 
 
 def test_a_new_job_is_found_and_its_endings_count(exporter, world):

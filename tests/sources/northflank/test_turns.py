@@ -7,6 +7,7 @@ from exporter.sources.turns import (
     Schedule,
     Tier,
     Turn,
+    has_come,
     has_tick,
     interleaved,
     is_due,
@@ -71,6 +72,17 @@ def test_a_job_is_due_when_the_next_poll_would_be_too_late():
     assert is_due(NOON - 540, NOON, Tier.SLOW, MINUTE)
     assert not is_due(NOON - 539, NOON, Tier.SLOW, MINUTE)
     assert is_due(NOON, NOON, Tier.FAST, MINUTE)
+
+
+def test_an_instant_that_a_wrong_clock_told_delays_nothing():
+    assert is_due(NOON + HOUR, NOON, Tier.SLOW, 60)
+    assert lateness(NOON + HOUR, NOON, Tier.SLOW, 60) == float("inf")
+    assert [has_come(NOON + ahead, NOON, 600) for ahead in (-1, 0, 1, 600, 601)] == [True, True, False, False, True]
+
+
+def test_what_is_asked_only_because_it_failed_comes_after_all_others():
+    turns = [turn("again", Tier.FAST, due=False, again=True), turn("idle", late=0.1), turn("not due", due=False)]
+    assert list(ordered(turns)) == ["idle", "again"]
 
 
 def test_lateness_compares_jobs_of_all_tiers():

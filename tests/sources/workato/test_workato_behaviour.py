@@ -324,10 +324,28 @@ def test_a_customer_that_left_does_not_hold_the_watermark_for_ever(world, watch,
     watch.poll(after=700)
     held = watch.watermark()
     assert held < clock() - 600
-    watch.poll(times=20)
+    watch.poll(times=25)
     assert watch.watermark() == clock() - 60
     assert watch.job("a", "two").gone
-    assert watch.poll() == "success"
+    state = watch.ledger.source("w")
+    assert (len(state.scopes), len(state.notes)) == (1, 2)
+    watch.poll(times=15)
+    assert len(watch.ledger.source("w").notes) == 1
+
+
+def test_a_list_that_leaves_a_customer_out_once_ends_nothing(world, watching, clock, simulator):
+    for project in ("one", "two"):
+        world.run("a", project=project, start=clock() - 100, duration=1.0)
+    watch = watching(poll_interval="5m")
+    watch.poll()
+    jobs = world.jobs
+    simulator.world.jobs = lambda: [job for job in jobs() if job.project != "two"]
+    watch.poll(after=1800)
+    simulator.world.jobs = jobs
+    world.run("a", project="two", start=clock() + 1, duration=1.0)
+    watch.poll(after=300, times=12)
+    assert not watch.job("a", "two").gone
+    assert watch.counts("a", "two")["success"] == 1
 
 
 def test_a_short_budget_reads_on_where_it_stopped_and_open_things_first(world, watching, clock):
