@@ -100,13 +100,21 @@ class Entry:
         source = self._draft.source
         known = source.scopes.get(reading.scope)
         if known is None:
-            first = self._moment.started if source.baseline is None else source.baseline
-            known = ScopeState(baseline=first if reading.lacking is None else max(first, reading.lacking))
+            known = ScopeState(baseline=self._first_instant(reading))
         elif known.watermark is None and not known.readable and reading.readable:
             known = ScopeState(baseline=self._moment.started)
         source.scopes[reading.scope] = known
         known.readable, known.missing_since = reading.readable, None
+        if reading.listing is not None and reading.listing.scopes <= source.scopes.keys():
+            source.listed = reading.listing.at
         return known
+
+    def _first_instant(self, reading: Reading) -> float:
+        """From when endings of a new scope count: the source's instant, or the last listing that did not show it."""
+        source = self._draft.source
+        if reading.listing is not None and source.listed is not None:
+            return source.listed
+        return self._moment.started if source.baseline is None else source.baseline
 
     def _vanished(self, reading: Reading) -> None:
         """Ends the jobs of a scope that exists no more, and forgets it once that has been said for a while."""

@@ -115,6 +115,13 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     dependencies: tuple[str, ...] = ()
 
 
+class Listing(msgspec.Struct, frozen=True):
+    """Scopes as a vendor listed them. `at`: when it was asked."""
+
+    at: float
+    scopes: frozenset[str]
+
+
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """What one reading of a scope brought; it is committed whole, in one transaction, or not at all.
 
@@ -128,8 +135,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
         through: Every ending of the scope up to this instant has now been read (the source has taken `settle` off);
             None if this reading proves nothing of the kind.
         readable: False if the scope answered 403 or 404; it is then left out of the watermark.
-        lacking: For a scope that is found by a listing: the start of the last listing that did not show it. What ended
-            since then in a scope that is new is counted; None where no listing has lacked it.
+        listing: The listing that showed this scope, for sources that find their scopes so.
         exists: False if the scope is no more, not merely unreadable. Its jobs end, and it is forgotten, when readings
             have said so for 15 minutes; of such a reading nothing but the notes is taken.
         unobserved: Ranges that the API no longer shows, or could not show whole.
@@ -148,7 +154,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     invalid: int = 0
     through: float | None = None
     readable: bool = True
-    lacking: float | None = None
+    listing: Listing | None = None
     exists: bool = True
     unobserved: Sequence[Window] = ()
     truncated: int = 0

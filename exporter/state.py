@@ -223,6 +223,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         notes: The source's own bookmarks.
         unobserved: Ranges that were never read, by their bounds.
         held_unobserved: Seconds of them not yet in the counter (see design of the start with a state).
+        listed: When the scopes were last listed, as far as all that were shown then have a record here.
         last_sweep: When the sweep window was last read.
         clock_checked: Whether `baseline` has been corrected by the API's clock.
         forgotten: Runs that ended before this instant have been pruned.
@@ -237,6 +238,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     notes: dict[str, str] = {}
     unobserved: list[tuple[float, float]] = []
     held_unobserved: float = 0.0
+    listed: float | None = None
     last_sweep: float | None = None
     clock_checked: bool = False
     forgotten: float | None = None

@@ -9,7 +9,7 @@ import msgspec
 
 from exporter.client import Client
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SchemaError, SourceError
-from exporter.model import Reading, Result, Run, Step, Window
+from exporter.model import Listing, Reading, Result, Run, Step, Window
 from exporter.secret import Secret
 from exporter.section import Section
 from exporter.signin import BearerAuth
@@ -97,6 +97,7 @@ class NorthflankSource:
         self._statuses = statuses(settings.status_map)
         self._projects: dict[str, Project] = {}
         self._projects_due = 0.0
+        self._listing: Listing | None = None
         self._round = 0.0
 
     # --- one poll ---
@@ -227,10 +228,12 @@ class NorthflankSource:
 
     def _list_projects(self, view: View) -> None:
         """Takes up the projects; one that is no longer listed is still asked for its jobs, which tells its fate."""
+        asked = view.now
         rows = self._list(PROJECTS, "projects")
         names = [name for raw in rows if (name := parse_project(raw))]
         if rows and not names:
             raise SchemaError("no row of the answer is a project")
+        self._listing = Listing(asked, frozenset(names))
         wanted = dict.fromkeys([*names, *sorted(view.scopes)])
         self._projects = {name: self._projects.get(name) or Project(name=name) for name in wanted}
         for project in self._projects.values():
@@ -257,6 +260,7 @@ class NorthflankSource:
             scope=project.name,
             jobs=[project.jobs[slug].job() for slug in rows],
             catalog=True,
+            listing=self._listing,
             invalid=len(raws) - len(rows),
             through=self._through(project, view, listed=now),
             notes=self._forgotten(view),
@@ -280,7 +284,7 @@ class NorthflankSource:
 
     def _unreadable(self, project: Project, *, gone: bool) -> Reading:
         project.readable, project.listed, project.failed = False, None, False
-        return Reading(scope=project.name, readable=False, exists=not gone)
+        return Reading(scope=project.name, readable=False, exists=not gone, listing=self._listing)
 
     def _forgotten(self, view: View) -> dict[str, str]:
         """Notes to be deleted: of jobs that are no longer listed and were last read long ago."""

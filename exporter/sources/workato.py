@@ -9,7 +9,7 @@ from pydantic import model_validator
 from exporter.budget import Pace
 from exporter.client import Client
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
-from exporter.model import Reading, Result, Run, Step, Window
+from exporter.model import Listing, Reading, Result, Run, Step, Window
 from exporter.secret import Secret
 from exporter.section import Section
 from exporter.signin import BearerAuth
@@ -122,6 +122,7 @@ class Customers:
     Attributes:
         known: As last listed.
         fresh: Whether the last `refresh` read the list to its end.
+        listing: The list that `known` is from; None for a workspace of one's own.
     """
 
     def __init__(self, settings: WorkatoSettings, client: Client) -> None:
@@ -130,10 +131,12 @@ class Customers:
         self._pace = Pace(USERS_PER_MINUTE)
         self._partial: dict[str, Customer] = {}
         self._page = 1
+        self._began = 0.0
         self._listed: float | None = None
         self._listable = settings.mode == "embedded"
         self.known: Sequence[Customer] = [] if self._listable else [Customer("", "")]
         self.fresh = False
+        self.listing: Listing | None = None
 
     def refresh(self, now: float) -> SourceError | None:
         """Reads the list if it is due. Returns what kept it from being read, if an older one is at hand."""
@@ -155,11 +158,13 @@ class Customers:
         """Page by page; those for which the API's limit leaves no room are read by later polls."""
         while self._pace.earliest(now) <= now:
             self._pace.take(now)
+            self._began = now if self._page == 1 else self._began
             rows = self.ask(self._page)
             before = len(self._partial)
             self._partial |= {row.customer_id: row for row in rows}
             if len(rows) < PER_PAGE or len(self._partial) == before:
                 self.known, self._listed, self.fresh = list(self._partial.values()), now, True
+                self.listing = Listing(self._began, frozenset(self._partial))
                 self._partial, self._page = {}, 1
                 return
             self._page += 1
@@ -217,14 +222,8 @@ class WorkatoSource:
             try:
                 yield from self._of_customer(view, customer)
             except REFUSALS as error:
-                if self._settings.mode == "developer":
-                    raise
-                if isinstance(error, AuthError) and not answered:
-                    self._customers.ask()  # raises if it is the token that is refused, not this customer alone
-                    answered = True
-                self._refused.add(customer.customer_id)
-                self._note_read(customer.customer_id, view.now)
-                yield Reading(scope=customer.customer_id, readable=False)
+                yield self._refusal(customer, error, view.now, answered=answered)
+                answered = True
             except RateLimitedError:
                 raise
             except SourceError as error:
@@ -234,6 +233,16 @@ class WorkatoSource:
         self._note_round(began, view.now)
         if fault is not None:
             raise fault
+
+    def _refusal(self, customer: Customer, error: SourceError, now: float, *, answered: bool) -> Reading:
+        """That a customer is not readable, unless it is the token itself that is refused."""
+        if self._settings.mode == "developer":
+            raise error
+        if isinstance(error, AuthError) and not answered:
+            self._customers.ask()  # raises if it is the token
+        self._refused.add(customer.customer_id)
+        self._note_read(customer.customer_id, now)
+        return Reading(scope=customer.customer_id, readable=False, listing=self._customers.listing)
 
     def _ordered(self, view: View) -> list[Customer]:
         """Who has waited for too long, who has open or unread jobs, the others, those refused; longest wait first."""
@@ -287,6 +296,7 @@ class WorkatoSource:
             scope=scope,
             jobs=[to_job(recipe, customer, self._page_of(recipe)) for recipe in recipes.values()],
             catalog=True,
+            listing=self._customers.listing,
             invalid=invalid,
             notes={} if marks is before and before else {note_of(scope): encode_marks(marks)},
             through=None if todo else through,

@@ -7,7 +7,7 @@ import pytest
 from exporter.errors import StateError
 from exporter.holds import Owner
 from exporter.ledger import UNOBSERVED, IdentityError
-from exporter.model import Job, Reading, Result, State, Step, Window
+from exporter.model import Job, Listing, Reading, Result, State, Step, Window
 from exporter.opening import open_state
 from exporter.schema import MIGRATIONS, StepMark
 from exporter.state import OTHER
@@ -137,6 +137,24 @@ def test_a_scope_that_could_not_be_read_begins_when_it_can(book):
     ending = ended("b1", BASELINE + 900, job_id="b"), ended("b2", BASELINE + 1001, job_id="b")
     book.poll(Reading(scope="b", jobs=job("b"), runs=ending, through=BASELINE + 990))
     assert (book.counts("a"), book.counts("b")) == ({"success": 1}, {"success": 1})
+
+
+def test_a_scope_that_is_found_later_counts_from_the_last_listing_that_lacked_it(book):
+    def reading(scope, listing, *runs):
+        return Reading(scope=scope, jobs=[Job(job_id=scope, name=scope, scope=scope)], runs=runs, listing=listing)
+
+    both = Listing(BASELINE + 1, frozenset("ab"))
+    book.poll(reading("a", both))
+    # b was listed with a, and is read by a later poll: it counts from the source's instant
+    book.now = BASELINE + 300
+    book.poll(reading("b", both, ended("b1", BASELINE + 2, job_id="b")))
+    book.now = BASELINE + 1000
+    third = Listing(BASELINE + 900, frozenset("abc"))
+    book.poll(reading("c", third, ended("c1", BASELINE, job_id="c"), ended("c2", BASELINE + 2, job_id="c")))
+    book.now = BASELINE + 1500
+    ends = [ended("d1", BASELINE + 899, job_id="d"), ended("d2", BASELINE + 901, job_id="d")]
+    book.poll(reading("d", Listing(BASELINE + 1400, frozenset("abcd")), *ends))
+    assert [book.counts(scope) for scope in "bcd"] == [{"success": 1}] * 3
 
 
 def test_the_watermark_is_the_least_of_the_readable_scopes_and_never_falls(book):
