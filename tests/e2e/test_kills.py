@@ -42,6 +42,9 @@ PATIENCE = 1.5
 QUIET = 60.0
 """Seconds after which all that happened has been read, at most: some jobs are asked every tenth poll only."""
 
+OVERLAP = "30s"
+"""Short, so that a watermark that runs ahead loses something, and that polls leave time for the steps."""
+
 Counts = Mapping[str, Counter[Series]]
 """By source, which is named like its vendor."""
 
@@ -130,7 +133,7 @@ def trap(number: int, dice: random.Random, notes: Path) -> Trap | None:
 
 def rotations(folder: Path, state: Path, vendors: Sequence[Simulator], zero_first: str) -> Iterator[Path]:
     """Files of one configuration, one for each vendor that comes first: it is polled a moment before the others."""
-    blocks = deque(source(each, each.vendor) for each in vendors)
+    blocks = deque(source(each, each.vendor, overlap=OVERLAP) for each in vendors)
     for each in vendors:
         settings = {"sources": list(blocks), "state": {"path": str(state)}, "metrics": {"zero_first": zero_first}}
         yield written(made(folder / each.vendor), settings)

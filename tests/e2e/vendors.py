@@ -62,7 +62,7 @@ VENDORS: Mapping[str, Vendor] = {
         arguments={"options": WorkatoOptions(jobs_per_minute=0, recipes_per_minute=0, users_per_minute=0)},
         settings={"steps": "all"},
     ),
-    "strait": Vendor(unstarted=frozenset({Result.SKIP}), settings={"overlap": "30s"}),
+    "strait": Vendor(unstarted=frozenset({Result.SKIP})),
 }
 """By word; one that is not here is as the defaults of `Vendor` say."""
 
