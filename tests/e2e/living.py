@@ -10,11 +10,21 @@ import yaml
 
 from exporter.model import Result
 from exporter.simulators.scripted import ScriptedWorld
-from exporter.simulators.snowplow import SnowplowSimulator
+from exporter.simulators.server import Simulator
 from exporter.store import Store
 from tests.e2e.pages import Series
+from tests.e2e.vendors import vendor
 
-JOBS = (("prod", "orders"), ("prod", "sessions"), ("prod", "costs"), ("qa", "orders"), ("qa", "digest"))
+STEPS = ("load", "model")
+JOBS = (
+    ("prod", "orders", STEPS),
+    ("prod", "sessions", STEPS),
+    ("prod", "costs", ()),
+    ("qa", "orders", STEPS),
+    ("qa", "digest", ()),
+)
+"""Project, name and the steps of each run."""
+
 RESULTS = (Result.SUCCESS,) * 6 + (Result.FAILURE,) * 3 + (Result.SKIP,)
 LONGEST = 2.5
 
@@ -54,7 +64,7 @@ class LivingWorld(ScriptedWorld):
             self._begin(time.time())
 
     def _begin(self, now: float) -> None:
-        project, job = self._dice.choice(JOBS)
+        project, job, steps = self._dice.choice(JOBS)
         told = self.run(
             job,
             project=project,
@@ -62,12 +72,12 @@ class LivingWorld(ScriptedWorld):
             queue=round(self._dice.uniform(0, 0.4), 3),
             duration=round(self._dice.uniform(0.1, LONGEST - 0.5), 3),
             result=self._dice.choice(RESULTS),
-            steps=["load", "model"],
+            steps=steps,
         )
         self._last_end = max(self._last_end, told.end or 0.0)
 
 
-def config(folder: Path, simulator: SnowplowSimulator, state: Path | None = None, **metrics: object) -> Path:
+def config(folder: Path, simulator: Simulator, state: Path | None = None, **metrics: object) -> Path:
     """Writes a configuration that polls a simulator every second; the state is beside it unless told otherwise."""
     settings = {
         "sources": [source(simulator)],
@@ -77,10 +87,10 @@ def config(folder: Path, simulator: SnowplowSimulator, state: Path | None = None
     return written(folder, settings)
 
 
-def source(simulator: SnowplowSimulator, name: str = "living", **settings: object) -> dict[str, object]:
+def source(simulator: Simulator, name: str = "living", **settings: object) -> dict[str, object]:
     """A source's block: as often as can be, and without a limit of requests."""
     fast = {"poll_interval": "1s", "settle": "1s", "requests_per_minute": 100_000, "timeout": "20s"}
-    return {**simulator.source_config(name), **fast, **settings}
+    return {**simulator.source_config(name), **fast, **vendor(simulator.vendor).settings, **settings}
 
 
 def written(folder: Path, settings: dict[str, object]) -> Path:
@@ -101,13 +111,17 @@ def baseline(state: Path, name: str = "living") -> float:
     return instant
 
 
-def truth(simulator: SnowplowSimulator, since: float) -> Counter[Series]:
-    """How often what truly ended after an instant, in the words of `pages.COUNTED`."""
+def truth(simulator: Simulator, since: float) -> Counter[Series]:
+    """How often what truly ended after an instant, as the vendor tells it, in the words of `pages.COUNTED`."""
+    told = vendor(simulator.vendor)
     counts: Counter[Series] = Counter()
     for run in simulator.truth().endings:
-        if run.end is not None and run.end > since:
-            counts["jobrun_runs_total", run.project, run.job, str(run.result)] += 1
-            counts["jobrun_run_duration_seconds_count", run.project, run.job, str(run.result)] += 1
-            for step in run.steps:
-                counts["jobrun_steps_total", run.project, run.job, step.name, str(step.result)] += 1
+        if run.end is not None and run.end > since and run.result is not None:
+            result = str(told.results.get(run.result, run.result))
+            counts["jobrun_runs_total", run.project, run.job, result] += 1
+            if run.result not in told.unstarted:
+                counts["jobrun_run_duration_seconds_count", run.project, run.job, result] += 1
+            for name, step in ((told.step(number, step), step) for number, step in enumerate(run.steps)):
+                if name:
+                    counts["jobrun_steps_total", run.project, run.job, name, str(step.result)] += 1
     return counts

@@ -1,5 +1,7 @@
 """Killed at any instant, also inside a transaction: every ending is counted once, and no counter ever falls.
 
+All simulated vendors are sources of one configuration, so that each kill hits all of them.
+
 JOBRUN_TEST_KILLS sets the number of kills, for a longer test: JOBRUN_TEST_KILLS=5000 ./test tests/e2e/test_kills.py
 """
 
@@ -8,17 +10,20 @@ import random
 import signal
 import sqlite3
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from exporter.simulators.snowplow import SnowplowSimulator
+from exporter.simulators.server import Simulator
 from exporter.store import Connect
-from tests.e2e.living import LivingWorld, baseline, config, truth
+from tests.e2e.living import LivingWorld, baseline, source, truth, written
 from tests.e2e.pages import COUNTED, Scraper, Series, counted, page
 from tests.e2e.processes import Daemon, Trap, eventually, free_port
+from tests.e2e.vendors import simulators
 
 pytestmark = pytest.mark.e2e
 
@@ -28,23 +33,33 @@ KILLS = int(os.environ.get("JOBRUN_TEST_KILLS", "200"))
 TRAPPED, TRAPPED_IN_RELEASE = 0.25, 0.1
 """Which part of the kills comes from inside a transaction, and from inside one that ends the 0 of new series."""
 
-LIVES = ((0.65, 0.06, 0.3), (0.28, 0.3, 0.8), (0.07, 1.2, 1.8))
-"""Which part of the lives lasts how many seconds: most end in the first poll, some after a few."""
+LIVES = ((0.5, 0.06, 0.4), (0.4, 0.4, 1.0), (0.1, 1.2, 1.8))
+"""Which part of the lives lasts how many seconds: most end in the first polls, some after a few."""
 
 PATIENCE = 1.5
 """Seconds that a daemon has to reach the statement at which it kills itself."""
+
+QUIET = 60.0
+"""Seconds after which all that happened has been read, at most: some jobs are asked every tenth poll only."""
+
+OVERLAP = "30s"
+"""Short, so that a watermark that runs ahead loses something, and that polls leave time for the steps."""
+
+Counts = Mapping[str, Counter[Series]]
+"""By source, which is named like its vendor."""
 
 
 class Victim:
     """A configuration whose daemons are killed, and what is seen of them."""
 
-    def __init__(self, folder: Path, simulator: SnowplowSimulator, zero_first: str) -> None:
+    def __init__(self, folder: Path, vendors: Sequence[Simulator], zero_first: str) -> None:
         self.state = folder / "state.db"
         self.port = free_port()
         self.notes = folder / "notes"
         self.scraper = Scraper(self.port)
         self.scraper.start()
-        self._config_file = config(folder, simulator, zero_first=zero_first)
+        self._vendors = vendors
+        self._config_files = list(rotations(folder, self.state, vendors, zero_first))
         self._dice = random.Random(zero_first)
 
     def die_often(self) -> None:
@@ -62,28 +77,40 @@ class Victim:
         assert daemon.process.exitcode == -signal.SIGKILL, daemon.log
 
     def start(self, connect: Connect = sqlite3.connect) -> Daemon:
-        return Daemon(self._config_file, self.port, connect=connect)
+        return Daemon(self._dice.choice(self._config_files), self.port, connect=connect)
 
-    def counted(self) -> Counter[Series]:
-        return counted(page(self.port), "living")
+    def counted(self) -> Counts:
+        text = page(self.port)
+        return {each.vendor: counted(text, each.vendor) for each in self._vendors}
+
+    def truth(self) -> Counts:
+        return {each.vendor: truth(each, baseline(self.state, each.vendor)) for each in self._vendors}
 
 
-@pytest.mark.timeout(60 + KILLS)
+@pytest.fixture
+def vendors(world: LivingWorld) -> Iterator[Sequence[Simulator]]:
+    with ExitStack() as running:
+        yield [running.enter_context(simulator) for simulator in simulators(world)]
+
+
+@pytest.mark.timeout(120 + KILLS)
 def test_kills_at_any_instant_lose_nothing_and_count_nothing_twice(
-    tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld
+    tmp_path: Path, vendors: Sequence[Simulator], world: LivingWorld
 ) -> None:
-    at_once, held = victims = [Victim(made(tmp_path / hold), simulator, zero_first=hold) for hold in ("0s", "500ms")]
+    at_once, held = victims = [Victim(made(tmp_path / hold), vendors, zero_first=hold) for hold in ("0s", "500ms")]
     with ThreadPoolExecutor() as pool:
         list(pool.map(Victim.die_often, victims))
 
     daemons = [victim.start() for victim in victims]
     world.rest()
     for victim in victims:
-        expected = truth(simulator, baseline(victim.state))
-        assert eventually(victim.counted, lambda counts: counts == expected) == expected  # noqa: B023  # called at once
+        expected = victim.truth()
+        assert all(expected.values())
+        seen = eventually(victim.counted, lambda counts: counts == expected, QUIET)  # noqa: B023  # called at once
+        assert not differences(seen, expected)
     time.sleep(2.5)  # two polls more change nothing
     for victim, daemon in zip(victims, daemons, strict=True):
-        assert victim.counted() == truth(simulator, baseline(victim.state))
+        assert not differences(victim.counted(), victim.truth())
         assert daemon.terminate() == 0, daemon.log
         victim.scraper.stop()
         assert not victim.scraper.falls
@@ -104,6 +131,25 @@ def trap(number: int, dice: random.Random, notes: Path) -> Trap | None:
     return Trap(dice.randint(1, 30), notes) if dice.random() < TRAPPED else None
 
 
+def rotations(folder: Path, state: Path, vendors: Sequence[Simulator], zero_first: str) -> Iterator[Path]:
+    """Files of one configuration, one for each vendor that comes first: it is polled a moment before the others."""
+    blocks = deque(source(each, each.vendor, overlap=OVERLAP) for each in vendors)
+    for each in vendors:
+        settings = {"sources": list(blocks), "state": {"path": str(state)}, "metrics": {"zero_first": zero_first}}
+        yield written(made(folder / each.vendor), settings)
+        blocks.rotate(-1)
+
+
 def made(folder: Path) -> Path:
     folder.mkdir()
     return folder
+
+
+def differences(seen: Counts, expected: Counts) -> list[tuple[str, Series, int, int]]:
+    """Where two differ: the source, the series, and its value here and there."""
+    return [
+        (name, series, seen[name][series], counts[series])
+        for name, counts in expected.items()
+        for series in sorted(counts | seen[name])
+        if seen[name][series] != counts[series]
+    ]
