@@ -1,10 +1,22 @@
 import pytest
 
 from exporter.simulators import SIMULATORS
-from tests.contract.harness import Bench
+from tests.contract.harness import ABILITIES, Ability, Bench
 
 
-@pytest.fixture(params=sorted(SIMULATORS))
+def pytest_generate_tests(metafunc):
+    """Every vendor, or those that have the ability that a test is about: `@pytest.mark.able("steps")`."""
+    if "make" in metafunc.fixturenames:
+        needed = [mark.args[0] for mark in metafunc.definition.iter_markers("able")]
+        able = [
+            vendor
+            for vendor in sorted(SIMULATORS)
+            if all(getattr(ABILITIES.get(vendor, Ability()), ability) for ability in needed)
+        ]
+        metafunc.parametrize("make", able, indirect=True)
+
+
+@pytest.fixture
 def make(request, tmp_path):
     """Makes benches of one vendor after another, and ends them."""
     benches = []

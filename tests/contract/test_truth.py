@@ -107,10 +107,9 @@ def test_downtime_within_reach_is_caught_up(bench):
     assert bench.value(UNOBSERVED) == 0
 
 
+@pytest.mark.able("forgets")
 def test_downtime_beyond_reach_is_told_and_what_is_missing_lies_in_it(make):
     bench = make()
-    if not bench.ability.forgets:
-        pytest.skip("shows all it ever had")
     bench.poll()
     bench.busy(10 * DAY, every=3 * HOUR)
     bench.run(10 * MINUTE)
@@ -223,10 +222,9 @@ def test_a_clock_wrong_from_the_start_does_not_move_the_baseline(make, wrong):
     assert abs(sum(wanted.values()) - bench.total()) <= (1 if abs(wrong) < 5 else 0)
 
 
+@pytest.mark.able("steps")
 def test_steps_are_counted_once_each(make):
     bench = make(steps="all")
-    if not bench.ability.steps:
-        pytest.skip("has no steps")
     bench.poll()
     for number in range(10):
         bench.world.run("dbt", start=NOW + number * 120, duration=60, steps=["load", "model"])
@@ -243,10 +241,9 @@ def test_steps_are_counted_once_each(make):
     assert bench.value("jobrun_step_root_failures_total", step_name=bench.step("model", 1)) == 1
 
 
+@pytest.mark.able("steps")
 def test_failed_step_fetches_are_tried_again_and_survive_a_restart(make):
     bench = make(steps="all")
-    if not bench.ability.steps:
-        pytest.skip("has no steps")
     bench.poll()
     bench.world.run("dbt", start=NOW + 10, duration=20, steps=["load"])
     bench.simulator.faults.add(Status(endpoint=bench.ability.steps, code=500))
@@ -259,10 +256,9 @@ def test_failed_step_fetches_are_tried_again_and_survive_a_restart(make):
     assert bench.value("jobrun_source_step_fetches_pending") == 0
 
 
+@pytest.mark.able("steps")
 def test_steps_that_the_api_does_not_have_are_lost_and_counted(make):
     bench = make(steps="all")
-    if not bench.ability.steps:
-        pytest.skip("has no steps")
     bench.poll()
     bench.world.run("dbt", start=NOW + 10, duration=20, steps=["load"])
     bench.simulator.faults.add(Status(endpoint=bench.ability.steps, code=404))
