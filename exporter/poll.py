@@ -54,9 +54,10 @@ class Pages(Protocol):
 
 
 class Told(msgspec.Struct, kw_only=True):
-    """What one poll did, for its log line. `started`: when, by the API's clock as far as it was known."""
+    """What one poll did, for its log line. `started`: when, by the API's clock, which was held to be ahead by `skew`."""
 
     started: float
+    skew: float
     outcome: str = "success"
     reason: str = ""
     fault: str = ""
@@ -114,7 +115,7 @@ class Poller:
 
         Raises Stopped at shutdown only.
         """
-        begun, told, skew = self._monotonic(), Told(started=self._clock.now()), self._clock.skew
+        begun, told = self._monotonic(), Told(started=self._clock.now(), skew=self._clock.skew)
         try:
             self._read(begun, told)
             self._show_all_is_read()
@@ -129,7 +130,7 @@ class Poller:
             told.outcome, told.reason, told.fault = "error", "schema", type(error).__name__
             self._log.exception("poll.fault")
         with contextlib.suppress(StateError):
-            self._heed_clock(told, skew)
+            self._heed_clock(told)
         self._tell(told, self._monotonic() - begun)
         return told.outcome
 
@@ -155,9 +156,8 @@ class Poller:
 
     def _commit_readings(self, view: LedgerView, told: Told, *, whatever_the_clock: bool = False) -> bool:
         """Reads and commits; False as soon as an answer shows that our clock was wrong when it was asked for."""
-        skew = self._clock.skew
         for reading in self._source.readings(view):
-            if self._heed_clock(told, skew) and not whatever_the_clock:
+            if self._heed_clock(told) and not whatever_the_clock:
                 return False
             self._enter(told, self._ledger.commit(self._rules.name, reading, self._moment(told)))
             self._source.committed(reading)
@@ -165,11 +165,12 @@ class Poller:
             self._pages.soon()
         return True
 
-    def _heed_clock(self, told: Told, skew: float) -> bool:
+    def _heed_clock(self, told: Told) -> bool:
         """Whether the API's clock is not what it was held for; then the instant of the baseline was wrong too."""
-        change = self._clock.skew - skew
+        change = self._clock.skew - told.skew
         if abs(change) < MISTAKEN:
             return False
+        told.skew = self._clock.skew
         self._ledger.shift_baseline(self._rules.name, change, self._clock.now())
         told.started += change
         return True
