@@ -54,7 +54,10 @@ class Pages(Protocol):
 
 
 class Told(msgspec.Struct, kw_only=True):
-    """What one poll did, for its log line. `started`: when, by the API's clock, which was held to be ahead by `skew`."""
+    """What one poll did, for its log line.
+
+    `started`: when, by the API's clock; `skew`: by how much that was held to be ahead of ours, in seconds.
+    """
 
     started: float
     skew: float
