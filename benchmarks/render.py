@@ -18,7 +18,7 @@ from exporter.jobview import JobView
 from exporter.model import Job, Result
 from exporter.state import Exemplar, JobState, LastRun
 
-RESULTS = frozenset({Result.SUCCESS, Result.FAILURE, Result.SKIP, Result.UNKNOWN})
+RESULTS = (Result.SUCCESS, Result.FAILURE, Result.SKIP, Result.UNKNOWN)
 BUCKETS = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200)
 
 
@@ -31,7 +31,6 @@ def view(key, runs=1):
         job=Job(job_id=f"production/job-{key:05}", name=f"job-{key:05}"),
         discovered=1.7e9,
         baseline=1.7e9,
-        last_activity=1.7e9,
         last_run=LastRun(run_id="r", result=Result.SUCCESS, order=1.7e9, start=1.7e9, end=1.7e9 + runs, duration=runs),
         last_success=1.7e9 + runs,
     )
