@@ -15,14 +15,14 @@ ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} \
 WORKDIR /build
 COPY requirements.lock requirements-build.lock ./
 RUN python -m venv --without-pip /opt/jobrun-exporter \
-    && python -m venv /opt/builder \
-    && /opt/builder/bin/pip install --require-hashes --only-binary :all: -r requirements-build.lock \
-    && /opt/builder/bin/pip --python /opt/jobrun-exporter/bin/python install \
+    && python -m venv /build/builder \
+    && /build/builder/bin/pip install --require-hashes --only-binary :all: -r requirements-build.lock \
+    && /build/builder/bin/pip --python /opt/jobrun-exporter/bin/python install \
        --require-hashes --only-binary :all: -r requirements.lock
 COPY . .
 # Bytecode is made here, since nothing can be written where the image runs, and is not compared with its source's time.
-RUN /opt/builder/bin/pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /build/dist . \
-    && /opt/builder/bin/pip --python /opt/jobrun-exporter/bin/python install --no-deps --no-index /build/dist/*.whl \
+RUN /build/builder/bin/pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /build/dist . \
+    && /build/builder/bin/pip --python /opt/jobrun-exporter/bin/python install --no-deps --no-index /build/dist/*.whl \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/jobrun-exporter/lib \
     && mkdir -p /state \
     && find /opt/jobrun-exporter /state -exec touch --no-dereference --date="@${SOURCE_DATE_EPOCH}" {} +
@@ -32,7 +32,7 @@ LABEL org.opencontainers.image.title="jobrun-exporter" \
       org.opencontainers.image.description="Prometheus exporter for job runs of hosted systems" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="0.1.0"
-COPY --from=build /opt/jobrun-exporter /opt/jobrun-exporter
+COPY --from=build /opt /opt
 COPY --from=build --chown=65532:65532 /state /var/lib/jobrun-exporter
 ENV PATH=/opt/jobrun-exporter/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
