@@ -34,7 +34,7 @@ from exporter.webserver import ListenError
 SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
 
 
-def run(
+def run(  # noqa: PLR0913  # everything outside is an argument
     config_file: Path,
     listen: Address,
     web_config_file: Path | None,
@@ -51,7 +51,7 @@ def run(
     return serve(read_config, listen, connect=connect, web_file=web_file, manager=manager)
 
 
-def serve(
+def serve(  # noqa: PLR0913  # as above
     read_config: Callable[[], Config],
     listen: Address,
     *,

@@ -34,7 +34,12 @@ def loaded(name: str) -> dict[str, Any]:
 def mounts() -> list[tuple[str, str]]:
     """Where something of this tree is mounted: the service, and what."""
     services = loaded("compose.yaml")["services"]
-    return [(name, each.split(":")[0]) for name, service in services.items() for each in service["volumes"] if each[0] == "."]
+    return [
+        (name, each.split(":")[0])
+        for name, service in services.items()
+        for each in service["volumes"]
+        if each[0] == "."
+    ]
 
 
 def test_four_services_start_each_with_a_check_of_its_health(project: dict[str, Any]) -> None:
@@ -68,7 +73,9 @@ def test_what_is_mounted_is_there(service: str, source: str) -> None:
 
 def test_prometheus_differs_from_the_example_by_the_names_of_services_alone() -> None:
     example = (ROOT / "prometheus/prometheus.yml").read_text()
-    renamed = example.replace('["localhost:9797"]', '["exporter:9797"]').replace('["localhost:9093"]', '["alertmanager:9093"]')
+    renamed = example.replace('["localhost:9797"]', '["exporter:9797"]').replace(
+        '["localhost:9093"]', '["alertmanager:9093"]'
+    )
 
     assert loaded("prometheus.yml") == yaml.safe_load(renamed)
 

@@ -18,7 +18,13 @@ CONFIG = "sources: [{name: a, type: strait, auth: {api_key: k}}]\n"
 def run(*command: object, folder: Path, seconds: float = 300) -> str:
     environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(
-        [str(each) for each in command], cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=seconds
+        [str(each) for each in command],
+        cwd=folder,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -51,7 +57,9 @@ def test_the_installed_command_writes_rules_and_dashboards(command: Path, tmp_pa
     files = run(command, "assets", "--output=out", folder=tmp_path).splitlines()
 
     assert {"out/prometheus/rules/jobrun-exporter.yml", "out/grafana/jobrun-overview.json"} <= set(files)
-    assert [name for name in files if (tmp_path / name).read_bytes() != (ROOT / name.removeprefix("out/")).read_bytes()] == []
+    assert [
+        name for name in files if (tmp_path / name).read_bytes() != (ROOT / name.removeprefix("out/")).read_bytes()
+    ] == []
 
 
 def test_the_installed_command_checks_a_configuration(command: Path, tmp_path: Path) -> None:
@@ -62,7 +70,9 @@ def test_the_installed_command_checks_a_configuration(command: Path, tmp_path: P
 
 def test_the_installed_command_runs_the_demo(command: Path, tmp_path: Path) -> None:
     arguments = [str(command), "demo", "--web.listen-address=127.0.0.1:0", "--speed=600"]
-    with subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as demo:
+    with subprocess.Popen(
+        arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as demo:
         try:
             assert demo.stdout
             url = next(found[1] for line in demo.stdout if (found := re.match(r"metrics: (\S+)", line)))
@@ -88,6 +98,17 @@ def test_the_tests_run_in_the_unpacked_sdist(built: Path, tmp_path: Path) -> Non
         archive.extractall(tmp_path, filter="data")
     (folder,) = tmp_path.iterdir()
 
-    told = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_project.py", "tests/test_assets.py", "tests/config", folder=folder)
+    told = run(
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_project.py",
+        "tests/test_assets.py",
+        "tests/config",
+        folder=folder,
+    )
 
     assert re.search(r"\d+ passed", told.splitlines()[-1])

@@ -98,9 +98,7 @@ def test_the_watchdog_hears_nothing_more_when_the_heart_stops(
     tmp_path: Path, simulator: SnowplowSimulator, supervisor: Supervisor
 ) -> None:
     port = free_port()
-    daemon = Daemon(
-        config(tmp_path, simulator, zero_first="1s"), port, connect=stalling, environ=environ(supervisor)
-    )
+    daemon = Daemon(config(tmp_path, simulator, zero_first="1s"), port, connect=stalling, environ=environ(supervisor))
     supervisor.until("WATCHDOG")
 
     until = time.monotonic() + 30
