@@ -20,6 +20,7 @@ RULES = [rule for group in GROUPS for rule in group["rules"]]
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 RECORDED = {rule["record"]: rule for rule in RULES if "record" in rule}
 TEST_FILES = sorted((FOLDER / "tests").glob("*.yml"))
+RULE_TESTS = [test for path in TEST_FILES for test in yaml.safe_load(path.read_text())["tests"]]
 
 JOB = frozenset({"source", "project", "job_name"})
 OF_JOBS = {name for name, rule in ALERTS.items() if "job_name" in rule["expr"]}
@@ -37,8 +38,7 @@ def run(*command):
 
 def in_rule_tests(kind):
     """All tests of a kind in the rule tests."""
-    documents = [yaml.safe_load(path.read_text()) for path in TEST_FILES]
-    return [each for document in documents for test in document["tests"] for each in test.get(kind, ())]
+    return [each for test in RULE_TESTS for each in test.get(kind, ())]
 
 
 def expected_of(alert):
