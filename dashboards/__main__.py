@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 from dashboards.model import Dashboard
+from dashboards.exporter import EXPORTER
 from dashboards.job import JOB_DASHBOARD
 from dashboards.overview import OVERVIEW
 
-DASHBOARDS = (OVERVIEW, JOB_DASHBOARD)
+DASHBOARDS = (OVERVIEW, JOB_DASHBOARD, EXPORTER)
 FOLDER = Path(__file__).parent.parent / "grafana"
 
 

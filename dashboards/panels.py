@@ -82,6 +82,8 @@ HEATMAP: Final[Json] = {
 }
 CELL: Final[Json] = {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False, "filterable": False}
 
+CELLS: Final = {"gauge": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}}
+
 LOOKS: Final = {
     "stat": Look("stat", STAT, {}, BY_THRESHOLD),
     "lines": Look("timeseries", {"legend": LEGEND, "tooltip": TOOLTIP}, LINE, BY_SERIES),
@@ -181,7 +183,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
             "displayName": self.title or None,
             "unit": self.unit or None,
             "custom.width": self.width,
-            "custom.cellOptions": {"type": self.cell},
+            "custom.cellOptions": CELLS.get(self.cell, {"type": self.cell}),
             "thresholds": self.thresholds or None,
             "mappings": list(self.mappings) or None,
             "links": [link(*self.link)] if self.link else None,
