@@ -24,11 +24,15 @@ from dashboards.words import (
 SOURCE = 'source=~"$source"'
 INSTANCE = 'instance=~"$instance"'
 DAY: Final = "1d"
+WHOLE: Final = "$__range"
+REQUEST_DURATION: Final = "jobrun_source_api_request_duration_seconds"
+REFUSED: Final = 'code!~"2.."'
+COUNTS: Final[Json] = {"min": 0, "decimals": 0}
 ASKED = "$__rate_interval"
 UP: Final = [text_of((0, "down", BAD), (1, "up", GOOD))]
 HARMFUL: Final = steps("text", (0.5, BAD))
 NOTABLE: Final = steps("text", (0.5, WARNING))
-FEW: Final = 'disposition!="duplicate"'
+FEW: Final = 'disposition!~"baseline|duplicate"'
 
 
 def of_source(metric: str, *labels: str, more: str = "") -> str:
@@ -47,9 +51,9 @@ def per_minute(metric: str, *labels: str) -> str:
     return f"60 * max by ({', '.join(('source', *labels))}) (rate({metric}{{{SOURCE}}}[{ASKED}]))"
 
 
-def quantile(share: float, metric: str, *labels: str) -> str:
-    """A quantile of a histogram of the sources chosen."""
-    return f"histogram_quantile({share}, {rise(f'{metric}_bucket', ASKED, *labels, 'le')})"
+def quantile(share: float, metric: str, *labels: str, kept: str = "source", window: str = ASKED) -> str:
+    """A quantile of a histogram of the sources chosen, over all labels but those kept."""
+    return f"histogram_quantile({share}, sum by (le, {kept}) ({rise(f'{metric}_bucket', window, *labels, 'le')}))"
 
 
 def of_exporter(metric: str, *labels: str) -> str:
@@ -85,7 +89,6 @@ def by_pattern(pattern: str, colour: str) -> Json:
     }
 
 
-BESIDE: Final[Json] = {"legend": {**LEGEND, "displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull"]}}
 ALONE: Final[Json] = {"legend": {**LEGEND, "showLegend": False}}
 WATERMARK = of_source("jobrun_source_watermark_timestamp_seconds")
 LAGGING = f"time() - {WATERMARK}"
@@ -235,8 +238,8 @@ COVERAGE = Row(
         panel(
             "bars",
             "Rows read, by what became of them",
-            "New and updated rows change the numbers; baseline is the time before the first poll; the overlap of polls "
-            "makes duplicates, which are not shown.",
+            "New and updated rows change the numbers. The duplicates that overlapping polls read, and what ended before "
+            "the first poll, are not shown.",
             over_time(
                 "sum by (disposition) "
                 f"({rise('jobrun_source_runs_fetched_total', ASKED, 'disposition', more=FEW)})",
@@ -248,7 +251,7 @@ COVERAGE = Row(
             overrides=[
                 override("new", color=fixed(NOTICE)),
                 override("updated", color=fixed("light-blue")),
-                override("baseline", color=fixed(QUIET)),
+                override("ignored", color=fixed(QUIET)),
                 override("late", color=fixed(BAD)),
                 override("invalid", color=fixed(WARNING)),
             ],
@@ -263,34 +266,51 @@ COVERAGE = Row(
         ),
     ),
 )
+ENDPOINTS = panel(
+    "table",
+    "Endpoints in this time",
+    "What was asked of each endpoint, how much of it was refused, and how long 95 % of the answers took at most.",
+    listed(
+        f"sum by (source, endpoint) (round({rise('jobrun_source_api_requests_total', WHOLE, 'endpoint', 'code')}))"
+    ),
+    listed(
+        "sum by (source, endpoint) (round("
+        f"{rise('jobrun_source_api_requests_total', WHOLE, 'endpoint', 'code', more=REFUSED)}))"
+    ),
+    listed(quantile(0.95, REQUEST_DURATION, "endpoint", kept="source, endpoint", window=WHOLE)),
+    size=(24, 8),
+    options={"sortBy": [{"displayName": "Requests", "desc": True}]},
+    **columns(
+        Column(field="source", title="Source", width=140),
+        Column(field="endpoint", title="Endpoint"),
+        Column(field="Value #A", title="Requests", width=220, cell="gauge", thresholds=steps(NOTICE), defaults=COUNTS),
+        Column(field="Value #B", title="Refused", width=110, cell="color-text", thresholds=NOTABLE, defaults=COUNTS),
+        Column(field="Value #C", title="p95", unit="s", width=110),
+    ),
+)
 API = Row(
     title="API use: what the systems are asked",
     panels=(
         panel(
             "lines",
-            "Requests by endpoint",
-            "Requests a minute, whatever the answer.",
+            "Requests a minute",
+            "Requests of each source, whatever the answer.",
             over_time(
-                f"sum by (source, endpoint) ({per_minute('jobrun_source_api_requests_total', 'endpoint', 'code')})",
-                "{{source}} {{endpoint}}",
+                f"sum by (source) ({per_minute('jobrun_source_api_requests_total', 'endpoint', 'code')})", "{{source}}"
             ),
-            size=(12, 9),
+            size=(8, 8),
             unit="reqpm",
             custom={"fillOpacity": 0},
-            options=BESIDE,
         ),
         panel(
             "lines",
-            "Slowest answers by endpoint (p95)",
-            "95 % of the requests were answered in full within this time.",
-            over_time(
-                quantile(0.95, "jobrun_source_api_request_duration_seconds", "endpoint"), "{{source}} {{endpoint}}"
-            ),
-            size=(12, 9),
+            "Slowest answers (p95)",
+            "95 % of the requests of each source were answered in full within this time.",
+            over_time(quantile(0.95, REQUEST_DURATION, "endpoint", kept="source"), "{{source}}"),
+            size=(8, 8),
             unit="s",
             interval="1m",
             custom={"fillOpacity": 0},
-            options=BESIDE,
         ),
         panel(
             "bars",
@@ -315,7 +335,8 @@ API = Row(
             "Errors of polls by reason",
             "Why polls could not read everything; nothing here is the best there can be.",
             over_time(
-                f"sum by (reason) (round({rise('jobrun_source_poll_errors_total', ASKED, 'reason')})) > 0 or 0 * count({of_source('jobrun_source_up')})",
+                f"sum by (reason) (round({rise('jobrun_source_poll_errors_total', ASKED, 'reason')})) > 0"
+                f' or label_replace(0 * count({of_source("jobrun_source_up")}), "reason", "none", "", "")',
                 "{{reason}}",
             ),
             size=(8, 8),
@@ -363,6 +384,15 @@ API = Row(
             defaults={"noValue": "none ends"},
             custom={"fillOpacity": 0},
         ),
+        panel(
+            "lines",
+            "Runs whose steps are yet to be fetched",
+            "Ended runs that are counted, but whose steps have not been read yet.",
+            over_time(of_source("jobrun_source_step_fetches_pending"), "{{source}}"),
+            size=(8, 8),
+            custom={"fillOpacity": 0},
+        ),
+        ENDPOINTS,
     ),
 )
 COST = Row(

@@ -6,10 +6,9 @@ all that is left.
 
 import msgspec
 
-from dashboards.words import FAILED
-
 JOB = "source, project, job_name"
-BADLY = f'status=~"{FAILED}"'
+GRACE = 600
+"""Seconds that a run may come late, as in the alert on overdue jobs."""
 
 
 class Jobs(msgspec.Struct, frozen=True):
@@ -36,18 +35,23 @@ class Jobs(msgspec.Struct, frozen=True):
 
     @property
     def failing(self) -> str:
-        """Jobs that fail, each with 1."""
-        return f"({self.each('jobrun_last_run_status', more=BADLY)} == 1)"
+        """Jobs that failed since their last success, and how often; cancelled and skipped runs change nothing."""
+        return f"({self.each('jobrun_consecutive_failures')} > 0)"
 
     @property
     def overdue(self) -> str:
-        """Jobs of which no run began by the time it was expected, and that time.
+        """Jobs of which no run began within the grace after the time it was expected, and seconds since that time."""
+        return f"({self.late} > {GRACE})"
+
+    @property
+    def late(self) -> str:
+        """Jobs of which the expected run has not begun, and seconds since it was expected.
 
         Compared with the watermark and not with the clock: while an API cannot be read no run is missing.
         """
         expected = self.each("jobrun_job_next_run_expected_timestamp_seconds")
-        idle = f"{self.each('jobrun_active_runs')} == 0"
-        return f"({expected} < on (source) group_left () {self.watermark}) and on ({JOB}) ({idle})"
+        lateness = f"(-1 * ({expected} - on (source) group_left () {self.watermark}) > 0)"
+        return f"({lateness} and on ({JOB}) ({self.each('jobrun_active_runs')} == 0))"
 
     @property
     def running_for(self) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from dashboards.jobs import JOB, Jobs
+from dashboards.jobs import GRACE, JOB, Jobs
 from dashboards.model import Dashboard, Json, Panel, Row, datasource_variable, label_variable
 from dashboards.panels import Column, columns, instant, listed, over_time, panel
 from dashboards.words import (
@@ -67,7 +67,7 @@ WRONG: Final = {
         f"(time() - {JOBS.each('jobrun_failing_since_timestamp_seconds')})"
         f" * on ({JOB}) group_left (run_id, run_url, failed_step) {JOBS.last_failure}"
     ),
-    "overdue": f"time() - ({JOBS.overdue})",
+    "overdue": JOBS.overdue,
     "over its budget": OVER_BUDGET,
     "no recent success": TOO_OLD,
     "not readable": (
@@ -77,6 +77,7 @@ WRONG: Final = {
 }
 """What can be wrong → the jobs or sources of which it is true, with the seconds since."""
 SOON: Final = {
+    "start is late": f"{JOBS.late} / {GRACE} < 1",
     "last success is old": f"({FRESHNESS_USED}) < 1",
     "still running": f"({BUDGET_USED}) < 1",
     "usually slow (p95)": USUAL_BUDGET_USED,
@@ -102,7 +103,7 @@ def nearly(expression: str) -> str:
 
 NOTHING: Final[Json] = {"noValue": "-"}
 WHO = (
-    Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 150}),
+    Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 140}),
     Column(field="project", title="Project", width=125),
     Column(field="source", title="Source", width=90),
 )
@@ -111,13 +112,12 @@ WRONG_NOW = Row(
     panels=(
         number(
             "Failing",
-            "Jobs whose last ended run failed, errored or timed out, unchanged while the next one runs.",
+            "Jobs that failed, errored or timed out and have not succeeded since, unchanged while the next run goes on.",
             JOBS.counted(JOBS.failing),
         ),
         number(
             "Overdue",
-            "Jobs of which no run began although everything up to the expected start has been read. "
-            "An API that cannot be read makes no job overdue.",
+            "Jobs of which no run began within 10 minutes of the time it was expected. An API that cannot be read makes no job overdue.",
             JOBS.counted(JOBS.overdue),
         ),
         panel(
@@ -171,8 +171,8 @@ WRONG_NOW = Row(
             f"count({of_source('jobrun_source_up')} == 0) or 0 * count({of_source('jobrun_source_up')})",
         ),
         number(
-            "Counted up to … ago",
-            "How far behind the slowest source is: of it, nothing newer than this is on the page. Orange from 5, red from 15 minutes.",
+            "Behind by",
+            "How far the slowest source is behind: of it, nothing newer is on this page. Orange from 5, red from 15 minutes.",
             f"max(time() - {of_source('jobrun_source_watermark_timestamp_seconds')})",
             unit="s",
             thresholds=LAG,
@@ -291,10 +291,10 @@ ALL_JOBS = Row(
                     thresholds=steps("text", (1, NOTICE)),
                     mappings=[text_of((0, "-", "text"))],
                 ),
-                Column(field="Value #E", title="Last end", unit="dateTimeFromNow", width=115),
-                Column(field="Value #F", title="Last success", unit="dateTimeFromNow", width=115),
+                Column(field="Value #E", title="Last end", unit="dateTimeFromNow", width=128),
+                Column(field="Value #F", title="Last success", unit="dateTimeFromNow", width=128),
                 Column(field="Value #G", title="Took", unit="s", width=75, defaults={"decimals": 1}),
-                Column(field="Value #H", title="Next expected", unit="dateTimeFromNow", width=125),
+                Column(field="Value #H", title="Next expected", unit="dateTimeFromNow", width=128),
                 Column(
                     field="Value #I",
                     title="30 days",

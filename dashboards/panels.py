@@ -48,6 +48,7 @@ BAR: Final[Json] = {
     "drawStyle": "bars",
     "lineWidth": 0,
     "fillOpacity": 85,
+    "axisSoftMax": 1,
     "stacking": {"mode": "normal", "group": "A"},
 }
 GAUGE: Final[Json] = {
@@ -73,7 +74,7 @@ TIMELINE: Final[Json] = {
 HEATMAP: Final[Json] = {
     "calculate": False,
     "cellGap": 1,
-    "color": {"mode": "scheme", "scheme": "Blues", "scale": "exponential", "exponent": 0.5, "steps": 32, "reverse": False},
+    "color": {"mode": "opacity", "fill": "blue", "scale": "exponential", "exponent": 0.5, "steps": 32, "min": 0},
     "filterValues": {"le": 0.5},
     "legend": {"show": True},
     "rowsFrame": {"layout": "auto"},

@@ -33,6 +33,7 @@ RESULTS: Final = (
     Word("failure", 7, BAD),
 )
 STATES: Final = (Word("pending", 11, "yellow"), Word("executing", 12, NOTICE))
+ON_TIME: Final = Word("not overdue", 20, GOOD)
 LATE: Final = Word("overdue", 21, WARNING)
 FAILED: Final = "failure|error|timeout"
 """The results after which a job is not well, as a regular expression."""
