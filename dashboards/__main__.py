@@ -4,9 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-from dashboards.model import Dashboard
 from dashboards.exporter import EXPORTER
 from dashboards.job import JOB_DASHBOARD
+from dashboards.model import Dashboard
 from dashboards.overview import OVERVIEW
 
 DASHBOARDS = (OVERVIEW, JOB_DASHBOARD, EXPORTER)

@@ -1,11 +1,10 @@
 """The dashboard of the exporter itself: how fresh and how complete its numbers are, and what they cost."""
 
-from typing import Final
+from typing import Final, Unpack
 
 from dashboards.model import Dashboard, Json, Panel, Row, datasource_variable, label_variable
-from dashboards.panels import LEGEND, Column, columns, instant, listed, over_time, panel
+from dashboards.panels import LEGEND, Column, Own, instant, listed, over_time, panel
 from dashboards.words import (
-    ANY_IS_A_WARNING,
     ANY_IS_BAD,
     BAD,
     GOOD,
@@ -29,6 +28,7 @@ REQUEST_DURATION: Final = "jobrun_source_api_request_duration_seconds"
 REFUSED: Final = 'code!~"2.."'
 COUNTS: Final[Json] = {"min": 0, "decimals": 0}
 ASKED = "$__rate_interval"
+POLLS: Final = "jobrun_source_polls_total"
 UP: Final = [text_of((0, "down", BAD), (1, "up", GOOD))]
 HARMFUL: Final = steps("text", (0.5, BAD))
 NOTABLE: Final = steps("text", (0.5, WARNING))
@@ -66,9 +66,9 @@ def of_process(expression: str) -> str:
     return f"max by (instance) ({expression} and on (instance, job) jobrun_exporter_build_info)"
 
 
-def number(title: str, description: str, expression: str, unit: str = "short", **more: Json) -> Panel:
+def number(title: str, description: str, expression: str, **own: Unpack[Own]) -> Panel:
     """A number of the line at the top."""
-    return panel("stat", title, description, instant(expression), size=(4, 3), unit=unit, **more)
+    return panel("stat", title, description, instant(expression), size=(4, 3), **own)
 
 
 def at_a_glance(expression: str, of: str) -> str:
@@ -123,7 +123,8 @@ GLANCE = Row(
         number(
             "Series used",
             "Share of metrics.max_series; beyond it new jobs are counted under __other__.",
-            f"max(sum by (instance) (jobrun_exporter_series{{{INSTANCE}}}) / {of_exporter('jobrun_exporter_series_limit')})",
+            f"max(sum by (instance) ({of_exporter('jobrun_exporter_series', 'family')})"
+            f" / {of_exporter('jobrun_exporter_series_limit')})",
             unit="percentunit",
             thresholds=SHARE_USED,
             defaults={"decimals": 1},
@@ -171,7 +172,7 @@ FRESHNESS = Row(
             "bars",
             "Polls by outcome",
             "Partial: what could be read was counted. Skipped: the poll before was still going on.",
-            over_time(f"sum by (outcome) (round({rise('jobrun_source_polls_total', ASKED, 'outcome')}))", "{{outcome}}"),
+            over_time(f"sum by (outcome) (round({rise(POLLS, ASKED, 'outcome')}))", "{{outcome}}"),
             size=(12, 8),
             interval="1m",
             points=96,
@@ -219,7 +220,7 @@ COVERAGE = Row(
             listed(f"sum by (source) ({rise('jobrun_source_unmapped_status_total', DAY, 'status')})"),
             size=(24, 7),
             defaults={"noValue": "0", "decimals": 0},
-            **columns(
+            columns=(
                 Column(field="source", title="Source", defaults={"custom.minWidth": 110}),
                 Column(field="provider", title="System", width=100),
                 Column(field="Value #B", title="State", width=70, cell="color-background", mappings=UP),
@@ -227,7 +228,9 @@ COVERAGE = Row(
                 Column(field="Value #D", title="Open runs", width=90),
                 Column(field="Value #E", title="Scopes", width=75),
                 Column(field="Value #F", title="Unreadable", width=100, cell="color-text", thresholds=HARMFUL),
-                Column(field="Value #G", title="Never read", unit="s", width=100, cell="color-text", thresholds=HARMFUL),
+                Column(
+                    field="Value #G", title="Never read", unit="s", width=100, cell="color-text", thresholds=HARMFUL
+                ),
                 Column(field="Value #H", title="Late", width=70, cell="color-text", thresholds=HARMFUL),
                 Column(field="Value #I", title="Trimmed", width=85, cell="color-text", thresholds=NOTABLE),
                 Column(field="Value #J", title="Steps lost", width=95, cell="color-text", thresholds=NOTABLE),
@@ -238,11 +241,10 @@ COVERAGE = Row(
         panel(
             "bars",
             "Rows read, by what became of them",
-            "New and updated rows change the numbers. The duplicates that overlapping polls read, and what ended before "
-            "the first poll, are not shown.",
+            "New and updated rows change the numbers. Not shown: duplicates, which overlapping polls read, "
+            "and what ended before the first poll.",
             over_time(
-                "sum by (disposition) "
-                f"({rise('jobrun_source_runs_fetched_total', ASKED, 'disposition', more=FEW)})",
+                f"sum by (disposition) ({rise('jobrun_source_runs_fetched_total', ASKED, 'disposition', more=FEW)})",
                 "{{disposition}}",
             ),
             size=(12, 8),
@@ -270,9 +272,7 @@ ENDPOINTS = panel(
     "table",
     "Endpoints in this time",
     "What was asked of each endpoint, how much of it was refused, and how long 95 % of the answers took at most.",
-    listed(
-        f"sum by (source, endpoint) (round({rise('jobrun_source_api_requests_total', WHOLE, 'endpoint', 'code')}))"
-    ),
+    listed(f"sum by (source, endpoint) (round({rise('jobrun_source_api_requests_total', WHOLE, 'endpoint', 'code')}))"),
     listed(
         "sum by (source, endpoint) (round("
         f"{rise('jobrun_source_api_requests_total', WHOLE, 'endpoint', 'code', more=REFUSED)}))"
@@ -280,7 +280,7 @@ ENDPOINTS = panel(
     listed(quantile(0.95, REQUEST_DURATION, "endpoint", kept="source, endpoint", window=WHOLE)),
     size=(24, 8),
     options={"sortBy": [{"displayName": "Requests", "desc": True}]},
-    **columns(
+    columns=(
         Column(field="source", title="Source", width=140),
         Column(field="endpoint", title="Endpoint"),
         Column(field="Value #A", title="Requests", width=220, cell="gauge", thresholds=steps(NOTICE), defaults=COUNTS),
@@ -456,7 +456,7 @@ COST = Row(
             listed(exporter_rise("jobrun_exporter_series_overflow_total", "family")),
             size=(24, 5),
             defaults={"noValue": "0", "decimals": 0},
-            **columns(
+            columns=(
                 Column(field="instance", title="Instance", defaults={"custom.minWidth": 150}),
                 Column(field="version", title="Version", width=90),
                 Column(field="revision", title="Revision", width=100, defaults={"noValue": "-"}),

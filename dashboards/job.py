@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from dashboards.jobs import JOB, Jobs
-from dashboards.model import Dashboard, Json, Panel, Row, datasource_variable, label_variable
-from dashboards.panels import Column, buckets, columns, instant, listed, over_time, panel
+from dashboards.model import Dashboard, Json, Row, datasource_variable, label_variable
+from dashboards.panels import Column, buckets, instant, listed, over_time, panel
 from dashboards.words import (
     BAD,
     FAILED,
     GOOD,
     LATE,
-    ON_TIME,
     NOTICE,
+    ON_TIME,
     QUIET,
     RESULTS,
     SHARE_USED,
@@ -76,9 +76,10 @@ AGE = f"(time() - {one('jobrun_last_success_timestamp_seconds')})"
 EXPECTED = "jobrun_job_next_run_expected_timestamp_seconds"
 OVERDUE = f"(count({JOBS.overdue}) or 0 * count({JOBS.series(EXPECTED)}))"
 
+
 def last_result() -> str:
     """The code of the result of the run that ended last."""
-    series = (f'{each.code} * {JOBS.each("jobrun_last_run_status", "status", more=of(each))}' for each in RESULTS)
+    series = (f"{each.code} * {JOBS.each('jobrun_last_run_status', 'status', more=of(each))}" for each in RESULTS)
     return f"max({' or '.join(series)})"
 
 
@@ -191,7 +192,7 @@ NOW = Row(
             ),
             size=(14, 3),
             defaults={"noValue": "-"},
-            **columns(
+            columns=(
                 Column(field="Value", title="Ended", unit="dateTimeFromNow", width=140),
                 Column(field="failed_step", title="Failed step", width=170),
                 Column(field="error_type", title="Error", width=120),
@@ -206,7 +207,7 @@ NOW = Row(
             listed(f"max by (job_id, schedule, team, url) ({JOBS.series('jobrun_job_info')})"),
             size=(14, 3),
             defaults={"noValue": "-"},
-            **columns(
+            columns=(
                 Column(field="team", title="Team", width=140),
                 Column(field="schedule", title="Schedule", width=170),
                 Column(field="job_id", title="Id", link=TO_JOB),
@@ -312,7 +313,7 @@ STEPS = Row(
             listed(quantile(0.95, STEP_DURATION, WHOLE, "step_name", kept="step_name")),
             size=(14, 9),
             options={"sortBy": [{"displayName": "Failed first", "desc": True}]},
-            **columns(
+            columns=(
                 Column(field="step_name", title="Step"),
                 Column(field="Value #A", title="Ended", width=80),
                 Column(field="Value #B", title="Failed", width=80),

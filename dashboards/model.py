@@ -214,5 +214,3 @@ def _placed(panels: Sequence[Panel], number: int, top: int) -> tuple[list[Json],
         heights[x : x + width] = [y + height] * width
         placed.append(panel.json(number + index, (x, y)))
     return placed, max(heights)
-
-

@@ -1,16 +1,15 @@
 """The dashboard for the wall: what is wrong now, what is about to be, and all jobs."""
 
-from typing import Final
+from typing import Final, Unpack
 
 from dashboards.jobs import GRACE, JOB, Jobs
 from dashboards.model import Dashboard, Json, Panel, Row, datasource_variable, label_variable
-from dashboards.panels import Column, columns, instant, listed, over_time, panel
+from dashboards.panels import Column, Own, instant, listed, over_time, panel
 from dashboards.words import (
     ANY_IS_BAD,
     BAD,
     GOOD,
     LAG,
-    NEUTRAL,
     NOTICE,
     RESULTS,
     SHARE_LEFT,
@@ -87,13 +86,10 @@ SOON: Final = {
 """What is limited → the share of the limit that is used."""
 
 
-def number(
-    title: str, description: str, expression: str, unit: str = "short", thresholds: Json = ANY_IS_BAD, **more: Json
-) -> Panel:
-    """A number of the blocks at the top."""
-    return panel(
-        "stat", title, description, instant(expression), size=(4, 3), unit=unit, thresholds=thresholds, **more
-    )
+def number(title: str, description: str, expression: str, **own: Unpack[Own]) -> Panel:
+    """A number of the blocks at the top: red when it is not 0, if nothing else is said."""
+    own.setdefault("thresholds", ANY_IS_BAD)
+    return panel("stat", title, description, instant(expression), size=(4, 3), **own)
 
 
 def nearly(expression: str) -> str:
@@ -112,12 +108,13 @@ WRONG_NOW = Row(
     panels=(
         number(
             "Failing",
-            "Jobs that failed, errored or timed out and have not succeeded since, unchanged while the next run goes on.",
+            "Jobs whose last runs failed, errored or timed out; unchanged while the next run goes on.",
             JOBS.counted(JOBS.failing),
         ),
         number(
             "Overdue",
-            "Jobs of which no run began within 10 minutes of the time it was expected. An API that cannot be read makes no job overdue.",
+            "Jobs of which no run began within 10 minutes of the time when it was expected. "
+            "An API that cannot be read makes no job overdue.",
             JOBS.counted(JOBS.overdue),
         ),
         panel(
@@ -129,7 +126,7 @@ WRONG_NOW = Row(
             unit="short",
             defaults={"noValue": "Nothing is wrong with what is known"},
             options={"sortBy": [{"displayName": "For", "desc": True}]},
-            **columns(
+            columns=(
                 Column(
                     field="what",
                     title="What",
@@ -172,7 +169,8 @@ WRONG_NOW = Row(
         ),
         number(
             "Behind by",
-            "How far the slowest source is behind: of it, nothing newer is on this page. Orange from 5, red from 15 minutes.",
+            "How far the slowest source is behind: of it, nothing newer is on this page. "
+            "Orange from 5, red from 15 minutes.",
             f"max(time() - {of_source('jobrun_source_watermark_timestamp_seconds')})",
             unit="s",
             thresholds=LAG,
@@ -207,7 +205,7 @@ ABOUT_TO_BE = Row(
             unit="short",
             defaults={"noValue": "Nothing is near a limit"},
             options={"sortBy": [{"displayName": "Used", "desc": True}]},
-            **columns(
+            columns=(
                 Column(field="what", title="Limit", width=135),
                 *WHO,
                 Column(
@@ -229,7 +227,8 @@ ABOUT_TO_BE = Row(
         ),
         number(
             "Errors near budget",
-            "Jobs that have used four fifths of their error budget of 30 days (99 % success); needs the recording rules.",
+            "Jobs that have used four fifths of their error budget, 1 % of the runs of 30 days. "
+            "Needs the recording rules.",
             nearly(ERRORS_USED),
             thresholds=WATCHED,
         ),
@@ -272,7 +271,7 @@ ALL_JOBS = Row(
             size=(24, 13),
             unit="short",
             options={"sortBy": [{"displayName": "Streak", "desc": True}]},
-            **columns(
+            columns=(
                 Column(
                     field="status",
                     title="Last",
@@ -309,6 +308,7 @@ ALL_JOBS = Row(
         ),
     ),
 )
+STREAK_OF_EACH = JOBS.each("jobrun_consecutive_failures")
 WORST = f"topk(15, {JOBS.worst_streak})"
 HISTORY = Row(
     title="History",
@@ -327,7 +327,9 @@ HISTORY = Row(
             "timeline",
             "The longest streaks of failures",
             "The 15 jobs that failed most often in a row in this time. Green: the last run was well.",
-            over_time(f"{JOBS.each('jobrun_consecutive_failures')} and on ({JOB}) {WORST}", "{{job_name}} ({{source}})"),
+            over_time(
+                f"{JOBS.each('jobrun_consecutive_failures')} and on ({JOB}) {WORST}", "{{job_name}} ({{source}})"
+            ),
             size=(12, 9),
             mappings=STREAKS,
             points=300,
@@ -367,9 +369,7 @@ OVERVIEW = Dashboard(
         datasource_variable(),
         label_variable("source", "Source", "jobrun_job_info", several=True),
         label_variable("project", "Project", 'jobrun_job_info{source=~"$source"}', several=True),
-        label_variable(
-            "job_name", "Job", 'jobrun_job_info{source=~"$source", project=~"$project"}', several=True
-        ),
+        label_variable("job_name", "Job", 'jobrun_job_info{source=~"$source", project=~"$project"}', several=True),
     ),
     rows=(WRONG_NOW, ABOUT_TO_BE, ALL_JOBS, HISTORY),
 )

@@ -1,7 +1,7 @@
 """The kinds of panels that the dashboards are made of: each has one look, everywhere."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypedDict, Unpack
 
 import msgspec
 
@@ -96,63 +96,6 @@ LOOKS: Final = {
 }
 
 
-def panel(  # noqa: PLR0913  # a panel is that many things; all but the first are named where they are given
-    look: str,
-    title: str,
-    description: str,
-    *queries: Query,
-    size: tuple[int, int],
-    unit: str = "short",
-    thresholds: Json | None = None,
-    mappings: Sequence[Json] = (),
-    defaults: Json | None = None,
-    custom: Json | None = None,
-    options: Json | None = None,
-    overrides: Sequence[Json] = (),
-    transformations: Sequence[Json] = (),
-    interval: str = "",
-    points: int | None = None,
-) -> Panel:
-    """A panel with one of `LOOKS`, and what it has of its own."""
-    common = LOOKS[look]
-    own = {**({"thresholds": thresholds} if thresholds else {}), **({"mappings": list(mappings)} if mappings else {})}
-    return Panel(
-        kind=common.kind,
-        title=title,
-        description=description,
-        queries=queries,
-        size=size,
-        unit=unit,
-        defaults={**common.defaults, **own, **(defaults or {})},
-        custom={**common.custom, **(custom or {})},
-        options={**common.options, **(options or {})},
-        overrides=overrides,
-        transformations=transformations,
-        interval=interval,
-        points=points,
-    )
-
-
-def instant(expression: str, legend: str = "__auto") -> Query:
-    """The newest values."""
-    return Query(expression=expression, legend=legend, instant=True)
-
-
-def over_time(expression: str, legend: str = "__auto", *, exemplars: bool = False) -> Query:
-    """The values over the whole range."""
-    return Query(expression=expression, legend=legend, exemplars=exemplars)
-
-
-def listed(expression: str) -> Query:
-    """The newest values as rows of a table, a column a label."""
-    return Query(expression=expression, form="table", instant=True)
-
-
-def buckets(expression: str) -> Query:
-    """The values of a histogram's buckets over the whole range."""
-    return Query(expression=expression, legend="{{le}}", form="heatmap")
-
-
 class Column(msgspec.Struct, frozen=True, kw_only=True):
     """A column of a table.
 
@@ -200,14 +143,69 @@ def link(title: str, url: str) -> Json:
     return {"title": title, "url": url, "targetBlank": not url.startswith("/")}
 
 
-def columns(*wanted: Column) -> dict[str, list[Json]]:
+class Own(TypedDict, total=False):
+    """What a panel may have of its own, beside its look: see `Panel`; `columns` are those of a table."""
+
+    unit: str
+    thresholds: Json
+    mappings: Sequence[Json]
+    defaults: Json
+    custom: Json
+    options: Json
+    overrides: Sequence[Json]
+    columns: Sequence[Column]
+    interval: str
+    points: int
+
+
+def panel(look: str, title: str, description: str, *queries: Query, size: tuple[int, int], **own: Unpack[Own]) -> Panel:
+    """A panel with one of `LOOKS`, and what it has of its own."""
+    common = LOOKS[look]
+    fields: Json = {key: own[key] for key in ("thresholds", "mappings") if key in own}
+    transformations, overrides = tabulated(own["columns"]) if "columns" in own else ((), own.get("overrides", ()))
+    return Panel(
+        kind=common.kind,
+        title=title,
+        description=description,
+        queries=queries,
+        size=size,
+        unit=own.get("unit", "short"),
+        defaults={**common.defaults, **fields, **own.get("defaults", {})},
+        custom={**common.custom, **own.get("custom", {})},
+        options={**common.options, **own.get("options", {})},
+        overrides=overrides,
+        transformations=transformations,
+        interval=own.get("interval", ""),
+        points=own.get("points"),
+    )
+
+
+def instant(expression: str, legend: str = "__auto") -> Query:
+    """The newest values."""
+    return Query(expression=expression, legend=legend, instant=True)
+
+
+def over_time(expression: str, legend: str = "__auto", *, exemplars: bool = False) -> Query:
+    """The values over the whole range."""
+    return Query(expression=expression, legend=legend, exemplars=exemplars)
+
+
+def listed(expression: str) -> Query:
+    """The newest values as rows of a table, a column a label."""
+    return Query(expression=expression, form="table", instant=True)
+
+
+def buckets(expression: str) -> Query:
+    """The values of a histogram's buckets over the whole range."""
+    return Query(expression=expression, legend="{{le}}", form="heatmap")
+
+
+def tabulated(wanted: Sequence[Column]) -> tuple[list[Json], list[Json]]:
     """The transformations and overrides that make a table of these columns, in this order, and of no others."""
     order = {each.field: index for index, each in enumerate(wanted)}
-    return {
-        "transformations": [
-            {"id": "merge", "options": {}},
-            {"id": "filterFieldsByName", "options": {"include": {"names": list(order)}}},
-            {"id": "organize", "options": {"indexByName": order, "excludeByName": {}, "renameByName": {}}},
-        ],
-        "overrides": [each.override() for each in wanted],
-    }
+    transformations: list[Json] = [
+        {"id": "merge", "options": {}},
+        {"id": "filterFieldsByName", "options": {"include": {"names": list(order)}}},
+        {"id": "organize", "options": {"indexByName": order, "excludeByName": {}, "renameByName": {}}},
+    ]
+    return transformations, [each.override() for each in wanted]

@@ -52,10 +52,8 @@ def coded(words: Iterable[Word]) -> Json:
 
 def text_of(*values: tuple[float, str, str]) -> Json:
     """Value mapping of numbers, each with its text and colour."""
-    return {
-        "type": "value",
-        "options": {f"{value:g}": {"text": text, "color": colour, "index": i} for i, (value, text, colour) in enumerate(values)},
-    }
+    options = {f"{value:g}": {"text": text, "color": colour} for value, text, colour in values}
+    return {"type": "value", "options": options}
 
 
 def ranged(*ranges: tuple[float, float | None, str, str]) -> list[Json]:
