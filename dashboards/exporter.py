@@ -447,7 +447,7 @@ COST = Row(
             "Exporters, and what was not as it should be in the last day",
             "Cold starts begin without a usable state. Missed polls came due while one was running. Overflow: series "
             "that were not made, because metrics.max_series was reached.",
-            listed(of_exporter("jobrun_exporter_build_info", "version", "revision", "python_version")),
+            listed(of_exporter("jobrun_exporter_build_info", "version", "python_version")),
             listed(of_process(f"1000 * process_start_time_seconds{{{INSTANCE}}}")),
             listed(of_process(f"scrape_samples_scraped{{{INSTANCE}}}")),
             listed(exporter_rise("jobrun_exporter_state_commit_errors_total")),
@@ -459,7 +459,6 @@ COST = Row(
             columns=(
                 Column(field="instance", title="Instance", defaults={"custom.minWidth": 150}),
                 Column(field="version", title="Version", width=90),
-                Column(field="revision", title="Revision", width=100, defaults={"noValue": "-"}),
                 Column(field="python_version", title="Python", width=90),
                 Column(field="Value #B", title="Started", unit="dateTimeFromNow", width=130),
                 Column(field="Value #C", title="Series", width=90),
