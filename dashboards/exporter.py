@@ -7,6 +7,7 @@ from dashboards.panels import LEGEND, Column, Own, instant, listed, over_time, p
 from dashboards.words import (
     ANY_IS_BAD,
     BAD,
+    ERROR,
     GOOD,
     LAG,
     NOTICE,
@@ -179,7 +180,7 @@ FRESHNESS = Row(
             overrides=[
                 override("success", color=fixed(GOOD)),
                 override("partial", color=fixed(WARNING)),
-                override("error", color=fixed(BAD)),
+                override("error", color=fixed(ERROR)),
                 override("skipped", color=fixed(QUIET)),
             ],
         ),

@@ -103,5 +103,5 @@ class Jobs(msgspec.Struct, frozen=True):
         return f"max by ({', '.join((JOB, *labels))}) (increase({self.series(metric, more)}[{window}]))"
 
     def recorded(self, name: str) -> str:
-        """A series of the recording rules."""
-        return self.series(f"source_project_job_name:{name}")
+        """A series of the recording rules, one a job."""
+        return self.each(f"source_project_job_name:{name}")

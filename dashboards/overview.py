@@ -56,7 +56,7 @@ TOO_OLD = f"({JOBS.age} - on ({JOB}) {JOBS.freshness}) > 0"
 FRESHNESS_USED = f"{JOBS.age} / on ({JOB}) {JOBS.freshness}"
 BUDGET_USED = f"{JOBS.running_for} / on ({JOB}) {JOBS.budget}"
 USUAL_BUDGET_USED = f"{JOBS.recorded('jobrun_run_duration_seconds:p95_7d')} / on ({JOB}) {JOBS.budget}"
-ERRORS_USED = f"max by ({JOB}) ({JOBS.recorded('jobrun_runs:error_budget_burn_30d')})"
+ERRORS_USED = JOBS.recorded("jobrun_runs:error_budget_burn_30d")
 RATE_LIMIT_LEFT = (
     f"{of_source('jobrun_source_rate_limit_remaining_requests')}"
     f" / {of_source('jobrun_source_rate_limit_limit_requests')}"
@@ -267,7 +267,7 @@ ALL_JOBS = Row(
             listed(f"1000 * {JOBS.each('jobrun_last_success_timestamp_seconds')}"),
             listed(JOBS.each("jobrun_last_run_duration_seconds")),
             listed(f"1000 * {JOBS.each('jobrun_job_next_run_expected_timestamp_seconds')}"),
-            listed(f"max by ({JOB}) ({JOBS.recorded('jobrun_runs:success_ratio_30d')})"),
+            listed(JOBS.recorded("jobrun_runs:success_ratio_30d")),
             size=(24, 13),
             unit="short",
             options={"sortBy": [{"displayName": "Streak", "desc": True}]},
@@ -349,7 +349,7 @@ HISTORY = Row(
             "The ten jobs with the smallest share of runs that succeeded; needs the recording rules. "
             "Cancelled and skipped runs count neither way.",
             instant(
-                f"sort(bottomk(10, max by ({JOB}) ({JOBS.recorded('jobrun_runs:success_ratio_30d')})))",
+                f"sort(bottomk(10, {JOBS.recorded('jobrun_runs:success_ratio_30d')}))",
                 "{{job_name}} ({{source}})",
             ),
             size=(12, 8),

@@ -10,7 +10,7 @@ import msgspec
 
 from dashboards.model import Json
 
-GOOD, NOTICE, WARNING, BAD = "green", "blue", "orange", "red"
+GOOD, NOTICE, WARNING, BAD, ERROR = "green", "blue", "orange", "red", "dark-red"
 QUIET: Final = "#8e9199"
 """Grey that reads on both themes: cancelled, skipped, nothing to say."""
 
@@ -29,7 +29,7 @@ RESULTS: Final = (
     Word("cancellation", 3, QUIET),
     Word("unknown", 4, "purple"),
     Word("timeout", 5, "dark-orange"),
-    Word("error", 6, "dark-red"),
+    Word("error", 6, ERROR),
     Word("failure", 7, BAD),
 )
 STATES: Final = (Word("pending", 11, "yellow"), Word("executing", 12, NOTICE))

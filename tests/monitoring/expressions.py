@@ -107,7 +107,7 @@ class Inference:
     def _matched(self, node: promql.BinaryExpr, left: Labels, right: Labels) -> Labels:
         matching = node.modifier.matching if node.modifier else None
         if matching is None:
-            if left != right:
+            if left != right and str(node.op) != "or":
                 raise UnknownNameError(f"sides with labels {sorted(left)} and {sorted(right)} never match: {node}")
             return left
         named = frozenset(matching.labels)
