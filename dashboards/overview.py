@@ -4,7 +4,7 @@ from typing import Final, Unpack
 
 from dashboards.jobs import GRACE, JOB, Jobs
 from dashboards.model import Dashboard, Json, Panel, Row, datasource_variable, label_variable
-from dashboards.panels import Column, Own, instant, listed, over_time, panel
+from dashboards.panels import Column, Own, instant, link, listed, over_time, panel
 from dashboards.words import (
     ANY_IS_BAD,
     BAD,
@@ -35,6 +35,7 @@ JOB_PAGE = (
     "&var-job_name=${__data.fields.job_name:percentencode}"
 )
 TO_JOB = ("Open the job", JOB_PAGE)
+TO_EXPORTER = link("Open the exporter", "/d/jobrun-exporter?var-datasource=${datasource}")
 TO_RUN = ("Open the run", "${__data.fields.run_url:raw}")
 WATCHED: Final = steps(GOOD, (1, WARNING))
 COUNTED_AHEAD: Final = steps(NOTICE)
@@ -99,7 +100,7 @@ def nearly(expression: str) -> str:
 
 NOTHING: Final[Json] = {"noValue": "-"}
 WHO = (
-    Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 140}),
+    Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 135}),
     Column(field="project", title="Project", width=125),
     Column(field="source", title="Source", width=90),
 )
@@ -166,6 +167,7 @@ WRONG_NOW = Row(
             "Sources down",
             "Sources whose last poll could not read everything that their credential may read.",
             f"count({of_source('jobrun_source_up')} == 0) or 0 * count({of_source('jobrun_source_up')})",
+            defaults={"links": [TO_EXPORTER]},
         ),
         number(
             "Behind by",
@@ -174,7 +176,7 @@ WRONG_NOW = Row(
             f"max(time() - {of_source('jobrun_source_watermark_timestamp_seconds')})",
             unit="s",
             thresholds=LAG,
-            defaults={"decimals": 0},
+            defaults={"decimals": 0, "links": [TO_EXPORTER]},
         ),
     ),
 )
@@ -290,10 +292,10 @@ ALL_JOBS = Row(
                     thresholds=steps("text", (1, NOTICE)),
                     mappings=[text_of((0, "-", "text"))],
                 ),
-                Column(field="Value #E", title="Last end", unit="dateTimeFromNow", width=128),
-                Column(field="Value #F", title="Last success", unit="dateTimeFromNow", width=128),
+                Column(field="Value #E", title="Last end", unit="dateTimeFromNow", width=136),
+                Column(field="Value #F", title="Last success", unit="dateTimeFromNow", width=136),
                 Column(field="Value #G", title="Took", unit="s", width=75, defaults={"decimals": 1}),
-                Column(field="Value #H", title="Next expected", unit="dateTimeFromNow", width=128),
+                Column(field="Value #H", title="Next expected", unit="dateTimeFromNow", width=136),
                 Column(
                     field="Value #I",
                     title="30 days",
@@ -303,7 +305,7 @@ ALL_JOBS = Row(
                     thresholds=steps(BAD, (0.9, WARNING), (0.99, GOOD)),
                     defaults={"decimals": 1},
                 ),
-                Column(field="team", title="Team", width=100),
+                Column(field="team", title="Team", width=95),
             ),
         ),
     ),

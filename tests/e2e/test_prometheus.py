@@ -23,9 +23,9 @@ PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFa
 
 
 class Prometheus:
-    """A server that scrapes one port twice a second, with some features switched on."""
+    """A server that scrapes one port twice a second, with some features switched on, and with a file of rules or none."""
 
-    def __init__(self, folder: Path, target: int, features: str) -> None:
+    def __init__(self, folder: Path, target: int, features: str, rules: Path | None = None) -> None:
         folder.mkdir()
         self.port = free_port()
         scrape = {
@@ -34,7 +34,8 @@ class Prometheus:
             "scrape_timeout": "500ms",
             "static_configs": [{"targets": [f"{HOST}:{target}"]}],
         }
-        (folder / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [scrape]}))
+        settings = {"scrape_configs": [scrape], "rule_files": [str(rules)] if rules else []}
+        (folder / "prometheus.yml").write_text(yaml.safe_dump(settings))
         with (folder / "log").open("w") as log:
             self._process = subprocess.Popen(
                 [
