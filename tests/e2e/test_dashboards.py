@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.e2e.processes import Command, eventually
-from tests.e2e.test_prometheus import Prometheus
+from tests.e2e.prometheus import Prometheus
 from tests.monitoring.dashboards import JSONS, expressions, filled, panels
 
 pytestmark = pytest.mark.e2e

@@ -45,26 +45,24 @@ class Inference:
         self._series = series
 
     def labels(self, expression: str) -> Labels:
-        """The labels that the expression's result may have. Raises UnknownNameError; ValueError if it does not parse."""
+        """The labels that its result may have. Raises UnknownNameError, and ValueError if it does not parse."""
         return self._of(promql.parse(expression)) or frozenset()
 
     def _of(self, node: promql.Expr) -> Labels | None:
         """The labels of a vector; None for a scalar."""
         match node:
-            case promql.VectorSelector():
-                return self._of_selector(node)
-            case promql.MatrixSelector():
-                return self._of_selector(node.vector_selector)
             case promql.ParenExpr() | promql.UnaryExpr() | promql.SubqueryExpr():
                 return self._of(node.expr)
-            case promql.AggregateExpr():
-                return self._of_aggregate(node)
-            case promql.BinaryExpr():
-                return self._of_binary(node)
-            case promql.Call():
-                return self._of_call(node)
-            case _:
-                return None
+            case promql.MatrixSelector():
+                return self._of_selector(node.vector_selector)
+        known = {
+            promql.VectorSelector: self._of_selector,
+            promql.AggregateExpr: self._of_aggregate,
+            promql.BinaryExpr: self._of_binary,
+            promql.Call: self._of_call,
+        }
+        kind = type(node)
+        return known[kind](node) if kind in known else None
 
     def _of_selector(self, node: promql.VectorSelector) -> Labels:
         if node.name not in self._series:
@@ -123,10 +121,10 @@ class Inference:
             case "histogram_quantile":
                 must_be_in(labels or frozenset(), {"le"}, node)
                 return (labels or frozenset()) - {"le"}
-            case "absent":
-                return frozenset()
             case "label_replace" | "label_join":
                 return (labels or frozenset()) | {node.args[1].val}
+            case "absent":
+                return frozenset()
             case _:
                 return labels
 
