@@ -55,7 +55,8 @@ def demo(listen: Address, speed: float) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobrun-exporter-demo-")))
         simulators = [stack.enter_context(kind.demo(speed=speed)) for kind in SIMULATORS.values()]
         settings = yaml.safe_load(DEMO)
-        settings["web"] = {"external_url": f"http://{Address(listen.host or 'localhost', listen.port)}"}
+        if listen.port:
+            settings["web"] = {"external_url": f"http://{Address(listen.host or 'localhost', listen.port)}"}
         settings["state"] = {"path": str(folder / "state.db")}
         settings["sources"] = [
             {**simulator.source_config(), "poll_interval": "5s", "settle": "5s", "requests_per_minute": 600}

@@ -14,7 +14,7 @@ from tests.e2e.processes import HOST, eventually, free_port, needed
 
 
 class Prometheus:
-    """A server that scrapes one port twice a second, with some features switched on, and with a file of rules or none."""
+    """A server that scrapes one port twice a second, with some features switched on and maybe with rules."""
 
     def __init__(self, folder: Path, target: int, features: str, rules: Path | None = None) -> None:
         folder.mkdir(exist_ok=True)

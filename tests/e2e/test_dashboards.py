@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dashboards.overview import NEARLY
 from tests.e2e.processes import Command, eventually
 from tests.e2e.prometheus import Prometheus
 from tests.monitoring.dashboards import JSONS, expressions, filled, panels
@@ -19,6 +20,8 @@ RARE = {
     "jobrun_exporter_series_overflow_total": "there is room for all series",
 }
 """Series that are there only once something is not as it should be, and what is true in the demo instead."""
+NEVER = {"jobrun-exporter-Endpoints in this time-B": "no request is refused"}
+"""Expressions that give nothing while all is well, and why."""
 
 JOBS = [
     {"source": source, "project": "com.acme-prod1", "job_name": name}
@@ -26,6 +29,8 @@ JOBS = [
     for name in ("attribution", "sessions-incremental", "marketing-costs", "mobile-model")
 ]
 """What the variables of a page about one job stand for; no job of the demo has everything."""
+USUAL = 'source_project_job_name:jobrun_run_duration_seconds:p95_7d{job_name="sessions-incremental"}'
+"""What takes longest to be recorded: five successes."""
 EVERYTHING = dict.fromkeys(("source", "project", "job_name", "instance"), ".*")
 
 
@@ -48,9 +53,6 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         demo.end()
 
 
-USUAL = 'source_project_job_name:jobrun_run_duration_seconds:p95_7d{job_name="mobile-model"}'
-
-
 def quick_rules(folder: Path) -> Path:
     """The rules that record, evaluated each second."""
     groups = yaml.safe_load(RULES.read_text())["groups"]
@@ -68,7 +70,11 @@ def answers(prometheus: Prometheus, expression: str) -> bool:
 
 
 def test_every_expression_gives_data(prometheus: Prometheus) -> None:
-    asked = [(place, each) for place, each in expressions(JSONS) if not any(name in each for name in RARE)]
+    asked = [
+        (place, each.replace(f">= {NEARLY}", ">= 0"))  # whether something is near a limit is a matter of luck
+        for place, each in expressions(JSONS)
+        if place not in NEVER and not any(name in each for name in RARE)
+    ]
     assert len(asked) > 80
     empty = eventually(lambda: [place for place, each in asked if not answers(prometheus, each)], lambda rest: not rest)
     assert empty == []
