@@ -63,7 +63,7 @@ def test_a_daemon_is_ready_only_when_every_source_was_polled(
         assert not any("READY" in message or "WATCHDOG" in message for message in starting)
 
     assert not any("WATCHDOG" in message for message in supervisor.until("READY"))
-    assert {"STATUS": "polling 2 sources; failing: slow"} in supervisor.until("WATCHDOG")
+    assert {"STATUS": "polling quick, slow; failing: slow"} in supervisor.until("WATCHDOG")
 
 
 def test_a_reload_and_the_end_are_told(
