@@ -6,6 +6,7 @@ from dashboards.jobs import GRACE, JOB, Jobs
 from dashboards.model import Dashboard, Json, Panel, Row, datasource_variable, label_variable
 from dashboards.panels import Column, Own, instant, link, listed, over_time, panel
 from dashboards.words import (
+    ANY_IS_A_WARNING,
     ANY_IS_BAD,
     BAD,
     GOOD,
@@ -16,7 +17,9 @@ from dashboards.words import (
     SHARE_USED,
     STATES,
     STREAKS,
+    SUCCESS_RATIO,
     WARNING,
+    known,
     named,
     painted,
     steps,
@@ -37,9 +40,8 @@ JOB_PAGE = (
 TO_JOB = ("Open the job", JOB_PAGE)
 TO_EXPORTER = link("Open the exporter", "/d/jobrun-exporter?var-datasource=${datasource}")
 TO_RUN = ("Open the run", "${__data.fields.run_url:raw}")
-WATCHED: Final = steps(GOOD, (1, WARNING))
-COUNTED_AHEAD: Final = steps(NOTICE)
-CREDENTIAL: Final = steps(BAD, (300, WARNING), (3600, GOOD))
+COUNTED_AHEAD: Final = known(NOTICE)
+CREDENTIAL: Final = known(BAD, (300, WARNING), (3600, GOOD))
 
 
 def of_source(metric: str) -> str:
@@ -195,7 +197,7 @@ ABOUT_TO_BE = Row(
             "Nearly too old",
             "Jobs whose last success has reached four fifths of the age that their freshness objective allows.",
             nearly(FRESHNESS_USED),
-            thresholds=WATCHED,
+            thresholds=ANY_IS_A_WARNING,
         ),
         panel(
             "table",
@@ -225,14 +227,14 @@ ABOUT_TO_BE = Row(
             "Near their budget",
             "Jobs with a run that has used four fifths of its duration budget and goes on.",
             nearly(BUDGET_USED),
-            thresholds=WATCHED,
+            thresholds=ANY_IS_A_WARNING,
         ),
         number(
             "Errors near budget",
             "Jobs that have used four fifths of their error budget, 1 % of the runs of 30 days. "
             "Needs the recording rules.",
             nearly(ERRORS_USED),
-            thresholds=WATCHED,
+            thresholds=ANY_IS_A_WARNING,
         ),
         number(
             "Credential ends in",
@@ -252,7 +254,6 @@ ABOUT_TO_BE = Row(
         ),
     ),
 )
-STREAK = steps("text", (1, WARNING), (3, BAD))
 ALL_JOBS = Row(
     title="Jobs",
     panels=(
@@ -283,7 +284,13 @@ ALL_JOBS = Row(
                     thresholds=steps("transparent"),
                 ),
                 *WHO,
-                Column(field="Value #C", title="Streak", width=70, cell="color-text", thresholds=STREAK),
+                Column(
+                    field="Value #C",
+                    title="Streak",
+                    width=70,
+                    cell="color-text",
+                    thresholds=steps("text", (1, WARNING), (3, BAD)),
+                ),
                 Column(
                     field="Value #D",
                     title="Running",
@@ -302,7 +309,7 @@ ALL_JOBS = Row(
                     unit="percentunit",
                     width=80,
                     cell="color-text",
-                    thresholds=steps(BAD, (0.9, WARNING), (0.99, GOOD)),
+                    thresholds=SUCCESS_RATIO,
                     defaults={"decimals": 1},
                 ),
                 Column(field="team", title="Team", width=95),
@@ -356,7 +363,7 @@ HISTORY = Row(
             ),
             size=(12, 8),
             unit="percentunit",
-            thresholds=steps(BAD, (0.9, WARNING), (0.99, GOOD)),
+            thresholds=SUCCESS_RATIO,
             defaults={"max": 1, "decimals": 1},
         ),
     ),

@@ -6,7 +6,7 @@ from typing import Final, TypedDict, Unpack
 import msgspec
 
 from dashboards.model import Json, Panel, Query
-from dashboards.words import NEUTRAL
+from dashboards.words import NEUTRAL, UNKNOWN
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -86,7 +86,7 @@ CELL: Final[Json] = {"align": "auto", "cellOptions": {"type": "auto"}, "inspect"
 CELLS: Final = {"gauge": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}}
 
 LOOKS: Final = {
-    "stat": Look("stat", STAT, {}, BY_THRESHOLD),
+    "stat": Look("stat", STAT, {}, {**BY_THRESHOLD, "thresholds": UNKNOWN}),
     "lines": Look("timeseries", {"legend": LEGEND, "tooltip": TOOLTIP}, LINE, BY_SERIES),
     "bars": Look("timeseries", {"legend": LEGEND, "tooltip": TOOLTIP}, BAR, {**BY_SERIES, "decimals": 0}),
     "gauges": Look("bargauge", GAUGE, {}, {**BY_THRESHOLD, "min": 0}),
