@@ -344,7 +344,6 @@ STEPS = Row(
                 total("jobrun_step_root_failures_total", "$__rate_interval", "step_name", kept="step_name"),
                 "{{step_name}}",
             ),
-            defaults={"color": REDS},
             size=(10, 9),
             interval="2m",
             points=60,

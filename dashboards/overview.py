@@ -41,6 +41,7 @@ TO_JOB = ("Open the job", JOB_PAGE)
 TO_EXPORTER = link("Open the exporter", "/d/jobrun-exporter?var-datasource=${datasource}")
 TO_RUN = ("Open the run", "${__data.fields.run_url:raw}")
 COUNTED_AHEAD: Final = known(NOTICE)
+IN_A_ROW: Final = steps("text", (1, WARNING), (3, BAD))
 CREDENTIAL: Final = known(BAD, (300, WARNING), (3600, GOOD))
 
 
@@ -103,7 +104,7 @@ def nearly(expression: str) -> str:
 NOTHING: Final[Json] = {"noValue": "-"}
 WHO = (
     Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 135}),
-    Column(field="project", title="Project", width=125),
+    Column(field="project", title="Project", defaults={"custom.minWidth": 125}),
     Column(field="source", title="Source", width=90),
 )
 WRONG_NOW = Row(

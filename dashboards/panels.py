@@ -52,7 +52,7 @@ BAR: Final[Json] = {
     "stacking": {"mode": "normal", "group": "A"},
 }
 GAUGE: Final[Json] = {
-    "displayMode": "gradient",
+    "displayMode": "basic",
     "orientation": "horizontal",
     "reduceOptions": LAST,
     "showUnfilled": True,
@@ -132,6 +132,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
             "mappings": list(self.mappings) or None,
             "links": [link(*self.link)] if self.link else None,
             "custom.hideFrom": None if self.title else {"viz": True},
+            "custom.hidden": None if self.title else True,  # the same, before Grafana 12.2
             **self.defaults,
         }
         properties = [{"id": name, "value": value} for name, value in values.items() if value is not None]
