@@ -12,10 +12,12 @@ from dashboards.words import (
     LAG,
     NOTICE,
     QUIET,
+    REDS,
     SHARE_LEFT,
     SHARE_USED,
     WARNING,
     fixed,
+    known,
     override,
     steps,
     text_of,
@@ -118,7 +120,7 @@ GLANCE = Row(
             "Time in which endings were never read in the last day, because the API no longer shows them.",
             f"max({rise('jobrun_source_unobserved_seconds_total', DAY)})",
             unit="s",
-            thresholds=steps(GOOD, (0.5, BAD)),
+            thresholds=known(GOOD, (0.5, BAD)),
             defaults={"decimals": 0},
         ),
         number(
@@ -175,7 +177,7 @@ FRESHNESS = Row(
             "Partial: what could be read was counted. Skipped: the poll before was still going on.",
             over_time(f"sum by (outcome) (round({rise(POLLS, ASKED, 'outcome')}))", "{{outcome}}"),
             size=(12, 8),
-            interval="1m",
+            interval="2m",
             points=96,
             overrides=[
                 override("success", color=fixed(GOOD)),
@@ -249,7 +251,7 @@ COVERAGE = Row(
                 "{{disposition}}",
             ),
             size=(12, 8),
-            interval="1m",
+            interval="2m",
             points=96,
             overrides=[
                 override("new", color=fixed(NOTICE)),
@@ -310,7 +312,7 @@ API = Row(
             over_time(quantile(0.95, REQUEST_DURATION, "endpoint", kept="source"), "{{source}}"),
             size=(8, 8),
             unit="s",
-            interval="1m",
+            interval="2m",
             custom={"fillOpacity": 0},
         ),
         panel(
@@ -322,7 +324,7 @@ API = Row(
                 "{{code}}",
             ),
             size=(8, 8),
-            interval="1m",
+            interval="2m",
             points=60,
             overrides=[
                 by_pattern("2..", GOOD),
@@ -340,8 +342,10 @@ API = Row(
                 f' or label_replace(0 * count({of_source("jobrun_source_up")}), "reason", "none", "", "")',
                 "{{reason}}",
             ),
+            defaults={"color": REDS},
+            overrides=[override("none", color=fixed(GOOD))],
             size=(8, 8),
-            interval="1m",
+            interval="2m",
             points=60,
         ),
         panel(
@@ -372,7 +376,7 @@ API = Row(
             "Requests that were repeated after an error of the network or of the API.",
             over_time(f"round({rise('jobrun_source_api_retries_total', ASKED)})", "{{source}}"),
             size=(8, 8),
-            interval="1m",
+            interval="2m",
             points=60,
         ),
         panel(

@@ -11,12 +11,16 @@ from dashboards.words import (
     FAILED,
     GOOD,
     LATE,
+    NEUTRAL,
     NOTICE,
     ON_TIME,
     QUIET,
+    REDS,
     RESULTS,
     SHARE_USED,
     STATES,
+    STREAK,
+    SUCCESS_RATIO,
     WARNING,
     Word,
     coded,
@@ -31,7 +35,6 @@ JOBS = Jobs('source="$source", project="$project", job_name="$job_name"')
 TO_RUN = ("Open the run", "${__data.fields.run_url:raw}")
 TO_JOB = ("Open the job in its system", "${__data.fields.url:raw}")
 NOT_TOLD: Final[Json] = {"noValue": "not told"}
-RATIO: Final = steps(BAD, (0.9, WARNING), (0.99, GOOD))
 BUDGET_COLOUR: Final = "#c9a0ff"
 
 
@@ -105,7 +108,7 @@ NOW = Row(
             "Failed runs since the last success. Cancelled, skipped and unknown ones change nothing.",
             instant(one("jobrun_consecutive_failures")),
             size=(3, 3),
-            thresholds=steps(GOOD, (1, WARNING), (3, BAD)),
+            thresholds=STREAK,
         ),
         panel(
             "stat",
@@ -124,6 +127,7 @@ NOW = Row(
             size=(3, 3),
             unit="dateTimeFromNow",
             defaults={"noValue": "not known"},
+            thresholds=NEUTRAL,
             options={"colorMode": "value"},
         ),
         panel(
@@ -135,6 +139,7 @@ NOW = Row(
             unit="s",
             mappings=[text_of((0, "not running", "text"))],
             defaults={"decimals": 1},
+            thresholds=NEUTRAL,
             options={"colorMode": "value"},
         ),
         panel(
@@ -145,6 +150,7 @@ NOW = Row(
             size=(3, 3),
             unit="s",
             defaults={"decimals": 1, **NOT_TOLD},
+            thresholds=NEUTRAL,
             options={"colorMode": "value"},
         ),
         panel(
@@ -155,6 +161,7 @@ NOW = Row(
             size=(3, 3),
             unit="dateTimeFromNow",
             defaults={"noValue": "never seen"},
+            thresholds=NEUTRAL,
             options={"colorMode": "value"},
         ),
         panel(
@@ -164,7 +171,7 @@ NOW = Row(
             instant(recorded("jobrun_runs:success_ratio_30d")),
             size=(3, 3),
             unit="percentunit",
-            thresholds=RATIO,
+            thresholds=SUCCESS_RATIO,
             defaults={"decimals": 1},
         ),
         panel(
@@ -380,7 +387,7 @@ REST = Row(
             size=(8, 8),
             interval="2m",
             points=60,
-            defaults=NOT_TOLD,
+            defaults={**NOT_TOLD, "color": REDS},
         ),
     ),
 )

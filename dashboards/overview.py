@@ -6,6 +6,7 @@ from dashboards.jobs import GRACE, JOB, Jobs
 from dashboards.model import Dashboard, Json, Panel, Row, datasource_variable, label_variable
 from dashboards.panels import Column, Own, instant, link, listed, over_time, panel
 from dashboards.words import (
+    ANY_IS_A_WARNING,
     ANY_IS_BAD,
     BAD,
     GOOD,
@@ -16,7 +17,9 @@ from dashboards.words import (
     SHARE_USED,
     STATES,
     STREAKS,
+    SUCCESS_RATIO,
     WARNING,
+    known,
     named,
     painted,
     steps,
@@ -37,9 +40,9 @@ JOB_PAGE = (
 TO_JOB = ("Open the job", JOB_PAGE)
 TO_EXPORTER = link("Open the exporter", "/d/jobrun-exporter?var-datasource=${datasource}")
 TO_RUN = ("Open the run", "${__data.fields.run_url:raw}")
-WATCHED: Final = steps(GOOD, (1, WARNING))
-COUNTED_AHEAD: Final = steps(NOTICE)
-CREDENTIAL: Final = steps(BAD, (300, WARNING), (3600, GOOD))
+COUNTED_AHEAD: Final = known(NOTICE)
+IN_A_ROW: Final = steps("text", (1, WARNING), (3, BAD))
+CREDENTIAL: Final = known(BAD, (300, WARNING), (3600, GOOD))
 
 
 def of_source(metric: str) -> str:
@@ -101,7 +104,7 @@ def nearly(expression: str) -> str:
 NOTHING: Final[Json] = {"noValue": "-"}
 WHO = (
     Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 135}),
-    Column(field="project", title="Project", width=125),
+    Column(field="project", title="Project", defaults={"custom.minWidth": 125}),
     Column(field="source", title="Source", width=90),
 )
 WRONG_NOW = Row(
@@ -195,7 +198,7 @@ ABOUT_TO_BE = Row(
             "Nearly too old",
             "Jobs whose last success has reached four fifths of the age that their freshness objective allows.",
             nearly(FRESHNESS_USED),
-            thresholds=WATCHED,
+            thresholds=ANY_IS_A_WARNING,
         ),
         panel(
             "table",
@@ -225,14 +228,14 @@ ABOUT_TO_BE = Row(
             "Near their budget",
             "Jobs with a run that has used four fifths of its duration budget and goes on.",
             nearly(BUDGET_USED),
-            thresholds=WATCHED,
+            thresholds=ANY_IS_A_WARNING,
         ),
         number(
             "Errors near budget",
             "Jobs that have used four fifths of their error budget, 1 % of the runs of 30 days. "
             "Needs the recording rules.",
             nearly(ERRORS_USED),
-            thresholds=WATCHED,
+            thresholds=ANY_IS_A_WARNING,
         ),
         number(
             "Credential ends in",
@@ -252,7 +255,6 @@ ABOUT_TO_BE = Row(
         ),
     ),
 )
-STREAK = steps("text", (1, WARNING), (3, BAD))
 ALL_JOBS = Row(
     title="Jobs",
     panels=(
@@ -283,7 +285,13 @@ ALL_JOBS = Row(
                     thresholds=steps("transparent"),
                 ),
                 *WHO,
-                Column(field="Value #C", title="Streak", width=70, cell="color-text", thresholds=STREAK),
+                Column(
+                    field="Value #C",
+                    title="Streak",
+                    width=70,
+                    cell="color-text",
+                    thresholds=steps("text", (1, WARNING), (3, BAD)),
+                ),
                 Column(
                     field="Value #D",
                     title="Running",
@@ -302,7 +310,7 @@ ALL_JOBS = Row(
                     unit="percentunit",
                     width=80,
                     cell="color-text",
-                    thresholds=steps(BAD, (0.9, WARNING), (0.99, GOOD)),
+                    thresholds=SUCCESS_RATIO,
                     defaults={"decimals": 1},
                 ),
                 Column(field="team", title="Team", width=95),
@@ -356,7 +364,7 @@ HISTORY = Row(
             ),
             size=(12, 8),
             unit="percentunit",
-            thresholds=steps(BAD, (0.9, WARNING), (0.99, GOOD)),
+            thresholds=SUCCESS_RATIO,
             defaults={"max": 1, "decimals": 1},
         ),
     ),

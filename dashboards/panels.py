@@ -6,7 +6,7 @@ from typing import Final, TypedDict, Unpack
 import msgspec
 
 from dashboards.model import Json, Panel, Query
-from dashboards.words import NEUTRAL
+from dashboards.words import NEUTRAL, UNKNOWN
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ BAR: Final[Json] = {
     "stacking": {"mode": "normal", "group": "A"},
 }
 GAUGE: Final[Json] = {
-    "displayMode": "gradient",
+    "displayMode": "basic",
     "orientation": "horizontal",
     "reduceOptions": LAST,
     "showUnfilled": True,
@@ -86,7 +86,7 @@ CELL: Final[Json] = {"align": "auto", "cellOptions": {"type": "auto"}, "inspect"
 CELLS: Final = {"gauge": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}}
 
 LOOKS: Final = {
-    "stat": Look("stat", STAT, {}, BY_THRESHOLD),
+    "stat": Look("stat", STAT, {}, {**BY_THRESHOLD, "thresholds": UNKNOWN}),
     "lines": Look("timeseries", {"legend": LEGEND, "tooltip": TOOLTIP}, LINE, BY_SERIES),
     "bars": Look("timeseries", {"legend": LEGEND, "tooltip": TOOLTIP}, BAR, {**BY_SERIES, "decimals": 0}),
     "gauges": Look("bargauge", GAUGE, {}, {**BY_THRESHOLD, "min": 0}),
@@ -132,6 +132,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
             "mappings": list(self.mappings) or None,
             "links": [link(*self.link)] if self.link else None,
             "custom.hideFrom": None if self.title else {"viz": True},
+            "custom.hidden": None if self.title else True,  # the same, before Grafana 12.2
             **self.defaults,
         }
         properties = [{"id": name, "value": value} for name, value in values.items() if value is not None]

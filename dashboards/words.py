@@ -89,11 +89,21 @@ def steps(first: str, *rest: tuple[float, str]) -> Json:
     return {"mode": "absolute", "steps": all_steps + [{"color": colour, "value": value} for value, colour in rest]}
 
 
+def known(first: str, *rest: tuple[float, str]) -> Json:
+    """Thresholds of what may be unknown: grey then, for nothing known must never look like all well."""
+    return steps(QUIET, (-1e9, first), *rest)
+
+
 NEUTRAL: Final = steps("text")
-ANY_IS_BAD: Final = steps(GOOD, (1, BAD))
-ANY_IS_A_WARNING: Final = steps(GOOD, (1, WARNING))
-SHARE_USED: Final = steps(GOOD, (0.8, WARNING), (1, BAD))
+UNKNOWN: Final = steps(QUIET)
+ANY_IS_BAD: Final = known(GOOD, (1, BAD))
+ANY_IS_A_WARNING: Final = known(GOOD, (1, WARNING))
+STREAK: Final = known(GOOD, (1, WARNING), (3, BAD))
+SUCCESS_RATIO: Final = known(BAD, (0.9, WARNING), (0.99, GOOD))
+SHARE_USED: Final = known(GOOD, (0.8, WARNING), (1, BAD))
 """Of an objective or a budget: a warning from four fifths on."""
-SHARE_LEFT: Final = steps(BAD, (0.1, WARNING), (0.25, GOOD))
-LAG: Final = steps(GOOD, (300, WARNING), (900, BAD))
+SHARE_LEFT: Final = known(BAD, (0.1, WARNING), (0.25, GOOD))
+LAG: Final = known(GOOD, (300, WARNING), (900, BAD))
 """Seconds that counting is behind: the alert on a stale source comes at a quarter of an hour."""
+REDS: Final[Json] = {"mode": "shades", "fixedColor": BAD}
+"""For series that are all bad news, and have no colours of their own."""

@@ -13,7 +13,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanaDashboard
 
 from dashboards.__main__ import DASHBOARDS, text, write
-from dashboards.words import RESULTS, STATES
+from dashboards.words import QUIET, RESULTS, STATES
 from exporter.model import Result, State
 from tests.monitoring.dashboards import FILES, FOLDER, JSONS, expressions, filled, panels
 from tests.monitoring.expressions import TARGET, Inference, series_labels
@@ -217,6 +217,12 @@ def test_a_word_has_the_same_colour_everywhere():
                     if each["id"] == "color" and override["matcher"]["options"] in colours:
                         colours[override["matcher"]["options"]].add(each["value"]["fixedColor"])
     assert {word: len(seen) for word, seen in colours.items() if len(seen) > 1} == {}
+
+
+@each_panel
+def test_a_number_that_is_not_known_is_never_green(panel):
+    if panel["type"] == "stat":
+        assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["color"] in {QUIET, "text"}
 
 
 def test_links_lead_to_dashboards_that_are_there_with_variables_that_they_have():
