@@ -268,6 +268,21 @@ class Store:
         query = f'SELECT min("end") FROM runs WHERE job = ? AND "end" >= ? {stretches}'  # noqa: S608  # constants
         return [end for (end,) in self._all(query, job, since, grain)]
 
+    def moments(self, source: str) -> Iterator[tuple[float, int, str]]:
+        """All that happened to a source's runs, in order: the instant, 0 created, 1 started or 2 ended, and the run."""
+        wanted = "FROM runs WHERE source = ?1 AND"
+        query = (
+            f"SELECT created AS instant, 0 AS what, run_id {wanted} created < start UNION ALL "  # constants
+            f"SELECT start, 1, run_id {wanted} start IS NOT NULL UNION ALL "
+            f'SELECT "end", 2, run_id {wanted} "end" IS NOT NULL AND result IS NOT NULL ORDER BY instant, what'
+        )
+        with self._explained():
+            yield from self._db.execute(query, (self._sources.get(source),))
+
+    def baseline_runs(self, source: str) -> list[StoredRun]:
+        """The runs of a source that had ended before they could count."""
+        return self._select(f"WHERE source = ? AND mark = {Mark.BASELINE}", self._sources.get(source))
+
     def prune(self, source: str, before: float) -> list[int]:
         """Forgets runs that ended before an instant; returns the job of each. To be called in a transaction.
 

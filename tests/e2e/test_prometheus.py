@@ -1,81 +1,21 @@
 """A real Prometheus scrapes a real daemon, which is killed and restarted meanwhile."""
 
-import itertools
-import json
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlencode
 
 import pytest
-import yaml
 
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.living import LivingWorld, baseline, config, truth
-from tests.e2e.pages import COUNTED, Series, counted, fetch, page, value
-from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed
+from tests.e2e.pages import counted, fetch, page, value
+from tests.e2e.processes import Daemon, eventually, free_port, needed
+from tests.e2e.prometheus import Prometheus
 
 pytestmark = pytest.mark.e2e
 
 PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
-
-
-class Prometheus:
-    """A server that scrapes one port twice a second, with some features switched on."""
-
-    def __init__(self, folder: Path, target: int, features: str) -> None:
-        folder.mkdir()
-        self.port = free_port()
-        scrape = {
-            "job_name": "jobruns",
-            "scrape_interval": "500ms",
-            "scrape_timeout": "500ms",
-            "static_configs": [{"targets": [f"{HOST}:{target}"]}],
-        }
-        (folder / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [scrape]}))
-        with (folder / "log").open("w") as log:
-            self._process = subprocess.Popen(
-                [
-                    needed("prometheus"),
-                    f"--config.file={folder / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={folder / 'data'}",
-                    f"--web.listen-address={HOST}:{self.port}",
-                    f"--enable-feature={features}",
-                ],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def ready(self) -> bool:
-        def look() -> bool:
-            try:
-                return fetch(self.port, "/-/ready")[0] == 200
-            except OSError:
-                return False
-
-        return eventually(look)
-
-    def ask(self, path: str, **parameters: object) -> list[dict]:
-        status, _, body = fetch(self.port, f"/api/v1/{path}?{urlencode(parameters)}")
-        assert status == 200, body
-        data = json.loads(body)["data"]
-        return data["result"] if isinstance(data, dict) else data
-
-    def rises(self) -> Counter[Series]:
-        """The sums of the positive steps of the raw samples, in the words of `pages.COUNTED`."""
-        sums: Counter[Series] = Counter()
-        for name, labels in COUNTED.items():
-            for series in self.ask("query", query=f"{name}[1h]"):
-                numbers = [float(number) for _, number in series["values"]]
-                steps = [max(0.0, after - before) for before, after in itertools.pairwise(numbers)]
-                sums[name, *(series["metric"][label] for label in labels)] += int(sum(steps))
-        return +sums
-
-    def end(self) -> None:
-        self._process.terminate()
-        self._process.wait(20)
 
 
 @pytest.fixture
