@@ -11,6 +11,7 @@ import yaml
 from exporter.assembly import Outside
 from exporter.backfill import BackfillError, backfill
 from exporter.config import loads
+from exporter.counting import Mark
 from exporter.errors import SourceError, StateError
 from exporter.past import Wanted
 from exporter.samples import REPEAT
@@ -193,3 +194,35 @@ def test_a_second_job_of_a_name_is_called_as_the_state_calls_it(lived, tmp_path)
         ledger.store().put_jobs([msgspec.structs.replace(job, name="job-1 #remembered")])
     _, text, _ = write(lived, tmp_path)
     assert {job for _, job, _ in rises(text)} == {"job-0", "job-1 #remembered"}
+
+
+def test_a_run_that_the_daemon_counts_is_not_the_past_although_it_ended_before(lived, tmp_path):
+    lived.poll()
+    store = lived.ledger.store()
+    row = next(row for row in store.baseline_runs("one") if row.known.run.result == "failure")
+    counted = msgspec.structs.replace(row, known=msgspec.structs.replace(row.known, mark=Mark.COUNTED))
+    with lived.ledger.locked(), store.transaction():
+        store.put_runs("one", [counted])
+    summary, text, _ = write(lived, tmp_path)
+    assert summary.runs == sum(rises(text).values()) == sum(lived.truth(0.0, lived.born).values()) - 1
+
+
+def test_no_sample_lies_in_the_scrapers_future_where_the_apis_clock_is_ahead(lived, tmp_path):
+    lived.local.wrong = -90.0
+    lived.poll()
+    _, text, _ = write(lived, tmp_path)
+    latest = max(instant for samples in series(text).values() for instant, _ in samples)
+    assert latest == pytest.approx(lived.born - 90, abs=2)
+    assert rises(text) == lived.truth(0.0, lived.born)
+
+
+def test_half_of_the_budget_is_used(make, tmp_path):
+    bench = make(requests_per_minute=8)
+    bench.world.run("job-0", start=NOW - HOUR, duration=60.0)
+    bench.poll()
+    bench.clock.advance(10 * MINUTE)
+    bench.simulator.log.clear()
+    begun = bench.clock()
+    write(bench, tmp_path)
+    minutes = (bench.clock() - begun) / MINUTE
+    assert 1 <= sum(bench.simulator.log.counts().values()) <= 4 + 4 * minutes
