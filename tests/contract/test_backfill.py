@@ -82,6 +82,7 @@ def test_all_endings_up_to_the_first_poll_and_no_other_are_written(lived, tmp_pa
 
     assert rises(text) == lived.truth(0.0, lived.born)
     assert summary.runs == sum(lived.truth(0.0, lived.born).values()) == 60
+    assert rises(text, "jobrun_run_duration_seconds_count") == rises(text), "histograms begin at 0 too"
     assert lived.truth() == lived.counted(), "the rest is the daemon's"
     assert text.endswith("# EOF\n")
 

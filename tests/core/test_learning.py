@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.learning import SOONEST
+from exporter.learning import LONGEST, SOONEST
 from exporter.model import Job, Result, State
 from tests.core.book import BASELINE, ended, run
 from tests.core.series import at_times
@@ -105,6 +105,8 @@ def test_what_was_learned_is_forgotten_with_the_runs(shown):
     assert value(shown, NEXT) is not None
     shown.now += 60 * DAY
     shown.read(through=shown.now)
+    assert value(shown, NEXT) is not None
+    shown.now += LONGEST
     shown.ledger.prune(shown.now, 30 * DAY)
     assert value(shown, NEXT) is None
 

@@ -13,7 +13,7 @@ from exporter.simulators.world import SimJob
 from tests.e2e.living import source, truth, written
 from tests.e2e.pages import fetch
 from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed, run_command
-from tests.e2e.prometheus import Prometheus
+from tests.e2e.servers import Prometheus
 from tests.e2e.vendors import vendor
 
 pytestmark = pytest.mark.e2e
@@ -75,7 +75,7 @@ def test_the_rises_before_and_after_the_first_poll_are_the_endings_that_happened
         assert eventually(lambda: fetch_ready(port)), daemon.log
         (tmp_path / "server").mkdir()
         backfilled(tmp_path, config_file, port)
-        server = Prometheus(tmp_path / "server", port, "exemplar-storage")
+        server = Prometheus(tmp_path / "server", port)
         try:
             assert server.ready()
             for number in range(4):
