@@ -9,7 +9,7 @@ import yaml
 
 from dashboards.overview import NEARLY
 from tests.e2e.processes import Command, eventually
-from tests.e2e.prometheus import Prometheus
+from tests.e2e.servers import Prometheus
 from tests.monitoring.dashboards import JSONS, expressions, filled, panels
 
 pytestmark = pytest.mark.e2e
@@ -42,7 +42,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     try:
         said = eventually(lambda: re.search(r"^metrics: http://127\.0\.0\.1:(\d+)/", demo.output, re.MULTILINE))
         assert said, demo.output
-        server = Prometheus(folder / "prometheus", int(said[1]), "exemplar-storage", quick_rules(folder))
+        server = Prometheus(folder / "prometheus", int(said[1]), settings={"rule_files": [str(quick_rules(folder))]})
         try:
             assert server.ready()
             assert eventually(lambda: server.ask("query", query=USUAL), seconds=45), "nothing is recorded"

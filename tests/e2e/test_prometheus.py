@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.living import LivingWorld, baseline, config, truth
 from tests.e2e.pages import counted, fetch, page, value
 from tests.e2e.processes import Daemon, eventually, free_port, needed
-from tests.e2e.prometheus import Prometheus
+from tests.e2e.servers import Prometheus
 
 pytestmark = pytest.mark.e2e
 
@@ -20,24 +21,26 @@ PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFa
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[tuple[int, list[Prometheus]]]:
-    """A port, and two servers that scrape it: one asks for OpenMetrics, one for protobuf first."""
+    """A port, and servers that scrape it: one asks for OpenMetrics, one for protobuf first, one is the newest."""
     port = free_port()
-    servers = [
-        Prometheus(tmp_path / "plain", port, "exemplar-storage"),
-        Prometheus(tmp_path / "native", port, "exemplar-storage,native-histograms"),
-    ]
-    yield port, servers
-    for server in servers:
-        server.end()
+    with ExitStack() as stack:
+        servers = [
+            Prometheus(tmp_path / "plain", port),
+            Prometheus(tmp_path / "native", port, "exemplar-storage,native-histograms"),
+            Prometheus(tmp_path / "newest", port, edition="newest"),
+        ]
+        for server in servers:
+            stack.callback(server.end)
+        yield port, servers
 
 
 def test_the_rises_that_prometheus_sees_are_the_endings_that_happened(
     tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld, servers: tuple[int, list[Prometheus]]
 ) -> None:
-    port, (plain, native) = servers
+    port, prometheuses = servers
     config_file = config(tmp_path, simulator, zero_first="1500ms")
-    assert plain.ready()
-    assert native.ready()
+    assert all(server.ready() for server in prometheuses)
+    begun = time.time()
     for seconds in (3.0, 2.0, 3.5):
         daemon = Daemon(config_file, port)
         time.sleep(seconds)
@@ -47,14 +50,16 @@ def test_the_rises_that_prometheus_sees_are_the_endings_that_happened(
 
     expected = truth(simulator, baseline(tmp_path / "state.db"))
     assert eventually(lambda: counted(page(port), "living"), lambda seen: seen == expected) == expected
-    for server in (plain, native):
+    time.sleep(3)  # both ends of the range are quiet: nothing rose in the scrapes before and after
+    for server in prometheuses:
         assert eventually(server.rises, lambda seen: seen == expected) == expected  # called at once
+        assert server.increases(int(time.time() - begun) + 5) == expected
         (up,) = server.ask("query", query="up")
         assert up["value"][1] == "1"
 
     truly = {run.run_id for run in simulator.truth().endings}
     now = time.time()
-    for server in (plain, native):
+    for server in prometheuses:
         for name in ("jobrun_runs_total", "jobrun_run_duration_seconds_bucket"):
             found = server.ask("query_exemplars", query=name, start=now - 600, end=now + 60)
             run_ids = {exemplar["labels"]["run_id"] for series in found for exemplar in series["exemplars"]}

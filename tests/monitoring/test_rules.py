@@ -163,7 +163,7 @@ def test_prometheus_takes_the_example_configuration():
 
 
 def test_alertmanager_takes_the_example_configuration():
-    assert "4 inhibit rules" in run("amtool", "check-config", FOLDER / "alertmanager.yml")
+    assert "5 inhibit rules" in run("amtool", "check-config", FOLDER / "alertmanager.yml")
 
 
 @pytest.mark.parametrize(
@@ -182,11 +182,36 @@ def test_an_alert_goes_to_the_team_that_looks_after_the_job(labels, receiver):
     assert routed.split() == [receiver]
 
 
+def muted_by(alert):
+    """Alert → the labels in which it must agree with this one to be muted by it."""
+    muted = {}
+    for rule in yaml.safe_load((FOLDER / "alertmanager.yml").read_text())["inhibit_rules"]:
+        if matches(rule["source_matchers"], alert):
+            muted |= {each: tuple(rule.get("equal", ())) for each in ALERTS if matches(rule["target_matchers"], each)}
+    return muted
+
+
+def matches(matchers, alert):
+    """Whether an alert's name is as all matchers say."""
+    parts = [re.fullmatch(r'alertname (=~|!=|=) "?([^"]+)"?', matcher).groups() for matcher in matchers]
+    return all((re.fullmatch(pattern, alert) is None) == (operator == "!=") for operator, pattern in parts)
+
+
 def test_alerts_of_jobs_are_muted_while_their_source_is_not_read_and_no_others():
-    muting = yaml.safe_load((FOLDER / "alertmanager.yml").read_text())["inhibit_rules"][0]
-    (targets,) = re.findall(r'"(.+)"', muting["target_matchers"][0])
-    assert {alert for alert in ALERTS if re.fullmatch(targets, alert)} == OF_JOBS
-    assert muting["equal"] == ["source"]
+    assert muted_by("JobrunSourceStale") == dict.fromkeys(OF_JOBS, ("source",))
+    assert muted_by("JobrunSourceDown").items() > dict.fromkeys(OF_JOBS, ("source",)).items()
+    assert {alert for alert in muted_by("JobrunSourceDown") if "Exporter" in alert} == set()
+
+
+def test_nothing_else_is_told_while_there_is_no_exporter():
+    assert muted_by("JobrunExporterAbsent").keys() == ALERTS.keys() - {"JobrunExporterAbsent"}
+
+
+def test_the_graver_alert_of_a_job_mutes_the_lesser():
+    job = ("source", "project", "job_name")
+    assert muted_by("JobrunFailingRepeatedly") == dict.fromkeys(["JobrunLastRunFailed", "JobrunStepFailing"], job)
+    assert muted_by("JobrunNoRecentSuccess") == {"JobrunOverdue": job}
+    assert muted_by("JobrunLastRunFailed") == {}
 
 
 def test_the_rules_can_be_moved_to_another_folder(tmp_path):
