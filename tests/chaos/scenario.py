@@ -1,0 +1,153 @@
+"""One scenario from its seed to its verdict."""
+
+import random
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+
+from exporter.ledger import Ledger
+from tests.chaos.audit import audit
+from tests.chaos.gauges import Gauges
+from tests.chaos.life import LedgerKind
+from tests.chaos.stage import Plan, Stage
+from tests.chaos.troubles import TROUBLES, Ongoing
+from tests.contract.harness import DAY, HOUR, MINUTE
+
+LONGEST_QUIET = 12 * HOUR
+"""At the end nothing is wrong any more; by then all that can be known must be."""
+
+
+class Verdict(msgspec.Struct, kw_only=True):
+    """What came of a scenario."""
+
+    seed: str
+    layer: str = "simulated"
+    days: float = 0.0
+    seconds: float = 0.0
+    runs: int = 0
+    kills: int = 0
+    polls: int = 0
+    scrapes: int = 0
+    gauges: int = 0
+    troubles: dict[str, int] = {}
+    discrepancies: int = 0
+    told: list[str] = []
+
+
+def planned(seed: str, runs: int) -> Plan:
+    """The plan that a seed stands for."""
+    dice = random.Random(f"{seed}/plan")
+    interval = dice.choice((10 * MINUTE, 15 * MINUTE, 30 * MINUTE))
+    return Plan(
+        seed=seed,
+        days=dice.choice((7.0, 14.0, 21.0)),
+        runs=runs,
+        poll_interval=interval,
+        overlap=dice.choice((2 * HOUR, 4 * HOUR)),
+        lookback=dice.choice((2 * DAY, 3 * DAY, 7 * DAY)),
+        max_run_age=dice.choice((2 * DAY, 4 * DAY)),
+        zero_first=dice.random() < 0.5,
+        steps=dice.choice(("all", "failed")),
+    )
+
+
+class Scenario:
+    """Plays a plan: polls, and now and then a trouble, until the end of the world; then a quiet time and the audit."""
+
+    def __init__(self, plan: Plan, folder: Path, *, ledger: LedgerKind = Ledger, pause: float = 3.0) -> None:
+        self.plan = plan
+        self.stage = Stage(plan, folder, ledger)
+        self._dice = random.Random(f"{plan.seed}/troubles")
+        self._gauges = Gauges(self.stage)
+        self._ongoing: list[Ongoing] = []
+        self._pause = pause
+        self._checked = 0
+
+    def play(self) -> Verdict:
+        """Plays it to its end."""
+        begun = time.perf_counter()
+        random.seed(self.plan.seed)  # retries wait for a random time
+        stage = self.stage
+        try:
+            stage.round()
+            self._trouble()
+            self._settle()
+            self._checked = audit(stage)
+        finally:
+            stage.disk.free()
+            stage.close()
+        return self._verdict(time.perf_counter() - begun)
+
+    def _trouble(self) -> None:
+        stage, names = self.stage, list(TROUBLES)
+        weights = [weight for weight, _ in TROUBLES.values()]
+        following = stage.clock() + self._gap()
+        while stage.clock() < self.plan.end - DAY:
+            self._step()
+            if stage.clock() >= following:
+                following = stage.clock() + self._gap()
+                self._strike(self._dice.choices(names, weights)[0])
+
+    def _gap(self) -> float:
+        """Seconds to the next trouble; now and then long enough for the gauges to be held to their promise."""
+        polls = 12 if self._dice.random() < 0.15 else self._pause
+        return self._dice.expovariate(1 / (polls * self.plan.poll_interval))
+
+    def _strike(self, name: str) -> None:
+        stage = self.stage
+        if stage.disk.full and "kill" not in name:
+            return  # nothing can be copied or restarted meanwhile
+        stage.tally[name] += 1
+        ongoing = TROUBLES[name][1](stage, self._dice)
+        if ongoing is not None:
+            self._ongoing.append(ongoing)
+
+    def _step(self) -> None:
+        stage = self.stage
+        stage.round()
+        now = stage.clock()
+        over = [each for each in self._ongoing if each.until <= now]
+        for each in self._ongoing:
+            stage.disturb(each.words)
+            if each.lies:
+                stage.lied.update(dict.fromkeys(each.words, now))
+        self._ongoing = [each for each in self._ongoing if each.until > now]
+        for each in over:
+            each.end()
+        self._gauges.compare()
+
+    def _settle(self) -> None:
+        """Everything is well again; polls until nothing is pending."""
+        for each in self._ongoing:
+            self.stage.disturb(each.words)
+            each.end()
+        self._ongoing = []
+        until = max(self.stage.clock(), self.plan.end) + LONGEST_QUIET
+        while self.stage.clock() < until:
+            self._step()
+
+    def _verdict(self, seconds: float) -> Verdict:
+        stage = self.stage
+        kills = stage.tally.pop("kills", 0)
+        return Verdict(
+            seed=self.plan.seed,
+            days=self.plan.days,
+            seconds=round(seconds, 1),
+            runs=self._checked,
+            kills=kills,
+            polls=stage.polls,
+            scrapes=stage.watch.scrapes,
+            gauges=self._gauges.compared,
+            troubles=dict(Counter(stage.tally)),
+            discrepancies=stage.findings.number,
+            told=stage.findings.told,
+        )
+
+
+def played(seed: str, runs: int, *, ledger: LedgerKind = Ledger) -> Verdict:
+    """The verdict on the exporter in the scenario of a seed."""
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        return Scenario(planned(seed, runs), Path(folder), ledger=ledger).play()
