@@ -1,13 +1,13 @@
 """One life of the exporter, from its start to its death: the daemon's parts, but for threads and the web server."""
 
-import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import httpx
 import msgspec
 import structlog
 import yaml
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from exporter.assembly import Assembly, Outside, counting_rules
 from exporter.config import Config, loads
@@ -25,6 +25,14 @@ from tests.chaos.mortal import Mortal
 
 HOUSEKEEPING = 3600.0
 
+LOOKED_AT = (
+    "jobrun_source_up",
+    "jobrun_source_watermark_timestamp_seconds",
+    "jobrun_source_step_fetches_pending",
+    "jobrun_exporter_state_commit_errors",
+)
+"""Of the metrics that the client library keeps only these are on the pages: the others would take most of the time."""
+
 LedgerKind = Callable[[Callable[[], Opened], Callable[[], None]], Ledger]
 """How a ledger is made; the seam by which an auditor is shown a broken exporter."""
 
@@ -35,7 +43,7 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
     clock: Callable[[], float]
     monotonic: Callable[[], float]
     sleep: Callable[[float], bool | None]
-    logs: io.StringIO
+    transport: httpx.BaseTransport
     ledger: LedgerKind = Ledger
 
 
@@ -55,12 +63,15 @@ class Life:
         self._registry = CollectorRegistry()
         self._metrics = SelfMetrics(self._registry)
         self._holds = Holds(self._config.metrics.zero_first, around.monotonic)
-        self._exposition = Exposition(self._registry, self._holds)
+        few = self._registry.restricted_registry(LOOKED_AT)
+        self._exposition = Exposition(few, self._holds)
         self.ledger = around.ledger(self._open, self._metrics.commit_failed)
         self._publisher = Publisher(
             self.ledger, self._exposition, self._holds, self._metrics, monotonic=around.monotonic
         )
-        self._outside = Outside(clock=self._clock, monotonic=around.monotonic, sleep=around.sleep)
+        self._outside = Outside(
+            clock=self._clock, monotonic=around.monotonic, sleep=around.sleep, transport=around.transport
+        )
         self._kept_house = around.monotonic()
         self._log = structlog.get_logger()
 
@@ -133,6 +144,10 @@ class Life:
         assert page is not None
         self._holds.scraped(page.generation)
         return bytes(page.text).decode()
+
+    def all_metrics(self) -> str:
+        """What is not on the pages."""
+        return generate_latest(self._registry).decode()
 
     def stop(self) -> None:
         """A clean end."""

@@ -40,13 +40,13 @@ class Verdict(msgspec.Struct, kw_only=True):
 def planned(seed: str, runs: int) -> Plan:
     """The plan that a seed stands for."""
     dice = random.Random(f"{seed}/plan")
-    interval = dice.choice((10 * MINUTE, 15 * MINUTE, 30 * MINUTE))
+    interval = dice.choice((15 * MINUTE, 30 * MINUTE, HOUR))
     return Plan(
         seed=seed,
         days=dice.choice((7.0, 14.0, 21.0)),
         runs=runs,
         poll_interval=interval,
-        overlap=dice.choice((2 * HOUR, 4 * HOUR)),
+        overlap=dice.choice((2, 4)) * max(interval, HOUR / 2),
         lookback=dice.choice((2 * DAY, 3 * DAY, 7 * DAY)),
         max_run_age=dice.choice((2 * DAY, 4 * DAY)),
         zero_first=dice.random() < 0.5,
@@ -57,7 +57,7 @@ def planned(seed: str, runs: int) -> Plan:
 class Scenario:
     """Plays a plan: polls, and now and then a trouble, until the end of the world; then a quiet time and the audit."""
 
-    def __init__(self, plan: Plan, folder: Path, *, ledger: LedgerKind = Ledger, pause: float = 3.0) -> None:
+    def __init__(self, plan: Plan, folder: Path, *, ledger: LedgerKind = Ledger, pause: float = 2.0) -> None:
         self.plan = plan
         self.stage = Stage(plan, folder, ledger)
         self._dice = random.Random(f"{plan.seed}/troubles")

@@ -166,12 +166,10 @@ def source_removed(stage: Stage, dice: random.Random) -> Struck:
 def unreachable(stage: Stage, dice: random.Random) -> Struck:
     """Nobody listens: connections are refused."""
     words = some(stage, dice)
-    for word in words:
-        stage.simulators[word].stop()
+    stage.listen(words, listening=False)
 
     def end() -> None:
-        for word in words:
-            stage.simulators[word].start()
+        stage.listen(words, listening=True)
 
     longest = dice.choice((3, 3, 12, 60))
     return Ongoing(name="refused", until=stage.clock() + polls_of(stage, dice, longest), words=words, end=end)
@@ -268,7 +266,7 @@ TROUBLES: Mapping[str, tuple[float, Trouble]] = {
     "5xx": (3, faulty("5xx", Status(code=503), Status(code=500, body="html"), Status(code=502, body="empty"))),
     "reset": (2, faulty("reset", Reset(), Reset(abruptly=False))),
     "half answers": (2, faulty("half", Half(), Half(share=0.99))),
-    "timeouts": (0.5, faulty("timeout", Hang(count=3), Slow(chunk=200, pause=0.1, count=3), most=1)),
+    "timeouts": (0.5, faulty("timeout", Hang(), Hang(seconds=50.0), Slow(chunk=2000, pause=20.0))),
     "wrong shapes": (
         3,
         faulty("wrong shapes", Garbage(), Html(), Garbage(text="[[[[1]]]]"), Garbage(text="null"), Huge(mebibytes=1)),

@@ -63,22 +63,22 @@ class JobTruth:
         """Bounds of the failing runs in a row as of some instant of this stretch."""
         low, high = self.place(since), self.place(until)
         values = [
-            streak(ending for ending in self.ended[:cut] if sure is False or is_sure(ending, unobserved))
+            self._streak(cut, unobserved, all_of_them=all_of_them)
             for cut in range(low, high + 1)
-            for sure in (False, True)
+            for all_of_them in (False, True)
         ]
         return min(values), max(values)
 
-
-def streak(endings: Iterable[Ending]) -> int:
-    """How many endings failed since the last that went well; the others are neutral."""
-    failing = 0
-    for ending in endings:
-        if ending.result in FAILING:
-            failing += 1
-        elif ending.result is Result.SUCCESS:
-            failing = 0
-    return failing
+    def _streak(self, cut: int, unobserved: Sequence[Range], *, all_of_them: bool) -> int:
+        """How many of the first so many endings failed since the last that went well; the others are neutral."""
+        failing = 0
+        for place in range(cut - 1, -1, -1):
+            ending = self.ended[place]
+            if all_of_them or is_sure(ending, unobserved):
+                if ending.result is Result.SUCCESS:
+                    break
+                failing += ending.result in FAILING
+        return failing
 
 
 def is_sure(ending: Ending, unobserved: Sequence[Range]) -> bool:

@@ -33,6 +33,7 @@ class Watch:
     def __init__(self, findings: Findings, forbidden: Iterable[str], *, zero_first: bool) -> None:
         self.values: dict[str, float] = {}
         self.scrapes = 0
+        self._groups: dict[str, dict[str, float]] = {}
         self._findings = findings
         self._forbidden = tuple(forbidden)
         self._zero_first = zero_first
@@ -48,7 +49,9 @@ class Watch:
         self._search("\n".join(new))
         for line in old:
             if line[0] != "#":
-                self.values.pop(line.rpartition(" ")[0], None)
+                series = line.rpartition(" ")[0]
+                self.values.pop(series, None)
+                self._groups.get(series.partition(",")[0], {}).pop(series, None)
         for line in new:
             if line[0] != "#":
                 series, _, number = line.rpartition(" ")
@@ -61,6 +64,7 @@ class Watch:
 
     def _sample(self, series: str, value: float) -> None:
         self.values[series] = value
+        self._groups.setdefault(series.partition(",")[0], {})[series] = value
         if not series.startswith(KEPT):
             return
         before = self._highest.get(series)
@@ -87,8 +91,7 @@ class Watch:
 
     def total(self, family: str, source: str) -> float:
         """The sum of a source's samples of a family; 0 if there are none."""
-        start = f'{family}{{source="{source}",'
-        return sum(value for series, value in self.values.items() if series.startswith(start))
+        return sum(self._groups.get(f'{family}{{source="{source}"', {}).values())
 
 
 def series_of(family: str, **labels: str) -> str:
