@@ -37,16 +37,17 @@ class Verdict(msgspec.Struct, kw_only=True):
     told: list[str] = []
 
 
-def planned(seed: str, runs: int) -> Plan:
-    """The plan that a seed stands for."""
+def planned(seed: str, runs: int, days: float | None = None) -> Plan:
+    """The plan that a seed stands for; `days` instead of the weeks that it would last."""
     dice = random.Random(f"{seed}/plan")
-    interval = dice.choice((15 * MINUTE, 30 * MINUTE, HOUR))
+    interval = dice.choice((30 * MINUTE, HOUR))
+    weeks = dice.choice((7.0, 14.0))
     return Plan(
         seed=seed,
-        days=dice.choice((7.0, 14.0, 21.0)),
+        days=days or weeks,
         runs=runs,
         poll_interval=interval,
-        overlap=dice.choice((2, 4)) * max(interval, HOUR / 2),
+        overlap=dice.choice((2, 4)) * interval,
         lookback=dice.choice((2 * DAY, 3 * DAY, 7 * DAY)),
         max_run_age=dice.choice((2 * DAY, 4 * DAY)),
         zero_first=dice.random() < 0.5,
@@ -147,7 +148,7 @@ class Scenario:
         )
 
 
-def played(seed: str, runs: int, *, ledger: LedgerKind = Ledger) -> Verdict:
+def played(seed: str, runs: int, days: float | None = None, *, ledger: LedgerKind = Ledger) -> Verdict:
     """The verdict on the exporter in the scenario of a seed."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        return Scenario(planned(seed, runs), Path(folder), ledger=ledger).play()
+        return Scenario(planned(seed, runs, days), Path(folder), ledger=ledger).play()
