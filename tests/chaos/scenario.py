@@ -20,6 +20,10 @@ LONGEST_QUIET = 12 * HOUR
 """At the end nothing is wrong any more; by then all that can be known must be."""
 
 
+ENOUGH = 200
+"""Discrepancies after which a scenario is ended early."""
+
+
 class Verdict(msgspec.Struct, kw_only=True):
     """What came of a scenario."""
 
@@ -58,13 +62,16 @@ def planned(seed: str, runs: int, days: float | None = None) -> Plan:
 class Scenario:
     """Plays a plan: polls, and now and then a trouble, until the end of the world; then a quiet time and the audit."""
 
-    def __init__(self, plan: Plan, folder: Path, *, ledger: LedgerKind = Ledger, pause: float = 2.0) -> None:
+    def __init__(
+        self, plan: Plan, folder: Path, *, ledger: LedgerKind = Ledger, pause: float = 2.0, enough: int = ENOUGH
+    ) -> None:
         self.plan = plan
         self.stage = Stage(plan, folder, ledger)
         self._dice = random.Random(f"{plan.seed}/troubles")
         self._gauges = Gauges(self.stage)
         self._ongoing: list[Ongoing] = []
         self._pause = pause
+        self._enough = enough
         self._checked = 0
 
     def play(self) -> Verdict:
@@ -86,7 +93,7 @@ class Scenario:
         stage, names = self.stage, list(TROUBLES)
         weights = [weight for weight, _ in TROUBLES.values()]
         following = stage.clock() + self._gap()
-        while stage.clock() < self.plan.end - DAY:
+        while stage.clock() < self.plan.end - DAY and stage.findings.number < self._enough:
             self._step()
             if stage.clock() >= following:
                 following = stage.clock() + self._gap()
@@ -127,7 +134,7 @@ class Scenario:
             each.end()
         self._ongoing = []
         until = max(self.stage.clock(), self.plan.end) + LONGEST_QUIET
-        while self.stage.clock() < until:
+        while self.stage.clock() < until and self.stage.findings.number < self._enough:
             self._step()
 
     def _verdict(self, seconds: float) -> Verdict:
@@ -148,7 +155,9 @@ class Scenario:
         )
 
 
-def played(seed: str, runs: int, days: float | None = None, *, ledger: LedgerKind = Ledger) -> Verdict:
+def played(
+    seed: str, runs: int, days: float | None = None, *, ledger: LedgerKind = Ledger, enough: int = ENOUGH
+) -> Verdict:
     """The verdict on the exporter in the scenario of a seed."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        return Scenario(planned(seed, runs, days), Path(folder), ledger=ledger).play()
+        return Scenario(planned(seed, runs, days), Path(folder), ledger=ledger, enough=enough).play()

@@ -298,7 +298,7 @@ def arguments_of(word: str) -> dict[str, object]:
     if word == "snowplow":
         arguments["credentials"] = SnowplowCredentials(api_key="planted-snowplow-secret")
     if word == "workato":
-        arguments["options"] = msgspec.structs.replace(arguments["options"], page_size=100)
+        arguments["options"] = msgspec.structs.replace(arguments["options"], page_size=50)
     return arguments
 
 

@@ -33,7 +33,7 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
     begin: float
     end: float
     runs: int
-    jobs: int = 3
+    jobs: int = 2
 
 
 class DenseWorld:

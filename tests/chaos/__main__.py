@@ -1,0 +1,120 @@
+"""`./chaos`: plays scenarios until enough runs are checked and enough processes killed, then prints what came of it.
+
+It can be stopped at any time and taken up again with the same journal. Exit code 1 if there was any discrepancy.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import partial
+from itertools import count
+from multiprocessing import get_context
+from pathlib import Path
+
+from tests.chaos.mutants import MUTANTS
+from tests.chaos.rampage import rampaged
+from tests.chaos.report import Journal, line, summary
+from tests.chaos.scenario import Verdict, played
+
+LONG = {"runs": 1_000_000, "kills": 1000, "size": 8000, "days": None}
+SHORT = {"runs": 1500, "kills": 10, "size": 400, "days": 3.0}
+REAL = 200
+"""Kills of one scenario of real processes."""
+
+
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(prog="./chaos", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="the form of the usual tests: less than a minute")
+    parser.add_argument("--runs", type=int, help="endings to be checked in simulated weeks (1000000)")
+    parser.add_argument("--kills", type=int, help="real processes to be killed (1000)")
+    parser.add_argument("--size", type=int, help="runs of each vendor in one scenario (8000)")
+    parser.add_argument("--days", type=float, help="simulated days of one scenario (7 or 14, as the seed has it)")
+    parser.add_argument("--seed", default="", help="play only the scenario of this seed")
+    parser.add_argument("--first-seed", type=int, default=1, help="number of the first scenario (1)")
+    parser.add_argument("--layer", choices=("simulated", "real", "both"), default="both")
+    parser.add_argument("--processes", type=int, default=1, help="scenarios played at once (1)")
+    parser.add_argument("--journal", type=Path, help="file in which verdicts are kept, to be taken up again")
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="show the auditor a broken exporter")
+    told = parser.parse_args(given)
+    for name, value in (SHORT if told.short else LONG).items():
+        if getattr(told, name) is None:
+            setattr(told, name, value)
+    return told
+
+
+def simulated(told: argparse.Namespace) -> Callable[[str], Verdict]:
+    """Plays a scenario of simulated weeks."""
+    if told.mutant:
+        return partial(played, runs=told.size, days=told.days, ledger=MUTANTS[told.mutant], enough=1)
+    return partial(played, runs=told.size, days=told.days)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Plays; gives the exit code."""
+    told = arguments(given)
+    journal = Journal(told.journal)
+    try:
+        if told.seed:
+            one(told, journal)
+        else:
+            many(told, journal)
+    except KeyboardInterrupt:
+        print("stopped")
+    print(summary(journal.verdicts, f"./chaos --size={told.size}" + (f" --days={told.days:g}" if told.days else "")))
+    return 1 if any(verdict.discrepancies for verdict in journal.verdicts) else 0
+
+
+def one(told: argparse.Namespace, journal: Journal) -> None:
+    """The scenario of a seed."""
+    real = told.layer == "real"
+    note(journal, rampaged(told.seed, min(told.kills, REAL)) if real else simulated(told)(told.seed))
+
+
+def many(told: argparse.Namespace, journal: Journal) -> None:
+    """Scenarios of both layers until there are enough."""
+    if told.layer != "real":
+        enough(journal, "simulated", seeds("w", told, journal), simulated(told), told.processes, told.runs)
+    if told.layer != "simulated":
+        kill = partial(rampaged, kills=min(told.kills, REAL))
+        enough(journal, "real", seeds("r", told, journal), kill, 1, told.kills)
+
+
+def seeds(letter: str, told: argparse.Namespace, journal: Journal) -> Iterator[str]:
+    """Seeds that have not been played."""
+    played_already = journal.seeds("simulated" if letter == "w" else "real")
+    return (seed for number in count(told.first_seed) if (seed := f"{letter}{number}") not in played_already)
+
+
+def enough(  # noqa: PLR0913  # what to play, how, and until when
+    journal: Journal, layer: str, seeds: Iterator[str], play: Callable[[str], Verdict], processes: int, wanted: int
+) -> None:
+    """Plays one seed after another, some at once, until so many runs are checked, or so many processes killed."""
+    if processes == 1:
+        while done(journal, layer) < wanted:
+            note(journal, play(next(seeds)))
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        going: set[Future[Verdict]] = set()
+        while done(journal, layer) < wanted:
+            going |= {pool.submit(play, next(seeds)) for _ in range(processes - len(going))}
+            ended, going = wait(going, return_when=FIRST_COMPLETED)
+            for future in ended:
+                note(journal, future.result())
+
+
+def done(journal: Journal, layer: str) -> int:
+    """Endings checked in simulated weeks, or real processes killed."""
+    field = "runs" if layer == "simulated" else "kills"
+    return sum(getattr(verdict, field) for verdict in journal.verdicts if verdict.layer == layer)
+
+
+def note(journal: Journal, verdict: Verdict) -> None:
+    """Keeps and tells a verdict."""
+    journal.add(verdict)
+    print(line(verdict), *verdict.told[:5], sep="\n    ", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
