@@ -5,12 +5,13 @@ It can be stopped at any time and taken up again with the same journal. Exit cod
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import partial
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.rampage import rampaged
@@ -75,39 +76,41 @@ def one(told: argparse.Namespace, journal: Journal) -> None:
 def many(told: argparse.Namespace, journal: Journal) -> None:
     """Scenarios of both layers until there are enough."""
     if told.layer != "real":
-        enough(journal, "simulated", seeds("w", told, journal), simulated(told), told.processes, told.runs)
+        enough(journal, Layer("simulated", "w", told.runs, told.processes), told.first_seed, simulated(told))
     if told.layer != "simulated":
         kill = partial(rampaged, kills=min(told.kills, REAL))
-        enough(journal, "real", seeds("r", told, journal), kill, 1, told.kills)
+        enough(journal, Layer("real", "r", told.kills, 1), told.first_seed, kill)
 
 
-def seeds(letter: str, told: argparse.Namespace, journal: Journal) -> Iterator[str]:
-    """Seeds that have not been played."""
-    played_already = journal.seeds("simulated" if letter == "w" else "real")
-    return (seed for number in count(told.first_seed) if (seed := f"{letter}{number}") not in played_already)
+class Layer(NamedTuple):
+    """A layer: the letter of its seeds, how much is wanted of it, and how many scenarios are played at once."""
+
+    name: str
+    letter: str
+    wanted: int
+    processes: int
+
+    def done(self, journal: Journal) -> int:
+        """Endings checked in simulated weeks, or real processes killed."""
+        field = "runs" if self.name == "simulated" else "kills"
+        return sum(getattr(verdict, field) for verdict in journal.verdicts if verdict.layer == self.name)
 
 
-def enough(  # noqa: PLR0913  # what to play, how, and until when
-    journal: Journal, layer: str, seeds: Iterator[str], play: Callable[[str], Verdict], processes: int, wanted: int
-) -> None:
+def enough(journal: Journal, layer: Layer, first: int, play: Callable[[str], Verdict]) -> None:
     """Plays one seed after another, some at once, until so many runs are checked, or so many processes killed."""
-    if processes == 1:
-        while done(journal, layer) < wanted:
+    played_already = journal.seeds(layer.name)
+    seeds = (seed for number in count(first) if (seed := f"{layer.letter}{number}") not in played_already)
+    if layer.processes == 1:
+        while layer.done(journal) < layer.wanted:
             note(journal, play(next(seeds)))
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(layer.processes, mp_context=get_context("spawn")) as pool:
         going: set[Future[Verdict]] = set()
-        while done(journal, layer) < wanted:
-            going |= {pool.submit(play, next(seeds)) for _ in range(processes - len(going))}
+        while layer.done(journal) < layer.wanted:
+            going |= {pool.submit(play, next(seeds)) for _ in range(layer.processes - len(going))}
             ended, going = wait(going, return_when=FIRST_COMPLETED)
             for future in ended:
                 note(journal, future.result())
-
-
-def done(journal: Journal, layer: str) -> int:
-    """Endings checked in simulated weeks, or real processes killed."""
-    field = "runs" if layer == "simulated" else "kills"
-    return sum(getattr(verdict, field) for verdict in journal.verdicts if verdict.layer == layer)
 
 
 def note(journal: Journal, verdict: Verdict) -> None:

@@ -9,7 +9,7 @@ from tests.chaos.truths import Key, Range, merged, seconds
 from tests.contract.harness import DAY
 
 SKEW = 10.0
-SAMPLE = re.compile(r'([a-z_]+)\{(.*)\}')
+SAMPLE = re.compile(r"([a-z_]+)\{(.*)\}")
 LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
 LABELS = {
     "jobrun_runs_total": ("project", "job_name", "result"),

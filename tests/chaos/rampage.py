@@ -66,18 +66,18 @@ class Rampage:
         self._copy: Path | None = None
 
     def live_and_die(self) -> None:
-        """One life: troubles at its start, some in its middle, and its end by kill −9."""
+        """One life: troubles at its start, some in its middle, and its end by kill -9."""
         dice = self._dice
         with self._trouble():
             trap = Trap(dice.randint(1, 30), self._notes) if dice.random() < 0.3 else None
             daemon = self.start(trap)
             if trap is not None:
-                self.tally["kill −9 inside a transaction"] += daemon.wait(1.5)
+                self.tally["kill -9 inside a transaction"] += daemon.wait(1.5)
             else:
                 time.sleep(dice.choice((0.1, 0.3, 0.6, 1.2)) * dice.random())
                 self._disturb(daemon)
             daemon.kill()
-            self.tally["kill −9"] += 1
+            self.tally["kill -9"] += 1
         self._replace()
 
     def start(self, connect: Callable[..., sqlite3.Connection] | None = None) -> Daemon:

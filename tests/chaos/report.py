@@ -1,4 +1,4 @@
-"""What all scenarios have come to: kept in a journal, one line a scenario, so that a long form can be taken up again."""
+"""What all scenarios have come to: kept in a journal, a line each, so that a long form can be taken up again."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,7 +52,7 @@ def _totals(verdicts: Sequence[Verdict]) -> Iterator[str]:
     rows = {
         "scenarios": [len(column) for column in columns],
         "endings checked": _sums(columns, "runs"),
-        "kills −9": _sums(columns, "kills"),
+        "kills -9": _sums(columns, "kills"),
         "polls": _sums(columns, "polls"),
         "scrapes checked": _sums(columns, "scrapes"),
         "comparisons of all gauges of a source": _sums(columns, "gauges"),

@@ -18,14 +18,13 @@ from exporter.simulators.strait import StraitSimulator
 from exporter.simulators.strait_rows import Life as RunLife
 from exporter.simulators.world import MARK
 from tests.chaos.direct import TIMEOUT, Direct
-from tests.chaos.life import Around, Life, LedgerKind
+from tests.chaos.life import Around, LedgerKind, Life
 from tests.chaos.mortal import Disk, Killed, copied
 from tests.chaos.truths import Truths
 from tests.chaos.watch import Findings, Watch
-from tests.chaos.worlds import Size, drawn
+from tests.chaos.worlds import DenseWorld, Size, drawn
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW, Offset
 from tests.e2e.vendors import vendor
-
 
 TOKEN = "eyJhbGciOi"
 """The beginning of every token that a simulated sign-in issues."""
@@ -119,7 +118,9 @@ class Stage:
         worlds = {word: drawn(word, plan.seed, size) for word in self.words}
         self.truths = {word: Truths(word, worlds[word], plan.max_run_age) for word in self.words}
         self.simulators: Mapping[str, Simulator] = {
-            word: QUICK.get(word, SIMULATORS[word])(worlds[word], self.flowing, seed=self.dice.getrandbits(32), port=port, **arguments_of(word))
+            word: QUICK.get(word, SIMULATORS[word])(
+                worlds[word], self.flowing, seed=self.dice.getrandbits(32), port=port, **arguments_of(word)
+            )
             for port, word in enumerate(self.words, start=1)
         }
         self.network = Direct(self.simulators.values(), self.clock.advance)
@@ -292,6 +293,11 @@ def written(seconds: float) -> str:
     return f"{int(seconds)}s"
 
 
+def simulator(word: str, world: DenseWorld, clock: Callable[[], float], number: int) -> Simulator:
+    """A vendor's API, which listens to no socket; its number takes the place of a port."""
+    return QUICK.get(word, SIMULATORS[word])(world, clock, port=number, seed=number, **arguments_of(word))
+
+
 def arguments_of(word: str) -> dict[str, object]:
     """With which a simulator is made: without limits of requests, with large pages, and with a key of its own."""
     arguments = dict(vendor(word).arguments)
@@ -311,5 +317,3 @@ def secrets_of(simulator: Simulator) -> list[str]:
     auth = simulator.source_config()["auth"]
     assert isinstance(auth, Mapping)
     return [str(value) for key, value in auth.items() if key != "api_key_id"]
-
-

@@ -59,13 +59,13 @@ def some(stage: Stage, dice: random.Random) -> Sequence[str]:
 
 
 def kill_between(stage: Stage, dice: random.Random) -> Struck:
-    """Kill −9 between two polls, and a while without an exporter."""
+    """Kill -9 between two polls, and a while without an exporter."""
     stage.die(down=away(dice))
     return None
 
 
 def kill_inside(place: Place, most: int) -> Trouble:
-    """Kill −9 at the n-th statement, commit or look at the clock from now on."""
+    """Kill -9 at the n-th statement, commit or look at the clock from now on."""
 
     def strike(stage: Stage, dice: random.Random) -> Struck:
         life = stage.life
@@ -129,9 +129,7 @@ def clock_jump(stage: Stage, dice: random.Random) -> Struck:
     def end() -> None:
         stage.local.wrong = 0.0
 
-    return Ongoing(
-        name="clock jump", until=stage.clock() + polls_of(stage, dice, 4), words=stage.words, end=end
-    )
+    return Ongoing(name="clock jump", until=stage.clock() + polls_of(stage, dice, 4), words=stage.words, end=end)
 
 
 # --- the configuration ---
@@ -237,10 +235,10 @@ def at(word: str, fault: Fault, share: float) -> Iterable[Fault]:
 
 
 TROUBLES: Mapping[str, tuple[float, Trouble]] = {
-    "kill −9 between polls": (4, kill_between),
-    "kill −9 inside a transaction": (10, kill_inside("statement", 40)),
-    "kill −9 right after a commit": (4, kill_inside("commit", 8)),
-    "kill −9 while polling": (6, kill_inside("glance", 120)),
+    "kill -9 between polls": (4, kill_between),
+    "kill -9 inside a transaction": (10, kill_inside("statement", 40)),
+    "kill -9 right after a commit": (4, kill_inside("commit", 8)),
+    "kill -9 while polling": (6, kill_inside("glance", 120)),
     "clean restart": (5, restart),
     "outage beyond the reach": (0.4, long_outage),
     "older copy put back": (0.7, put_back),
@@ -280,4 +278,3 @@ TROUBLES: Mapping[str, tuple[float, Trouble]] = {
     "late rows": (2, faulty("late rows", Late(seconds=600, share=0.3), Late(seconds=1500, share=0.1), lies=True)),
 }
 """Name, how often it strikes beside the others, and what it does."""
-

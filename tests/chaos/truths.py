@@ -101,9 +101,7 @@ class Truths:
         runs = {job.job_id: list[SimRun]() for job in world.jobs()}
         for run in world.all:
             runs[run.job_id].append(run)
-        self.jobs = {
-            (job.project, job.name): JobTruth(word, runs[job.job_id], max_run_age) for job in world.jobs()
-        }
+        self.jobs = {(job.project, job.name): JobTruth(word, runs[job.job_id], max_run_age) for job in world.jobs()}
         self.stepped = {key for key, job in self.jobs.items() if any(ending.run.steps for ending in job.ended)}
 
     def sure(self, since: float, until: float, unobserved: Sequence[Range]) -> int:

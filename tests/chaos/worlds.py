@@ -14,7 +14,7 @@ from tests.contract.harness import ABILITIES, DAY, HOUR
 PROJECTS = ("prod", "qa")
 STEPS = ("load", "model", "export")
 
-DURATIONS = ((0.75, 2, 180), (0.2, 180, 2400), (0.05, 2400, 6 * HOUR))
+DURATIONS = ((0.7, 2, 180), (0.2, 180, 2400), (0.1, 2400, 10 * HOUR))
 """Which part of the runs lasts from how many seconds to how many."""
 
 WELL = 0.8
@@ -88,7 +88,7 @@ class Drawing:
         share = STEPPED if stepped else (1 - STEPPED) * 2 * place / (place_sum(self._size.jobs) or 1)
         number = max(1, round(self._size.runs * share))
         since = self._size.begin - 20 * HOUR
-        last = self._size.end - 7 * HOUR
+        last = self._size.end - 11 * HOUR
         for start in sorted(self._dice.randint(int(since), int(last)) for _ in range(number)):
             run = self._run(job, start, stepped=stepped)
             yield run
