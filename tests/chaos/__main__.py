@@ -13,10 +13,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.rampage import rampaged
 from tests.chaos.report import Journal, line, summary
-from tests.chaos.scenario import Verdict, played
+from tests.chaos.scenario import Options, Verdict, played
+from tests.chaos.troubles import TROUBLES
 
 LONG = {"runs": 1_000_000, "kills": 1000, "size": 8000, "days": None}
 SHORT = {"runs": 1500, "kills": 10, "size": 400, "days": 3.0}
@@ -37,6 +40,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layer", choices=("simulated", "real", "both"), default="both")
     parser.add_argument("--processes", type=int, default=1, help="scenarios played at once (1)")
     parser.add_argument("--journal", type=Path, help="file in which verdicts are kept, to be taken up again")
+    parser.add_argument("--only", action="append", default=[], choices=list(TROUBLES), metavar="TROUBLE")
     parser.add_argument("--mutant", choices=sorted(MUTANTS), help="show the auditor a broken exporter")
     told = parser.parse_args(given)
     for name, value in (SHORT if told.short else LONG).items():
@@ -47,9 +51,10 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 def simulated(told: argparse.Namespace) -> Callable[[str], Verdict]:
     """Plays a scenario of simulated weeks."""
+    options = Options(runs=told.size, days=told.days, only=tuple(told.only))
     if told.mutant:
-        return partial(played, runs=told.size, days=told.days, ledger=MUTANTS[told.mutant], enough=1)
-    return partial(played, runs=told.size, days=told.days)
+        options = msgspec.structs.replace(options, ledger=MUTANTS[told.mutant], enough=1)
+    return partial(played, options=options)
 
 
 def main(given: Sequence[str] | None = None) -> int:

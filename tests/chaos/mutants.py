@@ -14,6 +14,7 @@ from exporter.errors import StateError
 from exporter.ledger import Ledger
 from exporter.model import Reading, Result, Step
 from exporter.schema import StepMark, StoredRun
+from exporter.simulators.world import MARK
 from exporter.state import Count
 from exporter.store import Loaded
 from tests.chaos.life import LedgerKind
@@ -140,9 +141,9 @@ class KeepsCustomersData(Ledger):
     """A customer's text is written to the state."""
 
     def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
-        return super().commit(
-            source, msgspec.structs.replace(reading, notes={**reading.notes, "title": "customer-data-4711"}), moment
-        )
+        if source == "snowplow":
+            reading = msgspec.structs.replace(reading, notes={**reading.notes, "title": MARK})
+        return super().commit(source, reading, moment)
 
 
 MUTANTS: Mapping[str, LedgerKind] = {

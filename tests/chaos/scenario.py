@@ -59,19 +59,36 @@ def planned(seed: str, runs: int, days: float | None = None) -> Plan:
     )
 
 
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scenario is played with.
+
+    Attributes:
+        runs: Runs of each vendor.
+        days: How long it lasts instead of the weeks that its seed stands for.
+        ledger: The exporter's, or a broken one.
+        only: Names of the troubles that may strike; none: all.
+        enough: Discrepancies after which it is ended early.
+        pause: Polls between two troubles, on average.
+    """
+
+    runs: int
+    days: float | None = None
+    ledger: LedgerKind = Ledger
+    only: tuple[str, ...] = ()
+    enough: int = ENOUGH
+    pause: float = 2.0
+
+
 class Scenario:
     """Plays a plan: polls, and now and then a trouble, until the end of the world; then a quiet time and the audit."""
 
-    def __init__(
-        self, plan: Plan, folder: Path, *, ledger: LedgerKind = Ledger, pause: float = 2.0, enough: int = ENOUGH
-    ) -> None:
+    def __init__(self, plan: Plan, folder: Path, options: Options) -> None:
         self.plan = plan
-        self.stage = Stage(plan, folder, ledger)
+        self.stage = Stage(plan, folder, options.ledger)
+        self._options = options
         self._dice = random.Random(f"{plan.seed}/troubles")
         self._gauges = Gauges(self.stage)
         self._ongoing: list[Ongoing] = []
-        self._pause = pause
-        self._enough = enough
         self._checked = 0
 
     def play(self) -> Verdict:
@@ -90,10 +107,10 @@ class Scenario:
         return self._verdict(time.perf_counter() - begun)
 
     def _trouble(self) -> None:
-        stage, names = self.stage, list(TROUBLES)
-        weights = [weight for weight, _ in TROUBLES.values()]
+        stage, names = self.stage, [name for name in TROUBLES if name in (self._options.only or TROUBLES)]
+        weights = [TROUBLES[name][0] for name in names]
         following = stage.clock() + self._gap()
-        while stage.clock() < self.plan.end - DAY and stage.findings.number < self._enough:
+        while stage.clock() < self.plan.end - DAY and stage.findings.number < self._options.enough:
             self._step()
             if stage.clock() >= following:
                 following = stage.clock() + self._gap()
@@ -101,7 +118,7 @@ class Scenario:
 
     def _gap(self) -> float:
         """Seconds to the next trouble; now and then long enough for the gauges to be held to their promise."""
-        polls = 12 if self._dice.random() < 0.15 else self._pause
+        polls = 12 if self._dice.random() < 0.15 else self._options.pause
         return self._dice.expovariate(1 / (polls * self.plan.poll_interval))
 
     def _strike(self, name: str) -> None:
@@ -134,7 +151,7 @@ class Scenario:
             each.end()
         self._ongoing = []
         until = max(self.stage.clock(), self.plan.end) + LONGEST_QUIET
-        while self.stage.clock() < until and self.stage.findings.number < self._enough:
+        while self.stage.clock() < until and self.stage.findings.number < self._options.enough:
             self._step()
 
     def _verdict(self, seconds: float) -> Verdict:
@@ -155,9 +172,7 @@ class Scenario:
         )
 
 
-def played(
-    seed: str, runs: int, days: float | None = None, *, ledger: LedgerKind = Ledger, enough: int = ENOUGH
-) -> Verdict:
+def played(seed: str, options: Options) -> Verdict:
     """The verdict on the exporter in the scenario of a seed."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        return Scenario(planned(seed, runs, days), Path(folder), ledger=ledger, enough=enough).play()
+        return Scenario(planned(seed, options.runs, options.days), Path(folder), options).play()
