@@ -400,15 +400,19 @@ class Ledger:
     # --- housekeeping ---
 
     def expire(self, now: float, job_expiry: float) -> None:
-        """Ends the series of jobs that had no run for long, where no discovery tells whether they exist."""
+        """Ends the series of jobs that had no run for long, where no discovery tells whether they exist.
+
+        A clock that is ahead must not end all, so the age is counted to the watermark.
+        """
         with self._lock:
             for name, rules in self._rules.items():
+                read = min(now, self.books.sources[name].watermark() or float("-inf"))
                 busy = {run.job for run in self._open[name].values()}
                 old = [
                     key
                     for key, job in self.books.of_source(name).items()
                     if not (job.gone or job.listed or key in busy or rules.never_expires(job))
-                    and now - (job.last_run.order if job.last_run else job.discovered) > job_expiry
+                    and read - (job.last_run.order if job.last_run else job.discovered) > job_expiry
                 ]
                 if old:
                     draft = self._draft(name, now)
