@@ -76,7 +76,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     ledger: LedgerKind = Ledger
     only: tuple[str, ...] = ()
     enough: int = ENOUGH
-    pause: float = 2.0
+    pause: float = 1.2
 
 
 class Scenario:
