@@ -25,6 +25,9 @@ def audit(stage: Stage) -> int:
         compared += checked
         for each in wrong:
             stage.findings.add(f"{word}: {each}")
+    lost = stage.watch.value("jobrun_exporter_state_cold_starts_total", reason="lost") or 0
+    if lost > len(stage.outages) * len(stage.words):
+        stage.findings.add(f"{lost:g} states are said to be lost, there were {len(stage.outages)} outages")
     for each in secrets(stage):
         stage.findings.add(each)
     return compared

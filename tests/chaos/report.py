@@ -34,7 +34,7 @@ class Journal:
 def line(verdict: Verdict) -> str:
     """One scenario in one line."""
     return (
-        f"{verdict.layer:9} {verdict.seed:12} {verdict.seconds:7.1f} s  {verdict.runs:7} runs checked  "
+        f"{verdict.layer:9} {verdict.seed:12} {verdict.seconds:7.1f} s  {verdict.processor:6.1f} s cpu  {verdict.runs:7} runs checked  "
         f"{verdict.kills:4} kills  {verdict.discrepancies} discrepancies"
     )
 
@@ -58,6 +58,7 @@ def _totals(verdicts: Sequence[Verdict]) -> Iterator[str]:
         "comparisons of all gauges of a source": _sums(columns, "gauges"),
         "simulated days": _sums(columns, "days"),
         "seconds": _sums(columns, "seconds"),
+        "seconds of processor time (simulated weeks)": _sums(columns, "processor"),
         "**discrepancies**": _sums(columns, "discrepancies"),
     }
     for name, values in rows.items():

@@ -31,6 +31,7 @@ class Verdict(msgspec.Struct, kw_only=True):
     layer: str = "simulated"
     days: float = 0.0
     seconds: float = 0.0
+    processor: float = 0.0
     runs: int = 0
     kills: int = 0
     polls: int = 0
@@ -93,7 +94,7 @@ class Scenario:
 
     def play(self) -> Verdict:
         """Plays it to its end."""
-        begun = time.perf_counter()
+        begun, worked = time.perf_counter(), time.process_time()
         random.seed(self.plan.seed)  # retries wait for a random time
         stage = self.stage
         try:
@@ -104,7 +105,7 @@ class Scenario:
         finally:
             stage.disk.free()
             stage.close()
-        return self._verdict(time.perf_counter() - begun)
+        return self._verdict(time.perf_counter() - begun, time.process_time() - worked)
 
     def _trouble(self) -> None:
         stage, names = self.stage, [name for name in TROUBLES if name in (self._options.only or TROUBLES)]
@@ -154,13 +155,14 @@ class Scenario:
         while self.stage.clock() < until and self.stage.findings.number < self._options.enough:
             self._step()
 
-    def _verdict(self, seconds: float) -> Verdict:
+    def _verdict(self, seconds: float, processor: float) -> Verdict:
         stage = self.stage
         kills = stage.tally.pop("kills", 0)
         return Verdict(
             seed=self.plan.seed,
             days=self.plan.days,
             seconds=round(seconds, 1),
+            processor=round(processor, 1),
             runs=self._checked,
             kills=kills,
             polls=stage.polls,

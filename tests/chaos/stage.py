@@ -175,7 +175,7 @@ class Stage:
         return {
             "sources": blocks,
             "state": {"path": str(self.state), "retention": written(retention)},
-            "metrics": {"zero_first": "2m" if plan.zero_first else "0s", "step_buckets": [60, 600]},
+            "metrics": {"zero_first": "2m" if plan.zero_first else "0s", "job_expiry": "20d"},
         }
 
     def _rise(self) -> None:

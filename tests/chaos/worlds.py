@@ -14,7 +14,7 @@ from tests.contract.harness import ABILITIES, DAY, HOUR
 PROJECTS = ("prod", "qa")
 STEPS = ("load", "model", "export")
 
-DURATIONS = ((0.7, 2, 180), (0.2, 180, 2400), (0.1, 2400, 10 * HOUR))
+DURATIONS = ((0.7, 2, 180), (0.2, 180, 2400), (0.08, 2400, 10 * HOUR), (0.02, 25 * HOUR, 40 * HOUR))
 """Which part of the runs lasts from how many seconds to how many."""
 
 WELL = 0.8
@@ -88,7 +88,7 @@ class Drawing:
         share = STEPPED if stepped else (1 - STEPPED) * 2 * place / (place_sum(self._size.jobs) or 1)
         number = max(1, round(self._size.runs * share))
         since = self._size.begin - 20 * HOUR
-        last = self._size.end - 11 * HOUR
+        last = self._size.end - 7 * HOUR
         for start in sorted(self._dice.randint(int(since), int(last)) for _ in range(number)):
             run = self._run(job, start, stepped=stepped)
             yield run
@@ -102,7 +102,8 @@ class Drawing:
         well = dice.random() < WELL or not self._results
         stuck = not again and dice.random() < STUCK
         queue = 0 if again else dice.choice((0, 0, 5, 40))
-        end = self._free_end(created + queue + self._length())
+        latest = self._size.end - HOUR
+        end = self._free_end(min(created + queue + self._length(), max(latest, created + queue + 60)))
         script = RunScript(
             job=job.name,
             project=job.project,
