@@ -34,7 +34,8 @@ class Journal:
 def line(verdict: Verdict) -> str:
     """One scenario in one line."""
     return (
-        f"{verdict.layer:9} {verdict.seed:12} {verdict.seconds:7.1f} s  {verdict.processor:6.1f} s cpu  {verdict.runs:7} runs checked  "
+        f"{verdict.layer:9} {verdict.seed:12} {verdict.seconds:7.1f} s ({verdict.processor:.1f} s of processor time)  "
+        f"{verdict.runs:7} runs checked  "
         f"{verdict.kills:4} kills  {verdict.discrepancies} discrepancies"
     )
 
