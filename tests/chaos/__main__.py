@@ -21,8 +21,8 @@ from tests.chaos.report import Journal, line, summary
 from tests.chaos.scenario import Options, Verdict, played
 from tests.chaos.troubles import TROUBLES
 
-LONG = {"runs": 1_000_000, "kills": 1000, "size": 8000, "days": None}
-SHORT = {"runs": 1500, "kills": 10, "size": 400, "days": 3.0}
+LONG = {"runs": 1_000_000, "kills": 1000, "size": 8000, "days": None, "pause": 1.2}
+SHORT = {"runs": 700, "kills": 10, "size": 300, "days": 3.0, "pause": 0.3}
 REAL = 200
 """Kills of one scenario of real processes."""
 
@@ -35,6 +35,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kills", type=int, help="real processes to be killed (1000)")
     parser.add_argument("--size", type=int, help="runs of each vendor in one scenario (8000)")
     parser.add_argument("--days", type=float, help="simulated days of one scenario (7 or 14, as the seed has it)")
+    parser.add_argument("--pause", type=float, help="polls between two troubles, on average (1.2)")
     parser.add_argument("--seed", default="", help="play only the scenario of this seed")
     parser.add_argument("--first-seed", type=int, default=1, help="number of the first scenario (1)")
     parser.add_argument("--layer", choices=("simulated", "real", "both"), default="both")
@@ -51,7 +52,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
 
 def simulated(told: argparse.Namespace) -> Callable[[str], Verdict]:
     """Plays a scenario of simulated weeks."""
-    options = Options(runs=told.size, days=told.days, only=tuple(told.only))
+    options = Options(runs=told.size, days=told.days, only=tuple(told.only), pause=told.pause)
     if told.mutant:
         options = msgspec.structs.replace(options, ledger=MUTANTS[told.mutant], enough=1)
     return partial(played, options=options)

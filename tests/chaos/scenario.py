@@ -3,7 +3,6 @@
 import random
 import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
 import msgspec
@@ -126,10 +125,10 @@ class Scenario:
         stage = self.stage
         if stage.disk.full and "kill" not in name:
             return  # nothing can be copied or restarted meanwhile
-        stage.tally[name] += 1
-        ongoing = TROUBLES[name][1](stage, self._dice)
-        if ongoing is not None:
-            self._ongoing.append(ongoing)
+        struck = TROUBLES[name][1](stage, self._dice)
+        stage.tally[name] += bool(struck)
+        if isinstance(struck, Ongoing):
+            self._ongoing.append(struck)
 
     def _step(self) -> None:
         stage = self.stage
@@ -168,7 +167,7 @@ class Scenario:
             polls=stage.polls,
             scrapes=stage.watch.scrapes,
             gauges=self._gauges.compared,
-            troubles=dict(Counter(stage.tally)),
+            troubles=dict(+stage.tally),
             discrepancies=stage.findings.number,
             told=stage.findings.told,
         )

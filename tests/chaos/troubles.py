@@ -41,7 +41,9 @@ class Ongoing(msgspec.Struct, kw_only=True):
     lies: bool = False
 
 
-Struck = Ongoing | None
+Struck = Ongoing | bool
+"""What still goes on; or whether it struck at all, and is over."""
+
 Trouble = Callable[[Stage, random.Random], Struck]
 
 
@@ -61,7 +63,7 @@ def some(stage: Stage, dice: random.Random) -> Sequence[str]:
 def kill_between(stage: Stage, dice: random.Random) -> Struck:
     """Kill -9 between two polls, and a while without an exporter."""
     stage.die(down=away(dice))
-    return None
+    return True
 
 
 def kill_inside(place: Place, most: int) -> Trouble:
@@ -84,7 +86,7 @@ def kill_inside(place: Place, most: int) -> Trouble:
 def restart(stage: Stage, dice: random.Random) -> Struck:
     """A clean restart."""
     stage.restart(down=away(dice))
-    return None
+    return True
 
 
 def away(dice: random.Random) -> float:
@@ -96,23 +98,24 @@ def long_outage(stage: Stage, dice: random.Random) -> Struck:
     """No exporter for longer than sources read back: what cannot be read any more must be told."""
     reach = stage.plan.lookback
     if stage.clock() + reach + 3 * DAY > stage.plan.end:
-        return None
+        return False
     stage.outages.append((stage.clock(), stage.clock() + reach + 2 * DAY))
     stage.restart(down=reach + dice.uniform(0, DAY))
-    return None
+    return True
 
 
 def put_back(stage: Stage, dice: random.Random) -> Struck:
-    """The state becomes one of its older copies, and a new copy is made."""
-    if stage.copies:
-        stage.put_back(dice.choice(stage.copies[-3:]))
-    return None
+    """The state becomes one of its older copies."""
+    if not stage.copies:
+        return False
+    stage.put_back(dice.choice(stage.copies[-3:]))
+    return True
 
 
 def copy_state(stage: Stage, dice: random.Random) -> Struck:  # noqa: ARG001  # the interface of all troubles
     """A copy of the state, for later."""
     stage.copy_state()
-    return None
+    return True
 
 
 def disk_full(stage: Stage, dice: random.Random) -> Struck:
@@ -139,13 +142,13 @@ def reload(stage: Stage, dice: random.Random) -> Struck:
     """A reload with other settings of the same sources."""
     stage.overrides = dice.choice(({}, {"overlap": f"{int(stage.plan.overlap * 2)}s"}, {"settle": "2m"}))
     stage.reload()
-    return None
+    return True
 
 
 def source_removed(stage: Stage, dice: random.Random) -> Struck:
     """A source is taken out of the configuration, and put back later."""
     if stage.absent:
-        return None
+        return False
     word = dice.choice(stage.words)
     stage.absent.add(word)
     stage.reload()
@@ -189,7 +192,7 @@ def token_expiry(stage: Stage, dice: random.Random) -> Struck:  # noqa: ARG001  
         if isinstance(simulator, SnowplowSimulator):
             simulator.expire_tokens()
     stage.disturb(("snowplow",))
-    return None
+    return True
 
 
 def faulty(name: str, *faults: Fault, most: int = 4, lies: bool = False, after: float = 0.0) -> Trouble:
