@@ -21,7 +21,7 @@ from tests.chaos.report import Journal, line, summary
 from tests.chaos.scenario import Options, Verdict, played
 from tests.chaos.troubles import TROUBLES
 
-LONG = {"runs": 1_000_000, "kills": 1000, "size": 8000, "days": None, "pause": 1.2}
+LONG = {"runs": 1_000_000, "kills": 1000, "size": 3000, "days": None, "pause": 1.2}
 SHORT = {"runs": 700, "kills": 10, "size": 300, "days": 3.0, "pause": 0.3}
 REAL = 200
 """Kills of one scenario of real processes."""
@@ -33,7 +33,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="the form of the usual tests: less than a minute")
     parser.add_argument("--runs", type=int, help="endings to be checked in simulated weeks (1000000)")
     parser.add_argument("--kills", type=int, help="real processes to be killed (1000)")
-    parser.add_argument("--size", type=int, help="runs of each vendor in one scenario (8000)")
+    parser.add_argument("--size", type=int, help="runs of each vendor in one scenario (3000)")
     parser.add_argument("--days", type=float, help="simulated days of one scenario (7 or 14, as the seed has it)")
     parser.add_argument("--pause", type=float, help="polls between two troubles, on average (1.2)")
     parser.add_argument("--seed", default="", help="play only the scenario of this seed")
