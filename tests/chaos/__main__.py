@@ -4,6 +4,7 @@ It can be stopped at any time and taken up again with the same journal. Exit cod
 """
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -126,4 +127,5 @@ def note(journal: Journal, verdict: Verdict) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # file systems of its own are to be unmounted
     sys.exit(main())
