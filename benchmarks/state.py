@@ -48,7 +48,14 @@ def measure(runs=100_000):
         group=GROUP, what=f"catching up {many}, CPU x typed decode", value=sum(costs) / spent, target=15, note=each
     )
     yield Figure(group=GROUP, what=f"file of {many}, a run", value=file / readings / size, unit="bytes")
-    yield Figure(group=GROUP, what=f"start with {many}, CPU", value=started, unit="s", target=2.5, note="opening, checking and loading the state")
+    yield Figure(
+        group=GROUP,
+        what=f"start with {many}, CPU",
+        value=started,
+        unit="s",
+        target=2.5,
+        note="opening, checking and loading the state",
+    )
 
 
 def start(path):

@@ -20,6 +20,9 @@ from exporter.state import Counted, JobState, SourceState
 
 Connect = Callable[..., sqlite3.Connection]
 
+OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = :source)"
+"""The rows of a source, by way of its jobs: for what is looked up in the index of jobs and ends."""
+
 
 class NewerSchemaError(StateError):
     """The state was written by a newer version."""
@@ -209,14 +212,24 @@ class Store:
             rows = self._db.execute(f"SELECT {COLUMNS} FROM runs {where}", arguments).fetchall()  # noqa: S608  # constants
         return [to_stored(row) for row in rows]
 
-    def _all(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+    def _all(self, query: str, *arguments: object, **named: object) -> list[tuple[Any, ...]]:
         with self._explained():
-            return self._db.execute(query, arguments).fetchall()
+            return self._db.execute(query, named or arguments).fetchall()
 
     def started_between(self, source: str, window: Window) -> frozenset[str]:
         """Ids of the source's runs that started in a window."""
-        query = "SELECT run_id FROM runs WHERE source = ? AND start >= ? AND start < ?"
-        return frozenset(row[0] for row in self._all(query, self._sources.get(source), window.start, window.end))
+        # What started in it ended after its start, or has no end.
+        rows = [
+            row
+            for end in ('"end" >= :start', '"end" IS NULL')
+            for row in self._all(
+                f"SELECT run_id FROM runs WHERE {OF_SOURCE} AND {end} AND start >= :start AND start < :end",  # noqa: S608  # constants
+                source=source,
+                start=window.start,
+                end=window.end,
+            )
+        ]
+        return frozenset(run_id for (run_id,) in rows)
 
     def streak(self, job: int) -> Streak:
         """A job's standing, counted from its runs."""
@@ -261,11 +274,14 @@ class Store:
 
         Runs that were given up stay: the API may show them as open for ever, and they must not count again.
         """
-        return self._db.execute(
-            f"DELETE FROM runs WHERE source = ? AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) "  # noqa: S608  # constants
-            'AND result IS NOT NULL AND (start IS NULL OR start < ?) AND coalesce("end", seen) < ?',
-            (self._sources.get(source), before, before),
-        ).rowcount
+        return sum(
+            self._db.execute(
+                f"DELETE FROM runs WHERE {OF_SOURCE} AND {ended} AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) "  # noqa: S608  # constants
+                "AND result IS NOT NULL AND (start IS NULL OR start < :before)",
+                {"source": source, "before": before},
+            ).rowcount
+            for ended in ('"end" < :before', '"end" IS NULL AND seen < :before')
+        )
 
     def size(self) -> int:
         """Bytes of the database, without its journal."""
