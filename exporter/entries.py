@@ -233,7 +233,7 @@ class Entry:
             self._draft.recount.add(state.key)
         self.entered.results[run.result or Result.UNKNOWN] += 1
         if run.end is not None:
-            self.entered.delays.append(max(0.0, self._moment.now - run.end))
+            self.entered.delays.append(self._moment.now - run.end)
         if not (state.job.has_steps and self._rules.wants_steps(run.result)):
             return
         pending = msgspec.structs.replace(stored, steps=StepMark.PENDING, tries=0, asked=0, due=self._moment.now)

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from exporter.counting import Known, Mark
-from exporter.model import Job, Result, Window
-from exporter.schema import COLUMNS, MIGRATIONS, StoredRun, to_row
+from exporter.model import Job, Result, State, Window
+from exporter.schema import COLUMNS, MIGRATIONS, StepMark, StoredRun, to_row
 from exporter.state import JobState, SourceState
 from exporter.store import Store
 from tests.core.book import run
@@ -124,3 +124,25 @@ def shape(path):
     version = database.execute("PRAGMA user_version").fetchone()
     database.close()
     return things, version
+
+
+def test_a_run_is_the_same_when_it_comes_back_whether_all_is_known_of_it_or_nothing(store):
+    times = {"created": 0.0, "scheduled": 1.0, "start": 2.0, "end": 3.0, "duration": 0.0, "queue_duration": 2.0}
+    texts = {"unmapped": "HALTED", "error_type": "dbt", "recovered": True, "retries": 3, "state": State.EXECUTING}
+    everything = StoredRun(
+        known=Known(
+            run=run("everything", result=Result.FAILURE, **times, **texts), mark=Mark.BASELINE, earlier=(0.5, 1.5)
+        ),
+        job=1,
+        seen=900.0,
+        origin=2.0,
+        steps=StepMark.COUNTED,
+        tries=2,
+        asked=1,
+        due=0.0,
+        step_results="[]",
+        words="HALTED",
+    )
+    nothing = StoredRun(known=Known(run=run("nothing"), mark=Mark.OPEN), job=1, seen=900.0, origin=0.0)
+    fill(store, s=[everything, nothing])
+    assert store.runs("s", ["everything", "nothing"]) == {"everything": everything, "nothing": nothing}
