@@ -33,13 +33,15 @@ class Server(threading.Thread):
         self.port = self.socket.getsockname()[1]
 
     def run(self):
-        while True:
+        for _ in range(2):  # ours and theirs
             connection, _ = self.socket.accept()
             threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+        self.socket.close()
 
     def serve(self, connection):
-        while connection.recv(65536):
-            connection.sendall(ANSWER)
+        with connection:
+            while connection.recv(65536):
+                connection.sendall(ANSWER)
 
 
 def of_thread(action):

@@ -14,7 +14,7 @@ REPEATS = 7
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table: a figure, and the target if there is one. `most`: the target is not to be exceeded."""
+    """One line of the table: a figure, and its target if there is one: a bound from above, unless `at_least`."""
 
     group: str
     what: str
@@ -25,10 +25,10 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     note: str = ""
 
     @property
-    def met(self):
+    def missed(self):
         if self.target is None:
-            return ""
-        return "yes" if (self.value >= self.target if self.at_least else self.value <= self.target) else "**no**"
+            return False
+        return self.value < self.target if self.at_least else self.value > self.target
 
 
 def cost(action):
@@ -76,11 +76,11 @@ def shown(figure):
 
 def line(figure):
     sign = "≥" if figure.at_least else "≤"
-    target = "" if figure.target is None else f"{sign} {figure.target:g}"
-    return f"| {figure.group} | {figure.what} | {shown(figure)} | {target} | {figure.met} | {figure.note} |"
+    target = "" if figure.target is None else f"{sign} {figure.target:g}{', **missed**' if figure.missed else ''}"
+    return f"| {figure.group} | {figure.what} | {shown(figure)} | {target} | {figure.note} |"
 
 
-HEAD = "| of | what | measured | target | met | how |\n|---|---|---|---|---|---|"
+HEAD = "| of | what | measured | target | how |\n|---|---|---|---|---|"
 
 
 def show(figures):

@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,24 +34,43 @@ scrape_configs:
 
 def measure(*sizes, repeats=200, seconds=15.0):
     for size in sizes or (1_000, 10_000, 100_000):
-        yield from at(size, repeats, seconds)
-
-
-def at(size, repeats, seconds):
-    jobs = max(1, round(size / SERIES_A_JOB))
-    name = f"{size / 1000:g} k series"
-    page = full([view(key) for key in range(jobs)]).page
-    with nginx(page) as theirs:
-        with process(exporter, jobs, False) as ours:
-            yield from formats(name, ours, theirs, repeats)
-            yield crowd(name, ours, theirs, repeats)
-            if size == 10_000:
-                yield from prometheus(name, ours, theirs, seconds)
-            if size == 100_000:
-                yield from beside_library(name, ours, jobs)
+        yield from at_rest(size, repeats)
+        if size == 10_000:
+            yield from prometheus(size, seconds)
         if size >= 10_000:
-            with process(exporter, jobs, True) as ours:
-                yield from during_polls(name, ours, theirs, seconds)
+            yield from during_polls(size, seconds)
+        if size == 100_000:
+            yield from beside_library(size)
+
+
+@contextmanager
+def both(size, *, busy=False):
+    """Ports of our server and of nginx, which is None where it is missing."""
+    page = full([view(key) for key in range(jobs(size))]).page
+    with nginx(page) as theirs, process(exporter, jobs(size), busy) as ours:
+        yield ours, theirs
+
+
+def jobs(size):
+    return max(1, round(size / SERIES_A_JOB))
+
+
+def name(size):
+    return f"{size / 1000:g} k series"
+
+
+def at_rest(size, repeats):
+    with both(size) as (ours, theirs):
+        yield from formats(size, ours, theirs, repeats)
+        yield crowd(size, ours, theirs, repeats)
+
+
+@contextmanager
+def scrapers(ours, theirs, path="/metrics", accept=TEXT, encoding="gzip"):
+    """A connection to each server; None for one that is missing."""
+    with ExitStack() as stack:
+        mine = stack.enter_context(Scraper(ours, "/metrics", accept, encoding))
+        yield mine, stack.enter_context(Scraper(theirs, path, accept, encoding)) if theirs else None
 
 
 def against(ours, theirs, repeats):
@@ -67,20 +86,19 @@ def figure(what, mine, others, target=None, by=middle):
     return Figure(group=GROUP, what=what, value=by(mine) / by(others), target=target, note=note)
 
 
-def formats(name, ours, theirs, repeats):
+def formats(size, ours, theirs, repeats):
     for accept, path, word in ((TEXT, "/metrics", "text"), (OPENMETRICS, "/openmetrics", "OpenMetrics")):
-        for encoding in ("gzip", "identity"):
-            mine = Scraper(ours, "/metrics", accept, encoding)
-            other = Scraper(theirs, path, accept, encoding) if theirs else None
-            assert other is None or abs(mine() - other()) < 20_000  # the process's own metrics differ
-            target = 3.5 if encoding == "gzip" and not name.startswith("1 k") else None
-            plain = "gzip" if encoding == "gzip" else "plain"
-            yield figure(f"{name}, {word}, {plain}", *against(mine, other, repeats), target)
+        for encoding, how in (("gzip", "gzip"), ("identity", "plain")):
+            with scrapers(ours, theirs, path, accept, encoding) as (mine, other):
+                assert other is None or mine() == other()
+                taken = against(mine, other, repeats)
+            target = 3.5 if encoding == "gzip" and size >= 10_000 else None
+            yield figure(f"{name(size)}, {word}, {how}", *taken, target)
 
 
-def crowd(name, ours, theirs, repeats):
+def crowd(size, ours, theirs, repeats):
     mine = many(ours, repeats // 4)
-    return figure(f"{name}, text, gzip, {AT_ONCE} at once", mine, many(theirs, repeats // 4) if theirs else [])
+    return figure(f"{name(size)}, text, gzip, {AT_ONCE} at once", mine, many(theirs, repeats // 4) if theirs else [])
 
 
 def many(port, repeats):
@@ -88,8 +106,8 @@ def many(port, repeats):
     taken = []
 
     def scrape():
-        scraper = Scraper(port)
-        taken.extend([elapsed(scraper) for _ in range(repeats)])
+        with Scraper(port) as scraper:
+            taken.extend([elapsed(scraper) for _ in range(repeats)])
 
     threads = [threading.Thread(target=scrape) for _ in range(AT_ONCE)]
     for thread in threads:
@@ -99,40 +117,43 @@ def many(port, repeats):
     return taken
 
 
-def during_polls(name, ours, theirs, seconds):
-    mine, other = Scraper(ours), Scraper(theirs) if theirs else None
-    until = time.monotonic() + seconds
+def during_polls(size, seconds):
     taken, beside = [], []
-    while time.monotonic() < until:
-        here, there = against(mine, other, 10)
-        taken, beside = [*taken, *here], [*beside, *there]
-        time.sleep(0.02)
-    what = f"{name}, text, gzip, a poll every 0.5 s"
+    with both(size, busy=True) as (ours, theirs):
+        until = time.monotonic() + seconds
+        with scrapers(ours, theirs) as (mine, other):
+            while time.monotonic() < until:
+                here, there = against(mine, other, 10)
+                taken, beside = [*taken, *here], [*beside, *there]
+                time.sleep(0.02)
+    what = f"{name(size)}, text, gzip, a poll every 0.5 s"
     yield figure(f"{what}, p50", taken, beside, 3.5)
     yield figure(f"{what}, p99", taken, beside, 6, by=lambda each: percentile(each, 0.99))
 
 
-def beside_library(name, ours, jobs):
-    with process(library, jobs) as port:
-        once(port)
-        theirs = middle([elapsed(lambda: once(port)) for _ in range(3)])
-    mine = middle([elapsed(lambda: once(ours)) for _ in range(50)])
+def beside_library(size):
+    with process(library, jobs(size)) as theirs, process(exporter, jobs(size), False) as ours:
+        once(theirs)
+        slow = middle([elapsed(lambda: once(theirs)) for _ in range(3)])
+        fast = middle([elapsed(lambda: once(ours)) for _ in range(50)])
     yield Figure(
         group="scrape",
-        what=f"{name}, times as fast as prometheus_client's app",
-        value=theirs / mine,
+        what=f"{name(size)}, times as fast as prometheus_client's app",
+        value=slow / fast,
         target=500,
         at_least=True,
-        note=f"{mine * 1e3:.2f} ms against {theirs * 1e3:.0f}, gzip, a connection each",
+        note=f"{fast * 1e3:.2f} ms against {slow * 1e3:.0f}, gzip, a connection each",
     )
 
 
-def prometheus(name, ours, theirs, seconds):
-    """What a real Prometheus says that the scrapes took."""
+def prometheus(size, seconds):
+    """What a real Prometheus says that the scrapes took; nothing where it or nginx is missing."""
     program = shutil.which("prometheus")
-    if program is None or theirs is None:
-        return
-    with TemporaryDirectory() as folder, ExitStack() as stack:
+    with ExitStack() as stack:
+        ours, theirs = stack.enter_context(both(size))
+        if program is None or theirs is None:
+            return
+        folder = stack.enter_context(TemporaryDirectory())
         config = Path(folder) / "prometheus.yml"
         config.write_text(CONFIG.format(ours=ours, theirs=theirs))
         port = free_port()
@@ -142,14 +163,15 @@ def prometheus(name, ours, theirs, seconds):
         stack.callback(child.terminate)
         wait_for(port)
         time.sleep(seconds + 3)
-        took = [
-            asked(port, f'quantile_over_time(0.5, scrape_duration_seconds{{job="{job}"}}[{seconds:.0f}s])')
-            for job in ("exporter", "nginx")
-        ]
-    note = f"{took[0] * 1e3:.1f} ms against {took[1] * 1e3:.1f}, median of {seconds:.0f}"
-    yield Figure(
-        group=GROUP, what=f"{name}, a real Prometheus' scrape_duration", value=took[0] / took[1], target=1.1, note=note
-    )
+        mine, other = (took(port, job, seconds) for job in ("exporter", "nginx"))
+    note = f"{mine * 1e3:.1f} ms against {other * 1e3:.1f}, median of {seconds:.0f}"
+    what = f"{name(size)}, a real Prometheus' scrape_duration"
+    yield Figure(group=GROUP, what=what, value=mine / other, target=1.1, note=note)
+
+
+def took(port, job, seconds):
+    query = f'quantile_over_time(0.5, scrape_duration_seconds{{job="{job}"}}[{seconds:.0f}s])'
+    return asked(port, query)
 
 
 def asked(port, query):

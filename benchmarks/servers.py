@@ -161,7 +161,10 @@ class Scraper:
             left -= self.socket.recv_into(self.buffer)
         return length
 
-    def close(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self.socket.close()
 
 
