@@ -17,6 +17,7 @@ from exporter.errors import StateError
 from exporter.model import FAILING, Result, Window
 from exporter.schema import COLUMNS, MIGRATIONS, StepMark, StoredRun, to_row, to_stored
 from exporter.state import Counted, JobState, SourceState
+from exporter.storage import Loaded
 
 Connect = Callable[..., sqlite3.Connection]
 
@@ -34,15 +35,6 @@ class CorruptStateError(StateError):
 
 class LockedStateError(StateError):
     """Another process holds the state."""
-
-
-class Loaded(msgspec.Struct, kw_only=True):
-    """What the state holds, save the runs that have ended."""
-
-    sources: list[SourceState]
-    jobs: list[JobState]
-    open_runs: list[tuple[str, StoredRun]]
-    exporter: Counted
 
 
 class Lock:
