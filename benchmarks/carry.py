@@ -24,7 +24,6 @@ def measure(*jobs):
     yield quiet_sources()
     for number in jobs or (1_000, 10_000):
         yield busy_jobs(number)
-    yield limit(max(jobs or (10_000,)))
 
 
 def quiet_sources(number=SOURCES):
@@ -64,20 +63,6 @@ def a_minute(one, exposition, jobs, runs):
 
 def view(state):
     return JobView(state=state, results=RESULTS, has_steps=True)
-
-
-def limit(jobs):
-    """Endings a minute at which a poll would take the whole minute, from what the last doubling adds."""
-    with polling() as one:
-        shown = Exposition(CollectorRegistry(), Holds(0, float))
-        for _ in range(2):
-            a_minute(one, shown, jobs, jobs)
-        few = least(lambda: lambda: a_minute(one, shown, jobs, jobs), 3)
-        many = least(lambda: lambda: a_minute(one, shown, jobs, 4 * jobs), 3)
-    each = (many - few) / (3 * jobs)
-    note = f"extrapolated: a run costs {each * 1e6:.0f} us, of {4 * jobs:,} in a poll; {jobs:,} jobs"
-    what = "endings a minute that one core can count"
-    return Figure(group="limit", what=what, value=(MINUTE - few) / each, note=note)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from exporter.state import ScopeState, SourceState
 from exporter.store import Store
 
 ROOT = Path(__file__).parent.parent
-SERIES_A_JOB = 90
+SERIES_A_JOB = 73
 TARGETS = {0: 50, 10_000: 65, 100_000: 140}
 
 
