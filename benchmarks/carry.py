@@ -20,13 +20,13 @@ RESULTS = (Result.SUCCESS, Result.FAILURE, Result.SKIP, Result.UNKNOWN)
 SOURCES = 100
 
 
-def measure(*jobs):
-    yield quiet_sources()
+def measure(*jobs, sources=SOURCES):
+    yield quiet_sources(sources)
     for number in jobs or (1_000, 10_000):
         yield busy_jobs(number)
 
 
-def quiet_sources(number=SOURCES):
+def quiet_sources(number):
     """Sources to which nothing new happens: the answer is the same, and their watermark moves."""
     with polling(number) as many:
         many.hour(40)

@@ -56,8 +56,9 @@ def requests(kind, polls):
         rules = {name: each.rules for name, each in assembly.shown.items()}
         ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
         [polled] = assembly.polled
-        for number in range(60 + polls):
-            if number == 60:
+        warm = min(60, polls)
+        for number in range(warm + polls):
+            if number == warm:
                 simulator.log.clear()
             assert polled.poller.poll() != "error", polled.poller.last_fault
             now[0] += MINUTE

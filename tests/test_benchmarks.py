@@ -21,7 +21,7 @@ from benchmarks.measure import Figure, exponent, line, percentile
         lambda: memory.measure(100),
         lambda: quiet.measure(2),
         lambda: growth.measure(50, memory=False),
-        lambda: carry.measure(3),
+        lambda: carry.measure(3, sources=2),
     ],
     ids=["poll", "state", "client", "render", "scrape", "busy", "library", "memory", "quiet", "growth", "carry"],
 )
