@@ -24,6 +24,9 @@ Connect = Callable[..., sqlite3.Connection]
 OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = :source)"
 """The rows of a source, by way of its jobs: for what is looked up in the index of jobs and ends."""
 
+ENDED = 'coalesce("end", seen)'
+"""When a run ended, as far as that is known; "end" is a word of SQL."""
+
 
 class NewerSchemaError(StateError):
     """The state was written by a newer version."""
@@ -210,31 +213,26 @@ class Store:
 
     def started_between(self, source: str, window: Window) -> frozenset[str]:
         """Ids of the source's runs that started in a window."""
-        # What started in it ended after its start, or has no end.
-        rows = [
-            row
-            for end in ('"end" >= :start', '"end" IS NULL')
-            for row in self._all(
-                f"SELECT run_id FROM runs WHERE {OF_SOURCE} AND {end} AND start >= :start AND start < :end",  # noqa: S608  # constants
-                source=source,
-                start=window.start,
-                end=window.end,
-            )
-        ]
+        # What started in it ended after its start, or was seen since.
+        rows = self._all(
+            f"SELECT run_id FROM runs WHERE {OF_SOURCE} AND {ENDED} >= :start AND start >= :start AND start < :end",  # noqa: S608  # constants
+            source=source,
+            start=window.start,
+            end=window.end,
+        )
         return frozenset(run_id for (run_id,) in rows)
 
     def streak(self, job: int) -> Streak:
         """A job's standing, counted from its runs."""
-        # "end" is a word of SQL; a run without an end stands where it was seen.
-        order, ended = 'coalesce("end", seen)', f"mark IN ({Mark.COUNTED}, {Mark.BASELINE})"
+        ended = f"mark IN ({Mark.COUNTED}, {Mark.BASELINE})"
         words = ", ".join(f"'{result}'" for result in sorted(FAILING))
         success = self._all(
-            f"SELECT max({order}) FROM runs WHERE job = ? AND {ended} AND result = '{Result.SUCCESS}'",  # noqa: S608  # constants
+            f"SELECT max({ENDED}) FROM runs WHERE job = ? AND {ended} AND result = '{Result.SUCCESS}'",  # noqa: S608  # constants
             job,
         )[0][0]
         failures, since = self._all(
-            f"SELECT count(*), min({order}) FROM runs "  # noqa: S608  # constants
-            f"WHERE job = ? AND {ended} AND result IN ({words}) AND {order} > ?",
+            f"SELECT count(*), min({ENDED}) FROM runs "  # noqa: S608  # constants
+            f"WHERE job = ? AND {ended} AND result IN ({words}) AND {ENDED} > ?",
             job,
             float("-inf") if success is None else success,
         )[0]
@@ -266,14 +264,12 @@ class Store:
 
         Runs that were given up stay: the API may show them as open for ever, and they must not count again.
         """
-        return sum(
-            self._db.execute(
-                f"DELETE FROM runs WHERE {OF_SOURCE} AND {ended} AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) "  # noqa: S608  # constants
-                "AND result IS NOT NULL AND (start IS NULL OR start < :before)",
-                {"source": source, "before": before},
-            ).rowcount
-            for ended in ('"end" < :before', '"end" IS NULL AND seen < :before')
-        )
+        return self._db.execute(
+            f"DELETE FROM runs WHERE {OF_SOURCE} AND {ENDED} < :before "  # noqa: S608  # constants
+            f"AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) AND result IS NOT NULL "
+            "AND (start IS NULL OR start < :before)",
+            {"source": source, "before": before},
+        ).rowcount
 
     def size(self) -> int:
         """Bytes of the database, without its journal."""
