@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from exporter.counting import Streak
-from exporter.model import Window
+from exporter.model import PastRun, Window
 from exporter.schema import StoredRun
 from exporter.state import Counted, JobState, SourceState
 
@@ -52,8 +52,17 @@ class Storage(Protocol):
     def put_exporter(self, exporter: Counted) -> None:
         """Writes the exporter's own counters."""
 
-    def prune(self, source: str, before: float) -> int:
-        """Forgets runs that began and ended before an instant, but none that is open, given up, or never ended."""
+    def prune(self, source: str, before: float) -> list[int]:
+        """Forgets runs that began and ended before an instant, but none that is open, given up, or never ended.
+
+        Gives the key of the job of each.
+        """
+
+    def past(self, job: int, limit: int) -> list[PastRun]:
+        """The runs of a job that ended last, the latest first."""
+
+    def pulse(self, job: int, since: float, grain: float) -> list[float]:
+        """The first ending of a job's runs in each stretch of `grain` seconds, in order."""
 
     def runs(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
         """The rows of these runs, by id; ids that are not known are left out."""

@@ -14,7 +14,7 @@ import msgspec
 
 from exporter.counting import Mark, Streak
 from exporter.errors import StateError
-from exporter.model import FAILING, Result, Window
+from exporter.model import FAILING, PastRun, Result, Window
 from exporter.schema import COLUMNS, MIGRATIONS, StepMark, StoredRun, to_row, to_stored
 from exporter.state import Counted, JobState, SourceState
 from exporter.storage import Loaded
@@ -213,13 +213,17 @@ class Store:
 
     def started_between(self, source: str, window: Window) -> frozenset[str]:
         """Ids of the source's runs that started in a window."""
-        # What started in it ended after its start, or was seen since.
-        rows = self._all(
-            f"SELECT run_id FROM runs WHERE {OF_SOURCE} AND {ENDED} >= :start AND start >= :start AND start < :end",  # noqa: S608  # constants
-            source=source,
-            start=window.start,
-            end=window.end,
-        )
+        # What started in it ended after its start, or has no end.
+        rows = [
+            row
+            for ended in ('"end" >= :start', '"end" IS NULL')
+            for row in self._all(
+                f"SELECT run_id FROM runs WHERE {OF_SOURCE} AND {ended} AND start >= :start AND start < :end",  # noqa: S608  # constants
+                source=source,
+                start=window.start,
+                end=window.end,
+            )
+        ]
         return frozenset(run_id for (run_id,) in rows)
 
     def streak(self, job: int) -> Streak:
@@ -259,17 +263,48 @@ class Store:
         query = "SELECT job, count(*) FROM runs WHERE source = ? GROUP BY job"
         return dict(self._all(query, self._sources.get(source)))
 
-    def prune(self, source: str, before: float) -> int:
-        """Forgets runs that ended before an instant; returns how many. To be called in a transaction.
+    def past(self, job: int, limit: int) -> list[PastRun]:
+        """The runs of a job that ended last, the latest first."""
+        columns, wanted = 'start, "end", duration, result', "WHERE job = ? AND mark <> 0"
+        rows = self._all(f'SELECT {columns} FROM runs {wanted} ORDER BY "end" DESC LIMIT ?', job, limit)  # noqa: S608  # constants
+        return [PastRun(start, end, seconds, Result(word or Result.UNKNOWN)) for start, end, seconds, word in rows]
+
+    def pulse(self, job: int, since: float, grain: float) -> list[float]:
+        """The first ending of a job's runs in each stretch of `grain` seconds. Read from the index alone."""
+        stretches = 'GROUP BY CAST("end" / ? AS INTEGER) ORDER BY 1'
+        query = f'SELECT min("end") FROM runs WHERE job = ? AND "end" >= ? {stretches}'  # noqa: S608  # constants
+        return [end for (end,) in self._all(query, job, since, grain)]
+
+    def moments(self, source: str) -> Iterator[tuple[float, int, str]]:
+        """All that happened to a source's runs, in order: the instant, 0 created, 1 started or 2 ended, and the run."""
+        wanted = "FROM runs WHERE source = ?1 AND"
+        query = (
+            f"SELECT created AS instant, 0 AS what, run_id {wanted} created < start UNION ALL "  # constants
+            f"SELECT start, 1, run_id {wanted} start IS NOT NULL UNION ALL "
+            f'SELECT "end", 2, run_id {wanted} "end" IS NOT NULL AND result IS NOT NULL ORDER BY instant, what'
+        )
+        with self._explained():
+            yield from self._db.execute(query, (self._sources.get(source),))
+
+    def baseline_runs(self, source: str) -> list[StoredRun]:
+        """The runs of a source that had ended before they could count."""
+        return self._select(f"WHERE source = ? AND mark = {Mark.BASELINE}", self._sources.get(source))
+
+    def prune(self, source: str, before: float) -> list[int]:
+        """Forgets runs that ended before an instant; returns the job of each. To be called in a transaction.
 
         Runs that were given up stay: the API may show them as open for ever, and they must not count again.
         """
-        return self._db.execute(
-            f"DELETE FROM runs WHERE {OF_SOURCE} AND {ENDED} < :before "  # noqa: S608  # constants
-            f"AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) AND result IS NOT NULL "
-            "AND (start IS NULL OR start < :before)",
-            {"source": source, "before": before},
-        ).rowcount
+        return [
+            job
+            for ended in ('"end" < :before', '"end" IS NULL AND seen < :before')
+            for (job,) in self._db.execute(
+                f"DELETE FROM runs WHERE {OF_SOURCE} AND {ended} "  # noqa: S608  # constants
+                f"AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) AND result IS NOT NULL "
+                "AND (start IS NULL OR start < :before) RETURNING job",
+                {"source": source, "before": before},
+            ).fetchall()
+        ]
 
     def size(self) -> int:
         """Bytes of the database, without its journal."""

@@ -195,7 +195,7 @@ def test_what_ended_before_an_instant_is_forgotten_and_what_has_not_ended_never(
     old = [row("ended", start=1, end=99), row("without an end", start=1, seen=99), row("second job", job=2, end=99)]
     fill(store, s=[*kept, *old], other=[row("of another source", job=3, end=99)])
     with store.transaction():
-        assert store.prune("s", 100) == len(old)
+        assert sorted(store.prune("s", 100)) == [1, 1, 2]
     ids = {each.known.run.run_id for each in (*kept, *old)}
     assert store.runs("s", ids).keys() == {each.known.run.run_id for each in kept}
     assert store.count_runs("other") == {3: 1}
