@@ -499,6 +499,7 @@ def test_an_error_text_is_fetched_when_a_person_asks(world, watch, clock):
     world.add_job(RECIPE)
     watch.poll()
     run = world.run("a", start=clock() + 1, duration=1.0, result="failure", steps=["load", "send"])
+    watch.poll()
     shown = Run(run_id=run.run_id, job_id=watch.job("a").job.job_id)
     assert MARK in watch.source.log(shown, "").stderr
     assert MARK in watch.source.log(shown, "1 connector/send").stderr
