@@ -11,14 +11,13 @@ from exporter.errors import StateError
 from exporter.expectations import expectation
 from exporter.exposition import Exposition
 from exporter.holds import Holds, Series
-from exporter.jobview import JobView
+from exporter.jobview import JobView, active_of
 from exporter.ledger import UNOBSERVED, Changed, Ledger
 from exporter.links import absolute, run_path
 from exporter.meters import SelfMetrics
-from exporter.model import State
 from exporter.rules import SourceRules
 from exporter.sources.settings import SourceSettings
-from exporter.state import JobState, OpenRun, label_of, oldest
+from exporter.state import JobState, OpenRun, label_of
 
 REFRESH = 5.0
 """Seconds after which a page is made anew although nothing was committed, for the process's own metrics."""
@@ -156,11 +155,7 @@ class Publisher:
         source = self._sources[job.source]
         objective = self._config.objective_for(job.source, job.project, job.name) if self._config else None
         expected = expectation(job, objective)
-        active = {}
-        for state in State:
-            starts = [run.start if run.start is not None else run.origin for run in open_runs if run.state is state]
-            if starts:
-                active[state] = (len(starts), oldest(starts))
+        active = active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs)
         failed = job.last_failure.run_id if job.last_failure else ""
         return JobView(
             state=job,
