@@ -7,24 +7,46 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
+from prometheus_client import Histogram
+
 from exporter import runreports
 from exporter.assembly import rules_of
 from exporter.config import Config
 from exporter.counting import Mark
 from exporter.duration import format_duration
-from exporter.explaining import Explained, Line, Rows, Subject, can_explain, explain_job, explain_source, family_of, utc
+from exporter.explaining import (
+    SUFFIXES,
+    Explained,
+    Line,
+    Rows,
+    Subject,
+    can_explain,
+    explain_job,
+    explain_source,
+    family_of,
+    utc,
+)
 from exporter.families import FAMILIES, Family, Kind, Level
 from exporter.jobview import JobView, active_of
+from exporter.links import run_url
+from exporter.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES
 from exporter.reader import Reader, Snapshot
 from exporter.selector import Selector, SelectorError, parse
 from exporter.state import JobState, clean
 from exporter.textformat import labels as pairs
-from exporter.textformat import number
 
 HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
 
 OPEN_ONLY = frozenset({"jobrun_active_runs", "jobrun_oldest_active_run_start_timestamp_seconds"})
 """Families whose very series depend on the open runs."""
+
+
+_OWN = {
+    family.name + suffix
+    for family in (*SOURCE_FAMILIES, *EXPORTER_FAMILIES)
+    for suffix in ("", *(SUFFIXES if family.kind is Histogram else ()))
+}
+"""Metrics of the process about itself."""
 
 
 class Explainer:
@@ -68,7 +90,13 @@ class Explainer:
             for row in rows
             if row.known.mark is Mark.OPEN
         ]
-        view = JobView(state=job, active=active_of(begun), results=rules.results, has_steps=rules.steps != "off")
+        view = JobView(
+            state=job,
+            active=active_of(begun),
+            results=rules.results,
+            has_steps=rules.steps != "off",
+            failed_run_url=self._link(job, job.last_failure.run_id) if job.last_failure else "",
+        )
         return Subject(view=view, rows=lambda: self._rows(job), forgotten=self._sources[job.source].forgotten)
 
     def _rows(self, job: JobState) -> Rows:
@@ -84,9 +112,10 @@ class Explainer:
 
     def link(self, line: Line) -> str:
         """The page of a run: ours where people can reach it, else the vendor's."""
-        job = line.job
-        report = runreports.report(line.row, job, self._settings[job.source], self._config.web.external_url)
-        return report.url if self._config.web.external_url else report.vendor_url
+        return self._link(line.job, line.row.known.run.run_id)
+
+    def _link(self, job: JobState, run_id: str) -> str:
+        return run_url(self._config.web.external_url, self._settings[job.source], job.job, run_id)
 
 
 def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
@@ -122,11 +151,11 @@ def _family(selector: Selector) -> tuple[Family, str]:
         names = {family.name for family in FAMILIES}
         if selector.name in names:
             raise SelectorError(f"{selector.name} is a histogram; ask for its _count, _sum or _bucket")
+        if selector.name.startswith("process_") or selector.name in _OWN:
+            raise SelectorError(f"{selector.name} is told by the running process; it is not kept in the state")
         close = get_close_matches(selector.name, sorted(names), n=3)
-        more = (
-            f"; did you mean {' or '.join(close)}?" if close else ": it is not made of runs, but by the process itself"
-        )
-        raise SelectorError(f"{selector.name} is not in the state{more}")
+        more = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise SelectorError(f"there is no metric {selector.name}{more}")
     if not can_explain(known[0]):
         raise SelectorError(f"{selector.name} is not made of runs: {known[0].help}")
     labels = {*known[0].all_labels, *(["le"] if known[1] == "_bucket" else [])}
@@ -152,14 +181,18 @@ def _told(series: Explained, name: str, family: Family, explainer: Explainer) ->
     elif series.lines:
         yield from _table([HEADINGS, *(_row(line, family, explainer) for line in series.lines)])
     if series.found is not None:
-        what = f"{len(series.ranges)} ranges" if series.ranges else f"{len(series.lines)} runs"
+        what = _number_of(len(series.ranges), "range") if series.ranges else _number_of(len(series.lines), "run")
         same = "the same" if math.isclose(series.found, series.value, rel_tol=1e-6, abs_tol=1e-6) else "not the same"
-        yield f"{what} listed, {number(series.found)} together; the state says {number(series.value)}: {same}."
+        yield f"{what} listed, {series.found:.10g} together; the state says {series.value:.10g}: {same}."
     yield from series.notes
 
 
+def _number_of(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _value(value: float, name: str) -> str:
-    return f"{number(value)} ({utc(value)})" if name.endswith("_timestamp_seconds") else number(value)
+    return f"{value:.14g} ({utc(value)})" if name.endswith("_timestamp_seconds") else f"{value:.10g}"
 
 
 def _row(line: Line, family: Family, explainer: Explainer) -> tuple[str, ...]:
