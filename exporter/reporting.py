@@ -179,7 +179,7 @@ class Reporter:
             jobs=_keys(jobs, wanted),
             result=wanted.result,
             state=wanted.state,
-            run_id=wanted.run_id,
+            run_id=wanted.run_id or None,
             after=wanted.after,
             before=wanted.before,
         )

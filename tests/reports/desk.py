@@ -6,7 +6,7 @@ from exporter import api, openapi
 from exporter.asking import Asking
 from exporter.entries import Moment
 from exporter.handling import Bounds, Handling
-from exporter.model import Job, Reading, Run
+from exporter.model import Job, Reading, Result, Run, State
 from exporter.reader import Reader
 from exporter.reporting import Parts, Reporter
 from exporter.web import Answers, application
@@ -98,9 +98,9 @@ class Desk:
 
 def ended(run_id, end=NOW + 10, result="success", job="j", length=5.0, **fields):
     """A run that has ended."""
-    return Run(run_id=run_id, job_id=job, result=result, start=end - length, end=end, duration=length, **fields)
+    return Run(run_id=run_id, job_id=job, result=Result(result), start=end - length, end=end, duration=length, **fields)
 
 
 def running(run_id, start=NOW, job="j", state="executing", **fields):
     """A run that has not ended."""
-    return Run(run_id=run_id, job_id=job, state=state, start=start, **fields)
+    return Run(run_id=run_id, job_id=job, state=state and State(state), start=start, **fields)

@@ -133,7 +133,7 @@ def test_a_limit_out_of_bounds_is_refused(desk, limit):
 
 
 def test_a_source_that_is_not_there_is_refused_with_those_that_are(desk):
-    with pytest.raises(BadQuestionError, match="source: .* one"):
+    with pytest.raises(BadQuestionError, match=r"source: .* one"):
         desk.reporter.runs(RunFilter(source="two"))
 
 
