@@ -98,7 +98,7 @@ def _with_attributes(schema: Json) -> Json:
     """A record's schema in which what the docstring says of its attributes stands with the properties."""
     text = inspect.cleandoc(schema.get("description", ""))
     head, _, listed = text.partition("\n\nAttributes:")
-    said = {name: " ".join(words.split()) for name, words in _ATTRIBUTE.findall(listed)}
+    said = {name: " ".join(words.replace("None", "null").split()) for name, words in _ATTRIBUTE.findall(listed)}
     properties = {
         name: {**each, "description": said[name]} if name in said else each
         for name, each in schema.get("properties", {}).items()
