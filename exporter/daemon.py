@@ -26,6 +26,7 @@ from exporter.reader import Reader
 from exporter.reporting import Parts, Reporter
 from exporter.schedule import Schedule
 from exporter.store import Connect, Lock, LockedStateError
+from exporter.supervision import Manager, Supervision
 from exporter.web import Answers, Verdict, application
 from exporter.webauth import guarded
 from exporter.webfile import WebFile
@@ -54,6 +55,7 @@ class Daemon:
         connect: Opens the database.
         web_file: TLS, headers and users of the pages; plain HTTP for everybody, if None.
         revision: Of the source code, where it is known.
+        manager: The service manager that is told how the daemon is.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
@@ -65,12 +67,14 @@ class Daemon:
         connect: Connect,
         web_file: WebFile | None = None,
         revision: str = "",
+        manager: Manager | None = None,
     ) -> None:
         self._read_config = read_config
         self._listen = listen
         self._outside = outside
         self._connect = connect
         self._web_file = web_file
+        self._supervision = Supervision(manager or Manager.none(), outside.monotonic)
         self._log = structlog.get_logger()
         self._config = read_config()
         logs.guard(secrets(self._config))
@@ -172,7 +176,7 @@ class Daemon:
 
     def reload(self) -> Verdict:
         """Takes up the configuration as it is now, whole; with any fault the old one stays in force."""
-        with self._reloading:
+        with self._reloading, self._supervision.reloading():
             try:
                 self._reload()
             except (ConfigError, StateError) as error:
@@ -216,6 +220,7 @@ class Daemon:
     def stop(self) -> bool:
         """Stops everything; False if a poll still waits for its API. What is not committed by now never happened."""
         self._ended.set()
+        self._supervision.stopping()
         ended = self._end(self._schedule, self._assembly)
         self._web.stop(GRACE)
         ended = all([ended, self._asking.close(), self._handling.close()])
@@ -235,6 +240,16 @@ class Daemon:
                 self._kept_house = now
                 self._keep_house()
             self._ticked = now
+            self._supervision.beat(healthy=self.healthy()[0], ready=self.ready()[0], status=self._status())
+
+    def _status(self) -> str:
+        """How things are, in a sentence for people."""
+        ready, waiting = self.ready()
+        if not ready:
+            return waiting
+        failing = [polled.name for polled in self._assembly.polled if polled.poller.failures]
+        polling = f"polling {', '.join(polled.name for polled in self._assembly.polled)}"
+        return f"{polling}; failing: {', '.join(failing)}" if failing else polling
 
     def _keep_house(self) -> None:
         now = self._outside.clock()
