@@ -4,6 +4,7 @@ All instants are Unix seconds (UTC), all lengths seconds. None is what is not kn
 texts. Names, ids, words and URLs come from vendors and are hostile: escape them wherever they are shown.
 """
 
+import enum
 from typing import Protocol
 
 import msgspec
@@ -177,12 +178,34 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobList(msgspec.Struct, frozen=True, kw_only=True):
-    """Some jobs, the most urgent first. `total`: all that fit the filter; `page` and `pages` count from 1."""
+    """Some jobs, in the order asked for. `total`: all that fit the filter; `page` and `pages` count from 1.
+
+    `statuses`: how many jobs would fit the filter with each status, were none asked for.
+    """
 
     jobs: tuple[JobReport, ...]
     total: int
     page: int
     pages: int
+    statuses: dict[str, int] = {}
+
+
+class JobOrder(enum.StrEnum):
+    """Orders of a list of jobs; jobs that are equal in it come by name, and those of which it is not known last."""
+
+    URGENCY = "urgency"
+    """By `status`, the most urgent first."""
+    NAME = "name"
+    LAST_RUN = "last_run"
+    """The latest end first."""
+    LAST_SUCCESS = "last_success"
+    """The oldest first."""
+    STREAK = "streak"
+    """The longest first."""
+    DURATION = "duration"
+    """Of the last run, the longest first."""
+    NEXT_EXPECTED = "next_expected"
+    """The earliest first."""
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -194,6 +217,7 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     team: str = ""
     status: str = ""
     search: str = ""
+    order: JobOrder = JobOrder.URGENCY
     limit: int = 100
     page: int = 1
     recent: bool = True
@@ -436,7 +460,7 @@ class Reports(Protocol):
         """How each source stands, in the order of the configuration."""
 
     def jobs(self, wanted: JobFilter) -> JobList:
-        """Jobs, the most urgent first (by `status`), then by name."""
+        """Jobs, in the order asked for: the most urgent first, if none is."""
 
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong now, the most urgent first."""
