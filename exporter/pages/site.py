@@ -1,0 +1,136 @@
+"""The pages over HTTP. What answers takes is asked and rendered on threads of its own, never on the event loop."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from exporter.gzipped import deflated, member
+from exporter.negotiation import wants_gzip
+from exporter.pages import views
+from exporter.pages.links import Links
+from exporter.pages.rendering import Renderer, etag
+from exporter.pages.runbooks import document
+from exporter.pages.static import Assets
+from exporter.reports import BusyError, ReportError, Reports
+from exporter.web import HTML_HEADERS
+from exporter.workers import Workers
+
+REFRESH = 5
+"""Seconds between two looks of a page at whether it is still right."""
+
+WORTH_GZIP = 1024
+"""Bytes from which compressing pays."""
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """A request, and the addresses as they are seen from its page."""
+
+    request: Request
+    links: Links
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be rendered. `refresh`: whether the page looks now and then whether it is still right."""
+
+    template: str
+    variables: dict[str, Any]
+    refresh: bool = True
+    status: int = 200
+
+
+View = Callable[[Asked], Page | Response]
+
+
+class Site:
+    """All pages.
+
+    Args:
+        reports: What is shown.
+        runbooks: Reads the runbooks' Markdown.
+        version: Of the exporter.
+        refresh: Seconds between two looks of a page at whether it is still right.
+    """
+
+    def __init__(
+        self, reports: Reports, runbooks: Callable[[], str], *, version: str, refresh: float = REFRESH
+    ) -> None:
+        self._reports = reports
+        self._runbooks = runbooks
+        self._refresh = refresh
+        self._assets = Assets()
+        self._renderer = Renderer({"version": version})
+        self._workers = Workers()
+
+    @property
+    def routes(self) -> list[BaseRoute]:
+        """For `Answers.routes`."""
+        return [
+            self._route("/", 0, self._status),
+            self._route("/runs", 0, self._runs),
+            self._route("/runs/{source}/{run_id:path}/log", 3, self._log),
+            self._route("/runs/{source}/{run_id:path}", 2, self._run),
+            self._route("/runbooks", 0, self._runbook),
+            Route("/assets/{name}", self._assets),
+        ]
+
+    def _route(self, path: str, depth: int, view: View) -> Route:
+        links = Links(depth, self._assets.versions)
+
+        async def serve(request: Request) -> Response:
+            try:
+                return await self._workers.run(lambda: self._answer(view, Asked(request, links)))
+            except BusyError as error:
+                return PlainTextResponse(f"{error}\n", error.status, _headers(error))
+
+        return Route(path, serve)
+
+    def _answer(self, view: View, asked: Asked) -> Response:
+        try:
+            page = view(asked)
+        except ReportError as error:
+            page = _failed(error)
+        return page if isinstance(page, Response) else self._rendered(page, asked)
+
+    def _rendered(self, page: Page, asked: Asked) -> Response:
+        variables = {"links": asked.links, "now": self._reports.now, "refresh": self._refresh if page.refresh else 0}
+        body = self._renderer.page(page.template, variables | page.variables)
+        headers = HTML_HEADERS | {"Cache-Control": "no-store", "ETag": etag(body), "Vary": "Accept-Encoding"}
+        if page.status == 200 and asked.request.headers.get("if-none-match") == headers["ETag"]:
+            return Response(status_code=304, headers=headers)
+        if len(body) >= WORTH_GZIP and wants_gzip(asked.request.headers.get("accept-encoding", "")):
+            body, headers = member([body], [deflated(body)]), headers | {"Content-Encoding": "gzip"}
+        return Response(body, page.status, headers | page.variables.get("headers", {}), "text/html")
+
+    def _status(self, asked: Asked) -> Page:
+        return Page(template="status.html", variables=views.status(self._reports, asked.request.query_params))
+
+    def _runs(self, asked: Asked) -> Page | Response:
+        found = views.runs(self._reports, asked.request.query_params)
+        if isinstance(found, views.Elsewhere):
+            return RedirectResponse(asked.links.run(found.run.source, found.run.run_id), 302, HTML_HEADERS)
+        return Page(template="runs.html", variables=found)
+
+    def _run(self, asked: Asked) -> Page:
+        variables = views.run(self._reports, **asked.request.path_params)
+        return Page(template="run.html", variables=variables)
+
+    def _log(self, asked: Asked) -> Page:
+        variables = views.log(self._reports, **asked.request.path_params, query=asked.request.query_params)
+        return Page(template="log.html", variables=variables, refresh=False)
+
+    def _runbook(self, _: Asked) -> Page:
+        return Page(template="runbooks.html", variables={"document": document(self._runbooks())}, refresh=False)
+
+
+def _failed(error: ReportError) -> Page:
+    """The page for what could not be answered."""
+    variables = {"status": error.status, "sentence": str(error), "headers": _headers(error)}
+    return Page(template="error.html", variables=variables, refresh=False, status=error.status)
+
+
+def _headers(error: ReportError) -> dict[str, str]:
+    return {} if error.retry_after is None else {"Retry-After": f"{error.retry_after:.0f}"}
