@@ -446,6 +446,13 @@ class BusyError(ReportError):
     retry_after = 5.0
 
 
+class TooManyError(ReportError):
+    """Questions come too fast."""
+
+    status = 429
+    retry_after = 1.0
+
+
 class Reports(Protocol):
     """The answers; `exporter.reporting.Reporter` gives them. Thread-safe; no method is to be called on an event loop.
 

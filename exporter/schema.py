@@ -35,6 +35,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
         due: When they shall be asked for next.
         step_results: Its steps as `[[name, result, seconds], …]`, once counted.
         words: Unmapped status words that it had.
+        late: Whether it had ended before the watermark when its ending was first seen.
     """
 
     known: Known
@@ -47,6 +48,7 @@ class StoredRun(msgspec.Struct, frozen=True, kw_only=True):
     due: float | None = None
     step_results: str | None = None
     words: str = ""
+    late: bool = False
 
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -70,13 +72,28 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX runs_open ON runs (source) WHERE mark = 0",
         "CREATE INDEX runs_without_steps ON runs (source, due) WHERE steps IN (1, 2)",
     ),
+    (
+        "ALTER TABLE runs ADD COLUMN late INTEGER NOT NULL DEFAULT 0",
+        # What people look at goes by when runs ended; those that are filtered out are passed over in the index.
+        "DROP INDEX runs_of_job",
+        'CREATE INDEX runs_of_job ON runs (job, coalesce("end", seen), result)',
+        'CREATE INDEX runs_by_end ON runs (source, result, coalesce("end", seen), job) WHERE mark <> 0',
+    ),
 )
 """The statements that lead from each version of the schema to the next; SQLite's `user_version` counts them."""
 
+LATE_SINCE = 2
+"""The version of the schema that knows `late`."""
+
 COLUMNS = (
     'run_id, job, job_id, mark, result, state, unmapped, created, scheduled, start, "end", duration, queue_duration,'
-    " retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words"
+    " retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words, late"
 )
+
+
+def columns(version: int) -> str:
+    """COLUMNS, as far as a schema of this version has them: one on a read-only disk cannot be brought up to date."""
+    return COLUMNS if version >= LATE_SINCE else COLUMNS.replace(", late", ", 0")
 
 
 def to_row(stored: StoredRun) -> tuple[Any, ...]:
@@ -108,6 +125,7 @@ def to_row(stored: StoredRun) -> tuple[Any, ...]:
         stored.due,
         stored.step_results,
         stored.words or None,
+        int(stored.late),
     )
 
 
@@ -115,7 +133,7 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
     """The record of a row of COLUMNS."""
     (
         run_id, job, job_id, mark, result, state, unmapped, created, scheduled, start, end, duration, queue_duration,
-        retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words,
+        retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words, late,
     ) = row  # fmt: skip
     run = Run(
         run_id=run_id,
@@ -145,4 +163,5 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
         due=due,
         step_results=step_results,
         words=words or "",
+        late=bool(late),
     )
