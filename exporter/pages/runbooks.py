@@ -1,5 +1,6 @@
 """docs/runbooks.md as HTML."""
 
+import itertools
 import re
 
 import msgspec
@@ -25,7 +26,7 @@ def document(markdown: str) -> Document:
     machine = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = machine.parse(markdown)
     contents = []
-    for opening, inline in zip(tokens, tokens[1:], strict=False):
+    for opening, inline in itertools.pairwise(tokens):
         if opening.type == "heading_open":
             opening.attrSet("id", slug(inline.content))
             if opening.tag == "h2":

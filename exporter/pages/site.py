@@ -9,15 +9,15 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from exporter.gzipped import deflated, member
+from exporter.handling import Handling
 from exporter.negotiation import wants_gzip
 from exporter.pages import views
 from exporter.pages.links import Links
 from exporter.pages.rendering import Renderer, etag
 from exporter.pages.runbooks import document
 from exporter.pages.static import Assets
-from exporter.reports import BusyError, ReportError, Reports
+from exporter.reports import ReportError, Reports
 from exporter.web import HTML_HEADERS
-from exporter.workers import Workers
 
 REFRESH = 5
 """Seconds between two looks of a page at whether it is still right."""
@@ -50,20 +50,27 @@ class Site:
 
     Args:
         reports: What is shown.
+        handling: Where answers are made.
         runbooks: Reads the runbooks' Markdown.
         version: Of the exporter.
         refresh: Seconds between two looks of a page at whether it is still right.
     """
 
     def __init__(
-        self, reports: Reports, runbooks: Callable[[], str], *, version: str, refresh: float = REFRESH
+        self,
+        reports: Reports,
+        handling: Handling,
+        runbooks: Callable[[], str],
+        *,
+        version: str,
+        refresh: float = REFRESH,
     ) -> None:
         self._reports = reports
         self._runbooks = runbooks
         self._refresh = refresh
         self._assets = Assets()
         self._renderer = Renderer({"version": version})
-        self._workers = Workers()
+        self._handling = handling
 
     @property
     def routes(self) -> list[BaseRoute]:
@@ -80,13 +87,10 @@ class Site:
     def _route(self, path: str, depth: int, view: View) -> Route:
         links = Links(depth, self._assets.versions)
 
-        async def serve(request: Request) -> Response:
-            try:
-                return await self._workers.run(lambda: self._answer(view, Asked(request, links)))
-            except BusyError as error:
-                return PlainTextResponse(f"{error}\n", error.status, _headers(error))
+        def handle(request: Request) -> Response:
+            return self._answer(view, Asked(request, links))
 
-        return Route(path, serve)
+        return Route(path, self._handling.endpoint(handle, _refused))
 
     def _answer(self, view: View, asked: Asked) -> Response:
         try:
@@ -130,6 +134,11 @@ def _failed(error: ReportError) -> Page:
     """The page for what could not be answered."""
     variables = {"status": error.status, "sentence": str(error), "headers": _headers(error)}
     return Page(template="error.html", variables=variables, refresh=False, status=error.status)
+
+
+def _refused(error: ReportError) -> Response:
+    """In a few plain words: there is no thread for more."""
+    return PlainTextResponse(f"{error}\n", error.status, _headers(error))
 
 
 def _headers(error: ReportError) -> dict[str, str]:

@@ -37,7 +37,7 @@ def sparkline(endings: Sequence[Ending]) -> Sparkline:
     first = RECENT - len(endings)
     for number, ending in enumerate(endings[-RECENT:], max(0, first)):
         paths[tone(ending.result)] += _bar(number * STEP, ending, longest)
-    return Sparkline(**paths, label=_label(endings))
+    return Sparkline(good=paths["good"], bad=paths["bad"], calm=paths["calm"], label=_label(endings))
 
 
 def _bar(x: int, ending: Ending, longest: float) -> str:

@@ -124,7 +124,7 @@ def tempo(page: RunPage) -> str:
         return "over its budget"
     if usual.p95 is not None and duration > usual.p95:
         return "slower than 95 % of its runs"
-    return f"{duration / usual.p50:.1f} × the usual"
+    return f"{duration / usual.p50:.1f} times the usual"
 
 
 def log(reports: Reports, source: str, run_id: str, query: Query) -> Variables:
