@@ -1,12 +1,13 @@
 """What the commands do."""
 
+import functools
 import os
 import signal
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -26,6 +27,7 @@ from exporter.once import NoPages, Polled, poll_once
 from exporter.opening import open_state
 from exporter.sources import SOURCES
 from exporter.store import Connect
+from exporter.supervision import Manager
 from exporter.webfile import WebFile
 from exporter.webserver import ListenError
 
@@ -39,11 +41,14 @@ def run(
     log: logs.LogOptions,
     *,
     connect: Connect = sqlite3.connect,
+    environ: Mapping[str, str] = os.environ,
 ) -> int:
     """The daemon, until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
     logs.configure(log, sys.stderr)
     web_file = None if web_config_file is None else WebFile(web_config_file, time.monotonic)
-    return serve(lambda: load(config_file, os.environ, SETTINGS), listen, connect=connect, web_file=web_file)
+    manager = Manager(environ, os.getpid())
+    read_config = functools.partial(load, config_file, environ, SETTINGS)
+    return serve(read_config, listen, connect=connect, web_file=web_file, manager=manager)
 
 
 def serve(
@@ -53,9 +58,10 @@ def serve(
     connect: Connect = sqlite3.connect,
     web_file: WebFile | None = None,
     started: Callable[[Address], None] | None = None,
+    manager: Manager | None = None,
 ) -> int:
     """Runs a daemon in this process until a signal ends it; gives the exit code."""
-    daemon = Daemon(read_config, listen, outside=Outside(), connect=connect, web_file=web_file)
+    daemon = Daemon(read_config, listen, outside=Outside(), connect=connect, web_file=web_file, manager=manager)
     ended = threading.Event()
     reload = threading.Event()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO, cast
 
-from exporter import __version__, config, logs
+from exporter import __version__, assets, config, logs
 from exporter.address import Address, parse_address
 from exporter.errors import JobrunError
 from exporter.faults import ConfigError
@@ -127,6 +127,12 @@ def _simulate(options: argparse.Namespace, outside: Outside) -> int:
     return 0
 
 
+def _assets(options: argparse.Namespace, outside: Outside) -> int:
+    for path in assets.write(options.output):
+        print(path, file=outside.out)
+    return 0
+
+
 def _address(text: str) -> Address:
     try:
         return parse_address(text)
@@ -202,6 +208,11 @@ COMMANDS: Mapping[str, Command] = {
             Flag("--listen-address", {**LISTEN, "default": "127.0.0.1:8080"}),
         ),
         _simulate,
+    ),
+    "assets": Command(
+        "writes the rules, dashboards, runbooks and examples of this version",
+        (Flag("--output", {"required": True, "type": Path, "metavar": "DIR", "help": "where; made if it is not there"}),),
+        _assets,
     ),
 }
 
