@@ -89,8 +89,8 @@ def _boxes(by_name: Mapping[str, StepReport], columns: Mapping[str, int]) -> dic
 
 
 def _line(before: Box, after: Box) -> str:
-    """From the right side of one box to the left side of another, in a curve."""
+    """From the right side of one box to the left side of another: straight on, and a curve before its end."""
     x1, y1 = before.x + BOX_WIDTH, before.y + BOX_HEIGHT // 2
     x2, y2 = after.x, after.y + BOX_HEIGHT // 2
-    middle = (x1 + x2) // 2
-    return f"M{x1} {y1}C{middle} {y1} {middle} {y2} {x2} {y2}"
+    middle = x2 - GAP_X // 2
+    return f"M{x1} {y1}H{x2 - GAP_X}C{middle} {y1} {middle} {y2} {x2} {y2}"

@@ -22,7 +22,7 @@ AS_OF = re.compile(rb'<time [^>]*id="as-of"[^>]*>[^<]*')
 FILTERS = {
     "age": words.age,
     "full_time": words.full_time,
-    "length": words.length,
+    "span": words.span,
     "machine_time": words.machine_time,
     "visible": words.visible,
 }

@@ -81,7 +81,7 @@ class Site:
             self._route("/runs/{source}/{run_id:path}/log", 3, self._log),
             self._route("/runs/{source}/{run_id:path}", 2, self._run),
             self._route("/runbooks", 0, self._runbook),
-            Route("/assets/{name}", self._assets),
+            Route("/assets/{name}", self._assets.serve),
         ]
 
     def _route(self, path: str, depth: int, view: View) -> Route:

@@ -26,18 +26,24 @@ class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
     bad: str
     calm: str
     label: str
-    width: int = RECENT * STEP - (STEP - BAR)
+    width: int
     height: int = HEIGHT
 
 
-def sparkline(endings: Sequence[Ending]) -> Sparkline:
-    """Bars as high as runs were long, the latest at the right end; a failing one has a mark above it."""
+def sparkline(endings: Sequence[Ending], places: int = RECENT) -> Sparkline:
+    """Bars as high as runs were long, the latest at the right of so many places; a failing one has a mark above it."""
     paths = {"good": "", "bad": "", "calm": ""}
     longest = max((ending.duration or 0.0 for ending in endings), default=0.0)
-    first = RECENT - len(endings)
-    for number, ending in enumerate(endings[-RECENT:], max(0, first)):
+    shown = endings[-places:] if places else ()
+    for number, ending in enumerate(shown, places - len(shown)):
         paths[tone(ending.result)] += _bar(number * STEP, ending, longest)
-    return Sparkline(good=paths["good"], bad=paths["bad"], calm=paths["calm"], label=_label(endings))
+    return Sparkline(
+        good=paths["good"],
+        bad=paths["bad"],
+        calm=paths["calm"],
+        label=_label(shown),
+        width=max(1, places * STEP - (STEP - BAR)),
+    )
 
 
 def _bar(x: int, ending: Ending, longest: float) -> str:

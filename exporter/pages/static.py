@@ -35,7 +35,7 @@ class Assets:
         """Of each asset by name."""
         return {name: asset.version for name, asset in self._assets.items()}
 
-    async def __call__(self, request: Request) -> Response:
+    async def serve(self, request: Request) -> Response:
         """An asset; under its own version it may be kept for ever. No thread: it is in memory."""
         name = request.path_params["name"]
         asset = self._assets.get(name)

@@ -8,7 +8,7 @@ import msgspec
 from exporter.model import FAILING, Result, State
 from exporter.pages.graph import graph
 from exporter.pages.questions import Query, job_filter, run_filter
-from exporter.pages.sparkline import sparkline
+from exporter.pages.sparkline import Sparkline, sparkline
 from exporter.pages.timeline import timeline
 from exporter.pages.words import many
 from exporter.reports import JobOrder, Problem, Reports, RunPage, RunReport, StepReport
@@ -67,9 +67,10 @@ def status(reports: Reports, query: Query) -> Variables:
 def _verdict(problems: tuple[Problem, ...]) -> tuple[str, str]:
     """A word that has a look, and the sentence on top of everything."""
     critical = sum(problem.severity == "critical" for problem in problems)
-    if critical:
-        return "critical", many(len(problems), "problem")
-    return ("warning", many(len(problems), "warning")) if problems else ("ok", "All is well")
+    warnings = len(problems) - critical
+    counts = [(critical, "problem"), (warnings, "warning")]
+    text = " and ".join(many(count, noun) for count, noun in counts if count)
+    return "critical" if critical else "warning" if warnings else "ok", text or "All is well"
 
 
 def _repeated(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
@@ -103,7 +104,7 @@ def run(reports: Reports, source: str, run_id: str) -> Variables:
         "graph": graph(page.steps),
         "outputs": outputs(page) if page.logs else (),
         "tempo": tempo(page),
-        "strip": sparkline(page.job.recent if page.job else ()),
+        "strip": strip(page),
     }
 
 
@@ -125,6 +126,12 @@ def tempo(page: RunPage) -> str:
     if usual.p95 is not None and duration > usual.p95:
         return "slower than 95 % of its runs"
     return f"{duration / usual.p50:.1f} times the usual"
+
+
+def strip(page: RunPage) -> Sparkline:
+    """The bars of the job's recent runs, without room for those that never were."""
+    recent = page.job.recent if page.job else ()
+    return sparkline(recent, places=len(recent))
 
 
 def log(reports: Reports, source: str, run_id: str, query: Query) -> Variables:

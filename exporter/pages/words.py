@@ -16,7 +16,7 @@ PICTURES = 0x2400
 """Where Unicode has its pictures of control characters."""
 
 
-def length(seconds: float) -> str:
+def span(seconds: float) -> str:
     """A stretch of time in two units at most: `320ms`, `4.2s`, `45s`, `12m 5s`, `3h`, `2d 4h`."""
     seconds = max(0.0, seconds)
     if round(seconds * 1000) < 1000:
