@@ -13,6 +13,7 @@ from exporter.exposition import Exposition
 from exporter.holds import Holds, Series
 from exporter.jobview import JobView
 from exporter.ledger import UNOBSERVED, Changed, Ledger
+from exporter.links import absolute, run_path
 from exporter.meters import SelfMetrics
 from exporter.model import State
 from exporter.rules import SourceRules
@@ -121,11 +122,11 @@ class Publisher:
 
     def _update(self, changed: Changed) -> None:
         jobs = self._ledger.books.jobs
-        wanted = {key for key, job in jobs.items() if self._is_shown(job)} if changed.everything else self._shown_jobs
+        wanted = {key for key, job in jobs.items() if self.is_shown(job)} if changed.everything else self._shown_jobs
         if changed.everything:
             removed, keys = self._shown_jobs - wanted, wanted
         else:
-            keys = {key for key in changed.jobs if key in jobs and self._is_shown(jobs[key])}
+            keys = {key for key in changed.jobs if key in jobs and self.is_shown(jobs[key])}
             removed = changed.jobs - keys
         self._shown_jobs = (self._shown_jobs | keys) - removed
         gone = self._shown_sources - self._sources.keys()
@@ -138,7 +139,8 @@ class Publisher:
             exporter=self._ledger.books.exporter,
         )
 
-    def _is_shown(self, job: JobState) -> bool:
+    def is_shown(self, job: JobState) -> bool:
+        """Whether a job's series are served."""
         source = self._sources.get(job.source)
         return source is not None and not job.gone and (job.overflow or source.rules.wants(label_of(job.job)))
 
@@ -171,12 +173,15 @@ class Publisher:
             schedule=expected.schedule,
             team=expected.team,
             job_url=job.job.url,
-            failed_run_url=self._link(job, failed) if failed else "",
+            failed_run_url=self.run_url(job, failed) if failed else "",
             step_histograms=self._ledger.step_histograms,
             withheld=job.source in self._withheld,
         )
 
-    def _link(self, job: JobState, run_id: str) -> str:
+    def run_url(self, job: JobState, run_id: str) -> str:
+        """The page of a run: ours where people can reach it, else the vendor's."""
+        if self._config is not None and self._config.web.external_url:
+            return absolute(self._config.web.external_url, run_path(job.source, run_id))
         settings = self._sources[job.source].settings
         return settings.link(run_id=run_id, job_id=job.job.job_id, job_name=job.job.name, project=job.job.project)
 

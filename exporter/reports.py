@@ -5,7 +5,7 @@ texts. Names, ids, words and URLs come from vendors and are hostile: escape them
 """
 
 import enum
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 
@@ -16,6 +16,8 @@ RECENT = 20
 
 MOST = 500
 """The largest `limit` of a list."""
+
+Limit = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -141,8 +143,9 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
         pending: Runs that wait.
         executing: Runs under way.
         oldest_start: The earliest start of those under way.
-        status: In a word, for sorting and colour: `failing`, `overdue`, `stale`, `slow` (a run is under way for longer
-            than the budget), `ok`, `idle` (nothing ended well or badly yet), `disabled`; the first that is true.
+        status: In a word, for sorting and colour: `failing`, `overdue`, `stale` (the last success is too old), `slow`
+            (a run is under way for longer than the budget), `disabled`, `ok`, `idle` (none has succeeded yet); the
+            first that is true.
         folded: Whether it is counted in `__other__`, as there are too many series.
         recent: Its latest ended runs, oldest first, at most RECENT. Empty in lists that were asked for without.
     """
@@ -209,7 +212,20 @@ class JobOrder(enum.StrEnum):
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs, "" or None for any. `search`: part of a job's name, id or project, letter case aside."""
+    """Which jobs, "" or None for any.
+
+    Attributes:
+        source: The source's name.
+        project: The label.
+        job_name: The label.
+        team: Who looks after it.
+        status: A word of `JobReport.status`.
+        search: Part of a job's name, id or project, letter case aside.
+        order: In which order.
+        limit: Jobs on a page, at most MOST.
+        page: Which page, from 1.
+        recent: Whether each job's latest ended runs come along.
+    """
 
     source: str = ""
     project: str | None = None
@@ -218,8 +234,8 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     status: str = ""
     search: str = ""
     order: JobOrder = JobOrder.URGENCY
-    limit: int = 100
-    page: int = 1
+    limit: Limit = 100
+    page: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
     recent: bool = True
 
 
@@ -350,7 +366,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str = ""
     after: float | None = None
     before: float | None = None
-    limit: int = 100
+    limit: Limit = 100
     cursor: str = ""
 
 
