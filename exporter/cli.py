@@ -211,11 +211,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
     "assets": Command(
         "writes the rules, dashboards, runbooks and examples of this version",
-        (
-            Flag(
-                "--output", {"required": True, "type": Path, "metavar": "DIR", "help": "where; made if it is not there"}
-            ),
-        ),
+        (Flag("--output", {"required": True, "type": Path, "metavar": "DIR", "help": "where; made if it is not there"}),),
         _assets,
     ),
 }

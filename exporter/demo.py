@@ -15,6 +15,7 @@ from exporter.config import loads
 from exporter.simulators import SIMULATORS
 
 DEMO = """
+web: {logs: true}  # nobody's output
 metrics: {zero_first: 0s}  # whoever looks at a demo wants to see the first failure at once
 objectives:
   - match: {job_name: "daily-.*"}

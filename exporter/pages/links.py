@@ -1,8 +1,9 @@
 """Addresses of pages and assets, relative to the page that shows them: right below any prefix that a proxy adds."""
 
 from collections.abc import Mapping
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
+from exporter.links import run_path
 from exporter.pages.words import web_link
 
 
@@ -28,7 +29,7 @@ class Links:
 
     def run(self, source: str, run_id: str) -> str:
         """The page of a run."""
-        return f"{self.root}runs/{quote(source, safe='')}/{quote(run_id, safe='')}"
+        return self.page(run_path(source, run_id))
 
     def log(self, source: str, run_id: str, step: str) -> str:
         """The page of a step's output; of the run's own error text, if `step` is ""."""

@@ -8,7 +8,18 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from markupsafe import Markup
 
+from exporter import assets
+from exporter.reports import UnknownError
+
 NO_SLUG = re.compile(r"[^\w\- ]")
+
+
+def markdown() -> str:
+    """The runbooks as they are written. Raises UnknownError where they are not installed."""
+    try:
+        return assets.read("docs/runbooks.md")
+    except assets.AssetError as error:
+        raise UnknownError(str(error)) from None
 
 
 class Document(msgspec.Struct, frozen=True):

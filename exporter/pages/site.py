@@ -1,7 +1,8 @@
 """The pages over HTTP. What answers takes is asked and rendered on threads of its own, never on the event loop."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import msgspec
 from starlette.requests import Request
@@ -16,7 +17,7 @@ from exporter.pages.links import Links
 from exporter.pages.rendering import Renderer, etag
 from exporter.pages.runbooks import document
 from exporter.pages.static import Assets
-from exporter.reports import ReportError, Reports
+from exporter.reports import ReportError, Reports, UnknownError
 from exporter.web import HTML_HEADERS
 
 REFRESH = 5
@@ -27,9 +28,11 @@ WORTH_GZIP = 1024
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A request, and the addresses as they are seen from its page."""
+    """A request: the parts of its path, what its query gives, and the addresses as they are seen from its page."""
 
     request: Request
+    parts: Sequence[str]
+    query: Sequence[tuple[str, str]]
     links: Links
 
 
@@ -76,21 +79,25 @@ class Site:
     def routes(self) -> list[BaseRoute]:
         """For `Answers.routes`."""
         return [
-            self._route("/", 0, self._status),
-            self._route("/runs", 0, self._runs),
-            self._route("/runs/{source}/{run_id:path}/log", 3, self._log),
-            self._route("/runs/{source}/{run_id:path}", 2, self._run),
-            self._route("/runbooks", 0, self._runbook),
+            self._route("/", self._status),
+            self._route("/runs", self._runs),
+            self._route("/runs/{rest:path}", self._run_or_log),
+            self._route("/runbooks", self._runbook),
             Route("/assets/{name}", self._assets.serve),
         ]
 
-    def _route(self, path: str, depth: int, view: View) -> Route:
-        links = Links(depth, self._assets.versions)
-
+    def _route(self, path: str, view: View) -> Route:
         def handle(request: Request) -> Response:
-            return self._answer(view, Asked(request, links))
+            return self._answer(view, self._asked(request))
 
         return Route(path, self._handling.endpoint(handle, _refused))
+
+    def _asked(self, request: Request) -> Asked:
+        """Parts of a path are told apart before they are unquoted: a run's id may have a slash."""
+        raw = (request.scope.get("raw_path") or request.url.path.encode()).decode("latin-1")
+        parts = [unquote(part) for part in raw.lstrip("/").split("/")]
+        given = [(name, text) for name, text in request.query_params.multi_items() if text]
+        return Asked(request, parts, given, Links(len(parts) - 1, self._assets.versions))
 
     def _answer(self, view: View, asked: Asked) -> Response:
         try:
@@ -110,23 +117,25 @@ class Site:
         return Response(body, page.status, headers | page.variables.get("headers", {}), "text/html")
 
     def _status(self, asked: Asked) -> Page:
-        return Page(template="status.html", variables=views.status(self._reports, asked.request.query_params))
+        return Page(template="status.html", variables=views.status(self._reports, asked.query))
 
     def _runs(self, asked: Asked) -> Page | Response:
-        found = views.runs(self._reports, asked.request.query_params)
+        found = views.runs(self._reports, asked.query)
         if isinstance(found, views.Elsewhere):
             return RedirectResponse(asked.links.run(found.run.source, found.run.run_id), 302, HTML_HEADERS)
         return Page(template="runs.html", variables=found)
 
-    def _run(self, asked: Asked) -> Page:
-        variables = views.run(self._reports, **asked.request.path_params)
-        return Page(template="run.html", variables=variables)
-
-    def _log(self, asked: Asked) -> Page:
-        variables = views.log(self._reports, **asked.request.path_params, query=asked.request.query_params)
-        return Page(template="log.html", variables=variables, refresh=False)
+    def _run_or_log(self, asked: Asked) -> Page:
+        match asked.parts:
+            case ["runs", source, run_id]:
+                return Page(template="run.html", variables=views.run(self._reports, source, run_id))
+            case ["runs", source, run_id, "log"]:
+                variables = views.log(self._reports, source, run_id, asked.query)
+                return Page(template="log.html", variables=variables, refresh=False)
+        raise UnknownError("there is no such page")
 
     def _runbook(self, _: Asked) -> Page:
+        """They are read each time: nobody asks often."""
         return Page(template="runbooks.html", variables={"document": document(self._runbooks())}, refresh=False)
 
 

@@ -5,13 +5,14 @@ from typing import Any
 
 import msgspec
 
+from exporter.links import run_path
 from exporter.model import FAILING, Result, State
 from exporter.pages.graph import graph
-from exporter.pages.questions import Query, job_filter, run_filter
 from exporter.pages.sparkline import Sparkline, sparkline
 from exporter.pages.timeline import timeline
 from exporter.pages.words import many
-from exporter.reports import JobOrder, Problem, Reports, RunPage, RunReport, StepReport
+from exporter.questions import given
+from exporter.reports import JobFilter, JobOrder, Problem, Reports, RunFilter, RunPage, RunReport, StepReport
 
 STATUSES = ("failing", "overdue", "stale", "slow", "ok", "idle", "disabled")
 """Of jobs, the most urgent first."""
@@ -26,14 +27,16 @@ ORDERS = {
     JobOrder.NEXT_EXPECTED: "Next expected",
 }
 
-JOB_PARAMETERS = ("source", "project", "job_name", "team", "status", "search", "order")
-RUN_PARAMETERS = ("source", "project", "job_name", "result", "state", "run_id", "after", "before")
+JOB_PARAMETERS = ("source", "project", "job_name", "team", "status", "search", "order", "limit")
+RUN_PARAMETERS = ("source", "project", "job_name", "result", "state", "run_id", "after", "before", "limit")
 """What makes a list; the place in it is no part of that."""
 
 PROBLEMS = 50
 """That many are shown; of the rest, the number."""
 
 Variables = dict[str, Any]
+Query = Sequence[tuple[str, str]]
+"""What an address gives, without what it gives as empty: that is how a form says "any"."""
 
 
 class Elsewhere(msgspec.Struct, frozen=True):
@@ -44,10 +47,11 @@ class Elsewhere(msgspec.Struct, frozen=True):
 
 def status(reports: Reports, query: Query) -> Variables:
     """What is wrong now, sources, jobs."""
-    wanted = job_filter(query)
+    wanted = JobFilter(**given(query, JobFilter))
     problems, jobs = reports.problems(), reports.jobs(wanted)
     sources = reports.sources()
     known = sum(source.jobs for source in sources)
+    repeated = _repeated(query, JOB_PARAMETERS)
     return {
         "problems": problems[:PROBLEMS],
         "more_problems": len(problems) - PROBLEMS,
@@ -56,11 +60,11 @@ def status(reports: Reports, query: Query) -> Variables:
         "known": known,
         "list": jobs,
         "rows": [(job, sparkline(job.recent)) for job in jobs.jobs],
-        "filtered": any(query.get(name) for name in JOB_PARAMETERS if name != "order"),
+        "filtered": bool(repeated.keys() - {"order", "limit"}),
         "statuses": [(word, jobs.statuses.get(word, 0)) for word in STATUSES],
         "orders": ORDERS,
         "wanted": wanted,
-        "query": _repeated(query, JOB_PARAMETERS),
+        "query": repeated,
     }
 
 
@@ -75,23 +79,23 @@ def _verdict(problems: tuple[Problem, ...]) -> tuple[str, str]:
 
 def _repeated(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
     """What links to the same list with one thing changed repeat of the query."""
-    return {name: query[name] for name in parameters if query.get(name)}
+    return {name: text for name, text in query if name in parameters}
 
 
 def runs(reports: Reports, query: Query) -> Variables | Elsewhere:
     """Runs that fit a filter; a run's id that exists once leads to the run."""
-    wanted = run_filter(query)
-    found = reports.runs(wanted)
-    if wanted.run_id and len(found.runs) == 1:
+    wanted = RunFilter(**given(query, RunFilter))
+    found, repeated = reports.runs(wanted), _repeated(query, RUN_PARAMETERS)
+    if wanted.run_id and len(found.runs) == 1 and "?" not in run_path(wanted.source, wanted.run_id):
         return Elsewhere(found.runs[0])
     return {
         "list": found,
         "sources": [source.name for source in reports.sources()],
         "results": list(Result),
         "states": list(State),
-        "given": {name: query.get(name, "") for name in RUN_PARAMETERS},
-        "first": not query.get("cursor"),
-        "query": _repeated(query, RUN_PARAMETERS),
+        "given": {name: repeated.get(name, "") for name in RUN_PARAMETERS},
+        "first": not wanted.cursor,
+        "query": repeated,
     }
 
 
@@ -136,7 +140,7 @@ def strip(page: RunPage) -> Sparkline:
 
 def log(reports: Reports, source: str, run_id: str, query: Query) -> Variables:
     """The output of one step."""
-    return {"log": reports.log(source, run_id, query.get("step", ""))}
+    return {"log": reports.log(source, run_id, dict(query).get("step", ""))}
 
 
 def result_word(thing: RunReport | StepReport) -> str:

@@ -194,6 +194,7 @@ class Told:
         return RunList(runs=tuple(chosen[start : start + wanted.limit]), cursor=cursor)
 
     def run(self, source, run_id, *, live=True):
+        assert live
         try:
             return self.pages[source, run_id]
         except KeyError:
@@ -206,6 +207,28 @@ class Told:
 
 
 ALL_BROKEN = (
-    source("snow", up=False, last_outcome="error", last_reason="auth", last_fault="The API refused the key (401).", watermark=NOW - 5 * HOUR),
-    source("flow", provider="workato", up=False, last_outcome="partial", last_reason="http_4xx", last_fault="2 scopes may not be read.", scopes_unreadable=2, unreadable=("north", "south"), unobserved_seconds=7200.0, unobserved=(Range(NOW - DAY, NOW - DAY + 7200),), truncated=4, unmapped={"paused_by_admin": 3}, credential_expiry=NOW + 2 * DAY, budget=BudgetReport(requests_per_minute=30, limit=100, remaining=4)),
-)  # fmt: skip
+    source(
+        up=False,
+        last_outcome="error",
+        last_reason="auth",
+        last_fault="The API refused the key (401).",
+        watermark=NOW - 5 * HOUR,
+    ),
+    source(
+        "flow",
+        provider="workato",
+        up=False,
+        last_outcome="partial",
+        last_reason="http_4xx",
+        last_fault="2 scopes may not be read.",
+        scopes_unreadable=2,
+        unreadable=("north", "south"),
+        unobserved_seconds=7200.0,
+        unobserved=(Range(NOW - DAY, NOW - DAY + 7200),),
+        truncated=4,
+        steps_lost=1,
+        unmapped={"paused_by_admin": 3},
+        credential_expiry=NOW + 2 * DAY,
+        budget=BudgetReport(requests_per_minute=30, limit=100, remaining=4),
+    ),
+)
