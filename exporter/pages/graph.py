@@ -38,7 +38,7 @@ def graph(steps: Sequence[StepReport]) -> Graph | None:
     by_name = {step.name: step for step in steps[:MOST]}
     if len(steps) > MOST or not any(name in by_name for step in steps for name in step.dependencies):
         return None
-    boxes = _boxes(by_name, _columns(by_name))
+    boxes = _boxes(by_name, columns(by_name))
     return Graph(
         boxes=tuple(boxes.values()),
         lines=tuple(
@@ -52,32 +52,32 @@ def graph(steps: Sequence[StepReport]) -> Graph | None:
     )
 
 
-def _columns(by_name: Mapping[str, StepReport]) -> Mapping[str, int]:
+def columns(by_name: Mapping[str, StepReport]) -> Mapping[str, int]:
     """The column of each step: one to the right of all for which it waits.
 
     A circle, which no vendor should tell, is cut where it closes. It goes without recursion: chains may be long.
     """
-    columns: dict[str, int] = {}
+    found: dict[str, int] = {}
     for first in by_name:
         waiting, path = [first], set()
         while waiting:
             name = waiting[-1]
             needs = [need for need in by_name[name].dependencies if need in by_name]
             path.add(name)
-            new = [need for need in needs if need not in columns and need not in path]
-            if new and name not in columns:
+            new = [need for need in needs if need not in found and need not in path]
+            if new and name not in found:
                 waiting += new
                 continue
-            columns.setdefault(name, 1 + max((columns[need] for need in needs if need in columns), default=-1))
+            found.setdefault(name, 1 + max((found[need] for need in needs if need in found), default=-1))
             waiting.pop()
-    return columns
+    return found
 
 
-def _boxes(by_name: Mapping[str, StepReport], columns: Mapping[str, int]) -> dict[str, Box]:
+def _boxes(by_name: Mapping[str, StepReport], places: Mapping[str, int]) -> dict[str, Box]:
     rows: dict[int, int] = {}
     boxes = {}
     for name, step in by_name.items():
-        column = columns[name]
+        column = places[name]
         row = rows[column] = rows.get(column, -1) + 1
         boxes[name] = Box(
             step=step,
