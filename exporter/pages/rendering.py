@@ -46,8 +46,8 @@ class Renderer:
         self._templates.globals.update(always)
 
     def page(self, template: str, variables: Mapping[str, Any]) -> bytes:
-        """A page in UTF-8; what cannot be written in it, as half a surrogate pair, becomes a question mark."""
-        return self._templates.get_template(template).render(variables).encode("utf-8", "replace")
+        """A page in UTF-8."""
+        return self._templates.get_template(template).render(variables).encode()
 
 
 def etag(page: bytes) -> str:

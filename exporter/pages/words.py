@@ -15,6 +15,9 @@ NOW = 1.0
 PICTURES = 0x2400
 """Where Unicode has its pictures of control characters."""
 
+TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Unicode's classes of characters that change the direction of what follows them."""
+
 
 def span(seconds: float) -> str:
     """A stretch of time in two units at most: `320ms`, `4.2s`, `45s`, `12m 5s`, `3h`, `2d 4h`."""
@@ -60,11 +63,16 @@ def _written(instant: float, between: str) -> str:
 
 
 def visible(text: str) -> str:
-    """A text from outside on one line, with pictures in place of control characters. It must still be escaped."""
-    return "".join(map(_visible, text)) if not text.isprintable() else text
+    """A text from outside on one line that turns nothing around: with pictures in place of control characters.
+
+    It must still be escaped.
+    """
+    return text if text.isprintable() else "".join(map(_visible, text))
 
 
 def _visible(character: str) -> str:
+    if unicodedata.bidirectional(character) in TURNING:
+        return "\N{REPLACEMENT CHARACTER}"
     if unicodedata.category(character) != "Cc":
         return character
     code = ord(character)

@@ -153,6 +153,10 @@ class Told:
     """The reports. A test sets what they are."""
 
     def __init__(self):
+        self.begin()
+
+    def begin(self):
+        vars(self).clear()
         self.now = NOW
         self.listed_sources = (source(),)
         self.listed_jobs = (failing(), job(), job("costs", project="qa"))

@@ -151,6 +151,7 @@
       const shown = page.getElementById("answer");
       if (!shown) throw new Error("no answer");
       place.replaceChildren(document.adoptNode(shown));
+      showEnds(place);
       place.querySelector("#answer-title").focus({preventScroll: true});
       place.scrollIntoView({block: "nearest"});
     } catch {
@@ -159,12 +160,18 @@
     place.removeAttribute("aria-busy");
   }
 
+  // Of long output the end says most.
+  function showEnds(place) {
+    for (const output of place.querySelectorAll(".output")) output.scrollTop = output.scrollHeight;
+  }
+
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a[data-output]");
     if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
     event.preventDefault();
     showOutput(link);
   });
+  showEnds(main);
   readClock(document);
   setInterval(tellAges, 5000);
   if (!every || !button) return;
