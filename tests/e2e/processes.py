@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import pytest
 
@@ -33,12 +33,14 @@ FORKING = threading.Lock()
 HOST = "127.0.0.1"
 
 
+def missing(what: str) -> NoReturn:
+    """Skips the test, or fails it where nothing may be skipped."""
+    (pytest.fail if os.environ.get("JOBRUN_TEST_NO_SKIP") else pytest.skip)(what)
+
+
 def needed(tool: str) -> str:
-    """The path of a tool; without it the test is skipped, or fails where nothing may be skipped."""
-    path = shutil.which(tool)
-    if path is None:
-        (pytest.fail if os.environ.get("JOBRUN_TEST_NO_SKIP") else pytest.skip)(f"{tool} is not installed")
-    return path
+    """The path of a tool that must be installed for the test."""
+    return shutil.which(tool) or missing(f"{tool} is not installed")
 
 
 def free_port() -> int:

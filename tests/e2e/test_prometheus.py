@@ -1,103 +1,46 @@
 """A real Prometheus scrapes a real daemon, which is killed and restarted meanwhile."""
 
-import itertools
-import json
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import urlencode
 
 import pytest
-import yaml
 
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests.e2e.living import LivingWorld, baseline, config, truth
-from tests.e2e.pages import COUNTED, Series, counted, fetch, page, value
-from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed
+from tests.e2e.pages import counted, fetch, page, value
+from tests.e2e.processes import Daemon, eventually, free_port, needed
+from tests.e2e.servers import Prometheus
 
 pytestmark = pytest.mark.e2e
 
 PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 
 
-class Prometheus:
-    """A server that scrapes one port twice a second, with some features switched on."""
-
-    def __init__(self, folder: Path, target: int, features: str) -> None:
-        folder.mkdir()
-        self.port = free_port()
-        scrape = {
-            "job_name": "jobruns",
-            "scrape_interval": "500ms",
-            "scrape_timeout": "500ms",
-            "static_configs": [{"targets": [f"{HOST}:{target}"]}],
-        }
-        (folder / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [scrape]}))
-        with (folder / "log").open("w") as log:
-            self._process = subprocess.Popen(
-                [
-                    needed("prometheus"),
-                    f"--config.file={folder / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={folder / 'data'}",
-                    f"--web.listen-address={HOST}:{self.port}",
-                    f"--enable-feature={features}",
-                ],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def ready(self) -> bool:
-        def look() -> bool:
-            try:
-                return fetch(self.port, "/-/ready")[0] == 200
-            except OSError:
-                return False
-
-        return eventually(look)
-
-    def ask(self, path: str, **parameters: object) -> list[dict]:
-        status, _, body = fetch(self.port, f"/api/v1/{path}?{urlencode(parameters)}")
-        assert status == 200, body
-        data = json.loads(body)["data"]
-        return data["result"] if isinstance(data, dict) else data
-
-    def rises(self) -> Counter[Series]:
-        """The sums of the positive steps of the raw samples, in the words of `pages.COUNTED`."""
-        sums: Counter[Series] = Counter()
-        for name, labels in COUNTED.items():
-            for series in self.ask("query", query=f"{name}[1h]"):
-                numbers = [float(number) for _, number in series["values"]]
-                steps = [max(0.0, after - before) for before, after in itertools.pairwise(numbers)]
-                sums[name, *(series["metric"][label] for label in labels)] += int(sum(steps))
-        return +sums
-
-    def end(self) -> None:
-        self._process.terminate()
-        self._process.wait(20)
-
-
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[tuple[int, list[Prometheus]]]:
-    """A port, and two servers that scrape it: one asks for OpenMetrics, one for protobuf first."""
+    """A port, and servers that scrape it: one asks for OpenMetrics, one for protobuf first, one is the newest."""
     port = free_port()
-    servers = [
-        Prometheus(tmp_path / "plain", port, "exemplar-storage"),
-        Prometheus(tmp_path / "native", port, "exemplar-storage,native-histograms"),
-    ]
-    yield port, servers
-    for server in servers:
-        server.end()
+    with ExitStack() as stack:
+        servers = [
+            Prometheus(tmp_path / "plain", port),
+            Prometheus(tmp_path / "native", port, "exemplar-storage,native-histograms"),
+            Prometheus(tmp_path / "newest", port, edition="newest"),
+        ]
+        for server in servers:
+            stack.callback(server.end)
+        yield port, servers
 
 
 def test_the_rises_that_prometheus_sees_are_the_endings_that_happened(
     tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld, servers: tuple[int, list[Prometheus]]
 ) -> None:
-    port, (plain, native) = servers
+    port, prometheuses = servers
     config_file = config(tmp_path, simulator, zero_first="1500ms")
-    assert plain.ready()
-    assert native.ready()
+    assert all(server.ready() for server in prometheuses)
+    begun = time.time()
     for seconds in (3.0, 2.0, 3.5):
         daemon = Daemon(config_file, port)
         time.sleep(seconds)
@@ -107,14 +50,16 @@ def test_the_rises_that_prometheus_sees_are_the_endings_that_happened(
 
     expected = truth(simulator, baseline(tmp_path / "state.db"))
     assert eventually(lambda: counted(page(port), "living"), lambda seen: seen == expected) == expected
-    for server in (plain, native):
+    time.sleep(3)  # both ends of the range are quiet: nothing rose in the scrapes before and after
+    for server in prometheuses:
         assert eventually(server.rises, lambda seen: seen == expected) == expected  # called at once
+        assert server.increases(int(time.time() - begun) + 5) == expected
         (up,) = server.ask("query", query="up")
         assert up["value"][1] == "1"
 
     truly = {run.run_id for run in simulator.truth().endings}
     now = time.time()
-    for server in (plain, native):
+    for server in prometheuses:
         for name in ("jobrun_runs_total", "jobrun_run_duration_seconds_bucket"):
             found = server.ask("query_exemplars", query=name, start=now - 600, end=now + 60)
             run_ids = {exemplar["labels"]["run_id"] for series in found for exemplar in series["exemplars"]}

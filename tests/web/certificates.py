@@ -9,10 +9,11 @@ import trustme
 AUTHORITY = trustme.CA()
 STRANGER = trustme.CA()
 PASSWORD = "correct horse"
+SALT = "saltThatIsAlwaysTheSue"  # always the same, as hashes are part of tests' names
 
 
 def hashed(password=PASSWORD, cost=4):
-    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
+    return bcrypt.hashpw(password.encode(), f"$2b${cost:02}${SALT}".encode()).decode()
 
 
 def written(folder, *, authority=AUTHORITY, name="localhost", stem="server", more=""):

@@ -1,0 +1,204 @@
+"""Prometheus and Alertmanager as real processes, and a receiver of notifications."""
+
+import itertools
+import json
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlencode
+
+import yaml
+
+from tests.e2e.pages import COUNTED, Series, fetch
+from tests.e2e.processes import HOST, eventually, free_port, missing, needed
+
+NEWEST = Path(__file__).parents[2] / ".cache" / "newest" / "usr" / "bin"
+"""Where `scripts/newest-prometheus` puts the newest versions."""
+
+EDITIONS = ("oldest", "newest")
+"""The versions with which tests are made: Debian's, which is the oldest supported, and the newest."""
+
+
+def program(name: str, edition: str) -> str:
+    """The path of a program; without it the test is skipped, or fails where nothing may be skipped."""
+    if edition == "oldest":
+        return needed(name)
+    path = NEWEST / name
+    if not path.exists():
+        missing(f"the newest {name} is not here: scripts/newest-prometheus gets it")
+    return str(path)
+
+
+def ready(port: int) -> bool:
+    """Waits until a server answers that it is ready."""
+
+    def look() -> bool:
+        try:
+            return fetch(port, "/-/ready")[0] == 200
+        except OSError:
+            return False
+
+    return eventually(look)
+
+
+class Server:
+    """A process with a port of its own, its files and its log in a folder."""
+
+    def __init__(self, folder: Path, command: Sequence[str]) -> None:
+        self.folder = folder
+        with (folder / "log").open("w") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait(20)
+
+
+class Prometheus(Server):
+    """A server that scrapes one port.
+
+    Args:
+        folder: Made for its files; where it is there already with data, those are served too.
+        target: The port to scrape.
+        features: Switched on, with commas between.
+        edition: Which version.
+        settings: More for its configuration.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        target: int,
+        features: str = "exemplar-storage",
+        *,
+        edition: str = "oldest",
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        folder.mkdir(exist_ok=True)
+        self.port = free_port()
+        scrape = {
+            "job_name": "jobruns",
+            "scrape_interval": "500ms",
+            "scrape_timeout": "500ms",
+            "static_configs": [{"targets": [f"{HOST}:{target}"]}],
+        }
+        (folder / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [scrape], **(settings or {})}))
+        super().__init__(
+            folder,
+            [
+                program("prometheus", edition),
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address={HOST}:{self.port}",
+                f"--enable-feature={features}",
+            ],
+        )
+
+    def ready(self) -> bool:
+        """Waits until it can be asked."""
+        return ready(self.port)
+
+    def ask(self, path: str, **parameters: object) -> list[dict]:
+        """The data of an answer of its API; of a query the list of results."""
+        status, _, body = fetch(self.port, f"/api/v1/{path}?{urlencode(parameters)}")
+        assert status == 200, body
+        data = json.loads(body)["data"]
+        return data["result"] if isinstance(data, dict) and "result" in data else data
+
+    def rises(self) -> Counter[Series]:
+        """The sums of the positive steps of the raw samples, in the words of `pages.COUNTED`."""
+        sums: Counter[Series] = Counter()
+        for name, labels in COUNTED.items():
+            for series in self.ask("query", query=f"{name}[1h]"):
+                numbers = [float(number) for _, number in series["values"]]
+                steps = [max(0.0, after - before) for before, after in itertools.pairwise(numbers)]
+                sums[name, *(series["metric"][label] for label in labels)] += int(sum(steps))
+        return +sums
+
+    def increases(self, seconds: int) -> Counter[Series]:
+        """What `round(increase())` says of the last so many seconds, in the same words."""
+        sums: Counter[Series] = Counter()
+        for name, labels in COUNTED.items():
+            for series in self.ask("query", query=f"round(increase({name}[{seconds}s]))"):
+                sums[name, *(series["metric"][label] for label in labels)] += int(float(series["value"][1]))
+        return +sums
+
+
+class Alertmanager(Server):
+    """A server with a configuration."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, object], *, edition: str = "oldest") -> None:
+        folder.mkdir()
+        self.port = free_port()
+        (folder / "alertmanager.yml").write_text(yaml.safe_dump(dict(settings)))
+        super().__init__(
+            folder,
+            [
+                program("prometheus-alertmanager", edition),
+                f"--config.file={folder / 'alertmanager.yml'}",
+                f"--storage.path={folder / 'data'}",
+                f"--web.listen-address={HOST}:{self.port}",
+                "--cluster.listen-address=",
+            ],
+        )
+
+    def ready(self) -> bool:
+        """Waits until alerts can be sent to it."""
+        return ready(self.port)
+
+
+class Receiver:
+    """Takes notifications, as a pager would.
+
+    Attributes:
+        notifications: What was posted, in order.
+    """
+
+    def __init__(self, server: ThreadingHTTPServer) -> None:
+        self.notifications: list[dict] = []
+        self.url = f"http://{HOST}:{server.server_address[1]}/"
+
+    def told(self, status: str = "firing") -> Counter[tuple[str, str]]:
+        """How many notifications told of each alert, by its name and job or source."""
+        return Counter(
+            (alert["labels"]["alertname"], alert["labels"].get("job_name") or alert["labels"].get("source", ""))
+            for notification in self.notifications
+            for alert in notification["alerts"]
+            if alert["status"] == status
+        )
+
+    def alert(self, name: str) -> dict:
+        """The first notification's alert of this name."""
+        alerts = (alert for notification in self.notifications for alert in notification["alerts"])
+        return next(alert for alert in alerts if alert["labels"]["alertname"] == name)
+
+
+@contextmanager
+def receiver() -> Iterator[Receiver]:
+    """A receiver that listens."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            taken.notifications.append(json.loads(body))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((HOST, 0), Handler) as server:
+        taken = Receiver(server)
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield taken
+        server.shutdown()
+        thread.join()

@@ -1,0 +1,133 @@
+"""Which labels an expression gives, by the tables of families; every name in it that does not exist is a fault."""
+
+from collections.abc import Mapping
+
+import promql_parser as promql
+
+from exporter import meters
+from exporter.families import FAMILIES
+
+TARGET = frozenset({"job", "instance"})
+"""What Prometheus adds to each series that it scrapes."""
+
+HISTOGRAM_PARTS = {"_bucket": frozenset({"le"}), "_sum": frozenset(), "_count": frozenset()}
+
+Labels = frozenset[str]
+
+
+def series_labels() -> dict[str, Labels]:
+    """Name of a series → its labels, for everything that the exporter can show."""
+    families = [(each.name, str(each.kind), each.all_labels) for each in FAMILIES]
+    families += [
+        (each.name, each.kind.__name__.lower(), (*common, *each.labels))
+        for common, table in ((("source",), meters.SOURCE_FAMILIES), ((), meters.EXPORTER_FAMILIES))
+        for each in table
+    ]
+    found = {}
+    for name, kind, labels in families:
+        parts = HISTOGRAM_PARTS if kind == "histogram" else {"": frozenset()}
+        found |= {name + ending: TARGET | frozenset(labels) | more for ending, more in parts.items()}
+    return found
+
+
+class UnknownNameError(ValueError):
+    """An expression names a metric or a label that does not exist where it is named."""
+
+
+class Inference:
+    """Finds the labels of expressions.
+
+    Args:
+        series: Name of a series → its labels; rules that record may be added.
+    """
+
+    def __init__(self, series: Mapping[str, Labels]) -> None:
+        self._series = series
+
+    def labels(self, expression: str) -> Labels:
+        """The labels that its result may have. Raises UnknownNameError, and ValueError if it does not parse."""
+        return self._of(promql.parse(expression)) or frozenset()
+
+    def _of(self, node: promql.Expr) -> Labels | None:
+        """The labels of a vector; None for a scalar."""
+        match node:
+            case promql.ParenExpr() | promql.UnaryExpr() | promql.SubqueryExpr():
+                return self._of(node.expr)
+            case promql.MatrixSelector():
+                return self._of_selector(node.vector_selector)
+        known = {
+            promql.VectorSelector: self._of_selector,
+            promql.AggregateExpr: self._of_aggregate,
+            promql.BinaryExpr: self._of_binary,
+            promql.Call: self._of_call,
+        }
+        kind = type(node)
+        return known[kind](node) if kind in known else None
+
+    def _of_selector(self, node: promql.VectorSelector) -> Labels:
+        if node.name not in self._series:
+            raise UnknownNameError(f"no metric {node.name}")
+        labels = self._series[node.name]
+        must_be_in(labels, {matcher.name for matcher in node.matchers.matchers}, node)
+        return labels
+
+    def _of_aggregate(self, node: promql.AggregateExpr) -> Labels:
+        inner = self._of(node.expr) or frozenset()
+        by = frozenset(node.modifier.labels) if node.modifier else frozenset()
+        must_be_in(inner, by, node)
+        if str(node.op) in ("topk", "bottomk"):
+            return inner
+        excluded = node.modifier is not None and node.modifier.type == promql.AggModifierType.Without
+        return inner - by if excluded else by
+
+    def _of_binary(self, node: promql.BinaryExpr) -> Labels | None:
+        left, right = self._of(node.lhs), self._of(node.rhs)
+        if left is None or right is None:
+            return left if right is None else right
+        return self._of_match(node, left, right)
+
+    def _of_match(self, node: promql.BinaryExpr, left: Labels, right: Labels) -> Labels:
+        """The labels of an operation on two vectors, which must agree in those that they are matched by."""
+        modifier = node.modifier
+        on = self._matched(node, left, right)
+        group = frozenset(modifier.group_labels or ()) if modifier else frozenset()
+        operator, cardinality = str(node.op), modifier.card if modifier else None
+        if operator in ("and", "unless", "or"):
+            return left | right if operator == "or" else left
+        if cardinality == promql.VectorMatchCardinality.ManyToOne:
+            must_be_in(right, group, node)
+            return left | group
+        if cardinality == promql.VectorMatchCardinality.OneToMany:
+            must_be_in(left, group, node)
+            return right | group
+        return on
+
+    def _matched(self, node: promql.BinaryExpr, left: Labels, right: Labels) -> Labels:
+        matching = node.modifier.matching if node.modifier else None
+        if matching is None:
+            if left != right:
+                raise UnknownNameError(f"sides with labels {sorted(left)} and {sorted(right)} never match: {node}")
+            return left
+        named = frozenset(matching.labels)
+        if matching.type == promql.LabelModifierType.Exclude:
+            return left - named
+        must_be_in(left & right, named, node)
+        return named
+
+    def _of_call(self, node: promql.Call) -> Labels | None:
+        of_arguments = [labels for labels in map(self._of, node.args) if labels is not None]
+        labels = frozenset().union(*of_arguments) if of_arguments else None
+        match node.func.name:
+            case "histogram_quantile":
+                must_be_in(labels or frozenset(), {"le"}, node)
+                return (labels or frozenset()) - {"le"}
+            case "absent":
+                return frozenset()
+            case _:
+                return labels
+
+
+def must_be_in(known: Labels, named: set[str] | Labels, where: object) -> None:
+    """Raises UnknownNameError if a label is named that is not there."""
+    if named - known:
+        raise UnknownNameError(f"no label {', '.join(sorted(named - known))} in {where}")
