@@ -29,6 +29,9 @@ class App(Protocol):
     def once(self, config_file: Path) -> int:
         """One poll of every source, printed."""
 
+    def explain(self, config: config.Config, selector: str, out: TextIO, err: TextIO) -> int:
+        """Lists the runs that make up a number."""
+
     def probe(self, config: config.Config) -> Iterator[tuple[str, bool, str]]:
         """Asks every source once: its name, whether it answered well, and a sentence."""
 
@@ -118,6 +121,11 @@ def _once(options: argparse.Namespace, outside: Outside) -> int:
     return outside.app().once(options.config_file)
 
 
+def _explain(options: argparse.Namespace, outside: Outside) -> int:
+    loaded = config.load(options.config_file, outside.environ, outside.settings)
+    return outside.app().explain(loaded, options.selector, outside.out, outside.err)
+
+
 def _demo(options: argparse.Namespace, outside: Outside) -> int:
     return outside.demonstration().demo(options.listen, options.speed)
 
@@ -184,6 +192,14 @@ COMMANDS: Mapping[str, Command] = {
         "polls every source once and prints what it saw; touches no state",
         (Flag("--config.file", {**CONFIG_FILE, "required": True}),),
         _once,
+    ),
+    "explain": Command(
+        "lists the runs that make up a number, from the state beside a running daemon",
+        (
+            Flag("--config.file", {**CONFIG_FILE, "required": True}),
+            Flag("selector", {"metavar": "SELECTOR", "help": """e.g. 'jobrun_runs_total{job_name="x"}'"""}),
+        ),
+        _explain,
     ),
     "demo": Command(
         "simulated vendors and a daemon that reads them: no account needed",

@@ -17,6 +17,7 @@ from exporter.simulators import SIMULATORS
 DEMO = """
 web: {logs: true}  # nobody's output
 metrics: {zero_first: 0s}  # whoever looks at a demo wants to see the first failure at once
+web: {logs: true}  # the output is made up
 objectives:
   - match: {job_name: "daily-.*"}
     every: 6m

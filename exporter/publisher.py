@@ -11,14 +11,13 @@ from exporter.errors import StateError
 from exporter.expectations import expectation
 from exporter.exposition import Exposition
 from exporter.holds import Holds, Series
-from exporter.jobview import JobView
+from exporter.jobview import JobView, active_of
 from exporter.ledger import UNOBSERVED, Changed, Ledger
-from exporter.links import absolute, run_path
+from exporter.links import run_url
 from exporter.meters import SelfMetrics
-from exporter.model import State
 from exporter.rules import SourceRules
 from exporter.sources.settings import SourceSettings
-from exporter.state import JobState, OpenRun, label_of, oldest
+from exporter.state import JobState, OpenRun, label_of
 
 REFRESH = 5.0
 """Seconds after which a page is made anew although nothing was committed, for the process's own metrics."""
@@ -156,12 +155,9 @@ class Publisher:
         source = self._sources[job.source]
         objective = self._config.objective_for(job.source, job.project, job.name) if self._config else None
         expected = expectation(job, objective)
-        active = {}
-        for state in State:
-            starts = [run.start if run.start is not None else run.origin for run in open_runs if run.state is state]
-            if starts:
-                active[state] = (len(starts), oldest(starts))
+        active = active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs)
         failed = job.last_failure.run_id if job.last_failure else ""
+        external_url = self._config.web.external_url if self._config else ""
         return JobView(
             state=job,
             active=active,
@@ -173,17 +169,10 @@ class Publisher:
             schedule=expected.schedule,
             team=expected.team,
             job_url=job.job.url,
-            failed_run_url=self.run_url(job, failed) if failed else "",
+            failed_run_url=run_url(external_url, source.settings, job.job, failed) if failed else "",
             step_histograms=self._ledger.step_histograms,
             withheld=job.source in self._withheld,
         )
-
-    def run_url(self, job: JobState, run_id: str) -> str:
-        """The page of a run: ours where people can reach it, else the vendor's."""
-        if self._config is not None and self._config.web.external_url:
-            return absolute(self._config.web.external_url, run_path(job.source, run_id))
-        settings = self._sources[job.source].settings
-        return settings.link(run_id=run_id, job_id=job.job.job_id, job_name=job.job.name, project=job.job.project)
 
     def _hold_unobserved(self) -> None:
         """Seconds found unobserved at the start are added once the restored value has been served for a while."""

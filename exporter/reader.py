@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from exporter.errors import StateError
 from exporter.model import Result
 from exporter.reports import Ending
 from exporter.runlist import ENDED, Found, Place, Wanted, part
 from exporter.schema import COLUMNS, MIGRATIONS, StoredRun, to_stored
+from exporter.state import JobState, SourceState
 
 LONGEST = 5.0
 """Seconds that one question may take."""
@@ -35,6 +38,13 @@ class Reader:
         self._path = path
         self._monotonic = monotonic
         self._longest = longest
+        self.complete = True
+
+    @contextmanager
+    def snapshot(self) -> Iterator["Snapshot"]:
+        """All of the state as it is at one instant. Raises StateError."""
+        with self._reading() as database:
+            yield Snapshot(database)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -53,7 +63,10 @@ class Reader:
             database.close()
 
     def _connect(self) -> sqlite3.Connection:
-        """Read-only; where not even the journal's index can be made, as on a read-only disk, without the journal."""
+        """Read-only; where not even the journal's index can be made, as on a read-only disk, without the journal.
+
+        `complete` says then that what was written last may be missing.
+        """
         uri = f"{self._path.absolute().as_uri()}?mode=ro"
         for address in (uri, f"{uri}&immutable=1"):
             database = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
@@ -66,9 +79,11 @@ class Reader:
                 continue
             if version != len(MIGRATIONS):
                 database.close()
-                raise StateError(f"{self._path}: schema {version}, this version reads {len(MIGRATIONS)}")
+                wanted = f"{self._path}: schema {version}, this version reads {len(MIGRATIONS)}"
+                raise StateError(wanted + ("; the daemon of this version brings it up to date" if version else ""))
+            self.complete = address == uri
             return database
-        raise StateError(f"{self._path}: cannot be read")
+        raise StateError(f"{self._path}: there is no state, or it cannot be read")
 
     def runs(self, wanted: Wanted, limit: int, after: Place | None = None) -> list[Found]:
         """A part of the list of all runs: so many at most, from the first one behind a place."""
@@ -108,6 +123,28 @@ class Reader:
         )
         with self._reading() as database:
             return list(database.execute(query, (job, limit)))
+
+
+class Snapshot:
+    """The state as it was at one instant."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def sources(self) -> list[SourceState]:
+        """The records of all sources."""
+        rows = self._database.execute("SELECT record FROM sources ORDER BY key")
+        return [msgspec.json.decode(record, type=SourceState) for (record,) in rows]
+
+    def jobs(self) -> list[JobState]:
+        """The records of all jobs."""
+        rows = self._database.execute("SELECT record FROM jobs ORDER BY key")
+        return [msgspec.json.decode(record, type=JobState) for (record,) in rows]
+
+    def runs_of(self, job: int) -> list[StoredRun]:
+        """All runs of a job, newest first."""
+        query = f"SELECT {COLUMNS} FROM runs WHERE job = ? ORDER BY {ENDED} DESC, run_id DESC"  # noqa: S608  # constants
+        return [to_stored(row) for row in self._database.execute(query, (job,))]
 
 
 def _ending(row: Sequence[Any]) -> Ending:

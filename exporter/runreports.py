@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from exporter.counting import Mark, root_failure
-from exporter.links import absolute, run_path
+from exporter.links import absolute, run_path, vendor_url
 from exporter.model import Result, Step
 from exporter.reports import BadQuestionError, RunReport, StepReport, Usual
 from exporter.runlist import Place
@@ -48,9 +48,7 @@ def report(row: StoredRun, job: JobState, settings: SourceSettings, external_url
         endings=endings(row),
         seen=row.seen,
         url=absolute(external_url, run_path(job.source, run.run_id)),
-        vendor_url=settings.link(
-            run_id=run.run_id, job_id=job.job.job_id, job_name=job.job.name, project=job.job.project
-        ),
+        vendor_url=vendor_url(settings, job.job, run.run_id),
     )
 
 
