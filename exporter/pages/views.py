@@ -31,6 +31,9 @@ JOB_PARAMETERS = ("source", "project", "job_name", "team", "status", "search", "
 RUN_PARAMETERS = ("source", "project", "job_name", "result", "state", "run_id", "after", "before", "limit")
 """What makes a list; the place in it is no part of that."""
 
+LEAST_SHARE = 0.1
+"""Of the usual duration; of what is less, no number is worth telling."""
+
 PROBLEMS = 50
 """That many are shown; of the rest, the number."""
 
@@ -129,7 +132,8 @@ def tempo(page: RunPage) -> str:
         return "over its budget"
     if usual.p95 is not None and duration > usual.p95:
         return "slower than 95 % of its runs"
-    return f"{duration / usual.p50:.1f} times the usual"
+    share = duration / usual.p50
+    return f"{share:.1f} times the usual" if share >= LEAST_SHARE else "far shorter than usual"
 
 
 def strip(page: RunPage) -> Sparkline:

@@ -42,7 +42,15 @@ def paths(page: Page) -> list[str]:
     """One path of every kind of page."""
     go_to_failed_run(page)
     run = re.sub(r"^https?://[^/]+", "", page.url)
-    return ["/", "/?status=failing", "/runs?job_name=sessions", run, f"{run}/log?step=extract", "/runbooks", "/runs/snow/unknown"]
+    return [
+        "/",
+        "/?status=failing",
+        "/runs?job_name=sessions",
+        run,
+        f"{run}/log?step=extract",
+        "/runbooks",
+        "/runs/snow/unknown",
+    ]
 
 
 def passes(page: Page, until: Callable[[], object] = lambda: True) -> None:
