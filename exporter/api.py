@@ -1,14 +1,13 @@
 """The pages as JSON under `/api/v1`: a table of endpoints, each a question and its answer."""
 
 from collections.abc import Callable, Mapping
-from urllib.parse import unquote
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exporter.handling import Handling
+from exporter.handling import Handling, segments
 from exporter.questions import parse
 from exporter.reports import (
     BadQuestionError,
@@ -26,9 +25,6 @@ from exporter.reports import (
 )
 
 ROOT = "/api/v1"
-
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-"""All are answered here, all but the first two with a refusal."""
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -161,22 +157,16 @@ def routes(reports: Reports, handling: Handling, document: bytes) -> list[Route]
     """The routes. `document`: what `/openapi.json` shows."""
 
     def answer(request: Request) -> Response:
-        if request.method not in METHODS[:2]:
+        if request.method not in {"GET", "HEAD"}:
             return refusal(ReportError("only GET is answered here"), 405, {"Allow": "GET, HEAD"})
-        parts = segments(request)
+        parts = segments(request, ROOT)
         if parts == ["openapi.json"]:
             return _response(document)
         endpoint, values = find(parts)
         question = parse(request.url.query, endpoint.question)
         return _response(msgspec.json.encode(endpoint.answer(reports, question, *values)))
 
-    return [Route(ROOT + "/{rest:path}", handling.endpoint(answer, refusal), methods=list(METHODS))]
-
-
-def segments(request: Request) -> list[str]:
-    """The parts of the path below ROOT; a slash within an id is quoted, so it parts nothing."""
-    raw = request.scope.get("raw_path") or request.url.path.encode()
-    return [unquote(part) for part in raw.decode("latin-1").removeprefix(ROOT + "/").split("/")]
+    return [handling.below(ROOT, answer, refusal)]
 
 
 def find(parts: list[str]) -> tuple[Endpoint, list[str]]:

@@ -6,16 +6,21 @@ which another try may do better; what takes too long is given up.
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from exporter.reports import BusyError, ReportError, TooManyError
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 Handler = Callable[[Request], Response]
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -66,6 +71,15 @@ class Handling:
 
         return answer
 
+    def below(self, path: str, handler: Handler, refuse: Refuse) -> Route:
+        """A route for all that begins with a path, whatever comes behind it: ids can hold even a newline.
+
+        It answers all methods, so that the handler can refuse in its own words; see `segments`.
+        """
+        route = Route(path + "/{rest:path}", self.endpoint(handler, refuse), methods=list(METHODS))
+        route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
+        return route
+
     def _admit(self) -> None:
         """Takes one of the requests that may come now."""
         now, bounds = self._monotonic(), self._bounds
@@ -96,6 +110,12 @@ class Handling:
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         return self._busy == 0
+
+
+def segments(request: Request, path: str) -> list[str]:
+    """The parts of a request's path behind another; a slash within an id is quoted, so it parts nothing."""
+    raw = request.scope.get("raw_path") or request.url.path.encode()
+    return [unquote(part) for part in raw.decode("latin-1").removeprefix(path + "/").split("/")]
 
 
 def _told(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

@@ -1,5 +1,6 @@
 """The OpenAPI document of `/api/v1`, made of the table of endpoints and of the records themselves."""
 
+import inspect
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -95,9 +96,9 @@ def _without_null(schema: Json) -> Json:
 
 def _with_attributes(schema: Json) -> Json:
     """A record's schema in which what the docstring says of its attributes stands with the properties."""
-    text = schema.get("description", "")
+    text = inspect.cleandoc(schema.get("description", ""))
     head, _, listed = text.partition("\n\nAttributes:")
-    said = {name: " ".join(words.split()) for name, words in _ATTRIBUTE.findall(listed)}
+    said = {name: " ".join(words.replace("None", "null").split()) for name, words in _ATTRIBUTE.findall(listed)}
     properties = {
         name: {**each, "description": said[name]} if name in said else each
         for name, each in schema.get("properties", {}).items()

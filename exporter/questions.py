@@ -1,16 +1,17 @@
 """Queries of addresses as the records that they stand for: strict, and with errors that name the parameter."""
 
+import contextlib
 import math
 import types
 import typing
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from exporter.reports import BadQuestionError
-from exporter.times import parse_instant
 
 LONGEST = 8192
 """Characters of a query."""
@@ -51,9 +52,12 @@ def _value(name: str, text: str, kind: Any) -> Any:  # noqa: ANN401  # whatever 
     if _is_text(kind):
         return text
     try:
-        return msgspec.convert(text, kind, strict=False)
+        value = msgspec.convert(text, kind, strict=False)
     except msgspec.ValidationError as error:
         raise BadQuestionError(name, str(error)) from None
+    if value is None:  # the word "null"
+        raise BadQuestionError(name, "must be left out where it is not meant")
+    return value
 
 
 def _is_text(kind: Any) -> bool:  # noqa: ANN401  # as above
@@ -62,11 +66,13 @@ def _is_text(kind: Any) -> bool:  # noqa: ANN401  # as above
 
 
 def _instant(name: str, text: str) -> float:
-    try:
-        instant = float(text)
-    except ValueError:
-        parsed = parse_instant(text)
-        instant = math.nan if parsed is None else parsed
-    if not math.isfinite(instant):
-        raise BadQuestionError(name, "must be Unix seconds, or an instant such as 2026-01-31T12:00:00Z")
-    return instant
+    for read in (float, _from_iso):
+        with contextlib.suppress(ValueError, OverflowError):
+            if math.isfinite(instant := read(text)):
+                return instant
+    raise BadQuestionError(name, "must be Unix seconds, or an instant such as 2026-01-31T12:00:00Z")
+
+
+def _from_iso(text: str) -> float:
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

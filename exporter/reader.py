@@ -69,7 +69,10 @@ class Reader:
         """
         uri = f"{self._path.absolute().as_uri()}?mode=ro"
         for address in (uri, f"{uri}&immutable=1"):
-            database = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
+            try:
+                database = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
+            except sqlite3.OperationalError:
+                break
             try:
                 database.execute("PRAGMA busy_timeout = 2000")
                 database.execute("BEGIN")

@@ -5,7 +5,7 @@ texts. Names, ids, words and URLs come from vendors and are hostile: escape them
 """
 
 import enum
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
@@ -211,6 +211,9 @@ class JobOrder(enum.StrEnum):
     """The earliest first."""
 
 
+Status = Literal["", "failing", "overdue", "stale", "slow", "disabled", "ok", "idle"]
+
+
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which jobs, "" or None for any.
 
@@ -219,7 +222,7 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
         project: The label.
         job_name: The label.
         team: Who looks after it.
-        status: A word of `JobReport.status`.
+        status: A word of `JobReport.status`, "" for any.
         search: Part of a job's name, id or project, letter case aside.
         order: In which order.
         limit: Jobs on a page, at most MOST.
@@ -231,7 +234,7 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     project: str | None = None
     job_name: str = ""
     team: str = ""
-    status: str = ""
+    status: Status = ""
     search: str = ""
     order: JobOrder = JobOrder.URGENCY
     limit: Limit = 100

@@ -33,13 +33,13 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs. `sources`: None for all; `jobs`: their keys, None for all."""
+    """Which runs; None for any. `jobs`: their keys."""
 
     sources: Collection[str] | None = None
     jobs: Collection[int] | None = None
     result: Result | None = None
     state: State | None = None
-    run_id: str = ""
+    run_id: str | None = None
     after: float | None = None
     before: float | None = None
 
@@ -74,7 +74,7 @@ class _Part(msgspec.Struct, frozen=True):
 def part(database: sqlite3.Connection, wanted: Wanted, limit: int, after: Place | None) -> list[Found]:
     """So many runs at most, from the first one behind a place."""
     asked = _Part(_names(database, wanted.sources), wanted, after, limit)
-    if wanted.run_id:
+    if wanted.run_id is not None:
         return list(_by_id(database, asked))
     streams = [*_open_streams(asked), *_ended_streams(database, asked)]
     behind = [stream for stream in streams if after is None or stream.open <= after.open]
