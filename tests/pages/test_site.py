@@ -306,7 +306,7 @@ def test_a_run_under_way_says_so_and_asks_for_nothing_that_is_not_there(client, 
     living = run(result=None, state=State.EXECUTING, end=None, duration=None)
     told.pages["snow", "run-8"] = run_page(run=living, steps=(), failed_step="", job=None, previous=(), logs=False)
     text = parsed(client.get("/runs/snow/run-8")).text
-    for part in ("executing", "under way since 1h ago", "No steps are known yet.", "No earlier run is known."):
+    for part in ("executing", "under way , began 1h ago", "No steps are known yet.", "No earlier run is known."):
         assert part in text
     assert "Output" not in text
 
