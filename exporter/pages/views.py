@@ -12,7 +12,17 @@ from exporter.pages.sparkline import Sparkline, sparkline
 from exporter.pages.timeline import timeline
 from exporter.pages.words import many
 from exporter.questions import given
-from exporter.reports import JobFilter, JobOrder, Problem, Reports, RunFilter, RunPage, RunReport, StepReport
+from exporter.reports import (
+    JobFilter,
+    JobOrder,
+    Problem,
+    Reports,
+    RunFilter,
+    RunPage,
+    RunReport,
+    SourceReport,
+    StepReport,
+)
 
 STATUSES = ("failing", "overdue", "stale", "slow", "ok", "idle", "disabled")
 """Of jobs, the most urgent first."""
@@ -58,7 +68,7 @@ def status(reports: Reports, query: Query) -> Variables:
     return {
         "problems": problems[:PROBLEMS],
         "more_problems": len(problems) - PROBLEMS,
-        "verdict": _verdict(problems),
+        "verdict": _verdict(problems, sources),
         "sources": sources,
         "known": known,
         "list": jobs,
@@ -71,13 +81,17 @@ def status(reports: Reports, query: Query) -> Variables:
     }
 
 
-def _verdict(problems: tuple[Problem, ...]) -> tuple[str, str]:
-    """A word that has a look, and the sentence on top of everything."""
+def _verdict(problems: Sequence[Problem], sources: Sequence[SourceReport]) -> tuple[str, str]:
+    """A word that has a look, and the sentence on top of everything. All is well only where all has been looked at."""
     critical = sum(problem.severity == "critical" for problem in problems)
     warnings = len(problems) - critical
     counts = [(critical, "problem"), (warnings, "warning")]
     text = " and ".join(many(count, noun) for count, noun in counts if count)
-    return "critical" if critical else "warning" if warnings else "ok", text or "All is well"
+    if problems:
+        return "critical" if critical else "warning", text
+    if not sources or any(source.up is None for source in sources):
+        return "waiting", "Not everything has been looked at yet"
+    return "ok", "All is well"
 
 
 def _repeated(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:

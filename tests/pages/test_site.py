@@ -182,6 +182,8 @@ def test_before_the_first_poll_the_page_says_that_nothing_is_known_yet(client, t
         source(up=None, last_poll=None, last_poll_duration=None, watermark=None, jobs=0, last_outcome=""),
     )
     text = parsed(client.get("/")).text
+    assert "All is well" not in text
+    assert "Not everything has been looked at yet" in text
     assert "not polled yet" in text
     assert "No jobs are known yet: the first poll has not ended." in text
 
