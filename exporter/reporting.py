@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import NamedTuple
 
+import msgspec
+
 from exporter import jobreports, runreports
 from exporter.asking import Asking
 from exporter.assembly import Assembly
@@ -17,7 +19,7 @@ from exporter.config import Config
 from exporter.counting import Mark
 from exporter.errors import StateError
 from exporter.jobreports import Judged
-from exporter.jobview import JobView
+from exporter.jobview import JobView, active_of
 from exporter.ledger import Ledger
 from exporter.model import Step
 from exporter.problems import Standing, problems
@@ -86,7 +88,7 @@ class Reporter:
     def sources(self) -> tuple[SourceReport, ...]:
         """How each source stands, in the order of the configuration."""
         jobs, open_runs = self._parts.ledger.glance()
-        counts = Counter(job.source for job in jobs if self._is_shown(job))
+        counts = Counter(job.source for job in jobs if self._view(job) is not None)
         assembly = self._parts.assembly()
         return tuple(
             source_report(
@@ -138,35 +140,33 @@ class Reporter:
             )
         )
 
-    def _is_shown(self, job: JobState) -> bool:
-        return self._parts.publisher.is_shown(job) and not job.overflow
-
     def _judged(self) -> list[Judged]:
         """All jobs that are shown."""
         jobs, open_runs = self._parts.ledger.glance()
         active: dict[int, list[OpenRun]] = {}
         for run in chain.from_iterable(open_runs.values()):
             active.setdefault(run.job, []).append(run)
-        shown = [job for job in jobs if self._is_shown(job)]
-        marks = {name: self._parts.ledger.source(name).watermark() for name in {job.source for job in shown}}
-        return [jobreports.judged(self._view(job, active.get(job.key)), marks[job.source]) for job in shown]
+        marks = {name: self._parts.ledger.source(name).watermark() for name in self._parts.assembly().shown}
+        views = (self._view(job, active.get(job.key)) for job in jobs)
+        return [jobreports.judged(view, marks.get(view.state.source)) for view in views if view is not None]
 
     def _judge(self, job: JobState) -> Judged | None:
         """One job; None if it is not shown."""
-        if not self._is_shown(job):
-            return None
         _, open_runs = self._parts.ledger.glance()
-        active = [run for run in open_runs.get(job.source, ()) if run.job == job.key]
-        return jobreports.judged(self._view(job, active), self._parts.ledger.source(job.source).watermark())
+        view = self._view(job, [run for run in open_runs.get(job.source, ()) if run.job == job.key])
+        return None if view is None else jobreports.judged(view, self._parts.ledger.source(job.source).watermark())
 
-    def _view(self, job: JobState, active: Sequence[OpenRun] | None) -> JobView:
-        """What is shown of a job. What is expected of a quiet one is worked out anew only when its record changed."""
-        if active:
-            return self._parts.publisher.view(job, active)
+    def _view(self, job: JobState, active: Sequence[OpenRun] | None = None) -> JobView | None:
+        """What is shown of a job, if anything. It is worked out anew only when the job's record has changed."""
         config, known = self._parts.config(), self._views.get(job.key)
         if known is None or known.job is not job or known.config is not config:
-            known = self._views[job.key] = _View(job, config, self._parts.publisher.view(job, ()))
-        return known.view
+            shown = self._parts.publisher.is_shown(job) and not job.overflow
+            view = self._parts.publisher.view(job, ()) if shown else None
+            known = self._views[job.key] = _View(job, config, view)
+        if known.view is None or not active:
+            return known.view
+        begun = active_of((run.state, run.origin if run.start is None else run.start) for run in active)
+        return msgspec.structs.replace(known.view, active=begun)
 
     # --- runs ---
 
@@ -269,11 +269,11 @@ class Reporter:
 
 
 class _View(NamedTuple):
-    """A job's view while no run is open, and what it was made of."""
+    """A job's view while none of its runs is open, None if it is not shown; and what it was made of."""
 
     job: JobState
     config: Config
-    view: JobView
+    view: JobView | None
 
 
 def _keys(jobs: Iterable[JobState], wanted: RunFilter) -> frozenset[int] | None:

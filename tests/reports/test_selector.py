@@ -1,5 +1,7 @@
 """Selectors: what is understood is what Prometheus means by it, and the rest is refused with its place."""
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,8 +80,6 @@ def test_any_value_can_be_quoted_and_comes_back(value):
 
 @given(st.text(max_size=40))
 def test_no_text_does_worse_than_being_refused(text):
-    try:
-        parse(text)
-        parse("up{" + text)
-    except SelectorError as error:
-        assert str(error)
+    for attempt in (text, "up{" + text, 'up{a="' + text):
+        with contextlib.suppress(SelectorError):
+            assert parse(attempt).name

@@ -184,3 +184,9 @@ def test_the_exporters_own_troubles_come_with_their_sentences(desk):
     assert "sources.0.name: is required" in problems[1].sentence
     assert {problem.severity for problem in problems} == {"critical", "warning"}
     assert set(KINDS.values()) <= {"critical", "warning", "info"}
+
+
+def test_a_job_is_not_overdue_while_a_run_of_it_is_under_way(desk):
+    varied(begun(desk))
+    desk.tell(running("now", NOW + HOUR, job="overdue"))
+    assert ("JobrunOverdue", "overdue") not in kinds(desk)
