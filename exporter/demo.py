@@ -15,7 +15,6 @@ from exporter.config import loads
 from exporter.simulators import SIMULATORS
 
 DEMO = """
-web: {logs: true}  # nobody's output
 metrics: {zero_first: 0s}  # whoever looks at a demo wants to see the first failure at once
 web: {logs: true}  # the output is made up
 objectives:
