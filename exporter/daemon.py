@@ -253,8 +253,8 @@ class Daemon:
         if not ready:
             return waiting
         failing = [polled.name for polled in self._assembly.polled if polled.poller.failures]
-        number = len(self._assembly.polled)
-        return f"polling {number} sources" + (f"; failing: {', '.join(failing)}" if failing else "")
+        polling = f"polling {', '.join(polled.name for polled in self._assembly.polled)}"
+        return f"{polling}; failing: {', '.join(failing)}" if failing else polling
 
     def _keep_house(self) -> None:
         now = self._outside.clock()

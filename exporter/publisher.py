@@ -1,7 +1,7 @@
 """Brings what is committed onto the page: after each change, and when a series has shown its 0 for long enough."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -12,6 +12,7 @@ from exporter.expectations import expectation
 from exporter.exposition import Exposition
 from exporter.holds import Holds, Series
 from exporter.jobview import JobView, active_of
+from exporter.learning import Learning
 from exporter.ledger import UNOBSERVED, Changed, Ledger
 from exporter.links import run_url
 from exporter.meters import SelfMetrics
@@ -61,12 +62,15 @@ class Publisher:
         self._holds = holds
         self._metrics = metrics
         self._monotonic = monotonic
+        self._learning = Learning(ledger, monotonic)
         self._started = monotonic()
         self._published = float("-inf")
         self._config: Config | None = None
         self._sources: Mapping[str, Shown] = {}
         self._lock = threading.Lock()
         self._shown_jobs: set[int] = set()
+        self.views: dict[int, JobView] = {}
+        """What is shown of each job on the page that was made last."""
         self._shown_sources: set[str] = set()
         self._withheld: frozenset[str] = frozenset()
         self._held: set[Series] = set()
@@ -121,24 +125,27 @@ class Publisher:
 
     def _update(self, changed: Changed) -> None:
         jobs = self._ledger.books.jobs
-        wanted = {key for key, job in jobs.items() if self.is_shown(job)} if changed.everything else self._shown_jobs
+        wanted = {key for key, job in jobs.items() if self._is_shown(job)} if changed.everything else self._shown_jobs
         if changed.everything:
             removed, keys = self._shown_jobs - wanted, wanted
         else:
-            keys = {key for key in changed.jobs if key in jobs and self.is_shown(jobs[key])}
+            keys = {key for key in changed.jobs if key in jobs and self._is_shown(jobs[key])}
             removed = changed.jobs - keys
         self._shown_jobs = (self._shown_jobs | keys) - removed
+        views = self._views(keys)
+        self.views = {key: view for key, view in self.views.items() if key not in removed} if removed else self.views
+        self.views.update({view.state.key: view for view in views})
         gone = self._shown_sources - self._sources.keys()
         self._shown_sources = set(self._sources)
         self._exposition.update(
-            jobs=self._views(keys),
+            jobs=views,
             removed_jobs=removed,
             sources=[self._ledger.source(name) for name in self._sources],
             removed_sources=gone,
             exporter=self._ledger.books.exporter,
         )
 
-    def is_shown(self, job: JobState) -> bool:
+    def _is_shown(self, job: JobState) -> bool:
         """Whether a job's series are served."""
         source = self._sources.get(job.source)
         return source is not None and not job.gone and (job.overflow or source.rules.wants(label_of(job.job)))
@@ -150,11 +157,11 @@ class Publisher:
                 open_runs.setdefault(run.job, []).append(run)
         return [self.view(self._ledger.books.jobs[key], open_runs.get(key, [])) for key in sorted(keys)]
 
-    def view(self, job: JobState, open_runs: Iterable[OpenRun]) -> JobView:
+    def view(self, job: JobState, open_runs: Sequence[OpenRun]) -> JobView:
         """What is shown of a job."""
         source = self._sources[job.source]
         objective = self._config.objective_for(job.source, job.project, job.name) if self._config else None
-        expected = expectation(job, objective)
+        expected = expectation(job, objective, self._learning.of(job), open_runs)
         active = active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs)
         failed = job.last_failure.run_id if job.last_failure else ""
         external_url = self._config.web.external_url if self._config else ""

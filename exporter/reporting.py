@@ -7,10 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
 from typing import NamedTuple
-
-import msgspec
 
 from exporter import jobreports, runreports
 from exporter.asking import Asking
@@ -19,7 +16,6 @@ from exporter.config import Config
 from exporter.counting import Mark
 from exporter.errors import StateError
 from exporter.jobreports import Judged
-from exporter.jobview import JobView, active_of
 from exporter.ledger import Ledger
 from exporter.model import Step
 from exporter.problems import Standing, problems
@@ -49,7 +45,7 @@ from exporter.schema import StoredRun
 from exporter.sourcereports import report as source_report
 from exporter.sources import SOURCES
 from exporter.sources.source import Source
-from exporter.state import JobState, OpenRun
+from exporter.state import JobState
 
 USUAL = 100
 """Successful runs from which it is known how long a job takes."""
@@ -76,7 +72,6 @@ class Reporter:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._views: dict[int, _View] = {}
 
     @property
     def now(self) -> float:
@@ -87,8 +82,8 @@ class Reporter:
 
     def sources(self) -> tuple[SourceReport, ...]:
         """How each source stands, in the order of the configuration."""
-        jobs, open_runs = self._parts.ledger.glance()
-        counts = Counter(job.source for job in jobs if self._view(job) is not None)
+        _, open_runs = self._parts.ledger.glance()
+        counts = Counter(view.state.source for view in list(self._parts.publisher.views.values()))
         assembly = self._parts.assembly()
         return tuple(
             source_report(
@@ -141,32 +136,16 @@ class Reporter:
         )
 
     def _judged(self) -> list[Judged]:
-        """All jobs that are shown."""
-        jobs, open_runs = self._parts.ledger.glance()
-        active: dict[int, list[OpenRun]] = {}
-        for run in chain.from_iterable(open_runs.values()):
-            active.setdefault(run.job, []).append(run)
+        """All jobs that are shown, as on the page of metrics that was made last."""
         marks = {name: self._parts.ledger.source(name).watermark() for name in self._parts.assembly().shown}
-        views = (self._view(job, active.get(job.key)) for job in jobs)
-        return [jobreports.judged(view, marks.get(view.state.source)) for view in views if view is not None]
+        # A dict's values are copied in one step of the interpreter, so no lock is needed.
+        views = [view for view in list(self._parts.publisher.views.values()) if not view.state.overflow]
+        return [jobreports.judged(view, marks.get(view.state.source)) for view in views]
 
     def _judge(self, job: JobState) -> Judged | None:
         """One job; None if it is not shown."""
-        _, open_runs = self._parts.ledger.glance()
-        view = self._view(job, [run for run in open_runs.get(job.source, ()) if run.job == job.key])
+        view = self._parts.publisher.views.get(job.key)
         return None if view is None else jobreports.judged(view, self._parts.ledger.source(job.source).watermark())
-
-    def _view(self, job: JobState, active: Sequence[OpenRun] | None = None) -> JobView | None:
-        """What is shown of a job, if anything. It is worked out anew only when the job's record has changed."""
-        config, known = self._parts.config(), self._views.get(job.key)
-        if known is None or known.job is not job or known.config is not config:
-            shown = self._parts.publisher.is_shown(job) and not job.overflow
-            view = self._parts.publisher.view(job, ()) if shown else None
-            known = self._views[job.key] = _View(job, config, view)
-        if known.view is None or not active:
-            return known.view
-        begun = active_of((run.state, run.origin if run.start is None else run.start) for run in active)
-        return msgspec.structs.replace(known.view, active=begun)
 
     # --- runs ---
 
@@ -266,14 +245,6 @@ class Reporter:
             stdout=said.stdout[-LONGEST_LOG:],
             stderr=said.stderr[-LONGEST_LOG:],
         )
-
-
-class _View(NamedTuple):
-    """A job's view while none of its runs is open, None if it is not shown; and what it was made of."""
-
-    job: JobState
-    config: Config
-    view: JobView | None
 
 
 def _keys(jobs: Iterable[JobState], wanted: RunFilter) -> frozenset[int] | None:

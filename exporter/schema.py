@@ -75,8 +75,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "ALTER TABLE runs ADD COLUMN late INTEGER NOT NULL DEFAULT 0",
         # What people look at goes by when runs ended; those that are filtered out are passed over in the index.
-        "DROP INDEX runs_of_job",
-        'CREATE INDEX runs_of_job ON runs (job, coalesce("end", seen), result)',
+        'CREATE INDEX runs_of_job_by_end ON runs (job, coalesce("end", seen), result) WHERE mark <> 0',
         'CREATE INDEX runs_by_end ON runs (source, result, coalesce("end", seen), job) WHERE mark <> 0',
     ),
 )

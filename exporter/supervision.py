@@ -106,7 +106,7 @@ class Supervision:
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
-        """While the configuration is taken up. During the start it goes unsaid: its end would mean that we are ready."""
+        """While the configuration is taken up. During the start that goes unsaid: its end would mean "ready"."""
         announced = self._ready
         if announced:
             self._manager.tell(RELOADING=1, MONOTONIC_USEC=round(self._monotonic() * 1e6))

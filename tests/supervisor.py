@@ -16,12 +16,12 @@ class Supervisor:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(f"\0{name}" if folder is None else self.address)
 
-    def next(self, seconds: float = 20.0) -> dict[str, str]:
+    def next(self, seconds: float = 90.0) -> dict[str, str]:
         """The next message. Raises TimeoutError if none comes in time."""
         self._socket.settimeout(seconds)
         return dict(line.split("=", 1) for line in self._socket.recv(65536).decode().split("\n"))
 
-    def until(self, name: str, seconds: float = 20.0) -> list[dict[str, str]]:
+    def until(self, name: str, seconds: float = 90.0) -> list[dict[str, str]]:
         """All messages up to the first that has this name."""
         messages = [self.next(seconds)]
         while name not in messages[-1]:

@@ -63,7 +63,7 @@ def test_a_daemon_is_ready_only_when_every_source_was_polled(
         assert not any("READY" in message or "WATCHDOG" in message for message in starting)
 
     assert not any("WATCHDOG" in message for message in supervisor.until("READY"))
-    assert {"STATUS": "polling 2 sources; failing: slow"} in supervisor.until("WATCHDOG")
+    assert {"STATUS": "polling quick, slow; failing: slow"} in supervisor.until("WATCHDOG")
 
 
 def test_a_reload_and_the_end_are_told(
@@ -74,12 +74,12 @@ def test_a_reload_and_the_end_are_told(
 
     command.signal(signal.SIGHUP)
     reloading = supervisor.until("RELOADING")[-1]
-    assert abs(int(reloading["MONOTONIC_USEC"]) / 1e6 - time.monotonic()) < 10
+    assert abs(int(reloading["MONOTONIC_USEC"]) / 1e6 - time.monotonic()) < 100
     supervisor.until("READY")
 
     command.signal(signal.SIGTERM)
     supervisor.until("STOPPING")
-    assert command.wait() == 0, command.output
+    assert command.wait(60) == 0, command.output
 
 
 def stalling(*arguments: object, **options: object) -> sqlite3.Connection:
@@ -98,12 +98,10 @@ def test_the_watchdog_hears_nothing_more_when_the_heart_stops(
     tmp_path: Path, simulator: SnowplowSimulator, supervisor: Supervisor
 ) -> None:
     port = free_port()
-    daemon = Daemon(
-        config(tmp_path, simulator, zero_first="1s"), port, connect=stalling, environ=environ(supervisor)
-    )
+    daemon = Daemon(config(tmp_path, simulator, zero_first="1s"), port, connect=stalling, environ=environ(supervisor))
     supervisor.until("WATCHDOG")
 
-    until = time.monotonic() + 30
+    until = time.monotonic() + 90
     with pytest.raises(TimeoutError):  # noqa: PT012  # scrapes make the heart release zeros, which takes a transaction
         while time.monotonic() < until:
             page(port)

@@ -39,7 +39,7 @@ class Desk:
         self._ends = []
         self.asking = asking or Asking(self.bench.clock, steps_seconds=5.0)
         self.handling = Handling(bounds or Bounds(rate=10_000, burst=10_000))
-        self.reporter = Reporter(
+        self._reporter = Reporter(
             Parts(
                 ledger=self.bench.ledger,
                 publisher=self.bench.publisher,
@@ -52,12 +52,19 @@ class Desk:
             )
         )
 
+    @property
+    def reporter(self):
+        """Who answers, after a page has been made of all that is committed."""
+        self.bench.publisher.publish()
+        return self._reporter
+
     def configure(self, web=None, **changes):
         """Changes the configuration."""
         if web is not None:
             changes["web"] = self.config.web.model_copy(update=web)
         self.config = self.config.model_copy(update=changes)
         self.bench.publisher.configure(self.config, self.bench.assembly.shown)
+        self.bench.ledger._changed.everything = True
 
     def tell(self, *runs, jobs=(), through=None, **fields):
         """Commits what a reading could have brought."""
@@ -68,6 +75,7 @@ class Desk:
         self.bench.ledger.begin("one", now)
         self.bench.ledger.commit("one", reading, Moment(now=now, started=now))
         self.bench.ledger.finish("one", Moment(now=now, started=now), swept=False)
+        self.bench.publisher.publish()
 
     def client(self):
         """An HTTP client of the JSON pages."""
