@@ -68,7 +68,7 @@ class Desk:
 
     def tell(self, *runs, jobs=(), through=None, **fields):
         """Commits what a reading could have brought."""
-        described = [*jobs, *(Job(job_id=name, name=name) for name in {run.job_id for run in runs})]
+        described = [*jobs, *(Job(job_id=name, name=name) for name in sorted({run.job_id for run in runs}))]
         known = {job.job_id: job for job in reversed(described)}
         now = self.bench.clock()
         reading = Reading(jobs=list(known.values()), runs=runs, through=through or now - 1, **fields)
