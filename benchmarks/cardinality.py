@@ -43,7 +43,7 @@ sources:
     auth: {{api_key: benchmark}}
     poll_interval: 1h
     requests_per_minute: 1000000
-metrics: {{zero_first: 0s, step_histograms: "{histograms}"}}
+metrics: {{max_series: 1000000, zero_first: 0s, step_histograms: "{histograms}"}}
 """
 TOKEN = {"accessToken": "a.b.c"}
 
