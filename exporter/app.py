@@ -1,12 +1,13 @@
 """What the commands do."""
 
+import functools
 import os
 import signal
 import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,8 @@ from prometheus_client import CollectorRegistry
 from exporter import logs
 from exporter.address import Address
 from exporter.assembly import Assembly, Outside
-from exporter.config import Config, load
+from exporter.backfill import backfill as write_past
+from exporter.config import Config, load, secrets
 from exporter.daemon import Daemon
 from exporter.duration import format_duration
 from exporter.errors import SourceError
@@ -24,38 +26,44 @@ from exporter.ledger import Ledger
 from exporter.meters import SelfMetrics
 from exporter.once import NoPages, Polled, poll_once
 from exporter.opening import open_state
+from exporter.past import Wanted
 from exporter.sources import SOURCES
 from exporter.store import Connect
+from exporter.supervision import Manager
 from exporter.webfile import WebFile
 from exporter.webserver import ListenError
 
 SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
 
 
-def run(
+def run(  # noqa: PLR0913  # everything outside is an argument
     config_file: Path,
     listen: Address,
     web_config_file: Path | None,
     log: logs.LogOptions,
     *,
     connect: Connect = sqlite3.connect,
+    environ: Mapping[str, str] = os.environ,
 ) -> int:
     """The daemon, until SIGTERM or SIGINT; SIGHUP reloads the configuration."""
     logs.configure(log, sys.stderr)
     web_file = None if web_config_file is None else WebFile(web_config_file, time.monotonic)
-    return serve(lambda: load(config_file, os.environ, SETTINGS), listen, connect=connect, web_file=web_file)
+    manager = Manager(environ, os.getpid())
+    read_config = functools.partial(load, config_file, environ, SETTINGS)
+    return serve(read_config, listen, connect=connect, web_file=web_file, manager=manager)
 
 
-def serve(
+def serve(  # noqa: PLR0913  # as above
     read_config: Callable[[], Config],
     listen: Address,
     *,
     connect: Connect = sqlite3.connect,
     web_file: WebFile | None = None,
     started: Callable[[Address], None] | None = None,
+    manager: Manager | None = None,
 ) -> int:
     """Runs a daemon in this process until a signal ends it; gives the exit code."""
-    daemon = Daemon(read_config, listen, outside=Outside(), connect=connect, web_file=web_file)
+    daemon = Daemon(read_config, listen, outside=Outside(), connect=connect, web_file=web_file, manager=manager)
     ended = threading.Event()
     reload = threading.Event()
 
@@ -109,6 +117,20 @@ def _table(polled: Polled) -> Iterable[tuple[str, ...]]:
         duration = "" if line.last_duration is None else format_duration(round(line.last_duration))
         numbers = (str(line.runs), str(line.open), line.last_result, end, duration, str(line.failures))
         yield (line.source, line.project, line.job_name, *numbers)
+
+
+def backfill(config_file: Path, wanted: Wanted) -> int:
+    """Writes what happened before the daemon counted, and says how to hand it to Prometheus."""
+    logs.configure(logs.LogOptions("warning"), sys.stderr)
+    config = load(config_file, os.environ, SETTINGS)
+    logs.guard(secrets(config))
+    written = write_past(config, wanted, Outside(), lambda text: sys.stderr.write(f"{text}\n"))
+    sys.stdout.write(
+        f"{wanted.output}: {written.runs} endings of {written.jobs} jobs, {written.samples} samples, "
+        f"{written.size / 1e6:.1f} MB\n"
+        f"next: promtool tsdb create-blocks-from openmetrics --max-block-duration=24h {wanted.output} DATA_DIRECTORY\n"
+    )
+    return 0
 
 
 def probe(config: Config) -> Iterator[tuple[str, bool, str]]:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO, cast
 
-from exporter import __version__, config, logs
+from exporter import __version__, assets, config, logs
 from exporter.address import Address, parse_address
 from exporter.errors import JobrunError
 from exporter.faults import ConfigError
+from exporter.past import Wanted, parse_label
 from exporter.sources import SOURCES
+from exporter.times import parse_instant
 
 SETTINGS: config.Settings = {word: kind.settings for word, kind in SOURCES.items()}
 """The kinds of sources."""
@@ -28,6 +30,9 @@ class App(Protocol):
 
     def once(self, config_file: Path) -> int:
         """One poll of every source, printed."""
+
+    def backfill(self, config_file: Path, wanted: Wanted) -> int:
+        """The past, as OpenMetrics."""
 
     def probe(self, config: config.Config) -> Iterator[tuple[str, bool, str]]:
         """Asks every source once: its name, whether it answered well, and a sentence."""
@@ -118,12 +123,23 @@ def _once(options: argparse.Namespace, outside: Outside) -> int:
     return outside.app().once(options.config_file)
 
 
+def _backfill(options: argparse.Namespace, outside: Outside) -> int:
+    wanted = Wanted(output=options.output, labels=dict(options.labels or ()), until=options.until)
+    return outside.app().backfill(options.config_file, wanted)
+
+
 def _demo(options: argparse.Namespace, outside: Outside) -> int:
     return outside.demonstration().demo(options.listen, options.speed)
 
 
 def _simulate(options: argparse.Namespace, outside: Outside) -> int:
     outside.simulators().serve(options.vendor, options.listen.host, options.listen.port)
+    return 0
+
+
+def _assets(options: argparse.Namespace, outside: Outside) -> int:
+    for path in assets.write(options.output):
+        print(path, file=outside.out)
     return 0
 
 
@@ -139,6 +155,20 @@ def _speed(text: str) -> float:
         if 0 < (speed := float(text)) < float("inf"):
             return speed
     raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+
+
+def _label(text: str) -> tuple[str, str]:
+    try:
+        return parse_label(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _instant(text: str) -> float:
+    instant = parse_instant(text)
+    if instant is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a time like 2024-05-01T00:00:00Z nor Unix seconds")
+    return instant
 
 
 CONFIG_FILE = {"dest": "config_file", "type": Path, "metavar": "F", "help": "the config file"}
@@ -179,6 +209,33 @@ COMMANDS: Mapping[str, Command] = {
         (Flag("--config.file", {**CONFIG_FILE, "required": True}),),
         _once,
     ),
+    "backfill": Command(
+        "writes what happened before the daemon counted as OpenMetrics with timestamps, for promtool",
+        (
+            Flag("--config.file", {**CONFIG_FILE, "required": True}),
+            Flag("--output", {"type": Path, "required": True, "metavar": "F", "help": "the file to write"}),
+            Flag(
+                "--label",
+                {
+                    "dest": "labels",
+                    "type": _label,
+                    "nargs": "+",
+                    "action": "extend",
+                    "metavar": "name=value",
+                    "help": "labels for all series: those that the scrape adds, usually job and instance",
+                },
+            ),
+            Flag(
+                "--until",
+                {
+                    "type": _instant,
+                    "metavar": "T",
+                    "help": "the last instant that is written (default: since when the daemon counts)",
+                },
+            ),
+        ),
+        _backfill,
+    ),
     "demo": Command(
         "simulated vendors and a daemon that reads them: no account needed",
         (
@@ -202,6 +259,15 @@ COMMANDS: Mapping[str, Command] = {
             Flag("--listen-address", {**LISTEN, "default": "127.0.0.1:8080"}),
         ),
         _simulate,
+    ),
+    "assets": Command(
+        "writes the rules, dashboards, runbooks and examples of this version",
+        (
+            Flag(
+                "--output", {"required": True, "type": Path, "metavar": "DIR", "help": "where; made if it is not there"}
+            ),
+        ),
+        _assets,
     ),
 }
 

@@ -245,6 +245,8 @@ def note_change(job: JobState, run: Run, seen: float) -> None:
 
 def _note_last(job: JobState, run: Run, order: float) -> None:
     result = run.result or Result.UNKNOWN
+    if run.start is not None and (job.last_start is None or run.start > job.last_start):
+        job.last_start = run.start
     if job.last_run is None or job.last_run.order <= order or job.last_run.run_id == run.run_id:
         job.last_run = LastRun(
             run_id=run.run_id, result=result, order=order, start=run.start, end=run.end, duration=run.duration

@@ -22,6 +22,7 @@ from exporter.opening import Opened, look, open_state
 from exporter.publisher import Publisher
 from exporter.schedule import Schedule
 from exporter.store import Connect, Lock, LockedStateError
+from exporter.supervision import Manager, Supervision
 from exporter.web import Answers, Verdict, application
 from exporter.webauth import guarded
 from exporter.webfile import WebFile
@@ -50,6 +51,7 @@ class Daemon:
         connect: Opens the database.
         web_file: TLS, headers and users of the pages; plain HTTP for everybody, if None.
         revision: Of the source code, where it is known.
+        manager: The service manager that is told how the daemon is.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
@@ -61,12 +63,14 @@ class Daemon:
         connect: Connect,
         web_file: WebFile | None = None,
         revision: str = "",
+        manager: Manager | None = None,
     ) -> None:
         self._read_config = read_config
         self._listen = listen
         self._outside = outside
         self._connect = connect
         self._web_file = web_file
+        self._supervision = Supervision(manager or Manager.none(), outside.monotonic)
         self._log = structlog.get_logger()
         self._config = read_config()
         logs.guard(secrets(self._config))
@@ -152,7 +156,7 @@ class Daemon:
 
     def reload(self) -> Verdict:
         """Takes up the configuration as it is now, whole; with any fault the old one stays in force."""
-        with self._reloading:
+        with self._reloading, self._supervision.reloading():
             try:
                 self._reload()
             except (ConfigError, StateError) as error:
@@ -194,6 +198,7 @@ class Daemon:
     def stop(self) -> bool:
         """Stops everything; False if a poll still waits for its API. What is not committed by now never happened."""
         self._ended.set()
+        self._supervision.stopping()
         ended = self._end(self._schedule, self._assembly)
         self._web.stop(GRACE)
         self._ledger.close()
@@ -212,6 +217,16 @@ class Daemon:
                 self._kept_house = now
                 self._keep_house()
             self._ticked = now
+            self._supervision.beat(healthy=self.healthy()[0], ready=self.ready()[0], status=self._status())
+
+    def _status(self) -> str:
+        """How things are, in a sentence for people."""
+        ready, waiting = self.ready()
+        if not ready:
+            return waiting
+        failing = [polled.name for polled in self._assembly.polled if polled.poller.failures]
+        polling = f"polling {', '.join(polled.name for polled in self._assembly.polled)}"
+        return f"{polling}; failing: {', '.join(failing)}" if failing else polling
 
     def _keep_house(self) -> None:
         now = self._outside.clock()

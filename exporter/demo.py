@@ -15,7 +15,10 @@ from exporter.config import loads
 from exporter.simulators import SIMULATORS
 
 DEMO = """
-metrics: {zero_first: 0s}  # whoever looks at a demo wants to see the first failure at once
+metrics:
+  zero_first: 0s  # whoever looks at a demo wants to see the first failure at once
+  run_buckets: [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 300]
+  step_buckets: [0.5, 1, 2, 5, 10, 20, 30, 60]
 objectives:
   - match: {job_name: "daily-.*"}
     every: 6m
@@ -27,6 +30,21 @@ objectives:
     freshness: 6m
     duration_budget: 40s
     team: analytics
+  - match: {job_name: "attribution|fraud-scores|customer-360"}
+    every: 4m
+    freshness: 12m
+    duration_budget: 45s
+    team: marketing
+  - match: {job_name: "warehouse-.*"}
+    every: 2m
+    freshness: 6m
+    duration_budget: 30s
+    team: data-platform
+  - match: {job_name: ".*"}
+    every: 1m
+    freshness: 4m
+    duration_budget: 20s
+    team: operations
 """
 
 
@@ -37,6 +55,8 @@ def demo(listen: Address, speed: float) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobrun-exporter-demo-")))
         simulators = [stack.enter_context(kind.demo(speed=speed)) for kind in SIMULATORS.values()]
         settings = yaml.safe_load(DEMO)
+        if listen.port:
+            settings["web"] = {"external_url": f"http://{Address(listen.host or 'localhost', listen.port)}"}
         settings["state"] = {"path": str(folder / "state.db")}
         settings["sources"] = [
             {**simulator.source_config(), "poll_interval": "5s", "settle": "5s", "requests_per_minute": 600}

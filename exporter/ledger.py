@@ -441,7 +441,8 @@ class Ledger:
                 return 0
             store.put_source(source)
         self.books.sources[name] = source
-        return pruned
+        self._changed.jobs |= set(pruned) & self.books.jobs.keys()  # what was learned of them may be forgotten too
+        return len(pruned)
 
     # --- looking ---
 

@@ -103,6 +103,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     error_type: str = ""
 
 
+class PastRun(msgspec.Struct, frozen=True):
+    """What the past of a job teaches by: a run that has ended, as the state holds it."""
+
+    start: float | None
+    end: float | None
+    duration: float | None
+    result: Result
+
+
 class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One step of a run. Neither `result` nor `state`: a word in no table, treated as open."""
 

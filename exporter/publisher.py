@@ -1,7 +1,7 @@
 """Brings what is committed onto the page: after each change, and when a series has shown its 0 for long enough."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -12,6 +12,7 @@ from exporter.expectations import expectation
 from exporter.exposition import Exposition
 from exporter.holds import Holds, Series
 from exporter.jobview import JobView
+from exporter.learning import Learning
 from exporter.ledger import UNOBSERVED, Changed, Ledger
 from exporter.meters import SelfMetrics
 from exporter.model import State
@@ -61,6 +62,7 @@ class Publisher:
         self._holds = holds
         self._metrics = metrics
         self._monotonic = monotonic
+        self._learning = Learning(ledger, monotonic)
         self._started = monotonic()
         self._published = float("-inf")
         self._config: Config | None = None
@@ -149,11 +151,11 @@ class Publisher:
                 open_runs.setdefault(run.job, []).append(run)
         return [self.view(self._ledger.books.jobs[key], open_runs.get(key, [])) for key in sorted(keys)]
 
-    def view(self, job: JobState, open_runs: Iterable[OpenRun]) -> JobView:
+    def view(self, job: JobState, open_runs: Sequence[OpenRun]) -> JobView:
         """What is shown of a job."""
         source = self._sources[job.source]
         objective = self._config.objective_for(job.source, job.project, job.name) if self._config else None
-        expected = expectation(job, objective)
+        expected = expectation(job, objective, self._learning.of(job), open_runs)
         active = {}
         for state in State:
             starts = [run.start if run.start is not None else run.origin for run in open_runs if run.state is state]

@@ -132,6 +132,8 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         listed: Whether the vendor's discovery shows it; then it lives as long as it is shown.
         missing_since: Since when discovery has not shown it.
         distributions: family → label values joined by SEPARATOR → histogram series.
+        last_start: The latest start of all its runs that have ended; not always that of the last run to end.
+        expected_since: When the vendor last changed its schedule or enabled it again: nothing was due before.
         streak: Failing runs since the last success.
         folded: True if its counters go to the source's `__other__` job.
         overflow: True for that `__other__` job itself, which has no gauges.
@@ -150,6 +152,8 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
     missing_since: float | None = None
     distributions: dict[str, dict[str, Distribution]] = {}
     last_run: LastRun | None = None
+    last_start: float | None = None
+    expected_since: float | None = None
     last_failure: LastFailure | None = None
     last_steps: LastSteps | None = None
     last_success: float | None = None

@@ -14,7 +14,7 @@ import msgspec
 
 from exporter.counting import Mark, Streak
 from exporter.errors import StateError
-from exporter.model import FAILING, Result, Window
+from exporter.model import FAILING, PastRun, Result, Window
 from exporter.schema import COLUMNS, MIGRATIONS, StepMark, StoredRun, to_row, to_stored
 from exporter.state import Counted, JobState, SourceState
 
@@ -256,16 +256,44 @@ class Store:
         query = "SELECT job, count(*) FROM runs WHERE source = ? GROUP BY job"
         return dict(self._all(query, self._sources.get(source)))
 
-    def prune(self, source: str, before: float) -> int:
-        """Forgets runs that ended before an instant; returns how many. To be called in a transaction.
+    def past(self, job: int, limit: int) -> list[PastRun]:
+        """The runs of a job that ended last, the latest first."""
+        columns, wanted = 'start, "end", duration, result', "WHERE job = ? AND mark <> 0"
+        rows = self._all(f'SELECT {columns} FROM runs {wanted} ORDER BY "end" DESC LIMIT ?', job, limit)  # noqa: S608  # constants
+        return [PastRun(start, end, seconds, Result(word or Result.UNKNOWN)) for start, end, seconds, word in rows]
+
+    def pulse(self, job: int, since: float, grain: float) -> list[float]:
+        """The first ending of a job's runs in each stretch of `grain` seconds. Read from the index alone."""
+        stretches = 'GROUP BY CAST("end" / ? AS INTEGER) ORDER BY 1'
+        query = f'SELECT min("end") FROM runs WHERE job = ? AND "end" >= ? {stretches}'  # noqa: S608  # constants
+        return [end for (end,) in self._all(query, job, since, grain)]
+
+    def moments(self, source: str) -> Iterator[tuple[float, int, str]]:
+        """All that happened to a source's runs, in order: the instant, 0 created, 1 started or 2 ended, and the run."""
+        wanted = "FROM runs WHERE source = ?1 AND"
+        query = (
+            f"SELECT created AS instant, 0 AS what, run_id {wanted} created < start UNION ALL "  # constants
+            f"SELECT start, 1, run_id {wanted} start IS NOT NULL UNION ALL "
+            f'SELECT "end", 2, run_id {wanted} "end" IS NOT NULL AND result IS NOT NULL ORDER BY instant, what'
+        )
+        with self._explained():
+            yield from self._db.execute(query, (self._sources.get(source),))
+
+    def baseline_runs(self, source: str) -> list[StoredRun]:
+        """The runs of a source that had ended before they could count."""
+        return self._select(f"WHERE source = ? AND mark = {Mark.BASELINE}", self._sources.get(source))
+
+    def prune(self, source: str, before: float) -> list[int]:
+        """Forgets runs that ended before an instant; returns the job of each. To be called in a transaction.
 
         Runs that were given up stay: the API may show them as open for ever, and they must not count again.
         """
-        return self._db.execute(
+        pruned = self._db.execute(
             f"DELETE FROM runs WHERE source = ? AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) "  # noqa: S608  # constants
-            'AND result IS NOT NULL AND (start IS NULL OR start < ?) AND coalesce("end", seen) < ?',
+            'AND result IS NOT NULL AND (start IS NULL OR start < ?) AND coalesce("end", seen) < ? RETURNING job',
             (self._sources.get(source), before, before),
-        ).rowcount
+        )
+        return [job for (job,) in pruned.fetchall()]
 
     def size(self) -> int:
         """Bytes of the database, without its journal."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -100,11 +100,18 @@ def run_command(folder: Path, *arguments: str, environ: dict[str, str] | None = 
 class Daemon:
     """`run` in a process forked from one that has imported everything: it starts in a tenth of a second."""
 
-    def __init__(self, config_file: Path, port: int, *, connect: Connect = sqlite3.connect) -> None:
+    def __init__(
+        self,
+        config_file: Path,
+        port: int,
+        *,
+        connect: Connect = sqlite3.connect,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = port
         self.log_file = config_file.with_suffix(".log")
         self.process: ForkServerProcess = FORKSERVER.Process(
-            target=_run, args=(config_file, port, self.log_file, connect), daemon=True
+            target=_run, args=(config_file, port, self.log_file, connect, environ or {}), daemon=True
         )
         with FORKING:
             self.process.start()
@@ -133,9 +140,10 @@ class Daemon:
         return self.process.exitcode
 
 
-def _run(config_file: Path, port: int, log_file: Path, connect: Connect) -> None:
+def _run(config_file: Path, port: int, log_file: Path, connect: Connect, environ: Mapping[str, str]) -> None:
     sys.stderr = log_file.open("a", buffering=1)
-    sys.exit(app.run(config_file, Address(HOST, port), None, LogOptions("info"), connect=connect))
+    listen, log = Address(HOST, port), LogOptions("info")
+    sys.exit(app.run(config_file, listen, None, log, connect=connect, environ=environ))
 
 
 class Trap:

@@ -23,14 +23,16 @@ PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFa
 def servers(tmp_path: Path) -> Iterator[tuple[int, list[Prometheus]]]:
     """A port, and servers that scrape it: one asks for OpenMetrics, one for protobuf first, one is the newest."""
     port = free_port()
+    kinds = [
+        ("plain", {}),
+        ("native", {"features": "exemplar-storage,native-histograms"}),
+        ("newest", {"edition": "newest"}),
+    ]
     with ExitStack() as stack:
-        servers = [
-            Prometheus(tmp_path / "plain", port),
-            Prometheus(tmp_path / "native", port, "exemplar-storage,native-histograms"),
-            Prometheus(tmp_path / "newest", port, edition="newest"),
-        ]
-        for server in servers:
-            stack.callback(server.end)
+        servers = []
+        for name, options in kinds:  # one after the other: if one is not here, those before it are ended
+            servers.append(Prometheus(tmp_path / name, port, **options))
+            stack.callback(servers[-1].end)
         yield port, servers
 
 

@@ -105,7 +105,7 @@ class Inference:
     def _matched(self, node: promql.BinaryExpr, left: Labels, right: Labels) -> Labels:
         matching = node.modifier.matching if node.modifier else None
         if matching is None:
-            if left != right:
+            if left != right and str(node.op) != "or":
                 raise UnknownNameError(f"sides with labels {sorted(left)} and {sorted(right)} never match: {node}")
             return left
         named = frozenset(matching.labels)
@@ -121,6 +121,8 @@ class Inference:
             case "histogram_quantile":
                 must_be_in(labels or frozenset(), {"le"}, node)
                 return (labels or frozenset()) - {"le"}
+            case "label_replace" | "label_join":
+                return (labels or frozenset()) | {node.args[1].val}
             case "absent":
                 return frozenset()
             case _:

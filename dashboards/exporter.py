@@ -1,0 +1,490 @@
+"""The dashboard of the exporter itself: how fresh and how complete its numbers are, and what they cost."""
+
+from typing import Final, Unpack
+
+from dashboards.model import Dashboard, Json, Panel, Row, datasource_variable, label_variable
+from dashboards.panels import LEGEND, Column, Own, instant, listed, over_time, panel
+from dashboards.words import (
+    ANY_IS_BAD,
+    BAD,
+    ERROR,
+    GOOD,
+    LAG,
+    NOTICE,
+    QUIET,
+    REDS,
+    SHARE_LEFT,
+    SHARE_USED,
+    WARNING,
+    fixed,
+    known,
+    override,
+    steps,
+    text_of,
+)
+
+SOURCE = 'source=~"$source"'
+INSTANCE = 'instance=~"$instance"'
+DAY: Final = "1d"
+WHOLE: Final = "$__range"
+REQUEST_DURATION: Final = "jobrun_source_api_request_duration_seconds"
+REFUSED: Final = 'code!~"2.."'
+COUNTS: Final[Json] = {"min": 0, "decimals": 0}
+ASKED = "$__rate_interval"
+POLLS: Final = "jobrun_source_polls_total"
+UP: Final = [text_of((0, "down", BAD), (1, "up", GOOD))]
+HARMFUL: Final = steps("text", (0.5, BAD))
+NOTABLE: Final = steps("text", (0.5, WARNING))
+FEW: Final = 'disposition!~"baseline|duplicate"'
+
+
+def of_source(metric: str, *labels: str, more: str = "") -> str:
+    """A gauge of the sources chosen, one series a source and these labels, whichever exporter tells."""
+    return f"max by ({', '.join(('source', *labels))}) ({metric}{{{SOURCE}{', ' if more else ''}{more}}})"
+
+
+def rise(metric: str, window: str, *labels: str, more: str = "") -> str:
+    """How much a counter of the sources chosen rose in a window."""
+    selector = f"{metric}{{{SOURCE}{', ' if more else ''}{more}}}"
+    return f"max by ({', '.join(('source', *labels))}) (increase({selector}[{window}]))"
+
+
+def per_minute(metric: str, *labels: str) -> str:
+    """How much a counter of the sources chosen rises a minute."""
+    return f"60 * max by ({', '.join(('source', *labels))}) (rate({metric}{{{SOURCE}}}[{ASKED}]))"
+
+
+def quantile(share: float, metric: str, *labels: str, kept: str = "source", window: str = ASKED) -> str:
+    """A quantile of a histogram of the sources chosen, over all labels but those kept."""
+    return f"histogram_quantile({share}, sum by (le, {kept}) ({rise(f'{metric}_bucket', window, *labels, 'le')}))"
+
+
+def of_exporter(metric: str, *labels: str) -> str:
+    """A gauge of the exporters chosen."""
+    return f"max by ({', '.join(('instance', *labels))}) ({metric}{{{INSTANCE}}})"
+
+
+def of_process(expression: str) -> str:
+    """What is known of the exporters' processes, told apart from others by the build info beside it."""
+    return f"max by (instance) ({expression} and on (instance, job) jobrun_exporter_build_info)"
+
+
+def number(title: str, description: str, expression: str, **own: Unpack[Own]) -> Panel:
+    """A number of the line at the top."""
+    return panel("stat", title, description, instant(expression), size=(4, 3), **own)
+
+
+def at_a_glance(expression: str, of: str) -> str:
+    """How many series an expression gives; 0 if none, but nothing where there are none of `of`."""
+    return f"count({expression}) or 0 * count({of})"
+
+
+def exporter_rise(metric: str, *labels: str) -> str:
+    """How much a counter of the exporters chosen rose in the last day, over these labels."""
+    return f"sum by (instance) (max by ({', '.join(('instance', *labels))}) (increase({metric}{{{INSTANCE}}}[{DAY}])))"
+
+
+def by_pattern(pattern: str, colour: str) -> Json:
+    """The colour of the series whose names match."""
+    return {
+        "matcher": {"id": "byRegexp", "options": f"/^{pattern}$/"},
+        "properties": [{"id": "color", "value": fixed(colour)}],
+    }
+
+
+ALONE: Final[Json] = {"legend": {**LEGEND, "showLegend": False}}
+WATERMARK = of_source("jobrun_source_watermark_timestamp_seconds")
+LAGGING = f"time() - {WATERMARK}"
+REMAINING = of_source("jobrun_source_rate_limit_remaining_requests")
+LIMIT = of_source("jobrun_source_rate_limit_limit_requests")
+
+GLANCE = Row(
+    title="At a glance",
+    panels=(
+        number(
+            "Sources down",
+            "Sources whose last poll could not read everything that their credential may read.",
+            at_a_glance(f"{of_source('jobrun_source_up')} == 0", of_source("jobrun_source_up")),
+            thresholds=ANY_IS_BAD,
+        ),
+        number(
+            "Furthest behind",
+            "How far the slowest source is behind: all endings before are counted. Orange from 5, red from 15 minutes.",
+            f"max({LAGGING})",
+            unit="s",
+            thresholds=LAG,
+            defaults={"decimals": 0},
+        ),
+        number(
+            "Never read, 1 day",
+            "Time in which endings were never read in the last day, because the API no longer shows them.",
+            f"max({rise('jobrun_source_unobserved_seconds_total', DAY)})",
+            unit="s",
+            thresholds=known(GOOD, (0.5, BAD)),
+            defaults={"decimals": 0},
+        ),
+        number(
+            "Series used",
+            "Share of metrics.max_series; beyond it new jobs are counted under __other__.",
+            f"max(sum by (instance) ({of_exporter('jobrun_exporter_series', 'family')})"
+            f" / {of_exporter('jobrun_exporter_series_limit')})",
+            unit="percentunit",
+            thresholds=SHARE_USED,
+            defaults={"decimals": 1},
+        ),
+        number(
+            "State written",
+            "How long ago the exporter last wrote its state.",
+            f"max(time() - {of_exporter('jobrun_exporter_state_last_commit_timestamp_seconds')})",
+            unit="s",
+            thresholds=LAG,
+            defaults={"decimals": 0},
+        ),
+        number(
+            "Configuration",
+            "Whether the last reload was applied; after a refused one the configuration before it stays in force.",
+            f"min({of_exporter('jobrun_exporter_config_last_reload_successful')})",
+            mappings=[text_of((0, "refused", BAD), (1, "in force", GOOD))],
+        ),
+    ),
+)
+FRESHNESS = Row(
+    title="Freshness: how old is what is shown",
+    panels=(
+        panel(
+            "lines",
+            "Behind by",
+            "How far each source is behind: all endings before are counted. Its least is settle and the poll interval.",
+            over_time(LAGGING, "{{source}}"),
+            size=(12, 8),
+            unit="s",
+            thresholds=LAG,
+            custom={"thresholdsStyle": {"mode": "off"}, "fillOpacity": 0},
+        ),
+        panel(
+            "lines",
+            "From the end of a run until it is counted (p95)",
+            "95 % of the runs that ended were counted within this time.",
+            over_time(quantile(0.95, "jobrun_source_observation_delay_seconds"), "{{source}}"),
+            size=(12, 8),
+            unit="s",
+            interval="2m",
+            custom={"showPoints": "auto", "fillOpacity": 0},
+        ),
+        panel(
+            "bars",
+            "Polls by outcome",
+            "Partial: what could be read was counted. Skipped: the poll before was still going on.",
+            over_time(f"sum by (outcome) (round({rise(POLLS, ASKED, 'outcome')}))", "{{outcome}}"),
+            size=(12, 8),
+            interval="2m",
+            points=96,
+            overrides=[
+                override("success", color=fixed(GOOD)),
+                override("partial", color=fixed(WARNING)),
+                override("error", color=fixed(ERROR)),
+                override("skipped", color=fixed(QUIET)),
+            ],
+        ),
+        panel(
+            "lines",
+            "Poll duration against the interval",
+            "Share of the interval that a poll takes; near 100 % polls are skipped.",
+            over_time(
+                f"{of_source('jobrun_source_last_poll_duration_seconds')}"
+                f" / {of_source('jobrun_source_poll_interval_seconds')}",
+                "{{source}}",
+            ),
+            size=(12, 8),
+            unit="percentunit",
+            custom={"fillOpacity": 0},
+        ),
+    ),
+)
+COVERAGE = Row(
+    title="Coverage: is everything counted",
+    panels=(
+        panel(
+            "table",
+            "Sources, and what was not as it should be in the last day",
+            "Never read: endings in that time are missing for good. Late: endings that were shown after their time had "
+            "been taken as complete. Unmapped: runs with a status that the exporter does not know.",
+            listed(of_source("jobrun_source_info", "provider")),
+            listed(of_source("jobrun_source_up")),
+            listed(of_source("jobrun_source_jobs")),
+            listed(of_source("jobrun_exporter_tracked_runs")),
+            listed(of_source("jobrun_source_scopes", more='state="readable"')),
+            listed(of_source("jobrun_source_scopes", more='state="unreadable"')),
+            listed(rise("jobrun_source_unobserved_seconds_total", DAY)),
+            listed(rise("jobrun_source_runs_fetched_total", DAY, more='disposition="late"')),
+            listed(rise("jobrun_source_truncated_responses_total", DAY)),
+            listed(rise("jobrun_source_steps_lost_total", DAY)),
+            listed(of_source("jobrun_source_step_fetches_pending")),
+            listed(f"sum by (source) ({rise('jobrun_source_unmapped_status_total', DAY, 'status')})"),
+            size=(24, 7),
+            defaults={"noValue": "0", "decimals": 0},
+            columns=(
+                Column(field="source", title="Source", defaults={"custom.minWidth": 110}),
+                Column(field="provider", title="System", width=100),
+                Column(field="Value #B", title="State", width=70, cell="color-background", mappings=UP),
+                Column(field="Value #C", title="Jobs", width=70),
+                Column(field="Value #D", title="Open runs", width=90),
+                Column(field="Value #E", title="Scopes", width=75),
+                Column(field="Value #F", title="Unreadable", width=100, cell="color-text", thresholds=HARMFUL),
+                Column(
+                    field="Value #G", title="Never read", unit="s", width=100, cell="color-text", thresholds=HARMFUL
+                ),
+                Column(field="Value #H", title="Late", width=70, cell="color-text", thresholds=HARMFUL),
+                Column(field="Value #I", title="Trimmed", width=85, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #J", title="Steps lost", width=95, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #K", title="Steps to come", width=115),
+                Column(field="Value #L", title="Unmapped", width=95, cell="color-text", thresholds=NOTABLE),
+            ),
+        ),
+        panel(
+            "bars",
+            "Rows read, by what became of them",
+            "New and updated rows change the numbers. Not shown: duplicates, which overlapping polls read, "
+            "and what ended before the first poll.",
+            over_time(
+                f"sum by (disposition) ({rise('jobrun_source_runs_fetched_total', ASKED, 'disposition', more=FEW)})",
+                "{{disposition}}",
+            ),
+            size=(12, 8),
+            interval="2m",
+            points=96,
+            overrides=[
+                override("new", color=fixed(NOTICE)),
+                override("updated", color=fixed("light-blue")),
+                override("ignored", color=fixed(QUIET)),
+                override("late", color=fixed(BAD)),
+                override("invalid", color=fixed(WARNING)),
+            ],
+        ),
+        panel(
+            "lines",
+            "Open runs that are followed",
+            "Runs that have not ended; each is followed until it does.",
+            over_time(of_source("jobrun_exporter_tracked_runs"), "{{source}}"),
+            size=(12, 8),
+            custom={"fillOpacity": 0},
+        ),
+    ),
+)
+ENDPOINTS = panel(
+    "table",
+    "Endpoints in this time",
+    "What was asked of each endpoint, how much of it was refused, and how long 95 % of the answers took at most.",
+    listed(f"sum by (source, endpoint) (round({rise('jobrun_source_api_requests_total', WHOLE, 'endpoint', 'code')}))"),
+    listed(
+        "sum by (source, endpoint) (round("
+        f"{rise('jobrun_source_api_requests_total', WHOLE, 'endpoint', 'code', more=REFUSED)}))"
+    ),
+    listed(quantile(0.95, REQUEST_DURATION, "endpoint", kept="source, endpoint", window=WHOLE)),
+    size=(24, 8),
+    options={"sortBy": [{"displayName": "Requests", "desc": True}]},
+    columns=(
+        Column(field="source", title="Source", width=140),
+        Column(field="endpoint", title="Endpoint"),
+        Column(field="Value #A", title="Requests", width=220, cell="gauge", thresholds=steps(NOTICE), defaults=COUNTS),
+        Column(field="Value #B", title="Refused", width=110, cell="color-text", thresholds=NOTABLE, defaults=COUNTS),
+        Column(field="Value #C", title="p95", unit="s", width=110),
+    ),
+)
+API = Row(
+    title="API use: what the systems are asked",
+    panels=(
+        panel(
+            "lines",
+            "Requests a minute",
+            "Requests of each source, whatever the answer.",
+            over_time(
+                f"sum by (source) ({per_minute('jobrun_source_api_requests_total', 'endpoint', 'code')})", "{{source}}"
+            ),
+            size=(8, 8),
+            unit="reqpm",
+            custom={"fillOpacity": 0},
+        ),
+        panel(
+            "lines",
+            "Slowest answers (p95)",
+            "95 % of the requests of each source were answered in full within this time.",
+            over_time(quantile(0.95, REQUEST_DURATION, "endpoint", kept="source"), "{{source}}"),
+            size=(8, 8),
+            unit="s",
+            interval="2m",
+            custom={"fillOpacity": 0},
+        ),
+        panel(
+            "bars",
+            "Answers by code",
+            "Requests by the code of the answer. 429: the rate limit was met.",
+            over_time(
+                f"sum by (code) (round({rise('jobrun_source_api_requests_total', ASKED, 'endpoint', 'code')}))",
+                "{{code}}",
+            ),
+            size=(8, 8),
+            interval="2m",
+            points=60,
+            overrides=[
+                by_pattern("2..", GOOD),
+                by_pattern("3..", NOTICE),
+                by_pattern("4..", WARNING),
+                by_pattern("5..", BAD),
+            ],
+        ),
+        panel(
+            "bars",
+            "Errors of polls by reason",
+            "Why polls could not read everything; nothing here is the best there can be.",
+            over_time(
+                f"sum by (reason) (round({rise('jobrun_source_poll_errors_total', ASKED, 'reason')})) > 0"
+                f' or label_replace(0 * count({of_source("jobrun_source_up")}), "reason", "none", "", "")',
+                "{{reason}}",
+            ),
+            defaults={"color": REDS},
+            overrides=[override("none", color=fixed(GOOD))],
+            size=(8, 8),
+            interval="2m",
+            points=60,
+        ),
+        panel(
+            "lines",
+            "Rate limit left",
+            "Share that is left of the tightest rate limit that a system tells of.",
+            over_time(f"{REMAINING} / {LIMIT}", "{{source}}"),
+            size=(8, 8),
+            unit="percentunit",
+            thresholds=SHARE_LEFT,
+            defaults={"min": 0, "max": 1, "noValue": "not told"},
+        ),
+        panel(
+            "lines",
+            "Waiting for the budget",
+            "Share of the time that requests waited so as to stay within the rate limit.",
+            over_time(
+                f"max by (source) (rate(jobrun_source_rate_limit_wait_seconds_total{{{SOURCE}}}[{ASKED}]))",
+                "{{source}}",
+            ),
+            size=(8, 8),
+            unit="percentunit",
+            custom={"fillOpacity": 0},
+        ),
+        panel(
+            "bars",
+            "Requests sent again",
+            "Requests that were repeated after an error of the network or of the API.",
+            over_time(f"round({rise('jobrun_source_api_retries_total', ASKED)})", "{{source}}"),
+            size=(8, 8),
+            interval="2m",
+            points=60,
+        ),
+        panel(
+            "lines",
+            "Credential ends in",
+            "Time until the credential in use ends. The exporter renews those that it can some minutes before.",
+            over_time(f"{of_source('jobrun_source_credential_expiry_timestamp_seconds')} - time()", "{{source}}"),
+            size=(8, 8),
+            unit="s",
+            defaults={"noValue": "none ends"},
+            custom={"fillOpacity": 0},
+        ),
+        panel(
+            "lines",
+            "Runs whose steps are yet to be fetched",
+            "Ended runs that are counted, but whose steps have not been read yet.",
+            over_time(of_source("jobrun_source_step_fetches_pending"), "{{source}}"),
+            size=(8, 8),
+            custom={"fillOpacity": 0},
+        ),
+        ENDPOINTS,
+    ),
+)
+COST = Row(
+    title="Cost: what the exporter needs",
+    panels=(
+        panel(
+            "gauges",
+            "Series by metric family",
+            "The fifteen metric families with the most series.",
+            instant(f"sort_desc(topk(15, max by (family) (jobrun_exporter_series{{{INSTANCE}}})))", "{{family}}"),
+            size=(12, 10),
+            thresholds=steps(NOTICE),
+            defaults={"decimals": 0},
+        ),
+        panel(
+            "lines",
+            "CPU",
+            "Cores that the exporter uses.",
+            over_time(of_process(f"rate(process_cpu_seconds_total{{{INSTANCE}}}[{ASKED}])"), "{{instance}}"),
+            size=(6, 5),
+            options=ALONE,
+        ),
+        panel(
+            "lines",
+            "Memory",
+            "Resident memory of the exporter.",
+            over_time(of_process(f"process_resident_memory_bytes{{{INSTANCE}}}"), "{{instance}}"),
+            size=(6, 5),
+            unit="bytes",
+            options=ALONE,
+        ),
+        panel(
+            "lines",
+            "Scrape duration",
+            "How long Prometheus takes to get the exporter's page.",
+            over_time(of_process(f"scrape_duration_seconds{{{INSTANCE}}}"), "{{instance}}"),
+            size=(6, 5),
+            unit="s",
+            options=ALONE,
+        ),
+        panel(
+            "lines",
+            "Size of the state",
+            "Size of the state on disk.",
+            over_time(of_exporter("jobrun_exporter_state_size_bytes"), "{{instance}}"),
+            size=(6, 5),
+            unit="bytes",
+            options=ALONE,
+        ),
+        panel(
+            "table",
+            "Exporters, and what was not as it should be in the last day",
+            "Cold starts begin without a usable state. Missed polls came due while one was running. Overflow: series "
+            "that were not made, because metrics.max_series was reached.",
+            listed(of_exporter("jobrun_exporter_build_info", "version", "python_version")),
+            listed(of_process(f"1000 * process_start_time_seconds{{{INSTANCE}}}")),
+            listed(of_process(f"scrape_samples_scraped{{{INSTANCE}}}")),
+            listed(exporter_rise("jobrun_exporter_state_commit_errors_total")),
+            listed(exporter_rise("jobrun_exporter_state_cold_starts_total", "reason")),
+            listed(exporter_rise("jobrun_exporter_scheduler_missed_polls_total", "source")),
+            listed(exporter_rise("jobrun_exporter_series_overflow_total", "family")),
+            size=(24, 5),
+            defaults={"noValue": "0", "decimals": 0},
+            columns=(
+                Column(field="instance", title="Instance", defaults={"custom.minWidth": 150}),
+                Column(field="version", title="Version", width=90),
+                Column(field="python_version", title="Python", width=90),
+                Column(field="Value #B", title="Started", unit="dateTimeFromNow", width=130),
+                Column(field="Value #C", title="Series", width=90),
+                Column(field="Value #D", title="Failed writes", width=115, cell="color-text", thresholds=HARMFUL),
+                Column(field="Value #E", title="Cold starts", width=105, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #F", title="Missed polls", width=115, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #G", title="Overflow", width=95, cell="color-text", thresholds=HARMFUL),
+            ),
+        ),
+    ),
+)
+
+EXPORTER = Dashboard(
+    uid="jobrun-exporter",
+    title="Job runs / Exporter",
+    description="How fresh and how complete the numbers are, what the systems are asked, and what it costs.",
+    since="6h",
+    variables=(
+        datasource_variable(),
+        label_variable("source", "Source", "jobrun_source_up", several=True),
+        label_variable("instance", "Instance", "jobrun_exporter_build_info", several=True),
+    ),
+    rows=(GLANCE, FRESHNESS, COVERAGE, API, COST),
+)

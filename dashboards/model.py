@@ -1,0 +1,216 @@
+"""The JSON model of a dashboard: queries, panels, variables, and where panels go."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+Json = dict[str, Any]
+
+DATASOURCE: Final[Json] = {"type": "prometheus", "uid": "${datasource}"}
+SCHEMA_VERSION: Final = 42
+COLUMNS: Final = 24
+"""The width of Grafana's grid."""
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """One PromQL query of a panel; `form` is `time_series`, `table` or `heatmap`; `instant`: only its newest value."""
+
+    expression: str
+    legend: str = "__auto"
+    form: str = "time_series"
+    instant: bool = False
+    exemplars: bool = False
+
+    def json(self, reference: str) -> Json:
+        """The target, under its letter."""
+        return {
+            "datasource": DATASOURCE,
+            "editorMode": "code",
+            "exemplar": self.exemplars,
+            "expr": self.expression,
+            "format": self.form,
+            "instant": self.instant,
+            "legendFormat": self.legend,
+            "range": not self.instant,
+            "refId": reference,
+        }
+
+
+class Panel(msgspec.Struct, frozen=True, kw_only=True):
+    """One panel.
+
+    Attributes:
+        kind: Grafana's name of the visualisation.
+        title: A few words.
+        description: What it shows, and what to make of it.
+        queries: What it asks; they are lettered in this order.
+        size: Width in columns of 24 and height in rows of 30 pixels.
+        unit: Grafana's id of the unit.
+        defaults: Field configuration beyond the unit.
+        custom: Field configuration of this kind of panel.
+        options: Options of this kind of panel.
+        overrides: Field configuration of some fields.
+        transformations: What is done with the answers before they are drawn.
+        interval: Least step between two points; "" for the data source's own.
+        points: Most points; None for one a pixel.
+    """
+
+    kind: str
+    title: str
+    description: str
+    queries: Sequence[Query]
+    size: tuple[int, int]
+    unit: str
+    defaults: Json = {}
+    custom: Json = {}
+    options: Json = {}
+    overrides: Sequence[Json] = ()
+    transformations: Sequence[Json] = ()
+    interval: str = ""
+    points: int | None = None
+
+    def json(self, number: int, place: tuple[int, int]) -> Json:
+        """The panel, with its number and its upper left corner."""
+        (x, y), (width, height) = place, self.size
+        limits: Json = {"interval": self.interval} if self.interval else {}
+        limits |= {"maxDataPoints": self.points} if self.points else {}
+        return {
+            "id": number,
+            "type": self.kind,
+            "title": self.title,
+            "description": self.description,
+            "datasource": DATASOURCE,
+            "gridPos": {"h": height, "w": width, "x": x, "y": y},
+            "targets": [query.json(chr(ord("A") + index)) for index, query in enumerate(self.queries)],
+            "fieldConfig": {
+                "defaults": {"unit": self.unit, **self.defaults, "custom": self.custom},
+                "overrides": list(self.overrides),
+            },
+            "options": self.options,
+            "transformations": list(self.transformations),
+            **limits,
+        }
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Panels under a heading; a collapsed one asks nothing until it is opened."""
+
+    title: str
+    panels: Sequence[Panel]
+    collapsed: bool = False
+
+
+class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
+    """One dashboard; `since` is how far back it looks, as `24h`."""
+
+    uid: str
+    title: str
+    description: str
+    since: str
+    variables: Sequence[Json]
+    rows: Sequence[Row]
+    refresh: str = "1m"
+
+    def json(self) -> Json:
+        """What Grafana imports."""
+        return {
+            "uid": self.uid,
+            "title": self.title,
+            "description": self.description,
+            "tags": ["jobrun"],
+            "schemaVersion": SCHEMA_VERSION,
+            "editable": True,
+            "graphTooltip": 1,
+            "refresh": self.refresh,
+            "time": {"from": f"now-{self.since}", "to": "now"},
+            "timezone": "browser",
+            "links": LINKS,
+            "annotations": {"list": []},
+            "templating": {"list": list(self.variables)},
+            "panels": arranged(self.rows),
+        }
+
+
+LINKS: Final[list[Json]] = [
+    {
+        "title": "Job runs",
+        "type": "dashboards",
+        "tags": ["jobrun"],
+        "asDropdown": False,
+        "icon": "external link",
+        "includeVars": True,
+        "keepTime": True,
+        "targetBlank": False,
+        "tooltip": "",
+        "url": "",
+    },
+]
+
+
+def datasource_variable() -> Json:
+    """The choice of a Prometheus."""
+    return {
+        "name": "datasource",
+        "label": "Data source",
+        "type": "datasource",
+        "query": "prometheus",
+        "regex": "",
+        "refresh": 1,
+        "hide": 0,
+        "multi": False,
+        "includeAll": False,
+        "options": [],
+        "current": {},
+    }
+
+
+def label_variable(name: str, label: str, selector: str, *, several: bool) -> Json:
+    """The choice of a label's values among the series of a selector; `several` allows more than one, or all."""
+    query = f"label_values({selector}, {name})"
+    return {
+        "name": name,
+        "label": label,
+        "type": "query",
+        "datasource": DATASOURCE,
+        "definition": query,
+        "query": {"query": query, "refId": f"variable-{name}"},
+        "regex": "",
+        "refresh": 2,
+        "sort": 1,
+        "hide": 0,
+        "multi": several,
+        "includeAll": several,
+        **({"allValue": ".*", "current": {"text": ["All"], "value": ["$__all"]}} if several else {"current": {}}),
+        "options": [],
+    }
+
+
+def arranged(rows: Sequence[Row]) -> list[Json]:
+    """The panels of all rows, each where it first fits below its heading."""
+    panels: list[Json] = []
+    top, number = 0, 0
+    for row in rows:
+        number += 1
+        heading = {"id": number, "type": "row", "title": row.title, "collapsed": row.collapsed, "panels": []}
+        heading["gridPos"] = {"h": 1, "w": COLUMNS, "x": 0, "y": top}
+        inside, bottom = _placed(row.panels, number + 1, top + 1)
+        number += len(inside)
+        if row.collapsed:
+            heading["panels"] = inside
+        panels += [heading] if row.collapsed else [heading, *inside]
+        top = top + 1 if row.collapsed else bottom
+    return panels
+
+
+def _placed(panels: Sequence[Panel], number: int, top: int) -> tuple[list[Json], int]:
+    """The panels with numbers from `number` and places from `top`, and the row below them."""
+    heights = [top] * COLUMNS
+    placed = []
+    for index, panel in enumerate(panels):
+        width, height = panel.size
+        x = min(range(COLUMNS - width + 1), key=lambda left: max(heights[left : left + width]))
+        y = max(heights[x : x + width])
+        heights[x : x + width] = [y + height] * width
+        placed.append(panel.json(number + index, (x, y)))
+    return placed, max(heights)

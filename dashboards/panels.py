@@ -1,0 +1,212 @@
+"""The kinds of panels that the dashboards are made of: each has one look, everywhere."""
+
+from collections.abc import Sequence
+from typing import Final, TypedDict, Unpack
+
+import msgspec
+
+from dashboards.model import Json, Panel, Query
+from dashboards.words import NEUTRAL, UNKNOWN
+
+
+class Look(msgspec.Struct, frozen=True):
+    """What all panels of a kind have in common: Grafana's visualisation, its options and its field configuration."""
+
+    kind: str
+    options: Json = {}
+    custom: Json = {}
+    defaults: Json = {}
+
+
+LAST: Final[Json] = {"calcs": ["lastNotNull"], "fields": "", "values": False}
+LEGEND: Final[Json] = {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []}
+TOOLTIP: Final[Json] = {"mode": "multi", "sort": "desc"}
+BY_THRESHOLD: Final[Json] = {"color": {"mode": "thresholds"}, "thresholds": NEUTRAL}
+BY_SERIES: Final[Json] = {"color": {"mode": "palette-classic"}}
+STAT: Final[Json] = {
+    "colorMode": "background_solid",
+    "graphMode": "none",
+    "justifyMode": "center",
+    "orientation": "auto",
+    "reduceOptions": LAST,
+    "textMode": "value",
+    "wideLayout": True,
+}
+LINE: Final[Json] = {
+    "drawStyle": "line",
+    "lineInterpolation": "stepAfter",
+    "lineWidth": 2,
+    "fillOpacity": 8,
+    "showPoints": "never",
+    "spanNulls": False,
+    "axisSoftMin": 0,
+    "stacking": {"mode": "none", "group": "A"},
+    "thresholdsStyle": {"mode": "off"},
+}
+BAR: Final[Json] = {
+    **LINE,
+    "drawStyle": "bars",
+    "lineWidth": 0,
+    "fillOpacity": 85,
+    "axisSoftMax": 1,
+    "stacking": {"mode": "normal", "group": "A"},
+}
+GAUGE: Final[Json] = {
+    "displayMode": "basic",
+    "orientation": "horizontal",
+    "reduceOptions": LAST,
+    "showUnfilled": True,
+    "valueMode": "color",
+    "namePlacement": "auto",
+    "minVizHeight": 14,
+    "maxVizHeight": 28,
+    "minVizWidth": 8,
+    "sizing": "auto",
+}
+TIMELINE: Final[Json] = {
+    "mergeValues": True,
+    "rowHeight": 0.85,
+    "showValue": "never",
+    "alignValue": "left",
+    "legend": LEGEND,
+    "tooltip": {"mode": "single", "sort": "none"},
+}
+HEATMAP: Final[Json] = {
+    "calculate": False,
+    "cellGap": 1,
+    "color": {"mode": "opacity", "fill": "blue", "scale": "exponential", "exponent": 0.5, "steps": 32, "min": 0},
+    "filterValues": {"le": 0.5},
+    "legend": {"show": True},
+    "rowsFrame": {"layout": "auto"},
+    "tooltip": {"mode": "single", "yHistogram": False, "showColorScale": False},
+    "yAxis": {"axisPlacement": "left", "reverse": False, "unit": "s"},
+}
+CELL: Final[Json] = {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False, "filterable": False}
+
+CELLS: Final = {"gauge": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}}
+
+LOOKS: Final = {
+    "stat": Look("stat", STAT, {}, {**BY_THRESHOLD, "thresholds": UNKNOWN}),
+    "lines": Look("timeseries", {"legend": LEGEND, "tooltip": TOOLTIP}, LINE, BY_SERIES),
+    "bars": Look("timeseries", {"legend": LEGEND, "tooltip": TOOLTIP}, BAR, {**BY_SERIES, "decimals": 0}),
+    "gauges": Look("bargauge", GAUGE, {}, {**BY_THRESHOLD, "min": 0}),
+    "timeline": Look("state-timeline", TIMELINE, {"fillOpacity": 80, "lineWidth": 0}, BY_THRESHOLD),
+    "heatmap": Look("heatmap", HEATMAP),
+    "table": Look("table", {"cellHeight": "sm", "showHeader": True}, CELL, BY_THRESHOLD),
+}
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """A column of a table.
+
+    Attributes:
+        field: A label, or `Value #` and the letter of a query (`Value` where there is one query).
+        title: What stands above it; "" hides it, which leaves it there for links.
+        unit: Grafana's id of the unit of its values.
+        width: In pixels; None shares what is left.
+        cell: Grafana's type of cell.
+        thresholds: For its colours.
+        mappings: From values to texts and colours.
+        link: Where a click leads, and what the link is called.
+        defaults: Whatever else.
+    """
+
+    field: str
+    title: str = ""
+    unit: str = ""
+    width: int | None = None
+    cell: str = "auto"
+    thresholds: Json = {}
+    mappings: Sequence[Json] = ()
+    link: tuple[str, str] | None = None
+    defaults: Json = {}
+
+    def override(self) -> Json:
+        """What Grafana is to do with this field."""
+        values = {
+            "displayName": self.title or None,
+            "unit": self.unit or None,
+            "custom.width": self.width,
+            "custom.cellOptions": CELLS.get(self.cell, {"type": self.cell}),
+            "thresholds": self.thresholds or None,
+            "mappings": list(self.mappings) or None,
+            "links": [link(*self.link)] if self.link else None,
+            "custom.hideFrom": None if self.title else {"viz": True},
+            "custom.hidden": None if self.title else True,  # the same, before Grafana 12.2
+            **self.defaults,
+        }
+        properties = [{"id": name, "value": value} for name, value in values.items() if value is not None]
+        return {"matcher": {"id": "byName", "options": self.field}, "properties": properties}
+
+
+def link(title: str, url: str) -> Json:
+    """A data link; in another tab if it leaves Grafana."""
+    return {"title": title, "url": url, "targetBlank": not url.startswith("/")}
+
+
+class Own(TypedDict, total=False):
+    """What a panel may have of its own, beside its look: see `Panel`; `columns` are those of a table."""
+
+    unit: str
+    thresholds: Json
+    mappings: Sequence[Json]
+    defaults: Json
+    custom: Json
+    options: Json
+    overrides: Sequence[Json]
+    columns: Sequence[Column]
+    interval: str
+    points: int
+
+
+def panel(look: str, title: str, description: str, *queries: Query, size: tuple[int, int], **own: Unpack[Own]) -> Panel:
+    """A panel with one of `LOOKS`, and what it has of its own."""
+    common = LOOKS[look]
+    fields: Json = {key: own[key] for key in ("thresholds", "mappings") if key in own}
+    transformations, overrides = tabulated(own["columns"]) if "columns" in own else ((), own.get("overrides", ()))
+    return Panel(
+        kind=common.kind,
+        title=title,
+        description=description,
+        queries=queries,
+        size=size,
+        unit=own.get("unit", "short"),
+        defaults={**common.defaults, **fields, **own.get("defaults", {})},
+        custom={**common.custom, **own.get("custom", {})},
+        options={**common.options, **own.get("options", {})},
+        overrides=overrides,
+        transformations=transformations,
+        interval=own.get("interval", ""),
+        points=own.get("points"),
+    )
+
+
+def instant(expression: str, legend: str = "__auto") -> Query:
+    """The newest values."""
+    return Query(expression=expression, legend=legend, instant=True)
+
+
+def over_time(expression: str, legend: str = "__auto", *, exemplars: bool = False) -> Query:
+    """The values over the whole range."""
+    return Query(expression=expression, legend=legend, exemplars=exemplars)
+
+
+def listed(expression: str) -> Query:
+    """The newest values as rows of a table, a column a label."""
+    return Query(expression=expression, form="table", instant=True)
+
+
+def buckets(expression: str) -> Query:
+    """The values of a histogram's buckets over the whole range."""
+    return Query(expression=expression, legend="{{le}}", form="heatmap")
+
+
+def tabulated(wanted: Sequence[Column]) -> tuple[list[Json], list[Json]]:
+    """The transformations and overrides that make a table of these columns, in this order, and of no others."""
+    order = {each.field: index for index, each in enumerate(wanted)}
+    transformations: list[Json] = [
+        {"id": "merge", "options": {}},
+        {"id": "filterFieldsByName", "options": {"include": {"names": list(order)}}},
+        {"id": "organize", "options": {"indexByName": order, "excludeByName": {}, "renameByName": {}}},
+    ]
+    return transformations, [each.override() for each in wanted]

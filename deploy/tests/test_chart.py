@@ -1,0 +1,249 @@
+"""The Helm chart, rendered by Helm itself: what Kubernetes and the Prometheus operator would get."""
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
+
+from exporter import __version__, config
+from exporter.cli import SETTINGS
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy/helm/jobrun-exporter"
+VARIANTS = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
+KUBERNETES = ("1.25", "1.31", "1.35")
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+OPERATORS = {"ServiceMonitor": ServiceMonitor, "PrometheusRule": PrometheusRule}
+
+Values = dict[str, Any]
+Objects = dict[str, dict[str, Any]]
+
+
+def values(variant: str, **changes: object) -> Values:
+    loaded: Values = yaml.safe_load((CHART / "ci" / f"{variant}-values.yaml").read_text())
+    return {**loaded, **changes}
+
+
+def rendered(values: Values, release: str = "jobs") -> Objects:
+    """What is made of values, by kind and name."""
+    with helm_python.Chart.load(str(CHART)) as chart:
+        chart.validate_schema(values)
+        texts: Mapping[str, str] = chart.render(values, name=release, namespace="monitoring")
+    documents = [yaml.safe_load_all(text) for name, text in texts.items() if name.endswith(".yaml")]
+    objects = [each for document in documents for each in document if each]
+    assert len({(each["kind"], each["metadata"]["name"]) for each in objects}) == len(objects)
+    return {f"{each['kind']}/{each['metadata']['name']}": each for each in objects}
+
+
+def the(kind: str, objects: Objects) -> dict[str, Any]:
+    (found,) = [each for each in objects.values() if each["kind"] == kind]
+    return found
+
+
+def pod(objects: Objects) -> dict[str, Any]:
+    return dict(the("StatefulSet", objects)["spec"]["template"])
+
+
+def container(objects: Objects) -> dict[str, Any]:
+    (found,) = pod(objects)["spec"]["containers"]
+    return dict(found)
+
+
+def volumes(objects: Objects) -> dict[str, Any]:
+    """Volumes by where they are mounted."""
+    claims = the("StatefulSet", objects)["spec"].get("volumeClaimTemplates", [])
+    known = {each["name"]: each for each in pod(objects)["spec"]["volumes"]}
+    known |= {each["metadata"]["name"]: each for each in claims}
+    return {mount["mountPath"]: known[mount["name"]] for mount in container(objects)["volumeMounts"]}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_helm_has_no_complaint(variant):
+    verdict = helm_python.lint(str(CHART), values(variant), strict=True)
+
+    assert verdict["errors"] == []
+    assert [each["error"] for each in verdict["messages"]] == ["icon is recommended"]
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_kubernetes_would_take_every_object(variant, version):
+    for each in rendered(values(variant)).values():
+        if each["kind"] in OPERATORS:
+            OPERATORS[each["kind"]].model_validate(each)
+        else:
+            kubernetes_validate.validate(each, version, strict=True)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_pod_keeps_to_the_restricted_standard(variant):
+    objects = rendered(values(variant))
+    spec = pod(objects)["spec"]
+
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container(objects)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {next(iter(each.keys() - {"name"})) for each in spec["volumes"]} <= {"configMap", "secret", "emptyDir"}
+
+
+def test_one_process_has_the_state_on_a_volume_of_its_own():
+    objects = rendered(values("minimal"))
+
+    assert the("StatefulSet", objects)["spec"]["replicas"] == 1
+    claim = volumes(objects)["/var/lib/jobrun-exporter"]["spec"]
+    assert claim == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+
+
+@pytest.mark.parametrize(
+    ("persistence", "volume"),
+    [
+        ({"enabled": False}, {"name": "state", "emptyDir": {}}),
+        ({"existingClaim": "kept"}, {"name": "state", "persistentVolumeClaim": {"claimName": "kept"}}),
+    ],
+)
+def test_the_state_can_be_elsewhere(persistence, volume):
+    objects = rendered(values("minimal", persistence=persistence))
+
+    assert volumes(objects)["/var/lib/jobrun-exporter"] == volume
+
+
+@pytest.mark.parametrize("variant", ["minimal", "full"])
+def test_the_exporter_understands_the_configuration_that_it_would_get(variant, tmp_path):
+    text = rendered(values(variant))["ConfigMap/jobs-jobrun-exporter"]["data"]["config.yaml"]
+    secrets = tmp_path / "secrets"
+    for path in ("jobrun-api-keys/northflank", "jobrun-snowplow/api_key", "jobrun-strait/api_key"):
+        (secrets / path).parent.mkdir(parents=True, exist_ok=True)
+        (secrets / path).write_text("k")
+
+    loaded = config.loads(text.replace("/run/secrets", str(secrets)), {"SNOWPLOW_API_KEY_ID": "i"}, SETTINGS)
+
+    assert [source.name for source in loaded.sources] == [each["name"] for each in values(variant)["config"]["sources"]]
+    if variant == "full":
+        assert loaded.metrics.max_series == 1_000_000
+
+
+def test_secrets_are_files_by_reference_and_never_values():
+    objects = rendered(values("full"))
+
+    assert volumes(objects)["/run/secrets/jobrun-strait"]["secret"] == {
+        "secretName": "jobrun-strait",
+        "defaultMode": 0o440,
+    }
+    assert volumes(objects)["/etc/jobrun-exporter-web"]["secret"]["secretName"] == "jobrun-web"
+    assert "--web.config.file=/etc/jobrun-exporter-web/web.yaml" in container(objects)["args"]
+    assert [each for each in objects.values() if each["kind"] == "Secret"] == []
+
+
+def test_a_changed_configuration_starts_a_new_pod_and_nothing_else_does():
+    one, same, other = values("full"), values("full"), values("full")
+    other["config"] = copy.deepcopy(other["config"])
+    other["config"]["sources"][0]["requests_per_minute"] = 31
+    sums = [pod(rendered(each))["metadata"]["annotations"]["checksum/config"] for each in (one, same, other)]
+
+    assert sums[0] == sums[1] != sums[2]
+
+
+def test_probes_ask_for_health_and_readiness_and_behind_a_password_look_at_the_port():
+    open_, closed = container(rendered(values("minimal"))), container(rendered(values("full")))
+
+    assert open_["livenessProbe"]["httpGet"] == {"path": "/-/healthy", "port": "http", "scheme": "HTTP"}
+    assert open_["readinessProbe"]["httpGet"]["path"] == "/-/ready"
+    assert [closed[each].get("httpGet") for each in PROBES] == [None] * 3
+    assert [closed[each]["tcpSocket"] for each in PROBES] == [{"port": "http"}] * 3
+
+
+def test_the_rules_are_those_of_this_version_without_those_switched_off():
+    own = [yaml.safe_load(path.read_text()) for path in sorted((ROOT / "prometheus/rules").glob("*.yml"))]
+    expected = [
+        {**group, "rules": [rule for rule in group["rules"] if rule.get("alert") != "JobrunRunSlow"]}
+        for each in own
+        for group in each["groups"]
+    ]
+    assert expected
+
+    assert the("PrometheusRule", rendered(values("full")))["spec"]["groups"] == expected
+
+
+def test_the_dashboards_are_those_of_this_version():
+    objects = rendered(values("full"))
+    found = {
+        key: value for each in objects.values() for key, value in each.get("data", {}).items() if key.endswith(".json")
+    }
+    files = {path.name: path for path in (ROOT / "grafana").glob("*.json")}
+
+    assert files
+    assert {name: json.loads(text) for name, text in found.items()} == {
+        name: json.loads(path.read_text()) for name, path in files.items()
+    }
+    assert max(len(text) for text in found.values()) < 262_144, (
+        "kubectl apply keeps a copy in an annotation of this size"
+    )
+
+
+def test_a_series_outlives_its_pod_and_the_job_has_the_name_that_the_rules_know():
+    monitor = the("ServiceMonitor", rendered(values("full")))["spec"]
+
+    assert monitor["endpoints"][0]["relabelings"][0] == {
+        "sourceLabels": ["__meta_kubernetes_pod_name"],
+        "targetLabel": "instance",
+    }
+    service = the("Service", rendered(values("full")))
+    assert service["metadata"]["labels"][monitor["jobLabel"]] == "jobrun-exporter"
+    assert service["spec"]["selector"].items() <= pod(rendered(values("full")))["metadata"]["labels"].items()
+    assert service["spec"]["publishNotReadyAddresses"] is True
+
+
+def test_two_releases_share_nothing():
+    one, other = rendered(values("full"), "a"), rendered(values("full"), "b")
+
+    assert one.keys().isdisjoint(other.keys())
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"config": {"sources": []}}, "sources"),
+        ({"config": {"sources": [{"name": "a"}]}}, "type"),
+        ({"config": {"sources": [{"name": "a", "type": "strait"}], "state": {"path": "/elsewhere"}}}, "state"),
+        ({"replicas": 2}, "replicas"),
+        ({"image": {"digest": "sha256:123"}}, "digest"),
+        ({"persistence": {"accessModes": ["ReadWriteMany"]}}, "accessModes"),
+        ({"persistence": {"size": "1 GB"}}, "size"),
+        ({"serviceMonitor": {"interval": "30"}}, "interval"),
+        ({"existingSecrets": "jobrun-api-keys"}, "existingSecrets"),
+        ({"existingSecrets": ["Jobs/keys"]}, "existingSecrets"),
+        ({"webConfig": {"scheme": "https"}}, "scheme"),
+        ({"service": {"port": 0}}, "port"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_name(changes, complaint):
+    with pytest.raises(helm_python.HelmError, match=complaint):
+        rendered(values("minimal", **changes))
+
+
+def test_the_default_values_ask_for_a_source():
+    with pytest.raises(helm_python.HelmError, match="sources"):
+        rendered({})
+
+
+def test_the_chart_is_of_this_version_and_packs_rules_and_dashboards(tmp_path):
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+
+    archive = helm_python.package(str(CHART), destination=str(tmp_path))
+    with helm_python.Chart.load_archive(Path(archive).read_bytes()) as packed:
+        texts = packed.render(values("full"), name="jobs", namespace="monitoring")
+    assert "JobrunOverdue" in texts["jobrun-exporter/templates/prometheusrule.yaml"]
+    assert "jobrun-overview.json" in texts["jobrun-exporter/templates/dashboards.yaml"]

@@ -1,0 +1,58 @@
+"""What comes with the exporter beside its code: rules, dashboards, runbooks, examples.
+
+A wheel carries them in `exporter/assets_data` (see `force-include` in pyproject.toml); in a source tree they are where
+they are written. In both they have the same names, which are those of the source tree: `docs/runbooks.md`.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from exporter.errors import JobrunError
+
+SHIPPED = ("config.example.yaml", "prometheus", "grafana", "docs/runbooks.md", "deploy/systemd")
+"""Files, and folders with all that is in them."""
+
+PACKAGE = Path(__file__).parent
+
+
+class AssetError(JobrunError):
+    """An asset is not there, or cannot be written."""
+
+    reason = "assets"
+
+
+def read(name: str, package: Path = PACKAGE) -> str:
+    """The text of one asset, by its name in the source tree. Raises AssetError if there is none."""
+    try:
+        return (_root(package) / name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise AssetError(f"{name} cannot be read: {error.strerror}") from None
+
+
+def names(package: Path = PACKAGE) -> Iterator[str]:
+    """All assets, in order."""
+    root = _root(package)
+    for shipped in SHIPPED:
+        found = root / shipped
+        files = [found] if found.is_file() else sorted(path for path in found.rglob("*") if path.is_file())
+        yield from (path.relative_to(root).as_posix() for path in files)
+
+
+def write(folder: Path, package: Path = PACKAGE) -> Iterator[Path]:
+    """Writes all assets below a folder, over those that are there; gives each file. Raises AssetError."""
+    root = _root(package)
+    for name in names(package):
+        target = folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, target)
+        except OSError as error:
+            raise AssetError(f"{target} cannot be written: {error.strerror}") from None
+        yield target
+
+
+def _root(package: Path) -> Path:
+    """The folder below which assets have their names."""
+    carried = package / "assets_data"
+    return carried if carried.is_dir() else package.parent

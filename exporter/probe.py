@@ -1,0 +1,55 @@
+"""Asks a daemon on this machine how it is: `python -m exporter.probe [URL]`, for health checks of containers.
+
+Exit code 0 if it says that it is well. Its certificate is not verified: it is made for another name than that of the
+loopback, and nothing secret is sent. Behind a password only this can be known, and counts: it answers.
+"""
+
+import http.client
+import ssl
+import sys
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+URL = "http://127.0.0.1:9797/-/healthy"
+TIMEOUT = 3.0
+WELL = (200, 401)
+
+
+def ask(url: str, timeout: float = TIMEOUT) -> tuple[int, str]:
+    """Status and text of an answer. Raises OSError or HTTPException if there is none."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port
+    connection = (
+        http.client.HTTPSConnection(host, port, timeout=timeout, context=_unverified())
+        if parts.scheme == "https"
+        else http.client.HTTPConnection(host, port, timeout=timeout)
+    )
+    try:
+        connection.request("GET", parts.path)
+        answer = connection.getresponse()
+        return answer.status, answer.read(1000).decode(errors="replace").strip()
+    finally:
+        connection.close()
+
+
+def _unverified() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prints what the daemon says; 0 if it is well."""
+    url = arguments[0] if arguments else URL
+    try:
+        status, text = ask(url)
+    except (OSError, http.client.HTTPException) as error:
+        sys.stdout.write(f"no answer: {type(error).__name__}\n")
+        return 1
+    sys.stdout.write(f"{text}\n")
+    return 0 if status in WELL else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,121 @@
+"""Telling systemd how the daemon is: ready, reloading, stopping, alive.
+
+The protocol is sd_notify(3): lines `NAME=value` in a datagram to the socket that `NOTIFY_SOCKET` names. Where that is
+not set nobody is told anything.
+"""
+
+import contextlib
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from typing import Self
+
+SEND_TIMEOUT = 1.0
+"""Seconds that a message may wait for a manager that does not read."""
+
+START_EXTENSION = 60.0
+"""Seconds that the start may go on after each sign of life: reading a long past within an API's limits takes time."""
+
+LONGEST_PAUSE = 15.0
+"""Seconds between two signs of life at the most."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class Manager:
+    """The service manager's socket.
+
+    Args:
+        environ: `NOTIFY_SOCKET`; `WATCHDOG_USEC` and `WATCHDOG_PID`, as systemd sets them.
+        pid: Of this process.
+    """
+
+    def __init__(self, environ: Mapping[str, str], pid: int) -> None:
+        self._address = _address(environ.get("NOTIFY_SOCKET", ""))
+        self.watchdog = _watchdog(environ, pid)
+        """Seconds after which a silent daemon is killed; None if it is not watched."""
+
+    @classmethod
+    def none(cls) -> Self:
+        """Nobody."""
+        return cls({}, 0)
+
+    def tell(self, **values: str | int) -> bool:
+        """Sends one message; False if the manager did not get it. Without a manager all is told."""
+        if not self._address:
+            return True
+        message = "\n".join(f"{name}={_CONTROL.sub(' ', str(value))}" for name, value in values.items())
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+                sender.settimeout(SEND_TIMEOUT)
+                sender.sendto(message.encode(), self._address)
+        except OSError:
+            return False
+        return True
+
+
+def _address(text: str) -> str:
+    """A socket's address for Python: a path, or a name in the abstract namespace; "" for what is neither."""
+    return f"\0{text[1:]}" if text.startswith("@") else text if text.startswith("/") else ""
+
+
+def _watchdog(environ: Mapping[str, str], pid: int) -> float | None:
+    microseconds = environ.get("WATCHDOG_USEC", "")
+    if environ.get("WATCHDOG_PID", str(pid)) != str(pid):  # meant for another process
+        return None
+    return int(microseconds) / 1e6 if microseconds.isdecimal() and int(microseconds) > 0 else None
+
+
+class Supervision:
+    """What the manager is told, and when. `beat` is called by the heart alone; the rest by any thread.
+
+    Args:
+        manager: Who is told.
+        monotonic: CLOCK_MONOTONIC in seconds, which the manager compares with its own.
+    """
+
+    def __init__(self, manager: Manager, monotonic: Callable[[], float]) -> None:
+        self._manager = manager
+        self._monotonic = monotonic
+        self._pause = min(LONGEST_PAUSE, (manager.watchdog or LONGEST_PAUSE) / 3)
+        self._ready = False
+        self._status = ""
+        self._alive: float | None = None
+
+    def beat(self, *, healthy: bool, ready: bool, status: str) -> None:
+        """Tells what has changed, and gives a sign of life when one is due and all is well.
+
+        Args:
+            healthy: Whether polls go on; the watchdog hears nothing while they do not.
+            ready: Whether the start is complete; once told, it stays so.
+            status: A sentence for people.
+        """
+        if ready and not self._ready:
+            self._ready = self._manager.tell(READY=1)
+        if status != self._status and self._manager.tell(STATUS=status):
+            self._status = status
+        now = self._monotonic()
+        due = self._alive is None or now - self._alive >= self._pause
+        if healthy and due and self._sign_of_life():
+            self._alive = now
+
+    def _sign_of_life(self) -> bool:
+        if not self._ready:  # the watchdog begins to watch when the start is complete
+            return self._manager.tell(EXTEND_TIMEOUT_USEC=round(START_EXTENSION * 1e6))
+        return self._manager.watchdog is None or self._manager.tell(WATCHDOG=1)
+
+    @contextlib.contextmanager
+    def reloading(self) -> Iterator[None]:
+        """While the configuration is taken up. During the start that goes unsaid: its end would mean "ready"."""
+        announced = self._ready
+        if announced:
+            self._manager.tell(RELOADING=1, MONOTONIC_USEC=round(self._monotonic() * 1e6))
+        try:
+            yield
+        finally:
+            if announced:  # if it is not heard, the heart tells it again
+                self._ready = self._manager.tell(READY=1)
+
+    def stopping(self) -> None:
+        """The daemon ends."""
+        self._manager.tell(STOPPING=1, STATUS="stopping")

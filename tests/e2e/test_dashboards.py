@@ -1,0 +1,104 @@
+"""Every expression of every dashboard gives data, asked of a real Prometheus that scrapes the demo."""
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dashboards.overview import NEARLY
+from tests.e2e.processes import Command, eventually
+from tests.e2e.servers import Prometheus
+from tests.monitoring.dashboards import JSONS, expressions, filled, panels
+
+pytestmark = pytest.mark.e2e
+
+RULES = Path(__file__).parents[2] / "prometheus/rules/jobrun-exporter.yml"
+RARE = {
+    "jobrun_source_unmapped_status_total": "a system uses a status that the exporter knows",
+    "jobrun_exporter_series_overflow_total": "there is room for all series",
+}
+"""Series that are there only once something is not as it should be, and what is true in the demo instead."""
+NEVER = {"jobrun-exporter-Endpoints in this time-B": "no request is refused"}
+"""Expressions that give nothing while all is well, and why."""
+
+JOBS = [
+    {"source": source, "project": "com.acme-prod1", "job_name": name}
+    for source in ("strait", "workato", "snowplow")
+    for name in ("attribution", "sessions-incremental", "marketing-costs", "mobile-model")
+]
+"""What the variables of a page about one job stand for; no job of the demo has everything."""
+USUAL = 'source_project_job_name:jobrun_run_duration_seconds:p95_7d{job_name="sessions-incremental"}'
+"""What takes longest to be recorded: five successes."""
+EVERYTHING = dict.fromkeys(("source", "project", "job_name", "instance"), ".*")
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A server that has scraped the demo for long enough that everything recorded is there."""
+    folder = tmp_path_factory.mktemp("dashboards")
+    demo = Command(folder, "demo", "--web.listen-address=127.0.0.1:0", "--speed=600")
+    try:
+        said = eventually(lambda: re.search(r"^metrics: http://127\.0\.0\.1:(\d+)/", demo.output, re.MULTILINE))
+        assert said, demo.output
+        server = Prometheus(folder / "prometheus", int(said[1]), settings={"rule_files": [str(quick_rules(folder))]})
+        try:
+            assert server.ready()
+            assert eventually(lambda: server.ask("query", query=USUAL), seconds=45), "nothing is recorded"
+            yield server
+        finally:
+            server.end()
+    finally:
+        demo.end()
+
+
+def quick_rules(folder: Path) -> Path:
+    """The rules that record, evaluated each second."""
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    recording = [
+        {**group, "interval": "1s", "rules": [rule for rule in group["rules"] if "record" in rule]} for group in groups
+    ]
+    path = folder / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [group for group in recording if group["rules"]]}))
+    return path
+
+
+def answers(prometheus: Prometheus, expression: str) -> bool:
+    """Whether an expression gives anything, for some job."""
+    return any(prometheus.ask("query", query=filled(expression, **values)) for values in (EVERYTHING, *JOBS))
+
+
+def test_every_expression_gives_data(prometheus: Prometheus) -> None:
+    asked = [
+        (place, each.replace(f">= {NEARLY}", ">= 0"))  # whether something is near a limit is a matter of luck
+        for place, each in expressions(JSONS)
+        if place not in NEVER and not any(name in each for name in RARE)
+    ]
+    assert len(asked) > 80
+    empty = eventually(lambda: [place for place, each in asked if not answers(prometheus, each)], lambda rest: not rest)
+    assert empty == []
+
+
+def test_what_the_variables_offer_is_there(prometheus: Prometheus) -> None:
+    for board in JSONS.values():
+        for variable in board["templating"]["list"][1:]:
+            selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"]).groups()  # type: ignore[union-attr]  # it matches, or the test fails
+            choices = (filled(selector, **values) for values in (EVERYTHING, *JOBS))
+            assert any(prometheus.ask(f"label/{label}/values", **{"match[]": each}) for each in choices)
+
+
+def test_exemplars_of_failures_and_durations_name_runs(prometheus: Prometheus) -> None:
+    job = {"source": "snowplow", "project": "com.acme-prod1", "job_name": "marketing-costs"}
+    asking = [
+        target["expr"] for panel in panels(JSONS["jobrun-job"]) for target in panel["targets"] if target["exemplar"]
+    ]
+    for query in (filled(expression, **job) for expression in asking):
+
+        def exemplars(query: str = query) -> list[dict]:
+            return prometheus.ask("query_exemplars", query=query, start=time.time() - 600, end=time.time() + 60)
+
+        found = eventually(exemplars)
+        assert found, query
+        assert all(each["labels"]["run_id"] for series in found for each in series["exemplars"])

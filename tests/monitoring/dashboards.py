@@ -1,0 +1,35 @@
+"""The dashboards as Grafana gets them, and their expressions with the variables filled in."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parents[2] / "grafana"
+FILES = {path.stem: path for path in sorted(FOLDER.glob("*.json"))}
+JSONS: dict[str, dict[str, Any]] = {uid: json.loads(path.read_text()) for uid, path in FILES.items()}
+
+VARIABLES = {"__rate_interval": "1m", "__range": "1h", "__interval": "1m"}
+
+
+def panels(board: Mapping[str, Any], *, rows: bool = False) -> list[dict[str, Any]]:
+    """All panels, those of collapsed rows too; `rows`: with the headings."""
+    found = []
+    for panel in board["panels"]:
+        found += [panel, *panel.get("panels", ())]
+    return [panel for panel in found if rows or panel["type"] != "row"]
+
+
+def filled(expression: str, **values: str) -> str:
+    """An expression in which variables of the page stand for these values, and those of Grafana for some time."""
+    known = {**VARIABLES, **values}
+    return re.sub(r"\$(\w+)", lambda match: known.get(match[1], match[0]), expression)
+
+
+def expressions(boards: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Where an expression stands, and the expression; those behind variables too."""
+    for uid, board in boards.items():
+        for panel in panels(board):
+            for target in panel["targets"]:
+                yield f"{uid}-{panel['title']}-{target['refId']}", target["expr"]

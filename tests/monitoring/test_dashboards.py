@@ -1,0 +1,253 @@
+"""What must hold of the dashboards, whatever they show."""
+
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+
+import promql_parser as promql
+import pytest
+import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanaDashboard
+
+from dashboards.__main__ import DASHBOARDS, text, write
+from dashboards.words import QUIET, RESULTS, STATES
+from exporter.model import Result, State
+from tests.monitoring.dashboards import FILES, FOLDER, JSONS, expressions, filled, panels
+from tests.monitoring.expressions import TARGET, Inference, series_labels
+
+JOB = frozenset({"source", "project", "job_name"})
+RECORDED = {
+    f"source_project_job_name:{name}": JOB
+    for name in (
+        *(
+            f"jobrun_runs:{what}_{window}"
+            for what in ("success_ratio", "error_budget_burn")
+            for window in ("1d", "7d", "30d")
+        ),
+        *(f"jobrun_run_duration_seconds:{quantile}_7d" for quantile in ("p50", "p95")),
+    )
+}
+OF_PROMETHEUS = ("scrape_duration_seconds", "scrape_samples_scraped")
+OF_THE_PROCESS = ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds")
+INFERENCE = Inference({**series_labels(), **RECORDED, **dict.fromkeys((*OF_PROMETHEUS, *OF_THE_PROCESS), TARGET)})
+
+RISES = {"increase", "rate"}
+WINDOWS = {"$__rate_interval", "$__range", "$__interval", "1d"}
+ALL_PANELS = [pytest.param(panel, id=f"{uid}-{panel['title']}") for uid in JSONS for panel in panels(JSONS[uid])]
+ALL_EXPRESSIONS = [pytest.param(each, id=place) for place, each in expressions(JSONS)]
+
+each_dashboard = pytest.mark.parametrize("board", JSONS.values(), ids=JSONS)
+each_panel = pytest.mark.parametrize("panel", ALL_PANELS)
+each_expression = pytest.mark.parametrize("expression", ALL_EXPRESSIONS)
+
+
+def walk(node, *above):
+    """Each node of an expression with the nodes above it, the nearest last."""
+    yield node, above
+    parts = [getattr(node, name, None) for name in ("expr", "lhs", "rhs", "param", "vector_selector")]
+    for part in [*parts, *(getattr(node, "args", None) or ())]:
+        if type(part).__module__.startswith("promql"):
+            yield from walk(part, *above, node)
+
+
+def selectors(expression):
+    for node, above in walk(promql.parse(filled(expression))):
+        if isinstance(node, promql.VectorSelector):
+            yield node.name, above
+
+
+def is_counter(name):
+    return name.endswith(("_total", "_bucket", "_sum", "_count"))
+
+
+def references(node):
+    """Every data source that is named anywhere."""
+    if isinstance(node, dict):
+        yield from [node["datasource"]] if "datasource" in node else []
+        yield from (each for value in node.values() for each in references(value))
+    elif isinstance(node, list):
+        yield from (each for value in node for each in references(value))
+
+
+def cells(panel):
+    place = panel["gridPos"]
+    return {
+        (x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])
+    }
+
+
+# --- the files ---
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda each: each.uid)
+def test_the_file_is_what_the_code_makes(dashboard):
+    assert FILES[dashboard.uid].read_text() == text(dashboard), "stale: python -m dashboards"
+
+
+def test_there_are_no_files_but_those_that_the_code_makes(tmp_path):
+    write(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in FOLDER.glob("*.json")}
+
+
+@each_dashboard
+def test_grafana_reads_every_word_of_a_dashboard(board):
+    assert lost(board) == []
+
+
+@pytest.mark.parametrize("misspelt", [{"optoins": {}}, {"options": {"colourMode": "value"}}])
+def test_a_misspelt_word_is_noticed(misspelt):
+    board = json.loads(json.dumps(JSONS["jobrun-overview"]))
+    stat = next(panel for panel in board["panels"] if panel["type"] == "stat")
+    stat |= {**misspelt, "options": {**stat["options"], **misspelt.get("options", {})}}
+    assert lost(board | ({"optoins": {"a": 1}} if "optoins" in misspelt else {}))
+
+
+def lost(board):
+    """Everything of a dashboard that Grafana's own models do not know."""
+    register_default_plugins()
+    back = json.loads(json.dumps(GrafanaDashboard.from_json(board), cls=JSONEncoder))
+    return list(missing(board, back, ""))
+
+
+def missing(given, back, path):
+    if isinstance(given, dict) and isinstance(back, dict):
+        for key, value in given.items():
+            if key in back:
+                yield from missing(value, back[key], f"{path}.{key}")
+            elif value or value == 0:
+                yield f"{path}.{key}"
+    elif isinstance(given, list) and isinstance(back, list) and len(given) == len(back):
+        for index, pair in enumerate(zip(given, back, strict=True)):
+            yield from missing(*pair, f"{path}[{index}]")
+    elif given != back:
+        yield path
+
+
+# --- what the dashboard linter asks for ---
+
+
+@each_dashboard
+def test_the_data_source_is_chosen_and_never_named(board):
+    first = board["templating"]["list"][0]
+    assert (first["name"], first["type"], first["query"]) == ("datasource", "datasource", "prometheus")
+    assert {json.dumps(each) for each in references(board)} == {'{"type": "prometheus", "uid": "${datasource}"}'}
+
+
+@each_dashboard
+def test_a_dashboard_has_no_number_of_one_server_and_its_panels_have_numbers_of_their_own(board):
+    assert "id" not in board
+    numbers = [panel["id"] for panel in panels(board, rows=True)]
+    assert len(numbers) == len(set(numbers))
+
+
+@each_panel
+def test_a_panel_says_what_it_shows_and_in_which_unit(panel):
+    assert panel["title"]
+    assert panel["description"].endswith((".", "rules."))
+    assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["targets"]
+
+
+@each_dashboard
+def test_panels_do_not_overlap_and_stay_within_the_page(board):
+    shown = panels(board, rows=True)
+    assert max(panel["gridPos"]["x"] + panel["gridPos"]["w"] for panel in shown) == 24
+    for one, other in combinations(board["panels"], 2):
+        assert not cells(one) & cells(other), (one["title"], other["title"])
+
+
+# --- expressions ---
+
+
+@each_expression
+def test_every_metric_and_label_exists(expression):
+    INFERENCE.labels(filled(expression))
+
+
+@each_expression
+def test_counters_are_seen_only_by_how_they_rise_and_gauges_never(expression):
+    for name, above in selectors(expression):
+        calls = {node.func.name for node in above if isinstance(node, promql.Call)}
+        assert bool(calls & RISES) == is_counter(name), name
+
+
+@each_expression
+def test_two_exporters_of_the_same_runs_are_never_added_up(expression):
+    for name, above in selectors(expression):
+        nearest = next(node for node in reversed(above) if isinstance(node, promql.AggregateExpr))
+        assert str(nearest.op) in {"max", "topk", "count"}, name
+        assert str(nearest.op) != "count" or f"0 * count({name}" in expression, name
+
+
+@each_expression
+def test_windows_are_those_of_the_page_or_a_day(expression):
+    assert set(re.findall(r"\[([^\]]+)\]", expression)) <= WINDOWS
+
+
+@each_panel
+def test_legends_and_columns_name_labels_that_are_there(panel):
+    labels = [INFERENCE.labels(filled(target["expr"])) for target in panel["targets"]]
+    for target, known in zip(panel["targets"], labels, strict=True):
+        assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= known
+    if panel["type"] == "table":
+        values = {f"Value #{target['refId']}" for target in panel["targets"]} if len(labels) > 1 else {"Value"}
+        fields = {override["matcher"]["options"] for override in panel["fieldConfig"]["overrides"]}
+        assert fields <= frozenset().union(*labels) | values
+
+
+# --- words, colours, links ---
+
+
+def test_every_result_and_state_has_its_colour():
+    assert {each.word for each in RESULTS} == {str(result) for result in Result}
+    assert {each.word for each in STATES} == {str(state) for state in State}
+    codes = [each.code for each in (*RESULTS, *STATES)]
+    assert len(codes) == len(set(codes))
+
+
+def test_a_word_has_the_same_colour_everywhere():
+    colours = {each.word: {each.colour} for each in (*RESULTS, *STATES)}
+    for board in JSONS.values():
+        for panel in panels(board):
+            for override in panel["fieldConfig"]["overrides"]:
+                for each in override["properties"]:
+                    if each["id"] == "color" and override["matcher"]["options"] in colours:
+                        colours[override["matcher"]["options"]].add(each["value"]["fixedColor"])
+    assert {word: len(seen) for word, seen in colours.items() if len(seen) > 1} == {}
+
+
+@each_panel
+def test_a_number_that_is_not_known_is_never_green(panel):
+    if panel["type"] == "stat":
+        assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["color"] in {QUIET, "text"}
+
+
+def test_links_lead_to_dashboards_that_are_there_with_variables_that_they_have():
+    linked = re.findall(r"/d/([\w-]+)\?([^\"]+)", json.dumps(JSONS))
+    assert linked
+    for uid, query in linked:
+        known = {variable["name"] for variable in JSONS[uid]["templating"]["list"]}
+        assert set(re.findall(r"var-(\w+)=", query)) <= known
+
+
+def test_run_ids_that_come_as_exemplars_lead_to_the_runs():
+    (source,) = yaml.safe_load((FOLDER / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    (destination,) = source["jsonData"]["exemplarTraceIdDestinations"]
+    assert destination["name"] == "run_id"
+    assert destination["url"].endswith("/runs?run_id=$${__value.raw}"), "a single $ would be an environment variable"
+    asking = [panel["title"] for panel in panels(JSONS["jobrun-job"]) if any(t["exemplar"] for t in panel["targets"])]
+    assert asking == ["Failures", "Duration against the budget"]
+
+
+def test_dashboards_are_provisioned_from_where_images_put_them():
+    (provider,) = yaml.safe_load((FOLDER / "provisioning/dashboards/jobrun.yml").read_text())["providers"]
+    assert provider["options"]["path"] == "/var/lib/grafana/dashboards"
+
+
+def test_the_readme_shows_every_dashboard():
+    readme = (Path(FOLDER).parent / "README.md").read_text()
+    for uid in JSONS:
+        assert f"docs/pictures/{uid.removeprefix('jobrun-')}" in readme

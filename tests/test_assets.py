@@ -1,0 +1,77 @@
+"""What comes with the exporter, in a source tree and in an installed package."""
+
+import io
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from exporter import assets, cli
+
+ROOT = Path(__file__).parent.parent
+
+
+def tree(folder, files):
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+FILES = {"prometheus/rules/a.yml": "groups: []\n", "grafana/b.json": "{}\n", "docs/runbooks.md": "# Runbooks\n"}
+SORTED = ["prometheus/rules/a.yml", "grafana/b.json", "docs/runbooks.md"]
+
+
+@pytest.fixture(params=["source tree", "installed"])
+def package(request, tmp_path):
+    """A package's folder, with assets of which all are known."""
+    package = tmp_path / "somewhere" / "exporter"
+    package.mkdir(parents=True)
+    tree(package / "assets_data" if request.param == "installed" else package.parent, FILES)
+    return package
+
+
+def test_assets_have_the_same_names_in_a_source_tree_and_in_an_installed_package(package):
+    assert list(assets.names(package)) == SORTED
+    assert assets.read("docs/runbooks.md", package) == "# Runbooks\n"
+
+
+def test_nothing_else_of_the_source_tree_is_an_asset(package):
+    tree(package.parent, {"docs/metrics.md": "x", "secrets.yml": "x"})
+
+    assert list(assets.names(package)) == SORTED
+
+
+def test_assets_are_written_over_those_of_an_older_version(package, tmp_path):
+    output = tree(tmp_path / "output", {"grafana/b.json": "old", "grafana/own.json": "mine"})
+
+    assert list(assets.write(output, package)) == [output / name for name in SORTED]
+    assert {name: (output / name).read_text() for name in FILES} == FILES
+    assert (output / "grafana/own.json").read_text() == "mine"
+
+
+def test_an_asset_that_is_not_there_is_named(package):
+    with pytest.raises(assets.AssetError, match=r"docs/none\.md cannot be read: No such file"):
+        assets.read("docs/none.md", package)
+
+
+def test_a_folder_that_cannot_be_written_is_named(package, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(assets.AssetError, match="cannot be written: Not a directory"):
+        list(assets.write(tmp_path / "file", package))
+
+
+def test_the_command_writes_all_that_the_repository_has_and_says_what(tmp_path):
+    out = io.StringIO()
+
+    assert cli.main(["assets", f"--output={tmp_path}"], cli.Outside(out, io.StringIO(), {})) == 0
+    written = [Path(line) for line in out.getvalue().splitlines()]
+    assert written == [tmp_path / name for name in assets.names()]
+    assert all(path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes() for path in written)
+
+
+def test_the_wheel_carries_exactly_what_is_an_asset():
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert build["force-include"] == {name: f"exporter/assets_data/{name}" for name in assets.SHIPPED}

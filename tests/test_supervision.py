@@ -1,0 +1,140 @@
+"""What the service manager is told, over a real socket, by a clock that is moved."""
+
+import pytest
+
+from exporter.supervision import LONGEST_PAUSE, Manager, Supervision
+from tests.supervisor import Supervisor
+
+PID = 4711
+EXTENDED = {"EXTEND_TIMEOUT_USEC": "60000000"}
+ALIVE = {"WATCHDOG": "1"}
+
+
+@pytest.fixture(params=["path", "abstract"])
+def supervisor(request, tmp_path):
+    with Supervisor(tmp_path if request.param == "path" else None) as supervisor:
+        yield supervisor
+
+
+class Heart:
+    """A daemon's heart and its clock."""
+
+    def __init__(self, supervisor, watchdog="30000000"):
+        self.now = 100.0
+        environ = {"NOTIFY_SOCKET": supervisor.address, "WATCHDOG_USEC": watchdog, "WATCHDOG_PID": str(PID)}
+        self.supervision = Supervision(Manager(environ, PID), lambda: self.now)
+        self._supervisor = supervisor
+
+    def beat(self, seconds=0.0, *, healthy=True, ready=True, status=""):
+        """Beats after so many seconds; what is heard of it."""
+        self.now += seconds
+        self.supervision.beat(healthy=healthy, ready=ready, status=status)
+        return self._supervisor.heard()
+
+
+def test_readiness_is_told_once(supervisor):
+    heart = Heart(supervisor)
+
+    assert {"READY": "1"} not in heart.beat(ready=False)
+    assert heart.beat() == [{"READY": "1"}]
+    assert {"READY": "1"} not in heart.beat(60) + heart.beat(60, ready=False) + heart.beat(60)
+
+
+def test_a_long_start_is_extended_while_all_is_well(supervisor):
+    heart = Heart(supervisor)
+
+    assert heart.beat(ready=False) == [EXTENDED]
+    assert heart.beat(9, ready=False) == []
+    assert heart.beat(1, ready=False) == [EXTENDED]
+    assert heart.beat(60, ready=False, healthy=False) == []
+
+
+def test_a_long_start_is_extended_without_a_watchdog(supervisor):
+    heart = Heart(supervisor, watchdog="")
+
+    assert heart.beat(ready=False) == [EXTENDED]
+    assert heart.beat(LONGEST_PAUSE, ready=False) == [EXTENDED]
+    assert heart.beat(LONGEST_PAUSE) == [{"READY": "1"}]
+    assert heart.beat(LONGEST_PAUSE) == []
+
+
+def test_the_watchdog_hears_three_signs_of_life_in_its_time(supervisor):
+    heart = Heart(supervisor)
+    heart.beat()
+
+    assert [heart.beat(5) for _ in range(6)] == [[], [ALIVE]] * 3
+
+
+def test_the_watchdog_hears_nothing_while_polls_do_not_go_on(supervisor):
+    heart = Heart(supervisor)
+    heart.beat()
+
+    assert heart.beat(60, healthy=False) == []
+    assert heart.beat(0.5) == [ALIVE]
+
+
+def test_a_status_is_told_when_it_changes_and_stays_in_its_line(supervisor):
+    heart = Heart(supervisor)
+    heart.beat()
+
+    assert heart.beat(status="failing: a\nREADY=1") == [{"STATUS": "failing: a READY=1"}]
+    assert heart.beat(status="failing: a\nREADY=1") == []
+    assert heart.beat(status="polling") == [{"STATUS": "polling"}]
+
+
+def test_a_reload_is_told_with_its_instant_and_its_end(supervisor):
+    heart = Heart(supervisor)
+    heart.beat()
+
+    with heart.supervision.reloading():
+        assert supervisor.heard() == [{"RELOADING": "1", "MONOTONIC_USEC": "100000000"}]
+    assert supervisor.heard() == [{"READY": "1"}]
+
+
+def test_a_reload_during_the_start_does_not_say_that_the_start_is_complete(supervisor):
+    heart = Heart(supervisor)
+    heart.beat(ready=False)
+
+    with heart.supervision.reloading():
+        pass
+
+    assert supervisor.heard() == []
+
+
+def test_the_end_is_told(supervisor):
+    Heart(supervisor).supervision.stopping()
+
+    assert supervisor.heard() == [{"STOPPING": "1", "STATUS": "stopping"}]
+
+
+def test_what_was_not_heard_is_told_again(tmp_path):
+    with Supervisor(tmp_path) as deaf:
+        heart = Heart(deaf)
+        deaf.close()
+        (tmp_path / "notify").unlink()
+        heart.supervision.beat(healthy=True, ready=True, status="polling")
+
+    with Supervisor(tmp_path) as listening:
+        heart.supervision.beat(healthy=True, ready=True, status="polling")
+        assert listening.heard() == [{"READY": "1"}, {"STATUS": "polling"}, ALIVE]
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "1500000"}, 1.5),
+        ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": "4711"}, 1.5),
+        ({"WATCHDOG_USEC": "1500000", "WATCHDOG_PID": "4712"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "-1"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_the_watchdogs_patience_is_read_from_the_environment(environ, seconds):
+    assert Manager(environ, PID).watchdog == seconds
+
+
+@pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1234"}])
+def test_without_a_socket_nobody_is_told_and_nothing_is_tried_again(environ):
+    assert Manager(environ, PID).tell(READY=1)
