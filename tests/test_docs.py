@@ -15,6 +15,7 @@ from exporter.families import FAMILIES
 from exporter.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES
 from exporter.model import Disposition
 from exporter.sources import SOURCES
+from exporter.state import OTHER
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md"))]
@@ -29,7 +30,6 @@ OTHERS_FLAGS = {"--enable-feature", "--cluster.peer", "--expires-in-days"}
 
 OTHERS_WORDS = {
     "external_labels",
-    "api_key",  # of a console's answer or a header, as well as ours
     "grafana_url",
     "jobrun_url",
     "scrape_interval",
@@ -167,7 +167,7 @@ def keys_of_the_schema():
 
 
 LABELS = {label for family in (*FAMILIES, *SOURCE_FAMILIES, *EXPORTER_FAMILIES) for label in family.labels}
-WORDS = LABELS | {"source", "project", "job_name"} | set(REASONS) | {str(each) for each in Disposition} | OTHERS_WORDS
+WORDS = LABELS | {"source", "project", "job_name"} | set(REASONS) | {str(each) for each in Disposition} | {OTHER} | OTHERS_WORDS
 
 
 @pytest.mark.parametrize("page", GUIDES)
@@ -177,7 +177,7 @@ def test_every_key_of_the_configuration_that_a_guide_names_exists(page):
     wrong = []
     for span in SPAN.findall(prose(page)):
         path = re.fullmatch(r"([a-z_]+)((?:\.[a-z_]+)*)(?:: .+)?", span)
-        if path is None or span.startswith("jobrun_"):
+        if path is None or span.startswith(("jobrun_", "state.db")):
             continue
         first, *below = f"{path[1]}{path[2]}".split(".")
         if below and first in known:
