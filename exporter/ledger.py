@@ -216,21 +216,16 @@ class Ledger:
     # --- a poll's doings ---
 
     def begin(self, source: str, now: float) -> None:
-        """Starts a poll: stores the baseline instant of the first one, and the filters if they have changed."""
+        """Starts a poll: stores the baseline instant of the first one."""
         with self._lock:
             draft = self._draft(source, now)
-            state, rules = draft.source, self._rules[source]
+            state = draft.source
             before = copy(state)
             if state.baseline is None:
                 state.baseline = now
             for family in SEEDED:
                 state.count(family, amount=0, released=self._counting.released)
-            if source in self._starting - self._begun:
-                self._begun.add(source)
-                self._look_back(draft, now)
-            if not state.filters or state.filters[-1] != rules.filter_since(state.filters[-1].since):
-                self._refilter(draft, now)
-            if state != before or draft.exporter is not None:
+            if state != before:
                 self._commit(draft, now)
 
     def _look_back(self, draft: Draft, now: float) -> None:
@@ -240,8 +235,10 @@ class Ledger:
             draft.count_for_exporter(COLD_STARTS, "lost")
 
     def _refilter(self, draft: Draft, now: float) -> None:
-        """Jobs that were left out until now get their own baseline instant."""
+        """Takes up changed filters: jobs that were left out until now get their own baseline instant."""
         rules, filters = self._rules[draft.source.name], draft.source.filters
+        if filters and filters[-1] == rules.filter_since(filters[-1].since):
+            return
         if filters:
             for key, job in self.books.of_source(draft.source.name).items():
                 if not included(filters[-1], label_of(job.job)) and rules.wants(label_of(job.job)):
@@ -258,14 +255,21 @@ class Ledger:
                 self._commit(draft, now)
 
     def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
-        """Enters a reading in one transaction."""
+        """Enters a reading in one transaction.
+
+        What depends on the present is looked at only now: the API's answers have told it, whatever our clock says.
+        """
         with self._lock:
             draft = self._draft(source, moment.now)
+            if source in self._starting - self._begun:
+                self._look_back(draft, moment.now)
+            self._refilter(draft, moment.started)
             moment = msgspec.structs.replace(moment, starting=source in self._starting)
             entry = self._entry(draft, moment)
             ids = {run.run_id for run in reading.runs}.union(reading.gone)
             entry.reading(reading, self.rows(source, ids))
             self._commit(draft, moment.now)
+            self._begun.add(source)
             return entry.entered
 
     def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
@@ -400,15 +404,19 @@ class Ledger:
     # --- housekeeping ---
 
     def expire(self, now: float, job_expiry: float) -> None:
-        """Ends the series of jobs that had no run for long, where no discovery tells whether they exist."""
+        """Ends the series of jobs that had no run for long, where no discovery tells whether they exist.
+
+        A clock that is ahead must not end all, so the age is counted to the watermark.
+        """
         with self._lock:
             for name, rules in self._rules.items():
+                read = min(now, self.books.sources[name].watermark() or float("-inf"))
                 busy = {run.job for run in self._open[name].values()}
                 old = [
                     key
                     for key, job in self.books.of_source(name).items()
                     if not (job.gone or job.listed or key in busy or rules.never_expires(job))
-                    and now - (job.last_run.order if job.last_run else job.discovered) > job_expiry
+                    and read - (job.last_run.order if job.last_run else job.discovered) > job_expiry
                 ]
                 if old:
                     draft = self._draft(name, now)
