@@ -168,8 +168,8 @@ def main(sizes):
                 f"{jobs:4}  {histograms:15}  {told.series:6}  {each:7.1f}{kilobytes}"
                 f"{told.memory / 1e6:11.0f}{told.state / 1e3:10.0f}"
             )
-    few, many = apart(10, "off", 2), apart(10, "off", 40)
-    print(f"a run with {STEPS} steps takes {(many.state - few.state) / 380 / 1e3:.2f} kB of the state")
+    few, many = apart(sizes[0], "off", 2), apart(sizes[0], "off", 40)
+    print(f"a run with {STEPS} steps takes {(many.state - few.state) / sizes[0] / 38 / 1e3:.2f} kB of the state")
     print(f"a page is {few.plain / few.gzip:.1f} x its gzip")
 
 

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize(("name", "size"), [("poll", "20"), ("render", "3")])
+@pytest.mark.parametrize(("name", "size"), [("poll", "20"), ("render", "3"), ("cardinality", "2")])
 def test_a_benchmark_runs_and_prints_ratios(name, size):
     command = [sys.executable, ROOT / "benchmarks" / f"{name}.py", size]
     done = subprocess.run(  # noqa: S603  # a script of ours

@@ -28,14 +28,8 @@ SPAN = re.compile(r"`([^`\n]+)`")
 OTHERS_FLAGS = {"--enable-feature", "--cluster.peer", "--expires-in-days"}
 """Flags of other programs that pages name by themselves."""
 
-OTHERS_WORDS = {
-    "external_labels",
-    "grafana_url",
-    "jobrun_url",
-    "scrape_interval",
-    "sample_limit",
-}
-"""Words with an underscore that pages name in code, and that are Prometheus' or a vendor's."""
+OTHERS_WORDS = {"grafana_url", "sample_limit"}
+"""Words with an underscore that pages name in code, and that are Prometheus'."""
 
 
 def text_of(page):
@@ -167,7 +161,7 @@ def keys_of_the_schema():
 
 
 LABELS = {label for family in (*FAMILIES, *SOURCE_FAMILIES, *EXPORTER_FAMILIES) for label in family.labels}
-WORDS = LABELS | {"source", "project", "job_name"} | set(REASONS) | {str(each) for each in Disposition} | {OTHER} | OTHERS_WORDS
+WORDS = LABELS | {"job_name", OTHER} | set(REASONS) | {str(each) for each in Disposition} | OTHERS_WORDS
 
 
 @pytest.mark.parametrize("page", GUIDES)
