@@ -1,9 +1,9 @@
 """What jobs cost Prometheus and the exporter: series, bytes of a page, memory, state; with and without step histograms.
 
-    python benchmarks/cardinality.py [JOBS ...]
+Usage: python -m benchmarks.cardinality [JOBS …]
 
 Each job has succeeded once and failed once, with 8 steps, read by real polls of Snowplow from answers made here. Series
-and bytes are the same everywhere; memory depends on the machine, and counts the whole process.
+and bytes are the same everywhere; memory is the most that the process held, the first reading included.
 """
 
 import json
@@ -12,7 +12,6 @@ import resource
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,8 @@ import httpx
 import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
+from benchmarks.measure import Figure, show
+from benchmarks.vendor import TOKEN, stamp
 from exporter.assembly import Assembly, Outside, counting_rules
 from exporter.config import loads
 from exporter.exposition import Exposition
@@ -45,7 +46,6 @@ sources:
     requests_per_minute: 1000000
 metrics: {{max_series: 1000000, zero_first: 0s, step_histograms: "{histograms}"}}
 """
-TOKEN = {"accessToken": "a.b.c"}
 
 
 class Cost(NamedTuple):
@@ -57,10 +57,6 @@ class Cost(NamedTuple):
     openmetrics: int
     memory: int
     state: int
-
-
-def stamp(instant):
-    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%S.123Z")
 
 
 def run(number, job, start, *, failed):
@@ -98,7 +94,9 @@ class Api:
         if path.endswith("/steps"):
             failed = int(path.split("/")[-2], 16) % 2 == 1
             return httpx.Response(200, content=json.dumps(steps(failed=failed)))
-        shown = [row for start, row in self.runs if request.url.params["from"] <= start < request.url.params["to"]]
+        window = request.url.params
+        begin, end = window["from"], window["to"]
+        shown = [row for start, row in self.runs if begin <= start < end]
         return httpx.Response(200, content=json.dumps(shown))
 
     def tell(self, jobs, runs_each, begin):
@@ -154,24 +152,28 @@ def apart(*arguments):
         return pool.apply(cost, arguments)
 
 
-def main(sizes):
+def measure(*sizes):
     nothing = apart(0, "off")
-    print(f"no job: {nothing.series} series, {nothing.memory / 1e6:.0f} MB of memory")
-    print("jobs  step histograms  series  per job  page kB  gzip kB  OpenMetrics kB  memory MB  state kB")
-    for jobs in sizes:
+    for jobs in sizes or SIZES:
         for histograms in ("off", "on"):
-            told = apart(jobs, histograms)
-            each = (told.series - nothing.series) / jobs
-            sizes_told = (told.plain, told.gzip, told.openmetrics)
-            kilobytes = "".join(f"{size / 1e3:{width}.0f}" for size, width in zip(sizes_told, (9, 9, 16), strict=True))
-            print(
-                f"{jobs:4}  {histograms:15}  {told.series:6}  {each:7.1f}{kilobytes}"
-                f"{told.memory / 1e6:11.0f}{told.state / 1e3:10.0f}"
-            )
-    few, many = apart(sizes[0], "off", 2), apart(sizes[0], "off", 40)
-    print(f"a run with {STEPS} steps takes {(many.state - few.state) / sizes[0] / 38 / 1e3:.2f} kB of the state")
-    print(f"a page is {few.plain / few.gzip:.1f} x its gzip")
+            yield figure(jobs, histograms, apart(jobs, histograms), nothing)
+    few, many = apart(10, "off", 2), apart(10, "off", 12)
+    grown = (many.state - few.state) / 100
+    yield Figure(group="state", what=f"a run with {STEPS} steps", value=grown, unit="bytes")
+
+
+def figure(jobs, histograms, told, nothing):
+    sizes = {"page": told.plain, "gzip": told.gzip, "OpenMetrics": told.openmetrics, "state": told.state}
+    kilobytes = ", ".join(f"{name} {size / 1e3:,.0f} kB" for name, size in sizes.items())
+    each = (told.series - nothing.series) / jobs
+    return Figure(
+        group="cardinality",
+        what=f"{jobs:,} jobs, step histograms {histograms}",
+        value=told.series,
+        unit="series",
+        note=f"{each:.0f} a job; {kilobytes}; memory {told.memory / 1e6:.0f} MB",
+    )
 
 
 if __name__ == "__main__":
-    main([int(size) for size in sys.argv[1:]] or SIZES)
+    show(measure(*map(int, sys.argv[1:])))

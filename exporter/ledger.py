@@ -20,7 +20,7 @@ from exporter.opening import Opened
 from exporter.rules import SourceRules, included
 from exporter.schema import StepMark, StoredRun
 from exporter.state import Count, Counted, Distribution, JobState, OpenRun, SourceState, copy, label_of
-from exporter.store import Loaded, Store
+from exporter.storage import Loaded, Storage
 
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
@@ -59,7 +59,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._rules: dict[str, SourceRules] = {}
         self._open: dict[str, dict[str, OpenRun]] = {}
-        self._store: Store | None = None
+        self._store: Storage | None = None
         self._changed = Changed()
         self._starting: set[str] = set()
         self._begun: set[str] = set()
@@ -160,7 +160,7 @@ class Ledger:
     # --- transactions ---
 
     @contextmanager
-    def _writing(self) -> Iterator[Store]:
+    def _writing(self) -> Iterator[Storage]:
         store = self.store()
         try:
             with store.transaction():
@@ -436,7 +436,7 @@ class Ledger:
                 if mark is not None
             )
 
-    def _prune(self, store: Store, name: str, before: float) -> int:
+    def _prune(self, store: Storage, name: str, before: float) -> int:
         """In one transaction with the instant: what is pruned and shown again must not count again.
 
         A clock that is ahead must not prune all, so the age is counted from the watermark.
@@ -486,7 +486,7 @@ class Ledger:
             return self._store.size() if self._store is not None else 0
         return 0
 
-    def store(self) -> Store:
+    def store(self) -> Storage:
         """The open state, to be read under `locked`. Raises StateError if there is none."""
         if self._store is None:
             raise StateError("the state is not open")

@@ -5,7 +5,7 @@ live on a registry of their own, never the global one. A series is made when its
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -244,9 +244,13 @@ class SourceMeter:
         """What became of so many rows, a value of `Disposition`."""
         self._counter("jobrun_source_runs_fetched_total", str(disposition)).inc(count)
 
-    def observation_delay(self, seconds: float) -> None:
-        """So long after its end a run was counted."""
-        self._histogram("jobrun_source_observation_delay_seconds").observe(max(0.0, seconds))
+    def observation_delays(self, delays: Sequence[float]) -> None:
+        """So many seconds after their ends runs were counted; the series is there from the first on."""
+        if not delays:
+            return
+        histogram = self._histogram("jobrun_source_observation_delay_seconds")
+        for seconds in delays:
+            histogram.observe(max(0.0, seconds))
 
     def watermark(self, instant: float | None) -> None:
         """All endings up to here are counted; absent before the first reading."""

@@ -191,8 +191,7 @@ class Poller:
         for disposition, count in entered.dispositions.items():
             if count:
                 self._meter.fetched(disposition, count)
-        for delay in entered.delays:
-            self._meter.observation_delay(delay)
+        self._meter.observation_delays(entered.delays)
 
     def _fetch_steps(self, begun: float, told: Told) -> None:
         """Fetches the steps of runs that are counted, for as long as the poll's time allows, but always some."""
