@@ -163,7 +163,7 @@ class Entry:
         self.entered.dispositions[verdict.disposition] += 1
         if verdict.keep is None:
             return
-        stored = self._row(key, verdict.keep, row)
+        stored = self._row(key, verdict.keep, row, late=verdict.disposition is Disposition.LATE)
         self._draft.runs[run.run_id] = stored
         if verdict.counts:
             self._ending(stored, steps)
@@ -190,7 +190,7 @@ class Entry:
             max_run_age=self._rules.max_run_age,
         )
 
-    def _row(self, key: int, keep: Known, row: StoredRun | None) -> StoredRun:
+    def _row(self, key: int, keep: Known, row: StoredRun | None, *, late: bool) -> StoredRun:
         """The row to be written; an unmapped word is counted once a run."""
         run, words = keep.run, row.words if row else ""
         if run.unmapped and run.unmapped not in words.split("\n"):
@@ -208,6 +208,7 @@ class Entry:
             asked=row.asked if row else 0,
             due=row.due if row else None,
             step_results=row.step_results if row else None,
+            late=late or (row is not None and row.late),
         )
 
     def _unmapped(self, word: str) -> None:

@@ -68,6 +68,8 @@ class Ledger:
         self._step_mode = "auto"
         self.step_histograms = True
         self.last_commit: float | None = None
+        self.fault = ""
+        """Why the state could not be opened or written when that was last tried."""
 
     # --- opening and configuring ---
 
@@ -81,6 +83,7 @@ class Ledger:
                 return
             opened = self._opening()
             self._fill(opened.loaded)
+            self.fault = opened.fault
             if opened.store is None:
                 self._commit_failed()
                 raise StateError(opened.fault)
@@ -165,9 +168,11 @@ class Ledger:
         try:
             with store.transaction():
                 yield store
-        except StateError:
+        except StateError as error:
+            self.fault = str(error)
             self._commit_failed()
             raise
+        self.fault = ""
 
     def _draft(self, source: str, now: float) -> Draft:
         self.load()
@@ -475,6 +480,14 @@ class Ledger:
         """The committed records of a source's jobs."""
         with self._lock:
             return list(self.books.of_source(source).values())
+
+    def glance(self) -> tuple[list[JobState], dict[str, list[OpenRun]]]:
+        """The committed records of all jobs, and all open runs by source, without waiting for a transaction under way.
+
+        Records are never changed, and a dict is copied in one step of the interpreter, so no lock is needed.
+        """
+        open_runs = {name: list(runs.values()) for name, runs in list(self._open.items())}
+        return list(self.books.jobs.values()), open_runs
 
     def source(self, name: str) -> SourceState:
         """The committed record of a source."""

@@ -168,6 +168,7 @@ class SourceMeter:
         self._name = name
         self._families = families
         self._children: dict[tuple[str, ...], Metric] = {}
+        self._values: dict[tuple[str, ...], float] = {}
         self._closed = False
         self._lock = threading.RLock()
         for family, values in SEEDS:
@@ -276,6 +277,11 @@ class SourceMeter:
         """Open runs that are followed."""
         self._set("jobrun_exporter_tracked_runs", count)
 
+    def value(self, family: str, *labels: str) -> float | None:
+        """What a gauge was last set to; None if it is absent."""
+        with self._lock:
+            return self._values.get((family, *labels))
+
     def close(self) -> None:
         """Takes all series of the source away; none comes back."""
         with self._lock:
@@ -290,6 +296,7 @@ class SourceMeter:
                 self._drop(family)
             else:
                 shown(self._child(family, *labels), Gauge).set(value)
+                self._values[family, *labels] = value
 
     def _counter(self, family: str, *labels: str) -> Counter:
         return shown(self._child(family, *labels), Counter)
@@ -312,6 +319,7 @@ class SourceMeter:
         with self._lock:
             for key in [key for key in self._children if key[0] == family]:
                 del self._children[key]
+                self._values.pop(key, None)
                 self._families[family].remove(self._name, *key[1:])
 
 

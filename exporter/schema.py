@@ -36,6 +36,7 @@ class StoredRun(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         due: When they shall be asked for next.
         step_results: Its steps as `[[name, result, seconds], …]`, once counted.
         words: Unmapped status words that it had.
+        late: Whether it had ended before the watermark when its ending was first seen.
     """
 
     known: Known
@@ -48,6 +49,7 @@ class StoredRun(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     due: float | None = None
     step_results: str | None = None
     words: str = ""
+    late: bool = False
 
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -71,15 +73,29 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX runs_open ON runs (source) WHERE mark = 0",
         "CREATE INDEX runs_without_steps ON runs (source, due) WHERE steps IN (1, 2)",
     ),
-    # Each index costs every new run a tenth of its time; what this one was for is found by job and end as well.
-    ("DROP INDEX runs_by_start",),
+    (
+        # Each index costs every new run a tenth of its time; what this one was for is found by job and end as well.
+        "DROP INDEX runs_by_start",
+        "ALTER TABLE runs ADD COLUMN late INTEGER NOT NULL DEFAULT 0",
+        # What people look at goes by when runs ended; those that are filtered out are passed over in the index.
+        'CREATE INDEX runs_of_job_by_end ON runs (job, coalesce("end", seen), result) WHERE mark <> 0',
+        'CREATE INDEX runs_by_end ON runs (source, result, coalesce("end", seen), job) WHERE mark <> 0',
+    ),
 )
 """The statements that lead from each version of the schema to the next; SQLite's `user_version` counts them."""
 
+LATE_SINCE = 2
+"""The version of the schema that knows `late`."""
+
 COLUMNS = (
     'run_id, job, job_id, mark, result, state, unmapped, created, scheduled, start, "end", duration, queue_duration,'
-    " retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words"
+    " retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words, late"
 )
+
+
+def columns(version: int) -> str:
+    """COLUMNS, as far as a schema of this version has them: one on a read-only disk cannot be brought up to date."""
+    return COLUMNS if version >= LATE_SINCE else COLUMNS.replace(", late", ", 0")
 
 
 NULL = math.nan
@@ -115,6 +131,7 @@ def to_row(stored: StoredRun) -> tuple[Any, ...]:
         NULL if stored.due is None else stored.due,
         stored.step_results or NULL,
         stored.words or NULL,
+        int(stored.late),
     )
 
 
@@ -122,7 +139,7 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
     """The record of a row of COLUMNS."""
     (
         run_id, job, job_id, mark, result, state, unmapped, created, scheduled, start, end, duration, queue_duration,
-        retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words,
+        retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words, late,
     ) = row  # fmt: skip
     run = Run(
         run_id=run_id,
@@ -152,4 +169,5 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
         due=due,
         step_results=step_results,
         words=words or "",
+        late=bool(late),
     )

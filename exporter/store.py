@@ -15,7 +15,7 @@ import msgspec
 from exporter.counting import Mark, Streak
 from exporter.errors import StateError
 from exporter.model import FAILING, PastRun, Result, Window
-from exporter.schema import COLUMNS, MIGRATIONS, StepMark, StoredRun, to_row, to_stored
+from exporter.schema import COLUMNS, MIGRATIONS, StepMark, StoredRun, columns, to_row, to_stored
 from exporter.state import Counted, JobState, SourceState
 from exporter.storage import Loaded
 
@@ -105,6 +105,8 @@ class Store:
             raise CorruptStateError(f"{self.path}: {damage}")
         if not read_only:
             self._migrate(version)
+            version = len(MIGRATIONS)
+        self._columns = columns(version)
 
     def _migrate(self, version: int) -> None:
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
@@ -152,7 +154,7 @@ class Store:
                 for (record,) in self._db.execute("SELECT record FROM jobs ORDER BY key")
             ]
             names = {key: name for name, key in self._sources.items()}
-            rows = self._db.execute(f"SELECT source, {COLUMNS} FROM runs WHERE mark = 0").fetchall()  # noqa: S608  # constants
+            rows = self._db.execute(f"SELECT source, {self._columns} FROM runs WHERE mark = 0").fetchall()  # noqa: S608  # constants
             row = self._db.execute("SELECT record FROM exporter").fetchone()
             exporter = msgspec.json.decode(row[0], type=Counted) if row else Counted()
         open_runs = [(names[source], to_stored(rest)) for source, *rest in rows]
@@ -204,7 +206,7 @@ class Store:
 
     def _select(self, where: str, *arguments: object) -> list[StoredRun]:
         with self._explained():
-            rows = self._db.execute(f"SELECT {COLUMNS} FROM runs {where}", arguments).fetchall()  # noqa: S608  # constants
+            rows = self._db.execute(f"SELECT {self._columns} FROM runs {where}", arguments).fetchall()  # noqa: S608  # constants
         return [to_stored(row) for row in rows]
 
     def _all(self, query: str, *arguments: object, **named: object) -> list[tuple[Any, ...]]:

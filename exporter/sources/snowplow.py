@@ -291,15 +291,17 @@ class SnowplowSource:
             jobs=[to_job(row)], runs=[to_run(row, self._statuses)], steps={run.run_id: steps} if steps else {}
         )
 
-    def steps(self, run: Run) -> Sequence[Step]:
+    def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
         """The steps of a run that has ended."""
         endpoint = path(STEPS, org=self._settings.organization_id, runId=run.run_id)
-        return parse_steps(self._client.get(endpoint, endpoint=STEPS).body, self._statuses)
+        return parse_steps(self._client.get(endpoint, endpoint=STEPS, patience=patience).body, self._statuses)
 
-    def log(self, run_id: str, step_name: str) -> StepLog:
-        """The tail of a step's output, for a person who asked for it."""
-        endpoint = path(STEP, org=self._settings.organization_id, runId=run_id, stepName=step_name)
-        return parse_log(self._client.get(endpoint, endpoint=STEP).body)
+    def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:
+        """The tail of a step's output, for a person who asked for it. A run has no text of its own."""
+        if not step_name:
+            raise NotFoundError("only steps have output here", 404)
+        endpoint = path(STEP, org=self._settings.organization_id, runId=run.run_id, stepName=step_name)
+        return parse_log(self._client.get(endpoint, endpoint=STEP, patience=patience).body)
 
     def probe(self) -> str:
         """Signs in and lists the last hour's runs."""
