@@ -230,6 +230,30 @@ def test_lies_in_the_rows_change_no_sum(exporter, simulator, world, lie):
     assert exporter.counted() == {("prod/a", SUCCESS): 40}
 
 
+def test_after_a_long_downtime_open_runs_are_asked_for_before_they_are_given_up(exporting, world, clock):
+    exporter = exporting(max_run_age="2d")
+    world.run("a", start=NOW - HOUR, duration=3 * HOUR)
+    exporter.poll()
+    ended_runs(world, "a", 150, until=NOW + DAY)
+    exporter.live(10 * MINUTE)
+    clock.set(NOW + 3 * DAY)
+    exporter.start()
+    exporter.live(10 * MINUTE)
+    assert exporter.counted() == {("prod/a", SUCCESS): 151}
+
+
+def test_a_poll_that_may_ask_for_nothing_gives_nothing_up(exporting, world, option, clock):
+    exporter = exporting(max_run_age="2d", poll_interval="10m")
+    world.run("a", start=NOW - HOUR, duration=3 * HOUR)
+    exporter.live(10 * MINUTE)
+    clock.set(NOW + 3 * DAY)
+    option(requests_per_hour=7)
+    exporter.live(10 * MINUTE)
+    option()
+    exporter.live(2 * HOUR)
+    assert exporter.counted() == {("prod/a", SUCCESS): 1}
+
+
 # --- watermark
 
 
