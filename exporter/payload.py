@@ -86,5 +86,11 @@ def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Shape]) -> Shape | N
         return None
     try:
         return decoder.decode(raw)
+    except msgspec.ValidationError:
+        return None
+    except MALFORMED:
+        pass  # perhaps half a surrogate pair: what was skipped whole was not looked at
+    try:
+        return decoder.decode(mended(bytes(raw)))
     except MALFORMED:
         return None

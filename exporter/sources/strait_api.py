@@ -26,6 +26,8 @@ WORKFLOW = "workflow:"
 """What the identity of a workflow begins with, to keep it apart from a job's."""
 
 LONGEST_WORD = 64
+MOST_ATTEMPTS = 2**31
+"""A number of attempts from here on is a mistake; the state could not even hold the largest that JSON can."""
 NO_STATUS = "absent"
 """The unmapped status of a row that has none."""
 
@@ -253,7 +255,7 @@ def to_run(row: RunRow, status_map: Mapping[str, Result | State]) -> Run:
         meaning = Result.UNKNOWN
     result = meaning if isinstance(meaning, Result) else None
     start = None if result is Result.SKIP else _instant(row.started_at)
-    attempts = row.attempt if type(row.attempt) is int and row.attempt > 0 else 1
+    attempts = row.attempt if type(row.attempt) is int and 0 < row.attempt < MOST_ATTEMPTS else 1
     created, scheduled = _instant(row.created_at), _instant(row.scheduled_at)
     ended = result is not None
     return Run(

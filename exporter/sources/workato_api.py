@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 from urllib.parse import quote
 
 import msgspec
@@ -27,6 +28,10 @@ POLL_ERROR = "poll_error"
 """The error type of a job that failed while its trigger asked for events, where the vendor names no other."""
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}", re.ASCII)
 """What names of adapters, operations and kinds of errors look like; anything else may be a customer's text."""
+
+
+Total = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+"""A number of jobs; one that is larger is a mistake."""
 
 
 class Customer(msgspec.Struct, frozen=True):
@@ -124,7 +129,7 @@ class LineStat(msgspec.Struct):
 class Counts(msgspec.Struct):
     """What is used of a page's counts."""
 
-    job_scope_count: int | None = None
+    job_scope_count: Total | None = None
 
 
 COUNTS: msgspec.json.Decoder[Counts] = msgspec.json.Decoder(Counts)
@@ -136,7 +141,7 @@ ERROR_PARTS: msgspec.json.Decoder[ErrorParts] = msgspec.json.Decoder(ErrorParts)
 LINE_STAT: msgspec.json.Decoder[LineStat] = msgspec.json.Decoder(LineStat)
 RAW_LIST: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 BOOLEAN: msgspec.json.Decoder[bool] = msgspec.json.Decoder(bool)
-WHOLE: msgspec.json.Decoder[int] = msgspec.json.Decoder(int)
+WHOLE: msgspec.json.Decoder[Total] = msgspec.json.Decoder(Total)
 NOTHING = frozenset({b"", b"null", b"false", b'""', b"{}", b"[]"})
 """Values of a line's `error` that say that there was none."""
 

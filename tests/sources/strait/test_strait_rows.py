@@ -137,6 +137,10 @@ def test_attempts_beyond_the_first_are_retries_and_a_success_after_them_recovere
     assert run_of(attempt=1).recovered is False
 
 
+def test_a_number_of_attempts_that_cannot_be_is_one_attempt():
+    assert [run_of(attempt=number).retries for number in (2**31, 2**63, 10**300, -1, 1.5, "2", True)] == [0] * 7
+
+
 def test_an_error_class_that_a_retry_left_behind_is_not_that_of_a_success():
     assert run_of(attempt=2, error_class="transient").error_type == ""
 
