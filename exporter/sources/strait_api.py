@@ -9,7 +9,7 @@ import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, State, Step
-from exporter.payload import OBJECT, decode, decoded, text
+from exporter.payload import LONGEST_ID, OBJECT, decode, decoded, text
 from exporter.sources.source import StepLog
 from exporter.times import parse_instant
 
@@ -80,7 +80,7 @@ STEP_STATUSES: Mapping[str, Result | State] = {
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What all rows of lists have; equal rows mean the same. Whatever is not vital may be of any type."""
 
-    id: Annotated[str, msgspec.Meta(min_length=1)]
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID)]
     created_at: Any = None
     project_id: Any = None
 

@@ -9,7 +9,7 @@ import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, State, Step
-from exporter.payload import ABSENT, OBJECT, decode, decode_rows, decoded, scalar, text
+from exporter.payload import ABSENT, OBJECT, decode, decode_rows, decoded, identity, scalar, text
 from exporter.times import parse_duration, parse_instant
 
 USERS = "/managed_users"
@@ -167,7 +167,7 @@ def parse_customers(body: bytes) -> list[Customer]:
     customers = []
     for raw in raws:
         loose = decoded(raw, LOOSE_CUSTOMER)
-        if loose is not None and (customer_id := text(loose.id)):
+        if loose is not None and (customer_id := identity(loose.id)):
             customers.append(Customer(customer_id, text(loose.external_id) or customer_id))
     if raws and not customers:
         raise SchemaError("no row of the answer is a managed user")
@@ -190,10 +190,11 @@ def parse_recipes(body: bytes) -> tuple[list[Recipe], int]:
 
 def _recipe(raw: msgspec.Raw) -> Recipe | None:
     loose = decoded(raw, LOOSE_RECIPE)
-    if loose is None or not text(loose.id):
+    recipe_id = "" if loose is None else identity(loose.id)
+    if loose is None or not recipe_id:
         return None
     return Recipe(
-        recipe_id=text(loose.id),
+        recipe_id=recipe_id,
         name=text(loose.name),
         running=decoded(loose.running, BOOLEAN),
         stop_cause=_word(text(loose.stop_cause)),
@@ -263,7 +264,7 @@ def _message(raw: msgspec.Raw) -> str:
 
 
 def _job(loose: LooseJob | None) -> JobRow | None:
-    job_id = "" if loose is None else text(loose.id, loose.handle)
+    job_id = "" if loose is None else identity(loose.id, loose.handle)
     if loose is None or not job_id:
         return None
     master = text(loose.master_job_id)
