@@ -297,7 +297,10 @@ def exact(value: object) -> datetime | None:
         instant = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    return None if instant is None else instant.replace(tzinfo=instant.tzinfo or UTC)
+    # The first and the last year would leave the calendar in another time zone, or with a microsecond more.
+    if instant is None or not datetime.min.year < instant.year < datetime.max.year:
+        return None
+    return instant.replace(tzinfo=instant.tzinfo or UTC)
 
 
 def cursor_at(instant: datetime) -> str:

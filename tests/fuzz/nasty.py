@@ -17,7 +17,21 @@ CANARY = "CANARY-of-a-customer"
 Path = tuple[str | int, ...]
 
 NUMBERS = (
-    *(b"0", b"-0", b"-0.0", b"-1", b"1.5", b"1e400", b"-1e400", b"1e308", b"5e-324", b"1e18", b"-1e18", b"1e11", b"1e12"),
+    *(
+        b"0",
+        b"-0",
+        b"-0.0",
+        b"-1",
+        b"1.5",
+        b"1e400",
+        b"-1e400",
+        b"1e308",
+        b"5e-324",
+        b"1e18",
+        b"-1e18",
+        b"1e11",
+        b"1e12",
+    ),
     *(b"9223372036854775807", b"9223372036854775808", b"-9223372036854775809", b"18446744073709551616"),
     *(b"2147483648", b"253402300800", b"253402300799999", b"9" * 30, b"9" * 309, b"9" * 5000, b"-" + b"9" * 5000),
     *(b"0." + b"3" * 5000, b"1e", b"01", b"+1", b".5", b"0x10", b"NaN", b"Infinity", b"-Infinity"),
@@ -25,14 +39,64 @@ NUMBERS = (
 TEXTS = tuple(
     json.dumps(text).encode()
     for text in (
-        *("", " ", "\0", "a\0b", "\n", "a\nb", "\r\n", "\t", '"', "\\", "\\n", "}", '"} 1\nevil 1', "# EOF\n", "\x1f", "\x7f"),
+        *(
+            "",
+            " ",
+            "\0",
+            "a\0b",
+            "\n",
+            "a\nb",
+            "\r\n",
+            "\t",
+            '"',
+            "\\",
+            "\\n",
+            "}",
+            '"} 1\nevil 1',
+            "# EOF\n",
+            "\x1f",
+            "\x7f",
+        ),
         *("\u2028", "\x85", "\u202eabc", "مرحبا", "\ufeff", "\ufffe", "e\u0301" * 50, "\U0001f600", "\U0010ffff"),
-        *("__other__", "unknown", ".", "..", "../..", "a/b", "%00", "%2e%2e%2f", "?x=1", "#x", "a b", "${HOME}", "{run_id}"),
+        *(
+            "__other__",
+            "unknown",
+            ".",
+            "..",
+            "../..",
+            "a/b",
+            "%00",
+            "%2e%2e%2f",
+            "?x=1",
+            "#x",
+            "a b",
+            "${HOME}",
+            "{run_id}",
+        ),
         *("null", "true", "NaN", "inf", "1e400", "-1", "0", "9" * 30, "9" * 5000, "x" * 129, "x" * LONG, "\n" * LONG),
         *("0000-01-01T00:00:00Z", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z", "9999-12-31T23:59:59-14:00"),
         *("10000-01-01T00:00:00Z", "2023-02-30T00:00:00Z", "2023-11-14T22:13:20+99:99", "2023-11-14", "T", "1e18"),
-        *("P", "PT", "PT-5S", "P1Y2M3DT4H5M6,5S", "PT" + "9" * 400 + "S", "P" + "9" * 60 + "Y", "-P1D", "P1W", "1:00:00"),
-        *("* * * * *", "*/0 * * * *", "60 25 32 13 8", "@reboot", "0 0 31 2 *", "0 0 29 2 *", "* " * 60, "1-99999999 * * * *"),
+        *(
+            "P",
+            "PT",
+            "PT-5S",
+            "P1Y2M3DT4H5M6,5S",
+            "PT" + "9" * 400 + "S",
+            "P" + "9" * 60 + "Y",
+            "-P1D",
+            "P1W",
+            "1:00:00",
+        ),
+        *(
+            "* * * * *",
+            "*/0 * * * *",
+            "60 25 32 13 8",
+            "@reboot",
+            "0 0 31 2 *",
+            "0 0 29 2 *",
+            "* " * 60,
+            "1-99999999 * * * *",
+        ),
         *("Europe/Berlin", "Mars/Phobos", "/etc/passwd", "../../etc/passwd", "UTC\0", "succeeded", "FAILED", "running"),
     )
 )
@@ -41,12 +105,29 @@ INVALID_UTF8 = (b'"\xff"', b'"\xc3\x28"', b'"\xf8\x88\x80\x80\x80"', b'"\xc0\x80
 SHAPES = (
     *(b"null", b"true", b"false", b"[]", b"{}", b"[[]]", b"[{}]", b"[null]", b"[1]", b'["a"]', b'{"a":1}', b'{"":{}}'),
     *(b'{"id":"x"}', b'[{"id":"x"}]', b'{"name":{"name":1}}', b"[" * DEEP, b"[" * DEEP + b"]" * DEEP, b'{"a":' * DEEP),
-    *(b'{"a":' * DEEP + b"1" + b"}" * DEEP, b"[" * 900 + b"]" * 900, b"", b'"', b'"\\', b'"\\u12', b"{", b"[1,", b"nul"),
+    *(
+        b'{"a":' * DEEP + b"1" + b"}" * DEEP,
+        b"[" * 900 + b"]" * 900,
+        b"",
+        b'"',
+        b'"\\',
+        b'"\\u12',
+        b"{",
+        b"[1,",
+        b"nul",
+    ),
 )
 VALUES: Sequence[bytes] = (*NUMBERS, *TEXTS, *SURROGATES, *INVALID_UTF8, *SHAPES)
 QUICK: Sequence[bytes] = (
     *(b"-0", b"1e400", b"1e18", b"-1", b"9223372036854775808", b"9" * 309, b"9" * 5000, b"NaN", b"null", b"[]", b"{}"),
-    *(b"true", rb'"\ud800"', b'"\xff"', rb'"a\u0000\n\"\\b"', b'"9999-12-31T23:59:59-14:00"', b'"0001-01-01T00:00:00+14:00"'),
+    *(
+        b"true",
+        rb'"\ud800"',
+        b'"\xff"',
+        rb'"a\u0000\n\"\\b"',
+        b'"9999-12-31T23:59:59-14:00"',
+        b'"0001-01-01T00:00:00+14:00"',
+    ),
     *(b'"P99999999999999999999Y"', b'"PT-5S"', b'"' + b"x" * LONG + b'"', b"[" * DEEP, b'""'),
 )
 """The worst of them, for every day."""
@@ -89,7 +170,11 @@ def without(value: object, path: Path) -> bytes:
     parent = value
     for key in above:
         parent = parent[key]  # type: ignore[index]  # a path leads through containers
-    kept = {k: v for k, v in parent.items() if k != last} if isinstance(parent, dict) else [*parent[:last], *parent[last + 1 :]]  # type: ignore[index,union-attr,misc]  # likewise
+    kept = (
+        {k: v for k, v in parent.items() if k != last}
+        if isinstance(parent, dict)
+        else [*parent[:last], *parent[last + 1 :]]
+    )  # type: ignore[index,union-attr,misc]  # likewise
     return planted(value, tuple(above), msgspec.json.encode(kept))
 
 

@@ -44,8 +44,10 @@ class Case(msgspec.Struct, frozen=True):
         document = msgspec.json.decode(body)
         if self.place not in places(document):
             return body
-        return without(document, self.place) if self.change == "without" else CHANGES[self.change](
-            document, self.place, self.raw
+        return (
+            without(document, self.place)
+            if self.change == "without"
+            else CHANGES[self.change](document, self.place, self.raw)
         )
 
 
@@ -136,14 +138,20 @@ def others(body: bytes, place: Place, known: frozenset[str]) -> frozenset[str]:
         if isinstance(document, list):
             rest = [row for at, row in enumerate(document) if at != key]
             own = _texts(document[key])
-            return frozenset(known & {text for row in rest if isinstance(row, dict) for text in row.values() if isinstance(text, str)} - own)
+            return frozenset(
+                known
+                & {text for row in rest if isinstance(row, dict) for text in row.values() if isinstance(text, str)}
+                - own
+            )
         document = document[key]  # type: ignore[index]  # a place leads through containers
         del depth
     return frozenset()
 
 
 def _texts(value: object) -> frozenset[str]:
-    return frozenset(each for each in value.values() if isinstance(each, str)) if isinstance(value, dict) else frozenset()
+    return (
+        frozenset(each for each in value.values() if isinstance(each, str)) if isinstance(value, dict) else frozenset()
+    )
 
 
 def is_json(raw: bytes) -> bool:
@@ -165,8 +173,14 @@ def cases(seen: Sequence[tuple[str, bytes]], values: Sequence[bytes], number: in
     """So many cases: every place gets its turn before any gets a second one, with values in a shuffled order."""
     bodies = largest(seen)
     chance = random.Random(seed)  # noqa: S311  # choice of cases
-    turns = [partial(Case, endpoint, "planted", place) for endpoint, body in bodies.items() for place in places(msgspec.json.decode(body))]
-    wholes = [Case(endpoint, "whole", number=at) for endpoint, body in bodies.items() for at, _ in enumerate(whole(body))]
+    turns = [
+        partial(Case, endpoint, "planted", place)
+        for endpoint, body in bodies.items()
+        for place in places(msgspec.json.decode(body))
+    ]
+    wholes = [
+        Case(endpoint, "whole", number=at) for endpoint, body in bodies.items() for at, _ in enumerate(whole(body))
+    ]
     while number > 0:
         chance.shuffle(turns)
         for turn in turns[:number]:

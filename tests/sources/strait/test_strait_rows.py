@@ -300,6 +300,7 @@ def test_a_cursor_is_exact_to_the_microsecond():
     assert cursor_at(last) == "2026-03-01T10:00:00.123456Z"
     assert cursor_from(exact("2026-03-01T10:00:00.1Z")) == "2026-03-01T10:00:00.100001Z"
     assert exact("an opaque cursor") is None
+    assert exact("0001-01-01T00:00:00+14:00") is exact("9999-12-31T23:59:59.999999-14:00") is None
     assert exact(None) is None
 
 
