@@ -1,7 +1,7 @@
 """Strait's API: its paths, and what its answers mean. Payloads, results and error texts are never decoded."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -298,7 +298,7 @@ def exact(value: object) -> datetime | None:
     except ValueError:
         return None
     # The first and the last year would leave the calendar in another time zone, or with a microsecond more.
-    if instant is None or not datetime.min.year < instant.year < datetime.max.year:
+    if instant is None or not MINYEAR < instant.year < MAXYEAR:
         return None
     return instant.replace(tzinfo=instant.tzinfo or UTC)
 
