@@ -35,7 +35,6 @@ JOBS = Jobs('source="$source", project="$project", job_name="$job_name"')
 TO_RUN = ("Open the run", "${__data.fields.run_url:raw}")
 TO_JOB = ("Open the job in its system", "${__data.fields.url:raw}")
 NOT_TOLD: Final[Json] = {"noValue": "not told"}
-BUDGET_COLOUR: Final = "#c9a0ff"
 
 
 def worst(words: Sequence[Word], metric: str, label: str) -> str:

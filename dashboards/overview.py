@@ -331,7 +331,7 @@ HISTORY = Row(
             size=(12, 9),
             overrides=painted(RESULTS),
             interval="2m",
-            points=96,
+            points=48,  # of 1,000 jobs, more windows would take longer to add up than one likes to wait
         ),
         panel(
             "timeline",
@@ -342,7 +342,7 @@ HISTORY = Row(
             ),
             size=(12, 9),
             mappings=STREAKS,
-            points=300,
+            points=120,
         ),
         panel(
             "lines",
@@ -352,6 +352,7 @@ HISTORY = Row(
             size=(12, 8),
             overrides=painted(STATES),
             custom={"stacking": {"mode": "normal", "group": "A"}, "fillOpacity": 40},
+            points=160,
         ),
         panel(
             "gauges",

@@ -17,19 +17,24 @@ from prometheus_client import CollectorRegistry
 from exporter import logs
 from exporter.address import Address
 from exporter.assembly import Assembly, Outside
-from exporter.config import Config, load
+from exporter.backfill import backfill as write_past
+from exporter.config import Config, load, secrets
 from exporter.daemon import Daemon
 from exporter.duration import format_duration
 from exporter.errors import SourceError
+from exporter.explain import explain
 from exporter.ledger import Ledger
 from exporter.meters import SelfMetrics
 from exporter.once import NoPages, Polled, poll_once
 from exporter.opening import open_state
+from exporter.past import Wanted
 from exporter.sources import SOURCES
 from exporter.store import Connect
 from exporter.supervision import Manager
 from exporter.webfile import WebFile
 from exporter.webserver import ListenError
+
+__all__ = ["SETTINGS", "explain", "once", "probe", "run", "serve"]
 
 SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
 
@@ -115,6 +120,20 @@ def _table(polled: Polled) -> Iterable[tuple[str, ...]]:
         duration = "" if line.last_duration is None else format_duration(round(line.last_duration))
         numbers = (str(line.runs), str(line.open), line.last_result, end, duration, str(line.failures))
         yield (line.source, line.project, line.job_name, *numbers)
+
+
+def backfill(config_file: Path, wanted: Wanted) -> int:
+    """Writes what happened before the daemon counted, and says how to hand it to Prometheus."""
+    logs.configure(logs.LogOptions("warning"), sys.stderr)
+    config = load(config_file, os.environ, SETTINGS)
+    logs.guard(secrets(config))
+    written = write_past(config, wanted, Outside(), lambda text: sys.stderr.write(f"{text}\n"))
+    sys.stdout.write(
+        f"{wanted.output}: {written.runs} endings of {written.jobs} jobs, {written.samples} samples, "
+        f"{written.size / 1e6:.1f} MB\n"
+        f"next: promtool tsdb create-blocks-from openmetrics --max-block-duration=24h {wanted.output} DATA_DIRECTORY\n"
+    )
+    return 0
 
 
 def probe(config: Config) -> Iterator[tuple[str, bool, str]]:

@@ -101,15 +101,16 @@ class Assembly:
         self.config = config
         self._stopping = threading.Event()
         self._outside = outside
-        self._sleep = outside.sleep or self._stopping.wait
+        self.sleep = outside.sleep or self._stopping.wait
         self._budgets = {
-            credential: Budget(rate, monotonic=outside.monotonic, sleep=self._sleep)
+            credential: Budget(rate, monotonic=outside.monotonic, sleep=self.sleep)
             for credential, rate in budgets_by_credential(config).items()
         }
         self.shown = {
             settings.name: Shown(settings=settings, rules=rules_of(settings, config)) for settings in config.sources
         }
         self.sources: dict[str, Source] = {}
+        self.clients: dict[str, Client] = {}
         self.polled = [self._polled(shown, ledger, metrics, pages) for shown in self.shown.values()]
 
     def _polled(self, shown: Shown, ledger: Ledger, metrics: SelfMetrics, pages: Pages) -> Polled:
@@ -130,9 +131,10 @@ class Assembly:
                 key_file=settings.tls.key_file,
                 proxy_url=settings.proxy_url,
             ),
-            surroundings=Surroundings(clock=self._outside.clock, monotonic=self._outside.monotonic, sleep=self._sleep),
+            surroundings=Surroundings(clock=self._outside.clock, monotonic=self._outside.monotonic, sleep=self.sleep),
             transport=self._outside.transport,
         )
+        self.clients[settings.name] = client
         source = self.sources[settings.name] = kind.build(settings, client)
         poller = Poller(
             shown.rules,

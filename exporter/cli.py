@@ -14,7 +14,9 @@ from exporter import __version__, assets, config, logs
 from exporter.address import Address, parse_address
 from exporter.errors import JobrunError
 from exporter.faults import ConfigError
+from exporter.past import Wanted, parse_label
 from exporter.sources import SOURCES
+from exporter.times import parse_instant
 
 SETTINGS: config.Settings = {word: kind.settings for word, kind in SOURCES.items()}
 """The kinds of sources."""
@@ -28,6 +30,12 @@ class App(Protocol):
 
     def once(self, config_file: Path) -> int:
         """One poll of every source, printed."""
+
+    def explain(self, config: config.Config, selector: str, out: TextIO, err: TextIO) -> int:
+        """Lists the runs that make up a number."""
+
+    def backfill(self, config_file: Path, wanted: Wanted) -> int:
+        """The past, as OpenMetrics."""
 
     def probe(self, config: config.Config) -> Iterator[tuple[str, bool, str]]:
         """Asks every source once: its name, whether it answered well, and a sentence."""
@@ -118,6 +126,16 @@ def _once(options: argparse.Namespace, outside: Outside) -> int:
     return outside.app().once(options.config_file)
 
 
+def _explain(options: argparse.Namespace, outside: Outside) -> int:
+    loaded = config.load(options.config_file, outside.environ, outside.settings)
+    return outside.app().explain(loaded, options.selector, outside.out, outside.err)
+
+
+def _backfill(options: argparse.Namespace, outside: Outside) -> int:
+    wanted = Wanted(output=options.output, labels=dict(options.labels or ()), until=options.until)
+    return outside.app().backfill(options.config_file, wanted)
+
+
 def _demo(options: argparse.Namespace, outside: Outside) -> int:
     return outside.demonstration().demo(options.listen, options.speed)
 
@@ -145,6 +163,20 @@ def _speed(text: str) -> float:
         if 0 < (speed := float(text)) < float("inf"):
             return speed
     raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+
+
+def _label(text: str) -> tuple[str, str]:
+    try:
+        return parse_label(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _instant(text: str) -> float:
+    instant = parse_instant(text)
+    if instant is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a time like 2024-05-01T00:00:00Z nor Unix seconds")
+    return instant
 
 
 CONFIG_FILE = {"dest": "config_file", "type": Path, "metavar": "F", "help": "the config file"}
@@ -184,6 +216,41 @@ COMMANDS: Mapping[str, Command] = {
         "polls every source once and prints what it saw; touches no state",
         (Flag("--config.file", {**CONFIG_FILE, "required": True}),),
         _once,
+    ),
+    "explain": Command(
+        "lists the runs that make up a number, from the state beside a running daemon",
+        (
+            Flag("--config.file", {**CONFIG_FILE, "required": True}),
+            Flag("selector", {"metavar": "SELECTOR", "help": """e.g. 'jobrun_runs_total{job_name="x"}'"""}),
+        ),
+        _explain,
+    ),
+    "backfill": Command(
+        "writes what happened before the daemon counted as OpenMetrics with timestamps, for promtool",
+        (
+            Flag("--config.file", {**CONFIG_FILE, "required": True}),
+            Flag("--output", {"type": Path, "required": True, "metavar": "F", "help": "the file to write"}),
+            Flag(
+                "--label",
+                {
+                    "dest": "labels",
+                    "type": _label,
+                    "nargs": "+",
+                    "action": "extend",
+                    "metavar": "name=value",
+                    "help": "labels for all series: those that the scrape adds, usually job and instance",
+                },
+            ),
+            Flag(
+                "--until",
+                {
+                    "type": _instant,
+                    "metavar": "T",
+                    "help": "the last instant that is written (default: since when the daemon counts)",
+                },
+            ),
+        ),
+        _backfill,
     ),
     "demo": Command(
         "simulated vendors and a daemon that reads them: no account needed",

@@ -25,7 +25,7 @@ class Mark(enum.IntEnum):
     GIVEN_UP = 3
 
 
-class Known(msgspec.Struct, frozen=True, kw_only=True):
+class Known(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What the state knows of a run. `earlier`: ends that are counted, of a run that came back to life."""
 
     run: Run
@@ -33,7 +33,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     earlier: tuple[float, ...] = ()
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What an answer about a run means. `keep` is what the state shall hold from now on; None: as before."""
 
     disposition: Disposition
@@ -245,6 +245,8 @@ def note_change(job: JobState, run: Run, seen: float) -> None:
 
 def _note_last(job: JobState, run: Run, order: float) -> None:
     result = run.result or Result.UNKNOWN
+    if run.start is not None and (job.last_start is None or run.start > job.last_start):
+        job.last_start = run.start
     if job.last_run is None or job.last_run.order <= order or job.last_run.run_id == run.run_id:
         job.last_run = LastRun(
             run_id=run.run_id, result=result, order=order, start=run.start, end=run.end, duration=run.duration

@@ -132,6 +132,8 @@ class Draft:
     def _redescribe(self, state: JobState, job: Job) -> None:
         """A rename ends the old series and a job that returns has none: both begin at 0."""
         renamed = (job.project, job.name) != (state.job.project, state.job.name)
+        if _rhythm(job) != _rhythm(state.job):
+            state.expected_since = self._now
         state.job = job
         if renamed:
             self._name(state)
@@ -242,3 +244,8 @@ class Draft:
         if self._exporter is None:
             self._exporter = copy(self._books.exporter)
         self._exporter.count(family, label, released=self._counting.released)
+
+
+def _rhythm(job: Job) -> tuple[object, ...]:
+    """What decides when runs are due."""
+    return job.schedule, job.timezone, job.enabled is False

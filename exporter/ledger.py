@@ -20,7 +20,7 @@ from exporter.opening import Opened
 from exporter.rules import SourceRules, included
 from exporter.schema import StepMark, StoredRun
 from exporter.state import Count, Counted, Distribution, JobState, OpenRun, SourceState, copy, label_of
-from exporter.store import Loaded, Store
+from exporter.storage import Loaded, Storage
 
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
@@ -59,7 +59,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._rules: dict[str, SourceRules] = {}
         self._open: dict[str, dict[str, OpenRun]] = {}
-        self._store: Store | None = None
+        self._store: Storage | None = None
         self._changed = Changed()
         self._starting: set[str] = set()
         self._begun: set[str] = set()
@@ -68,6 +68,8 @@ class Ledger:
         self._step_mode = "auto"
         self.step_histograms = True
         self.last_commit: float | None = None
+        self.fault = ""
+        """Why the state could not be opened or written when that was last tried."""
 
     # --- opening and configuring ---
 
@@ -81,6 +83,7 @@ class Ledger:
                 return
             opened = self._opening()
             self._fill(opened.loaded)
+            self.fault = opened.fault
             if opened.store is None:
                 self._commit_failed()
                 raise StateError(opened.fault)
@@ -161,14 +164,16 @@ class Ledger:
     # --- transactions ---
 
     @contextmanager
-    def _writing(self) -> Iterator[Store]:
+    def _writing(self) -> Iterator[Storage]:
         store = self.store()
         try:
             with store.transaction():
                 yield store
-        except StateError:
+        except StateError as error:
+            self.fault = str(error)
             self._commit_failed()
             raise
+        self.fault = ""
 
     def _draft(self, source: str, now: float) -> Draft:
         self.load()
@@ -217,21 +222,16 @@ class Ledger:
     # --- a poll's doings ---
 
     def begin(self, source: str, now: float) -> None:
-        """Starts a poll: stores the baseline instant of the first one, and the filters if they have changed."""
+        """Starts a poll: stores the baseline instant of the first one."""
         with self._lock:
             draft = self._draft(source, now)
-            state, rules = draft.source, self._rules[source]
+            state = draft.source
             before = copy(state)
             if state.baseline is None:
                 state.baseline = now
             for family in SEEDED:
                 state.count(family, amount=0, released=self._counting.released)
-            if source in self._starting - self._begun:
-                self._begun.add(source)
-                self._look_back(draft, now)
-            if not state.filters or state.filters[-1] != rules.filter_since(state.filters[-1].since):
-                self._refilter(draft, now)
-            if state != before or draft.exporter is not None:
+            if state != before:
                 self._commit(draft, now)
 
     def _look_back(self, draft: Draft, now: float) -> None:
@@ -241,8 +241,10 @@ class Ledger:
             draft.count_for_exporter(COLD_STARTS, "lost")
 
     def _refilter(self, draft: Draft, now: float) -> None:
-        """Jobs that were left out until now get their own baseline instant."""
+        """Takes up changed filters: jobs that were left out until now get their own baseline instant."""
         rules, filters = self._rules[draft.source.name], draft.source.filters
+        if filters and filters[-1] == rules.filter_since(filters[-1].since):
+            return
         if filters:
             for key, job in self.books.of_source(draft.source.name).items():
                 if not included(filters[-1], label_of(job.job)) and rules.wants(label_of(job.job)):
@@ -259,14 +261,21 @@ class Ledger:
                 self._commit(draft, now)
 
     def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
-        """Enters a reading in one transaction."""
+        """Enters a reading in one transaction.
+
+        What depends on the present is looked at only now: the API's answers have told it, whatever our clock says.
+        """
         with self._lock:
             draft = self._draft(source, moment.now)
+            if source in self._starting - self._begun:
+                self._look_back(draft, moment.now)
+            self._refilter(draft, moment.started)
             moment = msgspec.structs.replace(moment, starting=source in self._starting)
             entry = self._entry(draft, moment)
             ids = {run.run_id for run in reading.runs}.union(reading.gone)
             entry.reading(reading, self.rows(source, ids))
             self._commit(draft, moment.now)
+            self._begun.add(source)
             return entry.entered
 
     def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
@@ -401,15 +410,19 @@ class Ledger:
     # --- housekeeping ---
 
     def expire(self, now: float, job_expiry: float) -> None:
-        """Ends the series of jobs that had no run for long, where no discovery tells whether they exist."""
+        """Ends the series of jobs that had no run for long, where no discovery tells whether they exist.
+
+        A clock that is ahead must not end all, so the age is counted to the watermark.
+        """
         with self._lock:
             for name, rules in self._rules.items():
+                read = min(now, self.books.sources[name].watermark() or float("-inf"))
                 busy = {run.job for run in self._open[name].values()}
                 old = [
                     key
                     for key, job in self.books.of_source(name).items()
                     if not (job.gone or job.listed or key in busy or rules.never_expires(job))
-                    and now - (job.last_run.order if job.last_run else job.discovered) > job_expiry
+                    and read - (job.last_run.order if job.last_run else job.discovered) > job_expiry
                 ]
                 if old:
                     draft = self._draft(name, now)
@@ -429,7 +442,7 @@ class Ledger:
                 if mark is not None
             )
 
-    def _prune(self, store: Store, name: str, before: float) -> int:
+    def _prune(self, store: Storage, name: str, before: float) -> int:
         """In one transaction with the instant: what is pruned and shown again must not count again.
 
         A clock that is ahead must not prune all, so the age is counted from the watermark.
@@ -442,7 +455,8 @@ class Ledger:
                 return 0
             store.put_source(source)
         self.books.sources[name] = source
-        return pruned
+        self._changed.jobs |= set(pruned) & self.books.jobs.keys()  # what was learned of them may be forgotten too
+        return len(pruned)
 
     # --- looking ---
 
@@ -468,6 +482,14 @@ class Ledger:
         with self._lock:
             return list(self.books.of_source(source).values())
 
+    def glance(self) -> tuple[list[JobState], dict[str, list[OpenRun]]]:
+        """The committed records of all jobs, and all open runs by source, without waiting for a transaction under way.
+
+        Records are never changed, and a dict is copied in one step of the interpreter, so no lock is needed.
+        """
+        open_runs = {name: list(runs.values()) for name, runs in list(self._open.items())}
+        return list(self.books.jobs.values()), open_runs
+
     def source(self, name: str) -> SourceState:
         """The committed record of a source."""
         return self.books.sources[name]
@@ -478,7 +500,7 @@ class Ledger:
             return self._store.size() if self._store is not None else 0
         return 0
 
-    def store(self) -> Store:
+    def store(self) -> Storage:
         """The open state, to be read under `locked`. Raises StateError if there is none."""
         if self._store is None:
             raise StateError("the state is not open")

@@ -19,7 +19,7 @@ OTHER = "__other__"
 """The label value that stands for everything beyond a bound."""
 
 
-class Exemplar(msgspec.Struct, frozen=True):
+class Exemplar(msgspec.Struct, frozen=True, gc=False):
     """A run that shows what a number is made of. `instant`: the end of the run."""
 
     run_id: str
@@ -73,7 +73,7 @@ class Distribution(msgspec.Struct, omit_defaults=True):
         return new
 
 
-class LastRun(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class LastRun(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """The ended run with the largest end. `order`: its end, or when its ending was first seen if it has none."""
 
     run_id: str
@@ -132,6 +132,8 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         listed: Whether the vendor's discovery shows it; then it lives as long as it is shown.
         missing_since: Since when discovery has not shown it.
         distributions: family → label values joined by SEPARATOR → histogram series.
+        last_start: The latest start of all its runs that have ended; not always that of the last run to end.
+        expected_since: When the vendor last changed its schedule or enabled it again: nothing was due before.
         streak: Failing runs since the last success.
         folded: True if its counters go to the source's `__other__` job.
         overflow: True for that `__other__` job itself, which has no gauges.
@@ -150,6 +152,8 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
     missing_since: float | None = None
     distributions: dict[str, dict[str, Distribution]] = {}
     last_run: LastRun | None = None
+    last_start: float | None = None
+    expected_since: float | None = None
     last_failure: LastFailure | None = None
     last_steps: LastSteps | None = None
     last_success: float | None = None
@@ -252,7 +256,8 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
 
 def clean(name: str) -> str:
     """A vendor's name without control characters, which have no place in a label; at most 200 characters."""
-    return "".join(char if char.isprintable() else " " for char in name).strip()[:200]
+    text = name if name.isprintable() else "".join(char if char.isprintable() else " " for char in name)
+    return text.strip()[:200]
 
 
 def label_of(job: Job) -> str:

@@ -12,6 +12,7 @@ from exporter.address import Address, parse_address
 from exporter.errors import StateError
 from exporter.faults import ConfigError, Fault
 from exporter.logs import LogOptions
+from exporter.past import Wanted
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "sources: [{name: a, type: snowplow, organization_id: o, auth: {api_key: '${KEY}'}%s}]\n"
@@ -36,6 +37,9 @@ class Calls:
 
     def once(self, config_file):
         return self._note("once", config_file)
+
+    def backfill(self, config_file, wanted):
+        return self._note("backfill", config_file, wanted)
 
     def demo(self, listen, speed):
         return self._note("demo", listen, speed)
@@ -84,6 +88,21 @@ def config_file(tmp_path):
             ("run", Path("c.yaml"), Address("::1", 0), Path("w.yaml"), LogOptions("debug", "json")),
         ),
         (["once", "--config.file=c.yaml"], ("once", Path("c.yaml"))),
+        (
+            ["backfill", "--config.file=c.yaml", "--output=o"],
+            ("backfill", Path("c.yaml"), Wanted(output=Path("o"), labels={}, until=None)),
+        ),
+        (
+            [
+                *("backfill", "--config.file=c.yaml", "--output=o", "--until=2024-05-01T02:00:00+02:00"),
+                *("--label", "job=a", "instance=b:1", "--label=x=y=z"),
+            ],
+            (
+                "backfill",
+                Path("c.yaml"),
+                Wanted(output=Path("o"), labels={"job": "a", "instance": "b:1", "x": "y=z"}, until=1714521600.0),
+            ),
+        ),
         (["demo"], ("demo", Address("", 9797), 60.0)),
         (["demo", "--web.listen-address=127.0.0.1:1", "--speed=0.5"], ("demo", Address("127.0.0.1", 1), 0.5)),
         (["simulate", "--vendor=snowplow", "--listen-address=:80"], ("serve", "snowplow", "", 80)),
@@ -107,6 +126,11 @@ def test_a_command_is_handed_over_with_its_flags(argv, asked):
         ["run", "--config=c.yaml"],
         ["check"],
         ["once"],
+        ["backfill", "--config.file=c.yaml"],
+        ["backfill", "--output=o"],
+        ["backfill", "--config.file=c.yaml", "--output=o", "--label=job"],
+        ["backfill", "--config.file=c.yaml", "--output=o", "--label=job_name=x"],
+        ["backfill", "--config.file=c.yaml", "--output=o", "--until=yesterday"],
         ["demo", "--speed=0"],
         ["demo", "--speed=fast"],
         ["demo", "--speed=inf"],

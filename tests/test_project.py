@@ -25,6 +25,7 @@ LAYERS = (
     ("schedule",),
     ("poll",),
     ("publisher", "view"),
+    ("learning",),
     ("ledger",),
     ("entries", "opening"),
     ("draft", "store"),

@@ -222,6 +222,30 @@ def test_a_clock_wrong_from_the_start_does_not_move_the_baseline(make, wrong):
     assert abs(sum(wanted.values()) - bench.total()) <= (1 if abs(wrong) < 5 else 0)
 
 
+def test_a_clock_wrong_by_more_than_the_reach_makes_no_state_look_lost(bench):
+    bench.poll()
+    bench.run(10 * MINUTE)
+    bench.local.wrong = 400 * DAY
+    bench.restart()
+    bench.poll()
+    assert bench.value("jobrun_exporter_state_cold_starts_total", reason="lost") == 0
+
+
+def test_a_job_that_a_wrong_clock_sees_included_counts_from_that_poll(make):
+    bench = make(jobs={"exclude": ["job-1"]})
+    bench.poll()
+    bench.run(10 * MINUTE)
+    bench.local.wrong = HOUR
+    bench.settings["jobs"] = {}
+    bench.restart()
+    included = bench.clock()
+    bench.poll()
+    bench.busy(30 * MINUTE)
+    bench.run(60 * MINUTE)
+    bench.settle(30)
+    assert bench.counted() == bench.truth(since=included)
+
+
 @pytest.mark.able("steps")
 def test_steps_are_counted_once_each(make):
     bench = make(steps="all")

@@ -3,8 +3,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from exporter.expectations import next_tick
+from exporter.cadence import Cadence
+from exporter.config import Objective
+from exporter.expectations import due_after, expectation, next_tick
+from exporter.learned import Learned
+from exporter.model import Job, State
 from exporter.schedule import backoff
+from exporter.state import JobState, OpenRun
 
 
 def at(text, zone="UTC"):
@@ -28,6 +33,81 @@ def at(text, zone="UTC"):
 )
 def test_the_next_instant_of_a_schedule(schedule, timezone, after, expected):
     assert next_tick(schedule, timezone, after) == expected
+
+
+# --- a start close to its instant ---
+
+
+@pytest.mark.parametrize(
+    ("schedule", "start", "due"),
+    [
+        ("0 3 * * *", "2024-01-01T02:59:58", "2024-01-02T03:00"),
+        ("0 3 * * *", "2024-01-01T02:59:30", "2024-01-02T03:00"),
+        ("0 3 * * *", "2024-01-01T02:58:00", "2024-01-02T03:00"),
+        ("0 3 * * *", "2024-01-01T02:57:00", "2024-01-01T03:00"),
+        ("0 3 * * *", "2024-01-01T03:00:00", "2024-01-02T03:00"),
+        ("0 3 * * *", "2024-01-01T03:00:02", "2024-01-02T03:00"),
+        ("0 3 * * *", "2024-01-01T09:00:00", "2024-01-02T03:00"),
+        ("*/5 * * * *", "2024-01-01T02:59:30", "2024-01-01T03:05"),
+        ("*/5 * * * *", "2024-01-01T02:58:30", "2024-01-01T03:00"),
+        ("* * * * *", "2024-01-01T02:59:50", "2024-01-01T03:01"),
+        ("* * * * *", "2024-01-01T02:59:30", "2024-01-01T03:00"),
+        ("nonsense", "2024-01-01T02:59:30", None),
+    ],
+)
+def test_a_start_shortly_before_an_instant_of_the_schedule_is_that_instants(schedule, start, due):
+    assert due_after(schedule, "", at(start)) == (None if due is None else at(due))
+
+
+def job(**fields):
+    known = Job(**{"job_id": "j", "name": "j", **fields.pop("job", {})})
+    return JobState(
+        key=1, source="s", job=known, project="", name="j", discovered=at("2024-01-01"), baseline=0, **fields
+    )
+
+
+def opened(**fields):
+    return OpenRun(**{"run_id": "r", "job": 1, "job_id": "j", "scope": "", "state": State.EXECUTING, **fields})
+
+
+CRON = {"schedule": "0 3 * * *"}
+THREE = at("2024-01-02T03:00")
+
+
+@pytest.mark.parametrize(
+    ("state", "open_runs", "due"),
+    [
+        (job(job=CRON), (), "2024-01-01T03:00"),
+        (job(job=CRON, last_start=THREE), (), "2024-01-03T03:00"),
+        (job(job=CRON, last_start=THREE - 2), (), "2024-01-03T03:00"),
+        (job(job=CRON, last_start=THREE, expected_since=at("2024-01-05T02:59:30")), (), "2024-01-05T03:00"),
+        (job(job=CRON), [opened(origin=THREE, start=THREE)], "2024-01-03T03:00"),
+        (job(job=CRON), [opened(origin=THREE, state=State.PENDING)], "2024-01-03T03:00"),
+        (job(job=CRON), [opened(origin=THREE, scheduled=THREE, state=State.PENDING)], "2024-01-01T03:00"),
+        (job(job={**CRON, "enabled": False}, last_start=THREE), (), None),
+        (job(last_start=THREE), (), None),
+    ],
+    ids=[
+        "never ran", "ran", "ran 2 s early", "changed since", "runs", "waits", "will wait", "disabled", "no schedule"
+    ],
+)  # fmt: skip
+def test_a_run_is_due_after_the_last_start(state, open_runs, due):
+    assert expectation(state, None, open_runs=open_runs).next_run == (None if due is None else at(due))
+
+
+def test_an_objective_goes_before_the_vendor_and_before_what_was_learned():
+    learned = Learned(cadence=Cadence(distance=60, patience=60), freshness=100, duration_budget=200)
+    objective = Objective(every="1h", freshness="26h", duration_budget="45m", team="data")
+    found = expectation(job(job=CRON, last_start=THREE), objective, learned)
+    assert (found.next_run, found.freshness, found.duration_budget) == (THREE + 3600, 26 * 3600, 45 * 60)
+    assert (found.team, found.schedule) == ("data", "every 3600s")
+
+    found = expectation(job(last_start=THREE), Objective(team="data"), learned)
+    assert (found.next_run, found.freshness, found.duration_budget) == (THREE + 120, 100, 200)
+    assert found.schedule == ""
+
+
+# --- polls that fail ---
 
 
 @pytest.mark.parametrize(

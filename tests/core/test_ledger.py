@@ -390,8 +390,17 @@ def test_a_job_without_runs_expires_unless_it_has_an_objective_an_open_run_or_is
     book.read(ended("a", job_id="plain"), ended("b", job_id="wanted"), opened("c", job_id="busy"))
     book.poll(Reading(scope="x", catalog=True, jobs=[Job(job_id="listed", name="listed", scope="x")]))
     book.configure(never_expires=lambda job: job.name == "wanted")
-    book.ledger.expire(BASELINE + 100 + 91 * DAY, 90 * DAY)
+    book.now = BASELINE + 100 + 91 * DAY
+    for scope in ("", "x"):
+        book.ledger.commit("s", Reading(scope=scope, through=book.now), book.moment)
+    book.ledger.expire(book.now, 90 * DAY)
     assert {job.name for job in book.ledger.jobs_of("s") if job.gone} == {"plain"}
+
+
+def test_a_clock_that_is_far_ahead_ends_no_job(book):
+    book.read(ended(), through=BASELINE + 100)
+    book.ledger.expire(BASELINE + 1000 * DAY, 90 * DAY)
+    assert not book.job().gone
 
 
 # --- too many series ---

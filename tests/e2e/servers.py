@@ -113,11 +113,11 @@ class Prometheus(Server):
         data = json.loads(body)["data"]
         return data["result"] if isinstance(data, dict) and "result" in data else data
 
-    def rises(self) -> Counter[Series]:
-        """The sums of the positive steps of the raw samples, in the words of `pages.COUNTED`."""
+    def rises(self, stretch: str = "1h") -> Counter[Series]:
+        """The sums of the positive steps of the raw samples of a stretch, in the words of `pages.COUNTED`."""
         sums: Counter[Series] = Counter()
         for name, labels in COUNTED.items():
-            for series in self.ask("query", query=f"{name}[1h]"):
+            for series in self.ask("query", query=f"{name}[{stretch}]"):
                 numbers = [float(number) for _, number in series["values"]]
                 steps = [max(0.0, after - before) for before, after in itertools.pairwise(numbers)]
                 sums[name, *(series["metric"][label] for label in labels)] += int(sum(steps))

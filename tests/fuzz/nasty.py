@@ -5,7 +5,8 @@ Values are raw JSON, as bytes, since many of them are none or have no counterpar
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -149,6 +150,13 @@ def places(value: object, path: Path = ()) -> Iterator[Path]:
         yield from places(child, (*path, key))
 
 
+def inside(value: Any, path: Iterable[str | int]) -> Any:
+    """What is in a place."""
+    for key in path:
+        value = value[key]
+    return value
+
+
 def planted(value: object, path: Path, raw: bytes) -> bytes:
     """The document with this raw value in a place."""
     return msgspec.json.encode(_planted(value, path, raw))
@@ -167,23 +175,16 @@ def _planted(value: object, path: Path, raw: bytes) -> object:
 def without(value: object, path: Path) -> bytes:
     """The document without what is in a place."""
     *above, last = path
-    parent = value
-    for key in above:
-        parent = parent[key]  # type: ignore[index]  # a path leads through containers
-    kept = (
-        {k: v for k, v in parent.items() if k != last}
-        if isinstance(parent, dict)
-        else [*parent[:last], *parent[last + 1 :]]
-    )  # type: ignore[index,union-attr,misc]  # likewise
-    return planted(value, tuple(above), msgspec.json.encode(kept))
+    parent = inside(value, above)
+    pairs = parent.items() if isinstance(parent, dict) else enumerate(parent)
+    kept = {key: child for key, child in pairs if key != last}
+    return planted(value, tuple(above), msgspec.json.encode(kept if isinstance(parent, dict) else [*kept.values()]))
 
 
 def twice(value: object, path: Path, raw: bytes) -> bytes:
     """The document with a key of an object given a second time, with this raw value."""
     *above, last = path
-    parent = value
-    for key in above:
-        parent = parent[key]  # type: ignore[index]  # a path leads through containers
+    parent = inside(value, above)
     if not isinstance(parent, dict):
         return planted(value, path, raw)
     text = msgspec.json.encode(parent)

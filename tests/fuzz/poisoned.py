@@ -15,11 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.counting import Mark
 from exporter.simulators.world import MARK
 from tests.contract.harness import HOUR, JOBS, MINUTE, RUNS, Bench
-from tests.fuzz.nasty import CANARY, places, planted, twice, whole, without
+from tests.fuzz.nasty import CANARY, inside, places, planted, twice, whole, without
 from tests.fuzz.nasty import Path as Place
 from tests.fuzz.wire import Wire
 
-CANARY_JSON = json.dumps(CANARY).encode()
 Change = Callable[[object, Place, bytes], bytes]
 
 
@@ -132,26 +131,20 @@ class Poisoned:
 
 
 def others(body: bytes, place: Place, known: frozenset[str]) -> frozenset[str]:
-    """Ids of runs that the rows beside the one that holds a place tell of."""
+    """Ids of those known runs that rows tell of beside the one that holds a place."""
     document = msgspec.json.decode(body)
-    for depth, key in enumerate(place):
-        if isinstance(document, list):
-            rest = [row for at, row in enumerate(document) if at != key]
-            own = _texts(document[key])
-            return frozenset(
-                known
-                & {text for row in rest if isinstance(row, dict) for text in row.values() if isinstance(text, str)}
-                - own
-            )
-        document = document[key]  # type: ignore[index]  # a place leads through containers
-        del depth
+    for at, key in enumerate(place):
+        rows = inside(document, place[:at])
+        if isinstance(rows, list):
+            told = [_texts(row) & known for row in rows]
+            own = told.pop(int(key))
+            return frozenset[str]().union(*told) - own
     return frozenset()
 
 
 def _texts(value: object) -> frozenset[str]:
-    return (
-        frozenset(each for each in value.values() if isinstance(each, str)) if isinstance(value, dict) else frozenset()
-    )
+    values = value.values() if isinstance(value, dict) else ()
+    return frozenset(each for each in values if isinstance(each, str))
 
 
 def is_json(raw: bytes) -> bool:
@@ -171,16 +164,12 @@ def largest(seen: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
 
 def cases(seen: Sequence[tuple[str, bytes]], values: Sequence[bytes], number: int, seed: int) -> Iterator[Case]:
     """So many cases: every place gets its turn before any gets a second one, with values in a shuffled order."""
-    bodies = largest(seen)
     chance = random.Random(seed)  # noqa: S311  # choice of cases
-    turns = [
-        partial(Case, endpoint, "planted", place)
-        for endpoint, body in bodies.items()
-        for place in places(msgspec.json.decode(body))
-    ]
-    wholes = [
-        Case(endpoint, "whole", number=at) for endpoint, body in bodies.items() for at, _ in enumerate(whole(body))
-    ]
+    turns: list[partial[Case]] = []
+    wholes: list[Case] = []
+    for endpoint, body in largest(seen).items():
+        turns += [partial(Case, endpoint, "planted", place) for place in places(msgspec.json.decode(body))]
+        wholes += [Case(endpoint, "whole", number=at) for at, _ in enumerate(whole(body))]
     while number > 0:
         chance.shuffle(turns)
         for turn in turns[:number]:

@@ -27,7 +27,13 @@ OF_JOBS = {name for name, rule in ALERTS.items() if "job_name" in rule["expr"]}
 ANNOTATIONS = {"summary", "description", "runbook_url", "dashboard_url"}
 SEVERITIES = {"critical", "warning", "info"}
 
-INFERENCE = Inference({**series_labels(), **dict.fromkeys(RECORDED, JOB)})
+LEVELS = {
+    "source_project_job_name": JOB,
+    **{f"source_project_job_name_{name}": JOB | {name} for name in ("result", "le")},
+}
+"""The labels that the first part of a recorded name stands for."""
+
+INFERENCE = Inference({**series_labels(), **{name: LEVELS[name.partition(":")[0]] for name in RECORDED}})
 
 
 def run(*command):
@@ -119,7 +125,7 @@ def test_every_metric_and_label_of_an_expression_exists(rule):
     texts = json.dumps(rule.get("annotations", {}))
     assert set(re.findall(r"\$labels\.(\w+)", texts)) <= labels
     if "record" in rule:
-        assert labels == JOB
+        assert labels == LEVELS[rule["record"].partition(":")[0]]
 
 
 @pytest.mark.parametrize("alert", sorted(OF_JOBS))

@@ -1,0 +1,269 @@
+"""When a job usually starts, learned from when it did: pure functions on instants.
+
+Two kinds of jobs can be foretold. Some start at the same times of the same days: `weekly` finds these times. Others
+start at equal distances: `interval` finds the distance. All else (jobs started by events, by people, or too seldom)
+has no cadence. Both look at the latest weeks only, so that a changed schedule is learned anew, and both leave out a few
+of the worst cases, so that one outage, one missed run or one run by hand changes nothing.
+"""
+
+import bisect
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median, quantiles
+
+import msgspec
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+WEEK = 7 * DAY
+MONDAY = 4 * DAY
+"""An instant at which a week began, UTC."""
+
+OCCASION = 5 * MINUTE
+"""Starts closer together are one occasion: a fan-out, a quick retry."""
+
+NEAR = 65 * MINUTE
+"""A start so close to its usual time is that time's: clocks change by an hour, twice a year."""
+
+SPAN = WEEK - 3 * HOUR
+"""The least that must be known: every day of the week once. Some APIs show a few minutes less than a week."""
+
+WINDOW = 28 * DAY
+"""What is older says nothing about usual times."""
+
+SELDOM = 110 * MINUTE
+"""Jobs that start less often are first looked at for usual times, the others first for a distance."""
+
+LEAST_GAPS = 8
+FEWEST_STARTS = 3
+PATIENCE = 10 * MINUTE
+
+
+class Cadence(msgspec.Struct, frozen=True, kw_only=True):
+    """When a job usually starts.
+
+    Attributes:
+        times: Usual starts, in seconds since the week began (Monday, UTC), in order; none if there is a `distance`.
+        distance: The usual seconds between two starts, where these are not tied to times.
+        patience: How much later than that a start is still usual.
+    """
+
+    times: tuple[float, ...] = ()
+    distance: float = 0.0
+    patience: float
+
+    def latest(self, after: float) -> float:
+        """The latest usual instant of the next start, after a start at an instant."""
+        if not self.times:
+            return after + self.distance + self.patience
+        moment = after + NEAR
+        week = moment - (moment - MONDAY) % WEEK
+        place = bisect.bisect_right(self.times, moment - week)
+        if place == len(self.times):
+            place, week = 0, week + WEEK
+        return week + self.times[place] + self.patience
+
+    @property
+    def longest(self) -> float:
+        """The longest usual time between two starts, in seconds."""
+        if not self.times:
+            return self.distance
+        return max(after - before for before, after in pairwise((*self.times, self.times[0] + WEEK)))
+
+
+def cadence(starts: Sequence[float], pulse: Sequence[float] = ()) -> Cadence | None:
+    """The cadence of a job; None if it has none, or if too little is known.
+
+    Args:
+        starts: Instants of its latest starts, in order.
+        pulse: Instants at which it was at work in the last days, in order, where `starts` do not reach back a week.
+    """
+    known = occasions(starts)
+    if len(known) < FEWEST_STARTS:
+        return None
+    if pulse and known[-1] - known[0] < SPAN:
+        return interval(occasions(pulse)) if is_regular(_gaps(starts)) else None
+    if median(_gaps(known)) < SELDOM:
+        return interval(known) or weekly(known)
+    return weekly(known) or interval(known)
+
+
+def occasions(starts: Sequence[float]) -> list[float]:
+    """The same instants without those that follow another closely."""
+    kept: list[float] = []
+    for start in starts:
+        if not kept or start - kept[-1] >= OCCASION:
+            kept.append(start)
+    return kept
+
+
+# --- equal distances ---
+
+
+def interval(starts: Sequence[float]) -> Cadence | None:
+    """The distance of a job that starts at equal distances, all week."""
+    recent = bisect.bisect_left(starts, starts[-1] - WEEK) - 1
+    starts = _without_reruns(starts[max(0, min(recent, len(starts) - LEAST_GAPS - 5)) :])
+    gaps = _gaps(starts)
+    if len(gaps) < LEAST_GAPS or starts[-1] - starts[0] < SPAN or not is_regular(gaps):
+        return None
+    usual, longest = median(gaps), typical_maximum(gaps)
+    if longest > 2 * usual:
+        return None
+    slack = max(PATIENCE, 0.1 * usual, NEAR if usual >= SELDOM else 0.0) + _spread(gaps)
+    return Cadence(distance=usual, patience=longest - usual + slack)
+
+
+def is_regular(gaps: Sequence[float]) -> bool:
+    """Whether most distances are about equal; those between events that come by chance are not."""
+    if len(gaps) < LEAST_GAPS:
+        return False
+    return _spread(gaps) <= 0.35 * median(gaps)
+
+
+def typical_maximum(values: Sequence[float]) -> float:
+    """The largest value but for the few that may be accidents: one of six, two of twenty, three of sixty."""
+    return sorted(values)[-1 - sum(len(values) >= enough for enough in (6, 20, 60))]
+
+
+def _without_reruns(starts: Sequence[float]) -> list[float]:
+    """Leaves out starts that follow another far too closely, unless that is a habit."""
+    gaps = _gaps(starts)
+    usual = median(gaps) if gaps else 0.0
+    kept: list[float] = []
+    for start in starts:
+        if not kept or start - kept[-1] >= 0.4 * usual:
+            kept.append(start)
+    return kept if len(kept) >= 0.8 * len(starts) else list(starts)
+
+
+def _gaps(starts: Sequence[float]) -> list[float]:
+    return [after - before for before, after in pairwise(starts)]
+
+
+# --- usual times ---
+
+
+class _Time(msgspec.Struct, frozen=True):
+    """A time of the day at which a job starts on some days of the week, as seconds since the week began."""
+
+    starts: tuple[float, ...]
+    lateness: float
+
+
+def weekly(starts: Sequence[float]) -> Cadence | None:
+    """The usual times of a job that starts at the same times of the same days."""
+    starts = starts[bisect.bisect_left(starts, starts[-1] - WINDOW) :]
+    near = min(NEAR, median(_gaps(starts)) / 2) if len(starts) > 1 else NEAR
+    found = [time for middle in _middles(starts, near) if (time := _time(starts, middle, near)) is not None]
+    times, lateness = _apart(found)
+    if not times or not _explain([moment for time in found for moment in time.starts], starts):
+        return None
+    return Cadence(times=times, patience=lateness + NEAR)
+
+
+def _middles(starts: Sequence[float], near: float) -> list[float]:
+    """Times of the day round which starts crowd, in seconds since midnight."""
+    split = min(30 * MINUTE, near)
+    times = sorted(start % DAY for start in starts)
+    around = [*times, *(time + DAY for time in times)]
+    first = next((at + 1 for at, (one, other) in enumerate(pairwise(around)) if other - one > split), None)
+    if first is None:
+        return []
+    crowds: list[list[float]] = []
+    for time in around[first : first + len(times)]:
+        if crowds and time - crowds[-1][-1] <= split:
+            crowds[-1].append(time)
+        else:
+            crowds.append([time])
+    fit = [crowd for crowd in crowds if len(crowd) >= FEWEST_STARTS and crowd[-1] - crowd[0] <= 3 * HOUR]
+    return [median(crowd) % DAY for crowd in fit]
+
+
+def _time(starts: Sequence[float], middle: float, near: float) -> _Time | None:
+    """On which days of the week a job starts round a time of the day; None if on none, or not regularly."""
+    days = _days(starts, middle, near)
+    weekdays = _weekdays(days, doubtful=near < NEAR)
+    wanted = [(instant, near) for instant, near in days if _weekday(instant) in weekdays]
+    offsets = [start - instant for instant, start in wanted if start is not None]
+    latest = [start is not None for _, start in wanted[-10:]]
+    if len(offsets) < FEWEST_STARTS or sum(latest) < 0.7 * len(latest) or _has_ended(days):
+        return None
+    if _spread(offsets) > 0.7 * near:
+        return None
+    usual = median(offsets[-7:])
+    lateness = max(0.0, typical_maximum(offsets) - usual)
+    moments = {(instant + usual - MONDAY) % WEEK for instant, _ in wanted[-7:] if _weekday(instant) in weekdays}
+    return _Time(tuple(sorted(moments)), lateness)
+
+
+def _days(starts: Sequence[float], middle: float, near: float) -> list[tuple[float, float | None]]:
+    """The instants of a time of the day since a start was first near to it, each with the start that was."""
+    days: list[tuple[float, float | None]] = []
+    instant = starts[0] - starts[0] % DAY + middle - DAY
+    while instant <= starts[-1] + near:
+        nearest = _nearest(starts, instant)
+        hit = nearest if abs(nearest - instant) <= near else None
+        if days or hit is not None:
+            days.append((instant, hit))
+        instant += DAY
+    if days and days[-1][1] is None and days[-1][0] > starts[-1] - near:
+        days.pop()  # it may still come
+    return days
+
+
+def _has_ended(days: Sequence[tuple[float, float | None]]) -> bool:
+    """Whether the latest days went by without a start, three times as many as usual."""
+    hits = [day for day, (_, start) in enumerate(days) if start is not None]
+    return len(days) - 1 - hits[-1] >= 3 * typical_maximum([*_gaps(hits), 1])
+
+
+def _nearest(starts: Sequence[float], instant: float) -> float:
+    place = bisect.bisect_left(starts, instant)
+    return min(starts[max(0, place - 1) : place + 1], key=lambda start: abs(start - instant))
+
+
+def _weekdays(days: Sequence[tuple[float, float | None]], *, doubtful: bool) -> frozenset[int]:
+    """The days of the week on which it starts: most of the last four of each, or, unless in doubt, all of one week."""
+    by_day: dict[int, list[bool]] = {}
+    for instant, hit in days:
+        by_day.setdefault(_weekday(instant), []).append(hit is not None)
+    if len(by_day) < 7:
+        return frozenset()
+    if min(map(len, by_day.values())) < 2:
+        return frozenset(by_day) if not doubtful and all(map(all, by_day.values())) else frozenset()
+    return frozenset(day for day, hits in by_day.items() if sum(hits[-4:]) >= 0.6 * len(hits[-4:]))
+
+
+def _weekday(instant: float) -> int:
+    return int((instant - MONDAY) % WEEK // DAY)
+
+
+def _spread(values: Sequence[float]) -> float:
+    if len(values) < 4:
+        return max(values) - min(values)
+    first, _, third = quantiles(values, n=4)
+    return third - first
+
+
+def _apart(found: Sequence[_Time]) -> tuple[tuple[float, ...], float]:
+    """Times of which no two are so close that a start could be either's, and how late a start is at the most."""
+    kept: list[_Time] = []
+    times: list[float] = []
+    for time in sorted(found, key=lambda time: time.starts):
+        if all(_distance(one, other) > 2 * NEAR for one in time.starts for other in times):
+            kept.append(time)
+            times += time.starts
+    return tuple(sorted(times)), max((time.lateness for time in kept), default=0.0)
+
+
+def _distance(one: float, other: float) -> float:
+    apart = abs(one - other)
+    return min(apart, WEEK - apart)
+
+
+def _explain(times: Sequence[float], starts: Sequence[float]) -> bool:
+    """Whether most of the latest starts are close to a usual time: chance finds some times for any job."""
+    place = min(bisect.bisect_left(starts, starts[-1] - 2 * WEEK), max(0, len(starts) - 10))
+    latest = starts[place:]
+    close = sum(any(_distance((start - MONDAY) % WEEK, time) <= NEAR for time in times) for start in latest)
+    return close >= 0.7 * len(latest)

@@ -1,0 +1,112 @@
+"""The auditor: what the exporter has counted in the end, beside what each simulated vendor says was true."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from tests.chaos.stage import Stage
+from tests.chaos.truths import Key, Range, merged, seconds
+from tests.contract.harness import DAY
+
+SKEW = 10.0
+SAMPLE = re.compile(r"([a-z_]+)\{(.*)\}")
+LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')
+LABELS = {
+    "jobrun_runs_total": ("project", "job_name", "result"),
+    "jobrun_steps_total": ("project", "job_name", "step_name", "result"),
+}
+
+
+def audit(stage: Stage) -> int:
+    """Adds all discrepancies to the findings; gives how many endings were compared."""
+    compared = 0
+    for word in stage.words:
+        checked, wrong = source(stage, word)
+        compared += checked
+        for each in wrong:
+            stage.findings.add(f"{word}: {each}")
+    lost = stage.watch.value("jobrun_exporter_state_cold_starts_total", reason="lost") or 0
+    if lost > len(stage.outages) * len(stage.words):
+        stage.findings.add(f"{lost:g} states are said to be lost, there were {len(stage.outages)} outages")
+    for each in secrets(stage):
+        stage.findings.add(each)
+    return compared
+
+
+def source(stage: Stage, word: str) -> tuple[int, list[str]]:
+    """What is wrong with one source's numbers, and how many endings they stand for."""
+    state, truths = stage.life.ledger.source(word), stage.truths[word]
+    if state.baseline is None:
+        return 0, ["it has never been polled"]
+    wrong = list(baseline(stage, word, state.baseline))
+    unobserved = merged(state.unobserved)
+    wrong += ranges(stage, word, unobserved)
+    end = stage.clock() - stage.plan.poll_interval
+    must, _ = truths.counts(state.baseline + SKEW, end, unobserved)
+    _, may = truths.counts(state.baseline - SKEW, stage.clock(), unobserved)
+    found = shown(stage, "jobrun_runs_total", word)
+    wrong += differences("runs", found, must, may)
+    lost = int(stage.watch.total("jobrun_source_steps_lost_total", word)) or steps_lost(stage, word)
+    if not lost and stage.plan.steps == "all" and word != "northflank":
+        must_steps, _ = truths.steps(state.baseline + SKEW, end, unobserved)
+        _, may_steps = truths.steps(state.baseline - SKEW, stage.clock(), unobserved)
+        wrong += differences("steps", shown(stage, "jobrun_steps_total", word), must_steps, may_steps)
+    return sum(must.values()), wrong
+
+
+def baseline(stage: Stage, word: str, instant: float) -> Iterator[str]:
+    """It must be the start of a poll, and of no job's earlier."""
+    if not any(abs(begun - instant) < SKEW for begun in stage.polls_begun[word]):
+        yield f"the baseline {instant:.0f} is the start of no poll"
+    for job in stage.life.ledger.jobs_of(word):
+        if abs(job.baseline - instant) > SKEW:
+            yield f"the baseline of {job.project}/{job.name} is {job.baseline - instant:.0f} s from the source's"
+
+
+def ranges(stage: Stage, word: str, unobserved: Sequence[Range]) -> Iterator[str]:
+    """What is said to be unobserved: the metric tells as much, and there was an outage for each of them."""
+    told = stage.watch.value("jobrun_source_unobserved_seconds_total", source=word) or 0.0
+    if abs(told - seconds(unobserved)) > 1:
+        yield f"{told:.0f} s are said to be unobserved, the ranges are of {seconds(unobserved):.0f} s"
+    for since, until in unobserved:
+        if not any(low - DAY <= since and until <= high for low, high in stage.outages):
+            yield f"{since:.0f} to {until:.0f} is said to be unobserved, without any outage"
+
+
+def shown(stage: Stage, family: str, word: str) -> Counter[Key]:
+    """The counts of a source as the last page shows them."""
+    counts: Counter[Key] = Counter()
+    for series, value in stage.watch.values.items():
+        sample = SAMPLE.fullmatch(series)
+        if sample and sample[1] == family and value:
+            labels = dict(LABEL.findall(sample[2]))
+            if labels["source"] == word:
+                counts[tuple(labels[name] for name in LABELS[family])] += int(value)
+    return counts
+
+
+def differences(what: str, found: Counter[Key], must: Counter[Key], may: Counter[Key]) -> list[str]:
+    """Where what was found is less than it must be, or more than it may be."""
+    return [
+        f"{what} of {'/'.join(key)}: {found[key]} counted, there are {must[key]}"
+        + (f" to {may[key]}" if may[key] != must[key] else "")
+        for key in sorted(found | may)
+        if not must[key] <= found[key] <= may[key]
+    ]
+
+
+def steps_lost(stage: Stage, word: str) -> int:
+    """Runs whose steps the exporter says it could not get."""
+    return int(stage.watch.value("jobrun_source_steps_lost_total", source=word) or 0)
+
+
+def secrets(stage: Stage) -> Iterator[str]:
+    """Nothing secret and nothing of customers in the logs or in any file of the state."""
+    logs = stage.logs.getvalue()
+    files = {path.name: path.read_bytes() for path in stage.state.parent.iterdir()}
+    for mark in stage.forbidden:
+        if mark in logs:
+            yield f"the logs hold {mark[:4]}…"
+        yield from (f"{name} holds {mark[:4]}…" for name, content in files.items() if mark.encode() in content)
+    if "Traceback" in logs:
+        yield "the logs hold a traceback: " + logs[logs.index("Traceback") :][-300:]

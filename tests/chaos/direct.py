@@ -1,0 +1,109 @@
+"""From the client to the simulators without sockets: weeks of polls in minutes, with the same faults.
+
+What sockets add is proved by the real processes (`tests.chaos.rampage`).
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from email.utils import formatdate
+from urllib.parse import parse_qsl
+
+import httpx
+
+from exporter.simulators.message import Request, Response, Route
+from exporter.simulators.server import Simulator
+
+TIMEOUT = 60.0
+"""Seconds after which the client of these sources gives up."""
+
+
+class Delivery:
+    """What arrives of an answer: the wire that faults act on."""
+
+    def __init__(self, pass_time: Callable[[float], object]) -> None:
+        self.data = b""
+        self._pass_time = pass_time
+
+    def send(self, data: bytes) -> None:
+        self.data += data
+
+    def pause(self, seconds: float | None) -> bool:
+        self._pass_time(TIMEOUT if seconds is None else seconds)
+        if seconds is None:
+            raise httpx.ReadTimeout("no answer")
+        return True
+
+    def close(self, *, abruptly: bool = False) -> None:
+        """What was sent must do."""
+
+
+class Endpoints:
+    """One simulator: its routes, and whether anybody listens."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator = simulator
+        self.listening = True
+        self._routes = tuple(simulator.routes())
+
+    def requested(self, request: httpx.Request) -> tuple[Request, Route | None]:
+        """The request as the simulator sees it."""
+        path = request.url.raw_path.decode().partition("?")[0]
+        segments = path.split("/")
+        matches = ((route, route.match(request.method, segments)) for route in self._routes)
+        route, parameters = next(((route, found) for route, found in matches if found is not None), (None, {}))
+        return Request(
+            method=request.method,
+            path=path,
+            query=dict(parse_qsl(request.url.query.decode(), keep_blank_values=True)),
+            headers={name.lower(): value for name, value in request.headers.items()},
+            body=request.read(),
+            endpoint="" if route is None else route.endpoint,
+            template="" if route is None else route.template,
+            parameters=parameters,
+            received=self.simulator.clock(),
+        ), route
+
+    def answered(self, request: Request, route: Route | None) -> Response:
+        """The answer, or what a fault puts in its place."""
+        simulator = self.simulator
+        fault = simulator.faults.answer_fault(request)
+        if fault is None:
+            return simulator.answer(request, route)
+        return fault.answer(simulator.error(fault.error_status, "injected fault"), simulator.clock())
+
+
+class Direct(httpx.BaseTransport):
+    """The network of a stage. `pass_time`: moves the clock by so many seconds."""
+
+    def __init__(self, simulators: Iterable[Simulator], pass_time: Callable[[float], object]) -> None:
+        self.endpoints = {simulator.url: Endpoints(simulator) for simulator in simulators}
+        self._pass_time = pass_time
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """One exchange. Raises what the real network would."""
+        url = request.url
+        there = self.endpoints.get(f"{url.scheme}://{url.host}:{url.port}")
+        if there is None or not there.listening:
+            raise httpx.ConnectError("nobody listens")
+        seen, route = there.requested(request)
+        response = there.answered(seen, route)
+        harm = there.simulator.faults.delivery_fault(seen)
+        if harm is not None:
+            delivery = Delivery(self._pass_time)
+            harm.deliver(delivery, b"", response.body)
+            if len(delivery.data) < len(response.body) or not delivery.data:
+                raise httpx.RemoteProtocolError("the answer broke off")
+        headers = {"Date": formatdate(there.simulator.clock(), usegmt=True), "Content-Type": response.content_type}
+        return httpx.Response(response.status, headers={**headers, **response.headers}, stream=Bytes(response.body))
+
+    def close(self) -> None:
+        """A new assembly goes on with it."""
+
+
+class Bytes(httpx.SyncByteStream):
+    """A body in one piece."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._body

@@ -1,0 +1,92 @@
+"""Gauges that alerts are made of, beside the truth: none may be wrong for longer than promised."""
+
+from collections.abc import Iterator
+
+from tests.chaos.stage import Stage
+from tests.chaos.truths import JobTruth, Range, is_sure
+
+STATES = ("pending", "executing")
+SKEW = 10.0
+"""Seconds by which instants of the exporter may differ from ours: it knows the API's clock to whole seconds."""
+
+
+class Gauges:
+    """Compares after each poll, whenever nothing has been wrong with a source for as long as it is promised."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self.compared = 0
+
+    def compare(self) -> None:
+        """All sources that are calm."""
+        stage = self._stage
+        for word in stage.words:
+            since = stage.clock() - stage.plan.promised(word)
+            self._never_too_many(word)
+            if word not in stage.absent and stage.disturbed[word] < since:
+                self.compared += 1
+                for wrong in self._wrong(word, since):
+                    stage.findings.add(f"{word}: {wrong}")
+
+    def _never_too_many(self, word: str) -> None:
+        """At no time more is counted than has happened."""
+        stage = self._stage
+        baseline = stage.life.ledger.books.sources[word].baseline if word in stage.life.ledger.books.sources else None
+        counted = stage.watch.total("jobrun_runs_total", word)
+        if baseline is not None and counted > stage.truths[word].most(baseline - SKEW, stage.clock() + SKEW):
+            stage.findings.add(f"{word}: {counted:g} endings counted, more than there were")
+
+    def _wrong(self, word: str, since: float) -> Iterator[str]:
+        stage = self._stage
+        state = stage.life.ledger.source(word)
+        unobserved: list[Range] = list(state.unobserved)
+        if stage.watch.value("jobrun_source_up", source=word) != 1:
+            yield "up is not 1"
+        mark = stage.watch.value("jobrun_source_watermark_timestamp_seconds", source=word)
+        if mark is None or not since - SKEW <= mark <= stage.clock() + SKEW:
+            yield f"the watermark is {mark}"
+        yield from self._incomplete(word, mark, unobserved)
+        for (project, name), job in stage.truths[word].jobs.items():
+            labels = {"source": word, "project": project, "job_name": name}
+            yield from (f"{project}/{name}: {wrong}" for wrong in self._job(labels, job, since, unobserved))
+
+    def _incomplete(self, word: str, mark: float | None, unobserved: list[Range]) -> Iterator[str]:
+        """All endings up to the watermark are counted, unless the API has been lying lately."""
+        stage = self._stage
+        baseline = stage.life.ledger.source(word).baseline
+        lied = stage.clock() - stage.lied[word] < stage.plan.overlap + 26 * 3600
+        if mark is None or baseline is None or stage.plan.zero_first or lied:
+            return
+        needed = stage.truths[word].sure(baseline + SKEW, mark - 1, unobserved)
+        counted = stage.watch.total("jobrun_runs_total", word)
+        if counted < needed:
+            yield f"{counted:g} endings are counted, {needed} lie before the watermark {mark:.0f}"
+
+    def _job(self, labels: dict[str, str], job: JobTruth, since: float, unobserved: list[Range]) -> Iterator[str]:
+        watch, now = self._stage.watch, self._stage.clock()
+        active = [watch.value("jobrun_active_runs", **labels, state=state) for state in STATES]
+        least, most = job.open_between(since, now)
+        doubt = len(job.stuck) + (most if unobserved else 0)
+        if None not in active and not least - doubt <= sum(value or 0.0 for value in active) <= most + len(job.stuck):
+            yield f"{active} active runs, there are {least} to {most}"
+        shown = watch.value("jobrun_last_run_end_timestamp_seconds", **labels)
+        sure = [ending for ending in job.ended[: job.place(since)][-20:] if is_sure(ending, unobserved)]
+        if not sure or sure[-1].end < self._stage.first_poll(labels["source"]):
+            return
+        if shown is None or shown < sure[-1].end:
+            yield f"the last run ended at {shown}, not at {sure[-1].end:.0f}"
+            return
+        yield from self._last(labels, job, shown)
+        failing = watch.value("jobrun_consecutive_failures", **labels)
+        low, high = job.streaks(since, now, unobserved)
+        if failing is None or not low <= failing <= high:
+            yield f"{failing} failures in a row, there are {low} to {high}"
+
+    def _last(self, labels: dict[str, str], job: JobTruth, shown: float) -> Iterator[str]:
+        place = job.place(shown) - 1
+        if place < 0 or job.ends[place] != shown:
+            yield f"no run ended at {shown:.0f}"
+            return
+        result = str(job.ended[place].result)
+        if self._stage.watch.value("jobrun_last_run_status", **labels, status=result) != 1:
+            yield f"the last run ended as {result}, which is not shown"

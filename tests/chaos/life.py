@@ -1,0 +1,161 @@
+"""One life of the exporter, from its start to its death: the daemon's parts, but for threads and the web server."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import httpx
+import msgspec
+import structlog
+import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+
+from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.config import Config, loads
+from exporter.errors import StateError
+from exporter.exposition import Exposition
+from exporter.holds import Holds
+from exporter.ledger import Ledger
+from exporter.meters import SelfMetrics
+from exporter.once import NoPages
+from exporter.opening import Opened, open_state
+from exporter.publisher import Publisher
+from exporter.schedule import Polled
+from exporter.sources import SOURCES
+from tests.chaos.mortal import Mortal
+
+HOUSEKEEPING = 3600.0
+
+LOOKED_AT = (
+    "jobrun_source_up",
+    "jobrun_source_watermark_timestamp_seconds",
+    "jobrun_source_step_fetches_pending",
+    "jobrun_exporter_state_commit_errors",
+)
+"""Of the metrics that the client library keeps only these are on the pages: the others would take most of the time."""
+
+LedgerKind = Callable[[Callable[[], Opened], Callable[[], None]], Ledger]
+"""How a ledger is made; the seam by which an auditor is shown a broken exporter."""
+
+
+class Around(msgspec.Struct, frozen=True, kw_only=True):
+    """What a life has around it. `sleep` moves the clock."""
+
+    clock: Callable[[], float]
+    monotonic: Callable[[], float]
+    sleep: Callable[[float], bool | None]
+    transport: httpx.BaseTransport
+    ledger: LedgerKind = Ledger
+
+
+def configured(settings: Mapping[str, object]) -> Config:
+    """The configuration as the daemon would read it."""
+    return loads(yaml.safe_dump(dict(settings)), {}, {word: kind.settings for word, kind in SOURCES.items()})
+
+
+class Life:
+    """A process. `mortal` decides when it dies; after that no method may be called but `bury`."""
+
+    def __init__(self, settings: Mapping[str, object], state: Path, around: Around) -> None:
+        self.mortal = Mortal()
+        self.state = state
+        self._around = around
+        self._config = configured(settings)
+        self._registry = CollectorRegistry()
+        self._metrics = SelfMetrics(self._registry)
+        self._holds = Holds(self._config.metrics.zero_first, around.monotonic)
+        few = self._registry.restricted_registry(LOOKED_AT)
+        self._exposition = Exposition(few, self._holds)
+        self.ledger = around.ledger(self._open, self._metrics.commit_failed)
+        self._publisher = Publisher(
+            self.ledger, self._exposition, self._holds, self._metrics, monotonic=around.monotonic
+        )
+        self._outside = Outside(
+            clock=self._clock, monotonic=around.monotonic, sleep=around.sleep, transport=around.transport
+        )
+        self._kept_house = around.monotonic()
+        self._log = structlog.get_logger()
+
+    def start(self) -> None:
+        """As the daemon starts: a state that cannot be written is looked at again by each poll."""
+        try:
+            self.ledger.load()
+        except StateError as error:
+            self._log.error("state cannot be written", fault=str(error))
+        self._assembly = self._assembled(self._config)
+        self._take_up(self._config)
+        self._publisher.publish()
+
+    def _open(self) -> Opened:
+        return open_state(self.state, self._clock, self.mortal.connect)
+
+    def _clock(self) -> float:
+        self.mortal.glance()
+        return self._around.clock()
+
+    def _assembled(self, config: Config) -> Assembly:
+        assembly = Assembly(config, self.ledger, self._metrics, self._publisher, self._outside)
+        for polled in assembly.polled:
+            # A page is made when one is scraped: those of every poll would take most of the time.
+            polled.poller._pages = NoPages()
+        return assembly
+
+    def _take_up(self, config: Config) -> None:
+        rules = {name: shown.rules for name, shown in self._assembly.shown.items()}
+        self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
+        self._holds.zero_first = config.metrics.zero_first
+        self._publisher.configure(config, self._assembly.shown)
+
+    @property
+    def polled(self) -> Mapping[str, Polled]:
+        """The sources that are polled, by name."""
+        return {polled.name: polled for polled in self._assembly.polled}
+
+    def reload(self, settings: Mapping[str, object]) -> None:
+        """As the daemon reloads."""
+        config = configured(settings)
+        before = self._assembly
+        after = self._assembled(config)
+        self.ledger.check({name: shown.rules for name, shown in after.shown.items()})
+        before.close()
+        self._assembly = after
+        self._take_up(config)
+        for name in before.shown.keys() - after.shown.keys():
+            self._metrics.remove(name)
+        self._config = config
+        self._publisher.publish()
+
+    def tick(self) -> None:
+        """What the daemon's heart does."""
+        self._publisher.tick()
+        now = self._around.monotonic()
+        if now - self._kept_house < HOUSEKEEPING:
+            return
+        self._kept_house = now
+        try:
+            self.ledger.expire(self._clock(), self._config.metrics.job_expiry)
+            self.ledger.prune(self._clock(), self._config.state.retention)
+        except StateError as error:
+            self._log.warning("state could not be pruned", fault=str(error))
+
+    def scrape(self) -> str:
+        """The page as Prometheus gets it."""
+        self._publisher.publish()
+        page = self._exposition.page
+        assert page is not None
+        self._holds.scraped(page.generation)
+        return bytes(page.text).decode()
+
+    def all_metrics(self) -> str:
+        """What is not on the pages."""
+        return generate_latest(self._registry).decode()
+
+    def stop(self) -> None:
+        """A clean end."""
+        self._assembly.close()
+        self.ledger.close()
+
+    def bury(self) -> None:
+        """What is left of a dead process."""
+        if hasattr(self, "_assembly"):
+            self._assembly.close()
+        self.mortal.bury()

@@ -1,0 +1,143 @@
+"""A process that can die at any statement, at any look at the clock, and a disk that can be full."""
+
+import os
+import resource
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Literal
+
+from tests.e2e.processes import mounted, runs_as_root, unmounted
+
+Place = Literal["statement", "commit", "glance"]
+"""Before a statement inside a transaction; after a COMMIT, when nobody knows of it yet; at a look at the clock."""
+
+
+class Killed(BaseException):
+    """The process is no more. No `except Exception` may hold it up."""
+
+
+class Mortal:
+    """The life of one simulated process. After its death it does nothing to its files any more."""
+
+    def __init__(self) -> None:
+        self.dead = False
+        self._place: Place | None = None
+        self._left = 0
+        self._inside = False
+        self._connections: list[_Connection] = []
+
+    def arm(self, place: Place, number: int) -> None:
+        """It will die at the n-th of these."""
+        self._place, self._left = place, number
+
+    def disarm(self) -> bool:
+        """It will not; whether it would have."""
+        armed, self._place = self._place is not None, None
+        return armed
+
+    def connect(self, *arguments: object, **options: object) -> sqlite3.Connection:
+        """Opens the database: the seam of the store."""
+        connection = sqlite3.connect(*arguments, factory=_Connection, **options)  # type: ignore[call-overload]  # as they came
+        connection.mortal = self
+        self._connections.append(connection)
+        return connection
+
+    def bury(self) -> None:
+        """Closes what a dead process would have left to the system. Its files must have been copied before."""
+        for connection in self._connections:
+            sqlite3.Connection.close(connection)
+
+    def glance(self) -> None:
+        """It looks at the clock."""
+        self._reach("glance")
+
+    def before(self, statement: str) -> None:
+        if self._inside or self.dead:
+            self._reach("statement")
+        self._inside = self._inside or statement.startswith("BEGIN")
+
+    def after(self, statement: str) -> None:
+        if statement.startswith(("COMMIT", "ROLLBACK")):
+            self._inside = False
+            if statement == "COMMIT":
+                self._reach("commit")
+
+    def _reach(self, place: Place) -> None:
+        if self.dead:
+            raise Killed
+        if self._place == place:
+            self._left -= 1
+            if self._left <= 0:
+                self.dead = True
+                raise Killed
+
+
+class _Connection(sqlite3.Connection):
+    """A connection of a mortal process."""
+
+    mortal: Mortal
+
+    def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:  # type: ignore[override]  # by position only, as the store does
+        self.mortal.before(sql)
+        cursor = super().execute(sql, *parameters)  # type: ignore[arg-type]  # as they came
+        self.mortal.after(sql)
+        return cursor
+
+    def executemany(self, sql: str, *parameters: object) -> sqlite3.Cursor:  # type: ignore[override]  # as above
+        self.mortal.before(sql)
+        return super().executemany(sql, *parameters)  # type: ignore[arg-type]  # as they came
+
+    def close(self) -> None:
+        if not self.mortal.dead:
+            super().close()
+
+
+class Disk:
+    """Where states are: a small file system of its own where that is allowed, so that it can really be full."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True)
+        self._own = runs_as_root() and mounted("-t", "tmpfs", "-o", "size=256m", "none", str(folder))
+        self._limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        self.full = False
+
+    def fill(self, *, by_limit: bool) -> str:
+        """No more room; in which way."""
+        self.full = True
+        if self._own and not by_limit and self._resize(self._used()):
+            return "disk full"
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, self._limit[1]))
+        return "files may not grow"
+
+    def free(self) -> None:
+        """Room again."""
+        if self.full:
+            resource.setrlimit(resource.RLIMIT_FSIZE, self._limit)
+            if self._own:
+                self._resize(256 * 1024 * 1024)
+        self.full = False
+
+    def _used(self) -> int:
+        told = os.statvfs(self.folder)
+        return (told.f_blocks - told.f_bfree) * told.f_frsize
+
+    def _resize(self, size: int) -> bool:
+        return mounted("-o", f"remount,size={max(size, 4096)}", str(self.folder))
+
+    def close(self) -> None:
+        self.free()
+        if self._own:
+            unmounted(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def copied(state: Path, folder: Path) -> Path:
+    """The files of a state as they are at this instant, journals included, copied to a new folder."""
+    folder.mkdir(parents=True)
+    for ending in ("", "-wal", "-shm"):
+        part = state.with_name(state.name + ending)
+        if part.exists():
+            shutil.copyfile(part, folder / part.name)
+    return folder / state.name

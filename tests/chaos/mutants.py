@@ -1,0 +1,165 @@
+"""Broken exporters: the auditor must find each of them out, or it proves nothing.
+
+Each is the ledger with one promise broken, as a plausible slip of the pen would break it.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+
+from exporter.counting import Mark
+from exporter.draft import Draft
+from exporter.entries import Entered, Moment
+from exporter.errors import StateError
+from exporter.ledger import Ledger
+from exporter.model import Reading, Result, Step
+from exporter.schema import StepMark, StoredRun
+from exporter.simulators.world import MARK
+from exporter.state import Count
+from exporter.store import Loaded
+from tests.chaos.life import LedgerKind
+
+
+class CountsBeforeCommit(Ledger):
+    """What could not be written is in the books all the same, and is counted once more when it can be."""
+
+    def _commit(self, draft: Draft, now: float) -> None:
+        for job in draft.jobs.values():
+            self.books.take(job, 0)
+        super()._commit(draft, now)
+
+
+class KnowsNoRuns(Ledger):
+    """Runs are not told apart by their ids: what overlapping windows show twice is counted twice."""
+
+    def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
+        return {key: row for key, row in super().rows(source, run_ids).items() if row.known.mark is Mark.OPEN}
+
+
+class WatermarkTooFar(Ledger):
+    """What is read is said to reach further than it does."""
+
+    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
+        if reading.through is not None:
+            reading = msgspec.structs.replace(reading, through=moment.now + 6 * 3600)
+        return super().commit(source, reading, moment)
+
+
+class HidesUnobserved(Ledger):
+    """What could not be read is not told."""
+
+    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
+        return super().commit(source, msgspec.structs.replace(reading, unobserved=()), moment)
+
+
+class LosesStepMark(Ledger):
+    """Steps are counted in one transaction, and that they are in the next, which now and then does not come."""
+
+    def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], moment: Moment) -> None:
+        super().commit_steps(source, row, steps, moment)
+        if hash(row.known.run.run_id) % 5 == 0:
+            with self._writing() as store:
+                store.put_runs(source, [msgspec.structs.replace(row, steps=StepMark.PENDING, due=moment.now + 60)])
+
+
+class ForgetsCounters(Ledger):
+    """A new process begins to count at 0."""
+
+    def _fill(self, loaded: Loaded) -> None:
+        super()._fill(loaded)
+        for job in self.books.jobs.values():
+            for series in job.counts.values():
+                series.update((labels, Count(released=True)) for labels in series)
+
+
+class ForgetsOpenRuns(Ledger):
+    """A new process does not know which runs are open, and so does not follow them."""
+
+    def _fill(self, loaded: Loaded) -> None:
+        loaded.open_runs = []
+        super()._fill(loaded)
+
+
+class NeverGivesUp(Ledger):
+    """Runs that never end are followed for ever."""
+
+    def give_up(self, source: str, moment: Moment) -> Entered:  # noqa: ARG002  # the interface
+        return Entered()
+
+
+class EmptyIsTrue(Ledger):
+    """A state that cannot be written is passed over in silence: the source is told that it was."""
+
+    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
+        try:
+            return super().commit(source, reading, moment)
+        except StateError:
+            return Entered()
+
+
+class ReleasedBySight(Ledger):
+    """New series are served at once, although they are to show 0 first."""
+
+    def _commit(self, draft: Draft, now: float) -> None:
+        for job in draft.jobs.values():
+            for series in job.counts.values():
+                for count in series.values():
+                    count.released = True
+        super()._commit(draft, now)
+
+
+class MovesBaseline(Ledger):
+    """The baseline instant lies a day before the first poll: what ended before is counted, a phantom."""
+
+    def begin(self, source: str, now: float) -> None:
+        first = self.books.sources[source].baseline is None
+        super().begin(source, now - 86400 if first else now)
+
+
+class CommitsInParts(Ledger):
+    """Runs and their job's counters are written in two transactions; a kill may come between them."""
+
+    def _commit(self, draft: Draft, now: float) -> None:
+        if draft.runs and self.books.sources[draft.source.name].scopes:
+            with self._writing() as store:
+                store.put_runs(draft.source.name, draft.runs.values())
+        super()._commit(draft, now)
+
+
+class StreakIgnoresSuccess(Ledger):
+    """A success does not end a job's failing streak."""
+
+    def _commit(self, draft: Draft, now: float) -> None:
+        for key, job in draft.jobs.items():
+            before = self.books.jobs.get(key)
+            if before is not None and job.last_run is not None and job.last_run.result is Result.SUCCESS:
+                job.streak = max(job.streak, before.streak)
+        super()._commit(draft, now)
+
+
+class KeepsCustomersData(Ledger):
+    """A customer's text is written to the state."""
+
+    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
+        if source == "snowplow":
+            reading = msgspec.structs.replace(reading, notes={**reading.notes, "title": MARK})
+        return super().commit(source, reading, moment)
+
+
+MUTANTS: Mapping[str, LedgerKind] = {
+    "counts before the commit": CountsBeforeCommit,
+    "no dedup": KnowsNoRuns,
+    "watermark too far": WatermarkTooFar,
+    "unobserved not recorded": HidesUnobserved,
+    "step mark lost": LosesStepMark,
+    "restored counters reset": ForgetsCounters,
+    "open runs forgotten": ForgetsOpenRuns,
+    "never gives up": NeverGivesUp,
+    "unwritten taken for written": EmptyIsTrue,
+    "released at once": ReleasedBySight,
+    "baseline too early": MovesBaseline,
+    "commit in two parts": CommitsInParts,
+    "streak survives success": StreakIgnoresSuccess,
+    "customer's text stored": KeepsCustomersData,
+}
+"""By the words under which reports speak of them."""

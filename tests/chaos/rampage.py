@@ -1,0 +1,227 @@
+"""Real processes, real time, real sockets: daemons that are killed at random while everything else goes wrong, too."""
+
+import random
+import resource
+import shutil
+import sqlite3
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from exporter.simulators.faults import Drop, Duplicate, Fault, Garbage, Half, Html, Reset, Shuffle, Slow, Stale, Status
+from exporter.simulators.server import Simulator
+from exporter.simulators.snowplow import SnowplowSimulator
+from exporter.simulators.world import MARK
+from tests.chaos.mortal import copied
+from tests.chaos.scenario import Verdict
+from tests.chaos.stage import secrets_of
+from tests.chaos.troubles import at
+from tests.e2e.living import LivingWorld, baseline, source, truth, written
+from tests.e2e.pages import Scraper, Series, counted, fetch, page
+from tests.e2e.processes import Daemon, Trap, eventually, free_port
+from tests.e2e.vendors import simulators
+
+OVERLAP = "60s"
+"""Longer than any lie lasts."""
+
+QUIET = 90.0
+"""Seconds after the last trouble by which all must be counted: some jobs are asked every tenth poll only."""
+
+Counts = Mapping[str, Counter[Series]]
+
+FAULTS: Mapping[str, Fault] = {
+    "5xx": Status(code=503),
+    "401": Status(code=401, count=2),
+    "429 with Retry-After": Status(code=429, retry_after=1.0),
+    "wrong shapes": Garbage(),
+    "login walls": Html(),
+    "half answers": Half(),
+    "reset": Reset(),
+    "slow answers": Slow(chunk=4096, pause=0.05),
+    "stale rows": Stale(seconds=3.0),
+    "rows left out": Drop(share=0.4),
+    "empty lists with 200": Drop(share=1.0),
+    "rows twice": Duplicate(),
+    "rows in disorder": Shuffle(),
+}
+"""What the APIs do wrong for the length of one life."""
+
+
+class Rampage:
+    """One configuration, four vendors, and one daemon after another that does not live long."""
+
+    def __init__(self, seed: str, folder: Path, vendors: Sequence[Simulator]) -> None:
+        self.state = folder / "state.db"
+        self.scraper = Scraper(free_port())
+        self.tally: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.scrapes = 0
+        self._folder = folder
+        self._vendors = vendors
+        self._dice = random.Random(seed)
+        self._notes = folder / "notes"
+        self._copy: Path | None = None
+
+    def live_and_die(self) -> None:
+        """One life: troubles at its start, some in its middle, and its end by kill -9."""
+        dice = self._dice
+        with self._trouble():
+            trap = Trap(dice.randint(1, 30), self._notes) if dice.random() < 0.3 else None
+            daemon = self.start(trap)
+            if trap is not None:
+                self.tally["kill -9 inside a transaction"] += daemon.wait(1.5)
+            else:
+                time.sleep(dice.choice((0.1, 0.3, 0.6, 1.2)) * dice.random())
+                self._disturb(daemon)
+            daemon.kill()
+            self.tally["kill -9"] += 1
+        self._replace()
+
+    def start(self, connect: Callable[..., sqlite3.Connection] | None = None) -> Daemon:
+        """A new daemon; the order of its sources, and whether one is missing, is drawn."""
+        return Daemon(self._config(), self.scraper.port, connect=connect or sqlite3.connect)
+
+    def _config(self, *, whole: bool = False) -> Path:
+        vendors = self._dice.sample(list(self._vendors), len(self._vendors))
+        if not whole and self._dice.random() < 0.15:
+            vendors.pop()
+            self.tally["source removed and added"] += 1
+        blocks = [source(each, each.vendor, overlap=OVERLAP) for each in vendors]
+        metrics = {"zero_first": "0s"}
+        return written(self._folder, {"sources": blocks, "state": {"path": str(self.state)}, "metrics": metrics})
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        """What the APIs do wrong meanwhile."""
+        if self._dice.random() < 0.5:
+            yield
+            return
+        each = self._dice.choice(self._vendors)
+        if self._dice.random() < 0.2:
+            with self._unusual(each):
+                yield
+            return
+        name = self._dice.choice(list(FAULTS))
+        self.tally[name] += 1
+        each.faults.set(at(each.vendor, FAULTS[name], self._dice.choice((1.0, 0.3))))  # type: ignore[arg-type]  # of the kinds that there are
+        yield
+        each.faults.clear()
+
+    @contextmanager
+    def _unusual(self, each: Simulator) -> Iterator[None]:
+        if isinstance(each, SnowplowSimulator):
+            self.tally["token revoked"] += 1
+            each.expire_tokens()
+            yield
+            return
+        self.tally["connections refused"] += 1
+        each.stop()
+        yield
+        each.start()
+
+    def _disturb(self, daemon: Daemon) -> None:
+        """Sometimes a reload, or a disk on which files may not grow."""
+        draw = self._dice.random()
+        if draw < 0.15:
+            self.tally["reload"] += 1
+            self._config()
+            with suppress(OSError):
+                fetch(self.scraper.port, "/-/reload", method="POST")
+        elif draw < 0.3 and daemon.process.pid:
+            self.tally["files may not grow"] += 1
+            with suppress(ProcessLookupError):
+                self._limited(daemon.process.pid)
+
+    def _limited(self, pid: int) -> None:
+        limit = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, limit[1]))
+        time.sleep(self._dice.uniform(0.1, 0.8))
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
+
+    def _replace(self) -> None:
+        """Sometimes a copy of the state is made while nobody uses it, or put back."""
+        draw = self._dice.random()
+        if draw < 0.03 and self.state.exists():
+            self._copy = copied(self.state, self._folder / f"copy-{self.tally['copy made']}")
+            self.tally["copy made"] += 1
+        elif draw < 0.04 and self._copy is not None:
+            for part in self.state.parent.glob(self.state.name + "*"):
+                part.unlink()
+            for part in self._copy.parent.iterdir():
+                shutil.copyfile(part, self.state.parent / part.name)
+            self.tally["older copy put back"] += 1
+            self._rescrape()
+
+    def _rescrape(self) -> None:
+        """Counters may fall when an older copy is put back: then, and only then, they are measured anew."""
+        before, self.scraper = self.scraper, Scraper(self.scraper.port)
+        before.stop()
+        self.scrapes += before.scrapes
+        self.wrong += [f"{series} fell from {high:g} to {low:g}" for series, high, low in before.falls]
+        self.scraper.start()
+
+    def counted(self) -> Counts:
+        text = page(self.scraper.port)
+        return {each.vendor: counted(text, each.vendor) for each in self._vendors}
+
+    def truth(self) -> Counts:
+        return {each.vendor: truth(each, baseline(self.state, each.vendor)) for each in self._vendors}
+
+    def settle(self, world: LivingWorld) -> int:
+        """A last life in peace, in which all must become right; gives how many endings were compared."""
+        daemon = Daemon(self._config(whole=True), self.scraper.port)
+        world.rest()
+        eventually(lambda: all(self.counted().values()), seconds=QUIET)
+        expected = self.truth()
+        seen = eventually(self.counted, lambda counts: counts == expected, QUIET)
+        self.wrong += [
+            f"{word}: {series} is {seen[word][series]}, not {counts[series]}"
+            for word, counts in expected.items()
+            for series in sorted(counts | seen[word])
+            if seen[word][series] != counts[series]
+        ]
+        if daemon.terminate() != 0:
+            self.wrong.append("the last daemon did not end well")
+        self._rescrape()
+        self.scraper.stop()
+        self._search(daemon.log)
+        runs = "jobrun_runs_total"
+        return sum(count for counts in expected.values() for series, count in counts.items() if series[0] == runs)
+
+    def _search(self, log: str) -> None:
+        """Nothing secret and nothing of customers anywhere, and no crash."""
+        secrets = [MARK, *(word for each in self._vendors for word in secrets_of(each))]
+        files = [path.read_bytes() for path in self._folder.glob("state.db*")]
+        for secret in secrets:
+            if secret in log or any(secret.encode() in content for content in files):
+                self.wrong.append(f"the logs or the state hold {secret[:4]}…")
+        if "Traceback" in log:
+            self.wrong.append("the logs hold a traceback: " + log[log.index("Traceback") :][:500])
+
+
+def rampaged(seed: str, kills: int) -> Verdict:
+    """The verdict on real daemons, so many of which are killed."""
+    begun = time.perf_counter()
+    world = LivingWorld(seed=random.Random(seed).getrandbits(32)).start()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder, ExitStack() as running:
+        vendors = [running.enter_context(simulator) for simulator in simulators(world)]
+        rampage = Rampage(seed, Path(folder), vendors)
+        rampage.scraper.start()
+        for _ in range(kills):
+            rampage.live_and_die()
+        runs = rampage.settle(world)
+        scrapes = rampage.scrapes
+    return Verdict(
+        seed=seed,
+        layer="real",
+        seconds=round(time.perf_counter() - begun, 1),
+        runs=runs,
+        kills=kills,
+        scrapes=scrapes,
+        troubles=dict(rampage.tally),
+        discrepancies=len(rampage.wrong),
+        told=rampage.wrong[:20],
+    )

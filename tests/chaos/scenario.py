@@ -1,0 +1,179 @@
+"""One scenario from its seed to its verdict."""
+
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from exporter.ledger import Ledger
+from tests.chaos.audit import audit
+from tests.chaos.gauges import Gauges
+from tests.chaos.life import LedgerKind
+from tests.chaos.stage import Plan, Stage
+from tests.chaos.troubles import TROUBLES, Ongoing
+from tests.contract.harness import DAY, HOUR, MINUTE
+
+LONGEST_QUIET = 12 * HOUR
+"""At the end nothing is wrong any more; by then all that can be known must be."""
+
+
+ENOUGH = 200
+"""Discrepancies after which a scenario is ended early."""
+
+
+class Verdict(msgspec.Struct, kw_only=True):
+    """What came of a scenario."""
+
+    seed: str
+    layer: str = "simulated"
+    days: float = 0.0
+    seconds: float = 0.0
+    processor: float = 0.0
+    runs: int = 0
+    kills: int = 0
+    polls: int = 0
+    scrapes: int = 0
+    gauges: int = 0
+    troubles: dict[str, int] = {}
+    discrepancies: int = 0
+    told: list[str] = []
+
+
+def planned(seed: str, runs: int, days: float | None = None) -> Plan:
+    """The plan that a seed stands for; `days` instead of the weeks that it would last."""
+    dice = random.Random(f"{seed}/plan")
+    interval = dice.choice((30 * MINUTE, HOUR))
+    weeks = dice.choice((7.0, 14.0))
+    return Plan(
+        seed=seed,
+        days=days or weeks,
+        runs=runs,
+        poll_interval=interval,
+        overlap=dice.choice((2, 4)) * interval,
+        lookback=dice.choice((2 * DAY, 3 * DAY, 7 * DAY)),
+        max_run_age=dice.choice((2 * DAY, 4 * DAY)),
+        zero_first=dice.random() < 0.5,
+        steps=dice.choice(("all", "failed")),
+    )
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scenario is played with.
+
+    Attributes:
+        runs: Runs of each vendor.
+        days: How long it lasts instead of the weeks that its seed stands for.
+        ledger: The exporter's, or a broken one.
+        only: Names of the troubles that may strike; none: all.
+        enough: Discrepancies after which it is ended early.
+        pause: Polls between two troubles, on average.
+    """
+
+    runs: int
+    days: float | None = None
+    ledger: LedgerKind = Ledger
+    only: tuple[str, ...] = ()
+    enough: int = ENOUGH
+    pause: float = 1.2
+
+
+class Scenario:
+    """Plays a plan: polls, and now and then a trouble, until the end of the world; then a quiet time and the audit."""
+
+    def __init__(self, plan: Plan, folder: Path, options: Options) -> None:
+        self.plan = plan
+        self.stage = Stage(plan, folder, options.ledger)
+        self._options = options
+        self._dice = random.Random(f"{plan.seed}/troubles")
+        self._gauges = Gauges(self.stage)
+        self._ongoing: list[Ongoing] = []
+        self._checked = 0
+
+    def play(self) -> Verdict:
+        """Plays it to its end."""
+        begun, worked = time.perf_counter(), time.process_time()
+        random.seed(self.plan.seed)  # retries wait for a random time
+        stage = self.stage
+        try:
+            stage.round()
+            self._trouble()
+            self._settle()
+            self._checked = audit(stage)
+        finally:
+            stage.disk.free()
+            stage.close()
+        return self._verdict(time.perf_counter() - begun, time.process_time() - worked)
+
+    def _trouble(self) -> None:
+        stage, names = self.stage, [name for name in TROUBLES if name in (self._options.only or TROUBLES)]
+        weights = [TROUBLES[name][0] for name in names]
+        following = stage.clock() + self._gap()
+        while stage.clock() < self.plan.end - DAY and stage.findings.number < self._options.enough:
+            self._step()
+            if stage.clock() >= following:
+                following = stage.clock() + self._gap()
+                self._strike(self._dice.choices(names, weights)[0])
+
+    def _gap(self) -> float:
+        """Seconds to the next trouble; now and then long enough for the gauges to be held to their promise."""
+        polls = 12 if self._dice.random() < 0.15 else self._options.pause
+        return self._dice.expovariate(1 / (polls * self.plan.poll_interval))
+
+    def _strike(self, name: str) -> None:
+        stage = self.stage
+        if stage.disk.full and "kill" not in name:
+            return  # nothing can be copied or restarted meanwhile
+        struck = TROUBLES[name][1](stage, self._dice)
+        stage.tally[name] += bool(struck)
+        if isinstance(struck, Ongoing):
+            self._ongoing.append(struck)
+
+    def _step(self) -> None:
+        stage = self.stage
+        stage.round()
+        now = stage.clock()
+        over = [each for each in self._ongoing if each.until <= now]
+        for each in self._ongoing:
+            stage.disturb(each.words)
+            if each.lies:
+                stage.lied.update(dict.fromkeys(each.words, now))
+        self._ongoing = [each for each in self._ongoing if each.until > now]
+        for each in over:
+            each.end()
+        self._gauges.compare()
+
+    def _settle(self) -> None:
+        """Everything is well again; polls until nothing is pending."""
+        for each in self._ongoing:
+            self.stage.disturb(each.words)
+            each.end()
+        self._ongoing = []
+        until = max(self.stage.clock(), self.plan.end) + LONGEST_QUIET
+        while self.stage.clock() < until and self.stage.findings.number < self._options.enough:
+            self._step()
+
+    def _verdict(self, seconds: float, processor: float) -> Verdict:
+        stage = self.stage
+        kills = stage.tally.pop("kills", 0)
+        return Verdict(
+            seed=self.plan.seed,
+            days=self.plan.days,
+            seconds=round(seconds, 1),
+            processor=round(processor, 1),
+            runs=self._checked,
+            kills=kills,
+            polls=stage.polls,
+            scrapes=stage.watch.scrapes,
+            gauges=self._gauges.compared,
+            troubles=dict(+stage.tally),
+            discrepancies=stage.findings.number,
+            told=stage.findings.told,
+        )
+
+
+def played(seed: str, options: Options) -> Verdict:
+    """The verdict on the exporter in the scenario of a seed."""
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        return Scenario(planned(seed, options.runs, options.days), Path(folder), options).play()

@@ -1,0 +1,319 @@
+"""Four simulated vendors, one clock, and one exporter after another that reads them all."""
+
+import io
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from exporter.simulators import SIMULATORS
+from exporter.simulators.clock import Clock
+from exporter.simulators.server import Simulator
+from exporter.simulators.sight import Sight
+from exporter.simulators.snowplow_sign_in import SnowplowCredentials
+from exporter.simulators.strait import StraitSimulator
+from exporter.simulators.strait_rows import Life as RunLife
+from exporter.simulators.world import MARK
+from tests.chaos.direct import TIMEOUT, Direct
+from tests.chaos.life import Around, LedgerKind, Life
+from tests.chaos.mortal import Disk, Killed, copied
+from tests.chaos.truths import Truths
+from tests.chaos.watch import Findings, Watch
+from tests.chaos.worlds import DenseWorld, Size, drawn
+from tests.contract.harness import DAY, HOUR, MINUTE, NOW, Offset
+from tests.e2e.vendors import vendor
+
+TOKEN = "eyJhbGciOi"
+"""The beginning of every token that a simulated sign-in issues."""
+
+
+class QuickStrait(StraitSimulator):
+    """Remembers its latest look at the world: a poll asks it a dozen times at one instant."""
+
+    _looked: tuple[float, list[RunLife]] = (0.0, [])
+
+    def _lives(self, sight: Sight) -> list[RunLife]:
+        if sight._lies:
+            return super()._lives(sight)
+        if self._looked[0] != sight.now:
+            self._looked = sight.now, super()._lives(sight)
+        return self._looked[1]
+
+
+QUICK: Mapping[str, type[Simulator]] = {"strait": QuickStrait}
+"""In place of the simulators that would take most of the time."""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """One scenario: everything follows from these.
+
+    Attributes:
+        seed: Names it; all that is random is drawn from it.
+        days: How long it lasts.
+        runs: Runs of each vendor.
+        poll_interval: In seconds, as the others.
+        overlap, lookback, max_run_age: Of every source.
+        zero_first: Whether new series are held at 0.
+        steps: Of which runs steps are read.
+    """
+
+    seed: str
+    days: float
+    runs: int
+    poll_interval: float
+    overlap: float
+    lookback: float
+    max_run_age: float
+    zero_first: bool
+    steps: str
+
+    @property
+    def end(self) -> float:
+        """When no more happens."""
+        return NOW + self.days * DAY
+
+    def promised(self, word: str) -> float:
+        """Seconds without trouble after which gauges show nothing older than that."""
+        quiet = max(15 * MINUTE, 2 * self.poll_interval) if word == "northflank" else 0.0
+        return 4 * self.poll_interval + 10 * MINUTE + quiet
+
+
+class Flowing:
+    """The clock as the vendors see it: answering takes time while `latency` is not 0."""
+
+    def __init__(self, clock: Clock, seed: str) -> None:
+        self._clock = clock
+        self._dice = random.Random(f"{seed}/latency")
+        self.latency = 0.0
+
+    def __call__(self) -> float:
+        return self._clock.advance(self._dice.uniform(0, self.latency)) if self.latency else self._clock()
+
+
+class Stage:
+    """Everything of one scenario but what happens to it.
+
+    Attributes:
+        words: The vendors; each is a source of its name.
+        absent: Sources that the configuration does not name at present.
+        next: When each source is polled next.
+        disturbed: When something was last wrong with each source; `lied`: when its API last told lies.
+        tally: How often each trouble struck.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, ledger: LedgerKind) -> None:
+        self.plan = plan
+        self.clock = Clock(NOW + 0.5)
+        self.local = Offset(self.clock)
+        self.flowing = Flowing(self.clock, plan.seed)
+        self.dice = random.Random(f"{plan.seed}/stage")
+        self.findings = Findings(self.clock)
+        self.tally: Counter[str] = Counter()
+        self.polls = 0
+        self.words = tuple(SIMULATORS)
+        size = Size(begin=NOW, end=plan.end, runs=plan.runs)
+        worlds = {word: drawn(word, plan.seed, size) for word in self.words}
+        self.truths = {word: Truths(word, worlds[word], plan.max_run_age) for word in self.words}
+        self.simulators: Mapping[str, Simulator] = {
+            word: QUICK.get(word, SIMULATORS[word])(
+                worlds[word], self.flowing, seed=self.dice.getrandbits(32), port=port, **arguments_of(word)
+            )
+            for port, word in enumerate(self.words, start=1)
+        }
+        self.network = Direct(self.simulators.values(), self.clock.advance)
+        self.logs = io.StringIO()
+        structlog.configure(
+            processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+            logger_factory=structlog.PrintLoggerFactory(self.logs),
+            cache_logger_on_first_use=False,
+        )
+        self.forbidden = (MARK, TOKEN, *(word for each in self.simulators.values() for word in secrets_of(each)))
+        self.watch = Watch(self.findings, self.forbidden, zero_first=plan.zero_first)
+        self.disk = Disk(folder / "disk")
+        self._generation = 0
+        self.state = self.disk.folder / "0" / "state.db"
+        self.state.parent.mkdir()
+        self.copies: list[Path] = []
+        self.absent: set[str] = set()
+        self.overrides: dict[str, object] = {}
+        self.next = dict.fromkeys(self.words, 0.0)
+        self.disturbed = dict.fromkeys(self.words, NOW)
+        self.lied = dict.fromkeys(self.words, NOW)
+        self.outages: list[tuple[float, float]] = []
+        self.polls_begun: dict[str, list[float]] = {word: [] for word in self.words}
+        self._around = Around(
+            clock=self.local, monotonic=self.clock, sleep=self._sleep, transport=self.network, ledger=ledger
+        )
+        self._rise()
+
+    def _sleep(self, seconds: float) -> bool:
+        self.clock.advance(seconds)
+        return False
+
+    # --- the exporter ---
+
+    def settings(self) -> dict[str, object]:
+        """The configuration at present."""
+        plan = self.plan
+        common: dict[str, object] = {
+            "poll_interval": written(plan.poll_interval),
+            "overlap": written(plan.overlap),
+            "lookback": written(plan.lookback),
+            "max_run_age": written(plan.max_run_age),
+            "requests_per_minute": 100_000,
+            "timeout": written(TIMEOUT),
+        }
+        blocks = [
+            {**self.simulators[word].source_config(word), **common, **steps_of(word, plan.steps), **self.overrides}
+            for word in self.words
+            if word not in self.absent
+        ]
+        retention = max(plan.lookback, plan.max_run_age) + 2 * plan.overlap + HOUR
+        return {
+            "sources": blocks,
+            "state": {"path": str(self.state), "retention": written(retention)},
+            "metrics": {"zero_first": "2m" if plan.zero_first else "0s", "job_expiry": "20d"},
+        }
+
+    def _rise(self) -> None:
+        """A new process; it may die while it starts."""
+        self.life = Life(self.settings(), self.state, self._around)
+        self.next = {word: self.clock() + number * 0.25 for number, word in enumerate(self.words)}
+        self.disturb(self.words)
+        try:
+            self.life.start()
+        except Killed:
+            self.die()
+
+    def guarded(self, act: Callable[[], object]) -> None:
+        """Does something that the process may not survive; then another takes its place."""
+        try:
+            act()
+        except Killed:
+            self.die()
+
+    def die(self, down: float = 0.0) -> None:
+        """What is left of a killed process are its files, as they were at that instant."""
+        self.tally["kills"] += 1
+        self.disk.free()
+        before, life = self.state.parent, self.life
+        life.mortal.dead = True
+        self.state = copied(self.state, self._folder())
+        life.bury()
+        remove(before)
+        self.clock.advance(down)
+        self._rise()
+
+    def restart(self, down: float = 0.0) -> None:
+        """A clean end, and another start."""
+        self.life.stop()
+        self.clock.advance(down)
+        self._rise()
+
+    def copy_state(self) -> None:
+        """A copy of the state as an administrator makes one, to be put back some day."""
+        self.copies.append(copied(self.state, self.disk.folder / f"copy-{len(self.copies)}"))
+
+    def put_back(self, copy: Path) -> None:
+        """An older copy takes the place of the state."""
+        self.life.stop()
+        before = self.state.parent
+        self.state = copied(copy, self._folder())
+        remove(before)
+        self.watch.forget()
+        self._rise()
+
+    def _folder(self) -> Path:
+        self._generation += 1
+        return self.disk.folder / str(self._generation)
+
+    def reload(self) -> None:
+        """The configuration, as it is now, is taken up."""
+        self.guarded(lambda: self.life.reload(self.settings()))
+        for word in self.words:
+            self.next[word] = self.clock()
+        self.disturb(self.words)
+
+    # --- time ---
+
+    def first_poll(self, word: str) -> float:
+        """When a source was first polled."""
+        return self.polls_begun[word][0] if self.polls_begun[word] else float("inf")
+
+    def listen(self, words: Iterable[str], *, listening: bool) -> None:
+        """Whether anybody listens at these APIs."""
+        for word in words:
+            self.network.endpoints[self.simulators[word].url].listening = listening
+
+    def disturb(self, words: Iterable[str]) -> None:
+        """Something is wrong with these sources now."""
+        for word in words:
+            self.disturbed[word] = self.clock()
+
+    def round(self) -> None:
+        """Moves the clock to the next poll, polls all that are due, and scrapes."""
+        present = [word for word in self.words if word not in self.absent]
+        self.clock.set(max(self.clock(), min(self.next[word] for word in present)))
+        for word in present:
+            if self.next[word] <= self.clock() and word not in self.absent:
+                self.guarded(lambda word=word: self._poll(word))  # type: ignore[misc]  # bound at once
+        self.look()
+
+    def _poll(self, word: str) -> None:
+        begun = self.clock()
+        polled = self.life.polled[word]
+        self.polls += 1
+        self.polls_begun[word].append(begun)
+        polled.poller.poll()
+        self.next[word] = max(begun + polled.wait(), self.clock())
+
+    def look(self) -> None:
+        """One beat of the daemon's heart and one scrape."""
+        self.guarded(self.life.tick)
+        self.guarded(lambda: self.watch.take(self.life.scrape()))
+
+    def close(self) -> None:
+        self.life.mortal.disarm()
+        self.life.stop()
+        self.disk.close()
+        structlog.reset_defaults()
+
+
+def remove(folder: Path) -> None:
+    for part in folder.iterdir():
+        part.unlink()
+    folder.rmdir()
+
+
+def written(seconds: float) -> str:
+    """A duration as the configuration has it."""
+    return f"{int(seconds)}s"
+
+
+def simulator(word: str, world: DenseWorld, clock: Callable[[], float], number: int) -> Simulator:
+    """A vendor's API, which listens to no socket; its number takes the place of a port."""
+    return QUICK.get(word, SIMULATORS[word])(world, clock, port=number, seed=number, **arguments_of(word))
+
+
+def arguments_of(word: str) -> dict[str, object]:
+    """With which a simulator is made: without limits of requests, with large pages, and with a key of its own."""
+    arguments = dict(vendor(word).arguments)
+    if word == "snowplow":
+        arguments["credentials"] = SnowplowCredentials(api_key="planted-snowplow-secret")
+    if word == "workato":
+        arguments["options"] = msgspec.structs.replace(arguments["options"], page_size=50)
+    return arguments
+
+
+def steps_of(word: str, steps: str) -> dict[str, object]:
+    return {} if word == "northflank" else {"steps": steps}
+
+
+def secrets_of(simulator: Simulator) -> list[str]:
+    """Everything in a source's sign-in that must not be found anywhere."""
+    auth = simulator.source_config()["auth"]
+    assert isinstance(auth, Mapping)
+    return [str(value) for key, value in auth.items() if key != "api_key_id"]

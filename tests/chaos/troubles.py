@@ -1,0 +1,283 @@
+"""What goes wrong: a table of troubles, each of which strikes some or all sources for a while.
+
+A trouble is a function from the stage and its dice to how it ends: when, and what is to be done then.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+
+from exporter.simulators.faults import (
+    Drop,
+    Duplicate,
+    Fault,
+    Garbage,
+    Half,
+    Hang,
+    Html,
+    Huge,
+    Late,
+    Redirect,
+    Reset,
+    Shuffle,
+    Slow,
+    Stale,
+    Status,
+)
+from exporter.simulators.snowplow import SnowplowSimulator
+from tests.chaos.mortal import Place
+from tests.chaos.stage import Stage
+from tests.contract.harness import DAY, HOUR, MINUTE
+
+
+class Ongoing(msgspec.Struct, kw_only=True):
+    """A trouble that lasts. `words`: the sources that it concerns; `lies`: whether rows are not true meanwhile."""
+
+    name: str
+    until: float
+    words: Sequence[str]
+    end: Callable[[], object]
+    lies: bool = False
+
+
+Struck = Ongoing | bool
+"""What still goes on; or whether it struck at all, and is over."""
+
+Trouble = Callable[[Stage, random.Random], Struck]
+
+
+def polls_of(stage: Stage, dice: random.Random, most: int) -> float:
+    """Seconds in which there are at least one and at most so many polls."""
+    return stage.plan.poll_interval * (dice.randint(1, most) + 0.5)
+
+
+def some(stage: Stage, dice: random.Random) -> Sequence[str]:
+    """One source, or all of them."""
+    return stage.words if dice.random() < 0.3 else (dice.choice(stage.words),)
+
+
+# --- the process ---
+
+
+def kill_between(stage: Stage, dice: random.Random) -> Struck:
+    """Kill -9 between two polls, and a while without an exporter."""
+    stage.die(down=away(dice))
+    return True
+
+
+def kill_inside(place: Place, most: int) -> Trouble:
+    """Kill -9 at the n-th statement, commit or look at the clock from now on."""
+
+    def strike(stage: Stage, dice: random.Random) -> Struck:
+        life = stage.life
+        life.mortal.arm(place, dice.randint(1, most))
+
+        def end() -> None:
+            if stage.life is life and life.mortal.disarm():
+                stage.die()
+
+        until = stage.clock() + polls_of(stage, dice, 2)
+        return Ongoing(name=f"kill at a {place}", until=until, words=(), end=end)
+
+    return strike
+
+
+def restart(stage: Stage, dice: random.Random) -> Struck:
+    """A clean restart."""
+    stage.restart(down=away(dice))
+    return True
+
+
+def away(dice: random.Random) -> float:
+    """For how long nobody polls: mostly for a moment, sometimes for a night."""
+    return dice.choice((0.0, 0.0, 1.0, 30.0, 10 * MINUTE, HOUR, 9 * HOUR)) * dice.random()
+
+
+def long_outage(stage: Stage, dice: random.Random) -> Struck:
+    """No exporter for longer than sources read back: what cannot be read any more must be told."""
+    reach = stage.plan.lookback
+    if stage.clock() + reach + 3 * DAY > stage.plan.end:
+        return False
+    stage.outages.append((stage.clock(), stage.clock() + reach + 2 * DAY))
+    stage.restart(down=reach + dice.uniform(0, DAY))
+    return True
+
+
+def put_back(stage: Stage, dice: random.Random) -> Struck:
+    """The state becomes one of its older copies."""
+    if not stage.copies:
+        return False
+    stage.put_back(dice.choice(stage.copies[-3:]))
+    return True
+
+
+def copy_state(stage: Stage, dice: random.Random) -> Struck:  # noqa: ARG001  # the interface of all troubles
+    """A copy of the state, for later."""
+    stage.copy_state()
+    return True
+
+
+def disk_full(stage: Stage, dice: random.Random) -> Struck:
+    """The state cannot be written."""
+    name = stage.disk.fill(by_limit=dice.random() < 0.3)
+    until = stage.clock() + polls_of(stage, dice, 4)
+    return Ongoing(name=name, until=until, words=stage.words, end=stage.disk.free)
+
+
+def clock_jump(stage: Stage, dice: random.Random) -> Struck:
+    """The exporter's own clock is wrong, forward or back."""
+    stage.local.wrong = dice.choice((-1, 1)) * dice.choice((3.0, 40.0, 1000.0, HOUR, DAY, 40 * DAY)) * dice.random()
+
+    def end() -> None:
+        stage.local.wrong = 0.0
+
+    return Ongoing(name="clock jump", until=stage.clock() + polls_of(stage, dice, 4), words=stage.words, end=end)
+
+
+# --- the configuration ---
+
+
+def reload(stage: Stage, dice: random.Random) -> Struck:
+    """A reload with other settings of the same sources."""
+    stage.overrides = dice.choice(({}, {"overlap": f"{int(stage.plan.overlap * 2)}s"}, {"settle": "2m"}))
+    stage.reload()
+    return True
+
+
+def source_removed(stage: Stage, dice: random.Random) -> Struck:
+    """A source is taken out of the configuration, and put back later."""
+    if stage.absent:
+        return False
+    word = dice.choice(stage.words)
+    stage.absent.add(word)
+    stage.reload()
+
+    def end() -> None:
+        stage.absent.discard(word)
+        stage.reload()
+
+    until = stage.clock() + polls_of(stage, dice, 40)
+    return Ongoing(name="source removed and added", until=until, words=(word,), end=end)
+
+
+# --- the network and the APIs ---
+
+
+def unreachable(stage: Stage, dice: random.Random) -> Struck:
+    """Nobody listens: connections are refused."""
+    words = some(stage, dice)
+    stage.listen(words, listening=False)
+
+    def end() -> None:
+        stage.listen(words, listening=True)
+
+    longest = dice.choice((3, 3, 12, 60))
+    return Ongoing(name="refused", until=stage.clock() + polls_of(stage, dice, longest), words=words, end=end)
+
+
+def latency(stage: Stage, dice: random.Random) -> Struck:
+    """Answers take seconds, so that the world goes on while it is read."""
+    stage.flowing.latency = dice.choice((0.3, 3.0, 15.0))
+
+    def end() -> None:
+        stage.flowing.latency = 0.0
+
+    return Ongoing(name="latency", until=stage.clock() + polls_of(stage, dice, 6), words=stage.words, end=end)
+
+
+def token_expiry(stage: Stage, dice: random.Random) -> Struck:  # noqa: ARG001  # the interface of all troubles
+    """Every token is revoked."""
+    for simulator in stage.simulators.values():
+        if isinstance(simulator, SnowplowSimulator):
+            simulator.expire_tokens()
+    stage.disturb(("snowplow",))
+    return True
+
+
+def faulty(name: str, *faults: Fault, most: int = 4, lies: bool = False, after: float = 0.0) -> Trouble:
+    """Faults at the APIs, at all requests or at a part of them. `after`: seconds for which they have an effect."""
+
+    def strike(stage: Stage, dice: random.Random) -> Struck:
+        words = some(stage, dice)
+        fault = dice.choice(faults)
+        share = dice.choice((1.0, 1.0, 0.5, 0.2))
+        placed = {word: list(at(word, fault, share)) for word in words}
+        for word, each in placed.items():
+            stage.simulators[word].faults.add(*each)  # type: ignore[arg-type]  # one of the kinds that there are
+
+        def end() -> None:
+            for word, each in placed.items():
+                injector = stage.simulators[word].faults
+                injector.set(fault for fault in injector.current() if not any(fault is one for one in each))
+
+        lasts = polls_of(stage, dice, most)
+        if lies:
+            lasts = min(lasts, stage.plan.overlap / 2)
+        if share == 1.0 and after:
+            lasts += after
+        return Ongoing(name=name, until=stage.clock() + lasts, words=words, end=end, lies=lies)
+
+    return strike
+
+
+LISTS: Mapping[str, Sequence[str | None]] = {
+    "snowplow": ("runs",),
+    "northflank": ("runs", "run"),
+    "strait": ("runs", "run", "workflow_runs", "workflow_run"),
+    "workato": ("jobs", "job"),
+}
+"""Endpoints that show runs: a list of jobs that leaves out some for a quarter of an hour ends them, rightly."""
+
+
+def at(word: str, fault: Fault, share: float) -> Iterable[Fault]:
+    """A fault at a vendor's endpoints."""
+    endpoints = LISTS[word] if isinstance(fault, Drop) else (None,)
+    for endpoint in endpoints:
+        yield msgspec.structs.replace(fault, endpoint=endpoint, probability=share)
+
+
+TROUBLES: Mapping[str, tuple[float, Trouble]] = {
+    "kill -9 between polls": (4, kill_between),
+    "kill -9 inside a transaction": (10, kill_inside("statement", 40)),
+    "kill -9 right after a commit": (4, kill_inside("commit", 8)),
+    "kill -9 while polling": (6, kill_inside("glance", 120)),
+    "clean restart": (5, restart),
+    "outage beyond the reach": (0.4, long_outage),
+    "older copy put back": (0.7, put_back),
+    "copy made": (1.5, copy_state),
+    "disk full": (4, disk_full),
+    "clock jump": (4, clock_jump),
+    "reload": (2, reload),
+    "source removed and added": (1.5, source_removed),
+    "connections refused": (3, unreachable),
+    "latency": (3, latency),
+    "token revoked": (2, token_expiry),
+    "401, 403": (2, faulty("401, 403", Status(code=401), Status(code=403))),
+    "429 with Retry-After": (
+        2,
+        faulty(
+            "429",
+            Status(code=429, retry_after=30.0),
+            Status(code=429, retry_after=1500.0, retry_after_form="date"),
+            Status(code=429, retry_after=5.0, retry_after_form="garbage"),
+            after=1500.0,
+        ),
+    ),
+    "5xx": (3, faulty("5xx", Status(code=503), Status(code=500, body="html"), Status(code=502, body="empty"))),
+    "reset": (2, faulty("reset", Reset(), Reset(abruptly=False))),
+    "half answers": (2, faulty("half", Half(), Half(share=0.99))),
+    "timeouts": (0.5, faulty("timeout", Hang(), Hang(seconds=50.0), Slow(chunk=2000, pause=20.0))),
+    "wrong shapes": (
+        3,
+        faulty("wrong shapes", Garbage(), Html(), Garbage(text="[[[[1]]]]"), Garbage(text="null"), Huge(mebibytes=1)),
+    ),
+    "redirects": (1, faulty("redirect", Redirect(location="http://127.0.0.1:9/"))),
+    "empty lists with 200": (2, faulty("empty lists", Drop(share=1.0), most=3, lies=True)),
+    "rows left out": (2, faulty("rows left out", Drop(share=0.4), lies=True)),
+    "rows twice": (2, faulty("rows twice", Duplicate(share=0.5), lies=True)),
+    "rows in disorder": (2, faulty("rows in disorder", Shuffle(), lies=True)),
+    "stale rows": (2, faulty("stale rows", Stale(seconds=40), Stale(seconds=400), Stale(seconds=1500), lies=True)),
+    "late rows": (2, faulty("late rows", Late(seconds=600, share=0.3), Late(seconds=1500, share=0.1), lies=True)),
+}
+"""Name, how often it strikes beside the others, and what it does."""

@@ -1,0 +1,100 @@
+"""Looks at every page as it is served: no counter falls, no series begins with its value, nothing secret is on it."""
+
+from collections.abc import Callable, Iterable
+
+from tests.e2e.pages import COUNTED, KEPT
+
+MOST_TOLD = 20
+"""Discrepancies of one scenario that are told; the others are counted."""
+
+
+class Findings:
+    """What is wrong, in words that name where and when."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.number = 0
+        self.told: list[str] = []
+
+    def add(self, what: str) -> None:
+        self.number += 1
+        if len(self.told) < MOST_TOLD:
+            self.told.append(f"{self._now():.0f}: {what}")
+
+
+class Watch:
+    """The scraper of one scenario, whatever becomes of the processes that it scrapes.
+
+    Attributes:
+        values: The samples of the latest page, by name and labels as written.
+        scrapes: How many pages it got.
+    """
+
+    def __init__(self, findings: Findings, forbidden: Iterable[str], *, zero_first: bool) -> None:
+        self.values: dict[str, float] = {}
+        self.scrapes = 0
+        self._groups: dict[str, dict[str, float]] = {}
+        self._findings = findings
+        self._forbidden = tuple(forbidden)
+        self._zero_first = zero_first
+        self._lines: frozenset[str] = frozenset()
+        self._highest: dict[str, float] = {}
+
+    def take(self, text: str) -> None:
+        """Looks at a page; only at what has changed, as a scenario has thousands of them."""
+        self.scrapes += 1
+        lines = frozenset(text.splitlines())
+        new, old = lines - self._lines, self._lines - lines
+        self._lines = lines
+        self._search("\n".join(new))
+        for line in old:
+            if line[0] != "#":
+                series = line.rpartition(" ")[0]
+                self.values.pop(series, None)
+                self._groups.get(series.partition(",")[0], {}).pop(series, None)
+        for line in new:
+            if line[0] != "#":
+                series, _, number = line.rpartition(" ")
+                self._sample(series, float(number))
+
+    def _search(self, text: str) -> None:
+        for mark in self._forbidden:
+            if mark in text:
+                self._findings.add(f"a page shows {mark[:4]}…")
+
+    def _sample(self, series: str, value: float) -> None:
+        self.values[series] = value
+        self._groups.setdefault(series.partition(",")[0], {})[series] = value
+        if not series.startswith(KEPT):
+            return
+        before = self._highest.get(series)
+        if before is None and value and self._zero_first and series.partition("{")[0] in COUNTED:
+            self._findings.add(f"{series} began with {value:g}")
+        if before is not None and value < before:
+            self._findings.add(f"{series} fell from {before:g} to {value:g}")
+        self._highest[series] = value
+
+    def forget(self) -> None:
+        """An older copy of the state has been put back: what was seen before is no measure any more."""
+        self._highest.clear()
+        self._zero_first_again()
+
+    def _zero_first_again(self) -> None:
+        """Series that the copy holds as released begin with their value, rightly."""
+        for series in self.values:
+            if series.startswith(KEPT):
+                self._highest[series] = 0.0
+
+    def value(self, family: str, **labels: str) -> float | None:
+        """A sample of the latest page."""
+        return self.values.get(series_of(family, **labels))
+
+    def total(self, family: str, source: str) -> float:
+        """The sum of a source's samples of a family; 0 if there are none."""
+        return sum(self._groups.get(f'{family}{{source="{source}"', {}).values())
+
+
+def series_of(family: str, **labels: str) -> str:
+    """A series as the page writes it, of these labels in this order."""
+    inside = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    return f"{family}{{{inside}}}" if inside else family

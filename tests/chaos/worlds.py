@@ -1,0 +1,136 @@
+"""What truly happens in a scenario: weeks of runs of one vendor, drawn whole before the first poll."""
+
+import random
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from exporter.model import Result
+from exporter.simulators.script import RunScript, told
+from exporter.simulators.scripted import ScriptedWorld
+from exporter.simulators.world import SimJob, SimRun
+from tests.contract.harness import ABILITIES, DAY, HOUR
+
+PROJECTS = ("prod", "qa")
+STEPS = ("load", "model", "export")
+
+DURATIONS = ((0.7, 2, 180), (0.2, 180, 2400), (0.08, 2400, 10 * HOUR), (0.02, 25 * HOUR, 40 * HOUR))
+"""Which part of the runs lasts from how many seconds to how many."""
+
+WELL = 0.8
+"""The part of the runs that end well."""
+
+STEPPED = 0.05
+"""The part of the runs that belong to the jobs with steps: each costs a request of its own."""
+
+STUCK, REPLAYED = 0.001, 0.01
+"""Which part of the runs never ends; of the failed ones of a vendor that reopens ids, which part is replayed."""
+
+
+class Size(msgspec.Struct, frozen=True, kw_only=True):
+    """How much happens: runs of one vendor, of which some are before the first poll at `begin`, until `end`."""
+
+    begin: float
+    end: float
+    runs: int
+    jobs: int = 2
+
+
+class DenseWorld:
+    """Runs that are all known at the start, with an index a job, so that it can be asked a hundred thousand times."""
+
+    def __init__(self, jobs: Sequence[SimJob], runs: Sequence[SimRun]) -> None:
+        self.all = tuple(sorted(runs, key=lambda run: run.created))
+        self._jobs = tuple(jobs)
+        self._whole = ScriptedWorld()
+        self._whole.add(self.all)
+        self._parts = {job.job_id: ScriptedWorld() for job in jobs}
+        for job_id, part in self._parts.items():
+            part.add(run for run in self.all if run.job_id == job_id)
+
+    def jobs(self) -> Sequence[SimJob]:
+        return self._jobs
+
+    def runs(self, since: float, until: float, job_id: str | None = None) -> Sequence[SimRun]:
+        return (self._whole if job_id is None else self._parts[job_id]).runs(since, until)
+
+    def find(self, run_id: str, now: float) -> SimRun | None:
+        return self._whole.find(run_id, now)
+
+
+def drawn(vendor: str, seed: str, size: Size) -> DenseWorld:
+    """The world of a vendor. All instants are whole seconds, as some vendors tell no others."""
+    dice = random.Random(f"{seed}/{vendor}")
+    jobs = [
+        SimJob(job_id=f"{project}/job-{number}", name=f"job-{number}", project=project)
+        for number in range(size.jobs)
+        for project in PROJECTS
+    ]
+    drawing = Drawing(vendor, dice, size)
+    return DenseWorld(jobs, [run for place, job in enumerate(jobs) for run in drawing.job(place, job)])
+
+
+class Drawing:
+    """Draws the runs of one vendor's jobs."""
+
+    def __init__(self, vendor: str, dice: random.Random, size: Size) -> None:
+        self._dice = dice
+        self._size = size
+        self._results = sorted(ABILITIES[vendor].results - {Result.SUCCESS})
+        self._reopens = vendor == "strait"
+        self._numbers = 0
+        self._ends: set[float] = set()
+
+    def job(self, place: int, job: SimJob) -> Iterator[SimRun]:
+        """The first job has steps and few runs; the others are the busier the later they stand."""
+        self._ends = set()
+        stepped = place == 0
+        share = STEPPED if stepped else (1 - STEPPED) * 2 * place / (place_sum(self._size.jobs) or 1)
+        number = max(1, round(self._size.runs * share))
+        since = self._size.begin - 20 * HOUR
+        last = self._size.end - 7 * HOUR
+        for start in sorted(self._dice.randint(int(since), int(last)) for _ in range(number)):
+            run = self._run(job, start, stepped=stepped)
+            yield run
+            failed = run.result is Result.FAILURE and run.end is not None and run.end + DAY < last
+            if self._reopens and not stepped and failed and self._dice.random() < REPLAYED:
+                yield self._run(job, int(run.end or 0) + self._dice.randint(10, 7200), stepped=False, again=run.run_id)
+
+    def _run(self, job: SimJob, created: int, *, stepped: bool, again: str = "") -> SimRun:
+        dice = self._dice
+        self._numbers += 1
+        well = dice.random() < WELL or not self._results
+        stuck = not again and dice.random() < STUCK
+        queue = 0 if again else dice.choice((0, 0, 5, 40))
+        latest = self._size.end - HOUR
+        end = self._free_end(min(created + queue + self._length(), max(latest, created + queue + 60)))
+        script = RunScript(
+            job=job.name,
+            project=job.project,
+            job_id=job.job_id,
+            run_id=again,
+            created=float(created),
+            queue=float(queue),
+            end=None if stuck else end,
+            duration=None if stuck else end - created - queue,
+            result=None if stuck else Result.SUCCESS if well else dice.choice(self._results),
+            steps=STEPS[: dice.randint(1, 3)] if stepped else (),
+        )
+        return told(script, 0.0, self._numbers)
+
+    def _length(self) -> int:
+        (_, least, most) = self._dice.choices(DURATIONS, [share for share, _, _ in DURATIONS])[0]
+        return self._dice.randint(int(least), int(most))
+
+    def _free_end(self, end: float) -> float:
+        """No two runs of a job end together: which of them was the last would be anybody's guess."""
+        while end in self._ends:
+            end += 1
+        self._ends.add(end)
+        return end
+
+
+def place_sum(jobs: int) -> int:
+    """What the places of all jobs but the first add up to, twice."""
+    number = jobs * len(PROJECTS)
+    return number * (number - 1)

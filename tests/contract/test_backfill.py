@@ -1,0 +1,229 @@
+"""The past, as `backfill` writes it, for every vendor that has one to show: the whole command but for its flags."""
+
+import itertools
+import re
+from collections import Counter
+
+import msgspec
+import pytest
+import yaml
+
+from exporter.assembly import Outside
+from exporter.backfill import BackfillError, backfill
+from exporter.config import loads
+from exporter.counting import Mark
+from exporter.errors import SourceError, StateError
+from exporter.past import Wanted
+from exporter.samples import REPEAT
+from exporter.simulators.faults import Status
+from exporter.sources import SOURCES
+from tests.contract.harness import DAY, HOUR, MINUTE, NOW, RUNS
+
+PAST = 20 * HOUR
+
+
+@pytest.fixture
+def lived(bench):
+    """A vendor with a past: runs that ended, one that goes on, one of long ago."""
+    for number in range(30):
+        for job in ("job-0", "job-1"):
+            bench.world.run(
+                job,
+                start=NOW - PAST + number * 35 * MINUTE,
+                duration=90.0 + 7 * number,
+                result="failure" if number % 5 == 2 else "success",
+                steps=("load", "model"),
+            )
+    bench.world.run("job-2", start=NOW - 2 * HOUR, duration=3 * HOUR)
+    return bench
+
+
+def write(bench, folder, *, state=None, name="past.om", **wanted):
+    """What the command writes, as samples by series: name, labels → instants and values."""
+    block = {**bench.simulator.source_config("one"), **bench.settings}
+    text = yaml.safe_dump({"sources": [block], "state": {"path": str(state or bench.state)}, "objectives": OBJECTIVES})
+    config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
+    outside = Outside(clock=bench.local, monotonic=bench.clock, sleep=bench._sleep)
+    told = []
+    summary = backfill(config, Wanted(output=folder / name, **wanted), outside, told.append)
+    return summary, (folder / name).read_text(), told
+
+
+SAMPLE = re.compile(r"(\w+)\{(.*)\} (\S+) ([\d.]+)")
+PAIR = re.compile(r'(\w+)="([^"]*)"')
+OBJECTIVES = [{"match": {"job_name": "job-0"}, "freshness": "1h", "duration_budget": "10m", "team": "data"}]
+
+
+def series(text):
+    """By hand: the client library's parser takes histograms with several timestamps for duplicates."""
+    found = {}
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            name, pairs, value, instant = SAMPLE.fullmatch(line).groups()
+            found.setdefault((name, *sorted(PAIR.findall(pairs))), []).append((float(instant), float(value)))
+    return found
+
+
+def rises(text, name=RUNS):
+    """The sums of positive steps by project, job and result."""
+    sums = Counter()
+    for (family, *labels), samples in series(text).items():
+        if family == name:
+            label = dict(labels)
+            steps = [max(0.0, after - before) for (_, before), (_, after) in itertools.pairwise(samples)]
+            sums[label["project"], label["job_name"], label["result"]] += int(sum(steps))
+    return {key: count for key, count in sums.items() if count}
+
+
+def test_all_endings_up_to_the_first_poll_and_no_other_are_written(lived, tmp_path):
+    lived.poll()
+    lived.run(70 * MINUTE)
+    summary, text, _ = write(lived, tmp_path)
+
+    assert rises(text) == lived.truth(0.0, lived.born)
+    assert summary.runs == sum(lived.truth(0.0, lived.born).values()) == 60
+    assert rises(text, "jobrun_run_duration_seconds_count") == rises(text), "histograms begin at 0 too"
+    assert lived.truth() == lived.counted(), "the rest is the daemon's"
+    assert text.endswith("# EOF\n")
+
+
+def test_the_series_are_continuous_in_order_and_end_where_the_daemon_begins(lived, tmp_path):
+    lived.poll()
+    _, text, _ = write(lived, tmp_path)
+    found = series(text)
+    assert found
+    for (name, *_), samples in found.items():
+        instants = [instant for instant, _ in samples]
+        assert instants == sorted(set(instants)), name
+        if "_seconds_bucket" not in name and name.startswith("jobrun_runs"):
+            assert max(after - before for before, after in itertools.pairwise(instants)) <= REPEAT
+            assert instants[-1] == pytest.approx(lived.born, abs=0.001)
+            assert samples[0][1] == 0
+
+
+def test_the_labels_are_those_of_the_daemons_series_and_those_that_are_asked_for(lived, tmp_path):
+    lived.poll()
+    lived.run(70 * MINUTE)
+    _, text, _ = write(lived, tmp_path, labels={"job": "jobruns", "instance": "there:9797"})
+    written = {name for name, *_ in series(text)}
+    live = {tuple(sorted(key)) for key in lived.samples(RUNS, "source", "project", "job_name")}
+    past = {
+        tuple(sorted(value for label, value in labels if label in ("source", "project", "job_name")))
+        for name, *labels in series(text)
+        if name == RUNS
+    }
+    assert past <= live
+    assert all(("job", "jobruns") in labels and ("instance", "there:9797") in labels for _, *labels in series(text))
+    assert {"jobrun_last_run_status", "jobrun_consecutive_failures", "jobrun_active_runs"} <= written
+    assert "jobrun_last_failed_run_info" not in written
+    budgets = [key for key in series(text) if key[0] == "jobrun_job_duration_budget_seconds"]
+    assert len(budgets) == 1, "as configured"
+
+
+def test_a_run_that_goes_on_over_the_first_poll_is_shown_running_and_counted_by_the_daemon(lived, tmp_path):
+    lived.poll()
+    lived.run(2 * HOUR)
+    _, text, _ = write(lived, tmp_path)
+    (running,) = [
+        samples
+        for (name, *labels), samples in series(text).items()
+        if name == "jobrun_active_runs" and ("job_name", "job-2") in labels and ("state", "executing") in labels
+    ]
+    assert running[-1] == (pytest.approx(lived.born, abs=0.001), 1)
+    assert not any(job == "job-2" for _, job, _ in rises(text))
+    assert [job for _, job, _ in lived.counted()].count("job-2") == 1
+
+
+def test_without_a_state_an_instant_must_be_given(lived, tmp_path):
+    with pytest.raises(StateError, match="run the daemon first, or give --until"):
+        write(lived, tmp_path, state=tmp_path / "none.db")
+    until = NOW - 5 * HOUR
+    _, text, _ = write(lived, tmp_path, state=tmp_path / "none.db", until=until)
+    assert rises(text) == lived.truth(0.0, until)
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_of_the_states_instant_and_the_given_one_the_earlier_holds(lived, tmp_path):
+    lived.poll()
+    lived.run(HOUR)
+    for number, until in enumerate((NOW - 5 * HOUR, lived.clock())):
+        _, text, _ = write(lived, tmp_path, until=until, name=f"{number}.om")
+        assert rises(text) == lived.truth(0.0, min(until, lived.born))
+
+
+def test_nothing_is_written_over_and_nothing_half(lived, tmp_path):
+    lived.poll()
+    (tmp_path / "past.om").write_text("precious")
+    with pytest.raises(BackfillError, match="exists"):
+        write(lived, tmp_path)
+    assert (tmp_path / "past.om").read_text() == "precious"
+    with pytest.raises(BackfillError, match="future"):
+        write(lived, tmp_path, until=lived.clock() + HOUR, name="other")
+    with pytest.raises(BackfillError, match="cannot be written"):
+        write(lived, tmp_path / "nowhere")
+
+
+def test_a_source_that_cannot_be_read_writes_nothing(lived, tmp_path):
+    lived.poll()
+    lived.simulator.faults.add(Status(code=500))
+    with pytest.raises(SourceError):
+        write(lived, tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("past")] == []
+
+
+def test_runs_that_the_api_no_longer_shows_are_written_from_the_state(lived, tmp_path):
+    lived.poll()
+    expected = lived.truth(0.0, lived.born)
+    lived.clock.advance(20 * DAY)
+    _, text, _ = write(lived, tmp_path)
+    assert rises(text) == expected
+
+
+def test_the_state_is_left_as_it_was(lived, tmp_path):
+    lived.poll()
+    before = lived.ledger.store().load()
+    write(lived, tmp_path)
+    assert lived.ledger.store().load() == before
+    assert lived.poll() == "success"
+
+
+def test_a_second_job_of_a_name_is_called_as_the_state_calls_it(lived, tmp_path):
+    lived.poll()
+    ledger = lived.ledger
+    with ledger.locked(), ledger.store().transaction():
+        job = next(job for job in ledger.books.jobs.values() if job.name == "job-1")
+        ledger.store().put_jobs([msgspec.structs.replace(job, name="job-1 #remembered")])
+    _, text, _ = write(lived, tmp_path)
+    assert {job for _, job, _ in rises(text)} == {"job-0", "job-1 #remembered"}
+
+
+def test_a_run_that_the_daemon_counts_is_not_the_past_although_it_ended_before(lived, tmp_path):
+    lived.poll()
+    store = lived.ledger.store()
+    row = next(row for row in store.baseline_runs("one") if row.known.run.result == "failure")
+    counted = msgspec.structs.replace(row, known=msgspec.structs.replace(row.known, mark=Mark.COUNTED))
+    with lived.ledger.locked(), store.transaction():
+        store.put_runs("one", [counted])
+    summary, text, _ = write(lived, tmp_path)
+    assert summary.runs == sum(rises(text).values()) == sum(lived.truth(0.0, lived.born).values()) - 1
+
+
+def test_no_sample_lies_in_the_scrapers_future_where_the_apis_clock_is_ahead(lived, tmp_path):
+    lived.local.wrong = -90.0
+    lived.poll()
+    _, text, _ = write(lived, tmp_path)
+    latest = max(instant for samples in series(text).values() for instant, _ in samples)
+    assert latest == pytest.approx(lived.born - 90, abs=2)
+    assert rises(text) == lived.truth(0.0, lived.born)
+
+
+def test_half_of_the_budget_is_used(make, tmp_path):
+    bench = make(requests_per_minute=8)
+    bench.world.run("job-0", start=NOW - HOUR, duration=60.0)
+    bench.poll()
+    bench.clock.advance(10 * MINUTE)
+    bench.simulator.log.clear()
+    begun = bench.clock()
+    write(bench, tmp_path)
+    minutes = (bench.clock() - begun) / MINUTE
+    assert 1 <= sum(bench.simulator.log.counts().values()) <= 4 + 4 * minutes

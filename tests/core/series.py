@@ -1,0 +1,57 @@
+"""Instants at which jobs of many kinds start, as they do in real life, and what would have been said of each."""
+
+import random
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from exporter.cadence import DAY, cadence
+
+SPRING, AUTUMN = "2024-03-01", "2024-10-01"
+"""Clocks change in the month that begins here."""
+
+EVERY_DAY, WORKDAYS = range(7), range(5)
+
+
+def at_times(days, times, *, jitter=60.0, zone="Europe/Berlin", first=SPRING, on=EVERY_DAY, seed=1):
+    """Starts at times of the day in a zone, late by chance."""
+    dice, midnight = random.Random(seed), datetime.fromisoformat(first).replace(tzinfo=ZoneInfo(zone))
+    moments = [
+        midnight + timedelta(days=day, hours=int(time[:2]), minutes=int(time[3:]))
+        for day in range(days)
+        for time in times
+        if (midnight + timedelta(days=day)).weekday() in on
+    ]
+    return sorted(moment.timestamp() + dice.uniform(0, jitter) for moment in moments)
+
+
+def each(distance, count, *, jitter=30.0, start=1_709_000_000.0, seed=1):
+    """Starts at equal distances, late by chance."""
+    dice = random.Random(seed)
+    return [start + number * distance + dice.uniform(0, jitter) for number in range(count)]
+
+
+def by_chance(a_day, days, seed):
+    """Starts of a job that events start."""
+    dice, moment, starts = random.Random(seed), 1_709_000_000.0, []
+    while moment < 1_709_000_000.0 + days * DAY:
+        moment += dice.expovariate(a_day / DAY)
+        starts.append(moment)
+    return starts
+
+
+def alarms(starts):
+    """Starts that came later than what had been learned by the one before them; learned anew after each start."""
+    late = []
+    for number in range(2, len(starts) - 1):
+        learned = cadence(starts[max(0, number - 499) : number + 1])
+        if learned is not None and starts[number + 1] > learned.latest(starts[number]):
+            late.append(starts[number + 1])
+    return late
+
+
+def days_until_known(starts):
+    """Days from the first start until something is learned; None if nothing ever is."""
+    for number in range(2, len(starts)):
+        if cadence(starts[: number + 1]) is not None:
+            return (starts[number] - starts[0]) / DAY
+    return None

@@ -1,0 +1,121 @@
+"""What is learned from the state's own runs, as the page shows it."""
+
+import pytest
+
+from exporter.learning import LONGEST, SOONEST
+from exporter.model import Job, Result, State
+from tests.core.book import BASELINE, ended, run
+from tests.core.series import at_times
+from tests.core.shown import ShownBook
+
+DAY, HOUR = 86400.0, 3600.0
+NEXT = "jobrun_job_next_run_expected_timestamp_seconds"
+FRESHNESS = "jobrun_job_freshness_objective_seconds"
+BUDGET = "jobrun_job_duration_budget_seconds"
+DAILY = [start - 1_709_000_000.0 + BASELINE for start in at_times(26, ["03:00"], zone="UTC")]
+HOURLY = [BASELINE - 8 * DAY + number * HOUR for number in range(8 * 24)]
+
+
+@pytest.fixture
+def shown(tmp_path):
+    book = ShownBook(tmp_path / "state.db")
+    yield book
+    book.close()
+
+
+def past(starts):
+    return [ended(f"r{number}", end=start + 600, length=600) for number, start in enumerate(starts)]
+
+
+def value(book, family):
+    return book.scrape(family, "job_name").get(("j",))
+
+
+def test_runs_of_before_the_first_poll_teach_all_three_at_once_and_count_for_nothing_else(shown):
+    shown.read(*past(HOURLY))
+    assert shown.total() == 0
+    assert value(shown, NEXT) == pytest.approx(HOURLY[-1] + HOUR + 600, abs=60)
+    assert value(shown, FRESHNESS) == pytest.approx(2 * HOUR + 1200 + 3900, abs=60)
+    assert value(shown, BUDGET) == 1200
+
+
+def test_what_was_learned_is_there_at_once_after_a_restart(shown):
+    shown.read(*past(HOURLY))
+    before = [value(shown, family) for family in (NEXT, FRESHNESS, BUDGET)]
+    shown.reopen()
+    assert [value(shown, family) for family in (NEXT, FRESHNESS, BUDGET)] == before
+
+
+def test_nothing_is_shown_of_a_job_with_a_short_past(shown):
+    shown.read(*past(HOURLY[-9:]))
+    assert [value(shown, family) for family in (NEXT, FRESHNESS, BUDGET)] == [None] * 3
+
+
+def test_a_disabled_job_expects_nothing_but_its_runs_may_still_be_slow(shown):
+    shown.read(*past(HOURLY), jobs=[Job(job_id="j", name="j", enabled=False)])
+    assert (value(shown, NEXT), value(shown, FRESHNESS)) == (None, None)
+    assert value(shown, BUDGET) == 1200
+
+
+def test_what_the_vendor_says_goes_before_what_was_learned(shown):
+    shown.read(*past(HOURLY), jobs=[Job(job_id="j", name="j", schedule="30 4 * * *")])
+    assert value(shown, NEXT) % DAY == 4.5 * HOUR
+
+
+def test_a_job_enabled_again_is_not_late_for_what_was_due_meanwhile(shown):
+    shown.read(*past(HOURLY), jobs=[Job(job_id="j", name="j", enabled=False)])
+    shown.now += 3 * DAY
+    shown.read(jobs=[Job(job_id="j", name="j", enabled=True)])
+    assert value(shown, NEXT) > shown.now
+
+
+def test_a_schedule_that_was_changed_makes_nothing_late(shown):
+    shown.read(*past([BASELINE - 3 * DAY]), jobs=[Job(job_id="j", name="j", schedule="0 0 1 * *")])
+    shown.now += DAY
+    shown.read(jobs=[Job(job_id="j", name="j", schedule="*/5 * * * *")])
+    assert value(shown, NEXT) > shown.now - 300
+
+
+def test_a_run_that_goes_on_has_come(shown):
+    shown.read(*past(HOURLY))
+    shown.read(run("now", start=BASELINE, state=State.EXECUTING))
+    assert value(shown, NEXT) == pytest.approx(BASELINE + HOUR + 600, abs=60)
+
+
+def test_the_latest_start_counts_although_a_run_that_started_earlier_ended_later(shown):
+    long = ended("long", end=BASELINE + 3 * HOUR, length=4 * HOUR)
+    shown.read(*past(HOURLY), ended("short", end=BASELINE + 2 * HOUR, length=60), long)
+    assert value(shown, NEXT) > BASELINE + 2.9 * HOUR
+
+
+def test_runs_are_looked_at_again_when_another_has_ended_but_not_all_the_time(shown):
+    shown.read(*past(HOURLY))
+    assert value(shown, BUDGET) == 1200
+    slow = [ended(f"s{number}", end=BASELINE + number + 3000, length=3000) for number in range(10)]
+    shown.now += SOONEST / 2 - 60
+    shown.read(*slow[:9])
+    assert value(shown, BUDGET) == 1200
+    shown.now += SOONEST
+    shown.read(slow[9])
+    assert value(shown, BUDGET) == 4500
+
+
+def test_what_was_learned_is_forgotten_with_the_runs(shown):
+    shown.read(*past(HOURLY))
+    assert value(shown, NEXT) is not None
+    shown.now += 60 * DAY
+    shown.read(through=shown.now)
+    assert value(shown, NEXT) is not None
+    shown.now += LONGEST
+    shown.ledger.prune(shown.now, 30 * DAY)
+    assert value(shown, NEXT) is None
+
+
+def test_cancelled_and_failed_runs_have_come_too(shown):
+    results = [Result.SUCCESS, Result.FAILURE, Result.CANCELLATION]
+    runs = [
+        ended(f"r{number}", end=start + 60, length=60, result=results[number % 3])
+        for number, start in enumerate(HOURLY)
+    ]
+    shown.read(*runs)
+    assert value(shown, NEXT) == pytest.approx(HOURLY[-1] + HOUR + 600, abs=60)
