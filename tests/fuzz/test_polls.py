@@ -23,30 +23,9 @@ EVERY_DAY = 12
 """Spoiled polls of each vendor in the short form."""
 
 SHOWN = frozenset(
-    [
-        "runId",
-        "id",
-        "handle",
-        "jobName",
-        "name",
-        "slug",
-        "environment",
-        "project_id",
-        "external_id",
-        "job_id",
-        "workflow_id",
-        "step_ref",
-        "cron",
-        "timezone",
-        "cron_timezone",
-        "status",
-        "state",
-        "error_class",
-        "schedule",
-        "jobType",
-        "stepName",
-        "dependencies",
-    ]
+    {"runId", "id", "handle", "jobName", "name", "slug", "environment", "state", "status", "dependencies"}
+    | {"project_id", "external_id", "job_id", "workflow_id", "step_ref", "cron", "timezone", "cron_timezone"}
+    | {"error_class", "schedule", "jobType", "error_type", "adapter", "adapter_name", "adapter_operation"}
 )
 """Keys of what may be seen on the page, besides numbers and times."""
 
@@ -116,8 +95,8 @@ def test_what_is_no_label_is_found_nowhere(vendor, poisoned):
         if "token" in endpoint or not body:
             return body
         document = msgspec.json.decode(body)
-        for place in [place for place in places(document) if isinstance(document, dict | list)]:
-            if place[-1] not in SHOWN and not any(isinstance(key, str) and key in SHOWN for key in place):
+        for place in [*places(document)]:
+            if SHOWN.isdisjoint(place):
                 document = replaced(document, place, canary)
         return msgspec.json.encode(document)
 
