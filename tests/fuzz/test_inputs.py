@@ -44,6 +44,12 @@ def test_a_bomb_in_a_config_is_a_fault(bomb):
         loads(BOMBS[bomb] + "\nsources: []", {}, SETTINGS)
 
 
+def test_a_number_of_series_that_no_gauge_can_hold_is_a_fault():
+    with pytest.raises(ConfigError) as fault:
+        loads("metrics: {max_series: " + "9" * 400 + "}", {}, SETTINGS)
+    assert "metrics.max_series" in str(fault.value)
+
+
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_bomb_in_a_web_config_is_a_fault(bomb, tmp_path):
     file = tmp_path / "web.yml"
