@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
@@ -18,6 +19,9 @@ from tests.contract.harness import HOUR, JOBS, MINUTE, RUNS, Bench
 from tests.fuzz.nasty import CANARY, inside, places, planted, twice, whole, without
 from tests.fuzz.nasty import Path as Place
 from tests.fuzz.wire import Wire
+
+ESCAPED = re.compile(r' # \{run_id="[^"\n]*\\.*')
+"""Exemplars with escapes, which the client library's parser does not know."""
 
 Change = Callable[[object, Place, bytes], bytes]
 
@@ -107,7 +111,11 @@ class Poisoned:
             for sample in family.samples
         ]
         assert len(samples) == len(set(samples)), "a series is shown twice"
-        assert sum(1 for family in openmetrics.text_string_to_metric_families(rich.decode()) for _ in family.samples)
+        assert sum(
+            1
+            for family in openmetrics.text_string_to_metric_families(ESCAPED.sub("", rich.decode()))
+            for _ in family.samples
+        )
         logs = self.bench.logs.getvalue()
         assert "poll.fault" not in logs, logs[-3000:]
         for secret in (MARK, CANARY, *self.secrets()):

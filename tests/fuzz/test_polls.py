@@ -15,6 +15,7 @@ from exporter.simulators import SIMULATORS
 from exporter.simulators.faults import Huge
 from exporter.times import parse_instant
 from tests.contract.harness import MINUTE, Bench
+from tests.e2e.processes import missing
 from tests.fuzz.depth import CASES, VALUES_HERE
 from tests.fuzz.nasty import CANARY, places, planted
 from tests.fuzz.poisoned import Poisoned, cases, is_json, largest, others
@@ -66,10 +67,11 @@ def test_one_spoiled_answer_costs_no_more_than_itself(vendor, poisoned):
         exporter.poll(case.spoil)
         exporter.check()
         counted = exporter.counted()
+        only_row = exporter.bench.poller.last_fault.startswith("no row of the answer")  # all were spoiled: an error
         exporter.recover()
         exporter.check()
         assert exporter.total() <= len(exporter.counted()) + 1, case  # one may be given up
-        if number % 3 and case.place and is_json(case.raw):
+        if number % 3 and case.place and is_json(case.raw) and not only_row:
             beside = others(largest(seen)[case.endpoint], case.place, healthy)
             # An id is where the next page begins, too.
             assert beside <= counted or case.endpoint == "steps" or case.place[-1] == "id", case
@@ -166,7 +168,7 @@ def test_an_answer_beyond_the_limit_is_cut_off_and_costs_one_poll(vendor, tmp_pa
 def test_promtool_takes_the_page_after_a_spoiled_poll(vendor, poisoned):
     promtool = shutil.which("promtool")
     if promtool is None:
-        pytest.skip("promtool is not installed")
+        missing("promtool is not installed")
     seen, *_ = well(vendor, poisoned)
     for case in cases(seen, VALUES_HERE, 3, seed=1):
         exporter = poisoned(vendor)
