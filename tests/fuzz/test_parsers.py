@@ -116,6 +116,7 @@ def spoiled(body: bytes) -> Iterator[bytes]:
             yield twice(document, path, raw)
 
 
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("case", CASES)
 def test_a_spoiled_answer_is_understood_or_is_an_error_of_its_source(case):
     body, parse = CASES[case]
