@@ -1,126 +1,73 @@
 """What a poll of Snowplow costs beside decoding its answer: known runs, an unchanged answer, new runs.
 
-Usage: python benchmarks/poll.py [RUNS]
+Usage: python -m benchmarks.poll [RUNS]
 """
 
+import datetime as dt
 import json
-import secrets
 import sys
-import tempfile
-import time
-from datetime import UTC, datetime
-from pathlib import Path
 
-import httpx
-import structlog
-from prometheus_client import CollectorRegistry
+import msgspec
 
-from exporter.assembly import Assembly, Outside, counting_rules
-from exporter.config import loads
-from exporter.ledger import Ledger
-from exporter.meters import SelfMetrics
-from exporter.once import NoPages
-from exporter.opening import open_state
-from exporter.sources import SOURCES
-from exporter.sources.snowplow_api import parse_rows
+from benchmarks.measure import REPEATS, Figure, least, show
+from benchmarks.vendor import body, polling, rows, stamp
+from exporter.sources.snowplow import EVENT_LIMIT
 
-CONFIG = """
-sources:
-  - name: bench
-    type: snowplow
-    organization_id: acme
-    auth: {api_key: benchmark}
-    requests_per_minute: 1000000
-    steps: "off"
-"""
-TOKEN = {"accessToken": "a.b.c"}
-REPEATS = 7
+GROUP = "poll of 10 k runs, CPU x typed decode"
 
 
-def rows(count, start, state="SUCCEEDED"):
-    stamp = datetime.fromtimestamp(start, UTC).strftime("%Y-%m-%dT%H:%M:%S.123Z")
-    return [
-        {
-            "runId": secrets.token_hex(32),
-            "jobId": secrets.token_hex(32),
-            "jobName": f"job-{number % 100}",
-            "environment": "com.acme-prod1",
-            "state": state,
-            "startTime": stamp,
-            "duration": "PT5M12.5S",
-            "failureReason": None,
-        }
-        for number in range(count)
-    ]
+class Typed(msgspec.Struct, rename="camel"):
+    """The fields that are used, with times as times."""
+
+    run_id: str
+    job_name: str
+    environment: str
+    state: str
+    start_time: dt.datetime
+    duration: dt.timedelta
 
 
-class Api:
-    """Answers every list with the same body."""
-
-    def __init__(self):
-        self.body = b"[]"
-
-    def __call__(self, request):
-        if "token" in request.url.path:
-            return httpx.Response(200, json=TOKEN)
-        return httpx.Response(200, content=self.body)
+DECODER = msgspec.json.Decoder(list[Typed])
 
 
-def cost(action):
-    """Seconds of CPU of this process."""
-    begun = time.process_time()
-    action()
-    return time.process_time() - begun
+def yardstick(answer, times=REPEATS):
+    """Seconds for decoding an answer into what is used of it, times included."""
+    return least(lambda: lambda: DECODER.decode(answer), times)
 
 
-def best(make):
-    """The least cost of some repeats; `make` gives a new action each time."""
-    return min(cost(make()) for _ in range(REPEATS))
+def measure(count=EVENT_LIMIT + 1):
+    """An answer of more runs than the API's limit of events is not doubted; fewer would be asked for again."""
+    with polling() as one:
+        known = one.hour(count)
+        one.poll()
 
+        running = rows(1, one.now, state="RUNNING")[0]
 
-def main():
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
-    settings = {word: kind.settings for word, kind in SOURCES.items()}
-    config = loads(CONFIG, {}, settings)
-    api = Api()
-    outside = Outside(transport=httpx.MockTransport(api))
-    with tempfile.TemporaryDirectory() as folder:
-        ledger = Ledger(lambda: open_state(Path(folder) / "state.db", time.time))
-        ledger.load()
-        assembly = Assembly(config, ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
-        rules = {name: shown.rules for name, shown in assembly.shown.items()}
-        ledger.configure(rules, counting_rules(config), "off")
-        poller = assembly.polled[0].poller
-        poller.poll()
-
-        known = rows(count, time.time() - 1800)
-
-        def one_more():
-            """An answer of known runs and a running one that is new, so that the body differs."""
-            api.body = json.dumps([*known, *rows(1, time.time() - 60, "RUNNING")]).encode()
-            return poller.poll
+        def one_changed():
+            """Known runs and one that goes on."""
+            one.now += 1
+            one.api.body = body([*known, {**running, "startTime": stamp(one.now)}])
+            return one.poll
 
         def all_new():
-            api.body = json.dumps(rows(count, time.time() - 1800)).encode()
-            return poller.poll
+            one.api.body = body([*one.hour(count), {**running, "startTime": stamp(one.now)}])
+            return one.poll
 
-        new = best(all_new)
-        one_more()()
-        with_known = best(one_more)
-        unchanged = best(lambda: poller.poll)
-        body = api.body
-    typed = best(lambda: lambda: parse_rows(body))
-    plain = best(lambda: lambda: json.loads(body))
-    print(f"{count} runs, {len(body) / 1e6:.1f} MB; CPU of one poll, x typed decode ({typed * 1e3:.1f} ms):")
-    for name, seconds in {
-        "json.loads": plain,
-        "poll, unchanged answer": unchanged,
-        "poll, all known but one": with_known,
-        "poll, all new": new,
-    }.items():
-        print(f"  {name:26} {seconds / typed:6.2f}   ({seconds / count * 1e6:.2f} us a run)")
+        one_changed()()
+        with_known = least(one_changed)
+        unchanged = least(lambda: one.poll)
+        answer = one.api.body
+        before = one.counted()
+        new = least(all_new)
+        assert one.counted() - before == 7 * count
+    typed = yardstick(answer)
+    note = f"{len(answer) / 1e6:.1f} MB, typed decode {typed * 1e3:.1f} ms"
+    yield Figure(group=GROUP, what="json.loads", value=least(lambda: lambda: json.loads(answer)) / typed, note=note)
+    yield Figure(group=GROUP, what="unchanged answer", value=unchanged / typed, target=0.15)
+    yield Figure(group=GROUP, what="all known, one of them changed", value=with_known / typed, target=1.5)
+    each = f"{new / count * 1e6:.1f} us a run"
+    yield Figure(group=GROUP, what="all new, in one transaction", value=new / typed, target=15, note=each)
 
 
 if __name__ == "__main__":
-    main()
+    show(measure(*map(int, sys.argv[1:2])))

@@ -1,17 +1,16 @@
 """What making a page costs, against the client library's renderer and against copying the bytes.
 
-    python benchmarks/render.py [JOBS]
+Usage: python -m benchmarks.render [JOBS]
 
-One job has about 85 series. Ratios tell; milliseconds depend on the machine.
+One job has about 85 series.
 """
 
-import statistics
 import sys
-import time
 
 import prometheus_client
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.measure import Figure, least, show
 from exporter.exposition import Exposition
 from exporter.holds import Holds
 from exporter.jobview import JobView
@@ -47,15 +46,6 @@ def view(key, runs=1):
     return JobView(state=state, results=RESULTS, has_steps=True, schedule="0 3 * * *")
 
 
-def median_of(work, times=7):
-    taken = []
-    for _ in range(times):
-        begin = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - begin)
-    return statistics.median(taken) * 1000
-
-
 class Ready:
     """A registry of the same families, for the client library to render."""
 
@@ -73,7 +63,7 @@ def full(views):
     return exposition
 
 
-def main(jobs):
+def measure(jobs=1200):
     views = [view(key) for key in range(jobs)]
     exposition = full(views)
     text = bytes(exposition.page.text)
@@ -85,22 +75,24 @@ def main(jobs):
         exposition.publish()
 
     library = Ready(text.decode())
-    memcpy = median_of(lambda: bytearray(text))
-    whole = median_of(lambda: full(views))
+    memcpy = least(lambda: lambda: bytearray(text))
+    whole = least(lambda: lambda: full(views), 5)
+    series = sum(exposition.series_by_family().values())
+    many = f"{series / 1000:.0f} k series"
     rows = {
-        "memcpy of the text": memcpy,
-        "full render, both formats, compressed": whole,
-        "again after 1 % of the jobs changed": median_of(one_percent),
-        "again after nothing but the registry changed": median_of(exposition.publish),
-        "generate_latest, text alone, not compressed": median_of(lambda: prometheus_client.generate_latest(library), 3),
+        f"{many}, x memcpy of the text": (whole / memcpy, None),
+        "again after 1 % of the jobs changed, x full": (least(lambda: one_percent) / whole, 0.25),
+        "again after nothing but the registry changed, x full": (least(lambda: exposition.publish) / whole, None),
+        "generate_latest, text alone and not compressed, x full": (
+            least(lambda: lambda: prometheus_client.generate_latest(library), 2) / whole,
+            None,
+        ),
     }
-    lines = sum(exposition.series_by_family().values())
-    print(
-        f"{jobs} jobs, {lines} series, {len(text) / 1e6:.1f} MB, {exposition.page.text_gzip.length / 1e6:.2f} MB gzip"
-    )
-    for name, taken in rows.items():
-        print(f"{name:45} {taken:8.1f} ms {taken / memcpy:8.1f} x memcpy {taken / whole:6.2f} x full render")
+    note = f"{len(text) / 1e6:.1f} MB, {whole * 1e3:.0f} ms for both formats, plain and gzip"
+    for what, (value, target) in rows.items():
+        yield Figure(group="render, CPU", what=what, value=value, target=target, note=note)
+        note = ""
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1200)
+    show(measure(*map(int, sys.argv[1:2])))

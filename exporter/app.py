@@ -22,6 +22,7 @@ from exporter.config import Config, load, secrets
 from exporter.daemon import Daemon
 from exporter.duration import format_duration
 from exporter.errors import SourceError
+from exporter.explain import explain
 from exporter.ledger import Ledger
 from exporter.meters import SelfMetrics
 from exporter.once import NoPages, Polled, poll_once
@@ -32,6 +33,8 @@ from exporter.store import Connect
 from exporter.supervision import Manager
 from exporter.webfile import WebFile
 from exporter.webserver import ListenError
+
+__all__ = ["SETTINGS", "explain", "once", "probe", "run", "serve"]
 
 SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
 

@@ -30,7 +30,8 @@ from exporter.sources import SOURCES
 from exporter.sources.settings import SourceSettings
 from exporter.sources.source import Source
 from exporter.state import Counted
-from exporter.store import Loaded, Store
+from exporter.storage import Loaded
+from exporter.store import Store
 from exporter.until import Before, before_of_state
 from exporter.view import LedgerView
 

@@ -31,6 +31,9 @@ class App(Protocol):
     def once(self, config_file: Path) -> int:
         """One poll of every source, printed."""
 
+    def explain(self, config: config.Config, selector: str, out: TextIO, err: TextIO) -> int:
+        """Lists the runs that make up a number."""
+
     def backfill(self, config_file: Path, wanted: Wanted) -> int:
         """The past, as OpenMetrics."""
 
@@ -123,6 +126,11 @@ def _once(options: argparse.Namespace, outside: Outside) -> int:
     return outside.app().once(options.config_file)
 
 
+def _explain(options: argparse.Namespace, outside: Outside) -> int:
+    loaded = config.load(options.config_file, outside.environ, outside.settings)
+    return outside.app().explain(loaded, options.selector, outside.out, outside.err)
+
+
 def _backfill(options: argparse.Namespace, outside: Outside) -> int:
     wanted = Wanted(output=options.output, labels=dict(options.labels or ()), until=options.until)
     return outside.app().backfill(options.config_file, wanted)
@@ -208,6 +216,14 @@ COMMANDS: Mapping[str, Command] = {
         "polls every source once and prints what it saw; touches no state",
         (Flag("--config.file", {**CONFIG_FILE, "required": True}),),
         _once,
+    ),
+    "explain": Command(
+        "lists the runs that make up a number, from the state beside a running daemon",
+        (
+            Flag("--config.file", {**CONFIG_FILE, "required": True}),
+            Flag("selector", {"metavar": "SELECTOR", "help": """e.g. 'jobrun_runs_total{job_name="x"}'"""}),
+        ),
+        _explain,
     ),
     "backfill": Command(
         "writes what happened before the daemon counted as OpenMetrics with timestamps, for promtool",

@@ -25,7 +25,7 @@ class Mark(enum.IntEnum):
     GIVEN_UP = 3
 
 
-class Known(msgspec.Struct, frozen=True, kw_only=True):
+class Known(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What the state knows of a run. `earlier`: ends that are counted, of a run that came back to life."""
 
     run: Run
@@ -33,7 +33,7 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     earlier: tuple[float, ...] = ()
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What an answer about a run means. `keep` is what the state shall hold from now on; None: as before."""
 
     disposition: Disposition

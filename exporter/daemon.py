@@ -8,18 +8,22 @@ from pathlib import Path
 import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
-from exporter import __version__, logs
+from exporter import __version__, api, logs, openapi
 from exporter.address import Address
+from exporter.asking import Asking
 from exporter.assembly import Assembly, Outside, counting_rules
 from exporter.config import Config, secrets
 from exporter.errors import StateError
 from exporter.exposition import Exposition
 from exporter.faults import ConfigError, Fault
+from exporter.handling import Handling
 from exporter.holds import Holds
 from exporter.ledger import Ledger
 from exporter.meters import SelfMetrics
 from exporter.opening import Opened, look, open_state
 from exporter.publisher import Publisher
+from exporter.reader import Reader
+from exporter.reporting import Parts, Reporter
 from exporter.schedule import Schedule
 from exporter.store import Connect, Lock, LockedStateError
 from exporter.supervision import Manager, Supervision
@@ -90,12 +94,28 @@ class Daemon:
         self._assembly = Assembly(self._config, self._ledger, self._metrics, self._publisher, outside)
         self._schedule = self._new_schedule(self._assembly)
         self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
+        self._asking = Asking(outside.monotonic)
+        self._handling = Handling(monotonic=outside.monotonic)
+        self._refused = ""
+        reporter = Reporter(
+            Parts(
+                ledger=self._ledger,
+                publisher=self._publisher,
+                reader=Reader(Path(self._config.state.path), monotonic=outside.monotonic),
+                asking=self._asking,
+                config=lambda: self._config,
+                assembly=lambda: self._assembly,
+                refused=lambda: self._refused,
+                clock=outside.clock,
+            )
+        )
         answers = Answers(
             page=lambda: exposition.page,
             scraped=self._holds.scraped,
             healthy=self.healthy,
             ready=self.ready,
             reload=self.reload,
+            routes=api.routes(reporter, self._handling, openapi.document(__version__)),
         )
         app = application(answers)
         if web_file is None:
@@ -160,9 +180,11 @@ class Daemon:
             try:
                 self._reload()
             except (ConfigError, StateError) as error:
+                self._refused = str(error)
                 self._metrics.reloaded(None)
                 self._log.error("reload refused: the old configuration stays in force", fault=str(error))
                 return False, str(error)
+            self._refused = ""
             self._metrics.reloaded(self._outside.clock())
             self._log.info("configuration reloaded", sources=len(self._config.sources))
             return True, "reloaded"
@@ -201,6 +223,7 @@ class Daemon:
         self._supervision.stopping()
         ended = self._end(self._schedule, self._assembly)
         self._web.stop(GRACE)
+        ended = all([ended, self._asking.close(), self._handling.close()])
         self._ledger.close()
         if self._lock is not None:
             self._lock.release()

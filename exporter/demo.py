@@ -19,6 +19,7 @@ metrics:
   zero_first: 0s  # whoever looks at a demo wants to see the first failure at once
   run_buckets: [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 300]
   step_buckets: [0.5, 1, 2, 5, 10, 20, 30, 60]
+web: {logs: true}  # the output is made up
 objectives:
   - match: {job_name: "daily-.*"}
     every: 6m
@@ -56,7 +57,7 @@ def demo(listen: Address, speed: float) -> int:
         simulators = [stack.enter_context(kind.demo(speed=speed)) for kind in SIMULATORS.values()]
         settings = yaml.safe_load(DEMO)
         if listen.port:
-            settings["web"] = {"external_url": f"http://{Address(listen.host or 'localhost', listen.port)}"}
+            settings["web"]["external_url"] = f"http://{Address(listen.host or 'localhost', listen.port)}"
         settings["state"] = {"path": str(folder / "state.db")}
         settings["sources"] = [
             {**simulator.source_config(), "poll_interval": "5s", "settle": "5s", "requests_per_minute": 600}

@@ -71,6 +71,7 @@ class Entry:
         self._moment = moment
         self._histograms = step_histograms
         self._contexts: dict[int, Context | None] = {}
+        self._rules_of: dict[int, Rules] = {}
         self.entered = Entered()
 
     def reading(self, reading: Reading, rows: Mapping[str, StoredRun]) -> None:
@@ -162,7 +163,7 @@ class Entry:
         self.entered.dispositions[verdict.disposition] += 1
         if verdict.keep is None:
             return
-        stored = self._row(key, verdict.keep, row)
+        stored = self._row(key, verdict.keep, row, late=verdict.disposition is Disposition.LATE)
         self._draft.runs[run.run_id] = stored
         if verdict.counts:
             self._ending(stored, steps)
@@ -189,7 +190,7 @@ class Entry:
             max_run_age=self._rules.max_run_age,
         )
 
-    def _row(self, key: int, keep: Known, row: StoredRun | None) -> StoredRun:
+    def _row(self, key: int, keep: Known, row: StoredRun | None, *, late: bool) -> StoredRun:
         """The row to be written; an unmapped word is counted once a run."""
         run, words = keep.run, row.words if row else ""
         if run.unmapped and run.unmapped not in words.split("\n"):
@@ -207,6 +208,7 @@ class Entry:
             asked=row.asked if row else 0,
             due=row.due if row else None,
             step_results=row.step_results if row else None,
+            late=late or (row is not None and row.late),
         )
 
     def _unmapped(self, word: str) -> None:
@@ -221,7 +223,9 @@ class Entry:
         run = stored.known.run
         state = self._draft.job(stored.job)
         target = self._draft.target(state)
-        shown = msgspec.structs.replace(run, error_type=self._draft.error_type(target, run))
+        shown = run
+        if run.error_type:
+            shown = msgspec.structs.replace(shown, error_type=self._draft.error_type(target, run))
         if stored.known.earlier:
             # It was created for its first life: what it waited since then says nothing about this one.
             shown = msgspec.structs.replace(shown, queue_duration=None)
@@ -230,7 +234,7 @@ class Entry:
             self._draft.recount.add(state.key)
         self.entered.results[run.result or Result.UNKNOWN] += 1
         if run.end is not None:
-            self.entered.delays.append(max(0.0, self._moment.now - run.end))
+            self.entered.delays.append(self._moment.now - run.end)
         if not (state.job.has_steps and self._rules.wants_steps(run.result)):
             return
         pending = msgspec.structs.replace(stored, steps=StepMark.PENDING, tries=0, asked=0, due=self._moment.now)
@@ -239,7 +243,12 @@ class Entry:
             self.steps(pending, steps)
 
     def _counting_of(self, job: JobState) -> Rules:
-        return msgspec.structs.replace(self._counting, run_buckets=self._rules.run_buckets(job))
+        """How endings of a job are added up. Whether an objective sets its buckets is asked once a job, not a run."""
+        rules = self._rules_of.get(job.key)
+        if rules is None:
+            rules = msgspec.structs.replace(self._counting, run_buckets=self._rules.run_buckets(job))
+            self._rules_of[job.key] = rules
+        return rules
 
     def _uncounted(self, stored: StoredRun, row: StoredRun | None) -> None:
         """Moves the gauges for an ending of the baseline, or for a change of one that has been entered."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 
 from exporter.model import Result, State
-from exporter.state import JobState
+from exporter.state import JobState, oldest
 
 Row = tuple[tuple[str, ...], float]
 Rows = Callable[["JobView"], Iterable[Row]]
@@ -61,6 +61,16 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     def gauged(self) -> bool:
         """Whether it has gauges: a job beyond the bound has none, nor has the one that stands for those."""
         return self.counted and not self.state.overflow
+
+
+def active_of(begun: Iterable[tuple[State | None, float]]) -> dict[State, tuple[int, float | None]]:
+    """`JobView.active` of open runs: what each is doing, and since when."""
+    active: dict[State, tuple[int, float | None]] = {}
+    for state, start in begun:
+        if state is not None:
+            count, earliest = active.get(state, (0, start))
+            active[state] = (count + 1, oldest((earliest, start)))
+    return active
 
 
 def single(value: Callable[[JobView], float | None]) -> Rows:

@@ -20,7 +20,7 @@ from exporter.opening import Opened
 from exporter.rules import SourceRules, included
 from exporter.schema import StepMark, StoredRun
 from exporter.state import Count, Counted, Distribution, JobState, OpenRun, SourceState, copy, label_of
-from exporter.store import Loaded, Store
+from exporter.storage import Loaded, Storage
 
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
@@ -59,7 +59,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._rules: dict[str, SourceRules] = {}
         self._open: dict[str, dict[str, OpenRun]] = {}
-        self._store: Store | None = None
+        self._store: Storage | None = None
         self._changed = Changed()
         self._starting: set[str] = set()
         self._begun: set[str] = set()
@@ -68,6 +68,8 @@ class Ledger:
         self._step_mode = "auto"
         self.step_histograms = True
         self.last_commit: float | None = None
+        self.fault = ""
+        """Why the state could not be opened or written when that was last tried."""
 
     # --- opening and configuring ---
 
@@ -81,6 +83,7 @@ class Ledger:
                 return
             opened = self._opening()
             self._fill(opened.loaded)
+            self.fault = opened.fault
             if opened.store is None:
                 self._commit_failed()
                 raise StateError(opened.fault)
@@ -160,14 +163,16 @@ class Ledger:
     # --- transactions ---
 
     @contextmanager
-    def _writing(self) -> Iterator[Store]:
+    def _writing(self) -> Iterator[Storage]:
         store = self.store()
         try:
             with store.transaction():
                 yield store
-        except StateError:
+        except StateError as error:
+            self.fault = str(error)
             self._commit_failed()
             raise
+        self.fault = ""
 
     def _draft(self, source: str, now: float) -> Draft:
         self.load()
@@ -436,7 +441,7 @@ class Ledger:
                 if mark is not None
             )
 
-    def _prune(self, store: Store, name: str, before: float) -> int:
+    def _prune(self, store: Storage, name: str, before: float) -> int:
         """In one transaction with the instant: what is pruned and shown again must not count again.
 
         A clock that is ahead must not prune all, so the age is counted from the watermark.
@@ -476,6 +481,14 @@ class Ledger:
         with self._lock:
             return list(self.books.of_source(source).values())
 
+    def glance(self) -> tuple[list[JobState], dict[str, list[OpenRun]]]:
+        """The committed records of all jobs, and all open runs by source, without waiting for a transaction under way.
+
+        Records are never changed, and a dict is copied in one step of the interpreter, so no lock is needed.
+        """
+        open_runs = {name: list(runs.values()) for name, runs in list(self._open.items())}
+        return list(self.books.jobs.values()), open_runs
+
     def source(self, name: str) -> SourceState:
         """The committed record of a source."""
         return self.books.sources[name]
@@ -486,7 +499,7 @@ class Ledger:
             return self._store.size() if self._store is not None else 0
         return 0
 
-    def store(self) -> Store:
+    def store(self) -> Storage:
         """The open state, to be read under `locked`. Raises StateError if there is none."""
         if self._store is None:
             raise StateError("the state is not open")

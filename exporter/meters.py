@@ -5,7 +5,7 @@ live on a registry of their own, never the global one. A series is made when its
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -168,6 +168,7 @@ class SourceMeter:
         self._name = name
         self._families = families
         self._children: dict[tuple[str, ...], Metric] = {}
+        self._values: dict[tuple[str, ...], float] = {}
         self._closed = False
         self._lock = threading.RLock()
         for family, values in SEEDS:
@@ -244,9 +245,13 @@ class SourceMeter:
         """What became of so many rows, a value of `Disposition`."""
         self._counter("jobrun_source_runs_fetched_total", str(disposition)).inc(count)
 
-    def observation_delay(self, seconds: float) -> None:
-        """So long after its end a run was counted."""
-        self._histogram("jobrun_source_observation_delay_seconds").observe(max(0.0, seconds))
+    def observation_delays(self, delays: Sequence[float]) -> None:
+        """So many seconds after their ends runs were counted; the series is there from the first on."""
+        if not delays:
+            return
+        histogram = self._histogram("jobrun_source_observation_delay_seconds")
+        for seconds in delays:
+            histogram.observe(max(0.0, seconds))
 
     def watermark(self, instant: float | None) -> None:
         """All endings up to here are counted; absent before the first reading."""
@@ -272,6 +277,11 @@ class SourceMeter:
         """Open runs that are followed."""
         self._set("jobrun_exporter_tracked_runs", count)
 
+    def value(self, family: str, *labels: str) -> float | None:
+        """What a gauge was last set to; None if it is absent."""
+        with self._lock:
+            return self._values.get((family, *labels))
+
     def close(self) -> None:
         """Takes all series of the source away; none comes back."""
         with self._lock:
@@ -286,6 +296,7 @@ class SourceMeter:
                 self._drop(family)
             else:
                 shown(self._child(family, *labels), Gauge).set(value)
+                self._values[family, *labels] = value
 
     def _counter(self, family: str, *labels: str) -> Counter:
         return shown(self._child(family, *labels), Counter)
@@ -308,6 +319,7 @@ class SourceMeter:
         with self._lock:
             for key in [key for key in self._children if key[0] == family]:
                 del self._children[key]
+                self._values.pop(key, None)
                 self._families[family].remove(self._name, *key[1:])
 
 

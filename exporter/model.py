@@ -1,6 +1,7 @@
 """The words of the domain: jobs, runs, steps, and what one reading of an API brought.
 
-Everything here is frozen data. All instants are Unix seconds (UTC), all durations seconds.
+Everything here is frozen data, and what there is much of is none of the garbage collector's business (`gc=False`): it
+can hold no circle. All instants are Unix seconds (UTC), all durations seconds.
 """
 
 import enum
@@ -56,7 +57,7 @@ class Window(msgspec.Struct, frozen=True):
         return self.end - self.start
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True):
+class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A job as its vendor describes it.
 
     `job_id` is the identity within the source and never changes; `project` and `name` are labels and may.
@@ -78,7 +79,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     reopens: bool = True
 
 
-class Run(msgspec.Struct, frozen=True, kw_only=True):
+class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One run as the API shows it now.
 
     Ended: `result` is set. Open: `state` is set, or neither where the vendor's word is unmapped.

@@ -8,7 +8,8 @@ import msgspec
 
 from exporter.errors import StateError
 from exporter.state import Counted
-from exporter.store import Connect, CorruptStateError, Loaded, NewerSchemaError, Store, set_aside
+from exporter.storage import Loaded, Storage
+from exporter.store import Connect, CorruptStateError, NewerSchemaError, Store, set_aside
 
 
 class Opened(msgspec.Struct, kw_only=True):
@@ -22,7 +23,7 @@ class Opened(msgspec.Struct, kw_only=True):
         fault: Why there is no store.
     """
 
-    store: Store | None
+    store: Storage | None
     loaded: Loaded
     cold: str = ""
     kept: Path | None = None

@@ -106,6 +106,7 @@ class Poller:
         self._log = structlog.get_logger().bind(source=rules.name)
         self.failures = 0
         self.polled = False
+        self.last_outcome = ""
         self.last_fault = ""
         self.last_reason = ""
 
@@ -191,8 +192,7 @@ class Poller:
         for disposition, count in entered.dispositions.items():
             if count:
                 self._meter.fetched(disposition, count)
-        for delay in entered.delays:
-            self._meter.observation_delay(delay)
+        self._meter.observation_delays(entered.delays)
 
     def _fetch_steps(self, begun: float, told: Told) -> None:
         """Fetches the steps of runs that are counted, for as long as the poll's time allows, but always some."""
@@ -247,7 +247,7 @@ class Poller:
         name, now = self._rules.name, self._clock.now()
         failed = told.outcome == "error"
         self.failures = self.failures + 1 if failed else 0
-        self.last_fault, self.last_reason = told.fault, told.reason
+        self.last_outcome, self.last_fault, self.last_reason = told.outcome, told.fault, told.reason
         self._meter.polled(told.outcome, now, seconds)
         if failed:
             self._meter.poll_error(told.reason)

@@ -11,14 +11,14 @@ from exporter.errors import StateError
 from exporter.expectations import expectation
 from exporter.exposition import Exposition
 from exporter.holds import Holds, Series
-from exporter.jobview import JobView
+from exporter.jobview import JobView, active_of
 from exporter.learning import Learning
 from exporter.ledger import UNOBSERVED, Changed, Ledger
+from exporter.links import run_url
 from exporter.meters import SelfMetrics
-from exporter.model import State
 from exporter.rules import SourceRules
 from exporter.sources.settings import SourceSettings
-from exporter.state import JobState, OpenRun, label_of, oldest
+from exporter.state import JobState, OpenRun, label_of
 
 REFRESH = 5.0
 """Seconds after which a page is made anew although nothing was committed, for the process's own metrics."""
@@ -69,6 +69,8 @@ class Publisher:
         self._sources: Mapping[str, Shown] = {}
         self._lock = threading.Lock()
         self._shown_jobs: set[int] = set()
+        self.views: dict[int, JobView] = {}
+        """What is shown of each job on the page that was made last."""
         self._shown_sources: set[str] = set()
         self._withheld: frozenset[str] = frozenset()
         self._held: set[Series] = set()
@@ -130,10 +132,13 @@ class Publisher:
             keys = {key for key in changed.jobs if key in jobs and self._is_shown(jobs[key])}
             removed = changed.jobs - keys
         self._shown_jobs = (self._shown_jobs | keys) - removed
+        views = self._views(keys)
+        self.views = {key: view for key, view in self.views.items() if key not in removed} if removed else self.views
+        self.views.update({view.state.key: view for view in views})
         gone = self._shown_sources - self._sources.keys()
         self._shown_sources = set(self._sources)
         self._exposition.update(
-            jobs=self._views(keys),
+            jobs=views,
             removed_jobs=removed,
             sources=[self._ledger.source(name) for name in self._sources],
             removed_sources=gone,
@@ -141,6 +146,7 @@ class Publisher:
         )
 
     def _is_shown(self, job: JobState) -> bool:
+        """Whether a job's series are served."""
         source = self._sources.get(job.source)
         return source is not None and not job.gone and (job.overflow or source.rules.wants(label_of(job.job)))
 
@@ -156,12 +162,9 @@ class Publisher:
         source = self._sources[job.source]
         objective = self._config.objective_for(job.source, job.project, job.name) if self._config else None
         expected = expectation(job, objective, self._learning.of(job), open_runs)
-        active = {}
-        for state in State:
-            starts = [run.start if run.start is not None else run.origin for run in open_runs if run.state is state]
-            if starts:
-                active[state] = (len(starts), oldest(starts))
+        active = active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs)
         failed = job.last_failure.run_id if job.last_failure else ""
+        external_url = self._config.web.external_url if self._config else ""
         return JobView(
             state=job,
             active=active,
@@ -173,14 +176,10 @@ class Publisher:
             schedule=expected.schedule,
             team=expected.team,
             job_url=job.job.url,
-            failed_run_url=self._link(job, failed) if failed else "",
+            failed_run_url=run_url(external_url, source.settings, job.job, failed) if failed else "",
             step_histograms=self._ledger.step_histograms,
             withheld=job.source in self._withheld,
         )
-
-    def _link(self, job: JobState, run_id: str) -> str:
-        settings = self._sources[job.source].settings
-        return settings.link(run_id=run_id, job_id=job.job.job_id, job_name=job.job.name, project=job.job.project)
 
     def _hold_unobserved(self) -> None:
         """Seconds found unobserved at the start are added once the restored value has been served for a while."""

@@ -23,7 +23,8 @@ from exporter.publisher import Shown
 from exporter.samples import Samples, Unit
 from exporter.schema import StoredRun
 from exporter.state import Counted, JobState, oldest
-from exporter.store import Loaded, Store
+from exporter.storage import Loaded
+from exporter.store import Store
 from exporter.textformat import counter_block, gauge_block, histogram_block, prefix_of
 
 GRID = 60.0

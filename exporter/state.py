@@ -19,7 +19,7 @@ OTHER = "__other__"
 """The label value that stands for everything beyond a bound."""
 
 
-class Exemplar(msgspec.Struct, frozen=True):
+class Exemplar(msgspec.Struct, frozen=True, gc=False):
     """A run that shows what a number is made of. `instant`: the end of the run."""
 
     run_id: str
@@ -73,7 +73,7 @@ class Distribution(msgspec.Struct, omit_defaults=True):
         return new
 
 
-class LastRun(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+class LastRun(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
     """The ended run with the largest end. `order`: its end, or when its ending was first seen if it has none."""
 
     run_id: str

@@ -15,10 +15,17 @@ import msgspec
 from exporter.counting import Mark, Streak
 from exporter.errors import StateError
 from exporter.model import FAILING, PastRun, Result, Window
-from exporter.schema import COLUMNS, MIGRATIONS, StepMark, StoredRun, to_row, to_stored
+from exporter.schema import COLUMNS, MIGRATIONS, StepMark, StoredRun, columns, to_row, to_stored
 from exporter.state import Counted, JobState, SourceState
+from exporter.storage import Loaded
 
 Connect = Callable[..., sqlite3.Connection]
+
+OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = :source)"
+"""The rows of a source, by way of its jobs: for what is looked up in the index of jobs and ends."""
+
+ENDED = 'coalesce("end", seen)'
+"""When a run ended, as far as that is known; "end" is a word of SQL."""
 
 
 class NewerSchemaError(StateError):
@@ -31,15 +38,6 @@ class CorruptStateError(StateError):
 
 class LockedStateError(StateError):
     """Another process holds the state."""
-
-
-class Loaded(msgspec.Struct, kw_only=True):
-    """What the state holds, save the runs that have ended."""
-
-    sources: list[SourceState]
-    jobs: list[JobState]
-    open_runs: list[tuple[str, StoredRun]]
-    exporter: Counted
 
 
 class Lock:
@@ -107,6 +105,8 @@ class Store:
             raise CorruptStateError(f"{self.path}: {damage}")
         if not read_only:
             self._migrate(version)
+            version = len(MIGRATIONS)
+        self._columns = columns(version)
 
     def _migrate(self, version: int) -> None:
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
@@ -154,7 +154,7 @@ class Store:
                 for (record,) in self._db.execute("SELECT record FROM jobs ORDER BY key")
             ]
             names = {key: name for name, key in self._sources.items()}
-            rows = self._db.execute(f"SELECT source, {COLUMNS} FROM runs WHERE mark = 0").fetchall()  # noqa: S608  # constants
+            rows = self._db.execute(f"SELECT source, {self._columns} FROM runs WHERE mark = 0").fetchall()  # noqa: S608  # constants
             row = self._db.execute("SELECT record FROM exporter").fetchone()
             exporter = msgspec.json.decode(row[0], type=Counted) if row else Counted()
         open_runs = [(names[source], to_stored(rest)) for source, *rest in rows]
@@ -206,30 +206,39 @@ class Store:
 
     def _select(self, where: str, *arguments: object) -> list[StoredRun]:
         with self._explained():
-            rows = self._db.execute(f"SELECT {COLUMNS} FROM runs {where}", arguments).fetchall()  # noqa: S608  # constants
+            rows = self._db.execute(f"SELECT {self._columns} FROM runs {where}", arguments).fetchall()  # noqa: S608  # constants
         return [to_stored(row) for row in rows]
 
-    def _all(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
+    def _all(self, query: str, *arguments: object, **named: object) -> list[tuple[Any, ...]]:
         with self._explained():
-            return self._db.execute(query, arguments).fetchall()
+            return self._db.execute(query, named or arguments).fetchall()
 
     def started_between(self, source: str, window: Window) -> frozenset[str]:
         """Ids of the source's runs that started in a window."""
-        query = "SELECT run_id FROM runs WHERE source = ? AND start >= ? AND start < ?"
-        return frozenset(row[0] for row in self._all(query, self._sources.get(source), window.start, window.end))
+        # What started in it ended after its start, or has no end.
+        rows = [
+            row
+            for ended in ('"end" >= :start', '"end" IS NULL')
+            for row in self._all(
+                f"SELECT run_id FROM runs WHERE {OF_SOURCE} AND {ended} AND start >= :start AND start < :end",  # noqa: S608  # constants
+                source=source,
+                start=window.start,
+                end=window.end,
+            )
+        ]
+        return frozenset(run_id for (run_id,) in rows)
 
     def streak(self, job: int) -> Streak:
         """A job's standing, counted from its runs."""
-        # "end" is a word of SQL; a run without an end stands where it was seen.
-        order, ended = 'coalesce("end", seen)', f"mark IN ({Mark.COUNTED}, {Mark.BASELINE})"
+        ended = f"mark IN ({Mark.COUNTED}, {Mark.BASELINE})"
         words = ", ".join(f"'{result}'" for result in sorted(FAILING))
         success = self._all(
-            f"SELECT max({order}) FROM runs WHERE job = ? AND {ended} AND result = '{Result.SUCCESS}'",  # noqa: S608  # constants
+            f"SELECT max({ENDED}) FROM runs WHERE job = ? AND {ended} AND result = '{Result.SUCCESS}'",  # noqa: S608  # constants
             job,
         )[0][0]
         failures, since = self._all(
-            f"SELECT count(*), min({order}) FROM runs "  # noqa: S608  # constants
-            f"WHERE job = ? AND {ended} AND result IN ({words}) AND {order} > ?",
+            f"SELECT count(*), min({ENDED}) FROM runs "  # noqa: S608  # constants
+            f"WHERE job = ? AND {ended} AND result IN ({words}) AND {ENDED} > ?",
             job,
             float("-inf") if success is None else success,
         )[0]
@@ -288,12 +297,16 @@ class Store:
 
         Runs that were given up stay: the API may show them as open for ever, and they must not count again.
         """
-        pruned = self._db.execute(
-            f"DELETE FROM runs WHERE source = ? AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) "  # noqa: S608  # constants
-            'AND result IS NOT NULL AND (start IS NULL OR start < ?) AND coalesce("end", seen) < ? RETURNING job',
-            (self._sources.get(source), before, before),
-        )
-        return [job for (job,) in pruned.fetchall()]
+        return [
+            job
+            for ended in ('"end" < :before', '"end" IS NULL AND seen < :before')
+            for (job,) in self._db.execute(
+                f"DELETE FROM runs WHERE {OF_SOURCE} AND {ended} "  # noqa: S608  # constants
+                f"AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) AND result IS NOT NULL "
+                "AND (start IS NULL OR start < :before) RETURNING job",
+                {"source": source, "before": before},
+            ).fetchall()
+        ]
 
     def size(self) -> int:
         """Bytes of the database, without its journal."""

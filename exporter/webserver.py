@@ -87,6 +87,9 @@ class WebServer:
     def start(self) -> None:
         """Binds, then serves in the background. Raises ListenError if the address is taken or not ours."""
         listener = _listener(self.host, self.port)
+        # Or the end of an answer waits 40 ms for the client to confirm its beginning. asyncio does this itself only for
+        # sockets that name their protocol; connections have it from their listener.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = listener.getsockname()[1]
         self._config.load()
         self._config.ssl = self._tls

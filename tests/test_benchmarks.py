@@ -1,19 +1,50 @@
 """Benchmarks run. What they measure is no test."""
 
-import subprocess
-import sys
-from pathlib import Path
+import math
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from benchmarks import carry, client, growth, memory, poll, quiet, render, scrape, state
+from benchmarks.measure import Figure, exponent, line, percentile
 
 
-@pytest.mark.parametrize(("name", "size"), [("poll", "20"), ("render", "3")])
-def test_a_benchmark_runs_and_prints_ratios(name, size):
-    command = [sys.executable, ROOT / "benchmarks" / f"{name}.py", size]
-    done = subprocess.run(  # noqa: S603  # a script of ours
-        command, capture_output=True, text=True, check=False, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}
-    )
-    assert done.returncode == 0, done.stderr
-    assert "x " in done.stdout
+@pytest.mark.parametrize(
+    "figures",
+    [
+        lambda: poll.measure(20),
+        lambda: state.measure(20),
+        lambda: client.measure(3),
+        lambda: render.measure(3),
+        lambda: scrape.at_rest(200, 4),
+        lambda: scrape.during_polls(200, 0.1),
+        lambda: scrape.beside_library(200),
+        lambda: memory.measure(100),
+        lambda: quiet.measure(2),
+        lambda: growth.measure(50, memory=False),
+        lambda: carry.measure(3, sources=2),
+    ],
+    ids=["poll", "state", "client", "render", "scrape", "busy", "library", "memory", "quiet", "growth", "carry"],
+)
+def test_a_benchmark_measures_something(figures):
+    taken = list(figures())
+    assert taken
+    assert not any(math.isnan(figure.value) for figure in taken)
+
+
+def test_the_exponent_is_that_of_the_power_law():
+    sizes = [1, 2, 4, 8]
+    assert exponent(sizes, [3 * size**2 for size in sizes]) == pytest.approx(2)
+    assert exponent(sizes, [5.0] * 4) == pytest.approx(0)
+
+
+def test_a_percentile_is_one_of_the_values_and_the_slowest_at_the_end():
+    assert percentile(range(1, 101), 0.99) == 99
+    assert percentile([3, 1, 2], 1.0) == 3
+
+
+@pytest.mark.parametrize(("value", "at_least", "missed"), [(5, False, False), (6, False, True), (4, True, True)])
+def test_a_missed_target_is_said(value, at_least, missed):
+    figure = Figure(group="poll", what="known", value=value, unit="ms", target=5, at_least=at_least, note="how")
+    assert figure.missed is missed
+    sign = "≥" if at_least else "≤"
+    assert line(figure) == f"| poll | known | {value}.00 ms | {sign} 5{', **missed**' if missed else ''} | how |"

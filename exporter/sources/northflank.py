@@ -432,13 +432,13 @@ class NorthflankSource:
 
     # --- what else a source does ---
 
-    def steps(self, run: Run) -> Sequence[Step]:  # noqa: ARG002  # the interface of all sources
+    def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:  # noqa: ARG002  # the interface of all sources
         """None: runs have no steps."""
         return ()
 
-    def log(self, run_id: str, step_name: str) -> StepLog:  # noqa: ARG002  # the interface of all sources
-        """Nothing: the API has no error text."""
-        return StepLog()
+    def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:  # noqa: ARG002  # the interface of all sources
+        """Nothing: the API tells neither output nor error text."""
+        raise NotFoundError("this API tells no output of runs; it is on the vendor's page", 404)
 
     def probe(self) -> str:
         """Lists the projects."""

@@ -23,6 +23,7 @@ from exporter.sources.snowplow_api import (
     ApiKeyAuth,
     PasswordAuth,
     RunRow,
+    job_id_of,
     parse_log,
     parse_rows,
     parse_run,
@@ -190,8 +191,9 @@ class SnowplowSource:
             window = waiting.pop()
             answered = self._ask(window)
             doubtful = heeded and may_be_trimmed(answered.rows.values(), window, view, self._event_limit)
-            heeded = heeded and not (doubtful and self._strays(answered, window))
-            doubtful = doubtful and heeded and not self._shows_all(answered, window, view)
+            runs = [to_run(row, self._statuses) for row in answered.rows.values()] if doubtful else []
+            heeded = heeded and not _strays(runs, window)
+            doubtful = doubtful and heeded and not self._shows_all(answered, runs, window, view)
             parts = halves(window)
             if doubtful and parts and len(doubted) < FEWEST_HALVINGS + len(shown):
                 doubted.append(Doubted(window, frozenset(answered.rows)))
@@ -204,14 +206,14 @@ class SnowplowSource:
                 self._uncertain.add(window)
             yield window, answered, truncated + (uncertain is not None), uncertain
 
-    def _shows_all(self, answered: Answered, window: Window, view: View) -> bool:
+    def _shows_all(self, answered: Answered, runs: Sequence[Run], window: Window, view: View) -> bool:
         """Whether one further question clears a doubt: what ended before the first ending that an answer shows.
 
         A trimmed answer lacks the runs of which all events are older than the oldest event that was kept, and so older
         than the end of any run that it shows. If that early part of the window is whole and holds no other runs, there
         are none.
         """
-        ends = [run.end for row in answered.rows.values() if (run := to_run(row, self._statuses)).end is not None]
+        ends = [run.end for run in runs if run.end is not None]
         if not ends:
             return False
         early = Window(window.start, math.ceil(max(min(ends), window.start)) + SLACK)
@@ -220,11 +222,6 @@ class SnowplowSource:
         part = self._ask(early)
         whole = not may_be_trimmed(part.rows.values(), early, view, self._event_limit)
         return whole and part.rows.keys() < answered.rows.keys()
-
-    def _strays(self, answered: Answered, window: Window) -> bool:
-        """Whether an answer holds runs that began after its window or ended before it: the API does not heed it."""
-        runs = (to_run(row, self._statuses) for row in answered.rows.values())
-        return any((run.start or 0.0) > window.end + 1 or (run.end or window.end) < window.start - 1 for run in runs)
 
     def _ask(self, window: Window) -> Answered:
         bounds = {"from": timestamp(window.start), "to": timestamp(window.end)}
@@ -241,7 +238,7 @@ class SnowplowSource:
             known = self._last.rows.get if self._last else _nothing
             changed = [row for run_id, row in answered.rows.items() if known(run_id) != row]
         return Reading(
-            jobs=list(dict.fromkeys(map(to_job, changed))),
+            jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
             runs=[to_run(row, self._statuses) for row in changed],
             unchanged=len(answered.rows) - len(changed),
             invalid=answered.invalid,
@@ -294,15 +291,17 @@ class SnowplowSource:
             jobs=[to_job(row)], runs=[to_run(row, self._statuses)], steps={run.run_id: steps} if steps else {}
         )
 
-    def steps(self, run: Run) -> Sequence[Step]:
+    def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
         """The steps of a run that has ended."""
         endpoint = path(STEPS, org=self._settings.organization_id, runId=run.run_id)
-        return parse_steps(self._client.get(endpoint, endpoint=STEPS).body, self._statuses)
+        return parse_steps(self._client.get(endpoint, endpoint=STEPS, patience=patience).body, self._statuses)
 
-    def log(self, run_id: str, step_name: str) -> StepLog:
-        """The tail of a step's output, for a person who asked for it."""
-        endpoint = path(STEP, org=self._settings.organization_id, runId=run_id, stepName=step_name)
-        return parse_log(self._client.get(endpoint, endpoint=STEP).body)
+    def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:
+        """The tail of a step's output, for a person who asked for it. A run has no text of its own."""
+        if not step_name:
+            raise NotFoundError("only steps have output here", 404)
+        endpoint = path(STEP, org=self._settings.organization_id, runId=run.run_id, stepName=step_name)
+        return parse_log(self._client.get(endpoint, endpoint=STEP, patience=patience).body)
 
     def probe(self) -> str:
         """Signs in and lists the last hour's runs."""
@@ -334,7 +333,7 @@ def may_be_trimmed(rows: Collection[RunRow], window: Window, view: View, limit: 
     if len(rows) * (3 + 2 * MANY_STEPS) < SURELY_WHOLE * limit:
         return False
     counts = view.step_counts()
-    per_job = Counter(to_job(row).job_id for row in rows)
+    per_job = Counter(map(job_id_of, rows))
     events = sum(number * (3 + 2 * (counts.get(job_id) or MANY_STEPS)) for job_id, number in per_job.items())
     if events < SURELY_WHOLE * limit:
         return False
@@ -344,6 +343,11 @@ def may_be_trimmed(rows: Collection[RunRow], window: Window, view: View, limit: 
     empty_early_part = bool(starts) and min(starts) > window.start + window.length / 2
     known = view.started_between(window.start + 1, window.end - 1)
     return empty_early_part or bool(known - {row.run_id for row in rows})
+
+
+def _strays(runs: Iterable[Run], window: Window) -> bool:
+    """Whether an answer holds runs that began after its window or ended before it: the API does not heed it."""
+    return any((run.start or 0.0) > window.end + 1 or (run.end or window.end) < window.start - 1 for run in runs)
 
 
 def _proven(doubted: Iterable[Doubted], rows: Collection[RunRow]) -> int:

@@ -239,8 +239,12 @@ def _from_loose(loose: LooseRow) -> RunRow | None:
 
 def to_job(row: RunRow) -> Job:
     """The job of a run. Its identity is environment and name; the vendor's own id changes with each edit."""
-    name = row.job_name or UNKNOWN_JOB
-    return Job(job_id=f"{row.environment}/{name}", name=name, project=row.environment)
+    return Job(job_id=job_id_of(row), name=row.job_name or UNKNOWN_JOB, project=row.environment)
+
+
+def job_id_of(row: RunRow) -> str:
+    """The identity of the job of a run."""
+    return f"{row.environment}/{row.job_name or UNKNOWN_JOB}"
 
 
 def to_run(row: RunRow, status_map: Mapping[str, Result | State]) -> Run:
@@ -259,7 +263,7 @@ def to_run(row: RunRow, status_map: Mapping[str, Result | State]) -> Run:
     end, duration = (None, None) if result is None else _completed(start, end, duration)
     return Run(
         run_id=row.run_id,
-        job_id=to_job(row).job_id,
+        job_id=job_id_of(row),
         result=result,
         state=meaning if isinstance(meaning, State) else None,
         unmapped=unmapped,

@@ -84,11 +84,18 @@ class Source(Protocol):
     def committed(self, reading: Reading) -> None:
         """Called once a reading is in the state; only now may the source treat its rows as known."""
 
-    def steps(self, run: Run) -> Sequence[Step]:
-        """The steps of a run that has ended. Raises NotFoundError if the API does not have them."""
+    def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
+        """The steps of a run. Raises NotFoundError if the API does not have them.
 
-    def log(self, run_id: str, step_name: str) -> StepLog:
-        """Output of a step, asked for by a person."""
+        `patience`: seconds that each request may wait for the budget; by default as long as a poll's.
+        """
+
+    def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:
+        """Output of a step, or with "" the error text of the run itself, for a person who asked for it.
+
+        All that is needed to ask is in `run`: the process may have been started a moment ago. Raises NotFoundError if
+        the API does not have it, or has nothing of the kind.
+        """
 
     def probe(self) -> str:
         """Signs in and asks once; returns a sentence that says what was seen."""

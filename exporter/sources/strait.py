@@ -371,27 +371,30 @@ class StraitSource:
         if isinstance(reading.memory, dict):
             self._parts[reading.scope].committed(reading.memory)
 
-    def steps(self, run: Run) -> Sequence[Step]:
+    def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
         """The steps of a workflow run that has ended; more than a list can hold come from its timeline."""
         if not run.job_id.startswith(WORKFLOW):
             return []
-        answer = self._client.get(path(STEPS, run.run_id), endpoint=STEPS, params={"limit": MOST_STEPS})
+        limit = {"limit": MOST_STEPS}
+        answer = self._client.get(path(STEPS, run.run_id), endpoint=STEPS, params=limit, patience=patience)
         steps, more = parse_steps(answer.body, self._step_statuses)
         if not more and len(steps) < MOST_STEPS:
             return steps
-        answer = self._client.get(path(TIMELINE, run.run_id), endpoint=TIMELINE)
+        answer = self._client.get(path(TIMELINE, run.run_id), endpoint=TIMELINE, patience=patience)
         return parse_steps(answer.body, self._step_statuses)[0]
 
-    def log(self, run_id: str, step_name: str) -> StepLog:
+    def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:
         """The error text of a run, or of a workflow run's step, for a person who asked for it."""
+        is_workflow = run.job_id.startswith(WORKFLOW)
+        if step_name and not is_workflow:
+            raise NotFoundError("runs of jobs have no steps here", 404)
         if step_name:
-            answer = self._client.get(path(STEPS, run_id), endpoint=STEPS, params={"limit": MOST_STEPS})
-            return parse_error(answer.body, step_name)
-        try:
-            answer = self._client.get(path(RUN, run_id), endpoint=RUN)
-        except NotFoundError:
-            answer = self._client.get(path(WORKFLOW_RUN, run_id), endpoint=WORKFLOW_RUN)
-        return parse_error(answer.body, "")
+            limit = {"limit": MOST_STEPS}
+            answer = self._client.get(path(STEPS, run.run_id), endpoint=STEPS, params=limit, patience=patience)
+        else:
+            endpoint = WORKFLOW_RUN if is_workflow else RUN
+            answer = self._client.get(path(endpoint, run.run_id), endpoint=endpoint, patience=patience)
+        return parse_error(answer.body, step_name)
 
     def probe(self) -> str:
         """Asks once for each list, and says which of them the key may not read."""

@@ -26,6 +26,7 @@ from exporter.sources.workato_api import (
     job_id_of,
     parse_customers,
     parse_error,
+    parse_job,
     parse_recipes,
     path,
     split_job_id,
@@ -66,8 +67,6 @@ FAULTS = 3
 """Customers in a row that could not be asked, after which the rest waits for the next poll."""
 MOST_FORMER = 1000
 """Recipes no longer listed of which a customer's marks are kept: one wrong list must not forget them."""
-MOST_WHOSE = 20_000
-"""Runs of which it is remembered to which recipe they belong."""
 BUDGETS = {"embedded": 600.0, "developer": 36.0}
 """Requests per minute: about 60 % of 1000 (jobs; recipes 2000), and of 60 (jobs; recipes too), as others share them."""
 REFUSALS = (AuthError, ForbiddenError, NotFoundError)
@@ -197,7 +196,6 @@ class WorkatoSource:
         self._client = client
         self._api = Api(client, statuses(settings.status_map))
         self._customers = Customers(settings, client)
-        self._whose: dict[str, str] = {}
         self._looked: dict[str, float] = {}
         self._read: dict[str, float] = {}
         self._refused: set[str] = set()
@@ -369,7 +367,7 @@ class WorkatoSource:
         lost = watermark is not None and missed and search.beyond and watermark < goal.floor
         return Reading(
             scope=scope,
-            runs=self._remembered(runs),
+            runs=runs,
             steps=search.steps,
             unchanged=search.unchanged,
             invalid=search.invalid,
@@ -393,30 +391,20 @@ class WorkatoSource:
         """What became of the open jobs of a recipe that is no longer listed."""
         search = Search(self._api, view, job_id_of(scope, recipe_id), view.baseline(scope))
         search.read_single(REACH)
-        return Reading(scope=scope, runs=self._remembered(search.runs()), steps=search.steps, gone=search.gone)
-
-    def _remembered(self, runs: list[Run]) -> list[Run]:
-        """Whose a run is must be known when somebody asks for its error text."""
-        self._whose.update((run.run_id, run.job_id) for run in runs)
-        while len(self._whose) > MOST_WHOSE:
-            del self._whose[next(iter(self._whose))]
-        return runs
+        return Reading(scope=scope, runs=search.runs(), steps=search.steps, gone=search.gone)
 
     # --- the rest ---
 
     def committed(self, reading: Reading) -> None:
         """All that must be remembered is in the notes."""
 
-    def steps(self, run: Run) -> Sequence[Step]:
+    def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
         """The lines of a job that has ended."""
-        return self._api.one(run.job_id, run.run_id)[1]
+        return parse_job(self._api.detail(run.job_id, run.run_id, patience=patience), run.run_id)[1]
 
-    def log(self, run_id: str, step_name: str) -> StepLog:
-        """The error text of a job that this process has seen, or of one of its steps."""
-        job_id = self._whose.get(run_id)
-        if job_id is None:
-            raise NotFoundError(f"GET {JOB}: the recipe of this job is not known", 404)
-        return StepLog(stderr=parse_error(self._api.detail(job_id, run_id), step_name))
+    def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:
+        """The error text of a job, or of one of its steps."""
+        return StepLog(stderr=parse_error(self._api.detail(run.job_id, run.run_id, patience=patience), step_name))
 
     def probe(self) -> str:
         """Signs in and asks for the first page of managed users, or for the recipes."""

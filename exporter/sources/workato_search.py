@@ -40,22 +40,28 @@ class Api:
         self.statuses = table
 
     def get(
-        self, customer_id: str, endpoint: str, params: Mapping[str, str | int] | None = None, **parts: str
+        self,
+        customer_id: str,
+        endpoint: str,
+        params: Mapping[str, str | int] | None = None,
+        *,
+        patience: float | None = None,
+        **parts: str,
     ) -> bytes:
         """The body of an answer; `customer_id` is "" in a workspace of one's own."""
         template = CUSTOMER + endpoint if customer_id else endpoint
         address = path(template, customer=customer_id, **parts)
-        return self._client.get(address, endpoint=template, params=params).body
+        return self._client.get(address, endpoint=template, params=params, patience=patience).body
 
     def page(self, job_id: str, params: Mapping[str, str]) -> bytes:
         """A page of a recipe's jobs."""
         customer_id, recipe_id = split_job_id(job_id)
         return self.get(customer_id, JOBS, params, recipe=recipe_id)
 
-    def detail(self, job_id: str, run_id: str) -> bytes:
+    def detail(self, job_id: str, run_id: str, *, patience: float | None = None) -> bytes:
         """A single job. Raises NotFoundError if there is none of this id."""
         customer_id, recipe_id = split_job_id(job_id)
-        return self.get(customer_id, JOB, recipe=recipe_id, job=run_id)
+        return self.get(customer_id, JOB, patience=patience, recipe=recipe_id, job=run_id)
 
     def one(self, job_id: str, run_id: str) -> tuple[JobRow, list[Step]]:
         """A single job with its steps."""

@@ -64,7 +64,7 @@ def tell_everything(metrics):
     meter.waited(1.5)
     meter.retry()
     meter.request("/runs", "200", 0.2)
-    meter.observation_delay(45.0)
+    meter.observation_delays([45.0])
     meter.limits(100, 50, 1.7e9)
     meter.missed_poll()
     meter.tracked_runs(10)

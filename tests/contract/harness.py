@@ -56,6 +56,7 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
         forgets: Whether it has a reach beyond which nothing is shown.
         announced: Whether what holds the jobs must exist before the first poll: what appears later has a baseline
             instant of its own.
+        silent: Whether it tells no output and no error texts.
         quiet: Seconds without anything new after which all that happened has been read, at most.
     """
 
@@ -67,6 +68,7 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
     catches_up: float = 3 * DAY
     forgets: bool = False
     announced: bool = False
+    silent: bool = False
     quiet: float = 0.0
 
 
@@ -78,7 +80,7 @@ ABILITIES: Mapping[str, Ability] = {
         catches_up=6 * DAY,
         forgets=True,
     ),
-    "northflank": Ability(lists=("runs", "run"), announced=True, quiet=15 * MINUTE),
+    "northflank": Ability(lists=("runs", "run"), announced=True, silent=True, quiet=15 * MINUTE),
     "strait": Ability(
         lists=("runs", "run", "workflow_runs", "workflow_run"),
         steps="steps",

@@ -29,6 +29,13 @@ def test_an_empty_host_means_all_interfaces(exporter):
         assert httpx.get(f"http://127.0.0.1:{server.port}/-/healthy").status_code == 200
 
 
+def test_the_end_of_an_answer_does_not_wait_until_its_beginning_is_confirmed(server, client):
+    client.get("/-/healthy")
+    [connection] = server._server.server_state.connections
+    accepted = connection.transport.get_extra_info("socket")
+    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_nobody_is_served_after_a_stop(exporter):
     server = WebServer(application(exporter.answers()), "127.0.0.1", 0)
     server.start()

@@ -2,11 +2,12 @@ from collections import Counter
 
 import pytest
 
-from exporter.model import Result
+from exporter.model import Result, Run
 from exporter.simulators.control import truth
 from exporter.simulators.faults import Drop, Duplicate, Late, Shuffle, Stale, Status
 from exporter.simulators.strait_rows import StraitShape
 from exporter.simulators.world import MARK, SimJob
+from exporter.sources.strait_api import WORKFLOW
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
@@ -323,6 +324,8 @@ def test_an_error_text_is_fetched_only_for_who_asks(world, reader):
     flow = world.run("flow", duration=5.0, result="failure", steps=["load"])
     reader.poll(60)
 
-    assert MARK in reader.source.log(run.run_id, "").stderr
-    assert MARK in reader.source.log(flow.run_id, "").stderr
-    assert MARK in reader.source.log(flow.run_id, "load").stderr
+    shown = Run(run_id=run.run_id, job_id="x")
+    workflow = Run(run_id=flow.run_id, job_id=f"{WORKFLOW}x")
+    assert MARK in reader.source.log(shown, "").stderr
+    assert MARK in reader.source.log(workflow, "").stderr
+    assert MARK in reader.source.log(workflow, "load").stderr

@@ -5,7 +5,7 @@ import sqlite3
 import pytest
 from prometheus_client import generate_latest
 
-from exporter.model import Result
+from exporter.model import Result, Run
 from exporter.simulators.faults import Drop, Duplicate, Late, LostEnd, Shuffle, Stale, Status
 from exporter.simulators.workato_rows import WorkatoShape
 from exporter.simulators.world import MARK, SimJob
@@ -500,9 +500,10 @@ def test_an_error_text_is_fetched_when_a_person_asks(world, watch, clock):
     watch.poll()
     run = world.run("a", start=clock() + 1, duration=1.0, result="failure", steps=["load", "send"])
     watch.poll()
-    assert MARK in watch.source.log(run.run_id, "").stderr
-    assert MARK in watch.source.log(run.run_id, "1 connector/send").stderr
-    assert watch.source.log(run.run_id, "0 connector/load").stderr == ""
+    shown = Run(run_id=run.run_id, job_id=watch.job("a").job.job_id)
+    assert MARK in watch.source.log(shown, "").stderr
+    assert MARK in watch.source.log(shown, "1 connector/send").stderr
+    assert watch.source.log(shown, "0 connector/load").stderr == ""
 
 
 def test_asking_once_says_what_was_seen(world, watch, watching, option):

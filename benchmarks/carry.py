@@ -1,0 +1,69 @@
+"""What one process carries: CPU that polls and their pages take of each minute, simulated at the default interval.
+
+Usage: python -m benchmarks.carry [JOBS …]
+"""
+
+import sys
+
+from prometheus_client import CollectorRegistry
+
+from benchmarks.measure import Figure, cost, least, middle, show
+from benchmarks.vendor import body, polling, rows
+from exporter.exposition import Exposition
+from exporter.holds import Holds
+from exporter.jobview import JobView
+from exporter.model import Result
+
+GROUP = "CPU of one core, polls each minute"
+MINUTE = 60.0
+RESULTS = (Result.SUCCESS, Result.FAILURE, Result.SKIP, Result.UNKNOWN)
+SOURCES = 100
+
+
+def measure(*jobs, sources=SOURCES):
+    yield quiet_sources(sources)
+    for number in jobs or (1_000, 10_000):
+        yield busy_jobs(number)
+
+
+def quiet_sources(number):
+    """Sources to which nothing new happens: the answer is the same, and their watermark moves."""
+    with polling(number) as many:
+        many.hour(40)
+        many.poll()
+        spent = least(lambda: minute_of(many))
+    note = f"{spent / number * 1e3:.2f} ms a poll, with its transaction"
+    return Figure(group=GROUP, what=f"{number} quiet sources", value=spent / MINUTE * 100, unit="%", note=note)
+
+
+def minute_of(many):
+    many.now += MINUTE
+    return many.poll
+
+
+def busy_jobs(number):
+    """Jobs of which each ends a run every minute, and a page that shows it."""
+    with polling() as one:
+        shown = Exposition(CollectorRegistry(), Holds(0, float))
+        costs = [cost(lambda: a_minute(one, shown, number, number)) for _ in range(4)]
+        series = sum(shown.series_by_family().values())
+    note = f"{series:,} series, {number:,} endings a minute"
+    what = f"{number:,} jobs that end a run each minute"
+    return Figure(group=GROUP, what=what, value=middle(costs[1:]) / MINUTE * 100, unit="%", note=note)
+
+
+def a_minute(one, exposition, jobs, runs):
+    """Seconds of CPU of a poll and its page."""
+    begun, one.now = one.now, one.now + MINUTE
+    one.api.body = body(rows(runs, begun - 300, MINUTE, jobs=jobs))
+    one.poll()
+    exposition.update(jobs=map(view, one.ledger.jobs_of("source-0")))
+    exposition.publish()
+
+
+def view(state):
+    return JobView(state=state, results=RESULTS, has_steps=True)
+
+
+if __name__ == "__main__":
+    show(measure(*map(int, sys.argv[1:])))

@@ -1,0 +1,81 @@
+"""What one small GET through our client costs, with its budget, meter, limits and sign-in, beside http.client.
+
+Usage: python -m benchmarks.client [REQUESTS]
+"""
+
+import http.client
+import socket
+import sys
+import threading
+import time
+
+from prometheus_client import CollectorRegistry
+
+from benchmarks.measure import Figure, least, show
+from exporter.budget import Budget
+from exporter.client import HEADERS, Client
+from exporter.meters import SelfMetrics
+from exporter.signin import BearerAuth
+from exporter.sources.snowplow_api import RUNS
+
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Fri, 29 May 2026 12:00:00 GMT\r\n"
+    b"Content-Length: 2\r\n\r\n[]"
+)
+
+
+class Server(threading.Thread):
+    """Answers one connection at a time, in its own thread, of which the CPU is not counted."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self.socket.getsockname()[1]
+
+    def run(self):
+        for _ in range(2):  # ours and theirs
+            connection, _ = self.socket.accept()
+            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+        self.socket.close()
+
+    def serve(self, connection):
+        with connection:
+            while connection.recv(65536):
+                connection.sendall(ANSWER)
+
+
+def of_thread(action):
+    """Seconds of CPU of this thread."""
+    begun = time.thread_time()
+    action()
+    return time.thread_time() - begun
+
+
+def measure(requests=500):
+    server = Server()
+    server.start()
+    root = f"http://127.0.0.1:{server.port}/api/msc/v1"
+    meter = SelfMetrics(CollectorRegistry()).source("bench", (RUNS,))
+    budget = Budget(1e6, monotonic=time.monotonic, sleep=time.sleep)
+    client = Client(root, BearerAuth(lambda: "secret"), budget, meter=meter)
+    bare = http.client.HTTPConnection("127.0.0.1", server.port)
+
+    def ours():
+        for _ in range(requests):
+            client.get("/jobs", endpoint=RUNS)
+
+    def theirs():
+        for _ in range(requests):
+            bare.request("GET", "/api/msc/v1/jobs", headers=HEADERS)
+            bare.getresponse().read()
+
+    ours()
+    mine, yardstick = least(lambda: ours, by=of_thread), least(lambda: theirs, by=of_thread)
+    client.close()
+    bare.close()
+    note = f"{mine / requests * 1e6:.0f} us against {yardstick / requests * 1e6:.0f} us"
+    yield Figure(group="client", what="small GET, CPU x http.client", value=mine / yardstick, target=5, note=note)
+
+
+if __name__ == "__main__":
+    show(measure(*map(int, sys.argv[1:2])))

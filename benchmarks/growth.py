@@ -1,0 +1,105 @@
+"""How costs grow: the exponent of the power law that fits, over sizes that double.
+
+Usage: python -m benchmarks.growth [SMALLEST]
+"""
+
+import sys
+
+from benchmarks.measure import Figure, exponent, least, show
+from benchmarks.memory import SERIES_A_JOB, daemon, resident
+from benchmarks.render import full, view
+from benchmarks.vendor import body, polling, rows, stamp
+from exporter.sources.snowplow import EVENT_LIMIT
+
+DOUBLINGS = (1, 2, 4, 8)
+
+
+def measure(smallest=EVENT_LIMIT + 1, *, memory=True):
+    jobs = max(1, smallest // 50)
+    yield fitted("poll, known runs", known, smallest, "runs in an answer")
+    yield fitted("poll, new runs", lambda runs: new(runs, 100), smallest, "runs in an answer")
+    yield fitted("poll, new runs", lambda each: new(smallest, each), jobs, "jobs of as many runs")
+    yield fitted("poll, known runs", lambda each: sources(each, smallest // 10), 2, "sources")
+    yield fitted("render of all", rendered, jobs, "jobs")
+    yield fitted("render of one job", rendered_again, jobs, "jobs")
+    if memory:
+        yield fitted("memory above idle", held, 250, "jobs")
+
+
+def fitted(what, costs, smallest, unit):
+    sizes = [smallest * factor for factor in DOUBLINGS]
+    taken = [costs(size) for size in sizes]
+    note = f"{sizes[0]:,} to {sizes[-1]:,} {unit}: {taken[-1] / taken[0]:.1f} x as much for 8 x as many"
+    return Figure(
+        group="growth, exponent", what=f"{what}, with {unit}", value=exponent(sizes, taken), target=1.05, note=note
+    )
+
+
+def known(runs):
+    """A poll of known runs, of which one goes on."""
+    with polling() as one:
+        return least(going_on(one, runs), 5)
+
+
+def going_on(one, runs):
+    seen = one.hour(runs)
+    running = rows(1, one.now, state="RUNNING")[0]
+
+    def change():
+        one.now += 1
+        one.api.body = body([*seen, {**running, "startTime": stamp(one.now)}])
+        return one.poll
+
+    change()()
+    return change
+
+
+def new(runs, jobs):
+    """A poll of new runs."""
+
+    def more():
+        one.hour(runs, jobs)
+        return one.poll
+
+    with polling() as one:
+        return least(more, 4)
+
+
+def sources(number, runs):
+    """A poll of each of several sources, with known runs."""
+    with polling(number) as many:
+        return least(going_on(many, runs), 5)
+
+
+def rendered(jobs):
+    views = [view(key) for key in range(jobs)]
+    return least(lambda: lambda: full(views), 3)
+
+
+def rendered_again(jobs):
+    exposition, runs = full([view(key) for key in range(jobs)]), [1]
+
+    def change():
+        runs[0] += 1
+        changed = view(0, runs[0])
+
+        def publish():
+            exposition.update(jobs=[changed])
+            exposition.publish()
+
+        return publish
+
+    return least(change)
+
+
+def held(jobs):
+    """Bytes of a daemon with so many jobs beyond those of one without."""
+    with daemon(0) as (idle, _):
+        base = resident(idle)
+    with daemon(jobs) as (pid, _):
+        return resident(pid) - base
+
+
+if __name__ == "__main__":
+    print(f"A job has about {SERIES_A_JOB} series.")
+    show(measure(*map(int, sys.argv[1:2])))

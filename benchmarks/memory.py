@@ -1,0 +1,119 @@
+"""What the daemon holds: a real one on a state of so many series, polled and scraped.
+
+Usage: python -m benchmarks.memory [SERIES …]
+"""
+
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import msgspec
+import yaml
+
+from benchmarks.measure import Figure, show
+from benchmarks.render import view
+from benchmarks.servers import Scraper, free_port
+from exporter.config import loads
+from exporter.simulators.generated import GeneratedWorld
+from exporter.simulators.snowplow import SnowplowSimulator
+from exporter.sources import SOURCES
+from exporter.state import ScopeState, SourceState
+from exporter.store import Store
+
+ROOT = Path(__file__).parent.parent
+SERIES_A_JOB = 73
+TARGETS = {0: 50, 10_000: 65, 100_000: 140}
+
+
+def measure(*sizes):
+    for size in sizes or TARGETS:
+        with daemon(round(size / SERIES_A_JOB)) as (pid, series):
+            held = resident(pid)
+        what = f"{series:,} series" if size else "idle"
+        yield Figure(
+            group="memory",
+            what=what,
+            value=held / 1e6,
+            unit="MB",
+            target=TARGETS.get(size),
+            note="resident, after scrapes",
+        )
+
+
+@contextmanager
+def daemon(jobs):
+    """A daemon that has polled, was scraped in both formats, and has been left alone for a moment; and its series."""
+    with TemporaryDirectory() as name, SnowplowSimulator(GeneratedWorld((), birth=time.time() - 86400)) as simulator:
+        folder, port = Path(name), free_port()
+        settings = {
+            "sources": [simulator.source_config("snowplow-prod")],
+            "state": {"path": str(folder / "state.db")},
+            "metrics": {"zero_first": "0s", "max_series": 1_000_000},
+        }
+        text = yaml.safe_dump(settings)
+        (folder / "config.yaml").write_text(text)
+        fill(folder / "state.db", text, jobs)
+        command = [sys.executable, "-m", "exporter", "run", f"--config.file={folder / 'config.yaml'}"]
+        child = subprocess.Popen(  # noqa: S603  # ours
+            [*command, f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"], cwd=ROOT
+        )
+        try:
+            wait_until_ready(port)
+            for accept in ("text/plain", "application/openmetrics-text"):
+                with Scraper(port, accept=accept) as scraper:
+                    scraper()
+            time.sleep(7)  # in which a page is made anew
+            yield child.pid, series(port)
+        finally:
+            child.terminate()
+            child.wait()
+
+
+def fill(path, text, jobs):
+    """A state that a poll has left a minute ago."""
+    [settings] = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()}).sources
+    read = ScopeState(baseline=1.7e9, watermark=time.time() - 60, complete=True)
+    source = SourceState(
+        name="snowplow-prod",
+        identity=SOURCES["snowplow"].identity(settings),
+        baseline=1.7e9,
+        complete=True,
+        scopes={"": read},
+        last_sweep=time.time(),
+    )
+    store = Store(path)
+    with store.transaction():
+        store.put_source(source)
+        store.put_jobs(msgspec.structs.replace(view(key).state, key=key + 1) for key in range(jobs))
+    store.close()
+
+
+def wait_until_ready(port, seconds=60):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready"):
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.1)
+    raise TimeoutError("the daemon was not ready in time")
+
+
+def series(port):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        return sum(not line.startswith(b"#") for line in answer)
+
+
+def resident(pid):
+    """Bytes of memory that a process holds."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+if __name__ == "__main__":
+    show(measure(*map(int, sys.argv[1:])))

@@ -1,0 +1,76 @@
+"""How many requests a quiet poll of each vendor makes, counted by its simulator: ten jobs that run once a day.
+
+Usage: python -m benchmarks.quiet [POLLS]
+"""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import structlog
+import yaml
+from prometheus_client import CollectorRegistry
+
+from benchmarks.measure import Figure, show
+from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.config import loads
+from exporter.ledger import Ledger
+from exporter.meters import SelfMetrics
+from exporter.once import NoPages
+from exporter.opening import open_state
+from exporter.simulators import SIMULATORS
+from exporter.simulators.generated import GeneratedWorld, JobPlan, StepPlan
+from exporter.sources import SOURCES
+
+DAY, MINUTE = 86400.0, 60.0
+BEGIN = 1_780_000_000.0
+PLANS = tuple(
+    JobPlan(name=f"job-{number}", project="prod", interval=DAY, duration=5 * MINUTE, steps=(StepPlan("load"),))
+    for number in range(10)
+)
+
+
+def measure(polls=240):
+    """After an hour's polls, in which everything has been read once."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    for vendor, kind in SIMULATORS.items():
+        asked, open_runs = requests(kind, polls)
+        note = f"{polls} polls, one a minute, {open_runs} runs happened; sign-ins included"
+        yield Figure(group="requests a quiet poll", what=vendor, value=asked / polls, note=note)
+
+
+def requests(kind, polls):
+    now = [BEGIN]
+    world = GeneratedWorld(PLANS, seed=1, speed=1.0, birth=BEGIN - 7 * DAY, id_digits=kind.demo_id_digits)
+    with TemporaryDirectory() as folder, kind(world, lambda: now[0]) as simulator:
+        settings = {"sources": [{**simulator.source_config(), "requests_per_minute": 100_000, "poll_interval": "1m"}]}
+        config = loads(yaml.safe_dump(settings), {}, {word: each.settings for word, each in SOURCES.items()})
+        ledger = Ledger(lambda: open_state(Path(folder) / "state.db", lambda: now[0]))
+        ledger.load()
+
+        def sleep(seconds):
+            now[0] += seconds
+
+        outside = Outside(clock=lambda: now[0], monotonic=lambda: now[0], sleep=sleep)
+        assembly = Assembly(config, ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
+        rules = {name: each.rules for name, each in assembly.shown.items()}
+        ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
+        [polled] = assembly.polled
+        warm = min(60, polls)
+        for number in range(warm + polls):
+            if number == warm:
+                simulator.log.clear()
+            assert polled.poller.poll() != "error", polled.poller.last_fault
+            now[0] += MINUTE
+        asked = sum(simulator.log.counts().values())
+        happened = sum(
+            run.end is not None and run.end >= now[0] - polls * MINUTE
+            for run in world.runs(now[0] - polls * MINUTE, now[0])
+        )
+        assembly.close()
+        ledger.close()
+        return asked, happened
+
+
+if __name__ == "__main__":
+    show(measure(*map(int, sys.argv[1:2])))

@@ -1,0 +1,176 @@
+"""Servers of one page, each in a process of its own: ours, the client library's, and nginx with ready files."""
+
+import multiprocessing
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import prometheus_client
+
+from benchmarks.render import Ready, full, view
+from benchmarks.vendor import body, polling, stamp
+from exporter.negotiation import OPENMETRICS, TEXT
+from exporter.sources.snowplow import EVENT_LIMIT
+from exporter.web import Answers, application
+from exporter.webserver import WebServer
+
+SPAWN = multiprocessing.get_context("spawn")
+EVERY = 0.5
+NGINX = """
+daemon off; master_process off; pid {folder}/pid; error_log {folder}/errors;
+events {{}}
+http {{
+  access_log off; sendfile on; keepalive_requests 1000000; gzip_static on; root {folder};
+  client_body_temp_path {folder}/1; proxy_temp_path {folder}/2; fastcgi_temp_path {folder}/3;
+  uwsgi_temp_path {folder}/4; scgi_temp_path {folder}/5;
+  server {{
+    listen 127.0.0.1:{port};
+    location = /metrics {{ default_type "{text}"; }}
+    location = /openmetrics {{ default_type "{openmetrics}"; }}
+  }}
+}}
+"""
+
+
+@contextmanager
+def process(work, *arguments):
+    """A process that serves, until the end of the block; gives what it tells first: its port."""
+    ours, theirs = SPAWN.Pipe()
+    child = SPAWN.Process(target=work, args=(theirs, *arguments), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        yield ours.recv()
+    finally:
+        child.terminate()
+        child.join()
+
+
+def exporter(pipe, jobs, busy):
+    """Our server; `busy`: with a poll of 10 k runs and a new page of 1 % of the jobs every half second."""
+    exposition = full([view(key) for key in range(jobs)])
+    answers = Answers(
+        page=lambda: exposition.page,
+        scraped=lambda _: None,
+        healthy=lambda: (True, ""),
+        ready=lambda: (True, ""),
+        reload=lambda: (True, ""),
+    )
+    with WebServer(application(answers), "127.0.0.1", 0) as server:
+        pipe.send(server.port)
+        if busy:
+            keep_polling(exposition, jobs)
+        threading.Event().wait()
+
+
+def keep_polling(exposition, jobs):
+    with polling() as one:
+        known, runs = one.hour(EVENT_LIMIT), 1
+        while True:
+            begun = time.monotonic()
+            one.now, runs = one.now + 1, runs + 1
+            going_on = {**known[0], "runId": "open", "state": "RUNNING", "startTime": stamp(one.now)}
+            one.api.body = body([*known, going_on])
+            one.poll()
+            exposition.update(jobs=[view(key, runs) for key in range(0, jobs, 100)])
+            exposition.publish()
+            time.sleep(max(0.0, begun + EVERY - time.monotonic()))
+
+
+def library(pipe, jobs):
+    """The client library's own server, of a registry with the same series."""
+    registry = Ready(bytes(full([view(key) for key in range(jobs)]).page.text).decode())
+    server, _ = prometheus_client.start_http_server(0, "127.0.0.1", registry=registry)
+    pipe.send(server.server_port)
+    threading.Event().wait()
+
+
+@contextmanager
+def nginx(page):
+    """nginx that sends a page from files, compressed ones where they are accepted; None where it is not installed."""
+    program = shutil.which("nginx")
+    if program is None:
+        yield None
+        return
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "metrics").write_bytes(bytes(page.text))
+        (folder / "metrics.gz").write_bytes(bytes(page.text_gzip))
+        (folder / "openmetrics").write_bytes(bytes(page.openmetrics))
+        (folder / "openmetrics.gz").write_bytes(bytes(page.openmetrics_gzip))
+        port = free_port()
+        (folder / "conf").write_text(NGINX.format(folder=folder, port=port, text=TEXT, openmetrics=OPENMETRICS))
+        child = subprocess.Popen([program, "-c", folder / "conf", "-e", folder / "errors"])  # noqa: S603  # a file of ours
+        try:
+            wait_for(port)
+            yield port
+        finally:
+            child.terminate()
+            child.wait()
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def wait_for(port, seconds=20):
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except OSError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+class Scraper:
+    """One connection on which a page is read again and again, with next to no work besides."""
+
+    def __init__(self, port, path="/metrics", accept=TEXT, encoding="gzip"):
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.request = (
+            f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\nAccept-Encoding: {encoding}\r\n\r\n"
+        ).encode()
+        self.buffer = bytearray(1 << 20)
+
+    def __call__(self):
+        """Reads the page once; gives its length as sent."""
+        self.socket.sendall(self.request)
+        head = b""
+        while b"\r\n\r\n" not in head:
+            piece = self.socket.recv(65536)
+            if not piece:
+                break
+            head += piece
+        head, _, rest = head.partition(b"\r\n\r\n")
+        lines = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        assert head.split(b" ", 2)[1] == b"200", head
+        length = int(lines[b"content-length"])
+        left = length - len(rest)
+        while left > 0:
+            left -= self.socket.recv_into(self.buffer)
+        return length
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.socket.close()
+
+
+def once(port):
+    """Reads the page on a connection of its own, until the server closes it."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.0\r\nAccept-Encoding: gzip\r\n\r\n")
+        while connection.recv(1 << 20):
+            pass

@@ -1,0 +1,68 @@
+"""What a large state costs: catching up many runs, the file that they make, and starting with it.
+
+Usage: python -m benchmarks.state [RUNS]
+"""
+
+import subprocess
+import sys
+
+from benchmarks.measure import Figure, cost, show
+from benchmarks.poll import yardstick
+from benchmarks.vendor import polling
+from exporter.sources.snowplow import EVENT_LIMIT
+
+GROUP = "state"
+READING = EVENT_LIMIT + 1
+START = """
+import sys, time
+from pathlib import Path
+from exporter.ledger import Ledger
+from exporter.opening import open_state
+begun = time.process_time()
+ledger = Ledger(lambda: open_state(Path(sys.argv[1]), time.time))
+ledger.load()
+print(time.process_time() - begun)
+ledger.close()
+"""
+
+
+def measure(runs=100_000):
+    readings = max(1, round(runs / READING))
+    size = min(READING, runs)
+    spent, costs = 0.0, []
+    with polling() as one:
+        for _ in range(readings):
+            one.hour(size)
+            costs.append(cost(one.poll))
+            spent += yardstick(one.api.body, times=1)
+        assert one.counted() == readings * size
+        one.ledger.close()
+        file = one.path.stat().st_size
+        started = min(start(one.path) for _ in range(3))
+        one.ledger.load()
+    many = f"{readings * size / 1e6:.2g} M runs"
+    tenth = max(1, readings // 10)
+    slower = sum(costs[-tenth:]) / sum(costs[:tenth])
+    each = f"{sum(costs) / (readings * size) * 1e6:.1f} us a run; the last tenth takes {slower:.2f} x the first"
+    yield Figure(
+        group=GROUP, what=f"catching up {many}, CPU x typed decode", value=sum(costs) / spent, target=15, note=each
+    )
+    yield Figure(group=GROUP, what=f"file of {many}, a run", value=file / readings / size, unit="bytes")
+    yield Figure(
+        group=GROUP,
+        what=f"start with {many}, CPU",
+        value=started,
+        unit="s",
+        target=2.5,
+        note="opening, checking and loading the state",
+    )
+
+
+def start(path):
+    """Seconds of CPU in which a new process opens a state."""
+    done = subprocess.run([sys.executable, "-c", START, path], capture_output=True, text=True, check=True)  # noqa: S603  # ours
+    return float(done.stdout)
+
+
+if __name__ == "__main__":
+    show(measure(*map(int, sys.argv[1:2])))

@@ -1,0 +1,123 @@
+"""A Snowplow source whose API answers at once with what a benchmark wants, and whose clock a benchmark moves."""
+
+import json
+import random
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import structlog
+from prometheus_client import CollectorRegistry
+
+from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.config import loads
+from exporter.ledger import Ledger
+from exporter.meters import SelfMetrics
+from exporter.once import NoPages
+from exporter.opening import open_state
+from exporter.sources import SOURCES
+
+SOURCE = """
+  - name: {name}
+    type: snowplow
+    organization_id: {name}
+    auth: {{api_key: benchmark}}
+    requests_per_minute: 1000000
+    steps: "off"
+"""
+TOKEN = {"accessToken": "a.b.c"}
+HOUR = 3600
+BEGIN = 1_780_000_000.0
+CHANCE = random.Random(1)
+
+
+def rows(count, start, seconds=HOUR / 2, *, jobs=100, state="SUCCEEDED"):
+    """Runs that started one after another within so many seconds, as the API words them; most ids are random."""
+    return [
+        {
+            "runId": f"{CHANCE.getrandbits(256):064x}",
+            "jobId": f"{CHANCE.getrandbits(256):064x}",
+            "jobName": f"job-{number % jobs}",
+            "environment": "com.acme-prod1",
+            "state": state,
+            "startTime": stamp(start + number * seconds / count),
+            "duration": "PT5M12.5S",
+            "failureReason": None,
+        }
+        for number in range(count)
+    ]
+
+
+def stamp(instant):
+    return datetime.fromtimestamp(instant, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def body(runs):
+    return json.dumps(runs).encode()
+
+
+class Api:
+    """Answers every list with the same body."""
+
+    def __init__(self):
+        self.body = b"[]"
+
+    def __call__(self, request):
+        if "token" in request.url.path:
+            return httpx.Response(200, json=TOKEN)
+        return httpx.Response(200, content=self.body)
+
+
+class Polling:
+    """Sources with their ledger, on a real file. `now` is moved by the benchmark."""
+
+    def __init__(self, folder, sources=1):
+        self.now = BEGIN
+        self.api = Api()
+        self.path = Path(folder) / "state.db"
+        self.ledger = Ledger(lambda: open_state(self.path, lambda: self.now))
+        self.ledger.load()
+        text = "sources:" + "".join(SOURCE.format(name=f"source-{number}") for number in range(sources))
+        config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
+        outside = Outside(transport=httpx.MockTransport(self.api), clock=lambda: self.now)
+        self.assembly = Assembly(config, self.ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
+        rules = {name: each.rules for name, each in self.assembly.shown.items()}
+        self.ledger.configure(rules, counting_rules(config), "off")
+        self.pollers = [polled.poller for polled in self.assembly.polled]
+
+    def poll(self):
+        """One poll of every source, each of which must go well."""
+        for poller in self.pollers:
+            outcome = poller.poll()
+            assert outcome == "success", (outcome, poller.last_fault)
+
+    def hour(self, count, jobs=100):
+        """An hour passes in which so many runs have started and ended; gives them."""
+        begun, self.now = self.now, self.now + HOUR
+        runs = rows(count, begun + 60, jobs=jobs)
+        self.api.body = body(runs)
+        return runs
+
+    def counted(self):
+        """Endings that are counted."""
+        jobs = self.ledger.books.jobs.values()
+        return sum(count.value for job in jobs for count in job.counts["jobrun_runs_total"].values())
+
+    def close(self):
+        self.assembly.close()
+        self.ledger.close()
+
+
+@contextmanager
+def polling(sources=1):
+    """Sources that have been polled once: from now on endings are counted."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    with TemporaryDirectory() as folder:
+        polling = Polling(folder, sources)
+        polling.poll()
+        try:
+            yield polling
+        finally:
+            polling.close()

@@ -1,0 +1,116 @@
+r"""Selectors as Prometheus writes them: `name{label="value", other=~"a|b"}`, with `=`, `!=`, `=~` and `!~`.
+
+Values stand in double or single quotes with `\` before what is special, or in backquotes as they are. Regular
+expressions match the whole value. What Prometheus' language has beyond that is refused.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+
+import msgspec
+
+NAME = re.compile(r"\s*([a-zA-Z_:][a-zA-Z0-9_:]*)\s*")
+PAIR = re.compile(
+    r"""\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*(=~|!~|!=|=)\s*("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`[^`]*`)\s*"""
+)
+ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|[0-7]{3}|.)", re.DOTALL)
+LETTERS = {"n": "\n", "t": "\t", "r": "\r", "a": "\a", "b": "\b", "f": "\f", "v": "\v"}
+SAME = frozenset("\\\"'")
+
+EXAMPLE = 'write it like jobrun_runs_total{job_name="x",result="failure"}'
+
+
+class SelectorError(Exception):
+    """It is no selector; the message says where and why."""
+
+
+class Matcher(msgspec.Struct, frozen=True):
+    """What one label must be. A label that a series lacks is "", as in Prometheus."""
+
+    label: str
+    operator: str
+    value: str
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether a series with these labels is meant."""
+        return OPERATORS[self.operator](labels.get(self.label, ""), self.value)
+
+
+OPERATORS: Mapping[str, Callable[[str, str], bool]] = {
+    "=": lambda shown, wanted: shown == wanted,
+    "!=": lambda shown, wanted: shown != wanted,
+    "=~": lambda shown, wanted: re.fullmatch(wanted, shown, re.DOTALL) is not None,
+    "!~": lambda shown, wanted: re.fullmatch(wanted, shown, re.DOTALL) is None,
+}
+
+
+class Selector(msgspec.Struct, frozen=True):
+    """A metric's name and what its labels must be."""
+
+    name: str
+    matchers: tuple[Matcher, ...] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """Whether a series with these labels is meant."""
+        return all(matcher.matches(labels) for matcher in self.matchers)
+
+    def may_match(self, labels: Mapping[str, str]) -> bool:
+        """Whether a series can be meant of which these labels are known, and others are not."""
+        return all(matcher.matches(labels) for matcher in self.matchers if matcher.label in labels)
+
+
+def parse(text: str) -> Selector:
+    """The selector that a text is. Raises SelectorError."""
+    name = NAME.match(text)
+    if name is None:
+        raise SelectorError(f"it does not begin with a metric's name; {EXAMPLE}")
+    rest = text[name.end() :]
+    if not rest:
+        return Selector(name[1])
+    if rest[0] != "{":
+        raise SelectorError(f"{_where(text, name.end())}: only {{labels}} can follow the name; {EXAMPLE}")
+    return Selector(name[1], tuple(_matchers(text, name.end() + 1)))
+
+
+def _matchers(text: str, position: int) -> Iterator[Matcher]:
+    while not (end := re.compile(r"\s*}\s*").match(text, position)):
+        pair = PAIR.match(text, position)
+        if pair is None:
+            raise SelectorError(f'{_where(text, position)}: expected label="value" or }}; {EXAMPLE}')
+        yield _matcher(*pair.groups())
+        position = pair.end()
+        if text[position : position + 1] == ",":
+            position += 1
+        elif text[position : position + 1] != "}":
+            raise SelectorError(f"{_where(text, position)}: expected , or }}; {EXAMPLE}")
+    if end.end() != len(text):
+        raise SelectorError(f"{_where(text, end.end())}: nothing can follow }}; {EXAMPLE}")
+
+
+def _matcher(label: str, operator: str, quoted: str) -> Matcher:
+    value = quoted[1:-1] if quoted[0] == "`" else ESCAPE.sub(_meant, quoted[1:-1])
+    if operator in {"=~", "!~"}:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise SelectorError(f"{label}: no regular expression: {error}") from None
+    return Matcher(label, operator, value)
+
+
+def _meant(escape: re.Match[str]) -> str:
+    """The character that an escape means."""
+    code = escape[1]
+    if code in SAME:
+        return code
+    if code in LETTERS:
+        return LETTERS[code]
+    try:
+        if code[0] in "xuU" and len(code) > 1:
+            return chr(int(code[1:], 16))
+        return chr(int(code, 8))
+    except ValueError:
+        raise SelectorError(f"\\{code} means nothing; for a backslash write two, or use `backquotes`") from None
+
+
+def _where(text: str, position: int) -> str:
+    return f"at character {position + 1}, {text[position : position + 20]!r}" if text[position:] else "at its end"

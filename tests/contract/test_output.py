@@ -1,0 +1,60 @@
+"""Output and error texts, which are asked of the API for a person and kept nowhere."""
+
+import msgspec
+import pytest
+
+from exporter.errors import NotFoundError, RateLimitedError
+from exporter.simulators.world import MARK
+from tests.contract.harness import NOW
+
+
+def failed(bench):
+    """The row of a run that failed, as a process knows it that has just been started."""
+    bench.poll()
+    bench.world.run("job-0", start=NOW + 10, duration=20, steps=["load", "model"], result="failure")
+    bench.settle()
+    bench.restart()
+    job = next(job for job in bench.ledger.jobs_of("one") if job.last_failure)
+    return next(iter(bench.ledger.rows("one", [job.last_failure.run_id]).values())).known.run
+
+
+@pytest.mark.able("steps")
+def test_output_of_a_failed_run_is_fetched_by_a_process_that_never_read_the_run(make):
+    bench = make(steps="all")
+    run = failed(bench)
+    source = bench.assembly.sources["one"]
+    said = source.log(run, bench.step("model", 1))
+    assert MARK in said.stderr
+
+
+@pytest.mark.able("steps")
+def test_of_a_run_that_the_api_does_not_have_there_is_no_output(make):
+    bench = make(steps="all")
+    run = msgspec.structs.replace(failed(bench), run_id="00000000-0000-4000-8000-00000000dead")
+    with pytest.raises(NotFoundError):
+        bench.assembly.sources["one"].log(run, bench.step("model", 1))
+
+
+@pytest.mark.able("silent")
+def test_a_vendor_that_tells_no_output_says_so_without_being_asked(make):
+    bench = make()
+    run = failed(bench)
+    asked = len(bench.simulator.log.lines())
+    with pytest.raises(NotFoundError):
+        bench.assembly.sources["one"].log(run, "")
+    assert len(bench.simulator.log.lines()) == asked
+
+
+@pytest.mark.able("steps")
+@pytest.mark.parametrize("ask", ["steps", "log"])
+def test_a_person_waits_for_the_budget_for_a_moment_only(make, ask):
+    bench = make(steps="all")
+    run = failed(bench)
+    source = bench.assembly.sources["one"]
+    source.steps(run)
+    for budget in bench.assembly._budgets.values():
+        budget.blocked_until(600)
+    before = bench.clock()
+    with pytest.raises(RateLimitedError):
+        source.steps(run, patience=5.0) if ask == "steps" else source.log(run, bench.step("model", 1), patience=5.0)
+    assert bench.clock() - before <= 5.0

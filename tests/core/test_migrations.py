@@ -1,0 +1,86 @@
+"""A state that an earlier version has left."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from exporter.counting import Mark
+from exporter.model import Result, State
+from exporter.opening import open_state
+from exporter.schema import MIGRATIONS, StepMark
+from exporter.store import Store
+from tests.core.book import BASELINE, RUNS, Book, ended
+
+DUMPS = Path(__file__).parent / "testdata"
+
+
+def left_by(version, path):
+    """A state as a version of the schema has left it."""
+    database = sqlite3.connect(path)
+    database.executescript((DUMPS / f"schema-{version}.sql").read_text())
+    database.close()
+    return path
+
+
+def contents(path):
+    """All rows of all tables, and the version."""
+    database = sqlite3.connect(path)
+    names = "run_id, job, job_id, mark, result, state, unmapped, start, end, duration, error_type, seen, origin, steps"
+    quoted = names.replace(" end,", ' "end",')
+    found = {
+        "runs": sorted(database.execute(f"SELECT {quoted}, step_results, words FROM runs")),  # noqa: S608  # constants
+        **{name: sorted(database.execute(f"SELECT * FROM {name}")) for name in ("jobs", "sources", "exporter")},  # noqa: S608  # constants
+    }
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    database.close()
+    return found, version
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+def test_a_state_of_every_earlier_version_is_taken_over_without_losing_anything(version, tmp_path):
+    path = left_by(version, tmp_path / "state.db")
+    before, was = contents(path)
+    opened = open_state(path, lambda: 0.0)
+    opened.store.close()
+    after, now = contents(path)
+    assert (was, now) == (version, len(MIGRATIONS))
+    assert (opened.cold, opened.kept) == ("", None)
+    assert after == before
+    assert len(after["runs"]) == 7
+
+
+def test_counting_goes_on_where_the_earlier_version_stopped(tmp_path):
+    book = Book(left_by(1, tmp_path / "state.db"))
+    assert book.counts() == {"success": 1, "failure": 1}
+    assert book.row("before").known.mark is Mark.BASELINE
+    assert book.row("bad").steps is StepMark.COUNTED
+    assert book.row("open").known.run.state is State.EXECUTING
+    book.now = BASELINE + 500
+    book.read(ended("bad", end=BASELINE + 40, result=Result.FAILURE, error_type="server"), ended("open"), ended("new"))
+    assert book.counts() == {"success": 3, "failure": 1}
+    book.close()
+
+
+@pytest.mark.parametrize("immutable", [False, True])
+def test_a_state_of_an_earlier_version_that_cannot_be_written_is_still_read(immutable, tmp_path):
+    path = left_by(1, tmp_path / "state.db")
+    store = Store(path, read_only=True, immutable=immutable)
+    loaded = store.load()
+    store.close()
+    assert {row.known.run.run_id for _, row in loaded.open_runs} == {"open", "still", "odd"}
+    assert {job.name: job.counts[RUNS]["success"].value for job in loaded.jobs} == {"j": 1, "k": 1}
+
+
+def test_an_ending_that_came_after_the_watermark_is_marked_so_for_good(tmp_path):
+    book = Book(tmp_path / "state.db")
+    book.read(ended("old", end=BASELINE - 5))
+    book.now = BASELINE + 1000
+    book.read(ended("right", end=BASELINE + 900))
+    book.read(ended("late", end=BASELINE + 300), ended("right", end=BASELINE + 900, result=Result.FAILURE))
+    book.reopen()
+    book.read(ended("late", end=BASELINE + 300, error_type="x"))
+    assert book.row("late").late
+    assert not book.row("right").late
+    assert not book.row("old").late
+    book.close()

@@ -1,0 +1,228 @@
+"""What the ledger relies on: every kind of storage must pass these."""
+
+from contextlib import suppress
+
+import msgspec
+import pytest
+
+from exporter.counting import Known, Mark, Streak
+from exporter.model import Job, Result, State, Window
+from exporter.schema import StepMark, StoredRun
+from exporter.state import Counted, JobState, SourceState
+from exporter.store import Store
+from tests.core.book import run
+
+SOURCES = tuple(SourceState(name=name, identity=f"api of {name}", baseline=1.0) for name in ("s", "other"))
+JOBS = tuple(
+    JobState(
+        key=key, source=source, job=Job(job_id=f"j{key}", name="j"), project="", name="j", discovered=0, baseline=0
+    )
+    for key, source in enumerate(("s", "s", "other"), start=1)
+)
+
+
+def row(run_id, job=1, mark=Mark.COUNTED, seen=900.0, **fields):
+    fields.setdefault("result", None if mark is Mark.OPEN else Result.SUCCESS)
+    return StoredRun(known=Known(run=run(run_id, **fields), mark=mark), job=job, seen=seen, origin=0.0)
+
+
+def fill(store, **rows):
+    with store.transaction():
+        for source in SOURCES:
+            store.put_source(source)
+        store.put_jobs(JOBS)
+        for source, each in rows.items():
+            store.put_runs(source, each)
+
+
+KINDS = {"a file": lambda folder: Store(folder / "state.db")}
+"""How each kind of storage is opened, and opened again, in a folder of its own."""
+
+
+@pytest.fixture(params=KINDS)
+def opened(request, tmp_path):
+    """Opens the storage; what was opened before is closed first, as a restart does."""
+    stores = []
+
+    def again():
+        if stores:
+            stores.pop().close()
+        stores.append(KINDS[request.param](tmp_path))
+        stores[0].load()
+        return stores[0]
+
+    yield again
+    stores.pop().close()
+
+
+@pytest.fixture
+def store(opened):
+    return opened()
+
+
+def everything(store):
+    loaded = store.load()
+    return loaded.sources, loaded.jobs, loaded.open_runs, loaded.exporter, store.count_runs("s")
+
+
+def test_a_new_one_is_empty(store):
+    assert everything(store) == ([], [], [], Counted(), {})
+
+
+def test_what_was_written_is_there_after_a_restart(opened):
+    counted = Counted()
+    counted.count("family", "label")
+    rows = [row("ended", start=1, end=2), row("open", mark=Mark.OPEN)]
+    store = opened()
+    fill(store, s=rows)
+    with store.transaction():
+        store.put_exporter(counted)
+    store = opened()
+    assert everything(store) == (list(SOURCES), list(JOBS), [("s", rows[1])], counted, {1: 2})
+    assert store.runs("s", ["ended", "open", "unknown"]) == {"ended": rows[0], "open": rows[1]}
+    assert store.runs("other", ["ended"]) == {}
+
+
+def test_a_transaction_that_fails_leaves_nothing_behind(opened):
+    store = opened()
+    fill(store, s=[row("before", mark=Mark.OPEN)])
+    before = everything(store)
+    with suppress(ZeroDivisionError), store.transaction():
+        store.put_source(msgspec.structs.replace(SOURCES[0], baseline=2.0))
+        store.put_jobs([msgspec.structs.replace(JOBS[0], name="another")])
+        store.put_runs("s", [row("before", result=Result.FAILURE), row("new")])
+        store.put_exporter(Counted(counts={"family": {}}))
+        store.prune("s", 1e9)
+        raise ZeroDivisionError
+    assert everything(store) == before
+    assert everything(opened()) == before
+
+
+def test_what_is_written_can_be_read_in_the_same_transaction(store):
+    fill(store)
+    with store.transaction():
+        store.put_runs("s", [row("r", start=1, end=2, result=Result.FAILURE)])
+        assert store.runs("s", ["r"])
+        assert store.streak(1) == Streak(last_success=None, failures=1, since=2)
+
+
+def test_records_and_rows_replace_those_of_the_same_identity(store):
+    fill(store, s=[row("r", mark=Mark.OPEN), row("r", start=1, end=2)])
+    changed = msgspec.structs.replace(JOBS[0], name="renamed"), msgspec.structs.replace(SOURCES[0], baseline=2.0)
+    with store.transaction():
+        store.put_jobs([changed[0]])
+        store.put_source(changed[1])
+    assert everything(store) == ([changed[1], SOURCES[1]], [changed[0], *JOBS[1:]], [], Counted(), {1: 1})
+
+
+def test_sources_may_have_runs_of_one_id(store):
+    fill(store, s=[row("r", start=1, end=2)], other=[row("r", job=3, start=3, end=4)])
+    assert store.runs("s", ["r"])["r"].known.run.end == 2
+    assert store.runs("other", ["r"])["r"].known.run.end == 4
+
+
+def test_a_streak_is_counted_from_the_ended_runs_after_the_last_success(store):
+    failed = {"result": Result.FAILURE}
+    fill(
+        store,
+        s=[
+            row("failed before", end=5, **failed),
+            row("well", end=10),
+            row("failed", end=20, **failed),
+            row("failed without an end", seen=15, result=Result.TIMEOUT),
+            row("failed at the baseline", end=30, mark=Mark.BASELINE, result=Result.ERROR),
+            row("skipped", end=40, result=Result.SKIP),
+            row("given up", end=50, mark=Mark.GIVEN_UP, result=Result.UNKNOWN),
+            row("open", mark=Mark.OPEN),
+            row("of another job", job=2, end=60),
+        ],
+    )
+    assert store.streak(1) == Streak(last_success=10, failures=3, since=15)
+    assert store.streak(2) == Streak(last_success=60, failures=0, since=None)
+
+
+def test_steps_that_are_due_come_failures_first_and_the_baseline_last(store):
+    pending, baseline = {"steps": StepMark.PENDING}, {"steps": StepMark.BASELINE}
+    rows = [
+        waiting(row("old", end=1), due=5, **pending),
+        waiting(row("new", end=2), due=5, **pending),
+        waiting(row("failed", end=0, result=Result.FAILURE), due=5, **pending),
+        waiting(row("before", end=9, result=Result.FAILURE, mark=Mark.BASELINE), due=5, **baseline),
+        waiting(row("not due", end=3), due=6, **pending),
+        waiting(row("open again", mark=Mark.OPEN), due=5, **pending),
+        waiting(row("done", end=3), due=5, steps=StepMark.COUNTED),
+    ]
+    fill(store, s=rows)
+    due = store.pending_steps("s", 5, 10)
+    assert [each.known.run.run_id for each in due] == ["failed", "new", "old", "before"]
+    assert store.pending_steps("s", 5, 2) == due[:2]
+    assert store.pending_steps("other", 5, 2) == []
+    assert (store.count_pending_steps("s"), store.count_pending_steps("other")) == (6, 0)
+
+
+def waiting(stored, **fields):
+    return msgspec.structs.replace(stored, **fields)
+
+
+def test_what_started_in_a_window_is_found_whether_it_ended_or_not(store):
+    fill(
+        store,
+        s=[
+            row("ended", start=100, end=150),
+            row("of another job", job=2, start=100, end=101),
+            row("ended later", start=199, end=5000),
+            row("without an end", start=120),
+            row("open", start=130, mark=Mark.OPEN),
+            row("before", start=99, end=150),
+            row("after", start=200, end=201),
+            row("open before", start=99, mark=Mark.OPEN),
+        ],
+        other=[row("of another source", job=3, start=100, end=150)],
+    )
+    found = store.started_between("s", Window(100, 200))
+    assert found == {"ended", "of another job", "ended later", "without an end", "open"}
+
+
+def test_what_ended_before_an_instant_is_forgotten_and_what_has_not_ended_never(store):
+    kept = [
+        row("at the instant", start=1, end=100),
+        row("seen later", start=1, seen=100),
+        row("open", start=1, seen=1, mark=Mark.OPEN),
+        row("given up", start=1, seen=1, mark=Mark.GIVEN_UP),
+        row("too old at the baseline", start=1, seen=1, mark=Mark.BASELINE, result=None),
+        row("begun later", start=100, end=99),
+    ]
+    old = [row("ended", start=1, end=99), row("without an end", start=1, seen=99), row("second job", job=2, end=99)]
+    fill(store, s=[*kept, *old], other=[row("of another source", job=3, end=99)])
+    with store.transaction():
+        assert sorted(store.prune("s", 100)) == [1, 1, 2]
+    ids = {each.known.run.run_id for each in (*kept, *old)}
+    assert store.runs("s", ids).keys() == {each.known.run.run_id for each in kept}
+    assert store.count_runs("other") == {3: 1}
+
+
+def test_a_run_is_the_same_when_it_comes_back_whether_all_is_known_of_it_or_nothing(store):
+    times = {"created": 0.0, "scheduled": 1.0, "start": 2.0, "end": 3.0, "duration": 0.0, "queue_duration": 2.0}
+    texts = {"unmapped": "HALTED", "error_type": "dbt", "recovered": True, "retries": 3, "state": State.EXECUTING}
+    everything = StoredRun(
+        known=Known(
+            run=run("everything", result=Result.FAILURE, **times, **texts), mark=Mark.BASELINE, earlier=(0.5, 1.5)
+        ),
+        job=1,
+        seen=900.0,
+        origin=2.0,
+        steps=StepMark.COUNTED,
+        tries=2,
+        asked=1,
+        due=0.0,
+        step_results="[]",
+        words="HALTED",
+    )
+    nothing = StoredRun(known=Known(run=run("nothing"), mark=Mark.OPEN), job=1, seen=900.0, origin=0.0)
+    fill(store, s=[everything, nothing])
+    assert store.runs("s", ["everything", "nothing"]) == {"everything": everything, "nothing": nothing}
+
+
+def test_it_tells_its_size(store):
+    fill(store, s=[row("r", end=1)])
+    assert store.size() > 0

@@ -1,0 +1,114 @@
+"""A simulated vendor, the exporter that reads it, and who answers questions about it, with one clock."""
+
+import httpx
+
+from exporter import api, openapi
+from exporter.asking import Asking
+from exporter.entries import Moment
+from exporter.handling import Bounds, Handling
+from exporter.model import Job, Reading, Result, Run, State
+from exporter.reader import Reader
+from exporter.reporting import Parts, Reporter
+from exporter.web import Answers, application
+from exporter.webserver import WebServer
+from tests.contract.harness import NOW, Bench
+
+HOSTILE = (
+    '<script>alert("1")</script>',
+    "\"';--{}",
+    "a/b?c=d#e%2F",
+    "two\nlines\r\n",
+    "\u202eevil\u200b",
+    "é" * 200,
+    "x" * 1000,
+    "../../etc",
+    "%",
+    "log",
+)
+"""Names and ids that somebody could give in the hope of breaking a page, an address or a table."""
+
+
+class Desk:
+    """Tells the exporter of runs without asking the vendor, and asks it questions."""
+
+    def __init__(self, folder, vendor="snowplow", *, web=None, bounds=None, asking=None, **settings):
+        self.bench = Bench(vendor, folder, steps="all", **settings)
+        self.config = self.bench.assembly.config
+        self.configure(web or {})
+        self.refused = ""
+        self._ends = []
+        self.asking = asking or Asking(self.bench.clock, steps_seconds=5.0)
+        self.handling = Handling(bounds or Bounds(rate=10_000, burst=10_000))
+        self._reporter = Reporter(
+            Parts(
+                ledger=self.bench.ledger,
+                publisher=self.bench.publisher,
+                reader=Reader(self.bench.state),
+                asking=self.asking,
+                config=lambda: self.config,
+                assembly=lambda: self.bench.assembly,
+                refused=lambda: self.refused,
+                clock=self.bench.clock,
+            )
+        )
+
+    @property
+    def reporter(self):
+        """Who answers, after a page has been made of all that is committed."""
+        self.bench.publisher.publish()
+        return self._reporter
+
+    def configure(self, web=None, **changes):
+        """Changes the configuration."""
+        if web is not None:
+            changes["web"] = self.config.web.model_copy(update=web)
+        self.config = self.config.model_copy(update=changes)
+        self.bench.publisher.configure(self.config, self.bench.assembly.shown)
+        self.bench.ledger._changed.everything = True
+
+    def tell(self, *runs, jobs=(), through=None, **fields):
+        """Commits what a reading could have brought."""
+        described = [*jobs, *(Job(job_id=name, name=name) for name in sorted({run.job_id for run in runs}))]
+        known = {job.job_id: job for job in reversed(described)}
+        now = self.bench.clock()
+        reading = Reading(jobs=list(known.values()), runs=runs, through=through or now - 1, **fields)
+        self.bench.ledger.begin("one", now)
+        self.bench.ledger.commit("one", reading, Moment(now=now, started=now))
+        self.bench.ledger.finish("one", Moment(now=now, started=now), swept=False)
+        self.bench.publisher.publish()
+
+    def client(self):
+        """An HTTP client of the JSON pages."""
+        routes = api.routes(self.reporter, self.handling, openapi.document("test"))
+        nothing = lambda: (True, "")  # noqa: E731  # a stand-in
+        answers = Answers(
+            page=lambda: self.bench.exposition.page,
+            scraped=lambda _: None,
+            healthy=nothing,
+            ready=nothing,
+            reload=nothing,
+            routes=routes,
+        )
+        server = WebServer(application(answers), "127.0.0.1", 0)
+        server.start()
+        client = httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=20)
+        self._ends += [client.close, lambda: server.stop(1)]
+        return client
+
+    def close(self):
+        """Ends all."""
+        for end in self._ends:
+            end()
+        self.asking.close()
+        self.handling.close()
+        self.bench.close()
+
+
+def ended(run_id, end=NOW + 10, result="success", job="j", length=5.0, **fields):
+    """A run that has ended."""
+    return Run(run_id=run_id, job_id=job, result=Result(result), start=end - length, end=end, duration=length, **fields)
+
+
+def running(run_id, start=NOW, job="j", state="executing", **fields):
+    """A run that has not ended."""
+    return Run(run_id=run_id, job_id=job, state=state and State(state), start=start, **fields)

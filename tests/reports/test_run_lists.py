@@ -1,0 +1,176 @@
+"""Which runs are listed, in which order, and that pages fit together."""
+
+import random
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.errors import StateError
+from exporter.model import Job, Result, State
+from exporter.reader import Reader
+from exporter.reports import BadQuestionError, BusyError, RunFilter
+from exporter.runlist import FEW_JOBS, Wanted
+from tests.contract.harness import NOW
+from tests.core.book import BASELINE, Book
+from tests.reports.desk import ended, running
+
+
+def ids(found):
+    return [run.run_id for run in found.runs]
+
+
+def listed(desk, **wanted):
+    return ids(desk.reporter.runs(RunFilter(**wanted)))
+
+
+def test_open_runs_come_first_then_the_ended_newest_first(desk):
+    desk.tell(
+        ended("a", NOW + 10), ended("b", NOW + 30), running("o", NOW), running("p", NOW + 1), ended("c", NOW + 20)
+    )
+    assert listed(desk) == ["p", "o", "b", "c", "a"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"result": Result.FAILURE}, ["bad"]),
+        ({"state": State.EXECUTING}, ["runs"]),
+        ({"state": State.PENDING}, ["waits"]),
+        ({"job_name": "k"}, ["of-k"]),
+        ({"job_name": "none"}, []),
+        ({"project": "p"}, ["of-p"]),
+        ({"project": ""}, ["waits", "runs", "of-k", "bad", "good"]),
+        ({"run_id": "bad"}, ["bad"]),
+        ({"run_id": "bad", "result": Result.SUCCESS}, []),
+        ({"run_id": "bad", "before": NOW + 20}, []),
+        ({"after": NOW + 20, "before": NOW + 40}, ["of-k", "bad"]),
+        ({"job_name": "j", "result": Result.SUCCESS}, ["good"]),
+        ({"source": "one", "limit": 1}, ["waits"]),
+    ],
+)
+def test_filters_keep_what_they_say(desk, wanted, found):
+    desk.tell(
+        ended("good", NOW + 10),
+        ended("bad", NOW + 20, "failure"),
+        ended("of-k", NOW + 30, job="k"),
+        ended("of-p", NOW + 40, job="q"),
+        running("runs", NOW + 1),
+        running("waits", NOW + 2, state="pending"),
+        jobs=[Job(job_id="q", name="q", project="p")],
+    )
+    assert listed(desk, **wanted) == found
+
+
+def test_pages_fit_together_whatever_ends_meanwhile(desk):
+    desk.tell(*(ended(f"{n:03}", NOW + n) for n in range(50)), running("open", NOW))
+    first = desk.reporter.runs(RunFilter(limit=20))
+    desk.tell(*(ended(f"new-{n}", NOW + 100 + n) for n in range(5)))
+    second = desk.reporter.runs(RunFilter(limit=20, cursor=first.cursor))
+    third = desk.reporter.runs(RunFilter(limit=20, cursor=second.cursor))
+    assert [*ids(first), *ids(second), *ids(third)] == ["open", *(f"{n:03}" for n in reversed(range(50)))]
+    assert third.cursor == ""
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    ends=st.lists(
+        st.tuples(st.integers(0, 3), st.sampled_from(["success", "failure"]), st.integers(0, 3)), max_size=25
+    ),
+    limit=st.integers(1, 7),
+    jobs=st.sampled_from([None, 3]),
+)
+def test_pages_together_are_the_list_though_runs_ended_at_the_same_instant(ends, limit, jobs):
+    with tempfile.TemporaryDirectory() as folder:
+        book = Book(Path(folder) / "state.db")
+        book.read(*(ended(f"r{n}", BASELINE + end, result, f"j{job}") for n, (end, result, job) in enumerate(ends)))
+        book.close()
+        reader = Reader(book.path)
+        wanted = Wanted(jobs=None if jobs is None else set(range(1, jobs)))
+        whole = reader.runs(wanted, 500)
+        assert whole == sorted(whole, key=lambda each: (each.place.at, each.place.run_id), reverse=True)
+        assert jobs is not None or len(whole) == len(ends)
+        found, place = [], None
+        while page := reader.runs(wanted, limit, place):
+            found += page
+            place = page[-1].place
+        assert found == whole
+
+
+def test_the_runs_of_many_jobs_are_those_of_each(desk):
+    rng = random.Random(4)  # noqa: S311  # simulated runs are random, not secret
+    names = [f"j{n}" for n in range(FEW_JOBS + 5)]
+    runs = [ended(f"r{n}", NOW + rng.randrange(500), job=rng.choice(names)) for n in range(400)]
+    desk.tell(*runs, jobs=[Job(job_id=name, name=name, project="p") for name in names])
+    expected = [run.run_id for run in sorted(runs, key=lambda run: (run.end, run.run_id), reverse=True)]
+    assert listed(desk, project="p", limit=500) == expected
+    keys = {job.key for job in desk.bench.ledger.jobs_of("one")}
+    found = Reader(desk.bench.state).runs(Wanted(jobs=set(list(keys)[:FEW_JOBS])), 500)
+    assert 300 < len(found) < 400
+    assert {each.row.job for each in found} <= keys
+
+
+def test_a_run_without_an_end_stands_where_it_was_seen_to_have_ended(desk):
+    desk.tell(ended("a", NOW - 50), running("lost", NOW))
+    desk.bench.clock.advance(10)
+    desk.tell(gone=["lost"])
+    desk.tell(ended("b", NOW + 20))
+    assert listed(desk) == ["b", "lost", "a"]
+
+
+@pytest.mark.parametrize("cursor", ["x", "e30", "bnVsbA", "W10", "é", "a" * 60_000])
+def test_a_cursor_that_was_not_given_out_is_refused(desk, cursor):
+    with pytest.raises(BadQuestionError, match="cursor"):
+        desk.reporter.runs(RunFilter(cursor=cursor))
+
+
+@pytest.mark.parametrize("limit", [0, -1, 501])
+def test_a_limit_out_of_bounds_is_refused(desk, limit):
+    with pytest.raises(BadQuestionError, match="limit"):
+        desk.reporter.runs(RunFilter(limit=limit))
+
+
+def test_a_source_that_is_not_there_is_refused_with_those_that_are(desk):
+    with pytest.raises(BadQuestionError, match=r"source: .* one"):
+        desk.reporter.runs(RunFilter(source="two"))
+
+
+def test_runs_of_a_job_that_was_left_out_of_the_configuration_are_still_listed(desk):
+    desk.tell(ended("a"), ended("b", job="k"))
+    desk.tell(jobs=[Job(job_id="k", name="k")], catalog=True)
+    assert sorted(listed(desk)) == ["a", "b"]
+
+
+def test_a_question_that_takes_too_long_is_given_up(desk):
+    desk.tell(*(ended(f"r{n}", NOW + n) for n in range(50)))
+    ticks = iter(range(10**9))
+    impatient = Reader(desk.bench.state, monotonic=lambda: float(next(ticks)), longest=-1.0)
+    with impatient.snapshot() as snapshot, pytest.raises(Exception, match="interrupted"):
+        snapshot._database.execute("SELECT count(*) FROM runs a, runs b, runs c, runs d").fetchone()
+
+
+def test_a_state_that_is_not_there_is_told_as_such(tmp_path):
+    with pytest.raises(StateError, match="there is no state"):
+        Reader(tmp_path / "none.db").runs(Wanted(), 1)
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_state_that_cannot_be_read_makes_the_answer_wait(desk):
+    desk.reporter._parts = desk.reporter._parts._replace(reader=Reader(desk.bench.state.with_name("gone.db")))
+    with pytest.raises(BusyError, match="the state cannot be read"):
+        desk.reporter.runs(RunFilter())
+
+
+def test_reading_waits_for_no_transaction_and_delays_none(desk):
+    desk.tell(ended("a"))
+    store = desk.bench.ledger.store()
+    with desk.bench.ledger.locked(), store.transaction():
+        store._db.execute("UPDATE runs SET tries = 9")
+        assert listed(desk) == ["a"]
+    with Reader(desk.bench.state).snapshot() as snapshot:
+        assert len(snapshot.runs_of(1)) == 1
+        desk.tell(ended("b", NOW + 20))
+        assert len(snapshot.runs_of(1)) == 1
+    assert listed(desk) == ["b", "a"]

@@ -1,0 +1,235 @@
+"""A run's page: its steps asked of the vendor or from the state, what is usual, and output on demand."""
+
+import threading
+
+import pytest
+
+from exporter.asking import Asking
+from exporter.errors import AuthError, RateLimitedError, TimedOutError
+from exporter.model import Result, State, Step
+from exporter.reports import BusyError, LogsOffError, RunFilter, UnknownError, UpstreamError
+from exporter.simulators.world import MARK
+from exporter.sources.source import StepLog
+from tests.contract.harness import NOW
+from tests.reports.desk import ended, running
+
+
+class Vendor:
+    """In place of a source: says what a test wants."""
+
+    def __init__(self, says):
+        self.says = says
+        self.asked = []
+        self.patience = None
+
+    def steps(self, run, *, patience=None):
+        self.asked.append(run.run_id)
+        self.patience = patience
+        return self._say()
+
+    def log(self, run, step, *, patience=None):
+        self.asked.append((run.run_id, step))
+        self.patience = patience
+        return self._say()
+
+    def _say(self):
+        says = self.says() if callable(self.says) else self.says
+        if isinstance(says, Exception):
+            raise says
+        return says
+
+
+def replaced(desk, says):
+    desk.bench.assembly.sources["one"].close()
+    vendor = desk.bench.assembly.sources["one"] = Vendor(says)
+    vendor.close = lambda: None
+    return vendor
+
+
+TOLD = (
+    Step(name="load", result=Result.SUCCESS, start=NOW, end=NOW + 3, duration=3.0),
+    Step(name="model", result=Result.FAILURE, start=NOW + 3, end=NOW + 5, duration=2.0, dependencies=("load",)),
+)
+
+
+def test_steps_come_from_the_api_with_their_starts_and_dependencies(desk):
+    desk.tell(ended("a", result="failure"))
+    replaced(desk, TOLD)
+    page = desk.reporter.run("one", "a")
+    assert (page.steps_from, page.failed_step, page.steps_fault) == ("api", "model", "")
+    assert [(step.name, step.start, step.dependencies) for step in page.steps] == [
+        ("load", NOW, ()),
+        ("model", NOW + 3, ("load",)),
+    ]
+
+
+def test_the_api_is_asked_with_little_patience_and_once_a_minute(desk):
+    desk.tell(ended("a"), running("b"))
+    vendor = replaced(desk, TOLD)
+    for _ in range(3):
+        desk.reporter.run("one", "a")
+        desk.reporter.run("one", "b")
+    assert vendor.asked == ["a", "b"]
+    assert vendor.patience == 3.0
+    desk.bench.clock.advance(11)
+    desk.reporter.run("one", "a")
+    desk.reporter.run("one", "b")
+    assert vendor.asked == ["a", "b", "b"]
+    desk.bench.clock.advance(50)
+    desk.reporter.run("one", "a")
+    assert vendor.asked == ["a", "b", "b", "a"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [TimedOutError("slow"), RateLimitedError("full"), AuthError("refused"), lambda: threading.Event().wait(0.6)],
+)
+def test_without_the_api_the_steps_are_those_of_the_state(make, fault):
+    desk = make(asking=Asking(steps_seconds=0.2))
+    desk.tell(ended("a", result="failure"), steps={"a": TOLD})
+    replaced(desk, fault)
+    page = desk.reporter.run("one", "a")
+    assert page.steps_from == "state"
+    assert page.steps_fault
+    assert [(step.name, step.result, step.duration, step.start) for step in page.steps] == [
+        ("load", Result.SUCCESS, 3.0, None),
+        ("model", Result.FAILURE, 2.0, None),
+    ]
+    assert page.failed_step == "model"
+
+
+def test_nobody_is_asked_who_is_not_to_be(desk):
+    desk.tell(ended("a"), steps={"a": TOLD})
+    vendor = replaced(desk, TOLD)
+    assert desk.reporter.run("one", "a", live=False).steps_from == "state"
+    assert vendor.asked == []
+
+
+def test_a_vendor_without_steps_is_not_asked_for_them(make):
+    desk = make("northflank")
+    desk.tell(ended("a"))
+    vendor = replaced(desk, ())
+    page = desk.reporter.run("one", "a")
+    assert (page.steps, page.steps_from, page.steps_fault, vendor.asked) == ((), "", "", [])
+
+
+def test_a_run_stands_beside_those_before_it_and_what_is_usual(desk):
+    desk.tell(
+        *(ended(f"r{n:02}", NOW + n, length=float(n)) for n in range(1, 31)),
+        ended("bad", NOW + 31, "failure", length=500.0),
+        steps={f"r{n:02}": (Step(name="load", result=Result.SUCCESS, duration=float(n)),) for n in range(1, 31)},
+    )
+    page = desk.reporter.run("one", "r25", live=False)
+    assert [run.run_id for run in page.previous] == [f"r{n:02}" for n in range(24, 4, -1)]
+    assert (page.usual.runs, page.usual.p50, page.usual.p95) == (30, 15.5, pytest.approx(28.55))
+    assert page.steps[0].usual == 15.5
+    assert page.job.recent[-1].run_id == "bad"
+    assert [each.run_id for each in page.job.recent] == [*(f"r{n:02}" for n in range(12, 31)), "bad"]
+
+
+def test_marks_say_what_a_run_is_held_for(desk):
+    desk.tell(ended("old", NOW - 100), ended("good", NOW + 10), running("open", NOW), through=NOW + 50)
+    desk.bench.clock.advance(60)
+    desk.tell(ended("late", NOW + 20))
+    desk.tell(gone=["open"])
+    marks = {each: desk.reporter.run("one", each, live=False).run for each in ("old", "good", "late", "open")}
+    assert {key: run.mark for key, run in marks.items()} == {
+        "old": "baseline",
+        "good": "counted",
+        "late": "late",
+        "open": "given_up",
+    }
+    assert [run.endings for run in marks.values()] == [0, 1, 1, 1]
+
+
+def test_links_lead_here_where_people_can_reach_us(make):
+    desk = make(web={"external_url": "https://jobs.example.com/x/"}, run_url="https://v.example/{run_id}?p={project}")
+    desk.tell(ended("a/b", result="failure"))
+    run = desk.reporter.run("one", "a/b", live=False).run
+    assert run.url == "https://jobs.example.com/x/runs/one/a%2Fb"
+    assert run.vendor_url == "https://v.example/a%2Fb?p="
+    info = desk.bench.samples("jobrun_last_failed_run_info", "run_id", "run_url")
+    assert info == {("a/b", run.url): 1}
+    desk.configure(web={"external_url": ""})
+    desk.bench.ledger._changed.everything = True
+    assert desk.bench.samples("jobrun_last_failed_run_info", "run_url") == {("https://v.example/a%2Fb?p=",): 1}
+
+
+@pytest.mark.parametrize(("source", "run_id"), [("one", "none"), ("two", "a"), ("", ""), ("one", "")])
+def test_a_run_that_is_not_there_is_unknown(desk, source, run_id):
+    desk.tell(ended("a"))
+    with pytest.raises(UnknownError):
+        desk.reporter.run(source, run_id)
+
+
+# --- output ---
+
+
+def test_output_is_shown_only_where_that_is_configured(make):
+    desk = make()
+    desk.tell(ended("a"))
+    vendor = replaced(desk, StepLog(stdout="out", stderr="err"))
+    with pytest.raises(LogsOffError, match=r"web\.logs"):
+        desk.reporter.log("one", "a", "load")
+    assert vendor.asked == []
+    desk.configure(web={"logs": True})
+    said = desk.reporter.log("one", "a", "load")
+    assert (said.stdout, said.stderr, vendor.asked, vendor.patience) == ("out", "err", [("a", "load")], 3.0)
+
+
+def test_output_is_asked_for_each_time_and_only_its_tail_is_shown(make):
+    desk = make(web={"logs": True})
+    desk.tell(ended("a"))
+    vendor = replaced(desk, StepLog(stdout="x" * 300_000 + "end"))
+    for _ in range(2):
+        said = desk.reporter.log("one", "a", "load")
+    assert len(vendor.asked) == 2
+    assert (len(said.stdout), said.stdout[-3:]) == (200_000, "end")
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [(TimedOutError("slow"), UpstreamError), (RateLimitedError("full"), BusyError), (AuthError("no"), UpstreamError)],
+)
+def test_an_api_that_does_not_answer_is_told_as_such(make, fault, error):
+    desk = make(web={"logs": True})
+    desk.tell(ended("a"))
+    replaced(desk, fault)
+    with pytest.raises(error, match=str(fault)):
+        desk.reporter.log("one", "a", "load")
+
+
+def test_more_questions_than_the_apis_shall_bear_are_refused(make):
+    desk = make(web={"logs": True})
+    desk.tell(ended("a"), *(ended(f"r{n}", NOW + n) for n in range(10)))
+    go = threading.Event()
+    vendor = replaced(desk, lambda: go.wait(10) and StepLog())
+    threads = [threading.Thread(target=desk.reporter.log, args=("one", "a", "x")) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while len(vendor.asked) < 2:
+        pass
+    with pytest.raises(BusyError):
+        desk.reporter.log("one", "a", "x")
+    assert not desk.asking.close()
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert desk.asking.close()
+
+
+def test_output_of_a_real_run_is_nowhere_but_in_the_answer(make):
+    desk = make(web={"logs": True})
+    bench = desk.bench
+    bench.poll()
+    bench.world.run("dbt", start=NOW + 10, duration=20, steps=["load", "model"], result="failure")
+    bench.settle()
+    run = desk.reporter.runs(RunFilter()).runs[0]
+    page = desk.reporter.run("one", run.run_id)
+    assert (page.failed_step, page.steps_from, page.run.state) == ("model", "api", None)
+    said = desk.reporter.log("one", run.run_id, page.failed_step)
+    assert MARK in said.stdout + said.stderr
+    files = b"".join(path.read_bytes() for path in bench.state.parent.iterdir() if path.is_file())
+    assert MARK.encode() not in files
+    assert MARK not in bench.page() + bench.logs.getvalue()
+    assert State.EXECUTING not in {step.state for step in page.steps}

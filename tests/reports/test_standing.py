@@ -1,0 +1,192 @@
+"""How jobs and sources stand, and what is wrong."""
+
+import pytest
+
+from exporter.config import Objective
+from exporter.jobreports import STATUSES
+from exporter.model import Job, Window
+from exporter.problems import KINDS
+from exporter.reports import BadQuestionError, JobFilter, JobOrder
+from exporter.simulators.faults import Status
+from tests.contract.harness import HOUR, MINUTE, NOW
+from tests.reports.desk import ended, running
+
+
+def varied(desk):
+    """A job of each status; the watermark is an hour after NOW."""
+    desk.configure(
+        objectives=(
+            Objective(match={"job_name": "overdue"}, every="10m"),
+            Objective(match={"job_name": "stale"}, freshness="10m"),
+            Objective(match={"job_name": "slow"}, duration_budget="10m", team="data"),
+        )
+    )
+    desk.bench.clock.advance(HOUR + 60)
+    desk.tell(
+        ended("f1", NOW + 10, "failure", job="failing", error_type="server"),
+        ended("f2", NOW + 20, "failure", job="failing"),
+        ended("o", NOW + 10, job="overdue"),
+        ended("s", NOW + 10, job="stale"),
+        running("w", NOW + 20, job="slow"),
+        ended("d", NOW + 10, job="disabled"),
+        ended("ok", NOW + 10, job="ok"),
+        jobs=[Job(job_id="idle", name="idle"), Job(job_id="disabled", name="disabled", enabled=False)],
+        through=NOW + HOUR,
+    )
+    return desk
+
+
+def begun(desk):
+    """The first poll was at NOW."""
+    desk.bench.ledger.begin("one", NOW)
+    return desk
+
+
+def kinds(desk):
+    return [(problem.kind, problem.job_name or problem.source) for problem in desk.reporter.problems()]
+
+
+def test_each_job_has_the_status_that_is_most_urgent(desk):
+    listed = varied(begun(desk)).reporter.jobs(JobFilter())
+    assert [(job.job_name, job.status) for job in listed.jobs] == [(status, status) for status in STATUSES]
+    assert listed.statuses == dict.fromkeys(STATUSES, 1)
+    assert (listed.total, listed.page, listed.pages) == (7, 1, 1)
+
+
+def test_what_is_wrong_is_told_most_urgent_first(desk):
+    varied(begun(desk))
+    assert kinds(desk) == [
+        ("JobrunNoRecentSuccess", "stale"),
+        ("JobrunLastRunFailed", "failing"),
+        ("JobrunOverdue", "overdue"),
+        ("JobrunRunStuck", "slow"),
+    ]
+    sentences = {problem.kind: problem.sentence for problem in desk.reporter.problems()}
+    assert sentences["JobrunLastRunFailed"] == "The last run failed, and none has succeeded since."
+    assert sentences["JobrunOverdue"].startswith("A run was expected 49m")
+    assert "under way for 59m40s; it should take 10m" in sentences["JobrunRunStuck"]
+    links = {problem.kind: problem.link for problem in desk.reporter.problems()}
+    assert links["JobrunLastRunFailed"] == "/runs/one/f2"
+    assert links["JobrunOverdue"] == "/runs?source=one&project=&job_name=overdue"
+
+
+def test_a_job_is_not_overdue_while_nothing_can_be_read(desk):
+    varied(begun(desk))
+    desk.tell(ended("ok2", NOW + HOUR - 1, job="overdue"))
+    before = kinds(desk)
+    desk.bench.clock.advance(9 * HOUR)
+    assert [each for each in kinds(desk) if each[0] != "JobrunSourceStale"] == before
+    assert ("JobrunOverdue", "overdue") not in before
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({"status": "slow"}, ["slow"]),
+        ({"search": "LOW"}, ["slow"]),
+        ({"team": "data"}, ["slow"]),
+        ({"job_name": "ok"}, ["ok"]),
+        ({"project": ""}, list(STATUSES)),
+        ({"project": "x"}, []),
+        ({"order": JobOrder.NAME}, sorted(STATUSES)),
+        ({"order": JobOrder.STREAK, "limit": 1}, ["failing"]),
+        ({"order": JobOrder.LAST_RUN, "limit": 1}, ["failing"]),
+        ({"limit": 3, "page": 2}, ["slow", "disabled", "ok"]),
+        ({"limit": 3, "page": 9}, []),
+    ],
+)
+def test_jobs_are_filtered_ordered_and_paged(desk, wanted, found):
+    listed = varied(begun(desk)).reporter.jobs(JobFilter(**wanted))
+    assert [job.job_name for job in listed.jobs] == found
+
+
+@pytest.mark.parametrize("wanted", [{"limit": 501}, {"page": 0}, {"source": "two"}])
+def test_a_filter_that_means_nothing_is_refused(desk, wanted):
+    with pytest.raises(BadQuestionError, match=next(iter(wanted))):
+        desk.reporter.jobs(JobFilter(**wanted))
+
+
+def test_expectations_are_worked_out_anew_when_the_job_or_the_configuration_changes(desk):
+    desk.tell(ended("a"))
+    assert desk.reporter.jobs(JobFilter()).jobs[0].freshness is None
+    desk.configure(objectives=(Objective(freshness="1h"),))
+    assert desk.reporter.jobs(JobFilter()).jobs[0].freshness == HOUR
+    desk.tell(ended("b", NOW + 20, "failure"), running("c"))
+    job = desk.reporter.jobs(JobFilter()).jobs[0]
+    assert (job.streak, job.executing, job.oldest_start) == (1, 1, NOW)
+    desk.tell(ended("c", NOW + 30))
+    assert (desk.reporter.jobs(JobFilter()).jobs[0].executing) == 0
+
+
+def test_recent_runs_come_along_only_where_they_are_wanted(desk):
+    desk.tell(*(ended(f"r{n:02}", NOW + n) for n in range(25)))
+    assert [each.run_id for each in desk.reporter.jobs(JobFilter()).jobs[0].recent] == [
+        f"r{n:02}" for n in range(5, 25)
+    ]
+    assert desk.reporter.jobs(JobFilter(recent=False)).jobs[0].recent == ()
+
+
+def test_a_source_tells_how_it_stands(desk):
+    bench = desk.bench
+    bench.poll()
+    bench.world.run("a", start=NOW + 10, duration=20, steps=["x"])
+    bench.settle()
+    bench.clock.advance(30)
+    source = desk.reporter.sources()[0]
+    assert (source.name, source.provider, source.up, source.last_outcome) == ("one", "snowplow", True, "success")
+    assert (source.jobs, source.open_runs, source.steps_pending, source.scopes_readable) == (1, 0, 0, 1)
+    assert source.lag == pytest.approx(bench.clock() - source.watermark)
+    assert source.baseline == NOW
+    assert source.poll_interval == MINUTE
+    assert source.budget.requests_per_minute == 600
+    assert source.credential_expiry > NOW
+    assert kinds(desk) == []
+
+
+def test_a_source_that_cannot_be_read_is_a_problem_with_its_reason(desk):
+    bench = desk.bench
+    bench.poll()
+    bench.simulator.faults.add(Status(endpoint="runs", code=500))
+    bench.run(15 * MINUTE)
+    source = desk.reporter.sources()[0]
+    assert (source.up, source.last_outcome, source.last_reason) == (False, "error", "http_5xx")
+    assert kinds(desk) == [("JobrunSourceDown", "one"), ("JobrunSourceStale", "one")]
+    assert "http_5xx" in desk.reporter.problems()[0].sentence
+
+
+def test_what_could_not_be_read_is_a_problem_for_a_day(desk):
+    desk.tell(ended("a"), unobserved=[Window(NOW - 7200, NOW - 3600), Window(NOW - 3700, NOW - 600)])
+    source = desk.reporter.sources()[0]
+    assert source.unobserved_seconds == 6600
+    assert [(each.start, each.end) for each in source.unobserved] == [(NOW - 7200, NOW - 600)]
+    assert ("JobrunSourceCoverageGap", "one") in kinds(desk)
+    desk.bench.clock.advance(25 * HOUR)
+    assert ("JobrunSourceCoverageGap", "one") not in kinds(desk)
+
+
+def test_a_scope_that_may_not_be_read_is_a_problem(desk):
+    desk.tell(ended("a"))
+    desk.tell(scope="customer-7", readable=False)
+    assert desk.reporter.sources()[0].unreadable == ("customer-7",)
+    assert ("JobrunSourceScopeUnreadable", "one") in kinds(desk)
+
+
+def test_the_exporters_own_troubles_come_with_their_sentences(desk):
+    desk.tell(ended("a"))
+    desk.refused = "sources.0.name: is required"
+    desk.bench.ledger.fault = "disk full"
+    problems = desk.reporter.problems()
+    assert [problem.kind for problem in problems] == [
+        "JobrunExporterStateNotCommitting",
+        "JobrunExporterConfigReloadFailed",
+    ]
+    assert "disk full" in problems[0].sentence
+    assert "sources.0.name: is required" in problems[1].sentence
+    assert {problem.severity for problem in problems} == {"critical", "warning"}
+    assert set(KINDS.values()) <= {"critical", "warning", "info"}
+
+
+def test_a_job_is_not_overdue_while_a_run_of_it_is_under_way(desk):
+    varied(begun(desk))
+    desk.tell(running("now", NOW + HOUR, job="overdue"))
+    assert ("JobrunOverdue", "overdue") not in kinds(desk)
