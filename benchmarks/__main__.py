@@ -6,7 +6,7 @@ Usage: python -m benchmarks [NAME …]
 import sys
 from datetime import UTC, datetime
 
-from benchmarks import carry, client, growth, memory, poll, quiet, render, scrape, state
+from benchmarks import cardinality, carry, client, growth, memory, poll, quiet, render, scrape, state
 from benchmarks.measure import machine, show
 
 ALL = {
@@ -16,6 +16,7 @@ ALL = {
     "render": render,
     "scrape": scrape,
     "memory": memory,
+    "cardinality": cardinality,
     "quiet": quiet,
     "growth": growth,
     "carry": carry,

@@ -21,6 +21,8 @@ from exporter.holds import Holds
 from exporter.ledger import Ledger
 from exporter.meters import SelfMetrics
 from exporter.opening import Opened, look, open_state
+from exporter.pages import runbooks
+from exporter.pages.site import Site
 from exporter.publisher import Publisher
 from exporter.reader import Reader
 from exporter.reporting import Parts, Reporter
@@ -115,7 +117,10 @@ class Daemon:
             healthy=self.healthy,
             ready=self.ready,
             reload=self.reload,
-            routes=api.routes(reporter, self._handling, openapi.document(__version__)),
+            routes=[
+                *api.routes(reporter, self._handling, openapi.document(__version__)),
+                *Site(reporter, self._handling, runbooks.markdown, version=__version__).routes,
+            ],
         )
         app = application(answers)
         if web_file is None:

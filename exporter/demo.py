@@ -71,5 +71,6 @@ def demo(listen: Address, speed: float) -> int:
 
 def _say_where(address: Address) -> None:
     host = address.host or "localhost"
+    sys.stdout.write(f"pages:   http://{Address(host, address.port)}/\n")
     sys.stdout.write(f"metrics: http://{Address(host, address.port)}/metrics\n")
     sys.stdout.flush()

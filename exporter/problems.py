@@ -155,7 +155,8 @@ def _failed(job: Judged) -> str:
     step = f" in step {failure.failed_step}" if failure and failure.failed_step else ""
     error = f" with {failure.error_type}" if failure and failure.error_type else ""
     if state.streak >= REPEATEDLY:
-        return f"The last {state.streak} runs failed, the latest{step}{error}."
+        latest = f", the latest{step}{error}" if step or error else ""
+        return f"The last {state.streak} runs failed{latest}."
     return f"The last run failed{step}{error}, and none has succeeded since."
 
 

@@ -256,7 +256,8 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
 
 def clean(name: str) -> str:
     """A vendor's name without control characters, which have no place in a label; at most 200 characters."""
-    return "".join(char if char.isprintable() else " " for char in name).strip()[:200]
+    text = name if name.isprintable() else "".join(char if char.isprintable() else " " for char in name)
+    return text.strip()[:200]
 
 
 def label_of(job: Job) -> str:

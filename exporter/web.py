@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,8 +22,8 @@ PATIENCE = 60.0
 """How many seconds a client may take to read one answer of `/metrics`; the page that it reads is kept that long."""
 
 HTML_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -163,24 +163,4 @@ def _pages(answers: Answers) -> ASGIApp:
         Route("/-/ready", probe(answers.ready)),
         Route("/-/reload", reload, methods=["POST"]),
     ]
-    landing = [] if any(getattr(route, "path", "") == "/" for route in answers.routes) else [Route("/", _landing)]
-    return Starlette(routes=[*own, *answers.routes, *landing])
-
-
-LANDING = """<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><title>jobrun-exporter</title></head>
-<body>
-<h1>jobrun-exporter</h1>
-<ul>
-<li><a href="/metrics">/metrics</a></li>
-<li><a href="/-/healthy">/-/healthy</a></li>
-<li><a href="/-/ready">/-/ready</a></li>
-</ul>
-</body>
-</html>
-"""
-
-
-def _landing(_: Request) -> Response:
-    return HTMLResponse(LANDING, headers=HTML_HEADERS)
+    return Starlette(routes=[*own, *answers.routes])

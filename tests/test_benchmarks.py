@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks import carry, client, growth, memory, poll, quiet, render, scrape, state
+from benchmarks import cardinality, carry, client, growth, memory, poll, quiet, render, scrape, state
 from benchmarks.measure import Figure, exponent, line, percentile
 
 
@@ -19,11 +19,25 @@ from benchmarks.measure import Figure, exponent, line, percentile
         lambda: scrape.during_polls(200, 0.1),
         lambda: scrape.beside_library(200),
         lambda: memory.measure(100),
+        lambda: cardinality.measure(2),
         lambda: quiet.measure(2),
         lambda: growth.measure(50, memory=False),
         lambda: carry.measure(3, sources=2),
     ],
-    ids=["poll", "state", "client", "render", "scrape", "busy", "library", "memory", "quiet", "growth", "carry"],
+    ids=[
+        "poll",
+        "state",
+        "client",
+        "render",
+        "scrape",
+        "busy",
+        "library",
+        "memory",
+        "cardinality",
+        "quiet",
+        "growth",
+        "carry",
+    ],
 )
 def test_a_benchmark_measures_something(figures):
     taken = list(figures())

@@ -1,5 +1,6 @@
 """Strait's API, with the defects that its real server has."""
 
+import heapq
 import math
 import time
 from collections import deque
@@ -239,9 +240,9 @@ class StraitSimulator(Simulator):
         """A page: rows created before the cursor, whose tie with a page's last row the server forgets."""
         limit = _limit(request)
         before = _cursor(request)
-        ordered = sorted(listed, key=lambda one: (-one.created, one.identity))
-        rest = [one for one in ordered if before is None or one.created < before]
-        page, more = rest[:limit], len(rest) > limit
+        rest = (one for one in listed if before is None or one.created < before)
+        ordered = heapq.nsmallest(limit + 1, rest, key=lambda one: (-one.created, one.identity))
+        page, more = ordered[:limit], len(ordered) > limit
         visible = [one.row() for one in page if not chosen(one.identity, hidden)]
         rows = sight.rows(visible)
         answer: object = rows

@@ -263,10 +263,11 @@ class WorkatoSimulator(Simulator):
     def _job(self, request: Request) -> Response:
         job = self._found_job(request)
         sight = self.sight(request)
-        seen = [one for one in self._seen(job, sight, "kept") if one.run.run_id == request.parameters["job"]]
-        if not seen:
+        run = self.world.find(request.parameters["job"], sight.now)
+        seen = sight.see([run] if run is not None and run.job_id == job.job_id else [])
+        if not seen or _kept_from(seen[0]) < sight.now - self.options.retention:
             raise Refused(404, "Not found")
-        return json_response(job_detail(seen[-1], shown_id(job.job_id, self.options.rows), self.options.rows))
+        return json_response(job_detail(seen[0], shown_id(job.job_id, self.options.rows), self.options.rows))
 
     def _show_options(self, _request: Request) -> Response:
         return json_response(self.options)

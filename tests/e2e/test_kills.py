@@ -21,7 +21,7 @@ import pytest
 from exporter.simulators.server import Simulator
 from exporter.store import Connect
 from tests.e2e.living import LivingWorld, baseline, source, truth, written
-from tests.e2e.pages import COUNTED, Scraper, Series, counted, page
+from tests.e2e.pages import COUNTED, Scraper, Series, counted, fetch, page
 from tests.e2e.processes import Daemon, Trap, eventually, free_port
 from tests.e2e.vendors import simulators
 
@@ -33,11 +33,17 @@ KILLS = int(os.environ.get("JOBRUN_TEST_KILLS", "200"))
 LAST = KILLS * 9 // 20
 """From this life of a variant on no new runs begin."""
 
+FIRST_LONG = 3
+"""The number of the first life that is long enough for a poll of every source; before it tables are made."""
+
 TRAPPED, TRAPPED_IN_RELEASE = 0.25, 0.1
 """Which part of the kills comes from inside a transaction, and from inside one that ends the 0 of new series."""
 
 LIVES = ((0.5, 0.06, 0.4), (0.4, 0.4, 1.0), (0.1, 1.2, 1.8))
 """Which part of the lives lasts how many seconds: most end in the first polls, some after a few."""
+
+USUAL = 1.0
+"""Seconds in which a daemon has polled all sources; on a slower machine lives last longer in proportion."""
 
 PATIENCE = 1.5
 """Seconds that a daemon has to reach the statement at which it kills itself."""
@@ -64,18 +70,35 @@ class Victim:
         self._vendors = vendors
         self._config_files = list(rotations(folder, self.state, vendors, zero_first))
         self._dice = random.Random(zero_first)
+        self._pace = 1.0
 
     def die_often(self, numbers: range) -> None:
         for number in numbers:
-            self._live_and_die(trap(number, self._dice, self.notes))
+            if number == FIRST_LONG:
+                self._live_until_all_is_polled()
+            else:
+                self._live_and_die(trap(number, self._dice, self.notes))
+
+    def _live_until_all_is_polled(self) -> None:
+        begun = time.monotonic()
+        daemon = self.start()
+        assert eventually(self._all_is_polled, seconds=60), daemon.log
+        self._pace = max(1.0, (time.monotonic() - begun) / USUAL)
+        daemon.kill()
+
+    def _all_is_polled(self) -> bool:
+        try:
+            return fetch(self.port, "/-/ready")[0] == 200
+        except OSError:
+            return False
 
     def _live_and_die(self, trap: Trap | None) -> None:
         daemon = self.start(connect=trap or sqlite3.connect)
         if trap is None:
             (_, least, most) = self._dice.choices(LIVES, [share for share, _, _ in LIVES])[0]
-            time.sleep(self._dice.uniform(least, most))
+            time.sleep(self._dice.uniform(least, most) * self._pace)
         else:
-            daemon.wait(PATIENCE)
+            daemon.wait(PATIENCE * self._pace)
         daemon.kill()
         assert daemon.process.exitcode == -signal.SIGKILL, daemon.log
 
@@ -129,7 +152,7 @@ def test_kills_at_any_instant_lose_nothing_and_count_nothing_twice(
 
 def trap(number: int, dice: random.Random, notes: Path) -> Trap | None:
     """Sometimes a trap; the first lives are ended while the tables are made."""
-    if number < 3:
+    if number < FIRST_LONG:
         return Trap(1 + 2 * number, notes)
     if dice.random() < TRAPPED_IN_RELEASE:
         return Trap(dice.randint(1, 4), notes, thread="heart")

@@ -1,4 +1,4 @@
-"""Probes, reload and the landing page over real HTTP."""
+"""Probes, reload and further pages over real HTTP."""
 
 import httpx
 import pytest
@@ -37,23 +37,12 @@ def test_reload_is_only_for_post(client, exporter):
     assert exporter.reloads == 0
 
 
-def test_the_landing_page_lists_the_endpoints_and_runs_nothing(client):
-    response = client.get("/")
-    assert response.status_code == 200
-    assert response.headers["content-type"] == "text/html; charset=utf-8"
-    assert "default-src 'none'" in response.headers["content-security-policy"]
-    assert response.headers["x-content-type-options"] == "nosniff"
-    for path in ("/metrics", "/-/healthy", "/-/ready"):
-        assert f'href="{path}"' in response.text
-        assert client.get(path).status_code in (200, 503)
-
-
 def test_unknown_paths_are_404(client):
     assert client.get("/nothing").status_code == 404
     assert client.get("/metrics/").status_code == 404
 
 
-def test_further_pages_can_take_the_place_of_the_landing_page(exporter):
+def test_further_pages_stand_beside_them(exporter):
     async def status(_):
         return PlainTextResponse("status")
 

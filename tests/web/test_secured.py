@@ -11,11 +11,13 @@ import threading
 import httpx
 import pytest
 import structlog
+from starlette.responses import HTMLResponse
+from starlette.routing import Route
 
 from exporter import logs
 from exporter.faults import ConfigError
 from exporter.passwords import Passwords
-from exporter.web import application
+from exporter.web import HTML_HEADERS, application
 from exporter.webauth import Guarded, guarded
 from exporter.webfile import AGAIN, WebFile
 from exporter.webserver import HEAD_LIMIT, WebServer
@@ -51,7 +53,8 @@ class Served:
         AUTHORITY.cert_pem.write_to_path(folder / "ca.pem")
         self.write(text)
         self.file = WebFile(folder / "web.yaml", lambda: self.now)
-        self.server = WebServer(guarded(application(exporter.answers()), self.file), "127.0.0.1", 0, self.file.tls)
+        answers = exporter.answers(routes=[Route("/", lambda _: HTMLResponse("a page", headers=HTML_HEADERS))])
+        self.server = WebServer(guarded(application(answers), self.file), "127.0.0.1", 0, self.file.tls)
 
     def write(self, text):
         """Puts the file in place as a whole, as an administration tool does."""

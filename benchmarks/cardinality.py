@@ -1,0 +1,179 @@
+"""What jobs cost Prometheus and the exporter: series, bytes of a page, memory, state; with and without step histograms.
+
+Usage: python -m benchmarks.cardinality [JOBS …]
+
+Each job has succeeded once and failed once, with 8 steps, read by real polls of Snowplow from answers made here. Series
+and bytes are the same everywhere; memory is the most that the process held, the first reading included.
+"""
+
+import json
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import structlog
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+
+from benchmarks.measure import Figure, show
+from benchmarks.vendor import TOKEN, stamp
+from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.config import loads
+from exporter.exposition import Exposition
+from exporter.holds import Holds
+from exporter.ledger import Ledger
+from exporter.meters import SelfMetrics
+from exporter.opening import open_state
+from exporter.publisher import Publisher
+from exporter.sources import SOURCES
+
+SIZES = (10, 100, 1000)
+STEPS = 8
+SECONDS = 3000
+"""How long after the first poll the second one comes; all runs lie between."""
+
+CONFIG = """
+sources:
+  - name: snowplow-prod
+    type: snowplow
+    organization_id: acme
+    auth: {{api_key: benchmark}}
+    poll_interval: 1h
+    requests_per_minute: 1000000
+metrics: {{max_series: 1000000, zero_first: 0s, step_histograms: "{histograms}"}}
+"""
+
+
+class Cost(NamedTuple):
+    """What so many jobs cost; sizes in bytes."""
+
+    series: int
+    plain: int
+    gzip: int
+    openmetrics: int
+    memory: int
+    state: int
+
+
+def run(number, job, start, *, failed):
+    return {
+        "runId": f"{number:064x}",
+        "jobId": f"{job:064x}",
+        "jobName": f"warehouse-model-{job:04}",
+        "environment": "com.acme-prod1",
+        "state": "FAILED" if failed else "SUCCEEDED",
+        "startTime": stamp(start),
+        "duration": "PT42.5S",
+        "failureReason": None,
+    }
+
+
+def steps(*, failed):
+    """Eight steps in a row; of a failed run the sixth failed and the rest was skipped."""
+    states = ["SUCCEEDED"] * 5 + (["FAILED", "SKIPPED", "SKIPPED"] if failed else ["SUCCEEDED"] * 3)
+    return [
+        {"name": f"run-model-{index}", "state": state, "dependencies": [], "duration": "PT5S"}
+        for index, state in enumerate(states)
+    ]
+
+
+class Api:
+    """Answers lists by their window, and steps by the run's state."""
+
+    def __init__(self):
+        self.runs = []
+
+    def __call__(self, request):
+        path = request.url.path
+        if "token" in path:
+            return httpx.Response(200, json=TOKEN)
+        if path.endswith("/steps"):
+            failed = int(path.split("/")[-2], 16) % 2 == 1
+            return httpx.Response(200, content=json.dumps(steps(failed=failed)))
+        window = request.url.params
+        begin, end = window["from"], window["to"]
+        shown = [row for start, row in self.runs if begin <= start < end]
+        return httpx.Response(200, content=json.dumps(shown))
+
+    def tell(self, jobs, runs_each, begin):
+        """Each job succeeds and fails by turns, all evenly spread over the time between two polls."""
+        count = jobs * runs_each
+        for number in range(count):
+            start = begin + 60 + number * (SECONDS - 240) / count
+            row = run(number, number // runs_each, start, failed=number % 2 == 1)
+            self.runs.append((row["startTime"], row))
+
+
+def cost(jobs, histograms, runs_each=2):
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    api, now = Api(), [time.time() - SECONDS]
+    outside = Outside(transport=httpx.MockTransport(api), clock=lambda: now[0])
+    settings = {word: kind.settings for word, kind in SOURCES.items()}
+    config = loads(CONFIG.format(histograms=histograms), {}, settings)
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder) / "state.db"
+        ledger = Ledger(lambda: open_state(state, time.time))
+        ledger.load()
+        metrics, holds = SelfMetrics(registry), Holds(0, time.monotonic)
+        exposition = Exposition(registry, holds)
+        publisher = Publisher(ledger, exposition, holds, metrics, monotonic=time.monotonic)
+        assembly = Assembly(config, ledger, metrics, publisher, outside)
+        rules = {name: shown.rules for name, shown in assembly.shown.items()}
+        ledger.configure(rules, counting_rules(config), histograms)
+        publisher.configure(config, assembly.shown)
+        poll = assembly.polled[0].poller.poll
+        poll()
+        api.tell(jobs, runs_each, now[0])
+        now[0] += SECONDS
+        assert poll() == "success"
+        publisher.publish()
+        page = exposition.page
+        text = bytes(page.text)
+        told = [line.rsplit(b" ", 1) for line in text.splitlines() if line.startswith(b"jobrun_runs_total{")]
+        counted = sum(float(value) for _, value in told)
+        assert counted == runs_each * jobs, f"{counted:g}: not all endings were counted"
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        size = ledger.size()
+        ledger.close()
+    series = sum(not line.startswith(b"#") for line in text.splitlines())
+    return Cost(series, len(text), page.text_gzip.length, page.openmetrics.length, memory, size)
+
+
+def apart(*arguments):
+    """The cost, measured in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(cost, arguments)
+
+
+def measure(*sizes):
+    nothing = apart(0, "off")
+    for jobs in sizes or SIZES:
+        for histograms in ("off", "on"):
+            yield figure(jobs, histograms, apart(jobs, histograms), nothing)
+    few, many = apart(10, "off", 2), apart(10, "off", 12)
+    grown = (many.state - few.state) / 100
+    yield Figure(group="state", what=f"a run with {STEPS} steps", value=grown, unit="bytes")
+
+
+def figure(jobs, histograms, told, nothing):
+    sizes = {"page": told.plain, "gzip": told.gzip, "OpenMetrics": told.openmetrics, "state": told.state}
+    kilobytes = ", ".join(f"{name} {size / 1e3:,.0f} kB" for name, size in sizes.items())
+    each = (told.series - nothing.series) / jobs
+    return Figure(
+        group="cardinality",
+        what=f"{jobs:,} jobs, step histograms {histograms}",
+        value=told.series,
+        unit="series",
+        note=f"{each:.0f} a job; {kilobytes}; memory {told.memory / 1e6:.0f} MB",
+    )
+
+
+if __name__ == "__main__":
+    show(measure(*map(int, sys.argv[1:])))

@@ -1,0 +1,1 @@
+"""Pages for people, made on the server: what is wrong now, jobs, runs, one run, runbooks."""

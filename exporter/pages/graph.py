@@ -1,0 +1,96 @@
+"""What steps wait for, as a picture: pure geometry, which a template draws."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from exporter.reports import StepReport
+
+BOX_WIDTH, BOX_HEIGHT = 168, 40
+GAP_X, GAP_Y = 44, 14
+MARGIN = 6
+MOST = 150
+"""Steps beyond this are no picture any more."""
+LETTERS = 22
+"""Of a name in a box."""
+
+
+class Box(msgspec.Struct, frozen=True, kw_only=True):
+    """A step's place; `row` and `column` count from 0, `text` is its name as far as the box is wide."""
+
+    step: StepReport
+    text: str
+    x: int
+    y: int
+
+
+class Graph(msgspec.Struct, frozen=True, kw_only=True):
+    """Boxes, and the lines between them as SVG paths."""
+
+    boxes: tuple[Box, ...]
+    lines: tuple[str, ...]
+    width: int
+    height: int
+
+
+def graph(steps: Sequence[StepReport]) -> Graph | None:
+    """A column for each number of steps that must end first, one after the other; None without any dependency."""
+    by_name = {step.name: step for step in steps[:MOST]}
+    if len(steps) > MOST or not any(name in by_name for step in steps for name in step.dependencies):
+        return None
+    boxes = _boxes(by_name, columns(by_name))
+    return Graph(
+        boxes=tuple(boxes.values()),
+        lines=tuple(
+            _line(boxes[name], box)
+            for box in boxes.values()
+            for name in box.step.dependencies
+            if name in boxes and name != box.step.name
+        ),
+        width=max(box.x for box in boxes.values()) + BOX_WIDTH + MARGIN,
+        height=max(box.y for box in boxes.values()) + BOX_HEIGHT + MARGIN,
+    )
+
+
+def columns(by_name: Mapping[str, StepReport]) -> Mapping[str, int]:
+    """The column of each step: one to the right of all for which it waits.
+
+    A circle, which no vendor should tell, is cut where it closes. It goes without recursion: chains may be long.
+    """
+    found: dict[str, int] = {}
+    for first in by_name:
+        waiting, path = [first], set()
+        while waiting:
+            name = waiting[-1]
+            needs = [need for need in by_name[name].dependencies if need in by_name]
+            path.add(name)
+            new = [need for need in needs if need not in found and need not in path]
+            if new and name not in found:
+                waiting += new
+                continue
+            found.setdefault(name, 1 + max((found[need] for need in needs if need in found), default=-1))
+            waiting.pop()
+    return found
+
+
+def _boxes(by_name: Mapping[str, StepReport], places: Mapping[str, int]) -> dict[str, Box]:
+    rows: dict[int, int] = {}
+    boxes = {}
+    for name, step in by_name.items():
+        column = places[name]
+        row = rows[column] = rows.get(column, -1) + 1
+        boxes[name] = Box(
+            step=step,
+            text=name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…",
+            x=MARGIN + column * (BOX_WIDTH + GAP_X),
+            y=MARGIN + row * (BOX_HEIGHT + GAP_Y),
+        )
+    return boxes
+
+
+def _line(before: Box, after: Box) -> str:
+    """From the right side of one box to the left side of another: straight on, and a curve before its end."""
+    x1, y1 = before.x + BOX_WIDTH, before.y + BOX_HEIGHT // 2
+    x2, y2 = after.x, after.y + BOX_HEIGHT // 2
+    middle = x2 - GAP_X // 2
+    return f"M{x1} {y1}H{x2 - GAP_X}C{middle} {y1} {middle} {y2} {x2} {y2}"

@@ -1,0 +1,94 @@
+"""The steps of a run as bars on one axis of time: pure geometry, which a template draws."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from exporter.pages.graph import columns
+from exporter.reports import StepReport
+
+WIDTH = 1000.0
+"""Units of the axis from its beginning to its end."""
+LEAST = 4.0
+"""Width of the shortest bar, which must still be seen."""
+
+
+class Bar(msgspec.Struct, frozen=True, kw_only=True):
+    """One step's bar. `usual`: where it usually ends; None where that is not known or not on the axis."""
+
+    x: float
+    width: float
+    usual: float | None = None
+    offset: float | None = None
+    """Seconds from the beginning of the axis."""
+
+
+class Timeline(msgspec.Struct, frozen=True, kw_only=True):
+    """Bars of steps, None for one without a length.
+
+    `placed`: `told`, bars stand where their steps happened; `derived`, the vendor does not tell that, and they stand at
+    the earliest that their dependencies allow; "", all begin at 0.
+    """
+
+    bars: tuple[Bar | None, ...]
+    length: float
+    placed: str
+
+
+Span = tuple[float, float]
+"""From where to where, in seconds on the axis."""
+
+
+def timeline(steps: Sequence[StepReport], start: float | None, now: float) -> Timeline:
+    """Bars of steps. `start`: of the run; one still under way reaches to `now`."""
+    starts = [step.start for step in steps if step.start is not None]
+    if starts:
+        begin = min([*starts, start] if start is not None else starts)
+        placed, spans = "told", [_placed(step, begin, now) for step in steps]
+    else:
+        placed = "derived" if any(step.dependencies for step in steps) else ""
+        spans = _derived(steps)
+    whole = max((end for _, end in filter(None, spans)), default=0.0)
+    bars = tuple(_bar(step, span, whole) for step, span in zip(steps, spans, strict=True))
+    return Timeline(bars=bars, length=whole, placed=placed)
+
+
+def _derived(steps: Sequence[StepReport]) -> list[Span | None]:
+    """Each step begins when the last of those that it waits for has ended."""
+    by_name = {step.name: step for step in steps}
+    ends: dict[str, float] = {}
+    for name, _ in sorted(columns(by_name).items(), key=lambda item: item[1]):
+        ends[name] = _begin(by_name[name], ends) + (by_name[name].duration or 0.0)
+    begins = [_begin(step, ends) for step in steps]
+    return [
+        None if step.duration is None else (begin, begin + step.duration)
+        for step, begin in zip(steps, begins, strict=True)
+    ]
+
+
+def _begin(step: StepReport, ends: Mapping[str, float]) -> float:
+    return max((ends[name] for name in step.dependencies if name in ends and name != step.name), default=0.0)
+
+
+def _placed(step: StepReport, begin: float, now: float) -> Span | None:
+    """None if it has not started."""
+    if step.start is None:
+        return None
+    open_end = now if step.result is None else step.start
+    end = step.end if step.end is not None else step.start + step.duration if step.duration is not None else open_end
+    return step.start - begin, max(step.start, end) - begin
+
+
+def _bar(step: StepReport, span: Span | None, whole: float) -> Bar | None:
+    if span is None:
+        return None
+    scale = WIDTH / whole if whole > 0 else 0.0
+    begin, end = span
+    width = max(LEAST, (end - begin) * scale)
+    usual = None if step.usual is None else (begin + step.usual) * scale
+    return Bar(
+        x=round(min(begin * scale, WIDTH - LEAST), 1),
+        width=round(width, 1),
+        usual=round(usual, 1) if usual is not None and usual <= WIDTH else None,
+        offset=begin,
+    )

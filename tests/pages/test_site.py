@@ -1,0 +1,419 @@
+"""The pages as bytes: what they say in each state, and that nothing from outside gets out of its place."""
+
+import re
+import threading
+import time
+from html.parser import HTMLParser
+
+import httpx
+import msgspec
+import pytest
+
+from exporter.model import Result, State
+from exporter.pages.words import visible
+from exporter.reports import BusyError, JobOrder, UpstreamError
+from tests.pages.told import ALL_BROKEN, NOW, failing, job, problem, run, run_page, source, step
+
+PAGES = ("/", "/runs", "/runs/snow/run-8", "/runs/snow/run-8/log?step=load", "/runbooks", "/runs/snow/unknown")
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\"'><img src=x onerror=alert(1)>",
+    "</textarea></title></svg><svg onload=alert(1)>",
+    "{{ 7 * 7 }}{% raw %}",
+    "\u202egnirts-desrever\u2066",
+    "two\nlines\r\n\x00\x1b[31m",
+    "n" * 200,
+    "&amp;&lt;b&gt;",
+    "javascript:alert(1)",
+    "../../metrics?x=1#y",
+)
+
+
+class Parsed(HTMLParser):
+    """What a browser would make of a page: elements, attributes, texts."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.texts, self.names = [], [], []
+        self._in_bdi = 0
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+    def links(self):
+        return [attributes["href"] for tag, attributes in self.elements if tag == "a"]
+
+
+def parsed(response):
+    return Parsed(response.text)
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_forbids_all_that_is_not_its_own(client, path):
+    response = client.get(path)
+    assert response.headers["content-type"] == "text/html; charset=utf-8"
+    policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert "unsafe" not in response.headers["content-security-policy"]
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert response.headers["cache-control"] == "no-store"
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_no_page_has_inline_scripts_or_styles_or_takes_anything_from_elsewhere(client, path):
+    page = parsed(client.get(path))
+    for tag, attributes in page.elements:
+        assert tag != "style"
+        assert not [name for name in attributes if name == "style" or name.startswith("on")]
+        for name in ("src", "href", "action"):
+            address = attributes.get(name) or ""
+            assert tag == "a" or "//" not in address
+        assert tag != "script" or attributes.get("src")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_has_a_language_a_title_one_heading_and_a_way_past_the_navigation(client, path):
+    page = parsed(client.get(path))
+    tags = [tag for tag, _ in page.elements]
+    assert ("html", {"lang": "en"}) in page.elements
+    assert tags.count("h1") == 1
+    assert tags.count("title") >= 1
+    assert page.links()[0] == "#main"
+    ids = [attributes["id"] for _, attributes in page.elements if attributes.get("id")]
+    assert len(ids) == len(set(ids))
+    assert "1.2.3" in page.text
+
+
+def test_links_of_every_page_lead_to_something(client):
+    for path in PAGES:
+        base = httpx.URL(path)
+        for link in parsed(client.get(path)).links():
+            if (
+                not link.startswith(("#", "https://console.example.com"))
+                and "api/v1" not in link
+                and "metrics" not in link
+            ):
+                answer = client.get(base.join(link))
+                assert answer.status_code in (200, 302, 404), (path, link)
+                known = answer.status_code == 404 and ("/run-" in link or "/unknown" in link)
+                assert answer.status_code != 404 or known, (path, link)
+
+
+def name_everything(told, name):
+    """Reports in which everything that comes from outside is this text."""
+    told.listed_jobs = (failing(name, project=name, team=name, schedule=name, url=name, failed_step=name),)
+    told.listed_sources = (source(last_fault=name, unmapped={name: 2}, unreadable=(name,), scopes_unreadable=1),)
+    told.listed_problems = (problem(subject=name, sentence=name),)
+    named = {"job_name": name, "project": name, "error_type": name, "unmapped": name, "vendor_url": name}
+    told.listed_runs = (run(run_id=name, **named), run(run_id="another", **named))
+    steps = (step(name, 0, 5, Result.FAILURE), step("load", 5, 10, Result.FAILURE, after=[name]))
+    page = run_page(run=told.listed_runs[0], steps=steps, steps_fault=name, failed_step=name, previous=told.listed_runs)
+    told.pages["snow", "run-8"] = page
+    told.output = msgspec.structs.replace(told.output, stdout=name)
+
+
+def structure(response):
+    return [(tag, list(attributes)) for tag, attributes in parsed(response).elements]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_name_is_only_ever_text(client, told, name):
+    name_everything(told, "harmless")
+    harmless = [structure(client.get(path)) for path in PAGES]
+    name_everything(told, name)
+    for path, same in zip(PAGES, harmless, strict=True):
+        response = client.get(path)
+        assert structure(response) == same
+        assert not [link for link in parsed(response).links() if link.lower().startswith("javascript")]
+    assert visible(name) in "".join(parsed(client.get("/")).texts)
+    assert name.replace("\r\n", "\n").replace("\0", "\ufffd") in "".join(parsed(client.get(PAGES[3])).texts).replace(
+        "\r\n", "\n"
+    ).replace("\0", "\ufffd")
+
+
+def test_a_hostile_search_is_repeated_as_text(client, told):
+    told.listed_jobs = tuple(job(f"<b>{number}") for number in range(101))
+    page = parsed(client.get("/", params={"search": "<b>", "source": "snow"}))
+    assert (
+        "input",
+        {"type": "search", "name": "search", "value": "<b>", "placeholder": "job, project or id", "maxlength": "200"},
+    ) in page.elements
+    (following,) = [link for link in page.links() if "page=2" in link]
+    assert following == "./?search=%3Cb%3E&source=snow&page=2"
+
+
+def test_what_is_wrong_comes_first(client, told):
+    told.listed_problems = (problem(), problem(severity="warning", subject="flow", kind="JobrunSourceCoverageGap"))
+    page = parsed(client.get("/"))
+    assert (
+        page.text.index("1 problem and 1 warning")
+        < page.text.index("snow / prod / sessions")
+        < page.text.index("Sources")
+    )
+    assert "./runbooks#jobrunlastrunfailed" in page.links()
+    assert "./runs?source=snow&project=prod&job_name=sessions" in page.links()
+
+
+def test_when_nothing_is_wrong_it_says_so(client, told):
+    told.listed_problems = ()
+    assert "All is well" in parsed(client.get("/")).text
+
+
+def test_of_very_many_problems_the_most_urgent_are_shown_and_the_rest_counted(client, told):
+    told.listed_problems = (problem(),) * 60
+    page = parsed(client.get("/"))
+    assert "60 problems" in page.text
+    assert "and 10 more problems" in page.text
+
+
+def test_before_the_first_poll_the_page_says_that_nothing_is_known_yet(client, told):
+    told.listed_jobs, told.listed_problems = (), ()
+    told.listed_sources = (
+        source(up=None, last_poll=None, last_poll_duration=None, watermark=None, jobs=0, last_outcome=""),
+    )
+    text = parsed(client.get("/")).text
+    assert "All is well" not in text
+    assert "Not everything has been looked at yet" in text
+    assert "not polled yet" in text
+    assert "No jobs are known yet: the first poll has not ended." in text
+
+
+def test_without_sources_the_page_says_so(client, told):
+    told.listed_jobs, told.listed_sources = (), ()
+    assert "No source is configured." in parsed(client.get("/")).text
+
+
+def test_broken_sources_say_what_is_broken(client, told):
+    told.listed_sources = ALL_BROKEN
+    text = parsed(client.get("/")).text
+    for part in (
+        "down The API refused the key (401).",
+        "partial 2 scopes may not be read.",
+        "2h can never be read",
+        "4 answers came trimmed",
+        "2 scopes may not be read: north , south",
+        "steps of 1 run are lost",
+        "unmapped status paused_by_admin : 3 runs",
+        "4 of 100 left",
+        "credential ends in 2d",
+    ):
+        assert part in text, part
+
+
+def test_ten_thousand_jobs_come_in_pages_fast_and_small(client, told):
+    told.listed_jobs = tuple(job(f"job-{number:05}") for number in range(10_000))
+    client.get("/")
+    began = time.process_time()
+    response = client.get("/?page=50")
+    assert time.process_time() - began < 1
+    page = parsed(response)
+    assert "page 50 of 100 · 10,000 jobs" in page.text
+    assert len([tag for tag, _ in page.elements if tag == "tr"]) < 110
+    assert len(response.text) < 250_000
+    assert int(response.headers["content-length"]) < 25_000
+    assert {"./?page=49", "./?page=51"} <= set(page.links())
+
+
+def test_the_job_filter_comes_from_the_address_and_stands_in_the_form(client, told):
+    page = parsed(client.get("/?search=ess&source=snow&project=prod&status=failing&order=streak&page=1&team="))
+    asked = told.asked[-1]
+    assert (asked.search, asked.source, asked.project, asked.status, asked.team) == (
+        "ess",
+        "snow",
+        "prod",
+        "failing",
+        "",
+    )
+    assert asked.order is JobOrder.STREAK
+    assert ("option", {"value": "streak", "selected": None}) in page.elements
+    assert "Longest streak" in page.text
+
+
+def test_a_filter_that_nothing_fits_offers_the_way_back(client):
+    page = parsed(client.get("/?search=nothing-like-this"))
+    assert "No job fits." in page.text
+    assert "./" in page.links()
+
+
+def test_the_run_filter_comes_from_the_address_and_goes_on_to_the_next_page(client, told):
+    told.listed_runs = tuple(run(f"run-{number}") for number in range(250))
+    page = parsed(client.get("/runs?source=snow&project=&result=failure&after=2025-01-01T00:00"))
+    asked = told.asked[-1]
+    assert (asked.source, asked.project, asked.result, asked.state) == ("snow", None, Result.FAILURE, None)
+    assert asked.after == 1735689600.0
+    (following,) = [link for link in page.links() if "cursor" in link]
+    assert following == "./runs?source=snow&result=failure&after=2025-01-01T00%3A00&cursor=100"
+    page = parsed(client.get(httpx.URL("/runs").join(following)))
+    assert "run-100" in page.text
+    assert "./runs?source=snow&result=failure&after=2025-01-01T00%3A00" in page.links()
+
+
+def test_the_id_of_one_run_leads_to_the_run(client):
+    response = client.get("/runs?run_id=run-8")
+    assert (response.status_code, response.headers["location"]) == (302, "./runs/snow/run-8")
+
+
+def test_an_id_that_two_sources_have_gives_a_list(client, told):
+    told.listed_runs = (run("7"), run("7", source="flow"))
+    page = parsed(client.get("/runs?run_id=7"))
+    assert {"./runs/snow/7", "./runs/flow/7"} <= set(page.links())
+
+
+@pytest.mark.parametrize("run_id", [".", ".."])
+def test_an_id_that_browsers_take_for_a_way_up_gives_a_list_instead_of_a_circle(client, told, run_id):
+    told.listed_runs = (run(run_id),)
+    assert client.get("/runs", params={"run_id": run_id}).status_code == 200
+
+
+@pytest.mark.parametrize("run_id", ["a/b", "a/log", "a?b#c", "100%", "ä ö"])
+def test_a_run_is_found_whatever_its_id_is_made_of(client, told, run_id):
+    told.pages["snow", run_id] = run_page(run=run(run_id))
+    told.listed_runs = (run(run_id),)
+    location = client.get("/runs", params={"run_id": run_id}).headers["location"]
+    response = client.get(httpx.URL("/runs").join(location))
+    assert response.status_code == 200
+    assert run_id in parsed(response).text
+    (log,) = [link for link in parsed(response).links() if "step=load" in link]
+    page = httpx.URL("/runs").join(location)
+    assert "no space left" in client.get(page.join(log)).text
+
+
+def test_a_run_page_tells_of_the_run_its_steps_and_its_past(client):
+    page = parsed(client.get("/runs/snow/run-8"))
+    for part in (
+        "failure failed in load",
+        "1m 30s slower than 95 % of its runs",
+        "95 % within 1m 15s, of 12 successes",
+        "load failed first after clean",
+        "What waits for what",
+        "Output of load",
+        "Runs before",
+    ):
+        assert part in page.text, part
+    assert "https://console.example.com/runs/run-8" in page.links()
+    assert "../../runs/snow/run-8/log?step=load" in page.links()
+
+
+def test_a_run_under_way_says_so_and_asks_for_nothing_that_is_not_there(client, told):
+    living = run(result=None, state=State.EXECUTING, end=None, duration=None)
+    told.pages["snow", "run-8"] = run_page(run=living, steps=(), failed_step="", job=None, previous=(), logs=False)
+    text = parsed(client.get("/runs/snow/run-8")).text
+    for part in ("executing", "under way , began 1h ago", "No steps are known yet.", "No earlier run is known."):
+        assert part in text
+    assert "Output" not in text
+
+
+def test_output_is_offered_only_where_logs_are_on(client, told):
+    told.pages["snow", "run-8"] = run_page(logs=False)
+    assert not [link for link in parsed(client.get("/runs/snow/run-8")).links() if "/log" in link]
+    response = client.get("/runs/snow/run-8/log?step=load")
+    assert response.status_code == 403
+    assert "output is shown only with web.logs: true" in response.text
+
+
+def test_output_has_a_page_of_its_own(client):
+    text = parsed(client.get("/runs/snow/run-8/log?step=load")).text
+    assert "stderr no space left stdout 40 rows" in text
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "part"),
+    [
+        ("/?page=0", 400, "page"),
+        ("/?order=best", 400, "order"),
+        ("/?nonsense=1", 400, "nonsense"),
+        ("/runs?result=bad", 400, "result"),
+        ("/runs?after=yesterday", 400, "after"),
+        ("/runs/snow/unknown", 404, "no such run is known"),
+        ("/runs/snow/run-8/logs", 404, "no such page"),
+        ("/runs/", 404, "no such page"),
+    ],
+)
+def test_what_cannot_be_answered_has_a_page_that_says_why(client, path, status, part):
+    response = client.get(path)
+    assert response.status_code == status
+    assert part in parsed(response).text
+
+
+@pytest.mark.parametrize(("error", "status", "again"), [(UpstreamError, 502, None), (BusyError, 503, "5")])
+def test_a_vendor_or_state_that_does_not_answer_is_told_as_such(client, told, error, status, again):
+    def fail(*_):
+        raise error("the API gave no answer within 10 s")
+
+    told.log = fail
+    response = client.get("/runs/snow/run-8/log?step=load")
+    assert (response.status_code, response.headers.get("retry-after")) == (status, again)
+    assert "the API gave no answer within 10 s" in response.text
+
+
+def test_a_page_that_is_slow_to_answer_keeps_no_probe_waiting(client, told, server):
+    go_on = threading.Event()
+    told.problems = lambda: (go_on.wait(10), ())[1]
+    waiting = threading.Thread(target=lambda: httpx.get(f"http://127.0.0.1:{server.port}/"))
+    waiting.start()
+    try:
+        assert client.get("/-/healthy", timeout=2).status_code == 200
+        assert waiting.is_alive()
+    finally:
+        go_on.set()
+        waiting.join()
+
+
+def test_a_page_that_says_the_same_has_the_same_tag_though_time_goes_on(client, told):
+    first = client.get("/")
+    told.now = NOW + 20
+    again = client.get("/", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    told.listed_problems = ()
+    changed = client.get("/", headers={"If-None-Match": first.headers["etag"]})
+    assert changed.status_code == 200
+    assert changed.headers["etag"] != first.headers["etag"]
+
+
+def test_a_page_is_compressed_only_for_those_who_can_read_that(client):
+    assert client.get("/").headers["content-encoding"] == "gzip"
+    plain = client.get("/", headers={"accept-encoding": "identity"})
+    assert "content-encoding" not in plain.headers
+    assert plain.text == client.get("/").text
+
+
+def test_head_has_the_headers_alone(client):
+    response = client.head("/")
+    assert (response.status_code, response.content) == (200, b"")
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_nothing_can_be_changed_here(client, path):
+    assert client.post(path).status_code == 405
+
+
+def test_assets_may_be_kept_for_ever_under_their_own_version_only(client):
+    page = client.get("/runs/snow/run-8")
+    addresses = re.findall(r'(?:href|src)="(\.\./\.\./assets/[^"]+)"', page.text)
+    assert len(addresses) == 3
+    for address in addresses:
+        response = client.get(httpx.URL("/runs/snow/run-8").join(address))
+        assert response.status_code == 200
+        assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
+        bare = client.get(response.url.path)
+        assert bare.headers["cache-control"] == "no-cache"
+        assert client.get(response.url.path, headers={"If-None-Match": bare.headers["etag"]}).status_code == 304
+    assert client.get("/assets/secrets.txt").status_code == 404
+    assert client.get("/assets/..%2fbase.html").status_code == 404
+
+
+def test_runbooks_have_the_anchors_that_alerts_link_to_and_no_foreign_html(client):
+    page = parsed(client.get("/runbooks"))
+    assert ("h2", {"id": "jobrunoverdue"}) in page.elements
+    assert "#jobrunoverdue" in page.links()
+    assert "<script>alert(1)</script>" in page.text

@@ -1,0 +1,74 @@
+import pytest
+
+from exporter.pages.words import age, full_time, machine_time, many, span, visible, web_link
+
+DAY = 86400.0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "0ms"),
+        (0.3204, "320ms"),
+        (0.9999, "1s"),
+        (4.24, "4.2s"),
+        (9.97, "10s"),
+        (45.4, "45s"),
+        (59.6, "1m"),
+        (725, "12m 5s"),
+        (3599.7, "1h"),
+        (3 * 3600 + 5 * 60, "3h 5m"),
+        (DAY - 20, "1d"),
+        (2 * DAY + 4 * 3600, "2d 4h"),
+        (400 * DAY, "400d"),
+    ],
+)
+def test_a_length_is_told_in_two_units_at_most(seconds, text):
+    assert span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("far", "text"),
+    [(0.4, "now"), (-0.4, "now"), (40, "40s ago"), (-300, "in 5m"), (7200, "2h ago"), (3 * DAY, "3d ago")],
+)
+def test_an_age_is_told_in_one_unit(far, text):
+    assert age(1000.0, 1000.0 + far) == text
+
+
+def test_an_instant_is_written_in_utc():
+    assert machine_time(1_763_800_000.9) == "2025-11-22T08:26:40Z"
+    assert full_time(1_763_800_000.9) == "2025-11-22 08:26:40 UTC"
+
+
+@pytest.mark.parametrize("instant", [1e18, -1e18, float("1e300")])
+def test_an_instant_that_no_calendar_has_breaks_nothing(instant):
+    assert full_time(instant).endswith("UTC")
+
+
+def test_control_characters_are_shown_as_pictures_and_all_else_is_kept():
+    assert visible("a\nb\tc\x00d\x7f") == "a␊b␉c␀d␡"
+    assert visible("Aufträge مرحبا 🎉") == "Aufträge مرحبا 🎉"
+
+
+def test_nothing_can_turn_the_direction_of_what_follows():
+    assert visible("a\u202eb\u2066c\u2069") == "a\ufffdb\ufffdc\ufffd"
+
+
+@pytest.mark.parametrize("url", ["https://console.example.com/a?b=c", "http://localhost:8080/x"])
+def test_addresses_of_the_web_can_be_followed(url):
+    assert web_link(url) == url
+
+
+@pytest.mark.parametrize(
+    "url", ["", "javascript:alert(1)", "JaVaScRiPt://x/%0aalert(1)", "data:text/html,x", "//evil", "/path", "http://["]
+)
+def test_other_addresses_cannot(url):
+    assert web_link(url) == ""
+
+
+def test_a_noun_has_the_number_of_its_count():
+    assert (many(1, "job"), many(0, "job"), many(1200, "success", "successes")) == (
+        "1 job",
+        "0 jobs",
+        "1,200 successes",
+    )
