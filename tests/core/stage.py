@@ -45,7 +45,7 @@ class FakeSource:
         self.when_asked = lambda: None
 
     def readings(self, view):
-        for each in self.script.pop(0) if self.script else ():
+        for each in self.script.pop(0):
             if isinstance(each, BaseException):
                 raise each
             if callable(each):

@@ -154,11 +154,12 @@ def test_a_fault_of_ours_is_told_by_its_kind_alone_where_people_look():
 
 
 def test_failures_are_counted_until_a_poll_goes_well(stage):
-    assert (stage.poller.failures, stage.poller.last_outcome) == (0, "")
+    poller = stage.poller
+    assert (poller.failures, poller.last_outcome, poller.last_fault, poller.last_reason) == (0, "", "", "")
     counted = []
     for script in ([NetworkError("broken")], [NetworkError("broken")], [], [NetworkError("broken")]):
         stage.poll(*script)
-        counted.append((stage.poller.failures, stage.poller.last_fault, stage.poller.last_reason))
+        counted.append((poller.failures, poller.last_fault, poller.last_reason))
     broken = "broken", "network"
     assert counted == [(1, *broken), (2, *broken), (0, "", ""), (1, *broken)]
 
@@ -168,6 +169,11 @@ def test_a_shutdown_tells_nothing_and_is_passed_on(stage):
         stage.poll(READING, Stopped())
     assert stage.told("meter.polled", "meter.up", "pages.publish", "ledger.finish") == []
     assert not stage.poller.polled
+
+
+def test_a_poll_of_scopes_that_may_all_be_read_is_a_success(stage):
+    stage.ledger.state.scopes.update(one=scope(watermark=5.0), two=scope())
+    assert stage.poll(READING) == "success"
 
 
 def test_a_scope_that_may_not_be_read_makes_the_poll_partial_which_is_no_failure(stage):
@@ -219,8 +225,13 @@ def test_what_a_source_sees_of_the_state():
 
 def test_what_was_read_by_a_wrong_clock_is_read_anew(stage):
     stage.clock.skew = 2.0
-    stage.source.script = [[lambda _view: skew(stage, 7.0), READING, ANOTHER], [ANOTHER]]
+    seen = []
+    stage.source.script = [
+        [lambda _view: skew(stage, 7.0), READING, ANOTHER],
+        [lambda view: seen.append(view.now), ANOTHER],
+    ]
     assert stage.poller.poll() == "success"
+    assert seen == [STARTED + 7]
     assert stage.told("ledger.begin", "ledger.shift_baseline", "ledger.commit", "ledger.finish") == [
         ("ledger.begin", "s", STARTED + 2),
         ("ledger.shift_baseline", "s", 5.0, STARTED + 7),
@@ -267,7 +278,7 @@ def test_a_state_that_cannot_be_written_does_not_hide_the_first_error(stage):
 
 
 def test_the_first_poll_is_served_at_once_and_later_ones_soon(stage):
-    assert not stage.poller.polled
+    assert stage.poller.polled is False
     stage.source.when_asked = lambda: stage.events.append(("polled", stage.poller.polled))
     served = []
     for _ in range(2):
@@ -349,7 +360,8 @@ def test_steps_that_the_api_does_not_have_are_no_fault(stage):
     waiting(stage, *"abcde")
     stage.source.answers = {run_id: NotFoundError("404", 404) for run_id in "abcd"}
     assert stage.poll() == "success"
-    assert [event[2:] for event in stage.told("ledger.steps_missing")] == [(each, stage.moment()) for each in "abcd"]
+    missing = [("ledger.steps_missing", "s", run_id, stage.moment()) for run_id in "abcd"]
+    assert stage.told("ledger.steps_missing") == missing
     assert [event[2] for event in stage.told("ledger.commit_steps")] == ["e"]
     assert stage.told("meter.poll_error") == []
 
