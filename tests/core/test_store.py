@@ -1,6 +1,7 @@
 """What is particular to a state that is a file of SQLite."""
 
 import sqlite3
+from contextlib import suppress
 
 import pytest
 
@@ -232,6 +233,15 @@ def test_a_commit_that_fails_is_rolled_back_and_the_next_one_goes_well(store, op
     with store.transaction():
         store.put_runs("s", [row("kept", end=1)])
     assert store.runs("s", ["lost", "kept"]).keys() == {"kept"}
+
+
+def test_an_interruption_leaves_no_transaction_open(store, opener):
+    fill(store)
+    with suppress(KeyboardInterrupt), store.transaction():
+        store.put_runs("s", [row("lost", end=1)])
+        raise KeyboardInterrupt
+    assert not opener.opened[0].in_transaction
+    assert store.runs("s", ["lost"]) == {}
 
 
 def test_an_error_that_has_rolled_back_by_itself_is_told_as_it_is(store, opener):

@@ -127,12 +127,16 @@ def test_a_streak_is_counted_from_the_ended_runs_after_the_last_success(store):
         store,
         s=[
             row("failed before", end=5, **failed),
+            row("well before", end=3),
             row("well", end=10),
+            row("failed in the same instant", end=10, **failed),
             row("failed", end=20, **failed),
             row("failed without an end", seen=15, result=Result.TIMEOUT),
             row("failed at the baseline", end=30, mark=Mark.BASELINE, result=Result.ERROR),
             row("skipped", end=40, result=Result.SKIP),
             row("given up", end=50, mark=Mark.GIVEN_UP, result=Result.UNKNOWN),
+            row("given up well", end=51, mark=Mark.GIVEN_UP),
+            row("given up failed", end=52, mark=Mark.GIVEN_UP, **failed),
             row("open", mark=Mark.OPEN),
             row("of another job", job=2, end=60),
         ],
@@ -169,6 +173,7 @@ def test_what_started_in_a_window_is_found_whether_it_ended_or_not(store):
         store,
         s=[
             row("ended", start=100, end=150),
+            row("ended at once", start=100, end=100),
             row("of another job", job=2, start=100, end=101),
             row("ended later", start=199, end=5000),
             row("without an end", start=120),
@@ -180,7 +185,7 @@ def test_what_started_in_a_window_is_found_whether_it_ended_or_not(store):
         other=[row("of another source", job=3, start=100, end=150)],
     )
     found = store.started_between("s", Window(100, 200))
-    assert found == {"ended", "of another job", "ended later", "without an end", "open"}
+    assert found == {"ended", "ended at once", "of another job", "ended later", "without an end", "open"}
 
 
 def test_what_ended_before_an_instant_is_forgotten_and_what_has_not_ended_never(store):
