@@ -156,12 +156,13 @@ def test_steps_that_are_due_come_failures_first_and_the_baseline_last(store):
         waiting(row("open again", mark=Mark.OPEN), due=5, **pending),
         waiting(row("done", end=3), due=5, steps=StepMark.COUNTED),
     ]
-    fill(store, s=rows)
+    theirs = waiting(row("of another source", job=3, end=4), due=5, **pending)
+    fill(store, s=rows, other=[theirs])
     due = store.pending_steps("s", 5, 10)
     assert [each.known.run.run_id for each in due] == ["failed", "new", "old", "before"]
     assert store.pending_steps("s", 5, 2) == due[:2]
-    assert store.pending_steps("other", 5, 2) == []
-    assert (store.count_pending_steps("s"), store.count_pending_steps("other")) == (6, 0)
+    assert store.pending_steps("other", 5, 2) == [theirs]
+    assert (store.count_pending_steps("s"), store.count_pending_steps("other")) == (6, 1)
 
 
 def waiting(stored, **fields):
