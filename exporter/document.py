@@ -13,6 +13,8 @@ Path = tuple[str | int, ...]
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$\{")
 ITSELF = "refers to itself"
+LARGEST = 100_000
+"""Values in a file; a few lines of aliases of aliases could make billions."""
 
 _QUOTED = re.compile(r"'(?!<)[^' ]{3,}'")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -39,12 +41,16 @@ def parse(text: str, environ: Mapping[str, str] | None) -> Document:
         node = loader.get_single_node()
         if node is None:
             return Document({}, [])
+        if _size(node, {}) > LARGEST:
+            raise ConfigError([*faults, Fault("", f"more than {LARGEST} values, with all that * repeats")])
         faults += _faulty_keys(node, (), ())
         if any(fault.message == ITSELF for fault in faults):
             raise ConfigError(faults)
         data = loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ConfigError([*faults, _syntax_fault(error)]) from None
+    except RecursionError:
+        raise ConfigError([*faults, Fault("", "not YAML: nested too deeply")]) from None
     except ValueError:  # the library's own slip for what looks like a date or a number and is none
         raise ConfigError([*faults, Fault("", "not YAML: a date or number that is none; put it in quotes")]) from None
     return Document(data if environ is None else _replaced(data, environ, (), faults), faults)
@@ -60,6 +66,16 @@ def _syntax_fault(error: yaml.YAMLError) -> Fault:
     if isinstance(error, yaml.reader.ReaderError):
         return Fault("", f"not YAML: character {error.position + 1} is not allowed")
     return Fault("", "not YAML")
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node holds, itself included, those that an alias repeats counted each time."""
+    if id(node) not in known:
+        known[id(node)] = 1
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        children = (child for part in parts for child in (part if isinstance(part, tuple) else (part,)))
+        known[id(node)] += sum(_size(child, known) for child in children)
+    return known[id(node)]
 
 
 def _faulty_keys(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Iterator[Fault]:

@@ -44,7 +44,7 @@ class Books:
             self.names[job.source, job.project, job.name] = job.key
         self.series_total += series - self.series.get(job.key, 0)
         self.series[job.key] = series
-        steps = len(job.step_names()) + len(job.folded_steps)
+        steps = 0 if job.gone else len(job.step_names()) + len(job.folded_steps)
         self.steps_total += steps - self.steps.get(job.key, 0)
         self.steps[job.key] = steps
         self.next_key = max(self.next_key, job.key + 1)
@@ -138,6 +138,7 @@ class Draft:
         if renamed:
             self._name(state)
         if renamed or state.gone:
+            self.series -= self._rules.series_of(state)  # those that end make room for those that begin
             state.gone, state.missing_since = False, None
             state.counts, state.distributions = {}, {}
             self._begin(state)

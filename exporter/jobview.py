@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import msgspec
 
 from exporter.model import Result, State
-from exporter.state import JobState, oldest
+from exporter.state import JobState, clean, oldest
 
 Row = tuple[tuple[str, ...], float]
 Rows = Callable[["JobView"], Iterable[Row]]
@@ -127,4 +127,4 @@ def last_failed_run(view: JobView) -> Iterator[Row]:
 
 def job_info(view: JobView) -> Iterator[Row]:
     """What a person wants to know of the job."""
-    yield (view.state.job.job_id, view.schedule, view.team, view.job_url), 1
+    yield (clean(view.state.job.job_id), clean(view.schedule), view.team, view.job_url), 1

@@ -133,6 +133,7 @@ class Ledger:
             for job in [job for job in self.books.jobs.values() if job.source not in rules]:
                 self.books.take(job, 0)
             self._changed.everything = True
+            self._watch_steps()
 
     def check(self, rules: Mapping[str, SourceRules]) -> None:
         """Raises IdentityError if the state holds another API under a source's name."""
@@ -150,7 +151,7 @@ class Ledger:
         if name not in self.books.sources:
             self.books.sources[name] = SourceState(name=name, identity=rules.identity)
         self._open.setdefault(name, {})
-        for job in self.books.of_source(name).values():
+        for job in [job for job in self.books.jobs.values() if job.source == name]:
             self.books.take(job, rules.series_of(job))
 
     def close(self) -> None:

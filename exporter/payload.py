@@ -13,6 +13,8 @@ from exporter.errors import DecodeError, SchemaError
 
 Shape = TypeVar("Shape")
 Scalar = str | int | float | None
+LONGEST_ID = 200
+"""Characters; an id is stored, asked for in URLs and a label, and no vendor's is nearly as long."""
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 ESCAPES = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u])|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
@@ -80,11 +82,23 @@ def text(*values: msgspec.Raw) -> str:
     return "" if value is None else str(value)
 
 
+def identity(*values: msgspec.Raw) -> str:
+    """The first of these values that is a text or a number, as text; "" if there is none that could be an id."""
+    value = text(*values)
+    return value if len(value) <= LONGEST_ID else ""
+
+
 def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Shape]) -> Shape | None:
     """A part of a body, None if it is absent or of another shape."""
     if not bytes(raw):
         return None
     try:
         return decoder.decode(raw)
+    except msgspec.ValidationError:
+        return None
+    except MALFORMED:
+        pass  # perhaps half a surrogate pair: what was skipped whole was not looked at
+    try:
+        return decoder.decode(mended(bytes(raw)))
     except MALFORMED:
         return None

@@ -73,6 +73,7 @@ class Publisher:
         """What is shown of each job on the page that was made last."""
         self._shown_sources: set[str] = set()
         self._withheld: frozenset[str] = frozenset()
+        self._unreadable: frozenset[tuple[str, str]] = frozenset()
         self._held: set[Series] = set()
         self._log = structlog.get_logger()
 
@@ -86,9 +87,9 @@ class Publisher:
         """Makes a page of all that is committed."""
         with self._lock, self._ledger.locked():
             changed = self._ledger.drain()
-            withheld = self._to_withhold()
-            if withheld != self._withheld:
-                self._withheld, changed.everything = withheld, True
+            withheld, unreadable = self._to_withhold(), self._unreadable_scopes()
+            if (withheld, unreadable) != (self._withheld, self._unreadable):
+                self._withheld, self._unreadable, changed.everything = withheld, unreadable, True
             self._update(changed)
             self._hold_unobserved()
             self._metrics.series(self._exposition.series_by_family(), self._limit())
@@ -122,6 +123,13 @@ class Publisher:
                 self._log.warning("counters served as restored: no poll has been complete yet", sources=sorted(late))
             return frozenset()
         return frozenset(self._ledger.starting() & self._sources.keys())
+
+    def _unreadable_scopes(self) -> frozenset[tuple[str, str]]:
+        """Source and name of scopes that could not be read last: nothing can be expected of their jobs to be seen."""
+        states = ((name, self._ledger.source(name)) for name in self._sources)
+        return frozenset(
+            (name, word) for name, state in states for word, scope in state.scopes.items() if not scope.readable
+        )
 
     def _update(self, changed: Changed) -> None:
         jobs = self._ledger.books.jobs
@@ -165,14 +173,15 @@ class Publisher:
         active = active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs)
         failed = job.last_failure.run_id if job.last_failure else ""
         external_url = self._config.web.external_url if self._config else ""
+        watched = (job.source, job.job.scope) not in self._unreadable
         return JobView(
             state=job,
             active=active,
             results=source.rules.results,
             has_steps=source.rules.steps != "off",
-            freshness=expected.freshness,
+            freshness=expected.freshness if watched else None,
             duration_budget=expected.duration_budget,
-            next_expected=expected.next_run,
+            next_expected=expected.next_run if watched else None,
             schedule=expected.schedule,
             team=expected.team,
             job_url=job.job.url,

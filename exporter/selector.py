@@ -92,7 +92,7 @@ def _matcher(label: str, operator: str, quoted: str) -> Matcher:
     if operator in {"=~", "!~"}:
         try:
             re.compile(value)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:  # the latter of a{9…9} and ((((…
             raise SelectorError(f"{label}: no regular expression: {error}") from None
     return Matcher(label, operator, value)
 

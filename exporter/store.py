@@ -135,6 +135,14 @@ class Store:
             raise CorruptStateError(f"{self.path}: {error}") from error
 
     @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """What a record or a row raises that was edited or damaged; SQLite checks the structure of the file alone."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, RecursionError) as error:  # DecodeErrors are ValueErrors
+            raise CorruptStateError(f"{self.path}: a record cannot be understood ({type(error).__name__})") from error
+
+    @contextmanager
     def _transaction(self) -> Iterator[None]:
         self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -152,14 +160,18 @@ class Store:
 
     def load(self) -> Loaded:
         """All records and open runs."""
-        with self._explained():
+        with self._explained(), self._understood():
             self._sources = dict(self._db.execute("SELECT name, key FROM sources"))
             sources, jobs = self._records("sources", SourceState), self._records("jobs", JobState)
             names = {key: name for name, key in self._sources.items()}
             rows = self._db.execute(f"SELECT source, {self._columns} FROM runs WHERE mark = 0").fetchall()  # noqa: S608  # constants
             row = self._db.execute("SELECT record FROM exporter").fetchone()
             exporter = msgspec.json.decode(row[0], type=Counted) if row else Counted()
-        open_runs = [(names[source], to_stored(rest)) for source, *rest in rows]
+            open_runs = [(names[source], to_stored(rest)) for source, *rest in rows]
+        if self._sources.keys() != {source.name for source in sources}:
+            raise CorruptStateError(f"{self.path}: a source's record has another name than its row")
+        if not {row.job for _, row in open_runs} <= {job.key for job in jobs}:
+            raise CorruptStateError(f"{self.path}: a run belongs to no job")
         return Loaded(sources=sources, jobs=jobs, open_runs=open_runs, exporter=exporter)
 
     def _records(self, table: str, kind: type[Record]) -> list[Record]:
@@ -213,7 +225,8 @@ class Store:
     def _select(self, where: str, *arguments: object) -> list[StoredRun]:
         with self._explained():
             rows = self._db.execute(f"SELECT {self._columns} FROM runs {where}", arguments).fetchall()  # noqa: S608  # constants
-        return [to_stored(row) for row in rows]
+        with self._understood():
+            return [to_stored(row) for row in rows]
 
     def _all(self, query: str, *arguments: object, **named: object) -> list[tuple[Any, ...]]:
         with self._explained():

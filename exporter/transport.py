@@ -22,7 +22,7 @@ FAULTS = (
 )
 TELLING = (httpx.ConnectError, httpcore.ConnectError)
 """Their texts are those of the operating system and of TLS; other texts may quote what was sent."""
-HANDLED_HERE = frozenset({"content-encoding", "content-length", "transfer-encoding", "set-cookie"})
+HANDLED_HERE = frozenset({b"content-encoding", b"content-length", b"transfer-encoding", b"set-cookie"})
 GZIP = 31
 """zlib's `wbits` for the gzip format."""
 
@@ -129,7 +129,8 @@ class BudgetedTransport(httpx.BaseTransport):
                 response.close()
         except TIMEOUTS + FAULTS as error:
             raise translated(error, request) from None
-        headers = [(name, value) for name, value in response.headers.multi_items() if name not in HANDLED_HERE]
+        # As bytes: they may be anything, and texts would have to be ASCII.
+        headers = [pair for pair in response.headers.raw if pair[0].lower() not in HANDLED_HERE]
         return httpx.Response(response.status_code, headers=headers, content=body)
 
     def _body(self, response: httpx.Response, request: httpx.Request) -> bytes:

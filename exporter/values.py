@@ -107,8 +107,8 @@ Buckets = Annotated[tuple[Number, ...], AfterValidator(_buckets)]
 Positive = Annotated[Number, Field(gt=0)]
 """A number above 0."""
 
-PositiveCount = Annotated[int, BeforeValidator(_no_switch), Field(ge=1)]
-"""A whole number, at least 1."""
+PositiveCount = Annotated[int, BeforeValidator(_no_switch), Field(ge=1, le=10**9)]
+"""A whole number from 1 to a thousand million."""
 
 
 def is_loopback(url: str) -> bool:

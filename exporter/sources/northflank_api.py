@@ -7,7 +7,7 @@ import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import Result, Run, State
-from exporter.payload import ABSENT, OBJECT, ROWS, decode, decoded, scalar, text
+from exporter.payload import ABSENT, OBJECT, ROWS, decode, decoded, identity, scalar, text
 from exporter.sources.turns import Schedule
 from exporter.sources.watched import JobRow, Page
 from exporter.times import parse_instant
@@ -86,13 +86,13 @@ def parse_page(body: bytes, key: str) -> Page:
 def parse_project(raw: msgspec.Raw) -> str:
     """The id of a project, "" if the row is none."""
     loose = decoded(raw, LOOSE_JOB)
-    return "" if loose is None else text(loose.id)
+    return "" if loose is None else identity(loose.id)
 
 
 def parse_job(raw: msgspec.Raw, project: str) -> JobRow | None:
     """A job of a project's list, None if the row is none. A job with a schedule is enabled unless suspended."""
     loose = decoded(raw, LOOSE_JOB)
-    slug = "" if loose is None else text(loose.id)
+    slug = "" if loose is None else identity(loose.id)
     if loose is None or not slug:
         return None
     cron = text(loose.job_type).casefold() == CRON
@@ -144,7 +144,7 @@ def to_run(raw: msgspec.Raw, job_id: str, status_map: Mapping[str, Result | Stat
     ended run may lack its end; it then has no duration either.
     """
     loose = decoded(raw, LOOSE_RUN)
-    run_id = "" if loose is None else text(loose.id)
+    run_id = "" if loose is None else identity(loose.id)
     if loose is None or not run_id:
         return None
     word = text(loose.status).strip()[:LONGEST_WORD]

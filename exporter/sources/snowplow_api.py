@@ -10,7 +10,19 @@ import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import Job, Result, Run, State, Step
-from exporter.payload import ABSENT, MALFORMED, OBJECT, Scalar, decode, decode_rows, decoded, scalar, text
+from exporter.payload import (
+    ABSENT,
+    LONGEST_ID,
+    MALFORMED,
+    OBJECT,
+    Scalar,
+    decode,
+    decode_rows,
+    decoded,
+    identity,
+    scalar,
+    text,
+)
 from exporter.signin import TokenAuth, secret_bytes, secret_text
 from exporter.sources.source import StepLog
 from exporter.times import parse_duration, parse_instant
@@ -127,7 +139,7 @@ def path(endpoint: str, **parts: str) -> str:
 class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
     """A run as the API words it; equal rows mean the same. Of the names for one thing, the first not None counts."""
 
-    run_id: Annotated[str, msgspec.Meta(min_length=1)]
+    run_id: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID)]
     job_name: str
     environment: str
     state: str
@@ -222,7 +234,7 @@ def _row(raw: msgspec.Raw) -> RunRow | None:
 
 
 def _from_loose(loose: LooseRow) -> RunRow | None:
-    run_id = text(loose.run_id, loose.run_reference, loose.id)
+    run_id = identity(loose.run_id, loose.run_reference, loose.id)
     if not run_id:
         return None
     start, end, duration = loose.times()

@@ -1,7 +1,7 @@
 """Strait's API: its paths, and what its answers mean. Payloads, results and error texts are never decoded."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import quote
 
@@ -9,7 +9,7 @@ import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, State, Step
-from exporter.payload import OBJECT, decode, decoded, text
+from exporter.payload import LONGEST_ID, OBJECT, decode, decoded, text
 from exporter.sources.source import StepLog
 from exporter.times import parse_instant
 
@@ -26,6 +26,8 @@ WORKFLOW = "workflow:"
 """What the identity of a workflow begins with, to keep it apart from a job's."""
 
 LONGEST_WORD = 64
+MOST_ATTEMPTS = 2**31
+"""A number of attempts from here on is a mistake; the state could not even hold the largest that JSON can."""
 NO_STATUS = "absent"
 """The unmapped status of a row that has none."""
 
@@ -78,7 +80,7 @@ STEP_STATUSES: Mapping[str, Result | State] = {
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """What all rows of lists have; equal rows mean the same. Whatever is not vital may be of any type."""
 
-    id: Annotated[str, msgspec.Meta(min_length=1)]
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID)]
     created_at: Any = None
     project_id: Any = None
 
@@ -253,7 +255,7 @@ def to_run(row: RunRow, status_map: Mapping[str, Result | State]) -> Run:
         meaning = Result.UNKNOWN
     result = meaning if isinstance(meaning, Result) else None
     start = None if result is Result.SKIP else _instant(row.started_at)
-    attempts = row.attempt if type(row.attempt) is int and row.attempt > 0 else 1
+    attempts = row.attempt if type(row.attempt) is int and 0 < row.attempt < MOST_ATTEMPTS else 1
     created, scheduled = _instant(row.created_at), _instant(row.scheduled_at)
     ended = result is not None
     return Run(
@@ -295,7 +297,10 @@ def exact(value: object) -> datetime | None:
         instant = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    return None if instant is None else instant.replace(tzinfo=instant.tzinfo or UTC)
+    # The first and the last year would leave the calendar in another time zone, or with a microsecond more.
+    if instant is None or not MINYEAR < instant.year < MAXYEAR:
+        return None
+    return instant.replace(tzinfo=instant.tzinfo or UTC)
 
 
 def cursor_at(instant: datetime) -> str:

@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 from urllib.parse import quote
 
 import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, State, Step
-from exporter.payload import ABSENT, OBJECT, decode, decode_rows, decoded, scalar, text
+from exporter.payload import ABSENT, OBJECT, decode, decode_rows, decoded, identity, scalar, text
 from exporter.times import parse_duration, parse_instant
 
 USERS = "/managed_users"
@@ -27,6 +28,10 @@ POLL_ERROR = "poll_error"
 """The error type of a job that failed while its trigger asked for events, where the vendor names no other."""
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}", re.ASCII)
 """What names of adapters, operations and kinds of errors look like; anything else may be a customer's text."""
+
+
+Total = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+"""A number of jobs; one that is larger is a mistake."""
 
 
 class Customer(msgspec.Struct, frozen=True):
@@ -124,7 +129,7 @@ class LineStat(msgspec.Struct):
 class Counts(msgspec.Struct):
     """What is used of a page's counts."""
 
-    job_scope_count: int | None = None
+    job_scope_count: Total | None = None
 
 
 COUNTS: msgspec.json.Decoder[Counts] = msgspec.json.Decoder(Counts)
@@ -136,7 +141,7 @@ ERROR_PARTS: msgspec.json.Decoder[ErrorParts] = msgspec.json.Decoder(ErrorParts)
 LINE_STAT: msgspec.json.Decoder[LineStat] = msgspec.json.Decoder(LineStat)
 RAW_LIST: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 BOOLEAN: msgspec.json.Decoder[bool] = msgspec.json.Decoder(bool)
-WHOLE: msgspec.json.Decoder[int] = msgspec.json.Decoder(int)
+WHOLE: msgspec.json.Decoder[Total] = msgspec.json.Decoder(Total)
 NOTHING = frozenset({b"", b"null", b"false", b'""', b"{}", b"[]"})
 """Values of a line's `error` that say that there was none."""
 
@@ -162,7 +167,7 @@ def parse_customers(body: bytes) -> list[Customer]:
     customers = []
     for raw in raws:
         loose = decoded(raw, LOOSE_CUSTOMER)
-        if loose is not None and (customer_id := text(loose.id)):
+        if loose is not None and (customer_id := identity(loose.id)):
             customers.append(Customer(customer_id, text(loose.external_id) or customer_id))
     if raws and not customers:
         raise SchemaError("no row of the answer is a managed user")
@@ -185,10 +190,11 @@ def parse_recipes(body: bytes) -> tuple[list[Recipe], int]:
 
 def _recipe(raw: msgspec.Raw) -> Recipe | None:
     loose = decoded(raw, LOOSE_RECIPE)
-    if loose is None or not text(loose.id):
+    recipe_id = "" if loose is None else identity(loose.id)
+    if loose is None or not recipe_id:
         return None
     return Recipe(
-        recipe_id=text(loose.id),
+        recipe_id=recipe_id,
         name=text(loose.name),
         running=decoded(loose.running, BOOLEAN),
         stop_cause=_word(text(loose.stop_cause)),
@@ -258,7 +264,7 @@ def _message(raw: msgspec.Raw) -> str:
 
 
 def _job(loose: LooseJob | None) -> JobRow | None:
-    job_id = "" if loose is None else text(loose.id, loose.handle)
+    job_id = "" if loose is None else identity(loose.id, loose.handle)
     if loose is None or not job_id:
         return None
     master = text(loose.master_job_id)

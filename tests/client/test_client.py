@@ -131,6 +131,11 @@ def test_a_missing_or_broken_date_is_none(make):
     assert make(httpx.Response(200, headers={"Date": "yesterday"})).get(PATH, endpoint=ENDPOINT).date is None
 
 
+def test_a_header_of_any_bytes_is_no_hindrance(make):
+    answered = make(httpx.Response(200, headers=[(b"Date", b"\xff"), (b"Server", b"\xc3\x28")]))
+    assert answered.get(PATH, endpoint=ENDPOINT).date is None
+
+
 def test_only_gzip_is_asked_for_and_cookies_are_not_kept(make):
     client = make(lambda: httpx.Response(200, headers={"Set-Cookie": "session=1"}))
     client.get(PATH, endpoint=ENDPOINT)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+import httpx
 import msgspec
 import structlog
 import yaml
@@ -100,11 +101,18 @@ class Bench:
         folder: Where the state is.
         metrics: Changes to the part `metrics` of the configuration.
         build: Makes another source of the settings and the client.
+        wire: Makes what takes the place of HTTP of the simulator, which then does not listen.
         settings: Changes to the source's configuration.
     """
 
     def __init__(
-        self, vendor: str, folder: Path, metrics: Mapping[str, object] | None = None, build=None, **settings: object
+        self,
+        vendor: str,
+        folder: Path,
+        metrics: Mapping[str, object] | None = None,
+        build=None,
+        wire: Callable[[Simulator], httpx.BaseTransport] | None = None,
+        **settings: object,
     ):
         self.vendor = vendor
         self.build = build
@@ -114,7 +122,10 @@ class Bench:
         self.world = ScriptedWorld(self.clock)
         for job in JOBS if self.ability.announced else ():
             self.world.add_job(SimJob(job_id=f"prod/{job}", name=job, project="prod"))
-        self.simulator: Simulator = SIMULATORS[vendor](self.world, self.clock).start()
+        self.simulator: Simulator = SIMULATORS[vendor](self.world, self.clock, port=0 if wire is None else 1)
+        self.wire = None if wire is None else wire(self.simulator)
+        if wire is None:
+            self.simulator.start()
         self.state = folder / "state.db"
         self.settings = {"poll_interval": "1m", "requests_per_minute": 600, **settings}
         self.metrics = {"zero_first": "0s", **(metrics or {})}
@@ -145,7 +156,7 @@ class Bench:
         self.ledger = Ledger(lambda: open_state(self.state, self.local))
         self.ledger.load()
         self.publisher = Publisher(self.ledger, self.exposition, self.holds, self_metrics, monotonic=monotonic)
-        outside = Outside(clock=self.local, monotonic=monotonic, sleep=self._sleep)
+        outside = Outside(clock=self.local, monotonic=monotonic, sleep=self._sleep, transport=self.wire)
         self.assembly = Assembly(config, self.ledger, self_metrics, self.publisher, outside)
         rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
         self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)

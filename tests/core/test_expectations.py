@@ -10,6 +10,7 @@ from exporter.learned import Learned
 from exporter.model import Job, State
 from exporter.schedule import backoff
 from exporter.state import JobState, OpenRun
+from tests.core.shown import ShownBook
 
 
 def at(text, zone="UTC"):
@@ -105,6 +106,18 @@ def test_an_objective_goes_before_the_vendor_and_before_what_was_learned():
     found = expectation(job(last_start=THREE), Objective(team="data"), learned)
     assert (found.next_run, found.freshness, found.duration_budget) == (THREE + 120, 100, 200)
     assert found.schedule == ""
+
+
+def test_nothing_is_expected_of_a_job_that_may_not_be_read_now(tmp_path):
+    book = ShownBook(tmp_path / "state.db")
+    expected = "jobrun_job_next_run_expected_timestamp_seconds"
+    nightly = Job(job_id="j", name="nightly", scope="customer", schedule="0 3 * * *")
+    book.read(jobs=[nightly], scope="customer")
+    assert book.scrape(expected, "job_name").keys() == {("nightly",)}
+    book.read(scope="customer", jobs=(), readable=False)
+    assert book.scrape(expected, "job_name") == {}
+    book.read(jobs=[nightly], scope="customer")
+    assert book.scrape(expected, "job_name").keys() == {("nightly",)}
 
 
 # --- polls that fail ---

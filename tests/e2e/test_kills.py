@@ -70,7 +70,7 @@ class Victim:
         self._vendors = vendors
         self._config_files = list(rotations(folder, self.state, vendors, zero_first))
         self._dice = random.Random(zero_first)
-        self._pace = 1.0
+        self.pace = 1.0
 
     def die_often(self, numbers: range) -> None:
         for number in numbers:
@@ -83,7 +83,7 @@ class Victim:
         begun = time.monotonic()
         daemon = self.start()
         assert eventually(self._all_is_polled, seconds=60), daemon.log
-        self._pace = max(1.0, (time.monotonic() - begun) / USUAL)
+        self.pace = max(1.0, (time.monotonic() - begun) / USUAL)
         daemon.kill()
 
     def _all_is_polled(self) -> bool:
@@ -96,9 +96,9 @@ class Victim:
         daemon = self.start(connect=trap or sqlite3.connect)
         if trap is None:
             (_, least, most) = self._dice.choices(LIVES, [share for share, _, _ in LIVES])[0]
-            time.sleep(self._dice.uniform(least, most) * self._pace)
+            time.sleep(self._dice.uniform(least, most) * self.pace)
         else:
-            daemon.wait(PATIENCE * self._pace)
+            daemon.wait(PATIENCE * self.pace)
         daemon.kill()
         assert daemon.process.exitcode == -signal.SIGKILL, daemon.log
 
@@ -134,7 +134,7 @@ def test_kills_at_any_instant_lose_nothing_and_count_nothing_twice(
     for victim in victims:
         expected = victim.truth()
         assert all(expected.values())
-        seen = eventually(victim.counted, lambda counts: counts == expected, QUIET)  # noqa: B023  # called at once
+        seen = eventually(victim.counted, lambda counts: counts == expected, QUIET * victim.pace)  # noqa: B023  # at once
         assert not differences(seen, expected)
     time.sleep(2.5)  # two polls more change nothing
     for victim, daemon in zip(victims, daemons, strict=True):

@@ -43,7 +43,7 @@ def test_nobody_is_served_after_a_stop(exporter):
     server.stop(1)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{server.port}/-/healthy")
-    assert "web" not in {thread.name for thread in threading.enumerate()}
+    assert not server._thread.is_alive()
 
 
 def test_a_server_that_never_started_can_be_stopped(exporter):
@@ -86,4 +86,4 @@ def test_a_stuck_reader_does_not_keep_a_server_from_stopping(exporter):
         before = time.monotonic()
         server.stop(0.5)
         assert time.monotonic() - before < 5
-    assert "web" not in {thread.name for thread in threading.enumerate()}
+    assert not server._thread.is_alive()

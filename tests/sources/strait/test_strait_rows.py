@@ -137,6 +137,10 @@ def test_attempts_beyond_the_first_are_retries_and_a_success_after_them_recovere
     assert run_of(attempt=1).recovered is False
 
 
+def test_a_number_of_attempts_that_cannot_be_is_one_attempt():
+    assert [run_of(attempt=number).retries for number in (2**31, 2**63, 10**300, -1, 1.5, "2", True)] == [0] * 7
+
+
 def test_an_error_class_that_a_retry_left_behind_is_not_that_of_a_success():
     assert run_of(attempt=2, error_class="transient").error_type == ""
 
@@ -296,6 +300,7 @@ def test_a_cursor_is_exact_to_the_microsecond():
     assert cursor_at(last) == "2026-03-01T10:00:00.123456Z"
     assert cursor_from(exact("2026-03-01T10:00:00.1Z")) == "2026-03-01T10:00:00.100001Z"
     assert exact("an opaque cursor") is None
+    assert exact("0001-01-01T00:00:00+14:00") is exact("9999-12-31T23:59:59.999999-14:00") is None
     assert exact(None) is None
 
 

@@ -213,6 +213,13 @@ def test_what_is_not_json_is_a_decode_error(parse, body):
         parse(body)
 
 
+@pytest.mark.parametrize("number", [-1, 1.5, 2**53, 10**300])
+def test_a_number_of_jobs_that_cannot_be_counts_as_not_told(number):
+    assert parse_total(body_of({"job_scope_count": number})) is None
+    (recipe,), _ = parse_recipes(body_of([{"id": 1, "job_failed_count": number}]))
+    assert recipe.failed is None
+
+
 def test_a_row_that_is_none_is_counted_and_costs_the_others_nothing():
     rows, invalid = parse_jobs(body_of({"items": [JOB, None, {"title": "x"}, JOB]}))
     assert ([row.job_id for row in rows], invalid) == (["j-1"], 2)

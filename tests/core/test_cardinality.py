@@ -1,0 +1,264 @@
+"""Bounded series with right sums: jobs, steps and error types come and go under a small `metrics.max_series`."""
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.assembly import counting_rules
+from exporter.families import FAMILIES, Level
+from exporter.ledger import MANY_STEPS
+from exporter.model import Job, Result, Step
+from exporter.state import OTHER
+from tests.core.book import BASELINE, DURATIONS, RUNS, ended
+from tests.core.shown import ShownBook
+
+DAY = 86400.0
+STEPS = "jobrun_steps_total"
+ERRORS = "jobrun_run_errors_total"
+OVERFLOW = "jobrun_exporter_series_overflow_total"
+GAUGES_BESIDES = 5
+"""Gauges of a job that come from its schedule, its objectives and its open runs, and are not counted beforehand."""
+
+
+class BoundedBook(ShownBook):
+    """A book under a bound, and what its sums must be."""
+
+    def __init__(self, path, max_series, step_histograms="on"):
+        self.step_histograms = step_histograms
+        self.number = 0
+        self.expected = Counter()
+        super().__init__(path, zero_first="0s", max_series=max_series)
+        self.read()  # the baseline
+
+    def configure(self, **changes):
+        super().configure(**changes)
+        self.ledger.configure({"s": self.rules}, counting_rules(self.config), self.step_histograms)
+
+    def end(self, job, result=Result.SUCCESS, steps=(), error_type="", **fields):
+        """One more run of a job ends."""
+        self.number += 1
+        failed = result is Result.FAILURE
+        self.read(
+            ended(f"r{self.number}", self.now - 1, job_id=job, result=result, error_type=error_type if failed else ""),
+            steps={f"r{self.number}": [Step(name=name, result=result, duration=7.0) for name in steps]},
+            **fields,
+        )
+        self.expected[RUNS] += 1
+        self.expected[f"{DURATIONS}_count"] += 1
+        self.expected[STEPS] += len(steps)
+        self.expected["jobrun_step_duration_seconds_count"] += len(steps) if self.ledger.step_histograms else 0
+        self.expected[ERRORS] += bool(failed and error_type)
+
+    def page(self):
+        """All samples that are served: name and labels → value."""
+        self.publisher.publish()
+        text = bytes(self.exposition.page.text).decode()
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    def sums(self, page):
+        return {name: sum(value for (each, _), value in page.items() if each == name) for name in self.expected}
+
+    def labels(self, page):
+        """What there are series of: jobs, steps and error types, those that stand for others left out."""
+        wanted = {RUNS: ("job_name",), STEPS: ("job_name", "step_name"), ERRORS: ("job_name", "error_type")}
+        named = {(name, *(dict(labels)[label] for label in wanted[name])) for name, labels in page if name in wanted}
+        return {each for each in named if OTHER not in each}
+
+    def expire(self):
+        """90 days go by; what the expired jobs had of their own is no longer shown."""
+        before = self.page()
+        self.now += 91 * DAY
+        self.read()  # ages are counted to the watermark
+        self.ledger.expire(self.now, 90 * DAY)
+        gone = {job.name for job in self.ledger.jobs_of("s") if job.gone}
+        for (name, labels), value in before.items():
+            if name in self.expected and dict(labels).get("job_name") in gone:
+                self.expected[name] -= value
+
+
+def close_to_its_truth(book):
+    """What must hold at each moment. Returns the page."""
+    page = book.page()
+    assert book.sums(page) == dict(book.expected)
+    domain = {family.name for family in FAMILIES if family.level is Level.JOB}
+    lines = Counter(base_of(name, domain) for name, _ in page)
+    told = {dict(labels)["family"]: value for (name, labels), value in page.items() if name == "jobrun_exporter_series"}
+    assert {family: value for family, value in told.items() if value} == {
+        family.name: lines[family.name] for family in FAMILIES if lines[family.name]
+    }
+    assert page["jobrun_exporter_series_limit", ()] == book.config.metrics.max_series
+    jobs = sum(not job.gone for job in book.ledger.jobs_of("s"))
+    shown = sum(lines[name] for name in domain)
+    assert 0 <= shown - book.ledger.books.series_total <= GAUGES_BESIDES * jobs
+    return page
+
+
+def base_of(name, families):
+    """The family of a sample."""
+    return next(
+        (name.removesuffix(end) for end in ("_bucket", "_sum", "_count") if name.removesuffix(end) in families), name
+    )
+
+
+RUN = st.tuples(
+    st.just("run"),
+    st.integers(0, 11),
+    st.sampled_from([Result.SUCCESS, Result.FAILURE, Result.SKIP]),
+    st.lists(st.sampled_from("abcde"), max_size=3, unique=True),
+    st.sampled_from(["", "odd", "Boom", "Bang"]),
+)
+EVENTS = st.lists(
+    RUN
+    | RUN
+    | RUN
+    | st.tuples(st.sampled_from(["restart", "expire"]))
+    | st.tuples(st.just("resize"), st.sampled_from([1, 40, 120, 250, 600, 5000])),
+    max_size=25,
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(limit=st.sampled_from([1, 40, 120, 250, 600]), events=EVENTS)
+def test_whatever_comes_and_goes_the_sums_are_right_and_the_series_bounded(limit, events):
+    with tempfile.TemporaryDirectory() as folder:
+        book = BoundedBook(Path(folder) / "state.db", limit)
+        for what, *how in events:
+            before, full = book.page(), book.ledger.books.series_total >= book.changes["max_series"]
+            match what:
+                case "run":
+                    book.end(f"j{how[0]}", *how[1:])
+                case "restart":
+                    book.reopen()
+                    book.read()
+                case "expire":
+                    book.expire()
+                case "resize":
+                    book.configure(max_series=how[0])
+            page = close_to_its_truth(book)
+            if what in {"restart", "resize"}:
+                assert {each: value for each, value in page.items() if each[0] in book.expected} == {
+                    each: value for each, value in before.items() if each[0] in book.expected
+                }
+            if full and what == "run":
+                assert book.labels(page) <= book.labels(before)
+        book.close()
+
+
+@pytest.fixture
+def bounded(tmp_path):
+    """Makes a book under a bound."""
+    made = []
+
+    def make(max_series=100_000, **more):
+        made.append(BoundedBook(tmp_path / f"{len(made)}.db", max_series, **more))
+        return made[-1]
+
+    yield make
+    for book in made:
+        book.close()
+
+
+def of_job(page, family, job):
+    """The sum of a family's series of a job."""
+    return sum(value for (name, labels), value in page.items() if name == family and dict(labels)["job_name"] == job)
+
+
+def test_a_folded_job_gets_its_own_series_from_0_where_there_is_room_again_and_none_before(bounded):
+    book = bounded(max_series=40)
+    for _ in range(3):
+        book.end("first")
+        book.end("second")
+    page = close_to_its_truth(book)
+    assert (of_job(page, RUNS, "first"), of_job(page, RUNS, "second"), of_job(page, RUNS, OTHER)) == (3, 0, 3)
+    needed = book.ledger.books.series_total
+    book.configure(max_series=int(needed / 0.9))  # full to nine tenths
+    book.end("second")
+    assert of_job(close_to_its_truth(book), RUNS, OTHER) == 4
+    book.configure(max_series=needed + 60)
+    assert of_job(close_to_its_truth(book), RUNS, "second") == 0
+    book.end("second")
+    page = close_to_its_truth(book)
+    assert (of_job(page, RUNS, "second"), of_job(page, RUNS, OTHER)) == (1, 4)
+
+
+def test_each_folding_is_counted_once_however_many_events_and_restarts_follow(bounded):
+    book = bounded(max_series=1)
+    for _ in range(3):
+        for job in ("a", "b"):
+            book.end(job, Result.FAILURE, steps=["load"], error_type="Boom")
+        book.reopen()
+        book.read()
+    assert close_to_its_truth(book)[OVERFLOW, (("family", RUNS),)] == 2
+    page = book.page()
+    assert {
+        dict(labels)["job_name"] for name, labels in page if name.startswith("jobrun_") and "job_name" in dict(labels)
+    } == {OTHER}
+
+
+def test_a_rename_needs_no_room_beyond_what_its_old_series_leave(bounded):
+    book = bounded(max_series=40)
+    book.end("j")
+    book.configure(max_series=book.ledger.books.series_total)
+    book.end("j", jobs=[Job(job_id="j", name="new name")])
+    page = book.page()
+    assert (of_job(page, RUNS, "new name"), of_job(page, RUNS, OTHER), of_job(page, RUNS, "j")) == (1, 0, 0)
+
+
+def test_what_expired_makes_room_and_returns_at_0(bounded):
+    book = bounded(max_series=40)
+    book.end("old")
+    book.end("young")
+    book.expire()
+    assert book.labels(close_to_its_truth(book)) == set()
+    book.end("young")
+    book.end("old")
+    page = close_to_its_truth(book)
+    assert (of_job(page, RUNS, "young"), of_job(page, RUNS, "old"), of_job(page, RUNS, OTHER)) == (1, 0, 2)
+
+
+def test_a_job_that_returns_shows_0_before_its_first_ending(tmp_path):
+    book = ShownBook(tmp_path / "state.db")
+    book.read(ended("a", BASELINE + 100))
+    book.now += 91 * DAY
+    book.read()
+    book.ledger.expire(book.now, 90 * DAY)
+    assert book.scrape(RUNS, "job_name") == {}
+    book.read(ended("b", book.now - 1))
+    assert book.scrape(RUNS, "result")["success",] == 0
+    book.now += 200
+    assert book.scrape(RUNS, "result")["success",] == 1
+    book.close()
+
+
+def test_step_histograms_end_for_good_with_too_many_steps_until_a_reload_finds_fewer(bounded):
+    book = bounded(step_histograms="auto")
+    observed = "jobrun_step_duration_seconds_count"
+    book.end("small", steps=["one"])
+    book.end("large", steps=[str(number) for number in range(MANY_STEPS - 1)])
+    assert (
+        close_to_its_truth(book)[
+            observed, tuple(sorted({"source": "s", "project": "", "job_name": "small", "step_name": "one"}.items()))
+        ]
+        == 1
+    )
+    book.end("small", steps=["another"])
+    assert not any(name.startswith("jobrun_step_duration") for name, _ in book.page())
+    book.configure()  # a reload, still with too many
+    assert not any(name.startswith("jobrun_step_duration") for name, _ in book.page())
+    book.now += 91 * DAY
+    book.end("small", steps=["one"])
+    book.ledger.expire(book.now, 90 * DAY)
+    book.read()
+    assert not any(name.startswith("jobrun_step_duration") for name, _ in book.page())
+    book.configure()
+    book.end("small", steps=["one"])
+    assert any(name == observed for name, _ in book.page())

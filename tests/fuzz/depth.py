@@ -1,0 +1,9 @@
+"""How much is tried: `JOBRUN_TEST_FUZZ=5000` tries every value, and so many spoiled answers a vendor in whole polls."""
+
+import os
+
+from tests.fuzz.nasty import QUICK, VALUES
+
+CASES = int(os.environ.get("JOBRUN_TEST_FUZZ", "0"))
+LONG = CASES > 0
+VALUES_HERE = VALUES if LONG else QUICK

@@ -1,0 +1,187 @@
+"""A whole exporter in this process that gets one poll's answers spoiled, and everything that must hold after that."""
+
+import json
+import random
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import msgspec
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.counting import Mark
+from exporter.simulators.world import MARK
+from tests.contract.harness import HOUR, JOBS, MINUTE, RUNS, Bench
+from tests.fuzz.nasty import CANARY, inside, places, planted, twice, whole, without
+from tests.fuzz.nasty import Path as Place
+from tests.fuzz.wire import Wire
+
+ESCAPED = re.compile(r' # \{run_id="[^"\n]*\\.*')
+"""Exemplars with escapes, which the client library's parser does not know."""
+
+Change = Callable[[object, Place, bytes], bytes]
+
+
+class Case(msgspec.Struct, frozen=True):
+    """What is done to the answers of one endpoint during one poll. Without a place: `number` says what of `whole`."""
+
+    endpoint: str
+    change: str
+    place: Place = ()
+    raw: bytes = b""
+    number: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.endpoint} {self.change} {'.'.join(map(str, self.place))} {self.raw[:80]!r} #{self.number}"
+
+    def spoil(self, endpoint: str, body: bytes) -> bytes:
+        """The answer as it is delivered; one that lacks the place stays as it is."""
+        if endpoint != self.endpoint or not body:
+            return body
+        if self.change == "whole":
+            return next(each for number, each in enumerate(whole(body)) if number == self.number)
+        document = msgspec.json.decode(body)
+        if self.place not in places(document):
+            return body
+        return (
+            without(document, self.place)
+            if self.change == "without"
+            else CHANGES[self.change](document, self.place, self.raw)
+        )
+
+
+CHANGES: dict[str, Change] = {"planted": planted, "twice": twice}
+
+
+class Poisoned:
+    """One vendor, one state, one spoiled poll. `first`: the baseline reading is the spoiled one."""
+
+    def __init__(self, vendor: str, folder: Path, *, first: bool = False) -> None:
+        self.bench = Bench(vendor, folder, wire=Wire, steps="all")
+        self.wire: Wire = self.bench.wire  # type: ignore[assignment]  # it was made by Wire
+        if not first:
+            self.bench.poll()
+            self.happen()
+            self.bench.clock.advance(30 * MINUTE)
+        else:
+            self.happen()
+            self.bench.clock.advance(30 * MINUTE)
+
+    def happen(self) -> None:
+        """Six runs that end and one that does not, of three jobs."""
+        now = self.bench.clock()
+        for number, job in enumerate(2 * JOBS[:3]):
+            failed = {"result": "failure", "error_type": "Boom"} if number % 2 else {"result": "success"}
+            start = now + MINUTE * (number + 1)
+            steps = [] if job == JOBS[2] else ["load", "model"]
+            self.bench.world.run(job, start=start, duration=90.0, steps=steps, **failed)
+        self.bench.world.run(JOBS[0], start=now + MINUTE, duration=12 * HOUR)
+
+    def poll(self, spoil: Callable[[str, bytes], bytes]) -> str:
+        """One poll whose answers are spoiled; the sign-in is never."""
+        self.wire.seen.clear()
+        self.wire.spoil = spoil
+        outcome = self.bench.poll()
+        self.wire.spoil = lambda _, body: body
+        return outcome
+
+    def recover(self) -> None:
+        """The process starts anew on its state, and all answers are well again."""
+        self.bench.restart()
+        self.bench.run(max(25 * MINUTE, self.bench.ability.quiet), every=5 * MINUTE)
+
+    def counted(self) -> frozenset[str]:
+        """Ids of the runs whose ending is counted."""
+        with closing(sqlite3.connect(self.bench.state)) as state:
+            query = f"SELECT run_id FROM runs WHERE mark = {Mark.COUNTED} AND result IS NOT NULL"  # noqa: S608  # a constant
+            return frozenset(row[0] for row in state.execute(query))
+
+    def check(self) -> None:
+        """The page is valid in both formats, and nothing was told that must not be."""
+        self.bench.publisher.publish()
+        page = self.bench.exposition.page
+        text, rich = bytes(page.text), bytes(page.openmetrics)
+        samples = [
+            (sample.name, tuple(sorted(sample.labels.items())))
+            for family in text_string_to_metric_families(text.decode())
+            for sample in family.samples
+        ]
+        assert len(samples) == len(set(samples)), "a series is shown twice"
+        assert sum(
+            1
+            for family in openmetrics.text_string_to_metric_families(ESCAPED.sub("", rich.decode()))
+            for _ in family.samples
+        )
+        logs = self.bench.logs.getvalue()
+        assert "poll.fault" not in logs, logs[-3000:]
+        for secret in (MARK, CANARY, *self.secrets()):
+            assert secret not in logs, secret
+        for secret in (MARK, *self.secrets()):
+            assert secret not in text.decode(), secret
+            assert secret not in rich.decode(), secret
+
+    def secrets(self) -> Iterator[str]:
+        """What the configuration holds."""
+        auth = self.bench.simulator.source_config("one")["auth"]
+        assert isinstance(auth, dict)
+        return (value for key, value in auth.items() if "id" not in key and "user" not in key)
+
+    def total(self) -> float:
+        """Endings on the page."""
+        return sum(self.bench.samples(RUNS, "project", "job_name", "result").values())
+
+    def close(self) -> None:
+        self.bench.close()
+
+
+def others(body: bytes, place: Place, known: frozenset[str]) -> frozenset[str]:
+    """Ids of those known runs that rows tell of beside the one that holds a place."""
+    document = msgspec.json.decode(body)
+    for at, key in enumerate(place):
+        rows = inside(document, place[:at])
+        if isinstance(rows, list):
+            told = [_texts(row) & known for row in rows]
+            own = told.pop(int(key))
+            return frozenset[str]().union(*told) - own
+    return frozenset()
+
+
+def _texts(value: object) -> frozenset[str]:
+    values = value.values() if isinstance(value, dict) else ()
+    return frozenset(each for each in values if isinstance(each, str))
+
+
+def is_json(raw: bytes) -> bool:
+    """Whether a value by itself is JSON that anybody could send."""
+    try:
+        json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return b"NaN" not in raw and b"Infinity" not in raw
+
+
+def largest(seen: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
+    """The longest body of each endpoint, sign-in left out."""
+    ordered = sorted(seen, key=lambda each: len(each[1]))
+    return {endpoint: body for endpoint, body in ordered if "token" not in endpoint}
+
+
+def cases(seen: Sequence[tuple[str, bytes]], values: Sequence[bytes], number: int, seed: int) -> Iterator[Case]:
+    """So many cases: every place gets its turn before any gets a second one, with values in a shuffled order."""
+    chance = random.Random(seed)  # noqa: S311  # choice of cases
+    turns: list[partial[Case]] = []
+    wholes: list[Case] = []
+    for endpoint, body in largest(seen).items():
+        turns += [partial(Case, endpoint, "planted", place) for place in places(msgspec.json.decode(body))]
+        wholes += [Case(endpoint, "whole", number=at) for at, _ in enumerate(whole(body))]
+    while number > 0:
+        chance.shuffle(turns)
+        for turn in turns[:number]:
+            case = turn(chance.choice(values))
+            change = chance.choices(("planted", "twice", "without", "whole"), (12, 2, 1, 3))[0]
+            yield chance.choice(wholes) if change == "whole" else msgspec.structs.replace(case, change=change)
+        number -= len(turns)

@@ -1,0 +1,179 @@
+"""Whole polls whose answers are spoiled: vendor, client, poller, ledger, state, page."""
+
+import itertools
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from exporter.payload import scalar
+from exporter.simulators import SIMULATORS
+from exporter.simulators.faults import Huge
+from exporter.times import parse_instant
+from tests.contract.harness import MINUTE, Bench
+from tests.e2e.processes import missing
+from tests.fuzz.depth import CASES, VALUES_HERE
+from tests.fuzz.nasty import CANARY, places, planted
+from tests.fuzz.poisoned import Poisoned, cases, is_json, largest, others
+
+EVERY_DAY = 12
+"""Spoiled polls of each vendor in the short form."""
+
+SHOWN = frozenset(
+    {"runId", "id", "handle", "jobName", "name", "slug", "environment", "state", "status", "dependencies"}
+    | {"project_id", "external_id", "job_id", "workflow_id", "step_ref", "cron", "timezone", "cron_timezone"}
+    | {"error_class", "schedule", "jobType", "error_type", "adapter", "adapter_name", "adapter_operation"}
+)
+"""Keys of what may be seen on the page, besides numbers and times."""
+
+
+@pytest.fixture
+def folders():
+    """Fresh folders, in memory where that can be: a poll is a dozen transactions."""
+    memory = Path("/dev/shm")  # noqa: S108  # only if it is there
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as root:
+        yield (Path(tempfile.mkdtemp(dir=root)) for _ in itertools.count())
+
+
+@pytest.fixture
+def poisoned(folders):
+    """Makes exporters of a vendor, one at a time."""
+    made = []
+
+    def make(vendor, **more):
+        end(made)
+        made.append(Poisoned(vendor, next(folders), **more))
+        return made[-1]
+
+    yield make
+    end(made)
+
+
+def end(made):
+    while made:
+        made.pop().close()
+
+
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("vendor", sorted(SIMULATORS))
+def test_one_spoiled_answer_costs_no_more_than_itself(vendor, poisoned):
+    seen, healthy, final = well(vendor, poisoned)
+    for number, case in enumerate(cases(seen, VALUES_HERE, CASES or EVERY_DAY, seed=CASES)):
+        exporter = poisoned(vendor, first=number % 3 == 0)
+        exporter.poll(case.spoil)
+        exporter.check()
+        counted = exporter.counted()
+        only_row = exporter.bench.poller.last_fault.startswith("no row of the answer")  # all were spoiled: an error
+        exporter.recover()
+        exporter.check()
+        assert exporter.total() <= len(exporter.counted()) + 1, case  # one may be given up
+        if number % 3 and case.place and is_json(case.raw) and not only_row:
+            beside = others(largest(seen)[case.endpoint], case.place, healthy)
+            # An id is where the next page begins, too.
+            assert beside <= counted or case.endpoint == "steps" or case.place[-1] == "id", case
+        # A row without its id may not be asked for again; one with another instant may have ended before the baseline.
+        told_otherwise = case.place[-1:] == ("id",) or parse_instant(scalar(msgspec.Raw(case.raw))) is not None
+        if number % 3 and not told_otherwise:
+            assert final <= exporter.counted(), case
+
+
+def well(vendor, poisoned):
+    """What a poll without faults is answered, and which runs are counted after it and after all."""
+    exporter = poisoned(vendor)
+    assert exporter.poll(lambda _, body: body) == "success"
+    seen, healthy = list(exporter.wire.seen), exporter.counted()
+    exporter.recover()
+    exporter.check()
+    assert exporter.total() == len(exporter.counted()) == 6
+    return seen, healthy, exporter.counted()
+
+
+@pytest.mark.parametrize("vendor", sorted(SIMULATORS))
+def test_what_is_no_label_is_found_nowhere(vendor, poisoned):
+    canary = json.dumps(CANARY).encode()
+
+    def spoil(endpoint, body):
+        if "token" in endpoint or not body:
+            return body
+        document = msgspec.json.decode(body)
+        for place in [*places(document)]:
+            if SHOWN.isdisjoint(place):
+                document = replaced(document, place, canary)
+        return msgspec.json.encode(document)
+
+    exporter = poisoned(vendor)
+    exporter.poll(spoil)
+    exporter.check()
+    page = exporter.bench.exposition.page
+    told = (bytes(page.text), bytes(page.openmetrics), exporter.bench.state.read_bytes())
+    assert all(CANARY.encode() not in each for each in told)
+
+
+def replaced(document, place, raw):
+    """The document with a text in place of another; containers and times stay."""
+    value = document
+    for key in place:
+        value = value[key]
+    if not isinstance(value, str) or parse_instant(value) is not None or value.startswith("P"):
+        return document
+    return msgspec.json.decode(planted(document, place, raw))
+
+
+HEADERS = (
+    *((b"Content-Encoding", value) for value in (b"gzip", b"br", b"gzip, gzip", b"\xff", b"", b"x" * 10_000)),
+    *((b"Content-Type", value) for value in (b"text/html", b"application/json; charset=utf-99", b"\xff\xfe")),
+    *((b"Date", value) for value in (b"", b"soon", b"Thu, 01 Jan 0000 00:00:00 GMT", b"\xff", b"9" * 5000)),
+    *((b"Date", b"Fri, 31 Dec 9999 23:59:59 -9999"), (b"Date", b"Mon, 32 Foo 99999999999999999999 99:99:99 GMT")),
+    *((b"Retry-After", value) for value in (b"-1", b"1e400", b"9" * 5000, b"NaN", b"\xff")),
+    *((b"X-RateLimit-Remaining", value) for value in (b"-1", b"NaN", b"1e400", b"9" * 5000, b"0")),
+    *((b"X-RateLimit-Reset", value) for value in (b"-1", b"9" * 5000, b"1e18", b"\xff")),
+    *((b"RateLimit", value) for value in (b'"d";r=', b'"d";r=99999999999999999999;t=-1', b"=;=", b"\xff")),
+)
+
+
+@pytest.mark.parametrize("vendor", sorted(SIMULATORS))
+def test_no_header_of_an_answer_breaks_a_poll(vendor, poisoned):
+    exporter = poisoned(vendor)
+    for header in HEADERS:
+        exporter.wire.headers = [header]
+        exporter.bench.clock.advance(MINUTE)
+        exporter.bench.poll()
+        exporter.wire.headers = []
+    exporter.check()
+    exporter.recover()
+    assert len(exporter.counted()) == 6
+
+
+@pytest.mark.parametrize("vendor", sorted(SIMULATORS))
+def test_an_answer_beyond_the_limit_is_cut_off_and_costs_one_poll(vendor, tmp_path):
+    bench = Bench(vendor, tmp_path, timeout="10s")
+    bench.poll()
+    bench.busy(20 * MINUTE)
+    bench.fault(Huge)
+    bench.clock.advance(30 * MINUTE)
+    outcome = bench.poll()
+    fault = bench.poller.last_fault
+    bench.simulator.faults.clear()
+    bench.settle()
+    assert bench.counted() == bench.truth()
+    bench.close()
+    assert not bench.ability.errors or (outcome == "error" and "larger than" in fault)
+
+
+@pytest.mark.parametrize("vendor", sorted(SIMULATORS))
+def test_promtool_takes_the_page_after_a_spoiled_poll(vendor, poisoned):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        missing("promtool is not installed")
+    seen, *_ = well(vendor, poisoned)
+    for case in cases(seen, VALUES_HERE, 3, seed=1):
+        exporter = poisoned(vendor)
+        exporter.poll(case.spoil)
+        exporter.bench.publisher.publish()
+        page = bytes(exporter.bench.exposition.page.text)
+        told = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)  # noqa: S603  # found just now
+        assert (told.returncode, told.stdout + told.stderr) == (0, b""), case
