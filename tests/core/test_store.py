@@ -293,7 +293,8 @@ def test_it_counts_its_runs_by_job(store):
 
 
 def test_the_runs_of_the_baseline_are_found(store):
-    rows = [row("before", end=1, mark=Mark.BASELINE), row("after", end=2), row("open", mark=Mark.OPEN)]
+    others = [row(mark.name, end=2, mark=mark) for mark in Mark if mark is not Mark.BASELINE]
+    rows = [row("before", end=1, mark=Mark.BASELINE), *others]
     fill(store, s=rows, other=[row("of another", job=3, end=1, mark=Mark.BASELINE)])
     assert store.baseline_runs("s") == rows[:1]
 
