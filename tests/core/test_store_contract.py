@@ -198,10 +198,15 @@ def test_what_ended_before_an_instant_is_forgotten_and_what_has_not_ended_never(
         row("too old at the baseline", start=1, seen=1, mark=Mark.BASELINE, result=None),
         row("begun later", start=100, end=99),
     ]
-    old = [row("ended", start=1, end=99), row("without an end", start=1, seen=99), row("second job", job=2, end=99)]
+    old = [
+        row("ended", start=1, end=99),
+        row("without an end", start=1, seen=99),
+        row("second job", job=2, end=99),
+        row("at the baseline", end=99, mark=Mark.BASELINE),
+    ]
     fill(store, s=[*kept, *old], other=[row("of another source", job=3, end=99)])
     with store.transaction():
-        assert sorted(store.prune("s", 100)) == [1, 1, 2]
+        assert sorted(store.prune("s", 100)) == [1, 1, 1, 2]
     ids = {each.known.run.run_id for each in (*kept, *old)}
     assert store.runs("s", ids).keys() == {each.known.run.run_id for each in kept}
     assert store.count_runs("other") == {3: 1}
