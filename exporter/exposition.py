@@ -59,8 +59,8 @@ class Page(msgspec.Struct, frozen=True):
 class _Lines(msgspec.Struct, frozen=True):
     """The joined lines of a family, and the same compressed."""
 
-    plain: bytes = b""
-    deflated: bytes = b""
+    plain: bytes
+    deflated: bytes
 
     @classmethod
     def of(cls, plain: bytes) -> "_Lines":
@@ -76,7 +76,7 @@ class _FamilyBlocks:
         self._heads = tuple(_Lines.of(header(family, openmetrics=openmetrics)) for openmetrics in (False, True))
         self._blocks: dict[Owner, Block] = {}
         self._exemplified: set[Owner] = set()
-        self._made: tuple[_Lines, _Lines] | None = (_Lines(), _Lines())
+        self._made: tuple[_Lines, _Lines] | None = None
 
     def put(self, owner: Owner, block: Block) -> tuple[str, ...]:
         """Replaces an owner's block; gives the unreleased series of the one before."""

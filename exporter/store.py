@@ -4,11 +4,12 @@ The store knows rows and records, not rules: what is to be written is decided by
 """
 
 import fcntl
+import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,6 +21,11 @@ from exporter.state import Counted, JobState, SourceState
 from exporter.storage import Loaded
 
 Connect = Callable[..., sqlite3.Connection]
+
+Record = TypeVar("Record", SourceState, JobState)
+
+SETTINGS = "journal_mode = WAL", "synchronous = FULL"
+"""Readers keep nobody waiting, and what is committed outlives a loss of power."""
 
 OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = :source)"
 """The rows of a source, by way of its jobs: for what is looked up in the index of jobs and ends."""
@@ -95,18 +101,21 @@ class Store:
     def _prepare(self, *, read_only: bool) -> None:
         self._db.execute("PRAGMA busy_timeout = 5000")
         if not read_only:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            for setting in SETTINGS:
+                self._db.execute(f"PRAGMA {setting}")
+        version = self._pragma("user_version")
         if version > len(MIGRATIONS):
             raise NewerSchemaError(f"{self.path}: schema {version}, this version knows {len(MIGRATIONS)}")
-        damage = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        damage = self._pragma("quick_check(1)")
         if damage != "ok":
             raise CorruptStateError(f"{self.path}: {damage}")
         if not read_only:
             self._migrate(version)
             version = len(MIGRATIONS)
         self._columns = columns(version)
+
+    def _pragma(self, words: str) -> Any:  # noqa: ANN401  # what SQLite says of itself has many types
+        return self._db.execute(f"PRAGMA {words}").fetchone()[0]
 
     def _migrate(self, version: int) -> None:
         for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
@@ -153,14 +162,7 @@ class Store:
         """All records and open runs."""
         with self._explained(), self._understood():
             self._sources = dict(self._db.execute("SELECT name, key FROM sources"))
-            sources = [
-                msgspec.json.decode(record, type=SourceState)
-                for (record,) in self._db.execute("SELECT record FROM sources ORDER BY key")
-            ]
-            jobs = [
-                msgspec.json.decode(record, type=JobState)
-                for (record,) in self._db.execute("SELECT record FROM jobs ORDER BY key")
-            ]
+            sources, jobs = self._records("sources", SourceState), self._records("jobs", JobState)
             names = {key: name for name, key in self._sources.items()}
             rows = self._db.execute(f"SELECT source, {self._columns} FROM runs WHERE mark = 0").fetchall()  # noqa: S608  # constants
             row = self._db.execute("SELECT record FROM exporter").fetchone()
@@ -171,6 +173,10 @@ class Store:
         if not {row.job for _, row in open_runs} <= {job.key for job in jobs}:
             raise CorruptStateError(f"{self.path}: a run belongs to no job")
         return Loaded(sources=sources, jobs=jobs, open_runs=open_runs, exporter=exporter)
+
+    def _records(self, table: str, kind: type[Record]) -> list[Record]:
+        rows = self._db.execute(f"SELECT record FROM {table} ORDER BY key")  # noqa: S608  # constants
+        return [msgspec.json.decode(record, type=kind) for (record,) in rows]
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -183,8 +189,8 @@ class Store:
         record = msgspec.json.encode(source)
         updated = self._db.execute("UPDATE sources SET record = ? WHERE name = ?", (record, source.name))
         if not updated.rowcount:
-            cursor = self._db.execute("INSERT INTO sources (name, record) VALUES (?, ?)", (source.name, record))
-            self._sources[source.name] = cursor.lastrowid or 0
+            new = "INSERT INTO sources (name, record) VALUES (?, ?) RETURNING key"
+            (self._sources[source.name],) = self._db.execute(new, (source.name, record)).fetchone()
 
     def put_jobs(self, jobs: Iterable[JobState]) -> None:
         """Writes jobs' records."""
@@ -253,7 +259,7 @@ class Store:
             f"SELECT count(*), min({ENDED}) FROM runs "  # noqa: S608  # constants
             f"WHERE job = ? AND {ended} AND result IN ({words}) AND {ENDED} > ?",
             job,
-            float("-inf") if success is None else success,
+            -math.inf if success is None else success,
         )[0]
         return Streak(last_success=success, failures=failures, since=since)
 
@@ -323,8 +329,8 @@ class Store:
 
     def size(self) -> int:
         """Bytes of the database, without its journal."""
-        pages = self._all("PRAGMA page_count")[0][0]
-        return int(pages) * int(self._all("PRAGMA page_size")[0][0])
+        with self._explained():
+            return int(self._pragma("page_count")) * int(self._pragma("page_size"))
 
 
 def set_aside(path: Path, suffix: str) -> Path:

@@ -127,12 +127,16 @@ def test_a_streak_is_counted_from_the_ended_runs_after_the_last_success(store):
         store,
         s=[
             row("failed before", end=5, **failed),
+            row("well before", end=3),
             row("well", end=10),
+            row("failed in the same instant", end=10, **failed),
             row("failed", end=20, **failed),
             row("failed without an end", seen=15, result=Result.TIMEOUT),
             row("failed at the baseline", end=30, mark=Mark.BASELINE, result=Result.ERROR),
             row("skipped", end=40, result=Result.SKIP),
             row("given up", end=50, mark=Mark.GIVEN_UP, result=Result.UNKNOWN),
+            row("given up well", end=51, mark=Mark.GIVEN_UP),
+            row("given up failed", end=52, mark=Mark.GIVEN_UP, **failed),
             row("open", mark=Mark.OPEN),
             row("of another job", job=2, end=60),
         ],
@@ -152,12 +156,13 @@ def test_steps_that_are_due_come_failures_first_and_the_baseline_last(store):
         waiting(row("open again", mark=Mark.OPEN), due=5, **pending),
         waiting(row("done", end=3), due=5, steps=StepMark.COUNTED),
     ]
-    fill(store, s=rows)
+    theirs = waiting(row("of another source", job=3, end=4), due=5, **pending)
+    fill(store, s=rows, other=[theirs])
     due = store.pending_steps("s", 5, 10)
     assert [each.known.run.run_id for each in due] == ["failed", "new", "old", "before"]
     assert store.pending_steps("s", 5, 2) == due[:2]
-    assert store.pending_steps("other", 5, 2) == []
-    assert (store.count_pending_steps("s"), store.count_pending_steps("other")) == (6, 0)
+    assert store.pending_steps("other", 5, 2) == [theirs]
+    assert (store.count_pending_steps("s"), store.count_pending_steps("other")) == (6, 1)
 
 
 def waiting(stored, **fields):
@@ -169,6 +174,7 @@ def test_what_started_in_a_window_is_found_whether_it_ended_or_not(store):
         store,
         s=[
             row("ended", start=100, end=150),
+            row("ended at once", start=100, end=100),
             row("of another job", job=2, start=100, end=101),
             row("ended later", start=199, end=5000),
             row("without an end", start=120),
@@ -180,7 +186,7 @@ def test_what_started_in_a_window_is_found_whether_it_ended_or_not(store):
         other=[row("of another source", job=3, start=100, end=150)],
     )
     found = store.started_between("s", Window(100, 200))
-    assert found == {"ended", "of another job", "ended later", "without an end", "open"}
+    assert found == {"ended", "ended at once", "of another job", "ended later", "without an end", "open"}
 
 
 def test_what_ended_before_an_instant_is_forgotten_and_what_has_not_ended_never(store):
@@ -192,10 +198,15 @@ def test_what_ended_before_an_instant_is_forgotten_and_what_has_not_ended_never(
         row("too old at the baseline", start=1, seen=1, mark=Mark.BASELINE, result=None),
         row("begun later", start=100, end=99),
     ]
-    old = [row("ended", start=1, end=99), row("without an end", start=1, seen=99), row("second job", job=2, end=99)]
+    old = [
+        row("ended", start=1, end=99),
+        row("without an end", start=1, seen=99),
+        row("second job", job=2, end=99),
+        row("at the baseline", end=99, mark=Mark.BASELINE),
+    ]
     fill(store, s=[*kept, *old], other=[row("of another source", job=3, end=99)])
     with store.transaction():
-        assert sorted(store.prune("s", 100)) == [1, 1, 2]
+        assert sorted(store.prune("s", 100)) == [1, 1, 1, 2]
     ids = {each.known.run.run_id for each in (*kept, *old)}
     assert store.runs("s", ids).keys() == {each.known.run.run_id for each in kept}
     assert store.count_runs("other") == {3: 1}

@@ -50,6 +50,8 @@ def test_where_reading_begins(watermark, limits, sweep, start):
         (NOW - 9 * DAY, REACH, Window(NOW - 9 * DAY, HORIZON)),
         (NOW - 3 * DAY, reach(lookback=2 * DAY), Window(NOW - 3 * DAY, math.ceil(NOW - 2 * DAY))),
         (NOW + 9 * DAY, REACH, None),
+        (HORIZON, REACH, None),  # nothing is between the two
+        (HORIZON - 1, REACH, Window(HORIZON - 1, HORIZON)),
     ],
 )
 def test_what_can_be_read_no_more(watermark, limits, lost):

@@ -6,7 +6,9 @@ import prometheus_client
 import pytest
 
 from exporter.exposition import Exposition
+from exporter.families import RUN_DURATION, STEP_DURATION
 from exporter.holds import Holds
+from exporter.state import Counted, Exemplar
 from tests.exposition.builders import job, lines_of, view
 
 
@@ -152,3 +154,33 @@ def test_what_was_never_on_a_page_was_never_held(exposition, holds):
     exposition.update(removed_jobs=[1])
     exposition.publish()
     assert len(holds) == 0
+
+
+def test_a_series_of_the_exporter_is_held_as_the_exporters(exposition, holds, clock):
+    counted = Counted()
+    counted.count("jobrun_exporter_state_cold_starts_total", "lost")
+    exposition.update(exporter=counted)
+    holds.scraped(exposition.publish().generation)
+    clock.now += 120
+    assert holds.due() == [(("exporter",), "jobrun_exporter_state_cold_starts_total", "lost")]
+
+
+def test_jobs_with_exemplars_stand_one_after_another(exposition):
+    shown = []
+    for key in (1, 2):
+        each = runs(3, key)
+        each.state.counts["jobrun_runs_total"]["success"].exemplar = Exemplar(f"run-{key}", 1.0, 900.0)
+        shown.append(each)
+    exposition.update(jobs=shown)
+    lines = lines_of(exposition.publish(), "jobrun_runs_total", openmetrics=True)
+    assert [line.partition(" # ")[2] for line in lines] == [f'{{run_id="run-{key}"}} 1.0 900.0' for key in (1, 2)]
+
+
+@pytest.mark.parametrize(("switched", "shown"), [(True, [RUN_DURATION, STEP_DURATION]), (False, [RUN_DURATION])])
+def test_the_durations_of_steps_and_no_others_can_be_switched_off(exposition, switched, shown):
+    state = job()
+    for family, label in ((RUN_DURATION, "success"), (STEP_DURATION, "load")):
+        state.distribution(family, label, bounds=(1.0,), released=True).observe(0.5)
+    exposition.update(jobs=[view(state, step_histograms=switched)])
+    page = exposition.publish()
+    assert [family for family in (RUN_DURATION, STEP_DURATION) if lines_of(page, family)] == shown

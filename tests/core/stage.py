@@ -1,0 +1,181 @@
+"""A poller among stand-ins that write down what they are told, in order."""
+
+from exporter.entries import Entered, Moment
+from exporter.errors import SourceError
+from exporter.model import Job
+from exporter.poll import Poller
+from exporter.state import JobState, OpenRun, ScopeState, SourceState
+from tests.core.book import rules
+
+STARTED = 1_000_000.0
+INTERVAL = 100.0
+
+
+class Clock:
+    """Ours and the API's, moved by hand: what passes on one passes on both."""
+
+    def __init__(self):
+        self.skew = 0.0
+        self.monotonic = 50.0
+
+    def now(self):
+        return STARTED - 50.0 + self.monotonic + self.skew
+
+    def passes(self, seconds):
+        self.monotonic += seconds
+
+
+class Told:
+    """Takes whatever it is told; `named` is put before it."""
+
+    def __init__(self, events, named):
+        self._events, self._named = events, named
+
+    def __getattr__(self, word):
+        return lambda *arguments, **more: self._events.append((f"{self._named}.{word}", *arguments, *more.values()))
+
+
+class FakeSource:
+    """`script`: for each call of `readings`, readings to yield, errors to raise and functions of the view to call."""
+
+    def __init__(self, events):
+        self._events = events
+        self.script = []
+        self.answers = {}
+        self.when_asked = lambda: None
+
+    def readings(self, view):
+        for each in self.script.pop(0):
+            if isinstance(each, BaseException):
+                raise each
+            if callable(each):
+                each(view)
+            else:
+                yield each
+
+    def committed(self, reading):
+        self._events.append(("source.committed", reading))
+
+    def steps(self, run):
+        self._events.append(("source.steps", run.run_id))
+        self.when_asked()
+        answer = self.answers.get(run.run_id, ())
+        if isinstance(answer, SourceError):
+            raise answer
+        return answer
+
+    def round_seconds(self):
+        return 42.0
+
+
+class FakeLedger:
+    """`refused`: errors by the name of the method that raises them. `queue`: rows that wait for their steps."""
+
+    def __init__(self, events):
+        self._events = events
+        self.state = SourceState(name="s", identity="api")
+        self.entered = Entered()
+        self.given_up = Entered()
+        self.queue = []
+        self.jobs = []
+        self.open = []
+        self.refused = {}
+
+    def _do(self, name, *arguments):
+        self._events.append((f"ledger.{name}", *arguments))
+        if name in self.refused:
+            raise self.refused[name]
+
+    def begin(self, source, now):
+        self._do("begin", source, now)
+
+    def commit(self, source, reading, moment):
+        self._do("commit", source, reading, moment)
+        return self.entered
+
+    def give_up(self, source, moment):
+        self._do("give_up", source, moment)
+        return self.given_up
+
+    def finish(self, source, moment, *, swept):
+        self._do("finish", source, moment, swept)
+
+    def shift_baseline(self, source, seconds, now):
+        self._do("shift_baseline", source, seconds, now)
+
+    def pending_steps(self, source, now, limit):
+        self._do("pending_steps", source, now, limit)
+        return self.queue[:limit]
+
+    def count_pending_steps(self, source):
+        if "count_pending_steps" in self.refused:
+            raise self.refused["count_pending_steps"]
+        return len(self.queue) if source == "s" else None
+
+    def commit_steps(self, source, row, steps, moment):
+        self._do("commit_steps", source, row.known.run.run_id, steps, moment)
+        self.queue.remove(row)
+
+    def steps_missing(self, source, row, moment):
+        self._do("steps_missing", source, row.known.run.run_id, moment)
+        self.queue.remove(row)
+
+    def steps_failed(self, source, row, moment):
+        self._do("steps_failed", source, row.known.run.run_id, moment)
+        self.queue.remove(row)
+
+    def source(self, name):
+        return {"s": self.state}[name]
+
+    def jobs_of(self, source):
+        return {"s": self.jobs}[source]
+
+    def open_runs(self, source, scope=None):
+        return [run for run in {"s": self.open}[source] if scope in {None, run.scope}]
+
+
+class Stage:
+    """The poller of a source `s`, and all round it."""
+
+    def __init__(self, *, sweep_interval=None, **changes):
+        self.events = []
+        self.clock = Clock()
+        self.source = FakeSource(self.events)
+        self.ledger = FakeLedger(self.events)
+        self.poller = Poller(
+            rules(**{"poll_interval": INTERVAL, **changes}),
+            self.source,
+            self.ledger,
+            Told(self.events, "meter"),
+            api_clock=self.clock,
+            monotonic=lambda: self.clock.monotonic,
+            sweep_interval=sweep_interval,
+            pages=Told(self.events, "pages"),
+        )
+
+    def poll(self, *script, **how):
+        """One poll whose readings these are; returns its outcome. What was told before is forgotten."""
+        self.events.clear()
+        self.source.script = [list(script)]
+        return self.poller.poll(**how)
+
+    def told(self, *words):
+        """What was told, of these things only."""
+        return [event for event in self.events if event[0] in words]
+
+    def moment(self, after=0.0, started=0.0):
+        """So many seconds after the start, of a poll begun then."""
+        return Moment(now=STARTED + after, started=STARTED + started)
+
+
+def scope(*, readable=True, watermark=None):
+    return ScopeState(baseline=STARTED, readable=readable, watermark=watermark)
+
+
+def job(key, *, gone=False):
+    described = Job(job_id=f"j{key}", name="j")
+    return JobState(key=key, source="s", job=described, project="", name="j", discovered=0, baseline=0, gone=gone)
+
+
+def open_run(run_id):
+    return OpenRun(run_id=run_id, job=1, job_id="j", scope="", state=None, origin=0.0)

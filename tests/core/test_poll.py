@@ -1,0 +1,392 @@
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from exporter.budget import Stopped
+from exporter.entries import Entered
+from exporter.errors import AuthError, NetworkError, NotFoundError, RateLimitedError, SchemaError, StateError
+from exporter.model import Disposition, Reading, Result
+from tests.core.stage import INTERVAL, STARTED, Stage, job, open_run, scope
+from tests.core.test_store_contract import row
+
+READING, ANOTHER = Reading(scope="one"), Reading(scope="two")
+HOW_IT_STANDS = "meter.up", "meter.scopes", "meter.watermark", "meter.jobs", "meter.tracked_runs"
+
+
+@pytest.fixture
+def stage():
+    return Stage()
+
+
+def entered(delays=(), *, results=(), **dispositions):
+    found = Entered(delays=list(delays))
+    found.dispositions.update({Disposition(word): count for word, count in dispositions.items()})
+    found.results.update(results)
+    return found
+
+
+def waiting(stage, *run_ids):
+    stage.ledger.queue = [row(run_id) for run_id in run_ids]
+
+
+def later(stage, seconds):
+    return lambda _view: stage.clock.passes(seconds)
+
+
+def test_a_poll_commits_each_reading_before_the_next_is_made_and_then_serves_it(stage):
+    stage.ledger.entered = entered([5.0], new=2)
+    assert stage.poll(later(stage, 7), READING, later(stage, 7), ANOTHER) == "success"
+    assert stage.events == [
+        ("ledger.begin", "s", STARTED),
+        ("ledger.commit", "s", READING, stage.moment(7)),
+        ("meter.fetched", Disposition.NEW, 2),
+        ("meter.observation_delays", [5.0]),
+        ("source.committed", READING),
+        ("pages.soon",),
+        ("ledger.commit", "s", ANOTHER, stage.moment(14)),
+        ("meter.fetched", Disposition.NEW, 2),
+        ("meter.observation_delays", [5.0]),
+        ("source.committed", ANOTHER),
+        ("pages.soon",),
+        ("ledger.give_up", "s", stage.moment(14)),
+        ("meter.observation_delays", []),
+        ("ledger.finish", "s", stage.moment(14), False),
+        ("meter.up", True),
+        ("meter.scopes", 0, 0),
+        ("meter.watermark", None),
+        ("meter.jobs", 0),
+        ("meter.tracked_runs", 0),
+        ("pages.publish",),
+        ("ledger.pending_steps", "s", STARTED + 14, 100),
+        ("meter.polled", "success", STARTED + 14, 14.0),
+        ("meter.last_success", STARTED + 14),
+        ("meter.up", True),
+        ("meter.scopes", 0, 0),
+        ("meter.watermark", None),
+        ("meter.jobs", 0),
+        ("meter.tracked_runs", 0),
+        ("meter.step_fetches_pending", 0),
+        ("pages.publish",),
+    ]
+
+
+def test_how_the_source_stands_is_told_from_the_state(stage):
+    marks = {"one": scope(watermark=5.0), "two": scope(watermark=7.0), "three": scope(readable=False)}
+    stage.ledger.state.scopes.update(marks)
+    stage.ledger.jobs = [job(1), job(2), job(3, gone=True)]
+    stage.ledger.open = [open_run(run_id) for run_id in "abc"]
+    waiting(stage, "x", "y")
+    stage.poll(steps=False)
+    first = [
+        ("meter.up", True),
+        ("meter.scopes", 2, 1),
+        ("meter.watermark", 5.0),
+        ("meter.jobs", 2),
+        ("meter.tracked_runs", 3),
+    ]
+    assert stage.told(*HOW_IT_STANDS) == first * 2
+    assert stage.told("meter.step_fetches_pending") == [("meter.step_fetches_pending", 2)]
+
+
+def test_every_poll_ends_with_a_log_line_that_says_what_it_did():
+    with capture_logs() as lines:
+        stage = Stage()
+        stage.ledger.entered = entered(results=[Result.SUCCESS], new=2, duplicate=3)
+        stage.ledger.given_up = entered(results=[Result.UNKNOWN], updated=1, late=0)
+        stage.ledger.open = [open_run("a")]
+        waiting(stage, "x", "y")
+        stage.poll(later(stage, 0.12345), READING, ANOTHER)
+    counts = {"new": 4, "updated": 1, "duplicate": 6}
+    assert lines == [
+        {
+            "event": "poll",
+            "log_level": "info",
+            "source": "s",
+            "outcome": "success",
+            "seconds": 0.123,
+            "readings": 2,
+            "endings": 3,
+            "steps": 2,
+            "open": 1,
+            **counts,
+        }
+    ]
+    told = [event[1:] for event in stage.told("meter.fetched")]
+    assert told == [("new", 2), ("duplicate", 3), ("new", 2), ("duplicate", 3), ("updated", 1)]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "fault"),
+    [
+        (AuthError("refused"), "auth", "refused"),
+        (RateLimitedError("slow down"), "rate_limited", "slow down"),
+        (StateError("disk full"), "state", "disk full"),
+    ],
+)
+def test_an_error_ends_the_poll_and_is_told_with_its_reason(error, reason, fault):
+    with capture_logs() as lines:
+        stage = Stage()
+        waiting(stage, "x")
+        assert stage.poll(READING, later(stage, 3), error, ANOTHER) == "error"
+    assert len(stage.told("ledger.commit")) == 1
+    assert stage.told("ledger.give_up", "ledger.finish", "ledger.pending_steps", "meter.last_success") == []
+    assert stage.told("meter.polled", "meter.poll_error", "meter.up", "pages.publish") == [
+        ("meter.polled", "error", STARTED + 3, 3.0),
+        ("meter.poll_error", reason),
+        ("meter.up", False),
+        ("pages.publish",),
+    ]
+    assert [(line["log_level"], line["outcome"], line["reason"], line["fault"]) for line in lines] == [
+        ("warning", "error", reason, fault)
+    ]
+    poller = stage.poller
+    assert (poller.failures, poller.last_outcome, poller.last_reason, poller.last_fault) == (1, "error", reason, fault)
+
+
+def test_a_fault_of_ours_is_told_by_its_kind_alone_where_people_look():
+    with capture_logs() as lines:
+        stage = Stage()
+        assert stage.poll(ValueError("a customer's data")) == "error"
+    assert (stage.poller.last_reason, stage.poller.last_fault) == ("schema", "ValueError")
+    assert stage.told("meter.poll_error") == [("meter.poll_error", "schema")]
+    assert [(line["event"], line["log_level"]) for line in lines] == [("poll.fault", "error"), ("poll", "warning")]
+    assert lines[0]["exc_info"]
+
+
+def test_failures_are_counted_until_a_poll_goes_well(stage):
+    poller = stage.poller
+    assert (poller.failures, poller.last_outcome, poller.last_fault, poller.last_reason) == (0, "", "", "")
+    counted = []
+    for script in ([NetworkError("broken")], [NetworkError("broken")], [], [NetworkError("broken")]):
+        stage.poll(*script)
+        counted.append((poller.failures, poller.last_fault, poller.last_reason))
+    broken = "broken", "network"
+    assert counted == [(1, *broken), (2, *broken), (0, "", ""), (1, *broken)]
+
+
+def test_a_shutdown_tells_nothing_and_is_passed_on(stage):
+    with pytest.raises(Stopped):
+        stage.poll(READING, Stopped())
+    assert stage.told("meter.polled", "meter.up", "pages.publish", "ledger.finish") == []
+    assert not stage.poller.polled
+
+
+def test_a_poll_of_scopes_that_may_all_be_read_is_a_success(stage):
+    stage.ledger.state.scopes.update(one=scope(watermark=5.0), two=scope())
+    assert stage.poll(READING) == "success"
+
+
+def test_a_scope_that_may_not_be_read_makes_the_poll_partial_which_is_no_failure(stage):
+    stage.ledger.state.scopes.update(one=scope(watermark=5.0), two=scope(readable=False))
+    assert stage.poll(READING) == "partial"
+    assert stage.told("meter.polled", "meter.last_success", "meter.poll_error") == [
+        ("meter.polled", "partial", STARTED, 0.0),
+        ("meter.last_success", STARTED),
+    ]
+    assert (stage.poller.failures, stage.poller.last_outcome) == (0, "partial")
+
+
+@pytest.mark.parametrize(
+    ("interval", "last", "due"),
+    [
+        (None, STARTED - 1e6, False),
+        (600.0, None, False),
+        (600.0, STARTED - 599, False),
+        (600.0, STARTED - 600, True),
+        (600.0, STARTED + 600, True),  # by a clock that was ahead
+    ],
+)
+def test_when_a_poll_sweeps(interval, last, due):
+    stage = Stage(sweep_interval=interval)
+    stage.ledger.state.last_sweep = last
+    seen = []
+    stage.poll(lambda view: seen.append(view.sweep_due), READING)
+    assert seen == [due]
+    assert stage.told("ledger.finish") == [("ledger.finish", "s", stage.moment(), due)]
+
+
+def test_what_a_source_sees_of_the_state():
+    stage = Stage(include=("night.*",))
+    stage.ledger.state.baseline = 77.0
+    seen = []
+
+    def look(view):
+        seen.append((view.now, view.first_poll, view.wanted("nightly"), view.wanted("daily"), view.out_of_time()))
+
+    stage.clock.passes(5)
+    stage.poll(look, later(stage, 0.8 * INTERVAL), look, later(stage, 1), look)
+    after = STARTED + 5 + 0.8 * INTERVAL
+    assert seen == [
+        (STARTED + 5, 77.0, True, False, False),
+        (after, 77.0, True, False, False),
+        (after + 1, 77.0, True, False, True),
+    ]
+
+
+def test_what_was_read_by_a_wrong_clock_is_read_anew(stage):
+    stage.clock.skew = 2.0
+    seen = []
+    stage.source.script = [
+        [lambda _view: skew(stage, 7.0), READING, ANOTHER],
+        [lambda view: seen.append(view.now), ANOTHER],
+    ]
+    assert stage.poller.poll() == "success"
+    assert seen == [STARTED + 7]
+    assert stage.told("ledger.begin", "ledger.shift_baseline", "ledger.commit", "ledger.finish") == [
+        ("ledger.begin", "s", STARTED + 2),
+        ("ledger.shift_baseline", "s", 5.0, STARTED + 7),
+        ("ledger.commit", "s", ANOTHER, stage.moment(7, started=7)),
+        ("ledger.finish", "s", stage.moment(7, started=7), False),
+    ]
+
+
+def skew(stage, seconds):
+    stage.clock.skew = seconds
+
+
+def test_a_clock_that_goes_wrong_again_does_not_keep_readings_from_being_committed(stage):
+    stage.source.script = [
+        [lambda _view: skew(stage, -10.0), READING],
+        [READING, lambda _view: skew(stage, -30.0), ANOTHER],
+    ]
+    stage.poller.poll()
+    assert [event[:3] for event in stage.told("ledger.commit", "ledger.shift_baseline")] == [
+        ("ledger.shift_baseline", "s", -10.0),
+        ("ledger.commit", "s", READING),
+        ("ledger.shift_baseline", "s", -20.0),
+        ("ledger.commit", "s", ANOTHER),
+    ]
+
+
+def test_a_clock_that_is_a_little_wrong_is_nothing(stage):
+    stage.poll(READING, lambda _view: skew(stage, 4.9), ANOTHER)
+    assert stage.told("ledger.shift_baseline") == []
+    assert [event[2] for event in stage.told("ledger.commit")] == [READING, ANOTHER]
+
+
+def test_a_clock_found_wrong_by_an_answer_that_failed_corrects_the_baseline_too(stage):
+    stage.poll(lambda _view: skew(stage, 60.0), AuthError("refused"))
+    assert stage.told("ledger.shift_baseline") == [("ledger.shift_baseline", "s", 60.0, STARTED + 60)]
+
+
+def test_a_state_that_cannot_be_written_does_not_hide_the_first_error(stage):
+    stage.ledger.refused = {"shift_baseline": StateError("disk full"), "count_pending_steps": StateError("disk full")}
+    assert stage.poll(lambda _view: skew(stage, 60.0), AuthError("refused")) == "error"
+    assert stage.poller.last_reason == "auth"
+    assert stage.told("meter.step_fetches_pending") == []
+    assert stage.told("pages.publish") == [("pages.publish",)]
+
+
+def test_the_first_poll_is_served_at_once_and_later_ones_soon(stage):
+    assert stage.poller.polled is False
+    stage.source.when_asked = lambda: stage.events.append(("polled", stage.poller.polled))
+    served = []
+    for _ in range(2):
+        waiting(stage, "x")
+        stage.poll()
+        served.append([event[0] for event in stage.told("pages.publish", "pages.soon", "source.steps")])
+        assert stage.told("polled") == [("polled", True)]
+    assert served == [
+        ["pages.publish", "source.steps", "pages.soon", "pages.publish"],
+        ["pages.soon", "source.steps", "pages.soon", "pages.publish"],
+    ]
+
+
+def test_a_first_poll_that_fails_counts_as_one(stage):
+    stage.poll(AuthError("refused"))
+    assert stage.poller.polled
+    stage.poll()
+    assert stage.told("pages.publish", "pages.soon") == [("pages.soon",), ("pages.publish",)]
+
+
+def test_steps_are_fetched_in_batches_until_none_wait(stage):
+    ids = [f"r{number}" for number in range(150)]
+    waiting(stage, *ids)
+    stage.source.answers = {"r0": ("a step",)}
+    stage.source.when_asked = lambda: stage.clock.passes(0.125)
+    stage.poll()
+    committed = stage.told("ledger.commit_steps")
+    assert [event[2] for event in committed] == ids
+    assert committed[:2] == [
+        ("ledger.commit_steps", "s", "r0", ("a step",), stage.moment()),
+        ("ledger.commit_steps", "s", "r1", (), stage.moment(0.125)),
+    ]
+    assert [event[3] for event in stage.told("ledger.pending_steps")] == [100, 100, 100]
+    assert stage.told("pages.soon") == [("pages.soon",)] * 2
+
+
+def test_a_poll_without_steps_leaves_them_to_the_next(stage):
+    waiting(stage, "x")
+    assert stage.poll(READING, steps=False) == "success"
+    assert stage.told("source.steps", "ledger.pending_steps") == []
+
+
+@pytest.mark.parametrize(("read", "fetched"), [(0.0, 5), (INTERVAL, 1)])
+def test_steps_stop_when_the_time_of_the_poll_is_used_up_but_some_are_always_fetched(stage, read, fetched):
+    waiting(stage, *"abcdefgh")
+    stage.source.when_asked = lambda: stage.clock.passes(0.16 * INTERVAL + 0.01)
+    assert stage.poll(later(stage, read), READING) == "success"
+    assert len(stage.told("ledger.commit_steps")) == fetched
+
+
+def test_steps_that_are_done_exactly_in_time_are_followed_by_another(stage):
+    waiting(stage, *"abc")
+    stage.source.when_asked = lambda: stage.clock.passes(0.8 * INTERVAL)
+    stage.poll()
+    assert len(stage.told("ledger.commit_steps")) == 2
+
+
+def test_steps_wait_for_the_next_poll_after_three_faults_in_a_row():
+    with capture_logs() as lines:
+        stage = Stage()
+        waiting(stage, *"abcdefgh")
+        stage.source.answers = {run_id: SchemaError("odd") for run_id in "abdefg"}
+        assert stage.poll() == "success"
+    assert [event[1] for event in stage.told("source.steps")] == list("abcdef")
+    assert stage.told("ledger.steps_failed")[0] == ("ledger.steps_failed", "s", "a", stage.moment())
+    assert [event[2] for event in stage.told("ledger.steps_failed")] == list("abdef")
+    assert stage.told("meter.poll_error") == [("meter.poll_error", "schema")] * 5
+    assert lines[0] == {
+        "event": "steps.failed",
+        "log_level": "warning",
+        "source": "s",
+        "reason": "schema",
+        "fault": "odd",
+    }
+    assert lines[-1]["steps"] == 6
+
+
+def test_steps_that_the_api_does_not_have_are_no_fault(stage):
+    waiting(stage, *"abcde")
+    stage.source.answers = {run_id: NotFoundError("404", 404) for run_id in "abcd"}
+    assert stage.poll() == "success"
+    missing = [("ledger.steps_missing", "s", run_id, stage.moment()) for run_id in "abcd"]
+    assert stage.told("ledger.steps_missing") == missing
+    assert [event[2] for event in stage.told("ledger.commit_steps")] == ["e"]
+    assert stage.told("meter.poll_error") == []
+
+
+@pytest.mark.parametrize(("error", "reason"), [(AuthError("no"), "auth"), (RateLimitedError("no"), "rate_limited")])
+def test_an_api_that_wants_no_more_requests_gets_none_for_steps(stage, error, reason):
+    waiting(stage, *"abc")
+    stage.source.answers = {"b": error}
+    assert stage.poll(READING) == "error"
+    assert stage.told("ledger.commit_steps", "ledger.steps_failed") == [
+        ("ledger.commit_steps", "s", "a", (), stage.moment()),
+        ("ledger.steps_failed", "s", "b", stage.moment()),
+    ]
+    assert stage.told("meter.poll_error") == [("meter.poll_error", reason)]
+    assert stage.told("meter.up") == [("meter.up", True), ("meter.up", False)]
+
+
+def test_a_round_is_as_long_as_the_source_says(stage):
+    assert stage.poller.round_seconds() == 42.0
+
+
+def test_the_runs_whose_steps_are_asked_for_are_those_of_the_rows(stage):
+    asked = []
+    stage.source.steps = lambda run: asked.append(run) or ()
+    waiting(stage, "x")
+    expected = [msgspec.structs.replace(each.known.run) for each in stage.ledger.queue]
+    stage.poll()
+    assert asked == expected

@@ -1,0 +1,391 @@
+"""What is particular to a state that is a file of SQLite."""
+
+import sqlite3
+from contextlib import suppress
+
+import pytest
+
+from exporter.counting import Mark
+from exporter.errors import StateError
+from exporter.model import Result
+from exporter.schema import MIGRATIONS
+from exporter.store import CorruptStateError, Lock, LockedStateError, NewerSchemaError, Store, set_aside
+from tests.core.test_migrations import left_by
+from tests.core.test_store_contract import SOURCES, fill, row
+
+
+class Watched(sqlite3.Connection):
+    """A database that keeps what it was told, and refuses what it is told to refuse."""
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        self.said, self.refuses = [], None
+
+    def execute(self, sql, *arguments):
+        self.said.append(sql)
+        if sql == self.refuses:
+            raise sqlite3.OperationalError("database or disk is full")
+        return super().execute(sql, *arguments)
+
+    def setting(self, name):
+        return super().execute(f"PRAGMA {name}").fetchone()[0]
+
+
+class Opener:
+    """Opens watched databases, and keeps them and how they were asked for."""
+
+    def __init__(self):
+        self.opened, self.asked = [], []
+
+    def __call__(self, *arguments, **more):
+        self.asked.append((arguments, more))
+        self.opened.append(sqlite3.connect(*arguments, factory=Watched, **more))
+        return self.opened[-1]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def opener():
+    return Opener()
+
+
+@pytest.fixture
+def store(path, opener):
+    store = Store(path, connect=opener)
+    yield store
+    store.close()
+
+
+def closed(database):
+    try:
+        database.total_changes  # noqa: B018  # asks only whether it may be asked
+    except sqlite3.ProgrammingError:
+        return True
+    return False
+
+
+def test_every_commit_is_on_the_disk_and_readers_keep_nobody_waiting(path, opener):
+    store = Store(path, connect=opener)
+    (database,) = opener.opened
+    assert database.setting("journal_mode") == "wal"
+    assert database.setting("synchronous") == 2  # FULL
+    assert database.setting("busy_timeout") == 5000
+    assert database.isolation_level is None  # no transaction begins by itself
+    store.close()
+    assert closed(database)
+
+
+def test_it_may_be_used_by_another_thread_than_the_one_that_opened_it(path):
+    wanted = {"check_same_thread": False, "isolation_level": None}
+    opener = Opener()
+    Store(path, connect=opener).close()
+    Store(path, connect=opener, read_only=True).close()
+    Store(path, connect=opener, read_only=True, immutable=True).close()
+    assert opener.asked == [
+        ((str(path),), wanted),
+        ((f"file://{path}?mode=ro",), {"uri": True, **wanted}),
+        ((f"file://{path}?mode=ro&immutable=1",), {"uri": True, **wanted}),
+    ]
+
+
+def test_a_state_may_be_in_memory():
+    store = Store(":memory:")
+    fill(store, s=[row("r", end=1)])
+    assert store.count_runs("s") == {1: 1}
+    assert store.path == ":memory:"
+    store.close()
+
+
+def test_a_new_file_has_the_newest_schema(path):
+    Store(path).close()
+    assert shape(path)[2] == len(MIGRATIONS)
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+def test_an_old_file_gets_the_schema_of_a_new_one(version, tmp_path):
+    paths = left_by(version, tmp_path / "old.db"), tmp_path / "new.db"
+    for path in paths:
+        Store(path).close()
+    assert shape(paths[0]) == shape(paths[1])
+
+
+def shape(path):
+    """All tables and indexes, the columns of the runs, and the version."""
+    database = sqlite3.connect(path)
+    things = database.execute("SELECT type, name FROM sqlite_master ORDER BY name").fetchall()
+    columns = sorted(row[1] for row in database.execute("PRAGMA table_info(runs)"))
+    version = database.execute("PRAGMA user_version").fetchone()[0]
+    database.close()
+    return things, columns, version
+
+
+def test_a_migration_that_fails_leaves_the_state_as_it_was(tmp_path):
+    path = left_by(1, tmp_path / "state.db")
+    before = shape(path)
+    opener = Refusing(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    with pytest.raises(StateError, match="full"):
+        Store(path, connect=opener)
+    assert closed(opener.opened[0])
+    assert shape(path)[2] == len(MIGRATIONS) - 1
+    assert len(MIGRATIONS) > 2 or shape(path) == before
+
+
+class Refusing(Opener):
+    """Opens databases that refuse one statement from the first."""
+
+    def __init__(self, statement):
+        super().__init__()
+        self.statement = statement
+
+    def __call__(self, *arguments, **more):
+        database = super().__call__(*arguments, **more)
+        database.refuses = self.statement
+        return database
+
+
+def test_a_newer_schema_is_refused_and_left_alone(path):
+    Store(path).close()
+    database = sqlite3.connect(path)
+    database.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    database.close()
+    opener = Opener()
+    with pytest.raises(NewerSchemaError) as raised:
+        Store(path, connect=opener)
+    newest = len(MIGRATIONS)
+    assert str(raised.value) == f"{path}: schema {newest + 1}, this version knows {newest}"
+    assert closed(opener.opened[0])
+
+
+def test_a_file_that_is_no_database_is_corrupt(path):
+    path.write_bytes(b"not a database" * 1000)
+    with pytest.raises(CorruptStateError, match=f"^{path}: file is not a database$"):
+        Store(path)
+
+
+def test_damage_inside_is_found_when_it_is_opened(path):
+    store = Store(path)
+    fill(store, s=[row(f"run-{number}", end=number) for number in range(2000)])
+    store.close()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 8192] = b"\xff" * 8192
+    path.write_bytes(content)
+    with pytest.raises(CorruptStateError, match=f"^{path}: ."):
+        Store(path)
+
+
+def test_a_record_that_cannot_be_read_is_corrupt(store, path):
+    with store.transaction():
+        store.put_source(SOURCES[0])
+    database = sqlite3.connect(path)
+    database.execute("UPDATE sources SET record = 'x'")
+    database.commit()
+    database.close()
+    with pytest.raises(CorruptStateError):
+        store.load()
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_of_the_state(tmp_path):
+    with pytest.raises(StateError, match="unable to open") as raised:
+        Store(tmp_path / "nowhere" / "state.db")
+    assert not isinstance(raised.value, CorruptStateError)
+
+
+@pytest.mark.parametrize("immutable", [False, True])
+def test_a_state_that_is_only_looked_at_is_never_written(path, immutable):
+    with pytest.raises(StateError):
+        Store(path, read_only=True, immutable=immutable)
+    assert not path.exists()
+    store = Store(path)
+    fill(store, s=[row("r", mark=Mark.OPEN)])
+    store.close()
+    looking = Store(path, read_only=True, immutable=immutable)
+    assert [row.known.run.run_id for _, row in looking.load().open_runs] == ["r"]
+    with pytest.raises(StateError, match="readonly"), looking.transaction():
+        looking.put_source(SOURCES[0])
+    looking.close()
+
+
+def test_a_state_that_is_only_looked_at_stays_as_an_earlier_version_left_it(tmp_path):
+    path = left_by(1, tmp_path / "state.db")
+    before = shape(path)
+    Store(path, read_only=True).close()
+    assert shape(path) == before
+
+
+def test_a_path_with_signs_of_an_address_can_be_looked_at(tmp_path):
+    path = tmp_path / "what? #1 %41.db"
+    Store(path).close()
+    Store(path, read_only=True).close()
+
+
+def test_a_commit_that_fails_is_rolled_back_and_the_next_one_goes_well(store, opener):
+    fill(store)
+    (database,) = opener.opened
+    database.refuses = "COMMIT"
+    with pytest.raises(StateError, match="full"), store.transaction():
+        store.put_runs("s", [row("lost", end=1)])
+    assert not database.in_transaction
+    database.refuses = None
+    with store.transaction():
+        store.put_runs("s", [row("kept", end=1)])
+    assert store.runs("s", ["lost", "kept"]).keys() == {"kept"}
+
+
+def test_an_interruption_leaves_no_transaction_open(store, opener):
+    fill(store)
+    with suppress(KeyboardInterrupt), store.transaction():
+        store.put_runs("s", [row("lost", end=1)])
+        raise KeyboardInterrupt
+    assert not opener.opened[0].in_transaction
+    assert store.runs("s", ["lost"]) == {}
+
+
+def test_an_error_that_has_rolled_back_by_itself_is_told_as_it_is(store, opener):
+    fill(store)
+    (database,) = opener.opened
+    with pytest.raises(ZeroDivisionError), store.transaction():
+        divided_by_zero_after(database.execute("ROLLBACK"))
+    assert database.said.count("ROLLBACK") == 1
+
+
+def divided_by_zero_after(_done):
+    raise ZeroDivisionError
+
+
+def test_a_transaction_takes_the_right_to_write_before_anything_else(store, opener, path):
+    (database,) = opener.opened
+    database.execute("PRAGMA busy_timeout = 0")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    entered = []
+    with pytest.raises(StateError, match="locked"), store.transaction():
+        entered.append("inside")
+    assert entered == []
+    other.close()
+
+
+def test_a_source_keeps_its_key_however_often_it_is_written(store):
+    fill(store, s=[row("r", end=1)])
+    with store.transaction():
+        store.put_source(SOURCES[1])
+        store.put_source(SOURCES[0])
+    assert store.runs("s", ["r"])
+    assert store.runs("other", ["r"]) == {}
+    store.load()
+    assert store.runs("s", ["r"])
+    assert store.runs("other", ["r"]) == {}
+
+
+def test_a_source_that_was_never_written_has_no_runs(store):
+    fill(store, s=[row("r", end=1, mark=Mark.BASELINE)])
+    assert (store.count_runs("nobody"), store.baseline_runs("nobody"), list(store.moments("nobody"))) == ({}, [], [])
+    with pytest.raises(KeyError):
+        store.put_runs("nobody", [row("r")])
+
+
+def test_it_counts_its_runs_by_job(store):
+    fill(store, s=[row("a"), row("b"), row("c", job=2)], other=[row("d", job=3)])
+    assert store.count_runs("s") == {1: 2, 2: 1}
+
+
+def test_the_runs_of_the_baseline_are_found(store):
+    others = [row(mark.name, end=2, mark=mark) for mark in Mark if mark is not Mark.BASELINE]
+    rows = [row("before", end=1, mark=Mark.BASELINE), *others]
+    fill(store, s=rows, other=[row("of another", job=3, end=1, mark=Mark.BASELINE)])
+    assert store.baseline_runs("s") == rows[:1]
+
+
+def test_the_past_of_a_job_are_its_ended_runs_the_latest_first(store):
+    rows = [
+        row("first", start=1, end=11),
+        row("last", start=5, end=15, result=Result.FAILURE),
+        row("open", start=20, mark=Mark.OPEN),
+        row("given up", start=2, end=12, mark=Mark.GIVEN_UP, result=None),
+        row("of another job", job=2, start=1, end=99),
+    ]
+    fill(store, s=rows)
+    found = [(past.start, past.end, past.duration, past.result) for past in store.past(1, 10)]
+    assert found == [
+        (5, 15, 10, Result.FAILURE),
+        (2, 12, None, Result.UNKNOWN),
+        (1, 11, 10, Result.SUCCESS),
+    ]
+    assert [past.end for past in store.past(1, 2)] == [15, 12]
+
+
+def test_the_pulse_of_a_job_is_the_first_ending_of_each_stretch(store):
+    ends = {1: (95, 100, 101, 109, 110, 125, 129), 2: (117,)}
+    fill(store, s=[row(f"{job}-{end}", job=job, end=end) for job in ends for end in reversed(ends[job])])
+    assert store.pulse(1, 100, 10) == [100, 110, 125]
+    assert store.pulse(1, 101, 10) == [101, 110, 125]
+
+
+def test_the_moments_of_a_source_come_in_order(store):
+    rows = [
+        row("a", created=1, start=3, end=5),
+        row("b", created=3, start=3, end=3),
+        row("c", start=2, mark=Mark.OPEN),
+        row("d", created=4, mark=Mark.OPEN),
+        row("given up", start=6, end=7, mark=Mark.GIVEN_UP, result=None),
+    ]
+    fill(store, s=rows, other=[row("of another", job=3, created=0, start=1, end=2)])
+    assert sorted(store.moments("s")) == [
+        (1, 0, "a"),
+        (2, 1, "c"),
+        (3, 1, "a"),
+        (3, 1, "b"),
+        (3, 2, "b"),
+        (5, 2, "a"),
+        (6, 1, "given up"),
+    ]
+    assert [moment[:2] for moment in store.moments("s")] == sorted(moment[:2] for moment in store.moments("s"))
+
+
+def test_its_size_is_that_of_the_file_when_the_journal_is_taken_in(path):
+    store = Store(path)
+    fill(store, s=[row(f"run-{number}", end=number) for number in range(500)])
+    size = store.size()
+    store.close()
+    assert size == path.stat().st_size
+
+
+def test_a_state_is_locked_until_it_is_released(path):
+    first = Lock(path)
+    with pytest.raises(LockedStateError) as raised:
+        Lock(path)
+    assert str(raised.value) == (
+        f"{path}: another jobrun-exporter uses this state; stop it or give this one its own state.path"
+    )
+    first.release()
+    Lock(path).release()
+    assert [each.name for each in path.parent.iterdir()] == ["state.db.lock"]
+
+
+def test_a_lock_never_empties_the_file_that_is_there(path):
+    lock = path.with_name("state.db.lock")
+    lock.write_text("somebody's note")
+    Lock(path).release()
+    assert lock.read_text() == "somebody's note"
+
+
+def test_a_lock_in_a_folder_that_is_not_there_is_an_error_of_the_state(tmp_path):
+    path = tmp_path / "nowhere" / "state.db"
+    with pytest.raises(StateError) as raised:
+        Lock(path)
+    assert str(raised.value) == f"{path}: cannot be locked: No such file or directory"
+    assert not isinstance(raised.value, LockedStateError)
+
+
+@pytest.mark.parametrize("endings", [("",), ("", "-wal", "-shm")])
+def test_a_state_is_set_aside_with_its_journals(path, endings):
+    for ending in endings:
+        path.with_name(f"state.db{ending}").write_text(ending)
+    path.with_name("state.db.lock").touch()
+    kept = set_aside(path, "corrupt-1")
+    assert kept == path.with_name("state.db.corrupt-1")
+    there = {each.name: each.read_text() for each in path.parent.iterdir()}
+    assert there == {"state.db.lock": "", **{f"state.db.corrupt-1{ending}": ending for ending in endings}}
