@@ -284,10 +284,18 @@ class Ledger:
             return self._store.runs(source, run_ids) if self._store is not None and run_ids else {}
 
     def give_up(self, source: str, moment: Moment) -> Entered:
-        """Ends the open runs that have been followed for long enough."""
+        """Ends the open runs that have been followed for long enough.
+
+        Their age is counted to the watermark: one that has not been asked for since it grew too old may have ended, and
+        a clock that is ahead must not end all.
+        """
         with self._lock:
-            limit = moment.now - self._rules[source].max_run_age
-            old = [run.run_id for run in self._open[source].values() if run.origin < limit]
+            limit = self._rules[source].max_run_age
+            old = [
+                run.run_id
+                for run in self._open[source].values()
+                if self._read_until(source, run.scope, moment.now) - run.origin > limit
+            ]
             draft = self._draft(source, moment.now)
             entry = self._entry(draft, moment)
             if old:
@@ -295,6 +303,11 @@ class Ledger:
                     entry.give_up(row)
                 self._commit(draft, moment.now)
             return entry.entered
+
+    def _read_until(self, source: str, scope: str, now: float) -> float:
+        """The watermark of a scope; now, if there is none that moves."""
+        state = self.books.sources[source].scopes.get(scope)
+        return now if state is None or state.watermark is None or not state.readable else min(now, state.watermark)
 
     def finish(self, source: str, moment: Moment, *, swept: bool) -> None:
         """Ends a complete poll: from now on the source's counters are served."""

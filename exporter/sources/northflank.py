@@ -98,6 +98,7 @@ class NorthflankSource:
         self._projects: dict[str, Project] = {}
         self._projects_due = 0.0
         self._listing: Listing | None = None
+        self._left: list[Ask] = []
         self._round = 0.0
 
     # --- one poll ---
@@ -144,7 +145,10 @@ class NorthflankSource:
         yield from (partial(self._list_jobs, project) for project in failed)
 
     def _run_asks(self, view: View) -> Iterator[Ask]:
-        """Walks that were cut short, then what is open, mixed with the others, the latest first."""
+        """Walks that were cut short, then what is open, mixed with the others, the latest first.
+
+        Open runs that a page shows no more are asked for right after it: they may have ended since the page before.
+        """
         open_runs: dict[str, list[OpenRun]] = {}
         for run in view.open_runs():
             open_runs.setdefault(run.job_id, []).append(run)
@@ -154,7 +158,11 @@ class NorthflankSource:
         tiers = [turn.tier for turn in turns if turn.tier is not None]
         interval, rate = self._settings.poll_interval, self._settings.requests_per_minute
         self._round = max(self._lists_spacing(), round_seconds(tiers, interval, rate)) if tiers else 0.0
-        yield from ordered(turns)
+        self._left.clear()
+        for ask in ordered(turns):
+            yield ask
+            while self._left:
+                yield self._left.pop()
 
     def _turns(self, project: Project, job: Watched, open_runs: Sequence[OpenRun], now: float) -> Iterator[Turn[Ask]]:
         """What may be asked of a job: its runs, open runs that no page shows, and its schedule, once an hour."""
@@ -163,7 +171,7 @@ class NorthflankSource:
         job.elsewhere = {run_id: asked for run_id, asked in job.elsewhere.items() if run_id in mine}
         for run_id, asked in job.elsewhere.items():
             ask = partial(self._ask_run, project, job, mine[run_id])
-            yield Turn(ask=ask, tier=Tier.FAST, late=lateness(asked, now, Tier.FAST, interval))
+            yield Turn(ask=ask, tier=Tier.FAST, late=lateness(asked or 0.0, now, Tier.FAST, interval))
         wanted = tier(job.pulse(now, is_open=len(job.elsewhere) < len(mine)), now, interval)
         yield Turn(
             ask=partial(self._ask_runs, project, job),
@@ -345,16 +353,17 @@ class NorthflankSource:
 
     def _reading(self, project: Project, job: Watched, walk: Walk, view: View) -> Reading:
         """What a whole walk has brought."""
-        open_ids = {run.run_id for run in view.open_runs(project.name) if run.job_id == job.row.job_id}
-        for run_id in open_ids - walk.runs.keys():
-            job.elsewhere.setdefault(run_id, 0.0)
+        open_runs = {run.run_id: run for run in view.open_runs(project.name) if run.job_id == job.row.job_id}
+        for run_id in open_runs.keys() - walk.runs.keys() - job.elsewhere.keys():
+            job.elsewhere[run_id] = None
+            self._left.append(partial(self._ask_run, project, job, open_runs[run_id]))
         for run_id in walk.runs.keys() & job.elsewhere.keys():
             del job.elsewhere[run_id]
         whole = walk.newest_first or walk.reached is None
         note = msgspec.structs.replace(job.note, read=walk.began) if whole else job.note
         unchanged = walk.pages == 1 and walk.first == job.digest
         wanted = [] if unchanged else walk.runs.values()
-        runs = [run for run in wanted if run.run_id in open_ids or self._new(run, job, view.now)]
+        runs = [run for run in wanted if run.run_id in open_runs or self._new(run, job, view.now)]
         return Reading(
             scope=project.name,
             jobs=[job.job()],
@@ -403,7 +412,7 @@ class NorthflankSource:
         found = parse_run(body, job.row.job_id, self._statuses)
         if found.run_id != run.run_id:
             raise SchemaError(f"GET {RUN}: the answer is another run")
-        return Reading(scope=project.name, jobs=[job.job()], runs=[found])
+        return Reading(scope=project.name, jobs=[job.job()], runs=[found], through=self._through(project, view))
 
     def _ask_schedule(self, project: Project, job: Watched, view: View) -> Reading | None:
         """The schedule of a job, which its project's list does not tell."""
@@ -423,10 +432,14 @@ class NorthflankSource:
     def _through(
         self, project: Project, view: View, slug: str = "", read: float | None = None, listed: float | None = None
     ) -> float | None:
-        """Up to where all endings of a project are read: its list, and every job that it shows and that is wanted."""
-        wanted = (job for job in project.jobs.values() if view.wanted(job.row.name))
+        """Up to where all endings of a project are read: its list, and every job that it shows and that is wanted.
+
+        Of a job that is its pages, and its open runs that no page shows: each as of when it was last asked for.
+        """
+        wanted = [job for job in project.jobs.values() if view.wanted(job.row.name)]
         marks = [project.listed if listed is None else listed]
         marks += [read if job.row.slug == slug else job.note.read for job in wanted]
+        marks += [asked for job in wanted for asked in job.elsewhere.values()]
         known = [mark for mark in marks if mark is not None]
         return min(known) - self._settings.settle if len(known) == len(marks) else None
 

@@ -117,7 +117,7 @@ class Watched(msgspec.Struct, kw_only=True):
         failed: Whether that failed.
         digest: The hash of its last whole answer of one page, once that is committed.
         changed: Whether that differed from the one before.
-        elsewhere: Its open runs that no page shows: they are asked for by id.
+        elsewhere: Its open runs that no page shows, and when each was last asked for by id; None: not since a page did.
         walk: A walk that this poll had no time to end.
         missed: Whether the list left it out the last time.
     """
@@ -128,7 +128,7 @@ class Watched(msgspec.Struct, kw_only=True):
     failed: bool = False
     digest: bytes = b""
     changed: bool = False
-    elsewhere: dict[str, float] = {}
+    elsewhere: dict[str, float | None] = {}
     last_start: float | None = None
     walk: Walk | None = None
     missed: bool = False

@@ -364,7 +364,7 @@ class WorkatoSource:
         found = Found(ended=len(search.found), recent=recent, gaps=gaps, beyond=search.beyond)
         listed.marks[key], missed = after(recipe, mark, goal, found)
         watermark = view.watermark(scope)
-        lost = watermark is not None and missed and search.beyond and watermark < goal.floor
+        lost = watermark is not None and missed and watermark < goal.floor
         return Reading(
             scope=scope,
             runs=runs,

@@ -202,6 +202,13 @@ def faulty(name: str, *faults: Fault, most: int = 4, lies: bool = False, after: 
         words = some(stage, dice)
         fault = dice.choice(faults)
         share = dice.choice((1.0, 1.0, 0.5, 0.2))
+        lasts = polls_of(stage, dice, most)
+        if lies:
+            lasts = min(lasts, stage.plan.overlap / 2)
+        if share == 1.0 and after:
+            lasts += after
+        if lies:  # over in time even if nobody polls meanwhile: what a catch-up is told wrongly nothing heals
+            fault = msgspec.structs.replace(fault, until=stage.clock() + lasts)
         placed = {word: list(at(word, fault, share)) for word in words}
         for word, each in placed.items():
             stage.simulators[word].faults.add(*each)  # type: ignore[arg-type]  # one of the kinds that there are
@@ -211,11 +218,6 @@ def faulty(name: str, *faults: Fault, most: int = 4, lies: bool = False, after: 
                 injector = stage.simulators[word].faults
                 injector.set(fault for fault in injector.current() if not any(fault is one for one in each))
 
-        lasts = polls_of(stage, dice, most)
-        if lies:
-            lasts = min(lasts, stage.plan.overlap / 2)
-        if share == 1.0 and after:
-            lasts += after
         return Ongoing(name=name, until=stage.clock() + lasts, words=words, end=end, lies=lies)
 
     return strike

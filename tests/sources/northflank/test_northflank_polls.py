@@ -230,6 +230,30 @@ def test_lies_in_the_rows_change_no_sum(exporter, simulator, world, lie):
     assert exporter.counted() == {("prod/a", SUCCESS): 40}
 
 
+def test_after_a_long_downtime_open_runs_are_asked_for_before_they_are_given_up(exporting, world, clock):
+    exporter = exporting(max_run_age="2d")
+    world.run("a", start=NOW - HOUR, duration=3 * HOUR)
+    exporter.poll()
+    ended_runs(world, "a", 150, until=NOW + DAY)
+    exporter.live(10 * MINUTE)
+    clock.set(NOW + 3 * DAY)
+    exporter.start()
+    exporter.live(10 * MINUTE)
+    assert exporter.counted() == {("prod/a", SUCCESS): 151}
+
+
+def test_a_poll_that_may_ask_for_nothing_gives_nothing_up(exporting, world, option, clock):
+    exporter = exporting(max_run_age="2d", poll_interval="10m")
+    world.run("a", start=NOW - HOUR, duration=3 * HOUR)
+    exporter.live(10 * MINUTE)
+    clock.set(NOW + 3 * DAY)
+    option(requests_per_hour=7)
+    exporter.live(10 * MINUTE)
+    option()
+    exporter.live(2 * HOUR)
+    assert exporter.counted() == {("prod/a", SUCCESS): 1}
+
+
 # --- watermark
 
 
@@ -240,6 +264,46 @@ def test_the_watermark_comes_when_every_job_was_read_and_is_never_more_than_that
     assert exporter.watermark() is None
     exporter.live(3 * MINUTE)
     assert NOW - MINUTE <= exporter.watermark() <= clock() - MINUTE
+
+
+def crowded_out(world):
+    """A run that is open at NOW and ends 2 minutes later, when another has taken its place on the page of 100."""
+    world.run("a", start=NOW - 3 * HOUR, duration=3 * HOUR + 2 * MINUTE)
+    ended_runs(world, "a", 99, until=NOW - HOUR)
+    world.run("a", start=NOW + MINUTE, duration=10.0)
+
+
+def test_a_run_that_ended_after_the_last_page_that_showed_it_is_counted_before_the_watermark_passes_its_end(
+    exporting, world, clock
+):
+    exporter = exporting(poll_interval="10m")
+    crowded_out(world)
+    exporter.live(10 * MINUTE)
+    exporter.poll()
+    assert exporter.counted() == {("prod/a", SUCCESS): 2}
+    assert exporter.watermark() >= clock() - 2 * MINUTE
+
+
+def test_the_watermark_waits_for_an_open_run_that_no_page_shows_until_it_is_asked_for(exporting, world, asked, clock):
+    exporter = exporting(poll_interval="10m")
+    crowded_out(world)
+    exporter.live(10 * MINUTE)
+    commit = exporter.ledger.commit
+
+    def slowly(*arguments):
+        clock.advance(4 * MINUTE)
+        return commit(*arguments)
+
+    exporter.ledger.commit = slowly
+    asked()
+    exporter.poll()
+    assert asked() == ["projects", "jobs", "runs"]
+    assert exporter.counted() == {("prod/a", SUCCESS): 1}
+    assert exporter.watermark() < NOW + 2 * MINUTE
+    exporter.ledger.commit = commit
+    exporter.poll()
+    assert exporter.counted() == {("prod/a", SUCCESS): 2}
+    assert exporter.watermark() > NOW + 2 * MINUTE
 
 
 def test_after_a_restart_the_watermark_waits_until_every_job_was_read_again(exporter, world, clock):

@@ -168,6 +168,23 @@ def test_what_lies_beyond_the_lookback_is_told_to_be_unobserved(world, watch, cl
     assert watch.watermark() == clock() - 60
 
 
+def test_what_lies_beyond_the_lookback_is_told_even_if_something_was_looked_for_before(world, watch, clock, simulator):
+    world.run("a", start=clock() - 100, duration=1.0)
+    watch.poll()
+    world.run("a", start=clock() + 1, duration=1.0)
+    simulator.faults.set([Drop(endpoint="jobs", share=1.0)])
+    watch.poll(after=60)
+    simulator.faults.clear()
+    mark = watch.watermark()
+    for day in range(10):
+        for place in range(10):
+            world.run("a", start=clock() + 3600 + day * DAY + place, duration=1.0)
+    watch.poll(after=10 * DAY)
+    watch.poll(times=5)
+    assert [since for since, _ in watch.ledger.source("w").unobserved] == [mark]
+    assert watch.counts()["success"] < 101
+
+
 def test_a_quiet_recipe_has_lost_nothing_however_long_the_absence(world, watch, clock):
     world.run("a", start=clock() - 100, duration=1.0)
     watch.poll()
