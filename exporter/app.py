@@ -5,12 +5,10 @@ import os
 import signal
 import sqlite3
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 
 from prometheus_client import CollectorRegistry
 
@@ -28,6 +26,7 @@ from exporter.meters import SelfMetrics
 from exporter.once import NoPages, Polled, poll_once
 from exporter.opening import open_state
 from exporter.past import Wanted
+from exporter.signals import Signals
 from exporter.sources import SOURCES
 from exporter.store import Connect
 from exporter.supervision import Manager
@@ -56,6 +55,10 @@ def run(  # noqa: PLR0913  # everything outside is an argument
     return serve(read_config, listen, connect=connect, web_file=web_file, manager=manager)
 
 
+ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
+"""Signals that end the daemon."""
+
+
 def serve(  # noqa: PLR0913  # as above
     read_config: Callable[[], Config],
     listen: Address,
@@ -67,16 +70,7 @@ def serve(  # noqa: PLR0913  # as above
 ) -> int:
     """Runs a daemon in this process until a signal ends it; gives the exit code."""
     daemon = Daemon(read_config, listen, outside=Outside(), connect=connect, web_file=web_file, manager=manager)
-    ended = threading.Event()
-    reload = threading.Event()
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        ended.set()
-        reload.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    signal.signal(signal.SIGHUP, lambda _number, _frame: reload.set())
+    signals = Signals(*ENDING, signal.SIGHUP)
     try:
         daemon.start()
     except ListenError as error:
@@ -84,8 +78,7 @@ def serve(  # noqa: PLR0913  # as above
         return 1
     if started is not None:
         started(daemon.address)
-    while reload.wait() and not ended.is_set():
-        reload.clear()
+    while not signals.wait() & ENDING:
         daemon.reload()
     if not daemon.stop():
         # A poll waits for an answer that may take long to come, and Python would wait for the poll. The state is

@@ -91,6 +91,7 @@ class Supervision:
             status: A sentence for people.
         """
         if ready and not self._ready:
+            self._ready = True  # already while it is told: who hears it may ask for a reload at once
             self._ready = self._manager.tell(READY=1)
         if status != self._status and self._manager.tell(STATUS=status):
             self._status = status

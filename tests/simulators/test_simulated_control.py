@@ -167,7 +167,7 @@ def test_the_command_serves_until_it_is_told_to_stop():
         if len(said) == 2:
             told.set()
 
-    options = {"output": output, "stop": stop}
+    options = {"output": output, "until": stop.wait}
     thread = threading.Thread(target=serve, args=("snowplow", "127.0.0.1", 0), kwargs=options)
     thread.start()
     assert told.wait(5)
