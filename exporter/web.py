@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import msgspec
 from starlette.applications import Starlette
@@ -154,7 +155,9 @@ def _pages(answers: Answers) -> ASGIApp:
 
         return answer
 
-    def reload(_: Request) -> Response:
+    def reload(request: Request) -> Response:
+        if _is_from_another_site(request):
+            return PlainTextResponse("Forbidden: pages of other sites may not reload the configuration\n", 403)
         taken, text = answers.reload()
         return PlainTextResponse(f"{text}\n", 200 if taken else 500)
 
@@ -163,4 +166,14 @@ def _pages(answers: Answers) -> ASGIApp:
         Route("/-/ready", probe(answers.ready)),
         Route("/-/reload", reload, methods=["POST"]),
     ]
-    return Starlette(routes=[*own, *answers.routes])
+    application = Starlette(routes=[*own, *answers.routes])
+    application.router.redirect_slashes = False  # it would lead to whatever host a request names
+    return application
+
+
+def _is_from_another_site(request: Request) -> bool:
+    """Whether a browser sends this for a page that is not ours; other clients send neither header."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")

@@ -37,6 +37,27 @@ def test_reload_is_only_for_post(client, exporter):
     assert exporter.reloads == 0
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "https://elsewhere.example.com"}],
+)
+def test_a_page_of_another_site_may_not_reload(client, exporter, headers):
+    exporter.reloaded = lambda: pytest.fail("reloaded")
+    assert client.post("/-/reload", headers=headers).status_code == 403
+
+
+def test_our_own_pages_may_reload(client, exporter):
+    exporter.reloaded = lambda: (True, "reloaded")
+    for headers in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": str(client.base_url)}):
+        assert client.post("/-/reload", headers=headers).status_code == 200
+
+
+def test_no_answer_leads_to_a_host_that_a_request_names(client):
+    answer = client.get("/-/healthy/", headers={"Host": "elsewhere.example.com"})
+    assert answer.status_code == 404
+    assert "location" not in answer.headers
+
+
 def test_unknown_paths_are_404(client):
     assert client.get("/nothing").status_code == 404
     assert client.get("/metrics/").status_code == 404
