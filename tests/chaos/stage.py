@@ -12,14 +12,12 @@ import structlog
 from exporter.simulators import SIMULATORS
 from exporter.simulators.clock import Clock
 from exporter.simulators.server import Simulator
-from exporter.simulators.sight import Sight
 from exporter.simulators.snowplow_sign_in import SnowplowCredentials
-from exporter.simulators.strait import StraitSimulator
-from exporter.simulators.strait_rows import Life as RunLife
 from exporter.simulators.world import MARK
 from tests.chaos.direct import TIMEOUT, Direct
 from tests.chaos.life import Around, LedgerKind, Life
 from tests.chaos.mortal import Disk, Killed, copied
+from tests.chaos.quick import quick
 from tests.chaos.truths import Truths
 from tests.chaos.watch import Findings, Watch
 from tests.chaos.worlds import DenseWorld, Size, drawn
@@ -28,23 +26,6 @@ from tests.e2e.vendors import vendor
 
 TOKEN = "eyJhbGciOi"
 """The beginning of every token that a simulated sign-in issues."""
-
-
-class QuickStrait(StraitSimulator):
-    """Remembers its latest look at the world: a poll asks it a dozen times at one instant."""
-
-    _looked: tuple[float, list[RunLife]] = (0.0, [])
-
-    def _lives(self, sight: Sight) -> list[RunLife]:
-        if sight._lies:
-            return super()._lives(sight)
-        if self._looked[0] != sight.now:
-            self._looked = sight.now, super()._lives(sight)
-        return self._looked[1]
-
-
-QUICK: Mapping[str, type[Simulator]] = {"strait": QuickStrait}
-"""In place of the simulators that would take most of the time."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +99,7 @@ class Stage:
         worlds = {word: drawn(word, plan.seed, size) for word in self.words}
         self.truths = {word: Truths(word, worlds[word], plan.max_run_age) for word in self.words}
         self.simulators: Mapping[str, Simulator] = {
-            word: QUICK.get(word, SIMULATORS[word])(
+            word: quick(word)(
                 worlds[word], self.flowing, seed=self.dice.getrandbits(32), port=port, **arguments_of(word)
             )
             for port, word in enumerate(self.words, start=1)
@@ -295,7 +276,7 @@ def written(seconds: float) -> str:
 
 def simulator(word: str, world: DenseWorld, clock: Callable[[], float], number: int) -> Simulator:
     """A vendor's API, which listens to no socket; its number takes the place of a port."""
-    return QUICK.get(word, SIMULATORS[word])(world, clock, port=number, seed=number, **arguments_of(word))
+    return quick(word)(world, clock, port=number, seed=number, **arguments_of(word))
 
 
 def arguments_of(word: str) -> dict[str, object]:
