@@ -49,7 +49,7 @@ def test_a_journal_is_taken_up_again_and_told_whole(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "| endings checked | 600 | 40 | 640 |" in told
     assert "Injected: disk full 2." in told
-    assert "./chaos --size=3000 --layer=real --seed=r1" in told
+    assert "./chaos --pause=0.8 --layer=real --seed=r1" in told
 
 
 def test_without_a_scenario_there_is_nothing_to_tell():

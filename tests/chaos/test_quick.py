@@ -15,7 +15,7 @@ from tests.chaos.direct import Endpoints
 from tests.chaos.quick import quick
 from tests.chaos.stage import arguments_of
 from tests.chaos.worlds import DenseWorld, Size, drawn
-from tests.contract.harness import DAY, HOUR, NOW
+from tests.contract.harness import DAY, NOW
 
 RUNS = 400
 LIES = (

@@ -20,8 +20,8 @@ DURATIONS = ((0.7, 2, 180), (0.2, 180, 2400), (0.08, 2400, 10 * HOUR), (0.02, 25
 WELL = 0.8
 """The part of the runs that end well."""
 
-STEPPED = 0.05
-"""The part of the runs that belong to the jobs with steps: each costs a request of its own."""
+STEPPED, MOST_STEPPED = 0.05, 150
+"""The part of the runs that belong to the jobs with steps, and so many at the most: each costs a request of its own."""
 
 STUCK, REPLAYED = 0.001, 0.01
 """Which part of the runs never ends; of the failed ones of a vendor that reopens ids, which part is replayed."""
@@ -85,7 +85,8 @@ class Drawing:
         """The first job has steps and few runs; the others are the busier the later they stand."""
         self._ends = set()
         stepped = place == 0
-        share = STEPPED if stepped else (1 - STEPPED) * 2 * place / (place_sum(self._size.jobs) or 1)
+        few = min(STEPPED, MOST_STEPPED / self._size.runs)
+        share = few if stepped else (1 - few) * 2 * place / (place_sum(self._size.jobs) or 1)
         number = max(1, round(self._size.runs * share))
         since = self._size.begin - 20 * HOUR
         last = self._size.end - 7 * HOUR
@@ -103,6 +104,8 @@ class Drawing:
         stuck = not again and dice.random() < STUCK
         queue = 0 if again else dice.choice((0, 0, 5, 40))
         latest = self._size.end - HOUR
+        result = None if stuck else Result.SUCCESS if well else dice.choice(self._results)
+        dead = self._reopens and result is Result.FAILURE and not stepped and self._numbers % 2
         end = self._free_end(min(created + queue + self._length(), max(latest, created + queue + 60)))
         script = RunScript(
             job=job.name,
@@ -113,8 +116,9 @@ class Drawing:
             queue=float(queue),
             end=None if stuck else end,
             duration=None if stuck else end - created - queue,
-            result=None if stuck else Result.SUCCESS if well else dice.choice(self._results),
+            result=result,
             steps=STEPS[: dice.randint(1, 3)] if stepped else (),
+            attempts=2 if dead else 1,
         )
         return told(script, 0.0, self._numbers)
 
