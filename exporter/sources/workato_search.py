@@ -120,7 +120,9 @@ class Search:
         while self._pages < MOST_PAGES and not (self._pages and self._view.out_of_time()):
             page = self._ask(_after(offset))
             ended = {row.job_id for row in page.rows if self._api.has_ended(row)}
-            if is_last(page, goal, found=len(self.found) + len(self.unresolved()), ended=ended):
+            # Open jobs may be among those owed, but once the search was in vain they do not stand for others.
+            hoped = 0 if goal.deep else len(self.unresolved())
+            if is_last(page, goal, found=len(self.found) + hoped, ended=ended):
                 self.beyond = self.beyond or (not goal.deep and page.oldest < goal.floor)
                 return ""
             offset = page.rows[-1].job_id

@@ -200,6 +200,8 @@ def faulty(name: str, *faults: Fault, most: int = 4, lies: bool = False, after: 
 
     def strike(stage: Stage, dice: random.Random) -> Struck:
         words = some(stage, dice)
+        if lies and any(stage.clock() - stage.lied[word] < stage.plan.overlap for word in words):
+            return False  # one lie after the other would last longer than is promised to heal
         fault = dice.choice(faults)
         share = dice.choice((1.0, 1.0, 0.5, 0.2))
         lasts = polls_of(stage, dice, most)

@@ -229,6 +229,23 @@ def test_a_job_that_the_list_shows_later_than_the_counts_is_waited_for(world, wa
     assert watch.watermark() == clock() - 60
 
 
+def test_open_jobs_do_not_stand_for_those_that_a_list_left_out(world, watch, clock, simulator, option):
+    option(page_size=5)
+    for place in range(8):
+        world.run("a", start=clock() - 5000 - place, end=clock() + 50_000)
+    world.run("a", start=clock() - 4000, duration=1.0)
+    watch.poll()
+    for place in range(20):
+        world.run("a", start=clock() + 1 + place, duration=1.0)
+    simulator.faults.add(Drop(share=0.5, endpoint="jobs"))
+    watch.poll()
+    assert watch.counted() < 20
+    simulator.faults.clear()
+    watch.poll()
+    assert watch.counts() == {"success": 20}
+    assert len(watch.open()) == 8
+
+
 def test_a_count_without_a_job_is_looked_for_four_times_and_then_told(world, watch, clock, simulator):
     world.run("a", start=clock() - 500, duration=1.0)
     watch.poll()
