@@ -34,9 +34,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="the form of the usual tests: less than a minute")
     parser.add_argument("--runs", type=int, help="endings to be checked in simulated weeks (1000000)")
     parser.add_argument("--kills", type=int, help="real processes to be killed (1000)")
-    parser.add_argument(
-        "--size", type=int, help="runs of each vendor in one scenario (as the seed has it)"
-    )
+    parser.add_argument("--size", type=int, help="runs of each vendor in one scenario (as the seed has it)")
     parser.add_argument("--days", type=float, help="simulated days of one scenario (7 or 14, as the seed has it)")
     parser.add_argument("--pause", type=float, help="polls between two troubles, on average (0.8)")
     parser.add_argument("--seed", default="", help="play only the scenario of this seed")

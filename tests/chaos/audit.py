@@ -69,7 +69,7 @@ def ranges(stage: Stage, word: str, unobserved: Sequence[Range]) -> Iterator[str
     if abs(told - seconds(unobserved)) > 1:
         yield f"{told:.0f} s are said to be unobserved, the ranges are of {seconds(unobserved):.0f} s"
     for since, until in unobserved:
-        if not any(low - DAY <= since and until <= high for low, high in stage.outages):
+        if not any(low - DAY <= since and until <= high for low, high in [*stage.outages, *stage.unread[word]]):
             yield f"{since:.0f} to {until:.0f} is said to be unobserved, without any outage"
 
 

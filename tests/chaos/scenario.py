@@ -126,7 +126,7 @@ class Scenario:
 
     def _gap(self) -> float:
         """Seconds to the next trouble; now and then long enough for the gauges to be held to their promise."""
-        polls = 12 if self._dice.random() < 0.15 else self._options.pause
+        polls = 12 if self._dice.random() < 0.08 else self._options.pause
         return self._dice.expovariate(1 / (polls * self.plan.poll_interval))
 
     def _strike(self, name: str) -> None:

@@ -87,6 +87,8 @@ class Stage:
         absent: Sources that the configuration does not name at present.
         next: When each source is polled next.
         disturbed: When something was last wrong with each source; `lied`: when its API last told lies.
+        outages: When there was no exporter for longer than it can catch up.
+        unread: When no poll of a source went well for half as long as that.
         tally: How often each trouble struck.
     """
 
@@ -130,6 +132,8 @@ class Stage:
         self.disturbed = dict.fromkeys(self.words, NOW)
         self.lied = dict.fromkeys(self.words, NOW)
         self.outages: list[tuple[float, float]] = []
+        self.unread: dict[str, list[tuple[float, float]]] = {word: [] for word in self.words}
+        self._well = dict.fromkeys(self.words, NOW)
         self.polls_begun: dict[str, list[float]] = {word: [] for word in self.words}
         self._around = Around(
             clock=self.local, monotonic=self.clock, sleep=self._sleep, transport=self.network, ledger=ledger
@@ -261,6 +265,11 @@ class Stage:
         """One beat of the daemon's heart and one scrape."""
         self.guarded(self.life.tick)
         self.guarded(lambda: self.watch.take(self.life.scrape()))
+        for word in self.words:
+            if self.watch.value("jobrun_source_up", source=word) == 1:
+                since, self._well[word] = self._well[word], self.clock()
+                if self.clock() - since > self.plan.lookback / 2:
+                    self.unread[word].append((since, self.clock()))
 
     def close(self) -> None:
         self.life.mortal.disarm()
