@@ -146,8 +146,19 @@ class Snapshot:
 
     def runs_of(self, job: int) -> list[StoredRun]:
         """All runs of a job, newest first."""
-        query = f"SELECT {COLUMNS} FROM runs WHERE job = ? ORDER BY {ENDED} DESC, run_id DESC"  # noqa: S608  # constants
-        return [to_stored(row) for row in self._database.execute(query, (job,))]
+        # Said apart, as each is found in an index of its own.
+        ended, still_open = "job = ? AND mark <> 0", "source IN (SELECT key FROM sources) AND mark = 0 AND job = ?"
+        rows = [
+            to_stored(row)
+            for wanted in (ended, still_open)
+            for row in self._database.execute(f"SELECT {COLUMNS} FROM runs WHERE {wanted}", (job,))  # noqa: S608  # constants
+        ]
+        return sorted(rows, key=_latest, reverse=True)
+
+
+def _latest(row: StoredRun) -> tuple[float, str]:
+    run = row.known.run
+    return row.seen if run.end is None else run.end, run.run_id
 
 
 def _ending(row: Sequence[Any]) -> Ending:

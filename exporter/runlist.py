@@ -126,7 +126,7 @@ def _ended_streams(database: sqlite3.Connection, asked: _Part) -> Iterator[_Stre
     result, more = ("", ()) if wanted.result is None else (" AND result = ?", (wanted.result.value,))
     if wanted.jobs is not None and len(wanted.jobs) <= FEW_JOBS:
         for job in wanted.jobs:
-            row = database.execute("SELECT source FROM runs WHERE job = ? LIMIT 1", (job,)).fetchone()
+            row = database.execute("SELECT source FROM runs WHERE job = ? AND mark <> 0 LIMIT 1", (job,)).fetchone()
             if row is not None and row[0] in asked.names:
                 yield _Stream(False, row[0], ENDED, f"job = ? AND mark <> 0{result}", (job, *more))
         return

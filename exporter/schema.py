@@ -81,6 +81,12 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         'CREATE INDEX runs_of_job_by_end ON runs (job, coalesce("end", seen), result) WHERE mark <> 0',
         'CREATE INDEX runs_by_end ON runs (source, result, coalesce("end", seen), job) WHERE mark <> 0',
     ),
+    (
+        # One index of a job's runs by their end does for two.
+        "DROP INDEX runs_of_job",
+        "DROP INDEX runs_of_job_by_end",
+        'CREATE INDEX runs_of_job ON runs (job, coalesce("end", seen), result, mark) WHERE mark <> 0',
+    ),
 )
 """The statements that lead from each version of the schema to the next; SQLite's `user_version` counts them."""
 

@@ -324,6 +324,16 @@ def test_the_pulse_of_a_job_is_the_first_ending_of_each_stretch(store):
     assert store.pulse(1, 101, 10) == [101, 110, 125]
 
 
+def test_the_pulse_takes_a_run_without_an_end_for_ended_when_that_was_seen_and_leaves_out_what_never_ended(store):
+    never = [
+        row("open", seen=120, mark=Mark.OPEN),
+        row("given up", seen=130, mark=Mark.GIVEN_UP),
+        row("too old at the baseline", seen=140, mark=Mark.BASELINE, result=None),
+    ]
+    fill(store, s=[row("without an end", seen=101), row("ended", seen=160, end=115), *never])
+    assert store.pulse(1, 100, 10) == [101, 115]
+
+
 def test_the_moments_of_a_source_come_in_order(store):
     rows = [
         row("a", created=1, start=3, end=5),
