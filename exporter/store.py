@@ -293,7 +293,7 @@ class Store:
     def past(self, job: int, limit: int) -> list[PastRun]:
         """The runs of a job that ended last, the latest first."""
         columns, wanted = 'start, "end", duration, result', "WHERE job = ? AND mark <> 0"
-        rows = self._all(f'SELECT {columns} FROM runs {wanted} ORDER BY {ENDED} DESC LIMIT ?', job, limit)  # noqa: S608  # constants
+        rows = self._all(f"SELECT {columns} FROM runs {wanted} ORDER BY {ENDED} DESC LIMIT ?", job, limit)  # noqa: S608  # constants
         return [PastRun(start, end, seconds, Result(word or Result.UNKNOWN)) for start, end, seconds, word in rows]
 
     def pulse(self, job: int, since: float, grain: float) -> list[float]:
