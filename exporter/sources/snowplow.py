@@ -9,12 +9,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from pydantic import Discriminator, Tag
 
-from exporter.client import Client
+from exporter.client.client import Client
+from exporter.config.secret import Secret
+from exporter.config.section import Section, given_keys
+from exporter.config.source import DAY, HOUR, MINUTE, SourceSettings, Sweep
+from exporter.config.values import BaseUrl, Text
+from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, NotFoundError, RateLimitedError, SchemaError, SourceError
 from exporter.model import Reading, Result, Run, Step, Window
-from exporter.secret import Secret
-from exporter.section import Section, given_keys
-from exporter.sources.settings import DAY, HOUR, MINUTE, SourceSettings, Sweep
 from exporter.sources.snowplow_api import (
     RUN,
     RUNS,
@@ -35,9 +37,7 @@ from exporter.sources.snowplow_api import (
     to_run,
 )
 from exporter.sources.source import Access, SourceType, StepLog, View
-from exporter.state import OpenRun
-from exporter.values import BaseUrl, Text
-from exporter.windows import Reach, halves, plan
+from exporter.sources.windows import Reach, halves, plan
 
 REACH = 7 * DAY
 MARGIN = 10 * MINUTE

@@ -8,9 +8,10 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from exporter.client.signin import TokenAuth, secret_bytes, secret_text
 from exporter.errors import SchemaError
 from exporter.model import Job, Result, Run, State, Step
-from exporter.payload import (
+from exporter.sources.payload import (
     ABSENT,
     LONGEST_ID,
     MALFORMED,
@@ -23,7 +24,6 @@ from exporter.payload import (
     scalar,
     text,
 )
-from exporter.signin import TokenAuth, secret_bytes, secret_text
 from exporter.sources.source import StepLog
 from exporter.times import parse_duration, parse_instant
 

@@ -5,11 +5,11 @@ from contextlib import suppress
 
 import pytest
 
-from exporter.counting import Mark
+from exporter.counting.counting import Mark
 from exporter.errors import StateError
 from exporter.model import Result
-from exporter.schema import MIGRATIONS
-from exporter.store import CorruptStateError, Lock, LockedStateError, NewerSchemaError, Store, set_aside
+from exporter.state.schema import MIGRATIONS
+from exporter.state.store import CorruptStateError, Lock, LockedStateError, NewerSchemaError, Store, set_aside
 from tests.core.test_migrations import left_by
 from tests.core.test_store_contract import SOURCES, fill, row
 

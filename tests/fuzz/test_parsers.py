@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from exporter.errors import SourceError
-from exporter.payload import decode_rows
 from exporter.sources import northflank_api, snowplow_api, strait_api, workato_api
+from exporter.sources.payload import decode_rows
 from tests.fuzz.depth import VALUES_HERE
 from tests.fuzz.nasty import places, planted, twice, whole, without
 
