@@ -6,8 +6,9 @@ The store knows rows and records, not rules: what is to be written is decided by
 import fcntl
 import math
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -210,7 +211,7 @@ class Store:
         self._db.executemany(
             f"INSERT OR REPLACE INTO runs (source, {COLUMNS}) VALUES ({marks})",  # noqa: S608  # constants
             # In the order of the index by id, which is the dearest part: each of its pages is then looked for once.
-            sorted([(key, *to_row(run)) for run in runs], key=_run_id),
+            sorted(((key, *to_row(run)) for run in runs), key=itemgetter(1)),
         )
 
     def put_exporter(self, exporter: Counted) -> None:
@@ -335,11 +336,6 @@ class Store:
         """Bytes of the database, without its journal."""
         with self._explained():
             return int(self._pragma("page_count")) * int(self._pragma("page_size"))
-
-
-def _run_id(row: Sequence[Any]) -> str:
-    """The id in a row of a source and COLUMNS."""
-    return str(row[1])
 
 
 def set_aside(path: Path, suffix: str) -> Path:
