@@ -31,7 +31,7 @@ Parser = Callable[[bytes], object]
 
 
 def of_snowplow(body: bytes) -> object:
-    rows, _ = snowplow_api.parse_rows(body)
+    rows = snowplow_api.parse_rows(body, {}).texts.values()
     return [(snowplow_api.to_run(row, snowplow_api.STATUSES), snowplow_api.to_job(row)) for row in rows]
 
 
