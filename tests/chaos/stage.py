@@ -16,7 +16,7 @@ from exporter.simulators.snowplow_sign_in import SnowplowCredentials
 from exporter.simulators.world import MARK
 from tests.chaos.direct import TIMEOUT, Direct
 from tests.chaos.life import Around, LedgerKind, Life
-from tests.chaos.mortal import Disk, Killed, copied
+from tests.chaos.mortal import Disk, Killed, Place, copied
 from tests.chaos.quick import quick
 from tests.chaos.truths import Truths
 from tests.chaos.watch import Findings, Watch
@@ -85,6 +85,7 @@ class Stage:
     Attributes:
         words: The vendors; each is a source of its name.
         absent: Sources that the configuration does not name at present.
+        frail: At what the next process dies, if it is not to live long.
         next: When each source is polled next.
         disturbed: When something was last wrong with each source; `lied`: when its API last told lies.
         outages: When there was no exporter for longer than it can catch up.
@@ -127,6 +128,7 @@ class Stage:
         self.state.parent.mkdir()
         self.copies: list[Path] = []
         self.absent: set[str] = set()
+        self.frail: tuple[Place, int] | None = None
         self.overrides: dict[str, object] = {}
         self.next = dict.fromkeys(self.words, 0.0)
         self.disturbed = dict.fromkeys(self.words, NOW)
@@ -172,6 +174,9 @@ class Stage:
     def _rise(self) -> None:
         """A new process; it may die while it starts."""
         self.life = Life(self.settings(), self.state, self._around)
+        if self.frail is not None:
+            self.life.mortal.arm(*self.frail)
+            self.frail = None
         self.next = {word: self.clock() + number * 0.25 for number, word in enumerate(self.words)}
         self.disturb(self.words)
         try:

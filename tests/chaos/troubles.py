@@ -83,6 +83,13 @@ def kill_inside(place: Place, most: int) -> Trouble:
     return strike
 
 
+def kill_starting(stage: Stage, dice: random.Random) -> Struck:
+    """Kill -9, and once more while the next process opens its state or reads it."""
+    stage.frail = "anything", dice.randint(1, 30)
+    stage.die()
+    return True
+
+
 def restart(stage: Stage, dice: random.Random) -> Struck:
     """A clean restart."""
     stage.restart(down=away(dice))
@@ -246,6 +253,7 @@ TROUBLES: Mapping[str, tuple[float, Trouble]] = {
     "kill -9 inside a transaction": (10, kill_inside("statement", 40)),
     "kill -9 right after a commit": (4, kill_inside("commit", 8)),
     "kill -9 while polling": (6, kill_inside("glance", 120)),
+    "kill -9 while it starts": (2, kill_starting),
     "clean restart": (5, restart),
     "outage beyond the reach": (0.4, long_outage),
     "older copy put back": (0.7, put_back),
