@@ -10,7 +10,7 @@ from typing import Literal
 from tests.e2e.processes import mounted, runs_as_root, unmounted
 
 Place = Literal["anything", "statement", "commit", "glance"]
-"""Before any statement, or one in a transaction; after a COMMIT, when nobody knows of it yet; at a look at the clock."""
+"""Before any statement, or one in a transaction; after a COMMIT, when nobody knows of it yet; at a look at a clock."""
 
 
 class Killed(BaseException):
