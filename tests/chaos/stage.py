@@ -89,7 +89,7 @@ class Stage:
         next: When each source is polled next.
         disturbed: When something was last wrong with each source; `lied`: when its API last told lies.
         outages: When there was no exporter for longer than it can catch up.
-        unread: When no poll of a source went well for half as long as that.
+        unread: When no poll of a source went well for half as long as that, or its state was lost.
         tally: How often each trouble struck.
     """
 
@@ -126,7 +126,7 @@ class Stage:
         self._generation = 0
         self.state = self.disk.folder / "0" / "state.db"
         self.state.parent.mkdir()
-        self.copies: list[Path] = []
+        self.copies: list[tuple[float, Path]] = []
         self.absent: set[str] = set()
         self.frail: tuple[Place, int] | None = None
         self.overrides: dict[str, object] = {}
@@ -211,11 +211,14 @@ class Stage:
 
     def copy_state(self) -> None:
         """A copy of the state as an administrator makes one, to be put back some day."""
-        self.copies.append(copied(self.state, self.disk.folder / f"copy-{len(self.copies)}"))
+        copy = copied(self.state, self.disk.folder / f"copy-{len(self.copies)}")
+        self.copies.append((self.clock(), copy))
 
-    def put_back(self, copy: Path) -> None:
-        """An older copy takes the place of the state."""
+    def put_back(self, made: float, copy: Path) -> None:
+        """An older copy takes the place of the state: since it was made nothing was read, as far as it knows."""
         self.life.stop()
+        for read in self.unread.values():
+            read.append((made, self.clock()))
         before = self.state.parent
         self.state = copied(copy, self._folder())
         remove(before)

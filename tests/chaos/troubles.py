@@ -115,7 +115,7 @@ def put_back(stage: Stage, dice: random.Random) -> Struck:
     """The state becomes one of its older copies."""
     if not stage.copies:
         return False
-    stage.put_back(dice.choice(stage.copies[-3:]))
+    stage.put_back(*dice.choice(stage.copies[-3:]))
     return True
 
 
