@@ -23,7 +23,7 @@ LONGEST_QUIET = 12 * HOUR
 ALL_STEPS = 5000
 """In larger scenarios only the steps of runs that failed are read: each run's cost a request."""
 
-SIZES = (3000, 8000, 16_000)
+SIZES = (3000, 16_000, 24_000)
 """Runs of a vendor, of which a seed draws one: the more runs, the more of them are in one answer."""
 
 ENOUGH = 200

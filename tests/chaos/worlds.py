@@ -17,8 +17,11 @@ STEPS = ("load", "model", "export")
 DURATIONS = ((0.7, 2, 180), (0.2, 180, 2400), (0.08, 2400, 10 * HOUR), (0.02, 25 * HOUR, 40 * HOUR))
 """Which part of the runs lasts from how many seconds to how many."""
 
+MOST_LONG = 5000
+"""In larger worlds there are no more runs of the longer kinds than in one of so many: each is asked for by its id."""
+
 WELL = 0.8
-"""The part of the runs that end well."""
+"""The part of the runs that end well; in larger worlds half as many fail, as the steps of each cost a request."""
 
 STEPPED, MOST_STEPPED = 0.05, 150
 """The part of the runs that belong to the jobs with steps, and so many at the most: each costs a request of its own."""
@@ -78,6 +81,9 @@ class Drawing:
         self._size = size
         self._results = sorted(ABILITIES[vendor].results - {Result.SUCCESS})
         self._reopens = vendor == "strait"
+        few = min(1.0, MOST_LONG / size.runs)
+        self._shares = [share * (few if most > HOUR else 1.0) for share, _, most in DURATIONS]
+        self._well = WELL if few == 1 else (1 + WELL) / 2
         self._numbers = 0
         self._ends: set[float] = set()
 
@@ -100,7 +106,7 @@ class Drawing:
     def _run(self, job: SimJob, created: int, *, stepped: bool, again: str = "") -> SimRun:
         dice = self._dice
         self._numbers += 1
-        well = dice.random() < WELL or not self._results
+        well = dice.random() < self._well or not self._results
         stuck = not again and dice.random() < STUCK
         queue = 0 if again else dice.choice((0, 0, 5, 40))
         latest = self._size.end - HOUR
@@ -123,7 +129,7 @@ class Drawing:
         return told(script, 0.0, self._numbers)
 
     def _length(self) -> int:
-        (_, least, most) = self._dice.choices(DURATIONS, [share for share, _, _ in DURATIONS])[0]
+        (_, least, most) = self._dice.choices(DURATIONS, self._shares)[0]
         return self._dice.randint(int(least), int(most))
 
     def _free_end(self, end: float) -> float:
