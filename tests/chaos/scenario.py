@@ -64,6 +64,7 @@ def planned(seed: str, runs: int | None = None, days: float | None = None) -> Pl
         max_run_age=dice.choice((2 * DAY, 4 * DAY)),
         zero_first=dice.random() < 0.5,
         steps=dice.choice(("all", "failed")) if runs <= ALL_STEPS else "failed",
+        sweep=dice.choice((HOUR, 12 * HOUR)) if runs <= ALL_STEPS else 12 * HOUR,
     )
 
 

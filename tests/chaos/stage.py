@@ -44,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         overlap, lookback, max_run_age: Of every source.
         zero_first: Whether new series are held at 0.
         steps: Of which runs steps are read.
+        sweep: Seconds between two readings of the last day anew, where a source has them.
     """
 
     seed: str
@@ -55,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     max_run_age: float
     zero_first: bool
     steps: str
+    sweep: float
 
     @property
     def end(self) -> float:
@@ -160,7 +162,7 @@ class Stage:
             "timeout": written(TIMEOUT),
         }
         blocks = [
-            {**self.simulators[word].source_config(word), **common, **steps_of(word, plan.steps), **self.overrides}
+            {**self.simulators[word].source_config(word), **common, **own_settings(word, plan), **self.overrides}
             for word in self.words
             if word not in self.absent
         ]
@@ -312,8 +314,11 @@ def arguments_of(word: str) -> dict[str, object]:
     return arguments
 
 
-def steps_of(word: str, steps: str) -> dict[str, object]:
-    return {} if word == "northflank" else {"steps": steps}
+def own_settings(word: str, plan: Plan) -> dict[str, object]:
+    """What not all sources have."""
+    steps: dict[str, object] = {} if word == "northflank" else {"steps": plan.steps}
+    sweep = {"sweep": {"interval": written(plan.sweep), "window": "24h"}}
+    return steps | (sweep if word in ("snowplow", "strait") else {})
 
 
 def secrets_of(simulator: Simulator) -> list[str]:
