@@ -4,7 +4,7 @@ Nothing here raises anything but `DecodeError` and `SchemaError`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -20,6 +20,9 @@ ESCAPES = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u])|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
 """Whole surrogate pairs and other escapes as group 1; else half a pair, as texts have that were cut in the middle."""
+SLICE = 256 * 1024
+"""Bytes of a long list that are decoded in one piece: decoding lets no other thread run, for some 0.7 ms then."""
+BETWEEN_ROWS = re.compile(rb"\}\s*,\s*(?=\{)")
 SCALAR: msgspec.json.Decoder[Scalar] = msgspec.json.Decoder(Scalar)
 ROWS: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -50,6 +53,18 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
 def mended(body: bytes) -> bytes:
     """The body without a byte order mark, and with U+FFFD for halves of surrogate pairs."""
     return ESCAPES.sub(lambda match: match.group(1) or rb"\ufffd", body.removeprefix(b"\xef\xbb\xbf"))
+
+
+def slices(body: bytes, size: int = SLICE) -> Iterator[bytes]:
+    """A long JSON list of objects as shorter lists: where all of them are valid JSON, their rows are those of the body.
+
+    It is cut where two objects seem to meet. If that was in a text or in an object, what precedes is no valid JSON.
+    """
+    view, opening, start = memoryview(body), b"", 0
+    while between := BETWEEN_ROWS.search(body, start + size):
+        yield b"".join((opening, view[start : between.start() + 1], b"]"))
+        opening, start = b"[", between.end()
+    yield b"".join((opening, view[start:]))
 
 
 def decode_rows(body: bytes, envelopes: Sequence[str]) -> list[msgspec.Raw]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Annotated
 from urllib.parse import quote
 
@@ -21,6 +22,7 @@ from exporter.payload import (
     decoded,
     identity,
     scalar,
+    slices,
     text,
 )
 from exporter.signin import TokenAuth, secret_bytes, secret_text
@@ -210,6 +212,13 @@ def parse_rows(body: bytes) -> tuple[list[RunRow], int]:
         DecodeError: The body is not JSON.
         SchemaError: It is no list, or none of its rows is a run.
     """
+    try:
+        return list(chain.from_iterable(map(TYPED_ROWS.decode, slices(body)))), 0
+    except MALFORMED:
+        return _parse_unsliced_rows(body)
+
+
+def _parse_unsliced_rows(body: bytes) -> tuple[list[RunRow], int]:
     try:
         return TYPED_ROWS.decode(body), 0
     except MALFORMED:
