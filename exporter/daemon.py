@@ -96,8 +96,8 @@ class Daemon:
         self._assembly = Assembly(self._config, self._ledger, self._metrics, self._publisher, outside)
         self._schedule = self._new_schedule(self._assembly)
         self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
-        self._asking = Asking(outside.monotonic)
         self._handling = Handling(monotonic=outside.monotonic)
+        self._asking = Asking(outside.monotonic, aside=self._handling.aside)
         self._refused = ""
         reporter = Reporter(
             Parts(
