@@ -24,8 +24,6 @@ from starlette.routing import Route
 
 from exporter.reports import BusyError, ReportError, TooManyError
 
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
 Handler = Callable[[Request], Response]
 Endpoint = Callable[[Request], Awaitable[Response]]
 Refuse = Callable[[ReportError], Response]
@@ -81,7 +79,8 @@ class Handling:
 
         It answers all methods, so that the handler can refuse in its own words; see `segments`.
         """
-        route = Route(path + "/{rest:path}", self.endpoint(handler, refuse), methods=list(METHODS))
+        route = Route(path + "/{rest:path}", self.endpoint(handler, refuse))
+        route.methods = None
         route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
         return route
 
