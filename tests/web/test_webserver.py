@@ -1,6 +1,7 @@
 """Listening, and ceasing to."""
 
 import contextlib
+import http.client
 import socket
 import struct
 import threading
