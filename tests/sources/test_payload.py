@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.payload import ROWS, decode_rows, scalar, slices, text
+from exporter.sources.payload import ROWS, decode_rows, scalar, slices, text
 
 
 @pytest.mark.parametrize("half", [rb"\ud83d", rb"\udc4f"])

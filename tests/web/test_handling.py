@@ -6,8 +6,8 @@ import threading
 import pytest
 from starlette.responses import Response
 
-from exporter.handling import Handling
-from exporter.reports import ReportError
+from exporter.reports.records import ReportError
+from exporter.web.handling import Handling
 
 
 @pytest.fixture
