@@ -207,6 +207,26 @@ def test_a_reload_applies_a_good_config_and_refuses_a_bad_one(
     assert (up("living"), value(port, RELOADED)) == (1, 1)
 
 
+def test_reloads_ask_nothing_of_the_api_of_a_source_that_stays_as_it_is(
+    tmp_path: Path, start: Start, simulator: SnowplowSimulator
+) -> None:
+    def asked() -> int:
+        return sum(simulator.log.counts().values())
+
+    rarely = {**source(simulator), "poll_interval": "1h", "steps": "off"}
+    command, port = started_daemon(start, written(tmp_path, settings(rarely)))
+    eventually(lambda: "msg=poll" in command.output)
+    before = asked()
+    for _ in range(20):
+        post_reload(port, command)
+    assert asked() == before
+    assert "Traceback" not in command.output
+
+    written(tmp_path, settings({**rarely, "poll_interval": "2h"}))
+    post_reload(port, command)
+    assert eventually(asked, lambda seen: seen > before) > before
+
+
 def test_post_reload_answers_with_the_faults(tmp_path: Path, start: Start, simulator: SnowplowSimulator) -> None:
     _, port = started_daemon(start, written(tmp_path, settings(source(simulator))))
     written(tmp_path, {"sources": []})
