@@ -102,9 +102,10 @@ class _Metrics:
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
             return
-        for piece in _pieces(body):
+        for number, piece in enumerate(_pieces(body)):
+            if number:
+                await asyncio.sleep(0)  # others are served between, and a client that left is noticed
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-            await asyncio.sleep(0)  # others are served between, and a client that left is noticed
         if not await _disconnected(receive):
             self._answers.scraped(page.generation)
         await send({"type": "http.response.body"})
