@@ -182,7 +182,7 @@ from exporter.config.config import loads
 from exporter.web.address import Address
 
 def started(_):
-    print(sys.getswitchinterval(), flush=True)
+    print(sys.getswitchinterval(), file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGTERM)
 
 text = "sources: [{name: a, type: strait, base_url: 'http://127.0.0.1:9', auth: {api_key: k}}]"
@@ -196,7 +196,7 @@ def test_threads_of_the_daemon_take_short_turns_so_that_a_scrape_waits_for_no_po
     ended = subprocess.run(
         command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=True
     )  # ours
-    assert float(ended.stdout) == pytest.approx(app.TURN)
+    assert float(ended.stderr) == pytest.approx(app.TURN)
 
 
 # --- reloading ---
