@@ -5,7 +5,7 @@ import random
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Literal, Self, TypeVar
 
 import msgspec
@@ -16,7 +16,7 @@ from exporter.simulators.northflank_rows import NorthflankShape, job_details, jo
 from exporter.simulators.rate import FixedWindow
 from exporter.simulators.server import Simulator
 from exporter.simulators.sight import Seen, Sight
-from exporter.simulators.world import MARK, SimJob, World
+from exporter.simulators.world import MARK, SimJob, SimRun, World
 
 Item = TypeVar("Item")
 
@@ -181,26 +181,33 @@ class NorthflankSimulator(Simulator):
         return found
 
     def _runs(self, request: Request) -> Response:
-        sight = self.sight(request)
-        seen, pagination = _page(request, self._visible(request, sight), key=lambda one: one.run.run_id)
-        return _answer("runs", sight.rows([run_row(one, self.options.rows) for one in seen]), pagination)
+        job, sight = self._asked(request), self.sight(request)
+        visible = self._visible(job, sight, request.received)
+        seen, pagination = _page(request, visible, key=lambda one: one.run.run_id)
+        return _answer("runs", sight.rows([self._row(one) for one in seen]), pagination)
 
-    def _visible(self, request: Request, sight: Sight) -> list[Seen]:
-        """The runs of a job that have started and are not forgotten, in order."""
-        job, now = self._asked(request), request.received
+    def _kept(self, sight: Sight, runs: Iterable[SimRun], now: float) -> list[Seen]:
+        """Those of the runs that have started and are not forgotten."""
         since = max(0.0, now - self.options.reach)
-        runs = self.world.runs(0.0, math.nextafter(now, math.inf), job.job_id)
-        seen = [one for one in sight.see(runs) if since <= one.run.start <= one.now]
+        return [one for one in sight.see(runs) if since <= one.run.start <= one.now]
+
+    def _visible(self, job: SimJob, sight: Sight, now: float) -> Sequence[Seen]:
+        """The runs of a job that have started and are not forgotten, in order."""
+        seen = self._kept(sight, self.world.runs(0.0, math.nextafter(now, math.inf), job.job_id), now)
         if self.options.order == "shuffled":
             return sorted(seen, key=lambda one: random.Random(one.run.run_id).random())
         return sorted(seen, key=lambda one: one.run.start, reverse=self.options.order == "newest")
 
     def _run(self, request: Request) -> Response:
-        seen = self._visible(request, self.sight(request))
-        found = next((one for one in seen if one.run.run_id == request.parameters["run"]), None)
-        if found is None:
+        job, sight = self._asked(request), self.sight(request)
+        run = self.world.find(request.parameters["run"], request.received)
+        seen = self._kept(sight, [run] if run is not None and run.job_id == job.job_id else [], request.received)
+        if not seen:
             raise Refused(404, "no such run")
-        return json_response({"data": run_row(found, self.options.rows)})
+        return json_response({"data": self._row(seen[0])})
+
+    def _row(self, seen: Seen) -> object:
+        return run_row(seen, self.options.rows)
 
     def _show_options(self, _request: Request) -> Response:
         return json_response(self.options)

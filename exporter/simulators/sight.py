@@ -27,16 +27,21 @@ class Sight:
         self._lies = lies
         self._random = generator or random.Random(0)
         self.now = now - sum(lie.seconds for lie in lies if isinstance(lie, Stale))
+        self._bending = [lie for lie in lies if isinstance(lie, Late | LostEnd)]
+
+    @property
+    def even(self) -> bool:
+        """Whether all runs are shown as they truly were at one instant, `now`."""
+        return not self._bending
 
     def see(self, runs: Iterable[SimRun]) -> list[Seen]:
         """The runs created by then, each with the instant as of which it is shown.
 
         A run can look open here that truly ended: who lists open runs must ask the world for all that are remembered.
         """
-        lies = [lie for lie in self._lies if isinstance(lie, Late | LostEnd)]
-        if not lies:
+        if self.even:
             return [Seen(run, self.now) for run in runs if run.created <= self.now]
-        seen = (_bent(Seen(run, self.now), lies) for run in runs)
+        seen = (_bent(Seen(run, self.now), self._bending) for run in runs)
         return [one for one in seen if one.run.created <= one.now]
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:

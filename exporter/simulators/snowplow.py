@@ -181,8 +181,11 @@ class SnowplowSimulator(Simulator):
         options, sight = self.options, self.sight(request)
         seen = self._selected(self._visible(sight, self.world.runs(window.start, window.end), now), window)
         by_event = window if options.select == "event" else None
-        rows = [run_row(one, options.rows) for one in self._ordered(survivors(seen, options.event_limit, by_event))]
+        rows = [self._row(one) for one in self._ordered(survivors(seen, options.event_limit, by_event))]
         return json_response(enveloped(sight.rows(rows), options.rows.envelope))
+
+    def _row(self, seen: Seen) -> object:
+        return run_row(seen, self.options.rows)
 
     def _allowed(self, window: Window, now: float) -> Window:
         faults = (

@@ -93,7 +93,7 @@ class Listed(NamedTuple):
 
     created: int
     identity: str
-    row: Callable[[], dict[str, object]]
+    row: Callable[[], object]
 
 
 class StraitSimulator(Simulator):
@@ -206,13 +206,17 @@ class StraitSimulator(Simulator):
         return self._job_list(request, zone="cron_timezone", workflows=True)
 
     def _job_list(self, request: Request, *, zone: str, workflows: bool) -> Response:
-        self._lives(self.sight(request))
+        self._notice(self.sight(request))
         listed = [
             Listed(microseconds(JOBS_CREATED + number), job.job_id, partial(job_row, job, number, zone=zone))
             for number, job in enumerate(self.world.jobs())
             if (job.job_id in self._workflows) is workflows
         ]
         return self._page(request, listed, Sight(request.received), hidden=0.0)
+
+    def _notice(self, sight: Sight) -> None:
+        """Finds out which jobs are workflows."""
+        self._lives(sight)
 
     def _lives(self, sight: Sight) -> list[Life]:
         """Every run that can be seen, each in its latest life."""
@@ -221,25 +225,38 @@ class StraitSimulator(Simulator):
         return shown
 
     def _runs(self, request: Request) -> Response:
-        sight, shape = self.sight(request), self.options.rows
-        shown = [life for life in self._lives(sight) if life.run.job_id not in self._workflows]
-        kept = _filtered(request, shown, lambda life: run_word(life, shape), WORDS - self.options.unknown_words)
-        listed = [Listed(microseconds(one.created), one.run.run_id, partial(run_row, one, shape)) for one in kept]
-        return self._page(request, listed, sight, hidden=self.options.hidden)
+        return self._run_list(request, workflow=False)
 
     def _workflow_runs(self, request: Request) -> Response:
-        sight, shape = self.sight(request), self.options.rows
-        shown = [life for life in self._lives(sight) if life.run.job_id in self._workflows]
-        words = WORDS_OF_WORKFLOWS - self.options.unknown_words
-        kept = _filtered(request, shown, lambda life: workflow_word(life, shape), words)
-        rows = (partial(workflow_run_row, one, shape) for one in kept)
-        listed = [Listed(microseconds(one.created), one.run.run_id, row) for one, row in zip(kept, rows, strict=True)]
+        return self._run_list(request, workflow=True)
+
+    def _run_list(self, request: Request, *, workflow: bool) -> Response:
+        """Runs of one kind, of the asked status. `statuses` is not heeded, as by older servers."""
+        sight, wanted = self.sight(request), request.query.get("status", "")
+        words = (WORDS_OF_WORKFLOWS if workflow else WORDS) - self.options.unknown_words
+        if wanted and wanted not in words:
+            raise Refused(400, "invalid status")
+        listed = [
+            Listed(microseconds(life.created), life.run.run_id, partial(self._row, life, workflow=workflow))
+            for life in self._candidates(request, sight, workflow=workflow)
+            if not wanted or self._word(life, workflow=workflow) == wanted
+        ]
         return self._page(request, listed, sight, hidden=self.options.hidden)
+
+    def _candidates(self, request: Request, sight: Sight, *, workflow: bool) -> Iterable[Life]:  # noqa: ARG002  # for who knows its world beforehand
+        """Runs of one kind, among which are all of the page that is asked for."""
+        return [life for life in self._lives(sight) if (life.run.job_id in self._workflows) is workflow]
+
+    def _word(self, life: Life, *, workflow: bool) -> str:
+        return (workflow_word if workflow else run_word)(life, self.options.rows)
+
+    def _row(self, life: Life, *, workflow: bool) -> object:
+        return (workflow_run_row if workflow else run_row)(life, self.options.rows)
 
     def _page(self, request: Request, listed: Iterable[Listed], sight: Sight, *, hidden: float) -> Response:
         """A page: rows created before the cursor, whose tie with a page's last row the server forgets."""
-        limit = _limit(request)
-        before = _cursor(request)
+        limit = limit_of(request)
+        before = cursor_of(request)
         rest = (one for one in listed if before is None or one.created < before)
         ordered = heapq.nsmallest(limit + 1, rest, key=lambda one: (-one.created, one.identity))
         page, more = ordered[:limit], len(ordered) > limit
@@ -257,24 +274,28 @@ class StraitSimulator(Simulator):
     def _found(self, request: Request, *, workflow: bool) -> tuple[Life, Sight]:
         """The run that a path names. Raises Refused 404 for one unknown, not yet visible, or of the other kind."""
         sight = self.sight(request)
-        for life in self._lives(sight):
-            if life.run.run_id == request.parameters["run"] and (life.run.job_id in self._workflows) is workflow:
+        for life in self._lives_of(request.parameters["run"], sight):
+            if (life.run.job_id in self._workflows) is workflow:
                 return life, sight
         raise Refused(404, "no such run")
 
+    def _lives_of(self, run_id: str, sight: Sight) -> Sequence[Life]:
+        """The run of an id, if it can be seen."""
+        return [life for life in self._lives(sight) if life.run.run_id == run_id]
+
     def _run(self, request: Request) -> Response:
         life, _ = self._found(request, workflow=False)
-        return json_response(run_row(life, self.options.rows))
+        return json_response(self._row(life, workflow=False))
 
     def _workflow_run(self, request: Request) -> Response:
         life, _ = self._found(request, workflow=True)
-        return json_response(workflow_run_row(life, self.options.rows))
+        return json_response(self._row(life, workflow=True))
 
     def _steps(self, request: Request) -> Response:
         """The first steps; they are listed by a creation that they share, so that no cursor reaches the others."""
         life, sight = self._found(request, workflow=True)
-        limit = _limit(request)
-        rows = [] if _cursor(request) is not None else [step_row(life, step) for step in life.run.steps]
+        limit = limit_of(request)
+        rows = [] if cursor_of(request) is not None else [step_row(life, step) for step in life.run.steps]
         shown = sight.rows(rows[:limit])
         if self.options.lists == "array":
             return json_response(shown)
@@ -296,27 +317,16 @@ class StraitSimulator(Simulator):
         return self._show_options(request)
 
 
-def _filtered(
-    request: Request, shown: Sequence[Life], word_of: Callable[[Life], str], words: frozenset[str]
-) -> Sequence[Life]:
-    """The runs of the asked status. `statuses` is not heeded, as by older servers."""
-    wanted = request.query.get("status", "")
-    if not wanted:
-        return shown
-    if wanted not in words:
-        raise Refused(400, "invalid status")
-    return [life for life in shown if word_of(life) == wanted]
-
-
-def _limit(request: Request) -> int:
+def limit_of(request: Request) -> int:
+    """Rows of the page that is asked for. Raises Refused 400 for what is no number."""
     text = request.query.get("limit", str(USUAL_ROWS))
     if not text.isdecimal() or int(text) < 1:
         raise Refused(400, "invalid limit")
     return min(int(text), MOST_ROWS)
 
 
-def _cursor(request: Request) -> int | None:
-    """The cursor in microseconds."""
+def cursor_of(request: Request) -> int | None:
+    """The cursor in microseconds. Raises Refused 400 for one that is no instant."""
     text = request.query.get("cursor")
     if text is None:
         return None

@@ -1,7 +1,7 @@
 """Workato's API for customers' recipes and jobs, as strict as the real one where that is known."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 import msgspec
@@ -13,6 +13,7 @@ from exporter.simulators.rate import FixedWindow
 from exporter.simulators.server import Simulator
 from exporter.simulators.sight import Seen, Sight
 from exporter.simulators.workato_rows import (
+    Tally,
     WorkatoShape,
     enveloped,
     job_detail,
@@ -193,11 +194,18 @@ class WorkatoSimulator(Simulator):
         return json_response(enveloped(sight.rows(rows), self.options.rows.recipes_envelope))
 
     def _recipe_row(self, job: SimJob, sight: Sight, *, code: bool) -> dict[str, object]:
+        return recipe_row(job, self._tally(job, sight), self.options.rows, code=code)
+
+    def _tally(self, job: SimJob, sight: Sight) -> Tally:
+        """What a recipe tells of its jobs."""
         now = sight.now - self.options.counts_late
         seen = [one for one in self._seen(job, sight, self.options.counts) if one.run.start <= min(one.now, now)]
         ended = [one for one in seen if _has_ended(Seen(one.run, min(one.now, now)))]
         last = max((one.run.start for one in seen), default=None)
-        return recipe_row(job, ended, last, self.options.rows, code=code)
+        return Tally(len(ended), self._succeeded(ended), last)
+
+    def _succeeded(self, ended: Iterable[Seen]) -> int:
+        return sum(word_of(one, self.options.rows) == "succeeded" for one in ended)
 
     def _seen(self, job: SimJob, sight: Sight, which: Literal["lifetime", "kept"]) -> list[Seen]:
         """A recipe's jobs that have been created, oldest first: all, or those that are kept."""
@@ -220,20 +228,26 @@ class WorkatoSimulator(Simulator):
         job, options = self._found_job(request), self.options
         _only(request, JOB_LISTS)
         sight = self.sight(request)
-        seen = self._seen(job, sight, "kept")
-        ended = [one for one in seen if _has_ended(one)]
-        succeeded = sum(word_of(one, options.rows) == "succeeded" for one in ended)
-        wanted = self._filtered(request, sorted(seen, key=self._place, reverse=True))
-        recipe_id = shown_id(job.job_id, options.rows)
-        rows = [job_row(one, recipe_id, options.rows) for one in self._page(request, wanted)]
+        tally, scope, page = self._listing(request, job, sight)
+        rows = [self._row(one, job) for one in page]
         answer: dict[str, object] = {
-            "job_succeeded_count": succeeded,
-            "job_failed_count": len(ended) - succeeded,
-            "job_count": len(ended),
+            "job_succeeded_count": tally.succeeded,
+            "job_failed_count": tally.ended - tally.succeeded,
+            "job_count": tally.ended,
         }
         if options.rows.scope_count:
-            answer["job_scope_count"] = len(wanted)
+            answer["job_scope_count"] = scope
         return json_response(answer | {"items": sight.rows(rows)})
+
+    def _listing(self, request: Request, job: SimJob, sight: Sight) -> tuple[Tally, int, list[Seen]]:
+        """What is told of all jobs that are kept, how many of them the filter lets through, and a page of these."""
+        seen = self._seen(job, sight, "kept")
+        ended = [one for one in seen if _has_ended(one)]
+        wanted = self._filtered(request, sorted(seen, key=self._place, reverse=True))
+        return Tally(len(ended), self._succeeded(ended)), len(wanted), self._page(request, wanted)
+
+    def _row(self, seen: Seen, job: SimJob) -> object:
+        return job_row(seen, shown_id(job.job_id, self.options.rows), self.options.rows)
 
     def _filtered(self, request: Request, seen: list[Seen]) -> list[Seen]:
         status = request.query.get("status")
@@ -245,16 +259,23 @@ class WorkatoSimulator(Simulator):
 
     def _page(self, request: Request, seen: list[Seen]) -> list[Seen]:
         """The jobs before the offset, newest first, or the nearest after it."""
-        offset, size = request.query.get("offset_job_id"), self.options.page_size
+        offset, size = self._offset(request), self.options.page_size
         if offset is None:
             return seen[:size]
-        run = self.world.find(offset, request.received)
-        if run is None:
-            raise Refused(404, "Not found")
-        place = self._place(Seen(run, request.received))
+        place = self._place(offset)
         if request.query.get("prev") == "true":
             return [one for one in seen if self._place(one) > place][-size:]
         return [one for one in seen if self._place(one) < place][:size]
+
+    def _offset(self, request: Request) -> Seen | None:
+        """The job next to which the asked page begins. Raises Refused 404 for one unknown."""
+        offset = request.query.get("offset_job_id")
+        if offset is None:
+            return None
+        run = self.world.find(offset, request.received)
+        if run is None:
+            raise Refused(404, "Not found")
+        return Seen(run, request.received)
 
     def _place(self, seen: Seen) -> tuple[float, str]:
         by_end = self.options.order == "end" and _has_ended(seen)

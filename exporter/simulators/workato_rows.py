@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -71,11 +71,16 @@ def user_row(project: str, active: int, shape: WorkatoShape) -> dict[str, object
     }
 
 
-def recipe_row(
-    job: SimJob, ended: Sequence[Seen], last: float | None, shape: WorkatoShape, *, code: bool
-) -> dict[str, object]:
+class Tally(NamedTuple):
+    """Of a recipe's jobs: how many have ended, how many of them well, and when the last one started."""
+
+    ended: int
+    succeeded: int
+    last: float | None = None
+
+
+def recipe_row(job: SimJob, tally: Tally, shape: WorkatoShape, *, code: bool) -> dict[str, object]:
     """A recipe, with the counts of its jobs that have ended."""
-    succeeded = sum(word_of(one, shape) == "succeeded" for one in ended)
     row: dict[str, object] = {
         "id": shown_id(job.job_id, shape),
         "user_id": 1,
@@ -83,14 +88,14 @@ def recipe_row(
         "description": f"Orders of {MARK}",
         "folder_id": 1,
         "running": job.enabled,
-        "job_succeeded_count": succeeded,
-        "job_failed_count": len(ended) - succeeded,
-        "lifetime_task_count": 3 * len(ended),
+        "job_succeeded_count": tally.succeeded,
+        "job_failed_count": tally.ended - tally.succeeded,
+        "lifetime_task_count": 3 * tally.ended,
         "stopped_at": None,
         "stop_cause": None if job.enabled else "trigger_errors_limit",
     }
     if shape.last_run_at:
-        row["last_run_at"] = None if last is None else written_time(last, shape)
+        row["last_run_at"] = None if tally.last is None else written_time(tally.last, shape)
     if code:
         row["code"] = f'{{"input": "{MARK}", "filler": "{"x" * 100_000}"}}'
     return row

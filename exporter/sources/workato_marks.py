@@ -19,7 +19,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         last_run: Its `last_run_at` then.
         owed: How many ended jobs the counts told of that have not been found.
         ahead: How many were found lately that the counts did not yet tell of.
-        tries: How often they were looked for in vain.
+        tries: How often they were looked for in vain; a search that leaves gaps goes on with the next poll.
         gaps: Ids of jobs after which older pages are still to be read, newest first.
     """
 
@@ -145,7 +145,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 def after(recipe: Recipe, mark: Mark | None, goal: Goal, found: Found) -> tuple[Mark, bool]:
     """The mark after a search, and whether jobs that the counts tell of are given up as not to be found."""
     still = max(0, (goal.owed or 0) - found.ended)
-    tries = (mark.tries if mark else 0) + 1 if still and not found.gaps else 0
+    tries = (mark.tries if mark else 0) + (not found.gaps) if still else 0
     missed = tries > MOST_TRIES or (still > 0 and not found.gaps and found.beyond)
     new = Mark(
         succeeded=recipe.succeeded,

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import msgspec
+
 from exporter.client.client import Client
 from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
@@ -97,6 +99,7 @@ class Search:
         self._job_id = job_id
         self._baseline = baseline
         self._pages = 0
+        self._below = False
         self._oldest = float("inf")
         self.tracked: Sequence[OpenRun] = [
             run for run in view.open_runs(split_job_id(job_id)[0]) if run.job_id == job_id
@@ -112,16 +115,22 @@ class Search:
 
     def read_pages(self, goal: Goal, gaps: Sequence[str]) -> tuple[str, ...]:
         """Reads pages from the newest on, then from each gap of earlier polls; returns the gaps that remain."""
-        rests = [self._stretch(goal, offset) for offset in ("", *gaps)]
+        # While there are gaps it is they that go deep: the newest pages anew would leave no request for them.
+        newest = msgspec.structs.replace(goal, deep=False) if gaps else goal
+        rests = [self._stretch(newest, ""), *(self._stretch(goal, gap) for gap in gaps)]
+        self.beyond = self._below and not goal.deep
         return tuple(dict.fromkeys(rest for rest in rests if rest))
 
     def _stretch(self, goal: Goal, offset: str) -> str:
         """Reads on from an offset until the goal is reached, "", or time is up: the offset to go on from then."""
+        in_gap = bool(offset)
         while self._pages < MOST_PAGES and not (self._pages and self._view.out_of_time()):
             page = self._ask(_after(offset))
             ended = {row.job_id for row in page.rows if self._api.has_ended(row)}
-            if is_last(page, goal, found=len(self.found) + len(self.unresolved()), ended=ended):
-                self.beyond = self.beyond or (not goal.deep and page.oldest < goal.floor)
+            # Open jobs may be among those owed. Where something is known to be left to find they do not stand for it.
+            hoped = 0 if goal.deep or in_gap else len(self.unresolved())
+            if is_last(page, goal, found=len(self.found) + hoped, ended=ended):
+                self._below = self._below or page.oldest < goal.floor
                 return ""
             offset = page.rows[-1].job_id
         self.capped = self.capped or self._pages >= MOST_PAGES

@@ -22,7 +22,7 @@ from tests.chaos.report import Journal, line, summary
 from tests.chaos.scenario import Options, Verdict, played
 from tests.chaos.troubles import TROUBLES
 
-LONG = {"runs": 1_000_000, "kills": 1000, "size": 3000, "days": None, "pause": 1.2}
+LONG = {"runs": 1_000_000, "kills": 1000, "size": None, "days": None, "pause": 0.8}
 SHORT = {"runs": 700, "kills": 10, "size": 300, "days": 3.0, "pause": 0.3}
 REAL = 200
 """Kills of one scenario of real processes."""
@@ -34,9 +34,9 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="the form of the usual tests: less than a minute")
     parser.add_argument("--runs", type=int, help="endings to be checked in simulated weeks (1000000)")
     parser.add_argument("--kills", type=int, help="real processes to be killed (1000)")
-    parser.add_argument("--size", type=int, help="runs of each vendor in one scenario (3000)")
+    parser.add_argument("--size", type=int, help="runs of each vendor in one scenario (as the seed has it)")
     parser.add_argument("--days", type=float, help="simulated days of one scenario (7 or 14, as the seed has it)")
-    parser.add_argument("--pause", type=float, help="polls between two troubles, on average (1.2)")
+    parser.add_argument("--pause", type=float, help="polls between two troubles, on average (0.8)")
     parser.add_argument("--seed", default="", help="play only the scenario of this seed")
     parser.add_argument("--first-seed", type=int, default=1, help="number of the first scenario (1)")
     parser.add_argument("--layer", choices=("simulated", "real", "both"), default="both")
@@ -70,8 +70,14 @@ def main(given: Sequence[str] | None = None) -> int:
             many(told, journal)
     except KeyboardInterrupt:
         print("stopped")
-    print(summary(journal.verdicts, f"./chaos --size={told.size}" + (f" --days={told.days:g}" if told.days else "")))
+    print(summary(journal.verdicts, _again(told)))
     return 1 if any(verdict.discrepancies for verdict in journal.verdicts) else 0
+
+
+def _again(told: argparse.Namespace) -> str:
+    """The command that repeats a scenario, but for its seed."""
+    options = {"size": told.size, "days": told.days, "pause": told.pause}
+    return " ".join(["./chaos", *(f"--{name}={value:g}" for name, value in options.items() if value)])
 
 
 def one(told: argparse.Namespace, journal: Journal) -> None:

@@ -68,8 +68,9 @@ def ranges(stage: Stage, word: str, unobserved: Sequence[Range]) -> Iterator[str
     told = stage.watch.value("jobrun_source_unobserved_seconds_total", source=word) or 0.0
     if abs(told - seconds(unobserved)) > 1:
         yield f"{told:.0f} s are said to be unobserved, the ranges are of {seconds(unobserved):.0f} s"
+    reasons = merged([*stage.outages, *stage.unread[word]])
     for since, until in unobserved:
-        if not any(low - DAY <= since and until <= high for low, high in stage.outages):
+        if not any(low - DAY <= since and until <= high for low, high in reasons):
             yield f"{since:.0f} to {until:.0f} is said to be unobserved, without any outage"
 
 

@@ -9,8 +9,8 @@ from typing import Literal
 
 from tests.e2e.processes import mounted, runs_as_root, unmounted
 
-Place = Literal["statement", "commit", "glance"]
-"""Before a statement inside a transaction; after a COMMIT, when nobody knows of it yet; at a look at the clock."""
+Place = Literal["anything", "statement", "commit", "glance"]
+"""Before any statement, or one in a transaction; after a COMMIT, when nobody knows of it yet; at a look at a clock."""
 
 
 class Killed(BaseException):
@@ -53,7 +53,8 @@ class Mortal:
         self._reach("glance")
 
     def before(self, statement: str) -> None:
-        if self._inside or self.dead:
+        self._reach("anything")
+        if self._inside:
             self._reach("statement")
         self._inside = self._inside or statement.startswith("BEGIN")
 

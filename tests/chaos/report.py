@@ -74,12 +74,32 @@ def _troubles(verdicts: Sequence[Verdict]) -> Iterator[str]:
     total: Counter[str] = Counter()
     for verdict in verdicts:
         total.update(verdict.troubles)
-    yield "Injected: " + ", ".join(f"{name} {count}" for name, count in sorted(total.items())) + "."
+    told = ", ".join(f"{name} {count:,}" for name, count in sorted(total.items()))
+    yield f"Faults injected: {total.total():,}: {told}."
+
+
+def _ranges(seeds: Iterable[str]) -> Iterator[str]:
+    """Seeds in order, those that follow one another made one."""
+    begin, end = "", ""
+    for seed in [*sorted(seeds, key=_parts), ""]:
+        letter, number = _parts(seed)
+        if end and (letter, number) == (_parts(end)[0], _parts(end)[1] + 1):
+            end = seed
+            continue
+        if end:
+            yield begin if begin == end else f"{begin} to {end}"
+        begin = end = seed
+
+
+def _parts(seed: str) -> tuple[str, int]:
+    """A seed's letter and its number; 0 if it has none."""
+    letter = seed.rstrip("0123456789")
+    return letter, int(seed[len(letter) :] or 0)
 
 
 def _wrong(verdicts: Sequence[Verdict], again: str) -> Iterator[str]:
-    seeds = [f"{each.layer} {each.seed}" for each in verdicts]
-    yield f"Seeds: {seeds[0]} to {seeds[-1]}." if seeds else "No scenario was played."
+    seeds = [each.seed for each in verdicts]
+    yield f"Seeds: {', '.join(_ranges(seeds))}." if seeds else "No scenario was played."
     for verdict in verdicts:
         for told in verdict.told:
             yield f"- {verdict.seed}: {told}"

@@ -12,14 +12,12 @@ import structlog
 from exporter.simulators import SIMULATORS
 from exporter.simulators.clock import Clock
 from exporter.simulators.server import Simulator
-from exporter.simulators.sight import Sight
 from exporter.simulators.snowplow_sign_in import SnowplowCredentials
-from exporter.simulators.strait import StraitSimulator
-from exporter.simulators.strait_rows import Life as RunLife
 from exporter.simulators.world import MARK
 from tests.chaos.direct import TIMEOUT, Direct
 from tests.chaos.life import Around, LedgerKind, Life
-from tests.chaos.mortal import Disk, Killed, copied
+from tests.chaos.mortal import Disk, Killed, Place, copied
+from tests.chaos.quick import quick
 from tests.chaos.truths import Truths
 from tests.chaos.watch import Findings, Watch
 from tests.chaos.worlds import DenseWorld, Size, drawn
@@ -30,21 +28,9 @@ TOKEN = "eyJhbGciOi"
 """The beginning of every token that a simulated sign-in issues."""
 
 
-class QuickStrait(StraitSimulator):
-    """Remembers its latest look at the world: a poll asks it a dozen times at one instant."""
-
-    _looked: tuple[float, list[RunLife]] = (0.0, [])
-
-    def _lives(self, sight: Sight) -> list[RunLife]:
-        if sight._lies:
-            return super()._lives(sight)
-        if self._looked[0] != sight.now:
-            self._looked = sight.now, super()._lives(sight)
-        return self._looked[1]
-
-
-QUICK: Mapping[str, type[Simulator]] = {"strait": QuickStrait}
-"""In place of the simulators that would take most of the time."""
+NEWEST = 900
+"""Northflank's runs a day at the most: of a job it is asked for the newest hundred at each poll, which must hold what
+lies kept back: it has no windows that overlap."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         overlap, lookback, max_run_age: Of every source.
         zero_first: Whether new series are held at 0.
         steps: Of which runs steps are read.
+        sweep: Seconds between two readings of the last day anew, where a source has them.
     """
 
     seed: str
@@ -69,6 +56,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     max_run_age: float
     zero_first: bool
     steps: str
+    sweep: float
 
     @property
     def end(self) -> float:
@@ -99,8 +87,11 @@ class Stage:
     Attributes:
         words: The vendors; each is a source of its name.
         absent: Sources that the configuration does not name at present.
+        frail: At what the next process dies, if it is not to live long.
         next: When each source is polled next.
         disturbed: When something was last wrong with each source; `lied`: when its API last told lies.
+        outages: When there was no exporter for longer than it can catch up.
+        unread: When no poll of a source went well for half as long as that, or its state was lost.
         tally: How often each trouble struck.
     """
 
@@ -114,11 +105,12 @@ class Stage:
         self.tally: Counter[str] = Counter()
         self.polls = 0
         self.words = tuple(SIMULATORS)
-        size = Size(begin=NOW, end=plan.end, runs=plan.runs)
-        worlds = {word: drawn(word, plan.seed, size) for word in self.words}
+        most = {"northflank": NEWEST * plan.days}
+        sizes = {word: int(min(plan.runs, most.get(word, plan.runs))) for word in self.words}
+        worlds = {word: drawn(word, plan.seed, Size(begin=NOW, end=plan.end, runs=sizes[word])) for word in self.words}
         self.truths = {word: Truths(word, worlds[word], plan.max_run_age) for word in self.words}
         self.simulators: Mapping[str, Simulator] = {
-            word: QUICK.get(word, SIMULATORS[word])(
+            word: quick(word)(
                 worlds[word], self.flowing, seed=self.dice.getrandbits(32), port=port, **arguments_of(word)
             )
             for port, word in enumerate(self.words, start=1)
@@ -136,13 +128,16 @@ class Stage:
         self._generation = 0
         self.state = self.disk.folder / "0" / "state.db"
         self.state.parent.mkdir()
-        self.copies: list[Path] = []
+        self.copies: list[tuple[float, Path]] = []
         self.absent: set[str] = set()
+        self.frail: tuple[Place, int] | None = None
         self.overrides: dict[str, object] = {}
         self.next = dict.fromkeys(self.words, 0.0)
         self.disturbed = dict.fromkeys(self.words, NOW)
         self.lied = dict.fromkeys(self.words, NOW)
         self.outages: list[tuple[float, float]] = []
+        self.unread: dict[str, list[tuple[float, float]]] = {word: [] for word in self.words}
+        self._well = dict.fromkeys(self.words, NOW)
         self.polls_begun: dict[str, list[float]] = {word: [] for word in self.words}
         self._around = Around(
             clock=self.local, monotonic=self.clock, sleep=self._sleep, transport=self.network, ledger=ledger
@@ -167,7 +162,7 @@ class Stage:
             "timeout": written(TIMEOUT),
         }
         blocks = [
-            {**self.simulators[word].source_config(word), **common, **steps_of(word, plan.steps), **self.overrides}
+            {**self.simulators[word].source_config(word), **common, **own_settings(word, plan), **self.overrides}
             for word in self.words
             if word not in self.absent
         ]
@@ -181,6 +176,9 @@ class Stage:
     def _rise(self) -> None:
         """A new process; it may die while it starts."""
         self.life = Life(self.settings(), self.state, self._around)
+        if self.frail is not None:
+            self.life.mortal.arm(*self.frail)
+            self.frail = None
         self.next = {word: self.clock() + number * 0.25 for number, word in enumerate(self.words)}
         self.disturb(self.words)
         try:
@@ -215,11 +213,14 @@ class Stage:
 
     def copy_state(self) -> None:
         """A copy of the state as an administrator makes one, to be put back some day."""
-        self.copies.append(copied(self.state, self.disk.folder / f"copy-{len(self.copies)}"))
+        copy = copied(self.state, self.disk.folder / f"copy-{len(self.copies)}")
+        self.copies.append((self.clock(), copy))
 
-    def put_back(self, copy: Path) -> None:
-        """An older copy takes the place of the state."""
+    def put_back(self, made: float, copy: Path) -> None:
+        """An older copy takes the place of the state: since it was made nothing was read, as far as it knows."""
         self.life.stop()
+        for read in self.unread.values():
+            read.append((made, self.clock()))
         before = self.state.parent
         self.state = copied(copy, self._folder())
         remove(before)
@@ -274,6 +275,11 @@ class Stage:
         """One beat of the daemon's heart and one scrape."""
         self.guarded(self.life.tick)
         self.guarded(lambda: self.watch.take(self.life.scrape()))
+        for word in self.words:
+            if self.watch.value("jobrun_source_up", source=word) == 1:
+                since, self._well[word] = self._well[word], self.clock()
+                if self.clock() - since > self.plan.lookback / 2:
+                    self.unread[word].append((since, self.clock()))
 
     def close(self) -> None:
         self.life.mortal.disarm()
@@ -295,7 +301,7 @@ def written(seconds: float) -> str:
 
 def simulator(word: str, world: DenseWorld, clock: Callable[[], float], number: int) -> Simulator:
     """A vendor's API, which listens to no socket; its number takes the place of a port."""
-    return QUICK.get(word, SIMULATORS[word])(world, clock, port=number, seed=number, **arguments_of(word))
+    return quick(word)(world, clock, port=number, seed=number, **arguments_of(word))
 
 
 def arguments_of(word: str) -> dict[str, object]:
@@ -308,8 +314,11 @@ def arguments_of(word: str) -> dict[str, object]:
     return arguments
 
 
-def steps_of(word: str, steps: str) -> dict[str, object]:
-    return {} if word == "northflank" else {"steps": steps}
+def own_settings(word: str, plan: Plan) -> dict[str, object]:
+    """What not all sources have."""
+    steps: dict[str, object] = {} if word == "northflank" else {"steps": plan.steps}
+    sweep = {"sweep": {"interval": written(plan.sweep), "window": "24h"}}
+    return steps | (sweep if word in ("snowplow", "strait") else {})
 
 
 def secrets_of(simulator: Simulator) -> list[str]:

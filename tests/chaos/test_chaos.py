@@ -44,12 +44,16 @@ def test_real_processes_that_are_killed_while_everything_goes_wrong_leave_no_dis
 def test_a_journal_is_taken_up_again_and_told_whole(tmp_path, capsys):
     journal = Journal(tmp_path / "journal")
     journal.add(Verdict(seed="w1", runs=600, kills=3, troubles={"disk full": 2}))
+    journal.add(Verdict(seed="w3"))
+    journal.add(Verdict(seed="x"))
+    journal.add(Verdict(seed="w2"))
     journal.add(Verdict(seed="r1", layer="real", runs=40, kills=10, discrepancies=1, told=["snowplow: 1, not 2"]))
     assert main(["--runs=500", "--kills=10", f"--journal={tmp_path / 'journal'}"]) == 1
     told = capsys.readouterr().out
     assert "| endings checked | 600 | 40 | 640 |" in told
-    assert "Injected: disk full 2." in told
-    assert "./chaos --size=3000 --layer=real --seed=r1" in told
+    assert "Faults injected: 2: disk full 2." in told
+    assert "Seeds: r1, w1 to w3, x." in told
+    assert "./chaos --pause=0.8 --layer=real --seed=r1" in told
 
 
 def test_without_a_scenario_there_is_nothing_to_tell():

@@ -83,6 +83,13 @@ def kill_inside(place: Place, most: int) -> Trouble:
     return strike
 
 
+def kill_starting(stage: Stage, dice: random.Random) -> Struck:
+    """Kill -9, and once more while the next process opens its state or reads it."""
+    stage.frail = "anything", dice.randint(1, 30)
+    stage.die()
+    return True
+
+
 def restart(stage: Stage, dice: random.Random) -> Struck:
     """A clean restart."""
     stage.restart(down=away(dice))
@@ -108,7 +115,7 @@ def put_back(stage: Stage, dice: random.Random) -> Struck:
     """The state becomes one of its older copies."""
     if not stage.copies:
         return False
-    stage.put_back(dice.choice(stage.copies[-3:]))
+    stage.put_back(*dice.choice(stage.copies[-3:]))
     return True
 
 
@@ -200,6 +207,8 @@ def faulty(name: str, *faults: Fault, most: int = 4, lies: bool = False, after: 
 
     def strike(stage: Stage, dice: random.Random) -> Struck:
         words = some(stage, dice)
+        if lies and any(stage.clock() - stage.lied[word] < stage.plan.overlap for word in words):
+            return False  # one lie after the other would last longer than is promised to heal
         fault = dice.choice(faults)
         share = dice.choice((1.0, 1.0, 0.5, 0.2))
         lasts = polls_of(stage, dice, most)
@@ -244,6 +253,7 @@ TROUBLES: Mapping[str, tuple[float, Trouble]] = {
     "kill -9 inside a transaction": (10, kill_inside("statement", 40)),
     "kill -9 right after a commit": (4, kill_inside("commit", 8)),
     "kill -9 while polling": (6, kill_inside("glance", 120)),
+    "kill -9 while it starts": (2, kill_starting),
     "clean restart": (5, restart),
     "outage beyond the reach": (0.4, long_outage),
     "older copy put back": (0.7, put_back),

@@ -17,11 +17,14 @@ STEPS = ("load", "model", "export")
 DURATIONS = ((0.7, 2, 180), (0.2, 180, 2400), (0.08, 2400, 10 * HOUR), (0.02, 25 * HOUR, 40 * HOUR))
 """Which part of the runs lasts from how many seconds to how many."""
 
-WELL = 0.8
-"""The part of the runs that end well."""
+MOST_LONG = 5000
+"""In larger worlds there are no more runs of the longer kinds than in one of so many: each is asked for by its id."""
 
-STEPPED = 0.05
-"""The part of the runs that belong to the jobs with steps: each costs a request of its own."""
+WELL = 0.8
+"""The part of the runs that end well; in larger worlds half as many fail, as the steps of each cost a request."""
+
+STEPPED, MOST_STEPPED = 0.05, 150
+"""The part of the runs that belong to the jobs with steps, and so many at the most: each costs a request of its own."""
 
 STUCK, REPLAYED = 0.001, 0.01
 """Which part of the runs never ends; of the failed ones of a vendor that reopens ids, which part is replayed."""
@@ -78,6 +81,9 @@ class Drawing:
         self._size = size
         self._results = sorted(ABILITIES[vendor].results - {Result.SUCCESS})
         self._reopens = vendor == "strait"
+        few = min(1.0, MOST_LONG / size.runs)
+        self._shares = [share * (few if most > HOUR else 1.0) for share, _, most in DURATIONS]
+        self._well = WELL if few == 1 else (1 + WELL) / 2
         self._numbers = 0
         self._ends: set[float] = set()
 
@@ -85,7 +91,8 @@ class Drawing:
         """The first job has steps and few runs; the others are the busier the later they stand."""
         self._ends = set()
         stepped = place == 0
-        share = STEPPED if stepped else (1 - STEPPED) * 2 * place / (place_sum(self._size.jobs) or 1)
+        few = min(STEPPED, MOST_STEPPED / self._size.runs)
+        share = few if stepped else (1 - few) * 2 * place / (place_sum(self._size.jobs) or 1)
         number = max(1, round(self._size.runs * share))
         since = self._size.begin - 20 * HOUR
         last = self._size.end - 7 * HOUR
@@ -99,10 +106,12 @@ class Drawing:
     def _run(self, job: SimJob, created: int, *, stepped: bool, again: str = "") -> SimRun:
         dice = self._dice
         self._numbers += 1
-        well = dice.random() < WELL or not self._results
+        well = dice.random() < self._well or not self._results
         stuck = not again and dice.random() < STUCK
         queue = 0 if again else dice.choice((0, 0, 5, 40))
         latest = self._size.end - HOUR
+        result = None if stuck else Result.SUCCESS if well else dice.choice(self._results)
+        dead = self._reopens and result is Result.FAILURE and not stepped and self._numbers % 2
         end = self._free_end(min(created + queue + self._length(), max(latest, created + queue + 60)))
         script = RunScript(
             job=job.name,
@@ -113,13 +122,14 @@ class Drawing:
             queue=float(queue),
             end=None if stuck else end,
             duration=None if stuck else end - created - queue,
-            result=None if stuck else Result.SUCCESS if well else dice.choice(self._results),
+            result=result,
             steps=STEPS[: dice.randint(1, 3)] if stepped else (),
+            attempts=2 if dead else 1,
         )
         return told(script, 0.0, self._numbers)
 
     def _length(self) -> int:
-        (_, least, most) = self._dice.choices(DURATIONS, [share for share, _, _ in DURATIONS])[0]
+        (_, least, most) = self._dice.choices(DURATIONS, self._shares)[0]
         return self._dice.randint(int(least), int(most))
 
     def _free_end(self, end: float) -> float:

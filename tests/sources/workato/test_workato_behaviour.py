@@ -229,6 +229,55 @@ def test_a_job_that_the_list_shows_later_than_the_counts_is_waited_for(world, wa
     assert watch.watermark() == clock() - 60
 
 
+def test_open_jobs_do_not_stand_for_those_that_a_list_left_out(world, watch, clock, simulator, option):
+    option(page_size=5)
+    for place in range(8):
+        world.run("a", start=clock() - 5000 - place, end=clock() + 50_000)
+    world.run("a", start=clock() - 4000, duration=1.0)
+    watch.poll()
+    for place in range(20):
+        world.run("a", start=clock() + 1 + place, duration=1.0)
+    simulator.faults.add(Drop(share=0.5, endpoint="jobs"))
+    watch.poll()
+    assert watch.counted() < 20
+    simulator.faults.clear()
+    watch.poll()
+    assert watch.counts() == {"success": 20}
+    assert len(watch.open()) == 8
+
+
+def test_a_catch_up_over_several_polls_is_not_ended_by_open_jobs(world, watch, clock, option):
+    option(page_size=5)
+    for place in range(30):
+        world.run("a", start=clock() - 5000 - place, end=clock() + 50_000)
+    watch.poll()
+    for place in range(230):
+        begin = clock() + 1 + place
+        world.run("a", start=begin, duration=50_000.0 if place % 4 == 0 and place < 40 else 1.0)
+    watch.poll(after=3600.0)
+    assert watch.counted() < 220
+    watch.poll()
+    assert watch.counts() == {"success": 220}
+    assert watch.watermark() == clock() - 60
+
+
+def test_what_a_deep_search_cannot_find_in_one_poll_it_finds_in_the_next(world, watch, clock, simulator, option):
+    option(page_size=5)
+    world.run("a", start=clock() - 5000, duration=1.0)
+    watch.poll()
+    for place in range(100):
+        world.run("a", start=clock() + 1 + place / 2, duration=1.0)
+    simulator.faults.add(Late(seconds=5000.0, share=0.1, endpoint="jobs"))
+    watch.poll()
+    assert watch.counted() < 100
+    simulator.faults.clear()
+    for place in range(300):
+        world.run("a", start=clock() + 1 + place, duration=1.0)
+    watch.poll(after=600.0, times=2)
+    assert watch.counts() == {"success": 400}
+    assert watch.watermark() == clock() - 60
+
+
 def test_a_count_without_a_job_is_looked_for_four_times_and_then_told(world, watch, clock, simulator):
     world.run("a", start=clock() - 500, duration=1.0)
     watch.poll()

@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 
 from exporter.sources.workato_api import JobRow, Recipe
@@ -113,6 +114,12 @@ def test_what_was_not_found_is_owed_on_and_given_up_after_some_tries():
 def test_while_pages_are_left_to_be_read_nothing_is_given_up():
     mark, missed = after(recipe(6), MARK, Goal(owed=1, floor=0.0), Found(ended=0, gaps=("a",), beyond=True))
     assert (mark.owed, mark.tries, mark.gaps, missed) == (1, 0, ("a",), False)
+
+
+def test_a_search_that_leaves_gaps_is_no_new_one():
+    tried = msgspec.structs.replace(MARK, owed=1, tries=2)
+    mark, missed = after(recipe(6), tried, Goal(owed=1, floor=0.0), Found(ended=0, gaps=("a",)))
+    assert (mark.tries, missed) == (2, False)
 
 
 def test_what_lies_beyond_the_floor_is_given_up_at_once():

@@ -1,0 +1,273 @@
+"""The simulated vendors for worlds that are known whole from the first: the same answers byte for byte, found faster.
+
+A scenario asks them ten thousand times for pages of ten thousand runs. Where a lie bends single runs, and for filters
+that the exporter does not use, the simulators' own way is taken.
+"""
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Protocol, overload
+
+import msgspec
+
+from exporter.model import Result
+from exporter.simulators import SIMULATORS
+from exporter.simulators.message import Request
+from exporter.simulators.northflank import NorthflankSimulator
+from exporter.simulators.server import Simulator
+from exporter.simulators.sight import Seen, Sight
+from exporter.simulators.snowplow import SnowplowSimulator
+from exporter.simulators.strait import MEMORY, OPEN_WORDS, WORDS_OF_WORKFLOWS, StraitSimulator, cursor_of, limit_of
+from exporter.simulators.strait_rows import RUN_WORDS, WORKFLOW_WORDS, Life, microseconds
+from exporter.simulators.workato import WorkatoSimulator
+from exporter.simulators.workato_rows import WORDS, Tally
+from exporter.simulators.world import SimJob, SimRun, World
+
+OPEN = frozenset({*OPEN_WORDS, *WORDS_OF_WORKFLOWS - set(WORKFLOW_WORDS.values()), "pending", "running"})
+"""Strait's words for runs and workflow runs that have not ended."""
+
+
+class KnownWorld(World, Protocol):
+    """A world to which nothing is added."""
+
+    all: Sequence[SimRun]
+
+
+def of_jobs(world: KnownWorld) -> dict[str, list[SimRun]]:
+    """The runs of each job, oldest creation first."""
+    found: dict[str, list[SimRun]] = {job.job_id: [] for job in world.jobs()}
+    for run in world.all:
+        found[run.job_id].append(run)
+    return found
+
+
+class Encoded:
+    """Rows of runs that have ended, as JSON: they never change again. `key`: whatever else a row depends on."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[object, ...], msgspec.Raw] = {}
+
+    def row(self, run: SimRun, now: float, make: Callable[[], object], *key: object) -> object:
+        """The row of a run as of an instant."""
+        if run.end is None or run.end > now or run.result is None:
+            return make()
+        whole = (run.run_id, run.created, *key)
+        found = self._rows.get(whole)
+        if found is None:
+            found = self._rows[whole] = msgspec.Raw(msgspec.json.encode(make()))
+        return found
+
+
+class QuickSnowplow(SnowplowSimulator):
+    """Remembers rows."""
+
+    def __init__(self, world: KnownWorld, *arguments: object, **options: object) -> None:
+        super().__init__(world, *arguments, **options)  # type: ignore[arg-type]  # as they came
+        self._encoded = Encoded()
+
+    def _row(self, seen: Seen) -> object:
+        return self._encoded.row(seen.run, seen.now, lambda: super(QuickSnowplow, self)._row(seen))
+
+
+class Shown(Sequence[Seen]):
+    """Runs as of an instant, from a place of a list on. Only what is looked at is made."""
+
+    def __init__(self, runs: Sequence[SimRun], begin: int, now: float) -> None:
+        self._runs, self._begin, self._now = runs, begin, now
+
+    def __len__(self) -> int:
+        return len(self._runs) - self._begin
+
+    @overload
+    def __getitem__(self, place: int) -> Seen: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Seen]: ...
+
+    def __getitem__(self, place: int | slice) -> Seen | list[Seen]:
+        if isinstance(place, int):
+            return Seen(self._runs[range(self._begin, len(self._runs))[place]], self._now)
+        return [self[each] for each in range(*place.indices(len(self)))]
+
+    def __iter__(self) -> Iterator[Seen]:
+        return (Seen(run, self._now) for run in islice(self._runs, self._begin, None))
+
+
+class QuickNorthflank(NorthflankSimulator):
+    """Has each job's runs in order."""
+
+    def __init__(self, world: KnownWorld, *arguments: object, **options: object) -> None:
+        super().__init__(world, *arguments, **options)  # type: ignore[arg-type]  # as they came
+        self._encoded = Encoded()
+        self._newest = {
+            job_id: sorted(runs, key=lambda run: run.start, reverse=True) for job_id, runs in of_jobs(world).items()
+        }
+
+    def _row(self, seen: Seen) -> object:
+        return self._encoded.row(seen.run, seen.now, lambda: super(QuickNorthflank, self)._row(seen))
+
+    def _visible(self, job: SimJob, sight: Sight, now: float) -> Sequence[Seen]:
+        if not sight.even or self.options.order != "newest" or self.options.reach != math.inf:
+            return super()._visible(job, sight, now)
+        runs = self._newest[job.job_id]
+        return Shown(runs, bisect_left(runs, -sight.now, key=lambda run: -run.start), sight.now)
+
+
+class QuickStrait(StraitSimulator):
+    """Has the runs of both kinds in order, by their first creation, and those of each result apart."""
+
+    def __init__(self, world: KnownWorld, *arguments: object, **options: object) -> None:
+        super().__init__(world, *arguments, **options)  # type: ignore[arg-type]  # as they came
+        self._encoded = Encoded()
+        self._workflows = {run.job_id for run in world.all if run.steps}
+        self._first = min((run.created for run in world.all), default=0.0)
+        self._by_id: dict[str, list[SimRun]] = {}
+        for run in world.all:
+            self._by_id.setdefault(run.run_id, []).append(run)
+        ordered = sorted(self._by_id.values(), key=_place)
+        self._ordered = {kind: [one for one in ordered if self._is(one[0], workflow=kind)] for kind in (False, True)}
+        self._ended = {
+            (kind, result): [one for one in runs if any(run.result is result for run in one)]
+            for kind, runs in self._ordered.items()
+            for result in Result
+        }
+
+    def _is(self, run: SimRun, *, workflow: bool) -> bool:
+        return (run.job_id in self._workflows) is workflow
+
+    def _notice(self, sight: Sight) -> None:
+        """All workflows are known."""
+
+    def _row(self, life: Life, *, workflow: bool) -> object:
+        def make() -> object:
+            return super(QuickStrait, self)._row(life, workflow=workflow)
+
+        return self._encoded.row(life.run, life.now, make, life.created)
+
+    def _quick(self, sight: Sight) -> bool:
+        remembered = self._first > sight.now - MEMORY
+        return sight.even and remembered and not self.options.hidden and not self.options.rows.compensation
+
+    def _lives_of(self, run_id: str, sight: Sight) -> Sequence[Life]:
+        if not self._quick(sight):
+            return super()._lives_of(run_id, sight)
+        life = _life(self._by_id.get(run_id, ()), sight.now)
+        return [] if life is None else [life]
+
+    def _candidates(self, request: Request, sight: Sight, *, workflow: bool) -> Iterable[Life]:
+        if not self._quick(sight):
+            return super()._candidates(request, sight, workflow=workflow)
+        wanted, now = request.query.get("status", ""), sight.now
+        if wanted in OPEN:
+            open_now = (run for run in self.world.runs(now, math.nextafter(now, math.inf)) if run.created <= now)
+            ids = {run.run_id for run in open_now if self._is(run, workflow=workflow)}
+            return [life for run_id in ids if (life := _life(self._by_id[run_id], now)) is not None]
+        before = cursor_of(request)
+        since = -math.inf if before is None else -before + 1
+        runs = self._runs_of(wanted, workflow=workflow)
+        lives = (_life(one, now) for one in islice(runs, bisect_left(runs, (since, ""), key=_place), None))
+        fits = (one for one in lives if one and wanted in ("", self._word(one, workflow=workflow)))
+        return islice(fits, limit_of(request) + 1)
+
+    def _runs_of(self, wanted: str, *, workflow: bool) -> Sequence[Sequence[SimRun]]:
+        """The lives of runs among which are all that have ended with this word."""
+        if not wanted:
+            return self._ordered[workflow]
+        words = {**RUN_WORDS, **WORKFLOW_WORDS} if workflow else RUN_WORDS
+        results = [each for each in Result if words[each] == wanted] or [Result.FAILURE]
+        return self._ended[workflow, results[0]]
+
+
+def _place(lives: Sequence[SimRun]) -> tuple[float, str]:
+    """Where a run stands in Strait's lists, newest first."""
+    return -microseconds(lives[0].created), lives[0].run_id
+
+
+def _life(lives: Sequence[SimRun], now: float) -> Life | None:
+    """The latest life of a run, if any can be seen."""
+    latest = next((run for run in reversed(lives) if run.created <= now), None)
+    return None if latest is None else Life(latest, now, lives[0].created)
+
+
+class Recipe:
+    """What Workato has to tell of a recipe: its jobs in order, and the instants of what is counted."""
+
+    def __init__(self, runs: Sequence[SimRun]) -> None:
+        self.runs = sorted(runs, key=_job_place)
+        self.starts = sorted(run.start for run in runs)
+        ended = [run for run in runs if run.end is not None and run.result is not None]
+        self.ends = sorted(run.end or 0.0 for run in ended)
+        self.well = sorted(run.end or 0.0 for run in ended if WORDS.get(str(run.result)) == "succeeded")
+
+    def tally(self, now: float) -> Tally:
+        """The counts as of an instant."""
+        started = bisect_right(self.starts, now)
+        last = self.starts[started - 1] if started else None
+        return Tally(bisect_right(self.ends, now), bisect_right(self.well, now), last)
+
+
+class QuickWorkato(WorkatoSimulator):
+    """Has each recipe's jobs in order, and counts by bisection."""
+
+    def __init__(self, world: KnownWorld, *arguments: object, **options: object) -> None:
+        super().__init__(world, *arguments, **options)  # type: ignore[arg-type]  # as they came
+        self._encoded = Encoded()
+        self._recipes_by_id = {job_id: Recipe(runs) for job_id, runs in of_jobs(world).items()}
+        self._first = min((run.created for run in world.all), default=0.0)
+
+    def _row(self, seen: Seen, job: SimJob) -> object:
+        return self._encoded.row(seen.run, seen.now, lambda: super(QuickWorkato, self)._row(seen, job))
+
+    def _quick(self, sight: Sight) -> bool:
+        options = self.options
+        kept = self._first > sight.now - options.retention
+        return sight.even and kept and options.order == "creation" and not options.rows.words
+
+    def _tally(self, job: SimJob, sight: Sight) -> Tally:
+        if not self._quick(sight):
+            return super()._tally(job, sight)
+        return self._recipes_by_id[job.job_id].tally(sight.now - self.options.counts_late)
+
+    def _listing(self, request: Request, job: SimJob, sight: Sight) -> tuple[Tally, int, list[Seen]]:
+        status, now, recipe = request.query.get("status"), sight.now, self._recipes_by_id[job.job_id]
+        if not self._quick(sight) or status not in (None, "pending") or "rerun_only" in request.query:
+            return super()._listing(request, job, sight)
+        tally = recipe.tally(now)._replace(last=None)
+        if status == "pending":
+            runs = self.world.runs(now, math.nextafter(now, math.inf), job.job_id)
+            seen = [one for one in sight.see(runs) if not isinstance(one.run.at(now), Result)]
+            seen.sort(key=self._place, reverse=True)
+            return tally, len(seen), self._page(request, seen)
+        shown = bisect_right(recipe.runs, now, key=lambda run: run.created)
+        return tally, shown, [Seen(run, now) for run in self._part(request, recipe.runs[:shown])]
+
+    def _part(self, request: Request, runs: Sequence[SimRun]) -> Sequence[SimRun]:
+        """A page of these runs, which are in order of creation, newest first."""
+        size = self.options.page_size
+        offset, until = self._offset(request), len(runs)
+        if offset is not None and request.query.get("prev") == "true":
+            since = bisect_right(runs, _job_place(offset.run), key=_job_place)
+            return runs[since : since + size][::-1]
+        if offset is not None:
+            until = bisect_left(runs, _job_place(offset.run), key=_job_place)
+        return runs[max(0, until - size) : until][::-1]
+
+
+def _job_place(run: SimRun) -> tuple[float, str]:
+    return run.created, run.run_id
+
+
+QUICK: Mapping[str, type[Simulator]] = {
+    "snowplow": QuickSnowplow,
+    "northflank": QuickNorthflank,
+    "strait": QuickStrait,
+    "workato": QuickWorkato,
+}
+"""By word, in place of the simulators of `SIMULATORS`; a vendor that is not here has no quick one."""
+
+
+def quick(word: str) -> type[Simulator]:
+    """The kind of simulator for a known world."""
+    return QUICK.get(word, SIMULATORS[word])

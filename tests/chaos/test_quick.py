@@ -1,0 +1,126 @@
+"""The quick simulators answer every request as the simulators do, byte for byte."""
+
+import random
+from collections.abc import Mapping
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from exporter.simulators import SIMULATORS
+from exporter.simulators.clock import Clock
+from exporter.simulators.faults import Drop, Duplicate, Late, LostEnd, Shuffle, Stale
+from exporter.simulators.snowplow import ORGANIZATION
+from tests.chaos.direct import Endpoints
+from tests.chaos.quick import quick
+from tests.chaos.stage import arguments_of
+from tests.chaos.worlds import DenseWorld, Size, drawn
+from tests.contract.harness import DAY, NOW
+
+RUNS = 400
+LIES = (
+    (), (), (), (Stale(seconds=4000.0),), (Late(seconds=1500.0, share=0.3),), (LostEnd(share=0.1),),
+    (Drop(share=0.3), Shuffle()), (Duplicate(share=0.5),),
+)  # fmt: skip
+
+
+class Both:
+    """A simulator and its quick form, in the same world at the same instants."""
+
+    def __init__(self, word: str, world: DenseWorld) -> None:
+        self.clock = Clock(NOW)
+        kinds = (SIMULATORS[word], quick(word))
+        self.simulators = [kind(world, self.clock, port=1, seed=7, **arguments_of(word)) for kind in kinds]
+        self._endpoints = [Endpoints(simulator) for simulator in self.simulators]
+        self.headers: Mapping[str, str] = {}
+
+    def get(self, path: str, **query: object) -> httpx.Response:
+        """The one answer of both."""
+        url = f"http://127.0.0.1:1{path}?{urlencode(query)}"
+        first, second = (self._answer(each, url) for each in self._endpoints)
+        assert first.content == second.content, url
+        assert first.status_code == second.status_code, url
+        return second
+
+    def _answer(self, endpoints: Endpoints, url: str) -> httpx.Response:
+        seen, route = endpoints.requested(httpx.Request("GET", url, headers=self.headers))
+        response = endpoints.answered(seen, route)
+        return httpx.Response(response.status, headers=response.headers, content=response.body)
+
+    def lie(self, lies: object) -> None:
+        for simulator in self.simulators:
+            simulator.faults.set(lies)  # type: ignore[arg-type]  # as they come
+
+
+def instants(both: Both, world: DenseWorld):
+    """Fifty instants, each with other lies; at some of them something happens."""
+    dice = random.Random(5)
+    for _ in range(50):
+        run = dice.choice(world.all)
+        both.clock.set(dice.choice((run.created, run.start, run.end or NOW, NOW + dice.uniform(0, 4) * DAY)))
+        both.lie(dice.choice(LIES))
+        yield dice, dice.choice(world.all)
+
+
+def world_of(word: str) -> DenseWorld:
+    return drawn(word, "quick", Size(begin=NOW, end=NOW + 4 * DAY, runs=RUNS))
+
+
+def test_northflank():
+    world = world_of("northflank")
+    both = Both("northflank", world)
+    both.headers = {"authorization": "Bearer simulated-token"}
+    for _, run in instants(both, world):
+        jobs = f"/v1/projects/{run.project}/jobs/{run.job_name}/runs"
+        cursor = {}
+        for _ in range(3):
+            answer = both.get(jobs, per_page=20, **cursor).json()
+            if not answer["pagination"]["hasNextPage"]:
+                break
+            cursor = {"cursor": answer["pagination"]["cursor"]}
+        both.get(f"{jobs}/{run.run_id}")
+
+
+@pytest.mark.parametrize("path", ["/v1/runs", "/v1/workflow-runs"])
+def test_strait(path):
+    world = world_of("strait")
+    both = Both("strait", world)
+    both.headers = {"authorization": "Bearer strait_simulated"}
+    words = ("", "", "queued", "executing", "pending", "running", "completed", "failed", "dead_letter", "delayed")
+    for _, run in instants(both, world):
+        both.get("/v1/workflows")
+        both.get(f"{path}/{run.run_id}")
+        for word in words:
+            cursor = {"status": word} if word else {}
+            for _ in range(3):
+                answer = both.get(path, limit=20, **cursor).json()
+                if not answer.get("has_more"):
+                    break
+                cursor["cursor"] = answer["next_cursor"]
+
+
+def test_workato():
+    world = world_of("workato")
+    both = Both("workato", world)
+    both.headers = {"authorization": f"Bearer {both.simulators[0].token}"}
+    for dice, run in instants(both, world):
+        root = f"/api/managed_users/E{run.project}/recipes"
+        recipes = both.get(root, exclude_code="true").json()["items"]
+        for recipe in recipes:
+            for query in ({}, {"offset_job_id": run.run_id}, {"offset_job_id": run.run_id, "prev": "true"}):
+                status = dice.choice(({}, {}, {"status": "pending"}, {"status": "failed"}))
+                both.get(f"{root}/{recipe['id']}/jobs", **query, **status)
+        both.get(f"{root}/{dice.choice(recipes)['id']}/jobs/{run.run_id}" if recipes else root)
+
+
+def test_snowplow():
+    world = world_of("snowplow")
+    both = Both("snowplow", world)
+    root = "/api/msc/v1/organizations/" + ORGANIZATION
+    key = {"x-api-key-id": both.simulators[0].credentials.api_key_id, "x-api-key": "planted-snowplow-secret"}
+    for dice, run in instants(both, world):
+        both.headers = key
+        token = both.get(f"{root}/credentials/v3/token").json()["accessToken"]
+        both.headers = {"authorization": f"Bearer {token}"}
+        both.get(f"{root}/jobs/v1/runs", **{"from": f"PT-{dice.randint(1, 90)}H", "to": "PT0S"})
+        both.get(f"{root}/jobs/v1/runs/{run.run_id}")
