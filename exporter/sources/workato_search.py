@@ -118,7 +118,7 @@ class Search:
     def _stretch(self, goal: Goal, offset: str) -> str:
         """Reads on from an offset until the goal is reached, "", or time is up: the offset to go on from then."""
         while self._pages < MOST_PAGES and not (self._pages and self._view.out_of_time()):
-            page = self._ask(_after(offset))
+            page = self._ask(offset)
             ended = {row.job_id for row in page.rows if self._api.has_ended(row)}
             if is_last(page, goal, found=len(self.found) + len(self.unresolved()), ended=ended):
                 self.beyond = self.beyond or (not goal.deep and page.oldest < goal.floor)
@@ -179,15 +179,15 @@ class Search:
             return row
         return self._api.one(self._job_id, row.job_id)[0]
 
-    def _ask(self, params: Mapping[str, str]) -> Page:
-        rows, invalid = parse_jobs(self._api.page(self._job_id, params))
+    def _ask(self, offset: str) -> Page:
+        rows, invalid = parse_jobs(self._api.page(self._job_id, _after(offset)), first=not offset)
         self._pages += 1
         self.invalid += invalid
         return self._take(rows)
 
     def _ask_open(self, offset: str) -> tuple[Page, int | None]:
         body = self._api.page(self._job_id, {"status": "pending", **_after(offset)})
-        rows, invalid = parse_jobs(body)
+        rows, invalid = parse_jobs(body, first=not offset)
         self.invalid += invalid
         return self._take(rows), parse_total(body)
 
