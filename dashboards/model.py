@@ -186,6 +186,27 @@ def label_variable(name: str, label: str, selector: str, *, several: bool) -> Js
     }
 
 
+def long_variable(milliseconds: int) -> Json:
+    """A hidden variable `long`: 1 while the page shows more than so much, else 0."""
+    query = f"query_result(vector(($__to - $__from) > bool {milliseconds}))"
+    return {
+        "name": "long",
+        "label": "Long range",
+        "type": "query",
+        "datasource": DATASOURCE,
+        "definition": query,
+        "query": {"query": query, "refId": "variable-long"},
+        "regex": r"/ (\d) /",
+        "refresh": 2,
+        "sort": 0,
+        "hide": 2,
+        "multi": False,
+        "includeAll": False,
+        "current": {"text": "0", "value": "0"},
+        "options": [],
+    }
+
+
 def arranged(rows: Sequence[Row]) -> list[Json]:
     """The panels of all rows, each where it first fits below its heading."""
     panels: list[Json] = []

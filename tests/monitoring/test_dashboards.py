@@ -30,12 +30,13 @@ RECORDED = {
         *(f"jobrun_run_duration_seconds:{quantile}_7d" for quantile in ("p50", "p95")),
     )
 }
+RECORDED["source_project_job_name_result:jobrun_runs:increase1h"] = JOB | {"result"}
 OF_PROMETHEUS = ("scrape_duration_seconds", "scrape_samples_scraped")
 OF_THE_PROCESS = ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds")
 INFERENCE = Inference({**series_labels(), **RECORDED, **dict.fromkeys((*OF_PROMETHEUS, *OF_THE_PROCESS), TARGET)})
 
 RISES = {"increase", "rate"}
-WINDOWS = {"$__rate_interval", "$__range", "$__interval", "1d"}
+WINDOWS = {"$__rate_interval", "$__range", "$__interval", "$__interval:1h", "1d"}
 ALL_PANELS = [pytest.param(panel, id=f"{uid}-{panel['title']}") for uid in JSONS for panel in panels(JSONS[uid])]
 ALL_EXPRESSIONS = [pytest.param(each, id=place) for place, each in expressions(JSONS)]
 
@@ -185,6 +186,25 @@ def test_two_exporters_of_the_same_runs_are_never_added_up(expression):
 @each_expression
 def test_windows_are_those_of_the_page_or_a_day(expression):
     assert set(re.findall(r"\[([^\]]+)\]", expression)) <= WINDOWS
+
+
+@pytest.mark.parametrize("long", [0, 1])
+def test_of_a_range_either_samples_or_recorded_hours_are_added_up_and_never_both(long):
+    (panel,) = [panel for panel in panels(JSONS["jobrun-overview"]) if panel["title"] == "Endings by result"]
+    samples, hours = (filled(target["expr"], long=str(long)) for target in panel["targets"])
+    assert "jobrun_runs_total" in samples
+    assert "increase1h" in hours
+    chosen = {
+        query: {str(result) for result in Result if lets_through(query, str(result))} for query in (samples, hours)
+    }
+    everything = {str(result) for result in Result}
+    assert chosen == {samples: set() if long else everything, hours: everything if long else set()}
+
+
+def lets_through(expression, result):
+    """Whether the matchers of an expression's selector allow this result."""
+    (operator, pattern) = re.search(r'result([=!]~)"([^"]+)"', expression).groups()
+    return bool(re.fullmatch(pattern, result)) == (operator == "=~")
 
 
 @each_panel
