@@ -37,6 +37,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
+def letter_of(index: int) -> str:
+    """The letter of a panel's query, counted from 0."""
+    return chr(ord("A") + index)
+
+
 class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """One panel.
 
@@ -82,7 +87,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
             "description": self.description,
             "datasource": DATASOURCE,
             "gridPos": {"h": height, "w": width, "x": x, "y": y},
-            "targets": [query.json(chr(ord("A") + index)) for index, query in enumerate(self.queries)],
+            "targets": [query.json(letter_of(index)) for index, query in enumerate(self.queries)],
             "fieldConfig": {
                 "defaults": {"unit": self.unit, **self.defaults, "custom": self.custom},
                 "overrides": list(self.overrides),

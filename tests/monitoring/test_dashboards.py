@@ -245,6 +245,25 @@ def test_a_number_that_is_not_known_is_never_green(panel):
         assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["color"] in {QUIET, "text"}
 
 
+@each_panel
+def test_bars_of_several_queries_are_named_even_if_only_one_of_them_gives_anything(panel):
+    if panel["type"] == "bargauge" and len(panel["targets"]) > 1:
+        named = {
+            override["matcher"]["options"]: [each["value"] for each in override["properties"]]
+            for override in panel["fieldConfig"]["overrides"]
+            if override["matcher"]["id"] == "byFrameRefID"
+        }
+        assert named == {target["refId"]: [target["legendFormat"]] for target in panel["targets"]}
+
+
+@each_panel
+def test_bars_in_tables_are_measured_by_their_own_column(panel):
+    for override in panel["fieldConfig"]["overrides"]:
+        own = {each["id"]: each["value"] for each in override["properties"]}
+        if (own.get("custom.cellOptions") or {}).get("type") == "gauge":
+            assert "max" in own or own.get("fieldMinMax") is True
+
+
 def test_links_lead_to_dashboards_that_are_there_with_variables_that_they_have():
     linked = re.findall(r"/d/([\w-]+)\?([^\"]+)", json.dumps(JSONS))
     assert linked
