@@ -22,14 +22,14 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from benchmarks.measure import Figure, show
 from benchmarks.vendor import TOKEN, stamp
 from exporter.assembly import Assembly, Outside, counting_rules
-from exporter.config import loads
-from exporter.exposition import Exposition
-from exporter.holds import Holds
-from exporter.ledger import Ledger
-from exporter.meters import SelfMetrics
-from exporter.opening import open_state
-from exporter.publisher import Publisher
+from exporter.config.config import loads
+from exporter.exposition.exposition import Exposition
+from exporter.exposition.publisher import Publisher
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.holds import Holds
+from exporter.metrics.meters import SelfMetrics
 from exporter.sources import SOURCES
+from exporter.state.opening import open_state
 
 SIZES = (10, 100, 1000)
 STEPS = 8

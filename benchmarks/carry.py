@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.measure import Figure, cost, least, middle, show
 from benchmarks.vendor import body, polling, rows
-from exporter.exposition import Exposition
-from exporter.holds import Holds
-from exporter.jobview import JobView
+from exporter.exposition.exposition import Exposition
+from exporter.metrics.holds import Holds
+from exporter.metrics.jobview import JobView
 from exporter.model import Result
 
 GROUP = "CPU of one core, polls each minute"

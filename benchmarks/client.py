@@ -12,10 +12,10 @@ import time
 from prometheus_client import CollectorRegistry
 
 from benchmarks.measure import Figure, least, show
-from exporter.budget import Budget
-from exporter.client import HEADERS, Client
-from exporter.meters import SelfMetrics
-from exporter.signin import BearerAuth
+from exporter.client.budget import Budget
+from exporter.client.client import HEADERS, Client
+from exporter.client.signin import BearerAuth
+from exporter.metrics.meters import SelfMetrics
 from exporter.sources.snowplow_api import RUNS
 
 ANSWER = (

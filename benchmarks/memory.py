@@ -18,12 +18,12 @@ import yaml
 from benchmarks.measure import Figure, show
 from benchmarks.render import view
 from benchmarks.servers import Scraper, free_port
-from exporter.config import loads
+from exporter.config.config import loads
+from exporter.counting.records import ScopeState, SourceState
 from exporter.simulators.generated import GeneratedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.sources import SOURCES
-from exporter.state import ScopeState, SourceState
-from exporter.store import Store
+from exporter.state.store import Store
 
 ROOT = Path(__file__).parent.parent
 SERIES_A_JOB = 73

@@ -13,14 +13,14 @@ from prometheus_client import CollectorRegistry
 
 from benchmarks.measure import Figure, show
 from exporter.assembly import Assembly, Outside, counting_rules
-from exporter.config import loads
-from exporter.ledger import Ledger
-from exporter.meters import SelfMetrics
+from exporter.config.config import loads
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.meters import SelfMetrics
 from exporter.once import NoPages
-from exporter.opening import open_state
 from exporter.simulators import SIMULATORS
 from exporter.simulators.generated import GeneratedWorld, JobPlan, StepPlan
 from exporter.sources import SOURCES
+from exporter.state.opening import open_state
 
 DAY, MINUTE = 86400.0, 60.0
 BEGIN = 1_780_000_000.0

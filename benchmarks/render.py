@@ -11,11 +11,11 @@ import prometheus_client
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.measure import Figure, least, show
-from exporter.exposition import Exposition
-from exporter.holds import Holds
-from exporter.jobview import JobView
+from exporter.counting.records import Exemplar, JobState, LastRun
+from exporter.exposition.exposition import Exposition
+from exporter.metrics.holds import Holds
+from exporter.metrics.jobview import JobView
 from exporter.model import Job, Result
-from exporter.state import Exemplar, JobState, LastRun
 
 RESULTS = (Result.SUCCESS, Result.FAILURE, Result.SKIP, Result.UNKNOWN)
 BUCKETS = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200)

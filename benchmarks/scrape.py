@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.measure import Figure, elapsed, middle, percentile, show
 from benchmarks.render import full, view
 from benchmarks.servers import Scraper, exporter, free_port, library, nginx, once, process, wait_for
-from exporter.negotiation import OPENMETRICS, TEXT
+from exporter.web.negotiation import OPENMETRICS, TEXT
 
 GROUP = "scrape, time x nginx"
 SERIES_A_JOB = 85

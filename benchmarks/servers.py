@@ -14,10 +14,10 @@ import prometheus_client
 
 from benchmarks.render import Ready, full, view
 from benchmarks.vendor import body, polling, stamp
-from exporter.negotiation import OPENMETRICS, TEXT
 from exporter.sources.snowplow import EVENT_LIMIT
-from exporter.web import Answers, application
-from exporter.webserver import WebServer
+from exporter.web.application import Answers, application
+from exporter.web.negotiation import OPENMETRICS, TEXT
+from exporter.web.server import WebServer
 
 SPAWN = multiprocessing.get_context("spawn")
 EVERY = 0.5

@@ -16,8 +16,8 @@ READING = EVENT_LIMIT + 1
 START = """
 import sys, time
 from pathlib import Path
-from exporter.ledger import Ledger
-from exporter.opening import open_state
+from exporter.ledger.ledger import Ledger
+from exporter.state.opening import open_state
 begun = time.process_time()
 ledger = Ledger(lambda: open_state(Path(sys.argv[1]), time.time))
 ledger.load()

@@ -12,12 +12,12 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from exporter.assembly import Assembly, Outside, counting_rules
-from exporter.config import loads
-from exporter.ledger import Ledger
-from exporter.meters import SelfMetrics
+from exporter.config.config import loads
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.meters import SelfMetrics
 from exporter.once import NoPages
-from exporter.opening import open_state
 from exporter.sources import SOURCES
+from exporter.state.opening import open_state
 
 SOURCE = """
   - name: {name}

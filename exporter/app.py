@@ -13,25 +13,25 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from exporter import logs
-from exporter.address import Address
 from exporter.assembly import Assembly, Outside
-from exporter.backfill import backfill as write_past
-from exporter.config import Config, load, secrets
+from exporter.config.config import Config, load, secrets
 from exporter.daemon import Daemon
 from exporter.duration import format_duration
 from exporter.errors import SourceError
-from exporter.explain import explain
-from exporter.ledger import Ledger
-from exporter.meters import SelfMetrics
+from exporter.explain.explain import explain
+from exporter.history.backfill import backfill as write_past
+from exporter.history.wanted import Wanted
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.meters import SelfMetrics
 from exporter.once import NoPages, Polled, poll_once
-from exporter.opening import open_state
-from exporter.past import Wanted
 from exporter.signals import Signals
 from exporter.sources import SOURCES
-from exporter.store import Connect
+from exporter.state.opening import open_state
+from exporter.state.store import Connect
 from exporter.supervision import Manager
-from exporter.webfile import WebFile
-from exporter.webserver import ListenError
+from exporter.web.address import Address
+from exporter.web.file import WebFile
+from exporter.web.server import ListenError
 
 __all__ = ["SETTINGS", "explain", "once", "probe", "run", "serve"]
 

@@ -7,22 +7,22 @@ from collections.abc import Callable, Mapping
 import httpx
 import msgspec
 
-from exporter.budget import Budget
-from exporter.client import Client, NetworkSettings, Surroundings
-from exporter.config import Config
-from exporter.counting import Rules
-from exporter.families import series_count
-from exporter.jobview import JobView
-from exporter.ledger import Ledger
-from exporter.meters import SelfMetrics
-from exporter.poll import Pages, Poller
-from exporter.publisher import Shown
-from exporter.rules import SourceRules
-from exporter.schedule import Polled
+from exporter.client.budget import Budget
+from exporter.client.client import Client, NetworkSettings, Surroundings
+from exporter.config.config import Config
+from exporter.config.source import SourceSettings
+from exporter.counting.counting import Rules
+from exporter.counting.records import JobState
+from exporter.counting.rules import SourceRules
+from exporter.exposition.publisher import Shown
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.families import series_count
+from exporter.metrics.jobview import JobView
+from exporter.metrics.meters import SelfMetrics
+from exporter.polling.poll import Pages, Poller
+from exporter.polling.schedule import Polled
 from exporter.sources import SOURCES
-from exporter.sources.settings import SourceSettings
 from exporter.sources.source import Source
-from exporter.state import JobState
 
 
 class Outside(msgspec.Struct, frozen=True, kw_only=True):

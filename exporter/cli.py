@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO, cast
 
-from exporter import __version__, assets, config, logs
-from exporter.address import Address, parse_address
+from exporter import __version__, assets, logs
+from exporter.config import config
+from exporter.config.faults import ConfigError
 from exporter.errors import JobrunError
-from exporter.faults import ConfigError
-from exporter.past import Wanted, parse_label
+from exporter.history.wanted import Wanted, parse_label
 from exporter.sources import SOURCES
 from exporter.times import parse_instant
+from exporter.web.address import Address, parse_address
 
 SETTINGS: config.Settings = {word: kind.settings for word, kind in SOURCES.items()}
 """The kinds of sources."""

@@ -8,31 +8,32 @@ from pathlib import Path
 import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
-from exporter import __version__, api, logs, openapi
-from exporter.address import Address
-from exporter.asking import Asking
+from exporter import __version__, logs
 from exporter.assembly import Assembly, Outside, counting_rules
-from exporter.config import Config, secrets
+from exporter.config.config import Config, secrets
+from exporter.config.faults import ConfigError, Fault
 from exporter.errors import StateError
-from exporter.exposition import Exposition
-from exporter.faults import ConfigError, Fault
-from exporter.handling import Handling
-from exporter.holds import Holds
-from exporter.ledger import Ledger
-from exporter.meters import SelfMetrics
-from exporter.opening import Opened, look, open_state
+from exporter.exposition.exposition import Exposition
+from exporter.exposition.publisher import Publisher
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.holds import Holds
+from exporter.metrics.meters import SelfMetrics
 from exporter.pages import runbooks
 from exporter.pages.site import Site
-from exporter.publisher import Publisher
-from exporter.reader import Reader
-from exporter.reporting import Parts, Reporter
-from exporter.schedule import Schedule
-from exporter.store import Connect, Lock, LockedStateError
+from exporter.polling.schedule import Schedule
+from exporter.reports.asking import Asking
+from exporter.reports.reader import Reader
+from exporter.reports.reporting import Parts, Reporter
+from exporter.state.opening import Opened, look, open_state
+from exporter.state.store import Connect, Lock, LockedStateError
 from exporter.supervision import Manager, Supervision
-from exporter.web import Answers, Verdict, application
-from exporter.webauth import guarded
-from exporter.webfile import WebFile
-from exporter.webserver import WebServer
+from exporter.web import api, openapi
+from exporter.web.address import Address
+from exporter.web.application import Answers, Verdict, application
+from exporter.web.auth import guarded
+from exporter.web.file import WebFile
+from exporter.web.handling import Handling
+from exporter.web.server import WebServer
 
 TICK = 0.5
 """Seconds between two looks at what is due."""

@@ -9,10 +9,10 @@ from pathlib import Path
 import yaml
 
 from exporter import logs
-from exporter.address import Address
 from exporter.app import SETTINGS, serve
-from exporter.config import loads
+from exporter.config.config import loads
 from exporter.simulators import SIMULATORS
+from exporter.web.address import Address
 
 DEMO = """
 metrics:

@@ -2,8 +2,8 @@
 
 from urllib.parse import quote, urlencode
 
+from exporter.config.source import SourceSettings
 from exporter.model import Job
-from exporter.sources.settings import SourceSettings
 
 
 def run_path(source: str, run_id: str) -> str:

@@ -19,9 +19,9 @@ from urllib.parse import quote, quote_plus
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from exporter.config.faults import ConfigError
+from exporter.config.secret import MASK, Secret, SecretError
 from exporter.errors import JobrunError
-from exporter.faults import ConfigError
-from exporter.secret import MASK, Secret, SecretError
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["logfmt", "json"]

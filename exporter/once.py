@@ -7,10 +7,10 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from exporter.assembly import Assembly, Outside, counting_rules
-from exporter.config import Config
-from exporter.ledger import Ledger
-from exporter.meters import SelfMetrics
-from exporter.opening import open_state
+from exporter.config.config import Config
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.meters import SelfMetrics
+from exporter.state.opening import open_state
 
 
 class NoPages:

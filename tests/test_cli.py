@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__, cli
-from exporter.address import Address, parse_address
+from exporter.config.faults import ConfigError, Fault
 from exporter.errors import StateError
-from exporter.faults import ConfigError, Fault
+from exporter.history.wanted import Wanted
 from exporter.logs import LogOptions
-from exporter.past import Wanted
+from exporter.web.address import Address, parse_address
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "sources: [{name: a, type: snowplow, organization_id: o, auth: {api_key: '${KEY}'}%s}]\n"

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from exporter.cli import COMMANDS, SETTINGS
-from exporter.config import loads, schema
+from exporter.config.config import loads, schema
+from exporter.counting.records import OTHER
 from exporter.errors import REASONS
-from exporter.families import FAMILIES
-from exporter.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES
+from exporter.metrics.families import FAMILIES
+from exporter.metrics.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES
 from exporter.model import Disposition
 from exporter.sources import SOURCES
-from exporter.state import OTHER
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md"))]

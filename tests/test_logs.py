@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter import logs
+from exporter.config.secret import MASK, Secret
 from exporter.errors import NetworkError
-from exporter.secret import MASK, Secret
 
 NOW = 1_700_000_000.25
 

@@ -1,6 +1,7 @@
 """What must hold of the project as a whole: imports go one way, a vendor is whole, documents say what the code does."""
 
 import ast
+import graphlib
 import re
 from pathlib import Path
 
@@ -8,78 +9,76 @@ import pytest
 
 from exporter import __version__
 from exporter.cli import COMMANDS
-from exporter.docs_metrics import document
+from exporter.metrics.docs import document
 from exporter.model import Result
 from exporter.simulators import SIMULATORS
 from exporter.sources import SOURCES
 
 ROOT = Path(__file__).parent.parent
-MODULES = {path: ast.parse(path.read_text()) for path in sorted((ROOT / "exporter").rglob("*.py"))}
-
 PAGES = ["README.md", "CONTRIBUTING.md", *(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md"))]
 
 LAYERS = (
-    ("app", "once", "demo", "cli", "__main__"),
+    ("__main__", "demo"),
+    ("cli", "app"),
     ("daemon",),
+    ("pages",),
+    ("web", "explain", "history"),
+    ("reports", "once"),
     ("assembly",),
-    ("schedule",),
-    ("poll",),
-    ("publisher", "view"),
-    ("learning",),
+    ("polling", "exposition"),
+    ("sources", "learning"),
     ("ledger",),
-    ("entries", "opening"),
-    ("draft", "store"),
-    ("counting", "schema", "rules"),
-    ("state",),
-    ("model", "errors"),
+    ("state", "metrics", "links", "logs"),
+    ("config", "client", "counting", "simulators", "assets"),
+    ("model", "errors", "duration", "times", "signals", "supervision", "probe"),
 )
-"""Data goes from the bottom to the top; a module imports only from layers below its own."""
+"""Packages, and the modules beside them. Data goes from the bottom to the top; each imports only from below it."""
 
 
 def name_of(path):
-    return path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports(tree):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("exporter"):
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+MODULES = {name_of(path): path for path in sorted((ROOT / "exporter").rglob("*.py"))}
+
+
+def imports(module):
+    """The modules that a module imports."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            yield from sorted(name if name in MODULES else node.module for name in names)
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names if alias.name.startswith("exporter"))
+            yield from (alias.name for alias in node.names)
 
 
-def layer(module):
-    short = module.removeprefix("exporter.")
-    return next((index for index, names in enumerate(LAYERS) if short in names), None)
+EDGES = {module: {each for each in imports(module) if each in MODULES} - {"exporter"} for module in MODULES}
+"""What each imports; that the package itself, which knows its version, is imported says nothing."""
 
 
-def test_no_module_imports_from_a_layer_above_its_own():
-    wrong = [
-        (name_of(path), imported)
-        for path, tree in MODULES.items()
-        for imported in imports(tree)
-        if layer(name_of(path)) is not None and layer(imported) is not None and layer(imported) < layer(name_of(path))
-    ]
-    assert wrong == []
+def part(module):
+    """The package of a module, or the module that stands beside the packages."""
+    return module.split(".")[1]
+
+
+def test_each_package_has_its_layer():
+    assert sorted(name for names in LAYERS for name in names) == sorted({part(each) for each in MODULES if "." in each})
+
+
+def test_packages_import_from_layers_below_their_own_and_so_never_in_circles():
+    layer = {name: index for index, names in enumerate(LAYERS) for name in names}
+    across = [(module, each) for module in EDGES for each in EDGES[module] if part(module) != part(each)]
+    assert [(module, each) for module, each in across if layer[part(each)] <= layer[part(module)]] == []
 
 
 def test_modules_do_not_import_each_other_in_circles():
-    names = {name_of(path) for path in MODULES}
-    edges = {name_of(path): {each for each in imports(tree) if each in names} for path, tree in MODULES.items()}
-    done, path = set(), []
+    graphlib.TopologicalSorter(EDGES).prepare()
 
-    def visit(module):
-        assert module not in path, f"circle: {[*path, module]}"
-        if module not in done:
-            path.append(module)
-            for imported in sorted(edges[module]):
-                visit(imported)
-            path.pop()
-            done.add(module)
 
-    for module in sorted(names):
-        visit(module)
+def test_a_package_says_in_a_line_what_it_is_and_hands_nothing_on():
+    tables = {"exporter", "exporter.sources", "exporter.simulators"}
+    packages = {name: path for name, path in MODULES.items() if path.name == "__init__.py" and name not in tables}
+    assert [name for name, path in packages.items() if not re.fullmatch(r'"""[^"\n]+"""\n', path.read_text())] == []
 
 
 @pytest.mark.parametrize("vendor", SOURCES)
@@ -87,7 +86,7 @@ def test_nothing_but_its_own_files_and_one_line_of_the_table_names_a_vendor(vend
     own = {path.relative_to(ROOT).as_posix() for path in (ROOT / "exporter/sources").glob(f"{vendor}*.py")}
     naming = {
         path.relative_to(ROOT).as_posix()
-        for path in MODULES
+        for path in MODULES.values()
         if re.search(rf"\b{vendor}", path.read_text().lower()) and "simulators" not in path.parts
     }
     assert naming - own == {"exporter/sources/__init__.py"}

@@ -12,8 +12,9 @@ import pytest
 import yaml
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
-from exporter import __version__, config
+from exporter import __version__
 from exporter.cli import SETTINGS
+from exporter.config import config
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/jobrun-exporter"

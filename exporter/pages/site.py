@@ -9,16 +9,16 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from exporter.gzipped import deflated, member
-from exporter.handling import Handling
-from exporter.negotiation import wants_gzip
+from exporter.exposition.gzipped import deflated, member
 from exporter.pages import views
 from exporter.pages.links import Links
 from exporter.pages.rendering import Renderer, etag
 from exporter.pages.runbooks import document
 from exporter.pages.static import Assets
-from exporter.reports import ReportError, Reports, UnknownError
-from exporter.web import HTML_HEADERS
+from exporter.reports.records import ReportError, Reports, UnknownError
+from exporter.web.application import HTML_HEADERS
+from exporter.web.handling import Handling
+from exporter.web.negotiation import wants_gzip
 
 REFRESH = 5
 """Seconds between two looks of a page at whether it is still right."""

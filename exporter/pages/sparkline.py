@@ -7,7 +7,7 @@ import msgspec
 from exporter.model import FAILING
 from exporter.pages.looks import tone
 from exporter.pages.words import many
-from exporter.reports import RECENT, Ending
+from exporter.reports.records import RECENT, Ending
 
 STEP = 6
 """From one bar to the next, in pixels."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from exporter.pages.graph import columns
-from exporter.reports import StepReport
+from exporter.reports.records import StepReport
 
 WIDTH = 1000.0
 """Units of the axis from its beginning to its end."""

@@ -11,8 +11,7 @@ from exporter.pages.graph import graph
 from exporter.pages.sparkline import Sparkline, sparkline
 from exporter.pages.timeline import timeline
 from exporter.pages.words import many
-from exporter.questions import given
-from exporter.reports import (
+from exporter.reports.records import (
     JobFilter,
     JobOrder,
     Problem,
@@ -23,6 +22,7 @@ from exporter.reports import (
     SourceReport,
     StepReport,
 )
+from exporter.web.questions import given
 
 STATUSES = ("failing", "overdue", "stale", "slow", "ok", "idle", "disabled")
 """Of jobs, the most urgent first."""

@@ -7,12 +7,15 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from exporter.client import Client
+from exporter.client.client import Client
+from exporter.client.signin import BearerAuth
+from exporter.config.secret import Secret
+from exporter.config.section import Section
+from exporter.config.source import DAY, HOUR, MINUTE, SourceSettings
+from exporter.config.values import BaseUrl, Positive, Switch, Text
+from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SchemaError, SourceError
 from exporter.model import Listing, Reading, Result, Run, Step, Window
-from exporter.secret import Secret
-from exporter.section import Section
-from exporter.signin import BearerAuth
 from exporter.sources.northflank_api import (
     JOB,
     JOBS,
@@ -28,13 +31,10 @@ from exporter.sources.northflank_api import (
     statuses,
     to_run,
 )
-from exporter.sources.settings import DAY, HOUR, MINUTE, SourceSettings
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.turns import Tier, Turn, has_come, is_due, lateness, ordered, round_seconds, spacing, tier
 from exporter.sources.unreadable import awaited
 from exporter.sources.watched import MAX_PAGES, JobNote, JobRow, Listed, Page, Project, Told, Walk, Watched, note_key
-from exporter.state import OpenRun
-from exporter.values import BaseUrl, Positive, Switch, Text
 
 REACH = 365 * DAY
 """The vendor names no age at which runs are forgotten."""

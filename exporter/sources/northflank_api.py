@@ -7,7 +7,7 @@ import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import Result, Run, State
-from exporter.payload import ABSENT, OBJECT, ROWS, decode, decoded, identity, scalar, text
+from exporter.sources.payload import ABSENT, OBJECT, ROWS, decode, decoded, identity, scalar, text
 from exporter.sources.turns import Schedule
 from exporter.sources.watched import JobRow, Page
 from exporter.times import parse_instant

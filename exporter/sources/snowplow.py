@@ -9,12 +9,14 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from pydantic import Discriminator, Tag
 
-from exporter.client import Client
+from exporter.client.client import Client
+from exporter.config.secret import Secret
+from exporter.config.section import Section, given_keys
+from exporter.config.source import DAY, HOUR, MINUTE, SourceSettings, Sweep
+from exporter.config.values import BaseUrl, Text
+from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, NotFoundError, RateLimitedError, SchemaError, SourceError
 from exporter.model import Reading, Result, Run, Step, Window
-from exporter.secret import Secret
-from exporter.section import Section, given_keys
-from exporter.sources.settings import DAY, HOUR, MINUTE, SourceSettings, Sweep
 from exporter.sources.snowplow_api import (
     RUN,
     RUNS,
@@ -22,6 +24,7 @@ from exporter.sources.snowplow_api import (
     STEPS,
     ApiKeyAuth,
     PasswordAuth,
+    RunList,
     RunRow,
     job_id_of,
     parse_log,
@@ -36,9 +39,7 @@ from exporter.sources.snowplow_api import (
 )
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.unreadable import Waiting
-from exporter.state import OpenRun
-from exporter.values import BaseUrl, Text
-from exporter.windows import Reach, halves, plan
+from exporter.sources.windows import Reach, halves, plan
 
 REACH = 7 * DAY
 MARGIN = 10 * MINUTE
@@ -124,14 +125,6 @@ class SnowplowSettings(SourceSettings):
     """Now and then this much is read again, for what arrives late."""
 
 
-class Answered(msgspec.Struct, frozen=True):
-    """One answered list: its body, its rows by id, and how many were no runs."""
-
-    body: bytes
-    rows: dict[str, RunRow]
-    invalid: int
-
-
 class Doubted(msgspec.Struct):
     """A list that may have been trimmed. `proven`: a part of its window has shown a run that it lacked."""
 
@@ -162,7 +155,7 @@ class SnowplowSource:
             overlap=settings.overlap,
             settle=settings.settle,
         )
-        self._last: Answered | None = None
+        self._last: RunList | None = None
         self._uncertain: set[Window] = set()
         self._asked: dict[str, int] = {}
         self._waiting = Waiting()
@@ -171,7 +164,7 @@ class SnowplowSource:
         """The windows of this poll, oldest first, then the open runs that no window has shown."""
         sweep = self._settings.sweep.window if view.sweep_due and self._settings.sweep else None
         todo = plan(view.now, view.watermark(), self._reach, sweep=sweep)
-        shown: list[Answered] = []
+        shown: list[RunList] = []
         self._waiting.begin()
         for window, answered, truncated, uncertain in self._whole(todo.windows, view):
             shown.append(answered)
@@ -184,7 +177,7 @@ class SnowplowSource:
         self._waiting.end()
         yield from self._follow(view, shown)
 
-    def _whole(self, windows: Sequence[Window], view: View) -> Iterator[tuple[Window, Answered, int, Window | None]]:
+    def _whole(self, windows: Sequence[Window], view: View) -> Iterator[tuple[Window, RunList, int, Window | None]]:
         """Answers that are whole, oldest first: a window whose answer may be trimmed is asked again in halves.
 
         Gives with each answer its window, how many trimmed answers it has proven, and the window once more if it is
@@ -196,23 +189,23 @@ class SnowplowSource:
         while waiting:
             window = waiting.pop()
             answered = self._ask(window)
-            doubtful = heeded and may_be_trimmed(answered.rows.values(), window, view, self._event_limit)
-            runs = [to_run(row, self._statuses) for row in answered.rows.values()] if doubtful else []
+            doubtful = heeded and may_be_trimmed(answered.texts.values(), window, view, self._event_limit)
+            runs = [to_run(row, self._statuses) for row in answered.by_id.values()] if doubtful else []
             heeded = heeded and not _strays(runs, window)
             doubtful = doubtful and heeded and not self._shows_all(answered, runs, window, view)
             parts = halves(window)
             if doubtful and parts and len(doubted) < FEWEST_HALVINGS + len(shown):
-                doubted.append(Doubted(window, frozenset(answered.rows)))
-                shown |= answered.rows.keys()
+                doubted.append(Doubted(window, frozenset(answered.by_id)))
+                shown |= answered.by_id.keys()
                 waiting += reversed(parts)
                 continue
-            truncated = _proven(doubted, answered.rows.values())
+            truncated = _proven(doubted, answered.texts.values())
             uncertain = window if doubtful and window not in self._uncertain else None
             if uncertain:
                 self._uncertain.add(window)
             yield window, answered, truncated + (uncertain is not None), uncertain
 
-    def _shows_all(self, answered: Answered, runs: Sequence[Run], window: Window, view: View) -> bool:
+    def _shows_all(self, answered: RunList, runs: Sequence[Run], window: Window, view: View) -> bool:
         """Whether one further question clears a doubt: what ended before the first ending that an answer shows.
 
         A trimmed answer lacks the runs of which all events are older than the oldest event that was kept, and so older
@@ -226,27 +219,23 @@ class SnowplowSource:
         if early.length > window.length / 2:
             return False
         part = self._ask(early)
-        whole = not may_be_trimmed(part.rows.values(), early, view, self._event_limit)
-        return whole and part.rows.keys() < answered.rows.keys()
+        whole = not may_be_trimmed(part.texts.values(), early, view, self._event_limit)
+        return whole and part.by_id.keys() < answered.by_id.keys()
 
-    def _ask(self, window: Window) -> Answered:
+    def _ask(self, window: Window) -> RunList:
         bounds = {"from": timestamp(window.start), "to": timestamp(window.end)}
         answer = self._client.get(path(RUNS, org=self._settings.organization_id), endpoint=RUNS, params=bounds)
         if self._last is not None and answer.body == self._last.body:
             return self._last
-        rows, invalid = parse_rows(answer.body)
-        return Answered(answer.body, {row.run_id: row for row in rows}, invalid)
+        return parse_rows(answer.body, self._last.texts if self._last else {})
 
-    def _reading(self, answered: Answered, *, through: float, truncated: int, unobserved: Sequence[Window]) -> Reading:
+    def _reading(self, answered: RunList, *, through: float, truncated: int, unobserved: Sequence[Window]) -> Reading:
         """What an answer brought beside the one committed before: most of its rows are usually the same."""
-        changed: list[RunRow] = []
-        if self._last is not answered:
-            known = self._last.rows.get if self._last else _nothing
-            changed = [row for run_id, row in answered.rows.items() if known(run_id) != row]
+        changed = () if self._last is answered else {row.run_id: row for row in answered.fresh}.values()
         return Reading(
             jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
             runs=[to_run(row, self._statuses) for row in changed],
-            unchanged=len(answered.rows) - len(changed),
+            unchanged=len(answered.texts) - len(changed),
             invalid=answered.invalid,
             through=through,
             truncated=truncated,
@@ -256,16 +245,16 @@ class SnowplowSource:
 
     def committed(self, reading: Reading) -> None:
         """Remembers an answer whose rows are in the state."""
-        if isinstance(reading.memory, Answered):
+        if isinstance(reading.memory, RunList):
             self._last = reading.memory
 
-    def _follow(self, view: View, shown: Collection[Answered]) -> Iterator[Reading]:
+    def _follow(self, view: View, shown: Collection[RunList]) -> Iterator[Reading]:
         """Asks for open runs by id, those asked least often first.
 
         One that cannot be had does not keep the others from being asked for.
         """
         fault: SourceError | None = None
-        missing = [run for run in view.open_runs() if not any(run.run_id in answered.rows for answered in shown)]
+        missing = [run for run in view.open_runs() if not any(run.run_id in answered.by_id for answered in shown)]
         self._asked = {run.run_id: self._asked.get(run.run_id, 0) for run in missing}
         for run in sorted(missing, key=lambda run: self._asked[run.run_id]):
             if view.out_of_time():
@@ -312,7 +301,7 @@ class SnowplowSource:
     def probe(self) -> str:
         """Signs in and lists the last hour's runs."""
         now = self._client.now()
-        rows = self._ask(Window(now - 3600, now)).rows
+        rows = self._ask(Window(now - 3600, now)).texts
         return f"signed in, {len(rows)} runs in the last hour"
 
     def round_seconds(self) -> float:
@@ -322,11 +311,6 @@ class SnowplowSource:
     def close(self) -> None:
         """Ends all connections."""
         self._client.close()
-
-
-def _nothing(_run_id: str) -> RunRow | None:
-    """What is remembered before the first answer."""
-    return None
 
 
 def may_be_trimmed(rows: Collection[RunRow], window: Window, view: View, limit: int = EVENT_LIMIT) -> bool:

@@ -2,18 +2,19 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated
 from urllib.parse import quote
 
 import httpx
 import msgspec
 
+from exporter.client.signin import TokenAuth, secret_bytes, secret_text
 from exporter.errors import SchemaError
 from exporter.model import Job, Result, Run, State, Step
-from exporter.payload import (
+from exporter.sources.payload import (
     ABSENT,
     LONGEST_ID,
-    MALFORMED,
     OBJECT,
     Scalar,
     decode,
@@ -23,7 +24,6 @@ from exporter.payload import (
     scalar,
     text,
 )
-from exporter.signin import TokenAuth, secret_bytes, secret_text
 from exporter.sources.source import StepLog
 from exporter.times import parse_duration, parse_instant
 
@@ -192,7 +192,6 @@ class LooseRow(msgspec.Struct, kw_only=True, rename="camel"):
         )
 
 
-TYPED_ROWS: msgspec.json.Decoder[list[RunRow]] = msgspec.json.Decoder(list[RunRow])
 TYPED_ROW: msgspec.json.Decoder[RunRow] = msgspec.json.Decoder(RunRow)
 LOOSE_ROW: msgspec.json.Decoder[LooseRow] = msgspec.json.Decoder(LooseRow)
 RAW_LIST: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
@@ -203,25 +202,48 @@ def statuses(status_map: Mapping[str, Result | State]) -> Mapping[str, Result | 
     return {**STATUSES, **{word.casefold(): meaning for word, meaning in status_map.items()}}
 
 
-def parse_rows(body: bytes) -> tuple[list[RunRow], int]:
-    """The runs of a list, and how many rows were not runs.
+class RunList(msgspec.Struct, frozen=True, dict=True):
+    """The runs of a list.
+
+    Attributes:
+        body: The list itself.
+        texts: Its runs by their text in it.
+        fresh: Those that an earlier list did not show with the same text.
+        invalid: How many rows were not runs.
+    """
+
+    body: bytes
+    texts: Mapping[bytes, RunRow]
+    fresh: Sequence[RunRow]
+    invalid: int
+
+    @cached_property
+    def by_id(self) -> Mapping[str, RunRow]:
+        """Its runs by their ids; what a list shows last of a run counts."""
+        return {row.run_id: row for row in self.texts.values()}
+
+
+def parse_rows(body: bytes, known: Mapping[bytes, RunRow]) -> RunList:
+    """The runs of a list. `known` are the texts of an earlier one: most rows are usually the same to the byte.
 
     Raises:
         DecodeError: The body is not JSON.
         SchemaError: It is no list, or none of its rows is a run.
     """
-    try:
-        return TYPED_ROWS.decode(body), 0
-    except MALFORMED:
-        return _parse_loose_rows(body)
-
-
-def _parse_loose_rows(body: bytes) -> tuple[list[RunRow], int]:
-    raws = decode_rows(body, LIST_KEYS)
-    rows = [row for raw in raws if (row := _row(raw)) is not None]
-    if raws and not rows:
+    texts, fresh, invalid = dict[bytes, RunRow](), list[RunRow](), 0
+    for raw in decode_rows(body, LIST_KEYS):
+        words = bytes(raw)
+        row = known.get(words)
+        if row is None:
+            row = _row(raw)
+            if row is None:
+                invalid += 1
+                continue
+            fresh.append(row)
+        texts[words] = row
+    if invalid and not texts:
         raise SchemaError("no row of the answer is a run")
-    return rows, len(raws) - len(rows)
+    return RunList(body, texts, fresh, invalid)
 
 
 def _row(raw: msgspec.Raw) -> RunRow | None:

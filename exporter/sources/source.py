@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import httpx
 import msgspec
 
-from exporter.client import Client
+from exporter.client.client import Client
+from exporter.config.source import SourceSettings
+from exporter.counting.records import OpenRun
 from exporter.model import Reading, Result, Run, Step
-from exporter.sources.settings import SourceSettings
-from exporter.state import OpenRun
 
 
 class View(Protocol):

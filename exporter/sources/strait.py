@@ -6,7 +6,13 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from exporter.client import Client
+from exporter.client.client import Client
+from exporter.client.signin import BearerAuth
+from exporter.config.secret import Secret
+from exporter.config.section import Section
+from exporter.config.source import DAY, MINUTE, SourceSettings, Sweep
+from exporter.config.values import BaseUrl, Positive
+from exporter.counting.records import OpenRun
 from exporter.errors import (
     AuthError,
     ClientStatusError,
@@ -17,10 +23,6 @@ from exporter.errors import (
     SourceError,
 )
 from exporter.model import Job, Reading, Result, Run, State, Step, Window
-from exporter.secret import Secret
-from exporter.section import Section
-from exporter.signin import BearerAuth
-from exporter.sources.settings import DAY, MINUTE, SourceSettings, Sweep
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.strait_api import (
     JOB_ROW,
@@ -52,9 +54,7 @@ from exporter.sources.strait_api import (
 from exporter.sources.strait_dead import DeadLetters
 from exporter.sources.strait_pages import Lists
 from exporter.sources.unreadable import Waiting
-from exporter.state import OpenRun
-from exporter.values import BaseUrl, Positive
-from exporter.windows import Reach, plan
+from exporter.sources.windows import Reach, plan
 
 REACH = 90 * DAY
 """How far back runs are taken to be shown. How long a server keeps them is its operator's choice."""

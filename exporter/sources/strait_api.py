@@ -9,7 +9,7 @@ import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, State, Step
-from exporter.payload import LONGEST_ID, OBJECT, decode, decoded, text
+from exporter.sources.payload import LONGEST_ID, OBJECT, decode, decoded, text
 from exporter.sources.source import StepLog
 from exporter.times import parse_instant
 

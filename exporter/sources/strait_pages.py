@@ -6,7 +6,7 @@ from typing import Generic
 
 import msgspec
 
-from exporter.client import Client
+from exporter.client.client import Client
 from exporter.errors import ClientStatusError, SchemaError
 from exporter.sources.strait_api import Page, RowKind, cursor_at, cursor_from, exact, parse_page
 

@@ -6,14 +6,15 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from pydantic import model_validator
 
-from exporter.budget import Pace
-from exporter.client import Client
+from exporter.client.budget import Pace
+from exporter.client.client import Client
+from exporter.client.signin import BearerAuth
+from exporter.config.secret import Secret
+from exporter.config.section import Section
+from exporter.config.source import DAY, MINUTE, SourceSettings
+from exporter.config.values import Positive, PositiveDuration, Switch
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
 from exporter.model import Listing, Reading, Result, Run, Step, Window
-from exporter.secret import Secret
-from exporter.section import Section
-from exporter.signin import BearerAuth
-from exporter.sources.settings import DAY, MINUTE, SourceSettings
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.workato_api import (
     CUSTOMER,
@@ -46,7 +47,6 @@ from exporter.sources.workato_marks import (
     unfinished,
 )
 from exporter.sources.workato_search import Api, Search
-from exporter.values import Positive, PositiveDuration, Switch
 
 REACH = 30 * DAY
 """The least that workspaces keep jobs unless they are told to keep less."""

@@ -9,7 +9,7 @@ import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, State, Step
-from exporter.payload import ABSENT, OBJECT, decode, decode_rows, decoded, identity, scalar, text
+from exporter.sources.payload import ABSENT, OBJECT, decode, decode_rows, decoded, identity, scalar, text
 from exporter.times import parse_duration, parse_instant
 
 USERS = "/managed_users"

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from exporter.client import Client
+from exporter.client.client import Client
+from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
 from exporter.model import Result, Run, State, Step
 from exporter.sources.source import View
@@ -19,7 +20,6 @@ from exporter.sources.workato_api import (
     to_run,
 )
 from exporter.sources.workato_marks import Goal, Page, is_last
-from exporter.state import OpenRun
 
 MOST_PAGES = 40
 """Pages of one recipe's jobs a poll; the next poll reads on."""

@@ -10,17 +10,17 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
 from exporter.assembly import Assembly, Outside, counting_rules
-from exporter.config import Config, loads
+from exporter.config.config import Config, loads
 from exporter.errors import StateError
-from exporter.exposition import Exposition
-from exporter.holds import Holds
-from exporter.ledger import Ledger
-from exporter.meters import SelfMetrics
+from exporter.exposition.exposition import Exposition
+from exporter.exposition.publisher import Publisher
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.holds import Holds
+from exporter.metrics.meters import SelfMetrics
 from exporter.once import NoPages
-from exporter.opening import Opened, open_state
-from exporter.publisher import Publisher
-from exporter.schedule import Polled
+from exporter.polling.schedule import Polled
 from exporter.sources import SOURCES
+from exporter.state.opening import Opened, open_state
 from tests.chaos.mortal import Mortal
 
 HOUSEKEEPING = 3600.0

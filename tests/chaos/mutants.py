@@ -7,16 +7,16 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from exporter.counting import Mark
-from exporter.draft import Draft
-from exporter.entries import Entered, Moment
+from exporter.counting.counting import Mark
+from exporter.counting.records import Count
 from exporter.errors import StateError
-from exporter.ledger import Ledger
+from exporter.ledger.draft import Draft
+from exporter.ledger.entries import Entered, Moment
+from exporter.ledger.ledger import Ledger
 from exporter.model import Reading, Result, Step
-from exporter.schema import StepMark, StoredRun
 from exporter.simulators.world import MARK
-from exporter.state import Count
-from exporter.store import Loaded
+from exporter.state.schema import StepMark, StoredRun
+from exporter.state.store import Loaded
 from tests.chaos.life import LedgerKind
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from exporter.ledger import Ledger
+from exporter.ledger.ledger import Ledger
 from tests.chaos.audit import audit
 from tests.chaos.gauges import Gauges
 from tests.chaos.life import LedgerKind

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.budget import LONGEST_BLOCK, Budget, Pace, Stopped
+from exporter.client.budget import LONGEST_BLOCK, Budget, Pace, Stopped
 from exporter.errors import RateLimitedError
 
 EVER = math.inf

@@ -6,8 +6,8 @@ import zlib
 import httpx
 import pytest
 
-from exporter.budget import Budget, Stopped
-from exporter.client import Client, NetworkSettings, NullMeter, Surroundings
+from exporter.client.budget import Budget, Stopped
+from exporter.client.client import Client, NetworkSettings, NullMeter, Surroundings
 from exporter.errors import (
     AuthError,
     ClientStatusError,

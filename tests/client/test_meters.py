@@ -2,10 +2,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from exporter.client.transport import Meter
 from exporter.errors import REASONS
-from exporter.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES, SelfMetrics
+from exporter.metrics.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES, SelfMetrics
 from exporter.model import Disposition
-from exporter.transport import Meter
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from exporter.budget import Budget
-from exporter.client import Client, NetworkSettings, Surroundings
+from exporter.client.budget import Budget
+from exporter.client.client import Client, NetworkSettings, Surroundings
 from exporter.errors import NetworkError, TimedOutError
 
 ENDPOINT = "/x"

@@ -1,6 +1,6 @@
 import pytest
 
-from exporter.limits import Limits, parse_date, parse_limits, parse_retry_after
+from exporter.client.limits import Limits, parse_date, parse_limits, parse_retry_after
 
 NOW = 1_700_000_000.0
 

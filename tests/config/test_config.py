@@ -5,9 +5,9 @@ import jsonschema
 import pytest
 import yaml
 
-from exporter.config import Config, load, loads, schema, secrets
+from exporter.config.config import Config, load, loads, schema, secrets
+from exporter.config.secret import Secret
 from exporter.model import Result, State
-from exporter.secret import Secret
 from exporter.sources import SOURCES
 from exporter.sources.snowplow import ApiKey, ApiKeyPair, PasswordGrant, SnowplowSettings
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.config import load, loads
-from exporter.faults import ConfigError, path_of
+from exporter.config.config import load, loads
+from exporter.config.faults import ConfigError, path_of
 from exporter.sources.snowplow import SnowplowSettings
 
 SETTINGS = {"snowplow": SnowplowSettings}

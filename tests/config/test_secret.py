@@ -5,7 +5,7 @@ import pickle
 import pytest
 from pydantic import BaseModel
 
-from exporter.secret import MASK, Secret, SecretError
+from exporter.config.secret import MASK, Secret, SecretError
 
 
 class Holder(BaseModel):

@@ -19,21 +19,21 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.assembly import Assembly, Outside, counting_rules
-from exporter.config import loads
-from exporter.exposition import Exposition
-from exporter.holds import Holds
-from exporter.ledger import Ledger
-from exporter.meters import SelfMetrics
+from exporter.config.config import loads
+from exporter.exposition.exposition import Exposition
+from exporter.exposition.publisher import Publisher
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.holds import Holds
+from exporter.metrics.meters import SelfMetrics
 from exporter.model import Result
 from exporter.once import NoPages
-from exporter.opening import open_state
-from exporter.publisher import Publisher
 from exporter.simulators import SIMULATORS
 from exporter.simulators.clock import Clock
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.server import Simulator
 from exporter.simulators.world import SimJob
 from exporter.sources import SOURCES
+from exporter.state.opening import open_state
 
 NOW = 1_700_000_000.0
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0

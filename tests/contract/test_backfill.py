@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from exporter.assembly import Outside
-from exporter.backfill import BackfillError, backfill
-from exporter.config import loads
-from exporter.counting import Mark
+from exporter.config.config import loads
+from exporter.counting.counting import Mark
 from exporter.errors import SourceError, StateError
-from exporter.past import Wanted
-from exporter.samples import REPEAT
+from exporter.history.backfill import BackfillError, backfill
+from exporter.history.samples import REPEAT
+from exporter.history.wanted import Wanted
 from exporter.simulators.faults import Status
 from exporter.sources import SOURCES
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW, RUNS

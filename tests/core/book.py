@@ -2,12 +2,12 @@
 
 import sqlite3
 
-from exporter.counting import Rules
-from exporter.entries import Moment
-from exporter.ledger import Ledger
+from exporter.counting.counting import Rules
+from exporter.counting.rules import SourceRules
+from exporter.ledger.entries import Moment
+from exporter.ledger.ledger import Ledger
 from exporter.model import Job, Reading, Result, Run
-from exporter.opening import open_state
-from exporter.rules import SourceRules
+from exporter.state.opening import open_state
 
 BASELINE = 1_000_000.0
 BUCKETS = (10.0, 60.0)

@@ -4,7 +4,7 @@ import random
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from exporter.cadence import DAY, cadence
+from exporter.learning.cadence import DAY, cadence
 
 SPRING, AUTUMN = "2024-03-01", "2024-10-01"
 """Clocks change in the month that begins here."""

@@ -5,11 +5,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.assembly import counting_rules, rules_of
-from exporter.config import loads
-from exporter.exposition import Exposition
-from exporter.holds import Holds
-from exporter.meters import SelfMetrics
-from exporter.publisher import Publisher, Shown
+from exporter.config.config import loads
+from exporter.exposition.exposition import Exposition
+from exporter.exposition.publisher import Publisher, Shown
+from exporter.metrics.holds import Holds
+from exporter.metrics.meters import SelfMetrics
 from exporter.sources import SOURCES
 from tests.core.book import Book
 

@@ -1,10 +1,10 @@
 """A poller among stand-ins that write down what they are told, in order."""
 
-from exporter.entries import Entered, Moment
+from exporter.counting.records import JobState, OpenRun, ScopeState, SourceState
 from exporter.errors import SourceError
+from exporter.ledger.entries import Entered, Moment
 from exporter.model import Job
-from exporter.poll import Poller
-from exporter.state import JobState, OpenRun, ScopeState, SourceState
+from exporter.polling.poll import Poller
 from tests.core.book import rules
 
 STARTED = 1_000_000.0

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from exporter.cadence import DAY, HOUR, MINUTE, cadence
+from exporter.learning.cadence import DAY, HOUR, MINUTE, cadence
 from tests.core.series import (
     AUTUMN,
     EVERY_DAY,

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.assembly import counting_rules
-from exporter.families import FAMILIES, Level
-from exporter.ledger import MANY_STEPS
+from exporter.counting.records import OTHER
+from exporter.ledger.ledger import MANY_STEPS
+from exporter.metrics.families import FAMILIES, Level
 from exporter.model import Job, Result, Step
-from exporter.state import OTHER
 from tests.core.book import BASELINE, DURATIONS, RUNS, ended
 from tests.core.shown import ShownBook
 

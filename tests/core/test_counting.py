@@ -2,10 +2,20 @@ import itertools
 
 import pytest
 
-from exporter import counting
-from exporter.counting import MAX_ERROR_TYPES, Context, Known, Mark, Rules, Verdict, judge, note_ending, root_failure
+from exporter.counting import counting
+from exporter.counting.counting import (
+    MAX_ERROR_TYPES,
+    Context,
+    Known,
+    Mark,
+    Rules,
+    Verdict,
+    judge,
+    note_ending,
+    root_failure,
+)
+from exporter.counting.records import OTHER, JobState
 from exporter.model import Disposition, Job, Result, Run, State, Step
-from exporter.state import OTHER, JobState
 
 B = 1000.0
 OPEN = Run(run_id="r", job_id="j", state=State.EXECUTING, start=900.0)

@@ -3,13 +3,13 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from exporter.cadence import Cadence
-from exporter.config import Objective
-from exporter.expectations import due_after, expectation, next_tick
-from exporter.learned import Learned
+from exporter.config.config import Objective
+from exporter.counting.records import JobState, OpenRun
+from exporter.learning.cadence import Cadence
+from exporter.learning.expectations import due_after, expectation, next_tick
+from exporter.learning.learned import Learned
 from exporter.model import Job, State
-from exporter.schedule import backoff
-from exporter.state import JobState, OpenRun
+from exporter.polling.schedule import backoff
 from tests.core.shown import ShownBook
 
 

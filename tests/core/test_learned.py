@@ -2,8 +2,8 @@ import random
 
 import pytest
 
-from exporter.cadence import DAY, HOUR, MINUTE
-from exporter.learned import NOTHING, duration_budget, learn
+from exporter.learning.cadence import DAY, HOUR, MINUTE
+from exporter.learning.learned import NOTHING, duration_budget, learn
 from exporter.model import PastRun, Result
 from tests.core.series import at_times, by_chance
 

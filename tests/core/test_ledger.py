@@ -4,14 +4,14 @@ import sys
 
 import pytest
 
+from exporter.counting.records import OTHER
 from exporter.errors import StateError
-from exporter.holds import Owner
-from exporter.ledger import UNOBSERVED, IdentityError
+from exporter.ledger.ledger import UNOBSERVED, IdentityError
+from exporter.metrics.holds import Owner
 from exporter.model import Job, Listing, Reading, Result, State, Step, Window
-from exporter.opening import open_state
-from exporter.schema import MIGRATIONS, StepMark
-from exporter.state import OTHER
-from exporter.store import Lock, LockedStateError, Store
+from exporter.state.opening import open_state
+from exporter.state.schema import MIGRATIONS, StepMark
+from exporter.state.store import Lock, LockedStateError, Store
 from tests.core.book import BASELINE, DURATIONS, RUNS, Book, Failing, ended, run
 
 DAY = 86400.0

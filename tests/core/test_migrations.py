@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from exporter.counting import Mark
+from exporter.counting.counting import Mark
 from exporter.model import Result, State
-from exporter.opening import open_state
-from exporter.schema import MIGRATIONS, StepMark
-from exporter.store import Store
+from exporter.state.opening import open_state
+from exporter.state.schema import MIGRATIONS, StepMark
+from exporter.state.store import Store
 from tests.core.book import BASELINE, RUNS, Book, ended
 
 DUMPS = Path(__file__).parent / "testdata"

@@ -2,9 +2,9 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from exporter.budget import Stopped
-from exporter.entries import Entered
+from exporter.client.budget import Stopped
 from exporter.errors import AuthError, NetworkError, NotFoundError, RateLimitedError, SchemaError, StateError
+from exporter.ledger.entries import Entered
 from exporter.model import Disposition, Reading, Result
 from tests.core.stage import INTERVAL, STARTED, Stage, job, open_run, scope
 from tests.core.test_store_contract import row

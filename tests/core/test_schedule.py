@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from exporter.schedule import Every
+from exporter.polling.schedule import Every
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

@@ -5,11 +5,11 @@ from contextlib import suppress
 
 import pytest
 
-from exporter.counting import Mark
+from exporter.counting.counting import Mark
 from exporter.errors import StateError
 from exporter.model import Result
-from exporter.schema import MIGRATIONS
-from exporter.store import CorruptStateError, Lock, LockedStateError, NewerSchemaError, Store, set_aside
+from exporter.state.schema import MIGRATIONS
+from exporter.state.store import CorruptStateError, Lock, LockedStateError, NewerSchemaError, Store, set_aside
 from tests.core.test_migrations import left_by
 from tests.core.test_store_contract import SOURCES, fill, row
 
@@ -322,6 +322,16 @@ def test_the_pulse_of_a_job_is_the_first_ending_of_each_stretch(store):
     fill(store, s=[row(f"{job}-{end}", job=job, end=end) for job in ends for end in reversed(ends[job])])
     assert store.pulse(1, 100, 10) == [100, 110, 125]
     assert store.pulse(1, 101, 10) == [101, 110, 125]
+
+
+def test_the_pulse_takes_a_run_without_an_end_for_ended_when_that_was_seen_and_leaves_out_what_never_ended(store):
+    never = [
+        row("open", seen=120, mark=Mark.OPEN),
+        row("given up", seen=130, mark=Mark.GIVEN_UP),
+        row("too old at the baseline", seen=140, mark=Mark.BASELINE, result=None),
+    ]
+    fill(store, s=[row("without an end", seen=101), row("ended", seen=160, end=115), *never])
+    assert store.pulse(1, 100, 10) == [101, 115]
 
 
 def test_the_moments_of_a_source_come_in_order(store):

@@ -5,11 +5,11 @@ from contextlib import suppress
 import msgspec
 import pytest
 
-from exporter.counting import Known, Mark, Streak
+from exporter.counting.counting import Known, Mark, Streak
+from exporter.counting.records import Counted, JobState, SourceState
 from exporter.model import Job, Result, State, Window
-from exporter.schema import StepMark, StoredRun
-from exporter.state import Counted, JobState, SourceState
-from exporter.store import Store
+from exporter.state.schema import StepMark, StoredRun
+from exporter.state.store import Store
 from tests.core.book import run
 
 SOURCES = tuple(SourceState(name=name, identity=f"api of {name}", baseline=1.0) for name in ("s", "other"))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model import Window
-from exporter.windows import DOUBT, Reach, halves, plan, split
+from exporter.sources.windows import DOUBT, Reach, halves, plan, split
 
 DAY, HOUR = 86400.0, 3600.0
 NOW = 1_700_000_000.5

@@ -3,7 +3,7 @@
 import pytest
 
 from exporter.errors import StateError
-from exporter.ledger import UNOBSERVED
+from exporter.ledger.ledger import UNOBSERVED
 from exporter.model import Reading, Window
 from tests.core.book import BASELINE, DURATIONS, RUNS, Failing, ended
 from tests.core.shown import ShownBook

@@ -11,7 +11,7 @@ import yaml
 from exporter.model import Result
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.server import Simulator
-from exporter.store import Store
+from exporter.state.store import Store
 from tests.e2e.pages import Series
 from tests.e2e.vendors import vendor
 

@@ -18,9 +18,9 @@ from typing import NoReturn, TypeVar
 import pytest
 
 from exporter import app
-from exporter.address import Address
 from exporter.logs import LogOptions
-from exporter.store import Connect
+from exporter.state.store import Connect
+from exporter.web.address import Address
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exporter.app import SETTINGS
-from exporter.config import load, secrets
+from exporter.config.config import load, secrets
 from exporter.simulators.world import MARK
 from tests.e2e.living import LivingWorld, source, written
 from tests.e2e.pages import fetch, page

@@ -1,8 +1,8 @@
 """Jobs for the tests of what is shown of them."""
 
-from exporter.jobview import JobView
+from exporter.counting.records import JobState
+from exporter.metrics.jobview import JobView
 from exporter.model import Job, Result
-from exporter.state import JobState
 
 RESULTS = frozenset({Result.SUCCESS, Result.FAILURE})
 

@@ -1,8 +1,8 @@
 import prometheus_client
 import pytest
 
-from exporter.exposition import Exposition
-from exporter.holds import Holds
+from exporter.exposition.exposition import Exposition
+from exporter.metrics.holds import Holds
 
 
 class Clock:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter.docs_metrics import document
-from exporter.families import FAMILIES, Family, Kind
-from exporter.jobview import JobView
+from exporter.metrics.docs import document
+from exporter.metrics.families import FAMILIES, Family, Kind
+from exporter.metrics.jobview import JobView
 from tests.exposition.test_text import full_view
 
 FORBIDDEN = {"job", "instance", "env", "environment", "service", "stage", "type", "le", "quantile"}
@@ -15,7 +15,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def test_the_document_is_what_the_table_says():
-    assert DOCUMENT.read_text() == document(), "run: python -m exporter.docs_metrics > docs/metrics.md"
+    assert DOCUMENT.read_text() == document(), "run: python -m exporter.metrics.docs > docs/metrics.md"
 
 
 def test_families_that_the_client_library_keeps_are_documented_in_their_section():

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.exposition import Exposition
-from exporter.gzipped import deflated, member
-from exporter.holds import Holds
-from exporter.jobview import JobView
-from exporter.state import Exemplar, clean
+from exporter.counting.records import Exemplar, clean
+from exporter.exposition.exposition import Exposition
+from exporter.exposition.gzipped import deflated, member
+from exporter.metrics.holds import Holds
+from exporter.metrics.jobview import JobView
 from tests.exposition.builders import job, view
 from tests.exposition.test_text import full_view
 

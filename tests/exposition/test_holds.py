@@ -1,6 +1,6 @@
 """Promise 3: a new series shows 0 long enough, and to somebody, before it shows its value."""
 
-from exporter.holds import Holds
+from exporter.metrics.holds import Holds
 
 RUNS = (("job", 1), "jobrun_runs_total", "error")
 DURATION = (("job", 1), "jobrun_run_duration_seconds", "error")

@@ -5,10 +5,10 @@ import threading
 import prometheus_client
 import pytest
 
-from exporter.exposition import Exposition
-from exporter.families import RUN_DURATION, STEP_DURATION
-from exporter.holds import Holds
-from exporter.state import Counted, Exemplar
+from exporter.counting.records import Counted, Exemplar
+from exporter.exposition.exposition import Exposition
+from exporter.metrics.families import RUN_DURATION, STEP_DURATION
+from exporter.metrics.holds import Holds
 from tests.exposition.builders import job, lines_of, view
 
 

@@ -1,9 +1,9 @@
 import pytest
 
-from exporter.families import FAMILIES, RUN_DURATION, RUNS
-from exporter.past import parse_label
-from exporter.replay import zero
-from exporter.samples import REPEAT, Samples, Unit, repeated, stamped
+from exporter.history.replay import zero
+from exporter.history.samples import REPEAT, Samples, Unit, repeated, stamped
+from exporter.history.wanted import parse_label
+from exporter.metrics.families import FAMILIES, RUN_DURATION, RUNS
 
 FAMILY = {family.name: family for family in FAMILIES}
 

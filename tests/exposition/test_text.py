@@ -1,8 +1,8 @@
 """The exact text for a job."""
 
-from exporter.families import FAMILIES, series_count
+from exporter.counting.records import SEPARATOR, Counted, Exemplar, LastFailure, LastRun, LastSteps, SourceState
+from exporter.metrics.families import FAMILIES, series_count
 from exporter.model import Job, Result, State
-from exporter.state import SEPARATOR, Counted, Exemplar, LastFailure, LastRun, LastSteps, SourceState
 from tests.exposition.builders import job, lines_of, view
 
 J = 'source="s",project="p",job_name="nightly"'

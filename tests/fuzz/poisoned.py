@@ -13,7 +13,7 @@ import msgspec
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.counting import Mark
+from exporter.counting.counting import Mark
 from exporter.simulators.world import MARK
 from tests.contract.harness import HOUR, JOBS, MINUTE, RUNS, Bench
 from tests.fuzz.nasty import CANARY, inside, places, planted, twice, whole, without

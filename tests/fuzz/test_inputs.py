@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.config import loads
-from exporter.faults import ConfigError
+from exporter.config.config import loads
+from exporter.config.faults import ConfigError
+from exporter.explain.selector import SelectorError, parse
 from exporter.model import Result
-from exporter.negotiation import wants_gzip, wants_openmetrics
-from exporter.opening import open_state
-from exporter.passwords import Credentials
-from exporter.selector import SelectorError, parse
 from exporter.sources import SOURCES
-from exporter.webauth import claimed_by
-from exporter.webconfig import load_web
+from exporter.state.opening import open_state
+from exporter.web.auth import claimed_by
+from exporter.web.config import load_web
+from exporter.web.negotiation import wants_gzip, wants_openmetrics
+from exporter.web.passwords import Credentials
 from tests.core.book import BASELINE, Book, ended
 from tests.fuzz.depth import CASES
 from tests.fuzz.nasty import QUICK, TEXTS, VALUES, places, planted, without

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from exporter.errors import SourceError
-from exporter.payload import decode_rows
 from exporter.sources import northflank_api, snowplow_api, strait_api, workato_api
+from exporter.sources.payload import decode_rows
 from tests.fuzz.depth import VALUES_HERE
 from tests.fuzz.nasty import places, planted, twice, whole, without
 
@@ -31,7 +31,7 @@ Parser = Callable[[bytes], object]
 
 
 def of_snowplow(body: bytes) -> object:
-    rows, _ = snowplow_api.parse_rows(body)
+    rows = snowplow_api.parse_rows(body, {}).texts.values()
     return [(snowplow_api.to_run(row, snowplow_api.STATUSES), snowplow_api.to_job(row)) for row in rows]
 
 

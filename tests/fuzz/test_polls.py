@@ -10,9 +10,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from exporter.payload import identity, scalar
 from exporter.simulators import SIMULATORS
 from exporter.simulators.faults import Huge
+from exporter.sources.payload import identity, scalar
 from exporter.times import parse_instant
 from tests.contract.harness import MINUTE, Bench
 from tests.e2e.processes import missing

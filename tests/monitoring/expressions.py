@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import promql_parser as promql
 
-from exporter import meters
-from exporter.families import FAMILIES
+from exporter.metrics import meters
+from exporter.metrics.families import FAMILIES
 
 TARGET = frozenset({"job", "instance"})
 """What Prometheus adds to each series that it scrapes."""

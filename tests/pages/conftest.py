@@ -2,12 +2,12 @@ import httpx
 import prometheus_client
 import pytest
 
-from exporter.exposition import Exposition
-from exporter.handling import Bounds, Handling
-from exporter.holds import Holds
+from exporter.exposition.exposition import Exposition
+from exporter.metrics.holds import Holds
 from exporter.pages.site import Site
-from exporter.web import Answers, application
-from exporter.webserver import WebServer
+from exporter.web.application import Answers, application
+from exporter.web.handling import Bounds, Handling
+from exporter.web.server import WebServer
 from tests.pages.told import Told
 
 RUNBOOKS = "# Runbooks\n\nText.\n\n## JobrunOverdue\n\nLook at `cron`.\n\n<script>alert(1)</script>\n"

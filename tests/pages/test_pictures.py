@@ -8,7 +8,7 @@ from exporter.model import Result
 from exporter.pages.graph import BOX_WIDTH, MOST, graph
 from exporter.pages.sparkline import HEIGHT, sparkline
 from exporter.pages.timeline import timeline
-from exporter.reports import StepReport
+from exporter.reports.records import StepReport
 from tests.pages.told import NOW, STEPS, endings, step
 
 

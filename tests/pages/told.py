@@ -3,7 +3,7 @@
 import msgspec
 
 from exporter.model import Result, State
-from exporter.reports import (
+from exporter.reports.records import (
     BudgetReport,
     Ending,
     JobFilter,

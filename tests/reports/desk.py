@@ -2,15 +2,15 @@
 
 import httpx
 
-from exporter import api, openapi
-from exporter.asking import Asking
-from exporter.entries import Moment
-from exporter.handling import Bounds, Handling
+from exporter.ledger.entries import Moment
 from exporter.model import Job, Reading, Result, Run, State
-from exporter.reader import Reader
-from exporter.reporting import Parts, Reporter
-from exporter.web import Answers, application
-from exporter.webserver import WebServer
+from exporter.reports.asking import Asking
+from exporter.reports.reader import Reader
+from exporter.reports.reporting import Parts, Reporter
+from exporter.web import api, openapi
+from exporter.web.application import Answers, application
+from exporter.web.handling import Bounds, Handling
+from exporter.web.server import WebServer
 from tests.contract.harness import NOW, Bench
 
 HOSTILE = (

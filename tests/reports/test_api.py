@@ -8,12 +8,12 @@ from urllib.parse import quote
 import jsonschema
 import pytest
 
-from exporter.api import ENDPOINTS, ROOT
-from exporter.handling import Bounds
-from exporter.jobreports import STATUSES
 from exporter.model import Job, Result, Step
-from exporter.openapi import document
-from exporter.reports import JobFilter
+from exporter.reports.of_jobs import STATUSES
+from exporter.reports.records import JobFilter
+from exporter.web.api import ENDPOINTS, ROOT
+from exporter.web.handling import Bounds
+from exporter.web.openapi import document
 from tests.contract.harness import NOW
 from tests.reports.desk import HOSTILE, Desk, ended, running
 

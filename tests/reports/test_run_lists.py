@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from exporter.errors import StateError
 from exporter.model import Job, Result, State
-from exporter.reader import Reader
-from exporter.reports import BadQuestionError, BusyError, RunFilter
-from exporter.runlist import FEW_JOBS, Wanted
+from exporter.reports.reader import Reader
+from exporter.reports.records import BadQuestionError, BusyError, RunFilter
+from exporter.reports.runlist import FEW_JOBS, Wanted
 from tests.contract.harness import NOW
 from tests.core.book import BASELINE, Book
 from tests.reports.desk import ended, running

@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
-from exporter.asking import Asking
 from exporter.errors import AuthError, RateLimitedError, TimedOutError
 from exporter.model import Result, State, Step
-from exporter.reports import BusyError, LogsOffError, RunFilter, UnknownError, UpstreamError
+from exporter.reports.asking import Asking
+from exporter.reports.records import BusyError, LogsOffError, RunFilter, UnknownError, UpstreamError
 from exporter.simulators.world import MARK
 from exporter.sources.source import StepLog
 from tests.contract.harness import NOW

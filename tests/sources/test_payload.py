@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from exporter.payload import decode_rows, scalar, text
+from exporter.sources.payload import decode_rows, scalar, text
 
 
 @pytest.mark.parametrize("half", [rb"\ud83d", rb"\udc4f"])

@@ -2,10 +2,10 @@ import httpx
 import prometheus_client
 import pytest
 
-from exporter.exposition import Exposition
-from exporter.holds import Holds
-from exporter.web import Answers, application
-from exporter.webserver import WebServer
+from exporter.exposition.exposition import Exposition
+from exporter.metrics.holds import Holds
+from exporter.web.application import Answers, application
+from exporter.web.server import WebServer
 
 
 class Exporter:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from exporter.negotiation import wants_gzip, wants_openmetrics
+from exporter.web.negotiation import wants_gzip, wants_openmetrics
 from tests.exposition.builders import job, view
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"

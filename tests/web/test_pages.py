@@ -5,8 +5,8 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from exporter.web import application
-from exporter.webserver import WebServer
+from exporter.web.application import application
+from exporter.web.server import WebServer
 
 
 @pytest.mark.parametrize(("path", "field"), [("/-/healthy", "healthy"), ("/-/ready", "ready")])

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from exporter.passwords import REMEMBERED, WAITING_PER_CLIENT, BusyError, Credentials, Passwords
+from exporter.web.passwords import REMEMBERED, WAITING_PER_CLIENT, BusyError, Credentials, Passwords
 
 USERS = {b"anna": b"hash of a", b"bert": b"hash of b"}
 RIGHT = {(b"a", b"hash of a"), (b"b", b"hash of b")}

@@ -15,12 +15,12 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from exporter import logs
-from exporter.faults import ConfigError
-from exporter.passwords import Passwords
-from exporter.web import HTML_HEADERS, application
-from exporter.webauth import Guarded, guarded
-from exporter.webfile import AGAIN, WebFile
-from exporter.webserver import HEAD_LIMIT, WebServer
+from exporter.config.faults import ConfigError
+from exporter.web.application import HTML_HEADERS, application
+from exporter.web.auth import Guarded, guarded
+from exporter.web.file import AGAIN, WebFile
+from exporter.web.passwords import Passwords
+from exporter.web.server import HEAD_LIMIT, WebServer
 from tests.web.certificates import (
     AUTHORITY,
     PASSWORD,

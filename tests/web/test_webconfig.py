@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization as form
 
-from exporter.faults import ConfigError
-from exporter.webconfig import HEADERS, UNSUPPORTED, UNVERIFIED, load_web, web_config
-from exporter.webtls import alternative_names, server_context
+from exporter.config.faults import ConfigError
+from exporter.web.config import HEADERS, UNSUPPORTED, UNVERIFIED, load_web, web_config
+from exporter.web.tls import alternative_names, server_context
 from tests.web.certificates import AUTHORITY, hashed, written
 
 HASH = hashed()

@@ -7,8 +7,8 @@ import time
 import httpx
 import pytest
 
-from exporter.web import application
-from exporter.webserver import ListenError, WebServer
+from exporter.web.application import application
+from exporter.web.server import ListenError, WebServer
 from tests.exposition.builders import job, view
 
 

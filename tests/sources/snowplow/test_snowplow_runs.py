@@ -36,8 +36,13 @@ ROW = {
 }
 
 
+def parsed(body):
+    found = parse_rows(body, {})
+    return list(found.by_id.values()), found.invalid
+
+
 def rows_of(*rows):
-    return parse_rows(json.dumps(rows).encode())
+    return parsed(json.dumps(rows).encode())
 
 
 def run_of(table=TABLE, without=(), **changes):
@@ -68,17 +73,17 @@ def test_rows_of_two_answers_are_equal_until_something_changes():
 
 
 def test_an_empty_list_is_no_runs():
-    assert parse_rows(b" [] ") == ([], 0)
+    assert parsed(b" [] ") == ([], 0)
 
 
 @pytest.mark.parametrize("key", LIST_KEYS)
 def test_a_list_may_be_wrapped_in_an_object(key):
-    assert parse_rows(json.dumps({"total": 1, "next": None, key: [ROW]}).encode()) == rows_of(ROW)
-    assert parse_rows(json.dumps({key: []}).encode()) == ([], 0)
+    assert parsed(json.dumps({"total": 1, "next": None, key: [ROW]}).encode()) == rows_of(ROW)
+    assert parsed(json.dumps({key: []}).encode()) == ([], 0)
 
 
 def test_of_two_wrapped_values_the_one_that_is_a_list_counts():
-    assert parse_rows(json.dumps({"runs": 5, "items": [ROW]}).encode()) == rows_of(ROW)
+    assert parsed(json.dumps({"runs": 5, "items": [ROW]}).encode()) == rows_of(ROW)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_of_two_wrapped_values_the_one_that_is_a_list_counts():
 )
 def test_json_of_another_shape_is_a_schema_error(body):
     with pytest.raises(SchemaError):
-        parse_rows(body)
+        parsed(body)
 
 
 @pytest.mark.parametrize(
@@ -94,14 +99,14 @@ def test_json_of_another_shape_is_a_schema_error(body):
 )
 def test_what_is_not_json_is_a_decode_error(body):
     with pytest.raises(DecodeError):
-        parse_rows(body)
+        parsed(body)
 
 
 def test_an_array_nested_too_deeply_is_a_decode_error():
     deep = b"[" * 50_000 + b"]" * 50_000
     for body in (deep, b'[{"runId": "a", "x": ' + deep + b"}]"):
         with pytest.raises(DecodeError):
-            parse_rows(body)
+            parsed(body)
 
 
 @pytest.mark.parametrize("bad", [None, 5, "x", [], {}, {"jobName": "x"}, {"runId": None}, {"runId": ""}, {"runId": {}}])
@@ -233,12 +238,12 @@ def test_a_waiting_run_may_have_neither_start_nor_duration():
 
 def test_half_a_surrogate_pair_costs_nothing_but_its_letter():
     text = json.dumps([{**ROW, "failureReason": "cut \ud83d", "jobName": "a\ud83d\ude00\\ud83d\udc4f\udead"}])
-    ((row,), invalid) = parse_rows(text.encode())
+    ((row,), invalid) = parsed(text.encode())
     assert (row.job_name, invalid) == ("a\U0001f600\\ud83d\ufffd\ufffd", 0)
 
 
 def test_a_byte_order_mark_is_skipped():
-    assert parse_rows(b"\xef\xbb\xbf" + json.dumps([ROW]).encode()) == rows_of(ROW)
+    assert parsed(b"\xef\xbb\xbf" + json.dumps([ROW]).encode()) == rows_of(ROW)
 
 
 def test_names_with_odd_letters_are_kept_as_they_are():
@@ -247,15 +252,15 @@ def test_names_with_odd_letters_are_kept_as_they_are():
 
 def test_numbers_that_no_float_holds_cost_no_more_than_their_field():
     body = json.dumps([ROW]).replace('"PT1M"', "1e400").replace('"jobId"', '"x": 1e999, "jobId"')
-    ((row,), invalid) = parse_rows(body.encode())
+    ((row,), invalid) = parsed(body.encode())
     assert (to_run(row, TABLE).duration, invalid) == (None, 0)
-    ((row,), _) = parse_rows(body.replace("1e400", "9" * 5000).encode())
+    ((row,), _) = parsed(body.replace("1e400", "9" * 5000).encode())
     assert to_run(row, TABLE).duration is None
 
 
 def test_a_row_with_bytes_that_are_not_text_in_its_id_is_dropped():
     body = json.dumps([ROW, {**ROW, "runId": "BAD"}]).encode().replace(b"BAD", b"\xff")
-    assert parse_rows(body) == (rows_of(ROW)[0], 1)
+    assert parsed(body) == (rows_of(ROW)[0], 1)
 
 
 def test_a_run_by_id_brings_its_steps():
@@ -280,7 +285,7 @@ def test_parts_of_a_path_are_quoted():
 
 
 PARSERS = {
-    "rows": lambda body: [to_run(row, TABLE) for row in parse_rows(body)[0]],
+    "rows": lambda body: [to_run(row, TABLE) for row in parsed(body)[0]],
     "run": lambda body: to_run(parse_run(body, TABLE)[0], TABLE),
     "steps": lambda body: parse_steps(body, TABLE),
     "log": parse_log,
@@ -311,5 +316,14 @@ def test_no_damage_to_a_good_body_raises_anything_else(parse, data):
 
 def test_a_row_read_by_either_way_is_the_same_row():
     odd = {"runs": [{**ROW, "runState": ROW["state"], "state": None}]}
-    assert parse_rows(json.dumps(odd).encode())[0] == rows_of(ROW)[0]
+    assert parsed(json.dumps(odd).encode())[0] == rows_of(ROW)[0]
     assert isinstance(rows_of(ROW)[0][0], RunRow)
+
+
+def test_rows_that_an_earlier_list_showed_with_the_same_text_are_the_same_runs_and_others_are_fresh():
+    earlier = parse_rows(json.dumps([ROW, {**ROW, "runId": "c"}]).encode(), {})
+    changed = {**ROW, "runId": "c", "state": "FAILED"}
+    now = parse_rows(json.dumps([changed, 5, ROW]).encode(), earlier.texts)
+    assert [(row.run_id, row.state) for row in now.fresh] == [("c", "FAILED")]
+    assert now.by_id[ROW["runId"]] is earlier.by_id[ROW["runId"]]
+    assert (len(earlier.fresh), len(now.texts), now.invalid) == (2, 2, 1)

@@ -7,10 +7,10 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 
-from exporter.budget import Budget
-from exporter.client import Client, NullMeter, Surroundings
+from exporter.client.budget import Budget
+from exporter.client.client import Client, NullMeter, Surroundings
+from exporter.client.signin import make_token, parse_claims
 from exporter.errors import AuthError, NetworkError, RateLimitedError, RedirectError, ServerStatusError
-from exporter.signin import make_token, parse_claims
 from exporter.sources.snowplow_api import TOKEN_PASSWORD, TOKEN_V2, TOKEN_V3, ApiKeyAuth, PasswordAuth
 
 ROOT = "https://console.example.com/api/msc/v1"

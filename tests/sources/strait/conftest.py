@@ -10,14 +10,14 @@ from prometheus_client import CollectorRegistry
 
 from exporter.app import SETTINGS
 from exporter.assembly import Assembly, Outside, counting_rules
-from exporter.config import loads
-from exporter.ledger import Ledger
-from exporter.meters import SelfMetrics
+from exporter.config.config import loads
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.meters import SelfMetrics
 from exporter.once import NoPages
-from exporter.opening import open_state
 from exporter.simulators.clock import Clock
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.strait import StraitOptions, StraitSimulator
+from exporter.state.opening import open_state
 
 NOW = 1_700_000_000.0
 SOURCE = "strait"

@@ -5,10 +5,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from exporter.polling.view import LedgerView
 from exporter.simulators.faults import Status
 from exporter.simulators.sight import chosen
 from exporter.simulators.strait_rows import StraitShape
-from exporter.view import LedgerView
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 

@@ -1,7 +1,7 @@
 import httpx
 import pytest
 
-from exporter.schedule import Polled
+from exporter.polling.schedule import Polled
 from exporter.simulators.faults import Status
 
 MINUTE = 60.0

@@ -1,7 +1,7 @@
 import pytest
 
+from exporter.counting.records import SEPARATOR
 from exporter.simulators.strait_rows import StraitShape
-from exporter.state import SEPARATOR
 
 HOUR = 3600.0
 

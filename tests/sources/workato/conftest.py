@@ -5,19 +5,19 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from exporter.assembly import counting_rules, rules_of
-from exporter.budget import Budget
-from exporter.client import Client, NetworkSettings, Surroundings
-from exporter.config import Config, loads
-from exporter.ledger import Ledger
-from exporter.meters import SelfMetrics
+from exporter.client.budget import Budget
+from exporter.client.client import Client, NetworkSettings, Surroundings
+from exporter.config.config import Config, loads
+from exporter.counting.records import SEPARATOR, JobState
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.meters import SelfMetrics
 from exporter.once import NoPages
-from exporter.opening import open_state
-from exporter.poll import Poller
+from exporter.polling.poll import Poller
 from exporter.simulators.clock import Clock
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.workato import WorkatoOptions, WorkatoSimulator
 from exporter.sources import SOURCES
-from exporter.state import SEPARATOR, JobState
+from exporter.state.opening import open_state
 
 NOW = 1_700_000_000.0
 NAME = "w"

@@ -1,10 +1,10 @@
 import httpx
 import pytest
 
-from exporter.config import loads
+from exporter.client.signin import BearerAuth
+from exporter.config.config import loads
+from exporter.config.faults import ConfigError
 from exporter.errors import AuthError
-from exporter.faults import ConfigError
-from exporter.signin import BearerAuth
 from exporter.sources import SOURCES
 from exporter.sources.workato import TYPE, WorkatoSettings
 

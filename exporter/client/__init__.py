@@ -1,0 +1,1 @@
+"""Asking an API within its budget."""

@@ -1,0 +1,1 @@
+"""The configuration: what a file may say, read with all its faults at once."""

@@ -1,0 +1,265 @@
+"""The config: what a file may say, read with all its faults at once.
+
+text ─► document (YAML, ${VAR}) ─► models (values, unknown keys) ─► what must hold between sections ─► Config
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Discriminator, Field, Tag, ValidationError, create_model
+from pydantic.json_schema import GenerateJsonSchema
+
+from exporter.config.document import parse
+from exporter.config.faults import ConfigError, Fault, faults_of
+from exporter.config.secret import Secret
+from exporter.config.section import Conflict, Section, given_keys
+from exporter.config.source import SourceSettings
+from exporter.config.values import (
+    Buckets,
+    Cron,
+    Duration,
+    OptionalUrl,
+    PositiveCount,
+    PositiveDuration,
+    Regex,
+    Switch,
+    Text,
+    Timezone,
+    is_loopback,
+)
+from exporter.duration import UNITS, format_duration
+
+Settings = Mapping[str, type[SourceSettings]]
+"""The settings class of every `type` of source."""
+
+ANY = re.compile(".*", re.DOTALL)
+
+
+class Match(Section):
+    """Which jobs are meant: all expressions must match the whole of what they are about."""
+
+    source: Regex = ANY
+    """Regular expression on the source's name."""
+    project: Regex = ANY
+    """Regular expression on the project."""
+    job_name: Regex = ANY
+    """Regular expression on the job's name."""
+
+    def fits(self, source: str, project: str, job_name: str) -> bool:
+        """Whether this job is meant."""
+        pairs = ((self.source, source), (self.project, project), (self.job_name, job_name))
+        return all(regex.fullmatch(text) for regex, text in pairs)
+
+
+class Objective(Section):
+    """What is expected of jobs."""
+
+    match: Match = Match()
+    """Which jobs; all, if left out."""
+    schedule: Cron | None = None
+    """When a run is due: a cron expression of five fields."""
+    timezone: Timezone | None = None
+    """Time zone of the schedule; UTC, if left out."""
+    every: PositiveDuration | None = None
+    """When a run is due: so long after the one before. Instead of a schedule."""
+    freshness: PositiveDuration | None = None
+    """Largest age of the last success."""
+    duration_budget: PositiveDuration | None = None
+    """How long a run may take."""
+    run_buckets: Buckets | None = None
+    """Buckets for these jobs' runs, instead of those in `metrics`."""
+    team: str = ""
+    """Whom it concerns: a label of jobrun_job_info."""
+
+    @classmethod
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
+        """A schedule or an interval, not both; a time zone only with a schedule."""
+        if values.get("schedule") and values.get("every"):
+            yield Conflict(("every",), "give either schedule or every, not both")
+        if values.get("timezone") and "schedule" in values and not values["schedule"]:
+            yield Conflict(("timezone",), "is of use only with a schedule")
+
+
+class StateSettings(Section):
+    """The database that remembers what was counted."""
+
+    path: Text = "./jobrun-exporter.db"
+    """The file, relative to the working directory."""
+    retention: PositiveDuration = 30 * UNITS["d"]
+    """How long runs are remembered."""
+
+
+class WebSettings(Section):
+    """The pages."""
+
+    external_url: OptionalUrl = ""
+    """Address under which people reach this exporter: for links in alerts."""
+    logs: bool = False
+    """Whether a run's page may show output of steps and error texts, which are asked of the API at that moment."""
+
+
+class MetricsSettings(Section):
+    """The metrics."""
+
+    zero_first: Duration = 120.0
+    """How long a new series shows 0 before its first value; 0s switches it off."""
+    startup_hold: Duration = 30.0
+    """After a start, how long at most a source's counters are withheld until its first complete poll."""
+    run_buckets: Buckets = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200)
+    """Buckets of the durations of runs, in seconds."""
+    step_buckets: Buckets = (10, 60, 300, 900, 3600, 14400)
+    """Buckets of the durations of steps, in seconds."""
+    step_histograms: Annotated[Literal["auto", "on", "off"], Switch] = "auto"
+    """Histograms of steps; auto: while at most 2,000 steps are known."""
+    max_series: PositiveCount = 100_000
+    """How many series there may be; beyond, new jobs fold into __other__."""
+    job_expiry: PositiveDuration = 90 * UNITS["d"]
+    """A job without runs for so long is forgotten."""
+
+
+class Config(Section):
+    """The whole config."""
+
+    sources: tuple[SourceSettings, ...]
+    """The systems that are watched."""
+    objectives: tuple[Objective, ...] = ()
+    """What is expected of which jobs; the first match wins."""
+    state: StateSettings = StateSettings()
+    """The database that remembers what was counted."""
+    web: WebSettings = WebSettings()
+    """The pages."""
+    metrics: MetricsSettings = MetricsSettings()
+    """The metrics."""
+
+    def objective_for(self, source: str, project: str, job_name: str) -> Objective | None:
+        """The first objective that matches a job."""
+        return next((each for each in self.objectives if each.match.fits(source, project, job_name)), None)
+
+    def warnings(self, poll_requests: Mapping[str, int] | None = None) -> list[Fault]:
+        """What works but should be looked at. `poll_requests`: requests of one quiet poll, by type of source."""
+        requests = poll_requests or {}
+        return [
+            warning
+            for index, source in enumerate(self.sources)
+            for warning in _warnings(f"sources[{index}]", source, requests.get(source.type, 1))
+        ]
+
+
+def _warnings(path: str, source: SourceSettings, poll_requests: int) -> Iterator[Fault]:
+    if source.base_url.startswith("http://") and not is_loopback(source.base_url):
+        yield Fault(f"{path}.base_url", "http without TLS: the credential and the answers can be read on the way")
+    if (least := poll_requests / source.requests_per_minute * 60) > source.poll_interval:
+        yield Fault(
+            f"{path}.poll_interval",
+            f"{poll_requests} requests a poll at {source.requests_per_minute:g} requests_per_minute take longer: "
+            f"polls will come every {format_duration(least)}",
+        )
+
+
+def load(path: Path, environ: Mapping[str, str], settings: Settings) -> Config:
+    """Reads a config file.
+
+    Args:
+        path: The file.
+        environ: Where `${VAR}` comes from.
+        settings: The settings class of every type of source.
+
+    Raises:
+        ConfigError: It has faults; all that can be found are in it.
+    """
+    return loads(text_of(path), environ, settings)
+
+
+def text_of(path: Path) -> str:
+    """What a config file holds. Raises ConfigError if it cannot be read or is no text."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError([Fault("", f"{path} cannot be read: {error.strerror}")]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([Fault("", f"{path} is not UTF-8 text")]) from None
+
+
+def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:
+    """As `load`, of a file's text."""
+    data, faults = parse(text, environ)
+    if isinstance(data, dict):  # a section of which all lines are commented out
+        data = {key: value for key, value in data.items() if value is not None or key not in Config.model_fields}
+    config = None
+    try:
+        config = _model(settings).model_validate(data)
+    except ValidationError as error:
+        already = {fault.path for fault in faults}
+        faults += [fault for fault in faults_of(error) if fault.path not in already]
+    faults += _across(data, settings)
+    if config is None or faults:
+        raise ConfigError(faults)
+    return config
+
+
+def _model(settings: Settings) -> type[Config]:
+    """The config with the kinds of sources that there are."""
+    tagged = [Annotated[kind, Tag(f"<{word}>")] for word, kind in settings.items()]
+    below: Any = {"below": ("type",)}
+    choice = Discriminator(
+        lambda given: f"<{given_keys(given).get('type')}>",
+        custom_error_type="fault",
+        custom_error_message=f"must have a type: one of {', '.join(settings)}",
+        custom_error_context=below,
+    )
+    kinds: Any = Annotated[reduce(lambda left, right: left | right, tagged), choice]
+    return create_model(
+        "Config",
+        __base__=Config,
+        __doc__=Config.__doc__,
+        sources=(tuple[kinds, ...], Field(description=Config.model_fields["sources"].description)),
+    )
+
+
+def _across(data: Any, settings: Settings) -> Iterator[Fault]:  # noqa: ANN401  # as the file has it
+    """What must hold between sections, as far as the values concerned have no fault themselves."""
+    if not isinstance(data, dict) or not isinstance(sources := data.get("sources"), list):
+        return
+    if not sources:
+        yield Fault("sources", "needs at least one source")
+    state = data.get("state", {})
+    retention = StateSettings.sound_values(state).get("retention") if isinstance(state, dict) else None
+    kinds = [settings.get(str(given.get("type"))) if isinstance(given, dict) else None for given in sources]
+    values = [kind.sound_values(given) if kind else {} for kind, given in zip(kinds, sources, strict=True)]
+    yield from _names_given_twice([each.get("name") for each in values])
+    if retention is not None:
+        yield from _retention_too_short(retention, values)
+
+
+def _names_given_twice(names: Sequence[str | None]) -> Iterator[Fault]:
+    for index, name in enumerate(names):
+        if name is not None and (first := names.index(name)) < index:
+            yield Fault(f"sources[{index}].name", f"the same as sources[{first}].name")
+
+
+def _retention_too_short(retention: float, sources: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    needs = [
+        (max(values["lookback"], values["max_run_age"]) + values["overlap"], index)
+        for index, values in enumerate(sources)
+        if {"lookback", "max_run_age", "overlap"} <= values.keys()
+    ]
+    least, index = max(needs, default=(0.0, 0))
+    if retention < least:
+        reason = f"the larger of lookback and max_run_age, and overlap, of sources[{index}]"
+        yield Fault("state.retention", f"must be at least {format_duration(least)}: {reason}")
+
+
+def schema(settings: Settings) -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a config file, for editors."""
+    return {"$schema": GenerateJsonSchema.schema_dialect, **_model(settings).model_json_schema()}
+
+
+def secrets(config: Config) -> list[Secret]:
+    """Everything in the config that must never be printed."""
+    proxies = (urlsplit(source.proxy_url).password for source in config.sources)
+    passwords = {spelling for password in proxies if password for spelling in (password, unquote(password))}
+    return [*config.secrets(), *map(Secret, sorted(passwords))]

@@ -1,0 +1,123 @@
+"""The text of a config file as plain data: YAML, with keys checked and `${VAR}` replaced."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import yaml
+
+from exporter.config.faults import ConfigError, Fault, path_of
+
+Path = tuple[str | int, ...]
+"""Keys and indices from the top."""
+
+_VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$\{")
+ITSELF = "refers to itself"
+LARGEST = 100_000
+"""Values in a file; a few lines of aliases of aliases could make billions."""
+
+_QUOTED = re.compile(r"'(?!<)[^' ]{3,}'")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Document(NamedTuple):
+    """What a file says. `data` is made of dicts with text keys, lists and scalars; `faults` are in it already."""
+
+    data: Any
+    faults: list[Fault]
+
+
+def parse(text: str, environ: Mapping[str, str] | None) -> Document:
+    """Reads YAML, then replaces `${VAR}` in its texts (so that a value cannot change the structure); `$$` is a `$`.
+
+    Without `environ` texts stay as they are.
+
+    Raises:
+        ConfigError: It is not YAML; nothing more can then be said about it.
+    """
+    faults: list[Fault] = []
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return Document({}, [])
+        if _size(node, {}) > LARGEST:
+            raise ConfigError([*faults, Fault("", f"more than {LARGEST} values, with all that * repeats")])
+        faults += _faulty_keys(node, (), ())
+        if any(fault.message == ITSELF for fault in faults):
+            raise ConfigError(faults)
+        data = loader.construct_document(node)
+    except yaml.YAMLError as error:
+        raise ConfigError([*faults, _syntax_fault(error)]) from None
+    except RecursionError:
+        raise ConfigError([*faults, Fault("", "not YAML: nested too deeply")]) from None
+    except ValueError:  # the library's own slip for what looks like a date or a number and is none
+        raise ConfigError([*faults, Fault("", "not YAML: a date or number that is none; put it in quotes")]) from None
+    return Document(data if environ is None else _replaced(data, environ, (), faults), faults)
+
+
+def _syntax_fault(error: yaml.YAMLError) -> Fault:
+    """Where and why, without the excerpts that the library would add: they could show a secret."""
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = ", ".join(filter(None, (error.context, error.problem)))
+        return Fault("", f"not YAML{where}: {_QUOTED.sub('…', problem)}")
+    if isinstance(error, yaml.reader.ReaderError):
+        return Fault("", f"not YAML: character {error.position + 1} is not allowed")
+    return Fault("", "not YAML")
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node holds, itself included, those that an alias repeats counted each time."""
+    if id(node) not in known:
+        known[id(node)] = 1
+        parts = node.value if isinstance(node, yaml.CollectionNode) else ()
+        children = (child for part in parts for child in (part if isinstance(part, tuple) else (part,)))
+        known[id(node)] += sum(_size(child, known) for child in children)
+    return known[id(node)]
+
+
+def _faulty_keys(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Iterator[Fault]:
+    """Keys that are given twice or are not text, in the order of the file."""
+    if any(node is other for other in above):
+        yield Fault(path_of(path), ITSELF)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _faulty_keys(item, (*path, index), (*above, node))
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = key.value if isinstance(key, yaml.ScalarNode) else "?", key.start_mark.line + 1
+            below = (*path, name)
+            if key.tag not in {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}:
+                yield Fault(path_of(below), f"line {line}: a key must be text; put it in quotes")
+            elif name in lines:
+                yield Fault(path_of(below), f"given twice, in lines {lines[name]} and {line}")
+            lines.setdefault(name, line)
+            yield from _faulty_keys(value, below, (*above, node))
+
+
+def _replaced(data: Any, environ: Mapping[str, str], path: Path, faults: list[Fault]) -> Any:  # noqa: ANN401  # YAML
+    """The data with variables replaced; what is wrong with them is added to `faults`."""
+    if isinstance(data, dict):
+        items = ((key, value) for key, value in data.items() if isinstance(key, str))
+        return {key: _replaced(value, environ, (*path, key), faults) for key, value in items}
+    if isinstance(data, list):
+        return [_replaced(item, environ, (*path, index), faults) for index, item in enumerate(data)]
+    if not isinstance(data, str):
+        return data
+    complaints = [complaint for name in _names(data) if (complaint := _complaint(name, environ))]
+    faults += [Fault(path_of(path), complaint) for complaint in complaints]
+    return data if complaints else _VARIABLE.sub(lambda match: environ[match[1]] if match[1] else "$", data)
+
+
+def _names(text: str) -> list[str]:
+    """What stands in the braces, "" where they are never closed."""
+    return [match[1] or "" for match in _VARIABLE.finditer(text) if match[0] != "$$"]
+
+
+def _complaint(name: str, environ: Mapping[str, str]) -> str:
+    if not _VARIABLE_NAME.fullmatch(name):
+        return "${ must be followed by the name of a variable and }; write $${ for the characters themselves"
+    return "" if name in environ else f"the environment variable {name} is not set"

@@ -1,0 +1,122 @@
+"""Secrets: texts that are never shown, and files that hold them."""
+
+import re
+from pathlib import Path
+from typing import NoReturn, Self
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
+
+from exporter.config.faults import wrong
+from exporter.errors import AuthError
+
+MASK = "**********"
+"""What is shown in a secret's place."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+Version = tuple[int, int, int]
+"""Modification time (ns), size and inode of a file: when one changes, the file is read again."""
+
+
+class SecretError(AuthError):
+    """A secret's file gives no secret. The message names the file, never its content."""
+
+
+class Secret:
+    """A secret, given as text or by the file that holds it. No way of printing it shows it; only `reveal` does."""
+
+    __slots__ = ("_file", "_text", "_version")
+
+    def __init__(self, text: str = "", *, file: Path | None = None) -> None:
+        self._text = text.rstrip("\r\n")
+        self._file = file
+        self._version: Version | None = None
+
+    @property
+    def file(self) -> Path | None:
+        """The file that holds it, if it is one's."""
+        return self._file
+
+    def reveal(self) -> str:
+        """The secret itself, without line breaks at its end. A file is read again after it changed.
+
+        Raises:
+            SecretError: The file cannot be read, is empty, or holds what no secret can be.
+        """
+        if self._file is not None:
+            self._refresh(self._file)
+        return self._text
+
+    def _refresh(self, file: Path) -> None:
+        try:
+            status = file.stat()
+            version = (status.st_mtime_ns, status.st_size, status.st_ino)
+            if version == self._version:
+                return
+            text = file.read_text(encoding="utf-8").rstrip("\r\n")
+        except OSError as error:
+            raise SecretError(f"the secret's file {file} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:  # its text would show bytes of the secret
+            raise SecretError(f"the secret's file {file} is not UTF-8 text") from None
+        if complaint := unusable(text):
+            raise SecretError(f"the secret's file {file} {complaint}")
+        # Text before version: another thread may then read the file once more, but never gets the old text as new.
+        self._text = text
+        self._version = version
+
+    def __repr__(self) -> str:
+        return f"Secret({MASK!r})" if self._file is None else f"Secret(file={str(self._file)!r})"
+
+    def __str__(self) -> str:
+        return MASK
+
+    def __eq__(self, other: object) -> bool:
+        """Equal if given alike: the same text, or the same file, whatever is in it now."""
+        return isinstance(other, Secret) and self._given == other._given
+
+    def __hash__(self) -> int:
+        return hash(self._given)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memory: object) -> Self:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled")
+
+    @property
+    def _given(self) -> tuple[Path | None, str]:
+        return (self._file, "" if self._file else self._text)
+
+    @classmethod
+    def validate(cls, value: object) -> Self:
+        """A secret from a config's value."""
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, str):
+            raise wrong("must be text; put it in quotes")
+        secret = cls(value)
+        if complaint := unusable(secret._text):
+            raise wrong(complaint)
+        return secret
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            cls.validate, serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "minLength": 1, "writeOnly": True}
+
+
+def unusable(text: str) -> str:
+    """Why a text cannot be a secret, "" if it can. Line breaks within would end up in errors of HTTP libraries."""
+    if not text:
+        return "is empty"
+    return "has line breaks or control characters within" if _CONTROL.search(text) else ""

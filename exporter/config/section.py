@@ -1,0 +1,200 @@
+"""The base of every part of the config: strict, frozen, and finding all its faults at once."""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails
+
+from exporter.config.faults import wrong
+from exporter.config.secret import Secret, SecretError
+from exporter.duration import format_duration
+
+
+class Conflict(NamedTuple):
+    """Values that are fine alone but not together: the keys of the one to blame, and why."""
+
+    keys: tuple[str | int, ...]
+    message: str
+
+
+MESSAGES = {
+    "missing": "is required",
+    "string_type": "must be text; put it in quotes",
+    "string_too_short": "must not be empty",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a mapping of keys to values",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "literal_error": "must be {expected}",
+}
+"""Our words for the validator's errors, by its name for them; `{…}` is from the error's context, never a value."""
+
+
+class Section(BaseModel):
+    """A part of the config.
+
+    Unknown keys are faults, with the nearest known key. A field `x` of type `Secret` can also be given by the key
+    `x_file`, the path of a file (relative to the working directory); exactly one of both. Subclasses say in `conflicts`
+    what must hold between their fields; the description of a field in the JSON schema is the docstring below it.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+
+    @classmethod
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:  # noqa: ARG003  # for subclasses
+        """What does not fit together. `values`: those of the fields that have no fault themselves."""
+        yield from ()
+
+    def secrets(self) -> Iterator[Secret]:
+        """All secrets in it and below."""
+        for value in vars(self).values():
+            for item in value if isinstance(value, tuple) else (value,):
+                if isinstance(item, Secret):
+                    yield item
+                elif isinstance(item, Section):
+                    yield from item.secrets()
+
+    @classmethod
+    def sound_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The values, validated, of the fields that have no fault; defaults of those not given."""
+        values = {}
+        for name, field in cls.model_fields.items():
+            if name not in given:
+                if not field.is_required():
+                    values[name] = field.get_default(call_default_factory=True)
+                continue
+            kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            try:
+                values[name] = TypeAdapter(kind).validate_python(given[name])
+            except ValidationError:
+                continue
+        return values
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _collect(cls, data: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        if isinstance(data, cls):
+            return handler(data)
+        if not isinstance(data, Mapping):
+            raise wrong("must be a mapping of keys to values")
+        given, lines = cls._with_secret_files(data)
+        try:
+            section = handler(given)
+            values = vars(section)
+        except ValidationError as error:
+            lines += [cls._line(detail) for detail in error.errors(include_url=False, include_input=False)]
+            values = cls.sound_values(given)
+        lines += [_init(conflict.keys, conflict.message) for conflict in cls.conflicts(values)]
+        if lines:
+            raise ValidationError.from_exception_data(cls.__name__, lines, hide_input=True) from None
+        return section
+
+    @classmethod
+    def secret_names(cls) -> list[str]:
+        """The fields that hold secrets."""
+        return [name for name, field in cls.model_fields.items() if _is_secret(field)]
+
+    @classmethod
+    def _with_secret_files(cls, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[InitErrorDetails]]:
+        given, lines = dict(data), []
+        for name in cls.secret_names():
+            key = f"{name}_file"
+            if key not in given:
+                continue
+            path = given.pop(key)
+            if name in given:
+                lines.append(_init((key,), f"give either {name} or {key}, not both"))
+                continue
+            if not isinstance(path, str) or not path:
+                lines.append(_init((key,), "must be the path of a file"))
+                path = "missing"
+            else:
+                lines += [_init((key,), message) for message in _complaints(Path(path))]
+            given[name] = Secret(file=Path(path))
+        return given, lines
+
+    @classmethod
+    def _line(cls, detail: ErrorDetails) -> InitErrorDetails:
+        """A validator's error in our words; those of sections below are so already."""
+        context = detail.get("ctx", {})
+        keys = (*detail["loc"], *context.get("below", ()))
+        kind, message = detail["type"], detail["msg"]
+        if kind == "extra_forbidden":
+            message = cls._unknown(str(keys[-1]))
+        elif kind in MESSAGES:
+            message = MESSAGES[kind].format(**context)
+        if kind == "missing" and keys[-1] in cls.secret_names():
+            message += f" (or {keys[-1]}_file)"
+        return _init(keys, message)
+
+    @classmethod
+    def _unknown(cls, key: str) -> str:
+        known = [*cls.model_fields, *(f"{name}_file" for name in cls.secret_names())]
+        near = difflib.get_close_matches(key, known, n=1)
+        return f"unknown key; did you mean {near[0]}?" if near else f"unknown key; known are {', '.join(sorted(known))}"
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        json_schema = handler.resolve_ref_schema(handler(schema))
+        properties, required = json_schema.get("properties", {}), json_schema.get("required", [])
+        for shown in properties.values():
+            if shown.get("type") == "string" and isinstance(shown.get("default"), float):
+                shown["default"] = format_duration(shown["default"])
+        for name in cls.secret_names():
+            file = f"{name}_file"
+            properties[file] = {"type": "string", "minLength": 1, "description": f"Path of the file that holds {name}."}
+            if name in required:
+                required.remove(name)
+                either = {"oneOf": [{"required": [name]}, {"required": [file]}]}
+                json_schema.setdefault("allOf", []).append(either)
+        return json_schema
+
+
+def given_keys(value: object) -> Mapping[str, Any]:
+    """Keys and values of a mapping or a section, to tell the members of a union apart; empty for all else."""
+    if isinstance(value, Section):
+        return vars(value)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return field.annotation is Secret or Secret in get_args(field.annotation)
+
+
+def _complaints(file: Path) -> list[str]:
+    try:
+        Secret(file=file).reveal()
+    except SecretError as error:
+        return [str(error)]
+    return []
+
+
+def _init(keys: tuple[str | int, ...], message: str) -> InitErrorDetails:
+    return InitErrorDetails(type=wrong(message), loc=keys, input=None)

@@ -1,0 +1,171 @@
+"""What can be configured for every source, whatever its vendor."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import quote
+
+from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
+
+from exporter.config.faults import wrong
+from exporter.config.section import Conflict, Section
+from exporter.config.values import (
+    BaseUrl,
+    Duration,
+    Name,
+    Positive,
+    PositiveDuration,
+    ProxyUrl,
+    ReadableFile,
+    Regex,
+    Switch,
+    at_least,
+    template,
+)
+from exporter.duration import UNITS, format_duration
+from exporter.model import Result, State
+
+DAY, HOUR, MINUTE = UNITS["d"], UNITS["h"], UNITS["m"]
+
+RUN_URL_FIELDS = ("run_id", "job_id", "job_name", "project", "source")
+"""What `run_url` can hold in braces."""
+
+STATUS_WORDS: Mapping[str, Result | State] = {str(word): word for word in (*Result, *State)}
+"""What a vendor's status word can be mapped to."""
+
+
+class Sweep(Section):
+    """Now and then a longer stretch is read again, for what arrives late."""
+
+    interval: PositiveDuration = HOUR
+    """Time between two sweeps."""
+    window: PositiveDuration = DAY
+    """How far back a sweep reads."""
+
+
+class JobFilter(Section):
+    """Which jobs are watched. The expressions must match the whole name of a job."""
+
+    include: tuple[Regex, ...] = (re.compile(".*"),)
+    """Regular expressions on job_name; one must match."""
+    exclude: tuple[Regex, ...] = ()
+    """Regular expressions on job_name; none may match."""
+
+    def wants(self, job_name: str) -> bool:
+        """Whether a job of this name is watched."""
+        return _matches(self.include, job_name) and not _matches(self.exclude, job_name)
+
+
+def _matches(patterns: Iterable[re.Pattern[str]], text: str) -> bool:
+    return any(pattern.fullmatch(text) for pattern in patterns)
+
+
+class Tls(Section):
+    """Certificates for the connection to the API, PEM."""
+
+    ca_file: ReadableFile = ""
+    """Authorities to trust instead of the system's."""
+    cert_file: ReadableFile = ""
+    """Our own certificate, where the API asks for one."""
+    key_file: ReadableFile = ""
+    """The key of our own certificate."""
+
+    @classmethod
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
+        """A certificate and its key go together."""
+        if {"cert_file", "key_file"} <= values.keys() and bool(values["cert_file"]) != bool(values["key_file"]):
+            lacking = "key_file" if values["cert_file"] else "cert_file"
+            yield Conflict((lacking,), "cert_file and key_file go together")
+
+
+def _mapped(word: object) -> Result | State:
+    if not isinstance(word, str) or word not in STATUS_WORDS:
+        raise wrong(f"must be one of {', '.join(STATUS_WORDS)}")
+    return STATUS_WORDS[word]
+
+
+def _folded(words: dict[str, Result | State]) -> dict[str, Result | State]:
+    folded: dict[str, Result | State] = {}
+    for word, meaning in words.items():
+        if word.casefold() in folded:
+            raise wrong("is given twice, letter case aside", word)
+        folded[word.casefold()] = meaning
+    return folded
+
+
+StatusMap = Annotated[
+    dict[str, Annotated[Result | State, PlainValidator(_mapped), WithJsonSchema({"enum": list(STATUS_WORDS)})]],
+    AfterValidator(_folded),
+]
+"""Status words of the vendor, letter case folded, and what they mean."""
+
+
+class SourceSettings(Section):
+    """One source. A vendor's class adds its own keys, narrows `type` to its word, and declares a key again where its
+    default is another. A vendor without sweeps leaves `sweep` as it is here.
+    """  # noqa: D205  # the sentence needs the line
+
+    api_path: ClassVar[str] = ""
+    """What the source appends to `base_url`; a `base_url` that already ends with it is a fault."""
+
+    name: Name
+    """Value of the label `source`, unique. The state is kept under it."""
+    type: str
+    """The vendor."""
+    base_url: BaseUrl
+    """Scheme, host, optional port and prefix of the API, without the API's own path."""
+    poll_interval: Annotated[Duration, at_least(1.0)] = MINUTE
+    """Time between two polls."""
+    lookback: PositiveDuration = 7 * DAY
+    """Reach of catching up after downtime; never beyond the API's own."""
+    overlap: Duration = HOUR
+    """Every poll reads this much before the watermark again."""
+    settle: Duration = MINUTE
+    """What is younger than this is not yet taken as complete."""
+    sweep: Sweep | None = None
+    """Now and then this much is read again, for what arrives late."""
+    max_run_age: PositiveDuration = 7 * DAY
+    """An open run older than this is given up."""
+    steps: Annotated[Literal["all", "failed", "off"], Switch] = "all"
+    """Of which ended runs the steps are fetched."""
+    jobs: JobFilter = JobFilter()
+    """Which jobs are watched."""
+    status_map: StatusMap = Field(default={})
+    """A new status word of the vendor, and the result or state that it means."""
+    run_url: Annotated[str, template(RUN_URL_FIELDS)] = ""
+    """Link to a run's page at the vendor's."""
+    timeout: PositiveDuration = 30.0
+    """How long one request may take."""
+    requests_per_minute: Positive = 60.0
+    """Budget of requests. Sources with one credential share the smallest."""
+    proxy_url: ProxyUrl = Field(default="", repr=False)
+    """HTTP proxy for the requests."""
+    tls: Tls = Tls()
+    """Certificates for the connection."""
+
+    @classmethod
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
+        """Nothing reads further back than `lookback`, and the address is without the API's path."""
+        yield from _beyond_lookback(values)
+        if values.get("sweep") and cls.model_fields["sweep"].default is None:
+            yield Conflict(("sweep",), "this type of source has no sweep")
+        if cls.api_path and str(values.get("base_url", "")).endswith(cls.api_path):
+            yield Conflict(("base_url",), f"must not end with the API's path {cls.api_path}: it is appended by itself")
+
+    def link(self, *, run_id: str, job_id: str = "", job_name: str = "", project: str = "") -> str:
+        """The run's page at the vendor's, "" if none is known. Values are percent-encoded."""
+        values = {"run_id": run_id, "job_id": job_id, "job_name": job_name, "project": project, "source": self.name}
+        return self.run_url.format_map({key: quote(value, safe="") for key, value in values.items()})
+
+
+def _beyond_lookback(values: Mapping[str, Any]) -> Iterator[Conflict]:
+    sweep = values.get("sweep")
+    lengths = {
+        ("overlap",): values.get("overlap"),
+        ("settle",): values.get("settle"),
+        ("sweep", "window"): sweep.window if sweep else None,
+    }
+    lookback = values.get("lookback")
+    for keys, length in lengths.items():
+        if lookback is not None and length is not None and length > lookback:
+            yield Conflict(keys, f"{format_duration(length)} is longer than lookback, {format_duration(lookback)}")

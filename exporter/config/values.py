@@ -1,0 +1,248 @@
+"""Kinds of values in the config, each with its check, its words when it fails, and its place in the JSON schema."""
+
+import ipaddress
+import itertools
+import re
+import string
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import SplitResult, urlsplit
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
+
+from exporter.config.faults import wrong
+from exporter.duration import format_duration, parse_duration
+
+
+def _duration(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value != 0:
+            raise wrong("a duration needs a unit; write it like 90s, 1h30m, 7d or PT1H")
+        return 0.0
+    try:
+        return parse_duration(str(value))
+    except ValueError as error:
+        raise wrong(str(error)) from None
+
+
+def _positive(seconds: float) -> float:
+    if seconds <= 0:
+        raise wrong("must be longer than 0s")
+    return seconds
+
+
+def at_least(least: float) -> AfterValidator:
+    """The check that a duration is not shorter than so many seconds."""
+
+    def check(seconds: float) -> float:
+        if seconds < least:
+            raise wrong(f"must be at least {format_duration(least)}")
+        return seconds
+
+    return AfterValidator(check)
+
+
+Duration = Annotated[
+    float,
+    PlainValidator(_duration),
+    PlainSerializer(format_duration, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["90s", "1h30m", "7d", "PT1H"]}),
+]
+"""Seconds, not negative."""
+
+PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
+"""Seconds, more than 0."""
+
+
+def _regex(value: object) -> re.Pattern[str]:
+    if isinstance(value, re.Pattern):
+        return value
+    if not isinstance(value, str):
+        raise wrong("must be text; put it in quotes")
+    try:
+        return re.compile(value)
+    except re.error as error:
+        raise wrong(f"is not a regular expression: {error}") from None
+    except (OverflowError, RecursionError):
+        raise wrong("is not a regular expression that can be used") from None
+
+
+def _pattern(regex: re.Pattern[str]) -> str:
+    return regex.pattern
+
+
+Regex = Annotated[
+    re.Pattern[str],
+    PlainValidator(_regex),
+    PlainSerializer(_pattern, return_type=str),
+    WithJsonSchema({"type": "string", "format": "regex"}),
+]
+"""A regular expression, to be used with `fullmatch`: it is anchored at both ends."""
+
+
+def _buckets(bounds: tuple[float, ...]) -> tuple[float, ...]:
+    if not bounds:
+        raise wrong("needs at least one bound")
+    if bounds[0] <= 0 or any(later <= earlier for earlier, later in itertools.pairwise(bounds)):
+        raise wrong("must be positive and strictly increasing")
+    return bounds
+
+
+def _no_switch(value: object) -> object:
+    if isinstance(value, bool):
+        raise wrong("must be a number")
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_no_switch), Field(allow_inf_nan=False)]
+"""A finite number; YAML's true is not 1."""
+
+Buckets = Annotated[tuple[Number, ...], AfterValidator(_buckets)]
+"""Upper bounds of a histogram in seconds; +Inf is added by itself."""
+
+Positive = Annotated[Number, Field(gt=0)]
+"""A number above 0."""
+
+PositiveCount = Annotated[int, BeforeValidator(_no_switch), Field(ge=1, le=10**9)]
+"""A whole number from 1 to a thousand million."""
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _split(text: str) -> SplitResult:
+    try:
+        url = urlsplit(text)
+        has_port = url.port is None or url.port > 0
+    except ValueError:
+        raise wrong("is not a URL") from None
+    is_http = url.scheme in {"http", "https"} and url.hostname and has_port
+    if not is_http or re.search(r"[\s\x00-\x1f\x7f\\]", text):
+        raise wrong("must be a URL like https://host or https://host:8443/prefix")
+    return url
+
+
+def _base_url(text: str) -> str:
+    """Scheme and host in lower case, no slash at the end: equal addresses are equal texts."""
+    url = _split(text)
+    if "@" in url.netloc:
+        raise wrong("must not hold a user or a password")
+    if "?" in text or "#" in text:
+        raise wrong("must not have a query or a fragment")
+    return f"{url.scheme}://{url.netloc.lower()}{url.path.rstrip('/')}"
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url), Field(json_schema_extra={"format": "uri"})]
+"""Scheme, host, optional port and prefix."""
+
+
+def _or_empty(check: Any) -> AfterValidator:  # noqa: ANN401  # any check of a text
+    return AfterValidator(lambda text: check(text) if text else text)
+
+
+OptionalUrl = Annotated[str, _or_empty(_base_url)]
+"""As `BaseUrl`, or ""."""
+
+
+def _proxy_url(text: str) -> str:
+    if _split(text).path.rstrip("/"):
+        raise wrong("must not have a path")
+    return text
+
+
+ProxyUrl = Annotated[str, _or_empty(_proxy_url)]
+"""An HTTP proxy, perhaps with user and password, or ""."""
+
+
+def template(fields: Iterable[str]) -> AfterValidator:
+    """The check that a text is an http(s) URL with no other `{…}` than these, or ""."""
+    known = tuple(fields)
+
+    def check(text: str) -> str:
+        try:
+            used = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+            plain = text.format_map(dict.fromkeys(known, "x")) if used <= set(known) else None
+        except ValueError:
+            plain = None
+        if plain is None:
+            raise wrong(f"may hold {', '.join(f'{{{name}}}' for name in known)} and no other braces")
+        _split(plain)
+        return text
+
+    return _or_empty(check)
+
+
+def _readable(text: str) -> str:
+    try:
+        with Path(text).open("rb"):
+            return text
+    except OSError as error:
+        raise wrong(f"the file cannot be read: {error.strerror}") from None
+
+
+ReadableFile = Annotated[str, _or_empty(_readable)]
+"""The path of a file that can be read now, or ""."""
+
+NeededFile = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
+"""The path of a file that can be read now."""
+
+
+def _cron(text: str) -> str:
+    if len(text.split()) != 5:
+        raise wrong("must be a cron expression of five fields")
+    try:
+        never = next(CronSim(text, datetime(2024, 1, 1, tzinfo=UTC)), None) is None
+    except CronSimError as error:
+        raise wrong(f"is not a cron expression: {error}") from None
+    if never:
+        raise wrong("is a cron expression that never comes true")
+    return text
+
+
+Cron = Annotated[str, AfterValidator(_cron)]
+"""A cron expression of five fields."""
+
+
+def _timezone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError):
+        raise wrong("is not a time zone; write it like Europe/Berlin") from None
+    return text
+
+
+Timezone = Annotated[str, AfterValidator(_timezone)]
+"""The name of a time zone of the IANA database."""
+
+
+def _word_of_switch(value: object) -> object:
+    return {True: "on", False: "off"}.get(value) if isinstance(value, bool) else value
+
+
+Switch = BeforeValidator(_word_of_switch)
+"""Gives back the words that YAML reads as true or false: `on`, `off`."""
+
+
+def _name(text: str) -> str:
+    if not text or text != text.strip() or re.search(r"[/\x00-\x1f\x7f]", text):
+        raise wrong("must not be empty, and have no slash, line break, or space at an end")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""What becomes a label's value and a part of a URL's path."""
+
+Text = Annotated[str, Field(min_length=1)]
+"""A text that is not empty."""

@@ -1,0 +1,1 @@
+"""What counts: the records of jobs and sources, and pure functions on them."""

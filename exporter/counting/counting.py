@@ -1,0 +1,337 @@
+"""The rules that decide what counts.
+
+`judge` says what an answer about one run means beside what is known of it; the `count_…` functions add what was judged
+to a job's record. Nothing here does I/O, and nothing else decides.
+"""
+
+import enum
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+
+from exporter.counting.records import OTHER, Exemplar, JobState, LastFailure, LastRun, LastSteps, oldest
+from exporter.model import FAILING, Disposition, Result, Run, Step
+
+MAX_ERROR_TYPES = 50
+"""Error types a job; what comes after goes to `__other__`."""
+
+
+class Mark(enum.IntEnum):
+    """What the state holds a run for."""
+
+    OPEN = 0
+    COUNTED = 1
+    BASELINE = 2
+    GIVEN_UP = 3
+
+
+class Known(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What the state knows of a run. `earlier`: ends that are counted, of a run that came back to life."""
+
+    run: Run
+    mark: Mark
+    earlier: tuple[float, ...] = ()
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What an answer about a run means. `keep` is what the state shall hold from now on; None: as before."""
+
+    disposition: Disposition
+    counts: bool = False
+    keep: Known | None = None
+
+
+class Context(msgspec.Struct, frozen=True, kw_only=True):
+    """What a judgement depends on besides the run.
+
+    Attributes:
+        baseline: The job's baseline instant.
+        watermark: Up to where everything had been read before this reading; None at the first.
+        settled: Whether what the baseline reading could show has been read: what ended and was never seen came after.
+        included_later: Whether the job was left out by the configuration when its source was first read.
+        forgotten: What ended before this instant may have been counted, and its row pruned.
+        reopens: Whether the vendor lets an ended run come back under its id.
+        max_run_age: How long an open run is followed, in seconds.
+    """
+
+    baseline: float
+    watermark: float | None
+    settled: bool
+    reopens: bool
+    max_run_age: float
+    included_later: bool = False
+    forgotten: float | None = None
+
+
+def judge(known: Known | None, run: Run, context: Context) -> Verdict:
+    """What this answer means, given what is known of the run."""
+    if known is None:
+        return _first_seen(run, context)
+    if known.mark is Mark.OPEN:
+        return _of_open(known, run, context)
+    return _of_ended(known, run, context)
+
+
+def _first_seen(run: Run, context: Context) -> Verdict:
+    if run.result is None:
+        too_old = age(run, context.baseline) > context.max_run_age
+        mark = Mark.BASELINE if too_old else Mark.OPEN
+        disposition = Disposition.BASELINE if too_old else Disposition.NEW
+        return Verdict(disposition=disposition, keep=Known(run=run, mark=mark))
+    if not _after_baseline(run, context) or _forgotten(run, context):
+        return Verdict(disposition=Disposition.BASELINE, keep=Known(run=run, mark=Mark.BASELINE))
+    late = context.watermark is not None and run.end is not None and run.end < context.watermark
+    disposition = Disposition.LATE if late else Disposition.NEW
+    return Verdict(disposition=disposition, counts=True, keep=Known(run=run, mark=Mark.COUNTED))
+
+
+def _after_baseline(run: Run, context: Context) -> bool:
+    """Whether an ending that was never seen open lies after the baseline instant.
+
+    Without an end its begin decides: what began later ended later. What began before was shown as open by the
+    baseline reading, unless the job was left out then.
+    """
+    if run.end is not None:
+        return run.end > context.baseline
+    begun = run.created if run.start is None else run.start
+    if begun is not None and (begun > context.baseline or context.included_later):
+        return begun > context.baseline
+    return context.settled
+
+
+def _forgotten(run: Run, context: Context) -> bool:
+    """Whether an ending is so old that its row may have been pruned: it must not count again."""
+    ended = run.start if run.end is None else run.end
+    return context.forgotten is not None and ended is not None and ended < context.forgotten
+
+
+def _of_open(known: Known, run: Run, context: Context) -> Verdict:
+    if run.result is None:
+        if run == known.run:
+            return Verdict(disposition=Disposition.DUPLICATE)
+        return Verdict(disposition=Disposition.UPDATED, keep=_with(known, run, Mark.OPEN))
+    if context.reopens and run.end is not None and run.end in known.earlier:
+        # Either the answer that showed it open was stale, or this one is. Its ending is counted in both cases, and a
+        # run that did come back will be shown as open again.
+        earlier = tuple(end for end in known.earlier if end != run.end)
+        return Verdict(disposition=Disposition.DUPLICATE, keep=Known(run=run, mark=Mark.COUNTED, earlier=earlier))
+    return Verdict(disposition=Disposition.UPDATED, counts=True, keep=_with(known, run, Mark.COUNTED))
+
+
+def _of_ended(known: Known, run: Run, context: Context) -> Verdict:
+    if run.result is None:
+        if known.mark is Mark.GIVEN_UP or known.run.result is None or not context.reopens:
+            return Verdict(disposition=Disposition.DUPLICATE)
+        ends = known.earlier if known.run.end is None else (*known.earlier, known.run.end)
+        return Verdict(disposition=Disposition.UPDATED, keep=Known(run=run, mark=Mark.OPEN, earlier=ends))
+    if run == known.run:
+        return Verdict(disposition=Disposition.DUPLICATE)
+    if context.reopens and known.mark is not Mark.GIVEN_UP and _another_ending(known, run, context):
+        ends = known.earlier if known.run.end is None else (*known.earlier, known.run.end)
+        keep = Known(run=run, mark=Mark.COUNTED, earlier=ends)
+        return Verdict(disposition=Disposition.UPDATED, counts=True, keep=keep)
+    if context.reopens and run.end is not None and run.end in known.earlier:
+        return Verdict(disposition=Disposition.DUPLICATE)
+    mark = Mark.COUNTED if known.mark is Mark.GIVEN_UP else known.mark
+    return Verdict(disposition=Disposition.UPDATED, keep=_with(known, run, mark))
+
+
+def _another_ending(known: Known, run: Run, context: Context) -> bool:
+    """Whether a run that can come back has ended again: an ending is (id, end time)."""
+    if known.run.result is None:
+        return False  # too old at the baseline: this is its first ending
+    if run.end is None or run.end in known.earlier or run.end == known.run.end:
+        return False
+    return run.end > context.baseline
+
+
+def _with(known: Known, run: Run, mark: Mark) -> Known:
+    return Known(run=run, mark=mark, earlier=known.earlier)
+
+
+def origin(run: Run) -> float | None:
+    """The instant from which an open run's age counts: its start, else its creation, or the start it waits for."""
+    if run.start is not None:
+        return run.start
+    known = [instant for instant in (run.created, run.scheduled) if instant is not None]
+    return max(known, default=None)
+
+
+def age(run: Run, now: float) -> float:
+    """Seconds since its origin; 0 if that is not known."""
+    begun = origin(run)
+    return 0.0 if begun is None else now - begun
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """How endings are added up. `released`: new series are served at once, as zero-first is switched off."""
+
+    run_buckets: tuple[float, ...]
+    step_buckets: tuple[float, ...]
+    released: bool
+
+
+def seed(job: JobState, results: Collection[Result], rules: Rules, *, attempts: bool) -> None:
+    """Gives a job the series that are known before anything happens."""
+    for result in results:
+        job.count("jobrun_runs_total", result, amount=0, released=rules.released)
+    if attempts:
+        job.count("jobrun_run_retries_total", amount=0, released=rules.released)
+        job.count("jobrun_runs_recovered_total", amount=0, released=rules.released)
+
+
+def count_ending(job: JobState, run: Run, rules: Rules, *, attempts: bool) -> None:
+    """Adds one ending to a job's counters and histograms."""
+    result = run.result or Result.UNKNOWN
+    exemplar = None if run.end is None else Exemplar(run.run_id, 1.0, run.end)
+    counter = job.count("jobrun_runs_total", result, released=rules.released)
+    if exemplar and (counter.exemplar is None or counter.exemplar.instant <= exemplar.instant):
+        counter.exemplar = exemplar
+    if attempts:
+        job.count("jobrun_run_retries_total", amount=run.retries, released=rules.released)
+        job.count("jobrun_runs_recovered_total", amount=int(run.recovered), released=rules.released)
+    if result in FAILING and run.error_type:
+        job.count("jobrun_run_errors_total", bounded(job, run.error_type), released=rules.released)
+    if run.duration is not None:
+        shown = None if run.end is None else Exemplar(run.run_id, run.duration, run.end)
+        durations = job.distribution(
+            "jobrun_run_duration_seconds", result, bounds=rules.run_buckets, released=rules.released
+        )
+        durations.observe(run.duration, shown)
+    if run.queue_duration is not None:
+        queue = job.distribution("jobrun_run_queue_duration_seconds", bounds=rules.run_buckets, released=rules.released)
+        queue.observe(run.queue_duration)
+
+
+def bounded(job: JobState, error_type: str) -> str:
+    """The error type, or `__other__` once a job has too many."""
+    known = job.counts.get("jobrun_run_errors_total", {})
+    return error_type if error_type in known or len(known) < MAX_ERROR_TYPES else OTHER
+
+
+class Streak(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's standing, recounted from its runs: its last success, the failing runs after it, the first one's end."""
+
+    last_success: float | None
+    failures: int
+    since: float | None
+
+
+def note_ending(job: JobState, run: Run, seen: float) -> bool:
+    """Moves the gauges that speak of a job's latest runs by an ending not noted before; endings come in any order.
+
+    `seen` is when the ending was seen, which stands in for an end that the vendor does not tell. Returns True if the
+    streak must be recounted from the runs: a success turned out to have ended before later failures.
+    """
+    result = run.result or Result.UNKNOWN
+    order = seen if run.end is None else run.end
+    _note_last(job, run, order)
+    if result in FAILING and (job.last_success is None or order > job.last_success):
+        job.streak += 1
+        job.failing_since = order if job.failing_since is None else min(job.failing_since, order)
+    if result is not Result.SUCCESS or (job.last_success is not None and order <= job.last_success):
+        return False
+    job.last_success = order
+    before_failures = job.last_failure is not None and job.last_failure.order > order
+    if not before_failures:
+        job.streak, job.failing_since = 0, None
+    return before_failures
+
+
+def note_change(job: JobState, run: Run, seen: float) -> None:
+    """Moves the gauges by what changed in a run whose ending is noted; the streak must then be recounted."""
+    _note_last(job, run, seen if run.end is None else run.end)
+
+
+def _note_last(job: JobState, run: Run, order: float) -> None:
+    result = run.result or Result.UNKNOWN
+    if run.start is not None and (job.last_start is None or run.start > job.last_start):
+        job.last_start = run.start
+    if job.last_run is None or job.last_run.order <= order or job.last_run.run_id == run.run_id:
+        job.last_run = LastRun(
+            run_id=run.run_id, result=result, order=order, start=run.start, end=run.end, duration=run.duration
+        )
+    last = job.last_failure
+    if result in FAILING and (last is None or last.order <= order or last.run_id == run.run_id):
+        step = last.failed_step if last and last.run_id == run.run_id else ""
+        job.last_failure = LastFailure(
+            run_id=run.run_id, order=order, end=run.end, error_type=run.error_type, failed_step=step
+        )
+
+
+def restate(job: JobState, streak: Streak, forgotten: float | None) -> None:
+    """Sets the streak as recounted from runs; those that ended before `forgotten` may have been pruned."""
+    pruned = forgotten is not None and job.last_success is not None and job.last_success < forgotten
+    if pruned and streak.last_success is None:
+        job.streak = max(job.streak, streak.failures)
+        job.failing_since = oldest((job.failing_since, streak.since))
+        return
+    job.last_success, job.streak, job.failing_since = streak.last_success, streak.failures, streak.since
+
+
+def count_steps(
+    job: JobState, steps: Sequence[Step], labels: Mapping[str, str], rules: Rules, *, histograms: bool
+) -> None:
+    """Adds the steps of one counted ending to a job's counters and histograms.
+
+    `labels` holds the label of each step by its name: the name itself, or `__other__`.
+    """
+    for step in steps:
+        label = labels[step.name]
+        seed_step(job, label, rules)
+        job.count("jobrun_steps_total", label, step.result or Result.UNKNOWN, released=rules.released)
+        if histograms and step.duration is not None and step.result is not None:
+            durations = job.distribution(
+                "jobrun_step_duration_seconds", label, bounds=rules.step_buckets, released=rules.released
+            )
+            durations.observe(step.duration)
+    failed = root_failure(steps)
+    if failed:
+        job.count("jobrun_step_root_failures_total", labels[failed], released=rules.released)
+
+
+def seed_step(job: JobState, name: str, rules: Rules) -> None:
+    """Gives a step the series that are known before anything happens to it."""
+    for result in (Result.SUCCESS, Result.FAILURE):
+        job.count("jobrun_steps_total", name, result, amount=0, released=rules.released)
+    job.count("jobrun_step_root_failures_total", name, amount=0, released=rules.released)
+
+
+def note_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> None:
+    """Moves the gauges that speak of the steps of a job's latest runs."""
+    order = seen if run.end is None else run.end
+    if job.last_steps is None or job.last_steps.order <= order:
+        results: dict[str, int] = {}
+        for step in steps:
+            word = (step.result or Result.UNKNOWN).value
+            results[word] = results.get(word, 0) + 1
+        job.last_steps = LastSteps(run_id=run.run_id, order=order, results=results)
+    if job.last_failure is not None and job.last_failure.run_id == run.run_id:
+        job.last_failure = msgspec.structs.replace(job.last_failure, failed_step=root_failure(steps))
+
+
+def root_failure(steps: Sequence[Step]) -> str:
+    """The step that failed first, "" if none did.
+
+    A failed step with a failed ancestor is a consequence. Of several that are not, the one that ended first is
+    blamed, or where ends are not told the one that the vendor lists first.
+    """
+    by_name = {step.name: step for step in steps}
+    roots = [step for step in steps if step.result in FAILING and not _failed_before(step, by_name)]
+    if not roots:
+        return next((step.name for step in steps if step.result in FAILING), "")
+    return min(roots, key=lambda step: float("inf") if step.end is None else step.end).name
+
+
+def _failed_before(step: Step, by_name: dict[str, Step]) -> bool:
+    """Whether an ancestor failed; a circle in the dependencies ends the search."""
+    waiting, seen = list(step.dependencies), {step.name}
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in by_name:
+            continue
+        seen.add(name)
+        if by_name[name].result in FAILING:
+            return True
+        waiting.extend(by_name[name].dependencies)
+    return False

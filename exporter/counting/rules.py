@@ -1,0 +1,78 @@
+"""What the ledger must know of a configured source, free of any vendor."""
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from exporter.counting.records import Filter, JobState
+from exporter.model import FAILING, Result
+
+
+@functools.lru_cache(maxsize=65536)
+def included(patterns: Filter, job_name: str) -> bool:
+    """Whether patterns, now or once in force, include a job's name; they must match the whole of it."""
+    return any(re.fullmatch(pattern, job_name) for pattern in patterns.include) and not any(
+        re.fullmatch(pattern, job_name) for pattern in patterns.exclude
+    )
+
+
+def included_since(history: Sequence[Filter], job_name: str) -> float | None:
+    """Since when a job's name has been included without a break; None if it is not, or has been from the first."""
+    since = None
+    for patterns in reversed(history):
+        if not included(patterns, job_name):
+            return since
+        since = patterns.since
+    return None
+
+
+class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
+    """A source's rules.
+
+    Attributes:
+        name: Its name: the label `source`.
+        identity: The API and account; a state refuses another one under the same name.
+        results: The results seeded for each job.
+        attempts: Whether the vendor tells of attempts.
+        steps: `all`, `failed` or `off`.
+        reopens: Whether an ended run's id can come back to life.
+        max_run_age: How long an open run is followed, in seconds.
+        reach: How far back the API shows runs, in seconds.
+        poll_interval: In seconds.
+        include: Patterns of the jobs that are read.
+        exclude: Patterns of those that are not.
+        max_series: The bound on all domain series.
+        series_of: How many series a job has.
+        run_buckets: The bounds of a job's run durations, in seconds.
+        never_expires: Whether a job is kept without runs, because somebody has set an objective for it.
+    """
+
+    name: str
+    identity: str
+    results: tuple[Result, ...]
+    attempts: bool
+    steps: str
+    reopens: bool
+    max_run_age: float
+    reach: float
+    poll_interval: float
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    max_series: int
+    series_of: Callable[[JobState], int]
+    run_buckets: Callable[[JobState], tuple[float, ...]]
+    never_expires: Callable[[JobState], bool]
+
+    def wants(self, job_name: str) -> bool:
+        """Whether a job's name is included now."""
+        return included(self.filter_since(0), job_name)
+
+    def filter_since(self, since: float) -> Filter:
+        """The patterns now in force, as in force since an instant."""
+        return Filter(since=since, include=self.include, exclude=self.exclude)
+
+    def wants_steps(self, result: Result | None) -> bool:
+        """Whether the steps of a run that ended so shall be fetched."""
+        return self.steps == "all" or (self.steps == "failed" and result in FAILING)

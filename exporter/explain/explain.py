@@ -1,0 +1,217 @@
+"""The command `explain`: lists the runs that make up a number, from the state beside a running daemon."""
+
+import math
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path
+from typing import TextIO
+
+from prometheus_client import Histogram
+
+from exporter.assembly import rules_of
+from exporter.config.config import Config
+from exporter.counting.counting import Mark
+from exporter.counting.records import JobState, clean
+from exporter.duration import format_duration
+from exporter.explain.selector import Selector, SelectorError, parse
+from exporter.explain.series import (
+    SUFFIXES,
+    Explained,
+    Line,
+    Rows,
+    Subject,
+    can_explain,
+    explain_job,
+    explain_source,
+    family_of,
+    utc,
+)
+from exporter.exposition.textformat import labels as pairs
+from exporter.links import run_url
+from exporter.metrics.families import FAMILIES, Family, Kind, Level
+from exporter.metrics.jobview import JobView, active_of
+from exporter.metrics.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES
+from exporter.reports import of_runs
+from exporter.reports.reader import Reader, Snapshot
+
+HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
+
+OPEN_ONLY = frozenset({"jobrun_active_runs", "jobrun_oldest_active_run_start_timestamp_seconds"})
+"""Families whose very series depend on the open runs."""
+
+
+_OWN = {
+    family.name + suffix
+    for family in (*SOURCE_FAMILIES, *EXPORTER_FAMILIES)
+    for suffix in ("", *(SUFFIXES if family.kind is Histogram else ()))
+}
+"""Metrics of the process about itself."""
+
+
+class Explainer:
+    """Explains numbers of one state.
+
+    Args:
+        config: The configuration.
+        snapshot: The state.
+    """
+
+    def __init__(self, config: Config, snapshot: Snapshot) -> None:
+        self._config = config
+        self._snapshot = snapshot
+        self._settings = {settings.name: settings for settings in config.sources}
+        self._sources = {source.name: source for source in snapshot.sources()}
+        self._jobs = [job for job in snapshot.jobs() if job.source in self._settings]
+
+    def series(self, family: Family, suffix: str, selector: Selector) -> Iterator[Explained]:
+        """All series that a selector means."""
+        if family.level is Level.SOURCE:
+            for source in self._sources.values():
+                if source.name in self._settings and selector.may_match({"source": source.name}):
+                    yield from explain_source(source, partial(self._rows_of, source.name), family, selector)
+            return
+        for job in self._jobs:
+            labels = {"source": job.source, "project": job.project, "job_name": job.name}
+            if selector.may_match(labels):
+                yield from explain_job(self._subject(job, family), family, suffix, selector)
+
+    def folded(self, selector: Selector) -> list[str]:
+        """Names of jobs that a selector may mean, and that have no series of their own."""
+        jobs = (job for job in self._jobs if job.folded)
+        labels = [{"source": job.source, "project": job.project, "job_name": job.name} for job in jobs]
+        return [each["job_name"] for each in labels if selector.may_match(each)]
+
+    def _subject(self, job: JobState, family: Family) -> Subject:
+        rules = rules_of(self._settings[job.source], self._config)
+        rows = self._snapshot.runs_of(job.key) if family.name in OPEN_ONLY else []
+        begun = [
+            (row.known.run.state, row.origin if row.known.run.start is None else row.known.run.start)
+            for row in rows
+            if row.known.mark is Mark.OPEN
+        ]
+        view = JobView(
+            state=job,
+            active=active_of(begun),
+            results=rules.results,
+            has_steps=rules.steps != "off",
+            failed_run_url=self._link(job, job.last_failure.run_id) if job.last_failure else "",
+        )
+        return Subject(view=view, rows=lambda: self._rows(job), forgotten=self._sources[job.source].forgotten)
+
+    def _rows(self, job: JobState) -> Rows:
+        """A job's runs, newest first; of `__other__` those of the jobs that are folded now."""
+        jobs = [job]
+        if job.overflow:
+            jobs = [other for other in self._jobs if other.folded and other.source == job.source]
+        rows = [(each, row) for each in jobs for row in self._snapshot.runs_of(each.key)]
+        return sorted(rows, key=lambda pair: of_runs.ended_at(pair[1]), reverse=True)
+
+    def _rows_of(self, source: str) -> Rows:
+        return [pair for job in self._jobs if job.source == source and not job.overflow for pair in self._rows(job)]
+
+    def link(self, line: Line) -> str:
+        """The page of a run: ours where people can reach it, else the vendor's."""
+        return self._link(line.job, line.row.known.run.run_id)
+
+    def _link(self, job: JobState, run_id: str) -> str:
+        return run_url(self._config.web.external_url, self._settings[job.source], job.job, run_id)
+
+
+def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
+    """Explains a number; gives the exit code: 1 if nothing was found, 2 for a selector that is none.
+
+    Raises StateError if the state cannot be read.
+    """
+    try:
+        selector = parse(text)
+        family, suffix = _family(selector)
+    except SelectorError as error:
+        print(f"{error}", file=err)
+        return 2
+    reader = Reader(Path(config.state.path), longest=math.inf)
+    with reader.snapshot() as snapshot:
+        explainer = Explainer(config, snapshot)
+        found = 0
+        for series in explainer.series(family, suffix, selector):
+            out.write("\n" if found else "")
+            out.writelines(f"{line}\n" for line in _told(series, selector.name, family, explainer))
+            found += 1
+        if not found:
+            print(_nothing(explainer, selector), file=err)
+    if not reader.complete:
+        print("note: the state's journal cannot be read; what was counted last may be missing", file=err)
+    return 0 if found else 1
+
+
+def _family(selector: Selector) -> tuple[Family, str]:
+    """The family of a selector's name, and a histogram's suffix. Raises SelectorError."""
+    known = family_of(selector.name)
+    if known is None:
+        names = {family.name for family in FAMILIES}
+        if selector.name in names:
+            raise SelectorError(f"{selector.name} is a histogram; ask for its _count, _sum or _bucket")
+        if selector.name.startswith("process_") or selector.name in _OWN:
+            raise SelectorError(f"{selector.name} is told by the running process; it is not kept in the state")
+        close = get_close_matches(selector.name, sorted(names), n=3)
+        more = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise SelectorError(f"there is no metric {selector.name}{more}")
+    if not can_explain(known[0]):
+        raise SelectorError(f"{selector.name} is not made of runs: {known[0].help}")
+    labels = {*known[0].all_labels, *(["le"] if known[1] == "_bucket" else [])}
+    strange = sorted({matcher.label for matcher in selector.matchers} - labels)
+    if strange:
+        raise SelectorError(f"{selector.name} has no label {', '.join(strange)}; it has {', '.join(sorted(labels))}")
+    return known
+
+
+def _nothing(explainer: Explainer, selector: Selector) -> str:
+    folded = explainer.folded(selector)
+    if folded:
+        names = ", ".join(map(clean, folded[:5]))
+        return f'counted in __other__, as there are too many series: {names}; ask for job_name="__other__"'
+    return "the state holds no series that this selector means"
+
+
+def _told(series: Explained, name: str, family: Family, explainer: Explainer) -> Iterable[str]:
+    """The lines about one series."""
+    yield f"{name}{{{pairs(tuple(series.labels), tuple(series.labels.values()))}}} {_value(series.value, name)}"
+    if series.ranges:
+        yield from _table([("FROM", "TO", "SECONDS"), *((utc(a), utc(b), f"{b - a:g}") for a, b in series.ranges)])
+    elif series.lines:
+        yield from _table([HEADINGS, *(_row(line, family, explainer) for line in series.lines)])
+    if series.found is not None:
+        what = _number_of(len(series.ranges), "range") if series.ranges else _number_of(len(series.lines), "run")
+        same = "the same" if math.isclose(series.found, series.value, rel_tol=1e-6, abs_tol=1e-6) else "not the same"
+        yield f"{what} listed, {series.found:.10g} together; the state says {series.value:.10g}: {same}."
+    yield from series.notes
+
+
+def _number_of(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _value(value: float, name: str) -> str:
+    return f"{value:.14g} ({utc(value)})" if name.endswith("_timestamp_seconds") else f"{value:.10g}"
+
+
+def _row(line: Line, family: Family, explainer: Explainer) -> tuple[str, ...]:
+    run = line.row.known.run
+    return (
+        clean(run.run_id),
+        " / ".join(filter(None, (line.job.source, line.job.project, line.job.name))),
+        "" if run.end is None else utc(run.end),
+        run.result or run.state or clean(run.unmapped),
+        "" if run.duration is None else format_duration(run.duration),
+        of_runs.mark_of(line.row),
+        "" if family.kind is Kind.GAUGE else f"{line.adds:g}",
+        explainer.link(line),
+    )
+
+
+def _table(rows: list[tuple[str, ...]]) -> Iterable[str]:
+    """Rows in columns, each as wide as its widest cell; columns with nothing in them are left out."""
+    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
+    widths = [max(map(len, column)) for column in columns]
+    for row in zip(*columns, strict=True):
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

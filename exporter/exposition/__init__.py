@@ -1,0 +1,1 @@
+"""What `/metrics` answers, and when it is made."""

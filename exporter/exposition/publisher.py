@@ -1,0 +1,220 @@
+"""Brings what is committed onto the page: after each change, and when a series has shown its 0 for long enough."""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+import structlog
+
+from exporter.config.config import Config
+from exporter.config.source import SourceSettings
+from exporter.counting.records import JobState, OpenRun, label_of
+from exporter.counting.rules import SourceRules
+from exporter.errors import StateError
+from exporter.exposition.exposition import Exposition
+from exporter.learning.expectations import expectation
+from exporter.learning.learning import Learning
+from exporter.ledger.ledger import UNOBSERVED, Changed, Ledger
+from exporter.links import run_url
+from exporter.metrics.holds import Holds, Series
+from exporter.metrics.jobview import JobView, active_of
+from exporter.metrics.meters import SelfMetrics
+
+REFRESH = 5.0
+"""Seconds after which a page is made anew although nothing was committed, for the process's own metrics."""
+
+MOMENT = 1.0
+"""The least distance of two pages during a poll, in seconds; its end always makes one."""
+
+HELD = "held"
+"""In place of label values: stands for a source's seconds that were found unobserved at the start."""
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """A configured source, as far as its jobs' pages and links need it."""
+
+    settings: SourceSettings
+    rules: SourceRules
+
+
+class Publisher:
+    """Makes pages. `publish` and `tick` may be called by any thread.
+
+    Args:
+        ledger: What is committed.
+        exposition: Where pages are made.
+        holds: Which series still show 0.
+        metrics: The exporter's own metrics.
+        monotonic: A clock that never jumps, in seconds.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        exposition: Exposition,
+        holds: Holds,
+        metrics: SelfMetrics,
+        *,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._ledger = ledger
+        self._exposition = exposition
+        self._holds = holds
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._learning = Learning(ledger, monotonic)
+        self._started = monotonic()
+        self._published = float("-inf")
+        self._config: Config | None = None
+        self._sources: Mapping[str, Shown] = {}
+        self._lock = threading.Lock()
+        self._shown_jobs: set[int] = set()
+        self.views: dict[int, JobView] = {}
+        """What is shown of each job on the page that was made last."""
+        self._shown_sources: set[str] = set()
+        self._withheld: frozenset[str] = frozenset()
+        self._unreadable: frozenset[tuple[str, str]] = frozenset()
+        self._held: set[Series] = set()
+        self._log = structlog.get_logger()
+
+    def configure(self, config: Config, sources: Mapping[str, Shown]) -> None:
+        """Takes up a configuration; the next page follows it."""
+        with self._lock:
+            self._config, self._sources = config, sources
+            self._withheld = frozenset()
+
+    def publish(self) -> None:
+        """Makes a page of all that is committed."""
+        with self._lock, self._ledger.locked():
+            changed = self._ledger.drain()
+            withheld, unreadable = self._to_withhold(), self._unreadable_scopes()
+            if (withheld, unreadable) != (self._withheld, self._unreadable):
+                self._withheld, self._unreadable, changed.everything = withheld, unreadable, True
+            self._update(changed)
+            self._hold_unobserved()
+            self._metrics.series(self._exposition.series_by_family(), self._limit())
+            if self._ledger.last_commit is not None:
+                self._metrics.committed(self._ledger.last_commit, self._ledger.size())
+            self._published = self._monotonic()
+        self._exposition.publish()
+
+    def soon(self) -> None:
+        """Makes a page unless one was made a moment ago: catching up must not make one for every window."""
+        if self._monotonic() - self._published >= MOMENT:
+            self.publish()
+
+    def tick(self) -> None:
+        """Called every second or so: releases what is due, and makes a page if one is due."""
+        released = self._release()
+        with self._lock:
+            overdue = self._monotonic() - self._published >= REFRESH or self._to_withhold() != self._withheld
+        if released or overdue:
+            self.publish()
+
+    def _limit(self) -> int:
+        return self._config.metrics.max_series if self._config else 0
+
+    def _to_withhold(self) -> frozenset[str]:
+        """Sources whose counters are not served yet, because no poll has been complete since the start."""
+        longest = self._config.metrics.startup_hold if self._config else 0.0
+        if self._monotonic() - self._started >= longest:
+            late = self._ledger.starting() & self._withheld
+            if late:
+                self._log.warning("counters served as restored: no poll has been complete yet", sources=sorted(late))
+            return frozenset()
+        return frozenset(self._ledger.starting() & self._sources.keys())
+
+    def _unreadable_scopes(self) -> frozenset[tuple[str, str]]:
+        """Source and name of scopes that could not be read last: nothing can be expected of their jobs to be seen."""
+        states = ((name, self._ledger.source(name)) for name in self._sources)
+        return frozenset(
+            (name, word) for name, state in states for word, scope in state.scopes.items() if not scope.readable
+        )
+
+    def _update(self, changed: Changed) -> None:
+        jobs = self._ledger.books.jobs
+        wanted = {key for key, job in jobs.items() if self._is_shown(job)} if changed.everything else self._shown_jobs
+        if changed.everything:
+            removed, keys = self._shown_jobs - wanted, wanted
+        else:
+            keys = {key for key in changed.jobs if key in jobs and self._is_shown(jobs[key])}
+            removed = changed.jobs - keys
+        self._shown_jobs = (self._shown_jobs | keys) - removed
+        views = self._views(keys)
+        self.views = {key: view for key, view in self.views.items() if key not in removed} if removed else self.views
+        self.views.update({view.state.key: view for view in views})
+        gone = self._shown_sources - self._sources.keys()
+        self._shown_sources = set(self._sources)
+        self._exposition.update(
+            jobs=views,
+            removed_jobs=removed,
+            sources=[self._ledger.source(name) for name in self._sources],
+            removed_sources=gone,
+            exporter=self._ledger.books.exporter,
+        )
+
+    def _is_shown(self, job: JobState) -> bool:
+        """Whether a job's series are served."""
+        source = self._sources.get(job.source)
+        return source is not None and not job.gone and (job.overflow or source.rules.wants(label_of(job.job)))
+
+    def _views(self, keys: Iterable[int]) -> list[JobView]:
+        open_runs: dict[int, list[OpenRun]] = {}
+        for name in self._sources:
+            for run in self._ledger.open_runs(name):
+                open_runs.setdefault(run.job, []).append(run)
+        return [self.view(self._ledger.books.jobs[key], open_runs.get(key, [])) for key in sorted(keys)]
+
+    def view(self, job: JobState, open_runs: Sequence[OpenRun]) -> JobView:
+        """What is shown of a job."""
+        source = self._sources[job.source]
+        objective = self._config.objective_for(job.source, job.project, job.name) if self._config else None
+        expected = expectation(job, objective, self._learning.of(job), open_runs)
+        active = active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs)
+        failed = job.last_failure.run_id if job.last_failure else ""
+        external_url = self._config.web.external_url if self._config else ""
+        watched = (job.source, job.job.scope) not in self._unreadable
+        return JobView(
+            state=job,
+            active=active,
+            results=source.rules.results,
+            has_steps=source.rules.steps != "off",
+            freshness=expected.freshness if watched else None,
+            duration_budget=expected.duration_budget,
+            next_expected=expected.next_run if watched else None,
+            schedule=expected.schedule,
+            team=expected.team,
+            job_url=job.job.url,
+            failed_run_url=run_url(external_url, source.settings, job.job, failed) if failed else "",
+            step_histograms=self._ledger.step_histograms,
+            withheld=job.source in self._withheld,
+        )
+
+    def _hold_unobserved(self) -> None:
+        """Seconds found unobserved at the start are added once the restored value has been served for a while."""
+        held: set[Series] = {
+            (("source", name), UNOBSERVED, HELD) for name in self._sources if self._ledger.source(name).held_unobserved
+        }
+        new = held - self._held
+        if new:
+            page = self._exposition.page
+            self._holds.shown(0 if page is None else page.generation + 1, new)
+        self._held = held
+
+    def _release(self) -> bool:
+        """Commits what is due, then serves it. Without a state to write to it stays at 0."""
+        due = self._holds.due()
+        if not due:
+            return False
+        series = [each for each in due if each[2] != HELD]
+        sources = [str(owner[-1]) for owner, _, labels in due if labels == HELD]
+        try:
+            if series:
+                self._ledger.release(series)
+            for name in sources:
+                self._ledger.release_unobserved(name)
+        except StateError as error:
+            self._log.warning("series are still held at 0", fault=str(error))
+            return False
+        self._holds.forget(due)
+        return True

@@ -1,0 +1,1 @@
+"""The past before the first poll: read, played back, written."""

@@ -1,0 +1,256 @@
+"""Plays back what happened to a source's runs, a minute at a time, and notes what its series would have shown.
+
+The counting is the daemon's: endings are entered in a ledger of their own, in the order in which they happened.
+"""
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+import msgspec
+
+from exporter.assembly import counting_rules
+from exporter.config.config import Config
+from exporter.counting.counting import seed
+from exporter.counting.records import Counted, JobState, oldest
+from exporter.exposition.publisher import Shown
+from exporter.exposition.textformat import counter_block, gauge_block, histogram_block, prefix_of
+from exporter.history.samples import Samples, Unit
+from exporter.learning.expectations import expectation
+from exporter.ledger.entries import Moment
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.families import FAMILIES, Family, Kind, Level
+from exporter.metrics.jobview import JobView
+from exporter.model import Reading, State, Step
+from exporter.state.opening import Opened
+from exporter.state.schema import StoredRun
+from exporter.state.storage import Loaded
+from exporter.state.store import Store
+
+GRID = 60.0
+"""Seconds between two instants at which something may change."""
+
+NOT_THEN = frozenset(
+    {
+        "jobrun_last_failed_run_info",  # its labels change with each failure, and two of its series would overlap
+        "jobrun_job_enabled",  # what is known is known of now
+        "jobrun_job_discovered_timestamp_seconds",
+        "jobrun_job_next_run_expected_timestamp_seconds",
+    }
+)
+"""Families of jobs that the past does not get."""
+
+WRITTEN = tuple(family for family in FAMILIES if family.level is Level.JOB and family.name not in NOT_THEN)
+
+CREATED, STARTED, ENDED = range(3)
+
+
+class Past(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read of a source.
+
+    Attributes:
+        name: The source.
+        store: Holds its runs.
+        jobs: Its jobs, as named.
+        steps: Of ended runs, by run id.
+        until: Up to when endings are the past, by the key of their job.
+        counted: Which of some runs the daemon counts, although they may have ended before.
+        ahead: Seconds by which the API's clock is ahead of ours: no sample must lie in the scraper's future.
+    """
+
+    name: str
+    store: Store
+    jobs: Sequence[JobState]
+    steps: dict[str, Sequence[Step]]
+    until: Mapping[int, float]
+    counted: Callable[[Collection[str]], frozenset[str]]
+    ahead: float = 0.0
+
+    def endings(self, rows: Sequence[StoredRun]) -> list[StoredRun]:
+        """Those of these runs that ended before the daemon counted, and that it does not count all the same."""
+        ended = [row for row in rows if row.known.run.end is not None and row.known.run.end <= self.until[row.job]]
+        counted = self.counted([row.known.run.run_id for row in ended])
+        return [row for row in ended if row.known.run.result is not None and row.known.run.run_id not in counted]
+
+
+def bare(job: JobState) -> JobState:
+    """A job as it is named, with nothing counted."""
+    return JobState(
+        key=job.key,
+        source=job.source,
+        job=job.job,
+        project=job.project,
+        name=job.name,
+        discovered=job.discovered,
+        baseline=0.0,
+        folded=job.folded,
+        gone=job.gone,
+    )
+
+
+class Replay:
+    """Plays back one source.
+
+    Args:
+        config: The configuration.
+        shown: The source's settings and rules.
+        past: What was read of it.
+        samples: Where what is seen is noted.
+    """
+
+    def __init__(self, config: Config, shown: Shown, past: Past, samples: Samples) -> None:
+        self._config = config
+        self._shown = shown
+        self._past = past
+        self._samples = samples
+        rules = counting_rules(config)
+        self._rules = msgspec.structs.replace(rules, released=True)
+        store = Store("")
+        store.load()
+        loaded = Loaded(sources=[], jobs=[self._begun(job) for job in past.jobs], open_runs=[], exporter=Counted())
+        self._ledger = Ledger(lambda: Opened(store=store, loaded=loaded))
+        self._ledger.load()
+        self._ledger.configure({past.name: shown.rules}, self._rules, config.metrics.step_histograms)
+        self._ledger.begin(past.name, 0.0)
+        self._latest = max(past.until.values(), default=0.0)
+        self._active: dict[int, dict[str, tuple[State, float]]] = {}
+        self._seen: dict[int, Mapping[Unit, bytes]] = {}
+
+    def _begun(self, job: JobState) -> JobState:
+        """A job with its series at 0."""
+        fresh = bare(job)
+        if not job.folded:
+            seed(fresh, self._shown.rules.results, self._rules, attempts=self._shown.rules.attempts)
+        return fresh
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs have a past."""
+        return len(self._seen)
+
+    def play(self) -> int:
+        """Plays it all back; returns how many endings there were."""
+        endings = 0
+        moments = self._past.store.moments(self._past.name)
+        for minute, group in groupby(moments, key=lambda moment: math.ceil(moment[0] / GRID) * GRID):
+            endings += self._minute(minute, list(group))
+        self._ledger.close()
+        return endings
+
+    def _minute(self, minute: float, moments: Sequence[tuple[float, int, str]]) -> int:
+        rows = self._past.store.runs(self._past.name, {run_id for _, _, run_id in moments})
+        happened = [
+            (what, rows[run_id]) for instant, what, run_id in moments if instant <= self._past.until[rows[run_id].job]
+        ]
+        for key in {row.job for _, row in happened} - self._seen.keys():
+            self._note(key, minute - GRID)
+        for what, row in happened:
+            self._follow(what, row)
+        ended = self._entered(minute, [row for what, row in happened if what == ENDED])
+        for key in {row.job for _, row in happened} | self._overflowing(ended):
+            self._note(key, minute)
+        return ended
+
+    def _overflowing(self, ended: int) -> set[int]:
+        """The job that stands for those beyond the bound, if anything ended."""
+        jobs = self._ledger.books.jobs.values()
+        return {job.key for job in jobs if job.overflow and job.source == self._past.name} if ended else set()
+
+    def _follow(self, what: int, row: StoredRun) -> None:
+        """Takes note of who is waiting and running."""
+        run, active = row.known.run, self._active.setdefault(row.job, {})
+        if what == ENDED:
+            active.pop(run.run_id, None)
+        elif what == STARTED and run.start is not None:
+            active[run.run_id] = State.EXECUTING, run.start
+        elif run.created is not None:
+            active[run.run_id] = State.PENDING, run.created
+
+    def _entered(self, minute: float, rows: Sequence[StoredRun]) -> int:
+        """Counts endings; returns how many there were."""
+        past = self._past.endings(rows)
+        scopes: dict[str, list[StoredRun]] = {}
+        for row in past:
+            scopes.setdefault(self._ledger.books.jobs[row.job].job.scope, []).append(row)
+        for scope, group in scopes.items():
+            runs = [row.known.run for row in group]
+            steps = {run.run_id: self._past.steps[run.run_id] for run in runs if run.run_id in self._past.steps}
+            reading = Reading(scope=scope, runs=runs, steps=steps)
+            self._ledger.commit(self._past.name, reading, Moment(now=minute, started=minute))
+        return len(past)
+
+    # --- what is seen ---
+
+    def _note(self, key: int, instant: float) -> None:
+        """Notes what the series of a job show at an instant, as far as it differs from before."""
+        until = self._past.until.get(key, self._latest) - self._past.ahead
+        instant = min(instant, until)
+        before, now = self._seen.get(key, {}), dict(self._lines(self._ledger.books.jobs[key]))
+        for unit in before.keys() - now.keys():
+            self._samples.gone(unit, instant)
+        for unit, lines in now.items():
+            if before.get(unit) == lines:
+                continue
+            if key in self._seen and unit not in before and unit.counts:
+                self._samples.note(unit, instant - GRID, zero(lines), until)
+            self._samples.note(unit, instant, lines, until)
+        self._seen[key] = now
+
+    def _lines(self, job: JobState) -> Iterator[tuple[Unit, bytes]]:
+        view = self._view(job)
+        prefix = prefix_of(Level.JOB, (job.source, job.project, job.name))
+        for family in WRITTEN:
+            for lines in _units(family, block_of(family, self._samples.prefix(prefix), view)):
+                yield Unit.of(family, lines), lines
+
+    def _view(self, job: JobState) -> JobView:
+        objective = self._config.objective_for(job.source, job.project, job.name)
+        expected = expectation(job, objective)
+        return JobView(
+            state=job,
+            active=_counted(self._active.get(job.key, {}).values()),
+            results=self._shown.rules.results,
+            has_steps=self._shown.rules.steps != "off",
+            freshness=expected.freshness,
+            duration_budget=expected.duration_budget,
+            schedule=expected.schedule,
+            team=expected.team,
+            job_url=job.job.url,
+            step_histograms=self._ledger.step_histograms,
+        )
+
+
+def _counted(active: Iterable[tuple[State, float]]) -> dict[State, tuple[int, float | None]]:
+    """How many runs are in each state, and the earliest start."""
+    runs = list(active)
+    starts = {state: [since for each, since in runs if each is state] for state in State}
+    return {state: (len(found), oldest(found)) for state, found in starts.items() if found}
+
+
+def block_of(family: Family, prefix: str, view: JobView) -> bytes:
+    """A job's lines in a family, without timestamps."""
+    if family.kind is Kind.GAUGE:
+        return gauge_block(family, prefix, view).plain if view.gauged else b""
+    if not view.counted:
+        return b""
+    if family.kind is Kind.COUNTER:
+        return counter_block(family, prefix, view.state.counts.get(family.name, {})).plain
+    if family.name == "jobrun_step_duration_seconds" and not view.step_histograms:
+        return b""
+    return histogram_block(family, prefix, view.state.distributions.get(family.name, {})).plain
+
+
+def _units(family: Family, block: bytes) -> Iterator[bytes]:
+    """Lines that belong together: all of a histogram series, of which the count comes last; one of anything else."""
+    last = f"{family.name}_count{{".encode() if family.kind is Kind.HISTOGRAM else b""
+    held: list[bytes] = []
+    for line in block.splitlines(keepends=True):
+        held.append(line)
+        if line.startswith(last):
+            yield b"".join(held)
+            held = []
+
+
+def zero(lines: bytes) -> bytes:
+    """The same series at 0."""
+    return b"".join(line.rpartition(b" ")[0] + b" 0.0\n" for line in lines.splitlines())

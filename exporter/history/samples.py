@@ -1,0 +1,121 @@
+"""Samples with timestamps: noted in any order on disk, and written as OpenMetrics, series by series.
+
+OpenMetrics wants the samples of a series together and in order, while they come to be known minute by minute. What
+changed is therefore kept in a table that is thrown away; repetitions are made while it is written.
+"""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from exporter.exposition.textformat import header, labels
+from exporter.metrics.families import FAMILIES, Family, Kind
+
+STEP = 60.0
+"""A change shows within so many seconds: the value before it is written once more so long before it."""
+
+REPEAT = 240.0
+"""Seconds after which an unchanged value is repeated: less than the 5 minutes for which Prometheus looks back."""
+
+REPEAT_HISTOGRAM = 1800.0
+"""Likewise for histograms, which are looked at over stretches of time; they are most of the series."""
+
+PLACES = {family.name: place for place, family in enumerate(FAMILIES)}
+
+
+class Unit(msgspec.Struct, frozen=True):
+    """A series, or all series of one histogram. `first`: the first of them, with its labels."""
+
+    family: int
+    first: bytes
+
+    @classmethod
+    def of(cls, family: Family, lines: bytes) -> "Unit":
+        """The one to which these lines belong."""
+        return cls(PLACES[family.name], lines.partition(b"\n")[0].rpartition(b" ")[0])
+
+    @property
+    def counts(self) -> bool:
+        """Whether it begins at 0."""
+        return FAMILIES[self.family].kind is not Kind.GAUGE
+
+
+class Samples:
+    """Samples to be written. `more`: labels that all series get besides their own."""
+
+    def __init__(self, more: Mapping[str, str]) -> None:
+        self._more = labels(tuple(more), tuple(more.values()))
+        self._numbers: dict[Unit, int] = {}
+        self._ends: dict[int, float] = {}
+        self._db = sqlite3.connect("", isolation_level=None)  # on disk, but nobody else sees it
+        self._db.execute("PRAGMA journal_mode = OFF")
+        self._db.execute("CREATE TABLE changes (family INTEGER, unit INTEGER, instant REAL, lines BLOB)")
+
+    def prefix(self, own: str) -> str:
+        """The labels with which all lines of an owner begin."""
+        return f"{own},{self._more}" if self._more else own
+
+    def note(self, unit: Unit, instant: float, lines: bytes, end: float) -> None:
+        """That a unit shows these lines from an instant on, and does so until `end` unless it changes again."""
+        number = self._numbers.setdefault(unit, len(self._numbers))
+        self._ends[number] = end
+        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, number, instant, lines))
+
+    def gone(self, unit: Unit, instant: float) -> None:
+        """That a unit shows nothing from an instant on."""
+        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, self._numbers[unit], instant, b""))
+
+    def write(self, path: Path) -> tuple[int, int]:
+        """Writes all to a file, which is there only once it is whole; gives the number of samples and of bytes."""
+        part = path.with_name(path.name + ".part")
+        try:
+            with part.open("xb") as file, closing(self._db):
+                count = sum(self._families(file))
+                file.write(b"# EOF\n")
+                size = file.tell()
+            part.rename(path)
+        finally:
+            part.unlink(missing_ok=True)
+        return count, size
+
+    def _families(self, file: BinaryIO) -> Iterator[int]:
+        rows = self._db.execute(
+            "SELECT family, unit, instant, lines FROM changes ORDER BY family, unit, instant, rowid"
+        )
+        for place, of_family in groupby(rows, key=lambda row: row[0]):
+            family = FAMILIES[place]
+            file.write(header(family, openmetrics=True))
+            repeat = REPEAT_HISTOGRAM if family.kind is Kind.HISTOGRAM else REPEAT
+            for number, of_unit in groupby(of_family, key=lambda row: row[1]):
+                changes = [(instant, lines) for _, _, instant, lines in of_unit]
+                for instant, lines in repeated(changes, self._ends[number], repeat):
+                    file.write(stamped(lines, instant))
+                    yield lines.count(b"\n")
+
+
+def repeated(changes: Iterable[tuple[float, bytes]], end: float, repeat: float) -> Iterator[tuple[float, bytes]]:
+    """Changes with what stays the same between them, up to and including `end`; of changes at one instant the last."""
+    latest = dict(changes)
+    instants = sorted(latest)
+    for instant, following in zip(instants, [*instants[1:], None], strict=True):
+        if not latest[instant]:
+            continue
+        yield instant, latest[instant]
+        last = end if following is None else following - STEP
+        moment = instant + repeat
+        while moment < last:
+            yield moment, latest[instant]
+            moment += repeat
+        if last > instant:
+            yield last, latest[instant]
+
+
+def stamped(lines: bytes, instant: float) -> bytes:
+    """Lines with their timestamp, in seconds."""
+    stamp = f" {instant:.3f}".removesuffix(".000").encode()
+    return lines.replace(b"\n", stamp + b"\n")

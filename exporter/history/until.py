@@ -1,0 +1,81 @@
+"""Up to when a job's endings are the past: what the daemon's state says of it, looked at beside the daemon."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from exporter.counting.counting import Mark
+from exporter.counting.records import JobState, SourceState
+from exporter.counting.rules import SourceRules
+from exporter.errors import StateError
+from exporter.ledger.ledger import IdentityError
+from exporter.state.schema import StoredRun
+from exporter.state.store import Store
+
+
+class Before:
+    """Which endings came before the daemon counted.
+
+    Args:
+        store: The daemon's state, open for reading; None if there is none.
+        until: Nothing later is the past; None: the state alone decides.
+    """
+
+    def __init__(self, store: Store | None, until: float | None) -> None:
+        self._store = store
+        self._until = until
+        loaded = store.load() if store is not None else None
+        self._sources: dict[str, SourceState] = {each.name: each for each in loaded.sources} if loaded else {}
+        self.jobs: Sequence[JobState] = [job for job in loaded.jobs if not job.overflow] if loaded else []
+        self._by_id = {(job.source, job.job.job_id): job for job in self.jobs}
+
+    def check(self, rules: Mapping[str, SourceRules]) -> None:
+        """Raises StateError if it is not known of each source up to when, or if the state is of another API."""
+        for name, wanted in rules.items():
+            known = self._sources.get(name)
+            if known is not None and known.identity != wanted.identity:
+                raise IdentityError(
+                    f"source {name}: the state holds the runs of {known.identity}, the configuration names "
+                    f"{wanted.identity}"
+                )
+            if self._until is None and (known is None or known.baseline is None):
+                raise StateError(
+                    f"source {name}: the state does not say since when its runs are counted; "
+                    "run the daemon first, or give --until"
+                )
+
+    def instant(self, source: str, job_id: str, scope: str) -> float:
+        """Up to when endings of a job are the past."""
+        return min(instant for instant in (self._until, self._counted_since(source, job_id, scope)) if instant)
+
+    def _counted_since(self, source: str, job_id: str, scope: str) -> float | None:
+        job, known = self._by_id.get((source, job_id)), self._sources.get(source)
+        if job is not None:
+            return job.baseline
+        if known is None:
+            return None
+        return known.scopes[scope].baseline if scope in known.scopes else known.baseline
+
+    def counted(self, source: str, run_ids: Collection[str]) -> frozenset[str]:
+        """Those of these runs that the daemon counts, or will count, although they may have ended before."""
+        rows = self._store.runs(source, run_ids) if self._store is not None else {}
+        return frozenset(run_id for run_id, row in rows.items() if row.known.mark is not Mark.BASELINE)
+
+    def runs(self, source: str) -> list[StoredRun]:
+        """The runs that the state holds and has not counted."""
+        return self._store.baseline_runs(source) if self._store is not None else []
+
+
+@contextmanager
+def before_of_state(path: Path, until: float | None) -> Iterator[Before]:
+    """Opens a state for reading, beside a daemon or without one; with `until` there need not be one."""
+    if not path.exists():
+        if until is None:
+            raise StateError(f"{path}: there is no state; run the daemon first, or give --until")
+        yield Before(None, until)
+        return
+    store = Store(path, read_only=True)
+    try:
+        yield Before(store, until)
+    finally:
+        store.close()

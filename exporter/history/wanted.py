@@ -1,0 +1,31 @@
+"""What the command `backfill` is asked for."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from exporter.metrics.families import FAMILIES
+
+LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+TAKEN = frozenset({"le"}).union(*(family.all_labels for family in FAMILIES))
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked for. `labels` are added to all series; `until` None: up to where the daemon counts."""
+
+    output: Path
+    labels: Mapping[str, str] = {}
+    until: float | None = None
+
+
+def parse_label(text: str) -> tuple[str, str]:
+    """The name and value of `name=value`. Raises ValueError for a name that no label can have, or that is taken."""
+    name, separator, value = text.partition("=")
+    if not separator or not LABEL.fullmatch(name) or name.startswith("__"):
+        raise ValueError(f"{text!r} is not name=value with the name of a label")
+    if name in TAKEN:
+        raise ValueError(f"{name!r} is a label that the series have themselves")
+    return name, value

@@ -1,0 +1,1 @@
+"""The book of all runs: every change is one transaction."""

@@ -1,0 +1,251 @@
+"""One transaction in the making: copies of the records that it touches, and the rows that it will write."""
+
+from collections.abc import Iterable, Mapping
+
+from exporter.counting.counting import Rules, bounded, seed
+from exporter.counting.records import OTHER, SEPARATOR, Counted, JobState, SourceState, clean, copy, label_of
+from exporter.counting.rules import SourceRules, included_since
+from exporter.model import Job, Run
+from exporter.state.schema import StoredRun
+
+OTHER_JOB_ID = SEPARATOR + OTHER
+"""The identity of a source's overflow job; no vendor's id can be equal to it."""
+
+MAX_FOLDED_STEPS = 1000
+"""Names of folded steps that are remembered for a job."""
+
+ROOM = 0.9
+"""A folded job gets its own series when less than this part of the limit is used."""
+
+
+class Books:
+    """What is committed, in memory. Records in it are never mutated."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, SourceState] = {}
+        self.jobs: dict[int, JobState] = {}
+        self.by_id: dict[tuple[str, str], int] = {}
+        self.names: dict[tuple[str, str, str], int] = {}
+        self.series: dict[int, int] = {}
+        self.series_total = 0
+        self.steps: dict[int, int] = {}
+        self.steps_total = 0
+        self.exporter = Counted()
+        self.next_key = 1
+
+    def take(self, job: JobState, series: int) -> None:
+        """Puts a committed job in the books."""
+        previous = self.jobs.get(job.key)
+        if previous is not None:
+            self._unname(previous)
+        self.jobs[job.key] = job
+        self.by_id[job.source, job.job.job_id] = job.key
+        if not job.gone:
+            self.names[job.source, job.project, job.name] = job.key
+        self.series_total += series - self.series.get(job.key, 0)
+        self.series[job.key] = series
+        steps = 0 if job.gone else len(job.step_names()) + len(job.folded_steps)
+        self.steps_total += steps - self.steps.get(job.key, 0)
+        self.steps[job.key] = steps
+        self.next_key = max(self.next_key, job.key + 1)
+
+    def of_source(self, name: str) -> dict[int, JobState]:
+        """The source's jobs, save the overflow job."""
+        return {key: job for key, job in self.jobs.items() if job.source == name and not job.overflow}
+
+    def _unname(self, job: JobState) -> None:
+        if self.names.get((job.source, job.project, job.name)) == job.key:
+            del self.names[job.source, job.project, job.name]
+
+
+class Draft:
+    """Copies of one source's records, to be changed and then written.
+
+    Args:
+        books: What is committed.
+        rules: The source's rules.
+        counting: How endings are added up.
+        now: The current instant.
+    """
+
+    def __init__(self, books: Books, rules: SourceRules, counting: Rules, now: float) -> None:
+        self._books = books
+        self._rules = rules
+        self._counting = counting
+        self._now = now
+        self._next_key = books.next_key
+        self._new: dict[str, int] = {}
+        self._names: dict[tuple[str, str], int] = {}
+        self._exporter: Counted | None = None
+        self.source = copy(books.sources[rules.name])
+        self.jobs: dict[int, JobState] = {}
+        self.runs: dict[str, StoredRun] = {}
+        self.recount: set[int] = set()
+        self.series = books.series_total
+
+    @property
+    def exporter(self) -> Counted | None:
+        """The exporter's own counters, if this draft changed them."""
+        return self._exporter
+
+    def job(self, key: int) -> JobState:
+        """A job's record, to be changed."""
+        if key not in self.jobs:
+            self.jobs[key] = copy(self._books.jobs[key])
+        return self.jobs[key]
+
+    def find(self, job_id: str) -> int | None:
+        """The key of a job."""
+        return self._new.get(job_id) or self._books.by_id.get((self._rules.name, job_id))
+
+    def look(self, key: int) -> JobState:
+        """A job's record, to be read only."""
+        return self.jobs.get(key) or self._books.jobs[key]
+
+    def describe(self, jobs: Iterable[Job], baselines: Mapping[str, float]) -> None:
+        """Takes up what the vendor says of jobs: new ones, new names, other particulars."""
+        for job in jobs:
+            key = self.find(job.job_id)
+            if key is None:
+                self._create(job, self._baseline(job, baselines))
+                continue
+            known = self.look(key)
+            if known.job != job or known.gone:
+                self._redescribe(self.job(key), job)
+
+    def _baseline(self, job: Job, baselines: Mapping[str, float]) -> float:
+        """That of its scope, or the later instant since which the configuration includes the job."""
+        since = included_since(self.source.filters, label_of(job))
+        baseline = baselines.get(job.scope, self._now)
+        return baseline if since is None else max(baseline, since)
+
+    def _create(self, job: Job, baseline: float) -> None:
+        key, self._next_key = self._next_key, self._next_key + 1
+        self._new[job.job_id] = key
+        state = JobState(
+            key=key, source=self._rules.name, job=job, project="", name="", discovered=self._now, baseline=baseline
+        )
+        self.jobs[key] = state
+        self._name(state)
+        self._begin(state)
+
+    def _redescribe(self, state: JobState, job: Job) -> None:
+        """A rename ends the old series and a job that returns has none: both begin at 0."""
+        renamed = (job.project, job.name) != (state.job.project, state.job.name)
+        if _rhythm(job) != _rhythm(state.job):
+            state.expected_since = self._now
+        state.job = job
+        if renamed:
+            self._name(state)
+        if renamed or state.gone:
+            self.series -= self._rules.series_of(state)  # those that end make room for those that begin
+            state.gone, state.missing_since = False, None
+            state.counts, state.distributions = {}, {}
+            self._begin(state)
+
+    def _name(self, state: JobState) -> None:
+        """The labels; a name that another job had first is told apart by the id."""
+        project, name = clean(state.job.project), label_of(state.job)
+        while self._taken(project, name, state.key):
+            name = f"{name} #{clean(state.job.job_id)}"
+        state.project, state.name = project, name
+        self._names[project, name] = state.key
+
+    def _taken(self, project: str, name: str, key: int) -> bool:
+        if project == name == OTHER:
+            return True
+        holder = self._names.get((project, name)) or self._books.names.get((self._rules.name, project, name))
+        if holder is None or holder == key:
+            return False
+        kept = self.look(holder)
+        return not kept.gone and (kept.project, kept.name) == (project, name)
+
+    def _begin(self, state: JobState) -> None:
+        """Seeds a job's series, or folds the job where there is no room for them."""
+        seed(state, self._rules.results, self._counting, attempts=self._rules.attempts)
+        was_folded, state.folded = state.folded, False  # a folded job has no series of its own to be counted
+        series = self._rules.series_of(state)
+        state.folded = self.series + series > self._rules.max_series
+        if state.folded:
+            state.counts, state.distributions = {}, {}
+            if not was_folded:
+                self._overflow("jobrun_runs_total")
+        else:
+            self.series += series
+
+    def target(self, state: JobState) -> JobState:
+        """Where a job's events are counted: in its own record, or in `__other__` while it is folded."""
+        if state.folded and self.series < ROOM * self._rules.max_series:
+            self._begin(state)
+        return self._other() if state.folded else state
+
+    def _other(self) -> JobState:
+        key = self.find(OTHER_JOB_ID)
+        if key is not None:
+            return self.job(key)
+        key, self._next_key = self._next_key, self._next_key + 1
+        self._new[OTHER_JOB_ID] = key
+        other = JobState(
+            key=key,
+            source=self._rules.name,
+            job=Job(job_id=OTHER_JOB_ID, name=OTHER, project=OTHER),
+            project=OTHER,
+            name=OTHER,
+            discovered=self._now,
+            baseline=self._now,
+            overflow=True,
+        )
+        seed(other, self._rules.results, self._counting, attempts=self._rules.attempts)
+        self.jobs[key] = other
+        return other
+
+    def keys(self, scope: str) -> list[int]:
+        """The keys of a scope's jobs."""
+        committed = self._books.of_source(self._rules.name)
+        drafted = {key: state for key, state in self.jobs.items() if not state.overflow}
+        return [key for key, state in {**committed, **drafted}.items() if state.job.scope == scope]
+
+    def step_name(self, state: JobState, name: str) -> str:
+        """The label of a step: its name, or `__other__` for a new one where there is no room."""
+        if state.overflow:
+            return OTHER
+        name = clean(name)
+        if name in state.step_names():
+            return name
+        full = self.series >= self._rules.max_series
+        if name in state.folded_steps:
+            if full or self.series >= ROOM * self._rules.max_series:
+                return OTHER
+            state.folded_steps.remove(name)
+        elif full:
+            if len(state.folded_steps) < MAX_FOLDED_STEPS:
+                state.folded_steps.append(name)
+            self._overflow("jobrun_steps_total")
+            return OTHER
+        return name
+
+    def error_type(self, state: JobState, run: Run) -> str:
+        """The label of a run's error type: `__other__` for a new one where there is no room."""
+        word = clean(run.error_type)
+        if word and state.overflow:
+            return OTHER
+        if not word or word in state.counts.get("jobrun_run_errors_total", {}):
+            return word
+        if self.series >= self._rules.max_series:
+            self._overflow("jobrun_run_errors_total")
+            return OTHER
+        return bounded(state, word)
+
+    def _overflow(self, family: str) -> None:
+        self.count_for_exporter("jobrun_exporter_series_overflow_total", family)
+
+    def count_for_exporter(self, family: str, label: str) -> None:
+        """Adds to one of the exporter's own counters."""
+        if self._exporter is None:
+            self._exporter = copy(self._books.exporter)
+        self._exporter.count(family, label, released=self._counting.released)
+
+
+def _rhythm(job: Job) -> tuple[object, ...]:
+    """What decides when runs are due."""
+    return job.schedule, job.timezone, job.enabled is False

@@ -1,0 +1,362 @@
+"""How a reading, a run that is given up, and the steps of a run are entered in a draft.
+
+These functions change a draft and nothing else; the ledger gives them the rows they need and commits the draft.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from exporter.counting import counting
+from exporter.counting.counting import Context, Known, Mark, Rules
+from exporter.counting.records import OTHER, JobState, ScopeState, clean, label_of
+from exporter.counting.rules import SourceRules
+from exporter.ledger.draft import Draft
+from exporter.model import Disposition, Reading, Result, Run, Step, Window
+from exporter.state.schema import StepMark, StoredRun
+
+MAX_WORDS = 20
+"""Unmapped status words a source; what comes after is counted under `__other__`."""
+
+MISSING_GRACE = 900.0
+"""Seconds for which discovery must leave a job out before its series end: one wrong answer ends nothing."""
+
+STEP_TRIES = 4
+"""How often steps are asked for that are still open although their run has ended, or that a young run seems to lack."""
+
+MAX_STEP_BACKOFF = 3600.0
+"""The longest wait between two attempts to fetch a run's steps, in seconds."""
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """When something is entered.
+
+    Attributes:
+        now: The current instant, by the API's clock.
+        started: When the poll started.
+        starting: Whether no poll of the source has been complete since this process started.
+    """
+
+    now: float
+    started: float
+    starting: bool = False
+
+
+class Entered(msgspec.Struct, kw_only=True):
+    """What was entered. `delays`: seconds from each counted ending to now."""
+
+    dispositions: Counter[Disposition] = msgspec.field(default_factory=Counter)
+    results: Counter[Result] = msgspec.field(default_factory=Counter)
+    delays: list[float] = []
+
+
+class Entry:
+    """Enters things in one draft.
+
+    Args:
+        draft: What is changed.
+        rules: The source's rules.
+        counting_rules: How endings are added up.
+        step_histograms: Whether step durations are observed.
+        moment: When.
+    """
+
+    def __init__(
+        self, draft: Draft, rules: SourceRules, counting_rules: Rules, moment: Moment, *, step_histograms: bool
+    ) -> None:
+        self._draft = draft
+        self._rules = rules
+        self._counting = counting_rules
+        self._moment = moment
+        self._histograms = step_histograms
+        self._contexts: dict[int, Context | None] = {}
+        self._rules_of: dict[int, Rules] = {}
+        self.entered = Entered()
+
+    def reading(self, reading: Reading, rows: Mapping[str, StoredRun]) -> None:
+        """Enters a reading. `rows`: the committed rows of its runs and of those that are gone."""
+        if not reading.exists:
+            self._vanished(reading)
+            return
+        scope = self._scope(reading)
+        jobs = [job for job in reading.jobs if self._rules.wants(label_of(job))]
+        self._draft.describe(jobs, {reading.scope: scope.baseline, **self._baselines()})
+        if reading.catalog:
+            self._catalog(reading)
+        for run in sorted(reading.runs, key=_order):
+            self._run(run, reading.steps.get(run.run_id), scope, rows)
+        for run_id in reading.gone:
+            if run_id in rows and rows[run_id].known.mark is Mark.OPEN:
+                self.give_up(rows[run_id])
+        self.entered.dispositions[Disposition.DUPLICATE] += reading.unchanged
+        self.entered.dispositions[Disposition.INVALID] += reading.invalid
+        self._progress(reading, scope)
+
+    def _baselines(self) -> dict[str, float]:
+        return {name: scope.baseline for name, scope in self._draft.source.scopes.items()}
+
+    def _scope(self, reading: Reading) -> ScopeState:
+        """The scope's record; one that could not be read before gets its own baseline instant."""
+        source = self._draft.source
+        known = source.scopes.get(reading.scope)
+        if known is None:
+            known = ScopeState(baseline=self._first_instant(reading))
+        elif known.watermark is None and not known.readable and reading.readable:
+            known = ScopeState(baseline=self._moment.started)
+        source.scopes[reading.scope] = known
+        known.readable, known.missing_since = reading.readable, None
+        if reading.listing is not None and reading.listing.scopes <= source.scopes.keys():
+            source.listed = reading.listing.at
+        return known
+
+    def _first_instant(self, reading: Reading) -> float:
+        """From when endings of a new scope count: the source's instant, or the last listing that did not show it."""
+        source = self._draft.source
+        if reading.listing is not None and source.listed is not None:
+            return source.listed
+        return self._moment.started if source.baseline is None else source.baseline
+
+    def _vanished(self, reading: Reading) -> None:
+        """Ends the jobs of a scope that exists no more, and forgets it once that has been said for a while."""
+        scopes, now = self._draft.source.scopes, self._moment.now
+        scope = scopes.get(reading.scope)
+        if scope is not None:
+            scope.readable = scope.readable and reading.readable
+            scope.missing_since = now if scope.missing_since is None else scope.missing_since
+            self._catalog(reading)
+            if now - scope.missing_since > MISSING_GRACE:
+                del scopes[reading.scope]
+        self._note(reading)
+
+    def _note(self, reading: Reading) -> None:
+        for name, note in reading.notes.items():
+            if note:
+                self._draft.source.notes[name] = note
+            else:
+                self._draft.source.notes.pop(name, None)
+
+    def _catalog(self, reading: Reading) -> None:
+        """Notes which jobs discovery shows, and ends those that it has not shown for a while."""
+        shown = {job.job_id for job in reading.jobs}
+        for key in self._draft.keys(reading.scope):
+            state = self._draft.look(key)
+            if state.job.job_id in shown:
+                if not state.listed or state.missing_since is not None:
+                    state = self._draft.job(key)
+                    state.listed, state.missing_since = True, None
+            elif state.listed and state.missing_since is None:
+                self._draft.job(key).missing_since = self._moment.now
+            elif state.listed and self._moment.now - (state.missing_since or 0) > MISSING_GRACE and not state.gone:
+                self._draft.job(key).gone = not self._rules.never_expires(state)
+
+    def _run(self, run: Run, steps: Sequence[Step] | None, scope: ScopeState, rows: Mapping[str, StoredRun]) -> None:
+        key = self._draft.find(run.job_id)
+        context = None if key is None else self._context(key, scope)
+        if key is None or context is None:
+            self.entered.dispositions[Disposition.IGNORED] += 1
+            return
+        row = self._draft.runs.get(run.run_id) or rows.get(run.run_id)
+        if row is not None and _left_out_since(row, run, context):
+            row = None
+        verdict = counting.judge(row.known if row else None, run, context)
+        self.entered.dispositions[verdict.disposition] += 1
+        if verdict.keep is None:
+            return
+        stored = self._row(key, verdict.keep, row, late=verdict.disposition is Disposition.LATE)
+        self._draft.runs[run.run_id] = stored
+        if verdict.counts:
+            self._ending(stored, steps)
+        elif run.result is not None:
+            self._uncounted(stored, row)
+
+    def _context(self, key: int, scope: ScopeState) -> Context | None:
+        """What judgements about a job's runs depend on; None for a job that is not wanted."""
+        if key not in self._contexts:
+            state = self._draft.look(key)
+            wanted = self._rules.wants(label_of(state.job))
+            self._contexts[key] = self._judging(state, scope) if wanted else None
+        return self._contexts[key]
+
+    def _judging(self, job: JobState, scope: ScopeState) -> Context:
+        ahead = scope.watermark is not None and scope.watermark > self._moment.now
+        return Context(
+            baseline=job.baseline,
+            watermark=None if ahead else scope.watermark,
+            settled=scope.complete and self._moment.started > job.baseline,
+            included_later=job.baseline > scope.baseline,
+            forgotten=self._draft.source.forgotten,
+            reopens=self._rules.reopens and job.job.reopens,
+            max_run_age=self._rules.max_run_age,
+        )
+
+    def _row(self, key: int, keep: Known, row: StoredRun | None, *, late: bool) -> StoredRun:
+        """The row to be written; an unmapped word is counted once a run."""
+        run, words = keep.run, row.words if row else ""
+        if run.unmapped and run.unmapped not in words.split("\n"):
+            words = f"{words}\n{run.unmapped}".strip("\n")
+            self._unmapped(run.unmapped)
+        begun = counting.origin(run)
+        return StoredRun(
+            known=keep,
+            job=key,
+            seen=self._moment.now,
+            origin=begun if begun is not None else row.origin if row else self._moment.now,
+            words=words,
+            steps=row.steps if row else StepMark.NONE,
+            tries=row.tries if row else 0,
+            asked=row.asked if row else 0,
+            due=row.due if row else None,
+            step_results=row.step_results if row else None,
+            late=late or (row is not None and row.late),
+        )
+
+    def _unmapped(self, word: str) -> None:
+        family = "jobrun_source_unmapped_status_total"
+        word = clean(word)[:60]
+        known = self._draft.source.counts.get(family, {})
+        label = word if word in known or len(known) < MAX_WORDS else OTHER
+        self._draft.source.count(family, label, released=self._counting.released)
+
+    def _ending(self, stored: StoredRun, steps: Sequence[Step] | None) -> None:
+        """Counts an ending; its steps are asked for later, unless they came with it."""
+        run = stored.known.run
+        state = self._draft.job(stored.job)
+        target = self._draft.target(state)
+        shown = run
+        if run.error_type:
+            shown = msgspec.structs.replace(shown, error_type=self._draft.error_type(target, run))
+        if stored.known.earlier:
+            # It was created for its first life: what it waited since then says nothing about this one.
+            shown = msgspec.structs.replace(shown, queue_duration=None)
+        counting.count_ending(target, shown, self._counting_of(target), attempts=self._rules.attempts)
+        if counting.note_ending(state, shown, self._moment.now):
+            self._draft.recount.add(state.key)
+        self.entered.results[run.result or Result.UNKNOWN] += 1
+        if run.end is not None:
+            self.entered.delays.append(self._moment.now - run.end)
+        if not (state.job.has_steps and self._rules.wants_steps(run.result)):
+            return
+        pending = msgspec.structs.replace(stored, steps=StepMark.PENDING, tries=0, asked=0, due=self._moment.now)
+        self._draft.runs[run.run_id] = pending
+        if steps and not any(step.result is None for step in steps):
+            self.steps(pending, steps)
+
+    def _counting_of(self, job: JobState) -> Rules:
+        """How endings of a job are added up. Whether an objective sets its buckets is asked once a job, not a run."""
+        rules = self._rules_of.get(job.key)
+        if rules is None:
+            rules = msgspec.structs.replace(self._counting, run_buckets=self._rules.run_buckets(job))
+            self._rules_of[job.key] = rules
+        return rules
+
+    def _uncounted(self, stored: StoredRun, row: StoredRun | None) -> None:
+        """Moves the gauges for an ending of the baseline, or for a change of one that has been entered."""
+        state, run = self._draft.job(stored.job), stored.known.run
+        if row is None:
+            recount = counting.note_ending(state, run, self._moment.now) or self._draft.source.forgotten is not None
+        else:
+            counting.note_change(state, run, self._moment.now)
+            before = row.known
+            recount = (before.run.result, before.run.end, before.mark) != (run.result, run.end, stored.known.mark)
+        if recount:
+            self._draft.recount.add(state.key)
+
+    def _progress(self, reading: Reading, scope: ScopeState) -> None:
+        source, now = self._draft.source, self._moment.now
+        if reading.truncated:
+            source.count("jobrun_source_truncated_responses_total", amount=reading.truncated)
+        for window in reading.unobserved:
+            self._unobserved(window)
+        self._note(reading)
+        if reading.readable and reading.through is not None:
+            ahead = scope.watermark is None or scope.watermark > now
+            scope.watermark = reading.through if ahead else max(scope.watermark or 0.0, reading.through)
+
+    def _unobserved(self, window: Window) -> None:
+        """Adds what of a range is not yet known to be lost."""
+        source = self._draft.source
+        before = _covered(source.unobserved)
+        source.unobserved = merged([*source.unobserved, (window.start, window.end)])
+        seconds = _covered(source.unobserved) - before
+        if self._moment.starting and not self._counting.released:
+            source.held_unobserved += seconds
+        else:
+            source.count("jobrun_source_unobserved_seconds_total", amount=seconds)
+
+    def give_up(self, row: StoredRun) -> None:
+        """Ends an open run as `unknown`: no duration, no change of the last-run gauges and the streak."""
+        run = msgspec.structs.replace(row.known.run, state=None, result=Result.UNKNOWN)
+        known = msgspec.structs.replace(row.known, run=run, mark=Mark.GIVEN_UP)
+        self._draft.runs[run.run_id] = msgspec.structs.replace(row, known=known, seen=self._moment.now)
+        target = self._draft.target(self._draft.job(row.job))
+        target.count("jobrun_runs_total", Result.UNKNOWN, released=self._counting.released)
+        self.entered.results[Result.UNKNOWN] += 1
+
+    def steps(self, row: StoredRun, steps: Sequence[Step]) -> None:
+        """Enters the steps of an ended run, unless one is still open and may be asked again."""
+        if any(step.result is None for step in steps) and row.asked + 1 < STEP_TRIES:
+            self._again(msgspec.structs.replace(row, asked=row.asked + 1))
+            return
+        state = self._draft.job(row.job)
+        target = self._draft.target(state)
+        labels = {step.name: self._draft.step_name(target, step.name) for step in steps}
+        if row.known.mark is Mark.COUNTED:
+            counting.count_steps(target, steps, labels, self._counting, histograms=self._histograms)
+        elif not target.overflow:
+            for label in labels.values():
+                counting.seed_step(target, label, self._counting)
+        counting.note_steps(state, row.known.run, steps, row.seen)
+        self._draft.runs[row.known.run.run_id] = msgspec.structs.replace(
+            row,
+            steps=StepMark.COUNTED,
+            due=None,
+            step_results=msgspec.json.encode([[clean(s.name), s.result, s.duration] for s in steps]).decode(),
+        )
+
+    def steps_missing(self, row: StoredRun) -> None:
+        """Notes that the API does not have a run's steps: lost, or asked for again while the run is young."""
+        too_old = row.origin < self._moment.now - self._rules.reach
+        if not too_old and row.asked + 1 < STEP_TRIES:
+            self._again(msgspec.structs.replace(row, asked=row.asked + 1))
+            return
+        self._draft.runs[row.known.run.run_id] = msgspec.structs.replace(row, steps=StepMark.LOST, due=None)
+        if row.known.mark is Mark.COUNTED:
+            self._draft.source.count("jobrun_source_steps_lost_total")
+
+    def steps_failed(self, row: StoredRun) -> None:
+        """Notes that asking for a run's steps failed; they are asked for again, for as long as it takes."""
+        self._again(row)
+
+    def _again(self, row: StoredRun) -> None:
+        # From the start of the poll, or the next one would come a moment too early for it.
+        wait = min(self._rules.poll_interval * 2 ** min(row.tries, 12), MAX_STEP_BACKOFF)
+        self._draft.runs[row.known.run.run_id] = msgspec.structs.replace(
+            row, tries=row.tries + 1, due=self._moment.started + wait
+        )
+
+
+def _left_out_since(row: StoredRun, run: Run, context: Context) -> bool:
+    """Whether a run that was open when its job was left out ended before the job was included again."""
+    was_open = row.known.mark is Mark.OPEN and row.seen < context.baseline and context.included_later
+    return was_open and run.end is not None and run.end <= context.baseline
+
+
+def _order(run: Run) -> float:
+    """Endings are entered in the order in which they happened."""
+    return run.end if run.end is not None else run.start or 0.0
+
+
+def merged(ranges: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The same stretches of time, in order and without overlaps."""
+    result: list[tuple[float, float]] = []
+    for start, end in sorted(ranges):
+        if result and start <= result[-1][1]:
+            result[-1] = (result[-1][0], max(result[-1][1], end))
+        else:
+            result.append((start, end))
+    return result
+
+
+def _covered(ranges: Sequence[tuple[float, float]]) -> float:
+    return sum(end - start for start, end in ranges)

@@ -1,0 +1,547 @@
+"""The book of all runs: commits what was read, each reading in one transaction, and holds in memory what is committed.
+
+Every change goes the same way: a `Draft` copies the records it touches, an `Entry` judges and counts on the copies,
+they are written, and only then are they in the books. If the state cannot be written, nothing has happened.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+import msgspec
+
+from exporter.counting.counting import Mark, Rules, restate
+from exporter.counting.records import Count, Counted, Distribution, JobState, OpenRun, SourceState, copy, label_of
+from exporter.counting.rules import SourceRules, included
+from exporter.errors import StateError
+from exporter.ledger.draft import Books, Draft
+from exporter.ledger.entries import Entered, Entry, Moment
+from exporter.metrics.holds import Owner, Series
+from exporter.model import Reading, Step
+from exporter.state.opening import Opened
+from exporter.state.schema import StepMark, StoredRun
+from exporter.state.storage import Loaded, Storage
+
+UNOBSERVED = "jobrun_source_unobserved_seconds_total"
+
+COLD_STARTS = "jobrun_exporter_state_cold_starts_total"
+
+SEEDED = (UNOBSERVED, "jobrun_source_truncated_responses_total", "jobrun_source_steps_lost_total")
+"""A source's own counters that are there from the start."""
+
+
+MANY_STEPS = 2000
+"""Steps of all jobs above which `auto` keeps no histograms of them."""
+
+
+class IdentityError(StateError):
+    """The state holds another API under a source's name."""
+
+
+class Changed(msgspec.Struct, kw_only=True):
+    """What has changed since it was last asked."""
+
+    jobs: set[int] = msgspec.field(default_factory=set)
+    everything: bool = False
+
+
+class Ledger:
+    """Thread-safe; one for the whole process.
+
+    Args:
+        opening: Opens the state; called by `load`.
+        commit_failed: Told of each time that the state could not be opened or written.
+    """
+
+    def __init__(self, opening: Callable[[], Opened], commit_failed: Callable[[], None] = lambda: None) -> None:
+        self._opening = opening
+        self._commit_failed = commit_failed
+        self._lock = threading.RLock()
+        self._rules: dict[str, SourceRules] = {}
+        self._open: dict[str, dict[str, OpenRun]] = {}
+        self._store: Storage | None = None
+        self._changed = Changed()
+        self._starting: set[str] = set()
+        self._begun: set[str] = set()
+        self.books = Books()
+        self._counting = Rules(run_buckets=(), step_buckets=(), released=False)
+        self._step_mode = "auto"
+        self.step_histograms = True
+        self.last_commit: float | None = None
+        self.fault = ""
+        """Why the state could not be opened or written when that was last tried."""
+
+    # --- opening and configuring ---
+
+    def load(self) -> None:
+        """Opens the state if it is not open, and reads it.
+
+        Raises StateError if it cannot be written now; what could be read of it is in the books all the same.
+        """
+        with self._lock:
+            if self._store is not None:
+                return
+            opened = self._opening()
+            self._fill(opened.loaded)
+            self.fault = opened.fault
+            if opened.store is None:
+                self._commit_failed()
+                raise StateError(opened.fault)
+            self._store = opened.store
+            if opened.cold:
+                self._count_cold_start(opened.cold)
+
+    def _fill(self, loaded: Loaded) -> None:
+        books = Books()
+        books.exporter = loaded.exporter
+        books.sources = {source.name: source for source in loaded.sources}
+        self._open = {name: {} for name in books.sources}
+        for job in loaded.jobs:
+            books.take(job, self._series(job))
+        for source, row in loaded.open_runs:
+            self._open[source][row.known.run.run_id] = _as_open(row, books.jobs[row.job])
+        self.books = books
+        self._changed = Changed(everything=True)
+        for name, rules in self._rules.items():
+            self._admit(name, rules)
+
+    def _series(self, job: JobState) -> int:
+        rules = self._rules.get(job.source)
+        return rules.series_of(job) if rules else 0
+
+    def _count_cold_start(self, reason: str) -> None:
+        exporter = copy(self.books.exporter)
+        exporter.count(COLD_STARTS, reason, released=self._counting.released)
+        self._replace([exporter])
+
+    def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
+        """Takes up a configuration. Raises IdentityError before anything has changed.
+
+        Args:
+            rules: The rules of each source.
+            counting_rules: How endings are added up.
+            step_histograms: `on`, `off`, or `auto`: on until more than MANY_STEPS steps are known.
+        """
+        with self._lock:
+            self.check(rules)
+            self._starting |= rules.keys() - self._rules.keys()
+            self._rules = dict(rules)
+            self._counting, self._step_mode = counting_rules, step_histograms
+            self.step_histograms = step_histograms != "off"
+            for name, wanted in rules.items():
+                self._admit(name, wanted)
+            for job in [job for job in self.books.jobs.values() if job.source not in rules]:
+                self.books.take(job, 0)
+            self._changed.everything = True
+            self._watch_steps()
+
+    def check(self, rules: Mapping[str, SourceRules]) -> None:
+        """Raises IdentityError if the state holds another API under a source's name."""
+        with self._lock:
+            for name, wanted in rules.items():
+                known = self.books.sources.get(name)
+                if known is not None and known.identity != wanted.identity:
+                    raise IdentityError(
+                        f"source {name}: the state holds the runs of {known.identity}, the configuration names "
+                        f"{wanted.identity}; give the source a new name, or the exporter a new state.path"
+                    )
+
+    def _admit(self, name: str, rules: SourceRules) -> None:
+        """A source that the state does not know gets an empty record, to be written with its first reading."""
+        if name not in self.books.sources:
+            self.books.sources[name] = SourceState(name=name, identity=rules.identity)
+        self._open.setdefault(name, {})
+        for job in [job for job in self.books.jobs.values() if job.source == name]:
+            self.books.take(job, rules.series_of(job))
+
+    def close(self) -> None:
+        """Closes the state."""
+        with self._lock:
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+
+    # --- transactions ---
+
+    @contextmanager
+    def _writing(self) -> Iterator[Storage]:
+        store = self.store()
+        try:
+            with store.transaction():
+                yield store
+        except StateError as error:
+            self.fault = str(error)
+            self._commit_failed()
+            raise
+        self.fault = ""
+
+    def _draft(self, source: str, now: float) -> Draft:
+        self.load()
+        return Draft(self.books, self._rules[source], self._counting, now)
+
+    def _entry(self, draft: Draft, moment: Moment) -> Entry:
+        rules = self._rules[draft.source.name]
+        return Entry(draft, rules, self._counting, moment, step_histograms=self.step_histograms)
+
+    def _commit(self, draft: Draft, now: float) -> None:
+        """Writes a draft, then takes it into the books."""
+        rules = self._rules[draft.source.name]
+        with self._writing() as store:
+            store.put_source(draft.source)
+            store.put_runs(draft.source.name, draft.runs.values())
+            for key in draft.recount:
+                restate(draft.job(key), store.streak(key), draft.source.forgotten)
+            store.put_jobs(draft.jobs.values())
+            if draft.exporter is not None:
+                store.put_exporter(draft.exporter)
+        self.last_commit = now
+        self.books.sources[draft.source.name] = draft.source
+        self.books.exporter = draft.exporter or self.books.exporter
+        for job in draft.jobs.values():
+            self.books.take(job, rules.series_of(job))
+        self._follow(draft)
+        self._changed.jobs |= draft.jobs.keys()
+        self._watch_steps()
+
+    def _watch_steps(self) -> None:
+        """Step histograms that have been switched off by their number stay off until a reload."""
+        if self.step_histograms and self._step_mode == "auto" and self.books.steps_total > MANY_STEPS:
+            self.step_histograms = False
+            self._changed.everything = True
+
+    def _follow(self, draft: Draft) -> None:
+        """Takes the rows of a draft into the index of open runs."""
+        open_runs = self._open[draft.source.name]
+        for run_id, row in draft.runs.items():
+            if row.known.mark is Mark.OPEN:
+                open_runs[run_id] = _as_open(row, self.books.jobs[row.job])
+                self._changed.jobs.add(row.job)
+            elif open_runs.pop(run_id, None) is not None:
+                self._changed.jobs.add(row.job)
+
+    # --- a poll's doings ---
+
+    def begin(self, source: str, now: float) -> None:
+        """Starts a poll: stores the baseline instant of the first one."""
+        with self._lock:
+            draft = self._draft(source, now)
+            state = draft.source
+            before = copy(state)
+            if state.baseline is None:
+                state.baseline = now
+            for family in SEEDED:
+                state.count(family, amount=0, released=self._counting.released)
+            if state != before:
+                self._commit(draft, now)
+
+    def _look_back(self, draft: Draft, now: float) -> None:
+        """Counts that a state was left alone for longer than its API shows anything: not all can be caught up."""
+        watermark = draft.source.watermark()
+        if watermark is not None and now - watermark > self._rules[draft.source.name].reach:
+            draft.count_for_exporter(COLD_STARTS, "lost")
+
+    def _refilter(self, draft: Draft, now: float) -> None:
+        """Takes up changed filters: jobs that were left out until now get their own baseline instant."""
+        rules, filters = self._rules[draft.source.name], draft.source.filters
+        if filters and filters[-1] == rules.filter_since(filters[-1].since):
+            return
+        if filters:
+            for key, job in self.books.of_source(draft.source.name).items():
+                if not included(filters[-1], label_of(job.job)) and rules.wants(label_of(job.job)):
+                    draft.job(key).baseline = now
+        filters.append(rules.filter_since(now if filters else draft.source.baseline or now))
+
+    def shift_baseline(self, source: str, seconds: float, now: float) -> None:
+        """Corrects, once, the baseline instant of a source that has no reading by what its API's clock has shown."""
+        with self._lock:
+            draft = self._draft(source, now)
+            if draft.source.baseline is not None and not draft.source.scopes and not draft.source.clock_checked:
+                draft.source.baseline += seconds
+                draft.source.clock_checked = True
+                self._commit(draft, now)
+
+    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
+        """Enters a reading in one transaction.
+
+        What depends on the present is looked at only now: the API's answers have told it, whatever our clock says.
+        """
+        with self._lock:
+            draft = self._draft(source, moment.now)
+            if source in self._starting - self._begun:
+                self._look_back(draft, moment.now)
+            self._refilter(draft, moment.started)
+            moment = msgspec.structs.replace(moment, starting=source in self._starting)
+            entry = self._entry(draft, moment)
+            ids = {run.run_id for run in reading.runs}.union(reading.gone)
+            entry.reading(reading, self.rows(source, ids))
+            self._commit(draft, moment.now)
+            self._begun.add(source)
+            return entry.entered
+
+    def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
+        """The committed rows of these runs."""
+        with self._lock:
+            return self._store.runs(source, run_ids) if self._store is not None and run_ids else {}
+
+    def give_up(self, source: str, moment: Moment) -> Entered:
+        """Ends the open runs that have been followed for long enough.
+
+        Their age is counted to the watermark: one that has not been asked for since it grew too old may have ended, and
+        a clock that is ahead must not end all.
+        """
+        with self._lock:
+            limit = self._rules[source].max_run_age
+            old = [
+                run.run_id
+                for run in self._open[source].values()
+                if self._read_until(source, run.scope, moment.now) - run.origin > limit
+            ]
+            draft = self._draft(source, moment.now)
+            entry = self._entry(draft, moment)
+            if old:
+                for row in self.rows(source, old).values():
+                    entry.give_up(row)
+                self._commit(draft, moment.now)
+            return entry.entered
+
+    def _read_until(self, source: str, scope: str, now: float) -> float:
+        """The watermark of a scope; now, if there is none that moves."""
+        state = self.books.sources[source].scopes.get(scope)
+        return now if state is None or state.watermark is None or not state.readable else min(now, state.watermark)
+
+    def finish(self, source: str, moment: Moment, *, swept: bool) -> None:
+        """Ends a complete poll: from now on the source's counters are served."""
+        with self._lock:
+            draft = self._draft(source, moment.now)
+            first = not draft.source.complete
+            draft.source.complete = True
+            read = [scope for scope in draft.source.scopes.values() if scope.watermark is not None]
+            fresh = not all(scope.complete for scope in read)
+            for scope in read:
+                scope.complete = True
+            if swept or draft.source.last_sweep is None:
+                draft.source.last_sweep = moment.now
+            if first:
+                self._want_baseline_steps(draft, moment.now)
+            if first or swept or fresh:
+                self._commit(draft, moment.now)
+            self._starting.discard(source)
+            self._changed.everything = self._changed.everything or first
+
+    def _want_baseline_steps(self, draft: Draft, now: float) -> None:
+        """Of the baseline, each job's last ended and last failed run are asked for their steps."""
+        rules = self._rules[draft.source.name]
+        ids = set()
+        for job in self.books.of_source(draft.source.name).values():
+            if not job.job.has_steps:
+                continue
+            if rules.steps == "all" and job.last_run is not None:
+                ids.add(job.last_run.run_id)
+            if rules.steps != "off" and job.last_failure is not None:
+                ids.add(job.last_failure.run_id)
+        for run_id, row in self.rows(draft.source.name, ids).items():
+            if row.known.mark is Mark.BASELINE and row.steps is StepMark.NONE:
+                draft.runs[run_id] = msgspec.structs.replace(row, steps=StepMark.BASELINE, due=now)
+
+    # --- steps ---
+
+    def pending_steps(self, source: str, now: float, limit: int) -> list[StoredRun]:
+        """Runs whose steps shall be fetched now, the most urgent first."""
+        with self._lock:
+            return self._store.pending_steps(source, now, limit) if self._store is not None else []
+
+    def count_pending_steps(self, source: str) -> int:
+        """How many runs wait for their steps."""
+        with self._lock:
+            return self._store.count_pending_steps(source) if self._store is not None else 0
+
+    def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], moment: Moment) -> None:
+        """Enters the steps of a run, and that they are entered, in one transaction."""
+        self._with_entry(source, moment, lambda entry: entry.steps(row, steps))
+
+    def steps_missing(self, source: str, row: StoredRun, moment: Moment) -> None:
+        """Enters that the API answered 404 for a run's steps."""
+        self._with_entry(source, moment, lambda entry: entry.steps_missing(row))
+
+    def steps_failed(self, source: str, row: StoredRun, moment: Moment) -> None:
+        """Enters that asking for a run's steps failed."""
+        self._with_entry(source, moment, lambda entry: entry.steps_failed(row))
+
+    def _with_entry(self, source: str, moment: Moment, change: Callable[[Entry], None]) -> None:
+        with self._lock:
+            draft = self._draft(source, moment.now)
+            change(self._entry(draft, moment))
+            self._commit(draft, moment.now)
+
+    # --- zero-first ---
+
+    def release(self, series: Iterable[Series]) -> None:
+        """Commits that these series have been shown at 0; from now on they are served at their value."""
+        with self._lock:
+            changed: dict[Owner, JobState | SourceState | Counted] = {}
+            for owner, family, labels in series:
+                record = changed.get(owner) or self._record(owner)
+                if record is not None:
+                    changed[owner] = record if owner in changed else copy(record)
+                    _release(changed[owner], family, labels)
+            self._replace(changed.values())
+
+    def _record(self, owner: Owner) -> JobState | SourceState | Counted | None:
+        match owner:
+            case ("job", int(key)):
+                return self.books.jobs.get(key)
+            case ("source", str(name)):
+                return self.books.sources.get(name)
+            case _:
+                return self.books.exporter
+
+    def _replace(self, records: Collection[JobState | SourceState | Counted]) -> None:
+        """Writes records of which only the counters have changed, and takes them into the books."""
+        jobs = {record.key: record for record in records if isinstance(record, JobState)}
+        sources = {record.name: record for record in records if isinstance(record, SourceState)}
+        exporters = [record for record in records if not isinstance(record, JobState | SourceState)]
+        with self._writing() as store:
+            store.put_jobs(jobs.values())
+            for source in sources.values():
+                store.put_source(source)
+            for exporter in exporters:
+                store.put_exporter(exporter)
+        self.books.jobs.update(jobs)
+        self.books.sources.update(sources)
+        self.books.exporter = exporters[0] if exporters else self.books.exporter
+        self._changed.jobs |= jobs.keys()
+
+    def release_unobserved(self, source: str) -> None:
+        """Adds the seconds that were found unobserved at the start, now that the restored value has been served."""
+        with self._lock:
+            state = copy(self.books.sources[source])
+            if state.held_unobserved:
+                state.count(UNOBSERVED, amount=state.held_unobserved, released=self._counting.released)
+                state.held_unobserved = 0.0
+                self._replace([state])
+
+    # --- housekeeping ---
+
+    def expire(self, now: float, job_expiry: float) -> None:
+        """Ends the series of jobs that had no run for long, where no discovery tells whether they exist.
+
+        A clock that is ahead must not end all, so the age is counted to the watermark.
+        """
+        with self._lock:
+            for name, rules in self._rules.items():
+                read = min(now, self.books.sources[name].watermark() or float("-inf"))
+                busy = {run.job for run in self._open[name].values()}
+                old = [
+                    key
+                    for key, job in self.books.of_source(name).items()
+                    if not (job.gone or job.listed or key in busy or rules.never_expires(job))
+                    and read - (job.last_run.order if job.last_run else job.discovered) > job_expiry
+                ]
+                if old:
+                    draft = self._draft(name, now)
+                    for key in old:
+                        draft.job(key).gone = True
+                    self._commit(draft, now)
+
+    def prune(self, now: float, retention: float) -> int:
+        """Forgets runs that ended longer ago than the retention; returns how many."""
+        with self._lock:
+            if self._store is None:
+                return 0
+            marks = {name: self.books.sources[name].watermark() for name in self._rules}
+            return sum(
+                self._prune(self._store, name, min(now, mark) - retention)
+                for name, mark in marks.items()
+                if mark is not None
+            )
+
+    def _prune(self, store: Storage, name: str, before: float) -> int:
+        """In one transaction with the instant: what is pruned and shown again must not count again.
+
+        A clock that is ahead must not prune all, so the age is counted from the watermark.
+        """
+        source = copy(self.books.sources[name])
+        source.forgotten = max(before, source.forgotten or before)
+        with store.transaction():
+            pruned = store.prune(name, source.forgotten)
+            if not pruned:
+                return 0
+            store.put_source(source)
+        self.books.sources[name] = source
+        self._changed.jobs |= set(pruned) & self.books.jobs.keys()  # what was learned of them may be forgotten too
+        return len(pruned)
+
+    # --- looking ---
+
+    def drain(self) -> Changed:
+        """What has changed since the last call."""
+        with self._lock:
+            changed, self._changed = self._changed, Changed()
+            return changed
+
+    def starting(self) -> frozenset[str]:
+        """Sources of which no poll has been complete since this process started."""
+        with self._lock:
+            return frozenset(self._starting)
+
+    def open_runs(self, source: str, scope: str | None = None) -> list[OpenRun]:
+        """The open runs of a source or one of its scopes, oldest first."""
+        with self._lock:
+            runs = [run for run in self._open[source].values() if scope is None or run.scope == scope]
+        return sorted(runs, key=lambda run: run.origin)
+
+    def jobs_of(self, source: str) -> list[JobState]:
+        """The committed records of a source's jobs."""
+        with self._lock:
+            return list(self.books.of_source(source).values())
+
+    def glance(self) -> tuple[list[JobState], dict[str, list[OpenRun]]]:
+        """The committed records of all jobs, and all open runs by source, without waiting for a transaction under way.
+
+        Records are never changed, and a dict is copied in one step of the interpreter, so no lock is needed.
+        """
+        open_runs = {name: list(runs.values()) for name, runs in list(self._open.items())}
+        return list(self.books.jobs.values()), open_runs
+
+    def source(self, name: str) -> SourceState:
+        """The committed record of a source."""
+        return self.books.sources[name]
+
+    def size(self) -> int:
+        """Bytes of the state on disk; 0 while it is not open, or cannot be read."""
+        with self._lock, suppress(StateError):
+            return self._store.size() if self._store is not None else 0
+        return 0
+
+    def store(self) -> Storage:
+        """The open state, to be read under `locked`. Raises StateError if there is none."""
+        if self._store is None:
+            raise StateError("the state is not open")
+        return self._store
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps everybody else out."""
+        with self._lock:
+            yield
+
+
+def _release(counted: Counted, family: str, labels: str) -> None:
+    for series in (counted.counts, getattr(counted, "distributions", {})):
+        held: Count | Distribution | None = series.get(family, {}).get(labels)
+        if held is not None:
+            held.released = True
+
+
+def _as_open(row: StoredRun, job: JobState) -> OpenRun:
+    run = row.known.run
+    return OpenRun(
+        run_id=run.run_id,
+        job=row.job,
+        job_id=run.job_id,
+        scope=job.job.scope,
+        state=run.state,
+        origin=row.origin,
+        start=run.start,
+        scheduled=run.scheduled,
+    )

@@ -1,0 +1,1 @@
+"""The tables of metrics, and what is shown of a job."""

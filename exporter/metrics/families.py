@@ -1,0 +1,234 @@
+"""All metric families that show the state: a row each.
+
+A gauge names the function that makes its samples. A counter or histogram does not: its series are those that the state
+holds under its name, so that a new counter is a new row here and nothing else.
+"""
+
+import enum
+
+import msgspec
+
+from exporter.metrics.jobview import (
+    JobView,
+    Rows,
+    active_runs,
+    job_info,
+    last_failed_run,
+    last_run_status,
+    last_run_steps,
+    of_last_run,
+    oldest_active_starts,
+    single,
+)
+
+
+class Kind(enum.StrEnum):
+    """The types of metric families, in the words of the exposition formats."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Level(enum.StrEnum):
+    """What the series of a family belong to; the labels that follow from it come first."""
+
+    JOB = "job"
+    SOURCE = "source"
+    EXPORTER = "exporter"
+
+
+LEVEL_LABELS = {Level.JOB: ("source", "project", "job_name"), Level.SOURCE: ("source",), Level.EXPORTER: ()}
+
+
+class Family(msgspec.Struct, frozen=True):
+    """One metric family.
+
+    Attributes:
+        name: As exported, `_total` of a counter included.
+        kind: Its type.
+        help: One sentence for people.
+        labels: Its labels beyond those of its level.
+        rows: What a gauge's samples are; None for counters and histograms.
+        level: What its series belong to.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    rows: Rows | None = None
+    level: Level = Level.JOB
+
+    @property
+    def all_labels(self) -> tuple[str, ...]:
+        """Its labels, those of its level first."""
+        return LEVEL_LABELS[self.level] + self.labels
+
+
+def counter(name: str, help_text: str, *labels: str, level: Level = Level.JOB) -> Family:
+    """A row whose series the state holds under this name."""
+    return Family(name, Kind.COUNTER, help_text, labels, level=level)
+
+
+def histogram(name: str, help_text: str, *labels: str) -> Family:
+    """A row whose series the state holds under this name."""
+    return Family(name, Kind.HISTOGRAM, help_text, labels)
+
+
+def gauge(name: str, help_text: str, rows: Rows, *labels: str) -> Family:
+    """A row whose samples are made of a view of the job."""
+    return Family(name, Kind.GAUGE, help_text, labels, rows)
+
+
+RUNS = "jobrun_runs_total"
+RUN_DURATION = "jobrun_run_duration_seconds"
+STEP_DURATION = "jobrun_step_duration_seconds"
+
+FAMILIES: tuple[Family, ...] = (
+    counter(RUNS, "Runs that ended, by result; every ending is counted once.", "result"),
+    histogram(RUN_DURATION, "How long ended runs took, from start to end.", "result"),
+    histogram("jobrun_run_queue_duration_seconds", "How long ended runs waited before they started."),
+    counter("jobrun_run_retries_total", "Attempts beyond the first, added when a run ends."),
+    counter("jobrun_runs_recovered_total", "Runs that ended well after a failed attempt."),
+    counter("jobrun_run_errors_total", "Failed runs by type of error.", "error_type"),
+    gauge("jobrun_active_runs", "Runs that have not ended, by what they do.", active_runs, "state"),
+    gauge(
+        "jobrun_oldest_active_run_start_timestamp_seconds",
+        "Earliest start of the runs that have not ended.",
+        oldest_active_starts,
+        "state",
+    ),
+    gauge(
+        "jobrun_last_run_status",
+        "1 for the result of the run that ended last, 0 for the others; unchanged while a new run goes on.",
+        last_run_status,
+        "status",
+    ),
+    gauge(
+        "jobrun_last_run_start_timestamp_seconds",
+        "Start of the run that ended last.",
+        of_last_run(lambda run: run.start),
+    ),
+    gauge("jobrun_last_run_end_timestamp_seconds", "End of the run that ended last.", of_last_run(lambda run: run.end)),
+    gauge(
+        "jobrun_last_run_duration_seconds",
+        "How long the run that ended last took.",
+        of_last_run(lambda run: run.duration),
+    ),
+    gauge(
+        "jobrun_last_success_timestamp_seconds",
+        "End of the last run that succeeded.",
+        single(lambda view: view.state.last_success),
+    ),
+    gauge(
+        "jobrun_last_failure_timestamp_seconds",
+        "End of the last run that failed.",
+        single(lambda view: None if view.state.last_failure is None else view.state.last_failure.end),
+    ),
+    gauge(
+        "jobrun_consecutive_failures",
+        "Failed runs since the last success; cancelled, skipped and unknown ones change nothing.",
+        single(lambda view: view.state.streak),
+    ),
+    gauge(
+        "jobrun_failing_since_timestamp_seconds",
+        "End of the first failure since the last success; absent while the job is well.",
+        single(lambda view: view.state.failing_since),
+    ),
+    gauge(
+        "jobrun_last_failed_run_info",
+        "The last run that failed; one series a job.",
+        last_failed_run,
+        *("run_id", "run_url", "failed_step", "error_type"),
+    ),
+    counter("jobrun_steps_total", "Steps of ended runs, by result.", "step_name", "result"),
+    counter(
+        "jobrun_step_root_failures_total",
+        "Ended runs in which this step failed first; steps skipped after it are not blamed.",
+        "step_name",
+    ),
+    histogram(STEP_DURATION, "How long steps took, from start to end.", "step_name"),
+    gauge(
+        "jobrun_last_run_steps",
+        "Steps of the latest run whose steps are known, by result.",
+        last_run_steps,
+        "result",
+    ),
+    gauge(
+        "jobrun_job_info",
+        "What is known of the job; one series a job.",
+        job_info,
+        *("job_id", "schedule", "team", "url"),
+    ),
+    gauge("jobrun_job_enabled", "Whether the job may run.", single(lambda view: view.state.job.enabled)),
+    gauge(
+        "jobrun_job_discovered_timestamp_seconds",
+        "When the exporter first knew the job.",
+        single(lambda view: view.state.discovered),
+    ),
+    gauge(
+        "jobrun_job_next_run_expected_timestamp_seconds",
+        "When the next run should start, by its schedule or else by the usual interval; absent when unknown.",
+        single(lambda view: view.next_expected),
+    ),
+    gauge(
+        "jobrun_job_freshness_objective_seconds",
+        "Largest age of the last success, as configured or else as learned.",
+        single(lambda view: view.freshness),
+    ),
+    gauge(
+        "jobrun_job_duration_budget_seconds",
+        "How long a run may take, as configured or else as learned.",
+        single(lambda view: view.duration_budget),
+    ),
+    counter(
+        "jobrun_source_unobserved_seconds_total",
+        "Seconds in which endings were never read, because the API no longer shows them.",
+        level=Level.SOURCE,
+    ),
+    counter(
+        "jobrun_source_truncated_responses_total",
+        "Answers that the API had trimmed; they are asked for again in parts.",
+        level=Level.SOURCE,
+    ),
+    counter(
+        "jobrun_source_steps_lost_total",
+        "Ended runs whose steps the API did not have.",
+        level=Level.SOURCE,
+    ),
+    counter(
+        "jobrun_source_unmapped_status_total",
+        "Runs seen with a status word that the exporter does not know, once a run and status.",
+        "status",
+        level=Level.SOURCE,
+    ),
+    counter(
+        "jobrun_exporter_series_overflow_total",
+        "Series that were not made because there are too many; their events are counted under __other__.",
+        "family",
+        level=Level.EXPORTER,
+    ),
+    counter(
+        "jobrun_exporter_state_cold_starts_total",
+        "Starts without a usable state: new (no file), lost (too old or too new), corrupt (set aside).",
+        "reason",
+        level=Level.EXPORTER,
+    ),
+)
+
+
+def series_count(view: JobView) -> int:
+    """How many series a job has, each line of a histogram being one; those that are withheld included."""
+    return sum(_series(family, view) for family in FAMILIES if family.level is Level.JOB)
+
+
+def _series(family: Family, view: JobView) -> int:
+    if family.rows is not None:
+        return sum(1 for _ in family.rows(view)) if view.gauged else 0
+    if not view.counted:
+        return 0
+    if family.kind is Kind.COUNTER:
+        return len(view.state.counts.get(family.name, ()))
+    # one line a bound, and those of +Inf, of the sum and of the count
+    return sum(len(each.bounds) + 3 for each in view.state.distributions.get(family.name, {}).values())

@@ -1,0 +1,97 @@
+"""Zero first: which series still show 0, for how long this process has served that, and whether a scrape got it."""
+
+import threading
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from exporter.metrics.families import RUN_DURATION, RUNS
+
+Owner = tuple[str] | tuple[str, int] | tuple[str, str]
+"""What a series belongs to: ("job", key), ("source", name) or ("exporter",)."""
+
+Series = tuple[Owner, str, str]
+"""A counter or histogram series: its owner, its family, and its label values as the state joins them."""
+
+COUNTER_OF = {RUN_DURATION: RUNS}
+"""A histogram and the counter with which it is one unit, label by label."""
+
+
+class _Batch(msgspec.Struct):
+    """What one page was the first to show as 0."""
+
+    since: float
+    series: set[Series]
+
+
+class Holds:
+    """The series that are held at 0, in batches of the pages that first showed them.
+
+    A series is due when its 0 was served for `zero_first` seconds and a scrape got a page that showed it. Work goes
+    with the number of series that change, not of those that wait.
+    """
+
+    def __init__(self, zero_first: float, monotonic: Callable[[], float]) -> None:
+        self.zero_first = zero_first
+        self._monotonic = monotonic
+        self._scraped = -1
+        self._lock = threading.Lock()
+        self._batches: dict[int, _Batch] = {}  # by generation, which only grows: the oldest comes first
+        self._generations: dict[Series, int] = {}
+
+    def shown(self, generation: int, series: Collection[Series]) -> None:
+        """Notes what the page of this generation, now served, is the first to show as 0.
+
+        A histogram takes the counter of its unit along if that is still held: both are released together.
+        """
+        if not series:
+            return
+        with self._lock:
+            batch = self._batches.setdefault(generation, _Batch(self._monotonic(), set()))
+            for owner, family, labels in series:
+                self._add(generation, batch, (owner, family, labels))
+                counter = (owner, COUNTER_OF.get(family, ""), labels)
+                if counter in self._generations:
+                    self._add(generation, batch, counter)
+
+    def scraped(self, generation: int) -> None:
+        """Notes that a scrape got the page of this generation. Called by one thread only, and never waits."""
+        self._scraped = max(self._scraped, generation)
+
+    def due(self) -> list[Series]:
+        """What may be released now. It stays due until it is forgotten."""
+        with self._lock:
+            due: list[Series] = []
+            for generation, batch in self._batches.items():
+                if not self._is_due(generation, batch):
+                    break
+                due.extend(batch.series)
+            return due
+
+    def forget(self, series: Collection[Series]) -> None:
+        """Drops what was released or is no longer shown; what is not held is passed over."""
+        with self._lock:
+            for each in series:
+                self._drop(each)
+
+    def __len__(self) -> int:
+        return len(self._generations)
+
+    def _is_due(self, generation: int, batch: _Batch) -> bool:
+        if self.zero_first == 0:
+            return True
+        return generation <= self._scraped and self._monotonic() - batch.since >= self.zero_first
+
+    def _add(self, generation: int, batch: _Batch, series: Series) -> None:
+        if self._generations.get(series) != generation:
+            self._drop(series)
+        batch.series.add(series)
+        self._generations[series] = generation
+
+    def _drop(self, series: Series) -> None:
+        generation = self._generations.pop(series, None)
+        if generation is not None:
+            batch = self._batches[generation]
+            batch.series.discard(series)
+            if not batch.series:
+                del self._batches[generation]

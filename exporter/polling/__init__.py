@@ -1,0 +1,1 @@
+"""One poll after the other, of each source."""

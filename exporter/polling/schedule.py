@@ -1,0 +1,161 @@
+"""When polls happen: each source at its interval, one poll of a source at a time, less often while it fails."""
+
+import threading
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+
+import structlog
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobEvent
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+from apscheduler.triggers.base import BaseTrigger
+
+from exporter.client.budget import Stopped
+from exporter.errors import AuthError
+from exporter.metrics.meters import SourceMeter
+from exporter.polling.poll import Poller
+
+LONGEST_BACKOFF = 300.0
+BACKOFF_INTERVALS = 10
+"""While polls fail they come less often, up to the shorter of these: seconds, and intervals."""
+
+STAGGER = 0.25
+"""Seconds between the first polls of two sources."""
+
+LEAST_JUMP = 5.0
+"""Seconds by which the local clock must have jumped for the polls to be arranged anew."""
+
+
+class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
+    """Fires at an interval, of which it skips what has passed in one step.
+
+    The library's own names each missed instant: after a week's jump of the clock, with a poll a second, that takes
+    minutes in which nothing is polled.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._interval = timedelta(seconds=seconds)
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """The first instant after now, counted in intervals from the one before."""
+        previous = previous_fire_time or now
+        missed = max(0, (now - previous) // self._interval)
+        return previous + (missed + 1) * self._interval
+
+
+class Polled:
+    """A source's poller with its meter and its interval in seconds; `idle` is held while a poll is under way.
+
+    `auth_backoff`: seconds to wait, at the least, after the API has refused the credential.
+    """
+
+    def __init__(
+        self, name: str, poller: Poller, meter: SourceMeter, interval: float, *, auth_backoff: float = 0.0
+    ) -> None:
+        self.name = name
+        self.poller = poller
+        self.meter = meter
+        self.interval = interval
+        self.auth_backoff = auth_backoff
+        self.in_force = interval
+        self.idle = threading.Lock()
+
+    def wait(self) -> float:
+        """Seconds to the next poll."""
+        refused = self.poller.last_reason == AuthError.reason
+        return max(backoff(self.interval, self.poller.failures), self.auth_backoff if refused else 0.0)
+
+
+def backoff(interval: float, failures: int) -> float:
+    """Seconds to the next poll after so many failed ones in a row: the first failure changes nothing."""
+    if failures <= 1:
+        return interval
+    longest = max(interval, min(BACKOFF_INTERVALS * interval, LONGEST_BACKOFF))
+    return float(min(interval * 2 ** min(failures - 1, 16), longest))
+
+
+class Schedule:
+    """Runs polls in threads.
+
+    Args:
+        sources: What is polled.
+        clock: Unix seconds.
+        monotonic: A clock that never jumps, in seconds.
+    """
+
+    def __init__(self, sources: Iterable[Polled], clock: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        self._sources = {source.name: source for source in sources}
+        self._clock = clock
+        self._monotonic = monotonic
+        self._offset = clock() - monotonic()
+        self._log = structlog.get_logger()
+        self._scheduler = BackgroundScheduler(
+            timezone=UTC,
+            executors={"default": ThreadPoolExecutor(max(1, len(self._sources)))},
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+        self._scheduler.add_listener(self._missed, EVENT_JOB_MAX_INSTANCES)
+
+    def start(self) -> None:
+        """First polls at once, one source a moment after the other."""
+        now = self._now()
+        for number, source in enumerate(self._sources.values()):
+            source.meter.poll_interval(source.interval)
+            self._scheduler.add_job(
+                self._poll,
+                Every(source.interval),
+                args=[source],
+                id=source.name,
+                next_run_time=now + timedelta(seconds=number * STAGGER),
+            )
+        self._scheduler.start()
+
+    def stop(self, grace: float) -> bool:
+        """No more polls. Waits so many seconds for those under way; False if one has not ended by then."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+        until = self._monotonic() + grace
+        for source in self._sources.values():
+            if not source.idle.acquire(timeout=max(0.0, until - self._monotonic())):
+                return False
+            source.idle.release()
+        return True
+
+    @property
+    def alive(self) -> bool:
+        """Whether polls will happen."""
+        return bool(self._scheduler.running)
+
+    def tick(self) -> None:
+        """Called every second or so. The scheduler waits by the local clock: if that jumps, all polls come now."""
+        offset = self._clock() - self._monotonic()
+        if abs(offset - self._offset) < LEAST_JUMP:
+            return
+        self._log.warning("the local clock jumped; all sources are polled now", seconds=round(offset - self._offset))
+        self._offset = offset
+        for job in self._scheduler.get_jobs():
+            job.modify(next_run_time=self._now())
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def _poll(self, source: Polled) -> None:
+        with source.idle:
+            try:
+                source.poller.poll()
+            except Stopped:
+                return
+        if not self._scheduler.running:
+            return
+        wanted = source.wait()
+        source.meter.poll_interval(max(wanted, source.poller.round_seconds()))
+        if wanted != source.in_force:
+            source.in_force = wanted
+            self._scheduler.reschedule_job(source.name, trigger=Every(wanted))
+
+    def _missed(self, event: JobEvent) -> None:
+        """A poll was still going when the next was due."""
+        source = self._sources[event.job_id]
+        source.meter.skipped()
+        source.meter.missed_poll()
+        self._log.warning("poll skipped: the one before is still going", source=source.name)

@@ -1,0 +1,92 @@
+"""What a source may see of the state while it polls."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from exporter.counting.counting import Mark
+from exporter.counting.records import OpenRun
+from exporter.ledger.ledger import Ledger
+from exporter.model import Window
+
+
+class LedgerView:
+    """A `exporter.sources.source.View` on the ledger, for one poll of one source.
+
+    Args:
+        ledger: The ledger.
+        source: The source's name.
+        clock: The present, by the API's clock.
+        sweep_due: Whether this poll also reads the sweep window.
+        wants: Whether a job's name is included.
+        out_of_time: Whether this poll has used up its interval.
+    """
+
+    def __init__(  # noqa: PLR0913  # each is one of the things that a view is made of
+        self,
+        ledger: Ledger,
+        source: str,
+        *,
+        clock: Callable[[], float],
+        sweep_due: bool,
+        wants: Callable[[str], bool],
+        out_of_time: Callable[[], bool],
+    ) -> None:
+        self._ledger = ledger
+        self._source = source
+        self._clock = clock
+        self.sweep_due = sweep_due
+        self.wanted = wants
+        self.out_of_time = out_of_time
+
+    @property
+    def now(self) -> float:
+        """The present, by the API's clock."""
+        return self._clock()
+
+    @property
+    def first_poll(self) -> float:
+        """The source's baseline instant."""
+        baseline = self._ledger.source(self._source).baseline
+        return self._clock() if baseline is None else baseline
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """The source's bookmarks."""
+        return self._ledger.source(self._source).notes
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """The scopes that the state holds."""
+        return frozenset(self._ledger.source(self._source).scopes)
+
+    def watermark(self, scope: str = "") -> float | None:
+        """All endings of the scope up to here are counted."""
+        state = self._ledger.source(self._source).scopes.get(scope)
+        return state.watermark if state else None
+
+    def baseline(self, scope: str = "") -> float:
+        """The scope's baseline instant."""
+        state = self._ledger.source(self._source).scopes.get(scope)
+        return self._clock() if state is None else state.baseline
+
+    def open_runs(self, scope: str | None = None) -> Sequence[OpenRun]:
+        """Open runs, oldest first."""
+        return self._ledger.open_runs(self._source, scope)
+
+    def started_between(self, start: float, end: float) -> frozenset[str]:
+        """Ids of known runs that started in this stretch."""
+        with self._ledger.locked():
+            return self._ledger.store().started_between(self._source, Window(start, end))
+
+    def known(self, run_ids: Collection[str]) -> frozenset[str]:
+        """Those of these ids that the state holds."""
+        return frozenset(self._ledger.rows(self._source, run_ids))
+
+    def ended(self, run_ids: Collection[str]) -> frozenset[str]:
+        """Those of these ids that the state holds as ended."""
+        rows = self._ledger.rows(self._source, run_ids)
+        return frozenset(run_id for run_id, row in rows.items() if row.known.mark is not Mark.OPEN)
+
+    def step_counts(self) -> Mapping[str, int]:
+        """How many steps each job has, by job id."""
+        steps = self._ledger.books.steps
+        return {job.job.job_id: steps[job.key] for job in self._ledger.jobs_of(self._source)}

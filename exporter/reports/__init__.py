@@ -1,0 +1,1 @@
+"""What pages and JSON tell of jobs, runs and sources."""

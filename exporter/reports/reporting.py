@@ -1,0 +1,269 @@
+"""Answers what pages and JSON ask: jobs and sources from what is committed, runs from the state on disk.
+
+Nothing here waits for a poll or a transaction, or makes one wait.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from exporter.assembly import Assembly
+from exporter.config.config import Config
+from exporter.counting.counting import Mark
+from exporter.counting.records import JobState
+from exporter.errors import StateError
+from exporter.exposition.publisher import Publisher
+from exporter.ledger.ledger import Ledger
+from exporter.model import Step
+from exporter.reports import of_jobs, of_runs
+from exporter.reports.asking import Asking
+from exporter.reports.of_jobs import Judged
+from exporter.reports.of_sources import report as source_report
+from exporter.reports.problems import Standing, problems
+from exporter.reports.reader import Reader
+from exporter.reports.records import (
+    MOST,
+    RECENT,
+    BadQuestionError,
+    BusyError,
+    JobFilter,
+    JobList,
+    JobReport,
+    LogReport,
+    LogsOffError,
+    Problem,
+    ReportError,
+    RunFilter,
+    RunList,
+    RunPage,
+    RunReport,
+    SourceReport,
+    UnknownError,
+)
+from exporter.reports.runlist import Wanted
+from exporter.sources import SOURCES
+from exporter.sources.source import Source
+from exporter.state.schema import StoredRun
+
+USUAL = 100
+"""Successful runs from which it is known how long a job takes."""
+
+LONGEST_LOG = 200_000
+"""Characters of output that are shown, the last ones."""
+
+
+class Parts(NamedTuple):
+    """What the answers are made of. `config` and `assembly` are those in force; `refused`: the last reload's fault."""
+
+    ledger: Ledger
+    publisher: Publisher
+    reader: Reader
+    asking: Asking
+    config: Callable[[], Config]
+    assembly: Callable[[], Assembly]
+    refused: Callable[[], str]
+    clock: Callable[[], float] = time.time
+
+
+class Reporter:
+    """Implements `exporter.reports.records.Reports`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    @property
+    def now(self) -> float:
+        """The present."""
+        return self._parts.clock()
+
+    # --- sources, jobs, problems ---
+
+    def sources(self) -> tuple[SourceReport, ...]:
+        """How each source stands, in the order of the configuration."""
+        _, open_runs = self._parts.ledger.glance()
+        counts = Counter(view.state.source for view in list(self._parts.publisher.views.values()))
+        assembly = self._parts.assembly()
+        return tuple(
+            source_report(
+                polled,
+                assembly.shown[polled.name].settings,
+                self._parts.ledger.source(polled.name),
+                jobs=counts[polled.name],
+                open_runs=len(open_runs.get(polled.name, ())),
+                now=self.now,
+            )
+            for polled in assembly.polled
+        )
+
+    def jobs(self, wanted: JobFilter) -> JobList:
+        """Jobs, in the order asked for."""
+        self._check(wanted.source, wanted.limit)
+        if wanted.page < 1:
+            raise BadQuestionError("page", "must be 1 or more")
+        fitting = [job for job in self._judged() if of_jobs.fits(job, wanted)]
+        chosen = [job for job in fitting if wanted.status in ("", job.status)]
+        first = (wanted.page - 1) * wanted.limit
+        shown = of_jobs.ordered(chosen, wanted.order)[first : first + wanted.limit]
+        return JobList(
+            jobs=self._reported(shown, recent=wanted.recent),
+            total=len(chosen),
+            page=wanted.page,
+            pages=max(1, -(-len(chosen) // wanted.limit)),
+            statuses=of_jobs.statuses(fitting),
+        )
+
+    def _reported(self, jobs: Collection[Judged], *, recent: bool = True) -> tuple[JobReport, ...]:
+        keys = [job.view.state.key for job in jobs]
+        with _readable():
+            endings = self._parts.reader.recent(keys, RECENT) if recent and keys else {}
+        return tuple(of_jobs.report(job, endings.get(job.view.state.key, ())) for job in jobs)
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong now, the most urgent first."""
+        ledger = self._parts.ledger
+        names = self._parts.assembly().shown
+        return problems(
+            Standing(
+                now=self.now,
+                sources=self.sources(),
+                jobs=tuple(self._judged()),
+                watermarks={name: ledger.source(name).watermark() for name in names},
+                refused=self._parts.refused(),
+                state_fault=ledger.fault,
+            )
+        )
+
+    def _judged(self) -> list[Judged]:
+        """All jobs that are shown, as on the page of metrics that was made last."""
+        marks = {name: self._parts.ledger.source(name).watermark() for name in self._parts.assembly().shown}
+        # A dict's values are copied in one step of the interpreter, so no lock is needed.
+        views = [view for view in list(self._parts.publisher.views.values()) if not view.state.overflow]
+        return [of_jobs.judged(view, marks.get(view.state.source)) for view in views]
+
+    def _judge(self, job: JobState) -> Judged | None:
+        """One job; None if it is not shown."""
+        view = self._parts.publisher.views.get(job.key)
+        return None if view is None else of_jobs.judged(view, self._parts.ledger.source(job.source).watermark())
+
+    # --- runs ---
+
+    def runs(self, wanted: RunFilter) -> RunList:
+        """Runs, from the state."""
+        self._check(wanted.source, wanted.limit)
+        jobs, _ = self._parts.ledger.glance()
+        asked = Wanted(
+            sources=[wanted.source] if wanted.source else self._parts.assembly().shown.keys(),
+            jobs=_keys(jobs, wanted),
+            result=wanted.result,
+            state=wanted.state,
+            run_id=wanted.run_id or None,
+            after=wanted.after,
+            before=wanted.before,
+        )
+        place = of_runs.place(wanted.cursor) if wanted.cursor else None
+        with _readable():
+            found = self._parts.reader.runs(asked, wanted.limit + 1, place)
+        more = len(found) > wanted.limit and not wanted.run_id
+        found = found[: wanted.limit]
+        return RunList(
+            runs=tuple(self._run_report(each.row) for each in found),
+            cursor=of_runs.cursor(found[-1].place) if more else "",
+        )
+
+    def _check(self, source: str, limit: int) -> None:
+        """What every filter has. Raises BadQuestionError."""
+        names = self._parts.assembly().shown.keys()
+        if source and source not in names:
+            raise BadQuestionError("source", f"there is none of this name; there are {', '.join(names)}")
+        if not 1 <= limit <= MOST:
+            raise BadQuestionError("limit", f"must be from 1 to {MOST}")
+
+    def _run_report(self, row: StoredRun) -> RunReport:
+        job = self._parts.ledger.books.jobs[row.job]
+        settings = self._parts.assembly().shown[job.source].settings
+        return of_runs.report(row, job, settings, self._parts.config().web.external_url)
+
+    def _find(self, source: str, run_id: str) -> StoredRun:
+        if source in self._parts.assembly().shown:
+            with _readable():
+                found = self._parts.reader.run(source, run_id)
+            if found is not None and found.row.job in self._parts.ledger.books.jobs:
+                return found.row
+        raise UnknownError("the state holds no such run; it may be older than state.retention")
+
+    def run(self, source: str, run_id: str, *, live: bool = True) -> RunPage:
+        """One run."""
+        row = self._find(source, run_id)
+        job, run = self._parts.ledger.books.jobs[row.job], row.known.run
+        with _readable():
+            successes = self._parts.reader.successes(job.key, USUAL)
+            before = float("inf") if row.known.mark is Mark.OPEN else of_runs.ended_at(row)
+            previous = self._parts.reader.before(job.key, before, RECENT)
+        judged = self._judge(job)
+        steps, steps_from, fault = self._steps(job, row, live=live)
+        budget = judged.view.duration_budget if judged else None
+        return RunPage(
+            run=self._run_report(row),
+            job=self._reported([judged])[0] if judged else None,
+            steps=of_runs.step_reports(steps, of_runs.usual_steps(text for _, text in successes)),
+            steps_from=steps_from,
+            steps_fault=fault,
+            failed_step=of_runs.failed_step(steps, run.run_id, job),
+            usual=of_runs.usual((duration for duration, _ in successes), budget),
+            previous=tuple(self._run_report(each) for each in previous),
+            logs=self._parts.config().web.logs,
+        )
+
+    def _steps(self, job: JobState, row: StoredRun, *, live: bool) -> tuple[Sequence[Step], str, str]:
+        """A run's steps, where they are from, and why the API did not tell them."""
+        stored, fault = of_runs.stored_steps(row.step_results), ""
+        if live and self._has_steps(job):
+            try:
+                return self._parts.asking.steps(job.source, self._source(job.source), row.known.run), "api", ""
+            except ReportError as error:
+                fault = str(error)
+        return stored, "state" if stored else "", fault
+
+    def _has_steps(self, job: JobState) -> bool:
+        return job.job.has_steps and SOURCES[self._parts.assembly().shown[job.source].settings.type].has_steps
+
+    def _source(self, name: str) -> Source:
+        return self._parts.assembly().sources[name]
+
+    def log(self, source: str, run_id: str, step: str) -> LogReport:
+        """Output of a step, asked of the API."""
+        if not self._parts.config().web.logs:
+            raise LogsOffError("output and error texts are shown only with web.logs: true in the config")
+        run = self._find(source, run_id).known.run
+        said = self._parts.asking.log(self._source(source), run, step)
+        return LogReport(
+            source=source,
+            run_id=run_id,
+            step=step,
+            stdout=said.stdout[-LONGEST_LOG:],
+            stderr=said.stderr[-LONGEST_LOG:],
+        )
+
+
+def _keys(jobs: Iterable[JobState], wanted: RunFilter) -> frozenset[int] | None:
+    """The keys of the jobs whose runs are wanted; None if those of all are."""
+    if wanted.project is None and not wanted.job_name:
+        return None
+    return frozenset(
+        job.key
+        for job in jobs
+        if wanted.source in ("", job.source)
+        and wanted.project in (None, job.project)
+        and wanted.job_name in ("", job.name)
+    )
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """A state that cannot be read now is no fault of the question."""
+    try:
+        yield
+    except StateError as error:
+        raise BusyError(f"the state cannot be read: {error}") from None

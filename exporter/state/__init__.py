@@ -1,0 +1,1 @@
+"""The state on disk: its tables, and the file that holds them."""

@@ -1,0 +1,179 @@
+"""The tables of the state, their migrations, and how a run becomes a row."""
+
+import enum
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from exporter.counting.counting import Known, Mark
+from exporter.model import Result, Run, State
+
+
+class StepMark(enum.IntEnum):
+    """Where the reading of a run's steps stands."""
+
+    NONE = 0
+    PENDING = 1
+    BASELINE = 2
+    COUNTED = 3
+    LOST = 4
+
+
+class StoredRun(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A run's row.
+
+    Attributes:
+        known: What is known of it.
+        job: The key of its job.
+        seen: When it was last new or changed.
+        origin: The instant from which its age counts.
+        steps: Where the reading of its steps stands.
+        tries: How often they were asked for.
+        asked: How often the answer was not yet whole.
+        due: When they shall be asked for next.
+        step_results: Its steps as `[[name, result, seconds], …]`, once counted.
+        words: Unmapped status words that it had.
+        late: Whether it had ended before the watermark when its ending was first seen.
+    """
+
+    known: Known
+    job: int
+    seen: float
+    origin: float
+    steps: StepMark = StepMark.NONE
+    tries: int = 0
+    asked: int = 0
+    due: float | None = None
+    step_results: str | None = None
+    words: str = ""
+    late: bool = False
+
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE exporter (id INTEGER PRIMARY KEY CHECK (id = 1), record BLOB NOT NULL)",
+        "CREATE TABLE sources (key INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, record BLOB NOT NULL)",
+        """CREATE TABLE jobs (key INTEGER PRIMARY KEY, source TEXT NOT NULL, job_id TEXT NOT NULL,
+            record BLOB NOT NULL, UNIQUE (source, job_id))""",
+        """CREATE TABLE runs (source INTEGER NOT NULL, run_id TEXT NOT NULL, job INTEGER NOT NULL,
+            job_id TEXT NOT NULL, mark INTEGER NOT NULL, result TEXT, state TEXT, unmapped TEXT,
+            created REAL, scheduled REAL, start REAL, "end" REAL, duration REAL, queue_duration REAL,
+            retries INTEGER NOT NULL, recovered INTEGER NOT NULL, error_type TEXT, earlier TEXT,
+            seen REAL NOT NULL, origin REAL NOT NULL, steps INTEGER NOT NULL, tries INTEGER NOT NULL,
+            asked INTEGER NOT NULL, due REAL,
+            step_results TEXT, words TEXT)""",
+        # The table itself is in order of arrival: with ids as its key, each of a vendor's random ids would rewrite
+        # another page of whole rows.
+        "CREATE UNIQUE INDEX runs_by_id ON runs (source, run_id)",
+        'CREATE INDEX runs_of_job ON runs (job, "end")',
+        "CREATE INDEX runs_by_start ON runs (source, start)",
+        "CREATE INDEX runs_open ON runs (source) WHERE mark = 0",
+        "CREATE INDEX runs_without_steps ON runs (source, due) WHERE steps IN (1, 2)",
+    ),
+    (
+        # Each index costs every new run a tenth of its time; what this one was for is found by job and end as well.
+        "DROP INDEX runs_by_start",
+        "ALTER TABLE runs ADD COLUMN late INTEGER NOT NULL DEFAULT 0",
+        # What people look at goes by when runs ended; those that are filtered out are passed over in the index.
+        'CREATE INDEX runs_of_job_by_end ON runs (job, coalesce("end", seen), result) WHERE mark <> 0',
+        'CREATE INDEX runs_by_end ON runs (source, result, coalesce("end", seen), job) WHERE mark <> 0',
+    ),
+    (
+        # One index of a job's runs by their end does for two.
+        "DROP INDEX runs_of_job",
+        "DROP INDEX runs_of_job_by_end",
+        'CREATE INDEX runs_of_job ON runs (job, coalesce("end", seen), result, mark) WHERE mark <> 0',
+    ),
+)
+"""The statements that lead from each version of the schema to the next; SQLite's `user_version` counts them."""
+
+LATE_SINCE = 2
+"""The version of the schema that knows `late`."""
+
+COLUMNS = (
+    'run_id, job, job_id, mark, result, state, unmapped, created, scheduled, start, "end", duration, queue_duration,'
+    " retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words, late"
+)
+
+
+def columns(version: int) -> str:
+    """COLUMNS, as far as a schema of this version has them: one on a read-only disk cannot be brought up to date."""
+    return COLUMNS if version >= LATE_SINCE else COLUMNS.replace(", late", ", 0")
+
+
+NULL = math.nan
+"""What is bound for a NULL: SQLite stores NaN as NULL, and Python's sqlite3 binds it 20 times as fast as a None."""
+
+
+def to_row(stored: StoredRun) -> tuple[Any, ...]:
+    """The values of COLUMNS."""
+    run = stored.known.run
+    return (
+        run.run_id,
+        stored.job,
+        run.job_id,
+        int(stored.known.mark),
+        NULL if run.result is None else run.result.value,
+        NULL if run.state is None else run.state.value,
+        run.unmapped or NULL,
+        NULL if run.created is None else run.created,
+        NULL if run.scheduled is None else run.scheduled,
+        NULL if run.start is None else run.start,
+        NULL if run.end is None else run.end,
+        NULL if run.duration is None else run.duration,
+        NULL if run.queue_duration is None else run.queue_duration,
+        run.retries,
+        int(run.recovered),
+        run.error_type or NULL,
+        json.dumps(stored.known.earlier) if stored.known.earlier else NULL,
+        stored.seen,
+        stored.origin,
+        int(stored.steps),
+        stored.tries,
+        stored.asked,
+        NULL if stored.due is None else stored.due,
+        stored.step_results or NULL,
+        stored.words or NULL,
+        int(stored.late),
+    )
+
+
+def to_stored(row: Sequence[Any]) -> StoredRun:
+    """The record of a row of COLUMNS."""
+    (
+        run_id, job, job_id, mark, result, state, unmapped, created, scheduled, start, end, duration, queue_duration,
+        retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words, late,
+    ) = row  # fmt: skip
+    run = Run(
+        run_id=run_id,
+        job_id=job_id,
+        result=Result(result) if result else None,
+        state=State(state) if state else None,
+        unmapped=unmapped or "",
+        created=created,
+        scheduled=scheduled,
+        start=start,
+        end=end,
+        duration=duration,
+        queue_duration=queue_duration,
+        retries=retries,
+        recovered=bool(recovered),
+        error_type=error_type or "",
+    )
+    known = Known(run=run, mark=Mark(mark), earlier=tuple(json.loads(earlier)) if earlier else ())
+    return StoredRun(
+        known=known,
+        job=job,
+        seen=seen,
+        origin=origin,
+        steps=StepMark(steps),
+        tries=tries,
+        asked=asked,
+        due=due,
+        step_results=step_results,
+        words=words or "",
+        late=bool(late),
+    )

@@ -1,0 +1,89 @@
+"""What the ledger needs of a state, wherever it is kept; `exporter.state.store.Store` keeps it in a file.
+
+Whatever satisfies this and tests/core/test_store_contract.py can be put in its place.
+"""
+
+from collections.abc import Collection, Iterable
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import msgspec
+
+from exporter.counting.counting import Streak
+from exporter.counting.records import Counted, JobState, SourceState
+from exporter.model import PastRun, Window
+from exporter.state.schema import StoredRun
+
+
+class Loaded(msgspec.Struct, kw_only=True):
+    """What the state holds, save the runs that have ended."""
+
+    sources: list[SourceState]
+    jobs: list[JobState]
+    open_runs: list[tuple[str, StoredRun]]
+    exporter: Counted
+
+
+class Storage(Protocol):
+    """One open state. Need not be thread-safe: the ledger holds a lock round every use.
+
+    Every method raises StateError if the state cannot be read or written. Writing happens inside `transaction` only,
+    and what is written there can be read there.
+    """
+
+    def load(self) -> Loaded:
+        """All records and open runs."""
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """What is put inside is there for good at its end, or, after any exception, none of it is.
+
+        Where several processes share a state it must also fail if this one may no longer write for the source.
+        """
+
+    def put_source(self, source: SourceState) -> None:
+        """Writes a source's record."""
+
+    def put_jobs(self, jobs: Iterable[JobState]) -> None:
+        """Writes jobs' records; a job's `key` is its identity."""
+
+    def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
+        """Writes rows of a source whose record has been put; a run of the same id is replaced."""
+
+    def put_exporter(self, exporter: Counted) -> None:
+        """Writes the exporter's own counters."""
+
+    def prune(self, source: str, before: float) -> list[int]:
+        """Forgets runs that began and ended before an instant, but none that is open, given up, or never ended.
+
+        Gives the key of the job of each.
+        """
+
+    def past(self, job: int, limit: int) -> list[PastRun]:
+        """The runs of a job that ended last, the latest first."""
+
+    def pulse(self, job: int, since: float, grain: float) -> list[float]:
+        """The first ending of a job's runs in each stretch of `grain` seconds, in order."""
+
+    def runs(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
+        """The rows of these runs, by id; ids that are not known are left out."""
+
+    def started_between(self, source: str, window: Window) -> frozenset[str]:
+        """Ids of the source's runs that started in a window."""
+
+    def streak(self, job: int) -> Streak:
+        """A job's standing, counted from its runs."""
+
+    def pending_steps(self, source: str, due: float, limit: int) -> list[StoredRun]:
+        """Runs whose steps shall be fetched by now: failures first, the baseline last, newest first."""
+
+    def count_pending_steps(self, source: str) -> int:
+        """How many runs wait for their steps."""
+
+    def count_runs(self, source: str) -> dict[int, int]:
+        """How many runs of a source are known, by the key of their job."""
+
+    def size(self) -> int:
+        """Bytes that the state takes up."""
+
+    def close(self) -> None:
+        """Ends the use of the state."""

@@ -1,0 +1,348 @@
+"""The state on disk: SQLite in WAL mode, every change one transaction, nothing in memory that is not committed.
+
+The store knows rows and records, not rules: what is to be written is decided by `exporter.ledger.ledger`.
+"""
+
+import fcntl
+import math
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from exporter.counting.counting import Mark, Streak
+from exporter.counting.records import Counted, JobState, SourceState
+from exporter.errors import StateError
+from exporter.model import FAILING, PastRun, Result, Window
+from exporter.state.schema import COLUMNS, MIGRATIONS, StepMark, StoredRun, columns, to_row, to_stored
+from exporter.state.storage import Loaded
+
+Connect = Callable[..., sqlite3.Connection]
+
+Record = TypeVar("Record", SourceState, JobState)
+
+SETTINGS = "journal_mode = WAL", "synchronous = FULL", "cache_size = -16384", "wal_autocheckpoint = 4096"
+"""Readers keep nobody waiting, and what is committed outlives a loss of power.
+
+Ids are in random order, so the index by id is written all over: 16 MB hold what a large transaction touches of it, and
+pages that several transactions in a row have touched are copied from the journal once.
+"""
+
+OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = :source)"
+"""The rows of a source, by way of its jobs: for what is looked up in the index of jobs and ends."""
+
+ENDED = 'coalesce("end", seen)'
+"""When a run ended, as far as that is known; "end" is a word of SQL."""
+
+
+class NewerSchemaError(StateError):
+    """The state was written by a newer version."""
+
+
+class CorruptStateError(StateError):
+    """The file is no state, or a damaged one."""
+
+
+class LockedStateError(StateError):
+    """Another process holds the state."""
+
+
+class Lock:
+    """The operating system's lock on a state: it ends with the process, however that ends."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = path.with_name(path.name + ".lock").open("a")
+        except OSError as error:
+            raise StateError(f"{path}: cannot be locked: {error.strerror}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.close()
+            raise LockedStateError(
+                f"{path}: another jobrun-exporter uses this state; stop it or give this one its own state.path"
+            ) from error
+
+    def release(self) -> None:
+        """Lets another process have the state."""
+        self._file.close()
+
+
+class Store:
+    """One open state. Not thread-safe: the ledger holds a lock round every use.
+
+    Args:
+        path: The file; `:memory:` for a state that is thrown away.
+        connect: Opens the database; the seam for tests that end the process inside a transaction.
+        read_only: Look, but neither create nor migrate nor write: for what reads beside a running daemon.
+        immutable: With `read_only`, for a read-only file system: the journal, which may be newer, is not looked at.
+
+    Raises:
+        CorruptStateError, NewerSchemaError: The file cannot be used as it is.
+        StateError: It cannot be opened or made.
+    """
+
+    def __init__(
+        self, path: Path | str, *, connect: Connect = sqlite3.connect, read_only: bool = False, immutable: bool = False
+    ) -> None:
+        self.path = str(path)
+        self._sources: dict[str, int] = {}
+        with self._explained():
+            if read_only:
+                uri = f"{Path(path).absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
+                self._db = connect(uri, uri=True, check_same_thread=False, isolation_level=None)
+            else:
+                self._db = connect(self.path, check_same_thread=False, isolation_level=None)
+            try:
+                self._prepare(read_only=read_only)
+            except BaseException:
+                self._db.close()
+                raise
+
+    def _prepare(self, *, read_only: bool) -> None:
+        self._db.execute("PRAGMA busy_timeout = 5000")
+        if not read_only:
+            for setting in SETTINGS:
+                self._db.execute(f"PRAGMA {setting}")
+        version = self._pragma("user_version")
+        if version > len(MIGRATIONS):
+            raise NewerSchemaError(f"{self.path}: schema {version}, this version knows {len(MIGRATIONS)}")
+        damage = self._pragma("quick_check(1)")
+        if damage != "ok":
+            raise CorruptStateError(f"{self.path}: {damage}")
+        if not read_only:
+            self._migrate(version)
+            version = len(MIGRATIONS)
+        self._columns = columns(version)
+
+    def _pragma(self, words: str) -> Any:  # noqa: ANN401  # what SQLite says of itself has many types
+        return self._db.execute(f"PRAGMA {words}").fetchone()[0]
+
+    def _migrate(self, version: int) -> None:
+        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+            with self._transaction():
+                for statement in script:
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {number}")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns SQLite's errors into ours."""
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise StateError(f"{self.path}: {error}") from error
+        except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
+            raise CorruptStateError(f"{self.path}: {error}") from error
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """What a record or a row raises that was edited or damaged; SQLite checks the structure of the file alone."""
+        try:
+            yield
+        except (ValueError, TypeError, KeyError, RecursionError) as error:  # DecodeErrors are ValueErrors
+            raise CorruptStateError(f"{self.path}: a record cannot be understood ({type(error).__name__})") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            # A failed COMMIT (disk full) leaves the transaction open; some errors have already rolled it back.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Closes the database."""
+        self._db.close()
+
+    def load(self) -> Loaded:
+        """All records and open runs."""
+        with self._explained(), self._understood():
+            self._sources = dict(self._db.execute("SELECT name, key FROM sources"))
+            sources, jobs = self._records("sources", SourceState), self._records("jobs", JobState)
+            names = {key: name for name, key in self._sources.items()}
+            rows = self._db.execute(f"SELECT source, {self._columns} FROM runs WHERE mark = 0").fetchall()  # noqa: S608  # constants
+            row = self._db.execute("SELECT record FROM exporter").fetchone()
+            exporter = msgspec.json.decode(row[0], type=Counted) if row else Counted()
+            open_runs = [(names[source], to_stored(rest)) for source, *rest in rows]
+        if self._sources.keys() != {source.name for source in sources}:
+            raise CorruptStateError(f"{self.path}: a source's record has another name than its row")
+        if not {row.job for _, row in open_runs} <= {job.key for job in jobs}:
+            raise CorruptStateError(f"{self.path}: a run belongs to no job")
+        return Loaded(sources=sources, jobs=jobs, open_runs=open_runs, exporter=exporter)
+
+    def _records(self, table: str, kind: type[Record]) -> list[Record]:
+        rows = self._db.execute(f"SELECT record FROM {table} ORDER BY key")  # noqa: S608  # constants
+        return [msgspec.json.decode(record, type=kind) for (record,) in rows]
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is put inside is committed whole at its end, or not at all."""
+        with self._explained(), self._transaction():
+            yield
+
+    def put_source(self, source: SourceState) -> None:
+        """Writes a source's record."""
+        record = msgspec.json.encode(source)
+        updated = self._db.execute("UPDATE sources SET record = ? WHERE name = ?", (record, source.name))
+        if not updated.rowcount:
+            new = "INSERT INTO sources (name, record) VALUES (?, ?) RETURNING key"
+            (self._sources[source.name],) = self._db.execute(new, (source.name, record)).fetchone()
+
+    def put_jobs(self, jobs: Iterable[JobState]) -> None:
+        """Writes jobs' records."""
+        self._db.executemany(
+            "INSERT OR REPLACE INTO jobs (key, source, job_id, record) VALUES (?, ?, ?, ?)",
+            [(job.key, job.source, job.job.job_id, msgspec.json.encode(job)) for job in jobs],
+        )
+
+    def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
+        """Writes rows of a source whose record has been put."""
+        key = self._sources[source]
+        marks = ", ".join("?" * (COLUMNS.count(",") + 2))
+        self._db.executemany(
+            f"INSERT OR REPLACE INTO runs (source, {COLUMNS}) VALUES ({marks})",  # noqa: S608  # constants
+            # In the order of the index by id, which is the dearest part: each of its pages is then looked for once.
+            sorted(((key, *to_row(run)) for run in runs), key=itemgetter(1)),
+        )
+
+    def put_exporter(self, exporter: Counted) -> None:
+        """Writes the exporter's own counters."""
+        record = msgspec.json.encode(exporter)
+        self._db.execute("INSERT OR REPLACE INTO exporter (id, record) VALUES (1, ?)", (record,))
+
+    def runs(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
+        """The rows of these runs, by id; ids that are not known are left out."""
+        rows = self._select(
+            "WHERE source = ? AND run_id IN (SELECT value FROM json_each(?))",
+            self._sources.get(source),
+            msgspec.json.encode(list(run_ids)).decode(),
+        )
+        return {row.known.run.run_id: row for row in rows}
+
+    def _select(self, where: str, *arguments: object) -> list[StoredRun]:
+        with self._explained():
+            rows = self._db.execute(f"SELECT {self._columns} FROM runs {where}", arguments).fetchall()  # noqa: S608  # constants
+        with self._understood():
+            return [to_stored(row) for row in rows]
+
+    def _all(self, query: str, *arguments: object, **named: object) -> list[tuple[Any, ...]]:
+        with self._explained():
+            return self._db.execute(query, named or arguments).fetchall()
+
+    def started_between(self, source: str, window: Window) -> frozenset[str]:
+        """Ids of the source's runs that started in a window."""
+        # What started in it ended after its start, or is open.
+        rows = [
+            row
+            for candidates in (f"{OF_SOURCE} AND mark <> 0 AND {ENDED} >= :start", "source = :key AND mark = 0")
+            for row in self._all(
+                f"SELECT run_id FROM runs WHERE {candidates} AND start >= :start AND start < :end",  # noqa: S608  # constants
+                source=source,
+                key=self._sources.get(source),
+                start=window.start,
+                end=window.end,
+            )
+        ]
+        return frozenset(run_id for (run_id,) in rows)
+
+    def streak(self, job: int) -> Streak:
+        """A job's standing, counted from its runs."""
+        ended = f"mark <> 0 AND mark IN ({Mark.COUNTED}, {Mark.BASELINE})"
+        words = ", ".join(f"'{result}'" for result in sorted(FAILING))
+        success = self._all(
+            f"SELECT max({ENDED}) FROM runs WHERE job = ? AND {ended} AND result = '{Result.SUCCESS}'",  # noqa: S608  # constants
+            job,
+        )[0][0]
+        failures, since = self._all(
+            f"SELECT count(*), min({ENDED}) FROM runs "  # noqa: S608  # constants
+            f"WHERE job = ? AND {ended} AND result IN ({words}) AND {ENDED} > ?",
+            job,
+            -math.inf if success is None else success,
+        )[0]
+        return Streak(last_success=success, failures=failures, since=since)
+
+    def pending_steps(self, source: str, due: float, limit: int) -> list[StoredRun]:
+        """Runs whose steps shall be fetched by now: failures first, the baseline last, newest first."""
+        words = ", ".join(f"'{result}'" for result in sorted(FAILING))
+        return self._select(
+            "WHERE source = ? AND steps IN (1, 2) AND mark <> 0 AND due <= ? "
+            f'ORDER BY steps, result IN ({words}) DESC, "end" DESC LIMIT ?',
+            self._sources.get(source),
+            due,
+            limit,
+        )
+
+    def count_pending_steps(self, source: str) -> int:
+        """How many runs wait for their steps."""
+        query = f"SELECT count(*) FROM runs WHERE source = ? AND steps IN ({StepMark.PENDING}, {StepMark.BASELINE})"  # noqa: S608  # constants
+        return int(self._all(query, self._sources.get(source))[0][0])
+
+    def count_runs(self, source: str) -> dict[int, int]:
+        """How many runs of a source are known, by the key of their job."""
+        query = "SELECT job, count(*) FROM runs WHERE source = ? GROUP BY job"
+        return dict(self._all(query, self._sources.get(source)))
+
+    def past(self, job: int, limit: int) -> list[PastRun]:
+        """The runs of a job that ended last, the latest first."""
+        columns, wanted = 'start, "end", duration, result', "WHERE job = ? AND mark <> 0"
+        rows = self._all(f"SELECT {columns} FROM runs {wanted} ORDER BY {ENDED} DESC LIMIT ?", job, limit)  # noqa: S608  # constants
+        return [PastRun(start, end, seconds, Result(word or Result.UNKNOWN)) for start, end, seconds, word in rows]
+
+    def pulse(self, job: int, since: float, grain: float) -> list[float]:
+        """The first ending of a job's runs in each stretch of `grain` seconds."""
+        ended = f"mark <> 0 AND mark <> {Mark.GIVEN_UP} AND result IS NOT NULL"
+        stretches = f"GROUP BY CAST({ENDED} / ? AS INTEGER) ORDER BY 1"
+        query = f"SELECT min({ENDED}) FROM runs WHERE job = ? AND {ended} AND {ENDED} >= ? {stretches}"  # noqa: S608  # constants
+        return [end for (end,) in self._all(query, job, since, grain)]
+
+    def moments(self, source: str) -> Iterator[tuple[float, int, str]]:
+        """All that happened to a source's runs, in order: the instant, 0 created, 1 started or 2 ended, and the run."""
+        wanted = "FROM runs WHERE source = ?1 AND"
+        query = (
+            f"SELECT created AS instant, 0 AS what, run_id {wanted} created < start UNION ALL "  # constants
+            f"SELECT start, 1, run_id {wanted} start IS NOT NULL UNION ALL "
+            f'SELECT "end", 2, run_id {wanted} "end" IS NOT NULL AND result IS NOT NULL ORDER BY instant, what'
+        )
+        with self._explained():
+            yield from self._db.execute(query, (self._sources.get(source),))
+
+    def baseline_runs(self, source: str) -> list[StoredRun]:
+        """The runs of a source that had ended before they could count."""
+        return self._select(f"WHERE source = ? AND mark = {Mark.BASELINE}", self._sources.get(source))
+
+    def prune(self, source: str, before: float) -> list[int]:
+        """Forgets runs that ended before an instant; returns the job of each. To be called in a transaction.
+
+        Runs that were given up stay: the API may show them as open for ever, and they must not count again.
+        """
+        pruned = self._db.execute(
+            f"DELETE FROM runs WHERE {OF_SOURCE} AND mark <> 0 AND {ENDED} < :before "  # noqa: S608  # constants
+            f"AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) AND result IS NOT NULL "
+            "AND (start IS NULL OR start < :before) RETURNING job",
+            {"source": source, "before": before},
+        )
+        return [job for (job,) in pruned.fetchall()]
+
+    def size(self) -> int:
+        """Bytes of the database, without its journal."""
+        with self._explained():
+            return int(self._pragma("page_count")) * int(self._pragma("page_size"))
+
+
+def set_aside(path: Path, suffix: str) -> Path:
+    """Renames a state and its journals, which are never deleted; returns the new path."""
+    kept = path.with_name(f"{path.name}.{suffix}")
+    for ending in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + ending)
+        if part.exists():
+            part.rename(kept.with_name(kept.name + ending))
+    return kept

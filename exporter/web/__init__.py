@@ -1,0 +1,1 @@
+"""HTTP: the server, what stands before it, and `/api/v1`."""

@@ -1,0 +1,179 @@
+"""The HTTP side: ready bytes for `/metrics`, and small answers for people and probes."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from exporter.exposition.exposition import Body, Page
+from exporter.web.negotiation import OPENMETRICS, TEXT, wants_gzip, wants_openmetrics
+
+PIECE = 256 * 1024
+"""How many bytes are handed over at a time, so that a client that does not read costs no more than that."""
+
+PATIENCE = 60.0
+"""How many seconds a client may take to read one answer of `/metrics`; the page that it reads is kept that long."""
+
+HTML_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+"""Sent with every HTML page."""
+
+Verdict = tuple[bool, str]
+"""Whether all is well, and a sentence about it."""
+
+
+class Answers(msgspec.Struct, frozen=True, kw_only=True):
+    """What the web side asks of the rest.
+
+    Attributes:
+        page: The current page; None before the first.
+        scraped: Told the generation of each page that a client got whole.
+        healthy: Whether the scheduler is alive. Must not wait for anything.
+        ready: Whether the state is loaded and every source was polled once. Must not wait for anything.
+        reload: Takes the configuration anew; False with its faults if it was refused. It may take a while.
+        routes: Further pages, those of Starlette.
+    """
+
+    page: Callable[[], Page | None]
+    scraped: Callable[[int], None]
+    healthy: Callable[[], Verdict]
+    ready: Callable[[], Verdict]
+    reload: Callable[[], Verdict]
+    routes: Sequence[BaseRoute] = ()
+
+
+class Serves(Protocol):
+    """An ASGI application."""
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answers one request."""
+
+
+def application(answers: Answers, patience: float = PATIENCE) -> Serves:
+    """The ASGI application: `/metrics` goes straight to the ready bytes, all else through Starlette."""
+    metrics = _Metrics(answers, patience)
+    pages = _pages(answers)
+
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
+        direct = scope["type"] == "http" and scope["path"] == "/metrics"
+        await (metrics if direct else pages)(scope, receive, send)
+
+    return serve
+
+
+class _Metrics:
+    """`/metrics`."""
+
+    def __init__(self, answers: Answers, patience: float) -> None:
+        self._answers = answers
+        self._patience = patience
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        page = self._answers.page()
+        if scope["method"] not in ("GET", "HEAD"):
+            refusal = PlainTextResponse("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})
+            await refusal(scope, receive, send)
+        elif page is None:
+            await PlainTextResponse("No metrics yet: the state is being loaded.\n", 503)(scope, receive, send)
+        else:
+            # a client that is too slow is left with half an answer, which the server then closes
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._patience):
+                    await self._serve(page, scope, receive, send)
+
+    async def _serve(self, page: Page, scope: Scope, receive: Receive, send: Send) -> None:
+        body, headers = _chosen(page, scope)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["method"] == "HEAD":
+            await send({"type": "http.response.body"})
+            return
+        for piece in _pieces(body):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if not await _disconnected(receive):
+            self._answers.scraped(page.generation)
+        await send({"type": "http.response.body"})
+
+
+def _chosen(page: Page, scope: Scope) -> tuple[Body, list[tuple[bytes, bytes]]]:
+    openmetrics = wants_openmetrics(_header(scope, b"accept"))
+    gzip = wants_gzip(_header(scope, b"accept-encoding"))
+    if openmetrics:
+        body = page.openmetrics_gzip if gzip else page.openmetrics
+    else:
+        body = page.text_gzip if gzip else page.text
+    headers = [
+        (b"content-type", (OPENMETRICS if openmetrics else TEXT).encode()),
+        (b"content-length", str(body.length).encode()),
+        (b"vary", b"Accept, Accept-Encoding"),
+    ]
+    return body, [*headers, (b"content-encoding", b"gzip")] if gzip else headers
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    return ",".join(value.decode("latin-1") for key, value in scope["headers"] if key == name)
+
+
+def _pieces(body: Body) -> Iterator[bytes | memoryview]:
+    """The body in pieces of at most PIECE bytes."""
+    for part in body.parts if body.length > PIECE else (bytes(body),):
+        view = memoryview(part)
+        for start in range(0, len(part), PIECE):
+            yield view[start : start + PIECE]
+
+
+async def _disconnected(receive: Receive) -> bool:
+    """Whether the client is gone already. `receive` says so at once; of a client that waits, it says nothing."""
+    await receive()  # the request itself, which has no body worth reading
+    message = asyncio.ensure_future(_received(receive))
+    await asyncio.sleep(0)
+    gone = message.done() and message.result() == "http.disconnect"
+    message.cancel()
+    return gone
+
+
+async def _received(receive: Receive) -> str:
+    return str((await receive())["type"])
+
+
+def _pages(answers: Answers) -> ASGIApp:
+    def probe(ask: Callable[[], Verdict]) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(_: Request) -> Response:  # no thread of the pool, which slow pages may have taken up
+            well, text = ask()
+            return PlainTextResponse(f"{text}\n", 200 if well else 503)
+
+        return answer
+
+    def reload(request: Request) -> Response:
+        if _is_from_another_site(request):
+            return PlainTextResponse("Forbidden: pages of other sites may not reload the configuration\n", 403)
+        taken, text = answers.reload()
+        return PlainTextResponse(f"{text}\n", 200 if taken else 500)
+
+    own = [
+        Route("/-/healthy", probe(answers.healthy)),
+        Route("/-/ready", probe(answers.ready)),
+        Route("/-/reload", reload, methods=["POST"]),
+    ]
+    application = Starlette(routes=[*own, *answers.routes])
+    application.router.redirect_slashes = False  # it would lead to whatever host a request names
+    return application
+
+
+def _is_from_another_site(request: Request) -> bool:
+    """Whether a browser sends this for a page that is not ours; other clients send neither header."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        return site not in ("same-origin", "none")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")

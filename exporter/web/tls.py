@@ -1,0 +1,124 @@
+"""TLS of our own pages: contexts made from a web config, and one that always speaks as the newest of them says."""
+
+import ipaddress
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from exporter.config.faults import ConfigError, Fault
+from exporter.web.config import CIPHER_SUITES, TlsServer
+
+VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
+
+VERIFY = {
+    "NoClientCert": ssl.CERT_NONE,
+    "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
+    "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
+}
+
+
+def server_context(settings: TlsServer) -> ssl.SSLContext:
+    """A context with these settings and what its files hold now.
+
+    Raises:
+        ConfigError: The files do not hold what they should.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version, context.maximum_version = VERSIONS[settings.min_version], VERSIONS[settings.max_version]
+    if not settings.prefer_server_cipher_suites:
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    faults = [fault for load in (_load_own, _load_authorities, _load_suites) if (fault := load(context, settings))]
+    if faults:
+        raise ConfigError(faults)
+    context.verify_mode = VERIFY[settings.client_auth_type]
+    if settings.client_allowed_sans is not None:
+        context.sslobject_class = _only_for(frozenset(settings.client_allowed_sans))
+    return context
+
+
+def _load_own(context: ssl.SSLContext, settings: TlsServer) -> Fault | None:
+    try:
+        # without a password of ours OpenSSL would ask for one at the terminal
+        context.load_cert_chain(settings.cert_file, settings.key_file, password=lambda: "")
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return Fault("tls_server_config.key_file", "is not the key of cert_file")
+        return Fault("tls_server_config", "cert_file and key_file hold no certificate and key that can be used")
+    except OSError as error:
+        return Fault("tls_server_config", f"cert_file or key_file cannot be read: {error.strerror}")
+    return None
+
+
+def _load_authorities(context: ssl.SSLContext, settings: TlsServer) -> Fault | None:
+    if not settings.client_ca_file:
+        return None
+    try:
+        context.load_verify_locations(settings.client_ca_file)
+    except ssl.SSLError:
+        return Fault("tls_server_config.client_ca_file", "holds no certificate that can be used")
+    except OSError as error:
+        return Fault("tls_server_config.client_ca_file", f"the file cannot be read: {error.strerror}")
+    return None
+
+
+def _load_suites(context: ssl.SSLContext, settings: TlsServer) -> Fault | None:
+    suites = [CIPHER_SUITES[name] for name in settings.cipher_suites if CIPHER_SUITES[name]]
+    if not suites:
+        return None
+    try:
+        context.set_ciphers(":".join(suites))
+    except ssl.SSLError:
+        return Fault("tls_server_config.cipher_suites", "this machine's OpenSSL has none of them")
+    return None
+
+
+def _only_for(allowed: frozenset[str]) -> type[ssl.SSLObject]:
+    """A connection that ends with the handshake, if the client's certificate has none of these names."""
+
+    class Checked(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            if not allowed & alternative_names(self.getpeercert() or {}):
+                raise ssl.SSLCertVerificationError("the client's certificate has no allowed name")
+
+    return Checked
+
+
+def alternative_names(certificate: Any) -> frozenset[str]:  # noqa: ANN401  # as `getpeercert` has it
+    """Its names: DNS, e-mail, URI; IP addresses in their shortest form."""
+    names = certificate.get("subjectAltName", ())
+    return frozenset(_shortest(text.strip()) if kind == "IP Address" else text for kind, text in names)
+
+
+def _shortest(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return text
+
+
+class NewestContext(ssl.SSLContext):
+    """A context that makes every connection by the context that is the newest at that moment.
+
+    A live context can take a new certificate, but not forget authorities that it once trusted; this forgets all.
+    """
+
+    _newest: Callable[[], ssl.SSLContext]
+
+    @classmethod
+    def of(cls, newest: Callable[[], ssl.SSLContext]) -> "NewestContext":
+        """The context that asks `newest` at each connection."""
+        context = cls(ssl.PROTOCOL_TLS_SERVER)
+        context._newest = newest  # the base class makes its instances in `__new__`
+        return context
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,  # noqa: FBT001, FBT002  # as in the base class
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """A connection, as asyncio makes it."""
+        return self._newest().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
