@@ -15,6 +15,9 @@ Shape = TypeVar("Shape")
 Scalar = str | int | float | None
 LONGEST_ID = 200
 """Characters; an id is stored, asked for in URLs and a label, and no vendor's is nearly as long."""
+MOST_PARTS = 1_000_000
+"""Commas in one body: the largest honest answers have a third of that. Each may part two rows, and a row takes 70 bytes
+even if it is a single digit: a body of the largest size allowed could otherwise fill two gigabytes."""
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 ESCAPES = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u])|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
@@ -31,8 +34,10 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
 
     Raises:
         SchemaError: It is JSON of another shape.
-        DecodeError: It is not JSON, nested too deeply, or not UTF-8.
+        DecodeError: It is not JSON, nested too deeply, not UTF-8, or of too many parts.
     """
+    if len(body) > 2 * MOST_PARTS and body.count(b",") > MOST_PARTS:
+        raise DecodeError("the answer has too many parts")
     try:
         return decoder.decode(body)
     except msgspec.ValidationError:
