@@ -230,15 +230,18 @@ def test_lies_in_the_rows_change_no_sum(exporter, simulator, world, lie):
     assert exporter.counted() == {("prod/a", SUCCESS): 40}
 
 
-def test_after_a_long_downtime_open_runs_are_asked_for_before_they_are_given_up(exporting, world, clock):
+def test_after_a_long_downtime_open_runs_are_asked_for_before_they_are_given_up(exporting, world, clock, asked):
     exporter = exporting(max_run_age="2d")
     world.run("a", start=NOW - HOUR, duration=3 * HOUR)
     exporter.poll()
-    ended_runs(world, "a", 150, until=NOW + DAY)
-    exporter.live(10 * MINUTE)
+    ended_runs(world, "a", 150, until=NOW + 20 * MINUTE, every=5.0)
+    exporter.live(25 * MINUTE)
+    assert len(exporter.open()) == 1
     clock.set(NOW + 3 * DAY)
     exporter.start()
+    asked()
     exporter.live(10 * MINUTE)
+    assert asked().count("run") == 1, "newer runs have taken its place on the page"
     assert exporter.counted() == {("prod/a", SUCCESS): 151}
 
 
