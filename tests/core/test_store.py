@@ -1,7 +1,7 @@
 """What is particular to a state that is a file of SQLite."""
 
 import sqlite3
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
 
@@ -186,6 +186,27 @@ def test_a_record_that_cannot_be_read_is_corrupt(store, path):
     database.close()
     with pytest.raises(CorruptStateError):
         store.load()
+
+
+@pytest.mark.parametrize(
+    ("edit", "told"),
+    [
+        ("UPDATE sources SET name = 'else' WHERE key = 1", "a source's record has another name than its row"),
+        ("DELETE FROM jobs", "a run belongs to no job"),
+    ],
+)
+def test_records_that_do_not_fit_together_are_corrupt_and_told(edit, told, store, path):
+    fill(store, s=[row("open", mark=Mark.OPEN)])
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(edit)
+    with pytest.raises(CorruptStateError, match=f"^{path}: {told}$"):
+        store.load()
+
+
+def test_runs_are_written_in_the_order_of_their_ids(store, path):
+    fill(store, s=[row("c", job=1), row("a", job=2), row("b", job=1)])
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT run_id FROM runs ORDER BY rowid").fetchall() == [("a",), ("b",), ("c",)]
 
 
 def test_a_file_that_cannot_be_opened_is_an_error_of_the_state(tmp_path):
