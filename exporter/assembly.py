@@ -81,13 +81,24 @@ def budgets_by_credential(config: Config) -> Mapping[str, float]:
     """Requests per minute by credential: sources that share one share the smallest."""
     smallest: dict[str, float] = {}
     for settings in config.sources:
-        credential = SOURCES[settings.type].access(settings).credential
+        credential = _credential(settings)
         smallest[credential] = min(settings.requests_per_minute, smallest.get(credential, settings.requests_per_minute))
     return smallest
 
 
+class _Account(msgspec.Struct, frozen=True):
+    """A credential with all sources that use it: they share its budget, and are kept or replaced together.
+
+    `stopping` is set to end all waiting of their polls.
+    """
+
+    settings: tuple[SourceSettings, ...]
+    budget: Budget
+    stopping: threading.Event
+
+
 class Assembly:
-    """The sources of one configuration, with everything they need; thrown away at the next one.
+    """The sources of one configuration, with everything they need.
 
     Args:
         config: The configuration.
@@ -95,15 +106,26 @@ class Assembly:
         metrics: Where polls are measured.
         pages: Where committed things are served.
         outside: Clocks and network.
+        before: The one that this one follows. Sources that are configured alike are taken over from it as they are,
+            with their sign-in, budget and memory, unless they read files for TLS, which may have changed.
     """
 
-    def __init__(self, config: Config, ledger: Ledger, metrics: SelfMetrics, pages: Pages, outside: Outside) -> None:
+    def __init__(  # noqa: PLR0913  # everything outside is an argument
+        self,
+        config: Config,
+        ledger: Ledger,
+        metrics: SelfMetrics,
+        pages: Pages,
+        outside: Outside,
+        *,
+        before: "Assembly | None" = None,
+    ) -> None:
         self.config = config
         self._stopping = threading.Event()
         self._outside = outside
         self.sleep = outside.sleep or self._stopping.wait
-        self._budgets = {
-            credential: Budget(rate, monotonic=outside.monotonic, sleep=self.sleep)
+        self._accounts = {
+            credential: self._account(credential, rate, before)
             for credential, rate in budgets_by_credential(config).items()
         }
         self.shown = {
@@ -111,7 +133,28 @@ class Assembly:
         }
         self.sources: dict[str, Source] = {}
         self.clients: dict[str, Client] = {}
-        self.polled = [self._polled(shown, ledger, metrics, pages) for shown in self.shown.values()]
+        self.polled = [
+            self._kept(shown.settings, before) or self._polled(shown, ledger, metrics, pages)
+            for shown in self.shown.values()
+        ]
+
+    def _account(self, credential: str, rate: float, before: "Assembly | None") -> _Account:
+        settings = tuple(each for each in self.config.sources if _credential(each) == credential)
+        known = before._accounts.get(credential) if before else None  # noqa: SLF001  # our own class
+        if known is not None and known.settings == settings and not any(map(_has_files, settings)):
+            return known
+        stopping = threading.Event()
+        budget = Budget(rate, monotonic=self._outside.monotonic, sleep=self._outside.sleep or stopping.wait)
+        return _Account(settings, budget, stopping)
+
+    def _kept(self, settings: SourceSettings, before: "Assembly | None") -> Polled | None:
+        """A source with its poller as it was, if its account is the same as before."""
+        credential = _credential(settings)
+        if before is None or before._accounts.get(credential) is not self._accounts[credential]:  # noqa: SLF001  # as above
+            return None
+        self.sources[settings.name] = before.sources[settings.name]
+        self.clients[settings.name] = before.clients[settings.name]
+        return next(polled for polled in before.polled if polled.name == settings.name)
 
     def _polled(self, shown: Shown, ledger: Ledger, metrics: SelfMetrics, pages: Pages) -> Polled:
         settings = shown.settings
@@ -119,10 +162,12 @@ class Assembly:
         access = kind.access(settings)
         meter = metrics.source(settings.name, kind.endpoints)
         meter.info(settings.type, access.root)
+        account = self._accounts[access.credential]
+        sleep = self._outside.sleep or account.stopping.wait
         client = Client(
             access.root,
             access.auth,
-            self._budgets[access.credential],
+            account.budget,
             meter=meter,
             network=NetworkSettings(
                 timeout=settings.timeout,
@@ -131,7 +176,7 @@ class Assembly:
                 key_file=settings.tls.key_file,
                 proxy_url=settings.proxy_url,
             ),
-            surroundings=Surroundings(clock=self._outside.clock, monotonic=self._outside.monotonic, sleep=self.sleep),
+            surroundings=Surroundings(clock=self._outside.clock, monotonic=self._outside.monotonic, sleep=sleep),
             transport=self._outside.transport,
         )
         self.clients[settings.name] = client
@@ -148,11 +193,25 @@ class Assembly:
         )
         return Polled(settings.name, poller, meter, settings.poll_interval, auth_backoff=kind.auth_backoff)
 
-    def interrupt(self) -> None:
-        """Ends all waiting: polls under way stop before their next request."""
+    def interrupt(self, but: "Assembly | None" = None) -> None:
+        """Ends all waiting, so that polls under way stop before their next request; not that of sources in `but`."""
         self._stopping.set()
+        shared = but._accounts.values() if but else ()  # noqa: SLF001  # as above
+        for account in self._accounts.values():
+            if not any(account is each for each in shared):
+                account.stopping.set()
 
-    def close(self) -> None:
-        """Ends all connections."""
+    def close(self, but: "Assembly | None" = None) -> None:
+        """Ends all connections; not those of sources in `but`."""
+        shared = but.sources.values() if but else ()
         for source in self.sources.values():
-            source.close()
+            if not any(source is each for each in shared):
+                source.close()
+
+
+def _credential(settings: SourceSettings) -> str:
+    return SOURCES[settings.type].access(settings).credential
+
+
+def _has_files(settings: SourceSettings) -> bool:
+    return bool(settings.tls.ca_file or settings.tls.cert_file)

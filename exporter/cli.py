@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -317,8 +318,23 @@ def parse(argv: Sequence[str] | None, settings: config.Settings) -> argparse.Nam
 
 
 def main(argv: Sequence[str] | None = None, outside: Outside | None = None) -> int:
-    """Runs a command; gives the exit code: 0 fine, 1 the config or a source is wrong, 2 wrong usage."""
+    """Runs a command; gives the exit code: 0 fine, 1 the config or a source is wrong, 2 wrong usage.
+
+    As of a program that SIGPIPE ends it is 141, when nobody reads the output any more.
+    """
     world = outside or Outside(sys.stdout, sys.stderr, os.environ)
+    try:
+        code = _command(argv, world)
+        world.out.flush()
+    except BrokenPipeError:
+        # what is still in the buffer is written at the exit, and would fail again
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123  # a device
+            os.dup2(nowhere.fileno(), world.out.fileno())
+        return 128 + signal.SIGPIPE
+    return code
+
+
+def _command(argv: Sequence[str] | None, world: Outside) -> int:
     with contextlib.redirect_stdout(world.out), contextlib.redirect_stderr(world.err):
         try:
             options = parse(argv, world.settings)

@@ -95,10 +95,10 @@ class Daemon:
         self._ended = threading.Event()
         self._ticked = self._kept_house = outside.monotonic()
         self._assembly = Assembly(self._config, self._ledger, self._metrics, self._publisher, outside)
-        self._schedule = self._new_schedule(self._assembly)
+        self._schedule = Schedule(outside.clock, outside.monotonic)
         self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
-        self._asking = Asking(outside.monotonic)
         self._handling = Handling(monotonic=outside.monotonic)
+        self._asking = Asking(outside.monotonic, aside=self._handling.aside)
         self._refused = ""
         reporter = Reporter(
             Parts(
@@ -153,6 +153,7 @@ class Daemon:
         self._web.start()
         self._publisher.publish()
         self._heart.start()
+        self._schedule.add(self._assembly.polled)
         self._schedule.start()
         self._log.info("listening", address=str(self.address), version=__version__)
 
@@ -177,9 +178,6 @@ class Daemon:
         self._holds.zero_first = config.metrics.zero_first
         self._publisher.configure(config, assembly.shown)
 
-    def _new_schedule(self, assembly: Assembly) -> Schedule:
-        return Schedule(assembly.polled, self._outside.clock, self._outside.monotonic)
-
     def reload(self) -> Verdict:
         """Takes up the configuration as it is now, whole; with any fault the old one stays in force."""
         with self._reloading, self._supervision.reloading():
@@ -202,32 +200,30 @@ class Daemon:
         if self._web_file is not None:
             self._web_file.reload()
         logs.guard(secrets(config))
-        assembly = Assembly(config, self._ledger, self._metrics, self._publisher, self._outside)
+        before = self._assembly
+        assembly = Assembly(config, self._ledger, self._metrics, self._publisher, self._outside, before=before)
         try:
             self._ledger.check({name: shown.rules for name, shown in assembly.shown.items()})
         except StateError:
-            assembly.close()
+            assembly.close(before)
             raise
-        self._end(self._schedule, self._assembly)
+        before.interrupt(assembly)
+        self._schedule.keep(assembly.polled, GRACE)
+        before.close(assembly)
         self._take_up(config, assembly)
-        for name in self._assembly.shown.keys() - assembly.shown.keys():
+        for name in before.shown.keys() - assembly.shown.keys():
             self._metrics.remove(name)
-        self._config, self._assembly, self._schedule = config, assembly, self._new_schedule(assembly)
+        self._config, self._assembly = config, assembly
         self._publisher.publish()
-        self._schedule.start()
-
-    def _end(self, schedule: Schedule, assembly: Assembly) -> bool:
-        """Ends polls under way; False if one still waits for its API."""
-        assembly.interrupt()
-        ended = schedule.stop(GRACE)
-        assembly.close()
-        return ended
+        self._schedule.add(assembly.polled)
 
     def stop(self) -> bool:
         """Stops everything; False if a poll still waits for its API. What is not committed by now never happened."""
         self._ended.set()
         self._supervision.stopping()
-        ended = self._end(self._schedule, self._assembly)
+        self._assembly.interrupt()
+        ended = self._schedule.stop(GRACE)
+        self._assembly.close()
         self._web.stop(GRACE)
         ended = all([ended, self._asking.close(), self._handling.close()])
         self._ledger.close()

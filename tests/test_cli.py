@@ -268,3 +268,15 @@ def test_the_command_line_starts_without_server_and_scheduler():
     )
 
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("arguments", [["check", "--schema"], ["--help"]])
+def test_output_that_nobody_reads_any_more_is_no_fault(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as output:
+        ended = subprocess.run(  # noqa: S603  # ours
+            [sys.executable, "-m", "exporter", *arguments], stdout=output, stderr=subprocess.PIPE, cwd=ROOT, check=False
+        )
+    assert ended.stderr == b""
+    assert ended.returncode in (0, 141)

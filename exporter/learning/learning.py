@@ -47,15 +47,22 @@ class Learning:
 
     def of(self, job: JobState) -> Learned:
         """What is known of a job's habits. While the state cannot be read, what was known before."""
-        kept, now = self._kept.get(job.key), self._monotonic()
-        if job.last_run is None or (kept is not None and not _is_stale(kept, job.last_run.run_id, now)):
+        kept = self._kept.get(job.key)
+        if job.last_run is None or not self.is_due(job):
             return kept.learned if kept else NOTHING
         try:
             learned = self._read(job.key)
         except StateError:
             return kept.learned if kept else NOTHING
-        self._kept[job.key] = _Kept(learned, now, job.last_run.run_id)
+        self._kept[job.key] = _Kept(learned, self._monotonic(), job.last_run.run_id)
         return learned
+
+    def is_due(self, job: JobState) -> bool:
+        """Whether the next question about a job takes a look at its past."""
+        kept = self._kept.get(job.key)
+        if job.last_run is None:
+            return False
+        return kept is None or _is_stale(kept, job.last_run.run_id, self._monotonic())
 
     def _read(self, job: int) -> Learned:
         store = self._ledger.store()

@@ -479,6 +479,16 @@ class Ledger:
             changed, self._changed = self._changed, Changed()
             return changed
 
+    def changed(self) -> list[JobState]:
+        """The committed records of the jobs that the next `drain` will tell of."""
+        with self._lock:
+            jobs = self.books.jobs
+            return (
+                list(jobs.values())
+                if self._changed.everything
+                else [jobs[key] for key in self._changed.jobs if key in jobs]
+            )
+
     def starting(self) -> frozenset[str]:
         """Sources of which no poll has been complete since this process started."""
         with self._lock:

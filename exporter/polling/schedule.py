@@ -1,12 +1,15 @@
 """When polls happen: each source at its interval, one poll of a source at a time, less often while it fails."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import structlog
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
@@ -21,6 +24,9 @@ BACKOFF_INTERVALS = 10
 
 STAGGER = 0.25
 """Seconds between the first polls of two sources."""
+
+THREADS = 10_000
+"""More than there will be sources; a thread is only made where none is idle."""
 
 LEAST_JUMP = 5.0
 """Seconds by which the local clock must have jumped for the polls to be arranged anew."""
@@ -78,44 +84,65 @@ class Schedule:
     """Runs polls in threads.
 
     Args:
-        sources: What is polled.
         clock: Unix seconds.
         monotonic: A clock that never jumps, in seconds.
     """
 
-    def __init__(self, sources: Iterable[Polled], clock: Callable[[], float], monotonic: Callable[[], float]) -> None:
-        self._sources = {source.name: source for source in sources}
+    def __init__(self, clock: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        self._sources: dict[str, Polled] = {}
+        self._numbers = count()
         self._clock = clock
         self._monotonic = monotonic
         self._offset = clock() - monotonic()
         self._log = structlog.get_logger()
         self._scheduler = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": ThreadPoolExecutor(max(1, len(self._sources)))},
+            executors={"default": ThreadPoolExecutor(THREADS)},
             job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
         )
         self._scheduler.add_listener(self._missed, EVENT_JOB_MAX_INSTANCES)
 
     def start(self) -> None:
-        """First polls at once, one source a moment after the other."""
-        now = self._now()
-        for number, source in enumerate(self._sources.values()):
-            source.meter.poll_interval(source.interval)
-            self._scheduler.add_job(
-                self._poll,
-                Every(source.interval),
-                args=[source],
-                id=source.name,
-                next_run_time=now + timedelta(seconds=number * STAGGER),
-            )
+        """Begins."""
         self._scheduler.start()
+
+    def add(self, sources: Iterable[Polled]) -> None:
+        """Polls these sources, too, at once, one a moment after the other.
+
+        Of those that are polled already, the ones of which the last poll failed: what ailed them may be repaired.
+        """
+        now = self._now()
+        keys = {source: key for key, source in self._sources.items()}
+        failed = [source for source in keys if source.poller.failures and not source.idle.locked()]
+        waiting = [source for source in sources if source not in keys or source in failed]
+        for number, source in enumerate(waiting):
+            soon = now + timedelta(seconds=number * STAGGER)
+            if source in keys:
+                self._scheduler.modify_job(keys[source], next_run_time=soon)
+                continue
+            source.meter.poll_interval(source.interval)
+            # another source may have had this name, and its last poll may still be going
+            key = f"{source.name} {next(self._numbers)}"
+            self._sources[key] = source
+            self._scheduler.add_job(self._poll, Every(source.interval), args=[key], id=key, next_run_time=soon)
+
+    def keep(self, sources: Collection[Polled], grace: float) -> bool:
+        """No more polls but of these. Waits so many seconds for those under way; False if one has not ended by then."""
+        ended = {key: source for key, source in self._sources.items() if source not in sources}
+        for key in ended:
+            self._scheduler.remove_job(key)
+            del self._sources[key]
+        return self._wait(ended.values(), grace)
 
     def stop(self, grace: float) -> bool:
         """No more polls. Waits so many seconds for those under way; False if one has not ended by then."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
+        return self._wait(self._sources.values(), grace)
+
+    def _wait(self, sources: Iterable[Polled], grace: float) -> bool:
         until = self._monotonic() + grace
-        for source in self._sources.values():
+        for source in sources:
             if not source.idle.acquire(timeout=max(0.0, until - self._monotonic())):
                 return False
             source.idle.release()
@@ -139,23 +166,28 @@ class Schedule:
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
 
-    def _poll(self, source: Polled) -> None:
+    def _poll(self, key: str) -> None:
+        source = self._sources.get(key)
+        if source is None:
+            return
         with source.idle:
             try:
                 source.poller.poll()
             except Stopped:
                 return
-        if not self._scheduler.running:
+        if not self._scheduler.running or key not in self._sources:
             return
         wanted = source.wait()
         source.meter.poll_interval(max(wanted, source.poller.round_seconds()))
         if wanted != source.in_force:
             source.in_force = wanted
-            self._scheduler.reschedule_job(source.name, trigger=Every(wanted))
+            with suppress(JobLookupError):  # a reload has ended it meanwhile
+                self._scheduler.reschedule_job(key, trigger=Every(wanted))
 
     def _missed(self, event: JobEvent) -> None:
         """A poll was still going when the next was due."""
-        source = self._sources[event.job_id]
-        source.meter.skipped()
-        source.meter.missed_poll()
-        self._log.warning("poll skipped: the one before is still going", source=source.name)
+        source = self._sources.get(event.job_id)
+        if source is not None:
+            source.meter.skipped()
+            source.meter.missed_poll()
+            self._log.warning("poll skipped: the one before is still going", source=source.name)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from exporter.client.budget import Stopped
@@ -42,6 +43,7 @@ class Asking:
         monotonic: A clock that never jumps, in seconds.
         steps_seconds: How long a person waits for steps.
         log_seconds: How long for output.
+        aside: Entered while an answer is waited for.
     """
 
     def __init__(
@@ -50,9 +52,11 @@ class Asking:
         *,
         steps_seconds: float = STEPS_SECONDS,
         log_seconds: float = LOG_SECONDS,
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._monotonic = monotonic
         self._steps_seconds, self._log_seconds = steps_seconds, log_seconds
+        self._aside = aside
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ask")
         self._lock = threading.RLock()
         self._under_way: dict[Key, Future[Sequence[Step]]] = {}
@@ -73,7 +77,8 @@ class Asking:
                 future = self._under_way[key] = self._threads.submit(source.steps, run, patience=PATIENCE)
                 # called at once, in this thread, if it is done already
                 future.add_done_callback(lambda done: self._answered(key, run, done))
-        return _result(future, self._steps_seconds)
+        with self._aside():
+            return _result(future, self._steps_seconds)
 
     def _answered(self, key: Key, run: Run, future: Future[Sequence[Step]]) -> None:
         with self._lock:
@@ -93,7 +98,8 @@ class Asking:
             future = self._threads.submit(source.log, run, step, patience=PATIENCE)
             self._logs.add(future)
             future.add_done_callback(self._told)
-        return _result(future, self._log_seconds)
+        with self._aside():
+            return _result(future, self._log_seconds)
 
     def _told(self, future: Future[StepLog]) -> None:
         with self._lock:

@@ -4,7 +4,9 @@ Nothing here raises anything but `DecodeError` and `SchemaError`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain
 from typing import TypeVar
 
 import msgspec
@@ -23,6 +25,9 @@ ESCAPES = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u])|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
 """Whole surrogate pairs and other escapes as group 1; else half a pair, as texts have that were cut in the middle."""
+SLICE = 256 * 1024
+"""Bytes of a long list that are decoded in one piece: decoding lets no other thread run, 0.2 ms for so many."""
+BETWEEN_ROWS = re.compile(rb"\}\s*,\s*(?=\{)")
 SCALAR: msgspec.json.Decoder[Scalar] = msgspec.json.Decoder(Scalar)
 ROWS: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -36,8 +41,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
         SchemaError: It is JSON of another shape.
         DecodeError: It is not JSON, nested too deeply, not UTF-8, or of too many parts.
     """
-    if len(body) > 2 * MOST_PARTS and body.count(b",") > MOST_PARTS:
-        raise DecodeError("the answer has too many parts")
+    refuse_crowds(body)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError:
@@ -52,13 +56,34 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
         raise DecodeError("the answer is not JSON") from None
 
 
+def refuse_crowds(body: bytes) -> None:
+    """Raises DecodeError for a body of so many parts that they would fill the memory."""
+    if len(body) > 2 * MOST_PARTS and body.count(b",") > MOST_PARTS:
+        raise DecodeError("the answer has too many parts")
+
+
 def mended(body: bytes) -> bytes:
     """The body without a byte order mark, and with U+FFFD for halves of surrogate pairs."""
     return ESCAPES.sub(lambda match: match.group(1) or rb"\ufffd", body.removeprefix(b"\xef\xbb\xbf"))
 
 
+def slices(body: bytes, size: int = SLICE) -> Iterator[bytes]:
+    """A long JSON list of objects as shorter lists: where all of them are valid JSON, their rows are those of the body.
+
+    It is cut where two objects seem to meet. If that was in a text or in an object, what precedes is no valid JSON.
+    """
+    view, opening, start = memoryview(body), b"", 0
+    while between := BETWEEN_ROWS.search(body, start + size):
+        yield b"".join((opening, view[start : between.start() + 1], b"]"))
+        opening, start = b"[", between.end()
+    yield b"".join((opening, view[start:]))
+
+
 def decode_rows(body: bytes, envelopes: Sequence[str]) -> list[msgspec.Raw]:
     """The rows of a bare array, or of an object that holds one under one of these keys."""
+    refuse_crowds(body)
+    with suppress(*MALFORMED):  # an object that holds the list, or what only looked like two rows that meet
+        return list(chain.from_iterable(map(ROWS.decode, slices(body))))
     try:
         return decode(body, ROWS)
     except SchemaError:

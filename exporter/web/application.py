@@ -1,7 +1,6 @@
 """The HTTP side: ready bytes for `/metrics`, and small answers for people and probes."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -21,6 +20,9 @@ PIECE = 256 * 1024
 
 PATIENCE = 60.0
 """How many seconds a client may take to read one answer of `/metrics`; the page that it reads is kept that long."""
+
+ABORT = "jobrun_exporter.abort"
+"""Extension of a request's scope: a function that ends its connection at once."""
 
 HTML_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -88,10 +90,11 @@ class _Metrics:
         elif page is None:
             await PlainTextResponse("No metrics yet: the state is being loaded.\n", 503)(scope, receive, send)
         else:
-            # a client that is too slow is left with half an answer, which the server then closes
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(self._patience):
                     await self._serve(page, scope, receive, send)
+            except TimeoutError:  # a client that is too slow is left with half an answer
+                await _cut_off(scope)
 
     async def _serve(self, page: Page, scope: Scope, receive: Receive, send: Send) -> None:
         body, headers = _chosen(page, scope)
@@ -99,11 +102,21 @@ class _Metrics:
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
             return
-        for piece in _pieces(body):
+        for number, piece in enumerate(_pieces(body)):
+            if number:
+                await asyncio.sleep(0)  # others are served between, and a client that left is noticed
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         if not await _disconnected(receive):
             self._answers.scraped(page.generation)
         await send({"type": "http.response.body"})
+
+
+async def _cut_off(scope: Scope) -> None:
+    """Ends a connection, whatever is still to be sent on it, if the server has the means."""
+    abort = scope.get("extensions", {}).get(ABORT)
+    if abort is not None:
+        abort()
+        await asyncio.sleep(0)  # the server is told in the loop's next turn
 
 
 def _chosen(page: Page, scope: Scope) -> tuple[Body, list[tuple[bytes, bytes]]]:

@@ -2,13 +2,17 @@
 
 A handler is a plain function from a request to a response. What is too much is refused at once, with the time after
 which another try may do better; what takes too long is given up.
+
+Handlers compute one at a time, and wait together: Python computes on one core however many threads want to, and each of
+them would take as much of it as the thread that answers scrapes.
 """
 
 import asyncio
 import contextlib
 import re
+import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -19,8 +23,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exporter.reports.records import BusyError, ReportError, TooManyError
-
-METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 Handler = Callable[[Request], Response]
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -50,6 +52,7 @@ class Handling:
         self._bounds = bounds or Bounds()
         self._monotonic = monotonic
         self._threads = ThreadPoolExecutor(self._bounds.workers, thread_name_prefix="page")
+        self._computing = threading.Lock()
         self._busy = 0
         self._closed = False
         self._tokens, self._filled = self._bounds.burst, monotonic()
@@ -76,9 +79,19 @@ class Handling:
 
         It answers all methods, so that the handler can refuse in its own words; see `segments`.
         """
-        route = Route(path + "/{rest:path}", self.endpoint(handler, refuse), methods=list(METHODS))
+        route = Route(path + "/{rest:path}", self.endpoint(handler, refuse))
+        route.methods = None
         route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
         return route
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """For a handler that waits for something: lets others compute meanwhile."""
+        self._computing.release()
+        try:
+            yield
+        finally:
+            self._computing.acquire()
 
     def _admit(self) -> None:
         """Takes one of the requests that may come now."""
@@ -92,7 +105,7 @@ class Handling:
         self._tokens -= 1
 
     async def _run(self, handler: Handler, request: Request) -> Response:
-        future = self._threads.submit(handler, request)
+        future = self._threads.submit(self._handle, handler, request)
         self._busy += 1
         loop = asyncio.get_running_loop()
         future.add_done_callback(lambda _: _told(loop, self._done))
@@ -101,6 +114,10 @@ class Handling:
                 return await asyncio.shield(asyncio.wrap_future(future))
         except TimeoutError:
             raise BusyError("no answer in time") from None
+
+    def _handle(self, handler: Handler, request: Request) -> Response:
+        with self._computing:
+            return handler(request)
 
     def _done(self) -> None:
         self._busy -= 1

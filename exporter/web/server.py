@@ -1,15 +1,18 @@
 """Runs an ASGI application on a thread of its own."""
 
 import asyncio
+import functools
 import socket
 import ssl
 import threading
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from exporter.web.application import ABORT
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept, longer than the usual interval between two scrapes."""
@@ -19,21 +22,47 @@ HEAD_LIMIT = 64 * 1024
 """Bytes of one request's line and headers, besides those that came in one piece with its beginning."""
 
 
+HEAD_PATIENCE = 10.0
+"""Seconds that a client may take for one request's line and headers."""
+
+
 class ListenError(Exception):
     """The address cannot be listened on."""
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP, which by itself would keep headers without end. Bodies it keeps only to 64 KiB at a time."""
+    """uvicorn's HTTP, which by itself would keep headers without end, and wait for them without end.
+
+    Bodies it keeps only to 64 KiB at a time, and idle connections for KEEP_ALIVE.
+    """
 
     _head = 0
     """Bytes that are no body since the data in which the request began."""
     _began = False
     _body = 0
+    _deadline: asyncio.TimerHandle | None = None
+    """When to end the connection; None while no head is awaited."""
+
+    def __init__(self, *args: Any, patience: float = HEAD_PATIENCE, **more: Any) -> None:  # noqa: ANN401  # uvicorn's own
+        super().__init__(*args, **more)
+        self._patience = patience
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._expect_nothing()
 
     def on_message_begin(self) -> None:
         self._began = True
         super().on_message_begin()
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]  # ours, so unknown to uvicorn
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._expect_nothing()
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
@@ -46,6 +75,21 @@ class _Protocol(HttpToolsProtocol):
         self._head = 0 if self._began else self._head + len(data) - self._body
         if self._head > HEAD_LIMIT and not self.transport.is_closing():
             self.send_400_response("Request head too large.")
+        if self.cycle is None or self.cycle.response_complete:
+            self._expect_head()
+
+    def _expect_head(self) -> None:
+        """From now on, if not already, the rest of a head must come soon."""
+        if self._deadline is None and not self.transport.is_closing():
+            self._deadline = self.loop.call_later(self._patience, self.transport.close)
+
+    def _expect_nothing(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Nothing: whoever asks for a web socket gets the page, and the log no advice on how to have them."""
 
 
 class _Server(uvicorn.Server):
@@ -63,15 +107,24 @@ class WebServer:
     """A server that listens from `start` until `stop`.
 
     `host` "" means all interfaces. `port` 0 takes a free one, known after `start`. `tls` makes it speak HTTPS.
+    `patience`: seconds that a client may take for one request's line and headers.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None = None,
+        *,
+        patience: float = HEAD_PATIENCE,
+    ) -> None:
         self.host = host
         self.port = port
         self._config = uvicorn.Config(
             app,
             loop="asyncio",
-            http=_Protocol,
+            http=functools.partial(_Protocol, patience=patience),  # type: ignore[arg-type]  # it is only called
             ws="none",
             lifespan="off",
             interface="asgi3",

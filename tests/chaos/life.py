@@ -92,8 +92,8 @@ class Life:
         self.mortal.glance()
         return self._around.clock()
 
-    def _assembled(self, config: Config) -> Assembly:
-        assembly = Assembly(config, self.ledger, self._metrics, self._publisher, self._outside)
+    def _assembled(self, config: Config, before: Assembly | None = None) -> Assembly:
+        assembly = Assembly(config, self.ledger, self._metrics, self._publisher, self._outside, before=before)
         for polled in assembly.polled:
             # A page is made when one is scraped: those of every poll would take most of the time.
             polled.poller._pages = NoPages()
@@ -114,9 +114,10 @@ class Life:
         """As the daemon reloads."""
         config = configured(settings)
         before = self._assembly
-        after = self._assembled(config)
+        after = self._assembled(config, before)
         self.ledger.check({name: shown.rules for name, shown in after.shown.items()})
-        before.close()
+        before.interrupt(after)
+        before.close(after)
         self._assembly = after
         self._take_up(config)
         for name in before.shown.keys() - after.shown.keys():

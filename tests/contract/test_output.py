@@ -52,7 +52,7 @@ def test_a_person_waits_for_the_budget_for_a_moment_only(make, ask):
     run = failed(bench)
     source = bench.assembly.sources["one"]
     source.steps(run)
-    for budget in bench.assembly._budgets.values():
+    for budget in [account.budget for account in bench.assembly._accounts.values()]:
         budget.blocked_until(600)
     before = bench.clock()
     with pytest.raises(RateLimitedError):

@@ -38,10 +38,18 @@ class ShownBook(Book):
         registry = CollectorRegistry()
         self.exposition = Exposition(registry, self.holds)
         self.publisher = Publisher(
-            self.ledger, self.exposition, self.holds, SelfMetrics(registry), monotonic=lambda: self.now
+            self.ledger,
+            self.exposition,
+            self.holds,
+            SelfMetrics(registry),
+            monotonic=lambda: self.now,
+            sleep=lambda _: self.meanwhile(),
         )
         self.publisher.configure(self.config, {"s": Shown(settings=settings, rules=self.rules)})
         self.publisher.publish()
+
+    def meanwhile(self):
+        """Called where others may have the ledger between two parts of a page's making."""
 
     def scrape(self, family, *labels):
         """Values of a name's samples on the page as it is served."""

@@ -1,5 +1,7 @@
 """What is learned from the state's own runs, as the page shows it."""
 
+import threading
+
 import pytest
 
 from exporter.learning.learning import LONGEST, SOONEST
@@ -119,3 +121,24 @@ def test_cancelled_and_failed_runs_have_come_too(shown):
     ]
     shown.read(*runs)
     assert value(shown, NEXT) == pytest.approx(HOURLY[-1] + HOUR + 600, abs=60)
+
+
+def test_while_many_jobs_are_learned_others_can_commit(shown):
+    committed = []
+
+    def commit():
+        shown.ledger.begin("s", shown.now)
+        committed.append(len(shown.publisher._learning._kept))
+
+    def meanwhile():
+        another = threading.Thread(target=commit, daemon=True)
+        another.start()
+        another.join(10)
+
+    jobs = [Job(job_id=f"job-{number}", name=f"job-{number}") for number in range(25)]
+    runs = [ended(f"{job.name} {end}", end=end, job_id=job.job_id) for job in jobs for end in HOURLY[-10:]]
+    shown.read(*runs, jobs=jobs)
+    shown.meanwhile = meanwhile
+    shown.reopen()
+    assert committed == [10, 20]
+    assert len(shown.publisher._learning._kept) == 25

@@ -1,8 +1,11 @@
+import threading
+import time
 from datetime import UTC, datetime, timedelta
+from queue import Empty, SimpleQueue
 
 import pytest
 
-from exporter.polling.schedule import Every
+from exporter.polling.schedule import Every, Polled, Schedule
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -22,3 +25,89 @@ def test_a_weeks_jump_of_the_clock_is_one_firing_however_short_the_interval():
 
 def test_a_clock_that_fell_back_changes_nothing():
     assert Every(60).get_next_fire_time(NOON, NOON - timedelta(days=1)) == NOON + timedelta(minutes=1)
+
+
+class Poller:
+    """Notes its polls."""
+
+    last_reason = ""
+
+    def __init__(self, failures=0):
+        self.failures = failures
+        self.polls = SimpleQueue()
+        self.go_on = threading.Event()
+        self.go_on.set()
+
+    def poll(self):
+        self.polls.put("poll")
+        self.go_on.wait(10)
+
+    def round_seconds(self):
+        return 0.0
+
+    def is_polled(self, seconds=10.0):
+        try:
+            return self.polls.get(timeout=seconds) == "poll"
+        except Empty:
+            return False
+
+
+class Meter:
+    """Notes nothing."""
+
+    def poll_interval(self, seconds):
+        pass
+
+
+def polled(name, failures=0):
+    return Polled(name, Poller(failures), Meter(), 3600.0)
+
+
+@pytest.fixture
+def schedule():
+    schedule = Schedule(time.time, time.monotonic)
+    yield schedule
+    schedule.stop(1)
+
+
+def test_a_source_that_stays_keeps_the_time_of_its_next_poll_and_a_new_one_is_polled_at_once(schedule):
+    stays, comes = polled("stays"), polled("comes")
+    schedule.add([stays])
+    schedule.start()
+    assert stays.poller.is_polled()
+    assert schedule.keep([stays, comes], 1)
+    schedule.add([stays, comes])
+    assert comes.poller.is_polled()
+    assert not stays.poller.is_polled(0.1)
+
+
+def test_a_source_whose_last_poll_failed_is_polled_at_once(schedule):
+    failing = polled("failing", failures=3)
+    schedule.add([failing])
+    schedule.start()
+    assert failing.poller.is_polled()
+    with failing.idle:
+        pass
+    schedule.add([failing])
+    assert failing.poller.is_polled()
+
+
+def test_another_source_of_the_same_name_does_not_wait_for_the_last_poll_of_the_one_before(schedule):
+    before, after = polled("name"), polled("name")
+    before.poller.go_on.clear()
+    schedule.add([before])
+    schedule.start()
+    assert before.poller.is_polled()
+    assert not schedule.keep([after], 0.05)
+    schedule.add([after])
+    assert after.poller.is_polled()
+    before.poller.go_on.set()
+
+
+def test_a_source_that_was_ended_is_polled_no_more(schedule):
+    goes, stays = polled("goes", failures=1), polled("stays", failures=1)
+    schedule.add([goes, stays])
+    assert schedule.keep([stays], 1)
+    schedule.start()
+    assert stays.poller.is_polled()
+    assert not goes.poller.is_polled(0.1)

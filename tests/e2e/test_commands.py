@@ -2,8 +2,11 @@
 
 import gzip
 import json
+import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +16,7 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from exporter import app
 from exporter.simulators.faults import AnyFault, Hang, Status
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.tokens import jwt
@@ -171,6 +175,30 @@ def test_sigterm_ends_the_daemon_within_five_seconds(
     assert "Traceback" not in command.output
 
 
+SAYS_ITS_TURNS = """
+import os, signal, sys
+from exporter.app import SETTINGS, serve
+from exporter.config.config import loads
+from exporter.web.address import Address
+
+def started(_):
+    print(sys.getswitchinterval(), file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+text = "sources: [{name: a, type: strait, base_url: 'http://127.0.0.1:9', auth: {api_key: k}}]"
+serve(lambda: loads(text, {}, SETTINGS), Address("127.0.0.1", 0), started=started)
+"""
+
+
+def test_threads_of_the_daemon_take_short_turns_so_that_a_scrape_waits_for_no_poll(tmp_path: Path) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[1])}
+    command = [sys.executable, "-c", SAYS_ITS_TURNS]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=True
+    )  # ours
+    assert float(ended.stderr) == pytest.approx(app.TURN)
+
+
 # --- reloading ---
 
 
@@ -205,6 +233,26 @@ def test_a_reload_applies_a_good_config_and_refuses_a_bad_one(
     reload(port, command)
     assert eventually(lambda: up("second")) == 1
     assert (up("living"), value(port, RELOADED)) == (1, 1)
+
+
+def test_reloads_ask_nothing_of_the_api_of_a_source_that_stays_as_it_is(
+    tmp_path: Path, start: Start, simulator: SnowplowSimulator
+) -> None:
+    def asked() -> int:
+        return sum(simulator.log.counts().values())
+
+    rarely = {**source(simulator), "poll_interval": "1h", "steps": "off"}
+    command, port = started_daemon(start, written(tmp_path, settings(rarely)))
+    eventually(lambda: "msg=poll" in command.output)
+    before = asked()
+    for _ in range(20):
+        post_reload(port, command)
+    assert asked() == before
+    assert "Traceback" not in command.output
+
+    written(tmp_path, settings({**rarely, "poll_interval": "2h"}))
+    post_reload(port, command)
+    assert eventually(asked, lambda seen: seen > before) > before
 
 
 def test_post_reload_answers_with_the_faults(tmp_path: Path, start: Start, simulator: SnowplowSimulator) -> None:

@@ -144,7 +144,7 @@ def test_what_is_refused_is_refused_with_a_sentence_that_names_the_parameter(sha
     assert response.json()["error"].startswith(parameter)
 
 
-@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
 @pytest.mark.parametrize("path", ["/runs", "/sources", "/openapi.json", "/runs/one/good/log"])
 def test_nothing_can_be_changed(shared, method, path):
     response = shared.request(method, ROOT + path, content=b"x" * 100_000)

@@ -1,9 +1,15 @@
 """Bodies that are not quite JSON."""
 
+import contextlib
+import json
+from itertools import chain
+
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from exporter.sources.payload import decode_rows, scalar, text
+from exporter.sources.payload import ROWS, decode_rows, scalar, slices, text
 
 
 @pytest.mark.parametrize("half", [rb"\ud83d", rb"\udc4f"])
@@ -17,3 +23,32 @@ def test_half_a_surrogate_pair_in_a_row_costs_nothing_but_its_letter(half, after
 @pytest.mark.parametrize("raw", [b"1e400", b"9" * 5000, b"NaN", b'"\xff"', b"[" * 100_000, b'"', b"null", b"true"])
 def test_what_is_no_text_and_no_number_counts_as_absent(raw):
     assert scalar(msgspec.Raw(raw)) is None
+
+
+TREACHEROUS = st.sampled_from(["},{", "}, {", '"},{"', "\\", '"', "[{", "}]", "", "plain"])
+VALUES = st.recursive(TREACHEROUS | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(TREACHEROUS, inner))
+LISTS = st.lists(st.dictionaries(TREACHEROUS, VALUES) | VALUES)
+
+
+@given(rows=LISTS, size=st.integers(0, 40), separators=st.sampled_from([(",", ":"), (", ", ": "), (" ,\n ", ":")]))
+def test_slices_that_are_all_valid_hold_the_rows_of_the_whole(rows, size, separators):
+    body = json.dumps(rows, separators=separators).encode()
+    with contextlib.suppress(json.JSONDecodeError):
+        assert list(chain.from_iterable(map(json.loads, slices(body, size)))) == rows
+    with contextlib.suppress(msgspec.DecodeError):
+        raws = chain.from_iterable([ROWS.decode(part) for part in slices(body, size)])
+        assert [json.loads(bytes(raw)) for raw in raws] == rows
+
+
+@pytest.mark.parametrize(
+    "body", [b'[{"a":1},{"b":2}', b'{"a":1},{"b":2}]', b'[{"a":1},{"b":2}]]', b'{"r":[{"a":1},{"b":2}]}']
+)
+def test_of_what_is_no_list_not_all_slices_are_lists(body):
+    with pytest.raises(msgspec.DecodeError):
+        list(map(ROWS.decode, slices(body, 1)))
+
+
+def test_a_long_list_is_cut_and_a_short_one_is_not():
+    body = json.dumps([{"number": number, "text": "},{"} for number in range(1000)]).encode()
+    assert max(map(len, slices(body, 1000))) < 1100
+    assert list(slices(body)) == [body]

@@ -1,6 +1,9 @@
 """Listening, and ceasing to."""
 
+import contextlib
+import http.client
 import socket
+import struct
 import threading
 import time
 
@@ -87,3 +90,108 @@ def test_a_stuck_reader_does_not_keep_a_server_from_stopping(exporter):
         server.stop(0.5)
         assert time.monotonic() - before < 5
     assert not server._thread.is_alive()
+
+
+@pytest.fixture
+def impatient(exporter):
+    """A server that waits for the rest of a head for a moment only."""
+    with WebServer(application(exporter.answers()), "127.0.0.1", 0, patience=0.3) as server:
+        yield server
+
+
+def connected(server):
+    return socket.create_connection(("127.0.0.1", server.port), timeout=10)
+
+
+def ends(connection):
+    """Whether the server ends a connection without a word, and not only after our ten seconds."""
+    try:
+        return connection.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def answered(connection, request):
+    """The status of a request's answer, which is read whole."""
+    answer = http.client.HTTPResponse(connection)
+    connection.sendall(request)
+    answer.begin()
+    answer.read()
+    return answer.status
+
+
+HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize("begun", [b"", b"G", b"\r\n", HEALTHY[:-2]])
+def test_a_connection_on_which_no_whole_head_comes_is_ended(impatient, begun):
+    with connected(impatient) as connection:
+        connection.sendall(begun)
+        assert ends(connection)
+
+
+def test_a_head_that_comes_in_drops_has_no_more_time(impatient):
+    with connected(impatient) as connection:
+        connection.sendall(b"GET /-/healthy HTTP/1.1\r\nX: ")
+        connection.settimeout(0.02)
+        for _ in range(500):
+            with contextlib.suppress(TimeoutError):
+                assert ends(connection)
+                return
+            connection.sendall(b"x")
+        pytest.fail("it may go on for ever")
+
+
+@pytest.mark.parametrize("begun", [b"GET", b"\r\n"])
+def test_the_second_head_on_a_connection_has_a_deadline_too(impatient, begun):
+    with connected(impatient) as connection:
+        assert answered(connection, HEALTHY) == 200
+        connection.sendall(begun)
+        assert ends(connection)
+
+
+def test_an_idle_connection_and_a_slow_answer_have_no_such_deadline(impatient, exporter):
+    answering = threading.Event()
+    exporter.reloaded = lambda: (not answering.wait(0.6), "slow")
+    with connected(impatient) as connection:
+        for request in (HEALTHY, b"POST /-/reload HTTP/1.1\r\nHost: x\r\n\r\n", HEALTHY):
+            assert answered(connection, request) == 200
+            time.sleep(0.5)  # as above
+
+
+@pytest.fixture
+def _large(exporter):
+    exporter.exposition.update(jobs=[view(job(key=key, name=f"{key:01000}")) for key in range(2000)])
+    exporter.exposition.publish()
+
+
+SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.usefixtures("_large")
+def test_readers_who_vanish_leave_nothing_in_the_log(server, client, caplog):
+    for _ in range(10):
+        with connected(server) as connection:
+            connection.sendall(SCRAPE)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.get("/-/healthy")
+    assert caplog.messages == []
+
+
+@pytest.mark.usefixtures("_large")
+def test_a_reader_who_is_too_slow_is_cut_off_and_costs_no_more(server, client, caplog):
+    with connected(server) as connection:
+        connection.sendall(SCRAPE)
+        connection.recv(1000)
+        until = time.monotonic() + 10
+        client.get("/-/healthy")
+        while len(server._server.server_state.connections) > 1 and time.monotonic() < until:
+            time.sleep(0.02)  # as above
+        assert len(server._server.server_state.connections) == 1
+    assert caplog.messages == []
+
+
+def test_who_asks_for_a_web_socket_gets_the_page_and_the_log_nothing(client, caplog):
+    answer = client.get("/-/healthy", headers={"connection": "upgrade", "upgrade": "websocket"})
+    assert answer.status_code == 200
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State
+from exporter.sources.payload import SLICE
 from exporter.sources.snowplow_api import (
     LIST_KEYS,
     LONGEST_WORD,
@@ -70,6 +71,13 @@ def test_rows_of_two_answers_are_equal_until_something_changes():
     assert rows_of(ROW) == rows_of({**ROW, "unknown": 1})
     assert rows_of(ROW) != rows_of({**ROW, "duration": "PT2M"})
     assert hash(rows_of(ROW)[0][0]) == hash(rows_of(ROW)[0][0])
+
+
+@pytest.mark.parametrize("tags", [[], [{"a": 1}, {"b": 2}] * 40], ids=["flat", "nested"])
+def test_of_a_list_that_is_longer_than_a_slice_no_row_is_lost(tags):
+    rows = [{**ROW, "runId": f"{number:064x}", "tags": tags} for number in range(2000)]
+    assert sum(len(json.dumps(row)) for row in rows) > SLICE
+    assert rows_of(*rows) == ([rows_of(row)[0][0] for row in rows], 0)
 
 
 def test_an_empty_list_is_no_runs():

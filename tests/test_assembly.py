@@ -1,0 +1,98 @@
+"""What a reload leaves as it is."""
+
+import copy
+
+import httpx
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from exporter.assembly import Assembly, Outside
+from exporter.config.config import loads
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.meters import SelfMetrics
+from exporter.once import NoPages
+from exporter.sources import SOURCES
+
+ALPHA, BETA = (
+    {"name": name, "type": "snowplow", "organization_id": name, "auth": {"api_key": f"key of {name}"}}
+    for name in ("alpha", "beta")
+)
+SECOND = {**ALPHA, "name": "second", "jobs": {"include": ["second-.*"]}}
+KINDS = {word: kind.settings for word, kind in SOURCES.items()}
+
+
+@pytest.fixture
+def assembled():
+    """Makes an assembly of sources, after another one."""
+    ledger, metrics = Ledger(lambda: None), SelfMetrics(CollectorRegistry())
+    outside = Outside(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+    made = []
+
+    def make(*sources, before=None, **settings):
+        config = loads(yaml.safe_dump({"sources": copy.deepcopy(list(sources)), **settings}), {}, KINDS)
+        made.append(Assembly(config, ledger, metrics, NoPages(), outside, before=before))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def kept(before, after):
+    """Names of the sources that are the same, all of them."""
+    old = {polled.name: polled for polled in before.polled}
+    same = [polled.name for polled in after.polled if old.get(polled.name) is polled]
+    for name in same:
+        assert after.sources[name] is before.sources[name]
+        assert after.clients[name] is before.clients[name]
+    return same
+
+
+def test_sources_that_are_configured_as_before_stay_as_they_are(assembled):
+    before = assembled(ALPHA, BETA)
+    assert kept(before, assembled(BETA, ALPHA, before=before)) == ["beta", "alpha"]
+    assert kept(before, assembled(ALPHA, BETA, before=before, metrics={"max_series": 1000})) == ["alpha", "beta"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"poll_interval": "2m"}, {"auth": {"api_key": "another"}}, {"jobs": {"include": ["a"]}}, {"organization_id": "c"}],
+)
+def test_a_source_that_is_configured_otherwise_is_made_anew_alone(assembled, change):
+    before = assembled(ALPHA, BETA)
+    assert kept(before, assembled({**ALPHA, **change}, BETA, before=before)) == ["beta"]
+
+
+def test_sources_that_share_a_budget_stay_or_change_together(assembled):
+    before = assembled(ALPHA, SECOND, BETA)
+    assert kept(before, assembled(ALPHA, SECOND, BETA, before=before)) == ["alpha", "second", "beta"]
+    slower = {**SECOND, "requests_per_minute": 5}
+    assert kept(before, assembled(ALPHA, slower, BETA, before=before)) == ["beta"]
+    assert kept(before, assembled(ALPHA, BETA, before=before)) == ["beta"]
+
+
+def test_files_for_tls_may_hold_something_else_by_now(assembled, tmp_path):
+    authority = tmp_path / "ca.pem"
+    authority.write_text("")
+    source = {**ALPHA, "tls": {"ca_file": str(authority)}}
+    before = assembled(BETA)
+    between = assembled(source, BETA, before=before)
+    assert kept(between, assembled(source, BETA, before=between)) == ["beta"]
+
+
+def test_only_what_is_replaced_is_interrupted(assembled):
+    before = assembled(ALPHA, BETA)
+    after = assembled({**ALPHA, "poll_interval": "2m"}, BETA, before=before)
+    before.interrupt(after)
+    waits = {name: client._outside.sleep for name, client in before.clients.items()}
+    assert waits["alpha"](0.0)
+    assert not waits["beta"](0.0)
+
+
+def test_only_what_is_replaced_is_closed(assembled):
+    before = assembled(ALPHA, BETA)
+    after = assembled({**ALPHA, "poll_interval": "2m"}, BETA, before=before)
+    before.close(after)
+    assert before.clients["alpha"]._http.is_closed
+    assert not before.clients["beta"]._http.is_closed
