@@ -5,7 +5,7 @@ from typing import Final
 
 from dashboards.jobs import JOB, Jobs
 from dashboards.model import Dashboard, Json, Row, datasource_variable, label_variable
-from dashboards.panels import Column, buckets, instant, listed, over_time, panel
+from dashboards.panels import Column, buckets, called, instant, listed, over_time, panel
 from dashboards.words import (
     BAD,
     FAILED,
@@ -75,6 +75,14 @@ LAST_DURATION = one("jobrun_last_run_duration_seconds")
 START = one("jobrun_oldest_active_run_start_timestamp_seconds", 'state="executing"')
 RUNNING_FOR = f"(time() - {START})"
 AGE = f"(time() - {one('jobrun_last_success_timestamp_seconds')})"
+LIMITS: Final = {
+    "age of last success": f"{AGE} / {one('jobrun_job_freshness_objective_seconds')}",
+    "duration, run that goes on": f"{RUNNING_FOR} / {BUDGET}",
+    "duration, last run": f"{LAST_DURATION} / {BUDGET}",
+    "duration, p95 of 7 days": f"{recorded('jobrun_run_duration_seconds:p95_7d')} / {BUDGET}",
+    "error budget, 30 days": recorded("jobrun_runs:error_budget_burn_30d"),
+}
+"""What is limited → the share of the limit that is used."""
 EXPECTED = "jobrun_job_next_run_expected_timestamp_seconds"
 OVERDUE = f"(count({JOBS.overdue}) or 0 * count({JOBS.series(EXPECTED)}))"
 
@@ -178,15 +186,12 @@ NOW = Row(
             "How much of each limit is used",
             "Against the freshness objective, the duration budget and an error budget of 1 % over 30 days. "
             "Orange from four fifths, red when it is used up. What has no objective is not shown.",
-            instant(f"{AGE} / {one('jobrun_job_freshness_objective_seconds')}", "age of last success"),
-            instant(f"{RUNNING_FOR} / {BUDGET}", "duration, run that goes on"),
-            instant(f"{LAST_DURATION} / {BUDGET}", "duration, last run"),
-            instant(f"{recorded('jobrun_run_duration_seconds:p95_7d')} / {BUDGET}", "duration, p95 of 7 days"),
-            instant(recorded("jobrun_runs:error_budget_burn_30d"), "error budget, 30 days"),
+            *(instant(expression, name) for name, expression in LIMITS.items()),
             size=(10, 6),
             unit="percentunit",
             thresholds=SHARE_USED,
             defaults={"max": 1, "decimals": 0},
+            overrides=called(LIMITS),
         ),
         panel(
             "table",

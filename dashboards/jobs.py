@@ -10,6 +10,14 @@ JOB = "source, project, job_name"
 GRACE = 600
 """Seconds that a run may come late, as in the alert on overdue jobs."""
 
+LONG = 2 * 86_400_000
+"""Milliseconds; ranges beyond this are added up from recorded hours, where samples would be too many."""
+IS_LONG, IS_SHORT = 'result!~".*@{$long}"', 'result=~".*@{$long}"'
+"""Matchers that let all series through or none, by the variable `long`, which is 1 for long ranges and else 0.
+
+Every word of a result is matched by `.*@{0}`, and none by `.*@{1}`. A selector that lets none through costs nothing.
+"""
+
 
 class Jobs(msgspec.Struct, frozen=True):
     """Some jobs, by the matchers that select them."""
@@ -97,6 +105,15 @@ class Jobs(msgspec.Struct, frozen=True):
         Counters of jobs rise by whole runs: rounding takes away what `increase` extrapolates.
         """
         return f"sum by (result) (round({self.rise('jobrun_runs_total', window, 'result', more=more)}))"
+
+    def endings_of_hours(self, window: str) -> str:
+        """Likewise, added up from the recording rules' hours, for windows of whole hours.
+
+        A second is added to the instant, so that a window of three hours has three of them: those of its end, and of an
+        hour and two hours before, whether or not Prometheus counts the one at its very beginning.
+        """
+        hours = self.series("source_project_job_name_result:jobrun_runs:increase1h", IS_LONG)
+        return f"sum by (result) (round(max by ({JOB}, result) (sum_over_time({hours}[{window}:1h] offset -1s))))"
 
     def rise(self, metric: str, window: str, *labels: str, more: str = "") -> str:
         """How much a counter, or the buckets of a histogram, rose in a window; one series a job and these labels."""

@@ -37,6 +37,11 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
+def letter_of(index: int) -> str:
+    """The letter of a panel's query, counted from 0."""
+    return chr(ord("A") + index)
+
+
 class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """One panel.
 
@@ -82,7 +87,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
             "description": self.description,
             "datasource": DATASOURCE,
             "gridPos": {"h": height, "w": width, "x": x, "y": y},
-            "targets": [query.json(chr(ord("A") + index)) for index, query in enumerate(self.queries)],
+            "targets": [query.json(letter_of(index)) for index, query in enumerate(self.queries)],
             "fieldConfig": {
                 "defaults": {"unit": self.unit, **self.defaults, "custom": self.custom},
                 "overrides": list(self.overrides),
@@ -182,6 +187,27 @@ def label_variable(name: str, label: str, selector: str, *, several: bool) -> Js
         "multi": several,
         "includeAll": several,
         **({"allValue": ".*", "current": {"text": ["All"], "value": ["$__all"]}} if several else {"current": {}}),
+        "options": [],
+    }
+
+
+def long_variable(milliseconds: int) -> Json:
+    """A hidden variable `long`: 1 while the page shows more than so much, else 0."""
+    query = f"query_result(vector(($__to - $__from) > bool {milliseconds}))"
+    return {
+        "name": "long",
+        "label": "Long range",
+        "type": "query",
+        "datasource": DATASOURCE,
+        "definition": query,
+        "query": {"query": query, "refId": "variable-long"},
+        "regex": r"/ (\d) /",
+        "refresh": 2,
+        "sort": 0,
+        "hide": 2,
+        "multi": False,
+        "includeAll": False,
+        "current": {"text": "0", "value": "0"},
         "options": [],
     }
 

@@ -2,8 +2,8 @@
 
 from typing import Final, Unpack
 
-from dashboards.jobs import GRACE, JOB, Jobs
-from dashboards.model import Dashboard, Json, Panel, Row, datasource_variable, label_variable
+from dashboards.jobs import GRACE, IS_SHORT, JOB, LONG, Jobs
+from dashboards.model import Dashboard, Json, Panel, Row, datasource_variable, label_variable, long_variable
 from dashboards.panels import Column, Own, instant, link, listed, over_time, panel
 from dashboards.words import (
     ANY_IS_A_WARNING,
@@ -326,12 +326,13 @@ HISTORY = Row(
         panel(
             "bars",
             "Endings by result",
-            "How many runs ended, each counted once.",
-            over_time(JOBS.endings("$__rate_interval"), "{{result}}"),
+            "How many runs ended, each counted once. More than two days are added up from the recording rules' hours.",
+            over_time(JOBS.endings("$__rate_interval", IS_SHORT), "{{result}}"),
+            over_time(JOBS.endings_of_hours("$__interval"), "{{result}}"),
             size=(12, 9),
             overrides=painted(RESULTS),
             interval="2m",
-            points=48,  # of 1,000 jobs, more windows would take longer to add up than one likes to wait
+            points=48,  # so that windows of long ranges are whole hours
         ),
         panel(
             "timeline",
@@ -381,6 +382,7 @@ OVERVIEW = Dashboard(
         label_variable("source", "Source", "jobrun_job_info", several=True),
         label_variable("project", "Project", 'jobrun_job_info{source=~"$source"}', several=True),
         label_variable("job_name", "Job", 'jobrun_job_info{source=~"$source", project=~"$project"}', several=True),
+        long_variable(LONG),
     ),
     rows=(WRONG_NOW, ABOUT_TO_BE, ALL_JOBS, HISTORY),
 )

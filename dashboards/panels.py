@@ -1,11 +1,11 @@
 """The kinds of panels that the dashboards are made of: each has one look, everywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final, TypedDict, Unpack
 
 import msgspec
 
-from dashboards.model import Json, Panel, Query
+from dashboards.model import Json, Panel, Query, letter_of
 from dashboards.words import NEUTRAL, UNKNOWN
 
 
@@ -130,6 +130,8 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
             "custom.cellOptions": CELLS.get(self.cell, {"type": self.cell}),
             "thresholds": self.thresholds or None,
             "mappings": list(self.mappings) or None,
+            # Or its bars would be measured by the largest number of the whole table.
+            "fieldMinMax": True if self.cell == "gauge" and "max" not in self.defaults else None,
             "links": [link(*self.link)] if self.link else None,
             "custom.hideFrom": None if self.title else {"viz": True},
             "custom.hidden": None if self.title else True,  # the same, before Grafana 12.2
@@ -199,6 +201,17 @@ def listed(expression: str) -> Query:
 def buckets(expression: str) -> Query:
     """The values of a histogram's buckets over the whole range."""
     return Query(expression=expression, legend="{{le}}", form="heatmap")
+
+
+def called(names: Iterable[str]) -> list[Json]:
+    """Overrides that name what each query gives, in their order: Grafana leaves out the legend of what is alone."""
+    return [
+        {
+            "matcher": {"id": "byFrameRefID", "options": letter_of(index)},
+            "properties": [{"id": "displayName", "value": name}],
+        }
+        for index, name in enumerate(names)
+    ]
 
 
 def tabulated(wanted: Sequence[Column]) -> tuple[list[Json], list[Json]]:

@@ -5,6 +5,7 @@ in its order: see `exporter.history.replay`. The daemon's state, if there is one
 instant each job's endings are the past, and how its duplicates are named.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from exporter.counting.records import Counted
 from exporter.counting.rules import SourceRules
 from exporter.duration import UNITS, format_duration
 from exporter.errors import JobrunError, NotFoundError, SourceError
+from exporter.history.progress import Progress
 from exporter.history.replay import Past, Replay, bare
 from exporter.history.samples import Samples
 from exporter.history.until import Before, before_of_state
@@ -91,6 +93,7 @@ def backfill(config: Config, wanted: Wanted, outside: Outside, tell: Tell) -> Wr
                 written.jobs += replay.jobs
         finally:
             book.close()
+    tell(f"writing {written.runs} endings of {written.jobs} jobs")
     try:
         written.samples, written.size = samples.write(wanted.output)
     except OSError as error:
@@ -140,6 +143,7 @@ class _Book:
         self._before = before
         self._outside = outside
         self._tell = tell
+        self._progress = Progress(tell, outside.monotonic)
         self._store = Store("")
         self._store.load()
         jobs = [bare(job) for job in before.jobs]
@@ -189,8 +193,12 @@ class _Book:
         return past
 
     def _read_once(self, name: str, source: Source, view: DeepView, steps: dict[str, Sequence[Step]]) -> None:
+        self._progress.begin()
+        runs = 0
         for reading in source.readings(view):
             now = view.now
+            runs += len(reading.runs)
+            self._progress(f"{name}: {runs} runs read")
             self._ledger.commit(name, reading, Moment(now=now, started=now))
             source.committed(reading)
             steps.update(reading.steps)
@@ -229,7 +237,10 @@ class _Book:
                 f"{past.name}: asking for the steps of {len(pending)} runs, "
                 f"{format_duration(max(60, round(len(pending) / pace) * 60))} at the most"
             )
-        for row in pending:
+        self._progress.begin()
+        for number, row in enumerate(pending):
+            if number:
+                self._tell_steps(past.name, number, len(pending))
             try:
                 past.steps[row.known.run.run_id] = source.steps(row.known.run)
                 faults = 0
@@ -240,3 +251,7 @@ class _Book:
                 if faults == FAULTS:
                     self._tell(f"{past.name}: the steps of the other runs are left out: {error}")
                     return
+
+    def _tell_steps(self, name: str, done: int, total: int) -> None:
+        rest = format_duration(math.ceil(self._progress.seconds_left(done, total)))
+        self._progress(f"{name}: steps of {done} of {total} runs ({done * 100 // total} %), about {rest} left")

@@ -52,6 +52,10 @@ Query = Sequence[tuple[str, str]]
 """What an address gives, without what it gives as empty: that is how a form says "any"."""
 
 
+NAMELESS = '""'
+"""What a form's field for a project says where it means those without a name; empty, it means any."""
+
+
 class Elsewhere(msgspec.Struct, frozen=True):
     """What was asked for is on the page of one run."""
 
@@ -60,7 +64,7 @@ class Elsewhere(msgspec.Struct, frozen=True):
 
 def status(reports: Reports, query: Query) -> Variables:
     """What is wrong now, sources, jobs."""
-    wanted = JobFilter(**given(query, JobFilter))
+    wanted = JobFilter(**given(_meant(query), JobFilter))
     problems, jobs = reports.problems(), reports.jobs(wanted)
     sources = reports.sources()
     known = sum(source.jobs for source in sources)
@@ -94,6 +98,11 @@ def _verdict(problems: Sequence[Problem], sources: Sequence[SourceReport]) -> tu
     return "ok", "All is well"
 
 
+def _meant(query: Query) -> Query:
+    """The query as the JSON pages take it."""
+    return [(name, "" if (name, text) == ("project", NAMELESS) else text) for name, text in query]
+
+
 def _repeated(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
     """What links to the same list with one thing changed repeat of the query."""
     return {name: text for name, text in query if name in parameters}
@@ -101,7 +110,7 @@ def _repeated(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
 
 def runs(reports: Reports, query: Query) -> Variables | Elsewhere:
     """Runs that fit a filter; a run's id that exists once leads to the run."""
-    wanted = RunFilter(**given(query, RunFilter))
+    wanted = RunFilter(**given(_meant(query), RunFilter))
     found, repeated = reports.runs(wanted), _repeated(query, RUN_PARAMETERS)
     if wanted.run_id and len(found.runs) == 1 and "?" not in run_path(wanted.source, wanted.run_id):
         return Elsewhere(found.runs[0])

@@ -2,7 +2,7 @@
 
     replaces the answer   status html redirect garbage huge
     harms its delivery    hang slow half reset outage
-    lies in its rows      stale late lost_end drop duplicate shuffle     (see exporter.simulators.sight)
+    lies in its rows      stale late lost_end drop duplicate shuffle nameless     (see exporter.simulators.sight)
 
 As JSON each is an object with its word as `kind`: `{"kind": "status", "code": 503, "endpoint": "runs", "count": 2}`.
 """
@@ -239,9 +239,16 @@ class Shuffle(Lie, frozen=True, kw_only=True, tag="shuffle"):
     """Shows the rows in a random order."""
 
 
+class Nameless(Lie, frozen=True, kw_only=True, tag="nameless"):
+    """Shows rows without their id: those of the runs named, and a random share of all."""
+
+    run_ids: tuple[str, ...] = ()
+    share: float = 0.0
+
+
 AnyFault = (
     Status | Html | Redirect | Garbage | Huge | Hang | Slow | Half | Reset | Outage
-    | Stale | Late | LostEnd | Drop | Duplicate | Shuffle
+    | Stale | Late | LostEnd | Drop | Duplicate | Shuffle | Nameless
 )  # fmt: skip
 
 ERROR_PAGE = b"<!DOCTYPE html><html><body><h1>Please sign in</h1></body></html>"

@@ -2,15 +2,18 @@
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from exporter.simulators.faults import Drop, Duplicate, Late, Lie, LostEnd, Shuffle, Stale
+from exporter.simulators.faults import Drop, Duplicate, Late, Lie, LostEnd, Nameless, Shuffle, Stale
 from exporter.simulators.world import SimRun
 
 Row = TypeVar("Row")
+
+IDS = ("id", "runId", "handle")
+"""Under which keys rows have their ids."""
 
 
 class Seen(NamedTuple):
@@ -45,10 +48,10 @@ class Sight:
         return [one for one in seen if one.run.created <= one.now]
 
     def rows(self, rows: Sequence[Row]) -> list[Row]:
-        """The rows, some left out, shown twice, or in another order."""
+        """The rows, some left out, shown twice, without an id, or in another order."""
         shown = list(rows)
         for lie in self._lies:
-            if isinstance(lie, Drop | Duplicate | Shuffle):
+            if isinstance(lie, Drop | Duplicate | Shuffle | Nameless):
                 shown = ROW_LIES[type(lie)](self._random, lie, shown)
         return shown
 
@@ -81,4 +84,21 @@ def _shuffled(generator: random.Random, _lie: Shuffle, rows: list[Row]) -> list[
     return generator.sample(rows, len(rows))
 
 
-ROW_LIES: dict[type[Lie], Callable[..., list]] = {Drop: _dropped, Duplicate: _doubled, Shuffle: _shuffled}  # type: ignore[type-arg]  # rows are of the vendor's type
+def _unnamed(generator: random.Random, lie: Nameless, rows: list[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    return [_without_id(row) if _is_named(row, lie) or generator.random() < lie.share else row for row in rows]
+
+
+def _is_named(row: Mapping[str, object], lie: Nameless) -> bool:
+    return any(row.get(key) in lie.run_ids for key in IDS)
+
+
+def _without_id(row: Mapping[str, object]) -> Mapping[str, object]:
+    return {key: value for key, value in row.items() if key not in IDS}
+
+
+ROW_LIES: dict[type[Lie], Callable[..., list]] = {  # type: ignore[type-arg]  # rows are of the vendor's type
+    Drop: _dropped,
+    Duplicate: _doubled,
+    Shuffle: _shuffled,
+    Nameless: _unnamed,
+}

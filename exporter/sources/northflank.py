@@ -33,6 +33,7 @@ from exporter.sources.northflank_api import (
 )
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.turns import Tier, Turn, has_come, is_due, lateness, ordered, round_seconds, spacing, tier
+from exporter.sources.unreadable import awaited
 from exporter.sources.watched import MAX_PAGES, JobNote, JobRow, Listed, Page, Project, Told, Walk, Watched, note_key
 
 REACH = 365 * DAY
@@ -331,9 +332,12 @@ class NorthflankSource:
     def _walk(self, project: Project, job: Watched, view: View) -> Walk:
         now, baseline = view.now, view.baseline(project.name)
         floor = now - self._settings.lookback
+        deep = awaited(job.note.unreadable)
         if job.note.read is None:
             floor = max(floor, baseline - BASELINE_DEPTH)
-        return Walk(began=now, floor=floor, baseline=baseline)
+        elif deep:
+            floor = max(floor, job.note.read - self._settings.overlap)
+        return Walk(began=now, floor=floor, baseline=baseline, deep=deep)
 
     def _further(self, job: Watched, walk: Walk, view: View) -> bool:
         """Asks for one page; returns whether there is more to ask for."""
@@ -345,7 +349,7 @@ class NorthflankSource:
         body = self._get(RUNS, params, projectId=job.row.project, jobId=job.row.slug)
         page = parse_page(body, "runs")
         runs = [run for raw in page.rows if (run := to_run(raw, job.row.job_id, self._statuses)) is not None]
-        if page.rows and not runs:
+        if page.rows and not runs and not walk.pages:
             raise SchemaError("no row of the answer is a run")
         if not walk.pages:
             walk.first = blake2b(body, digest_size=16).digest()
@@ -359,8 +363,7 @@ class NorthflankSource:
             self._left.append(partial(self._ask_run, project, job, open_runs[run_id]))
         for run_id in walk.runs.keys() & job.elsewhere.keys():
             del job.elsewhere[run_id]
-        whole = walk.newest_first or walk.reached is None
-        note = msgspec.structs.replace(job.note, read=walk.began) if whole else job.note
+        note = job.note.after(walk)
         unchanged = walk.pages == 1 and walk.first == job.digest
         wanted = [] if unchanged else walk.runs.values()
         runs = [run for run in wanted if run.run_id in open_runs or self._new(run, job, view.now)]
@@ -370,9 +373,9 @@ class NorthflankSource:
             runs=runs,
             unchanged=len(walk.runs) - len(runs),
             invalid=walk.invalid,
-            through=self._through(project, view, job.row.slug, walk.began) if whole else None,
+            through=self._through(project, view, job.row.slug, note.read) if note.read == walk.began else None,
             unobserved=self._lost(job, walk),
-            truncated=0 if whole else 1,
+            truncated=0 if walk.whole else 1,
             notes={note_key(job.row.job_id): msgspec.json.encode(note).decode()},
             memory=Told(
                 project=project.name,

@@ -17,6 +17,9 @@ Shape = TypeVar("Shape")
 Scalar = str | int | float | None
 LONGEST_ID = 200
 """Characters; an id is stored, asked for in URLs and a label, and no vendor's is nearly as long."""
+MOST_PARTS = 1_000_000
+"""Commas in one body: the largest honest answers have a third of that. Each may part two rows, and a row takes 70 bytes
+even if it is a single digit: a body of the largest size allowed could otherwise fill two gigabytes."""
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 ESCAPES = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u])|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
@@ -36,8 +39,9 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
 
     Raises:
         SchemaError: It is JSON of another shape.
-        DecodeError: It is not JSON, nested too deeply, or not UTF-8.
+        DecodeError: It is not JSON, nested too deeply, not UTF-8, or of too many parts.
     """
+    refuse_crowds(body)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError:
@@ -50,6 +54,12 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
         raise SchemaError("the answer is not of the shape that was promised") from None
     except MALFORMED:
         raise DecodeError("the answer is not JSON") from None
+
+
+def refuse_crowds(body: bytes) -> None:
+    """Raises DecodeError for a body of so many parts that they would fill the memory."""
+    if len(body) > 2 * MOST_PARTS and body.count(b",") > MOST_PARTS:
+        raise DecodeError("the answer has too many parts")
 
 
 def mended(body: bytes) -> bytes:
@@ -71,6 +81,7 @@ def slices(body: bytes, size: int = SLICE) -> Iterator[bytes]:
 
 def decode_rows(body: bytes, envelopes: Sequence[str]) -> list[msgspec.Raw]:
     """The rows of a bare array, or of an object that holds one under one of these keys."""
+    refuse_crowds(body)
     with suppress(*MALFORMED):  # an object that holds the list, or what only looked like two rows that meet
         return list(chain.from_iterable(map(ROWS.decode, slices(body))))
     try:

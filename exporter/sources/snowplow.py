@@ -38,6 +38,7 @@ from exporter.sources.snowplow_api import (
     to_run,
 )
 from exporter.sources.source import Access, SourceType, StepLog, View
+from exporter.sources.unreadable import Waiting
 from exporter.sources.windows import Reach, halves, plan
 
 REACH = 7 * DAY
@@ -157,18 +158,23 @@ class SnowplowSource:
         self._last: RunList | None = None
         self._uncertain: set[Window] = set()
         self._asked: dict[str, int] = {}
+        self._waiting = Waiting()
 
     def readings(self, view: View) -> Iterator[Reading]:
         """The windows of this poll, oldest first, then the open runs that no window has shown."""
         sweep = self._settings.sweep.window if view.sweep_due and self._settings.sweep else None
         todo = plan(view.now, view.watermark(), self._reach, sweep=sweep)
         shown: list[RunList] = []
+        self._waiting.begin()
         for window, answered, truncated, uncertain in self._whole(todo.windows, view):
             shown.append(answered)
             lost = [uncertain] if uncertain else []
             if todo.unobserved and window.start <= todo.windows[0].start:
                 lost.append(todo.unobserved)
-            yield self._reading(answered, through=todo.proves(window), truncated=truncated, unobserved=lost)
+            self._waiting.note(window, answered.invalid)
+            through = self._waiting.through(todo.proves(window))
+            yield self._reading(answered, through=through, truncated=truncated, unobserved=lost)
+        self._waiting.end()
         yield from self._follow(view, shown)
 
     def _whole(self, windows: Sequence[Window], view: View) -> Iterator[tuple[Window, RunList, int, Window | None]]:

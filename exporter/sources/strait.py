@@ -53,6 +53,7 @@ from exporter.sources.strait_api import (
 )
 from exporter.sources.strait_dead import DeadLetters
 from exporter.sources.strait_pages import Lists
+from exporter.sources.unreadable import Waiting
 from exporter.sources.windows import Reach, plan
 
 REACH = 90 * DAY
@@ -155,6 +156,7 @@ class Part:
         self._known: dict[str, RunRow] = {}
         self._seen: set[str] = set()
         self._asked: dict[str, int] = {}
+        self._waiting = Waiting()
         self._dead = DeadLetters() if DEAD_LETTER in kind.statuses else None
 
     def readings(self, view: View) -> Iterator[Reading]:
@@ -210,20 +212,19 @@ class Part:
         watermark = view.watermark(self.kind.scope)
         sweep = self._settings.sweep.window if view.sweep_due and self._settings.sweep else None
         todo = plan(now, watermark, self._reach, sweep=sweep)
-        if watermark is None:
-            first = Window(now - FIRST_READING, now)
-            yield from self._window(first, view, newest=True, through=todo.through)
-            return
-        for window in todo.windows:
-            lost = [todo.unobserved] if todo.unobserved and window is todo.windows[0] else []
+        windows = [Window(now - FIRST_READING, now)] if watermark is None else todo.windows
+        self._waiting.begin()
+        for window in windows:
+            lost = [todo.unobserved] if todo.unobserved and window is windows[0] else []
             yield from self._window(
-                window, view, newest=window is todo.windows[-1], through=todo.proves(window), unobserved=lost
+                window, view, newest=window is windows[-1], through=todo.proves(window), unobserved=lost
             )
+        self._waiting.end()
 
     def _window(
         self, window: Window, view: View, *, newest: bool, through: float, unobserved: Sequence[Window] = ()
     ) -> Iterator[Reading]:
-        """The runs created in a window; all is read up to `through` with its last page."""
+        """The runs created in a window; all is read up to `through` with its last page, but for rows to wait for."""
         first = view.watermark(self.kind.scope) is None
         before = None if newest else _moment(window.end)
         pages = self._runs.pages(before=before, since=_moment(window.start))
@@ -231,7 +232,8 @@ class Part:
         for page in self._until_old(pages, view) if first else pages:
             yield from self._page(held, view)
             held = page
-        yield from self._page(held, view, through=through, unobserved=unobserved)
+            self._waiting.note(window, page.invalid)
+        yield from self._page(held, view, through=self._waiting.through(through), unobserved=unobserved)
 
     def _until_old(self, pages: Iterable[Page[RunRow]], view: View) -> Iterator[Page[RunRow]]:
         """Pages up to one on which all runs had ended before the first poll: what is deeper had, too."""

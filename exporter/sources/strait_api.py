@@ -169,12 +169,12 @@ def statuses(
     return {**table, **{word.casefold(): meaning for word, meaning in status_map.items()}}
 
 
-def parse_page(body: bytes, decoder: msgspec.json.Decoder[AnyRow], limit: int) -> Page[AnyRow]:
+def parse_page(body: bytes, decoder: msgspec.json.Decoder[AnyRow], limit: int, *, first: bool = True) -> Page[AnyRow]:
     """A page in either shape: a bare array, of which a full one may go on, or `{data, next_cursor, has_more}`.
 
     Raises:
         DecodeError: The body is not JSON.
-        SchemaError: It is no list, or none of its rows is what it should be.
+        SchemaError: It is no list, or none of its rows is what it should be although it is the list's first page.
     """
     answer = decode(body, LISTED)
     if isinstance(answer, list):
@@ -184,7 +184,7 @@ def parse_page(body: bytes, decoder: msgspec.json.Decoder[AnyRow], limit: int) -
         cursor = answer.next_cursor if isinstance(answer.next_cursor, str) else ""
         more = bool(cursor) if answer.has_more is None else answer.has_more is True
     rows = [row for raw in raws if (row := decoded(raw, decoder)) is not None]
-    if raws and not rows:
+    if raws and not rows and first:
         raise SchemaError("no row of the answer is what was promised")
     return Page(rows=rows, invalid=len(raws) - len(rows), cursor=cursor, more=more)
 

@@ -45,7 +45,7 @@ class Lists(Generic[RowKind]):
         shown: set[str] = set()
         cursor = cursor_at(before) if before is not None else ""
         while True:
-            page = self._page(cursor, status)
+            page = self._page(cursor, status, first=not shown)
             last = self._last(page)
             following = cursor_from(last) if last is not None else page.cursor
             crowd: Page[RowKind] = Page(rows=())
@@ -66,7 +66,7 @@ class Lists(Generic[RowKind]):
                 raise SchemaError(f"GET {self._endpoint}: there are more rows, but no way on to them")
             cursor = following
 
-    def _page(self, cursor: str, status: str) -> Page[RowKind]:
+    def _page(self, cursor: str, status: str, *, first: bool = False) -> Page[RowKind]:
         """One page; its size is halved for as long as the server finds it too large."""
         self._limit = min(MOST_ROWS, self._limit)
         while True:
@@ -80,7 +80,7 @@ class Lists(Generic[RowKind]):
                     raise
                 self._limit //= 2
                 continue
-            return parse_page(answer.body, self._decoder, self._limit)
+            return parse_page(answer.body, self._decoder, self._limit, first=first)
 
     def grow(self) -> None:
         """Larger pages may be tried again."""

@@ -7,6 +7,7 @@ import msgspec
 
 from exporter.model import Job, Run
 from exporter.sources.turns import Pulse, Schedule
+from exporter.sources.unreadable import awaited, counted
 
 MAX_PAGES = 100
 """Pages of one list that are asked for at the most."""
@@ -54,11 +55,19 @@ class JobNote(msgspec.Struct, frozen=True, array_like=True):
     """What the state keeps of a job: when its runs were last read whole, and what is known of its schedule since when.
 
     It is what tells a job's first reading from a later one, even after its runs have been forgotten here.
+    `unreadable`: in how many readings in a row there were rows that could not be read.
     """
 
     read: float | None = None
     schedule: Schedule = Schedule()
     detailed: float | None = None
+    unreadable: int = 0
+
+    def after(self, walk: "Walk") -> "JobNote":
+        """The note after a walk. One that met rows that may become right has not read the job whole."""
+        unreadable = counted(self.unreadable, walk.invalid)
+        read = walk.began if walk.whole and not awaited(unreadable) else self.read
+        return msgspec.structs.replace(self, read=read, unreadable=unreadable)
 
 
 class Walk(msgspec.Struct, kw_only=True):
@@ -68,6 +77,7 @@ class Walk(msgspec.Struct, kw_only=True):
         began: When the first page was asked for.
         floor: Runs that started before it are not looked for.
         baseline: A page of runs that all ended by then ends the walk.
+        deep: It goes on through known runs down to the floor.
         first: The first page, hashed: an equal one tells nothing new.
         reached: The earliest start seen, if the walk ended before the last page.
     """
@@ -75,6 +85,7 @@ class Walk(msgspec.Struct, kw_only=True):
     began: float
     floor: float
     baseline: float
+    deep: bool = False
     runs: dict[str, Run] = {}
     invalid: int = 0
     pages: int = 0
@@ -82,6 +93,11 @@ class Walk(msgspec.Struct, kw_only=True):
     first: bytes = b""
     newest_first: bool = True
     reached: float | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing that is to be known lies beyond it, once it has ended."""
+        return self.newest_first or self.reached is None
 
     def take(self, page: Page, runs: Sequence[Run], known: Callable[[Collection[str]], Collection[str]]) -> bool:
         """Adds a page; returns whether there is more to ask for."""
@@ -105,7 +121,7 @@ class Walk(msgspec.Struct, kw_only=True):
             return True
         if any(run.start is not None and run.start < self.floor for run in runs):
             return True
-        return bool(known([run.run_id for run in runs]))
+        return not self.deep and bool(known([run.run_id for run in runs]))
 
 
 class Watched(msgspec.Struct, kw_only=True):
@@ -140,7 +156,7 @@ class Watched(msgspec.Struct, kw_only=True):
     def pulse(self, now: float, *, is_open: bool) -> Pulse:
         """How urgent it is. One that was not read whole, or not by this process, may be more urgent than it looks."""
         return Pulse(
-            open=is_open or self.changed,
+            open=is_open or self.changed or awaited(self.note.unreadable),
             enabled=None if self.note.read is None else self.row.enabled,
             schedule=self.note.schedule,
             last_start=self.last_start if self.digest else now,

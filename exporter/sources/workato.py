@@ -41,6 +41,7 @@ from exporter.sources.workato_marks import (
     after,
     decode_marks,
     encode_marks,
+    is_deep,
     owed,
     to_be_read,
     unfinished,
@@ -361,7 +362,7 @@ class WorkatoSource:
         search.read_single(REACH)
         runs = search.runs()
         recent = search.ended_since(listed.asked - self._settings.settle)
-        found = Found(ended=len(search.found), recent=recent, gaps=gaps, beyond=search.beyond)
+        found = Found(ended=len(search.found), recent=recent, gaps=gaps, beyond=search.beyond, invalid=search.invalid)
         listed.marks[key], missed = after(recipe, mark, goal, found)
         watermark = view.watermark(scope)
         lost = watermark is not None and missed and watermark < goal.floor
@@ -380,7 +381,7 @@ class WorkatoSource:
     def _goal(self, view: View, scope: str, recipe: Recipe, mark: Mark | None) -> Goal:
         """What is to be found. A recipe that is new to a known scope has no jobs from before its watermark."""
         settings, watermark = self._settings, view.watermark(scope)
-        deep = mark is not None and mark.tries > 0
+        deep = is_deep(mark)
         floor = view.now - (FIRST_REACH if watermark is None else settings.lookback)
         if watermark is not None and (deep or mark is None):
             floor = max(floor, watermark - settings.overlap)

@@ -204,16 +204,17 @@ def _recipe(raw: msgspec.Raw) -> Recipe | None:
     )
 
 
-def parse_jobs(body: bytes) -> tuple[list[JobRow], int]:
+def parse_jobs(body: bytes, *, first: bool = True) -> tuple[list[JobRow], int]:
     """The jobs of a page, each once, in its order, and how many rows were none.
 
     Raises:
         DecodeError: The body is not JSON.
-        SchemaError: It is no list, or none of its rows is a job.
+        SchemaError: It is no list, or none of its rows is a job although it is the first page: what it shows is
+            something else. A later one may consist of the row with which the one before should have ended.
     """
     raws = decode_rows(body, ("items", "result", "data"))
     rows = [row for raw in raws if (row := _job(decoded(raw, LOOSE_JOB))) is not None]
-    if raws and not rows:
+    if raws and not rows and first:
         raise SchemaError("no row of the answer is a job")
     return list({row.job_id: row for row in rows}.values()), len(raws) - len(rows)
 

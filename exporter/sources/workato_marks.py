@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
+from exporter.sources.unreadable import awaited, counted
 from exporter.sources.workato_api import JobRow, Recipe
 
 MOST_TRIES = 3
@@ -21,6 +22,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
         ahead: How many were found lately that the counts did not yet tell of.
         tries: How often they were looked for in vain; a search that leaves gaps goes on with the next poll.
         gaps: Ids of jobs after which older pages are still to be read, newest first.
+        unreadable: In how many polls in a row there were rows that could not be read.
     """
 
     succeeded: int | None = None
@@ -30,6 +32,7 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     ahead: int = 0
     tries: int = 0
     gaps: tuple[str, ...] = ()
+    unreadable: int = 0
 
 
 MARKS: msgspec.json.Decoder[dict[str, Mark]] = msgspec.json.Decoder(dict[str, Mark])
@@ -80,7 +83,7 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
         owed: How many ended jobs there are to be found; None if that is not known.
         floor: What started before this instant is not read.
         baseline: For a recipe that is read for the first time, the instant up to which endings do not count.
-        deep: The search goes on through known jobs down to the floor, as the one before found too few.
+        deep: The search goes on through known jobs down to the floor, as the one before did not find all.
     """
 
     owed: int | None
@@ -134,12 +137,14 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
         recent: How many of all jobs shown ended so lately that the counts may not yet tell of them.
         gaps: Ids of jobs after which it has not read on.
         beyond: Whether it has read past the floor: what was not found is lost.
+        invalid: How many rows it could not read.
     """
 
     ended: int
     recent: int = 0
     gaps: tuple[str, ...] = ()
     beyond: bool = False
+    invalid: int = 0
 
 
 def after(recipe: Recipe, mark: Mark | None, goal: Goal, found: Found) -> tuple[Mark, bool]:
@@ -155,10 +160,16 @@ def after(recipe: Recipe, mark: Mark | None, goal: Goal, found: Found) -> tuple[
         ahead=found.recent if goal.owed is None else min(found.recent, max(0, found.ended - goal.owed)),
         tries=0 if missed else tries,
         gaps=found.gaps,
+        unreadable=counted(mark.unreadable if mark else 0, found.invalid),
     )
     return new, missed
 
 
 def unfinished(mark: Mark | None) -> bool:
-    """Whether jobs are still to be found or pages to be read."""
-    return mark is not None and (mark.owed > 0 or bool(mark.gaps))
+    """Whether jobs are still to be found, pages to be read, or rows to be read again."""
+    return mark is not None and (mark.owed > 0 or bool(mark.gaps) or awaited(mark.unreadable))
+
+
+def is_deep(mark: Mark | None) -> bool:
+    """Whether the next search shall go on through known jobs."""
+    return mark is not None and (mark.tries > 0 or awaited(mark.unreadable))

@@ -125,7 +125,7 @@ class Search:
         """Reads on from an offset until the goal is reached, "", or time is up: the offset to go on from then."""
         in_gap = bool(offset)
         while self._pages < MOST_PAGES and not (self._pages and self._view.out_of_time()):
-            page = self._ask(_after(offset))
+            page = self._ask(offset)
             ended = {row.job_id for row in page.rows if self._api.has_ended(row)}
             # Open jobs may be among those owed. Where something is known to be left to find they do not stand for it.
             hoped = 0 if goal.deep or in_gap else len(self.unresolved())
@@ -188,15 +188,15 @@ class Search:
             return row
         return self._api.one(self._job_id, row.job_id)[0]
 
-    def _ask(self, params: Mapping[str, str]) -> Page:
-        rows, invalid = parse_jobs(self._api.page(self._job_id, params))
+    def _ask(self, offset: str) -> Page:
+        rows, invalid = parse_jobs(self._api.page(self._job_id, _after(offset)), first=not offset)
         self._pages += 1
         self.invalid += invalid
         return self._take(rows)
 
     def _ask_open(self, offset: str) -> tuple[Page, int | None]:
         body = self._api.page(self._job_id, {"status": "pending", **_after(offset)})
-        rows, invalid = parse_jobs(body)
+        rows, invalid = parse_jobs(body, first=not offset)
         self.invalid += invalid
         return self._take(rows), parse_total(body)
 

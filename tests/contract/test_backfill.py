@@ -217,6 +217,33 @@ def test_no_sample_lies_in_the_scrapers_future_where_the_apis_clock_is_ahead(liv
     assert rises(text) == lived.truth(0.0, lived.born)
 
 
+@pytest.mark.able("steps")
+def test_how_many_steps_are_fetched_and_what_is_left_is_told_and_not_in_the_output(make, tmp_path):
+    bench = make(requests_per_minute=60, steps="all")
+    for number in range(100):
+        bench.world.run("job-0", start=NOW - 2 * HOUR + number * MINUTE, duration=30.0, steps=("load",))
+    bench.poll()
+    _, text, told = write(bench, tmp_path)
+    lines = [line for line in told if line.endswith(" left")]
+    assert len(lines) >= 3
+    steps = re.compile(r"one: steps of (\d+) of 100 runs \((\d+) %\), about (?:(\d)m)?(?:\d+s)? left")
+    numbers = [[int(number or 0) for number in steps.fullmatch(line).groups()] for line in lines]
+    assert numbers == sorted(numbers, key=lambda line: line[0])
+    for done, percent, minutes in numbers:
+        assert percent == done
+        assert abs((100 - done) / 30 - minutes) <= 2, "at half of 60 requests a minute"
+    assert told[-1] == "writing 100 endings of 1 jobs"
+    assert " left" not in text
+
+
+def test_runs_are_told_while_they_are_read(make, tmp_path):
+    bench = make(requests_per_minute=4)
+    bench.busy(HOUR)
+    bench.poll()
+    told = write(bench, tmp_path, until=NOW)[2]
+    assert any(re.fullmatch(r"one: \d+ runs read", line) for line in told)
+
+
 def test_half_of_the_budget_is_used(make, tmp_path):
     bench = make(requests_per_minute=8)
     bench.world.run("job-0", start=NOW - HOUR, duration=60.0)

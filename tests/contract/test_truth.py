@@ -10,6 +10,7 @@ from exporter.simulators.faults import (
     Html,
     Late,
     LostEnd,
+    Nameless,
     Redirect,
     Reset,
     Shuffle,
@@ -52,8 +53,8 @@ def test_a_run_that_was_open_at_the_baseline_is_counted_when_it_ends(bench):
     assert bench.counted() == {("prod", "open", "success"): 1}
 
 
-@pytest.mark.parametrize("lie", [Duplicate(), Shuffle(), Drop(share=0.4)])
-def test_duplicated_shuffled_and_dropped_rows_change_nothing_in_the_end(bench, lie):
+@pytest.mark.parametrize("lie", [Duplicate(), Shuffle(), Drop(share=0.4), Nameless(share=0.3)])
+def test_duplicated_shuffled_dropped_and_nameless_rows_change_nothing_in_the_end(bench, lie):
     bench.poll()
     bench.busy(HOUR)
     fields = {"share": lie.share} if hasattr(lie, "share") else {}
@@ -105,6 +106,20 @@ def test_downtime_within_reach_is_caught_up(bench):
     bench.settle(30)
     assert bench.counted() == bench.truth()
     assert bench.value(UNOBSERVED) == 0
+
+
+def test_rows_without_ids_in_the_first_poll_after_a_downtime_are_counted_when_they_have_some(bench):
+    bench.poll()
+    bench.busy(2 * DAY, every=2 * HOUR)
+    bench.run(10 * MINUTE)
+    bench.stop()
+    bench.clock.advance(2 * DAY)
+    bench.fault(Nameless, share=0.3)
+    bench.start()
+    bench.poll()
+    bench.simulator.faults.clear()
+    bench.settle(10)
+    assert bench.counted() == bench.truth()
 
 
 @pytest.mark.able("forgets")

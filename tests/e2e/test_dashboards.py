@@ -66,8 +66,11 @@ def quick_rules(folder: Path) -> Path:
 
 
 def answers(prometheus: Prometheus, expression: str) -> bool:
-    """Whether an expression gives anything, for some job."""
-    return any(prometheus.ask("query", query=filled(expression, **values)) for values in (EVERYTHING, *JOBS))
+    """Whether an expression gives anything, for some job; one of hours, for long ranges, is asked by the minute."""
+    long = {"long": "1"} if ":1h]" in expression else {}
+    pages = [{**values, **long} for values in (EVERYTHING, *JOBS)]
+    asked = expression.replace(":1h]", ":1m]")
+    return any(prometheus.ask("query", query=filled(asked, **values)) for values in pages)
 
 
 def test_every_expression_gives_data(prometheus: Prometheus) -> None:
@@ -84,9 +87,22 @@ def test_every_expression_gives_data(prometheus: Prometheus) -> None:
 def test_what_the_variables_offer_is_there(prometheus: Prometheus) -> None:
     for board in JSONS.values():
         for variable in board["templating"]["list"][1:]:
+            if variable["hide"]:
+                continue
             selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"]).groups()  # type: ignore[union-attr]  # it matches, or the test fails
             choices = (filled(selector, **values) for values in (EVERYTHING, *JOBS))
             assert any(prometheus.ask(f"label/{label}/values", **{"match[]": each}) for each in choices)
+
+
+def test_a_page_that_shows_more_than_two_days_is_a_long_one(prometheus: Prometheus) -> None:
+    (variable,) = [each for each in JSONS["jobrun-overview"]["templating"]["list"] if each["hide"]]
+    (query,) = re.fullmatch(r"query_result\((.+)\)", variable["definition"]).groups()  # type: ignore[union-attr]  # it matches, or the test fails
+    now = time.time()
+    for days, long in ((1, "0"), (2, "0"), (2.01, "1"), (7, "1")):
+        bounds = {"__from": str(int(1000 * (now - 86400 * days))), "__to": str(int(1000 * now))}
+        (found,) = prometheus.ask("query", query=filled(query, **bounds))
+        shown = f"{{}} {found['value'][1]} {1000 * found['value'][0]:.0f}"  # as Grafana writes a result
+        assert re.search(variable["regex"].strip("/"), shown)[1] == long  # type: ignore[index]  # it matches, or the test fails
 
 
 def test_exemplars_of_failures_and_durations_name_runs(prometheus: Prometheus) -> None:

@@ -30,12 +30,13 @@ RECORDED = {
         *(f"jobrun_run_duration_seconds:{quantile}_7d" for quantile in ("p50", "p95")),
     )
 }
+RECORDED["source_project_job_name_result:jobrun_runs:increase1h"] = JOB | {"result"}
 OF_PROMETHEUS = ("scrape_duration_seconds", "scrape_samples_scraped")
 OF_THE_PROCESS = ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds")
 INFERENCE = Inference({**series_labels(), **RECORDED, **dict.fromkeys((*OF_PROMETHEUS, *OF_THE_PROCESS), TARGET)})
 
 RISES = {"increase", "rate"}
-WINDOWS = {"$__rate_interval", "$__range", "$__interval", "1d"}
+WINDOWS = {"$__rate_interval", "$__range", "$__interval", "$__interval:1h", "1d"}
 ALL_PANELS = [pytest.param(panel, id=f"{uid}-{panel['title']}") for uid in JSONS for panel in panels(JSONS[uid])]
 ALL_EXPRESSIONS = [pytest.param(each, id=place) for place, each in expressions(JSONS)]
 
@@ -187,6 +188,25 @@ def test_windows_are_those_of_the_page_or_a_day(expression):
     assert set(re.findall(r"\[([^\]]+)\]", expression)) <= WINDOWS
 
 
+@pytest.mark.parametrize("long", [0, 1])
+def test_of_a_range_either_samples_or_recorded_hours_are_added_up_and_never_both(long):
+    (panel,) = [panel for panel in panels(JSONS["jobrun-overview"]) if panel["title"] == "Endings by result"]
+    samples, hours = (filled(target["expr"], long=str(long)) for target in panel["targets"])
+    assert "jobrun_runs_total" in samples
+    assert "increase1h" in hours
+    chosen = {
+        query: {str(result) for result in Result if lets_through(query, str(result))} for query in (samples, hours)
+    }
+    everything = {str(result) for result in Result}
+    assert chosen == {samples: set() if long else everything, hours: everything if long else set()}
+
+
+def lets_through(expression, result):
+    """Whether the matchers of an expression's selector allow this result."""
+    (operator, pattern) = re.search(r'result([=!]~)"([^"]+)"', expression).groups()
+    return bool(re.fullmatch(pattern, result)) == (operator == "=~")
+
+
 @each_panel
 def test_legends_and_columns_name_labels_that_are_there(panel):
     labels = [INFERENCE.labels(filled(target["expr"])) for target in panel["targets"]]
@@ -223,6 +243,25 @@ def test_a_word_has_the_same_colour_everywhere():
 def test_a_number_that_is_not_known_is_never_green(panel):
     if panel["type"] == "stat":
         assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["color"] in {QUIET, "text"}
+
+
+@each_panel
+def test_bars_of_several_queries_are_named_even_if_only_one_of_them_gives_anything(panel):
+    if panel["type"] == "bargauge" and len(panel["targets"]) > 1:
+        named = {
+            override["matcher"]["options"]: [each["value"] for each in override["properties"]]
+            for override in panel["fieldConfig"]["overrides"]
+            if override["matcher"]["id"] == "byFrameRefID"
+        }
+        assert named == {target["refId"]: [target["legendFormat"]] for target in panel["targets"]}
+
+
+@each_panel
+def test_bars_in_tables_are_measured_by_their_own_column(panel):
+    for override in panel["fieldConfig"]["overrides"]:
+        own = {each["id"]: each["value"] for each in override["properties"]}
+        if (own.get("custom.cellOptions") or {}).get("type") == "gauge":
+            assert "max" in own or own.get("fieldMinMax") is True
 
 
 def test_links_lead_to_dashboards_that_are_there_with_variables_that_they_have():

@@ -258,6 +258,20 @@ def test_the_run_filter_comes_from_the_address_and_goes_on_to_the_next_page(clie
     assert "./runs?source=snow&result=failure&after=2025-01-01T00%3A00" in page.links()
 
 
+@pytest.mark.parametrize("path", ["/", "/runs"])
+@pytest.mark.parametrize(("given", "asked"), [("", None), ('""', ""), ("prod", "prod")])
+def test_jobs_and_runs_of_projects_without_a_name_can_be_asked_for(client, told, path, given, asked):
+    told.listed_runs = tuple(run(f"run-{number}") for number in range(250))
+    told.listed_jobs = tuple(job(f"job-{number}") for number in range(250))
+    page = parsed(client.get(path, params={"project": given}))
+    assert [each for each in told.asked if hasattr(each, "project")][-1].project == asked
+    (field,) = [attributes for tag, attributes in page.elements if attributes.get("name") == "project"]
+    assert field["value"] == given
+    following = [link for link in page.links() if "cursor" in link or "page=2" in link]
+    assert len(following) == 1
+    assert httpx.URL(following[0]).params.get("project", "") == given
+
+
 def test_the_id_of_one_run_leads_to_the_run(client):
     response = client.get("/runs?run_id=run-8")
     assert (response.status_code, response.headers["location"]) == (302, "./runs/snow/run-8")

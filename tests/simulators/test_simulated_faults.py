@@ -14,6 +14,7 @@ from exporter.simulators.faults import (
     Huge,
     Late,
     LostEnd,
+    Nameless,
     Outage,
     Redirect,
     Reset,
@@ -263,6 +264,13 @@ def test_shuffled_rows_come_in_another_order(snowplow, simulator):
     simulator.faults.add(Shuffle())
     assert sorted(ids(snowplow.rows())) == sorted(right)
     assert ids(snowplow.rows()) != right
+
+
+def test_rows_can_lack_their_ids(snowplow, simulator, ten_runs):
+    simulator.faults.set([Nameless(run_ids=(ten_runs[3].run_id,))])
+    assert [row.get("runId") for row in snowplow.rows()].count(None) == 1
+    simulator.faults.set([Nameless(share=0.5)])
+    assert 0 < [row.get("runId") for row in snowplow.rows()].count(None) < 10
 
 
 @pytest.mark.usefixtures("ten_runs")

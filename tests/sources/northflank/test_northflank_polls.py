@@ -3,7 +3,7 @@ import json
 import pytest
 
 from exporter.model import Result
-from exporter.simulators.faults import Drop, Duplicate, Garbage, Shuffle, Status
+from exporter.simulators.faults import Drop, Duplicate, Garbage, Nameless, Shuffle, Status
 from exporter.simulators.northflank_rows import NorthflankShape
 from exporter.simulators.world import MARK, SimJob
 
@@ -230,15 +230,18 @@ def test_lies_in_the_rows_change_no_sum(exporter, simulator, world, lie):
     assert exporter.counted() == {("prod/a", SUCCESS): 40}
 
 
-def test_after_a_long_downtime_open_runs_are_asked_for_before_they_are_given_up(exporting, world, clock):
+def test_after_a_long_downtime_open_runs_are_asked_for_before_they_are_given_up(exporting, world, clock, asked):
     exporter = exporting(max_run_age="2d")
     world.run("a", start=NOW - HOUR, duration=3 * HOUR)
     exporter.poll()
-    ended_runs(world, "a", 150, until=NOW + DAY)
-    exporter.live(10 * MINUTE)
+    ended_runs(world, "a", 150, until=NOW + 20 * MINUTE, every=5.0)
+    exporter.live(25 * MINUTE)
+    assert len(exporter.open()) == 1
     clock.set(NOW + 3 * DAY)
     exporter.start()
+    asked()
     exporter.live(10 * MINUTE)
+    assert asked().count("run") == 1, "newer runs have taken its place on the page"
     assert exporter.counted() == {("prod/a", SUCCESS): 151}
 
 
@@ -304,6 +307,34 @@ def test_the_watermark_waits_for_an_open_run_that_no_page_shows_until_it_is_aske
     exporter.poll()
     assert exporter.counted() == {("prod/a", SUCCESS): 2}
     assert exporter.watermark() > NOW + 2 * MINUTE
+
+
+def test_a_run_whose_row_had_no_id_is_counted_although_newer_ones_took_its_place(exporter, world, simulator):
+    world.run("a", start=NOW - HOUR)
+    exporter.poll()
+    broken = world.run("a", start=NOW + 1, duration=10.0)
+    world.run("a", start=NOW + 2, duration=10.0)
+    simulator.faults.set([Nameless(endpoint="runs", run_ids=(broken.run_id,))])
+    exporter.live(5 * MINUTE)
+    assert exporter.counted() == {("prod/a", SUCCESS): 1}
+    simulator.faults.clear()
+    ended_runs(world, "a", 99, until=NOW + 5 * MINUTE, every=1.0)
+    exporter.start()
+    exporter.live(2 * MINUTE)
+    assert exporter.counted() == {("prod/a", SUCCESS): 101}
+
+
+def test_the_watermark_waits_for_a_row_without_an_id_for_three_readings_and_once(exporting, world, simulator):
+    exporter = exporting(poll_interval="10m")
+    world.run("a", start=NOW - HOUR)
+    exporter.live(10 * MINUTE)
+    broken = world.run("a", start=NOW + 11 * MINUTE, duration=10.0)
+    world.run("a", start=NOW + 12 * MINUTE, duration=10.0)
+    simulator.faults.set([Nameless(endpoint="runs", run_ids=(broken.run_id,))])
+    marks = []
+    exporter.live(80 * MINUTE, lambda: marks.append(exporter.watermark()))
+    assert max(marks[:4]) < NOW + 10 * MINUTE  # the first of these polls came before there was anything
+    assert NOW + 40 * MINUTE < marks[4] < marks[5] < marks[6]
 
 
 def test_after_a_restart_the_watermark_waits_until_every_job_was_read_again(exporter, world, clock):

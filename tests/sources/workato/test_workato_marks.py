@@ -42,7 +42,7 @@ GOAL = Goal(owed=2, floor=0.0)
 
 
 def test_marks_survive_the_state():
-    marks = {"1": MARK, "2": Mark(), "3": Mark(1, None, "y", 2, 3, 1, ("a", "b"))}
+    marks = {"1": MARK, "2": Mark(), "3": Mark(1, None, "y", 2, 3, 1, ("a", "b"), 2)}
     assert decode_marks(encode_marks(marks)) == marks
     assert decode_marks("") == decode_marks("{") == decode_marks('{"1": 5}') == {}
 
@@ -58,6 +58,8 @@ def test_marks_survive_the_state():
         (MARK, recipe(last_run="y"), True),
         (Mark(succeeded=5, failed=1, last_run="x", owed=1), recipe(), True),
         (Mark(succeeded=5, failed=1, last_run="x", gaps=("a",)), recipe(), True),
+        (Mark(succeeded=5, failed=1, last_run="x", unreadable=3), recipe(), True),
+        (Mark(succeeded=5, failed=1, last_run="x", unreadable=4), recipe(), False),
         (Mark(), recipe(None, None, ""), True),
     ],
 )

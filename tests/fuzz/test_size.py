@@ -1,0 +1,111 @@
+"""Answers that are too large: where they are cut off, and how much memory they take until then."""
+
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from exporter.client.budget import Budget
+from exporter.client.client import Client, NetworkSettings
+from exporter.errors import DecodeError
+from exporter.sources import northflank_api, snowplow_api, strait_api, workato_api
+from exporter.sources.payload import MOST_PARTS, decode_rows
+
+MEBI = 1024 * 1024
+LIMIT = NetworkSettings().body_limit
+
+
+class Gigabyte(httpx.SyncByteStream):
+    """A gigabyte of JSON in pieces of a mebibyte, each made when it is taken; `taken`: how many were."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b'["'
+        for _ in range(1024):
+            self.taken += 1
+            yield b"x" * MEBI
+        yield b'"]'
+
+
+class Squeezed(Gigabyte):
+    """The same, compressed to a thousandth."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        squeeze = zlib.compressobj(9, zlib.DEFLATED, 31)
+        for piece in super().__iter__():
+            yield squeeze.compress(piece)
+        yield squeeze.flush()
+
+
+class Bomb(httpx.SyncByteStream):
+    """The same, compressed, in one piece."""
+
+    taken = 1
+
+    def __iter__(self) -> Iterator[bytes]:
+        squeeze = zlib.compressobj(9, zlib.DEFLATED, 31)
+        yield b"".join(squeeze.compress(bytes(MEBI)) for _ in range(1024)) + squeeze.flush()
+
+
+def client(body, **headers):
+    """A client of an API that gives this body to whatever is asked."""
+    answer = httpx.MockTransport(lambda _: httpx.Response(200, headers=headers, stream=body))
+    budget = Budget(60.0, monotonic=lambda: 0.0, sleep=lambda _: None)
+    return Client("http://127.0.0.1", httpx.Auth(), budget, network=NetworkSettings(timeout=600.0), transport=answer)
+
+
+@pytest.fixture
+def peak():
+    """Tells how many bytes more than at the start were in use at the worst."""
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    yield lambda: tracemalloc.get_traced_memory()[1] - before
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "most"),
+    [
+        (Gigabyte(), {}, LIMIT),
+        (Squeezed(), {"Content-Encoding": "gzip"}, LIMIT),
+        (Bomb(), {"Content-Encoding": "gzip"}, 2 * LIMIT),  # the library joins what it has decompressed of one piece
+    ],
+    ids=["plain", "squeezed", "bomb"],
+)
+def test_a_gigabyte_is_cut_off_at_the_limit_and_takes_about_that_much_memory(body, headers, most, peak):
+    asked = client(body, **headers)
+    with pytest.raises(DecodeError, match="larger than"):
+        asked.get("/runs", endpoint="/runs")
+    assert peak() < most + 8 * MEBI
+    asked.close()
+    assert body.taken <= LIMIT / MEBI + 2 or isinstance(body, Squeezed)  # which is taken ahead while it is squeezed
+
+
+PARSERS = {
+    "snowplow": lambda body: snowplow_api.parse_rows(body, {}),
+    "snowplow steps": lambda body: snowplow_api.parse_steps(body, snowplow_api.STATUSES),
+    "workato": workato_api.parse_jobs,
+    "workato recipes": workato_api.parse_recipes,
+    "northflank": lambda body: northflank_api.parse_page(b'{"data":{"runs":' + body + b"}}", "runs"),
+    "strait": lambda body: strait_api.parse_page(body, strait_api.RUN_ROW, 100),
+}
+
+
+@pytest.mark.parametrize("row", [b"0", b"{}", b"[]", b'""'])
+@pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
+def test_an_answer_of_millions_of_tiny_rows_is_refused_before_it_fills_the_memory(parse, row, peak):
+    number = LIMIT // (len(row) + 1) - 1
+    body = b"[" + (row + b",") * number + row + b"]"
+    held = peak()
+    with pytest.raises(DecodeError, match="too many parts"):
+        parse(body)
+    assert peak() - held <= 2 * len(body)
+
+
+def test_as_many_rows_as_honest_answers_can_have_are_read():
+    body = b"[" + b"{}," * MOST_PARTS + b"{}]"
+    assert len(decode_rows(body, ())) == MOST_PARTS + 1
