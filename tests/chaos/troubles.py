@@ -41,6 +41,8 @@ class Ongoing(msgspec.Struct, kw_only=True):
     lies: bool = False
 
 
+OLDEST_COPY = 5 * DAY
+
 Struck = Ongoing | bool
 """What still goes on; or whether it struck at all, and is over."""
 
@@ -112,10 +114,11 @@ def long_outage(stage: Stage, dice: random.Random) -> Struck:
 
 
 def put_back(stage: Stage, dice: random.Random) -> Struck:
-    """The state becomes one of its older copies."""
-    if not stage.copies:
+    """The state becomes one of its older copies, whose open runs all APIs still have."""
+    copies = [copy for copy in stage.copies[-3:] if stage.clock() - copy[0] < OLDEST_COPY]
+    if not copies:
         return False
-    stage.put_back(*dice.choice(stage.copies[-3:]))
+    stage.put_back(*dice.choice(copies))
     return True
 
 
