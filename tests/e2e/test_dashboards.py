@@ -66,10 +66,10 @@ def quick_rules(folder: Path) -> Path:
 
 
 def answers(prometheus: Prometheus, expression: str) -> bool:
-    """Whether an expression gives anything, for some job; one of hours, for long ranges, is asked by the minute."""
+    """Whether an expression gives anything, for some job; one of hours, for long ranges, is asked by the second."""
     long = {"long": "1"} if ":1h]" in expression else {}
     pages = [{**values, **long} for values in (EVERYTHING, *JOBS)]
-    asked = expression.replace(":1h]", ":1m]")
+    asked = expression.replace(":1h]", ":1s]")
     return any(prometheus.ask("query", query=filled(asked, **values)) for values in pages)
 
 
