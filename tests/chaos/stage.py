@@ -90,6 +90,7 @@ class Stage:
         frail: At what the next process dies, if it is not to live long.
         next: When each source is polled next.
         disturbed: When something was last wrong with each source; `lied`: when its API last told lies.
+        well: When a poll of each source last went well.
         outages: When there was no exporter for longer than it can catch up.
         unread: When no poll of a source went well for half as long as that, or its state was lost.
         tally: How often each trouble struck.
@@ -137,7 +138,7 @@ class Stage:
         self.lied = dict.fromkeys(self.words, NOW)
         self.outages: list[tuple[float, float]] = []
         self.unread: dict[str, list[tuple[float, float]]] = {word: [] for word in self.words}
-        self._well = dict.fromkeys(self.words, NOW)
+        self.well = dict.fromkeys(self.words, NOW)
         self.polls_begun: dict[str, list[float]] = {word: [] for word in self.words}
         self._around = Around(
             clock=self.local, monotonic=self.clock, sleep=self._sleep, transport=self.network, ledger=ledger
@@ -277,7 +278,7 @@ class Stage:
         self.guarded(lambda: self.watch.take(self.life.scrape()))
         for word in self.words:
             if self.watch.value("jobrun_source_up", source=word) == 1:
-                since, self._well[word] = self._well[word], self.clock()
+                since, self.well[word] = self.well[word], self.clock()
                 if self.clock() - since > self.plan.lookback / 2:
                     self.unread[word].append((since, self.clock()))
 

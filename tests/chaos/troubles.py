@@ -41,6 +41,8 @@ class Ongoing(msgspec.Struct, kw_only=True):
     lies: bool = False
 
 
+OLDEST_COPY = 5 * DAY
+
 Struck = Ongoing | bool
 """What still goes on; or whether it struck at all, and is over."""
 
@@ -112,10 +114,11 @@ def long_outage(stage: Stage, dice: random.Random) -> Struck:
 
 
 def put_back(stage: Stage, dice: random.Random) -> Struck:
-    """The state becomes one of its older copies."""
-    if not stage.copies:
+    """The state becomes one of its older copies, whose open runs all APIs still have."""
+    copies = [copy for copy in stage.copies[-3:] if stage.clock() - copy[0] < OLDEST_COPY]
+    if not copies:
         return False
-    stage.put_back(*dice.choice(stage.copies[-3:]))
+    stage.put_back(*dice.choice(copies))
     return True
 
 
@@ -202,13 +205,22 @@ def token_expiry(stage: Stage, dice: random.Random) -> Struck:  # noqa: ARG001  
     return True
 
 
+def may_lie(stage: Stage, word: str) -> bool:
+    """Whether what an API would tell wrongly now is promised to heal.
+
+    Not so one lie right after the other, nor lies of what is caught up after hours in which nobody read.
+    """
+    now, plan = stage.clock(), stage.plan
+    return now - stage.lied[word] >= plan.overlap and now - stage.well[word] <= 2 * plan.poll_interval
+
+
 def faulty(name: str, *faults: Fault, most: int = 4, lies: bool = False, after: float = 0.0) -> Trouble:
     """Faults at the APIs, at all requests or at a part of them. `after`: seconds for which they have an effect."""
 
     def strike(stage: Stage, dice: random.Random) -> Struck:
         words = some(stage, dice)
-        if lies and any(stage.clock() - stage.lied[word] < stage.plan.overlap for word in words):
-            return False  # one lie after the other would last longer than is promised to heal
+        if lies and not all(may_lie(stage, word) for word in words):
+            return False
         fault = dice.choice(faults)
         share = dice.choice((1.0, 1.0, 0.5, 0.2))
         lasts = polls_of(stage, dice, most)
