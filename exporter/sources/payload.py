@@ -6,7 +6,6 @@ Nothing here raises anything but `DecodeError` and `SchemaError`.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import TypeVar
 
 import msgspec
@@ -20,6 +19,7 @@ LONGEST_ID = 200
 MOST_PARTS = 1_000_000
 """Commas in one body: the largest honest answers have a third of that. Each may part two rows, and a row takes 70 bytes
 even if it is a single digit: a body of the largest size allowed could otherwise fill two gigabytes."""
+CROWDED = "the answer has too many parts"
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 ESCAPES = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u])|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
@@ -59,7 +59,7 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
 def refuse_crowds(body: bytes) -> None:
     """Raises DecodeError for a body of so many parts that they would fill the memory."""
     if len(body) > 2 * MOST_PARTS and body.count(b",") > MOST_PARTS:
-        raise DecodeError("the answer has too many parts")
+        raise DecodeError(CROWDED)
 
 
 def mended(body: bytes) -> bytes:
@@ -81,9 +81,8 @@ def slices(body: bytes, size: int = SLICE) -> Iterator[bytes]:
 
 def decode_rows(body: bytes, envelopes: Sequence[str]) -> list[msgspec.Raw]:
     """The rows of a bare array, or of an object that holds one under one of these keys."""
-    refuse_crowds(body)
     with suppress(*MALFORMED):  # an object that holds the list, or what only looked like two rows that meet
-        return list(chain.from_iterable(map(ROWS.decode, slices(body))))
+        return _sliced_rows(body)
     try:
         return decode(body, ROWS)
     except SchemaError:
@@ -95,6 +94,16 @@ def decode_rows(body: bytes, envelopes: Sequence[str]) -> list[msgspec.Raw]:
             except SchemaError:
                 continue
     raise SchemaError("the answer is an object without the list that was promised")
+
+
+def _sliced_rows(body: bytes) -> list[msgspec.Raw]:
+    rows = list[msgspec.Raw]()
+    for piece in slices(body):
+        refuse_crowds(piece)  # only rows that are no objects are not cut apart, so this rarely counts anything
+        rows += ROWS.decode(piece)
+        if len(rows) > MOST_PARTS + 1:
+            raise DecodeError(CROWDED)
+    return rows
 
 
 def scalar(*values: msgspec.Raw) -> Scalar:
