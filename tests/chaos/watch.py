@@ -75,15 +75,11 @@ class Watch:
         self._highest[series] = value
 
     def forget(self) -> None:
-        """An older copy of the state has been put back: what was seen before is no measure any more."""
-        self._highest.clear()
-        self._zero_first_again()
+        """An older copy of the state has been put back: what was seen before is no measure any more.
 
-    def _zero_first_again(self) -> None:
-        """Series that the copy holds as released begin with their value, rightly."""
-        for series in self.values:
-            if series.startswith(KEPT):
-                self._highest[series] = 0.0
+        Series that it holds as released begin with their value, rightly, also those of a source that is removed now.
+        """
+        self._highest = dict.fromkeys(self._highest, 0.0)
 
     def value(self, family: str, **labels: str) -> float | None:
         """A sample of the latest page."""
