@@ -9,7 +9,7 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 from exporter import assets
-from exporter.reports.records import UnknownError
+from exporter.reports.errors import UnknownError
 
 NO_SLUG = re.compile(r"[^\w\- ]")
 

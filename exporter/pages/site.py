@@ -15,7 +15,8 @@ from exporter.pages.links import Links
 from exporter.pages.rendering import Renderer, etag
 from exporter.pages.runbooks import document
 from exporter.pages.static import Assets
-from exporter.reports.records import ReportError, Reports, UnknownError
+from exporter.reports.errors import ReportError, UnknownError
+from exporter.reports.records import Reports
 from exporter.web.application import HTML_HEADERS
 from exporter.web.handling import Handling
 from exporter.web.negotiation import wants_gzip

@@ -11,17 +11,8 @@ from exporter.pages.graph import graph
 from exporter.pages.sparkline import Sparkline, sparkline
 from exporter.pages.timeline import timeline
 from exporter.pages.words import many
-from exporter.reports.records import (
-    JobFilter,
-    JobOrder,
-    Problem,
-    Reports,
-    RunFilter,
-    RunPage,
-    RunReport,
-    SourceReport,
-    StepReport,
-)
+from exporter.reports.filters import JobFilter, JobOrder, RunFilter
+from exporter.reports.records import Problem, Reports, RunPage, RunReport, SourceReport, StepReport
 from exporter.web.questions import given
 
 STATUSES = ("failing", "overdue", "stale", "slow", "ok", "idle", "disabled")

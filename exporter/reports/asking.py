@@ -13,7 +13,7 @@ from typing import TypeVar
 from exporter.client.budget import Stopped
 from exporter.errors import NotFoundError, RateLimitedError, SourceError
 from exporter.model import Run, Step
-from exporter.reports.records import BusyError, UnknownError, UpstreamError
+from exporter.reports.errors import BusyError, UnknownError, UpstreamError
 from exporter.sources.source import Source, StepLog
 
 PATIENCE = 3.0

@@ -12,7 +12,8 @@ import msgspec
 from exporter.counting.records import LastRun
 from exporter.metrics.jobview import JobView
 from exporter.model import State
-from exporter.reports.records import Ending, JobFilter, JobOrder, JobReport
+from exporter.reports.filters import JobFilter, JobOrder
+from exporter.reports.records import Ending, JobReport
 
 GRACE = 600.0
 """Seconds that a run may come later than expected."""

@@ -12,7 +12,8 @@ from exporter.counting.counting import Mark, root_failure
 from exporter.counting.records import JobState
 from exporter.links import absolute, run_path, vendor_url
 from exporter.model import Result, Step
-from exporter.reports.records import BadQuestionError, RunReport, StepReport, Usual
+from exporter.reports.errors import BadQuestionError
+from exporter.reports.records import RunReport, StepReport, Usual
 from exporter.reports.runlist import Place
 from exporter.state.schema import StoredRun
 

@@ -1,23 +1,18 @@
-"""What pages and JSON show: frozen records, and the questions to which they are the answers.
+"""What pages and JSON show: frozen records, the answers to the questions of `exporter.reports.filters`.
 
 All instants are Unix seconds (UTC), all lengths seconds. None is what is not known, or not there; "" likewise for
 texts. Names, ids, words and URLs come from vendors and are hostile: escape them wherever they are shown.
 """
 
-import enum
-from typing import Annotated, Literal, Protocol
+from typing import Protocol
 
 import msgspec
 
 from exporter.model import Result, State
+from exporter.reports.filters import JobFilter, RunFilter
 
 RECENT = 20
 """Ended runs a job that come along for a sparkline."""
-
-MOST = 500
-"""The largest `limit` of a list."""
-
-Limit = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -193,55 +188,6 @@ class JobList(msgspec.Struct, frozen=True, kw_only=True):
     statuses: dict[str, int] = {}
 
 
-class JobOrder(enum.StrEnum):
-    """Orders of a list of jobs; jobs that are equal in it come by name, and those of which it is not known last."""
-
-    URGENCY = "urgency"
-    """By `status`, the most urgent first."""
-    NAME = "name"
-    LAST_RUN = "last_run"
-    """The latest end first."""
-    LAST_SUCCESS = "last_success"
-    """The oldest first."""
-    STREAK = "streak"
-    """The longest first."""
-    DURATION = "duration"
-    """Of the last run, the longest first."""
-    NEXT_EXPECTED = "next_expected"
-    """The earliest first."""
-
-
-Status = Literal["", "failing", "overdue", "stale", "slow", "disabled", "ok", "idle"]
-
-
-class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs, "" or None for any.
-
-    Attributes:
-        source: The source's name.
-        project: The label.
-        job_name: The label.
-        team: Who looks after it.
-        status: A word of `JobReport.status`, "" for any.
-        search: Part of a job's name, id or project, letter case aside.
-        order: In which order.
-        limit: Jobs on a page, at most MOST.
-        page: Which page, from 1.
-        recent: Whether each job's latest ended runs come along.
-    """
-
-    source: str = ""
-    project: str | None = None
-    job_name: str = ""
-    team: str = ""
-    status: Status = ""
-    search: str = ""
-    order: JobOrder = JobOrder.URGENCY
-    limit: Limit = 100
-    page: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
-    recent: bool = True
-
-
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """One run.
 
@@ -345,34 +291,6 @@ class RunPage(msgspec.Struct, frozen=True, kw_only=True):
     logs: bool = False
 
 
-class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs, "" or None for any; `source`, `project` and `job_name` are labels.
-
-    Attributes:
-        source: The source's name.
-        project: The label.
-        job_name: The label.
-        result: Ended runs with this result only.
-        state: Open runs in this state only.
-        run_id: The run with exactly this id, of each source.
-        after: Ended (or, open, begun) at this instant or later.
-        before: Ended (or, open, begun) before this instant.
-        limit: Runs on a page, at most MOST.
-        cursor: Where the page begins: `RunList.cursor` of the page before, "" for the first.
-    """
-
-    source: str = ""
-    project: str | None = None
-    job_name: str = ""
-    result: Result | None = None
-    state: State | None = None
-    run_id: str = ""
-    after: float | None = None
-    before: float | None = None
-    limit: Limit = 100
-    cursor: str = ""
-
-
 class RunList(msgspec.Struct, frozen=True, kw_only=True):
     """A page of runs: open ones first, then the ended by end, newest first.
 
@@ -418,58 +336,6 @@ class LogReport(msgspec.Struct, frozen=True, kw_only=True):
     step: str
     stdout: str = ""
     stderr: str = ""
-
-
-class ReportError(Exception):
-    """A question cannot be answered; the message is a sentence for the person who asked.
-
-    `status` is the HTTP status that fits, `retry_after` the seconds after which another try may do better.
-    """
-
-    status = 500
-    retry_after: float | None = None
-
-
-class BadQuestionError(ReportError):
-    """The question itself is wrong. `parameter`: the part that is."""
-
-    status = 400
-
-    def __init__(self, parameter: str, message: str) -> None:
-        super().__init__(f"{parameter}: {message}")
-        self.parameter = parameter
-
-
-class UnknownError(ReportError):
-    """There is no such source, run or log."""
-
-    status = 404
-
-
-class LogsOffError(ReportError):
-    """Output is shown only with `web.logs: true`."""
-
-    status = 403
-
-
-class UpstreamError(ReportError):
-    """The vendor's API could not be asked, or gave no usable answer."""
-
-    status = 502
-
-
-class BusyError(ReportError):
-    """Too much is asked at once, or the state cannot be read now."""
-
-    status = 503
-    retry_after = 5.0
-
-
-class TooManyError(ReportError):
-    """Questions come too fast."""
-
-    status = 429
-    retry_after = 1.0
 
 
 class Reports(Protocol):

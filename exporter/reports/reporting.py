@@ -19,28 +19,22 @@ from exporter.ledger.ledger import Ledger
 from exporter.model import Step
 from exporter.reports import of_jobs, of_runs
 from exporter.reports.asking import Asking
+from exporter.reports.errors import BadQuestionError, BusyError, LogsOffError, ReportError, UnknownError
+from exporter.reports.filters import MOST, JobFilter, RunFilter
 from exporter.reports.of_jobs import Judged
 from exporter.reports.of_sources import report as source_report
 from exporter.reports.problems import Standing, problems
 from exporter.reports.reader import Reader
 from exporter.reports.records import (
-    MOST,
     RECENT,
-    BadQuestionError,
-    BusyError,
-    JobFilter,
     JobList,
     JobReport,
     LogReport,
-    LogsOffError,
     Problem,
-    ReportError,
-    RunFilter,
     RunList,
     RunPage,
     RunReport,
     SourceReport,
-    UnknownError,
 )
 from exporter.reports.runlist import Wanted
 from exporter.sources import SOURCES

@@ -7,20 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exporter.reports.records import (
-    BadQuestionError,
-    JobFilter,
-    JobList,
-    LogReport,
-    Problem,
-    ReportError,
-    Reports,
-    RunFilter,
-    RunList,
-    RunPage,
-    SourceReport,
-    UnknownError,
-)
+from exporter.reports.errors import BadQuestionError, ReportError, UnknownError
+from exporter.reports.filters import JobFilter, RunFilter
+from exporter.reports.records import JobList, LogReport, Problem, Reports, RunList, RunPage, SourceReport
 from exporter.web.handling import Handling, segments
 from exporter.web.questions import parse
 

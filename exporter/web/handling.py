@@ -22,7 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exporter.reports.records import BusyError, ReportError, TooManyError
+from exporter.reports.errors import BusyError, ReportError, TooManyError
 
 Handler = Callable[[Request], Response]
 Endpoint = Callable[[Request], Awaitable[Response]]

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from exporter.reports.records import BadQuestionError
+from exporter.reports.errors import BadQuestionError
 
 LONGEST = 8192
 """Characters of a query."""

@@ -11,7 +11,8 @@ import pytest
 
 from exporter.model import Result, State
 from exporter.pages.words import visible
-from exporter.reports.records import BusyError, JobOrder, UpstreamError
+from exporter.reports.errors import BusyError, UpstreamError
+from exporter.reports.filters import JobOrder
 from tests.pages.told import ALL_BROKEN, NOW, failing, job, problem, run, run_page, source, step
 
 PAGES = ("/", "/runs", "/runs/snow/run-8", "/runs/snow/run-8/log?step=load", "/runbooks", "/runs/snow/unknown")

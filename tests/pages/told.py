@@ -3,23 +3,21 @@
 import msgspec
 
 from exporter.model import Result, State
+from exporter.reports.errors import LogsOffError, UnknownError
+from exporter.reports.filters import JobFilter, RunFilter
 from exporter.reports.records import (
     BudgetReport,
     Ending,
-    JobFilter,
     JobList,
     JobReport,
     LogReport,
-    LogsOffError,
     Problem,
     Range,
-    RunFilter,
     RunList,
     RunPage,
     RunReport,
     SourceReport,
     StepReport,
-    UnknownError,
     Usual,
 )
 

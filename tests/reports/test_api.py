@@ -9,8 +9,8 @@ import jsonschema
 import pytest
 
 from exporter.model import Job, Result, Step
+from exporter.reports.filters import JobFilter
 from exporter.reports.of_jobs import STATUSES
-from exporter.reports.records import JobFilter
 from exporter.web.api import ENDPOINTS, ROOT
 from exporter.web.handling import Bounds
 from exporter.web.openapi import document

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from exporter.errors import StateError
 from exporter.model import Job, Result, State
+from exporter.reports.errors import BadQuestionError, BusyError
+from exporter.reports.filters import RunFilter
 from exporter.reports.reader import Reader
-from exporter.reports.records import BadQuestionError, BusyError, RunFilter
 from exporter.reports.runlist import FEW_JOBS, Wanted
 from tests.contract.harness import NOW
 from tests.core.book import BASELINE, Book

@@ -7,7 +7,8 @@ import pytest
 from exporter.errors import AuthError, RateLimitedError, TimedOutError
 from exporter.model import Result, State, Step
 from exporter.reports.asking import Asking
-from exporter.reports.records import BusyError, LogsOffError, RunFilter, UnknownError, UpstreamError
+from exporter.reports.errors import BusyError, LogsOffError, UnknownError, UpstreamError
+from exporter.reports.filters import RunFilter
 from exporter.simulators.world import MARK
 from exporter.sources.source import StepLog
 from tests.contract.harness import NOW

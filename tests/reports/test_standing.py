@@ -4,9 +4,10 @@ import pytest
 
 from exporter.config.config import Objective
 from exporter.model import Job, Window
+from exporter.reports.errors import BadQuestionError
+from exporter.reports.filters import JobFilter, JobOrder
 from exporter.reports.of_jobs import STATUSES
 from exporter.reports.problems import KINDS
-from exporter.reports.records import BadQuestionError, JobFilter, JobOrder
 from exporter.simulators.faults import Status
 from tests.contract.harness import HOUR, MINUTE, NOW
 from tests.reports.desk import ended, running

@@ -6,7 +6,7 @@ import threading
 import pytest
 from starlette.responses import Response
 
-from exporter.reports.records import ReportError
+from exporter.reports.errors import ReportError
 from exporter.web.handling import Handling
 
 
