@@ -9,19 +9,21 @@
     ├── ClientStatusError   http_4xx     (status: the code; NotFoundError: 404, ForbiddenError: 403)
     ├── ServerStatusError   http_5xx
     ├── DecodeError         decode       (not JSON, not whole, too large)
-    └── SchemaError         schema       (JSON, but not of the shape that was promised)
+    ├── SchemaError         schema       (JSON, but not of the shape that was promised)
+    └── PartialError        that of its first part
     StateError              state        (our own disk, not the API)
+    any other exception     internal     (a bug of ours)
 
 No message holds a secret, a header, a query or a body: they are logged and shown.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
 
 
 class JobrunError(Exception):
     """Base of all errors that have a reason."""
 
-    reason: ClassVar[str]
+    reason: str
 
 
 class SourceError(JobrunError):
@@ -96,6 +98,21 @@ class SchemaError(SourceError):
     reason = "schema"
 
 
+class PartialError(SourceError):
+    """Some parts of a source (a run, a job, a customer) could not be read; everything else was.
+
+    Raised by `Source.readings` after its last reading. `parts` maps the name of each part, such as "recipe 12", to
+    its error; there is at least one.
+    """
+
+    def __init__(self, parts: Mapping[str, SourceError]) -> None:
+        self.parts = dict(parts)
+        part, error = next(iter(self.parts.items()))
+        others = len(self.parts) - 1
+        super().__init__(f"{part}: {error}" + (f" (and {others} more of its parts)" if others else ""))
+        self.reason = error.reason
+
+
 class StateError(JobrunError):
     """The state could not be written or read."""
 
@@ -113,5 +130,6 @@ REASONS = (
     "decode",
     "schema",
     "state",
+    "internal",
 )
 """All values of the label `reason`."""

@@ -5,7 +5,7 @@ can hold no circle. All instants are Unix seconds (UTC), all durations seconds.
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -102,6 +102,26 @@ class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     retries: int = 0
     recovered: bool = False
     error_type: str = ""
+
+
+def one_row_per_run(runs: Iterable[Run]) -> list[Run]:
+    """Return one row for each run ID: the ended row if there is one, of several the one with the latest end.
+
+    The order of `runs` does not matter. An API may show a run twice in one poll, and one of the rows may be stale.
+    """
+    rows: dict[str, Run] = {}
+    for run in runs:
+        known = rows.get(run.run_id)
+        if known is None or _trust(run) > _trust(known):
+            rows[run.run_id] = run
+    return list(rows.values())
+
+
+def _trust(run: Run) -> tuple[bool, float, bool, float, str]:
+    """Return what rows of one run are ordered by; the row itself comes last, so that no two different ones tie."""
+    end = float("-inf") if run.end is None else run.end
+    start = float("-inf") if run.start is None else run.start
+    return run.result is not None, end, run.state is State.EXECUTING, start, repr(run)
 
 
 class PastRun(msgspec.Struct, frozen=True):

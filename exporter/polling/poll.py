@@ -131,7 +131,7 @@ class Poller:
             told.outcome, told.reason, told.fault = "error", error.reason, str(error)
         except Exception as error:  # noqa: BLE001  # the last resort, as follows
             # A fault of ours in one source must not end the daemon, nor pass for an empty answer.
-            told.outcome, told.reason, told.fault = "error", "schema", type(error).__name__
+            told.outcome, told.reason, told.fault = "error", "internal", type(error).__name__
             self._log.exception("poll.fault")
         with contextlib.suppress(StateError):
             self._heed_clock(told)

@@ -147,8 +147,8 @@ def test_a_fault_of_ours_is_told_by_its_kind_alone_where_people_look():
     with capture_logs() as lines:
         stage = Stage()
         assert stage.poll(ValueError("a customer's data")) == "error"
-    assert (stage.poller.last_reason, stage.poller.last_fault) == ("schema", "ValueError")
-    assert stage.told("meter.poll_error") == [("meter.poll_error", "schema")]
+    assert (stage.poller.last_reason, stage.poller.last_fault) == ("internal", "ValueError")
+    assert stage.told("meter.poll_error") == [("meter.poll_error", "internal")]
     assert [(line["event"], line["log_level"]) for line in lines] == [("poll.fault", "error"), ("poll", "warning")]
     assert lines[0]["exc_info"]
 
