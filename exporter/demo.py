@@ -21,31 +21,41 @@ metrics:
   step_buckets: [0.5, 1, 2, 5, 10, 20, 30, 60]
 web: {logs: true}  # the output is made up
 objectives:
-  - match: {job_name: "daily-.*"}
-    every: 6m
+  - match: {source: snowplow, job_name: "attribution"}
+    every: 4m
     freshness: 15m
     duration_budget: 70s
-    team: data-platform
-  - match: {job_name: ".*model"}
-    every: 2m
+    team: marketing
+  - match: {source: snowplow, job_name: "marketing-costs"}
+    every: 1m
     freshness: 6m
+    duration_budget: 20s
+    team: marketing
+  - match: {source: snowplow}
+    every: 2m
+    freshness: 8m
     duration_budget: 40s
     team: analytics
-  - match: {job_name: "attribution|fraud-scores|customer-360"}
-    every: 4m
-    freshness: 12m
-    duration_budget: 45s
-    team: marketing
-  - match: {job_name: "warehouse-.*"}
-    every: 2m
-    freshness: 6m
-    duration_budget: 30s
-    team: data-platform
-  - match: {job_name: ".*"}
+  - match: {source: workato}
     every: 1m
-    freshness: 4m
+    freshness: 6m
     duration_budget: 20s
     team: operations
+  - match: {source: northflank, job_name: "daily-.*"}
+    every: 6m
+    freshness: 20m
+    duration_budget: 100s
+    team: shop
+  - match: {source: northflank}
+    every: 1m
+    freshness: 6m
+    duration_budget: 40s
+    team: shop
+  - match: {source: strait}
+    every: 2m
+    freshness: 10m
+    duration_budget: 30s
+    team: risk
 """
 
 

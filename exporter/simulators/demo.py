@@ -1,6 +1,6 @@
-"""The world of the demo: a dozen jobs with human names, most of them well, each trouble once."""
+"""The worlds of the demo: each vendor has jobs and a trouble of its own, and one vendor is healthy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from exporter.simulators.generated import GeneratedWorld, JobPlan, StepPlan
 
@@ -27,25 +27,48 @@ FAN = (
 )
 WIDE = _line("extract", "clean", "deduplicate", "enrich", "model", "test", "publish", "notify")
 
-PROD, STAGING = "com.acme-prod1", "com.acme-qa1"
+PROD, QA = "com.acme-prod1", "com.acme-qa1"
+SHOP, RISK = "acme-shop", "acme-risk"
+ACME, GLOBEX = "acme", "globex"
+QUIET_SINCE = HISTORY - 36 * HOUR
+SWITCHED_OFF = HISTORY + 40 * MINUTE
+"""At speed 60 this is 40 seconds after the demo starts, so that somebody can watch it happen."""
 
-PLANS = (
-    JobPlan(name="webmodel", project=PROD, interval=HOUR, duration=18 * MINUTE, steps=PLAYBOOK),
-    JobPlan(name="daily-orders", project=PROD, interval=6 * HOUR, duration=50 * MINUTE, steps=FAN),
-    JobPlan(name="mobile-model", project=PROD, interval=2 * HOUR, duration=25 * MINUTE, steps=WIDE),
-    JobPlan(name="sessions-incremental", project=PROD, interval=15 * MINUTE, duration=3 * MINUTE, steps=DBT),
-    JobPlan(name="attribution", project=PROD, interval=4 * HOUR, duration=40 * MINUTE, steps=FAN, failing=0.3),
-    JobPlan(name="marketing-costs", project=PROD, interval=30 * MINUTE, duration=6 * MINUTE, steps=DBT, failing=1.0),
-    JobPlan(name="customer-360", project=PROD, interval=HOUR, duration=9 * MINUTE, steps=WIDE, slow_every=48),
-    JobPlan(name="warehouse-cleanup", project=PROD, interval=2 * HOUR, duration=8 * MINUTE, steps=DBT, stuck_every=30),
-    JobPlan(name="weekly-digest", project=PROD, interval=HOUR, duration=2 * MINUTE, steps=DBT, skipping=0.7),
-    JobPlan(name="fraud-scores", project=PROD, interval=2 * HOUR, duration=10 * MINUTE, steps=DBT, queue=25 * MINUTE),
-    JobPlan(name="webmodel", project=STAGING, interval=2 * HOUR, duration=6 * MINUTE, steps=PLAYBOOK, failing=0.1),
-    JobPlan(name="new-data-check", project=STAGING, interval=30 * MINUTE, duration=MINUTE, steps=PLAYBOOK, no_op=0.6),
-)  # fmt: skip
+PLANS: Mapping[str, tuple[JobPlan, ...]] = {
+    "snowplow": (  # one job that always fails, one that fails now and then, one that is slow every other day
+        JobPlan(name="webmodel", project=PROD, interval=HOUR, duration=18 * MINUTE, steps=PLAYBOOK),
+        JobPlan(name="marketing-costs", project=PROD, interval=HOUR, duration=6 * MINUTE, steps=DBT, failing=1.0),
+        JobPlan(name="attribution", project=PROD, interval=4 * HOUR, duration=40 * MINUTE, steps=FAN, failing=0.3),
+        JobPlan(name="customer-360", project=PROD, interval=HOUR, duration=9 * MINUTE, steps=WIDE, slow_every=48),
+        JobPlan(name="webmodel", project=QA, interval=2 * HOUR, duration=6 * MINUTE, steps=PLAYBOOK, no_op=0.6),
+    ),
+    "workato": (  # the vendor switches one recipe off, because its trigger failed too often
+        JobPlan(name="orders-to-erp", project=ACME, interval=30 * MINUTE, duration=3 * MINUTE, steps=DBT),
+        JobPlan(name="leads-import", project=ACME, interval=HOUR, duration=2 * MINUTE, steps=DBT, skipping=0.2),
+        JobPlan(name="invoice-sync", project=GLOBEX, interval=30 * MINUTE, duration=4 * MINUTE, steps=DBT, failing=0.8,
+                until=SWITCHED_OFF, switched_off=True),
+    ),
+    "northflank": (  # nothing is wrong here
+        JobPlan(name="sessions-incremental", project=SHOP, interval=15 * MINUTE, duration=3 * MINUTE, failing=0.0),
+        JobPlan(name="search-index", project=SHOP, interval=HOUR, duration=12 * MINUTE, failing=0.0),
+        JobPlan(name="daily-backup", project=SHOP, interval=6 * HOUR, duration=50 * MINUTE, failing=0.0),
+    ),
+    "strait": (  # one run never ends, one job waits long before it starts, one has stopped running, nobody knows why
+        JobPlan(name="warehouse-cleanup", project=RISK, interval=2 * HOUR, duration=8 * MINUTE, steps=DBT,
+                stuck_every=30),
+        JobPlan(name="fraud-scores", project=RISK, interval=2 * HOUR, duration=10 * MINUTE, steps=DBT,
+                queue=25 * MINUTE),
+        JobPlan(name="chargebacks", project=RISK, interval=HOUR, duration=5 * MINUTE, steps=WIDE, failing=0.0),
+        JobPlan(name="partner-feed", project=RISK, interval=2 * HOUR, duration=5 * MINUTE, steps=DBT, failing=0.0,
+                until=QUIET_SINCE),
+    ),
+}  # fmt: skip
+"""The jobs of each vendor."""
 
 
-def demo_world(clock: Callable[[], float], speed: float = 1.0, seed: int = 0, id_digits: int = 64) -> GeneratedWorld:
-    """The demo's world, with a past of a week at speed 1 and shorter at others."""
+def demo_world(
+    vendor: str, clock: Callable[[], float], speed: float = 1.0, seed: int = 0, id_digits: int = 64
+) -> GeneratedWorld:
+    """Return a vendor's world, with a past of a week at speed 1 and shorter at others."""
     birth = clock() - HISTORY / speed
-    return GeneratedWorld(PLANS, seed=seed, speed=speed, birth=birth, id_digits=id_digits)
+    return GeneratedWorld(PLANS[vendor], seed=seed, speed=speed, birth=birth, id_digits=id_digits, clock=clock)

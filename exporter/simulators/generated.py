@@ -1,8 +1,10 @@
 """A world that needs no storage: every run is a function of a seed, its job and its number."""
 
 import hashlib
+import math
 import random
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -35,6 +37,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
         stuck_every: One in so many runs never ends; 0: none.
         queue: How long runs wait before they start.
         edit_every: After so many runs the job's definition is edited.
+        until: No run begins later than so many seconds after the birth of the world.
+        switched_off: Whether the vendor shows the job as disabled from then on.
     """
 
     name: str
@@ -50,6 +54,8 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     stuck_every: int = 0
     queue: float = 2.0
     edit_every: int = 200
+    until: float = math.inf
+    switched_off: bool = False
     error_type: str = "dbt_error"
 
     @property
@@ -67,10 +73,11 @@ class GeneratedWorld:
     """Runs without beginning or end: the k-th run of a job is created at k intervals plus a jitter.
 
     `speed` N makes runs happen N times as often and N times as short. `birth`: nothing is created before it.
-    `id_digits` is the length of the hexadecimal run ids, from which a run can be made again.
+    `id_digits` is the length of the hexadecimal run ids, from which a run can be made again. `clock` decides which jobs
+    are switched off by now.
     """
 
-    def __init__(  # the parameters of a world; all but one have a default
+    def __init__(  # noqa: PLR0913  # the parameters of a world; all but one have a default
         self,
         plans: Sequence[JobPlan],
         *,
@@ -78,20 +85,35 @@ class GeneratedWorld:
         speed: float = 1.0,
         birth: float = 0.0,
         id_digits: int = 64,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._plans = tuple(plans)
         self._seed = seed
         self._speed = speed
         self._birth = birth
         self._id_digits = id_digits
+        self._clock = clock
         self._made: dict[tuple[int, int], SimRun] = {}
 
     def jobs(self) -> Sequence[SimJob]:
         """The jobs of the plans."""
         return [
-            SimJob(job_id=plan.job_id, name=plan.name, project=plan.project, interval=plan.interval / self._speed)
+            SimJob(
+                job_id=plan.job_id,
+                name=plan.name,
+                project=plan.project,
+                interval=plan.interval / self._speed,
+                enabled=not plan.switched_off or self._clock() < self._last(plan),
+            )
             for plan in self._plans
         ]
+
+    def _last(self, plan: JobPlan) -> float:
+        """Return the time after which no run of a job begins."""
+        return self._birth + plan.until / self._speed
+
+    def _existed(self, plan: JobPlan, run: SimRun) -> bool:
+        return self._birth <= run.created <= self._last(plan)
 
     def runs(self, since: float, until: float, job_id: str | None = None) -> Sequence[SimRun]:
         """Runs whose life touches [since, until), oldest creation first."""
@@ -101,7 +123,7 @@ class GeneratedWorld:
                 for index, plan in enumerate(self._plans)
                 if job_id in (None, plan.job_id)
                 for number in self._numbers(plan, since, until)
-                if overlaps(run := self._run(index, number), since, until) and run.created >= self._birth
+                if overlaps(run := self._run(index, number), since, until) and self._existed(plan, run)
             ),
             key=lambda run: run.created,
         )
@@ -112,7 +134,7 @@ class GeneratedWorld:
         if place is None or place[0] >= len(self._plans) or self._id(*place) != run_id:
             return None
         run = self._run(*place)
-        return run if self._birth <= run.created <= now else None
+        return run if self._existed(self._plans[place[0]], run) and run.created <= now else None
 
     def _numbers(self, plan: JobPlan, since: float, until: float) -> Iterator[int]:
         """Numbers of the runs that may touch [since, until): the stuck ones from long ago, then all."""

@@ -56,8 +56,8 @@ class Simulator:
         host: str = "127.0.0.1",
         port: int = 0,
     ) -> Self:
-        """A simulator of the demo's world, not yet started."""
-        world = demo_world(clock, speed, seed, cls.demo_id_digits)
+        """Return a simulator of the demo's world of this vendor, not yet started."""
+        world = demo_world(cls.vendor, clock, speed, seed, cls.demo_id_digits)
         return cls(world, clock, host=host, port=port, seed=seed)
 
     def truth(self, since: float | None = None, until: float = math.inf) -> Truth:

@@ -327,7 +327,7 @@ def test_logs_hold_neither_secrets_nor_customers_data(
 # --- the demo ---
 
 
-def test_the_demo_shows_runs_that_start_end_fail_and_are_stuck_within_a_minute(start: Start) -> None:
+def test_the_demo_shows_each_trouble_within_a_minute_or_so(start: Start) -> None:
     def total(name: str, **labels: str) -> float:
         return sum(
             number
@@ -335,19 +335,27 @@ def test_the_demo_shows_runs_that_start_end_fail_and_are_stuck_within_a_minute(s
             if series.startswith(name + "{") and all(f'{label}="{word}"' in series for label, word in labels.items())
         )
 
-    def stuck() -> float | None:
-        starts = [
-            number
-            for series, number in values(page(port)).items()
-            if series.startswith("jobrun_oldest_active_run_start") and "warehouse-cleanup" in series
-        ]
-        return min(starts, default=None)
+    def lowest(name: str, job: str) -> float | None:
+        found = (
+            number for series, number in values(page(port)).items() if series.startswith(name + "{") and job in series
+        )
+        return min(found, default=None)
+
+    def stuck() -> bool:
+        return lowest("jobrun_oldest_active_run_start_timestamp_seconds", "warehouse-cleanup") is not None
+
+    def overdue() -> bool:
+        expected = lowest("jobrun_job_next_run_expected_timestamp_seconds", "partner-feed")
+        return expected is not None and expected < time.time() - 600
+
+    def switched_off() -> bool:
+        return lowest("jobrun_job_enabled", "invoice-sync") == 0
 
     command = start("demo", "--web.listen-address=127.0.0.1:0")
     found = eventually(lambda: re.search(r"^metrics: http://127\.0\.0\.1:(\d+)/metrics$", command.output, re.MULTILINE))
     assert found, command.output
     port = int(found[1])
-    until = time.monotonic() + 60
+    until = time.monotonic() + 80
 
     def in_time(look: Callable[[], object]) -> object:
         return eventually(look, seconds=until - time.monotonic())
@@ -357,5 +365,7 @@ def test_the_demo_shows_runs_that_start_end_fail_and_are_stuck_within_a_minute(s
     assert in_time(lambda: total("jobrun_runs_total", result="failure"))
     assert in_time(lambda: total("jobrun_last_run_status", status="failure"))
     assert in_time(stuck)
+    assert in_time(overdue)
+    assert in_time(switched_off)
     command.signal(signal.SIGTERM)
     assert command.wait() == 0

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from dashboards.overview import NEARLY
+from exporter.simulators.demo import PLANS
 from tests.e2e.processes import Command, eventually
 from tests.e2e.servers import Prometheus
 from tests.monitoring.dashboards import JSONS, expressions, filled, panels
@@ -25,9 +26,9 @@ NEVER = {"jobrun-exporter-Endpoints in this time-B": "no request is refused"}
 """Expressions that give nothing while all is well, and why."""
 
 JOBS = [
-    {"source": source, "project": "com.acme-prod1", "job_name": name}
-    for source in ("strait", "workato", "snowplow")
-    for name in ("attribution", "sessions-incremental", "marketing-costs", "mobile-model")
+    {"source": vendor, "project": plan.project, "job_name": plan.name}
+    for vendor, plans in PLANS.items()
+    for plan in plans
 ]
 """What the variables of a page about one job stand for; no job of the demo has everything."""
 USUAL = 'source_project_job_name:jobrun_run_duration_seconds:p95_7d{job_name="sessions-incremental"}'

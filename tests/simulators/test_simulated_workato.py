@@ -204,8 +204,8 @@ def test_the_demo_has_customers_with_recipes_and_jobs(clock, tls):
         with httpx.Client(base_url=simulator.url, headers=headers, timeout=5, verify=tls) as client:
             users = client.get("/api/managed_users").json()["result"]
             assert [user["active_recipe_count"] for user in sorted(users, key=lambda user: user["external_id"])] == [
-                10,
                 2,
+                1,
             ]
             recipes = client.get(f"/api/managed_users/{users[0]['id']}/recipes?exclude_code=true").json()["items"]
             jobs = client.get(f"/api/managed_users/{users[0]['id']}/recipes/{recipes[0]['id']}/jobs").json()["items"]

@@ -1,8 +1,11 @@
+import math
 import random
 
+import msgspec
 import pytest
 
 from exporter.model import Result, State
+from exporter.simulators import SIMULATORS
 from exporter.simulators.demo import PLANS, demo_world
 from exporter.simulators.generated import GeneratedWorld, JobPlan, StepPlan
 from exporter.simulators.rate import FixedWindow
@@ -10,6 +13,7 @@ from exporter.simulators.world import overlaps
 
 DAY = 86400.0
 NOW = 1_700_000_000.0
+EVERY_PLAN = tuple(plan for plans in PLANS.values() for plan in plans)
 
 
 # --- scripted
@@ -82,12 +86,12 @@ def lives(world, since=NOW - DAY, until=NOW):
 
 
 def test_the_same_seed_makes_the_same_world():
-    assert lives(GeneratedWorld(PLANS, seed=1)) == lives(GeneratedWorld(PLANS, seed=1))
-    assert lives(GeneratedWorld(PLANS, seed=1)) != lives(GeneratedWorld(PLANS, seed=2))
+    assert lives(GeneratedWorld(EVERY_PLAN, seed=1)) == lives(GeneratedWorld(EVERY_PLAN, seed=1))
+    assert lives(GeneratedWorld(EVERY_PLAN, seed=1)) != lives(GeneratedWorld(EVERY_PLAN, seed=2))
 
 
 def test_adjoining_stretches_hold_every_run_of_the_whole():
-    world = GeneratedWorld(PLANS)
+    world = GeneratedWorld(EVERY_PLAN)
     whole = {run.run_id for run in lives(world)}
     parts = [
         run.run_id for hour in range(24) for run in world.runs(NOW - DAY + hour * 3600, NOW - DAY + (hour + 1) * 3600)
@@ -96,7 +100,7 @@ def test_adjoining_stretches_hold_every_run_of_the_whole():
 
 
 def test_a_stretch_holds_the_runs_that_began_long_before_it():
-    world = GeneratedWorld(PLANS)
+    world = GeneratedWorld(EVERY_PLAN)
     remembered = [run for run in lives(world) if run.created > NOW - 7 * DAY]
     expected = {run.run_id for run in remembered if overlaps(run, NOW - 60, NOW)}
     assert expected <= {run.run_id for run in world.runs(NOW - 60, NOW)}
@@ -116,19 +120,19 @@ def test_speed_makes_runs_more_frequent_and_shorter():
 
 
 def test_a_run_can_be_made_again_from_its_id():
-    world = GeneratedWorld(PLANS, seed=3)
+    world = GeneratedWorld(EVERY_PLAN, seed=3)
     for run in lives(world):
         assert len(run.run_id) == 64
-        assert GeneratedWorld(PLANS, seed=3).find(run.run_id, NOW) == run
+        assert GeneratedWorld(EVERY_PLAN, seed=3).find(run.run_id, NOW) == run
 
 
 @pytest.mark.parametrize("run_id", ["", "x", "0" * 64, "f" * 64, "not-hexadecimal-at-all"])
 def test_an_id_of_no_run_finds_none(run_id):
-    assert GeneratedWorld(PLANS).find(run_id, NOW) is None
+    assert GeneratedWorld(EVERY_PLAN).find(run_id, NOW) is None
 
 
 def test_shorter_ids_work_as_well():
-    world = GeneratedWorld(PLANS, id_digits=32)
+    world = GeneratedWorld(EVERY_PLAN, id_digits=32)
     run = lives(world)[0]
     assert len(run.run_id) == 32
     assert world.find(run.run_id, NOW) == run
@@ -147,32 +151,61 @@ def test_nothing_happened_before_the_birth_of_a_world():
     assert min(run.created for run in runs) >= NOW - 3600
 
 
-def test_the_demo_has_each_trouble(clock):
-    world = demo_world(clock)
-    runs = lives(world, NOW - 7 * DAY)
-    by_job = {}
-    for run in runs:
-        by_job.setdefault(run.job_name, []).append(run)
-    assert len(world.jobs()) == 12
-    assert len({job.project for job in world.jobs()}) == 2
-    assert {run.result for run in by_job["marketing-costs"]} == {Result.FAILURE}
-    assert {run.result for run in by_job["attribution"]} == {Result.FAILURE, Result.SUCCESS}
-    assert None in {run.result for run in by_job["warehouse-cleanup"]}
-    assert Result.SKIP in {run.result for run in by_job["weekly-digest"]}
-    assert min(run.start - run.created for run in by_job["fraud-scores"]) > 600
-    lengths = [run.end - run.start for run in by_job["customer-360"] if run.result is Result.SUCCESS]
+def by_job(vendor, clock):
+    found = {}
+    for run in lives(demo_world(vendor, clock), NOW - 7 * DAY):
+        found.setdefault(run.job_name, []).append(run)
+    return found
+
+
+def test_no_two_vendors_of_the_demo_have_a_job_in_common():
+    names = [name for plans in PLANS.values() for name in {plan.name for plan in plans}]
+    assert len(names) == len(set(names))
+    assert all(3 <= len(plans) <= 5 for plans in PLANS.values())
+    assert set(PLANS) == set(SIMULATORS)
+
+
+def test_each_vendor_of_the_demo_has_a_trouble_of_its_own(clock):
+    snowplow, strait, workato = (by_job(vendor, clock) for vendor in ("snowplow", "strait", "workato"))
+    assert {run.result for run in snowplow["marketing-costs"]} == {Result.FAILURE}
+    assert {run.result for run in snowplow["attribution"]} == {Result.FAILURE, Result.SUCCESS}
+    lengths = [run.end - run.start for run in snowplow["customer-360"] if run.result is Result.SUCCESS]
     assert max(lengths) > 4 * min(lengths)
-    assert all(2 <= len(run.steps) <= 8 for run in runs)
-    assert any(step.no_op for run in by_job["new-data-check"] for step in run.steps)
+    assert any(step.no_op for run in snowplow["webmodel"] for step in run.steps)
+    assert None in {run.result for run in strait["warehouse-cleanup"]}
+    assert min(run.start - run.created for run in strait["fraud-scores"]) > 600
+    assert max(run.created for run in strait["partner-feed"]) < NOW - DAY
+    assert Result.SKIP in {run.result for run in workato["leads-import"]}
+
+
+def test_one_vendor_of_the_demo_is_healthy(clock):
+    assert {run.result for runs in by_job("northflank", clock).values() for run in runs} == {Result.SUCCESS}
+
+
+def test_a_recipe_of_the_demo_is_switched_off_while_somebody_watches(clock):
+    world = demo_world("workato", clock, speed=60)
+    assert all(job.enabled for job in world.jobs())
+    clock.advance(60)
+    assert [job.name for job in world.jobs() if not job.enabled] == ["invoice-sync"]
+    assert world.runs(NOW + 50, NOW + 3600, "globex/invoice-sync") == []
+
+
+def test_a_run_that_never_began_cannot_be_found_by_its_id():
+    plan = JobPlan(name="a", project="prod", interval=60.0, duration=10.0, until=3600.0)
+    endless = GeneratedWorld([msgspec.structs.replace(plan, until=math.inf)], birth=NOW - DAY)
+    ids = {run.run_id for run in lives(endless, NOW - DAY)}
+    world = GeneratedWorld([plan], birth=NOW - DAY)
+    assert {run_id for run_id in ids if world.find(run_id, NOW)} == {run.run_id for run in lives(world, NOW - DAY)}
 
 
 def test_most_of_the_demo_is_well(clock):
-    runs = lives(demo_world(clock), NOW - 7 * DAY)
+    runs = [run for vendor in PLANS for run in lives(demo_world(vendor, clock), NOW - 7 * DAY)]
     assert sum(run.result is Result.SUCCESS for run in runs) > 0.75 * len(runs)
 
 
 def test_no_life_of_the_demo_ends_before_it_begins(clock):
-    for run in lives(demo_world(clock, speed=600), NOW - 7 * DAY):
+    runs = [run for vendor in PLANS for run in lives(demo_world(vendor, clock, speed=600), NOW - 7 * DAY)]
+    for run in runs:
         assert run.created <= run.start
         assert run.end is None or run.start <= run.end
         assert (run.end is None) == (run.result is None)
