@@ -2,7 +2,8 @@
 
     replaces the answer   status html redirect garbage huge
     harms its delivery    hang slow half reset outage
-    lies in its rows      stale late lost_end drop duplicate shuffle nameless     (see exporter.simulators.sight)
+    lies in its rows      stale late lost_end shorter drop duplicate shuffle nameless   (see exporter.simulators.sight)
+    contradicts itself    contradict                                      (see exporter.simulators.contradiction)
 
 As JSON each is an object with its word as `kind`: `{"kind": "status", "code": 503, "endpoint": "runs", "count": 2}`.
 """
@@ -223,6 +224,14 @@ class LostEnd(Lie, frozen=True, kw_only=True, tag="lost_end"):
     share: float = 0.0
 
 
+class Shorter(Lie, frozen=True, kw_only=True, tag="shorter"):
+    """Chosen runs that have ended show an end that is this much earlier, but not before their start."""
+
+    seconds: float = 10.0
+    run_ids: tuple[str, ...] = ()
+    share: float = 0.0
+
+
 class Drop(Lie, frozen=True, kw_only=True, tag="drop"):
     """Leaves out a random share of the rows."""
 
@@ -246,9 +255,30 @@ class Nameless(Lie, frozen=True, kw_only=True, tag="nameless"):
     share: float = 0.0
 
 
+class Contradict(Fault, frozen=True, kw_only=True, tag="contradict"):
+    """Lists show chosen runs a second time, in another state.
+
+    Attributes:
+        run_ids: Runs of which every list shows a copy.
+        share: The random share of all rows that are copied besides.
+        copy: How the copy looks: never ended; ended earlier; or the whole answer as it was `seconds` ago.
+        seconds: See `copy`.
+        copy_first: Whether the copy comes right before its row or right after it; None: by chance.
+        on: Where the copy is: in the same answer as its row; or, for the runs named, on the first page or on every
+            later page, if that does not hold the row.
+    """
+
+    run_ids: tuple[str, ...] = ()
+    share: float = 0.0
+    copy: Literal["open", "shorter", "stale"] = "open"
+    seconds: float = 300.0
+    copy_first: bool | None = None
+    on: Literal["same", "first", "later"] = "same"
+
+
 AnyFault = (
     Status | Html | Redirect | Garbage | Huge | Hang | Slow | Half | Reset | Outage
-    | Stale | Late | LostEnd | Drop | Duplicate | Shuffle | Nameless
+    | Stale | Late | LostEnd | Shorter | Drop | Duplicate | Shuffle | Nameless | Contradict
 )  # fmt: skip
 
 ERROR_PAGE = b"<!DOCTYPE html><html><body><h1>Please sign in</h1></body></html>"

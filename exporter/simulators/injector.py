@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from exporter.simulators.faults import AnswerFault, AnyFault, DeliveryFault, Fault, Lie
+from exporter.simulators.faults import AnswerFault, AnyFault, Contradict, DeliveryFault, Fault, Lie
 from exporter.simulators.message import Request
 
 Kind = TypeVar("Kind", bound=Fault)
@@ -52,6 +52,10 @@ class Injector:
     def lies(self, request: Request) -> list[Lie]:
         """All lies for this answer, in the order in which they were set."""
         return self._struck(request, Lie)
+
+    def contradictions(self, request: Request) -> list[Contradict]:
+        """All contradictions for this answer."""
+        return self._struck(request, Contradict)
 
     def random(self) -> random.Random:
         """A generator for one answer, seeded by this one."""

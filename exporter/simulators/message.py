@@ -10,6 +10,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request. Header names are lower case; `parameters` are the decoded `{...}` parts of the template.
 
     `endpoint` and `template` are those of the route, "" where no route fits; `received` is an instant.
+    `lies`: with these, instead of those in force, the simulator asks itself for copies of rows.
     """
 
     method: str
@@ -21,6 +22,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     template: str = ""
     parameters: Mapping[str, str] = {}
     received: float = 0.0
+    lies: tuple[object, ...] | None = None
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):

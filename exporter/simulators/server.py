@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Self
 
+from exporter.simulators.contradiction import contradicted
 from exporter.simulators.control import TRUTH_REACH, Truth, control_routes, truth
 from exporter.simulators.demo import demo_world
+from exporter.simulators.faults import Lie
 from exporter.simulators.injector import Injector
 from exporter.simulators.listener import Listener
 from exporter.simulators.message import Refused, Request, Response, Route, json_response
@@ -87,7 +89,10 @@ class Simulator:
 
     def sight(self, request: Request) -> Sight:
         """What this answer shows of the world, lies included. To be called once for an answer."""
-        lies = self.faults.lies(request)
+        if request.lies is None:
+            lies = self.faults.lies(request)
+        else:
+            lies = [lie for lie in request.lies if isinstance(lie, Lie)]
         return Sight(request.received, lies, self.faults.random() if lies else None)
 
     @property
@@ -122,6 +127,13 @@ class Simulator:
         try:
             if not route.template.startswith("/-/"):
                 headers = self.admit(request)
-            return route.handler(request).with_headers(headers)
+            return self._contradicted(request, route).with_headers(headers)
         except Refused as refusal:
             return self.error(refusal.status, refusal.message).with_headers({**headers, **refusal.headers})
+
+    def _contradicted(self, request: Request, route: Route) -> Response:
+        """The handler's answer, with the contradictions in force."""
+        response = route.handler(request)
+        for fault in self.faults.contradictions(request):
+            response = contradicted(request, response, fault, route.handler, self.faults.random())
+        return response

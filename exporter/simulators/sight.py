@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from exporter.simulators.faults import Drop, Duplicate, Late, Lie, LostEnd, Nameless, Shuffle, Stale
+from exporter.simulators.faults import Drop, Duplicate, Late, Lie, LostEnd, Nameless, Shorter, Shuffle, Stale
 from exporter.simulators.world import SimRun
 
 Row = TypeVar("Row")
@@ -30,7 +30,7 @@ class Sight:
         self._lies = lies
         self._random = generator or random.Random(0)
         self.now = now - sum(lie.seconds for lie in lies if isinstance(lie, Stale))
-        self._bending = [lie for lie in lies if isinstance(lie, Late | LostEnd)]
+        self._bending = [lie for lie in lies if isinstance(lie, Late | LostEnd | Shorter)]
 
     @property
     def even(self) -> bool:
@@ -62,11 +62,14 @@ def chosen(run_id: str, share: float) -> bool:
     return int.from_bytes(digest, "big") < share * 2**32
 
 
-def _bent(seen: Seen, lies: Sequence[Late | LostEnd]) -> Seen:
+def _bent(seen: Seen, lies: Sequence[Late | LostEnd | Shorter]) -> Seen:
     run, now = seen
     for lie in lies:
         if isinstance(lie, Late):
             now -= lie.seconds if chosen(run.run_id, lie.share) else 0.0
+        elif isinstance(lie, Shorter):
+            if run.end is not None and (run.run_id in lie.run_ids or chosen(run.run_id, lie.share)):
+                run = msgspec.structs.replace(run, end=max(run.start, run.end - lie.seconds))
         elif run.run_id in lie.run_ids or run.job_id in lie.job_ids or chosen(run.run_id, lie.share):
             run = msgspec.structs.replace(run, end=None, result=None)
     return Seen(run, now)

@@ -227,15 +227,15 @@ class SnowplowSource:
         answer = self._client.get(path(RUNS, org=self._settings.organization_id), endpoint=RUNS, params=bounds)
         if self._last is not None and answer.body == self._last.body:
             return self._last
-        return parse_rows(answer.body, self._last.texts if self._last else {})
+        return parse_rows(answer.body, self._last.texts if self._last else {}, self._statuses)
 
     def _reading(self, answered: RunList, *, through: float, truncated: int, unobserved: Sequence[Window]) -> Reading:
         """What an answer brought beside the one committed before: most of its rows are usually the same."""
-        changed = () if self._last is answered else {row.run_id: row for row in answered.fresh}.values()
+        changed = () if self._last is answered else answered.fresh
         return Reading(
             jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
             runs=[to_run(row, self._statuses) for row in changed],
-            unchanged=len(answered.texts) - len(changed),
+            unchanged=len(answered.texts) - len(changed) + answered.repeated,
             invalid=answered.invalid,
             through=through,
             truncated=truncated,

@@ -11,7 +11,7 @@ import msgspec
 
 from exporter.client.signin import TokenAuth, secret_bytes, secret_text
 from exporter.errors import SchemaError
-from exporter.model import Job, Result, Run, State, Step
+from exporter.model import Job, Result, Run, State, Step, one_row_per_run
 from exporter.sources.payload import (
     ABSENT,
     LONGEST_ID,
@@ -203,47 +203,65 @@ def statuses(status_map: Mapping[str, Result | State]) -> Mapping[str, Result | 
 
 
 class RunList(msgspec.Struct, frozen=True, dict=True):
-    """The runs of a list.
+    """The runs of a list, each once: of several rows of a run the one to believe (`exporter.model.one_row_per_run`).
 
     Attributes:
         body: The list itself.
-        texts: Its runs by their text in it.
+        texts: Its runs by their text in it. A row that is not believed is not in it.
         fresh: Those that an earlier list did not show with the same text.
         invalid: How many rows were not runs.
+        repeated: How many rows were of a run that another row shows.
     """
 
     body: bytes
     texts: Mapping[bytes, RunRow]
     fresh: Sequence[RunRow]
     invalid: int
+    repeated: int = 0
 
     @cached_property
     def by_id(self) -> Mapping[str, RunRow]:
-        """Its runs by their ids; what a list shows last of a run counts."""
+        """Its runs by their ids."""
         return {row.run_id: row for row in self.texts.values()}
 
 
-def parse_rows(body: bytes, known: Mapping[bytes, RunRow]) -> RunList:
+def parse_rows(
+    body: bytes, known: Mapping[bytes, RunRow], status_map: Mapping[str, Result | State] = STATUSES
+) -> RunList:
     """The runs of a list. `known` are the texts of an earlier one: most rows are usually the same to the byte.
 
     Raises:
         DecodeError: The body is not JSON.
         SchemaError: It is no list, or none of its rows is a run.
     """
-    texts, fresh, invalid = dict[bytes, RunRow](), list[RunRow](), 0
+    texts, valid, invalid = dict[bytes, RunRow](), 0, 0
     for raw in decode_rows(body, LIST_KEYS):
         words = bytes(raw)
-        row = known.get(words)
+        row = known.get(words) or _row(raw)
         if row is None:
-            row = _row(raw)
-            if row is None:
-                invalid += 1
-                continue
-            fresh.append(row)
+            invalid += 1
+            continue
+        valid += 1
         texts[words] = row
     if invalid and not texts:
         raise SchemaError("no row of the answer is a run")
-    return RunList(body, texts, fresh, invalid)
+    texts = _one_per_run(texts, status_map)
+    fresh = [row for words, row in texts.items() if words not in known]
+    return RunList(body, texts, fresh, invalid, valid - len(texts))
+
+
+def _one_per_run(texts: dict[bytes, RunRow], status_map: Mapping[str, Result | State]) -> dict[bytes, RunRow]:
+    """Without the rows that are not to be believed: they must not be known when a later list shows them alone."""
+    words_of: dict[str, list[bytes]] = {}
+    for words, row in texts.items():
+        words_of.setdefault(row.run_id, []).append(words)
+    losing = set[bytes]()
+    for several in words_of.values():
+        if len(several) > 1:
+            runs = {to_run(texts[words], status_map): words for words in sorted(several)}
+            losing.update(several)
+            losing.remove(runs[one_row_per_run(runs)[0]])
+    return {words: row for words, row in texts.items() if words not in losing} if losing else texts
 
 
 def _row(raw: msgspec.Raw) -> RunRow | None:

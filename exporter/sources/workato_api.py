@@ -8,7 +8,7 @@ from urllib.parse import quote
 import msgspec
 
 from exporter.errors import SchemaError
-from exporter.model import FAILING, Job, Result, Run, State, Step
+from exporter.model import FAILING, Job, Result, Run, State, Step, one_row_per_run
 from exporter.sources.payload import ABSENT, OBJECT, decode, decode_rows, decoded, identity, scalar, text
 from exporter.times import parse_duration, parse_instant
 
@@ -204,8 +204,12 @@ def _recipe(raw: msgspec.Raw) -> Recipe | None:
     )
 
 
-def parse_jobs(body: bytes, *, first: bool = True) -> tuple[list[JobRow], int]:
+def parse_jobs(
+    body: bytes, status_map: Mapping[str, Result | State] = STATUSES, *, first: bool = True
+) -> tuple[list[JobRow], int]:
     """The jobs of a page, each once, in its order, and how many rows were none.
+
+    Of several rows of a job it is the one to believe (`exporter.model.one_row_per_run`).
 
     Raises:
         DecodeError: The body is not JSON.
@@ -216,7 +220,18 @@ def parse_jobs(body: bytes, *, first: bool = True) -> tuple[list[JobRow], int]:
     rows = [row for raw in raws if (row := _job(decoded(raw, LOOSE_JOB))) is not None]
     if raws and not rows and first:
         raise SchemaError("no row of the answer is a job")
-    return list({row.job_id: row for row in rows}.values()), len(raws) - len(rows)
+    jobs: dict[str, JobRow] = {}
+    for row in rows:
+        jobs[row.job_id] = better(jobs.get(row.job_id, row), row, status_map)
+    return list(jobs.values()), len(raws) - len(rows)
+
+
+def better(one: JobRow, other: JobRow, status_map: Mapping[str, Result | State]) -> JobRow:
+    """Of two rows of one job the one to believe."""
+    if one == other:
+        return one
+    runs = {to_run(row, "", status_map): row for row in (one, other)}
+    return runs[one_row_per_run(runs)[0]]
 
 
 def parse_total(body: bytes) -> int | None:

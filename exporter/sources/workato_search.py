@@ -14,6 +14,7 @@ from exporter.sources.workato_api import (
     JOB,
     JOBS,
     JobRow,
+    better,
     parse_job,
     parse_jobs,
     parse_total,
@@ -189,14 +190,14 @@ class Search:
         return self._api.one(self._job_id, row.job_id)[0]
 
     def _ask(self, offset: str) -> Page:
-        rows, invalid = parse_jobs(self._api.page(self._job_id, _after(offset)), first=not offset)
+        rows, invalid = parse_jobs(self._api.page(self._job_id, _after(offset)), self._api.statuses, first=not offset)
         self._pages += 1
         self.invalid += invalid
         return self._take(rows)
 
     def _ask_open(self, offset: str) -> tuple[Page, int | None]:
         body = self._api.page(self._job_id, {"status": "pending", **_after(offset)})
-        rows, invalid = parse_jobs(body, first=not offset)
+        rows, invalid = parse_jobs(body, self._api.statuses, first=not offset)
         self.invalid += invalid
         return self._take(rows), parse_total(body)
 
@@ -205,14 +206,23 @@ class Search:
         new = [row for row in rows if row.job_id not in self.rows]
         ids = [row.job_id for row in new]
         known, ended = self._view.known(ids), self._view.ended(ids)
-        fresh = [row for row in new if self._api.has_ended(row) and row.job_id not in ended]
-        ends = [self._view.now if row.completed is None else row.completed for row in fresh]
-        self.found += [end for end in ends if end >= int(self._baseline)]
+        again = [row for row in rows if row.job_id in self.rows and self._improves(row)]
+        self._note_ended([row for row in new if row.job_id not in ended])
+        self._note_ended([row for row in again if not self._api.has_ended(self.rows[row.job_id])])
         self.unchanged += len(ended)
-        self.rows.update((row.job_id, row) for row in new)
+        self.rows.update((row.job_id, row) for row in (*new, *again))
         page = Page(rows=tuple(rows), unseen=frozenset(ids) - known, repeated=bool(rows) and not new)
         self._oldest = min(self._oldest, page.oldest)
         return page
+
+    def _improves(self, row: JobRow) -> bool:
+        """Whether a row is to be believed rather than the one of its job that an earlier page has shown."""
+        return better(self.rows[row.job_id], row, self._api.statuses) == row != self.rows[row.job_id]
+
+    def _note_ended(self, rows: Sequence[JobRow]) -> None:
+        """Notes those of these rows that have ended as found."""
+        ends = [self._view.now if row.completed is None else row.completed for row in rows if self._api.has_ended(row)]
+        self.found += [end for end in ends if end >= int(self._baseline)]
 
 
 def _after(offset: str) -> dict[str, str]:

@@ -49,6 +49,9 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         lists: Short names of the endpoints that show runs; lies and faults are told there. None: all.
+        pages: Short names of the endpoints that list runs. None: all.
+        by_id: Short names of the endpoints that show one run by its ID; none if there are none.
+        paged: Runs that two pages of one list hold, at least; 0 if its lists have no pages.
         steps: The endpoint of the steps of one run, "" if there is none.
         step_name: What it calls a step, made of the world's `name` and of `number`, its place in the run.
         results: The results that its rows can tell; the world's other failures look like `failure` there.
@@ -62,6 +65,9 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     lists: tuple[str, ...] | None = None
+    pages: tuple[str, ...] | None = None
+    by_id: tuple[str, ...] = ()
+    paged: int = 0
     steps: str = ""
     step_name: str = "{name}"
     results: frozenset[Result] = frozenset({Result.SUCCESS, Result.FAILURE})
@@ -76,19 +82,39 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
 ABILITIES: Mapping[str, Ability] = {
     "snowplow": Ability(
         lists=("runs",),
+        pages=("runs",),
+        by_id=("run",),
         steps="steps",
         results=frozenset({Result.SUCCESS, Result.FAILURE, Result.SKIP}),
         catches_up=6 * DAY,
         forgets=True,
     ),
-    "northflank": Ability(lists=("runs", "run"), announced=True, silent=True, quiet=15 * MINUTE),
+    "northflank": Ability(
+        lists=("runs", "run"),
+        pages=("runs",),
+        by_id=("run",),
+        paged=110,
+        announced=True,
+        silent=True,
+        quiet=15 * MINUTE,
+    ),
     "strait": Ability(
         lists=("runs", "run", "workflow_runs", "workflow_run"),
+        pages=("runs", "workflow_runs"),
+        by_id=("run", "workflow_run"),
+        paged=110,
         steps="steps",
         results=frozenset(Result),
         catches_up=7 * DAY,
     ),
-    "workato": Ability(steps="job", step_name="{number} connector/{name}", announced=True),
+    "workato": Ability(
+        pages=("jobs",),
+        by_id=("job",),
+        paged=40,
+        steps="job",
+        step_name="{number} connector/{name}",
+        announced=True,
+    ),
 }
 """By vendor; one that is not here can do what the defaults of `Ability` say."""
 
@@ -268,6 +294,10 @@ class Bench:
         """A fault at the endpoints that show runs, besides those in force."""
         endpoints: Collection[str | None] = self.ability.lists or (None,)
         self.simulator.faults.add(*(kind(endpoint=endpoint, **fields) for endpoint in endpoints))
+
+    def at(self, endpoints: Collection[str] | None, kind: Callable[..., object], **fields: object) -> None:
+        """A fault at these endpoints, besides those in force; None: at all."""
+        self.simulator.faults.add(*(kind(endpoint=endpoint, **fields) for endpoint in endpoints or (None,)))
 
     def busy(self, seconds: float, jobs: int = 3, every: float = 5 * MINUTE, **fields: object) -> None:
         """Runs of some jobs from now on for so long, of all lengths and with all endings."""

@@ -1,0 +1,82 @@
+"""Answers that show a run twice, the copy in another state: rows are copied as JSON, so that it fits every vendor."""
+
+import random
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from exporter.simulators.faults import Contradict, Lie, LostEnd, Shorter, Stale
+from exporter.simulators.message import Request, Response
+from exporter.simulators.sight import IDS
+
+PAGING = frozenset({"cursor", "offset_job_id", "prev", "page"})
+"""Parameters that ask for a page other than the first."""
+
+EVERY_RUN = 1.0
+"""The share of runs of which a copy is made; which of them are shown is decided afterwards."""
+
+Row = dict[str, object]
+
+
+def contradicted(
+    request: Request,
+    response: Response,
+    fault: Contradict,
+    again: Callable[[Request], Response],
+    generator: random.Random,
+) -> Response:
+    """Return the answer with copies of some of its rows; `again` answers the request for these copies."""
+    if fault.on != "same" and (fault.on == "later") != bool(PAGING & request.query.keys()):
+        return response
+    document = msgspec.json.decode(response.body)
+    rows = _rows(document)
+    if rows is None:
+        return response
+    first_page = {name: value for name, value in request.query.items() if name not in PAGING}
+    lied = msgspec.structs.replace(request, query=first_page, lies=(_copying(fault),))
+    copies = {_id(row): row for row in _rows(msgspec.json.decode(again(lied).body)) or []}
+    rows[:] = _with_copies(rows, copies, fault, generator)
+    return msgspec.structs.replace(response, body=msgspec.json.encode(document))
+
+
+def _copying(fault: Contradict) -> Lie:
+    """Return the lie under which copies are made."""
+    if fault.copy == "stale":
+        return Stale(seconds=fault.seconds)
+    kind = LostEnd if fault.copy == "open" else Shorter
+    return kind(run_ids=fault.run_ids, share=EVERY_RUN if fault.share else 0.0)
+
+
+def _with_copies(
+    rows: list[Row], copies: Mapping[object, Row], fault: Contradict, generator: random.Random
+) -> list[Row]:
+    shown: list[Row] = []
+    held = {_id(row) for row in rows}
+    if fault.on != "same":
+        shown += [copy for run_id, copy in copies.items() if run_id in fault.run_ids and run_id not in held]
+        return [*shown, *rows]
+    for row in rows:
+        copy = copies.get(_id(row))
+        if copy is None or copy == row or not _strikes(fault, _id(row), generator):
+            shown.append(row)
+            continue
+        copy_first = fault.copy_first if fault.copy_first is not None else generator.random() < 0.5
+        shown += [copy, row] if copy_first else [row, copy]
+    return shown
+
+
+def _strikes(fault: Contradict, run_id: object, generator: random.Random) -> bool:
+    return run_id in fault.run_ids or generator.random() < fault.share
+
+
+def _rows(document: object) -> list[Row] | None:
+    """Return the first list of objects with IDs in a document, None if it has none."""
+    if isinstance(document, list):
+        return document if any(_id(row) is not None for row in document) else None
+    if isinstance(document, dict):
+        return next((rows for value in document.values() if (rows := _rows(value)) is not None), None)
+    return None
+
+
+def _id(row: object) -> object:
+    return next((row[key] for key in IDS if key in row), None) if isinstance(row, dict) else None
