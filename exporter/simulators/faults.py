@@ -34,6 +34,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str
 
     Attributes:
         endpoint: Short name or path template of a route; None: every one of the vendor's.
+        path: Only requests whose path holds this text, such as the ID of a run; "": all.
         probability: The share of requests that it strikes.
         count: How often it strikes before it is spent; None: for ever.
         since: It strikes from this instant of the simulator's clock on.
@@ -41,6 +42,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str
     """
 
     endpoint: str | None = None
+    path: str = ""
     probability: float = 1.0
     count: int | None = None
     since: float | None = None

@@ -77,7 +77,7 @@ class Injector:
         return struck
 
     def _strikes(self, fault: Fault, request: Request, now: float) -> bool:
-        concerned = fault.endpoint in (None, request.endpoint, request.template)
+        concerned = fault.endpoint in (None, request.endpoint, request.template) and fault.path in request.path
         return concerned and fault.active(now) and self._random.random() < fault.probability
 
     def _spend(self, fault: AnyFault) -> None:

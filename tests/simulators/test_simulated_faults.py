@@ -56,6 +56,12 @@ def test_a_fault_strikes_its_endpoint_alone(snowplow, simulator, by_template):
     assert snowplow.run("x").status_code == 503
 
 
+def test_an_injected_error_can_concern_one_run_alone(snowplow, simulator):
+    simulator.faults.add(Status(code=503, endpoint="run", path="/poisoned"))
+    assert snowplow.run("poisoned").status_code == 503
+    assert snowplow.run("x").status_code == 404
+
+
 def test_a_fault_strikes_as_often_as_its_probability_says(snowplow, simulator):
     simulator.faults.add(Status(code=503, probability=0.5))
     failed = [snowplow.window().status_code for _ in range(200)].count(503)
