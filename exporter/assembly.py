@@ -15,6 +15,7 @@ from exporter.counting.counting import Rules
 from exporter.counting.records import JobState
 from exporter.counting.rules import SourceRules
 from exporter.exposition.publisher import Shown
+from exporter.learning.expectations import objective_of
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.families import series_count
 from exporter.metrics.jobview import JobView
@@ -49,13 +50,13 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
     has_steps = kind.has_steps and settings.steps != "off"
 
     def expects(job: JobState) -> bool:
-        return config.objective_for(job.source, job.project, job.name) is not None
+        return objective_of(config, job) is not None
 
     def series(job: JobState) -> int:
         return series_count(JobView(state=job, results=kind.results, has_steps=has_steps))
 
     def buckets(job: JobState) -> tuple[float, ...]:
-        objective = config.objective_for(job.source, job.project, job.name)
+        objective = objective_of(config, job)
         return (objective and objective.run_buckets) or config.metrics.run_buckets
 
     return SourceRules(

@@ -22,7 +22,9 @@ from exporter.config.values import (
     Buckets,
     Cron,
     Duration,
+    Labels,
     OptionalUrl,
+    Page,
     PositiveCount,
     PositiveDuration,
     Regex,
@@ -72,8 +74,14 @@ class Objective(Section):
     """How long a run may take."""
     run_buckets: Buckets | None = None
     """Buckets for these jobs' runs, instead of those in `metrics`."""
+    failures_to_page: PositiveCount = 3
+    """Failed runs in a row after which somebody is paged: jobrun_job_failures_to_page."""
+    page: Page = "critical"
+    """The highest severity that these jobs may page with: a label of jobrun_job_info."""
     team: str = ""
-    """Whom it concerns: a label of jobrun_job_info."""
+    """Whom it concerns, instead of the source's team: a label of jobrun_job_info."""
+    labels: Labels = Field(default={})
+    """More labels of jobrun_job_info."""
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
@@ -138,6 +146,10 @@ class Config(Section):
     def objective_for(self, source: str, project: str, job_name: str) -> Objective | None:
         """The first objective that matches a job."""
         return next((each for each in self.objectives if each.match.fits(source, project, job_name)), None)
+
+    def label_names(self) -> tuple[str, ...]:
+        """All names in `labels` of objectives, in order: every series of jobrun_job_info has them."""
+        return tuple(sorted({name for objective in self.objectives for name in objective.labels}))
 
     def warnings(self, poll_requests: Mapping[str, int] | None = None) -> list[Fault]:
         """What works but should be looked at. `poll_requests`: requests of one quiet poll, by type of source."""

@@ -13,6 +13,7 @@ from exporter.config.values import (
     BaseUrl,
     Duration,
     Name,
+    Page,
     Positive,
     PositiveDuration,
     ProxyUrl,
@@ -142,6 +143,10 @@ class SourceSettings(Section):
     """HTTP proxy for the requests."""
     tls: Tls = Tls()
     """Certificates for the connection."""
+    team: str = ""
+    """Whom its jobs concern, where their objective names nobody."""
+    page: Page = "critical"
+    """The highest severity that its jobs may page with."""
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:

@@ -7,7 +7,7 @@ import string
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
 
@@ -243,6 +243,31 @@ def _name(text: str) -> str:
 
 Name = Annotated[str, AfterValidator(_name)]
 """What becomes a label's value and a part of a URL's path."""
+
+Page = Literal["critical", "warning", "none"]
+"""How urgently people may be told of a job: at once, today, not at all. From the highest to the lowest."""
+
+RESERVED_LABELS = frozenset(
+    """
+    source project job_name job_id schedule team page stop_cause url expectation result state status step_name
+    error_type run_id run_url failed_step outcome objective provider api_url endpoint code reason disposition
+    family version revision python_version replica job instance le quantile alertname alertstate severity
+    """.split()  # noqa: SIM905  # a list would take a line per word
+)
+"""Names of labels that have a meaning already: in our metrics, at the scrape, or in alerts."""
+
+
+def _labels(labels: dict[str, str]) -> dict[str, str]:
+    for name in labels:
+        if not re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", name) or name.startswith("__"):
+            raise wrong("is not the name of a label: letters, digits and _, no digit first, no __ first", name)
+        if name in RESERVED_LABELS:
+            raise wrong("has a meaning already; choose another name", name)
+    return labels
+
+
+Labels = Annotated[dict[str, str], AfterValidator(_labels)]
+"""Names and values of labels of one's own."""
 
 Text = Annotated[str, Field(min_length=1)]
 """A text that is not empty."""

@@ -110,7 +110,7 @@ def _series(view: JobView, family: Family, suffix: str) -> Iterator[Series]:
     common = {"source": state.source, "project": state.project, "job_name": state.name}
 
     def named(values: Labels) -> dict[str, str]:
-        return {**common, **dict(zip(family.labels, values, strict=True))}
+        return {**common, **dict(zip(family.labels_of(view), values, strict=True))}
 
     if family.rows is not None:
         for values, value in family.rows(view) if view.gauged else ():

@@ -13,7 +13,7 @@ from exporter.counting.records import JobState, OpenRun, label_of
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
-from exporter.learning.expectations import expectation
+from exporter.learning.expectations import Escalation, escalation, expectation, objective_of
 from exporter.learning.learning import Learning
 from exporter.ledger.ledger import UNOBSERVED, Changed, Ledger
 from exporter.links import run_url
@@ -189,11 +189,13 @@ class Publisher:
     def view(self, job: JobState, open_runs: Sequence[OpenRun]) -> JobView:
         """What is shown of a job."""
         source = self._sources[job.source]
-        objective = self._config.objective_for(job.source, job.project, job.name) if self._config else None
+        config = self._config
+        objective = objective_of(config, job) if config else None
         expected = expectation(job, objective, self._learning.of(job), open_runs)
+        told = escalation(config, source.settings, objective) if config else Escalation()
         active = active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs)
         failed = job.last_failure.run_id if job.last_failure else ""
-        external_url = self._config.web.external_url if self._config else ""
+        external_url = config.web.external_url if config else ""
         watched = (job.source, job.job.scope) not in self._unreadable
         return JobView(
             state=job,
@@ -204,7 +206,11 @@ class Publisher:
             duration_budget=expected.duration_budget,
             next_expected=expected.next_run if watched else None,
             schedule=expected.schedule,
-            team=expected.team,
+            learned=tuple(name for name in expected.learned if watched or name == "duration_budget"),
+            team=told.team,
+            page=told.page,
+            failures_to_page=told.failures_to_page,
+            labels=told.labels,
             job_url=job.job.url,
             failed_run_url=run_url(external_url, source.settings, job.job, failed) if failed else "",
             step_histograms=self._ledger.step_histograms,

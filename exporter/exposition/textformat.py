@@ -70,9 +70,10 @@ def gauge_block(family: Family, prefix: str, view: JobView) -> Block:
     """A gauge's lines for a job. A value that is no number has no line."""
     if family.rows is None:
         return EMPTY
-    start = _start(family.name, prefix, family.labels)
+    names = family.labels_of(view)
+    start = _start(family.name, prefix, names)
     rows = [(values, value) for values, value in family.rows(view) if not math.isnan(value)]
-    return _block([f"{start}{labels(family.labels, values)}}} {number(value)}" for values, value in rows], {}, ())
+    return _block([f"{start}{labels(names, values)}}} {number(value)}" for values, value in rows], {}, ())
 
 
 def counter_block(family: Family, prefix: str, series: Mapping[str, Count]) -> Block:

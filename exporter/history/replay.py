@@ -16,7 +16,7 @@ from exporter.counting.records import Counted, JobState, oldest
 from exporter.exposition.publisher import Shown
 from exporter.exposition.textformat import counter_block, gauge_block, histogram_block, prefix_of
 from exporter.history.samples import Samples, Unit
-from exporter.learning.expectations import expectation
+from exporter.learning.expectations import escalation, expectation, objective_of
 from exporter.ledger.entries import Moment
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.families import FAMILIES, Family, Kind, Level
@@ -204,8 +204,9 @@ class Replay:
                 yield Unit.of(family, lines), lines
 
     def _view(self, job: JobState) -> JobView:
-        objective = self._config.objective_for(job.source, job.project, job.name)
+        objective = objective_of(self._config, job)
         expected = expectation(job, objective)
+        told = escalation(self._config, self._shown.settings, objective)
         return JobView(
             state=job,
             active=_counted(self._active.get(job.key, {}).values()),
@@ -214,7 +215,11 @@ class Replay:
             freshness=expected.freshness,
             duration_budget=expected.duration_budget,
             schedule=expected.schedule,
-            team=expected.team,
+            learned=expected.learned,
+            team=told.team,
+            page=told.page,
+            failures_to_page=told.failures_to_page,
+            labels=told.labels,
             job_url=job.job.url,
             step_histograms=self._ledger.step_histograms,
         )

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import get_args
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from cronsim import CronSim, CronSimError
 
-from exporter.config.config import Objective
-from exporter.counting.records import JobState, OpenRun
+from exporter.config.config import Config, Objective
+from exporter.config.source import SourceSettings
+from exporter.config.values import Page
+from exporter.counting.records import JobState, OpenRun, label_of
 from exporter.learning.cadence import Cadence
 from exporter.learning.learned import NOTHING, Learned
 
@@ -20,13 +23,41 @@ EARLY_SHARE = 0.25
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is expected of one job; None where nothing is."""
+    """What is expected of one job; None where nothing is. `learned` names what comes from the job's past alone."""
 
     schedule: str = ""
     next_run: float | None = None
     freshness: float | None = None
     duration_budget: float | None = None
+    learned: tuple[str, ...] = ()
+
+
+class Escalation(msgspec.Struct, frozen=True, kw_only=True):
+    """Who hears of a job, and how urgently. `labels`: names and values, the same names for every job."""
+
     team: str = ""
+    page: str = "critical"
+    failures_to_page: int = 3
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+NO_OBJECTIVE = Objective()
+
+
+def objective_of(config: Config, job: JobState) -> Objective | None:
+    """Return the objective of a job, found by its vendor's name: a label can end in ` #<id>`."""
+    return config.objective_for(job.source, job.project, label_of(job.job))
+
+
+def escalation(config: Config, source: SourceSettings, objective: Objective | None) -> Escalation:
+    """Return who hears of a job: its objective decides, within what its source allows."""
+    wanted = objective or NO_OBJECTIVE
+    return Escalation(
+        team=wanted.team or source.team,
+        page=max(wanted.page, source.page, key=get_args(Page).index),
+        failures_to_page=wanted.failures_to_page,
+        labels=tuple((name, wanted.labels.get(name, "")) for name in config.label_names()),
+    )
 
 
 class _Rhythm(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,19 +73,25 @@ def expectation(
     job: JobState, objective: Objective | None, learned: Learned = NOTHING, open_runs: Iterable[OpenRun] = ()
 ) -> Expectation:
     """What is expected of a job. An objective goes before what the vendor says, that before what was learned."""
-    wanted = objective or Objective()
+    wanted = objective or NO_OBJECTIVE
     rhythm = _Rhythm(schedule=job.job.schedule, timezone=job.job.timezone, cadence=learned.cadence)
     if wanted.every:
         rhythm = _Rhythm(every=wanted.every, schedule=f"every {wanted.every:g}s")
     elif wanted.schedule:
         rhythm = _Rhythm(schedule=wanted.schedule, timezone=wanted.timezone or "UTC")
     disabled = job.job.enabled is False
+    next_run = None if disabled else _next_run(job, _last_start(job, open_runs), rhythm)
+    from_past = {
+        "next_run": next_run if not rhythm.every and not rhythm.schedule else None,
+        "freshness": learned.freshness if wanted.freshness is None else None,
+        "duration_budget": learned.duration_budget if wanted.duration_budget is None else None,
+    }
     return Expectation(
         schedule=rhythm.schedule,
-        next_run=None if disabled else _next_run(job, _last_start(job, open_runs), rhythm),
-        freshness=learned.freshness if wanted.freshness is None and not disabled else wanted.freshness,
-        duration_budget=learned.duration_budget if wanted.duration_budget is None else wanted.duration_budget,
-        team=wanted.team,
+        next_run=next_run,
+        freshness=wanted.freshness or from_past["freshness"],
+        duration_budget=wanted.duration_budget or from_past["duration_budget"],
+        learned=tuple(name for name, value in from_past.items() if value is not None),
     )
 
 

@@ -5,6 +5,7 @@ holds under its name, so that a new counter is a new row here and nothing else.
 """
 
 import enum
+from collections.abc import Callable
 
 import msgspec
 
@@ -12,10 +13,12 @@ from exporter.metrics.jobview import (
     JobView,
     Rows,
     active_runs,
+    configured_labels,
     job_info,
     last_failed_run,
     last_run_status,
     last_run_steps,
+    learned_expectations,
     of_last_run,
     oldest_active_starts,
     single,
@@ -51,6 +54,7 @@ class Family(msgspec.Struct, frozen=True):
         labels: Its labels beyond those of its level.
         rows: What a gauge's samples are; None for counters and histograms.
         level: What its series belong to.
+        more_labels: Names of labels behind these that a job's view decides.
     """
 
     name: str
@@ -59,6 +63,11 @@ class Family(msgspec.Struct, frozen=True):
     labels: tuple[str, ...] = ()
     rows: Rows | None = None
     level: Level = Level.JOB
+    more_labels: Callable[[JobView], tuple[str, ...]] | None = None
+
+    def labels_of(self, view: JobView) -> tuple[str, ...]:
+        """Return the labels of a job's series beyond those of its level."""
+        return self.labels if self.more_labels is None else self.labels + self.more_labels(view)
 
     @property
     def all_labels(self) -> tuple[str, ...]:
@@ -155,11 +164,13 @@ FAMILIES: tuple[Family, ...] = (
         last_run_steps,
         "result",
     ),
-    gauge(
+    Family(
         "jobrun_job_info",
-        "What is known of the job; one series a job.",
+        Kind.GAUGE,
+        "What is known of the job, and the labels that objectives add; one series per job.",
+        ("job_id", "schedule", "team", "page", "stop_cause", "url"),
         job_info,
-        *("job_id", "schedule", "team", "url"),
+        more_labels=configured_labels,
     ),
     gauge("jobrun_job_enabled", "Whether the job may run.", single(lambda view: view.state.job.enabled)),
     gauge(
@@ -181,6 +192,17 @@ FAMILIES: tuple[Family, ...] = (
         "jobrun_job_duration_budget_seconds",
         "How long a run may take, as configured or else as learned.",
         single(lambda view: view.duration_budget),
+    ),
+    gauge(
+        "jobrun_job_expectation_learned",
+        "1 for next_run, freshness or duration_budget, where it is learned from the job's runs alone; else absent.",
+        learned_expectations,
+        "expectation",
+    ),
+    gauge(
+        "jobrun_job_failures_to_page",
+        "Failed runs in a row after which somebody is paged: failures_to_page of the job's objective.",
+        single(lambda view: view.failures_to_page),
     ),
     counter(
         "jobrun_source_unobserved_seconds_total",

@@ -31,7 +31,11 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         duration_budget: Seconds that a run may take.
         next_expected: When the next run should start.
         schedule: In words of its vendor or of the configuration.
+        learned: Which of `freshness`, `duration_budget` and `next_run` come from its past alone.
         team: Who looks after it.
+        page: The highest severity that it may page with.
+        failures_to_page: Failed runs in a row after which somebody is paged.
+        labels: Names and values of more labels of jobrun_job_info; every job has the same names.
         job_url: Where a person finds it.
         failed_run_url: Where a person finds its last failed run.
         step_histograms: Whether the durations of its steps are shown.
@@ -46,7 +50,11 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     duration_budget: float | None = None
     next_expected: float | None = None
     schedule: str = ""
+    learned: tuple[str, ...] = ()
     team: str = ""
+    page: str = "critical"
+    failures_to_page: int = 3
+    labels: tuple[tuple[str, str], ...] = ()
     job_url: str = ""
     failed_run_url: str = ""
     step_histograms: bool = True
@@ -127,4 +135,17 @@ def last_failed_run(view: JobView) -> Iterator[Row]:
 
 def job_info(view: JobView) -> Iterator[Row]:
     """What a person wants to know of the job."""
-    yield (clean(view.state.job.job_id), clean(view.schedule), view.team, view.job_url), 1
+    job = view.state.job
+    own = tuple(value for _, value in view.labels)
+    yield (clean(job.job_id), clean(view.schedule), view.team, view.page, clean(job.stop_cause), view.job_url, *own), 1
+
+
+def configured_labels(view: JobView) -> tuple[str, ...]:
+    """Names of the labels that `job_info` has from the configuration."""
+    return tuple(name for name, _ in view.labels)
+
+
+def learned_expectations(view: JobView) -> Iterator[Row]:
+    """Which expectations nobody has configured and no vendor has said."""
+    for name in view.learned:
+        yield (name,), 1

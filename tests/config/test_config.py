@@ -7,6 +7,9 @@ import yaml
 
 from exporter.config.config import Config, load, loads, schema, secrets
 from exporter.config.secret import Secret
+from exporter.config.values import RESERVED_LABELS
+from exporter.metrics.families import FAMILIES
+from exporter.metrics.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES
 from exporter.model import Result, State
 from exporter.sources import SOURCES
 from exporter.sources.snowplow import ApiKey, ApiKeyPair, PasswordGrant, SnowplowSettings
@@ -242,6 +245,13 @@ def test_the_first_objective_that_matches_wins(source, project, job_name, team):
     objective = config_of(rest=OBJECTIVES).objective_for(source, project, job_name)
 
     assert (objective and objective.team) == team
+
+
+def test_every_label_of_our_metrics_is_reserved():
+    ours = {label for family in FAMILIES for label in family.all_labels}
+    own = {label for family in (*SOURCE_FAMILIES, *EXPORTER_FAMILIES) for label in family.labels}
+
+    assert ours | own | {"job", "instance", "le", "severity", "alertname"} <= RESERVED_LABELS
 
 
 def test_an_objective_without_match_is_for_all_jobs():

@@ -14,7 +14,7 @@ from exporter.sources import SOURCES
 from tests.core.book import Book
 
 CONFIG = """
-sources: [{name: s, type: snowplow, organization_id: o, auth: {api_key: k}}]
+sources: [{name: s, type: snowplow, organization_id: o, auth: {api_key: k}%s}]
 metrics: {zero_first: %s, startup_hold: %s}
 """
 
@@ -22,8 +22,8 @@ metrics: {zero_first: %s, startup_hold: %s}
 class ShownBook(Book):
     """Scrape it."""
 
-    def __init__(self, path, zero_first="2m", startup_hold="30s", **changes):
-        text = CONFIG % (zero_first, startup_hold)
+    def __init__(self, path, zero_first="2m", startup_hold="30s", more="", source="", **changes):
+        text = CONFIG % (source, zero_first, startup_hold) + more
         self.config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
         self.registry = CollectorRegistry()
         super().__init__(path, **changes)

@@ -101,7 +101,7 @@ def test_an_objective_goes_before_the_vendor_and_before_what_was_learned():
     objective = Objective(every="1h", freshness="26h", duration_budget="45m", team="data")
     found = expectation(job(job=CRON, last_start=THREE), objective, learned)
     assert (found.next_run, found.freshness, found.duration_budget) == (THREE + 3600, 26 * 3600, 45 * 60)
-    assert (found.team, found.schedule) == ("data", "every 3600s")
+    assert (found.schedule, found.learned) == ("every 3600s", ())
 
     found = expectation(job(last_start=THREE), Objective(team="data"), learned)
     assert (found.next_run, found.freshness, found.duration_budget) == (THREE + 120, 100, 200)

@@ -53,10 +53,36 @@ def test_nothing_is_shown_of_a_job_with_a_short_past(shown):
     assert [value(shown, family) for family in (NEXT, FRESHNESS, BUDGET)] == [None] * 3
 
 
-def test_a_disabled_job_expects_nothing_but_its_runs_may_still_be_slow(shown):
-    shown.read(*past(HOURLY), jobs=[Job(job_id="j", name="j", enabled=False)])
-    assert (value(shown, NEXT), value(shown, FRESHNESS)) == (None, None)
+def test_a_disabled_job_expects_no_run_but_its_data_grows_old_and_its_runs_may_still_be_slow(shown):
+    shown.read(*past(HOURLY))
+    enabled = value(shown, FRESHNESS)
+    shown.read(jobs=[Job(job_id="j", name="j", enabled=False)])
+    assert value(shown, NEXT) is None
+    assert value(shown, FRESHNESS) == enabled
     assert value(shown, BUDGET) == 1200
+
+
+def learned(book):
+    return sorted(name for (name,) in book.scrape("jobrun_job_expectation_learned", "expectation"))
+
+
+def test_what_is_only_learned_is_marked_so(shown):
+    assert learned(shown) == []
+    shown.read(*past(HOURLY))
+    assert learned(shown) == ["duration_budget", "freshness", "next_run"]
+
+
+def test_a_schedule_of_the_vendor_is_not_learned(shown):
+    shown.read(*past(HOURLY), jobs=[Job(job_id="j", name="j", schedule="30 4 * * *")])
+    assert learned(shown) == ["duration_budget", "freshness"]
+
+
+def test_what_is_configured_is_not_learned(tmp_path):
+    book = ShownBook(tmp_path / "state.db", more="objectives: [{freshness: 3h, every: 2h}]")
+    book.read(*past(HOURLY))
+    assert value(book, FRESHNESS) == 3 * HOUR
+    assert learned(book) == ["duration_budget"]
+    book.close()
 
 
 def test_what_the_vendor_says_goes_before_what_was_learned(shown):

@@ -44,7 +44,7 @@ def test_a_row_of_a_gauge_has_a_value_for_each_label(family: Family):
     view: JobView = full_view()
     rows = list(family.rows(view))
     assert rows
-    assert {len(values) for values, _ in rows} == {len(family.labels)}
+    assert {len(values) for values, _ in rows} == {len(family.labels_of(view))}
     assert len({values for values, _ in rows}) == len(rows)
 
 

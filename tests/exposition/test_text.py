@@ -41,7 +41,9 @@ def full_view():
         duration_budget=2700.0,
         next_expected=1e9,
         schedule="0 3 * * *",
+        learned=("freshness",),
         team="data",
+        labels=(("tier", "gold"),),
         job_url="https://x/job",
         failed_run_url="https://x/2",
     )
@@ -72,12 +74,17 @@ def test_a_job_in_full(exposition):
         f'jobrun_steps_total{{{J},step_name="load",result="failure"}} 1.0',
         f'jobrun_last_run_steps{{{J},result="success"}} 2.0',
         f'jobrun_last_run_steps{{{J},result="failure"}} 1.0',
-        f'jobrun_job_info{{{J},job_id="id-1",schedule="0 3 * * *",team="data",url="https://x/job"}} 1.0',
+        (
+            f'jobrun_job_info{{{J},job_id="id-1",schedule="0 3 * * *",team="data",page="critical",stop_cause="",'
+            'url="https://x/job",tier="gold"} 1.0'
+        ),
         f"jobrun_job_enabled{{{J}}} 1.0",
         f"jobrun_job_discovered_timestamp_seconds{{{J}}} 500.0",
         f"jobrun_job_next_run_expected_timestamp_seconds{{{J}}} 1000000000.0",
         f"jobrun_job_freshness_objective_seconds{{{J}}} 93600.0",
         f"jobrun_job_duration_budget_seconds{{{J}}} 2700.0",
+        f'jobrun_job_expectation_learned{{{J},expectation="freshness"}} 1.0',
+        f"jobrun_job_failures_to_page{{{J}}} 3.0",
     ]
 
 
@@ -90,8 +97,9 @@ def test_what_is_not_known_of_a_new_job_is_absent(exposition):
         f"jobrun_consecutive_failures{{{J}}} 0.0",
         f'jobrun_last_run_steps{{{J},result="success"}} 0.0',
         f'jobrun_last_run_steps{{{J},result="failure"}} 0.0',
-        f'jobrun_job_info{{{J},job_id="id-1",schedule="",team="",url=""}} 1.0',
+        f'jobrun_job_info{{{J},job_id="id-1",schedule="",team="",page="critical",stop_cause="",url=""}} 1.0',
         f"jobrun_job_discovered_timestamp_seconds{{{J}}} 500.0",
+        f"jobrun_job_failures_to_page{{{J}}} 3.0",
     ]
 
 
@@ -205,7 +213,7 @@ def test_every_line_of_a_family_counts_as_a_series(exposition):
     page = shown(exposition, full_view())
     counted = exposition.series_by_family()
     assert counted == {family.name: len(lines_of(page, family.name)) for family in FAMILIES}
-    assert series_count(full_view()) == sum(counted.values()) == 29
+    assert series_count(full_view()) == sum(counted.values()) == 31
 
 
 def test_all_lines_of_a_family_are_together(exposition):

@@ -1,0 +1,92 @@
+"""Who hears of a job and how urgently, as the page shows it."""
+
+import pytest
+
+from exporter.model import Job
+from tests.core.shown import ShownBook
+
+INFO = "jobrun_job_info"
+
+
+@pytest.fixture
+def page_of(tmp_path):
+    """A function that gives the page of some jobs under a configuration."""
+    books = []
+
+    def page(*jobs, more="", source=""):
+        book = ShownBook(tmp_path / f"{len(books)}.db", more=more, source=source)
+        books.append(book)
+        book.read(jobs=[Job(job_id=f"id-{name}", name=name, **fields) for name, fields in jobs])
+        return book
+
+    yield page
+    for book in books:
+        book.close()
+
+
+LOAD, SYNC = ("load", {}), ("sync", {})
+
+
+def test_without_a_word_jobs_page_critically_after_three_failures(page_of):
+    page = page_of(LOAD)
+    assert page.scrape(INFO, "job_name", "team", "page", "stop_cause") == {("load", "", "critical", ""): 1}
+    assert page.scrape("jobrun_job_failures_to_page", "job_name") == {("load",): 3}
+
+
+def test_an_objective_says_team_page_and_failures_of_its_jobs(page_of):
+    objectives = "objectives: [{match: {job_name: load}, team: data, page: warning, failures_to_page: 5}]"
+    page = page_of(LOAD, SYNC, more=objectives)
+    assert page.scrape(INFO, "job_name", "team", "page") == {
+        ("load", "data", "warning"): 1,
+        ("sync", "", "critical"): 1,
+    }
+    assert page.scrape("jobrun_job_failures_to_page", "job_name") == {("load",): 5, ("sync",): 3}
+
+
+def test_the_team_of_a_source_is_that_of_its_jobs_unless_their_objective_names_one(page_of):
+    page = page_of(LOAD, SYNC, source=", team: ops", more="objectives: [{match: {job_name: load}, team: data}]")
+    assert page.scrape(INFO, "job_name", "team") == {("load", "data"): 1, ("sync", "ops"): 1}
+
+
+@pytest.mark.parametrize(
+    ("source", "objective", "page"),
+    [
+        ("critical", "critical", "critical"),
+        ("critical", "warning", "warning"),
+        ("warning", "critical", "warning"),
+        ("warning", "none", "none"),
+        ("none", "critical", "none"),
+        ("none", "warning", "none"),
+    ],
+)
+def test_a_job_pages_no_higher_than_its_source_and_its_objective_allow(page_of, source, objective, page):
+    shown = page_of(LOAD, source=f", page: {source}", more=f"objectives: [{{page: {objective}}}]")
+    assert shown.scrape(INFO, "page") == {(page,): 1}
+
+
+def test_why_the_vendor_stopped_a_job_is_shown_without_control_characters(page_of):
+    page = page_of(("load", {"enabled": False, "stop_cause": "trigger\nlimit"}))
+    assert page.scrape(INFO, "stop_cause") == {("trigger limit",): 1}
+
+
+def test_all_series_have_the_labels_of_all_objectives(page_of):
+    objectives = """objectives:
+  - {match: {job_name: load}, labels: {tier: gold, cost_center: "17"}}
+  - {match: {job_name: sync}, labels: {room: "a\\"b"}}
+"""
+    page = page_of(LOAD, SYNC, ("free", {}), more=objectives)
+    assert page.scrape(INFO, "job_name", "tier", "cost_center", "room") == {
+        ("load", "gold", "17", ""): 1,
+        ("sync", "", "", 'a"b'): 1,
+        ("free", "", "", ""): 1,
+    }
+    lines = [line for line in bytes(page.exposition.page.text).decode().splitlines() if line.startswith(f"{INFO}{{")]
+    assert len(lines) == 3
+    assert all("cost_center=" in line and "room=" in line and "tier=" in line for line in lines)
+
+
+def test_both_jobs_of_a_name_have_the_objective_of_that_name(page_of):
+    page = page_of(more="objectives: [{match: {job_name: Sync orders}, freshness: 1h, team: data}]")
+    page.read(jobs=[Job(job_id="11", name="Sync orders"), Job(job_id="22", name="Sync orders")])
+    assert page.scrape(INFO, "job_name", "team") == {("Sync orders", "data"): 1, ("Sync orders #22", "data"): 1}
+    assert len(page.scrape("jobrun_job_freshness_objective_seconds", "job_name")) == 2
