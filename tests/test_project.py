@@ -30,6 +30,7 @@ LAYERS = (
     ("ledger",),
     ("state", "metrics", "links", "logs"),
     ("config", "client", "counting", "simulators", "assets"),
+    ("cron",),
     ("model", "errors", "duration", "times", "signals", "supervision", "probe"),
 )
 """Packages, and the modules beside them. Data goes from the bottom to the top; each imports only from below it."""

@@ -63,7 +63,7 @@ class Objective(Section):
     match: Match = Match()
     """Which jobs; all, if left out."""
     schedule: Cron | None = None
-    """When a run is due: a cron expression of five fields."""
+    """When a run is due: a cron expression of five fields (six with seconds first), @daily and its like, @every 1h."""
     timezone: Timezone | None = None
     """Time zone of the schedule; UTC, if left out."""
     every: PositiveDuration | None = None
@@ -90,6 +90,8 @@ class Objective(Section):
             yield Conflict(("every",), "give either schedule or every, not both")
         if values.get("timezone") and "schedule" in values and not values["schedule"]:
             yield Conflict(("timezone",), "is of use only with a schedule")
+        elif values.get("timezone") and "TZ=" in str(values.get("schedule")):
+            yield Conflict(("timezone",), "give either timezone or TZ= in the schedule, not both")
 
 
 class StateSettings(Section):

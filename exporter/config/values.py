@@ -5,16 +5,14 @@ import itertools
 import re
 import string
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
-from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from exporter.config.faults import wrong
+from exporter.cron import parse_schedule, zone_of
 from exporter.duration import format_duration, parse_duration
 
 
@@ -200,26 +198,22 @@ NeededFile = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
 
 
 def _cron(text: str) -> str:
-    if len(text.split()) != 5:
-        raise wrong("must be a cron expression of five fields")
     try:
-        never = next(CronSim(text, datetime(2024, 1, 1, tzinfo=UTC)), None) is None
-    except CronSimError as error:
-        raise wrong(f"is not a cron expression: {error}") from None
-    if never:
-        raise wrong("is a cron expression that never comes true")
+        parse_schedule(text)
+    except ValueError as error:
+        raise wrong(str(error)) from None
     return text
 
 
 Cron = Annotated[str, AfterValidator(_cron)]
-"""A cron expression of five fields."""
+"""A cron expression, or one of the dialects that `exporter.cron` understands."""
 
 
 def _timezone(text: str) -> str:
     try:
-        ZoneInfo(text)
-    except (KeyError, ValueError, OSError):
-        raise wrong("is not a time zone; write it like Europe/Berlin") from None
+        zone_of(text)
+    except ValueError as error:
+        raise wrong(str(error)) from None
     return text
 
 

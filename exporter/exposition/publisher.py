@@ -9,7 +9,7 @@ import structlog
 
 from exporter.config.config import Config
 from exporter.config.source import SourceSettings
-from exporter.counting.records import JobState, OpenRun, label_of
+from exporter.counting.records import JobState, OpenRun, clean, label_of
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
@@ -85,6 +85,7 @@ class Publisher:
         self._withheld: frozenset[str] = frozenset()
         self._unreadable: frozenset[tuple[str, str]] = frozenset()
         self._held: set[Series] = set()
+        self._unparsed: set[tuple[int, str]] = set()
         self._log = structlog.get_logger()
 
     def configure(self, config: Config, sources: Mapping[str, Shown]) -> None:
@@ -192,6 +193,8 @@ class Publisher:
         config = self._config
         objective = objective_of(config, job) if config else None
         expected = expectation(job, objective, self._learning.of(job), open_runs)
+        if expected.unparsed:
+            self._warn_of_schedule(job, expected.schedule)
         told = escalation(config, source.settings, objective) if config else Escalation()
         active = active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs)
         failed = job.last_failure.run_id if job.last_failure else ""
@@ -206,6 +209,7 @@ class Publisher:
             duration_budget=expected.duration_budget,
             next_expected=expected.next_run if watched else None,
             schedule=expected.schedule,
+            unparsed=expected.unparsed,
             learned=tuple(name for name in expected.learned if watched or name == "duration_budget"),
             team=told.team,
             page=told.page,
@@ -216,6 +220,14 @@ class Publisher:
             step_histograms=self._ledger.step_histograms,
             withheld=job.source in self._withheld,
         )
+
+    def _warn_of_schedule(self, job: JobState, schedule: str) -> None:
+        """Log once that a job's schedule is not understood."""
+        if (job.key, schedule) not in self._unparsed:
+            self._unparsed.add((job.key, schedule))
+            names = {"source": job.source, "project": job.project, "job_name": job.name}
+            expression = {"schedule": clean(schedule), "timezone": clean(job.job.timezone)}
+            self._log.warning("schedule not understood; the job's next run is learned instead", **names, **expression)
 
     def _hold_unobserved(self) -> None:
         """Seconds found unobserved at the start are added once the restored value has been served for a while."""

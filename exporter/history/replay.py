@@ -215,6 +215,7 @@ class Replay:
             freshness=expected.freshness,
             duration_budget=expected.duration_budget,
             schedule=expected.schedule,
+            unparsed=expected.unparsed,
             learned=expected.learned,
             team=told.team,
             page=told.page,

@@ -1,17 +1,15 @@
 """What is expected of a job: by its objective in the configuration, else by its vendor's schedule, else as learned."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from typing import get_args
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
-from cronsim import CronSim, CronSimError
 
 from exporter.config.config import Config, Objective
 from exporter.config.source import SourceSettings
 from exporter.config.values import Page
 from exporter.counting.records import JobState, OpenRun, label_of
+from exporter.cron import Schedule, next_tick, parse_schedule
 from exporter.learning.cadence import Cadence
 from exporter.learning.learned import NOTHING, Learned
 
@@ -23,9 +21,19 @@ EARLY_SHARE = 0.25
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is expected of one job; None where nothing is. `learned` names what comes from the job's past alone."""
+    """What is expected of one job; None where nothing is.
+
+    Attributes:
+        schedule: As the configuration or the vendor writes it.
+        unparsed: Whether nobody can tell what that means.
+        next_run: When a run is due.
+        freshness: Largest age of the last success, in seconds.
+        duration_budget: Seconds that a run may take.
+        learned: Which of the three before come from the job's past alone.
+    """
 
     schedule: str = ""
+    unparsed: bool = False
     next_run: float | None = None
     freshness: float | None = None
     duration_budget: float | None = None
@@ -60,39 +68,39 @@ def escalation(config: Config, source: SourceSettings, objective: Objective | No
     )
 
 
-class _Rhythm(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides when a job is due: the first of these that is known. `every`: seconds."""
-
-    every: float | None = None
-    schedule: str = ""
-    timezone: str = ""
-    cadence: Cadence | None = None
-
-
 def expectation(
     job: JobState, objective: Objective | None, learned: Learned = NOTHING, open_runs: Iterable[OpenRun] = ()
 ) -> Expectation:
     """What is expected of a job. An objective goes before what the vendor says, that before what was learned."""
     wanted = objective or NO_OBJECTIVE
-    rhythm = _Rhythm(schedule=job.job.schedule, timezone=job.job.timezone, cadence=learned.cadence)
-    if wanted.every:
-        rhythm = _Rhythm(every=wanted.every, schedule=f"every {wanted.every:g}s")
-    elif wanted.schedule:
-        rhythm = _Rhythm(schedule=wanted.schedule, timezone=wanted.timezone or "UTC")
+    text, schedule = _schedule(job, wanted)
     disabled = job.job.enabled is False
-    next_run = None if disabled else _next_run(job, _last_start(job, open_runs), rhythm)
+    next_run = None if disabled else _next_run(job, _last_start(job, open_runs), schedule, learned.cadence)
     from_past = {
-        "next_run": next_run if not rhythm.every and not rhythm.schedule else None,
+        "next_run": next_run if schedule is None else None,
         "freshness": learned.freshness if wanted.freshness is None else None,
         "duration_budget": learned.duration_budget if wanted.duration_budget is None else None,
     }
     return Expectation(
-        schedule=rhythm.schedule,
+        schedule=text,
+        unparsed=bool(text) and schedule is None,
         next_run=next_run,
         freshness=wanted.freshness or from_past["freshness"],
         duration_budget=wanted.duration_budget or from_past["duration_budget"],
         learned=tuple(name for name, value in from_past.items() if value is not None),
     )
+
+
+def _schedule(job: JobState, wanted: Objective) -> tuple[str, Schedule | None]:
+    """The job's schedule as it is written, "" if there is none, and what it means, None if nobody can tell."""
+    if wanted.every:
+        return f"every {wanted.every:g}s", Schedule(every=wanted.every)
+    text = wanted.schedule or job.job.schedule
+    timezone = (wanted.timezone or "") if wanted.schedule else job.job.timezone
+    try:
+        return text, parse_schedule(text, timezone) if text else None
+    except ValueError:
+        return text, None
 
 
 def _last_start(job: JobState, open_runs: Iterable[OpenRun]) -> float | None:
@@ -102,34 +110,23 @@ def _last_start(job: JobState, open_runs: Iterable[OpenRun]) -> float | None:
     return max([*starts, *(start for start in ended if start is not None)], default=None)
 
 
-def _next_run(job: JobState, last: float | None, rhythm: _Rhythm) -> float | None:
+def _next_run(job: JobState, last: float | None, schedule: Schedule | None, cadence: Cadence | None) -> float | None:
     """When the next run should have started at the latest: in the past if it did not come."""
     begun = max(job.discovered if last is None else last, job.expected_since or 0.0)
-    if rhythm.every:
-        return begun + rhythm.every
-    if rhythm.schedule:
-        foretold = due_after if begun == last else next_tick
-        return foretold(rhythm.schedule, rhythm.timezone, begun)
-    return None if rhythm.cadence is None else rhythm.cadence.latest(begun)
+    if schedule is None:
+        return None if cadence is None else cadence.latest(begun)
+    if schedule.every:
+        return begun + schedule.every
+    return due_after(schedule, begun) if begun == last else next_tick(schedule, begun)
 
 
-def due_after(schedule: str, timezone: str, start: float) -> float | None:
+def due_after(schedule: Schedule, start: float) -> float | None:
     """The instant of a cron expression at which a run is due after one that started at `start`.
 
     A start shortly before an instant is that instant's.
     """
-    due = next_tick(schedule, timezone, start)
-    following = None if due is None or due - start > EARLY else next_tick(schedule, timezone, due)
+    due = next_tick(schedule, start)
+    following = None if due is None or due - start > EARLY else next_tick(schedule, due)
     if due is None or following is None:
         return due
     return following if due - start <= EARLY_SHARE * (following - due) else due
-
-
-def next_tick(schedule: str, timezone: str, after: float) -> float | None:
-    """The first instant after another that a cron expression names; None if the expression is not understood."""
-    try:
-        zone = ZoneInfo(timezone) if timezone else UTC
-        moment = datetime.fromtimestamp(after, zone)
-        return next(CronSim(schedule, moment)).timestamp()
-    except (CronSimError, ZoneInfoNotFoundError, StopIteration, ValueError, OverflowError):
-        return None

@@ -200,6 +200,11 @@ FAMILIES: tuple[Family, ...] = (
         "expectation",
     ),
     gauge(
+        "jobrun_job_schedule_unparsed",
+        "1 if the job's schedule is not understood, so that its next run can only be learned; else absent.",
+        single(lambda view: 1 if view.unparsed else None),
+    ),
+    gauge(
         "jobrun_job_failures_to_page",
         "Failed runs in a row after which somebody is paged: failures_to_page of the job's objective.",
         single(lambda view: view.failures_to_page),

@@ -31,6 +31,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         duration_budget: Seconds that a run may take.
         next_expected: When the next run should start.
         schedule: In words of its vendor or of the configuration.
+        unparsed: Whether nobody can tell what that means.
         learned: Which of `freshness`, `duration_budget` and `next_run` come from its past alone.
         team: Who looks after it.
         page: The highest severity that it may page with.
@@ -50,6 +51,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     duration_budget: float | None = None
     next_expected: float | None = None
     schedule: str = ""
+    unparsed: bool = False
     learned: tuple[str, ...] = ()
     team: str = ""
     page: str = "critical"

@@ -3,13 +3,12 @@
 import enum
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Generic, TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
-from cronsim import CronSim, CronSimError
+
+from exporter.cron import next_tick, parse_schedule
 
 Ask = TypeVar("Ask")
 
@@ -101,15 +100,12 @@ def tier(pulse: Pulse, now: float, poll_interval: float) -> Tier:
 
 def has_tick(schedule: Schedule, start: float, end: float) -> bool | None:
     """Whether a schedule names an instant in this stretch; None if there is none, or it is not understood."""
-    if not schedule.expression:
-        return None
     try:
-        zone = ZoneInfo(schedule.timezone) if schedule.timezone else UTC
-        return next(CronSim(schedule.expression, datetime.fromtimestamp(start, zone))).timestamp() <= end
-    except StopIteration:
-        return False
-    except (CronSimError, ZoneInfoNotFoundError, ValueError, OverflowError, OSError):
+        parsed = parse_schedule(schedule.expression, schedule.timezone)
+    except ValueError:
         return None
+    tick = None if parsed.every else next_tick(parsed, start)
+    return None if tick is None else tick <= end
 
 
 def lateness(asked: float | None, now: float, tier: Tier, poll_interval: float) -> float:

@@ -2,11 +2,13 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+import structlog
 
 from exporter.config.config import Objective
 from exporter.counting.records import JobState, OpenRun
+from exporter.cron import parse_schedule
 from exporter.learning.cadence import Cadence
-from exporter.learning.expectations import due_after, expectation, next_tick
+from exporter.learning.expectations import due_after, expectation
 from exporter.learning.learned import Learned
 from exporter.model import Job, State
 from exporter.polling.schedule import backoff
@@ -15,25 +17,6 @@ from tests.core.shown import ShownBook
 
 def at(text, zone="UTC"):
     return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()
-
-
-@pytest.mark.parametrize(
-    ("schedule", "timezone", "after", "expected"),
-    [
-        ("0 3 * * *", "", at("2024-01-01T02:00"), at("2024-01-01T03:00")),
-        ("0 3 * * *", "", at("2024-01-01T03:00"), at("2024-01-02T03:00")),
-        ("0 3 * * *", "Europe/Berlin", at("2024-07-01T02:00"), at("2024-07-02T03:00", "Europe/Berlin")),
-        ("0 3 * * *", "Europe/Berlin", at("2024-01-01T01:30"), at("2024-01-01T03:00", "Europe/Berlin")),
-        ("*/15 * * * *", "UTC", at("2024-01-01T00:07"), at("2024-01-01T00:15")),
-        ("30 2 * * *", "Europe/Berlin", at("2024-03-30T12:00"), at("2024-03-31T03:00", "Europe/Berlin")),
-        ("nonsense", "", 0.0, None),
-        ("0 3 * * *", "Nowhere/Town", 0.0, None),
-        ("0 0 30 2 *", "", 0.0, None),
-        ("", "", 0.0, None),
-    ],
-)
-def test_the_next_instant_of_a_schedule(schedule, timezone, after, expected):
-    assert next_tick(schedule, timezone, after) == expected
 
 
 # --- a start close to its instant ---
@@ -53,11 +36,10 @@ def test_the_next_instant_of_a_schedule(schedule, timezone, after, expected):
         ("*/5 * * * *", "2024-01-01T02:58:30", "2024-01-01T03:00"),
         ("* * * * *", "2024-01-01T02:59:50", "2024-01-01T03:01"),
         ("* * * * *", "2024-01-01T02:59:30", "2024-01-01T03:00"),
-        ("nonsense", "2024-01-01T02:59:30", None),
     ],
 )
 def test_a_start_shortly_before_an_instant_of_the_schedule_is_that_instants(schedule, start, due):
-    assert due_after(schedule, "", at(start)) == (None if due is None else at(due))
+    assert due_after(parse_schedule(schedule), at(start)) == at(due)
 
 
 def job(**fields):
@@ -106,6 +88,45 @@ def test_an_objective_goes_before_the_vendor_and_before_what_was_learned():
     found = expectation(job(last_start=THREE), Objective(team="data"), learned)
     assert (found.next_run, found.freshness, found.duration_budget) == (THREE + 120, 100, 200)
     assert found.schedule == ""
+
+
+@pytest.mark.parametrize(
+    ("schedule", "timezone"), [("@reboot", ""), ("0 3 * * *", "PST8PDT7"), ("TZ=Nowhere/Town 0 3 * * *", "")]
+)
+def test_a_schedule_that_nobody_understands_leaves_the_next_run_to_be_learned(schedule, timezone):
+    learned = Learned(cadence=Cadence(distance=60, patience=60))
+    found = expectation(job(job={"schedule": schedule, "timezone": timezone}, last_start=THREE), None, learned)
+    assert (found.unparsed, found.next_run, found.learned) == (True, THREE + 120, ("next_run",))
+    assert found.schedule == schedule
+
+
+@pytest.mark.parametrize(
+    ("schedule", "due"),
+    [
+        ("@daily", "2024-01-03T00:00"),
+        ("@every 24h", "2024-01-03T03:00"),
+        ("TZ=Asia/Tokyo 0 3 * * *", "2024-01-02T18:00"),
+        ("0 3 ? * *", "2024-01-03T03:00"),
+    ],
+)
+@pytest.mark.parametrize("configured", [False, True])
+def test_dialects_of_vendors_are_understood(schedule, due, configured):
+    objective = Objective(schedule=schedule) if configured else None
+    state = job(job={} if configured else {"schedule": schedule}, last_start=THREE)
+    found = expectation(state, objective, Learned(cadence=Cadence(distance=60, patience=60)))
+    assert (found.unparsed, found.next_run, found.learned) == (False, at(due), ())
+
+
+def test_a_schedule_that_nobody_understands_is_shown_and_logged_once(tmp_path):
+    book = ShownBook(tmp_path / "state.db")
+    jobs = [Job(job_id="a", name="a", schedule="@reboot"), Job(job_id="b", name="b", schedule="@daily")]
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            book.read(jobs=jobs)
+            assert book.scrape("jobrun_job_schedule_unparsed", "job_name") == {("a",): 1}
+    said = [line for line in lines if "schedule not understood" in line["event"]]
+    assert [(line["job_name"], line["schedule"]) for line in said] == [("a", "@reboot")]
+    book.close()
 
 
 def test_nothing_is_expected_of_a_job_that_may_not_be_read_now(tmp_path):

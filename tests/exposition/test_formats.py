@@ -46,7 +46,7 @@ def publish(*views: JobView):
 def test_both_formats_say_the_same():
     text, openmetrics = read(publish(full_view()))
     assert text == openmetrics
-    assert len(text) == 31
+    assert len(text) == 32
 
 
 @given(name=hostile, error=hostile, amount=values)

@@ -42,6 +42,7 @@ def full_view():
         next_expected=1e9,
         schedule="0 3 * * *",
         learned=("freshness",),
+        unparsed=True,
         team="data",
         labels=(("tier", "gold"),),
         job_url="https://x/job",
@@ -84,6 +85,7 @@ def test_a_job_in_full(exposition):
         f"jobrun_job_freshness_objective_seconds{{{J}}} 93600.0",
         f"jobrun_job_duration_budget_seconds{{{J}}} 2700.0",
         f'jobrun_job_expectation_learned{{{J},expectation="freshness"}} 1.0',
+        f"jobrun_job_schedule_unparsed{{{J}}} 1.0",
         f"jobrun_job_failures_to_page{{{J}}} 3.0",
     ]
 
@@ -213,7 +215,7 @@ def test_every_line_of_a_family_counts_as_a_series(exposition):
     page = shown(exposition, full_view())
     counted = exposition.series_by_family()
     assert counted == {family.name: len(lines_of(page, family.name)) for family in FAMILIES}
-    assert series_count(full_view()) == sum(counted.values()) == 31
+    assert series_count(full_view()) == sum(counted.values()) == 32
 
 
 def test_all_lines_of_a_family_are_together(exposition):

@@ -1,0 +1,98 @@
+"""Schedules as people and vendors write them: cron, its dialects, and fixed intervals."""
+
+import functools
+import re
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import msgspec
+from cronsim import CronSim, CronSimError
+
+from exporter.duration import UNITS
+
+NICKNAMES = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+
+_EVERY = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|[dhms]))+")
+_PART = re.compile(r"([0-9.]+)(ms|[dhms])")
+_ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+(.+)", re.DOTALL)
+
+
+class Schedule(msgspec.Struct, frozen=True):
+    """When a job runs: `every` so many seconds after its latest start, or, if that is 0, by `cron` in `timezone`."""
+
+    every: float = 0.0
+    cron: str = ""
+    timezone: str = "UTC"
+
+
+@functools.lru_cache(maxsize=4096)
+def parse_schedule(text: str, timezone: str = "") -> Schedule:
+    """Parse a cron expression or one of its dialects.
+
+    Understood are five fields, six with seconds first, `?` for a day, `@daily` and its like, `@every 1h30m`, and a
+    leading `TZ=` or `CRON_TZ=`, which goes before `timezone`.
+
+    Raises:
+        ValueError: It is none of these, its time zone is unknown, or it never comes true.
+    """
+    if zoned := _ZONE.fullmatch(text.strip()):
+        timezone, text = zoned[1], zoned[2]
+    word, _, rest = text.strip().partition(" ")
+    zone_of(timezone)
+    if word.lower() == "@every":
+        return Schedule(every=_interval(rest.strip()))
+    schedule = Schedule(cron=NICKNAMES.get(text.strip().lower()) or _fields(text), timezone=timezone or "UTC")
+    try:
+        never = next(CronSim(schedule.cron, datetime(2024, 1, 1, tzinfo=UTC)), None) is None
+    except CronSimError as error:
+        raise ValueError(f"is not a cron expression: {error}") from None
+    if never:
+        raise ValueError("is a cron expression that never comes true")
+    return schedule
+
+
+def _fields(text: str) -> str:
+    """The fields in the way of the library, which does not know `?`, another word for any day."""
+    fields = text.split()
+    if len(fields) not in {5, 6}:
+        raise ValueError("must be a cron expression of five fields, or six with seconds first")
+    for day in (-3, -1):
+        fields[day] = "*" if fields[day] == "?" else fields[day]
+    return " ".join(fields)
+
+
+def _interval(text: str) -> float:
+    if not _EVERY.fullmatch(text):
+        raise ValueError("must name an interval after @every, like @every 1h30m")
+    try:
+        seconds = sum(float(count) * UNITS[unit] for count, unit in _PART.findall(text))
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds < float("inf"):
+        raise ValueError("must name an interval of at least 1s")
+    return seconds
+
+
+def zone_of(timezone: str) -> ZoneInfo:
+    """Return a time zone of the IANA database, UTC for "". Raises ValueError if there is no such zone."""
+    try:
+        return ZoneInfo("UTC" if timezone.upper() in {"", "UTC", "Z"} else timezone)
+    except (KeyError, ValueError, OSError):
+        raise ValueError("is not a time zone; write it like Europe/Berlin") from None
+
+
+def next_tick(schedule: Schedule, after: float) -> float | None:
+    """Return the first time after another that a schedule's cron expression names; None if there is none."""
+    try:
+        moment = datetime.fromtimestamp(after, zone_of(schedule.timezone))
+        return next(CronSim(schedule.cron, moment)).timestamp()
+    except (CronSimError, StopIteration, ValueError, OverflowError, OSError):
+        return None
