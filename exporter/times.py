@@ -3,12 +3,19 @@
 import datetime as dt
 import math
 import re
+from collections.abc import Mapping
+from email.utils import mktime_tz, parsedate_tz
+from functools import cache
+from zoneinfo import ZoneInfo, available_timezones
 
 import isodate  # type: ignore[import-untyped]  # it has no types
 import msgspec
 
 MILLISECONDS = 1e11
-"""Epoch numbers beyond this are milliseconds: as seconds it would be the year 5138, as milliseconds it is 1973."""
+"""Epoch numbers beyond this are milliseconds: as seconds it would be the year 5138, as milliseconds it is 1973.
+
+A thousand times as much, they are microseconds, and again a thousand times as much nanoseconds.
+"""
 LATEST = 253402300800.0
 """The year 10000, in which no run has happened."""
 DAY = 86400.0
@@ -17,7 +24,32 @@ YEAR = 365.2425 * DAY
 LONGEST_TEXT = 64
 LONGEST = 100 * YEAR
 """A duration beyond this is a mistake."""
-EPOCH_TEXT = re.compile(r"\d{9,15}(?:\.\d+)?", re.ASCII)
+EPOCH_TEXT = re.compile(r"\d{9,19}(?:\.\d+)?", re.ASCII)
+DATE_AND_TIME = re.compile(
+    r"(\d{4}[-/]?\d\d[-/]?\d\d)[T ]+(\d\d:?\d\d)(?:(:?)(\d\d)([.,]\d+)?)?\s*([+-]\d\d(?::?\d\d)?)?\s*(.*)", re.ASCII
+)
+"""Date; hours and minutes; seconds and their fraction; offset; zone."""
+UTC_NAMES = frozenset({"", "Z", "UTC", "GMT", "ETC/UTC", "ETC/GMT"})
+HTTP_DATE = re.compile(r"[A-Z]{3,9},? .*\d\d:\d\d:\d\d( (GMT|UTC|[+-]\d{4}))?( \d{4})?", re.ASCII)
+CLOCK_TEXT = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)", re.ASCII)
+UNITS = {
+    "MS": 0.001,
+    "MSEC": 0.001,
+    "MILLISECOND": 0.001,
+    "S": 1.0,
+    "SEC": 1.0,
+    "SECOND": 1.0,
+    "M": 60.0,
+    "MIN": 60.0,
+    "MINUTE": 60.0,
+    "H": 3600.0,
+    "HR": 3600.0,
+    "HOUR": 3600.0,
+    "D": DAY,
+    "DAY": DAY,
+}
+"""Seconds of each unit that people and programs write after a number, in capitals and without a plural s."""
+UNIT_TEXT = re.compile(r"(\d+(?:\.\d+)?) ?([A-Z]+)(?:[.,]? (?:AND )?|(?=\d)|$)", re.ASCII)
 NUMBER_TEXT = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)
 PART = r"(?:([+-]?\d+(?:\.\d+)?){})?"
 SIGNED = re.compile(
@@ -30,7 +62,10 @@ FACTORS = (YEAR, YEAR / 12, 7 * DAY, DAY, 3600.0, 60.0, 1.0)
 
 
 def parse_instant(value: str | float | None) -> float | None:
-    """Unix seconds from ISO 8601 (any offset, UTC where there is none) or an epoch number in seconds or milliseconds.
+    """Unix seconds from ISO 8601 (any offset, UTC where there is none), an HTTP date, or an epoch number.
+
+    The zone of an ISO 8601 time may be named after it (` UTC`, `[Europe/Berlin]`). Epoch numbers are seconds,
+    milliseconds, microseconds or nanoseconds.
 
     Instants at or before 1970 stand for "none" in the languages that vendors use, and are None.
     """
@@ -39,12 +74,19 @@ def parse_instant(value: str | float | None) -> float | None:
 
 
 def parse_duration(value: str | float | None) -> float | None:
-    """Seconds from an ISO 8601 duration or a number of seconds; negative ones are 0.
+    """Seconds from an ISO 8601 duration, `00:05:03`, `5m 3s`, or a number of seconds; negative ones are 0.
 
     A year is 365.2425 days and a month a twelfth of it: an average, as there is no date to count from.
     """
     seconds = _duration_text(value) if isinstance(value, str) else _finite(value)
     return max(0.0, seconds) if seconds is not None and seconds < LONGEST else None
+
+
+def is_number(value: str | float | None) -> bool:
+    """Whether a duration is a number without a unit."""
+    if isinstance(value, str):
+        return bool(NUMBER_TEXT.fullmatch(value.strip()[:LONGEST_TEXT]))
+    return value is not None and not isinstance(value, bool)
 
 
 def _finite(value: float | None) -> float | None:
@@ -58,7 +100,11 @@ def _finite(value: float | None) -> float | None:
 
 
 def _epoch(number: float | None) -> float | None:
-    return number / 1000 if number is not None and number >= MILLISECONDS else number
+    """Seconds from an epoch number in seconds or the thousandth, millionth or thousand-millionth part of one."""
+    for _ in range(3):
+        if number is not None and number >= MILLISECONDS:
+            number /= 1000
+    return number
 
 
 def _instant_text(text: str) -> float | None:
@@ -72,7 +118,49 @@ def _instant_text(text: str) -> float | None:
     try:
         return _timestamp(dt.datetime.fromisoformat(text))
     except ValueError:
-        return None
+        return _odd_instant(text)
+
+
+def _odd_instant(text: str) -> float | None:
+    """What fromisoformat refuses: `24:00:00`, `:60`, a zone's name after it or in brackets, and HTTP dates."""
+    match = DATE_AND_TIME.fullmatch(text)
+    try:
+        if match is not None:
+            return _of_parts(match)
+        if HTTP_DATE.fullmatch(text) and (parts := parsedate_tz(text)) is not None:
+            return float(mktime_tz((*parts[:9], parts[9] or 0)))
+    except (ValueError, OverflowError, KeyError, OSError):  # a KeyError is an unknown zone
+        pass
+    return None
+
+
+def _of_parts(match: re.Match[str]) -> float | None:
+    """Unix seconds from the groups of DATE_AND_TIME. Of an offset and a zone's name, the offset decides."""
+    date, clock, colon, seconds, fraction, offset, name = match.groups(default="")
+    name = name.removeprefix("Z").strip("[] ") if name[:2] == "Z[" else name.strip("[] ")
+    ahead = 0.0
+    if clock.replace(":", "") == "2400" and not seconds.strip("0") and not fraction.strip(".,0"):
+        clock, ahead = clock.replace("24", "00", 1), DAY
+    if seconds == "60":
+        seconds, ahead = "59", 1.0
+    whole = f"{date.replace('/', '-')}T{clock}" + (f"{colon}{seconds}{fraction}" if seconds else "")
+    moment = dt.datetime.fromisoformat(whole + (offset or ("Z" if name in UTC_NAMES else "")))
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=ZoneInfo(_zone(name)))
+    return moment.timestamp() + ahead
+
+
+def _zone(name: str) -> str:
+    """A zone's name as it is spelled: `Europe/Berlin`, of any letter case. Abbreviations say nothing for sure."""
+    if "/" not in name:
+        raise ValueError(name)
+    return _zones()[name]
+
+
+@cache
+def _zones() -> Mapping[str, str]:
+    """The names of all zones by their capitals."""
+    return {name.upper(): name for name in available_timezones()}
 
 
 def _timestamp(instant: dt.datetime) -> float:
@@ -93,10 +181,24 @@ def _odd_duration(text: str) -> float | None:
         return float(text)
     if not any(character.isdecimal() for character in text):
         return None
+    if match := CLOCK_TEXT.fullmatch(text):
+        hours, minutes, seconds = map(float, match.groups())
+        return hours * 3600 + minutes * 60 + seconds
     try:
         return _seconds(isodate.parse_duration(text))
     except (isodate.ISO8601Error, ValueError, ArithmeticError):
-        return _signed_parts(text)
+        return _signed_parts(text) if text.lstrip("+-").startswith("P") else _with_units(text)
+
+
+def _with_units(text: str) -> float | None:
+    """`1h30m`, `60 seconds`, `5 minutes 3 s`; None where anything else stands between them."""
+    total, place = 0.0, 0
+    while match := UNIT_TEXT.match(text, place):
+        unit = UNITS.get(match[2]) or UNITS.get(match[2].removesuffix("S"))
+        if unit is None:
+            return None
+        total, place = total + float(match[1]) * unit, match.end()
+    return total if place == len(text) else None
 
 
 def _seconds(duration: dt.timedelta | isodate.Duration) -> float:

@@ -79,8 +79,11 @@ def slices(body: bytes, size: int = SLICE) -> Iterator[bytes]:
     yield b"".join((opening, view[start:]))
 
 
-def decode_rows(body: bytes, envelopes: Sequence[str]) -> list[msgspec.Raw]:
-    """The rows of a bare array, or of an object that holds one under one of these keys."""
+def decode_rows(body: bytes, envelopes: Sequence[str], *, nested: bool = True) -> list[msgspec.Raw]:
+    """The rows of a bare array, or of an object that holds one under one of these keys.
+
+    `nested`: such an object may stand in another one, under one of these keys too.
+    """
     with suppress(*MALFORMED):  # an object that holds the list, or what only looked like two rows that meet
         return _sliced_rows(body)
     try:
@@ -89,10 +92,12 @@ def decode_rows(body: bytes, envelopes: Sequence[str]) -> list[msgspec.Raw]:
         fields = decode(body, OBJECT)
     for key in envelopes:
         if key in fields:
-            try:
+            with suppress(SchemaError):
                 return decode(bytes(fields[key]), ROWS)
-            except SchemaError:
-                continue
+    for key in envelopes if nested else ():
+        if key in fields:
+            with suppress(SchemaError):
+                return decode_rows(bytes(fields[key]), envelopes, nested=False)
     raise SchemaError("the answer is an object without the list that was promised")
 
 

@@ -15,28 +15,30 @@ from exporter.config.section import Section, given_keys
 from exporter.config.source import DAY, HOUR, MINUTE, SourceSettings, Sweep
 from exporter.config.values import BaseUrl, Text
 from exporter.counting.records import OpenRun
-from exporter.errors import AuthError, NotFoundError, RateLimitedError, SchemaError, SourceError
+from exporter.errors import AuthError, NotFoundError, PartialError, RateLimitedError, SourceError
 from exporter.model import Reading, Result, Run, Step, Window
+from exporter.sources.oddities import Oddities
+from exporter.sources.rest import path
 from exporter.sources.snowplow_api import (
     RUN,
     RUNS,
     STEP,
     STEPS,
-    ApiKeyAuth,
-    PasswordAuth,
     RunList,
     RunRow,
+    in_milliseconds,
     job_id_of,
+    oddities,
     parse_log,
     parse_rows,
     parse_run,
     parse_steps,
-    path,
     start_of,
     statuses,
     to_job,
     to_run,
 )
+from exporter.sources.snowplow_signin import ApiKeyAuth, PasswordAuth
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.unreadable import Waiting
 from exporter.sources.windows import Reach, halves, plan
@@ -159,6 +161,8 @@ class SnowplowSource:
         self._uncertain: set[Window] = set()
         self._asked: dict[str, int] = {}
         self._waiting = Waiting()
+        self._oddities = Oddities(settings.name)
+        self._milliseconds = False
 
     def readings(self, view: View) -> Iterator[Reading]:
         """The windows of this poll, oldest first, then the open runs that no window has shown."""
@@ -173,7 +177,7 @@ class SnowplowSource:
                 lost.append(todo.unobserved)
             self._waiting.note(window, answered.invalid)
             through = self._waiting.through(todo.proves(window))
-            yield self._reading(answered, through=through, truncated=truncated, unobserved=lost)
+            yield self._reading(answered, view.now, through=through, truncated=truncated, unobserved=lost)
         self._waiting.end()
         yield from self._follow(view, shown)
 
@@ -229,12 +233,14 @@ class SnowplowSource:
             return self._last
         return parse_rows(answer.body, self._last.texts if self._last else {}, self._statuses)
 
-    def _reading(self, answered: RunList, *, through: float, truncated: int, unobserved: Sequence[Window]) -> Reading:
-        """What an answer brought beside the one committed before: most of its rows are usually the same."""
+    def _reading(
+        self, answered: RunList, now: float, *, through: float, truncated: int, unobserved: Sequence[Window]
+    ) -> Reading:
+        """What an answer brought that the one committed before did not: most of its rows are usually the same."""
         changed = () if self._last is answered else answered.fresh
         return Reading(
             jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
-            runs=[to_run(row, self._statuses) for row in changed],
+            runs=self._runs(changed, now, among=list(answered.texts.values())),
             unchanged=len(answered.texts) - len(changed) + answered.repeated,
             invalid=answered.invalid,
             through=through,
@@ -242,6 +248,15 @@ class SnowplowSource:
             unobserved=unobserved,
             memory=answered,
         )
+
+    def _runs(self, rows: Sequence[RunRow], now: float, *, among: Sequence[RunRow]) -> list[Run]:
+        """The runs of rows; all rows of the answer tell what durations without a unit are, for good."""
+        if rows and not self._milliseconds:
+            self._milliseconds = in_milliseconds(among, now, self._statuses)
+        runs = [to_run(row, self._statuses, now, milliseconds=self._milliseconds) for row in rows]
+        for row, run in zip(rows, runs, strict=True):
+            self._oddities.note(oddities(row, run, now))
+        return runs
 
     def committed(self, reading: Reading) -> None:
         """Remembers an answer whose rows are in the state."""
@@ -253,7 +268,7 @@ class SnowplowSource:
 
         One that cannot be had does not keep the others from being asked for.
         """
-        fault: SourceError | None = None
+        parts: dict[str, SourceError] = {}
         missing = [run for run in view.open_runs() if not any(run.run_id in answered.by_id for answered in shown)]
         self._asked = {run.run_id: self._asked.get(run.run_id, 0) for run in missing}
         for run in sorted(missing, key=lambda run: self._asked[run.run_id]):
@@ -265,12 +280,12 @@ class SnowplowSource:
             except (AuthError, RateLimitedError):
                 raise
             except SourceError as error:
-                fault = error
+                parts[f"run {run.run_id}"] = error
                 continue
             if found is not None:
                 yield found
-        if fault is not None:
-            raise fault
+        if parts:
+            raise PartialError(parts)
 
     def _one(self, run: OpenRun, now: float) -> Reading | None:
         endpoint = path(RUN, org=self._settings.organization_id, runId=run.run_id)
@@ -279,11 +294,11 @@ class SnowplowSource:
         except NotFoundError:
             # A run that the API should still show is asked for again; an older one is gone for good.
             return Reading(gone=[run.run_id]) if run.origin < now - REACH else None
-        row, steps = parse_run(answer.body, self._statuses)
-        if row.run_id != run.run_id:
-            raise SchemaError(f"GET {RUN}: the answer is another run")
+        row, steps = parse_run(answer.body, self._statuses, run.run_id)
         return Reading(
-            jobs=[to_job(row)], runs=[to_run(row, self._statuses)], steps={run.run_id: steps} if steps else {}
+            jobs=[to_job(row)],
+            runs=self._runs([row], now, among=[]),
+            steps={run.run_id: steps} if steps else {},
         )
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:

@@ -1,21 +1,20 @@
-"""Snowplow Console's jobs API: how to sign in, and what its answers mean."""
+"""Snowplow Console's jobs API: what its answers mean, whichever of the likely names and shapes they have."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Annotated
-from urllib.parse import quote
 
-import httpx
 import msgspec
 
-from exporter.client.signin import TokenAuth, secret_bytes, secret_text
 from exporter.errors import SchemaError
 from exporter.model import Job, Result, Run, State, Step, one_row_per_run
+from exporter.sources.oddities import FUTURE_MARGIN, Oddity
 from exporter.sources.payload import (
     ABSENT,
     LONGEST_ID,
     OBJECT,
+    ROWS,
     Scalar,
     decode,
     decode_rows,
@@ -24,120 +23,66 @@ from exporter.sources.payload import (
     scalar,
     text,
 )
+from exporter.sources.rest import LONGEST_WORD, StatusTable, spelled, status_table
 from exporter.sources.source import StepLog
-from exporter.times import parse_duration, parse_instant
+from exporter.times import is_number, parse_duration, parse_instant
 
-TOKEN_V2 = "/organizations/{org}/credentials/v2/token"  # noqa: S105  # a path
-TOKEN_V3 = "/organizations/{org}/credentials/v3/token"  # noqa: S105  # a path
-TOKEN_PASSWORD = "/oauth/token"  # noqa: S105  # a path
 RUNS = "/organizations/{org}/jobs/v1/runs"
 RUN = RUNS + "/{runId}"
 STEPS = RUN + "/steps"
 STEP = STEPS + "/{stepName}"
-LIST_KEYS = ("runs", "jobRuns", "data", "items", "results")
-STEP_LIST_KEYS = ("steps", *LIST_KEYS)
+LIST_KEYS = ("runs", "jobRuns", "data", "items", "results", "content")
+STEP_KEYS = ("steps", "taskStates")
+STEP_LIST_KEYS = (*STEP_KEYS, *LIST_KEYS)
+WRAPPERS = ("run", "jobRun", "job", "data", "item", "content", "result")
+"""Keys of an object that may hold a single run."""
+DEEPEST = 3
+"""Wrappers in wrappers that are opened."""
 UNKNOWN_JOB = "unknown"
-LONGEST_WORD = 64
 NO_STATE = "absent"
 """The unmapped status of a row that has none."""
-STATUSES: Mapping[str, Result | State] = {
+STATUSES: StatusTable = {
     "waiting": State.PENDING,
     "running": State.EXECUTING,
     "succeeded": Result.SUCCESS,
     "succeeded_no_op": Result.SUCCESS,  # a step that asked to stop early, all being done
     "failed": Result.FAILURE,
     "skipped": Result.SKIP,
+    # The rest has never been seen from this API: other spellings whose meaning is beyond doubt.
+    "pending": State.PENDING,
+    "queued": State.PENDING,
+    "scheduled": State.PENDING,
+    "in_progress": State.EXECUTING,
+    "executing": State.EXECUTING,
+    "success": Result.SUCCESS,
+    "successful": Result.SUCCESS,
+    "completed": Result.SUCCESS,
+    "failure": Result.FAILURE,
+    "error": Result.FAILURE,
+    "errored": Result.FAILURE,
+    "timed_out": Result.TIMEOUT,
+    "timedout": Result.TIMEOUT,
+    "timeout": Result.TIMEOUT,
+    "aborted": Result.CANCELLATION,
+    "canceled": Result.CANCELLATION,
+    "cancelled": Result.CANCELLATION,
 }
-REFUSALS = {
-    401: "the key is wrong or was revoked",
-    403: "the key is wrong, or lacks the permission to view data models and jobs",
-}
 
-
-class ApiKeyAuth(TokenAuth):
-    """Sign-in by API key: version 3 with the key's id, version 2 (deprecated) without.
-
-    `root` is that of the API; secrets are read anew at each sign-in.
-    """
-
-    def __init__(
-        self,
-        root: str,
-        organization: str,
-        *,
-        api_key: Callable[[], str],
-        api_key_id: Callable[[], str] | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__(clock)
-        self._endpoint = TOKEN_V2 if api_key_id is None else TOKEN_V3
-        self._url = root.rstrip("/") + path(self._endpoint, org=organization)
-        self._headers = {"X-API-Key": api_key}
-        if api_key_id is not None:
-            self._headers["X-API-Key-ID"] = api_key_id
-
-    def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
-        """The key in headers."""
-        headers = {name: secret_bytes(read) for name, read in self._headers.items()}
-        return httpx.Request(
-            "GET",
-            self._url,
-            headers=[(b"Accept", b"application/json"), *((name.encode(), value) for name, value in headers.items())],
-            extensions={**extensions, "endpoint": self._endpoint},
-        )
-
-    def refusal(self, status: int) -> str:
-        """404 is about the organization, which is part of the path."""
-        return REFUSALS.get(status, "unknown organization" if status == 404 else "the request was not understood")
-
-
-class PasswordAuth(TokenAuth):
-    """Sign-in by a user's name and password, as older consoles have it; secrets are read anew at each sign-in."""
-
-    def __init__(  # noqa: PLR0913  # the fields of the form
-        self,
-        *,
-        username: str,
-        password: Callable[[], str],
-        client_id: str,
-        client_secret: Callable[[], str],
-        token_url: str = "https://id.snowplowanalytics.com/oauth/token",  # noqa: S107  # an address
-        audience: str = "https://snowplowanalytics.com/api/",
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        super().__init__(clock)
-        self._url = token_url
-        self._form = {
-            "grant_type": "password",
-            "username": username,
-            "audience": audience,
-            "client_id": client_id,
-        }
-        self._secrets = {"password": password, "client_secret": client_secret}
-
-    def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
-        """All of it in a form."""
-        secrets = {name: secret_text(read) for name, read in self._secrets.items()}
-        return httpx.Request(
-            "POST",
-            self._url,
-            data={**self._form, **secrets},
-            headers={"Accept": "application/json"},
-            extensions={**extensions, "endpoint": TOKEN_PASSWORD},
-        )
-
-    def refusal(self, status: int) -> str:
-        """404 is about the address."""
-        return "nothing answers at the token URL" if status == 404 else "the user or the client is not accepted"
-
-
-def path(endpoint: str, **parts: str) -> str:
-    """The path of an endpoint (template), with its parts percent-encoded."""
-    return endpoint.format_map({name: quote(part, safe="") for name, part in parts.items()})
+RUN_ID = ("runid", "runreference", "id")
+JOB_NAME = ("jobname", "name")
+STEP_NAME = ("name", "stepname", "taskname")
+WORD = ("state", "status", "runstate", "taskstate")
+START = ("starttime", "startedat", "started", "start")
+END = ("endtime", "endedat", "finishedat", "completedat")
+DURATION = ("duration", "runduration", "taskduration")
+DEPENDENCIES = ("dependencies", "dependson")
+"""Names of fields, as `Fields` spells them; of several the first that has a value counts."""
+SPAN_UNITS = {"days": "D", "hours": "H", "minutes": "M", "seconds": "S", "secs": "S"}
+"""What the fields of a duration that is an object are in ISO 8601, in the order of ISO 8601."""
 
 
 class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
-    """A run as the API words it; equal rows mean the same. Of the names for one thing, the first not None counts."""
+    """A run as the API words it; equal rows mean the same."""
 
     run_id: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID)]
     job_name: str
@@ -145,61 +90,56 @@ class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"
     state: str
     start_time: Scalar = None
     duration: Scalar = None
-    started_at: Scalar = None
-    started: Scalar = None
-    run_duration: Scalar = None
     end_time: Scalar = None
-    ended_at: Scalar = None
-    finished_at: Scalar = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has all that is to be known of a run that has started: else it may be under another name."""
+        return self.start_time is not None and (self.duration is not None or self.end_time is not None)
 
 
-class LooseRow(msgspec.Struct, kw_only=True, rename="camel"):
-    """Everything that a run or a step may hold, under every name that it may have, not yet decoded."""
+class Fields:
+    """The fields of an object, not yet decoded, by their names without letter case and underscores."""
 
-    run_id: msgspec.Raw = ABSENT
-    id: msgspec.Raw = ABSENT
-    run_reference: msgspec.Raw = ABSENT
-    job_name: msgspec.Raw = ABSENT
-    name: msgspec.Raw = ABSENT
-    step_name: msgspec.Raw = ABSENT
-    task_name: msgspec.Raw = ABSENT
-    environment: msgspec.Raw = ABSENT
-    state: msgspec.Raw = ABSENT
-    status: msgspec.Raw = ABSENT
-    run_state: msgspec.Raw = ABSENT
-    start_time: msgspec.Raw = ABSENT
-    started_at: msgspec.Raw = ABSENT
-    started: msgspec.Raw = ABSENT
-    end_time: msgspec.Raw = ABSENT
-    ended_at: msgspec.Raw = ABSENT
-    finished_at: msgspec.Raw = ABSENT
-    duration: msgspec.Raw = ABSENT
-    run_duration: msgspec.Raw = ABSENT
-    dependencies: msgspec.Raw = ABSENT
-    depends_on: msgspec.Raw = ABSENT
-    steps: msgspec.Raw = ABSENT
+    def __init__(self, fields: Mapping[str, msgspec.Raw]) -> None:
+        self._fields: dict[str, msgspec.Raw] = {}
+        for name, raw in fields.items():
+            self._fields.setdefault(name.replace("_", "").casefold(), raw)
 
-    def word(self) -> str:
-        """The status, as the API words it."""
-        return text(self.state, self.status, self.run_state)
+    def raws(self, names: Sequence[str]) -> Iterator[msgspec.Raw]:
+        """The fields that have one of these names, in their order."""
+        return (self._fields[name] for name in names if name in self._fields)
 
-    def times(self) -> tuple[Scalar, Scalar, Scalar]:
-        """Start, end and duration, as the API words them."""
-        return (
-            scalar(self.start_time, self.started_at, self.started),
-            scalar(self.end_time, self.ended_at, self.finished_at),
-            scalar(self.duration, self.run_duration),
-        )
+    def identity(self, names: Sequence[str]) -> str:
+        """An ID, "" if there is none."""
+        return identity(*self.raws(names))
+
+    def text(self, names: Sequence[str]) -> str:
+        """A text or a number, as text; "" if there is none."""
+        return text(*self.raws(names))
+
+    def scalar(self, names: Sequence[str]) -> Scalar:
+        """A text or a number; a value of another kind is shown as what it is, for it cannot be read."""
+        values = [raw for raw in self.raws(names) if bytes(raw) != b"null"]
+        value = scalar(*values)
+        return bytes(values[0]).decode(errors="replace")[:LONGEST_WORD] if value is None and values else value
+
+    def span(self) -> Scalar:
+        """A duration: a text, a number, or an object such as `{"seconds": 2.5}`."""
+        for raw in self.raws(DURATION):
+            parts = decoded(raw, OBJECT)
+            if parts is not None:
+                return _iso_duration(parts)
+        return self.scalar(DURATION)
 
 
+WHOLE: msgspec.json.Decoder[int] = msgspec.json.Decoder(int)
 TYPED_ROW: msgspec.json.Decoder[RunRow] = msgspec.json.Decoder(RunRow)
-LOOSE_ROW: msgspec.json.Decoder[LooseRow] = msgspec.json.Decoder(LooseRow)
-RAW_LIST: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-def statuses(status_map: Mapping[str, Result | State]) -> Mapping[str, Result | State]:
-    """The table of status words, letter case folded: the vendor's, and over them those of the configuration."""
-    return {**STATUSES, **{word.casefold(): meaning for word, meaning in status_map.items()}}
+def statuses(status_map: StatusTable) -> StatusTable:
+    """The table of status words: the vendor's, and over them those of the configuration."""
+    return status_table(STATUSES, status_map)
 
 
 class RunList(msgspec.Struct, frozen=True, dict=True):
@@ -225,9 +165,7 @@ class RunList(msgspec.Struct, frozen=True, dict=True):
         return {row.run_id: row for row in self.texts.values()}
 
 
-def parse_rows(
-    body: bytes, known: Mapping[bytes, RunRow], status_map: Mapping[str, Result | State] = STATUSES
-) -> RunList:
+def parse_rows(body: bytes, known: Mapping[bytes, RunRow], status_map: StatusTable = STATUSES) -> RunList:
     """The runs of a list. `known` are the texts of an earlier one: most rows are usually the same to the byte.
 
     Raises:
@@ -250,7 +188,7 @@ def parse_rows(
     return RunList(body, texts, fresh, invalid, valid - len(texts))
 
 
-def _one_per_run(texts: dict[bytes, RunRow], status_map: Mapping[str, Result | State]) -> dict[bytes, RunRow]:
+def _one_per_run(texts: dict[bytes, RunRow], status_map: StatusTable) -> dict[bytes, RunRow]:
     """Without the rows that are not to be believed: they must not be known when a later list shows them alone."""
     words_of: dict[str, list[bytes]] = {}
     for words, row in texts.items():
@@ -267,26 +205,42 @@ def _one_per_run(texts: dict[bytes, RunRow], status_map: Mapping[str, Result | S
 def _row(raw: msgspec.Raw) -> RunRow | None:
     """A row with its fields under their first names, None if it has no id."""
     row = decoded(raw, TYPED_ROW)
-    if row is not None:
+    if row is not None and row.complete:
         return row
-    loose = decoded(raw, LOOSE_ROW)
-    return None if loose is None else _from_loose(loose)
+    fields = decoded(raw, OBJECT)
+    return None if fields is None else _from_fields(Fields(fields))
 
 
-def _from_loose(loose: LooseRow) -> RunRow | None:
-    run_id = identity(loose.run_id, loose.run_reference, loose.id)
+def _fields_of(raw: msgspec.Raw) -> Fields:
+    """The fields of an object; none of anything else."""
+    fields = decoded(raw, OBJECT)
+    return Fields({} if fields is None else fields)
+
+
+def _from_fields(fields: Fields) -> RunRow | None:
+    run_id = fields.identity(RUN_ID)
     if not run_id:
         return None
-    start, end, duration = loose.times()
     return RunRow(
         run_id=run_id,
-        job_name=text(loose.job_name, loose.name),
-        environment=text(loose.environment),
-        state=loose.word(),
-        start_time=start,
-        duration=duration,
-        end_time=end,
+        job_name=fields.text(JOB_NAME),
+        environment=fields.text(("environment",)),
+        state=fields.text(WORD),
+        start_time=fields.scalar(START),
+        duration=fields.span(),
+        end_time=fields.scalar(END),
     )
+
+
+def _iso_duration(parts: Mapping[str, msgspec.Raw]) -> str:
+    """The duration that an object tells by its fields."""
+    values = {unit: text(parts[name]) for name, unit in SPAN_UNITS.items() if name in parts}
+    nanoseconds = decoded(parts.get("nanos", parts.get("nano", ABSENT)), WHOLE) or 0
+    seconds = decoded(parts.get("seconds", parts.get("secs", ABSENT)), WHOLE)
+    if nanoseconds and seconds is not None:
+        values["S"] = f"{seconds + nanoseconds / 1e9:.9f}"
+    days = f"{values.pop('D')}D" if "D" in values else ""
+    return f"P{days}" + ("T" + "".join(f"{value}{unit}" for unit, value in values.items()) if values else "")
 
 
 def to_job(row: RunRow) -> Job:
@@ -299,20 +253,20 @@ def job_id_of(row: RunRow) -> str:
     return f"{row.environment}/{row.job_name or UNKNOWN_JOB}"
 
 
-def to_run(row: RunRow, status_map: Mapping[str, Result | State]) -> Run:
-    """The run of a row; `status_map` is the table made by `statuses`.
+def to_run(row: RunRow, status_map: StatusTable, now: float = float("inf"), *, milliseconds: bool = False) -> Run:
+    """The run of a row; `status_map` is the table made by `statuses`; `now` and `milliseconds`: see `duration_of`.
 
     An ended run without any duration and end has `end` None. The duration so far of an open run is left out: it would
     make another run of it at each reading.
     """
     meaning, unmapped = _meaning(row.state, status_map)
-    start = start_of(row)
-    end = parse_instant(_first(row.end_time, row.ended_at, row.finished_at))
-    duration = parse_duration(_first(row.duration, row.run_duration))
+    start, end = start_of(row), parse_instant(row.end_time)
     if meaning is None and end is not None:
         meaning = Result.UNKNOWN
     result = meaning if isinstance(meaning, Result) else None
-    end, duration = (None, None) if result is None else _completed(start, end, duration)
+    duration = None
+    if result is not None:
+        end, duration = _completed(start, end, duration_of(row, now, milliseconds=milliseconds))
     return Run(
         run_id=row.run_id,
         job_id=job_id_of(row),
@@ -320,32 +274,101 @@ def to_run(row: RunRow, status_map: Mapping[str, Result | State]) -> Run:
         state=meaning if isinstance(meaning, State) else None,
         unmapped=unmapped,
         start=start,
-        end=end,
+        end=end if result is not None else None,
         duration=duration,
     )
 
 
 def start_of(row: RunRow) -> float | None:
     """When the run of a row started."""
-    return parse_instant(_first(row.start_time, row.started_at, row.started))
+    return parse_instant(row.start_time)
 
 
-def parse_run(body: bytes, status_map: Mapping[str, Result | State]) -> tuple[RunRow, list[Step] | None]:
-    """One run, and its steps if they came along.
+def duration_of(row: RunRow, now: float, *, milliseconds: bool) -> float | None:
+    """The duration of a row in seconds; a number without a unit is seconds, or `milliseconds` if that is known.
+
+    A number that would set the end of the run into the future is milliseconds if these do not, else it is not believed.
+    """
+    seconds = parse_duration(row.duration)
+    if seconds is None or not is_number(row.duration):
+        return seconds
+    if milliseconds:
+        return seconds / 1000
+    start = start_of(row)
+    latest = float("inf") if start is None else now + FUTURE_MARGIN - start
+    return next((each for each in (seconds, seconds / 1000) if each <= latest), None)
+
+
+def in_milliseconds(rows: Sequence[RunRow], now: float, status_map: StatusTable) -> bool:
+    """Whether durations without a unit are milliseconds: as seconds, most ends would lie in the future."""
+    ended = [row for row in rows if is_number(row.duration) and to_run(row, status_map).result is not None]
+    mistaken = sum((to_run(row, status_map).end or 0.0) > now + FUTURE_MARGIN for row in ended)
+    return 2 * mistaken > len(ended)
+
+
+def oddities(row: RunRow, run: Run, now: float) -> Iterator[Oddity]:
+    """What could not be read of a row, or is hard to believe."""
+    if row.start_time is not None and run.start is None:
+        yield "start time of a run cannot be read", row.start_time
+    if row.end_time is not None and parse_instant(row.end_time) is None:
+        yield "end time of a run cannot be read", row.end_time
+    if run.result is not None and row.duration is not None and run.duration is None:
+        yield "duration of a run cannot be read", row.duration
+    if run.end is not None and run.end > now + FUTURE_MARGIN:
+        yield "end of a run is in the future", row.duration if row.end_time is None else row.end_time
+
+
+def parse_run(body: bytes, status_map: StatusTable, run_id: str = "") -> tuple[RunRow, list[Step] | None]:
+    """One run, and its steps if they came along, bare or wrapped in an object or a list.
+
+    Args:
+        body: The answer.
+        status_map: The table made by `statuses`.
+        run_id: The run that was asked for; "" accepts any.
 
     Raises:
         DecodeError: The body is not JSON.
-        SchemaError: It is not a run.
+        SchemaError: It is not this run.
     """
-    loose = decode(body, LOOSE_ROW)
-    row = _from_loose(loose)
-    if row is None:
+    try:
+        objects = [decode(body, OBJECT)]
+    except SchemaError:
+        objects = [fields for raw in decode(body, ROWS) if (fields := decoded(raw, OBJECT)) is not None]
+    found = [each for fields in objects for each in _runs_in(fields)]
+    if not found:
         raise SchemaError("the answer is not a run: it has no id")
-    raws = decoded(loose.steps, RAW_LIST)
-    return row, None if raws is None else _steps(raws, status_map)
+    for row, steps in found:
+        if run_id in ("", row.run_id):
+            return row, None if steps is None else _steps(steps, status_map)
+    raise SchemaError("the answer is another run")
 
 
-def parse_steps(body: bytes, status_map: Mapping[str, Result | State]) -> list[Step]:
+def _runs_in(
+    fields: Mapping[str, msgspec.Raw], steps: Sequence[msgspec.Raw] | None = None, depth: int = 0
+) -> Iterator[tuple[RunRow, Sequence[msgspec.Raw] | None]]:
+    """The run that an object is, or that it wraps, with the steps in it or beside it."""
+    steps = next((rows for key in STEP_KEYS if (rows := _list_of(fields.get(key, ABSENT))) is not None), steps)
+    row = _from_fields(Fields(fields))
+    if row is not None and row.state:
+        yield row, steps
+    for key in WRAPPERS if depth < DEEPEST else ():
+        inner = decoded(fields.get(key, ABSENT), OBJECT)
+        if inner is None:  # a list of one
+            inner = next((decoded(raw, OBJECT) for raw in decoded(fields.get(key, ABSENT), ROWS) or []), None)
+        if inner is not None:
+            yield from _runs_in(inner, steps, depth + 1)
+    if row is not None and not row.state:
+        yield row, steps
+
+
+def _list_of(raw: msgspec.Raw) -> list[msgspec.Raw] | None:
+    """The rows of a list or of an object around one; None if it is neither."""
+    with suppress(SchemaError):
+        return decode_rows(bytes(raw), STEP_LIST_KEYS) if bytes(raw) else None
+    return None
+
+
+def parse_steps(body: bytes, status_map: StatusTable) -> list[Step]:
     """The steps of a run, each name once.
 
     Raises:
@@ -370,46 +393,47 @@ def parse_log(body: bytes) -> StepLog:
     return StepLog(stdout=text(fields.get("stdout", ABSENT)), stderr=text(fields.get("stderr", ABSENT)))
 
 
-def _steps(raws: Sequence[msgspec.Raw], status_map: Mapping[str, Result | State]) -> list[Step]:
+def _steps(raws: Sequence[msgspec.Raw], status_map: StatusTable) -> list[Step]:
+    """Each step once: as it ended, else as it was shown last."""
     steps: dict[str, Step] = {}
     for raw in raws:
-        loose = decoded(raw, LOOSE_ROW)
-        name = "" if loose is None else text(loose.name, loose.step_name, loose.task_name)
-        if loose is not None and name:
-            steps[name] = _step(loose, name, status_map)
+        fields = _fields_of(raw)
+        name = fields.text(STEP_NAME)
+        if name:
+            step = _step(fields, name, status_map)
+            if step.result is not None or name not in steps or steps[name].result is None:
+                steps[name] = step
     return list(steps.values())
 
 
-def _step(loose: LooseRow, name: str, status_map: Mapping[str, Result | State]) -> Step:
-    meaning, _ = _meaning(loose.word(), status_map)
-    start, end, duration = loose.times()
-    times = parse_instant(start), parse_instant(end), parse_duration(duration)
+def _step(fields: Fields, name: str, status_map: StatusTable) -> Step:
+    meaning, _ = _meaning(fields.text(WORD), status_map)
+    start, end = parse_instant(fields.scalar(START)), parse_instant(fields.scalar(END))
+    duration = parse_duration(fields.span())
     result = meaning if isinstance(meaning, Result) else None
-    ended, lasted = _completed(*times) if result is not None else (None, times[2])
+    ended, lasted = _completed(start, end, duration) if result is not None else (None, duration)
     return Step(
         name=name,
         result=result,
         state=meaning if isinstance(meaning, State) else None,
-        start=times[0],
+        start=start,
         end=ended,
         duration=lasted,
-        dependencies=_dependencies(loose),
+        dependencies=_dependencies(fields),
     )
 
 
-def _dependencies(loose: LooseRow) -> tuple[str, ...]:
+def _dependencies(fields: Fields) -> tuple[str, ...]:
     """Names, or objects that have one."""
-    raws = decoded(loose.dependencies, RAW_LIST)
-    if raws is None:
-        raws = decoded(loose.depends_on, RAW_LIST) or []
-    names = (text(raw) or text((decoded(raw, OBJECT) or {}).get("name", ABSENT)) for raw in raws)
+    lists = (rows for raw in fields.raws(DEPENDENCIES) if (rows := decoded(raw, ROWS)) is not None)
+    names = (text(raw) or _fields_of(raw).text(STEP_NAME) for raw in next(lists, []))
     return tuple(name for name in names if name)
 
 
-def _meaning(word: str, status_map: Mapping[str, Result | State]) -> tuple[Result | State | None, str]:
+def _meaning(word: str, status_map: StatusTable) -> tuple[Result | State | None, str]:
     """What a status word means, or None and the word itself."""
     word = word.strip()[:LONGEST_WORD]
-    meaning = status_map.get(word.casefold())
+    meaning = status_map.get(spelled(word))
     return (meaning, "") if meaning is not None else (None, word or NO_STATE)
 
 
@@ -420,10 +444,3 @@ def _completed(start: float | None, end: float | None, duration: float | None) -
     if duration is None and start is not None and end is not None:
         duration = max(0.0, end - start)
     return end, duration
-
-
-def _first(*values: Scalar) -> Scalar:
-    for value in values:
-        if value is not None:
-            return value
-    return None

@@ -8,16 +8,15 @@ from hypothesis import strategies as st
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State
 from exporter.sources.payload import SLICE
+from exporter.sources.rest import LONGEST_WORD, path
 from exporter.sources.snowplow_api import (
     LIST_KEYS,
-    LONGEST_WORD,
     RUN,
     RunRow,
     parse_log,
     parse_rows,
     parse_run,
     parse_steps,
-    path,
     statuses,
     to_job,
     to_run,

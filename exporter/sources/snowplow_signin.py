@@ -1,0 +1,94 @@
+"""How to sign in to Snowplow Console: by API key, or as older consoles have it."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import httpx
+
+from exporter.client.signin import TokenAuth, secret_bytes, secret_text
+from exporter.sources.rest import path
+
+TOKEN_V2 = "/organizations/{org}/credentials/v2/token"  # noqa: S105  # a path
+TOKEN_V3 = "/organizations/{org}/credentials/v3/token"  # noqa: S105  # a path
+TOKEN_PASSWORD = "/oauth/token"  # noqa: S105  # a path
+REFUSALS = {
+    401: "the key is wrong or was revoked",
+    403: "the key is wrong, or lacks the permission to view data models and jobs",
+}
+
+
+class ApiKeyAuth(TokenAuth):
+    """Sign-in by API key: version 3 with the key's id, version 2 (deprecated) without.
+
+    `root` is that of the API; secrets are read anew at each sign-in.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        organization: str,
+        *,
+        api_key: Callable[[], str],
+        api_key_id: Callable[[], str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(clock)
+        self._endpoint = TOKEN_V2 if api_key_id is None else TOKEN_V3
+        self._url = root.rstrip("/") + path(self._endpoint, org=organization)
+        self._headers = {"X-API-Key": api_key}
+        if api_key_id is not None:
+            self._headers["X-API-Key-ID"] = api_key_id
+
+    def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
+        """The key in headers."""
+        headers = {name: secret_bytes(read) for name, read in self._headers.items()}
+        return httpx.Request(
+            "GET",
+            self._url,
+            headers=[(b"Accept", b"application/json"), *((name.encode(), value) for name, value in headers.items())],
+            extensions={**extensions, "endpoint": self._endpoint},
+        )
+
+    def refusal(self, status: int) -> str:
+        """404 is about the organization, which is part of the path."""
+        return REFUSALS.get(status, "unknown organization" if status == 404 else "the request was not understood")
+
+
+class PasswordAuth(TokenAuth):
+    """Sign-in by a user's name and password, as older consoles have it; secrets are read anew at each sign-in."""
+
+    def __init__(  # noqa: PLR0913  # the fields of the form
+        self,
+        *,
+        username: str,
+        password: Callable[[], str],
+        client_id: str,
+        client_secret: Callable[[], str],
+        token_url: str = "https://id.snowplowanalytics.com/oauth/token",  # noqa: S107  # an address
+        audience: str = "https://snowplowanalytics.com/api/",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__(clock)
+        self._url = token_url
+        self._form = {
+            "grant_type": "password",
+            "username": username,
+            "audience": audience,
+            "client_id": client_id,
+        }
+        self._secrets = {"password": password, "client_secret": client_secret}
+
+    def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
+        """All of it in a form."""
+        secrets = {name: secret_text(read) for name, read in self._secrets.items()}
+        return httpx.Request(
+            "POST",
+            self._url,
+            data={**self._form, **secrets},
+            headers={"Accept": "application/json"},
+            extensions={**extensions, "endpoint": TOKEN_PASSWORD},
+        )
+
+    def refusal(self, status: int) -> str:
+        """404 is about the address."""
+        return "nothing answers at the token URL" if status == 404 else "the user or the client is not accepted"
