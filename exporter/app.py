@@ -30,6 +30,7 @@ from exporter.state.opening import open_state
 from exporter.state.store import Connect
 from exporter.supervision import Manager
 from exporter.web.address import Address
+from exporter.web.connections import raise_open_file_limit
 from exporter.web.file import WebFile
 from exporter.web.server import ListenError
 
@@ -75,6 +76,7 @@ def serve(  # noqa: PLR0913  # as above
 ) -> int:
     """Runs a daemon in this process until a signal ends it; gives the exit code."""
     sys.setswitchinterval(TURN)
+    raise_open_file_limit()
     daemon = Daemon(read_config, listen, outside=Outside(), connect=connect, web_file=web_file, manager=manager)
     signals = Signals(*ENDING, signal.SIGHUP)
     try:

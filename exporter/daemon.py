@@ -31,6 +31,7 @@ from exporter.web import api, openapi
 from exporter.web.address import Address
 from exporter.web.application import Answers, Verdict, application
 from exporter.web.auth import guarded
+from exporter.web.connections import connection_limit
 from exporter.web.file import WebFile
 from exporter.web.handling import Handling
 from exporter.web.server import WebServer
@@ -123,11 +124,11 @@ class Daemon:
                 *Site(reporter, self._handling, runbooks.markdown, version=__version__).routes,
             ],
         )
-        app = application(answers)
+        app, most = application(answers), connection_limit()
         if web_file is None:
-            self._web = WebServer(app, listen.host, listen.port)
+            self._web = WebServer(app, listen.host, listen.port, most=most)
         else:
-            self._web = WebServer(guarded(app, web_file), listen.host, listen.port, web_file.tls)
+            self._web = WebServer(guarded(app, web_file), listen.host, listen.port, web_file.tls, most=most)
 
     @property
     def address(self) -> Address:
@@ -237,6 +238,7 @@ class Daemon:
         while not self._ended.wait(TICK):
             self._schedule.tick()
             self._publisher.tick()
+            logs.report_swallowed()
             now = self._outside.monotonic()
             if now - self._kept_house >= HOUSEKEEPING:
                 self._kept_house = now

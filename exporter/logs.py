@@ -1,7 +1,8 @@
 """Logging: one line an event, to stderr, as logfmt or JSON, and never a secret.
 
 Our own code logs through `structlog.get_logger()`; what libraries log through `logging` takes the same way from WARNING
-on. Of an exception only what we wrote ourselves is shown: others' texts can hold bodies, addresses and headers.
+on, one line per kind and minute. Of an exception only what we wrote ourselves is shown: others' texts can hold bodies,
+addresses and headers.
 """
 
 import json
@@ -22,6 +23,7 @@ from structlog.typing import EventDict, WrappedLogger
 from exporter.config.faults import ConfigError
 from exporter.config.secret import MASK, Secret, SecretError
 from exporter.errors import JobrunError
+from exporter.throttle import Throttle
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["logfmt", "json"]
@@ -161,6 +163,27 @@ class _Bridge(logging.Handler):
             self.handleError(record)
 
 
+def limited(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Drop an event that names its `logger`, as what libraries and clients cause does, after the first in a minute."""
+    if "logger" in event and not event.pop(_SUMMARY, False):
+        report_swallowed()
+        if not _throttle.admits(str(event["logger"]), str(event.get("event", ""))):
+            raise structlog.DropEvent
+    return event
+
+
+def report_swallowed() -> None:
+    """Log how many lines were swallowed in minutes that are over. To be called now and then."""
+    for kind in _throttle.over():
+        more = f"and {kind.count} more in the last minute"
+        structlog.get_logger().warning(kind.message, logger=kind.logger, more=more, **{_SUMMARY: True})
+
+
+_SUMMARY = "_summary"
+
+_throttle = Throttle(time.monotonic)  # one for the process, as logging is
+
+
 def _message(record: logging.LogRecord) -> str:
     """A record's message, with its arguments filled in where they fit."""
     message = str(_safe(record.msg))
@@ -192,6 +215,8 @@ def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = 
         stream: Where lines go; stderr, save in tests.
         clock: Unix seconds.
     """
+    global _throttle  # noqa: PLW0603  # logging is one for the whole process
+    _throttle = Throttle(clock)
     level = LEVELS[options.level]
 
     def stamped(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
@@ -200,7 +225,7 @@ def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = 
         return {"ts": instant, "level": method, "msg": message, **event}
 
     structlog.configure(
-        processors=[stamped, exceptions, _REDACTOR, RENDERERS[options.format]],
+        processors=[limited, stamped, exceptions, _REDACTOR, RENDERERS[options.format]],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,

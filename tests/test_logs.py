@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from exporter import logs
 from exporter.config.secret import MASK, Secret
 from exporter.errors import NetworkError
+from exporter.throttle import MOST_KINDS, Throttle
 
 NOW = 1_700_000_000.25
 
@@ -188,3 +189,70 @@ def test_configuring_again_replaces_what_was(lines):
     logging.getLogger("a").warning("once")
 
     assert len(read()) == 1
+
+
+@pytest.fixture
+def moving():
+    """Starts logging with a clock that a test moves; gives the clock and what reads the lines."""
+    kept = logging.root.handlers[:], logging.root.level
+    stream, now = io.StringIO(), [NOW]
+    logs.configure(logs.LogOptions(), stream, lambda: now[0])
+    yield now, lambda: [line.partition(" level=")[2] for line in stream.getvalue().splitlines()]
+    logging.root.handlers, logging.root.level = kept[0], kept[1]
+    structlog.reset_defaults()
+
+
+def test_a_library_writes_one_line_per_kind_and_minute(moving):
+    now, read = moving
+    for number in range(213):
+        logging.getLogger("asyncio").error("accept() failed on <socket fd=%d>", number)
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    assert read() == [
+        'error msg="accept() failed on <socket fd=0>" logger=asyncio',
+        'warning msg="Invalid HTTP request received." logger=uvicorn.error',
+    ]
+    now[0] += 61
+    logs.report_swallowed()
+    assert read()[2:] == [
+        'warning msg="accept() failed on <socket fd=0>" logger=asyncio more="and 212 more in the last minute"'
+    ]
+
+
+def test_the_count_of_a_flood_that_goes_on_is_its_one_line_of_the_minute(moving):
+    now, read = moving
+    for _ in range(600):
+        logging.getLogger("a").warning("flood")
+        now[0] += 1
+    assert len(read()) == 10
+    assert read()[1] == 'warning msg=flood logger=a more="and 59 more in the last minute"'
+
+
+def test_after_a_quiet_minute_a_line_is_written_at_once_again(moving):
+    now, read = moving
+    for _ in range(3):
+        logging.getLogger("a").warning("rare")
+        now[0] += 61
+    logs.report_swallowed()
+    assert read() == ["warning msg=rare logger=a"] * 3
+
+
+def test_a_clock_that_is_put_back_does_not_silence_a_kind(moving):
+    now, read = moving
+    for _ in range(2):
+        logging.getLogger("a").warning("event")
+        now[0] -= 3600
+    assert len(read()) == 2
+
+
+def test_messages_that_are_all_different_do_not_fill_the_memory():
+    throttle = Throttle(lambda: 0.0)
+    for number in range(3 * MOST_KINDS):
+        throttle.admits("a", "x" * number)
+    assert len(throttle._windows) <= MOST_KINDS
+
+
+def test_our_own_lines_are_all_written(moving):
+    _, read = moving
+    for _ in range(3):
+        structlog.get_logger().info("poll", source="a")
+    assert len(read()) == 3

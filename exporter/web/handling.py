@@ -69,7 +69,7 @@ class Handling:
                 return refuse(error)
             except Exception as error:  # noqa: BLE001  # the last resort, as follows
                 # A fault of ours must not end the connection without a word, nor show what it saw.
-                self._log.exception("page.fault", fault=type(error).__name__)
+                self._log.exception("page could not be made", error=type(error).__name__, logger=__name__)
                 return refuse(ReportError("a fault of the exporter itself; its log says more"))
 
         return answer

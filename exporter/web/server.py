@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from exporter.web.application import ABORT
+from exporter.web.connections import MOST_CONNECTIONS, Accepted, Acceptor, Connections
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept, longer than the usual interval between two scrapes."""
@@ -30,7 +31,7 @@ class ListenError(Exception):
     """The address cannot be listened on."""
 
 
-class _Protocol(HttpToolsProtocol):
+class _Protocol(HttpToolsProtocol, Accepted):
     """uvicorn's HTTP, which by itself would keep headers without end, and wait for them without end.
 
     Bodies it keeps only to 64 KiB at a time, and idle connections for KEEP_ALIVE.
@@ -43,9 +44,15 @@ class _Protocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
     """When to end the connection; None while no head is awaited."""
 
-    def __init__(self, *args: Any, patience: float = HEAD_PATIENCE, **more: Any) -> None:  # noqa: ANN401  # uvicorn's own
+    def __init__(self, *args: Any, patience: float, open_now: Connections, **more: Any) -> None:  # noqa: ANN401  # uvicorn's own
         super().__init__(*args, **more)
         self._patience = patience
+        self._open_now = open_now
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -54,6 +61,7 @@ class _Protocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._expect_nothing()
+        self._open_now.remove(self)
 
     def on_message_begin(self) -> None:
         self._began = True
@@ -63,6 +71,11 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._expect_nothing()
+        self._open_now.touch(self)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._open_now.touch(self)
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
@@ -93,7 +106,26 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which at its end also cuts off clients that do not read."""
+    """uvicorn's server with an acceptor of ours, which at its end also cuts off clients that do not read."""
+
+    def __init__(self, config: uvicorn.Config, open_now: Connections, patience: float) -> None:
+        super().__init__(config)
+        self._open_now = open_now
+        self._patience = patience
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        def make() -> Accepted:
+            protocol: Accepted = self.config.http_protocol_class(  # type: ignore[assignment, call-arg]  # `_Protocol`
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return protocol
+
+        tls, patience = self.config.ssl, self._patience
+        self.servers = [
+            Acceptor(listener, make, self._open_now, tls=tls, patience=patience)  # type: ignore[misc]  # closed alike
+            for listener in sockets or []
+        ]
+        self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
@@ -107,10 +139,11 @@ class WebServer:
     """A server that listens from `start` until `stop`.
 
     `host` "" means all interfaces. `port` 0 takes a free one, known after `start`. `tls` makes it speak HTTPS.
-    `patience`: seconds that a client may take for one request's line and headers.
+    `patience`: seconds that a client may take for one request's line and headers, and for the handshake of TLS.
+    `most`: connections that may be open at once; for a further one, that which has been idle longest is ended.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # the limits are arguments for tests
         self,
         app: ASGIApp,
         host: str,
@@ -118,13 +151,15 @@ class WebServer:
         tls: ssl.SSLContext | None = None,
         *,
         patience: float = HEAD_PATIENCE,
+        most: int = MOST_CONNECTIONS,
     ) -> None:
         self.host = host
         self.port = port
+        open_now = Connections(most)
         self._config = uvicorn.Config(
             app,
             loop="asyncio",
-            http=functools.partial(_Protocol, patience=patience),  # type: ignore[arg-type]  # it is only called
+            http=functools.partial(_Protocol, patience=patience, open_now=open_now),  # type: ignore[arg-type]  # it is only called
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -134,7 +169,7 @@ class WebServer:
             timeout_keep_alive=KEEP_ALIVE,
         )
         self._tls = tls
-        self._server = _Server(self._config)
+        self._server = _Server(self._config, open_now, patience)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:

@@ -248,4 +248,4 @@ def test_a_fault_of_ours_shows_nothing_of_what_it_saw(desk):
     assert response.status_code == 500
     assert "secret" not in response.text
     conforms(response.json(), "Fault")
-    assert "page.fault" in desk.bench.logs.getvalue()
+    assert "page could not be made" in desk.bench.logs.getvalue()

@@ -1,0 +1,233 @@
+"""Connections are bounded, and whoever comes next gets in."""
+
+import asyncio
+import contextlib
+import errno
+import http.client
+import socket
+import ssl
+import subprocess
+import sys
+import time
+
+import pytest
+
+from exporter.web.application import application
+from exporter.web.connections import MOST_CONNECTIONS, Accepted, Acceptor, Connections, connection_limit
+from exporter.web.server import WebServer
+from tests.web.certificates import AUTHORITY, trusting
+
+MOST = 8
+HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Fake:
+    """A connection that notes its end."""
+
+    def __init__(self, *, busy=False):
+        self.busy = busy
+        self.aborted = False
+
+    def abort(self):
+        self.aborted = True
+
+
+def test_the_connection_idle_longest_makes_room():
+    first, second, third = Fake(), Fake(), Fake()
+    connections = Connections(2)
+    connections.add(first)
+    connections.add(second)
+    connections.touch(first)
+    connections.add(third)
+    assert (first.aborted, second.aborted, third.aborted) == (False, True, False)
+    assert len(connections) == 2
+
+
+def test_a_connection_that_is_being_answered_stays_while_another_is_idle():
+    busy, idle = Fake(busy=True), Fake()
+    connections = Connections(2)
+    for connection in (busy, idle, Fake()):
+        connections.add(connection)
+    assert (busy.aborted, idle.aborted) == (False, True)
+
+
+def test_where_all_are_being_answered_the_oldest_makes_room():
+    oldest, other = Fake(busy=True), Fake(busy=True)
+    connections = Connections(2)
+    for connection in (oldest, other, Fake()):
+        connections.add(connection)
+    assert (oldest.aborted, other.aborted) == (True, False)
+
+
+def test_a_connection_that_ended_by_itself_needs_no_room():
+    first, second = Fake(), Fake()
+    connections = Connections(1)
+    connections.add(first)
+    connections.remove(first)
+    connections.add(second)
+    connections.touch(first)
+    assert (first.aborted, len(connections)) == (False, 1)
+
+
+def limit_under(files):
+    """The limit of connections in a process that may open this many files."""
+    code = (
+        f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}));"
+        "from exporter.web.connections import connection_limit; print(connection_limit())"
+    )
+    return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)  # noqa: S603  # our own interpreter
+
+
+def test_connections_take_a_quarter_of_the_open_files_at_most():
+    assert limit_under(256) == 64
+    assert connection_limit() <= MOST_CONNECTIONS
+
+
+def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one():
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200));"
+        "from exporter.web.connections import raise_open_file_limit; raise_open_file_limit();"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)  # noqa: S603  # as above
+    assert done.stdout == "(200, 200)\n"
+
+
+@pytest.fixture
+def small(exporter):
+    exporter.exposition.publish()
+    with WebServer(application(exporter.answers()), "127.0.0.1", 0, most=MOST) as server:
+        yield server
+
+
+@pytest.fixture
+def small_with_tls(exporter):
+    exporter.exposition.publish()
+    context = serving()
+    with WebServer(application(exporter.answers()), "127.0.0.1", 0, context, most=MOST) as server:
+        yield server
+
+
+def serving():
+    """The context of a server that trusting clients believe."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    AUTHORITY.issue_cert("localhost").configure_cert(context)
+    return context
+
+
+def connected(server, sent):
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+    connection.sendall(sent)
+    return connection
+
+
+def scraped(server, context=None):
+    """The status of a scrape over a connection of its own."""
+    if context is None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    else:
+        connection = http.client.HTTPSConnection("localhost", server.port, timeout=10, context=context)
+    with contextlib.closing(connection):
+        connection.request("GET", "/metrics")
+        return connection.getresponse().status
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /metr", HEALTHY], ids=["silent", "slow head", "keep-alive"])
+def test_whatever_others_leave_open_a_scrape_gets_in(small, caplog, sent):
+    with contextlib.ExitStack() as stack:
+        for _ in range(10 * MOST):
+            stack.enter_context(connected(small, sent))
+        assert scraped(small) == 200
+        assert len(small._server.server_state.connections) <= MOST
+    assert caplog.messages == []
+
+
+def test_half_handshakes_are_bounded_too(small_with_tls, caplog):
+    hello = b"\x16\x03\x01\x02\x00\x01"
+    with contextlib.ExitStack() as stack:
+        for _ in range(10 * MOST):
+            stack.enter_context(connected(small_with_tls, hello))
+        assert scraped(small_with_tls, trusting()) == 200
+        assert len(small_with_tls._server.servers[0]._connections) <= MOST
+    assert caplog.messages == []
+
+
+def test_a_handshake_that_does_not_go_on_is_ended(exporter):
+    context = serving()
+    with (
+        WebServer(application(exporter.answers()), "127.0.0.1", 0, context, patience=0.3) as server,
+        connected(server, b"\x16") as connection,
+    ):
+        assert connection.recv(1) == b""
+
+
+def test_a_connection_in_use_outlives_those_that_are_idle(small):
+    with contextlib.ExitStack() as stack:
+        scraper = stack.enter_context(connected(small, b""))
+        for _ in range(3 * MOST):
+            scraper.sendall(HEALTHY)
+            answer = http.client.HTTPResponse(scraper)
+            answer.begin()
+            assert answer.read() == b"well\n"
+            stack.enter_context(connected(small, b"GET"))
+
+
+def test_a_stop_ends_handshakes_in_progress(exporter):
+    context = serving()
+    server = WebServer(application(exporter.answers()), "127.0.0.1", 0, context)
+    server.start()
+    with connected(server, b"\x16") as connection:
+        time.sleep(0.05)  # the handshake has begun
+        server.stop(1)
+        assert connection.recv(1) == b""
+    assert not server._thread.is_alive()
+
+
+class Exhausted(socket.socket):
+    """A listener for which the system has no file left, the first few times."""
+
+    refusals = 3
+
+    def accept(self):
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return super().accept()
+
+
+async def answer_of(listener, connections):
+    """What a client gets that connects while the system has no file left."""
+    acceptor = Acceptor(listener, lambda: Greeting(connections), connections, tls=None, patience=10)
+    reader, writer = await asyncio.open_connection(*listener.getsockname())
+    greeting = await reader.read(5)
+    writer.close()
+    acceptor.close()
+    await acceptor.wait_closed()
+    return greeting
+
+
+class Greeting(Accepted):
+    """Says hello."""
+
+    transport = None
+    busy = False
+
+    def __init__(self, connections):
+        self.connections = connections
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.write(b"hello")
+
+    def connection_lost(self, _):
+        self.connections.remove(self)
+
+
+def test_without_free_files_the_one_idle_longest_is_ended_and_the_newcomer_gets_in():
+    idle, connections = [Fake() for _ in range(5)], Connections(100)
+    for connection in idle:
+        connections.add(connection)
+    with Exhausted() as listener:
+        listener.bind(("127.0.0.1", 0))
+        assert asyncio.run(answer_of(listener, connections)) == b"hello"
+    assert [connection.aborted for connection in idle] == [True, True, True, False, False]
