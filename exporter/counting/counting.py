@@ -12,6 +12,9 @@ import msgspec
 from exporter.counting.records import OTHER, Exemplar, JobState, LastFailure, LastRun, LastSteps, oldest
 from exporter.model import FAILING, Disposition, Result, Run, Step
 
+END_TOLERANCE = 1.0
+"""Seconds by which an end may be reported too early, by APIs that cut times to whole seconds."""
+
 MAX_ERROR_TYPES = 50
 """Error types a job; what comes after goes to `__other__`."""
 
@@ -86,15 +89,16 @@ def _first_seen(run: Run, context: Context) -> Verdict:
 
 
 def _after_baseline(run: Run, context: Context) -> bool:
-    """Whether an ending that was never seen open lies after the baseline instant.
+    """Return whether a run that was never seen open ended after the baseline.
 
-    Without an end its begin decides: what began later ended later. What began before was shown as open by the
-    baseline reading, unless the job was left out then.
+    Without an end its start decides: what started later ended later. What started before it was open when the
+    baseline reading was made, and would have been shown so.
     """
     if run.end is not None:
-        return run.end > context.baseline
+        # The baseline reading would have shown what had ended by then; what it did not show ended a little later.
+        return run.end > context.baseline - (END_TOLERANCE if context.settled else 0.0)
     begun = run.created if run.start is None else run.start
-    if begun is not None and (begun > context.baseline or context.included_later):
+    if begun is not None:
         return begun > context.baseline
     return context.settled
 
@@ -115,6 +119,9 @@ def _of_open(known: Known, run: Run, context: Context) -> Verdict:
         # run that did come back will be shown as open again.
         earlier = tuple(end for end in known.earlier if end != run.end)
         return Verdict(disposition=Disposition.DUPLICATE, keep=Known(run=run, mark=Mark.COUNTED, earlier=earlier))
+    if run.end is not None and run.end <= context.baseline - END_TOLERANCE:
+        # The row that showed it open was stale.
+        return Verdict(disposition=Disposition.BASELINE, keep=_with(known, run, Mark.BASELINE))
     return Verdict(disposition=Disposition.UPDATED, counts=True, keep=_with(known, run, Mark.COUNTED))
 
 

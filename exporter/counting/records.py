@@ -15,6 +15,9 @@ from exporter.model import Job, Result, State
 SEPARATOR = "\x1f"
 """Between the label values of a series of more than one label; no vendor's name can hold it (`clean` sees to that)."""
 
+MAX_LABEL = 200
+"""Characters of a label that comes from a vendor."""
+
 OTHER = "__other__"
 """The label value that stands for everything beyond a bound."""
 
@@ -137,7 +140,9 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         streak: Failing runs since the last success.
         folded: True if its counters go to the source's `__other__` job.
         overflow: True for that `__other__` job itself, which has no gauges.
+        excluded: True while the configuration leaves its name out.
         gone: True once it has expired; no series are exported.
+        gone_since: Since when it is gone.
         folded_steps: Steps whose series go to `__other__`.
     """
 
@@ -161,8 +166,15 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
     failing_since: float | None = None
     folded: bool = False
     overflow: bool = False
+    excluded: bool = False
     gone: bool = False
+    gone_since: float | None = None
     folded_steps: list[str] = []
+
+    @property
+    def shown(self) -> bool:
+        """Whether it holds its labels: no other job may have them."""
+        return not (self.gone or self.excluded)
 
     def distribution(self, family: str, *labels: str, bounds: Sequence[float], released: bool = False) -> Distribution:
         """The histogram series of these labels, empty if it is new."""
@@ -255,14 +267,23 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
 
 
 def clean(name: str) -> str:
-    """A vendor's name without control characters, which have no place in a label; at most 200 characters."""
+    """Return a vendor's word as a label: without control characters, at most MAX_LABEL characters."""
     text = name if name.isprintable() else "".join(char if char.isprintable() else " " for char in name)
-    return text.strip()[:200]
+    return text.strip()[:MAX_LABEL].strip()
 
 
 def label_of(job: Job) -> str:
     """A job's name as a label, before another job's equal name is considered."""
     return clean(job.name) or "unknown"
+
+
+def name_apart(name: str, job_id: str, number: int) -> str:
+    """Return the label of a job whose name another job has: its name and ` #ID`, at most MAX_LABEL characters.
+
+    `number` tells apart what is still equal: 1 adds nothing.
+    """
+    ending = f" #{clean(job_id)[:100]}" + (f" ({number})" if number > 1 else "")
+    return name[: MAX_LABEL - len(ending)].rstrip() + ending
 
 
 def oldest(starts: Iterable[float | None]) -> float | None:

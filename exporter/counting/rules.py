@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from exporter.counting.records import Filter, JobState
+from exporter.counting.records import Filter, JobState, label_of
 from exporter.model import FAILING, Result
 
 
@@ -68,6 +68,14 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
     def wants(self, job_name: str) -> bool:
         """Whether a job's name is included now."""
         return included(self.filter_since(0), job_name)
+
+    def shows(self, job: JobState) -> bool:
+        """Return whether a job's series are served."""
+        return not job.gone and (job.overflow or self.wants(label_of(job.job)))
+
+    def weight(self, job: JobState) -> int:
+        """Return how many series a job takes of `max_series`."""
+        return self.series_of(job) if self.shows(job) else 0
 
     def filter_since(self, since: float) -> Filter:
         """The patterns now in force, as in force since an instant."""

@@ -204,6 +204,8 @@ def _standing(subject: Subject, series: Series, rows: Rows) -> Iterator[str]:
         yield "Jobs are counted here while there are too many series; listed are the runs of those that are folded now."
     if state.gone:
         yield "The job is gone: its series is served no more."
+    if state.excluded:
+        yield "The configuration excludes the job: its series is not served."
     if not series.released and series.value:
         yield "It is still served as 0 (metrics.zero_first)."
 

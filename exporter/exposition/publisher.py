@@ -9,7 +9,7 @@ import structlog
 
 from exporter.config.config import Config
 from exporter.config.source import SourceSettings
-from exporter.counting.records import JobState, OpenRun, clean, label_of
+from exporter.counting.records import JobState, OpenRun, clean
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
@@ -178,7 +178,7 @@ class Publisher:
     def _is_shown(self, job: JobState) -> bool:
         """Whether a job's series are served."""
         source = self._sources.get(job.source)
-        return source is not None and not job.gone and (job.overflow or source.rules.wants(label_of(job.job)))
+        return source is not None and source.rules.shows(job)
 
     def _views(self, keys: Iterable[int]) -> list[JobView]:
         open_runs: dict[int, list[OpenRun]] = {}

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Mapping
 
 from exporter.counting.counting import Rules, bounded, seed
-from exporter.counting.records import OTHER, SEPARATOR, Counted, JobState, SourceState, clean, copy, label_of
+from exporter.counting.records import OTHER, SEPARATOR, Counted, JobState, clean, copy, label_of, name_apart
 from exporter.counting.rules import SourceRules, included_since
+from exporter.ledger.books import Books
 from exporter.model import Job, Run
 from exporter.state.schema import StoredRun
 
@@ -18,46 +19,6 @@ ROOM = 0.9
 """A folded job gets its own series when less than this part of the limit is used."""
 
 
-class Books:
-    """What is committed, in memory. Records in it are never mutated."""
-
-    def __init__(self) -> None:
-        self.sources: dict[str, SourceState] = {}
-        self.jobs: dict[int, JobState] = {}
-        self.by_id: dict[tuple[str, str], int] = {}
-        self.names: dict[tuple[str, str, str], int] = {}
-        self.series: dict[int, int] = {}
-        self.series_total = 0
-        self.steps: dict[int, int] = {}
-        self.steps_total = 0
-        self.exporter = Counted()
-        self.next_key = 1
-
-    def take(self, job: JobState, series: int) -> None:
-        """Puts a committed job in the books."""
-        previous = self.jobs.get(job.key)
-        if previous is not None:
-            self._unname(previous)
-        self.jobs[job.key] = job
-        self.by_id[job.source, job.job.job_id] = job.key
-        if not job.gone:
-            self.names[job.source, job.project, job.name] = job.key
-        self.series_total += series - self.series.get(job.key, 0)
-        self.series[job.key] = series
-        steps = 0 if job.gone else len(job.step_names()) + len(job.folded_steps)
-        self.steps_total += steps - self.steps.get(job.key, 0)
-        self.steps[job.key] = steps
-        self.next_key = max(self.next_key, job.key + 1)
-
-    def of_source(self, name: str) -> dict[int, JobState]:
-        """The source's jobs, save the overflow job."""
-        return {key: job for key, job in self.jobs.items() if job.source == name and not job.overflow}
-
-    def _unname(self, job: JobState) -> None:
-        if self.names.get((job.source, job.project, job.name)) == job.key:
-            del self.names[job.source, job.project, job.name]
-
-
 class Draft:
     """Copies of one source's records, to be changed and then written.
 
@@ -65,14 +26,16 @@ class Draft:
         books: What is committed.
         rules: The source's rules.
         counting: How endings are added up.
-        now: The current instant.
+        now: The current time.
+        started: When the poll started.
     """
 
-    def __init__(self, books: Books, rules: SourceRules, counting: Rules, now: float) -> None:
+    def __init__(self, books: Books, rules: SourceRules, counting: Rules, now: float, started: float) -> None:
         self._books = books
         self._rules = rules
         self._counting = counting
         self._now = now
+        self._started = started
         self._next_key = books.next_key
         self._new: dict[str, int] = {}
         self._names: dict[tuple[str, str], int] = {}
@@ -103,18 +66,43 @@ class Draft:
         return self.jobs.get(key) or self._books.jobs[key]
 
     def describe(self, jobs: Iterable[Job], baselines: Mapping[str, float]) -> None:
-        """Takes up what the vendor says of jobs: new ones, new names, other particulars."""
+        """Apply what the vendor says of jobs: new ones, new names, other details.
+
+        Jobs that the configuration excludes have records too: only so is a job known that is renamed into its filter.
+        """
         for job in jobs:
             key = self.find(job.job_id)
             if key is None:
                 self._create(job, self._baseline(job, baselines))
                 continue
             known = self.look(key)
-            if known.job != job or known.gone:
+            if known.job != job or known.gone or known.excluded == self._rules.wants(label_of(job)):
                 self._redescribe(self.job(key), job)
 
+    def refilter(self, key: int) -> None:
+        """Apply a changed filter to a job."""
+        self._redescribe(self.job(key), self.look(key).job)
+
+    def revive(self, key: int) -> None:
+        """Bring back a job that is gone, for a run of it. It stays for as long as discovery may leave a job out."""
+        state = self.job(key)
+        self._redescribe(state, state.job)
+        self.stay(key)
+
+    def stay(self, key: int) -> None:
+        """Keep a job that discovery does not show for a while more: its run must be seen."""
+        state = self.job(key)
+        state.missing_since = self._now if state.listed else None
+
+    def retire(self, key: int) -> None:
+        """End the series of a job that does not exist anymore, and drop what it counted."""
+        state = self.job(key)
+        self.series -= self._rules.weight(state)
+        state.gone, state.gone_since, state.folded = True, self._now, False
+        state.counts, state.distributions, state.folded_steps = {}, {}, []
+
     def _baseline(self, job: Job, baselines: Mapping[str, float]) -> float:
-        """That of its scope, or the later instant since which the configuration includes the job."""
+        """Return the scope's baseline, or the time the job was included in the config if that is later."""
         since = included_since(self.source.filters, label_of(job))
         baseline = baselines.get(job.scope, self._now)
         return baseline if since is None else max(baseline, since)
@@ -123,31 +111,52 @@ class Draft:
         key, self._next_key = self._next_key, self._next_key + 1
         self._new[job.job_id] = key
         state = JobState(
-            key=key, source=self._rules.name, job=job, project="", name="", discovered=self._now, baseline=baseline
+            key=key,
+            source=self._rules.name,
+            job=job,
+            project=clean(job.project),
+            name=label_of(job),
+            discovered=self._now,
+            baseline=baseline,
+            excluded=not self._rules.wants(label_of(job)),
         )
         self.jobs[key] = state
-        self._name(state)
-        self._begin(state)
-
-    def _redescribe(self, state: JobState, job: Job) -> None:
-        """A rename ends the old series and a job that returns has none: both begin at 0."""
-        renamed = (job.project, job.name) != (state.job.project, state.job.name)
-        if _rhythm(job) != _rhythm(state.job):
-            state.expected_since = self._now
-        state.job = job
-        if renamed:
+        if not state.excluded:
             self._name(state)
-        if renamed or state.gone:
-            self.series -= self._rules.series_of(state)  # those that end make room for those that begin
-            state.gone, state.missing_since = False, None
-            state.counts, state.distributions = {}, {}
             self._begin(state)
 
-    def _name(self, state: JobState) -> None:
-        """The labels; a name that another job had first is told apart by the id."""
-        project, name = clean(state.job.project), label_of(state.job)
+    def _redescribe(self, state: JobState, job: Job) -> None:
+        """Apply a description. A rename ends the old series and a job that returns has none: both begin at 0."""
+        renamed = (job.project, job.name) != (state.job.project, state.job.name)
+        returns, included = state.gone, state.excluded
+        if _rhythm(job) != _rhythm(state.job):
+            state.expected_since = self._now
+        if state.shown:
+            self.series -= self._rules.weight(state)  # those that end make room for those that begin
+        state.job, state.excluded = job, not self._rules.wants(label_of(job))
+        state.gone, state.gone_since, state.missing_since = False, None, None
+        if renamed or returns:
+            state.counts, state.distributions = {}, {}
+        if state.excluded:
+            state.project, state.name = clean(job.project), label_of(job)
+            return
+        if included:
+            state.baseline = max(state.baseline, self._started)
+        if renamed or returns or included:
+            self._name(state, keep=not renamed)
+        self._begin(state) if renamed or returns or included else self._count_series(state)
+
+    def _count_series(self, state: JobState) -> None:
+        self.series += self._rules.weight(state)
+
+    def _name(self, state: JobState, *, keep: bool = False) -> None:
+        """Set the labels; a name that another job had first is told apart by the ID. `keep`: leave what is free."""
+        project, name, number = clean(state.job.project), label_of(state.job), 0
+        if keep and not self._taken(state.project, state.name, state.key):
+            project, name = state.project, state.name
         while self._taken(project, name, state.key):
-            name = f"{name} #{clean(state.job.job_id)}"
+            number += 1
+            name = name_apart(label_of(state.job), state.job.job_id, number)
         state.project, state.name = project, name
         self._names[project, name] = state.key
 
@@ -158,13 +167,13 @@ class Draft:
         if holder is None or holder == key:
             return False
         kept = self.look(holder)
-        return not kept.gone and (kept.project, kept.name) == (project, name)
+        return kept.shown and (kept.project, kept.name) == (project, name)
 
     def _begin(self, state: JobState) -> None:
-        """Seeds a job's series, or folds the job where there is no room for them."""
+        """Seed a job's series, or fold the job where there is no room for them."""
         seed(state, self._rules.results, self._counting, attempts=self._rules.attempts)
         was_folded, state.folded = state.folded, False  # a folded job has no series of its own to be counted
-        series = self._rules.series_of(state)
+        series = self._rules.weight(state)
         state.folded = self.series + series > self._rules.max_series
         if state.folded:
             state.counts, state.distributions = {}, {}
@@ -200,10 +209,10 @@ class Draft:
         return other
 
     def keys(self, scope: str) -> list[int]:
-        """The keys of a scope's jobs."""
-        committed = self._books.of_source(self._rules.name)
-        drafted = {key: state for key, state in self.jobs.items() if not state.overflow}
-        return [key for key, state in {**committed, **drafted}.items() if state.job.scope == scope]
+        """Return the keys of a scope's jobs."""
+        drafted = {key for key, state in self.jobs.items() if state.job.scope == scope and not state.overflow}
+        left = {key for key, state in self.jobs.items() if state.job.scope != scope}
+        return sorted((self._books.of_scope(self._rules.name, scope).keys() | drafted) - left)
 
     def step_name(self, state: JobState, name: str) -> str:
         """The label of a step: its name, or `__other__` for a new one where there is no room."""

@@ -4,16 +4,17 @@ These functions change a draft and nothing else; the ledger gives them the rows 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
 from exporter.counting import counting
-from exporter.counting.counting import Context, Known, Mark, Rules
+from exporter.counting.counting import Context, Known, Mark, Rules, Verdict
 from exporter.counting.records import OTHER, JobState, ScopeState, clean, label_of
 from exporter.counting.rules import SourceRules
 from exporter.ledger.draft import Draft
-from exporter.model import Disposition, Reading, Result, Run, Step, Window
+from exporter.ledger.sightings import Sighting, Sightings
+from exporter.model import Disposition, Reading, Result, Run, Step, Window, one_row_per_run
 from exporter.state.schema import StepMark, StoredRun
 
 MAX_WORDS = 20
@@ -43,6 +44,18 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     starting: bool = False
 
 
+class Present(msgspec.Struct, frozen=True, kw_only=True):
+    """What an entry must know besides records and rows.
+
+    Attributes:
+        sightings: What earlier readings of the poll have shown.
+        is_busy: Whether a job has open runs.
+    """
+
+    sightings: Sightings
+    is_busy: Callable[[int], bool]
+
+
 class Entered(msgspec.Struct, kw_only=True):
     """What was entered. `delays`: seconds from each counted ending to now."""
 
@@ -60,18 +73,28 @@ class Entry:
         counting_rules: How endings are added up.
         step_histograms: Whether step durations are observed.
         moment: When.
+        present: What was known before, and is not in the records.
     """
 
-    def __init__(
-        self, draft: Draft, rules: SourceRules, counting_rules: Rules, moment: Moment, *, step_histograms: bool
+    def __init__(  # noqa: PLR0913  # each is one of the things that an entry is made of
+        self,
+        draft: Draft,
+        rules: SourceRules,
+        counting_rules: Rules,
+        moment: Moment,
+        present: Present,
+        *,
+        step_histograms: bool,
     ) -> None:
         self._draft = draft
         self._rules = rules
         self._counting = counting_rules
         self._moment = moment
+        self._present = present
         self._histograms = step_histograms
         self._contexts: dict[int, Context | None] = {}
         self._rules_of: dict[int, Rules] = {}
+        self.sightings: dict[str, Sighting] = {}
         self.entered = Entered()
 
     def reading(self, reading: Reading, rows: Mapping[str, StoredRun]) -> None:
@@ -80,12 +103,13 @@ class Entry:
             self._vanished(reading)
             return
         scope = self._scope(reading)
-        jobs = [job for job in reading.jobs if self._rules.wants(label_of(job))]
-        self._draft.describe(jobs, {reading.scope: scope.baseline, **self._baselines()})
+        self._draft.describe(reading.jobs, {reading.scope: scope.baseline, **self._baselines()})
         if reading.catalog:
             self._catalog(reading)
-        for run in sorted(reading.runs, key=_order):
-            self._run(run, reading.steps.get(run.run_id), scope, rows)
+        runs = one_row_per_run(reading.runs)
+        self.entered.dispositions[Disposition.DUPLICATE] += len(reading.runs) - len(runs)
+        for run in sorted(runs, key=_order):
+            self._run(run, reading.steps.get(run.run_id), reading.scope, rows)
         for run_id in reading.gone:
             if run_id in rows and rows[run_id].known.mark is Mark.OPEN:
                 self.give_up(rows[run_id])
@@ -125,7 +149,8 @@ class Entry:
             scope.readable = scope.readable and reading.readable
             scope.missing_since = now if scope.missing_since is None else scope.missing_since
             self._catalog(reading)
-            if now - scope.missing_since > MISSING_GRACE:
+            busy = any(self._present.is_busy(key) for key in self._draft.keys(reading.scope))
+            if now - scope.missing_since > MISSING_GRACE and not busy:
                 del scopes[reading.scope]
         self._note(reading)
 
@@ -147,35 +172,80 @@ class Entry:
                     state.listed, state.missing_since = True, None
             elif state.listed and state.missing_since is None:
                 self._draft.job(key).missing_since = self._moment.now
-            elif state.listed and self._moment.now - (state.missing_since or 0) > MISSING_GRACE and not state.gone:
-                self._draft.job(key).gone = not self._rules.never_expires(state)
+            elif state.listed and not state.gone and self._moment.now - (state.missing_since or 0) > MISSING_GRACE:
+                self._end_job(key)
 
-    def _run(self, run: Run, steps: Sequence[Step] | None, scope: ScopeState, rows: Mapping[str, StoredRun]) -> None:
+    def _end_job(self, key: int) -> None:
+        """End a job's series, but not while a run of it goes on: its completion must be seen."""
+        if not (self._rules.never_expires(self._draft.look(key)) or self._present.is_busy(key)):
+            self._draft.retire(key)
+
+    def _run(self, run: Run, steps: Sequence[Step] | None, scope: str, rows: Mapping[str, StoredRun]) -> None:
         key = self._draft.find(run.job_id)
+        row = self._draft.runs.get(run.run_id) or rows.get(run.run_id)
         context = None if key is None else self._context(key, scope)
         if key is None or context is None:
             self.entered.dispositions[Disposition.IGNORED] += 1
+            if key is not None and row is not None and row.job != key:
+                self._moved_away(key, run, row)
             return
-        row = self._draft.runs.get(run.run_id) or rows.get(run.run_id)
-        if row is not None and _left_out_since(row, run, context):
-            row = None
-        verdict = counting.judge(row.known if row else None, run, context)
-        self.entered.dispositions[verdict.disposition] += 1
+        seen = self._present.sightings.get(run.run_id)
+        if seen is not None and not seen.believes(run):
+            self.entered.dispositions[Disposition.DUPLICATE] += 1
+            return
+        before = seen.before if seen else row
+        if before is not None and _left_out_since(before, run, context):
+            before = None
+        verdict = counting.judge(before.known if before else None, run, context)
+        counted = seen is not None and seen.counted
+        sighting = Sighting(before=before, run=run, counted=counted or verdict.counts, scope=scope, steps=steps)
+        if before is not None and verdict.keep is not None and _contradicts(before, run):
+            self.sightings[run.run_id] = msgspec.structs.replace(sighting, counted=False, waiting=True)
+            return
+        self.sightings[run.run_id] = sighting
+        self._believe(key, sighting, verdict, row, counts=verdict.counts and not counted)
+
+    def _believe(self, key: int, sighting: Sighting, verdict: Verdict, row: StoredRun | None, *, counts: bool) -> None:
+        """Write what a row means. `row`: what is written of the run so far, in this poll or before."""
+        first = verdict.disposition in {Disposition.NEW, Disposition.LATE}
+        disposition = Disposition.UPDATED if first and row is not None else verdict.disposition
+        self.entered.dispositions[disposition] += 1
         if verdict.keep is None:
             return
-        stored = self._row(key, verdict.keep, row, late=verdict.disposition is Disposition.LATE)
-        self._draft.runs[run.run_id] = stored
-        if verdict.counts:
-            self._ending(stored, steps)
-        elif run.result is not None:
+        if (counts or verdict.keep.mark is Mark.OPEN) and self._draft.look(key).gone:
+            self._draft.revive(key)
+        stored = self._row(key, verdict.keep, row, late=disposition is Disposition.LATE)
+        self._draft.runs[sighting.run.run_id] = stored
+        if counts:
+            self._ending(stored, sighting.steps)
+        elif sighting.run.result is not None:
             self._uncounted(stored, row)
 
-    def _context(self, key: int, scope: ScopeState) -> Context | None:
+    def settle(self, rows: Mapping[str, StoredRun]) -> None:
+        """Believe the rows that contradict what was known, as the poll has shown none that is better."""
+        for sighting in self._present.sightings.waiting():
+            run = sighting.run
+            key = self._draft.find(run.job_id)
+            exists = sighting.scope in self._draft.source.scopes
+            context = self._context(key, sighting.scope) if exists and key is not None else None
+            if key is None or context is None or sighting.before is None:
+                continue
+            verdict = counting.judge(sighting.before.known, run, context)
+            self._believe(key, sighting, verdict, rows.get(run.run_id), counts=verdict.counts)
+
+    def _moved_away(self, key: int, run: Run, row: StoredRun) -> None:
+        """Take a run from its job: it belongs to one that the configuration excludes, and counts for none."""
+        if row.known.mark is Mark.OPEN:
+            mark = Mark.OPEN if run.result is None else Mark.BASELINE
+            known = msgspec.structs.replace(row.known, run=run, mark=mark)
+            self._draft.runs[run.run_id] = msgspec.structs.replace(row, known=known, job=key, seen=self._moment.now)
+
+    def _context(self, key: int, scope: str) -> Context | None:
         """What judgements about a job's runs depend on; None for a job that is not wanted."""
         if key not in self._contexts:
             state = self._draft.look(key)
             wanted = self._rules.wants(label_of(state.job))
-            self._contexts[key] = self._judging(state, scope) if wanted else None
+            self._contexts[key] = self._judging(state, self._draft.source.scopes[scope]) if wanted else None
         return self._contexts[key]
 
     def _judging(self, job: JobState, scope: ScopeState) -> Context:
@@ -222,6 +292,8 @@ class Entry:
         """Counts an ending; its steps are asked for later, unless they came with it."""
         run = stored.known.run
         state = self._draft.job(stored.job)
+        if state.missing_since is not None:
+            self._draft.stay(state.key)
         target = self._draft.target(state)
         shown = run
         if run.error_type:
@@ -256,6 +328,8 @@ class Entry:
         if row is None:
             recount = counting.note_ending(state, run, self._moment.now) or self._draft.source.forgotten is not None
         else:
+            if row.job != state.key:
+                self._draft.recount.add(row.job)
             counting.note_change(state, run, self._moment.now)
             before = row.known
             recount = (before.run.result, before.run.end, before.mark) != (run.result, run.end, stored.known.mark)
@@ -285,11 +359,23 @@ class Entry:
             source.count("jobrun_source_unobserved_seconds_total", amount=seconds)
 
     def give_up(self, row: StoredRun) -> None:
-        """Ends an open run as `unknown`: no duration, no change of the last-run gauges and the streak."""
-        run = msgspec.structs.replace(row.known.run, state=None, result=Result.UNKNOWN)
-        known = msgspec.structs.replace(row.known, run=run, mark=Mark.GIVEN_UP)
+        """End an open run as `unknown`: no duration, no change of the last-run gauges and the streak.
+
+        A run of a job that the configuration excludes is followed no more, and counts nothing.
+        """
+        state = self._draft.job(row.job)
+        wanted = self._rules.wants(label_of(state.job))
+        if wanted:
+            run, mark = msgspec.structs.replace(row.known.run, state=None, result=Result.UNKNOWN), Mark.GIVEN_UP
+        else:
+            run, mark = row.known.run, Mark.BASELINE
+        known = msgspec.structs.replace(row.known, run=run, mark=mark)
         self._draft.runs[run.run_id] = msgspec.structs.replace(row, known=known, seen=self._moment.now)
-        target = self._draft.target(self._draft.job(row.job))
+        if not wanted:
+            return
+        if state.missing_since is not None:
+            self._draft.stay(state.key)
+        target = self._draft.target(state)
         target.count("jobrun_runs_total", Result.UNKNOWN, released=self._counting.released)
         self.entered.results[Result.UNKNOWN] += 1
 
@@ -340,6 +426,17 @@ def _left_out_since(row: StoredRun, run: Run, context: Context) -> bool:
     """Whether a run that was open when its job was left out ended before the job was included again."""
     was_open = row.known.mark is Mark.OPEN and row.seen < context.baseline and context.included_later
     return was_open and run.end is not None and run.end <= context.baseline
+
+
+def _contradicts(before: StoredRun, run: Run) -> bool:
+    """Return whether a row says less than what was known before the poll: it is stale, or a run was taken back.
+
+    A run that the exporter ended itself, or that had not ended, can say anything.
+    """
+    known = before.known.run
+    if before.known.mark is Mark.OPEN or before.known.mark is Mark.GIVEN_UP or known.result is None:
+        return False
+    return one_row_per_run([known, run])[0] is known
 
 
 def _order(run: Run) -> float:

@@ -5,6 +5,7 @@ they are written, and only then are they in the books. If the state cannot be wr
 """
 
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
@@ -14,8 +15,11 @@ from exporter.counting.counting import Mark, Rules, restate
 from exporter.counting.records import Count, Counted, Distribution, JobState, OpenRun, SourceState, copy, label_of
 from exporter.counting.rules import SourceRules, included
 from exporter.errors import StateError
-from exporter.ledger.draft import Books, Draft
-from exporter.ledger.entries import Entered, Entry, Moment
+from exporter.ledger.books import Books
+from exporter.ledger.draft import Draft
+from exporter.ledger.entries import MISSING_GRACE, Entered, Entry, Moment, Present
+from exporter.ledger.open_runs import OpenRuns
+from exporter.ledger.sightings import Sightings
 from exporter.metrics.holds import Owner, Series
 from exporter.model import Reading, Step
 from exporter.state.opening import Opened
@@ -58,7 +62,8 @@ class Ledger:
         self._commit_failed = commit_failed
         self._lock = threading.RLock()
         self._rules: dict[str, SourceRules] = {}
-        self._open: dict[str, dict[str, OpenRun]] = {}
+        self._open = OpenRuns()
+        self._sightings: defaultdict[str, Sightings] = defaultdict(Sightings)
         self._store: Storage | None = None
         self._changed = Changed()
         self._starting: set[str] = set()
@@ -95,11 +100,13 @@ class Ledger:
         books = Books()
         books.exporter = loaded.exporter
         books.sources = {source.name: source for source in loaded.sources}
-        self._open = {name: {} for name in books.sources}
+        self._open, self._sightings = OpenRuns(), defaultdict(Sightings)
+        for name in books.sources:
+            self._open.add_source(name)
         for job in loaded.jobs:
             books.take(job, self._series(job))
         for source, row in loaded.open_runs:
-            self._open[source][row.known.run.run_id] = _as_open(row, books.jobs[row.job])
+            self._open.put(source, _as_open(row, books.jobs[row.job]))
         self.books = books
         self._changed = Changed(everything=True)
         for name, rules in self._rules.items():
@@ -107,7 +114,7 @@ class Ledger:
 
     def _series(self, job: JobState) -> int:
         rules = self._rules.get(job.source)
-        return rules.series_of(job) if rules else 0
+        return rules.weight(job) if rules else 0
 
     def _count_cold_start(self, reason: str) -> None:
         exporter = copy(self.books.exporter)
@@ -150,9 +157,9 @@ class Ledger:
         """A source that the state does not know gets an empty record, to be written with its first reading."""
         if name not in self.books.sources:
             self.books.sources[name] = SourceState(name=name, identity=rules.identity)
-        self._open.setdefault(name, {})
+        self._open.add_source(name)
         for job in [job for job in self.books.jobs.values() if job.source == name]:
-            self.books.take(job, rules.series_of(job))
+            self.books.take(job, rules.weight(job))
 
     def close(self) -> None:
         """Closes the state."""
@@ -175,13 +182,16 @@ class Ledger:
             raise
         self.fault = ""
 
-    def _draft(self, source: str, now: float) -> Draft:
+    def _draft(self, source: str, now: float, started: float | None = None) -> Draft:
         self.load()
-        return Draft(self.books, self._rules[source], self._counting, now)
+        return Draft(self.books, self._rules[source], self._counting, now, now if started is None else started)
 
     def _entry(self, draft: Draft, moment: Moment) -> Entry:
-        rules = self._rules[draft.source.name]
-        return Entry(draft, rules, self._counting, moment, step_histograms=self.step_histograms)
+        name = draft.source.name
+        self._sightings[name].start(moment.started)
+        present = Present(sightings=self._sightings[name], is_busy=self._open.is_busy)
+        rules, histograms = self._rules[name], self.step_histograms
+        return Entry(draft, rules, self._counting, moment, present, step_histograms=histograms)
 
     def _commit(self, draft: Draft, now: float) -> None:
         """Writes a draft, then takes it into the books."""
@@ -198,7 +208,7 @@ class Ledger:
         self.books.sources[draft.source.name] = draft.source
         self.books.exporter = draft.exporter or self.books.exporter
         for job in draft.jobs.values():
-            self.books.take(job, rules.series_of(job))
+            self.books.take(job, rules.weight(job))
         self._follow(draft)
         self._changed.jobs |= draft.jobs.keys()
         self._watch_steps()
@@ -211,19 +221,19 @@ class Ledger:
 
     def _follow(self, draft: Draft) -> None:
         """Takes the rows of a draft into the index of open runs."""
-        open_runs = self._open[draft.source.name]
         for run_id, row in draft.runs.items():
             if row.known.mark is Mark.OPEN:
-                open_runs[run_id] = _as_open(row, self.books.jobs[row.job])
-                self._changed.jobs.add(row.job)
-            elif open_runs.pop(run_id, None) is not None:
-                self._changed.jobs.add(row.job)
+                changed = self._open.put(draft.source.name, _as_open(row, self.books.jobs[row.job]))
+            else:
+                changed = self._open.drop(draft.source.name, run_id)
+            self._changed.jobs |= changed
 
     # --- a poll's doings ---
 
     def begin(self, source: str, now: float) -> None:
-        """Starts a poll: stores the baseline instant of the first one."""
+        """Start a poll: store the baseline of the first one."""
         with self._lock:
+            self._settle(source, now)
             draft = self._draft(source, now)
             state = draft.source
             before = copy(state)
@@ -234,6 +244,21 @@ class Ledger:
             if state != before:
                 self._commit(draft, now)
 
+    def _settle(self, source: str, now: float) -> Entered:
+        """Believe what waits for the end of a poll, and forget what the poll has shown."""
+        sightings = self._sightings[source]
+        waiting = [sighting.run.run_id for sighting in sightings.waiting()]
+        entered = Entered()
+        if waiting:
+            moment = Moment(now=now, started=now if sightings.started is None else sightings.started)
+            draft = self._draft(source, now, moment.started)
+            entry = self._entry(draft, moment)
+            entry.settle(self.rows(source, waiting))
+            self._commit(draft, now)
+            entered = entry.entered
+        sightings.clear()
+        return entered
+
     def _look_back(self, draft: Draft, now: float) -> None:
         """Counts that a state was left alone for longer than its API shows anything: not all can be caught up."""
         watermark = draft.source.watermark()
@@ -241,14 +266,15 @@ class Ledger:
             draft.count_for_exporter(COLD_STARTS, "lost")
 
     def _refilter(self, draft: Draft, now: float) -> None:
-        """Takes up changed filters: jobs that were left out until now get their own baseline instant."""
+        """Apply changed filters: jobs that were excluded until now get a baseline of their own."""
         rules, filters = self._rules[draft.source.name], draft.source.filters
         if filters and filters[-1] == rules.filter_since(filters[-1].since):
             return
         if filters:
             for key, job in self.books.of_source(draft.source.name).items():
-                if not included(filters[-1], label_of(job.job)) and rules.wants(label_of(job.job)):
-                    draft.job(key).baseline = now
+                was_excluded = job.excluded or not included(filters[-1], label_of(job.job))
+                if was_excluded is rules.wants(label_of(job.job)):
+                    draft.refilter(key)
         filters.append(rules.filter_since(now if filters else draft.source.baseline or now))
 
     def shift_baseline(self, source: str, seconds: float, now: float) -> None:
@@ -266,7 +292,9 @@ class Ledger:
         What depends on the present is looked at only now: the API's answers have told it, whatever our clock says.
         """
         with self._lock:
-            draft = self._draft(source, moment.now)
+            if self._sightings[source].started != moment.started:
+                self._settle(source, moment.now)
+            draft = self._draft(source, moment.now, moment.started)
             if source in self._starting - self._begun:
                 self._look_back(draft, moment.now)
             self._refilter(draft, moment.started)
@@ -275,6 +303,7 @@ class Ledger:
             ids = {run.run_id for run in reading.runs}.union(reading.gone)
             entry.reading(reading, self.rows(source, ids))
             self._commit(draft, moment.now)
+            self._sightings[source].add(entry.sightings)
             self._begun.add(source)
             return entry.entered
 
@@ -284,34 +313,39 @@ class Ledger:
             return self._store.runs(source, run_ids) if self._store is not None and run_ids else {}
 
     def give_up(self, source: str, moment: Moment) -> Entered:
-        """Ends the open runs that have been followed for long enough.
+        """End a poll's reading: expire the open runs that have been followed for long enough.
 
         Their age is counted to the watermark: one that has not been asked for since it grew too old may have ended, and
-        a clock that is ahead must not end all.
+        a clock that is ahead must not end all. Rows that contradict what was known are believed only now.
         """
         with self._lock:
+            entered = self._settle(source, moment.now)
             limit = self._rules[source].max_run_age
             old = [
                 run.run_id
-                for run in self._open[source].values()
+                for run in self._open.of(source)
                 if self._read_until(source, run.scope, moment.now) - run.origin > limit
             ]
-            draft = self._draft(source, moment.now)
-            entry = self._entry(draft, moment)
             if old:
+                draft = self._draft(source, moment.now, moment.started)
+                entry = self._entry(draft, moment)
                 for row in self.rows(source, old).values():
                     entry.give_up(row)
                 self._commit(draft, moment.now)
-            return entry.entered
+                entered.results.update(entry.entered.results)
+            return entered
 
     def _read_until(self, source: str, scope: str, now: float) -> float:
-        """The watermark of a scope; now, if there is none that moves."""
+        """Return until when a scope is read: its watermark, readable or not; now, if the scope is forgotten."""
         state = self.books.sources[source].scopes.get(scope)
-        return now if state is None or state.watermark is None or not state.readable else min(now, state.watermark)
+        if state is None or (state.missing_since is not None and now - state.missing_since > MISSING_GRACE):
+            return now
+        return min(now, state.baseline if state.watermark is None else state.watermark)
 
     def finish(self, source: str, moment: Moment, *, swept: bool) -> None:
         """Ends a complete poll: from now on the source's counters are served."""
         with self._lock:
+            self._settle(source, moment.now)
             draft = self._draft(source, moment.now)
             first = not draft.source.complete
             draft.source.complete = True
@@ -430,17 +464,16 @@ class Ledger:
         with self._lock:
             for name, rules in self._rules.items():
                 read = min(now, self.books.sources[name].watermark() or float("-inf"))
-                busy = {run.job for run in self._open[name].values()}
                 old = [
                     key
                     for key, job in self.books.of_source(name).items()
-                    if not (job.gone or job.listed or key in busy or rules.never_expires(job))
+                    if not (job.gone or job.listed or self._open.is_busy(key) or rules.never_expires(job))
                     and read - (job.last_run.order if job.last_run else job.discovered) > job_expiry
                 ]
                 if old:
                     draft = self._draft(name, now)
                     for key in old:
-                        draft.job(key).gone = True
+                        draft.retire(key)
                     self._commit(draft, now)
 
     def prune(self, now: float, retention: float) -> int:
@@ -497,21 +530,16 @@ class Ledger:
     def open_runs(self, source: str, scope: str | None = None) -> list[OpenRun]:
         """The open runs of a source or one of its scopes, oldest first."""
         with self._lock:
-            runs = [run for run in self._open[source].values() if scope is None or run.scope == scope]
-        return sorted(runs, key=lambda run: run.origin)
+            return self._open.of(source, scope)
 
     def jobs_of(self, source: str) -> list[JobState]:
-        """The committed records of a source's jobs."""
+        """Return the committed records of the jobs that the configuration includes, those that are gone as well."""
         with self._lock:
-            return list(self.books.of_source(source).values())
+            return [job for job in self.books.of_source(source).values() if not job.excluded]
 
     def glance(self) -> tuple[list[JobState], dict[str, list[OpenRun]]]:
-        """The committed records of all jobs, and all open runs by source, without waiting for a transaction under way.
-
-        Records are never changed, and a dict is copied in one step of the interpreter, so no lock is needed.
-        """
-        open_runs = {name: list(runs.values()) for name, runs in list(self._open.items())}
-        return list(self.books.jobs.values()), open_runs
+        """Return the committed records of all jobs, and all open runs by source, without waiting for a transaction."""
+        return list(self.books.jobs.values()), self._open.snapshot()
 
     def source(self, name: str) -> SourceState:
         """The committed record of a source."""

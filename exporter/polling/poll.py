@@ -240,7 +240,7 @@ class Poller:
         self._meter.up(up)
         self._meter.scopes(readable, len(state.scopes) - readable)
         self._meter.watermark(state.watermark())
-        self._meter.jobs(sum(1 for job in self._ledger.jobs_of(name) if not job.gone))
+        self._meter.jobs(sum(map(self._rules.shows, self._ledger.jobs_of(name))))
         self._meter.tracked_runs(len(self._ledger.open_runs(name)))
 
     def _tell(self, told: Told, seconds: float) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from exporter.counting.counting import Mark
-from exporter.counting.records import OpenRun
+from exporter.counting.records import OpenRun, label_of
 from exporter.ledger.ledger import Ledger
 from exporter.model import Window
 
@@ -69,8 +69,10 @@ class LedgerView:
         return self._clock() if state is None else state.baseline
 
     def open_runs(self, scope: str | None = None) -> Sequence[OpenRun]:
-        """Open runs, oldest first."""
-        return self._ledger.open_runs(self._source, scope)
+        """Open runs of jobs that the configuration includes, oldest first."""
+        jobs = self._ledger.books.jobs
+        runs = self._ledger.open_runs(self._source, scope)
+        return [run for run in runs if self.wanted(label_of(jobs[run.job].job))]
 
     def started_between(self, start: float, end: float) -> frozenset[str]:
         """Ids of known runs that started in this stretch."""

@@ -83,6 +83,10 @@ class Book:
         counting = Rules(run_buckets=BUCKETS, step_buckets=STEP_BUCKETS, released=self.released)
         self.ledger.configure({"s": rules(**self.changes)}, counting, "on")
 
+    def active(self, job_id="j"):
+        """How many open runs a job has, as its gauges show it."""
+        return sum(run.job == self.job(job_id).key for run in self.ledger.open_runs("s"))
+
     def reopen(self, **changes):
         self.close()
         self.open(**changes)
@@ -122,10 +126,14 @@ class Book:
         return self.poll(reading)[0]
 
     def job(self, job_id="j"):
-        return next(job for job in self.ledger.jobs_of("s") if job.job.job_id == job_id)
+        return self.jobs()[job_id]
+
+    def jobs(self):
+        """The records of all jobs by ID, also of those that the configuration excludes."""
+        return {job.job.job_id: job for job in self.ledger.books.of_source("s").values()}
 
     def counts(self, job_id="j", family=RUNS):
-        job = next((job for job in self.ledger.jobs_of("s") if job.job.job_id == job_id), None)
+        job = self.jobs().get(job_id)
         found = job.counts.get(family, {}) if job else {}
         return {key: count.value for key, count in found.items() if count.value}
 

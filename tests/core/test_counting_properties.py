@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from exporter.errors import StateError
-from exporter.model import Result, Run, State
+from exporter.model import Result, Run, State, one_row_per_run
 from tests.core.book import BASELINE, DURATIONS, RUNS, Failing
 from tests.core.shown import ShownBook
 
@@ -84,8 +84,8 @@ class Counting(RuleBasedStateMachine):
             Failing.fails = False
 
     def shown(self, runs):
-        """What these rows should have counted, entered in the order of their ends."""
-        for run in sorted(runs, key=lambda run: run.end if run.end is not None else run.start):
+        """What these rows of one poll should have counted, in the order of their ends."""
+        for run in sorted(one_row_per_run(runs), key=lambda run: run.end if run.end is not None else run.start):
             key = (run.run_id, run.end if self.reopens else None)
             if run.result is None:
                 if not any(name == run.run_id for name, _ in self.counted):

@@ -97,7 +97,11 @@ def test_an_ended_run_without_an_end_in_a_later_window_of_the_first_poll_is_base
     second = Reading(runs=[old, run("c", result=Result.SKIP)], through=BASELINE - 60)
     book.poll(first, second)
     assert book.counts() == {}
-    book.read(run("d", result=Result.FAILURE, start=BASELINE - 1), run("e", result=Result.FAILURE))
+    book.read(
+        run("d", result=Result.FAILURE, start=BASELINE - 1),  # it would have been shown as open
+        run("e", result=Result.FAILURE, start=BASELINE + 1),
+        run("f", result=Result.FAILURE),
+    )
     assert book.counts() == {"failure": 2}
 
 

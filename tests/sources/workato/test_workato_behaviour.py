@@ -342,7 +342,7 @@ def test_a_row_that_never_gets_an_id_is_waited_for_once_and_for_three_polls(worl
     assert watch.watermark() == clock() - 60
 
 
-def test_a_deleted_recipe_ends_and_its_open_job_is_followed_by_id(world, watch, clock, simulator):
+def test_a_deleted_recipe_ends_once_its_open_job_has_which_is_followed_by_id(world, watch, clock, simulator):
     world.run("a", run_id="slow", start=clock() + 1, duration=300.0)
     world.run("b", start=clock() - 100, duration=1.0)
     watch.poll()
@@ -352,6 +352,12 @@ def test_a_deleted_recipe_ends_and_its_open_job_is_followed_by_id(world, watch, 
     watch.poll()
     assert watch.open() == ["slow"]
     assert watch.requests() == {"recipes": 1, "job": 1}
+    watch.poll(after=400.0, times=4)
+    assert not watch.job("a").gone  # what its open job does next must be seen
+    hidden.jobs = jobs
+    watch.poll(after=400.0)
+    assert watch.counts("a") == {"success": 1}
+    hidden.jobs = lambda: [job for job in jobs() if job.name != "a"]
     watch.poll(after=400.0, times=4)
     assert watch.job("a").gone
     assert not watch.job("b").gone

@@ -1,0 +1,69 @@
+"""What is committed, in memory, with the indices that the ledger looks things up by."""
+
+from collections import defaultdict
+
+from exporter.counting.records import Counted, JobState, SourceState
+
+
+class Books:
+    """What is committed. Records in it are never mutated."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, SourceState] = {}
+        self.jobs: dict[int, JobState] = {}
+        self.by_id: dict[tuple[str, str], int] = {}
+        self.names: dict[tuple[str, str, str], int] = {}
+        self.series: dict[int, int] = {}
+        self.series_total = 0
+        self.steps: dict[int, int] = {}
+        self.steps_total = 0
+        self.exporter = Counted()
+        self.next_key = 1
+        self._by_source: defaultdict[str, dict[int, JobState]] = defaultdict(dict)
+        self._by_scope: defaultdict[tuple[str, str], dict[int, JobState]] = defaultdict(dict)
+
+    def take(self, job: JobState, series: int) -> None:
+        """Put a committed job in place of what was known of it. `series`: how many it has room for."""
+        self._unlink(job.key)
+        self.jobs[job.key] = job
+        self.by_id[job.source, job.job.job_id] = job.key
+        if not job.overflow:
+            self._by_source[job.source][job.key] = job
+            self._by_scope[job.source, job.job.scope][job.key] = job
+        if job.shown:
+            self.names[job.source, job.project, job.name] = job.key
+        self._weigh(job.key, series, len(job.step_names()) + len(job.folded_steps) if job.shown else 0)
+        self.next_key = max(self.next_key, job.key + 1)
+
+    def delete(self, key: int) -> None:
+        """Forget a job."""
+        job = self.jobs[key]
+        self._unlink(key)
+        self._by_source[job.source].pop(key, None)
+        self._weigh(key, 0, 0)
+        del self.jobs[key], self.by_id[job.source, job.job.job_id], self.series[key], self.steps[key]
+
+    def of_source(self, name: str) -> dict[int, JobState]:
+        """Return the source's jobs, but not the overflow job."""
+        return self._by_source.get(name, {})
+
+    def of_scope(self, source: str, scope: str) -> dict[int, JobState]:
+        """Return the jobs of one scope."""
+        return self._by_scope.get((source, scope), {})
+
+    def _weigh(self, key: int, series: int, steps: int) -> None:
+        self.series_total += series - self.series.get(key, 0)
+        self.series[key] = series
+        self.steps_total += steps - self.steps.get(key, 0)
+        self.steps[key] = steps
+
+    def _unlink(self, key: int) -> None:
+        """Take what is known of a job out of the indices that go by what can change."""
+        job = self.jobs.get(key)
+        if job is None:
+            return
+        if self.names.get((job.source, job.project, job.name)) == key:
+            del self.names[job.source, job.project, job.name]
+        self._by_scope[job.source, job.job.scope].pop(key, None)
+        if not self._by_scope[job.source, job.job.scope]:
+            del self._by_scope[job.source, job.job.scope]

@@ -1,0 +1,60 @@
+"""The open runs of all sources in memory, found by source, scope and job."""
+
+from collections import defaultdict
+from typing import TypeVar
+
+from exporter.counting.records import OpenRun
+
+Runs = dict[str, OpenRun]
+
+Key = TypeVar("Key")
+
+
+class OpenRuns:
+    """Open runs by ID. A run belongs to one job at a time, and may change its job while it is open."""
+
+    def __init__(self) -> None:
+        self._by_source: dict[str, Runs] = {}
+        self._by_scope: defaultdict[tuple[str, str], Runs] = defaultdict(dict)
+        self._by_job: defaultdict[int, Runs] = defaultdict(dict)
+
+    def add_source(self, source: str) -> None:
+        """Make a place for a source's runs."""
+        self._by_source.setdefault(source, {})
+
+    def put(self, source: str, run: OpenRun) -> set[int]:
+        """Put a run in place of what was known of it. Return the keys of the jobs whose open runs change."""
+        changed = self.drop(source, run.run_id) | {run.job}
+        self._by_source.setdefault(source, {})[run.run_id] = run
+        self._by_scope[source, run.scope][run.run_id] = run
+        self._by_job[run.job][run.run_id] = run
+        return changed
+
+    def drop(self, source: str, run_id: str) -> set[int]:
+        """Take a run out that is no longer open. Return the key of the job under which it was open, if it was."""
+        run = self._by_source.get(source, {}).pop(run_id, None)
+        if run is None:
+            return set()
+        _remove(self._by_scope, (source, run.scope), run_id)
+        _remove(self._by_job, run.job, run_id)
+        return {run.job}
+
+    def of(self, source: str, scope: str | None = None) -> list[OpenRun]:
+        """Return the open runs of a source or of one of its scopes, oldest first."""
+        runs = self._by_source[source] if scope is None else self._by_scope.get((source, scope), {})
+        return sorted(runs.values(), key=lambda run: run.origin)
+
+    def is_busy(self, job: int) -> bool:
+        """Return whether a job has open runs."""
+        return job in self._by_job
+
+    def snapshot(self) -> dict[str, list[OpenRun]]:
+        """Return all open runs by source. A dict is copied in one step of the interpreter, so no lock is needed."""
+        return {name: list(runs.values()) for name, runs in list(self._by_source.items())}
+
+
+def _remove(index: defaultdict[Key, Runs], key: Key, run_id: str) -> None:
+    runs = index[key]
+    del runs[run_id]
+    if not runs:
+        del index[key]

@@ -1,0 +1,297 @@
+"""Jobs that go, return, are renamed, or are left out by the configuration: no run is counted where nobody sees it."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.counting.counting import Mark
+from exporter.counting.records import MAX_LABEL
+from exporter.model import Disposition, Job, Reading, Result, State
+from tests.core.book import BASELINE, RUNS, Book, ended, run
+from tests.core.shown import ShownBook
+
+DAY = 86400.0
+
+
+def series(book):
+    """All series of the page: name and labels. No series may stand there twice."""
+    book.publisher.publish()
+    text = bytes(book.exposition.page.text).decode()
+    found = [
+        (sample.name, tuple(sorted(sample.labels.items())))
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    ]
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+@pytest.fixture
+def shown(tmp_path):
+    book = ShownBook(tmp_path / "state.db", zero_first="0s")
+    yield book
+    book.close()
+
+
+# --- a run that changes its job ---
+
+OLD, NEW = Job(job_id="old", name="old"), Job(job_id="new", name="new")
+GOES_ON = run(job_id="old", state=State.EXECUTING, start=BASELINE - 5)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [run(job_id="new", result=Result.FAILURE, start=BASELINE - 5, end=BASELINE + 70)],
+        [run(job_id="new", state=State.EXECUTING, start=BASELINE - 5)],
+        [run(job_id="new", state=State.PENDING), run(job_id="new", result=Result.FAILURE, end=BASELINE + 70)],
+        [run(job_id="new", state=State.EXECUTING), run(job_id="old", state=State.EXECUTING)],
+    ],
+    ids=["renamed at its end", "renamed while open", "renamed, then ended", "to and fro"],
+)
+def test_a_run_that_changes_its_job_leaves_no_open_run_behind(shown, rows):
+    shown.read(GOES_ON, jobs=[OLD, NEW])
+    for row in rows:
+        shown.read(row, jobs=[OLD, NEW])
+        active = shown.scrape("jobrun_active_runs", "job_name", "state")
+        open_in = {name for (name, _), count in active.items() if count}
+        assert open_in == (set() if row.result else {row.job_id})
+    assert shown.total("new") == sum(row.result is not None for row in rows)
+    assert shown.total("old") == 0
+
+
+def test_a_run_that_moves_to_a_job_that_is_left_out_is_open_nowhere_and_counts_for_nobody(tmp_path):
+    book = ShownBook(tmp_path / "state.db", zero_first="0s", exclude=("new",))
+    book.read(GOES_ON, jobs=[OLD, NEW])
+    book.read(run(job_id="new", state=State.EXECUTING), jobs=[OLD, NEW])
+    assert book.active("old") == 0
+    book.now += 9 * DAY
+    book.read()
+    assert (book.total("old"), book.total("new")) == (0, 0)
+    book.close()
+
+
+# --- names ---
+
+
+def test_a_job_that_returns_after_its_name_was_taken_is_told_apart(shown):
+    first, second = Job(job_id="1", name="etl"), Job(job_id="2", name="etl")
+    shown.read(ended("a", BASELINE + 1, job_id="1"), jobs=[first], catalog=True)
+    for _ in range(2):
+        shown.now += 1000
+        shown.read(jobs=[], catalog=True)
+    shown.read(ended("b", shown.now - 1, job_id="2"), jobs=[second], catalog=True)
+    for _ in range(2):
+        shown.read(ended("c", shown.now - 1, job_id="1"), jobs=[first, second], catalog=True)
+        assert shown.scrape(RUNS, "job_name", "result")["etl #1", "success"] == 1
+        assert shown.scrape(RUNS, "job_name", "result")["etl", "success"] == 1
+        series(shown)
+        shown.reopen()
+
+
+def test_a_job_that_expired_and_returns_by_a_run_is_told_apart_too(shown):
+    one, two = Job(job_id="a\tb", name="a\tb"), Job(job_id="a b", name="a b")
+    shown.read(ended("1", BASELINE + 1, job_id="a\tb"), jobs=[one])
+    shown.now += 100 * DAY
+    shown.read()
+    shown.ledger.expire(shown.now, 90 * DAY)
+    shown.read(ended("2", shown.now - 1, job_id="a b"), jobs=[two])
+    shown.read(ended("3", shown.now - 1, job_id="a\tb"), jobs=[two])
+    shown.read(ended("4", shown.now - 1, job_id="a b"), jobs=[one, two])
+    series(shown)
+    assert {name: value for (name, _), value in shown.scrape(RUNS, "job_name", "result").items() if value} == {
+        "a b": 2,
+        "a b #a b": 1,
+    }
+
+
+def test_a_job_that_returns_keeps_the_name_under_which_it_was_known(shown):
+    first, second = Job(job_id="1", name="etl"), Job(job_id="2", name="etl")
+    shown.read(jobs=[first, second], catalog=True)
+    for _ in range(2):
+        shown.now += 1000
+        shown.read(jobs=[], catalog=True)
+    shown.read(jobs=[second], catalog=True)
+    shown.read(jobs=[first, second], catalog=True)
+    assert [shown.job("1").name, shown.job("2").name] == ["etl", "etl #2"]
+
+
+def test_a_job_that_is_included_again_after_its_name_was_taken_is_told_apart(shown):
+    first, second = Job(job_id="1", name="a"), Job(job_id="2", name="b")
+    shown.configure(exclude=("a",))
+    shown.read(jobs=[first, second])
+    shown.configure(exclude=())
+    shown.read(jobs=[Job(job_id="2", name="a")])
+    shown.read(jobs=[first])
+    assert len({shown.job("1").name, shown.job("2").name}) == 2
+    series(shown)
+
+
+@pytest.mark.parametrize("ids", [["1", "2", "3", "4"], [f"{'i' * 300}{number}" for number in range(4)]])
+def test_names_stay_bounded_however_many_jobs_have_the_same_one(shown, ids):
+    name = "x" * 300
+    jobs = [Job(job_id=each, name=name) for each in ids]
+    jobs.append(Job(job_id="y", name=f"{'x' * (MAX_LABEL - 3)} #2"))
+    for _ in range(3):
+        shown.read(jobs=jobs)
+    names = [shown.job(job.job_id).name for job in jobs]
+    assert len(set(names)) == len(jobs)
+    assert max(map(len, names)) <= MAX_LABEL
+    assert all(each.count("#") <= 2 for each in names)
+
+
+# --- jobs that go ---
+
+
+def gone(book, jobs=()):
+    """Discovery shows a job no more, for long enough."""
+    for _ in range(3):
+        book.read(jobs=jobs, catalog=True)
+        book.now += 1000
+
+
+def test_a_job_stays_while_a_run_of_it_goes_on_and_long_enough_for_its_end_to_be_seen(shown):
+    shown.read(run(state=State.EXECUTING, start=BASELINE - 10), jobs=[Job(job_id="j", name="j")], catalog=True)
+    gone(shown)
+    assert not shown.job().gone
+    shown.read(ended(end=shown.now - 5, length=500.0, result=Result.FAILURE), jobs=[], catalog=True)
+    assert shown.scrape(RUNS, "result")["failure",] == 1
+    shown.read(jobs=[], catalog=True)
+    assert shown.scrape(RUNS, "result")["failure",] == 1
+    gone(shown)
+    assert shown.scrape(RUNS, "result") == {}
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_run_of_a_job_that_is_gone_brings_it_back_at_0(tmp_path, described):
+    book = ShownBook(tmp_path / "state.db")
+    job = Job(job_id="j", name="j")
+    book.read(ended("a"), jobs=[job], catalog=True)
+    gone(book)
+    assert (book.job().gone, book.job().counts) == (True, {})
+    assert book.scrape(RUNS, "result") == {}
+    book.read(ended("b", book.now - 5, result=Result.FAILURE), jobs=[job] if described else [])
+    assert book.scrape(RUNS, "result")["failure",] == 0
+    book.read(jobs=[], catalog=True)
+    book.now += 200
+    book.read(jobs=[], catalog=True)
+    assert book.scrape(RUNS, "result")["failure",] == 1
+    book.close()
+
+
+def test_an_open_run_of_a_job_that_is_gone_brings_it_back(shown):
+    shown.read(jobs=[Job(job_id="j", name="j")], catalog=True)
+    gone(shown)
+    shown.read(run(state=State.EXECUTING, start=shown.now - 5), jobs=[])
+    assert shown.scrape("jobrun_active_runs", "state")["executing",] == 1
+
+
+def test_the_last_open_run_of_a_scope_that_exists_no_more_expires_and_then_its_job_and_the_scope_go(book):
+    job = Job(job_id="k", name="k", scope="x")
+    there = Reading(scope="x", jobs=[job], catalog=True, through=BASELINE)
+    start = run(job_id="k", state=State.EXECUTING, start=BASELINE - 5)
+    book.poll(there, Reading(scope="x", runs=[start]))
+    lost = Reading(scope="x", readable=False, exists=False)
+    for _ in range(5):
+        book.poll(lost, advance=1000)
+    assert not book.job("k").gone
+    book.now += 8 * DAY
+    book.poll(lost, advance=1000)
+    assert book.counts("k") == {"unknown": 1}
+    for _ in range(3):
+        book.poll(lost, advance=1000)
+    assert book.job("k").gone
+    assert "x" not in book.ledger.source("s").scopes
+
+
+# --- jobs and the filter ---
+
+
+@pytest.fixture
+def filtered(tmp_path):
+    book = Book(tmp_path / "state.db", include=("prod-.*",))
+    book.read()
+    book.now += 3600
+    yield book
+    book.close()
+
+
+def named(name):
+    return [Job(job_id="j", name=name)]
+
+
+def endings(book, count=3):
+    return [ended(f"{book.now}-{n}", book.now - 100 + n, result=Result.FAILURE) for n in range(count)]
+
+
+def test_what_a_job_did_before_it_was_renamed_into_the_filter_is_not_counted(filtered):
+    old = endings(filtered)
+    entered = filtered.read(*old, jobs=named("test-x"))
+    assert entered.dispositions[Disposition.IGNORED] == 3
+    entered = filtered.read(*old, jobs=named("prod-x"))
+    assert (entered.dispositions[Disposition.BASELINE], filtered.counts()) == (3, {})
+    filtered.read(*endings(filtered), jobs=named("prod-x"))
+    assert filtered.counts() == {}
+    filtered.now += 300
+    filtered.read(*endings(filtered), jobs=named("prod-x"))
+    assert filtered.counts() == {"failure": 3}
+
+
+def test_a_job_that_is_renamed_out_of_the_filter_and_back_counts_nothing_in_between(filtered):
+    filtered.read(*endings(filtered), jobs=named("prod-x"))
+    assert filtered.counts() == {"failure": 3}
+    away = endings(filtered)
+    filtered.now += 120
+    assert filtered.read(*away, jobs=named("test-x")).dispositions[Disposition.IGNORED] == 3
+    assert (filtered.job().excluded, filtered.counts()) == (True, {})
+    filtered.read(*away, jobs=named("prod-x"))
+    assert filtered.counts() == {}
+    filtered.now += 300
+    filtered.read(*endings(filtered), jobs=named("prod-x"))
+    assert filtered.counts() == {"failure": 3}
+
+
+def test_a_job_that_is_renamed_out_of_the_filter_leaves_the_page(tmp_path):
+    book = ShownBook(tmp_path / "state.db", zero_first="0s", include=("prod-.*",))
+    book.read(jobs=named("prod-x"), catalog=True)
+    book.read(jobs=named("test-x"), catalog=True)
+    assert book.scrape(RUNS, "job_name") == {}
+    book.read(jobs=named("prod-y"), catalog=True)
+    assert set(book.scrape(RUNS, "job_name")) == {("prod-y",)}
+    book.close()
+
+
+def test_open_runs_of_a_job_that_is_left_out_do_not_expire_into_its_counters(book):
+    book.read(run(state=State.EXECUTING, start=BASELINE))
+    book.configure(exclude=("j",))
+    book.now += 8 * DAY
+    book.read()
+    assert (book.counts(), book.row().known.mark) == ({}, Mark.BASELINE)
+    book.configure(exclude=())
+    book.read(ended(end=book.now - 5))
+    assert book.counts() == {}
+
+
+# --- scopes that cannot be read ---
+
+
+def test_open_runs_of_a_scope_that_cannot_be_read_do_not_expire_and_count_once_it_can(book):
+    job = [Job(job_id="j", name="j", scope="x")]
+    start = run(state=State.EXECUTING, start=BASELINE)
+    book.poll(Reading(scope="x", jobs=job, runs=[start], through=BASELINE + 5))
+    for _ in range(3):
+        book.now += 4 * DAY
+        book.poll(Reading(scope="x", readable=False))
+    assert book.counts() == {}
+    assert book.ledger.source("s").scopes["x"].watermark == BASELINE + 5
+    book.poll(Reading(scope="x", jobs=job, runs=[ended(end=BASELINE + 100, length=100.0)], through=book.now - 60))
+    assert book.counts() == {"success": 1}
+
+
+def test_a_scope_that_becomes_readable_again_goes_on_from_its_watermark(book):
+    job = [Job(job_id="j", name="j", scope="x")]
+    book.poll(Reading(scope="x", jobs=job, through=BASELINE + 5))
+    book.now += 3600
+    book.poll(Reading(scope="x", readable=False))
+    book.now += 3600
+    book.poll(Reading(scope="x", jobs=job, runs=[ended("new", BASELINE + 4000)], through=book.now - 60))
+    assert book.counts() == {"success": 1}

@@ -1,0 +1,155 @@
+"""A poll may show a run twice, and one of the rows may be stale: the order of rows and readings does not matter."""
+
+import itertools
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exporter.counting.counting import Mark
+from exporter.model import Disposition, Job, Reading, Result, State
+from tests.core.book import BASELINE, Book, ended, run
+
+OPEN = run(state=State.EXECUTING, start=BASELINE + 10)
+ENDED = ended(end=BASELINE + 40)
+LATER = ended(end=BASELINE + 45, length=35.0)
+JOBS = [Job(job_id="j", name="j"), Job(job_id="k", name="k")]
+
+
+def poll(book, *parts, **fields):
+    """A poll in which each part is a reading of these rows."""
+    through = book.now - 60
+    return book.poll(*(Reading(jobs=JOBS, runs=rows, through=through, **fields) for rows in parts))
+
+
+def splits(rows):
+    """All orders of these rows, in one reading and in several."""
+    for order in itertools.permutations(rows):
+        for cuts in itertools.product((False, True), repeat=len(rows) - 1):
+            parts = [[order[0]]]
+            for row, cut in zip(order[1:], cuts, strict=True):
+                if cut:
+                    parts.append([])
+                parts[-1].append(row)
+            yield parts
+
+
+def shape(parts):
+    """A split in a few letters."""
+    letters = {OPEN: "O", ENDED: "E", LATER: "L"}
+    return "|".join("".join(letters[row] for row in rows) for rows in parts)
+
+
+@pytest.fixture(params=[False, True], ids=["ids end", "ids reopen"])
+def vendor(request, tmp_path):
+    book = Book(tmp_path / "state.db", reopens=request.param)
+    book.read()
+    book.now = BASELINE + 60
+    yield book
+    book.close()
+
+
+@pytest.mark.parametrize("parts", list(splits([ENDED, OPEN])), ids=shape)
+@pytest.mark.parametrize("before", [None, OPEN, ENDED], ids=["unknown", "open", "counted"])
+def test_an_ended_row_wins_over_an_open_one_at_every_poll(vendor, parts, before):
+    if before is not None:
+        poll(vendor, [before])
+    for number in range(4):
+        entered = poll(vendor, *parts)
+        assert vendor.counts() == {"success": 1}
+        assert (vendor.row().known.mark, vendor.active()) == (Mark.COUNTED, 0)
+        if number:
+            assert sum(each.dispositions[Disposition.UPDATED] for each in entered) == 0
+    vendor.reopen()
+    poll(vendor, *parts)
+    assert vendor.counts() == {"success": 1}
+
+
+@pytest.mark.parametrize("parts", list(splits([ENDED, LATER, OPEN])), ids=shape)
+def test_of_two_ended_rows_the_later_one_wins(vendor, parts):
+    for _ in range(3):
+        poll(vendor, *parts)
+        assert (vendor.total(), vendor.active()) == (1, 0)
+        assert vendor.job().last_run.end == LATER.end
+        assert vendor.row().known.run == LATER
+
+
+def test_a_run_that_comes_back_in_a_later_poll_is_open_and_its_next_ending_counts(tmp_path):
+    book = Book(tmp_path / "state.db", reopens=True)
+    poll(book, [ENDED])
+    again = run(state=State.PENDING, created=BASELINE + 10)
+    entered = poll(book, [again])
+    assert (book.active(), book.counts()) == (1, {"success": 1})
+    assert sum(each.dispositions[Disposition.UPDATED] for each in entered) == 1
+    poll(book, [again])
+    book.now += 300
+    poll(book, [ended(end=BASELINE + 400)], [again])
+    assert (book.active(), book.counts()) == (0, {"success": 2})
+    book.close()
+
+
+def test_a_run_that_came_back_is_still_followed_after_a_poll_that_failed_midway(tmp_path):
+    book = Book(tmp_path / "state.db", reopens=True)
+    poll(book, [ENDED])
+    book.begin()
+    book.ledger.commit("s", Reading(runs=[OPEN], through=book.now - 60), book.moment)
+    book.now += 60
+    book.begin()
+    assert book.active() == 1
+    book.close()
+
+
+def test_a_correction_to_an_earlier_end_moves_the_gauges_once_the_poll_has_shown_nothing_else(vendor):
+    poll(vendor, [LATER])
+    corrected = ended(end=BASELINE + 44, length=35.0)
+    if vendor.changes["reopens"]:
+        return
+    poll(vendor, [corrected])
+    assert (vendor.total(), vendor.job().last_run.end) == (1, corrected.end)
+
+
+ROWS = [
+    each
+    for run_id in ("a", "b")
+    for each in (
+        run(run_id, state=State.PENDING, created=BASELINE - 100),
+        run(run_id, state=State.EXECUTING, start=BASELINE - 50),
+        ended(run_id, BASELINE - 20, result=Result.FAILURE),
+        ended(run_id, BASELINE + 30, result=Result.FAILURE),
+        ended(run_id, BASELINE + 50, result=Result.FAILURE),
+        run(run_id, result=Result.FAILURE, start=BASELINE - 50),
+    )
+]
+
+
+def entered_in(parts, before, *, reopens):
+    """What a poll of these readings leaves behind."""
+    with tempfile.TemporaryDirectory() as folder:
+        book = Book(Path(folder) / "state.db", reopens=reopens)
+        for rows in before:
+            poll(book, rows)
+        poll(book, *parts)
+        marks = {run_id: (row.known.mark, row.known.run) for run_id, row in book.ledger.rows("s", "ab").items()}
+        state = book.total(), book.active(), marks
+        book.close()
+        return state
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.lists(st.sampled_from(ROWS), min_size=1, max_size=5),
+    before=st.lists(st.lists(st.sampled_from(ROWS), max_size=2), max_size=2),
+    reopens=st.booleans(),
+    data=st.data(),
+)
+def test_a_poll_means_the_same_in_every_order_and_however_it_is_split(rows, before, reopens, data):
+    order = data.draw(st.permutations(rows))
+    cuts = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    parts = [[]]
+    for row, cut in zip(order, cuts, strict=True):
+        if cut:
+            parts.append([])
+        parts[-1].append(row)
+    assert entered_in(parts, before, reopens=reopens) == entered_in([rows], before, reopens=reopens)
