@@ -2,12 +2,13 @@
 
 from typing import Final, Unpack
 
-from dashboards.model import Dashboard, Json, Panel, Row, datasource_variable, label_variable
-from dashboards.panels import LEGEND, Column, Own, instant, listed, over_time, panel
+from dashboards import jobs
+from dashboards.model import Dashboard, Json, Panel, Row
+from dashboards.page import ANY, SOME, annotations, datasource_variable, label_variable, scrape_variable
+from dashboards.panels import LEGEND, Column, Own, instant, listed, over_time, panel, sort_by
 from dashboards.words import (
-    ANY_IS_BAD,
+    ANY_IS_CRITICAL,
     BAD,
-    ERROR,
     GOOD,
     LAG,
     NOTICE,
@@ -16,6 +17,8 @@ from dashboards.words import (
     SHARE_LEFT,
     SHARE_USED,
     WARNING,
+    Word,
+    coded,
     fixed,
     known,
     override,
@@ -23,8 +26,9 @@ from dashboards.words import (
     text_of,
 )
 
-SOURCE = 'source=~"$source"'
-INSTANCE = 'instance=~"$instance"'
+SCRAPE = 'job=~"$job"'
+SOURCE = 'job=~"$job", source=~"$source"'
+INSTANCE = 'job=~"$job", instance=~"$instance"'
 DAY: Final = "1d"
 WHOLE: Final = "$__range"
 REQUEST_DURATION: Final = "jobrun_source_api_request_duration_seconds"
@@ -33,44 +37,46 @@ COUNTS: Final[Json] = {"min": 0, "decimals": 0}
 ASKED = "$__rate_interval"
 POLLS: Final = "jobrun_source_polls_total"
 UP: Final = [text_of((0, "down", BAD), (1, "up", GOOD))]
-HARMFUL: Final = steps("text", (0.5, BAD))
 NOTABLE: Final = steps("text", (0.5, WARNING))
+NO_EXPORTER: Final[Json] = {"noValue": "no exporter"}
 FEW: Final = 'disposition!~"baseline|duplicate"'
 
 
 def of_source(metric: str, *labels: str, more: str = "") -> str:
-    """A gauge of the sources chosen, one series a source and these labels, whichever exporter tells."""
-    return f"max by ({', '.join(('source', *labels))}) ({metric}{{{SOURCE}{', ' if more else ''}{more}}})"
+    """A gauge of the sources chosen, one series per source and these labels, whichever exporter tells."""
+    return f"max by ({', '.join(('job', 'source', *labels))}) ({metric}{{{SOURCE}{', ' if more else ''}{more}}})"
 
 
 def rise(metric: str, window: str, *labels: str, more: str = "") -> str:
     """How much a counter of the sources chosen rose in a window."""
     selector = f"{metric}{{{SOURCE}{', ' if more else ''}{more}}}"
-    return f"max by ({', '.join(('source', *labels))}) (increase({selector}[{window}]))"
+    return f"max by ({', '.join(('job', 'source', *labels))}) (increase({selector}[{window}]))"
 
 
 def per_minute(metric: str, *labels: str) -> str:
-    """How much a counter of the sources chosen rises a minute."""
-    return f"60 * max by ({', '.join(('source', *labels))}) (rate({metric}{{{SOURCE}}}[{ASKED}]))"
+    """How much a counter of the sources chosen rises per minute."""
+    return f"60 * max by ({', '.join(('job', 'source', *labels))}) (rate({metric}{{{SOURCE}}}[{ASKED}]))"
 
 
-def quantile(share: float, metric: str, *labels: str, kept: str = "source", window: str = ASKED) -> str:
-    """A quantile of a histogram of the sources chosen, over all labels but those kept."""
-    return f"histogram_quantile({share}, sum by (le, {kept}) ({rise(f'{metric}_bucket', window, *labels, 'le')}))"
+def quantile(share: float, metric: str, *labels: str, window: str = ASKED) -> str:
+    """A quantile of a histogram of the sources chosen, one series per source and these labels."""
+    classic, native = (f"{name}{{{SOURCE}}}" for name in (f"{metric}_bucket", metric))
+    return jobs.quantile(share, classic, native, window, ("job", "source", *labels), of=jobs.SOURCE)
 
 
 def of_exporter(metric: str, *labels: str) -> str:
     """A gauge of the exporters chosen."""
-    return f"max by ({', '.join(('instance', *labels))}) ({metric}{{{INSTANCE}}})"
+    return f"max by ({', '.join(('job', 'instance', *labels))}) ({metric}{{{INSTANCE}}})"
 
 
 def of_process(expression: str) -> str:
     """What is known of the exporters' processes, told apart from others by the build info beside it."""
-    return f"max by (instance) ({expression} and on (instance, job) jobrun_exporter_build_info)"
+    return f"max by (job, instance) ({expression} and on (instance, job) jobrun_exporter_build_info{{{SCRAPE}}})"
 
 
 def number(title: str, description: str, expression: str, **own: Unpack[Own]) -> Panel:
     """A number of the line at the top."""
+    own["defaults"] = {**NO_EXPORTER, **own.get("defaults", {})}
     return panel("stat", title, description, instant(expression), size=(4, 3), **own)
 
 
@@ -81,14 +87,34 @@ def at_a_glance(expression: str, of: str) -> str:
 
 def exporter_rise(metric: str, *labels: str) -> str:
     """How much a counter of the exporters chosen rose in the last day, over these labels."""
-    return f"sum by (instance) (max by ({', '.join(('instance', *labels))}) (increase({metric}{{{INSTANCE}}}[{DAY}])))"
+    rise = f"increase({metric}{{{INSTANCE}}}[{DAY}])"
+    return f"sum by (job, instance) (max by ({', '.join(('job', 'instance', *labels))}) ({rise}))"
 
 
-def by_pattern(pattern: str, colour: str) -> Json:
-    """The colour of the series whose names match."""
+OUTCOMES: Final = (
+    Word("success", 1, GOOD),
+    Word("skipped", 2, QUIET),
+    Word("partial", 3, WARNING),
+    Word("error", 4, BAD),
+)
+
+
+def outcome_is(word: Word) -> str:
+    """The matcher of an outcome."""
+    return f'outcome="{word.word}"'
+
+
+def worst_outcome() -> str:
+    """The code of the worst outcome of a source's polls within a step."""
+    codes = (f"({rise(POLLS, ASKED, 'outcome', more=outcome_is(each))} > bool 0.5) * {each.code}" for each in OUTCOMES)
+    return f"max by (job, source) ({' or '.join(codes)}) > 0"
+
+
+def by_pattern(pattern: str, color: str) -> Json:
+    """The color of the series whose names match."""
     return {
         "matcher": {"id": "byRegexp", "options": f"/^{pattern}$/"},
-        "properties": [{"id": "color", "value": fixed(colour)}],
+        "properties": [{"id": "color", "value": fixed(color)}],
     }
 
 
@@ -102,31 +128,31 @@ GLANCE = Row(
     title="At a glance",
     panels=(
         number(
-            "Sources down",
-            "Sources whose last poll could not read everything that their credential may read.",
+            "Sources that cannot be read",
+            "Sources whose last poll could read nothing.",
             at_a_glance(f"{of_source('jobrun_source_up')} == 0", of_source("jobrun_source_up")),
-            thresholds=ANY_IS_BAD,
+            thresholds=ANY_IS_CRITICAL,
         ),
         number(
-            "Furthest behind",
-            "How far the slowest source is behind: all endings before are counted. Orange from 5, red from 15 minutes.",
+            "Oldest data",
+            "Age of the data of the source that is furthest behind: all runs that ended before are counted.",
             f"max({LAGGING})",
             unit="s",
             thresholds=LAG,
             defaults={"decimals": 0},
         ),
         number(
-            "Never read, 1 day",
-            "Time in which endings were never read in the last day, because the API no longer shows them.",
+            "Lost, last day",
+            "Stretches of time whose completed runs were never read, because the API no longer shows them.",
             f"max({rise('jobrun_source_unobserved_seconds_total', DAY)})",
             unit="s",
-            thresholds=known(GOOD, (0.5, BAD)),
+            thresholds=known(GOOD, (0.5, WARNING)),
             defaults={"decimals": 0},
         ),
         number(
             "Series used",
             "Share of metrics.max_series; beyond it new jobs are counted under __other__.",
-            f"max(sum by (instance) ({of_exporter('jobrun_exporter_series', 'family')})"
+            f"max(sum by (job, instance) ({of_exporter('jobrun_exporter_series', 'family')})"
             f" / {of_exporter('jobrun_exporter_series_limit')})",
             unit="percentunit",
             thresholds=SHARE_USED,
@@ -144,7 +170,7 @@ GLANCE = Row(
             "Configuration",
             "Whether the last reload was applied; after a refused one the configuration before it stays in force.",
             f"min({of_exporter('jobrun_exporter_config_last_reload_successful')})",
-            mappings=[text_of((0, "refused", BAD), (1, "in force", GOOD))],
+            mappings=[text_of((0, "refused", WARNING), (1, "in force", GOOD))],
         ),
     ),
 )
@@ -153,8 +179,8 @@ FRESHNESS = Row(
     panels=(
         panel(
             "lines",
-            "Behind by",
-            "How far each source is behind: all endings before are counted. Its least is settle and the poll interval.",
+            "Age of the data",
+            "All runs of each source that ended longer ago are counted. At best it is settle and the poll interval.",
             over_time(LAGGING, "{{source}}"),
             size=(12, 8),
             unit="s",
@@ -164,7 +190,7 @@ FRESHNESS = Row(
         panel(
             "lines",
             "From the end of a run until it is counted (p95)",
-            "95 % of the runs that ended were counted within this time.",
+            "95 % of the completed runs were counted within this time.",
             over_time(quantile(0.95, "jobrun_source_observation_delay_seconds"), "{{source}}"),
             size=(12, 8),
             unit="s",
@@ -172,19 +198,15 @@ FRESHNESS = Row(
             custom={"showPoints": "auto", "fillOpacity": 0},
         ),
         panel(
-            "bars",
-            "Polls by outcome",
-            "Partial: what could be read was counted. Skipped: the poll before was still going on.",
-            over_time(f"sum by (outcome) (round({rise(POLLS, ASKED, 'outcome')}))", "{{outcome}}"),
+            "timeline",
+            "Polls of each source",
+            "The worst outcome of the polls of each step. Partial: what could be read was counted. Skipped: the poll "
+            "before was still running.",
+            over_time(worst_outcome(), "{{source}}"),
             size=(12, 8),
-            interval="2m",
+            mappings=[coded(OUTCOMES)],
+            defaults={"noValue": "No source was polled in this time."},
             points=96,
-            overrides=[
-                override("success", color=fixed(GOOD)),
-                override("partial", color=fixed(WARNING)),
-                override("error", color=fixed(ERROR)),
-                override("skipped", color=fixed(QUIET)),
-            ],
         ),
         panel(
             "lines",
@@ -207,8 +229,8 @@ COVERAGE = Row(
         panel(
             "table",
             "Sources, and what was not as it should be in the last day",
-            "Never read: endings in that time are missing for good. Late: endings that were shown after their time had "
-            "been taken as complete. Unmapped: runs with a status that the exporter does not know.",
+            "Lost: completed runs of that time are missing for good. Late: runs whose end was shown after that time "
+            "had been taken as complete. Unmapped: runs with a status that the exporter does not know.",
             listed(of_source("jobrun_source_info", "provider")),
             listed(of_source("jobrun_source_up")),
             listed(of_source("jobrun_source_jobs")),
@@ -220,9 +242,10 @@ COVERAGE = Row(
             listed(rise("jobrun_source_truncated_responses_total", DAY)),
             listed(rise("jobrun_source_steps_lost_total", DAY)),
             listed(of_source("jobrun_source_step_fetches_pending")),
-            listed(f"sum by (source) ({rise('jobrun_source_unmapped_status_total', DAY, 'status')})"),
+            listed(f"sum by (job, source) ({rise('jobrun_source_unmapped_status_total', DAY, 'status')})"),
             size=(24, 7),
             defaults={"noValue": "0", "decimals": 0},
+            options=sort_by(("State", False), ("Source", False)),
             columns=(
                 Column(field="source", title="Source", defaults={"custom.minWidth": 110}),
                 Column(field="provider", title="System", width=100),
@@ -230,12 +253,10 @@ COVERAGE = Row(
                 Column(field="Value #C", title="Jobs", width=70),
                 Column(field="Value #D", title="Open runs", width=90),
                 Column(field="Value #E", title="Scopes", width=75),
-                Column(field="Value #F", title="Unreadable", width=100, cell="color-text", thresholds=HARMFUL),
-                Column(
-                    field="Value #G", title="Never read", unit="s", width=100, cell="color-text", thresholds=HARMFUL
-                ),
-                Column(field="Value #H", title="Late", width=70, cell="color-text", thresholds=HARMFUL),
-                Column(field="Value #I", title="Trimmed", width=85, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #F", title="Unreadable", width=100, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #G", title="Lost", unit="s", width=100, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #H", title="Late", width=70, cell="color-text", thresholds=NOTABLE),
+                Column(field="Value #I", title="Truncated", width=85, cell="color-text", thresholds=NOTABLE),
                 Column(field="Value #J", title="Steps lost", width=95, cell="color-text", thresholds=NOTABLE),
                 Column(field="Value #K", title="Steps to come", width=115),
                 Column(field="Value #L", title="Unmapped", width=95, cell="color-text", thresholds=NOTABLE),
@@ -275,14 +296,16 @@ ENDPOINTS = panel(
     "table",
     "Endpoints in this time",
     "What was asked of each endpoint, how much of it was refused, and how long 95 % of the answers took at most.",
-    listed(f"sum by (source, endpoint) (round({rise('jobrun_source_api_requests_total', WHOLE, 'endpoint', 'code')}))"),
     listed(
-        "sum by (source, endpoint) (round("
+        f"sum by (job, source, endpoint) (round({rise('jobrun_source_api_requests_total', WHOLE, 'endpoint', 'code')}))"
+    ),
+    listed(
+        "sum by (job, source, endpoint) (round("
         f"{rise('jobrun_source_api_requests_total', WHOLE, 'endpoint', 'code', more=REFUSED)}))"
     ),
-    listed(quantile(0.95, REQUEST_DURATION, "endpoint", kept="source, endpoint", window=WHOLE)),
+    listed(quantile(0.95, REQUEST_DURATION, "endpoint", window=WHOLE)),
     size=(24, 8),
-    options={"sortBy": [{"displayName": "Requests", "desc": True}]},
+    options=sort_by(("Requests", True)),
     columns=(
         Column(field="source", title="Source", width=140),
         Column(field="endpoint", title="Endpoint"),
@@ -292,27 +315,19 @@ ENDPOINTS = panel(
     ),
 )
 API = Row(
-    title="API use: what the systems are asked",
+    title="API use: what the vendors are asked",
+    collapsed=True,
     panels=(
         panel(
             "lines",
-            "Requests a minute",
+            "Requests per minute",
             "Requests of each source, whatever the answer.",
             over_time(
-                f"sum by (source) ({per_minute('jobrun_source_api_requests_total', 'endpoint', 'code')})", "{{source}}"
+                f"sum by (job, source) ({per_minute('jobrun_source_api_requests_total', 'endpoint', 'code')})",
+                "{{source}}",
             ),
             size=(8, 8),
             unit="reqpm",
-            custom={"fillOpacity": 0},
-        ),
-        panel(
-            "lines",
-            "Slowest answers (p95)",
-            "95 % of the requests of each source were answered in full within this time.",
-            over_time(quantile(0.95, REQUEST_DURATION, "endpoint", kept="source"), "{{source}}"),
-            size=(8, 8),
-            unit="s",
-            interval="2m",
             custom={"fillOpacity": 0},
         ),
         panel(
@@ -351,19 +366,19 @@ API = Row(
         panel(
             "lines",
             "Rate limit left",
-            "Share that is left of the tightest rate limit that a system tells of.",
+            "Share that is left of the tightest rate limit that a vendor reports.",
             over_time(f"{REMAINING} / {LIMIT}", "{{source}}"),
             size=(8, 8),
             unit="percentunit",
             thresholds=SHARE_LEFT,
-            defaults={"min": 0, "max": 1, "noValue": "not told"},
+            defaults={"min": 0, "max": 1, "noValue": "no data from vendor"},
         ),
         panel(
             "lines",
-            "Waiting for the budget",
-            "Share of the time that requests waited so as to stay within the rate limit.",
+            "Waiting for the request limit",
+            "Share of the time that requests waited to stay within the rate limit.",
             over_time(
-                f"max by (source) (rate(jobrun_source_rate_limit_wait_seconds_total{{{SOURCE}}}[{ASKED}]))",
+                f"max by (job, source) (rate(jobrun_source_rate_limit_wait_seconds_total{{{SOURCE}}}[{ASKED}]))",
                 "{{source}}",
             ),
             size=(8, 8),
@@ -381,12 +396,12 @@ API = Row(
         ),
         panel(
             "lines",
-            "Credential ends in",
-            "Time until the credential in use ends. The exporter renews those that it can some minutes before.",
+            "Credential expires in",
+            "Time until the credential in use expires. The exporter renews those that it can some minutes before.",
             over_time(f"{of_source('jobrun_source_credential_expiry_timestamp_seconds')} - time()", "{{source}}"),
             size=(8, 8),
             unit="s",
-            defaults={"noValue": "none ends"},
+            defaults={"noValue": "none expires"},
             custom={"fillOpacity": 0},
         ),
         panel(
@@ -402,6 +417,7 @@ API = Row(
 )
 COST = Row(
     title="Cost: what the exporter needs",
+    collapsed=True,
     panels=(
         panel(
             "gauges",
@@ -467,10 +483,10 @@ COST = Row(
                 Column(field="python_version", title="Python", width=90),
                 Column(field="Value #B", title="Started", unit="dateTimeFromNow", width=130),
                 Column(field="Value #C", title="Series", width=90),
-                Column(field="Value #D", title="Failed writes", width=115, cell="color-text", thresholds=HARMFUL),
+                Column(field="Value #D", title="Failed writes", width=115, cell="color-text", thresholds=NOTABLE),
                 Column(field="Value #E", title="Cold starts", width=105, cell="color-text", thresholds=NOTABLE),
                 Column(field="Value #F", title="Missed polls", width=115, cell="color-text", thresholds=NOTABLE),
-                Column(field="Value #G", title="Overflow", width=95, cell="color-text", thresholds=HARMFUL),
+                Column(field="Value #G", title="Overflow", width=95, cell="color-text", thresholds=NOTABLE),
             ),
         ),
     ),
@@ -483,8 +499,10 @@ EXPORTER = Dashboard(
     since="6h",
     variables=(
         datasource_variable(),
-        label_variable("source", "Source", "jobrun_source_up", several=True),
-        label_variable("instance", "Instance", "jobrun_exporter_build_info", several=True),
+        scrape_variable("jobrun_exporter_build_info"),
+        label_variable("source", "Source", 'jobrun_source_up{job=~"$job"}', every=ANY),
+        label_variable("instance", "Instance", 'jobrun_exporter_build_info{job=~"$job"}', every=SOME),
     ),
+    annotations=annotations('source=~"$source"'),
     rows=(GLANCE, FRESHNESS, COVERAGE, API, COST),
 )

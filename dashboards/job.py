@@ -1,19 +1,23 @@
-"""The dashboard of one job: how it is, how it was, how long it takes, and which steps fail."""
+"""The dashboard of one job: how old its data is, how it is, how it was, how long it takes, and which steps fail."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Unpack
 
-from dashboards.jobs import JOB, Jobs
-from dashboards.model import Dashboard, Json, Row, datasource_variable, label_variable
-from dashboards.panels import Column, buckets, called, instant, listed, over_time, panel
+from dashboards import alerts
+from dashboards.jobs import FEWEST_RUNS, JOB, Jobs, furthest
+from dashboards.model import Dashboard, Json, Panel, Row
+from dashboards.page import ANY, annotations, datasource_variable, label_variable, runbooks_variable, scrape_variable
+from dashboards.panels import Column, Own, buckets, called, instant, link, listed, over_time, panel, sort_by
 from dashboards.words import (
     BAD,
+    DOWN,
     FAILED,
     GOOD,
+    LAG,
     LATE,
     NEUTRAL,
     NOTICE,
-    ON_TIME,
+    OFF,
     QUIET,
     REDS,
     RESULTS,
@@ -30,21 +34,22 @@ from dashboards.words import (
     steps,
     text_of,
 )
+from dashboards.wrong import SHORT
+from exporter.reports.problems import REPEATEDLY
 
 JOBS = Jobs('source="$source", project="$project", job_name="$job_name"')
-TO_RUN = ("Open the run", "${__data.fields.run_url:raw}")
+SOURCE = 'source="$source"'
+TO_RUN = link("Open the run", "${__field.labels.run_url:raw}")
 TO_JOB = ("Open the job in its system", "${__data.fields.url:raw}")
-NOT_TOLD: Final[Json] = {"noValue": "not told"}
+NOT_GIVEN: Final[Json] = {"noValue": "no data from vendor"}
+WHOLE = "$__range"
+STEP_DURATION = "jobrun_step_duration_seconds"
+RUN_DURATION = "jobrun_run_duration_seconds"
 
 
-def worst(words: Sequence[Word], metric: str, label: str) -> str:
-    """The largest code of the words that were true within a step: nothing short is left out, the worst wins."""
-
-    def code(word: Word) -> str:
-        series = JOBS.series(metric, f'{label}="{word.word}"')
-        return f"{word.code} * (max by ({label}) (max_over_time({series}[$__interval])) > bool 0)"
-
-    return f"max({' or '.join(code(word) for word in words)})"
+def of_source(metric: str) -> str:
+    """A metric of the job's source as one series without labels."""
+    return f"max({metric}{{{JOBS.scrape}, {SOURCE}}})"
 
 
 def one(metric: str, more: str = "") -> str:
@@ -57,170 +62,214 @@ def recorded(name: str) -> str:
     return f"max({JOBS.recorded(name)})"
 
 
-def quantile(share: float, metric: str, window: str, *labels: str, kept: str = "") -> str:
-    """A quantile of a histogram's rise in a window, over all labels but those kept."""
-    by = f"le, {kept}" if kept else "le"
-    return f"histogram_quantile({share}, sum by ({by}) ({JOBS.rise(f'{metric}_bucket', window, 'le', *labels)}))"
-
-
 def total(metric: str, window: str, *labels: str, kept: str = "", more: str = "") -> str:
     """The whole rise of a counter in a window, by the label kept."""
     by = f" by ({kept})" if kept else ""
     return f"sum{by} (round({JOBS.rise(metric, window, *labels, more=more)}))"
 
 
-RUN_DURATION = "jobrun_run_duration_seconds"
+def worst(words: Sequence[Word], metric: str, label: str) -> str:
+    """The largest code of the words that were true within a step: nothing short is left out, the worst wins."""
+
+    def code(word: Word) -> str:
+        series = JOBS.series(metric, f'{label}="{word.word}"')
+        return f"{word.code} * (max by ({label}) (max_over_time({series}[$__interval])) > bool 0)"
+
+    return f"max({' or '.join(code(word) for word in words)})"
+
+
+UP = of_source("jobrun_source_up")
+ENABLED = one("jobrun_job_enabled")
+FRESH = f"on () ({UP} == 1)"
+"""What is shown of a job is true now only while its source is read."""
 BUDGET = one("jobrun_job_duration_budget_seconds")
 LAST_DURATION = one("jobrun_last_run_duration_seconds")
-START = one("jobrun_oldest_active_run_start_timestamp_seconds", 'state="executing"')
-RUNNING_FOR = f"(time() - {START})"
-AGE = f"(time() - {one('jobrun_last_success_timestamp_seconds')})"
+RUNNING_FOR = f"max({JOBS.running_for})"
+STREAK_NOW = one("jobrun_consecutive_failures")
+EXPECTED = one("jobrun_job_next_run_expected_timestamp_seconds")
+OVERDUE = f"max({JOBS.overdue})"
 LIMITS: Final = {
-    "age of last success": f"{AGE} / {one('jobrun_job_freshness_objective_seconds')}",
-    "duration, run that goes on": f"{RUNNING_FOR} / {BUDGET}",
+    "age of last success": f"max({JOBS.age}) / {one('jobrun_job_freshness_objective_seconds')}",
+    "duration, open run": f"{RUNNING_FOR} / {BUDGET}",
     "duration, last run": f"{LAST_DURATION} / {BUDGET}",
     "duration, p95 of 7 days": f"{recorded('jobrun_run_duration_seconds:p95_7d')} / {BUDGET}",
-    "error budget, 30 days": recorded("jobrun_runs:error_budget_burn_30d"),
+    "error budget, 30 days": f"max({JOBS.errors_used})",
 }
 """What is limited → the share of the limit that is used."""
-EXPECTED = "jobrun_job_next_run_expected_timestamp_seconds"
-OVERDUE = f"(count({JOBS.overdue}) or 0 * count({JOBS.series(EXPECTED)}))"
+GRAVE, STALE = 50, 100
+"""Added to the code of the last result: it is one of many failures, or nobody knows whether it is still the last."""
 
 
-def last_result() -> str:
-    """The code of the result of the run that ended last."""
-    series = (f"{each.code} * {JOBS.each('jobrun_last_run_status', 'status', more=of(each))}" for each in RESULTS)
-    return f"max({' or '.join(series)})"
-
-
-def of(word: Word) -> str:
+def is_status(word: Word) -> str:
     """The matcher of a status."""
     return f'status="{word.word}"'
 
 
+def last_result() -> str:
+    """The code of the result of the run that ended last, and how much it is to be believed."""
+    series = (
+        f"{each.code} * max by (status) ({JOBS.series('jobrun_last_run_status', is_status(each))})" for each in RESULTS
+    )
+    grave = f"{GRAVE} * ({STREAK_NOW} >= bool {REPEATEDLY})"
+    down, off = f"({UP} == bool 0)", f"({ENABLED} == bool 0 or 0 * {UP})"
+    return f"max({' or '.join(series)}) + {grave} + {STALE} * clamp_max({down} + {off}, 1)"
+
+
+def last_results() -> list[Json]:
+    """The texts and colors of the codes of `last_result`: a failure is a warning, many in a row are critical."""
+    texts = [(0.0, "none yet", QUIET), (float(STALE), "none yet", QUIET)]
+    for each in RESULTS:
+        failed = each.word in FAILED.split("|")
+        texts += [
+            (each.code, each.word, WARNING if failed else each.color),
+            (each.code + GRAVE, each.word, BAD if failed else each.color),
+            (each.code + STALE, each.word, QUIET),
+            (each.code + STALE + GRAVE, each.word, QUIET),
+        ]
+    return [text_of(*texts)]
+
+
+def tile(title: str, description: str, expression: str, legend: str = "__auto", **own: Unpack[Own]) -> Panel:
+    """A number of the first lines; without a threshold it is a plain text."""
+    plain = "thresholds" not in own and "mappings" not in own
+    own.setdefault("thresholds", NEUTRAL)
+    if plain:
+        own["options"] = {"colorMode": "value", **own.get("options", {})}
+    return panel("stat", title, description, instant(expression, legend), size=(4, 3), **own)
+
+
+NO_NEWS: Final[Json] = {"noValue": "not known now"}
+SHORT_ID = f'label_replace({JOBS.last_failure}, "run", "$1", "run_id", "{SHORT}")'
 NOW = Row(
     title="Now",
     panels=(
-        panel(
-            "stat",
+        tile(
+            "Age of the data",
+            "All runs that ended longer ago are counted, nothing newer is known. While the source cannot be read, all "
+            "else here is grey.",
+            f"time() - {of_source('jobrun_source_watermark_timestamp_seconds')}",
+            unit="s",
+            thresholds=LAG,
+            defaults={"decimals": 0, "noValue": "no exporter"},
+        ),
+        tile(
+            "Source",
+            "Whether the source of the job can be read.",
+            UP,
+            mappings=[text_of((0, "cannot be read", BAD), (1, "is read", GOOD))],
+            defaults={"noValue": "no exporter"},
+        ),
+        tile(
             "Last result",
-            "How the run that ended last ended; unchanged while a new one goes on.",
-            instant(last_result()),
-            size=(3, 3),
-            mappings=[text_of((0, "none yet", QUIET)), coded(RESULTS)],
-        ),
-        panel(
-            "stat",
-            "Failures",
-            "Failed runs since the last success. Cancelled, skipped and unknown ones change nothing.",
-            instant(one("jobrun_consecutive_failures")),
-            size=(3, 3),
-            thresholds=STREAK,
-        ),
-        panel(
-            "stat",
-            "Overdue",
-            "Whether the expected run has not begun, although everything up to that time has been read.",
-            instant(OVERDUE),
-            size=(3, 3),
-            mappings=[text_of((0, "no", GOOD), (1, "overdue", WARNING))],
+            "How the last completed run ended; unchanged while a new one runs. Orange: it failed. Red: one of many in "
+            "a row. Grey: the source cannot be read, or the job is switched off.",
+            last_result(),
+            mappings=last_results(),
             defaults={"noValue": "not known"},
+        ),
+        tile(
+            "Failed in a row",
+            "Failed runs since the last success. Canceled, skipped and unknown ones change nothing.",
+            f"{STREAK_NOW} and {FRESH}",
+            thresholds=STREAK,
+            defaults=NO_NEWS,
+            options={"colorMode": "value"},
         ),
         panel(
             "stat",
             "Next run",
-            "By the schedule of the job or of the configuration, else by its usual interval.",
-            instant(f"1000 * {one(EXPECTED)}"),
-            size=(3, 3),
+            "When the next run is expected, by the schedule of the job or of the configuration, else by its usual "
+            "interval. Orange: it is overdue. Judged by what was read, so that an outage makes no job overdue.",
+            instant(f"1000 * ({EXPECTED} and {FRESH} unless on () {OVERDUE})", "expected"),
+            instant(f"1000 * ({EXPECTED} and {FRESH} and on () {OVERDUE})", "overdue"),
+            size=(4, 3),
             unit="dateTimeFromNow",
-            defaults={"noValue": "not known"},
             thresholds=NEUTRAL,
+            defaults={"noValue": "not known now"},
+            options={"colorMode": "value"},
+            overrides=[*called(("expected", "overdue")), override("overdue", color=fixed(WARNING))],
+        ),
+        tile(
+            "Job",
+            "Whether the job may run, as its system says, and why it was switched off.",
+            ENABLED,
+            mappings=[text_of((0, "switched off", WARNING), (1, "enabled", "text"))],
+            defaults={"noValue": "no switch"},
             options={"colorMode": "value"},
         ),
-        panel(
-            "stat",
-            "Running",
-            "How long the oldest run that goes on has been running.",
-            instant(f"{RUNNING_FOR} or 0 * {one('jobrun_active_runs')}"),
-            size=(3, 3),
+        tile(
+            "Open run",
+            "How long the oldest open run has been waiting and executing.",
+            f"({RUNNING_FOR} or 0 * {one('jobrun_active_runs')}) and {FRESH}",
             unit="s",
-            mappings=[text_of((0, "not running", "text"))],
-            defaults={"decimals": 1},
-            thresholds=NEUTRAL,
+            mappings=[text_of((0, "none", "text"))],
+            defaults={"decimals": 1, **NO_NEWS},
             options={"colorMode": "value"},
         ),
-        panel(
-            "stat",
-            "Last run",
+        tile(
+            "Last duration",
             "How long the run that ended last took.",
-            instant(LAST_DURATION),
-            size=(3, 3),
+            LAST_DURATION,
             unit="s",
-            defaults={"decimals": 1, **NOT_TOLD},
-            thresholds=NEUTRAL,
-            options={"colorMode": "value"},
+            defaults={"decimals": 1, **NOT_GIVEN},
         ),
-        panel(
-            "stat",
-            "Succeeded",
+        tile(
+            "Last success",
             "When a run last succeeded.",
-            instant(f"1000 * {one('jobrun_last_success_timestamp_seconds')}"),
-            size=(3, 3),
+            f"1000 * {one('jobrun_last_success_timestamp_seconds')}",
             unit="dateTimeFromNow",
             defaults={"noValue": "never seen"},
-            thresholds=NEUTRAL,
+        ),
+        tile(
+            "Success, 30 days",
+            "Share of runs that succeeded, to the last full hour; canceled and skipped ones count neither way. Needs "
+            f"the recording rules and {FEWEST_RUNS} runs.",
+            f"max({JOBS.success_ratio})",
+            unit="percentunit",
+            thresholds=SUCCESS_RATIO,
+            defaults={"decimals": 1, "noValue": "too few runs"},
             options={"colorMode": "value"},
         ),
         panel(
             "stat",
-            "30 days",
-            "Share of runs that succeeded; cancelled and skipped ones count neither way. Needs the recording rules.",
-            instant(recorded("jobrun_runs:success_ratio_30d")),
-            size=(3, 3),
-            unit="percentunit",
-            thresholds=SUCCESS_RATIO,
-            defaults={"decimals": 1},
+            "Open the run that failed last",
+            "When a run last failed, the beginning of its id, its step and kind of error. A click opens its page.",
+            instant(
+                f"1000 * {SHORT_ID} * on ({JOB}) group_left () {JOBS.each('jobrun_last_failure_timestamp_seconds')}",
+                "{{run}} {{failed_step}} {{error_type}}",
+            ),
+            size=(8, 3),
+            unit="dateTimeFromNow",
+            thresholds=NEUTRAL,
+            options={"colorMode": "value", "textMode": "value_and_name"},
+            defaults={"noValue": "none failed", "links": [TO_RUN]},
         ),
         panel(
             "gauges",
             "How much of each limit is used",
-            "Against the freshness objective, the duration budget and an error budget of 1 % over 30 days. "
-            "Orange from four fifths, red when it is used up. What has no objective is not shown.",
+            "Against the freshness objective, the duration budget and an error budget of 1 % over 30 days. Blue from "
+            "four fifths, orange when it is used up. What has no objective is not shown.",
             *(instant(expression, name) for name, expression in LIMITS.items()),
             size=(10, 6),
             unit="percentunit",
             thresholds=SHARE_USED,
-            defaults={"max": 1, "decimals": 0},
+            defaults={"max": 1, "decimals": 0, "noValue": "no objective"},
             overrides=called(LIMITS),
         ),
+        alerts.table("Alerts of this job that fire", alerts.OF_ONE_JOB, size=(14, 6), whose=False),
         panel(
             "table",
-            "The run that failed last",
-            "Which run failed last, where, and why; the run leads to its page.",
-            listed(
-                f"1000 * {JOBS.last_failure}"
-                f" * on ({JOB}) group_left () {JOBS.each('jobrun_last_failure_timestamp_seconds')}"
-            ),
-            size=(14, 3),
+            "What is known of the job",
+            "Team, the highest severity it pages with, schedule, why it was switched off, and its id, which leads to "
+            "its page at the vendor.",
+            listed(f"max by (job_id, schedule, team, page, stop_cause, url) ({JOBS.series('jobrun_job_info')})"),
+            size=(24, 3),
             defaults={"noValue": "-"},
             columns=(
-                Column(field="Value", title="Ended", unit="dateTimeFromNow", width=140),
-                Column(field="failed_step", title="Failed step", width=170),
-                Column(field="error_type", title="Error", width=120),
-                Column(field="run_id", title="Run", link=TO_RUN),
-                Column(field="run_url"),
-            ),
-        ),
-        panel(
-            "table",
-            "The job",
-            "What is known of the job; its id leads to its page in its system.",
-            listed(f"max by (job_id, schedule, team, url) ({JOBS.series('jobrun_job_info')})"),
-            size=(14, 3),
-            defaults={"noValue": "-"},
-            columns=(
-                Column(field="team", title="Team", width=140),
-                Column(field="schedule", title="Schedule", width=170),
+                Column(field="team", title="Team", width=160),
+                Column(field="page", title="Pages at most with", width=150),
+                Column(field="schedule", title="Schedule", width=240),
+                Column(field="stop_cause", title="Switched off because", width=200),
                 Column(field="job_id", title="Id", link=TO_JOB),
                 Column(field="url"),
             ),
@@ -232,51 +281,29 @@ HISTORY = Row(
     panels=(
         panel(
             "timeline",
-            "Results, runs and lateness",
-            "The result of the last ended run, whether a run goes on, and whether one is overdue. "
-            "Within one step the worst is shown, so that nothing short is lost.",
+            "Results, runs, and what was wrong",
+            "The result of the last completed run and whether a run is open; below, only when it is so: a run is "
+            "overdue, the job is switched off, the source cannot be read. The worst of each step is shown.",
             over_time(worst(RESULTS, "jobrun_last_run_status", "status"), "last result"),
             over_time(worst(STATES, "jobrun_active_runs", "state"), "run"),
-            over_time(f"{ON_TIME.code} + {OVERDUE}", "next run"),
+            over_time(f"{LATE.code} + 0 * {OVERDUE}", "overdue"),
+            over_time(f"{OFF.code} + 0 * ({ENABLED} == 0)", "job"),
+            over_time(f"{DOWN.code} + 0 * ({UP} == 0)", "source"),
             size=(24, 6),
-            mappings=[text_of((0, "-", "transparent")), coded((*RESULTS, *STATES, ON_TIME, LATE))],
+            mappings=[text_of((0, "-", "transparent")), coded((*RESULTS, *STATES, LATE, OFF, DOWN))],
             options={"showValue": "auto"},
+            defaults={"noValue": "Nothing is known of this job in this time."},
             points=300,
         ),
         panel(
             "bars",
-            "Endings by result",
-            "How many runs ended, each counted once.",
-            over_time(JOBS.endings("$__rate_interval"), "{{result}}"),
+            "Completed runs by result",
+            "How many runs ended, each counted once. The diamonds are runs: each leads to its page.",
+            over_time(JOBS.endings("$__rate_interval"), "{{result}}", exemplars=True),
             size=(12, 8),
             overrides=painted(RESULTS),
             interval="2m",
             points=96,
-        ),
-        panel(
-            "bars",
-            "Failures",
-            "Runs that failed, errored or timed out. The diamonds are such runs: each leads to its page.",
-            over_time(JOBS.endings("$__rate_interval", f'result=~"{FAILED}"'), "{{result}}", exemplars=True),
-            size=(12, 8),
-            overrides=painted(RESULTS),
-            interval="2m",
-            points=96,
-        ),
-    ),
-)
-DURATION = Row(
-    title="Duration",
-    panels=(
-        panel(
-            "heatmap",
-            "How long runs took",
-            "Each column is a span of time, each row a range of durations; the stronger the colour, the more runs.",
-            buckets(f"sum by (le) (round({JOBS.rise(f'{RUN_DURATION}_bucket', '$__rate_interval', 'le', 'result')}))"),
-            size=(12, 9),
-            unit="s",
-            interval="2m",
-            points=60,
         ),
         panel(
             "lines",
@@ -287,16 +314,20 @@ DURATION = Row(
             over_time(recorded("jobrun_run_duration_seconds:p50_7d"), "p50, 7 days"),
             over_time(recorded("jobrun_run_duration_seconds:p95_7d"), "p95, 7 days"),
             over_time(BUDGET, "budget"),
-            over_time(quantile(1, RUN_DURATION, "$__rate_interval", "result"), "longest of the step", exemplars=True),
-            size=(12, 9),
+            over_time(
+                JOBS.quantile(1, RUN_DURATION, "$__rate_interval", of=f"{JOB}, result"),
+                "longest of the step",
+                exemplars=True,
+            ),
+            size=(12, 8),
             unit="s",
             overrides=[
                 override("last run", color=fixed(NOTICE)),
-                override("p50, 7 days", color=fixed(GOOD), custom__fillOpacity=0),
-                override("p95, 7 days", color=fixed(WARNING), custom__fillOpacity=0),
+                override("p50, 7 days", color=fixed("light-blue"), custom__fillOpacity=0),
+                override("p95, 7 days", color=fixed("purple"), custom__fillOpacity=0),
                 override(
                     "budget",
-                    color=fixed(BAD),
+                    color=fixed(WARNING),
                     custom__fillOpacity=0,
                     custom__lineStyle={"fill": "dash", "dash": [10, 10]},
                 ),
@@ -305,8 +336,6 @@ DURATION = Row(
         ),
     ),
 )
-WHOLE = "$__range"
-STEP_DURATION = "jobrun_step_duration_seconds"
 STEPS = Row(
     title="Steps",
     panels=(
@@ -320,10 +349,10 @@ STEPS = Row(
                 total("jobrun_steps_total", WHOLE, "step_name", "result", kept="step_name", more=f'result=~"{FAILED}"')
             ),
             listed(total("jobrun_step_root_failures_total", WHOLE, "step_name", kept="step_name")),
-            listed(quantile(0.5, STEP_DURATION, WHOLE, "step_name", kept="step_name")),
-            listed(quantile(0.95, STEP_DURATION, WHOLE, "step_name", kept="step_name")),
+            listed(JOBS.quantile(0.5, STEP_DURATION, WHOLE, "step_name")),
+            listed(JOBS.quantile(0.95, STEP_DURATION, WHOLE, "step_name")),
             size=(14, 9),
-            options={"sortBy": [{"displayName": "Failed first", "desc": True}]},
+            options=sort_by(("Failed first", True)),
             columns=(
                 Column(field="step_name", title="Step"),
                 Column(field="Value #A", title="Ended", width=80),
@@ -351,23 +380,39 @@ STEPS = Row(
             size=(10, 9),
             interval="2m",
             points=60,
+            defaults={"color": REDS, "noValue": "No step failed in this time."},
         ),
     ),
 )
 REST = Row(
-    title="Waiting, repeating, kinds of errors (where the system tells them)",
+    title="More: spread of durations, waiting, retries, kinds of errors",
     collapsed=True,
     panels=(
+        panel(
+            "heatmap",
+            "How long runs took",
+            "Each column is a span of time, each row a range of durations; the stronger the color, the more runs. For "
+            "jobs with many runs.",
+            buckets(
+                f"sum by (le) (round({JOBS.rise(f'{RUN_DURATION}_bucket', '$__rate_interval', 'le', 'result')}))"
+                f"\nor on () {furthest(JOBS.series(RUN_DURATION), '$__rate_interval')}"
+            ),
+            size=(24, 8),
+            unit="s",
+            interval="2m",
+            points=60,
+            defaults=NOT_GIVEN,
+        ),
         panel(
             "lines",
             "How long runs waited",
             "Half and 95 % of the runs that ended in each step waited no longer than this before they started.",
-            over_time(quantile(0.5, "jobrun_run_queue_duration_seconds", "$__rate_interval"), "p50"),
-            over_time(quantile(0.95, "jobrun_run_queue_duration_seconds", "$__rate_interval"), "p95"),
+            over_time(JOBS.quantile(0.5, "jobrun_run_queue_duration_seconds", "$__rate_interval"), "p50"),
+            over_time(JOBS.quantile(0.95, "jobrun_run_queue_duration_seconds", "$__rate_interval"), "p95"),
             size=(8, 8),
             unit="s",
             interval="10m",
-            defaults=NOT_TOLD,
+            defaults=NOT_GIVEN,
         ),
         panel(
             "bars",
@@ -379,19 +424,19 @@ REST = Row(
             interval="2m",
             points=60,
             overrides=[override("repeated", color=fixed(WARNING)), override("recovered", color=fixed(GOOD))],
-            defaults=NOT_TOLD,
+            defaults=NOT_GIVEN,
         ),
         panel(
             "bars",
             "Failures by kind of error",
-            "Failed runs by the kind of error that the system tells.",
+            "Failed runs by the kind of error that the vendor reports.",
             over_time(
                 total("jobrun_run_errors_total", "$__rate_interval", "error_type", kept="error_type"), "{{error_type}}"
             ),
             size=(8, 8),
             interval="2m",
             points=60,
-            defaults={**NOT_TOLD, "color": REDS},
+            defaults={**NOT_GIVEN, "color": REDS},
         ),
     ),
 )
@@ -399,13 +444,19 @@ REST = Row(
 JOB_DASHBOARD = Dashboard(
     uid="jobrun-job",
     title="Job runs / Job",
-    description="One job: how it is, how it was, how long it takes, and which steps fail.",
+    description="One job: how old its data is, how it is, how it was, how long it takes, and which steps fail.",
     since="7d",
     variables=(
         datasource_variable(),
-        label_variable("source", "Source", "jobrun_job_info", several=False),
-        label_variable("project", "Project", 'jobrun_job_info{source="$source"}', several=False),
-        label_variable("job_name", "Job", 'jobrun_job_info{source="$source", project="$project"}', several=False),
+        scrape_variable("jobrun_exporter_build_info"),
+        label_variable("team", "Team", 'jobrun_job_info{job=~"$job"}', every=ANY),
+        label_variable("source", "Source", 'jobrun_job_info{job=~"$job", team=~"$team"}'),
+        label_variable("project", "Project", 'jobrun_job_info{job=~"$job", team=~"$team", source="$source"}'),
+        label_variable(
+            "job_name", "Job", 'jobrun_job_info{job=~"$job", team=~"$team", source="$source", project="$project"}'
+        ),
+        runbooks_variable(),
     ),
-    rows=(NOW, HISTORY, DURATION, STEPS, REST),
+    annotations=annotations(SOURCE),
+    rows=(NOW, HISTORY, STEPS, REST),
 )

@@ -1,4 +1,4 @@
-"""The JSON model of a dashboard: queries, panels, variables, and where panels go."""
+"""The JSON model of a dashboard: queries, panels, and where panels go."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -114,6 +114,7 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     since: str
     variables: Sequence[Json]
+    annotations: Sequence[Json]
     rows: Sequence[Row]
     refresh: str = "1m"
 
@@ -131,7 +132,7 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
             "time": {"from": f"now-{self.since}", "to": "now"},
             "timezone": "browser",
             "links": LINKS,
-            "annotations": {"list": []},
+            "annotations": {"list": list(self.annotations)},
             "templating": {"list": list(self.variables)},
             "panels": arranged(self.rows),
         }
@@ -151,65 +152,6 @@ LINKS: Final[list[Json]] = [
         "url": "",
     },
 ]
-
-
-def datasource_variable() -> Json:
-    """The choice of a Prometheus."""
-    return {
-        "name": "datasource",
-        "label": "Data source",
-        "type": "datasource",
-        "query": "prometheus",
-        "regex": "",
-        "refresh": 1,
-        "hide": 0,
-        "multi": False,
-        "includeAll": False,
-        "options": [],
-        "current": {},
-    }
-
-
-def label_variable(name: str, label: str, selector: str, *, several: bool) -> Json:
-    """The choice of a label's values among the series of a selector; `several` allows more than one, or all."""
-    query = f"label_values({selector}, {name})"
-    return {
-        "name": name,
-        "label": label,
-        "type": "query",
-        "datasource": DATASOURCE,
-        "definition": query,
-        "query": {"query": query, "refId": f"variable-{name}"},
-        "regex": "",
-        "refresh": 2,
-        "sort": 1,
-        "hide": 0,
-        "multi": several,
-        "includeAll": several,
-        **({"allValue": ".*", "current": {"text": ["All"], "value": ["$__all"]}} if several else {"current": {}}),
-        "options": [],
-    }
-
-
-def long_variable(milliseconds: int) -> Json:
-    """A hidden variable `long`: 1 while the page shows more than so much, else 0."""
-    query = f"query_result(vector(($__to - $__from) > bool {milliseconds}))"
-    return {
-        "name": "long",
-        "label": "Long range",
-        "type": "query",
-        "datasource": DATASOURCE,
-        "definition": query,
-        "query": {"query": query, "refId": "variable-long"},
-        "regex": r"/ (\d) /",
-        "refresh": 2,
-        "sort": 0,
-        "hide": 2,
-        "multi": False,
-        "includeAll": False,
-        "current": {"text": "0", "value": "0"},
-        "options": [],
-    }
 
 
 def arranged(rows: Sequence[Row]) -> list[Json]:

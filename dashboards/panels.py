@@ -105,8 +105,8 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
         unit: Grafana's id of the unit of its values.
         width: In pixels; None shares what is left.
         cell: Grafana's type of cell.
-        thresholds: For its colours.
-        mappings: From values to texts and colours.
+        thresholds: For its colors.
+        mappings: From values to texts and colors.
         link: Where a click leads, and what the link is called.
         defaults: Whatever else.
     """
@@ -135,6 +135,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
             "links": [link(*self.link)] if self.link else None,
             "custom.hideFrom": None if self.title else {"viz": True},
             "custom.hidden": None if self.title else True,  # the same, before Grafana 12.2
+            "noValue": "-",  # that of the panel says why there is no row at all
             **self.defaults,
         }
         properties = [{"id": name, "value": value} for name, value in values.items() if value is not None]
@@ -147,7 +148,7 @@ def link(title: str, url: str) -> Json:
 
 
 class Own(TypedDict, total=False):
-    """What a panel may have of its own, beside its look: see `Panel`; `columns` are those of a table."""
+    """What a panel may have of its own, beside its look: see `Panel`; `columns` and `needed`: see `tabulated`."""
 
     unit: str
     thresholds: Json
@@ -157,6 +158,7 @@ class Own(TypedDict, total=False):
     options: Json
     overrides: Sequence[Json]
     columns: Sequence[Column]
+    needed: str
     interval: str
     points: int
 
@@ -165,7 +167,9 @@ def panel(look: str, title: str, description: str, *queries: Query, size: tuple[
     """A panel with one of `LOOKS`, and what it has of its own."""
     common = LOOKS[look]
     fields: Json = {key: own[key] for key in ("thresholds", "mappings") if key in own}
-    transformations, overrides = tabulated(own["columns"]) if "columns" in own else ((), own.get("overrides", ()))
+    transformations, overrides = (
+        tabulated(own["columns"], own.get("needed", "")) if "columns" in own else ((), own.get("overrides", ()))
+    )
     return Panel(
         kind=common.kind,
         title=title,
@@ -198,6 +202,11 @@ def listed(expression: str) -> Query:
     return Query(expression=expression, form="table", instant=True)
 
 
+def sort_by(*columns: tuple[str, bool]) -> Json:
+    """Return the option of a table that sorts it by the titles of columns; True: the largest first."""
+    return {"sortBy": [{"displayName": title, "desc": largest} for title, largest in columns]}
+
+
 def buckets(expression: str) -> Query:
     """The values of a histogram's buckets over the whole range."""
     return Query(expression=expression, legend="{{le}}", form="heatmap")
@@ -214,11 +223,17 @@ def called(names: Iterable[str]) -> list[Json]:
     ]
 
 
-def tabulated(wanted: Sequence[Column]) -> tuple[list[Json], list[Json]]:
-    """The transformations and overrides that make a table of these columns, in this order, and of no others."""
+def tabulated(wanted: Sequence[Column], needed: str = "") -> tuple[list[Json], list[Json]]:
+    """Return the transformations and overrides that make a table of these columns, in this order, and of no others.
+
+    Rows without a value in the field `needed` are left out: other queries may know more than what was asked for.
+    """
     order = {each.field: index for index, each in enumerate(wanted)}
+    has_value = {"fieldName": needed, "config": {"id": "isNotNull", "options": {}}}
+    rows = {"id": "filterByValue", "options": {"filters": [has_value], "match": "all", "type": "include"}}
     transformations: list[Json] = [
         {"id": "merge", "options": {}},
+        *([rows] if needed else []),
         {"id": "filterFieldsByName", "options": {"include": {"names": list(order)}}},
         {"id": "organize", "options": {"indexByName": order, "excludeByName": {}, "renameByName": {}}},
     ]

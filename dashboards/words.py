@@ -1,6 +1,8 @@
-"""The words and colours that all dashboards share: a result has one colour wherever it is seen.
+"""The words and colors that all dashboards share.
 
-Colours are Grafana's names where it has one, because those change with the theme.
+The color says how urgent something is, whatever it is: red is what a critical alert fires for, orange what a warning
+fires for, blue what can wait. Green is only what is known and well, grey what is not known. A result has one color
+wherever it is seen. Colors are Grafana's names where it has one, because those change with the theme.
 """
 
 from collections.abc import Iterable
@@ -9,8 +11,12 @@ from typing import Final
 import msgspec
 
 from dashboards.model import Json
+from exporter.reports.problems import LEAST_LAG, LOW, REPEATEDLY
 
 GOOD, NOTICE, WARNING, BAD, ERROR = "green", "blue", "orange", "red", "dark-red"
+NEARLY: Final = 0.8
+"""The share of a limit from which on something is about to be wrong."""
+
 QUIET: Final = "#8e9199"
 """Grey that reads on both themes: cancelled, skipped, nothing to say."""
 
@@ -20,7 +26,7 @@ class Word(msgspec.Struct, frozen=True):
 
     word: str
     code: int
-    colour: str
+    color: str
 
 
 RESULTS: Final = (
@@ -33,38 +39,36 @@ RESULTS: Final = (
     Word("failure", 7, BAD),
 )
 STATES: Final = (Word("pending", 11, "yellow"), Word("executing", 12, NOTICE))
-ON_TIME: Final = Word("not overdue", 20, GOOD)
 LATE: Final = Word("overdue", 21, WARNING)
+OFF: Final = Word("switched off", 31, WARNING)
+DOWN: Final = Word("cannot be read", 32, BAD)
 FAILED: Final = "failure|error|timeout"
 """The results after which a job is not well, as a regular expression."""
 
 
 def named(words: Iterable[Word]) -> Json:
     """Value mapping of the words as they stand in a label."""
-    return {"type": "value", "options": {each.word: {"color": each.colour, "index": i} for i, each in enumerate(words)}}
+    return {"type": "value", "options": {each.word: {"color": each.color, "index": i} for i, each in enumerate(words)}}
 
 
 def coded(words: Iterable[Word]) -> Json:
     """Value mapping of the codes of a time line."""
-    options = {str(each.code): {"text": each.word, "color": each.colour, "index": i} for i, each in enumerate(words)}
+    options = {str(each.code): {"text": each.word, "color": each.color, "index": i} for i, each in enumerate(words)}
     return {"type": "value", "options": options}
 
 
 def text_of(*values: tuple[float, str, str]) -> Json:
-    """Value mapping of numbers, each with its text and colour."""
-    options = {f"{value:g}": {"text": text, "color": colour} for value, text, colour in values}
+    """Value mapping of numbers, each with its text and color."""
+    options = {f"{value:g}": {"text": text, "color": color} for value, text, color in values}
     return {"type": "value", "options": options}
 
 
 def ranged(*ranges: tuple[float, float | None, str, str]) -> list[Json]:
-    """Value mappings of ranges of numbers: from, to (None: no end), text, colour."""
+    """Value mappings of ranges of numbers: from, to (None: no end), text, color."""
     return [
-        {"type": "range", "options": {"from": low, "to": high, "result": {"text": text, "color": colour, "index": i}}}
-        for i, (low, high, text, colour) in enumerate(ranges)
+        {"type": "range", "options": {"from": low, "to": high, "result": {"text": text, "color": color, "index": i}}}
+        for i, (low, high, text, color) in enumerate(ranges)
     ]
-
-
-STREAKS: Final = ranged((0, 0, "well", GOOD), (1, 2, "failing", WARNING), (3, None, "failing repeatedly", BAD))
 
 
 def override(name: str, **properties: object) -> Json:
@@ -73,20 +77,20 @@ def override(name: str, **properties: object) -> Json:
     return {"matcher": {"id": "byName", "options": name}, "properties": values}
 
 
-def fixed(colour: str) -> Json:
-    """One colour whatever the value."""
-    return {"mode": "fixed", "fixedColor": colour}
+def fixed(color: str) -> Json:
+    """One color whatever the value."""
+    return {"mode": "fixed", "fixedColor": color}
 
 
 def painted(words: Iterable[Word]) -> list[Json]:
-    """Overrides that give the series of each word its colour."""
-    return [override(each.word, color=fixed(each.colour)) for each in words]
+    """Overrides that give the series of each word its color."""
+    return [override(each.word, color=fixed(each.color)) for each in words]
 
 
 def steps(first: str, *rest: tuple[float, str]) -> Json:
-    """Thresholds: the colour from below, then each colour from its value on."""
+    """Thresholds: the color from below, then each color from its value on."""
     all_steps: list[Json] = [{"color": first, "value": None}]
-    return {"mode": "absolute", "steps": all_steps + [{"color": colour, "value": value} for value, colour in rest]}
+    return {"mode": "absolute", "steps": all_steps + [{"color": color, "value": value} for value, color in rest]}
 
 
 def known(first: str, *rest: tuple[float, str]) -> Json:
@@ -94,16 +98,44 @@ def known(first: str, *rest: tuple[float, str]) -> Json:
     return steps(QUIET, (-1e9, first), *rest)
 
 
+STREAKS: Final = ranged(
+    (0, 0, "well", GOOD),
+    (1, REPEATEDLY - 1, "failing", WARNING),
+    (REPEATEDLY, None, "failing repeatedly", BAD),
+)
 NEUTRAL: Final = steps("text")
 UNKNOWN: Final = steps(QUIET)
-ANY_IS_BAD: Final = known(GOOD, (1, BAD))
+ANY_IS_CRITICAL: Final = known(GOOD, (1, BAD))
 ANY_IS_A_WARNING: Final = known(GOOD, (1, WARNING))
-STREAK: Final = known(GOOD, (1, WARNING), (3, BAD))
-SUCCESS_RATIO: Final = known(BAD, (0.9, WARNING), (0.99, GOOD))
-SHARE_USED: Final = known(GOOD, (0.8, WARNING), (1, BAD))
-"""Of an objective or a budget: a warning from four fifths on."""
-SHARE_LEFT: Final = known(BAD, (0.1, WARNING), (0.25, GOOD))
-LAG: Final = known(GOOD, (300, WARNING), (900, BAD))
-"""Seconds that counting is behind: the alert on a stale source comes at a quarter of an hour."""
+STREAK: Final = steps("text", (1, WARNING), (REPEATEDLY, BAD))
+SUCCESS_RATIO: Final = known(WARNING, (0.99, GOOD))
+SHARE_USED: Final = known(GOOD, (NEARLY, NOTICE), (1, WARNING))
+"""Of an objective or a budget: worth a look from four fifths on, a warning when it is used up."""
+SHARE_LEFT: Final = known(WARNING, (LOW, NOTICE), (0.25, GOOD))
+LAG: Final = known(GOOD, (LEAST_LAG / 2, NOTICE), (LEAST_LAG, WARNING))
+"""Seconds that counting is behind: the warning about a stale source fires at the second."""
 REDS: Final[Json] = {"mode": "shades", "fixedColor": BAD}
-"""For series that are all bad news, and have no colours of their own."""
+"""For series that are all bad news, and have no colors of their own."""
+
+
+class Severity(msgspec.Struct, frozen=True):
+    """How urgent something is: the label `severity` of its alert, and `rank`, which is larger the more urgent it is."""
+
+    word: str
+    rank: int
+    color: str
+
+
+CRITICAL: Final = Severity("critical", 4, BAD)
+WARNS: Final = Severity("warning", 3, WARNING)
+INFO: Final = Severity("info", 2, NOTICE)
+NOT_KNOWN: Final = Severity("not known", 1, QUIET)
+WELL: Final = Severity("well", 0, GOOD)
+SEVERITIES: Final = (CRITICAL, WARNS, INFO, NOT_KNOWN, WELL)
+RANKS: Final = text_of(*((each.rank, each.word, each.color) for each in SEVERITIES))
+"""Value mapping of ranks."""
+LEVELS: Final = {
+    "type": "value",
+    "options": {each.word: {"color": each.color, "index": index} for index, each in enumerate(SEVERITIES)},
+}
+"""Value mapping of the label `severity`."""

@@ -12,6 +12,7 @@ from exporter import logs
 from exporter.app import SETTINGS, serve
 from exporter.config.config import loads
 from exporter.simulators import SIMULATORS
+from exporter.simulators.demo import objectives
 from exporter.web.address import Address
 
 DEMO = """
@@ -20,42 +21,6 @@ metrics:
   run_buckets: [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 300]
   step_buckets: [0.5, 1, 2, 5, 10, 20, 30, 60]
 web: {logs: true}  # the output is made up
-objectives:
-  - match: {source: snowplow, job_name: "attribution"}
-    every: 4m
-    freshness: 15m
-    duration_budget: 70s
-    team: marketing
-  - match: {source: snowplow, job_name: "marketing-costs"}
-    every: 1m
-    freshness: 6m
-    duration_budget: 20s
-    team: marketing
-  - match: {source: snowplow}
-    every: 2m
-    freshness: 8m
-    duration_budget: 40s
-    team: analytics
-  - match: {source: workato}
-    every: 1m
-    freshness: 6m
-    duration_budget: 20s
-    team: operations
-  - match: {source: northflank, job_name: "daily-.*"}
-    every: 6m
-    freshness: 20m
-    duration_budget: 100s
-    team: shop
-  - match: {source: northflank}
-    every: 1m
-    freshness: 6m
-    duration_budget: 40s
-    team: shop
-  - match: {source: strait}
-    every: 2m
-    freshness: 10m
-    duration_budget: 30s
-    team: risk
 """
 
 
@@ -68,6 +33,7 @@ def demo(listen: Address, speed: float) -> int:
         settings = yaml.safe_load(DEMO)
         if listen.port:
             settings["web"]["external_url"] = f"http://{Address(listen.host or 'localhost', listen.port)}"
+        settings["objectives"] = objectives(speed)
         settings["state"] = {"path": str(folder / "state.db")}
         settings["sources"] = [
             {**simulator.source_config(), "poll_interval": "5s", "settle": "5s", "requests_per_minute": 600}

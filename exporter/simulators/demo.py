@@ -1,5 +1,6 @@
 """The worlds of the demo: each vendor has jobs and a trouble of its own, and one vendor is healthy."""
 
+import re
 from collections.abc import Callable, Mapping
 
 from exporter.simulators.generated import GeneratedWorld, JobPlan, StepPlan
@@ -65,6 +66,9 @@ PLANS: Mapping[str, tuple[JobPlan, ...]] = {
 }  # fmt: skip
 """The jobs of each vendor."""
 
+TEAMS = {PROD: "marketing", QA: "analytics", ACME: "operations", GLOBEX: "operations", SHOP: "shop", RISK: "risk"}
+"""Project → the team that its jobs belong to."""
+
 
 def demo_world(
     vendor: str, clock: Callable[[], float], speed: float = 1.0, seed: int = 0, id_digits: int = 64
@@ -72,3 +76,22 @@ def demo_world(
     """Return a vendor's world, with a past of a week at speed 1 and shorter at others."""
     birth = clock() - HISTORY / speed
     return GeneratedWorld(PLANS[vendor], seed=seed, speed=speed, birth=birth, id_digits=id_digits, clock=clock)
+
+
+def objectives(speed: float) -> list[dict[str, object]]:
+    """Return what the demo's configuration expects of its jobs at a speed: no job but those in trouble misses it."""
+
+    def seconds(length: float, least: float = 1.0) -> str:
+        return f"{max(least, round(length / speed)):.0f}s"
+
+    return [
+        {
+            "match": {"source": vendor, "project": re.escape(plan.project), "job_name": re.escape(plan.name)},
+            "every": seconds(plan.interval),
+            "freshness": seconds(4 * plan.interval, least=360),
+            "duration_budget": seconds(1.6 * plan.duration + 1.5 * plan.queue),
+            "team": TEAMS[plan.project],
+        }
+        for vendor, plans in PLANS.items()
+        for plan in plans
+    ]

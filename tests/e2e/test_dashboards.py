@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dashboards.overview import NEARLY
+from dashboards.words import NEARLY
 from exporter.simulators.demo import PLANS
 from tests.e2e.processes import Command, eventually
 from tests.e2e.servers import Prometheus
@@ -22,7 +22,12 @@ RARE = {
     "jobrun_exporter_series_overflow_total": "there is room for all series",
 }
 """Series that are there only once something is not as it should be, and what is true in the demo instead."""
-NEVER = {"jobrun-exporter-Endpoints in this time-B": "no request is refused"}
+NEVER = {
+    "jobrun-exporter-Endpoints in this time-B": "no request is refused",
+    "jobrun-job-Next run-B": "no run is as late as that yet",
+    "jobrun-job-Results, runs, and what was wrong-C": "no run is as late as that yet",
+    "jobrun-job-Results, runs, and what was wrong-E": "each source can be read",
+}
 """Expressions that give nothing while all is well, and why."""
 
 JOBS = [
@@ -33,7 +38,7 @@ JOBS = [
 """What the variables of a page about one job stand for; no job of the demo has everything."""
 USUAL = 'source_project_job_name:jobrun_run_duration_seconds:p95_7d{job_name="sessions-incremental"}'
 """What takes longest to be recorded: five successes."""
-EVERYTHING = dict.fromkeys(("source", "project", "job_name", "instance"), ".*")
+EVERYTHING = dict.fromkeys(("source", "project", "job_name", "team"), ".*") | {"job": ".+", "instance": ".+"}
 
 
 @pytest.fixture(scope="module")
@@ -56,20 +61,21 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 
 
 def quick_rules(folder: Path) -> Path:
-    """The rules that record, evaluated each second. No full hour shall pass meanwhile: they add up from midnight on."""
+    """The rules, evaluated each second; alerts fire at once. No full hour may pass: they add up from midnight on."""
     groups = yaml.safe_load(RULES.read_text().replace(":1h]", ":1d]"))["groups"]
-    recording = [
-        {**group, "interval": "1s", "rules": [rule for rule in group["rules"] if "record" in rule]} for group in groups
-    ]
+    for group in groups:
+        group["interval"] = "1s"
+        for rule in group["rules"]:
+            rule.pop("for", None)
     path = folder / "rules.yml"
-    path.write_text(yaml.safe_dump({"groups": [group for group in recording if group["rules"]]}))
+    path.write_text(yaml.safe_dump({"groups": groups}))
     return path
 
 
 def answers(prometheus: Prometheus, expression: str) -> bool:
     """Whether an expression gives anything, for some job; one of hours, for long ranges, is asked by the second."""
     long = {"long": "1"} if ":1h]" in expression else {}
-    pages = [{**values, **long} for values in (EVERYTHING, *JOBS)]
+    pages = [{**EVERYTHING, **values, **long} for values in ({}, *JOBS)]
     asked = expression.replace(":1h]", ":1s]")
     return any(prometheus.ask("query", query=filled(asked, **values)) for values in pages)
 
@@ -88,15 +94,15 @@ def test_every_expression_gives_data(prometheus: Prometheus) -> None:
 def test_what_the_variables_offer_is_there(prometheus: Prometheus) -> None:
     for board in JSONS.values():
         for variable in board["templating"]["list"][1:]:
-            if variable["hide"]:
+            if variable["hide"] or variable["type"] == "custom":
                 continue
             selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"]).groups()  # type: ignore[union-attr]  # it matches, or the test fails
-            choices = (filled(selector, **values) for values in (EVERYTHING, *JOBS))
+            choices = (filled(selector, **EVERYTHING | values) for values in ({}, *JOBS))
             assert any(prometheus.ask(f"label/{label}/values", **{"match[]": each}) for each in choices)
 
 
 def test_a_page_that_shows_more_than_two_days_is_a_long_one(prometheus: Prometheus) -> None:
-    (variable,) = [each for each in JSONS["jobrun-overview"]["templating"]["list"] if each["hide"]]
+    (variable,) = [each for each in JSONS["jobrun-overview"]["templating"]["list"] if each["name"] == "long"]
     (query,) = re.fullmatch(r"query_result\((.+)\)", variable["definition"]).groups()  # type: ignore[union-attr]  # it matches, or the test fails
     now = time.time()
     for days, long in ((1, "0"), (2, "0"), (2.01, "1"), (7, "1")):
@@ -106,12 +112,25 @@ def test_a_page_that_shows_more_than_two_days_is_a_long_one(prometheus: Promethe
         assert re.search(variable["regex"].strip("/"), shown)[1] == long  # type: ignore[index]  # it matches, or the test fails
 
 
+def test_annotations_are_of_what_happened(prometheus: Prometheus) -> None:
+    for board in JSONS.values():
+        shown = EVERYTHING | {"source": "snowplow"}
+        restarts, reloads, outages = (filled(each["expr"], **shown) for each in board["annotations"]["list"])
+        now = time.time()
+        assert [
+            now - 600 < float(each["value"][1]) / 1000 <= now for each in prometheus.ask("query", query=restarts)
+        ] == [True]
+        assert len(prometheus.ask("query", query=reloads)) == 1
+        assert prometheus.ask("query", query=outages) == []
+        assert prometheus.ask("query", query=outages.replace("1 - ", ""))
+
+
 def test_exemplars_of_failures_and_durations_name_runs(prometheus: Prometheus) -> None:
     job = {"source": "snowplow", "project": "com.acme-prod1", "job_name": "marketing-costs"}
     asking = [
         target["expr"] for panel in panels(JSONS["jobrun-job"]) for target in panel["targets"] if target["exemplar"]
     ]
-    for query in (filled(expression, **job) for expression in asking):
+    for query in (filled(expression, **EVERYTHING | job) for expression in asking):
 
         def exemplars(query: str = query) -> list[dict]:
             return prometheus.ask("query_exemplars", query=query, start=time.time() - 600, end=time.time() + 60)

@@ -10,7 +10,7 @@ FOLDER = Path(__file__).parents[2] / "grafana"
 FILES = {path.stem: path for path in sorted(FOLDER.glob("*.json"))}
 JSONS: dict[str, dict[str, Any]] = {uid: json.loads(path.read_text()) for uid, path in FILES.items()}
 
-VARIABLES = {"__rate_interval": "1m", "__range": "1h", "__interval": "1m", "long": "0"}
+VARIABLES = {"__rate_interval": "1m", "__range": "1h", "__interval": "1m", "long": "0", "show": "0"}
 
 
 def panels(board: Mapping[str, Any], *, rows: bool = False) -> list[dict[str, Any]]:

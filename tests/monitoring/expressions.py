@@ -1,5 +1,6 @@
 """Which labels an expression gives, by the tables of families; every name in it that does not exist is a fault."""
 
+import re
 from collections.abc import Mapping
 
 import promql_parser as promql
@@ -10,7 +11,8 @@ from exporter.metrics.families import FAMILIES
 TARGET = frozenset({"job", "instance"})
 """What Prometheus adds to each series that it scrapes."""
 
-HISTOGRAM_PARTS = {"_bucket": frozenset({"le"}), "_sum": frozenset(), "_count": frozenset()}
+HISTOGRAM_PARTS = {"_bucket": frozenset({"le"}), "_sum": frozenset(), "_count": frozenset(), "": frozenset()}
+"""A native histogram is one series, without a suffix."""
 
 Labels = frozenset[str]
 
@@ -114,12 +116,18 @@ class Inference:
         must_be_in(left & right, named, node)
         return named
 
+    def _is_native(self, node: promql.Expr) -> bool:
+        """Whether it is about histograms that Prometheus keeps as one series each."""
+        words = set(re.findall(r"\w+", str(node)))
+        return any(f"{word}_bucket" in self._series for word in words)
+
     def _of_call(self, node: promql.Call) -> Labels | None:
         of_arguments = [labels for labels in map(self._of, node.args) if labels is not None]
         labels = frozenset().union(*of_arguments) if of_arguments else None
         match node.func.name:
             case "histogram_quantile":
-                must_be_in(labels or frozenset(), {"le"}, node)
+                if not self._is_native(node):
+                    must_be_in(labels or frozenset(), {"le"}, node)
                 return (labels or frozenset()) - {"le"}
             case "label_replace" | "label_join":
                 return (labels or frozenset()) | {node.args[1].val}

@@ -31,12 +31,17 @@ RECORDED = {
     )
 }
 RECORDED["source_project_job_name_result:jobrun_runs:increase1h"] = JOB | {"result"}
-OF_PROMETHEUS = ("scrape_duration_seconds", "scrape_samples_scraped")
+OF_PROMETHEUS = ("up", "scrape_duration_seconds", "scrape_samples_scraped")
 OF_THE_PROCESS = ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds")
-INFERENCE = Inference({**series_labels(), **RECORDED, **dict.fromkeys((*OF_PROMETHEUS, *OF_THE_PROCESS), TARGET)})
+ALERT = JOB | {"job", "alertname", "severity", "team"}
+ALERTS = {"ALERTS": ALERT | {"alertstate"}, "ALERTS_FOR_STATE": ALERT}
+INFERENCE = Inference(
+    {**series_labels(), **RECORDED, **ALERTS, **dict.fromkeys((*OF_PROMETHEUS, *OF_THE_PROCESS), TARGET)}
+)
 
 RISES = {"increase", "rate"}
-WINDOWS = {"$__rate_interval", "$__range", "$__interval", "$__interval:1h", "1d"}
+NATIVE = {name.removesuffix("_bucket") for name in series_labels() if name.endswith("_bucket")}
+WINDOWS = {"$__rate_interval", "$__range", "$__interval", "$__interval:1h", "1d", "1d:1m", "1d:5m"}
 ALL_PANELS = [pytest.param(panel, id=f"{uid}-{panel['title']}") for uid in JSONS for panel in panels(JSONS[uid])]
 ALL_EXPRESSIONS = [pytest.param(each, id=place) for place, each in expressions(JSONS)]
 
@@ -57,11 +62,23 @@ def walk(node, *above):
 def selectors(expression):
     for node, above in walk(promql.parse(filled(expression))):
         if isinstance(node, promql.VectorSelector):
-            yield node.name, above
+            yield node, above
 
 
 def is_counter(name):
-    return name.endswith(("_total", "_bucket", "_sum", "_count"))
+    return name.endswith(("_total", "_bucket", "_sum", "_count")) or name in NATIVE
+
+
+def is_filter(node, above):
+    """Whether a selector only chooses among the series of others: it stands right of `and` or `unless`."""
+    return any(
+        isinstance(each, promql.BinaryExpr) and str(each.op) in {"and", "unless"} and holds(each.rhs, node)
+        for each in above
+    )
+
+
+def holds(tree, node):
+    return any(each is node or str(each) == str(node) for each, _ in walk(tree))
 
 
 def references(node):
@@ -98,7 +115,7 @@ def test_grafana_reads_every_word_of_a_dashboard(board):
     assert lost(board) == []
 
 
-@pytest.mark.parametrize("misspelt", [{"optoins": {}}, {"options": {"colourMode": "value"}}])
+@pytest.mark.parametrize("misspelt", [{"optoins": {}}, {"options": {"collorMode": "value"}}])
 def test_a_misspelt_word_is_noticed(misspelt):
     board = json.loads(json.dumps(JSONS["jobrun-overview"]))
     stat = next(panel for panel in board["panels"] if panel["type"] == "stat")
@@ -170,17 +187,38 @@ def test_every_metric_and_label_exists(expression):
 
 @each_expression
 def test_counters_are_seen_only_by_how_they_rise_and_gauges_never(expression):
-    for name, above in selectors(expression):
-        calls = {node.func.name for node in above if isinstance(node, promql.Call)}
-        assert bool(calls & RISES) == is_counter(name), name
+    for node, above in selectors(expression):
+        calls = {each.func.name for each in above if isinstance(each, promql.Call)}
+        rises = bool(calls & RISES) or f"- (max by (job, source, project, job_name, result) ({node.name}" in expression
+        assert rises == is_counter(node.name), node.name
 
 
 @each_expression
 def test_two_exporters_of_the_same_runs_are_never_added_up(expression):
-    for name, above in selectors(expression):
-        nearest = next(node for node in reversed(above) if isinstance(node, promql.AggregateExpr))
-        assert str(nearest.op) in {"max", "topk", "count"}, name
-        assert str(nearest.op) != "count" or f"0 * count({name}" in expression, name
+    for node, above in selectors(expression):
+        aggregates = [str(each.op) for each in above if isinstance(each, promql.AggregateExpr)]
+        if node.name in ALERTS or is_filter(node, above) or f"absent({node.name}" in expression:
+            continue
+        if node.name in NATIVE:
+            assert "topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)" in expression
+            continue
+        assert aggregates[-1] in {"max", "min", "topk", "count"}, node.name
+        assert aggregates[-1] != "count" or f"0 * count({node.name}" in expression, node.name
+
+
+@each_expression
+def test_sources_of_two_teams_that_have_one_name_are_never_mixed(expression):
+    for node, _ in walk(promql.parse(filled(expression))):
+        labels = set(getattr(getattr(node, "modifier", None), "labels", None) or ())
+        recorded = "source_project_job_name" in str(node)
+        assert "source" not in labels or "job" in labels or recorded, str(node)
+
+
+@each_expression
+def test_every_series_is_of_the_scrape_jobs_chosen(expression):
+    for node, _ in selectors(expression):
+        if node.name.startswith("jobrun_") and "topk by (job, source) (1, jobrun_source" not in expression:
+            assert any(each.name == "job" and "$job" in each.value for each in node.matchers.matchers), node.name
 
 
 @each_expression
@@ -190,7 +228,7 @@ def test_windows_are_those_of_the_page_or_a_day(expression):
 
 @pytest.mark.parametrize("long", [0, 1])
 def test_of_a_range_either_samples_or_recorded_hours_are_added_up_and_never_both(long):
-    (panel,) = [panel for panel in panels(JSONS["jobrun-overview"]) if panel["title"] == "Endings by result"]
+    (panel,) = [panel for panel in panels(JSONS["jobrun-overview"]) if panel["title"] == "Completed runs by result"]
     samples, hours = (filled(target["expr"], long=str(long)) for target in panel["targets"])
     assert "jobrun_runs_total" in samples
     assert "increase1h" in hours
@@ -218,25 +256,25 @@ def test_legends_and_columns_name_labels_that_are_there(panel):
         assert fields <= frozenset().union(*labels) | values
 
 
-# --- words, colours, links ---
+# --- words, colors, links ---
 
 
-def test_every_result_and_state_has_its_colour():
+def test_every_result_and_state_has_its_color():
     assert {each.word for each in RESULTS} == {str(result) for result in Result}
     assert {each.word for each in STATES} == {str(state) for state in State}
     codes = [each.code for each in (*RESULTS, *STATES)]
     assert len(codes) == len(set(codes))
 
 
-def test_a_word_has_the_same_colour_everywhere():
-    colours = {each.word: {each.colour} for each in (*RESULTS, *STATES)}
+def test_a_word_has_the_same_color_everywhere():
+    colors = {each.word: {each.color} for each in (*RESULTS, *STATES)}
     for board in JSONS.values():
         for panel in panels(board):
             for override in panel["fieldConfig"]["overrides"]:
                 for each in override["properties"]:
-                    if each["id"] == "color" and override["matcher"]["options"] in colours:
-                        colours[override["matcher"]["options"]].add(each["value"]["fixedColor"])
-    assert {word: len(seen) for word, seen in colours.items() if len(seen) > 1} == {}
+                    if each["id"] == "color" and override["matcher"]["options"] in colors:
+                        colors[override["matcher"]["options"]].add(each["value"]["fixedColor"])
+    assert {word: len(seen) for word, seen in colors.items() if len(seen) > 1} == {}
 
 
 @each_panel
@@ -278,7 +316,7 @@ def test_run_ids_that_come_as_exemplars_lead_to_the_runs():
     assert destination["name"] == "run_id"
     assert destination["url"].endswith("/runs?run_id=$${__value.raw}"), "a single $ would be an environment variable"
     asking = [panel["title"] for panel in panels(JSONS["jobrun-job"]) if any(t["exemplar"] for t in panel["targets"])]
-    assert asking == ["Failures", "Duration against the budget"]
+    assert asking == ["Completed runs by result", "Duration against the budget"]
 
 
 def test_dashboards_are_provisioned_from_where_images_put_them():

@@ -1,0 +1,58 @@
+"""What Prometheus itself says of alerts, so that the page shows what the pager knows."""
+
+from typing import Final
+
+from dashboards.model import Panel
+from dashboards.panels import Column, listed, panel, sort_by
+from dashboards.words import LEVELS
+
+OF_JOBS: Final = (
+    'job=~"$job|", source=~"$source", project=~"$project", job_name=~"$job_name", job_name!="", team=~"$team"'
+)
+OF_ONE_JOB: Final = 'job=~"$job|", source="$source", project="$project", job_name="$job_name"'
+OF_OTHERS: Final = 'job=~"$job|", source=~"$source|", job_name=""'
+"""The alerts of jobs that are chosen, and those of sources and exporters, of which some name neither."""
+RULES_LOADED: Final = "count(source_project_job_name_result:jobrun_runs:increase1h)"
+"""Gives something where Prometheus evaluates the rules."""
+BY: Final = "max by (alertname, severity, job, source, project, job_name, team)"
+RUNBOOK: Final = ("Open the runbook", "${runbooks:raw}#${__data.fields.alertname}")
+
+
+def firing(*choices: str, severity: str = ".+") -> str:
+    """Return the alerts of this severity that fire, one series per alert; each choice is made of matchers."""
+    common = f'alertname=~"Jobrun.*", alertstate="firing", severity=~"{severity}"'
+    return f"({' or '.join(f'ALERTS{{{common}, {choice}}}' for choice in choices)})"
+
+
+def counted(*choices: str, severity: str) -> str:
+    """Return how many alerts of this severity fire; nothing where no rules are evaluated."""
+    return f"count({firing(*choices, severity=severity)}) or 0 * {RULES_LOADED}"
+
+
+def table(title: str, *choices: str, size: tuple[int, int], whose: bool = True) -> Panel:
+    """Return the alerts that fire, the most severe and the newest first, with their runbooks; `whose`: of which job."""
+    since = f'{BY} (time() - ALERTS_FOR_STATE{{alertname=~"Jobrun.*"}}) + 0 * {BY} ({firing(*choices)})'
+    return panel(
+        "table",
+        title,
+        "The alerts that fire in Prometheus, also those that Alertmanager silences or inhibits. An alert leads to its "
+        "runbook. Some go on firing for minutes after the end, so that a restart does not interrupt them.",
+        listed(since),
+        size=size,
+        defaults={"noValue": "No alert fires, if Prometheus evaluates the alert rules."},
+        options=sort_by(("Severity", False), ("For", False)),
+        columns=(
+            Column(field="severity", title="Severity", width=85, cell="color-background", mappings=[LEVELS]),
+            Column(field="alertname", title="Alert", link=RUNBOOK, defaults={"custom.minWidth": 220}),
+            *([Column(field="job_name", title="Job", defaults={"custom.minWidth": 130})] if whose else []),
+            Column(field="Value", title="For", unit="s", width=95, defaults={"decimals": 1}),
+            *(WHOSE if whose else []),
+        ),
+    )
+
+
+WHOSE: Final = (
+    Column(field="team", title="Team", defaults={"custom.minWidth": 90}),
+    Column(field="project", title="Project", defaults={"custom.minWidth": 110}),
+    Column(field="source", title="Source", defaults={"custom.minWidth": 90}),
+)
