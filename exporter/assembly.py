@@ -179,6 +179,7 @@ class Assembly:
             ),
             surroundings=Surroundings(clock=self._outside.clock, monotonic=self._outside.monotonic, sleep=sleep),
             transport=self._outside.transport,
+            source=settings.name,
         )
         self.clients[settings.name] = client
         source = self.sources[settings.name] = kind.build(settings, client)

@@ -3,10 +3,12 @@
 `Pace` is the arithmetic, without clock or lock; `Budget` adds both. Instants are those of a monotonic clock.
 """
 
+import contextlib
+import contextvars
 import math
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from exporter.errors import RateLimitedError
 
@@ -14,6 +16,24 @@ LONGEST_BLOCK = 3600.0
 """Whatever a server says, it is asked again after this many seconds."""
 RESERVE = 0.1
 """The part of the server's limit that is left to others who use the same account."""
+PART_OF_PEOPLE = 4
+"""People's pages take one of this many requests at most."""
+PROBE_INTERVAL = 300.0
+"""Seconds after which one request may go although the server wants none: it may be well again long before it said."""
+SLICE = 5.0
+"""Seconds of a longest single sleep: a wait that has become needless ends, and the metric of waiting moves."""
+
+_for_a_person = contextvars.ContextVar("_for_a_person", default=False)
+
+
+@contextlib.contextmanager
+def for_a_person() -> Iterator[None]:
+    """Mark this thread's requests as those of a page that a person opened: polls go before them."""
+    token = _for_a_person.set(True)
+    try:
+        yield
+    finally:
+        _for_a_person.reset(token)
 
 
 class Stopped(Exception):  # noqa: N818  # an order that was obeyed, not an error
@@ -21,33 +41,62 @@ class Stopped(Exception):  # noqa: N818  # an order that was obeyed, not an erro
 
 
 class Pace:
-    """When the next request may go: never more than `size` in any `period`, nor sooner than the server wants."""
+    """When the next request may go: never more than `size` in any `period`, nor sooner than the server wants.
+
+    Requests for people are at most a quarter of those of polls and people together, but one per period at least.
+    """
 
     def __init__(self, requests_per_minute: float) -> None:
         self.size = max(1, math.floor(requests_per_minute))
         self.period = 60.0 * self.size / requests_per_minute
         self._taken: deque[float] = deque(maxlen=self.size)
-        self._blocked_until = -math.inf
+        self._by_people: deque[float] = deque(maxlen=max(1, self.size // PART_OF_PEOPLE))
+        self._blocked_since = self._blocked_until = -math.inf
         self._spacing = 0.0
         self._spaced_until = -math.inf
 
     def earliest(self, now: float) -> float:
-        """The first instant, `now` or later, at which a request may go."""
-        free = max(now, self._blocked_until)
+        """The first time, `now` or later, at which a request may go."""
+        free = self._unblocked(now)
         if len(self._taken) == self.size:
             free = max(free, self._taken[0] + self.period)
         if self._taken:
             free = max(free, min(self._taken[-1] + self._spacing, self._spaced_until))
         return free
 
-    def take(self, now: float) -> None:
+    def earliest_for_a_person(self, now: float) -> float:
+        """The first time, `now` or later, at which a request for a person may go, if no poll waits then."""
+        free = max(self.earliest(now), self._blocked_until)
+        if len(self._by_people) == self._by_people.maxlen:
+            free = max(free, self._by_people[0] + self.period)
+        if self._by_people:
+            free = max(free, min(self._by_people[-1] + PART_OF_PEOPLE * self._spacing, self._spaced_until))
+        return free
+
+    def take(self, now: float, *, for_a_person: bool = False) -> None:
         """A request goes now."""
         self._taken.append(now)
+        if for_a_person:
+            self._by_people.append(now)
 
     def block(self, now: float, seconds: float) -> None:
-        """No request for so many seconds; an earlier, longer block stays."""
+        """No request for this many seconds, except for a probe now and then; an earlier, longer block stays."""
         if seconds > 0:
             self._blocked_until = max(self._blocked_until, now + min(seconds, LONGEST_BLOCK))
+            self._blocked_since = now
+
+    def answered_well(self, sent: float) -> None:
+        """End a block that was in force when a request was sent that the server answered well."""
+        if sent > self._blocked_since:
+            self._blocked_until = -math.inf
+
+    def _unblocked(self, now: float) -> float:
+        """The first time that is not blocked, or at which the server may be probed."""
+        if now >= self._blocked_until:
+            return now
+        last = self._taken[-1] if self._taken else -math.inf
+        probe = max(self._blocked_since, last) + PROBE_INTERVAL
+        return max(now, min(probe, self._blocked_until))
 
     def space(self, now: float, limit: float, remaining: float, reset_seconds: float) -> None:
         """Spreads `remaining`, less a tenth of `limit`, evenly until the server's reset."""
@@ -76,24 +125,43 @@ class Budget:
         self._monotonic = monotonic
         self._sleep = sleep
         self._lock = threading.Lock()
+        self._polls_waiting = 0
 
     @property
     def period(self) -> float:
         """Seconds in which the whole budget may be used once."""
         return self._pace.period
 
-    def acquire(self, deadline: float) -> float:
-        """Waits until one request may go, and takes it; returns the seconds waited.
+    def acquire(self, deadline: float, waited: Callable[[float], None] | None = None) -> float:
+        """Waits until one request may go, and takes it; returns the seconds waited, which it reports as they pass.
 
         Raises:
-            RateLimitedError: It would have to wait beyond `deadline`, an instant of the monotonic clock.
+            RateLimitedError: It would have to wait beyond `deadline`, a time of the monotonic clock.
             Stopped: The process is shutting down.
         """
-        started = self._monotonic()
-        while (pause := self._try(deadline)) > 0:
-            if self._sleep(pause):
-                raise Stopped
-        return self._monotonic() - started
+        person = _for_a_person.get()
+        started = last = self._monotonic()
+        pause = self._try(deadline, person=person)
+        if pause > 0:
+            with contextlib.nullcontext() if person else self._waiting_poll():
+                while pause > 0:
+                    if self._sleep(min(pause, SLICE)):
+                        raise Stopped
+                    before, last = last, self._monotonic()
+                    if waited is not None:
+                        waited(last - before)
+                    pause = self._try(deadline, person=person)
+        return last - started
+
+    @contextlib.contextmanager
+    def _waiting_poll(self) -> Iterator[None]:
+        with self._lock:
+            self._polls_waiting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._polls_waiting -= 1
 
     def wait(self) -> float:
         """Seconds until the next request may go, as it looks now."""
@@ -114,18 +182,30 @@ class Budget:
             with self._lock:
                 self._pace.space(self._monotonic(), limit, remaining, reset_seconds)
 
-    def _try(self, deadline: float) -> float:
+    def answered_well(self, sent: float) -> None:
+        """The server answered a request well that was sent at this time of the monotonic clock: a block has ended."""
+        with self._lock:
+            self._pace.answered_well(sent)
+
+    def _try(self, deadline: float, *, person: bool) -> float:
         """Takes a request and returns 0, or the seconds to wait before another try.
 
-        The instant is taken anew after each wait, not reserved before it: a late riser must not squeeze two requests
+        The time is taken again after each wait, not reserved before it: a late riser must not squeeze two requests
         together, and a block that came meanwhile holds for it too.
         """
         with self._lock:
             now = self._monotonic()
-            free = self._pace.earliest(now)
+            if person and self._polls_waiting:
+                raise RateLimitedError("the API is not asked for a page now: a poll waits for the request budget")
+            free = self._pace.earliest_for_a_person(now) if person else self._pace.earliest(now)
             if free <= now:
-                self._pace.take(now)
+                self._pace.take(now, for_a_person=person)
                 return 0.0
             if free > deadline:
-                raise RateLimitedError(f"no request may be sent for {free - now:.0f} s: the budget is used up")
+                raise RateLimitedError(f"no request may be sent for {free - now:.0f} s: {self._reason(now)}")
             return free - now
+
+    def _reason(self, now: float) -> str:
+        """Why a request must wait: only a person's has to where the next may go at once."""
+        used = "the budget is used up"
+        return "pages have used their part of the request budget" if self._pace.earliest(now) <= now else used

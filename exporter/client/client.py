@@ -68,7 +68,7 @@ class Client:
     """One API with one credential; may be used by several threads.
 
     `root` is scheme, host and the path before all others. `transport` replaces the network in tests. `skew` is how far
-    the API's clock is ahead of ours, in seconds, 0 while that is not known.
+    the API's clock is ahead of ours, in seconds, 0 while that is not known. `source` names it in log lines.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
@@ -81,6 +81,7 @@ class Client:
         network: NetworkSettings | None = None,
         surroundings: Surroundings | None = None,
         transport: httpx.BaseTransport | None = None,
+        source: str = "",
     ) -> None:
         self._root = root.rstrip("/")
         self._budget = budget
@@ -98,6 +99,7 @@ class Client:
             body_limit=settings.body_limit,
             clock=self._outside.clock,
             monotonic=self._outside.monotonic,
+            source=source,
         )
         self._http = httpx.Client(
             auth=auth,

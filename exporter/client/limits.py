@@ -1,75 +1,208 @@
-"""What an answer's headers say about rate limits, whichever vendor's habit they follow."""
+"""What an answer's headers say about rate limits, whichever vendor's habit they follow.
+
+Known are `X-RateLimit-Limit`, `-Remaining`, `-Reset` and their spellings, `RateLimit-Limit` and its like, and the
+headers `RateLimit` and `RateLimit-Policy` of all drafts. Each may name several limits, in one line or in several: the
+one of which least remains counts. What cannot be meant is ignored, and said so.
+"""
 
 import email.utils
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 
 import msgspec
 
+HOUR = 3600.0
+"""Seconds; a reset that is further away is not believed."""
+DAY = 86400.0
+"""Seconds; a `Retry-After` this close to the present is a time."""
+MOST_REQUESTS = 1e9
+"""A limit beyond this is not believed."""
 EPOCH = 1e8
-"""A reset beyond this is an instant (as seconds it would be three years away)."""
-EPOCH_MILLISECONDS = 1e11
-NUMBER = re.compile(r"\d{1,15}(?:\.\d{1,9})?")
-PREFIXES = ("x-ratelimit-", "ratelimit-", "x-rate-limit-")
+"""A number beyond this is a time (as seconds it would be three years away)."""
+EPOCH_MILLISECONDS, EPOCH_MICROSECONDS, EPOCH_NANOSECONDS = 1e11, 1e14, 1e17
+NUMBER = re.compile(r"[+-]?\d{1,30}(?:\.\d{1,30})?")
+ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s*(?:[Zz]|[+-]\d\d:?\d\d)")
+PREFIXES = ("x-ratelimit-", "x-rate-limit-", "ratelimit-")
+FIELDS = ("limit", "remaining", "reset")
 COMBINED = {"limit": "limit", "q": "limit", "remaining": "remaining", "r": "remaining", "reset": "reset", "t": "reset"}
-"""Keys of the single header `RateLimit` in its drafts, e.g. `"default";r=50;t=30` or `limit=100, remaining=50`."""
-PAIR = re.compile(r"([a-z]+)=(\d{1,15})")
+"""Keys of the single header `RateLimit`, e.g. `"default";r=50;t=30` or `limit=100, remaining=50`."""
+ITEM = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+"""One item of a list; a comma within quotes parts nothing."""
+HTTP_DATE = re.compile(r"(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Satur|Sat|Sun)(?:day)?,[^,]*", re.IGNORECASE)
+PAIR = re.compile(r'([a-z]+)\s*=\s*"?([+-]?\d+(?:\.\d+)?)"?(?=[\s;,]|$)')
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """A server's limit, what remains of it, and the seconds until it starts anew; None where it does not say."""
+    """A server's tightest limit, what remains of it, and the seconds until it is reset; None where it does not say.
+
+    `ignored`: which headers said what cannot be meant, and why it cannot.
+    """
 
     limit: float | None = None
     remaining: float | None = None
     reset_seconds: float | None = None
+    ignored: tuple[str, ...] = ()
+
+
+class _Said(msgspec.Struct, frozen=True, kw_only=True):
+    """One limit as the texts of an answer name it; "" for what they do not say."""
+
+    header: str
+    limit: str = ""
+    remaining: str = ""
+    reset: str = ""
 
 
 def parse_limits(headers: Mapping[str, str], now: float) -> Limits | None:
-    """The limits named by an answer's headers, None if there are none; `now` is the server's clock."""
-    for prefix in PREFIXES:
-        found = {key: _number(headers.get(prefix + key)) for key in ("limit", "remaining", "reset")}
-        if found["remaining"] is not None or found["limit"] is not None:
-            return _limits(found, now)
-    words = f"{headers.get('ratelimit-policy', '')};{headers.get('ratelimit', '')}".lower()
-    pairs = {COMBINED[key]: float(value) for key, value in PAIR.findall(words) if key in COMBINED}
-    return _limits(pairs, now) if "remaining" in pairs else None
+    """Return the tightest limit that an answer's headers name, None if they name none; `now` is the server's clock.
+
+    Header names are in lower case; several lines of one name are joined by commas.
+    """
+    said = [*_separate(headers), *_combined(headers)]
+    if not said:
+        return None
+    ignored: list[str] = []
+    believed = [limits for each in said if (limits := _believed(each, now, ignored)) is not None]
+    tightest = min(believed, key=_tightness, default=Limits())
+    return msgspec.structs.replace(tightest, ignored=tuple(dict.fromkeys(ignored)))
 
 
 def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds to wait, from `Retry-After` as seconds or as an HTTP date; None if absent or unreadable."""
+    """Return the seconds to wait that `Retry-After` names, as seconds or as a time; None if absent or unreadable."""
     value = headers.get("retry-after", "").strip()
-    if NUMBER.fullmatch(value):
-        return float(value)
-    instant = parse_date(value)
-    return None if instant is None else max(0.0, instant - now)
+    number = _number(value)
+    if number is not None and abs(number - now) > DAY:
+        return number if number >= 0 else None
+    moment = number or parse_date(value) or _iso_time(value)
+    return None if moment is None else max(0.0, moment - now)
 
 
 def parse_date(value: str) -> float | None:
-    """An HTTP date as Unix seconds; None if it is not one."""
+    """Return an HTTP date as Unix seconds, None if it is not one."""
     try:
         return email.utils.parsedate_to_datetime(value).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
 
-def _limits(found: Mapping[str, float | None], now: float) -> Limits:
-    reset = found.get("reset")
-    return Limits(
-        limit=found.get("limit"),
-        remaining=found.get("remaining"),
-        reset_seconds=None if reset is None else _seconds_to(reset, now),
+def _separate(headers: Mapping[str, str]) -> Iterator[_Said]:
+    """The limits of headers such as `X-RateLimit-Remaining`: the first of each, the second of each, and so on."""
+    for prefix in PREFIXES:
+        lists = [_values(headers.get(prefix + field, "")) for field in FIELDS]
+        if not lists[2]:
+            lists[2] = _values(headers.get(prefix + "reset-after", ""))
+        for place in range(max(map(len, lists[:2]))):
+            limit, remaining, reset = (_at(values, place) for values in lists)
+            yield _Said(header=prefix.removesuffix("-"), limit=limit, remaining=remaining, reset=reset)
+
+
+def _values(header: str) -> Sequence[str]:
+    """The values of a list, without the policies that may follow a limit, as in `100, 100;w=60`."""
+    dates = HTTP_DATE.findall(header)
+    if dates:
+        return [date.strip() for date in dates]
+    items = [item.strip() for item in ITEM.findall(header) if item.strip()]
+    values = [item for item in items if ";" not in item]
+    return values or [item.partition(";")[0].strip() for item in items]
+
+
+def _at(values: Sequence[str], place: int) -> str:
+    """The value at a place; where there is only one, it is that of all."""
+    if len(values) == 1:
+        return values[0]
+    return values[place] if place < len(values) else ""
+
+
+def _combined(headers: Mapping[str, str]) -> Iterator[_Said]:
+    """The limits of `RateLimit`, each with the quota of the policy of its name in `RateLimit-Policy`."""
+    text = headers.get("ratelimit", "")
+    if not text:
+        return
+    policies = {_name(item): _pairs(item) for item in ITEM.findall(headers.get("ratelimit-policy", ""))}
+    items = [item.strip() for item in ITEM.findall(text)]
+    if all("=" in item.partition(";")[0] for item in items):  # one limit: limit=100, remaining=50, reset=30
+        items = [";".join(items)]
+    for item in items:
+        policy = policies.get(_name(item)) or (next(iter(policies.values())) if len(policies) == 1 else {})
+        yield _Said(header="ratelimit", **(policy | _pairs(item)))
+
+
+def _name(item: str) -> str:
+    return item.partition(";")[0].strip().strip('"')
+
+
+def _pairs(item: str) -> dict[str, str]:
+    """What an item says by keys; a policy may also begin with its quota, as in `100;w=60`."""
+    pairs = {COMBINED[key]: value for key, value in PAIR.findall(item.lower()) if key in COMBINED}
+    return {"limit": _name(item)} | pairs if NUMBER.fullmatch(_name(item)) else pairs
+
+
+def _believed(said: _Said, now: float, ignored: list[str]) -> Limits | None:
+    """One limit in numbers; what cannot be meant is added to `ignored`."""
+
+    def ignore(field: str, why: str) -> None:
+        ignored.append(f"{said.header} {field}: {why}")
+
+    limit, remaining = _number(said.limit), _number(said.remaining)
+    for field, text, number in (("limit", said.limit, limit), ("remaining", said.remaining, remaining)):
+        if text and number is None:
+            ignore(field, "is not a number")
+    if limit is not None and not 0 < limit <= MOST_REQUESTS:
+        ignore("limit", f"is not between 1 and {MOST_REQUESTS:.0f}")
+        return None
+    if remaining is not None and not 0 <= remaining <= MOST_REQUESTS:
+        ignore("remaining", f"is not between 0 and {MOST_REQUESTS:.0f}")
+        remaining = None
+    reset = _reset(said.reset, now)
+    if reset is None and said.reset:
+        ignore("reset", "is neither seconds nor a time")
+    if reset is not None and not 0 <= reset <= HOUR:
+        ignore("reset", "is not within an hour")
+        reset = None
+    return (
+        None if limit is None and remaining is None else Limits(limit=limit, remaining=remaining, reset_seconds=reset)
     )
 
 
-def _seconds_to(reset: float, now: float) -> float:
-    """Seconds to a reset that is given as such, or as an instant in seconds or milliseconds."""
-    if reset >= EPOCH_MILLISECONDS:
-        reset /= 1000
-    return max(0.0, math.ceil(reset - now)) if reset >= EPOCH else reset
+def _tightness(limits: Limits) -> tuple[float, float]:
+    """Least remaining first, and of equals that which is reset last."""
+    remaining = math.inf if limits.remaining is None else limits.remaining
+    return remaining, -(limits.reset_seconds or 0.0)
 
 
-def _number(value: str | None) -> float | None:
-    """The first number of a header such as `100, 100;w=60`."""
-    match = NUMBER.match(value.strip()) if value else None
-    return float(match.group()) if match else None
+def _reset(text: str, now: float) -> float | None:
+    """Seconds to a reset that is given as seconds or as a time; a time just passed is 0."""
+    number = _number(text)
+    if number is not None:
+        return _seconds_to(number, now)
+    moment = parse_date(text) or _iso_time(text)
+    return None if moment is None else _from_now(moment, now)
+
+
+def _seconds_to(number: float, now: float) -> float:
+    """Seconds to what is given as such, or as a time in seconds or smaller units."""
+    for least, unit in ((EPOCH_NANOSECONDS, 1e9), (EPOCH_MICROSECONDS, 1e6), (EPOCH_MILLISECONDS, 1e3), (EPOCH, 1.0)):
+        if number >= least:
+            return _from_now(number / unit, now)
+    return number
+
+
+def _from_now(moment: float, now: float) -> float:
+    return max(0.0, float(math.ceil(moment - now)))
+
+
+def _iso_time(text: str) -> float | None:
+    """A time such as 2026-11-28T01:45:20Z as Unix seconds; None if it is none, or has no offset."""
+    if not ISO_TIME.fullmatch(text.strip()):
+        return None
+    try:
+        return datetime.fromisoformat(text.strip().replace(" ", "T", 1).upper().replace(" ", "")).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _number(text: str) -> float | None:
+    """A whole or decimal number; None if the text is anything else."""
+    return float(text) if NUMBER.fullmatch(text.strip()) else None

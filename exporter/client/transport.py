@@ -6,6 +6,7 @@ from typing import Protocol
 
 import httpcore
 import httpx
+import structlog
 
 from exporter.client.budget import Budget
 from exporter.client.limits import parse_date, parse_limits
@@ -69,7 +70,7 @@ class BudgetedTransport(httpx.BaseTransport):
     """A transport that waits for the budget, reads the whole body within bounds, and tells the meter.
 
     Requests carry in `extensions`: `endpoint` (the template to name it by), `patience` (seconds it may wait for the
-    budget). Raises errors of `exporter.errors`, and `Stopped` from the budget.
+    budget). `source` names it in log lines. Raises errors of `exporter.errors`, and `Stopped` from the budget.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
@@ -82,8 +83,12 @@ class BudgetedTransport(httpx.BaseTransport):
         body_limit: int,
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        source: str = "",
     ) -> None:
         self._inner = inner
+        self._source = source
+        self._log = structlog.get_logger()
+        self._told_ignored = False
         self._budget = budget
         self._meter = meter
         self._timeout = timeout
@@ -108,6 +113,8 @@ class BudgetedTransport(httpx.BaseTransport):
             raise
         finally:
             self._meter.request(endpoint_of(request), code, self._monotonic() - started)
+        if response.status_code < 400:
+            self._budget.answered_well(started)
         self._heed_limits(response)
         return response
 
@@ -116,9 +123,7 @@ class BudgetedTransport(httpx.BaseTransport):
         self._inner.close()
 
     def _wait(self, patience: float) -> None:
-        waited = self._budget.acquire(self._monotonic() + patience)
-        if waited > 0:
-            self._meter.waited(waited)
+        self._budget.acquire(self._monotonic() + patience, self._meter.waited)
 
     def _exchange(self, request: httpx.Request) -> httpx.Response:
         try:
@@ -152,11 +157,17 @@ class BudgetedTransport(httpx.BaseTransport):
         return b"".join(pieces)
 
     def _heed_limits(self, response: httpx.Response) -> None:
-        headers = dict(response.headers.multi_items())
+        # several lines of one name are joined by commas here
+        headers = dict(response.headers)
         if not any("rate" in name for name in headers):  # most APIs: spares a dozen look-ups and a date
             return
         limits = parse_limits(headers, parse_date(headers.get("date", "")) or self._clock())
         if limits is None:
+            return
+        if limits.ignored and not self._told_ignored:
+            self._told_ignored = True
+            self._log.warning("rate limit headers ignored", source=self._source, error="; ".join(limits.ignored))
+        if limits.limit is None and limits.remaining is None:
             return
         reset = None if limits.reset_seconds is None else self._clock() + limits.reset_seconds
         self._meter.limits(limits.limit, limits.remaining, reset)

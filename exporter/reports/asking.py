@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
-from exporter.client.budget import Stopped
+from exporter.client.budget import Stopped, for_a_person
 from exporter.errors import NotFoundError, RateLimitedError, SourceError
 from exporter.model import Run, Step
 from exporter.reports.errors import BusyError, UnknownError, UpstreamError
@@ -74,7 +74,7 @@ class Asking:
             if future is None:
                 if len(self._under_way) >= MOST_STEPS:
                     raise BusyError("too much is being asked of the APIs")
-                future = self._under_way[key] = self._threads.submit(source.steps, run, patience=PATIENCE)
+                future = self._under_way[key] = self._threads.submit(_as_a_person, source.steps, run)
                 # called at once, in this thread, if it is done already
                 future.add_done_callback(lambda done: self._answered(key, run, done))
         with self._aside():
@@ -95,7 +95,7 @@ class Asking:
         with self._lock:
             if len(self._logs) >= MOST_LOGS:
                 raise BusyError("too much is being asked of the APIs")
-            future = self._threads.submit(source.log, run, step, patience=PATIENCE)
+            future = self._threads.submit(_as_a_person, source.log, run, step)
             self._logs.add(future)
             future.add_done_callback(self._told)
         with self._aside():
@@ -110,6 +110,12 @@ class Asking:
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             return not (self._under_way or self._logs)
+
+
+def _as_a_person(ask: Callable[..., Said], *about: object) -> Said:
+    """Ask a vendor's API within the part of its budget that people have."""
+    with for_a_person():
+        return ask(*about, patience=PATIENCE)
 
 
 def _result(future: Future[Said], seconds: float) -> Said:

@@ -1,3 +1,4 @@
+import contextlib
 import math
 import threading
 import time
@@ -6,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.client.budget import LONGEST_BLOCK, Budget, Pace, Stopped
+from exporter.client.budget import LONGEST_BLOCK, PROBE_INTERVAL, SLICE, Budget, Pace, Stopped, for_a_person
 from exporter.errors import RateLimitedError
 
 EVER = math.inf
@@ -59,12 +60,12 @@ def test_a_wait_beyond_the_deadline_is_refused_at_once_and_takes_nothing(moved):
 
 def test_a_sleep_that_ends_early_is_followed_by_another(moved):
     def short_sleep(seconds):
-        moved.sleep(min(seconds, 25.0))
+        moved.sleep(min(seconds, 2.5))
 
     budget = Budget(1.0, monotonic=moved.monotonic, sleep=short_sleep)
     budget.acquire(EVER)
     assert budget.acquire(EVER) == 60.0
-    assert moved.slept == [25.0, 25.0, 10.0]
+    assert moved.slept == [2.5] * 24
 
 
 def test_a_shutdown_cuts_the_wait_short(moved):
@@ -87,7 +88,10 @@ def test_a_block_by_the_server_holds_for_everybody_and_a_shorter_one_does_not_li
 def test_no_server_can_block_for_longer_than_an_hour(moved, seconds):
     budget = make_budget(moved)
     budget.blocked_until(seconds)
-    assert budget.wait() == LONGEST_BLOCK
+    while probes := budget.wait():
+        budget.acquire(EVER)
+        assert probes <= PROBE_INTERVAL
+    assert moved.now == pytest.approx(1000.0 + LONGEST_BLOCK)
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -5.0, 0.0])
@@ -143,3 +147,100 @@ def test_threads_together_keep_the_budget_of_one():
         thread.join(10)
     assert len(taken) == 32
     assert max(taken) - min(taken) >= (32 / 5 - 1) * 0.05 - 1e-6
+
+
+def test_a_server_that_is_well_again_is_asked_again_long_before_it_said(moved):
+    budget = make_budget(moved)
+    budget.blocked_until(LONGEST_BLOCK)
+    assert budget.acquire(EVER) == PROBE_INTERVAL
+    assert budget.wait() == PROBE_INTERVAL
+    budget.answered_well(moved.now)
+    assert budget.wait() == 0.0
+
+
+def test_a_server_that_still_wants_to_be_left_alone_is_asked_once_in_five_minutes(moved):
+    budget = make_budget(moved)
+    budget.blocked_until(LONGEST_BLOCK)
+    budget.acquire(EVER)
+    budget.blocked_until(LONGEST_BLOCK)
+    assert budget.acquire(EVER) == PROBE_INTERVAL
+
+
+def test_a_good_answer_to_a_request_from_before_the_block_does_not_end_it(moved):
+    budget = make_budget(moved)
+    sent = moved.now
+    moved.sleep(1.0)
+    budget.blocked_until(100.0)
+    budget.answered_well(sent)
+    assert budget.wait() == 100.0
+
+
+def test_the_wait_is_reported_while_it_lasts(moved):
+    budget, reported = make_budget(moved, 1.0), []
+    budget.acquire(EVER)
+    assert budget.acquire(EVER, reported.append) == 60.0
+    assert reported == [SLICE] * 12
+
+
+def as_people(budget, count, patience=0.0):
+    """How many of this many requests for people may go."""
+    granted = 0
+    for _ in range(count):
+        with for_a_person(), contextlib.suppress(RateLimitedError):
+            budget.acquire(budget._monotonic() + patience)
+            granted += 1
+    return granted
+
+
+def test_of_a_thousand_people_a_quarter_of_the_budget_gets_in_and_a_poll_waits_for_nobody(moved):
+    budget = make_budget(moved)
+    assert as_people(budget, 1000) == 15
+    assert budget.acquire(EVER) == 0.0
+    moved.now += 30
+    assert as_people(budget, 1000) == 0
+    moved.now += 31
+    assert as_people(budget, 1000) == 15
+
+
+@pytest.mark.parametrize(("requests_per_minute", "part"), [(1, 1), (3, 1), (8, 2), (0.5, 1)])
+def test_people_get_one_request_at_least(moved, requests_per_minute, part):
+    assert as_people(make_budget(moved, requests_per_minute), 10) == part
+
+
+def test_where_the_server_spaces_requests_people_have_a_quarter_of_those_too(moved):
+    budget = make_budget(moved, 600.0)
+    budget.observe(1000, 200, 1000.0)
+    granted = 0
+    for _ in range(400):
+        granted += as_people(budget, 1)
+        moved.now += 1
+    assert granted == 10
+
+
+def test_while_a_poll_waits_no_person_gets_a_request_and_the_poll_waits_one_spacing(moved):
+    granted = []
+
+    def sleep(seconds):
+        granted.append(as_people(budget, 1000, patience=3.0))
+        moved.sleep(seconds)
+
+    budget = Budget(6.0, monotonic=moved.monotonic, sleep=sleep)
+    budget.observe(100, 40, 600.0)
+    as_people(budget, 1)
+    assert budget.acquire(EVER) == 20.0
+    assert set(granted) == {0}
+
+
+def test_a_person_is_told_why_there_is_no_request(moved):
+    budget = make_budget(moved)
+    as_people(budget, 15)
+    with for_a_person(), pytest.raises(RateLimitedError, match="pages have used their part of the request budget"):
+        budget.acquire(moved.now + 3)
+
+
+def test_a_person_is_no_probe_of_a_server_that_wants_no_request(moved):
+    budget = make_budget(moved)
+    budget.blocked_until(LONGEST_BLOCK)
+    moved.now += PROBE_INTERVAL
+    assert as_people(budget, 1) == 0
+    assert budget.wait() == 0.0

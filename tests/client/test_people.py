@@ -1,0 +1,66 @@
+"""What people's pages may take of a budget, from the question to the API."""
+
+import httpx
+import pytest
+
+from exporter.client.budget import Budget
+from exporter.client.client import Client, Surroundings
+from exporter.model import Run, State
+from exporter.reports.asking import Asking
+from exporter.reports.errors import BusyError
+
+
+class Steps:
+    """A source that has nothing but steps, each run's asked with one request."""
+
+    def __init__(self, client):
+        self.client = client
+
+    def steps(self, run, *, patience):
+        self.client.get(f"/runs/{run.run_id}", endpoint="/runs/{id}", patience=patience)
+        return ()
+
+
+def run(number):
+    return Run(run_id=str(number), job_id="j", state=State.EXECUTING)
+
+
+@pytest.fixture
+def client(moved):
+    surroundings = Surroundings(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
+    budget = Budget(60.0, monotonic=moved.monotonic, sleep=moved.sleep)
+    transport = httpx.MockTransport(lambda _: httpx.Response(200))
+    return Client("https://api.example.com", httpx.Auth(), budget, surroundings=surroundings, transport=transport)
+
+
+@pytest.fixture
+def asking(moved):
+    asking = Asking(moved.monotonic)
+    yield asking
+    asking.close()
+
+
+def opened(asking, client, numbers):
+    """How many of these runs' pages show steps, and why the others do not."""
+    shown, refusals = 0, set()
+    for number in numbers:
+        try:
+            asking.steps("s", Steps(client), run(number))
+        except BusyError as error:
+            refusals.add(str(error))
+        else:
+            shown += 1
+    return shown, refusals
+
+
+def test_a_crawler_of_run_pages_gets_a_quarter_of_the_budget_and_polls_do_not_wait(moved, asking, client):
+    shown, refusals = opened(asking, client, range(1000))
+    assert shown == 15
+    assert refusals == {"no request may be sent for 60 s: pages have used their part of the request budget"}
+    for _ in range(45):
+        client.get("/runs", endpoint="/runs")
+    assert moved.slept == []
+
+
+def test_a_page_that_is_opened_again_asks_nothing(asking, client):
+    assert opened(asking, client, [7] * 1000) == (1000, set())
