@@ -5,7 +5,7 @@ changed them. A committed record is never mutated: a transaction works on a copy
 """
 
 import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +17,9 @@ SEPARATOR = "\x1f"
 
 MAX_LABEL = 200
 """Characters of a label that comes from a vendor."""
+
+MAX_BOUNDS = 200
+"""Bounds of a histogram that are remembered after the configuration has changed them."""
 
 OTHER = "__other__"
 """The label value that stands for everything beyond a bound."""
@@ -39,13 +42,21 @@ class Count(msgspec.Struct, omit_defaults=True):
 
 
 class Distribution(msgspec.Struct, omit_defaults=True):
-    """A histogram series. `counts` holds one number a bound and one for what is beyond, not cumulative."""
+    """A histogram series.
+
+    Attributes:
+        bounds: All bounds that it was ever shown with, so that no bucket falls when the configured ones change back.
+        counts: One number per bound and one for what is beyond, not cumulative.
+        layout: The bounds that it is shown with, if those are not all.
+        exemplars: The newest of each bucket of `bounds`, by its place.
+    """
 
     bounds: tuple[float, ...]
     counts: list[int]
     sum: float = 0.0
     released: bool = False
     exemplars: dict[int, Exemplar] = {}
+    layout: tuple[float, ...] | None = None
 
     @classmethod
     def empty(cls, bounds: Sequence[float], *, released: bool) -> "Distribution":
@@ -53,27 +64,47 @@ class Distribution(msgspec.Struct, omit_defaults=True):
         return cls(bounds=tuple(bounds), counts=[0] * (len(bounds) + 1), released=released)
 
     def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
-        """Adds one observation; the newest exemplar of a bucket stays."""
+        """Add one observation; the newest exemplar of a bucket stays."""
         bucket = bisect.bisect_left(self.bounds, value)
         self.counts[bucket] += 1
         self.sum += value
         if exemplar is not None:
-            shown = self.exemplars.get(bucket)
-            if shown is None or shown.instant <= exemplar.instant:
-                self.exemplars[bucket] = exemplar
+            self._exemplify(bucket, exemplar)
 
-    def rebounded(self, bounds: Sequence[float]) -> "Distribution":
-        """The same observations under other bounds.
+    @property
+    def shown_bounds(self) -> tuple[float, ...]:
+        """The bounds that it is shown with."""
+        return self.bounds if self.layout is None else self.layout
 
-        What lay between two old bounds is only known to be at most the upper one, and is put there; so no bucket of a
-        bound that stays ever falls, and sum and count are kept.
+    def shown(self) -> "Distribution":
+        """Return it as it is shown: with the bounds of its layout alone."""
+        return self if self.layout is None else self._with_bounds(self.layout)
+
+    def laid_out(self, layout: Sequence[float]) -> "Distribution":
+        """Return the same observations, to be shown with other bounds.
+
+        What lay between two old bounds is only known to be at most the upper one, and stays there. So no bucket ever
+        falls, also of a bound that was left out for a while.
         """
+        known = sorted({*self.bounds, *layout})
+        new = self._with_bounds(known if len(known) <= MAX_BOUNDS else layout)
+        new.layout = None if new.bounds == tuple(layout) else tuple(layout)
+        return new
+
+    def _with_bounds(self, bounds: Sequence[float]) -> "Distribution":
         new = Distribution.empty(bounds, released=self.released)
         new.sum = self.sum
-        for index, count in enumerate(self.counts):
-            upper = self.bounds[index] if index < len(self.bounds) else float("inf")
-            new.counts[bisect.bisect_left(new.bounds, upper)] += count
+        places = [bisect.bisect_left(new.bounds, upper) for upper in (*self.bounds, float("inf"))]
+        for place, count in zip(places, self.counts, strict=True):
+            new.counts[place] += count
+        for bucket, exemplar in self.exemplars.items():
+            new._exemplify(places[bucket], exemplar)  # noqa: SLF001  # of its own class
         return new
+
+    def _exemplify(self, bucket: int, exemplar: Exemplar) -> None:
+        known = self.exemplars.get(bucket)
+        if known is None or known.instant <= exemplar.instant:
+            self.exemplars[bucket] = exemplar
 
 
 class LastRun(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
@@ -183,8 +214,8 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         distribution = series.get(key)
         if distribution is None:
             distribution = series[key] = Distribution.empty(bounds, released=released)
-        elif distribution.bounds != tuple(bounds):
-            distribution = series[key] = distribution.rebounded(bounds)
+        elif distribution.shown_bounds != tuple(bounds):
+            distribution = series[key] = distribution.laid_out(bounds)
         return distribution
 
     def step_names(self) -> frozenset[str]:
@@ -264,6 +295,23 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         marks = [scope.watermark for scope in self.scopes.values() if scope.readable]
         known = [mark for mark in marks if mark is not None]
         return min(known) if known and len(known) == len(marks) else None
+
+
+def laid_out(job: JobState, layouts: Mapping[str, tuple[float, ...]]) -> JobState:
+    """Return a job whose histograms are shown with these bounds, by family; the same one if they already are."""
+    changed = {
+        (family, labels): distribution.laid_out(layouts[family])
+        for family, series in job.distributions.items()
+        if family in layouts
+        for labels, distribution in series.items()
+        if distribution.shown_bounds != layouts[family]
+    }
+    if not changed:
+        return job
+    job = copy(job)
+    for (family, labels), distribution in changed.items():
+        job.distributions[family][labels] = distribution
+    return job
 
 
 def clean(name: str) -> str:

@@ -146,6 +146,7 @@ def _values(family: Family, key: str) -> Labels:
 
 def _numbers(distribution: Distribution, suffix: str) -> Iterator[tuple[float, float]]:
     """The numbers of a histogram under a suffix, each with its bound."""
+    distribution = distribution.shown()
     if suffix == "_sum":
         yield math.inf, distribution.sum
     elif suffix == "_count":

@@ -94,7 +94,7 @@ def histogram_block(family: Family, prefix: str, series: Mapping[str, Distributi
     lines: list[str] = []
     exemplars: dict[int, Exemplar] = {}
     for key, held in series.items():
-        shown = held if held.released else Distribution.empty(held.bounds, released=False)
+        shown = held.shown() if held.released else Distribution.empty(held.shown_bounds, released=False)
         exemplars |= {len(lines) + bucket: exemplar for bucket, exemplar in shown.exemplars.items()}
         lines += _histogram(family, prefix, _labels_of(family, key), shown)
     return _block(lines, exemplars, _unreleased(series))

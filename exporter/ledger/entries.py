@@ -23,6 +23,9 @@ MAX_WORDS = 20
 MISSING_GRACE = 900.0
 """Seconds for which discovery must leave a job out before its series end: one wrong answer ends nothing."""
 
+MAX_RANGES = 1000
+"""Ranges never read that a source remembers; older ones can no longer be reported again."""
+
 STEP_TRIES = 4
 """How often steps are asked for that are still open although their run has ended, or that a young run seems to lack."""
 
@@ -341,9 +344,11 @@ class Entry:
         if reading.truncated:
             source.count("jobrun_source_truncated_responses_total", amount=reading.truncated)
         for window in reading.unobserved:
-            self._unobserved(window)
+            if window.start < min(window.end, now):
+                self._unobserved(Window(window.start, min(window.end, now)))
         self._note(reading)
-        if reading.readable and reading.through is not None:
+        # What claims to be read of the future was asked for by a wrong clock.
+        if reading.readable and reading.through is not None and reading.through <= now:
             ahead = scope.watermark is None or scope.watermark > now
             scope.watermark = reading.through if ahead else max(scope.watermark or 0.0, reading.through)
 
@@ -353,6 +358,7 @@ class Entry:
         before = _covered(source.unobserved)
         source.unobserved = merged([*source.unobserved, (window.start, window.end)])
         seconds = _covered(source.unobserved) - before
+        del source.unobserved[:-MAX_RANGES]
         if self._moment.starting and not self._counting.released:
             source.held_unobserved += seconds
         else:

@@ -12,7 +12,17 @@ from contextlib import contextmanager, suppress
 import msgspec
 
 from exporter.counting.counting import Mark, Rules, restate
-from exporter.counting.records import Count, Counted, Distribution, JobState, OpenRun, SourceState, copy, label_of
+from exporter.counting.records import (
+    Count,
+    Counted,
+    Distribution,
+    JobState,
+    OpenRun,
+    SourceState,
+    copy,
+    label_of,
+    laid_out,
+)
 from exporter.counting.rules import SourceRules, included
 from exporter.errors import StateError
 from exporter.ledger.books import Books
@@ -20,6 +30,7 @@ from exporter.ledger.draft import Draft
 from exporter.ledger.entries import MISSING_GRACE, Entered, Entry, Moment, Present
 from exporter.ledger.open_runs import OpenRuns
 from exporter.ledger.sightings import Sightings
+from exporter.metrics.families import QUEUE_DURATION, RUN_DURATION, STEP_DURATION
 from exporter.metrics.holds import Owner, Series
 from exporter.model import Reading, Step
 from exporter.state.opening import Opened
@@ -67,6 +78,9 @@ class Ledger:
         self._store: Storage | None = None
         self._changed = Changed()
         self._starting: set[str] = set()
+        self._cold = ""
+        self._closed = False
+        self._stale = False
         self._begun: set[str] = set()
         self.books = Books()
         self._counting = Rules(run_buckets=(), step_buckets=(), released=False)
@@ -84,17 +98,33 @@ class Ledger:
         Raises StateError if it cannot be written now; what could be read of it is in the books all the same.
         """
         with self._lock:
-            if self._store is not None:
-                return
-            opened = self._opening()
+            if self._closed:
+                raise StateError("the state is closed")
+            if self._store is None:
+                self._open_state()
+            elif self._stale:
+                self._fill(self._store.load())
+                self._stale = False
+
+    def _open_state(self) -> None:
+        opened = self._opening()
+        # A state that was set aside is not found again by a later attempt.
+        self._cold = self._cold if self._cold and opened.cold in {"", "new"} else opened.cold
+        try:
+            _check(opened.loaded.sources, self._rules)
+        except IdentityError as error:
+            if opened.store is not None:
+                opened.store.close()
+            opened = msgspec.structs.replace(opened, store=None, fault=str(error))
+        else:
             self._fill(opened.loaded)
-            self.fault = opened.fault
-            if opened.store is None:
-                self._commit_failed()
-                raise StateError(opened.fault)
-            self._store = opened.store
-            if opened.cold:
-                self._count_cold_start(opened.cold)
+        self.fault = opened.fault
+        if opened.store is None:
+            self._commit_failed()
+            raise StateError(opened.fault)
+        self._store = opened.store
+        if self._cold:
+            self._count_cold_start()
 
     def _fill(self, loaded: Loaded) -> None:
         books = Books()
@@ -116,10 +146,12 @@ class Ledger:
         rules = self._rules.get(job.source)
         return rules.weight(job) if rules else 0
 
-    def _count_cold_start(self, reason: str) -> None:
+    def _count_cold_start(self) -> None:
+        """Count a start without a state. What cannot be written now is counted with the next thing that can."""
         exporter = copy(self.books.exporter)
-        exporter.count(COLD_STARTS, reason, released=self._counting.released)
+        exporter.count(COLD_STARTS, self._cold, released=self._counting.released)
         self._replace([exporter])
+        self._cold = ""
 
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
         """Takes up a configuration. Raises IdentityError before anything has changed.
@@ -145,25 +177,26 @@ class Ledger:
     def check(self, rules: Mapping[str, SourceRules]) -> None:
         """Raises IdentityError if the state holds another API under a source's name."""
         with self._lock:
-            for name, wanted in rules.items():
-                known = self.books.sources.get(name)
-                if known is not None and known.identity != wanted.identity:
-                    raise IdentityError(
-                        f"source {name}: the state holds the runs of {known.identity}, the configuration names "
-                        f"{wanted.identity}; give the source a new name, or the exporter a new state.path"
-                    )
+            _check(self.books.sources.values(), rules)
 
     def _admit(self, name: str, rules: SourceRules) -> None:
         """A source that the state does not know gets an empty record, to be written with its first reading."""
-        if name not in self.books.sources:
+        known = self.books.sources.get(name)
+        if known is None or known.baseline is None:
             self.books.sources[name] = SourceState(name=name, identity=rules.identity)
         self._open.add_source(name)
         for job in [job for job in self.books.jobs.values() if job.source == name]:
-            self.books.take(job, rules.weight(job))
+            shown = laid_out(job, self._layouts(rules, job))
+            self.books.take(shown, rules.weight(shown))
+
+    def _layouts(self, rules: SourceRules, job: JobState) -> dict[str, tuple[float, ...]]:
+        run_buckets = rules.run_buckets(job)
+        return {RUN_DURATION: run_buckets, QUEUE_DURATION: run_buckets, STEP_DURATION: self._counting.step_buckets}
 
     def close(self) -> None:
-        """Closes the state."""
+        """Close the state for good: it is not opened again by a poll that is still in progress."""
         with self._lock:
+            self._closed = True
             if self._store is not None:
                 self._store.close()
                 self._store = None
@@ -194,8 +227,10 @@ class Ledger:
         return Entry(draft, rules, self._counting, moment, present, step_histograms=histograms)
 
     def _commit(self, draft: Draft, now: float) -> None:
-        """Writes a draft, then takes it into the books."""
+        """Write a draft, then take it into the books. What can fail is done before the COMMIT."""
         rules = self._rules[draft.source.name]
+        if self._cold:
+            draft.count_for_exporter(COLD_STARTS, self._cold)
         with self._writing() as store:
             store.put_source(draft.source)
             store.put_runs(draft.source.name, draft.runs.values())
@@ -204,29 +239,40 @@ class Ledger:
             store.put_jobs(draft.jobs.values())
             if draft.exporter is not None:
                 store.put_exporter(draft.exporter)
-        self.last_commit = now
-        self.books.sources[draft.source.name] = draft.source
-        self.books.exporter = draft.exporter or self.books.exporter
-        for job in draft.jobs.values():
-            self.books.take(job, rules.weight(job))
-        self._follow(draft)
-        self._changed.jobs |= draft.jobs.keys()
-        self._watch_steps()
+            weighed = [(job, rules.weight(job)) for job in draft.jobs.values()]
+            followed = {run_id: self._followed(draft, row) for run_id, row in draft.runs.items()}
+        with self._taking():
+            self._cold = ""
+            self.last_commit = now
+            self.books.sources[draft.source.name] = draft.source
+            self.books.exporter = draft.exporter or self.books.exporter
+            for job, weight in weighed:
+                self.books.take(job, weight)
+            self._follow(draft.source.name, followed)
+            self._changed.jobs |= draft.jobs.keys()
+            self._watch_steps()
+
+    @contextmanager
+    def _taking(self) -> Iterator[None]:
+        """Have the state read again if memory could not follow what is committed."""
+        self._stale = True
+        yield
+        self._stale = False
+
+    def _followed(self, draft: Draft, row: StoredRun) -> OpenRun | None:
+        return _as_open(row, draft.look(row.job)) if row.known.mark is Mark.OPEN else None
+
+    def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
+        """Take runs into the index of open runs, or out of it."""
+        for run_id, run in followed.items():
+            changed = self._open.drop(source, run_id) if run is None else self._open.put(source, run)
+            self._changed.jobs |= changed
 
     def _watch_steps(self) -> None:
         """Step histograms that have been switched off by their number stay off until a reload."""
         if self.step_histograms and self._step_mode == "auto" and self.books.steps_total > MANY_STEPS:
             self.step_histograms = False
             self._changed.everything = True
-
-    def _follow(self, draft: Draft) -> None:
-        """Takes the rows of a draft into the index of open runs."""
-        for run_id, row in draft.runs.items():
-            if row.known.mark is Mark.OPEN:
-                changed = self._open.put(draft.source.name, _as_open(row, self.books.jobs[row.job]))
-            else:
-                changed = self._open.drop(draft.source.name, run_id)
-            self._changed.jobs |= changed
 
     # --- a poll's doings ---
 
@@ -483,19 +529,17 @@ class Ledger:
                 return 0
             marks = {name: self.books.sources[name].watermark() for name in self._rules}
             return sum(
-                self._prune(self._store, name, min(now, mark) - retention)
-                for name, mark in marks.items()
-                if mark is not None
+                self._prune(name, min(now, mark) - retention) for name, mark in marks.items() if mark is not None
             )
 
-    def _prune(self, store: Storage, name: str, before: float) -> int:
+    def _prune(self, name: str, before: float) -> int:
         """In one transaction with the instant: what is pruned and shown again must not count again.
 
         A clock that is ahead must not prune all, so the age is counted from the watermark.
         """
         source = copy(self.books.sources[name])
         source.forgotten = max(before, source.forgotten or before)
-        with store.transaction():
+        with self._writing() as store:
             pruned = store.prune(name, source.forgotten)
             if not pruned:
                 return 0
@@ -562,6 +606,17 @@ class Ledger:
         """Keeps everybody else out."""
         with self._lock:
             yield
+
+
+def _check(sources: Iterable[SourceState], rules: Mapping[str, SourceRules]) -> None:
+    for known in sources:
+        wanted = rules.get(known.name)
+        # One without a baseline was never polled, and is not in the state yet.
+        if wanted is not None and known.baseline is not None and known.identity != wanted.identity:
+            raise IdentityError(
+                f"source {known.name}: the state holds the runs of {known.identity}, the configuration names "
+                f"{wanted.identity}; give the source a new name, or the exporter a new state.path"
+            )
 
 
 def _release(counted: Counted, family: str, labels: str) -> None:

@@ -92,12 +92,13 @@ def gauge(name: str, help_text: str, rows: Rows, *labels: str) -> Family:
 
 RUNS = "jobrun_runs_total"
 RUN_DURATION = "jobrun_run_duration_seconds"
+QUEUE_DURATION = "jobrun_run_queue_duration_seconds"
 STEP_DURATION = "jobrun_step_duration_seconds"
 
 FAMILIES: tuple[Family, ...] = (
     counter(RUNS, "Runs that ended, by result; every ending is counted once.", "result"),
     histogram(RUN_DURATION, "How long ended runs took, from start to end.", "result"),
-    histogram("jobrun_run_queue_duration_seconds", "How long ended runs waited before they started."),
+    histogram(QUEUE_DURATION, "How long ended runs waited before they started."),
     counter("jobrun_run_retries_total", "Attempts beyond the first, added when a run ends."),
     counter("jobrun_runs_recovered_total", "Runs that ended well after a failed attempt."),
     counter("jobrun_run_errors_total", "Failed runs by type of error.", "error_type"),
@@ -258,4 +259,4 @@ def _series(family: Family, view: JobView) -> int:
     if family.kind is Kind.COUNTER:
         return len(view.state.counts.get(family.name, ()))
     # one line a bound, and those of +Inf, of the sum and of the count
-    return sum(len(each.bounds) + 3 for each in view.state.distributions.get(family.name, {}).values())
+    return sum(len(each.shown_bounds) + 3 for each in view.state.distributions.get(family.name, {}).values())

@@ -43,7 +43,10 @@ def open_state(path: Path, clock: Callable[[], float], connect: Connect = sqlite
             return Opened(store=None, loaded=_nothing(), fault=f"{error}; it cannot be set aside: {fault.strerror}")
     except StateError as error:
         return Opened(store=None, loaded=look(path), fault=str(error))
-    opened = _open(path, connect, cold=cold)
+    try:
+        opened = _open(path, connect, cold=cold)
+    except StateError as error:
+        opened = Opened(store=None, loaded=_nothing(), cold=cold, fault=str(error))
     opened.kept = kept
     return opened
 

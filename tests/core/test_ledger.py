@@ -4,15 +4,17 @@ import sys
 
 import pytest
 
-from exporter.counting.records import OTHER
+from exporter.counting.counting import Rules
+from exporter.counting.records import MAX_BOUNDS, OTHER
 from exporter.errors import StateError
-from exporter.ledger.ledger import UNOBSERVED, IdentityError
+from exporter.ledger.entries import MAX_RANGES
+from exporter.ledger.ledger import UNOBSERVED, IdentityError, Ledger
 from exporter.metrics.holds import Owner
 from exporter.model import Job, Listing, Reading, Result, State, Step, Window
-from exporter.state.opening import open_state
+from exporter.state.opening import Opened, open_state
 from exporter.state.schema import MIGRATIONS, StepMark
 from exporter.state.store import Lock, LockedStateError, Store
-from tests.core.book import BASELINE, DURATIONS, RUNS, Book, Failing, ended, run
+from tests.core.book import BASELINE, DURATIONS, RUNS, Book, Failing, ended, rules, run
 
 DAY = 86400.0
 STEPS = "jobrun_steps_total"
@@ -162,6 +164,7 @@ def test_a_scope_that_is_found_later_counts_from_the_last_listing_that_lacked_it
 
 
 def test_the_watermark_is_the_least_of_the_readable_scopes_and_never_falls(book):
+    book.now = BASELINE + 60
     book.poll(Reading(scope="a", through=BASELINE + 50), Reading(scope="b", through=BASELINE + 10))
     assert book.ledger.source("s").watermark() == BASELINE + 10
     book.poll(Reading(scope="b", through=BASELINE - 10), Reading(scope="a", through=BASELINE + 55))
@@ -294,6 +297,119 @@ def test_migrations_are_applied_once_and_keep_what_is_there(book):
     store.close()
 
 
+COLD = "jobrun_exporter_state_cold_starts_total"
+
+
+def test_another_api_is_refused_also_where_the_state_can_only_be_opened_later(book):
+    book.read(ended())
+    book.close()
+    mounted = []
+
+    def opening():
+        if not mounted:
+            raise StateError("not mounted")
+        return open_state(book.path, lambda: book.now)
+
+    ledger = Ledger(opening)
+    with pytest.raises(StateError, match="not mounted"):
+        ledger.load()
+    counting = Rules(run_buckets=(10.0,), step_buckets=(5.0,), released=True)
+    ledger.configure({"s": rules(identity="api two")}, counting, "on")
+    mounted.append(True)
+    for _ in range(2):
+        with pytest.raises(StateError, match="give the source a new name"):
+            ledger.begin("s", book.now)
+    ledger.configure({"s": rules()}, counting, "on")
+    ledger.begin("s", book.now)
+    assert ledger.source("s").baseline == BASELINE
+    ledger.close()
+
+
+def test_a_cold_start_is_counted_as_soon_as_the_state_can_be_written(book):
+    book.read(ended())
+    book.close()
+    book.path.write_bytes(b"no database at all")
+    store = Store(book.path.with_name("empty.db"))  # so that creating the tables is not what fails
+    store.close()
+
+    def opening():
+        if book.path.exists() and book.path.read_bytes()[:2] == b"no":
+            opened = open_state(book.path, lambda: book.now)
+            opened.store.close()
+            book.path.write_bytes(book.path.with_name("empty.db").read_bytes())
+            return Opened(store=None, loaded=opened.loaded, cold=opened.cold, fault="disk full")
+        return open_state(book.path, lambda: book.now, lambda *a, **k: sqlite3.connect(*a, factory=Failing, **k))
+
+    book.ledger = Ledger(opening)
+    with pytest.raises(StateError, match="disk full"):
+        book.ledger.load()
+    Failing.fails = True
+    with pytest.raises(StateError):
+        book.ledger.load()
+    Failing.fails = False
+    book.configure()
+    for _ in range(2):
+        book.read(ended())
+        counts = book.ledger.books.exporter.counts[COLD]
+        assert {reason: count.value for reason, count in counts.items()} == {"corrupt": 1}
+
+
+def test_a_ledger_that_is_closed_stays_closed(book):
+    book.read(ended())
+    opened = []
+    ledger = Ledger(lambda: opened.append(True) or open_state(book.path.with_name("other.db"), lambda: 0.0))
+    ledger.load()
+    ledger.configure({"s": rules()}, Rules(run_buckets=(), step_buckets=(), released=True), "on")
+    ledger.close()
+    with pytest.raises(StateError, match="closed"):
+        ledger.begin("s", book.now)
+    assert ledger.rows("s", ["r"]) == {}
+    assert opened == [True]
+
+
+@pytest.mark.parametrize("place", ["series_of", "run_buckets"])
+def test_an_error_of_our_own_between_judging_and_the_books_neither_loses_nor_doubles_a_run(book, place):
+    book.read(ended("a"))
+
+    def broken(_job):
+        raise MemoryError
+
+    whole = {"series_of": rules().series_of, "run_buckets": rules().run_buckets}
+    book.ledger._rules["s"] = rules(**{place: broken})  # a reload would ask it itself
+    with pytest.raises(MemoryError):
+        book.read(ended("b", BASELINE + 120))
+    book.ledger._rules["s"] = rules(**whole)
+    book.read(ended("b", BASELINE + 120), ended("c", BASELINE + 130))
+    assert (book.counts(), book.job().last_run.run_id) == ({"success": 3}, "c")
+
+
+def test_memory_that_could_not_follow_the_disk_is_read_from_it_again(book):
+    book.read(ended("a"))
+
+    def stuck(*_):
+        raise MemoryError
+
+    take, book.ledger.books.take = book.ledger.books.take, stuck
+    with pytest.raises(MemoryError):
+        book.read(ended("b", BASELINE + 120))
+    book.ledger.books.take = take
+    book.read(ended("b", BASELINE + 120), ended("c", BASELINE + 130))
+    assert (book.counts(), book.job().last_run.run_id) == ({"success": 3}, "c")
+
+
+def test_a_prune_that_fails_is_an_error_of_the_state_like_any_other(tmp_path):
+    failed = []
+    book = Book(tmp_path / "state.db", commit_failed=lambda: failed.append(True))
+    book.read(ended())
+    book.now += 40 * DAY
+    book.read()
+    Failing.fails = True
+    with pytest.raises(StateError):
+        book.ledger.prune(book.now, 30 * DAY)
+    assert (len(failed), book.ledger.fault) == (1, f"{book.path}: disk I/O error")
+    book.close()
+
+
 # --- buckets ---
 
 
@@ -303,9 +419,38 @@ def test_new_buckets_keep_counters_from_falling(book):
     book.configure(run_buckets=lambda _job: (20.0, 60.0, 100.0))
     book.read(ended("x", BASELINE + 300, length=90.0))
     found = book.job().distributions[DURATIONS]["success"]
-    assert found.bounds == (20.0, 60.0, 100.0)
-    assert (sum(found.counts), found.sum) == (4, 195.0)
-    assert found.counts[0] + found.counts[1] == 2  # le="60", a bound that stayed
+    shown = found.shown()
+    assert shown.bounds == (20.0, 60.0, 100.0)
+    assert (sum(shown.counts), shown.sum) == (4, 195.0)
+    assert shown.counts[0] + shown.counts[1] == 2  # le="60", a bound that stayed
+
+
+def test_buckets_that_are_changed_back_fall_nowhere_and_keep_their_exemplars(book):
+    for n, length in enumerate((5.0, 8.0, 30.0)):
+        book.read(ended(str(n), BASELINE + 100 + n, length=length))
+    before = book.job().distributions[DURATIONS]["success"].shown()
+    book.configure(run_buckets=lambda _job: (60.0, 100.0))
+    assert book.job().distributions[DURATIONS]["success"].shown().counts == [3, 0, 0]
+    book.reopen()
+    book.configure(run_buckets=lambda _job: (10.0, 60.0))
+    assert book.job().distributions[DURATIONS]["success"].shown() == before
+    assert before.counts == [2, 1, 0]
+
+
+def test_all_series_of_a_family_have_new_buckets_at_once_after_a_reload(book):
+    book.read(ended("a", job_id="a"), ended("b", job_id="b"))
+    book.configure(run_buckets=lambda _job: (1.0, 2.0))
+    assert {book.job(name).distributions[DURATIONS]["success"].shown_bounds for name in "ab"} == {(1.0, 2.0)}
+    assert book.ledger.drain().everything
+
+
+def test_no_more_bounds_are_remembered_than_a_limit(book):
+    book.read(ended("a"))
+    for number in range(MAX_BOUNDS + 5):
+        book.configure(run_buckets=lambda _job, number=number: (1000.0 + number, 5000.0))
+    found = book.job().distributions[DURATIONS]["success"]
+    assert len(found.bounds) <= MAX_BOUNDS
+    assert (sum(found.shown().counts), found.shown_bounds) == (1, (1000.0 + MAX_BOUNDS + 4, 5000.0))
 
 
 # --- jobs and their labels ---
@@ -514,6 +659,24 @@ def test_seconds_not_observed_are_added_once_however_often_they_are_told(book):
         book.read(unobserved=[window])
     state = book.ledger.source("s")
     assert (state.counts[UNOBSERVED][""].value, state.unobserved) == (30.0, [(10, 30), (40, 50)])
+
+
+def test_what_lies_in_the_future_is_neither_read_nor_lost(book):
+    book.poll()
+    book.now = BASELINE + 100
+    book.read(through=BASELINE + 30 * DAY, unobserved=[Window(BASELINE + 50, BASELINE + DAY)])
+    book.read(through=BASELINE + 60, unobserved=[Window(BASELINE + DAY, BASELINE + 2 * DAY)])
+    state = book.ledger.source("s")
+    assert (state.counts[UNOBSERVED][""].value, state.unobserved) == (50.0, [(BASELINE + 50, BASELINE + 100)])
+    assert state.watermark() == BASELINE + 60
+
+
+def test_no_more_ranges_are_remembered_than_a_limit_and_all_are_counted(book):
+    book.poll()
+    for number in range(MAX_RANGES + 5):
+        book.read(unobserved=[Window(10 * number, 10 * number + 1)])
+    state = book.ledger.source("s")
+    assert (state.counts[UNOBSERVED][""].value, len(state.unobserved)) == (MAX_RANGES + 5, MAX_RANGES)
 
 
 def test_seconds_not_observed_at_the_start_are_held_until_they_are_released_and_survive_a_restart(tmp_path):

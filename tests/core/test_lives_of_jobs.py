@@ -277,6 +277,7 @@ def test_open_runs_of_a_job_that_is_left_out_do_not_expire_into_its_counters(boo
 def test_open_runs_of_a_scope_that_cannot_be_read_do_not_expire_and_count_once_it_can(book):
     job = [Job(job_id="j", name="j", scope="x")]
     start = run(state=State.EXECUTING, start=BASELINE)
+    book.now += 10
     book.poll(Reading(scope="x", jobs=job, runs=[start], through=BASELINE + 5))
     for _ in range(3):
         book.now += 4 * DAY
@@ -289,6 +290,7 @@ def test_open_runs_of_a_scope_that_cannot_be_read_do_not_expire_and_count_once_i
 
 def test_a_scope_that_becomes_readable_again_goes_on_from_its_watermark(book):
     job = [Job(job_id="j", name="j", scope="x")]
+    book.now += 10
     book.poll(Reading(scope="x", jobs=job, through=BASELINE + 5))
     book.now += 3600
     book.poll(Reading(scope="x", readable=False))

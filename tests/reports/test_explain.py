@@ -117,8 +117,8 @@ def test_runs_of_the_baseline_are_said_to_count_nowhere(told):
 
 
 def test_what_was_pruned_is_said_to_be(told):
-    told.tell(ended("new", NOW + 90_000, "failure"), through=NOW + 100_000)
     told.bench.clock.advance(100_000)
+    told.tell(ended("new", NOW + 90_000, "failure"), through=NOW + 100_000)
     told.bench.ledger.prune(NOW + 100_000, 50_000)
     _, out, _ = explained(told, 'jobrun_runs_total{job_name="j",result="failure"}')
     assert runs(out) == ["new"]
