@@ -30,6 +30,7 @@ from exporter.state.opening import open_state
 from exporter.state.store import Connect
 from exporter.supervision import Manager
 from exporter.web.address import Address
+from exporter.web.application import RELOAD_INTERVAL
 from exporter.web.connections import raise_open_file_limit
 from exporter.web.file import WebFile
 from exporter.web.server import ListenError
@@ -86,8 +87,10 @@ def serve(  # noqa: PLR0913  # as above
         return 1
     if started is not None:
         started(daemon.address)
-    while not signals.wait() & ENDING:
+    came = signals.wait()
+    while not came & ENDING:
         daemon.reload()
+        came = signals.collect(RELOAD_INTERVAL, ENDING) or signals.wait()
     if not daemon.stop():
         # A poll waits for an answer that may take long to come, and Python would wait for the poll. The state is
         # closed, so nothing can be lost.

@@ -119,8 +119,11 @@ class Daemon:
             healthy=self.healthy,
             ready=self.ready,
             reload=self.reload,
+            external_url=lambda: self._config.web.external_url,
             routes=[
-                *api.routes(reporter, self._handling, openapi.document(__version__)),
+                *api.routes(
+                    reporter, self._handling, lambda: openapi.document(__version__, self._config.web.external_url)
+                ),
                 *Site(reporter, self._handling, runbooks.markdown, version=__version__).routes,
             ],
         )

@@ -1,7 +1,10 @@
 """Signals of the operating system, waited for by the main thread."""
 
+import contextlib
 import signal
-from queue import SimpleQueue
+import time
+from collections.abc import Callable, Collection
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 
@@ -25,4 +28,14 @@ class Signals:
         came = {self._noted.get()}
         while not self._noted.empty():
             came.add(self._noted.get())
+        return frozenset(came)
+
+    def collect(
+        self, seconds: float, urgent: Collection[int], monotonic: Callable[[], float] = time.monotonic
+    ) -> frozenset[int]:
+        """Return the numbers of all signals that come within `seconds`; an urgent one ends the wait."""
+        until, came = monotonic() + seconds, set[int]()
+        while not came & set(urgent) and (left := until - monotonic()) > 0:
+            with contextlib.suppress(Empty):
+                came.add(self._noted.get(timeout=left))
         return frozenset(came)

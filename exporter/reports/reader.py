@@ -1,5 +1,6 @@
 """Reads runs from the state beside those who write it: on connections of its own, so that nobody waits for a page."""
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,8 +20,15 @@ from exporter.state.schema import COLUMNS, MIGRATIONS, StoredRun, to_stored
 LONGEST = 5.0
 """Seconds that one question may take."""
 
+BUSY = 2.0
+"""Seconds of these that it may wait for a lock."""
+
 OFTEN = 20_000
 """SQLite's steps between two looks at the clock."""
+
+
+UNREADABLE_JOURNAL = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+"""SQLite's codes for a journal whose index cannot be made."""
 
 
 class Reader:
@@ -65,6 +73,9 @@ class Reader:
     def _connect(self) -> sqlite3.Connection:
         """Read-only; where not even the journal's index can be made, as on a read-only disk, without the journal.
 
+        That is for a state that nobody writes: where the index could be made, and is only locked or out of reach for
+        a moment, the state is in use, and reading it without the journal could show half of a transaction.
+
         `complete` says then that what was written last may be missing.
         """
         uri = f"{self._path.absolute().as_uri()}?mode=ro"
@@ -74,11 +85,13 @@ class Reader:
             except sqlite3.OperationalError:
                 break
             try:
-                database.execute("PRAGMA busy_timeout = 2000")
+                database.execute(f"PRAGMA busy_timeout = {1000 * max(0.0, min(BUSY, self._longest)):.0f}")
                 database.execute("BEGIN")
                 version = database.execute("PRAGMA user_version").fetchone()[0]
-            except sqlite3.OperationalError:
+            except sqlite3.OperationalError as error:
                 database.close()
+                if error.sqlite_errorcode & 0xFF not in UNREADABLE_JOURNAL or os.access(self._path.parent, os.W_OK):
+                    raise
                 continue
             if version != len(MIGRATIONS):
                 database.close()

@@ -142,15 +142,15 @@ ENDPOINTS = (
 )
 
 
-def routes(reports: Reports, handling: Handling, document: bytes) -> list[Route]:
-    """The routes. `document`: what `/openapi.json` shows."""
+def routes(reports: Reports, handling: Handling, document: Callable[[], bytes]) -> list[Route]:
+    """The routes. `document`: makes what `/openapi.json` shows."""
 
     def answer(request: Request) -> Response:
         if request.method not in {"GET", "HEAD"}:
             return refusal(ReportError("only GET is answered here"), 405, {"Allow": "GET, HEAD"})
         parts = segments(request, ROOT)
         if parts == ["openapi.json"]:
-            return _response(document)
+            return _response(document())
         endpoint, values = find(parts)
         question = parse(request.url.query, endpoint.question)
         return _response(msgspec.json.encode(endpoint.answer(reports, question, *values)))

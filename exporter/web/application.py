@@ -1,12 +1,14 @@
 """The HTTP side: ready bytes for `/metrics`, and small answers for people and probes."""
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
@@ -14,12 +16,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exporter.exposition.exposition import Body, Page
 from exporter.web.negotiation import OPENMETRICS, TEXT, wants_gzip, wants_openmetrics
+from exporter.web.origins import is_from_another_site, names_us
 
 PIECE = 256 * 1024
 """How many bytes are handed over at a time, so that a client that does not read costs no more than that."""
 
 PATIENCE = 60.0
 """How many seconds a client may take to read one answer of `/metrics`; the page that it reads is kept that long."""
+
+RELOAD_INTERVAL = 1.0
+"""Seconds between the beginnings of two reloads that clients ask for."""
 
 ABORT = "jobrun_exporter.abort"
 """Extension of a request's scope: a function that ends its connection at once."""
@@ -46,6 +52,7 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
         ready: Whether the state is loaded and every source was polled once. Must not wait for anything.
         reload: Takes the configuration anew; False with its faults if it was refused. It may take a while.
         routes: Further pages, those of Starlette.
+        external_url: Where people reach the pages, "" if nobody said. Pages are served under its host only.
     """
 
     page: Callable[[], Page | None]
@@ -54,6 +61,7 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     ready: Callable[[], Verdict]
     reload: Callable[[], Verdict]
     routes: Sequence[BaseRoute] = ()
+    external_url: Callable[[], str] = str
 
 
 class Serves(Protocol):
@@ -63,16 +71,49 @@ class Serves(Protocol):
         """Answers one request."""
 
 
-def application(answers: Answers, patience: float = PATIENCE) -> Serves:
+def application(
+    answers: Answers, patience: float = PATIENCE, monotonic: Callable[[], float] = time.monotonic
+) -> Serves:
     """The ASGI application: `/metrics` goes straight to the ready bytes, all else through Starlette."""
     metrics = _Metrics(answers, patience)
-    pages = _pages(answers)
+    pages = _pages(answers, monotonic)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        direct = scope["type"] == "http" and scope["path"] == "/metrics"
-        await (metrics if direct else pages)(scope, receive, send)
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path == "/metrics":
+            await metrics(scope, receive, send)
+        elif path.startswith("/-/") or names_us(_header(scope, b"host"), answers.external_url()):
+            await pages(scope, receive, send)
+        else:
+            text = (
+                f"These pages are at {answers.external_url()} (web.external_url), not at the host that was asked for.\n"
+            )
+            await PlainTextResponse(text, 421)(scope, receive, send)
 
     return serve
+
+
+class _Reloads:
+    """`POST /-/reload`: one at a time, and one a second at most."""
+
+    def __init__(self, answers: Answers, monotonic: Callable[[], float]) -> None:
+        self._answers = answers
+        self._monotonic = monotonic
+        self._next = -math.inf
+        self._reloading = False
+
+    async def __call__(self, request: Request) -> Response:
+        if is_from_another_site(request.headers, self._answers.external_url()):
+            return PlainTextResponse("Forbidden: pages of other sites may not reload the configuration\n", 403)
+        if self._reloading or self._monotonic() < self._next:
+            text = f"Too many reloads: one every {RELOAD_INTERVAL:.0f} s is taken, and one at a time\n"
+            return PlainTextResponse(text, 429, {"Retry-After": f"{RELOAD_INTERVAL:.0f}"})
+        self._reloading, self._next = True, self._monotonic() + RELOAD_INTERVAL
+        try:
+            taken, text = await run_in_threadpool(self._answers.reload)
+        finally:
+            self._reloading = False
+        return PlainTextResponse(f"{text}\n", 200 if taken else 500)
 
 
 class _Metrics:
@@ -160,7 +201,7 @@ async def _received(receive: Receive) -> str:
     return str((await receive())["type"])
 
 
-def _pages(answers: Answers) -> ASGIApp:
+def _pages(answers: Answers, monotonic: Callable[[], float]) -> ASGIApp:
     def probe(ask: Callable[[], Verdict]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(_: Request) -> Response:  # no thread of the pool, which slow pages may have taken up
             well, text = ask()
@@ -168,25 +209,15 @@ def _pages(answers: Answers) -> ASGIApp:
 
         return answer
 
-    def reload(request: Request) -> Response:
-        if _is_from_another_site(request):
-            return PlainTextResponse("Forbidden: pages of other sites may not reload the configuration\n", 403)
-        taken, text = answers.reload()
-        return PlainTextResponse(f"{text}\n", 200 if taken else 500)
+    async def robots(_: Request) -> Response:
+        return PlainTextResponse("User-agent: *\nDisallow: /\n")
 
     own = [
         Route("/-/healthy", probe(answers.healthy)),
         Route("/-/ready", probe(answers.ready)),
-        Route("/-/reload", reload, methods=["POST"]),
+        Route("/-/reload", _Reloads(answers, monotonic).__call__, methods=["POST"]),
+        Route("/robots.txt", robots),
     ]
     application = Starlette(routes=[*own, *answers.routes])
     application.router.redirect_slashes = False  # it would lead to whatever host a request names
     return application
-
-
-def _is_from_another_site(request: Request) -> bool:
-    """Whether a browser sends this for a page that is not ours; other clients send neither header."""
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    if site is not None:
-        return site not in ("same-origin", "none")
-    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")

@@ -1,9 +1,11 @@
 """The OpenAPI document of `/api/v1`, made of the table of endpoints and of the records themselves."""
 
+import functools
 import inspect
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -27,13 +29,14 @@ INSTANT = {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
-def document(version: str) -> bytes:
-    """The document as JSON."""
-    return msgspec.json.format(msgspec.json.encode(described(version)), indent=2)
+@functools.lru_cache(maxsize=1)
+def document(version: str, external_url: str = "") -> bytes:
+    """Return the document as JSON; paths in it are below the one of `external_url`."""
+    return msgspec.json.format(msgspec.json.encode(described(version, external_url)), indent=2)
 
 
-def described(version: str) -> Json:
-    """The document."""
+def described(version: str, external_url: str = "") -> Json:
+    """Return the document."""
     records = [*(endpoint.answers for endpoint in ENDPOINTS), *(endpoint.question for endpoint in ENDPOINTS), Fault]
     _, components = msgspec.json.schema_components(records, ref_template="#/components/schemas/{name}")
     questions = {endpoint.question.__name__: components.pop(endpoint.question.__name__, {}) for endpoint in ENDPOINTS}
@@ -45,7 +48,7 @@ def described(version: str) -> Json:
             "description": "Job runs of hosted systems. Instants are Unix seconds, lengths seconds, null is unknown.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": urlsplit(external_url).path.rstrip("/") or "/"}],
         "paths": {
             ROOT + endpoint.path: {"get": _operation(endpoint, questions[endpoint.question.__name__])}
             for endpoint in ENDPOINTS

@@ -1,7 +1,17 @@
 import os
 import signal
 
+import pytest
+
 from exporter.signals import Signals
+
+
+@pytest.fixture
+def signals():
+    before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
+    yield Signals(*before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def test_signals_that_came_before_anybody_waited_are_told_together():
@@ -16,3 +26,16 @@ def test_signals_that_came_before_anybody_waited_are_told_together():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_signals_that_come_within_a_while_are_one_answer(signals):
+    for _ in range(100):
+        signal.raise_signal(signal.SIGUSR1)
+    assert signals.collect(0.01, {signal.SIGUSR2}) == {signal.SIGUSR1}
+    assert signals.collect(0.01, {signal.SIGUSR2}) == frozenset()
+
+
+def test_an_urgent_signal_ends_the_collecting_at_once(signals):
+    signal.raise_signal(signal.SIGUSR1)
+    signal.raise_signal(signal.SIGUSR2)
+    assert signals.collect(3600, {signal.SIGUSR2}) == {signal.SIGUSR1, signal.SIGUSR2}

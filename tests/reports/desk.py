@@ -79,7 +79,7 @@ class Desk:
 
     def client(self):
         """An HTTP client of the JSON pages."""
-        routes = api.routes(self.reporter, self.handling, openapi.document("test"))
+        routes = api.routes(self.reporter, self.handling, lambda: openapi.document("test"))
         nothing = lambda: (True, "")  # noqa: E731  # a stand-in
         answers = Answers(
             page=lambda: self.bench.exposition.page,

@@ -249,3 +249,11 @@ def test_a_fault_of_ours_shows_nothing_of_what_it_saw(desk):
     assert "secret" not in response.text
     conforms(response.json(), "Fault")
     assert "page could not be made" in desk.bench.logs.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("external_url", "server"),
+    [("", "/"), ("https://ops.example.com", "/"), ("https://ops.example.com/jobruns/", "/jobruns")],
+)
+def test_the_document_names_the_path_below_which_people_reach_the_pages(external_url, server):
+    assert json.loads(document("1", external_url))["servers"] == [{"url": server}]

@@ -1,6 +1,8 @@
 """Which runs are listed, in which order, and that pages fit together."""
 
+import contextlib
 import random
+import sqlite3
 import tempfile
 from pathlib import Path
 
@@ -175,3 +177,15 @@ def test_reading_waits_for_no_transaction_and_delays_none(desk):
         desk.tell(ended("b", NOW + 20))
         assert len(snapshot.runs_of(1)) == 1
     assert listed(desk) == ["b", "a"]
+
+
+def test_a_state_that_is_locked_is_not_read_without_its_journal(desk):
+    reader = Reader(desk.bench.state, longest=0.05)
+    writer = sqlite3.connect(desk.bench.state, isolation_level=None)
+    with contextlib.closing(writer):
+        desk.bench.ledger.close()
+        writer.execute("PRAGMA locking_mode = EXCLUSIVE")
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StateError, match="locked"):
+            reader.runs(Wanted(), 1)
+    assert reader.complete

@@ -18,6 +18,8 @@ class Exporter:
         self.ready = (True, "ready")
         self.reload = (True, "reloaded")
         self.reloads = 0
+        self.external_url = ""
+        self.now = 0.0
 
     def reloaded(self):
         self.reloads += 1
@@ -29,7 +31,8 @@ class Exporter:
             scraped=self.scrapes.append,
             healthy=lambda: self.healthy,
             ready=lambda: self.ready,
-            reload=self.reloaded,
+            reload=lambda: self.reloaded(),  # noqa: PLW0108  # tests set it after this
+            external_url=lambda: self.external_url,
             **more,
         )
 
@@ -41,7 +44,9 @@ def exporter():
 
 @pytest.fixture
 def server(exporter):
-    with WebServer(application(exporter.answers(), patience=0.5), "127.0.0.1", 0) as server:
+    with WebServer(
+        application(exporter.answers(), patience=0.5, monotonic=lambda: exporter.now), "127.0.0.1", 0
+    ) as server:
         yield server
 
 

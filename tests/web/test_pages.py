@@ -1,5 +1,7 @@
 """Probes, reload and further pages over real HTTP."""
 
+import threading
+
 import httpx
 import pytest
 from starlette.responses import PlainTextResponse
@@ -50,6 +52,48 @@ def test_our_own_pages_may_reload(client, exporter):
     exporter.reloaded = lambda: (True, "reloaded")
     for headers in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": str(client.base_url)}):
         assert client.post("/-/reload", headers=headers).status_code == 200
+        exporter.now += 1
+
+
+def test_reloads_beyond_one_a_second_are_refused_with_the_time_to_wait(client, exporter):
+    for status in (200, 429, 429):
+        answer = client.post("/-/reload")
+        assert answer.status_code == status
+    assert answer.headers["retry-after"] == "1"
+    exporter.now += 1
+    assert client.post("/-/reload").status_code == 200
+    assert exporter.reloads == 2
+
+
+def test_while_one_reload_goes_on_another_is_refused(client, exporter):
+    begun, go_on, got = threading.Event(), threading.Event(), []
+
+    def slow():
+        begun.set()
+        return go_on.wait(10), "reloaded"
+
+    exporter.reloaded = slow
+    first = threading.Thread(target=lambda: got.append(client.post("/-/reload", timeout=20).status_code))
+    first.start()
+    assert begun.wait(10)
+    exporter.now += 60
+    got.append(client.post("/-/reload").status_code)
+    go_on.set()
+    first.join()
+    assert got == [429, 200]
+
+
+def test_crawlers_are_told_to_stay_away(client):
+    assert client.get("/robots.txt").text == "User-agent: *\nDisallow: /\n"
+
+
+def test_under_a_strangers_name_only_metrics_and_probes_are_served(client, exporter):
+    exporter.external_url = "https://jobruns.example.com"
+    exporter.exposition.publish()
+    host = {"Host": "evil.example"}
+    assert client.get("/", headers=host).status_code == 421
+    assert "https://jobruns.example.com" in client.get("/api/v1/runs", headers=host).text
+    assert [client.get(path, headers=host).status_code for path in ("/metrics", "/-/healthy", "/-/ready")] == [200] * 3
 
 
 def test_no_answer_leads_to_a_host_that_a_request_names(client):
