@@ -11,6 +11,7 @@ from dashboards.words import (
     BAD,
     GOOD,
     LAG,
+    NO_NUMBER,
     NOTICE,
     QUIET,
     REDS,
@@ -244,7 +245,7 @@ COVERAGE = Row(
             listed(of_source("jobrun_source_step_fetches_pending")),
             listed(f"sum by (job, source) ({rise('jobrun_source_unmapped_status_total', DAY, 'status')})"),
             size=(24, 7),
-            defaults={"noValue": "0", "decimals": 0},
+            defaults={"noValue": "No source is known: no exporter is scraped.", "decimals": 0},
             options=sort_by(("State", False), ("Source", False)),
             columns=(
                 Column(field="source", title="Source", defaults={"custom.minWidth": 110}),
@@ -305,13 +306,14 @@ ENDPOINTS = panel(
     ),
     listed(quantile(0.95, REQUEST_DURATION, "endpoint", window=WHOLE)),
     size=(24, 8),
+    defaults={"noValue": "Nothing was asked in this time."},
     options=sort_by(("Requests", True)),
     columns=(
         Column(field="source", title="Source", width=140),
         Column(field="endpoint", title="Endpoint"),
         Column(field="Value #A", title="Requests", width=220, cell="gauge", thresholds=steps(NOTICE), defaults=COUNTS),
         Column(field="Value #B", title="Refused", width=110, cell="color-text", thresholds=NOTABLE, defaults=COUNTS),
-        Column(field="Value #C", title="p95", unit="s", width=110),
+        Column(field="Value #C", title="p95", unit="s", width=110, mappings=[NO_NUMBER]),
     ),
 )
 API = Row(
@@ -476,7 +478,7 @@ COST = Row(
             listed(exporter_rise("jobrun_exporter_scheduler_missed_polls_total", "source")),
             listed(exporter_rise("jobrun_exporter_series_overflow_total", "family")),
             size=(24, 5),
-            defaults={"noValue": "0", "decimals": 0},
+            defaults={"noValue": "No exporter is scraped.", "decimals": 0},
             columns=(
                 Column(field="instance", title="Instance", defaults={"custom.minWidth": 150}),
                 Column(field="version", title="Version", width=90),

@@ -16,6 +16,7 @@ from dashboards.words import (
     LAG,
     LATE,
     NEUTRAL,
+    NO_NUMBER,
     NOTICE,
     OFF,
     QUIET,
@@ -194,7 +195,7 @@ NOW = Row(
             "Whether the job may run, as its system says, and why it was switched off.",
             ENABLED,
             mappings=[text_of((0, "switched off", WARNING), (1, "enabled", "text"))],
-            defaults={"noValue": "no switch"},
+            defaults=NOT_GIVEN,
             options={"colorMode": "value"},
         ),
         tile(
@@ -241,7 +242,7 @@ NOW = Row(
             size=(8, 3),
             unit="dateTimeFromNow",
             thresholds=NEUTRAL,
-            options={"colorMode": "value", "textMode": "value_and_name"},
+            options={"colorMode": "value", "textMode": "value_and_name", "text": {"titleSize": 15, "valueSize": 24}},
             defaults={"noValue": "none failed", "links": [TO_RUN]},
         ),
         panel(
@@ -352,6 +353,7 @@ STEPS = Row(
             listed(JOBS.quantile(0.5, STEP_DURATION, WHOLE, "step_name")),
             listed(JOBS.quantile(0.95, STEP_DURATION, WHOLE, "step_name")),
             size=(14, 9),
+            defaults={"noValue": "No step ended in this time, or steps are not read."},
             options=sort_by(("Failed first", True)),
             columns=(
                 Column(field="step_name", title="Step"),
@@ -365,8 +367,12 @@ STEPS = Row(
                     thresholds=steps(BAD),
                     defaults={"min": 0, "decimals": 0},
                 ),
-                Column(field="Value #D", title="p50", unit="s", width=90, defaults={"decimals": 1}),
-                Column(field="Value #E", title="p95", unit="s", width=90, defaults={"decimals": 1}),
+                Column(
+                    field="Value #D", title="p50", unit="s", width=90, mappings=[NO_NUMBER], defaults={"decimals": 1}
+                ),
+                Column(
+                    field="Value #E", title="p95", unit="s", width=90, mappings=[NO_NUMBER], defaults={"decimals": 1}
+                ),
             ),
         ),
         panel(

@@ -24,6 +24,7 @@ from dashboards.words import (
     LAG,
     LEVELS,
     NEARLY,
+    NO_NUMBER,
     RANKS,
     RESULTS,
     SHARE_USED,
@@ -41,7 +42,7 @@ from exporter.reports.of_jobs import GRACE
 MATCHERS = 'source=~"$source", project=~"$project", job_name=~"$job_name"'
 JOBS = Jobs(MATCHERS, team='team=~"$team"')
 SOURCES = 'source=~"$source"'
-TILES = 48
+TILES = 32
 
 JOB_PAGE = (
     "/d/jobrun-job?var-datasource=${datasource}"
@@ -54,10 +55,6 @@ TO_JOB = ("Open the job", JOB_PAGE)
 TO_JOB_OF_TILE = link("Open the job", JOB_PAGE.replace("__data.fields", "__field.labels"))
 TO_EXPORTER = link("Open the exporter", "/d/jobrun-exporter?var-datasource=${datasource}")
 TO_RUN = ("Open the run", "${__data.fields.run_url:raw}")
-DURATION: Final[Json] = {
-    "decimals": 1,
-    "mappings": [{"type": "special", "options": {"match": "nan", "result": {"text": "-"}}}],
-}
 
 
 def of_source(metric: str) -> str:
@@ -86,7 +83,7 @@ WRONG_COLUMNS = (
     Column(field="severity", title="Severity", width=85, cell="color-background", mappings=[LEVELS]),
     Column(field="what", title="What", width=165),
     Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 130}),
-    Column(field="Value", title="For", unit="s", width=95, defaults=DURATION),
+    Column(field="Value", title="For", unit="s", width=95, mappings=[NO_NUMBER], defaults={"decimals": 1}),
     *alerts.WHOSE,
     Column(field="failed_step", title="Failed step", defaults={"custom.minWidth": 110}),
     Column(field="run", title="Run", width=85, link=TO_RUN),
@@ -165,34 +162,33 @@ NOW = Row(
             instant(f"sort_desc(topk({TILES}, {RANK}))", "{{job_name}}"),
             size=(15, 9),
             mappings=[RANKS],
-            options={"textMode": "name", "justifyMode": "center", "text": {"titleSize": 15}},
+            options={"textMode": "name", "justifyMode": "center", "text": {"titleSize": 14, "valueSize": 14}},
             defaults={"links": [TO_JOB_OF_TILE], "noValue": NO_JOB},
         ),
         panel(
             "table",
             "Whose it is",
             "How many jobs of each team and project need somebody, and how many there are.",
-            listed(f"count by (job, team, project, source) ({JOBS.with_team(f'{RANK} == {CRITICAL.rank}')})"),
-            listed(f"count by (job, team, project, source) ({JOBS.with_team(f'{RANK} == {WARNS.rank}')})"),
-            listed(f"count by (job, team, project, source) ({JOBS.with_team(RANK)})"),
+            listed(f"count by (job, team, project) ({JOBS.with_team(f'{RANK} == {CRITICAL.rank}')})"),
+            listed(f"count by (job, team, project) ({JOBS.with_team(f'{RANK} == {WARNS.rank}')})"),
+            listed(f"count by (job, team, project) ({JOBS.with_team(RANK)})"),
             size=(9, 9),
             defaults={"decimals": 0, "noValue": "-"},
             options=sort_by(("Critical", True), ("Warning", True)),
             columns=(
                 Column(field="team", title="Team", defaults={"custom.minWidth": 90}),
                 Column(field="project", title="Project", defaults={"custom.minWidth": 110}),
-                Column(field="source", title="Source", width=90),
                 Column(
                     field="Value #A",
                     title="Critical",
-                    width=70,
+                    width=85,
                     cell="color-background",
                     thresholds=steps("transparent", (1, BAD)),
                 ),
                 Column(
                     field="Value #B",
                     title="Warning",
-                    width=75,
+                    width=90,
                     cell="color-background",
                     thresholds=steps("transparent", (1, WARNING)),
                 ),
@@ -202,7 +198,7 @@ NOW = Row(
     ),
 )
 ALL_JOBS = Row(
-    title="Jobs",
+    title="Alerts and jobs",
     panels=(
         alerts.table("Alerts that fire", alerts.OF_JOBS, alerts.OF_OTHERS, size=(24, 8)),
         panel(
@@ -216,8 +212,6 @@ ALL_JOBS = Row(
             listed(JOBS.streak),
             listed(f"sum by ({JOB}) ({JOBS.each('jobrun_active_runs', 'state')})"),
             listed(f"1000 * {JOBS.each('jobrun_last_run_end_timestamp_seconds')}"),
-            listed(f"1000 * {JOBS.each('jobrun_last_success_timestamp_seconds')}"),
-            listed(JOBS.each("jobrun_last_run_duration_seconds")),
             listed(f"1000 * {JOBS.each('jobrun_job_next_run_expected_timestamp_seconds')}"),
             listed(JOBS.success_ratio),
             size=(24, 13),
@@ -234,20 +228,18 @@ ALL_JOBS = Row(
                     defaults={"custom.align": "left"},
                     mappings=[RANKS],
                 ),
-                Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 130}),
+                Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 170}),
                 *alerts.WHOSE,
                 Column(field="status", title="Last result", width=95),
-                Column(field="Value #D", title="Failed in a row", width=110, cell="color-text", thresholds=STREAK),
-                Column(field="Value #E", title="Open runs", width=85, mappings=[text_of((0, "-", "text"))]),
-                Column(field="Value #F", title="Last run", unit="dateTimeFromNow", width=130),
-                Column(field="Value #H", title="It took", unit="s", width=75, defaults={"decimals": 1}),
-                Column(field="Value #G", title="Last success", unit="dateTimeFromNow", width=130),
-                Column(field="Value #I", title="Next run", unit="dateTimeFromNow", width=130),
+                Column(field="Value #D", title="Failures", width=75, cell="color-text", thresholds=STREAK),
+                Column(field="Value #E", title="Open", width=60, mappings=[text_of((0, "-", "text"))]),
+                Column(field="Value #F", title="Last run", unit="dateTimeFromNow", width=145),
+                Column(field="Value #G", title="Next run", unit="dateTimeFromNow", width=145),
                 Column(
-                    field="Value #J",
-                    title="Succeeded, 30 d",
+                    field="Value #H",
+                    title="Success, 30 d",
                     unit="percentunit",
-                    width=115,
+                    width=110,
                     cell="color-text",
                     thresholds=SUCCESS_RATIO,
                     defaults={"decimals": 1},

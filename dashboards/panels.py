@@ -83,13 +83,15 @@ HEATMAP: Final[Json] = {
 }
 CELL: Final[Json] = {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False, "filterable": False}
 
+NOT_SCRAPED: Final[Json] = {"noValue": "No data: no exporter was scraped in this time."}
+NOTHING: Final[Json] = {"noValue": "Nothing happened in this time, or no exporter was scraped."}
 CELLS: Final = {"gauge": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}}
 
 LOOKS: Final = {
     "stat": Look("stat", STAT, {}, {**BY_THRESHOLD, "thresholds": UNKNOWN}),
-    "lines": Look("timeseries", {"legend": LEGEND, "tooltip": TOOLTIP}, LINE, BY_SERIES),
-    "bars": Look("timeseries", {"legend": LEGEND, "tooltip": TOOLTIP}, BAR, {**BY_SERIES, "decimals": 0}),
-    "gauges": Look("bargauge", GAUGE, {}, {**BY_THRESHOLD, "min": 0}),
+    "lines": Look("timeseries", {"legend": LEGEND, "tooltip": TOOLTIP}, LINE, {**BY_SERIES, **NOT_SCRAPED}),
+    "bars": Look("timeseries", {"legend": LEGEND, "tooltip": TOOLTIP}, BAR, {**BY_SERIES, **NOTHING, "decimals": 0}),
+    "gauges": Look("bargauge", GAUGE, {}, {**BY_THRESHOLD, **NOT_SCRAPED, "min": 0}),
     "timeline": Look("state-timeline", TIMELINE, {"fillOpacity": 80, "lineWidth": 0}, BY_THRESHOLD),
     "heatmap": Look("heatmap", HEATMAP),
     "table": Look("table", {"cellHeight": "sm", "showHeader": True}, CELL, BY_THRESHOLD),

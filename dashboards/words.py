@@ -98,6 +98,8 @@ def known(first: str, *rest: tuple[float, str]) -> Json:
     return steps(QUIET, (-1e9, first), *rest)
 
 
+NO_NUMBER: Final[Json] = {"type": "special", "options": {"match": "nan", "result": {"text": "-"}}}
+"""Value mapping of what cannot be told, as a quantile of nothing."""
 STREAKS: Final = ranged(
     (0, 0, "well", GOOD),
     (1, REPEATEDLY - 1, "failing", WARNING),

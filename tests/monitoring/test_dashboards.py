@@ -166,6 +166,7 @@ def test_a_panel_says_what_it_shows_and_in_which_unit(panel):
     assert panel["title"]
     assert panel["description"].endswith((".", "rules."))
     assert panel["fieldConfig"]["defaults"]["unit"]
+    assert panel["fieldConfig"]["defaults"]["noValue"], "why it is empty"
     assert panel["targets"]
 
 
