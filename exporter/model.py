@@ -86,6 +86,8 @@ class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     `unmapped` holds a status word that is in no table, "" otherwise.
     `scheduled` is a start that the vendor has promised for the future; such a run does not age.
     `retries` are the attempts beyond the first. `recovered`: ended well after a failed attempt.
+    `after_end`: open again only to clean up after its completion (a compensation), whose own end is not another one.
+    The state does not keep it.
     """
 
     run_id: str
@@ -102,6 +104,7 @@ class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     retries: int = 0
     recovered: bool = False
     error_type: str = ""
+    after_end: bool = False
 
 
 def one_row_per_run(runs: Iterable[Run]) -> list[Run]:

@@ -68,6 +68,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 def judge(known: Known | None, run: Run, context: Context) -> Verdict:
     """What this answer means, given what is known of the run."""
+    if run.after_end:
+        run = msgspec.structs.replace(run, after_end=False)
+        if known is not None and known.mark in (Mark.COUNTED, Mark.BASELINE) and known.run.result is not None:
+            return _cleaning_up(known, run)
     if known is None:
         return _first_seen(run, context)
     if known.mark is Mark.OPEN:
@@ -114,6 +118,8 @@ def _of_open(known: Known, run: Run, context: Context) -> Verdict:
         if run == known.run:
             return Verdict(disposition=Disposition.DUPLICATE)
         return Verdict(disposition=Disposition.UPDATED, keep=_with(known, run, Mark.OPEN))
+    if is_cleaning_up(known, reopens=context.reopens):
+        return Verdict(disposition=Disposition.UPDATED, keep=Known(run=run, mark=Mark.COUNTED))
     if context.reopens and run.end is not None and run.end in known.earlier:
         # Either the answer that showed it open was stale, or this one is. Its ending is counted in both cases, and a
         # run that did come back will be shown as open again.
@@ -123,6 +129,17 @@ def _of_open(known: Known, run: Run, context: Context) -> Verdict:
         # The row that showed it open was stale.
         return Verdict(disposition=Disposition.BASELINE, keep=_with(known, run, Mark.BASELINE))
     return Verdict(disposition=Disposition.UPDATED, counts=True, keep=_with(known, run, Mark.COUNTED))
+
+
+def _cleaning_up(known: Known, run: Run) -> Verdict:
+    """Return what it means that a completed run still cleans up: it is open, but its completion stays the only one."""
+    completion = 0.0 if known.run.end is None else known.run.end
+    return Verdict(disposition=Disposition.UPDATED, keep=Known(run=run, mark=Mark.OPEN, earlier=(completion,)))
+
+
+def is_cleaning_up(known: Known, *, reopens: bool) -> bool:
+    """Return whether an open run completed before, and its next end is not another completion."""
+    return known.mark is Mark.OPEN and bool(known.earlier) and not reopens
 
 
 def _of_ended(known: Known, run: Run, context: Context) -> Verdict:

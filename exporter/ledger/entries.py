@@ -377,8 +377,8 @@ class Entry:
             run, mark = row.known.run, Mark.BASELINE
         known = msgspec.structs.replace(row.known, run=run, mark=mark)
         self._draft.runs[run.run_id] = msgspec.structs.replace(row, known=known, seen=self._moment.now)
-        if not wanted:
-            return
+        if not wanted or counting.is_cleaning_up(row.known, reopens=self._rules.reopens and state.job.reopens):
+            return  # nothing to count, or its completion is counted
         if state.missing_since is not None:
             self._draft.stay(state.key)
         target = self._draft.target(state)

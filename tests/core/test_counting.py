@@ -217,3 +217,22 @@ def test_an_ending_fills_all_that_belongs_to_it():
     }
     assert state.distributions["jobrun_run_duration_seconds"]["success"].counts == [0, 1, 0]
     assert state.distributions["jobrun_run_queue_duration_seconds"][""].counts == [1, 0, 0]
+
+
+CLEANING = Run(run_id="r", job_id="j", state=State.EXECUTING, start=900.0, after_end=True)
+
+
+@pytest.mark.parametrize("mark", [Mark.COUNTED, Mark.BASELINE])
+def test_a_run_that_cleans_up_after_its_completion_is_open_and_has_no_second_completion(mark):
+    opened = judge(known(FAILED, mark), CLEANING, context())
+    assert (opened.keep.mark, opened.keep.run.after_end, opened.counts) == (Mark.OPEN, False, False)
+    assert counting.is_cleaning_up(opened.keep, reopens=False)
+    ended = judge(opened.keep, AGAIN, context())
+    assert (ended.disposition, ended.counts, ended.keep.mark) == (UPDATED, False, Mark.COUNTED)
+    assert judge(ended.keep, AGAIN, context()).disposition is DUPLICATE
+
+
+def test_a_run_that_is_first_seen_while_it_cleans_up_completes_once():
+    opened = judge(None, CLEANING, context())
+    assert opened.keep.mark is Mark.OPEN
+    assert judge(opened.keep, AGAIN, context()).counts
