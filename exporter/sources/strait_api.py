@@ -1,6 +1,8 @@
 """Strait's API: its paths, and what its answers mean. Payloads, results and error texts are never decoded."""
 
-from collections.abc import Mapping, Sequence
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import quote
@@ -21,6 +23,7 @@ WORKFLOW_RUNS = "/workflow-runs"
 WORKFLOW_RUN = "/workflow-runs/{workflowRunId}"
 STEPS = WORKFLOW_RUN + "/steps"
 TIMELINE = WORKFLOW_RUN + "/timeline"
+EXPORT = "/export/runs"
 
 WORKFLOW = "workflow:"
 """What the identity of a workflow begins with, to keep it apart from a job's."""
@@ -30,6 +33,11 @@ MOST_ATTEMPTS = 2**31
 """A number of attempts from here on is a mistake; the state could not even hold the largest that JSON can."""
 NO_STATUS = "absent"
 """The unmapped status of a row that has none."""
+PLAIN_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
+"""A reason that may become a label: anything longer could be a sentence about a customer."""
+
+EXPIRED = "expired"
+COMPENSATING = "compensating"
 
 RUN_STATUSES: Mapping[str, Result | State] = {
     "delayed": State.PENDING,
@@ -46,7 +54,7 @@ RUN_STATUSES: Mapping[str, Result | State] = {
     "system_failed": Result.ERROR,
     "timed_out": Result.TIMEOUT,
     "canceled": Result.CANCELLATION,
-    "expired": Result.SKIP,  # it never ran
+    EXPIRED: Result.SKIP,  # it never ran, see `to_run`
 }
 """Of ordinary runs; the open ones in the order in which a run goes through them."""
 
@@ -54,14 +62,14 @@ WORKFLOW_STATUSES: Mapping[str, Result | State] = {
     "pending": State.PENDING,
     "running": State.EXECUTING,
     "paused": State.PENDING,
-    "compensating": State.EXECUTING,
+    COMPENSATING: State.EXECUTING,
     "completed": Result.SUCCESS,
     "failed": Result.FAILURE,
     "timed_out": Result.TIMEOUT,
     "canceled": Result.CANCELLATION,
     "compensated": Result.FAILURE,
     "compensation_failed": Result.ERROR,
-    "expired": Result.SKIP,  # not promised for workflows; it would mean what it means for runs
+    EXPIRED: Result.SKIP,  # not promised for workflows; it would mean what it means for runs
 }
 """Of workflow runs."""
 
@@ -118,6 +126,15 @@ class JobRow(Row, frozen=True, kw_only=True):
     timezone: Any = None
     cron_timezone: Any = None
     enabled: Any = None
+    paused: Any = None
+    pause_reason: Any = None
+
+    @property
+    def runs_by_itself(self) -> bool | None:
+        """Whether its schedule starts runs. A paused job stays `enabled` at the server."""
+        if self.paused is True:
+            return False
+        return self.enabled if isinstance(self.enabled, bool) else None
 
 
 class StepRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,13 +151,19 @@ RowKind = TypeVar("RowKind", bound=Row)
 
 
 class Page(msgspec.Struct, Generic[AnyRow], frozen=True, kw_only=True):
-    """One answered page. `invalid`: rows that could not be understood; `cursor`: where the server would go on."""
+    """One answered page.
+
+    Attributes:
+        invalid: Rows that could not be understood.
+        cursor: Where the server would go on.
+        burst: A creation time of which the list shows no more than these rows, although there may be others.
+    """
 
     rows: Sequence[AnyRow]
     invalid: int = 0
     cursor: str = ""
     more: bool = False
-    truncated: int = 0
+    burst: datetime | None = None
 
 
 class _Envelope(msgspec.Struct):
@@ -201,6 +224,42 @@ def parse_run(body: bytes) -> RunRow:
     return decode(body, RUN_ROW)
 
 
+class Exported(msgspec.Struct, frozen=True, kw_only=True):
+    """IDs of runs with their job IDs, as the export names them. `whole`: the answer was not cut off."""
+
+    jobs: Mapping[str, str]
+    whole: bool
+
+
+def parse_export(body: bytes, at: datetime) -> Exported:
+    """Return the runs that an export in CSV names as created at one time; no other column is kept.
+
+    Raises SchemaError if the columns `id`, `job_id` and `created_at` are missing.
+    """
+    text_of = body.decode(errors="replace")
+    rows = _records(text_of)
+    header = next(rows, None) or []
+    if not {"id", "job_id", "created_at"} <= set(header):
+        raise SchemaError(f"GET {EXPORT}: the answer is not the CSV that was promised")
+    jobs, whole = dict[str, str](), text_of.endswith("\n")
+    for row in rows:
+        if row is None or len(row) != len(header):
+            whole = False
+            continue
+        fields = dict(zip(header, row, strict=True))
+        if 0 < len(fields["id"]) <= LONGEST_ID and exact(fields["created_at"]) == at:
+            jobs[fields["id"]] = fields["job_id"]
+    return Exported(jobs=jobs, whole=whole)
+
+
+def _records(text_of: str) -> Iterator[list[str] | None]:
+    """Yield the records of a CSV; None for what cannot be read, with which it ends."""
+    try:
+        yield from (row for row in csv.reader(text_of.splitlines(keepends=True), strict=True) if row)
+    except csv.Error:
+        yield None
+
+
 def parse_steps(body: bytes, status_map: Mapping[str, Result | State]) -> tuple[list[Step], bool]:
     """The steps of a workflow run, each name once, and whether there are more of them than the answer holds."""
     page = parse_page(body, STEP_ROW, limit=len(body))
@@ -228,24 +287,31 @@ def to_job(row: JobRow, *, scope: str, workflow: bool) -> Job:
         scope=scope,
         schedule=_text(row.cron),
         timezone=_text(row.timezone) or _text(row.cron_timezone),
-        enabled=row.enabled if isinstance(row.enabled, bool) else None,
+        enabled=row.runs_by_itself,
+        stop_cause=_stop_cause(row),
         has_steps=workflow,
         reopens=not workflow,
     )
 
 
-def unlisted_job(row: RunRow, *, scope: str, workflow: bool) -> Job:
+def _stop_cause(row: JobRow) -> str:
+    reason = _text(row.pause_reason).strip()
+    return reason if row.paused is True and PLAIN_WORD.fullmatch(reason) else ""
+
+
+def unlisted_job(identity: str, project: object, *, scope: str, workflow: bool) -> Job:
     """The job of a run that no list of jobs shows: deleted meanwhile. Its id stands for its name."""
-    identity = row.job
     name = identity.removeprefix(WORKFLOW)
-    project = _text(row.project_id)
-    return Job(job_id=identity, name=name, project=project, scope=scope, has_steps=workflow, reopens=not workflow)
+    return Job(
+        job_id=identity, name=name, project=_text(project), scope=scope, has_steps=workflow, reopens=not workflow
+    )
 
 
 def to_run(row: RunRow, status_map: Mapping[str, Result | State]) -> Run:
     """The run of a row; `status_map` is a table made by `statuses`.
 
-    A retry keeps the id, counts `attempt` up and sets the times anew: start and duration are those of the last attempt.
+    A retry keeps the ID, counts `attempt` up and sets new times: start and duration are those of the last attempt.
+    A run that expired while it waited for another attempt failed before; one that never ran is a skip.
     """
     word = _text(row.status).strip()[:LONGEST_WORD]
     meaning = status_map.get(word.casefold())
@@ -253,9 +319,10 @@ def to_run(row: RunRow, status_map: Mapping[str, Result | State]) -> Run:
     end = _instant(row.finished_at)
     if meaning is None and end is not None:
         meaning = Result.UNKNOWN
-    result = meaning if isinstance(meaning, Result) else None
-    start = None if result is Result.SKIP else _instant(row.started_at)
     attempts = row.attempt if type(row.attempt) is int and 0 < row.attempt < MOST_ATTEMPTS else 1
+    gave_out = word.casefold() == EXPIRED and meaning is Result.SKIP and attempts > 1
+    result = Result.FAILURE if gave_out else meaning if isinstance(meaning, Result) else None
+    start = None if result is Result.SKIP else _instant(row.started_at)
     created, scheduled = _instant(row.created_at), _instant(row.scheduled_at)
     ended = result is not None
     return Run(
@@ -272,8 +339,16 @@ def to_run(row: RunRow, status_map: Mapping[str, Result | State]) -> Run:
         queue_duration=_between(_latest(created, scheduled), start) if attempts == 1 and created is not None else None,
         retries=attempts - 1,
         recovered=result is Result.SUCCESS and attempts > 1,
-        error_type=_text(row.error_class) if result in FAILING else "",
+        error_type=EXPIRED if gave_out else _text(row.error_class) if result in FAILING else "",
+        after_end=word.casefold() == COMPENSATING and not ended,
     )
+
+
+def trust(run: Run) -> tuple[bool, float, int, float]:
+    """Return what rows of one run are ordered by: an end beats none, then the later end, then the later attempt."""
+    end = float("-inf") if run.end is None else run.end
+    start = float("-inf") if run.start is None else run.start
+    return run.result is not None, end, run.retries, start
 
 
 def _step(row: StepRow, status_map: Mapping[str, Result | State]) -> Step:

@@ -1,6 +1,7 @@
 """Dead letters that came back: a replay keeps the id and the creation, and may have ended before it is looked for."""
 
 from collections.abc import Collection, Iterable
+from datetime import datetime
 
 import msgspec
 
@@ -20,13 +21,21 @@ class DeadLetters:
     def __init__(self) -> None:
         self._known: dict[str, RunRow] = {}
 
-    def compare(self, rows: Iterable[RunRow], *, whole: bool, elsewhere: Collection[str]) -> Compared:
+    def compare(
+        self,
+        rows: Iterable[RunRow],
+        *,
+        whole: bool,
+        elsewhere: Collection[str],
+        hidden: Collection[datetime] = (),
+    ) -> Compared:
         """Takes up the newest dead letters, newest creation first.
 
         Args:
             rows: The rows of the list.
             whole: Whether the list ends with them; else nothing is said about those created before the last.
             elsewhere: Ids that another list has shown in another state.
+            hidden: Creation times of which the list does not show all rows.
         """
         shown = {row.id: row for row in rows}
         oldest = min((created for row in shown.values() if (created := row.created) is not None), default=None)
@@ -34,6 +43,7 @@ class DeadLetters:
             run_id
             for run_id, row in self._known.items()
             if run_id not in shown
+            and row.created not in hidden
             and (whole or (oldest is not None and row.created is not None and row.created > oldest))
         ]
         again = [row for run_id, row in shown.items() if self._known.get(run_id, row) != row]

@@ -1,6 +1,6 @@
 """Strait's lists, newest creation first, followed page by page in spite of what the server does at their edges."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Generic
 
@@ -8,10 +8,17 @@ import msgspec
 
 from exporter.client.client import Client
 from exporter.errors import ClientStatusError, SchemaError
+from exporter.sources.paging import PageGuard
 from exporter.sources.strait_api import Page, RowKind, cursor_at, cursor_from, exact, parse_page
 
 MOST_ROWS = 100
 """Rows that the server puts on a page, at most."""
+
+MOST_PAGES = 10_000
+"""Pages of one list; a window of a day with a million runs has as many."""
+
+EMPTY_PAGES = 200
+"""Pages in a row without a new row. Keys bound to an environment get such pages, as the server filters them late."""
 
 TOO_LARGE = 413
 
@@ -19,52 +26,62 @@ TOO_LARGE = 413
 class Lists(Generic[RowKind]):
     """The pages of one endpoint.
 
-    The server goes on from the creation of a page's last row, and leaves out rows created at that very instant. So the
-    next page is asked for from a microsecond later, and what is shown again is left out here.
+    The server goes on from the creation of a page's last row, and leaves out rows created at that very time. So the
+    next page is asked for from a microsecond later, and what is shown again is left out here. Where one time has more
+    rows than a page, the page says so (`burst`) and the list goes on before that time.
 
     Args:
         client: The API.
         endpoint: Path of the list.
         decoder: Of its rows.
-        ended: Status words by which a crowd created at one instant is told apart; none if the list has no statuses.
+        most_pages: Pages after which a list is taken to be one that never ends.
     """
 
     def __init__(
-        self, client: Client, endpoint: str, decoder: msgspec.json.Decoder[RowKind], *, ended: Iterable[str] = ()
+        self, client: Client, endpoint: str, decoder: msgspec.json.Decoder[RowKind], *, most_pages: int = MOST_PAGES
     ) -> None:
         self._client = client
         self._endpoint = endpoint
         self._decoder = decoder
-        self._ended = tuple(ended)
+        self._most_pages = most_pages
         self._limit = MOST_ROWS
 
     def pages(
         self, *, status: str = "", before: datetime | None = None, since: datetime | None = None
     ) -> Iterator[Page[RowKind]]:
-        """Pages of rows created before one instant and, save for the last page's tail, since another."""
+        """Yield pages of rows created before one time and, save for the last page's tail, since another.
+
+        Rows at the edge of two pages are on both. Raises SchemaError if the list does not end.
+        """
+        guard = PageGuard(f"GET {self._endpoint}", self._most_pages)
         shown: set[str] = set()
-        cursor = cursor_at(before) if before is not None else ""
+        position, cursor, empty = before, "" if before is None else cursor_at(before), 0
         while True:
             page = self._page(cursor, status, first=not shown)
             last = self._last(page)
-            following = cursor_from(last) if last is not None else page.cursor
-            crowd: Page[RowKind] = Page(rows=())
-            if page.more and following == cursor:
-                crowd = self._crowd(cursor, status)
-                following = cursor_at(last) if last is not None else ""
-            rows = {row.id: row for row in (*page.rows, *crowd.rows) if row.id not in shown}
-            shown |= rows.keys()
-            yield Page(
-                rows=tuple(rows.values()),
-                invalid=page.invalid + crowd.invalid,
-                truncated=page.truncated + crowd.truncated,
-                more=page.more,
-            )
+            following = page.cursor if last is None else cursor_from(last)
+            burst = last if page.more and last is not None and following == cursor else None
+            if burst is not None:
+                following = cursor_at(burst)
+            yield msgspec.structs.replace(page, burst=burst)
             if not page.more or (since is not None and last is not None and last < since):
                 return
             if following in ("", cursor):
                 raise SchemaError(f"GET {self._endpoint}: there are more rows, but no way on to them")
-            cursor = following
+            ids = {row.id for row in page.rows}
+            empty = empty + 1 if ids <= shown else 0
+            goes_back = last is not None and position is not None and last >= position
+            if goes_back or empty > EMPTY_PAGES:
+                raise SchemaError(f"GET {self._endpoint}: the list does not end: it shows earlier rows again")
+            guard.check(ids if last is None else (), following)
+            shown |= ids
+            position, cursor = exact(following), following
+
+    def page_at(self, time: datetime, status: str) -> Page[RowKind]:
+        """Return the first page of a status's rows created at a time and before; `burst` if there are more at it."""
+        page = self._page(cursor_from(time), status)
+        last = self._last(page)
+        return msgspec.structs.replace(page, burst=time if page.more and last is not None and last >= time else None)
 
     def _page(self, cursor: str, status: str, *, first: bool = False) -> Page[RowKind]:
         """One page; its size is halved for as long as the server finds it too large."""
@@ -83,7 +100,7 @@ class Lists(Generic[RowKind]):
             return parse_page(answer.body, self._decoder, self._limit, first=first)
 
     def grow(self) -> None:
-        """Larger pages may be tried again."""
+        """Allow larger pages again."""
         self._limit = min(MOST_ROWS, 2 * self._limit)
 
     def _last(self, page: Page[RowKind]) -> datetime | None:
@@ -92,20 +109,3 @@ class Lists(Generic[RowKind]):
         if told is not None or page.cursor:
             return told
         return min((created for row in page.rows if (created := row.created) is not None), default=None)
-
-    def _crowd(self, cursor: str, status: str) -> Page[RowKind]:
-        """More rows than a page holds were created at one instant: those of each final status are asked for.
-
-        What even such a list does not show to its end may be missing, and is counted as truncated.
-        """
-        if status or not self._ended:
-            return Page(rows=(), truncated=1)
-        rows: list[RowKind] = []
-        invalid = truncated = 0
-        for word in self._ended:
-            page = self._page(cursor, word)
-            last = self._last(page)
-            truncated += page.more and last is not None and cursor_from(last) == cursor
-            invalid += page.invalid
-            rows += page.rows
-        return Page(rows=tuple(rows), invalid=invalid, truncated=truncated)

@@ -29,7 +29,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     polls: int = 3
 
 
-NOT_YET = {"northflank", "strait"}
+NOT_YET = {"northflank"}
 """Sources that are known to get this wrong. A source that gets it right is removed from here."""
 
 
