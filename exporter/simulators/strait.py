@@ -22,6 +22,7 @@ from exporter.simulators.strait_rows import (
     WORKFLOW_WORDS,
     Life,
     StraitShape,
+    export_csv,
     job_row,
     lives,
     microseconds,
@@ -40,6 +41,9 @@ MEMORY = 30 * 86400.0
 """Runs that ended longer ago are not shown."""
 
 USUAL_ROWS, MOST_ROWS = 50, 100
+CUT = 0.7
+"""The part of an export that is left of one that is cut off."""
+
 LOCKED_AFTER, LOCKED_FOR = 10, 900.0
 """So many bad sign-ins within so many seconds lock the address out."""
 
@@ -53,6 +57,7 @@ SCOPES = {
     "jobs": "jobs:read",
     "runs": "runs:read",
     "run": "runs:read",
+    "export": "runs:read",
     "workflows": "workflows:read",
     "workflow_runs": "workflows:read",
     "workflow_run": "workflows:read",
@@ -74,6 +79,8 @@ class StraitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         hidden: The share of runs that a key bound to an environment does not get, which leaves pages short or empty.
         unknown_words: Status words that this server is too old for.
         workflows: Whether this server has workflows at all.
+        export: What the export of runs answers: all IDs with stale states, a CSV that is cut off, or an error of this
+            status.
         rows: The look of rows.
     """
 
@@ -85,6 +92,7 @@ class StraitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     hidden: float = 0.0
     unknown_words: frozenset[str] = frozenset()
     workflows: bool = True
+    export: Literal["stale", "cut"] | int = "stale"
     rows: StraitShape = StraitShape()
 
 
@@ -138,6 +146,7 @@ class StraitSimulator(Simulator):
         return (
             Route("jobs", "GET", ROOT + "/jobs", self._admitted(self._jobs)),
             Route("runs", "GET", ROOT + "/runs", self._admitted(self._runs)),
+            Route("export", "GET", ROOT + "/export/runs", self._admitted(self._export)),
             Route("run", "GET", ROOT + "/runs/{run}", self._admitted(self._run)),
             Route("workflows", "GET", ROOT + "/workflows", self._admitted(self._workflow_list)),
             Route("workflow_runs", "GET", ROOT + "/workflow-runs", self._admitted(self._workflow_runs)),
@@ -287,6 +296,23 @@ class StraitSimulator(Simulator):
         life, _ = self._found(request, workflow=False)
         return json_response(self._row(life, workflow=False))
 
+    def _export(self, request: Request) -> Response:
+        """The runs created between two times, both included, in states that were true once."""
+        if isinstance(self.options.export, int):
+            raise Refused(self.options.export, "the export is not available")
+        if request.query.get("format", "csv") != "csv":
+            raise Refused(400, "format must be csv")
+        sight, since, until = self.sight(request), time_of(request, "from"), time_of(request, "to")
+        shown = [
+            life
+            for life in self._lives(sight)
+            if life.run.job_id not in self._workflows and since <= microseconds(life.created) <= until
+        ]
+        body = export_csv(shown)
+        if self.options.export == "cut":
+            body = body[: int(len(body) * CUT)]
+        return Response(body=body, content_type="text/csv")
+
     def _workflow_run(self, request: Request) -> Response:
         life, _ = self._found(request, workflow=True)
         return json_response(self._row(life, workflow=True))
@@ -323,6 +349,14 @@ def limit_of(request: Request) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise Refused(400, "invalid limit")
     return min(int(text), MOST_ROWS)
+
+
+def time_of(request: Request, name: str) -> int:
+    """A time of the query in microseconds. Raises Refused 400 for one that is missing or not a time."""
+    try:
+        return microseconds(datetime.fromisoformat(request.query.get(name, "")).timestamp())
+    except ValueError as error:
+        raise Refused(400, f"{name} must be a valid RFC3339 timestamp") from error
 
 
 def cursor_of(request: Request) -> int | None:

@@ -53,6 +53,14 @@ class DeadLetters:
                 self._known.pop(run_id, None)
         return Compared(again, [run_id for run_id in vanished if run_id in self._known])
 
+    def add(self, rows: Iterable[RunRow]) -> None:
+        """Add dead letters that were shown elsewhere than in their list."""
+        self._known.update((row.id, row) for row in rows)
+
+    def created_at(self, times: Collection[datetime]) -> list[str]:
+        """Return the IDs of dead letters created at one of these times."""
+        return [run_id for run_id, row in self._known.items() if row.created in times]
+
     def forget(self, run_id: str) -> None:
         """One of those vanished has been asked for."""
         self._known.pop(run_id, None)

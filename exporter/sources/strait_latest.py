@@ -48,6 +48,11 @@ class LatestRows:
         return [row for row in self._rows.values() if row.created == time]
 
     @property
+    def rows(self) -> Collection[RunRow]:
+        """The rows to believe."""
+        return self._rows.values()
+
+    @property
     def ids(self) -> Collection[str]:
         """IDs of the runs that this poll has shown."""
         return self._rows.keys()

@@ -140,6 +140,7 @@ class Part:
         self._waiting = Waiting()
         self._bursts = Bursts(settings.name, kind.scope, client, exports=not kind.workflow)
         self._burst_times: set[datetime] = set()
+        self._open_bursts: set[datetime] = set()
         self._invalid = 0
         self._dead = DeadLetters() if DEAD_LETTER in kind.statuses else None
         self._failing = FailingParts()
@@ -156,7 +157,7 @@ class Part:
         self._failing = failing
         self._known = {run_id: row for run_id, row in self._known.items() if run_id in self._latest.ids}
         self._latest.begin()
-        self._burst_times = set()
+        self._burst_times, self._open_bursts = set(), set()
         self._runs.grow()
         if self._catalog_age >= CATALOG_POLLS:
             yield from self._read_catalog(view)
@@ -227,6 +228,7 @@ class Part:
             try:
                 for page in self._of_status(word):
                     self._take(page)
+                    self._open_bursts |= set() if page.burst is None else {page.burst}
             except (AuthError, RateLimitedError, ForbiddenError, NotFoundError):
                 raise
             except SourceError as error:
@@ -410,6 +412,8 @@ class Part:
                 memory={row.id: row for row in piece},
             )
             self._watch(piece, view)
+            if self._dead is not None:
+                self._dead.add(row for row in piece if row.status == DEAD_LETTER)
 
     def _watch(self, rows: Iterable[RunRow], view: View) -> None:
         """Workflow runs that failed may go on to compensate: where no list shows those, they are asked for by ID."""
@@ -469,16 +473,20 @@ class Part:
             bursts |= set() if page.burst is None else {page.burst}
             if not view.sweep_due:
                 break
-        compared = dead.compare(rows, whole=not page.more, elsewhere=self._latest.ids, hidden=bursts)
+        elsewhere = {row.id for row in self._latest.rows if row.status != DEAD_LETTER}
+        compared = dead.compare(rows, whole=not page.more, elsewhere=elsewhere, hidden=bursts)
         self._latest.add(compared.again)
         yield from self._drain(view)
-        for run_id in compared.vanished:
+        # A list of open runs that is too long to show all of a time may hide some of these.
+        hidden = [each for each in dead.created_at(self._open_bursts) if self._latest.row(each) is None]
+        for run_id in [*compared.vanished, *hidden]:
             if view.out_of_time():
                 break
             with self._failing.reading(f"run {run_id}", view.now):
                 row = self._ask(run_id)
                 dead.forget(run_id)
                 if row is not None:
+                    dead.add([row] if row.status == DEAD_LETTER else [])
                     self._latest.add([row])
                     yield from self._drain(view)
 

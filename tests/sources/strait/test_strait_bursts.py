@@ -1,0 +1,185 @@
+"""Runs created at one time, in larger numbers than a page can show: each is counted once, and each time read once."""
+
+import json
+
+import pytest
+
+from exporter.simulators.faults import Contradict, Status
+from exporter.simulators.strait import StraitOptions
+from exporter.simulators.world import MARK
+
+MINUTE, HOUR = 60.0, 3600.0
+
+
+def burst(world, at, number, **fields):
+    """Runs of one bulk trigger."""
+    return [world.run("bulk", created=at, **{"duration": 5.0, **fields}).run_id for _ in range(number)]
+
+
+def truncated(reader):
+    return reader.of_source("jobrun_source_truncated_responses_total")
+
+
+@pytest.mark.parametrize("number", [101, 250, 730])
+def test_every_run_of_a_burst_counts_once_and_the_time_is_exported_once(world, clock, reader, simulator, number):
+    reader.poll()
+    burst(world, clock() + 1, number)
+    world.run("bulk", created=clock() + 0.5, duration=5.0, result="error")
+    world.run("bulk", created=clock() + 2, duration=5.0, result="error")
+    for _ in range(6):
+        assert reader.poll(60) == "success", reader.fault
+    assert reader.endings("bulk") == {"success": number, "error": 2}
+    assert (truncated(reader), reader.open()) == (0, {})
+    assert len(simulator.log.lines("export")) == 1
+
+
+def test_the_polls_after_a_burst_cost_no_more_than_before(world, clock, reader, simulator):
+    reader.poll()
+    burst(world, clock() + 1, 250)
+    reader.poll(60)
+    reader.poll(60)
+    simulator.log.clear()
+    reader.poll(60)
+    assert len(simulator.log.lines("runs")) == 8 + 3, "the pages of the last hour, and nothing for the burst"
+    assert simulator.log.lines("run") == simulator.log.lines("export") == []
+
+
+def test_runs_of_a_burst_that_are_still_open_are_followed_to_their_ends(world, clock, reader, simulator):
+    reader.poll()
+    burst(world, clock() + 1, 150, duration=20 * MINUTE)
+    burst(world, clock() + 1, 150, result="failure")
+    reader.poll(60)
+    assert reader.endings("bulk") == {"failure": 150}
+    assert len(reader.open()) == 150
+    for _ in range(25):
+        reader.poll(60)
+    assert reader.endings("bulk") == {"failure": 150, "success": 150}
+    assert len(simulator.log.lines("export")) == 1
+
+
+def test_a_burst_is_read_whole_although_the_process_is_killed_again_and_again(world, clock, reader, simulator):
+    reader.poll()
+    ids = burst(world, clock() + 1, 300)
+    simulator.faults.set([Status(code=400, endpoint="run", probability=0.7)])
+    for _ in range(5):
+        reader.poll(60)
+        reader.restart()
+    assert 100 < reader.endings("bulk")["success"] < 300
+    simulator.faults.clear()
+    for _ in range(3):
+        reader.poll(60)
+    assert reader.endings("bulk") == {"success": len(ids)}
+    assert len(simulator.log.lines("export")) == 1
+
+
+def test_a_run_of_a_burst_that_nobody_has_read_yet_looks_neither_pending_nor_executing(world, clock, reader, simulator):
+    reader.poll()
+    burst(world, clock() + 1, 250)
+    simulator.faults.set([Status(code=400, endpoint="run")])
+    reader.poll(60)
+    assert set(reader.open().values()) == {"None"}
+    assert reader.endings("bulk") == {"success": 100}
+
+
+def test_the_watermark_waits_for_a_burst_but_not_for_long(world, clock, reader, simulator):
+    reader.poll()
+    created = clock() + 1
+    burst(world, created, 250)
+    simulator.faults.set([Status(code=400, endpoint="run")])
+    for _ in range(10):
+        reader.poll(60)
+    assert reader.ledger.source("strait").scopes[""].watermark <= created
+    for _ in range(8):
+        reader.poll(60)
+    assert reader.ledger.source("strait").scopes[""].watermark > clock() - 5 * MINUTE
+
+
+def test_a_burst_of_dead_letters_that_are_replayed_counts_twice(world, clock, reader):
+    reader.poll()
+    ids = burst(world, clock() + 1, 250, result="failure", attempts=2)
+    for _ in range(2):
+        reader.poll(60)
+    assert reader.endings("bulk") == {"failure": 250}
+    for run_id in ids[:120]:
+        world.run("bulk", run_id=run_id, created=clock() + 30, duration=90.0)
+    for _ in range(5):
+        reader.poll(60)
+    assert reader.endings("bulk") == {"failure": 250, "success": 120}
+    assert reader.open() == {}
+
+
+def test_what_ended_before_the_first_poll_does_not_count_even_in_a_burst(world, clock, reader):
+    burst(world, clock() - HOUR, 250)
+    world.run("bulk", run_id="open", created=clock() - HOUR + 1, duration=2 * HOUR)
+    reader.poll()
+    reader.poll(60)
+    assert reader.endings("bulk") == {}
+    assert reader.open() == {"open": "executing"}
+
+
+@pytest.mark.parametrize("answer", [403, 404, 400, "cut"])
+def test_a_burst_of_which_runs_stay_hidden_is_counted_once_and_logged(world, reader, simulator, capsys, answer):
+    simulator.options = StraitOptions(export=answer)
+    reader.poll()
+    burst(world, reader.now + 1, 250)
+    for _ in range(5):
+        assert reader.poll(60) == "success", reader.fault
+    assert truncated(reader) == 1
+    assert 100 <= reader.endings("bulk")["success"] < 250
+    assert "could not all be listed" in capsys.readouterr().out
+    assert len(simulator.log.lines("export")) == 1
+    reader.restart()
+    reader.poll(60)
+    assert truncated(reader) == 1
+
+
+def test_an_export_that_fails_for_a_while_loses_nothing(world, clock, reader, simulator):
+    reader.poll()
+    burst(world, clock() + 1, 250)
+    simulator.faults.set([Status(code=500, endpoint="export")])
+    reader.poll(60)
+    assert "runs created at" in reader.fault
+    simulator.faults.clear()
+    for _ in range(2):
+        reader.poll(60)
+    assert reader.endings("bulk") == {"success": 250}
+    assert truncated(reader) == 0
+
+
+def test_two_bursts_are_two_exports(world, clock, reader, simulator):
+    reader.poll()
+    burst(world, clock() + 1, 150)
+    burst(world, clock() + 3.000_001, 150, result="failure")
+    for _ in range(3):
+        reader.poll(60)
+    assert reader.endings("bulk") == {"success": 150, "failure": 150}
+    assert len(simulator.log.lines("export")) == 2
+
+
+def test_a_burst_of_workflow_runs_is_told_apart_by_status(world, clock, reader):
+    reader.poll()
+    burst(world, clock() + 1, 90, steps=["a"])
+    burst(world, clock() + 1, 90, steps=["a"], result="failure")
+    for _ in range(3):
+        reader.poll(60)
+    assert reader.endings("bulk") == {"success": 90, "failure": 90}
+    assert truncated(reader) == 0
+
+
+def test_nothing_of_the_export_but_ids_is_kept(world, clock, reader):
+    reader.poll()
+    burst(world, clock() + 1, 250)
+    reader.poll(60)
+    state = reader.ledger.source("strait")
+    assert MARK not in json.dumps(dict(state.notes)) + repr(reader.ledger.jobs_of("strait"))
+
+
+@pytest.mark.parametrize("copy_first", [False, True])
+def test_a_stale_row_of_a_completed_run_reopens_nothing(world, reader, simulator, copy_first):
+    reader.poll()
+    run = world.run("daily", duration=5.0)
+    reader.poll(60)
+    simulator.faults.set([Contradict(endpoint="runs", run_ids=(run.run_id,), copy="open", copy_first=copy_first)])
+    for _ in range(5):
+        reader.poll(60)
+        assert (reader.endings("daily"), reader.open()) == ({"success": 1}, {})
