@@ -1,12 +1,15 @@
 """What is asked, how often, and what becomes of it where the server is odd."""
 
+import itertools
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs
 
 import pytest
 
 from exporter.polling.view import LedgerView
 from exporter.simulators.faults import Status
+from exporter.simulators.message import json_response
 from exporter.simulators.sight import chosen
 from exporter.simulators.strait_rows import StraitShape
 
@@ -144,16 +147,6 @@ def test_a_crowd_of_one_instant_is_told_apart_by_status(world, clock, reader):
     assert reader.of_source("jobrun_source_truncated_responses_total") == 0
 
 
-def test_a_crowd_that_no_list_shows_whole_is_counted_as_truncated(world, clock, reader):
-    reader.poll()
-    for _ in range(250):
-        world.run("busy", created=clock() + 1, duration=5.0)
-    world.run("busy", created=clock() + 0.5, duration=5.0, result="error")
-    reader.poll(60)
-    assert reader.endings("busy") == {"success": 100, "error": 1}
-    assert reader.of_source("jobrun_source_truncated_responses_total") == 1
-
-
 def test_an_answer_that_is_too_large_is_asked_for_in_smaller_pages(world, clock, option, reader, simulator):
     reader.poll()
     for place in range(60):
@@ -194,3 +187,62 @@ def test_a_refused_page_loses_nothing_once_it_is_given(world, clock, simulator, 
     assert "402" in reader.fault
     assert reader.poll(60) == "success"
     assert reader.endings("busy") == {"success": 250}
+
+
+def endless(simulator, answers):
+    """Pages that are never the last: `answers` gives the page that stands after so many others."""
+    numbers = itertools.count()
+    original = simulator.answer
+
+    def answer(request, route):
+        if request.endpoint != "jobs":
+            return original(request, route)
+        return json_response(answers(next(numbers)))
+
+    simulator.answer = answer
+
+
+CREATED = "2023-11-14T22:13:20.5Z"
+ENDLESS = {
+    "the same page again": lambda _: {
+        "data": [{"id": "a", "slug": "a", "created_at": CREATED}],
+        "has_more": True,
+        "next_cursor": CREATED,
+    },
+    "a cursor to and fro": lambda number: {
+        "data": [{"id": f"a{number}", "slug": "a", "created_at": f"2023-11-14T22:13:2{number % 2}Z"}],
+        "has_more": True,
+        "next_cursor": f"2023-11-14T22:13:2{number % 2}Z",
+    },
+    "opaque cursors in a circle": lambda number: {
+        "data": [{"id": f"a{number}", "slug": "a"}],
+        "has_more": True,
+        "next_cursor": "xyz"[number % 3],
+    },
+    "no cursor and no times": lambda number: {"data": [{"id": f"a{number}", "slug": "a"}], "has_more": True},
+    "empty pages": lambda number: {
+        "data": [],
+        "has_more": True,
+        "next_cursor": f"2023-11-14T22:13:{59 - number % 60}Z",
+    },
+    "always one page more": lambda number: {
+        "data": [{"id": f"a{number}", "slug": "a", "created_at": "2020-01-01T00:00:00Z"}],
+        "has_more": True,
+        "next_cursor": (datetime(2023, 1, 1, tzinfo=UTC) - timedelta(seconds=number)).isoformat(),
+    },
+}
+
+
+@pytest.mark.parametrize("answers", ENDLESS.values(), ids=ENDLESS)
+def test_a_list_that_never_ends_is_refused_and_costs_no_run(world, simulator, reader, answers):
+    reader.poll()
+    world.run("daily", duration=5.0)
+    reader.poll(60)
+    endless(simulator, answers)
+    for _ in range(11):
+        reader.poll(60)
+    assert reader.polled.poller.last_reason == "schema"
+    assert "/jobs" in reader.fault
+    world.run("daily", duration=5.0)
+    reader.poll(60)
+    assert reader.endings("daily") == {"success": 2}
