@@ -1,9 +1,10 @@
 """Northflank: its settings, and how the runs of its jobs are read one job at a time within its budget."""
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import msgspec
 
@@ -14,7 +15,7 @@ from exporter.config.section import Section
 from exporter.config.source import DAY, HOUR, MINUTE, SourceSettings
 from exporter.config.values import BaseUrl, Positive, Switch, Text
 from exporter.counting.records import OpenRun
-from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SchemaError, SourceError
+from exporter.errors import ForbiddenError, NotFoundError, RateLimitedError, SchemaError
 from exporter.model import Listing, Reading, Result, Run, Step, Window
 from exporter.sources.northflank_api import (
     JOB,
@@ -31,18 +32,39 @@ from exporter.sources.northflank_api import (
     statuses,
     to_run,
 )
+from exporter.sources.paging import PageGuard
+from exporter.sources.parts import FailingParts
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.turns import Tier, Turn, has_come, is_due, lateness, ordered, round_seconds, spacing, tier
 from exporter.sources.unreadable import awaited
-from exporter.sources.watched import MAX_PAGES, JobNote, JobRow, Listed, Page, Project, Told, Walk, Watched, note_key
+from exporter.sources.watched import (
+    MAX_PAGES,
+    Elsewhere,
+    JobNote,
+    JobRow,
+    Listed,
+    Page,
+    Project,
+    Told,
+    Walk,
+    Watched,
+    looking_back,
+    note_key,
+)
 
 REACH = 365 * DAY
 """The vendor names no age at which runs are forgotten."""
 
 PAGE_SIZE = 100
 BASELINE_DEPTH = DAY
-FAULTS_IN_A_ROW = 3
-"""Failed requests after which the rest waits for the next poll."""
+FAILURES_IN_A_ROW = 3
+"""Parts that fail before anything is read, after which the list of projects tells whether the API answers at all."""
+
+MOST_FAILURES = 10
+"""Parts that fail in a row, after which the rest waits for the next poll."""
+
+LOST_AFTER = 900.0
+"""Seconds for which no list has to show a job until its open runs are asked for one by one, and may be gone."""
 
 LISTS_SHARE = 0.05
 """The part of the budget that the lists of projects and jobs may cost."""
@@ -54,8 +76,11 @@ FORGET_NOTES = 90 * DAY
 """After so long the reading of a job that is no longer listed is forgotten."""
 
 
-Ask = Callable[[View], Reading | None]
-"""One thing to ask for; gives what it brought."""
+class Ask(NamedTuple):
+    """One thing to ask for: its name in errors, and a function that asks and returns what that brought."""
+
+    part: str
+    of: Callable[[View], Reading | None]
 
 
 class ApiToken(Section):
@@ -100,6 +125,7 @@ class NorthflankSource:
         self._projects_due = 0.0
         self._listing: Listing | None = None
         self._left: list[Ask] = []
+        self._failing = FailingParts()
         self._round = 0.0
 
     # --- one poll ---
@@ -107,28 +133,34 @@ class NorthflankSource:
     def readings(self, view: View) -> Iterator[Reading]:
         """What there is time and budget for: lists that are due, then jobs, the most urgent first.
 
-        One job that cannot be had does not keep the others from being asked for.
+        A part that cannot be had does not keep the others from being asked for. Raises PartialError for those parts,
+        or the error of the list of projects where that does not answer either.
         """
         if (wait := self._client.wait()) > spacing(Tier.SLOW, self._settings.poll_interval):
             raise RateLimitedError(f"no request may be sent for {wait:.0f} s: the budget is used up")
-        fault, faults = None, 0
+        self._failing.begin(view.now)
+        answered, in_a_row = False, 0
         for ask in self._asks(view):
             if not self._may_ask(view):
                 break
-            try:
-                reading = ask(view)
-            except (AuthError, RateLimitedError):
-                raise
-            except SourceError as error:
-                fault, faults = error, faults + 1
-                if faults == FAULTS_IN_A_ROW:
-                    break
-                continue
-            faults = 0
+            reading = None
+            with self._failing.reading(ask.part, view.now):
+                reading = ask.of(view)
+            if ask.part not in self._failing.errors:
+                answered, in_a_row = True, 0
+            else:
+                in_a_row += 1
             if reading is not None:
                 yield reading
-        if fault is not None:
-            raise fault
+            if in_a_row == FAILURES_IN_A_ROW and not answered:
+                self._list_projects(view)
+                answered = True
+            if in_a_row == MOST_FAILURES:
+                break
+        if self._failing.errors and not answered:
+            self._list_projects(view)
+        yield from self._unreadable_projects(view)
+        self._failing.raise_errors()
 
     def _may_ask(self, view: View) -> bool:
         return not view.out_of_time() and self._client.wait() <= PATIENCE_SHARE * self._settings.poll_interval
@@ -138,12 +170,12 @@ class NorthflankSource:
         longest = self._lists_spacing()
         failed = [each for each in self._projects.values() if each.failed and not has_come(each.due, view.now, longest)]
         if has_come(self._projects_due, view.now, longest):
-            yield self._list_projects
+            yield Ask("the list of projects", self._list_projects)
         for project in sorted(self._projects.values(), key=lambda project: project.due):
             if has_come(project.due, view.now, longest):
-                yield partial(self._list_jobs, project)
+                yield Ask(project.part, partial(self._list_jobs, project))
         yield from self._run_asks(view)
-        yield from (partial(self._list_jobs, project) for project in failed)
+        yield from (Ask(project.part, partial(self._list_jobs, project)) for project in failed)
 
     def _run_asks(self, view: View) -> Iterator[Ask]:
         """Walks that were cut short, then what is open, mixed with the others, the latest first.
@@ -169,13 +201,13 @@ class NorthflankSource:
         """What may be asked of a job: its runs, open runs that no page shows, and its schedule, once an hour."""
         interval = self._settings.poll_interval
         mine = {run.run_id: run for run in open_runs}
-        job.elsewhere = {run_id: asked for run_id, asked in job.elsewhere.items() if run_id in mine}
-        for run_id, asked in job.elsewhere.items():
-            ask = partial(self._ask_run, project, job, mine[run_id])
-            yield Turn(ask=ask, tier=Tier.FAST, late=lateness(asked or 0.0, now, Tier.FAST, interval))
+        job.elsewhere = {run_id: state for run_id, state in job.elsewhere.items() if run_id in mine}
+        for run_id, state in job.elsewhere.items():
+            ask = self._ask_of_run(project, job, mine[run_id])
+            yield Turn(ask=ask, tier=Tier.FAST, late=lateness(state.tried or 0.0, now, Tier.FAST, interval))
         wanted = tier(job.pulse(now, is_open=len(job.elsewhere) < len(mine)), now, interval)
         yield Turn(
-            ask=partial(self._ask_runs, project, job),
+            ask=Ask(job.part, partial(self._ask_runs, project, job)),
             tier=wanted,
             late=lateness(job.asked, now, wanted, interval),
             due=is_due(job.asked, now, wanted, interval),
@@ -185,7 +217,11 @@ class NorthflankSource:
         if job.row.cron and job.asked is not None and job.detail_age(now) >= HOUR:
             # One that was never looked at waits about as long as an idle job.
             late = 1.0 if job.note.detailed is None else job.detail_age(now) / HOUR
-            yield Turn(ask=partial(self._ask_schedule, project, job), tier=None, late=late)
+            asking = Ask(f"schedule of job {job.row.job_id}", partial(self._ask_schedule, project, job))
+            yield Turn(ask=asking, tier=None, late=late)
+        if job.note.read is not None and not job.note.whole:
+            looking = Ask(f"older runs of job {job.row.job_id}", partial(self._look_back, project, job))
+            yield Turn(ask=looking, tier=None, late=max(0.0, now - job.note.read) / HOUR)
 
     def _wanted(self, view: View) -> Iterator[tuple[Project, Watched]]:
         for project in self._projects.values():
@@ -212,13 +248,15 @@ class NorthflankSource:
     def _list(self, endpoint: str, key: str, **parts: str) -> list[msgspec.Raw]:
         """All rows of a list, over its pages."""
         rows: dict[bytes, msgspec.Raw] = {}
-        cursor = ""
-        for number in range(1, MAX_PAGES + 1):
+        cursor, guard = "", PageGuard(f"GET {endpoint}", MAX_PAGES)
+        for number in itertools.count(1):
             page = self._page(endpoint, key, number, cursor, **parts)
-            known = len(rows)
             rows.update((bytes(row), row) for row in page.rows)
-            if not page.more or len(rows) == known:
+            if not page.more:
                 break
+            if not page.rows:
+                raise SchemaError(f"GET {endpoint}: the list does not end: an empty page is not the last")
+            guard.check([bytes(row) for row in page.rows], page.cursor or None)
             cursor = page.cursor
         return list(rows.values())
 
@@ -250,7 +288,7 @@ class NorthflankSource:
         self._projects_due = view.now + self._lists_spacing()
 
     def _list_jobs(self, project: Project, view: View) -> Reading:
-        """The jobs of a project. One that is left out once is still asked: that may have been an error."""
+        """The jobs of a project. One that the list leaves out is a job for as long as its runs answer."""
         now = view.now
         project.due, project.failed = now + self._lists_spacing(), True
         try:
@@ -260,14 +298,15 @@ class NorthflankSource:
         rows = {row.slug: row for raw in raws if (row := parse_job(raw, project.name)) is not None}
         if raws and not rows:
             raise SchemaError("no row of the answer is a job")
-        missed = {slug: job for slug, job in project.jobs.items() if slug not in rows and not job.missed}
+        missed = {slug: job for slug, job in project.jobs.items() if slug not in rows}
         for job in missed.values():
-            job.missed = True
+            job.missed = now if job.missed is None else job.missed
         project.jobs = {slug: self._watched(project, row, view) for slug, row in rows.items()} | missed
         project.readable, project.failed = True, False
+        self._left += self._lost_runs(project, view)
         return Reading(
             scope=project.name,
-            jobs=[project.jobs[slug].job() for slug in rows],
+            jobs=[job.job() for job in project.jobs.values() if job.is_shown],
             catalog=True,
             listing=self._listing,
             invalid=len(raws) - len(rows),
@@ -285,10 +324,10 @@ class NorthflankSource:
     def _watched(self, project: Project, row: JobRow, view: View) -> Watched:
         known = project.jobs.get(row.slug)
         if known is not None:
-            known.row, known.missed = row, False
+            known.row, known.missed = row, None
             return known
         text = view.notes.get(note_key(row.job_id))
-        note = JobNote() if text is None else msgspec.json.decode(text, type=JobNote)
+        note = JobNote(whole=False) if text is None else msgspec.json.decode(text, type=JobNote)
         return Watched(row=row, note=note, asked=note.read)
 
     def _unreadable(self, project: Project, *, gone: bool) -> Reading:
@@ -318,14 +357,13 @@ class NorthflankSource:
                 if not self._may_ask(view):
                     job.walk, job.failed = walk, False
                     return None
-        except NotFoundError:
-            # The list of jobs tells whether it is gone; asked at once it might not know yet.
-            project.jobs.pop(job.row.slug, None)
+        except (ForbiddenError, NotFoundError) as error:
+            # The list of jobs tells what is gone or forbidden; asked at once it might not know yet.
             project.due = min(project.due, view.now + spacing(Tier.NORMAL, self._settings.poll_interval))
+            if isinstance(error, ForbiddenError):
+                raise
+            project.jobs.pop(job.row.slug, None)
             return None
-        except ForbiddenError:
-            job.failed = False
-            return self._unreadable(project, gone=False)
         job.failed = False
         return self._reading(project, job, walk, view)
 
@@ -359,11 +397,13 @@ class NorthflankSource:
         """What a whole walk has brought."""
         open_runs = {run.run_id: run for run in view.open_runs(project.name) if run.job_id == job.row.job_id}
         for run_id in open_runs.keys() - walk.runs.keys() - job.elsewhere.keys():
-            job.elsewhere[run_id] = None
-            self._left.append(partial(self._ask_run, project, job, open_runs[run_id]))
+            job.elsewhere[run_id] = Elsewhere()
+            self._left.append(self._ask_of_run(project, job, open_runs[run_id]))
         for run_id in walk.runs.keys() & job.elsewhere.keys():
             del job.elsewhere[run_id]
         note = job.note.after(walk)
+        if not note.whole and job.note.read is None:
+            job.older = looking_back(walk.began, walk.floor, behind=walk)
         unchanged = walk.pages == 1 and walk.first == job.digest
         wanted = [] if unchanged else walk.runs.values()
         runs = [run for run in wanted if run.run_id in open_runs or self._new(run, job, view.now)]
@@ -406,16 +446,60 @@ class NorthflankSource:
 
     def _ask_run(self, project: Project, job: Watched, run: OpenRun, view: View) -> Reading | None:
         """An open run that no page shows any more, by its id."""
-        now = job.elsewhere[run.run_id] = view.now
+        now, state = view.now, job.elsewhere.get(run.run_id, Elsewhere())
+        job.elsewhere[run.run_id] = Elsewhere(state.read, now)
         try:
             body = self._get(RUN, projectId=job.row.project, jobId=job.row.slug, runId=run.run_id)
         except NotFoundError:
             # A run that the API should still show is asked for again; an older one is gone for good.
+            job.elsewhere[run.run_id] = Elsewhere(now, now)
             return Reading(scope=project.name, gone=[run.run_id]) if run.origin < now - REACH else None
         found = parse_run(body, job.row.job_id, self._statuses)
         if found.run_id != run.run_id:
             raise SchemaError(f"GET {RUN}: the answer is another run")
+        job.elsewhere[run.run_id] = Elsewhere(now, now)
         return Reading(scope=project.name, jobs=[job.job()], runs=[found], through=self._through(project, view))
+
+    def _ask_of_run(self, project: Project, job: Watched, run: OpenRun) -> Ask:
+        return Ask(f"run {run.run_id}", partial(self._ask_run, project, job, run))
+
+    def _look_back(self, project: Project, job: Watched, view: View) -> Reading | None:
+        """Open runs behind the page at which a job's first reading ended, down to as far back as that goes."""
+        baseline = view.baseline(project.name)
+        walk = job.older or looking_back(view.now, baseline - BASELINE_DEPTH)
+        job.older = walk
+        while self._further(job, walk, view):
+            if not self._may_ask(view):
+                return None
+        job.older, note = None, msgspec.structs.replace(job.note, whole=True)
+        return Reading(
+            scope=project.name,
+            jobs=[job.job()],
+            runs=[run for run in walk.runs.values() if run.result is None or (run.end or 0.0) > baseline],
+            notes={note_key(job.row.job_id): msgspec.json.encode(note).decode()},
+            memory=Told(project=project.name, slug=job.row.slug, note=note),
+        )
+
+    def _lost_runs(self, project: Project, view: View) -> list[Ask]:
+        """Open runs of jobs that no list has shown for a while: they end as gone, unless the API still has them."""
+        lost = [run for run in view.open_runs(project.name) if self._slug(project, run) not in project.jobs]
+        project.absent = {run.job_id: project.absent.get(run.job_id, view.now) for run in lost}
+        return [
+            Ask(f"run {run.run_id}", partial(self._ask_lost_run, project, run))
+            for run in lost
+            if not 0 <= view.now - project.absent[run.job_id] <= LOST_AFTER
+        ]
+
+    def _ask_lost_run(self, project: Project, run: OpenRun, view: View) -> Reading:  # noqa: ARG002  # the shape of all asks
+        try:
+            body = self._get(RUN, projectId=project.name, jobId=self._slug(project, run), runId=run.run_id)
+        except NotFoundError:
+            return Reading(scope=project.name, gone=[run.run_id])
+        return Reading(scope=project.name, runs=[parse_run(body, run.job_id, self._statuses)])
+
+    @staticmethod
+    def _slug(project: Project, run: OpenRun) -> str:
+        return run.job_id.removeprefix(f"{project.name}/")
 
     def _ask_schedule(self, project: Project, job: Watched, view: View) -> Reading | None:
         """The schedule of a job, which its project's list does not tell."""
@@ -439,12 +523,39 @@ class NorthflankSource:
 
         Of a job that is its pages, and its open runs that no page shows: each as of when it was last asked for.
         """
-        wanted = [job for job in project.jobs.values() if view.wanted(job.row.name)]
-        marks = [project.listed if listed is None else listed]
+        now = view.now
+        wanted = self._patient(project, view)
+        if not wanted and self._wanted_of(project, view):
+            return None
+        lasts = listed is None and self._failing.lasts(project.part, now)
+        marks = [] if lasts else [project.listed if listed is None else listed]
         marks += [read if job.row.slug == slug else job.note.read for job in wanted]
-        marks += [asked for job in wanted for asked in job.elsewhere.values()]
+        marks += [
+            state.read
+            for job in wanted
+            for run_id, state in job.elsewhere.items()
+            if not self._failing.lasts(f"run {run_id}", now)
+        ]
         known = [mark for mark in marks if mark is not None]
-        return min(known) - self._settings.settle if len(known) == len(marks) else None
+        return min(known) - self._settings.settle if known and len(known) == len(marks) else None
+
+    def _wanted_of(self, project: Project, view: View) -> list[Watched]:
+        return [job for job in project.jobs.values() if view.wanted(job.row.name)]
+
+    def _patient(self, project: Project, view: View) -> list[Watched]:
+        """The jobs that the watermark waits for. One that fails for long is read from where it stands, once it answers.
+
+        Where that is, its note tells: it holds when its runs were last read.
+        """
+        return [job for job in self._wanted_of(project, view) if not self._failing.lasts(job.part, view.now)]
+
+    def _unreadable_projects(self, view: View) -> Iterator[Reading]:
+        """Projects of which nothing could be read for a while, not even one job."""
+        for project in self._projects.values():
+            jobs = self._wanted_of(project, view)
+            lasts = self._failing.lasts(project.part, view.now) if not jobs else not self._patient(project, view)
+            if lasts and project.readable:
+                yield Reading(scope=project.name, readable=False, listing=self._listing)
 
     # --- what else a source does ---
 

@@ -8,17 +8,22 @@ from exporter.errors import AuthError, PartialError, RateLimitedError, SourceErr
 PATIENCE = 900.0
 """Seconds for which a part that fails may hold the watermark of its scope."""
 
+FORGOTTEN_AFTER = 86400.0
+
 
 class FailingParts:
     """What could not be read in this poll, and since when. Not for errors that concern the credential as a whole."""
 
     def __init__(self) -> None:
         self._since: dict[str, float] = {}
+        self._last: dict[str, float] = {}
         self._errors: dict[str, SourceError] = {}
 
-    def begin(self) -> None:
-        """Start a poll."""
+    def begin(self, now: float) -> None:
+        """Start a poll. What was not tried for a day is forgotten."""
         self._errors = {}
+        for part in [part for part, last in self._last.items() if now - last > FORGOTTEN_AFTER]:
+            self.answered(part)
 
     @contextmanager
     def reading(self, part: str, now: float) -> Iterator[None]:
@@ -34,17 +39,14 @@ class FailingParts:
 
     def failed(self, part: str, error: SourceError, now: float) -> None:
         """Note that a part could not be read."""
-        self._errors[part] = error
+        self._errors[part], self._last[part] = error, now
         self._since[part] = min(self._since.get(part, now), now)  # what lies ahead was set by a wrong clock
 
     def answered(self, part: str) -> None:
         """Note that a part was read, or is no more."""
         self._since.pop(part, None)
+        self._last.pop(part, None)
         self._errors.pop(part, None)
-
-    def is_failing(self, part: str) -> bool:
-        """Return whether the last try to read a part failed."""
-        return part in self._since
 
     def lasts(self, part: str, now: float) -> bool:
         """Return whether a part has failed for so long that it must hold nothing up any more."""

@@ -79,7 +79,7 @@ class StraitSource:
 
         What could not be read costs no more than itself. Raises PartialError for it, once all else is read.
         """
-        self._parts_failing.begin()
+        self._parts_failing.begin(view.now)
         refused: list[SourceError] = []
         failed: list[SourceError] = []
         for scope, part in self._parts.items():

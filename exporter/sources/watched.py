@@ -1,11 +1,14 @@
 """Jobs that are asked for their runs one by one: what is remembered of them, and the pages of one read so far."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from itertools import pairwise
 
 import msgspec
 
-from exporter.model import Job, Run
+from exporter.errors import SchemaError
+from exporter.model import Job, Run, one_row_per_run
+from exporter.sources.paging import PageGuard
 from exporter.sources.turns import Pulse, Schedule
 from exporter.sources.unreadable import awaited, counted
 
@@ -55,19 +58,22 @@ class JobNote(msgspec.Struct, frozen=True, array_like=True):
     """What the state keeps of a job: when its runs were last read whole, and what is known of its schedule since when.
 
     It is what tells a job's first reading from a later one, even after its runs have been forgotten here.
-    `unreadable`: in how many readings in a row there were rows that could not be read.
+    `unreadable`: in how many readings in a row there were rows that could not be read. `whole`: the first reading has
+    looked for open runs as far back as it goes.
     """
 
     read: float | None = None
     schedule: Schedule = Schedule()
     detailed: float | None = None
     unreadable: int = 0
+    whole: bool = True
 
     def after(self, walk: "Walk") -> "JobNote":
         """The note after a walk. One that met rows that may become right has not read the job whole."""
         unreadable = counted(self.unreadable, walk.invalid)
         read = walk.began if walk.whole and not awaited(unreadable) else self.read
-        return msgspec.structs.replace(self, read=read, unreadable=unreadable)
+        whole = self.whole if self.read is not None else not walk.skipped
+        return msgspec.structs.replace(self, read=read, unreadable=unreadable, whole=whole)
 
 
 class Walk(msgspec.Struct, kw_only=True):
@@ -80,6 +86,8 @@ class Walk(msgspec.Struct, kw_only=True):
         deep: It goes on through known runs down to the floor.
         first: The first page, hashed: an equal one tells nothing new.
         reached: The earliest start seen, if the walk ended before the last page.
+        skipped: Whether it ended at a page of runs that all ended before the baseline, although there were more.
+        guard: Refuses a list that never ends.
     """
 
     began: float
@@ -93,6 +101,8 @@ class Walk(msgspec.Struct, kw_only=True):
     first: bytes = b""
     newest_first: bool = True
     reached: float | None = None
+    skipped: bool = False
+    guard: PageGuard = msgspec.field(default_factory=lambda: PageGuard("the runs of a job", MAX_PAGES + 1))
 
     @property
     def whole(self) -> bool:
@@ -100,28 +110,43 @@ class Walk(msgspec.Struct, kw_only=True):
         return self.newest_first or self.reached is None
 
     def take(self, page: Page, runs: Sequence[Run], known: Callable[[Collection[str]], Collection[str]]) -> bool:
-        """Adds a page; returns whether there is more to ask for."""
+        """Adds a page; returns whether there is more to ask for. Raises SchemaError if the list does not end."""
         fresh = {run.run_id for run in runs} - self.runs.keys()
-        self.runs.update((run.run_id, run) for run in runs)
+        shown = [self.runs[run.run_id] for run in runs if run.run_id in self.runs]
+        self.runs.update((run.run_id, run) for run in one_row_per_run([*shown, *runs]))
         self.invalid += len(page.rows) - len(runs)
         self.pages, self.cursor = self.pages + 1, page.cursor
         if self.pages == 1:
             self.newest_first = is_newest_first(runs)
-        if not page.more or not fresh:
+        if not page.more:
             return False
-        if self.pages < MAX_PAGES and not (self.newest_first and self._meets(runs, known)):
+        if not fresh:
+            raise SchemaError("the runs of a job: the list does not end: a page without a new run is not the last")
+        self.guard.check(fresh, page.cursor or None)
+        if self.newest_first and self._has_ended(runs):
+            self.skipped = True
+        elif self.pages < MAX_PAGES and not (self.newest_first and self._meets(runs, known)):
             return True
         if not known(fresh):
             self.reached = min((run.start for run in self.runs.values() if run.start is not None), default=self.began)
         return False
 
+    def _has_ended(self, runs: Sequence[Run]) -> bool:
+        """Whether all runs of a page had ended by the baseline; open ones behind it are looked for later."""
+        return all(run.end is not None and run.end <= self.baseline for run in runs)
+
     def _meets(self, runs: Sequence[Run], known: Callable[[Collection[str]], Collection[str]]) -> bool:
         """Whether a page reaches what was read before, or what need not be."""
-        if all(run.end is not None and run.end <= self.baseline for run in runs):
-            return True
         if any(run.start is not None and run.start < self.floor for run in runs):
             return True
         return not self.deep and bool(known([run.run_id for run in runs]))
+
+
+class Elsewhere(msgspec.Struct, frozen=True):
+    """An open run that no page shows: when it was last read by its ID since then, and when that was last tried."""
+
+    read: float | None = None
+    tried: float | None = None
 
 
 class Watched(msgspec.Struct, kw_only=True):
@@ -133,9 +158,10 @@ class Watched(msgspec.Struct, kw_only=True):
         failed: Whether that failed.
         digest: The hash of its last whole answer of one page, once that is committed.
         changed: Whether that differed from the one before.
-        elsewhere: Its open runs that no page shows, and when each was last asked for by id; None: not since a page did.
+        elsewhere: Its open runs that no page shows.
         walk: A walk that this poll had no time to end.
-        missed: Whether the list left it out the last time.
+        older: The walk that looks for open runs behind the first reading.
+        missed: Since when the list leaves it out.
     """
 
     row: JobRow
@@ -144,10 +170,21 @@ class Watched(msgspec.Struct, kw_only=True):
     failed: bool = False
     digest: bytes = b""
     changed: bool = False
-    elsewhere: dict[str, float | None] = {}
+    elsewhere: dict[str, Elsewhere] = {}
     last_start: float | None = None
     walk: Walk | None = None
-    missed: bool = False
+    older: Walk | None = None
+    missed: float | None = None
+
+    @property
+    def part(self) -> str:
+        """What errors call its runs."""
+        return f"runs of job {self.row.job_id}"
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether its project's list shows it, or its runs have answered since it does not."""
+        return self.missed is None or (self.note.read is not None and self.note.read > self.missed)
 
     def job(self) -> Job:
         """The job as it is told to the ledger."""
@@ -177,6 +214,7 @@ class Project(msgspec.Struct, kw_only=True):
         failed: Whether the last try to list them failed.
         readable: Whether it answered.
         known: Whether the list of projects shows it.
+        absent: Jobs with open runs that no list shows, by ID, and since when.
     """
 
     name: str
@@ -186,6 +224,12 @@ class Project(msgspec.Struct, kw_only=True):
     failed: bool = False
     readable: bool = True
     known: bool = True
+    absent: dict[str, float] = {}
+
+    @property
+    def part(self) -> str:
+        """What errors call its list of jobs."""
+        return f"jobs of project {self.name}"
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -203,6 +247,13 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     note: JobNote
     digest: bytes | None = None
     last_start: float | None = None
+
+
+def looking_back(now: float, floor: float, behind: Walk | None = None) -> Walk:
+    """Return a walk down to the floor whatever its pages show; it goes on where the walk `behind` which it is ended."""
+    if behind is not None:
+        return msgspec.structs.replace(behind, baseline=-math.inf, deep=True, skipped=False, reached=None)
+    return Walk(began=now, floor=floor, baseline=-math.inf, deep=True)
 
 
 def is_newest_first(runs: Sequence[Run]) -> bool:
