@@ -274,6 +274,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         last_sweep: When the sweep window was last read.
         clock_checked: Whether `baseline` has been corrected by the API's clock.
         forgotten: Runs that ended before this instant have been pruned.
+        last_truncated: When an answer last came trimmed.
     """
 
     name: str
@@ -289,6 +290,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     last_sweep: float | None = None
     clock_checked: bool = False
     forgotten: float | None = None
+    last_truncated: float | None = None
 
     def watermark(self) -> float | None:
         """The least of the readable scopes' watermarks; None while one has none."""

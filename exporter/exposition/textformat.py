@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from exporter.counting.records import SEPARATOR, Count, Distribution, Exemplar
+from exporter.counting.records import SEPARATOR, Count, Distribution, Exemplar, clean
 from exporter.metrics.families import LEVEL_LABELS, Family, Kind, Level
 from exporter.metrics.jobview import JobView
 
@@ -148,7 +148,7 @@ def _encoded(lines: list[str]) -> bytes:
 def _exemplar(exemplar: Exemplar | None) -> str:
     if exemplar is None or len("run_id") + len(exemplar.run_id) > EXEMPLAR_LIMIT:
         return ""
-    pairs = f'run_id="{escape(exemplar.run_id)}"'
+    pairs = f'run_id="{escape(clean(exemplar.run_id))}"'
     return f" # {{{pairs}}} {number(exemplar.value)} {number(exemplar.instant)}"
 
 

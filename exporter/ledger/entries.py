@@ -343,6 +343,7 @@ class Entry:
         source, now = self._draft.source, self._moment.now
         if reading.truncated:
             source.count("jobrun_source_truncated_responses_total", amount=reading.truncated)
+            source.last_truncated = now
         for window in reading.unobserved:
             if window.start < min(window.end, now):
                 self._unobserved(Window(window.start, min(window.end, now)))

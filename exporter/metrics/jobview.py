@@ -132,7 +132,7 @@ def last_failed_run(view: JobView) -> Iterator[Row]:
     """Which run failed last, and why."""
     failure = view.state.last_failure
     if failure is not None:
-        yield (failure.run_id, view.failed_run_url, failure.failed_step, failure.error_type), 1
+        yield (clean(failure.run_id), view.failed_run_url, failure.failed_step, failure.error_type), 1
 
 
 def job_info(view: JobView) -> Iterator[Row]:

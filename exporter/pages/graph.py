@@ -11,7 +11,7 @@ GAP_X, GAP_Y = 44, 14
 MARGIN = 6
 MOST = 150
 """Steps beyond this are no picture any more."""
-LETTERS = 22
+LETTERS = 19
 """Of a name in a box."""
 
 

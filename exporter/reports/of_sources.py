@@ -36,6 +36,7 @@ def report(  # noqa: PLR0913  # each is one of the things that a report is made 
         unobserved_seconds=sum(end - start for start, end in state.unobserved),
         unobserved=tuple(Range(*each) for each in reversed(merged(state.unobserved)[-MOST_SHOWN:])),
         truncated=_count(state, "jobrun_source_truncated_responses_total"),
+        last_truncated=state.last_truncated,
         scopes_readable=len(state.scopes) - len(unreadable),
         scopes_unreadable=len(unreadable),
         unreadable=tuple(unreadable[:MOST_SHOWN]),

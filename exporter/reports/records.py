@@ -58,7 +58,8 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
         baseline: Endings up to this instant are not counted.
         unobserved_seconds: Time whose endings can never be read, in all.
         unobserved: The latest such stretches, newest first, at most 20.
-        truncated: Answers that were found trimmed.
+        truncated: Answers that were found trimmed, and asked for again in parts.
+        last_truncated: When the last of them came.
         scopes_readable: Scopes that the credential may read.
         scopes_unreadable: Those that it may not.
         unreadable: Their ids, at most 20.
@@ -88,6 +89,7 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     unobserved_seconds: float = 0.0
     unobserved: tuple[Range, ...] = ()
     truncated: int = 0
+    last_truncated: float | None = None
     scopes_readable: int = 0
     scopes_unreadable: int = 0
     unreadable: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from exporter.counting.records import Exemplar, clean
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.gzipped import deflated, member
+from exporter.exposition.textformat import _exemplar
 from exporter.metrics.holds import Holds
 from exporter.metrics.jobview import JobView
 from tests.exposition.builders import job, view
@@ -72,7 +73,7 @@ def test_a_histogram_is_read_back_with_its_exemplars(run_id, observed):
         bound: sum(value <= limit for value in observed) for bound, limit in expected.items()
     }
     seen = {sample.exemplar.labels["run_id"] for sample in by_bound.values() if sample.exemplar}
-    assert seen == ({run_id} if observed else set())
+    assert seen == ({clean(run_id)} if observed else set())
 
 
 def test_a_lone_surrogate_does_not_break_the_page():
@@ -114,3 +115,8 @@ def test_promtool_has_nothing_to_say():
     text = bytes(exposition.publish().text)
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)  # noqa: S607 found on PATH by the mark above
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_control_characters_of_a_run_id_reach_no_line_of_the_exposition():
+    exemplar = Exemplar("a\r\nSet-Cookie: \u202ex", 1.0, 900.0)
+    assert _exemplar(exemplar) == ' # {run_id="a  Set-Cookie:  x"} 1.0 900.0'

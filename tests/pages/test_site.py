@@ -13,7 +13,7 @@ from exporter.model import Result, State
 from exporter.pages.words import visible
 from exporter.reports.errors import BusyError, UpstreamError
 from exporter.reports.filters import JobOrder
-from tests.pages.told import ALL_BROKEN, NOW, failing, job, problem, run, run_page, source, step
+from tests.pages.told import ALL_BROKEN, DAY, HOUR, NOW, failing, job, problem, run, run_page, source, step
 
 PAGES = ("/", "/runs", "/runs/snow/run-8", "/runs/snow/run-8/log?step=load", "/runbooks", "/runs/snow/unknown")
 
@@ -201,7 +201,7 @@ def test_broken_sources_say_what_is_broken(client, told):
         "down The API refused the key (401).",
         "partial 2 scopes may not be read.",
         "2h can never be read",
-        "4 answers came trimmed",
+        "trimmed answers were asked for again in parts, the last 1h ago ; nothing is lost",
         "2 scopes may not be read: north , south",
         "steps of 1 run are lost",
         "unmapped status paused_by_admin : 3 runs",
@@ -209,6 +209,31 @@ def test_broken_sources_say_what_is_broken(client, told):
         "credential ends in 2d",
     ):
         assert part in text, part
+
+
+def test_trimmed_answers_alone_are_no_gap_and_are_shown_for_a_day(client, told):
+    told.listed_sources = (source(truncated=6, last_truncated=NOW - HOUR),)
+    text = parsed(client.get("/")).text
+    assert "complete read in parts" in text
+    assert "gaps" not in text
+    told.listed_sources = (source(truncated=6, last_truncated=NOW - 2 * DAY),)
+    text = parsed(client.get("/")).text
+    assert "complete" in text
+    assert "in parts" not in text
+
+
+def test_crawlers_do_not_follow_links_to_runs_which_cost_requests(client):
+    for path in ("/", "/runs", "/runs/snow/run-8"):
+        links = [each for tag, each in parsed(client.get(path)).elements if tag == "a"]
+        to_runs = [link for link in links if "runs/snow/" in link["href"] or "runs/snow/" in f"runs/{link['href']}"]
+        assert to_runs
+        assert {link.get("rel") for link in to_runs} == {"nofollow"}
+
+
+def test_a_mark_of_a_run_says_what_it_means(client, told):
+    told.listed_runs = (run(mark="baseline"),)
+    titles = [each.get("title") for _, each in parsed(client.get("/runs")).elements if each.get("class") == "tag"]
+    assert titles == ["ended before counting began"]
 
 
 def test_ten_thousand_jobs_come_in_pages_fast_and_small(client, told):

@@ -228,6 +228,7 @@ ALL_BROKEN = (
         unobserved_seconds=7200.0,
         unobserved=(Range(NOW - DAY, NOW - DAY + 7200),),
         truncated=4,
+        last_truncated=NOW - HOUR,
         steps_lost=1,
         unmapped={"paused_by_admin": 3},
         credential_expiry=NOW + 2 * DAY,
