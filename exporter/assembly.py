@@ -17,9 +17,9 @@ from exporter.counting.rules import SourceRules
 from exporter.exposition.publisher import Shown
 from exporter.learning.expectations import objective_of
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.families import series_count
 from exporter.metrics.jobview import JobView
 from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.room import series_needed
 from exporter.polling.poll import Pages, Poller
 from exporter.polling.schedule import Polled
 from exporter.sources import SOURCES
@@ -52,8 +52,9 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
     def expects(job: JobState) -> bool:
         return objective_of(config, job) is not None
 
-    def series(job: JobState) -> int:
-        return series_count(JobView(state=job, results=kind.results, has_steps=has_steps))
+    def series(job: JobState, step_histograms: bool) -> int:  # noqa: FBT001  # as SourceRules has it
+        view = JobView(state=job, results=kind.results, has_steps=has_steps, step_histograms=step_histograms)
+        return series_needed(view, buckets(job), config.metrics.step_buckets)
 
     def buckets(job: JobState) -> tuple[float, ...]:
         objective = objective_of(config, job)

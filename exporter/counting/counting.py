@@ -205,7 +205,7 @@ def seed(job: JobState, results: Collection[Result], rules: Rules, *, attempts: 
 
 
 def count_ending(job: JobState, run: Run, rules: Rules, *, attempts: bool) -> None:
-    """Adds one ending to a job's counters and histograms."""
+    """Add one completed run to a job's counters."""
     result = run.result or Result.UNKNOWN
     exemplar = None if run.end is None else Exemplar(run.run_id, 1.0, run.end)
     counter = job.count("jobrun_runs_total", result, released=rules.released)
@@ -216,15 +216,22 @@ def count_ending(job: JobState, run: Run, rules: Rules, *, attempts: bool) -> No
         job.count("jobrun_runs_recovered_total", amount=int(run.recovered), released=rules.released)
     if result in FAILING and run.error_type:
         job.count("jobrun_run_errors_total", bounded(job, run.error_type), released=rules.released)
-    if run.duration is not None:
-        shown = None if run.end is None else Exemplar(run.run_id, run.duration, run.end)
-        durations = job.distribution(
-            "jobrun_run_duration_seconds", result, bounds=rules.run_buckets, released=rules.released
-        )
-        durations.observe(run.duration, shown)
-    if run.queue_duration is not None:
-        queue = job.distribution("jobrun_run_queue_duration_seconds", bounds=rules.run_buckets, released=rules.released)
-        queue.observe(run.queue_duration)
+
+
+def observe_duration(job: JobState, run: Run, rules: Rules) -> None:
+    """Add how long a run took to a job's histograms."""
+    result, duration = run.result or Result.UNKNOWN, run.duration or 0.0
+    exemplar = None if run.end is None else Exemplar(run.run_id, duration, run.end)
+    durations = job.distribution(
+        "jobrun_run_duration_seconds", result, bounds=rules.run_buckets, released=rules.released
+    )
+    durations.observe(duration, exemplar)
+
+
+def observe_queue(job: JobState, run: Run, rules: Rules) -> None:
+    """Add how long a run waited to a job's histograms."""
+    queue = job.distribution("jobrun_run_queue_duration_seconds", bounds=rules.run_buckets, released=rules.released)
+    queue.observe(run.queue_duration or 0.0)
 
 
 def bounded(job: JobState, error_type: str) -> str:

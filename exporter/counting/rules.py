@@ -44,7 +44,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         include: Patterns of the jobs that are read.
         exclude: Patterns of those that are not.
         max_series: The bound on all domain series.
-        series_of: How many series a job has.
+        series_of: How many series a job needs, with or without histograms of its steps.
         run_buckets: The bounds of a job's run durations, in seconds.
         never_expires: Whether a job is kept without runs, because somebody has set an objective for it.
     """
@@ -61,7 +61,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     max_series: int
-    series_of: Callable[[JobState], int]
+    series_of: Callable[[JobState, bool], int]
     run_buckets: Callable[[JobState], tuple[float, ...]]
     never_expires: Callable[[JobState], bool]
 
@@ -73,9 +73,9 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether a job's series are served."""
         return not job.gone and (job.overflow or self.wants(label_of(job.job)))
 
-    def weight(self, job: JobState) -> int:
-        """Return how many series a job takes of `max_series`."""
-        return self.series_of(job) if self.shows(job) else 0
+    def weight(self, job: JobState, *, step_histograms: bool) -> int:
+        """Return how many series a job takes of `max_series`: none while it is not served."""
+        return self.series_of(job, step_histograms) if self.shows(job) else 0
 
     def filter_since(self, since: float) -> Filter:
         """The patterns now in force, as in force since an instant."""

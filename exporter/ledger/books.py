@@ -19,6 +19,7 @@ class Books:
         self.steps_total = 0
         self.exporter = Counted()
         self.next_key = 1
+        self.folded: defaultdict[str, dict[int, None]] = defaultdict(dict)
         self._by_source: defaultdict[str, dict[int, JobState]] = defaultdict(dict)
         self._by_scope: defaultdict[tuple[str, str], dict[int, JobState]] = defaultdict(dict)
 
@@ -30,6 +31,8 @@ class Books:
         if not job.overflow:
             self._by_source[job.source][job.key] = job
             self._by_scope[job.source, job.job.scope][job.key] = job
+        if job.folded:
+            self.folded[job.source][job.key] = None
         if job.shown:
             self.names[job.source, job.project, job.name] = job.key
         self._weigh(job.key, series, len(job.step_names()) + len(job.folded_steps) if job.shown else 0)
@@ -64,6 +67,7 @@ class Books:
             return
         if self.names.get((job.source, job.project, job.name)) == key:
             del self.names[job.source, job.project, job.name]
+        self.folded[job.source].pop(key, None)
         self._by_scope[job.source, job.job.scope].pop(key, None)
         if not self._by_scope[job.source, job.job.scope]:
             del self._by_scope[job.source, job.job.scope]

@@ -1,12 +1,14 @@
 """One transaction in the making: copies of the records that it touches, and the rows that it will write."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from exporter.counting.counting import Rules, bounded, seed
 from exporter.counting.records import OTHER, SEPARATOR, Counted, JobState, clean, copy, label_of, name_apart
 from exporter.counting.rules import SourceRules, included_since
 from exporter.ledger.books import Books
-from exporter.model import Job, Run
+from exporter.metrics.families import ERRORS, RUN_DURATION, RUNS, STEPS
+from exporter.metrics.room import EXPECTED_RESULTS, STEP_COUNTERS, bucket_lines
+from exporter.model import Job, Result, Run, Step
 from exporter.state.schema import StoredRun
 
 OTHER_JOB_ID = SEPARATOR + OTHER
@@ -28,14 +30,27 @@ class Draft:
         counting: How endings are added up.
         now: The current time.
         started: When the poll started.
+        step_histograms: Whether step durations are observed.
     """
 
-    def __init__(self, books: Books, rules: SourceRules, counting: Rules, now: float, started: float) -> None:
+    def __init__(  # noqa: PLR0913  # each is one of the things that a draft is made of
+        self,
+        books: Books,
+        rules: SourceRules,
+        counting: Rules,
+        now: float,
+        started: float,
+        *,
+        step_histograms: bool,
+    ) -> None:
         self._books = books
         self._rules = rules
         self._counting = counting
         self._now = now
         self._started = started
+        self._step_histograms = step_histograms
+        self._steps: dict[int, set[str]] = {}
+        self._folded_steps: dict[int, set[str]] = {}
         self._next_key = books.next_key
         self._new: dict[str, int] = {}
         self._names: dict[tuple[str, str], int] = {}
@@ -97,7 +112,7 @@ class Draft:
     def retire(self, key: int) -> None:
         """End the series of a job that does not exist anymore, and drop what it counted."""
         state = self.job(key)
-        self.series -= self._rules.weight(state)
+        self.series -= self._weight(state)
         state.gone, state.gone_since, state.folded = True, self._now, False
         state.counts, state.distributions, state.folded_steps = {}, {}, []
 
@@ -132,7 +147,7 @@ class Draft:
         if _rhythm(job) != _rhythm(state.job):
             state.expected_since = self._now
         if state.shown:
-            self.series -= self._rules.weight(state)  # those that end make room for those that begin
+            self.series -= self._weight(state)  # those that end make room for those that begin
         state.job, state.excluded = job, not self._rules.wants(label_of(job))
         state.gone, state.gone_since, state.missing_since = False, None, None
         if renamed or returns:
@@ -147,7 +162,7 @@ class Draft:
         self._begin(state) if renamed or returns or included else self._count_series(state)
 
     def _count_series(self, state: JobState) -> None:
-        self.series += self._rules.weight(state)
+        self.series += self._weight(state)
 
     def _name(self, state: JobState, *, keep: bool = False) -> None:
         """Set the labels; a name that another job had first is told apart by the ID. `keep`: leave what is free."""
@@ -173,20 +188,53 @@ class Draft:
         """Seed a job's series, or fold the job where there is no room for them."""
         seed(state, self._rules.results, self._counting, attempts=self._rules.attempts)
         was_folded, state.folded = state.folded, False  # a folded job has no series of its own to be counted
-        series = self._rules.weight(state)
-        state.folded = self.series + series > self._rules.max_series
+        series = self._weight(state)
+        state.folded = not self._fits(series)
         if state.folded:
             state.counts, state.distributions = {}, {}
             if not was_folded:
-                self._overflow("jobrun_runs_total")
+                self._overflow(RUNS)
         else:
             self.series += series
 
+    def _weight(self, state: JobState) -> int:
+        return self._rules.weight(state, step_histograms=self._step_histograms)
+
+    def _fits(self, series: int) -> bool:
+        return self.series + series <= self._rules.max_series
+
+    def _has_room(self) -> bool:
+        return self.series < ROOM * self._rules.max_series
+
+    def unfold(self) -> None:
+        """Give folded jobs series of their own, as far as there is room again."""
+        for key in list(self._books.folded[self._rules.name]) if self._has_room() else ():
+            state = copy(self.look(key))
+            self._begin(state)
+            if not state.folded:
+                self.jobs[key] = state
+            if not self._has_room():
+                break
+
     def target(self, state: JobState) -> JobState:
         """Where a job's events are counted: in its own record, or in `__other__` while it is folded."""
-        if state.folded and self.series < ROOM * self._rules.max_series:
+        if state.folded and self._has_room():
             self._begin(state)
         return self._other() if state.folded else state
+
+    def observer(self, target: JobState, family: str, *labels: str, bounds: Sequence[float]) -> JobState:
+        """Return the record in which a duration is observed: `__other__` where a new histogram finds no room.
+
+        Those that every job is expected to have found their room when the job did.
+        """
+        known = SEPARATOR.join(labels) in target.distributions.get(family, {})
+        expected = family == RUN_DURATION and labels[0] in EXPECTED_RESULTS
+        if target.overflow or known or expected:
+            return target
+        if self._take(bucket_lines(bounds)):
+            return target
+        self._overflow(family)
+        return self._other()
 
     def _other(self) -> JobState:
         key = self.find(OTHER_JOB_ID)
@@ -214,36 +262,57 @@ class Draft:
         left = {key for key, state in self.jobs.items() if state.job.scope != scope}
         return sorted((self._books.of_scope(self._rules.name, scope).keys() | drafted) - left)
 
-    def step_name(self, state: JobState, name: str) -> str:
-        """The label of a step: its name, or `__other__` for a new one where there is no room."""
+    def step_label(self, state: JobState, step: Step) -> str:
+        """Return the label of a step: its name, or `__other__` where there is no room for its series."""
         if state.overflow:
             return OTHER
-        name = clean(name)
-        if name in state.step_names():
-            return name
-        full = self.series >= self._rules.max_series
-        if name in state.folded_steps:
-            if full or self.series >= ROOM * self._rules.max_series:
-                return OTHER
-            state.folded_steps.remove(name)
-        elif full:
-            if len(state.folded_steps) < MAX_FOLDED_STEPS:
-                state.folded_steps.append(name)
-            self._overflow("jobrun_steps_total")
+        name, known, folded = clean(step.name), self._steps_of(state), self._folded_steps_of(state)
+        if name in known:
+            series = SEPARATOR.join((name, step.result or Result.UNKNOWN))
+            return name if series in state.counts.get(STEPS, {}) or self._take(1) else OTHER
+        if name in folded and not self._has_room():
             return OTHER
-        return name
+        if self._take(STEP_COUNTERS + (bucket_lines(self._counting.step_buckets) if self._step_histograms else 0)):
+            known.add(name)
+            if name in folded:
+                folded.remove(name)
+                state.folded_steps.remove(name)
+            return name
+        if name not in folded:
+            self._overflow(STEPS)
+            if len(folded) < MAX_FOLDED_STEPS:
+                folded.add(name)
+                state.folded_steps.append(name)
+        return OTHER
+
+    def _take(self, series: int) -> bool:
+        """Take room for further series of a job, if there is any."""
+        fits = self._fits(series)
+        self.series += series if fits else 0
+        return fits
+
+    def _steps_of(self, state: JobState) -> set[str]:
+        """Return the names of a job's steps, as far as they have series; to be added to."""
+        if state.key not in self._steps:
+            self._steps[state.key] = set(state.step_names())
+        return self._steps[state.key]
+
+    def _folded_steps_of(self, state: JobState) -> set[str]:
+        if state.key not in self._folded_steps:
+            self._folded_steps[state.key] = set(state.folded_steps)
+        return self._folded_steps[state.key]
 
     def error_type(self, state: JobState, run: Run) -> str:
-        """The label of a run's error type: `__other__` for a new one where there is no room."""
+        """Return the label of a run's error type: `__other__` for a new one where there is no room."""
         word = clean(run.error_type)
         if word and state.overflow:
             return OTHER
-        if not word or word in state.counts.get("jobrun_run_errors_total", {}):
+        if not word or word in state.counts.get(ERRORS, {}):
             return word
-        if self.series >= self._rules.max_series:
-            self._overflow("jobrun_run_errors_total")
-            return OTHER
-        return bounded(state, word)
+        if bounded(state, word) == word and self._take(1):
+            return word
+        self._overflow(ERRORS)
+        return OTHER
 
     def _overflow(self, family: str) -> None:
         self.count_for_exporter("jobrun_exporter_series_overflow_total", family)

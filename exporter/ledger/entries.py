@@ -14,6 +14,7 @@ from exporter.counting.records import OTHER, JobState, ScopeState, clean, label_
 from exporter.counting.rules import SourceRules
 from exporter.ledger.draft import Draft
 from exporter.ledger.sightings import Sighting, Sightings
+from exporter.metrics.families import QUEUE_DURATION, RUN_DURATION
 from exporter.model import Disposition, Reading, Result, Run, Step, Window, one_row_per_run
 from exporter.state.schema import StepMark, StoredRun
 
@@ -107,6 +108,7 @@ class Entry:
             return
         scope = self._scope(reading)
         self._draft.describe(reading.jobs, {reading.scope: scope.baseline, **self._baselines()})
+        self._draft.unfold()
         if reading.catalog:
             self._catalog(reading)
         runs = one_row_per_run(reading.runs)
@@ -305,6 +307,7 @@ class Entry:
             # It was created for its first life: what it waited since then says nothing about this one.
             shown = msgspec.structs.replace(shown, queue_duration=None)
         counting.count_ending(target, shown, self._counting_of(target), attempts=self._rules.attempts)
+        self._observe(target, shown)
         if counting.note_ending(state, shown, self._moment.now):
             self._draft.recount.add(state.key)
         self.entered.results[run.result or Result.UNKNOWN] += 1
@@ -316,6 +319,16 @@ class Entry:
         self._draft.runs[run.run_id] = pending
         if steps and not any(step.result is None for step in steps):
             self.steps(pending, steps)
+
+    def _observe(self, target: JobState, run: Run) -> None:
+        """Observe how long a run took and waited."""
+        result, bounds = run.result or Result.UNKNOWN, self._counting_of(target).run_buckets
+        if run.duration is not None:
+            job = self._draft.observer(target, RUN_DURATION, result, bounds=bounds)
+            counting.observe_duration(job, run, self._counting_of(job))
+        if run.queue_duration is not None:
+            job = self._draft.observer(target, QUEUE_DURATION, bounds=bounds)
+            counting.observe_queue(job, run, self._counting_of(job))
 
     def _counting_of(self, job: JobState) -> Rules:
         """How endings of a job are added up. Whether an objective sets its buckets is asked once a job, not a run."""
@@ -393,7 +406,7 @@ class Entry:
             return
         state = self._draft.job(row.job)
         target = self._draft.target(state)
-        labels = {step.name: self._draft.step_name(target, step.name) for step in steps}
+        labels = {step.name: self._draft.step_label(target, step) for step in steps}
         if row.known.mark is Mark.COUNTED:
             counting.count_steps(target, steps, labels, self._counting, histograms=self._histograms)
         elif not target.overflow:

@@ -144,7 +144,7 @@ class Ledger:
 
     def _series(self, job: JobState) -> int:
         rules = self._rules.get(job.source)
-        return rules.weight(job) if rules else 0
+        return rules.weight(job, step_histograms=self.step_histograms) if rules else 0
 
     def _count_cold_start(self) -> None:
         """Count a start without a state. What cannot be written now is counted with the next thing that can."""
@@ -187,7 +187,7 @@ class Ledger:
         self._open.add_source(name)
         for job in [job for job in self.books.jobs.values() if job.source == name]:
             shown = laid_out(job, self._layouts(rules, job))
-            self.books.take(shown, rules.weight(shown))
+            self.books.take(shown, self._series(shown))
 
     def _layouts(self, rules: SourceRules, job: JobState) -> dict[str, tuple[float, ...]]:
         run_buckets = rules.run_buckets(job)
@@ -217,7 +217,8 @@ class Ledger:
 
     def _draft(self, source: str, now: float, started: float | None = None) -> Draft:
         self.load()
-        return Draft(self.books, self._rules[source], self._counting, now, now if started is None else started)
+        moment = now, now if started is None else started
+        return Draft(self.books, self._rules[source], self._counting, *moment, step_histograms=self.step_histograms)
 
     def _entry(self, draft: Draft, moment: Moment) -> Entry:
         name = draft.source.name
@@ -228,7 +229,6 @@ class Ledger:
 
     def _commit(self, draft: Draft, now: float) -> None:
         """Write a draft, then take it into the books. What can fail is done before the COMMIT."""
-        rules = self._rules[draft.source.name]
         if self._cold:
             draft.count_for_exporter(COLD_STARTS, self._cold)
         with self._writing() as store:
@@ -239,7 +239,7 @@ class Ledger:
             store.put_jobs(draft.jobs.values())
             if draft.exporter is not None:
                 store.put_exporter(draft.exporter)
-            weighed = [(job, rules.weight(job)) for job in draft.jobs.values()]
+            weighed = [(job, self._series(job)) for job in draft.jobs.values()]
             followed = {run_id: self._followed(draft, row) for run_id, row in draft.runs.items()}
         with self._taking():
             self._cold = ""
@@ -273,6 +273,8 @@ class Ledger:
         if self.step_histograms and self._step_mode == "auto" and self.books.steps_total > MANY_STEPS:
             self.step_histograms = False
             self._changed.everything = True
+            for job in list(self.books.jobs.values()):
+                self.books.take(job, self._series(job))
 
     # --- a poll's doings ---
 

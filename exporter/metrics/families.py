@@ -93,6 +93,8 @@ def gauge(name: str, help_text: str, rows: Rows, *labels: str) -> Family:
 RUNS = "jobrun_runs_total"
 RUN_DURATION = "jobrun_run_duration_seconds"
 QUEUE_DURATION = "jobrun_run_queue_duration_seconds"
+ERRORS = "jobrun_run_errors_total"
+STEPS = "jobrun_steps_total"
 STEP_DURATION = "jobrun_step_duration_seconds"
 
 FAMILIES: tuple[Family, ...] = (
@@ -101,7 +103,7 @@ FAMILIES: tuple[Family, ...] = (
     histogram(QUEUE_DURATION, "How long ended runs waited before they started."),
     counter("jobrun_run_retries_total", "Attempts beyond the first, added when a run ends."),
     counter("jobrun_runs_recovered_total", "Runs that ended well after a failed attempt."),
-    counter("jobrun_run_errors_total", "Failed runs by type of error.", "error_type"),
+    counter(ERRORS, "Failed runs by type of error.", "error_type"),
     gauge("jobrun_active_runs", "Runs that have not ended, by what they do.", active_runs, "state"),
     gauge(
         "jobrun_oldest_active_run_start_timestamp_seconds",
@@ -152,7 +154,7 @@ FAMILIES: tuple[Family, ...] = (
         last_failed_run,
         *("run_id", "run_url", "failed_step", "error_type"),
     ),
-    counter("jobrun_steps_total", "Steps of ended runs, by result.", "step_name", "result"),
+    counter(STEPS, "Steps of ended runs, by result.", "step_name", "result"),
     counter(
         "jobrun_step_root_failures_total",
         "Ended runs in which this step failed first; steps skipped after it are not blamed.",
@@ -244,19 +246,3 @@ FAMILIES: tuple[Family, ...] = (
         level=Level.EXPORTER,
     ),
 )
-
-
-def series_count(view: JobView) -> int:
-    """How many series a job has, each line of a histogram being one; those that are withheld included."""
-    return sum(_series(family, view) for family in FAMILIES if family.level is Level.JOB)
-
-
-def _series(family: Family, view: JobView) -> int:
-    if family.rows is not None:
-        return sum(1 for _ in family.rows(view)) if view.gauged else 0
-    if not view.counted:
-        return 0
-    if family.kind is Kind.COUNTER:
-        return len(view.state.counts.get(family.name, ()))
-    # one line a bound, and those of +Inf, of the sum and of the count
-    return sum(len(each.shown_bounds) + 3 for each in view.state.distributions.get(family.name, {}).values())

@@ -31,7 +31,7 @@ def rules(**changes):
         "include": (".*",),
         "exclude": (),
         "max_series": 100_000,
-        "series_of": lambda job: 0 if job.gone or job.folded else sum(map(len, job.counts.values())),
+        "series_of": lambda job, _steps: 0 if job.gone or job.folded else sum(map(len, job.counts.values())),
         "run_buckets": lambda _job: BUCKETS,
         "never_expires": lambda _job: False,
         **changes,

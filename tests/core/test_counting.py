@@ -210,6 +210,8 @@ def test_an_ending_fills_all_that_belongs_to_it():
         recovered=True, error_type="of an attempt that failed",
     )  # fmt: skip
     counting.count_ending(state, run, RULES, attempts=True)
+    counting.observe_duration(state, run, RULES)
+    counting.observe_queue(state, run, RULES)
     assert {family: sum(c.value for c in series.values()) for family, series in state.counts.items()} == {
         "jobrun_runs_total": 1,
         "jobrun_run_retries_total": 2,

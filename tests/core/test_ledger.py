@@ -371,7 +371,7 @@ def test_a_ledger_that_is_closed_stays_closed(book):
 def test_an_error_of_our_own_between_judging_and_the_books_neither_loses_nor_doubles_a_run(book, place):
     book.read(ended("a"))
 
-    def broken(_job):
+    def broken(*_):
         raise MemoryError
 
     whole = {"series_of": rules().series_of, "run_buckets": rules().run_buckets}

@@ -1,0 +1,71 @@
+"""How much room a job takes of `metrics.max_series`: what it has, and what is expected to come."""
+
+import functools
+from collections.abc import Sequence
+
+from exporter.counting.records import OTHER, JobState, LastFailure, LastRun
+from exporter.metrics.families import ERRORS, FAMILIES, QUEUE_DURATION, RUN_DURATION
+from exporter.metrics.jobview import JobView
+from exporter.model import Job, Result, State
+
+EXPECTED_RESULTS = (Result.SUCCESS, Result.FAILURE)
+"""Results of which each job is expected to have a histogram of durations sooner or later."""
+
+STEP_COUNTERS = 3
+"""Counter series of a step from its first run on: its successes, its failures, and how often it failed first."""
+
+
+def bucket_lines(bounds: Sequence[float]) -> int:
+    """Return the lines of one histogram series: one per bound, and those of +Inf, of the sum and of the count."""
+    return len(bounds) + 3
+
+
+def series_needed(view: JobView, run_buckets: Sequence[float], step_buckets: Sequence[float]) -> int:
+    """Return how many series a job has or is expected to have, each line of a histogram being one.
+
+    A job is weighed before its first run has ended, so what comes with that is counted from the start: its gauges, the
+    durations of EXPECTED_RESULTS, and room for `__other__` steps and error types.
+    """
+    if not view.counted:
+        return 0
+    counts, distributions = view.state.counts, view.state.distributions
+    durations = {*distributions.get(RUN_DURATION, ()), *EXPECTED_RESULTS}
+    needed = len(durations) * bucket_lines(run_buckets)
+    needed += len(distributions.get(QUEUE_DURATION, ())) * bucket_lines(run_buckets)
+    needed += sum(map(len, counts.values())) + (OTHER not in counts.get(ERRORS, ()))
+    if view.has_steps and view.state.job.has_steps:
+        steps = view.state.step_names()
+        missing = OTHER not in steps
+        needed += STEP_COUNTERS * missing
+        needed += (len(steps) + missing) * bucket_lines(step_buckets) * view.step_histograms
+    return needed + (_gauges(view.results, view.has_steps and view.state.job.has_steps) if view.gauged else 0)
+
+
+@functools.lru_cache(maxsize=256)
+def _gauges(results: tuple[Result, ...], has_steps: bool) -> int:  # noqa: FBT001  # the key of a cache
+    """Return how many gauges a job has of which everything is known that usually is."""
+    ended = LastRun(run_id="r", result=Result.SUCCESS, order=0.0, start=0.0, end=0.0, duration=0.0)
+    state = JobState(
+        key=0,
+        source="",
+        job=Job(job_id="", name="", enabled=True, has_steps=has_steps),
+        project="",
+        name="",
+        discovered=0.0,
+        baseline=0.0,
+        last_run=ended,
+        last_failure=LastFailure(run_id="r", order=0.0, end=0.0),
+        last_success=0.0,
+        failing_since=0.0,
+    )
+    view = JobView(
+        state=state,
+        active={State.EXECUTING: (1, 0.0)},
+        results=results,
+        has_steps=has_steps,
+        freshness=0.0,
+        duration_budget=0.0,
+        next_expected=0.0,
+        learned=("next_run", "freshness", "duration_budget"),
+    )
+    return sum(1 for family in FAMILIES if family.rows is not None for _ in family.rows(view))
