@@ -13,10 +13,11 @@ from typing import Any, NamedTuple, Protocol, TextIO, cast
 
 from exporter import __version__, assets, logs
 from exporter.config import config
-from exporter.config.faults import ConfigError
+from exporter.config.faults import ConfigError, Fault
 from exporter.errors import JobrunError
 from exporter.history.wanted import Wanted, parse_label
 from exporter.sources import SOURCES
+from exporter.state.opening import problem
 from exporter.times import parse_instant
 from exporter.web.address import Address, parse_address
 
@@ -109,6 +110,8 @@ def _check(options: argparse.Namespace, outside: Outside) -> int:
         print(json.dumps(config.schema(outside.settings), indent=2), file=outside.out)
         return 0
     loaded = config.load(options.config_file, outside.environ, outside.settings)
+    if reason := problem(Path(loaded.state.path)):
+        raise ConfigError([Fault("state.path", reason)])
     count = len(loaded.sources)
     print(f"config is valid: {count} source{'s' if count > 1 else ''}", file=outside.out)
     for warning in loaded.warnings({word: kind.poll_requests for word, kind in SOURCES.items()}):

@@ -24,8 +24,9 @@ from exporter.polling.schedule import Schedule
 from exporter.reports.asking import Asking
 from exporter.reports.reader import Reader
 from exporter.reports.reporting import Parts, Reporter
-from exporter.state.opening import Opened, look, open_state
-from exporter.state.store import Connect, Lock, LockedStateError
+from exporter.state.lock import RefusedStateError
+from exporter.state.opening import Opened, open_state
+from exporter.state.store import Connect
 from exporter.supervision import Manager, Supervision
 from exporter.web import api, openapi
 from exporter.web.address import Address
@@ -82,7 +83,6 @@ class Daemon:
         self._log = structlog.get_logger()
         self._config = read_config()
         logs.guard(secrets(self._config))
-        self._lock: Lock | None = None
         registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector):
             collector(registry=registry)
@@ -142,13 +142,13 @@ class Daemon:
         """Opens the state, serves what it holds, and begins to poll.
 
         Raises:
-            LockedStateError: Another process has the state.
+            RefusedStateError: Another process has the state, a newer version or another program has written it.
             IdentityError: The state holds another API under a source's name.
             ListenError: The address cannot be listened on.
         """
         try:
             self._ledger.load()
-        except LockedStateError:
+        except RefusedStateError:
             raise
         except StateError as error:
             self._log.error("state cannot be written: nothing is counted until it can be", fault=str(error))
@@ -163,15 +163,7 @@ class Daemon:
 
     def _open(self) -> Opened:
         """Opens the state under its lock; where not even that can be had, what is there is read."""
-        path = Path(self._config.state.path)
-        if self._lock is None:
-            try:
-                self._lock = Lock(path)
-            except LockedStateError:
-                raise
-            except StateError as error:
-                return Opened(store=None, loaded=look(path), fault=str(error))
-        opened = open_state(path, self._outside.clock, self._connect)
+        opened = open_state(Path(self._config.state.path), self._outside.clock, self._connect, exclusive=True)
         if opened.kept is not None:
             self._log.error("state could not be used and was set aside", kept=str(opened.kept), reason=opened.cold)
         return opened
@@ -231,8 +223,6 @@ class Daemon:
         self._web.stop(GRACE)
         ended = all([ended, self._asking.close(), self._handling.close()])
         self._ledger.close()
-        if self._lock is not None:
-            self._lock.release()
         self._log.info("stopped")
         return ended
 

@@ -280,3 +280,20 @@ def test_output_that_nobody_reads_any_more_is_no_fault(arguments):
         )
     assert ended.stderr == b""
     assert ended.returncode in (0, 141)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("nowhere/state.db", "does not exist; make it"), (".", "is a folder; name a file in it"), (":memory:", "must be")],
+)
+def test_check_says_why_a_state_cannot_be_kept_and_touches_nothing(tmp_path, monkeypatch, path, words):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"sources: [{{name: a, type: snowplow, organization_id: o, auth: {{api_key: k}}}}]\nstate: {{path: '{path}'}}\n"
+    )
+    code, _, err = call("check", f"--config.file={file}")
+    assert code == 1
+    assert err.startswith("state.path: ")
+    assert words in err
+    assert [each.name for each in tmp_path.iterdir()] == ["config.yaml"]

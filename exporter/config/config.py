@@ -28,8 +28,8 @@ from exporter.config.values import (
     PositiveCount,
     PositiveDuration,
     Regex,
+    StatePath,
     Switch,
-    Text,
     Timezone,
     is_loopback,
 )
@@ -97,7 +97,7 @@ class Objective(Section):
 class StateSettings(Section):
     """The database that remembers what was counted."""
 
-    path: Text = "./jobrun-exporter.db"
+    path: StatePath = "./jobrun-exporter.db"
     """The file, relative to the working directory."""
     retention: PositiveDuration = 30 * UNITS["d"]
     """How long runs are remembered."""

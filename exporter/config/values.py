@@ -263,5 +263,17 @@ def _labels(labels: dict[str, str]) -> dict[str, str]:
 Labels = Annotated[dict[str, str], AfterValidator(_labels)]
 """Names and values of labels of one's own."""
 
+
+def _state_path(text: str) -> str:
+    if text.startswith((":memory:", "file:")):
+        raise wrong("must be the path of a file: without one all counters are lost with the process")
+    if "\0" in text:
+        raise wrong("must not hold a NUL character")
+    return text
+
+
+StatePath = Annotated[str, Field(min_length=1), AfterValidator(_state_path)]
+"""The path of the state's file."""
+
 Text = Annotated[str, Field(min_length=1)]
 """A text that is not empty."""

@@ -102,7 +102,9 @@ class Ledger:
                 raise StateError("the state is closed")
             if self._store is None:
                 self._open_state()
-            elif self._stale:
+                return
+            self._verify(self._store)
+            if self._stale:
                 self._fill(self._store.load())
                 self._stale = False
 
@@ -125,6 +127,14 @@ class Ledger:
         self._store = opened.store
         if self._cold:
             self._count_cold_start()
+
+    def _verify(self, store: Storage) -> None:
+        try:
+            store.verify()
+        except StateError as error:
+            self.fault = str(error)
+            self._commit_failed()
+            raise
 
     def _fill(self, loaded: Loaded) -> None:
         books = Books()

@@ -241,7 +241,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     counter(
         "jobrun_exporter_state_cold_starts_total",
-        "Starts without a usable state: new (no file), lost (too old or too new), corrupt (set aside).",
+        "Starts without a usable state: new (no file), lost (beyond what the APIs show), corrupt (set aside).",
         "reason",
         level=Level.EXPORTER,
     ),

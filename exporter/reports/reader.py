@@ -43,7 +43,7 @@ class Reader:
     def __init__(
         self, path: Path, *, monotonic: Callable[[], float] = time.monotonic, longest: float = LONGEST
     ) -> None:
-        self._path = path
+        self._path = path.absolute()
         self._monotonic = monotonic
         self._longest = longest
         self.complete = True
@@ -79,7 +79,7 @@ class Reader:
         `complete` says then that what was written last may be missing.
         """
         uri = f"{self._path.absolute().as_uri()}?mode=ro"
-        for address in (uri, f"{uri}&immutable=1"):
+        for address in (uri, f"{uri}&immutable=1") if os.path.isfile(self._path) else ():  # noqa: PTH113  # raises nothing
             try:
                 database = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
             except sqlite3.OperationalError:

@@ -1,5 +1,7 @@
 """Opening the state whatever condition it is in."""
 
+import contextlib
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +10,15 @@ import msgspec
 
 from exporter.counting.records import Counted
 from exporter.errors import StateError
+from exporter.state.files import make_private, problem_of
+from exporter.state.lock import Lock, RefusedStateError
+from exporter.state.schema import MIGRATIONS
 from exporter.state.storage import Loaded, Storage
-from exporter.state.store import Connect, CorruptStateError, NewerSchemaError, Store, set_aside
+from exporter.state.store import MEMORY, Connect, CorruptStateError, NewerSchemaError, Store, newer, set_aside
+
+
+class ForeignStateError(RefusedStateError):
+    """The file is another program's database."""
 
 
 class Opened(msgspec.Struct, kw_only=True):
@@ -18,7 +27,7 @@ class Opened(msgspec.Struct, kw_only=True):
     Attributes:
         store: The store; None if it can only be read, or not even that.
         loaded: What it holds.
-        cold: `new`, `lost` or `corrupt` if it begins empty, else "".
+        cold: `new` or `corrupt` if it begins empty, else "".
         kept: Where the file that could not be used has been put.
         fault: Why there is no store.
     """
@@ -30,39 +39,104 @@ class Opened(msgspec.Struct, kw_only=True):
     fault: str = ""
 
 
-def open_state(path: Path, clock: Callable[[], float], connect: Connect = sqlite3.connect) -> Opened:
-    """Opens a state, new if there is none; one that cannot be used is set aside, never deleted."""
-    cold = "" if path.exists() and path.stat().st_size else "new"
+def open_state(
+    path: Path, clock: Callable[[], float], connect: Connect = sqlite3.connect, *, exclusive: bool = False
+) -> Opened:
+    """Open a state, a new one if there is none; one that is damaged is set aside, never deleted.
+
+    Args:
+        path: The file; `:memory:` for a state that is thrown away.
+        clock: Tells the time that is part of the name of a file set aside.
+        connect: Opens the database.
+        exclusive: Take the state's lock; closing the store gives it back.
+
+    Raises:
+        RefusedStateError: Another process has it, a newer version has written it, or it is another program's.
+    """
+    if str(path) == MEMORY:
+        return _open(path, connect, None)
+    path = path.absolute()
+    if problem := problem_of(path):
+        return Opened(store=None, loaded=look(path), fault=f"{path}: {problem}")
+    refuse_others(path)
+    lock = None
     try:
-        return _open(path, connect, cold=cold)
-    except (CorruptStateError, NewerSchemaError) as error:
-        cold = "lost" if isinstance(error, NewerSchemaError) else "corrupt"
-        try:
-            kept = set_aside(path, f"{cold}-{int(clock())}")
-        except OSError as fault:
-            return Opened(store=None, loaded=_nothing(), fault=f"{error}; it cannot be set aside: {fault.strerror}")
-    except StateError as error:
-        return Opened(store=None, loaded=look(path), fault=str(error))
-    try:
-        opened = _open(path, connect, cold=cold)
-    except StateError as error:
-        opened = Opened(store=None, loaded=_nothing(), cold=cold, fault=str(error))
-    opened.kept = kept
+        lock = Lock(path) if exclusive else None
+        opened = _open_or_set_aside(path, clock, connect, lock)
+    except BaseException as error:
+        if lock is not None:
+            lock.release()
+        if isinstance(error, StateError) and not isinstance(error, RefusedStateError):
+            return Opened(store=None, loaded=look(path), fault=str(error))
+        raise
     return opened
 
 
-def _open(path: Path, connect: Connect, *, cold: str) -> Opened:
-    store = Store(path, connect=connect)
+def _open_or_set_aside(path: Path, clock: Callable[[], float], connect: Connect, lock: Lock | None) -> Opened:
     try:
-        return Opened(store=store, loaded=store.load(), cold=cold)
+        return _open(path, connect, lock)
+    except CorruptStateError as error:
+        try:
+            kept = set_aside(path, f"corrupt-{int(clock())}")
+        except OSError as fault:
+            raise StateError(f"{error}; it cannot be set aside: {fault.strerror}") from error
+    try:
+        if lock is not None:
+            lock.renew()
+        opened = _open(path, connect, lock)
+    except StateError as error:
+        if lock is not None:
+            lock.release()
+        opened = Opened(store=None, loaded=_nothing(), fault=str(error))
+    opened.cold, opened.kept = "corrupt", kept
+    return opened
+
+
+def _open(path: Path, connect: Connect, lock: Lock | None) -> Opened:
+    if str(path) != MEMORY:
+        try:
+            make_private(path)
+        except OSError as error:
+            raise StateError(f"{path}: cannot be made: {error.strerror}") from error
+    store = Store(path, connect=connect, lock=lock)
+    try:
+        return Opened(store=store, loaded=store.load(), cold="new" if store.is_new else "")
     except StateError:
         store.close()
         raise
 
 
+def refuse_others(path: Path) -> None:
+    """Raise RefusedStateError if a file is another program's database or a newer version's; touches nothing."""
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    try:
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
+            (version,) = database.execute("PRAGMA user_version").fetchone()
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except sqlite3.Error:
+        return  # not there, damaged, or not readable: found out when it is opened
+    if tables and not {"exporter", "sources", "jobs", "runs"} <= tables:
+        raise ForeignStateError(
+            f"{path.absolute()}: is another program's database; give the exporter its own state.path"
+        )
+    if version > len(MIGRATIONS):
+        raise NewerSchemaError(newer(path.absolute(), version))
+
+
+def problem(path: Path) -> str:
+    """Return why `open_state` would not give a store that can be written, as far as that shows without touching it."""
+    if reason := problem_of(path.absolute()):
+        return f"{path.absolute()}: {reason}"
+    try:
+        refuse_others(path)
+    except RefusedStateError as error:
+        return str(error)
+    return ""
+
+
 def look(path: Path) -> Loaded:
     """What can be read of a state that cannot be written; nothing if not even that is possible."""
-    for immutable in (False, True):
+    for immutable in (False, True) if os.path.isfile(path) else ():  # noqa: PTH113  # raises nothing; opening a pipe would wait for a writer
         try:
             store = Store(path, read_only=True, immutable=immutable)
         except StateError:

@@ -34,6 +34,9 @@ class Storage(Protocol):
     def load(self) -> Loaded:
         """All records and open runs."""
 
+    def verify(self) -> None:
+        """Raise if what is written would not last; the call after that repairs it where it can."""
+
     def transaction(self) -> AbstractContextManager[None]:
         """What is put inside is there for good at its end, or, after any exception, none of it is.
 

@@ -3,7 +3,7 @@
 The store knows rows and records, not rules: what is to be written is decided by `exporter.ledger.ledger`.
 """
 
-import fcntl
+import contextlib
 import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -18,10 +18,15 @@ from exporter.counting.counting import Mark, Streak
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.errors import StateError
 from exporter.model import FAILING, PastRun, Result, Window
+from exporter.state.files import JOURNALS, Files, make_private
+from exporter.state.lock import Lock, RefusedStateError
 from exporter.state.schema import COLUMNS, MIGRATIONS, StepMark, StoredRun, columns, to_row, to_stored
 from exporter.state.storage import Loaded
 
 Connect = Callable[..., sqlite3.Connection]
+
+MEMORY = ":memory:"
+"""The path of a state that is thrown away."""
 
 Record = TypeVar("Record", SourceState, JobState)
 
@@ -39,37 +44,12 @@ ENDED = 'coalesce("end", seen)'
 """When a run ended, as far as that is known; "end" is a word of SQL."""
 
 
-class NewerSchemaError(StateError):
+class NewerSchemaError(RefusedStateError):
     """The state was written by a newer version."""
 
 
 class CorruptStateError(StateError):
     """The file is no state, or a damaged one."""
-
-
-class LockedStateError(StateError):
-    """Another process holds the state."""
-
-
-class Lock:
-    """The operating system's lock on a state: it ends with the process, however that ends."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._file = path.with_name(path.name + ".lock").open("a")
-        except OSError as error:
-            raise StateError(f"{path}: cannot be locked: {error.strerror}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._file.close()
-            raise LockedStateError(
-                f"{path}: another jobrun-exporter uses this state; stop it or give this one its own state.path"
-            ) from error
-
-    def release(self) -> None:
-        """Lets another process have the state."""
-        self._file.close()
 
 
 class Store:
@@ -80,20 +60,33 @@ class Store:
         connect: Opens the database; the seam for tests that end the process inside a transaction.
         read_only: Look, but neither create nor migrate nor write: for what reads beside a running daemon.
         immutable: With `read_only`, for a read-only file system: the journal, which may be newer, is not looked at.
+        lock: The right to write it, which `close` gives back.
 
     Raises:
         CorruptStateError, NewerSchemaError: The file cannot be used as it is.
         StateError: It cannot be opened or made.
     """
 
-    def __init__(
-        self, path: Path | str, *, connect: Connect = sqlite3.connect, read_only: bool = False, immutable: bool = False
+    def __init__(  # everything outside is an argument
+        self,
+        path: Path | str,
+        *,
+        connect: Connect = sqlite3.connect,
+        read_only: bool = False,
+        immutable: bool = False,
+        lock: Lock | None = None,
     ) -> None:
-        self.path = str(path)
+        self.path = str(path) if str(path) == MEMORY else str(Path(path).absolute())
+        self._connect = connect
+        self._lock = lock
         self._sources: dict[str, int] = {}
+        self._files: Files | None = None
+        self._noticed = False
+        self.is_new = False
+        """Whether nothing was ever written to it."""
         with self._explained():
             if read_only:
-                uri = f"{Path(path).absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
+                uri = f"{Path(self.path).as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
                 self._db = connect(uri, uri=True, check_same_thread=False, isolation_level=None)
             else:
                 self._db = connect(self.path, check_same_thread=False, isolation_level=None)
@@ -102,6 +95,8 @@ class Store:
             except BaseException:
                 self._db.close()
                 raise
+        if not read_only and self.path != MEMORY:
+            self._files = Files(Path(self.path))
 
     def _prepare(self, *, read_only: bool) -> None:
         self._db.execute("PRAGMA busy_timeout = 5000")
@@ -110,10 +105,11 @@ class Store:
                 self._db.execute(f"PRAGMA {setting}")
         version = self._pragma("user_version")
         if version > len(MIGRATIONS):
-            raise NewerSchemaError(f"{self.path}: schema {version}, this version knows {len(MIGRATIONS)}")
+            raise NewerSchemaError(newer(self.path, version))
         damage = self._pragma("quick_check(1)")
         if damage != "ok":
             raise CorruptStateError(f"{self.path}: {damage}")
+        self.is_new = version == 0
         if not read_only:
             self._migrate(version)
             version = len(MIGRATIONS)
@@ -123,11 +119,13 @@ class Store:
         return self._db.execute(f"PRAGMA {words}").fetchone()[0]
 
     def _migrate(self, version: int) -> None:
-        for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-            with self._transaction():
-                for statement in script:
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {number}")
+        """Bring the tables up to date, in one transaction: a full disk must not leave a state that is half new."""
+        if version == len(MIGRATIONS):
+            return
+        with self._transaction():
+            for statement in (each for script in MIGRATIONS[version:] for each in script):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -160,8 +158,75 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Closes the database."""
+        """Closes the database. Where its files were removed, they are written once more, as far as that is possible."""
+        with contextlib.suppress(StateError):
+            if self._removed():
+                self._restore()
         self._db.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    # --- files that somebody removes ---
+
+    def verify(self) -> None:
+        """Raise StateError if files of the state were removed or replaced while it is open.
+
+        What is open has all data still, so the call after that writes them again. A file that somebody has put in their
+        place is never written to: nobody can tell which of the two is wanted.
+        """
+        removed = self._removed()
+        if not removed:
+            self._noticed = False
+        elif self._files is not None and self._files.is_replaced():
+            raise StateError(
+                f"{self.path}: another file was put in its place while it was in use: restart to go on with that one, "
+                "or move it away to go on with what was counted"
+            )
+        elif not self._noticed:
+            self._noticed = True
+            raise StateError(
+                f"{self.path}: {', '.join(removed)} was removed while in use; the next poll writes it again"
+            )
+        else:
+            self._restore()
+
+    def _removed(self) -> list[str]:
+        """Names of the files that are not where they were."""
+        removed = self._files.missing() if self._files is not None else []
+        return removed + ([self._lock.file.name] if self._lock is not None and not self._lock.is_in_place() else [])
+
+    def _restore(self) -> None:
+        """Write the state's files again from what is open. Raises StateError; then all is as before."""
+        path = Path(self.path)
+        with self._explained():
+            try:
+                if self._files is not None and self._files.missing():
+                    self._copy_to(path)
+                if self._lock is not None:
+                    self._lock.renew()
+            except OSError as error:
+                raise StateError(f"{self.path}: cannot be written again: {error.strerror}") from error
+        self._noticed = False
+
+    def _copy_to(self, path: Path) -> None:
+        """Put a whole copy in place, then go on with it."""
+        spare = path.with_name(f"{path.name}.new")
+        for ending in ("", "-journal", *JOURNALS):
+            spare.with_name(spare.name + ending).unlink(missing_ok=True)
+        make_private(spare)
+        with contextlib.closing(sqlite3.connect(spare)) as copy:
+            self._db.backup(copy)
+        for ending in JOURNALS:
+            path.with_name(path.name + ending).unlink(missing_ok=True)
+        if not path.exists():
+            path.hardlink_to(spare)  # fails if another process has just begun a new one
+            spare.unlink()
+        else:
+            spare.replace(path)
+        removed, self._db = self._db, self._connect(self.path, check_same_thread=False, isolation_level=None)
+        self._prepare(read_only=False)
+        self._files = Files(path)
+        removed.close()
 
     def load(self) -> Loaded:
         """All records and open runs."""
@@ -338,10 +403,18 @@ class Store:
             return int(self._pragma("page_count")) * int(self._pragma("page_size"))
 
 
+def newer(path: Path | str, version: int) -> str:
+    """Say that a newer version has written a state, and what to do."""
+    return (
+        f"{path}: schema {version}, this version knows {len(MIGRATIONS)}: a newer version has written this state. "
+        "Run that version, put back the copy from before the upgrade, or move the file away to begin with a new one"
+    )
+
+
 def set_aside(path: Path, suffix: str) -> Path:
     """Renames a state and its journals, which are never deleted; returns the new path."""
     kept = path.with_name(f"{path.name}.{suffix}")
-    for ending in ("", "-wal", "-shm"):
+    for ending in ("", *JOURNALS):
         part = path.with_name(path.name + ending)
         if part.exists():
             part.rename(kept.with_name(kept.name + ending))

@@ -11,9 +11,10 @@ from exporter.ledger.entries import MAX_RANGES
 from exporter.ledger.ledger import UNOBSERVED, IdentityError, Ledger
 from exporter.metrics.holds import Owner
 from exporter.model import Job, Listing, Reading, Result, State, Step, Window
+from exporter.state.lock import Lock, LockedStateError
 from exporter.state.opening import Opened, open_state
-from exporter.state.schema import MIGRATIONS, StepMark
-from exporter.state.store import Lock, LockedStateError, Store
+from exporter.state.schema import StepMark
+from exporter.state.store import Store
 from tests.core.book import BASELINE, DURATIONS, RUNS, Book, Failing, ended, rules, run
 
 DAY = 86400.0
@@ -264,16 +265,6 @@ def test_a_corrupt_file_is_set_aside_and_counted(book, damage):
     assert book.ledger.books.exporter.counts["jobrun_exporter_state_cold_starts_total"]["corrupt"].value == 1
     book.read(ended())
     assert book.counts() == {"success": 1}
-
-
-def test_a_newer_schema_is_set_aside_as_lost(book):
-    book.close()
-    with sqlite3.connect(book.path) as db:
-        db.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
-    db.close()
-    found = open_state(book.path, lambda: 5.0)
-    assert (found.cold, found.kept) == ("lost", book.path.with_name("state.db.lost-5"))
-    found.store.close()
 
 
 def test_a_state_that_cannot_be_written_is_still_read(book):

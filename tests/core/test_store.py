@@ -8,8 +8,9 @@ import pytest
 from exporter.counting.counting import Mark
 from exporter.errors import StateError
 from exporter.model import Result
+from exporter.state.lock import Lock, LockedStateError
 from exporter.state.schema import MIGRATIONS
-from exporter.state.store import CorruptStateError, Lock, LockedStateError, NewerSchemaError, Store, set_aside
+from exporter.state.store import CorruptStateError, NewerSchemaError, Store, set_aside
 from tests.core.test_migrations import left_by
 from tests.core.test_store_contract import SOURCES, fill, row
 
@@ -130,8 +131,7 @@ def test_a_migration_that_fails_leaves_the_state_as_it_was(tmp_path):
     with pytest.raises(StateError, match="full"):
         Store(path, connect=opener)
     assert closed(opener.opened[0])
-    assert shape(path)[2] == len(MIGRATIONS) - 1
-    assert len(MIGRATIONS) > 2 or shape(path) == before
+    assert shape(path) == before
 
 
 class Refusing(Opener):
@@ -156,7 +156,7 @@ def test_a_newer_schema_is_refused_and_left_alone(path):
     with pytest.raises(NewerSchemaError) as raised:
         Store(path, connect=opener)
     newest = len(MIGRATIONS)
-    assert str(raised.value) == f"{path}: schema {newest + 1}, this version knows {newest}"
+    assert str(raised.value).startswith(f"{path}: schema {newest + 1}, this version knows {newest}: ")
     assert closed(opener.opened[0])
 
 
@@ -393,7 +393,7 @@ def test_a_state_is_locked_until_it_is_released(path):
     )
     first.release()
     Lock(path).release()
-    assert [each.name for each in path.parent.iterdir()] == ["state.db.lock"]
+    assert [each.name for each in path.parent.iterdir()] == ["state.db"], "the lock file is taken away"
 
 
 def test_a_lock_never_empties_the_file_that_is_there(path):

@@ -1,0 +1,92 @@
+"""The files of a state: how they are made, whether they are still there, and why they cannot be."""
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+JOURNALS = ("-wal", "-shm")
+"""What SQLite's journal files are called, behind the name of the state."""
+
+Identity = tuple[int, int]
+"""Device and inode."""
+
+
+def open_private(path: Path) -> int:
+    """Open a file to write, without changing it; one that is not there is made for this user alone."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def make_private(path: Path) -> None:
+    """Make an empty file that nobody else may read; one that is there is left as it is."""
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+class Files:
+    """The files of an open state as they were when it was opened."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        parts = (path, *(path.with_name(path.name + ending) for ending in JOURNALS))
+        self._known = {part: identity for part in parts if (identity := _identity(part)) is not None}
+
+    def missing(self) -> list[str]:
+        """Return the names of those that were removed or replaced."""
+        return [part.name for part, identity in self._known.items() if _identity(part) != identity]
+
+    def is_replaced(self) -> bool:
+        """Whether another file is where the state was."""
+        return _identity(self._path) not in {None, self._known.get(self._path)}
+
+
+def _identity(path: Path) -> Identity | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def problem_of(path: Path) -> str:
+    """Return why no state can be kept at a path and what to do, "" if nothing speaks against it. Touches nothing."""
+    folder = path.parent
+    try:
+        found = stat.S_IFMT(path.stat().st_mode)
+    except OSError:
+        found = 0
+    if found == stat.S_IFDIR:
+        return f"is a folder; name a file in it, like {path / 'jobrun-exporter.db'}"
+    if found not in {0, stat.S_IFREG}:
+        return "is not a file"
+    there = _nearest(folder)
+    if not there.is_dir():
+        return f"{there} is not a folder"
+    if there != folder and _may(there, os.X_OK):
+        return (
+            f"the folder {folder} does not exist; make it, owned by the user that runs the exporter: mkdir -p {folder}"
+        )
+    for part, needed in ((folder, os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
+        if (part is folder or found) and not _may(part, needed):
+            return f"{'the folder ' if part is folder else ''}{part} cannot be written: {_reason(part)}"
+    return ""
+
+
+def _may(part: Path, needed: int) -> bool:
+    return os.access(part, needed, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _nearest(folder: Path) -> Path:
+    """A folder, or the first one above it that is there, as far as that can be seen."""
+    return next((each for each in (folder, *folder.parents) if os.path.exists(each)), folder)  # noqa: PTH110  # never raises
+
+
+def _reason(part: Path) -> str:
+    try:
+        if os.statvfs(part).f_flag & os.ST_RDONLY:
+            return "its disk is read-only"
+        status = part.stat()
+    except OSError as error:
+        return error.strerror or "unknown"
+    mode = stat.filemode(status.st_mode)
+    return f"it belongs to user {status.st_uid} ({mode}), and this process runs as user {os.geteuid()}"

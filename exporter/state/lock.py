@@ -1,0 +1,107 @@
+"""The operating system's lock on a state: it ends with the process, however that ends."""
+
+import errno
+import fcntl
+import os
+import struct
+from pathlib import Path
+
+from exporter.errors import StateError
+from exporter.state.files import open_private
+
+_TRIES = 10
+"""How often the lock file may be removed while it is being locked."""
+
+_ANY_BYTE = 1 << 40
+"""A byte of the state that SQLite never locks; it need not exist."""
+
+_OWN_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+"""Locks that belong to an open file and not to the process; Linux has them. A lock of the process would end as soon as
+SQLite closes any connection to the same file."""
+
+
+class RefusedStateError(StateError):
+    """The state must not be touched; waiting does not help."""
+
+
+class LockedStateError(RefusedStateError):
+    """Another process holds the state."""
+
+
+class Lock:
+    """The right to write a state.
+
+    It is a lock on `PATH.lock`. The state itself is locked too, so that a second process cannot begin when somebody
+    has removed the lock file.
+
+    Raises:
+        LockedStateError: Another process has it.
+        StateError: The disk knows no locks, or the file cannot be made.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.file = path.with_name(path.name + ".lock")
+        self._held: list[int] = []
+        self._take()
+
+    def _take(self) -> None:
+        try:
+            self._lock_file()
+            self._lock_state()
+        except OSError as error:
+            self.release()
+            raise refusal(self._path, error) from error
+
+    def _lock_file(self) -> None:
+        for _ in range(_TRIES):
+            descriptor = open_private(self.file)
+            self._held = [descriptor]
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if self.is_in_place():
+                return
+            self.release()  # it was removed in between, by the process that had it before
+        raise OSError(errno.EBUSY, f"{self.file.name} is removed again and again")
+
+    def _lock_state(self) -> None:
+        self._held.append(open_private(self._path))
+        if _OWN_LOCK is None:
+            return
+        request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, _ANY_BYTE, 1, 0)
+        try:
+            fcntl.fcntl(self._held[-1], _OWN_LOCK, request)
+        except BlockingIOError:
+            raise
+        except OSError:  # a disk without such locks has the lock file all the same
+            return
+
+    def is_in_place(self) -> bool:
+        """Whether the lock file is still the one that is locked."""
+        try:
+            return bool(self._held) and os.path.samestat(self.file.stat(), os.fstat(self._held[0]))
+        except OSError:
+            return False
+
+    def renew(self) -> None:
+        """Lock the files that are there now. Raises as at the first time."""
+        self.release()
+        self._take()
+
+    def release(self) -> None:
+        """Let another process have the state, and take the lock file away unless somebody has written into it."""
+        if self.is_in_place() and not os.fstat(self._held[0]).st_size:
+            self.file.unlink(missing_ok=True)
+        while self._held:
+            os.close(self._held.pop())
+
+
+def refusal(path: Path, error: OSError) -> StateError:
+    """Return what is to be said of a failed lock: only EWOULDBLOCK means that another process has it."""
+    if error.errno in {errno.EWOULDBLOCK, errno.EAGAIN}:
+        return LockedStateError(
+            f"{path}: another jobrun-exporter uses this state; stop it or give this one its own state.path"
+        )
+    cure = ""
+    if error.errno in {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}:
+        cure = "; its disk cannot lock files: put state.path on a local disk"
+    return StateError(f"{path}: cannot be locked: {error.strerror}{cure}")

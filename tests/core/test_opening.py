@@ -1,0 +1,295 @@
+"""Opening the state: what is refused, what is made, and what happens to files that somebody removes."""
+
+import errno
+import os
+import sqlite3
+import stat
+
+import pytest
+
+from exporter.errors import StateError
+from exporter.ledger.ledger import COLD_STARTS, Ledger
+from exporter.state import lock as lock_module
+from exporter.state.lock import Lock, LockedStateError, RefusedStateError
+from exporter.state.opening import ForeignStateError, open_state
+from exporter.state.schema import MIGRATIONS
+from exporter.state.store import NewerSchemaError
+from tests.core.book import BASELINE, Book, ended
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "state.db"
+
+
+def opened(path, **options):
+    return open_state(path, lambda: 5.0, **options)
+
+
+def contents(folder):
+    return {each.name: each.read_bytes() for each in folder.iterdir()}
+
+
+def newer(path):
+    opened(path).store.close()
+    with sqlite3.connect(path) as database:
+        database.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    database.close()
+
+
+def of_another_program(path):
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE dashboards (id INTEGER)")
+        database.execute("PRAGMA user_version = 2")
+    database.close()
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+@pytest.mark.parametrize(
+    ("make", "error", "cure"),
+    [
+        (newer, NewerSchemaError, "Run that version, put back the copy from before the upgrade, or move the file away"),
+        (of_another_program, ForeignStateError, "give the exporter its own state.path"),
+    ],
+)
+def test_what_is_not_for_this_version_is_refused_and_left_as_it_is(path, make, error, cure, exclusive):
+    make(path)
+    before = contents(path.parent)
+    with pytest.raises(error) as raised:
+        opened(path, exclusive=exclusive)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert cure in str(raised.value)
+    assert contents(path.parent) == before
+
+
+def test_an_empty_file_is_a_new_state_and_so_is_one_that_a_full_disk_left_unfinished(path):
+    path.touch()
+    first = opened(path)
+    assert first.cold == "new"
+    first.store.close()
+    assert opened(path).cold == ""
+
+    class Full(sqlite3.Connection):
+        def execute(self, statement, *rest):
+            if statement.startswith("CREATE TABLE runs"):
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().execute(statement, *rest)
+
+    other = path.with_name("other.db")
+    full = opened(other, exclusive=True, connect=lambda *a, **k: sqlite3.connect(*a, factory=Full, **k))
+    assert (full.store, full.fault) == (None, f"{other}: database or disk is full")
+    after = opened(other, exclusive=True)
+    assert after.cold == "new"
+    after.store.close()
+
+
+# --- places where no state can be ---
+
+
+def a_folder(path):
+    path.mkdir()
+    return f"is a folder; name a file in it, like {path / 'jobrun-exporter.db'}"
+
+
+def a_pipe(path):
+    os.mkfifo(path)
+    return "is not a file"
+
+
+@pytest.mark.parametrize("make", [a_folder, a_pipe])
+def test_what_is_no_file_is_named_and_nothing_is_left_beside_it(path, make):
+    problem = make(path)
+    found = opened(path, exclusive=True)
+    assert (found.store, found.fault) == (None, f"{path}: {problem}")
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+def test_a_folder_that_is_not_there_is_named_with_the_cure(tmp_path):
+    path = tmp_path / "a" / "b" / "state.db"
+    found = opened(path, exclusive=True)
+    assert found.store is None
+    assert found.fault.startswith(f"{path}: the folder {path.parent} does not exist; make it")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    found = opened(tmp_path / "file" / "state.db", exclusive=True)
+    assert found.fault == f"{tmp_path / 'file' / 'state.db'}: {tmp_path / 'file'} is not a folder"
+
+
+def test_a_relative_path_is_told_as_an_absolute_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "state.db").mkdir()
+    assert opened(type(tmp_path)("state.db")).fault.startswith(f"{tmp_path / 'state.db'}: ")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("locked_part", ["folder", "file"])
+def test_what_belongs_to_somebody_else_is_named_with_both_users(tmp_path, locked_part):
+    folder = tmp_path / "own"
+    folder.mkdir(mode=0o755)
+    path = folder / "state.db"
+    opened(path).store.close()
+    for each in (tmp_path, *tmp_path.parents):
+        if str(each).startswith("/tmp/"):  # noqa: S108  # pytest makes its folders for one user alone
+            each.chmod(each.stat().st_mode | 0o055)
+    if locked_part == "file":
+        folder.chmod(0o777)
+    os.seteuid(65534)
+    try:
+        fault = opened(path, exclusive=True).fault
+    finally:
+        os.seteuid(0)
+    named = f"the folder {folder}" if locked_part == "folder" else str(path)
+    assert fault.startswith(f"{path}: {named} cannot be written: it belongs to user 0 (")
+    assert fault.endswith("and this process runs as user 65534")
+
+
+# --- who may read ---
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_nobody_else_may_read_the_state_whatever_the_umask(path, umask):
+    before = os.umask(umask)
+    try:
+        found = opened(path, exclusive=True)
+        modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in path.parent.iterdir()}
+        found.store.close()
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("state.db", "state.db-wal", "state.db-shm", "state.db.lock"), 0o600)
+
+
+# --- the lock ---
+
+
+def test_a_second_one_is_refused_also_when_the_lock_file_was_removed(path):
+    first = opened(path, exclusive=True)
+    for _ in range(2):
+        with pytest.raises(LockedStateError, match="another jobrun-exporter uses this state"):
+            opened(path, exclusive=True)
+        path.with_name("state.db.lock").unlink(missing_ok=True)
+    first.store.close()
+    opened(path, exclusive=True).store.close()
+
+
+def test_the_same_state_by_another_name_is_refused(path):
+    first = opened(path, exclusive=True)
+    path.with_name("other.db").symlink_to(path)
+    with pytest.raises(LockedStateError):
+        opened(path.with_name("other.db"), exclusive=True)
+    first.store.close()
+
+
+def test_no_lock_file_is_left_behind(path):
+    opened(path, exclusive=True).store.close()
+    assert [each.name for each in path.parent.iterdir()] == ["state.db"]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.EWOULDBLOCK, LockedStateError, "another jobrun-exporter uses this state"),
+        (errno.ENOLCK, StateError, "cannot be locked: No locks available; its disk cannot lock files"),
+        (errno.ENOSYS, StateError, "cannot be locked: Function not implemented; its disk cannot lock files"),
+        (errno.EOPNOTSUPP, StateError, "cannot be locked: Operation not supported; its disk cannot lock files"),
+        (errno.EACCES, StateError, "cannot be locked: Permission denied"),
+        (errno.EIO, StateError, "cannot be locked: Input/output error"),
+    ],
+)
+def test_why_it_cannot_be_locked_is_told_for_what_it_is(path, number, kind, words):
+    error = lock_module.refusal(path, OSError(number, os.strerror(number)))
+    assert type(error) is kind
+    assert str(error).startswith(f"{path}: {words}")
+    assert isinstance(error, RefusedStateError) is (number == errno.EWOULDBLOCK)
+
+
+# --- files that somebody removes ---
+
+
+@pytest.fixture
+def book(path):
+    class Locked(Book):
+        def open(self, **changes):
+            self.changes.update(changes)
+            self.ledger = Ledger(lambda: open_state(self.path, lambda: self.now, exclusive=True))
+            self.ledger.load()
+            self.configure()
+
+    book = Locked(path)
+    book.read(ended("a"))
+    yield book
+    book.close()
+
+
+PARTS = ("state.db", "state.db-wal", "state.db-shm", "state.db.lock")
+
+
+@pytest.mark.parametrize("removed", [PARTS, PARTS[:3], *((part,) for part in PARTS)], ids="+".join)
+def test_files_that_were_removed_are_told_once_and_written_again_with_all_that_was_counted(book, removed):
+    for name in removed:
+        book.path.with_name(name).unlink()
+    with pytest.raises(StateError, match="removed while in use") as raised:
+        book.read(ended("b", BASELINE + 200))
+    assert all(name in str(raised.value) for name in removed)
+    book.read(ended("b", BASELINE + 200))
+    book.read(ended("a"), ended("c", BASELINE + 300))
+    assert book.counts() == {"success": 3}
+    assert {name for name in PARTS if book.path.with_name(name).exists()} == set(PARTS)
+    assert stat.S_IMODE(book.path.stat().st_mode) == 0o600
+    with pytest.raises(LockedStateError):
+        Lock(book.path)
+    book.reopen()
+    book.read(ended("a"), ended("b", BASELINE + 200), ended("c", BASELINE + 300))
+    assert book.counts() == {"success": 3}
+    assert set(book.ledger.books.exporter.counts[COLD_STARTS]) == {"new"}
+
+
+def test_files_removed_shortly_before_the_end_are_written_once_more(book):
+    for name in PARTS:
+        book.path.with_name(name).unlink()
+    book.reopen()
+    book.read(ended("a"), ended("b", BASELINE + 200))
+    assert book.counts() == {"success": 2}
+
+
+def test_a_file_that_was_put_in_its_place_is_never_written_to(book, path):
+    for name in PARTS[:3]:
+        book.path.with_name(name).unlink()
+    path.write_bytes(b"")
+    for _ in range(3):
+        with pytest.raises(StateError, match="another file was put in its place"):
+            book.read(ended("b", BASELINE + 200))
+    assert path.read_bytes() == b""
+    path.unlink()
+    for _ in range(2):
+        try:
+            book.read(ended("b", BASELINE + 200))
+        except StateError as error:
+            assert "removed" in str(error)  # noqa: PT017  # the first one only
+    assert book.counts() == {"success": 2}
+
+
+def test_a_folder_that_was_removed_is_told_until_it_is_there_again(book):
+    folder = book.path.parent
+    for each in folder.iterdir():
+        each.unlink()
+    folder.rmdir()
+    for _ in range(3):
+        with pytest.raises(StateError):
+            book.read(ended("b", BASELINE + 200))
+    folder.mkdir()
+    book.read(ended("b", BASELINE + 200))
+    assert book.counts() == {"success": 2}
+
+
+def test_a_second_process_never_begins_on_files_that_were_written_again(book):
+    for name in PARTS:
+        book.path.with_name(name).unlink()
+    with pytest.raises(StateError):
+        book.read(ended("b", BASELINE + 200))
+    book.read(ended("b", BASELINE + 200))
+    book.path.with_name("state.db.lock").unlink()
+    with pytest.raises(LockedStateError):
+        opened(book.path, exclusive=True)
