@@ -31,7 +31,7 @@ LAYERS = (
     ("state", "metrics", "links", "logs"),
     ("config", "client", "counting", "simulators", "assets"),
     ("cron",),
-    ("model", "errors", "duration", "times", "signals", "supervision", "probe", "throttle"),
+    ("model", "errors", "duration", "patterns", "times", "signals", "supervision", "probe", "throttle"),
 )
 """Packages, and the modules beside them. Data goes from the bottom to the top; each imports only from below it."""
 

@@ -3,7 +3,6 @@
 text ─► document (YAML, ${VAR}) ─► models (values, unknown keys) ─► what must hold between sections ─► Config
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -34,11 +33,12 @@ from exporter.config.values import (
     is_loopback,
 )
 from exporter.duration import UNITS, format_duration
+from exporter.patterns import Pattern
 
 Settings = Mapping[str, type[SourceSettings]]
 """The settings class of every `type` of source."""
 
-ANY = re.compile(".*", re.DOTALL)
+ANY = Pattern("(?s).*")
 
 
 class Match(Section):

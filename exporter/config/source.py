@@ -1,6 +1,5 @@
 """What can be configured for every source, whatever its vendor."""
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
@@ -25,6 +24,7 @@ from exporter.config.values import (
 )
 from exporter.duration import UNITS, format_duration
 from exporter.model import Result, State
+from exporter.patterns import Pattern
 
 DAY, HOUR, MINUTE = UNITS["d"], UNITS["h"], UNITS["m"]
 
@@ -47,7 +47,7 @@ class Sweep(Section):
 class JobFilter(Section):
     """Which jobs are watched. The expressions must match the whole name of a job."""
 
-    include: tuple[Regex, ...] = (re.compile(".*"),)
+    include: tuple[Regex, ...] = (Pattern(".*"),)
     """Regular expressions on job_name; one must match."""
     exclude: tuple[Regex, ...] = ()
     """Regular expressions on job_name; none may match."""
@@ -57,7 +57,7 @@ class JobFilter(Section):
         return _matches(self.include, job_name) and not _matches(self.exclude, job_name)
 
 
-def _matches(patterns: Iterable[re.Pattern[str]], text: str) -> bool:
+def _matches(patterns: Iterable[Pattern], text: str) -> bool:
     return any(pattern.fullmatch(text) for pattern in patterns)
 
 

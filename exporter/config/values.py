@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Pl
 from exporter.config.faults import wrong
 from exporter.cron import parse_schedule, zone_of
 from exporter.duration import format_duration, parse_duration
+from exporter.patterns import Pattern, PatternError
 
 
 def _duration(value: object) -> float:
@@ -56,27 +57,20 @@ PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 """Seconds, more than 0."""
 
 
-def _regex(value: object) -> re.Pattern[str]:
-    if isinstance(value, re.Pattern):
+def _regex(value: object) -> Pattern:
+    if isinstance(value, Pattern):
         return value
     if not isinstance(value, str):
         raise wrong("must be text; put it in quotes")
     try:
-        return re.compile(value)
-    except re.error as error:
-        raise wrong(f"is not a regular expression: {error}") from None
-    except (OverflowError, RecursionError):
-        raise wrong("is not a regular expression that can be used") from None
-
-
-def _pattern(regex: re.Pattern[str]) -> str:
-    return regex.pattern
+        return Pattern(value)
+    except PatternError as error:
+        raise wrong(str(error)) from None
 
 
 Regex = Annotated[
-    re.Pattern[str],
+    Pattern,
     PlainValidator(_regex),
-    PlainSerializer(_pattern, return_type=str),
     WithJsonSchema({"type": "string", "format": "regex"}),
 ]
 """A regular expression, to be used with `fullmatch`: it is anchored at both ends."""

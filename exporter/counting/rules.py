@@ -1,21 +1,34 @@
 """What the ledger must know of a configured source, free of any vendor."""
 
 import functools
-import re
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from exporter.counting.records import Filter, JobState, label_of
 from exporter.model import FAILING, Result
+from exporter.patterns import Pattern, PatternError
 
 
 @functools.lru_cache(maxsize=65536)
 def included(patterns: Filter, job_name: str) -> bool:
     """Whether patterns, now or once in force, include a job's name; they must match the whole of it."""
-    return any(re.fullmatch(pattern, job_name) for pattern in patterns.include) and not any(
-        re.fullmatch(pattern, job_name) for pattern in patterns.exclude
+    return any(_matches(pattern, job_name) for pattern in patterns.include) and not any(
+        _matches(pattern, job_name) for pattern in patterns.exclude
     )
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> Pattern | None:
+    try:
+        return Pattern(pattern)
+    except PatternError:  # once in force, in a version that knew more
+        return None
+
+
+def _matches(pattern: str, text: str) -> bool:
+    compiled = _compiled(pattern)
+    return compiled is not None and compiled.fullmatch(text)
 
 
 def included_since(history: Sequence[Filter], job_name: str) -> float | None:

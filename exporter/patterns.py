@@ -1,0 +1,80 @@
+"""Regular expressions that people write: RE2's language, in which no text takes longer than its length."""
+
+import re
+from typing import Any, Self
+
+import re2  # type: ignore[import-untyped]  # it has no stubs
+
+_CLASSES = {"w": r"\p{L}\p{N}_", "d": r"\p{Nd}", "s": r"\p{Z}\t\n\v\f\r\x1c-\x1f\x85"}
+"""What `\\w`, `\\d` and `\\s` mean beyond ASCII; RE2's own do not go there."""
+
+_TOKEN = re.compile(r"\\.|\[:\^?\w+:\]|\[\^?\]?|\]", re.DOTALL)
+
+_INSTEAD = (
+    (r"\(\?<?[=!]", "it looks ahead or behind: name what is not wanted in exclude, or list what is wanted with |"),
+    (r"\\[1-9]|\(\?P=", "it refers back to a group: write the text out"),
+    (r"[*+?}]\+", "write a+ for a++"),
+    (r"\(\?>", "write (?:…) for (?>…)"),
+    (r"\(\?#|\(\?[a-zA-Z]*[aLux]", "it may have the flags i, m and s only, and no comments"),
+    (r"\(\?\(", "it has a condition: list what is wanted with |"),
+    (r"\\[uUN]", r"write the character itself, or \x{263a}"),
+    (r"^[*+?]|\|[*+?]", "write .* for any text"),
+)
+"""What Python knows and RE2 does not, and what to write instead."""
+
+
+class PatternError(ValueError):
+    """It is not a regular expression. The message says why, and what to write instead."""
+
+
+class Pattern(str):
+    """A regular expression, as it is written. May be used by several threads."""
+
+    __slots__ = ("_compiled",)
+    _compiled: Any
+
+    def __new__(cls, pattern: str) -> Self:
+        """Compile it. Raises PatternError."""
+        options = re2.Options()
+        options.log_errors = False
+        self = super().__new__(cls, pattern)
+        try:
+            self._compiled = re2.compile(_beyond_ascii(pattern), options)
+        except (re2.error, ValueError) as error:
+            raise PatternError(_explained(pattern, error)) from None
+        return self
+
+    def fullmatch(self, text: str) -> bool:
+        """Whether it matches the whole of a text."""
+        # "replace": a lone surrogate has no bytes in UTF-8
+        return self._compiled.fullmatch(text.encode("utf-8", "replace").decode()) is not None
+
+    def __deepcopy__(self, _memory: object) -> Self:
+        return self
+
+
+def _beyond_ascii(pattern: str) -> str:
+    """Replace the classes that RE2 has for ASCII only."""
+    inside = False
+
+    def swap(match: re.Match[str]) -> str:
+        nonlocal inside
+        part = match[0]
+        if part == "]" or (part[0] == "[" and not part.startswith("[:")):
+            inside = part[0] == "["
+            return part
+        if part[1] == "Z":
+            return r"\z"
+        known = _CLASSES.get(part[1].lower()) if part[0] == "\\" else None
+        if known is None or (inside and part[1].isupper()):
+            return part
+        return known if inside else f"[{'^' if part[1].isupper() else ''}{known}]"
+
+    return _TOKEN.sub(swap, pattern)
+
+
+def _explained(pattern: str, error: Exception) -> str:
+    reason = error.args[0] if error.args else ""
+    words = reason.decode("utf-8", "replace") if isinstance(reason, bytes) else "it is not text"
+    instead = next((hint for found, hint in _INSTEAD if re.search(found, pattern)), "")
+    return f"is not a regular expression (RE2): {words}" + (f"; {instead}" if instead else "")

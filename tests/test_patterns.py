@@ -1,0 +1,81 @@
+import copy
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from exporter.patterns import Pattern, PatternError
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "matches"),
+    [
+        ("daily-.*", "daily-load", True),
+        ("daily", "daily-load", False),
+        ("load", "daily-load", False),
+        ("a|daily.*", "daily-load", True),
+        (r"\w+", "größe_2", True),
+        (r"[\w-]+", "größe-2", True),
+        (r"\W+", "ö", False),
+        (r"\d+", "٣", True),
+        (r"a\sb", "a\u00a0b", True),
+        (r"[^\d]+", "٣", False),
+        (r"[]\w]+", "]ä", True),
+        (r"[[:alpha:]\d]+", "a٣", True),
+        (r"\\w", r"\w", True),
+        (r"[\[\]\w]+", "[ä]", True),
+        ("(?i)ÄRGER", "ärger", True),
+        (r"(?P<kind>daily|hourly)-x\Z", "hourly-x", True),
+        ("a.b", "a\nb", False),
+        ("(?s)a.b", "a\nb", True),
+        (".*", "\ud800", True),
+        ("", "", True),
+    ],
+)
+def test_it_matches_the_whole_text_beyond_ascii_too(pattern, text, matches):
+    assert Pattern(pattern).fullmatch(text) is matches
+
+
+@pytest.mark.parametrize(
+    ("pattern", "instead"),
+    [
+        ("daily-(.*", "missing )"),
+        ("*-daily", "write .* for any text"),
+        ("(?!test).*", "name what is not wanted in exclude"),
+        ("(?<=a)b", "name what is not wanted in exclude"),
+        (r"(a)\1", "write the text out"),
+        ("a++", "write a+ for a++"),
+        ("(?>a)", "write (?:…) for (?>…)"),
+        ("(?x) a", "the flags i, m and s only"),
+        (r"\u00e4", "write the character itself"),
+        ("a{1001}", "invalid repetition size"),
+        ("((a{1000}){1000}){1000}", "is not a regular expression"),
+    ],
+)
+def test_what_is_not_in_the_language_is_refused_with_what_to_write_instead(pattern, instead):
+    with pytest.raises(PatternError) as raised:
+        Pattern(pattern)
+    assert instead in str(raised.value)
+
+
+@pytest.mark.parametrize("pattern", [r"(\w+-?)+daily", "(a|aa)+", "(a*)*b", r"(.*)*(.*)*x", r"([a-z]+)+\d"])
+def test_no_expression_takes_longer_than_its_text(pattern):
+    # Python's own engine would not be done with any of these within years.
+    assert not Pattern(pattern).fullmatch("customer-orders-incremental-load-eu-west-weekly" * 4 + "!")
+    assert not Pattern(pattern).fullmatch("a" * 200 + "!")
+
+
+def test_expressions_that_are_written_alike_are_equal():
+    assert Pattern("a.*") == Pattern("a.*") != Pattern("a.+")
+    assert copy.deepcopy(Pattern("a.*")).fullmatch("abc")
+
+
+@given(st.text(alphabet="abäÄ1_ -.*+?|()[]\\wds^", max_size=12), st.text(alphabet="abäÄ1_ -", max_size=8))
+def test_it_agrees_with_pythons_own_where_both_know_an_expression(pattern, text):
+    try:
+        ours, theirs = Pattern(pattern), re.compile(pattern)
+    except (PatternError, re.error):
+        return
+    if not re.search(r"\[[^]]*\\[WDS]|\[\[|--|&&|\|\||~~|\\[^wdsWDS]", pattern):
+        assert ours.fullmatch(text) == (theirs.fullmatch(text) is not None)
