@@ -52,6 +52,7 @@ class WorkatoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         jobs_per_minute: Limit of the requests for jobs, in lists or alone; None: the mode's own; 0: none.
         recipes_per_minute: The same for lists of recipes.
         users_per_minute: The same for lists of managed users.
+        ignored: Parameters that are taken no notice of, such as the number of a page.
         retry_after: Whether a 429 tells how long to wait.
         rows: The look of rows.
     """
@@ -67,6 +68,7 @@ class WorkatoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     jobs_per_minute: int | None = None
     recipes_per_minute: int | None = None
     users_per_minute: int | None = None
+    ignored: frozenset[str] = frozenset()
     retry_after: bool = False
     rows: WorkatoShape = WorkatoShape()
 
@@ -160,7 +162,8 @@ class WorkatoSimulator(Simulator):
             embedded = request.template.startswith(USERS)
             if embedded != (self.options.mode == "embedded"):
                 raise Refused(404, "Not found")
-            return handler(request)
+            kept = {name: value for name, value in request.query.items() if name not in self.options.ignored}
+            return handler(msgspec.structs.replace(request, query=kept))
 
         return admitted
 

@@ -1,20 +1,20 @@
-"""Workato: its settings, and how jobs are found by the counts of their recipes, page by page, and by id."""
+"""Workato: how jobs are found by the counts of their recipes, page by page, and by id."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from itertools import count
 
 import msgspec
-from pydantic import model_validator
 
-from exporter.client.budget import Pace
 from exporter.client.client import Client
 from exporter.client.signin import BearerAuth
-from exporter.config.secret import Secret
-from exporter.config.section import Section
-from exporter.config.source import DAY, MINUTE, SourceSettings
-from exporter.config.values import Positive, PositiveDuration, Switch
-from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
-from exporter.model import Listing, Reading, Result, Run, Step, Window
+from exporter.config.source import DAY
+from exporter.counting.records import OpenRun
+from exporter.errors import AuthError, ForbiddenError, NotFoundError, PartialError, RateLimitedError, SourceError
+from exporter.model import Reading, Result, Run, Step, Window
+from exporter.sources.failing import PATIENCE, FailingParts
+from exporter.sources.oddities import Oddities
+from exporter.sources.paging import PageGuard
+from exporter.sources.rest import path
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.workato_api import (
     CUSTOMER,
@@ -25,162 +25,59 @@ from exporter.sources.workato_api import (
     Customer,
     Recipe,
     job_id_of,
-    parse_customers,
     parse_error,
     parse_job,
     parse_recipes,
-    path,
     split_job_id,
     statuses,
     to_job,
 )
+from exporter.sources.workato_customers import PER_PAGE, Customers, Turns, part_of
 from exporter.sources.workato_marks import (
     Found,
     Goal,
     Mark,
+    Unread,
     after,
     decode_marks,
+    decode_unread,
     encode_marks,
+    encode_unread,
     is_deep,
     owed,
     to_be_read,
     unfinished,
 )
 from exporter.sources.workato_search import Api, Search
+from exporter.sources.workato_settings import WorkatoSettings
 
 REACH = 30 * DAY
 """The least that workspaces keep jobs unless they are told to keep less."""
 FIRST_REACH = DAY
 """How far back the first reading of a scope goes."""
-PER_PAGE = 100
-"""Managed users and recipes a page; jobs come about 25 a page whatever is asked."""
-MOST_LISTED = 1000
-"""Pages of one list, against an API that never ends."""
-USERS_PER_MINUTE = 36
-"""The API allows 60, shared with everything else that uses the workspace."""
-LEAST_LISTING, LONGEST_LISTING = 10 * MINUTE, 30 * MINUTE
-"""Bounds of the time between two readings of the list of managed users."""
-SLOW = 10
-"""Between them, so many poll intervals."""
-STARVING = 10
-"""Poll intervals after which a customer that was not read comes before all others."""
 FAULTS = 3
 """Customers in a row that could not be asked, after which the rest waits for the next poll."""
 MOST_FORMER = 1000
 """Recipes no longer listed of which a customer's marks are kept: one wrong list must not forget them."""
-BUDGETS = {"embedded": 600.0, "developer": 36.0}
-"""Requests per minute: about 60 % of 1000 (jobs; recipes 2000), and of 60 (jobs; recipes too), as others share them."""
-REFUSALS = (AuthError, ForbiddenError, NotFoundError)
+DENIALS = (AuthError, ForbiddenError)
+REFUSALS = (*DENIALS, NotFoundError)
+LIST_OF_CUSTOMERS = "list of managed users"
 
-
-class Auth(Section):
-    """Sign-in."""
-
-    api_token: Secret
-    """Token of an API client, whose role may list and view recipes and jobs."""
-
-
-class WorkatoSettings(SourceSettings):
-    """A Workato source: all customers of an Embedded partner, or one workspace."""
-
-    api_path: ClassVar[str] = "/api"
-
-    type: Literal["workato"]
-    """The vendor."""
-    mode: Literal["embedded", "developer"]
-    """embedded: the recipes of all managed users; developer: those of the token's own workspace."""
-    auth: Auth
-    """How to sign in."""
-    steps: Annotated[Literal["all", "failed", "off"], Switch] = "failed"
-    """Of which ended runs the steps are fetched: one request a run."""
-    timeout: PositiveDuration = 45.0
-    """How long one request may take; Workato itself gives up after 40s."""
-    requests_per_minute: Positive = BUDGETS["developer"]
-    """Budget of requests, default 600 if embedded and 36 if developer. Sources with one token share the smallest."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _budget_of_mode(cls, given: Any) -> Any:  # noqa: ANN401  # as the file has it
-        """The limits differ by mode."""
-        if isinstance(given, Mapping) and "requests_per_minute" not in given and given.get("mode") == "embedded":
-            return {**given, "requests_per_minute": BUDGETS["embedded"]}
-        return given
-
-    def link(self, *, run_id: str, job_id: str = "", job_name: str = "", project: str = "") -> str:
-        """As ever; `{job_id}` is the id of the recipe alone, as the vendor's own pages have it."""
-        recipe = job_id.rpartition("/")[2]
-        return super().link(run_id=run_id, job_id=recipe, job_name=job_name, project=project)
-
-
-class Customers:
-    """The list of managed users, read anew now and then; a workspace of one's own is one customer without a name.
-
-    Args:
-        settings: The source's configuration.
-        client: Its API.
-
-    Attributes:
-        known: As last listed.
-        fresh: Whether the last `refresh` read the list to its end.
-        listing: The list that `known` is from; None for a workspace of one's own.
-    """
-
-    def __init__(self, settings: WorkatoSettings, client: Client) -> None:
-        self._client = client
-        self._interval = min(max(LEAST_LISTING, SLOW * settings.poll_interval), LONGEST_LISTING)
-        self._pace = Pace(USERS_PER_MINUTE)
-        self._partial: dict[str, Customer] = {}
-        self._page = 1
-        self._began = 0.0
-        self._listed: float | None = None
-        self._listable = settings.mode == "embedded"
-        self.known: Sequence[Customer] = [] if self._listable else [Customer("", "")]
-        self.fresh = False
-        self.listing: Listing | None = None
-
-    def refresh(self, now: float) -> SourceError | None:
-        """Reads the list if it is due. Returns what kept it from being read, if an older one is at hand."""
-        self.fresh = False
-        recent = bool(self.known) and self._listed is not None and abs(now - self._listed) < self._interval
-        if recent or not self._listable:
-            return None
-        try:
-            self._read(now)
-        except (AuthError, RateLimitedError):
-            raise
-        except SourceError as error:
-            if self._listed is None:
-                raise
-            return error
-        return None
-
-    def _read(self, now: float) -> None:
-        """Page by page; those for which the API's limit leaves no room are read by later polls."""
-        while self._pace.earliest(now) <= now:
-            self._pace.take(now)
-            self._began = now if self._page == 1 else self._began
-            rows = self.ask(self._page)
-            before = len(self._partial)
-            self._partial |= {row.customer_id: row for row in rows}
-            if len(rows) < PER_PAGE or len(self._partial) == before:
-                self.known, self._listed, self.fresh = list(self._partial.values()), now, True
-                self.listing = Listing(self._began, frozenset(self._partial))
-                self._partial, self._page = {}, 1
-                return
-            self._page += 1
-
-    def ask(self, page: int = 1) -> list[Customer]:
-        """One page of the list."""
-        params = {"page": page, "per_page": PER_PAGE}
-        return parse_customers(self._client.get(USERS, endpoint=USERS, params=params).body)
+OpenRuns = Mapping[str, Sequence[OpenRun]]
+"""Open runs of a scope by job, oldest first."""
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """A customer's recipes by id as they were listed at the instant `asked`; `marks` are renewed as jobs are read."""
+    """A customer's recipes by id as they were listed at the time `asked`.
+
+    `marks` and `unread` are renewed as jobs are read. `open_runs` are those of the state before.
+    """
 
     scope: str
     recipes: Mapping[str, Recipe]
     marks: dict[str, Mark]
+    unread: dict[str, Unread]
+    open_runs: OpenRuns
     asked: float
 
 
@@ -195,43 +92,67 @@ class WorkatoSource:
     def __init__(self, settings: WorkatoSettings, client: Client) -> None:
         self._settings = settings
         self._client = client
-        self._api = Api(client, statuses(settings.status_map))
+        self._failing = FailingParts()
+        self._api = Api(client, statuses(settings.status_map), Oddities(settings.name), self._failing)
         self._customers = Customers(settings, client)
+        self._turns = Turns(settings.poll_interval, self._failing)
         self._looked: dict[str, float] = {}
-        self._read: dict[str, float] = {}
-        self._refused: set[str] = set()
-        self._unfinished: set[str] = set()
-        self._round: set[str] = set()
-        self._round_began: float | None = None
-        self._round_seconds = 0.0
+        self._parts: dict[str, SourceError] = {}
 
     # --- customers ---
 
     def readings(self, view: View) -> Iterator[Reading]:
-        """Each customer's recipes and jobs, those with open or changed things first, for as long as time allows."""
-        fault = self._customers.refresh(view.now)
+        """Each customer's recipes and jobs, those with open or changed things first, for as long as time allows.
+
+        A customer, a recipe or a job that cannot be read costs no other: what could not be read is raised in the end.
+        """
+        began, failed, answered = view.now, 0, False
+        self._parts = {}
+        if (error := self._customers.refresh(view.now)) is not None:
+            self._parts[LIST_OF_CUSTOMERS] = error
         if self._customers.fresh:  # or one wrong list would be told again and again
             yield from self._of_vanished(view)
-        began, faults, answered = view.now, 0, False
-        if self._round_began is None:
-            self._round_began = began
-        for number, customer in enumerate(self._ordered(view)):
-            if (number and view.out_of_time()) or faults >= FAULTS:
+        open_runs = _by_scope(view.open_runs())
+        for number, customer in enumerate(self._turns.ordered(self._customers.known, open_runs.keys(), began)):
+            if (number and view.out_of_time()) or failed >= FAULTS:
                 break
+            part, asked = part_of(customer), view.now
+            if self._failing.is_resting(part, asked):
+                self._note_resting(part)
+                continue
             try:
-                yield from self._of_customer(view, customer)
+                yield from self._of_customer(view, customer, open_runs.get(customer.customer_id, {}))
             except REFUSALS as error:
                 yield self._refusal(customer, error, view.now, answered=answered)
-                answered = True
             except RateLimitedError:
                 raise
             except SourceError as error:
-                fault, faults = error, faults + 1
+                failed += 1
+                self._note_failed(part, error, asked, view.now)
+                if answered and self._failing.is_overdue(part, view.now):
+                    yield self._unreadable(customer)
                 continue
-            answered, faults = True, 0
-        self._note_round(began, view.now)
-        if fault is not None:
-            raise fault
+            answered, failed = True, 0
+            self._failing.answered(part)
+        self._turns.end_poll(self._customers.known, began, view.now)
+        self._raise_parts(answered=answered)
+
+    def _raise_parts(self, *, answered: bool) -> None:
+        """Raise what could not be read; without any answer of a customer that is the source as a whole."""
+        if self._parts and not answered:
+            raise next(reversed(self._parts.values()))
+        if self._parts:
+            raise PartialError(self._parts)
+
+    def _note_failed(self, part: str, error: SourceError, began: float, now: float) -> None:
+        self._failing.failed(part, error, began=began, now=now)
+        self._parts[part] = error
+
+    def _note_resting(self, part: str) -> None:
+        """Note a part that failed lately and is left alone for now."""
+        failure = self._failing.get(part)
+        if failure is not None:
+            self._parts[part] = failure.error
 
     def _refusal(self, customer: Customer, error: SourceError, now: float, *, answered: bool) -> Reading:
         """That a customer is not readable, unless it is the token itself that is refused."""
@@ -239,56 +160,41 @@ class WorkatoSource:
             raise error
         if isinstance(error, AuthError) and not answered:
             self._customers.ask()  # raises if it is the token
-        self._refused.add(customer.customer_id)
-        self._note_read(customer.customer_id, now)
+        self._turns.refused.add(customer.customer_id)
+        self._turns.note_read(customer.customer_id, now)
+        return self._unreadable(customer)
+
+    def _unreadable(self, customer: Customer) -> Reading:
+        """That a customer cannot be read: its watermark stays as it is, and does not hold that of the source."""
         return Reading(scope=customer.customer_id, readable=False, listing=self._customers.listing)
 
-    def _ordered(self, view: View) -> list[Customer]:
-        """Who has waited for too long, who has open or unread jobs, the others, those refused; longest wait first."""
-        now, busy = view.now, {run.scope for run in view.open_runs()} | self._unfinished
-        longest = STARVING * self._settings.poll_interval
-
-        def rank(customer: Customer) -> tuple[int, float]:
-            scope = customer.customer_id
-            last = self._read.setdefault(scope, now)
-            if scope in self._refused:
-                return 3, last
-            return (0 if now - last > longest else 1 if scope in busy else 2), last
-
-        return sorted(self._customers.known, key=rank)
-
-    def _note_read(self, scope: str, now: float) -> None:
-        self._read[scope] = now
-        self._round.add(scope)
-
-    def _note_round(self, began: float, now: float) -> None:
-        """A round is over when every customer has been read once."""
-        start = began if self._round_began is None else self._round_began
-        missing = {customer.customer_id for customer in self._customers.known} - self._round
-        if not missing:
-            self._round_seconds = 0.0 if start >= began else now - start
-            self._round, self._round_began = set(), None
-        else:
-            self._round_seconds = max(self._round_seconds, now - start)
-
     def _of_vanished(self, view: View) -> Iterator[Reading]:
-        """Customers that the list no longer shows; when one is forgotten as well, so are its recipes' marks."""
+        """Customers that the list no longer shows; when one is forgotten as well, so are its notes."""
         known = {customer.customer_id for customer in self._customers.known}
-        noted = {name.removeprefix(note_of("")) for name in view.notes}
+        prefixes = (note_of(""), unread_note_of(""))
+        noted = {name.removeprefix(each) for name in view.notes for each in prefixes if name.startswith(each)}
         for scope in sorted((view.scopes | noted) - known):
-            kept = scope in view.scopes
-            yield Reading(scope=scope, exists=False, notes={} if kept else {note_of(scope): ""})
+            notes = {} if scope in view.scopes else {note_of(scope): "", unread_note_of(scope): ""}
+            yield Reading(scope=scope, exists=False, notes=notes)
 
     # --- recipes ---
 
-    def _of_customer(self, view: View, customer: Customer) -> Iterator[Reading]:
+    def _of_customer(self, view: View, customer: Customer, open_runs: OpenRuns) -> Iterator[Reading]:
         asked, scope = view.now, customer.customer_id
         recipes, invalid = self._recipes(scope)
-        self._refused.discard(scope)
+        self._turns.refused.discard(scope)
         before = decode_marks(view.notes.get(note_of(scope), ""))
         crowded = len(before) > len(recipes) + MOST_FORMER
         marks = {key: mark for key, mark in before.items() if key in recipes} if crowded else before
-        listed = Listed(scope=scope, recipes=recipes, marks=dict(marks), asked=asked)
+        unread = decode_unread(view.notes.get(unread_note_of(scope), ""))
+        listed = Listed(
+            scope=scope,
+            recipes=recipes,
+            marks=dict(marks),
+            unread={key: since for key, since in unread.items() if key in recipes},
+            open_runs=open_runs,
+            asked=asked,
+        )
         todo = self._todo(view, listed)
         through = asked - self._settings.settle
         yield Reading(
@@ -301,70 +207,119 @@ class WorkatoSource:
             through=None if todo else through,
         )
         whole = yield from self._of_recipes(view, listed, todo)
-        (self._unfinished.discard if whole else self._unfinished.add)(scope)
-        if whole:
-            self._note_read(scope, view.now)
-        if whole and todo:
-            yield Reading(scope=scope, through=through)
+        (self._turns.unfinished.discard if whole else self._turns.unfinished.add)(scope)
+        notes = {} if listed.unread == unread else {unread_note_of(scope): encode_unread(listed.unread)}
+        if notes or (whole and todo):
+            yield Reading(scope=scope, through=through if whole else None, notes=notes)
+        if not todo:
+            self._turns.note_read(scope, view.now)
 
     def _of_recipes(self, view: View, listed: Listed, todo: Sequence[str]) -> Generator[Reading, None, bool]:
-        """Reads the jobs of these recipes; returns whether all that is to be known of them is."""
-        whole = True
+        """Read the jobs of these recipes; return whether all that is to be known of them is.
+
+        A recipe that could not be read for longer than PATIENCE no longer counts for that. It is remembered up to
+        where it was read, and caught up from there.
+        """
+        gaps, held, denied, answered = False, False, list[SourceError](), False
         for number, key in enumerate(todo):
             if number and view.out_of_time():
                 return False
-            self._looked[job_id_of(listed.scope, key)] = view.now
-            if key not in listed.recipes:
-                yield self._of_deleted(view, listed.scope, key)
+            error = yield from self._try_recipe(view, listed, key)
+            answered = answered or error is None
+            if error is None:
+                gaps = gaps or unfinished(listed.marks.get(key))
                 continue
-            try:
-                yield self._of_recipe(view, listed, key)
-            except NotFoundError:  # deleted since it was listed: the next list will tell
-                whole = False
-            whole = whole and not unfinished(listed.marks.get(key))
-        return whole
+            denied += [error] if isinstance(error, DENIALS) else []
+            since = listed.unread.setdefault(key, self._unread_from(view, listed.scope)).since
+            held = held or not view.now - since >= PATIENCE
+        if denied and not answered and (len(denied) > 1 or not listed.marks):
+            raise denied[0]  # it is the customer that may not be read
+        if not gaps:
+            self._turns.note_read(listed.scope, view.now)
+        return not gaps and not held
+
+    def _unread_from(self, view: View, scope: str) -> Unread:
+        """What is to be remembered of a recipe that cannot be read from now on."""
+        watermark = view.watermark(scope)
+        return Unread(since=view.now, read=view.baseline(scope) if watermark is None else watermark)
+
+    def _try_recipe(self, view: View, listed: Listed, key: str) -> Generator[Reading, None, SourceError | None]:
+        """Read the jobs of a recipe; return why that failed, None if it did not."""
+        part, began = f"recipe {job_id_of(listed.scope, key)}", view.now
+        failure = self._failing.get(part)
+        if failure is not None and self._failing.is_resting(part, began):
+            self._note_resting(part)
+            return failure.error
+        self._looked[job_id_of(listed.scope, key)] = began
+        try:
+            yield self._of_recipe(view, listed, key) if key in listed.recipes else self._of_deleted(view, listed, key)
+        except RateLimitedError:
+            raise
+        except SourceError as error:
+            self._note_failed(part, error, began, view.now)
+            if isinstance(error, NotFoundError) and failure is None:
+                del self._parts[part]  # most likely deleted since it was listed: the next list tells
+            return error
+        self._failing.answered(part)
+        return None
 
     def _recipes(self, scope: str) -> tuple[dict[str, Recipe], int]:
         """A customer's recipes by id, and how many rows were none."""
         recipes: dict[str, Recipe] = {}
+        guard = PageGuard(f"GET {RECIPES}")
         invalid = 0
-        for number in range(1, MOST_LISTED + 1):
+        for number in count(1):
             params: dict[str, str | int] = {"page": number, "per_page": PER_PAGE, "exclude_code": "true"}
             rows, bad = parse_recipes(self._api.get(scope, RECIPES, params))
             invalid += bad
-            before = len(recipes)
             recipes |= {row.recipe_id: row for row in rows}
-            if len(rows) + bad < PER_PAGE or len(recipes) == before:
+            if len(rows) + bad < PER_PAGE:
                 break
+            guard.check([row.recipe_id for row in rows])
         return recipes, invalid
 
     def _page_of(self, recipe: Recipe) -> str:
         return f"{self._settings.base_url}{path(RECIPES + '/{recipe}', recipe=recipe.recipe_id)}"
 
     def _todo(self, view: View, listed: Listed) -> list[str]:
-        """Ids of recipes whose jobs are to be read, those first that were not for longest."""
+        """Ids of recipes whose jobs are to be read: those first that were not for longest, last those that failed."""
         recipes, marks = listed.recipes, listed.marks
-        tracked = dict.fromkeys(split_job_id(run.job_id)[1] for run in view.open_runs(listed.scope))
-        wanted = [key for key, recipe in recipes.items() if view.wanted(recipe.name or key)]
+        tracked = dict.fromkeys(split_job_id(job_id)[1] for job_id in listed.open_runs)
+        wanted = {key: None for key, recipe in recipes.items() if view.wanted(recipe.name or key)}
         moved = [key for key in wanted if key not in tracked and to_be_read(marks.get(key), recipes[key])]
         followed = [key for key in tracked if key in wanted or key not in recipes]
-        return sorted([*followed, *moved], key=lambda key: self._looked.get(job_id_of(listed.scope, key), 0.0))
+        return sorted(
+            [*followed, *moved],
+            key=lambda key: (key in listed.unread, self._looked.get(job_id_of(listed.scope, key), 0.0)),
+        )
 
     # --- jobs ---
+
+    def _search(self, view: View, listed: Listed, key: str) -> Search:
+        job_id = job_id_of(listed.scope, key)
+        return Search(self._api, view, job_id, view.baseline(listed.scope), listed.open_runs.get(job_id, ()))
+
+    def _note_unread_jobs(self, search: Search) -> None:
+        self._parts |= {f"job {run_id}": error for run_id, error in search.failed.items()}
 
     def _of_recipe(self, view: View, listed: Listed, key: str) -> Reading:
         """What is new of a recipe's jobs, with its new mark, which becomes one of `listed`."""
         scope, recipe, mark = listed.scope, listed.recipes[key], listed.marks.get(key)
-        goal = self._goal(view, scope, recipe, mark)
-        search = Search(self._api, view, job_id_of(scope, key), view.baseline(scope))
+        unread = listed.unread.get(key)
+        watermark = view.watermark(scope) if unread is None else unread.read
+        goal = self._goal(view, scope, recipe, mark, watermark)
+        search = self._search(view, listed, key)
         gaps = search.read_pages(goal, mark.gaps if mark else ())
         search.read_open(oldest_of_interest=None if mark else view.now - self._settings.max_run_age)
         search.read_single(REACH)
+        self._note_unread_jobs(search)
         runs = search.runs()
         recent = search.ended_since(listed.asked - self._settings.settle)
         found = Found(ended=len(search.found), recent=recent, gaps=gaps, beyond=search.beyond, invalid=search.invalid)
         listed.marks[key], missed = after(recipe, mark, goal, found)
-        watermark = view.watermark(scope)
+        notes = {note_of(scope): encode_marks(listed.marks)}
+        if listed.unread.pop(key, None) is not None:
+            notes[unread_note_of(scope)] = encode_unread(listed.unread)
         lost = watermark is not None and missed and watermark < goal.floor
         return Reading(
             scope=scope,
@@ -375,12 +330,12 @@ class WorkatoSource:
             truncated=int(search.capped) + int(missed),
             unobserved=[Window(watermark, goal.floor)] if lost and watermark is not None else [],
             gone=search.gone,
-            notes={note_of(scope): encode_marks(listed.marks)},
+            notes=notes,
         )
 
-    def _goal(self, view: View, scope: str, recipe: Recipe, mark: Mark | None) -> Goal:
+    def _goal(self, view: View, scope: str, recipe: Recipe, mark: Mark | None, watermark: float | None) -> Goal:
         """What is to be found. A recipe that is new to a known scope has no jobs from before its watermark."""
-        settings, watermark = self._settings, view.watermark(scope)
+        settings = self._settings
         deep = is_deep(mark)
         floor = view.now - (FIRST_REACH if watermark is None else settings.lookback)
         if watermark is not None and (deep or mark is None):
@@ -388,11 +343,12 @@ class WorkatoSource:
         baseline = view.baseline(scope) if mark is None or watermark is None else None
         return Goal(owed=owed(mark, recipe), floor=floor, baseline=baseline, deep=deep)
 
-    def _of_deleted(self, view: View, scope: str, recipe_id: str) -> Reading:
+    def _of_deleted(self, view: View, listed: Listed, recipe_id: str) -> Reading:
         """What became of the open jobs of a recipe that is no longer listed."""
-        search = Search(self._api, view, job_id_of(scope, recipe_id), view.baseline(scope))
+        search = self._search(view, listed, recipe_id)
         search.read_single(REACH)
-        return Reading(scope=scope, runs=search.runs(), steps=search.steps, gone=search.gone)
+        self._note_unread_jobs(search)
+        return Reading(scope=listed.scope, runs=search.runs(), steps=search.steps, gone=search.gone)
 
     # --- the rest ---
 
@@ -410,21 +366,34 @@ class WorkatoSource:
     def probe(self) -> str:
         """Signs in and asks for the first page of managed users, or for the recipes."""
         if self._settings.mode == "embedded":
-            return f"signed in, {len(self._customers.ask())} managed users on the first page"
+            return f"signed in, {len(self._customers.ask()[0])} managed users on the first page"
         return f"signed in, {len(self._recipes('')[0])} recipes"
 
     def round_seconds(self) -> float:
         """How long it takes until every customer has been read once; 0 while each poll reads all."""
-        return self._round_seconds
+        return self._turns.round_seconds
 
     def close(self) -> None:
         """Ends all connections."""
         self._client.close()
 
 
+def _by_scope(runs: Sequence[OpenRun]) -> dict[str, dict[str, list[OpenRun]]]:
+    """Open runs by scope and job, oldest first."""
+    found: dict[str, dict[str, list[OpenRun]]] = {}
+    for run in runs:
+        found.setdefault(run.scope, {}).setdefault(run.job_id, []).append(run)
+    return found
+
+
 def note_of(scope: str) -> str:
     """The name of the note that holds the marks of a scope's recipes."""
     return f"marks/{scope}"
+
+
+def unread_note_of(scope: str) -> str:
+    """The name of the note that says which of a scope's recipes could not be read, and since when."""
+    return f"unread/{scope}"
 
 
 def _access(settings: WorkatoSettings) -> Access:

@@ -1,15 +1,16 @@
 """Workato's API: its paths, and what its answers mean. Titles, inputs and outputs are never decoded."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
-from urllib.parse import quote
 
 import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, State, Step, one_row_per_run
+from exporter.sources.oddities import FUTURE_MARGIN, Oddity
 from exporter.sources.payload import ABSENT, OBJECT, decode, decode_rows, decoded, identity, scalar, text
+from exporter.sources.rest import LONGEST_WORD, StatusTable, spelled, status_table
 from exporter.times import parse_duration, parse_instant
 
 USERS = "/managed_users"
@@ -18,11 +19,17 @@ CUSTOMER = USERS + "/{customer}"
 JOBS = RECIPES + "/{recipe}/jobs"
 JOB = JOBS + "/{job}"
 LIST_KEYS = ("result", "items", "data")
-LONGEST_WORD = 64
-STATUSES: Mapping[str, Result | State] = {
+STATUSES: StatusTable = {
     "succeeded": Result.SUCCESS,
     "failed": Result.FAILURE,
     "pending": State.EXECUTING,
+    # Words of the vendor's pages about jobs; whether the API uses them is not documented.
+    "canceled": Result.CANCELLATION,
+    "cancelled": Result.CANCELLATION,
+    "canceling": State.EXECUTING,
+    "cancelling": State.EXECUTING,
+    "processing": State.EXECUTING,
+    "running": State.EXECUTING,
 }
 POLL_ERROR = "poll_error"
 """The error type of a job that failed while its trigger asked for events, where the vendor names no other."""
@@ -54,7 +61,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A Workato job (a run), as a list or its own page shows it."""
+    """A Workato job (a run), as a list or its own page shows it. `odd`: what of it cannot be read."""
 
     job_id: str
     status: str
@@ -63,6 +70,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     is_error: bool
     is_repeat: bool
     error_type: str
+    odd: tuple[Oddity, ...] = ()
 
 
 class LooseCustomer(msgspec.Struct):
@@ -121,9 +129,19 @@ class ErrorParts(msgspec.Struct):
 
 
 class LineStat(msgspec.Struct):
-    """What is used of a line's `line_stat`."""
+    """What is used of a line's `line_stat`: its duration, or when it began and ended."""
 
     total: msgspec.Raw = ABSENT
+    started_at: msgspec.Raw = ABSENT
+    completed_at: msgspec.Raw = ABSENT
+
+    def duration(self) -> float | None:
+        """Seconds, None if it tells neither."""
+        total = parse_duration(scalar(self.total))
+        started, completed = parse_instant(scalar(self.started_at)), parse_instant(scalar(self.completed_at))
+        if total is not None or started is None or completed is None:
+            return total
+        return max(0.0, completed - started)
 
 
 class Counts(msgspec.Struct):
@@ -146,18 +164,13 @@ NOTHING = frozenset({b"", b"null", b"false", b'""', b"{}", b"[]"})
 """Values of a line's `error` that say that there was none."""
 
 
-def path(endpoint: str, **parts: str) -> str:
-    """The path of an endpoint (template), with its parts percent-encoded."""
-    return endpoint.format_map({name: quote(part, safe="") for name, part in parts.items()})
+def statuses(status_map: StatusTable) -> StatusTable:
+    """The table of status words: the vendor's, and over them those of the configuration."""
+    return status_table(STATUSES, status_map)
 
 
-def statuses(status_map: Mapping[str, Result | State]) -> Mapping[str, Result | State]:
-    """The table of status words, letter case folded: the vendor's, and over them those of the configuration."""
-    return {**STATUSES, **{word.casefold(): meaning for word, meaning in status_map.items()}}
-
-
-def parse_customers(body: bytes) -> list[Customer]:
-    """The managed users of a page; rows without an id are left out.
+def parse_customers(body: bytes) -> tuple[list[Customer], int]:
+    """The managed users of a page, and how many rows were none.
 
     Raises:
         DecodeError: The body is not JSON.
@@ -171,7 +184,7 @@ def parse_customers(body: bytes) -> list[Customer]:
             customers.append(Customer(customer_id, text(loose.external_id) or customer_id))
     if raws and not customers:
         raise SchemaError("no row of the answer is a managed user")
-    return customers
+    return customers, len(raws) - len(customers)
 
 
 def parse_recipes(body: bytes) -> tuple[list[Recipe], int]:
@@ -204,9 +217,7 @@ def _recipe(raw: msgspec.Raw) -> Recipe | None:
     )
 
 
-def parse_jobs(
-    body: bytes, status_map: Mapping[str, Result | State] = STATUSES, *, first: bool = True
-) -> tuple[list[JobRow], int]:
+def parse_jobs(body: bytes, status_map: StatusTable = STATUSES, *, first: bool = True) -> tuple[list[JobRow], int]:
     """The jobs of a page, each once, in its order, and how many rows were none.
 
     Of several rows of a job it is the one to believe (`exporter.model.one_row_per_run`).
@@ -226,7 +237,7 @@ def parse_jobs(
     return list(jobs.values()), len(raws) - len(rows)
 
 
-def better(one: JobRow, other: JobRow, status_map: Mapping[str, Result | State]) -> JobRow:
+def better(one: JobRow, other: JobRow, status_map: StatusTable) -> JobRow:
     """Of two rows of one job the one to believe."""
     if one == other:
         return one
@@ -284,15 +295,22 @@ def _job(loose: LooseJob | None) -> JobRow | None:
     if loose is None or not job_id:
         return None
     master = text(loose.master_job_id)
+    times = {"start": scalar(loose.started_at), "end": scalar(loose.completed_at)}
+    started, completed = map(parse_instant, times.values())
     return JobRow(
         job_id=job_id,
         status=text(loose.status).strip()[:LONGEST_WORD],
-        started=parse_instant(scalar(loose.started_at)),
-        completed=parse_instant(scalar(loose.completed_at)),
+        started=started,
+        completed=completed,
         is_error=decoded(loose.is_error, BOOLEAN) is True,
         is_repeat=decoded(loose.is_repeat, BOOLEAN) is True
         or bool(master and master not in (job_id, text(loose.handle))),
         error_type=_error_type(loose),
+        odd=tuple(
+            (f"{name} time of a run cannot be read", value)
+            for (name, value), time in zip(times.items(), (started, completed), strict=True)
+            if value is not None and time is None
+        ),
     )
 
 
@@ -327,7 +345,7 @@ def _step(loose: LooseLine, failed_line: str) -> Step:
     return Step(
         name=f"{number} {'/'.join(words)}".strip(),
         result=Result.FAILURE if failed else Result.SUCCESS,
-        duration=parse_duration(scalar(stat.total)),
+        duration=stat.duration(),
     )
 
 
@@ -365,7 +383,7 @@ def split_job_id(job_id: str) -> tuple[str, str]:
     return customer_id, recipe_id
 
 
-def to_run(row: JobRow, job_id: str, status_map: Mapping[str, Result | State]) -> Run:
+def to_run(row: JobRow, job_id: str, status_map: StatusTable) -> Run:
     """The run of a row; `status_map` is the table made by `statuses`."""
     meaning, unmapped = _meaning(row, status_map)
     result = meaning if isinstance(meaning, Result) else None
@@ -388,13 +406,22 @@ def to_run(row: JobRow, job_id: str, status_map: Mapping[str, Result | State]) -
     )
 
 
-def _meaning(row: JobRow, status_map: Mapping[str, Result | State]) -> tuple[Result | State | None, str]:
-    """What the status word means, or that word. Older lists have none: there error flag and end tell."""
+def _meaning(row: JobRow, status_map: StatusTable) -> tuple[Result | State | None, str]:
+    """What the status word means, and that word if it is in no table; then, or without one, error flag and end tell."""
     if row.status:
-        meaning = status_map.get(row.status.casefold())
+        meaning = status_map.get(spelled(row.status))
         if meaning is not None:
             return meaning, ""
+        if row.is_error:
+            return Result.FAILURE, row.status
         return (None if row.completed is None else Result.UNKNOWN), row.status
     if row.is_error:
         return Result.FAILURE, ""
     return (State.EXECUTING if row.completed is None else Result.SUCCESS), ""
+
+
+def oddities(row: JobRow, run: Run, now: float) -> Iterator[Oddity]:
+    """What could not be read of a row, or is hard to believe."""
+    yield from row.odd
+    if run.end is not None and run.end > now + FUTURE_MARGIN:
+        yield "end of a run is in the future", f"{run.end - now:.0f}s ahead"

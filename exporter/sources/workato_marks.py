@@ -51,6 +51,29 @@ def encode_marks(marks: Mapping[str, Mark]) -> str:
     return msgspec.json.encode(marks).decode()
 
 
+class Unread(msgspec.Struct, frozen=True, array_like=True):
+    """A recipe whose jobs cannot be read. `since`: the first failed try; `read`: all before this time was read then."""
+
+    since: float
+    read: float
+
+
+UNREAD: msgspec.json.Decoder[dict[str, Unread]] = msgspec.json.Decoder(dict[str, Unread])
+
+
+def decode_unread(note: str) -> dict[str, Unread]:
+    """The recipes of a scope that cannot be read; none if the note cannot be read."""
+    try:
+        return UNREAD.decode(note) if note else {}
+    except msgspec.DecodeError:
+        return {}
+
+
+def encode_unread(unread: Mapping[str, Unread]) -> str:
+    """The note that holds them, "" for none."""
+    return msgspec.json.encode(unread).decode() if unread else ""
+
+
 def moved(mark: Mark, recipe: Recipe) -> bool:
     """Whether jobs may have ended or started since; a recipe that tells neither counts nor times always may."""
     told = (recipe.succeeded, recipe.failed, recipe.last_run)

@@ -6,8 +6,12 @@ import msgspec
 
 from exporter.client.client import Client
 from exporter.counting.records import OpenRun
-from exporter.errors import NotFoundError
-from exporter.model import Result, Run, State, Step
+from exporter.errors import AuthError, NotFoundError, RateLimitedError, SourceError
+from exporter.model import Run, Step
+from exporter.sources.failing import FailingParts
+from exporter.sources.oddities import Oddities
+from exporter.sources.paging import PageGuard
+from exporter.sources.rest import StatusTable, path
 from exporter.sources.source import View
 from exporter.sources.workato_api import (
     CUSTOMER,
@@ -15,10 +19,10 @@ from exporter.sources.workato_api import (
     JOBS,
     JobRow,
     better,
+    oddities,
     parse_job,
     parse_jobs,
     parse_total,
-    path,
     split_job_id,
     to_run,
 )
@@ -27,8 +31,6 @@ from exporter.sources.workato_marks import Goal, Page, is_last
 MOST_PAGES = 40
 """Pages of one recipe's jobs a poll; the next poll reads on."""
 
-Statuses = Mapping[str, Result | State]
-
 
 class Api:
     """The requests about jobs, for customers and for a workspace alike.
@@ -36,11 +38,15 @@ class Api:
     Args:
         client: The API.
         table: What status words mean.
+        odd: Where values are logged that cannot be used.
+        failing: What cannot be read at present.
     """
 
-    def __init__(self, client: Client, table: Statuses) -> None:
+    def __init__(self, client: Client, table: StatusTable, odd: Oddities, failing: FailingParts) -> None:
         self._client = client
         self.statuses = table
+        self.oddities = odd
+        self.failing = failing
 
     def get(
         self,
@@ -82,7 +88,8 @@ class Search:
         api: Where to ask.
         view: What is known.
         job_id: The recipe.
-        baseline: The instant up to which endings of its scope do not count.
+        baseline: The time up to which endings of its scope do not count.
+        tracked: Its open runs as the state holds them, oldest first.
 
     Attributes:
         rows: All jobs that were shown, by id.
@@ -92,9 +99,10 @@ class Search:
         gone: Jobs that the API no longer has, for good.
         capped: Whether there were more pages than one poll may ask for.
         beyond: Whether the pages went past the goal's floor.
+        failed: Open jobs that could not be read by their id, and why.
     """
 
-    def __init__(self, api: Api, view: View, job_id: str, baseline: float) -> None:
+    def __init__(self, api: Api, view: View, job_id: str, baseline: float, tracked: Sequence[OpenRun]) -> None:
         self._api = api
         self._view = view
         self._job_id = job_id
@@ -102,9 +110,8 @@ class Search:
         self._pages = 0
         self._below = False
         self._oldest = float("inf")
-        self.tracked: Sequence[OpenRun] = [
-            run for run in view.open_runs(split_job_id(job_id)[0]) if run.job_id == job_id
-        ]
+        self.tracked = tracked
+        self.failed: dict[str, SourceError] = {}
         self.rows: dict[str, JobRow] = {}
         self.steps: dict[str, list[Step]] = {}
         self.found: list[float] = []
@@ -125,11 +132,13 @@ class Search:
     def _stretch(self, goal: Goal, offset: str) -> str:
         """Reads on from an offset until the goal is reached, "", or time is up: the offset to go on from then."""
         in_gap = bool(offset)
+        guard = PageGuard(f"GET {JOBS}")
         while self._pages < MOST_PAGES and not (self._pages and self._view.out_of_time()):
             page = self._ask(offset)
             ended = {row.job_id for row in page.rows if self._api.has_ended(row)}
             # Open jobs may be among those owed. Where something is known to be left to find they do not stand for it.
             hoped = 0 if goal.deep or in_gap else len(self.unresolved())
+            guard.check(_ids(page))
             if is_last(page, goal, found=len(self.found) + hoped, ended=ended):
                 self._below = self._below or page.oldest < goal.floor
                 return ""
@@ -147,10 +156,13 @@ class Search:
         `oldest_of_interest`: given at the first reading, which wants all open jobs that started after this instant.
         """
         wants_all = oldest_of_interest is not None and bool(self.rows) and self._oldest > oldest_of_interest
-        offset, shown = "", 0
-        while (wants_all or self.unresolved()) and shown < MOST_PAGES:
+        offset, shown, pages = "", 0, 0
+        guard = PageGuard(f"GET {JOBS}?status=pending")
+        while (wants_all or self.unresolved()) and pages < MOST_PAGES:
             page, total = self._ask_open(offset)
+            pages += 1
             shown += len(page.rows)
+            guard.check(_ids(page))
             filtered = not any(self._api.has_ended(row) for row in page.rows)
             if not page.rows or (page.repeated and offset) or not filtered or (total is not None and shown >= total):
                 return
@@ -159,14 +171,26 @@ class Search:
     def read_single(self, reach: float) -> None:
         """Asks by id for open jobs that are not shown anywhere; `reach`: how far back the API has them."""
         for number, run in enumerate(self.unresolved()):
+            part, began = f"job {run.run_id}", self._view.now
             if number and self._view.out_of_time():
                 return
+            failure = self._api.failing.get(part)
+            if failure is not None and self._api.failing.is_resting(part, began):
+                self.failed[run.run_id] = failure.error
+                continue
             try:
                 row, steps = self._api.one(self._job_id, run.run_id)
             except NotFoundError:
                 if run.origin < self._view.now - reach:
                     self.gone.append(run.run_id)
                 continue
+            except (AuthError, RateLimitedError):
+                raise
+            except SourceError as error:
+                self._api.failing.failed(part, error, began=began, now=self._view.now)
+                self.failed[run.run_id] = error
+                continue
+            self._api.failing.answered(part)
             self._take([row])
             if self._api.has_ended(row):
                 self.steps[run.run_id] = steps
@@ -177,7 +201,10 @@ class Search:
         fresh = [row for row in self.rows.values() if row.job_id not in ended]
         known = self._view.known([row.job_id for row in fresh])
         exact = [row if row.job_id in known else self._exact(row) for row in fresh]
-        return [to_run(row, self._job_id, self._api.statuses) for row in exact]
+        runs = [to_run(row, self._job_id, self._api.statuses) for row in exact]
+        for row, run in zip(exact, runs, strict=True):
+            self._api.oddities.note(oddities(row, run, self._view.now))
+        return runs
 
     def ended_since(self, instant: float) -> int:
         """How many of the jobs shown ended at or after an instant, in whole seconds as lists have it."""
@@ -223,6 +250,14 @@ class Search:
         """Notes those of these rows that have ended as found."""
         ends = [self._view.now if row.completed is None else row.completed for row in rows if self._api.has_ended(row)]
         self.found += [end for end in ends if end >= int(self._baseline)]
+
+
+def _ids(page: Page) -> list[str]:
+    """The IDs of a page's jobs by which it can be seen to repeat an earlier one.
+
+    A list may end with the job after which it was asked to go on, so a page of one job tells nothing.
+    """
+    return [row.job_id for row in page.rows] if len(page.rows) > 1 else []
 
 
 def _after(offset: str) -> dict[str, str]:

@@ -96,7 +96,7 @@ def test_older_lists_have_no_status_word(world, watch, clock, option):
     assert len(watch.open()) == 1
 
 
-def test_a_new_status_word_is_told_and_ends_a_job_as_unknown(world, watching, clock, option):
+def test_a_new_status_word_is_told_and_the_error_flag_says_how_the_job_ended(world, watching, clock, option):
     world.add_job(RECIPE)
     option(rows=WorkatoShape(words={"cancellation": "stopped"}))
     watch, mapping = watching(), watching(status_map={"Stopped": "cancellation"})
@@ -105,7 +105,7 @@ def test_a_new_status_word_is_told_and_ends_a_job_as_unknown(world, watching, cl
     world.run("a", start=clock() + 1, duration=5.0, result="cancellation")
     for one in (watch, mapping):
         one.poll()
-    assert watch.counts() == {"unknown": 1}
+    assert watch.counts() == {"failure": 1}
     assert watch.ledger.source("w").counts["jobrun_source_unmapped_status_total"]["stopped"].value == 1
     assert mapping.counts() == {"cancellation": 1}
 

@@ -5,16 +5,18 @@ import pytest
 
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State, Step
+from exporter.sources.rest import path
 from exporter.sources.workato_api import (
+    STATUSES,
     Customer,
     Recipe,
+    oddities,
     parse_customers,
     parse_error,
     parse_job,
     parse_jobs,
     parse_recipes,
     parse_total,
-    path,
     split_job_id,
     statuses,
     to_job,
@@ -25,6 +27,7 @@ PAYLOADS = Path(__file__).parent / "payloads"
 TABLE = statuses({})
 START = 1693473911.0
 """2023-08-31T02:25:11-07:00."""
+NOW = START + 3600
 JOB = {"id": "j-1", "started_at": "2023-08-31T02:25:11.000-07:00", "completed_at": "2023-08-31T02:25:41.000-07:00"}
 
 
@@ -96,9 +99,61 @@ def test_the_status_word_decides_and_without_one_the_error_flag_and_the_end(fiel
 
 
 def test_a_word_in_no_table_is_an_ending_unknown_if_there_is_an_end_and_else_no_state():
-    ended, open_run = run_of(status="paused", is_error=True), run_of(status="paused", completed_at=None)
+    ended, open_run = run_of(status="paused"), run_of(status="paused", completed_at=None)
     assert (ended.result, ended.unmapped) == (Result.UNKNOWN, "paused")
     assert (open_run.result, open_run.state, open_run.unmapped) == (None, None, "paused")
+
+
+@pytest.mark.parametrize("completed", ["2023-08-31T02:25:11.000-07:00", None])
+def test_a_word_in_no_table_with_the_error_flag_is_a_failure_and_told_as_unmapped(completed):
+    run = run_of(status="error", is_error=True, completed_at=completed)
+    assert (run.result, run.unmapped) == (Result.FAILURE, "error")
+
+
+@pytest.mark.parametrize(
+    ("word", "meaning"),
+    [
+        ("canceled", Result.CANCELLATION),
+        ("Cancelled", Result.CANCELLATION),
+        ("Canceling", State.EXECUTING),
+        ("CANCELLING", State.EXECUTING),
+        ("Processing", State.EXECUTING),
+        ("running", State.EXECUTING),
+        (" Pending ", State.EXECUTING),
+        ("SUCCEEDED", Result.SUCCESS),
+    ],
+)
+def test_the_vendors_words_have_their_meaning_in_any_letter_case(word, meaning):
+    run = run_of(status=word)
+    assert (run.result or run.state, run.unmapped) == (meaning, "")
+
+
+def test_a_time_that_cannot_be_read_or_lies_in_the_future_is_named():
+    (row,), _ = parse_jobs(body_of([{**JOB, "started_at": "soon", "completed_at": None}]))
+    assert [what for what, _ in oddities(row, to_run(row, "r", STATUSES), NOW)] == [
+        "start time of a run cannot be read"
+    ]
+    (row,), _ = parse_jobs(body_of([JOB]))
+    assert list(oddities(row, to_run(row, "r", STATUSES), NOW)) == []
+    early = to_run(row, "r", STATUSES).end - 3600
+    assert [what for what, _ in oddities(row, to_run(row, "r", STATUSES), early)] == ["end of a run is in the future"]
+
+
+@pytest.mark.parametrize(
+    ("stat", "duration"),
+    [
+        ({"total": 0.5}, 0.5),
+        ({"started_at": "2023-08-31T02:25:11.500-07:00", "completed_at": "2023-08-31T02:25:14-07:00"}, 2.5),
+        ({"total": None, "started_at": 1693473911, "completed_at": 1693473913}, 2.0),
+        ({"total": 1, "started_at": 1693473911, "completed_at": 1693473913}, 1.0),
+        ({"started_at": 1693473911}, None),
+        ({"started_at": 1693473911, "completed_at": 1693473901}, 0.0),
+        ({}, None),
+    ],
+)
+def test_a_line_took_its_total_or_the_time_between_its_times(stat, duration):
+    lines = [{"recipe_line_number": 0, "adapter_name": "salesforce", "line_stat": stat}]
+    assert parse_job(body_of({**JOB, "lines": lines}), "j-1")[1][0].duration == duration
 
 
 def test_the_configuration_maps_new_words():
@@ -196,7 +251,7 @@ def test_another_job_than_the_one_asked_for_is_a_schema_error():
 def test_lists_come_under_either_key_or_bare(parse, key):
     rows = [{"id": 1}, {"id": 2}]
     assert parse(body_of({key: rows})) == parse(body_of(rows))
-    assert parse(body_of({key: []})) in ([], ([], 0))
+    assert parse(body_of({key: []})) == ([], 0)
 
 
 @pytest.mark.parametrize("parse", [parse_customers, parse_recipes, parse_jobs])
@@ -229,7 +284,7 @@ def test_a_row_that_is_none_is_counted_and_costs_the_others_nothing():
 
 def test_a_customer_is_named_by_its_external_id_where_it_has_one():
     body = body_of({"result": [{"id": 1, "external_id": "acme"}, {"id": "2", "external_id": None}, {"name": "x"}]})
-    assert parse_customers(body) == [Customer("1", "acme"), Customer("2", "2")]
+    assert parse_customers(body) == ([Customer("1", "acme"), Customer("2", "2")], 1)
 
 
 def test_a_recipe_as_a_job():

@@ -1,0 +1,53 @@
+"""What the configuration says of a Workato source."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import model_validator
+
+from exporter.config.secret import Secret
+from exporter.config.section import Section
+from exporter.config.source import SourceSettings
+from exporter.config.values import Positive, PositiveDuration, Switch
+
+BUDGETS = {"embedded": 600.0, "developer": 36.0}
+"""Requests per minute: about 60 % of 1000 (jobs; recipes 2000), and of 60 (jobs; recipes too), as others share them."""
+
+
+class Auth(Section):
+    """Sign-in."""
+
+    api_token: Secret
+    """Token of an API client, whose role may list and view recipes and jobs."""
+
+
+class WorkatoSettings(SourceSettings):
+    """A Workato source: all customers of an Embedded partner, or one workspace."""
+
+    api_path: ClassVar[str] = "/api"
+
+    type: Literal["workato"]
+    """The vendor."""
+    mode: Literal["embedded", "developer"]
+    """embedded: the recipes of all managed users; developer: those of the token's own workspace."""
+    auth: Auth
+    """How to sign in."""
+    steps: Annotated[Literal["all", "failed", "off"], Switch] = "failed"
+    """Of which ended runs the steps are fetched: one request a run."""
+    timeout: PositiveDuration = 45.0
+    """How long one request may take; Workato itself gives up after 40s."""
+    requests_per_minute: Positive = BUDGETS["developer"]
+    """Budget of requests, default 600 if embedded and 36 if developer. Sources with one token share the smallest."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _budget_of_mode(cls, given: Any) -> Any:  # noqa: ANN401  # as the file has it
+        """The limits differ by mode."""
+        if isinstance(given, Mapping) and "requests_per_minute" not in given and given.get("mode") == "embedded":
+            return {**given, "requests_per_minute": BUDGETS["embedded"]}
+        return given
+
+    def link(self, *, run_id: str, job_id: str = "", job_name: str = "", project: str = "") -> str:
+        """As ever; `{job_id}` is the id of the recipe alone, as the vendor's own pages have it."""
+        recipe = job_id.rpartition("/")[2]
+        return super().link(run_id=run_id, job_id=recipe, job_name=job_name, project=project)

@@ -1,0 +1,240 @@
+"""A customer, a recipe or a job that cannot be read costs no other, and lists that never end are refused."""
+
+import pytest
+
+from exporter.simulators.faults import Garbage, Html, Reset, Status
+from exporter.simulators.workato_rows import number_of
+from exporter.simulators.world import SimJob
+
+MINUTE = 60.0
+HARMS = {
+    "500": lambda path: Status(code=500, path=path),
+    "403": lambda path: Status(code=403, path=path),
+    "401": lambda path: Status(code=401, path=path),
+    "garbage": lambda path: Garbage(path=path),
+    "html": lambda path: Html(path=path),
+    "reset": lambda path: Reset(path=path),
+}
+PROJECTS = ("one", "two", "three", "four")
+
+
+def jobs_of(name, project="prod"):
+    return f"/recipes/{number_of(f'{project}/{name}')}/jobs"
+
+
+def customer(project):
+    return f"/managed_users/{number_of(project)}/"
+
+
+def start(world, clock, names=("a", "b"), project="prod"):
+    """One run of each recipe that starts and ends soon."""
+    for name in names:
+        world.run(name, project=project, start=clock() + 1, duration=5.0)
+
+
+@pytest.fixture
+def two(world, watch, clock):
+    """A customer with two recipes, both of which were read."""
+    for name in ("a", "b"):
+        world.run(name, start=clock() - 100, duration=1.0)
+    watch.poll()
+    return watch
+
+
+@pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
+def test_a_recipe_that_cannot_be_read_costs_that_recipe(world, two, clock, simulator, harm):
+    simulator.faults.add(harm(jobs_of("a")))
+    for _ in range(5):
+        start(world, clock)
+        two.poll()
+    assert two.counts("b") == {"success": 5}
+    assert two.counts("a") == {}
+    assert "recipe" in two.poller.last_fault
+    assert all(scope.readable for scope in two.ledger.source("w").scopes.values())
+    simulator.faults.clear()
+    assert two.poll() == "success"
+    assert two.counts("a") == {"success": 5}
+
+
+@pytest.mark.parametrize("harm", ["500", "403", "garbage"])
+def test_a_recipe_holds_the_watermark_for_a_quarter_of_an_hour_and_is_caught_up_later(
+    world, two, clock, simulator, harm
+):
+    simulator.faults.add(HARMS[harm](jobs_of("a")))
+    start(world, clock)
+    begun = two.watermark()
+    two.poll(times=15)
+    assert two.watermark() == begun
+    two.poll(times=5)
+    assert two.watermark() == pytest.approx(clock() - MINUTE, abs=5)
+    for _ in range(4):
+        start(world, clock)
+        two.poll(after=3600.0)
+        two.restart()
+    assert two.counts("b") == {"success": 5}
+    simulator.faults.clear()
+    assert two.poll() == "success"
+    assert two.counts("a") == {"success": 5}
+    assert two.counts("b") == {"success": 5}
+    assert [name for name in two.ledger.source("w").notes if name.startswith("unread/")] == []
+    assert two.source_count("jobrun_source_unobserved_seconds_total") == 0
+
+
+def test_a_recipe_that_could_never_be_read_counts_from_the_first_poll_on(world, watch, clock, simulator):
+    simulator.faults.add(Status(code=500, path=jobs_of("a")))
+    for name in ("a", "b"):
+        world.run(name, start=clock() - 100, duration=1.0)
+    watch.poll()
+    start(world, clock)
+    watch.poll(times=30)
+    assert watch.watermark() is not None
+    watch.poll(after=2 * 86400.0)
+    start(world, clock)
+    simulator.faults.clear()
+    watch.poll(times=2)
+    assert watch.counts("a") == {"success": 2}
+    assert watch.counts("b") == {"success": 2}
+
+
+def test_recipes_of_which_none_may_be_read_make_the_customer_unreadable(world, two, clock, simulator):
+    simulator.faults.add(Status(code=403, endpoint="jobs"))
+    start(world, clock)
+    assert two.poll() != "success"
+    assert not any(scope.readable for scope in two.ledger.source("w").scopes.values())
+    simulator.faults.clear()
+    assert two.poll() == "success"
+    assert two.counted() == 2
+
+
+@pytest.fixture
+def four(world, watch, clock):
+    """Four customers with one recipe each, all of which were read."""
+    for project in PROJECTS:
+        world.run("a", project=project, start=clock() - 100, duration=1.0)
+    watch.poll()
+    return watch
+
+
+@pytest.mark.parametrize("harm", ["500", "garbage", "reset"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_customers_that_cannot_be_read_cost_no_other_and_are_caught_up(world, four, simulator, harm, count):
+    clock = four.clock
+    simulator.faults.add(*(HARMS[harm](customer(project)) for project in PROJECTS[:count]))
+    begun = four.watermark()
+    for number in range(30):
+        for project in PROJECTS:
+            start(world, clock, ["a"], project)
+        four.poll()
+        if number < 14:
+            assert four.watermark() == begun
+    scopes = four.ledger.source("w").scopes
+    unread = {str(number_of(project)) for project in PROJECTS[:count]}
+    assert {scope for scope, state in scopes.items() if not state.readable} == unread
+    assert all(scopes[scope].watermark == begun for scope in unread)
+    assert four.watermark() == pytest.approx(clock() - MINUTE, abs=5)
+    assert sum(four.counts("a", project).get("success", 0) for project in PROJECTS[count:]) == 30 * (4 - count)
+    four.restart()
+    simulator.faults.clear()
+    four.poll(times=3)
+    assert all(state.readable for state in four.ledger.source("w").scopes.values())
+    assert {project: four.counts("a", project) for project in PROJECTS} == {key: {"success": 30} for key in PROJECTS}
+
+
+def test_an_api_that_answers_nothing_makes_no_customer_unreadable(four, simulator):
+    simulator.faults.add(Status(code=500))
+    begun = four.watermark()
+    assert four.poll(times=40) == "error"
+    assert four.watermark() == begun
+    assert all(state.readable for state in four.ledger.source("w").scopes.values())
+
+
+def test_an_open_job_that_cannot_be_read_by_its_id_costs_that_job(world, two, clock, simulator, option):
+    option(page_size=2)
+    for name in ("stuck", "fine"):
+        world.run("a", run_id=name, start=clock() + 1, duration=200.0)
+    two.poll()
+    for number in range(5):
+        world.run("a", start=clock() + 10 + number, duration=1.0)
+    two.poll()
+    simulator.faults.add(Status(code=500, path="/jobs/stuck"))
+    two.poll(times=8)
+    simulator.faults.clear()
+    two.poll(times=2)
+    assert two.counts("a") == {"success": 7}
+
+
+def test_a_part_that_hangs_is_left_alone_for_longer_than_one_that_fails_at_once(world, two, clock, simulator):
+    inner = two.source._api.get
+    asked = []
+
+    def slow(scope, endpoint, *args, **parts):
+        if parts.get("recipe") == str(number_of("prod/a")):
+            asked.append(clock())
+            clock.advance(30.0)
+        return inner(scope, endpoint, *args, **parts)
+
+    two.source._api.get = slow
+    simulator.faults.add(Status(code=500, path=jobs_of("a")))
+    start(world, clock)
+    for _ in range(60):
+        two.poll()
+    assert len(asked) == pytest.approx(60 * 60 / 660, abs=2)
+    assert two.counts("b") == {"success": 1}
+
+
+def crowd(world, size=150):
+    for number in range(size):
+        world.add_job(SimJob(job_id=f"prod/{number}", name=f"r{number}", project="prod"))
+
+
+def test_a_list_of_recipes_that_takes_no_notice_of_the_page_is_refused(world, watch, option):
+    crowd(world)
+    option(ignored=frozenset({"page"}))
+    assert watch.poll() == "error"
+    assert "GET /recipes: the list does not end" in watch.poller.last_fault
+    assert watch.requests()["recipes"] == 2
+    assert watch.ledger.jobs_of("w") == []
+    option()
+    assert watch.poll() == "success"
+    assert len(watch.ledger.jobs_of("w")) == 150
+
+
+def test_a_list_of_customers_that_takes_no_notice_of_the_page_is_refused(world, watch, option):
+    for number in range(150):
+        world.add_job(SimJob(job_id=f"{number}/r", name="r", project=str(number)))
+    option(ignored=frozenset({"page"}))
+    assert watch.poll() == "error"
+    assert "GET /managed_users: the list does not end" in watch.poller.last_fault
+    option()
+    watch.poll(times=2)
+    assert len(watch.ledger.source("w").scopes) == 150
+
+
+@pytest.mark.parametrize("filtered", [False, True], ids=["all jobs", "open jobs"])
+def test_a_list_of_jobs_that_takes_no_notice_of_the_offset_is_refused(world, two, clock, option, filtered):
+    option(ignored=frozenset({"offset_job_id"}))
+    for number in range(60):
+        world.run("a", start=clock() + 1 + number / 10, duration=1e5 if filtered else 1.0)
+    start(world, clock, ["b"])
+    two.poll(after=100.0, times=3)
+    assert "recipes/{recipe}/jobs: the list does not end" in two.poller.last_fault
+    assert two.counts("b") == {"success": 1}
+    option()
+    two.poll(times=2)
+    assert two.counts("a") == ({} if filtered else {"success": 60})
+
+
+def test_a_page_of_customers_with_a_row_that_is_none_is_still_followed_by_the_next(world, watch, simulator):
+    for number in range(150):
+        world.add_job(SimJob(job_id=f"{number}/r", name="r", project=str(number)))
+    inner = simulator._users
+
+    def spoiled(request):
+        response = inner(request)
+        return type(response)(body=response.body.replace(b'{"id":', b'{"di":', 1))
+
+    simulator._users = spoiled
+    simulator.stop()
+    simulator.start()
+    watch.poll(times=2)
+    assert len(watch.ledger.source("w").scopes) == 148
