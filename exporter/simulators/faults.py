@@ -235,9 +235,10 @@ class Shorter(Lie, frozen=True, kw_only=True, tag="shorter"):
 
 
 class Drop(Lie, frozen=True, kw_only=True, tag="drop"):
-    """Leaves out a random share of the rows."""
+    """Leaves out a random share of the rows, and those of the runs named."""
 
     share: float = 0.5
+    run_ids: tuple[str, ...] = ()
 
 
 class Duplicate(Lie, frozen=True, kw_only=True, tag="duplicate"):

@@ -75,8 +75,8 @@ def _bent(seen: Seen, lies: Sequence[Late | LostEnd | Shorter]) -> Seen:
     return Seen(run, now)
 
 
-def _dropped(generator: random.Random, lie: Drop, rows: list[Row]) -> list[Row]:
-    return [row for row in rows if generator.random() >= lie.share]
+def _dropped(generator: random.Random, lie: Drop, rows: list[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    return [row for row in rows if not _is_named(row, lie) and generator.random() >= lie.share]
 
 
 def _doubled(generator: random.Random, lie: Duplicate, rows: list[Row]) -> list[Row]:
@@ -91,7 +91,7 @@ def _unnamed(generator: random.Random, lie: Nameless, rows: list[Mapping[str, ob
     return [_without_id(row) if _is_named(row, lie) or generator.random() < lie.share else row for row in rows]
 
 
-def _is_named(row: Mapping[str, object], lie: Nameless) -> bool:
+def _is_named(row: Mapping[str, object], lie: Nameless | Drop) -> bool:
     return any(row.get(key) in lie.run_ids for key in IDS)
 
 

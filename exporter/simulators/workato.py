@@ -12,13 +12,16 @@ from exporter.simulators.message import Handler, Refused, Request, Response, Rou
 from exporter.simulators.rate import FixedWindow
 from exporter.simulators.server import Simulator
 from exporter.simulators.sight import Seen, Sight
+from exporter.simulators.workato_query import FILTERS, JOB_LISTS, LISTS, RECIPE_LISTS, filtered_recipes, list_page, only
 from exporter.simulators.workato_rows import (
     Tally,
     WorkatoShape,
+    account_row,
     enveloped,
     job_detail,
     job_row,
     number_of,
+    project_row,
     recipe_row,
     shown_id,
     user_row,
@@ -30,11 +33,6 @@ TOKEN = "wrkaus-simulated-token-2718"
 USERS = "/api/managed_users"
 CUSTOMER = USERS + "/{customer}"
 DAY = 86400.0
-LISTS = frozenset({"page", "per_page"})
-RECIPE_LISTS = LISTS | {"exclude_code"}
-JOB_LISTS = frozenset({"offset_job_id", "prev", "status", "rerun_only"})
-FILTERS = frozenset({"succeeded", "failed", "pending"})
-LARGEST_PAGE = 100
 
 
 class WorkatoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,8 +80,8 @@ LIMITS: Mapping[str, Mapping[str, int]] = {
     "embedded": {"jobs": 1000, "recipes": 2000, "users": 60},
     "developer": {"jobs": 60, "recipes": 60, "users": 60},
 }
-KINDS: Mapping[str, str] = {"users": "users", "recipes": "recipes", "jobs": "jobs", "job": "jobs"}
-"""Which limit an endpoint is under."""
+KINDS: Mapping[str, str] = {"users": "users", "jobs": "jobs", "job": "jobs"}
+"""Which limit an endpoint is under; the others are under that of recipes."""
 
 
 class WorkatoSimulator(Simulator):
@@ -122,11 +120,14 @@ class WorkatoSimulator(Simulator):
         """The vendor's endpoints by short name; those of a customer and those of one's own workspace share them."""
         return (
             Route("users", "GET", USERS, self._admitted(self._users)),
+            Route("projects", "GET", "/api/projects", self._admitted(self._projects)),
+            Route("me", "GET", "/api/users/me", self._admitted(self._me)),
             *(
                 Route(name, "GET", root + template, self._admitted(handler))
                 for root in (CUSTOMER, "/api")
                 for name, template, handler in (
                     ("recipes", "/recipes", self._recipes),
+                    ("recipe", "/recipes/{recipe}", self._recipe),
                     ("jobs", "/recipes/{recipe}/jobs", self._jobs),
                     ("job", "/recipes/{recipe}/jobs/{job}", self._job),
                 )
@@ -143,7 +144,7 @@ class WorkatoSimulator(Simulator):
 
     def admit(self, request: Request) -> Mapping[str, str]:
         """The rate limits."""
-        kind = KINDS[request.endpoint]
+        kind = KINDS.get(request.endpoint, "recipes")
         limit = self.options.limit(kind)
         quota = self._windows[kind].take(limit) if limit else None
         if quota is not None and not quota.allowed:
@@ -168,7 +169,7 @@ class WorkatoSimulator(Simulator):
         return admitted
 
     def _users(self, request: Request) -> Response:
-        first, size = _list_page(request, LISTS)
+        first, size = list_page(request, LISTS)
         jobs = self.world.jobs()
         active = {job.project: sum(one.enabled and one.project == job.project for one in jobs) for job in jobs}
         projects = sorted(active, key=number_of)[first : first + size]
@@ -189,12 +190,27 @@ class WorkatoSimulator(Simulator):
             raise Refused(status, "This customer is not accessible")
         return found
 
+    def _projects(self, request: Request) -> Response:
+        first, size = list_page(request, LISTS)
+        return json_response([project_row(self.options.rows)][first : first + size])
+
+    def _me(self, _request: Request) -> Response:
+        return json_response(account_row(self.options.rows))
+
     def _recipes(self, request: Request) -> Response:
-        jobs = sorted(self._own_jobs(request), key=lambda job: number_of(job.job_id), reverse=True)
-        first, size = _list_page(request, RECIPE_LISTS)
+        first, size = list_page(request, RECIPE_LISTS)
+        jobs = filtered_recipes(request, self._own_jobs(request))
         sight, code = self.sight(request), request.query.get("exclude_code") != "true"
         rows = [self._recipe_row(job, sight, code=code) for job in jobs[first : first + size]]
-        return json_response(enveloped(sight.rows(rows), self.options.rows.recipes_envelope))
+        for row in rows if "tags" in request.query.get("includes[]", "") else ():
+            row["tags"] = []
+        key = self.options.rows.recipes_envelope
+        if key is None:
+            key = "result" if self.options.mode == "embedded" else "items"
+        return json_response(enveloped(sight.rows(rows), key))
+
+    def _recipe(self, request: Request) -> Response:
+        return json_response(self._recipe_row(self._found_job(request), self.sight(request), code=True))
 
     def _recipe_row(self, job: SimJob, sight: Sight, *, code: bool) -> dict[str, object]:
         return recipe_row(job, self._tally(job, sight), self.options.rows, code=code)
@@ -229,7 +245,7 @@ class WorkatoSimulator(Simulator):
 
     def _jobs(self, request: Request) -> Response:
         job, options = self._found_job(request), self.options
-        _only(request, JOB_LISTS)
+        only(request, JOB_LISTS)
         sight = self.sight(request)
         tally, scope, page = self._listing(request, job, sight)
         rows = [self._row(one, job) for one in page]
@@ -310,21 +326,3 @@ def _kept_from(seen: Seen) -> float:
     """The instant from which a job grows old."""
     end = seen.run.end if _has_ended(seen) else None
     return seen.run.created if end is None else end
-
-
-def _only(request: Request, known: frozenset[str]) -> None:
-    """Raises Refused 400 for a parameter that does not exist: the real API would ignore what we rely on."""
-    if unknown := sorted(request.query.keys() - known):
-        raise Refused(400, f"unknown parameter: {unknown[0]}")
-
-
-def _list_page(request: Request, known: frozenset[str]) -> tuple[int, int]:
-    """The first row and the size of the page that is asked for. Raises Refused 400 if they make no sense."""
-    _only(request, known)
-    try:
-        page, size = (int(request.query.get(name, default)) for name, default in (("page", "1"), ("per_page", "100")))
-    except ValueError:
-        raise Refused(400, "page and per_page must be numbers") from None
-    if page < 1 or not 1 <= size <= LARGEST_PAGE:
-        raise Refused(400, "page must be at least 1, per_page at most 100")
-    return (page - 1) * size, size

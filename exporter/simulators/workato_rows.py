@@ -13,6 +13,9 @@ from exporter.simulators.sight import Seen
 from exporter.simulators.world import MARK, SimJob, SimRun, SimStep
 
 ADAPTER = "connector"
+FOLDER = 1
+MADE = "2023-01-02T03:04:05.000-08:00"
+"""When recipes, projects and users were made."""
 
 
 class WorkatoShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,7 +23,9 @@ class WorkatoShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
         users_envelope: The key that holds the list of managed users; "": a bare array.
-        recipes_envelope: The same for recipes.
+        recipes_envelope: The same for recipes; None: `result` for customers, `items` in a workspace of one's own, as
+            clients of either have seen it.
+        excluded_code: Whether recipes have an empty code or none where it is not wanted.
         status: Whether rows of the list of jobs have a status word.
         words: Other status words, by the usual one or by our own results.
         error_parts: Whether rows of the list tell the kind of an error.
@@ -33,7 +38,8 @@ class WorkatoShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     users_envelope: str = "result"
-    recipes_envelope: str = "items"
+    recipes_envelope: str | None = None
+    excluded_code: Literal["empty", "absent"] = "empty"
     status: bool = True
     words: Mapping[str, str] = {}
     error_parts: bool = True
@@ -86,19 +92,73 @@ def recipe_row(job: SimJob, tally: Tally, shape: WorkatoShape, *, code: bool) ->
         "user_id": 1,
         "name": job.name,
         "description": f"Orders of {MARK}",
-        "folder_id": 1,
+        "folder_id": FOLDER,
         "running": job.enabled,
         "job_succeeded_count": tally.succeeded,
         "job_failed_count": tally.ended - tally.succeeded,
         "lifetime_task_count": 3 * tally.ended,
         "stopped_at": None,
-        "stop_cause": None if job.enabled else "trigger_errors_limit",
+        "stop_cause": stop_cause(job) or None,
+        "created_at": MADE,
+        "updated_at": MADE,
+        "copy_count": 0,
+        "trigger_application": ADAPTER,
+        "action_applications": [ADAPTER],
+        "applications": [ADAPTER],
+        "parameters_schema": [],
+        "parameters": {},
+        "config": [{"keyword": "application", "provider": ADAPTER, "name": ADAPTER, "account_id": 7}],
+        "webhook_url": None,
+        "author_name": MARK,
+        "version_no": 1,
+        "version_author_name": MARK,
+        "version_author_email": f"{MARK}@example.com",
     }
     if shape.last_run_at:
         row["last_run_at"] = None if tally.last is None else written_time(tally.last, shape)
     if code:
         row["code"] = f'{{"input": "{MARK}", "filler": "{"x" * 100_000}"}}'
+    elif shape.excluded_code == "empty":
+        row["code"] = ""
     return row
+
+
+def stop_cause(job: SimJob) -> str:
+    """Why a recipe was stopped, "" if it was not."""
+    return "" if job.enabled else "trigger_errors_limit"
+
+
+def project_row(shape: WorkatoShape) -> dict[str, object]:
+    """The project that holds all recipes of a workspace."""
+    return {"id": shown_id("project", shape), "name": "Orders", "description": f"Of {MARK}", "folder_id": FOLDER}
+
+
+def account_row(shape: WorkatoShape) -> dict[str, object]:
+    """The user whose token it is."""
+    return {
+        "id": shown_id("account", shape),
+        "name": MARK,
+        "email": f"{MARK}@example.com",
+        "created_at": MADE,
+        "plan_id": "team",
+        "current_billing_period_start": MADE,
+        "current_billing_period_end": MADE,
+        "expert": False,
+        "avatar_url": "https://example.com/avatar.png",
+        "recipes_count": 0,
+        "active_recipes_count": 0,
+        "root_folder_id": FOLDER,
+        "interested_applications": [],
+        "company_name": MARK,
+        "location": "",
+        "last_seen": MADE,
+        "contact_phone": None,
+        "contact_email": f"{MARK}@example.com",
+        "about_me": "",
+        "email_verified": True,
+        "timezone": "UTC",
+        "trial": False,
+    }
 
 
 def job_row(seen: Seen, recipe_id: object, shape: WorkatoShape) -> dict[str, object]:

@@ -9,6 +9,9 @@ PATIENCE = 900.0
 COST_FACTOR = 20.0
 """A part is left alone for this many times as long as its last try took: one that hangs must not stop the others."""
 LONGEST_PAUSE = 900.0
+MOST_PARTS = 1000
+"""Parts beyond which those that were not tried for a day are forgotten: they exist no more."""
+DAY = 86400.0
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +35,8 @@ class FailingParts:
         pause = min(COST_FACTOR * max(0.0, now - began), LONGEST_PAUSE)
         since = began if known is None or known.since > now else known.since
         self._failures[part] = Failure(since=since, tried=now, retry=now + pause, error=error)
+        if len(self._failures) > MOST_PARTS:
+            self._failures = {name: each for name, each in self._failures.items() if now - each.tried < DAY}
 
     def answered(self, part: str) -> None:
         """Forget a part that was read."""

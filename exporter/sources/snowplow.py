@@ -17,6 +17,7 @@ from exporter.config.values import BaseUrl, Text
 from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, NotFoundError, PartialError, RateLimitedError, SourceError
 from exporter.model import Reading, Result, Run, Step, Window
+from exporter.sources.failing import FailingParts
 from exporter.sources.oddities import Oddities
 from exporter.sources.rest import path
 from exporter.sources.snowplow_api import (
@@ -163,6 +164,7 @@ class SnowplowSource:
         self._waiting = Waiting()
         self._oddities = Oddities(settings.name)
         self._milliseconds = False
+        self._failing = FailingParts()
 
     def readings(self, view: View) -> Iterator[Reading]:
         """The windows of this poll, oldest first, then the open runs that no window has shown."""
@@ -274,14 +276,21 @@ class SnowplowSource:
         for run in sorted(missing, key=lambda run: self._asked[run.run_id]):
             if view.out_of_time():
                 break
+            part, began = f"run {run.run_id}", view.now
+            failure = self._failing.get(part)
+            if failure is not None and self._failing.is_resting(part, began):
+                parts[part] = failure.error
+                continue
             self._asked[run.run_id] += 1
             try:
-                found = self._one(run, view.now)
+                found = self._one(run, began)
             except (AuthError, RateLimitedError):
                 raise
             except SourceError as error:
-                parts[f"run {run.run_id}"] = error
+                self._failing.failed(part, error, began=began, now=view.now)
+                parts[part] = error
                 continue
+            self._failing.answered(part)
             if found is not None:
                 yield found
         if parts:

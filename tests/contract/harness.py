@@ -31,6 +31,7 @@ from exporter.simulators import SIMULATORS
 from exporter.simulators.clock import Clock
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.server import Simulator
+from exporter.simulators.workato_rows import number_of
 from exporter.simulators.world import SimJob
 from exporter.sources import SOURCES
 from exporter.state.opening import open_state
@@ -51,6 +52,8 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
         lists: Short names of the endpoints that show runs; lies and faults are told there. None: all.
         pages: Short names of the endpoints that list runs. None: all.
         by_id: Short names of the endpoints that show one run by its ID; none if there are none.
+        job_path: Makes of a job's name a text that is in the paths of all requests about its runs, and in no others.
+            None: no request is about one job alone.
         paged: Runs that two pages of one list hold, at least; 0 if its lists have no pages.
         steps: The endpoint of the steps of one run, "" if there is none.
         step_name: What it calls a step, made of the world's `name` and of `number`, its place in the run.
@@ -67,6 +70,7 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
     lists: tuple[str, ...] | None = None
     pages: tuple[str, ...] | None = None
     by_id: tuple[str, ...] = ()
+    job_path: Callable[[str], str] | None = None
     paged: int = 0
     steps: str = ""
     step_name: str = "{name}"
@@ -93,6 +97,7 @@ ABILITIES: Mapping[str, Ability] = {
         lists=("runs", "run"),
         pages=("runs",),
         by_id=("run",),
+        job_path=lambda job: f"/jobs/{job}/runs",
         paged=110,
         announced=True,
         silent=True,
@@ -110,6 +115,7 @@ ABILITIES: Mapping[str, Ability] = {
     "workato": Ability(
         pages=("jobs",),
         by_id=("job",),
+        job_path=lambda job: f"/recipes/{number_of(f'prod/{job}')}/",
         paged=40,
         steps="job",
         step_name="{number} connector/{name}",

@@ -84,13 +84,13 @@ def test_recipes_are_listed_by_id_descending_with_their_counts_and_with_code_unl
         workato.world.add_job(SimJob(job_id=f"acme/{name}", name=str(name), project="acme"))
     told(workato, 3)
     told(workato, 2, result="failure")
-    rows = http.get(RECIPES, params={"exclude_code": "true"}).json()["items"]
+    rows = http.get(RECIPES, params={"exclude_code": "true"}).json()["result"]
     ids = [row["id"] for row in rows]
     assert ids == sorted(ids, reverse=True)
     orders = next(row for row in rows if row["name"] == "orders")
     assert (orders["job_succeeded_count"], orders["job_failed_count"]) == (3, 2)
     assert not any("code" in row for row in rows)
-    assert len(http.get(RECIPES, params={"per_page": "2", "page": "3"}).json()["items"]) == 2
+    assert len(http.get(RECIPES, params={"per_page": "2", "page": "3"}).json()["result"]) == 2
     assert len(http.get(RECIPES, params={"per_page": "1"}).content) > 100_000
 
 
@@ -156,9 +156,9 @@ def test_jobs_are_forgotten_after_their_retention_and_counts_may_fall(http, work
     clock.advance(2 * DAY)
     assert http.get(JOBS).json()["items"] == []
     assert http.get(f"{JOBS}/{runs[0].run_id}").status_code == 404
-    assert http.get(RECIPES).json()["items"][0]["job_succeeded_count"] == 0
+    assert http.get(RECIPES).json()["result"][0]["job_succeeded_count"] == 0
     workato.options = WorkatoOptions(retention=DAY)
-    assert http.get(RECIPES).json()["items"][0]["job_succeeded_count"] == 3
+    assert http.get(RECIPES).json()["result"][0]["job_succeeded_count"] == 3
 
 
 def test_limits_are_by_kind_of_endpoint(http, workato, clock):
@@ -178,18 +178,18 @@ def test_rows_may_lack_what_older_versions_lack(http, workato):
     answer = http.get(JOBS).json()
     assert not {"status", "error_parts", "master_job_id"} & answer["items"][0].keys()
     assert "job_scope_count" not in answer
-    assert "last_run_at" not in http.get(RECIPES).json()["items"][0]
+    assert "last_run_at" not in http.get(RECIPES).json()["result"][0]
 
 
 def test_it_lies_when_told_to(http, workato):
     run = told(workato, 1)[0]
     workato.faults.set([LostEnd(run_ids=(run.run_id,))])
     assert http.get(JOBS).json()["items"][0]["status"] == "pending"
-    assert http.get(RECIPES).json()["items"][0]["job_succeeded_count"] == 0
+    assert http.get(RECIPES).json()["result"][0]["job_succeeded_count"] == 0
     workato.faults.set([Stale(seconds=5000.0)])
     assert http.get(JOBS).json()["items"] == []
     workato.faults.set([Drop(share=1.0)])
-    assert http.get(RECIPES).json()["items"] == []
+    assert http.get(RECIPES).json()["result"] == []
 
 
 def test_options_can_be_set_over_http(http):
@@ -207,6 +207,88 @@ def test_the_demo_has_customers_with_recipes_and_jobs(clock, tls):
                 2,
                 1,
             ]
-            recipes = client.get(f"/api/managed_users/{users[0]['id']}/recipes?exclude_code=true").json()["items"]
+            recipes = client.get(f"/api/managed_users/{users[0]['id']}/recipes?exclude_code=true").json()["result"]
             jobs = client.get(f"/api/managed_users/{users[0]['id']}/recipes/{recipes[0]['id']}/jobs").json()["items"]
             assert len(jobs) == 25
+
+
+REQUIRED = {
+    "action_applications": list,
+    "applications": list,
+    "author_name": str,
+    "code": str,
+    "config": list,
+    "copy_count": int,
+    "created_at": str,
+    "parameters": dict,
+    "parameters_schema": list,
+    "updated_at": str,
+    "version_author_email": str,
+    "version_author_name": str,
+    "version_no": int,
+}
+"""What clients need of a recipe besides what we read, and of which kind it is."""
+
+
+@pytest.mark.parametrize("excluded", [True, False])
+def test_a_recipe_has_all_that_clients_need(http, excluded):
+    (row,) = http.get(RECIPES, params={"exclude_code": str(excluded).lower()}).json()["result"]
+    assert {name: type(row[name]) for name in REQUIRED} == REQUIRED
+    assert bool(row["code"]) is not excluded
+    assert http.get(f"{RECIPES}/{row['id']}").json()["name"] == "orders"
+    assert http.get(f"{RECIPES}/17").status_code == 404
+
+
+def test_the_list_of_recipes_has_the_envelope_of_its_mode(http, workato):
+    assert list(http.get(RECIPES).json()) == ["result"]
+    workato.options = WorkatoOptions(mode="developer")
+    assert list(http.get("/api/recipes").json()) == ["items"]
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("running=true", ["orders"]),
+        ("running=false", ["stopped"]),
+        ("stop_cause=trigger_errors_limit", ["stopped"]),
+        ("stop_cause=trial_expired", []),
+        ("order=activity", ["orders", "stopped"]),
+        ("includes[]=tags", ["orders", "stopped"]),
+        ("adapter_names_any=connector,other", ["orders", "stopped"]),
+        ("adapter_names_all=other", []),
+        ("folder_id=1&with_subfolders=true", ["orders", "stopped"]),
+        ("folder_id=2", []),
+        (f"since_id={number_of('acme/orders')}", ["stopped"] * (number_of("acme/stopped") < number_of("acme/orders"))),
+        ("since_id=1", []),
+    ],
+)
+def test_the_documented_parameters_of_recipes_do_what_they_say(http, workato, query, names):
+    workato.world.add_job(SimJob(job_id="acme/stopped", name="stopped", project="acme", enabled=False))
+    rows = http.get(f"{RECIPES}?{query}").json()["result"]
+    assert sorted(row["name"] for row in rows) == names
+    assert all("tags" in row for row in rows) is ("includes" in query or not rows)
+
+
+@pytest.mark.parametrize("query", ["running=maybe", "stop_cause=boredom", "order=size", "colour=red", "since_id=x"])
+def test_other_parameters_and_values_are_400(http, query):
+    assert http.get(f"{RECIPES}?{query}").status_code == 400
+
+
+def test_the_size_of_a_page_of_jobs_is_the_apis_own(http, workato):
+    told(workato, 30)
+    assert len(http.get(f"{JOBS}?per_page=100").json()["items"]) == 25
+    assert len(http.get(f"{JOBS}?per_page=3").json()["items"]) == 25
+
+
+def test_a_workspace_tells_its_projects_and_its_user(http, workato):
+    workato.options = WorkatoOptions(mode="developer")
+    assert [row["folder_id"] for row in http.get("/api/projects").json()] == [1]
+    account = http.get("/api/users/me").json()
+    assert {type(account[name]) for name in ("id", "active_recipes_count", "root_folder_id")} == {int}
+
+
+def test_parameters_may_be_taken_no_notice_of(http, workato):
+    told(workato, 30)
+    first = http.get(JOBS).json()["items"]
+    workato.options = WorkatoOptions(ignored=frozenset({"offset_job_id"}))
+    assert http.get(f"{JOBS}?offset_job_id={first[-1]['id']}").json()["items"] == first

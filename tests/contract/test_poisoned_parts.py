@@ -1,0 +1,61 @@
+"""One part of a source that cannot be read for good costs that part alone, for as long as it lasts."""
+
+import pytest
+
+from exporter.simulators.faults import Drop, Garbage, Reset, Status
+from tests.contract.harness import DAY, HOUR, MINUTE, NOW
+
+HARMS = {
+    "500": lambda **where: Status(code=500, **where),
+    "403": lambda **where: Status(code=403, **where),
+    "garbage": Garbage,
+    "reset": Reset,
+}
+NOT_YET = {"northflank"}
+"""Sources that are known to get this wrong. A source that gets it right is removed from here."""
+
+
+@pytest.fixture(autouse=True)
+def not_yet(request):
+    if request.node.callspec.params["make"] in NOT_YET:
+        request.node.add_marker(pytest.mark.xfail(strict=False, reason="this source does not do this yet"))
+
+
+@pytest.mark.able("job_path")
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_job_that_cannot_be_read_costs_no_other_and_is_caught_up(make, harm):
+    bench = make()
+    bench.busy(8 * HOUR, jobs=2, every=20 * MINUTE)
+    bench.poll()
+    bench.run(30 * MINUTE)
+    bench.simulator.faults.add(HARMS[harm](path=bench.ability.job_path("job-0")))
+    bench.run(30 * MINUTE)
+    assert bench.value("jobrun_source_watermark_timestamp_seconds") > bench.clock() - bench.ability.quiet - 5 * MINUTE
+    bench.run(2 * HOUR, every=5 * MINUTE)
+    bench.restart()
+    bench.run(3 * HOUR, every=10 * MINUTE)
+    counted = {key: number for key, number in bench.counted().items() if key[1] == "job-1"}
+    settled = bench.clock() - bench.ability.quiet - 2 * MINUTE
+    wanted = {key: number for key, number in bench.truth(until=settled).items() if key[1] == "job-1"}
+    assert all(counted.get(key, 0) >= number for key, number in wanted.items())
+    bench.simulator.faults.clear()
+    bench.clock.set(max(bench.clock(), NOW + 8 * HOUR))
+    bench.settle(40)
+    assert bench.counted() == bench.truth()
+    assert bench.value("jobrun_source_unobserved_seconds_total") == 0
+
+
+@pytest.mark.xfail(strict=False, reason="nothing that comes after what is read happens yet in such a poll")
+@pytest.mark.able("by_id")
+@pytest.mark.parametrize("harm", ["500", "garbage"])
+def test_an_open_run_that_cannot_be_read_by_its_id_expires_and_costs_no_other(make, harm):
+    bench = make(max_run_age="1d")
+    bench.world.run("stuck", start=NOW - 60, duration=400 * DAY, run_id="stuck-run")
+    bench.poll()
+    bench.simulator.faults.add(HARMS[harm](path="stuck-run"))
+    bench.at(bench.ability.pages, Drop, share=0.0, run_ids=("stuck-run",))
+    for _ in range(36):
+        bench.world.run("job-0", start=bench.clock() + 10, duration=60)
+        bench.run(HOUR, every=20 * MINUTE)
+    assert bench.counted() == {("prod", "job-0", "success"): 36, ("prod", "stuck", "unknown"): 1}
+    assert bench.value("jobrun_source_up") == 1
