@@ -105,7 +105,7 @@ def test_workato():
     both.headers = {"authorization": f"Bearer {both.simulators[0].token}"}
     for dice, run in instants(both, world):
         root = f"/api/managed_users/E{run.project}/recipes"
-        recipes = both.get(root, exclude_code="true").json()["items"]
+        recipes = both.get(root, exclude_code="true").json()["result"]
         for recipe in recipes:
             for query in ({}, {"offset_job_id": run.run_id}, {"offset_job_id": run.run_id, "prev": "true"}):
                 status = dice.choice(({}, {}, {"status": "pending"}, {"status": "failed"}))
