@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from exporter import logs
@@ -54,7 +55,21 @@ def run(  # noqa: PLR0913  # everything outside is an argument
     web_file = None if web_config_file is None else WebFile(web_config_file, time.monotonic)
     manager = Manager(environ, os.getpid())
     read_config = functools.partial(load, config_file, environ, SETTINGS)
+    mention_proxies(read_config(), environ)
     return serve(read_config, listen, connect=connect, web_file=web_file, manager=manager)
+
+
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+"""Variables that other programs take their proxy from."""
+
+
+def mention_proxies(config: Config, environ: Mapping[str, str]) -> None:
+    """Log which variables name a proxy that is not used; their values may hold passwords."""
+    named = [name for upper in PROXIES for name in (upper, upper.lower()) if environ.get(name)]
+    without = [source.name for source in config.sources if not source.proxy_url]
+    if named and without:
+        text = "proxies of the environment are not used: set proxy_url of the sources that need one"
+        structlog.get_logger().info(text, variables=", ".join(named), sources=", ".join(without))
 
 
 TURN = 0.0002

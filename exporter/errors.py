@@ -4,7 +4,7 @@
     ├── AuthError           auth
     ├── RateLimitedError    rate_limited
     ├── TimedOutError       timeout
-    ├── NetworkError        network
+    ├── NetworkError        network      (ProxyRefusedError: a proxy wants another password, so it is asked once)
     ├── RedirectError       redirect
     ├── ClientStatusError   http_4xx     (status: the code; NotFoundError: 404, ForbiddenError: 403)
     ├── ServerStatusError   http_5xx
@@ -54,6 +54,10 @@ class NetworkError(SourceError):
     """No connection, or one that broke."""
 
     reason = "network"
+
+
+class ProxyRefusedError(NetworkError):
+    """The proxy refused, and will refuse again: asking again could lock the account."""
 
 
 class RedirectError(SourceError):

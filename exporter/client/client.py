@@ -11,13 +11,16 @@ from exporter import __version__
 from exporter.client.budget import Budget, Stopped
 from exporter.client.limits import parse_date, parse_retry_after
 from exporter.client.network import NetworkSettings, NetworkTransport
+from exporter.client.signin import is_html
 from exporter.client.transport import BudgetedTransport, Meter, NullMeter, what
 from exporter.errors import (
     AuthError,
     ClientStatusError,
+    DecodeError,
     ForbiddenError,
     NetworkError,
     NotFoundError,
+    ProxyRefusedError,
     RateLimitedError,
     RedirectError,
     SchemaError,
@@ -199,20 +202,33 @@ class Client:
 
 def passing(outcome: httpx.Response | SourceError) -> bool:
     """Whether another try could do better."""
-    return isinstance(outcome, SourceError) or outcome.status_code in PASSING
+    if isinstance(outcome, SourceError):
+        return not isinstance(outcome, ProxyRefusedError)
+    return outcome.status_code in PASSING
 
 
 def answer(response: httpx.Response) -> Answer:
     """The answer of a response of 2xx; any other raises the error that belongs to its code."""
     status = response.status_code
+    request = what(response.request)
+    if is_plain_to_tls(response):
+        raise ClientStatusError(f"{request}: {status}: the server speaks TLS: write https:// in base_url", status)
     if not 200 <= status < 300:
-        raise refusal(status, what(response.request))
+        raise refusal(status, request)
+    if is_html(response):
+        raise DecodeError(f"{request}: the answer is HTML, not JSON: is base_url the API's host?")
     return Answer(
         body=response.content,
         status=status,
         date=parse_date(response.headers.get("date", "")),
         headers=dict(response.headers),
     )
+
+
+def is_plain_to_tls(response: httpx.Response) -> bool:
+    """Return whether a server says that it got plain HTTP on a port where it speaks TLS, as several do."""
+    said = response.content[:2000].lower() if response.status_code == 400 else b""
+    return response.request.url.scheme == "http" and b"http request" in said and b"https" in said
 
 
 def refusal(status: int, request: str) -> SourceError:

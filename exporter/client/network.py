@@ -151,6 +151,7 @@ def make_pool(settings: NetworkSettings, backend: httpcore.NetworkBackend) -> ht
         _url(proxy.url),
         proxy_auth=proxy.raw_auth,
         ssl_context=context,
+        proxy_ssl_context=make_proxy_context(settings) if proxy.url.scheme == "https" else None,
         max_connections=None,
         keepalive_expiry=KEEPALIVE_SECONDS,
         network_backend=backend,
@@ -163,6 +164,14 @@ def make_ssl_context(settings: NetworkSettings) -> ssl.SSLContext:
     context = httpx.create_ssl_context(verify=verify, trust_env=False)
     if settings.cert_file:
         context.load_cert_chain(settings.cert_file, settings.key_file or None)
+    return context
+
+
+def make_proxy_context(settings: NetworkSettings) -> ssl.SSLContext:
+    """Verification of a proxy that speaks TLS: by the bundled authorities and by those of the configured CA file."""
+    context = httpx.create_ssl_context(trust_env=False)
+    if settings.ca_file:
+        context.load_verify_locations(settings.ca_file)
     return context
 
 

@@ -102,7 +102,7 @@ class TokenAuth(httpx.Auth):
             raise AuthError(f"sign-in refused with {status}: {self.refusal(status)}")
         if not 200 <= status < 300:
             return None
-        fields = _fields(response.content)
+        fields = _fields(response)
         secret = next((fields[key] for key in self.token_keys if fields.get(key)), None)
         if not isinstance(secret, str) or not secret.isascii() or not secret.isprintable():
             raise AuthError("the sign-in's answer holds no token")
@@ -172,16 +172,24 @@ def secret_bytes(read: Callable[[], str]) -> bytes:
 def secret_text(read: Callable[[], str]) -> str:
     """A secret as it is now. Raises AuthError if it cannot be had or is no single line."""
     try:
-        secret = read().strip()
+        secret = read().strip().strip("\ufeff").strip()  # some editors begin a file with a byte order mark
     except (OSError, ValueError) as error:
         raise AuthError(f"the credential could not be read ({type(error).__name__})") from None
-    if not secret or not secret.isprintable():
-        raise AuthError("the credential is empty, or is not a single line of text")
+    if not secret:
+        raise AuthError("the credential is empty: check its file or variable")
+    if not secret.isprintable():
+        raise AuthError("the credential has line breaks or control characters within: its file must hold nothing else")
     return secret
 
 
-def _fields(body: bytes) -> Mapping[str, object]:
+def is_html(response: httpx.Response) -> bool:
+    """Return whether an answer is a page for people, as login pages and proxies send it."""
+    return response.content[:200].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html"))
+
+
+def _fields(response: httpx.Response) -> Mapping[str, object]:
+    body, hint = response.content, ": it is HTML; is base_url the API's host?" if is_html(response) else ""
     try:
         return msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.DecodeError, ValueError, RecursionError):
-        raise AuthError("the sign-in's answer is not a JSON object") from None
+        raise AuthError(f"the sign-in's answer is not a JSON object{hint}") from None

@@ -1,5 +1,6 @@
 """What every physical request passes, sign-in and retries included: budget, meter, limits on time and size."""
 
+import re
 import zlib
 from collections.abc import Callable
 from typing import Protocol
@@ -10,7 +11,7 @@ import structlog
 
 from exporter.client.budget import Budget
 from exporter.client.limits import parse_date, parse_limits
-from exporter.errors import DecodeError, NetworkError, SourceError, TimedOutError
+from exporter.errors import DecodeError, NetworkError, ProxyRefusedError, SourceError, TimedOutError
 
 TIMEOUTS = (httpx.TimeoutException, httpcore.TimeoutException)
 FAULTS = (
@@ -23,6 +24,25 @@ FAULTS = (
 )
 TELLING = (httpx.ConnectError, httpcore.ConnectError)
 """Their texts are those of the operating system and of TLS; other texts may quote what was sent."""
+PROXY_ERRORS = (httpx.ProxyError, httpcore.ProxyError)
+PROXY_STATUS = re.compile(r"(\d{3})\b")
+PROXY_WANTS_PASSWORD = 407
+BROKEN_OFF = (httpx.RemoteProtocolError, httpx.ReadError, httpcore.RemoteProtocolError, httpcore.ReadError)
+"""What a server that speaks TLS makes of a plain request."""
+PLAIN_HTTP = "the server speaks plain HTTP on this port: write http:// in base_url (or in proxy_url), or another port"
+CURES = (
+    ("WRONG_VERSION_NUMBER", PLAIN_HTTP),
+    ("RECORD_LAYER_FAILURE", PLAIN_HTTP),
+    ("HTTP_REQUEST", PLAIN_HTTP),
+    ("Hostname mismatch", "the certificate is for another name than the host of base_url"),
+    ("IP address mismatch", "the certificate is for another address than the host of base_url"),
+    ("certificate has expired", "the server needs a new certificate"),
+    ("CERTIFICATE_VERIFY_FAILED", "where the authority is your own, name its certificate in tls.ca_file"),
+    ("CERTIFICATE_REQUIRED", "the server wants a client certificate: set tls.cert_file and tls.key_file"),
+    ("Name or service not known", "check the host of base_url, or the DNS"),
+    ("Connection refused", "check the host and the port of base_url"),
+)
+"""Signs in the text of an error of a connection, and what to do about it."""
 HANDLED_HERE = frozenset({b"content-encoding", b"content-length", b"transfer-encoding", b"set-cookie"})
 GZIP = 31
 """zlib's `wbits` for the gzip format."""
@@ -113,6 +133,8 @@ class BudgetedTransport(httpx.BaseTransport):
             raise
         finally:
             self._meter.request(endpoint_of(request), code, self._monotonic() - started)
+        if response.status_code == PROXY_WANTS_PASSWORD:
+            raise proxy_refused(response.status_code, request)
         if response.status_code < 400:
             self._budget.answered_well(started)
         self._heed_limits(response)
@@ -211,9 +233,31 @@ def what(request: httpx.Request) -> str:
     return f"{request.method} {endpoint_of(request)}"
 
 
+def proxy_refused(status: int, request: httpx.Request) -> SourceError:
+    """Return the error for a proxy's refusal; only some of them may be gone at the next try."""
+    message = f"{what(request)}: the proxy refused with {status}"
+    if status == PROXY_WANTS_PASSWORD:
+        return ProxyRefusedError(f"{message}: check the user and the password in proxy_url")
+    if status >= 500:
+        return NetworkError(f"{message}: it cannot reach the API")
+    return ProxyRefusedError(f"{message}: it does not allow this host")
+
+
 def translated(error: Exception, request: httpx.Request) -> SourceError:
     """A library's exception as ours, without what it quotes."""
     if isinstance(error, TIMEOUTS):
         return TimedOutError(f"{what(request)}: no answer in time ({type(error).__name__})")
+    refused = PROXY_STATUS.match(str(error)) if isinstance(error, PROXY_ERRORS) else None
+    if refused is not None:
+        return proxy_refused(int(refused[1]), request)
     detail = f": {error}" if isinstance(error, TELLING) else ""
-    return NetworkError(f"{what(request)}: {type(error).__name__}{detail}")
+    return NetworkError(f"{what(request)}: {type(error).__name__}{detail}{cure(error, request)}")
+
+
+def cure(error: Exception, request: httpx.Request) -> str:
+    """Return what to do about an error of a connection, "" where that is not known."""
+    text = str(error)
+    hint = next((hint for sign, hint in CURES if sign in text), "")
+    if not hint and request.url.scheme == "http" and isinstance(error, BROKEN_OFF):
+        hint = "if the server speaks TLS on this port, base_url must begin with https://"
+    return f": {hint}" if hint else ""

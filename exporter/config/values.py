@@ -149,6 +149,10 @@ OptionalUrl = Annotated[str, _or_empty(_base_url)]
 
 
 def _proxy_url(text: str) -> str:
+    credential = text.partition("://")[2].rpartition("@")[0]
+    for mark in "#?/":
+        if mark in credential:
+            raise wrong(f"has a {mark} in its user or password: write it as %{ord(mark):02X}")
     if _split(text).path.rstrip("/"):
         raise wrong("must not have a path")
     return text

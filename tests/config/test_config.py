@@ -4,8 +4,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
+from exporter.app import mention_proxies
 from exporter.config.config import Config, load, loads, schema, secrets
+from exporter.config.faults import ConfigError
 from exporter.config.secret import Secret
 from exporter.config.values import RESERVED_LABELS
 from exporter.metrics.families import FAMILIES
@@ -277,6 +280,21 @@ def test_all_secrets_are_listed_also_that_of_a_proxy():
     listed = {secret.reveal() for secret in secrets(config_of(", proxy_url: 'http://u:p%40w@proxy'"))}
 
     assert {"k", "p%40w", "p@w"} <= listed
+
+
+@pytest.mark.parametrize(("mark", "code"), [("#", "%23"), ("?", "%3F"), ("/", "%2F")])
+def test_a_mark_in_a_proxys_password_that_must_be_encoded_is_named(mark, code):
+    with pytest.raises(ConfigError, match=f"proxy_url: has a \\{mark} in its user or password: write it as {code}"):
+        config_of(f", proxy_url: 'http://u:p{mark}w@proxy:3128'")
+
+
+def test_proxies_of_the_environment_that_are_not_used_are_mentioned_by_name_only():
+    environ = {"HTTPS_PROXY": "http://u:hidden@proxy", "no_proxy": "x", "http_proxy": ""}
+    with capture_logs() as lines:
+        mention_proxies(config_of(), environ)
+        mention_proxies(config_of(", proxy_url: 'http://proxy'"), environ)
+        mention_proxies(config_of(), {})
+    assert [(line["variables"], line["sources"]) for line in lines] == [("HTTPS_PROXY", "a")]
 
 
 def test_a_config_does_not_change():
