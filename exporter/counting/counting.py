@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from exporter.counting.records import OTHER, Exemplar, JobState, LastFailure, LastRun, LastSteps, oldest
+from exporter.counting.records import OTHER, Exemplar, JobState, LastFailure, LastRun, LastSteps, clean, oldest
 from exporter.model import FAILING, Disposition, Result, Run, Step
 
 END_TOLERANCE = 1.0
@@ -248,6 +248,13 @@ class Streak(msgspec.Struct, frozen=True, kw_only=True):
     since: float | None
 
 
+class Latest(msgspec.Struct, frozen=True, kw_only=True):
+    """The run of a job that ended last, and the failing one that did, as its rows have them."""
+
+    last_run: LastRun | None = None
+    last_failure: LastFailure | None = None
+
+
 def note_ending(job: JobState, run: Run, seen: float) -> bool:
     """Moves the gauges that speak of a job's latest runs by an ending not noted before; endings come in any order.
 
@@ -279,25 +286,49 @@ def _note_last(job: JobState, run: Run, order: float) -> None:
     if run.start is not None and (job.last_start is None or run.start > job.last_start):
         job.last_start = run.start
     if job.last_run is None or job.last_run.order <= order or job.last_run.run_id == run.run_id:
-        job.last_run = LastRun(
-            run_id=run.run_id, result=result, order=order, start=run.start, end=run.end, duration=run.duration
-        )
+        job.last_run = as_last_run(run, order)
     last = job.last_failure
     if result in FAILING and (last is None or last.order <= order or last.run_id == run.run_id):
         step = last.failed_step if last and last.run_id == run.run_id else ""
-        job.last_failure = LastFailure(
-            run_id=run.run_id, order=order, end=run.end, error_type=run.error_type, failed_step=step
-        )
+        job.last_failure = as_last_failure(run, order, failed_step=step)
+
+
+def as_last_run(run: Run, order: float) -> LastRun:
+    """Return what gauges hold of the run that ended last. `order`: its end, or when that was seen."""
+    result = run.result or Result.UNKNOWN
+    return LastRun(run_id=run.run_id, result=result, order=order, start=run.start, end=run.end, duration=run.duration)
+
+
+def as_last_failure(run: Run, order: float, *, failed_step: str = "") -> LastFailure:
+    """Return what gauges hold of the failed run that ended last."""
+    error_type = clean(run.error_type)
+    return LastFailure(run_id=run.run_id, order=order, end=run.end, error_type=error_type, failed_step=failed_step)
 
 
 def restate(job: JobState, streak: Streak, forgotten: float | None) -> None:
-    """Sets the streak as recounted from runs; those that ended before `forgotten` may have been pruned."""
-    pruned = forgotten is not None and job.last_success is not None and job.last_success < forgotten
-    if pruned and streak.last_success is None:
+    """Set the streak as recounted from runs; those that ended before `forgotten` may have been pruned."""
+    began = job.failing_since if job.last_success is None else job.last_success
+    if streak.last_success is None and began is not None and _is_pruned(began, forgotten):
         job.streak = max(job.streak, streak.failures)
         job.failing_since = oldest((job.failing_since, streak.since))
         return
     job.last_success, job.streak, job.failing_since = streak.last_success, streak.failures, streak.since
+
+
+def correct(job: JobState, latest: Latest, forgotten: float | None) -> None:
+    """Set the gauges of a job's latest runs as its rows have them, after a completed run has changed."""
+    last, failure = job.last_run, job.last_failure
+    if latest.last_run is not None or last is None or not _is_pruned(last.order, forgotten):
+        job.last_run = latest.last_run
+    if latest.last_failure is not None or failure is None or not _is_pruned(failure.order, forgotten):
+        job.last_failure = latest.last_failure
+        if failure is not None and job.last_failure is not None and job.last_failure.run_id == failure.run_id:
+            job.last_failure = msgspec.structs.replace(job.last_failure, failed_step=failure.failed_step)
+
+
+def _is_pruned(order: float, forgotten: float | None) -> bool:
+    """Return whether the row of a run that ended then may be pruned."""
+    return forgotten is not None and order < forgotten
 
 
 def count_steps(
@@ -338,7 +369,7 @@ def note_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> N
             results[word] = results.get(word, 0) + 1
         job.last_steps = LastSteps(run_id=run.run_id, order=order, results=results)
     if job.last_failure is not None and job.last_failure.run_id == run.run_id:
-        job.last_failure = msgspec.structs.replace(job.last_failure, failed_step=root_failure(steps))
+        job.last_failure = msgspec.structs.replace(job.last_failure, failed_step=clean(root_failure(steps)))
 
 
 def root_failure(steps: Sequence[Step]) -> str:

@@ -18,6 +18,9 @@ SEPARATOR = "\x1f"
 MAX_LABEL = 200
 """Characters of a label that comes from a vendor."""
 
+MAX_URL = 1000
+"""Characters of an address in a label."""
+
 MAX_BOUNDS = 200
 """Bounds of a histogram that are remembered after the configuration has changed them."""
 
@@ -320,6 +323,11 @@ def clean(name: str) -> str:
     """Return a vendor's word as a label: without control characters, at most MAX_LABEL characters."""
     text = name if name.isprintable() else "".join(char if char.isprintable() else " " for char in name)
     return text.strip()[:MAX_LABEL].strip()
+
+
+def clean_url(url: str) -> str:
+    """Return an address as a label, or "" if it cannot be one: a part of it would lead nowhere."""
+    return url if url.isprintable() and len(url) <= MAX_URL else ""
 
 
 def label_of(job: Job) -> str:

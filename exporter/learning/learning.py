@@ -46,7 +46,10 @@ class Learning:
         self._kept: dict[int, _Kept] = {}
 
     def of(self, job: JobState) -> Learned:
-        """What is known of a job's habits. While the state cannot be read, what was known before."""
+        """Return what is known of a job's habits. While the state cannot be read, what was known before."""
+        jobs = self._ledger.books.jobs
+        if len(self._kept) > len(jobs):  # some are deleted
+            self._kept = {key: kept for key, kept in self._kept.items() if key in jobs}
         kept = self._kept.get(job.key)
         if job.last_run is None or not self.is_due(job):
             return kept.learned if kept else NOTHING

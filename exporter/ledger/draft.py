@@ -59,6 +59,7 @@ class Draft:
         self.jobs: dict[int, JobState] = {}
         self.runs: dict[str, StoredRun] = {}
         self.recount: set[int] = set()
+        self.correct: set[int] = set()
         self.series = books.series_total
 
     @property

@@ -346,9 +346,12 @@ class Entry:
         else:
             if row.job != state.key:
                 self._draft.recount.add(row.job)
+                self._draft.correct.add(row.job)
             counting.note_change(state, run, self._moment.now)
             before = row.known
             recount = (before.run.result, before.run.end, before.mark) != (run.result, run.end, stored.known.mark)
+            if recount:
+                self._draft.correct.add(state.key)
         if recount:
             self._draft.recount.add(state.key)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import msgspec
 
-from exporter.counting.counting import Mark, Rules, restate
+from exporter.counting.counting import Mark, Rules, correct, restate
 from exporter.counting.records import (
     Count,
     Counted,
@@ -41,7 +41,12 @@ UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
 COLD_STARTS = "jobrun_exporter_state_cold_starts_total"
 
-SEEDED = (UNOBSERVED, "jobrun_source_truncated_responses_total", "jobrun_source_steps_lost_total")
+STEPS_LOST = "jobrun_source_steps_lost_total"
+
+PRUNE_BATCH = 10_000
+"""Runs that are forgotten in one transaction, so that polls need not wait for long."""
+
+SEEDED = (UNOBSERVED, "jobrun_source_truncated_responses_total", STEPS_LOST)
 """A source's own counters that are there from the start."""
 
 
@@ -246,6 +251,8 @@ class Ledger:
             store.put_runs(draft.source.name, draft.runs.values())
             for key in draft.recount:
                 restate(draft.job(key), store.streak(key), draft.source.forgotten)
+            for key in draft.correct:
+                correct(draft.job(key), store.latest(key), draft.source.forgotten)
             store.put_jobs(draft.jobs.values())
             if draft.exporter is not None:
                 store.put_exporter(draft.exporter)
@@ -535,30 +542,65 @@ class Ledger:
                     self._commit(draft, now)
 
     def prune(self, now: float, retention: float) -> int:
-        """Forgets runs that ended longer ago than the retention; returns how many."""
+        """Forget runs that ended longer ago than the retention, and then the jobs that are gone; return how many runs.
+
+        A clock that is ahead must not prune all, so the age is counted to the watermark. A source that is not
+        configured anymore has none that moves.
+        """
+        pruned = 0
+        for name in list(self.books.sources):
+            mark = self.books.sources[name].watermark() if name in self._rules else now
+            while mark is not None:
+                some = self._prune(name, min(now, mark) - retention)
+                pruned += some
+                if some < PRUNE_BATCH:
+                    break
+            if mark is not None:
+                self._delete_jobs(name, min(now, mark) - retention)
+        with self._lock:
+            if pruned and self._store is not None:
+                self._store.checkpoint()
+        return pruned
+
+    def _prune(self, name: str, before: float) -> int:
+        """In one transaction with the time: what is pruned and shown again must not count again."""
         with self._lock:
             if self._store is None:
                 return 0
-            marks = {name: self.books.sources[name].watermark() for name in self._rules}
-            return sum(
-                self._prune(name, min(now, mark) - retention) for name, mark in marks.items() if mark is not None
-            )
+            source = copy(self.books.sources[name])
+            source.forgotten = max(before, source.forgotten or before)
+            with self._writing() as store:
+                pruned = store.prune(name, source.forgotten, PRUNE_BATCH)
+                if not pruned.jobs:
+                    return 0
+                if pruned.steps_lost:
+                    source.count(STEPS_LOST, amount=pruned.steps_lost)
+                store.put_source(source)
+            with self._taking():
+                self.books.sources[name] = source
+                # What was learned of them may be forgotten too.
+                self._changed.jobs |= set(pruned.jobs) & self.books.jobs.keys()
+            return len(pruned.jobs)
 
-    def _prune(self, name: str, before: float) -> int:
-        """In one transaction with the instant: what is pruned and shown again must not count again.
-
-        A clock that is ahead must not prune all, so the age is counted from the watermark.
-        """
-        source = copy(self.books.sources[name])
-        source.forgotten = max(before, source.forgotten or before)
-        with self._writing() as store:
-            pruned = store.prune(name, source.forgotten)
-            if not pruned:
-                return 0
-            store.put_source(source)
-        self.books.sources[name] = source
-        self._changed.jobs |= set(pruned) & self.books.jobs.keys()  # what was learned of them may be forgotten too
-        return len(pruned)
+    def _delete_jobs(self, name: str, before: float) -> None:
+        """Forget jobs that have been gone for longer than runs are kept, and of which no run is left."""
+        with self._lock:
+            if self._store is None:
+                return
+            gone = [
+                key
+                for key, job in self.books.of_source(name).items()
+                if job.gone and (0.0 if job.gone_since is None else job.gone_since) < before
+            ]
+            if not gone:
+                return
+            with self._writing() as store:
+                empty = store.without_runs(gone)
+                store.delete_jobs(empty)
+            with self._taking():
+                for key in empty:
+                    self.books.delete(key)
+                self._changed.jobs |= set(empty)
 
     # --- looking ---
 

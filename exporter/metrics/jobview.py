@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
-from exporter.counting.records import JobState, clean, oldest
+from exporter.counting.records import JobState, clean, clean_url, oldest
 from exporter.model import Result, State
 
 Row = tuple[tuple[str, ...], float]
@@ -132,14 +132,26 @@ def last_failed_run(view: JobView) -> Iterator[Row]:
     """Which run failed last, and why."""
     failure = view.state.last_failure
     if failure is not None:
-        yield (clean(failure.run_id), view.failed_run_url, failure.failed_step, failure.error_type), 1
+        step, error_type = clean(failure.failed_step), clean(failure.error_type)
+        yield (clean(failure.run_id), clean_url(view.failed_run_url), step, error_type), 1
 
 
 def job_info(view: JobView) -> Iterator[Row]:
     """What a person wants to know of the job."""
     job = view.state.job
-    own = tuple(value for _, value in view.labels)
-    yield (clean(job.job_id), clean(view.schedule), view.team, view.page, clean(job.stop_cause), view.job_url, *own), 1
+    own, job_url = tuple(value for _, value in view.labels), view.job_url
+    yield (
+        (
+            clean(job.job_id),
+            clean(view.schedule),
+            view.team,
+            view.page,
+            clean(job.stop_cause),
+            clean_url(job_url),
+            *own,
+        ),
+        1,
+    )
 
 
 def configured_labels(view: JobView) -> tuple[str, ...]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 
+from exporter.counting import counting
 from exporter.counting.counting import Known, Mark
+from exporter.counting.records import LastFailure, LastRun
 from exporter.model import Result, Run, State
 
 
@@ -52,6 +54,9 @@ class StoredRun(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     late: bool = False
 
 
+FAILED = "(result IN ('error', 'failure', 'timeout'))"
+"""Whether a run failed, in the words of SQL, as an index has it."""
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE exporter (id INTEGER PRIMARY KEY CHECK (id = 1), record BLOB NOT NULL)",
@@ -86,6 +91,11 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP INDEX runs_of_job",
         "DROP INDEX runs_of_job_by_end",
         'CREATE INDEX runs_of_job ON runs (job, coalesce("end", seen), result, mark) WHERE mark <> 0',
+    ),
+    (
+        # In the order in which steps are fetched, so that not all that wait are sorted each time.
+        "DROP INDEX runs_without_steps",
+        f'CREATE INDEX runs_without_steps ON runs (source, steps, {FAILED} DESC, "end" DESC) WHERE steps IN (1, 2)',
     ),
 )
 """The statements that lead from each version of the schema to the next; SQLite's `user_version` counts them."""
@@ -177,3 +187,15 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
         words=words or "",
         late=bool(late),
     )
+
+
+def last_run(row: StoredRun) -> LastRun:
+    """Return what gauges hold of the run that ended last."""
+    run = row.known.run
+    return counting.as_last_run(run, row.seen if run.end is None else run.end)
+
+
+def last_failure(row: StoredRun) -> LastFailure:
+    """Return what gauges hold of the failed run that ended last, but for the step that failed."""
+    run = row.known.run
+    return counting.as_last_failure(run, row.seen if run.end is None else run.end)

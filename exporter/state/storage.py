@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from exporter.counting.counting import Streak
+from exporter.counting.counting import Latest, Streak
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.model import PastRun, Window
 from exporter.state.schema import StoredRun
@@ -22,6 +22,13 @@ class Loaded(msgspec.Struct, kw_only=True):
     jobs: list[JobState]
     open_runs: list[tuple[str, StoredRun]]
     exporter: Counted
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """What was forgotten: the key of the job of each run, and how many counted runs had steps to be fetched."""
+
+    jobs: list[int]
+    steps_lost: int
 
 
 class Storage(Protocol):
@@ -55,11 +62,17 @@ class Storage(Protocol):
     def put_exporter(self, exporter: Counted) -> None:
         """Writes the exporter's own counters."""
 
-    def prune(self, source: str, before: float) -> list[int]:
-        """Forgets runs that began and ended before an instant, but none that is open, given up, or never ended.
+    def prune(self, source: str, before: float, limit: int) -> Pruned:
+        """Forget runs that began and ended before a time, at most so many: none that is open or was given up."""
 
-        Gives the key of the job of each.
-        """
+    def without_runs(self, jobs: Collection[int]) -> list[int]:
+        """Return those of these jobs of which there is no run."""
+
+    def delete_jobs(self, jobs: Iterable[int]) -> None:
+        """Delete the records of jobs."""
+
+    def checkpoint(self) -> None:
+        """Give back the room that large transactions took, unless somebody reads just now."""
 
     def past(self, job: int, limit: int) -> list[PastRun]:
         """The runs of a job that ended last, the latest first."""
@@ -75,6 +88,9 @@ class Storage(Protocol):
 
     def streak(self, job: int) -> Streak:
         """A job's standing, counted from its runs."""
+
+    def latest(self, job: int) -> Latest:
+        """Return the run of a job that ended last, and the failing one that did."""
 
     def pending_steps(self, source: str, due: float, limit: int) -> list[StoredRun]:
         """Runs whose steps shall be fetched by now: failures first, the baseline last, newest first."""

@@ -14,14 +14,25 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from exporter.counting.counting import Mark, Streak
+from exporter.counting.counting import Latest, Mark, Streak
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.errors import StateError
 from exporter.model import FAILING, PastRun, Result, Window
 from exporter.state.files import JOURNALS, Files, make_private
 from exporter.state.lock import Lock, RefusedStateError
-from exporter.state.schema import COLUMNS, MIGRATIONS, StepMark, StoredRun, columns, to_row, to_stored
-from exporter.state.storage import Loaded
+from exporter.state.schema import (
+    COLUMNS,
+    FAILED,
+    MIGRATIONS,
+    StepMark,
+    StoredRun,
+    columns,
+    last_failure,
+    last_run,
+    to_row,
+    to_stored,
+)
+from exporter.state.storage import Loaded, Pruned
 
 Connect = Callable[..., sqlite3.Connection]
 
@@ -30,11 +41,21 @@ MEMORY = ":memory:"
 
 Record = TypeVar("Record", SourceState, JobState)
 
-SETTINGS = "journal_mode = WAL", "synchronous = FULL", "cache_size = -16384", "wal_autocheckpoint = 4096"
+BUSY_TIMEOUT = 5000
+"""Milliseconds for which another connection is waited for."""
+
+SETTINGS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "cache_size = -16384",
+    "wal_autocheckpoint = 4096",
+    "journal_size_limit = 33554432",
+)
 """Readers keep nobody waiting, and what is committed outlives a loss of power.
 
 Ids are in random order, so the index by id is written all over: 16 MB hold what a large transaction touches of it, and
-pages that several transactions in a row have touched are copied from the journal once.
+pages that several transactions in a row have touched are copied from the journal once. A large transaction must not
+leave a large journal behind for good.
 """
 
 OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = :source)"
@@ -99,7 +120,7 @@ class Store:
             self._files = Files(Path(self.path))
 
     def _prepare(self, *, read_only: bool) -> None:
-        self._db.execute("PRAGMA busy_timeout = 5000")
+        self._db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
         if not read_only:
             for setting in SETTINGS:
                 self._db.execute(f"PRAGMA {setting}")
@@ -335,16 +356,33 @@ class Store:
         )[0]
         return Streak(last_success=success, failures=failures, since=since)
 
-    def pending_steps(self, source: str, due: float, limit: int) -> list[StoredRun]:
-        """Runs whose steps shall be fetched by now: failures first, the baseline last, newest first."""
-        words = ", ".join(f"'{result}'" for result in sorted(FAILING))
-        return self._select(
-            "WHERE source = ? AND steps IN (1, 2) AND mark <> 0 AND due <= ? "
-            f'ORDER BY steps, result IN ({words}) DESC, "end" DESC LIMIT ?',
-            self._sources.get(source),
-            due,
-            limit,
+    def latest(self, job: int) -> Latest:
+        """Return the run of a job that ended last, and the failing one that did."""
+        ended = f"mark <> 0 AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) AND result IS NOT NULL"
+        last, failure = self._last(job, ended), self._last(job, f"{ended} AND {FAILED}")
+        return Latest(
+            last_run=None if last is None else last_run(last),
+            last_failure=None if failure is None else last_failure(failure),
         )
+
+    def _last(self, job: int, wanted: str) -> StoredRun | None:
+        """Return the run of a job that ended last, of those that are wanted."""
+        rows = self._select(f"WHERE job = ? AND {wanted} ORDER BY {ENDED} DESC, rowid DESC LIMIT 1", job)
+        return rows[0] if rows else None
+
+    def pending_steps(self, source: str, due: float, limit: int) -> list[StoredRun]:
+        """Return runs whose steps are due: failures first, the baseline last, newest first."""
+        found: list[StoredRun] = []
+        for mark in (StepMark.PENDING, StepMark.BASELINE):
+            # In the order of the index, so that only those are read that are wanted.
+            found += self._select(
+                f"WHERE source = ? AND steps = {mark} AND steps IN (1, 2) AND mark <> 0 AND due <= ? "
+                f'ORDER BY {FAILED} DESC, "end" DESC LIMIT ?',
+                self._sources.get(source),
+                due,
+                limit - len(found),
+            )
+        return found
 
     def count_pending_steps(self, source: str) -> int:
         """How many runs wait for their steps."""
@@ -384,18 +422,42 @@ class Store:
         """The runs of a source that had ended before they could count."""
         return self._select(f"WHERE source = ? AND mark = {Mark.BASELINE}", self._sources.get(source))
 
-    def prune(self, source: str, before: float) -> list[int]:
-        """Forgets runs that ended before an instant; returns the job of each. To be called in a transaction.
+    def prune(self, source: str, before: float, limit: int) -> Pruned:
+        """Forget runs that ended before a time, at most so many. To be called in a transaction.
 
         Runs that were given up stay: the API may show them as open for ever, and they must not count again.
         """
-        pruned = self._db.execute(
-            f"DELETE FROM runs WHERE {OF_SOURCE} AND mark <> 0 AND {ENDED} < :before "  # noqa: S608  # constants
-            f"AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) AND result IS NOT NULL "
-            "AND (start IS NULL OR start < :before) RETURNING job",
-            {"source": source, "before": before},
+        rows = self._db.execute(
+            "DELETE FROM runs WHERE rowid IN (SELECT rowid FROM runs "  # noqa: S608  # constants
+            f"WHERE {OF_SOURCE} AND mark <> 0 AND {ENDED} < :before "
+            f"AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) "
+            "AND result IS NOT NULL "
+            "AND (start IS NULL OR start < :before) LIMIT :limit) RETURNING job, mark, steps",
+            {"source": source, "before": before, "limit": limit},
+        ).fetchall()
+        lost = sum(mark == Mark.COUNTED and steps == StepMark.PENDING for _, mark, steps in rows)
+        return Pruned(jobs=[job for job, _, _ in rows], steps_lost=lost)
+
+    def without_runs(self, jobs: Collection[int]) -> list[int]:
+        """Return those of these jobs of which there is no run."""
+        query = (
+            "SELECT value FROM json_each(?) WHERE NOT EXISTS (SELECT 1 FROM runs WHERE job = value AND mark <> 0) "
+            "AND NOT EXISTS (SELECT 1 FROM runs WHERE mark = 0 AND job = value)"
         )
-        return [job for (job,) in pruned.fetchall()]
+        return [job for (job,) in self._all(query, msgspec.json.encode(list(jobs)).decode())]
+
+    def delete_jobs(self, jobs: Iterable[int]) -> None:
+        """Delete the records of jobs."""
+        self._db.executemany("DELETE FROM jobs WHERE key = ?", [(job,) for job in jobs])
+
+    def checkpoint(self) -> None:
+        """Copy the journal into the database and empty it, unless somebody reads it just now."""
+        with self._explained():
+            self._db.execute("PRAGMA busy_timeout = 0")
+            try:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                self._db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
 
     def size(self) -> int:
         """Bytes of the database, without its journal."""

@@ -8,8 +8,9 @@ from exporter.counting.counting import Rules
 from exporter.counting.records import MAX_BOUNDS, OTHER
 from exporter.errors import StateError
 from exporter.ledger.entries import MAX_RANGES
-from exporter.ledger.ledger import UNOBSERVED, IdentityError, Ledger
+from exporter.ledger.ledger import PRUNE_BATCH, UNOBSERVED, IdentityError, Ledger
 from exporter.metrics.holds import Owner
+from exporter.metrics.jobview import JobView, last_failed_run
 from exporter.model import Job, Listing, Reading, Result, State, Step, Window
 from exporter.state.lock import Lock, LockedStateError
 from exporter.state.opening import Opened, open_state
@@ -233,6 +234,90 @@ def test_a_run_is_given_up_once_and_its_later_ending_counts_no_more(book):
     assert book.counts() == {"unknown": 1}
     assert book.job().last_run.result is Result.FAILURE
     assert DURATIONS not in book.job().distributions
+
+
+def test_an_ended_run_that_turns_out_to_be_a_success_is_no_failure_anymore(book):
+    book.read(ended("e", BASELINE + 50, result=Result.FAILURE, error_type="Early"))
+    book.read(ended("f", BASELINE + 60, result=Result.FAILURE, error_type="Boom"))
+    book.now += 100
+    book.read(ended("f", BASELINE + 60))
+    job = book.job()
+    assert (job.last_run.run_id, job.last_failure.run_id, job.last_failure.error_type) == ("f", "e", "Early")
+    book.read(ended("e", BASELINE + 50))
+    assert (book.job().last_failure, book.job().streak) == (None, 0)
+
+
+def test_a_run_whose_end_is_corrected_to_before_another_one_is_not_the_last(book):
+    book.read(ended("x", BASELINE + 50), ended("y", BASELINE + 40, result=Result.FAILURE))
+    book.now += 100
+    book.read(ended("x", BASELINE + 30))
+    assert (book.job().last_run.run_id, book.job().streak) == ("y", 1)
+
+
+def test_a_streak_without_any_success_survives_the_pruning(book):
+    book.read(*(ended(str(n), BASELINE + n, result=Result.FAILURE) for n in range(1, 11)))
+    book.now = BASELINE + 40 * DAY
+    book.read(ended("new", book.now - 100, result=Result.FAILURE))
+    book.ledger.prune(book.now, 30 * DAY)
+    book.read(ended("new", book.now - 200, result=Result.FAILURE))
+    assert (book.job().streak, book.job().failing_since) == (11, BASELINE + 1)
+
+
+def test_labels_of_the_last_failure_are_cleaned_and_cut_like_others(book):
+    dirty = "x" * 300 + "\n"
+    book.read(
+        ended("r", result=Result.FAILURE, error_type=dirty), steps={"r": [Step(name=dirty, result=Result.FAILURE)]}
+    )
+    ((labels, _),) = last_failed_run(JobView(state=book.job()))
+    assert labels == ("r", "", "x" * 200, "x" * 200)
+    book.read(ended("old\t" + "y" * 300, BASELINE + 500, result=Result.FAILURE, error_type="a\tb"))
+    ((labels, _),) = last_failed_run(JobView(state=book.job()))
+    assert (len(labels[0]), labels[3]) == (200, "a b")
+
+
+def test_runs_whose_steps_are_forgotten_before_they_were_fetched_are_counted_as_lost(book):
+    book.read(ended("a"), ended("old", BASELINE - 5))
+    book.now = BASELINE + 40 * DAY
+    book.read(ended("b", book.now - 100))
+    assert book.ledger.prune(book.now, 30 * DAY) == 2
+    assert book.ledger.source("s").counts["jobrun_source_steps_lost_total"][""].value == 1
+    assert book.ledger.count_pending_steps("s") == 1
+
+
+def test_many_runs_are_forgotten_in_several_transactions(book):
+    book.read(*(ended(str(n), BASELINE + 1 + n / 1e6) for n in range(PRUNE_BATCH + 5)))
+    book.now = BASELINE + 40 * DAY
+    book.read()
+    assert book.ledger.prune(book.now, 30 * DAY) == PRUNE_BATCH + 5
+    assert book.ledger.prune(book.now, 30 * DAY) == 0
+    assert book.path.with_name("state.db-wal").stat().st_size == 0
+
+
+def test_runs_of_a_source_that_is_not_configured_anymore_are_forgotten(book):
+    book.read(ended("a"))
+    book.ledger.configure({}, Rules(run_buckets=(), step_buckets=(), released=True), "on")
+    assert book.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 1
+    book.configure()
+    book.read(ended("a"))
+    assert book.counts() == {"success": 1}
+
+
+def test_jobs_that_are_gone_for_longer_than_runs_are_kept_are_deleted(book):
+    book.read(ended("a"), jobs=[Job(job_id="j", name="j")], catalog=True)
+    for _ in range(2):
+        book.now += 1000
+        book.read(jobs=[], catalog=True)
+    key, before = book.job().key, len(book.ledger.books.jobs)
+    assert (book.job().counts, book.job().distributions) == ({}, {})
+    book.now += 31 * DAY
+    book.read(jobs=[], catalog=True)
+    book.ledger.prune(book.now, 30 * DAY)
+    for _ in range(2):
+        assert len(book.ledger.books.jobs) == before - 1
+        assert key not in book.ledger.books.series
+        book.reopen()
+    book.read(ended("b", book.now - 1), jobs=[Job(job_id="j", name="j")], catalog=True)
+    assert book.counts() == {"success": 1}
 
 
 # --- the file ---

@@ -92,7 +92,7 @@ def test_a_transaction_that_fails_leaves_nothing_behind(opened):
         store.put_jobs([msgspec.structs.replace(JOBS[0], name="another")])
         store.put_runs("s", [row("before", result=Result.FAILURE), row("new")])
         store.put_exporter(Counted(counts={"family": {}}))
-        store.prune("s", 1e9)
+        store.prune("s", 1e9, 10)
         raise ZeroDivisionError
     assert everything(store) == before
     assert everything(opened()) == before
@@ -206,7 +206,7 @@ def test_what_ended_before_an_instant_is_forgotten_and_what_has_not_ended_never(
     ]
     fill(store, s=[*kept, *old], other=[row("of another source", job=3, end=99)])
     with store.transaction():
-        assert sorted(store.prune("s", 100)) == [1, 1, 1, 2]
+        assert sorted(store.prune("s", 100, 10).jobs) == [1, 1, 1, 2]
     ids = {each.known.run.run_id for each in (*kept, *old)}
     assert store.runs("s", ids).keys() == {each.known.run.run_id for each in kept}
     assert store.count_runs("other") == {3: 1}
