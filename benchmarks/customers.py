@@ -1,0 +1,81 @@
+"""A Workato source with many customers, without HTTP and without a state: what a poll costs on the source's own side."""
+
+from itertools import islice
+from types import SimpleNamespace
+
+import msgspec
+
+from exporter.sources.workato import WorkatoSource, note_of
+from exporter.sources.workato_api import USERS
+from exporter.sources.workato_customers import PER_PAGE
+from exporter.sources.workato_marks import Mark, encode_marks
+from exporter.sources.workato_settings import WorkatoSettings
+
+NOW = 1_780_000_000.0
+RECIPES = 3
+SETTLED = {"job_succeeded_count": 5, "job_failed_count": 1, "last_run_at": "2026-05-28T10:00:00Z"}
+
+
+class Api:
+    """Answers from memory, as long as nothing happens: lists of customers and of their recipes."""
+
+    def __init__(self, customers):
+        self.customers = customers
+        self.requests = 0
+
+    def get(self, address, *, endpoint, params=None, patience=None):  # noqa: ARG002  # as the client has it
+        self.requests += 1
+        if endpoint == USERS:
+            first = (params["page"] - 1) * PER_PAGE
+            rows = [{"id": number} for number in islice(range(self.customers), first, first + PER_PAGE)]
+        else:
+            rows = [{"id": number, "name": f"recipe {number}", "running": True, **SETTLED} for number in range(RECIPES)]
+        return SimpleNamespace(body=msgspec.json.encode({"result": rows}))
+
+
+class View(SimpleNamespace):
+    """A state that knows all customers."""
+
+    def watermark(self, scope=""):  # noqa: ARG002  # as a view has it
+        return NOW - 120
+
+    def baseline(self, scope=""):  # noqa: ARG002  # as a view has it
+        return NOW - 86400
+
+    def open_runs(self, scope=None):  # noqa: ARG002  # as a view has it
+        return self.open
+
+    def wanted(self, name):  # noqa: ARG002  # as a view has it
+        return True
+
+    def out_of_time(self):
+        return False
+
+
+def source_of(customers):
+    """A source that has read everything once, a view, and how many readings a poll is."""
+    api = Api(customers)
+    settings = WorkatoSettings(
+        name="w", type="workato", mode="embedded", base_url="https://example.com", auth={"api_token": "token"}
+    )
+    marks = {str(number): Mark(succeeded=5, failed=1, last_run=SETTLED["last_run_at"]) for number in range(RECIPES)}
+    notes = {note_of(str(number)): encode_marks(marks) for number in range(customers)}
+    view = View(now=NOW, notes=notes, scopes=frozenset(map(str, range(customers))), open=())
+    source = WorkatoSource(settings, api)
+    return source, view, api
+
+
+def poll_of(customers):
+    """Makes a quiet poll, which asks one request per customer."""
+    source, view, api = source_of(customers)
+    list(source.readings(view))
+
+    def make():
+        api.requests = 0
+        return poll
+
+    def poll():
+        readings = list(source.readings(view))
+        assert len(readings) == api.requests == customers
+
+    return make
