@@ -1,4 +1,4 @@
-"""A Workato source with many customers, without HTTP and without a state: what a poll costs on the source's own side."""
+"""A Workato source with many customers, without HTTP and without a state: what a poll costs the source itself."""
 
 from itertools import islice
 from types import SimpleNamespace

@@ -21,7 +21,9 @@ def measure(smallest=EVENT_LIMIT + 1, *, memory=True):
     yield fitted("poll, new runs", lambda runs: new(runs, 100), smallest, "runs in an answer")
     yield fitted("poll, new runs", lambda each: new(smallest, each), jobs, "jobs of as many runs")
     yield fitted("poll, known runs", lambda each: sources(each, smallest // 10), 2, "sources")
-    yield fitted("poll on the side of Workato", lambda each: least(poll_of(each), 3), max(4, smallest // 50), "customers")
+    yield fitted(
+        "poll on the side of Workato", lambda each: least(poll_of(each), 3), max(4, smallest // 50), "customers"
+    )
     yield fitted("render of all", rendered, jobs, "jobs")
     yield fitted("render of one job", rendered_again, jobs, "jobs")
     if memory:

@@ -228,7 +228,8 @@ class SnowplowSimulator(Simulator):
     def _run(self, request: Request) -> Response:
         seen, sight = self._found(request)
         shape = self.options.rows
-        return json_response(run_row(seen, shape) | {shape.steps_key: self._step_rows(seen, sight)})
+        run, steps = run_row(seen, shape), {shape.steps_key: self._step_rows(seen, sight)}
+        return json_response({shape.run_envelope: run} | steps if shape.run_envelope else run | steps)
 
     def _steps(self, request: Request) -> Response:
         seen, sight = self._found(request)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
+from email.utils import formatdate
 from typing import Literal
 
 import msgspec
@@ -18,6 +19,7 @@ class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         envelope: The key of an object that holds the list of runs; "": a bare array.
         steps_envelope: The same for the list of steps.
+        run_envelope: The key of an object that holds the answer for one run; "": the run itself.
         steps_key: Where the answer for one run holds its steps.
         names: Other names for fields of runs and steps, by the usual name (`{"runId": "id"}`).
         omit: Fields of runs and steps that are left out, by their usual names.
@@ -27,10 +29,11 @@ class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         words: Other words for states, by the usual word (`{"RUNNING": "IN_PROGRESS"}`) or by our own
             (`{"cancellation": "CANCELLED"}`, to give single runs a word that nobody knows).
         letters: The case of the state words.
-        times: ISO 8601, or epoch seconds or milliseconds as numbers.
+        times: ISO 8601, also with a zone's name after it or in brackets; HTTP dates; epoch numbers of any unit.
         offset_minutes: The offset of ISO times; 0 is written as `Z`.
         fraction_digits: Digits after the second in ISO times and durations.
-        durations: `iso` PT1H2M3.4S, `seconds` PT3723.4S, `days` P1DT60S, `weeks` P1WT60S, `number` 3723.4.
+        durations: `iso` PT1H2M3.4S, `seconds` PT3723.4S, `days` P1DT60S, `weeks` P1WT60S, `number` 3723.4,
+            `milliseconds` 3723400, `clock` 01:02:03.400, `words` 3723.4 seconds, `object` {"seconds": 3723.4}.
         negate_durations: Gives durations below zero, as clocks that differ do.
         end_time: The name of a field with the end of an ended run; "": none, as is usual.
         running_duration: Whether rows of running runs and steps have a duration "so far".
@@ -40,6 +43,7 @@ class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     envelope: str = ""
     steps_envelope: str = ""
+    run_envelope: str = ""
     steps_key: str = "steps"
     names: Mapping[str, str] = {}
     omit: frozenset[str] = frozenset()
@@ -48,10 +52,10 @@ class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     extra: Mapping[str, str | int | float | bool | None] = {}
     words: Mapping[str, str] = {}
     letters: Literal["upper", "lower", "title"] = "upper"
-    times: Literal["iso", "epoch_s", "epoch_ms"] = "iso"
+    times: Literal["iso", "zoned", "named", "http", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns"] = "iso"
     offset_minutes: int = 0
     fraction_digits: int = 3
-    durations: Literal["iso", "seconds", "days", "weeks", "number"] = "iso"
+    durations: Literal["iso", "seconds", "days", "weeks", "number", "milliseconds", "clock", "words", "object"] = "iso"
     negate_durations: bool = False
     end_time: str = ""
     running_duration: bool = True
@@ -127,14 +131,16 @@ def step_output(run: SimRun, step: SimStep, now: float) -> tuple[str, str]:
 def written_time(instant: float, shape: SnowplowShape) -> object:
     """An instant (exact to the millisecond) as the shape writes it."""
     milliseconds = round(instant * 1000)
-    if shape.times == "epoch_ms":
-        return milliseconds
-    if shape.times == "epoch_s":
-        return milliseconds / 1000
+    if shape.times.startswith("epoch"):
+        scale = {"epoch_s": 0.001, "epoch_ms": 1, "epoch_us": 1000, "epoch_ns": 1_000_000}[shape.times]
+        return milliseconds * scale
+    if shape.times == "http":
+        return formatdate(milliseconds // 1000, usegmt=True)
     zone = timezone(timedelta(minutes=shape.offset_minutes)) if shape.offset_minutes else UTC
     whole = datetime.fromtimestamp(milliseconds // 1000, zone).isoformat()
     local, offset = whole[:19], whole[19:] if shape.offset_minutes else "Z"
-    return local + _fraction(milliseconds % 1000, shape.fraction_digits) + offset
+    name = {"zoned": f"{offset}[UTC]", "named": " UTC"}.get(shape.times, offset)
+    return local + _fraction(milliseconds % 1000, shape.fraction_digits) + name
 
 
 def written_duration(seconds: float, shape: SnowplowShape) -> object:
@@ -142,7 +148,16 @@ def written_duration(seconds: float, shape: SnowplowShape) -> object:
     milliseconds = round(seconds * 1000)
     if shape.durations == "number":
         return -milliseconds / 1000 if shape.negate_durations else milliseconds / 1000
+    if shape.durations == "milliseconds":
+        return milliseconds
+    seconds = milliseconds / 1000
+    if shape.durations == "object":
+        return {"seconds": seconds}
+    if shape.durations == "words":
+        return f"{seconds} seconds"
     whole, part = divmod(milliseconds, 1000)
+    if shape.durations == "clock":
+        return f"{whole // 3600:02d}:{whole // 60 % 60:02d}:{whole % 60:02d}.{part:03d}"
     sign = "-" if shape.negate_durations else ""
     return sign + _iso_parts(whole, _fraction(part, shape.fraction_digits).rstrip("0").rstrip("."), shape.durations)
 

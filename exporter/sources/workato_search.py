@@ -9,7 +9,7 @@ from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, NotFoundError, RateLimitedError, SourceError
 from exporter.model import Run, Step
 from exporter.sources.failing import FailingParts
-from exporter.sources.oddities import Oddities
+from exporter.sources.oddities import FUTURE_MARGIN, Oddities
 from exporter.sources.paging import PageGuard
 from exporter.sources.rest import StatusTable, path
 from exporter.sources.source import View
@@ -207,8 +207,10 @@ class Search:
         return runs
 
     def ended_since(self, instant: float) -> int:
-        """How many of the jobs shown ended at or after an instant, in whole seconds as lists have it."""
-        return sum(row.completed is not None and row.completed >= int(instant) for row in self.rows.values())
+        """How many of the jobs shown ended at or after a time, in whole seconds as lists have it; none in the future."""
+        latest = self._view.now + FUTURE_MARGIN
+        ends = [row.completed for row in self.rows.values() if row.completed is not None]
+        return sum(int(instant) <= end <= latest for end in ends)
 
     def _exact(self, row: JobRow) -> JobRow:
         """Lists cut instants to whole seconds: where a job ended in the second of the baseline, the detail decides."""
