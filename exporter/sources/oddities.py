@@ -9,6 +9,8 @@ LONGEST_SHAPE = 40
 FUTURE_MARGIN = 300.0
 """Seconds by which an end may lie in the future: clocks differ."""
 
+NO_RUN = "row of a list is not a run: it has no ID that can be read"
+
 Oddity = tuple[str, object]
 """What is odd about a value, and the value."""
 

@@ -18,7 +18,7 @@ from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, NotFoundError, PartialError, RateLimitedError, SourceError
 from exporter.model import Reading, Result, Run, Step, Window
 from exporter.sources.failing import FailingParts
-from exporter.sources.oddities import Oddities
+from exporter.sources.oddities import NO_RUN, Oddities
 from exporter.sources.rest import path
 from exporter.sources.snowplow_api import (
     RUN,
@@ -240,6 +240,8 @@ class SnowplowSource:
     ) -> Reading:
         """What an answer brought that the one committed before did not: most of its rows are usually the same."""
         changed = () if self._last is answered else answered.fresh
+        if answered.invalid:
+            self._oddities.note([(NO_RUN, answered.invalid)])
         return Reading(
             jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
             runs=self._runs(changed, now, among=list(answered.texts.values())),

@@ -12,7 +12,7 @@ from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, PartialError, RateLimitedError, SourceError
 from exporter.model import Reading, Result, Run, Step, Window
 from exporter.sources.failing import PATIENCE, FailingParts
-from exporter.sources.oddities import Oddities
+from exporter.sources.oddities import NO_RUN, Oddities
 from exporter.sources.paging import PageGuard
 from exporter.sources.rest import path
 from exporter.sources.source import Access, SourceType, StepLog, View
@@ -315,6 +315,8 @@ class WorkatoSource:
         self._note_unread_jobs(search)
         runs = search.runs()
         recent = search.ended_since(listed.asked - self._settings.settle)
+        if search.invalid:
+            self._api.oddities.note([(NO_RUN, search.invalid)])
         found = Found(ended=len(search.found), recent=recent, gaps=gaps, beyond=search.beyond, invalid=search.invalid)
         listed.marks[key], missed = after(recipe, mark, goal, found)
         notes = {note_of(scope): encode_marks(listed.marks)}

@@ -207,7 +207,7 @@ class Search:
         return runs
 
     def ended_since(self, instant: float) -> int:
-        """How many of the jobs shown ended at or after a time, in whole seconds as lists have it; none in the future."""
+        """How many of the jobs shown ended at or after a time, in whole seconds as lists have it; not in the future."""
         latest = self._view.now + FUTURE_MARGIN
         ends = [row.completed for row in self.rows.values() if row.completed is not None]
         return sum(int(instant) <= end <= latest for end in ends)

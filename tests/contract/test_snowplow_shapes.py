@@ -1,4 +1,4 @@
-"""Whatever shape Snowplow's answers have, of those that its documentation does not exclude, the numbers are the same."""
+"""Whatever likely shape Snowplow's answers have, the numbers are the same."""
 
 import pytest
 
