@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import signal
 import sqlite3
 import sys
@@ -24,7 +25,7 @@ from exporter.history.backfill import backfill as write_past
 from exporter.history.wanted import Wanted
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.meters import SelfMetrics
-from exporter.once import NoPages, Polled, poll_once
+from exporter.once import Line, NoPages, poll_once, unmatched_objectives
 from exporter.signals import Signals
 from exporter.sources import SOURCES
 from exporter.state.opening import open_state
@@ -114,31 +115,60 @@ def serve(  # noqa: PLR0913  # as above
     return 0
 
 
-HEADINGS = ("SOURCE", "PROJECT", "JOB", "RUNS", "OPEN", "LAST RESULT", "LAST END", "LAST DURATION", "FAILURES")
+HEADINGS = ("SOURCE", "PROJECT", "JOB", "RUNS", "OPEN", "LAST RESULT", "FAILURES", "LAST END", "LAST DURATION")
 
 
 def once(config_file: Path) -> int:
     """Polls every source once and prints what it saw; touches no state."""
     logs.configure(logs.LogOptions("warning"), sys.stderr)
     faults = 0
-    rows: list[tuple[str, ...]] = [HEADINGS]
+    lines: list[Line] = []
     for polled in poll_once(load(config_file, os.environ, SETTINGS), Outside()):
-        rows += _table(polled)
+        lines += polled.lines
         if polled.outcome == "error":
             faults += 1
             sys.stderr.write(f"{polled.source}: {polled.fault}\n")
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    sys.stdout.writelines(f"{row}\n" for row in table(lines, width))
     return 1 if faults else 0
 
 
-def _table(polled: Polled) -> Iterable[tuple[str, ...]]:
-    for line in polled.lines:
-        end = "" if line.last_end is None else datetime.fromtimestamp(line.last_end, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        duration = "" if line.last_duration is None else format_duration(round(line.last_duration))
-        numbers = (str(line.runs), str(line.open), line.last_result, end, duration, str(line.failures))
-        yield (line.source, line.project, line.job_name, *numbers)
+NAMES = 3
+"""The first columns, of which long cells are cut."""
+
+NEEDED = 7
+"""The first columns, which are always shown; the others go where the terminal is too narrow."""
+
+LEAST = 8
+"""Characters of a name that are always shown."""
+
+
+def table(lines: Iterable[Line], width: int | None) -> list[str]:
+    """Return the rows of a table, its names cut so that it fits into so many characters; None: as long as it gets."""
+    rows = [HEADINGS, *map(_cells, lines)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    while width is not None and sum(widths) + 2 * len(widths) - 2 > width:
+        if (longest := max(widths[:NAMES])) > LEAST:
+            widths[widths.index(longest)] -= 1
+        elif len(widths) > NEEDED:
+            widths.pop()
+        else:
+            break
+    return [
+        "  ".join(_cut(cell, wide).ljust(wide) for cell, wide in zip(row, widths, strict=False)).rstrip()
+        for row in rows
+    ]
+
+
+def _cut(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else f"{cell[: width - 1]}…"
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    end = "" if line.last_end is None else datetime.fromtimestamp(line.last_end, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    duration = "" if line.last_duration is None else format_duration(round(line.last_duration))
+    numbers = (str(line.runs), str(line.open), line.last_result, str(line.failures), end, duration)
+    return (line.source, line.project, line.job_name, *numbers)
 
 
 def backfill(config_file: Path, wanted: Wanted) -> int:
@@ -165,3 +195,9 @@ def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
         except SourceError as error:
             yield name, False, str(error)
     assembly.close()
+
+
+def unmatched(config: Config) -> Iterator[str]:
+    """Poll each source once and say which objectives no job has."""
+    logs.configure(logs.LogOptions("error"), sys.stderr)
+    yield from unmatched_objectives(config, Outside())

@@ -164,6 +164,7 @@ class Assembly:
         access = kind.access(settings)
         meter = metrics.source(settings.name, kind.endpoints)
         meter.info(settings.type, access.root)
+        meter.credential_expiry(settings.credential_expires)  # a sign-in that tells another end replaces it
         account = self._accounts[access.credential]
         sleep = self._outside.sleep or account.stopping.wait
         client = Client(

@@ -43,6 +43,9 @@ class App(Protocol):
     def probe(self, config: config.Config) -> Iterator[tuple[str, bool, str]]:
         """Asks every source once: its name, whether it answered well, and a sentence."""
 
+    def unmatched(self, config: config.Config) -> Iterator[str]:
+        """Polls every source once and says which objectives no job has."""
+
 
 class Demonstration(Protocol):
     """What the commands need of `exporter.demo`."""
@@ -124,6 +127,8 @@ def _probe(loaded: config.Config, outside: Outside) -> int:
     for name, answered, sentence in outside.app().probe(loaded):
         print(f"{name}: {sentence}", file=outside.out if answered else outside.err)
         code = code if answered else 1
+    for warning in outside.app().unmatched(loaded) if code == 0 and loaded.objectives else ():
+        print(f"warning: {warning}", file=outside.out)
     return code
 
 
@@ -212,7 +217,13 @@ COMMANDS: Mapping[str, Command] = {
         "says everything that is wrong with a config",
         (
             Flag("--config.file", CONFIG_FILE),
-            Flag("--live", {"action": "store_true", "help": "also sign in to every source and ask it once"}),
+            Flag(
+                "--live",
+                {
+                    "action": "store_true",
+                    "help": "also sign in to every source and ask it once, and look for jobs of each objective",
+                },
+            ),
             Flag("--schema", {"action": "store_true", "help": "print the JSON schema of the config"}),
         ),
         _check,

@@ -7,7 +7,8 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from exporter.assembly import Assembly, Outside, counting_rules
-from exporter.config.config import Config
+from exporter.config.config import Config, Objective
+from exporter.learning.expectations import objective_of
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.meters import SelfMetrics
 from exporter.state.opening import open_state
@@ -35,6 +36,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     last_end: float | None
     last_duration: float | None
     failures: int
+    objective: int | None = None
 
 
 class Polled(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,14 +59,17 @@ def poll_once(config: Config, outside: Outside) -> Iterator[Polled]:
         for polled in assembly.polled:
             outcome = polled.poller.poll(steps=False)
             yield Polled(
-                source=polled.name, outcome=outcome, fault=polled.poller.last_fault, lines=_lines(ledger, polled.name)
+                source=polled.name,
+                outcome=outcome,
+                fault=polled.poller.last_fault,
+                lines=_lines(ledger, polled.name, config),
             )
     finally:
         assembly.close()
         ledger.close()
 
 
-def _lines(ledger: Ledger, source: str) -> list[Line]:
+def _lines(ledger: Ledger, source: str, config: Config) -> list[Line]:
     open_runs = ledger.open_runs(source)
     with ledger.locked():
         runs = ledger.store().count_runs(source)
@@ -79,6 +84,22 @@ def _lines(ledger: Ledger, source: str) -> list[Line]:
             last_end=job.last_run.end if job.last_run else None,
             last_duration=job.last_run.duration if job.last_run else None,
             failures=job.streak,
+            objective=_place(config, objective_of(config, job)),
         )
         for job in sorted(ledger.jobs_of(source), key=lambda job: (job.project, job.name))
     ]
+
+
+def _place(config: Config, objective: Objective | None) -> int | None:
+    return None if objective is None else config.objectives.index(objective)
+
+
+def unmatched_objectives(config: Config, outside: Outside) -> Iterator[str]:
+    """Poll each source once and say which objectives no job has; nothing where a source could not be read whole."""
+    polled = list(poll_once(config, outside)) if config.objectives else []
+    lines = [line for each in polled for line in each.lines]
+    if all(each.outcome == "success" for each in polled):
+        matched = {line.objective for line in lines}
+        for place in range(len(config.objectives)):
+            if place not in matched:
+                yield f"objectives[{place}]: matches none of {len(lines)} jobs"

@@ -49,6 +49,26 @@ def kept(before, after):
     return same
 
 
+@pytest.mark.parametrize(
+    ("given", "instant"),
+    [("2026-12-28", 1798416000), ("2026-12-28T09:00:00+01:00", 1798444800), ("", None), (None, None)],
+)
+def test_the_end_of_a_credential_that_no_vendor_tells_is_shown_as_configured(given, instant):
+    metrics, ledger = SelfMetrics(CollectorRegistry()), Ledger(lambda: None)
+    outside = Outside(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+    for expires in (given, "2030-01-01", given):
+        source = {"name": "s", "type": "strait", "auth": {"api_key": "k"}, "credential_expires": expires}
+        config = loads(yaml.safe_dump({"sources": [source]}), {}, KINDS)
+        Assembly(config, ledger, metrics, NoPages(), outside).close()
+    shown = metrics.source("s").value("jobrun_source_credential_expiry_timestamp_seconds")
+    assert shown == instant
+
+
+def test_a_date_in_yaml_is_a_date():
+    config = loads(yaml.safe_dump({"sources": [ALPHA]}).rstrip() + "\n  credential_expires: 2026-12-28\n", {}, KINDS)
+    assert config.sources[0].credential_expires == 1798416000
+
+
 def test_sources_that_are_configured_as_before_stay_as_they_are(assembled):
     before = assembled(ALPHA, BETA)
     assert kept(before, assembled(BETA, ALPHA, before=before)) == ["beta", "alpha"]

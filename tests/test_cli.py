@@ -21,10 +21,11 @@ CONFIG = "sources: [{name: a, type: snowplow, organization_id: o, auth: {api_key
 class Calls:
     """Stands for the application and the simulators: writes down what it is asked, and answers as told."""
 
-    def __init__(self, error=None, probes=()):
+    def __init__(self, error=None, probes=(), unmatched=()):
         self.asked = []
         self.error = error
         self.probes = probes
+        self.lacking = unmatched
 
     def _note(self, *call):
         self.asked.append(call)
@@ -47,6 +48,10 @@ class Calls:
     def probe(self, config):
         self._note("probe", len(config.sources))
         yield from self.probes
+
+    def unmatched(self, config):
+        self._note("unmatched", len(config.objectives))
+        yield from self.lacking
 
     def serve(self, vendor, host, port):
         return self._note("serve", vendor, host, port)
@@ -193,6 +198,14 @@ def test_check_live_asks_every_source(config_file):
     assert (code, err) == (1, "b: the key was refused\n")
     assert out == "config is valid: 1 source\na: signed in, 3 runs\n"
     assert call("check", "--live", f"--config.file={config_file}", calls=Calls(probes=[("a", True, "x")]))[0] == 0
+
+
+def test_check_live_warns_of_objectives_that_no_job_has(config_file):
+    config_file.write_text(config_file.read_text() + "objectives: [{freshness: 1d}]\n")
+    calls = Calls(probes=[("a", True, "x")], unmatched=["objectives[0]: matches none of 12 jobs"])
+    code, out, _ = call("check", "--live", f"--config.file={config_file}", calls=calls)
+    assert code == 0
+    assert out.endswith("a: x\nwarning: objectives[0]: matches none of 12 jobs\n")
 
 
 def test_check_without_live_asks_no_source(config_file):

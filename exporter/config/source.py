@@ -10,6 +10,7 @@ from exporter.config.faults import wrong
 from exporter.config.section import Conflict, Section
 from exporter.config.values import (
     BaseUrl,
+    Date,
     Duration,
     Name,
     Page,
@@ -143,6 +144,8 @@ class SourceSettings(Section):
     """HTTP proxy for the requests."""
     tls: Tls = Tls()
     """Certificates for the connection."""
+    credential_expires: Date | None = None
+    """When the credential ends, where the vendor does not tell: a date, or a time with its zone."""
     team: str = ""
     """Whom its jobs concern, where their objective names nobody."""
     page: Page = "critical"

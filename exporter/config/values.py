@@ -5,6 +5,7 @@ import itertools
 import re
 import string
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
@@ -235,6 +236,25 @@ def _name(text: str) -> str:
 
 Name = Annotated[str, AfterValidator(_name)]
 """What becomes a label's value and a part of a URL's path."""
+
+
+def _date(value: object) -> float | None:
+    """Unix seconds of a date, at whose start it is meant, or of a time; YAML makes objects of both."""
+    if value is None or value == "":
+        return None
+    try:
+        moment = datetime.fromisoformat(str(value).strip())
+    except ValueError:
+        raise wrong("must be a date like 2026-12-28, or a time like 2026-12-28T09:00:00Z") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+Date = Annotated[
+    float,
+    PlainValidator(_date),
+    WithJsonSchema({"type": "string", "examples": ["2026-12-28", "2026-12-28T09:00:00Z"]}),
+]
+"""A time as Unix seconds; "" is none."""
 
 Page = Literal["critical", "warning", "none"]
 """How urgently people may be told of a job: at once, today, not at all. From the highest to the lowest."""

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
@@ -86,6 +87,9 @@ class Publisher:
         self._unreadable: frozenset[tuple[str, str]] = frozenset()
         self._held: set[Series] = set()
         self._unparsed: set[tuple[int, str]] = set()
+        self._told_unmatched = False
+        self.unmatched: tuple[int, ...] = ()
+        """Objectives that no job has although all sources have been read, by their place in the configuration."""
         self._log = structlog.get_logger()
 
     def configure(self, config: Config, sources: Mapping[str, Shown]) -> None:
@@ -93,6 +97,7 @@ class Publisher:
         with self._lock:
             self._config, self._sources = config, sources
             self._withheld = frozenset()
+            self._told_unmatched = False
 
     def publish(self) -> None:
         """Makes a page of all that is committed."""
@@ -104,6 +109,7 @@ class Publisher:
                 self._withheld, self._unreadable, changed.everything = withheld, unreadable, True
             self._update(changed)
             self._hold_unobserved()
+            self._count_objectives()
             self._metrics.series(self._exposition.series_by_family(), self._limit())
             if self._ledger.last_commit is not None:
                 self._metrics.committed(self._ledger.last_commit, self._ledger.size())
@@ -211,6 +217,7 @@ class Publisher:
             schedule=expected.schedule,
             unparsed=expected.unparsed,
             learned=tuple(name for name in expected.learned if watched or name == "duration_budget"),
+            objective=config.objectives.index(objective) if config and objective else None,
             team=told.team,
             page=told.page,
             failures_to_page=told.failures_to_page,
@@ -220,6 +227,19 @@ class Publisher:
             step_histograms=self._ledger.step_histograms,
             withheld=job.source in self._withheld,
         )
+
+    def _count_objectives(self) -> None:
+        """Show how many jobs each objective has; once all sources have been read, say which have none."""
+        found = Counter(view.objective for view in self.views.values())
+        objectives = self._config.objectives if self._config else ()
+        self._metrics.objectives([found[place] for place in range(len(objectives))])
+        if self._ledger.starting() & self._sources.keys():
+            return
+        self.unmatched = tuple(place for place in range(len(objectives)) if not found[place])
+        if not self._told_unmatched:
+            self._told_unmatched = True
+            for place in self.unmatched:
+                self._log.warning("objective matches no job", objective=place, jobs=len(self.views))
 
     def _warn_of_schedule(self, job: JobState, schedule: str) -> None:
         """Log once that a job's schedule is not understood."""

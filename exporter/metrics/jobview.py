@@ -33,6 +33,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         schedule: In words of its vendor or of the configuration.
         unparsed: Whether nobody can tell what that means.
         learned: Which of `freshness`, `duration_budget` and `next_run` come from its past alone.
+        objective: The number of the objective that it has, counted from 0.
         team: Who looks after it.
         page: The highest severity that it may page with.
         failures_to_page: Failed runs in a row after which somebody is paged.
@@ -53,6 +54,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     schedule: str = ""
     unparsed: bool = False
     learned: tuple[str, ...] = ()
+    objective: int | None = None
     team: str = ""
     page: str = "critical"
     failures_to_page: int = 3

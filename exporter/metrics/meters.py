@@ -73,6 +73,11 @@ EXPORTER_FAMILIES: Final = (
     Family("jobrun_exporter_config_last_reload_success_timestamp_seconds", "When a config was last applied."),
     Family("jobrun_exporter_state_last_commit_timestamp_seconds", "When the state was last written."),
     Family("jobrun_exporter_state_size_bytes", "Size of the state on disk."),
+    Family(
+        "jobrun_objective_jobs",
+        "Jobs that have an objective, by its place in the configuration, counted from 0.",
+        labels=("objective",),
+    ),
     Family("jobrun_exporter_series", "Series served, by metric family.", labels=("family",)),
     Family("jobrun_exporter_series_limit", "The configured limit of domain series."),
     Family("jobrun_exporter_state_commit_errors_total", "Failed writes of the state.", Counter),
@@ -95,6 +100,7 @@ class SelfMetrics:
         self._families = {family.name: make(family) for family in EXPORTER_FAMILIES}
         self._shown: set[str] = set()
         self._counted: set[str] = set()
+        self._objectives = 0
         self._sources: dict[str, SourceMeter] = {}
         self._lock = threading.Lock()
         for metric in self._source_families.values():
@@ -145,6 +151,14 @@ class SelfMetrics:
             gauge.remove(family)
         self._counted = set(counts)
         self._gauge("jobrun_exporter_series_limit").set(limit)
+
+    def objectives(self, jobs: Sequence[int]) -> None:
+        """Show how many jobs have each objective; objectives beyond these are no more."""
+        for place, count in enumerate(jobs):
+            self._gauge("jobrun_objective_jobs").labels(str(place)).set(count)
+        for place in range(len(jobs), self._objectives):
+            self._gauge("jobrun_objective_jobs").remove(str(place))
+        self._objectives = len(jobs)
 
     def _gauge(self, name: str) -> Gauge:
         return shown(self._family(name), Gauge)

@@ -39,6 +39,7 @@ KINDS = {
     "JobrunSourceScopeUnreadable": "warning",
     "JobrunSourceRateLimitLow": "warning",
     "JobrunSourceCredentialExpiring": "warning",
+    "JobrunObjectiveMatchesNothing": "warning",
     "JobrunExporterConfigReloadFailed": "warning",
     "JobrunExporterSeriesOverflow": "warning",
 }
@@ -46,7 +47,10 @@ KINDS = {
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """All that problems are found in. `refused`: why the last reload was; `state_fault`: why nothing is committed."""
+    """All that problems are found in.
+
+    `refused`: why the last reload was; `state_fault`: why nothing is committed; `unmatched`: objectives without a job.
+    """
 
     now: float
     sources: tuple[SourceReport, ...]
@@ -54,6 +58,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     watermarks: dict[str, float | None]
     refused: str = ""
     state_fault: str = ""
+    unmatched: tuple[int, ...] = ()
 
 
 def problems(standing: Standing) -> tuple[Problem, ...]:
@@ -75,6 +80,11 @@ def _of_exporter(standing: Standing) -> Iterator[Problem]:
     if standing.refused:
         sentence = f"The configuration was refused, the one before stays in force: {standing.refused}"
         yield _problem("JobrunExporterConfigReloadFailed", sentence, "/")
+    for place in standing.unmatched:
+        sentence = (
+            f"objectives[{place}] of the configuration matches no job, so nothing is expected of the jobs it means."
+        )
+        yield _problem("JobrunObjectiveMatchesNothing", sentence, "/")
     if folded:
         sentence = f"{folded} jobs are counted together as __other__: there are more series than metrics.max_series."
         yield _problem("JobrunExporterSeriesOverflow", sentence, "/")

@@ -126,6 +126,7 @@ class Reporter:
                 watermarks={name: ledger.source(name).watermark() for name in names},
                 refused=self._parts.refused(),
                 state_fault=ledger.fault,
+                unmatched=self._parts.publisher.unmatched,
             )
         )
 

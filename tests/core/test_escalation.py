@@ -1,6 +1,7 @@
 """Who hears of a job and how urgently, as the page shows it."""
 
 import pytest
+import structlog
 
 from exporter.model import Job
 from tests.core.shown import ShownBook
@@ -90,3 +91,32 @@ def test_both_jobs_of_a_name_have_the_objective_of_that_name(page_of):
     page.read(jobs=[Job(job_id="11", name="Sync orders"), Job(job_id="22", name="Sync orders")])
     assert page.scrape(INFO, "job_name", "team") == {("Sync orders", "data"): 1, ("Sync orders #22", "data"): 1}
     assert len(page.scrape("jobrun_job_freshness_objective_seconds", "job_name")) == 2
+
+
+COUNTED = "jobrun_objective_jobs"
+TWO = "objectives: [{match: {job_name: load.*}}, {match: {job_name: dayly}}, {match: {job_name: load}}]"
+
+
+def test_each_objective_says_how_many_jobs_have_it_and_one_without_is_logged_once(page_of):
+    with structlog.testing.capture_logs() as lines:
+        page = page_of(LOAD, SYNC, more=TWO)
+        for _ in range(2):
+            assert page.scrape(COUNTED, "objective") == {("0",): 1, ("1",): 0, ("2",): 0}
+    said = [line for line in lines if line["event"] == "objective matches no job"]
+    assert [(line["objective"], line["jobs"]) for line in said] == [(1, 2), (2, 2)]
+    assert page.publisher.unmatched == (1, 2)
+
+
+def test_both_jobs_of_a_name_count_for_an_objective(page_of):
+    page = page_of(more="objectives: [{match: {job_name: Sync orders}}]")
+    page.read(jobs=[Job(job_id="11", name="Sync orders"), Job(job_id="22", name="Sync orders")])
+    assert page.scrape(COUNTED, "objective") == {("0",): 2}
+
+
+def test_nothing_is_said_of_objectives_before_all_sources_were_read(tmp_path):
+    with structlog.testing.capture_logs() as lines:
+        book = ShownBook(tmp_path / "state.db", more=TWO)
+        assert book.scrape(COUNTED, "objective") == {("0",): 0, ("1",): 0, ("2",): 0}
+    assert [line for line in lines if "objective" in line["event"]] == []
+    assert book.publisher.unmatched == ()
+    book.close()
