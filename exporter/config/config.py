@@ -3,6 +3,8 @@
 text ─► document (YAML, ${VAR}) ─► models (values, unknown keys) ─► what must hold between sections ─► Config
 """
 
+import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -13,6 +15,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from exporter.config.document import parse
+from exporter.config.doubts import doubt_of, values_of
 from exporter.config.faults import ConfigError, Fault, faults_of
 from exporter.config.secret import Secret
 from exporter.config.section import Conflict, Section, given_keys
@@ -156,11 +159,12 @@ class Config(Section):
     def warnings(self, poll_requests: Mapping[str, int] | None = None) -> list[Fault]:
         """What works but should be looked at. `poll_requests`: requests of one quiet poll, by type of source."""
         requests = poll_requests or {}
-        return [
+        of_sources = [
             warning
             for index, source in enumerate(self.sources)
             for warning in _warnings(f"sources[{index}]", source, requests.get(source.type, 1))
         ]
+        return of_sources + [Fault(path, doubt) for path, value in values_of(self) if (doubt := doubt_of(value))]
 
 
 def _warnings(path: str, source: SourceSettings, poll_requests: int) -> Iterator[Fault]:
@@ -200,7 +204,7 @@ def text_of(path: Path) -> str:
 
 def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:
     """As `load`, of a file's text."""
-    data, faults = parse(text, environ)
+    data, faults, emptied = parse(text, environ)
     if isinstance(data, dict):  # a section of which all lines are commented out
         data = {key: value for key, value in data.items() if value is not None or key not in Config.model_fields}
     config = None
@@ -211,8 +215,22 @@ def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:
         faults += [fault for fault in faults_of(error) if fault.path not in already]
     faults += _across(data, settings)
     if config is None or faults:
-        raise ConfigError(faults)
+        raise ConfigError([_told_better(fault, data, emptied, settings) for fault in faults])
     return config
+
+
+def _told_better(fault: Fault, data: Any, emptied: Mapping[str, str], settings: Settings) -> Fault:  # noqa: ANN401  # as the file has it
+    """A fault with what only the whole file tells about its cause."""
+    if fault.path in emptied:
+        return Fault(fault.path, f"{fault.message}: the environment variable {emptied[fault.path]} is empty")
+    if found := re.fullmatch(r"sources\[(\d+)\]\.type", fault.path):
+        source = data["sources"][int(found[1])]
+        word = source.get("type") if isinstance(source, dict) else None
+        if isinstance(word, str) and word not in settings:
+            near = difflib.get_close_matches(word.casefold(), settings, n=1, cutoff=0.5)
+            known = f"did you mean {near[0]}?" if near else f"known are {', '.join(settings)}"
+            return Fault(fault.path, f"unknown type; {known}")
+    return fault
 
 
 def _model(settings: Settings) -> type[Config]:

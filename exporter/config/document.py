@@ -21,10 +21,17 @@ _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Document(NamedTuple):
-    """What a file says. `data` is made of dicts with text keys, lists and scalars; `faults` are in it already."""
+    """What a file says.
+
+    Attributes:
+        data: Dicts with text keys, lists and scalars.
+        faults: What is wrong already.
+        emptied: By path, the environment variables that made a value empty.
+    """
 
     data: Any
     faults: list[Fault]
+    emptied: dict[str, str]
 
 
 def parse(text: str, environ: Mapping[str, str] | None) -> Document:
@@ -40,7 +47,7 @@ def parse(text: str, environ: Mapping[str, str] | None) -> Document:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
-            return Document({}, [])
+            return Document({}, [], {})
         if _size(node, {}) > LARGEST:
             raise ConfigError([*faults, Fault("", f"more than {LARGEST} values, with all that * repeats")])
         faults += _faulty_keys(node, (), ())
@@ -48,23 +55,33 @@ def parse(text: str, environ: Mapping[str, str] | None) -> Document:
             raise ConfigError(faults)
         data = loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise ConfigError([*faults, _syntax_fault(error)]) from None
+        raise ConfigError([*faults, _syntax_fault(error, text)]) from None
     except RecursionError:
         raise ConfigError([*faults, Fault("", "not YAML: nested too deeply")]) from None
     except ValueError:  # the library's own slip for what looks like a date or a number and is none
         raise ConfigError([*faults, Fault("", "not YAML: a date or number that is none; put it in quotes")]) from None
-    return Document(data if environ is None else _replaced(data, environ, (), faults), faults)
+    document = Document(data, faults, {})
+    return document if environ is None else document._replace(data=_replaced(data, environ, (), document))
 
 
-def _syntax_fault(error: yaml.YAMLError) -> Fault:
+_CURES = {
+    "found undefined alias": "; put a value that begins with * in quotes",
+    "but found another document": "; a config is one document: remove what comes after ---",
+}
+"""What to do, by the library's words for the problem."""
+
+
+def _syntax_fault(error: yaml.YAMLError, text: str) -> Fault:
     """Where and why, without the excerpts that the library would add: they could show a secret."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = ", ".join(filter(None, (error.context, error.problem)))
-        return Fault("", f"not YAML{where}: {_QUOTED.sub('…', problem)}")
+        cure = next((cure for words, cure in _CURES.items() if words in problem), "")
+        return Fault("", f"not YAML{where}: {_QUOTED.sub('…', problem)}{cure}")
     if isinstance(error, yaml.reader.ReaderError):
-        return Fault("", f"not YAML: character {error.position + 1} is not allowed")
+        line = text.count("\n", 0, error.position) + 1
+        return Fault("", f"not YAML at line {line}: remove the control character U+{ord(text[error.position]):04X}")
     return Fault("", "not YAML")
 
 
@@ -98,18 +115,28 @@ def _faulty_keys(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> I
             yield from _faulty_keys(value, below, (*above, node))
 
 
-def _replaced(data: Any, environ: Mapping[str, str], path: Path, faults: list[Fault]) -> Any:  # noqa: ANN401  # YAML
-    """The data with variables replaced; what is wrong with them is added to `faults`."""
+def _replaced(data: Any, environ: Mapping[str, str], path: Path, document: Document) -> Any:  # noqa: ANN401  # YAML
+    """The data with variables replaced; what is wrong with them is added to the document."""
     if isinstance(data, dict):
         items = ((key, value) for key, value in data.items() if isinstance(key, str))
-        return {key: _replaced(value, environ, (*path, key), faults) for key, value in items}
+        return {key: _replaced(value, environ, (*path, key), document) for key, value in items}
     if isinstance(data, list):
-        return [_replaced(item, environ, (*path, index), faults) for index, item in enumerate(data)]
+        return [_replaced(item, environ, (*path, index), document) for index, item in enumerate(data)]
     if not isinstance(data, str):
         return data
     complaints = [complaint for name in _names(data) if (complaint := _complaint(name, environ))]
-    faults += [Fault(path_of(path), complaint) for complaint in complaints]
-    return data if complaints else _VARIABLE.sub(lambda match: environ[match[1]] if match[1] else "$", data)
+    document.faults.extend(Fault(path_of(path), complaint) for complaint in complaints)
+    if complaints:
+        return data
+    text = _VARIABLE.sub(lambda match: _value(environ[match[1]]) if match[1] else "$", data)
+    if data and not text:
+        document.emptied[path_of(path)] = ", ".join(_names(data))
+    return text
+
+
+def _value(text: str) -> str:
+    """A variable's value without what files leave in it: a byte order mark, line breaks at its end."""
+    return text.removeprefix("\ufeff").rstrip("\r\n")
 
 
 def _names(text: str) -> list[str]:

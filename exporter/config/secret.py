@@ -30,7 +30,7 @@ class Secret:
     __slots__ = ("_file", "_text", "_version")
 
     def __init__(self, text: str = "", *, file: Path | None = None) -> None:
-        self._text = text.rstrip("\r\n")
+        self._text = text.removeprefix("\ufeff").rstrip("\r\n")
         self._file = file
         self._version: Version | None = None
 
@@ -55,7 +55,7 @@ class Secret:
             version = (status.st_mtime_ns, status.st_size, status.st_ino)
             if version == self._version:
                 return
-            text = file.read_text(encoding="utf-8").rstrip("\r\n")
+            text = file.read_text(encoding="utf-8-sig").rstrip("\r\n")
         except OSError as error:
             raise SecretError(f"the secret's file {file} cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:  # its text would show bytes of the secret

@@ -231,8 +231,13 @@ Switch = BeforeValidator(_word_of_switch)
 def _name(text: str) -> str:
     if not text or text != text.strip() or re.search(r"[/\x00-\x1f\x7f]", text):
         raise wrong("must not be empty, and have no slash, line break, or space at an end")
+    if len(text) > LONGEST_NAME:
+        raise wrong(f"must not have more than {LONGEST_NAME} characters")
     return text
 
+
+LONGEST_NAME = 100
+"""Characters of a source's name: it is in every series and link."""
 
 Name = Annotated[str, AfterValidator(_name)]
 """What becomes a label's value and a part of a URL's path."""
@@ -293,5 +298,15 @@ def _state_path(text: str) -> str:
 StatePath = Annotated[str, Field(min_length=1), AfterValidator(_state_path)]
 """The path of the state's file."""
 
-Text = Annotated[str, Field(min_length=1)]
-"""A text that is not empty."""
+
+def _bare(text: str) -> str:
+    stripped = text.strip().removeprefix("\ufeff").strip()
+    if not stripped:
+        raise wrong("must not be empty")
+    if re.search(r"[\x00-\x1f\x7f]", stripped):
+        raise wrong("must not hold line breaks or control characters")
+    return stripped
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_bare)]
+"""A text that is not empty, without the line breaks and blanks that copies bring along at its ends."""

@@ -210,7 +210,7 @@ def load_web(path: Path) -> WebConfig:
 def web_config(path: Path, text: str) -> WebConfig:
     """As `load_web`, of a text that was read already."""
     try:
-        data, faults = parse(text, None)
+        data, faults, _ = parse(text, None)
     except ConfigError as error:
         raise ConfigError(_masked(error.faults)) from None
     config = None

@@ -1,0 +1,100 @@
+"""Values that work as little as a mistake: what variables and files bring along, and what looks wrong."""
+
+import pytest
+
+from exporter.config.config import loads
+from exporter.config.faults import ConfigError
+from exporter.sources import SOURCES
+
+SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
+NORTHFLANK = "sources: [{name: %s, type: northflank, team_id: '%s', auth: {%s}}]"
+
+
+def config_of(name="a", team="t", auth="api_token: k", **environ):
+    return loads(NORTHFLANK % (name, team, auth), environ, SETTINGS)
+
+
+def file_of(tmp_path, content):
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    return f"api_token_file: {file}"
+
+
+def token(config):
+    return config.sources[0].auth.api_token.reveal()
+
+
+def warned(config):
+    return [str(warning) for warning in config.warnings()]
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n", "\n\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_byte_order_marks_and_line_breaks_at_the_end_are_no_part_of_a_value(tmp_path, mark, ending):
+    from_environment = config_of("'${NAME}'", "${TEAM}", "api_token: '${KEY}'", **dict.fromkeys(
+        ("NAME", "TEAM", "KEY"), f"{mark}word{ending}"
+    ))  # fmt: skip
+    source = from_environment.sources[0]
+    assert (source.name, source.team_id, token(from_environment)) == ("word", "word", "word")
+    assert token(config_of(auth=file_of(tmp_path, f"{mark}word{ending}".encode()))) == "word"
+
+
+@pytest.mark.parametrize("given", [" t1 ", "t1\n", "\ufefft1"])
+def test_blanks_around_an_id_are_no_part_of_it(given):
+    assert config_of(team="${TEAM}", TEAM=given).sources[0].team_id == "t1"
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [("name", "must not be empty"), ("team", "must not be empty"), ("auth", "is empty")],
+)
+@pytest.mark.parametrize("value", ["", "\n", "\ufeff"])
+def test_an_empty_variable_is_named(place, words, value):
+    given = {"name": "'${EMPTY}'", "team": "${EMPTY}", "auth": "api_token: '${EMPTY}'"}
+    with pytest.raises(ConfigError) as raised:
+        config_of(**{place: given[place]}, EMPTY=value)
+    (fault,) = raised.value.faults
+    assert words in fault.message
+    assert fault.message.endswith(": the environment variable EMPTY is empty")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'"secret word"\n', "begins and ends with quotes, which are sent too: remove them"),
+        (b"'secret word'", "begins and ends with quotes, which are sent too: remove them"),
+        (b"API_TOKEN=secret\n", "looks like NAME=value: write the value alone"),
+        (b"export TOKEN='secret'", "looks like NAME=value: write the value alone"),
+        (b"Bearer secret", "begins like a header: write the secret alone"),
+        (b"$API_TOKEN", "looks like a variable that is not replaced: write ${…} with its name"),
+    ],
+)  # fmt: skip
+def test_a_secret_that_looks_wrong_is_warned_of_and_never_shown(tmp_path, content, words):
+    config = config_of(auth=file_of(tmp_path, content))
+    assert warned(config) == [f"sources[0].auth.api_token_file: {words}"]
+    assert "secret word" not in str(warned(config))
+
+
+@pytest.mark.parametrize("content", [b"c2VjcmV0Cg==", b"A=", b"abc$DEF", b"x", b'"', b"sk_live=abc", b"ABCDEF=="])
+def test_a_secret_like_any_other_is_not_doubted(tmp_path, content):
+    assert warned(config_of(auth=file_of(tmp_path, content))) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [("$TEAM", "${TEAM}"), ("$team", "${team}"), ("a-$TEAM_ID/b", "${TEAM_ID}")],
+)
+def test_a_variable_without_braces_is_warned_of(text, written):
+    assert warned(config_of(team=text)) == [f"sources[0].team_id: ${written[2:-1]} is not replaced: write {written}"]
+
+
+def test_a_variable_without_braces_as_a_secret_is_warned_of():
+    assert warned(config_of(auth="api_token: $NORTHFLANK_TOKEN")) == [
+        "sources[0].auth.api_token: looks like a variable that is not replaced: write ${…} with its name"
+    ]
+
+
+@pytest.mark.parametrize("word", ["Northflank", "northflnk", "nortflank"])
+def test_a_type_that_is_nearly_one_is_recognized(word):
+    with pytest.raises(ConfigError, match="did you mean northflank"):
+        loads((NORTHFLANK % ("a", "t", "api_token: k")).replace("northflank", word), {}, SETTINGS)
