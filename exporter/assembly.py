@@ -146,7 +146,12 @@ class Assembly:
         if known is not None and known.settings == settings and not any(map(_has_files, settings)):
             return known
         stopping = threading.Event()
-        budget = Budget(rate, monotonic=self._outside.monotonic, sleep=self._outside.sleep or stopping.wait)
+        budget = Budget(
+            rate,
+            monotonic=self._outside.monotonic,
+            sleep=self._outside.sleep or stopping.wait,
+            before=known.budget if known else None,
+        )
         return _Account(settings, budget, stopping)
 
     def _kept(self, settings: SourceSettings, before: "Assembly | None") -> Polled | None:

@@ -116,3 +116,11 @@ def test_only_what_is_replaced_is_closed(assembled):
     before.close(after)
     assert before.clients["alpha"]._http.is_closed
     assert not before.clients["beta"]._http.is_closed
+
+
+def test_a_source_that_is_replaced_keeps_to_what_its_credential_has_used(assembled):
+    before = assembled(ALPHA)
+    before.clients["alpha"]._budget.blocked_until(100.0)
+    after = assembled({**ALPHA, "poll_interval": "2m"}, before=before)
+    assert after.clients["alpha"]._budget is not before.clients["alpha"]._budget
+    assert after.clients["alpha"].wait() > 90

@@ -55,6 +55,14 @@ class Pace:
         self._spacing = 0.0
         self._spaced_until = -math.inf
 
+    def follow(self, before: "Pace") -> None:
+        """Take over what was sent, and what the server said, under another pace."""
+        taken, by_people = before._taken, before._by_people  # noqa: SLF001  # our own class, as below
+        self._taken.extend(taken)
+        self._by_people.extend(by_people)
+        self._blocked_since, self._blocked_until = before._blocked_since, before._blocked_until  # noqa: SLF001
+        self._spacing, self._spaced_until = before._spacing, before._spaced_until  # noqa: SLF001
+
     def earliest(self, now: float) -> float:
         """The first time, `now` or later, at which a request may go."""
         free = self._unblocked(now)
@@ -112,6 +120,7 @@ class Budget:
     """The requests that one credential may make; shared between threads and sources.
 
     `sleep` waits so many seconds and returns True if the process is shutting down (None or False otherwise).
+    `before`: the budget that the same credential had until now.
     """
 
     def __init__(
@@ -120,11 +129,15 @@ class Budget:
         *,
         monotonic: Callable[[], float],
         sleep: Callable[[float], bool | None],
+        before: "Budget | None" = None,
     ) -> None:
+        self._lock = threading.Lock()
         self._pace = Pace(requests_per_minute)
+        if before is not None:
+            with before._lock:  # noqa: SLF001  # our own class
+                self._pace.follow(before._pace)  # noqa: SLF001  # as above
         self._monotonic = monotonic
         self._sleep = sleep
-        self._lock = threading.Lock()
         self._polls_waiting = 0
 
     @property

@@ -244,3 +244,17 @@ def test_a_person_is_no_probe_of_a_server_that_wants_no_request(moved):
     moved.now += PROBE_INTERVAL
     assert as_people(budget, 1) == 0
     assert budget.wait() == 0.0
+
+
+def test_a_budget_that_follows_another_remembers_what_was_sent_and_what_the_server_said(moved):
+    before = make_budget(moved, 10.0)
+    as_people(before, 2)
+    for _ in range(8):
+        before.acquire(EVER)
+    after = Budget(20.0, monotonic=moved.monotonic, sleep=moved.sleep, before=before)
+    assert as_people(after, 10) == 3
+    for _ in range(7):
+        assert after.acquire(EVER) == 0.0
+    assert after.wait() == 60.0
+    before.blocked_until(100.0)
+    assert Budget(20.0, monotonic=moved.monotonic, sleep=moved.sleep, before=before).wait() == 100.0
