@@ -72,6 +72,7 @@ def tell_everything(metrics):
     metrics.reloaded(1.7e9)
     metrics.committed(1.7e9, 4096)
     metrics.series({"jobrun_runs_total": 5}, 100)
+    metrics.objectives([2])
     return meter
 
 
