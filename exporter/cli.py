@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TextIO, cast
@@ -16,6 +17,7 @@ from exporter.config import config
 from exporter.config.faults import ConfigError, Fault
 from exporter.errors import JobrunError
 from exporter.history.wanted import Wanted, parse_label
+from exporter.placing import place
 from exporter.sources import SOURCES
 from exporter.state.opening import problem
 from exporter.times import parse_instant
@@ -156,8 +158,15 @@ def _simulate(options: argparse.Namespace, outside: Outside) -> int:
 
 
 def _assets(options: argparse.Namespace, outside: Outside) -> int:
-    for path in assets.write(options.output):
-        print(path, file=outside.out)
+    with tempfile.TemporaryDirectory() as staged:
+        links = {"external_url": options.external_url, "grafana_url": options.grafana_url}
+        written = [path.relative_to(staged) for path in assets.write(Path(staged), **links)]
+        try:
+            place(Path(staged), options.output, force=options.force)
+        except OSError as error:
+            raise assets.AssetError(f"{options.output} cannot be written: {error.strerror}") from None
+    for name in written:
+        print(options.output / name, file=outside.out)
     return 0
 
 
@@ -298,6 +307,15 @@ COMMANDS: Mapping[str, Command] = {
             Flag(
                 "--output", {"required": True, "type": Path, "metavar": "DIR", "help": "where; made if it is not there"}
             ),
+            Flag(
+                "--external-url", {"default": "", "metavar": "U", "help": "address of the exporter's pages, for links"}
+            ),
+            Flag("--grafana-url", {"default": "", "metavar": "U", "help": "address of Grafana, for links"}),
+            Flag(
+                "--for",
+                {"dest": "kind", "choices": ("prometheus",), "default": "prometheus", "help": "form of the rules"},
+            ),
+            Flag("--force", {"action": "store_true", "help": "overwrite files that were changed since"}),
         ),
         _assets,
     ),
