@@ -4,15 +4,29 @@ Usage: python -m benchmarks.growth [SMALLEST]
 """
 
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 from benchmarks.customers import poll_of
 from benchmarks.measure import Figure, exponent, least, show
 from benchmarks.memory import SERIES_A_JOB, daemon, resident
 from benchmarks.render import full, view
 from benchmarks.vendor import body, polling, rows, stamp
+from exporter.assembly import counting_rules, rules_of
+from exporter.config.config import loads
+from exporter.ledger.entries import Moment
+from exporter.ledger.ledger import Ledger
+from exporter.model import Job, Reading, Result, Run, Step
+from exporter.sources import SOURCES
 from exporter.sources.snowplow import EVENT_LIMIT
+from exporter.state.opening import open_state
 
 DOUBLINGS = (1, 2, 4, 8)
+NOW = 1_780_000_000.0
+CONFIG = """
+sources: [{name: s, type: snowplow, organization_id: o, auth: {api_key: k}}]
+metrics: {max_series: 10000000}
+"""
 
 
 def measure(smallest=EVENT_LIMIT + 1, *, memory=True):
@@ -26,6 +40,8 @@ def measure(smallest=EVENT_LIMIT + 1, *, memory=True):
     )
     yield fitted("render of all", rendered, jobs, "jobs")
     yield fitted("render of one job", rendered_again, jobs, "jobs")
+    yield fitted("steps of a run", steps, jobs, "steps")
+    yield fitted("poll, nothing new", scopes, jobs, "scopes")
     if memory:
         yield fitted("memory above idle", held, 250, "jobs")
 
@@ -73,6 +89,54 @@ def sources(number, runs):
     """A poll of each of several sources, with known runs."""
     with polling(number) as many:
         return least(going_on(many, runs), 5)
+
+
+def steps(number):
+    """The commit of a run with new and known steps."""
+    with booked() as ledger:
+        count = [0]
+
+        def another():
+            count[0] += 1
+            run = Run(run_id=f"r{count[0]}", job_id="j", result=Result.SUCCESS, start=NOW + 1, end=NOW + 2)
+            taken = [Step(name=f"step {each}", result=Result.SUCCESS, duration=1.0) for each in range(number)]
+            moment = Moment(now=NOW + 10 + count[0], started=NOW + count[0])
+            reading = Reading(jobs=[Job(job_id="j", name="j")], runs=[run], steps={run.run_id: taken})
+            return lambda: ledger.commit("s", reading, moment)
+
+        return least(another, 4)
+
+
+def scopes(number):
+    """A poll of a source with as many scopes, each read by itself, in which nothing has happened."""
+    with booked() as ledger:
+        count = [0]
+
+        def poll():
+            count[0] += 1
+            now = NOW + 60 * count[0]
+            moment = Moment(now=now, started=now)
+            ledger.begin("s", now)
+            for each in range(number):
+                job = Job(job_id=f"j{each}", name="j", project=f"p{each}", scope=f"s{each}")
+                ledger.commit("s", Reading(scope=f"s{each}", jobs=[job], catalog=True, through=now - 60), moment)
+            ledger.give_up("s", moment)
+            ledger.finish("s", moment, swept=False)
+
+        poll()
+        return least(lambda: poll, 3)
+
+
+@contextmanager
+def booked():
+    """A ledger of one source, without the source."""
+    config = loads(CONFIG, {}, {word: kind.settings for word, kind in SOURCES.items()})
+    ledger = Ledger(lambda: open_state(Path(":memory:"), lambda: NOW))
+    ledger.load()
+    ledger.configure({"s": rules_of(config.sources[0], config)}, counting_rules(config), "on")
+    ledger.begin("s", NOW)
+    yield ledger
+    ledger.close()
 
 
 def rendered(jobs):

@@ -243,7 +243,7 @@ class ScopeState(msgspec.Struct, omit_defaults=True, kw_only=True):
     """What is readable or not as a whole.
 
     `watermark`: all its endings up to here are counted. `complete`: a complete poll has read it. `missing_since`: since
-    when it has been said to exist no more.
+    when it has been said to exist no more. `read`: it was readable once, so that its baseline stands.
     """
 
     baseline: float
@@ -251,6 +251,7 @@ class ScopeState(msgspec.Struct, omit_defaults=True, kw_only=True):
     readable: bool = True
     complete: bool = False
     missing_since: float | None = None
+    read: bool = False
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -356,3 +357,19 @@ Record = TypeVar("Record", bound=msgspec.Struct)
 def copy(record: Record) -> Record:
     """A deep copy, to be changed by a transaction."""
     return msgspec.json.decode(msgspec.json.encode(record), type=type(record))
+
+
+def fork(source: SourceState) -> SourceState:
+    """Return a copy of a source, to be changed by a transaction: of its scopes and notes only the tables are copied."""
+    counts = {
+        family: {labels: msgspec.structs.replace(count) for labels, count in series.items()}
+        for family, series in source.counts.items()
+    }
+    return msgspec.structs.replace(
+        source,
+        counts=counts,
+        scopes=dict(source.scopes),
+        notes=dict(source.notes),
+        filters=list(source.filters),
+        unobserved=list(source.unobserved),
+    )

@@ -1,9 +1,22 @@
 """One transaction in the making: copies of the records that it touches, and the rows that it will write."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from exporter.counting.counting import Rules, bounded, seed
-from exporter.counting.records import OTHER, SEPARATOR, Counted, JobState, clean, copy, label_of, name_apart
+from exporter.counting.records import (
+    OTHER,
+    SEPARATOR,
+    Counted,
+    JobState,
+    ScopeState,
+    clean,
+    copy,
+    fork,
+    label_of,
+    name_apart,
+)
 from exporter.counting.rules import SourceRules, included_since
 from exporter.ledger.books import Books
 from exporter.metrics.families import ERRORS, RUN_DURATION, RUNS, STEPS
@@ -55,7 +68,9 @@ class Draft:
         self._new: dict[str, int] = {}
         self._names: dict[tuple[str, str], int] = {}
         self._exporter: Counted | None = None
-        self.source = copy(books.sources[rules.name])
+        self.source = fork(books.sources[rules.name])
+        self.scopes: set[str] = set()
+        self.notes: set[str] = set()
         self.jobs: dict[int, JobState] = {}
         self.runs: dict[str, StoredRun] = {}
         self.recount: set[int] = set()
@@ -73,6 +88,32 @@ class Draft:
             self.jobs[key] = copy(self._books.jobs[key])
         return self.jobs[key]
 
+    def scope(self, name: str) -> ScopeState:
+        """Return a scope's record, to be changed."""
+        if name not in self.scopes:
+            self.put_scope(name, msgspec.structs.replace(self.source.scopes[name]))
+        return self.source.scopes[name]
+
+    def put_scope(self, name: str, scope: ScopeState) -> None:
+        """Give a scope a new record."""
+        self.scopes.add(name)
+        self.source.scopes[name] = scope
+
+    def drop_scope(self, name: str) -> None:
+        """Forget a scope."""
+        self.scopes.add(name)
+        del self.source.scopes[name]
+
+    def note(self, name: str, text: str) -> None:
+        """Keep a note of the source; "" deletes it."""
+        if self.source.notes.get(name, "") == text:
+            return
+        self.notes.add(name)
+        if text:
+            self.source.notes[name] = text
+        else:
+            del self.source.notes[name]
+
     def find(self, job_id: str) -> int | None:
         """The key of a job."""
         return self._new.get(job_id) or self._books.by_id.get((self._rules.name, job_id))
@@ -81,7 +122,7 @@ class Draft:
         """A job's record, to be read only."""
         return self.jobs.get(key) or self._books.jobs[key]
 
-    def describe(self, jobs: Iterable[Job], baselines: Mapping[str, float]) -> None:
+    def describe(self, jobs: Iterable[Job]) -> None:
         """Apply what the vendor says of jobs: new ones, new names, other details.
 
         Jobs that the configuration excludes have records too: only so is a job known that is renamed into its filter.
@@ -89,7 +130,7 @@ class Draft:
         for job in jobs:
             key = self.find(job.job_id)
             if key is None:
-                self._create(job, self._baseline(job, baselines))
+                self._create(job, self._baseline(job))
                 continue
             known = self.look(key)
             if known.job != job or known.gone or known.excluded == self._rules.wants(label_of(job)):
@@ -117,10 +158,11 @@ class Draft:
         state.gone, state.gone_since, state.folded = True, self._now, False
         state.counts, state.distributions, state.folded_steps = {}, {}, []
 
-    def _baseline(self, job: Job, baselines: Mapping[str, float]) -> float:
+    def _baseline(self, job: Job) -> float:
         """Return the scope's baseline, or the time the job was included in the config if that is later."""
         since = included_since(self.source.filters, label_of(job))
-        baseline = baselines.get(job.scope, self._now)
+        scope = self.source.scopes.get(job.scope)
+        baseline = self._now if scope is None else scope.baseline
         return baseline if since is None else max(baseline, since)
 
     def _create(self, job: Job, baseline: float) -> None:

@@ -107,7 +107,7 @@ class Entry:
             self._vanished(reading)
             return
         scope = self._scope(reading)
-        self._draft.describe(reading.jobs, {reading.scope: scope.baseline, **self._baselines()})
+        self._draft.describe(reading.jobs)
         self._draft.unfold()
         if reading.catalog:
             self._catalog(reading)
@@ -122,21 +122,20 @@ class Entry:
         self.entered.dispositions[Disposition.INVALID] += reading.invalid
         self._progress(reading, scope)
 
-    def _baselines(self) -> dict[str, float]:
-        return {name: scope.baseline for name, scope in self._draft.source.scopes.items()}
-
     def _scope(self, reading: Reading) -> ScopeState:
         """The scope's record; one that could not be read before gets its own baseline instant."""
         source = self._draft.source
         known = source.scopes.get(reading.scope)
         if known is None:
-            known = ScopeState(baseline=self._first_instant(reading))
-        elif known.watermark is None and not known.readable and reading.readable:
-            known = ScopeState(baseline=self._moment.started)
-        source.scopes[reading.scope] = known
+            self._draft.put_scope(reading.scope, ScopeState(baseline=self._first_instant(reading)))
+        elif known.watermark is None and not known.read and not known.readable and reading.readable:
+            self._draft.put_scope(reading.scope, ScopeState(baseline=self._moment.started))
+        known = self._draft.scope(reading.scope)
         known.readable, known.missing_since = reading.readable, None
-        if reading.listing is not None and reading.listing.scopes <= source.scopes.keys():
-            source.listed = reading.listing.at
+        known.read = known.read or reading.readable
+        listing = reading.listing
+        if listing is not None and listing.at != source.listed and listing.scopes <= source.scopes.keys():
+            source.listed = listing.at
         return known
 
     def _first_instant(self, reading: Reading) -> float:
@@ -148,23 +147,20 @@ class Entry:
 
     def _vanished(self, reading: Reading) -> None:
         """Ends the jobs of a scope that exists no more, and forgets it once that has been said for a while."""
-        scopes, now = self._draft.source.scopes, self._moment.now
-        scope = scopes.get(reading.scope)
-        if scope is not None:
+        now = self._moment.now
+        if reading.scope in self._draft.source.scopes:
+            scope = self._draft.scope(reading.scope)
             scope.readable = scope.readable and reading.readable
             scope.missing_since = now if scope.missing_since is None else scope.missing_since
             self._catalog(reading)
             busy = any(self._present.is_busy(key) for key in self._draft.keys(reading.scope))
             if now - scope.missing_since > MISSING_GRACE and not busy:
-                del scopes[reading.scope]
+                self._draft.drop_scope(reading.scope)
         self._note(reading)
 
     def _note(self, reading: Reading) -> None:
         for name, note in reading.notes.items():
-            if note:
-                self._draft.source.notes[name] = note
-            else:
-                self._draft.source.notes.pop(name, None)
+            self._draft.note(name, note)
 
     def _catalog(self, reading: Reading) -> None:
         """Notes which jobs discovery shows, and ends those that it has not shown for a while."""

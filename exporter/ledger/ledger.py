@@ -20,6 +20,7 @@ from exporter.counting.records import (
     OpenRun,
     SourceState,
     copy,
+    fork,
     label_of,
     laid_out,
 )
@@ -247,7 +248,7 @@ class Ledger:
         if self._cold:
             draft.count_for_exporter(COLD_STARTS, self._cold)
         with self._writing() as store:
-            store.put_source(draft.source)
+            store.put_source(draft.source, draft.scopes, draft.notes)
             store.put_runs(draft.source.name, draft.runs.values())
             for key in draft.recount:
                 restate(draft.job(key), store.streak(key), draft.source.forgotten)
@@ -301,7 +302,7 @@ class Ledger:
             self._settle(source, now)
             draft = self._draft(source, now)
             state = draft.source
-            before = copy(state)
+            before = fork(state)
             if state.baseline is None:
                 state.baseline = now
             for family in SEEDED:
@@ -414,10 +415,10 @@ class Ledger:
             draft = self._draft(source, moment.now)
             first = not draft.source.complete
             draft.source.complete = True
-            read = [scope for scope in draft.source.scopes.values() if scope.watermark is not None]
-            fresh = not all(scope.complete for scope in read)
-            for scope in read:
-                scope.complete = True
+            scopes = draft.source.scopes.items()
+            fresh = [name for name, scope in scopes if scope.watermark is not None and not scope.complete]
+            for name in fresh:
+                draft.scope(name).complete = True
             if swept or draft.source.last_sweep is None:
                 draft.source.last_sweep = moment.now
             if first:
@@ -502,7 +503,7 @@ class Ledger:
         with self._writing() as store:
             store.put_jobs(jobs.values())
             for source in sources.values():
-                store.put_source(source)
+                store.put_source(source, (), ())
             for exporter in exporters:
                 store.put_exporter(exporter)
         self.books.jobs.update(jobs)
@@ -567,7 +568,7 @@ class Ledger:
         with self._lock:
             if self._store is None:
                 return 0
-            source = copy(self.books.sources[name])
+            source = fork(self.books.sources[name])
             source.forgotten = max(before, source.forgotten or before)
             with self._writing() as store:
                 pruned = store.prune(name, source.forgotten, PRUNE_BATCH)
@@ -575,7 +576,7 @@ class Ledger:
                     return 0
                 if pruned.steps_lost:
                     source.count(STEPS_LOST, amount=pruned.steps_lost)
-                store.put_source(source)
+                store.put_source(source, (), ())
             with self._taking():
                 self.books.sources[name] = source
                 # What was learned of them may be forgotten too.

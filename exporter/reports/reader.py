@@ -15,6 +15,7 @@ from exporter.errors import StateError
 from exporter.model import Result
 from exporter.reports.records import Ending
 from exporter.reports.runlist import ENDED, Found, Place, Wanted, part
+from exporter.state import scopes
 from exporter.state.schema import COLUMNS, MIGRATIONS, StoredRun, to_stored
 
 LONGEST = 5.0
@@ -149,8 +150,8 @@ class Snapshot:
 
     def sources(self) -> list[SourceState]:
         """The records of all sources."""
-        rows = self._database.execute("SELECT record FROM sources ORDER BY key")
-        return [msgspec.json.decode(record, type=SourceState) for (record,) in rows]
+        (version,) = self._database.execute("PRAGMA user_version").fetchone()
+        return scopes.read(self._database, version)[0]
 
     def jobs(self) -> list[JobState]:
         """The records of all jobs."""

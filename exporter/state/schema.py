@@ -97,6 +97,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "DROP INDEX runs_without_steps",
         f'CREATE INDEX runs_without_steps ON runs (source, steps, {FAILED} DESC, "end" DESC) WHERE steps IN (1, 2)',
     ),
+    (
+        # A source may have thousands of scopes, of which each is read by itself.
+        """CREATE TABLE scopes (source INTEGER NOT NULL, name TEXT NOT NULL, record BLOB NOT NULL,
+            PRIMARY KEY (source, name)) WITHOUT ROWID""",
+        """CREATE TABLE notes (source INTEGER NOT NULL, name TEXT NOT NULL, note TEXT NOT NULL,
+            PRIMARY KEY (source, name)) WITHOUT ROWID""",
+    ),
 )
 """The statements that lead from each version of the schema to the next; SQLite's `user_version` counts them."""
 

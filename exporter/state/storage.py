@@ -50,8 +50,10 @@ class Storage(Protocol):
         Where several processes share a state it must also fail if this one may no longer write for the source.
         """
 
-    def put_source(self, source: SourceState) -> None:
-        """Writes a source's record."""
+    def put_source(
+        self, source: SourceState, scopes: Collection[str] | None = None, notes: Collection[str] | None = None
+    ) -> None:
+        """Write a source's record, and those of its scopes and notes that have changed: all by default."""
 
     def put_jobs(self, jobs: Iterable[JobState]) -> None:
         """Writes jobs' records; a job's `key` is its identity."""

@@ -18,6 +18,7 @@ from exporter.counting.counting import Latest, Mark, Streak
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.errors import StateError
 from exporter.model import FAILING, PastRun, Result, Window
+from exporter.state import scopes as rows_of_scopes
 from exporter.state.files import JOURNALS, Files, make_private
 from exporter.state.lock import Lock, RefusedStateError
 from exporter.state.schema import (
@@ -101,6 +102,8 @@ class Store:
         self._connect = connect
         self._lock = lock
         self._sources: dict[str, int] = {}
+        self._embedded: set[str] = set()
+        self._moved: set[str] = set()
         self._files: Files | None = None
         self._noticed = False
         self.is_new = False
@@ -135,6 +138,7 @@ class Store:
             self._migrate(version)
             version = len(MIGRATIONS)
         self._columns = columns(version)
+        self._version = version
 
     def _pragma(self, words: str) -> Any:  # noqa: ANN401  # what SQLite says of itself has many types
         return self._db.execute(f"PRAGMA {words}").fetchone()[0]
@@ -253,7 +257,8 @@ class Store:
         """All records and open runs."""
         with self._explained(), self._understood():
             self._sources = dict(self._db.execute("SELECT name, key FROM sources"))
-            sources, jobs = self._records("sources", SourceState), self._records("jobs", JobState)
+            sources, self._embedded = rows_of_scopes.read(self._db, self._version)
+            jobs = self._records("jobs", JobState)
             names = {key: name for name, key in self._sources.items()}
             rows = self._db.execute(f"SELECT source, {self._columns} FROM runs WHERE mark = 0").fetchall()  # noqa: S608  # constants
             row = self._db.execute("SELECT record FROM exporter").fetchone()
@@ -272,16 +277,26 @@ class Store:
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """What is put inside is committed whole at its end, or not at all."""
+        self._moved.clear()
         with self._explained(), self._transaction():
             yield
+        self._embedded -= self._moved
 
-    def put_source(self, source: SourceState) -> None:
-        """Writes a source's record."""
-        record = msgspec.json.encode(source)
+    def put_source(
+        self, source: SourceState, scopes: Collection[str] | None = None, notes: Collection[str] | None = None
+    ) -> None:
+        """Write a source's record, and those of its scopes and notes that have changed: all by default."""
+        record = rows_of_scopes.encoded(source)
         updated = self._db.execute("UPDATE sources SET record = ? WHERE name = ?", (record, source.name))
         if not updated.rowcount:
             new = "INSERT INTO sources (name, record) VALUES (?, ?) RETURNING key"
             (self._sources[source.name],) = self._db.execute(new, (source.name, record)).fetchone()
+        if source.name in self._embedded:
+            scopes = notes = None
+            self._moved.add(source.name)
+        key = self._sources[source.name]
+        rows_of_scopes.write(self._db, key, source, scopes)
+        rows_of_scopes.write_notes(self._db, key, source, notes)
 
     def put_jobs(self, jobs: Iterable[JobState]) -> None:
         """Writes jobs' records."""

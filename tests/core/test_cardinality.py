@@ -155,7 +155,8 @@ def test_whatever_comes_and_goes_the_sums_are_right_and_the_series_bounded(limit
                 assert {each: value for each, value in page.items() if each[0] in book.expected and value} == {
                     each: value for each, value in before.items() if each[0] in book.expected and value
                 }
-            assert own_series(book) <= max(book.changes["max_series"], taken)
+            # each result of `__other__` steps beyond the two that are expected is one more
+            assert own_series(book) <= max(book.changes["max_series"], taken) + RARE
             if full and what == "run":
                 assert book.labels(page) <= book.labels(before)
         book.close()

@@ -297,3 +297,30 @@ def test_a_scope_that_becomes_readable_again_goes_on_from_its_watermark(book):
     book.now += 3600
     book.poll(Reading(scope="x", jobs=job, runs=[ended("new", BASELINE + 4000)], through=book.now - 60))
     assert book.counts() == {"success": 1}
+
+
+def test_a_scope_without_a_watermark_that_was_read_once_keeps_its_baseline(book):
+    job = [Job(job_id="j", name="j", scope="x")]
+    book.poll(Reading(scope="x", jobs=job))  # nothing is proved to be read yet
+    book.now += 3600
+    book.poll(Reading(scope="x", readable=False))
+    book.now += 3600
+    other = Job(job_id="k", name="k", scope="x")
+    runs = [ended("a", BASELINE + 4000), ended("b", BASELINE + 4000, job_id="k")]
+    book.poll(Reading(scope="x", jobs=[*job, other], runs=runs, through=book.now - 60))
+    assert (book.counts("j"), book.counts("k")) == ({"success": 1}, {"success": 1})
+
+
+def test_a_scope_that_is_read_writes_its_own_row_alone(book):
+    scopes = [f"scope {number}" for number in range(20)]
+    book.now += 100
+    book.poll(*(Reading(scope=scope, through=BASELINE, notes={scope: "1"}) for scope in scopes))
+    book.poll(Reading(scope="scope 7", through=BASELINE + 30, notes={"scope 7": "2", "scope 3": ""}))
+    book.poll(Reading(scope="scope 9", exists=False), advance=1000)
+    book.poll(Reading(scope="scope 9", exists=False))
+    book.reopen()
+    state = book.ledger.source("s")
+    assert {name: scope.watermark for name, scope in state.scopes.items()} == {
+        scope: BASELINE + 30 * (scope == "scope 7") for scope in scopes if scope != "scope 9"
+    }
+    assert state.notes == {scope: "2" if scope == "scope 7" else "1" for scope in scopes if scope != "scope 3"}

@@ -1,16 +1,18 @@
 """A state that an earlier version has left."""
 
+import json
 import sqlite3
 from pathlib import Path
 
 import pytest
 
 from exporter.counting.counting import Mark
+from exporter.errors import StateError
 from exporter.model import Result, State
-from exporter.state.opening import open_state
+from exporter.state.opening import look, open_state
 from exporter.state.schema import MIGRATIONS, StepMark
 from exporter.state.store import Store
-from tests.core.book import BASELINE, RUNS, Book, ended
+from tests.core.book import BASELINE, RUNS, Book, Failing, ended
 
 DUMPS = Path(__file__).parent / "testdata"
 
@@ -83,4 +85,32 @@ def test_an_ending_that_came_after_the_watermark_is_marked_so_for_good(tmp_path)
     assert book.row("late").late
     assert not book.row("right").late
     assert not book.row("old").late
+    book.close()
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+def test_scopes_and_notes_of_an_earlier_version_are_kept_by_the_first_write_of_one_of_them(version, tmp_path):
+    path = left_by(version, tmp_path / "state.db")
+    with sqlite3.connect(path) as database:
+        (record,) = database.execute("SELECT record FROM sources").fetchone()
+        source = json.loads(record)
+        source["scopes"]['odd "name" \\ ö\n'] = {"baseline": 5.0, "watermark": 7.0, "complete": True}
+        source["notes"] = {"page": "7", "other": "8"}
+        database.execute("UPDATE sources SET record = ?", (json.dumps(source, ensure_ascii=False).encode(),))
+    database.close()
+    before = look(path).sources[0]
+    assert len(before.scopes) == 2
+    book = Book(path)
+    assert book.ledger.source("s").scopes == before.scopes
+    Failing.fails = True
+    with pytest.raises(StateError):
+        book.read(notes={"page": "9"})
+    Failing.fails = False
+    for page in ("10", "11"):
+        book.read(notes={"page": page, "other": "8"})
+        book.reopen()
+        state = book.ledger.source("s")
+        assert state.scopes.keys() == before.scopes.keys()
+        assert state.scopes['odd "name" \\ ö\n'].watermark == 7.0
+        assert state.notes == {"page": page, "other": "8"}
     book.close()
