@@ -129,8 +129,9 @@ def test_a_run_stands_beside_those_before_it_and_what_is_usual(desk):
 
 
 def test_marks_say_what_a_run_is_held_for(desk):
-    desk.tell(ended("old", NOW - 100), ended("good", NOW + 10), running("open", NOW), through=NOW + 50)
+    desk.tell(ended("old", NOW - 100), running("open", NOW))
     desk.bench.clock.advance(60)
+    desk.tell(ended("good", NOW + 10), through=NOW + 50)
     desk.tell(ended("late", NOW + 20))
     desk.tell(gone=["open"])
     marks = {each: desk.reporter.run("one", each, live=False).run for each in ("old", "good", "late", "open")}
