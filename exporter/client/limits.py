@@ -9,7 +9,7 @@ import email.utils
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -80,9 +80,10 @@ def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def parse_date(value: str) -> float | None:
-    """Return an HTTP date as Unix seconds, None if it is not one."""
+    """Return an HTTP date as Unix seconds, None if it is not one; without a zone it is UTC."""
     try:
-        return email.utils.parsedate_to_datetime(value).timestamp()
+        moment = email.utils.parsedate_to_datetime(value)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 

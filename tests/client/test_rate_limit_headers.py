@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -189,3 +193,19 @@ def test_retry_after_is_seconds_or_a_date(value, seconds):
 def test_a_missing_retry_after_and_a_broken_date_are_none():
     assert parse_retry_after({}, NOW) is None
     assert parse_date("Mon, 99 Foo 99999999999 99:99:99") is None
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        "Tue, 14 Nov 2023 22:13:20 GMT",
+        "Tue, 14 Nov 2023 22:13:20 -0000",
+        "Tuesday, 14-Nov-23 22:13:20 GMT",
+        "Tue Nov 14 22:13:20 2023",
+    ],
+)
+def test_a_date_without_a_zone_is_utc_wherever_the_exporter_runs(date):
+    code = f"from exporter.client.limits import parse_date; print(parse_date({date!r}))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, "TZ": "Asia/Tokyo"})  # noqa: S603  # our own interpreter
+    assert float(done.stdout) == NOW
