@@ -380,5 +380,6 @@ def _command(argv: Sequence[str] | None, world: Outside) -> int:
     except JobrunError as error:
         print(error, file=world.err)
     except KeyboardInterrupt:  # the daemon stops by itself; what else is interrupted has no result
-        pass
+        result = "; nothing was written" if options.command == "backfill" else ""
+        print(f"{options.command}: interrupted{result}", file=world.err)
     return 1

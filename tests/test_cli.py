@@ -227,7 +227,7 @@ def test_check_prints_the_schema_without_a_config():
     [
         (ConfigError([Fault("state.path", "is required"), Fault("", "bad")]), "state.path: is required\nbad\n"),
         (StateError("the state is in use"), "the state is in use\n"),
-        (KeyboardInterrupt(), ""),
+        (KeyboardInterrupt(), "once: interrupted\n"),
     ],
 )
 def test_what_stops_a_command_is_told_in_its_words(error, told):

@@ -70,7 +70,7 @@ def test_helm_has_no_complaint(variant):
     verdict = helm_python.lint(str(CHART), values(variant), strict=True)
 
     assert verdict["errors"] == []
-    assert [each["error"] for each in verdict["messages"]] == ["icon is recommended"]
+    assert [each["error"] for each in verdict["messages"]] == []
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
@@ -234,9 +234,32 @@ def test_a_wrong_value_is_refused_by_its_name(changes, complaint):
         rendered(values("minimal", **changes))
 
 
-def test_the_default_values_ask_for_a_source():
-    with pytest.raises(helm_python.HelmError, match="sources"):
+def test_the_default_values_ask_for_a_source_and_name_the_demo():
+    with pytest.raises(helm_python.HelmError, match=r"config\.sources is empty") as raised:
         rendered({})
+    assert "--set demo=true" in str(raised.value)
+
+
+@pytest.mark.parametrize("release", ["true", "123", "1e3", "null"])
+def test_what_yaml_takes_for_something_else_is_still_text(release):
+    for each in rendered(values("full"), release).values():
+        labels = each["metadata"]["labels"]
+        assert all(isinstance(value, str) for value in labels.values())
+        assert labels["app.kubernetes.io/instance"] == release
+    named = rendered(values("full", fullnameOverride="true", serviceAccount={"name": "123"}), release)
+    assert the("StatefulSet", named)["metadata"]["name"] == "true"
+    assert the("StatefulSet", named)["spec"]["template"]["spec"]["serviceAccountName"] == "123"
+
+
+def test_the_network_policy_lets_the_exporter_to_the_addresses_in_its_configuration():
+    auth = {"api_key_file": "/run/secrets/x/y"}
+    source = {"name": "a", "type": "strait", "auth": auth, "base_url": "http://strait:8080"}
+    proxied = {**source, "name": "b", "base_url": "https://strait.example", "proxy_url": "http://u:p@proxy:3128"}
+    unknown = {**source, "name": "c", "base_url": "${STRAIT_URL}"}
+    config = {"sources": [source, proxied, unknown]}
+    policy = the("NetworkPolicy", rendered(values("minimal", config=config, networkPolicy={"enabled": True})))
+    ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]}
+    assert ports == {53, 443, 3128, 8080}
 
 
 def test_the_chart_is_of_this_version_and_packs_rules_and_dashboards(tmp_path):

@@ -235,7 +235,8 @@ class _Book:
             pace = self.assembly.shown[past.name].settings.requests_per_minute
             self._tell(
                 f"{past.name}: asking for the steps of {len(pending)} runs, "
-                f"{format_duration(max(60, round(len(pending) / pace) * 60))} at the most"
+                f"{format_duration(max(60, round(len(pending) / pace) * 60))} at the most "
+                '(without them: steps: "off" in a copy of the configuration)'
             )
         self._progress.begin()
         for number, row in enumerate(pending):

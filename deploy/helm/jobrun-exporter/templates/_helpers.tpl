@@ -13,15 +13,15 @@
 {{- end -}}
 
 {{- define "jobrun-exporter.selector" -}}
-app.kubernetes.io/name: {{ include "jobrun-exporter.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "jobrun-exporter.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "jobrun-exporter.labels" -}}
 {{ include "jobrun-exporter.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
 {{- end -}}
 
 {{- define "jobrun-exporter.serviceAccount" -}}
@@ -53,4 +53,20 @@ httpGet:
   port: http
   scheme: {{ .root.Values.webConfig.scheme }}
 {{- end -}}
+{{- end -}}
+
+{{/* Ports, with commas, that the exporter goes to: those of the addresses in its configuration. */}}
+{{- define "jobrun-exporter.ports" -}}
+{{- $ports := dict -}}
+{{- range .Values.config.sources -}}
+{{- $auth := .auth | default dict -}}
+{{- range list .base_url .proxy_url $auth.token_url -}}
+{{- if and . (regexMatch "^https?://[^$]+$" .) -}}
+{{- $url := urlParse . -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- $_ := set $ports ($port | default (ternary "80" "443" (eq $url.scheme "http"))) true -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- keys $ports | sortAlpha | join "," -}}
 {{- end -}}
