@@ -40,6 +40,11 @@ class Stopped(Exception):  # noqa: N818  # an order that was obeyed, not an erro
     """The process is shutting down; a wait was cut short."""
 
 
+def is_for_a_person() -> bool:
+    """Return whether requests of this thread are for a page that a person opened."""
+    return _for_a_person.get()
+
+
 class Pace:
     """When the next request may go: never more than `size` in any `period`, nor sooner than the server wants.
 

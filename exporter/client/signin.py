@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 import httpx
 import msgspec
 
+from exporter.client.budget import is_for_a_person
 from exporter.client.limits import parse_date
 from exporter.errors import AuthError
 
@@ -88,7 +89,9 @@ class TokenAuth(httpx.Auth):
         with self._lock:
             if self._token is not None and self._token is not refused and self._clock() < self._token.renew:
                 return self._token
-            response = yield self.token_request(request.extensions)
+            # while this waits, polls wait for the token: so a person's sign-in does not wait for the budget
+            patience = {"patience": 0.0} if is_for_a_person() else {}
+            response = yield self.token_request({**request.extensions, **patience})
             self._token = self._accept(response)
             if self._token is not None:
                 tell = request.extensions.get("credential_expiry")

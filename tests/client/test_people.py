@@ -3,8 +3,10 @@
 import httpx
 import pytest
 
-from exporter.client.budget import Budget
+from exporter.client.budget import Budget, for_a_person
 from exporter.client.client import Client, Surroundings
+from exporter.client.signin import TokenAuth
+from exporter.errors import RateLimitedError
 from exporter.model import Run, State
 from exporter.reports.asking import Asking
 from exporter.reports.errors import BusyError
@@ -64,3 +66,28 @@ def test_a_crawler_of_run_pages_gets_a_quarter_of_the_budget_and_polls_do_not_wa
 
 def test_a_page_that_is_opened_again_asks_nothing(asking, client):
     assert opened(asking, client, [7] * 1000) == (1000, set())
+
+
+class SignIn(TokenAuth):
+    """Signs in with a request of its own."""
+
+    def token_request(self, extensions):
+        return httpx.Request("POST", "https://api.example.com/token", extensions={**extensions, "endpoint": "/token"})
+
+    def refusal(self, status):
+        return f"refused with {status}"
+
+
+def test_a_sign_in_for_a_person_never_waits_as_polls_would_wait_for_its_token(moved):
+    budget = Budget(600.0, monotonic=moved.monotonic, sleep=moved.sleep)
+    budget.acquire(moved.now)
+    budget.observe(100, 40, 60.0)
+    surroundings = Surroundings(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"access_token": "word"}))
+    client = Client(
+        "https://api.example.com", SignIn(moved.clock), budget, surroundings=surroundings, transport=transport
+    )
+    with for_a_person(), pytest.raises(RateLimitedError):
+        client.get("/runs/1", endpoint="/runs/{id}", patience=3.0)
+    assert moved.slept == []
+    client.get("/runs", endpoint="/runs")
