@@ -2,9 +2,10 @@
 
 from typing import Final
 
-from dashboards.model import Panel
+from dashboards.model import Json, Panel
 from dashboards.panels import Column, listed, panel, sort_by
 from dashboards.words import INFO, LEVELS
+from exporter.reports.problems import KINDS
 
 OF_JOBS: Final = (
     'job=~"$job|", source=~"$source", project=~"$project", job_name=~"$job_name", job_name!="", team=~"$team"'
@@ -14,14 +15,14 @@ OF_OTHERS: Final = 'job=~"$job|", source=~"$source|", job_name=""'
 """The alerts of jobs that are chosen, and those of sources and exporters, of which some name neither."""
 RULES_LOADED: Final = "count(source_project_job_name_result:jobrun_runs:increase1h)"
 """Gives something where Prometheus evaluates the rules."""
-INFO_LAST: Final = {"type": "value", "options": {"~info": {"text": INFO.word, "color": INFO.color, "index": 9}}}
-LEAST: Final = "~info"
-"""How info is called in tables that are sorted by the words of severities."""
+RUNBOOKS: Final = "https://github.com/jobrun-exporter/jobrun-exporter/blob/main/docs/runbooks.md"
 BY: Final = "max by (alertname, severity, job, source, project, job_name, team)"
-RUNBOOK: Final = ("Open the runbook", "${runbooks:raw}#${__data.fields.alertname}")
+RUNBOOK: Final = ("Open the runbook", RUNBOOKS + "#${__data.fields.runbook}")
+ANCHORS: Final[Json] = {"type": "value", "options": {name: {"text": name.lower()} for name in KINDS}}
+"""Value mapping of alerts to the anchors of their runbooks, which are in lower case."""
 
 
-def firing(*choices: str, severity: str = ".+") -> str:
+def firing(*choices: str, severity: str = "critical|warning|info") -> str:
     """Return the alerts of this severity that fire, one series per alert; each choice is made of matchers."""
     common = f'alertname=~"Jobrun.*", alertstate="firing", severity=~"{severity}"'
     return f"({' or '.join(f'ALERTS{{{common}, {choice}}}' for choice in choices)})"
@@ -35,22 +36,24 @@ def counted(*choices: str, severity: str) -> str:
 def table(title: str, *choices: str, size: tuple[int, int], whose: bool = True) -> Panel:
     """Return the alerts that fire, the most severe and the newest first, with their runbooks; `whose`: of which job."""
     since = f'{BY} (time() - ALERTS_FOR_STATE{{alertname=~"Jobrun.*"}}) + 0 * {BY} ({firing(*choices)})'
-    sorted_last = f'label_replace({since}, "severity", "{LEAST}", "severity", "info")'
+    sorted_last = f'label_replace({since}, "severity", "{INFO.label}", "severity", "info")'
+    with_runbook = f'label_replace({sorted_last}, "runbook", "$1", "alertname", "(.*)")'
     return panel(
         "table",
         title,
         "The alerts that fire in Prometheus, also those that Alertmanager silences or inhibits. An alert leads to its "
         "runbook. Some go on firing for minutes after the end, so that a restart does not interrupt them.",
-        listed(sorted_last),
+        listed(with_runbook),
         size=size,
         defaults={"noValue": "No alert fires, if Prometheus evaluates the alert rules."},
         options=sort_by(("Severity", False), ("For", False)),
         columns=(
-            Column(field="severity", title="Severity", width=85, cell="color-background", mappings=[LEVELS, INFO_LAST]),
+            Column(field="severity", title="Severity", width=85, cell="color-background", mappings=[LEVELS]),
             Column(field="alertname", title="Alert", link=RUNBOOK, defaults={"custom.minWidth": 220}),
             *([Column(field="job_name", title="Job", defaults={"custom.minWidth": 130})] if whose else []),
             Column(field="Value", title="For", unit="s", width=95, defaults={"decimals": 1}),
             *(WHOSE if whose else []),
+            Column(field="runbook", mappings=[ANCHORS]),
         ),
     )
 

@@ -129,7 +129,7 @@ GLANCE = Row(
     title="At a glance",
     panels=(
         number(
-            "Sources that cannot be read",
+            "Sources down",
             "Sources whose last poll could read nothing.",
             at_a_glance(f"{of_source('jobrun_source_up')} == 0", of_source("jobrun_source_up")),
             thresholds=ANY_IS_CRITICAL,

@@ -6,7 +6,7 @@ from typing import Final, Unpack
 from dashboards import alerts
 from dashboards.jobs import FEWEST_RUNS, JOB, Jobs, furthest
 from dashboards.model import Dashboard, Json, Panel, Row
-from dashboards.page import ANY, annotations, datasource_variable, label_variable, runbooks_variable, scrape_variable
+from dashboards.page import ANY, annotations, datasource_variable, label_variable, scrape_variable
 from dashboards.panels import Column, Own, buckets, called, instant, link, listed, over_time, panel, sort_by
 from dashboards.words import (
     BAD,
@@ -90,7 +90,7 @@ STREAK_NOW = one("jobrun_consecutive_failures")
 EXPECTED = one("jobrun_job_next_run_expected_timestamp_seconds")
 OVERDUE = f"max({JOBS.overdue})"
 LIMITS: Final = {
-    "age of last success": f"max({JOBS.age}) / {one('jobrun_job_freshness_objective_seconds')}",
+    "age of last success": f"clamp_min(max({JOBS.age}), 0) / {one('jobrun_job_freshness_objective_seconds')}",
     "duration, open run": f"{RUNNING_FOR} / {BUDGET}",
     "duration, last run": f"{LAST_DURATION} / {BUDGET}",
     "duration, p95 of 7 days": f"{recorded('jobrun_run_duration_seconds:p95_7d')} / {BUDGET}",
@@ -219,7 +219,7 @@ NOW = Row(
             "When a run last succeeded.",
             f"1000 * {one('jobrun_last_success_timestamp_seconds')}",
             unit="dateTimeFromNow",
-            defaults={"noValue": "never seen"},
+            defaults={"noValue": "none known"},
         ),
         tile(
             "Success, 30 days",
@@ -243,18 +243,18 @@ NOW = Row(
             unit="dateTimeFromNow",
             thresholds=NEUTRAL,
             options={"colorMode": "value", "textMode": "value_and_name", "text": {"titleSize": 15, "valueSize": 24}},
-            defaults={"noValue": "none failed", "links": [TO_RUN]},
+            defaults={"noValue": "none known", "links": [TO_RUN]},
         ),
         panel(
             "gauges",
             "How much of each limit is used",
             "Against the freshness objective, the duration budget and an error budget of 1 % over 30 days. Blue from "
             "four fifths, orange when it is used up. What has no objective is not shown.",
-            *(instant(expression, name) for name, expression in LIMITS.items()),
+            *(instant(f"{expression} and {FRESH}", name) for name, expression in LIMITS.items()),
             size=(10, 6),
             unit="percentunit",
             thresholds=SHARE_USED,
-            defaults={"max": 1, "decimals": 0, "noValue": "no objective"},
+            defaults={"max": 1, "decimals": 0, "noValue": "no objective, or not known now"},
             overrides=called(LIMITS),
         ),
         alerts.table("Alerts of this job that fire", alerts.OF_ONE_JOB, size=(14, 6), whose=False),
@@ -265,7 +265,7 @@ NOW = Row(
             "its page at the vendor.",
             listed(f"max by (job_id, schedule, team, page, stop_cause, url) ({JOBS.series('jobrun_job_info')})"),
             size=(24, 3),
-            defaults={"noValue": "-"},
+            defaults={"noValue": "Nothing is known of this job: no exporter is scraped."},
             columns=(
                 Column(field="team", title="Team", width=160),
                 Column(field="page", title="Pages at most with", width=150),
@@ -353,7 +353,7 @@ STEPS = Row(
             listed(JOBS.quantile(0.5, STEP_DURATION, WHOLE, "step_name")),
             listed(JOBS.quantile(0.95, STEP_DURATION, WHOLE, "step_name")),
             size=(14, 9),
-            defaults={"noValue": "No step ended in this time, or steps are not read."},
+            defaults={"noValue": "No step ended in this time, steps are not read, or no exporter was scraped."},
             options=sort_by(("Failed first", True)),
             columns=(
                 Column(field="step_name", title="Step"),
@@ -380,13 +380,13 @@ STEPS = Row(
             "Which step failed first",
             "Runs by the step that failed first.",
             over_time(
-                total("jobrun_step_root_failures_total", "$__rate_interval", "step_name", kept="step_name"),
+                total("jobrun_step_root_failures_total", "$__rate_interval", "step_name", kept="step_name") + " > 0",
                 "{{step_name}}",
             ),
             size=(10, 9),
             interval="2m",
             points=60,
-            defaults={"color": REDS, "noValue": "No step failed in this time."},
+            defaults={"color": REDS, "noValue": "No step failed in this time, or no exporter was scraped."},
         ),
     ),
 )
@@ -461,7 +461,6 @@ JOB_DASHBOARD = Dashboard(
         label_variable(
             "job_name", "Job", 'jobrun_job_info{job=~"$job", team=~"$team", source="$source", project="$project"}'
         ),
-        runbooks_variable(),
     ),
     annotations=annotations(SOURCE),
     rows=(NOW, HISTORY, STEPS, REST),

@@ -12,7 +12,6 @@ from dashboards.page import (
     datasource_variable,
     label_variable,
     long_variable,
-    runbooks_variable,
     scrape_variable,
 )
 from dashboards.panels import Column, Own, instant, link, listed, over_time, panel, sort_by
@@ -81,7 +80,7 @@ USED_UP = f"({JOBS.chosen(JOBS.errors_used, JOB_OF_RULES)})"
 DOWN = f"{of_source('jobrun_source_up')} == 0"
 WRONG_COLUMNS = (
     Column(field="severity", title="Severity", width=85, cell="color-background", mappings=[LEVELS]),
-    Column(field="what", title="What", width=165),
+    Column(field="what", title="What", width=180),
     Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 130}),
     Column(field="Value", title="For", unit="s", width=95, mappings=[NO_NUMBER], defaults={"decimals": 1}),
     *alerts.WHOSE,
@@ -150,7 +149,7 @@ NOW = Row(
             listed(wrong.rows(JOBS, SOURCES)),
             size=(24, 9),
             unit="short",
-            defaults={"noValue": "Nothing is wrong: each source is read, and each job is as it should be."},
+            defaults={"noValue": "Nothing is wrong: sources are read, and each job is as it should be."},
             options=sort_by(("Severity", False), ("For", False)),
             columns=WRONG_COLUMNS,
         ),
@@ -173,7 +172,7 @@ NOW = Row(
             listed(f"count by (job, team, project) ({JOBS.with_team(f'{RANK} == {WARNS.rank}')})"),
             listed(f"count by (job, team, project) ({JOBS.with_team(RANK)})"),
             size=(9, 9),
-            defaults={"decimals": 0, "noValue": "-"},
+            defaults={"decimals": 0, "noValue": NO_JOB},
             options=sort_by(("Critical", True), ("Warning", True)),
             columns=(
                 Column(field="team", title="Team", defaults={"custom.minWidth": 90}),
@@ -223,18 +222,18 @@ ALL_JOBS = Row(
                 Column(
                     field="Value #A",
                     title="State",
-                    width=85,
+                    width=80,
                     cell="color-background",
                     defaults={"custom.align": "left"},
                     mappings=[RANKS],
                 ),
-                Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 170}),
+                Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 150}),
                 *alerts.WHOSE,
-                Column(field="status", title="Last result", width=95),
-                Column(field="Value #D", title="Failures", width=75, cell="color-text", thresholds=STREAK),
+                Column(field="status", title="Last result", width=90),
+                Column(field="Value #D", title="Failures", width=70, cell="color-text", thresholds=STREAK),
                 Column(field="Value #E", title="Open", width=60, mappings=[text_of((0, "-", "text"))]),
-                Column(field="Value #F", title="Last run", unit="dateTimeFromNow", width=145),
-                Column(field="Value #G", title="Next run", unit="dateTimeFromNow", width=145),
+                Column(field="Value #F", title="Last run", unit="dateTimeFromNow", width=135),
+                Column(field="Value #G", title="Next run", unit="dateTimeFromNow", width=135),
                 Column(
                     field="Value #H",
                     title="Success, 30 d",
@@ -272,7 +271,7 @@ CLOSE = Row(
             listed(f"(\n{either(SOON)}\n) >= {NEARLY} < 1"),
             size=(24, 8),
             unit="short",
-            defaults={"noValue": "Nothing is close to a limit."},
+            defaults={"noValue": "Nothing is close to a limit of what is known."},
             options=sort_by(("Used", True)),
             columns=(
                 Column(field="what", title="Limit", width=150),
@@ -317,7 +316,7 @@ HISTORY = Row(
             size=(12, 9),
             mappings=STREAKS,
             points=120,
-            defaults={"noValue": "No job failed in this time."},
+            defaults={"noValue": "No job failed in this time, or no exporter was scraped."},
         ),
         panel(
             "gauges",
@@ -355,7 +354,6 @@ OVERVIEW = Dashboard(
             "job_name", "Job", f'jobrun_job_info{{{JOBS.scrape}, {SOURCES}, project=~"$project"}}', every=ANY
         ),
         choice_variable("show", "Show", {"all jobs": "0", "only jobs that are not well": str(WARNS.rank)}),
-        runbooks_variable(),
         long_variable(LONG),
     ),
     annotations=annotations(SOURCES),

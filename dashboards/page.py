@@ -8,7 +8,6 @@ from dashboards.words import BAD, NOTICE, QUIET
 ANY: Final = ".*"
 """Matches a label that is empty, too: a job without a team, a project without a name."""
 SOME: Final = ".+"
-RUNBOOKS: Final = "docs/runbooks.md"
 
 
 def datasource_variable() -> Json:
@@ -62,11 +61,6 @@ def long_variable(milliseconds: int) -> Json:
         "includeAll": False,
         "current": {"text": "0", "value": "0"},
     }
-
-
-def runbooks_variable() -> Json:
-    """Return a hidden variable `runbooks`: where the runbooks are."""
-    return {"name": "runbooks", "label": "Runbooks", "type": "constant", "query": RUNBOOKS, "hide": 2}
 
 
 def choice_variable(name: str, label: str, choices: dict[str, str]) -> Json:

@@ -127,7 +127,8 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
         """What Grafana is to do with this field."""
         values = {
             "displayName": self.title or None,
-            "unit": self.unit or None,
+            # Else an id that consists of digits would be shown as a number.
+            "unit": self.unit or (None if self.field.startswith("Value") else "string"),
             "custom.width": self.width,
             "custom.cellOptions": CELLS.get(self.cell, {"type": self.cell}),
             "thresholds": self.thresholds or None,

@@ -127,6 +127,11 @@ class Severity(msgspec.Struct, frozen=True):
     rank: int
     color: str
 
+    @property
+    def label(self) -> str:
+        """The word as it stands in tables that are sorted by it: info comes last."""
+        return f"z-{self.word}" if self.word == "info" else self.word
+
 
 CRITICAL: Final = Severity("critical", 4, BAD)
 WARNS: Final = Severity("warning", 3, WARNING)
@@ -138,6 +143,8 @@ RANKS: Final = text_of(*((each.rank, each.word, each.color) for each in SEVERITI
 """Value mapping of ranks."""
 LEVELS: Final = {
     "type": "value",
-    "options": {each.word: {"color": each.color, "index": index} for index, each in enumerate(SEVERITIES)},
+    "options": {
+        each.label: {"text": each.word, "color": each.color, "index": index} for index, each in enumerate(SEVERITIES)
+    },
 }
 """Value mapping of the label `severity`."""

@@ -48,7 +48,7 @@ def kinds_of_sources(jobs: Jobs, matcher: str) -> tuple[Kind, ...]:
     last_up = "max by (job, instance) (max_over_time(timestamp(up == 1)[1d:5m]))"
     named = f'label_replace({last_up} and on (job, instance) ({target}), "source", "$1", "instance", "(.*)")'
     return (
-        Kind("exporter cannot be scraped", CRITICAL, f"time() - max by ({SOURCE}) ({named})"),
+        Kind("exporter is down", CRITICAL, f"time() - max by ({SOURCE}) ({named})"),
         Kind("source is gone", CRITICAL, f"time() - ({seen} unless on ({SOURCE}) {jobs.of_source(up)})"),
         Kind("source cannot be read", CRITICAL, f"{since_read} and on ({SOURCE}) ({jobs.of_source(up)} == 0)"),
     )

@@ -42,22 +42,40 @@ EVERYTHING = dict.fromkeys(("source", "project", "job_name", "team"), ".*") | {"
 
 
 @pytest.fixture(scope="module")
-def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a demo."""
+    command = Command(tmp_path_factory.mktemp("demo"), "demo", "--web.listen-address=127.0.0.1:0", "--speed=600")
+    try:
+        said = eventually(lambda: re.search(r"^metrics: http://127\.0\.0\.1:(\d+)/", command.output, re.MULTILINE))
+        assert said, command.output
+        yield int(said[1])
+    finally:
+        command.end()
+
+
+@pytest.fixture(scope="module")
+def prometheus(demo: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """A server that has scraped the demo for long enough that everything recorded is there."""
     folder = tmp_path_factory.mktemp("dashboards")
-    demo = Command(folder, "demo", "--web.listen-address=127.0.0.1:0", "--speed=600")
+    server = Prometheus(folder / "prometheus", demo, settings={"rule_files": [str(quick_rules(folder))]})
     try:
-        said = eventually(lambda: re.search(r"^metrics: http://127\.0\.0\.1:(\d+)/", demo.output, re.MULTILINE))
-        assert said, demo.output
-        server = Prometheus(folder / "prometheus", int(said[1]), settings={"rule_files": [str(quick_rules(folder))]})
-        try:
-            assert server.ready()
-            assert eventually(lambda: server.ask("query", query=USUAL), seconds=45), "nothing is recorded"
-            yield server
-        finally:
-            server.end()
+        assert server.ready()
+        assert eventually(lambda: server.ask("query", query=USUAL), seconds=45), "nothing is recorded"
+        yield server
     finally:
-        demo.end()
+        server.end()
+
+
+@pytest.fixture
+def native(demo: int, tmp_path: Path) -> Iterator[Prometheus]:
+    """The newest server, which makes native histograms of the classic ones."""
+    settings = {"global": {"convert_classic_histograms_to_nhcb": True}}
+    server = Prometheus(tmp_path / "prometheus", demo, "native-histograms", edition="newest", settings=settings)
+    try:
+        assert server.ready()
+        yield server
+    finally:
+        server.end()
 
 
 def quick_rules(folder: Path) -> Path:
@@ -89,6 +107,14 @@ def test_every_expression_gives_data(prometheus: Prometheus) -> None:
     assert len(asked) > 80
     empty = eventually(lambda: [place for place, each in asked if not answers(prometheus, each)], lambda rest: not rest)
     assert empty == []
+
+
+def test_durations_are_shown_where_prometheus_keeps_native_histograms(native: Prometheus) -> None:
+    asked = [(place, each) for place, each in expressions(JSONS) if "_bucket" in each]
+    assert len(asked) == 8
+    empty = eventually(lambda: [place for place, each in asked if not answers(native, each)], lambda rest: not rest)
+    assert empty == []
+    assert native.ask("query", query="jobrun_run_duration_seconds_bucket") == []
 
 
 def test_what_the_variables_offer_is_there(prometheus: Prometheus) -> None:
