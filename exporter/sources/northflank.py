@@ -167,6 +167,7 @@ class NorthflankSource:
 
     def _asks(self, view: View) -> Iterator[Ask]:
         """What is to be asked in this poll; each is done when the next is looked for. What failed lately comes last."""
+        self._left.clear()
         longest = self._lists_spacing()
         failed = [each for each in self._projects.values() if each.failed and not has_come(each.due, view.now, longest)]
         if has_come(self._projects_due, view.now, longest):
@@ -174,6 +175,7 @@ class NorthflankSource:
         for project in sorted(self._projects.values(), key=lambda project: project.due):
             if has_come(project.due, view.now, longest):
                 yield Ask(project.part, partial(self._list_jobs, project))
+                yield from self._leftovers()
         yield from self._run_asks(view)
         yield from (Ask(project.part, partial(self._list_jobs, project)) for project in failed)
 
@@ -191,11 +193,14 @@ class NorthflankSource:
         tiers = [turn.tier for turn in turns if turn.tier is not None]
         interval, rate = self._settings.poll_interval, self._settings.requests_per_minute
         self._round = max(self._lists_spacing(), round_seconds(tiers, interval, rate)) if tiers else 0.0
-        self._left.clear()
         for ask in ordered(turns):
             yield ask
-            while self._left:
-                yield self._left.pop()
+            yield from self._leftovers()
+
+    def _leftovers(self) -> Iterator[Ask]:
+        """What an answer has shown to be worth asking for at once."""
+        while self._left:
+            yield self._left.pop()
 
     def _turns(self, project: Project, job: Watched, open_runs: Sequence[OpenRun], now: float) -> Iterator[Turn[Ask]]:
         """What may be asked of a job: its runs, open runs that no page shows, and its schedule, once an hour."""
