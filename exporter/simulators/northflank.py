@@ -12,7 +12,15 @@ import msgspec
 
 from exporter.simulators.control import decoded
 from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
-from exporter.simulators.northflank_rows import NorthflankShape, job_details, job_row, project_row, run_row, slug_of
+from exporter.simulators.northflank_rows import (
+    NorthflankShape,
+    job_details,
+    job_row,
+    project_details,
+    project_row,
+    run_row,
+    slug_of,
+)
 from exporter.simulators.rate import FixedWindow
 from exporter.simulators.server import Simulator
 from exporter.simulators.sight import Seen, Sight
@@ -102,6 +110,8 @@ class NorthflankSimulator(Simulator):
         jobs = root + "/projects/{project}/jobs"
         return (
             Route("projects", "GET", root + "/projects", self._admitted(self._projects)),
+            Route("login", "GET", "/v1/login", self._admitted(self._login)),
+            Route("project", "GET", root + "/projects/{project}", self._admitted(self._project)),
             Route("jobs", "GET", jobs, self._admitted(self._jobs)),
             Route("job", "GET", jobs + "/{job}", self._admitted(self._job)),
             Route("runs", "GET", jobs + "/{job}/runs", self._admitted(self._runs)),
@@ -141,7 +151,7 @@ class NorthflankSimulator(Simulator):
         def admitted(request: Request) -> Response:
             if request.headers.get("authorization", "") != f"Bearer {self.api_token}":
                 raise Refused(401, "invalid token")
-            if request.parameters.get("team", "") != self.team_id:
+            if request.endpoint != "login" and request.parameters.get("team", "") != self.team_id:
                 raise Refused(404, "no such team")
             if request.endpoint in self.options.forbidden:
                 raise Refused(403, "missing permission: Project > Jobs > General > Read")
@@ -164,6 +174,14 @@ class NorthflankSimulator(Simulator):
     def _projects(self, request: Request) -> Response:
         rows = [project_row(name) for name in self._project_names() if name not in self.options.hidden_projects]
         return _answer("projects", *_page(request, self.sight(request).rows(rows)))
+
+    def _login(self, request: Request) -> Response:  # noqa: ARG002  # the token alone decides
+        """What the vendor's command line asks to try a token; it reads no more than that this is not an error."""
+        return json_response({"data": {}})
+
+    def _project(self, request: Request) -> Response:
+        project = request.parameters["project"]
+        return json_response({"data": project_details(project, self._jobs_of(project))})
 
     def _jobs(self, request: Request) -> Response:
         rows = [job_row(job) for job in self._jobs_of(request.parameters["project"])]

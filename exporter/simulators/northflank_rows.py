@@ -1,7 +1,7 @@
 """Northflank's rows, as documented, and varied where the documentation is silent."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -46,6 +46,13 @@ NO_END: Mapping[str, Mapping[str, object]] = {
 }
 
 
+PLACE: Mapping[str, object] = {
+    "cluster": {"id": "nf-europe-west", "name": "nf-europe-west", "namespace": "simulated", "loadBalancers": []},
+    "createdAt": "2023-01-01T00:00:00.000Z",
+}
+"""Where something runs, and since when it exists."""
+
+
 def slug_of(job: SimJob | SimRun) -> str:
     """The vendor's id of a job: unique in its project only."""
     return job.job_id.removeprefix(f"{job.project}/")
@@ -76,20 +83,42 @@ def run_row(seen: Seen, shape: NorthflankShape) -> dict[str, object]:
 
 def project_row(project: str) -> dict[str, object]:
     """A project of the list."""
-    return {"id": project, "name": project, "description": f"For {MARK}"}
+    return {
+        "id": project,
+        "uid": _uid(project),
+        "name": project,
+        "lifecycleStatus": "created",
+        "description": f"For {MARK}",
+    }
+
+
+def project_details(project: str, jobs: Iterable[SimJob]) -> dict[str, object]:
+    """A project with its jobs; it has no services and no addons."""
+    wanted = ("id", "uid", "appId", "name", "description", "jobType")
+    rows = [job_row(job) for job in jobs]
+    shown = [{name: row[name] for name in wanted} for row in rows]
+    return {**project_row(project), **PLACE, "services": [], "addons": [], "jobs": shown}
 
 
 def job_row(job: SimJob) -> dict[str, object]:
     """A job of its project's list. Only jobs with a schedule can be suspended."""
     cron = {"jobType": "cron", "suspended": not job.enabled} if job.schedule else {"jobType": "manual"}
-    name = {"id": slug_of(job), "name": job.name, "projectId": job.project}
-    return {**name, **cron, "description": f"Of {MARK}", "tags": [MARK]}
+    slug = slug_of(job)
+    name = {"id": slug, "uid": _uid(job.job_id), "appId": f"/simulated/{job.project}/{slug}", "name": job.name}
+    switches = {"disabledCI": False, "disabledCD": False}
+    return {**name, "projectId": job.project, **cron, **switches, "description": f"Of {MARK}", "tags": [MARK]}
 
 
 def job_details(job: SimJob, shape: NorthflankShape) -> dict[str, object]:
     """A job with its settings."""
     cron = {"cron": {"schedule": job.schedule, "concurrencyPolicy": "Forbid"}} if job.schedule else {}
-    return {**job_row(job), "settings": {"backoffLimit": shape.backoff_limit, "activeDeadlineSeconds": 600, **cron}}
+    settings = {"backoffLimit": shape.backoff_limit, "activeDeadlineSeconds": 600, **cron}
+    return {**job_row(job), **PLACE, "billing": {"deploymentPlan": "nf-compute-10"}, "settings": settings}
+
+
+def _uid(text: str) -> str:
+    """The vendor's second id, which does not change with the name."""
+    return hashlib.sha256(f"uid of {text}".encode()).hexdigest()[:24]
 
 
 def stamp(instant: float) -> str:

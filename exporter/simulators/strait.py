@@ -13,7 +13,7 @@ import msgspec
 
 from exporter.simulators.control import decoded
 from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
-from exporter.simulators.rate import FixedWindow
+from exporter.simulators.rate import FixedWindow, Quota
 from exporter.simulators.server import Simulator
 from exporter.simulators.sight import Sight, chosen
 from exporter.simulators.strait_rows import (
@@ -26,14 +26,17 @@ from exporter.simulators.strait_rows import (
     job_row,
     lives,
     microseconds,
+    plain_id,
     run_row,
     run_word,
     step_row,
+    timeline,
     timestamp,
+    workflow_row,
     workflow_run_row,
     workflow_word,
 )
-from exporter.simulators.world import World
+from exporter.simulators.world import SimJob, World
 
 ROOT = "/v1"
 API_KEY = "strait_simulated"
@@ -47,6 +50,24 @@ CUT = 0.7
 LOCKED_AFTER, LOCKED_FOR = 10, 900.0
 """So many bad sign-ins within so many seconds lock the address out."""
 
+NO_PATH = "no such path"
+"""The message of a path that is not one of the server's, which is no JSON either."""
+
+CODES = {
+    400: "bad_request",
+    401: "authentication_required",
+    403: "forbidden",
+    404: "not_found",
+    413: "response_too_large",
+    429: "too_many_requests",
+}
+"""Codes of errors by status."""
+
+WINDOWS = {"1h": 3600.0, "1d": 86400.0, "7d": 7 * 86400.0, "30d": 30 * 86400.0}
+
+PLENTY = 100_000
+"""The limit that headers tell where none is set."""
+
 PLAIN = "rate limit exceeded"
 """The message of the limit by address, which is no JSON."""
 
@@ -55,6 +76,10 @@ WORDS = frozenset({*OPEN_WORDS, *RUN_WORDS.values(), "dead_letter", "system_fail
 WORDS_OF_WORKFLOWS = frozenset({*WORKFLOW_WORDS.values(), "paused", "compensating", "compensated"})
 SCOPES = {
     "jobs": "jobs:read",
+    "job": "jobs:read",
+    "health": "jobs:read",
+    "stats": "stats:read",
+    "dead_letters": "runs:read",
     "runs": "runs:read",
     "run": "runs:read",
     "export": "runs:read",
@@ -72,8 +97,8 @@ class StraitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         lists: Whether a list is an object with a cursor, or the bare array of the vendor's page.
         scopes: What the key may do; none at all is full access.
-        requests_per_minute: The key's limit, which headers tell; 0: none, for tests whose clock stands still. The
-            real server's default is 1,000.
+        requests_per_minute: The key's limit; 0: none, for tests whose clock stands still. The real server's default is
+            1,000. Headers tell each limit.
         address_requests_per_minute: The limit by address; 0: none. The real server's default is 100.
         largest_body: Bytes of an answer; what is larger is refused with 413.
         hidden: The share of runs that a key bound to an environment does not get, which leaves pages short or empty.
@@ -145,7 +170,11 @@ class StraitSimulator(Simulator):
         of_workflow_run = ROOT + "/workflow-runs/{run}"
         return (
             Route("jobs", "GET", ROOT + "/jobs", self._admitted(self._jobs)),
+            Route("job", "GET", ROOT + "/jobs/{job}", self._admitted(self._job)),
+            Route("health", "GET", ROOT + "/jobs/{job}/health", self._admitted(self._health)),
+            Route("stats", "GET", ROOT + "/stats", self._admitted(self._stats)),
             Route("runs", "GET", ROOT + "/runs", self._admitted(self._runs)),
+            Route("dead_letters", "GET", ROOT + "/runs/dlq", self._admitted(self._dead_letters)),
             Route("export", "GET", ROOT + "/export/runs", self._admitted(self._export)),
             Route("run", "GET", ROOT + "/runs/{run}", self._admitted(self._run)),
             Route("workflows", "GET", ROOT + "/workflows", self._admitted(self._workflow_list)),
@@ -164,32 +193,36 @@ class StraitSimulator(Simulator):
         )
 
     def error(self, status: int, message: str) -> Response:
-        """An error in one of the vendor's three shapes."""
+        """An error in one of the vendor's four shapes."""
+        if status == 404 and message == NO_PATH:
+            return Response(status=404, body=b"404 page not found\n", content_type="text/plain; charset=utf-8")
         if status == 429 and message == PLAIN:
             return Response(status=status, body=message.encode(), content_type="text/plain; charset=utf-8")
         if status == 402:
             return json_response({"code": "payment_required", "message": message}, status)
-        return json_response({"error": {"code": f"e{status}", "message": message}, "request_id": "r-1"}, status)
+        code = CODES.get(status, "internal_error" if status >= 500 else "bad_request")
+        return json_response({"error": {"code": code, "message": message}, "request_id": "host/simulated-1"}, status)
 
     def admit(self, request: Request) -> Mapping[str, str]:  # noqa: ARG002  # the limits are for all endpoints
         """The lock, the limit by address, then that of the key, which every answer tells."""
         now = self.clock()
         if len(self._bad) == LOCKED_AFTER and self._bad[0] > now - LOCKED_FOR:
             raise Refused(429, PLAIN, {"Retry-After": str(math.ceil(self._bad[0] + LOCKED_FOR - now))})
+        told: list[Quota] = []
         if self.options.address_requests_per_minute:
-            quota = self._address_limit.take(self.options.address_requests_per_minute)
-            if not quota.allowed:
-                raise Refused(429, PLAIN, {"Retry-After": str(math.ceil(quota.reset))})
-        if not self.options.requests_per_minute:
-            return {}
-        quota = self._limit.take(self.options.requests_per_minute)
+            told.append(self._address_limit.take(self.options.address_requests_per_minute))
+            if not told[0].allowed:
+                raise Refused(429, PLAIN, {"Retry-After": str(math.ceil(told[0].reset))})
+        plenty = Quota(allowed=True, limit=PLENTY, remaining=PLENTY - 1, reset=60.0)
+        limit = self.options.requests_per_minute
+        told.append(self._limit.take(limit) if limit else plenty)
         headers = {
-            "X-RateLimit-Limit": str(quota.limit),
-            "X-RateLimit-Remaining": str(quota.remaining),
-            "X-RateLimit-Reset": str(math.ceil(now + quota.reset)),
+            "X-RateLimit-Limit": ", ".join(str(quota.limit) for quota in told),
+            "X-RateLimit-Remaining": ", ".join(str(quota.remaining) for quota in told),
+            "X-RateLimit-Reset": str(math.ceil(now + told[-1].reset)),
         }
-        if not quota.allowed:
-            raise Refused(429, "too many requests", {**headers, "Retry-After": str(math.ceil(quota.reset))})
+        if not told[-1].allowed:
+            raise Refused(429, "too many requests", {**headers, "Retry-After": str(math.ceil(told[-1].reset))})
         return headers
 
     def _admitted(self, handler: Handler) -> Handler:
@@ -198,30 +231,65 @@ class StraitSimulator(Simulator):
         def admitted(request: Request) -> Response:
             if request.headers.get("authorization") != f"Bearer {self.api_key}":
                 self._bad.append(self.clock())
-                raise Refused(401, "invalid API key")
+                raise Refused(401, "invalid api key")
             scope = SCOPES[request.endpoint]
             if self.options.scopes and scope not in self.options.scopes:
-                raise Refused(403, f"missing scope {scope}")
+                raise Refused(403, f"insufficient permissions: requires {scope}")
             if scope == "workflows:read" and not self.options.workflows:
-                raise Refused(404, "no such path")
+                raise Refused(404, NO_PATH)
             return handler(request)
 
         return admitted
 
     def _jobs(self, request: Request) -> Response:
-        return self._job_list(request, zone="timezone", workflows=False)
+        return self._job_list(request, workflows=False)
 
     def _workflow_list(self, request: Request) -> Response:
-        return self._job_list(request, zone="cron_timezone", workflows=True)
+        return self._job_list(request, workflows=True)
 
-    def _job_list(self, request: Request, *, zone: str, workflows: bool) -> Response:
-        self._notice(self.sight(request))
+    def _job_list(self, request: Request, *, workflows: bool) -> Response:
+        row = workflow_row if workflows else job_row
         listed = [
-            Listed(microseconds(JOBS_CREATED + number), job.job_id, partial(job_row, job, number, zone=zone))
-            for number, job in enumerate(self.world.jobs())
-            if (job.job_id in self._workflows) is workflows
+            Listed(microseconds(JOBS_CREATED + number), job.job_id, partial(row, job, number, self.options.rows))
+            for number, job in self._jobs_of_kind(request, workflows=workflows)
         ]
         return self._page(request, listed, Sight(request.received), hidden=0.0)
+
+    def _jobs_of_kind(self, request: Request, *, workflows: bool) -> list[tuple[int, SimJob]]:
+        """The jobs, or the workflows, with their numbers."""
+        self._notice(self.sight(request))
+        numbered = enumerate(self.world.jobs())
+        return [(number, job) for number, job in numbered if (job.job_id in self._workflows) is workflows]
+
+    def _job(self, request: Request) -> Response:
+        for number, job in self._jobs_of_kind(request, workflows=False):
+            if plain_id(job.job_id) == request.parameters["job"]:
+                return json_response(job_row(job, number, self.options.rows))
+        raise Refused(404, "job not found")
+
+    def _health(self, request: Request) -> Response:
+        """What the server says of a job's runs; -1 where there are none."""
+        window = request.query.get("window", "1d")
+        if window not in WINDOWS:
+            raise Refused(400, "window must be one of 1h, 1d, 7d, 30d")
+        self._job(request)
+        since = request.received - WINDOWS[window]
+        words = [
+            run_word(life, self.options.rows)
+            for life in self._lives(self.sight(request))
+            if plain_id(life.run.job_id) == request.parameters["job"] and life.created >= since
+        ]
+        good, bad = words.count("completed"), sum(word in ("failed", "crashed", "timed_out") for word in words)
+        rate = 100 * good / (good + bad) if good + bad else -1
+        return json_response({"job_id": request.parameters["job"], "window": window, "health_score": rate})
+
+    def _stats(self, request: Request) -> Response:
+        words = [
+            run_word(life, self.options.rows)
+            for life in self._lives(self.sight(request))
+            if life.run.job_id not in self._workflows
+        ]
+        return json_response({word: words.count(word) for word in ("queued", "executing", "delayed")})
 
     def _notice(self, sight: Sight) -> None:
         """Finds out which jobs are workflows."""
@@ -239,12 +307,15 @@ class StraitSimulator(Simulator):
     def _workflow_runs(self, request: Request) -> Response:
         return self._run_list(request, workflow=True)
 
-    def _run_list(self, request: Request, *, workflow: bool) -> Response:
-        """Runs of one kind, of the asked status. `statuses` is not heeded, as by older servers."""
-        sight, wanted = self.sight(request), request.query.get("status", "")
+    def _dead_letters(self, request: Request) -> Response:
+        return self._run_list(request, workflow=False, status="dead_letter")
+
+    def _run_list(self, request: Request, *, workflow: bool, status: str = "") -> Response:
+        """Runs of one kind, of the asked status. `statuses` is ignored, as by older servers."""
+        sight, wanted = self.sight(request), status or request.query.get("status", "")
         words = (WORDS_OF_WORKFLOWS if workflow else WORDS) - self.options.unknown_words
         if wanted and wanted not in words:
-            raise Refused(400, "invalid status")
+            raise Refused(400, "status is invalid")
         listed = [
             Listed(microseconds(life.created), life.run.run_id, partial(self._row, life, workflow=workflow))
             for life in self._candidates(request, sight, workflow=workflow)
@@ -274,7 +345,7 @@ class StraitSimulator(Simulator):
         answer: object = rows
         if self.options.lists == "page":
             cursor = {"next_cursor": timestamp(page[-1].created / 1_000_000)} if more else {}
-            answer = {"data": rows or None, "has_more": more, **cursor}
+            answer = {"data": rows, "has_more": more, **cursor}
         response = json_response(answer)
         if len(response.body) > self.options.largest_body:
             raise Refused(413, "response too large")
@@ -286,7 +357,7 @@ class StraitSimulator(Simulator):
         for life in self._lives_of(request.parameters["run"], sight):
             if (life.run.job_id in self._workflows) is workflow:
                 return life, sight
-        raise Refused(404, "no such run")
+        raise Refused(404, "workflow run not found" if workflow else "run not found")
 
     def _lives_of(self, run_id: str, sight: Sight) -> Sequence[Life]:
         """The run of an id, if it can be seen."""
@@ -329,10 +400,9 @@ class StraitSimulator(Simulator):
 
     def _timeline(self, request: Request) -> Response:
         life, sight = self._found(request, workflow=True)
-        wanted = ("step_ref", "status", "started_at", "finished_at")
-        rows = [step_row(life, step) for step in life.run.steps]
-        steps = sight.rows([{name: row[name] for name in wanted if name in row} for row in rows])
-        return json_response({"workflow_run_id": life.run.run_id, "steps": steps})
+        answer = timeline(life, [step_row(life, step) for step in life.run.steps], self.options.rows)
+        steps = answer["steps"]
+        return json_response({**answer, "steps": sight.rows(steps) if isinstance(steps, list) else []})
 
     def _show_options(self, _request: Request) -> Response:
         return json_response(self.options)
@@ -347,7 +417,7 @@ def limit_of(request: Request) -> int:
     """Rows of the page that is asked for. Raises Refused 400 for what is no number."""
     text = request.query.get("limit", str(USUAL_ROWS))
     if not text.isdecimal() or int(text) < 1:
-        raise Refused(400, "invalid limit")
+        raise Refused(400, "limit must be a positive integer")
     return min(int(text), MOST_ROWS)
 
 
@@ -367,4 +437,4 @@ def cursor_of(request: Request) -> int | None:
     try:
         return microseconds(datetime.fromisoformat(text).timestamp())
     except ValueError as error:
-        raise Refused(400, "invalid cursor") from error
+        raise Refused(400, "cursor must be a valid RFC3339 timestamp") from error

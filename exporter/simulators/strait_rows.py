@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -29,12 +30,14 @@ class StraitShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         compensation: Seconds from a workflow run's failure to its compensation, and that this takes; 0: none.
         payload_bytes: Length of each run's payload, besides what identifies its customer.
         traced: Whether runs have an execution trace.
+        paused: Why jobs are paused, by slug.
     """
 
     delayed_after: float = 600.0
     compensation: float = 0.0
     payload_bytes: int = 0
     traced: bool = False
+    paused: Mapping[str, str] = {}
 
 
 class Life(NamedTuple):
@@ -95,20 +98,52 @@ def timestamp(instant: float) -> str:
     return text + "Z"
 
 
-def job_row(job: SimJob, number: int, *, zone: str) -> dict[str, object]:
-    """A job, or a workflow; `zone` is the name of the field with the time zone of its schedule."""
-    row = {
-        "id": job.job_id,
+def plain_id(identity: str) -> str:
+    """An ID as the server makes them, without a slash: one of the world that has one is hashed."""
+    return hashed(identity) if "/" in identity else identity
+
+
+def hashed(text: str) -> str:
+    """A UUID that stands for a text."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, text))
+
+
+def version_id(identity: str) -> str:
+    """The ID of a version, as the server shows it."""
+    return f"ver_{hashed(identity).replace('-', '')[:12]}"
+
+
+def job_row(job: SimJob, number: int, shape: StraitShape) -> dict[str, object]:
+    """A job."""
+    row = {**_common(job, number), "endpoint_url": "http://worker.internal/ok", "max_attempts": 3}
+    row |= {"timeout_secs": 300, "retry_priority_boost": 1, "cron_overlap_policy": "allow", "queue": "default"}
+    row |= {"execution_mode": "http", "paused": False}
+    if (reason := shape.paused.get(job.name)) is not None:
+        row |= {"paused": True, "paused_at": timestamp(JOBS_CREATED + number), "pause_reason": reason}
+    return row | ({"cron": job.schedule, "timezone": "Europe/Berlin"} if job.schedule else {})
+
+
+def workflow_row(job: SimJob, number: int, shape: StraitShape) -> dict[str, object]:  # noqa: ARG001  # as job_row
+    """A workflow."""
+    zone = {"cron": job.schedule, "cron_timezone": "Europe/Berlin"} if job.schedule else {}
+    return {**_common(job, number), **zone}
+
+
+def _common(job: SimJob, number: int) -> dict[str, object]:
+    created = timestamp(JOBS_CREATED + number)
+    return {
+        "id": plain_id(job.job_id),
         "project_id": job.project,
         "name": f"The job {job.name}",
         "slug": job.name,
         "description": f"Made for {MARK}",
-        "webhook_secret": MARK,
         "enabled": job.enabled,
-        "max_attempts": 3,
-        "created_at": timestamp(JOBS_CREATED + number),
+        "version": 1,
+        "version_id": version_id(job.job_id),
+        "version_policy": "pin",
+        "created_at": created,
+        "updated_at": created,
     }
-    return row | ({"cron": job.schedule, zone: "Europe/Berlin"} if job.schedule else {})
 
 
 def run_word(life: Life, shape: StraitShape) -> str:
@@ -131,7 +166,7 @@ def run_row(life: Life, shape: StraitShape) -> dict[str, object]:
     word = run_word(life, shape)
     row = {
         "id": run.run_id,
-        "job_id": run.job_id,
+        "job_id": plain_id(run.job_id),
         "project_id": run.project,
         "status": word,
         "attempt": attempt,
@@ -161,7 +196,9 @@ def export_csv(shown: Iterable[Life]) -> bytes:
     writer.writerow(EXPORTED)
     for life in shown:
         run, created = life.run, timestamp(life.created)
-        writer.writerow((run.run_id, run.job_id, "queued", 1, "cron", created, "", "", f'Of "{MARK}",\nagain'))
+        writer.writerow(
+            (run.run_id, plain_id(run.job_id), "queued", 1, "cron", created, "", "", f'Of "{MARK}",\nagain')
+        )
     return text.getvalue().encode()
 
 
@@ -196,11 +233,14 @@ def workflow_run_row(life: Life, shape: StraitShape) -> dict[str, object]:
         end += 2 * shape.compensation
     row = {
         "id": run.run_id,
-        "workflow_id": run.job_id,
+        "workflow_id": plain_id(run.job_id),
         "project_id": run.project,
         "status": word,
         "triggered_by": "manual",
         "workflow_version": run.version,
+        "workflow_version_id": version_id(f"{run.job_id} {run.version}"),
+        "workflow_snapshot_id": hashed(f"snapshot of {run.job_id} {run.version}"),
+        "tags": {"customer": MARK},
         "payload": {"customer": run.title},
         "error": run.error if end is not None and run.error else None,
         "started_at": timestamp(run.start) if run.start <= life.now and word != "expired" else None,
@@ -216,8 +256,10 @@ def step_row(life: Life, step: SimStep) -> dict[str, object]:
     word = STEP_WORDS.get(what, "failed")
     started = step.start is not None and step.start <= life.now
     row = {
-        "id": f"{life.run.run_id}-{step.name}",
+        "id": hashed(f"step {life.run.run_id} {step.name}"),
         "workflow_run_id": life.run.run_id,
+        "workflow_step_id": hashed(f"step {life.run.job_id} {step.name}"),
+        "job_run_id": hashed(f"run of step {life.run.run_id} {step.name}") if started else None,
         "step_ref": step.name,
         "attempt": 1,
         "status": word,
@@ -230,3 +272,19 @@ def step_row(life: Life, step: SimStep) -> dict[str, object]:
         "created_at": timestamp(life.created),
     }
     return {name: value for name, value in row.items() if value is not None}
+
+
+def timeline(life: Life, rows: Sequence[Mapping[str, object]], shape: StraitShape) -> dict[str, object]:
+    """The timeline of a workflow run, with steps as `step_row` makes them."""
+    run = workflow_run_row(life, shape)
+    head: dict[str, object] = {name: run[name] for name in ("status", "started_at", "finished_at") if name in run}
+    total = 0.0 if life.run.end is None else life.run.end - life.run.start
+    steps = [_timed(row, step) for row, step in zip(rows, life.run.steps, strict=True)]
+    return {"workflow_run_id": life.run.run_id, **head, "total_ms": round(1000 * total), "steps": steps}
+
+
+def _timed(row: Mapping[str, object], step: SimStep) -> dict[str, object]:
+    seconds = 0.0 if step.start is None or step.end is None or "finished_at" not in row else step.end - step.start
+    shown = {name: row[name] for name in ("step_ref", "status", "started_at", "finished_at") if name in row}
+    extra = {"duration_ms": round(1000 * seconds), "on_critical_path": True, "wait_ms": 0}
+    return {"step_run_id": row["id"], **shown, **extra}

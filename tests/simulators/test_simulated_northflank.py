@@ -227,3 +227,18 @@ def test_the_demo_has_a_larger_limit_the_faster_it_runs():
 
 def test_options_can_be_set_over_http(http):
     assert http.post("/-/options", json={"requests_per_hour": 5}).json()["requests_per_hour"] == 5
+
+
+def test_a_project_and_its_jobs_have_the_fields_that_official_clients_want(northflank, http, world):
+    world.run("a", project="blue")
+    listed = http.get("/v1/projects").json()["data"]["projects"][-1]
+    project = http.get("/v1/projects/blue").json()["data"]
+    (row,) = http.get("/v1/projects/blue/jobs").json()["data"]["jobs"]
+    job = http.get("/v1/projects/blue/jobs/a").json()["data"]
+    assert http.get("/v1/login").status_code == 200
+    assert http.get("/v1/projects/none").status_code == 404
+    assert {"id", "uid", "name", "lifecycleStatus"} <= listed.keys()
+    assert {"uid", "lifecycleStatus", "cluster", "createdAt", "services", "addons", "jobs"} <= project.keys()
+    assert {"id", "uid", "appId", "name", "jobType"} <= project["jobs"][0].keys()
+    assert {"uid", "appId", "disabledCI", "disabledCD", "tags", "projectId"} <= row.keys()
+    assert {"billing", "cluster", "createdAt", "settings"} <= job.keys()

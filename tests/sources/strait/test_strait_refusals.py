@@ -144,7 +144,7 @@ def test_the_simulated_server_forgets_ties_at_a_page_s_edge(world, clock, simula
         first = http.get("/v1/runs?limit=100").json()
         second = http.get("/v1/runs", params={"limit": 100, "cursor": first["next_cursor"]}).json()
     assert (len(first["data"]), first["has_more"]) == (100, True)
-    assert second == {"data": None, "has_more": False}
+    assert second == {"data": [], "has_more": False}
 
 
 def test_a_poller_s_wait_knows_no_vendor(reader):
