@@ -229,7 +229,7 @@ def test_options_can_be_set_over_http(http):
     assert http.post("/-/options", json={"requests_per_hour": 5}).json()["requests_per_hour"] == 5
 
 
-def test_a_project_and_its_jobs_have_the_fields_that_official_clients_want(northflank, http, world):
+def test_a_project_and_its_jobs_have_the_fields_that_official_clients_want(http, world):
     world.run("a", project="blue")
     listed = http.get("/v1/projects").json()["data"]["projects"][-1]
     project = http.get("/v1/projects/blue").json()["data"]

@@ -93,7 +93,7 @@ class Exporter:
         return {
             (job.job.job_id, result): count.value
             for job in self.ledger.jobs_of(self.name)
-            for result, count in job.counts["jobrun_runs_total"].items()
+            for result, count in job.counts.get("jobrun_runs_total", {}).items()
             if count.value
         }
 

@@ -316,3 +316,42 @@ def test_whatever_a_row_holds_it_is_a_run_or_nothing(fields):
         return
     for row in page.rows:
         assert to_run(row, TABLE).run_id == fields["id"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "result", "error_type", "retries"),
+    [
+        ({"attempt": 1, "started_at": None}, Result.SKIP, "", 0),
+        ({"attempt": 2, "started_at": None}, Result.FAILURE, "expired", 1),
+        ({"attempt": 3, "error_class": "server"}, Result.FAILURE, "expired", 2),
+        ({"attempt": "3"}, Result.SKIP, "", 0),
+    ],
+)
+def test_a_run_that_expired_between_its_attempts_failed(changes, result, error_type, retries):
+    run = run_of(status="expired", **changes)
+    assert (run.result, run.error_type, run.retries) == (result, error_type, retries)
+
+
+def test_the_configuration_may_give_expired_another_meaning():
+    table = statuses(RUN_STATUSES, {"expired": Result.CANCELLATION})
+    assert run_of(table, status="expired", attempt=2).result is Result.CANCELLATION
+
+
+@pytest.mark.parametrize(
+    ("fields", "enabled", "stop_cause"),
+    [
+        ({"enabled": True, "paused": False}, True, ""),
+        ({"enabled": True, "paused": True, "pause_reason": "quota_exceeded"}, False, "quota_exceeded"),
+        ({"enabled": True, "paused": True, "pause_reason": "because Mr. Smith asked"}, False, ""),
+        ({"enabled": True, "paused": True}, False, ""),
+        ({"enabled": True, "paused": False, "pause_reason": "old"}, True, ""),
+        ({"enabled": False, "paused": False}, False, ""),
+        ({"paused": True}, False, ""),
+        ({"enabled": True, "paused": "yes"}, True, ""),
+        ({}, None, ""),
+    ],
+)
+def test_a_paused_job_is_not_enabled_and_says_why_in_a_word(fields, enabled, stop_cause):
+    row = {"id": "j", "slug": "daily", "cron": "0 3 * * *", **fields}
+    job = to_job(parse_page(json.dumps([row]).encode(), JOB_ROW, 100).rows[0], scope="", workflow=False)
+    assert (job.enabled, job.stop_cause) == (enabled, stop_cause)

@@ -51,13 +51,29 @@ def test_a_compensation_is_no_second_ending(world, option, reader, result):
     run = world.run("booking", duration=30.0, steps=["reserve", "pay"], result=result)
     reader.poll(60)
     assert reader.endings("booking") == {result: 1}
-    for _ in range(25):
+    for _ in range(11):
+        reader.poll(60)
+    assert reader.open() == {run.run_id: "executing"}, "it compensates, which may hang"
+    for _ in range(14):
         reader.poll(60)
 
     assert reader.endings("booking") == {result: 1}
     job = reader.job("booking")
     assert (job.last_run.run_id, str(job.last_run.result), job.last_run.end) == (run.run_id, "failure", run.end + 1200)
     assert reader.open() == {}
+
+
+def test_a_compensation_that_never_ends_is_dropped_without_another_result(world, option, reading):
+    option(rows=StraitShape(compensation=90_000.0))
+    reader = reading(max_run_age="2d")
+    reader.poll()
+    world.run("booking", duration=30.0, steps=["pay"], result="failure")
+    reader.poll(60)
+    reader.poll(26 * HOUR)
+    assert list(reader.open().values()) == ["executing"]
+    reader.poll(23 * HOUR)
+    reader.poll(60)
+    assert (reader.open(), reader.endings("booking")) == ({}, {"failure": 1})
 
 
 def test_a_compensation_that_is_the_first_thing_seen_is_an_open_run(world, clock, option, reader):

@@ -1,0 +1,205 @@
+"""A part of Northflank that cannot be read costs itself: not the other parts, and not for long the watermark."""
+
+import itertools
+
+import pytest
+
+from exporter.model import Result
+from exporter.simulators.faults import Garbage, Status
+from exporter.simulators.message import json_response
+from exporter.simulators.northflank import NorthflankOptions
+from exporter.simulators.world import SimJob
+
+NOW = 1_700_000_000.0
+MINUTE, HOUR = 60.0, 3600.0
+SUCCESS, FAILURE, UNKNOWN = Result.SUCCESS, Result.FAILURE, Result.UNKNOWN
+POISON = [
+    Status(code=500, endpoint="runs", path="/jobs/bad/"),
+    Status(code=403, endpoint="runs", path="/jobs/bad/"),
+    Garbage(text="<html>", endpoint="runs", path="/jobs/bad/"),
+    Garbage(text="{}", endpoint="runs", path="/jobs/bad/"),
+]
+
+
+@pytest.fixture
+def poisoned(exporter, world):
+    """An exporter that has read two good jobs and one, `bad`, that is about to fail."""
+    for name in ("good", "other", "bad"):
+        world.run(name, start=NOW - HOUR)
+    exporter.live(5 * MINUTE)
+    return exporter
+
+
+@pytest.mark.parametrize("fault", POISON, ids=str)
+def test_one_job_that_cannot_be_read_costs_that_job_and_is_caught_up(poisoned, world, simulator, fault):
+    simulator.faults.set([fault])
+    before = poisoned.clock()
+    for minute in range(0, 60, 10):
+        for name in ("good", "bad"):
+            world.run(name, start=before + minute * MINUTE + 1, duration=20.0, result="failure")
+    poisoned.live(HOUR)
+    assert "bad" in poisoned.poller.last_fault
+    poisoned.live(15 * MINUTE)
+    assert poisoned.counted() == {("prod/good", FAILURE): 6}
+    assert poisoned.watermark() > poisoned.clock() - 15 * MINUTE, "it waits for 15 minutes and no longer"
+    assert poisoned.ledger.source(poisoned.name).scopes["prod"].readable
+
+    simulator.faults.clear()
+    poisoned.live(15 * MINUTE)
+    assert poisoned.counted() == {("prod/good", FAILURE): 6, ("prod/bad", FAILURE): 6}
+    assert poisoned.source_count("jobrun_source_unobserved_seconds_total") == 0
+
+
+def test_the_watermark_waits_for_a_job_that_fails_for_a_moment(poisoned, simulator):
+    simulator.faults.set([POISON[0]])
+    poisoned.live(12 * MINUTE)
+    held = poisoned.watermark()
+    assert held < poisoned.clock() - 8 * MINUTE
+    simulator.faults.clear()
+    poisoned.live(12 * MINUTE)
+    assert poisoned.watermark() > held + 8 * MINUTE
+
+
+def test_what_a_failing_job_left_unread_is_caught_up_after_a_kill(poisoned, world, simulator):
+    simulator.faults.set([POISON[0]])
+    world.run("bad", start=poisoned.clock() + 1, duration=20.0, result="failure")
+    poisoned.live(40 * MINUTE)
+    poisoned.start()
+    poisoned.live(10 * MINUTE)
+    simulator.faults.clear()
+    poisoned.live(15 * MINUTE)
+    assert poisoned.counted() == {("prod/bad", FAILURE): 1}
+
+
+def test_a_job_that_could_never_be_read_does_not_keep_the_others_from_their_watermark(exporter, world, simulator):
+    simulator.faults.set([POISON[0]])
+    for name in ("good", "bad"):
+        world.run(name, start=NOW - HOUR)
+    exporter.live(10 * MINUTE)
+    assert exporter.watermark() is None
+    exporter.live(20 * MINUTE)
+    assert exporter.watermark() is not None
+    world.run("bad", start=exporter.clock() - 5 * MINUTE, duration=20.0)
+    simulator.faults.clear()
+    exporter.live(15 * MINUTE)
+    assert exporter.counted() == {("prod/bad", SUCCESS): 1}
+
+
+def test_one_run_that_cannot_be_asked_by_its_id_costs_nothing_else(exporter, world, simulator):
+    old = world.run("good", start=NOW - HOUR, duration=5 * HOUR)
+    exporter.poll()
+    simulator.faults.set([Status(code=500, endpoint="run")])
+    for second in range(150):
+        world.run("good", start=NOW + second, duration=1.0)
+    exporter.live(10 * MINUTE)
+    assert old.run_id in exporter.open()
+    assert exporter.watermark() < exporter.clock() - 5 * MINUTE
+    exporter.live(20 * MINUTE)
+    assert exporter.watermark() > exporter.clock() - 12 * MINUTE
+    simulator.faults.clear()
+    exporter.live(5 * HOUR)
+    assert exporter.counted() == {("prod/good", SUCCESS): 151}
+
+
+@pytest.mark.parametrize(
+    "fault", [Status(code=500, path="/projects/sick/"), Garbage(text="[]", path="/projects/sick/")], ids=str
+)
+def test_one_project_that_cannot_be_read_becomes_unreadable_and_is_caught_up(exporter, world, simulator, fault):
+    for project in ("prod", "sick"):
+        world.run("a", project=project, start=NOW - HOUR)
+    exporter.live(5 * MINUTE)
+    simulator.faults.set([fault])
+    for project in ("prod", "sick"):
+        world.run("a", project=project, start=exporter.clock() + 1, duration=20.0, result="failure")
+    exporter.live(HOUR)
+    scopes = exporter.ledger.source(exporter.name).scopes
+    assert (scopes["prod"].readable, scopes["sick"].readable) == (True, False)
+    assert scopes["sick"].watermark < exporter.clock() - 50 * MINUTE
+    assert exporter.watermark() > exporter.clock() - 15 * MINUTE
+    assert exporter.counted() == {("prod/a", FAILURE): 1}
+    simulator.faults.clear()
+    exporter.live(25 * MINUTE)
+    assert exporter.ledger.source(exporter.name).scopes["sick"].readable
+    assert exporter.counted() == {("prod/a", FAILURE): 1, ("sick/a", FAILURE): 1}
+
+
+def test_many_failing_jobs_do_not_pass_for_an_api_that_is_down(exporter, world, simulator):
+    for name in [f"bad{number}" for number in range(5)] + ["good"]:
+        world.run(name, start=NOW - HOUR)
+    simulator.faults.set([Status(code=400, endpoint="runs", path="/jobs/bad")])
+    exporter.poll()
+    assert exporter.counted() == {}
+    world.run("good", start=NOW + 61, duration=5.0)
+    exporter.live(25 * MINUTE)
+    assert exporter.counted() == {("prod/good", SUCCESS): 1}
+
+
+def test_an_api_that_answers_nothing_at_all_is_an_error_of_the_whole_source(poisoned, simulator):
+    simulator.faults.set([Status(code=500)])
+    poisoned.live(15 * MINUTE)
+    assert poisoned.poller.last_outcome == "error"
+    assert poisoned.poller.last_fault == "GET /projects: 500"
+
+
+def test_a_job_that_the_list_leaves_out_for_long_is_read_while_it_answers(poisoned, world, simulator):
+    original = simulator.answer
+
+    def answer(request, route):
+        response = original(request, route)
+        if request.endpoint != "jobs":
+            return response
+        rows = ("good", "other")
+        return json_response({"data": {"jobs": [{"id": row, "name": row} for row in rows]}, "pagination": {}})
+
+    simulator.answer = answer
+    poisoned.live(2 * HOUR)
+    world.run("bad", start=poisoned.clock() + 1, duration=20.0, result="failure")
+    poisoned.live(20 * MINUTE)
+    assert not poisoned.job("prod/bad").gone
+    assert poisoned.counted() == {("prod/bad", FAILURE): 1}
+
+
+def test_an_open_run_of_a_deleted_job_ends_as_unknown(poisoned, world, simulator):
+    run = world.run("bad", start=poisoned.clock() + 1, duration=9 * HOUR)
+    poisoned.live(12 * MINUTE)
+    assert run.run_id in poisoned.open()
+    simulator.options = NorthflankOptions(missing_jobs=frozenset({"prod/bad"}))
+    poisoned.live(10 * MINUTE)
+    assert run.run_id in poisoned.open(), "the list may be wrong for a while"
+    seen = []
+    poisoned.live(40 * MINUTE, lambda: seen.append(poisoned.counted()))
+    assert {("prod/bad", UNKNOWN): 1} in seen
+    assert poisoned.open() == set()
+
+
+ENDLESS = {
+    "the same page again": lambda _: ([1], "c"),
+    "a cursor to and fro": lambda number: ([number % 2], "ab"[number % 2]),
+    "page numbers that change nothing": lambda _: ([1], None),
+    "empty pages": lambda number: ([], f"c{number}"),
+    "always one page more": lambda number: ([number], f"c{number}"),
+}
+
+
+@pytest.mark.parametrize("endpoint", ["projects", "jobs", "runs"])
+@pytest.mark.parametrize("pages", ENDLESS.values(), ids=ENDLESS)
+def test_a_list_that_never_ends_is_refused(exporting, world, simulator, endpoint, pages):
+    exporter = exporting(requests_per_minute=6000)
+    world.add_job(SimJob(job_id="prod/a", name="a", project="prod"))
+    numbers, original = itertools.count(), simulator.answer
+
+    def answer(request, route):
+        if request.endpoint != endpoint:
+            return original(request, route)
+        rows, cursor = pages(next(numbers))
+        more = {"hasNextPage": True} | ({} if cursor is None else {"cursor": cursor})
+        started = [{"id": f"i{row}", "name": "x", "status": "RUNNING"} for row in rows]
+        return json_response({"data": {endpoint: started}, "pagination": more})
+
+    simulator.options = NorthflankOptions(requests_per_hour=10**6)
+    simulator.answer = answer
+    exporter.poll()
+    if (endpoint, pages) != ("runs", ENDLESS["always one page more"]):
+        assert exporter.poller.last_reason == "schema"
+        assert "does not end" in exporter.poller.last_fault
+    assert next(numbers) <= 310

@@ -1,0 +1,148 @@
+"""A part of Strait that cannot be read costs itself: not the other parts, and not for long the watermark."""
+
+import msgspec
+import pytest
+
+from exporter.simulators.faults import Garbage, Status
+from exporter.simulators.strait import StraitOptions
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+FAULTS = [{"code": 409}, {"code": 403}, {"code": 422}]
+
+
+def watermark(reader, scope=""):
+    return reader.ledger.source("strait").scopes[scope].watermark
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, None], ids=str)
+def test_one_run_that_cannot_be_read_by_id_costs_nothing_else(world, clock, reader, simulator, fault):
+    created = clock() - 30 * HOUR
+    for minute in range(110):  # the newest page shows others
+        world.run("busy", created=clock() - 4 * HOUR + minute * 60, duration=1.0)
+    world.run("slow", run_id="poisoned", created=created, duration=40 * HOUR)
+    reader.poll()
+    assert reader.open() == {"poisoned": "executing"}
+    broken = Garbage(text="<html>", path="/poisoned") if fault is None else Status(**fault, path="/poisoned")
+    simulator.faults.set([broken])
+    world.run("slow", run_id="poisoned", created=created, duration=30 * HOUR + 30, result="failure")
+    for _ in range(20):
+        reader.poll(60)
+    assert "poisoned" in reader.fault
+    run = world.run("daily", duration=5.0, steps=["load"])
+    reader.poll(60)
+    assert reader.endings("daily") == {"success": 1}
+    assert reader.job("daily").last_run.run_id == run.run_id
+    assert watermark(reader) > clock() - 5 * MINUTE
+    simulator.faults.clear()
+    reader.poll(60)
+    assert reader.endings("slow") == {"failure": 1}
+
+
+@pytest.mark.parametrize("endpoint", ["workflow_runs", "workflows"])
+def test_workflows_that_cannot_be_read_cost_workflows_alone_and_are_caught_up(
+    world, clock, reader, simulator, endpoint
+):
+    world.run("flow", created=clock() - 100, duration=5.0, steps=["a"])
+    reader.poll()
+    simulator.faults.set([Status(code=409, endpoint=endpoint)])
+    for _ in range(30):
+        reader.poll(60)
+    world.run("flow", duration=5.0, steps=["a"], result="failure")
+    world.run("daily", duration=5.0)
+    reader.poll(60)
+    assert reader.endings("daily") == {"success": 1}
+    assert watermark(reader) > clock() - 5 * MINUTE
+    assert reader.ledger.source("strait").watermark() > clock() - 5 * MINUTE, "workflows hold it no more"
+    simulator.faults.clear()
+    reader.poll(60)
+    reader.poll(60)
+    assert reader.endings("flow") == {"failure": 1}
+    assert reader.ledger.source("strait").scopes["workflows"].readable
+
+
+def test_workflow_runs_that_fail_for_long_are_shown_as_unreadable(reader, simulator):
+    reader.poll()
+    simulator.faults.set([Status(code=409, endpoint="workflow_runs")])
+    reader.poll(60)
+    assert reader.ledger.source("strait").scopes["workflows"].readable, "not at once"
+    for _ in range(20):
+        reader.poll(60)
+    assert not reader.ledger.source("strait").scopes["workflows"].readable
+
+
+def test_one_list_of_a_status_that_fails_costs_that_list(world, clock, reader, simulator):
+    reader.poll()
+    original = simulator.answer
+
+    def answer(request, route):
+        if request.query.get("status") == "waiting":
+            return simulator.error(422, "broken")
+        return original(request, route)
+
+    simulator.answer = answer
+    world.run("daily", duration=5.0)
+    for _ in range(3):
+        reader.poll(60)
+    assert "status waiting" in reader.fault
+    assert reader.endings("daily") == {"success": 1}
+    assert watermark(reader) > clock() - 5 * MINUTE
+
+
+def test_jobs_that_cannot_be_listed_cost_no_run_of_a_known_job(world, reader, simulator):
+    world.run("daily", created=reader.now - 100, duration=5.0)
+    reader.poll()
+    simulator.faults.set([Status(code=409, endpoint="jobs")])
+    reader.restart()
+    world.run("daily", duration=5.0, result="failure")
+    reader.poll(60)
+    assert reader.endings("daily") == {"failure": 1}
+    assert "/jobs" in reader.fault
+
+
+def test_runs_of_a_job_that_nobody_can_name_wait_for_its_name(world, clock, reader, simulator):
+    reader.poll()
+    simulator.faults.set([Status(code=409, endpoint="jobs")])
+    world.run("new-job", project="prod", duration=5.0, result="failure")
+    for _ in range(5):
+        reader.poll(60)
+    assert reader.all_endings() == {}
+    assert watermark(reader) < clock() - 4 * MINUTE
+    simulator.faults.clear()
+    reader.poll(60)
+    reader.poll(60)
+    assert reader.endings("new-job") == {"failure": 1}
+
+
+def test_runs_of_a_job_that_nobody_can_name_count_under_its_id_after_a_while(world, reader, simulator):
+    reader.poll()
+    simulator.faults.set([Status(code=409, endpoint="jobs")])
+    world.run("new-job", job_id="j-1", duration=5.0, result="failure")
+    for _ in range(25):
+        reader.poll(60)
+    assert reader.endings("j-1") == {"failure": 1}
+
+
+def test_a_server_that_answers_nothing_is_an_error_of_the_whole_source(reader, simulator):
+    reader.poll()
+    simulator.faults.set([Status(code=409)])
+    assert reader.poll(60) == "error"
+    assert "GET /runs: 409" in reader.fault
+
+
+def test_a_compensation_is_followed_although_its_list_is_refused(world, clock, option, reader):
+    rows = msgspec.structs.replace(StraitOptions().rows, compensation=600.0)
+    option(rows=rows, unknown_words=frozenset({"compensating"}))
+    world.run("booking", run_id="w", created=clock() - 5 * HOUR, end=clock() + 30, result="failure", steps=["pay"])
+    for minute in range(120):
+        world.run("flow", created=clock() - 3 * HOUR + minute * 60, duration=1.0, steps=["a"])
+    reader.poll()
+    reader.poll(60)
+    assert reader.endings("booking") == {"failure": 1}
+    for _ in range(11):
+        reader.poll(60)
+    assert reader.open() == {"w": "executing"}
+    reader.restart()
+    for _ in range(12):
+        reader.poll(60)
+    assert reader.open() == {}
+    assert reader.endings("booking") == {"failure": 1}
