@@ -12,7 +12,15 @@ import structlog
 
 from exporter.client.budget import Stopped
 from exporter.counting.rules import SourceRules
-from exporter.errors import AuthError, JobrunError, NotFoundError, RateLimitedError, SourceError, StateError
+from exporter.errors import (
+    AuthError,
+    JobrunError,
+    NotFoundError,
+    PartialError,
+    RateLimitedError,
+    SourceError,
+    StateError,
+)
 from exporter.ledger.entries import Entered, Moment
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.meters import SourceMeter
@@ -155,18 +163,24 @@ class Poller:
             self._commit_readings(view, told, whatever_the_clock=True)
         self._enter(told, self._ledger.give_up(name, self._moment(told)))
         self._ledger.finish(name, self._moment(told), swept=sweep)
-        if any(not scope.readable for scope in self._ledger.source(name).scopes.values()):
+        if told.fault or any(not scope.readable for scope in self._ledger.source(name).scopes.values()):
             told.outcome = "partial"
 
     def _commit_readings(self, view: LedgerView, told: Told, *, whatever_the_clock: bool = False) -> bool:
-        """Reads and commits; False as soon as an answer shows that our clock was wrong when it was asked for."""
-        for reading in self._source.readings(view):
-            if self._heed_clock(told) and not whatever_the_clock:
-                return False
-            self._enter(told, self._ledger.commit(self._rules.name, reading, self._moment(told)))
-            self._source.committed(reading)
-            told.readings += 1
-            self._pages.soon()
+        """Reads and commits; False as soon as an answer shows that our clock was wrong when it was asked for.
+
+        Parts of the source that could not be read end nothing: everything else was read.
+        """
+        try:
+            for reading in self._source.readings(view):
+                if self._heed_clock(told) and not whatever_the_clock:
+                    return False
+                self._enter(told, self._ledger.commit(self._rules.name, reading, self._moment(told)))
+                self._source.committed(reading)
+                told.readings += 1
+                self._pages.soon()
+        except PartialError as error:
+            told.reason, told.fault = error.reason, str(error)
         return True
 
     def _heed_clock(self, told: Told) -> bool:
@@ -237,7 +251,7 @@ class Poller:
         name = self._rules.name
         state = self._ledger.source(name)
         readable = sum(scope.readable for scope in state.scopes.values())
-        self._meter.up(up)
+        self._meter.up(up and (readable > 0 or not state.scopes))
         self._meter.scopes(readable, len(state.scopes) - readable)
         self._meter.watermark(state.watermark())
         self._meter.jobs(sum(map(self._rules.shows, self._ledger.jobs_of(name))))
@@ -249,16 +263,16 @@ class Poller:
         self.failures = self.failures + 1 if failed else 0
         self.last_outcome, self.last_fault, self.last_reason = told.outcome, told.fault, told.reason
         self._meter.polled(told.outcome, now, seconds)
-        if failed:
+        if told.reason:
             self._meter.poll_error(told.reason)
-        else:
+        if not failed:
             self._meter.last_success(now)
         self._show(up=not failed)
         with contextlib.suppress(StateError):
             self._meter.step_fetches_pending(self._ledger.count_pending_steps(name))
-        log = self._log.warning if failed else self._log.info
+        log = self._log.warning if told.fault else self._log.info
         counts = {str(key): told.entered.dispositions[key] for key in Disposition if told.entered.dispositions[key]}
-        fault = {"reason": told.reason, "fault": told.fault} if failed else {}
+        fault = {"reason": told.reason, "fault": told.fault} if told.fault else {}
         log(
             "poll",
             outcome=told.outcome,

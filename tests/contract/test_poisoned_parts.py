@@ -11,14 +11,6 @@ HARMS = {
     "garbage": Garbage,
     "reset": Reset,
 }
-NOT_YET = {"northflank"}
-"""Sources that are known to get this wrong. A source that gets it right is removed from here."""
-
-
-@pytest.fixture(autouse=True)
-def not_yet(request):
-    if request.node.callspec.params["make"] in NOT_YET:
-        request.node.add_marker(pytest.mark.xfail(strict=False, reason="this source does not do this yet"))
 
 
 @pytest.mark.able("job_path")
@@ -45,7 +37,6 @@ def test_a_job_that_cannot_be_read_costs_no_other_and_is_caught_up(make, harm):
     assert bench.value("jobrun_source_unobserved_seconds_total") == 0
 
 
-@pytest.mark.xfail(strict=False, reason="nothing that comes after what is read happens yet in such a poll")
 @pytest.mark.able("by_id")
 @pytest.mark.parametrize("harm", ["500", "garbage"])
 def test_an_open_run_that_cannot_be_read_by_its_id_expires_and_costs_no_other(make, harm):

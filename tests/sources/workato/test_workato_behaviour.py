@@ -424,7 +424,7 @@ def test_a_customer_that_fails_does_not_keep_the_others_from_being_read(world, w
     for project in ("one", "two", "three"):
         world.run("a", project=project, start=clock() + 1, duration=1.0)
     simulator.faults.add(Status(code=500, endpoint="recipes", count=3))
-    assert watch.poll() == "error"
+    assert watch.poll() == "partial"
     assert watch.counted() == 2
     assert watch.poll() == "success"
     assert watch.counted() == 3
