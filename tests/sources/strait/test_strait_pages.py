@@ -162,11 +162,11 @@ def test_an_answer_that_is_too_large_is_asked_for_in_smaller_pages(world, clock,
     assert "100" not in [query["limit"] for query in queries(simulator)], "it is not tried anew from the top"
 
 
-def test_a_single_row_that_is_too_large_fails_the_poll(world, clock, option, reader):
+def test_a_single_row_that_is_too_large_fails_the_list(world, clock, option, reader):
     reader.poll()
     world.run("heavy", created=clock(), duration=5.0)
     option(largest_body=1_000, rows=StraitShape(payload_bytes=5_000))
-    assert reader.poll(60) == "error"
+    assert reader.poll(60) == "partial"
     assert "413" in reader.fault
 
 
@@ -183,7 +183,7 @@ def test_a_refused_page_loses_nothing_once_it_is_given(world, clock, simulator, 
     for place in range(250):
         world.run("busy", created=clock() + place * 0.001, duration=5.0)
     simulator.faults.set([Status(code=402, endpoint="runs", count=1)])
-    assert reader.poll(60) == "error"
+    assert reader.poll(60) == "partial"
     assert "402" in reader.fault
     assert reader.poll(60) == "success"
     assert reader.endings("busy") == {"success": 250}

@@ -21,14 +21,14 @@ def test_a_refused_key_is_left_alone_for_five_minutes_at_once(simulator, reader)
 
 def test_other_failures_are_tried_again_at_the_usual_time(simulator, reader):
     simulator.faults.set([Status(code=400, count=1)])
-    assert reader.poll() == "error"
+    assert reader.poll() == "partial"
     assert reader.polled.wait() == 60
 
 
 def test_a_status_that_was_answered_before_is_not_given_up_for_one_refusal(simulator, reader):
     reader.poll()
     simulator.faults.set([Status(code=400, endpoint="runs", count=1)])
-    assert reader.poll(60) == "error"
+    assert reader.poll(60) == "partial"
     simulator.log.clear()
     reader.poll(60)
     assert len(simulator.log.lines("runs")) == 9
