@@ -5,7 +5,8 @@ changed them. A committed record is never mutated: a transaction works on a copy
 """
 
 import bisect
-from collections.abc import Iterable, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -285,9 +286,9 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     identity: str
     baseline: float | None = None
     complete: bool = False
-    scopes: dict[str, ScopeState] = {}
+    scopes: MutableMapping[str, ScopeState] = {}
     filters: list[Filter] = []
-    notes: dict[str, str] = {}
+    notes: MutableMapping[str, str] = {}
     unobserved: list[tuple[float, float]] = []
     held_unobserved: float = 0.0
     listed: float | None = None
@@ -353,6 +354,8 @@ def oldest(starts: Iterable[float | None]) -> float | None:
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
+Value = TypeVar("Value")
+
 
 def copy(record: Record) -> Record:
     """A deep copy, to be changed by a transaction."""
@@ -360,7 +363,11 @@ def copy(record: Record) -> Record:
 
 
 def fork(source: SourceState) -> SourceState:
-    """Return a copy of a source, to be changed by a transaction: of its scopes and notes only the tables are copied."""
+    """Return a copy of a source, to be changed by a transaction.
+
+    Its scopes and notes, of which there may be thousands, are not copied: changes lie over those of the source until
+    `joined` puts them together.
+    """
     counts = {
         family: {labels: msgspec.structs.replace(count) for labels, count in series.items()}
         for family, series in source.counts.items()
@@ -368,8 +375,23 @@ def fork(source: SourceState) -> SourceState:
     return msgspec.structs.replace(
         source,
         counts=counts,
-        scopes=dict(source.scopes),
-        notes=dict(source.notes),
+        scopes=ChainMap({}, source.scopes),
+        notes=ChainMap({}, source.notes),
         filters=list(source.filters),
         unobserved=list(source.unobserved),
     )
+
+
+def joined(table: MutableMapping[str, Value]) -> MutableMapping[str, Value]:
+    """Return a table with the changes that lie over it.
+
+    Values are replaced in the table itself, which nobody notices who looks through it just now. One that gets longer or
+    shorter is copied.
+    """
+    if not isinstance(table, ChainMap):
+        return table
+    changes, base = table.maps
+    if not changes.keys() <= base.keys():
+        return {**base, **changes}
+    base.update(changes)
+    return base

@@ -102,7 +102,7 @@ class Draft:
     def drop_scope(self, name: str) -> None:
         """Forget a scope."""
         self.scopes.add(name)
-        del self.source.scopes[name]
+        self.source.scopes = {each: scope for each, scope in self.source.scopes.items() if each != name}
 
     def note(self, name: str, text: str) -> None:
         """Keep a note of the source; "" deletes it."""
@@ -112,7 +112,7 @@ class Draft:
         if text:
             self.source.notes[name] = text
         else:
-            del self.source.notes[name]
+            self.source.notes = {each: note for each, note in self.source.notes.items() if each != name}
 
     def find(self, job_id: str) -> int | None:
         """The key of a job."""

@@ -21,6 +21,7 @@ from exporter.counting.records import (
     SourceState,
     copy,
     fork,
+    joined,
     label_of,
     laid_out,
 )
@@ -262,6 +263,7 @@ class Ledger:
         with self._taking():
             self._cold = ""
             self.last_commit = now
+            draft.source.scopes, draft.source.notes = joined(draft.source.scopes), joined(draft.source.notes)
             self.books.sources[draft.source.name] = draft.source
             self.books.exporter = draft.exporter or self.books.exporter
             for job, weight in weighed:
@@ -302,7 +304,7 @@ class Ledger:
             self._settle(source, now)
             draft = self._draft(source, now)
             state = draft.source
-            before = fork(state)
+            before = copy(self.books.sources[source])
             if state.baseline is None:
                 state.baseline = now
             for family in SEEDED:
@@ -578,6 +580,7 @@ class Ledger:
                     source.count(STEPS_LOST, amount=pruned.steps_lost)
                 store.put_source(source, (), ())
             with self._taking():
+                source.scopes, source.notes = joined(source.scopes), joined(source.notes)
                 self.books.sources[name] = source
                 # What was learned of them may be forgotten too.
                 self._changed.jobs |= set(pruned.jobs) & self.books.jobs.keys()
