@@ -39,7 +39,6 @@ def measure(runs=100_000):
         one.ledger.close()
         file = one.path.stat().st_size
         started = min(start(one.path) for _ in range(3))
-        one.ledger.load()
     many = f"{readings * size / 1e6:.2g} M runs"
     tenth = max(1, readings // 10)
     slower = sum(costs[-tenth:]) / sum(costs[:tenth])

@@ -99,8 +99,9 @@ def _after_baseline(run: Run, context: Context) -> bool:
     baseline reading was made, and would have been shown so.
     """
     if run.end is not None:
-        # The baseline reading would have shown what had ended by then; what it did not show ended a little later.
-        return run.end > context.baseline - (END_TOLERANCE if context.settled else 0.0)
+        # A whole second may be cut: what the baseline reading did not show then ended a little later.
+        may_be_cut = context.settled and run.end == int(run.end)
+        return run.end > context.baseline - (END_TOLERANCE if may_be_cut else 0.0)
     begun = run.created if run.start is None else run.start
     if begun is not None:
         return begun > context.baseline

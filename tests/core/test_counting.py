@@ -23,6 +23,7 @@ DONE = Run(run_id="r", job_id="j", result=Result.SUCCESS, start=900.0, end=1100.
 FAILED = Run(run_id="r", job_id="j", result=Result.FAILURE, start=900.0, end=1100.0)
 AGAIN = Run(run_id="r", job_id="j", result=Result.SUCCESS, start=1150.0, end=1200.0)
 OLD = Run(run_id="r", job_id="j", result=Result.SUCCESS, start=800.0, end=B)
+EXACT = Run(run_id="r", job_id="j", result=Result.SUCCESS, start=800.0, end=B + 0.5)
 ENDLESS = Run(run_id="r", job_id="j", result=Result.FAILURE, start=900.0)
 BLANK = Run(run_id="r", job_id="j", result=Result.SKIP)
 STALE = Run(run_id="r", job_id="j", state=State.EXECUTING, start=B - 100)
@@ -64,6 +65,8 @@ def known(run, mark, *earlier):
         (None, OLD, {"baseline": B + 0.9}, LATE, True, Mark.COUNTED),
         (None, OLD, {"baseline": B + 0.9, "settled": False}, BASELINE, False, Mark.BASELINE),
         (None, OLD, {"baseline": B + 1.0}, BASELINE, False, Mark.BASELINE),
+        (None, EXACT, {"baseline": B + 0.9}, BASELINE, False, Mark.BASELINE),
+        (None, EXACT, {}, LATE, True, Mark.COUNTED),
         # without an end the start decides, and where that is not known, whether the baseline reading is done
         (None, ENDLESS, {"baseline": 800.0, "settled": False}, NEW, True, Mark.COUNTED),
         (None, ENDLESS, {"settled": False}, BASELINE, False, Mark.BASELINE),
