@@ -152,9 +152,13 @@ class Daemon:
             raise
         except StateError as error:
             self._log.error("state cannot be written: nothing is counted until it can be", fault=str(error))
-        self._take_up(self._config, self._assembly)
-        self._metrics.reloaded(self._outside.clock())
-        self._web.start()
+        try:
+            self._take_up(self._config, self._assembly)
+            self._metrics.reloaded(self._outside.clock())
+            self._web.start()
+        except BaseException:
+            self._ledger.close()  # gives the state's lock back
+            raise
         self._publisher.publish()
         self._heart.start()
         self._schedule.add(self._assembly.polled)

@@ -209,9 +209,7 @@ class Store:
             )
         elif not self._noticed:
             self._noticed = True
-            raise StateError(
-                f"{self.path}: {', '.join(removed)} was removed while in use; the next poll writes it again"
-            )
+            raise StateError(f"{self.path}: removed while in use: {', '.join(removed)}; the next poll writes it again")
         else:
             self._restore()
 

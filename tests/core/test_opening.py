@@ -2,18 +2,25 @@
 
 import errno
 import os
+import socket
 import sqlite3
 import stat
 
 import pytest
 
+from exporter.assembly import Outside
+from exporter.config.config import loads
+from exporter.daemon import Daemon
 from exporter.errors import StateError
 from exporter.ledger.ledger import COLD_STARTS, Ledger
+from exporter.sources import SOURCES
 from exporter.state import lock as lock_module
 from exporter.state.lock import Lock, LockedStateError, RefusedStateError
 from exporter.state.opening import ForeignStateError, open_state
 from exporter.state.schema import MIGRATIONS
 from exporter.state.store import NewerSchemaError
+from exporter.web.address import Address
+from exporter.web.server import ListenError
 from tests.core.book import BASELINE, Book, ended
 
 
@@ -180,6 +187,23 @@ def test_the_same_state_by_another_name_is_refused(path):
     with pytest.raises(LockedStateError):
         opened(path.with_name("other.db"), exclusive=True)
     first.store.close()
+
+
+def test_a_daemon_that_cannot_listen_gives_the_state_back(path):
+    text = f"""
+sources: [{{name: a, type: snowplow, organization_id: o, auth: {{api_key: k}}}}]
+state: {{path: {path}}}
+"""
+    config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = Address("127.0.0.1", taken.getsockname()[1])
+        daemon = Daemon(lambda: config, address, outside=Outside(), connect=sqlite3.connect)
+        with pytest.raises(ListenError):
+            daemon.start()
+    assert [each.name for each in path.parent.iterdir()] == ["state.db"]
+    opened(path, exclusive=True).store.close()
 
 
 def test_no_lock_file_is_left_behind(path):
