@@ -92,7 +92,8 @@ def _unnamed(generator: random.Random, lie: Nameless, rows: list[Mapping[str, ob
 
 
 def _is_named(row: Mapping[str, object], lie: Nameless | Drop) -> bool:
-    return any(row.get(key) in lie.run_ids for key in IDS)
+    # Rows may be ready bytes, of which only a lie that names runs must know the ids.
+    return bool(lie.run_ids) and any(row.get(key) in lie.run_ids for key in IDS)
 
 
 def _without_id(row: Mapping[str, object]) -> Mapping[str, object]:
