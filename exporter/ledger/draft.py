@@ -254,8 +254,9 @@ class Draft:
         for key in list(self._books.folded[self._rules.name]) if self._has_room() else ():
             state = copy(self.look(key))
             self._begin(state)
-            if not state.folded:
-                self.jobs[key] = state
+            if state.folded:
+                break  # jobs need about the same room: the next one finds none either
+            self.jobs[key] = state
             if not self._has_room():
                 break
 
