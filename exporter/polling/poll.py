@@ -33,7 +33,7 @@ STEP_BATCH = 100
 """Runs whose steps are fetched before the queue is looked at again."""
 
 STEP_FAULTS = 3
-"""Failed step fetches in a row after which the rest waits for the next poll."""
+"""Failed step fetches in a row after which the rest waits for the next poll; one, if the source could not be read."""
 
 MISTAKEN = 5.0
 """Seconds by which an API's clock must prove ours wrong for what was asked by it to be asked anew."""
@@ -64,7 +64,8 @@ class Pages(Protocol):
 class Told(msgspec.Struct, kw_only=True):
     """What one poll did, for its log line.
 
-    `started`: when, by the API's clock; `skew`: by how much that was held to be ahead of ours, in seconds.
+    `started`: when, by the API's clock; `skew`: by how much that was held to be ahead of ours, in seconds; `reasons`:
+    of all errors, those of single parts one by one; `read_for`: seconds until all was read.
     """
 
     started: float
@@ -72,7 +73,9 @@ class Told(msgspec.Struct, kw_only=True):
     outcome: str = "success"
     reason: str = ""
     fault: str = ""
+    reasons: list[str] = msgspec.field(default_factory=list)
     readings: int = 0
+    read_for: float = 0.0
     steps: int = 0
     entered: Entered = msgspec.field(default_factory=Entered)
 
@@ -129,24 +132,35 @@ class Poller:
         """
         begun, told = self._monotonic(), Told(started=self._clock.now(), skew=self._clock.skew)
         try:
-            self._read(begun, told)
-            self._show_all_is_read()
-            if steps:
+            error = self._read(begun, told)
+            told.read_for = self._monotonic() - begun
+            if told.outcome != "error":
+                self._show_all_is_read()
+            if steps and not isinstance(error, AuthError | RateLimitedError):
                 self._fetch_steps(begun, told)
         except Stopped:
             raise
-        except JobrunError as error:
-            told.outcome, told.reason, told.fault = "error", error.reason, str(error)
-        except Exception as error:  # noqa: BLE001  # the last resort, as follows
-            # A fault of ours in one source must not end the daemon, nor pass for an empty answer.
-            told.outcome, told.reason, told.fault = "error", "internal", type(error).__name__
-            self._log.exception("poll.fault")
+        except Exception as error:  # noqa: BLE001  # a mistake of ours must not end the daemon, nor pass for an answer
+            self._note(told, error)
         with contextlib.suppress(StateError):
             self._heed_clock(told)
         self._tell(told, self._monotonic() - begun)
         return told.outcome
 
-    def _read(self, begun: float, told: Told) -> None:
+    def _note(self, told: Told, error: Exception) -> None:
+        """Note what went wrong, in words that hold nothing of others."""
+        if isinstance(error, PartialError):
+            told.outcome, told.reason, told.fault = "partial", error.reason, str(error)
+            told.reasons += [each.reason for each in error.parts.values()]
+            return
+        told.outcome = "error"
+        told.reason, told.fault = _described(error)
+        told.reasons.append(told.reason)
+        if not isinstance(error, JobrunError):
+            self._log.error("poll.fault", exc_info=error)
+
+    def _read(self, begun: float, told: Told) -> Exception | None:
+        """Read everything, expire runs, and end what ends with a poll; return what went wrong with the source."""
         name = self._rules.name
         self._ledger.begin(name, told.started)
         sweep = self._sweep_due(told.started)
@@ -158,29 +172,41 @@ class Poller:
             wants=self._rules.wants,
             out_of_time=lambda: self._monotonic() - begun > PART_OF_INTERVAL * self._rules.poll_interval,
         )
-        if not self._commit_readings(view, told):
-            # What was asked for by a wrong clock proves nothing; only now is it known how wrong.
-            self._commit_readings(view, told, whatever_the_clock=True)
+        error = self._commit_all(view, told)
         self._enter(told, self._ledger.give_up(name, self._moment(told)))
-        self._ledger.finish(name, self._moment(told), swept=sweep)
-        if told.fault or any(not scope.readable for scope in self._ledger.source(name).scopes.values()):
+        if error is None or isinstance(error, PartialError):
+            self._ledger.finish(name, self._moment(told), swept=sweep)
+        if error is not None:
+            self._note(told, error)
+        elif any(not scope.readable for scope in self._ledger.source(name).scopes.values()):
             told.outcome = "partial"
+        return error
 
-    def _commit_readings(self, view: LedgerView, told: Told, *, whatever_the_clock: bool = False) -> bool:
-        """Reads and commits; False as soon as an answer shows that our clock was wrong when it was asked for.
+    def _commit_all(self, view: LedgerView, told: Told) -> Exception | None:
+        """Read and commit what can be read; return why the rest could not be.
 
-        Parts of the source that could not be read end nothing: everything else was read.
+        What comes after the readings goes on in any case: an age is counted to the watermark, and other endpoints may
+        answer.
         """
         try:
-            for reading in self._source.readings(view):
-                if self._heed_clock(told) and not whatever_the_clock:
-                    return False
-                self._enter(told, self._ledger.commit(self._rules.name, reading, self._moment(told)))
-                self._source.committed(reading)
-                told.readings += 1
-                self._pages.soon()
-        except PartialError as error:
-            told.reason, told.fault = error.reason, str(error)
+            if not self._commit_readings(view, told):
+                # What was asked for by a wrong clock proves nothing; only now is it known how wrong.
+                self._commit_readings(view, told, whatever_the_clock=True)
+        except (Stopped, StateError):
+            raise
+        except Exception as error:  # noqa: BLE001  # as above
+            return error
+        return None
+
+    def _commit_readings(self, view: LedgerView, told: Told, *, whatever_the_clock: bool = False) -> bool:
+        """Reads and commits; False as soon as an answer shows that our clock was wrong when it was asked for."""
+        for reading in self._source.readings(view):
+            if self._heed_clock(told) and not whatever_the_clock:
+                return False
+            self._enter(told, self._ledger.commit(self._rules.name, reading, self._moment(told)))
+            self._source.committed(reading)
+            told.readings += 1
+            self._pages.soon()
         return True
 
     def _heed_clock(self, told: Told) -> bool:
@@ -209,34 +235,39 @@ class Poller:
         self._meter.observation_delays(entered.delays)
 
     def _fetch_steps(self, begun: float, told: Told) -> None:
-        """Fetches the steps of runs that are counted, for as long as the poll's time allows, but always some."""
-        faults = 0
+        """Fetch the steps of runs that are counted, for as long as the poll's time allows.
+
+        A poll that has used up its time takes as long again for them: else the queue grows as long as polls are late.
+        """
+        left = 1 if told.outcome == "error" else STEP_FAULTS
+        faults, until = 0, begun + max(PART_OF_INTERVAL * self._rules.poll_interval, 2 * told.read_for)
         while rows := self._ledger.pending_steps(self._rules.name, self._clock.now(), STEP_BATCH):
             for row in rows:
-                late = self._monotonic() - begun > PART_OF_INTERVAL * self._rules.poll_interval
-                if faults >= STEP_FAULTS or (late and told.steps):
+                if faults >= left or (self._monotonic() > until and told.steps):
                     return
-                faults = 0 if self._fetch(row, self._moment(told)) else faults + 1
+                faults = 0 if self._fetch(row, told) else faults + 1
                 told.steps += 1
             self._pages.soon()
 
-    def _fetch(self, row: StoredRun, moment: Moment) -> bool:
+    def _fetch(self, row: StoredRun, told: Told) -> bool:
         """Fetches the steps of one run; False if that failed and is to be tried again."""
-        name = self._rules.name
+        name, moment = self._rules.name, self._moment(told)
         try:
-            steps = self._source.steps(row.known.run)
+            self._ledger.commit_steps(name, row, self._source.steps(row.known.run), moment)
         except NotFoundError:
             self._ledger.steps_missing(name, row, moment)
-            return True
         except (AuthError, RateLimitedError):
             self._ledger.steps_failed(name, row, moment)
             raise
-        except SourceError as error:
-            self._meter.poll_error(error.reason)
-            self._log.warning("steps.failed", reason=error.reason, fault=str(error))
+        except (Stopped, StateError):
+            raise
+        except Exception as error:  # noqa: BLE001  # steps that we cannot digest must not keep those of others waiting
+            reason, fault = _described(error)
+            told.reasons.append(reason)
+            places = {} if isinstance(error, SourceError) else {"exc_info": error}
+            self._log.warning("steps.failed", reason=reason, fault=fault, **places)
             self._ledger.steps_failed(name, row, moment)
             return False
-        self._ledger.commit_steps(name, row, steps, moment)
         return True
 
     def _show_all_is_read(self) -> None:
@@ -246,16 +277,18 @@ class Poller:
         publish()
         self.polled = True
 
-    def _show(self, *, up: bool) -> None:
-        """How the source stands."""
+    def _show(self, *, up: bool) -> bool:
+        """Show how the source stands; return whether it is up: at least one scope was read."""
         name = self._rules.name
         state = self._ledger.source(name)
         readable = sum(scope.readable for scope in state.scopes.values())
-        self._meter.up(up and (readable > 0 or not state.scopes))
+        up = up and (readable > 0 or not state.scopes)
+        self._meter.up(up)
         self._meter.scopes(readable, len(state.scopes) - readable)
         self._meter.watermark(state.watermark())
         self._meter.jobs(sum(map(self._rules.shows, self._ledger.jobs_of(name))))
         self._meter.tracked_runs(len(self._ledger.open_runs(name)))
+        return up
 
     def _tell(self, told: Told, seconds: float) -> None:
         name, now = self._rules.name, self._clock.now()
@@ -263,11 +296,10 @@ class Poller:
         self.failures = self.failures + 1 if failed else 0
         self.last_outcome, self.last_fault, self.last_reason = told.outcome, told.fault, told.reason
         self._meter.polled(told.outcome, now, seconds)
-        if told.reason:
-            self._meter.poll_error(told.reason)
-        if not failed:
+        for reason in told.reasons:
+            self._meter.poll_error(reason)
+        if self._show(up=not failed):
             self._meter.last_success(now)
-        self._show(up=not failed)
         with contextlib.suppress(StateError):
             self._meter.step_fetches_pending(self._ledger.count_pending_steps(name))
         log = self._log.warning if told.fault else self._log.info
@@ -286,3 +318,8 @@ class Poller:
         )
         self._pages.publish()
         self.polled = True
+
+
+def _described(error: Exception) -> tuple[str, str]:
+    """Return the reason under which an error is counted, and words for people."""
+    return (error.reason, str(error)) if isinstance(error, JobrunError) else ("internal", type(error).__name__)

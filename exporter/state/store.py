@@ -384,17 +384,21 @@ class Store:
         return rows[0] if rows else None
 
     def pending_steps(self, source: str, due: float, limit: int) -> list[StoredRun]:
-        """Return runs whose steps are due: failures first, the baseline last, newest first."""
+        """Return runs whose steps are due: failures first, the baseline last, newest first.
+
+        Those that were asked for in vain come last, or some that never answer would keep all others waiting.
+        """
         found: list[StoredRun] = []
-        for mark in (StepMark.PENDING, StepMark.BASELINE):
-            # In the order of the index, so that only those are read that are wanted.
-            found += self._select(
-                f"WHERE source = ? AND steps = {mark} AND steps IN (1, 2) AND mark <> 0 AND due <= ? "
-                f'ORDER BY {FAILED} DESC, "end" DESC LIMIT ?',
-                self._sources.get(source),
-                due,
-                limit - len(found),
-            )
+        for tried, first in (("tries = 0", ""), ("tries > 0", "tries, ")):
+            for mark in (StepMark.PENDING, StepMark.BASELINE):
+                # In the order of the index, so that only those are read that are wanted.
+                found += self._select(
+                    f"WHERE source = ? AND steps = {mark} AND steps IN (1, 2) AND mark <> 0 AND due <= ? AND {tried} "
+                    f'ORDER BY {first}{FAILED} DESC, "end" DESC LIMIT ?',
+                    self._sources.get(source),
+                    due,
+                    limit - len(found),
+                )
         return found
 
     def count_pending_steps(self, source: str) -> int:

@@ -3,7 +3,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from exporter.client.budget import Stopped
-from exporter.errors import AuthError, NetworkError, NotFoundError, RateLimitedError, SchemaError, StateError
+from exporter.errors import (
+    AuthError,
+    NetworkError,
+    NotFoundError,
+    PartialError,
+    RateLimitedError,
+    SchemaError,
+    ServerStatusError,
+    StateError,
+)
 from exporter.ledger.entries import Entered
 from exporter.model import Disposition, Reading, Result
 from tests.core.stage import INTERVAL, STARTED, Stage, job, open_run, scope
@@ -59,12 +68,12 @@ def test_a_poll_commits_each_reading_before_the_next_is_made_and_then_serves_it(
         ("pages.publish",),
         ("ledger.pending_steps", "s", STARTED + 14, 100),
         ("meter.polled", "success", STARTED + 14, 14.0),
-        ("meter.last_success", STARTED + 14),
         ("meter.up", True),
         ("meter.scopes", 0, 0),
         ("meter.watermark", None),
         ("meter.jobs", 0),
         ("meter.tracked_runs", 0),
+        ("meter.last_success", STARTED + 14),
         ("meter.step_fetches_pending", 0),
         ("pages.publish",),
     ]
@@ -129,7 +138,8 @@ def test_an_error_ends_the_poll_and_is_told_with_its_reason(error, reason, fault
         waiting(stage, "x")
         assert stage.poll(READING, later(stage, 3), error, ANOTHER) == "error"
     assert len(stage.told("ledger.commit")) == 1
-    assert stage.told("ledger.give_up", "ledger.finish", "ledger.pending_steps", "meter.last_success") == []
+    assert stage.told("ledger.finish", "ledger.pending_steps", "meter.last_success") == []
+    assert bool(stage.told("ledger.give_up")) is (reason != "state")
     assert stage.told("meter.polled", "meter.poll_error", "meter.up", "pages.publish") == [
         ("meter.polled", "error", STARTED + 3, 3.0),
         ("meter.poll_error", reason),
@@ -151,6 +161,66 @@ def test_a_fault_of_ours_is_told_by_its_kind_alone_where_people_look():
     assert stage.told("meter.poll_error") == [("meter.poll_error", "internal")]
     assert [(line["event"], line["log_level"]) for line in lines] == [("poll.fault", "error"), ("poll", "warning")]
     assert lines[0]["exc_info"]
+
+
+def test_parts_that_cannot_be_read_cost_nothing_else():
+    parts = {"recipe 12": ServerStatusError("GET /r: 500"), "run x": SchemaError("odd"), "run y": SchemaError("odd")}
+    with capture_logs() as lines:
+        stage = Stage()
+        waiting(stage, "x")
+        assert stage.poll(READING, PartialError(parts)) == "partial"
+    assert stage.told("ledger.give_up", "ledger.finish", "ledger.commit_steps") == [
+        ("ledger.give_up", "s", stage.moment()),
+        ("ledger.finish", "s", stage.moment(), False),
+        ("ledger.commit_steps", "s", "x", (), stage.moment()),
+    ]
+    assert [event[1] for event in stage.told("meter.poll_error")] == ["http_5xx", "schema", "schema"]
+    assert stage.told("meter.up") == [("meter.up", True)] * 2
+    assert stage.poller.failures == 0
+    fault = "recipe 12: GET /r: 500 (and 2 more of its parts)"
+    assert stage.poller.last_fault == fault
+    assert [(line["outcome"], line["reason"], line["fault"]) for line in lines] == [("partial", "http_5xx", fault)]
+
+
+def test_a_source_of_which_nothing_can_be_read_is_not_up(stage):
+    stage.ledger.state.scopes.update(one=scope(readable=False), two=scope(readable=False))
+    assert stage.poll(READING) == "partial"
+    assert stage.told("meter.up", "meter.last_success") == [("meter.up", False)] * 2
+
+
+@pytest.mark.parametrize("error", [ServerStatusError("500"), NetworkError("broken"), KeyError("a customer's data")])
+def test_a_source_that_cannot_be_read_still_expires_runs_and_asks_for_steps(stage, error):
+    waiting(stage, "x")
+    assert stage.poll(READING, error) == "error"
+    assert len(stage.told("ledger.give_up")) == len(stage.told("ledger.commit_steps")) == 1
+    assert stage.told("ledger.finish", "meter.last_success") == []
+
+
+def test_one_failed_step_fetch_is_enough_while_the_source_cannot_be_read(stage):
+    waiting(stage, *"abc")
+    stage.source.answers = {run_id: NetworkError("broken") for run_id in "abc"}
+    stage.poll(NetworkError("broken"))
+    assert [event[1] for event in stage.told("source.steps")] == ["a"]
+
+
+def test_steps_that_we_cannot_digest_keep_no_others_waiting(stage):
+    waiting(stage, *"ab")
+    answered = stage.source.steps
+    stage.source.steps = lambda run: {}["odd"] if run.run_id == "a" else answered(run)
+    assert stage.poll() == "success"
+    assert [event[2] for event in stage.told("ledger.steps_failed", "ledger.commit_steps")] == ["a", "b"]
+    assert stage.told("meter.poll_error") == [("meter.poll_error", "internal")]
+
+
+def test_the_queue_of_steps_falls_although_every_poll_is_late(stage):
+    waiting(stage, *(f"r{number}" for number in range(20)))
+    stage.source.when_asked = lambda: stage.clock.passes(0.4 * INTERVAL)
+    lengths = []
+    for number in range(4):
+        stage.poll(later(stage, 2.2 * INTERVAL), READING)
+        stage.ledger.queue += [row(f"new-{number}-{each}") for each in range(3)]
+        lengths.append(len(stage.ledger.queue))
+    assert lengths == [17, 14, 11, 8]
 
 
 def test_failures_are_counted_until_a_poll_goes_well(stage):
@@ -321,8 +391,8 @@ def test_a_poll_without_steps_leaves_them_to_the_next(stage):
     assert stage.told("source.steps", "ledger.pending_steps") == []
 
 
-@pytest.mark.parametrize(("read", "fetched"), [(0.0, 5), (INTERVAL, 1)])
-def test_steps_stop_when_the_time_of_the_poll_is_used_up_but_some_are_always_fetched(stage, read, fetched):
+@pytest.mark.parametrize(("read", "fetched"), [(0.0, 5), (INTERVAL, 7)])
+def test_steps_stop_when_the_time_is_used_up_of_which_a_late_poll_takes_as_much_again(stage, read, fetched):
     waiting(stage, *"abcdefgh")
     stage.source.when_asked = lambda: stage.clock.passes(0.16 * INTERVAL + 0.01)
     assert stage.poll(later(stage, read), READING) == "success"

@@ -237,3 +237,12 @@ def test_a_run_is_the_same_when_it_comes_back_whether_all_is_known_of_it_or_noth
 def test_it_tells_its_size(store):
     fill(store, s=[row("r", end=1)])
     assert store.size() > 0
+
+
+def test_runs_whose_steps_were_asked_for_in_vain_wait_behind_all_others(store):
+    steps = {"steps": StepMark.PENDING, "due": 0.0}
+    vain = [msgspec.structs.replace(row(f"vain-{tries}", end=900.0), **steps, tries=tries) for tries in (9, 1)]
+    fill(store, s=[*vain, msgspec.structs.replace(row("fresh", end=100.0), **steps)])
+    waiting = store.pending_steps("s", 1000.0, 100)
+    assert [each.known.run.run_id for each in waiting] == ["fresh", "vain-1", "vain-9"]
+    assert [each.known.run.run_id for each in store.pending_steps("s", 1000.0, 1)] == ["fresh"]
