@@ -33,7 +33,7 @@ from exporter.sources.northflank_api import (
     to_run,
 )
 from exporter.sources.paging import PageGuard
-from exporter.sources.parts import FailingParts
+from exporter.sources.parts import PollParts
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.turns import Tier, Turn, has_come, is_due, lateness, ordered, round_seconds, spacing, tier
 from exporter.sources.unreadable import awaited
@@ -125,7 +125,7 @@ class NorthflankSource:
         self._projects_due = 0.0
         self._listing: Listing | None = None
         self._left: list[Ask] = []
-        self._failing = FailingParts()
+        self._failing = PollParts()
         self._round = 0.0
 
     # --- one poll ---
@@ -138,13 +138,15 @@ class NorthflankSource:
         """
         if (wait := self._client.wait()) > spacing(Tier.SLOW, self._settings.poll_interval):
             raise RateLimitedError(f"no request may be sent for {wait:.0f} s: the budget is used up")
-        self._failing.begin(view.now)
-        answered, in_a_row = False, 0
+        self._failing.begin()
+        answered, tried, in_a_row = False, False, 0
         for ask in self._asks(view):
             if not self._may_ask(view):
                 break
-            reading = None
-            with self._failing.reading(ask.part, view.now):
+            if self._failing.rests(ask.part, view):
+                continue
+            reading, tried = None, True
+            with self._failing.reading(ask.part, view):
                 reading = ask.of(view)
             if ask.part not in self._failing.errors:
                 answered, in_a_row = True, 0
@@ -157,7 +159,7 @@ class NorthflankSource:
                 answered = True
             if in_a_row == MOST_FAILURES:
                 break
-        if self._failing.errors and not answered:
+        if self._failing.errors and tried and not answered:
             self._list_projects(view)
         yield from self._unreadable_projects(view)
         self._failing.raise_errors()

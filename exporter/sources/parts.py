@@ -1,56 +1,59 @@
-"""Parts of a source that could not be read: they cost themselves alone, and hold nothing up for long."""
+"""What one poll could not read of a source: errors that cost a part of it, and not the poll."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from exporter.errors import AuthError, PartialError, RateLimitedError, SourceError
-
-PATIENCE = 900.0
-"""Seconds for which a part that fails may hold the watermark of its scope."""
-
-FORGOTTEN_AFTER = 86400.0
+from exporter.sources.failing import FailingParts
+from exporter.sources.source import View
 
 
-class FailingParts:
-    """What could not be read in this poll, and since when. Not for errors that concern the credential as a whole."""
+class PollParts:
+    """The parts that one poll after another cannot read. Errors that concern the credential as a whole are raised."""
 
     def __init__(self) -> None:
-        self._since: dict[str, float] = {}
-        self._last: dict[str, float] = {}
+        self._failing = FailingParts()
         self._errors: dict[str, SourceError] = {}
 
-    def begin(self, now: float) -> None:
-        """Start a poll. What was not tried for a day is forgotten."""
+    def begin(self) -> None:
+        """Start a poll."""
         self._errors = {}
-        for part in [part for part, last in self._last.items() if now - last > FORGOTTEN_AFTER]:
-            self.answered(part)
 
     @contextmanager
-    def reading(self, part: str, now: float) -> Iterator[None]:
+    def reading(self, part: str, view: View) -> Iterator[None]:
         """Read a part: its error is noted, not raised, unless it is about the credential or the rate limit."""
+        began = view.now
         try:
             yield
         except (AuthError, RateLimitedError):
             raise
         except SourceError as error:
-            self.failed(part, error, now)
+            self.failed(part, error, view, began=began)
         else:
             self.answered(part)
 
-    def failed(self, part: str, error: SourceError, now: float) -> None:
+    def failed(self, part: str, error: SourceError, view: View, *, began: float | None = None) -> None:
         """Note that a part could not be read."""
-        self._errors[part], self._last[part] = error, now
-        self._since[part] = min(self._since.get(part, now), now)  # what lies ahead was set by a wrong clock
+        now = view.now
+        self._errors[part] = error
+        self._failing.failed(part, error, began=now if began is None else began, now=now)
 
     def answered(self, part: str) -> None:
         """Note that a part was read, or is no more."""
-        self._since.pop(part, None)
-        self._last.pop(part, None)
+        self._failing.answered(part)
         self._errors.pop(part, None)
+
+    def rests(self, part: str, view: View) -> bool:
+        """Return whether a part is left alone in this poll, as its tries take long; it still counts as failed."""
+        failure = self._failing.get(part)
+        if failure is None or not self._failing.is_resting(part, view.now):
+            return False
+        self._errors[part] = failure.error
+        return True
 
     def lasts(self, part: str, now: float) -> bool:
         """Return whether a part has failed for so long that it must hold nothing up any more."""
-        return part in self._since and now - self._since[part] > PATIENCE
+        return self._failing.is_overdue(part, now)
 
     @property
     def errors(self) -> dict[str, SourceError]:

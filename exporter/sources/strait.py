@@ -11,7 +11,7 @@ from exporter.config.source import MINUTE, SourceSettings, Sweep
 from exporter.config.values import BaseUrl, Positive
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
 from exporter.model import Reading, Result, Run, Step
-from exporter.sources.parts import FailingParts
+from exporter.sources.parts import PollParts
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.strait_api import (
     EXPORT,
@@ -71,7 +71,7 @@ class StraitSource:
     def __init__(self, settings: StraitSettings, client: Client) -> None:
         self._client = client
         self._parts = {kind.scope: Part(kind, settings, settings.status_map, client) for kind in KINDS}
-        self._parts_failing = FailingParts()
+        self._parts_failing = PollParts()
         self._step_statuses = statuses(STEP_STATUSES, settings.status_map)
 
     def readings(self, view: View) -> Iterator[Reading]:
@@ -79,7 +79,7 @@ class StraitSource:
 
         What could not be read costs no more than itself. Raises PartialError for it, once all else is read.
         """
-        self._parts_failing.begin(view.now)
+        self._parts_failing.begin()
         refused: list[SourceError] = []
         failed: list[SourceError] = []
         for scope, part in self._parts.items():
@@ -93,7 +93,7 @@ class StraitSource:
                 yield Reading(scope=scope, readable=False)
             except SourceError as error:
                 failed.append(error)
-                self._parts_failing.failed(name, error, view.now)
+                self._parts_failing.failed(name, error, view)
                 if self._parts_failing.lasts(name, view.now):
                     yield Reading(scope=scope, readable=False)
             else:

@@ -17,7 +17,8 @@ from exporter.errors import (
     SourceError,
 )
 from exporter.model import Job, Reading, Result, Run, State, Window
-from exporter.sources.parts import PATIENCE, FailingParts
+from exporter.sources.failing import PATIENCE
+from exporter.sources.parts import PollParts
 from exporter.sources.source import View
 from exporter.sources.strait_api import (
     COMPENSATING,
@@ -143,9 +144,9 @@ class Part:
         self._open_bursts: set[datetime] = set()
         self._invalid = 0
         self._dead = DeadLetters() if DEAD_LETTER in kind.statuses else None
-        self._failing = FailingParts()
+        self._failing = PollParts()
 
-    def readings(self, view: View, failing: FailingParts) -> Iterator[Reading]:
+    def readings(self, view: View, failing: PollParts) -> Iterator[Reading]:
         """One poll. Open runs come first: at the first poll they must be known before the watermark is set.
 
         A list for each open status shows open runs of any age, and ended ones that have come back; then come the newest
@@ -173,7 +174,7 @@ class Part:
         yield from self._drain(view)
         yield from self._follow(view)
         if self._dead is not None and not view.out_of_time():
-            with failing.reading(f"{self.kind.runs} of status {DEAD_LETTER}", view.now):
+            with failing.reading(f"{self.kind.runs} of status {DEAD_LETTER}", view):
                 yield from self._revived(self._dead, view)
         if failure is not None:
             raise failure
@@ -191,7 +192,7 @@ class Part:
         except (AuthError, RateLimitedError, ForbiddenError, NotFoundError):
             raise
         except SourceError as error:
-            self._failing.failed(self.kind.jobs, error, view.now)
+            self._failing.failed(self.kind.jobs, error, view)
             return
         self._failing.answered(self.kind.jobs)
         jobs = [to_job(row, scope=self.kind.scope, workflow=self.kind.workflow) for row in rows]
@@ -232,7 +233,7 @@ class Part:
             except (AuthError, RateLimitedError, ForbiddenError, NotFoundError):
                 raise
             except SourceError as error:
-                self._failing.failed(name, error, view.now)
+                self._failing.failed(name, error, view)
                 in_a_row += 1
                 first = view.watermark(self.kind.scope) is None and not self._failing.lasts(name, view.now)
                 if first or in_a_row == LISTS_IN_A_ROW:
@@ -308,7 +309,7 @@ class Part:
         for time in sorted(self._burst_times):
             burst = known.get(time, Burst(since=view.now))
             if not burst.read or self._has_grown(time, view):
-                with self._failing.reading(f"runs created at {time.isoformat()}", view.now):
+                with self._failing.reading(f"runs created at {time.isoformat()}", view):
                     yield from self._read_burst(time, burst, view)
                 if f"runs created at {time.isoformat()}" in self._failing.errors:
                     yield self._still_unread(time, burst, view)
@@ -439,7 +440,9 @@ class Part:
             if view.out_of_time():
                 break
             self._asked[run_id] = self._asked.get(run_id, 0) + 1
-            with self._failing.reading(f"run {run_id}", view.now):
+            if self._failing.rests(f"run {run_id}", view):
+                continue
+            with self._failing.reading(f"run {run_id}", view):
                 row = self._ask(run_id)
                 if row is not None:
                     self._latest.add([row])
@@ -482,7 +485,7 @@ class Part:
         for run_id in [*compared.vanished, *hidden]:
             if view.out_of_time():
                 break
-            with self._failing.reading(f"run {run_id}", view.now):
+            with self._failing.reading(f"run {run_id}", view):
                 row = self._ask(run_id)
                 dead.forget(run_id)
                 if row is not None:
