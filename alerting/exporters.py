@@ -1,0 +1,113 @@
+"""Alerts about the exporter itself and its configuration."""
+
+from alerting import texts
+from alerting.jobs import LAST_SEEN
+from alerting.model import Alert, Group
+from alerting.promql import GONE, rise
+from exporter.reports import conditions as limits
+
+INSTANCE = "{{ $labels.instance }}"
+
+GROUP = Group(
+    "jobrun-exporter",
+    (
+        Alert(
+            name="JobrunExporterAbsent",
+            expression="absent(jobrun_exporter_build_info)",
+            summary="No jobrun-exporter is scraped",
+            description=(
+                "For 5 minutes Prometheus has had no metrics of any jobrun-exporter. Nobody is told of jobs that fail; "
+                "alerts that fired stay as they are."
+            ),
+            links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
+        ),
+        Alert(
+            name="JobrunExporterDown",
+            expression=f"""
+            max by (job, instance) (up == 0 and on (job, instance) {LAST_SEEN})
+            unless on (job, instance)
+            ({LAST_SEEN} and on (job, source) {GONE})
+            unless on ()
+            absent(jobrun_exporter_build_info)
+            """,
+            summary=f"{INSTANCE} does not answer",
+            description=(
+                f"One of several exporters, {INSTANCE}, has not answered for 15 minutes. Others read its sources, so "
+                "nothing is missed, but the next failure of an exporter would be an outage."
+            ),
+            links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
+            why="Its sources are read by others; where they are not it is JobrunSourceGone.",
+        ),
+        Alert(
+            name="JobrunExporterStateNotCommitting",
+            expression=f"{rise('jobrun_exporter_state_commit_errors_total', '15m')} > 0",
+            summary=f"{INSTANCE} cannot write its state",
+            description=(
+                f"Writes of the state of {INSTANCE} fail, {{{{ $value }}}} in 15 minutes. Nothing is counted while that "
+                "lasts. What completes meanwhile is counted once it can write again."
+            ),
+            links=texts.of_exporter("JobrunExporterStateNotCommitting"),
+        ),
+        Alert(
+            name="JobrunExporterStateLost",
+            expression=f"""
+            sum by (job, instance, reason) (
+              {rise('jobrun_exporter_state_cold_starts_total{reason!="new"}', "1h")}
+            ) > 0
+            """,
+            summary=f"{INSTANCE} started without its state ({{{{ $labels.reason }}}})",
+            description=(
+                f"The state of {INSTANCE} could not be used ({{{{ $labels.reason }}}}), so counting began from the "
+                "beginning. Runs that completed before this start may be missing in all counters."
+            ),
+            links=texts.of_exporter("JobrunExporterStateLost"),
+            why="A first start is no loss.",
+        ),
+        Alert(
+            name="JobrunExporterSeriesOverflow",
+            expression=f"""
+            sum by (job, instance) (jobrun_exporter_series_overflow_total) > 0
+            and on (job, instance)
+            sum by (job, instance) (jobrun_exporter_series)
+            >= on (job, instance)
+            {limits.NEARLY_FULL} * max by (job, instance) (jobrun_exporter_series_limit)
+            """,
+            summary=f"{INSTANCE} has too many series",
+            description=(
+                f"{INSTANCE} has reached metrics.max_series, and {{{{ $value }}}} series were not made. New jobs are "
+                "counted under __other__, and no alert watches them. It lasts until a tenth of the limit is free."
+            ),
+            links=texts.of_exporter("JobrunExporterSeriesOverflow"),
+            why="Jobs that are counted together stay so until a tenth of the limit is free.",
+        ),
+        Alert(
+            name="JobrunExporterConfigReloadFailed",
+            expression="jobrun_exporter_config_last_reload_successful == 0",
+            summary=f"{INSTANCE} refused its configuration",
+            description=(
+                f"The last reload of {INSTANCE} found errors in the configuration. The previous one is still in force; a "
+                "restart would fail."
+            ),
+            links=texts.of_exporter("JobrunExporterConfigReloadFailed"),
+        ),
+        Alert(
+            name="JobrunObjectiveMatchesNothing",
+            expression="max by (job, objective) (jobrun_objective_jobs) == 0",
+            summary=f"Objective {texts.safe('$labels.objective')} matches no job",
+            description=(
+                f"For an hour no job has matched the objective {texts.safe('$labels.objective')}. The job was renamed, was "
+                "never deployed, or its name in the configuration is wrong. Nobody is told if it does not run."
+            ),
+            links=texts.of_exporter("JobrunObjectiveMatchesNothing"),
+        ),
+        Alert(
+            name="JobrunWatchdog",
+            expression="vector(1)",
+            summary="Alerts get from Prometheus to Alertmanager",
+            description=(
+                "This alert always fires. Send it to a service that reports when it stops; then a broken Prometheus or "
+                "Alertmanager is noticed too."
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,433 @@
+"""Alerts about jobs, judged at the watermark of their source."""
+
+from alerting import texts
+from alerting.model import Alert, Group, Record
+from alerting.promql import (
+    BELIEVED,
+    BLIND,
+    ENABLED,
+    HOURS,
+    JOB,
+    LAST_SEEN,
+    LIMIT,
+    OF_SOURCE,
+    P95,
+    SERVED,
+    SERVED_SOURCES,
+    believed,
+    condition,
+    firing,
+    held,
+    indent,
+    of_job,
+    since,
+    unless_started,
+)
+from exporter.reports import conditions as limits
+
+RUN_LABELS = ("run_id", "run_url", "failed_step", "error_type")
+
+SEEN = (
+    Record(
+        LAST_SEEN,
+        f"""
+        max by ({OF_SOURCE}) (
+          {SERVED_SOURCES} * 0 + time()
+        )
+        or on ({OF_SOURCE})
+        (last_over_time({LAST_SEEN}[1h]) > time() - {limits.FORGOTTEN})
+        """,
+        "When an exporter last served a source; remembered for a week.",
+    ),
+    Record(
+        BELIEVED,
+        "topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)",
+        "Of several exporters of one source the one that has read furthest is believed.",
+    ),
+    Record(
+        BLIND,
+        f"""
+        max by (job, source) (
+          {LAST_SEEN} unless on (job, instance) jobrun_exporter_build_info
+          or
+          {LAST_SEEN} and on ({OF_SOURCE}) {SERVED_SOURCES}
+        )
+        unless on (job, source)
+        jobrun_source_watermark_timestamp_seconds
+        """,
+        """Sources of which nothing is known now: their exporter is gone or starting. What was wrong with their jobs is
+        held meanwhile. A source that a living exporter no longer serves was removed.""",
+    ),
+    Record(
+        ENABLED,
+        f"""
+        max by ({JOB}) ((jobrun_job_enabled == 1) * 0 + time())
+        or
+        ({ENABLED} > time() - 86400)
+        """,
+        "When a job was last seen enabled; remembered for a day.",
+    ),
+    Record(
+        LIMIT,
+        f"""
+        max by ({JOB}) (jobrun_job_duration_budget_seconds)
+        or
+        clamp_min({limits.STUCK_TIMES} * {P95}, {limits.LEAST_LIMIT})
+        or
+        clamp_min(
+          max by ({JOB}) (
+            jobrun_job_next_run_expected_timestamp_seconds
+            - on ({SERVED})
+            max by ({SERVED}) (
+              jobrun_last_run_start_timestamp_seconds or jobrun_oldest_active_run_start_timestamp_seconds
+            )
+          ),
+          {limits.LEAST_LIMIT}
+        )
+        or
+        max by ({JOB}) (jobrun_job_info * 0 + {limits.LONGEST_RUN})
+        """,
+        """How long a run may be open: its budget; without one, three times what nearly all runs take; without that, one
+        interval of its schedule; without that, a day.""",
+    ),
+)
+
+STUCK = f"""{since('jobrun_oldest_active_run_start_timestamp_seconds')}
+> on ({JOB}) group_left ()
+{LIMIT}"""
+
+LEARNED = 'jobrun_job_expectation_learned{expectation="freshness"}'
+CAPPED_INFO = f"""(
+  jobrun_job_info unless on ({SERVED}) {LEARNED}
+  or
+  label_replace(jobrun_job_info and on ({SERVED}) {LEARNED}, "page", "warning", "page", "(critical)?")
+)"""
+"""`jobrun_job_info`, of which `page` is at most `warning` where the freshness is only learned."""
+
+
+def failed(expression: str) -> str:
+    """Return failing jobs with the labels of their last failed run."""
+    info = f"* on ({SERVED}) group_left ({', '.join(RUN_LABELS)})\njobrun_last_failed_run_info"
+    return of_job(f"({expression})\n{info}", *RUN_LABELS)
+
+
+FAILING = held("last_run_failed")
+BEGAN = "jobrun:failing:began"
+OF_SOURCE_TOGETHER = held("many_jobs_failing_of_source")
+OF_PROJECT_TOGETHER = held("many_jobs_failing_of_project")
+MASS = firing("JobrunManyJobsFailing")
+IN_MASS = f"""{FAILING} and on (job, source, project) {MASS}
+or
+{FAILING} and on (job, source) {firing("JobrunManyJobsFailing", ', project=""')}"""
+"""Failing jobs that an alert about many jobs speaks for."""
+
+STREAK = f"""jobrun_consecutive_failures
+>= on ({SERVED})
+(jobrun_job_failures_to_page or on ({SERVED}) jobrun_consecutive_failures * 0 + {limits.FAILURES_TO_PAGE})
+unless on ({SERVED})
+({since("jobrun_failing_since_timestamp_seconds")} < {limits.FAILING_TO_PAGE})
+and on ({OF_SOURCE})
+{BELIEVED}"""
+
+BUSY = f"""{FAILING}
+and on ({JOB}) (sum by ({JOB}) ({HOURS}) > {limits.BUSY})
+and on ({JOB}) (max by ({JOB}) (jobrun_consecutive_failures) < {limits.FAILURES_TO_PAGE})"""
+"""Jobs that run so often that a single failure says nothing."""
+
+
+def together(by: str, name: str) -> str:
+    """Return projects or sources of which many jobs fail that began together; it lasts while as many fail."""
+    known = f"{limits.MANY_SHARE} * count by ({by}) ({believed('jobrun_job_info')})".replace("\n", " ")
+    return f"""count by ({by}) ({FAILING}) >= {limits.MANY_JOBS} >= on ({by})
+{known}
+and on ({by}) (
+  count by ({by}) ({BEGAN}) >= {limits.MANY_JOBS} >= on ({by})
+  {known}
+  or
+  {name}
+)"""
+
+
+def paging(pages: str) -> str:
+    """Return projects and sources of which many jobs fail, one of them with one of these values of `page`."""
+    jobs = f'{FAILING}{{page=~"{pages}"}}'
+    return (
+        f"{OF_SOURCE_TOGETHER} and on (job, source) {jobs}\n"
+        f"or\n{OF_PROJECT_TOGETHER} and on (job, source, project) {jobs}"
+    )
+
+
+def with_page(expression: str, page: str) -> str:
+    """Return an expression with a label `page`."""
+    return f'label_replace(\n{indent(expression, 2)},\n  "page", "{page}", "", ""\n)'
+
+
+MANY = f"""max by (job, source, project, page) (
+{indent(with_page(paging("(critical)?"), "critical"), 2)}
+  or on (job, source, project)
+{indent(with_page(paging("warning"), "warning"), 2)}
+  or on (job, source, project)
+{indent(with_page(paging("none"), "none"), 2)}
+)"""
+
+SAMPLE = {"run_id": "{{ $labels.run_id }}", "run_url": "{{ $labels.run_url }}"}
+LAST_FAILURE = SAMPLE | {"failed_step": "{{ $labels.failed_step }}"}
+
+FAILURES = (
+    Record(FAILING, condition("last_run_failed", failed(believed("jobrun_consecutive_failures > 0")))),
+    Record(held("failing_repeatedly"), condition("failing_repeatedly", failed(STREAK))),
+    Record(BEGAN, f"{since('jobrun_failing_since_timestamp_seconds')} < {limits.MANY_WITHIN}"),
+    Record(
+        OF_SOURCE_TOGETHER,
+        condition(
+            "many_jobs_failing_of_source",
+            f"""{together("job, source", OF_SOURCE_TOGETHER)}
+and on (job, source) (
+  count by (job, source) (count by (job, source, project) ({FAILING})) > 1
+  or
+  {OF_SOURCE_TOGETHER}
+)""",
+        ),
+        "Many jobs of several projects of a source began to fail together; it lasts while as many fail.",
+    ),
+    Record(
+        OF_PROJECT_TOGETHER,
+        condition(
+            "many_jobs_failing_of_project",
+            f"""(
+{indent(together("job, source, project", OF_PROJECT_TOGETHER), 2)}
+)
+unless on (job, source, project) (
+  {FAILING} and on (job, source) {OF_SOURCE_TOGETHER} unless on (job, source, project) {OF_PROJECT_TOGETHER}
+)""",
+        ),
+        "The same of one project, where its source does not say so already.",
+    ),
+    Alert(
+        name="JobrunManyJobsFailing",
+        expression=MANY,
+        severity=texts.CRITICAL,
+        summary=f'{{{{ printf "%.0f" $value }}}} jobs of {texts.GROUP} fail since about the same time',
+        description=(
+            f'{{{{ printf "%.0f" $value }}}} jobs of {texts.GROUP} fail, and at least {limits.MANY_JOBS} of them, and '
+            f"{limits.MANY_SHARE:.0%} of all, began within {limits.MANY_WITHIN // 60} minutes. Most likely they share "
+            "one cause at the vendor or in what they all use. They are not reported one by one while this lasts."
+        ),
+        links=texts.of_project("JobrunManyJobsFailing"),
+        why="""One page for a vendor's bad hour. The jobs themselves do not start an alert meanwhile; those that had one
+        keep it, so each end is reported.""",
+    ),
+    Alert(
+        name="JobrunFailingRepeatedly",
+        expression=unless_started(
+            "JobrunFailingRepeatedly",
+            held("failing_repeatedly"),
+            JOB,
+            f"""{firing("JobrunNoRecentSuccess", ', severity="critical"')}\nor\n{IN_MASS}""",
+        ),
+        severity=texts.CRITICAL,
+        blank=RUN_LABELS,
+        summary=f"{texts.JOB} failed {{{{ $value }}}} times in a row",
+        description=(
+            f"The last {{{{ $value }}}} runs of {texts.JOB} failed. The latest{texts.STEP}{texts.ERROR} is {texts.RUN}."
+        ),
+        extra=LAST_FAILURE,
+        links=texts.of_job("JobrunFailingRepeatedly", "&result=failure"),
+        why="""Pages after failures_to_page failures and 15 minutes of failing. One broken job is one page: it does not
+        start while JobrunNoRecentSuccess pages for the job.""",
+    ),
+    Alert(
+        name="JobrunLastRunFailed",
+        expression=unless_started(
+            "JobrunLastRunFailed",
+            FAILING,
+            JOB,
+            f"{IN_MASS}\nor\n{BUSY}",
+        ),
+        severity=texts.WARNING,
+        blank=RUN_LABELS,
+        summary=f"{texts.JOB} failed{texts.STEP}",
+        description=(
+            f"The last run of {texts.JOB} failed{texts.STEP}{texts.ERROR}, and none has succeeded since. It is "
+            f"{texts.RUN}."
+        ),
+        extra=LAST_FAILURE,
+        links=texts.of_job("JobrunLastRunFailed"),
+        why="""Canceled, skipped and unknown runs leave the count of failures as it is: they neither fire nor clear. A
+        single failure of a job that runs more than 12 times per hour is JobrunFailureRatioHigh or
+        JobrunFailureRecovered.""",
+    ),
+)
+
+EXPECTATIONS = (
+    Record(
+        held("no_recent_success"),
+        condition(
+            "no_recent_success",
+            of_job(
+                f"""{since("(jobrun_last_success_timestamp_seconds or jobrun_job_discovered_timestamp_seconds)")}
+> on ({SERVED})
+jobrun_job_freshness_objective_seconds""",
+                info=CAPPED_INFO,
+            ),
+        ),
+        """A job that has never succeeded counts from when the exporter first knew it. What is only learned never pages:
+        `page` is `warning` then.""",
+    ),
+    Alert(
+        name="JobrunNoRecentSuccess",
+        expression=unless_started(
+            "JobrunNoRecentSuccess",
+            held("no_recent_success"),
+            JOB,
+            f"{firing('JobrunFailingRepeatedly')}\nor\n{IN_MASS}",
+        ),
+        severity=texts.CRITICAL,
+        summary=f"{texts.JOB} has not succeeded for {{{{ humanizeDuration $value }}}}",
+        description=(
+            f"{texts.JOB} has had no successful run for {{{{ humanizeDuration $value }}}}, longer than its freshness "
+            "objective allows. Whoever reads its data reads old data."
+        ),
+        links=texts.of_job("JobrunNoRecentSuccess"),
+    ),
+    Record(
+        held("overdue"),
+        condition(
+            "overdue",
+            of_job(f"""{since("jobrun_job_next_run_expected_timestamp_seconds")}
+> {limits.TOLERANCE}
+unless on ({SERVED})
+(jobrun_active_runs{{state="executing"}} > 0)
+unless on ({SERVED}) (
+  jobrun_active_runs{{state="pending"}} > 0
+  unless on ({SERVED})
+  ({STUCK.replace("start_timestamp_seconds", 'start_timestamp_seconds{state="pending"}')})
+)"""),
+            f"{held('overdue')} and on ({JOB}) ({believed('jobrun_job_enabled == 0')})".replace("\n", " "),
+        ),
+        """A run that is open has come; one that waits counts as long as it may wait. A job that was overdue when it was
+        switched off stays so.""",
+    ),
+    Alert(
+        name="JobrunOverdue",
+        expression=unless_started("JobrunOverdue", held("overdue"), JOB, firing("JobrunNoRecentSuccess")),
+        severity=texts.WARNING,
+        summary=f"{texts.JOB} is {{{{ humanizeDuration $value }}}} late",
+        description=(
+            f"A run of {texts.JOB} was due and had not started {{{{ humanizeDuration $value }}}} later, up to the last "
+            "time its source was read."
+        ),
+        links=texts.of_job("JobrunOverdue"),
+    ),
+    Record(
+        held("job_disabled"),
+        condition(
+            "job_disabled",
+            of_job(believed("jobrun_job_enabled == 0"), names="team, page, stop_cause")
+            + f"\n+ 1 and on ({JOB}) {ENABLED}",
+        ),
+        "For a day after a job was switched off.",
+    ),
+    Alert(
+        name="JobrunJobDisabled",
+        expression=f"""
+        2 * ({held("job_disabled")} and on ({JOB}) {FAILING})
+        or
+        2 * ({held("job_disabled")} and on ({JOB}) {held("overdue")})
+        or
+        {held("job_disabled")}
+        """,
+        severity=(
+            '{{ if or (eq $value 1.0) (eq $labels.page "none") }}info{{ else }}warning{{ end }}'
+        ),
+        blank=("stop_cause",),
+        summary=f"{texts.JOB} was switched off",
+        description=(
+            f"{texts.JOB} was switched off at its vendor in the last day{texts.clause('stop_cause', ' (.)')}."
+            "{{ if eq $value 2.0 }} It was failing or overdue then, and stays so.{{ end }} No run is expected of it."
+        ),
+        links=texts.of_job("JobrunJobDisabled"),
+        why="Warning where it was failing or overdue when it was switched off, else info.",
+    ),
+)
+
+DURATIONS = (
+    Record(held("run_stuck"), condition("run_stuck", of_job(STUCK, "state"))),
+    Alert(
+        name="JobrunRunStuck",
+        expression=held("run_stuck"),
+        severity=texts.WARNING,
+        summary=f"{texts.JOB} has a run {{{{ $labels.state }}}} for {{{{ humanizeDuration $value }}}}",
+        description=(
+            f"A run of {texts.JOB} has been {{{{ $labels.state }}}} for {{{{ humanizeDuration $value }}}}, longer than "
+            "it may take, and has not completed."
+        ),
+        links=texts.of_job("JobrunRunStuck", "&state={{ $labels.state }}"),
+    ),
+    Record(
+        held("run_slow"),
+        condition(
+            "run_slow",
+            of_job(f"""jobrun_last_run_duration_seconds
+> on ({JOB}) group_left ()
+(
+  max by ({JOB}) (jobrun_job_duration_budget_seconds)
+  or
+  {limits.SLOW_TIMES} * {P95} + {limits.SLOW_MORE}
+)
+and on ({SERVED})
+(jobrun_last_run_status{{status="success"}} == 1)
+and on ({OF_SOURCE})
+{BELIEVED}"""),
+        ),
+        "Only successful runs: a failed one is another alert. Without a budget it needs five successes in seven days.",
+    ),
+    Alert(
+        name="JobrunRunSlow",
+        expression=held("run_slow"),
+        severity="info",
+        summary=f"{texts.JOB} was slow and took {{{{ humanizeDuration $value }}}}",
+        description=(
+            f"The last run of {texts.JOB} succeeded, but took {{{{ humanizeDuration $value }}}}, longer than its budget "
+            "or than usual."
+        ),
+        links=texts.of_job("JobrunRunSlow"),
+    ),
+    Record(
+        held("failure_recovered"),
+        condition(
+            "failure_recovered",
+            of_job(f"""{since("jobrun_last_failure_timestamp_seconds")}
+< {limits.REMEMBERED}
+unless on ({SERVED})
+jobrun_consecutive_failures > 0"""),
+        ),
+    ),
+    Alert(
+        name="JobrunFailureRecovered",
+        expression=unless_started(
+            "JobrunFailureRecovered",
+            held("failure_recovered"),
+            JOB,
+            "\nor\n".join(
+                f"last_over_time({firing(each)}[70m])"
+                for each in (
+                    "JobrunLastRunFailed",
+                    "JobrunFailingRepeatedly",
+                    "JobrunStepFailing",
+                    "JobrunFailureRatioHigh",
+                )
+            ),
+        ),
+        severity="info",
+        summary=f"{texts.JOB} failed and has recovered",
+        description=(
+            f"A run of {texts.JOB} failed {{{{ humanizeDuration $value }}}} ago, and one succeeded soon after it. "
+            "This is its only trace."
+        ),
+        links=texts.of_job("JobrunFailureRecovered", "&result=failure"),
+        why="The trace of a failure that was over before any other alert fired.",
+    ),
+)
+
+GROUP = Group("jobrun-jobs", (*SEEN, *FAILURES, *EXPECTATIONS, *DURATIONS))

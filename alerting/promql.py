@@ -1,0 +1,106 @@
+"""Pieces of expressions that return in many rules.
+
+A source is identified by the labels `job` and `source`: two teams that call their sources alike have two scrape jobs.
+Several exporters of one source are several instances of one scrape job; the one that has read furthest is believed.
+"""
+
+JOB = "job, source, project, job_name"
+"""The labels of a job."""
+SERVED = "job, instance, source, project, job_name"
+"""The labels of a job as one exporter serves it."""
+OF_SOURCE = "job, instance, source"
+BELIEVED = "job_instance_source:jobrun_source_watermark_timestamp_seconds:believed"
+LAST_SEEN = "job_instance_source:jobrun_source_last_seen:timestamp"
+BLIND = "job_source:jobrun_source_blind:last_seen"
+GONE = "job_source:jobrun_source_gone:last_seen"
+LIMIT = "source_project_job_name:jobrun_run_duration_seconds:limit"
+ENABLED = "source_project_job_name:jobrun_job_enabled:last_seen"
+HOURS = "source_project_job_name_result:jobrun_runs:increase1h"
+P95 = "source_project_job_name:jobrun_run_duration_seconds:p95_7d"
+COUNTING = 'result=~"success|failure|error|timeout"'
+FAILED = 'result=~"failure|error|timeout"'
+SERVED_SOURCES = "(jobrun_source_up or jobrun_source_poll_interval_seconds or jobrun_source_watermark_timestamp_seconds)"
+"""Any of a source's series that an exporter serves from its start on."""
+
+
+def held(name: str) -> str:
+    """Return the name of the recorded condition of an alert."""
+    return f"jobrun:{name}:held"
+
+
+def condition(name: str, live: str, *also: str) -> str:
+    """Return a condition that stays as it was while its source is not watched, instead of ending.
+
+    Args:
+        name: Of the condition.
+        live: What is true now, on labels that include `job` and `source`.
+        also: More terms, joined by `or`.
+    """
+    more = "".join(f"\nor\n{each}" for each in also)
+    return f"{live}{more}\nor\n{held(name)} and on (job, source) {BLIND}"
+
+
+def of_job(expression: str, *labels: str, info: str = "jobrun_job_info", names: str = "team, page") -> str:
+    """Return an expression on a served job as one series per job, with its team and page."""
+    by = ", ".join((JOB, names, *labels))
+    return f"""max by ({by}) (
+  (
+{indent(expression, 4)}
+  )
+  * on ({SERVED}) group_left ({names})
+{indent(info, 2)}
+)"""
+
+
+def believed(expression: str) -> str:
+    """Return the series of the exporter that is believed."""
+    return f"{expression}\nand on ({OF_SOURCE})\n{BELIEVED}"
+
+
+def since(timestamps: str) -> str:
+    """Return seconds from timestamps of a job up to the watermark."""
+    return f"{BELIEVED}\n- on ({OF_SOURCE}) group_right ()\n{timestamps}"
+
+
+def firing(alert: str, more: str = "") -> str:
+    """Return the selector of an alert that fires."""
+    return f'ALERTS{{alertname="{alert}", alertstate="firing"{more}}}'
+
+
+def unless_started(alert: str, expression: str, on: str, others: str) -> str:
+    """Return an alert that does not start while others say the same. One that fires goes on, so no end is lost.
+
+    Alertmanager's inhibition would drop the end of what it mutes, and take the next problem for an old one.
+    """
+    gate = f"(\n{indent(others, 2)}\n) unless on ({on}) {firing(alert)}"
+    return f"{expression}\nunless on ({on}) (\n{indent(gate, 2)}\n)"
+
+
+def rise(counter: str, window: str) -> str:
+    """Return by how much a counter rose in a window; a series that begins above 0 has not risen.
+
+    `increase()` extrapolates, and some servers take the first value of a series for a rise.
+    """
+    return f"last_over_time({counter}[{window}]) - min_over_time({counter}[{window}])"
+
+
+def hour(series: str) -> str:
+    """Return by how much a counter rose in an hour, exactly, so that 24 hours add up to a day.
+
+    It is the difference to the last value an hour ago. A series that is younger, or was reset, counts from its start.
+    """
+    now, before = f"last_over_time({series}[1h])", f"last_over_time({series}[1h] offset 1h)"
+    return f"{now} - {before} >= 0\nor\n{now} - min_over_time({series}[1h])"
+
+
+def days(series: str, window: str) -> str:
+    """Return the sum of recorded hours; in the first hour of a series the present.
+
+    A second is added to the time, so that the hours at both ends of the window are never counted twice.
+    """
+    return f"sum_over_time({series}[{window}:1h] offset -1s)\nor\n{series}"
+
+
+def indent(text: str, by: int) -> str:
+    """Return a text with each line moved to the right."""
+    return "\n".join(" " * by + line for line in text.split("\n"))

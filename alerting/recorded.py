@@ -1,0 +1,199 @@
+"""Recorded hours and days, and the alerts that are made of them."""
+
+from alerting import texts
+from alerting.model import Alert, Group, Record
+from alerting.promql import (
+    COUNTING,
+    FAILED,
+    HOURS,
+    JOB,
+    OF_SOURCE,
+    P95,
+    believed,
+    condition,
+    days,
+    firing,
+    held,
+    hour,
+    indent,
+    unless_started,
+)
+from exporter.reports import conditions as limits
+
+BUCKETS = "source_project_job_name_le:jobrun_run_duration_seconds_bucket:increase1h"
+NATIVE = "source_project_job_name:jobrun_run_duration_seconds:increase1h"
+STEPS = "source_project_job_name_step_name:jobrun_step_root_failures:increase1h"
+SUCCESS = 'result="success"'
+
+
+def each_hour(series: str, *labels: str) -> str:
+    """Return by how much a counter rose in an hour, one series per job and these labels."""
+    return f"max by ({', '.join((JOB, *labels))}) (\n{indent(hour(series), 2)}\n)"
+
+
+def total(matcher: str, window: str) -> str:
+    """Return how many runs completed in a window of days, one series per job."""
+    return f"sum by ({JOB}) (\n{indent(days(f'{HOURS}{{{matcher}}}', window), 2)}\n)"
+
+
+HOUR_GROUP = Group(
+    "jobrun-hours",
+    (
+        Record(HOURS, each_hour("jobrun_runs_total", "result")),
+        Record(BUCKETS, each_hour('jobrun_run_duration_seconds_bucket{result="success"}', "le")),
+        Record(
+            NATIVE,
+            f"""
+            sum by ({JOB}) (
+              increase(jobrun_run_duration_seconds{{result="success"}}[1h])
+              and on ({OF_SOURCE})
+              topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)
+            )
+            """,
+            "Where Prometheus stores the buckets as a native histogram (convert_classic_histograms_to_nhcb).",
+        ),
+        Record(STEPS, each_hour("jobrun_step_root_failures_total", "step_name") + " > 0"),
+    ),
+    "4m",
+    """Windows of days are sums of hours that were recorded: to add up the samples themselves would cost a server with
+    1,000 jobs tens of seconds each time. What completed since the last full hour is not in them yet; in the first hour of
+    a series the present is taken instead (`or`). Two exporters of one source count the same runs: the larger count is the
+    more complete, a sum would be wrong. The interval is below the 5 minutes after which Prometheus forgets a sample.""",
+)
+
+
+def ratios(window: str) -> tuple[Record, Record]:
+    """Return the success ratio of a window, and how many times its failures use up what 99 % allows."""
+    name = f"source_project_job_name:jobrun_runs:success_ratio_{window}"
+    return (
+        Record(name, f"{total(SUCCESS, window)}\n/ (\n{indent(total(COUNTING, window), 2)} > 0\n)"),
+        Record(f"source_project_job_name:jobrun_runs:error_budget_burn_{window}", f"(1 - {name}) / 0.01"),
+    )
+
+
+def quantile(of: float) -> str:
+    """Return a quantile of the durations of seven days, of classic or native histograms."""
+    return f"""(
+  histogram_quantile({of}, sum by ({JOB}, le) (
+{indent(days(BUCKETS, "7d"), 4)}
+  ))
+  or
+  histogram_quantile({of}, sum by ({JOB}) (
+{indent(days(NATIVE, "7d"), 4)}
+  ))
+)"""
+
+
+DAY_GROUP = Group(
+    "jobrun-days",
+    (
+        *ratios("1d"),
+        *ratios("7d"),
+        *ratios("30d"),
+        Record("source_project_job_name:jobrun_run_duration_seconds:p50_7d", f"{quantile(0.5)} >= 0"),
+        Record(
+            P95,
+            f"""{quantile(0.95)}
+and on ({JOB}) (
+  sum by ({JOB}) (
+{indent(days(BUCKETS + '{le="+Inf"}', "7d"), 4)}
+  )
+  or
+  histogram_count(sum by ({JOB}) (
+{indent(days(NATIVE, "7d"), 4)}
+  ))
+) > 4.5""",
+            "What is usual takes five successes to know; what was added up of parts may be a little less than five.",
+        ),
+    ),
+    "4m",
+)
+
+BROKEN = f"""max by ({JOB}, step_name) (
+  sum_over_time({STEPS}[1d:1h] offset -1s) unless on ({JOB}, step_name) {STEPS} >= sum_over_time({STEPS}[1d:1h] offset -1s)
+  or
+  {STEPS}
+)"""
+RUNS_OF_DAY = total(COUNTING, "1d")
+TOLD = "\nor\n".join(
+    (firing("JobrunLastRunFailed"), f"last_over_time({firing('JobrunFailingRepeatedly')}[1d])")
+)
+
+STEP_GROUP = Group(
+    "jobrun-steps",
+    (
+        Record(
+            held("step_failing"),
+            condition(
+                "step_failing",
+                f"""max by ({JOB}, team, page, step_name, run_id, run_url) (
+  (
+{indent(BROKEN, 4)}
+    >= {limits.STEP_RUNS}
+    > on ({JOB}) group_left ()
+    {limits.STEP_SHARE} * {indent(RUNS_OF_DAY, 4).lstrip()}
+  )
+  * on ({JOB}) group_left (run_id, run_url)
+  max by ({JOB}, run_id, run_url) ({believed("jobrun_last_failed_run_info")})
+  * on ({JOB}) group_left (team, page)
+  max by ({JOB}, team, page) ({believed("jobrun_job_info")})
+)""",
+            ),
+        ),
+        Alert(
+            name="JobrunStepFailing",
+            expression=unless_started("JobrunStepFailing", held("step_failing"), JOB, TOLD),
+            severity=texts.WARNING,
+            blank=("run_id", "run_url"),
+            summary=f"Step {texts.safe('$labels.step_name')} of {texts.JOB} broke {{{{ $value }}}} runs in a day",
+            description=(
+                f"In the last day step {texts.safe('$labels.step_name')} was the first to fail in {{{{ $value }}}} runs of "
+                f"{texts.JOB}, at least a tenth of all. The last failed run is {texts.RUN}."
+            ),
+            extra={
+                "run_id": "{{ $labels.run_id }}",
+                "run_url": "{{ $labels.run_url }}",
+                "failed_step": "{{ $labels.step_name }}",
+            },
+            links=texts.of_job("JobrunStepFailing", "&result=failure"),
+            why="""The step that keeps breaking runs, though runs between may have succeeded. It does not start while the
+            job fails, nor on a day on which the job paged for its failures.""",
+        ),
+        Record(
+            held("failure_ratio_high"),
+            condition(
+                "failure_ratio_high",
+                f"""max by ({JOB}, team, page) (
+  (
+{indent(total(FAILED, "1d"), 4)}
+    / on ({JOB}) (
+{indent(RUNS_OF_DAY, 6)} >= {limits.RATIO_RUNS}
+    )
+    > {limits.RATIO}
+  )
+  * on ({JOB}) group_left (team, page)
+  max by ({JOB}, team, page) ({believed("jobrun_job_info")})
+)""",
+            ),
+        ),
+        Alert(
+            name="JobrunFailureRatioHigh",
+            expression=unless_started(
+                "JobrunFailureRatioHigh",
+                held("failure_ratio_high"),
+                JOB,
+                f"{TOLD}\nor\n{firing('JobrunStepFailing')}",
+            ),
+            severity=texts.WARNING,
+            summary=f"{{{{ humanizePercentage $value }}}} of the runs of {texts.JOB} failed in a day",
+            description=(
+                f"In the last day {{{{ humanizePercentage $value }}}} of the runs of {texts.JOB} failed, more than "
+                f"{limits.RATIO:.0%} of at least {limits.RATIO_RUNS} runs. Others between succeeded."
+            ),
+            links=texts.of_job("JobrunFailureRatioHigh", "&result=failure"),
+            why="For jobs that run often: many failures, though none lasts.",
+        ),
+    ),
+    "2m",
+    "Looks back a day; needs no answer within seconds.",
+)

@@ -1,0 +1,211 @@
+"""Alerts about sources: what of the jobs can be known at all."""
+
+from alerting import texts
+from alerting.jobs import LAST_SEEN
+from alerting.model import Alert, Group, Record
+from alerting.promql import BLIND, GONE, SERVED_SOURCES, firing, held, rise, unless_started
+from exporter.reports import conditions as limits
+
+
+def condition(name: str, live: str) -> str:
+    """Return a condition that stays as it was while its exporter is gone or starting."""
+    return f"{live}\nor\n{held(name)} and on (job, source) {BLIND} unless on (job, source) jobrun_source_up"
+
+
+def unless_down(alert: str) -> str:
+    """Return an alert that does not start while the source is down."""
+    name = {"JobrunSourceStale": "source_stale", "JobrunSourceScopeUnreadable": "source_scope_unreadable"}[alert]
+    return unless_started(alert, held(name), "job, source", "max by (job, source) (jobrun_source_up) == 0")
+
+
+AVAILABLE = (
+    Record(held("source_down"), condition("source_down", "max by (job, source) (jobrun_source_up) == 0")),
+    Alert(
+        name="JobrunSourceDown",
+        expression=held("source_down"),
+        summary=f"{texts.SOURCE} cannot be read",
+        description=(
+            f"No poll of {texts.SOURCE} has succeeded for 5 minutes. Nothing new is known of its jobs, and their alerts "
+            "stay as they are. What completes meanwhile is counted as soon as the API answers again."
+        ),
+        links=texts.of_source("JobrunSourceDown"),
+    ),
+    Record(
+        GONE,
+        f"""
+        max by (job, source) ({LAST_SEEN} unless on (job, instance) jobrun_exporter_build_info)
+        unless on (job, source)
+        {SERVED_SOURCES}
+        """,
+        "Sources that nobody serves since their exporter is gone. A week later they count as removed.",
+    ),
+    Alert(
+        name="JobrunSourceGone",
+        expression=unless_started(
+            "JobrunSourceGone", GONE, "job, source", f"{GONE} and on () {firing('JobrunExporterAbsent')}"
+        ),
+        summary=f"No exporter serves {texts.SOURCE}",
+        description=(
+            f"The exporter of {texts.SOURCE} (scrape job {{{{ $labels.job }}}}) is gone since "
+            "{{ humanizeTimestamp $value }}. Nobody is told of its jobs that fail; alerts that fired stay as they are."
+        ),
+        links=texts.of_source("JobrunSourceGone"),
+        why="One exporter of several is gone, and no other reads its sources.",
+    ),
+    Record(
+        held("source_stale"),
+        condition(
+            "source_stale",
+            f"""time()
+- (
+  max by (job, source) (jobrun_source_watermark_timestamp_seconds)
+  or
+  -Inf * max by (job, source) (jobrun_source_poll_interval_seconds)
+)
+> clamp_min(
+  {limits.POLLS_BEHIND} * max by (job, source) (jobrun_source_poll_interval_seconds), {limits.LEAST_LAG}
+)""",
+        ),
+        "A source without any complete batch has no watermark, and is endlessly behind.",
+    ),
+    Alert(
+        name="JobrunSourceStale",
+        expression=unless_down("JobrunSourceStale"),
+        summary=f"{texts.SOURCE} is behind{{{{ if lt $value 1e12 }}}} by {{{{ humanizeDuration $value }}}}{{{{ end }}}}",
+        description=(
+            f"{{{{ if lt $value 1e12 }}}}Runs of {texts.SOURCE} are complete only up to {{{{ humanizeDuration $value }}}} "
+            f"ago, more than three polls{{{{ else }}}}No batch of {texts.SOURCE} has been complete yet{{{{ end }}}}. What "
+            "is known of its jobs is old."
+        ),
+        links=texts.of_source("JobrunSourceStale"),
+    ),
+    Record(
+        held("source_scope_unreadable"),
+        condition(
+            "source_scope_unreadable",
+            'min by (job, source) (jobrun_source_scopes{state="unreadable"}) > 0',
+        ),
+    ),
+    Alert(
+        name="JobrunSourceScopeUnreadable",
+        expression=unless_down("JobrunSourceScopeUnreadable"),
+        summary=f"No permission to read {{{{ $value }}}} scopes of {texts.SOURCE}",
+        description=(
+            f"The credential of {texts.SOURCE} cannot read {{{{ $value }}}} of its customers or projects, or they do not "
+            "exist any more. Nobody is told of what happens to their jobs; all others are watched."
+        ),
+        links=texts.of_source("JobrunSourceScopeUnreadable"),
+    ),
+)
+
+
+def recently(name: str, counter: str, window: str, by: str = "job, source") -> Record:
+    """Return a condition that lasts for a while after a counter rose."""
+    return Record(held(name), f"max by ({by}) ({rise(counter, window)}) > 0")
+
+
+LOSSES = (
+    recently("source_coverage_gap", "jobrun_source_unobserved_seconds_total", "1h"),
+    Alert(
+        name="JobrunSourceCoverageGap",
+        expression=held("source_coverage_gap"),
+        summary=f"{{{{ humanizeDuration $value }}}} of {texts.SOURCE} were never read",
+        description=(
+            f"The API of {texts.SOURCE} no longer shows what completed in {{{{ humanizeDuration $value }}}}. Runs of that "
+            "time are missing in all counters, for good."
+        ),
+        links=texts.of_source("JobrunSourceCoverageGap"),
+    ),
+    recently("source_truncated", "jobrun_source_truncated_responses_total", "1h"),
+    Alert(
+        name="JobrunSourceTruncated",
+        expression=held("source_truncated"),
+        summary=f"Responses of {texts.SOURCE} are truncated",
+        description=(
+            f"In the last hour the API of {texts.SOURCE} truncated {{{{ $value }}}} responses. They were requested again "
+            "in parts. Nothing is lost, but it costs requests."
+        ),
+        links=texts.of_source("JobrunSourceTruncated"),
+    ),
+    recently("source_unmapped_status", "jobrun_source_unmapped_status_total", "6h", "job, source, status"),
+    Alert(
+        name="JobrunSourceUnmappedStatus",
+        expression=held("source_unmapped_status"),
+        summary=f"{texts.SOURCE} uses an unknown status, {texts.safe('$labels.status')}",
+        description=(
+            f"In the last 6 hours {{{{ $value }}}} runs of {texts.SOURCE} had the status {texts.safe('$labels.status')}, "
+            "which the exporter does not know. They count as unknown, so no alert sees them fail."
+        ),
+        links=texts.of_source("JobrunSourceUnmappedStatus"),
+    ),
+)
+
+ACCESS = (
+    Record(
+        held("source_rate_limit_low"),
+        condition(
+            "source_rate_limit_low",
+            f"""min by (job, source) (
+  jobrun_source_rate_limit_remaining_requests / jobrun_source_rate_limit_limit_requests
+  unless
+  jobrun_source_rate_limit_reset_timestamp_seconds < time()
+) < {limits.LOW_RATE_LIMIT}""",
+        ),
+    ),
+    Alert(
+        name="JobrunSourceRateLimitLow",
+        expression=held("source_rate_limit_low"),
+        summary=f"{texts.SOURCE} has {{{{ humanizePercentage $value }}}} of its requests left",
+        description=(
+            f"For 10 minutes less than a tenth of the API's rate limit of {texts.SOURCE} has been left. The exporter "
+            "slows down before it is refused, so runs are seen later."
+        ),
+        links=texts.of_source("JobrunSourceRateLimitLow"),
+    ),
+    Record(
+        held("source_credential_expiring"),
+        condition(
+            "source_credential_expiring",
+            f"""max by (job, source) (
+  jobrun_source_credential_expiry_timestamp_seconds
+  and
+  jobrun_source_last_poll_timestamp_seconds
+  > jobrun_source_credential_expiry_timestamp_seconds - {limits.CREDENTIAL_MARGIN}
+  or
+  (jobrun_source_credential_expiry_timestamp_seconds < time() + {limits.CREDENTIAL_WARNING})
+  == jobrun_source_credential_expiry_timestamp_seconds offset 1d
+)""",
+        ),
+        """Tokens are renewed minutes before they end. One with which a poll completed in its last minute was not; one that
+        has not changed for a day is a key that a person must replace.""",
+    ),
+    Alert(
+        name="JobrunSourceCredentialExpiring",
+        expression=held("source_credential_expiring"),
+        summary=f"The credential of {texts.SOURCE} is not renewed",
+        description=(
+            f"The credential with which {texts.SOURCE} is read ends at {{{{ humanizeTimestamp $value }}}}, and there is no "
+            "new one. Without a valid credential nothing can be read."
+        ),
+        links=texts.of_source("JobrunSourceCredentialExpiring"),
+    ),
+    Alert(
+        name="JobrunSourceNameClash",
+        expression="""
+        count by (job, source) (count by (job, source, provider, api_url) (jobrun_source_info)) > 1
+        or
+        count by (job, source) (count by (job, source, project, job_name) (jobrun_job_info))
+        > 1.5 * max by (job, source) (count by (job, instance, source) (jobrun_job_info))
+        """,
+        summary=f"Several sources are called {texts.SOURCE}",
+        description=(
+            f"Exporters of the scrape job {{{{ $labels.job }}}} read different APIs, or different jobs, under the name "
+            f"{texts.SOURCE}. They are taken for one source, so only one of them is watched."
+        ),
+        links=texts.of_source("JobrunSourceNameClash"),
+        why="""Exporters of one scrape job that call different sources alike. Give each team a scrape job of its own, or
+        each source its own name.""",
+    ),
+)
+
+GROUP = Group("jobrun-sources", (*AVAILABLE, *LOSSES, *ACCESS))

@@ -1,0 +1,74 @@
+"""Words of annotations. No text has `: ` or ` #` in it: some receivers read each text as YAML."""
+
+SAFE = '(:) | (#)" "${1}\\u00a0${2}'
+"""Pattern and replacement: a name such as `load: all` or `load #7` gets a space that does not break."""
+
+
+def safe(value: str) -> str:
+    """Return a template that shows a value from outside."""
+    return f'{{{{ reReplaceAll "{SAFE}" {value} }}}}'
+
+
+def clause(label: str, words: str) -> str:
+    """Return a template that says something where a label is not empty; `.` in the words is its value."""
+    return f"{{{{ with $labels.{label} }}}}{words.replace('.', safe('.'))}{{{{ end }}}}"
+
+
+NAME = f"{clause('project', './')}{safe('$labels.job_name')}"
+"""The job."""
+JOB = f"{NAME} ({safe('$labels.source')})"
+"""The job and its source."""
+SOURCE = safe("$labels.source")
+GROUP = f"{{{{ with $labels.project }}}}{safe('.')} ({{{{ end }}}}{SOURCE}{{{{ if $labels.project }}}}){{{{ end }}}}"
+"""A project of a source, or a source."""
+STEP = clause("failed_step", " in step .")
+ERROR = clause("error_type", " with .")
+RUN = f"run {safe('$labels.run_id')}"
+
+CRITICAL = (
+    '{{ if eq $labels.page "warning" }}warning{{ else if eq $labels.page "none" }}info{{ else }}critical{{ end }}'
+)
+WARNING = '{{ if eq $labels.page "none" }}info{{ else }}warning{{ end }}'
+
+QUERY = "source={{ urlquery $labels.source }}&project={{ urlquery $labels.project }}&job_name={{ urlquery $labels.job_name }}"
+VARIABLES = (
+    "var-source={{ urlquery $labels.source }}&var-project={{ urlquery $labels.project }}"
+    "&var-job_name={{ urlquery $labels.job_name }}"
+)
+
+
+def of_job(alert: str, more: str = "") -> dict[str, str]:
+    """Return the links of an alert of a job."""
+    return {
+        "runs_url": f"<external-url>/runs?{QUERY}{more}",
+        "exporter_runbook_url": f"<external-url>/runbooks#{alert.lower()}",
+        "dashboard_url": f"<grafana-url>/d/jobrun-job?{VARIABLES}",
+    }
+
+
+def of_project(alert: str) -> dict[str, str]:
+    """Return the links of an alert of a project or source."""
+    return {
+        "runs_url": "<external-url>/runs?source={{ urlquery $labels.source }}"
+        "{{ with $labels.project }}&project={{ urlquery . }}{{ end }}&result=failure",
+        "exporter_runbook_url": f"<external-url>/runbooks#{alert.lower()}",
+        "dashboard_url": "<grafana-url>/d/jobrun-overview?var-source={{ urlquery $labels.source }}",
+    }
+
+
+def of_source(alert: str) -> dict[str, str]:
+    """Return the links of an alert of a source."""
+    return {
+        "page_url": "<external-url>/?source={{ urlquery $labels.source }}",
+        "exporter_runbook_url": f"<external-url>/runbooks#{alert.lower()}",
+        "dashboard_url": "<grafana-url>/d/jobrun-exporter?var-source={{ urlquery $labels.source }}",
+    }
+
+
+def of_exporter(alert: str) -> dict[str, str]:
+    """Return the links of an alert of the exporter, of which no page may be left."""
+    return {
+        "page_url": "<external-url>/",
+        "exporter_runbook_url": f"<external-url>/runbooks#{alert.lower()}",
+        "dashboard_url": "<grafana-url>/d/jobrun-exporter",
+    }

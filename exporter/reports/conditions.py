@@ -1,0 +1,222 @@
+"""What is wrong with a job, a source or the exporter: each alert's name, severity and threshold stands here once.
+
+The status page and `/api/v1/problems` use these functions; `alerting/` writes the rules of Prometheus with the same
+numbers, and dashboards import them. A test evaluates both on the same worlds.
+
+As in the rules, jobs are judged at their source's watermark: while nothing can be read it stands still, so an outage of
+an API never looks like a missed run. All times are Unix seconds, all lengths seconds.
+"""
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from exporter.metrics.jobview import JobView
+from exporter.model import State
+
+TOLERANCE = 600
+"""A run may start this much later than expected."""
+FAILURES_TO_PAGE = 3
+"""Failures in a row after which a job pages, where its objective does not say otherwise."""
+FAILING_TO_PAGE = 900
+"""A job pages for failures only after it has been failing for this long."""
+MANY_JOBS, MANY_SHARE, MANY_WITHIN = 10, 0.3, 900
+"""Jobs, and share of all jobs of a project or source, that began to fail within this time."""
+STEP_RUNS, STEP_SHARE = 3, 0.1
+"""Runs, and share of all runs of a day, that a step breaks."""
+RATIO_RUNS, RATIO = 20, 0.05
+"""Runs in a day from which the share of failures is judged, and the share that is too high."""
+BUSY = 12
+"""Completed runs per hour above which a single failure is not reported on its own."""
+REMEMBERED = 3600
+"""How long a failure is remembered after a run has succeeded."""
+LONGEST_RUN, LEAST_LIMIT = 86400, 600
+"""Limit of a run of which nothing is known; the least limit that is derived from something else."""
+STUCK_TIMES, SLOW_TIMES, SLOW_MORE = 3, 1.5, 30
+"""A run without a budget is stuck after 3 × p95, and slow above 1.5 × p95 + 30 s."""
+LEAST_LAG, POLLS_BEHIND = 600, 3
+"""A source may be behind by three polls, and by ten minutes whatever its interval."""
+LOW_RATE_LIMIT = 0.1
+"""The part of a rate limit below which little remains."""
+CREDENTIAL_MARGIN, CREDENTIAL_WARNING = 60, 604800
+"""Tokens are renewed before their last minute; a key that nobody renews is reported a week before its end."""
+FORGOTTEN = 604800
+"""A source that no exporter has served for this long counts as removed."""
+NEARLY_FULL = 0.9
+"""The part of metrics.max_series above which folded jobs stay folded."""
+GAP_SHOWN = 3600
+"""How long a gap in what was read is reported after it was found."""
+
+SEVERITIES = ("critical", "warning", "info", "none")
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """One alert: its severity, and how long its condition must hold before it fires and is kept after it ends."""
+
+    severity: str
+    wait: str = ""
+    keep: str = "5m"
+
+
+KINDS = {
+    "JobrunExporterAbsent": Kind("critical", "5m", ""),
+    "JobrunExporterStateNotCommitting": Kind("critical", "2m", "10m"),
+    "JobrunExporterStateLost": Kind("critical", "", "10m"),
+    "JobrunSourceGone": Kind("critical", "5m"),
+    "JobrunSourceDown": Kind("critical", "5m"),
+    "JobrunManyJobsFailing": Kind("critical"),
+    "JobrunFailingRepeatedly": Kind("critical", "1m"),
+    "JobrunNoRecentSuccess": Kind("critical", "1m"),
+    "JobrunLastRunFailed": Kind("warning", "1m"),
+    "JobrunOverdue": Kind("warning", "1m"),
+    "JobrunRunStuck": Kind("warning", "1m"),
+    "JobrunStepFailing": Kind("warning", "", "10m"),
+    "JobrunFailureRatioHigh": Kind("warning", "", "10m"),
+    "JobrunJobDisabled": Kind("info", "1m"),
+    "JobrunSourceStale": Kind("warning", "5m"),
+    "JobrunSourceCoverageGap": Kind("warning", "", "10m"),
+    "JobrunSourceScopeUnreadable": Kind("warning", "15m"),
+    "JobrunSourceRateLimitLow": Kind("warning", "10m", "10m"),
+    "JobrunSourceCredentialExpiring": Kind("warning", "5m"),
+    "JobrunSourceUnmappedStatus": Kind("warning", "", "10m"),
+    "JobrunSourceNameClash": Kind("warning", "15m"),
+    "JobrunObjectiveMatchesNothing": Kind("warning", "1h"),
+    "JobrunExporterDown": Kind("warning", "15m"),
+    "JobrunExporterConfigReloadFailed": Kind("warning"),
+    "JobrunExporterSeriesOverflow": Kind("warning", "", "10m"),
+    "JobrunRunSlow": Kind("info", "1m"),
+    "JobrunFailureRecovered": Kind("info", "1m"),
+    "JobrunSourceTruncated": Kind("info", "", "10m"),
+    "JobrunWatchdog": Kind("none", "", ""),
+}
+"""All alerts, the most urgent first."""
+
+UNSEEN = {
+    "JobrunExporterAbsent": "an exporter that is gone shows no page",
+    "JobrunExporterDown": "only Prometheus knows the other exporters",
+    "JobrunSourceGone": "only Prometheus knows what was served before",
+    "JobrunSourceNameClash": "only Prometheus knows the other exporters",
+    "JobrunStepFailing": "the hours of a day are recorded by Prometheus",
+    "JobrunFailureRatioHigh": "the hours of a day are recorded by Prometheus",
+    "JobrunSourceTruncated": "the exporter keeps the number of such responses, not their times",
+    "JobrunSourceUnmappedStatus": "the exporter keeps the number of such runs, not their times",
+    "JobrunWatchdog": "it is about the way from Prometheus to a person",
+}
+"""Alerts that a page of the exporter cannot show, and why."""
+
+
+def capped(severity: str, page: str) -> str:
+    """Return a severity that is no higher than the job's `page` allows: with `none` it is info."""
+    highest = {"warning": "warning", "none": "info"}.get(page, "critical")
+    return max(severity, highest, key=SEVERITIES.index)
+
+
+def failing(view: JobView) -> bool:
+    """Tell whether the last run that counts has failed."""
+    return view.state.streak > 0
+
+
+def failing_repeatedly(view: JobView, watermark: float | None) -> bool:
+    """Tell whether the job has failed often enough, and for long enough, to page."""
+    since, now = view.state.failing_since, watermark
+    long_enough = since is None or now is None or now - since >= FAILING_TO_PAGE
+    return view.state.streak >= getattr(view, "failures_to_page", FAILURES_TO_PAGE) and long_enough
+
+
+def recovered(view: JobView, watermark: float | None) -> bool:
+    """Tell whether a run failed a short while ago and one has succeeded since."""
+    failure = view.state.last_failure
+    ended = None if failure is None else failure.end
+    return not failing(view) and ended is not None and watermark is not None and watermark - ended < REMEMBERED
+
+
+def success_age(view: JobView, watermark: float | None) -> float | None:
+    """Return the age of the last success, or of the job where none is known."""
+    state = view.state
+    since = state.discovered if state.last_success is None else state.last_success
+    return None if watermark is None else watermark - since
+
+
+def stale(view: JobView, watermark: float | None) -> bool:
+    """Tell whether the last success is older than the freshness objective allows."""
+    age = success_age(view, watermark)
+    return age is not None and view.freshness is not None and age > view.freshness
+
+
+def limit(view: JobView) -> float:
+    """Return how long a run may be open: its budget, else one interval of its schedule, else a day."""
+    if view.duration_budget is not None:
+        return view.duration_budget
+    starts = [start for _, start in view.active.values() if start is not None]
+    last = view.state.last_run.start if view.state.last_run else None
+    latest = max([*starts, *([] if last is None else [last])], default=None)
+    if view.next_expected is None or latest is None:
+        return LONGEST_RUN
+    return max(LEAST_LIMIT, view.next_expected - latest)
+
+
+def open_for(view: JobView, watermark: float | None, state: State) -> float | None:
+    """Return for how long the oldest run of a state has been open."""
+    start = view.active.get(state, (0, None))[1]
+    return None if start is None or watermark is None else watermark - start
+
+
+def stuck_in(view: JobView, watermark: float | None) -> tuple[State, ...]:
+    """Return the states in which a run has been open for longer than it may."""
+    ages = {state: open_for(view, watermark, state) for state in State}
+    return tuple(state for state, age in ages.items() if age is not None and age > limit(view))
+
+
+def overdue(view: JobView, watermark: float | None) -> bool:
+    """Tell whether an expected run has not started. One that waits has come, for as long as it may wait."""
+    expected = view.next_expected
+    if watermark is None or expected is None or watermark - expected <= TOLERANCE:
+        return False
+    waiting = view.active.get(State.PENDING, (0, None))[0] and State.PENDING not in stuck_in(view, watermark)
+    return not waiting and not view.active.get(State.EXECUTING, (0, None))[0]
+
+
+def slow(view: JobView) -> bool:
+    """Tell whether the last run succeeded but took longer than the job's budget."""
+    last, budget = view.state.last_run, view.duration_budget
+    if last is None or last.duration is None or budget is None:
+        return False
+    return last.result == "success" and last.duration > budget
+
+
+def disabled(view: JobView) -> bool:
+    """Tell whether the vendor will not start the job."""
+    return view.state.job.enabled is False
+
+
+def too_far_behind(lag: float | None, interval: float) -> bool:
+    """Tell whether a source is behind; one without any complete batch is."""
+    return lag is None or lag > max(LEAST_LAG, POLLS_BEHIND * interval)
+
+
+def many(failing_jobs: int, began: int, known: int) -> bool:
+    """Tell whether jobs that began to fail together are a problem of their project or source."""
+    least = max(MANY_JOBS, MANY_SHARE * known)
+    return failing_jobs >= least and began >= least
+
+
+STATUSES: dict[str, Callable[[JobView, float | None], bool]] = {
+    "failing": lambda view, _: failing(view),
+    "overdue": overdue,
+    "stale": stale,
+    "stuck": lambda view, watermark: bool(stuck_in(view, watermark)),
+    "disabled": lambda view, _: disabled(view),
+    "ok": lambda view, _: view.state.last_success is not None,
+    "idle": lambda _view, _: True,
+}
+"""The words of `JobReport.status`, the most urgent first, and when each is true."""
+
+
+def urgency(kind: str) -> int:
+    """Return the place of an alert among all, the most urgent first."""
+    return list(KINDS).index(kind)
+
+
+def worst(severities: Iterable[str]) -> str:
+    """Return the most urgent of some severities."""
+    return min(severities, key=SEVERITIES.index)
