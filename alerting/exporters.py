@@ -1,9 +1,8 @@
 """Alerts about the exporter itself and its configuration."""
 
 from alerting import texts
-from alerting.jobs import LAST_SEEN
 from alerting.model import Alert, Group
-from alerting.promql import GONE, rise
+from alerting.promql import GONE, LAST_SEEN, rise
 from exporter.reports import conditions as limits
 
 INSTANCE = "{{ $labels.instance }}"
@@ -30,7 +29,7 @@ GROUP = Group(
             unless on ()
             absent(jobrun_exporter_build_info)
             """,
-            summary=f"{INSTANCE} does not answer",
+            summary=f"Exporter {INSTANCE} does not answer",
             description=(
                 f"One of several exporters, {INSTANCE}, has not answered for 15 minutes. Others read its sources, so "
                 "nothing is missed, but the next failure of an exporter would be an outage."
@@ -41,7 +40,7 @@ GROUP = Group(
         Alert(
             name="JobrunExporterStateNotCommitting",
             expression=f"{rise('jobrun_exporter_state_commit_errors_total', '15m')} > 0",
-            summary=f"{INSTANCE} cannot write its state",
+            summary=f"Exporter {INSTANCE} cannot write its state",
             description=(
                 f"Writes of the state of {INSTANCE} fail, {{{{ $value }}}} in 15 minutes. Nothing is counted while that "
                 "lasts. What completes meanwhile is counted once it can write again."
@@ -55,7 +54,7 @@ GROUP = Group(
               {rise('jobrun_exporter_state_cold_starts_total{reason!="new"}', "1h")}
             ) > 0
             """,
-            summary=f"{INSTANCE} started without its state ({{{{ $labels.reason }}}})",
+            summary=f"Exporter {INSTANCE} started without its state ({{{{ $labels.reason }}}})",
             description=(
                 f"The state of {INSTANCE} could not be used ({{{{ $labels.reason }}}}), so counting began from the "
                 "beginning. Runs that completed before this start may be missing in all counters."
@@ -72,9 +71,9 @@ GROUP = Group(
             >= on (job, instance)
             {limits.NEARLY_FULL} * max by (job, instance) (jobrun_exporter_series_limit)
             """,
-            summary=f"{INSTANCE} has too many series",
+            summary=f"Exporter {INSTANCE} has too many series",
             description=(
-                f"{INSTANCE} has reached metrics.max_series, and {{{{ $value }}}} series were not made. New jobs are "
+                f"Exporter {INSTANCE} has reached metrics.max_series, and {{{{ $value }}}} series were not made. New jobs are "
                 "counted under __other__, and no alert watches them. It lasts until a tenth of the limit is free."
             ),
             links=texts.of_exporter("JobrunExporterSeriesOverflow"),
@@ -83,7 +82,7 @@ GROUP = Group(
         Alert(
             name="JobrunExporterConfigReloadFailed",
             expression="jobrun_exporter_config_last_reload_successful == 0",
-            summary=f"{INSTANCE} refused its configuration",
+            summary=f"Exporter {INSTANCE} refused its configuration",
             description=(
                 f"The last reload of {INSTANCE} found errors in the configuration. The previous one is still in force; a "
                 "restart would fail."

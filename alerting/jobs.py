@@ -5,6 +5,7 @@ from alerting.model import Alert, Group, Record
 from alerting.promql import (
     BELIEVED,
     BLIND,
+    BLIND_NOW,
     ENABLED,
     HOURS,
     JOB,
@@ -46,15 +47,7 @@ SEEN = (
     ),
     Record(
         BLIND,
-        f"""
-        max by (job, source) (
-          {LAST_SEEN} unless on (job, instance) jobrun_exporter_build_info
-          or
-          {LAST_SEEN} and on ({OF_SOURCE}) {SERVED_SOURCES}
-        )
-        unless on (job, source)
-        jobrun_source_watermark_timestamp_seconds
-        """,
+        f"max by (job, source) (\n{indent(BLIND_NOW, 2)}\n)",
         """Sources of which nothing is known now: their exporter is gone or starting. What was wrong with their jobs is
         held meanwhile. A source that a living exporter no longer serves was removed.""",
     ),
@@ -227,7 +220,7 @@ unless on (job, source, project) (
         ),
         severity=texts.CRITICAL,
         blank=RUN_LABELS,
-        summary=f"{texts.JOB} failed {{{{ $value }}}} times in a row",
+        summary=f"Job {texts.JOB} failed {{{{ $value }}}} times in a row",
         description=(
             f"The last {{{{ $value }}}} runs of {texts.JOB} failed. The latest{texts.STEP}{texts.ERROR} is {texts.RUN}."
         ),
@@ -246,7 +239,7 @@ unless on (job, source, project) (
         ),
         severity=texts.WARNING,
         blank=RUN_LABELS,
-        summary=f"{texts.JOB} failed{texts.STEP}",
+        summary=f"Job {texts.JOB} failed{texts.STEP}",
         description=(
             f"The last run of {texts.JOB} failed{texts.STEP}{texts.ERROR}, and none has succeeded since. It is "
             f"{texts.RUN}."
@@ -283,9 +276,9 @@ jobrun_job_freshness_objective_seconds""",
             f"{firing('JobrunFailingRepeatedly')}\nor\n{IN_MASS}",
         ),
         severity=texts.CRITICAL,
-        summary=f"{texts.JOB} has not succeeded for {{{{ humanizeDuration $value }}}}",
+        summary=f"Job {texts.JOB} has not succeeded for {{{{ humanizeDuration $value }}}}",
         description=(
-            f"{texts.JOB} has had no successful run for {{{{ humanizeDuration $value }}}}, longer than its freshness "
+            f"Job {texts.JOB} has had no successful run for {{{{ humanizeDuration $value }}}}, longer than its freshness "
             "objective allows. Whoever reads its data reads old data."
         ),
         links=texts.of_job("JobrunNoRecentSuccess"),
@@ -312,7 +305,7 @@ unless on ({SERVED}) (
         name="JobrunOverdue",
         expression=unless_started("JobrunOverdue", held("overdue"), JOB, firing("JobrunNoRecentSuccess")),
         severity=texts.WARNING,
-        summary=f"{texts.JOB} is {{{{ humanizeDuration $value }}}} late",
+        summary=f"Job {texts.JOB} is {{{{ humanizeDuration $value }}}} late",
         description=(
             f"A run of {texts.JOB} was due and had not started {{{{ humanizeDuration $value }}}} later, up to the last "
             "time its source was read."
@@ -341,9 +334,9 @@ unless on ({SERVED}) (
             '{{ if or (eq $value 1.0) (eq $labels.page "none") }}info{{ else }}warning{{ end }}'
         ),
         blank=("stop_cause",),
-        summary=f"{texts.JOB} was switched off",
+        summary=f"Job {texts.JOB} was switched off",
         description=(
-            f"{texts.JOB} was switched off at its vendor in the last day{texts.clause('stop_cause', ' (.)')}."
+            f"Job {texts.JOB} was switched off at its vendor in the last day{texts.clause('stop_cause', ' (.)')}."
             "{{ if eq $value 2.0 }} It was failing or overdue then, and stays so.{{ end }} No run is expected of it."
         ),
         links=texts.of_job("JobrunJobDisabled"),
@@ -357,7 +350,7 @@ DURATIONS = (
         name="JobrunRunStuck",
         expression=held("run_stuck"),
         severity=texts.WARNING,
-        summary=f"{texts.JOB} has a run {{{{ $labels.state }}}} for {{{{ humanizeDuration $value }}}}",
+        summary=f"Job {texts.JOB} has a run {{{{ $labels.state }}}} for {{{{ humanizeDuration $value }}}}",
         description=(
             f"A run of {texts.JOB} has been {{{{ $labels.state }}}} for {{{{ humanizeDuration $value }}}}, longer than "
             "it may take, and has not completed."
@@ -386,7 +379,7 @@ and on ({OF_SOURCE})
         name="JobrunRunSlow",
         expression=held("run_slow"),
         severity="info",
-        summary=f"{texts.JOB} was slow and took {{{{ humanizeDuration $value }}}}",
+        summary=f"Job {texts.JOB} was slow and took {{{{ humanizeDuration $value }}}}",
         description=(
             f"The last run of {texts.JOB} succeeded, but took {{{{ humanizeDuration $value }}}}, longer than its budget "
             "or than usual."
@@ -420,7 +413,7 @@ jobrun_consecutive_failures > 0"""),
             ),
         ),
         severity="info",
-        summary=f"{texts.JOB} failed and has recovered",
+        summary=f"Job {texts.JOB} failed and has recovered",
         description=(
             f"A run of {texts.JOB} failed {{{{ humanizeDuration $value }}}} ago, and one succeeded soon after it. "
             "This is its only trace."

@@ -23,6 +23,16 @@ SERVED_SOURCES = "(jobrun_source_up or jobrun_source_poll_interval_seconds or jo
 """Any of a source's series that an exporter serves from its start on."""
 
 
+BLIND_NOW = f"""(
+  {LAST_SEEN} unless on (job, instance) jobrun_exporter_build_info
+  or
+  {LAST_SEEN} and on (job, instance, source) {SERVED_SOURCES}
+)
+unless on (job, source)
+jobrun_source_watermark_timestamp_seconds"""
+"""Sources of which nothing is known now: their exporter is gone or starting."""
+
+
 def held(name: str) -> str:
     """Return the name of the recorded condition of an alert."""
     return f"jobrun:{name}:held"

@@ -7,6 +7,9 @@ from alerting.promql import (
     FAILED,
     HOURS,
     JOB,
+    BELIEVED,
+    BLIND,
+    BLIND_NOW,
     OF_SOURCE,
     P95,
     believed,
@@ -115,6 +118,14 @@ BROKEN = f"""max by ({JOB}, step_name) (
   {STEPS}
 )"""
 RUNS_OF_DAY = total(COUNTING, "1d")
+FURTHEST = "topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)"
+
+
+def own(expression: str) -> str:
+    """Return an expression that depends on no other group: they are evaluated at different times."""
+    return expression.replace(BLIND, f"(\n{indent(BLIND_NOW, 2)}\n)").replace(BELIEVED, FURTHEST)
+
+
 TOLD = "\nor\n".join(
     (firing("JobrunLastRunFailed"), f"last_over_time({firing('JobrunFailingRepeatedly')}[1d])")
 )
@@ -124,7 +135,7 @@ STEP_GROUP = Group(
     (
         Record(
             held("step_failing"),
-            condition(
+            own(condition(
                 "step_failing",
                 f"""max by ({JOB}, team, page, step_name, run_id, run_url) (
   (
@@ -138,7 +149,7 @@ STEP_GROUP = Group(
   * on ({JOB}) group_left (team, page)
   max by ({JOB}, team, page) ({believed("jobrun_job_info")})
 )""",
-            ),
+            )),
         ),
         Alert(
             name="JobrunStepFailing",
@@ -161,7 +172,7 @@ STEP_GROUP = Group(
         ),
         Record(
             held("failure_ratio_high"),
-            condition(
+            own(condition(
                 "failure_ratio_high",
                 f"""max by ({JOB}, team, page) (
   (
@@ -174,7 +185,7 @@ STEP_GROUP = Group(
   * on ({JOB}) group_left (team, page)
   max by ({JOB}, team, page) ({believed("jobrun_job_info")})
 )""",
-            ),
+            )),
         ),
         Alert(
             name="JobrunFailureRatioHigh",

@@ -1,21 +1,22 @@
 """Alerts about sources: what of the jobs can be known at all."""
 
 from alerting import texts
-from alerting.jobs import LAST_SEEN
 from alerting.model import Alert, Group, Record
-from alerting.promql import BLIND, GONE, SERVED_SOURCES, firing, held, rise, unless_started
+from alerting.promql import BLIND_NOW, GONE, LAST_SEEN, SERVED_SOURCES, held, indent, rise, unless_started
 from exporter.reports import conditions as limits
 
 
 def condition(name: str, live: str) -> str:
     """Return a condition that stays as it was while its exporter is gone or starting."""
-    return f"{live}\nor\n{held(name)} and on (job, source) {BLIND} unless on (job, source) jobrun_source_up"
+    # Not the recorded one: groups are evaluated at different times, and the first evaluation must hold already.
+    now = f"(\n{indent(BLIND_NOW, 2)}\n)"
+    return f"{live}\nor\n{held(name)}\nand on (job, source) {now}\nunless on (job, source) jobrun_source_up"
 
 
 def unless_down(alert: str) -> str:
     """Return an alert that does not start while the source is down."""
     name = {"JobrunSourceStale": "source_stale", "JobrunSourceScopeUnreadable": "source_scope_unreadable"}[alert]
-    return unless_started(alert, held(name), "job, source", "max by (job, source) (jobrun_source_up) == 0")
+    return unless_started(alert, held(name), "job, source", held("source_down"))
 
 
 AVAILABLE = (
@@ -23,7 +24,7 @@ AVAILABLE = (
     Alert(
         name="JobrunSourceDown",
         expression=held("source_down"),
-        summary=f"{texts.SOURCE} cannot be read",
+        summary=f"Source {texts.SOURCE} cannot be read",
         description=(
             f"No poll of {texts.SOURCE} has succeeded for 5 minutes. Nothing new is known of its jobs, and their alerts "
             "stay as they are. What completes meanwhile is counted as soon as the API answers again."
@@ -42,7 +43,7 @@ AVAILABLE = (
     Alert(
         name="JobrunSourceGone",
         expression=unless_started(
-            "JobrunSourceGone", GONE, "job, source", f"{GONE} and on () {firing('JobrunExporterAbsent')}"
+            "JobrunSourceGone", GONE, "job, source", f"{GONE} and on () absent(jobrun_exporter_build_info)"
         ),
         summary=f"No exporter serves {texts.SOURCE}",
         description=(
@@ -71,7 +72,7 @@ AVAILABLE = (
     Alert(
         name="JobrunSourceStale",
         expression=unless_down("JobrunSourceStale"),
-        summary=f"{texts.SOURCE} is behind{{{{ if lt $value 1e12 }}}} by {{{{ humanizeDuration $value }}}}{{{{ end }}}}",
+        summary=f"Source {texts.SOURCE} is behind{{{{ if lt $value 1e12 }}}} by {{{{ humanizeDuration $value }}}}{{{{ end }}}}",
         description=(
             f"{{{{ if lt $value 1e12 }}}}Runs of {texts.SOURCE} are complete only up to {{{{ humanizeDuration $value }}}} "
             f"ago, more than three polls{{{{ else }}}}No batch of {texts.SOURCE} has been complete yet{{{{ end }}}}. What "
@@ -131,7 +132,7 @@ LOSSES = (
     Alert(
         name="JobrunSourceUnmappedStatus",
         expression=held("source_unmapped_status"),
-        summary=f"{texts.SOURCE} uses an unknown status, {texts.safe('$labels.status')}",
+        summary=f"Source {texts.SOURCE} uses an unknown status, {texts.safe('$labels.status')}",
         description=(
             f"In the last 6 hours {{{{ $value }}}} runs of {texts.SOURCE} had the status {texts.safe('$labels.status')}, "
             "which the exporter does not know. They count as unknown, so no alert sees them fail."
@@ -155,7 +156,7 @@ ACCESS = (
     Alert(
         name="JobrunSourceRateLimitLow",
         expression=held("source_rate_limit_low"),
-        summary=f"{texts.SOURCE} has {{{{ humanizePercentage $value }}}} of its requests left",
+        summary=f"Source {texts.SOURCE} has {{{{ humanizePercentage $value }}}} of its requests left",
         description=(
             f"For 10 minutes less than a tenth of the API's rate limit of {texts.SOURCE} has been left. The exporter "
             "slows down before it is refused, so runs are seen later."

@@ -1,6 +1,6 @@
 """Words of annotations. No text has `: ` or ` #` in it: some receivers read each text as YAML."""
 
-SAFE = '(:) | (#)" "${1}\\u00a0${2}'
+SAFE = '(:)( |$)|(^| )(#)" "${1}\\u00a0${4}'
 """Pattern and replacement: a name such as `load: all` or `load #7` gets a space that does not break."""
 
 
