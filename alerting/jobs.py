@@ -85,7 +85,7 @@ SEEN = (
     ),
 )
 
-STUCK = f"""{since('jobrun_oldest_active_run_start_timestamp_seconds')}
+STUCK = f"""{since("jobrun_oldest_active_run_start_timestamp_seconds")}
 > on ({JOB}) group_left ()
 {LIMIT}"""
 
@@ -330,9 +330,7 @@ unless on ({SERVED}) (
         or
         {held("job_disabled")}
         """,
-        severity=(
-            '{{ if or (eq $value 1.0) (eq $labels.page "none") }}info{{ else }}warning{{ end }}'
-        ),
+        severity=('{{ if or (eq $value 1.0) (eq $labels.page "none") }}info{{ else }}warning{{ end }}'),
         blank=("stop_cause",),
         summary=f"Job {texts.JOB} was switched off",
         description=(

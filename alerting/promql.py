@@ -19,7 +19,9 @@ HOURS = "source_project_job_name_result:jobrun_runs:increase1h"
 P95 = "source_project_job_name:jobrun_run_duration_seconds:p95_7d"
 COUNTING = 'result=~"success|failure|error|timeout"'
 FAILED = 'result=~"failure|error|timeout"'
-SERVED_SOURCES = "(jobrun_source_up or jobrun_source_poll_interval_seconds or jobrun_source_watermark_timestamp_seconds)"
+SERVED_SOURCES = (
+    "(jobrun_source_up or jobrun_source_poll_interval_seconds or jobrun_source_watermark_timestamp_seconds)"
+)
 """Any of a source's series that an exporter serves from its start on."""
 
 

@@ -3,13 +3,13 @@
 from alerting import texts
 from alerting.model import Alert, Group, Record
 from alerting.promql import (
+    BELIEVED,
+    BLIND,
+    BLIND_NOW,
     COUNTING,
     FAILED,
     HOURS,
     JOB,
-    BELIEVED,
-    BLIND,
-    BLIND_NOW,
     OF_SOURCE,
     P95,
     believed,
@@ -126,18 +126,17 @@ def own(expression: str) -> str:
     return expression.replace(BLIND, f"(\n{indent(BLIND_NOW, 2)}\n)").replace(BELIEVED, FURTHEST)
 
 
-TOLD = "\nor\n".join(
-    (firing("JobrunLastRunFailed"), f"last_over_time({firing('JobrunFailingRepeatedly')}[1d])")
-)
+TOLD = "\nor\n".join((firing("JobrunLastRunFailed"), f"last_over_time({firing('JobrunFailingRepeatedly')}[1d])"))
 
 STEP_GROUP = Group(
     "jobrun-steps",
     (
         Record(
             held("step_failing"),
-            own(condition(
-                "step_failing",
-                f"""max by ({JOB}, team, page, step_name, run_id, run_url) (
+            own(
+                condition(
+                    "step_failing",
+                    f"""max by ({JOB}, team, page, step_name, run_id, run_url) (
   (
 {indent(BROKEN, 4)}
     >= {limits.STEP_RUNS}
@@ -149,7 +148,8 @@ STEP_GROUP = Group(
   * on ({JOB}) group_left (team, page)
   max by ({JOB}, team, page) ({believed("jobrun_job_info")})
 )""",
-            )),
+                )
+            ),
         ),
         Alert(
             name="JobrunStepFailing",
@@ -172,9 +172,10 @@ STEP_GROUP = Group(
         ),
         Record(
             held("failure_ratio_high"),
-            own(condition(
-                "failure_ratio_high",
-                f"""max by ({JOB}, team, page) (
+            own(
+                condition(
+                    "failure_ratio_high",
+                    f"""max by ({JOB}, team, page) (
   (
 {indent(total(FAILED, "1d"), 4)}
     / on ({JOB}) (
@@ -185,7 +186,8 @@ STEP_GROUP = Group(
   * on ({JOB}) group_left (team, page)
   max by ({JOB}, team, page) ({believed("jobrun_job_info")})
 )""",
-            )),
+                )
+            ),
         ),
         Alert(
             name="JobrunFailureRatioHigh",

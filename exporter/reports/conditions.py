@@ -33,7 +33,7 @@ REMEMBERED = 3600
 LONGEST_RUN, LEAST_LIMIT = 86400, 600
 """Limit of a run of which nothing is known; the least limit that is derived from something else."""
 STUCK_TIMES, SLOW_TIMES, SLOW_MORE = 3, 1.5, 30
-"""A run without a budget is stuck after 3 × p95, and slow above 1.5 × p95 + 30 s."""
+"""A run without a budget is stuck after 3 times the p95, and slow above 1.5 times it and 30 s."""
 LEAST_LAG, POLLS_BEHIND = 600, 3
 """A source may be behind by three polls, and by ten minutes whatever its interval."""
 LOW_RATE_LIMIT = 0.1

@@ -61,6 +61,7 @@ def hurried_rules() -> dict[str, object]:
 def hurried_routes(url: str) -> dict[str, object]:
     """The example's configuration of Alertmanager, faster, with all receivers at one address."""
     settings = yaml.safe_load((MONITORING / "alertmanager.yml").read_text())
+    settings["templates"] = [str(MONITORING / "templates" / "*.tmpl")]
     settings["route"] |= {key: hurried(settings["route"][key]) for key in ("group_wait", "group_interval")}
     for told in settings["receivers"]:
         told["webhook_configs"] = [{"url": f"{url}{told['name']}", "send_resolved": True}]
@@ -169,7 +170,8 @@ def test_each_trouble_is_told_once_and_its_end_once_while_the_daemon_is_killed_a
         assert chain.clears(*alert)
     assert chain.fires(*SLOW)
 
-    assert chain.told.told() == Counter([LATE, STUCK, FAILED, DOWN, SLOW])
+    told = {each: count for each, count in chain.told.told().items() if each[0] != "JobrunWatchdog"}
+    assert told == Counter([LATE, STUCK, FAILED, DOWN, SLOW])
     assert chain.told.told("resolved") == Counter([LATE, STUCK, FAILED, DOWN])
     assert_leads_to(failed.run_id, chain.told.alert(FAILED[0]))
 
@@ -180,7 +182,7 @@ def assert_leads_to(run_id: str, alert: Mapping[str, dict[str, str]]) -> None:
     assert told["run_id"] == run_id
     assert told["failed_step"] in ("load", "model")
     assert told["run_url"] == f"https://console.example.com/{run_id}"
-    assert told["runbook_url"] == "docs/runbooks.md#jobrunlastrunfailed"
+    assert told["runbook_url"].endswith("docs/runbooks.md#jobrunlastrunfailed")
     assert run_id in told["description"]
     assert labels["team"] == "data-platform"
     assert "run_id" not in labels
