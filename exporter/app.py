@@ -1,5 +1,6 @@
 """What the commands do."""
 
+import contextlib
 import functools
 import os
 import shutil
@@ -110,7 +111,8 @@ def serve(  # noqa: PLR0913  # as above
     if not daemon.stop():
         # A poll waits for an answer that may take long to come, and Python would wait for the poll. The state is
         # closed, so nothing can be lost.
-        sys.stderr.flush()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
         os._exit(0)
     return 0
 

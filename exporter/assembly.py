@@ -168,8 +168,6 @@ class Assembly:
         kind = SOURCES[settings.type]
         access = kind.access(settings)
         meter = metrics.source(settings.name, kind.endpoints)
-        meter.info(settings.type, access.root)
-        meter.credential_expiry(settings.credential_expires)  # a sign-in that tells another end replaces it
         account = self._accounts[access.credential]
         sleep = self._outside.sleep or account.stopping.wait
         client = Client(
@@ -200,7 +198,15 @@ class Assembly:
             sweep_interval=settings.sweep.interval if settings.sweep else None,
             pages=pages,
         )
-        return Polled(settings.name, poller, meter, settings.poll_interval, auth_backoff=kind.auth_backoff)
+        polled = Polled(settings.name, poller, meter, settings.poll_interval, auth_backoff=kind.auth_backoff)
+        meter.credential_expiry(settings.credential_expires)  # a sign-in that tells another end replaces it
+        self.announce(polled)
+        return polled
+
+    def announce(self, polled: Polled) -> None:
+        """Show what a source reads."""
+        settings = self.shown[polled.name].settings
+        polled.meter.info(settings.type, SOURCES[settings.type].access(settings).root)
 
     def interrupt(self, but: "Assembly | None" = None) -> None:
         """Ends all waiting, so that polls under way stop before their next request; not that of sources in `but`."""

@@ -9,7 +9,7 @@ import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from exporter import __version__, logs
-from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.assembly import Assembly, Outside, counting_rules, rules_of
 from exporter.config.config import Config, secrets
 from exporter.config.faults import ConfigError, Fault
 from exporter.errors import StateError
@@ -92,6 +92,7 @@ class Daemon:
         exposition = Exposition(registry, self._holds)
         self._ledger = Ledger(self._open, self._metrics.commit_failed)
         self._publisher = Publisher(self._ledger, exposition, self._holds, self._metrics, monotonic=outside.monotonic)
+        self._broken: set[str] = set()
         self._reloading = threading.Lock()
         self._ended = threading.Event()
         self._ticked = self._kept_house = outside.monotonic()
@@ -183,11 +184,13 @@ class Daemon:
         with self._reloading, self._supervision.reloading():
             try:
                 self._reload()
-            except (ConfigError, StateError) as error:
-                self._refused = str(error)
+            except Exception as error:  # noqa: BLE001  # a reload must never end the daemon
+                known = isinstance(error, ConfigError | StateError)
+                self._refused = str(error) if known else f"unexpected {type(error).__name__}; see the log"
                 self._metrics.reloaded(None)
-                self._log.error("reload refused: the old configuration stays in force", fault=str(error))
-                return False, str(error)
+                places = {} if known else {"exc_info": error}
+                self._log.error("reload refused: the old configuration stays in force", fault=self._refused, **places)
+                return False, self._refused
             self._refused = ""
             self._metrics.reloaded(self._outside.clock())
             self._log.info("configuration reloaded", sources=len(self._config.sources))
@@ -197,15 +200,18 @@ class Daemon:
         config = self._read_config()
         if config.state.path != self._config.state.path:
             raise ConfigError([Fault("state.path", "cannot change by a reload; restart the exporter")])
-        if self._web_file is not None:
-            self._web_file.reload()
+        self._ledger.check({each.name: rules_of(each, config) for each in config.sources})
         logs.guard(secrets(config))
         before = self._assembly
-        assembly = Assembly(config, self._ledger, self._metrics, self._publisher, self._outside, before=before)
         try:
-            self._ledger.check({name: shown.rules for name, shown in assembly.shown.items()})
-        except StateError:
-            assembly.close(before)
+            assembly = Assembly(config, self._ledger, self._metrics, self._publisher, self._outside, before=before)
+            if self._web_file is not None:
+                self._web_file.reload()
+        except Exception:
+            for name in {each.name for each in config.sources} - before.shown.keys():
+                self._metrics.remove(name)
+            for polled in before.polled:
+                before.announce(polled)
             raise
         before.interrupt(assembly)
         self._schedule.keep(assembly.polled, GRACE)
@@ -233,15 +239,31 @@ class Daemon:
     def _beat(self) -> None:
         """Looks twice a second at what is due, by a clock that never jumps."""
         while not self._ended.wait(TICK):
-            self._schedule.tick()
-            self._publisher.tick()
-            logs.report_swallowed()
-            now = self._outside.monotonic()
-            if now - self._kept_house >= HOUSEKEEPING:
-                self._kept_house = now
-                self._keep_house()
-            self._ticked = now
-            self._supervision.beat(healthy=self.healthy()[0], ready=self.ready()[0], status=self._status())
+            for part in (self._schedule.tick, self._publisher.tick, logs.report_swallowed, self._look_at_house):
+                self._guarded(part)
+            self._ticked = self._outside.monotonic()
+            self._guarded(self._supervise)
+
+    def _guarded(self, part: Callable[[], None]) -> None:
+        """Call a part of the heartbeat; what it raises is logged once until it goes well again, and ends nothing."""
+        name = part.__name__
+        try:
+            part()
+        except Exception as error:  # noqa: BLE001  # zero-first, housekeeping and the watchdog must not end together
+            if name not in self._broken:
+                self._log.error("a part of the heartbeat fails", part=name, exc_info=error)
+            self._broken.add(name)
+        else:
+            self._broken.discard(name)
+
+    def _supervise(self) -> None:
+        self._supervision.beat(healthy=self.healthy()[0], ready=self.ready()[0], status=self._status())
+
+    def _look_at_house(self) -> None:
+        now = self._outside.monotonic()
+        if now - self._kept_house >= HOUSEKEEPING:
+            self._kept_house = now
+            self._keep_house()
 
     def _status(self) -> str:
         """How things are, in a sentence for people."""

@@ -5,6 +5,7 @@ on, one line per kind and minute. Of an exception only what we wrote ourselves i
 addresses and headers.
 """
 
+import contextlib
 import json
 import logging
 import re
@@ -14,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from io import StringIO
 from typing import Literal, NamedTuple, TextIO
 from urllib.parse import quote, quote_plus
 
@@ -150,6 +152,25 @@ def _logfmt(value: object) -> str:
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
+class _Lossy(StringIO):
+    """A stream whose reader may be gone or whose disk may be full: lines are lost, nothing else happens."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand over what can be handed over."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 class _Bridge(logging.Handler):
     """Hands records of the standard library's logging over to structlog."""
 
@@ -227,7 +248,7 @@ def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = 
     structlog.configure(
         processors=[limited, stamped, exceptions, _REDACTOR, RENDERERS[options.format]],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(_Lossy(stream)),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(handlers=[_Bridge()], level=max(level, logging.WARNING), force=True)

@@ -1,7 +1,9 @@
 """What a reload leaves as it is."""
 
 import copy
+from pathlib import Path
 
+import certifi
 import httpx
 import pytest
 import yaml
@@ -94,7 +96,7 @@ def test_sources_that_share_a_budget_stay_or_change_together(assembled):
 
 def test_files_for_tls_may_hold_something_else_by_now(assembled, tmp_path):
     authority = tmp_path / "ca.pem"
-    authority.write_text("")
+    authority.write_bytes(Path(certifi.where()).read_bytes())
     source = {**ALPHA, "tls": {"ca_file": str(authority)}}
     before = assembled(BETA)
     between = assembled(source, BETA, before=before)

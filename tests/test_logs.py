@@ -256,3 +256,25 @@ def test_our_own_lines_are_all_written(moving):
     for _ in range(3):
         structlog.get_logger().info("poll", source="a")
     assert len(read()) == 3
+
+
+class Gone(io.StringIO):
+    """A stream whose reader has gone away."""
+
+    error = BrokenPipeError()
+
+    def write(self, _text):
+        raise self.error
+
+    def flush(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "disk full"), ValueError("closed")])
+def test_a_log_that_cannot_be_written_loses_lines_and_nothing_else(lines, error):
+    lines()
+    stream = Gone()
+    stream.error = error
+    logs.configure(logs.LogOptions(), stream, lambda: NOW)
+    structlog.get_logger().warning("poll")
+    logging.getLogger("library").warning("odd")

@@ -1,5 +1,6 @@
 """What can be configured for every source, whatever its vendor."""
 
+import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
@@ -78,6 +79,18 @@ class Tls(Section):
         if {"cert_file", "key_file"} <= values.keys() and bool(values["cert_file"]) != bool(values["key_file"]):
             lacking = "key_file" if values["cert_file"] else "cert_file"
             yield Conflict((lacking,), "cert_file and key_file go together")
+            return
+        context = ssl.create_default_context()
+        try:
+            if values.get("ca_file"):
+                context.load_verify_locations(values["ca_file"])
+        except (ssl.SSLError, OSError):
+            yield Conflict(("ca_file",), "holds no certificates in PEM")
+        try:
+            if values.get("cert_file") and values.get("key_file"):
+                context.load_cert_chain(values["cert_file"], values["key_file"], password="")
+        except (ssl.SSLError, OSError, ValueError):
+            yield Conflict(("cert_file",), "and key_file are no certificate in PEM with its key, unencrypted")
 
 
 def _mapped(word: object) -> Result | State:

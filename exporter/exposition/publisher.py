@@ -34,8 +34,8 @@ LESSON = 10
 BREAK = 0.001
 """Seconds between."""
 
-HELD = "held"
-"""In place of label values: stands for a source's seconds that were found unobserved at the start."""
+HELD = "unobserved"
+"""The kind of owner that stands for a source's seconds that were found unobserved at the start."""
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +88,7 @@ class Publisher:
         self._held: set[Series] = set()
         self._unparsed: set[tuple[int, str]] = set()
         self._told_unmatched = False
+        self._configured = False
         self.unmatched: tuple[int, ...] = ()
         """Objectives that no job has although all sources have been read, by their place in the configuration."""
         self._log = structlog.get_logger()
@@ -98,23 +99,32 @@ class Publisher:
             self._config, self._sources = config, sources
             self._withheld = frozenset()
             self._told_unmatched = False
+            self._configured = True
 
     def publish(self) -> None:
         """Makes a page of all that is committed."""
         self._learn()
         with self._lock, self._ledger.locked():
             changed = self._ledger.drain()
-            withheld, unreadable = self._to_withhold(), self._unreadable_scopes()
-            if (withheld, unreadable) != (self._withheld, self._unreadable):
-                self._withheld, self._unreadable, changed.everything = withheld, unreadable, True
-            self._update(changed)
-            self._hold_unobserved()
-            self._count_objectives()
-            self._metrics.series(self._exposition.series_by_family(), self._limit())
-            if self._ledger.last_commit is not None:
-                self._metrics.committed(self._ledger.last_commit, self._ledger.size())
-            self._published = self._monotonic()
+            try:
+                self._take_in(changed)
+            except BaseException:
+                self._configured = True  # nothing that had changed is lost: the next page is made of everything
+                raise
         self._exposition.publish()
+
+    def _take_in(self, changed: Changed) -> None:
+        changed.everything, self._configured = changed.everything or self._configured, False
+        withheld, unreadable = self._to_withhold(), self._unreadable_scopes()
+        if (withheld, unreadable) != (self._withheld, self._unreadable):
+            self._withheld, self._unreadable, changed.everything = withheld, unreadable, True
+        self._update(changed)
+        self._hold_unobserved()
+        self._count_objectives()
+        self._metrics.series(self._exposition.series_by_family(), self._limit())
+        if self._ledger.last_commit is not None:
+            self._metrics.committed(self._ledger.last_commit, self._ledger.size())
+        self._published = self._monotonic()
 
     def _learn(self) -> None:
         """Looks at the past of the jobs that will be shown, a few at a time, so that polls can commit meanwhile."""
@@ -252,7 +262,7 @@ class Publisher:
     def _hold_unobserved(self) -> None:
         """Seconds found unobserved at the start are added once the restored value has been served for a while."""
         held: set[Series] = {
-            (("source", name), UNOBSERVED, HELD) for name in self._sources if self._ledger.source(name).held_unobserved
+            ((HELD, name), UNOBSERVED, "") for name in self._sources if self._ledger.source(name).held_unobserved
         }
         new = held - self._held
         if new:
@@ -265,15 +275,12 @@ class Publisher:
         due = self._holds.due()
         if not due:
             return False
-        series = [each for each in due if each[2] != HELD]
-        sources = [str(owner[-1]) for owner, _, labels in due if labels == HELD]
         try:
-            if series:
-                self._ledger.release(series)
-            for name in sources:
-                self._ledger.release_unobserved(name)
+            self._ledger.release(due)
         except StateError as error:
             self._log.warning("series are still held at 0", fault=str(error))
             return False
         self._holds.forget(due)
+        with self._lock:  # what is found meanwhile is held from its own page on
+            self._held -= set(due)
         return True

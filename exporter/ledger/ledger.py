@@ -481,11 +481,15 @@ class Ledger:
         """Commits that these series have been shown at 0; from now on they are served at their value."""
         with self._lock:
             changed: dict[Owner, JobState | SourceState | Counted] = {}
-            for owner, family, labels in series:
+            for held, family, labels in series:
+                owner: Owner = ("source", str(held[-1])) if held[0] == "unobserved" else held
                 record = changed.get(owner) or self._record(owner)
                 if record is not None:
                     changed[owner] = record if owner in changed else copy(record)
-                    _release(changed[owner], family, labels)
+                    if owner is held:
+                        _release(changed[owner], family, labels)
+                    else:
+                        self._release_unobserved(changed[owner])
             self._replace(changed.values())
 
     def _record(self, owner: Owner) -> JobState | SourceState | Counted | None:
@@ -513,14 +517,11 @@ class Ledger:
         self.books.exporter = exporters[0] if exporters else self.books.exporter
         self._changed.jobs |= jobs.keys()
 
-    def release_unobserved(self, source: str) -> None:
-        """Adds the seconds that were found unobserved at the start, now that the restored value has been served."""
-        with self._lock:
-            state = copy(self.books.sources[source])
-            if state.held_unobserved:
-                state.count(UNOBSERVED, amount=state.held_unobserved, released=self._counting.released)
-                state.held_unobserved = 0.0
-                self._replace([state])
+    def _release_unobserved(self, state: JobState | SourceState | Counted) -> None:
+        """Add the seconds that were found unobserved at the start, now that the restored value has been served."""
+        if isinstance(state, SourceState) and state.held_unobserved:
+            state.count(UNOBSERVED, amount=state.held_unobserved, released=self._counting.released)
+            state.held_unobserved = 0.0
 
     # --- housekeeping ---
 

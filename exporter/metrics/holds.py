@@ -8,7 +8,8 @@ import msgspec
 from exporter.metrics.families import RUN_DURATION, RUNS
 
 Owner = tuple[str] | tuple[str, int] | tuple[str, str]
-"""What a series belongs to: ("job", key), ("source", name) or ("exporter",)."""
+"""What a series belongs to: ("job", key), ("source", name), ("exporter",), or ("unobserved", name) for the
+seconds that a source was found unobserved at the start, which are no series of their own."""
 
 Series = tuple[Owner, str, str]
 """A counter or histogram series: its owner, its family, and its label values as the state joins them."""

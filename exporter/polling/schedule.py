@@ -151,7 +151,8 @@ class Schedule:
     @property
     def alive(self) -> bool:
         """Whether polls will happen."""
-        return bool(self._scheduler.running)
+        thread = getattr(self._scheduler, "_thread", None)  # `running` is a flag that outlives the thread
+        return bool(self._scheduler.running and thread is not None and thread.is_alive())
 
     def tick(self) -> None:
         """Called every second or so. The scheduler waits by the local clock: if that jumps, all polls come now."""
@@ -161,7 +162,8 @@ class Schedule:
         self._log.warning("the local clock jumped; all sources are polled now", seconds=round(offset - self._offset))
         self._offset = offset
         for job in self._scheduler.get_jobs():
-            job.modify(next_run_time=self._now())
+            with suppress(JobLookupError):  # a reload has ended it meanwhile
+                job.modify(next_run_time=self._now())
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

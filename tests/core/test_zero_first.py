@@ -143,3 +143,17 @@ def test_a_page_is_made_even_while_the_state_cannot_be_asked(book):
 
     book.ledger.store().size = refuse
     assert shown(book) == 0
+
+
+@pytest.mark.parametrize("word", ["held", "unobserved", "", "s"])
+def test_no_status_word_of_a_vendor_is_taken_for_one_of_ours(book, word):
+    book.read(ended())
+    book.scrape(RUNS, "result")
+    unmapped = "jobrun_source_unmapped_status_total"
+    with book.ledger.locked():
+        state = book.ledger.books.sources["s"]
+        state.count(unmapped, word, released=False)
+    book.scrape(unmapped, "status")
+    book.now += 121
+    book.scrape(unmapped, "status")
+    assert book.scrape(unmapped, "status") == {(word,): 1}

@@ -1,0 +1,87 @@
+"""The daemon in this process: what goes wrong in a part of it ends nothing else."""
+
+import sqlite3
+import threading
+import time
+
+import httpx
+import pytest
+
+from exporter.assembly import Outside
+from exporter.config.config import loads
+from exporter.daemon import Daemon
+from exporter.sources import SOURCES
+from exporter.web.address import Address
+
+KEY = "kept-from-all-logs"
+SOURCE = (
+    f"{{name: %s, type: snowplow, organization_id: o, base_url: 'https://%s.example.com', auth: {{api_key: {KEY}}}}}"
+)
+KINDS = {word: kind.settings for word, kind in SOURCES.items()}
+
+
+class Stand:
+    """A daemon whose configuration and clock can be changed."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.sources = [SOURCE % ("one", "one")]
+        self.more = ""
+        self.broken = None
+        self.looked = threading.Event()
+        outside = Outside(clock=self.clock, transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+        self.daemon = Daemon(self.config, Address("127.0.0.1", 0), outside=outside, connect=sqlite3.connect)
+        self.daemon.start()
+
+    def clock(self):
+        if self.broken is not None and threading.current_thread().name == "heart":
+            self.looked.set()
+            raise self.broken
+        return time.time()
+
+    def config(self):
+        if isinstance(self.more, Exception):
+            raise self.more
+        text = f"sources: [{', '.join(self.sources)}]\nstate: {{path: {self.folder / 'state.db'}}}\n{self.more}"
+        return loads(text, {}, KINDS)
+
+    def page(self):
+        url = f"http://127.0.0.1:{self.daemon.address.port}/metrics"
+        return httpx.get(url, trust_env=False).text
+
+
+@pytest.fixture
+def stand(tmp_path):
+    stand = Stand(tmp_path)
+    yield stand
+    stand.broken = None
+    stand.daemon.stop()
+
+
+def test_a_part_of_the_heartbeat_that_raises_ends_neither_it_nor_the_others(stand):
+    stand.broken = OSError("odd")
+    for _ in range(2):
+        stand.looked.clear()
+        assert stand.looked.wait(10)
+    assert stand.daemon.healthy() == (True, "ok")
+
+
+def test_a_reload_that_raises_what_nobody_expects_is_refused_and_told(stand):
+    stand.more = MemoryError()
+    assert stand.daemon.reload() == (False, "unexpected MemoryError; see the log")
+    stand.more = ""
+    assert stand.daemon.reload() == (True, "reloaded")
+
+
+def test_a_reload_that_is_refused_shows_nothing_of_what_it_asked_for(stand):
+    stand.daemon._assembly.polled[0].idle.acquire(timeout=10)
+    stand.daemon._ledger.begin("one", time.time())
+    stand.daemon._assembly.polled[0].idle.release()
+    stand.sources = [SOURCE % ("one", "another"), SOURCE % ("two", "two")]
+    done, why = stand.daemon.reload()
+    assert not done
+    assert "the state holds the runs of" in why
+    stand.daemon._publisher.publish()
+    page = stand.page()
+    assert 'source="two"' not in page
+    assert "another.example.com" not in page
