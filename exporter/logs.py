@@ -251,4 +251,5 @@ def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = 
         logger_factory=structlog.WriteLoggerFactory(_Lossy(stream)),
         cache_logger_on_first_use=False,
     )
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # polls that are skipped are told by the schedule
     logging.basicConfig(handlers=[_Bridge()], level=max(level, logging.WARNING), force=True)

@@ -90,11 +90,11 @@ def test_libraries_are_heard_from_warning_on_whatever_the_level(lines):
     read = lines("debug")
 
     logging.getLogger("httpx").info("HTTP Request: GET https://example.com/?key=word")
-    logging.getLogger("apscheduler.scheduler").warning("missed by %s", 3)
+    logging.getLogger("library.part").warning("missed by %s", 3)
     logging.getLogger("uvicorn.error").critical("no port")
 
     assert read() == [
-        'ts=2023-11-14T22:13:20.250Z level=warning msg="missed by 3" logger=apscheduler.scheduler',
+        'ts=2023-11-14T22:13:20.250Z level=warning msg="missed by 3" logger=library.part',
         'ts=2023-11-14T22:13:20.250Z level=error msg="no port" logger=uvicorn.error',
     ]
 
@@ -278,3 +278,9 @@ def test_a_log_that_cannot_be_written_loses_lines_and_nothing_else(lines, error)
     logs.configure(logs.LogOptions(), stream, lambda: NOW)
     structlog.get_logger().warning("poll")
     logging.getLogger("library").warning("odd")
+
+
+def test_polls_that_the_scheduler_skips_are_told_by_us_alone(lines):
+    read = lines()
+    logging.getLogger("apscheduler.scheduler").warning("Execution of job skipped")
+    assert read() == [""]

@@ -87,6 +87,7 @@ class Publisher:
         self._unreadable: frozenset[tuple[str, str]] = frozenset()
         self._held: set[Series] = set()
         self._unparsed: set[tuple[int, str]] = set()
+        self._without_expectations: set[int] = set()
         self._told_unmatched = False
         self._configured = False
         self.unmatched: tuple[int, ...] = ()
@@ -201,7 +202,28 @@ class Publisher:
         for name in self._sources:
             for run in self._ledger.open_runs(name):
                 open_runs.setdefault(run.job, []).append(run)
-        return [self.view(self._ledger.books.jobs[key], open_runs.get(key, [])) for key in sorted(keys)]
+        return [self._safe_view(self._ledger.books.jobs[key], open_runs.get(key, [])) for key in sorted(keys)]
+
+    def _safe_view(self, job: JobState, open_runs: Sequence[OpenRun]) -> JobView:
+        """Return what is shown of a job; without its expectations where they cannot be made, which is logged once."""
+        try:
+            view = self.view(job, open_runs)
+        except Exception as error:  # noqa: BLE001  # one job must not keep all others off the page
+            if job.key not in self._without_expectations:
+                self._without_expectations.add(job.key)
+                names = {"source": job.source, "project": job.project, "job_name": job.name}
+                self._log.error("the expectations of a job cannot be made", **names, exc_info=error)
+            rules = self._sources[job.source].rules
+            return JobView(
+                state=job,
+                active=active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs),
+                results=rules.results,
+                has_steps=rules.steps != "off",
+                step_histograms=self._ledger.step_histograms,
+                withheld=job.source in self._withheld,
+            )
+        self._without_expectations.discard(job.key)
+        return view
 
     def view(self, job: JobState, open_runs: Sequence[OpenRun]) -> JobView:
         """What is shown of a job."""

@@ -157,3 +157,12 @@ def test_no_status_word_of_a_vendor_is_taken_for_one_of_ours(book, word):
     book.now += 121
     book.scrape(unmapped, "status")
     assert book.scrape(unmapped, "status") == {(word,): 1}
+
+
+def test_a_job_whose_expectations_cannot_be_made_costs_only_these(book):
+    view = book.publisher.view
+    book.publisher.view = lambda job, runs: view(job, runs) if job.job.job_id != "j" else {}["odd"]
+    book.read(ended())
+    assert shown(book) == 0
+    book.now += 120
+    assert shown(book) == 1
