@@ -2,10 +2,12 @@
 
 from typing import Final
 
+from alerting.model import RUNBOOKS
+from dashboards.jobs import RULES_SEEN
 from dashboards.model import Json, Panel
 from dashboards.panels import Column, listed, panel, sort_by
 from dashboards.words import INFO, LEVELS
-from exporter.reports.problems import KINDS
+from exporter.reports.conditions import KINDS
 
 OF_JOBS: Final = (
     'job=~"$job|", source=~"$source", project=~"$project", job_name=~"$job_name", job_name!="", team=~"$team"'
@@ -13,9 +15,6 @@ OF_JOBS: Final = (
 OF_ONE_JOB: Final = 'job=~"$job|", source="$source", project="$project", job_name="$job_name"'
 OF_OTHERS: Final = 'job=~"$job|", source=~"$source|", job_name=""'
 """The alerts of jobs that are chosen, and those of sources and exporters, of which some name neither."""
-RULES_LOADED: Final = "count(source_project_job_name_result:jobrun_runs:increase1h)"
-"""Gives something where Prometheus evaluates the rules."""
-RUNBOOKS: Final = "https://github.com/jobrun-exporter/jobrun-exporter/blob/main/docs/runbooks.md"
 BY: Final = "max by (alertname, severity, job, source, project, job_name, team)"
 RUNBOOK: Final = ("Open the runbook", RUNBOOKS + "#${__data.fields.runbook}")
 ANCHORS: Final[Json] = {"type": "value", "options": {name: {"text": name.lower()} for name in KINDS}}
@@ -30,7 +29,7 @@ def firing(*choices: str, severity: str = "critical|warning|info") -> str:
 
 def counted(*choices: str, severity: str) -> str:
     """Return how many alerts of this severity fire; nothing where no rules are evaluated."""
-    return f"count({firing(*choices, severity=severity)}) or 0 * {RULES_LOADED}"
+    return f"count({firing(*choices, severity=severity)}) or 0 * count({RULES_SEEN})"
 
 
 def table(title: str, *choices: str, size: tuple[int, int], whose: bool = True) -> Panel:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Final, Unpack
 
+from alerting.promql import JOB
 from dashboards import alerts
-from dashboards.jobs import FEWEST_RUNS, JOB, Jobs, furthest
+from dashboards.jobs import Jobs, furthest
 from dashboards.model import Dashboard, Json, Panel, Row
 from dashboards.page import ANY, annotations, datasource_variable, label_variable, scrape_variable
 from dashboards.panels import Column, Own, buckets, called, instant, link, listed, over_time, panel, sort_by
@@ -36,7 +37,7 @@ from dashboards.words import (
     text_of,
 )
 from dashboards.wrong import SHORT
-from exporter.reports.problems import REPEATEDLY
+from exporter.reports.conditions import RATIO_RUNS
 
 JOBS = Jobs('source="$source", project="$project", job_name="$job_name"')
 SOURCE = 'source="$source"'
@@ -88,7 +89,7 @@ LAST_DURATION = one("jobrun_last_run_duration_seconds")
 RUNNING_FOR = f"max({JOBS.running_for})"
 STREAK_NOW = one("jobrun_consecutive_failures")
 EXPECTED = one("jobrun_job_next_run_expected_timestamp_seconds")
-OVERDUE = f"max({JOBS.overdue})"
+OVERDUE = f"max({JOBS.series('jobrun:overdue:held')})"
 LIMITS: Final = {
     "age of last success": f"clamp_min(max({JOBS.age}), 0) / {one('jobrun_job_freshness_objective_seconds')}",
     "duration, open run": f"{RUNNING_FOR} / {BUDGET}",
@@ -111,7 +112,8 @@ def last_result() -> str:
     series = (
         f"{each.code} * max by (status) ({JOBS.series('jobrun_last_run_status', is_status(each))})" for each in RESULTS
     )
-    grave = f"{GRAVE} * ({STREAK_NOW} >= bool {REPEATEDLY})"
+    repeatedly = JOBS.series("jobrun:failing_repeatedly:held")
+    grave = f"{GRAVE} * (0 * max({repeatedly}) + 1 or 0 * {UP})"
     down, off = f"({UP} == bool 0)", f"({ENABLED} == bool 0 or 0 * {UP})"
     return f"max({' or '.join(series)}) + {grave} + {STALE} * clamp_max({down} + {off}, 1)"
 
@@ -224,7 +226,7 @@ NOW = Row(
         tile(
             "Success, 30 days",
             "Share of runs that succeeded, to the last full hour; canceled and skipped ones count neither way. Needs "
-            f"the recording rules and {FEWEST_RUNS} runs.",
+            f"the recording rules and {RATIO_RUNS} runs.",
             f"max({JOBS.success_ratio})",
             unit="percentunit",
             thresholds=SUCCESS_RATIO,

@@ -5,18 +5,17 @@ all that is left. The label `job` is the scrape job: two teams may each have a s
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
-from exporter.reports.of_jobs import GRACE
+from alerting.promql import HOURS, JOB, LAST_SEEN
+from exporter.reports.conditions import RATIO_RUNS
 
 SOURCE = "job, source"
-JOB = f"{SOURCE}, project, job_name"
-FEWEST_RUNS = 20
-"""A share of fewer runs than this says nothing."""
 
-LEVEL, JOB_OF_RULES = "source_project_job_name", "source, project, job_name"
-"""The level of the recording rules, and its labels."""
+RULES_SEEN: Final = f'{LAST_SEEN}{{job=~"$job"}}'
+"""Is there as long as Prometheus evaluates the rules, and has seen an exporter in a week."""
 
 LONG = 2 * 86_400_000
 """Milliseconds; ranges beyond this are added up from recorded hours, where samples would be too many."""
@@ -57,9 +56,9 @@ class Jobs(msgspec.Struct, frozen=True):
         """The selector of what is known of these jobs."""
         return self.series("jobrun_job_info", self.team)
 
-    def chosen(self, expression: str, labels: str = JOB) -> str:
-        """Only the jobs of the team, of an expression with these labels."""
-        return f"({expression}) and on ({labels}) {self.info}" if self.team else expression
+    def chosen(self, expression: str) -> str:
+        """Only the jobs of the team."""
+        return f"({expression}) and on ({JOB}) {self.info}" if self.team else expression
 
     def with_team(self, expression: str) -> str:
         """The jobs of an expression with their teams. One series per job, though two exporters may disagree."""
@@ -80,11 +79,6 @@ class Jobs(msgspec.Struct, frozen=True):
         return self.of_source(f"jobrun_source_up{{{self.scrape}}}")
 
     @property
-    def down(self) -> str:
-        """Sources that cannot be read."""
-        return f"({self.up} == 0)"
-
-    @property
     def streak(self) -> str:
         """Failures since the last success; canceled and skipped runs change nothing."""
         return self.each("jobrun_consecutive_failures")
@@ -93,11 +87,6 @@ class Jobs(msgspec.Struct, frozen=True):
     def failing_for(self) -> str:
         """Seconds since the first failure after the last success."""
         return f"(time() - {self.each('jobrun_failing_since_timestamp_seconds')})"
-
-    @property
-    def overdue(self) -> str:
-        """Jobs of which no run began within the grace after the time it was expected, and seconds since that time."""
-        return f"({self.late} > {GRACE:.0f})"
 
     @property
     def late(self) -> str:
@@ -120,11 +109,6 @@ class Jobs(msgspec.Struct, frozen=True):
         return self.each("jobrun_job_duration_budget_seconds")
 
     @property
-    def too_long(self) -> str:
-        """Jobs with an open run, waiting or executing, that is older than the budget, and its age in seconds."""
-        return f"({self.running_for} > on ({JOB}) {self.budget})"
-
-    @property
     def last_good(self) -> str:
         """End of the last success; where there was none, when the job was first known."""
         success = self.each("jobrun_last_success_timestamp_seconds")
@@ -141,20 +125,9 @@ class Jobs(msgspec.Struct, frozen=True):
         return self.each("jobrun_job_freshness_objective_seconds")
 
     @property
-    def too_old(self) -> str:
-        """Jobs whose last success is older than allowed, and seconds since it became so."""
-        return f"(({self.age} - on ({JOB}) {self.freshness}) > 0)"
-
-    @property
     def off(self) -> str:
         """Jobs that are switched off."""
         return f"({self.each('jobrun_job_enabled')} == 0)"
-
-    @property
-    def lately_off(self) -> str:
-        """Jobs that were switched off within the last day, and seconds since they were last seen enabled."""
-        enabled = f"timestamp({self.series('jobrun_job_enabled')} == 1)"
-        return f"(time() - max by ({JOB}) (max_over_time({enabled}[1d:1m])) and on ({JOB}) {self.off})"
 
     @property
     def last_failure(self) -> str:
@@ -175,7 +148,7 @@ class Jobs(msgspec.Struct, frozen=True):
         """
         now = self.each("jobrun_runs_total", "result")
         before = f"max by ({JOB}, result) ({self.series('jobrun_runs_total')} offset 30d)"
-        return f"(sum by ({JOB}) ({now} - ({before} or 0 * {now})) >= {FEWEST_RUNS})"
+        return f"(sum by ({JOB}) ({now} - ({before} or 0 * {now})) >= {RATIO_RUNS})"
 
     @property
     def success_ratio(self) -> str:
@@ -188,7 +161,7 @@ class Jobs(msgspec.Struct, frozen=True):
         return self._of_enough("jobrun_runs:error_budget_burn_30d")
 
     def _of_enough(self, name: str) -> str:
-        return f"({self.recorded(name)} and on ({JOB_OF_RULES}) {self.enough_runs})"
+        return f"({self.recorded(name)} and on ({JOB}) {self.enough_runs})"
 
     def endings(self, window: str, more: str = "") -> str:
         """How many runs ended in a window, by result.
@@ -204,10 +177,8 @@ class Jobs(msgspec.Struct, frozen=True):
         A second is added to the time, so that a window of three hours has three of them: those of its end, and of an
         hour and two hours before, whether or not Prometheus counts the one at its very beginning.
         """
-        hours = f"{LEVEL}_result:jobrun_runs:increase1h{{{self.matchers}, {IS_LONG}}}"
-        return (
-            f"sum by (result) (round(max by ({JOB_OF_RULES}, result) (sum_over_time({hours}[{window}:1h] offset -1s))))"
-        )
+        hours = self.series(HOURS, IS_LONG)
+        return f"sum by (result) (round(max by ({JOB}, result) (sum_over_time({hours}[{window}:1h] offset -1s))))"
 
     def rise(self, metric: str, window: str, *labels: str, more: str = "") -> str:
         """How much a counter, or the buckets of a histogram, rose in a window; one series per job and these labels."""
@@ -220,7 +191,7 @@ class Jobs(msgspec.Struct, frozen=True):
 
     def recorded(self, name: str) -> str:
         """A series of the recording rules, one per job."""
-        return f"max by ({JOB_OF_RULES}) ({LEVEL}:{name}{{{self.matchers}}})"
+        return f"max by ({JOB}) ({self.series(f'source_project_job_name:{name}')})"
 
 
 def quantile(  # noqa: PLR0913  # each is a part of the expression

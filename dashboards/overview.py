@@ -2,8 +2,9 @@
 
 from typing import Final, Unpack
 
+from alerting.promql import JOB
 from dashboards import alerts, wrong
-from dashboards.jobs import FEWEST_RUNS, IS_SHORT, JOB, JOB_OF_RULES, LONG, Jobs
+from dashboards.jobs import IS_SHORT, LONG, Jobs
 from dashboards.model import Dashboard, Json, Panel, Query, Row
 from dashboards.page import (
     ANY,
@@ -36,7 +37,7 @@ from dashboards.words import (
     steps,
     text_of,
 )
-from exporter.reports.of_jobs import GRACE
+from exporter.reports.conditions import RATIO_RUNS, TOLERANCE
 
 MATCHERS = 'source=~"$source", project=~"$project", job_name=~"$job_name"'
 JOBS = Jobs(MATCHERS, team='team=~"$team"')
@@ -76,7 +77,7 @@ NO_JOB: Final = "No job is known: no exporter is scraped, or none of its sources
 NO_RULES: Final[Json] = {"noValue": "no rules"}
 NO_EXPORTER: Final[Json] = {"noValue": "no exporter"}
 RANK = wrong.ranks(JOBS)
-USED_UP = f"({JOBS.chosen(JOBS.errors_used, JOB_OF_RULES)})"
+USED_UP = f"({JOBS.chosen(JOBS.errors_used)})"
 DOWN = f"{of_source('jobrun_source_up')} == 0"
 WRONG_COLUMNS = (
     Column(field="severity", title="Severity", width=85, cell="color-background", mappings=[LEVELS]),
@@ -119,7 +120,7 @@ NOW = Row(
             5,
             "Error budget used up",
             "Jobs of which more than 1 % of the runs of 30 days failed, to the last full hour, "
-            f"of at least {FEWEST_RUNS} runs.",
+            f"of at least {RATIO_RUNS} runs.",
             instant(f"count({USED_UP} >= 1) or 0 * count({USED_UP})"),
             thresholds=ANY_IS_A_WARNING,
             defaults={"noValue": "too few runs"},
@@ -204,7 +205,7 @@ ALL_JOBS = Row(
             "table",
             "All jobs",
             "Each job with what it is now, its last result, and when its next run is expected. A job leads to its "
-            f"dashboard. The share that succeeded is of 30 days to the last full hour, of at least {FEWEST_RUNS} runs.",
+            f"dashboard. The share that succeeded is of 30 days to the last full hour, of at least {RATIO_RUNS} runs.",
             listed(f"{RANK} >= $show"),
             listed(JOBS.each("jobrun_job_info", "team", "schedule")),
             listed(f"{JOBS.each('jobrun_last_run_status', 'status')} == 1"),
@@ -253,10 +254,10 @@ RATE_LIMIT_LEFT = (
     f" / {of_source('jobrun_source_rate_limit_limit_requests')}"
 )
 SOON: Final = {
-    "start is late": JOBS.chosen(f"{JOBS.late} / {GRACE:.0f}"),
+    "start is late": JOBS.chosen(f"{JOBS.late} / {TOLERANCE}"),
     "last success is old": JOBS.chosen(f"{JOBS.age} / on ({JOB}) {JOBS.freshness}"),
     "run takes long": JOBS.chosen(f"{JOBS.running_for} / on ({JOB}) {JOBS.budget}"),
-    "error budget": JOBS.chosen(JOBS.errors_used, JOB_OF_RULES),
+    "error budget": JOBS.chosen(JOBS.errors_used),
     "request limit": f"1 - {RATE_LIMIT_LEFT}",
 }
 """What is limited → the share of the limit that is used."""
@@ -321,10 +322,10 @@ HISTORY = Row(
         panel(
             "gauges",
             "The lowest success ratios, 30 days",
-            f"The ten jobs with the smallest share of runs that succeeded, of at least {FEWEST_RUNS} runs, to the last "
+            f"The ten jobs with the smallest share of runs that succeeded, of at least {RATIO_RUNS} runs, to the last "
             "full hour; needs the recording rules. Canceled and skipped runs count neither way.",
             instant(
-                f"sort(bottomk(10, {JOBS.chosen(JOBS.success_ratio, JOB_OF_RULES)}))",
+                f"sort(bottomk(10, {JOBS.chosen(JOBS.success_ratio)}))",
                 "{{job_name}} ({{source}})",
             ),
             size=(24, 7),
@@ -333,7 +334,7 @@ HISTORY = Row(
             defaults={
                 "max": 1,
                 "decimals": 1,
-                "noValue": f"No job has {FEWEST_RUNS} runs, or the recording rules are missing.",
+                "noValue": f"No job has {RATIO_RUNS} runs, or the recording rules are missing.",
             },
         ),
     ),

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from dashboards.model import Json
-from exporter.reports.problems import LEAST_LAG, LOW, REPEATEDLY
+from exporter.reports.conditions import FAILURES_TO_PAGE, LEAST_LAG, LOW_RATE_LIMIT
 
 GOOD, NOTICE, WARNING, BAD, ERROR = "green", "blue", "orange", "red", "dark-red"
 NEARLY: Final = 0.8
@@ -102,18 +102,18 @@ NO_NUMBER: Final[Json] = {"type": "special", "options": {"match": "nan", "result
 """Value mapping of what cannot be told, as a quantile of nothing."""
 STREAKS: Final = ranged(
     (0, 0, "well", GOOD),
-    (1, REPEATEDLY - 1, "failing", WARNING),
-    (REPEATEDLY, None, "failing repeatedly", BAD),
+    (1, FAILURES_TO_PAGE - 1, "failing", WARNING),
+    (FAILURES_TO_PAGE, None, "failing repeatedly", BAD),
 )
 NEUTRAL: Final = steps("text")
 UNKNOWN: Final = steps(QUIET)
 ANY_IS_CRITICAL: Final = known(GOOD, (1, BAD))
 ANY_IS_A_WARNING: Final = known(GOOD, (1, WARNING))
-STREAK: Final = steps("text", (1, WARNING), (REPEATEDLY, BAD))
+STREAK: Final = steps("text", (1, WARNING), (FAILURES_TO_PAGE, BAD))
 SUCCESS_RATIO: Final = known(WARNING, (0.99, GOOD))
 SHARE_USED: Final = known(GOOD, (NEARLY, NOTICE), (1, WARNING))
 """Of an objective or a budget: worth a look from four fifths on, a warning when it is used up."""
-SHARE_LEFT: Final = known(WARNING, (LOW, NOTICE), (0.25, GOOD))
+SHARE_LEFT: Final = known(WARNING, (LOW_RATE_LIMIT, NOTICE), (0.25, GOOD))
 LAG: Final = known(GOOD, (LEAST_LAG / 2, NOTICE), (LEAST_LAG, WARNING))
 """Seconds that counting is behind: the warning about a stale source fires at the second."""
 REDS: Final[Json] = {"mode": "shades", "fixedColor": BAD}

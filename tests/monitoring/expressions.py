@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 
 import promql_parser as promql
+import yaml
 
 from exporter.metrics import meters
 from exporter.metrics.families import FAMILIES
@@ -67,10 +68,11 @@ class Inference:
         return known[kind](node) if kind in known else None
 
     def _of_selector(self, node: promql.VectorSelector) -> Labels:
-        if node.name not in self._series:
-            raise UnknownNameError(f"no metric {node.name}")
-        labels = self._series[node.name]
-        must_be_in(labels, {matcher.name for matcher in node.matchers.matchers}, node)
+        names = names_of(node)
+        if not names <= set(self._series):
+            raise UnknownNameError(f"no metric {', '.join(sorted(names - set(self._series)))}")
+        labels = frozenset.intersection(*(self._series[name] for name in names))
+        must_be_in(labels, {matcher.name for matcher in node.matchers.matchers} - {"__name__"}, node)
         return labels
 
     def _of_aggregate(self, node: promql.AggregateExpr) -> Labels:
@@ -135,6 +137,29 @@ class Inference:
                 return frozenset()
             case _:
                 return labels
+
+
+def names_of(node: promql.VectorSelector) -> set[str]:
+    """The metrics that a selector is about: one, or those of an expression like `a:(b|c):d`."""
+    if node.name:
+        return {node.name}
+    (pattern,) = [each.value for each in node.matchers.matchers if each.name == "__name__"]
+    before, alternatives, after = re.fullmatch(r"([\w:]*)\(([\w|]+)\)([\w:]*)", pattern).groups()
+    return {before + word + after for word in alternatives.split("|")}
+
+
+def recorded_labels(rules: str) -> dict[str, Labels]:
+    """Name of a recorded series → its labels: those by which the expression aggregates first, or of what it is made."""
+    found: dict[str, Labels] = {}
+    for group in yaml.safe_load(rules)["groups"]:
+        for rule in group["rules"]:
+            if "record" not in rule:
+                continue
+            grouped = re.search(r"\bby \(([\w, ]+)\)", rule["expr"])
+            parts = [name for name in found if name in rule["expr"]]
+            labels = frozenset(re.findall(r"\w+", grouped[1])) if grouped else frozenset()
+            found[rule["record"]] = labels or (found[parts[0]] if parts else frozenset())
+    return found
 
 
 def must_be_in(known: Labels, named: set[str] | Labels, where: object) -> None:

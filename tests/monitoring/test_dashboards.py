@@ -16,21 +16,11 @@ from dashboards.__main__ import DASHBOARDS, text, write
 from dashboards.words import QUIET, RESULTS, STATES
 from exporter.model import Result, State
 from tests.monitoring.dashboards import FILES, FOLDER, JSONS, expressions, filled, panels
-from tests.monitoring.expressions import TARGET, Inference, series_labels
+from tests.monitoring.expressions import TARGET, Inference, names_of, recorded_labels, series_labels
 
+RULES = Path(FOLDER).parent / "prometheus/rules/jobrun-exporter.yml"
 JOB = frozenset({"source", "project", "job_name"})
-RECORDED = {
-    f"source_project_job_name:{name}": JOB
-    for name in (
-        *(
-            f"jobrun_runs:{what}_{window}"
-            for what in ("success_ratio", "error_budget_burn")
-            for window in ("1d", "7d", "30d")
-        ),
-        *(f"jobrun_run_duration_seconds:{quantile}_7d" for quantile in ("p50", "p95")),
-    )
-}
-RECORDED["source_project_job_name_result:jobrun_runs:increase1h"] = JOB | {"result"}
+RECORDED = recorded_labels(RULES.read_text())
 OF_PROMETHEUS = ("up", "scrape_duration_seconds", "scrape_samples_scraped")
 OF_THE_PROCESS = ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_start_time_seconds")
 ALERT = JOB | {"job", "alertname", "severity", "team"}
@@ -62,7 +52,7 @@ def walk(node, *above):
 def selectors(expression):
     for node, above in walk(promql.parse(filled(expression))):
         if isinstance(node, promql.VectorSelector):
-            yield node, above
+            yield from ((name, node, above) for name in names_of(node))
 
 
 def is_counter(name):
@@ -188,38 +178,37 @@ def test_every_metric_and_label_exists(expression):
 
 @each_expression
 def test_counters_are_seen_only_by_how_they_rise_and_gauges_never(expression):
-    for node, above in selectors(expression):
+    for name, _, above in selectors(expression):
         calls = {each.func.name for each in above if isinstance(each, promql.Call)}
-        rises = bool(calls & RISES) or f"- (max by (job, source, project, job_name, result) ({node.name}" in expression
-        assert rises == is_counter(node.name), node.name
+        rises = bool(calls & RISES) or f"- (max by (job, source, project, job_name, result) ({name}" in expression
+        assert rises == is_counter(name), name
 
 
 @each_expression
 def test_two_exporters_of_the_same_runs_are_never_added_up(expression):
-    for node, above in selectors(expression):
+    for name, node, above in selectors(expression):
         aggregates = [str(each.op) for each in above if isinstance(each, promql.AggregateExpr)]
-        if node.name in ALERTS or is_filter(node, above) or f"absent({node.name}" in expression:
+        if name in {*ALERTS, *RECORDED} or is_filter(node, above) or f"absent({name}" in expression:
             continue
-        if node.name in NATIVE:
+        if name in NATIVE:
             assert "topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)" in expression
             continue
-        assert aggregates[-1] in {"max", "min", "topk", "count"}, node.name
-        assert aggregates[-1] != "count" or f"0 * count({node.name}" in expression, node.name
+        assert aggregates[-1] in {"max", "min", "topk", "count"}, name
+        assert aggregates[-1] != "count" or f"0 * count({name}" in expression, name
 
 
 @each_expression
 def test_sources_of_two_teams_that_have_one_name_are_never_mixed(expression):
     for node, _ in walk(promql.parse(filled(expression))):
         labels = set(getattr(getattr(node, "modifier", None), "labels", None) or ())
-        recorded = "source_project_job_name" in str(node)
-        assert "source" not in labels or "job" in labels or recorded, str(node)
+        assert "source" not in labels or "job" in labels, str(node)
 
 
 @each_expression
 def test_every_series_is_of_the_scrape_jobs_chosen(expression):
-    for node, _ in selectors(expression):
-        if node.name.startswith("jobrun_") and "topk by (job, source) (1, jobrun_source" not in expression:
-            assert any(each.name == "job" and "$job" in each.value for each in node.matchers.matchers), node.name
+    for name, node, _ in selectors(expression):
+        if name.startswith("job") and "topk by (job, source) (1, jobrun_source" not in expression:
+            assert any(each.name == "job" and "$job" in each.value for each in node.matchers.matchers), name
 
 
 @each_expression
