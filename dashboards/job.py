@@ -16,6 +16,7 @@ from dashboards.words import (
     GOOD,
     LAG,
     LATE,
+    NEARLY,
     NEUTRAL,
     NO_NUMBER,
     NOTICE,
@@ -31,6 +32,7 @@ from dashboards.words import (
     Word,
     coded,
     fixed,
+    known,
     override,
     painted,
     steps,
@@ -98,6 +100,11 @@ LIMITS: Final = {
     "error budget, 30 days": f"max({JOBS.errors_used})",
 }
 """What is limited → the share of the limit that is used."""
+AGE_IS_CRITICAL: Final[Json] = {
+    "matcher": {"id": "byFrameRefID", "options": "A"},
+    "properties": [{"id": "thresholds", "value": known(GOOD, (NEARLY, NOTICE), (1, BAD))}],
+}
+"""Of the limits only the age of the last success, the first, has a critical alert."""
 GRAVE, STALE = 50, 100
 """Added to the code of the last result: it is one of many failures, or nobody knows whether it is still the last."""
 
@@ -251,13 +258,13 @@ NOW = Row(
             "gauges",
             "How much of each limit is used",
             "Against the freshness objective, the duration budget and an error budget of 1 % over 30 days. Blue from "
-            "four fifths, orange when it is used up. What has no objective is not shown.",
+            "four fifths, orange or red when it is used up. What has no objective is not shown.",
             *(instant(f"{expression} and {FRESH}", name) for name, expression in LIMITS.items()),
             size=(10, 6),
             unit="percentunit",
             thresholds=SHARE_USED,
             defaults={"max": 1, "decimals": 0, "noValue": "no objective, or not known now"},
-            overrides=called(LIMITS),
+            overrides=[AGE_IS_CRITICAL, *called(LIMITS)],
         ),
         alerts.table("Alerts of this job that fire", alerts.OF_ONE_JOB, size=(14, 6), whose=False),
         panel(
