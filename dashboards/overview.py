@@ -35,7 +35,6 @@ from dashboards.words import (
     WARNS,
     painted,
     steps,
-    text_of,
 )
 from exporter.reports.conditions import RATIO_RUNS, TOLERANCE
 
@@ -210,7 +209,6 @@ ALL_JOBS = Row(
             listed(JOBS.each("jobrun_job_info", "team", "schedule")),
             listed(f"{JOBS.each('jobrun_last_run_status', 'status')} == 1"),
             listed(JOBS.streak),
-            listed(f"sum by ({JOB}) ({JOBS.each('jobrun_active_runs', 'state')})"),
             listed(f"1000 * {JOBS.each('jobrun_last_run_end_timestamp_seconds')}"),
             listed(f"1000 * {JOBS.each('jobrun_job_next_run_expected_timestamp_seconds')}"),
             listed(JOBS.success_ratio),
@@ -232,11 +230,10 @@ ALL_JOBS = Row(
                 *alerts.WHOSE,
                 Column(field="status", title="Last result", width=90),
                 Column(field="Value #D", title="Failures", width=70, cell="color-text", thresholds=STREAK),
-                Column(field="Value #E", title="Open", width=60, mappings=[text_of((0, "-", "text"))]),
-                Column(field="Value #F", title="Last run", unit="dateTimeFromNow", width=135),
-                Column(field="Value #G", title="Next run", unit="dateTimeFromNow", width=135),
+                Column(field="Value #E", title="Last run", unit="dateTimeFromNow", width=142),
+                Column(field="Value #F", title="Next run", unit="dateTimeFromNow", width=142),
                 Column(
-                    field="Value #H",
+                    field="Value #G",
                     title="Success, 30 d",
                     unit="percentunit",
                     width=110,
