@@ -300,6 +300,20 @@ def test_links_lead_to_dashboards_that_are_there_with_variables_that_they_have()
         assert set(re.findall(r"var-(\w+)=", query)) <= known
 
 
+def test_each_alert_that_fires_leads_to_its_runbook():
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    alerts = {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+    (panel,) = [panel for panel in panels(JSONS["jobrun-overview"]) if panel["title"] == "Alerts that fire"]
+    columns = {
+        each["matcher"]["options"]: {own["id"]: own["value"] for own in each["properties"]}
+        for each in panel["fieldConfig"]["overrides"]
+    }
+    (link,), (anchors,) = columns["alertname"]["links"], columns["runbook"]["mappings"]
+    for name, rule in alerts.items():
+        leads_to = link["url"].replace("${__data.fields.runbook}", anchors["options"][name]["text"])
+        assert leads_to == rule["annotations"]["runbook_url"]
+
+
 def test_run_ids_that_come_as_exemplars_lead_to_the_runs():
     (source,) = yaml.safe_load((FOLDER / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
     (destination,) = source["jsonData"]["exemplarTraceIdDestinations"]
