@@ -92,9 +92,9 @@ GROUP = Group(
         Alert(
             name="JobrunObjectiveMatchesNothing",
             expression="max by (job, objective) (jobrun_objective_jobs) == 0",
-            summary=f"Objective {texts.safe('$labels.objective')} matches no job",
+            summary="No job matches objectives[{{ $labels.objective }}] of the configuration",
             description=(
-                f"For an hour no job has matched the objective {texts.safe('$labels.objective')}. The job was renamed, was "
+                "For an hour no job has matched objectives[{{ $labels.objective }}]. The job was renamed, was "
                 "never deployed, or its name in the configuration is wrong. Nobody is told if it does not run."
             ),
             links=texts.of_exporter("JobrunObjectiveMatchesNothing"),

@@ -19,7 +19,7 @@ LOOKS: Mapping[str, Look] = {
     "failing": Look("bad", "cross"),
     "overdue": Look("bad", "clock"),
     "stale": Look("warn", "clock"),
-    "slow": Look("warn", "slow"),
+    "stuck": Look("warn", "stuck"),
     "ok": Look("good", "check"),
     "idle": UNSEEN,
     "disabled": Look("calm", "pause"),

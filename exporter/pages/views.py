@@ -15,7 +15,7 @@ from exporter.reports.filters import JobFilter, JobOrder, RunFilter
 from exporter.reports.records import Problem, Reports, RunPage, RunReport, SourceReport, StepReport
 from exporter.web.questions import given
 
-STATUSES = ("failing", "overdue", "stale", "slow", "ok", "idle", "disabled")
+STATUSES = ("failing", "overdue", "stale", "stuck", "ok", "idle", "disabled")
 """Of jobs, the most urgent first."""
 
 ORDERS = {

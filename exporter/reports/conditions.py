@@ -120,7 +120,7 @@ def failing_repeatedly(view: JobView, watermark: float | None) -> bool:
     """Tell whether the job has failed often enough, and for long enough, to page."""
     since, now = view.state.failing_since, watermark
     long_enough = since is None or now is None or now - since >= FAILING_TO_PAGE
-    return view.state.streak >= getattr(view, "failures_to_page", FAILURES_TO_PAGE) and long_enough
+    return view.state.streak >= view.failures_to_page and long_enough
 
 
 def recovered(view: JobView, watermark: float | None) -> bool:

@@ -32,7 +32,7 @@ class JobOrder(enum.StrEnum):
     """The earliest first."""
 
 
-Status = Literal["", "failing", "overdue", "stale", "slow", "disabled", "ok", "idle"]
+Status = Literal["", "failing", "overdue", "stale", "stuck", "disabled", "ok", "idle"]
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,14 +12,9 @@ import msgspec
 from exporter.counting.records import LastRun
 from exporter.metrics.jobview import JobView
 from exporter.model import State
+from exporter.reports.conditions import STATUSES
 from exporter.reports.filters import JobFilter, JobOrder
 from exporter.reports.records import Ending, JobReport
-
-GRACE = 600.0
-"""Seconds that a run may come later than expected."""
-
-STATUSES = ("failing", "overdue", "stale", "slow", "disabled", "ok", "idle")
-"""The words of `JobReport.status`, the most urgent first."""
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -31,39 +26,7 @@ class Judged(msgspec.Struct, frozen=True):
 
 def judged(view: JobView, watermark: float | None) -> Judged:
     """The first status that is true of a job."""
-    return Judged(view, next(status for status in STATUSES if CONDITIONS[status](view, watermark)))
-
-
-def _failing(view: JobView, _watermark: float | None) -> bool:
-    return view.state.streak > 0
-
-
-def _overdue(view: JobView, watermark: float | None) -> bool:
-    """Expected for a while, and none is under way."""
-    expected = view.next_expected
-    return watermark is not None and expected is not None and not view.active and watermark - expected > GRACE
-
-
-def _stale(view: JobView, watermark: float | None) -> bool:
-    state = view.state
-    since = state.discovered if state.last_success is None else state.last_success
-    return watermark is not None and view.freshness is not None and watermark - since > view.freshness
-
-
-def _slow(view: JobView, watermark: float | None) -> bool:
-    start, budget = oldest_start(view), view.duration_budget
-    return watermark is not None and start is not None and budget is not None and watermark - start > budget
-
-
-CONDITIONS: dict[str, Callable[[JobView, float | None], bool]] = {
-    "failing": _failing,
-    "overdue": _overdue,
-    "stale": _stale,
-    "slow": _slow,
-    "disabled": lambda view, _: view.state.job.enabled is False,
-    "ok": lambda view, _: view.state.last_success is not None,
-    "idle": lambda _view, _: True,
-}
+    return Judged(view, next(status for status, true in STATUSES.items() if true(view, watermark)))
 
 
 def oldest_start(view: JobView) -> float | None:
@@ -149,7 +112,7 @@ def _of_last(value: Callable[[LastRun], float | None]) -> Callable[[Judged], flo
 
 
 ORDERS: dict[JobOrder, Callable[[Judged], float | None]] = {
-    JobOrder.URGENCY: lambda job: STATUSES.index(job.status),
+    JobOrder.URGENCY: lambda job: list(STATUSES).index(job.status),
     JobOrder.NAME: lambda _: 0.0,
     JobOrder.LAST_RUN: _of_last(lambda last: -last.order),
     JobOrder.LAST_SUCCESS: lambda job: job.view.state.last_success,

@@ -1,49 +1,18 @@
 """What is wrong now, in the words of the alerts that would say the same: pure functions."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urlencode
 
 import msgspec
 
 from exporter.duration import format_duration
 from exporter.links import run_path
-from exporter.reports.of_jobs import CONDITIONS, Judged, oldest_start
+from exporter.reports import conditions
+from exporter.reports.conditions import KINDS, SEVERITIES, capped
+from exporter.reports.of_jobs import Judged
 from exporter.reports.records import Problem, SourceReport
 
 DAY = 86400.0
-
-LEAST_LAG = 600.0
-"""Seconds that a source may be behind whatever its interval."""
-
-INTERVALS = 3
-"""Intervals that a source may be behind."""
-
-LOW = 0.1
-"""The part of a rate limit below which little remains."""
-
-REPEATEDLY = 3
-"""Failures in a row."""
-
-SEVERITIES = ("critical", "warning", "info")
-
-KINDS = {
-    "JobrunExporterStateNotCommitting": "critical",
-    "JobrunSourceDown": "critical",
-    "JobrunFailingRepeatedly": "critical",
-    "JobrunNoRecentSuccess": "critical",
-    "JobrunLastRunFailed": "warning",
-    "JobrunOverdue": "warning",
-    "JobrunRunStuck": "warning",
-    "JobrunSourceStale": "warning",
-    "JobrunSourceCoverageGap": "warning",
-    "JobrunSourceScopeUnreadable": "warning",
-    "JobrunSourceRateLimitLow": "warning",
-    "JobrunSourceCredentialExpiring": "warning",
-    "JobrunObjectiveMatchesNothing": "warning",
-    "JobrunExporterConfigReloadFailed": "warning",
-    "JobrunExporterSeriesOverflow": "warning",
-}
-"""Severities, the most urgent kind first."""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +37,12 @@ def problems(standing: Standing) -> tuple[Problem, ...]:
 
 
 def _urgency(problem: Problem) -> tuple[int, int, float, str]:
-    kind = list(KINDS).index(problem.kind)
-    return SEVERITIES.index(problem.severity), kind, -(problem.since or 0.0), problem.subject
+    return (
+        SEVERITIES.index(problem.severity),
+        conditions.urgency(problem.kind),
+        -(problem.since or 0.0),
+        problem.subject,
+    )
 
 
 def _of_exporter(standing: Standing) -> Iterator[Problem]:
@@ -93,7 +66,13 @@ def _of_exporter(standing: Standing) -> Iterator[Problem]:
 def _problem(kind: str, sentence: str, link: str, since: float | None = None, source: str = "") -> Problem:
     subject = source or "jobrun-exporter"
     return Problem(
-        severity=KINDS[kind], kind=kind, subject=subject, source=source, since=since, sentence=sentence, link=link
+        severity=KINDS[kind].severity,
+        kind=kind,
+        subject=subject,
+        source=source,
+        since=since,
+        sentence=sentence,
+        link=link,
     )
 
 
@@ -108,9 +87,11 @@ def _down(source: SourceReport, _now: float) -> Said | None:
 
 
 def _stale(source: SourceReport, _now: float) -> Said | None:
-    if source.lag is None or source.lag <= max(LEAST_LAG, INTERVALS * source.poll_interval):
+    if source.up is not True or not conditions.too_far_behind(source.lag, source.poll_interval):
         return None
-    return f"Endings are counted only up to {_age(source.lag)} ago.", source.watermark
+    if source.lag is None:
+        return "No batch has been complete yet.", None
+    return f"Runs are complete only up to {_age(source.lag)} ago.", source.watermark
 
 
 def _gap(source: SourceReport, now: float) -> Said | None:
@@ -130,14 +111,16 @@ def _rate_limit(source: SourceReport, now: float) -> Said | None:
     budget = source.budget
     if budget.limit is None or budget.remaining is None or (budget.reset is not None and budget.reset < now):
         return None
-    if budget.remaining >= LOW * budget.limit:
+    if budget.remaining >= conditions.LOW_RATE_LIMIT * budget.limit:
         return None
     return f"{budget.remaining:g} of {budget.limit:g} requests remain until the API's limit starts anew.", None
 
 
 def _credential(source: SourceReport, now: float) -> Said | None:
-    if source.credential_expiry is None or source.credential_expiry > now:
+    if source.credential_expiry is None or source.credential_expiry > now + conditions.CREDENTIAL_MARGIN:
         return None
+    if source.credential_expiry > now:
+        return "The credential in use ends within a minute, and there is no new one.", source.credential_expiry
     return f"The credential in use has ended {_age(now - source.credential_expiry)} ago.", source.credential_expiry
 
 
@@ -159,46 +142,115 @@ def _of_sources(standing: Standing) -> Iterator[Problem]:
                 yield _problem(kind, said[0], "/?" + urlencode({"source": source.name}), said[1], source.name)
 
 
-def _failed(job: Judged) -> str:
-    state = job.view.state
+Found = tuple[str, str, float | None]
+"""A kind, what is wrong, and since when."""
+
+
+def _failures(job: Judged, watermark: float | None) -> Iterator[Found]:
+    view, state = job.view, job.view.state
     failure = state.last_failure
     step = f" in step {failure.failed_step}" if failure and failure.failed_step else ""
     error = f" with {failure.error_type}" if failure and failure.error_type else ""
-    if state.streak >= REPEATEDLY:
+    if conditions.failing_repeatedly(view, watermark):
         latest = f", the latest{step}{error}" if step or error else ""
-        return f"The last {state.streak} runs failed{latest}."
-    return f"The last run failed{step}{error}, and none has succeeded since."
+        yield "JobrunFailingRepeatedly", f"The last {state.streak} runs failed{latest}.", state.failing_since
+    elif conditions.failing(view):
+        yield (
+            "JobrunLastRunFailed",
+            f"The last run failed{step}{error}, and none has succeeded since.",
+            state.failing_since,
+        )
+    elif conditions.recovered(view, watermark) and failure is not None:
+        yield "JobrunFailureRecovered", f"A run failed{step}{error}, and one has succeeded since.", failure.end
+
+
+def _expectations(job: Judged, watermark: float | None) -> Iterator[Found]:
+    view, state = job.view, job.view.state
+    now = watermark or 0.0
+    if conditions.stale(view, watermark):
+        since = "yet" if state.last_success is None else f"for {_age(now - state.last_success)}"
+        sentence = f"No run has succeeded {since}; one should every {format_duration(round(view.freshness or 0))}."
+        yield "JobrunNoRecentSuccess", sentence, state.last_success
+    if conditions.overdue(view, watermark):
+        sentence = f"A run was expected {_age(now - (view.next_expected or 0))} ago."
+        yield "JobrunOverdue", sentence, view.next_expected
+
+
+def _durations(job: Judged, watermark: float | None) -> Iterator[Found]:
+    view = job.view
+    for open_state in conditions.stuck_in(view, watermark):
+        length = conditions.open_for(view, watermark, open_state) or 0.0
+        sentence = f"A run has been {open_state} for {_age(length)}; it should take {_age(conditions.limit(view))}."
+        yield "JobrunRunStuck", sentence, view.active[open_state][1]
+    last = view.state.last_run
+    if conditions.slow(view) and last is not None:
+        budget = _age(view.duration_budget or 0)
+        sentence = f"The last run succeeded, but took {_age(last.duration or 0)}; it should take {budget}."
+        yield "JobrunRunSlow", sentence, last.end
+
+
+WITH_RUN = ("JobrunFailingRepeatedly", "JobrunLastRunFailed", "JobrunFailureRecovered")
+"""Kinds that lead to the last failed run."""
 
 
 def _of_jobs(standing: Standing) -> Iterator[Problem]:
+    together = dict(_together(standing))
+    for (source, project), count in together.items():
+        where = f"{source} / {project}" if project else source
+        link = "/runs?" + urlencode(
+            {"source": source, **({"project": project} if project else {}), "result": "failure"}
+        )
+        yield Problem(
+            severity="critical",
+            kind="JobrunManyJobsFailing",
+            subject=where,
+            source=source,
+            project=project,
+            sentence=f"{count} jobs fail and began to at about the same time.",
+            link=link,
+        )
     for job in standing.jobs:
-        yield from _of_job(job, standing.watermarks.get(job.view.state.source))
+        watermark = standing.watermarks.get(job.view.state.source)
+        for find in (_failures, _expectations, _durations):
+            yield from (_about(job, *found) for found in find(job, watermark))
 
 
-def _of_job(job: Judged, watermark: float | None) -> Iterable[Problem]:
+def _together(standing: Standing) -> Iterator[tuple[tuple[str, str], int]]:
+    """Projects of which many jobs fail that began together; the source, with project "", where several are hit."""
+    jobs: dict[tuple[str, str], list[Judged]] = {}
+    for job in standing.jobs:
+        jobs.setdefault((job.view.state.source, job.view.state.project), []).append(job)
+    for source, watermark in standing.watermarks.items():
+        groups = {key: group for key, group in jobs.items() if key[0] == source}
+        hit = [key for key, group in groups.items() if any(conditions.failing(job.view) for job in group)]
+        whole = [job for group in groups.values() for job in group]
+        if len(hit) > 1 and _many(whole, watermark):
+            yield (source, ""), sum(conditions.failing(job.view) for job in whole)
+        else:
+            yield from (
+                (key, sum(conditions.failing(job.view) for job in group))
+                for key, group in groups.items()
+                if _many(group, watermark)
+            )
+
+
+def _many(jobs: list[Judged], watermark: float | None) -> bool:
+    since = [job.view.state.failing_since for job in jobs if conditions.failing(job.view)]
+    began = [
+        each
+        for each in since
+        if each is not None and watermark is not None and watermark - each < conditions.MANY_WITHIN
+    ]
+    return conditions.many(len(since), len(began), len(jobs))
+
+
+def _about(job: Judged, kind: str, sentence: str, since: float | None) -> Problem:
     view, state = job.view, job.view.state
-    if state.streak > 0:
-        kind = "JobrunFailingRepeatedly" if state.streak >= REPEATEDLY else "JobrunLastRunFailed"
-        yield _about(job, kind, _failed(job), state.failing_since, failed=True)
-    if CONDITIONS["stale"](view, watermark) and view.freshness is not None:
-        since = "yet" if state.last_success is None else f"for {_age((watermark or 0) - state.last_success)}"
-        sentence = f"No run has succeeded {since}; one should every {format_duration(round(view.freshness))}."
-        yield _about(job, "JobrunNoRecentSuccess", sentence, state.last_success)
-    if CONDITIONS["overdue"](view, watermark):
-        late = (watermark or 0) - (view.next_expected or 0)
-        yield _about(job, "JobrunOverdue", f"A run was expected {_age(late)} ago.", view.next_expected)
-    if CONDITIONS["slow"](view, watermark):
-        length = (watermark or 0) - (oldest_start(view) or 0)
-        sentence = f"A run has been under way for {_age(length)}; it should take {_age(view.duration_budget or 0)}."
-        yield _about(job, "JobrunRunStuck", sentence, oldest_start(view))
-
-
-def _about(job: Judged, kind: str, sentence: str, since: float | None, *, failed: bool = False) -> Problem:
-    state = job.view.state
     labels = {"source": state.source, "project": state.project, "job_name": state.name}
-    failure = state.last_failure if failed else None
+    failure = state.last_failure if kind in WITH_RUN else None
+    learned = kind == "JobrunNoRecentSuccess" and "freshness" in view.learned
     return Problem(
-        severity=KINDS[kind],
+        severity=capped("warning" if learned else KINDS[kind].severity, view.page),
         kind=kind,
         subject=" / ".join(label for label in labels.values() if label),
         **labels,

@@ -140,8 +140,8 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
         pending: Runs that wait.
         executing: Runs under way.
         oldest_start: The earliest start of those under way.
-        status: In a word, for sorting and colour: `failing`, `overdue`, `stale` (the last success is too old), `slow`
-            (a run is under way for longer than the budget), `disabled`, `ok`, `idle` (none has succeeded yet); the
+        status: In a word, for sorting and colour: `failing`, `overdue`, `stale` (the last success is too old), `stuck`
+            (a run has been open for longer than it may), `disabled`, `ok`, `idle` (none has succeeded yet); the
             first that is true.
         folded: Whether it is counted in `__other__`, as there are too many series.
         recent: Its latest ended runs, oldest first, at most RECENT. Empty in lists that were asked for without.
