@@ -170,6 +170,20 @@ def _assets(options: argparse.Namespace, outside: Outside) -> int:
     return 0
 
 
+def _test_alert(options: argparse.Namespace, outside: Outside) -> int:
+    # Imported late: no other command here needs the libraries of HTTP.
+    import httpx  # noqa: PLC0415
+
+    from exporter import testalert  # noqa: PLC0415
+
+    with httpx.Client(timeout=10) as client:
+        for sentence in testalert.send(
+            options.alertmanager_url, severity=options.severity, team=options.team, client=client
+        ):
+            print(sentence, file=outside.out)
+    return 0
+
+
 def _address(text: str) -> Address:
     try:
         return parse_address(text)
@@ -300,6 +314,18 @@ COMMANDS: Mapping[str, Command] = {
             Flag("--listen-address", {**LISTEN, "default": "127.0.0.1:8080"}),
         ),
         _simulate,
+    ),
+    "test-alert": Command(
+        "sends one test alert through your Alertmanager and says who gets it",
+        (
+            Flag("--alertmanager-url", {"required": True, "metavar": "URL", "help": "like http://localhost:9093"}),
+            Flag("--team", {"default": "", "help": "its label team"}),
+            Flag(
+                "--severity",
+                {"choices": ("critical", "warning", "info"), "default": "warning", "help": "its label severity"},
+            ),
+        ),
+        _test_alert,
     ),
     "assets": Command(
         "writes the rules, dashboards, runbooks and examples of this version",

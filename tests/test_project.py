@@ -29,7 +29,7 @@ LAYERS = (
     ("sources", "learning"),
     ("ledger",),
     ("state", "metrics", "links", "logs"),
-    ("config", "client", "counting", "simulators", "assets", "placing"),
+    ("config", "client", "counting", "simulators", "assets", "testalert", "placing"),
     ("cron",),
     ("model", "errors", "duration", "patterns", "times", "signals", "supervision", "probe", "throttle"),
 )

@@ -1,0 +1,93 @@
+"""Sends one test alert through the user's Alertmanager, as Prometheus would, and says where it went."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import httpx
+
+from exporter.errors import JobrunError
+
+NAME = "JobrunTestAlert"
+LASTS = timedelta(minutes=5)
+"""After this Alertmanager takes it for resolved by itself."""
+PATIENCE = 10
+"""Seconds until Alertmanager shows an alert that it took."""
+
+
+class TestAlertError(JobrunError):
+    """Alertmanager did not take the alert."""
+
+    reason = "alertmanager"
+    __test__ = False  # no test, though pytest would take its name for one
+
+
+def alert(severity: str, team: str, now: datetime) -> dict[str, object]:
+    """Return the alert, in the words of Alertmanager's API."""
+    labels = {
+        "alertname": NAME,
+        "severity": severity,
+        "team": team,
+        "job": "jobrun-exporter",
+        "source": "test",
+        "project": "test",
+        "job_name": "test-alert",
+    }
+    return {
+        "labels": {name: value for name, value in labels.items() if value},
+        "annotations": {
+            "summary": "Job test/test-alert (test) failed in step nothing",
+            "description": "This is a test of jobrun-exporter. Nothing is wrong. It ends by itself after 5 minutes.",
+            "failed_step": "nothing",
+            "runbook_url": "https://github.com/jobrun-exporter/jobrun-exporter/blob/main/docs/first-alert.md",
+        },
+        "startsAt": now.isoformat(),
+        "endsAt": (now + LASTS).isoformat(),
+    }
+
+
+def send(  # noqa: PLR0913  # the address, what is sent, and what is outside
+    url: str,
+    *,
+    severity: str = "warning",
+    team: str = "",
+    client: httpx.Client,
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[str]:
+    """Send the alert to an Alertmanager and yield what became of it, a sentence each.
+
+    Raises:
+        TestAlertError: If Alertmanager cannot be reached, refuses the alert, or sends it to nobody.
+    """
+    root = url.rstrip("/") + "/api/v2/alerts"
+    _ask(client, "POST", root, json=[alert(severity, team, datetime.fromtimestamp(clock(), UTC))])
+    yield f"{url} took the test alert (severity={severity}{f', team={team}' if team else ''})."
+    for _ in range(PATIENCE):
+        taken = _ask(
+            client, "GET", root, params={"filter": [f'alertname="{NAME}"', f'severity="{severity}"', f'team="{team}"']}
+        )
+        if taken:
+            yield from _fate(taken[0])
+            return
+        sleep(1)
+    raise TestAlertError(f"{url} does not show the alert; is it the address of an Alertmanager?")
+
+
+def _ask(client: httpx.Client, method: str, url: str, **more: object) -> list[dict[str, object]]:
+    try:
+        response = client.request(method, url, **more)  # type: ignore[arg-type]  # `json` or `params`
+        response.raise_for_status()
+        return list(response.json()) if method == "GET" else []
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        raise TestAlertError(f"{url} did not take the test alert: {error}") from None
+
+
+def _fate(taken: dict[str, object]) -> Iterator[str]:
+    """Yield where an alert goes: its receivers, or why it is muted."""
+    receivers = ", ".join(each["name"] for each in taken["receivers"])  # type: ignore[attr-defined]  # of the API
+    status: dict[str, list[str]] = taken["status"]  # type: ignore[assignment]  # of the API
+    if status["silencedBy"] or status["inhibitedBy"]:
+        raise TestAlertError(f"It goes to {receivers}, but is muted: see silences and inhibitions in Alertmanager.")
+    yield f"It goes to {receivers}. The message comes after group_wait, and its end about 5 minutes later."
+    yield "If none comes, see Alertmanager's log and alertmanager_notifications_failed_total."

@@ -1,0 +1,185 @@
+"""What a phone shows: alerts through real Alertmanagers, with the templates that users load, to three services."""
+
+import io
+import json
+import re
+import urllib.request
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from exporter import cli
+from tests.e2e.processes import HOST, eventually
+from tests.e2e.servers import EDITIONS, Alertmanager, receiver
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
+
+TEMPLATES = Path(__file__).parents[2] / "prometheus" / "templates" / "*.tmpl"
+START = "2026-11-28T01:40:00Z"
+
+ANNOTATIONS = {
+    "summary": "Job prod/load (sp) failed in step copy",
+    "description": "The last run of prod/load (sp) failed in step copy, and none has succeeded since. It is run r1.",
+    "run_id": "r1",
+    "run_url": "https://jobruns.example.com/runs/sp/r1",
+    "failed_step": "copy",
+    "runbook_url": "https://example.com/runbooks.md#jobrunlastrunfailed",
+    "runs_url": "https://jobruns.example.com/runs?source=sp",
+    "dashboard_url": "https://grafana.example.com/d/jobrun-job?var-source=sp",
+}
+LABELS = {
+    "alertname": "JobrunLastRunFailed",
+    "severity": "critical",
+    "team": "data",
+    "source": "sp",
+    "project": "prod",
+    "job_name": "load",
+}
+
+
+def alert(number=0, start=START):
+    job = f"load {number}" if number else "load"
+    summary = ANNOTATIONS["summary"].replace("load", job)
+    return {
+        "labels": LABELS | {"job_name": job},
+        "annotations": ANNOTATIONS | {"summary": summary},
+        "startsAt": start,
+        "endsAt": "2099-01-01T00:00:00Z",
+    }
+
+
+def settings(url):
+    """All kinds of receivers at one address, as the example shows them."""
+    title, text = '{{ template "jobrun.title" . }}', '{{ template "jobrun.text" . }}'
+    empty = dict.fromkeys(("firing", "resolved", "num_firing", "num_resolved"), "")
+    told = {
+        "name": "all",
+        "slack_configs": [
+            {
+                "api_url": f"{url}slack",
+                "channel": "#data",
+                "send_resolved": True,
+                "title": title,
+                "title_link": '{{ template "jobrun.link" . }}',
+                "text": '{{ template "jobrun.slack.text" . }}',
+                "color": '{{ template "jobrun.color" . }}',
+            }
+        ],
+        "pagerduty_configs": [
+            {
+                "url": f"{url}pagerduty",
+                "routing_key": "key",
+                "description": title,
+                "severity": '{{ template "jobrun.severity" . }}',
+                "details": {"alerts": '{{ template "jobrun.pagerduty.alerts" . }}', **empty},
+            }
+        ],
+        "opsgenie_configs": [
+            {
+                "api_url": f"{url}opsgenie/",
+                "api_key": "key",
+                "message": title,
+                "description": text,
+                "priority": '{{ template "jobrun.priority" . }}',
+            }
+        ],
+    }
+    route = {"receiver": "all", "group_by": ["alertname"], "group_wait": "300ms", "group_interval": "1s"}
+    return {"templates": [str(TEMPLATES)], "route": route, "receivers": [told]}
+
+
+@pytest.fixture(params=EDITIONS)
+def sent(request, tmp_path):
+    """Sends alerts and gives what Slack, PagerDuty and Opsgenie got, by their words."""
+    with ExitStack() as stack:
+        sink = stack.enter_context(receiver())
+        server = Alertmanager(tmp_path / "alertmanager", settings(sink.url), edition=request.param)
+        stack.callback(server.end)
+        assert server.ready(), server.log
+
+        def send(*alerts):
+            body = json.dumps(alerts).encode()
+            call = urllib.request.Request(  # loopback
+                f"http://{HOST}:{server.port}/api/v2/alerts", body, {"Content-Type": "application/json"}
+            )
+            urllib.request.urlopen(call)  # noqa: S310
+            assert eventually(lambda: len(sink.notifications) >= 3, seconds=20), server.log
+            words = ("attachments", "payload", "message")
+            got = {word: next(each for each in sink.notifications if word in each) for word in words}
+            return re.sub(r"http://[^/\s|<>]+:\d+/#", "ALERTMANAGER/#", json.dumps(got))
+
+        yield lambda *alerts: json.loads(send(*alerts))
+
+
+SILENCE = (
+    "ALERTMANAGER/#/silences/new?filter=%7Balertname%3D%22JobrunLastRunFailed%22%2Cjob_name%3D%22load%22%2C"
+    "project%3D%22prod%22%2Cseverity%3D%22critical%22%2Csource%3D%22sp%22%2Cteam%3D%22data%22%7D"
+)
+TITLE = "[critical] Job prod/load (sp) failed in step copy"
+TEXT = f"""\
+Job prod/load (sp) failed in step copy
+The last run of prod/load (sp) failed in step copy, and none has succeeded since. It is run r1.
+Source sp, project prod, job load, team data
+Since 2026-11-28 01:40 UTC
+Step copy
+Run https://jobruns.example.com/runs/sp/r1
+Runs https://jobruns.example.com/runs?source=sp
+Runbook https://example.com/runbooks.md#jobrunlastrunfailed
+Dashboard https://grafana.example.com/d/jobrun-job?var-source=sp
+Silence {SILENCE}"""
+SLACK = f"""\
+*Job prod/load (sp) failed in step copy*
+The last run of prod/load (sp) failed in step copy, and none has succeeded since. It is run r1.
+Source sp, project prod, job load, team data. Since 2026-11-28 01:40 UTC. Step copy
+<https://jobruns.example.com/runs/sp/r1|Run>  <https://jobruns.example.com/runs?source=sp|Runs>  \
+<https://example.com/runbooks.md#jobrunlastrunfailed|Runbook>  \
+<https://grafana.example.com/d/jobrun-job?var-source=sp|Dashboard>  <{SILENCE}|Silence>"""
+
+
+def test_one_alert_says_what_where_since_when_and_where_to_go_on(sent):
+    got = sent(alert())
+    slack = got["attachments"]["attachments"][0]
+    assert (slack["title"], slack["title_link"], slack["color"]) == (TITLE, ANNOTATIONS["run_url"], "danger")
+    assert slack["text"] == SLACK
+    assert (got["payload"]["payload"]["summary"], got["payload"]["payload"]["severity"]) == (TITLE, "critical")
+    assert got["payload"]["payload"]["custom_details"]["alerts"] == TEXT
+    assert (got["message"]["message"], got["message"]["description"]) == (TITLE, TEXT)
+    assert got["message"]["priority"] == "P1"
+
+
+def test_of_many_alerts_ten_are_shown_and_the_rest_is_counted(sent):
+    # Alertmanager waits for more of a group only where its alerts are new.
+    now = datetime.now(UTC).isoformat()
+    got = sent(*(alert(number, now) for number in range(1, 35)))
+    text = got["message"]["description"]
+    assert got["message"]["message"].endswith(" and 33 more")
+    assert text.count("Since ") == 10
+    assert text.endswith("\n\nand 24 more")
+    assert got["attachments"]["attachments"][0]["text"].endswith("\n\nand 24 more")
+    assert isinstance(got["payload"]["payload"]["custom_details"]["alerts"], str)
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_a_test_alert_gets_to_the_receiver_of_its_team_and_says_so(edition, tmp_path):
+    with receiver() as sink:
+        teams = {"receiver": "data", "matchers": ["team = data", "severity = critical"]}
+        route = {"receiver": "others", "group_wait": "300ms", "routes": [teams]}
+        hooks = [{"name": name, "webhook_configs": [{"url": f"{sink.url}{name}"}]} for name in ("others", "data")]
+        server = Alertmanager(tmp_path / "alertmanager", {"route": route, "receivers": hooks}, edition=edition)
+        try:
+            assert server.ready(), server.log
+            address, out = f"http://{HOST}:{server.port}", io.StringIO()
+            flags = [f"--alertmanager-url={address}", "--team=data", "--severity=critical"]
+            assert cli.main(["test-alert", *flags], cli.Outside(out, io.StringIO(), {})) == 0
+            assert "It goes to data." in out.getvalue()
+            assert eventually(lambda: sink.told()["JobrunTestAlert", "test-alert"] == 1, seconds=20)
+        finally:
+            server.end()
+
+
+def test_a_test_alert_that_nobody_takes_is_an_error():
+    err = io.StringIO()
+    assert cli.main(["test-alert", f"--alertmanager-url=http://{HOST}:9"], cli.Outside(io.StringIO(), err, {})) == 1
+    assert "did not take the test alert" in err.getvalue()
