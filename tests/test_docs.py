@@ -113,7 +113,7 @@ def commands(page):
     """The command lines of ours that a page shows, in blocks and in sentences."""
     code = [line for body in blocks(page, "sh") for line in body.splitlines()]
     for line in [*code, *SPAN.findall(prose(page))]:
-        for told in re.findall(r"(?<!another )(?<![\w=-])jobrun-exporter ([a-z-]+(?: [^#|;]*)?)", line):
+        for told in re.findall(r"(?<!another )(?<![\w=-])jobrun-exporter ([a-z]+(?:-[a-z]+)*(?: [^#|;]*)?)", line):
             yield told.replace("\\|", "|")
 
 
