@@ -2,10 +2,24 @@
 
 from typing import Final, Unpack
 
-from dashboards import jobs
 from dashboards.model import Dashboard, Json, Panel, Row
 from dashboards.page import ANY, SOME, annotations, datasource_variable, label_variable, scrape_variable
 from dashboards.panels import LEGEND, Column, Own, instant, listed, over_time, panel, sort_by
+from dashboards.sources import (
+    ASKED,
+    DAY,
+    INSTANCE,
+    OUTCOMES,
+    SOURCE,
+    exporter_rise,
+    of_exporter,
+    of_process,
+    of_source,
+    per_minute,
+    quantile,
+    rise,
+    worst_outcome,
+)
 from dashboards.words import (
     ANY_IS_CRITICAL,
     BAD,
@@ -18,7 +32,6 @@ from dashboards.words import (
     SHARE_LEFT,
     SHARE_USED,
     WARNING,
-    Word,
     coded,
     fixed,
     known,
@@ -27,52 +40,14 @@ from dashboards.words import (
     text_of,
 )
 
-SCRAPE = 'job=~"$job"'
-SOURCE = 'job=~"$job", source=~"$source"'
-INSTANCE = 'job=~"$job", instance=~"$instance"'
-DAY: Final = "1d"
 WHOLE: Final = "$__range"
 REQUEST_DURATION: Final = "jobrun_source_api_request_duration_seconds"
 REFUSED: Final = 'code!~"2.."'
 COUNTS: Final[Json] = {"min": 0, "decimals": 0}
-ASKED = "$__rate_interval"
-POLLS: Final = "jobrun_source_polls_total"
 UP: Final = [text_of((0, "down", BAD), (1, "up", GOOD))]
 NOTABLE: Final = steps("text", (0.5, WARNING))
 NO_EXPORTER: Final[Json] = {"noValue": "no exporter"}
 FEW: Final = 'disposition!~"baseline|duplicate"'
-
-
-def of_source(metric: str, *labels: str, more: str = "") -> str:
-    """A gauge of the sources chosen, one series per source and these labels, whichever exporter tells."""
-    return f"max by ({', '.join(('job', 'source', *labels))}) ({metric}{{{SOURCE}{', ' if more else ''}{more}}})"
-
-
-def rise(metric: str, window: str, *labels: str, more: str = "") -> str:
-    """How much a counter of the sources chosen rose in a window."""
-    selector = f"{metric}{{{SOURCE}{', ' if more else ''}{more}}}"
-    return f"max by ({', '.join(('job', 'source', *labels))}) (increase({selector}[{window}]))"
-
-
-def per_minute(metric: str, *labels: str) -> str:
-    """How much a counter of the sources chosen rises per minute."""
-    return f"60 * max by ({', '.join(('job', 'source', *labels))}) (rate({metric}{{{SOURCE}}}[{ASKED}]))"
-
-
-def quantile(share: float, metric: str, *labels: str, window: str = ASKED) -> str:
-    """A quantile of a histogram of the sources chosen, one series per source and these labels."""
-    classic, native = (f"{name}{{{SOURCE}}}" for name in (f"{metric}_bucket", metric))
-    return jobs.quantile(share, classic, native, window, ("job", "source", *labels), of=jobs.SOURCE)
-
-
-def of_exporter(metric: str, *labels: str) -> str:
-    """A gauge of the exporters chosen."""
-    return f"max by ({', '.join(('job', 'instance', *labels))}) ({metric}{{{INSTANCE}}})"
-
-
-def of_process(expression: str) -> str:
-    """What is known of the exporters' processes, told apart from others by the build info beside it."""
-    return f"max by (job, instance) ({expression} and on (instance, job) jobrun_exporter_build_info{{{SCRAPE}}})"
 
 
 def number(title: str, description: str, expression: str, **own: Unpack[Own]) -> Panel:
@@ -84,31 +59,6 @@ def number(title: str, description: str, expression: str, **own: Unpack[Own]) ->
 def at_a_glance(expression: str, of: str) -> str:
     """How many series an expression gives; 0 if none, but nothing where there are none of `of`."""
     return f"count({expression}) or 0 * count({of})"
-
-
-def exporter_rise(metric: str, *labels: str) -> str:
-    """How much a counter of the exporters chosen rose in the last day, over these labels."""
-    rise = f"increase({metric}{{{INSTANCE}}}[{DAY}])"
-    return f"sum by (job, instance) (max by ({', '.join(('job', 'instance', *labels))}) ({rise}))"
-
-
-OUTCOMES: Final = (
-    Word("success", 1, GOOD),
-    Word("skipped", 2, QUIET),
-    Word("partial", 3, WARNING),
-    Word("error", 4, BAD),
-)
-
-
-def outcome_is(word: Word) -> str:
-    """The matcher of an outcome."""
-    return f'outcome="{word.word}"'
-
-
-def worst_outcome() -> str:
-    """The code of the worst outcome of a source's polls within a step."""
-    codes = (f"({rise(POLLS, ASKED, 'outcome', more=outcome_is(each))} > bool 0.5) * {each.code}" for each in OUTCOMES)
-    return f"max by (job, source) ({' or '.join(codes)}) > 0"
 
 
 def by_pattern(pattern: str, color: str) -> Json:
