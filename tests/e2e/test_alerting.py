@@ -109,10 +109,10 @@ class Chain:
             "objectives": OBJECTIVES,
         }
 
-    def restart(self) -> None:
-        """Kills the daemon and starts it again."""
+    def restart(self, *, after: float = 1) -> None:
+        """Kills the daemon and starts it again; by default so late that scrapes fail, and all series end."""
         self._daemon.kill()
-        time.sleep(1)  # scrapes fail meanwhile, so that all series end
+        time.sleep(after)
         self._daemon = Daemon(self._config, self.port)
 
     def fires(self, name: str, subject: str) -> bool:
@@ -174,6 +174,25 @@ def test_each_trouble_is_told_once_and_its_end_once_while_the_daemon_is_killed_a
     assert told == Counter([LATE, STUCK, FAILED, DOWN, SLOW])
     assert chain.told.told("resolved") == Counter([LATE, STUCK, FAILED, DOWN])
     assert_leads_to(failed.run_id, chain.told.alert(FAILED[0]))
+
+
+def test_through_a_long_absence_nothing_is_resolved_then_what_is_over_is_and_the_next_failure_is_told(
+    chain: Chain,
+) -> None:
+    chain.world.run("failing", duration=0.5, result="failure", steps=["load", "model"])
+    assert chain.fires(*FAILED)
+    assert chain.fires(*LATE)
+
+    before = chain.told.told("resolved")
+    chain.world.run("failing", start=time.time() + 3, duration=0.5, steps=["load", "model"])
+    chain.restart(after=20)  # four times as long as an alert is kept
+    assert chain.told.told()["JobrunExporterAbsent", ""] == 1
+    assert chain.told.told("resolved") == before
+
+    assert chain.clears(*FAILED)
+    assert chain.told.told("resolved")[LATE] == 0
+    chain.world.run("failing", duration=0.5, result="failure", steps=["load", "model"])
+    assert eventually(lambda: chain.told.told()[FAILED] == 2, seconds=60)
 
 
 def assert_leads_to(run_id: str, alert: Mapping[str, dict[str, str]]) -> None:
