@@ -83,7 +83,7 @@ def late(minute):
     return JobView(state=state(), active=active, duration_budget=4800.0, next_expected=1200.0)
 
 
-def hourly(minute):
+def hourly(_minute):
     """Waits since 1 for an interval of an hour that is all that is known of it."""
     return JobView(state=state(), active={State.PENDING: (1, 60.0)}, next_expected=3660.0)
 
