@@ -121,6 +121,10 @@ def test_the_rules_do_what_their_tests_say(path, edition):
     run(program("promtool", edition), "test", "rules", path)
 
 
+def test_the_rules_know_histograms_that_prometheus_has_made_native():
+    run(program("promtool", "newest"), "test", "rules", FOLDER / "tests/newest/nhcb.yml")
+
+
 @pytest.mark.parametrize("alert", sorted(ALERTS.keys() - {"JobrunWatchdog"}))
 def test_an_alert_is_tested_for_firing_and_for_not_firing(alert):
     assert expected_of(alert) == {True, False}
