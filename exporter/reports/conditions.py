@@ -96,6 +96,8 @@ UNSEEN = {
     "JobrunExporterDown": "only Prometheus knows the other exporters",
     "JobrunSourceGone": "only Prometheus knows what was served before",
     "JobrunSourceNameClash": "only Prometheus knows the other exporters",
+    "JobrunExporterStateLost": "the exporter keeps the number of such starts, not their times",
+    "JobrunJobDisabled": "the exporter keeps that a job is switched off, which is its status, but not since when",
     "JobrunStepFailing": "the hours of a day are recorded by Prometheus",
     "JobrunFailureRatioHigh": "the hours of a day are recorded by Prometheus",
     "JobrunSourceTruncated": "the exporter keeps the number of such responses, not their times",

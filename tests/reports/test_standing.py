@@ -1,10 +1,14 @@
 """How jobs and sources stand, and what is wrong."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from exporter.config.config import Objective
 from exporter.model import Job, Window
-from exporter.reports.conditions import STATUSES
+from exporter.reports import problems as problems_module
+from exporter.reports.conditions import KINDS, STATUSES, UNSEEN
 from exporter.reports.errors import BadQuestionError
 from exporter.reports.filters import JobFilter, JobOrder
 from exporter.simulators.faults import Status
@@ -189,3 +193,28 @@ def test_a_job_is_not_overdue_while_a_run_of_it_is_under_way(desk):
     varied(begun(desk))
     desk.tell(running("now", NOW + HOUR, job="overdue"))
     assert ("JobrunOverdue", "overdue") not in kinds(desk)
+
+
+def test_every_alert_has_a_problem_of_its_name_or_a_reason_why_no_page_can_show_it():
+    named = set(re.findall(r'"(Jobrun\w+)"', Path(problems_module.__file__).read_text()))
+    assert named == KINDS.keys() - UNSEEN.keys()
+
+
+def test_jobs_that_break_together_are_a_problem_of_their_project(desk):
+    begun(desk)
+    desk.bench.clock.advance(HOUR)
+    desk.tell(
+        *(ended(f"f{number}", NOW + 3500 + number, "failure", job=f"job{number}") for number in range(10)),
+        through=NOW + HOUR,
+    )
+    (together,) = [problem for problem in desk.reporter.problems() if problem.kind == "JobrunManyJobsFailing"]
+    assert (together.severity, together.source, together.job_name) == ("critical", "one", "")
+    assert together.sentence == "10 jobs fail and began to at about the same time."
+
+
+def test_a_run_that_succeeded_but_took_too_long_and_a_failure_that_is_over_are_problems(desk):
+    desk.configure(objectives=(Objective(match={"job_name": "long"}, duration_budget="10s"),))
+    begun(desk)
+    desk.tell(ended("l", NOW + 60, job="long", length=30))
+    desk.tell(ended("f", NOW + 10, "failure", job="well"), ended("s", NOW + 20, job="well"))
+    assert {("JobrunRunSlow", "long"), ("JobrunFailureRecovered", "well")} <= set(kinds(desk))
