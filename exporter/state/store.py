@@ -40,6 +40,9 @@ Connect = Callable[..., sqlite3.Connection]
 MEMORY = ":memory:"
 """The path of a state that is thrown away."""
 
+TEMPORARY = ""
+"""The same, on disk where memory does not suffice."""
+
 Record = TypeVar("Record", SourceState, JobState)
 
 BUSY_TIMEOUT = 5000
@@ -98,7 +101,8 @@ class Store:
         immutable: bool = False,
         lock: Lock | None = None,
     ) -> None:
-        self.path = str(path) if str(path) == MEMORY else str(Path(path).absolute())
+        named = str(path) not in {MEMORY, TEMPORARY}
+        self.path = str(Path(path).absolute()) if named else str(path)
         self._connect = connect
         self._lock = lock
         self._sources: dict[str, int] = {}
@@ -119,7 +123,7 @@ class Store:
             except BaseException:
                 self._db.close()
                 raise
-        if not read_only and self.path != MEMORY:
+        if named and not read_only:
             self._files = Files(Path(self.path))
 
     def _prepare(self, *, read_only: bool) -> None:

@@ -762,7 +762,7 @@ def test_seconds_not_observed_at_the_start_are_held_until_they_are_released_and_
     book.reopen()
     state = book.ledger.source("s")
     assert (state.held_unobserved, state.counts[UNOBSERVED][""].value) == (10.0, 0.0)
-    book.ledger.release_unobserved("s")
+    book.ledger.release([(("unobserved", "s"), UNOBSERVED, "")])
     book.reopen()
     state = book.ledger.source("s")
     assert (state.held_unobserved, state.counts[UNOBSERVED][""].value) == (0.0, 10.0)

@@ -58,7 +58,7 @@ def northflank_runs(body: bytes) -> object:
 
 def strait_runs(body: bytes) -> object:
     page = strait_api.parse_page(body, strait_api.RUN_ROW, 100)
-    jobs = [strait_api.unlisted_job(row, scope="", workflow=False) for row in page.rows]
+    jobs = [strait_api.unlisted_job("j", row.project_id, scope="", workflow=False) for row in page.rows]
     return [strait_api.to_run(row, strait_api.RUN_STATUSES) for row in page.rows], jobs, page.cursor
 
 
@@ -131,7 +131,8 @@ def test_a_spoiled_answer_is_understood_or_is_an_error_of_its_source(case):
 def sound(found: object) -> bool:
     """Whether numbers are finite and fit the state, and texts have bytes."""
     if isinstance(found, msgspec.Struct):
-        return all(sound(getattr(found, name)) for name in found.__struct_fields__)
+        # What cannot be read is only described in the log, and stands for nothing.
+        return all(sound(getattr(found, name)) for name in found.__struct_fields__ if name != "odd")
     if isinstance(found, dict):
         return all(sound(part) for pair in found.items() for part in pair)
     if isinstance(found, list | tuple):
