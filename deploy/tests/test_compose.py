@@ -20,6 +20,7 @@ VARIANTS = {"demo": ["compose.yaml"], "config": ["compose.yaml", "compose.config
 @pytest.fixture(params=VARIANTS)
 def project(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The whole of a variant, as a compose program understands it."""
+    needed("podman")  # podman-compose asks it for its version, whatever it is to do
     files = [argument for name in VARIANTS[request.param] for argument in ("-f", name)]
     command = [sys.executable, "-m", "podman_compose", *files, "config"]
     done = subprocess.run(command, cwd=COMPOSE, capture_output=True, text=True, check=False)

@@ -9,7 +9,7 @@ import msgspec
 
 from exporter import __version__
 from exporter.client.budget import Budget, Stopped
-from exporter.client.limits import parse_date, parse_retry_after
+from exporter.client.limits import parse_age, parse_date, parse_retry_after
 from exporter.client.network import NetworkSettings, NetworkTransport
 from exporter.client.signin import is_html
 from exporter.client.transport import BudgetedTransport, Meter, NullMeter, what
@@ -92,6 +92,7 @@ class Client:
         self._outside = surroundings or Surroundings()
         settings = network or NetworkSettings()
         self.skew = 0.0
+        self._doubted: float | None = None  # a difference that one answer has shown, and no other yet
         self._longest_pause = min(60.0, 2 * settings.timeout)
         self._patience = max(60.0, 2 * budget.period)
         budgeted = BudgetedTransport(
@@ -152,37 +153,71 @@ class Client:
         """Ends all connections."""
         self._http.close()
 
-    def _compare_clocks(self, response: httpx.Response, sent: float) -> None:
-        """Learns `skew`, by how much the API's clock is ahead of ours; less than the header can tell counts as none.
+    def _jumped(self, response: httpx.Response, sent: float) -> bool:
+        """Compare the API's clock with ours; return whether its answer differs from the ones before it.
 
-        A wrong clock of ours would ask for windows that lie in the future, or hold endings for older than they are.
-        The answer was written at some instant since `sent`: that it took long is no sign of a wrong clock.
+        One odd `Date` (of a cache, or of one bad node) must change nothing, so a new difference is believed only when
+        the next answer shows the same. A wrong clock of ours would ask for windows that lie in the future, or hold
+        endings for older than they are.
+        """
+        skew = self._shown_skew(response, sent)
+        if skew is None:
+            return False
+        if abs(skew - self.skew) < LEAST_SKEW:
+            self._doubted, self.skew = None, skew
+            return False
+        if self._doubted is not None and abs(skew - self._doubted) < LEAST_SKEW:
+            self._doubted, self.skew = None, skew
+            return False
+        self._doubted = skew
+        return True
+
+    def _shown_skew(self, response: httpx.Response, sent: float) -> float | None:
+        """Return by how much an answer shows the API's clock ahead of ours, in seconds; less than it can tell is 0.
+
+        The answer was written at some time since `sent`: that it took long is no sign of a wrong clock.
         """
         date = parse_date(response.headers.get("date", ""))
-        if date is not None:
-            ahead, behind = date - self._outside.clock(), date - sent
-            skew = ahead if ahead > 0 else min(behind, 0.0)
-            self.skew = 0.0 if abs(skew) < LEAST_SKEW else skew
+        if date is None:
+            return None
+        date += parse_age(response.headers.get("age", ""))
+        ahead, behind = date - self._outside.clock(), date - sent
+        skew = ahead if ahead > 0 else min(behind, 0.0)
+        return 0.0 if abs(skew) < LEAST_SKEW else skew
 
     def _ask(
         self, path: str, endpoint: str, params: Mapping[str, str | int | float] | None, patience: float | None
     ) -> httpx.Response | SourceError:
-        """One try: the response, whatever its code, or the fault that a further try might not meet."""
+        """Return the response of one try, whatever its code, or the error that a further try might not meet.
+
+        Where its `Date` is not the expected one, the same is asked once more, which confirms or refutes it.
+        """
+        sent = self._outside.clock()
+        outcome = self._send(path, endpoint, params, patience)
+        jumped = isinstance(outcome, httpx.Response) and self._jumped(outcome, sent)
+        if not jumped or passing(outcome):  # what is tried again anyway tells the time again
+            return outcome
+        sent = self._outside.clock()
+        again = self._send(path, endpoint, params, patience)
+        if isinstance(again, httpx.Response):
+            self._jumped(again, sent)
+        return again
+
+    def _send(
+        self, path: str, endpoint: str, params: Mapping[str, str | int | float] | None, patience: float | None
+    ) -> httpx.Response | SourceError:
         extensions = {
             "endpoint": endpoint,
             "patience": self._patience if patience is None else patience,
             "credential_expiry": self._meter.credential_expiry,
         }
-        sent = self._outside.clock()
         try:
             request = self._http.build_request("GET", self._root + path, params=params, extensions=extensions)
-            response = self._http.send(request)
+            return self._http.send(request)
         except (TimedOutError, NetworkError) as error:
             return error
         except httpx.InvalidURL:
             raise SchemaError(f"GET {endpoint}: an id of the API gives no valid address") from None
-        self._compare_clocks(response, sent)
-        return response
 
     def _told_to_wait(self, outcome: httpx.Response | SourceError) -> float:
         """Seconds that the server wants to be left alone; the budget heeds them for all who share it."""

@@ -79,6 +79,10 @@ def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
     return None if moment is None else max(0.0, moment - now)
 
 
+MANY_DIGITS = 10
+"""A number of seconds that has as many is no age."""
+
+
 def parse_date(value: str) -> float | None:
     """Return an HTTP date as Unix seconds, None if it is not one; without a zone it is UTC."""
     try:
@@ -86,6 +90,11 @@ def parse_date(value: str) -> float | None:
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
+
+
+def parse_age(value: str) -> float:
+    """Return the seconds that an answer has been in a cache, 0 where its `Age` header does not say."""
+    return float(value) if value.isascii() and value.isdigit() and len(value) < MANY_DIGITS else 0.0
 
 
 def _separate(headers: Mapping[str, str]) -> Iterator[_Said]:

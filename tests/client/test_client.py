@@ -2,6 +2,7 @@ import gzip
 import threading
 import traceback
 import zlib
+from email.utils import formatdate
 
 import httpx
 import pytest
@@ -116,11 +117,57 @@ def fail(client, error, **arguments):
 
 
 def test_an_answer_has_body_status_headers_and_the_servers_clock(make, meter):
-    client = make(httpx.Response(200, content=b"[]", headers={"Date": "Tue, 14 Nov 2023 22:13:20 GMT", "X-A": "b"}))
+    client = make(httpx.Response(200, content=b"[]", headers={"Date": "Tue, 14 Nov 2023 22:30:00 GMT", "X-A": "b"}))
     answer = client.get(PATH, endpoint=ENDPOINT, params={"from": "x y"})
-    assert (answer.body, answer.status, answer.date, answer.headers["x-a"]) == (b"[]", 200, 1_700_000_000.0, "b")
+    assert (answer.body, answer.status, answer.date, answer.headers["x-a"]) == (b"[]", 200, 1_700_001_000.0, "b")
     assert str(client.api.requests[0].url) == ROOT + PATH + "?from=x+y"
     assert meter.requests == [(ENDPOINT, "200")]
+
+
+def dated(seconds, age=None):
+    headers = {"Date": formatdate(1_700_000_000.0 + seconds, usegmt=True), **({"Age": age} if age else {})}
+    return httpx.Response(200, headers=headers)
+
+
+DAY = 86400.0
+
+
+@pytest.mark.parametrize("wrong", [DAY, -DAY, 400 * DAY, 3600.0, -30 * DAY])
+def test_one_odd_date_is_asked_for_again_and_changes_nothing(make, meter, wrong):
+    client = make(dated(1000), dated(1000 + wrong), dated(1000))
+    for _ in range(3):
+        client.get(PATH, endpoint=ENDPOINT)
+        assert client.skew == 0.0
+    assert len(meter.requests) == 4
+
+
+def test_two_dates_that_agree_show_that_our_clock_is_wrong(make, meter):
+    client = make(dated(1000 + DAY))
+    client.get(PATH, endpoint=ENDPOINT)
+    assert client.skew == DAY
+    assert len(meter.requests) == 2
+    client.get(PATH, endpoint=ENDPOINT)
+    assert len(meter.requests) == 3
+
+
+def test_dates_that_are_wrong_each_in_another_way_are_not_believed(make):
+    client = make(*(dated(1000 + days * DAY) for days in (1, -3, 30, 7)), dated(1000))
+    for _ in range(3):
+        client.get(PATH, endpoint=ENDPOINT)
+    assert client.skew == 0.0
+
+
+def test_the_time_that_an_answer_was_in_a_cache_is_no_sign_of_a_wrong_clock(make, meter):
+    client = make(dated(400, age="600"))
+    client.get(PATH, endpoint=ENDPOINT)
+    assert (client.skew, len(meter.requests)) == (0.0, 1)
+
+
+@pytest.mark.parametrize("age", ["-5", "soon", "9" * 30, "1e9", "1.5"])
+def test_an_age_that_is_no_number_of_seconds_is_ignored(make, age):
+    client = make(dated(1000, age=age))
+    client.get(PATH, endpoint=ENDPOINT)
+    assert client.skew == 0.0
 
 
 def test_the_representation_of_an_answer_shows_neither_body_nor_headers(make):
