@@ -72,11 +72,17 @@ class Endpoints:
 
 
 class Direct(httpx.BaseTransport):
-    """The network of a stage. `pass_time`: moves the clock by so many seconds."""
+    """The network of a stage.
+
+    Attributes:
+        pass_time: Moves the clock by a number of seconds.
+        wrong_dates: By how many seconds the `Date` of each of the next answers is wrong.
+    """
 
     def __init__(self, simulators: Iterable[Simulator], pass_time: Callable[[float], object]) -> None:
         self.endpoints = {simulator.url: Endpoints(simulator) for simulator in simulators}
         self._pass_time = pass_time
+        self.wrong_dates: list[float] = []
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """One exchange. Raises what the real network would."""
@@ -92,7 +98,9 @@ class Direct(httpx.BaseTransport):
             harm.deliver(delivery, b"", response.body)
             if len(delivery.data) < len(response.body) or not delivery.data:
                 raise httpx.RemoteProtocolError("the answer broke off")
-        headers = {"Date": formatdate(there.simulator.clock(), usegmt=True), "Content-Type": response.content_type}
+        wrong = self.wrong_dates.pop() if self.wrong_dates else 0.0
+        date = formatdate(there.simulator.clock() + wrong, usegmt=True)
+        headers = {"Date": date, "Content-Type": response.content_type}
         return httpx.Response(response.status, headers={**headers, **response.headers}, stream=Bytes(response.body))
 
     def close(self) -> None:

@@ -46,7 +46,11 @@ class Gauges:
         if mark is None or not since - SKEW <= mark <= stage.clock() + SKEW:
             yield f"the watermark is {mark}"
         yield from self._incomplete(word, mark, unobserved)
+        if stage.plan.bounded:
+            return
         for (project, name), job in stage.truths[word].jobs.items():
+            if (word, project, name) in stage.poisoned:
+                continue
             labels = {"source": word, "project": project, "job_name": name}
             yield from (f"{project}/{name}: {wrong}" for wrong in self._job(labels, job, since, unobserved))
 
@@ -55,7 +59,8 @@ class Gauges:
         stage = self._stage
         baseline = stage.life.ledger.source(word).baseline
         lied = stage.clock() - stage.lied[word] < stage.plan.overlap + 26 * 3600
-        if mark is None or baseline is None or stage.plan.zero_first or lied:
+        poisoned = any(each[0] == word for each in stage.poisoned)
+        if mark is None or baseline is None or stage.plan.zero_first or lied or poisoned:
             return
         needed = stage.truths[word].sure(baseline + SKEW, mark - 1, unobserved)
         counted = stage.watch.total("jobrun_runs_total", word)
@@ -66,8 +71,9 @@ class Gauges:
         watch, now = self._stage.watch, self._stage.clock()
         active = [watch.value("jobrun_active_runs", **labels, state=state) for state in STATES]
         least, most = job.open_between(since, now)
-        doubt = len(job.stuck) + (most if unobserved else 0)
-        if None not in active and not least - doubt <= sum(value or 0.0 for value in active) <= most + len(job.stuck):
+        unsure = len(job.stuck) + len(job.doubted)
+        least -= unsure + (most if unobserved else 0)
+        if None not in active and not least <= sum(value or 0.0 for value in active) <= most + unsure:
             yield f"{active} active runs, there are {least} to {most}"
         shown = watch.value("jobrun_last_run_end_timestamp_seconds", **labels)
         sure = [ending for ending in job.ended[: job.place(since)][-20:] if is_sure(ending, unobserved)]

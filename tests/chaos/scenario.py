@@ -14,6 +14,7 @@ from tests.chaos.gauges import Gauges
 from tests.chaos.life import LedgerKind
 from tests.chaos.stage import Plan, Stage
 from tests.chaos.troubles import TROUBLES, Ongoing
+from tests.chaos.watch import UNBOUNDED
 from tests.contract.harness import DAY, HOUR, MINUTE
 
 LONGEST_QUIET = 12 * HOUR
@@ -25,6 +26,9 @@ ALL_STEPS = 5000
 
 SIZES = (3000, 16_000, 24_000)
 """Runs of a vendor, of which a seed draws one: the more runs, the more of them are in one answer."""
+
+FEW_SERIES = 700
+"""In some scenarios the page must not be larger, so that some jobs fold into `__other__`."""
 
 ENOUGH = 200
 """Discrepancies after which a scenario is ended early."""
@@ -65,6 +69,7 @@ def planned(seed: str, runs: int | None = None, days: float | None = None) -> Pl
         zero_first=dice.random() < 0.5,
         steps=dice.choice(("all", "failed")) if runs <= ALL_STEPS else "failed",
         sweep=dice.choice((HOUR, 12 * HOUR)) if runs <= ALL_STEPS else 12 * HOUR,
+        max_series=FEW_SERIES if random.Random(f"{seed}/bound").random() < 1 / 6 else UNBOUNDED,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from exporter import logs
 from exporter.simulators import SIMULATORS
 from exporter.simulators.clock import Clock
 from exporter.simulators.server import Simulator
@@ -19,7 +20,7 @@ from tests.chaos.life import Around, LedgerKind, Life
 from tests.chaos.mortal import Disk, Killed, Place, copied
 from tests.chaos.quick import quick
 from tests.chaos.truths import Truths
-from tests.chaos.watch import Findings, Watch
+from tests.chaos.watch import UNBOUNDED, Findings, Watch
 from tests.chaos.worlds import DenseWorld, Size, drawn
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW, Offset
 from tests.e2e.vendors import vendor
@@ -44,7 +45,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         overlap, lookback, max_run_age: Of every source.
         zero_first: Whether new series are held at 0.
         steps: Of which runs steps are read.
-        sweep: Seconds between two readings of the last day anew, where a source has them.
+        sweep: Seconds between two sweeps of the last day, where a source has them.
+        max_series: How many series of jobs the page may have.
     """
 
     seed: str
@@ -57,6 +59,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     zero_first: bool
     steps: str
     sweep: float
+    max_series: int = UNBOUNDED
+
+    @property
+    def bounded(self) -> bool:
+        """Whether jobs fold into `__other__`, so that only sums can be compared."""
+        return self.max_series < UNBOUNDED
 
     @property
     def end(self) -> float:
@@ -81,6 +89,18 @@ class Flowing:
         return self._clock.advance(self._dice.uniform(0, self.latency)) if self.latency else self._clock()
 
 
+class Log(io.StringIO):
+    """Where the exporter's log goes. `broken`: why nothing can be written now."""
+
+    broken: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Keep a line, or fail as a stream does whose reader is gone."""
+        if self.broken is not None:
+            raise self.broken
+        return super().write(text)
+
+
 class Stage:
     """Everything of one scenario but what happens to it.
 
@@ -93,6 +113,7 @@ class Stage:
         well: When a poll of each source last went well.
         outages: When there was no exporter for longer than it can catch up.
         unread: When no poll of a source went well for half as long as that, or its state was lost.
+        poisoned: Jobs that an API cannot answer for, by source, project and name.
         tally: How often each trouble struck.
     """
 
@@ -104,6 +125,7 @@ class Stage:
         self.dice = random.Random(f"{plan.seed}/stage")
         self.findings = Findings(self.clock)
         self.tally: Counter[str] = Counter()
+        self.poisoned: set[tuple[str, str, str]] = set()
         self.polls = 0
         self.words = tuple(SIMULATORS)
         most = {"northflank": NEWEST * plan.days}
@@ -117,14 +139,10 @@ class Stage:
             for port, word in enumerate(self.words, start=1)
         }
         self.network = Direct(self.simulators.values(), self.clock.advance)
-        self.logs = io.StringIO()
-        structlog.configure(
-            processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
-            logger_factory=structlog.PrintLoggerFactory(self.logs),
-            cache_logger_on_first_use=False,
-        )
+        self.log = Log()
+        logs.configure(logs.LogOptions(level="debug", format="json"), self.log, self.clock)
         self.forbidden = (MARK, TOKEN, *(word for each in self.simulators.values() for word in secrets_of(each)))
-        self.watch = Watch(self.findings, self.forbidden, zero_first=plan.zero_first)
+        self.watch = Watch(self.findings, self.forbidden, zero_first=plan.zero_first, max_series=plan.max_series)
         self.disk = Disk(folder / "disk")
         self._generation = 0
         self.state = self.disk.folder / "0" / "state.db"
@@ -171,7 +189,11 @@ class Stage:
         return {
             "sources": blocks,
             "state": {"path": str(self.state), "retention": written(retention)},
-            "metrics": {"zero_first": "2m" if plan.zero_first else "0s", "job_expiry": "20d"},
+            "metrics": {
+                "zero_first": "2m" if plan.zero_first else "0s",
+                "job_expiry": "20d",
+                "max_series": plan.max_series,
+            },
         }
 
     def _rise(self) -> None:

@@ -5,10 +5,12 @@ A trouble is a function from the stage and its dice to how it ends: when, and wh
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from urllib.parse import quote
 
 import msgspec
 
 from exporter.simulators.faults import (
+    Contradict,
     Drop,
     Duplicate,
     Fault,
@@ -26,6 +28,8 @@ from exporter.simulators.faults import (
     Status,
 )
 from exporter.simulators.snowplow import SnowplowSimulator
+from exporter.simulators.workato_rows import WorkatoShape, shown_id
+from exporter.simulators.world import SimJob
 from tests.chaos.mortal import Place
 from tests.chaos.stage import Stage
 from tests.contract.harness import DAY, HOUR, MINUTE
@@ -260,6 +264,91 @@ def at(word: str, fault: Fault, share: float) -> Iterable[Fault]:
         yield msgspec.structs.replace(fault, endpoint=endpoint, probability=share)
 
 
+ONE_RUN: Mapping[str, Sequence[str]] = {
+    "snowplow": ("run", "steps"),
+    "northflank": ("run",),
+    "strait": ("run", "workflow_run"),
+    "workato": ("job",),
+}
+"""Endpoints that answer for one run."""
+
+ONE_JOB: Mapping[str, str] = {"northflank": "runs", "workato": "jobs"}
+"""Endpoints that list the runs of one job, where a vendor has no list of all."""
+
+USELESS = (Status(code=500), Status(code=403), Garbage(), Html(), Reset())
+"""How an API fails to answer for a part."""
+
+
+def poisoned_run(stage: Stage, dice: random.Random) -> Struck:
+    """One run cannot be asked for by its ID, for longer than open runs are followed; all else is well."""
+    word, now = dice.choice(stage.words), stage.clock()
+    runs = [run for run in stage.simulators[word].world.runs(now, now + 1.0) if run.created <= now]
+    if not runs:
+        return False
+    run = dice.choice(sorted(runs, key=lambda run: (run.end is not None, run.run_id))[:3])
+    error = msgspec.structs.replace(dice.choice(USELESS), path=run.run_id)
+    errors = [msgspec.structs.replace(error, endpoint=endpoint) for endpoint in ONE_RUN[word]]
+    stage.simulators[word].faults.add(*errors)
+    for job in stage.truths[word].jobs.values():
+        job.doubt(run.run_id)
+    until = now + stage.plan.max_run_age + DAY
+    return Ongoing(name="poisoned run", until=until, words=(), end=lifted(stage, word, errors))
+
+
+def poisoned_job(stage: Stage, dice: random.Random) -> Struck:
+    """The runs of one job cannot be listed for a day; those of all others can."""
+    word, now = dice.choice(sorted(ONE_JOB)), stage.clock()
+    job = dice.choice(stage.simulators[word].world.jobs())
+    key = word, job.project, job.name
+    if key in stage.poisoned or now + 2 * DAY > stage.plan.end:
+        return False
+    simulator = stage.simulators[word]
+    path = f"/{job_path(word, job)}/{ONE_JOB[word]}"
+    errors = [msgspec.structs.replace(dice.choice(USELESS), endpoint=ONE_JOB[word], path=path)]
+    simulator.faults.add(*errors)
+    stage.poisoned.add(key)
+
+    def end() -> None:
+        lifted(stage, word, errors)()
+        stage.disturb((word,))
+        stage.poisoned.discard(key)
+
+    return Ongoing(name="poisoned job", until=now + dice.uniform(0.2, 1.0) * DAY, words=(), end=end)
+
+
+def job_path(word: str, job: SimJob) -> str:
+    """How a job is written in the paths of its vendor."""
+    if word == "workato":
+        return str(shown_id(job.job_id, WorkatoShape()))
+    return quote(job.job_id, safe="")
+
+
+def lifted(stage: Stage, word: str, errors: Sequence[Fault]) -> Callable[[], None]:
+    """What takes these errors away."""
+
+    def end() -> None:
+        injector = stage.simulators[word].faults
+        injector.set(each for each in injector.current() if not any(each is one for one in errors))
+
+    return end
+
+
+def wrong_date(stage: Stage, dice: random.Random) -> Struck:
+    """One answer comes with a `Date` that is far from now."""
+    stage.network.wrong_dates.append(dice.choice((-1, 1)) * dice.choice((HOUR, DAY, 30 * DAY, 400 * DAY)))
+    return True
+
+
+def log_lost(stage: Stage, dice: random.Random) -> Struck:
+    """Nobody reads the log, and nothing can be written to it."""
+    stage.log.broken = dice.choice((BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device")))
+
+    def end() -> None:
+        stage.log.broken = None
+
+    return Ongoing(name="log lost", until=stage.clock() + polls_of(stage, dice, 6), words=(), end=end)
+
+
 TROUBLES: Mapping[str, tuple[float, Trouble]] = {
     "kill -9 between polls": (4, kill_between),
     "kill -9 inside a transaction": (10, kill_inside("statement", 40)),
@@ -300,6 +389,20 @@ TROUBLES: Mapping[str, tuple[float, Trouble]] = {
     "empty lists with 200": (2, faulty("empty lists", Drop(share=1.0), most=3, lies=True)),
     "rows left out": (2, faulty("rows left out", Drop(share=0.4), lies=True)),
     "rows twice": (2, faulty("rows twice", Duplicate(share=0.5), lies=True)),
+    "contradicting rows": (
+        3,
+        faulty(
+            "contradicting rows",
+            Contradict(share=0.3),
+            Contradict(share=0.3, copy="shorter", seconds=30),
+            Contradict(share=1.0, copy="stale", seconds=600),
+            lies=True,
+        ),
+    ),
+    "one run cannot be read": (2, poisoned_run),
+    "one job cannot be read": (1, poisoned_job),
+    "one wrong date": (3, wrong_date),
+    "log lost": (2, log_lost),
     "rows in disorder": (2, faulty("rows in disorder", Shuffle(), lies=True)),
     "stale rows": (2, faulty("stale rows", Stale(seconds=40), Stale(seconds=400), Stale(seconds=1500), lies=True)),
     "late rows": (2, faulty("late rows", Late(seconds=600, share=0.3), Late(seconds=1500, share=0.1), lies=True)),

@@ -49,9 +49,17 @@ class JobTruth:
             key=lambda ending: ending.end,
         )
         self.stuck = [run for run in runs if run.end is None]
+        self.doubted: list[SimRun] = []
         self.ends = [ending.end for ending in self.ended]
         self._over = sorted([*self.ends, *(run.start + max_run_age for run in self.stuck)])
         self._created = sorted(run.created for run in runs)
+
+    def doubt(self, run_id: str) -> None:
+        """A run could not be asked for while it ended: it may have been counted as `unknown`, or not at all."""
+        for place, ending in enumerate(self.ended):
+            if ending.run.run_id == run_id:
+                self.ended[place] = msgspec.structs.replace(ending, doubtful=True)
+                self.doubted.append(ending.run)
 
     def open_between(self, since: float, until: float) -> tuple[int, int]:
         """Bounds of how many runs were open at some instant of this stretch."""
@@ -128,7 +136,9 @@ class Truths:
     def most(self, since: float, until: float) -> int:
         """How many may be counted at the most."""
         ended = sum(job.place(until) - job.place(since) for job in self.jobs.values())
-        return ended + sum(run.start + self.max_run_age <= until for job in self.jobs.values() for run in job.stuck)
+        return ended + sum(
+            run.start + self.max_run_age <= until for job in self.jobs.values() for run in [*job.stuck, *job.doubted]
+        )
 
     def counts(self, since: float, until: float, unobserved: Sequence[Range]) -> tuple[Counter[Key], Counter[Key]]:
         """How often each series of endings must, and how often it may, have been counted."""
@@ -139,6 +149,7 @@ class Truths:
                 key = project, name, str(ending.result)
                 may[key] += 1
                 must[key] += is_sure(ending, unobserved)
+            may[project, name, "unknown"] += len(job.doubted)
             for run in job.stuck:
                 self._given_up(run, (project, name, "unknown"), (since, until, unobserved), must, may)
         return must, may

@@ -1,11 +1,21 @@
 """Looks at every page as it is served: no counter falls, no series begins with its value, nothing secret is on it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from tests.e2e.pages import COUNTED, KEPT
 
 MOST_TOLD = 20
 """Discrepancies of one scenario that are told; the others are counted."""
+
+
+UNBOUNDED = 100_000
+"""What `metrics.max_series` is by default: more than any scenario has."""
+
+TENTH_OVER = 1.1
+"""The page may have a tenth more than that."""
+
+NOT_OF_JOBS = ("jobrun_source_", "jobrun_exporter_", "process_", "python_")
+"""Beginnings of the names of metrics that the bound does not concern."""
 
 
 class Findings:
@@ -30,20 +40,24 @@ class Watch:
         scrapes: How many pages it got.
     """
 
-    def __init__(self, findings: Findings, forbidden: Iterable[str], *, zero_first: bool) -> None:
+    def __init__(
+        self, findings: Findings, forbidden: Iterable[str], *, zero_first: bool, max_series: int = UNBOUNDED
+    ) -> None:
         self.values: dict[str, float] = {}
         self.scrapes = 0
         self._groups: dict[str, dict[str, float]] = {}
         self._findings = findings
         self._forbidden = tuple(forbidden)
         self._zero_first = zero_first
+        self._most = max_series * TENTH_OVER
         self._lines: frozenset[str] = frozenset()
         self._highest: dict[str, float] = {}
 
     def take(self, text: str) -> None:
         """Looks at a page; only at what has changed, as a scenario has thousands of them."""
         self.scrapes += 1
-        lines = frozenset(text.splitlines())
+        page = text.splitlines()
+        lines = frozenset(page)
         new, old = lines - self._lines, self._lines - lines
         self._lines = lines
         self._search("\n".join(new))
@@ -56,6 +70,16 @@ class Watch:
             if line[0] != "#":
                 series, _, number = line.rpartition(" ")
                 self._sample(series, float(number))
+        self._measure(page)
+
+    def _measure(self, page: Sequence[str]) -> None:
+        """No series stands twice, and there are no more of jobs than the configuration allows."""
+        samples = sum(not line.startswith("#") for line in page)
+        if samples != len(self.values):
+            self._findings.add(f"{samples} samples are on the page, of {len(self.values)} series")
+        of_jobs = sum(not series.startswith(NOT_OF_JOBS) for series in self.values)
+        if of_jobs > self._most:
+            self._findings.add(f"{of_jobs} series of jobs are on the page, {self._most:.0f} are allowed")
 
     def _search(self, text: str) -> None:
         for mark in self._forbidden:

@@ -12,7 +12,8 @@ from exporter.simulators.world import SimJob, SimRun
 from tests.contract.harness import ABILITIES, DAY, HOUR
 
 PROJECTS = ("prod", "qa")
-STEPS = ("load", "model", "export")
+STEPS = ("load", "held", "__other__")
+"""Two of them are words of ours, which must mean nothing in the place of a name."""
 
 DURATIONS = ((0.7, 2, 180), (0.2, 180, 2400), (0.08, 2400, 10 * HOUR), (0.02, 25 * HOUR, 40 * HOUR))
 """Which part of the runs lasts from how many seconds to how many."""
