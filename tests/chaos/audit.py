@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from tests.chaos.renamed import INCLUDED, JOB
 from tests.chaos.stage import Stage
 from tests.chaos.truths import Key, Range, merged, seconds
 from tests.contract.harness import DAY
@@ -48,6 +49,9 @@ def source(stage: Stage, word: str) -> tuple[int, list[str]]:
     if stage.plan.bounded:
         found, must, may = (by_result(counts) for counts in (found, must, may))
     wrong += differences("runs", found, must, may)
+    renamed = truths.renamed
+    if renamed is not None:
+        wrong += renamed.wrong(stage.clock(), state.baseline, exact=not stage.plan.zero_first and not unobserved)
     lost = int(stage.watch.total("jobrun_source_steps_lost_total", word)) or steps_lost(stage, word)
     if not lost and stage.plan.steps == "all" and word != "northflank" and not stage.plan.bounded:
         must_steps, _ = truths.steps(state.baseline + SKEW, end, unobserved)
@@ -61,7 +65,7 @@ def baseline(stage: Stage, word: str, instant: float) -> Iterator[str]:
     if not any(abs(begun - instant) < SKEW for begun in stage.polls_begun[word]):
         yield f"the baseline {instant:.0f} is the start of no poll"
     for job in stage.life.ledger.jobs_of(word):
-        if abs(job.baseline - instant) > SKEW:
+        if job.job.job_id != JOB and abs(job.baseline - instant) > SKEW:
             yield f"the baseline of {job.project}/{job.name} is {job.baseline - instant:.0f} s from the source's"
 
 
@@ -83,7 +87,7 @@ def shown(stage: Stage, family: str, word: str) -> Counter[Key]:
         sample = SAMPLE.fullmatch(series)
         if sample and sample[1] == family and value:
             labels = dict(LABEL.findall(sample[2]))
-            if labels["source"] == word:
+            if labels["source"] == word and not labels["job_name"].startswith(INCLUDED):
                 counts[tuple(labels[name] for name in LABELS[family])] += int(value)
     return counts
 

@@ -19,6 +19,7 @@ from tests.chaos.direct import TIMEOUT, Direct
 from tests.chaos.life import Around, LedgerKind, Life
 from tests.chaos.mortal import Disk, Killed, Place, copied
 from tests.chaos.quick import quick
+from tests.chaos.renamed import EXCLUDED
 from tests.chaos.truths import Truths
 from tests.chaos.watch import UNBOUNDED, Findings, Watch
 from tests.chaos.worlds import DenseWorld, Size, drawn
@@ -130,7 +131,10 @@ class Stage:
         self.words = tuple(SIMULATORS)
         most = {"northflank": NEWEST * plan.days}
         sizes = {word: int(min(plan.runs, most.get(word, plan.runs))) for word in self.words}
-        worlds = {word: drawn(word, plan.seed, Size(begin=NOW, end=plan.end, runs=sizes[word])) for word in self.words}
+        worlds = {
+            word: drawn(word, plan.seed, Size(begin=NOW, end=plan.end, runs=sizes[word], renames=not plan.bounded))
+            for word in self.words
+        }
         self.truths = {word: Truths(word, worlds[word], plan.max_run_age) for word in self.words}
         self.simulators: Mapping[str, Simulator] = {
             word: quick(word)(
@@ -179,6 +183,7 @@ class Stage:
             "max_run_age": written(plan.max_run_age),
             "requests_per_minute": 100_000,
             "timeout": written(TIMEOUT),
+            "jobs": {"exclude": [EXCLUDED]},
         }
         blocks = [
             {**self.simulators[word].source_config(word), **common, **own_settings(word, plan), **self.overrides}
@@ -248,6 +253,9 @@ class Stage:
         self.state = copied(copy, self._folder())
         remove(before)
         self.watch.forget()
+        for truths in self.truths.values():
+            if truths.renamed is not None:
+                truths.renamed.doubt()
         self._rise()
 
     def _folder(self) -> Path:
@@ -303,6 +311,9 @@ class Stage:
                 since, self.well[word] = self.well[word], self.clock()
                 if self.clock() - since > self.plan.lookback / 2:
                     self.unread[word].append((since, self.clock()))
+            renamed = self.truths[word].renamed
+            if renamed is not None and word not in self.absent:
+                renamed.look(self.clock(), self.watch.by_job("jobrun_runs_total", word))
 
     def close(self) -> None:
         self.life.mortal.disarm()

@@ -31,7 +31,9 @@ from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.workato_rows import WorkatoShape, shown_id
 from exporter.simulators.world import SimJob
 from tests.chaos.mortal import Place
+from tests.chaos.renamed import JOB
 from tests.chaos.stage import Stage
+from tests.chaos.worlds import DenseWorld
 from tests.contract.harness import DAY, HOUR, MINUTE
 
 
@@ -333,6 +335,18 @@ def lifted(stage: Stage, word: str, errors: Sequence[Fault]) -> Callable[[], Non
     return end
 
 
+def renamed(stage: Stage, dice: random.Random) -> Struck:
+    """A job gets another name: one that the configuration includes, or one that it excludes."""
+    words = [word for word in stage.words if stage.truths[word].renamed is not None and word not in stage.absent]
+    word = dice.choice(words)
+    job, world = stage.truths[word].renamed, stage.simulators[word].world
+    assert job is not None
+    assert isinstance(world, DenseWorld)
+    watermark = stage.watch.value("jobrun_source_watermark_timestamp_seconds", source=word)
+    world.rename(JOB, job.rename(stage.clock(), watermark))
+    return True
+
+
 def wrong_date(stage: Stage, dice: random.Random) -> Struck:
     """One answer comes with a `Date` that is far from now."""
     stage.network.wrong_dates.append(dice.choice((-1, 1)) * dice.choice((HOUR, DAY, 30 * DAY, 400 * DAY)))
@@ -401,6 +415,7 @@ TROUBLES: Mapping[str, tuple[float, Trouble]] = {
     ),
     "one run cannot be read": (2, poisoned_run),
     "one job cannot be read": (1, poisoned_job),
+    "renamed across the filter": (3, renamed),
     "one wrong date": (3, wrong_date),
     "log lost": (2, log_lost),
     "rows in disorder": (2, faulty("rows in disorder", Shuffle(), lies=True)),

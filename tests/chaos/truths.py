@@ -9,6 +9,7 @@ import msgspec
 
 from exporter.model import FAILING, Result
 from exporter.simulators.world import SimRun
+from tests.chaos.renamed import JOB, RenamedJob
 from tests.chaos.worlds import DenseWorld
 from tests.contract.harness import NOW
 from tests.e2e.vendors import vendor
@@ -122,7 +123,12 @@ class Truths:
         runs = {job.job_id: list[SimRun]() for job in world.jobs()}
         for run in world.all:
             runs[run.job_id].append(run)
-        self.jobs = {(job.project, job.name): JobTruth(word, runs[job.job_id], max_run_age) for job in world.jobs()}
+        self.jobs = {
+            (job.project, job.name): JobTruth(word, runs[job.job_id], max_run_age)
+            for job in world.jobs()
+            if job.job_id != JOB
+        }
+        self.renamed = RenamedJob(runs[JOB], NOW) if JOB in runs else None
         self.stepped = {key for key, job in self.jobs.items() if any(ending.run.steps for ending in job.ended)}
 
     def sure(self, since: float, until: float, unobserved: Sequence[Range]) -> int:

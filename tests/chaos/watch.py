@@ -1,7 +1,9 @@
 """Looks at every page as it is served: no counter falls, no series begins with its value, nothing secret is on it."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from tests.chaos.renamed import INCLUDED
 from tests.e2e.pages import COUNTED, KEPT
 
 MOST_TOLD = 20
@@ -109,9 +111,17 @@ class Watch:
         """A sample of the latest page."""
         return self.values.get(series_of(family, **labels))
 
+    def by_job(self, family: str, source: str) -> Counter[str]:
+        """Sum a source's samples of a family by the name of the job."""
+        sums: Counter[str] = Counter()
+        for series, value in self._groups.get(f'{family}{{source="{source}"', {}).items():
+            sums[series.partition('job_name="')[2].partition('"')[0]] += int(value)
+        return sums
+
     def total(self, family: str, source: str) -> float:
-        """The sum of a source's samples of a family; 0 if there are none."""
-        return sum(self._groups.get(f'{family}{{source="{source}"', {}).values())
+        """The sum of a source's samples of a family but those of the renamed job; 0 if there are none."""
+        samples = self._groups.get(f'{family}{{source="{source}"', {})
+        return sum(value for series, value in samples.items() if f'job_name="{INCLUDED}' not in series)
 
 
 def series_of(family: str, **labels: str) -> str:

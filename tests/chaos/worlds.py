@@ -9,6 +9,7 @@ from exporter.model import Result
 from exporter.simulators.script import RunScript, told
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.world import SimJob, SimRun
+from tests.chaos.renamed import renamed_job, runs_of
 from tests.contract.harness import ABILITIES, DAY, HOUR
 
 PROJECTS = ("prod", "qa")
@@ -31,13 +32,21 @@ STUCK, REPLAYED = 0.001, 0.01
 """Which part of the runs never ends; of the failed ones of a vendor that reopens ids, which part is replayed."""
 
 
+RENAMES = ("northflank", "strait", "workato")
+"""Vendors whose jobs have an ID of their own, so that their names can change."""
+
+
 class Size(msgspec.Struct, frozen=True, kw_only=True):
-    """How much happens: runs of one vendor, of which some are before the first poll at `begin`, until `end`."""
+    """How much happens: runs of one vendor, of which some are before the first poll at `begin`, until `end`.
+
+    `renames`: whether there is a job besides whose name will change.
+    """
 
     begin: float
     end: float
     runs: int
     jobs: int = 2
+    renames: bool = False
 
 
 class DenseWorld:
@@ -55,6 +64,12 @@ class DenseWorld:
     def jobs(self) -> Sequence[SimJob]:
         return self._jobs
 
+    def rename(self, job_id: str, name: str) -> None:
+        """Give a job another name; its runs stay its runs."""
+        self._jobs = tuple(
+            msgspec.structs.replace(job, name=name) if job.job_id == job_id else job for job in self._jobs
+        )
+
     def runs(self, since: float, until: float, job_id: str | None = None) -> Sequence[SimRun]:
         return (self._whole if job_id is None else self._parts[job_id]).runs(since, until)
 
@@ -71,7 +86,11 @@ def drawn(vendor: str, seed: str, size: Size) -> DenseWorld:
         for project in PROJECTS
     ]
     drawing = Drawing(vendor, dice, size)
-    return DenseWorld(jobs, [run for place, job in enumerate(jobs) for run in drawing.job(place, job)])
+    runs = [run for place, job in enumerate(jobs) for run in drawing.job(place, job)]
+    if size.renames and vendor in RENAMES:
+        jobs.append(renamed_job())
+        runs += runs_of(f"{seed}/{vendor}", size.begin, size.end)
+    return DenseWorld(jobs, runs)
 
 
 class Drawing:

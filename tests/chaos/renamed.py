@@ -1,0 +1,132 @@
+"""A job whose name changes: now it is one that the configuration includes, now one that it excludes."""
+
+import random
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+
+import msgspec
+
+from exporter.model import Result
+from exporter.simulators.script import RunScript, told
+from exporter.simulators.world import SimJob, SimRun
+from tests.contract.harness import HOUR
+
+EXCLUDED = "left-.*"
+"""Jobs of such a name are excluded."""
+
+INCLUDED = "kept-"
+"""With which the names begin under which it is included."""
+
+JOB = "prod/renamed"
+RUNS = 60
+SKEW = 10.0
+
+
+def included(number: int) -> str:
+    """The name of the job in its n-th time of being included: no two times share a series."""
+    return f"{INCLUDED}{number}"
+
+
+def renamed_job() -> SimJob:
+    """The job, as it is called at first."""
+    return SimJob(job_id=JOB, name=included(0), project="prod")
+
+
+def runs_of(seed: str, begin: float, end: float) -> Sequence[SimRun]:
+    """Short runs, spread over a scenario; no two end together."""
+    dice = random.Random(f"{seed}/renamed")
+    starts = sorted(dice.sample(range(int(begin - HOUR), int(end - HOUR), 200), RUNS))
+    return [
+        told(
+            RunScript(
+                job=included(0),
+                project="prod",
+                job_id=JOB,
+                created=float(start),
+                end=float(start + 100),
+                duration=100.0,
+                result=dice.choice((Result.SUCCESS, Result.FAILURE)),
+            ),
+            0.0,
+            -number,
+        )
+        for number, start in enumerate(starts, start=1)
+    ]
+
+
+class Stretch(msgspec.Struct):
+    """A time in which the job is included.
+
+    Attributes:
+        name: What it is called.
+        since: When it got that name.
+        shown: When a page first had its series.
+        until: When it got another name; `read`: the watermark then.
+        gone: When no page had its series any more.
+        counted: The most that was counted.
+        sure: Whether nothing happened because of which less may have been counted.
+    """
+
+    name: str
+    since: float
+    shown: float | None = None
+    until: float | None = None
+    read: float | None = None
+    gone: float | None = None
+    counted: float = 0.0
+    sure: bool = True
+
+
+class RenamedJob:
+    """What is true of the job of one source."""
+
+    def __init__(self, runs: Sequence[SimRun], since: float) -> None:
+        self._ends = sorted(run.end for run in runs if run.end is not None)
+        self.stretches = [Stretch(included(0), since)]
+        self.is_included = True
+
+    def rename(self, now: float, watermark: float | None) -> str:
+        """Give the job its next name."""
+        self.is_included = not self.is_included
+        number = len(self.stretches)
+        if self.is_included:
+            self.stretches.append(Stretch(included(number), now))
+            return included(number)
+        last = self.stretches[-1]
+        last.until, last.read = now, watermark
+        return f"left-{number}"
+
+    def doubt(self) -> None:
+        """An older state has been put back, or a range was never read."""
+        for stretch in self.stretches:
+            stretch.sure = False
+
+    def look(self, now: float, totals: Mapping[str, float]) -> None:
+        """Take in a page: what is counted by name of the job."""
+        for stretch in self.stretches:
+            total = totals.get(stretch.name)
+            if total is None:
+                if stretch.shown is not None and stretch.until is not None and stretch.gone is None:
+                    stretch.gone = now
+                continue
+            if stretch.shown is None:
+                stretch.shown = now
+            stretch.gone = None
+            stretch.counted = max(stretch.counted, total)
+
+    def wrong(self, now: float, baseline: float, *, exact: bool) -> Iterator[str]:
+        """Yield where more is counted than happened under a name, or, if `exact`, less than must have been seen."""
+        for stretch in self.stretches:
+            until = now if stretch.gone is None else stretch.gone
+            most = self._between(max(stretch.since, baseline) - SKEW, until + SKEW)
+            if stretch.counted > most:
+                yield f"{stretch.counted:g} completions counted of {stretch.name}, there were {most} at the most"
+            read = now - 2 * HOUR if stretch.until is None else stretch.read
+            if not exact or not stretch.sure or stretch.shown is None or read is None:
+                continue
+            least = self._between(max(stretch.shown, baseline) + SKEW, read - SKEW)
+            if stretch.counted < least:
+                yield f"{stretch.counted:g} completions counted of {stretch.name}, there were {least} at the least"
+
+    def _between(self, since: float, until: float) -> int:
+        return max(0, bisect_right(self._ends, until) - bisect_left(self._ends, since))
