@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from tests.chaos.renamed import INCLUDED, JOB
+from tests.chaos.renamed import INCLUDED, RENAMED
 from tests.chaos.stage import Stage
 from tests.chaos.truths import Key, Range, merged, seconds
 from tests.contract.harness import DAY
@@ -65,7 +65,7 @@ def baseline(stage: Stage, word: str, instant: float) -> Iterator[str]:
     if not any(abs(begun - instant) < SKEW for begun in stage.polls_begun[word]):
         yield f"the baseline {instant:.0f} is the start of no poll"
     for job in stage.life.ledger.jobs_of(word):
-        if job.job.job_id != JOB and abs(job.baseline - instant) > SKEW:
+        if not job.name.startswith(RENAMED) and abs(job.baseline - instant) > SKEW:
             yield f"the baseline of {job.project}/{job.name} is {job.baseline - instant:.0f} s from the source's"
 
 

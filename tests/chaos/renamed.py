@@ -17,6 +17,9 @@ EXCLUDED = "left-.*"
 INCLUDED = "kept-"
 """With which the names begin under which it is included."""
 
+RENAMED = (INCLUDED, "left-")
+"""With which all of its names begin."""
+
 JOB = "prod/renamed"
 RUNS = 60
 SKEW = 10.0
