@@ -7,13 +7,16 @@ exchange: `request.extensions["deadline"]`, an instant of the monotonic clock.
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpcore
 import httpx
 import msgspec
+import structlog
 
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
+_log = structlog.get_logger()
 KEEPALIVE_SECONDS = 120.0
 """Long enough for the next poll at the default interval of a minute to find its connection open."""
 
@@ -111,17 +114,28 @@ class Body(httpx.SyncByteStream):
             close()
 
 
+Versions = tuple[tuple[int, int, int] | None, ...]
+"""Of each TLS file: time of its last change in ns, size and inode; None for one that is not there."""
+
+
 class NetworkTransport(httpx.BaseTransport):
-    """Real requests over a pool of connections. Raises httpcore's exceptions, which have the shape of httpx's."""
+    """Real requests over a pool of connections. Raises httpcore's exceptions, which have the shape of httpx's.
+
+    When a TLS file changes on disk, the next request uses the new one, over a new connection.
+    """
 
     def __init__(self, settings: NetworkSettings, monotonic: Callable[[], float]) -> None:
+        self._settings = settings
         self._backend = DeadlineBackend(monotonic)
+        self._versions = versions_of(settings)
+        self._refused: Versions | None = None  # files that cannot be used, so that this is logged once
+        self._lock = threading.Lock()
         self._pool = make_pool(settings, self._backend)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """One exchange; the body is read by the caller, in the same thread."""
         self._backend.deadline.at = request.extensions.get("deadline")
-        response = self._pool.handle_request(
+        response = self._current_pool().handle_request(
             httpcore.Request(
                 request.method,
                 _url(request.url),
@@ -134,9 +148,40 @@ class NetworkTransport(httpx.BaseTransport):
             raise TypeError("a synchronous pool gave an asynchronous stream")
         return httpx.Response(response.status, headers=response.headers, stream=Body(response.stream))
 
+    def _current_pool(self) -> httpcore.ConnectionPool:
+        """Return the pool; a new one where files of TLS have changed and can be used."""
+        with self._lock:
+            found = versions_of(self._settings)
+            if found in {self._versions, self._refused}:
+                return self._pool
+            try:
+                pool = make_pool(self._settings, self._backend)
+            except (OSError, ValueError) as error:  # half written, or one of a pair has yet to come
+                self._refused = found
+                _log.warning("tls files changed but cannot be used; the old ones stay in force", error=error)
+                return self._pool
+            before, self._pool = self._pool, pool
+            self._versions, self._refused = found, None
+            _log.info("tls files changed and are in use")
+        before.close()
+        return pool
+
     def close(self) -> None:
         """Ends all connections."""
         self._pool.close()
+
+
+def versions_of(settings: NetworkSettings) -> Versions:
+    """Return what tells whether the TLS files of a source have changed."""
+    return tuple(_version(path) for path in (settings.ca_file, settings.cert_file, settings.key_file) if path)
+
+
+def _version(path: str) -> tuple[int, int, int] | None:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def make_pool(settings: NetworkSettings, backend: httpcore.NetworkBackend) -> httpcore.ConnectionPool:
