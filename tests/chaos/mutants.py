@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from exporter.counting.counting import Mark
-from exporter.counting.records import Count
+from exporter.counting.counting import Mark, Rules
+from exporter.counting.records import Count, OpenRun
+from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.ledger.draft import Draft
 from exporter.ledger.entries import Entered, Moment
-from exporter.ledger.ledger import Ledger
-from exporter.model import Reading, Result, Step
+from exporter.ledger.ledger import Changed, Ledger
+from exporter.model import Reading, Result, Run, State, Step
 from exporter.simulators.world import MARK
 from exporter.state.schema import StepMark, StoredRun
 from exporter.state.store import Loaded
@@ -146,6 +147,108 @@ class KeepsCustomersData(Ledger):
         return super().commit(source, reading, moment)
 
 
+class BelievesTheOpenRow(Ledger):
+    """Of two rows of one run the open one is believed, and the source takes the ended one for known."""
+
+    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
+        runs = [reopened(run) if hash(run.run_id) % 5 == 0 else run for run in reading.runs]
+        return super().commit(source, msgspec.structs.replace(reading, runs=runs), moment)
+
+
+def reopened(run: Run) -> Run:
+    """Return the row that this run had before it ended."""
+    return msgspec.structs.replace(run, result=None, state=State.EXECUTING, end=None, duration=None)
+
+
+class KeepsPhantoms(Ledger):
+    """A run that ended stays among the open ones in memory."""
+
+    def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
+        super()._follow(source, {run_id: run for run_id, run in followed.items() if run is not None})
+
+
+class NamesAlike(Ledger):
+    """Two jobs get the same labels."""
+
+    def _commit(self, draft: Draft, now: float) -> None:
+        for job in draft.jobs.values():
+            if job.name == "job-1":
+                job.name = "job-0"
+        super()._commit(draft, now)
+
+
+class IgnoresTheBound(Ledger):
+    """There is always room for another series."""
+
+    def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
+        boundless = {name: msgspec.structs.replace(each, max_series=10**9) for name, each in rules.items()}
+        super().configure(boundless, counting_rules, step_histograms)
+
+
+class HidesAgain(Ledger):
+    """A new process takes series that were released for new ones, and shows 0 in place of their values."""
+
+    def _fill(self, loaded: Loaded) -> None:
+        super()._fill(loaded)
+        for job in self.books.jobs.values():
+            for series in job.counts.values():
+                for count in series.values():
+                    count.released = False
+
+
+class CountsUnobservedTwice(Ledger):
+    """Seconds that were never read are added twice, though their range is kept once."""
+
+    def _commit(self, draft: Draft, now: float) -> None:
+        before = self.books.sources[draft.source.name].unobserved
+        if draft.source.unobserved != before:
+            draft.source.count("jobrun_source_unobserved_seconds_total", amount=3600.0)
+        super()._commit(draft, now)
+
+
+class WatermarkStandsStill(Ledger):
+    """No reading moves the watermark after the first."""
+
+    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
+        if self.books.sources[source].watermark() is not None:
+            reading = msgspec.structs.replace(reading, through=None)
+        return super().commit(source, reading, moment)
+
+
+class CountsStepsTwice(Ledger):
+    """The steps of some runs are counted twice."""
+
+    def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], moment: Moment) -> None:
+        super().commit_steps(source, row, steps, moment)
+        if hash(row.known.run.run_id) % 3 == 0:
+            super().commit_steps(source, row, steps, moment)
+
+
+class ForgetsToPublish(Ledger):
+    """What changed of a job reaches the page only with its next change."""
+
+    def drain(self) -> Changed:
+        changed = super().drain()
+        return Changed(jobs={key for key in changed.jobs if key % 2}, everything=changed.everything)
+
+
+class BeginsAnew(Ledger):
+    """A new process takes its start for the baseline: what happened before it is never counted."""
+
+    def _fill(self, loaded: Loaded) -> None:
+        super()._fill(loaded)
+        for job in self.books.jobs.values():
+            job.baseline = max((run.origin for run in self._open.of(job.source)), default=job.baseline) + 7200
+
+
+class CountsExcludedJobs(Ledger):
+    """A job that is renamed to an excluded name goes on being counted."""
+
+    def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
+        boundless = {name: msgspec.structs.replace(each, exclude=()) for name, each in rules.items()}
+        super().configure(boundless, counting_rules, step_histograms)
+
+
 MUTANTS: Mapping[str, LedgerKind] = {
     "counts before the commit": CountsBeforeCommit,
     "no dedup": KnowsNoRuns,
@@ -161,5 +264,16 @@ MUTANTS: Mapping[str, LedgerKind] = {
     "commit in two parts": CommitsInParts,
     "streak survives success": StreakIgnoresSuccess,
     "customer's text stored": KeepsCustomersData,
+    "open row believed": BelievesTheOpenRow,
+    "phantom open runs": KeepsPhantoms,
+    "labels alike": NamesAlike,
+    "bound ignored": IgnoresTheBound,
+    "released hidden again": HidesAgain,
+    "unobserved twice": CountsUnobservedTwice,
+    "watermark stands still": WatermarkStandsStill,
+    "steps twice": CountsStepsTwice,
+    "page forgets changes": ForgetsToPublish,
+    "baseline anew": BeginsAnew,
+    "excluded job counted": CountsExcludedJobs,
 }
 """By the words under which reports speak of them."""

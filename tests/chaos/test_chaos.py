@@ -23,7 +23,18 @@ def test_days_in_which_everything_goes_wrong_leave_no_discrepancy():
     assert len(verdict.troubles) >= 8
 
 
-BROKEN = ("no dedup", "restored counters reset", "baseline too early", "customer's text stored")
+BROKEN = (
+    "no dedup",
+    "restored counters reset",
+    "baseline too early",
+    "customer's text stored",
+    "open row believed",
+    "phantom open runs",
+    "labels alike",
+    "released hidden again",
+    "watermark stands still",
+    "page forgets changes",
+)
 
 
 @pytest.mark.timeout(600)

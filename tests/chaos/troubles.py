@@ -338,6 +338,8 @@ def lifted(stage: Stage, word: str, errors: Sequence[Fault]) -> Callable[[], Non
 def renamed(stage: Stage, dice: random.Random) -> Struck:
     """A job gets another name: one that the configuration includes, or one that it excludes."""
     words = [word for word in stage.words if stage.truths[word].renamed is not None and word not in stage.absent]
+    if not words:
+        return False
     word = dice.choice(words)
     job, world = stage.truths[word].renamed, stage.simulators[word].world
     assert job is not None
