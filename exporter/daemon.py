@@ -238,8 +238,12 @@ class Daemon:
 
     def _beat(self) -> None:
         """Looks twice a second at what is due, by a clock that never jumps."""
+        parts = (
+            *(self._schedule.tick, self._publisher.tick, logs.report_swallowed),
+            *(self._look_at_house, self._look_at_polls),
+        )
         while not self._ended.wait(TICK):
-            for part in (self._schedule.tick, self._publisher.tick, logs.report_swallowed, self._look_at_house):
+            for part in parts:
                 self._guarded(part)
             self._ticked = self._outside.monotonic()
             self._guarded(self._supervise)
@@ -258,6 +262,10 @@ class Daemon:
 
     def _supervise(self) -> None:
         self._supervision.beat(healthy=self.healthy()[0], ready=self.ready()[0], status=self._status())
+
+    def _look_at_polls(self) -> None:
+        for polled in self._assembly.polled:
+            polled.poller.report_long_first_poll()
 
     def _look_at_house(self) -> None:
         now = self._outside.monotonic()

@@ -25,6 +25,9 @@ from exporter.metrics.meters import SelfMetrics
 REFRESH = 5.0
 """Seconds after which a page is made anew although nothing was committed, for the process's own metrics."""
 
+RELEASE_RETRY = 60.0
+"""Seconds until a release that could not be committed is tried again: a full disk must not fill the log."""
+
 MOMENT = 1.0
 """The least distance of two pages during a poll, in seconds; its end always makes one."""
 
@@ -76,6 +79,7 @@ class Publisher:
         self._learning = Learning(ledger, monotonic)
         self._started = monotonic()
         self._published = float("-inf")
+        self._release_after = float("-inf")
         self._config: Config | None = None
         self._sources: Mapping[str, Shown] = {}
         self._lock = threading.Lock()
@@ -293,14 +297,15 @@ class Publisher:
         self._held = held
 
     def _release(self) -> bool:
-        """Commits what is due, then serves it. Without a state to write to it stays at 0."""
-        due = self._holds.due()
+        """Commit what is due, then serve it. Without a state to write to it stays at 0."""
+        due = self._holds.due() if self._monotonic() >= self._release_after else []
         if not due:
             return False
         try:
             self._ledger.release(due)
         except StateError as error:
-            self._log.warning("series are still held at 0", fault=str(error))
+            self._release_after = self._monotonic() + RELEASE_RETRY
+            self._log.warning("could not commit zero-first release; series still exposed as 0", error=str(error))
             return False
         self._holds.forget(due)
         with self._lock:  # what is found meanwhile is held from its own page on

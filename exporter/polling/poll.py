@@ -35,6 +35,10 @@ STEP_BATCH = 100
 STEP_FAULTS = 3
 """Failed step fetches in a row after which the rest waits for the next poll; one, if the source could not be read."""
 
+LONGEST_FIRST_POLL = 300.0
+FIRST_POLL_INTERVALS = 10
+"""A first poll that takes longer than both, in seconds and in intervals, keeps nobody waiting for readiness."""
+
 MISTAKEN = 5.0
 """Seconds by which an API's clock must prove ours wrong for what was asked by it to be asked anew."""
 
@@ -117,6 +121,7 @@ class Poller:
         self._log = structlog.get_logger().bind(source=rules.name)
         self.failures = 0
         self.polled = False
+        self._begun: float | None = None
         self.last_outcome = ""
         self.last_fault = ""
         self.last_reason = ""
@@ -130,7 +135,8 @@ class Poller:
 
         Raises Stopped at shutdown only.
         """
-        begun, told = self._monotonic(), Told(started=self._clock.now(), skew=self._clock.skew)
+        begun = self._begun = self._monotonic()
+        told = Told(started=self._clock.now(), skew=self._clock.skew)
         try:
             error = self._read(begun, told)
             told.read_for = self._monotonic() - begun
@@ -158,6 +164,16 @@ class Poller:
         told.reasons.append(told.reason)
         if not isinstance(error, JobrunError):
             self._log.error("poll.fault", exc_info=error)
+
+    def report_long_first_poll(self) -> None:
+        """Show a first poll that goes on for very long as a source that is down: nobody must wait for it in silence."""
+        longest = max(LONGEST_FIRST_POLL, FIRST_POLL_INTERVALS * self._rules.poll_interval)
+        if self.polled or self._begun is None or self._monotonic() - self._begun <= longest:
+            return
+        self.polled = True
+        self._log.warning("first poll still running", duration=round(self._monotonic() - self._begun))
+        self._show(up=False)
+        self._pages.publish()
 
     def _read(self, begun: float, told: Told) -> Exception | None:
         """Read everything, expire runs, and end what ends with a poll; return what went wrong with the source."""

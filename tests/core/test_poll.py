@@ -460,3 +460,33 @@ def test_the_runs_whose_steps_are_asked_for_are_those_of_the_rows(stage):
     expected = [msgspec.structs.replace(each.known.run) for each in stage.ledger.queue]
     stage.poll()
     assert asked == expected
+
+
+@pytest.mark.parametrize(("interval", "longest"), [(10.0, 300.0), (100.0, 1000.0)])
+def test_a_first_poll_that_goes_on_for_very_long_is_reported_as_a_source_that_is_down(interval, longest):
+    stage = Stage(poll_interval=interval)
+    seen = []
+
+    def goes_on(_view):
+        for seconds in (longest, 1.0, 1.0):
+            stage.clock.passes(seconds)
+            stage.poller.report_long_first_poll()
+            seen.append((stage.poller.polled, stage.told("meter.up")))
+
+    stage.poller.report_long_first_poll()
+    assert stage.poll(goes_on) == "success"
+    down = [("meter.up", False)]
+    assert seen == [(False, []), (True, down), (True, down)]
+    assert stage.told("meter.up")[-1] == ("meter.up", True)
+
+
+def test_a_later_poll_that_goes_on_for_long_is_not_reported_as_a_first_one():
+    stage = Stage()
+    stage.poll()
+
+    def goes_on(_view):
+        stage.clock.passes(5000.0)
+        stage.poller.report_long_first_poll()
+
+    stage.poll(goes_on)
+    assert ("meter.up", False) not in stage.told("meter.up")

@@ -1,6 +1,7 @@
 """Zero first, from the ledger to the page, across restarts."""
 
 import pytest
+from structlog.testing import capture_logs
 
 from exporter.errors import StateError
 from exporter.ledger.ledger import UNOBSERVED
@@ -80,7 +81,21 @@ def test_a_release_that_cannot_be_committed_is_not_served(book):
     Failing.fails = True
     assert shown(book) == 0
     Failing.fails = False
+    book.now += 60
     assert shown(book) == 1
+
+
+def test_a_release_that_cannot_be_committed_is_tried_and_logged_once_a_minute(book):
+    book.read(ended())
+    assert shown(book) == 0
+    book.now += 200
+    Failing.fails = True
+    with capture_logs() as lines:
+        for _ in range(120):
+            assert shown(book) == 0
+            book.now += 0.5
+    Failing.fails = False
+    assert [line["event"] for line in lines] == ["could not commit zero-first release; series still exposed as 0"]
 
 
 def test_zero_first_can_be_switched_off(make):
