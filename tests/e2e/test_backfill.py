@@ -78,6 +78,8 @@ def test_the_rises_before_and_after_the_first_poll_are_the_endings_that_happened
         server = Prometheus(tmp_path / "server", port)
         try:
             assert server.ready()
+            # The daemon's 0 is the seam: what ends before the first scrape would rise from nothing.
+            assert eventually(lambda: server.ask("query", query="jobrun_exporter_build_info"))
             for number in range(4):
                 world.run(JOBS[number % 3], duration=0.5, result=RESULTS[number % 3], steps=("load", "model"))
             time.sleep(1)

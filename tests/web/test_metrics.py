@@ -7,6 +7,7 @@ import time
 import pytest
 
 from exporter.web.negotiation import wants_gzip, wants_openmetrics
+from tests.e2e.processes import eventually
 from tests.exposition.builders import job, view
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -18,6 +19,11 @@ PROMETHEUS = (
 PROTOBUF_FIRST = (
     "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.7," + PROMETHEUS
 )
+
+
+def noted(exporter, number):
+    """The pages that scrapes got: each is noted once all of it was sent, so a moment after its reader has it."""
+    return eventually(lambda: exporter.scrapes, lambda scrapes: len(scrapes) >= number)
 
 
 @pytest.fixture
@@ -82,7 +88,7 @@ def test_head_answers_with_headers_alone_and_is_no_scrape(client, page, exporter
     assert int(response.headers["content-length"]) == page.text.length
     assert response.content == b""
     assert client.get("/metrics").status_code == 200
-    assert exporter.scrapes == [page.generation]
+    assert noted(exporter, 1) == [page.generation]
 
 
 @pytest.mark.usefixtures("page")
@@ -96,7 +102,7 @@ def test_each_scrape_tells_which_page_was_got(client, page, exporter):
     client.get("/metrics")
     later = exporter.exposition.publish()
     client.get("/metrics")
-    assert exporter.scrapes == [page.generation, later.generation]
+    assert noted(exporter, 2) == [page.generation, later.generation]
 
 
 def test_a_large_page_arrives_whole(client, large_page):
@@ -109,7 +115,7 @@ def test_a_stuck_reader_hinders_nobody_and_is_no_scrape(server, client, exporter
         for _ in range(3):
             assert client.get("/metrics", headers={"accept-encoding": "gzip"}).status_code == 200
             assert client.get("/-/healthy").status_code == 200
-        assert len(exporter.scrapes) == 3
+        assert len(noted(exporter, 3)) == 3
 
 
 def test_a_stuck_reader_is_left_with_half_an_answer_after_a_while(server, large_page, exporter):
