@@ -549,11 +549,13 @@ class Ledger:
         """Forget runs that ended longer ago than the retention, and then the jobs that are gone; return how many runs.
 
         A clock that is ahead must not prune all, so the age is counted to the watermark. A source that is not
-        configured anymore has none that moves.
+        configured anymore has none that moves: the newest of the others stands for it.
         """
         pruned = 0
+        marks = {name: self.books.sources[name].watermark() for name in list(self._rules)}
+        newest = max((mark for mark in marks.values() if mark is not None), default=None)
         for name in list(self.books.sources):
-            mark = self.books.sources[name].watermark() if name in self._rules else now
+            mark = marks.get(name, newest)
             while mark is not None:
                 some = self._prune(name, min(now, mark) - retention)
                 pruned += some

@@ -7,7 +7,7 @@ import pytest
 from exporter.counting.counting import Rules
 from exporter.counting.records import MAX_BOUNDS, OTHER
 from exporter.errors import StateError
-from exporter.ledger.entries import MAX_RANGES
+from exporter.ledger.entries import MAX_RANGES, Moment
 from exporter.ledger.ledger import PRUNE_BATCH, UNOBSERVED, IdentityError, Ledger
 from exporter.metrics.holds import Owner
 from exporter.metrics.jobview import JobView, last_failed_run
@@ -293,13 +293,39 @@ def test_many_runs_are_forgotten_in_several_transactions(book):
     assert book.path.with_name("state.db-wal").stat().st_size == 0
 
 
+def remove_source(book, *, through):
+    """Configure another source in place of the book's, and read that one so far."""
+    other = rules(name="t", identity="api two")
+    book.ledger.configure({"t": other}, Rules(run_buckets=(), step_buckets=(), released=True), "on")
+    moment = Moment(now=through, started=through)
+    book.ledger.begin("t", through)
+    book.ledger.commit("t", Reading(through=through), moment)
+    book.ledger.finish("t", moment, swept=False)
+
+
 def test_runs_of_a_source_that_is_not_configured_anymore_are_forgotten(book):
     book.read(ended("a"))
-    book.ledger.configure({}, Rules(run_buckets=(), step_buckets=(), released=True), "on")
+    remove_source(book, through=BASELINE + 40 * DAY)
     assert book.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 1
     book.configure()
     book.read(ended("a"))
     assert book.counts() == {"success": 1}
+
+
+def test_a_clock_that_is_ahead_while_a_source_is_removed_loses_no_completion(book):
+    book.read(ended("a"))
+    remove_source(book, through=BASELINE + 3600)
+    assert book.ledger.prune(BASELINE + 1000 * DAY, 30 * DAY) == 0
+    book.configure()
+    book.now = BASELINE + 7200
+    book.read(ended("a"), ended("b", BASELINE + 5000))
+    assert book.counts() == {"success": 2}
+
+
+def test_nothing_is_forgotten_while_no_configured_source_knows_the_time(book):
+    book.read(ended("a"))
+    book.ledger.configure({}, Rules(run_buckets=(), step_buckets=(), released=True), "on")
+    assert book.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 0
 
 
 def test_jobs_that_are_gone_for_longer_than_runs_are_kept_are_deleted(book):
