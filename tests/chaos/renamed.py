@@ -62,7 +62,8 @@ class Stretch(msgspec.Struct):
 
     Attributes:
         name: What it is called.
-        since: When it got that name.
+        since: When it got that name; if the exporter never saw the excluded name before it, when it got the last name
+            that was seen: what was unread at the change counts under the new name, as with any other rename.
         shown: When a page first had its series.
         until: When it got another name; `read`: the watermark then.
         gone: When no page had its series any more.
@@ -86,6 +87,7 @@ class RenamedJob:
     def __init__(self, runs: Sequence[SimRun], since: float) -> None:
         self._ends = sorted(run.end for run in runs if run.end is not None)
         self.stretches = [Stretch(included(0), since)]
+        self._on_page: list[Stretch] = []
         self.is_included = True
 
     def rename(self, now: float, watermark: float | None) -> str:
@@ -114,8 +116,10 @@ class RenamedJob:
                 continue
             if stretch.shown is None:
                 stretch.shown = now
+                stretch.since = min([stretch.since, *(each.since for each in self._on_page)])
             stretch.gone = None
             stretch.counted = max(stretch.counted, total)
+        self._on_page = [stretch for stretch in self.stretches if stretch.name in totals]
 
     def wrong(self, now: float, baseline: float, *, exact: bool) -> Iterator[str]:
         """Yield where more is counted than happened under a name, or, if `exact`, less than must have been seen."""
