@@ -216,6 +216,11 @@ class Assembly:
             if not any(account is each for each in shared):
                 account.stopping.set()
 
+    def resume(self) -> None:
+        """Take an interruption back: what waits from now on waits to its end."""
+        for stopping in (self._stopping, *(account.stopping for account in self._accounts.values())):
+            stopping.clear()
+
     def close(self, but: "Assembly | None" = None) -> None:
         """Ends all connections; not those of sources in `but`."""
         shared = but.sources.values() if but else ()

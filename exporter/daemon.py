@@ -207,21 +207,36 @@ class Daemon:
             assembly = Assembly(config, self._ledger, self._metrics, self._publisher, self._outside, before=before)
             if self._web_file is not None:
                 self._web_file.reload()
+            self._switch(config, assembly)
         except Exception:
             for name in {each.name for each in config.sources} - before.shown.keys():
                 self._metrics.remove(name)
             for polled in before.polled:
                 before.announce(polled)
             raise
-        before.interrupt(assembly)
-        self._schedule.keep(assembly.polled, GRACE)
         before.close(assembly)
-        self._take_up(config, assembly)
         for name in before.shown.keys() - assembly.shown.keys():
             self._metrics.remove(name)
-        self._config, self._assembly = config, assembly
-        self._publisher.publish()
-        self._schedule.add(assembly.polled)
+        self._guarded(self._publisher.publish)
+
+    def _switch(self, config: Config, assembly: Assembly) -> None:
+        """Put a configuration and its sources into force; if that raises, those from before are in force again."""
+        old, before = self._config, self._assembly
+        try:
+            before.interrupt(assembly)
+            self._schedule.keep(assembly.polled, GRACE)
+            self._take_up(config, assembly)
+            self._config, self._assembly = config, assembly
+            self._schedule.add(assembly.polled)
+        except BaseException:
+            self._config, self._assembly = old, before
+            assembly.interrupt(before)
+            self._schedule.keep(before.polled, GRACE)
+            before.resume()
+            self._take_up(old, before)
+            assembly.close(before)
+            self._schedule.add(before.polled)
+            raise
 
     def stop(self) -> bool:
         """Stops everything; False if a poll still waits for its API. What is not committed by now never happened."""

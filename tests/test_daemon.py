@@ -28,8 +28,10 @@ class Stand:
         self.sources = [SOURCE % ("one", "one")]
         self.more = ""
         self.broken = None
+        self.breaks_switch = False
         self.looked = threading.Event()
-        outside = Outside(clock=self.clock, transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+        self.asked = threading.Event()
+        outside = Outside(clock=self.clock, transport=httpx.MockTransport(self.answer))
         self.daemon = Daemon(self.config, Address("127.0.0.1", 0), outside=outside, connect=sqlite3.connect)
         self.daemon.start()
 
@@ -37,7 +39,17 @@ class Stand:
         if self.broken is not None and threading.current_thread().name == "heart":
             self.looked.set()
             raise self.broken
+        if self.breaks_switch and threading.current_thread() is threading.main_thread() and self.is_switched():
+            self.breaks_switch = False
+            raise OSError("odd")
         return time.time()
+
+    def answer(self, _request):
+        self.asked.set()
+        return httpx.Response(500)
+
+    def is_switched(self):
+        return len(self.daemon._config.sources) > 1
 
     def config(self):
         if isinstance(self.more, Exception):
@@ -85,3 +97,22 @@ def test_a_reload_that_is_refused_shows_nothing_of_what_it_asked_for(stand):
     page = stand.page()
     assert 'source="two"' not in page
     assert "another.example.com" not in page
+
+
+def test_a_reload_whose_switch_raises_puts_the_sources_from_before_back(stand):
+    before = stand.daemon._assembly
+    one = SOURCE % ("one", "one")
+    stand.sources = [one.replace("type:", "poll_interval: 2h, type:"), SOURCE % ("two", "two")]
+    stand.breaks_switch = True
+    assert stand.daemon.reload() == (False, "unexpected OSError; see the log")
+    stand.asked.clear()
+    assert stand.daemon._assembly is before
+    assert stand.asked.wait(30), "the source from before is polled"
+    stand.daemon._publisher.publish()
+    page = stand.page()
+    assert 'source="two"' not in page
+    assert 'jobrun_source_poll_interval_seconds{source="one"} 60.0' in page
+    assert stand.daemon.reload() == (True, "reloaded")
+    assert stand.daemon._assembly is not before
+    stand.daemon._publisher.publish()
+    assert 'jobrun_source_poll_interval_seconds{source="one"} 7200.0' in stand.page()
