@@ -52,7 +52,8 @@ class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
 class Polled:
     """A source's poller with its meter and its interval in seconds; `idle` is held while a poll is under way.
 
-    `auth_backoff`: seconds to wait, at the least, after the API has refused the credential.
+    `auth_backoff`: seconds to wait, at the least, after the API has refused the credential. `skipped`: polls that came
+    due during the present one.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Polled:
         self.auth_backoff = auth_backoff
         self.in_force = interval
         self.idle = threading.Lock()
+        self.skipped = 0
 
     def wait(self) -> float:
         """Seconds to the next poll."""
@@ -177,6 +179,8 @@ class Schedule:
                 source.poller.poll()
             except Stopped:
                 return
+            finally:
+                self._report_skipped(source)
         if not self._scheduler.running or key not in self._sources:
             return
         wanted = source.wait()
@@ -192,4 +196,12 @@ class Schedule:
         if source is not None:
             source.meter.skipped()
             source.meter.missed_poll()
-            self._log.warning("poll skipped: the one before is still going", source=source.name)
+            source.skipped += 1
+            if source.skipped == 1:  # the others are told together, once the poll has ended
+                self._log.warning("poll skipped: the one before is still going", source=source.name)
+
+    def _report_skipped(self, source: Polled) -> None:
+        """Say how many polls one that has ended made others skip, where these were more than the first."""
+        count, source.skipped = source.skipped, 0
+        if count > 1:
+            self._log.warning("a long poll has ended", source=source.name, skipped=count)

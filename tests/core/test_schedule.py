@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
 
 import pytest
+from structlog.testing import capture_logs
 
 from exporter.polling.schedule import Every, Polled, Schedule
 
@@ -53,14 +54,23 @@ class Poller:
 
 
 class Meter:
-    """Notes nothing."""
+    """Notes skipped polls."""
+
+    def __init__(self):
+        self.missed = SimpleQueue()
 
     def poll_interval(self, seconds):
         pass
 
+    def skipped(self):
+        pass
 
-def polled(name, failures=0):
-    return Polled(name, Poller(failures), Meter(), 3600.0)
+    def missed_poll(self):
+        self.missed.put("missed")
+
+
+def polled(name, failures=0, interval=3600.0):
+    return Polled(name, Poller(failures), Meter(), interval)
 
 
 @pytest.fixture
@@ -111,3 +121,22 @@ def test_a_source_that_was_ended_is_polled_no_more(schedule):
     schedule.start()
     assert stays.poller.is_polled()
     assert not goes.poller.is_polled(0.1)
+
+
+def test_polls_that_one_long_poll_makes_others_skip_are_logged_twice_with_their_number(schedule):
+    source = polled("long", interval=0.05)
+    source.poller.go_on.clear()
+    with capture_logs() as lines:
+        schedule.add([source])
+        schedule.start()
+        for _ in range(5):
+            source.meter.missed.get(timeout=10)
+        schedule.keep([], 0)
+        source.poller.go_on.set()
+        with source.idle:
+            pass
+    assert [line["event"] for line in lines] == [
+        "poll skipped: the one before is still going",
+        "a long poll has ended",
+    ]
+    assert lines[1]["skipped"] >= 5
