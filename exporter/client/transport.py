@@ -86,6 +86,10 @@ class NullMeter:
         """Nothing."""
 
 
+LIMITS_BELIEVED = 900.0
+"""Seconds for which what the server said of its rate limit is shown after it has said it last."""
+
+
 class BudgetedTransport(httpx.BaseTransport):
     """A transport that waits for the budget, reads the whole body within bounds, and tells the meter.
 
@@ -116,6 +120,7 @@ class BudgetedTransport(httpx.BaseTransport):
         self._body_limit = body_limit
         self._clock = clock
         self._monotonic = monotonic
+        self._limits_until: float | None = monotonic() + LIMITS_BELIEVED
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """One request and its whole answer, decompressed."""
@@ -133,6 +138,7 @@ class BudgetedTransport(httpx.BaseTransport):
             raise
         finally:
             self._meter.request(endpoint_of(request), code, self._monotonic() - started)
+            self._forget_limits()
         if response.status_code == PROXY_WANTS_PASSWORD:
             raise proxy_refused(response.status_code, request)
         if response.status_code < 400:
@@ -178,6 +184,12 @@ class BudgetedTransport(httpx.BaseTransport):
             raise NetworkError(f"{what(request)}: the answer broke off")
         return b"".join(pieces)
 
+    def _forget_limits(self) -> None:
+        """Show no rate limit any more once the server has said nothing of it for long."""
+        if self._limits_until is not None and self._monotonic() > self._limits_until:
+            self._limits_until = None
+            self._meter.limits(None, None, None)
+
     def _heed_limits(self, response: httpx.Response) -> None:
         # several lines of one name are joined by commas here
         headers = dict(response.headers)
@@ -192,6 +204,7 @@ class BudgetedTransport(httpx.BaseTransport):
         if limits.limit is None and limits.remaining is None:
             return
         reset = None if limits.reset_seconds is None else self._clock() + limits.reset_seconds
+        self._limits_until = self._monotonic() + LIMITS_BELIEVED
         self._meter.limits(limits.limit, limits.remaining, reset)
         if limits.remaining is not None and limits.reset_seconds is not None:
             self._budget.observe(limits.limit, limits.remaining, limits.reset_seconds)

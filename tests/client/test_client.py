@@ -296,6 +296,29 @@ def test_rate_limit_headers_reach_the_meter_and_the_budget(make, meter):
     assert sum(meter.waits) == pytest.approx(10.0)
 
 
+def test_rate_limits_that_the_server_names_no_more_are_shown_for_a_quarter_of_an_hour(make, meter, moved):
+    named = {"X-RateLimit-Limit": "1000", "X-RateLimit-Remaining": "900"}
+    client = make(httpx.Response(200, headers=named), lambda: httpx.Response(200))
+    client.get(PATH, endpoint=ENDPOINT)
+    said = list(meter.said)
+    moved.now += 899
+    client.get(PATH, endpoint=ENDPOINT)
+    assert meter.said == said == [(1000, 900, None)]
+    moved.now += 2
+    for _ in range(2):
+        client.get(PATH, endpoint=ENDPOINT)
+    assert meter.said == [*said, (None, None, None)]
+
+
+def test_rate_limits_that_every_answer_names_are_shown_however_rarely_the_server_is_asked(make, meter, moved):
+    named = {"X-RateLimit-Limit": "1000", "X-RateLimit-Remaining": "900"}
+    client = make(lambda: httpx.Response(200, headers=named))
+    for _ in range(3):
+        client.get(PATH, endpoint=ENDPOINT)
+        assert meter.said[-1] == (1000, 900, None)
+        moved.now += 7200
+
+
 def test_of_two_lines_of_one_header_the_tighter_limit_counts(make, meter):
     lines = [("X-RateLimit-Limit", "1000"), ("X-RateLimit-Limit", "60")]
     lines += [("X-RateLimit-Remaining", "900"), ("X-RateLimit-Remaining", "5"), ("X-RateLimit-Reset", "30")]
