@@ -103,7 +103,11 @@ def serve(  # noqa: PLR0913  # as above
         sys.stderr.write(f"{error}\n")
         return 1
     if started is not None:
-        started(daemon.address)
+        try:
+            started(daemon.address)
+        except BaseException:  # nobody reads the output any more
+            daemon.stop()
+            raise
     came = signals.wait()
     while not came & ENDING:
         daemon.reload()

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import errno
 import importlib
 import json
 import os
@@ -380,16 +381,44 @@ def main(argv: Sequence[str] | None = None, outside: Outside | None = None) -> i
 
     As of a program that SIGPIPE ends it is 141, when nobody reads the output any more.
     """
-    world = outside or Outside(sys.stdout, sys.stderr, os.environ)
+    world = outside or _process()
     try:
         code = _command(argv, world)
-        world.out.flush()
-    except BrokenPipeError:
-        # what is still in the buffer is written at the exit, and would fail again
-        with open(os.devnull, "w") as nowhere:  # noqa: PTH123  # a device
-            os.dup2(nowhere.fileno(), world.out.fileno())
-        return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        code = _unwritten(error, world.err)
+    if (unwritten := _flush(world.out)) is not None:
+        code = _unwritten(unwritten, world.err)
+    _flush(world.err)  # a log that cannot be written changes no exit code
     return code
+
+
+def _process() -> Outside:
+    """This process's world; what it was started without, as by `2>&-`, goes nowhere."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  # a device, open until the end
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115  # as above
+    return Outside(sys.stdout, sys.stderr, os.environ)
+
+
+def _unwritten(error: OSError, err: TextIO) -> int:
+    """The exit code where output could not be written; said, unless it is that nobody reads it."""
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    with contextlib.suppress(OSError):
+        print(f"the output cannot be written: {error.strerror}", file=err)
+    return 1
+
+
+def _flush(stream: TextIO) -> OSError | None:
+    """Write what is still in the buffer; return why it cannot be written. The exit then tries no more."""
+    try:
+        stream.flush()
+    except OSError as error:
+        with open(os.devnull, "w") as nowhere:  # noqa: PTH123  # a device
+            os.dup2(nowhere.fileno(), stream.fileno())
+        return error
+    return None
 
 
 def _command(argv: Sequence[str] | None, world: Outside) -> int:

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,62 @@ def test_the_command_line_starts_without_server_and_scheduler():
     )
 
     assert done.stdout == "[]\n"
+
+
+BUFFERED = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+UNBUFFERED = {**BUFFERED, "PYTHONUNBUFFERED": "1"}
+either = pytest.mark.parametrize("environ", [BUFFERED, UNBUFFERED], ids=["buffered", "unbuffered"])
+
+
+def run(*arguments, environ, **streams):
+    command = [sys.executable, "-m", "exporter", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    return subprocess.run(command, env=environ, cwd=ROOT, check=False, timeout=60, **pipes)  # noqa: S603  # ours
+
+
+@pytest.fixture
+def nobody():
+    """The end of a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as end:
+        yield end
+
+
+@either
+@pytest.mark.parametrize("command", ["check", "once", "explain", "backfill"])
+def test_errors_that_nobody_reads_end_a_command_quietly(command, environ, nobody):
+    more = {"explain": ["jobrun_runs_total"], "backfill": ["--output=/nowhere.txt"]}.get(command, [])
+    assert run(command, "--config.file=/nowhere.yaml", *more, environ=environ, stderr=nobody).returncode == 141
+
+
+@either
+def test_a_demo_whose_output_nobody_reads_ends_quietly(environ, nobody):
+    ended = run("demo", "--web.listen-address=127.0.0.1:0", environ=environ, stdout=nobody)
+    assert ended.returncode == 141
+    assert b"Traceback" not in ended.stderr
+
+
+@either
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
+def test_a_daemon_whose_log_cannot_be_written_stops_with_0(tmp_path, closed, environ):
+    file, state = tmp_path / "config.yaml", tmp_path / "state.db"
+    source = "{name: a, type: snowplow, organization_id: o, auth: {api_key: k}, base_url: 'http://127.0.0.1:9'}"
+    file.write_text(f"sources: [{source}]\nstate: {{path: {state}}}\n")
+    command = f"exec {sys.executable} -m exporter run --config.file={file} --web.listen-address=127.0.0.1:0 {closed}"
+    daemon = subprocess.Popen(["sh", "-c", command], cwd=ROOT, env=environ)  # noqa: S603, S607  # ours
+    until = time.monotonic() + 30
+    while not state.exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    daemon.terminate()
+    assert daemon.wait(30) == 0
+
+
+@either
+def test_output_onto_a_full_disk_is_told(environ):
+    with open("/dev/full", "wb") as full:  # noqa: PTH123  # a device
+        ended = run("check", "--schema", environ=environ, stdout=full)
+    assert (ended.returncode, ended.stderr) == (1, b"the output cannot be written: No space left on device\n")
 
 
 @pytest.mark.parametrize("arguments", [["check", "--schema"], ["--help"]])
