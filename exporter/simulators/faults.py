@@ -1,14 +1,15 @@
 """What a simulated API can do wrong: a table of frozen records, each switched on by a test or by `POST /-/faults`.
 
     replaces the answer   status html redirect garbage huge
-    harms its delivery    hang slow half reset outage
+    harms its delivery    hang slow half reset outage wrongdate
     lies in its rows      stale late lost_end shorter drop duplicate shuffle nameless   (see exporter.simulators.sight)
     contradicts itself    contradict                                      (see exporter.simulators.contradiction)
 
 As JSON each is an object with its word as `kind`: `{"kind": "status", "code": 503, "endpoint": "runs", "count": 2}`.
 """
 
-from email.utils import formatdate
+import re
+from email.utils import formatdate, parsedate_to_datetime
 from typing import Literal, Protocol
 
 import msgspec
@@ -201,6 +202,18 @@ class Outage(Reset, frozen=True, kw_only=True, tag="outage"):
     until: float
 
 
+class WrongDate(DeliveryFault, frozen=True, kw_only=True, tag="wrongdate"):
+    """The right answer, with a `Date` that is this many seconds ahead (or behind, if negative)."""
+
+    seconds: float
+
+    def deliver(self, wire: Wire, head: bytes, body: bytes) -> None:
+        """Sends all of it, with the other date."""
+        before, date, after = re.split(rb"(?<=\r\nDate: )([^\r]+)", head, maxsplit=1)
+        wrong = parsedate_to_datetime(date.decode()).timestamp() + self.seconds
+        wire.send(before + formatdate(wrong, usegmt=True).encode() + after + body)
+
+
 class Lie(Fault, frozen=True, kw_only=True):
     """Rows that are well formed and not true."""
 
@@ -280,7 +293,7 @@ class Contradict(Fault, frozen=True, kw_only=True, tag="contradict"):
 
 
 AnyFault = (
-    Status | Html | Redirect | Garbage | Huge | Hang | Slow | Half | Reset | Outage
+    Status | Html | Redirect | Garbage | Huge | Hang | Slow | Half | Reset | Outage | WrongDate
     | Stale | Late | LostEnd | Shorter | Drop | Duplicate | Shuffle | Nameless | Contradict
 )  # fmt: skip
 

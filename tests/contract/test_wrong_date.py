@@ -1,0 +1,59 @@
+"""One answer whose `Date` is wrong, as of a cache or of one bad node, changes nothing."""
+
+import json
+
+import pytest
+
+from exporter.simulators.faults import WrongDate
+from tests.contract.harness import DAY, HOUR, MINUTE, UNOBSERVED
+
+MARK = "jobrun_source_watermark_timestamp_seconds"
+WRONG = [-400 * DAY, -HOUR, HOUR, 30 * DAY, 400 * DAY]
+
+
+def strike(bench, wrong):
+    bench.at(None, WrongDate, seconds=wrong, count=1)
+
+
+def assert_nothing_came_of_it(bench):
+    bench.run(60 * MINUTE, every=2 * MINUTE)
+    bench.settle(30)
+    assert bench.counted() == bench.truth()
+    assert bench.value(UNOBSERVED) == 0
+    lines = [json.loads(line) for line in bench.logs.getvalue().splitlines()]
+    assert {line["outcome"] for line in lines if line["event"] == "poll"} == {"success"}
+    others = [line["event"] for line in lines if line["event"] != "poll"]
+    assert len(others) == len(set(others))  # nothing is logged twice
+    assert not bench.simulator.faults.current()
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_one_wrong_date_among_right_ones_changes_nothing(bench, wrong):
+    bench.poll()
+    bench.busy(HOUR)
+    bench.run(10 * MINUTE)
+    mark = bench.value(MARK)
+    strike(bench, wrong)
+    bench.run(MINUTE)
+    assert mark <= bench.value(MARK) <= bench.clock()
+    assert_nothing_came_of_it(bench)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_date_of_the_very_first_answer_does_not_move_the_baseline(bench, wrong):
+    bench.busy(HOUR)
+    strike(bench, wrong)
+    bench.poll()
+    assert bench.value(MARK) <= bench.clock()
+    assert_nothing_came_of_it(bench)
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_date_now_and_then_changes_nothing(bench, wrong):
+    bench.poll()
+    bench.busy(HOUR)
+    for _ in range(10):
+        strike(bench, wrong)
+        bench.run(2 * MINUTE)
+        assert bench.value(MARK) <= bench.clock()
+    assert_nothing_came_of_it(bench)
