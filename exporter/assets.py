@@ -6,7 +6,7 @@ they are written. In both they have the same names, which are those of the sourc
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,6 +19,9 @@ RULES = "prometheus/rules/jobrun-exporter.yml"
 
 LINK = re.compile(r"^( +)# (\w+: ')<(external-url|grafana-url)>(.*')$", re.MULTILINE)
 """An annotation of an alert that is a comment until it is known where it leads."""
+
+WHOSE = "team, page"
+"""Labels of jobrun_job_info that all rules about jobs carry along; in this order nowhere else in the rules."""
 
 PACKAGE = Path(__file__).parent
 
@@ -46,22 +49,28 @@ def names(package: Path = PACKAGE) -> Iterator[str]:
         yield from (path.relative_to(root).as_posix() for path in files)
 
 
-def write(folder: Path, package: Path = PACKAGE, *, external_url: str = "", grafana_url: str = "") -> Iterator[Path]:
-    """Writes all assets below a folder, over those that are there; gives each file. Raises AssetError.
+def write(
+    folder: Path,
+    package: Path = PACKAGE,
+    *,
+    external_url: str = "",
+    grafana_url: str = "",
+    labels: Sequence[str] = (),
+) -> Iterator[Path]:
+    """Write all assets below a folder, over those that are there, and yield each file. Raises AssetError.
 
-    The addresses become links of the alerts, see `linked`.
+    The addresses become links of the alerts, see `linked`; the labels of objectives their labels, see `labeled`.
     """
     root = _root(package)
-    linked(
-        "", external_url=external_url, grafana_url=grafana_url
-    )  # a wrong address is refused before anything is written
+    # A wrong address is refused before anything is written.
+    linked("", external_url=external_url, grafana_url=grafana_url)
     for name in names(package):
         target = folder / name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             if name == RULES:
                 rules = linked(read(name, package), external_url=external_url, grafana_url=grafana_url)
-                target.write_text(rules, encoding="utf-8")
+                target.write_text(labeled(rules, labels), encoding="utf-8")
             else:
                 shutil.copyfile(root / name, target)
         except OSError as error:
@@ -90,6 +99,16 @@ def linked(rules: str, *, external_url: str = "", grafana_url: str = "") -> str:
         return f"{indent}{name}{known[place]}{rest}" if known[place] else match[0]
 
     return LINK.sub(fill, rules)
+
+
+def labeled(rules: str, labels: Sequence[str]) -> str:
+    """Return rules whose alerts of jobs have more labels of jobrun_job_info.
+
+    Args:
+        rules: The text of the rules.
+        labels: Names from `labels` of the objectives.
+    """
+    return rules.replace(WHOSE, ", ".join((WHOSE, *labels)))
 
 
 def _address(url: str, flag: str) -> str:

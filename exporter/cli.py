@@ -159,9 +159,12 @@ def _simulate(options: argparse.Namespace, outside: Outside) -> int:
 
 
 def _assets(options: argparse.Namespace, outside: Outside) -> int:
+    labels: tuple[str, ...] = ()
+    if options.config_file:
+        labels = config.load(options.config_file, outside.environ, outside.settings).label_names()
     with tempfile.TemporaryDirectory() as staged:
         links = {"external_url": options.external_url, "grafana_url": options.grafana_url}
-        written = [path.relative_to(staged) for path in assets.write(Path(staged), **links)]
+        written = [path.relative_to(staged) for path in assets.write(Path(staged), labels=labels, **links)]
         try:
             place(Path(staged), options.output, force=options.force)
         except OSError as error:
@@ -338,6 +341,7 @@ COMMANDS: Mapping[str, Command] = {
                 "--external-url", {"default": "", "metavar": "U", "help": "address of the exporter's pages, for links"}
             ),
             Flag("--grafana-url", {"default": "", "metavar": "U", "help": "address of Grafana, for links"}),
+            Flag("--config.file", {**CONFIG_FILE, "help": "whose `labels` of objectives alerts of jobs get too"}),
             Flag(
                 "--for",
                 {"dest": "kind", "choices": ("prometheus",), "default": "prometheus", "help": "form of the rules"},

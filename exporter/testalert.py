@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import yaml
 
 from exporter.errors import JobrunError
 
@@ -68,7 +69,7 @@ def send(  # noqa: PLR0913  # the address, what is sent, and what is outside
             client, "GET", root, params={"filter": [f'alertname="{NAME}"', f'severity="{severity}"', f'team="{team}"']}
         )
         if taken:
-            yield from _fate(taken[0])
+            yield from _fate(taken[0], _silent(client, url))
             return
         sleep(1)
     raise TestAlertError(f"{url} does not show the alert; is it the address of an Alertmanager?")
@@ -83,11 +84,26 @@ def _ask(client: httpx.Client, method: str, url: str, **more: object) -> list[di
         raise TestAlertError(f"{url} did not take the test alert: {error}") from None
 
 
-def _fate(taken: dict[str, object]) -> Iterator[str]:
-    """Yield where an alert goes: its receivers, or why it is muted."""
-    receivers = ", ".join(each["name"] for each in taken["receivers"])  # type: ignore[attr-defined]  # of the API
+def _silent(client: httpx.Client, url: str) -> set[str]:
+    """Return the receivers that send nothing to anybody, as far as this Alertmanager shows its configuration."""
+    try:
+        status = client.get(url.rstrip("/") + "/api/v2/status").json()
+        receivers = yaml.safe_load(status["config"]["original"])["receivers"]
+        return {each["name"] for each in receivers if not any(name.endswith("_configs") for name in each)}
+    except (httpx.HTTPError, yaml.YAMLError, ValueError, KeyError, TypeError):
+        return set()  # it took the alert all the same: hosted ones show no configuration
+
+
+def _fate(taken: dict[str, object], silent: set[str]) -> Iterator[str]:
+    """Yield where an alert goes: its receivers, or why it is muted or sent to nobody."""
+    names = [each["name"] for each in taken["receivers"]]  # type: ignore[attr-defined]  # of the API
+    receivers = ", ".join(names)
     status: dict[str, list[str]] = taken["status"]  # type: ignore[assignment]  # of the API
     if status["silencedBy"] or status["inhibitedBy"]:
         raise TestAlertError(f"It goes to {receivers}, but is muted: see silences and inhibitions in Alertmanager.")
+    if silent.issuperset(names):
+        raise TestAlertError(
+            f"It goes to {receivers}, which sends nothing: give it slack_configs or the like in alertmanager.yml."
+        )
     yield f"It goes to {receivers}. The message comes after group_wait, and its end about 5 minutes later."
     yield "If none comes, see Alertmanager's log and alertmanager_notifications_failed_total."

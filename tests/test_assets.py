@@ -72,6 +72,32 @@ def test_the_command_writes_all_that_the_repository_has_and_says_what(tmp_path):
     assert all(path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes() for path in written)
 
 
+CONFIG = """
+sources:
+  - {name: s, type: strait, base_url: "http://localhost:1", auth: {api_key: k}}
+objectives:
+  - {match: {job_name: a}, labels: {tier: "1"}}
+  - {match: {job_name: b}, labels: {cost_center: "4711"}}
+"""
+
+
+def test_the_rules_carry_the_labels_of_the_objectives_of_a_config(tmp_path):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    flags = [f"--output={tmp_path / 'out'}", f"--config.file={tmp_path / 'config.yaml'}"]
+
+    assert cli.main(["assets", *flags], cli.Outside(io.StringIO(), io.StringIO(), {})) == 0
+    written, shipped = (tmp_path / "out" / assets.RULES).read_text(), (ROOT / assets.RULES).read_text()
+    assert written.count("team, page, cost_center, tier") == shipped.count("team, page") > 0
+
+
+def test_with_a_wrong_config_nothing_is_written(tmp_path):
+    (tmp_path / "config.yaml").write_text("sources: []")
+    flags = [f"--output={tmp_path / 'out'}", f"--config.file={tmp_path / 'config.yaml'}"]
+
+    assert cli.main(["assets", *flags], cli.Outside(io.StringIO(), io.StringIO(), {})) == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_wheel_carries_exactly_what_is_an_asset():
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert build["force-include"] == {name: f"exporter/assets_data/{name}" for name in assets.SHIPPED}

@@ -179,6 +179,19 @@ def test_a_test_alert_gets_to_the_receiver_of_its_team_and_says_so(edition, tmp_
             server.end()
 
 
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_a_test_alert_to_a_receiver_that_sends_nothing_is_an_error(edition, tmp_path):
+    empty = {"route": {"receiver": "tickets"}, "receivers": [{"name": "tickets"}]}
+    server = Alertmanager(tmp_path / "alertmanager", empty, edition=edition)
+    try:
+        assert server.ready(), server.log
+        flags, err = [f"--alertmanager-url=http://{HOST}:{server.port}"], io.StringIO()
+        assert cli.main(["test-alert", *flags], cli.Outside(io.StringIO(), err, {})) == 1
+        assert "It goes to tickets, which sends nothing" in err.getvalue()
+    finally:
+        server.end()
+
+
 def test_a_test_alert_that_nobody_takes_is_an_error():
     err = io.StringIO()
     assert cli.main(["test-alert", f"--alertmanager-url=http://{HOST}:9"], cli.Outside(io.StringIO(), err, {})) == 1

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from alerting.__main__ import text
+from exporter.assets import labeled
 from exporter.reports.conditions import KINDS
 from tests.e2e.processes import needed
 from tests.e2e.servers import EDITIONS, program
@@ -119,6 +120,22 @@ def test_the_file_is_what_the_table_of_rules_says():
 @pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.stem)
 def test_the_rules_do_what_their_tests_say(path, edition):
     run(program("promtool", edition), "test", "rules", path)
+
+
+@pytest.mark.parametrize("name", ["busy", "durations", "expectations", "failures", "steps"])
+def test_alerts_of_jobs_carry_the_labels_of_objectives_as_they_carry_the_team(name, tmp_path):
+    cases = (FOLDER / f"tests/{name}.yml").read_text()
+    carried = re.sub(r"(team: )(\w+)", r"\1\2, cost_center: \2", cases)
+    carried = re.sub(r'(team=)("\w+")', r"\1\2, cost_center=\2", carried)
+    assert carried != cases
+
+    for folder, file, content in (
+        ("rules", "jobrun-exporter.yml", labeled(RULES_FILE.read_text(), ["cost_center"])),
+        ("tests", "cases.yml", carried),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text(content)
+    run("promtool", "test", "rules", tmp_path / "tests/cases.yml")
 
 
 def test_the_rules_know_histograms_that_prometheus_has_made_native():
