@@ -31,7 +31,7 @@ FROM ${PYTHON_IMAGE}
 LABEL org.opencontainers.image.title="jobrun-exporter" \
       org.opencontainers.image.description="Prometheus exporter for job runs of hosted systems" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.version="0.1.0"
+      org.opencontainers.image.version="0.2.0"
 COPY --from=build /opt /opt
 COPY --from=build --chown=65532:65532 /state /var/lib/jobrun-exporter
 ENV PATH=/opt/jobrun-exporter/bin:$PATH \

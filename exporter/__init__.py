@@ -1,3 +1,3 @@
 """Prometheus exporter for the job runs of hosted systems."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -106,7 +106,7 @@ def test_a_vendor_has_everything_that_belongs_to_it(vendor):
 
 def support(row):
     """What the README's support table says of each vendor in a row."""
-    table = (ROOT / "README.md").read_text().split("## What each system tells")[1]
+    table = (ROOT / "README.md").read_text().split("## What each vendor provides")[1]
     vendors = re.findall(r"docs/sources/(\w+)\.md", table)
     line = next(line for line in table.splitlines() if row in line)
     return dict(zip(vendors, [cell.strip() for cell in line.split("|")[2:-1]], strict=True))
@@ -160,5 +160,30 @@ def test_every_test_that_the_promises_name_exists():
     assert [each for each in named if f"def {each[1]}(" not in (ROOT / each[0]).read_text()] == []
 
 
-def test_the_version_is_told_once():
-    assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text()
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("pyproject.toml", 'version = "{}"'),
+        ("Dockerfile", 'org.opencontainers.image.version="{}"'),
+        ("deploy/compose/compose.yaml", "image: jobrun-exporter:{}"),
+        ("deploy/helm/jobrun-exporter/Chart.yaml", "version: {}"),
+        ("deploy/helm/jobrun-exporter/Chart.yaml", "appVersion: {}"),
+        ("docs/install.md", "--tag jobrun-exporter:{}"),
+    ],
+)
+def test_every_file_that_names_the_version_names_this_one(file, line):
+    assert line.format(__version__) in (ROOT / file).read_text()
+
+
+def test_the_changelog_has_a_dated_part_and_a_link_for_the_version():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    parts = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    released = [part for part in parts if part not in {"Unreleased", "[Unreleased]"}]
+    assert re.fullmatch(rf"\[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d", released[0])
+    links = re.findall(r"^\[(.+)\]: https://", text, re.MULTILINE)
+    assert [part for part in released if part.split("]")[0][1:] not in links] == []
+
+
+def test_the_changelog_has_only_the_sections_of_keep_a_changelog():
+    sections = re.findall(r"^### (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert set(sections) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
