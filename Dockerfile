@@ -1,9 +1,9 @@
-# The exporter's image: docs/install.md says how to build, run and verify it.
-# For a build that never changes give the digest too: --build-arg PYTHON_IMAGE=docker.io/library/python:3.12-slim@sha256:…
+# docs/install.md explains how to build, run and verify this image.
+# For a reproducible build, pin the base image by its digest: --build-arg PYTHON_IMAGE=docker.io/library/python:3.12-slim@sha256:…
 ARG PYTHON_IMAGE=docker.io/library/python:3.12-slim
 
 FROM ${PYTHON_IMAGE} AS build
-# The instant of all that is made here, in seconds; the same source gives the same files.
+# Timestamp of all files built here, in Unix seconds: equal sources give equal files.
 ARG SOURCE_DATE_EPOCH=1767225600
 ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -20,7 +20,7 @@ RUN python -m venv --without-pip /opt/jobrun-exporter \
     && /build/builder/bin/pip --python /opt/jobrun-exporter/bin/python install \
        --require-hashes --only-binary :all: -r requirements.lock
 COPY . .
-# Bytecode is made here, since nothing can be written where the image runs, and is not compared with its source's time.
+# Compile bytecode here: the image's file system is read-only, and file times must not invalidate it.
 RUN /build/builder/bin/pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /build/dist . \
     && /build/builder/bin/pip --python /opt/jobrun-exporter/bin/python install --no-deps --no-index /build/dist/*.whl \
     && python -m compileall -q --invalidation-mode unchecked-hash /opt/jobrun-exporter/lib \
@@ -38,7 +38,7 @@ ENV PATH=/opt/jobrun-exporter/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 65532:65532
-# The default of state.path is relative to it.
+# The default state.path is relative to this directory.
 WORKDIR /var/lib/jobrun-exporter
 VOLUME /var/lib/jobrun-exporter
 EXPOSE 9797
