@@ -21,13 +21,13 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 
 from benchmarks.measure import Figure, show
 from benchmarks.vendor import TOKEN, stamp
-from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config.config import loads
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.holds import Holds
 from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.zero_first import ZeroFirst
 from exporter.sources import SOURCES
 from exporter.state.opening import open_state
 
@@ -111,7 +111,7 @@ class Api:
 def cost(jobs, histograms, runs_each=2):
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     api, now = Api(), [time.time() - SECONDS]
-    outside = Outside(transport=httpx.MockTransport(api), clock=lambda: now[0])
+    outside = Clocks(transport=httpx.MockTransport(api), clock=lambda: now[0])
     settings = {word: kind.settings for word, kind in SOURCES.items()}
     config = loads(CONFIG.format(histograms=histograms), {}, settings)
     registry = CollectorRegistry()
@@ -121,7 +121,7 @@ def cost(jobs, histograms, runs_each=2):
         state = Path(folder) / "state.db"
         ledger = Ledger(lambda: open_state(state, time.time))
         ledger.load()
-        metrics, holds = SelfMetrics(registry), Holds(0, time.monotonic)
+        metrics, holds = SelfMetrics(registry), ZeroFirst(0, time.monotonic)
         exposition = Exposition(registry, holds)
         publisher = Publisher(ledger, exposition, holds, metrics, monotonic=time.monotonic)
         assembly = Assembly(config, ledger, metrics, publisher, outside)

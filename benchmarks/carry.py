@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 from benchmarks.measure import Figure, cost, least, middle, show
 from benchmarks.vendor import body, polling, rows
 from exporter.exposition.exposition import Exposition
-from exporter.metrics.holds import Holds
 from exporter.metrics.jobview import JobView
+from exporter.metrics.zero_first import ZeroFirst
 from exporter.model import Result
 
 GROUP = "CPU of one core, polls each minute"
@@ -44,7 +44,7 @@ def minute_of(many):
 def busy_jobs(number):
     """Jobs of which each ends a run every minute, and a page that shows it."""
     with polling() as one:
-        shown = Exposition(CollectorRegistry(), Holds(0, float))
+        shown = Exposition(CollectorRegistry(), ZeroFirst(0, float))
         costs = [cost(lambda: a_minute(one, shown, number, number)) for _ in range(4)]
         series = sum(shown.series_by_family().values())
     note = f"{series:,} series, {number:,} endings a minute"

@@ -8,7 +8,7 @@ import msgspec
 from exporter.sources.workato import WorkatoSource, note_of
 from exporter.sources.workato_api import USERS
 from exporter.sources.workato_customers import PER_PAGE
-from exporter.sources.workato_marks import Mark, encode_marks
+from exporter.sources.workato_marks import ReadMark, encode_marks
 from exporter.sources.workato_settings import WorkatoSettings
 
 NOW = 1_780_000_000.0
@@ -58,7 +58,7 @@ def source_of(customers):
     settings = WorkatoSettings(
         name="w", type="workato", mode="embedded", base_url="https://example.com", auth={"api_token": "token"}
     )
-    marks = {str(number): Mark(succeeded=5, failed=1, last_run=SETTLED["last_run_at"]) for number in range(RECIPES)}
+    marks = {str(number): ReadMark(succeeded=5, failed=1, last_run=SETTLED["last_run_at"]) for number in range(RECIPES)}
     notes = {note_of(str(number)): encode_marks(marks) for number in range(customers)}
     view = View(now=NOW, notes=notes, scopes=frozenset(map(str, range(customers))), open=())
     source = WorkatoSource(settings, api)
@@ -68,14 +68,14 @@ def source_of(customers):
 def poll_of(customers):
     """Makes a quiet poll, which asks one request per customer."""
     source, view, api = source_of(customers)
-    list(source.readings(view))
+    list(source.fetch(view))
 
     def make():
         api.requests = 0
         return poll
 
     def poll():
-        readings = list(source.readings(view))
-        assert len(readings) == api.requests == customers
+        batches = list(source.fetch(view))
+        assert len(batches) == api.requests == customers
 
     return make

@@ -14,9 +14,9 @@ from benchmarks.render import full, view
 from benchmarks.vendor import body, polling, rows, stamp
 from exporter.assembly import counting_rules, rules_of
 from exporter.config.config import loads
-from exporter.ledger.entries import Moment
+from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
-from exporter.model import Job, Reading, Result, Run, Step
+from exporter.model import Batch, Job, Result, Run, Step
 from exporter.sources import SOURCES
 from exporter.sources.snowplow import EVENT_LIMIT
 from exporter.state.opening import open_state
@@ -100,9 +100,9 @@ def steps(number):
             count[0] += 1
             run = Run(run_id=f"r{count[0]}", job_id="j", result=Result.SUCCESS, start=NOW + 1, end=NOW + 2)
             taken = [Step(name=f"step {each}", result=Result.SUCCESS, duration=1.0) for each in range(number)]
-            moment = Moment(now=NOW + 10 + count[0], started=NOW + count[0])
-            reading = Reading(jobs=[Job(job_id="j", name="j")], runs=[run], steps={run.run_id: taken})
-            return lambda: ledger.commit("s", reading, moment)
+            moment = PollContext(now=NOW + 10 + count[0], started=NOW + count[0])
+            batch = Batch(jobs=[Job(job_id="j", name="j")], runs=[run], steps={run.run_id: taken})
+            return lambda: ledger.commit("s", batch, moment)
 
         return least(another, 4)
 
@@ -115,12 +115,12 @@ def scopes(number):
         def poll():
             count[0] += 1
             now = NOW + 60 * count[0]
-            moment = Moment(now=now, started=now)
+            moment = PollContext(now=now, started=now)
             ledger.begin("s", now)
             for each in range(number):
                 job = Job(job_id=f"j{each}", name="j", project=f"p{each}", scope=f"s{each}")
-                ledger.commit("s", Reading(scope=f"s{each}", jobs=[job], catalog=True, through=now - 60), moment)
-            ledger.give_up("s", moment)
+                ledger.commit("s", Batch(scope=f"s{each}", jobs=[job], catalog=True, through=now - 60), moment)
+            ledger.expire_open_runs("s", moment)
             ledger.finish("s", moment, swept=False)
 
         poll()

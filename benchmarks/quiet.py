@@ -12,7 +12,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from benchmarks.measure import Figure, show
-from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.meters import SelfMetrics
@@ -51,7 +51,7 @@ def requests(kind, polls):
         def sleep(seconds):
             now[0] += seconds
 
-        outside = Outside(clock=lambda: now[0], monotonic=lambda: now[0], sleep=sleep)
+        outside = Clocks(clock=lambda: now[0], monotonic=lambda: now[0], sleep=sleep)
         assembly = Assembly(config, ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
         rules = {name: each.rules for name, each in assembly.shown.items()}
         ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
@@ -60,7 +60,7 @@ def requests(kind, polls):
         for number in range(warm + polls):
             if number == warm:
                 simulator.log.clear()
-            assert polled.poller.poll() != "error", polled.poller.last_fault
+            assert polled.poller.poll() != "error", polled.poller.last_error
             now[0] += MINUTE
         asked = sum(simulator.log.counts().values())
         happened = sum(

@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.measure import Figure, least, show
 from exporter.counting.records import Exemplar, JobState, LastRun
 from exporter.exposition.exposition import Exposition
-from exporter.metrics.holds import Holds
 from exporter.metrics.jobview import JobView
+from exporter.metrics.zero_first import ZeroFirst
 from exporter.model import Job, Result
 
 RESULTS = (Result.SUCCESS, Result.FAILURE, Result.SKIP, Result.UNKNOWN)
@@ -57,7 +57,7 @@ class Ready:
 
 
 def full(views):
-    exposition = Exposition(prometheus_client.CollectorRegistry(), Holds(0, float))
+    exposition = Exposition(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
     exposition.update(jobs=views)
     exposition.publish()
     return exposition

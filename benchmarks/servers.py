@@ -17,7 +17,7 @@ from benchmarks.render import Ready, full, view
 from benchmarks.vendor import body, polling, stamp
 from exporter.app import TURN
 from exporter.sources.snowplow import EVENT_LIMIT
-from exporter.web.application import Answers, application
+from exporter.web.application import WebHandlers, application
 from exporter.web.negotiation import OPENMETRICS, TEXT
 from exporter.web.server import WebServer
 
@@ -57,7 +57,7 @@ def exporter(pipe, jobs, busy):
     """Our server; `busy`: with a poll of 10 k runs and a new page of 1 % of the jobs every half second."""
     sys.setswitchinterval(TURN)
     exposition = full([view(key) for key in range(jobs)])
-    answers = Answers(
+    answers = WebHandlers(
         page=lambda: exposition.page,
         scraped=lambda _: None,
         healthy=lambda: (True, ""),

@@ -27,26 +27,26 @@ ledger.close()
 
 
 def measure(runs=100_000):
-    readings = max(1, round(runs / READING))
+    batches = max(1, round(runs / READING))
     size = min(READING, runs)
     spent, costs = 0.0, []
     with polling() as one:
-        for _ in range(readings):
+        for _ in range(batches):
             one.hour(size)
             costs.append(cost(one.poll))
             spent += yardstick(one.api.body, times=1)
-        assert one.counted() == readings * size
+        assert one.counted() == batches * size
         one.ledger.close()
         file = one.path.stat().st_size
         started = min(start(one.path) for _ in range(3))
-    many = f"{readings * size / 1e6:.2g} M runs"
-    tenth = max(1, readings // 10)
+    many = f"{batches * size / 1e6:.2g} M runs"
+    tenth = max(1, batches // 10)
     slower = sum(costs[-tenth:]) / sum(costs[:tenth])
-    each = f"{sum(costs) / (readings * size) * 1e6:.1f} us a run; the last tenth takes {slower:.2f} x the first"
+    each = f"{sum(costs) / (batches * size) * 1e6:.1f} us a run; the last tenth takes {slower:.2f} x the first"
     yield Figure(
         group=GROUP, what=f"catching up {many}, CPU x typed decode", value=sum(costs) / spent, target=15, note=each
     )
-    yield Figure(group=GROUP, what=f"file of {many}, a run", value=file / readings / size, unit="bytes")
+    yield Figure(group=GROUP, what=f"file of {many}, a run", value=file / batches / size, unit="bytes")
     yield Figure(
         group=GROUP,
         what=f"start with {many}, CPU",

@@ -11,7 +11,7 @@ import httpx
 import structlog
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.meters import SelfMetrics
@@ -50,8 +50,8 @@ def rows(count, start, seconds=HOUR / 2, *, jobs=100, state="SUCCEEDED"):
     ]
 
 
-def stamp(instant):
-    return datetime.fromtimestamp(instant, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def stamp(timestamp):
+    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def body(runs):
@@ -81,7 +81,7 @@ class Polling:
         self.ledger.load()
         text = "sources:" + "".join(SOURCE.format(name=f"source-{number}") for number in range(sources))
         config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
-        outside = Outside(transport=httpx.MockTransport(self.api), clock=lambda: self.now)
+        outside = Clocks(transport=httpx.MockTransport(self.api), clock=lambda: self.now)
         self.assembly = Assembly(config, self.ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
         rules = {name: each.rules for name, each in self.assembly.shown.items()}
         self.ledger.configure(rules, counting_rules(config), "off")
@@ -91,7 +91,7 @@ class Polling:
         """One poll of every source, each of which must go well."""
         for poller in self.pollers:
             outcome = poller.poll()
-            assert outcome == "success", (outcome, poller.last_fault)
+            assert outcome == "success", (outcome, poller.last_error)
 
     def hour(self, count, jobs=100):
         """An hour passes in which so many runs have started and ended; gives them."""
@@ -102,7 +102,7 @@ class Polling:
 
     def counted(self):
         """Endings that are counted."""
-        jobs = self.ledger.books.jobs.values()
+        jobs = self.ledger.committed.jobs.values()
         return sum(count.value for job in jobs for count in job.counts["jobrun_runs_total"].values())
 
     def close(self):

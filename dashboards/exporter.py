@@ -4,7 +4,7 @@ from typing import Final, Unpack
 
 from dashboards.model import Dashboard, Json, Panel, Row
 from dashboards.page import ANY, SOME, annotations, datasource_variable, label_variable, scrape_variable
-from dashboards.panels import LEGEND, Column, Own, instant, listed, over_time, panel, sort_by
+from dashboards.panels import LEGEND, Column, Own, listed, over_time, panel, sort_by, timestamp
 from dashboards.sources import (
     ASKED,
     DAY,
@@ -53,7 +53,7 @@ FEW: Final = 'disposition!~"baseline|duplicate"'
 def number(title: str, description: str, expression: str, **own: Unpack[Own]) -> Panel:
     """A number of the line at the top."""
     own["defaults"] = {**NO_EXPORTER, **own.get("defaults", {})}
-    return panel("stat", title, description, instant(expression), size=(4, 3), **own)
+    return panel("stat", title, description, timestamp(expression), size=(4, 3), **own)
 
 
 def at_a_glance(expression: str, of: str) -> str:
@@ -375,7 +375,7 @@ COST = Row(
             "gauges",
             "Series by metric family",
             "The fifteen metric families with the most series.",
-            instant(f"sort_desc(topk(15, max by (family) (jobrun_exporter_series{{{INSTANCE}}})))", "{{family}}"),
+            timestamp(f"sort_desc(topk(15, max by (family) (jobrun_exporter_series{{{INSTANCE}}})))", "{{family}}"),
             size=(12, 10),
             thresholds=steps(NOTICE),
             defaults={"decimals": 0},

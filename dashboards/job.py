@@ -31,7 +31,7 @@ from dashboards.one_job import (
     worst,
 )
 from dashboards.page import ANY, annotations, datasource_variable, label_variable, scrape_variable
-from dashboards.panels import Column, Own, buckets, called, instant, link, listed, over_time, panel, sort_by
+from dashboards.panels import Column, Own, buckets, called, link, listed, over_time, panel, sort_by, timestamp
 from dashboards.words import (
     BAD,
     DOWN,
@@ -94,7 +94,7 @@ def tile(title: str, description: str, expression: str, legend: str = "__auto", 
     own.setdefault("thresholds", NEUTRAL)
     if plain:
         own["options"] = {"colorMode": "value", **own.get("options", {})}
-    return panel("stat", title, description, instant(expression, legend), size=(4, 3), **own)
+    return panel("stat", title, description, timestamp(expression, legend), size=(4, 3), **own)
 
 
 NO_NEWS: Final[Json] = {"noValue": "not known now"}
@@ -139,8 +139,8 @@ NOW = Row(
             "Next run",
             "When the next run is expected, by the schedule of the job or of the configuration, else by its usual "
             "interval. Orange: it is overdue. Judged by what was read, so that an outage makes no job overdue.",
-            instant(f"1000 * ({EXPECTED} and {FRESH} unless on () {OVERDUE})", "expected"),
-            instant(f"1000 * ({EXPECTED} and {FRESH} and on () {OVERDUE})", "overdue"),
+            timestamp(f"1000 * ({EXPECTED} and {FRESH} unless on () {OVERDUE})", "expected"),
+            timestamp(f"1000 * ({EXPECTED} and {FRESH} and on () {OVERDUE})", "overdue"),
             size=(4, 3),
             unit="dateTimeFromNow",
             thresholds=NEUTRAL,
@@ -193,7 +193,7 @@ NOW = Row(
             "stat",
             "Open the run that failed last",
             "When a run last failed, the beginning of its id, its step and kind of error. A click opens its page.",
-            instant(
+            timestamp(
                 f"1000 * {SHORT_ID} * on ({JOB}) group_left () {JOBS.each('jobrun_last_failure_timestamp_seconds')}",
                 "{{run}} {{failed_step}} {{error_type}}",
             ),
@@ -208,7 +208,7 @@ NOW = Row(
             "How much of each limit is used",
             "Against the freshness objective, the duration budget and an error budget of 1 % over 30 days. Blue from "
             "four fifths, orange or red when it is used up. What has no objective is not shown.",
-            *(instant(f"{expression} and {FRESH}", name) for name, expression in LIMITS.items()),
+            *(timestamp(f"{expression} and {FRESH}", name) for name, expression in LIMITS.items()),
             size=(10, 6),
             unit="percentunit",
             thresholds=SHARE_USED,

@@ -19,7 +19,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     expression: str
     legend: str = "__auto"
     form: str = "time_series"
-    instant: bool = False
+    timestamp: bool = False
     exemplars: bool = False
 
     def json(self, reference: str) -> Json:
@@ -30,9 +30,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             "exemplar": self.exemplars,
             "expr": self.expression,
             "format": self.form,
-            "instant": self.instant,
+            "instant": self.timestamp,
             "legendFormat": self.legend,
-            "range": not self.instant,
+            "range": not self.timestamp,
             "refId": reference,
         }
 

@@ -15,7 +15,7 @@ from dashboards.page import (
     long_variable,
     scrape_variable,
 )
-from dashboards.panels import Column, Own, instant, link, listed, over_time, panel, sort_by
+from dashboards.panels import Column, Own, link, listed, over_time, panel, sort_by, timestamp
 from dashboards.words import (
     ANY_IS_A_WARNING,
     ANY_IS_CRITICAL,
@@ -96,14 +96,14 @@ NOW = Row(
             3,
             "Critical",
             "Critical alerts that fire, from Prometheus itself. Grey: the alert rules are not loaded.",
-            instant(alerts.counted(alerts.OF_JOBS, alerts.OF_OTHERS, severity="critical")),
+            timestamp(alerts.counted(alerts.OF_JOBS, alerts.OF_OTHERS, severity="critical")),
             defaults=NO_RULES,
         ),
         tile(
             3,
             "Warnings",
             "Warnings that fire, from Prometheus itself. Grey: the alert rules are not loaded.",
-            instant(alerts.counted(alerts.OF_JOBS, alerts.OF_OTHERS, severity="warning")),
+            timestamp(alerts.counted(alerts.OF_JOBS, alerts.OF_OTHERS, severity="warning")),
             thresholds=ANY_IS_A_WARNING,
             defaults=NO_RULES,
         ),
@@ -111,7 +111,7 @@ NOW = Row(
             4,
             "Jobs not well",
             "Jobs of which something is wrong now, whether or not an alert fires for it yet.",
-            instant(f"count({RANK} >= {WARNS.rank}) or 0 * count({JOBS.info})"),
+            timestamp(f"count({RANK} >= {WARNS.rank}) or 0 * count({JOBS.info})"),
             thresholds=ANY_IS_A_WARNING,
             defaults=NO_EXPORTER,
         ),
@@ -120,7 +120,7 @@ NOW = Row(
             "Error budget used up",
             "Jobs of which more than 1 % of the runs of 30 days failed, to the last full hour, "
             f"of at least {RATIO_RUNS} runs.",
-            instant(f"count({USED_UP} >= 1) or 0 * count({USED_UP})"),
+            timestamp(f"count({USED_UP} >= 1) or 0 * count({USED_UP})"),
             thresholds=ANY_IS_A_WARNING,
             defaults={"noValue": "too few runs"},
         ),
@@ -128,14 +128,14 @@ NOW = Row(
             5,
             "Sources down",
             "Sources whose last poll could read nothing. What is shown of their jobs is old.",
-            instant(f"count({DOWN}) or 0 * count({of_source('jobrun_source_up')})"),
+            timestamp(f"count({DOWN}) or 0 * count({of_source('jobrun_source_up')})"),
             defaults={**NO_EXPORTER, "links": [TO_EXPORTER]},
         ),
         tile(
             4,
             "Oldest data",
             "Age of the data of the source that is furthest behind: nothing newer of it is on this page.",
-            instant(f"topk(1, time() - {of_source('jobrun_source_watermark_timestamp_seconds')})", "{{source}}"),
+            timestamp(f"topk(1, time() - {of_source('jobrun_source_watermark_timestamp_seconds')})", "{{source}}"),
             unit="s",
             thresholds=LAG,
             options={"textMode": "value_and_name"},
@@ -158,7 +158,7 @@ NOW = Row(
             "Jobs, the worst first",
             f"The {TILES} jobs that need somebody most. Red: critical. Orange: warning. Green: known and well. "
             "Grey: nothing is known, because its source cannot be read, it never ran, or it is switched off.",
-            instant(f"sort_desc(topk({TILES}, {RANK}))", "{{job_name}}"),
+            timestamp(f"sort_desc(topk({TILES}, {RANK}))", "{{job_name}}"),
             size=(15, 9),
             mappings=[RANKS],
             options={"textMode": "name", "justifyMode": "center", "text": {"titleSize": 14, "valueSize": 14}},
@@ -321,7 +321,7 @@ HISTORY = Row(
             "The lowest success ratios, 30 days",
             f"The ten jobs with the smallest share of runs that succeeded, of at least {RATIO_RUNS} runs, to the last "
             "full hour; needs the recording rules. Canceled and skipped runs count neither way.",
-            instant(
+            timestamp(
                 f"sort(bottomk(10, {JOBS.chosen(JOBS.success_ratio)}))",
                 "{{job_name}} ({{source}})",
             ),

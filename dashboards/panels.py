@@ -190,9 +190,9 @@ def panel(look: str, title: str, description: str, *queries: Query, size: tuple[
     )
 
 
-def instant(expression: str, legend: str = "__auto") -> Query:
+def timestamp(expression: str, legend: str = "__auto") -> Query:
     """The newest values."""
-    return Query(expression=expression, legend=legend, instant=True)
+    return Query(expression=expression, legend=legend, timestamp=True)
 
 
 def over_time(expression: str, legend: str = "__auto", *, exemplars: bool = False) -> Query:
@@ -202,7 +202,7 @@ def over_time(expression: str, legend: str = "__auto", *, exemplars: bool = Fals
 
 def listed(expression: str) -> Query:
     """The newest values as rows of a table, a column a label."""
-    return Query(expression=expression, form="table", instant=True)
+    return Query(expression=expression, form="table", timestamp=True)
 
 
 def sort_by(*columns: tuple[str, bool]) -> Json:

@@ -16,17 +16,17 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from exporter import logs
-from exporter.assembly import Assembly, Outside
+from exporter.assembly import Assembly, Clocks
 from exporter.config.config import Config, load, secrets
 from exporter.daemon import Daemon
 from exporter.duration import format_duration
 from exporter.errors import SourceError
 from exporter.explain.explain import explain
 from exporter.history.backfill import backfill as write_past
-from exporter.history.wanted import Wanted
+from exporter.history.options import Wanted
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.meters import SelfMetrics
-from exporter.once import Line, NoPages, poll_once, unmatched_objectives
+from exporter.once import NoPages, ResultLine, poll_once, unmatched_objectives
 from exporter.signals import Signals
 from exporter.sources import SOURCES
 from exporter.state.opening import open_state
@@ -95,7 +95,7 @@ def serve(  # noqa: PLR0913  # as above
     """Runs a daemon in this process until a signal ends it; gives the exit code."""
     sys.setswitchinterval(TURN)
     raise_open_file_limit()
-    daemon = Daemon(read_config, listen, outside=Outside(), connect=connect, web_file=web_file, manager=manager)
+    daemon = Daemon(read_config, listen, outside=Clocks(), connect=connect, web_file=web_file, manager=manager)
     signals = Signals(*ENDING, signal.SIGHUP)
     try:
         daemon.start()
@@ -127,16 +127,16 @@ HEADINGS = ("SOURCE", "PROJECT", "JOB", "RUNS", "OPEN", "LAST RESULT", "FAILURES
 def once(config_file: Path) -> int:
     """Polls every source once and prints what it saw; touches no state."""
     logs.configure(logs.LogOptions("warning"), sys.stderr)
-    faults = 0
-    lines: list[Line] = []
-    for polled in poll_once(load(config_file, os.environ, SETTINGS), Outside()):
+    problems = 0
+    lines: list[ResultLine] = []
+    for polled in poll_once(load(config_file, os.environ, SETTINGS), Clocks()):
         lines += polled.lines
         if polled.outcome == "error":
-            faults += 1
-            sys.stderr.write(f"{polled.source}: {polled.fault}\n")
+            problems += 1
+            sys.stderr.write(f"{polled.source}: {polled.error}\n")
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     sys.stdout.writelines(f"{row}\n" for row in table(lines, width))
-    return 1 if faults else 0
+    return 1 if problems else 0
 
 
 NAMES = 3
@@ -149,7 +149,7 @@ LEAST = 8
 """Characters of a name that are always shown."""
 
 
-def table(lines: Iterable[Line], width: int | None) -> list[str]:
+def table(lines: Iterable[ResultLine], width: int | None) -> list[str]:
     """Return the rows of a table, its names cut so that it fits into so many characters; None: as long as it gets."""
     rows = [HEADINGS, *map(_cells, lines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -170,7 +170,7 @@ def _cut(cell: str, width: int) -> str:
     return cell if len(cell) <= width else f"{cell[: width - 1]}…"
 
 
-def _cells(line: Line) -> tuple[str, ...]:
+def _cells(line: ResultLine) -> tuple[str, ...]:
     end = "" if line.last_end is None else datetime.fromtimestamp(line.last_end, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     duration = "" if line.last_duration is None else format_duration(round(line.last_duration))
     numbers = (str(line.runs), str(line.open), line.last_result, str(line.failures), end, duration)
@@ -182,7 +182,7 @@ def backfill(config_file: Path, wanted: Wanted) -> int:
     logs.configure(logs.LogOptions("warning"), sys.stderr)
     config = load(config_file, os.environ, SETTINGS)
     logs.guard(secrets(config))
-    written = write_past(config, wanted, Outside(), lambda text: sys.stderr.write(f"{text}\n"))
+    written = write_past(config, wanted, Clocks(), lambda text: sys.stderr.write(f"{text}\n"))
     sys.stdout.write(
         f"{wanted.output}: {written.runs} endings of {written.jobs} jobs, {written.samples} samples, "
         f"{written.size / 1e6:.1f} MB\n"
@@ -193,8 +193,8 @@ def backfill(config_file: Path, wanted: Wanted) -> int:
 
 def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
     """Signs in to every source and asks it once: its name, whether it answered well, and a sentence."""
-    ledger = Ledger(lambda: open_state(Path(":memory:"), Outside().clock))
-    assembly = Assembly(config, ledger, SelfMetrics(CollectorRegistry()), NoPages(), Outside())
+    ledger = Ledger(lambda: open_state(Path(":memory:"), Clocks().clock))
+    assembly = Assembly(config, ledger, SelfMetrics(CollectorRegistry()), NoPages(), Clocks())
     for name, source in assembly.sources.items():
         try:
             yield name, True, source.probe()
@@ -206,4 +206,4 @@ def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
 def unmatched(config: Config) -> Iterator[str]:
     """Poll each source once and say which objectives no job has."""
     logs.configure(logs.LogOptions("error"), sys.stderr)
-    yield from unmatched_objectives(config, Outside())
+    yield from unmatched_objectives(config, Clocks())

@@ -8,25 +8,25 @@ import httpx
 import msgspec
 
 from exporter.client.budget import Budget
-from exporter.client.client import Client, NetworkSettings, Surroundings
+from exporter.client.client import Client, Environment, NetworkSettings
 from exporter.config.config import Config
 from exporter.config.source import SourceSettings
-from exporter.counting.counting import Rules
+from exporter.counting.classify import Rules
 from exporter.counting.records import JobState
 from exporter.counting.rules import SourceRules
-from exporter.exposition.publisher import Shown
+from exporter.exposition.publisher import ConfiguredSource
 from exporter.learning.expectations import objective_of
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.jobview import JobView
 from exporter.metrics.meters import SelfMetrics
 from exporter.metrics.room import series_needed
 from exporter.polling.poll import Pages, Poller
-from exporter.polling.schedule import Polled
+from exporter.polling.schedule import ScheduledSource
 from exporter.sources import SOURCES
 from exporter.sources.source import Source
 
 
-class Outside(msgspec.Struct, frozen=True, kw_only=True):
+class Clocks(msgspec.Struct, frozen=True, kw_only=True):
     """Clocks, and what replaces the network and the waiting in tests. `sleep`: True if the process shuts down."""
 
     clock: Callable[[], float] = time.time
@@ -118,7 +118,7 @@ class Assembly:
         ledger: Ledger,
         metrics: SelfMetrics,
         pages: Pages,
-        outside: Outside,
+        outside: Clocks,
         *,
         before: "Assembly | None" = None,
     ) -> None:
@@ -131,7 +131,8 @@ class Assembly:
             for credential, rate in budgets_by_credential(config).items()
         }
         self.shown = {
-            settings.name: Shown(settings=settings, rules=rules_of(settings, config)) for settings in config.sources
+            settings.name: ConfiguredSource(settings=settings, rules=rules_of(settings, config))
+            for settings in config.sources
         }
         self.sources: dict[str, Source] = {}
         self.clients: dict[str, Client] = {}
@@ -154,7 +155,7 @@ class Assembly:
         )
         return _Account(settings, budget, stopping)
 
-    def _kept(self, settings: SourceSettings, before: "Assembly | None") -> Polled | None:
+    def _kept(self, settings: SourceSettings, before: "Assembly | None") -> ScheduledSource | None:
         """A source with its poller as it was, if its account is the same as before."""
         credential = _credential(settings)
         if before is None or before._accounts.get(credential) is not self._accounts[credential]:  # noqa: SLF001  # as above
@@ -163,7 +164,7 @@ class Assembly:
         self.clients[settings.name] = before.clients[settings.name]
         return next(polled for polled in before.polled if polled.name == settings.name)
 
-    def _polled(self, shown: Shown, ledger: Ledger, metrics: SelfMetrics, pages: Pages) -> Polled:
+    def _polled(self, shown: ConfiguredSource, ledger: Ledger, metrics: SelfMetrics, pages: Pages) -> ScheduledSource:
         settings = shown.settings
         kind = SOURCES[settings.type]
         access = kind.access(settings)
@@ -182,7 +183,7 @@ class Assembly:
                 key_file=settings.tls.key_file,
                 proxy_url=settings.proxy_url,
             ),
-            surroundings=Surroundings(clock=self._outside.clock, monotonic=self._outside.monotonic, sleep=sleep),
+            surroundings=Environment(clock=self._outside.clock, monotonic=self._outside.monotonic, sleep=sleep),
             transport=self._outside.transport,
             source=settings.name,
         )
@@ -198,12 +199,12 @@ class Assembly:
             sweep_interval=settings.sweep.interval if settings.sweep else None,
             pages=pages,
         )
-        polled = Polled(settings.name, poller, meter, settings.poll_interval, auth_backoff=kind.auth_backoff)
+        polled = ScheduledSource(settings.name, poller, meter, settings.poll_interval, auth_backoff=kind.auth_backoff)
         meter.credential_expiry(settings.credential_expires)  # a sign-in that tells another end replaces it
         self.announce(polled)
         return polled
 
-    def announce(self, polled: Polled) -> None:
+    def announce(self, polled: ScheduledSource) -> None:
         """Show what a source reads."""
         settings = self.shown[polled.name].settings
         polled.meter.info(settings.type, SOURCES[settings.type].access(settings).root)

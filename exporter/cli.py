@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, Protocol, TextIO, cast
 
 from exporter import __version__, assets, logs
 from exporter.config import config
-from exporter.config.faults import ConfigError, Fault
+from exporter.config.problems import ConfigError, ConfigProblem
 from exporter.errors import JobrunError
-from exporter.history.wanted import Wanted, parse_label
+from exporter.history.options import Wanted, parse_label
 from exporter.placing import place
 from exporter.sources import SOURCES
 from exporter.state.opening import problem
-from exporter.times import parse_instant
+from exporter.times import parse_timestamp
 from exporter.web.address import Address, parse_address
 
 SETTINGS: config.Settings = {word: kind.settings for word, kind in SOURCES.items()}
@@ -79,7 +79,7 @@ def _simulators() -> Simulators:
     return cast("Simulators", importlib.import_module("exporter.simulators.serve"))
 
 
-class Outside(NamedTuple):
+class Console(NamedTuple):
     """The world as the commands see it."""
 
     out: TextIO
@@ -103,21 +103,21 @@ class Command(NamedTuple):
 
     help: str
     flags: tuple[Flag, ...]
-    handle: Callable[[argparse.Namespace, Outside], int]
+    handle: Callable[[argparse.Namespace, Console], int]
 
 
-def _run(options: argparse.Namespace, outside: Outside) -> int:
+def _run(options: argparse.Namespace, outside: Console) -> int:
     log = logs.LogOptions(options.log_level, options.log_format)
     return outside.app().run(options.config_file, options.listen, options.web_config_file, log)
 
 
-def _check(options: argparse.Namespace, outside: Outside) -> int:
+def _check(options: argparse.Namespace, outside: Console) -> int:
     if options.schema:
         print(json.dumps(config.schema(outside.settings), indent=2), file=outside.out)
         return 0
     loaded = config.load(options.config_file, outside.environ, outside.settings)
     if reason := problem(Path(loaded.state.path)):
-        raise ConfigError([Fault("state.path", reason)])
+        raise ConfigError([ConfigProblem("state.path", reason)])
     count = len(loaded.sources)
     print(f"config is valid: {count} source{'s' if count > 1 else ''}", file=outside.out)
     for warning in loaded.warnings({word: kind.poll_requests for word, kind in SOURCES.items()}):
@@ -125,7 +125,7 @@ def _check(options: argparse.Namespace, outside: Outside) -> int:
     return _probe(loaded, outside) if options.live else 0
 
 
-def _probe(loaded: config.Config, outside: Outside) -> int:
+def _probe(loaded: config.Config, outside: Console) -> int:
     code = 0
     for name, answered, sentence in outside.app().probe(loaded):
         print(f"{name}: {sentence}", file=outside.out if answered else outside.err)
@@ -135,30 +135,30 @@ def _probe(loaded: config.Config, outside: Outside) -> int:
     return code
 
 
-def _once(options: argparse.Namespace, outside: Outside) -> int:
+def _once(options: argparse.Namespace, outside: Console) -> int:
     return outside.app().once(options.config_file)
 
 
-def _explain(options: argparse.Namespace, outside: Outside) -> int:
+def _explain(options: argparse.Namespace, outside: Console) -> int:
     loaded = config.load(options.config_file, outside.environ, outside.settings)
     return outside.app().explain(loaded, options.selector, outside.out, outside.err)
 
 
-def _backfill(options: argparse.Namespace, outside: Outside) -> int:
+def _backfill(options: argparse.Namespace, outside: Console) -> int:
     wanted = Wanted(output=options.output, labels=dict(options.labels or ()), until=options.until)
     return outside.app().backfill(options.config_file, wanted)
 
 
-def _demo(options: argparse.Namespace, outside: Outside) -> int:
+def _demo(options: argparse.Namespace, outside: Console) -> int:
     return outside.demonstration().demo(options.listen, options.speed)
 
 
-def _simulate(options: argparse.Namespace, outside: Outside) -> int:
+def _simulate(options: argparse.Namespace, outside: Console) -> int:
     outside.simulators().serve(options.vendor, options.listen.host, options.listen.port)
     return 0
 
 
-def _assets(options: argparse.Namespace, outside: Outside) -> int:
+def _assets(options: argparse.Namespace, outside: Console) -> int:
     labels: tuple[str, ...] = ()
     if options.config_file:
         labels = config.load(options.config_file, outside.environ, outside.settings).label_names()
@@ -174,7 +174,7 @@ def _assets(options: argparse.Namespace, outside: Outside) -> int:
     return 0
 
 
-def _test_alert(options: argparse.Namespace, outside: Outside) -> int:
+def _test_alert(options: argparse.Namespace, outside: Console) -> int:
     # Imported late: no other command here needs the libraries of HTTP.
     import httpx  # noqa: PLC0415
 
@@ -210,10 +210,10 @@ def _label(text: str) -> tuple[str, str]:
 
 
 def _instant(text: str) -> float:
-    instant = parse_instant(text)
-    if instant is None:
+    timestamp = parse_timestamp(text)
+    if timestamp is None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a time like 2024-05-01T00:00:00Z nor Unix seconds")
-    return instant
+    return timestamp
 
 
 CONFIG_FILE = {"dest": "config_file", "type": Path, "metavar": "F", "help": "the config file"}
@@ -380,7 +380,7 @@ def parse(argv: Sequence[str] | None, settings: config.Settings) -> argparse.Nam
     return options
 
 
-def main(argv: Sequence[str] | None = None, outside: Outside | None = None) -> int:
+def main(argv: Sequence[str] | None = None, outside: Console | None = None) -> int:
     """Runs a command; gives the exit code: 0 fine, 1 the config or a source is wrong, 2 wrong usage.
 
     As of a program that SIGPIPE ends it is 141, when nobody reads the output any more.
@@ -398,11 +398,11 @@ def main(argv: Sequence[str] | None = None, outside: Outside | None = None) -> i
     return code
 
 
-def _process() -> Outside:
+def _process() -> Console:
     """This process's world; what it was started without, as by `2>&-`, goes nowhere."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  # a device, open until the end
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115  # as above
-    return Outside(sys.stdout, sys.stderr, os.environ)
+    return Console(sys.stdout, sys.stderr, os.environ)
 
 
 def _unwritten(error: OSError, err: TextIO) -> int:
@@ -425,7 +425,7 @@ def _flush(stream: TextIO) -> OSError | None:
     return None
 
 
-def _command(argv: Sequence[str] | None, world: Outside) -> int:
+def _command(argv: Sequence[str] | None, world: Console) -> int:
     with contextlib.redirect_stdout(world.out), contextlib.redirect_stderr(world.err):
         try:
             options = parse(argv, world.settings)
@@ -434,8 +434,8 @@ def _command(argv: Sequence[str] | None, world: Outside) -> int:
     try:
         return COMMANDS[options.command].handle(options, world)
     except ConfigError as error:
-        for fault in error.faults:
-            print(fault, file=world.err)
+        for problem in error.problems:
+            print(problem, file=world.err)
     except JobrunError as error:
         print(error, file=world.err)
     except KeyboardInterrupt:  # the daemon stops by itself; what else is interrupted has no result

@@ -9,32 +9,32 @@ import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from exporter import __version__, logs
-from exporter.assembly import Assembly, Outside, counting_rules, rules_of
+from exporter.assembly import Assembly, Clocks, counting_rules, rules_of
 from exporter.config.config import Config, secrets
-from exporter.config.faults import ConfigError, Fault
+from exporter.config.problems import ConfigError, ConfigProblem
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.holds import Holds
 from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.zero_first import ZeroFirst
 from exporter.pages import runbooks
 from exporter.pages.site import Site
 from exporter.polling.schedule import Schedule
-from exporter.reports.asking import Asking
 from exporter.reports.reader import Reader
-from exporter.reports.reporting import Parts, Reporter
+from exporter.reports.reporting import Dependencies, Reporter
+from exporter.reports.vendor_queries import VendorQueries
 from exporter.state.lock import RefusedStateError
-from exporter.state.opening import Opened, open_state
+from exporter.state.opening import OpenedState, open_state
 from exporter.state.store import Connect
 from exporter.supervision import Manager, Supervision
 from exporter.web import api, openapi
 from exporter.web.address import Address
-from exporter.web.application import Answers, Verdict, application
+from exporter.web.application import Decision, WebHandlers, application
 from exporter.web.auth import guarded
 from exporter.web.connections import connection_limit
 from exporter.web.file import WebFile
-from exporter.web.handling import Handling
+from exporter.web.request_pool import RequestPool
 from exporter.web.server import WebServer
 
 TICK = 0.5
@@ -68,7 +68,7 @@ class Daemon:
         read_config: Callable[[], Config],
         listen: Address,
         *,
-        outside: Outside,
+        outside: Clocks,
         connect: Connect,
         web_file: WebFile | None = None,
         revision: str = "",
@@ -88,7 +88,7 @@ class Daemon:
             collector(registry=registry)
         self._metrics = SelfMetrics(registry)
         self._metrics.build_info(__version__, revision, platform.python_version())
-        self._holds = Holds(self._config.metrics.zero_first, outside.monotonic)
+        self._holds = ZeroFirst(self._config.metrics.zero_first, outside.monotonic)
         exposition = Exposition(registry, self._holds)
         self._ledger = Ledger(self._open, self._metrics.commit_failed)
         self._publisher = Publisher(self._ledger, exposition, self._holds, self._metrics, monotonic=outside.monotonic)
@@ -99,11 +99,11 @@ class Daemon:
         self._assembly = Assembly(self._config, self._ledger, self._metrics, self._publisher, outside)
         self._schedule = Schedule(outside.clock, outside.monotonic)
         self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
-        self._handling = Handling(monotonic=outside.monotonic)
-        self._asking = Asking(outside.monotonic, aside=self._handling.aside)
+        self._handling = RequestPool(monotonic=outside.monotonic)
+        self._asking = VendorQueries(outside.monotonic, aside=self._handling.aside)
         self._refused = ""
         reporter = Reporter(
-            Parts(
+            Dependencies(
                 ledger=self._ledger,
                 publisher=self._publisher,
                 reader=Reader(Path(self._config.state.path), monotonic=outside.monotonic),
@@ -114,7 +114,7 @@ class Daemon:
                 clock=outside.clock,
             )
         )
-        answers = Answers(
+        answers = WebHandlers(
             page=lambda: exposition.page,
             scraped=self._holds.scraped,
             healthy=self.healthy,
@@ -152,7 +152,7 @@ class Daemon:
         except RefusedStateError:
             raise
         except StateError as error:
-            self._log.error("state cannot be written: nothing is counted until it can be", fault=str(error))
+            self._log.error("state cannot be written: nothing is counted until it can be", error=str(error))
         try:
             self._take_up(self._config, self._assembly)
             self._metrics.reloaded(self._outside.clock())
@@ -166,7 +166,7 @@ class Daemon:
         self._schedule.start()
         self._log.info("listening", address=str(self.address), version=__version__)
 
-    def _open(self) -> Opened:
+    def _open(self) -> OpenedState:
         """Opens the state under its lock; where not even that can be had, what is there is read."""
         opened = open_state(Path(self._config.state.path), self._outside.clock, self._connect, exclusive=True)
         if opened.kept is not None:
@@ -179,7 +179,7 @@ class Daemon:
         self._holds.zero_first = config.metrics.zero_first
         self._publisher.configure(config, assembly.shown)
 
-    def reload(self) -> Verdict:
+    def reload(self) -> Decision:
         """Takes up the configuration as it is now, whole; with any fault the old one stays in force."""
         with self._reloading, self._supervision.reloading():
             try:
@@ -189,7 +189,7 @@ class Daemon:
                 self._refused = str(error) if known else f"unexpected {type(error).__name__}; see the log"
                 self._metrics.reloaded(None)
                 places = {} if known else {"exc_info": error}
-                self._log.error("reload refused: the old configuration stays in force", fault=self._refused, **places)
+                self._log.error("reload refused: the old configuration stays in force", error=self._refused, **places)
                 return False, self._refused
             self._refused = ""
             self._metrics.reloaded(self._outside.clock())
@@ -199,7 +199,7 @@ class Daemon:
     def _reload(self) -> None:
         config = self._read_config()
         if config.state.path != self._config.state.path:
-            raise ConfigError([Fault("state.path", "cannot change by a reload; restart the exporter")])
+            raise ConfigError([ConfigProblem("state.path", "cannot change by a reload; restart the exporter")])
         self._ledger.check({each.name: rules_of(each, config) for each in config.sources})
         logs.guard(secrets(config))
         before = self._assembly
@@ -303,16 +303,16 @@ class Daemon:
             self._ledger.expire(now, self._config.metrics.job_expiry)
             self._ledger.prune(now, self._config.state.retention)
         except StateError as error:
-            self._log.warning("state could not be pruned", fault=str(error))
+            self._log.warning("state could not be pruned", error=str(error))
 
-    def healthy(self) -> Verdict:
+    def healthy(self) -> Decision:
         """Whether polls will go on happening; says nothing of the APIs."""
         late = self._outside.monotonic() - self._ticked
         if late > STUCK or not self._heart.is_alive():
             return False, f"nothing has been looked at for {late:.0f} s"
         return self._schedule.alive, "ok" if self._schedule.alive else "the scheduler has stopped"
 
-    def ready(self) -> Verdict:
+    def ready(self) -> Decision:
         """Whether the state is loaded and every source has been polled once, well or not."""
         waiting = [polled.name for polled in self._assembly.polled if not polled.poller.polled]
         return not waiting, f"not polled yet: {', '.join(waiting)}" if waiting else "ok"

@@ -22,7 +22,7 @@ from urllib.parse import quote, quote_plus
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from exporter.config.faults import ConfigError
+from exporter.config.problems import ConfigError
 from exporter.config.secret import MASK, Secret, SecretError
 from exporter.errors import JobrunError
 from exporter.throttle import Throttle
@@ -241,9 +241,9 @@ def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = 
     level = LEVELS[options.level]
 
     def stamped(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        instant = datetime.fromtimestamp(clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        timestamp = datetime.fromtimestamp(clock(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         message = event.pop("event", "")
-        return {"ts": instant, "level": method, "msg": message, **event}
+        return {"ts": timestamp, "level": method, "msg": message, **event}
 
     structlog.configure(
         processors=[limited, stamped, exceptions, _REDACTOR, RENDERERS[options.format]],

@@ -155,7 +155,7 @@ class Listing(msgspec.Struct, frozen=True):
     scopes: frozenset[str]
 
 
-class Reading(msgspec.Struct, frozen=True, kw_only=True):
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """What one reading of a scope brought; it is committed whole, in one transaction, or not at all.
 
     Attributes:

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config.config import Config, Objective
 from exporter.learning.expectations import objective_of
 from exporter.ledger.ledger import Ledger
@@ -20,11 +20,11 @@ class NoPages:
     def publish(self) -> None:
         """Nothing."""
 
-    def soon(self) -> None:
+    def publish_throttled(self) -> None:
         """Nothing."""
 
 
-class Line(msgspec.Struct, frozen=True, kw_only=True):
+class ResultLine(msgspec.Struct, frozen=True, kw_only=True):
     """A job as one poll saw it."""
 
     source: str
@@ -39,16 +39,16 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     objective: int | None = None
 
 
-class Polled(msgspec.Struct, frozen=True, kw_only=True):
+class ScheduledSource(msgspec.Struct, frozen=True, kw_only=True):
     """What one poll of a source saw; `fault` is "" if it went well."""
 
     source: str
     outcome: str
-    fault: str
-    lines: list[Line]
+    error: str
+    lines: list[ResultLine]
 
 
-def poll_once(config: Config, outside: Outside) -> Iterator[Polled]:
+def poll_once(config: Config, outside: Clocks) -> Iterator[ScheduledSource]:
     """Polls each source once, in the order of the configuration. Nothing of it is kept."""
     ledger = Ledger(lambda: open_state(Path(":memory:"), outside.clock))
     ledger.load()
@@ -58,10 +58,10 @@ def poll_once(config: Config, outside: Outside) -> Iterator[Polled]:
     try:
         for polled in assembly.polled:
             outcome = polled.poller.poll(steps=False)
-            yield Polled(
+            yield ScheduledSource(
                 source=polled.name,
                 outcome=outcome,
-                fault=polled.poller.last_fault,
+                error=polled.poller.last_error,
                 lines=_lines(ledger, polled.name, config),
             )
     finally:
@@ -69,12 +69,12 @@ def poll_once(config: Config, outside: Outside) -> Iterator[Polled]:
         ledger.close()
 
 
-def _lines(ledger: Ledger, source: str, config: Config) -> list[Line]:
+def _lines(ledger: Ledger, source: str, config: Config) -> list[ResultLine]:
     open_runs = ledger.open_runs(source)
     with ledger.locked():
         runs = ledger.store().count_runs(source)
     return [
-        Line(
+        ResultLine(
             source=source,
             project=job.project,
             job_name=job.name,
@@ -94,7 +94,7 @@ def _place(config: Config, objective: Objective | None) -> int | None:
     return None if objective is None else config.objectives.index(objective)
 
 
-def unmatched_objectives(config: Config, outside: Outside) -> Iterator[str]:
+def unmatched_objectives(config: Config, outside: Clocks) -> Iterator[str]:
     """Poll each source once and say which objectives no job has; nothing where a source could not be read whole."""
     polled = list(poll_once(config, outside)) if config.objectives else []
     lines = [line for each in polled for line in each.lines]

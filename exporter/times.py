@@ -61,7 +61,7 @@ FACTORS = (YEAR, YEAR / 12, 7 * DAY, DAY, 3600.0, 60.0, 1.0)
 """Seconds of each group of `SIGNED`."""
 
 
-def parse_instant(value: str | float | None) -> float | None:
+def parse_timestamp(value: str | float | None) -> float | None:
     """Unix seconds from ISO 8601 (any offset, UTC where there is none), an HTTP date, or an epoch number.
 
     The zone of an ISO 8601 time may be named after it (` UTC`, `[Europe/Berlin]`). Epoch numbers are seconds,
@@ -69,8 +69,8 @@ def parse_instant(value: str | float | None) -> float | None:
 
     Instants at or before 1970 stand for "none" in the languages that vendors use, and are None.
     """
-    instant = _instant_text(value) if isinstance(value, str) else _epoch(_finite(value))
-    return instant if instant is not None and 0 < instant < LATEST else None
+    timestamp = _instant_text(value) if isinstance(value, str) else _epoch(_finite(value))
+    return timestamp if timestamp is not None and 0 < timestamp < LATEST else None
 
 
 def parse_duration(value: str | float | None) -> float | None:
@@ -163,8 +163,8 @@ def _zones() -> Mapping[str, str]:
     return {name.upper(): name for name in available_timezones()}
 
 
-def _timestamp(instant: dt.datetime) -> float:
-    return (instant if instant.tzinfo else instant.replace(tzinfo=dt.UTC)).timestamp()
+def _timestamp(timestamp: dt.datetime) -> float:
+    return (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=dt.UTC)).timestamp()
 
 
 def _duration_text(text: str) -> float | None:

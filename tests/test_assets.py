@@ -66,7 +66,7 @@ def test_a_folder_that_cannot_be_written_is_named(package, tmp_path):
 def test_the_command_writes_all_that_the_repository_has_and_says_what(tmp_path):
     out = io.StringIO()
 
-    assert cli.main(["assets", f"--output={tmp_path}"], cli.Outside(out, io.StringIO(), {})) == 0
+    assert cli.main(["assets", f"--output={tmp_path}"], cli.Console(out, io.StringIO(), {})) == 0
     written = [Path(line) for line in out.getvalue().splitlines()]
     assert written == [tmp_path / name for name in assets.names()]
     assert all(path.read_bytes() == (ROOT / path.relative_to(tmp_path)).read_bytes() for path in written)
@@ -85,7 +85,7 @@ def test_the_rules_carry_the_labels_of_the_objectives_of_a_config(tmp_path):
     (tmp_path / "config.yaml").write_text(CONFIG)
     flags = [f"--output={tmp_path / 'out'}", f"--config.file={tmp_path / 'config.yaml'}"]
 
-    assert cli.main(["assets", *flags], cli.Outside(io.StringIO(), io.StringIO(), {})) == 0
+    assert cli.main(["assets", *flags], cli.Console(io.StringIO(), io.StringIO(), {})) == 0
     written, shipped = (tmp_path / "out" / assets.RULES).read_text(), (ROOT / assets.RULES).read_text()
     assert written.count("team, page, cost_center, tier") == shipped.count("team, page") > 0
 
@@ -94,7 +94,7 @@ def test_with_a_wrong_config_nothing_is_written(tmp_path):
     (tmp_path / "config.yaml").write_text("sources: []")
     flags = [f"--output={tmp_path / 'out'}", f"--config.file={tmp_path / 'config.yaml'}"]
 
-    assert cli.main(["assets", *flags], cli.Outside(io.StringIO(), io.StringIO(), {})) == 1
+    assert cli.main(["assets", *flags], cli.Console(io.StringIO(), io.StringIO(), {})) == 1
     assert not (tmp_path / "out").exists()
 
 

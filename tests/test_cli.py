@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__, cli
-from exporter.config.faults import ConfigError, Fault
+from exporter.config.problems import ConfigError, ConfigProblem
 from exporter.errors import StateError
-from exporter.history.wanted import Wanted
+from exporter.history.options import Wanted
 from exporter.logs import LogOptions
 from exporter.web.address import Address, parse_address
 
@@ -61,7 +61,7 @@ class Calls:
 def call(*argv, calls=None, environ=None):
     """Exit code, output and errors of a command."""
     calls = calls or Calls()
-    outside = cli.Outside(
+    outside = cli.Console(
         io.StringIO(),
         io.StringIO(),
         environ or {"KEY": "k"},
@@ -226,7 +226,10 @@ def test_check_prints_the_schema_without_a_config():
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (ConfigError([Fault("state.path", "is required"), Fault("", "bad")]), "state.path: is required\nbad\n"),
+        (
+            ConfigError([ConfigProblem("state.path", "is required"), ConfigProblem("", "bad")]),
+            "state.path: is required\nbad\n",
+        ),
         (StateError("the state is in use"), "the state is in use\n"),
         (KeyboardInterrupt(), "once: interrupted\n"),
     ],
@@ -298,8 +301,8 @@ def run(*arguments, environ, **streams):
 @pytest.fixture
 def nobody():
     """The end of a pipe that nobody reads."""
-    reading, writing = os.pipe()
-    os.close(reading)
+    batch, writing = os.pipe()
+    os.close(batch)
     with os.fdopen(writing, "wb") as end:
         yield end
 
@@ -342,8 +345,8 @@ def test_output_onto_a_full_disk_is_told(environ):
 
 @pytest.mark.parametrize("arguments", [["check", "--schema"], ["--help"]])
 def test_output_that_nobody_reads_any_more_is_no_fault(arguments):
-    reading, writing = os.pipe()
-    os.close(reading)
+    batch, writing = os.pipe()
+    os.close(batch)
     with os.fdopen(writing, "wb") as output:
         ended = subprocess.run(  # noqa: S603  # ours
             [sys.executable, "-m", "exporter", *arguments], stdout=output, stderr=subprocess.PIPE, cwd=ROOT, check=False

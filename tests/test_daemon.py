@@ -7,7 +7,7 @@ import time
 import httpx
 import pytest
 
-from exporter.assembly import Outside
+from exporter.assembly import Clocks
 from exporter.config.config import loads
 from exporter.daemon import Daemon
 from exporter.sources import SOURCES
@@ -31,7 +31,7 @@ class Stand:
         self.breaks_switch = False
         self.looked = threading.Event()
         self.asked = threading.Event()
-        outside = Outside(clock=self.clock, transport=httpx.MockTransport(self.answer))
+        outside = Clocks(clock=self.clock, transport=httpx.MockTransport(self.answer))
         self.daemon = Daemon(self.config, Address("127.0.0.1", 0), outside=outside, connect=sqlite3.connect)
         self.daemon.start()
 

@@ -6,9 +6,9 @@ import httpx
 import pytest
 
 from exporter.app import table
-from exporter.assembly import Outside
+from exporter.assembly import Clocks
 from exporter.config.config import loads
-from exporter.once import Line, unmatched_objectives
+from exporter.once import ResultLine, unmatched_objectives
 from exporter.sources import SOURCES
 
 SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
@@ -27,7 +27,7 @@ def recipes(request: httpx.Request) -> httpx.Response:
 def unmatched(objectives, answer=recipes):
     source = "{name: w, type: workato, mode: developer, base_url: 'https://x.example', auth: {api_token: t}}"
     config = loads(f"sources: [{source}]\nobjectives: {objectives}\n", {}, SETTINGS)
-    outside = Outside(
+    outside = Clocks(
         clock=lambda: NOW, monotonic=lambda: 0.0, transport=httpx.MockTransport(answer), sleep=lambda _: None
     )
     return list(unmatched_objectives(config, outside))
@@ -53,7 +53,7 @@ def test_nothing_is_asked_without_objectives():
 
 
 def line(name, project="production"):
-    return Line(
+    return ResultLine(
         source="strait", project=project, job_name=name, runs=12, open=1, last_result="cancellation",
         last_end=NOW, last_duration=61.0, failures=3,
     )  # fmt: skip

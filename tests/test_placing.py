@@ -52,7 +52,7 @@ def test_of_files_from_who_knows_where_those_that_differ_count_as_changed(staged
 
 def assets(*flags):
     out, err = io.StringIO(), io.StringIO()
-    code = cli.main(["assets", *flags], cli.Outside(out, err, {}))
+    code = cli.main(["assets", *flags], cli.Console(out, err, {}))
     return code, out.getvalue(), err.getvalue()
 
 

@@ -29,7 +29,7 @@ from exporter.errors import (
     TimedOutError,
 )
 
-__all__ = ["Answer", "Client", "Meter", "NetworkSettings", "NullMeter", "Surroundings"]
+__all__ = ["Answer", "Client", "Environment", "Meter", "NetworkSettings", "NullMeter"]
 
 LEAST_SKEW = 5.0
 """Seconds; a `Date` header tells whole ones, and the answer was under way for a while."""
@@ -58,7 +58,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
         return f"Answer(status={self.status}, {len(self.body)} bytes)"
 
 
-class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """Clocks, sleep and chance. `sleep` returns True if the process is shutting down."""
 
     clock: Callable[[], float] = time.time
@@ -82,14 +82,14 @@ class Client:
         *,
         meter: Meter | None = None,
         network: NetworkSettings | None = None,
-        surroundings: Surroundings | None = None,
+        surroundings: Environment | None = None,
         transport: httpx.BaseTransport | None = None,
         source: str = "",
     ) -> None:
         self._root = root.rstrip("/")
         self._budget = budget
         self._meter = meter or NullMeter()
-        self._outside = surroundings or Surroundings()
+        self._outside = surroundings or Environment()
         settings = network or NetworkSettings()
         self.skew = 0.0
         self._doubted: float | None = None  # a difference that one answer has shown, and no other yet
@@ -132,7 +132,7 @@ class Client:
         """
         outcome = self._ask(path, endpoint, params, patience)
         for retry in range(RETRIES):
-            if not passing(outcome) or self._told_to_wait(outcome) > self._longest_pause:
+            if not is_retryable(outcome) or self._told_to_wait(outcome) > self._longest_pause:
                 break
             self._pause(retry)
             outcome = self._ask(path, endpoint, params, patience)
@@ -195,7 +195,7 @@ class Client:
         sent = self._outside.clock()
         outcome = self._send(path, endpoint, params, patience)
         jumped = isinstance(outcome, httpx.Response) and self._jumped(outcome, sent)
-        if not jumped or passing(outcome):  # what is tried again anyway tells the time again
+        if not jumped or is_retryable(outcome):  # what is tried again anyway tells the time again
             return outcome
         sent = self._outside.clock()
         again = self._send(path, endpoint, params, patience)
@@ -235,7 +235,7 @@ class Client:
         self._meter.retry()
 
 
-def passing(outcome: httpx.Response | SourceError) -> bool:
+def is_retryable(outcome: httpx.Response | SourceError) -> bool:
     """Whether another try could do better."""
     if isinstance(outcome, SourceError):
         return not isinstance(outcome, ProxyRefusedError)

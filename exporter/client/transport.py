@@ -63,7 +63,7 @@ class Meter(Protocol):
     def limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
         """What the server says of its rate limit; `reset` is an instant in Unix seconds."""
 
-    def credential_expiry(self, instant: float | None) -> None:
+    def credential_expiry(self, timestamp: float | None) -> None:
         """When the credential in use ends, None if unknown."""
 
 
@@ -82,7 +82,7 @@ class NullMeter:
     def limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
         """Nothing."""
 
-    def credential_expiry(self, instant: float | None) -> None:
+    def credential_expiry(self, timestamp: float | None) -> None:
         """Nothing."""
 
 
@@ -161,7 +161,7 @@ class BudgetedTransport(httpx.BaseTransport):
             finally:
                 response.close()
         except TIMEOUTS + FAULTS as error:
-            raise translated(error, request) from None
+            raise wrap_error(error, request) from None
         # As bytes: they may be anything, and texts would have to be ASCII.
         headers = [pair for pair in response.headers.raw if pair[0].lower() not in HANDLED_HERE]
         return httpx.Response(response.status_code, headers=headers, content=body)
@@ -256,7 +256,7 @@ def proxy_refused(status: int, request: httpx.Request) -> SourceError:
     return ProxyRefusedError(f"{message}: it does not allow this host")
 
 
-def translated(error: Exception, request: httpx.Request) -> SourceError:
+def wrap_error(error: Exception, request: httpx.Request) -> SourceError:
     """A library's exception as ours, without what it quotes."""
     if isinstance(error, TIMEOUTS):
         return TimedOutError(f"{what(request)}: no answer in time ({type(error).__name__})")

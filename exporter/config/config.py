@@ -16,7 +16,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from exporter.config.document import parse
 from exporter.config.doubts import doubt_of, values_of
-from exporter.config.faults import ConfigError, Fault, faults_of
+from exporter.config.problems import ConfigError, ConfigProblem, problems_of
 from exporter.config.secret import Secret
 from exporter.config.section import Conflict, Section, given_keys
 from exporter.config.source import SourceSettings
@@ -156,7 +156,7 @@ class Config(Section):
         """All names in `labels` of objectives, in order: every series of jobrun_job_info has them."""
         return tuple(sorted({name for objective in self.objectives for name in objective.labels}))
 
-    def warnings(self, poll_requests: Mapping[str, int] | None = None) -> list[Fault]:
+    def warnings(self, poll_requests: Mapping[str, int] | None = None) -> list[ConfigProblem]:
         """What works but should be looked at. `poll_requests`: requests of one quiet poll, by type of source."""
         requests = poll_requests or {}
         of_sources = [
@@ -164,14 +164,18 @@ class Config(Section):
             for index, source in enumerate(self.sources)
             for warning in _warnings(f"sources[{index}]", source, requests.get(source.type, 1))
         ]
-        return of_sources + [Fault(path, doubt) for path, value in values_of(self) if (doubt := doubt_of(value))]
+        return of_sources + [
+            ConfigProblem(path, doubt) for path, value in values_of(self) if (doubt := doubt_of(value))
+        ]
 
 
-def _warnings(path: str, source: SourceSettings, poll_requests: int) -> Iterator[Fault]:
+def _warnings(path: str, source: SourceSettings, poll_requests: int) -> Iterator[ConfigProblem]:
     if source.base_url.startswith("http://") and not is_loopback(source.base_url):
-        yield Fault(f"{path}.base_url", "http without TLS: the credential and the answers can be read on the way")
+        yield ConfigProblem(
+            f"{path}.base_url", "http without TLS: the credential and the answers can be read on the way"
+        )
     if (least := poll_requests / source.requests_per_minute * 60) > source.poll_interval:
-        yield Fault(
+        yield ConfigProblem(
             f"{path}.poll_interval",
             f"{poll_requests} requests a poll at {source.requests_per_minute:g} requests_per_minute take longer: "
             f"polls will come every {format_duration(least)}",
@@ -197,40 +201,42 @@ def text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise ConfigError([Fault("", f"{path} cannot be read: {error.strerror}")]) from None
+        raise ConfigError([ConfigProblem("", f"{path} cannot be read: {error.strerror}")]) from None
     except UnicodeDecodeError:
-        raise ConfigError([Fault("", f"{path} is not UTF-8 text")]) from None
+        raise ConfigError([ConfigProblem("", f"{path} is not UTF-8 text")]) from None
 
 
 def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:
     """As `load`, of a file's text."""
-    data, faults, emptied = parse(text, environ)
+    data, problems, emptied = parse(text, environ)
     if isinstance(data, dict):  # a section of which all lines are commented out
         data = {key: value for key, value in data.items() if value is not None or key not in Config.model_fields}
     config = None
     try:
         config = _model(settings).model_validate(data)
     except ValidationError as error:
-        already = {fault.path for fault in faults}
-        faults += [fault for fault in faults_of(error) if fault.path not in already]
-    faults += _across(data, settings)
-    if config is None or faults:
-        raise ConfigError([_told_better(fault, data, emptied, settings) for fault in faults])
+        already = {problem.path for problem in problems}
+        problems += [problem for problem in problems_of(error) if problem.path not in already]
+    problems += _across(data, settings)
+    if config is None or problems:
+        raise ConfigError([_told_better(problem, data, emptied, settings) for problem in problems])
     return config
 
 
-def _told_better(fault: Fault, data: Any, emptied: Mapping[str, str], settings: Settings) -> Fault:  # noqa: ANN401  # as the file has it
+def _told_better(problem: ConfigProblem, data: Any, emptied: Mapping[str, str], settings: Settings) -> ConfigProblem:  # noqa: ANN401  # as the file has it
     """A fault with what only the whole file tells about its cause."""
-    if fault.path in emptied:
-        return Fault(fault.path, f"{fault.message}: the environment variable {emptied[fault.path]} is empty")
-    if found := re.fullmatch(r"sources\[(\d+)\]\.type", fault.path):
+    if problem.path in emptied:
+        return ConfigProblem(
+            problem.path, f"{problem.message}: the environment variable {emptied[problem.path]} is empty"
+        )
+    if found := re.fullmatch(r"sources\[(\d+)\]\.type", problem.path):
         source = data["sources"][int(found[1])]
         word = source.get("type") if isinstance(source, dict) else None
         if isinstance(word, str) and word not in settings:
             near = difflib.get_close_matches(word.casefold(), settings, n=1, cutoff=0.5)
             known = f"did you mean {near[0]}?" if near else f"known are {', '.join(settings)}"
-            return Fault(fault.path, f"unknown type; {known}")
-    return fault
+            return ConfigProblem(problem.path, f"unknown type; {known}")
+    return problem
 
 
 def _model(settings: Settings) -> type[Config]:
@@ -239,7 +245,7 @@ def _model(settings: Settings) -> type[Config]:
     below: Any = {"below": ("type",)}
     choice = Discriminator(
         lambda given: f"<{given_keys(given).get('type')}>",
-        custom_error_type="fault",
+        custom_error_type="problem",
         custom_error_message=f"must have a type: one of {', '.join(settings)}",
         custom_error_context=below,
     )
@@ -252,12 +258,12 @@ def _model(settings: Settings) -> type[Config]:
     )
 
 
-def _across(data: Any, settings: Settings) -> Iterator[Fault]:  # noqa: ANN401  # as the file has it
+def _across(data: Any, settings: Settings) -> Iterator[ConfigProblem]:  # noqa: ANN401  # as the file has it
     """What must hold between sections, as far as the values concerned have no fault themselves."""
     if not isinstance(data, dict) or not isinstance(sources := data.get("sources"), list):
         return
     if not sources:
-        yield Fault("sources", "needs at least one source")
+        yield ConfigProblem("sources", "needs at least one source")
     state = data.get("state", {})
     retention = StateSettings.sound_values(state).get("retention") if isinstance(state, dict) else None
     kinds = [settings.get(str(given.get("type"))) if isinstance(given, dict) else None for given in sources]
@@ -267,13 +273,13 @@ def _across(data: Any, settings: Settings) -> Iterator[Fault]:  # noqa: ANN401  
         yield from _retention_too_short(retention, values)
 
 
-def _names_given_twice(names: Sequence[str | None]) -> Iterator[Fault]:
+def _names_given_twice(names: Sequence[str | None]) -> Iterator[ConfigProblem]:
     for index, name in enumerate(names):
         if name is not None and (first := names.index(name)) < index:
-            yield Fault(f"sources[{index}].name", f"the same as sources[{first}].name")
+            yield ConfigProblem(f"sources[{index}].name", f"the same as sources[{first}].name")
 
 
-def _retention_too_short(retention: float, sources: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+def _retention_too_short(retention: float, sources: Sequence[Mapping[str, Any]]) -> Iterator[ConfigProblem]:
     needs = [
         (max(values["lookback"], values["max_run_age"]) + values["overlap"], index)
         for index, values in enumerate(sources)
@@ -282,7 +288,7 @@ def _retention_too_short(retention: float, sources: Sequence[Mapping[str, Any]])
     least, index = max(needs, default=(0.0, 0))
     if retention < least:
         reason = f"the larger of lookback and max_run_age, and overlap, of sources[{index}]"
-        yield Fault("state.retention", f"must be at least {format_duration(least)}: {reason}")
+        yield ConfigProblem("state.retention", f"must be at least {format_duration(least)}: {reason}")
 
 
 def schema(settings: Settings) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from exporter.config.faults import ConfigError, Fault, path_of
+from exporter.config.problems import ConfigError, ConfigProblem, path_of
 
 Path = tuple[str | int, ...]
 """Keys and indices from the top."""
@@ -30,7 +30,7 @@ class Document(NamedTuple):
     """
 
     data: Any
-    faults: list[Fault]
+    problems: list[ConfigProblem]
     emptied: dict[str, str]
 
 
@@ -42,25 +42,27 @@ def parse(text: str, environ: Mapping[str, str] | None) -> Document:
     Raises:
         ConfigError: It is not YAML; nothing more can then be said about it.
     """
-    faults: list[Fault] = []
+    problems: list[ConfigProblem] = []
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return Document({}, [], {})
         if _size(node, {}) > LARGEST:
-            raise ConfigError([*faults, Fault("", f"more than {LARGEST} values, with all that * repeats")])
-        faults += _faulty_keys(node, (), ())
-        if any(fault.message == ITSELF for fault in faults):
-            raise ConfigError(faults)
+            raise ConfigError([*problems, ConfigProblem("", f"more than {LARGEST} values, with all that * repeats")])
+        problems += _wrong_keys(node, (), ())
+        if any(problem.message == ITSELF for problem in problems):
+            raise ConfigError(problems)
         data = loader.construct_document(node)
     except yaml.YAMLError as error:
-        raise ConfigError([*faults, _syntax_fault(error, text)]) from None
+        raise ConfigError([*problems, _syntax_problem(error, text)]) from None
     except RecursionError:
-        raise ConfigError([*faults, Fault("", "not YAML: nested too deeply")]) from None
+        raise ConfigError([*problems, ConfigProblem("", "not YAML: nested too deeply")]) from None
     except ValueError:  # the library's own slip for what looks like a date or a number and is none
-        raise ConfigError([*faults, Fault("", "not YAML: a date or number that is none; put it in quotes")]) from None
-    document = Document(data, faults, {})
+        raise ConfigError(
+            [*problems, ConfigProblem("", "not YAML: a date or number that is none; put it in quotes")]
+        ) from None
+    document = Document(data, problems, {})
     return document if environ is None else document._replace(data=_replaced(data, environ, (), document))
 
 
@@ -71,18 +73,20 @@ _CURES = {
 """What to do, by the library's words for the problem."""
 
 
-def _syntax_fault(error: yaml.YAMLError, text: str) -> Fault:
+def _syntax_problem(error: yaml.YAMLError, text: str) -> ConfigProblem:
     """Where and why, without the excerpts that the library would add: they could show a secret."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = ", ".join(filter(None, (error.context, error.problem)))
         cure = next((cure for words, cure in _CURES.items() if words in problem), "")
-        return Fault("", f"not YAML{where}: {_QUOTED.sub('…', problem)}{cure}")
+        return ConfigProblem("", f"not YAML{where}: {_QUOTED.sub('…', problem)}{cure}")
     if isinstance(error, yaml.reader.ReaderError):
         line = text.count("\n", 0, error.position) + 1
-        return Fault("", f"not YAML at line {line}: remove the control character U+{ord(text[error.position]):04X}")
-    return Fault("", "not YAML")
+        return ConfigProblem(
+            "", f"not YAML at line {line}: remove the control character U+{ord(text[error.position]):04X}"
+        )
+    return ConfigProblem("", "not YAML")
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
@@ -95,24 +99,24 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def _faulty_keys(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Iterator[Fault]:
+def _wrong_keys(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Iterator[ConfigProblem]:
     """Keys that are given twice or are not text, in the order of the file."""
     if any(node is other for other in above):
-        yield Fault(path_of(path), ITSELF)
+        yield ConfigProblem(path_of(path), ITSELF)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _faulty_keys(item, (*path, index), (*above, node))
+            yield from _wrong_keys(item, (*path, index), (*above, node))
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
             name, line = key.value if isinstance(key, yaml.ScalarNode) else "?", key.start_mark.line + 1
             below = (*path, name)
             if key.tag not in {"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"}:
-                yield Fault(path_of(below), f"line {line}: a key must be text; put it in quotes")
+                yield ConfigProblem(path_of(below), f"line {line}: a key must be text; put it in quotes")
             elif name in lines:
-                yield Fault(path_of(below), f"given twice, in lines {lines[name]} and {line}")
+                yield ConfigProblem(path_of(below), f"given twice, in lines {lines[name]} and {line}")
             lines.setdefault(name, line)
-            yield from _faulty_keys(value, below, (*above, node))
+            yield from _wrong_keys(value, below, (*above, node))
 
 
 def _replaced(data: Any, environ: Mapping[str, str], path: Path, document: Document) -> Any:  # noqa: ANN401  # YAML
@@ -125,7 +129,7 @@ def _replaced(data: Any, environ: Mapping[str, str], path: Path, document: Docum
     if not isinstance(data, str):
         return data
     complaints = [complaint for name in _names(data) if (complaint := _complaint(name, environ))]
-    document.faults.extend(Fault(path_of(path), complaint) for complaint in complaints)
+    document.problems.extend(ConfigProblem(path_of(path), complaint) for complaint in complaints)
     if complaints:
         return data
     text = _VARIABLE.sub(lambda match: _value(environ[match[1]]) if match[1] else "$", data)

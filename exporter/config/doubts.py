@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from exporter.config.faults import path_of
+from exporter.config.problems import path_of
 from exporter.config.secret import Secret, SecretError
 from exporter.config.section import Section
 

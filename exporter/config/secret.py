@@ -8,7 +8,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from exporter.config.faults import wrong
+from exporter.config.problems import wrong
 from exporter.errors import AuthError
 
 MASK = "**********"

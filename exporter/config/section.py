@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails
 
-from exporter.config.faults import wrong
+from exporter.config.problems import wrong
 from exporter.config.secret import Secret, SecretError
 from exporter.duration import format_duration
 

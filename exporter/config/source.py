@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, Field, PlainValidator, WithJsonSchema
 
-from exporter.config.faults import wrong
+from exporter.config.problems import wrong
 from exporter.config.section import Conflict, Section
 from exporter.config.values import (
     BaseUrl,

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from exporter.config.faults import wrong
+from exporter.config.problems import wrong
 from exporter.cron import parse_schedule, zone_of
 from exporter.duration import format_duration, parse_duration
 from exporter.patterns import Pattern, PatternError

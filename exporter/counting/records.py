@@ -34,7 +34,7 @@ class Exemplar(msgspec.Struct, frozen=True, gc=False):
 
     run_id: str
     value: float
-    instant: float
+    timestamp: float = msgspec.field(name="instant")  # the state's name for it
 
 
 class Count(msgspec.Struct, omit_defaults=True):
@@ -107,7 +107,7 @@ class Distribution(msgspec.Struct, omit_defaults=True):
 
     def _exemplify(self, bucket: int, exemplar: Exemplar) -> None:
         known = self.exemplars.get(bucket)
-        if known is None or known.instant <= exemplar.instant:
+        if known is None or known.timestamp <= exemplar.timestamp:
             self.exemplars[bucket] = exemplar
 
 

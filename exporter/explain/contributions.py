@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from exporter.counting.counting import Mark, root_failure
+from exporter.counting.classify import CountState, root_failure
 from exporter.counting.records import OTHER, JobState, clean
 from exporter.model import FAILING, Result
-from exporter.reports.of_runs import ended_at, stored_steps
-from exporter.state.schema import StepMark, StoredRun
+from exporter.reports.run_reports import ended_at, stored_steps
+from exporter.state.schema import StepState, StoredRun
 
 Labels = tuple[str, ...]
 """Values of the labels that a family has beyond those of its level."""
@@ -21,7 +21,7 @@ UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
 def _ended(row: StoredRun) -> bool:
     """Whether its ending was counted with all that belongs to it; what was given up adds to one counter only."""
-    return row.known.mark is Mark.COUNTED
+    return row.known.mark is CountState.COUNTED
 
 
 def _result(row: StoredRun) -> str:
@@ -29,7 +29,7 @@ def _result(row: StoredRun) -> str:
 
 
 def _runs(row: StoredRun, _job: JobState) -> Amounts:
-    return [((_result(row),), 1.0)] if row.known.mark in {Mark.COUNTED, Mark.GIVEN_UP} else []
+    return [((_result(row),), 1.0)] if row.known.mark in {CountState.COUNTED, CountState.EXPIRED} else []
 
 
 def _retries(row: StoredRun, _job: JobState) -> Amounts:
@@ -95,7 +95,7 @@ ADDED: Mapping[str, Callable[[StoredRun, JobState], Amounts]] = {
 }
 
 ADDED_TO_SOURCE: Mapping[str, Callable[[StoredRun], Iterable[Labels]]] = {
-    "jobrun_source_steps_lost_total": lambda row: [()] if row.steps is StepMark.LOST and _ended(row) else [],
+    "jobrun_source_steps_lost_total": lambda row: [()] if row.steps is StepState.LOST and _ended(row) else [],
     "jobrun_source_unmapped_status_total": lambda row: [(clean(word)[:60],) for word in row.words.split("\n") if word],
 }
 """To which series of its source's own counters a row adds 1."""
@@ -126,7 +126,7 @@ def _last_success(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> 
 
 def _streak(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
     since = float("-inf") if job.last_success is None else job.last_success
-    noted = {Mark.COUNTED, Mark.BASELINE}
+    noted = {CountState.COUNTED, CountState.BASELINE}
     return [
         row for row in rows if row.known.run.result in FAILING and row.known.mark in noted and ended_at(row) > since
     ]
@@ -137,7 +137,7 @@ def _streak_start(job: JobState, rows: Sequence[StoredRun], labels: Labels) -> l
 
 
 def _active(_job: JobState, rows: Sequence[StoredRun], labels: Labels) -> list[StoredRun]:
-    return [row for row in rows if row.known.mark is Mark.OPEN and row.known.run.state == labels[0]]
+    return [row for row in rows if row.known.mark is CountState.OPEN and row.known.run.state == labels[0]]
 
 
 def _oldest_active(job: JobState, rows: Sequence[StoredRun], labels: Labels) -> list[StoredRun]:

@@ -11,15 +11,15 @@ from prometheus_client import Histogram
 
 from exporter.assembly import rules_of
 from exporter.config.config import Config
-from exporter.counting.counting import Mark
+from exporter.counting.classify import CountState
 from exporter.counting.records import JobState, clean
 from exporter.duration import format_duration
 from exporter.explain.selector import Selector, SelectorError, parse
 from exporter.explain.series import (
     SUFFIXES,
     Explained,
-    Line,
     Rows,
+    SeriesLine,
     Subject,
     can_explain,
     explain_job,
@@ -32,7 +32,7 @@ from exporter.links import run_url
 from exporter.metrics.families import FAMILIES, Family, Kind, Level
 from exporter.metrics.jobview import JobView, active_of
 from exporter.metrics.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES
-from exporter.reports import of_runs
+from exporter.reports import run_reports
 from exporter.reports.reader import Reader, Snapshot
 
 HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
@@ -88,7 +88,7 @@ class Explainer:
         begun = [
             (row.known.run.state, row.origin if row.known.run.start is None else row.known.run.start)
             for row in rows
-            if row.known.mark is Mark.OPEN
+            if row.known.mark is CountState.OPEN
         ]
         view = JobView(
             state=job,
@@ -105,12 +105,12 @@ class Explainer:
         if job.overflow:
             jobs = [other for other in self._jobs if other.folded and other.source == job.source]
         rows = [(each, row) for each in jobs for row in self._snapshot.runs_of(each.key)]
-        return sorted(rows, key=lambda pair: of_runs.ended_at(pair[1]), reverse=True)
+        return sorted(rows, key=lambda pair: run_reports.ended_at(pair[1]), reverse=True)
 
     def _rows_of(self, source: str) -> Rows:
         return [pair for job in self._jobs if job.source == source and not job.overflow for pair in self._rows(job)]
 
-    def link(self, line: Line) -> str:
+    def link(self, line: SeriesLine) -> str:
         """The page of a run: ours where people can reach it, else the vendor's."""
         return self._link(line.job, line.row.known.run.run_id)
 
@@ -195,7 +195,7 @@ def _value(value: float, name: str) -> str:
     return f"{value:.14g} ({utc(value)})" if name.endswith("_timestamp_seconds") else f"{value:.10g}"
 
 
-def _row(line: Line, family: Family, explainer: Explainer) -> tuple[str, ...]:
+def _row(line: SeriesLine, family: Family, explainer: Explainer) -> tuple[str, ...]:
     run = line.row.known.run
     return (
         clean(run.run_id),
@@ -203,7 +203,7 @@ def _row(line: Line, family: Family, explainer: Explainer) -> tuple[str, ...]:
         "" if run.end is None else utc(run.end),
         run.result or run.state or clean(run.unmapped),
         "" if run.duration is None else format_duration(run.duration),
-        of_runs.mark_of(line.row),
+        run_reports.mark_of(line.row),
         "" if family.kind is Kind.GAUGE else f"{line.adds:g}",
         explainer.link(line),
     )

@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from exporter.counting.counting import Mark
+from exporter.counting.classify import CountState
 from exporter.counting.records import SEPARATOR, Count, Distribution, JobState, SourceState
 from exporter.explain.contributions import ADDED, ADDED_TO_SOURCE, BEHIND, NUMBERS, UNOBSERVED, Labels
 from exporter.explain.selector import Selector
 from exporter.exposition.textformat import number as written
 from exporter.metrics.families import FAMILIES, Family, Kind
 from exporter.metrics.jobview import JobView
-from exporter.state.schema import StepMark, StoredRun
+from exporter.state.schema import StepState, StoredRun
 
 SUFFIXES = ("_count", "_sum", "_bucket")
 
@@ -21,7 +21,7 @@ TOLERANCE = 1e-6
 """Sums of floats differ by the order in which they were added."""
 
 
-class Line(msgspec.Struct, frozen=True):
+class SeriesLine(msgspec.Struct, frozen=True):
     """A run, and what it adds to the number."""
 
     job: JobState
@@ -43,7 +43,7 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
 
     labels: Mapping[str, str]
     value: float
-    lines: tuple[Line, ...] = ()
+    lines: tuple[SeriesLine, ...] = ()
     found: float | None = None
     ranges: tuple[tuple[float, float], ...] = ()
     notes: tuple[str, ...] = ()
@@ -160,7 +160,7 @@ def _gauge(subject: Subject, series: Series, rows: Rows) -> Explained:
     job = subject.view.state
     behind = BEHIND[series.family.name](job, [row for _, row in rows], series.values)
     counts = series.family.name in NUMBERS
-    lines = tuple(Line(job, row, 1.0 if counts else series.value) for row in behind)
+    lines = tuple(SeriesLine(job, row, 1.0 if counts else series.value) for row in behind)
     missing = () if lines or not series.value else ("No run of it is in the state any more.",)
     found = float(len(lines)) if counts else None
     notes = [*missing, *_difference(subject, series.value, found)] if found is not None else missing
@@ -168,7 +168,7 @@ def _gauge(subject: Subject, series: Series, rows: Rows) -> Explained:
 
 
 def _sum(subject: Subject, series: Series, rows: Rows) -> Explained:
-    lines = tuple(Line(job, row, adds) for job, row in rows for adds in _adds(subject, series, row))
+    lines = tuple(SeriesLine(job, row, adds) for job, row in rows for adds in _adds(subject, series, row))
     found = math.fsum(line.adds for line in lines)
     return Explained(
         labels=series.labels,
@@ -198,7 +198,7 @@ def _standing(subject: Subject, series: Series, rows: Rows) -> Iterator[str]:
     earlier = sum(len(row.known.earlier) for _, row in rows)
     if earlier:
         yield f"{earlier} earlier endings of runs that came back to life are counted too; only the last result is kept."
-    waiting = sum(row.steps is StepMark.PENDING for _, row in rows)
+    waiting = sum(row.steps is StepState.PENDING for _, row in rows)
     if waiting and "step" in series.family.name:
         yield f"The steps of {waiting} runs have yet to be fetched."
     if state.overflow:
@@ -212,11 +212,11 @@ def _standing(subject: Subject, series: Series, rows: Rows) -> Iterator[str]:
 
 
 def _is_baseline(row: StoredRun) -> bool:
-    return row.known.mark is Mark.BASELINE
+    return row.known.mark is CountState.BASELINE
 
 
 def _as_counted(row: StoredRun) -> StoredRun:
-    return msgspec.structs.replace(row, known=msgspec.structs.replace(row.known, mark=Mark.COUNTED))
+    return msgspec.structs.replace(row, known=msgspec.structs.replace(row.known, mark=CountState.COUNTED))
 
 
 def _difference(subject: Subject, value: float, found: float) -> Iterator[str]:
@@ -254,7 +254,7 @@ def explain_source(
             yield _ranges(source, labels, count)
             continue
         adds = ADDED_TO_SOURCE[family.name]
-        lines = tuple(Line(job, row, 1.0) for job, row in rows() if values in adds(row))
+        lines = tuple(SeriesLine(job, row, 1.0) for job, row in rows() if values in adds(row))
         notes = ("Some of it is of runs that are no longer in the state.",) if count.value > len(lines) else ()
         yield Explained(labels=labels, value=count.value, lines=lines, found=float(len(lines)), notes=notes)
 
@@ -270,6 +270,6 @@ def _ranges(source: SourceState, labels: Mapping[str, str], count: Count) -> Exp
     )
 
 
-def utc(instant: float) -> str:
+def utc(timestamp: float) -> str:
     """An instant for people."""
-    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -17,8 +17,8 @@ from exporter.counting.records import Counted, SourceState
 from exporter.exposition.gzipped import deflated, member
 from exporter.exposition.textformat import EMPTY, Block, counter_block, gauge_block, header, histogram_block, prefix_of
 from exporter.metrics.families import FAMILIES, STEP_DURATION, Family, Kind, Level
-from exporter.metrics.holds import Holds, Owner, Series
 from exporter.metrics.jobview import JobView
+from exporter.metrics.zero_first import Owner, Series, ZeroFirst
 
 EXPORTER: Owner = ("exporter",)
 
@@ -109,7 +109,7 @@ class Exposition:
     `update` and `publish` may be called by any thread. Readers take `page`, which is replaced whole, without waiting.
     """
 
-    def __init__(self, metrics: Metrics, holds: Holds) -> None:
+    def __init__(self, metrics: Metrics, holds: ZeroFirst) -> None:
         self.page: Page | None = None
         self._metrics = _WithoutCreated(metrics)
         self._holds = holds

@@ -18,9 +18,9 @@ from exporter.learning.expectations import Escalation, escalation, expectation, 
 from exporter.learning.learning import Learning
 from exporter.ledger.ledger import UNOBSERVED, Changed, Ledger
 from exporter.links import run_url
-from exporter.metrics.holds import Holds, Series
 from exporter.metrics.jobview import JobView, active_of
 from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.zero_first import Series, ZeroFirst
 
 REFRESH = 5.0
 """Seconds after which a page is made anew although nothing was committed, for the process's own metrics."""
@@ -28,20 +28,20 @@ REFRESH = 5.0
 RELEASE_RETRY = 60.0
 """Seconds until a release that could not be committed is tried again: a full disk must not fill the log."""
 
-MOMENT = 1.0
+MIN_PUBLISH_INTERVAL = 1.0
 """The least distance of two pages during a poll, in seconds; its end always makes one."""
 
-LESSON = 10
+LEARN_BATCH = 10
 """Jobs of which the past is looked at before others may have the ledger: some 25 ms."""
 
-BREAK = 0.001
+YIELD_SECONDS = 0.001
 """Seconds between."""
 
 HELD = "unobserved"
 """The kind of owner that stands for a source's seconds that were found unobserved at the start."""
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
+class ConfiguredSource(msgspec.Struct, frozen=True, kw_only=True):
     """A configured source, as far as its jobs' pages and links need it."""
 
     settings: SourceSettings
@@ -64,7 +64,7 @@ class Publisher:
         self,
         ledger: Ledger,
         exposition: Exposition,
-        holds: Holds,
+        holds: ZeroFirst,
         metrics: SelfMetrics,
         *,
         monotonic: Callable[[], float],
@@ -81,7 +81,7 @@ class Publisher:
         self._published = float("-inf")
         self._release_after = float("-inf")
         self._config: Config | None = None
-        self._sources: Mapping[str, Shown] = {}
+        self._sources: Mapping[str, ConfiguredSource] = {}
         self._lock = threading.Lock()
         self._shown_jobs: set[int] = set()
         self.views: dict[int, JobView] = {}
@@ -98,7 +98,7 @@ class Publisher:
         """Objectives that no job has although all sources have been read, by their place in the configuration."""
         self._log = structlog.get_logger()
 
-    def configure(self, config: Config, sources: Mapping[str, Shown]) -> None:
+    def configure(self, config: Config, sources: Mapping[str, ConfiguredSource]) -> None:
         """Takes up a configuration; the next page follows it."""
         with self._lock:
             self._config, self._sources = config, sources
@@ -134,16 +134,16 @@ class Publisher:
     def _learn(self) -> None:
         """Looks at the past of the jobs that will be shown, a few at a time, so that polls can commit meanwhile."""
         due = [job for job in self._ledger.changed() if self._is_shown(job) and self._learning.is_due(job)]
-        for start in range(0, len(due), LESSON):
+        for start in range(0, len(due), LEARN_BATCH):
             if start:
-                self._sleep(BREAK)  # who has waited for the lock gets it only if nobody wants it at once
+                self._sleep(YIELD_SECONDS)  # who has waited for the lock gets it only if nobody wants it at once
             with self._ledger.locked():
-                for job in due[start : start + LESSON]:
-                    self._learning.of(self._ledger.books.jobs.get(job.key, job))
+                for job in due[start : start + LEARN_BATCH]:
+                    self._learning.of(self._ledger.committed.jobs.get(job.key, job))
 
-    def soon(self) -> None:
+    def publish_throttled(self) -> None:
         """Makes a page unless one was made a moment ago: catching up must not make one for every window."""
-        if self._monotonic() - self._published >= MOMENT:
+        if self._monotonic() - self._published >= MIN_PUBLISH_INTERVAL:
             self.publish()
 
     def tick(self) -> None:
@@ -175,7 +175,7 @@ class Publisher:
         )
 
     def _update(self, changed: Changed) -> None:
-        jobs = self._ledger.books.jobs
+        jobs = self._ledger.committed.jobs
         wanted = {key for key, job in jobs.items() if self._is_shown(job)} if changed.everything else self._shown_jobs
         if changed.everything:
             removed, keys = self._shown_jobs - wanted, wanted
@@ -193,7 +193,7 @@ class Publisher:
             removed_jobs=removed,
             sources=[self._ledger.source(name) for name in self._sources],
             removed_sources=gone,
-            exporter=self._ledger.books.exporter,
+            exporter=self._ledger.committed.exporter,
         )
 
     def _is_shown(self, job: JobState) -> bool:
@@ -206,7 +206,7 @@ class Publisher:
         for name in self._sources:
             for run in self._ledger.open_runs(name):
                 open_runs.setdefault(run.job, []).append(run)
-        return [self._safe_view(self._ledger.books.jobs[key], open_runs.get(key, [])) for key in sorted(keys)]
+        return [self._safe_view(self._ledger.committed.jobs[key], open_runs.get(key, [])) for key in sorted(keys)]
 
     def _safe_view(self, job: JobState, open_runs: Sequence[OpenRun]) -> JobView:
         """Return what is shown of a job; without its expectations where they cannot be made, which is logged once."""

@@ -149,7 +149,7 @@ def _exemplar(exemplar: Exemplar | None) -> str:
     if exemplar is None or len("run_id") + len(exemplar.run_id) > EXEMPLAR_LIMIT:
         return ""
     pairs = f'run_id="{escape(clean(exemplar.run_id))}"'
-    return f" # {{{pairs}}} {number(exemplar.value)} {number(exemplar.instant)}"
+    return f" # {{{pairs}}} {number(exemplar.value)} {number(exemplar.timestamp)}"
 
 
 def prefix_of(level: Level, names: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.client.client import Client
 from exporter.config.config import Config
 from exporter.config.source import SourceSettings
@@ -20,21 +20,21 @@ from exporter.counting.records import Counted
 from exporter.counting.rules import SourceRules
 from exporter.duration import UNITS, format_duration
 from exporter.errors import JobrunError, NotFoundError, SourceError
+from exporter.history.cutoff import Before, before_of_state
+from exporter.history.options import Wanted
 from exporter.history.progress import Progress
 from exporter.history.replay import Past, Replay, bare
 from exporter.history.samples import Samples
-from exporter.history.until import Before, before_of_state
-from exporter.history.wanted import Wanted
-from exporter.ledger.entries import Moment
+from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.meters import SelfMetrics
-from exporter.model import Reading, Step
+from exporter.model import Batch, Step
 from exporter.once import NoPages
 from exporter.polling.view import LedgerView
 from exporter.sources import SOURCES
 from exporter.sources.source import Source
-from exporter.state.opening import Opened
-from exporter.state.storage import Loaded
+from exporter.state.opening import OpenedState
+from exporter.state.storage import LoadedState
 from exporter.state.store import Store
 
 SHARE = 0.5
@@ -70,7 +70,7 @@ class Written(msgspec.Struct, kw_only=True):
     size: int = 0
 
 
-def backfill(config: Config, wanted: Wanted, outside: Outside, tell: Tell) -> Written:
+def backfill(config: Config, wanted: Wanted, outside: Clocks, tell: Tell) -> Written:
     """Writes the reachable past of all sources.
 
     Raises:
@@ -138,7 +138,7 @@ class DeepView(LedgerView):
 class _Book:
     """The ledger into which the past is read."""
 
-    def __init__(self, config: Config, before: Before, outside: Outside, tell: Tell) -> None:
+    def __init__(self, config: Config, before: Before, outside: Clocks, tell: Tell) -> None:
         self.config = config
         self._before = before
         self._outside = outside
@@ -147,8 +147,8 @@ class _Book:
         self._store = Store("")
         self._store.load()
         jobs = [bare(job) for job in before.jobs]
-        loaded = Loaded(sources=[], jobs=jobs, open_runs=[], exporter=Counted())
-        self._ledger = Ledger(lambda: Opened(store=self._store, loaded=loaded))
+        loaded = LoadedState(sources=[], jobs=jobs, open_runs=[], exporter=Counted())
+        self._ledger = Ledger(lambda: OpenedState(store=self._store, loaded=loaded))
         self._ledger.load()
         self.assembly = Assembly(config, self._ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
         self._rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
@@ -185,7 +185,7 @@ class _Book:
             store=self._store,
             jobs=jobs,
             steps=steps,
-            until={job.key: self._before.instant(name, job.job.job_id, job.job.scope) for job in jobs},
+            until={job.key: self._before.timestamp(name, job.job.job_id, job.job.scope) for job in jobs},
             counted=lambda run_ids: self._before.counted(name, run_ids),
             ahead=max(0.0, client.skew),
         )
@@ -195,13 +195,13 @@ class _Book:
     def _read_once(self, name: str, source: Source, view: DeepView, steps: dict[str, Sequence[Step]]) -> None:
         self._progress.begin()
         runs = 0
-        for reading in source.readings(view):
+        for batch in source.fetch(view):
             now = view.now
-            runs += len(reading.runs)
+            runs += len(batch.runs)
             self._progress(f"{name}: {runs} runs read")
-            self._ledger.commit(name, reading, Moment(now=now, started=now))
-            source.committed(reading)
-            steps.update(reading.steps)
+            self._ledger.commit(name, batch, PollContext(now=now, started=now))
+            source.committed(batch)
+            steps.update(batch.steps)
 
     def _is_whole(self, name: str) -> bool:
         scopes = self._ledger.source(name).scopes.values()
@@ -218,19 +218,19 @@ class _Book:
         for start in range(0, len(rows), BATCH):
             batch = {row.known.run.run_id: row for row in rows[start : start + BATCH]}
             shown = self._ledger.rows(name, batch)
-            by_scope: dict[str, list[Reading]] = {}
+            by_scope: dict[str, list[Batch]] = {}
             for row in (row for run_id, row in batch.items() if run_id not in shown):
-                scope = self._ledger.books.jobs[row.job].job.scope
-                by_scope.setdefault(scope, []).append(Reading(scope=scope, runs=[row.known.run]))
-            for readings in by_scope.values():
-                whole = msgspec.structs.replace(readings[0], runs=[run for each in readings for run in each.runs])
-                self._ledger.commit(name, whole, Moment(now=self._outside.clock(), started=self._outside.clock()))
+                scope = self._ledger.committed.jobs[row.job].job.scope
+                by_scope.setdefault(scope, []).append(Batch(scope=scope, runs=[row.known.run]))
+            for batches in by_scope.values():
+                whole = msgspec.structs.replace(batches[0], runs=[run for each in batches for run in each.runs])
+                self._ledger.commit(name, whole, PollContext(now=self._outside.clock(), started=self._outside.clock()))
 
     def _fetch_steps(self, past: Past, source: Source, now: float) -> None:
         """The steps of runs that are to be written, those of the latest first; what cannot be had is left out."""
         waiting = past.endings(self._ledger.pending_steps(past.name, now + UNHURRIED, -1))
         pending = [row for row in waiting if row.known.run.run_id not in past.steps]
-        faults = 0
+        errors = 0
         if pending:
             pace = self.assembly.shown[past.name].settings.requests_per_minute
             self._tell(
@@ -244,12 +244,12 @@ class _Book:
                 self._tell_steps(past.name, number, len(pending))
             try:
                 past.steps[row.known.run.run_id] = source.steps(row.known.run)
-                faults = 0
+                errors = 0
             except NotFoundError:
                 continue
             except SourceError as error:
-                faults += 1
-                if faults == FAULTS:
+                errors += 1
+                if errors == FAULTS:
                     self._tell(f"{past.name}: the steps of the other runs are left out: {error}")
                     return
 

@@ -11,20 +11,20 @@ import msgspec
 
 from exporter.assembly import counting_rules
 from exporter.config.config import Config
-from exporter.counting.counting import seed
+from exporter.counting.classify import seed
 from exporter.counting.records import Counted, JobState, oldest
-from exporter.exposition.publisher import Shown
+from exporter.exposition.publisher import ConfiguredSource
 from exporter.exposition.textformat import counter_block, gauge_block, histogram_block, prefix_of
 from exporter.history.samples import Samples, Unit
 from exporter.learning.expectations import escalation, expectation, objective_of
-from exporter.ledger.entries import Moment
+from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.families import FAMILIES, Family, Kind, Level
 from exporter.metrics.jobview import JobView
-from exporter.model import Reading, State, Step
-from exporter.state.opening import Opened
+from exporter.model import Batch, State, Step
+from exporter.state.opening import OpenedState
 from exporter.state.schema import StoredRun
-from exporter.state.storage import Loaded
+from exporter.state.storage import LoadedState
 from exporter.state.store import Store
 
 GRID = 60.0
@@ -98,7 +98,7 @@ class Replay:
         samples: Where what is seen is noted.
     """
 
-    def __init__(self, config: Config, shown: Shown, past: Past, samples: Samples) -> None:
+    def __init__(self, config: Config, shown: ConfiguredSource, past: Past, samples: Samples) -> None:
         self._config = config
         self._shown = shown
         self._past = past
@@ -107,8 +107,8 @@ class Replay:
         self._rules = msgspec.structs.replace(rules, released=True)
         store = Store("")
         store.load()
-        loaded = Loaded(sources=[], jobs=[self._begun(job) for job in past.jobs], open_runs=[], exporter=Counted())
-        self._ledger = Ledger(lambda: Opened(store=store, loaded=loaded))
+        loaded = LoadedState(sources=[], jobs=[self._begun(job) for job in past.jobs], open_runs=[], exporter=Counted())
+        self._ledger = Ledger(lambda: OpenedState(store=store, loaded=loaded))
         self._ledger.load()
         self._ledger.configure({past.name: shown.rules}, self._rules, config.metrics.step_histograms)
         self._ledger.begin(past.name, 0.0)
@@ -140,7 +140,9 @@ class Replay:
     def _minute(self, minute: float, moments: Sequence[tuple[float, int, str]]) -> int:
         rows = self._past.store.runs(self._past.name, {run_id for _, _, run_id in moments})
         happened = [
-            (what, rows[run_id]) for instant, what, run_id in moments if instant <= self._past.until[rows[run_id].job]
+            (what, rows[run_id])
+            for timestamp, what, run_id in moments
+            if timestamp <= self._past.until[rows[run_id].job]
         ]
         for key in {row.job for _, row in happened} - self._seen.keys():
             self._note(key, minute - GRID)
@@ -153,7 +155,7 @@ class Replay:
 
     def _overflowing(self, ended: int) -> set[int]:
         """The job that stands for those beyond the bound, if anything ended."""
-        jobs = self._ledger.books.jobs.values()
+        jobs = self._ledger.committed.jobs.values()
         return {job.key for job in jobs if job.overflow and job.source == self._past.name} if ended else set()
 
     def _follow(self, what: int, row: StoredRun) -> None:
@@ -171,29 +173,29 @@ class Replay:
         past = self._past.endings(rows)
         scopes: dict[str, list[StoredRun]] = {}
         for row in past:
-            scopes.setdefault(self._ledger.books.jobs[row.job].job.scope, []).append(row)
+            scopes.setdefault(self._ledger.committed.jobs[row.job].job.scope, []).append(row)
         for scope, group in scopes.items():
             runs = [row.known.run for row in group]
             steps = {run.run_id: self._past.steps[run.run_id] for run in runs if run.run_id in self._past.steps}
-            reading = Reading(scope=scope, runs=runs, steps=steps)
-            self._ledger.commit(self._past.name, reading, Moment(now=minute, started=minute))
+            batch = Batch(scope=scope, runs=runs, steps=steps)
+            self._ledger.commit(self._past.name, batch, PollContext(now=minute, started=minute))
         return len(past)
 
     # --- what is seen ---
 
-    def _note(self, key: int, instant: float) -> None:
+    def _note(self, key: int, timestamp: float) -> None:
         """Notes what the series of a job show at an instant, as far as it differs from before."""
         until = self._past.until.get(key, self._latest) - self._past.ahead
-        instant = min(instant, until)
-        before, now = self._seen.get(key, {}), dict(self._lines(self._ledger.books.jobs[key]))
+        timestamp = min(timestamp, until)
+        before, now = self._seen.get(key, {}), dict(self._lines(self._ledger.committed.jobs[key]))
         for unit in before.keys() - now.keys():
-            self._samples.gone(unit, instant)
+            self._samples.gone(unit, timestamp)
         for unit, lines in now.items():
             if before.get(unit) == lines:
                 continue
             if key in self._seen and unit not in before and unit.counts:
-                self._samples.note(unit, instant - GRID, zero(lines), until)
-            self._samples.note(unit, instant, lines, until)
+                self._samples.note(unit, timestamp - GRID, zero(lines), until)
+            self._samples.note(unit, timestamp, lines, until)
         self._seen[key] = now
 
     def _lines(self, job: JobState) -> Iterator[tuple[Unit, bytes]]:

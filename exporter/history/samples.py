@@ -60,15 +60,15 @@ class Samples:
         """The labels with which all lines of an owner begin."""
         return f"{own},{self._more}" if self._more else own
 
-    def note(self, unit: Unit, instant: float, lines: bytes, end: float) -> None:
+    def note(self, unit: Unit, timestamp: float, lines: bytes, end: float) -> None:
         """That a unit shows these lines from an instant on, and does so until `end` unless it changes again."""
         number = self._numbers.setdefault(unit, len(self._numbers))
         self._ends[number] = end
-        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, number, instant, lines))
+        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, number, timestamp, lines))
 
-    def gone(self, unit: Unit, instant: float) -> None:
+    def gone(self, unit: Unit, timestamp: float) -> None:
         """That a unit shows nothing from an instant on."""
-        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, self._numbers[unit], instant, b""))
+        self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, self._numbers[unit], timestamp, b""))
 
     def write(self, path: Path) -> tuple[int, int]:
         """Writes all to a file, which is there only once it is whole; gives the number of samples and of bytes."""
@@ -92,30 +92,30 @@ class Samples:
             file.write(header(family, openmetrics=True))
             repeat = REPEAT_HISTOGRAM if family.kind is Kind.HISTOGRAM else REPEAT
             for number, of_unit in groupby(of_family, key=lambda row: row[1]):
-                changes = [(instant, lines) for _, _, instant, lines in of_unit]
-                for instant, lines in repeated(changes, self._ends[number], repeat):
-                    file.write(stamped(lines, instant))
+                changes = [(timestamp, lines) for _, _, timestamp, lines in of_unit]
+                for timestamp, lines in repeated(changes, self._ends[number], repeat):
+                    file.write(stamped(lines, timestamp))
                     yield lines.count(b"\n")
 
 
 def repeated(changes: Iterable[tuple[float, bytes]], end: float, repeat: float) -> Iterator[tuple[float, bytes]]:
     """Changes with what stays the same between them, up to and including `end`; of changes at one instant the last."""
     latest = dict(changes)
-    instants = sorted(latest)
-    for instant, following in zip(instants, [*instants[1:], None], strict=True):
-        if not latest[instant]:
+    timestamps = sorted(latest)
+    for timestamp, following in zip(timestamps, [*timestamps[1:], None], strict=True):
+        if not latest[timestamp]:
             continue
-        yield instant, latest[instant]
+        yield timestamp, latest[timestamp]
         last = end if following is None else following - STEP
-        moment = instant + repeat
+        moment = timestamp + repeat
         while moment < last:
-            yield moment, latest[instant]
+            yield moment, latest[timestamp]
             moment += repeat
-        if last > instant:
-            yield last, latest[instant]
+        if last > timestamp:
+            yield last, latest[timestamp]
 
 
-def stamped(lines: bytes, instant: float) -> bytes:
+def stamped(lines: bytes, timestamp: float) -> bytes:
     """Lines with their timestamp, in seconds."""
-    stamp = f" {instant:.3f}".removesuffix(".000").encode()
+    stamp = f" {timestamp:.3f}".removesuffix(".000").encode()
     return lines.replace(b"\n", stamp + b"\n")

@@ -70,18 +70,18 @@ class Cadence(msgspec.Struct, frozen=True, kw_only=True):
         return max(after - before for before, after in pairwise((*self.times, self.times[0] + WEEK)))
 
 
-def cadence(starts: Sequence[float], pulse: Sequence[float] = ()) -> Cadence | None:
+def cadence(starts: Sequence[float], activity: Sequence[float] = ()) -> Cadence | None:
     """The cadence of a job; None if it has none, or if too little is known.
 
     Args:
-        starts: Instants of its latest starts, in order.
-        pulse: Instants at which it was at work in the last days, in order, where `starts` do not reach back a week.
+        starts: Times of its latest starts, in order.
+        activity: Times at which it was at work in the last days, in order, where `starts` do not reach back a week.
     """
     known = occasions(starts)
     if len(known) < FEWEST_STARTS:
         return None
-    if pulse and known[-1] - known[0] < SPAN:
-        return interval(occasions(pulse)) if is_regular(_gaps(starts)) else None
+    if activity and known[-1] - known[0] < SPAN:
+        return interval(occasions(activity)) if is_regular(_gaps(starts)) else None
     if median(_gaps(known)) < SELDOM:
         return interval(known) or weekly(known)
     return weekly(known) or interval(known)
@@ -183,8 +183,8 @@ def _time(starts: Sequence[float], middle: float, near: float) -> _Time | None:
     """On which days of the week a job starts round a time of the day; None if on none, or not regularly."""
     days = _days(starts, middle, near)
     weekdays = _weekdays(days, doubtful=near < NEAR)
-    wanted = [(instant, near) for instant, near in days if _weekday(instant) in weekdays]
-    offsets = [start - instant for instant, start in wanted if start is not None]
+    wanted = [(timestamp, near) for timestamp, near in days if _weekday(timestamp) in weekdays]
+    offsets = [start - timestamp for timestamp, start in wanted if start is not None]
     latest = [start is not None for _, start in wanted[-10:]]
     if len(offsets) < FEWEST_STARTS or sum(latest) < 0.7 * len(latest) or _has_ended(days):
         return None
@@ -192,20 +192,20 @@ def _time(starts: Sequence[float], middle: float, near: float) -> _Time | None:
         return None
     usual = median(offsets[-7:])
     lateness = max(0.0, typical_maximum(offsets) - usual)
-    moments = {(instant + usual - MONDAY) % WEEK for instant, _ in wanted[-7:] if _weekday(instant) in weekdays}
+    moments = {(timestamp + usual - MONDAY) % WEEK for timestamp, _ in wanted[-7:] if _weekday(timestamp) in weekdays}
     return _Time(tuple(sorted(moments)), lateness)
 
 
 def _days(starts: Sequence[float], middle: float, near: float) -> list[tuple[float, float | None]]:
     """The instants of a time of the day since a start was first near to it, each with the start that was."""
     days: list[tuple[float, float | None]] = []
-    instant = starts[0] - starts[0] % DAY + middle - DAY
-    while instant <= starts[-1] + near:
-        nearest = _nearest(starts, instant)
-        hit = nearest if abs(nearest - instant) <= near else None
+    timestamp = starts[0] - starts[0] % DAY + middle - DAY
+    while timestamp <= starts[-1] + near:
+        nearest = _nearest(starts, timestamp)
+        hit = nearest if abs(nearest - timestamp) <= near else None
         if days or hit is not None:
-            days.append((instant, hit))
-        instant += DAY
+            days.append((timestamp, hit))
+        timestamp += DAY
     if days and days[-1][1] is None and days[-1][0] > starts[-1] - near:
         days.pop()  # it may still come
     return days
@@ -217,16 +217,16 @@ def _has_ended(days: Sequence[tuple[float, float | None]]) -> bool:
     return len(days) - 1 - hits[-1] >= 3 * typical_maximum([*_gaps(hits), 1])
 
 
-def _nearest(starts: Sequence[float], instant: float) -> float:
-    place = bisect.bisect_left(starts, instant)
-    return min(starts[max(0, place - 1) : place + 1], key=lambda start: abs(start - instant))
+def _nearest(starts: Sequence[float], timestamp: float) -> float:
+    place = bisect.bisect_left(starts, timestamp)
+    return min(starts[max(0, place - 1) : place + 1], key=lambda start: abs(start - timestamp))
 
 
 def _weekdays(days: Sequence[tuple[float, float | None]], *, doubtful: bool) -> frozenset[int]:
     """The days of the week on which it starts: most of the last four of each, or, unless in doubt, all of one week."""
     by_day: dict[int, list[bool]] = {}
-    for instant, hit in days:
-        by_day.setdefault(_weekday(instant), []).append(hit is not None)
+    for timestamp, hit in days:
+        by_day.setdefault(_weekday(timestamp), []).append(hit is not None)
     if len(by_day) < 7:
         return frozenset()
     if min(map(len, by_day.values())) < 2:
@@ -234,8 +234,8 @@ def _weekdays(days: Sequence[tuple[float, float | None]], *, doubtful: bool) -> 
     return frozenset(day for day, hits in by_day.items() if sum(hits[-4:]) >= 0.6 * len(hits[-4:]))
 
 
-def _weekday(instant: float) -> int:
-    return int((instant - MONDAY) % WEEK // DAY)
+def _weekday(timestamp: float) -> int:
+    return int((timestamp - MONDAY) % WEEK // DAY)
 
 
 def _spread(values: Sequence[float]) -> float:

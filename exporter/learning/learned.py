@@ -28,9 +28,9 @@ class Learned(msgspec.Struct, frozen=True, kw_only=True):
 NOTHING = Learned()
 
 
-def learn(runs: Sequence[PastRun], pulse: Sequence[float] = ()) -> Learned:
+def learn(runs: Sequence[PastRun], activity: Sequence[float] = ()) -> Learned:
     """What a job's latest runs teach, in any order. `pulse`: see `cadence`."""
-    found = cadence(sorted(run.start for run in runs if run.start is not None), pulse)
+    found = cadence(sorted(run.start for run in runs if run.start is not None), activity)
     succeeded = sorted((run for run in runs if run.result is Result.SUCCESS), key=lambda run: run.end or 0.0)
     budget = duration_budget([run.duration for run in succeeded if run.duration is not None])
     ends = [run.end for run in succeeded if run.end is not None]

@@ -47,7 +47,7 @@ class Learning:
 
     def of(self, job: JobState) -> Learned:
         """Return what is known of a job's habits. While the state cannot be read, what was known before."""
-        jobs = self._ledger.books.jobs
+        jobs = self._ledger.committed.jobs
         if len(self._kept) > len(jobs):  # some are deleted
             self._kept = {key: kept for key, kept in self._kept.items() if key in jobs}
         kept = self._kept.get(job.key)
@@ -70,7 +70,7 @@ class Learning:
     def _read(self, job: int) -> Learned:
         store = self._ledger.store()
         runs = store.past(job, LATEST)
-        return learn(runs, store.pulse(job, _latest(runs) - PULSE_REACH, PULSE_GRAIN) if _is_busy(runs) else ())
+        return learn(runs, store.activity(job, _latest(runs) - PULSE_REACH, PULSE_GRAIN) if _is_busy(runs) else ())
 
 
 def _is_stale(kept: _Kept, last_run: str, now: float) -> bool:

@@ -5,7 +5,7 @@ from collections import defaultdict
 from exporter.counting.records import Counted, JobState, SourceState
 
 
-class Books:
+class LedgerState:
     """What is committed. Records in it are never mutated."""
 
     def __init__(self) -> None:

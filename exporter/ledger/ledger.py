@@ -1,7 +1,8 @@
-"""The book of all runs: commits what was read, each reading in one transaction, and holds in memory what is committed.
+"""Run ledger: commits each batch in one transaction and keeps the committed state in memory.
 
-Every change goes the same way: a `Draft` copies the records it touches, an `Entry` judges and counts on the copies,
-they are written, and only then are they in the books. If the state cannot be written, nothing has happened.
+Every change takes the same path: a `Transaction` copies the records it touches, a `BatchWriter` classifies runs and
+counts them on the copies, the copies are written, and only then do they become the committed state. If the state
+cannot be written, nothing has changed.
 """
 
 import threading
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 import msgspec
 
-from exporter.counting.counting import Mark, Rules, correct, restate
+from exporter.counting.classify import CountState, Rules, correct, restate
 from exporter.counting.records import (
     Count,
     Counted,
@@ -27,17 +28,17 @@ from exporter.counting.records import (
 )
 from exporter.counting.rules import SourceRules, included
 from exporter.errors import StateError
-from exporter.ledger.books import Books
-from exporter.ledger.draft import Draft
-from exporter.ledger.entries import MISSING_GRACE, Entered, Entry, Moment, Present
+from exporter.ledger.batch_writer import MISSING_GRACE, BatchStats, BatchWriter, PollContext, Present
+from exporter.ledger.books import LedgerState
 from exporter.ledger.open_runs import OpenRuns
 from exporter.ledger.sightings import Sightings
+from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import QUEUE_DURATION, RUN_DURATION, STEP_DURATION
-from exporter.metrics.holds import Owner, Series
-from exporter.model import Reading, Step
-from exporter.state.opening import Opened
-from exporter.state.schema import StepMark, StoredRun
-from exporter.state.storage import Loaded, Storage
+from exporter.metrics.zero_first import Owner, Series
+from exporter.model import Batch, Step
+from exporter.state.opening import OpenedState
+from exporter.state.schema import StepState, StoredRun
+from exporter.state.storage import LoadedState, Storage
 
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
@@ -75,7 +76,7 @@ class Ledger:
         commit_failed: Told of each time that the state could not be opened or written.
     """
 
-    def __init__(self, opening: Callable[[], Opened], commit_failed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, opening: Callable[[], OpenedState], commit_failed: Callable[[], None] = lambda: None) -> None:
         self._opening = opening
         self._commit_failed = commit_failed
         self._lock = threading.RLock()
@@ -89,12 +90,12 @@ class Ledger:
         self._closed = False
         self._stale = False
         self._begun: set[str] = set()
-        self.books = Books()
+        self.committed = LedgerState()
         self._counting = Rules(run_buckets=(), step_buckets=(), released=False)
         self._step_mode = "auto"
         self.step_histograms = True
         self.last_commit: float | None = None
-        self.fault = ""
+        self.error = ""
         """Why the state could not be opened or written when that was last tried."""
 
     # --- opening and configuring ---
@@ -124,13 +125,13 @@ class Ledger:
         except IdentityError as error:
             if opened.store is not None:
                 opened.store.close()
-            opened = msgspec.structs.replace(opened, store=None, fault=str(error))
+            opened = msgspec.structs.replace(opened, store=None, error=str(error))
         else:
             self._fill(opened.loaded)
-        self.fault = opened.fault
+        self.error = opened.error
         if opened.store is None:
             self._commit_failed()
-            raise StateError(opened.fault)
+            raise StateError(opened.error)
         self._store = opened.store
         if self._cold:
             self._count_cold_start()
@@ -139,22 +140,22 @@ class Ledger:
         try:
             store.verify()
         except StateError as error:
-            self.fault = str(error)
+            self.error = str(error)
             self._commit_failed()
             raise
 
-    def _fill(self, loaded: Loaded) -> None:
-        books = Books()
-        books.exporter = loaded.exporter
-        books.sources = {source.name: source for source in loaded.sources}
+    def _fill(self, loaded: LoadedState) -> None:
+        committed = LedgerState()
+        committed.exporter = loaded.exporter
+        committed.sources = {source.name: source for source in loaded.sources}
         self._open, self._sightings = OpenRuns(), defaultdict(Sightings)
-        for name in books.sources:
+        for name in committed.sources:
             self._open.add_source(name)
         for job in loaded.jobs:
-            books.take(job, self._series(job))
+            committed.take(job, self._series(job))
         for source, row in loaded.open_runs:
-            self._open.put(source, _as_open(row, books.jobs[row.job]))
-        self.books = books
+            self._open.put(source, _as_open(row, committed.jobs[row.job]))
+        self.committed = committed
         self._changed = Changed(everything=True)
         for name, rules in self._rules.items():
             self._admit(name, rules)
@@ -165,7 +166,7 @@ class Ledger:
 
     def _count_cold_start(self) -> None:
         """Count a start without a state. What cannot be written now is counted with the next thing that can."""
-        exporter = copy(self.books.exporter)
+        exporter = copy(self.committed.exporter)
         exporter.count(COLD_STARTS, self._cold, released=self._counting.released)
         self._replace([exporter])
         self._cold = ""
@@ -186,25 +187,25 @@ class Ledger:
             self.step_histograms = step_histograms != "off"
             for name, wanted in rules.items():
                 self._admit(name, wanted)
-            for job in [job for job in self.books.jobs.values() if job.source not in rules]:
-                self.books.take(job, 0)
+            for job in [job for job in self.committed.jobs.values() if job.source not in rules]:
+                self.committed.take(job, 0)
             self._changed.everything = True
             self._watch_steps()
 
     def check(self, rules: Mapping[str, SourceRules]) -> None:
         """Raises IdentityError if the state holds another API under a source's name."""
         with self._lock:
-            _check(self.books.sources.values(), rules)
+            _check(self.committed.sources.values(), rules)
 
     def _admit(self, name: str, rules: SourceRules) -> None:
         """A source that the state does not know gets an empty record, to be written with its first reading."""
-        known = self.books.sources.get(name)
+        known = self.committed.sources.get(name)
         if known is None or known.baseline is None:
-            self.books.sources[name] = SourceState(name=name, identity=rules.identity)
+            self.committed.sources[name] = SourceState(name=name, identity=rules.identity)
         self._open.add_source(name)
-        for job in [job for job in self.books.jobs.values() if job.source == name]:
+        for job in [job for job in self.committed.jobs.values() if job.source == name]:
             shown = laid_out(job, self._layouts(rules, job))
-            self.books.take(shown, self._series(shown))
+            self.committed.take(shown, self._series(shown))
 
     def _layouts(self, rules: SourceRules, job: JobState) -> dict[str, tuple[float, ...]]:
         run_buckets = rules.run_buckets(job)
@@ -227,49 +228,54 @@ class Ledger:
             with store.transaction():
                 yield store
         except StateError as error:
-            self.fault = str(error)
+            self.error = str(error)
             self._commit_failed()
             raise
-        self.fault = ""
+        self.error = ""
 
-    def _draft(self, source: str, now: float, started: float | None = None) -> Draft:
+    def _transaction(self, source: str, now: float, started: float | None = None) -> Transaction:
         self.load()
-        moment = now, now if started is None else started
-        return Draft(self.books, self._rules[source], self._counting, *moment, step_histograms=self.step_histograms)
+        poll_context = now, now if started is None else started
+        return Transaction(
+            self.committed, self._rules[source], self._counting, *poll_context, step_histograms=self.step_histograms
+        )
 
-    def _entry(self, draft: Draft, moment: Moment) -> Entry:
-        name = draft.source.name
-        self._sightings[name].start(moment.started)
+    def _entry(self, transaction: Transaction, poll_context: PollContext) -> BatchWriter:
+        name = transaction.source.name
+        self._sightings[name].start(poll_context.started)
         present = Present(sightings=self._sightings[name], is_busy=self._open.is_busy)
         rules, histograms = self._rules[name], self.step_histograms
-        return Entry(draft, rules, self._counting, moment, present, step_histograms=histograms)
+        return BatchWriter(transaction, rules, self._counting, poll_context, present, step_histograms=histograms)
 
-    def _commit(self, draft: Draft, now: float) -> None:
+    def _commit(self, transaction: Transaction, now: float) -> None:
         """Write a draft, then take it into the books. What can fail is done before the COMMIT."""
         if self._cold:
-            draft.count_for_exporter(COLD_STARTS, self._cold)
+            transaction.count_for_exporter(COLD_STARTS, self._cold)
         with self._writing() as store:
-            store.put_source(draft.source, draft.scopes, draft.notes)
-            store.put_runs(draft.source.name, draft.runs.values())
-            for key in draft.recount:
-                restate(draft.job(key), store.streak(key), draft.source.forgotten)
-            for key in draft.correct:
-                correct(draft.job(key), store.latest(key), draft.source.forgotten)
-            store.put_jobs(draft.jobs.values())
-            if draft.exporter is not None:
-                store.put_exporter(draft.exporter)
-            weighed = [(job, self._series(job)) for job in draft.jobs.values()]
-            followed = {run_id: self._followed(draft, row) for run_id, row in draft.runs.items()}
+            store.put_source(transaction.source, transaction.scopes, transaction.notes)
+            store.put_runs(transaction.source.name, transaction.runs.values())
+            for key in transaction.recount:
+                restate(transaction.job(key), store.streak(key), transaction.source.forgotten)
+            for key in transaction.correct:
+                correct(transaction.job(key), store.latest(key), transaction.source.forgotten)
+            store.put_jobs(transaction.jobs.values())
+            if transaction.exporter is not None:
+                store.put_exporter(transaction.exporter)
+            weighed = [(job, self._series(job)) for job in transaction.jobs.values()]
+            followed = {run_id: self._followed(transaction, row) for run_id, row in transaction.runs.items()}
         with self._taking():
             self._cold = ""
             self.last_commit = now
-            draft.source.scopes, draft.source.notes = joined(draft.source.scopes), joined(draft.source.notes)
-            self.books.sources[draft.source.name] = draft.source
-            self.books.exporter = draft.exporter or self.books.exporter
+            transaction.source.scopes, transaction.source.notes = (
+                joined(transaction.source.scopes),
+                joined(transaction.source.notes),
+            )
+            self.committed.sources[transaction.source.name] = transaction.source
+            self.committed.exporter = transaction.exporter or self.committed.exporter
             for job, weight in weighed:
-                self.books.take(job, weight)
-            self._follow(draft.source.name, followed)
-            self._changed.jobs |= draft.jobs.keys()
+                self.committed.take(job, weight)
+            self._follow(transaction.source.name, followed)
+            self._changed.jobs |= transaction.jobs.keys()
             self._watch_steps()
 
     @contextmanager
@@ -279,8 +285,8 @@ class Ledger:
         yield
         self._stale = False
 
-    def _followed(self, draft: Draft, row: StoredRun) -> OpenRun | None:
-        return _as_open(row, draft.look(row.job)) if row.known.mark is Mark.OPEN else None
+    def _followed(self, transaction: Transaction, row: StoredRun) -> OpenRun | None:
+        return _as_open(row, transaction.look(row.job)) if row.known.mark is CountState.OPEN else None
 
     def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
         """Take runs into the index of open runs, or out of it."""
@@ -290,11 +296,11 @@ class Ledger:
 
     def _watch_steps(self) -> None:
         """Step histograms that have been switched off by their number stay off until a reload."""
-        if self.step_histograms and self._step_mode == "auto" and self.books.steps_total > MANY_STEPS:
+        if self.step_histograms and self._step_mode == "auto" and self.committed.steps_total > MANY_STEPS:
             self.step_histograms = False
             self._changed.everything = True
-            for job in list(self.books.jobs.values()):
-                self.books.take(job, self._series(job))
+            for job in list(self.committed.jobs.values()):
+                self.committed.take(job, self._series(job))
 
     # --- a poll's doings ---
 
@@ -302,148 +308,152 @@ class Ledger:
         """Start a poll: store the baseline of the first one."""
         with self._lock:
             self._settle(source, now)
-            draft = self._draft(source, now)
-            state = draft.source
-            before = copy(self.books.sources[source])
+            transaction = self._transaction(source, now)
+            state = transaction.source
+            before = copy(self.committed.sources[source])
             if state.baseline is None:
                 state.baseline = now
             for family in SEEDED:
                 state.count(family, amount=0, released=self._counting.released)
             if state != before:
-                self._commit(draft, now)
+                self._commit(transaction, now)
 
-    def _settle(self, source: str, now: float) -> Entered:
+    def _settle(self, source: str, now: float) -> BatchStats:
         """Believe what waits for the end of a poll, and forget what the poll has shown."""
         sightings = self._sightings[source]
         waiting = [sighting.run.run_id for sighting in sightings.waiting()]
-        entered = Entered()
+        stats = BatchStats()
         if waiting:
-            moment = Moment(now=now, started=now if sightings.started is None else sightings.started)
-            draft = self._draft(source, now, moment.started)
-            entry = self._entry(draft, moment)
-            entry.settle(self.rows(source, waiting))
-            self._commit(draft, now)
-            entered = entry.entered
+            poll_context = PollContext(now=now, started=now if sightings.started is None else sightings.started)
+            transaction = self._transaction(source, now, poll_context.started)
+            writer = self._entry(transaction, poll_context)
+            writer.settle(self.rows(source, waiting))
+            self._commit(transaction, now)
+            stats = writer.stats
         sightings.clear()
-        return entered
+        return stats
 
-    def _look_back(self, draft: Draft, now: float) -> None:
+    def _look_back(self, transaction: Transaction, now: float) -> None:
         """Counts that a state was left alone for longer than its API shows anything: not all can be caught up."""
-        watermark = draft.source.watermark()
-        if watermark is not None and now - watermark > self._rules[draft.source.name].reach:
-            draft.count_for_exporter(COLD_STARTS, "lost")
+        watermark = transaction.source.watermark()
+        if watermark is not None and now - watermark > self._rules[transaction.source.name].reach:
+            transaction.count_for_exporter(COLD_STARTS, "lost")
 
-    def _refilter(self, draft: Draft, now: float) -> None:
+    def _refilter(self, transaction: Transaction, now: float) -> None:
         """Apply changed filters: jobs that were excluded until now get a baseline of their own."""
-        rules, filters = self._rules[draft.source.name], draft.source.filters
+        rules, filters = self._rules[transaction.source.name], transaction.source.filters
         if filters and filters[-1] == rules.filter_since(filters[-1].since):
             return
         if filters:
-            for key, job in self.books.of_source(draft.source.name).items():
+            for key, job in self.committed.of_source(transaction.source.name).items():
                 was_excluded = job.excluded or not included(filters[-1], label_of(job.job))
                 if was_excluded is rules.wants(label_of(job.job)):
-                    draft.refilter(key)
-        filters.append(rules.filter_since(now if filters else draft.source.baseline or now))
+                    transaction.refilter(key)
+        filters.append(rules.filter_since(now if filters else transaction.source.baseline or now))
 
     def shift_baseline(self, source: str, seconds: float, now: float) -> None:
         """Corrects, once, the baseline instant of a source that has no reading by what its API's clock has shown."""
         with self._lock:
-            draft = self._draft(source, now)
-            if draft.source.baseline is not None and not draft.source.scopes and not draft.source.clock_checked:
-                draft.source.baseline += seconds
-                draft.source.clock_checked = True
-                self._commit(draft, now)
+            transaction = self._transaction(source, now)
+            if (
+                transaction.source.baseline is not None
+                and not transaction.source.scopes
+                and not transaction.source.clock_checked
+            ):
+                transaction.source.baseline += seconds
+                transaction.source.clock_checked = True
+                self._commit(transaction, now)
 
-    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
+    def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         """Enters a reading in one transaction.
 
         What depends on the present is looked at only now: the API's answers have told it, whatever our clock says.
         """
         with self._lock:
-            if self._sightings[source].started != moment.started:
-                self._settle(source, moment.now)
-            draft = self._draft(source, moment.now, moment.started)
+            if self._sightings[source].started != poll_context.started:
+                self._settle(source, poll_context.now)
+            transaction = self._transaction(source, poll_context.now, poll_context.started)
             if source in self._starting - self._begun:
-                self._look_back(draft, moment.now)
-            self._refilter(draft, moment.started)
-            moment = msgspec.structs.replace(moment, starting=source in self._starting)
-            entry = self._entry(draft, moment)
-            ids = {run.run_id for run in reading.runs}.union(reading.gone)
-            entry.reading(reading, self.rows(source, ids))
-            self._commit(draft, moment.now)
-            self._sightings[source].add(entry.sightings)
+                self._look_back(transaction, poll_context.now)
+            self._refilter(transaction, poll_context.started)
+            poll_context = msgspec.structs.replace(poll_context, starting=source in self._starting)
+            writer = self._entry(transaction, poll_context)
+            ids = {run.run_id for run in batch.runs}.union(batch.gone)
+            writer.batch(batch, self.rows(source, ids))
+            self._commit(transaction, poll_context.now)
+            self._sightings[source].add(writer.sightings)
             self._begun.add(source)
-            return entry.entered
+            return writer.stats
 
     def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
         """The committed rows of these runs."""
         with self._lock:
             return self._store.runs(source, run_ids) if self._store is not None and run_ids else {}
 
-    def give_up(self, source: str, moment: Moment) -> Entered:
+    def expire_open_runs(self, source: str, poll_context: PollContext) -> BatchStats:
         """End a poll's reading: expire the open runs that have been followed for long enough.
 
         Their age is counted to the watermark: one that has not been asked for since it grew too old may have ended, and
         a clock that is ahead must not end all. Rows that contradict what was known are believed only now.
         """
         with self._lock:
-            entered = self._settle(source, moment.now)
+            stats = self._settle(source, poll_context.now)
             limit = self._rules[source].max_run_age
             old = [
                 run.run_id
                 for run in self._open.of(source)
-                if self._read_until(source, run.scope, moment.now) - run.origin > limit
+                if self._read_until(source, run.scope, poll_context.now) - run.origin > limit
             ]
             if old:
-                draft = self._draft(source, moment.now, moment.started)
-                entry = self._entry(draft, moment)
+                transaction = self._transaction(source, poll_context.now, poll_context.started)
+                writer = self._entry(transaction, poll_context)
                 for row in self.rows(source, old).values():
-                    entry.give_up(row)
-                self._commit(draft, moment.now)
-                entered.results.update(entry.entered.results)
-            return entered
+                    writer.expire_open_runs(row)
+                self._commit(transaction, poll_context.now)
+                stats.results.update(writer.stats.results)
+            return stats
 
     def _read_until(self, source: str, scope: str, now: float) -> float:
         """Return until when a scope is read: its watermark, readable or not; now, if the scope is forgotten."""
-        state = self.books.sources[source].scopes.get(scope)
+        state = self.committed.sources[source].scopes.get(scope)
         if state is None or (state.missing_since is not None and now - state.missing_since > MISSING_GRACE):
             return now
         return min(now, state.baseline if state.watermark is None else state.watermark)
 
-    def finish(self, source: str, moment: Moment, *, swept: bool) -> None:
+    def finish(self, source: str, poll_context: PollContext, *, swept: bool) -> None:
         """Ends a complete poll: from now on the source's counters are served."""
         with self._lock:
-            self._settle(source, moment.now)
-            draft = self._draft(source, moment.now)
-            first = not draft.source.complete
-            draft.source.complete = True
-            scopes = draft.source.scopes.items()
+            self._settle(source, poll_context.now)
+            transaction = self._transaction(source, poll_context.now)
+            first = not transaction.source.complete
+            transaction.source.complete = True
+            scopes = transaction.source.scopes.items()
             fresh = [name for name, scope in scopes if scope.watermark is not None and not scope.complete]
             for name in fresh:
-                draft.scope(name).complete = True
-            if swept or draft.source.last_sweep is None:
-                draft.source.last_sweep = moment.now
+                transaction.scope(name).complete = True
+            if swept or transaction.source.last_sweep is None:
+                transaction.source.last_sweep = poll_context.now
             if first:
-                self._want_baseline_steps(draft, moment.now)
+                self._want_baseline_steps(transaction, poll_context.now)
             if first or swept or fresh:
-                self._commit(draft, moment.now)
+                self._commit(transaction, poll_context.now)
             self._starting.discard(source)
             self._changed.everything = self._changed.everything or first
 
-    def _want_baseline_steps(self, draft: Draft, now: float) -> None:
+    def _want_baseline_steps(self, transaction: Transaction, now: float) -> None:
         """Of the baseline, each job's last ended and last failed run are asked for their steps."""
-        rules = self._rules[draft.source.name]
+        rules = self._rules[transaction.source.name]
         ids = set()
-        for job in self.books.of_source(draft.source.name).values():
+        for job in self.committed.of_source(transaction.source.name).values():
             if not job.job.has_steps:
                 continue
             if rules.steps == "all" and job.last_run is not None:
                 ids.add(job.last_run.run_id)
             if rules.steps != "off" and job.last_failure is not None:
                 ids.add(job.last_failure.run_id)
-        for run_id, row in self.rows(draft.source.name, ids).items():
-            if row.known.mark is Mark.BASELINE and row.steps is StepMark.NONE:
-                draft.runs[run_id] = msgspec.structs.replace(row, steps=StepMark.BASELINE, due=now)
+        for run_id, row in self.rows(transaction.source.name, ids).items():
+            if row.known.mark is CountState.BASELINE and row.steps is StepState.NONE:
+                transaction.runs[run_id] = msgspec.structs.replace(row, steps=StepState.BASELINE, due=now)
 
     # --- steps ---
 
@@ -457,23 +467,23 @@ class Ledger:
         with self._lock:
             return self._store.count_pending_steps(source) if self._store is not None else 0
 
-    def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], moment: Moment) -> None:
+    def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
         """Enters the steps of a run, and that they are entered, in one transaction."""
-        self._with_entry(source, moment, lambda entry: entry.steps(row, steps))
+        self._with_entry(source, poll_context, lambda writer: writer.steps(row, steps))
 
-    def steps_missing(self, source: str, row: StoredRun, moment: Moment) -> None:
+    def steps_missing(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
         """Enters that the API answered 404 for a run's steps."""
-        self._with_entry(source, moment, lambda entry: entry.steps_missing(row))
+        self._with_entry(source, poll_context, lambda writer: writer.steps_missing(row))
 
-    def steps_failed(self, source: str, row: StoredRun, moment: Moment) -> None:
+    def steps_failed(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
         """Enters that asking for a run's steps failed."""
-        self._with_entry(source, moment, lambda entry: entry.steps_failed(row))
+        self._with_entry(source, poll_context, lambda writer: writer.steps_failed(row))
 
-    def _with_entry(self, source: str, moment: Moment, change: Callable[[Entry], None]) -> None:
+    def _with_entry(self, source: str, poll_context: PollContext, change: Callable[[BatchWriter], None]) -> None:
         with self._lock:
-            draft = self._draft(source, moment.now)
-            change(self._entry(draft, moment))
-            self._commit(draft, moment.now)
+            transaction = self._transaction(source, poll_context.now)
+            change(self._entry(transaction, poll_context))
+            self._commit(transaction, poll_context.now)
 
     # --- zero-first ---
 
@@ -495,11 +505,11 @@ class Ledger:
     def _record(self, owner: Owner) -> JobState | SourceState | Counted | None:
         match owner:
             case ("job", int(key)):
-                return self.books.jobs.get(key)
+                return self.committed.jobs.get(key)
             case ("source", str(name)):
-                return self.books.sources.get(name)
+                return self.committed.sources.get(name)
             case _:
-                return self.books.exporter
+                return self.committed.exporter
 
     def _replace(self, records: Collection[JobState | SourceState | Counted]) -> None:
         """Writes records of which only the counters have changed, and takes them into the books."""
@@ -512,9 +522,9 @@ class Ledger:
                 store.put_source(source, (), ())
             for exporter in exporters:
                 store.put_exporter(exporter)
-        self.books.jobs.update(jobs)
-        self.books.sources.update(sources)
-        self.books.exporter = exporters[0] if exporters else self.books.exporter
+        self.committed.jobs.update(jobs)
+        self.committed.sources.update(sources)
+        self.committed.exporter = exporters[0] if exporters else self.committed.exporter
         self._changed.jobs |= jobs.keys()
 
     def _release_unobserved(self, state: JobState | SourceState | Counted) -> None:
@@ -532,18 +542,18 @@ class Ledger:
         """
         with self._lock:
             for name, rules in self._rules.items():
-                read = min(now, self.books.sources[name].watermark() or float("-inf"))
+                read = min(now, self.committed.sources[name].watermark() or float("-inf"))
                 old = [
                     key
-                    for key, job in self.books.of_source(name).items()
+                    for key, job in self.committed.of_source(name).items()
                     if not (job.gone or job.listed or self._open.is_busy(key) or rules.never_expires(job))
                     and read - (job.last_run.order if job.last_run else job.discovered) > job_expiry
                 ]
                 if old:
-                    draft = self._draft(name, now)
+                    transaction = self._transaction(name, now)
                     for key in old:
-                        draft.retire(key)
-                    self._commit(draft, now)
+                        transaction.retire(key)
+                    self._commit(transaction, now)
 
     def prune(self, now: float, retention: float) -> int:
         """Forget runs that ended longer ago than the retention, and then the jobs that are gone; return how many runs.
@@ -552,9 +562,9 @@ class Ledger:
         configured anymore has none that moves: the newest of the others stands for it.
         """
         pruned = 0
-        marks = {name: self.books.sources[name].watermark() for name in list(self._rules)}
+        marks = {name: self.committed.sources[name].watermark() for name in list(self._rules)}
         newest = max((mark for mark in marks.values() if mark is not None), default=None)
-        for name in list(self.books.sources):
+        for name in list(self.committed.sources):
             mark = marks.get(name, newest)
             while mark is not None:
                 some = self._prune(name, min(now, mark) - retention)
@@ -573,7 +583,7 @@ class Ledger:
         with self._lock:
             if self._store is None:
                 return 0
-            source = fork(self.books.sources[name])
+            source = fork(self.committed.sources[name])
             source.forgotten = max(before, source.forgotten or before)
             with self._writing() as store:
                 pruned = store.prune(name, source.forgotten, PRUNE_BATCH)
@@ -584,9 +594,9 @@ class Ledger:
                 store.put_source(source, (), ())
             with self._taking():
                 source.scopes, source.notes = joined(source.scopes), joined(source.notes)
-                self.books.sources[name] = source
+                self.committed.sources[name] = source
                 # What was learned of them may be forgotten too.
-                self._changed.jobs |= set(pruned.jobs) & self.books.jobs.keys()
+                self._changed.jobs |= set(pruned.jobs) & self.committed.jobs.keys()
             return len(pruned.jobs)
 
     def _delete_jobs(self, name: str, before: float) -> None:
@@ -596,7 +606,7 @@ class Ledger:
                 return
             gone = [
                 key
-                for key, job in self.books.of_source(name).items()
+                for key, job in self.committed.of_source(name).items()
                 if job.gone and (0.0 if job.gone_since is None else job.gone_since) < before
             ]
             if not gone:
@@ -606,7 +616,7 @@ class Ledger:
                 store.delete_jobs(empty)
             with self._taking():
                 for key in empty:
-                    self.books.delete(key)
+                    self.committed.delete(key)
                 self._changed.jobs |= set(empty)
 
     # --- looking ---
@@ -620,7 +630,7 @@ class Ledger:
     def changed(self) -> list[JobState]:
         """The committed records of the jobs that the next `drain` will tell of."""
         with self._lock:
-            jobs = self.books.jobs
+            jobs = self.committed.jobs
             return (
                 list(jobs.values())
                 if self._changed.everything
@@ -640,15 +650,15 @@ class Ledger:
     def jobs_of(self, source: str) -> list[JobState]:
         """Return the committed records of the jobs that the configuration includes, those that are gone as well."""
         with self._lock:
-            return [job for job in self.books.of_source(source).values() if not job.excluded]
+            return [job for job in self.committed.of_source(source).values() if not job.excluded]
 
-    def glance(self) -> tuple[list[JobState], dict[str, list[OpenRun]]]:
+    def snapshot(self) -> tuple[list[JobState], dict[str, list[OpenRun]]]:
         """Return the committed records of all jobs, and all open runs by source, without waiting for a transaction."""
-        return list(self.books.jobs.values()), self._open.snapshot()
+        return list(self.committed.jobs.values()), self._open.snapshot()
 
     def source(self, name: str) -> SourceState:
         """The committed record of a source."""
-        return self.books.sources[name]
+        return self.committed.sources[name]
 
     def size(self) -> int:
         """Bytes of the state on disk; 0 while it is not open, or cannot be read."""

@@ -36,7 +36,7 @@ def of_family(family: Family) -> Entry:
     return Entry(family.name, family.kind, family.all_labels, family.help)
 
 
-def of_own(family: meters.Family, common: tuple[str, ...] = ()) -> Entry:
+def of_own(family: meters.SourceFamily, common: tuple[str, ...] = ()) -> Entry:
     """The entry of a family that is kept by the client library."""
     return Entry(family.name, family.kind.__name__.lower(), (*common, *family.labels), family.help)
 

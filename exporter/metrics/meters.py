@@ -20,7 +20,7 @@ REQUEST_BUCKETS: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 DELAY_BUCKETS: Final = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0)
 
 
-class Family(msgspec.Struct, frozen=True):
+class SourceFamily(msgspec.Struct, frozen=True):
     """One row of the table of metrics; `labels` come after `source` where the family belongs to one."""
 
     name: str
@@ -31,56 +31,56 @@ class Family(msgspec.Struct, frozen=True):
 
 
 SOURCE_FAMILIES: Final = (
-    Family("jobrun_source_up", "Whether the last poll read every readable scope."),
-    Family("jobrun_source_info", "Provider and API of a source, as labels.", labels=("provider", "api_url")),
-    Family("jobrun_source_scopes", "Scopes by whether the credential may read them.", labels=("state",)),
-    Family("jobrun_source_jobs", "Jobs known of a source."),
-    Family("jobrun_source_watermark_timestamp_seconds", "All endings up to this instant are counted."),
-    Family("jobrun_source_last_poll_timestamp_seconds", "When the last poll ended, well or not."),
-    Family("jobrun_source_last_success_timestamp_seconds", "When the last successful poll ended."),
-    Family("jobrun_source_last_poll_duration_seconds", "How long the last poll took."),
-    Family("jobrun_source_poll_interval_seconds", "The interval between polls now in force."),
-    Family("jobrun_source_credential_expiry_timestamp_seconds", "When the credential in use ends."),
-    Family("jobrun_source_step_fetches_pending", "Ended runs whose steps have yet to be fetched."),
-    Family("jobrun_source_polls_total", "Polls by outcome.", Counter, ("outcome",)),
-    Family("jobrun_source_poll_errors_total", "Errors of polls by reason.", Counter, ("reason",)),
-    Family("jobrun_source_runs_fetched_total", "Run rows by what became of them.", Counter, ("disposition",)),
-    Family("jobrun_source_rate_limit_wait_seconds_total", "Time that requests waited for the budget.", Counter),
-    Family("jobrun_source_api_retries_total", "Requests that were sent again.", Counter),
-    Family("jobrun_source_api_requests_total", "Requests by endpoint and code.", Counter, ("endpoint", "code")),
-    Family(
+    SourceFamily("jobrun_source_up", "Whether the last poll read every readable scope."),
+    SourceFamily("jobrun_source_info", "Provider and API of a source, as labels.", labels=("provider", "api_url")),
+    SourceFamily("jobrun_source_scopes", "Scopes by whether the credential may read them.", labels=("state",)),
+    SourceFamily("jobrun_source_jobs", "Jobs known of a source."),
+    SourceFamily("jobrun_source_watermark_timestamp_seconds", "All endings up to this instant are counted."),
+    SourceFamily("jobrun_source_last_poll_timestamp_seconds", "When the last poll ended, well or not."),
+    SourceFamily("jobrun_source_last_success_timestamp_seconds", "When the last successful poll ended."),
+    SourceFamily("jobrun_source_last_poll_duration_seconds", "How long the last poll took."),
+    SourceFamily("jobrun_source_poll_interval_seconds", "The interval between polls now in force."),
+    SourceFamily("jobrun_source_credential_expiry_timestamp_seconds", "When the credential in use ends."),
+    SourceFamily("jobrun_source_step_fetches_pending", "Ended runs whose steps have yet to be fetched."),
+    SourceFamily("jobrun_source_polls_total", "Polls by outcome.", Counter, ("outcome",)),
+    SourceFamily("jobrun_source_poll_errors_total", "Errors of polls by reason.", Counter, ("reason",)),
+    SourceFamily("jobrun_source_runs_fetched_total", "Run rows by what became of them.", Counter, ("disposition",)),
+    SourceFamily("jobrun_source_rate_limit_wait_seconds_total", "Time that requests waited for the budget.", Counter),
+    SourceFamily("jobrun_source_api_retries_total", "Requests that were sent again.", Counter),
+    SourceFamily("jobrun_source_api_requests_total", "Requests by endpoint and code.", Counter, ("endpoint", "code")),
+    SourceFamily(
         "jobrun_source_api_request_duration_seconds",
         "How long requests took, their whole answer included.",
         Histogram,
         ("endpoint",),
         REQUEST_BUCKETS,
     ),
-    Family(
+    SourceFamily(
         "jobrun_source_observation_delay_seconds",
         "Time from the end of a run until it was counted.",
         Histogram,
         buckets=DELAY_BUCKETS,
     ),
-    Family("jobrun_source_rate_limit_limit_requests", "The API's tightest rate limit."),
-    Family("jobrun_source_rate_limit_remaining_requests", "What remains of the API's tightest rate limit."),
-    Family("jobrun_source_rate_limit_reset_timestamp_seconds", "When the API's tightest rate limit starts anew."),
-    Family("jobrun_exporter_scheduler_missed_polls_total", "Polls that came due while one was running.", Counter),
-    Family("jobrun_exporter_tracked_runs", "Open runs that are followed."),
+    SourceFamily("jobrun_source_rate_limit_limit_requests", "The API's tightest rate limit."),
+    SourceFamily("jobrun_source_rate_limit_remaining_requests", "What remains of the API's tightest rate limit."),
+    SourceFamily("jobrun_source_rate_limit_reset_timestamp_seconds", "When the API's tightest rate limit starts anew."),
+    SourceFamily("jobrun_exporter_scheduler_missed_polls_total", "Polls that came due while one was running.", Counter),
+    SourceFamily("jobrun_exporter_tracked_runs", "Open runs that are followed."),
 )
 EXPORTER_FAMILIES: Final = (
-    Family("jobrun_exporter_build_info", "Version, as labels.", labels=("version", "revision", "python_version")),
-    Family("jobrun_exporter_config_last_reload_successful", "Whether the last reload of the config was applied."),
-    Family("jobrun_exporter_config_last_reload_success_timestamp_seconds", "When a config was last applied."),
-    Family("jobrun_exporter_state_last_commit_timestamp_seconds", "When the state was last written."),
-    Family("jobrun_exporter_state_size_bytes", "Size of the state on disk."),
-    Family(
+    SourceFamily("jobrun_exporter_build_info", "Version, as labels.", labels=("version", "revision", "python_version")),
+    SourceFamily("jobrun_exporter_config_last_reload_successful", "Whether the last reload of the config was applied."),
+    SourceFamily("jobrun_exporter_config_last_reload_success_timestamp_seconds", "When a config was last applied."),
+    SourceFamily("jobrun_exporter_state_last_commit_timestamp_seconds", "When the state was last written."),
+    SourceFamily("jobrun_exporter_state_size_bytes", "Size of the state on disk."),
+    SourceFamily(
         "jobrun_objective_jobs",
         "Jobs that have an objective, by its place in the configuration, counted from 0.",
         labels=("objective",),
     ),
-    Family("jobrun_exporter_series", "Series served, by metric family.", labels=("family",)),
-    Family("jobrun_exporter_series_limit", "The configured limit of domain series."),
-    Family("jobrun_exporter_state_commit_errors_total", "Failed writes of the state.", Counter),
+    SourceFamily("jobrun_exporter_series", "Series served, by metric family.", labels=("family",)),
+    SourceFamily("jobrun_exporter_series_limit", "The configured limit of domain series."),
+    SourceFamily("jobrun_exporter_state_commit_errors_total", "Failed writes of the state.", Counter),
 )
 SEEDS: Final = (
     ("jobrun_source_polls_total", OUTCOMES),
@@ -101,18 +101,18 @@ class SelfMetrics:
         self._shown: set[str] = set()
         self._counted: set[str] = set()
         self._objectives = 0
-        self._sources: dict[str, SourceMeter] = {}
+        self._sources: dict[str, SourceMetrics] = {}
         self._lock = threading.Lock()
         for metric in self._source_families.values():
             registry.register(metric)
         self._counter("jobrun_exporter_state_commit_errors_total")
 
-    def source(self, name: str, endpoints: Iterable[str] = ()) -> "SourceMeter":
+    def source(self, name: str, endpoints: Iterable[str] = ()) -> "SourceMetrics":
         """The meter of a source, the same for the same name; `endpoints` (templates) are seeded."""
         with self._lock:
             meter = self._sources.get(name)
             if meter is None:
-                meter = self._sources[name] = SourceMeter(name, self._source_families)
+                meter = self._sources[name] = SourceMetrics(name, self._source_families)
             meter.seed_endpoints(endpoints)
             return meter
 
@@ -127,15 +127,15 @@ class SelfMetrics:
         """What is running."""
         self._gauge("jobrun_exporter_build_info").labels(version, revision, python_version).set(1)
 
-    def reloaded(self, instant: float | None) -> None:
+    def reloaded(self, timestamp: float | None) -> None:
         """A config was applied at this instant, or refused (None)."""
-        self._gauge("jobrun_exporter_config_last_reload_successful").set(instant is not None)
-        if instant is not None:
-            self._gauge("jobrun_exporter_config_last_reload_success_timestamp_seconds").set(instant)
+        self._gauge("jobrun_exporter_config_last_reload_successful").set(timestamp is not None)
+        if timestamp is not None:
+            self._gauge("jobrun_exporter_config_last_reload_success_timestamp_seconds").set(timestamp)
 
-    def committed(self, instant: float, size_bytes: int) -> None:
+    def committed(self, timestamp: float, size_bytes: int) -> None:
         """The state was written."""
-        self._gauge("jobrun_exporter_state_last_commit_timestamp_seconds").set(instant)
+        self._gauge("jobrun_exporter_state_last_commit_timestamp_seconds").set(timestamp)
         self._gauge("jobrun_exporter_state_size_bytes").set(size_bytes)
 
     def commit_failed(self) -> None:
@@ -175,7 +175,7 @@ class SelfMetrics:
         return self._families[name]
 
 
-class SourceMeter:
+class SourceMetrics:
     """What is told about one source. Implements `exporter.client.transport.Meter`."""
 
     def __init__(self, name: str, families: Mapping[str, Metric]) -> None:
@@ -217,9 +217,9 @@ class SourceMeter:
         self._set("jobrun_source_rate_limit_remaining_requests", remaining)
         self._set("jobrun_source_rate_limit_reset_timestamp_seconds", reset)
 
-    def credential_expiry(self, instant: float | None) -> None:
+    def credential_expiry(self, timestamp: float | None) -> None:
         """When the credential ends, absent if unknown."""
-        self._set("jobrun_source_credential_expiry_timestamp_seconds", instant)
+        self._set("jobrun_source_credential_expiry_timestamp_seconds", timestamp)
 
     def info(self, provider: str, api_url: str) -> None:
         """What the source reads; replaces what was said before."""
@@ -267,13 +267,13 @@ class SourceMeter:
         for seconds in delays:
             histogram.observe(max(0.0, seconds))
 
-    def watermark(self, instant: float | None) -> None:
+    def watermark(self, timestamp: float | None) -> None:
         """All endings up to here are counted; absent before the first reading."""
-        self._set("jobrun_source_watermark_timestamp_seconds", instant)
+        self._set("jobrun_source_watermark_timestamp_seconds", timestamp)
 
-    def last_success(self, instant: float | None) -> None:
+    def last_success(self, timestamp: float | None) -> None:
         """When a poll last succeeded, where that is known from an earlier process."""
-        self._set("jobrun_source_last_success_timestamp_seconds", instant)
+        self._set("jobrun_source_last_success_timestamp_seconds", timestamp)
 
     def poll_interval(self, seconds: float) -> None:
         """The interval now in force."""
@@ -337,7 +337,7 @@ class SourceMeter:
                 self._families[family].remove(self._name, *key[1:])
 
 
-def make(family: Family, common: tuple[str, ...] = ()) -> Metric:
+def make(family: SourceFamily, common: tuple[str, ...] = ()) -> Metric:
     """The client library's object of a row, on no registry yet."""
     labels = (*common, *family.labels)
     if family.kind is Histogram:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from urllib.parse import urlencode
 
 from exporter.links import run_path
-from exporter.pages.words import web_link
+from exporter.pages.formatting import web_link
 
 
 class Links:

@@ -8,8 +8,8 @@ from typing import Any
 
 import jinja2
 
-from exporter.pages import words
-from exporter.pages.looks import look, tone
+from exporter.pages import formatting
+from exporter.pages.style import look, tone
 from exporter.pages.views import result_word
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -20,13 +20,13 @@ AS_OF = re.compile(rb'<time [^>]*id="as-of"[^>]*>[^<]*')
 """When the page was made."""
 
 FILTERS = {
-    "age": words.age,
-    "full_time": words.full_time,
-    "span": words.span,
-    "machine_time": words.machine_time,
-    "visible": words.visible,
+    "age": formatting.age,
+    "full_time": formatting.full_time,
+    "span": formatting.span,
+    "machine_time": formatting.machine_time,
+    "visible": formatting.visible,
 }
-HELPERS = {"look": look, "many": words.many, "result_word": result_word, "tone": tone}
+HELPERS = {"look": look, "many": formatting.many, "result_word": result_word, "tone": tone}
 
 
 class Renderer:

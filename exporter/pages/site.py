@@ -18,8 +18,8 @@ from exporter.pages.static import Assets
 from exporter.reports.errors import ReportError, UnknownError
 from exporter.reports.records import Reports
 from exporter.web.application import HTML_HEADERS
-from exporter.web.handling import Handling
 from exporter.web.negotiation import wants_gzip
+from exporter.web.request_pool import RequestPool
 
 REFRESH = 5
 """Seconds between two looks of a page at whether it is still right."""
@@ -63,7 +63,7 @@ class Site:
     def __init__(
         self,
         reports: Reports,
-        handling: Handling,
+        handling: RequestPool,
         runbooks: Callable[[], str],
         *,
         version: str,
@@ -78,7 +78,7 @@ class Site:
 
     @property
     def routes(self) -> list[BaseRoute]:
-        """For `Answers.routes`."""
+        """For `WebHandlers.routes`."""
         return [
             self._route("/", self._status),
             self._route("/runs", self._runs),

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import msgspec
 
 from exporter.model import FAILING
-from exporter.pages.looks import tone
-from exporter.pages.words import many
+from exporter.pages.formatting import many
+from exporter.pages.style import tone
 from exporter.reports.records import RECENT, Ending
 
 STEP = 6

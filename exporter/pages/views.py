@@ -7,10 +7,10 @@ import msgspec
 
 from exporter.links import run_path
 from exporter.model import FAILING, Result, State
+from exporter.pages.formatting import many
 from exporter.pages.graph import graph
 from exporter.pages.sparkline import Sparkline, sparkline
 from exporter.pages.timeline import timeline
-from exporter.pages.words import many
 from exporter.reports.filters import JobFilter, JobOrder, RunFilter
 from exporter.reports.records import Problem, Reports, RunPage, RunReport, SourceReport, StepReport
 from exporter.web.questions import given

@@ -21,9 +21,9 @@ from exporter.errors import (
     SourceError,
     StateError,
 )
-from exporter.ledger.entries import Entered, Moment
+from exporter.ledger.batch_writer import BatchStats, PollContext
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SourceMeter
+from exporter.metrics.meters import SourceMetrics
 from exporter.model import Disposition
 from exporter.polling.view import LedgerView
 from exporter.sources.source import Source
@@ -39,10 +39,10 @@ LONGEST_FIRST_POLL = 300.0
 FIRST_POLL_INTERVALS = 10
 """A first poll that takes longer than both, in seconds and in intervals, keeps nobody waiting for readiness."""
 
-MISTAKEN = 5.0
+MAX_CLOCK_SKEW = 5.0
 """Seconds by which an API's clock must prove ours wrong for what was asked by it to be asked anew."""
 
-PART_OF_INTERVAL = 0.8
+POLL_TIME_FRACTION = 0.8
 """Lesser work of a poll stops when this part of the interval is used up, so that the next poll is not late."""
 
 
@@ -61,11 +61,11 @@ class Pages(Protocol):
     def publish(self) -> None:
         """Serves all that is committed."""
 
-    def soon(self) -> None:
+    def publish_throttled(self) -> None:
         """Likewise, unless that was done a moment ago."""
 
 
-class Told(msgspec.Struct, kw_only=True):
+class PollResult(msgspec.Struct, kw_only=True):
     """What one poll did, for its log line.
 
     `started`: when, by the API's clock; `skew`: by how much that was held to be ahead of ours, in seconds; `reasons`:
@@ -76,12 +76,12 @@ class Told(msgspec.Struct, kw_only=True):
     skew: float
     outcome: str = "success"
     reason: str = ""
-    fault: str = ""
+    error: str = ""
     reasons: list[str] = msgspec.field(default_factory=list)
-    readings: int = 0
+    batches: int = 0
     read_for: float = 0.0
     steps: int = 0
-    entered: Entered = msgspec.field(default_factory=Entered)
+    entered: BatchStats = msgspec.field(default_factory=BatchStats)
 
 
 class Poller:
@@ -103,7 +103,7 @@ class Poller:
         rules: SourceRules,
         source: Source,
         ledger: Ledger,
-        meter: SourceMeter,
+        meter: SourceMetrics,
         *,
         api_clock: ApiClock,
         monotonic: Callable[[], float],
@@ -123,7 +123,7 @@ class Poller:
         self.polled = False
         self._begun: float | None = None
         self.last_outcome = ""
-        self.last_fault = ""
+        self.last_error = ""
         self.last_reason = ""
 
     def round_seconds(self) -> float:
@@ -136,34 +136,34 @@ class Poller:
         Raises Stopped at shutdown only.
         """
         begun = self._begun = self._monotonic()
-        told = Told(started=self._clock.now(), skew=self._clock.skew)
+        result = PollResult(started=self._clock.now(), skew=self._clock.skew)
         try:
-            error = self._read(begun, told)
-            told.read_for = self._monotonic() - begun
-            if told.outcome != "error":
+            error = self._read(begun, result)
+            result.read_for = self._monotonic() - begun
+            if result.outcome != "error":
                 self._show_all_is_read()
             if steps and not isinstance(error, AuthError | RateLimitedError):
-                self._fetch_steps(begun, told)
+                self._fetch_steps(begun, result)
         except Stopped:
             raise
         except Exception as error:  # noqa: BLE001  # a mistake of ours must not end the daemon, nor pass for an answer
-            self._note(told, error)
+            self._note(result, error)
         with contextlib.suppress(StateError):
-            self._heed_clock(told)
-        self._tell(told, self._monotonic() - begun)
-        return told.outcome
+            self._check_clock_skew(result)
+        self._tell(result, self._monotonic() - begun)
+        return result.outcome
 
-    def _note(self, told: Told, error: Exception) -> None:
+    def _note(self, result: PollResult, error: Exception) -> None:
         """Note what went wrong, in words that hold nothing of others."""
         if isinstance(error, PartialError):
-            told.outcome, told.reason, told.fault = "partial", error.reason, str(error)
-            told.reasons += [each.reason for each in error.parts.values()]
+            result.outcome, result.reason, result.error = "partial", error.reason, str(error)
+            result.reasons += [each.reason for each in error.parts.values()]
             return
-        told.outcome = "error"
-        told.reason, told.fault = _described(error)
-        told.reasons.append(told.reason)
+        result.outcome = "error"
+        result.reason, result.error = _described(error)
+        result.reasons.append(result.reason)
         if not isinstance(error, JobrunError):
-            self._log.error("poll.fault", exc_info=error)
+            self._log.error("poll failed", exc_info=error)
 
     def report_long_first_poll(self) -> None:
         """Show a first poll that goes on for very long as a source that is down: nobody must wait for it in silence."""
@@ -175,120 +175,120 @@ class Poller:
         self._show(up=False)
         self._pages.publish()
 
-    def _read(self, begun: float, told: Told) -> Exception | None:
+    def _read(self, begun: float, result: PollResult) -> Exception | None:
         """Read everything, expire runs, and end what ends with a poll; return what went wrong with the source."""
         name = self._rules.name
-        self._ledger.begin(name, told.started)
-        sweep = self._sweep_due(told.started)
+        self._ledger.begin(name, result.started)
+        sweep = self._sweep_due(result.started)
         view = LedgerView(
             self._ledger,
             name,
             clock=self._clock.now,
             sweep_due=sweep,
             wants=self._rules.wants,
-            out_of_time=lambda: self._monotonic() - begun > PART_OF_INTERVAL * self._rules.poll_interval,
+            out_of_time=lambda: self._monotonic() - begun > POLL_TIME_FRACTION * self._rules.poll_interval,
         )
-        error = self._commit_all(view, told)
-        self._enter(told, self._ledger.give_up(name, self._moment(told)))
+        error = self._commit_all(view, result)
+        self._enter(result, self._ledger.expire_open_runs(name, self._moment(result)))
         if error is None or isinstance(error, PartialError):
-            self._ledger.finish(name, self._moment(told), swept=sweep)
+            self._ledger.finish(name, self._moment(result), swept=sweep)
         if error is not None:
-            self._note(told, error)
+            self._note(result, error)
         elif any(not scope.readable for scope in self._ledger.source(name).scopes.values()):
-            told.outcome = "partial"
+            result.outcome = "partial"
         return error
 
-    def _commit_all(self, view: LedgerView, told: Told) -> Exception | None:
+    def _commit_all(self, view: LedgerView, result: PollResult) -> Exception | None:
         """Read and commit what can be read; return why the rest could not be.
 
         What comes after the readings goes on in any case: an age is counted to the watermark, and other endpoints may
         answer.
         """
         try:
-            if not self._commit_readings(view, told):
+            if not self._commit_readings(view, result):
                 # What was asked for by a wrong clock proves nothing; only now is it known how wrong.
-                self._commit_readings(view, told, whatever_the_clock=True)
+                self._commit_readings(view, result, accept_skew=True)
         except (Stopped, StateError):
             raise
         except Exception as error:  # noqa: BLE001  # as above
             return error
         return None
 
-    def _commit_readings(self, view: LedgerView, told: Told, *, whatever_the_clock: bool = False) -> bool:
+    def _commit_readings(self, view: LedgerView, result: PollResult, *, accept_skew: bool = False) -> bool:
         """Reads and commits; False as soon as an answer shows that our clock was wrong when it was asked for."""
-        for reading in self._source.readings(view):
-            if self._heed_clock(told) and not whatever_the_clock:
+        for batch in self._source.fetch(view):
+            if self._check_clock_skew(result) and not accept_skew:
                 return False
-            self._enter(told, self._ledger.commit(self._rules.name, reading, self._moment(told)))
-            self._source.committed(reading)
-            told.readings += 1
-            self._pages.soon()
+            self._enter(result, self._ledger.commit(self._rules.name, batch, self._moment(result)))
+            self._source.committed(batch)
+            result.batches += 1
+            self._pages.publish_throttled()
         return True
 
-    def _heed_clock(self, told: Told) -> bool:
+    def _check_clock_skew(self, result: PollResult) -> bool:
         """Whether the API's clock is not what it was held for; then the instant of the baseline was wrong too."""
-        change = self._clock.skew - told.skew
-        if abs(change) < MISTAKEN:
+        change = self._clock.skew - result.skew
+        if abs(change) < MAX_CLOCK_SKEW:
             return False
-        told.skew = self._clock.skew
+        result.skew = self._clock.skew
         self._ledger.shift_baseline(self._rules.name, change, self._clock.now())
-        told.started += change
+        result.started += change
         return True
 
     def _sweep_due(self, now: float) -> bool:
         last = self._ledger.source(self._rules.name).last_sweep
         return self._sweep_interval is not None and last is not None and abs(now - last) >= self._sweep_interval
 
-    def _moment(self, told: Told) -> Moment:
-        return Moment(now=self._clock.now(), started=told.started)
+    def _moment(self, result: PollResult) -> PollContext:
+        return PollContext(now=self._clock.now(), started=result.started)
 
-    def _enter(self, told: Told, entered: Entered) -> None:
-        told.entered.dispositions.update(entered.dispositions)
-        told.entered.results.update(entered.results)
+    def _enter(self, result: PollResult, entered: BatchStats) -> None:
+        result.entered.dispositions.update(entered.dispositions)
+        result.entered.results.update(entered.results)
         for disposition, count in entered.dispositions.items():
             if count:
                 self._meter.fetched(disposition, count)
         self._meter.observation_delays(entered.delays)
 
-    def _fetch_steps(self, begun: float, told: Told) -> None:
+    def _fetch_steps(self, begun: float, result: PollResult) -> None:
         """Fetch the steps of runs that are counted, for as long as the poll's time allows.
 
         A poll that has used up its time takes as long again for them: else the queue grows as long as polls are late.
         """
-        left = 1 if told.outcome == "error" else STEP_FAULTS
-        faults, until = 0, begun + max(PART_OF_INTERVAL * self._rules.poll_interval, 2 * told.read_for)
+        left = 1 if result.outcome == "error" else STEP_FAULTS
+        errors, until = 0, begun + max(POLL_TIME_FRACTION * self._rules.poll_interval, 2 * result.read_for)
         while rows := self._ledger.pending_steps(self._rules.name, self._clock.now(), STEP_BATCH):
             for row in rows:
-                if faults >= left or (self._monotonic() > until and told.steps):
+                if errors >= left or (self._monotonic() > until and result.steps):
                     return
-                faults = 0 if self._fetch(row, told) else faults + 1
-                told.steps += 1
-            self._pages.soon()
+                errors = 0 if self._fetch(row, result) else errors + 1
+                result.steps += 1
+            self._pages.publish_throttled()
 
-    def _fetch(self, row: StoredRun, told: Told) -> bool:
+    def _fetch(self, row: StoredRun, result: PollResult) -> bool:
         """Fetches the steps of one run; False if that failed and is to be tried again."""
-        name, moment = self._rules.name, self._moment(told)
+        name, poll_context = self._rules.name, self._moment(result)
         try:
-            self._ledger.commit_steps(name, row, self._source.steps(row.known.run), moment)
+            self._ledger.commit_steps(name, row, self._source.steps(row.known.run), poll_context)
         except NotFoundError:
-            self._ledger.steps_missing(name, row, moment)
+            self._ledger.steps_missing(name, row, poll_context)
         except (AuthError, RateLimitedError):
-            self._ledger.steps_failed(name, row, moment)
+            self._ledger.steps_failed(name, row, poll_context)
             raise
         except (Stopped, StateError):
             raise
-        except Exception as error:  # noqa: BLE001  # steps that we cannot digest must not keep those of others waiting
-            reason, fault = _described(error)
-            told.reasons.append(reason)
-            places = {} if isinstance(error, SourceError) else {"exc_info": error}
-            self._log.warning("steps.failed", reason=reason, fault=fault, **places)
-            self._ledger.steps_failed(name, row, moment)
+        except Exception as caught:  # noqa: BLE001  # steps that we cannot digest must not keep those of others waiting
+            reason, error = _described(caught)
+            result.reasons.append(reason)
+            places = {} if isinstance(caught, SourceError) else {"exc_info": caught}
+            self._log.warning("steps.failed", reason=reason, error=error, **places)
+            self._ledger.steps_failed(name, row, poll_context)
             return False
         return True
 
     def _show_all_is_read(self) -> None:
         """The steps, which may take long, keep nobody waiting."""
-        publish = self._pages.soon if self.polled else self._pages.publish
+        publish = self._pages.publish_throttled if self.polled else self._pages.publish
         self._show(up=True)
         publish()
         self.polled = True
@@ -306,31 +306,31 @@ class Poller:
         self._meter.tracked_runs(len(self._ledger.open_runs(name)))
         return up
 
-    def _tell(self, told: Told, seconds: float) -> None:
+    def _tell(self, result: PollResult, seconds: float) -> None:
         name, now = self._rules.name, self._clock.now()
-        failed = told.outcome == "error"
+        failed = result.outcome == "error"
         self.failures = self.failures + 1 if failed else 0
-        self.last_outcome, self.last_fault, self.last_reason = told.outcome, told.fault, told.reason
-        self._meter.polled(told.outcome, now, seconds)
-        for reason in told.reasons:
+        self.last_outcome, self.last_error, self.last_reason = result.outcome, result.error, result.reason
+        self._meter.polled(result.outcome, now, seconds)
+        for reason in result.reasons:
             self._meter.poll_error(reason)
         if self._show(up=not failed):
             self._meter.last_success(now)
         with contextlib.suppress(StateError):
             self._meter.step_fetches_pending(self._ledger.count_pending_steps(name))
-        log = self._log.warning if told.fault else self._log.info
-        counts = {str(key): told.entered.dispositions[key] for key in Disposition if told.entered.dispositions[key]}
-        fault = {"reason": told.reason, "fault": told.fault} if told.fault else {}
+        log = self._log.warning if result.error else self._log.info
+        counts = {str(key): result.entered.dispositions[key] for key in Disposition if result.entered.dispositions[key]}
+        error = {"reason": result.reason, "error": result.error} if result.error else {}
         log(
             "poll",
-            outcome=told.outcome,
+            outcome=result.outcome,
             seconds=round(seconds, 3),
-            readings=told.readings,
-            endings=told.entered.results.total(),
-            steps=told.steps,
+            batches=result.batches,
+            endings=result.entered.results.total(),
+            steps=result.steps,
             open=len(self._ledger.open_runs(name)),
             **counts,
-            **fault,
+            **error,
         )
         self._pages.publish()
         self.polled = True

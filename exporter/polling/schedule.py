@@ -15,7 +15,7 @@ from apscheduler.triggers.base import BaseTrigger
 
 from exporter.client.budget import Stopped
 from exporter.errors import AuthError
-from exporter.metrics.meters import SourceMeter
+from exporter.metrics.meters import SourceMetrics
 from exporter.polling.poll import Poller
 
 LONGEST_BACKOFF = 300.0
@@ -49,7 +49,7 @@ class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
         return previous + (missed + 1) * self._interval
 
 
-class Polled:
+class ScheduledSource:
     """A source's poller with its meter and its interval in seconds; `idle` is held while a poll is under way.
 
     `auth_backoff`: seconds to wait, at the least, after the API has refused the credential. `skipped`: polls that came
@@ -57,7 +57,7 @@ class Polled:
     """
 
     def __init__(
-        self, name: str, poller: Poller, meter: SourceMeter, interval: float, *, auth_backoff: float = 0.0
+        self, name: str, poller: Poller, meter: SourceMetrics, interval: float, *, auth_backoff: float = 0.0
     ) -> None:
         self.name = name
         self.poller = poller
@@ -91,7 +91,7 @@ class Schedule:
     """
 
     def __init__(self, clock: Callable[[], float], monotonic: Callable[[], float]) -> None:
-        self._sources: dict[str, Polled] = {}
+        self._sources: dict[str, ScheduledSource] = {}
         self._numbers = count()
         self._clock = clock
         self._monotonic = monotonic
@@ -108,7 +108,7 @@ class Schedule:
         """Begins."""
         self._scheduler.start()
 
-    def add(self, sources: Iterable[Polled]) -> None:
+    def add(self, sources: Iterable[ScheduledSource]) -> None:
         """Polls these sources, too, at once, one a moment after the other.
 
         Of those that are polled already, the ones of which the last poll failed: what ailed them may be repaired.
@@ -118,17 +118,19 @@ class Schedule:
         failed = [source for source in keys if source.poller.failures and not source.idle.locked()]
         waiting = [source for source in sources if source not in keys or source in failed]
         for number, source in enumerate(waiting):
-            soon = now + timedelta(seconds=number * STAGGER)
+            publish_throttled = now + timedelta(seconds=number * STAGGER)
             if source in keys:
-                self._scheduler.modify_job(keys[source], next_run_time=soon)
+                self._scheduler.modify_job(keys[source], next_run_time=publish_throttled)
                 continue
             source.meter.poll_interval(source.interval)
             # another source may have had this name, and its last poll may still be going
             key = f"{source.name} {next(self._numbers)}"
             self._sources[key] = source
-            self._scheduler.add_job(self._poll, Every(source.interval), args=[key], id=key, next_run_time=soon)
+            self._scheduler.add_job(
+                self._poll, Every(source.interval), args=[key], id=key, next_run_time=publish_throttled
+            )
 
-    def keep(self, sources: Collection[Polled], grace: float) -> bool:
+    def keep(self, sources: Collection[ScheduledSource], grace: float) -> bool:
         """No more polls but of these. Waits so many seconds for those under way; False if one has not ended by then."""
         ended = {key: source for key, source in self._sources.items() if source not in sources}
         for key in ended:
@@ -142,7 +144,7 @@ class Schedule:
             self._scheduler.shutdown(wait=False)
         return self._wait(self._sources.values(), grace)
 
-    def _wait(self, sources: Iterable[Polled], grace: float) -> bool:
+    def _wait(self, sources: Iterable[ScheduledSource], grace: float) -> bool:
         until = self._monotonic() + grace
         for source in sources:
             if not source.idle.acquire(timeout=max(0.0, until - self._monotonic())):
@@ -200,7 +202,7 @@ class Schedule:
             if source.skipped == 1:  # the others are told together, once the poll has ended
                 self._log.warning("poll skipped: the one before is still going", source=source.name)
 
-    def _report_skipped(self, source: Polled) -> None:
+    def _report_skipped(self, source: ScheduledSource) -> None:
         """Say how many polls one that has ended made others skip, where these were more than the first."""
         count, source.skipped = source.skipped, 0
         if count > 1:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from exporter.counting.counting import Mark
+from exporter.counting.classify import CountState
 from exporter.counting.records import OpenRun, label_of
 from exporter.ledger.ledger import Ledger
 from exporter.model import Window
@@ -70,7 +70,7 @@ class LedgerView:
 
     def open_runs(self, scope: str | None = None) -> Sequence[OpenRun]:
         """Open runs of jobs that the configuration includes, oldest first."""
-        jobs = self._ledger.books.jobs
+        jobs = self._ledger.committed.jobs
         runs = self._ledger.open_runs(self._source, scope)
         return [run for run in runs if self.wanted(label_of(jobs[run.job].job))]
 
@@ -86,9 +86,9 @@ class LedgerView:
     def ended(self, run_ids: Collection[str]) -> frozenset[str]:
         """Those of these ids that the state holds as ended."""
         rows = self._ledger.rows(self._source, run_ids)
-        return frozenset(run_id for run_id, row in rows.items() if row.known.mark is not Mark.OPEN)
+        return frozenset(run_id for run_id, row in rows.items() if row.known.mark is not CountState.OPEN)
 
     def step_counts(self) -> Mapping[str, int]:
         """How many steps each job has, by job id."""
-        steps = self._ledger.books.steps
+        steps = self._ledger.committed.steps
         return {job.job.job_id: steps[job.key] for job in self._ledger.jobs_of(self._source)}

@@ -50,7 +50,7 @@ GAP_SHOWN = 3600
 SEVERITIES = ("critical", "warning", "info", "none")
 
 
-class Kind(msgspec.Struct, frozen=True):
+class ConditionKind(msgspec.Struct, frozen=True):
     """One alert: its severity, and how long its condition must hold before it fires and is kept after it ends."""
 
     severity: str
@@ -59,35 +59,35 @@ class Kind(msgspec.Struct, frozen=True):
 
 
 KINDS = {
-    "JobrunExporterAbsent": Kind("critical", "5m", ""),
-    "JobrunExporterStateNotCommitting": Kind("critical", "2m", "10m"),
-    "JobrunExporterStateLost": Kind("critical", "", "10m"),
-    "JobrunSourceGone": Kind("critical", "5m"),
-    "JobrunSourceDown": Kind("critical", "5m"),
-    "JobrunManyJobsFailing": Kind("critical"),
-    "JobrunFailingRepeatedly": Kind("critical", "1m"),
-    "JobrunNoRecentSuccess": Kind("critical", "1m"),
-    "JobrunLastRunFailed": Kind("warning", "1m"),
-    "JobrunOverdue": Kind("warning", "1m"),
-    "JobrunRunStuck": Kind("warning", "1m"),
-    "JobrunStepFailing": Kind("warning", "", "10m"),
-    "JobrunFailureRatioHigh": Kind("warning", "", "10m"),
-    "JobrunJobDisabled": Kind("info", "1m"),
-    "JobrunSourceStale": Kind("warning", "5m"),
-    "JobrunSourceCoverageGap": Kind("warning", "", "10m"),
-    "JobrunSourceScopeUnreadable": Kind("warning", "15m"),
-    "JobrunSourceRateLimitLow": Kind("warning", "10m", "10m"),
-    "JobrunSourceCredentialExpiring": Kind("warning", "5m"),
-    "JobrunSourceUnmappedStatus": Kind("warning", "", "10m"),
-    "JobrunSourceNameClash": Kind("warning", "15m"),
-    "JobrunObjectiveMatchesNothing": Kind("warning", "1h"),
-    "JobrunExporterDown": Kind("warning", "15m"),
-    "JobrunExporterConfigReloadFailed": Kind("warning"),
-    "JobrunExporterSeriesOverflow": Kind("warning", "", "10m"),
-    "JobrunRunSlow": Kind("info", "1m"),
-    "JobrunFailureRecovered": Kind("info", "1m"),
-    "JobrunSourceTruncated": Kind("info", "", "10m"),
-    "JobrunWatchdog": Kind("none", "", ""),
+    "JobrunExporterAbsent": ConditionKind("critical", "5m", ""),
+    "JobrunExporterStateNotCommitting": ConditionKind("critical", "2m", "10m"),
+    "JobrunExporterStateLost": ConditionKind("critical", "", "10m"),
+    "JobrunSourceGone": ConditionKind("critical", "5m"),
+    "JobrunSourceDown": ConditionKind("critical", "5m"),
+    "JobrunManyJobsFailing": ConditionKind("critical"),
+    "JobrunFailingRepeatedly": ConditionKind("critical", "1m"),
+    "JobrunNoRecentSuccess": ConditionKind("critical", "1m"),
+    "JobrunLastRunFailed": ConditionKind("warning", "1m"),
+    "JobrunOverdue": ConditionKind("warning", "1m"),
+    "JobrunRunStuck": ConditionKind("warning", "1m"),
+    "JobrunStepFailing": ConditionKind("warning", "", "10m"),
+    "JobrunFailureRatioHigh": ConditionKind("warning", "", "10m"),
+    "JobrunJobDisabled": ConditionKind("info", "1m"),
+    "JobrunSourceStale": ConditionKind("warning", "5m"),
+    "JobrunSourceCoverageGap": ConditionKind("warning", "", "10m"),
+    "JobrunSourceScopeUnreadable": ConditionKind("warning", "15m"),
+    "JobrunSourceRateLimitLow": ConditionKind("warning", "10m", "10m"),
+    "JobrunSourceCredentialExpiring": ConditionKind("warning", "5m"),
+    "JobrunSourceUnmappedStatus": ConditionKind("warning", "", "10m"),
+    "JobrunSourceNameClash": ConditionKind("warning", "15m"),
+    "JobrunObjectiveMatchesNothing": ConditionKind("warning", "1h"),
+    "JobrunExporterDown": ConditionKind("warning", "15m"),
+    "JobrunExporterConfigReloadFailed": ConditionKind("warning"),
+    "JobrunExporterSeriesOverflow": ConditionKind("warning", "", "10m"),
+    "JobrunRunSlow": ConditionKind("info", "1m"),
+    "JobrunFailureRecovered": ConditionKind("info", "1m"),
+    "JobrunSourceTruncated": ConditionKind("info", "", "10m"),
+    "JobrunWatchdog": ConditionKind("none", "", ""),
 }
 """All alerts, the most urgent first."""
 

@@ -9,7 +9,7 @@ from exporter.duration import format_duration
 from exporter.links import run_path
 from exporter.reports import conditions
 from exporter.reports.conditions import KINDS, SEVERITIES, capped
-from exporter.reports.of_jobs import Judged
+from exporter.reports.job_reports import AssessedJob
 from exporter.reports.records import Problem, SourceReport
 
 DAY = 86400.0
@@ -18,15 +18,15 @@ DAY = 86400.0
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
     """All that problems are found in.
 
-    `refused`: why the last reload was; `state_fault`: why nothing is committed; `unmatched`: objectives without a job.
+    `refused`: why the last reload was; `state_error`: why nothing is committed; `unmatched`: objectives without a job.
     """
 
     now: float
     sources: tuple[SourceReport, ...]
-    jobs: tuple[Judged, ...]
+    jobs: tuple[AssessedJob, ...]
     watermarks: dict[str, float | None]
     refused: str = ""
-    state_fault: str = ""
+    state_error: str = ""
     unmatched: tuple[int, ...] = ()
 
 
@@ -47,8 +47,8 @@ def _urgency(problem: Problem) -> tuple[int, int, float, str]:
 
 def _of_exporter(standing: Standing) -> Iterator[Problem]:
     folded = sum(job.view.state.folded for job in standing.jobs)
-    if standing.state_fault:
-        sentence = f"The state cannot be written, so nothing is counted: {standing.state_fault}."
+    if standing.state_error:
+        sentence = f"The state cannot be written, so nothing is counted: {standing.state_error}."
         yield _problem("JobrunExporterStateNotCommitting", sentence, "/")
     if standing.refused:
         sentence = f"The configuration was refused, the one before stays in force: {standing.refused}"
@@ -83,7 +83,7 @@ Said = tuple[str, float | None]
 def _down(source: SourceReport, _now: float) -> Said | None:
     if source.up is not False:
         return None
-    return f"It could not be read ({source.last_reason}): {source.last_fault}.", source.last_success
+    return f"It could not be read ({source.last_reason}): {source.last_error}.", source.last_success
 
 
 def _stale(source: SourceReport, _now: float) -> Said | None:
@@ -146,7 +146,7 @@ Found = tuple[str, str, float | None]
 """A kind, what is wrong, and since when."""
 
 
-def _failures(job: Judged, watermark: float | None) -> Iterator[Found]:
+def _failures(job: AssessedJob, watermark: float | None) -> Iterator[Found]:
     view, state = job.view, job.view.state
     failure = state.last_failure
     step = f" in step {failure.failed_step}" if failure and failure.failed_step else ""
@@ -164,7 +164,7 @@ def _failures(job: Judged, watermark: float | None) -> Iterator[Found]:
         yield "JobrunFailureRecovered", f"A run failed{step}{error}, and one has succeeded since.", failure.end
 
 
-def _expectations(job: Judged, watermark: float | None) -> Iterator[Found]:
+def _expectations(job: AssessedJob, watermark: float | None) -> Iterator[Found]:
     view, state = job.view, job.view.state
     now = watermark or 0.0
     if conditions.stale(view, watermark):
@@ -176,7 +176,7 @@ def _expectations(job: Judged, watermark: float | None) -> Iterator[Found]:
         yield "JobrunOverdue", sentence, view.next_expected
 
 
-def _durations(job: Judged, watermark: float | None) -> Iterator[Found]:
+def _durations(job: AssessedJob, watermark: float | None) -> Iterator[Found]:
     view = job.view
     for open_state in conditions.stuck_in(view, watermark):
         length = conditions.open_for(view, watermark, open_state) or 0.0
@@ -217,7 +217,7 @@ def _of_jobs(standing: Standing) -> Iterator[Problem]:
 
 def _together(standing: Standing) -> Iterator[tuple[tuple[str, str], int]]:
     """Projects of which many jobs fail that began together; the source, with project "", where several are hit."""
-    jobs: dict[tuple[str, str], list[Judged]] = {}
+    jobs: dict[tuple[str, str], list[AssessedJob]] = {}
     for job in standing.jobs:
         jobs.setdefault((job.view.state.source, job.view.state.project), []).append(job)
     for source, watermark in standing.watermarks.items():
@@ -234,7 +234,7 @@ def _together(standing: Standing) -> Iterator[tuple[tuple[str, str], int]]:
             )
 
 
-def _many(jobs: list[Judged], watermark: float | None) -> bool:
+def _many(jobs: list[AssessedJob], watermark: float | None) -> bool:
     since = [job.view.state.failing_since for job in jobs if conditions.failing(job.view)]
     began = [
         each
@@ -244,7 +244,7 @@ def _many(jobs: list[Judged], watermark: float | None) -> bool:
     return conditions.many(len(since), len(began), len(jobs))
 
 
-def _about(job: Judged, kind: str, sentence: str, since: float | None) -> Problem:
+def _about(job: AssessedJob, kind: str, sentence: str, since: float | None) -> Problem:
     view, state = job.view, job.view.state
     labels = {"source": state.source, "project": state.project, "job_name": state.name}
     failure = state.last_failure if kind in WITH_RUN else None

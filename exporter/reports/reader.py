@@ -123,14 +123,14 @@ class Reader:
                 job: tuple(map(_ending, reversed(database.execute(query, (job, limit)).fetchall()))) for job in jobs
             }
 
-    def before(self, job: int, instant: float, limit: int) -> list[StoredRun]:
+    def before(self, job: int, timestamp: float, limit: int) -> list[StoredRun]:
         """A job's ended runs that ended before an instant, newest first."""
         query = (
             f"SELECT {COLUMNS} FROM runs WHERE job = ? AND mark <> 0 AND result IS NOT NULL AND {ENDED} < ? "  # noqa: S608  # constants
             f"ORDER BY {ENDED} DESC LIMIT ?"
         )
         with self._reading() as database:
-            return [to_stored(row) for row in database.execute(query, (job, instant, limit))]
+            return [to_stored(row) for row in database.execute(query, (job, timestamp, limit))]
 
     def successes(self, job: int, limit: int) -> list[tuple[float | None, str | None]]:
         """Durations and steps (as stored) of a job's latest successful runs."""

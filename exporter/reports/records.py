@@ -50,7 +50,7 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
         last_poll_duration: How long it took.
         last_outcome: `success`, `partial` or `error`; "" before the first.
         last_reason: Why it failed: a value of the label `reason`.
-        last_fault: The same as a sentence.
+        last_error: The same as a sentence.
         last_success: When the last successful poll ended.
         poll_interval: Between two polls, as in force now.
         watermark: All endings up to here are counted.
@@ -80,7 +80,7 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     last_poll_duration: float | None = None
     last_outcome: str = ""
     last_reason: str = ""
-    last_fault: str = ""
+    last_error: str = ""
     last_success: float | None = None
     poll_interval: float
     watermark: float | None = None
@@ -275,7 +275,7 @@ class RunPage(msgspec.Struct, frozen=True, kw_only=True):
         steps: Its steps in the vendor's order.
         steps_from: `api`, just asked or a moment ago: with starts and dependencies where the vendor tells them;
             `state`: results and durations only; "" where there are none.
-        steps_fault: Why the API could not be asked, as a sentence.
+        steps_error: Why the API could not be asked, as a sentence.
         failed_step: The step that failed first, "" if none did.
         usual: The job's durations.
         previous: The job's runs that ended before this one (of an open one, the latest), newest first, at most RECENT.
@@ -286,7 +286,7 @@ class RunPage(msgspec.Struct, frozen=True, kw_only=True):
     job: JobReport | None
     steps: tuple[StepReport, ...] = ()
     steps_from: str = ""
-    steps_fault: str = ""
+    steps_error: str = ""
     failed_step: str = ""
     usual: Usual
     previous: tuple[RunReport, ...] = ()

@@ -11,18 +11,16 @@ from typing import NamedTuple
 
 from exporter.assembly import Assembly
 from exporter.config.config import Config
-from exporter.counting.counting import Mark
+from exporter.counting.classify import CountState
 from exporter.counting.records import JobState
 from exporter.errors import StateError
 from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
 from exporter.model import Step
-from exporter.reports import of_jobs, of_runs
-from exporter.reports.asking import Asking
+from exporter.reports import job_reports, run_reports
 from exporter.reports.errors import BadQuestionError, BusyError, LogsOffError, ReportError, UnknownError
 from exporter.reports.filters import MOST, JobFilter, RunFilter
-from exporter.reports.of_jobs import Judged
-from exporter.reports.of_sources import report as source_report
+from exporter.reports.job_reports import AssessedJob
 from exporter.reports.problems import Standing, problems
 from exporter.reports.reader import Reader
 from exporter.reports.records import (
@@ -37,6 +35,8 @@ from exporter.reports.records import (
     SourceReport,
 )
 from exporter.reports.runlist import Wanted
+from exporter.reports.source_reports import report as source_report
+from exporter.reports.vendor_queries import VendorQueries
 from exporter.sources import SOURCES
 from exporter.sources.source import Source
 from exporter.state.schema import StoredRun
@@ -48,13 +48,13 @@ LONGEST_LOG = 200_000
 """Characters of output that are shown, the last ones."""
 
 
-class Parts(NamedTuple):
+class Dependencies(NamedTuple):
     """What the answers are made of. `config` and `assembly` are those in force; `refused`: the last reload's fault."""
 
     ledger: Ledger
     publisher: Publisher
     reader: Reader
-    asking: Asking
+    asking: VendorQueries
     config: Callable[[], Config]
     assembly: Callable[[], Assembly]
     refused: Callable[[], str]
@@ -64,7 +64,7 @@ class Parts(NamedTuple):
 class Reporter:
     """Implements `exporter.reports.records.Reports`."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Dependencies) -> None:
         self._parts = parts
 
     @property
@@ -76,7 +76,7 @@ class Reporter:
 
     def sources(self) -> tuple[SourceReport, ...]:
         """How each source stands, in the order of the configuration."""
-        _, open_runs = self._parts.ledger.glance()
+        _, open_runs = self._parts.ledger.snapshot()
         counts = Counter(view.state.source for view in list(self._parts.publisher.views.values()))
         assembly = self._parts.assembly()
         return tuple(
@@ -96,23 +96,23 @@ class Reporter:
         self._check(wanted.source, wanted.limit)
         if wanted.page < 1:
             raise BadQuestionError("page", "must be 1 or more")
-        fitting = [job for job in self._judged() if of_jobs.fits(job, wanted)]
+        fitting = [job for job in self._judged() if job_reports.fits(job, wanted)]
         chosen = [job for job in fitting if wanted.status in ("", job.status)]
         first = (wanted.page - 1) * wanted.limit
-        shown = of_jobs.ordered(chosen, wanted.order)[first : first + wanted.limit]
+        shown = job_reports.ordered(chosen, wanted.order)[first : first + wanted.limit]
         return JobList(
             jobs=self._reported(shown, recent=wanted.recent),
             total=len(chosen),
             page=wanted.page,
             pages=max(1, -(-len(chosen) // wanted.limit)),
-            statuses=of_jobs.statuses(fitting),
+            statuses=job_reports.statuses(fitting),
         )
 
-    def _reported(self, jobs: Collection[Judged], *, recent: bool = True) -> tuple[JobReport, ...]:
+    def _reported(self, jobs: Collection[AssessedJob], *, recent: bool = True) -> tuple[JobReport, ...]:
         keys = [job.view.state.key for job in jobs]
         with _readable():
             endings = self._parts.reader.recent(keys, RECENT) if recent and keys else {}
-        return tuple(of_jobs.report(job, endings.get(job.view.state.key, ())) for job in jobs)
+        return tuple(job_reports.report(job, endings.get(job.view.state.key, ())) for job in jobs)
 
     def problems(self) -> tuple[Problem, ...]:
         """What is wrong now, the most urgent first."""
@@ -125,29 +125,29 @@ class Reporter:
                 jobs=tuple(self._judged()),
                 watermarks={name: ledger.source(name).watermark() for name in names},
                 refused=self._parts.refused(),
-                state_fault=ledger.fault,
+                state_error=ledger.error,
                 unmatched=self._parts.publisher.unmatched,
             )
         )
 
-    def _judged(self) -> list[Judged]:
+    def _judged(self) -> list[AssessedJob]:
         """All jobs that are shown, as on the page of metrics that was made last."""
         marks = {name: self._parts.ledger.source(name).watermark() for name in self._parts.assembly().shown}
         # A dict's values are copied in one step of the interpreter, so no lock is needed.
         views = [view for view in list(self._parts.publisher.views.values()) if not view.state.overflow]
-        return [of_jobs.judged(view, marks.get(view.state.source)) for view in views]
+        return [job_reports.judged(view, marks.get(view.state.source)) for view in views]
 
-    def _judge(self, job: JobState) -> Judged | None:
+    def _judge(self, job: JobState) -> AssessedJob | None:
         """One job; None if it is not shown."""
         view = self._parts.publisher.views.get(job.key)
-        return None if view is None else of_jobs.judged(view, self._parts.ledger.source(job.source).watermark())
+        return None if view is None else job_reports.judged(view, self._parts.ledger.source(job.source).watermark())
 
     # --- runs ---
 
     def runs(self, wanted: RunFilter) -> RunList:
         """Runs, from the state."""
         self._check(wanted.source, wanted.limit)
-        jobs, _ = self._parts.ledger.glance()
+        jobs, _ = self._parts.ledger.snapshot()
         asked = Wanted(
             sources=[wanted.source] if wanted.source else self._parts.assembly().shown.keys(),
             jobs=_keys(jobs, wanted),
@@ -157,14 +157,14 @@ class Reporter:
             after=wanted.after,
             before=wanted.before,
         )
-        place = of_runs.place(wanted.cursor) if wanted.cursor else None
+        place = run_reports.place(wanted.cursor) if wanted.cursor else None
         with _readable():
             found = self._parts.reader.runs(asked, wanted.limit + 1, place)
         more = len(found) > wanted.limit and not wanted.run_id
         found = found[: wanted.limit]
         return RunList(
             runs=tuple(self._run_report(each.row) for each in found),
-            cursor=of_runs.cursor(found[-1].place) if more else "",
+            cursor=run_reports.cursor(found[-1].place) if more else "",
         )
 
     def _check(self, source: str, limit: int) -> None:
@@ -176,50 +176,50 @@ class Reporter:
             raise BadQuestionError("limit", f"must be from 1 to {MOST}")
 
     def _run_report(self, row: StoredRun) -> RunReport:
-        job = self._parts.ledger.books.jobs[row.job]
+        job = self._parts.ledger.committed.jobs[row.job]
         settings = self._parts.assembly().shown[job.source].settings
-        return of_runs.report(row, job, settings, self._parts.config().web.external_url)
+        return run_reports.report(row, job, settings, self._parts.config().web.external_url)
 
     def _find(self, source: str, run_id: str) -> StoredRun:
         if source in self._parts.assembly().shown:
             with _readable():
                 found = self._parts.reader.run(source, run_id)
-            if found is not None and found.row.job in self._parts.ledger.books.jobs:
+            if found is not None and found.row.job in self._parts.ledger.committed.jobs:
                 return found.row
         raise UnknownError("the state holds no such run; it may be older than state.retention")
 
     def run(self, source: str, run_id: str, *, live: bool = True) -> RunPage:
         """One run."""
         row = self._find(source, run_id)
-        job, run = self._parts.ledger.books.jobs[row.job], row.known.run
+        job, run = self._parts.ledger.committed.jobs[row.job], row.known.run
         with _readable():
             successes = self._parts.reader.successes(job.key, USUAL)
-            before = float("inf") if row.known.mark is Mark.OPEN else of_runs.ended_at(row)
+            before = float("inf") if row.known.mark is CountState.OPEN else run_reports.ended_at(row)
             previous = self._parts.reader.before(job.key, before, RECENT)
         judged = self._judge(job)
-        steps, steps_from, fault = self._steps(job, row, live=live)
+        steps, steps_from, error = self._steps(job, row, live=live)
         budget = judged.view.duration_budget if judged else None
         return RunPage(
             run=self._run_report(row),
             job=self._reported([judged])[0] if judged else None,
-            steps=of_runs.step_reports(steps, of_runs.usual_steps(text for _, text in successes)),
+            steps=run_reports.step_reports(steps, run_reports.usual_steps(text for _, text in successes)),
             steps_from=steps_from,
-            steps_fault=fault,
-            failed_step=of_runs.failed_step(steps, run.run_id, job),
-            usual=of_runs.usual((duration for duration, _ in successes), budget),
+            steps_error=error,
+            failed_step=run_reports.failed_step(steps, run.run_id, job),
+            usual=run_reports.usual((duration for duration, _ in successes), budget),
             previous=tuple(self._run_report(each) for each in previous),
             logs=self._parts.config().web.logs,
         )
 
     def _steps(self, job: JobState, row: StoredRun, *, live: bool) -> tuple[Sequence[Step], str, str]:
         """A run's steps, where they are from, and why the API did not tell them."""
-        stored, fault = of_runs.stored_steps(row.step_results), ""
+        stored, error = run_reports.stored_steps(row.step_results), ""
         if live and self._has_steps(job):
             try:
                 return self._parts.asking.steps(job.source, self._source(job.source), row.known.run), "api", ""
-            except ReportError as error:
-                fault = str(error)
-        return stored, "state" if stored else "", fault
+            except ReportError as refused:
+                error = str(refused)
+        return stored, "state" if stored else "", error
 
     def _has_steps(self, job: JobState) -> bool:
         return job.job.has_steps and SOURCES[self._parts.assembly().shown[job.source].settings.type].has_steps

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from exporter.counting.counting import Mark
+from exporter.counting.classify import CountState
 from exporter.model import Result, State
 from exporter.state.schema import COLUMNS, StoredRun, to_stored
 
@@ -181,6 +181,6 @@ def _order(found: Found) -> tuple[bool, float, int, str]:
 
 def _found(names: dict[int, str], source: int, columns: Sequence[Any]) -> Found:
     row = to_stored(columns)
-    run, is_open = row.known.run, row.known.mark is Mark.OPEN
+    run, is_open = row.known.run, row.known.mark is CountState.OPEN
     at = row.origin if is_open else row.seen if run.end is None else run.end
     return Found(names[source], Place(is_open, at, source, run.run_id), row)

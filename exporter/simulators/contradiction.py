@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from exporter.simulators.faults import Contradict, Lie, LostEnd, Shorter, Stale
+from exporter.simulators.disruptions import Contradict, Lie, LostEnd, Shorter, Stale
 from exporter.simulators.message import Request, Response
-from exporter.simulators.sight import IDS
+from exporter.simulators.response_view import IDS
 
 PAGING = frozenset({"cursor", "offset_job_id", "prev", "page"})
 """Parameters that ask for a page other than the first."""
@@ -21,52 +21,52 @@ Row = dict[str, object]
 def contradicted(
     request: Request,
     response: Response,
-    fault: Contradict,
+    disruption: Contradict,
     again: Callable[[Request], Response],
     generator: random.Random,
 ) -> Response:
     """Return the answer with copies of some of its rows; `again` answers the request for these copies."""
-    if fault.on != "same" and (fault.on == "later") != bool(PAGING & request.query.keys()):
+    if disruption.on != "same" and (disruption.on == "later") != bool(PAGING & request.query.keys()):
         return response
     document = msgspec.json.decode(response.body)
     rows = _rows(document)
     if rows is None:
         return response
     first_page = {name: value for name, value in request.query.items() if name not in PAGING}
-    lied = msgspec.structs.replace(request, query=first_page, lies=(_copying(fault),))
+    lied = msgspec.structs.replace(request, query=first_page, lies=(_copying(disruption),))
     copies = {_id(row): row for row in _rows(msgspec.json.decode(again(lied).body)) or []}
-    rows[:] = _with_copies(rows, copies, fault, generator)
+    rows[:] = _with_copies(rows, copies, disruption, generator)
     return msgspec.structs.replace(response, body=msgspec.json.encode(document))
 
 
-def _copying(fault: Contradict) -> Lie:
+def _copying(disruption: Contradict) -> Lie:
     """Return the lie under which copies are made."""
-    if fault.copy == "stale":
-        return Stale(seconds=fault.seconds)
-    kind = LostEnd if fault.copy == "open" else Shorter
-    return kind(run_ids=fault.run_ids, share=EVERY_RUN if fault.share else 0.0)
+    if disruption.copy == "stale":
+        return Stale(seconds=disruption.seconds)
+    kind = LostEnd if disruption.copy == "open" else Shorter
+    return kind(run_ids=disruption.run_ids, share=EVERY_RUN if disruption.share else 0.0)
 
 
 def _with_copies(
-    rows: list[Row], copies: Mapping[object, Row], fault: Contradict, generator: random.Random
+    rows: list[Row], copies: Mapping[object, Row], disruption: Contradict, generator: random.Random
 ) -> list[Row]:
     shown: list[Row] = []
     held = {_id(row) for row in rows}
-    if fault.on != "same":
-        shown += [copy for run_id, copy in copies.items() if run_id in fault.run_ids and run_id not in held]
+    if disruption.on != "same":
+        shown += [copy for run_id, copy in copies.items() if run_id in disruption.run_ids and run_id not in held]
         return [*shown, *rows]
     for row in rows:
         copy = copies.get(_id(row))
-        if copy is None or copy == row or not _strikes(fault, _id(row), generator):
+        if copy is None or copy == row or not _strikes(disruption, _id(row), generator):
             shown.append(row)
             continue
-        copy_first = fault.copy_first if fault.copy_first is not None else generator.random() < 0.5
+        copy_first = disruption.copy_first if disruption.copy_first is not None else generator.random() < 0.5
         shown += [copy, row] if copy_first else [row, copy]
     return shown
 
 
-def _strikes(fault: Contradict, run_id: object, generator: random.Random) -> bool:
-    return run_id in fault.run_ids or generator.random() < fault.share
+def _strikes(disruption: Contradict, run_id: object, generator: random.Random) -> bool:
+    return run_id in disruption.run_ids or generator.random() < disruption.share
 
 
 def _rows(document: object) -> list[Row] | None:

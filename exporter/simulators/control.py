@@ -8,7 +8,7 @@ import msgspec
 
 from exporter.model import Result
 from exporter.simulators.clock import Clock
-from exporter.simulators.faults import AnyFault
+from exporter.simulators.disruptions import AnyDisruption
 from exporter.simulators.injector import Injector
 from exporter.simulators.message import Refused, Request, Response, Route, json_response
 from exporter.simulators.request_log import RequestLog
@@ -70,18 +70,18 @@ def truth(world: World, now: float, since: float, until: float) -> Truth:
 
 
 def control_routes(
-    vendor: str, world: World, clock: Callable[[], float], faults: Injector, log: RequestLog
+    vendor: str, world: World, clock: Callable[[], float], disruptions: Injector, log: RequestLog
 ) -> tuple[Route, ...]:
     """The rows that every simulator's control API has."""
-    control = _Control(vendor, world, clock, faults, log)
+    control = _Control(vendor, world, clock, disruptions, log)
     return (
         Route("healthy", "GET", "/-/healthy", control.healthy),
         Route("truth", "GET", "/-/truth", control.truth),
         Route("requests", "GET", "/-/requests", control.requests),
         Route("forget_requests", "DELETE", "/-/requests", control.forget_requests),
-        Route("faults", "GET", "/-/faults", control.faults),
-        Route("set_faults", "POST", "/-/faults", control.set_faults),
-        Route("clear_faults", "DELETE", "/-/faults", control.clear_faults),
+        Route("faults", "GET", "/-/faults", control.disruptions),
+        Route("set_faults", "POST", "/-/faults", control.set_disruptions),
+        Route("clear_faults", "DELETE", "/-/faults", control.clear_disruptions),
         Route("add_runs", "POST", "/-/runs", control.add_runs),
         Route("clock", "GET", "/-/clock", control.clock),
         Route("set_clock", "POST", "/-/clock", control.set_clock),
@@ -95,12 +95,12 @@ class _SetClock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 class _Control:
     def __init__(
-        self, vendor: str, world: World, clock: Callable[[], float], faults: Injector, log: RequestLog
+        self, vendor: str, world: World, clock: Callable[[], float], disruptions: Injector, log: RequestLog
     ) -> None:
         self._vendor = vendor
         self._world = world
         self._clock = clock
-        self._faults = faults
+        self._disruptions = disruptions
         self._log = log
 
     def healthy(self, _request: Request) -> Response:
@@ -124,16 +124,16 @@ class _Control:
         self._log.clear()
         return json_response({})
 
-    def faults(self, _request: Request) -> Response:
-        return json_response(list(self._faults.current()))
+    def disruptions(self, _request: Request) -> Response:
+        return json_response(list(self._disruptions.current()))
 
-    def set_faults(self, request: Request) -> Response:
-        self._faults.set(decoded(request, list[AnyFault]))
-        return self.faults(request)
+    def set_disruptions(self, request: Request) -> Response:
+        self._disruptions.set(decoded(request, list[AnyDisruption]))
+        return self.disruptions(request)
 
-    def clear_faults(self, request: Request) -> Response:
-        self._faults.clear()
-        return self.faults(request)
+    def clear_disruptions(self, request: Request) -> Response:
+        self._disruptions.clear()
+        return self.disruptions(request)
 
     def add_runs(self, request: Request) -> Response:
         world = self._world

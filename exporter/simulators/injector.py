@@ -7,10 +7,17 @@ from typing import TypeVar
 
 import msgspec
 
-from exporter.simulators.faults import AnswerFault, AnyFault, Contradict, DeliveryFault, Fault, Lie
+from exporter.simulators.disruptions import (
+    AnswerDisruption,
+    AnyDisruption,
+    Contradict,
+    DeliveryDisruption,
+    Disruption,
+    Lie,
+)
 from exporter.simulators.message import Request
 
-Kind = TypeVar("Kind", bound=Fault)
+Kind = TypeVar("Kind", bound=Disruption)
 
 
 class Injector:
@@ -20,34 +27,34 @@ class Injector:
         self._random = random.Random(seed)
         self._clock = clock
         self._lock = threading.Lock()
-        self._faults: list[AnyFault] = []
+        self._disruptions: list[AnyDisruption] = []
 
-    def set(self, faults: Iterable[AnyFault]) -> None:
+    def set(self, disruptions: Iterable[AnyDisruption]) -> None:
         """These faults and no others are in force from now on."""
         with self._lock:
-            self._faults = list(faults)
+            self._disruptions = list(disruptions)
 
-    def add(self, *faults: AnyFault) -> None:
+    def add(self, *disruptions: AnyDisruption) -> None:
         """These faults too."""
         with self._lock:
-            self._faults += faults
+            self._disruptions += disruptions
 
     def clear(self) -> None:
         """All is well."""
         self.set(())
 
-    def current(self) -> Sequence[AnyFault]:
+    def current(self) -> Sequence[AnyDisruption]:
         """The faults in force, each `count` being what is left of it; spent ones are gone."""
         with self._lock:
-            return tuple(self._faults)
+            return tuple(self._disruptions)
 
-    def answer_fault(self, request: Request) -> AnswerFault | None:
+    def answer_disruption(self, request: Request) -> AnswerDisruption | None:
         """The first fault that replaces this request's answer."""
-        return next(iter(self._struck(request, AnswerFault, at_most=1)), None)
+        return next(iter(self._struck(request, AnswerDisruption, at_most=1)), None)
 
-    def delivery_fault(self, request: Request) -> DeliveryFault | None:
+    def delivery_disruption(self, request: Request) -> DeliveryDisruption | None:
         """The first fault that harms this answer's delivery."""
-        return next(iter(self._struck(request, DeliveryFault, at_most=1)), None)
+        return next(iter(self._struck(request, DeliveryDisruption, at_most=1)), None)
 
     def lies(self, request: Request) -> list[Lie]:
         """All lies for this answer, in the order in which they were set."""
@@ -63,28 +70,30 @@ class Injector:
             return random.Random(self._random.getrandbits(64))
 
     def _struck(self, request: Request, kind: type[Kind], at_most: int | None = None) -> list[Kind]:
-        if not self._faults:
+        if not self._disruptions:
             return []
         now = self._clock()
         struck: list[Kind] = []
         with self._lock:
-            for fault in tuple(self._faults):
-                if isinstance(fault, kind) and self._strikes(fault, request, now):
-                    self._spend(fault)
-                    struck.append(fault)
+            for disruption in tuple(self._disruptions):
+                if isinstance(disruption, kind) and self._strikes(disruption, request, now):
+                    self._spend(disruption)
+                    struck.append(disruption)
                     if len(struck) == at_most:
                         break
         return struck
 
-    def _strikes(self, fault: Fault, request: Request, now: float) -> bool:
-        concerned = fault.endpoint in (None, request.endpoint, request.template) and fault.path in request.path
-        return concerned and fault.active(now) and self._random.random() < fault.probability
+    def _strikes(self, disruption: Disruption, request: Request, now: float) -> bool:
+        concerned = (
+            disruption.endpoint in (None, request.endpoint, request.template) and disruption.path in request.path
+        )
+        return concerned and disruption.active(now) and self._random.random() < disruption.probability
 
-    def _spend(self, fault: AnyFault) -> None:
-        if fault.count is None:
+    def _spend(self, disruption: AnyDisruption) -> None:
+        if disruption.count is None:
             return
-        place = self._faults.index(fault)
-        if fault.count > 1:
-            self._faults[place] = msgspec.structs.replace(fault, count=fault.count - 1)
+        place = self._disruptions.index(disruption)
+        if disruption.count > 1:
+            self._disruptions[place] = msgspec.structs.replace(disruption, count=disruption.count - 1)
         else:
-            del self._faults[place]
+            del self._disruptions[place]

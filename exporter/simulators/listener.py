@@ -23,7 +23,7 @@ class Api(Protocol):
     """What listens to requests needs of a simulator."""
 
     clock: Callable[[], float]
-    faults: Injector
+    disruptions: Injector
     log: RequestLog
 
     def routes(self) -> Sequence[Route]:
@@ -123,20 +123,20 @@ class _Connection(BaseHTTPRequestHandler):
         simulator = self._listener.simulator
         vendor = not parts.path.startswith("/-/")
         route, request = self._routed(parts.path, parts.query, vendor=vendor)
-        answer_fault = simulator.faults.answer_fault(request) if vendor else None
-        delivery_fault = simulator.faults.delivery_fault(request) if vendor else None
-        if answer_fault is None:
+        answer_disruption = simulator.disruptions.answer_disruption(request) if vendor else None
+        delivery_disruption = simulator.disruptions.delivery_disruption(request) if vendor else None
+        if answer_disruption is None:
             response = simulator.answer(request, route)
         else:
-            error = simulator.error(answer_fault.error_status, "injected fault")
-            response = answer_fault.answer(error, simulator.clock())
+            error = simulator.error(answer_disruption.error_status, "injected fault")
+            response = answer_disruption.answer(error, simulator.clock())
         if vendor:
-            simulator.log.add(request, parts.query, response.status if delivery_fault is None else 0)
+            simulator.log.add(request, parts.query, response.status if delivery_disruption is None else 0)
         head = self._head(response)
-        if delivery_fault is None:
+        if delivery_disruption is None:
             self.send(head + response.body)
         else:
-            delivery_fault.deliver(self, head, response.body)
+            delivery_disruption.deliver(self, head, response.body)
 
     def _routed(self, path: str, query: str, *, vendor: bool) -> tuple[Route | None, Request]:
         segments = path.split("/")

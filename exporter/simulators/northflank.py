@@ -22,8 +22,8 @@ from exporter.simulators.northflank_rows import (
     slug_of,
 )
 from exporter.simulators.rate import FixedWindow
+from exporter.simulators.response_view import Seen, Sight
 from exporter.simulators.server import Simulator
-from exporter.simulators.sight import Seen, Sight
 from exporter.simulators.world import MARK, SimJob, SimRun, World
 
 Item = TypeVar("Item")

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 
 from exporter.model import FAILING, Result, State
-from exporter.simulators.sight import Seen, chosen
+from exporter.simulators.response_view import Seen, chosen
 from exporter.simulators.world import MARK, SimJob, SimRun
 
 
@@ -121,8 +121,8 @@ def _uid(text: str) -> str:
     return hashlib.sha256(f"uid of {text}".encode()).hexdigest()[:24]
 
 
-def stamp(instant: float) -> str:
+def stamp(timestamp: float) -> str:
     """An instant to the millisecond; without a fraction where it is a whole second."""
-    seconds, milliseconds = divmod(round(instant * 1000), 1000)
+    seconds, milliseconds = divmod(round(timestamp * 1000), 1000)
     whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{whole}.{milliseconds:03d}Z" if milliseconds else f"{whole}Z"

@@ -9,12 +9,12 @@ from typing import ClassVar, Self
 from exporter.simulators.contradiction import contradicted
 from exporter.simulators.control import TRUTH_REACH, Truth, control_routes, truth
 from exporter.simulators.demo import demo_world
-from exporter.simulators.faults import Lie
+from exporter.simulators.disruptions import Lie
 from exporter.simulators.injector import Injector
 from exporter.simulators.listener import Listener
 from exporter.simulators.message import Refused, Request, Response, Route, json_response
 from exporter.simulators.request_log import RequestLog
-from exporter.simulators.sight import Sight
+from exporter.simulators.response_view import Sight
 from exporter.simulators.world import World
 
 STOP_LATENCY = 0.02
@@ -43,7 +43,7 @@ class Simulator:
     ) -> None:
         self.world = world
         self.clock = clock
-        self.faults = Injector(seed, clock)
+        self.disruptions = Injector(seed, clock)
         self._host, self._port = host, port
         self.log = RequestLog()
         self._server: Listener | None = None
@@ -73,7 +73,7 @@ class Simulator:
 
     def controls(self) -> Sequence[Route]:
         """The control API, under `/-/`; a vendor may add to it."""
-        return control_routes(self.vendor, self.world, self.clock, self.faults, self.log)
+        return control_routes(self.vendor, self.world, self.clock, self.disruptions, self.log)
 
     def error(self, status: int, message: str) -> Response:
         """An error in the vendor's shape."""
@@ -90,10 +90,10 @@ class Simulator:
     def sight(self, request: Request) -> Sight:
         """What this answer shows of the world, lies included. To be called once for an answer."""
         if request.lies is None:
-            lies = self.faults.lies(request)
+            lies = self.disruptions.lies(request)
         else:
             lies = [lie for lie in request.lies if isinstance(lie, Lie)]
-        return Sight(request.received, lies, self.faults.random() if lies else None)
+        return Sight(request.received, lies, self.disruptions.random() if lies else None)
 
     @property
     def url(self) -> str:
@@ -134,6 +134,6 @@ class Simulator:
     def _contradicted(self, request: Request, route: Route) -> Response:
         """The handler's answer, with the contradictions in force."""
         response = route.handler(request)
-        for fault in self.faults.contradictions(request):
-            response = contradicted(request, response, fault, route.handler, self.faults.random())
+        for disruption in self.disruptions.contradictions(request):
+            response = contradicted(request, response, disruption, route.handler, self.disruptions.random())
         return response

@@ -11,8 +11,8 @@ from exporter.model import Window
 from exporter.simulators.control import decoded
 from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
 from exporter.simulators.rate import FixedWindow
+from exporter.simulators.response_view import Seen, Sight
 from exporter.simulators.server import Simulator
-from exporter.simulators.sight import Seen, Sight
 from exporter.simulators.snowplow_rows import SnowplowShape, enveloped, run_row, step_output, step_row
 from exporter.simulators.snowplow_sign_in import SnowplowCredentials, check_key, check_key_and_id, check_password
 from exporter.simulators.snowplow_window import asked_window, survivors
@@ -188,13 +188,13 @@ class SnowplowSimulator(Simulator):
         return run_row(seen, self.options.rows)
 
     def _allowed(self, window: Window, now: float) -> Window:
-        faults = (
+        disruptions = (
             (window.start > window.end, "from is after to"),
             (window.length > self.options.longest_window, "the window is too long"),
             (window.start < now - self.options.reach, "from is too long ago"),
             (window.end > now and self.options.future_to == "refused", "to is in the future"),
         )
-        for wrong, message in faults:
+        for wrong, message in disruptions:
             if wrong:
                 raise Refused(400, message)
         return window

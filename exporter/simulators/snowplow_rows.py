@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from exporter.model import FAILING, Result, State
-from exporter.simulators.sight import Seen, chosen
+from exporter.simulators.response_view import Seen, chosen
 from exporter.simulators.world import MARK, SimRun, SimStep
 
 
@@ -128,9 +128,9 @@ def step_output(run: SimRun, step: SimStep, now: float) -> tuple[str, str]:
     return "\n".join(lines) + "\n", errors
 
 
-def written_time(instant: float, shape: SnowplowShape) -> object:
+def written_time(timestamp: float, shape: SnowplowShape) -> object:
     """An instant (exact to the millisecond) as the shape writes it."""
-    milliseconds = round(instant * 1000)
+    milliseconds = round(timestamp * 1000)
     if shape.times.startswith("epoch"):
         scale = {"epoch_s": 0.001, "epoch_ms": 1, "epoch_us": 1000, "epoch_ns": 1_000_000}[shape.times]
         return milliseconds * scale

@@ -8,7 +8,7 @@ from itertools import chain
 
 from exporter.model import Window
 from exporter.simulators.message import Refused
-from exporter.simulators.sight import Seen
+from exporter.simulators.response_view import Seen
 from exporter.simulators.world import SimRun
 
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")

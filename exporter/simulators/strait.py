@@ -14,8 +14,8 @@ import msgspec
 from exporter.simulators.control import decoded
 from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
 from exporter.simulators.rate import FixedWindow, Quota
+from exporter.simulators.response_view import Sight, chosen
 from exporter.simulators.server import Simulator
-from exporter.simulators.sight import Sight, chosen
 from exporter.simulators.strait_rows import (
     JOBS_CREATED,
     RUN_WORDS,

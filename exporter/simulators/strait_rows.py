@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from exporter.model import FAILING, Result, State
-from exporter.simulators.sight import Seen
+from exporter.simulators.response_view import Seen
 from exporter.simulators.world import MARK, SimJob, SimRun, SimStep
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -86,14 +86,14 @@ def lives(seen: Iterable[Seen]) -> list[Life]:
     return list(latest.values())
 
 
-def microseconds(instant: float) -> int:
+def microseconds(timestamp: float) -> int:
     """An instant as the server's database holds it."""
-    return round(instant * 1_000_000)
+    return round(timestamp * 1_000_000)
 
 
-def timestamp(instant: float) -> str:
+def timestamp(timestamp: float) -> str:
     """RFC 3339 with as many digits as are needed, as the server writes it."""
-    moment = EPOCH + timedelta(microseconds=microseconds(instant))
+    moment = EPOCH + timedelta(microseconds=microseconds(timestamp))
     text = moment.strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
     return text + "Z"
 

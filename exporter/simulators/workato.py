@@ -10,8 +10,8 @@ from exporter.model import Result
 from exporter.simulators.control import decoded
 from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
 from exporter.simulators.rate import FixedWindow
+from exporter.simulators.response_view import Seen, Sight
 from exporter.simulators.server import Simulator
-from exporter.simulators.sight import Seen, Sight
 from exporter.simulators.workato_query import FILTERS, JOB_LISTS, LISTS, RECIPE_LISTS, filtered_recipes, list_page, only
 from exporter.simulators.workato_rows import (
     Tally,

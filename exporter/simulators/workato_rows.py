@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from exporter.model import FAILING, Result
-from exporter.simulators.sight import Seen
+from exporter.simulators.response_view import Seen
 from exporter.simulators.world import MARK, SimJob, SimRun, SimStep
 
 ADAPTER = "connector"
@@ -255,10 +255,10 @@ def _line(number: int, step: SimStep, now: float) -> dict[str, object]:
     }
 
 
-def written_time(instant: float, shape: WorkatoShape, *, whole: bool = True) -> str:
+def written_time(timestamp: float, shape: WorkatoShape, *, whole: bool = True) -> str:
     """An instant with milliseconds, which in lists are always 0."""
     zone = timezone(timedelta(minutes=shape.offset_minutes))
-    milliseconds = round(instant * 1000)
+    milliseconds = round(timestamp * 1000)
     local = datetime.fromtimestamp(milliseconds // 1000, zone).isoformat()
     fraction = 0 if whole else milliseconds % 1000
     return f"{local[:19]}.{fraction:03d}{local[19:]}"

@@ -16,7 +16,21 @@ from exporter.config.source import DAY, HOUR, MINUTE, SourceSettings
 from exporter.config.values import BaseUrl, Positive, Switch, Text
 from exporter.counting.records import OpenRun
 from exporter.errors import ForbiddenError, NotFoundError, RateLimitedError, SchemaError
-from exporter.model import Listing, Reading, Result, Run, Step, Window
+from exporter.model import Batch, Listing, Result, Run, Step, Window
+from exporter.sources.job_tracker import (
+    MAX_PAGES,
+    Elsewhere,
+    JobCheckpoint,
+    JobRow,
+    Listed,
+    Page,
+    PageCursor,
+    Project,
+    Told,
+    Watched,
+    looking_back,
+    note_key,
+)
 from exporter.sources.northflank_api import (
     JOB,
     JOBS,
@@ -34,23 +48,19 @@ from exporter.sources.northflank_api import (
 )
 from exporter.sources.paging import PageGuard
 from exporter.sources.parts import PollParts
-from exporter.sources.source import Access, SourceType, StepLog, View
-from exporter.sources.turns import Tier, Turn, has_come, is_due, lateness, ordered, round_seconds, spacing, tier
-from exporter.sources.unreadable import awaited
-from exporter.sources.watched import (
-    MAX_PAGES,
-    Elsewhere,
-    JobNote,
-    JobRow,
-    Listed,
-    Page,
-    Project,
-    Told,
-    Walk,
-    Watched,
-    looking_back,
-    note_key,
+from exporter.sources.request_queue import (
+    PollTier,
+    ScheduledRequest,
+    is_due,
+    ordered,
+    overdue_ratio,
+    round_seconds,
+    should_ask,
+    spacing,
+    tier,
 )
+from exporter.sources.source import Access, SourceType, StepLog, View
+from exporter.sources.unreadable import awaited
 
 REACH = 365 * DAY
 """The vendor names no age at which runs are forgotten."""
@@ -80,7 +90,7 @@ class Ask(NamedTuple):
     """One thing to ask for: its name in errors, and a function that asks and returns what that brought."""
 
     part: str
-    of: Callable[[View], Reading | None]
+    of: Callable[[View], Batch | None]
 
 
 class ApiToken(Section):
@@ -130,13 +140,13 @@ class NorthflankSource:
 
     # --- one poll ---
 
-    def readings(self, view: View) -> Iterator[Reading]:
+    def fetch(self, view: View) -> Iterator[Batch]:
         """What there is time and budget for: lists that are due, then jobs, the most urgent first.
 
         A part that cannot be had does not keep the others from being asked for. Raises PartialError for those parts,
         or the error of the list of projects where that does not answer either.
         """
-        if (wait := self._client.wait()) > spacing(Tier.SLOW, self._settings.poll_interval):
+        if (wait := self._client.wait()) > spacing(PollTier.SLOW, self._settings.poll_interval):
             raise RateLimitedError(f"no request may be sent for {wait:.0f} s: the budget is used up")
         self._failing.begin()
         answered, tried, in_a_row = False, False, 0
@@ -145,15 +155,15 @@ class NorthflankSource:
                 break
             if self._failing.rests(ask.part, view):
                 continue
-            reading, tried = None, True
-            with self._failing.reading(ask.part, view):
-                reading = ask.of(view)
+            batch, tried = None, True
+            with self._failing.batch(ask.part, view):
+                batch = ask.of(view)
             if ask.part not in self._failing.errors:
                 answered, in_a_row = True, 0
             else:
                 in_a_row += 1
-            if reading is not None:
-                yield reading
+            if batch is not None:
+                yield batch
             if in_a_row == FAILURES_IN_A_ROW and not answered:
                 self._list_projects(view)
                 answered = True
@@ -171,11 +181,11 @@ class NorthflankSource:
         """What is to be asked in this poll; each is done when the next is looked for. What failed lately comes last."""
         self._left.clear()
         longest = self._lists_spacing()
-        failed = [each for each in self._projects.values() if each.failed and not has_come(each.due, view.now, longest)]
-        if has_come(self._projects_due, view.now, longest):
+        failed = [each for each in self._projects.values() if each.failed and not is_due(each.due, view.now, longest)]
+        if is_due(self._projects_due, view.now, longest):
             yield Ask("the list of projects", self._list_projects)
         for project in sorted(self._projects.values(), key=lambda project: project.due):
-            if has_come(project.due, view.now, longest):
+            if is_due(project.due, view.now, longest):
                 yield Ask(project.part, partial(self._list_jobs, project))
                 yield from self._leftovers()
         yield from self._run_asks(view)
@@ -189,7 +199,7 @@ class NorthflankSource:
         open_runs: dict[str, list[OpenRun]] = {}
         for run in view.open_runs():
             open_runs.setdefault(run.job_id, []).append(run)
-        turns: list[Turn[Ask]] = []
+        turns: list[ScheduledRequest[Ask]] = []
         for project, job in self._wanted(view):
             turns += self._turns(project, job, open_runs.get(job.row.job_id, ()), view.now)
         tiers = [turn.tier for turn in turns if turn.tier is not None]
@@ -204,20 +214,24 @@ class NorthflankSource:
         while self._left:
             yield self._left.pop()
 
-    def _turns(self, project: Project, job: Watched, open_runs: Sequence[OpenRun], now: float) -> Iterator[Turn[Ask]]:
+    def _turns(
+        self, project: Project, job: Watched, open_runs: Sequence[OpenRun], now: float
+    ) -> Iterator[ScheduledRequest[Ask]]:
         """What may be asked of a job: its runs, open runs that no page shows, and its schedule, once an hour."""
         interval = self._settings.poll_interval
         mine = {run.run_id: run for run in open_runs}
         job.elsewhere = {run_id: state for run_id, state in job.elsewhere.items() if run_id in mine}
         for run_id, state in job.elsewhere.items():
             ask = self._ask_of_run(project, job, mine[run_id])
-            yield Turn(ask=ask, tier=Tier.FAST, late=lateness(state.tried or 0.0, now, Tier.FAST, interval))
-        wanted = tier(job.pulse(now, is_open=len(job.elsewhere) < len(mine)), now, interval)
-        yield Turn(
+            yield ScheduledRequest(
+                ask=ask, tier=PollTier.FAST, late=overdue_ratio(state.tried or 0.0, now, PollTier.FAST, interval)
+            )
+        wanted = tier(job.activity(now, is_open=len(job.elsewhere) < len(mine)), now, interval)
+        yield ScheduledRequest(
             ask=Ask(job.part, partial(self._ask_runs, project, job)),
             tier=wanted,
-            late=lateness(job.asked, now, wanted, interval),
-            due=is_due(job.asked, now, wanted, interval),
+            late=overdue_ratio(job.asked, now, wanted, interval),
+            due=should_ask(job.asked, now, wanted, interval),
             begun=job.walk is not None,
             again=job.failed,
         )
@@ -225,10 +239,10 @@ class NorthflankSource:
             # One that was never looked at waits about as long as an idle job.
             late = 1.0 if job.note.detailed is None else job.detail_age(now) / HOUR
             asking = Ask(f"schedule of job {job.row.job_id}", partial(self._ask_schedule, project, job))
-            yield Turn(ask=asking, tier=None, late=late)
+            yield ScheduledRequest(ask=asking, tier=None, late=late)
         if job.note.read is not None and not job.note.whole:
             looking = Ask(f"older runs of job {job.row.job_id}", partial(self._look_back, project, job))
-            yield Turn(ask=looking, tier=None, late=max(0.0, now - job.note.read) / HOUR)
+            yield ScheduledRequest(ask=looking, tier=None, late=max(0.0, now - job.note.read) / HOUR)
 
     def _wanted(self, view: View) -> Iterator[tuple[Project, Watched]]:
         for project in self._projects.values():
@@ -237,9 +251,9 @@ class NorthflankSource:
                     if view.wanted(job.row.name):
                         yield project, job
 
-    def committed(self, reading: Reading) -> None:
+    def committed(self, batch: Batch) -> None:
         """Remembers when a list or a job was read, now that it is in the state."""
-        told = reading.memory
+        told = batch.memory
         if isinstance(told, Listed):
             self._projects[told.project].listed = told.at
         elif isinstance(told, Told):
@@ -294,7 +308,7 @@ class NorthflankSource:
             project.known = project.name in names
         self._projects_due = view.now + self._lists_spacing()
 
-    def _list_jobs(self, project: Project, view: View) -> Reading:
+    def _list_jobs(self, project: Project, view: View) -> Batch:
         """The jobs of a project. One that the list leaves out is a job for as long as its runs answer."""
         now = view.now
         project.due, project.failed = now + self._lists_spacing(), True
@@ -311,7 +325,7 @@ class NorthflankSource:
         project.jobs = {slug: self._watched(project, row, view) for slug, row in rows.items()} | missed
         project.readable, project.failed = True, False
         self._left += self._lost_runs(project, view)
-        return Reading(
+        return Batch(
             scope=project.name,
             jobs=[job.job() for job in project.jobs.values() if job.is_shown],
             catalog=True,
@@ -324,7 +338,7 @@ class NorthflankSource:
 
     def _lists_spacing(self) -> float:
         """Seconds between two lists of projects, or of one's jobs: as for an idle job, unless many make that costly."""
-        slow = spacing(Tier.SLOW, self._settings.poll_interval)
+        slow = spacing(PollTier.SLOW, self._settings.poll_interval)
         affordable = 60 * (1 + len(self._projects)) / (LISTS_SHARE * self._settings.requests_per_minute)
         return max(slow, min(HOUR, affordable))
 
@@ -334,12 +348,12 @@ class NorthflankSource:
             known.row, known.missed = row, None
             return known
         text = view.notes.get(note_key(row.job_id))
-        note = JobNote(whole=False) if text is None else msgspec.json.decode(text, type=JobNote)
+        note = JobCheckpoint(whole=False) if text is None else msgspec.json.decode(text, type=JobCheckpoint)
         return Watched(row=row, note=note, asked=note.read)
 
-    def _unreadable(self, project: Project, *, gone: bool) -> Reading:
+    def _unreadable(self, project: Project, *, gone: bool) -> Batch:
         project.readable, project.listed, project.failed = False, None, False
-        return Reading(scope=project.name, readable=False, exists=not gone, listing=self._listing)
+        return Batch(scope=project.name, readable=False, exists=not gone, listing=self._listing)
 
     def _forgotten(self, view: View) -> dict[str, str]:
         """Notes to be deleted: of jobs that are no longer listed and were last read long ago."""
@@ -348,12 +362,12 @@ class NorthflankSource:
         return {
             key: ""
             for key, note in notes
-            if (msgspec.json.decode(note, type=JobNote).read or 0.0) < view.now - FORGET_NOTES
+            if (msgspec.json.decode(note, type=JobCheckpoint).read or 0.0) < view.now - FORGET_NOTES
         }
 
     # --- runs ---
 
-    def _ask_runs(self, project: Project, job: Watched, view: View) -> Reading | None:
+    def _ask_runs(self, project: Project, job: Watched, view: View) -> Batch | None:
         """The runs of a job, page by page; None if time or budget end before the last page."""
         job.asked, job.failed = view.now, True
         walk, job.walk = job.walk, None
@@ -366,7 +380,7 @@ class NorthflankSource:
                     return None
         except (ForbiddenError, NotFoundError) as error:
             # The list of jobs tells what is gone or forbidden; asked at once it might not know yet.
-            project.due = min(project.due, view.now + spacing(Tier.NORMAL, self._settings.poll_interval))
+            project.due = min(project.due, view.now + spacing(PollTier.NORMAL, self._settings.poll_interval))
             if isinstance(error, ForbiddenError):
                 raise
             project.jobs.pop(job.row.slug, None)
@@ -374,7 +388,7 @@ class NorthflankSource:
         job.failed = False
         return self._reading(project, job, walk, view)
 
-    def _walk(self, project: Project, job: Watched, view: View) -> Walk:
+    def _walk(self, project: Project, job: Watched, view: View) -> PageCursor:
         now, baseline = view.now, view.baseline(project.name)
         floor = now - self._settings.lookback
         deep = awaited(job.note.unreadable)
@@ -382,9 +396,9 @@ class NorthflankSource:
             floor = max(floor, baseline - BASELINE_DEPTH)
         elif deep:
             floor = max(floor, job.note.read - self._settings.overlap)
-        return Walk(began=now, floor=floor, baseline=baseline, deep=deep)
+        return PageCursor(began=now, floor=floor, baseline=baseline, deep=deep)
 
-    def _further(self, job: Watched, walk: Walk, view: View) -> bool:
+    def _further(self, job: Watched, walk: PageCursor, view: View) -> bool:
         """Asks for one page; returns whether there is more to ask for."""
         params: dict[str, str | int] = {"per_page": PAGE_SIZE}
         if walk.cursor:
@@ -400,7 +414,7 @@ class NorthflankSource:
             walk.first = blake2b(body, digest_size=16).digest()
         return walk.take(page, runs, view.known)
 
-    def _reading(self, project: Project, job: Watched, walk: Walk, view: View) -> Reading:
+    def _reading(self, project: Project, job: Watched, walk: PageCursor, view: View) -> Batch:
         """What a whole walk has brought."""
         open_runs = {run.run_id: run for run in view.open_runs(project.name) if run.job_id == job.row.job_id}
         for run_id in open_runs.keys() - walk.runs.keys() - job.elsewhere.keys():
@@ -414,7 +428,7 @@ class NorthflankSource:
         unchanged = walk.pages == 1 and walk.first == job.digest
         wanted = [] if unchanged else walk.runs.values()
         runs = [run for run in wanted if run.run_id in open_runs or self._new(run, job, view.now)]
-        return Reading(
+        return Batch(
             scope=project.name,
             jobs=[job.job()],
             runs=runs,
@@ -444,14 +458,14 @@ class NorthflankSource:
         kept = max(self._settings.lookback, self._settings.max_run_age)
         return last is None or last >= min(now - kept, job.note.read)
 
-    def _lost(self, job: Watched, walk: Walk) -> list[Window]:
+    def _lost(self, job: Watched, walk: PageCursor) -> list[Window]:
         """What lies between the last reading and the earliest run of a walk that did not reach it."""
         if walk.reached is None or job.note.read is None or not walk.newest_first:
             return []
         before = job.note.read - self._settings.settle
         return [Window(before, walk.reached)] if before < walk.reached else []
 
-    def _ask_run(self, project: Project, job: Watched, run: OpenRun, view: View) -> Reading | None:
+    def _ask_run(self, project: Project, job: Watched, run: OpenRun, view: View) -> Batch | None:
         """An open run that no page shows any more, by its id."""
         now, state = view.now, job.elsewhere.get(run.run_id, Elsewhere())
         job.elsewhere[run.run_id] = Elsewhere(state.read, now)
@@ -460,17 +474,17 @@ class NorthflankSource:
         except NotFoundError:
             # A run that the API should still show is asked for again; an older one is gone for good.
             job.elsewhere[run.run_id] = Elsewhere(now, now)
-            return Reading(scope=project.name, gone=[run.run_id]) if run.origin < now - REACH else None
+            return Batch(scope=project.name, gone=[run.run_id]) if run.origin < now - REACH else None
         found = parse_run(body, job.row.job_id, self._statuses)
         if found.run_id != run.run_id:
             raise SchemaError(f"GET {RUN}: the answer is another run")
         job.elsewhere[run.run_id] = Elsewhere(now, now)
-        return Reading(scope=project.name, jobs=[job.job()], runs=[found], through=self._through(project, view))
+        return Batch(scope=project.name, jobs=[job.job()], runs=[found], through=self._through(project, view))
 
     def _ask_of_run(self, project: Project, job: Watched, run: OpenRun) -> Ask:
         return Ask(f"run {run.run_id}", partial(self._ask_run, project, job, run))
 
-    def _look_back(self, project: Project, job: Watched, view: View) -> Reading | None:
+    def _look_back(self, project: Project, job: Watched, view: View) -> Batch | None:
         """Open runs behind the page at which a job's first reading ended, down to as far back as that goes."""
         baseline = view.baseline(project.name)
         walk = job.older or looking_back(view.now, baseline - BASELINE_DEPTH)
@@ -479,7 +493,7 @@ class NorthflankSource:
             if not self._may_ask(view):
                 return None
         job.older, note = None, msgspec.structs.replace(job.note, whole=True)
-        return Reading(
+        return Batch(
             scope=project.name,
             jobs=[job.job()],
             runs=[run for run in walk.runs.values() if run.result is None or (run.end or 0.0) > baseline],
@@ -497,18 +511,18 @@ class NorthflankSource:
             if not 0 <= view.now - project.absent[run.job_id] <= LOST_AFTER
         ]
 
-    def _ask_lost_run(self, project: Project, run: OpenRun, view: View) -> Reading:  # noqa: ARG002  # the shape of all asks
+    def _ask_lost_run(self, project: Project, run: OpenRun, view: View) -> Batch:  # noqa: ARG002  # the shape of all asks
         try:
             body = self._get(RUN, projectId=project.name, jobId=self._slug(project, run), runId=run.run_id)
         except NotFoundError:
-            return Reading(scope=project.name, gone=[run.run_id])
-        return Reading(scope=project.name, runs=[parse_run(body, run.job_id, self._statuses)])
+            return Batch(scope=project.name, gone=[run.run_id])
+        return Batch(scope=project.name, runs=[parse_run(body, run.job_id, self._statuses)])
 
     @staticmethod
     def _slug(project: Project, run: OpenRun) -> str:
         return run.job_id.removeprefix(f"{project.name}/")
 
-    def _ask_schedule(self, project: Project, job: Watched, view: View) -> Reading | None:
+    def _ask_schedule(self, project: Project, job: Watched, view: View) -> Batch | None:
         """The schedule of a job, which its project's list does not tell."""
         now = view.now
         try:
@@ -516,7 +530,7 @@ class NorthflankSource:
         except (ForbiddenError, NotFoundError):
             schedule = job.note.schedule
         note = msgspec.structs.replace(job.note, schedule=schedule, detailed=now)
-        return Reading(
+        return Batch(
             scope=project.name,
             jobs=[job.row.job(schedule)],
             notes={note_key(job.row.job_id): msgspec.json.encode(note).decode()},
@@ -556,13 +570,13 @@ class NorthflankSource:
         """
         return [job for job in self._wanted_of(project, view) if not self._failing.lasts(job.part, view.now)]
 
-    def _unreadable_projects(self, view: View) -> Iterator[Reading]:
+    def _unreadable_projects(self, view: View) -> Iterator[Batch]:
         """Projects of which nothing could be read for a while, not even one job."""
         for project in self._projects.values():
             jobs = self._wanted_of(project, view)
             lasts = self._failing.lasts(project.part, view.now) if not jobs else not self._patient(project, view)
             if lasts and project.readable:
-                yield Reading(scope=project.name, readable=False, listing=self._listing)
+                yield Batch(scope=project.name, readable=False, listing=self._listing)
 
     # --- what else a source does ---
 

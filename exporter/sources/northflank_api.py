@@ -7,10 +7,10 @@ import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import Result, Run, State
+from exporter.sources.job_tracker import JobRow, Page
 from exporter.sources.payload import ABSENT, OBJECT, ROWS, decode, decoded, identity, scalar, text
-from exporter.sources.turns import Schedule
-from exporter.sources.watched import JobRow, Page
-from exporter.times import parse_instant
+from exporter.sources.request_queue import Schedule
+from exporter.times import parse_timestamp
 
 PROJECTS = "/projects"
 JOBS = "/projects/{projectId}/jobs"
@@ -149,7 +149,7 @@ def to_run(raw: msgspec.Raw, job_id: str, status_map: Mapping[str, Result | Stat
         return None
     word = text(loose.status).strip()[:LONGEST_WORD]
     meaning = status_map.get(word.casefold())
-    start, end = parse_instant(scalar(loose.started_at)), parse_instant(scalar(loose.concluded_at))
+    start, end = parse_timestamp(scalar(loose.started_at)), parse_timestamp(scalar(loose.concluded_at))
     unmapped = "" if meaning is not None else word or NO_STATUS
     if meaning is None and (end is not None or decoded(loose.concluded, BOOL) is True):
         meaning = Result.UNKNOWN

@@ -20,7 +20,7 @@ class PollParts:
         self._errors = {}
 
     @contextmanager
-    def reading(self, part: str, view: View) -> Iterator[None]:
+    def batch(self, part: str, view: View) -> Iterator[None]:
         """Read a part: its error is noted, not raised, unless it is about the credential or the rate limit."""
         began = view.now
         try:

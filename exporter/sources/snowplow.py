@@ -16,7 +16,7 @@ from exporter.config.source import DAY, HOUR, MINUTE, SourceSettings, Sweep
 from exporter.config.values import BaseUrl, Text
 from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, NotFoundError, PartialError, RateLimitedError, SourceError
-from exporter.model import Reading, Result, Run, Step, Window
+from exporter.model import Batch, Result, Run, Step, Window
 from exporter.sources.failing import FailingParts
 from exporter.sources.oddities import NO_RUN, Oddities
 from exporter.sources.rest import path
@@ -166,7 +166,7 @@ class SnowplowSource:
         self._milliseconds = False
         self._failing = FailingParts()
 
-    def readings(self, view: View) -> Iterator[Reading]:
+    def fetch(self, view: View) -> Iterator[Batch]:
         """The windows of this poll, oldest first, then the open runs that no window has shown."""
         sweep = self._settings.sweep.window if view.sweep_due and self._settings.sweep else None
         todo = plan(view.now, view.watermark(), self._reach, sweep=sweep)
@@ -237,12 +237,12 @@ class SnowplowSource:
 
     def _reading(
         self, answered: RunList, now: float, *, through: float, truncated: int, unobserved: Sequence[Window]
-    ) -> Reading:
+    ) -> Batch:
         """What an answer brought that the one committed before did not: most of its rows are usually the same."""
         changed = () if self._last is answered else answered.fresh
         if answered.invalid:
             self._oddities.note([(NO_RUN, answered.invalid)])
-        return Reading(
+        return Batch(
             jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
             runs=self._runs(changed, now, among=list(answered.texts.values())),
             unchanged=len(answered.texts) - len(changed) + answered.repeated,
@@ -262,12 +262,12 @@ class SnowplowSource:
             self._oddities.note(oddities(row, run, now))
         return runs
 
-    def committed(self, reading: Reading) -> None:
+    def committed(self, batch: Batch) -> None:
         """Remembers an answer whose rows are in the state."""
-        if isinstance(reading.memory, RunList):
-            self._last = reading.memory
+        if isinstance(batch.memory, RunList):
+            self._last = batch.memory
 
-    def _follow(self, view: View, shown: Collection[RunList]) -> Iterator[Reading]:
+    def _follow(self, view: View, shown: Collection[RunList]) -> Iterator[Batch]:
         """Asks for open runs by id, those asked least often first.
 
         One that cannot be had does not keep the others from being asked for.
@@ -298,15 +298,15 @@ class SnowplowSource:
         if parts:
             raise PartialError(parts)
 
-    def _one(self, run: OpenRun, now: float) -> Reading | None:
+    def _one(self, run: OpenRun, now: float) -> Batch | None:
         endpoint = path(RUN, org=self._settings.organization_id, runId=run.run_id)
         try:
             answer = self._client.get(endpoint, endpoint=RUN)
         except NotFoundError:
             # A run that the API should still show is asked for again; an older one is gone for good.
-            return Reading(gone=[run.run_id]) if run.origin < now - REACH else None
+            return Batch(gone=[run.run_id]) if run.origin < now - REACH else None
         row, steps = parse_run(answer.body, self._statuses, run.run_id)
-        return Reading(
+        return Batch(
             jobs=[to_job(row)],
             runs=self._runs([row], now, among=[]),
             steps={run.run_id: steps} if steps else {},
@@ -377,9 +377,9 @@ def _proven(doubted: Iterable[Doubted], rows: Collection[RunRow]) -> int:
     return proven
 
 
-def timestamp(instant: float) -> str:
+def timestamp(timestamp: float) -> str:
     """An instant as the API wants it: whole seconds, UTC, `Z`."""
-    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _access(settings: SnowplowSettings) -> Access:

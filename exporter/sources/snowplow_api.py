@@ -25,7 +25,7 @@ from exporter.sources.payload import (
 )
 from exporter.sources.rest import LONGEST_WORD, StatusTable, spelled, status_table
 from exporter.sources.source import StepLog
-from exporter.times import is_number, parse_duration, parse_instant
+from exporter.times import is_number, parse_duration, parse_timestamp
 
 RUNS = "/organizations/{org}/jobs/v1/runs"
 RUN = RUNS + "/{runId}"
@@ -260,7 +260,7 @@ def to_run(row: RunRow, status_map: StatusTable, now: float = float("inf"), *, m
     make another run of it at each reading.
     """
     meaning, unmapped = _meaning(row.state, status_map)
-    start, end = start_of(row), parse_instant(row.end_time)
+    start, end = start_of(row), parse_timestamp(row.end_time)
     if meaning is None and end is not None:
         meaning = Result.UNKNOWN
     result = meaning if isinstance(meaning, Result) else None
@@ -281,7 +281,7 @@ def to_run(row: RunRow, status_map: StatusTable, now: float = float("inf"), *, m
 
 def start_of(row: RunRow) -> float | None:
     """When the run of a row started."""
-    return parse_instant(row.start_time)
+    return parse_timestamp(row.start_time)
 
 
 def duration_of(row: RunRow, now: float, *, milliseconds: bool) -> float | None:
@@ -310,7 +310,7 @@ def oddities(row: RunRow, run: Run, now: float) -> Iterator[Oddity]:
     """What could not be read of a row, or is hard to believe."""
     if row.start_time is not None and run.start is None:
         yield "start time of a run cannot be read", row.start_time
-    if row.end_time is not None and parse_instant(row.end_time) is None:
+    if row.end_time is not None and parse_timestamp(row.end_time) is None:
         yield "end time of a run cannot be read", row.end_time
     if run.result is not None and row.duration is not None and run.duration is None:
         yield "duration of a run cannot be read", row.duration
@@ -408,7 +408,7 @@ def _steps(raws: Sequence[msgspec.Raw], status_map: StatusTable) -> list[Step]:
 
 def _step(fields: Fields, name: str, status_map: StatusTable) -> Step:
     meaning, _ = _meaning(fields.text(WORD), status_map)
-    start, end = parse_instant(fields.scalar(START)), parse_instant(fields.scalar(END))
+    start, end = parse_timestamp(fields.scalar(START)), parse_timestamp(fields.scalar(END))
     duration = parse_duration(fields.span())
     result = meaning if isinstance(meaning, Result) else None
     ended, lasted = _completed(start, end, duration) if result is not None else (None, duration)

@@ -1,7 +1,7 @@
 """What a source is: the one seam between the exporter and a vendor.
 
 A source reads and parses; it keeps no counts and decides nothing about them. It is given a `View` of the state,
-yields `Reading`s in the order in which they are to be committed, and raises `exporter.errors.SourceError` when it
+yields `Batch`s in the order in which they are to be committed, and raises `exporter.errors.SourceError` when it
 cannot go on.
 """
 
@@ -14,7 +14,7 @@ import msgspec
 from exporter.client.client import Client
 from exporter.config.source import SourceSettings
 from exporter.counting.records import OpenRun
-from exporter.model import Reading, Result, Run, Step
+from exporter.model import Batch, Result, Run, Step
 
 
 class View(Protocol):
@@ -78,10 +78,10 @@ class StepLog(msgspec.Struct, frozen=True, kw_only=True):
 class Source(Protocol):
     """One configured source."""
 
-    def readings(self, view: View) -> Iterator[Reading]:
+    def fetch(self, view: View) -> Iterator[Batch]:
         """One poll: yields each reading when the one before is committed."""
 
-    def committed(self, reading: Reading) -> None:
+    def committed(self, batch: Batch) -> None:
         """Called once a reading is in the state; only now may the source treat its rows as known."""
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:

@@ -10,7 +10,7 @@ from exporter.config.section import Section
 from exporter.config.source import MINUTE, SourceSettings, Sweep
 from exporter.config.values import BaseUrl, Positive
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
-from exporter.model import Reading, Result, Run, Step
+from exporter.model import Batch, Result, Run, Step
 from exporter.sources.parts import PollParts
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.strait_api import (
@@ -74,7 +74,7 @@ class StraitSource:
         self._parts_failing = PollParts()
         self._step_statuses = statuses(STEP_STATUSES, settings.status_map)
 
-    def readings(self, view: View) -> Iterator[Reading]:
+    def fetch(self, view: View) -> Iterator[Batch]:
         """One poll of both parts. One that the key may not read is left out, unless it may read neither.
 
         What could not be read costs no more than itself. Raises PartialError for it, once all else is read.
@@ -85,27 +85,27 @@ class StraitSource:
         for scope, part in self._parts.items():
             name = part.kind.runs
             try:
-                yield from part.readings(view, self._parts_failing)
+                yield from part.fetch(view, self._parts_failing)
             except (AuthError, RateLimitedError):
                 raise
             except (ForbiddenError, NotFoundError) as error:
                 refused.append(error)
-                yield Reading(scope=scope, readable=False)
+                yield Batch(scope=scope, readable=False)
             except SourceError as error:
                 failed.append(error)
                 self._parts_failing.failed(name, error, view)
                 if self._parts_failing.lasts(name, view.now):
-                    yield Reading(scope=scope, readable=False)
+                    yield Batch(scope=scope, readable=False)
             else:
                 self._parts_failing.answered(name)
         if len(refused) + len(failed) == len(self._parts):
             raise (failed or refused)[0]
         self._parts_failing.raise_errors()
 
-    def committed(self, reading: Reading) -> None:
+    def committed(self, batch: Batch) -> None:
         """Remembers rows that are in the state."""
-        if isinstance(reading.memory, dict):
-            self._parts[reading.scope].committed(reading.memory)
+        if isinstance(batch.memory, dict):
+            self._parts[batch.scope].committed(batch.memory)
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
         """The steps of a workflow run that has ended; more than a list can hold come from its timeline."""

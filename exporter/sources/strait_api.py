@@ -13,7 +13,7 @@ from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, State, Step
 from exporter.sources.payload import LONGEST_ID, OBJECT, decode, decoded, text
 from exporter.sources.source import StepLog
-from exporter.times import parse_instant
+from exporter.times import parse_timestamp
 
 RUNS = "/runs"
 RUN = "/runs/{runId}"
@@ -369,23 +369,23 @@ def _step(row: StepRow, status_map: Mapping[str, Result | State]) -> Step:
 def exact(value: object) -> datetime | None:
     """An instant exact to the microsecond, as cursors need it; None if it is no such text."""
     try:
-        instant = datetime.fromisoformat(value) if isinstance(value, str) else None
+        timestamp = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
     # The first and the last year would leave the calendar in another time zone, or with a microsecond more.
-    if instant is None or not MINYEAR < instant.year < MAXYEAR:
+    if timestamp is None or not MINYEAR < timestamp.year < MAXYEAR:
         return None
-    return instant.replace(tzinfo=instant.tzinfo or UTC)
+    return timestamp.replace(tzinfo=timestamp.tzinfo or UTC)
 
 
-def cursor_at(instant: datetime) -> str:
+def cursor_at(timestamp: datetime) -> str:
     """The cursor from which a list shows what was created before an instant."""
-    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return timestamp.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def cursor_from(instant: datetime) -> str:
+def cursor_from(timestamp: datetime) -> str:
     """The cursor from which a list shows what was created at an instant, and before."""
-    return cursor_at(instant + timedelta(microseconds=1))
+    return cursor_at(timestamp + timedelta(microseconds=1))
 
 
 def _text(value: object) -> str:
@@ -393,11 +393,11 @@ def _text(value: object) -> str:
 
 
 def _instant(value: object) -> float | None:
-    return parse_instant(value) if isinstance(value, str | int | float) else None
+    return parse_timestamp(value) if isinstance(value, str | int | float) else None
 
 
-def _latest(*instants: float | None) -> float | None:
-    return max((instant for instant in instants if instant is not None), default=None)
+def _latest(*timestamps: float | None) -> float | None:
+    return max((timestamp for timestamp in timestamps if timestamp is not None), default=None)
 
 
 def _between(start: float | None, end: float | None) -> float | None:

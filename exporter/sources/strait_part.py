@@ -16,7 +16,7 @@ from exporter.errors import (
     SchemaError,
     SourceError,
 )
-from exporter.model import Job, Reading, Result, Run, State, Window
+from exporter.model import Batch, Job, Result, Run, State, Window
 from exporter.sources.failing import PATIENCE
 from exporter.sources.parts import PollParts
 from exporter.sources.source import View
@@ -76,7 +76,7 @@ FEW_RUNS = 8
 """Runs that are asked for by ID without a try to find them in lists by status: those would cost as many requests."""
 
 
-class Kind(msgspec.Struct, frozen=True, kw_only=True):
+class PartKind(msgspec.Struct, frozen=True, kw_only=True):
     """Job runs or workflow runs: two parts of the API that are alike. `scope`: its name among ours."""
 
     scope: str
@@ -88,8 +88,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
 
 
 KINDS = (
-    Kind(scope="", jobs=JOBS, runs=RUNS, run=RUN, statuses=RUN_STATUSES, workflow=False),
-    Kind(
+    PartKind(scope="", jobs=JOBS, runs=RUNS, run=RUN, statuses=RUN_STATUSES, workflow=False),
+    PartKind(
         scope="workflows",
         jobs=WORKFLOWS,
         runs=WORKFLOW_RUNS,
@@ -111,7 +111,7 @@ class Part:
     """
 
     def __init__(
-        self, kind: Kind, settings: SourceSettings, status_map: Mapping[str, Result | State], client: Client
+        self, kind: PartKind, settings: SourceSettings, status_map: Mapping[str, Result | State], client: Client
     ) -> None:
         self.kind = kind
         self._client = client
@@ -146,7 +146,7 @@ class Part:
         self._dead = DeadLetters() if DEAD_LETTER in kind.statuses else None
         self._failing = PollParts()
 
-    def readings(self, view: View, failing: PollParts) -> Iterator[Reading]:
+    def fetch(self, view: View, failing: PollParts) -> Iterator[Batch]:
         """One poll. Open runs come first: at the first poll they must be known before the watermark is set.
 
         A list for each open status shows open runs of any age, and ended ones that have come back; then come the newest
@@ -174,7 +174,7 @@ class Part:
         yield from self._drain(view)
         yield from self._follow(view)
         if self._dead is not None and not view.out_of_time():
-            with failing.reading(f"{self.kind.runs} of status {DEAD_LETTER}", view):
+            with failing.batch(f"{self.kind.runs} of status {DEAD_LETTER}", view):
                 yield from self._revived(self._dead, view)
         if failure is not None:
             raise failure
@@ -185,7 +185,7 @@ class Part:
 
     # --- jobs ---
 
-    def _read_catalog(self, view: View) -> Iterator[Reading]:
+    def _read_catalog(self, view: View) -> Iterator[Batch]:
         """The jobs. If they cannot be read, those of the last list are still right."""
         try:
             rows = [row for page in self._jobs.pages() for row in page.rows]
@@ -198,9 +198,9 @@ class Part:
         jobs = [to_job(row, scope=self.kind.scope, workflow=self.kind.workflow) for row in rows]
         self._catalog = {job.job_id: job for job in jobs}
         self._unlisted, self._refused_words, self._catalog_age = set(), set(), 0
-        yield Reading(scope=self.kind.scope, jobs=list(self._catalog.values()), catalog=True)
+        yield Batch(scope=self.kind.scope, jobs=list(self._catalog.values()), catalog=True)
 
-    def _name_jobs(self, identities: Collection[str], view: View) -> Iterator[Reading]:
+    def _name_jobs(self, identities: Collection[str], view: View) -> Iterator[Batch]:
         """Reads the list of jobs again if one is named that is in none."""
         unknown = {each for each in identities if each not in self._catalog and each not in self._unlisted}
         if unknown and self.kind.jobs not in self._failing.errors:
@@ -264,7 +264,7 @@ class Part:
         if page.burst is not None:
             self._burst_times.add(page.burst)
 
-    def _newest(self, view: View) -> Iterator[Reading]:
+    def _newest(self, view: View) -> Iterator[Batch]:
         """The newest runs, down to the watermark less the overlap; after downtime in windows, oldest first."""
         now = view.now
         watermark = view.watermark(self.kind.scope)
@@ -303,13 +303,13 @@ class Part:
 
     # --- bursts ---
 
-    def _read_bursts(self, view: View) -> Iterator[Reading]:
+    def _read_bursts(self, view: View) -> Iterator[Batch]:
         """Finds the runs of times that have more of them than a list shows, once for each time."""
         known = self._bursts.known(view.notes)
         for time in sorted(self._burst_times):
             burst = known.get(time, Burst(since=view.now))
             if not burst.read or self._has_grown(time, view):
-                with self._failing.reading(f"runs created at {time.isoformat()}", view):
+                with self._failing.batch(f"runs created at {time.isoformat()}", view):
                     yield from self._read_burst(time, burst, view)
                 if f"runs created at {time.isoformat()}" in self._failing.errors:
                     yield self._still_unread(time, burst, view)
@@ -321,7 +321,7 @@ class Part:
         wanted = [row.id for row in rows if row.job not in self._catalog or view.wanted(self._catalog[row.job].name)]
         return len(view.known(wanted)) < len(wanted)
 
-    def _read_burst(self, time: datetime, burst: Burst, view: View) -> Iterator[Reading]:
+    def _read_burst(self, time: datetime, burst: Burst, view: View) -> Iterator[Batch]:
         """Reads the IDs of all runs of a time. Those that no list shows are open with us until they are asked by ID."""
         exported = self._bursts.ask(time)
         jobs = {} if exported is None else exported.jobs
@@ -333,7 +333,7 @@ class Part:
             self._bursts.cut(time, len(self._latest.of_time(time)), cut_lists)
         yield from self._name_jobs(hidden.values(), view)
         runs = [Run(run_id=run_id, job_id=job, created=time.timestamp()) for run_id, job in hidden.items()]
-        yield Reading(
+        yield Batch(
             scope=self.kind.scope,
             jobs=list(self._jobs_of(dict.fromkeys(hidden.values(), self._project()), view)),
             runs=runs,
@@ -363,12 +363,12 @@ class Part:
             cut += page.burst is not None
         return cut
 
-    def _still_unread(self, time: datetime, burst: Burst, view: View) -> Reading:
+    def _still_unread(self, time: datetime, burst: Burst, view: View) -> Batch:
         """A time that could not be read yet: it is tried again at each poll, and counted once that lasts."""
         lasts = not 0 <= view.now - burst.since <= PATIENCE
         if lasts and not burst.cut:
             self._bursts.cut(time, len(self._latest.of_time(time)), 1)
-        return Reading(
+        return Batch(
             scope=self.kind.scope,
             truncated=int(lasts and not burst.cut),
             notes=self._bursts.note(time, Burst(since=burst.since, cut=burst.cut or lasts)),
@@ -380,9 +380,7 @@ class Part:
 
     # --- readings ---
 
-    def _drain(
-        self, view: View, *, through: float | None = None, unobserved: Sequence[Window] = ()
-    ) -> Iterator[Reading]:
+    def _drain(self, view: View, *, through: float | None = None, unobserved: Sequence[Window] = ()) -> Iterator[Batch]:
         """What has been read since the last time. All is read up to `through` with the last of these readings."""
         rows = self._latest.take()
         changed = [row for row in rows if self._known.get(row.id) != row]
@@ -401,7 +399,7 @@ class Part:
             last = number == len(pieces)
             if not (piece or rows or invalid or through is not None):
                 return
-            yield Reading(
+            yield Batch(
                 scope=self.kind.scope,
                 jobs=list(self._jobs_of({row.job: row.project_id for row in piece}, view)),
                 runs=[to_run(row, self._statuses) for row in piece],
@@ -425,7 +423,7 @@ class Part:
 
     # --- what only an ID shows ---
 
-    def _follow(self, view: View) -> Iterator[Reading]:
+    def _follow(self, view: View) -> Iterator[Batch]:
         """Asks by ID for open runs that no list has shown, those asked least often first.
 
         Those that are known by their ID alone come last: they are many, and the others may have ended a moment ago.
@@ -442,13 +440,13 @@ class Part:
             self._asked[run_id] = self._asked.get(run_id, 0) + 1
             if self._failing.rests(f"run {run_id}", view):
                 continue
-            with self._failing.reading(f"run {run_id}", view):
+            with self._failing.batch(f"run {run_id}", view):
                 row = self._ask(run_id)
                 if row is not None:
                     self._latest.add([row])
                     yield from self._drain(view)
                 elif run_id in old:
-                    yield Reading(scope=self.kind.scope, gone=[run_id])
+                    yield Batch(scope=self.kind.scope, gone=[run_id])
 
     def _ask(self, run_id: str) -> RunRow | None:
         """A run by its ID; None if the server does not have it."""
@@ -461,7 +459,7 @@ class Part:
             raise SchemaError(f"GET {self.kind.run}: the answer is another run")
         return row
 
-    def _revived(self, dead: DeadLetters, view: View) -> Iterator[Reading]:
+    def _revived(self, dead: DeadLetters, view: View) -> Iterator[Batch]:
         """Dead letters that were replayed and have ended since: the newest at each poll, all with a sweep.
 
         Of the list itself only rows that died again are entered: the state may have forgotten older ones, which were
@@ -485,7 +483,7 @@ class Part:
         for run_id in [*compared.vanished, *hidden]:
             if view.out_of_time():
                 break
-            with self._failing.reading(f"run {run_id}", view):
+            with self._failing.batch(f"run {run_id}", view):
                 row = self._ask(run_id)
                 dead.forget(run_id)
                 if row is not None:
@@ -499,5 +497,5 @@ def _of_word(rows: Iterable[RunRow], word: str) -> list[RunRow]:
     return [row for row in rows if isinstance(row.status, str) and row.status.casefold() == word]
 
 
-def _moment(instant: float) -> datetime:
-    return datetime.fromtimestamp(instant, UTC)
+def _moment(timestamp: float) -> datetime:
+    return datetime.fromtimestamp(timestamp, UTC)

@@ -7,7 +7,7 @@ import msgspec
 
 from exporter.model import Window
 
-DOUBT = 5.0
+CLOCK_MARGIN = 5.0
 """Seconds by which our idea of the API's clock may be wrong: no window ends later than so long ago."""
 
 
@@ -53,7 +53,7 @@ def plan(now: float, watermark: float | None, reach: Reach, *, sweep: float | No
         reach: The limits.
         sweep: The length of the sweep window if this poll sweeps, else None.
     """
-    end = math.floor(now - DOUBT)
+    end = math.floor(now - CLOCK_MARGIN)
     horizon = math.ceil(now - reach.api + reach.margin)
     floor = horizon if watermark is None else max(horizon, math.ceil(now - reach.lookback))
     if watermark is None or watermark > now:

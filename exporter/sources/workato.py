@@ -10,7 +10,7 @@ from exporter.client.signin import BearerAuth
 from exporter.config.source import DAY
 from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, PartialError, RateLimitedError, SourceError
-from exporter.model import Reading, Result, Run, Step, Window
+from exporter.model import Batch, Result, Run, Step, Window
 from exporter.sources.failing import PATIENCE, FailingParts
 from exporter.sources.oddities import NO_RUN, Oddities
 from exporter.sources.paging import PageGuard
@@ -35,8 +35,8 @@ from exporter.sources.workato_api import (
 from exporter.sources.workato_customers import PER_PAGE, Customers, Turns, part_of
 from exporter.sources.workato_marks import (
     Found,
-    Goal,
-    Mark,
+    ReadMark,
+    SearchTarget,
     Unread,
     after,
     decode_marks,
@@ -75,7 +75,7 @@ class Listed(msgspec.Struct, frozen=True, kw_only=True):
 
     scope: str
     recipes: Mapping[str, Recipe]
-    marks: dict[str, Mark]
+    marks: dict[str, ReadMark]
     unread: dict[str, Unread]
     open_runs: OpenRuns
     asked: float
@@ -101,7 +101,7 @@ class WorkatoSource:
 
     # --- customers ---
 
-    def readings(self, view: View) -> Iterator[Reading]:
+    def fetch(self, view: View) -> Iterator[Batch]:
         """Each customer's recipes and jobs, those with open or changed things first, for as long as time allows.
 
         A customer, a recipe or a job that cannot be read costs no other: what could not be read is raised in the end.
@@ -154,7 +154,7 @@ class WorkatoSource:
         if failure is not None:
             self._parts[part] = failure.error
 
-    def _refusal(self, customer: Customer, error: SourceError, now: float, *, answered: bool) -> Reading:
+    def _refusal(self, customer: Customer, error: SourceError, now: float, *, answered: bool) -> Batch:
         """That a customer is not readable, unless it is the token itself that is refused."""
         if self._settings.mode == "developer":
             raise error
@@ -164,22 +164,22 @@ class WorkatoSource:
         self._turns.note_read(customer.customer_id, now)
         return self._unreadable(customer)
 
-    def _unreadable(self, customer: Customer) -> Reading:
+    def _unreadable(self, customer: Customer) -> Batch:
         """That a customer cannot be read: its watermark stays as it is, and does not hold that of the source."""
-        return Reading(scope=customer.customer_id, readable=False, listing=self._customers.listing)
+        return Batch(scope=customer.customer_id, readable=False, listing=self._customers.listing)
 
-    def _of_vanished(self, view: View) -> Iterator[Reading]:
+    def _of_vanished(self, view: View) -> Iterator[Batch]:
         """Customers that the list no longer shows; when one is forgotten as well, so are its notes."""
         known = {customer.customer_id for customer in self._customers.known}
         prefixes = (note_of(""), unread_note_of(""))
         noted = {name.removeprefix(each) for name in view.notes for each in prefixes if name.startswith(each)}
         for scope in sorted((view.scopes | noted) - known):
             notes = {} if scope in view.scopes else {note_of(scope): "", unread_note_of(scope): ""}
-            yield Reading(scope=scope, exists=False, notes=notes)
+            yield Batch(scope=scope, exists=False, notes=notes)
 
     # --- recipes ---
 
-    def _of_customer(self, view: View, customer: Customer, open_runs: OpenRuns) -> Iterator[Reading]:
+    def _of_customer(self, view: View, customer: Customer, open_runs: OpenRuns) -> Iterator[Batch]:
         asked, scope = view.now, customer.customer_id
         recipes, invalid = self._recipes(scope)
         self._turns.refused.discard(scope)
@@ -197,7 +197,7 @@ class WorkatoSource:
         )
         todo = self._todo(view, listed)
         through = asked - self._settings.settle
-        yield Reading(
+        yield Batch(
             scope=scope,
             jobs=[to_job(recipe, customer, self._page_of(recipe)) for recipe in recipes.values()],
             catalog=True,
@@ -210,11 +210,11 @@ class WorkatoSource:
         (self._turns.unfinished.discard if whole else self._turns.unfinished.add)(scope)
         notes = {} if listed.unread == unread else {unread_note_of(scope): encode_unread(listed.unread)}
         if notes or (whole and todo):
-            yield Reading(scope=scope, through=through if whole else None, notes=notes)
+            yield Batch(scope=scope, through=through if whole else None, notes=notes)
         if not todo:
             self._turns.note_read(scope, view.now)
 
-    def _of_recipes(self, view: View, listed: Listed, todo: Sequence[str]) -> Generator[Reading, None, bool]:
+    def _of_recipes(self, view: View, listed: Listed, todo: Sequence[str]) -> Generator[Batch, None, bool]:
         """Read the jobs of these recipes; return whether all that is to be known of them is.
 
         A recipe that could not be read for longer than PATIENCE no longer counts for that. It is remembered up to
@@ -243,7 +243,7 @@ class WorkatoSource:
         watermark = view.watermark(scope)
         return Unread(since=view.now, read=view.baseline(scope) if watermark is None else watermark)
 
-    def _try_recipe(self, view: View, listed: Listed, key: str) -> Generator[Reading, None, SourceError | None]:
+    def _try_recipe(self, view: View, listed: Listed, key: str) -> Generator[Batch, None, SourceError | None]:
         """Read the jobs of a recipe; return why that failed, None if it did not."""
         part, began = f"recipe {job_id_of(listed.scope, key)}", view.now
         failure = self._failing.get(part)
@@ -302,7 +302,7 @@ class WorkatoSource:
     def _note_unread_jobs(self, search: Search) -> None:
         self._parts |= {f"job {run_id}": error for run_id, error in search.failed.items()}
 
-    def _of_recipe(self, view: View, listed: Listed, key: str) -> Reading:
+    def _of_recipe(self, view: View, listed: Listed, key: str) -> Batch:
         """What is new of a recipe's jobs, with its new mark, which becomes one of `listed`."""
         scope, recipe, mark = listed.scope, listed.recipes[key], listed.marks.get(key)
         unread = listed.unread.get(key)
@@ -323,7 +323,7 @@ class WorkatoSource:
         if listed.unread.pop(key, None) is not None:
             notes[unread_note_of(scope)] = encode_unread(listed.unread)
         lost = watermark is not None and missed and watermark < goal.floor
-        return Reading(
+        return Batch(
             scope=scope,
             runs=runs,
             steps=search.steps,
@@ -335,7 +335,9 @@ class WorkatoSource:
             notes=notes,
         )
 
-    def _goal(self, view: View, scope: str, recipe: Recipe, mark: Mark | None, watermark: float | None) -> Goal:
+    def _goal(
+        self, view: View, scope: str, recipe: Recipe, mark: ReadMark | None, watermark: float | None
+    ) -> SearchTarget:
         """What is to be found. A recipe that is new to a known scope has no jobs from before its watermark."""
         settings = self._settings
         deep = is_deep(mark)
@@ -343,18 +345,18 @@ class WorkatoSource:
         if watermark is not None and (deep or mark is None):
             floor = max(floor, watermark - settings.overlap)
         baseline = view.baseline(scope) if mark is None or watermark is None else None
-        return Goal(owed=owed(mark, recipe), floor=floor, baseline=baseline, deep=deep)
+        return SearchTarget(owed=owed(mark, recipe), floor=floor, baseline=baseline, deep=deep)
 
-    def _of_deleted(self, view: View, listed: Listed, recipe_id: str) -> Reading:
+    def _of_deleted(self, view: View, listed: Listed, recipe_id: str) -> Batch:
         """What became of the open jobs of a recipe that is no longer listed."""
         search = self._search(view, listed, recipe_id)
         search.read_single(REACH)
         self._note_unread_jobs(search)
-        return Reading(scope=listed.scope, runs=search.runs(), steps=search.steps, gone=search.gone)
+        return Batch(scope=listed.scope, runs=search.runs(), steps=search.steps, gone=search.gone)
 
     # --- the rest ---
 
-    def committed(self, reading: Reading) -> None:
+    def committed(self, batch: Batch) -> None:
         """All that must be remembered is in the notes."""
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:

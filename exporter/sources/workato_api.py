@@ -11,7 +11,7 @@ from exporter.model import FAILING, Job, Result, Run, State, Step, one_row_per_r
 from exporter.sources.oddities import FUTURE_MARGIN, Oddity
 from exporter.sources.payload import ABSENT, OBJECT, decode, decode_rows, decoded, identity, scalar, text
 from exporter.sources.rest import LONGEST_WORD, StatusTable, spelled, status_table
-from exporter.times import parse_duration, parse_instant
+from exporter.times import parse_duration, parse_timestamp
 
 USERS = "/managed_users"
 RECIPES = "/recipes"
@@ -138,7 +138,7 @@ class LineStat(msgspec.Struct):
     def duration(self) -> float | None:
         """Seconds, None if it tells neither."""
         total = parse_duration(scalar(self.total))
-        started, completed = parse_instant(scalar(self.started_at)), parse_instant(scalar(self.completed_at))
+        started, completed = parse_timestamp(scalar(self.started_at)), parse_timestamp(scalar(self.completed_at))
         if total is not None or started is None or completed is None:
             return total
         return max(0.0, completed - started)
@@ -296,7 +296,7 @@ def _job(loose: LooseJob | None) -> JobRow | None:
         return None
     master = text(loose.master_job_id)
     times = {"start": scalar(loose.started_at), "end": scalar(loose.completed_at)}
-    started, completed = map(parse_instant, times.values())
+    started, completed = map(parse_timestamp, times.values())
     return JobRow(
         job_id=job_id,
         status=text(loose.status).strip()[:LONGEST_WORD],

@@ -11,7 +11,7 @@ MOST_TRIES = 3
 """Polls that look once more for jobs that the counts tell of and the pages do not show."""
 
 
-class Mark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
+class ReadMark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     """What is known of a recipe's jobs.
 
     Attributes:
@@ -35,10 +35,10 @@ class Mark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
     unreadable: int = 0
 
 
-MARKS: msgspec.json.Decoder[dict[str, Mark]] = msgspec.json.Decoder(dict[str, Mark])
+MARKS: msgspec.json.Decoder[dict[str, ReadMark]] = msgspec.json.Decoder(dict[str, ReadMark])
 
 
-def decode_marks(note: str) -> dict[str, Mark]:
+def decode_marks(note: str) -> dict[str, ReadMark]:
     """The marks of a scope's recipes by id; none if the note cannot be read."""
     try:
         return MARKS.decode(note) if note else {}
@@ -46,7 +46,7 @@ def decode_marks(note: str) -> dict[str, Mark]:
         return {}
 
 
-def encode_marks(marks: Mapping[str, Mark]) -> str:
+def encode_marks(marks: Mapping[str, ReadMark]) -> str:
     """The note that holds these marks."""
     return msgspec.json.encode(marks).decode()
 
@@ -74,18 +74,18 @@ def encode_unread(unread: Mapping[str, Unread]) -> str:
     return msgspec.json.encode(unread).decode() if unread else ""
 
 
-def moved(mark: Mark, recipe: Recipe) -> bool:
+def moved(mark: ReadMark, recipe: Recipe) -> bool:
     """Whether jobs may have ended or started since; a recipe that tells neither counts nor times always may."""
     told = (recipe.succeeded, recipe.failed, recipe.last_run)
     return told != (mark.succeeded, mark.failed, mark.last_run) or told == (None, None, "")
 
 
-def to_be_read(mark: Mark | None, recipe: Recipe) -> bool:
+def to_be_read(mark: ReadMark | None, recipe: Recipe) -> bool:
     """Whether this poll shall read the recipe's jobs, open ones aside."""
     return mark is None or moved(mark, recipe) or unfinished(mark)
 
 
-def owed(mark: Mark | None, recipe: Recipe) -> int | None:
+def owed(mark: ReadMark | None, recipe: Recipe) -> int | None:
     """How many ended jobs are to be found now; below 0 if more have been found than the counts yet tell of.
 
     None if the counts do not tell: they are missing, or have fallen.
@@ -99,7 +99,7 @@ def owed(mark: Mark | None, recipe: Recipe) -> int | None:
     return mark.owed - mark.ahead + rise
 
 
-class Goal(msgspec.Struct, frozen=True, kw_only=True):
+class SearchTarget(msgspec.Struct, frozen=True, kw_only=True):
     """When a search is over.
 
     Attributes:
@@ -131,7 +131,7 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
         return min((row.started for row in self.rows if row.started is not None), default=float("inf"))
 
 
-def is_last(page: Page, goal: Goal, *, found: int, ended: Collection[str]) -> bool:
+def is_last(page: Page, goal: SearchTarget, *, found: int, ended: Collection[str]) -> bool:
     """Whether the search need not go beyond this page, after which `found` ended jobs have been found in all.
 
     `ended`: ids of the page's jobs that have ended. A short page says nothing. Where the jobs owed are found, a known
@@ -170,12 +170,12 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     invalid: int = 0
 
 
-def after(recipe: Recipe, mark: Mark | None, goal: Goal, found: Found) -> tuple[Mark, bool]:
+def after(recipe: Recipe, mark: ReadMark | None, goal: SearchTarget, found: Found) -> tuple[ReadMark, bool]:
     """The mark after a search, and whether jobs that the counts tell of are given up as not to be found."""
     still = max(0, (goal.owed or 0) - found.ended)
     tries = (mark.tries if mark else 0) + (not found.gaps) if still else 0
     missed = tries > MOST_TRIES or (still > 0 and not found.gaps and found.beyond)
-    new = Mark(
+    new = ReadMark(
         succeeded=recipe.succeeded,
         failed=recipe.failed,
         last_run=recipe.last_run,
@@ -188,11 +188,11 @@ def after(recipe: Recipe, mark: Mark | None, goal: Goal, found: Found) -> tuple[
     return new, missed
 
 
-def unfinished(mark: Mark | None) -> bool:
+def unfinished(mark: ReadMark | None) -> bool:
     """Whether jobs are still to be found, pages to be read, or rows to be read again."""
     return mark is not None and (mark.owed > 0 or bool(mark.gaps) or awaited(mark.unreadable))
 
 
-def is_deep(mark: Mark | None) -> bool:
+def is_deep(mark: ReadMark | None) -> bool:
     """Whether the next search shall go on through known jobs."""
     return mark is not None and (mark.tries > 0 or awaited(mark.unreadable))

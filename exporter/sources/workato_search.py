@@ -26,7 +26,7 @@ from exporter.sources.workato_api import (
     split_job_id,
     to_run,
 )
-from exporter.sources.workato_marks import Goal, Page, is_last
+from exporter.sources.workato_marks import Page, SearchTarget, is_last
 
 MOST_PAGES = 40
 """Pages of one recipe's jobs a poll; the next poll reads on."""
@@ -121,7 +121,7 @@ class Search:
         self.capped = False
         self.beyond = False
 
-    def read_pages(self, goal: Goal, gaps: Sequence[str]) -> tuple[str, ...]:
+    def read_pages(self, goal: SearchTarget, gaps: Sequence[str]) -> tuple[str, ...]:
         """Reads pages from the newest on, then from each gap of earlier polls; returns the gaps that remain."""
         # While there are gaps it is they that go deep: the newest pages anew would leave no request for them.
         newest = msgspec.structs.replace(goal, deep=False) if gaps else goal
@@ -129,7 +129,7 @@ class Search:
         self.beyond = self._below and not goal.deep
         return tuple(dict.fromkeys(rest for rest in rests if rest))
 
-    def _stretch(self, goal: Goal, offset: str) -> str:
+    def _stretch(self, goal: SearchTarget, offset: str) -> str:
         """Reads on from an offset until the goal is reached, "", or time is up: the offset to go on from then."""
         in_gap = bool(offset)
         guard = PageGuard(f"GET {JOBS}")
@@ -206,11 +206,11 @@ class Search:
             self._api.oddities.note(oddities(row, run, self._view.now))
         return runs
 
-    def ended_since(self, instant: float) -> int:
+    def ended_since(self, timestamp: float) -> int:
         """How many of the jobs shown ended at or after a time, in whole seconds as lists have it; not in the future."""
         latest = self._view.now + FUTURE_MARGIN
         ends = [row.completed for row in self.rows.values() if row.completed is not None]
-        return sum(int(instant) <= end <= latest for end in ends)
+        return sum(int(timestamp) <= end <= latest for end in ends)
 
     def _exact(self, row: JobRow) -> JobRow:
         """Lists cut instants to whole seconds: where a job ended in the second of the baseline, the detail decides."""

@@ -13,7 +13,7 @@ from exporter.errors import StateError
 from exporter.state.files import make_private, problem_of
 from exporter.state.lock import Lock, RefusedStateError
 from exporter.state.schema import MIGRATIONS
-from exporter.state.storage import Loaded, Storage
+from exporter.state.storage import LoadedState, Storage
 from exporter.state.store import MEMORY, Connect, CorruptStateError, NewerSchemaError, Store, newer, set_aside
 
 
@@ -21,7 +21,7 @@ class ForeignStateError(RefusedStateError):
     """The file is another program's database."""
 
 
-class Opened(msgspec.Struct, kw_only=True):
+class OpenedState(msgspec.Struct, kw_only=True):
     """A state that was opened.
 
     Attributes:
@@ -33,15 +33,15 @@ class Opened(msgspec.Struct, kw_only=True):
     """
 
     store: Storage | None
-    loaded: Loaded
+    loaded: LoadedState
     cold: str = ""
     kept: Path | None = None
-    fault: str = ""
+    error: str = ""
 
 
 def open_state(
     path: Path, clock: Callable[[], float], connect: Connect = sqlite3.connect, *, exclusive: bool = False
-) -> Opened:
+) -> OpenedState:
     """Open a state, a new one if there is none; one that is damaged is set aside, never deleted.
 
     Args:
@@ -57,7 +57,7 @@ def open_state(
         return _open(path, connect, None)
     path = path.absolute()
     if problem := problem_of(path):
-        return Opened(store=None, loaded=look(path), fault=f"{path}: {problem}")
+        return OpenedState(store=None, loaded=look(path), error=f"{path}: {problem}")
     refuse_others(path)
     lock = None
     try:
@@ -67,19 +67,19 @@ def open_state(
         if lock is not None:
             lock.release()
         if isinstance(error, StateError) and not isinstance(error, RefusedStateError):
-            return Opened(store=None, loaded=look(path), fault=str(error))
+            return OpenedState(store=None, loaded=look(path), error=str(error))
         raise
     return opened
 
 
-def _open_or_set_aside(path: Path, clock: Callable[[], float], connect: Connect, lock: Lock | None) -> Opened:
+def _open_or_set_aside(path: Path, clock: Callable[[], float], connect: Connect, lock: Lock | None) -> OpenedState:
     try:
         return _open(path, connect, lock)
-    except CorruptStateError as error:
+    except CorruptStateError:
         try:
             kept = set_aside(path, f"corrupt-{int(clock())}")
-        except OSError as fault:
-            raise StateError(f"{error}; it cannot be set aside: {fault.strerror}") from error
+        except OSError as error:
+            raise StateError(f"{error}; it cannot be set aside: {error.strerror}") from error
     try:
         if lock is not None:
             lock.renew()
@@ -87,12 +87,12 @@ def _open_or_set_aside(path: Path, clock: Callable[[], float], connect: Connect,
     except StateError as error:
         if lock is not None:
             lock.release()
-        opened = Opened(store=None, loaded=_nothing(), fault=str(error))
+        opened = OpenedState(store=None, loaded=_nothing(), error=str(error))
     opened.cold, opened.kept = "corrupt", kept
     return opened
 
 
-def _open(path: Path, connect: Connect, lock: Lock | None) -> Opened:
+def _open(path: Path, connect: Connect, lock: Lock | None) -> OpenedState:
     if str(path) != MEMORY:
         try:
             make_private(path)
@@ -100,7 +100,7 @@ def _open(path: Path, connect: Connect, lock: Lock | None) -> Opened:
             raise StateError(f"{path}: cannot be made: {error.strerror}") from error
     store = Store(path, connect=connect, lock=lock)
     try:
-        return Opened(store=store, loaded=store.load(), cold="new" if store.is_new else "")
+        return OpenedState(store=store, loaded=store.load(), cold="new" if store.is_new else "")
     except StateError:
         store.close()
         raise
@@ -134,7 +134,7 @@ def problem(path: Path) -> str:
     return ""
 
 
-def look(path: Path) -> Loaded:
+def look(path: Path) -> LoadedState:
     """What can be read of a state that cannot be written; nothing if not even that is possible."""
     for immutable in (False, True) if os.path.isfile(path) else ():  # noqa: PTH113  # raises nothing; opening a pipe would wait for a writer
         try:
@@ -150,5 +150,5 @@ def look(path: Path) -> Loaded:
     return _nothing()
 
 
-def _nothing() -> Loaded:
-    return Loaded(sources=[], jobs=[], open_runs=[], exporter=Counted())
+def _nothing() -> LoadedState:
+    return LoadedState(sources=[], jobs=[], open_runs=[], exporter=Counted())

@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from exporter.counting import counting
-from exporter.counting.counting import Known, Mark
+from exporter.counting import classify
+from exporter.counting.classify import CountState, RunRecord
 from exporter.counting.records import LastFailure, LastRun
 from exporter.model import Result, Run, State
 
 
-class StepMark(enum.IntEnum):
+class StepState(enum.IntEnum):
     """Where the reading of a run's steps stands."""
 
     NONE = 0
@@ -41,11 +41,11 @@ class StoredRun(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         late: Whether it had ended before the watermark when its ending was first seen.
     """
 
-    known: Known
+    known: RunRecord
     job: int
     seen: float
     origin: float
-    steps: StepMark = StepMark.NONE
+    steps: StepState = StepState.NONE
     tries: int = 0
     asked: int = 0
     due: float | None = None
@@ -180,13 +180,13 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
         recovered=bool(recovered),
         error_type=error_type or "",
     )
-    known = Known(run=run, mark=Mark(mark), earlier=tuple(json.loads(earlier)) if earlier else ())
+    known = RunRecord(run=run, mark=CountState(mark), earlier=tuple(json.loads(earlier)) if earlier else ())
     return StoredRun(
         known=known,
         job=job,
         seen=seen,
         origin=origin,
-        steps=StepMark(steps),
+        steps=StepState(steps),
         tries=tries,
         asked=asked,
         due=due,
@@ -199,10 +199,10 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
 def last_run(row: StoredRun) -> LastRun:
     """Return what gauges hold of the run that ended last."""
     run = row.known.run
-    return counting.as_last_run(run, row.seen if run.end is None else run.end)
+    return classify.as_last_run(run, row.seen if run.end is None else run.end)
 
 
 def last_failure(row: StoredRun) -> LastFailure:
     """Return what gauges hold of the failed run that ended last, but for the step that failed."""
     run = row.known.run
-    return counting.as_last_failure(run, row.seen if run.end is None else run.end)
+    return classify.as_last_failure(run, row.seen if run.end is None else run.end)

@@ -9,13 +9,13 @@ from typing import Protocol
 
 import msgspec
 
-from exporter.counting.counting import Latest, Streak
+from exporter.counting.classify import Latest, Streak
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.model import PastRun, Window
 from exporter.state.schema import StoredRun
 
 
-class Loaded(msgspec.Struct, kw_only=True):
+class LoadedState(msgspec.Struct, kw_only=True):
     """What the state holds, save the runs that have ended."""
 
     sources: list[SourceState]
@@ -38,7 +38,7 @@ class Storage(Protocol):
     and what is written there can be read there.
     """
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedState:
         """All records and open runs."""
 
     def verify(self) -> None:
@@ -79,7 +79,7 @@ class Storage(Protocol):
     def past(self, job: int, limit: int) -> list[PastRun]:
         """The runs of a job that ended last, the latest first."""
 
-    def pulse(self, job: int, since: float, grain: float) -> list[float]:
+    def activity(self, job: int, since: float, grain: float) -> list[float]:
         """The first ending of a job's runs in each stretch of `grain` seconds, in order."""
 
     def runs(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:

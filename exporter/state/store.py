@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from exporter.counting.counting import Latest, Mark, Streak
+from exporter.counting.classify import CountState, Latest, Streak
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.errors import StateError
 from exporter.model import FAILING, PastRun, Result, Window
@@ -25,7 +25,7 @@ from exporter.state.schema import (
     COLUMNS,
     FAILED,
     MIGRATIONS,
-    StepMark,
+    StepState,
     StoredRun,
     columns,
     last_failure,
@@ -33,7 +33,7 @@ from exporter.state.schema import (
     to_row,
     to_stored,
 )
-from exporter.state.storage import Loaded, Pruned
+from exporter.state.storage import LoadedState, Pruned
 
 Connect = Callable[..., sqlite3.Connection]
 
@@ -255,7 +255,7 @@ class Store:
         self._files = Files(path)
         removed.close()
 
-    def load(self) -> Loaded:
+    def load(self) -> LoadedState:
         """All records and open runs."""
         with self._explained(), self._understood():
             self._sources = dict(self._db.execute("SELECT name, key FROM sources"))
@@ -270,7 +270,7 @@ class Store:
             raise CorruptStateError(f"{self.path}: a source's record has another name than its row")
         if not {row.job for _, row in open_runs} <= {job.key for job in jobs}:
             raise CorruptStateError(f"{self.path}: a run belongs to no job")
-        return Loaded(sources=sources, jobs=jobs, open_runs=open_runs, exporter=exporter)
+        return LoadedState(sources=sources, jobs=jobs, open_runs=open_runs, exporter=exporter)
 
     def _records(self, table: str, kind: type[Record]) -> list[Record]:
         rows = self._db.execute(f"SELECT record FROM {table} ORDER BY key")  # noqa: S608  # constants
@@ -359,7 +359,7 @@ class Store:
 
     def streak(self, job: int) -> Streak:
         """A job's standing, counted from its runs."""
-        ended = f"mark <> 0 AND mark IN ({Mark.COUNTED}, {Mark.BASELINE})"
+        ended = f"mark <> 0 AND mark IN ({CountState.COUNTED}, {CountState.BASELINE})"
         words = ", ".join(f"'{result}'" for result in sorted(FAILING))
         success = self._all(
             f"SELECT max({ENDED}) FROM runs WHERE job = ? AND {ended} AND result = '{Result.SUCCESS}'",  # noqa: S608  # constants
@@ -375,7 +375,7 @@ class Store:
 
     def latest(self, job: int) -> Latest:
         """Return the run of a job that ended last, and the failing one that did."""
-        ended = f"mark <> 0 AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) AND result IS NOT NULL"
+        ended = f"mark <> 0 AND mark IN ({CountState.COUNTED}, {CountState.BASELINE}) AND result IS NOT NULL"
         last, failure = self._last(job, ended), self._last(job, f"{ended} AND {FAILED}")
         return Latest(
             last_run=None if last is None else last_run(last),
@@ -394,7 +394,7 @@ class Store:
         """
         found: list[StoredRun] = []
         for tried, first in (("tries = 0", ""), ("tries > 0", "tries, ")):
-            for mark in (StepMark.PENDING, StepMark.BASELINE):
+            for mark in (StepState.PENDING, StepState.BASELINE):
                 # In the order of the index, so that only those are read that are wanted.
                 found += self._select(
                     f"WHERE source = ? AND steps = {mark} AND steps IN (1, 2) AND mark <> 0 AND due <= ? AND {tried} "
@@ -407,7 +407,7 @@ class Store:
 
     def count_pending_steps(self, source: str) -> int:
         """How many runs wait for their steps."""
-        query = f"SELECT count(*) FROM runs WHERE source = ? AND steps IN ({StepMark.PENDING}, {StepMark.BASELINE})"  # noqa: S608  # constants
+        query = f"SELECT count(*) FROM runs WHERE source = ? AND steps IN ({StepState.PENDING}, {StepState.BASELINE})"  # noqa: S608  # constants
         return int(self._all(query, self._sources.get(source))[0][0])
 
     def count_runs(self, source: str) -> dict[int, int]:
@@ -421,9 +421,9 @@ class Store:
         rows = self._all(f"SELECT {columns} FROM runs {wanted} ORDER BY {ENDED} DESC LIMIT ?", job, limit)  # noqa: S608  # constants
         return [PastRun(start, end, seconds, Result(word or Result.UNKNOWN)) for start, end, seconds, word in rows]
 
-    def pulse(self, job: int, since: float, grain: float) -> list[float]:
+    def activity(self, job: int, since: float, grain: float) -> list[float]:
         """The first ending of a job's runs in each stretch of `grain` seconds."""
-        ended = f"mark <> 0 AND mark <> {Mark.GIVEN_UP} AND result IS NOT NULL"
+        ended = f"mark <> 0 AND mark <> {CountState.EXPIRED} AND result IS NOT NULL"
         stretches = f"GROUP BY CAST({ENDED} / ? AS INTEGER) ORDER BY 1"
         query = f"SELECT min({ENDED}) FROM runs WHERE job = ? AND {ended} AND {ENDED} >= ? {stretches}"  # noqa: S608  # constants
         return [end for (end,) in self._all(query, job, since, grain)]
@@ -441,7 +441,7 @@ class Store:
 
     def baseline_runs(self, source: str) -> list[StoredRun]:
         """The runs of a source that had ended before they could count."""
-        return self._select(f"WHERE source = ? AND mark = {Mark.BASELINE}", self._sources.get(source))
+        return self._select(f"WHERE source = ? AND mark = {CountState.BASELINE}", self._sources.get(source))
 
     def prune(self, source: str, before: float, limit: int) -> Pruned:
         """Forget runs that ended before a time, at most so many. To be called in a transaction.
@@ -451,12 +451,12 @@ class Store:
         rows = self._db.execute(
             "DELETE FROM runs WHERE rowid IN (SELECT rowid FROM runs "  # noqa: S608  # constants
             f"WHERE {OF_SOURCE} AND mark <> 0 AND {ENDED} < :before "
-            f"AND mark IN ({Mark.COUNTED}, {Mark.BASELINE}) "
+            f"AND mark IN ({CountState.COUNTED}, {CountState.BASELINE}) "
             "AND result IS NOT NULL "
             "AND (start IS NULL OR start < :before) LIMIT :limit) RETURNING job, mark, steps",
             {"source": source, "before": before, "limit": limit},
         ).fetchall()
-        lost = sum(mark == Mark.COUNTED and steps == StepMark.PENDING for _, mark, steps in rows)
+        lost = sum(mark == CountState.COUNTED and steps == StepState.PENDING for _, mark, steps in rows)
         return Pruned(jobs=[job for job, _, _ in rows], steps_lost=lost)
 
     def without_runs(self, jobs: Collection[int]) -> list[int]:

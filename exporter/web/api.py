@@ -10,8 +10,8 @@ from starlette.routing import Route
 from exporter.reports.errors import BadQuestionError, ReportError, UnknownError
 from exporter.reports.filters import JobFilter, RunFilter
 from exporter.reports.records import JobList, LogReport, Problem, Reports, RunList, RunPage, SourceReport
-from exporter.web.handling import Handling, segments
 from exporter.web.questions import parse
+from exporter.web.request_pool import RequestPool, segments
 
 ROOT = "/api/v1"
 
@@ -37,7 +37,7 @@ class ProblemList(msgspec.Struct, frozen=True):
     problems: tuple[Problem, ...]
 
 
-class Fault(msgspec.Struct, frozen=True, omit_defaults=True):
+class ErrorReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """Why there is no answer. `parameter`: which part of the question is wrong."""
 
     error: str
@@ -142,7 +142,7 @@ ENDPOINTS = (
 )
 
 
-def routes(reports: Reports, handling: Handling, document: Callable[[], bytes]) -> list[Route]:
+def routes(reports: Reports, handling: RequestPool, document: Callable[[], bytes]) -> list[Route]:
     """The routes. `document`: makes what `/openapi.json` shows."""
 
     def answer(request: Request) -> Response:
@@ -174,7 +174,7 @@ def refusal(error: ReportError, status: int = 0, headers: Mapping[str, str] | No
     """Why there is no answer."""
     parameter = error.parameter if isinstance(error, BadQuestionError) else ""
     again = {} if error.retry_after is None else {"Retry-After": f"{error.retry_after:.0f}"}
-    body = msgspec.json.encode(Fault(str(error), parameter))
+    body = msgspec.json.encode(ErrorReport(str(error), parameter))
     return _response(body, status or error.status, {**again, **(headers or {})})
 
 

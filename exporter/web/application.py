@@ -38,11 +38,11 @@ HTML_HEADERS = {
 }
 """Sent with every HTML page."""
 
-Verdict = tuple[bool, str]
+Decision = tuple[bool, str]
 """Whether all is well, and a sentence about it."""
 
 
-class Answers(msgspec.Struct, frozen=True, kw_only=True):
+class WebHandlers(msgspec.Struct, frozen=True, kw_only=True):
     """What the web side asks of the rest.
 
     Attributes:
@@ -57,9 +57,9 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
 
     page: Callable[[], Page | None]
     scraped: Callable[[int], None]
-    healthy: Callable[[], Verdict]
-    ready: Callable[[], Verdict]
-    reload: Callable[[], Verdict]
+    healthy: Callable[[], Decision]
+    ready: Callable[[], Decision]
+    reload: Callable[[], Decision]
     routes: Sequence[BaseRoute] = ()
     external_url: Callable[[], str] = str
 
@@ -72,7 +72,7 @@ class Serves(Protocol):
 
 
 def application(
-    answers: Answers, patience: float = PATIENCE, monotonic: Callable[[], float] = time.monotonic
+    answers: WebHandlers, patience: float = PATIENCE, monotonic: Callable[[], float] = time.monotonic
 ) -> Serves:
     """The ASGI application: `/metrics` goes straight to the ready bytes, all else through Starlette."""
     metrics = _Metrics(answers, patience)
@@ -96,7 +96,7 @@ def application(
 class _Reloads:
     """`POST /-/reload`: one at a time, and one a second at most."""
 
-    def __init__(self, answers: Answers, monotonic: Callable[[], float]) -> None:
+    def __init__(self, answers: WebHandlers, monotonic: Callable[[], float]) -> None:
         self._answers = answers
         self._monotonic = monotonic
         self._next = -math.inf
@@ -119,7 +119,7 @@ class _Reloads:
 class _Metrics:
     """`/metrics`."""
 
-    def __init__(self, answers: Answers, patience: float) -> None:
+    def __init__(self, answers: WebHandlers, patience: float) -> None:
         self._answers = answers
         self._patience = patience
 
@@ -201,8 +201,8 @@ async def _received(receive: Receive) -> str:
     return str((await receive())["type"])
 
 
-def _pages(answers: Answers, monotonic: Callable[[], float]) -> ASGIApp:
-    def probe(ask: Callable[[], Verdict]) -> Callable[[Request], Awaitable[Response]]:
+def _pages(answers: WebHandlers, monotonic: Callable[[], float]) -> ASGIApp:
+    def probe(ask: Callable[[], Decision]) -> Callable[[Request], Awaitable[Response]]:
         async def answer(_: Request) -> Response:  # no thread of the pool, which slow pages may have taken up
             well, text = ask()
             return PlainTextResponse(f"{text}\n", 200 if well else 503)

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from exporter.config.config import text_of
 from exporter.config.document import parse
-from exporter.config.faults import ConfigError, Fault, faults_of, wrong
+from exporter.config.problems import ConfigError, ConfigProblem, problems_of, wrong
 from exporter.config.secret import Secret
 from exporter.config.section import Conflict, Section
 from exporter.config.values import NeededFile, ReadableFile, Text
@@ -210,17 +210,17 @@ def load_web(path: Path) -> WebConfig:
 def web_config(path: Path, text: str) -> WebConfig:
     """As `load_web`, of a text that was read already."""
     try:
-        data, faults, _ = parse(text, None)
+        data, problems, _ = parse(text, None)
     except ConfigError as error:
-        raise ConfigError(_masked(error.faults)) from None
+        raise ConfigError(_masked(error.problems)) from None
     config = None
     try:
         config = WebConfig.model_validate(_resolved(data, path.parent))
     except ValidationError as error:
-        already = {fault.path for fault in faults}
-        faults += [fault for fault in faults_of(error) if fault.path not in already]
-    if config is None or faults:
-        raise ConfigError(_masked(faults))
+        already = {problem.path for problem in problems}
+        problems += [problem for problem in problems_of(error) if problem.path not in already]
+    if config is None or problems:
+        raise ConfigError(_masked(problems))
     return config
 
 
@@ -235,6 +235,6 @@ def _resolved(data: Any, directory: Path) -> Any:  # noqa: ANN401  # as the file
     return data
 
 
-def _masked(faults: list[Fault]) -> list[Fault]:
+def _masked(problems: list[ConfigProblem]) -> list[ConfigProblem]:
     """The faults without hashes: one that was written where a name belongs would be part of a path."""
-    return [Fault(*(_LIKE_BCRYPT.sub("…", text) for text in fault)) for fault in faults]
+    return [ConfigProblem(*(_LIKE_BCRYPT.sub("…", text) for text in problem)) for problem in problems]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import structlog
 
 from exporter import logs
-from exporter.config.faults import ConfigError, Fault
+from exporter.config.problems import ConfigError, ConfigProblem
 from exporter.config.secret import Version
 from exporter.web.config import PATHS, WebConfig, load_web
 from exporter.web.tls import NewestContext, server_context
@@ -71,7 +71,7 @@ class WebFile:
                     self._take()
                 except ConfigError as error:
                     if str(error) != self._fault:
-                        self._log.error("web config refused: the old one stays in force", fault=str(error))
+                        self._log.error("web config refused: the old one stays in force", problem=str(error))
                     self._fault = str(error)
             return self._in_force
 
@@ -95,7 +95,9 @@ class WebFile:
         self._versions = _versions(self._versions)
         config = load_web(self._path)
         if (config.tls_server_config is None) != (self._in_force.tls is None):
-            raise ConfigError([Fault("tls_server_config", "HTTPS cannot come or go by a reload; restart the exporter")])
+            raise ConfigError(
+                [ConfigProblem("tls_server_config", "HTTPS cannot come or go by a reload; restart the exporter")]
+            )
         versions = {**_versions(self._files(config)), str(self._path): self._versions[str(self._path)]}
         self._in_force = _in_force(config)
         self._versions = versions

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from exporter.web.api import ENDPOINTS, ROOT, Endpoint, Fault
+from exporter.web.api import ENDPOINTS, ROOT, Endpoint, ErrorReport
 from exporter.web.questions import INSTANTS
 
 Json = dict[str, Any]
@@ -37,7 +37,11 @@ def document(version: str, external_url: str = "") -> bytes:
 
 def described(version: str, external_url: str = "") -> Json:
     """Return the document."""
-    records = [*(endpoint.answers for endpoint in ENDPOINTS), *(endpoint.question for endpoint in ENDPOINTS), Fault]
+    records = [
+        *(endpoint.answers for endpoint in ENDPOINTS),
+        *(endpoint.question for endpoint in ENDPOINTS),
+        ErrorReport,
+    ]
     _, components = msgspec.json.schema_components(records, ref_template="#/components/schemas/{name}")
     questions = {endpoint.question.__name__: components.pop(endpoint.question.__name__, {}) for endpoint in ENDPOINTS}
     return {
@@ -65,7 +69,7 @@ def _operation(endpoint: Endpoint, question: Json) -> Json:
         "parameters": [*_path_parameters(endpoint), *_parameters(_with_attributes(question))],
         "responses": {
             "200": {"description": "The answer.", "content": _content(endpoint.answers)},
-            **{str(code): {"description": text, "content": _content(Fault)} for code, text in refusals.items()},
+            **{str(code): {"description": text, "content": _content(ErrorReport)} for code, text in refusals.items()},
         },
     }
 

@@ -68,8 +68,8 @@ def _is_text(kind: Any) -> bool:  # noqa: ANN401  # as above
 def _instant(name: str, text: str) -> float:
     for read in (float, _from_iso):
         with contextlib.suppress(ValueError, OverflowError):
-            if math.isfinite(instant := read(text)):
-                return instant
+            if math.isfinite(timestamp := read(text)):
+                return timestamp
     raise BadQuestionError(name, "must be Unix seconds, or an instant such as 2026-01-31T12:00:00Z")
 
 

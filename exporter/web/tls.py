@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from exporter.config.faults import ConfigError, Fault
+from exporter.config.problems import ConfigError, ConfigProblem
 from exporter.web.config import CIPHER_SUITES, TlsServer
 
 VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
@@ -27,48 +27,50 @@ def server_context(settings: TlsServer) -> ssl.SSLContext:
     context.minimum_version, context.maximum_version = VERSIONS[settings.min_version], VERSIONS[settings.max_version]
     if not settings.prefer_server_cipher_suites:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    faults = [fault for load in (_load_own, _load_authorities, _load_suites) if (fault := load(context, settings))]
-    if faults:
-        raise ConfigError(faults)
+    problems = [
+        problem for load in (_load_own, _load_authorities, _load_suites) if (problem := load(context, settings))
+    ]
+    if problems:
+        raise ConfigError(problems)
     context.verify_mode = VERIFY[settings.client_auth_type]
     if settings.client_allowed_sans is not None:
         context.sslobject_class = _only_for(frozenset(settings.client_allowed_sans))
     return context
 
 
-def _load_own(context: ssl.SSLContext, settings: TlsServer) -> Fault | None:
+def _load_own(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
     try:
         # without a password of ours OpenSSL would ask for one at the terminal
         context.load_cert_chain(settings.cert_file, settings.key_file, password=lambda: "")
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            return Fault("tls_server_config.key_file", "is not the key of cert_file")
-        return Fault("tls_server_config", "cert_file and key_file hold no certificate and key that can be used")
+            return ConfigProblem("tls_server_config.key_file", "is not the key of cert_file")
+        return ConfigProblem("tls_server_config", "cert_file and key_file hold no certificate and key that can be used")
     except OSError as error:
-        return Fault("tls_server_config", f"cert_file or key_file cannot be read: {error.strerror}")
+        return ConfigProblem("tls_server_config", f"cert_file or key_file cannot be read: {error.strerror}")
     return None
 
 
-def _load_authorities(context: ssl.SSLContext, settings: TlsServer) -> Fault | None:
+def _load_authorities(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
     if not settings.client_ca_file:
         return None
     try:
         context.load_verify_locations(settings.client_ca_file)
     except ssl.SSLError:
-        return Fault("tls_server_config.client_ca_file", "holds no certificate that can be used")
+        return ConfigProblem("tls_server_config.client_ca_file", "holds no certificate that can be used")
     except OSError as error:
-        return Fault("tls_server_config.client_ca_file", f"the file cannot be read: {error.strerror}")
+        return ConfigProblem("tls_server_config.client_ca_file", f"the file cannot be read: {error.strerror}")
     return None
 
 
-def _load_suites(context: ssl.SSLContext, settings: TlsServer) -> Fault | None:
+def _load_suites(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
     suites = [CIPHER_SUITES[name] for name in settings.cipher_suites if CIPHER_SUITES[name]]
     if not suites:
         return None
     try:
         context.set_ciphers(":".join(suites))
     except ssl.SSLError:
-        return Fault("tls_server_config.cipher_suites", "this machine's OpenSSL has none of them")
+        return ConfigProblem("tls_server_config.cipher_suites", "this machine's OpenSSL has none of them")
     return None
 
 

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import msgspec
 
 from tests.chaos.mutants import MUTANTS
-from tests.chaos.rampage import rampaged
+from tests.chaos.process_chaos import rampaged
 from tests.chaos.report import Journal, line, summary
-from tests.chaos.scenario import Options, Verdict, played
+from tests.chaos.scenario import Decision, Options, played
 from tests.chaos.troubles import TROUBLES
 
 LONG = {"runs": 1_000_000, "kills": 1000, "size": None, "days": None, "pause": 0.8}
@@ -51,7 +51,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     return told
 
 
-def simulated(told: argparse.Namespace) -> Callable[[str], Verdict]:
+def simulated(told: argparse.Namespace) -> Callable[[str], Decision]:
     """Plays a scenario of simulated weeks."""
     options = Options(runs=told.size, days=told.days, only=tuple(told.only), pause=told.pause)
     if told.mutant:
@@ -109,7 +109,7 @@ class Layer(NamedTuple):
         return sum(getattr(verdict, field) for verdict in journal.verdicts if verdict.layer == self.name)
 
 
-def enough(journal: Journal, layer: Layer, first: int, play: Callable[[str], Verdict]) -> None:
+def enough(journal: Journal, layer: Layer, first: int, play: Callable[[str], Decision]) -> None:
     """Plays one seed after another, some at once, until so many runs are checked, or so many processes killed."""
     played_already = journal.seeds(layer.name)
     seeds = (seed for number in count(first) if (seed := f"{layer.letter}{number}") not in played_already)
@@ -118,7 +118,7 @@ def enough(journal: Journal, layer: Layer, first: int, play: Callable[[str], Ver
             note(journal, play(next(seeds)))
         return
     with ProcessPoolExecutor(layer.processes, mp_context=get_context("spawn")) as pool:
-        going: set[Future[Verdict]] = set()
+        going: set[Future[Decision]] = set()
         while layer.done(journal) < layer.wanted:
             going |= {pool.submit(play, next(seeds)) for _ in range(layer.processes - len(going))}
             ended, going = wait(going, return_when=FIRST_COMPLETED)
@@ -126,7 +126,7 @@ def enough(journal: Journal, layer: Layer, first: int, play: Callable[[str], Ver
                 note(journal, future.result())
 
 
-def note(journal: Journal, verdict: Verdict) -> None:
+def note(journal: Journal, verdict: Decision) -> None:
     """Keeps and tells a verdict."""
     journal.add(verdict)
     print(line(verdict), *verdict.told[:5], sep="\n    ", flush=True)

@@ -4,9 +4,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from tests.chaos.ground_truth import Key, Range, merged, seconds
 from tests.chaos.renamed import INCLUDED, RENAMED
-from tests.chaos.stage import Stage
-from tests.chaos.truths import Key, Range, merged, seconds
+from tests.chaos.scenario_harness import Stage
 from tests.contract.harness import DAY
 
 SKEW = 10.0
@@ -60,13 +60,13 @@ def source(stage: Stage, word: str) -> tuple[int, list[str]]:
     return sum(must.values()), wrong
 
 
-def baseline(stage: Stage, word: str, instant: float) -> Iterator[str]:
+def baseline(stage: Stage, word: str, timestamp: float) -> Iterator[str]:
     """It must be the start of a poll, and of no job's earlier."""
-    if not any(abs(begun - instant) < SKEW for begun in stage.polls_begun[word]):
-        yield f"the baseline {instant:.0f} is the start of no poll"
+    if not any(abs(begun - timestamp) < SKEW for begun in stage.polls_begun[word]):
+        yield f"the baseline {timestamp:.0f} is the start of no poll"
     for job in stage.life.ledger.jobs_of(word):
-        if not job.name.startswith(RENAMED) and abs(job.baseline - instant) > SKEW:
-            yield f"the baseline of {job.project}/{job.name} is {job.baseline - instant:.0f} s from the source's"
+        if not job.name.startswith(RENAMED) and abs(job.baseline - timestamp) > SKEW:
+            yield f"the baseline of {job.project}/{job.name} is {job.baseline - timestamp:.0f} s from the source's"
 
 
 def ranges(stage: Stage, word: str, unobserved: Sequence[Range]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """From the client to the simulators without sockets: weeks of polls in minutes, with the same faults.
 
-What sockets add is proved by the real processes (`tests.chaos.rampage`).
+What sockets add is proved by the real processes (`tests.chaos.process_chaos`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -65,10 +65,10 @@ class Endpoints:
     def answered(self, request: Request, route: Route | None) -> Response:
         """The answer, or what a fault puts in its place."""
         simulator = self.simulator
-        fault = simulator.faults.answer_fault(request)
-        if fault is None:
+        disruption = simulator.disruptions.answer_disruption(request)
+        if disruption is None:
             return simulator.answer(request, route)
-        return fault.answer(simulator.error(fault.error_status, "injected fault"), simulator.clock())
+        return disruption.answer(simulator.error(disruption.error_status, "injected fault"), simulator.clock())
 
 
 class Direct(httpx.BaseTransport):
@@ -92,7 +92,7 @@ class Direct(httpx.BaseTransport):
             raise httpx.ConnectError("nobody listens")
         seen, route = there.requested(request)
         response = there.answered(seen, route)
-        harm = there.simulator.faults.delivery_fault(seen)
+        harm = there.simulator.disruptions.delivery_disruption(seen)
         if harm is not None:
             delivery = Delivery(self._pass_time)
             harm.deliver(delivery, b"", response.body)

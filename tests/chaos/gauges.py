@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from tests.chaos.stage import Stage
-from tests.chaos.truths import JobTruth, Range, is_sure
+from tests.chaos.ground_truth import JobTruth, Range, is_sure
+from tests.chaos.scenario_harness import Stage
 
 STATES = ("pending", "executing")
 SKEW = 10.0
@@ -31,7 +31,9 @@ class Gauges:
     def _never_too_many(self, word: str) -> None:
         """At no time more is counted than has happened."""
         stage = self._stage
-        baseline = stage.life.ledger.books.sources[word].baseline if word in stage.life.ledger.books.sources else None
+        baseline = (
+            stage.life.ledger.committed.sources[word].baseline if word in stage.life.ledger.committed.sources else None
+        )
         counted = stage.watch.total("jobrun_runs_total", word)
         if baseline is not None and counted > stage.truths[word].most(baseline - SKEW, stage.clock() + SKEW):
             stage.findings.add(f"{word}: {counted:g} endings counted, more than there were")

@@ -9,19 +9,19 @@ import structlog
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config.config import Config, loads
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.holds import Holds
 from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.zero_first import ZeroFirst
 from exporter.once import NoPages
-from exporter.polling.schedule import Polled
+from exporter.polling.schedule import ScheduledSource
 from exporter.sources import SOURCES
-from exporter.state.opening import Opened, open_state
-from tests.chaos.mortal import Mortal
+from exporter.state.opening import OpenedState, open_state
+from tests.chaos.crashable import Mortal
 
 HOUSEKEEPING = 3600.0
 
@@ -33,7 +33,7 @@ LOOKED_AT = (
 )
 """Of the metrics that the client library keeps only these are on the pages: the others would take most of the time."""
 
-LedgerKind = Callable[[Callable[[], Opened], Callable[[], None]], Ledger]
+LedgerKind = Callable[[Callable[[], OpenedState], Callable[[], None]], Ledger]
 """How a ledger is made; the seam by which an auditor is shown a broken exporter."""
 
 
@@ -62,14 +62,14 @@ class Life:
         self._config = configured(settings)
         self._registry = CollectorRegistry()
         self._metrics = SelfMetrics(self._registry)
-        self._holds = Holds(self._config.metrics.zero_first, around.monotonic)
+        self._holds = ZeroFirst(self._config.metrics.zero_first, around.monotonic)
         few = self._registry.restricted_registry(LOOKED_AT)
         self._exposition = Exposition(few, self._holds)
         self.ledger = around.ledger(self._open, self._metrics.commit_failed)
         self._publisher = Publisher(
             self.ledger, self._exposition, self._holds, self._metrics, monotonic=around.monotonic
         )
-        self._outside = Outside(
+        self._outside = Clocks(
             clock=self._clock, monotonic=around.monotonic, sleep=around.sleep, transport=around.transport
         )
         self._kept_house = around.monotonic()
@@ -80,16 +80,16 @@ class Life:
         try:
             self.ledger.load()
         except StateError as error:
-            self._log.error("state cannot be written", fault=str(error))
+            self._log.error("state cannot be written", disruption=str(error))
         self._assembly = self._assembled(self._config)
         self._take_up(self._config)
         self._publisher.publish()
 
-    def _open(self) -> Opened:
+    def _open(self) -> OpenedState:
         return open_state(self.state, self._clock, self.mortal.connect)
 
     def _clock(self) -> float:
-        self.mortal.glance()
+        self.mortal.snapshot()
         return self._around.clock()
 
     def _assembled(self, config: Config, before: Assembly | None = None) -> Assembly:
@@ -106,7 +106,7 @@ class Life:
         self._publisher.configure(config, self._assembly.shown)
 
     @property
-    def polled(self) -> Mapping[str, Polled]:
+    def polled(self) -> Mapping[str, ScheduledSource]:
         """The sources that are polled, by name."""
         return {polled.name: polled for polled in self._assembly.polled}
 
@@ -136,7 +136,7 @@ class Life:
             self.ledger.expire(self._clock(), self._config.metrics.job_expiry)
             self.ledger.prune(self._clock(), self._config.state.retention)
         except StateError as error:
-            self._log.warning("state could not be pruned", fault=str(error))
+            self._log.warning("state could not be pruned", disruption=str(error))
 
     def scrape(self) -> str:
         """The page as Prometheus gets it."""

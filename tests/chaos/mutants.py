@@ -7,26 +7,26 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from exporter.counting.counting import Mark, Rules
+from exporter.counting.classify import CountState, Rules
 from exporter.counting.records import Count, OpenRun
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
-from exporter.ledger.draft import Draft
-from exporter.ledger.entries import Entered, Moment
+from exporter.ledger.batch_writer import BatchStats, PollContext
 from exporter.ledger.ledger import Changed, Ledger
-from exporter.model import Reading, Result, Run, State, Step
+from exporter.ledger.transaction import Transaction
+from exporter.model import Batch, Result, Run, State, Step
 from exporter.simulators.world import MARK
-from exporter.state.schema import StepMark, StoredRun
-from exporter.state.store import Loaded
+from exporter.state.schema import StepState, StoredRun
+from exporter.state.store import LoadedState
 from tests.chaos.life import LedgerKind
 
 
 class CountsBeforeCommit(Ledger):
     """What could not be written is in the books all the same, and is counted once more when it can be."""
 
-    def _commit(self, draft: Draft, now: float) -> None:
+    def _commit(self, draft: Transaction, now: float) -> None:
         for job in draft.jobs.values():
-            self.books.take(job, 0)
+            self.committed.take(job, 0)
         super()._commit(draft, now)
 
 
@@ -34,41 +34,43 @@ class KnowsNoRuns(Ledger):
     """Runs are not told apart by their ids: what overlapping windows show twice is counted twice."""
 
     def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
-        return {key: row for key, row in super().rows(source, run_ids).items() if row.known.mark is Mark.OPEN}
+        return {key: row for key, row in super().rows(source, run_ids).items() if row.known.mark is CountState.OPEN}
 
 
 class WatermarkTooFar(Ledger):
     """What is read is said to reach further than it does."""
 
-    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
-        if reading.through is not None:
-            reading = msgspec.structs.replace(reading, through=moment.now + 6 * 3600)
-        return super().commit(source, reading, moment)
+    def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
+        if batch.through is not None:
+            batch = msgspec.structs.replace(batch, through=poll_context.now + 6 * 3600)
+        return super().commit(source, batch, poll_context)
 
 
 class HidesUnobserved(Ledger):
     """What could not be read is not told."""
 
-    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
-        return super().commit(source, msgspec.structs.replace(reading, unobserved=()), moment)
+    def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
+        return super().commit(source, msgspec.structs.replace(batch, unobserved=()), poll_context)
 
 
 class LosesStepMark(Ledger):
     """Steps are counted in one transaction, and that they are in the next, which now and then does not come."""
 
-    def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], moment: Moment) -> None:
-        super().commit_steps(source, row, steps, moment)
+    def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
+        super().commit_steps(source, row, steps, poll_context)
         if hash(row.known.run.run_id) % 5 == 0:
             with self._writing() as store:
-                store.put_runs(source, [msgspec.structs.replace(row, steps=StepMark.PENDING, due=moment.now + 60)])
+                store.put_runs(
+                    source, [msgspec.structs.replace(row, steps=StepState.PENDING, due=poll_context.now + 60)]
+                )
 
 
 class ForgetsCounters(Ledger):
     """A new process begins to count at 0."""
 
-    def _fill(self, loaded: Loaded) -> None:
+    def _fill(self, loaded: LoadedState) -> None:
         super()._fill(loaded)
-        for job in self.books.jobs.values():
+        for job in self.committed.jobs.values():
             for series in job.counts.values():
                 series.update((labels, Count(released=True)) for labels in series)
 
@@ -76,7 +78,7 @@ class ForgetsCounters(Ledger):
 class ForgetsOpenRuns(Ledger):
     """A new process does not know which runs are open, and so does not follow them."""
 
-    def _fill(self, loaded: Loaded) -> None:
+    def _fill(self, loaded: LoadedState) -> None:
         loaded.open_runs = []
         super()._fill(loaded)
 
@@ -84,24 +86,24 @@ class ForgetsOpenRuns(Ledger):
 class NeverGivesUp(Ledger):
     """Runs that never end are followed for ever."""
 
-    def give_up(self, source: str, moment: Moment) -> Entered:  # noqa: ARG002  # the interface
-        return Entered()
+    def expire_open_runs(self, source: str, poll_context: PollContext) -> BatchStats:  # noqa: ARG002  # the interface
+        return BatchStats()
 
 
 class EmptyIsTrue(Ledger):
     """A state that cannot be written is passed over in silence: the source is told that it was."""
 
-    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
+    def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         try:
-            return super().commit(source, reading, moment)
+            return super().commit(source, batch, poll_context)
         except StateError:
-            return Entered()
+            return BatchStats()
 
 
 class ReleasedBySight(Ledger):
     """New series are served at once, although they are to show 0 first."""
 
-    def _commit(self, draft: Draft, now: float) -> None:
+    def _commit(self, draft: Transaction, now: float) -> None:
         for job in draft.jobs.values():
             for series in job.counts.values():
                 for count in series.values():
@@ -113,15 +115,15 @@ class MovesBaseline(Ledger):
     """The baseline instant lies a day before the first poll: what ended before is counted, a phantom."""
 
     def begin(self, source: str, now: float) -> None:
-        first = self.books.sources[source].baseline is None
+        first = self.committed.sources[source].baseline is None
         super().begin(source, now - 86400 if first else now)
 
 
 class CommitsInParts(Ledger):
     """Runs and their job's counters are written in two transactions; a kill may come between them."""
 
-    def _commit(self, draft: Draft, now: float) -> None:
-        if draft.runs and self.books.sources[draft.source.name].scopes:
+    def _commit(self, draft: Transaction, now: float) -> None:
+        if draft.runs and self.committed.sources[draft.source.name].scopes:
             with self._writing() as store:
                 store.put_runs(draft.source.name, draft.runs.values())
         super()._commit(draft, now)
@@ -130,9 +132,9 @@ class CommitsInParts(Ledger):
 class StreakIgnoresSuccess(Ledger):
     """A success does not end a job's failing streak."""
 
-    def _commit(self, draft: Draft, now: float) -> None:
+    def _commit(self, draft: Transaction, now: float) -> None:
         for key, job in draft.jobs.items():
-            before = self.books.jobs.get(key)
+            before = self.committed.jobs.get(key)
             if before is not None and job.last_run is not None and job.last_run.result is Result.SUCCESS:
                 job.streak = max(job.streak, before.streak)
         super()._commit(draft, now)
@@ -141,18 +143,18 @@ class StreakIgnoresSuccess(Ledger):
 class KeepsCustomersData(Ledger):
     """A customer's text is written to the state."""
 
-    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
+    def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         if source == "snowplow":
-            reading = msgspec.structs.replace(reading, notes={**reading.notes, "title": MARK})
-        return super().commit(source, reading, moment)
+            batch = msgspec.structs.replace(batch, notes={**batch.notes, "title": MARK})
+        return super().commit(source, batch, poll_context)
 
 
 class BelievesTheOpenRow(Ledger):
     """Of two rows of one run the open one is believed, and the source takes the ended one for known."""
 
-    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
-        runs = [reopened(run) if hash(run.run_id) % 5 == 0 else run for run in reading.runs]
-        return super().commit(source, msgspec.structs.replace(reading, runs=runs), moment)
+    def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
+        runs = [reopened(run) if hash(run.run_id) % 5 == 0 else run for run in batch.runs]
+        return super().commit(source, msgspec.structs.replace(batch, runs=runs), poll_context)
 
 
 def reopened(run: Run) -> Run:
@@ -170,7 +172,7 @@ class KeepsPhantoms(Ledger):
 class NamesAlike(Ledger):
     """Two jobs get the same labels."""
 
-    def _commit(self, draft: Draft, now: float) -> None:
+    def _commit(self, draft: Transaction, now: float) -> None:
         for job in draft.jobs.values():
             if job.name == "job-1":
                 job.name = "job-0"
@@ -188,9 +190,9 @@ class IgnoresTheBound(Ledger):
 class HidesAgain(Ledger):
     """A new process takes series that were released for new ones, and shows 0 in place of their values."""
 
-    def _fill(self, loaded: Loaded) -> None:
+    def _fill(self, loaded: LoadedState) -> None:
         super()._fill(loaded)
-        for job in self.books.jobs.values():
+        for job in self.committed.jobs.values():
             for series in job.counts.values():
                 for count in series.values():
                     count.released = False
@@ -199,8 +201,8 @@ class HidesAgain(Ledger):
 class CountsUnobservedTwice(Ledger):
     """Seconds that were never read are added twice, though their range is kept once."""
 
-    def _commit(self, draft: Draft, now: float) -> None:
-        before = self.books.sources[draft.source.name].unobserved
+    def _commit(self, draft: Transaction, now: float) -> None:
+        before = self.committed.sources[draft.source.name].unobserved
         if draft.source.unobserved != before:
             draft.source.count("jobrun_source_unobserved_seconds_total", amount=3600.0)
         super()._commit(draft, now)
@@ -209,19 +211,19 @@ class CountsUnobservedTwice(Ledger):
 class WatermarkStandsStill(Ledger):
     """No reading moves the watermark after the first."""
 
-    def commit(self, source: str, reading: Reading, moment: Moment) -> Entered:
-        if self.books.sources[source].watermark() is not None:
-            reading = msgspec.structs.replace(reading, through=None)
-        return super().commit(source, reading, moment)
+    def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
+        if self.committed.sources[source].watermark() is not None:
+            batch = msgspec.structs.replace(batch, through=None)
+        return super().commit(source, batch, poll_context)
 
 
 class CountsStepsTwice(Ledger):
     """The steps of some runs are counted twice."""
 
-    def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], moment: Moment) -> None:
-        super().commit_steps(source, row, steps, moment)
+    def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
+        super().commit_steps(source, row, steps, poll_context)
         if hash(row.known.run.run_id) % 3 == 0:
-            super().commit_steps(source, row, steps, moment)
+            super().commit_steps(source, row, steps, poll_context)
 
 
 class ForgetsToPublish(Ledger):
@@ -235,9 +237,9 @@ class ForgetsToPublish(Ledger):
 class BeginsAnew(Ledger):
     """A new process takes its start for the baseline: what happened before it is never counted."""
 
-    def _fill(self, loaded: Loaded) -> None:
+    def _fill(self, loaded: LoadedState) -> None:
         super()._fill(loaded)
-        for job in self.books.jobs.values():
+        for job in self.committed.jobs.values():
             job.baseline = max((run.origin for run in self._open.of(job.source)), default=job.baseline) + 7200
 
 

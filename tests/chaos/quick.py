@@ -16,8 +16,8 @@ from exporter.model import Result
 from exporter.simulators import SIMULATORS
 from exporter.simulators.message import Request
 from exporter.simulators.northflank import NorthflankSimulator
+from exporter.simulators.response_view import Seen, Sight
 from exporter.simulators.server import Simulator
-from exporter.simulators.sight import Seen, Sight
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.strait import MEMORY, OPEN_WORDS, WORDS_OF_WORKFLOWS, StraitSimulator, cursor_of, limit_of
 from exporter.simulators.strait_rows import RUN_WORDS, WORKFLOW_WORDS, Life, microseconds
@@ -71,7 +71,7 @@ class QuickSnowplow(SnowplowSimulator):
         return self._encoded.row(seen.run, seen.now, lambda: super(QuickSnowplow, self)._row(seen))
 
 
-class Shown(Sequence[Seen]):
+class ConfiguredSource(Sequence[Seen]):
     """Runs as of an instant, from a place of a list on. Only what is looked at is made."""
 
     def __init__(self, runs: Sequence[SimRun], begin: int, now: float) -> None:
@@ -112,7 +112,7 @@ class QuickNorthflank(NorthflankSimulator):
         if not sight.even or self.options.order != "newest" or self.options.reach != math.inf:
             return super()._visible(job, sight, now)
         runs = self._newest[job.job_id]
-        return Shown(runs, bisect_left(runs, -sight.now, key=lambda run: -run.start), sight.now)
+        return ConfiguredSource(runs, bisect_left(runs, -sight.now, key=lambda run: -run.start), sight.now)
 
 
 class QuickStrait(StraitSimulator):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.chaos.scenario import Verdict
+from tests.chaos.scenario import Decision
 
 
 class Journal:
@@ -14,12 +14,12 @@ class Journal:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self.verdicts: list[Verdict] = []
+        self.verdicts: list[Decision] = []
         if path is not None and path.exists():
             lines = path.read_bytes().splitlines()
-            self.verdicts = [msgspec.json.decode(line, type=Verdict) for line in lines if line]
+            self.verdicts = [msgspec.json.decode(line, type=Decision) for line in lines if line]
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: Decision) -> None:
         """Remembers a verdict."""
         self.verdicts.append(verdict)
         if self._path is not None:
@@ -31,7 +31,7 @@ class Journal:
         return frozenset(verdict.seed for verdict in self.verdicts if verdict.layer == layer)
 
 
-def line(verdict: Verdict) -> str:
+def line(verdict: Decision) -> str:
     """One scenario in one line."""
     return (
         f"{verdict.layer:9} {verdict.seed:12} {verdict.seconds:7.1f} s ({verdict.processor:.1f} s of processor time)  "
@@ -40,16 +40,16 @@ def line(verdict: Verdict) -> str:
     )
 
 
-def summary(verdicts: Sequence[Verdict], again: str) -> str:
+def summary(verdicts: Sequence[Decision], again: str) -> str:
     """All of it as Markdown, to be pasted into docs/reliability.md. `again`: the command without the seed."""
     return "\n".join([*_totals(verdicts), "", *_troubles(verdicts), "", *_wrong(verdicts, again)])
 
 
-def _totals(verdicts: Sequence[Verdict]) -> Iterator[str]:
+def _totals(verdicts: Sequence[Decision]) -> Iterator[str]:
     yield "| | simulated weeks | real processes | together |"
     yield "|---|---|---|---|"
     layers = [[each for each in verdicts if each.layer == layer] for layer in ("simulated", "real")]
-    columns: list[Sequence[Verdict]] = [*layers, verdicts]
+    columns: list[Sequence[Decision]] = [*layers, verdicts]
     rows = {
         "scenarios": [len(column) for column in columns],
         "endings checked": _sums(columns, "runs"),
@@ -66,11 +66,11 @@ def _totals(verdicts: Sequence[Verdict]) -> Iterator[str]:
         yield f"| {name} | " + " | ".join(f"{value:,.0f}" for value in values) + " |"
 
 
-def _sums(columns: Iterable[Sequence[Verdict]], field: str) -> list[float]:
+def _sums(columns: Iterable[Sequence[Decision]], field: str) -> list[float]:
     return [sum(getattr(each, field) for each in column) for column in columns]
 
 
-def _troubles(verdicts: Sequence[Verdict]) -> Iterator[str]:
+def _troubles(verdicts: Sequence[Decision]) -> Iterator[str]:
     total: Counter[str] = Counter()
     for verdict in verdicts:
         total.update(verdict.troubles)
@@ -97,7 +97,7 @@ def _parts(seed: str) -> tuple[str, int]:
     return letter, int(seed[len(letter) :] or 0)
 
 
-def _wrong(verdicts: Sequence[Verdict], again: str) -> Iterator[str]:
+def _wrong(verdicts: Sequence[Decision], again: str) -> Iterator[str]:
     seeds = [each.seed for each in verdicts]
     yield f"Seeds: {', '.join(_ranges(seeds))}." if seeds else "No scenario was played."
     for verdict in verdicts:

@@ -12,7 +12,7 @@ from exporter.ledger.ledger import Ledger
 from tests.chaos.audit import audit
 from tests.chaos.gauges import Gauges
 from tests.chaos.life import LedgerKind
-from tests.chaos.stage import Plan, Stage
+from tests.chaos.scenario_harness import Plan, Stage
 from tests.chaos.troubles import TROUBLES, Ongoing
 from tests.chaos.watch import UNBOUNDED
 from tests.contract.harness import DAY, HOUR, MINUTE
@@ -34,7 +34,7 @@ ENOUGH = 200
 """Discrepancies after which a scenario is ended early."""
 
 
-class Verdict(msgspec.Struct, kw_only=True):
+class Decision(msgspec.Struct, kw_only=True):
     """What came of a scenario."""
 
     seed: str
@@ -105,7 +105,7 @@ class Scenario:
         self._ongoing: list[Ongoing] = []
         self._checked = 0
 
-    def play(self) -> Verdict:
+    def play(self) -> Decision:
         """Plays it to its end."""
         begun, worked = time.perf_counter(), time.process_time()
         random.seed(self.plan.seed)  # retries wait for a random time
@@ -168,10 +168,10 @@ class Scenario:
         while self.stage.clock() < until and self.stage.findings.number < self._options.enough:
             self._step()
 
-    def _verdict(self, seconds: float, processor: float) -> Verdict:
+    def _verdict(self, seconds: float, processor: float) -> Decision:
         stage = self.stage
         kills = stage.tally.pop("kills", 0)
-        return Verdict(
+        return Decision(
             seed=self.plan.seed,
             days=self.plan.days,
             seconds=round(seconds, 1),
@@ -187,7 +187,7 @@ class Scenario:
         )
 
 
-def played(seed: str, options: Options) -> Verdict:
+def played(seed: str, options: Options) -> Decision:
     """The verdict on the exporter in the scenario of a seed."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         scenario = Scenario(planned(seed, options.runs, options.days), Path(folder), options)

@@ -4,9 +4,9 @@ import pytest
 
 from tests.chaos.__main__ import main
 from tests.chaos.mutants import MUTANTS
-from tests.chaos.rampage import rampaged
+from tests.chaos.process_chaos import rampaged
 from tests.chaos.report import Journal, summary
-from tests.chaos.scenario import Options, Verdict, played
+from tests.chaos.scenario import Decision, Options, played
 
 SIZE = 300
 """Runs of each vendor."""
@@ -54,11 +54,11 @@ def test_real_processes_that_are_killed_while_everything_goes_wrong_leave_no_dis
 
 def test_a_journal_is_taken_up_again_and_told_whole(tmp_path, capsys):
     journal = Journal(tmp_path / "journal")
-    journal.add(Verdict(seed="w1", runs=600, kills=3, troubles={"disk full": 2}))
-    journal.add(Verdict(seed="w3"))
-    journal.add(Verdict(seed="x"))
-    journal.add(Verdict(seed="w2"))
-    journal.add(Verdict(seed="r1", layer="real", runs=40, kills=10, discrepancies=1, told=["snowplow: 1, not 2"]))
+    journal.add(Decision(seed="w1", runs=600, kills=3, troubles={"disk full": 2}))
+    journal.add(Decision(seed="w3"))
+    journal.add(Decision(seed="x"))
+    journal.add(Decision(seed="w2"))
+    journal.add(Decision(seed="r1", layer="real", runs=40, kills=10, discrepancies=1, told=["snowplow: 1, not 2"]))
     assert main(["--runs=500", "--kills=10", f"--journal={tmp_path / 'journal'}"]) == 1
     told = capsys.readouterr().out
     assert "| endings checked | 600 | 40 | 640 |" in told

@@ -9,11 +9,11 @@ import pytest
 
 from exporter.simulators import SIMULATORS
 from exporter.simulators.clock import Clock
-from exporter.simulators.faults import Drop, Duplicate, Late, LostEnd, Shuffle, Stale
+from exporter.simulators.disruptions import Drop, Duplicate, Late, LostEnd, Shuffle, Stale
 from exporter.simulators.snowplow import ORGANIZATION
 from tests.chaos.direct import Endpoints
 from tests.chaos.quick import quick
-from tests.chaos.stage import arguments_of
+from tests.chaos.scenario_harness import arguments_of
 from tests.chaos.worlds import DenseWorld, Size, drawn
 from tests.contract.harness import DAY, NOW
 
@@ -49,10 +49,10 @@ class Both:
 
     def lie(self, lies: object) -> None:
         for simulator in self.simulators:
-            simulator.faults.set(lies)  # type: ignore[arg-type]  # as they come
+            simulator.disruptions.set(lies)  # type: ignore[arg-type]  # as they come
 
 
-def instants(both: Both, world: DenseWorld):
+def timestamps(both: Both, world: DenseWorld):
     """Fifty instants, each with other lies; at some of them something happens."""
     dice = random.Random(5)
     for _ in range(50):
@@ -70,7 +70,7 @@ def test_northflank():
     world = world_of("northflank")
     both = Both("northflank", world)
     both.headers = {"authorization": "Bearer simulated-token"}
-    for _, run in instants(both, world):
+    for _, run in timestamps(both, world):
         jobs = f"/v1/projects/{run.project}/jobs/{run.job_name}/runs"
         cursor = {}
         for _ in range(3):
@@ -87,7 +87,7 @@ def test_strait(path):
     both = Both("strait", world)
     both.headers = {"authorization": "Bearer strait_simulated"}
     words = ("", "", "queued", "executing", "pending", "running", "completed", "failed", "dead_letter", "delayed")
-    for _, run in instants(both, world):
+    for _, run in timestamps(both, world):
         both.get("/v1/workflows")
         both.get(f"{path}/{run.run_id}")
         for word in words:
@@ -103,7 +103,7 @@ def test_workato():
     world = world_of("workato")
     both = Both("workato", world)
     both.headers = {"authorization": f"Bearer {both.simulators[0].token}"}
-    for dice, run in instants(both, world):
+    for dice, run in timestamps(both, world):
         root = f"/api/managed_users/E{run.project}/recipes"
         recipes = both.get(root, exclude_code="true").json()["result"]
         for recipe in recipes:
@@ -118,7 +118,7 @@ def test_snowplow():
     both = Both("snowplow", world)
     root = "/api/msc/v1/organizations/" + ORGANIZATION
     key = {"x-api-key-id": both.simulators[0].credentials.api_key_id, "x-api-key": "planted-snowplow-secret"}
-    for dice, run in instants(both, world):
+    for dice, run in timestamps(both, world):
         both.headers = key
         token = both.get(f"{root}/credentials/v3/token").json()["accessToken"]
         both.headers = {"authorization": f"Bearer {token}"}

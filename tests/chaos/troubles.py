@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 import msgspec
 
-from exporter.simulators.faults import (
+from exporter.simulators.disruptions import (
     Contradict,
+    Disruption,
     Drop,
     Duplicate,
-    Fault,
     Garbage,
     Half,
     Hang,
@@ -30,9 +30,9 @@ from exporter.simulators.faults import (
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.workato_rows import WorkatoShape, shown_id
 from exporter.simulators.world import SimJob
-from tests.chaos.mortal import Place
+from tests.chaos.crashable import Place
 from tests.chaos.renamed import JOB
-from tests.chaos.stage import Stage
+from tests.chaos.scenario_harness import Stage
 from tests.chaos.worlds import DenseWorld
 from tests.contract.harness import DAY, HOUR, MINUTE
 
@@ -220,14 +220,14 @@ def may_lie(stage: Stage, word: str) -> bool:
     return now - stage.lied[word] >= plan.overlap and now - stage.well[word] <= 2 * plan.poll_interval
 
 
-def faulty(name: str, *faults: Fault, most: int = 4, lies: bool = False, after: float = 0.0) -> Trouble:
+def faulty(name: str, *disruptions: Disruption, most: int = 4, lies: bool = False, after: float = 0.0) -> Trouble:
     """Faults at the APIs, at all requests or at a part of them. `after`: seconds for which they have an effect."""
 
     def strike(stage: Stage, dice: random.Random) -> Struck:
         words = some(stage, dice)
         if lies and not all(may_lie(stage, word) for word in words):
             return False
-        fault = dice.choice(faults)
+        disruption = dice.choice(disruptions)
         share = dice.choice((1.0, 1.0, 0.5, 0.2))
         lasts = polls_of(stage, dice, most)
         if lies:
@@ -235,15 +235,17 @@ def faulty(name: str, *faults: Fault, most: int = 4, lies: bool = False, after: 
         if share == 1.0 and after:
             lasts += after
         if lies:  # over in time even if nobody polls meanwhile: what a catch-up is told wrongly nothing heals
-            fault = msgspec.structs.replace(fault, until=stage.clock() + lasts)
-        placed = {word: list(at(word, fault, share)) for word in words}
+            disruption = msgspec.structs.replace(disruption, until=stage.clock() + lasts)
+        placed = {word: list(at(word, disruption, share)) for word in words}
         for word, each in placed.items():
-            stage.simulators[word].faults.add(*each)  # type: ignore[arg-type]  # one of the kinds that there are
+            stage.simulators[word].disruptions.add(*each)  # type: ignore[arg-type]  # one of the kinds that there are
 
         def end() -> None:
             for word, each in placed.items():
-                injector = stage.simulators[word].faults
-                injector.set(fault for fault in injector.current() if not any(fault is one for one in each))
+                injector = stage.simulators[word].disruptions
+                injector.set(
+                    disruption for disruption in injector.current() if not any(disruption is one for one in each)
+                )
 
         return Ongoing(name=name, until=stage.clock() + lasts, words=words, end=end, lies=lies)
 
@@ -259,11 +261,11 @@ LISTS: Mapping[str, Sequence[str | None]] = {
 """Endpoints that show runs: a list of jobs that leaves out some for a quarter of an hour ends them, rightly."""
 
 
-def at(word: str, fault: Fault, share: float) -> Iterable[Fault]:
+def at(word: str, disruption: Disruption, share: float) -> Iterable[Disruption]:
     """A fault at a vendor's endpoints."""
-    endpoints = LISTS[word] if isinstance(fault, Drop) else (None,)
+    endpoints = LISTS[word] if isinstance(disruption, Drop) else (None,)
     for endpoint in endpoints:
-        yield msgspec.structs.replace(fault, endpoint=endpoint, probability=share)
+        yield msgspec.structs.replace(disruption, endpoint=endpoint, probability=share)
 
 
 ONE_RUN: Mapping[str, Sequence[str]] = {
@@ -290,7 +292,7 @@ def poisoned_run(stage: Stage, dice: random.Random) -> Struck:
     run = dice.choice(sorted(runs, key=lambda run: (run.end is not None, run.run_id))[:3])
     error = msgspec.structs.replace(dice.choice(USELESS), path=run.run_id)
     errors = [msgspec.structs.replace(error, endpoint=endpoint) for endpoint in ONE_RUN[word]]
-    stage.simulators[word].faults.add(*errors)
+    stage.simulators[word].disruptions.add(*errors)
     for job in stage.truths[word].jobs.values():
         job.doubt(run.run_id)
     until = now + stage.plan.max_run_age + DAY
@@ -307,7 +309,7 @@ def poisoned_job(stage: Stage, dice: random.Random) -> Struck:
     simulator = stage.simulators[word]
     path = f"/{job_path(word, job)}/{ONE_JOB[word]}"
     errors = [msgspec.structs.replace(dice.choice(USELESS), endpoint=ONE_JOB[word], path=path)]
-    simulator.faults.add(*errors)
+    simulator.disruptions.add(*errors)
     stage.poisoned.add(key)
 
     def end() -> None:
@@ -325,11 +327,11 @@ def job_path(word: str, job: SimJob) -> str:
     return quote(job.job_id, safe="")
 
 
-def lifted(stage: Stage, word: str, errors: Sequence[Fault]) -> Callable[[], None]:
+def lifted(stage: Stage, word: str, errors: Sequence[Disruption]) -> Callable[[], None]:
     """What takes these errors away."""
 
     def end() -> None:
-        injector = stage.simulators[word].faults
+        injector = stage.simulators[word].disruptions
         injector.set(each for each in injector.current() if not any(each is one for one in errors))
 
     return end

@@ -17,9 +17,9 @@ def make_budget(moved, requests_per_minute=60.0):
     return Budget(requests_per_minute, monotonic=moved.monotonic, sleep=moved.sleep)
 
 
-def densest(instants, period):
+def densest(timestamps, period):
     """The most requests in any stretch of this length."""
-    return max(sum(first <= other < first + period - 1e-6 for other in instants) for first in instants)
+    return max(sum(first <= other < first + period - 1e-6 for other in timestamps) for first in timestamps)
 
 
 @given(

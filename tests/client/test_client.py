@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from exporter.client.budget import Budget, Stopped
-from exporter.client.client import Client, NetworkSettings, NullMeter, Surroundings
+from exporter.client.client import Client, Environment, NetworkSettings, NullMeter
 from exporter.errors import (
     AuthError,
     ClientStatusError,
@@ -98,7 +98,7 @@ def make(moved, meter):
             Budget(requests_per_minute, monotonic=moved.monotonic, sleep=moved.sleep),
             meter=meter,
             network=NetworkSettings(timeout=timeout, body_limit=body_limit),
-            surroundings=Surroundings(
+            surroundings=Environment(
                 clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep, random=lambda: chance
             ),
             transport=Api(*answers),
@@ -163,7 +163,7 @@ def test_the_time_that_an_answer_was_in_a_cache_is_no_sign_of_a_wrong_clock(make
     assert (client.skew, len(meter.requests)) == (0.0, 1)
 
 
-@pytest.mark.parametrize("age", ["-5", "soon", "9" * 30, "1e9", "1.5"])
+@pytest.mark.parametrize("age", ["-5", "publish_throttled", "9" * 30, "1e9", "1.5"])
 def test_an_age_that_is_no_number_of_seconds_is_ignored(make, age):
     client = make(dated(1000, age=age))
     client.get(PATH, endpoint=ENDPOINT)
@@ -219,7 +219,7 @@ def test_each_code_has_its_error(make, meter, status, error, tries):
 
 
 @pytest.mark.parametrize(
-    ("fault", "error", "code"),
+    ("failure", "error", "code"),
     [
         (httpx.ReadTimeout("x"), TimedOutError, "timeout"),
         (httpx.ConnectTimeout("x"), TimedOutError, "timeout"),
@@ -228,8 +228,8 @@ def test_each_code_has_its_error(make, meter, status, error, tries):
         (httpx.LocalProtocolError("x"), NetworkError, "network"),
     ],
 )
-def test_each_fault_has_its_error_and_is_tried_three_times(make, meter, fault, error, code):
-    fail(make(fault), error)
+def test_each_fault_has_its_error_and_is_tried_three_times(make, meter, failure, error, code):
+    fail(make(failure), error)
     assert meter.requests == [(ENDPOINT, code)] * 3
     assert meter.retries == 2
 
@@ -400,8 +400,8 @@ def test_a_body_that_trickles_in_for_twice_the_timeout_is_a_timeout(make, moved,
 def test_no_error_tells_the_query_the_token_or_the_body(make):
     codes = (302, 400, 401, 403, 404, 429, 500)
     leaky = [httpx.Response(code, content=b"private", headers={"X-A": "private"}) for code in codes]
-    faults = [httpx.RemoteProtocolError(f"illegal header {SECRET}"), httpx.ReadTimeout(f"private {SECRET}")]
-    for answer in [*leaky, *faults]:
+    errors = [httpx.RemoteProtocolError(f"illegal header {SECRET}"), httpx.ReadTimeout(f"private {SECRET}")]
+    for answer in [*leaky, *errors]:
         with pytest.raises(Exception, match="GET") as caught:
             make(answer).get(PATH, endpoint=ENDPOINT, params={"q": "private"})
         text = "".join(traceback.format_exception(caught.value)) + repr(caught.value)

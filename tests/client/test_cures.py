@@ -9,7 +9,7 @@ import pytest
 import trustme
 
 from exporter.client.budget import Budget
-from exporter.client.client import Client, NetworkSettings, Surroundings
+from exporter.client.client import Client, Environment, NetworkSettings
 from exporter.client.signin import BearerAuth, _fields, secret_text
 from exporter.errors import AuthError, ClientStatusError, DecodeError, NetworkError, ProxyRefusedError
 from tests.client.test_network_deadline import Server
@@ -38,7 +38,7 @@ def serve(moved):
             server = Server(behave, tls)
             stack.callback(server.socket.close)
             settings = NetworkSettings(timeout=5.0, proxy_url=proxy.format(port=server.port), **files)
-            surroundings = Surroundings(clock=moved.clock, sleep=moved.sleep)
+            surroundings = Environment(clock=moved.clock, sleep=moved.sleep)
             budget = Budget(600.0, monotonic=moved.monotonic, sleep=moved.sleep)
             root = root.format(port=server.port)
             client = Client(root, BearerAuth(lambda: "word"), budget, network=settings, surroundings=surroundings)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from exporter.client.budget import Budget
-from exporter.client.client import Client, NetworkSettings, Surroundings
+from exporter.client.client import Client, Environment, NetworkSettings
 from exporter.errors import NetworkError, TimedOutError
 
 ENDPOINT = "/x"
@@ -69,7 +69,7 @@ def serve():
             httpx.Auth(),
             Budget(6000.0, monotonic=time.monotonic, sleep=time.sleep),
             network=NetworkSettings(timeout=timeout, proxy_url=proxy.format(port=server.port), **files),
-            surroundings=Surroundings(random=lambda: 0.0),
+            surroundings=Environment(random=lambda: 0.0),
         )
         servers.append(server)
         clients.append(client)

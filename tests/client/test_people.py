@@ -4,12 +4,12 @@ import httpx
 import pytest
 
 from exporter.client.budget import Budget, for_a_person
-from exporter.client.client import Client, Surroundings
+from exporter.client.client import Client, Environment
 from exporter.client.signin import TokenAuth
 from exporter.errors import RateLimitedError
 from exporter.model import Run, State
-from exporter.reports.asking import Asking
 from exporter.reports.errors import BusyError
+from exporter.reports.vendor_queries import VendorQueries
 
 
 class Steps:
@@ -29,7 +29,7 @@ def run(number):
 
 @pytest.fixture
 def client(moved):
-    surroundings = Surroundings(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
+    surroundings = Environment(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
     budget = Budget(60.0, monotonic=moved.monotonic, sleep=moved.sleep)
     transport = httpx.MockTransport(lambda _: httpx.Response(200))
     return Client("https://api.example.com", httpx.Auth(), budget, surroundings=surroundings, transport=transport)
@@ -37,7 +37,7 @@ def client(moved):
 
 @pytest.fixture
 def asking(moved):
-    asking = Asking(moved.monotonic)
+    asking = VendorQueries(moved.monotonic)
     yield asking
     asking.close()
 
@@ -82,7 +82,7 @@ def test_a_sign_in_for_a_person_never_waits_as_polls_would_wait_for_its_token(mo
     budget = Budget(600.0, monotonic=moved.monotonic, sleep=moved.sleep)
     budget.acquire(moved.now)
     budget.observe(100, 40, 60.0)
-    surroundings = Surroundings(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
+    surroundings = Environment(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"access_token": "word"}))
     client = Client(
         "https://api.example.com", SignIn(moved.clock), budget, surroundings=surroundings, transport=transport

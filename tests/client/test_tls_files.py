@@ -7,7 +7,7 @@ import trustme
 from structlog.testing import capture_logs
 
 from exporter.client.budget import Budget
-from exporter.client.client import Client, NetworkSettings, Surroundings
+from exporter.client.client import Client, Environment, NetworkSettings
 from exporter.client.signin import BearerAuth
 from exporter.errors import NetworkError
 from tests.client.test_network_deadline import Server
@@ -45,7 +45,7 @@ def make(moved, request):
             BearerAuth(lambda: "word"),
             Budget(6000.0, monotonic=moved.monotonic, sleep=moved.sleep),
             network=NetworkSettings(timeout=5.0, **{name: str(path) for name, path in files.items()}),
-            surroundings=Surroundings(clock=moved.clock, sleep=moved.sleep),
+            surroundings=Environment(clock=moved.clock, sleep=moved.sleep),
         )
         request.addfinalizer(client.close)
         request.addfinalizer(api.server.socket.close)

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from exporter.app import mention_proxies
 from exporter.config.config import Config, load, loads, schema, secrets
-from exporter.config.faults import ConfigError
+from exporter.config.problems import ConfigError
 from exporter.config.secret import Secret
 from exporter.config.values import RESERVED_LABELS
 from exporter.metrics.families import FAMILIES

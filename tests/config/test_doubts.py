@@ -3,7 +3,7 @@
 import pytest
 
 from exporter.config.config import loads
-from exporter.config.faults import ConfigError
+from exporter.config.problems import ConfigError
 from exporter.sources import SOURCES
 
 SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
@@ -53,9 +53,9 @@ def test_an_empty_variable_is_named(place, words, value):
     given = {"name": "'${EMPTY}'", "team": "${EMPTY}", "auth": "api_token: '${EMPTY}'"}
     with pytest.raises(ConfigError) as raised:
         config_of(**{place: given[place]}, EMPTY=value)
-    (fault,) = raised.value.faults
-    assert words in fault.message
-    assert fault.message.endswith(": the environment variable EMPTY is empty")
+    (problem,) = raised.value.problems
+    assert words in problem.message
+    assert problem.message.endswith(": the environment variable EMPTY is empty")
 
 
 @pytest.mark.parametrize(

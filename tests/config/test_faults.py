@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.config.config import load, loads
-from exporter.config.faults import ConfigError, path_of
+from exporter.config.problems import ConfigError, path_of
 from exporter.sources.snowplow import SnowplowSettings
 
 SETTINGS = {"snowplow": SnowplowSettings}
 FILES = sorted((Path(__file__).parent / "testdata").glob("*.yaml"))
 
 
-def faults_of(text, environ=None):
+def problems_of(text, environ=None):
     with pytest.raises(ConfigError) as caught:
         loads(text, environ or {}, SETTINGS)
-    return [str(fault) for fault in caught.value.faults]
+    return [str(problem) for problem in caught.value.problems]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -27,7 +27,7 @@ def test_a_mistake_is_told_with_its_path(file):
     expected = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
 
     assert expected, "the file does not say which faults it has"
-    assert faults_of(text) == expected
+    assert problems_of(text) == expected
 
 
 def test_a_file_that_is_not_there_is_a_fault_without_a_path():
@@ -71,7 +71,7 @@ PLACES = (
 def test_no_fault_repeats_what_came_from_the_environment(place):
     hidden = "zq{x[7Hidden\x01Word"
 
-    shown = "\n".join(faults_of("sources:\n  - {" + place + "}", {"V": hidden}))
+    shown = "\n".join(problems_of("sources:\n  - {" + place + "}", {"V": hidden}))
 
     # A file's path is no secret, and a person needs it.
     if "_file" not in place:
@@ -81,12 +81,12 @@ def test_no_fault_repeats_what_came_from_the_environment(place):
 
 def test_an_unquoted_secret_is_not_repeated_by_a_syntax_fault():
     for text in ("a: *HiddenWord", "a: !HiddenWord b", "a: !Hidden!Word b", "a: &HiddenWord b\nc: &HiddenWord d\ne: ["):
-        assert "HiddenWord" not in "".join(faults_of(text))
+        assert "HiddenWord" not in "".join(problems_of(text))
 
 
 @given(st.text(max_size=40))
 def test_no_text_is_anything_but_a_config_or_faults(text):
-    assert faults_of(text)
+    assert problems_of(text)
 
 
 @settings(max_examples=20, deadline=None)  # each example reads eleven configs
@@ -101,7 +101,7 @@ def test_no_value_in_any_place_breaks_the_reading(value):
     source = {"name": "a", "type": "snowplow", "organization_id": "o", "auth": {"api_key": "k"}}
     for key in KEYS:
         document = {"sources": [{**source, key: value}], key: value, "objectives": [{key: value}]}
-        assert faults_of(json.dumps(document))  # JSON is YAML
+        assert problems_of(json.dumps(document))  # JSON is YAML
 
 
 def test_paths_leave_out_the_names_of_unions():

@@ -18,13 +18,13 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config.config import loads
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.holds import Holds
 from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.zero_first import ZeroFirst
 from exporter.model import Result
 from exporter.once import NoPages
 from exporter.simulators import SIMULATORS
@@ -183,12 +183,12 @@ class Bench:
         monotonic = self.clock
         registry = CollectorRegistry()
         self_metrics = SelfMetrics(registry)
-        self.holds = Holds(config.metrics.zero_first, monotonic)
+        self.holds = ZeroFirst(config.metrics.zero_first, monotonic)
         self.exposition = Exposition(registry, self.holds)
         self.ledger = Ledger(lambda: open_state(self.state, self.local))
         self.ledger.load()
         self.publisher = Publisher(self.ledger, self.exposition, self.holds, self_metrics, monotonic=monotonic)
-        outside = Outside(clock=self.local, monotonic=monotonic, sleep=self._sleep, transport=self.wire)
+        outside = Clocks(clock=self.local, monotonic=monotonic, sleep=self._sleep, transport=self.wire)
         self.assembly = Assembly(config, self.ledger, self_metrics, self.publisher, outside)
         rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
         self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
@@ -296,14 +296,14 @@ class Bench:
         """A step in the vendor's words."""
         return self.ability.step_name.format(name=name, number=number)
 
-    def fault(self, kind: Callable[..., object], **fields: object) -> None:
-        """A fault at the endpoints that show runs, besides those in force."""
+    def disruption(self, kind: Callable[..., object], **fields: object) -> None:
+        """Add a disruption at the endpoints that list runs to those in force."""
         endpoints: Collection[str | None] = self.ability.lists or (None,)
-        self.simulator.faults.add(*(kind(endpoint=endpoint, **fields) for endpoint in endpoints))
+        self.simulator.disruptions.add(*(kind(endpoint=endpoint, **fields) for endpoint in endpoints))
 
     def at(self, endpoints: Collection[str] | None, kind: Callable[..., object], **fields: object) -> None:
-        """A fault at these endpoints, besides those in force; None: at all."""
-        self.simulator.faults.add(*(kind(endpoint=endpoint, **fields) for endpoint in endpoints or (None,)))
+        """Add a disruption at these endpoints, or at all of them, to those in force."""
+        self.simulator.disruptions.add(*(kind(endpoint=endpoint, **fields) for endpoint in endpoints or (None,)))
 
     def busy(self, seconds: float, jobs: int = 3, every: float = 5 * MINUTE, **fields: object) -> None:
         """Runs of some jobs from now on for so long, of all lengths and with all endings."""

@@ -8,14 +8,14 @@ import msgspec
 import pytest
 import yaml
 
-from exporter.assembly import Outside
+from exporter.assembly import Clocks
 from exporter.config.config import loads
-from exporter.counting.counting import Mark
+from exporter.counting.classify import CountState
 from exporter.errors import SourceError, StateError
 from exporter.history.backfill import BackfillError, backfill
+from exporter.history.options import Wanted
 from exporter.history.samples import REPEAT
-from exporter.history.wanted import Wanted
-from exporter.simulators.faults import Status
+from exporter.simulators.disruptions import Status
 from exporter.sources import SOURCES
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW, RUNS
 
@@ -43,7 +43,7 @@ def write(bench, folder, *, state=None, name="past.om", **wanted):
     block = {**bench.simulator.source_config("one"), **bench.settings}
     text = yaml.safe_dump({"sources": [block], "state": {"path": str(state or bench.state)}, "objectives": OBJECTIVES})
     config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
-    outside = Outside(clock=bench.local, monotonic=bench.clock, sleep=bench._sleep)
+    outside = Clocks(clock=bench.local, monotonic=bench.clock, sleep=bench._sleep)
     told = []
     summary = backfill(config, Wanted(output=folder / name, **wanted), outside, told.append)
     return summary, (folder / name).read_text(), told
@@ -59,8 +59,8 @@ def series(text):
     found = {}
     for line in text.splitlines():
         if not line.startswith("#"):
-            name, pairs, value, instant = SAMPLE.fullmatch(line).groups()
-            found.setdefault((name, *sorted(PAIR.findall(pairs))), []).append((float(instant), float(value)))
+            name, pairs, value, timestamp = SAMPLE.fullmatch(line).groups()
+            found.setdefault((name, *sorted(PAIR.findall(pairs))), []).append((float(timestamp), float(value)))
     return found
 
 
@@ -93,11 +93,11 @@ def test_the_series_are_continuous_in_order_and_end_where_the_daemon_begins(live
     found = series(text)
     assert found
     for (name, *_), samples in found.items():
-        instants = [instant for instant, _ in samples]
-        assert instants == sorted(set(instants)), name
+        timestamps = [timestamp for timestamp, _ in samples]
+        assert timestamps == sorted(set(timestamps)), name
         if "_seconds_bucket" not in name and name.startswith("jobrun_runs"):
-            assert max(after - before for before, after in itertools.pairwise(instants)) <= REPEAT
-            assert instants[-1] == pytest.approx(lived.born, abs=0.001)
+            assert max(after - before for before, after in itertools.pairwise(timestamps)) <= REPEAT
+            assert timestamps[-1] == pytest.approx(lived.born, abs=0.001)
             assert samples[0][1] == 0
 
 
@@ -165,7 +165,7 @@ def test_nothing_is_written_over_and_nothing_half(lived, tmp_path):
 
 def test_a_source_that_cannot_be_read_writes_nothing(lived, tmp_path):
     lived.poll()
-    lived.simulator.faults.add(Status(code=500))
+    lived.simulator.disruptions.add(Status(code=500))
     with pytest.raises(SourceError):
         write(lived, tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("past")] == []
@@ -191,7 +191,7 @@ def test_a_second_job_of_a_name_is_called_as_the_state_calls_it(lived, tmp_path)
     lived.poll()
     ledger = lived.ledger
     with ledger.locked(), ledger.store().transaction():
-        job = next(job for job in ledger.books.jobs.values() if job.name == "job-1")
+        job = next(job for job in ledger.committed.jobs.values() if job.name == "job-1")
         ledger.store().put_jobs([msgspec.structs.replace(job, name="job-1 #remembered")])
     _, text, _ = write(lived, tmp_path)
     assert {job for _, job, _ in rises(text)} == {"job-0", "job-1 #remembered"}
@@ -201,7 +201,7 @@ def test_a_run_that_the_daemon_counts_is_not_the_past_although_it_ended_before(l
     lived.poll()
     store = lived.ledger.store()
     row = next(row for row in store.baseline_runs("one") if row.known.run.result == "failure")
-    counted = msgspec.structs.replace(row, known=msgspec.structs.replace(row.known, mark=Mark.COUNTED))
+    counted = msgspec.structs.replace(row, known=msgspec.structs.replace(row.known, mark=CountState.COUNTED))
     with lived.ledger.locked(), store.transaction():
         store.put_runs("one", [counted])
     summary, text, _ = write(lived, tmp_path)
@@ -212,7 +212,7 @@ def test_no_sample_lies_in_the_scrapers_future_where_the_apis_clock_is_ahead(liv
     lived.local.wrong = -90.0
     lived.poll()
     _, text, _ = write(lived, tmp_path)
-    latest = max(instant for samples in series(text).values() for instant, _ in samples)
+    latest = max(timestamp for samples in series(text).values() for timestamp, _ in samples)
     assert latest == pytest.approx(lived.born - 90, abs=2)
     assert rises(text) == lived.truth(0.0, lived.born)
 

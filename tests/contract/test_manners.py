@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from exporter.simulators.faults import Hang, Slow
+from exporter.simulators.disruptions import Hang, Slow
 from exporter.simulators.world import MARK
 from tests.contract.harness import HOUR, MINUTE, NOW, RUNS, UNOBSERVED
 
@@ -18,7 +18,7 @@ def test_neither_customer_data_nor_secrets_are_found_anywhere(bench):
     bench.poll()
     bench.busy(20 * MINUTE, steps=["load", "model"])
     bench.run(10 * MINUTE)
-    bench.fault(Slow, chunk=10_000, pause=0.0, count=1)
+    bench.disruption(Slow, chunk=10_000, pause=0.0, count=1)
     bench.simulator.stop()
     bench.run(2 * MINUTE)
     bench.simulator.start()
@@ -40,7 +40,7 @@ def test_an_api_that_hangs_blocks_no_scrape_and_is_counted_as_a_timeout(make):
     bench.busy(10 * MINUTE)
     bench.run(5 * MINUTE)
     before = bench.counted()
-    bench.fault(Hang, count=3)
+    bench.disruption(Hang, count=3)
     begun = time.monotonic()
     bench.run(MINUTE)
     assert time.monotonic() - begun < 10

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from exporter.simulators.faults import Contradict, Drop, Duplicate, LostEnd, Shorter
+from exporter.simulators.disruptions import Contradict, Drop, Duplicate, LostEnd, Shorter
 from tests.contract.harness import HOUR, MINUTE, NOW
 
 RUN = "the-run"
@@ -94,7 +94,7 @@ def test_both_rows_in_one_answer_count_as_the_ended_one(bench, scenario):
     updates = bench.value("jobrun_source_runs_fetched_total", disposition="updated")
     bench.settle(2)
     assert bench.value("jobrun_source_runs_fetched_total", disposition="updated") == updates
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.settle()
     check(bench, ONE_FAILURE)
     assert bench.value("jobrun_last_run_end_timestamp_seconds", job_name="job-0") == end_of(bench)
@@ -108,7 +108,7 @@ def test_both_rows_at_the_first_poll_of_a_run_that_ended_before_count_nothing(be
     bench.poll()
     bench.settle()
     check(bench, {})
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.settle()
     check(bench, {})
     assert bench.value("jobrun_last_run_end_timestamp_seconds", job_name="job-0") == NOW - 600
@@ -131,7 +131,7 @@ def test_the_rows_may_stand_on_two_pages(make, on, copy):
     bench.settle()
     wanted = {**ONE_FAILURE, ("prod", "job-0", "success"): bench.ability.paged}
     check(bench, wanted)
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.settle()
     check(bench, wanted)
     last = START + bench.ability.paged + 1
@@ -147,7 +147,7 @@ def test_a_list_and_the_answer_by_id_may_differ(make, before, stale):
     bench.at(getattr(bench.ability, stale), LostEnd, run_ids=(RUN,))
     bench.settle()
     assert bench.counted() == (ONE_FAILURE if stale == "by_id" else {})
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.settle()
     check(bench, ONE_FAILURE)
 
@@ -162,7 +162,7 @@ def test_a_run_may_be_gone_from_the_list(make, stale):
         bench.at(bench.ability.by_id, LostEnd, run_ids=(RUN,))
     bench.settle()
     assert bench.counted() == ({} if stale else ONE_FAILURE)
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.settle()
     check(bench, ONE_FAILURE)
 
@@ -174,7 +174,7 @@ def test_of_two_ends_that_list_and_answer_by_id_show_each_is_counted_once(make):
     bench.at(bench.ability.by_id, Shorter, run_ids=(RUN,))
     bench.settle()
     check(bench, ONE_FAILURE)
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.settle()
     check(bench, ONE_FAILURE)
 
@@ -189,7 +189,7 @@ def test_duplicated_and_stale_rows_lose_no_completion_and_count_none_from_before
     bench.poll()
     bench.busy(2 * HOUR, every=4 * MINUTE)
     bench.run(2 * HOUR)
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.settle(30)
     assert bench.counted() == bench.truth()
     assert bench.total() > 60

@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.simulators.faults import Drop, Garbage, Reset, Status
+from exporter.simulators.disruptions import Drop, Garbage, Reset, Status
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW
 
 HARMS = {
@@ -20,7 +20,7 @@ def test_a_job_that_cannot_be_read_costs_no_other_and_is_caught_up(make, harm):
     bench.busy(8 * HOUR, jobs=2, every=20 * MINUTE)
     bench.poll()
     bench.run(30 * MINUTE)
-    bench.simulator.faults.add(HARMS[harm](path=bench.ability.job_path("job-0")))
+    bench.simulator.disruptions.add(HARMS[harm](path=bench.ability.job_path("job-0")))
     bench.run(30 * MINUTE)
     assert bench.value("jobrun_source_watermark_timestamp_seconds") > bench.clock() - bench.ability.quiet - 5 * MINUTE
     bench.run(2 * HOUR, every=5 * MINUTE)
@@ -30,7 +30,7 @@ def test_a_job_that_cannot_be_read_costs_no_other_and_is_caught_up(make, harm):
     settled = bench.clock() - bench.ability.quiet - 2 * MINUTE
     wanted = {key: number for key, number in bench.truth(until=settled).items() if key[1] == "job-1"}
     assert all(counted.get(key, 0) >= number for key, number in wanted.items())
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.clock.set(max(bench.clock(), NOW + 8 * HOUR))
     bench.settle(40)
     assert bench.counted() == bench.truth()
@@ -43,7 +43,7 @@ def test_an_open_run_that_cannot_be_read_by_its_id_expires_and_costs_no_other(ma
     bench = make(max_run_age="1d")
     bench.world.run("stuck", start=NOW - 60, duration=400 * DAY, run_id="stuck-run")
     bench.poll()
-    bench.simulator.faults.add(HARMS[harm](path="stuck-run"))
+    bench.simulator.disruptions.add(HARMS[harm](path="stuck-run"))
     bench.at(bench.ability.pages, Drop, share=0.0, run_ids=("stuck-run",))
     for _ in range(36):
         bench.world.run("job-0", start=bench.clock() + 10, duration=60)

@@ -3,7 +3,7 @@
 import pytest
 
 from exporter.model import Window
-from exporter.simulators.faults import Drop
+from exporter.simulators.disruptions import Drop
 from exporter.simulators.snowplow import SnowplowOptions
 from exporter.sources.snowplow import SnowplowSource
 from tests.contract.harness import DAY, HOUR, MINUTE, UNOBSERVED, Bench
@@ -77,7 +77,7 @@ def test_an_api_that_ignores_the_bounds_is_not_asked_in_a_storm(bench, drops):
     crowd(bench, bench.clock() - DAY, 120, 20 * HOUR)
     wide(bench.simulator)
     if drops:
-        bench.simulator.faults.add(Drop(endpoint="runs", share=0.2))
+        bench.simulator.disruptions.add(Drop(endpoint="runs", share=0.2))
     bench.poll()
     assert asked(bench) == 2
     bench.run(5 * MINUTE)
@@ -86,7 +86,7 @@ def test_an_api_that_ignores_the_bounds_is_not_asked_in_a_storm(bench, drops):
 
 def test_an_api_that_drops_rows_is_not_asked_in_a_storm(bench):
     crowd(bench, bench.clock() - DAY, 140, 20 * HOUR)
-    bench.simulator.faults.add(Drop(endpoint="runs", share=0.3))
+    bench.simulator.disruptions.add(Drop(endpoint="runs", share=0.3))
     bench.poll()
     assert asked(bench) < 300
 

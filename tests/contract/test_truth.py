@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.simulators.faults import (
+from exporter.simulators.disruptions import (
     Drop,
     Duplicate,
     Garbage,
@@ -58,9 +58,9 @@ def test_duplicated_shuffled_dropped_and_nameless_rows_change_nothing_in_the_end
     bench.poll()
     bench.busy(HOUR)
     fields = {"share": lie.share} if hasattr(lie, "share") else {}
-    bench.fault(type(lie), **fields)
+    bench.disruption(type(lie), **fields)
     bench.run(HOUR)
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.settle(30)
     assert bench.counted() == bench.truth()
 
@@ -70,9 +70,9 @@ def test_stale_answers_neither_lose_nor_repeat(bench, seconds):
     bench.poll()
     bench.busy(HOUR)
     bench.run(20 * MINUTE)
-    bench.fault(Stale, seconds=seconds, probability=0.5)
+    bench.disruption(Stale, seconds=seconds, probability=0.5)
     bench.run(40 * MINUTE)
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.settle(30)
     assert bench.counted() == bench.truth()
 
@@ -80,7 +80,7 @@ def test_stale_answers_neither_lose_nor_repeat(bench, seconds):
 def test_what_becomes_visible_late_is_counted_once(bench):
     bench.poll()
     bench.busy(HOUR)
-    bench.fault(Late, seconds=600, share=0.3)
+    bench.disruption(Late, seconds=600, share=0.3)
     bench.run(HOUR)
     bench.settle(45)
     assert bench.counted() == bench.truth()
@@ -114,10 +114,10 @@ def test_rows_without_ids_in_the_first_poll_after_a_downtime_are_counted_when_th
     bench.run(10 * MINUTE)
     bench.stop()
     bench.clock.advance(2 * DAY)
-    bench.fault(Nameless, share=0.3)
+    bench.disruption(Nameless, share=0.3)
     bench.start()
     bench.poll()
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.settle(10)
     assert bench.counted() == bench.truth()
 
@@ -166,7 +166,7 @@ def test_a_fault_is_counted_under_its_reason_and_never_passes_for_no_runs(bench,
     assert bench.value("jobrun_source_poll_errors_total", reason=reason) >= 10  # each part counts
     assert bench.value("jobrun_source_watermark_timestamp_seconds") == mark
     assert {key: bench.counted()[key] for key in before} == before
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.run(HOUR)
     assert bench.value("jobrun_source_up") == 1
     assert bench.counted() == bench.truth()
@@ -190,12 +190,12 @@ def test_a_lost_end_is_given_up_as_unknown_and_touches_nothing_else(make):
     bench = make(max_run_age="1d")
     bench.poll()
     bench.world.run("stuck", start=NOW + 10, duration=60, run_id="stuck-run")
-    bench.fault(LostEnd, run_ids=("stuck-run",))
+    bench.disruption(LostEnd, run_ids=("stuck-run",))
     bench.run(10 * MINUTE)
     assert bench.value("jobrun_active_runs", job_name="stuck") == 1
     bench.clock.advance(DAY)
     bench.settle()
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.settle(10)
     assert bench.counted() == {("prod", "stuck", "unknown"): 1}
     assert bench.value("jobrun_active_runs", job_name="stuck") == 0
@@ -286,11 +286,11 @@ def test_failed_step_fetches_are_tried_again_and_survive_a_restart(make):
     bench = make(steps="all")
     bench.poll()
     bench.world.run("dbt", start=NOW + 10, duration=20, steps=["load"])
-    bench.simulator.faults.add(Status(endpoint=bench.ability.steps, code=500))
+    bench.simulator.disruptions.add(Status(endpoint=bench.ability.steps, code=500))
     bench.run(5 * MINUTE)
     assert bench.value("jobrun_source_step_fetches_pending") == 1
     bench.restart()
-    bench.simulator.faults.clear()
+    bench.simulator.disruptions.clear()
     bench.run(15 * MINUTE)
     assert bench.value("jobrun_steps_total", step_name=bench.step("load"), result="success") == 1
     assert bench.value("jobrun_source_step_fetches_pending") == 0
@@ -301,7 +301,7 @@ def test_steps_that_the_api_does_not_have_are_lost_and_counted(make):
     bench = make(steps="all")
     bench.poll()
     bench.world.run("dbt", start=NOW + 10, duration=20, steps=["load"])
-    bench.simulator.faults.add(Status(endpoint=bench.ability.steps, code=404))
+    bench.simulator.disruptions.add(Status(endpoint=bench.ability.steps, code=404))
     bench.run(HOUR, every=5 * MINUTE)
     assert bench.value("jobrun_source_steps_lost_total") == 1
     assert bench.value("jobrun_source_step_fetches_pending") == 0

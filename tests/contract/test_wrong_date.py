@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exporter.simulators.faults import WrongDate
+from exporter.simulators.disruptions import WrongDate
 from tests.contract.harness import DAY, HOUR, MINUTE, UNOBSERVED
 
 MARK = "jobrun_source_watermark_timestamp_seconds"
@@ -24,7 +24,7 @@ def assert_nothing_came_of_it(bench):
     assert {line["outcome"] for line in lines if line["event"] == "poll"} == {"success"}
     others = [line["event"] for line in lines if line["event"] != "poll"]
     assert len(others) == len(set(others))  # nothing is logged twice
-    assert not bench.simulator.faults.current()
+    assert not bench.simulator.disruptions.current()
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.core.book import Book
+from tests.core.ledger_harness import Book
 
 
 @pytest.fixture

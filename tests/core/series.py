@@ -21,7 +21,7 @@ def at_times(days, times, *, jitter=60.0, zone="Europe/Berlin", first=SPRING, on
         for time in times
         if (midnight + timedelta(days=day)).weekday() in on
     ]
-    return sorted(moment.timestamp() + dice.uniform(0, jitter) for moment in moments)
+    return sorted(poll_context.timestamp() + dice.uniform(0, jitter) for poll_context in moments)
 
 
 def each(distance, count, *, jitter=30.0, start=1_709_000_000.0, seed=1):
@@ -32,10 +32,10 @@ def each(distance, count, *, jitter=30.0, start=1_709_000_000.0, seed=1):
 
 def by_chance(a_day, days, seed):
     """Starts of a job that events start."""
-    dice, moment, starts = random.Random(seed), 1_709_000_000.0, []
-    while moment < 1_709_000_000.0 + days * DAY:
-        moment += dice.expovariate(a_day / DAY)
-        starts.append(moment)
+    dice, poll_context, starts = random.Random(seed), 1_709_000_000.0, []
+    while poll_context < 1_709_000_000.0 + days * DAY:
+        poll_context += dice.expovariate(a_day / DAY)
+        starts.append(poll_context)
     return starts
 
 

@@ -7,11 +7,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.assembly import counting_rules, rules_of
 from exporter.config.config import loads
 from exporter.exposition.exposition import Exposition
-from exporter.exposition.publisher import Publisher, Shown
-from exporter.metrics.holds import Holds
+from exporter.exposition.publisher import ConfiguredSource, Publisher
 from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.zero_first import ZeroFirst
 from exporter.sources import SOURCES
-from tests.core.book import Book
+from tests.core.ledger_harness import Book
 
 CONFIG = """
 sources: [{name: s, type: snowplow, organization_id: o, auth: {api_key: k}%s}]
@@ -34,7 +34,7 @@ class ShownBook(Book):
         known = {key: value for key, value in self.changes.items() if key != "identity"}
         self.rules = msgspec.structs.replace(rules_of(settings, self.config), **known)
         self.ledger.configure({"s": self.rules}, counting_rules(self.config), "on")
-        self.holds = Holds(self.config.metrics.zero_first, lambda: self.now)
+        self.holds = ZeroFirst(self.config.metrics.zero_first, lambda: self.now)
         registry = CollectorRegistry()
         self.exposition = Exposition(registry, self.holds)
         self.publisher = Publisher(
@@ -45,7 +45,7 @@ class ShownBook(Book):
             monotonic=lambda: self.now,
             sleep=lambda _: self.meanwhile(),
         )
-        self.publisher.configure(self.config, {"s": Shown(settings=settings, rules=self.rules)})
+        self.publisher.configure(self.config, {"s": ConfiguredSource(settings=settings, rules=self.rules)})
         self.publisher.publish()
 
     def meanwhile(self):

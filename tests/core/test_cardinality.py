@@ -14,7 +14,7 @@ from exporter.counting.records import OTHER
 from exporter.ledger.ledger import MANY_STEPS
 from exporter.metrics.families import FAMILIES, Level
 from exporter.model import Job, Result, Step
-from tests.core.book import BASELINE, DURATIONS, RUNS, ended
+from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, ended
 from tests.core.shown import ShownBook
 
 DAY = 86400.0
@@ -97,14 +97,14 @@ def close_to_its_truth(book):
     }
     assert page["jobrun_exporter_series_limit", ()] == book.config.metrics.max_series
     jobs = sum(not job.gone for job in book.ledger.jobs_of("s"))
-    assert sum(lines[name] for name in domain) <= book.ledger.books.series_total + RARE * jobs
+    assert sum(lines[name] for name in domain) <= book.ledger.committed.series_total + RARE * jobs
     return page
 
 
 def own_series(book):
     """What jobs take of the bound, that one left out which stands for those that found no room."""
-    other = [key for key, job in book.ledger.books.jobs.items() if job.overflow]
-    return book.ledger.books.series_total - sum(book.ledger.books.series[key] for key in other)
+    other = [key for key, job in book.ledger.committed.jobs.items() if job.overflow]
+    return book.ledger.committed.series_total - sum(book.ledger.committed.series[key] for key in other)
 
 
 def base_of(name, families):
@@ -138,7 +138,7 @@ def test_whatever_comes_and_goes_the_sums_are_right_and_the_series_bounded(limit
         book = BoundedBook(Path(folder) / "state.db", limit)
         for what, *how in events:
             before, taken = book.page(), own_series(book)
-            full = book.ledger.books.series_total >= book.changes["max_series"]
+            full = book.ledger.committed.series_total >= book.changes["max_series"]
             match what:
                 case "run":
                     book.end(f"j{how[0]}", *how[1:])
@@ -181,7 +181,7 @@ def weight(bounded):
     """What a job with one run takes."""
     book = bounded()
     book.end("first")
-    return book.ledger.books.series_total
+    return book.ledger.committed.series_total
 
 
 def of_job(page, family, job):
@@ -196,7 +196,7 @@ def test_a_folded_job_gets_its_own_series_from_0_where_there_is_room_again_and_n
         book.end("second")
     page = close_to_its_truth(book)
     assert (of_job(page, RUNS, "first"), of_job(page, RUNS, "second"), of_job(page, RUNS, OTHER)) == (3, 0, 3)
-    needed = book.ledger.books.series_total
+    needed = book.ledger.committed.series_total
     book.configure(max_series=int(needed / 0.9))  # full to nine tenths
     book.end("second")
     assert of_job(close_to_its_truth(book), RUNS, OTHER) == 4
@@ -298,7 +298,7 @@ def test_jobs_that_are_left_out_make_room_for_those_that_were_folded(bounded, we
     book.reopen(exclude=("a.*",))
     book.read()
     assert not any(job.folded for job in book.ledger.jobs_of("s"))
-    assert domain_series(book) <= book.ledger.books.series_total <= 3.3 * weight
+    assert domain_series(book) <= book.ledger.committed.series_total <= 3.3 * weight
 
 
 def test_step_histograms_that_are_switched_off_make_room(bounded):
@@ -307,10 +307,10 @@ def test_step_histograms_that_are_switched_off_make_room(bounded):
         book.end(name, steps=["x", "y", "z"])
     folded = {job.name for job in book.ledger.jobs_of("s") if job.folded}
     assert folded
-    before = book.ledger.books.series_total
+    before = book.ledger.committed.series_total
     book.step_histograms = "off"
     book.configure()
-    assert book.ledger.books.series_total < before
+    assert book.ledger.committed.series_total < before
     book.read()
     assert {job.name for job in book.ledger.jobs_of("s") if job.folded} < folded
 

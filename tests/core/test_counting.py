@@ -2,15 +2,15 @@ import itertools
 
 import pytest
 
-from exporter.counting import counting
-from exporter.counting.counting import (
+from exporter.counting import classify as counting
+from exporter.counting.classify import (
     MAX_ERROR_TYPES,
     Context,
-    Known,
-    Mark,
+    CountState,
+    Decision,
     Rules,
-    Verdict,
-    judge,
+    RunRecord,
+    classify,
     note_ending,
     root_failure,
 )
@@ -44,69 +44,69 @@ def context(**changes):
 
 
 def known(run, mark, *earlier):
-    return Known(run=run, mark=mark, earlier=earlier)
+    return RunRecord(run=run, mark=mark, earlier=earlier)
 
 
 @pytest.mark.parametrize(
     ("before", "run", "fields", "verdict", "counts", "mark"),
     [
         # never seen
-        (None, OPEN, {}, NEW, False, Mark.OPEN),
-        (None, STALE, {"max_run_age": 100.0}, NEW, False, Mark.OPEN),
-        (None, STALE, {"max_run_age": 99.0}, BASELINE, False, Mark.BASELINE),
-        (None, DONE, {}, NEW, True, Mark.COUNTED),
-        (None, DONE, {"watermark": 1100.0}, NEW, True, Mark.COUNTED),
-        (None, DONE, {"watermark": 1101.0}, LATE, True, Mark.COUNTED),
-        (None, DONE, {"watermark": None}, NEW, True, Mark.COUNTED),
-        (None, OLD, {"baseline": B + 5.0}, BASELINE, False, Mark.BASELINE),
-        (None, DONE, {"forgotten": 1101.0}, BASELINE, False, Mark.BASELINE),
-        (None, DONE, {"forgotten": 1100.0}, NEW, True, Mark.COUNTED),
-        (None, OLD, {"settled": False}, BASELINE, False, Mark.BASELINE),
-        (None, OLD, {"baseline": B + 0.9}, LATE, True, Mark.COUNTED),
-        (None, OLD, {"baseline": B + 0.9, "settled": False}, BASELINE, False, Mark.BASELINE),
-        (None, OLD, {"baseline": B + 1.0}, BASELINE, False, Mark.BASELINE),
-        (None, EXACT, {"baseline": B + 0.9}, BASELINE, False, Mark.BASELINE),
-        (None, EXACT, {}, LATE, True, Mark.COUNTED),
+        (None, OPEN, {}, NEW, False, CountState.OPEN),
+        (None, STALE, {"max_run_age": 100.0}, NEW, False, CountState.OPEN),
+        (None, STALE, {"max_run_age": 99.0}, BASELINE, False, CountState.BASELINE),
+        (None, DONE, {}, NEW, True, CountState.COUNTED),
+        (None, DONE, {"watermark": 1100.0}, NEW, True, CountState.COUNTED),
+        (None, DONE, {"watermark": 1101.0}, LATE, True, CountState.COUNTED),
+        (None, DONE, {"watermark": None}, NEW, True, CountState.COUNTED),
+        (None, OLD, {"baseline": B + 5.0}, BASELINE, False, CountState.BASELINE),
+        (None, DONE, {"forgotten": 1101.0}, BASELINE, False, CountState.BASELINE),
+        (None, DONE, {"forgotten": 1100.0}, NEW, True, CountState.COUNTED),
+        (None, OLD, {"settled": False}, BASELINE, False, CountState.BASELINE),
+        (None, OLD, {"baseline": B + 0.9}, LATE, True, CountState.COUNTED),
+        (None, OLD, {"baseline": B + 0.9, "settled": False}, BASELINE, False, CountState.BASELINE),
+        (None, OLD, {"baseline": B + 1.0}, BASELINE, False, CountState.BASELINE),
+        (None, EXACT, {"baseline": B + 0.9}, BASELINE, False, CountState.BASELINE),
+        (None, EXACT, {}, LATE, True, CountState.COUNTED),
         # without an end the start decides, and where that is not known, whether the baseline reading is done
-        (None, ENDLESS, {"baseline": 800.0, "settled": False}, NEW, True, Mark.COUNTED),
-        (None, ENDLESS, {"settled": False}, BASELINE, False, Mark.BASELINE),
-        (None, ENDLESS, {"settled": True}, BASELINE, False, Mark.BASELINE),
-        (None, ENDLESS, {"settled": True, "included_later": True}, BASELINE, False, Mark.BASELINE),
-        (None, BLANK, {"settled": False}, BASELINE, False, Mark.BASELINE),
-        (None, BLANK, {"settled": True, "included_later": True}, NEW, True, Mark.COUNTED),
+        (None, ENDLESS, {"baseline": 800.0, "settled": False}, NEW, True, CountState.COUNTED),
+        (None, ENDLESS, {"settled": False}, BASELINE, False, CountState.BASELINE),
+        (None, ENDLESS, {"settled": True}, BASELINE, False, CountState.BASELINE),
+        (None, ENDLESS, {"settled": True, "included_later": True}, BASELINE, False, CountState.BASELINE),
+        (None, BLANK, {"settled": False}, BASELINE, False, CountState.BASELINE),
+        (None, BLANK, {"settled": True, "included_later": True}, NEW, True, CountState.COUNTED),
         # seen open
-        (known(OPEN, Mark.OPEN), OPEN, {}, DUPLICATE, False, None),
-        (known(OPEN, Mark.OPEN), WAITING, {}, UPDATED, False, Mark.OPEN),
-        (known(OPEN, Mark.OPEN), DONE, {}, UPDATED, True, Mark.COUNTED),
-        (known(OPEN, Mark.OPEN), OLD, {}, UPDATED, True, Mark.COUNTED),
-        (known(OPEN, Mark.OPEN), OLD, {"baseline": B + 0.9}, UPDATED, True, Mark.COUNTED),
-        (known(OPEN, Mark.OPEN), OLD, {"baseline": B + 1.0}, BASELINE, False, Mark.BASELINE),
-        (known(OPEN, Mark.OPEN), ENDLESS, {}, UPDATED, True, Mark.COUNTED),
+        (known(OPEN, CountState.OPEN), OPEN, {}, DUPLICATE, False, None),
+        (known(OPEN, CountState.OPEN), WAITING, {}, UPDATED, False, CountState.OPEN),
+        (known(OPEN, CountState.OPEN), DONE, {}, UPDATED, True, CountState.COUNTED),
+        (known(OPEN, CountState.OPEN), OLD, {}, UPDATED, True, CountState.COUNTED),
+        (known(OPEN, CountState.OPEN), OLD, {"baseline": B + 0.9}, UPDATED, True, CountState.COUNTED),
+        (known(OPEN, CountState.OPEN), OLD, {"baseline": B + 1.0}, BASELINE, False, CountState.BASELINE),
+        (known(OPEN, CountState.OPEN), ENDLESS, {}, UPDATED, True, CountState.COUNTED),
         # seen ended, of a vendor that does not reopen
-        (known(DONE, Mark.COUNTED), OPEN, {}, DUPLICATE, False, None),
-        (known(DONE, Mark.COUNTED), DONE, {}, DUPLICATE, False, None),
-        (known(DONE, Mark.COUNTED), FAILED, {}, UPDATED, False, Mark.COUNTED),
-        (known(DONE, Mark.COUNTED), AGAIN, {}, UPDATED, False, Mark.COUNTED),
-        (known(OLD, Mark.BASELINE), DONE, {}, UPDATED, False, Mark.BASELINE),
-        (known(GIVEN, Mark.GIVEN_UP), OPEN, {}, DUPLICATE, False, None),
-        (known(GIVEN, Mark.GIVEN_UP), DONE, {}, UPDATED, False, Mark.COUNTED),
+        (known(DONE, CountState.COUNTED), OPEN, {}, DUPLICATE, False, None),
+        (known(DONE, CountState.COUNTED), DONE, {}, DUPLICATE, False, None),
+        (known(DONE, CountState.COUNTED), FAILED, {}, UPDATED, False, CountState.COUNTED),
+        (known(DONE, CountState.COUNTED), AGAIN, {}, UPDATED, False, CountState.COUNTED),
+        (known(OLD, CountState.BASELINE), DONE, {}, UPDATED, False, CountState.BASELINE),
+        (known(GIVEN, CountState.EXPIRED), OPEN, {}, DUPLICATE, False, None),
+        (known(GIVEN, CountState.EXPIRED), DONE, {}, UPDATED, False, CountState.COUNTED),
         # of one that does: an ending is (id, end)
-        (known(DONE, Mark.COUNTED), OPEN, {"reopens": True}, UPDATED, False, Mark.OPEN),
-        (known(DONE, Mark.COUNTED), AGAIN, {"reopens": True}, UPDATED, True, Mark.COUNTED),
-        (known(DONE, Mark.COUNTED), FAILED, {"reopens": True}, UPDATED, False, Mark.COUNTED),
-        (known(AGAIN, Mark.COUNTED, 1100.0), DONE, {"reopens": True}, DUPLICATE, False, None),
-        (known(OPEN, Mark.OPEN, 1100.0), DONE, {"reopens": True}, DUPLICATE, False, Mark.COUNTED),
-        (known(OPEN, Mark.OPEN, 1100.0), AGAIN, {"reopens": True}, UPDATED, True, Mark.COUNTED),
-        (known(OLD, Mark.BASELINE), DONE, {"reopens": True}, UPDATED, True, Mark.COUNTED),
-        (known(OLD, Mark.BASELINE), OPEN, {"reopens": True}, UPDATED, False, Mark.OPEN),
-        (known(STALE, Mark.BASELINE), DONE, {"reopens": True}, UPDATED, False, Mark.BASELINE),
-        (known(STALE, Mark.BASELINE), DONE, {}, UPDATED, False, Mark.BASELINE),
-        (known(GIVEN, Mark.GIVEN_UP), OPEN, {"reopens": True}, DUPLICATE, False, None),
-        (known(GIVEN, Mark.GIVEN_UP), DONE, {"reopens": True}, UPDATED, False, Mark.COUNTED),
+        (known(DONE, CountState.COUNTED), OPEN, {"reopens": True}, UPDATED, False, CountState.OPEN),
+        (known(DONE, CountState.COUNTED), AGAIN, {"reopens": True}, UPDATED, True, CountState.COUNTED),
+        (known(DONE, CountState.COUNTED), FAILED, {"reopens": True}, UPDATED, False, CountState.COUNTED),
+        (known(AGAIN, CountState.COUNTED, 1100.0), DONE, {"reopens": True}, DUPLICATE, False, None),
+        (known(OPEN, CountState.OPEN, 1100.0), DONE, {"reopens": True}, DUPLICATE, False, CountState.COUNTED),
+        (known(OPEN, CountState.OPEN, 1100.0), AGAIN, {"reopens": True}, UPDATED, True, CountState.COUNTED),
+        (known(OLD, CountState.BASELINE), DONE, {"reopens": True}, UPDATED, True, CountState.COUNTED),
+        (known(OLD, CountState.BASELINE), OPEN, {"reopens": True}, UPDATED, False, CountState.OPEN),
+        (known(STALE, CountState.BASELINE), DONE, {"reopens": True}, UPDATED, False, CountState.BASELINE),
+        (known(STALE, CountState.BASELINE), DONE, {}, UPDATED, False, CountState.BASELINE),
+        (known(GIVEN, CountState.EXPIRED), OPEN, {"reopens": True}, DUPLICATE, False, None),
+        (known(GIVEN, CountState.EXPIRED), DONE, {"reopens": True}, UPDATED, False, CountState.COUNTED),
     ],
 )
 def test_what_an_answer_means(before, run, fields, verdict, counts, mark):  # noqa: PLR0917  # columns of the table
-    found = judge(before, run, context(**fields))
+    found = classify(before, run, context(**fields))
     assert (found.disposition, found.counts, found.keep and found.keep.mark) == (verdict, counts, mark)
 
 
@@ -114,7 +114,7 @@ def test_the_same_ending_is_counted_once_however_often_a_run_comes_back():
     reopened = context(reopens=True)
     state, counted = None, []
     for run in (OPEN, DONE, OPEN, DONE, DONE, OPEN, AGAIN, DONE, OPEN, DONE, AGAIN, OPEN, AGAIN):
-        verdict: Verdict = judge(state, run, reopened)
+        verdict: Decision = classify(state, run, reopened)
         counted += [run.end] if verdict.counts else []
         state = verdict.keep or state
     assert counted == [DONE.end, AGAIN.end]
@@ -227,17 +227,17 @@ def test_an_ending_fills_all_that_belongs_to_it():
 CLEANING = Run(run_id="r", job_id="j", state=State.EXECUTING, start=900.0, after_end=True)
 
 
-@pytest.mark.parametrize("mark", [Mark.COUNTED, Mark.BASELINE])
+@pytest.mark.parametrize("mark", [CountState.COUNTED, CountState.BASELINE])
 def test_a_run_that_cleans_up_after_its_completion_is_open_and_has_no_second_completion(mark):
-    opened = judge(known(FAILED, mark), CLEANING, context())
-    assert (opened.keep.mark, opened.keep.run.after_end, opened.counts) == (Mark.OPEN, False, False)
+    opened = classify(known(FAILED, mark), CLEANING, context())
+    assert (opened.keep.mark, opened.keep.run.after_end, opened.counts) == (CountState.OPEN, False, False)
     assert counting.is_cleaning_up(opened.keep, reopens=False)
-    ended = judge(opened.keep, AGAIN, context())
-    assert (ended.disposition, ended.counts, ended.keep.mark) == (UPDATED, False, Mark.COUNTED)
-    assert judge(ended.keep, AGAIN, context()).disposition is DUPLICATE
+    ended = classify(opened.keep, AGAIN, context())
+    assert (ended.disposition, ended.counts, ended.keep.mark) == (UPDATED, False, CountState.COUNTED)
+    assert classify(ended.keep, AGAIN, context()).disposition is DUPLICATE
 
 
 def test_a_run_that_is_first_seen_while_it_cleans_up_completes_once():
-    opened = judge(None, CLEANING, context())
-    assert opened.keep.mark is Mark.OPEN
-    assert judge(opened.keep, AGAIN, context()).counts
+    opened = classify(None, CLEANING, context())
+    assert opened.keep.mark is CountState.OPEN
+    assert classify(opened.keep, AGAIN, context()).counts

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from exporter.errors import StateError
 from exporter.model import Result, Run, State, one_row_per_run
-from tests.core.book import BASELINE, DURATIONS, RUNS, Failing
+from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, Failing
 from tests.core.shown import ShownBook
 
 JOBS = ("a", "b")

@@ -12,16 +12,16 @@ INFO = "jobrun_job_info"
 @pytest.fixture
 def page_of(tmp_path):
     """A function that gives the page of some jobs under a configuration."""
-    books = []
+    committed = []
 
     def page(*jobs, more="", source=""):
-        book = ShownBook(tmp_path / f"{len(books)}.db", more=more, source=source)
-        books.append(book)
+        book = ShownBook(tmp_path / f"{len(committed)}.db", more=more, source=source)
+        committed.append(book)
         book.read(jobs=[Job(job_id=f"id-{name}", name=name, **fields) for name, fields in jobs])
         return book
 
     yield page
-    for book in books:
+    for book in committed:
         book.close()
 
 

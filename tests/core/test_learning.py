@@ -6,7 +6,7 @@ import pytest
 
 from exporter.learning.learning import LONGEST, SOONEST
 from exporter.model import Job, Result, State
-from tests.core.book import BASELINE, ended, run
+from tests.core.ledger_harness import BASELINE, ended, run
 from tests.core.series import at_times
 from tests.core.shown import ShownBook
 

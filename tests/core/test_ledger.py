@@ -4,19 +4,19 @@ import sys
 
 import pytest
 
-from exporter.counting.counting import Rules
+from exporter.counting.classify import Rules
 from exporter.counting.records import MAX_BOUNDS, OTHER
 from exporter.errors import StateError
-from exporter.ledger.entries import MAX_RANGES, Moment
+from exporter.ledger.batch_writer import MAX_RANGES, PollContext
 from exporter.ledger.ledger import PRUNE_BATCH, UNOBSERVED, IdentityError, Ledger
-from exporter.metrics.holds import Owner
 from exporter.metrics.jobview import JobView, last_failed_run
-from exporter.model import Job, Listing, Reading, Result, State, Step, Window
+from exporter.metrics.zero_first import Owner
+from exporter.model import Batch, Job, Listing, Result, State, Step, Window
 from exporter.state.lock import Lock, LockedStateError
-from exporter.state.opening import Opened, open_state
-from exporter.state.schema import StepMark
+from exporter.state.opening import OpenedState, open_state
+from exporter.state.schema import StepState
 from exporter.state.store import Store
-from tests.core.book import BASELINE, DURATIONS, RUNS, Book, Failing, ended, rules, run
+from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, Book, Failing, ended, rules, run
 
 DAY = 86400.0
 STEPS = "jobrun_steps_total"
@@ -72,7 +72,7 @@ def test_a_process_that_ends_inside_a_transaction_loses_only_that(book):
     book.read(ended("a"))
     book.close()
     script = (
-        "import os, sys; from tests.core.book import *; from pathlib import Path\n"
+        "import os, sys; from tests.core.ledger_harness import *; from pathlib import Path\n"
         "book = Book(Path(sys.argv[1])); put = book.ledger.store().put_jobs\n"
         "book.ledger._store.put_jobs = lambda jobs: (put(jobs), os._exit(9))\n"
         "book.read(ended('b', BASELINE + 200))"
@@ -97,8 +97,8 @@ def test_what_ended_before_the_first_poll_moves_gauges_only(book):
 def test_an_ended_run_without_an_end_in_a_later_window_of_the_first_poll_is_baseline(book):
     old = run("b", result=Result.FAILURE, start=BASELINE - 3600)
     job = [Job(job_id="j", name="j")]
-    first = Reading(jobs=job, through=BASELINE - 10_000)
-    second = Reading(runs=[old, run("c", result=Result.SKIP)], through=BASELINE - 60)
+    first = Batch(jobs=job, through=BASELINE - 10_000)
+    second = Batch(runs=[old, run("c", result=Result.SKIP)], through=BASELINE - 60)
     book.poll(first, second)
     assert book.counts() == {}
     book.read(
@@ -137,41 +137,41 @@ def test_a_scope_that_could_not_be_read_begins_when_it_can(book):
         return [Job(job_id=scope, name=scope, scope=scope)]
 
     book.poll(
-        Reading(scope="a", jobs=job("a"), runs=[ended("a1", job_id="a")], through=BASELINE),
-        Reading(scope="b", readable=False),
+        Batch(scope="a", jobs=job("a"), runs=[ended("a1", job_id="a")], through=BASELINE),
+        Batch(scope="b", readable=False),
     )
     assert book.ledger.source("s").watermark() == BASELINE
     book.now = BASELINE + 1000
     ending = ended("b1", BASELINE + 900, job_id="b"), ended("b2", BASELINE + 1001, job_id="b")
-    book.poll(Reading(scope="b", jobs=job("b"), runs=ending, through=BASELINE + 990))
+    book.poll(Batch(scope="b", jobs=job("b"), runs=ending, through=BASELINE + 990))
     assert (book.counts("a"), book.counts("b")) == ({"success": 1}, {"success": 1})
 
 
 def test_a_scope_that_is_found_later_counts_from_the_last_listing_that_lacked_it(book):
-    def reading(scope, listing, *runs):
-        return Reading(scope=scope, jobs=[Job(job_id=scope, name=scope, scope=scope)], runs=runs, listing=listing)
+    def batch(scope, listing, *runs):
+        return Batch(scope=scope, jobs=[Job(job_id=scope, name=scope, scope=scope)], runs=runs, listing=listing)
 
     both = Listing(BASELINE + 1, frozenset("ab"))
-    book.poll(reading("a", both))
+    book.poll(batch("a", both))
     # b was listed with a, and is read by a later poll: it counts from the source's instant
     book.now = BASELINE + 300
-    book.poll(reading("b", both, ended("b1", BASELINE + 2, job_id="b")))
+    book.poll(batch("b", both, ended("b1", BASELINE + 2, job_id="b")))
     book.now = BASELINE + 1000
     third = Listing(BASELINE + 900, frozenset("abc"))
-    book.poll(reading("c", third, ended("c1", BASELINE, job_id="c"), ended("c2", BASELINE + 2, job_id="c")))
+    book.poll(batch("c", third, ended("c1", BASELINE, job_id="c"), ended("c2", BASELINE + 2, job_id="c")))
     book.now = BASELINE + 1500
     ends = [ended("d1", BASELINE + 899, job_id="d"), ended("d2", BASELINE + 901, job_id="d")]
-    book.poll(reading("d", Listing(BASELINE + 1400, frozenset("abcd")), *ends))
+    book.poll(batch("d", Listing(BASELINE + 1400, frozenset("abcd")), *ends))
     assert [book.counts(scope) for scope in "bcd"] == [{"success": 1}] * 3
 
 
 def test_the_watermark_is_the_least_of_the_readable_scopes_and_never_falls(book):
     book.now = BASELINE + 60
-    book.poll(Reading(scope="a", through=BASELINE + 50), Reading(scope="b", through=BASELINE + 10))
+    book.poll(Batch(scope="a", through=BASELINE + 50), Batch(scope="b", through=BASELINE + 10))
     assert book.ledger.source("s").watermark() == BASELINE + 10
-    book.poll(Reading(scope="b", through=BASELINE - 10), Reading(scope="a", through=BASELINE + 55))
+    book.poll(Batch(scope="b", through=BASELINE - 10), Batch(scope="a", through=BASELINE + 55))
     assert book.ledger.source("s").watermark() == BASELINE + 10
-    book.poll(Reading(scope="b", readable=False))
+    book.poll(Batch(scope="b", readable=False))
     assert book.ledger.source("s").watermark() == BASELINE + 55
 
 
@@ -297,10 +297,10 @@ def remove_source(book, *, through):
     """Configure another source in place of the book's, and read that one so far."""
     other = rules(name="t", identity="api two")
     book.ledger.configure({"t": other}, Rules(run_buckets=(), step_buckets=(), released=True), "on")
-    moment = Moment(now=through, started=through)
+    poll_context = PollContext(now=through, started=through)
     book.ledger.begin("t", through)
-    book.ledger.commit("t", Reading(through=through), moment)
-    book.ledger.finish("t", moment, swept=False)
+    book.ledger.commit("t", Batch(through=through), poll_context)
+    book.ledger.finish("t", poll_context, swept=False)
 
 
 def test_runs_of_a_source_that_is_not_configured_anymore_are_forgotten(book):
@@ -333,14 +333,14 @@ def test_jobs_that_are_gone_for_longer_than_runs_are_kept_are_deleted(book):
     for _ in range(2):
         book.now += 1000
         book.read(jobs=[], catalog=True)
-    key, before = book.job().key, len(book.ledger.books.jobs)
+    key, before = book.job().key, len(book.ledger.committed.jobs)
     assert (book.job().counts, book.job().distributions) == ({}, {})
     book.now += 31 * DAY
     book.read(jobs=[], catalog=True)
     book.ledger.prune(book.now, 30 * DAY)
     for _ in range(2):
-        assert len(book.ledger.books.jobs) == before - 1
-        assert key not in book.ledger.books.series
+        assert len(book.ledger.committed.jobs) == before - 1
+        assert key not in book.ledger.committed.series
         book.reopen()
     book.read(ended("b", book.now - 1), jobs=[Job(job_id="j", name="j")], catalog=True)
     assert book.counts() == {"success": 1}
@@ -373,7 +373,7 @@ def test_a_corrupt_file_is_set_aside_and_counted(book, damage):
     book.open()
     kept = book.path.with_name(f"state.db.corrupt-{int(book.now)}")
     assert kept.read_bytes() == damage
-    assert book.ledger.books.exporter.counts["jobrun_exporter_state_cold_starts_total"]["corrupt"].value == 1
+    assert book.ledger.committed.exporter.counts["jobrun_exporter_state_cold_starts_total"]["corrupt"].value == 1
     book.read(ended())
     assert book.counts() == {"success": 1}
 
@@ -387,7 +387,7 @@ def test_a_state_that_cannot_be_written_is_still_read(book):
 
     found = open_state(book.path, lambda: 5.0, refuse)
     assert found.store is None
-    assert "unable to open" in found.fault
+    assert "unable to open" in found.error
     assert found.loaded.jobs[0].counts[RUNS]["success"].value == 1
 
 
@@ -439,7 +439,7 @@ def test_a_cold_start_is_counted_as_soon_as_the_state_can_be_written(book):
             opened = open_state(book.path, lambda: book.now)
             opened.store.close()
             book.path.write_bytes(book.path.with_name("empty.db").read_bytes())
-            return Opened(store=None, loaded=opened.loaded, cold=opened.cold, fault="disk full")
+            return OpenedState(store=None, loaded=opened.loaded, cold=opened.cold, error="disk full")
         return open_state(book.path, lambda: book.now, lambda *a, **k: sqlite3.connect(*a, factory=Failing, **k))
 
     book.ledger = Ledger(opening)
@@ -452,7 +452,7 @@ def test_a_cold_start_is_counted_as_soon_as_the_state_can_be_written(book):
     book.configure()
     for _ in range(2):
         book.read(ended())
-        counts = book.ledger.books.exporter.counts[COLD]
+        counts = book.ledger.committed.exporter.counts[COLD]
         assert {reason: count.value for reason, count in counts.items()} == {"corrupt": 1}
 
 
@@ -491,10 +491,10 @@ def test_memory_that_could_not_follow_the_disk_is_read_from_it_again(book):
     def stuck(*_):
         raise MemoryError
 
-    take, book.ledger.books.take = book.ledger.books.take, stuck
+    take, book.ledger.committed.take = book.ledger.committed.take, stuck
     with pytest.raises(MemoryError):
         book.read(ended("b", BASELINE + 120))
-    book.ledger.books.take = take
+    book.ledger.committed.take = take
     book.read(ended("b", BASELINE + 120), ended("c", BASELINE + 130))
     assert (book.counts(), book.job().last_run.run_id) == ({"success": 3}, "c")
 
@@ -508,7 +508,7 @@ def test_a_prune_that_fails_is_an_error_of_the_state_like_any_other(tmp_path):
     Failing.fails = True
     with pytest.raises(StateError):
         book.ledger.prune(book.now, 30 * DAY)
-    assert (len(failed), book.ledger.fault) == (1, f"{book.path}: disk I/O error")
+    assert (len(failed), book.ledger.error) == (1, f"{book.path}: disk I/O error")
     book.close()
 
 
@@ -608,8 +608,8 @@ def test_a_job_that_discovery_no_longer_shows_ends_after_a_while_and_returns_at_
 
 def test_a_scope_that_exists_no_more_ends_after_a_while_with_its_jobs(book):
     there, gone = (
-        Reading(scope="x", jobs=[Job(job_id="k", name="k", scope="x")], catalog=True),
-        Reading(scope="x", readable=False, exists=False, notes={"x": ""}),
+        Batch(scope="x", jobs=[Job(job_id="k", name="k", scope="x")], catalog=True),
+        Batch(scope="x", readable=False, exists=False, notes={"x": ""}),
     )
     book.read(ended(), notes={"x": "1"})
     book.poll(there)
@@ -626,8 +626,8 @@ def test_a_scope_that_exists_no_more_ends_after_a_while_with_its_jobs(book):
 
 
 def test_a_scope_that_is_missed_once_keeps_its_baseline_and_its_watermark(book):
-    there = Reading(scope="x", jobs=[Job(job_id="k", name="k", scope="x")], catalog=True, through=BASELINE)
-    gone = Reading(scope="x", exists=False)
+    there = Batch(scope="x", jobs=[Job(job_id="k", name="k", scope="x")], catalog=True, through=BASELINE)
+    gone = Batch(scope="x", exists=False)
     book.poll(there)
     before = book.ledger.source("s").scopes["x"]
     for _ in range(3):
@@ -639,11 +639,11 @@ def test_a_scope_that_is_missed_once_keeps_its_baseline_and_its_watermark(book):
 
 def test_a_job_without_runs_expires_unless_it_has_an_objective_an_open_run_or_is_listed(book):
     book.read(ended("a", job_id="plain"), ended("b", job_id="wanted"), opened("c", job_id="busy"))
-    book.poll(Reading(scope="x", catalog=True, jobs=[Job(job_id="listed", name="listed", scope="x")]))
+    book.poll(Batch(scope="x", catalog=True, jobs=[Job(job_id="listed", name="listed", scope="x")]))
     book.configure(never_expires=lambda job: job.name == "wanted")
     book.now = BASELINE + 100 + 91 * DAY
     for scope in ("", "x"):
-        book.ledger.commit("s", Reading(scope=scope, through=book.now), book.moment)
+        book.ledger.commit("s", Batch(scope=scope, through=book.now), book.poll_context)
     book.ledger.expire(book.now, 90 * DAY)
     assert {job.name for job in book.ledger.jobs_of("s") if job.gone} == {"plain"}
 
@@ -661,14 +661,14 @@ def test_beyond_the_bound_jobs_fold_into_one_and_the_sums_stay_right(book):
     book.configure(max_series=7)
     runs = [ended(str(n), BASELINE + n + 1, job_id=f"j{n % 4}") for n in range(12)]
     book.read(*runs)
-    overflow = [job for job in book.ledger.books.jobs.values() if job.overflow]
+    overflow = [job for job in book.ledger.committed.jobs.values() if job.overflow]
     assert [job.folded for job in book.ledger.jobs_of("s")] == [False, False, True, True]
     assert overflow[0].counts[RUNS]["success"].value == 6
     assert sum(book.total(f"j{n}") for n in range(4)) == 6
     book.reopen(max_series=1000)
     book.read(ended("later", BASELINE + 50, job_id="j3"))
     assert book.counts("j3") == {"success": 1}
-    assert book.ledger.books.exporter.counts["jobrun_exporter_series_overflow_total"][RUNS].value == 2
+    assert book.ledger.committed.exporter.counts["jobrun_exporter_series_overflow_total"][RUNS].value == 2
 
 
 def test_beyond_the_bound_steps_and_error_types_fold_into_their_job(book):
@@ -693,7 +693,7 @@ def test_steps_are_asked_for_until_they_are_whole_and_then_counted_unknown(book)
         (row,) = book.ledger.pending_steps("s", book.now, 10)
         assert row.asked == tries
         book.begin()
-        book.ledger.commit_steps("s", row, half, book.moment)
+        book.ledger.commit_steps("s", row, half, book.poll_context)
         assert book.ledger.pending_steps("s", book.started, 10) == []
         book.now += 3600
     assert book.ledger.count_pending_steps("s") == 0
@@ -707,7 +707,7 @@ def test_a_failed_fetch_is_due_again_with_the_next_poll_and_then_less_often(book
         book.begin()
         (row,) = book.ledger.pending_steps("s", book.now, 10)
         book.now += 5  # the poll takes a while
-        book.ledger.steps_failed("s", row, book.moment)
+        book.ledger.steps_failed("s", row, book.poll_context)
         waits.append(book.row().due - book.started)
         book.now = book.row().due
         book.reopen()
@@ -721,9 +721,9 @@ def test_steps_of_a_run_that_looked_open_again_are_not_forgotten(book):
     assert book.ledger.pending_steps("s", book.now, 10) == []
     book.read(ended())
     (row,) = book.ledger.pending_steps("s", book.now, 10)
-    book.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], book.moment)
+    book.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], book.poll_context)
     assert (book.counts(), book.counts(family=STEPS)) == ({"success": 1}, {"s\x1fsuccess": 1})
-    assert book.row().steps is StepMark.COUNTED
+    assert book.row().steps is StepState.COUNTED
 
 
 def test_steps_and_the_mark_that_they_are_counted_are_one_transaction(book):
@@ -731,11 +731,11 @@ def test_steps_and_the_mark_that_they_are_counted_are_one_transaction(book):
     (row,) = book.ledger.pending_steps("s", book.now, 10)
     Failing.fails = True
     with pytest.raises(StateError):
-        book.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], book.moment)
+        book.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], book.poll_context)
     Failing.fails = False
     book.reopen()
     (row,) = book.ledger.pending_steps("s", book.now, 10)
-    book.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], book.moment)
+    book.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], book.poll_context)
     assert book.counts(family=STEPS) == {"s\x1fsuccess": 1}
 
 
@@ -747,7 +747,7 @@ def test_of_the_baseline_only_the_last_ended_and_last_failed_runs_get_their_step
     rows = book.ledger.pending_steps("s", book.now, 10)
     assert {row.known.run.run_id for row in rows} == {"1", "2"}
     for row in rows:
-        book.ledger.commit_steps("s", row, [Step(name="s", result=row.known.run.result)], book.moment)
+        book.ledger.commit_steps("s", row, [Step(name="s", result=row.known.run.result)], book.poll_context)
     assert book.counts(family=STEPS) == {}
     assert (book.job().last_failure.failed_step, book.job().last_steps.run_id) == ("s", "1")
 
@@ -784,7 +784,7 @@ def test_no_more_ranges_are_remembered_than_a_limit_and_all_are_counted(book):
 def test_seconds_not_observed_at_the_start_are_held_until_they_are_released_and_survive_a_restart(tmp_path):
     book = Book(tmp_path / "state.db", released=False)
     book.begin()
-    book.ledger.commit("s", Reading(unobserved=[Window(10, 20)]), book.moment)
+    book.ledger.commit("s", Batch(unobserved=[Window(10, 20)]), book.poll_context)
     book.reopen()
     state = book.ledger.source("s")
     assert (state.held_unobserved, state.counts[UNOBSERVED][""].value) == (10.0, 0.0)

@@ -3,10 +3,10 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.counting.counting import Mark
+from exporter.counting.classify import CountState
 from exporter.counting.records import MAX_LABEL
-from exporter.model import Disposition, Job, Reading, Result, State
-from tests.core.book import BASELINE, RUNS, Book, ended, run
+from exporter.model import Batch, Disposition, Job, Result, State
+from tests.core.ledger_harness import BASELINE, RUNS, Book, ended, run
 from tests.core.shown import ShownBook
 
 DAY = 86400.0
@@ -187,10 +187,10 @@ def test_an_open_run_of_a_job_that_is_gone_brings_it_back(shown):
 
 def test_the_last_open_run_of_a_scope_that_exists_no_more_expires_and_then_its_job_and_the_scope_go(book):
     job = Job(job_id="k", name="k", scope="x")
-    there = Reading(scope="x", jobs=[job], catalog=True, through=BASELINE)
+    there = Batch(scope="x", jobs=[job], catalog=True, through=BASELINE)
     start = run(job_id="k", state=State.EXECUTING, start=BASELINE - 5)
-    book.poll(there, Reading(scope="x", runs=[start]))
-    lost = Reading(scope="x", readable=False, exists=False)
+    book.poll(there, Batch(scope="x", runs=[start]))
+    lost = Batch(scope="x", readable=False, exists=False)
     for _ in range(5):
         book.poll(lost, advance=1000)
     assert not book.job("k").gone
@@ -225,10 +225,10 @@ def endings(book, count=3):
 
 def test_what_a_job_did_before_it_was_renamed_into_the_filter_is_not_counted(filtered):
     old = endings(filtered)
-    entered = filtered.read(*old, jobs=named("test-x"))
-    assert entered.dispositions[Disposition.IGNORED] == 3
-    entered = filtered.read(*old, jobs=named("prod-x"))
-    assert (entered.dispositions[Disposition.BASELINE], filtered.counts()) == (3, {})
+    stats = filtered.read(*old, jobs=named("test-x"))
+    assert stats.dispositions[Disposition.IGNORED] == 3
+    stats = filtered.read(*old, jobs=named("prod-x"))
+    assert (stats.dispositions[Disposition.BASELINE], filtered.counts()) == (3, {})
     filtered.read(*endings(filtered), jobs=named("prod-x"))
     assert filtered.counts() == {}
     filtered.now += 300
@@ -265,7 +265,7 @@ def test_open_runs_of_a_job_that_is_left_out_do_not_expire_into_its_counters(boo
     book.configure(exclude=("j",))
     book.now += 8 * DAY
     book.read()
-    assert (book.counts(), book.row().known.mark) == ({}, Mark.BASELINE)
+    assert (book.counts(), book.row().known.mark) == ({}, CountState.BASELINE)
     book.configure(exclude=())
     book.read(ended(end=book.now - 5))
     assert book.counts() == {}
@@ -278,46 +278,46 @@ def test_open_runs_of_a_scope_that_cannot_be_read_do_not_expire_and_count_once_i
     job = [Job(job_id="j", name="j", scope="x")]
     start = run(state=State.EXECUTING, start=BASELINE)
     book.now += 10
-    book.poll(Reading(scope="x", jobs=job, runs=[start], through=BASELINE + 5))
+    book.poll(Batch(scope="x", jobs=job, runs=[start], through=BASELINE + 5))
     for _ in range(3):
         book.now += 4 * DAY
-        book.poll(Reading(scope="x", readable=False))
+        book.poll(Batch(scope="x", readable=False))
     assert book.counts() == {}
     assert book.ledger.source("s").scopes["x"].watermark == BASELINE + 5
-    book.poll(Reading(scope="x", jobs=job, runs=[ended(end=BASELINE + 100, length=100.0)], through=book.now - 60))
+    book.poll(Batch(scope="x", jobs=job, runs=[ended(end=BASELINE + 100, length=100.0)], through=book.now - 60))
     assert book.counts() == {"success": 1}
 
 
 def test_a_scope_that_becomes_readable_again_goes_on_from_its_watermark(book):
     job = [Job(job_id="j", name="j", scope="x")]
     book.now += 10
-    book.poll(Reading(scope="x", jobs=job, through=BASELINE + 5))
+    book.poll(Batch(scope="x", jobs=job, through=BASELINE + 5))
     book.now += 3600
-    book.poll(Reading(scope="x", readable=False))
+    book.poll(Batch(scope="x", readable=False))
     book.now += 3600
-    book.poll(Reading(scope="x", jobs=job, runs=[ended("new", BASELINE + 4000)], through=book.now - 60))
+    book.poll(Batch(scope="x", jobs=job, runs=[ended("new", BASELINE + 4000)], through=book.now - 60))
     assert book.counts() == {"success": 1}
 
 
 def test_a_scope_without_a_watermark_that_was_read_once_keeps_its_baseline(book):
     job = [Job(job_id="j", name="j", scope="x")]
-    book.poll(Reading(scope="x", jobs=job))  # nothing is proved to be read yet
+    book.poll(Batch(scope="x", jobs=job))  # nothing is proved to be read yet
     book.now += 3600
-    book.poll(Reading(scope="x", readable=False))
+    book.poll(Batch(scope="x", readable=False))
     book.now += 3600
     other = Job(job_id="k", name="k", scope="x")
     runs = [ended("a", BASELINE + 4000), ended("b", BASELINE + 4000, job_id="k")]
-    book.poll(Reading(scope="x", jobs=[*job, other], runs=runs, through=book.now - 60))
+    book.poll(Batch(scope="x", jobs=[*job, other], runs=runs, through=book.now - 60))
     assert (book.counts("j"), book.counts("k")) == ({"success": 1}, {"success": 1})
 
 
 def test_a_scope_that_is_read_writes_its_own_row_alone(book):
     scopes = [f"scope {number}" for number in range(20)]
     book.now += 100
-    book.poll(*(Reading(scope=scope, through=BASELINE, notes={scope: "1"}) for scope in scopes))
-    book.poll(Reading(scope="scope 7", through=BASELINE + 30, notes={"scope 7": "2", "scope 3": ""}))
-    book.poll(Reading(scope="scope 9", exists=False), advance=1000)
-    book.poll(Reading(scope="scope 9", exists=False))
+    book.poll(*(Batch(scope=scope, through=BASELINE, notes={scope: "1"}) for scope in scopes))
+    book.poll(Batch(scope="scope 7", through=BASELINE + 30, notes={"scope 7": "2", "scope 3": ""}))
+    book.poll(Batch(scope="scope 9", exists=False), advance=1000)
+    book.poll(Batch(scope="scope 9", exists=False))
     book.reopen()
     state = book.ledger.source("s")
     assert {name: scope.watermark for name, scope in state.scopes.items()} == {

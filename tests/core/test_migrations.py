@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from exporter.counting.counting import Mark
+from exporter.counting.classify import CountState
 from exporter.errors import StateError
 from exporter.model import Result, State
 from exporter.state.opening import look, open_state
-from exporter.state.schema import MIGRATIONS, StepMark
+from exporter.state.schema import MIGRATIONS, StepState
 from exporter.state.store import Store
-from tests.core.book import BASELINE, RUNS, Book, Failing, ended
+from tests.core.ledger_harness import BASELINE, RUNS, Book, Failing, ended
 
 DUMPS = Path(__file__).parent / "testdata"
 
@@ -55,8 +55,8 @@ def test_a_state_of_every_earlier_version_is_taken_over_without_losing_anything(
 def test_counting_goes_on_where_the_earlier_version_stopped(tmp_path):
     book = Book(left_by(1, tmp_path / "state.db"))
     assert book.counts() == {"success": 1, "failure": 1}
-    assert book.row("before").known.mark is Mark.BASELINE
-    assert book.row("bad").steps is StepMark.COUNTED
+    assert book.row("before").known.mark is CountState.BASELINE
+    assert book.row("bad").steps is StepState.COUNTED
     assert book.row("open").known.run.state is State.EXECUTING
     book.now = BASELINE + 500
     book.read(ended("bad", end=BASELINE + 40, result=Result.FAILURE, error_type="server"), ended("open"), ended("new"))

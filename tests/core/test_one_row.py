@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.counting.counting import Mark
-from exporter.model import Disposition, Job, Reading, Result, State
-from tests.core.book import BASELINE, Book, ended, run
+from exporter.counting.classify import CountState
+from exporter.model import Batch, Disposition, Job, Result, State
+from tests.core.ledger_harness import BASELINE, Book, ended, run
 
 OPEN = run(state=State.EXECUTING, start=BASELINE + 10)
 ENDED = ended(end=BASELINE + 40)
@@ -21,7 +21,7 @@ JOBS = [Job(job_id="j", name="j"), Job(job_id="k", name="k")]
 def poll(book, *parts, **fields):
     """A poll in which each part is a reading of these rows."""
     through = book.now - 60
-    return book.poll(*(Reading(jobs=JOBS, runs=rows, through=through, **fields) for rows in parts))
+    return book.poll(*(Batch(jobs=JOBS, runs=rows, through=through, **fields) for rows in parts))
 
 
 def splits(rows):
@@ -57,11 +57,11 @@ def test_an_ended_row_wins_over_an_open_one_at_every_poll(vendor, parts, before)
     if before is not None:
         poll(vendor, [before])
     for number in range(4):
-        entered = poll(vendor, *parts)
+        stats = poll(vendor, *parts)
         assert vendor.counts() == {"success": 1}
-        assert (vendor.row().known.mark, vendor.active()) == (Mark.COUNTED, 0)
+        assert (vendor.row().known.mark, vendor.active()) == (CountState.COUNTED, 0)
         if number:
-            assert sum(each.dispositions[Disposition.UPDATED] for each in entered) == 0
+            assert sum(each.dispositions[Disposition.UPDATED] for each in stats) == 0
     vendor.reopen()
     poll(vendor, *parts)
     assert vendor.counts() == {"success": 1}
@@ -80,9 +80,9 @@ def test_a_run_that_comes_back_in_a_later_poll_is_open_and_its_next_ending_count
     book = Book(tmp_path / "state.db", reopens=True)
     poll(book, [ENDED])
     again = run(state=State.PENDING, created=BASELINE + 10)
-    entered = poll(book, [again])
+    stats = poll(book, [again])
     assert (book.active(), book.counts()) == (1, {"success": 1})
-    assert sum(each.dispositions[Disposition.UPDATED] for each in entered) == 1
+    assert sum(each.dispositions[Disposition.UPDATED] for each in stats) == 1
     poll(book, [again])
     book.now += 300
     poll(book, [ended(end=BASELINE + 400)], [again])
@@ -94,7 +94,7 @@ def test_a_run_that_came_back_is_still_followed_after_a_poll_that_failed_midway(
     book = Book(tmp_path / "state.db", reopens=True)
     poll(book, [ENDED])
     book.begin()
-    book.ledger.commit("s", Reading(runs=[OPEN], through=book.now - 60), book.moment)
+    book.ledger.commit("s", Batch(runs=[OPEN], through=book.now - 60), book.poll_context)
     book.now += 60
     book.begin()
     assert book.active() == 1
@@ -135,6 +135,14 @@ def entered_in(parts, before, *, reopens):
         state = book.total(), book.active(), marks
         book.close()
         return state
+
+
+def test_a_stale_open_row_of_a_poll_does_not_replace_what_a_later_batch_confirms():
+    pending, executing = ROWS[0], ROWS[1]
+    for parts in ([[pending, executing]], [[pending], [executing]], [[executing], [pending]]):
+        assert entered_in(parts, [[executing]], reopens=False) == entered_in(
+            [[executing]], [[executing]], reopens=False
+        )
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,7 +8,7 @@ import stat
 
 import pytest
 
-from exporter.assembly import Outside
+from exporter.assembly import Clocks
 from exporter.config.config import loads
 from exporter.daemon import Daemon
 from exporter.errors import StateError
@@ -21,7 +21,7 @@ from exporter.state.schema import MIGRATIONS
 from exporter.state.store import NewerSchemaError
 from exporter.web.address import Address
 from exporter.web.server import ListenError
-from tests.core.book import BASELINE, Book, ended
+from tests.core.ledger_harness import BASELINE, Book, ended
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_an_empty_file_is_a_new_state_and_so_is_one_that_a_full_disk_left_unfini
 
     other = path.with_name("other.db")
     full = opened(other, exclusive=True, connect=lambda *a, **k: sqlite3.connect(*a, factory=Full, **k))
-    assert (full.store, full.fault) == (None, f"{other}: database or disk is full")
+    assert (full.store, full.error) == (None, f"{other}: database or disk is full")
     after = opened(other, exclusive=True)
     assert after.cold == "new"
     after.store.close()
@@ -107,7 +107,7 @@ def a_pipe(path):
 def test_what_is_no_file_is_named_and_nothing_is_left_beside_it(path, make):
     problem = make(path)
     found = opened(path, exclusive=True)
-    assert (found.store, found.fault) == (None, f"{path}: {problem}")
+    assert (found.store, found.error) == (None, f"{path}: {problem}")
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
@@ -115,20 +115,20 @@ def test_a_folder_that_is_not_there_is_named_with_the_cure(tmp_path):
     path = tmp_path / "a" / "b" / "state.db"
     found = opened(path, exclusive=True)
     assert found.store is None
-    assert found.fault.startswith(f"{path}: the folder {path.parent} does not exist; make it")
+    assert found.error.startswith(f"{path}: the folder {path.parent} does not exist; make it")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "file").touch()
     found = opened(tmp_path / "file" / "state.db", exclusive=True)
-    assert found.fault == f"{tmp_path / 'file' / 'state.db'}: {tmp_path / 'file'} is not a folder"
+    assert found.error == f"{tmp_path / 'file' / 'state.db'}: {tmp_path / 'file'} is not a folder"
 
 
 def test_a_relative_path_is_told_as_an_absolute_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "state.db").mkdir()
-    assert opened(type(tmp_path)("state.db")).fault.startswith(f"{tmp_path / 'state.db'}: ")
+    assert opened(type(tmp_path)("state.db")).error.startswith(f"{tmp_path / 'state.db'}: ")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -145,12 +145,12 @@ def test_what_belongs_to_somebody_else_is_named_with_both_users(tmp_path, locked
         folder.chmod(0o777)
     os.seteuid(65534)
     try:
-        fault = opened(path, exclusive=True).fault
+        error = opened(path, exclusive=True).error
     finally:
         os.seteuid(0)
     named = f"the folder {folder}" if locked_part == "folder" else str(path)
-    assert fault.startswith(f"{path}: {named} cannot be written: it belongs to user 0 (")
-    assert fault.endswith("and this process runs as user 65534")
+    assert error.startswith(f"{path}: {named} cannot be written: it belongs to user 0 (")
+    assert error.endswith("and this process runs as user 65534")
 
 
 # --- who may read ---
@@ -199,7 +199,7 @@ state: {{path: {path}}}
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = Address("127.0.0.1", taken.getsockname()[1])
-        daemon = Daemon(lambda: config, address, outside=Outside(), connect=sqlite3.connect)
+        daemon = Daemon(lambda: config, address, outside=Clocks(), connect=sqlite3.connect)
         with pytest.raises(ListenError):
             daemon.start()
     assert [each.name for each in path.parent.iterdir()] == ["state.db"]
@@ -267,7 +267,7 @@ def test_files_that_were_removed_are_told_once_and_written_again_with_all_that_w
     book.reopen()
     book.read(ended("a"), ended("b", BASELINE + 200), ended("c", BASELINE + 300))
     assert book.counts() == {"success": 3}
-    assert set(book.ledger.books.exporter.counts[COLD_STARTS]) == {"new"}
+    assert set(book.ledger.committed.exporter.counts[COLD_STARTS]) == {"new"}
 
 
 def test_files_removed_shortly_before_the_end_are_written_once_more(book):

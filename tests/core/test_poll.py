@@ -13,12 +13,12 @@ from exporter.errors import (
     ServerStatusError,
     StateError,
 )
-from exporter.ledger.entries import Entered
-from exporter.model import Disposition, Reading, Result
-from tests.core.stage import INTERVAL, STARTED, Stage, job, open_run, scope
+from exporter.ledger.batch_writer import BatchStats
+from exporter.model import Batch, Disposition, Result
+from tests.core.poll_harness import INTERVAL, STARTED, Stage, job, open_run, scope
 from tests.core.test_store_contract import row
 
-READING, ANOTHER = Reading(scope="one"), Reading(scope="two")
+READING, ANOTHER = Batch(scope="one"), Batch(scope="two")
 HOW_IT_STANDS = "meter.up", "meter.scopes", "meter.watermark", "meter.jobs", "meter.tracked_runs"
 
 
@@ -27,8 +27,8 @@ def stage():
     return Stage()
 
 
-def entered(delays=(), *, results=(), **dispositions):
-    found = Entered(delays=list(delays))
+def stats(delays=(), *, results=(), **dispositions):
+    found = BatchStats(delays=list(delays))
     found.dispositions.update({Disposition(word): count for word, count in dispositions.items()})
     found.results.update(results)
     return found
@@ -43,23 +43,23 @@ def later(stage, seconds):
 
 
 def test_a_poll_commits_each_reading_before_the_next_is_made_and_then_serves_it(stage):
-    stage.ledger.entered = entered([5.0], new=2)
+    stage.ledger.stats = stats([5.0], new=2)
     assert stage.poll(later(stage, 7), READING, later(stage, 7), ANOTHER) == "success"
     assert stage.events == [
         ("ledger.begin", "s", STARTED),
-        ("ledger.commit", "s", READING, stage.moment(7)),
+        ("ledger.commit", "s", READING, stage.poll_context(7)),
         ("meter.fetched", Disposition.NEW, 2),
         ("meter.observation_delays", [5.0]),
         ("source.committed", READING),
-        ("pages.soon",),
-        ("ledger.commit", "s", ANOTHER, stage.moment(14)),
+        ("pages.publish_throttled",),
+        ("ledger.commit", "s", ANOTHER, stage.poll_context(14)),
         ("meter.fetched", Disposition.NEW, 2),
         ("meter.observation_delays", [5.0]),
         ("source.committed", ANOTHER),
-        ("pages.soon",),
-        ("ledger.give_up", "s", stage.moment(14)),
+        ("pages.publish_throttled",),
+        ("ledger.give_up", "s", stage.poll_context(14)),
         ("meter.observation_delays", []),
-        ("ledger.finish", "s", stage.moment(14), False),
+        ("ledger.finish", "s", stage.poll_context(14), False),
         ("meter.up", True),
         ("meter.scopes", 0, 0),
         ("meter.watermark", None),
@@ -93,15 +93,15 @@ def test_how_the_source_stands_is_told_from_the_state(stage):
         ("meter.jobs", 2),
         ("meter.tracked_runs", 3),
     ]
-    assert stage.told(*HOW_IT_STANDS) == first * 2
-    assert stage.told("meter.step_fetches_pending") == [("meter.step_fetches_pending", 2)]
+    assert stage.result(*HOW_IT_STANDS) == first * 2
+    assert stage.result("meter.step_fetches_pending") == [("meter.step_fetches_pending", 2)]
 
 
 def test_every_poll_ends_with_a_log_line_that_says_what_it_did():
     with capture_logs() as lines:
         stage = Stage()
-        stage.ledger.entered = entered(results=[Result.SUCCESS], new=2, duplicate=3)
-        stage.ledger.given_up = entered(results=[Result.UNKNOWN], updated=1, late=0)
+        stage.ledger.stats = stats(results=[Result.SUCCESS], new=2, duplicate=3)
+        stage.ledger.given_up = stats(results=[Result.UNKNOWN], updated=1, late=0)
         stage.ledger.open = [open_run("a")]
         waiting(stage, "x", "y")
         stage.poll(later(stage, 0.12345), READING, ANOTHER)
@@ -113,53 +113,58 @@ def test_every_poll_ends_with_a_log_line_that_says_what_it_did():
             "source": "s",
             "outcome": "success",
             "seconds": 0.123,
-            "readings": 2,
+            "batches": 2,
             "endings": 3,
             "steps": 2,
             "open": 1,
             **counts,
         }
     ]
-    told = [event[1:] for event in stage.told("meter.fetched")]
-    assert told == [("new", 2), ("duplicate", 3), ("new", 2), ("duplicate", 3), ("updated", 1)]
+    result = [event[1:] for event in stage.result("meter.fetched")]
+    assert result == [("new", 2), ("duplicate", 3), ("new", 2), ("duplicate", 3), ("updated", 1)]
 
 
 @pytest.mark.parametrize(
-    ("error", "reason", "fault"),
+    ("error", "reason", "failure"),
     [
         (AuthError("refused"), "auth", "refused"),
         (RateLimitedError("slow down"), "rate_limited", "slow down"),
         (StateError("disk full"), "state", "disk full"),
     ],
 )
-def test_an_error_ends_the_poll_and_is_told_with_its_reason(error, reason, fault):
+def test_an_error_ends_the_poll_and_is_told_with_its_reason(error, reason, failure):
     with capture_logs() as lines:
         stage = Stage()
         waiting(stage, "x")
         assert stage.poll(READING, later(stage, 3), error, ANOTHER) == "error"
-    assert len(stage.told("ledger.commit")) == 1
-    assert stage.told("ledger.finish", "ledger.pending_steps", "meter.last_success") == []
-    assert bool(stage.told("ledger.give_up")) is (reason != "state")
-    assert stage.told("meter.polled", "meter.poll_error", "meter.up", "pages.publish") == [
+    assert len(stage.result("ledger.commit")) == 1
+    assert stage.result("ledger.finish", "ledger.pending_steps", "meter.last_success") == []
+    assert bool(stage.result("ledger.give_up")) is (reason != "state")
+    assert stage.result("meter.polled", "meter.poll_error", "meter.up", "pages.publish") == [
         ("meter.polled", "error", STARTED + 3, 3.0),
         ("meter.poll_error", reason),
         ("meter.up", False),
         ("pages.publish",),
     ]
-    assert [(line["log_level"], line["outcome"], line["reason"], line["fault"]) for line in lines] == [
-        ("warning", "error", reason, fault)
+    assert [(line["log_level"], line["outcome"], line["reason"], line["error"]) for line in lines] == [
+        ("warning", "error", reason, failure)
     ]
     poller = stage.poller
-    assert (poller.failures, poller.last_outcome, poller.last_reason, poller.last_fault) == (1, "error", reason, fault)
+    assert (poller.failures, poller.last_outcome, poller.last_reason, poller.last_error) == (
+        1,
+        "error",
+        reason,
+        failure,
+    )
 
 
 def test_a_fault_of_ours_is_told_by_its_kind_alone_where_people_look():
     with capture_logs() as lines:
         stage = Stage()
         assert stage.poll(ValueError("a customer's data")) == "error"
-    assert (stage.poller.last_reason, stage.poller.last_fault) == ("internal", "ValueError")
-    assert stage.told("meter.poll_error") == [("meter.poll_error", "internal")]
-    assert [(line["event"], line["log_level"]) for line in lines] == [("poll.fault", "error"), ("poll", "warning")]
+    assert (stage.poller.last_reason, stage.poller.last_error) == ("internal", "ValueError")
+    assert stage.result("meter.poll_error") == [("meter.poll_error", "internal")]
+    assert [(line["event"], line["log_level"]) for line in lines] == [("poll failed", "error"), ("poll", "warning")]
     assert lines[0]["exc_info"]
 
 
@@ -169,38 +174,38 @@ def test_parts_that_cannot_be_read_cost_nothing_else():
         stage = Stage()
         waiting(stage, "x")
         assert stage.poll(READING, PartialError(parts)) == "partial"
-    assert stage.told("ledger.give_up", "ledger.finish", "ledger.commit_steps") == [
-        ("ledger.give_up", "s", stage.moment()),
-        ("ledger.finish", "s", stage.moment(), False),
-        ("ledger.commit_steps", "s", "x", (), stage.moment()),
+    assert stage.result("ledger.give_up", "ledger.finish", "ledger.commit_steps") == [
+        ("ledger.give_up", "s", stage.poll_context()),
+        ("ledger.finish", "s", stage.poll_context(), False),
+        ("ledger.commit_steps", "s", "x", (), stage.poll_context()),
     ]
-    assert [event[1] for event in stage.told("meter.poll_error")] == ["http_5xx", "schema", "schema"]
-    assert stage.told("meter.up") == [("meter.up", True)] * 2
+    assert [event[1] for event in stage.result("meter.poll_error")] == ["http_5xx", "schema", "schema"]
+    assert stage.result("meter.up") == [("meter.up", True)] * 2
     assert stage.poller.failures == 0
-    fault = "recipe 12: GET /r: 500 (and 2 more of its parts)"
-    assert stage.poller.last_fault == fault
-    assert [(line["outcome"], line["reason"], line["fault"]) for line in lines] == [("partial", "http_5xx", fault)]
+    error = "recipe 12: GET /r: 500 (and 2 more of its parts)"
+    assert stage.poller.last_error == error
+    assert [(line["outcome"], line["reason"], line["error"]) for line in lines] == [("partial", "http_5xx", error)]
 
 
 def test_a_source_of_which_nothing_can_be_read_is_not_up(stage):
     stage.ledger.state.scopes.update(one=scope(readable=False), two=scope(readable=False))
     assert stage.poll(READING) == "partial"
-    assert stage.told("meter.up", "meter.last_success") == [("meter.up", False)] * 2
+    assert stage.result("meter.up", "meter.last_success") == [("meter.up", False)] * 2
 
 
 @pytest.mark.parametrize("error", [ServerStatusError("500"), NetworkError("broken"), KeyError("a customer's data")])
 def test_a_source_that_cannot_be_read_still_expires_runs_and_asks_for_steps(stage, error):
     waiting(stage, "x")
     assert stage.poll(READING, error) == "error"
-    assert len(stage.told("ledger.give_up")) == len(stage.told("ledger.commit_steps")) == 1
-    assert stage.told("ledger.finish", "meter.last_success") == []
+    assert len(stage.result("ledger.give_up")) == len(stage.result("ledger.commit_steps")) == 1
+    assert stage.result("ledger.finish", "meter.last_success") == []
 
 
 def test_one_failed_step_fetch_is_enough_while_the_source_cannot_be_read(stage):
     waiting(stage, *"abc")
     stage.source.answers = {run_id: NetworkError("broken") for run_id in "abc"}
     stage.poll(NetworkError("broken"))
-    assert [event[1] for event in stage.told("source.steps")] == ["a"]
+    assert [event[1] for event in stage.result("source.steps")] == ["a"]
 
 
 def test_steps_that_we_cannot_digest_keep_no_others_waiting(stage):
@@ -208,8 +213,8 @@ def test_steps_that_we_cannot_digest_keep_no_others_waiting(stage):
     answered = stage.source.steps
     stage.source.steps = lambda run: {}["odd"] if run.run_id == "a" else answered(run)
     assert stage.poll() == "success"
-    assert [event[2] for event in stage.told("ledger.steps_failed", "ledger.commit_steps")] == ["a", "b"]
-    assert stage.told("meter.poll_error") == [("meter.poll_error", "internal")]
+    assert [event[2] for event in stage.result("ledger.steps_failed", "ledger.commit_steps")] == ["a", "b"]
+    assert stage.result("meter.poll_error") == [("meter.poll_error", "internal")]
 
 
 def test_the_queue_of_steps_falls_although_every_poll_is_late(stage):
@@ -225,11 +230,11 @@ def test_the_queue_of_steps_falls_although_every_poll_is_late(stage):
 
 def test_failures_are_counted_until_a_poll_goes_well(stage):
     poller = stage.poller
-    assert (poller.failures, poller.last_outcome, poller.last_fault, poller.last_reason) == (0, "", "", "")
+    assert (poller.failures, poller.last_outcome, poller.last_error, poller.last_reason) == (0, "", "", "")
     counted = []
     for script in ([NetworkError("broken")], [NetworkError("broken")], [], [NetworkError("broken")]):
         stage.poll(*script)
-        counted.append((poller.failures, poller.last_fault, poller.last_reason))
+        counted.append((poller.failures, poller.last_error, poller.last_reason))
     broken = "broken", "network"
     assert counted == [(1, *broken), (2, *broken), (0, "", ""), (1, *broken)]
 
@@ -237,7 +242,7 @@ def test_failures_are_counted_until_a_poll_goes_well(stage):
 def test_a_shutdown_tells_nothing_and_is_passed_on(stage):
     with pytest.raises(Stopped):
         stage.poll(READING, Stopped())
-    assert stage.told("meter.polled", "meter.up", "pages.publish", "ledger.finish") == []
+    assert stage.result("meter.polled", "meter.up", "pages.publish", "ledger.finish") == []
     assert not stage.poller.polled
 
 
@@ -249,7 +254,7 @@ def test_a_poll_of_scopes_that_may_all_be_read_is_a_success(stage):
 def test_a_scope_that_may_not_be_read_makes_the_poll_partial_which_is_no_failure(stage):
     stage.ledger.state.scopes.update(one=scope(watermark=5.0), two=scope(readable=False))
     assert stage.poll(READING) == "partial"
-    assert stage.told("meter.polled", "meter.last_success", "meter.poll_error") == [
+    assert stage.result("meter.polled", "meter.last_success", "meter.poll_error") == [
         ("meter.polled", "partial", STARTED, 0.0),
         ("meter.last_success", STARTED),
     ]
@@ -272,7 +277,7 @@ def test_when_a_poll_sweeps(interval, last, due):
     seen = []
     stage.poll(lambda view: seen.append(view.sweep_due), READING)
     assert seen == [due]
-    assert stage.told("ledger.finish") == [("ledger.finish", "s", stage.moment(), due)]
+    assert stage.result("ledger.finish") == [("ledger.finish", "s", stage.poll_context(), due)]
 
 
 def test_what_a_source_sees_of_the_state():
@@ -302,11 +307,11 @@ def test_what_was_read_by_a_wrong_clock_is_read_anew(stage):
     ]
     assert stage.poller.poll() == "success"
     assert seen == [STARTED + 7]
-    assert stage.told("ledger.begin", "ledger.shift_baseline", "ledger.commit", "ledger.finish") == [
+    assert stage.result("ledger.begin", "ledger.shift_baseline", "ledger.commit", "ledger.finish") == [
         ("ledger.begin", "s", STARTED + 2),
         ("ledger.shift_baseline", "s", 5.0, STARTED + 7),
-        ("ledger.commit", "s", ANOTHER, stage.moment(7, started=7)),
-        ("ledger.finish", "s", stage.moment(7, started=7), False),
+        ("ledger.commit", "s", ANOTHER, stage.poll_context(7, started=7)),
+        ("ledger.finish", "s", stage.poll_context(7, started=7), False),
     ]
 
 
@@ -320,7 +325,7 @@ def test_a_clock_that_goes_wrong_again_does_not_keep_readings_from_being_committ
         [READING, lambda _view: skew(stage, -30.0), ANOTHER],
     ]
     stage.poller.poll()
-    assert [event[:3] for event in stage.told("ledger.commit", "ledger.shift_baseline")] == [
+    assert [event[:3] for event in stage.result("ledger.commit", "ledger.shift_baseline")] == [
         ("ledger.shift_baseline", "s", -10.0),
         ("ledger.commit", "s", READING),
         ("ledger.shift_baseline", "s", -20.0),
@@ -330,21 +335,21 @@ def test_a_clock_that_goes_wrong_again_does_not_keep_readings_from_being_committ
 
 def test_a_clock_that_is_a_little_wrong_is_nothing(stage):
     stage.poll(READING, lambda _view: skew(stage, 4.9), ANOTHER)
-    assert stage.told("ledger.shift_baseline") == []
-    assert [event[2] for event in stage.told("ledger.commit")] == [READING, ANOTHER]
+    assert stage.result("ledger.shift_baseline") == []
+    assert [event[2] for event in stage.result("ledger.commit")] == [READING, ANOTHER]
 
 
 def test_a_clock_found_wrong_by_an_answer_that_failed_corrects_the_baseline_too(stage):
     stage.poll(lambda _view: skew(stage, 60.0), AuthError("refused"))
-    assert stage.told("ledger.shift_baseline") == [("ledger.shift_baseline", "s", 60.0, STARTED + 60)]
+    assert stage.result("ledger.shift_baseline") == [("ledger.shift_baseline", "s", 60.0, STARTED + 60)]
 
 
 def test_a_state_that_cannot_be_written_does_not_hide_the_first_error(stage):
     stage.ledger.refused = {"shift_baseline": StateError("disk full"), "count_pending_steps": StateError("disk full")}
     assert stage.poll(lambda _view: skew(stage, 60.0), AuthError("refused")) == "error"
     assert stage.poller.last_reason == "auth"
-    assert stage.told("meter.step_fetches_pending") == []
-    assert stage.told("pages.publish") == [("pages.publish",)]
+    assert stage.result("meter.step_fetches_pending") == []
+    assert stage.result("pages.publish") == [("pages.publish",)]
 
 
 def test_the_first_poll_is_served_at_once_and_later_ones_soon(stage):
@@ -354,11 +359,11 @@ def test_the_first_poll_is_served_at_once_and_later_ones_soon(stage):
     for _ in range(2):
         waiting(stage, "x")
         stage.poll()
-        served.append([event[0] for event in stage.told("pages.publish", "pages.soon", "source.steps")])
-        assert stage.told("polled") == [("polled", True)]
+        served.append([event[0] for event in stage.result("pages.publish", "pages.publish_throttled", "source.steps")])
+        assert stage.result("polled") == [("polled", True)]
     assert served == [
-        ["pages.publish", "source.steps", "pages.soon", "pages.publish"],
-        ["pages.soon", "source.steps", "pages.soon", "pages.publish"],
+        ["pages.publish", "source.steps", "pages.publish_throttled", "pages.publish"],
+        ["pages.publish_throttled", "source.steps", "pages.publish_throttled", "pages.publish"],
     ]
 
 
@@ -366,7 +371,10 @@ def test_a_first_poll_that_fails_counts_as_one(stage):
     stage.poll(AuthError("refused"))
     assert stage.poller.polled
     stage.poll()
-    assert stage.told("pages.publish", "pages.soon") == [("pages.soon",), ("pages.publish",)]
+    assert stage.result("pages.publish", "pages.publish_throttled") == [
+        ("pages.publish_throttled",),
+        ("pages.publish",),
+    ]
 
 
 def test_steps_are_fetched_in_batches_until_none_wait(stage):
@@ -375,20 +383,20 @@ def test_steps_are_fetched_in_batches_until_none_wait(stage):
     stage.source.answers = {"r0": ("a step",)}
     stage.source.when_asked = lambda: stage.clock.passes(0.125)
     stage.poll()
-    committed = stage.told("ledger.commit_steps")
+    committed = stage.result("ledger.commit_steps")
     assert [event[2] for event in committed] == ids
     assert committed[:2] == [
-        ("ledger.commit_steps", "s", "r0", ("a step",), stage.moment()),
-        ("ledger.commit_steps", "s", "r1", (), stage.moment(0.125)),
+        ("ledger.commit_steps", "s", "r0", ("a step",), stage.poll_context()),
+        ("ledger.commit_steps", "s", "r1", (), stage.poll_context(0.125)),
     ]
-    assert [event[3] for event in stage.told("ledger.pending_steps")] == [100, 100, 100]
-    assert stage.told("pages.soon") == [("pages.soon",)] * 2
+    assert [event[3] for event in stage.result("ledger.pending_steps")] == [100, 100, 100]
+    assert stage.result("pages.publish_throttled") == [("pages.publish_throttled",)] * 2
 
 
 def test_a_poll_without_steps_leaves_them_to_the_next(stage):
     waiting(stage, "x")
     assert stage.poll(READING, steps=False) == "success"
-    assert stage.told("source.steps", "ledger.pending_steps") == []
+    assert stage.result("source.steps", "ledger.pending_steps") == []
 
 
 @pytest.mark.parametrize(("read", "fetched"), [(0.0, 5), (INTERVAL, 7)])
@@ -396,14 +404,14 @@ def test_steps_stop_when_the_time_is_used_up_of_which_a_late_poll_takes_as_much_
     waiting(stage, *"abcdefgh")
     stage.source.when_asked = lambda: stage.clock.passes(0.16 * INTERVAL + 0.01)
     assert stage.poll(later(stage, read), READING) == "success"
-    assert len(stage.told("ledger.commit_steps")) == fetched
+    assert len(stage.result("ledger.commit_steps")) == fetched
 
 
 def test_steps_that_are_done_exactly_in_time_are_followed_by_another(stage):
     waiting(stage, *"abc")
     stage.source.when_asked = lambda: stage.clock.passes(0.8 * INTERVAL)
     stage.poll()
-    assert len(stage.told("ledger.commit_steps")) == 2
+    assert len(stage.result("ledger.commit_steps")) == 2
 
 
 def test_steps_wait_for_the_next_poll_after_three_faults_in_a_row():
@@ -412,16 +420,16 @@ def test_steps_wait_for_the_next_poll_after_three_faults_in_a_row():
         waiting(stage, *"abcdefgh")
         stage.source.answers = {run_id: SchemaError("odd") for run_id in "abdefg"}
         assert stage.poll() == "success"
-    assert [event[1] for event in stage.told("source.steps")] == list("abcdef")
-    assert stage.told("ledger.steps_failed")[0] == ("ledger.steps_failed", "s", "a", stage.moment())
-    assert [event[2] for event in stage.told("ledger.steps_failed")] == list("abdef")
-    assert stage.told("meter.poll_error") == [("meter.poll_error", "schema")] * 5
+    assert [event[1] for event in stage.result("source.steps")] == list("abcdef")
+    assert stage.result("ledger.steps_failed")[0] == ("ledger.steps_failed", "s", "a", stage.poll_context())
+    assert [event[2] for event in stage.result("ledger.steps_failed")] == list("abdef")
+    assert stage.result("meter.poll_error") == [("meter.poll_error", "schema")] * 5
     assert lines[0] == {
         "event": "steps.failed",
         "log_level": "warning",
         "source": "s",
         "reason": "schema",
-        "fault": "odd",
+        "error": "odd",
     }
     assert lines[-1]["steps"] == 6
 
@@ -430,10 +438,10 @@ def test_steps_that_the_api_does_not_have_are_no_fault(stage):
     waiting(stage, *"abcde")
     stage.source.answers = {run_id: NotFoundError("404", 404) for run_id in "abcd"}
     assert stage.poll() == "success"
-    missing = [("ledger.steps_missing", "s", run_id, stage.moment()) for run_id in "abcd"]
-    assert stage.told("ledger.steps_missing") == missing
-    assert [event[2] for event in stage.told("ledger.commit_steps")] == ["e"]
-    assert stage.told("meter.poll_error") == []
+    missing = [("ledger.steps_missing", "s", run_id, stage.poll_context()) for run_id in "abcd"]
+    assert stage.result("ledger.steps_missing") == missing
+    assert [event[2] for event in stage.result("ledger.commit_steps")] == ["e"]
+    assert stage.result("meter.poll_error") == []
 
 
 @pytest.mark.parametrize(("error", "reason"), [(AuthError("no"), "auth"), (RateLimitedError("no"), "rate_limited")])
@@ -441,12 +449,12 @@ def test_an_api_that_wants_no_more_requests_gets_none_for_steps(stage, error, re
     waiting(stage, *"abc")
     stage.source.answers = {"b": error}
     assert stage.poll(READING) == "error"
-    assert stage.told("ledger.commit_steps", "ledger.steps_failed") == [
-        ("ledger.commit_steps", "s", "a", (), stage.moment()),
-        ("ledger.steps_failed", "s", "b", stage.moment()),
+    assert stage.result("ledger.commit_steps", "ledger.steps_failed") == [
+        ("ledger.commit_steps", "s", "a", (), stage.poll_context()),
+        ("ledger.steps_failed", "s", "b", stage.poll_context()),
     ]
-    assert stage.told("meter.poll_error") == [("meter.poll_error", reason)]
-    assert stage.told("meter.up") == [("meter.up", True), ("meter.up", False)]
+    assert stage.result("meter.poll_error") == [("meter.poll_error", reason)]
+    assert stage.result("meter.up") == [("meter.up", True), ("meter.up", False)]
 
 
 def test_a_round_is_as_long_as_the_source_says(stage):
@@ -471,13 +479,13 @@ def test_a_first_poll_that_goes_on_for_very_long_is_reported_as_a_source_that_is
         for seconds in (longest, 1.0, 1.0):
             stage.clock.passes(seconds)
             stage.poller.report_long_first_poll()
-            seen.append((stage.poller.polled, stage.told("meter.up")))
+            seen.append((stage.poller.polled, stage.result("meter.up")))
 
     stage.poller.report_long_first_poll()
     assert stage.poll(goes_on) == "success"
     down = [("meter.up", False)]
     assert seen == [(False, []), (True, down), (True, down)]
-    assert stage.told("meter.up")[-1] == ("meter.up", True)
+    assert stage.result("meter.up")[-1] == ("meter.up", True)
 
 
 def test_a_later_poll_that_goes_on_for_long_is_not_reported_as_a_first_one():
@@ -489,4 +497,4 @@ def test_a_later_poll_that_goes_on_for_long_is_not_reported_as_a_first_one():
         stage.poller.report_long_first_poll()
 
     stage.poll(goes_on)
-    assert ("meter.up", False) not in stage.told("meter.up")
+    assert ("meter.up", False) not in stage.result("meter.up")

@@ -6,7 +6,7 @@ from queue import Empty, SimpleQueue
 import pytest
 from structlog.testing import capture_logs
 
-from exporter.polling.schedule import Every, Polled, Schedule
+from exporter.polling.schedule import Every, Schedule, ScheduledSource
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -70,7 +70,7 @@ class Meter:
 
 
 def polled(name, failures=0, interval=3600.0):
-    return Polled(name, Poller(failures), Meter(), interval)
+    return ScheduledSource(name, Poller(failures), Meter(), interval)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from contextlib import closing, suppress
 
 import pytest
 
-from exporter.counting.counting import Mark
+from exporter.counting.classify import CountState
 from exporter.errors import StateError
 from exporter.model import Result
 from exporter.state.lock import Lock, LockedStateError
@@ -196,7 +196,7 @@ def test_a_record_that_cannot_be_read_is_corrupt(store, path):
     ],
 )
 def test_records_that_do_not_fit_together_are_corrupt_and_told(edit, told, store, path):
-    fill(store, s=[row("open", mark=Mark.OPEN)])
+    fill(store, s=[row("open", mark=CountState.OPEN)])
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(edit)
     with pytest.raises(CorruptStateError, match=f"^{path}: {told}$"):
@@ -221,7 +221,7 @@ def test_a_state_that_is_only_looked_at_is_never_written(path, immutable):
         Store(path, read_only=True, immutable=immutable)
     assert not path.exists()
     store = Store(path)
-    fill(store, s=[row("r", mark=Mark.OPEN)])
+    fill(store, s=[row("r", mark=CountState.OPEN)])
     store.close()
     looking = Store(path, read_only=True, immutable=immutable)
     assert [row.known.run.run_id for _, row in looking.load().open_runs] == ["r"]
@@ -282,10 +282,10 @@ def test_a_transaction_takes_the_right_to_write_before_anything_else(store, open
     database.execute("PRAGMA busy_timeout = 0")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    entered = []
+    stats = []
     with pytest.raises(StateError, match="locked"), store.transaction():
-        entered.append("inside")
-    assert entered == []
+        stats.append("inside")
+    assert stats == []
     other.close()
 
 
@@ -302,7 +302,7 @@ def test_a_source_keeps_its_key_however_often_it_is_written(store):
 
 
 def test_a_source_that_was_never_written_has_no_runs(store):
-    fill(store, s=[row("r", end=1, mark=Mark.BASELINE)])
+    fill(store, s=[row("r", end=1, mark=CountState.BASELINE)])
     assert (store.count_runs("nobody"), store.baseline_runs("nobody"), list(store.moments("nobody"))) == ({}, [], [])
     with pytest.raises(KeyError):
         store.put_runs("nobody", [row("r")])
@@ -314,9 +314,9 @@ def test_it_counts_its_runs_by_job(store):
 
 
 def test_the_runs_of_the_baseline_are_found(store):
-    others = [row(mark.name, end=2, mark=mark) for mark in Mark if mark is not Mark.BASELINE]
-    rows = [row("before", end=1, mark=Mark.BASELINE), *others]
-    fill(store, s=rows, other=[row("of another", job=3, end=1, mark=Mark.BASELINE)])
+    others = [row(mark.name, end=2, mark=mark) for mark in CountState if mark is not CountState.BASELINE]
+    rows = [row("before", end=1, mark=CountState.BASELINE), *others]
+    fill(store, s=rows, other=[row("of another", job=3, end=1, mark=CountState.BASELINE)])
     assert store.baseline_runs("s") == rows[:1]
 
 
@@ -324,8 +324,8 @@ def test_the_past_of_a_job_are_its_ended_runs_the_latest_first(store):
     rows = [
         row("first", start=1, end=11),
         row("last", start=5, end=15, result=Result.FAILURE),
-        row("open", start=20, mark=Mark.OPEN),
-        row("given up", start=2, end=12, mark=Mark.GIVEN_UP, result=None),
+        row("open", start=20, mark=CountState.OPEN),
+        row("given up", start=2, end=12, mark=CountState.EXPIRED, result=None),
         row("of another job", job=2, start=1, end=99),
     ]
     fill(store, s=rows)
@@ -341,27 +341,27 @@ def test_the_past_of_a_job_are_its_ended_runs_the_latest_first(store):
 def test_the_pulse_of_a_job_is_the_first_ending_of_each_stretch(store):
     ends = {1: (95, 100, 101, 109, 110, 125, 129), 2: (117,)}
     fill(store, s=[row(f"{job}-{end}", job=job, end=end) for job in ends for end in reversed(ends[job])])
-    assert store.pulse(1, 100, 10) == [100, 110, 125]
-    assert store.pulse(1, 101, 10) == [101, 110, 125]
+    assert store.activity(1, 100, 10) == [100, 110, 125]
+    assert store.activity(1, 101, 10) == [101, 110, 125]
 
 
 def test_the_pulse_takes_a_run_without_an_end_for_ended_when_that_was_seen_and_leaves_out_what_never_ended(store):
     never = [
-        row("open", seen=120, mark=Mark.OPEN),
-        row("given up", seen=130, mark=Mark.GIVEN_UP),
-        row("too old at the baseline", seen=140, mark=Mark.BASELINE, result=None),
+        row("open", seen=120, mark=CountState.OPEN),
+        row("given up", seen=130, mark=CountState.EXPIRED),
+        row("too old at the baseline", seen=140, mark=CountState.BASELINE, result=None),
     ]
     fill(store, s=[row("without an end", seen=101), row("ended", seen=160, end=115), *never])
-    assert store.pulse(1, 100, 10) == [101, 115]
+    assert store.activity(1, 100, 10) == [101, 115]
 
 
 def test_the_moments_of_a_source_come_in_order(store):
     rows = [
         row("a", created=1, start=3, end=5),
         row("b", created=3, start=3, end=3),
-        row("c", start=2, mark=Mark.OPEN),
-        row("d", created=4, mark=Mark.OPEN),
-        row("given up", start=6, end=7, mark=Mark.GIVEN_UP, result=None),
+        row("c", start=2, mark=CountState.OPEN),
+        row("d", created=4, mark=CountState.OPEN),
+        row("given up", start=6, end=7, mark=CountState.EXPIRED, result=None),
     ]
     fill(store, s=rows, other=[row("of another", job=3, created=0, start=1, end=2)])
     assert sorted(store.moments("s")) == [
@@ -373,7 +373,9 @@ def test_the_moments_of_a_source_come_in_order(store):
         (5, 2, "a"),
         (6, 1, "given up"),
     ]
-    assert [moment[:2] for moment in store.moments("s")] == sorted(moment[:2] for moment in store.moments("s"))
+    assert [poll_context[:2] for poll_context in store.moments("s")] == sorted(
+        poll_context[:2] for poll_context in store.moments("s")
+    )
 
 
 def test_its_size_is_that_of_the_file_when_the_journal_is_taken_in(path):

@@ -5,12 +5,12 @@ from contextlib import suppress
 import msgspec
 import pytest
 
-from exporter.counting.counting import Known, Mark, Streak
+from exporter.counting.classify import CountState, RunRecord, Streak
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.model import Job, Result, State, Window
-from exporter.state.schema import StepMark, StoredRun
+from exporter.state.schema import StepState, StoredRun
 from exporter.state.store import Store
-from tests.core.book import run
+from tests.core.ledger_harness import run
 
 SOURCES = tuple(SourceState(name=name, identity=f"api of {name}", baseline=1.0) for name in ("s", "other"))
 JOBS = tuple(
@@ -21,9 +21,9 @@ JOBS = tuple(
 )
 
 
-def row(run_id, job=1, mark=Mark.COUNTED, seen=900.0, **fields):
-    fields.setdefault("result", None if mark is Mark.OPEN else Result.SUCCESS)
-    return StoredRun(known=Known(run=run(run_id, **fields), mark=mark), job=job, seen=seen, origin=0.0)
+def row(run_id, job=1, mark=CountState.COUNTED, seen=900.0, **fields):
+    fields.setdefault("result", None if mark is CountState.OPEN else Result.SUCCESS)
+    return StoredRun(known=RunRecord(run=run(run_id, **fields), mark=mark), job=job, seen=seen, origin=0.0)
 
 
 def fill(store, **rows):
@@ -72,7 +72,7 @@ def test_a_new_one_is_empty(store):
 def test_what_was_written_is_there_after_a_restart(opened):
     counted = Counted()
     counted.count("family", "label")
-    rows = [row("ended", start=1, end=2), row("open", mark=Mark.OPEN)]
+    rows = [row("ended", start=1, end=2), row("open", mark=CountState.OPEN)]
     store = opened()
     fill(store, s=rows)
     with store.transaction():
@@ -85,7 +85,7 @@ def test_what_was_written_is_there_after_a_restart(opened):
 
 def test_a_transaction_that_fails_leaves_nothing_behind(opened):
     store = opened()
-    fill(store, s=[row("before", mark=Mark.OPEN)])
+    fill(store, s=[row("before", mark=CountState.OPEN)])
     before = everything(store)
     with suppress(ZeroDivisionError), store.transaction():
         store.put_source(msgspec.structs.replace(SOURCES[0], baseline=2.0))
@@ -107,7 +107,7 @@ def test_what_is_written_can_be_read_in_the_same_transaction(store):
 
 
 def test_records_and_rows_replace_those_of_the_same_identity(store):
-    fill(store, s=[row("r", mark=Mark.OPEN), row("r", start=1, end=2)])
+    fill(store, s=[row("r", mark=CountState.OPEN), row("r", start=1, end=2)])
     changed = msgspec.structs.replace(JOBS[0], name="renamed"), msgspec.structs.replace(SOURCES[0], baseline=2.0)
     with store.transaction():
         store.put_jobs([changed[0]])
@@ -132,12 +132,12 @@ def test_a_streak_is_counted_from_the_ended_runs_after_the_last_success(store):
             row("failed in the same instant", end=10, **failed),
             row("failed", end=20, **failed),
             row("failed without an end", seen=15, result=Result.TIMEOUT),
-            row("failed at the baseline", end=30, mark=Mark.BASELINE, result=Result.ERROR),
+            row("failed at the baseline", end=30, mark=CountState.BASELINE, result=Result.ERROR),
             row("skipped", end=40, result=Result.SKIP),
-            row("given up", end=50, mark=Mark.GIVEN_UP, result=Result.UNKNOWN),
-            row("given up well", end=51, mark=Mark.GIVEN_UP),
-            row("given up failed", end=52, mark=Mark.GIVEN_UP, **failed),
-            row("open", mark=Mark.OPEN),
+            row("given up", end=50, mark=CountState.EXPIRED, result=Result.UNKNOWN),
+            row("given up well", end=51, mark=CountState.EXPIRED),
+            row("given up failed", end=52, mark=CountState.EXPIRED, **failed),
+            row("open", mark=CountState.OPEN),
             row("of another job", job=2, end=60),
         ],
     )
@@ -146,15 +146,15 @@ def test_a_streak_is_counted_from_the_ended_runs_after_the_last_success(store):
 
 
 def test_steps_that_are_due_come_failures_first_and_the_baseline_last(store):
-    pending, baseline = {"steps": StepMark.PENDING}, {"steps": StepMark.BASELINE}
+    pending, baseline = {"steps": StepState.PENDING}, {"steps": StepState.BASELINE}
     rows = [
         waiting(row("old", end=1), due=5, **pending),
         waiting(row("new", end=2), due=5, **pending),
         waiting(row("failed", end=0, result=Result.FAILURE), due=5, **pending),
-        waiting(row("before", end=9, result=Result.FAILURE, mark=Mark.BASELINE), due=5, **baseline),
+        waiting(row("before", end=9, result=Result.FAILURE, mark=CountState.BASELINE), due=5, **baseline),
         waiting(row("not due", end=3), due=6, **pending),
-        waiting(row("open again", mark=Mark.OPEN), due=5, **pending),
-        waiting(row("done", end=3), due=5, steps=StepMark.COUNTED),
+        waiting(row("open again", mark=CountState.OPEN), due=5, **pending),
+        waiting(row("done", end=3), due=5, steps=StepState.COUNTED),
     ]
     theirs = waiting(row("of another source", job=3, end=4), due=5, **pending)
     fill(store, s=rows, other=[theirs])
@@ -178,10 +178,10 @@ def test_what_started_in_a_window_is_found_whether_it_ended_or_not(store):
             row("of another job", job=2, start=100, end=101),
             row("ended later", start=199, end=5000),
             row("without an end", start=120),
-            row("open", start=130, mark=Mark.OPEN),
+            row("open", start=130, mark=CountState.OPEN),
             row("before", start=99, end=150),
             row("after", start=200, end=201),
-            row("open before", start=99, mark=Mark.OPEN),
+            row("open before", start=99, mark=CountState.OPEN),
         ],
         other=[row("of another source", job=3, start=100, end=150)],
     )
@@ -193,16 +193,16 @@ def test_what_ended_before_an_instant_is_forgotten_and_what_has_not_ended_never(
     kept = [
         row("at the instant", start=1, end=100),
         row("seen later", start=1, seen=100),
-        row("open", start=1, seen=1, mark=Mark.OPEN),
-        row("given up", start=1, seen=1, mark=Mark.GIVEN_UP),
-        row("too old at the baseline", start=1, seen=1, mark=Mark.BASELINE, result=None),
+        row("open", start=1, seen=1, mark=CountState.OPEN),
+        row("given up", start=1, seen=1, mark=CountState.EXPIRED),
+        row("too old at the baseline", start=1, seen=1, mark=CountState.BASELINE, result=None),
         row("begun later", start=100, end=99),
     ]
     old = [
         row("ended", start=1, end=99),
         row("without an end", start=1, seen=99),
         row("second job", job=2, end=99),
-        row("at the baseline", end=99, mark=Mark.BASELINE),
+        row("at the baseline", end=99, mark=CountState.BASELINE),
     ]
     fill(store, s=[*kept, *old], other=[row("of another source", job=3, end=99)])
     with store.transaction():
@@ -216,20 +216,20 @@ def test_a_run_is_the_same_when_it_comes_back_whether_all_is_known_of_it_or_noth
     times = {"created": 0.0, "scheduled": 1.0, "start": 2.0, "end": 3.0, "duration": 0.0, "queue_duration": 2.0}
     texts = {"unmapped": "HALTED", "error_type": "dbt", "recovered": True, "retries": 3, "state": State.EXECUTING}
     everything = StoredRun(
-        known=Known(
-            run=run("everything", result=Result.FAILURE, **times, **texts), mark=Mark.BASELINE, earlier=(0.5, 1.5)
+        known=RunRecord(
+            run=run("everything", result=Result.FAILURE, **times, **texts), mark=CountState.BASELINE, earlier=(0.5, 1.5)
         ),
         job=1,
         seen=900.0,
         origin=2.0,
-        steps=StepMark.COUNTED,
+        steps=StepState.COUNTED,
         tries=2,
         asked=1,
         due=0.0,
         step_results="[]",
         words="HALTED",
     )
-    nothing = StoredRun(known=Known(run=run("nothing"), mark=Mark.OPEN), job=1, seen=900.0, origin=0.0)
+    nothing = StoredRun(known=RunRecord(run=run("nothing"), mark=CountState.OPEN), job=1, seen=900.0, origin=0.0)
     fill(store, s=[everything, nothing])
     assert store.runs("s", ["everything", "nothing"]) == {"everything": everything, "nothing": nothing}
 
@@ -240,7 +240,7 @@ def test_it_tells_its_size(store):
 
 
 def test_runs_whose_steps_were_asked_for_in_vain_wait_behind_all_others(store):
-    steps = {"steps": StepMark.PENDING, "due": 0.0}
+    steps = {"steps": StepState.PENDING, "due": 0.0}
     vain = [msgspec.structs.replace(row(f"vain-{tries}", end=900.0), **steps, tries=tries) for tries in (9, 1)]
     fill(store, s=[*vain, msgspec.structs.replace(row("fresh", end=100.0), **steps)])
     waiting = store.pending_steps("s", 1000.0, 100)

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exporter.model import Window
-from exporter.sources.windows import DOUBT, Reach, halves, plan, split
+from exporter.sources.windows import CLOCK_MARGIN, Reach, halves, plan, split
 
 DAY, HOUR = 86400.0, 3600.0
 NOW = 1_700_000_000.5
-END = math.floor(NOW - DOUBT)
+END = math.floor(NOW - CLOCK_MARGIN)
 REACH = Reach(api=7 * DAY, margin=600.0, maximum=96 * HOUR, lookback=7 * DAY, overlap=HOUR, settle=60.0)
 HORIZON = math.ceil(NOW - 7 * DAY + 600)
 
@@ -81,7 +81,7 @@ def test_windows_always_keep_to_the_limits_and_leave_no_gap(now, back, overlap, 
     assert planned.windows[-1].end <= now
     assert all(a.end == b.start for a, b in zip(planned.windows, planned.windows[1:], strict=False))
     covered = planned.windows[0].start if planned.unobserved is None else planned.unobserved.start
-    if watermark is not None and watermark < now - DOUBT - 1:
+    if watermark is not None and watermark < now - CLOCK_MARGIN - 1:
         assert covered <= watermark
     if planned.unobserved is not None:
         assert planned.unobserved.end >= planned.windows[0].start

@@ -5,21 +5,21 @@ from structlog.testing import capture_logs
 
 from exporter.errors import StateError
 from exporter.ledger.ledger import UNOBSERVED
-from exporter.model import Reading, Window
-from tests.core.book import BASELINE, DURATIONS, RUNS, Failing, ended
+from exporter.model import Batch, Window
+from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, Failing, ended
 from tests.core.shown import ShownBook
 
 
 @pytest.fixture
 def make(tmp_path):
-    books = []
+    committed = []
 
     def build(**fields):
-        books.append(ShownBook(tmp_path / "state.db", **fields))
-        return books[-1]
+        committed.append(ShownBook(tmp_path / "state.db", **fields))
+        return committed[-1]
 
     yield build
-    for book in books:
+    for book in committed:
         book.close()
 
 
@@ -113,9 +113,9 @@ def test_counters_are_withheld_from_a_start_until_the_first_complete_poll_and_ga
     assert shown(book) is None
     assert book.scrape("jobrun_last_run_end_timestamp_seconds", "job_name") == {("j",): BASELINE + 100}
     book.begin()
-    book.ledger.commit("s", Reading(runs=[ended("b", book.now)]), book.moment)
+    book.ledger.commit("s", Batch(runs=[ended("b", book.now)]), book.poll_context)
     assert shown(book) is None
-    book.ledger.finish("s", book.moment, swept=False)
+    book.ledger.finish("s", book.poll_context, swept=False)
     assert shown(book) == 2
 
 
@@ -166,7 +166,7 @@ def test_no_status_word_of_a_vendor_is_taken_for_one_of_ours(book, word):
     book.scrape(RUNS, "result")
     unmapped = "jobrun_source_unmapped_status_total"
     with book.ledger.locked():
-        state = book.ledger.books.sources["s"]
+        state = book.ledger.committed.sources["s"]
         state.count(unmapped, word, released=False)
     book.scrape(unmapped, "status")
     book.now += 121

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.living import LivingWorld
+from tests.e2e.live_world import LivingWorld
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from exporter.simulators.faults import Status
+from exporter.simulators.disruptions import Status
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.living import source, written
+from tests.e2e.live_world import source, written
 from tests.e2e.pages import page
 from tests.e2e.processes import HOST, Daemon, eventually, free_port
 from tests.e2e.servers import EDITIONS, Alertmanager, Prometheus, Receiver, receiver
@@ -159,10 +159,10 @@ def test_each_trouble_is_told_once_and_its_end_once_while_the_daemon_is_killed_a
     again = chain.world.run("failing", duration=0.5, result="failure", steps=["load", "model"])
     assert eventually(lambda: again.run_id in page(chain.port))
 
-    chain.simulator.faults.set([Status(code=503)])
+    chain.simulator.disruptions.set([Status(code=503)])
     assert chain.fires(*DOWN)
     time.sleep(25)  # longer than any job but the late one may go without a run that is seen
-    chain.simulator.faults.set([])
+    chain.simulator.disruptions.set([])
     assert chain.clears(*DOWN)
 
     chain.world.run("late", duration=0.5)

@@ -10,7 +10,7 @@ from exporter.model import Result
 from exporter.simulators import SIMULATORS
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.world import SimJob
-from tests.e2e.living import source, truth, written
+from tests.e2e.live_world import source, truth, written
 from tests.e2e.pages import fetch
 from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed, run_command
 from tests.e2e.servers import Prometheus

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.living import LivingWorld, baseline, source, truth, written
+from tests.e2e.live_world import LivingWorld, baseline, source, truth, written
 from tests.e2e.pages import Scraper, counted, page, value
 from tests.e2e.processes import Command, eventually, free_port, needed
 

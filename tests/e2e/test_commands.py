@@ -17,11 +17,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from exporter import app
-from exporter.simulators.faults import AnyFault, Hang, Status
+from exporter.simulators.disruptions import AnyDisruption, Hang, Status
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.tokens import jwt
 from exporter.simulators.world import MARK
-from tests.e2e.living import LivingWorld, baseline, source, truth, written
+from tests.e2e.live_world import LivingWorld, baseline, source, truth, written
 from tests.e2e.pages import counted, fetch, page, value, values
 from tests.e2e.processes import Command, eventually, run_command
 
@@ -158,13 +158,13 @@ def test_a_daemon_whose_address_is_taken_exits_1_and_says_so(tmp_path: Path, sta
 # --- stopping ---
 
 
-@pytest.mark.parametrize("faults", [[], [Hang(endpoint="runs")]], ids=["idle", "while a poll hangs in a request"])
+@pytest.mark.parametrize("disruptions", [[], [Hang(endpoint="runs")]], ids=["idle", "while a poll hangs in a request"])
 def test_sigterm_ends_the_daemon_within_five_seconds(
-    tmp_path: Path, start: Start, simulator: SnowplowSimulator, faults: list[AnyFault]
+    tmp_path: Path, start: Start, simulator: SnowplowSimulator, disruptions: list[AnyDisruption]
 ) -> None:
-    simulator.faults.set(faults)
+    simulator.disruptions.set(disruptions)
     command, _ = started_daemon(start, written(tmp_path, settings(source(simulator))))
-    assert eventually(lambda: simulator.log.counts().get(("runs", 0 if faults else 200)))
+    assert eventually(lambda: simulator.log.counts().get(("runs", 0 if disruptions else 200)))
 
     command.signal(signal.SIGTERM)
     begun = time.monotonic()
@@ -302,7 +302,7 @@ def test_a_source_that_is_taken_out_and_put_back_has_lost_and_doubled_nothing(
 def test_logs_hold_neither_secrets_nor_customers_data(
     tmp_path: Path, start: Start, simulator: SnowplowSimulator, form: str
 ) -> None:
-    simulator.faults.add(Status(code=401, endpoint="runs", count=2), Status(code=500, endpoint="steps", count=2))
+    simulator.disruptions.add(Status(code=401, endpoint="runs", count=2), Status(code=500, endpoint="steps", count=2))
     key = tmp_path / "key"
     key.write_text(simulator.credentials.api_key)
     auth = {"api_key_id": simulator.credentials.api_key_id, "api_key_file": str(key)}

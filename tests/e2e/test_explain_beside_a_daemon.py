@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from exporter.simulators.faults import Hang
+from exporter.simulators.disruptions import Hang
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.living import LivingWorld, baseline, config, truth
+from tests.e2e.live_world import LivingWorld, baseline, config, truth
 from tests.e2e.pages import counted, fetch, page
 from tests.e2e.processes import Daemon, eventually, free_port, mounted, run_command, runs_as_root, unmounted
 
@@ -109,10 +109,10 @@ def test_a_vendor_that_hangs_while_a_person_asks_keeps_neither_scrapes_nor_the_e
     daemon = Daemon(config_file, free_port())
     assert counting(daemon.port)
     run = json.loads(fetch(daemon.port, "/api/v1/runs?result=failure&limit=1")[2])["runs"][0]
-    simulator.faults.add(Hang(endpoint="steps"))
+    simulator.disruptions.add(Hang(endpoint="steps"))
     begun = time.monotonic()
     status, _, body = fetch(daemon.port, f"/api/v1{run['url']}?live=true", timeout=15)
-    assert (status, json.loads(body)["steps_fault"]) == (200, "no answer of the API within 4 s")
+    assert (status, json.loads(body)["steps_error"]) == (200, "no answer of the API within 4 s")
     assert 3 < time.monotonic() - begun < 10
     begun = time.monotonic()
     assert fetch(daemon.port)[0] == 200

@@ -20,7 +20,7 @@ import pytest
 
 from exporter.simulators.server import Simulator
 from exporter.state.store import Connect
-from tests.e2e.living import LivingWorld, baseline, source, truth, written
+from tests.e2e.live_world import LivingWorld, baseline, source, truth, written
 from tests.e2e.pages import COUNTED, Scraper, Series, counted, fetch, page
 from tests.e2e.processes import Daemon, Trap, eventually, free_port
 from tests.e2e.vendors import simulators

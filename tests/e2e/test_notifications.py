@@ -172,7 +172,7 @@ def test_a_test_alert_gets_to_the_receiver_of_its_team_and_says_so(edition, tmp_
             assert server.ready(), server.log
             address, out = f"http://{HOST}:{server.port}", io.StringIO()
             flags = [f"--alertmanager-url={address}", "--team=data", "--severity=critical"]
-            assert cli.main(["test-alert", *flags], cli.Outside(out, io.StringIO(), {})) == 0
+            assert cli.main(["test-alert", *flags], cli.Console(out, io.StringIO(), {})) == 0
             assert "It goes to data." in out.getvalue()
             assert eventually(lambda: sink.told()["JobrunTestAlert", "test-alert"] == 1, seconds=20)
         finally:
@@ -186,7 +186,7 @@ def test_a_test_alert_to_a_receiver_that_sends_nothing_is_an_error(edition, tmp_
     try:
         assert server.ready(), server.log
         flags, err = [f"--alertmanager-url=http://{HOST}:{server.port}"], io.StringIO()
-        assert cli.main(["test-alert", *flags], cli.Outside(io.StringIO(), err, {})) == 1
+        assert cli.main(["test-alert", *flags], cli.Console(io.StringIO(), err, {})) == 1
         assert "It goes to tickets, which sends nothing" in err.getvalue()
     finally:
         server.end()
@@ -194,5 +194,5 @@ def test_a_test_alert_to_a_receiver_that_sends_nothing_is_an_error(edition, tmp_
 
 def test_a_test_alert_that_nobody_takes_is_an_error():
     err = io.StringIO()
-    assert cli.main(["test-alert", f"--alertmanager-url=http://{HOST}:9"], cli.Outside(io.StringIO(), err, {})) == 1
+    assert cli.main(["test-alert", f"--alertmanager-url=http://{HOST}:9"], cli.Console(io.StringIO(), err, {})) == 1
     assert "did not take the test alert" in err.getvalue()

@@ -11,7 +11,7 @@ import pytest
 from exporter.app import SETTINGS
 from exporter.config.config import load, secrets
 from exporter.simulators.world import MARK
-from tests.e2e.living import LivingWorld, source, written
+from tests.e2e.live_world import LivingWorld, source, written
 from tests.e2e.pages import fetch, page
 from tests.e2e.processes import Command, eventually, free_port, run_command
 from tests.e2e.vendors import simulators

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter.simulators.faults import Hang
+from exporter.simulators.disruptions import Hang
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.living import LivingWorld, config, source, written
+from tests.e2e.live_world import LivingWorld, config, source, written
 from tests.e2e.pages import page
 from tests.e2e.processes import HOST, Command, Daemon, free_port
 from tests.supervisor import Supervisor
@@ -54,7 +54,7 @@ def test_a_daemon_is_ready_only_when_every_source_was_polled(
     supervisor: Supervisor,
 ) -> None:
     with SnowplowSimulator(world) as slow:
-        slow.faults.set([Hang()])
+        slow.disruptions.set([Hang()])
         sources = [source(simulator, "quick"), source(slow, "slow")]
         start(written(tmp_path, {"sources": sources, "state": {"path": "state.db"}}))
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter.simulators.faults import Hang
+from exporter.simulators.disruptions import Hang
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.living import LivingWorld, baseline, source, truth, written
+from tests.e2e.live_world import LivingWorld, baseline, source, truth, written
 from tests.e2e.pages import Scraper, counted, fetch, page
 from tests.e2e.processes import Daemon, eventually, free_port
 
@@ -42,7 +42,7 @@ def test_while_an_api_hangs_scrapes_take_as_long_as_ever_and_other_sources_go_on
         assert eventually(lambda: counted(page(port), "living") and counted(page(port), "other"))
         well = median_scrape(port)
 
-        simulator.faults.add(Hang())
+        simulator.disruptions.add(Hang())
         hanging = len(simulator.log.lines())
         assert eventually(lambda: len(simulator.log.lines()) > hanging)
         before = counted(page(port), "living")
@@ -53,7 +53,7 @@ def test_while_an_api_hangs_scrapes_take_as_long_as_ever_and_other_sources_go_on
         assert counted(page(port), "living") == before, "it cannot know more"
 
         simulator.stop()  # ends what hangs
-        simulator.faults.clear()
+        simulator.disruptions.clear()
         simulator.start()
         expected = truth(simulator, baseline(tmp_path / "state.db", "living"))
         assert eventually(lambda: counted(page(port), "living"), lambda seen: seen == expected) == expected

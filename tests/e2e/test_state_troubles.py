@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.living import LivingWorld, baseline, config, truth
+from tests.e2e.live_world import LivingWorld, baseline, config, truth
 from tests.e2e.pages import Scraper, counted, page, value
 from tests.e2e.processes import Daemon, eventually, free_port, mounted, runs_as_root, unmounted
 

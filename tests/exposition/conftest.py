@@ -2,7 +2,7 @@ import prometheus_client
 import pytest
 
 from exporter.exposition.exposition import Exposition
-from exporter.metrics.holds import Holds
+from exporter.metrics.zero_first import ZeroFirst
 
 
 class Clock:
@@ -20,7 +20,7 @@ def clock():
 
 @pytest.fixture
 def holds(clock):
-    return Holds(120.0, clock)
+    return ZeroFirst(120.0, clock)
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from exporter.counting.records import Exemplar, clean
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.gzipped import deflated, member
 from exporter.exposition.textformat import _exemplar
-from exporter.metrics.holds import Holds
 from exporter.metrics.jobview import JobView
+from exporter.metrics.zero_first import ZeroFirst
 from tests.exposition.builders import job, view
 from tests.exposition.test_text import full_view
 
@@ -39,7 +39,7 @@ def read(page):
 
 
 def publish(*views: JobView):
-    exposition = Exposition(prometheus_client.CollectorRegistry(), Holds(0, float))
+    exposition = Exposition(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
     exposition.update(jobs=views)
     return exposition.publish()
 
@@ -110,7 +110,7 @@ def test_any_parts_make_a_member(parts):
 def test_promtool_has_nothing_to_say():
     registry = prometheus_client.CollectorRegistry()
     prometheus_client.Counter("jobrun_source_polls", "Polls.", ["source"], registry=registry).labels("s").inc()
-    exposition = Exposition(registry, Holds(0, float))
+    exposition = Exposition(registry, ZeroFirst(0, float))
     exposition.update(jobs=[full_view()])
     text = bytes(exposition.publish().text)
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False)  # noqa: S607 found on PATH by the mark above

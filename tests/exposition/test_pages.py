@@ -8,7 +8,7 @@ import pytest
 from exporter.counting.records import Counted, Exemplar
 from exporter.exposition.exposition import Exposition
 from exporter.metrics.families import RUN_DURATION, STEP_DURATION
-from exporter.metrics.holds import Holds
+from exporter.metrics.zero_first import ZeroFirst
 from tests.exposition.builders import job, lines_of, view
 
 
@@ -56,7 +56,7 @@ def test_a_page_equals_one_made_from_scratch(exposition, registry):
     exposition.update(jobs=[runs(1, key) for key in range(5)])
     exposition.publish()
     exposition.update(jobs=[runs(7, 3)], removed_jobs=[0])
-    fresh = Exposition(registry, Holds(0, float))
+    fresh = Exposition(registry, ZeroFirst(0, float))
     fresh.update(jobs=[runs(7 if key == 3 else 1, key) for key in range(1, 5)])
     page, expected = exposition.publish(), fresh.publish()
     assert bytes(page.text) == bytes(expected.text)

@@ -1,30 +1,30 @@
 import pytest
 
+from exporter.history.options import parse_label
 from exporter.history.replay import zero
 from exporter.history.samples import REPEAT, Samples, Unit, repeated, stamped
-from exporter.history.wanted import parse_label
 from exporter.metrics.families import FAMILIES, RUN_DURATION, RUNS
 
 FAMILY = {family.name: family for family in FAMILIES}
 
 
-def instants(changes, end, repeat=REPEAT):
-    return [instant for instant, _ in repeated(changes, end, repeat)]
+def timestamps(changes, end, repeat=REPEAT):
+    return [timestamp for timestamp, _ in repeated(changes, end, repeat)]
 
 
 def test_what_stays_the_same_is_repeated_within_the_five_minutes_of_prometheus_up_to_the_end():
-    assert instants([(0.0, b"a 0\n")], 1000.0) == [0, 240, 480, 720, 960, 1000]
-    assert instants([(0.0, b"a 0\n")], 0.0) == [0]
+    assert timestamps([(0.0, b"a 0\n")], 1000.0) == [0, 240, 480, 720, 960, 1000]
+    assert timestamps([(0.0, b"a 0\n")], 0.0) == [0]
     assert REPEAT < 300
 
 
 def test_a_change_is_preceded_by_the_value_before_it_a_minute_ago():
-    assert instants([(0.0, b"a 0\n"), (600.0, b"a 1\n")], 700.0) == [0, 240, 480, 540, 600, 700]
-    assert instants([(0.0, b"a 0\n"), (60.0, b"a 1\n")], 60.0) == [0, 60]
+    assert timestamps([(0.0, b"a 0\n"), (600.0, b"a 1\n")], 700.0) == [0, 240, 480, 540, 600, 700]
+    assert timestamps([(0.0, b"a 0\n"), (60.0, b"a 1\n")], 60.0) == [0, 60]
 
 
 def test_what_is_gone_is_not_repeated_until_it_is_back():
-    assert instants([(0.0, b"a 0\n"), (300.0, b""), (900.0, b"a 2\n")], 960.0) == [0, 240, 900, 960]
+    assert timestamps([(0.0, b"a 0\n"), (300.0, b""), (900.0, b"a 2\n")], 960.0) == [0, 240, 900, 960]
 
 
 def test_of_two_values_at_one_instant_the_later_one_told_is_written():
@@ -40,11 +40,11 @@ def test_all_lines_of_a_unit_get_the_same_timestamp():
 def test_families_and_series_stand_together_whenever_they_came_to_be_known(tmp_path):
     samples = Samples({"job": "x"})
     assert samples.prefix('source="s"') == 'source="s",job="x"'
-    for instant in (0.0, 60.0):
+    for timestamp in (0.0, 60.0):
         for family in (RUN_DURATION, RUNS):
             for line in (b'n{le="1"} ', b'm{le="1"} '):
-                lines = line + str(instant).encode() + b"\n"
-                samples.note(Unit.of(FAMILY[family], lines), instant, lines, 60.0)
+                lines = line + str(timestamp).encode() + b"\n"
+                samples.note(Unit.of(FAMILY[family], lines), timestamp, lines, 60.0)
     count, size = samples.write(tmp_path / "out")
     lines = (tmp_path / "out").read_text().splitlines()
     assert [line for line in lines if line.startswith("# TYPE")] == [

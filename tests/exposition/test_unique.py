@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.model import Job, Result
-from tests.core.book import ended
+from tests.core.ledger_harness import ended
 from tests.core.shown import ShownBook
 
 DAY = 86400.0

@@ -13,7 +13,7 @@ import msgspec
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.counting.counting import Mark
+from exporter.counting.classify import CountState
 from exporter.simulators.world import MARK
 from tests.contract.harness import HOUR, JOBS, MINUTE, RUNS, Bench
 from tests.fuzz.nasty import CANARY, inside, places, planted, twice, whole, without
@@ -97,7 +97,7 @@ class Poisoned:
     def counted(self) -> frozenset[str]:
         """Ids of the runs whose ending is counted."""
         with closing(sqlite3.connect(self.bench.state)) as state:
-            query = f"SELECT run_id FROM runs WHERE mark = {Mark.COUNTED} AND result IS NOT NULL"  # noqa: S608  # a constant
+            query = f"SELECT run_id FROM runs WHERE mark = {CountState.COUNTED} AND result IS NOT NULL"  # noqa: S608  # a constant
             return frozenset(row[0] for row in state.execute(query))
 
     def check(self) -> None:
@@ -117,7 +117,7 @@ class Poisoned:
             for _ in family.samples
         )
         logs = self.bench.logs.getvalue()
-        assert "poll.fault" not in logs, logs[-3000:]
+        assert "poll failed" not in logs, logs[-3000:]
         for secret in (MARK, CANARY, *self.secrets()):
             assert secret not in logs, secret
         for secret in (MARK, *self.secrets()):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.config.config import loads
-from exporter.config.faults import ConfigError
+from exporter.config.problems import ConfigError
 from exporter.explain.selector import SelectorError, parse
 from exporter.model import Result
 from exporter.sources import SOURCES
@@ -19,7 +19,7 @@ from exporter.web.auth import claimed_by
 from exporter.web.config import load_web
 from exporter.web.negotiation import wants_gzip, wants_openmetrics
 from exporter.web.passwords import Credentials
-from tests.core.book import BASELINE, Book, ended
+from tests.core.ledger_harness import BASELINE, Book, ended
 from tests.fuzz.depth import CASES
 from tests.fuzz.nasty import QUICK, TEXTS, VALUES, places, planted, without
 
@@ -45,9 +45,9 @@ def test_a_bomb_in_a_config_is_a_fault(bomb):
 
 
 def test_a_number_of_series_that_no_gauge_can_hold_is_a_fault():
-    with pytest.raises(ConfigError) as fault:
+    with pytest.raises(ConfigError) as disruption:
         loads("metrics: {max_series: " + "9" * 400 + "}", {}, SETTINGS)
-    assert "metrics.max_series" in str(fault.value)
+    assert "metrics.max_series" in str(disruption.value)
 
 
 @pytest.mark.parametrize("bomb", BOMBS)

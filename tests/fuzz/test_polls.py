@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from exporter.simulators import SIMULATORS
-from exporter.simulators.faults import Huge
+from exporter.simulators.disruptions import Huge
 from exporter.sources.payload import identity, scalar
-from exporter.times import parse_instant
+from exporter.times import parse_timestamp
 from tests.contract.harness import MINUTE, Bench
 from tests.e2e.processes import missing
 from tests.fuzz.depth import CASES, VALUES_HERE
@@ -67,7 +67,7 @@ def test_one_spoiled_answer_costs_no_more_than_itself(vendor, poisoned):
         exporter.poll(case.spoil)
         exporter.check()
         counted = exporter.counted()
-        only_row = exporter.bench.poller.last_fault.startswith("no row of the answer")  # all were spoiled: an error
+        only_row = exporter.bench.poller.last_error.startswith("no row of the answer")  # all were spoiled: an error
         exporter.recover()
         exporter.check()
         assert exporter.total() <= len(exporter.counted()) + 1, case  # one may be given up
@@ -79,7 +79,7 @@ def test_one_spoiled_answer_costs_no_more_than_itself(vendor, poisoned):
         # Under another id it is another run; with another instant it may have ended before the baseline.
         raw = msgspec.Raw(case.raw)
         renamed = case.place[-1:] == ("id",) and identity(raw)
-        if number % 3 and not renamed and parse_instant(scalar(raw)) is None:
+        if number % 3 and not renamed and parse_timestamp(scalar(raw)) is None:
             assert final <= exporter.counted(), case
 
 
@@ -120,7 +120,7 @@ def replaced(document, place, raw):
     value = document
     for key in place:
         value = value[key]
-    if not isinstance(value, str) or parse_instant(value) is not None or value.startswith("P"):
+    if not isinstance(value, str) or parse_timestamp(value) is not None or value.startswith("P"):
         return document
     return msgspec.json.decode(planted(document, place, raw))
 
@@ -155,15 +155,15 @@ def test_an_answer_beyond_the_limit_is_cut_off_and_costs_one_poll(vendor, tmp_pa
     bench = Bench(vendor, tmp_path, timeout="10s")
     bench.poll()
     bench.busy(20 * MINUTE)
-    bench.fault(Huge)
+    bench.disruption(Huge)
     bench.clock.advance(30 * MINUTE)
     outcome = bench.poll()
-    fault = bench.poller.last_fault
-    bench.simulator.faults.clear()
+    disruption = bench.poller.last_error
+    bench.simulator.disruptions.clear()
     bench.settle()
     assert bench.counted() == bench.truth()
     bench.close()
-    assert not bench.ability.errors or (outcome in {"error", "partial"} and "larger than" in fault)
+    assert not bench.ability.errors or (outcome in {"error", "partial"} and "larger than" in disruption)
 
 
 @pytest.mark.parametrize("vendor", sorted(SIMULATORS))

@@ -10,7 +10,7 @@ from exporter.counting.records import JobState, LastFailure, LastRun
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.jobview import JobView
 from exporter.model import Job, Result, State
-from exporter.reports.of_jobs import judged
+from exporter.reports.job_reports import judged
 from exporter.reports.problems import Standing, problems
 from tests.e2e.processes import needed
 from tests.monitoring.test_rules import RULES_FILE

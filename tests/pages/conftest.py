@@ -3,12 +3,12 @@ import prometheus_client
 import pytest
 
 from exporter.exposition.exposition import Exposition
-from exporter.metrics.holds import Holds
+from exporter.metrics.zero_first import ZeroFirst
 from exporter.pages.site import Site
-from exporter.web.application import Answers, application
-from exporter.web.handling import Bounds, Handling
+from exporter.web.application import WebHandlers, application
+from exporter.web.request_pool import Bounds, RequestPool
 from exporter.web.server import WebServer
-from tests.pages.told import Told
+from tests.pages.fake_reports import Told
 
 RUNBOOKS = "# Runbooks\n\nText.\n\n## JobrunOverdue\n\nLook at `cron`.\n\n<script>alert(1)</script>\n"
 
@@ -17,9 +17,9 @@ RUNBOOKS = "# Runbooks\n\nText.\n\n## JobrunOverdue\n\nLook at `cron`.\n\n<scrip
 def shared():
     """Reports and the server that shows them."""
     told = Told()
-    exposition = Exposition(prometheus_client.CollectorRegistry(), Holds(0, float))
-    handling = Handling(Bounds(rate=1e6, burst=1e6))
-    answers = Answers(
+    exposition = Exposition(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
+    handling = RequestPool(Bounds(rate=1e6, burst=1e6))
+    answers = WebHandlers(
         page=lambda: exposition.page,
         scraped=lambda _: None,
         healthy=lambda: (True, "ok"),

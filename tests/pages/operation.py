@@ -9,7 +9,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.living import source, written
+from tests.e2e.live_world import source, written
 from tests.e2e.pages import fetch
 from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed
 
@@ -84,15 +84,15 @@ class Operation:
     @contextmanager
     def page(self, **context: object) -> Iterator[Page]:
         """A page in a context of its own, in which nothing may go wrong: no dialog, no error, nothing forbidden."""
-        faults: list[str] = []
+        errors: list[str] = []
         with self.browser.new_context(**{"base_url": self.address, **context}) as opened:  # type: ignore[arg-type]
             page = opened.new_page()
             page.set_default_timeout(15_000)
-            page.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
-            page.on("pageerror", lambda error: faults.append(f"error: {error}"))
-            page.on("console", lambda said: faults.append(said.text) if said.type in {"error", "warning"} else None)
+            page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+            page.on("pageerror", lambda error: errors.append(f"error: {error}"))
+            page.on("console", lambda said: errors.append(said.text) if said.type in {"error", "warning"} else None)
             yield page
-        assert faults == []
+        assert errors == []
 
 
 @contextmanager

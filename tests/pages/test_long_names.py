@@ -7,7 +7,7 @@ from playwright.sync_api import sync_playwright
 
 from exporter.model import Result
 from tests.e2e.processes import needed
-from tests.pages import told as made
+from tests.pages import fake_reports as made
 from tests.pages.operation import FLAGS
 
 pytestmark = pytest.mark.e2e
@@ -53,7 +53,7 @@ def long(told):
     where = {"source": LONG, "project": LONG, "job_name": LONG}
     told.listed_sources = (
         *made.ALL_BROKEN,
-        made.source(LONG, last_fault=f"GET /{LONG}: 500", up=False, unreadable=(LONG,), scopes_unreadable=1),
+        made.source(LONG, last_error=f"GET /{LONG}: 500", up=False, unreadable=(LONG,), scopes_unreadable=1),
     )
     told.listed_problems = (
         made.problem(subject=f"{LONG} / {LONG} / {LONG}", sentence=f"The last 3 runs of {LONG} failed in {LONG}."),

@@ -9,7 +9,7 @@ from exporter.pages.graph import BOX_WIDTH, MOST, graph
 from exporter.pages.sparkline import HEIGHT, sparkline
 from exporter.pages.timeline import timeline
 from exporter.reports.records import StepReport
-from tests.pages.told import NOW, STEPS, endings, step
+from tests.pages.fake_reports import NOW, STEPS, endings, step
 
 
 def bars(path):

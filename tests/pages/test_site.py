@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from exporter.model import Result, State
-from exporter.pages.words import visible
+from exporter.pages.formatting import visible
 from exporter.reports.errors import BusyError, UpstreamError
 from exporter.reports.filters import JobOrder
-from tests.pages.told import ALL_BROKEN, DAY, HOUR, NOW, failing, job, problem, run, run_page, source, step
+from tests.pages.fake_reports import ALL_BROKEN, DAY, HOUR, NOW, failing, job, problem, run, run_page, source, step
 
 PAGES = ("/", "/runs", "/runs/snow/run-8", "/runs/snow/run-8/log?step=load", "/runbooks", "/runs/snow/unknown")
 
@@ -113,12 +113,12 @@ def test_links_of_every_page_lead_to_something(client):
 def name_everything(told, name):
     """Reports in which everything that comes from outside is this text."""
     told.listed_jobs = (failing(name, project=name, team=name, schedule=name, url=name, failed_step=name),)
-    told.listed_sources = (source(last_fault=name, unmapped={name: 2}, unreadable=(name,), scopes_unreadable=1),)
+    told.listed_sources = (source(last_error=name, unmapped={name: 2}, unreadable=(name,), scopes_unreadable=1),)
     told.listed_problems = (problem(subject=name, sentence=name),)
     named = {"job_name": name, "project": name, "error_type": name, "unmapped": name, "vendor_url": name}
     told.listed_runs = (run(run_id=name, **named), run(run_id="another", **named))
     steps = (step(name, 0, 5, Result.FAILURE), step("load", 5, 10, Result.FAILURE, after=[name]))
-    page = run_page(run=told.listed_runs[0], steps=steps, steps_fault=name, failed_step=name, previous=told.listed_runs)
+    page = run_page(run=told.listed_runs[0], steps=steps, steps_error=name, failed_step=name, previous=told.listed_runs)
     told.pages["snow", "run-8"] = page
     told.output = msgspec.structs.replace(told.output, stdout=name)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from exporter.pages.words import age, full_time, machine_time, many, span, visible, web_link
+from exporter.pages.formatting import age, full_time, machine_time, many, span, visible, web_link
 
 DAY = 86400.0
 
@@ -40,9 +40,9 @@ def test_an_instant_is_written_in_utc():
     assert full_time(1_763_800_000.9) == "2025-11-22 08:26:40 UTC"
 
 
-@pytest.mark.parametrize("instant", [1e18, -1e18, float("1e300")])
-def test_an_instant_that_no_calendar_has_breaks_nothing(instant):
-    assert full_time(instant).endswith("UTC")
+@pytest.mark.parametrize("timestamp", [1e18, -1e18, float("1e300")])
+def test_an_instant_that_no_calendar_has_breaks_nothing(timestamp):
+    assert full_time(timestamp).endswith("UTC")
 
 
 def test_control_characters_are_shown_as_pictures_and_all_else_is_kept():

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.reports.desk import Desk
+from tests.reports.reports_harness import Desk
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import pytest
 
 from exporter.model import Job, Result, Step
 from exporter.reports.filters import JobFilter
-from exporter.reports.of_jobs import STATUSES
+from exporter.reports.job_reports import STATUSES
 from exporter.web.api import ENDPOINTS, ROOT
-from exporter.web.handling import Bounds
 from exporter.web.openapi import document
+from exporter.web.request_pool import Bounds
 from tests.contract.harness import NOW
-from tests.reports.desk import HOSTILE, Desk, ended, running
+from tests.reports.reports_harness import HOSTILE, Desk, ended, running
 
 DOCUMENT = json.loads(document("test"))
 
@@ -35,7 +35,7 @@ def conforms(body, schema_name, *, whole=True):
     for schema in schemas.values():
         if whole and schema.get("type") == "object" and "properties" in schema:
             schema["additionalProperties"] = False
-            if schema_name != "Fault":
+            if schema_name != "ErrorReport":
                 schema["required"] = sorted(schema["properties"])
     root = {"$ref": f"#/components/schemas/{schema_name}", "components": {"schemas": schemas}}
     jsonschema.Draft202012Validator(root).validate(body)
@@ -139,7 +139,7 @@ def test_the_statuses_that_can_be_asked_for_are_those_that_jobs_have():
 def test_what_is_refused_is_refused_with_a_sentence_that_names_the_parameter(shared, path, status, parameter):
     response = shared.get(ROOT + path)
     assert response.status_code == status, response.text
-    conforms(response.json(), "Fault")
+    conforms(response.json(), "ErrorReport")
     assert response.json().get("parameter", "") == parameter
     assert response.json()["error"].startswith(parameter)
 
@@ -149,7 +149,7 @@ def test_what_is_refused_is_refused_with_a_sentence_that_names_the_parameter(sha
 def test_nothing_can_be_changed(shared, method, path):
     response = shared.request(method, ROOT + path, content=b"x" * 100_000)
     assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
-    conforms(response.json(), "Fault")
+    conforms(response.json(), "ErrorReport")
 
 
 @pytest.mark.parametrize("path", ["/runs", "/openapi.json", "/nothing", "/runs?x=1"])
@@ -203,7 +203,7 @@ def test_too_many_requests_are_refused_with_the_time_to_wait(make):
     codes = [client.get(ROOT + "/runs") for _ in range(3)]
     assert [each.status_code for each in codes] == [200, 200, 429]
     assert int(codes[-1].headers["retry-after"]) >= 1
-    conforms(codes[-1].json(), "Fault")
+    conforms(codes[-1].json(), "ErrorReport")
     assert client.get("/-/healthy").status_code == 200
 
 
@@ -247,7 +247,7 @@ def test_a_fault_of_ours_shows_nothing_of_what_it_saw(desk):
     response = desk.client().get(ROOT + "/runs")
     assert response.status_code == 500
     assert "secret" not in response.text
-    conforms(response.json(), "Fault")
+    conforms(response.json(), "ErrorReport")
     assert "page could not be made" in desk.bench.logs.getvalue()
 
 

@@ -17,8 +17,8 @@ from exporter.reports.filters import RunFilter
 from exporter.reports.reader import Reader
 from exporter.reports.runlist import FEW_JOBS, Wanted
 from tests.contract.harness import NOW
-from tests.core.book import BASELINE, Book
-from tests.reports.desk import ended, running
+from tests.core.ledger_harness import BASELINE, Book
+from tests.reports.reports_harness import ended, running
 
 
 def ids(found):

@@ -6,13 +6,13 @@ import pytest
 
 from exporter.errors import AuthError, RateLimitedError, TimedOutError
 from exporter.model import Result, State, Step
-from exporter.reports.asking import Asking
 from exporter.reports.errors import BusyError, LogsOffError, UnknownError, UpstreamError
 from exporter.reports.filters import RunFilter
+from exporter.reports.vendor_queries import VendorQueries
 from exporter.simulators.world import MARK
 from exporter.sources.source import StepLog
 from tests.contract.harness import NOW
-from tests.reports.desk import ended, running
+from tests.reports.reports_harness import ended, running
 
 
 class Vendor:
@@ -57,7 +57,7 @@ def test_steps_come_from_the_api_with_their_starts_and_dependencies(desk):
     desk.tell(ended("a", result="failure"))
     replaced(desk, TOLD)
     page = desk.reporter.run("one", "a")
-    assert (page.steps_from, page.failed_step, page.steps_fault) == ("api", "model", "")
+    assert (page.steps_from, page.failed_step, page.steps_error) == ("api", "model", "")
     assert [(step.name, step.start, step.dependencies) for step in page.steps] == [
         ("load", NOW, ()),
         ("model", NOW + 3, ("load",)),
@@ -82,16 +82,16 @@ def test_the_api_is_asked_with_little_patience_and_once_a_minute(desk):
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "error",
     [TimedOutError("slow"), RateLimitedError("full"), AuthError("refused"), lambda: threading.Event().wait(0.6)],
 )
-def test_without_the_api_the_steps_are_those_of_the_state(make, fault):
-    desk = make(asking=Asking(steps_seconds=0.2))
+def test_without_the_api_the_steps_are_those_of_the_state(make, error):
+    desk = make(asking=VendorQueries(steps_seconds=0.2))
     desk.tell(ended("a", result="failure"), steps={"a": TOLD})
-    replaced(desk, fault)
+    replaced(desk, error)
     page = desk.reporter.run("one", "a")
     assert page.steps_from == "state"
-    assert page.steps_fault
+    assert page.steps_error
     assert [(step.name, step.result, step.duration, step.start) for step in page.steps] == [
         ("load", Result.SUCCESS, 3.0, None),
         ("model", Result.FAILURE, 2.0, None),
@@ -111,7 +111,7 @@ def test_a_vendor_without_steps_is_not_asked_for_them(make):
     desk.tell(ended("a"))
     vendor = replaced(desk, ())
     page = desk.reporter.run("one", "a")
-    assert (page.steps, page.steps_from, page.steps_fault, vendor.asked) == ((), "", "", [])
+    assert (page.steps, page.steps_from, page.steps_error, vendor.asked) == ((), "", "", [])
 
 
 def test_a_run_stands_beside_those_before_it_and_what_is_usual(desk):
@@ -190,14 +190,14 @@ def test_output_is_asked_for_each_time_and_only_its_tail_is_shown(make):
 
 
 @pytest.mark.parametrize(
-    ("fault", "error"),
+    ("failure", "error"),
     [(TimedOutError("slow"), UpstreamError), (RateLimitedError("full"), BusyError), (AuthError("no"), UpstreamError)],
 )
-def test_an_api_that_does_not_answer_is_told_as_such(make, fault, error):
+def test_an_api_that_does_not_answer_is_told_as_such(make, failure, error):
     desk = make(web={"logs": True})
     desk.tell(ended("a"))
-    replaced(desk, fault)
-    with pytest.raises(error, match=str(fault)):
+    replaced(desk, failure)
+    with pytest.raises(error, match=str(failure)):
         desk.reporter.log("one", "a", "load")
 
 

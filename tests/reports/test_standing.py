@@ -11,9 +11,9 @@ from exporter.reports import problems as problems_module
 from exporter.reports.conditions import KINDS, STATUSES, UNSEEN
 from exporter.reports.errors import BadQuestionError
 from exporter.reports.filters import JobFilter, JobOrder
-from exporter.simulators.faults import Status
+from exporter.simulators.disruptions import Status
 from tests.contract.harness import HOUR, MINUTE, NOW
-from tests.reports.desk import ended, running
+from tests.reports.reports_harness import ended, running
 
 
 def varied(desk):
@@ -150,7 +150,7 @@ def test_a_source_tells_how_it_stands(desk):
 def test_a_source_that_cannot_be_read_is_a_problem_with_its_reason(desk):
     bench = desk.bench
     bench.poll()
-    bench.simulator.faults.add(Status(endpoint="runs", code=500))
+    bench.simulator.disruptions.add(Status(endpoint="runs", code=500))
     bench.run(15 * MINUTE)
     source = desk.reporter.sources()[0]
     assert (source.up, source.last_outcome, source.last_reason) == (False, "error", "http_5xx")
@@ -178,7 +178,7 @@ def test_a_scope_that_may_not_be_read_is_a_problem(desk):
 def test_the_exporters_own_troubles_come_with_their_sentences(desk):
     desk.tell(ended("a"))
     desk.refused = "sources.0.name: is required"
-    desk.bench.ledger.fault = "disk full"
+    desk.bench.ledger.error = "disk full"
     problems = desk.reporter.problems()
     assert [problem.kind for problem in problems] == [
         "JobrunExporterStateNotCommitting",

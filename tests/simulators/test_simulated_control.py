@@ -104,14 +104,16 @@ FAULTS = [
 def test_faults_are_set_and_shown_over_http(snowplow):
     assert snowplow.http.post("/-/faults", json=FAULTS).status_code == 200
     shown = snowplow.http.get("/-/faults").json()
-    assert [one | fault for fault, one in zip(FAULTS, shown, strict=True)] == shown
+    assert [one | disruption for disruption, one in zip(FAULTS, shown, strict=True)] == shown
     assert snowplow.window().status_code == 429
     assert snowplow.http.delete("/-/faults").json() == []
 
 
-@pytest.mark.parametrize("faults", [[{"kind": "flood"}], [{"kind": "status"}], [{"kind": "hang", "second": 1}], "x"])
-def test_a_fault_that_does_not_exist_is_refused(snowplow, faults):
-    assert snowplow.http.post("/-/faults", json=faults).status_code == 400
+@pytest.mark.parametrize(
+    "disruptions", [[{"kind": "flood"}], [{"kind": "status"}], [{"kind": "hang", "second": 1}], "x"]
+)
+def test_a_fault_that_does_not_exist_is_refused(snowplow, disruptions):
+    assert snowplow.http.post("/-/faults", json=disruptions).status_code == 400
 
 
 def test_the_clock_can_be_moved_over_http(snowplow, clock):

@@ -4,7 +4,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 import pytest
 
-from exporter.simulators.faults import (
+from exporter.simulators.disruptions import (
     Drop,
     Duplicate,
     Garbage,
@@ -36,34 +36,34 @@ def ids(rows):
 
 
 def test_a_fault_without_a_count_strikes_until_it_is_cleared(snowplow, simulator):
-    simulator.faults.add(Status(code=503))
+    simulator.disruptions.add(Status(code=503))
     assert [snowplow.window().status_code for _ in range(3)] == [503, 503, 503]
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     assert snowplow.window().status_code == 200
 
 
 def test_a_counted_fault_is_spent(snowplow, simulator):
-    simulator.faults.add(Status(code=500, count=2))
+    simulator.disruptions.add(Status(code=500, count=2))
     assert [snowplow.window().status_code for _ in range(3)] == [500, 500, 200]
-    assert simulator.faults.current() == ()
+    assert simulator.disruptions.current() == ()
 
 
 @pytest.mark.parametrize("by_template", [False, True])
 def test_a_fault_strikes_its_endpoint_alone(snowplow, simulator, by_template):
     route = next(route for route in simulator.routes() if route.endpoint == "run")
-    simulator.faults.add(Status(code=503, endpoint=route.template if by_template else route.endpoint))
+    simulator.disruptions.add(Status(code=503, endpoint=route.template if by_template else route.endpoint))
     assert snowplow.window().status_code == 200
     assert snowplow.run("x").status_code == 503
 
 
 def test_an_injected_error_can_concern_one_run_alone(snowplow, simulator):
-    simulator.faults.add(Status(code=503, endpoint="run", path="/poisoned"))
+    simulator.disruptions.add(Status(code=503, endpoint="run", path="/poisoned"))
     assert snowplow.run("poisoned").status_code == 503
     assert snowplow.run("x").status_code == 404
 
 
 def test_a_fault_strikes_as_often_as_its_probability_says(snowplow, simulator):
-    simulator.faults.add(Status(code=503, probability=0.5))
+    simulator.disruptions.add(Status(code=503, probability=0.5))
     failed = [snowplow.window().status_code for _ in range(200)].count(503)
     assert 70 < failed < 130
 
@@ -71,14 +71,14 @@ def test_a_fault_strikes_as_often_as_its_probability_says(snowplow, simulator):
 def test_the_same_seed_repeats_the_same_faults(world, clock):
     def failures(seed):
         with SnowplowSimulator(world, clock, seed=seed) as simulator, httpx.Client(base_url=simulator.url) as http:
-            simulator.faults.add(Status(code=503, probability=0.5))
+            simulator.disruptions.add(Status(code=503, probability=0.5))
             return [http.get("/anything").status_code for _ in range(30)]
 
     assert failures(1) == failures(1) != failures(2)
 
 
 def test_the_control_api_never_fails(snowplow, simulator):
-    simulator.faults.add(Status(code=503), Reset())
+    simulator.disruptions.add(Status(code=503), Reset())
     assert snowplow.http.get("/-/healthy").status_code == 200
 
 
@@ -92,51 +92,51 @@ def test_the_control_api_never_fails(snowplow, simulator):
     ],
 )
 def test_an_error_comes_in_the_body_that_was_chosen(snowplow, simulator, body, content_type, start):
-    simulator.faults.add(Status(code=502, body=body))
+    simulator.disruptions.add(Status(code=502, body=body))
     answer = snowplow.window()
     assert (answer.headers["Content-Type"], answer.text[: len(start)]) == (content_type, start)
 
 
 def test_a_429_says_in_seconds_when_to_come_again(snowplow, simulator):
-    simulator.faults.add(Status(code=429, retry_after=7))
+    simulator.disruptions.add(Status(code=429, retry_after=7))
     assert snowplow.window().headers["Retry-After"] == "7"
 
 
 def test_a_429_says_by_a_date_when_to_come_again(snowplow, simulator, clock):
-    simulator.faults.add(Status(code=429, retry_after=90, retry_after_form="date"))
+    simulator.disruptions.add(Status(code=429, retry_after=90, retry_after_form="date"))
     assert parsedate_to_datetime(snowplow.window().headers["Retry-After"]).timestamp() == clock() + 90
 
 
 def test_a_429_need_not_say_when_to_come_again(snowplow, simulator):
-    simulator.faults.add(Status(code=429))
+    simulator.disruptions.add(Status(code=429))
     assert "Retry-After" not in snowplow.window().headers
 
 
 def test_a_web_page_comes_with_200(snowplow, simulator):
-    simulator.faults.add(Html())
+    simulator.disruptions.add(Html())
     answer = snowplow.window()
     assert (answer.status_code, answer.text[:9]) == (200, "<!DOCTYPE")
 
 
 def test_json_of_a_wrong_shape_comes_with_200(snowplow, simulator):
-    simulator.faults.add(Garbage())
+    simulator.disruptions.add(Garbage())
     assert "unexpected" in snowplow.window().json()
 
 
 def test_a_huge_body_is_as_large_as_told(snowplow, simulator):
-    simulator.faults.add(Huge(mebibytes=2))
+    simulator.disruptions.add(Huge(mebibytes=2))
     assert len(snowplow.window().content) == 2 * 1024 * 1024 + 4
 
 
 def test_a_redirect_points_elsewhere(snowplow, simulator):
-    simulator.faults.add(Redirect(location="http://127.0.0.1:1/x", code=307))
+    simulator.disruptions.add(Redirect(location="http://127.0.0.1:1/x", code=307))
     answer = snowplow.window()
     assert (answer.status_code, answer.headers["Location"]) == (307, "http://127.0.0.1:1/x")
 
 
 @pytest.mark.parametrize("abruptly", [False, True])
 def test_a_reset_gives_no_answer(snowplow, simulator, abruptly):
-    simulator.faults.add(Reset(abruptly=abruptly, count=1))
+    simulator.disruptions.add(Reset(abruptly=abruptly, count=1))
     with pytest.raises(httpx.RemoteProtocolError if not abruptly else httpx.NetworkError):
         snowplow.window()
     assert snowplow.window().status_code == 200
@@ -144,19 +144,19 @@ def test_a_reset_gives_no_answer(snowplow, simulator, abruptly):
 
 @pytest.mark.usefixtures("ten_runs")
 def test_half_an_answer_breaks_off(snowplow, simulator):
-    simulator.faults.add(Half())
+    simulator.disruptions.add(Half())
     with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
         snowplow.window()
 
 
 def test_a_hanging_answer_comes_too_late_for_an_impatient_client(snowplow, simulator):
-    simulator.faults.add(Hang())
+    simulator.disruptions.add(Hang())
     with pytest.raises(httpx.ReadTimeout):
         snowplow.http.get(snowplow.runs_path, timeout=0.05)
 
 
 def test_a_hanging_answer_comes_in_the_end(snowplow, simulator):
-    simulator.faults.add(Hang(seconds=0.1))
+    simulator.disruptions.add(Hang(seconds=0.1))
     begin = time.monotonic()
     assert snowplow.window().status_code == 200
     assert time.monotonic() - begin >= 0.1
@@ -164,7 +164,7 @@ def test_a_hanging_answer_comes_in_the_end(snowplow, simulator):
 
 def test_stopping_the_simulator_ends_what_hangs(world, clock):
     simulator = SnowplowSimulator(world, clock).start()
-    simulator.faults.add(Hang())
+    simulator.disruptions.add(Hang())
     with httpx.Client() as http, http.stream("GET", simulator.url + "/-/healthy"):
         pass
     with pytest.raises(httpx.ReadTimeout):
@@ -183,14 +183,14 @@ def test_stopping_the_simulator_ends_idle_connections(world, clock):
 
 
 def test_a_slow_answer_comes_in_drops(snowplow, simulator):
-    simulator.faults.add(Slow(chunk=1, pause=0.02))
+    simulator.disruptions.add(Slow(chunk=1, pause=0.02))
     begin = time.monotonic()
     assert snowplow.window().json() == []
     assert time.monotonic() - begin >= 0.04
 
 
 def test_an_outage_lasts_from_one_instant_to_another(snowplow, simulator, clock):
-    simulator.faults.add(Outage(since=clock() + 10, until=clock() + 20))
+    simulator.disruptions.add(Outage(since=clock() + 10, until=clock() + 20))
     assert snowplow.window().status_code == 200
     clock.advance(10)
     with pytest.raises(httpx.TransportError):
@@ -216,13 +216,13 @@ def test_a_stopped_simulator_refuses_connections_and_comes_back_on_its_port(worl
 def test_a_stale_answer_shows_what_was(snowplow, simulator, world, clock):
     ended = world.run("a", start=clock() - 200, duration=150)
     world.run("a", start=clock() - 50, duration=10)
-    simulator.faults.add(Stale(seconds=100))
+    simulator.disruptions.add(Stale(seconds=100))
     assert [(row["runId"], row["state"]) for row in snowplow.rows()] == [(ended.run_id, "RUNNING")]
 
 
 def test_late_events_become_visible_after_their_delay(snowplow, simulator, world, clock):
     run = world.run("a", start=clock() - 10, duration=5)
-    simulator.faults.add(Late(seconds=60))
+    simulator.disruptions.add(Late(seconds=60))
     assert snowplow.rows() == []
     assert snowplow.run(run.run_id).status_code == 404
     clock.advance(52)
@@ -233,14 +233,14 @@ def test_late_events_become_visible_after_their_delay(snowplow, simulator, world
 
 @pytest.mark.usefixtures("ten_runs")
 def test_a_share_of_the_runs_is_late_and_always_the_same(snowplow, simulator):
-    simulator.faults.add(Late(seconds=5000, share=0.5))
+    simulator.disruptions.add(Late(seconds=5000, share=0.5))
     first, second = ids(snowplow.rows()), ids(snowplow.rows())
     assert first == second
     assert 0 < len(first) < 10
 
 
 def test_a_lost_end_leaves_chosen_runs_running_for_ever(snowplow, simulator, ten_runs, clock):
-    simulator.faults.add(LostEnd(run_ids=(ten_runs[3].run_id,)))
+    simulator.disruptions.add(LostEnd(run_ids=(ten_runs[3].run_id,)))
     clock.advance(86000)
     assert snowplow.run(ten_runs[3].run_id).json()["state"] == "RUNNING"
     assert [row["state"] for row in snowplow.rows()].count("RUNNING") == 1
@@ -248,39 +248,39 @@ def test_a_lost_end_leaves_chosen_runs_running_for_ever(snowplow, simulator, ten
 
 @pytest.mark.usefixtures("ten_runs")
 def test_a_lost_end_can_be_that_of_a_job(snowplow, simulator):
-    simulator.faults.add(LostEnd(job_ids=("prod/a",)))
+    simulator.disruptions.add(LostEnd(job_ids=("prod/a",)))
     assert {row["state"] for row in snowplow.rows()} == {"RUNNING"}
 
 
 def test_dropped_rows_are_missing(snowplow, simulator, ten_runs):
-    simulator.faults.add(Drop(share=0.5))
+    simulator.disruptions.add(Drop(share=0.5))
     shown = ids(snowplow.rows())
     assert 0 < len(shown) < 10
     assert set(shown) < {run.run_id for run in ten_runs}
 
 
 def test_duplicated_rows_come_twice(snowplow, simulator, ten_runs):
-    simulator.faults.add(Duplicate(share=1.0))
+    simulator.disruptions.add(Duplicate(share=1.0))
     assert sorted(ids(snowplow.rows())) == sorted([run.run_id for run in ten_runs] * 2)
 
 
 @pytest.mark.usefixtures("ten_runs")
 def test_shuffled_rows_come_in_another_order(snowplow, simulator):
     right = ids(snowplow.rows())
-    simulator.faults.add(Shuffle())
+    simulator.disruptions.add(Shuffle())
     assert sorted(ids(snowplow.rows())) == sorted(right)
     assert ids(snowplow.rows()) != right
 
 
 def test_rows_can_lack_their_ids(snowplow, simulator, ten_runs):
-    simulator.faults.set([Nameless(run_ids=(ten_runs[3].run_id,))])
+    simulator.disruptions.set([Nameless(run_ids=(ten_runs[3].run_id,))])
     assert [row.get("runId") for row in snowplow.rows()].count(None) == 1
-    simulator.faults.set([Nameless(share=0.5)])
+    simulator.disruptions.set([Nameless(share=0.5)])
     assert 0 < [row.get("runId") for row in snowplow.rows()].count(None) < 10
 
 
 @pytest.mark.usefixtures("ten_runs")
 def test_a_lie_does_not_change_the_truth(snowplow, simulator):
-    simulator.faults.add(Drop(share=1.0), LostEnd(share=1.0))
+    simulator.disruptions.add(Drop(share=1.0), LostEnd(share=1.0))
     assert snowplow.rows() == []
     assert len(snowplow.http.get("/-/truth").json()["endings"]) == 10

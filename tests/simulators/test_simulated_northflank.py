@@ -1,7 +1,7 @@
 import httpx
 import pytest
 
-from exporter.simulators.faults import Stale
+from exporter.simulators.disruptions import Stale
 from exporter.simulators.northflank import NorthflankOptions, NorthflankSimulator
 from exporter.simulators.northflank_rows import NorthflankShape
 from exporter.simulators.world import MARK, SimJob
@@ -216,7 +216,7 @@ def test_runs_can_be_forgotten_and_jobs_be_missing(http, world, northflank_optio
 
 def test_a_stale_answer_shows_runs_as_they_were(http, world, northflank):
     world.run("daily", start=NOW - 100, duration=60.0)
-    northflank.faults.set([Stale(seconds=50)])
+    northflank.disruptions.set([Stale(seconds=50)])
     assert runs(http)[0]["status"] == "RUNNING"
 
 

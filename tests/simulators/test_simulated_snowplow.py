@@ -17,8 +17,8 @@ HOUR, DAY = 3600.0, 86400.0
 NOW = 1_700_000_000.0
 
 
-def stamp(instant):
-    return datetime.fromtimestamp(instant, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def stamp(timestamp):
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # --- signing in

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from exporter.simulators.clock import Clock
-from exporter.simulators.faults import Drop, LostEnd, Stale
+from exporter.simulators.disruptions import Drop, LostEnd, Stale
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.workato import TOKEN, WorkatoOptions, WorkatoSimulator
 from exporter.simulators.workato_rows import WorkatoShape, number_of
@@ -183,12 +183,12 @@ def test_rows_may_lack_what_older_versions_lack(http, workato):
 
 def test_it_lies_when_told_to(http, workato):
     run = told(workato, 1)[0]
-    workato.faults.set([LostEnd(run_ids=(run.run_id,))])
+    workato.disruptions.set([LostEnd(run_ids=(run.run_id,))])
     assert http.get(JOBS).json()["items"][0]["status"] == "pending"
     assert http.get(RECIPES).json()["result"][0]["job_succeeded_count"] == 0
-    workato.faults.set([Stale(seconds=5000.0)])
+    workato.disruptions.set([Stale(seconds=5000.0)])
     assert http.get(JOBS).json()["items"] == []
-    workato.faults.set([Drop(share=1.0)])
+    workato.disruptions.set([Drop(share=1.0)])
     assert http.get(RECIPES).json()["result"] == []
 
 

@@ -3,8 +3,8 @@ import prometheus_client
 import pytest
 
 from exporter.exposition.exposition import Exposition
-from exporter.metrics.holds import Holds
-from exporter.web.application import Answers, application
+from exporter.metrics.zero_first import ZeroFirst
+from exporter.web.application import WebHandlers, application
 from exporter.web.server import WebServer
 
 
@@ -12,7 +12,7 @@ class Exporter:
     """What the web side asks, to be set by a test."""
 
     def __init__(self):
-        self.exposition = Exposition(prometheus_client.CollectorRegistry(), Holds(0, float))
+        self.exposition = Exposition(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
         self.scrapes = []
         self.healthy = (True, "well")
         self.ready = (True, "ready")
@@ -26,7 +26,7 @@ class Exporter:
         return self.reload
 
     def answers(self, **more):
-        return Answers(
+        return WebHandlers(
             page=lambda: self.exposition.page,
             scraped=self.scrapes.append,
             healthy=lambda: self.healthy,

@@ -7,12 +7,12 @@ import pytest
 from starlette.responses import Response
 
 from exporter.reports.errors import ReportError
-from exporter.web.handling import Handling
+from exporter.web.request_pool import RequestPool
 
 
 @pytest.fixture
 def handling():
-    handling = Handling()
+    handling = RequestPool()
     yield handling
     handling.close()
 

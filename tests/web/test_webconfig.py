@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization as form
 
-from exporter.config.faults import ConfigError
+from exporter.config.problems import ConfigError
 from exporter.web.config import HEADERS, UNSUPPORTED, UNVERIFIED, load_web, web_config
 from exporter.web.tls import alternative_names, server_context
 from tests.web.certificates import AUTHORITY, hashed, written
@@ -19,10 +19,10 @@ SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
 PROMTOOL = shutil.which("promtool")
 
 
-def faults_of(folder, text):
+def problems_of(folder, text):
     with pytest.raises(ConfigError) as caught:
         web_config(folder / "web.yaml", text)
-    return list(map(str, caught.value.faults))
+    return list(map(str, caught.value.problems))
 
 
 def tls(folder, keys):
@@ -31,9 +31,9 @@ def tls(folder, keys):
     return web_config(folder / "web.yaml", written(folder, more=f", {keys}")).tls_server_config
 
 
-def tls_faults(folder, keys):
+def tls_problems(folder, keys):
     AUTHORITY.cert_pem.write_to_path(folder / "ca.pem")
-    return faults_of(folder, written(folder, more=f", {keys}"))
+    return problems_of(folder, written(folder, more=f", {keys}"))
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "tls_server_config:\nbasic_auth_users:\n"])
@@ -84,7 +84,7 @@ http_server_config: {http2: true, headers: {Server: x, X-Frame-Options: allow}}
 basic_auth_users: {anna: plain, "be:rt": "%s"}
 tls: {}
 """
-    assert [fault.partition(":")[0] for fault in faults_of(tmp_path, text % HASH)] == [
+    assert [problem.partition(":")[0] for problem in problems_of(tmp_path, text % HASH)] == [
         "tls_server_config.cert_file",
         "tls_server_config.key_file",
         "tls_server_config.min_version",
@@ -99,7 +99,7 @@ tls: {}
 
 
 @pytest.mark.parametrize(
-    ("keys", "fault"),
+    ("keys", "problem"),
     [
         ("client_auth_type: RequireAnyClientCert", "client_auth_type: is not supported: it takes any certificate"),
         ("client_auth_type: RequireClientCert", "client_auth_type: is not supported: it takes any certificate"),
@@ -123,22 +123,22 @@ tls: {}
         ("cert: x", "cert: is not supported: use cert_file"),
     ],
 )
-def test_what_is_wrong_with_tls_is_told(tmp_path, keys, fault):
-    assert tls_faults(tmp_path, keys)[0].startswith(f"tls_server_config.{fault}")
+def test_what_is_wrong_with_tls_is_told(tmp_path, keys, problem):
+    assert tls_problems(tmp_path, keys)[0].startswith(f"tls_server_config.{problem}")
 
 
 @pytest.mark.parametrize("key", ["cert_file", "key_file"])
 def test_tls_needs_a_certificate_and_a_key(tmp_path, key):
     (tmp_path / "x").write_text("")
-    assert f"tls_server_config.{key}: is required" in faults_of(tmp_path, "tls_server_config: {}\n")
+    assert f"tls_server_config.{key}: is required" in problems_of(tmp_path, "tls_server_config: {}\n")
     other = {"cert_file": "key_file", "key_file": "cert_file"}[key]
-    assert faults_of(tmp_path, f"tls_server_config: {{{other}: x, {key}: ''}}\n") == [
+    assert problems_of(tmp_path, f"tls_server_config: {{{other}: x, {key}: ''}}\n") == [
         f"tls_server_config.{key}: must not be empty"
     ]
 
 
 @pytest.mark.parametrize(
-    ("headers", "fault"),
+    ("headers", "problem"),
     [
         ("Content-Security-Polic: x", "Content-Security-Polic: cannot be set; known are Content-Security-Policy"),
         ("X-Frame-Options: DENY", "X-Frame-Options: must be deny or sameorigin"),
@@ -147,9 +147,9 @@ def test_tls_needs_a_certificate_and_a_key(tmp_path, key):
         ("X-XSS-Protection: 1", "X-XSS-Protection: must be text; put it in quotes"),
     ],
 )
-def test_what_is_wrong_with_headers_is_told(tmp_path, headers, fault):
-    (told,) = faults_of(tmp_path, f"http_server_config: {{headers: {{{headers}}}}}\n")
-    assert told.startswith(f"http_server_config.headers.{fault}")
+def test_what_is_wrong_with_headers_is_told(tmp_path, headers, problem):
+    (told,) = problems_of(tmp_path, f"http_server_config: {{headers: {{{headers}}}}}\n")
+    assert told.startswith(f"http_server_config.headers.{problem}")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_what_is_wrong_with_headers_is_told(tmp_path, headers, fault):
     ["secret", f"{HASH}=", HASH[:-1], HASH.replace("$04$", "$40$"), "$2b$10$" + "9" * 53, HASH.replace("2b", "1")],
 )
 def test_what_is_no_bcrypt_hash_is_refused_and_not_repeated(tmp_path, bad):
-    (told,) = faults_of(tmp_path, f"basic_auth_users: {{anna: '{bad}'}}\n")
+    (told,) = problems_of(tmp_path, f"basic_auth_users: {{anna: '{bad}'}}\n")
 
     assert told.startswith("basic_auth_users.anna: ")
     assert bad not in told
@@ -170,7 +170,7 @@ def test_hashes_of_every_kind_of_bcrypt_are_taken(tmp_path):
 
 
 def test_a_cost_that_would_take_minutes_is_refused(tmp_path):
-    (told,) = faults_of(tmp_path, f"basic_auth_users: {{anna: '{HASH.replace('$04$', '$19$')}'}}\n")
+    (told,) = problems_of(tmp_path, f"basic_auth_users: {{anna: '{HASH.replace('$04$', '$19$')}'}}\n")
     assert told == "basic_auth_users.anna: has a cost that is not between 4 and 18"
 
 
@@ -186,7 +186,7 @@ def test_a_cost_that_would_take_minutes_is_refused(tmp_path):
     ],
 )
 def test_a_hash_in_a_wrong_place_is_not_repeated(tmp_path, text):
-    told = faults_of(tmp_path, text)
+    told = problems_of(tmp_path, text)
 
     assert told
     assert HASH[7:] not in "".join(told)
@@ -204,7 +204,7 @@ def test_what_is_not_supported_is_refused_with_what_to_do(tmp_path, key):
     text = f"{key}: x\n" if at_top else written(tmp_path, more=f", {key}: x")
     path = key if at_top else f"tls_server_config.{key}"
 
-    assert faults_of(tmp_path, text) == [f"{path}: {UNSUPPORTED[key]}"]
+    assert problems_of(tmp_path, text) == [f"{path}: {UNSUPPORTED[key]}"]
 
 
 def test_a_key_of_another_certificate_is_told(tmp_path):
@@ -223,7 +223,10 @@ def test_files_without_certificates_are_told_together(tmp_path):
 
     with pytest.raises(ConfigError) as caught:
         server_context(web_config(tmp_path / "w", text).tls_server_config)
-    assert [fault.path for fault in caught.value.faults] == ["tls_server_config", "tls_server_config.client_ca_file"]
+    assert [problem.path for problem in caught.value.problems] == [
+        "tls_server_config",
+        "tls_server_config.client_ca_file",
+    ]
 
 
 def test_a_key_with_a_passphrase_is_refused_without_asking_for_it(tmp_path):

@@ -19,7 +19,7 @@
   let running = true;
   let timer = 0;
 
-  const instant = (time) => Date.parse(time.dateTime) / 1000;
+  const seconds = (time) => Date.parse(time.dateTime) / 1000;
 
   function age(at, now) {
     const far = Math.abs(now - at);
@@ -31,13 +31,13 @@
 
   function readClock(page) {
     const asOf = page.getElementById("as-of");
-    if (asOf) skew = instant(asOf) - Date.now() / 1000;
+    if (asOf) skew = seconds(asOf) - Date.now() / 1000;
   }
 
   function tellAges() {
     const now = Date.now() / 1000 + skew;
     for (const time of document.querySelectorAll("time[data-age]")) {
-      const text = age(instant(time), now);
+      const text = age(seconds(time), now);
       if (time.textContent !== text) time.textContent = text;
     }
   }
@@ -134,11 +134,11 @@
     timer = setTimeout(turn, wait * 1000);
   }
 
-  function say(fault) {
-    const text = !running ? "Paused" : fault || "Live";
+  function say(error) {
+    const text = !running ? "Paused" : error || "Live";
     if (word.textContent !== text) word.textContent = text;
     button.setAttribute("aria-pressed", String(running));
-    button.classList.toggle("fault", Boolean(fault) && running);
+    button.classList.toggle("error", Boolean(error) && running);
   }
 
   // The output of a step is shown below its button; if that does not work, its own page is.

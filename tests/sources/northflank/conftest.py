@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry
 
 from exporter.assembly import counting_rules, rules_of
 from exporter.client.budget import Budget
-from exporter.client.client import Client, Surroundings
+from exporter.client.client import Client, Environment
 from exporter.config.config import Config
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.meters import SelfMetrics
@@ -48,7 +48,7 @@ class Exporter:
             access.auth,
             budget,
             meter=meter,
-            surroundings=Surroundings(clock=self.clock, monotonic=self.clock, sleep=self.sleep),
+            surroundings=Environment(clock=self.clock, monotonic=self.clock, sleep=self.sleep),
         )
         self.source = TYPE.build(self.settings, self.client)
         self.poller = Poller(

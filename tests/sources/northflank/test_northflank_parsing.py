@@ -17,7 +17,7 @@ from exporter.sources.northflank_api import (
     statuses,
     to_run,
 )
-from exporter.sources.turns import Schedule
+from exporter.sources.request_queue import Schedule
 
 SAMPLE = (Path(__file__).parent / "payloads" / "job_runs.json").read_bytes()
 """The answer that the vendor's documentation prints, whole."""

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from exporter.model import Result
-from exporter.simulators.faults import Garbage, Status
+from exporter.simulators.disruptions import Garbage, Status
 from exporter.simulators.message import json_response
 from exporter.simulators.northflank import NorthflankOptions
 from exporter.simulators.world import SimJob
@@ -30,49 +30,49 @@ def poisoned(exporter, world):
     return exporter
 
 
-@pytest.mark.parametrize("fault", POISON, ids=str)
-def test_one_job_that_cannot_be_read_costs_that_job_and_is_caught_up(poisoned, world, simulator, fault):
-    simulator.faults.set([fault])
+@pytest.mark.parametrize("disruption", POISON, ids=str)
+def test_one_job_that_cannot_be_read_costs_that_job_and_is_caught_up(poisoned, world, simulator, disruption):
+    simulator.disruptions.set([disruption])
     before = poisoned.clock()
     for minute in range(0, 60, 10):
         for name in ("good", "bad"):
             world.run(name, start=before + minute * MINUTE + 1, duration=20.0, result="failure")
     poisoned.live(HOUR)
-    assert "bad" in poisoned.poller.last_fault
+    assert "bad" in poisoned.poller.last_error
     poisoned.live(15 * MINUTE)
     assert poisoned.counted() == {("prod/good", FAILURE): 6}
     assert poisoned.watermark() > poisoned.clock() - 15 * MINUTE, "it waits for 15 minutes and no longer"
     assert poisoned.ledger.source(poisoned.name).scopes["prod"].readable
 
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     poisoned.live(15 * MINUTE)
     assert poisoned.counted() == {("prod/good", FAILURE): 6, ("prod/bad", FAILURE): 6}
     assert poisoned.source_count("jobrun_source_unobserved_seconds_total") == 0
 
 
 def test_the_watermark_waits_for_a_job_that_fails_for_a_moment(poisoned, simulator):
-    simulator.faults.set([POISON[0]])
+    simulator.disruptions.set([POISON[0]])
     poisoned.live(12 * MINUTE)
     held = poisoned.watermark()
     assert held < poisoned.clock() - 8 * MINUTE
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     poisoned.live(12 * MINUTE)
     assert poisoned.watermark() > held + 8 * MINUTE
 
 
 def test_what_a_failing_job_left_unread_is_caught_up_after_a_kill(poisoned, world, simulator):
-    simulator.faults.set([POISON[0]])
+    simulator.disruptions.set([POISON[0]])
     world.run("bad", start=poisoned.clock() + 1, duration=20.0, result="failure")
     poisoned.live(40 * MINUTE)
     poisoned.start()
     poisoned.live(10 * MINUTE)
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     poisoned.live(15 * MINUTE)
     assert poisoned.counted() == {("prod/bad", FAILURE): 1}
 
 
 def test_a_job_that_could_never_be_read_does_not_keep_the_others_from_their_watermark(exporter, world, simulator):
-    simulator.faults.set([POISON[0]])
+    simulator.disruptions.set([POISON[0]])
     for name in ("good", "bad"):
         world.run(name, start=NOW - HOUR)
     exporter.live(10 * MINUTE)
@@ -80,7 +80,7 @@ def test_a_job_that_could_never_be_read_does_not_keep_the_others_from_their_wate
     exporter.live(20 * MINUTE)
     assert exporter.watermark() is not None
     world.run("bad", start=exporter.clock() - 5 * MINUTE, duration=20.0)
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     exporter.live(15 * MINUTE)
     assert exporter.counted() == {("prod/bad", SUCCESS): 1}
 
@@ -88,7 +88,7 @@ def test_a_job_that_could_never_be_read_does_not_keep_the_others_from_their_wate
 def test_one_run_that_cannot_be_asked_by_its_id_costs_nothing_else(exporter, world, simulator):
     old = world.run("good", start=NOW - HOUR, duration=5 * HOUR)
     exporter.poll()
-    simulator.faults.set([Status(code=500, endpoint="run")])
+    simulator.disruptions.set([Status(code=500, endpoint="run")])
     for second in range(150):
         world.run("good", start=NOW + second, duration=1.0)
     exporter.live(10 * MINUTE)
@@ -96,19 +96,19 @@ def test_one_run_that_cannot_be_asked_by_its_id_costs_nothing_else(exporter, wor
     assert exporter.watermark() < exporter.clock() - 5 * MINUTE
     exporter.live(20 * MINUTE)
     assert exporter.watermark() > exporter.clock() - 12 * MINUTE
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     exporter.live(5 * HOUR)
     assert exporter.counted() == {("prod/good", SUCCESS): 151}
 
 
 @pytest.mark.parametrize(
-    "fault", [Status(code=500, path="/projects/sick/"), Garbage(text="[]", path="/projects/sick/")], ids=str
+    "disruption", [Status(code=500, path="/projects/sick/"), Garbage(text="[]", path="/projects/sick/")], ids=str
 )
-def test_one_project_that_cannot_be_read_becomes_unreadable_and_is_caught_up(exporter, world, simulator, fault):
+def test_one_project_that_cannot_be_read_becomes_unreadable_and_is_caught_up(exporter, world, simulator, disruption):
     for project in ("prod", "sick"):
         world.run("a", project=project, start=NOW - HOUR)
     exporter.live(5 * MINUTE)
-    simulator.faults.set([fault])
+    simulator.disruptions.set([disruption])
     for project in ("prod", "sick"):
         world.run("a", project=project, start=exporter.clock() + 1, duration=20.0, result="failure")
     exporter.live(HOUR)
@@ -117,7 +117,7 @@ def test_one_project_that_cannot_be_read_becomes_unreadable_and_is_caught_up(exp
     assert scopes["sick"].watermark < exporter.clock() - 50 * MINUTE
     assert exporter.watermark() > exporter.clock() - 15 * MINUTE
     assert exporter.counted() == {("prod/a", FAILURE): 1}
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     exporter.live(25 * MINUTE)
     assert exporter.ledger.source(exporter.name).scopes["sick"].readable
     assert exporter.counted() == {("prod/a", FAILURE): 1, ("sick/a", FAILURE): 1}
@@ -126,7 +126,7 @@ def test_one_project_that_cannot_be_read_becomes_unreadable_and_is_caught_up(exp
 def test_many_failing_jobs_do_not_pass_for_an_api_that_is_down(exporter, world, simulator):
     for name in [f"bad{number}" for number in range(5)] + ["good"]:
         world.run(name, start=NOW - HOUR)
-    simulator.faults.set([Status(code=400, endpoint="runs", path="/jobs/bad")])
+    simulator.disruptions.set([Status(code=400, endpoint="runs", path="/jobs/bad")])
     exporter.poll()
     assert exporter.counted() == {}
     world.run("good", start=NOW + 61, duration=5.0)
@@ -135,10 +135,10 @@ def test_many_failing_jobs_do_not_pass_for_an_api_that_is_down(exporter, world, 
 
 
 def test_an_api_that_answers_nothing_at_all_is_an_error_of_the_whole_source(poisoned, simulator):
-    simulator.faults.set([Status(code=500)])
+    simulator.disruptions.set([Status(code=500)])
     poisoned.live(15 * MINUTE)
     assert poisoned.poller.last_outcome == "error"
-    assert poisoned.poller.last_fault == "GET /projects: 500"
+    assert poisoned.poller.last_error == "GET /projects: 500"
 
 
 def test_a_job_that_the_list_leaves_out_for_long_is_read_while_it_answers(poisoned, world, simulator):
@@ -201,5 +201,5 @@ def test_a_list_that_never_ends_is_refused(exporting, world, simulator, endpoint
     exporter.poll()
     if (endpoint, pages) != ("runs", ENDLESS["always one page more"]):
         assert exporter.poller.last_reason == "schema"
-        assert "does not end" in exporter.poller.last_fault
+        assert "does not end" in exporter.poller.last_error
     assert next(numbers) <= 310

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from exporter.model import Result
-from exporter.simulators.faults import Drop, Duplicate, Garbage, Nameless, Shuffle, Status
+from exporter.simulators.disruptions import Drop, Duplicate, Garbage, Nameless, Shuffle, Status
 from exporter.simulators.northflank_rows import NorthflankShape
 from exporter.simulators.world import MARK, SimJob
 
@@ -246,10 +246,10 @@ def test_runs_that_the_state_has_forgotten_do_not_count_again(exporter, world, c
 def test_lies_in_the_rows_change_no_sum(exporter, simulator, world, lie):
     ended_runs(world, "a", 30, until=NOW - HOUR)
     exporter.poll()
-    simulator.faults.set([lie])
+    simulator.disruptions.set([lie])
     ended_runs(world, "a", 40, until=NOW + 30 * MINUTE, every=40.0)
     exporter.live(45 * MINUTE)
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     exporter.live(10 * MINUTE)
     assert exporter.counted() == {("prod/a", SUCCESS): 40}
 
@@ -338,10 +338,10 @@ def test_a_run_whose_row_had_no_id_is_counted_although_newer_ones_took_its_place
     exporter.poll()
     broken = world.run("a", start=NOW + 1, duration=10.0)
     world.run("a", start=NOW + 2, duration=10.0)
-    simulator.faults.set([Nameless(endpoint="runs", run_ids=(broken.run_id,))])
+    simulator.disruptions.set([Nameless(endpoint="runs", run_ids=(broken.run_id,))])
     exporter.live(5 * MINUTE)
     assert exporter.counted() == {("prod/a", SUCCESS): 1}
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     ended_runs(world, "a", 99, until=NOW + 5 * MINUTE, every=1.0)
     exporter.start()
     exporter.live(2 * MINUTE)
@@ -354,7 +354,7 @@ def test_the_watermark_waits_for_a_row_without_an_id_for_three_readings_and_once
     exporter.live(10 * MINUTE)
     broken = world.run("a", start=NOW + 11 * MINUTE, duration=10.0)
     world.run("a", start=NOW + 12 * MINUTE, duration=10.0)
-    simulator.faults.set([Nameless(endpoint="runs", run_ids=(broken.run_id,))])
+    simulator.disruptions.set([Nameless(endpoint="runs", run_ids=(broken.run_id,))])
     marks = []
     exporter.live(80 * MINUTE, lambda: marks.append(exporter.watermark()))
     assert max(marks[:4]) < NOW + 10 * MINUTE  # the first of these polls came before there was anything
@@ -400,13 +400,13 @@ def test_a_job_that_cannot_be_read_holds_the_watermark_and_no_other_job(exporter
         world.run(name, start=NOW - HOUR)
     exporter.live(3 * MINUTE)
     before = exporter.watermark()
-    simulator.faults.set([Status(code=500, endpoint="runs", probability=0.5)])
+    simulator.disruptions.set([Status(code=500, endpoint="runs", probability=0.5)])
     world.run("a", start=clock() + 1)
     world.run("b", start=clock() + 1)
     outcomes = exporter.live(30 * MINUTE)
     assert set(outcomes) <= {"success", "partial"}
     assert exporter.watermark() >= before
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     exporter.live(10 * MINUTE)
     assert exporter.counted() == {("prod/a", SUCCESS): 1, ("prod/b", SUCCESS): 1}
 
@@ -415,11 +415,11 @@ def test_a_job_that_cannot_be_read_holds_the_watermark_and_no_other_job(exporter
 def test_what_failed_is_asked_again_at_the_next_poll_after_all_others(exporter, world, simulator, asked, endpoint):
     world.run("a", start=NOW - HOUR)
     exporter.live(10 * MINUTE)
-    simulator.faults.add(Status(code=400, endpoint=endpoint))
+    simulator.disruptions.add(Status(code=400, endpoint=endpoint))
     exporter.live(10 * MINUTE)
     assert set(exporter.live(5 * MINUTE)) <= {"error", "partial"}
     assert asked()[-2:] == [endpoint, "projects"], "where nothing else answers, that tells whether the API does"
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     assert exporter.poll() == "success"
     assert (asked().count(endpoint), asked()) == (1, [])
 
@@ -507,7 +507,7 @@ def test_a_new_job_is_found_and_its_endings_count(exporter, world):
 def test_a_refused_token_is_an_error_of_the_poll(exporter, simulator):
     simulator.api_token = "another"
     assert exporter.poll() == "error"
-    assert "credential was refused" in exporter.poller.last_fault
+    assert "credential was refused" in exporter.poller.last_error
 
 
 @pytest.mark.parametrize("errors", ["object", "text"])
@@ -515,18 +515,18 @@ def test_no_fault_tells_what_stood_in_the_answer(exporter, world, option, simula
     option(errors=errors)
     world.run("a", start=NOW - HOUR)
     for code in (400, 500):
-        simulator.faults.set([Status(code=code)])
+        simulator.disruptions.set([Status(code=code)])
         assert exporter.poll() == "error"
-        assert exporter.poller.last_fault == f"GET /projects: {code}"
+        assert exporter.poller.last_error == f"GET /projects: {code}"
 
 
 @pytest.mark.parametrize("text", ['{"data": {"runs": [{"identifier": 1}]}}', "{}", '{"data": null}'])
 def test_an_answer_of_another_shape_is_an_error_of_the_job_and_reads_nothing(exporter, world, simulator, text):
     world.run("a", start=NOW - HOUR)
-    simulator.faults.set([Garbage(text=text, endpoint="runs")])
+    simulator.disruptions.set([Garbage(text=text, endpoint="runs")])
     assert exporter.poll() == "partial"
     assert exporter.watermark() is None
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     exporter.live(5 * MINUTE)
     assert exporter.watermark() is not None
 
@@ -538,7 +538,7 @@ def test_when_the_hour_is_used_up_nothing_is_asked_until_the_next_begins(exporte
     outcomes = exporter.live(left - 15 * MINUTE)
     assert len(asked()) in (2, 3)
     assert "error" in outcomes
-    assert "the budget is used up" in exporter.poller.last_fault
+    assert "the budget is used up" in exporter.poller.last_error
     exporter.live(14 * MINUTE)
     assert asked() == []
     exporter.live(5 * MINUTE)

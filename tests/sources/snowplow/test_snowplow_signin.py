@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from exporter.client.budget import Budget
-from exporter.client.client import Client, NullMeter, Surroundings
+from exporter.client.client import Client, Environment, NullMeter
 from exporter.client.signin import make_token, parse_claims
 from exporter.errors import AuthError, NetworkError, RateLimitedError, RedirectError, ServerStatusError
 from exporter.sources.snowplow_signin import TOKEN_PASSWORD, TOKEN_V2, TOKEN_V3, ApiKeyAuth, PasswordAuth
@@ -57,8 +57,8 @@ class Ledger(NullMeter):
     def request(self, endpoint, code, seconds):  # noqa: ARG002  # the interface's
         self.requests.append((endpoint, code))
 
-    def credential_expiry(self, instant):
-        self.expiries.append(instant)
+    def credential_expiry(self, timestamp):
+        self.expiries.append(timestamp)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def make(console, meter):
             auth,
             Budget(60000.0, monotonic=lambda: console.now, sleep=lambda _: None),
             meter=meter,
-            surroundings=Surroundings(
+            surroundings=Environment(
                 clock=lambda: console.now, monotonic=lambda: console.now, sleep=lambda _: None, random=lambda: 0.0
             ),
             transport=console,

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.times import YEAR, parse_duration, parse_instant
+from exporter.times import YEAR, parse_duration, parse_timestamp
 
 NEW_YEAR = 1704067200.0
 
@@ -61,15 +61,15 @@ NEW_YEAR = 1704067200.0
     ],
 )
 def test_an_instant_is_read_in_every_style(text):
-    assert parse_instant(text) == NEW_YEAR
+    assert parse_timestamp(text) == NEW_YEAR
 
 
 @pytest.mark.parametrize("digits", range(1, 10))
 def test_fractions_have_up_to_nine_digits(digits):
     fraction = "123456789"[:digits]
     for mark in ".,":
-        instant = parse_instant(f"2024-01-01T00:00:00{mark}{fraction}Z")
-        assert instant == pytest.approx(NEW_YEAR + float(f"0.{fraction}"), abs=1.1e-6)
+        timestamp = parse_timestamp(f"2024-01-01T00:00:00{mark}{fraction}Z")
+        assert timestamp == pytest.approx(NEW_YEAR + float(f"0.{fraction}"), abs=1.1e-6)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_fractions_have_up_to_nine_digits(digits):
     ids=repr,
 )
 def test_what_is_no_instant_is_none(value):
-    assert parse_instant(value) is None
+    assert parse_timestamp(value) is None
 
 
 @pytest.mark.parametrize(
@@ -214,6 +214,6 @@ dated = st.from_regex(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d{0,12})?)?([zZ]
 
 @given(values | styled | dated)
 def test_nothing_whatever_raises(value):
-    instant, duration = parse_instant(value), parse_duration(value)
-    assert instant is None or 0 < instant < 1e12
+    timestamp, duration = parse_timestamp(value), parse_duration(value)
+    assert timestamp is None or 0 < timestamp < 1e12
     assert duration is None or 0 <= duration <= 100 * YEAR

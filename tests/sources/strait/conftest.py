@@ -9,7 +9,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from exporter.app import SETTINGS
-from exporter.assembly import Assembly, Outside, counting_rules
+from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.meters import SelfMetrics
@@ -35,7 +35,7 @@ class Reader:
         config = loads(yaml.safe_dump({"sources": [source]}), {}, SETTINGS)
         self.ledger = Ledger(lambda: open_state(self._state, self._clock))
         self.ledger.load()
-        outside = Outside(clock=self._clock, monotonic=time.monotonic)
+        outside = Clocks(clock=self._clock, monotonic=time.monotonic)
         self.assembly = Assembly(config, self.ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
         rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
         self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
@@ -60,8 +60,8 @@ class Reader:
         return self._clock()
 
     @property
-    def fault(self) -> str:
-        return self.polled.poller.last_fault
+    def disruption(self) -> str:
+        return self.polled.poller.last_error
 
     def job(self, name: str):
         (job,) = [job for job in self.ledger.jobs_of(SOURCE) if job.name == name and not job.gone]
@@ -122,7 +122,7 @@ def option(simulator: StraitSimulator) -> Callable[..., None]:
 
 
 @pytest.fixture
-def reading(simulator: StraitSimulator, clock: Clock, tmp_path: Path) -> Iterator[Callable[..., Reader]]:
+def batch(simulator: StraitSimulator, clock: Clock, tmp_path: Path) -> Iterator[Callable[..., Reader]]:
     """Makes a reader with other settings than the usual: `reading(overlap="5m")`."""
     readers: list[Reader] = []
 
@@ -136,5 +136,5 @@ def reading(simulator: StraitSimulator, clock: Clock, tmp_path: Path) -> Iterato
 
 
 @pytest.fixture
-def reader(reading: Callable[..., Reader]) -> Reader:
-    return reading()
+def reader(batch: Callable[..., Reader]) -> Reader:
+    return batch()

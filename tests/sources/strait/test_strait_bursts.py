@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from exporter.simulators.faults import Contradict, Status
+from exporter.simulators.disruptions import Contradict, Status
 from exporter.simulators.strait import StraitOptions
 from exporter.simulators.world import MARK
 
@@ -27,7 +27,7 @@ def test_every_run_of_a_burst_counts_once_and_the_time_is_exported_once(world, c
     world.run("bulk", created=clock() + 0.5, duration=5.0, result="error")
     world.run("bulk", created=clock() + 2, duration=5.0, result="error")
     for _ in range(6):
-        assert reader.poll(60) == "success", reader.fault
+        assert reader.poll(60) == "success", reader.disruption
     assert reader.endings("bulk") == {"success": number, "error": 2}
     assert (truncated(reader), reader.open()) == (0, {})
     assert len(simulator.log.lines("export")) == 1
@@ -60,12 +60,12 @@ def test_runs_of_a_burst_that_are_still_open_are_followed_to_their_ends(world, c
 def test_a_burst_is_read_whole_although_the_process_is_killed_again_and_again(world, clock, reader, simulator):
     reader.poll()
     ids = burst(world, clock() + 1, 300)
-    simulator.faults.set([Status(code=400, endpoint="run", probability=0.7)])
+    simulator.disruptions.set([Status(code=400, endpoint="run", probability=0.7)])
     for _ in range(5):
         reader.poll(60)
         reader.restart()
     assert 100 < reader.endings("bulk")["success"] < 300
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     for _ in range(3):
         reader.poll(60)
     assert reader.endings("bulk") == {"success": len(ids)}
@@ -75,7 +75,7 @@ def test_a_burst_is_read_whole_although_the_process_is_killed_again_and_again(wo
 def test_a_run_of_a_burst_that_nobody_has_read_yet_looks_neither_pending_nor_executing(world, clock, reader, simulator):
     reader.poll()
     burst(world, clock() + 1, 250)
-    simulator.faults.set([Status(code=400, endpoint="run")])
+    simulator.disruptions.set([Status(code=400, endpoint="run")])
     reader.poll(60)
     assert set(reader.open().values()) == {"None"}
     assert reader.endings("bulk") == {"success": 100}
@@ -85,7 +85,7 @@ def test_the_watermark_waits_for_a_burst_but_not_for_long(world, clock, reader, 
     reader.poll()
     created = clock() + 1
     burst(world, created, 250)
-    simulator.faults.set([Status(code=400, endpoint="run")])
+    simulator.disruptions.set([Status(code=400, endpoint="run")])
     for _ in range(10):
         reader.poll(60)
     assert reader.ledger.source("strait").scopes[""].watermark <= created
@@ -123,7 +123,7 @@ def test_a_burst_of_which_runs_stay_hidden_is_counted_once_and_logged(world, rea
     reader.poll()
     burst(world, reader.now + 1, 250)
     for _ in range(5):
-        assert reader.poll(60) == "success", reader.fault
+        assert reader.poll(60) == "success", reader.disruption
     assert truncated(reader) == 1
     assert 100 <= reader.endings("bulk")["success"] < 250
     assert "could not all be listed" in capsys.readouterr().out
@@ -136,10 +136,10 @@ def test_a_burst_of_which_runs_stay_hidden_is_counted_once_and_logged(world, rea
 def test_an_export_that_fails_for_a_while_loses_nothing(world, clock, reader, simulator):
     reader.poll()
     burst(world, clock() + 1, 250)
-    simulator.faults.set([Status(code=500, endpoint="export")])
+    simulator.disruptions.set([Status(code=500, endpoint="export")])
     reader.poll(60)
-    assert "runs created at" in reader.fault
-    simulator.faults.clear()
+    assert "runs created at" in reader.disruption
+    simulator.disruptions.clear()
     for _ in range(2):
         reader.poll(60)
     assert reader.endings("bulk") == {"success": 250}
@@ -179,7 +179,7 @@ def test_a_stale_row_of_a_completed_run_reopens_nothing(world, reader, simulator
     reader.poll()
     run = world.run("daily", duration=5.0)
     reader.poll(60)
-    simulator.faults.set([Contradict(endpoint="runs", run_ids=(run.run_id,), copy="open", copy_first=copy_first)])
+    simulator.disruptions.set([Contradict(endpoint="runs", run_ids=(run.run_id,), copy="open", copy_first=copy_first)])
     for _ in range(5):
         reader.poll(60)
         assert (reader.endings("daily"), reader.open()) == ({"success": 1}, {})

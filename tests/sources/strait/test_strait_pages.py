@@ -8,9 +8,9 @@ from urllib.parse import parse_qs
 import pytest
 
 from exporter.polling.view import LedgerView
-from exporter.simulators.faults import Status
+from exporter.simulators.disruptions import Status
 from exporter.simulators.message import json_response
-from exporter.simulators.sight import chosen
+from exporter.simulators.response_view import chosen
 from exporter.simulators.strait_rows import StraitShape
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -59,10 +59,10 @@ def test_the_lists_of_jobs_are_read_every_tenth_poll(reader, asked):
     assert asked() == {"jobs": 1, "workflows": 1, "runs": 90, "workflow_runs": 50}
 
 
-def test_a_poll_reads_pages_down_to_the_overlap_only(world, clock, reading, asked):
+def test_a_poll_reads_pages_down_to_the_overlap_only(world, clock, batch, asked):
     for minute in range(-240, 760):
         world.run("busy", created=clock() - minute * 60 - 30, duration=5.0)
-    reader = reading(overlap="30m", sweep={"interval": "1d"})
+    reader = batch(overlap="30m", sweep={"interval": "1d"})
     reader.poll()
     assert asked()["runs"] == 9, "the first page holds only ended runs: deeper ones are of no use"
     reader.poll(60)
@@ -98,9 +98,9 @@ def test_rows_that_have_not_changed_are_not_entered_again(world, clock, reader):
     view = LedgerView(
         reader.ledger, "strait", clock=clock, sweep_due=False, wants=lambda _: True, out_of_time=lambda: False
     )
-    readings = list(reader.source.readings(view))
-    assert sum(reading.unchanged for reading in readings) == 50
-    assert not any(reading.runs for reading in readings)
+    batches = list(reader.source.fetch(view))
+    assert sum(batch.unchanged for batch in batches) == 50
+    assert not any(batch.runs for batch in batches)
 
 
 @pytest.mark.parametrize("lists", ["page", "array"])
@@ -120,7 +120,7 @@ def test_a_key_of_one_environment_gets_short_and_empty_pages_and_all_its_runs(wo
     reader.poll()
     for place in range(1000):
         world.run("busy", created=clock() + place * 0.001, duration=5.0)
-    assert reader.poll(60) == "success", reader.fault
+    assert reader.poll(60) == "success", reader.disruption
     visible = [run for run in world.runs(0, clock()) if not chosen(run.run_id, 0.95)]
     assert reader.endings("busy") == {"success": len(visible)}
     assert 10 < len(visible) < 150
@@ -153,7 +153,7 @@ def test_an_answer_that_is_too_large_is_asked_for_in_smaller_pages(world, clock,
         world.run("heavy", created=clock() + place * 0.001, duration=5.0)
     option(largest_body=80_000, rows=StraitShape(payload_bytes=5_000))
     simulator.log.clear()
-    assert reader.poll(60) == "success", reader.fault
+    assert reader.poll(60) == "success", reader.disruption
     assert reader.endings("heavy") == {"success": 60}
     sizes = [query["limit"] for query in queries(simulator)]
     assert sizes[-10:] == ["100", "50", "25", *["12"] * 7]
@@ -167,12 +167,12 @@ def test_a_single_row_that_is_too_large_fails_the_list(world, clock, option, rea
     world.run("heavy", created=clock(), duration=5.0)
     option(largest_body=1_000, rows=StraitShape(payload_bytes=5_000))
     assert reader.poll(60) == "partial"
-    assert "413" in reader.fault
+    assert "413" in reader.disruption
 
 
 def test_a_server_that_is_too_old_for_a_status_is_not_asked_for_it_again(option, reader, asked):
     option(unknown_words=frozenset({"replay_staged", "paused", "compensating", "dead_letter"}))
-    assert reader.poll() == "success", reader.fault
+    assert reader.poll() == "success", reader.disruption
     asked()
     reader.poll(60)
     assert asked() == {"runs": 6, "workflow_runs": 3}
@@ -182,9 +182,9 @@ def test_a_refused_page_loses_nothing_once_it_is_given(world, clock, simulator, 
     reader.poll()
     for place in range(250):
         world.run("busy", created=clock() + place * 0.001, duration=5.0)
-    simulator.faults.set([Status(code=402, endpoint="runs", count=1)])
+    simulator.disruptions.set([Status(code=402, endpoint="runs", count=1)])
     assert reader.poll(60) == "partial"
-    assert "402" in reader.fault
+    assert "402" in reader.disruption
     assert reader.poll(60) == "success"
     assert reader.endings("busy") == {"success": 250}
 
@@ -242,7 +242,7 @@ def test_a_list_that_never_ends_is_refused_and_costs_no_run(world, simulator, re
     for _ in range(11):
         reader.poll(60)
     assert reader.polled.poller.last_reason == "schema"
-    assert "/jobs" in reader.fault
+    assert "/jobs" in reader.disruption
     world.run("daily", duration=5.0)
     reader.poll(60)
     assert reader.endings("daily") == {"success": 2}

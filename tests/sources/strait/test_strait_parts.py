@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from exporter.simulators.faults import Garbage, Status
+from exporter.simulators.disruptions import Garbage, Status
 from exporter.simulators.strait import StraitOptions
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
@@ -14,26 +14,26 @@ def watermark(reader, scope=""):
     return reader.ledger.source("strait").scopes[scope].watermark
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, None], ids=str)
-def test_one_run_that_cannot_be_read_by_id_costs_nothing_else(world, clock, reader, simulator, fault):
+@pytest.mark.parametrize("disruption", [*FAULTS, None], ids=str)
+def test_one_run_that_cannot_be_read_by_id_costs_nothing_else(world, clock, reader, simulator, disruption):
     created = clock() - 30 * HOUR
     for minute in range(110):  # the newest page shows others
         world.run("busy", created=clock() - 4 * HOUR + minute * 60, duration=1.0)
     world.run("slow", run_id="poisoned", created=created, duration=40 * HOUR)
     reader.poll()
     assert reader.open() == {"poisoned": "executing"}
-    broken = Garbage(text="<html>", path="/poisoned") if fault is None else Status(**fault, path="/poisoned")
-    simulator.faults.set([broken])
+    broken = Garbage(text="<html>", path="/poisoned") if disruption is None else Status(**disruption, path="/poisoned")
+    simulator.disruptions.set([broken])
     world.run("slow", run_id="poisoned", created=created, duration=30 * HOUR + 30, result="failure")
     for _ in range(20):
         reader.poll(60)
-    assert "poisoned" in reader.fault
+    assert "poisoned" in reader.disruption
     run = world.run("daily", duration=5.0, steps=["load"])
     reader.poll(60)
     assert reader.endings("daily") == {"success": 1}
     assert reader.job("daily").last_run.run_id == run.run_id
     assert watermark(reader) > clock() - 5 * MINUTE
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     reader.poll(60)
     assert reader.endings("slow") == {"failure": 1}
 
@@ -44,7 +44,7 @@ def test_workflows_that_cannot_be_read_cost_workflows_alone_and_are_caught_up(
 ):
     world.run("flow", created=clock() - 100, duration=5.0, steps=["a"])
     reader.poll()
-    simulator.faults.set([Status(code=409, endpoint=endpoint)])
+    simulator.disruptions.set([Status(code=409, endpoint=endpoint)])
     for _ in range(30):
         reader.poll(60)
     world.run("flow", duration=5.0, steps=["a"], result="failure")
@@ -53,7 +53,7 @@ def test_workflows_that_cannot_be_read_cost_workflows_alone_and_are_caught_up(
     assert reader.endings("daily") == {"success": 1}
     assert watermark(reader) > clock() - 5 * MINUTE
     assert reader.ledger.source("strait").watermark() > clock() - 5 * MINUTE, "workflows hold it no more"
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     reader.poll(60)
     reader.poll(60)
     assert reader.endings("flow") == {"failure": 1}
@@ -62,7 +62,7 @@ def test_workflows_that_cannot_be_read_cost_workflows_alone_and_are_caught_up(
 
 def test_workflow_runs_that_fail_for_long_are_shown_as_unreadable(reader, simulator):
     reader.poll()
-    simulator.faults.set([Status(code=409, endpoint="workflow_runs")])
+    simulator.disruptions.set([Status(code=409, endpoint="workflow_runs")])
     reader.poll(60)
     assert reader.ledger.source("strait").scopes["workflows"].readable, "not at once"
     for _ in range(20):
@@ -83,7 +83,7 @@ def test_one_list_of_a_status_that_fails_costs_that_list(world, clock, reader, s
     world.run("daily", duration=5.0)
     for _ in range(3):
         reader.poll(60)
-    assert "status waiting" in reader.fault
+    assert "status waiting" in reader.disruption
     assert reader.endings("daily") == {"success": 1}
     assert watermark(reader) > clock() - 5 * MINUTE
 
@@ -91,23 +91,23 @@ def test_one_list_of_a_status_that_fails_costs_that_list(world, clock, reader, s
 def test_jobs_that_cannot_be_listed_cost_no_run_of_a_known_job(world, reader, simulator):
     world.run("daily", created=reader.now - 100, duration=5.0)
     reader.poll()
-    simulator.faults.set([Status(code=409, endpoint="jobs")])
+    simulator.disruptions.set([Status(code=409, endpoint="jobs")])
     reader.restart()
     world.run("daily", duration=5.0, result="failure")
     reader.poll(60)
     assert reader.endings("daily") == {"failure": 1}
-    assert "/jobs" in reader.fault
+    assert "/jobs" in reader.disruption
 
 
 def test_runs_of_a_job_that_nobody_can_name_wait_for_its_name(world, clock, reader, simulator):
     reader.poll()
-    simulator.faults.set([Status(code=409, endpoint="jobs")])
+    simulator.disruptions.set([Status(code=409, endpoint="jobs")])
     world.run("new-job", project="prod", duration=5.0, result="failure")
     for _ in range(5):
         reader.poll(60)
     assert reader.all_endings() == {}
     assert watermark(reader) < clock() - 4 * MINUTE
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     reader.poll(60)
     reader.poll(60)
     assert reader.endings("new-job") == {"failure": 1}
@@ -115,7 +115,7 @@ def test_runs_of_a_job_that_nobody_can_name_wait_for_its_name(world, clock, read
 
 def test_runs_of_a_job_that_nobody_can_name_count_under_its_id_after_a_while(world, reader, simulator):
     reader.poll()
-    simulator.faults.set([Status(code=409, endpoint="jobs")])
+    simulator.disruptions.set([Status(code=409, endpoint="jobs")])
     world.run("new-job", job_id="j-1", duration=5.0, result="failure")
     for _ in range(25):
         reader.poll(60)
@@ -124,9 +124,9 @@ def test_runs_of_a_job_that_nobody_can_name_count_under_its_id_after_a_while(wor
 
 def test_a_server_that_answers_nothing_is_an_error_of_the_whole_source(reader, simulator):
     reader.poll()
-    simulator.faults.set([Status(code=409)])
+    simulator.disruptions.set([Status(code=409)])
     assert reader.poll(60) == "error"
-    assert "GET /runs: 409" in reader.fault
+    assert "GET /runs: 409" in reader.disruption
 
 
 def test_a_compensation_is_followed_although_its_list_is_refused(world, clock, option, reader):

@@ -4,7 +4,7 @@ import pytest
 
 from exporter.model import Result, Run
 from exporter.simulators.control import truth
-from exporter.simulators.faults import Drop, Duplicate, Late, Nameless, Shuffle, Stale, Status
+from exporter.simulators.disruptions import Drop, Duplicate, Late, Nameless, Shuffle, Stale, Status
 from exporter.simulators.strait_rows import StraitShape
 from exporter.simulators.world import MARK, SimJob
 from exporter.sources.strait_api import WORKFLOW
@@ -24,12 +24,12 @@ def true_endings(world, clock):
 
 def test_endings_after_the_first_poll_are_counted_once(world, clock, reader):
     world.run("daily", created=clock() - 60, duration=30.0)
-    assert reader.poll() == "success", reader.fault
+    assert reader.poll() == "success", reader.disruption
     assert reader.endings("daily") == {}
 
     world.run("daily", duration=20.0, result="failure", error_type="client")
     for _ in range(4):
-        assert reader.poll(60) == "success", reader.fault
+        assert reader.poll(60) == "success", reader.disruption
 
     assert reader.endings("daily") == {"failure": 1}
     assert reader.count("jobrun_run_errors_total", "daily", "client") == 1
@@ -213,18 +213,18 @@ def test_a_run_whose_row_had_no_id_when_catching_up_is_counted_when_it_has_one(w
     begun = clock()
     mark = reader.ledger.source("strait").watermark()
     runs = [world.run("a", start=begun + HOUR + 300 * number, duration=60.0) for number in range(400)]
-    simulator.faults.set([Nameless(endpoint="runs", run_ids=(runs[0].run_id,))])
+    simulator.disruptions.set([Nameless(endpoint="runs", run_ids=(runs[0].run_id,))])
     reader.poll(2 * DAY)
     assert reader.endings("a") == {"success": 399}
     assert reader.ledger.source("strait").watermark() <= mark + HOUR
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     reader.poll(60)
     assert reader.endings("a") == {"success": 400}
     assert reader.ledger.source("strait").watermark() > clock() - 70
 
 
-def test_beyond_the_lookback_the_lost_time_is_told(clock, reading):
-    reader = reading(lookback="2d", sweep={"window": "1d"})
+def test_beyond_the_lookback_the_lost_time_is_told(clock, batch):
+    reader = batch(lookback="2d", sweep={"window": "1d"})
     reader.poll()
     reader.restart()
     reader.poll(5 * DAY)
@@ -289,10 +289,10 @@ def test_lies_neither_lose_nor_repeat_an_ending(world, simulator, reader, true_e
         world.run(
             f"job-{minute % 3}", created=begun + 1 + minute * 60, duration=float(100 + minute * 10), result=result
         )
-    simulator.faults.set([lie])
+    simulator.disruptions.set([lie])
     for _ in range(40):
         reader.poll(60)
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     reader.poll(60)
     reader.poll(60)
 
@@ -304,13 +304,13 @@ def test_failed_polls_and_restarts_lose_nothing(world, clock, simulator, reader,
     begun = clock()
     for minute in range(20):
         world.run("daily", created=begun + 1 + minute * 60, duration=90.0)
-    simulator.faults.set([Status(code=400, probability=0.15, endpoint="runs")])
+    simulator.disruptions.set([Status(code=400, probability=0.15, endpoint="runs")])
     outcomes = set()
     for number in range(25):
         outcomes.add(reader.poll(60))
         if number % 7 == 0:
             reader.restart()
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     reader.poll(60)
     reader.restart()
     reader.poll(60)

@@ -1,8 +1,8 @@
 import httpx
 import pytest
 
-from exporter.polling.schedule import Polled
-from exporter.simulators.faults import Status
+from exporter.polling.schedule import ScheduledSource
+from exporter.simulators.disruptions import Status
 
 MINUTE = 60.0
 
@@ -10,7 +10,7 @@ MINUTE = 60.0
 def test_a_refused_key_is_left_alone_for_five_minutes_at_once(simulator, reader):
     simulator.api_key = "another"
     assert reader.poll() == "error"
-    assert "401" in reader.fault
+    assert "401" in reader.disruption
     assert reader.polled.wait() == 300
     assert len(simulator.log.lines()) == 1, "nothing else is asked with a key that was refused"
 
@@ -20,14 +20,14 @@ def test_a_refused_key_is_left_alone_for_five_minutes_at_once(simulator, reader)
 
 
 def test_other_failures_are_tried_again_at_the_usual_time(simulator, reader):
-    simulator.faults.set([Status(code=400, count=1)])
+    simulator.disruptions.set([Status(code=400, count=1)])
     assert reader.poll() == "partial"
     assert reader.polled.wait() == 60
 
 
 def test_a_status_that_was_answered_before_is_not_given_up_for_one_refusal(simulator, reader):
     reader.poll()
-    simulator.faults.set([Status(code=400, endpoint="runs", count=1)])
+    simulator.disruptions.set([Status(code=400, endpoint="runs", count=1)])
     assert reader.poll(60) == "partial"
     simulator.log.clear()
     reader.poll(60)
@@ -41,13 +41,13 @@ def test_a_refused_key_never_locks_the_address_out(simulator, reader):
     assert {line.status for line in simulator.log.lines()} == {401}
 
 
-def test_the_key_is_read_again_from_its_file(reading, tmp_path):
+def test_the_key_is_read_again_from_its_file(batch, tmp_path):
     file = tmp_path / "key"
     file.write_text("wrong-one\n")
-    reader = reading(auth={"api_key_file": str(file)})
+    reader = batch(auth={"api_key_file": str(file)})
     assert reader.poll() == "error"
     file.write_text("strait_simulated\n")
-    assert reader.poll(300) == "success", reader.fault
+    assert reader.poll(300) == "success", reader.disruption
 
 
 def test_a_key_without_the_workflows_reads_the_rest(world, option, reader):
@@ -79,7 +79,7 @@ def test_workflows_that_become_readable_get_their_own_baseline(world, option, re
 def test_a_key_that_may_read_nothing_fails_the_poll(option, reader):
     option(scopes=frozenset({"stats:read"}))
     assert reader.poll() == "error"
-    assert "403" in reader.fault
+    assert "403" in reader.disruption
 
 
 def test_a_server_without_workflows_is_read_for_its_runs(world, option, reader):
@@ -148,5 +148,5 @@ def test_the_simulated_server_forgets_ties_at_a_page_s_edge(world, clock, simula
 
 
 def test_a_poller_s_wait_knows_no_vendor(reader):
-    polled = Polled("other", reader.polled.poller, reader.polled.meter, 600.0, auth_backoff=300.0)
+    polled = ScheduledSource("other", reader.polled.poller, reader.polled.meter, 600.0, auth_backoff=300.0)
     assert polled.wait() == 600

@@ -34,7 +34,7 @@ def test_the_example_of_the_document_is_right(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "fault"),
+    ("changes", "disruption"),
     [
         ({"base_url": "https://api.strait.dev/v1"}, "base_url"),
         ({"auth": {}}, "api_key"),
@@ -42,8 +42,8 @@ def test_the_example_of_the_document_is_right(tmp_path):
         ({"project_id": "p"}, "project_id"),
     ],
 )
-def test_faults_are_told(changes, fault):
-    with pytest.raises(ConfigError, match=fault):
+def test_faults_are_told(changes, disruption):
+    with pytest.raises(ConfigError, match=disruption):
         source_of(**changes)
 
 

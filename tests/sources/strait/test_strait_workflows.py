@@ -63,9 +63,9 @@ def test_a_compensation_is_no_second_ending(world, option, reader, result):
     assert reader.open() == {}
 
 
-def test_a_compensation_that_never_ends_is_dropped_without_another_result(world, option, reading):
+def test_a_compensation_that_never_ends_is_dropped_without_another_result(world, option, batch):
     option(rows=StraitShape(compensation=90_000.0))
-    reader = reading(max_run_age="2d")
+    reader = batch(max_run_age="2d")
     reader.poll()
     world.run("booking", duration=30.0, steps=["pay"], result="failure")
     reader.poll(60)

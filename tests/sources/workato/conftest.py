@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from exporter.assembly import counting_rules, rules_of
 from exporter.client.budget import Budget
-from exporter.client.client import Client, NetworkSettings, Surroundings
+from exporter.client.client import Client, Environment, NetworkSettings
 from exporter.config.config import Config, loads
 from exporter.counting.records import SEPARATOR, JobState
 from exporter.ledger.ledger import Ledger
@@ -53,7 +53,7 @@ class Watch:
             Budget(settings.requests_per_minute, monotonic=clock, sleep=self._sleep),
             meter=meter,
             network=NetworkSettings(timeout=5.0),
-            surroundings=Surroundings(clock=clock, monotonic=clock, sleep=self._sleep, random=lambda: 0.1),
+            surroundings=Environment(clock=clock, monotonic=clock, sleep=self._sleep, random=lambda: 0.1),
         )
         self.source = kind.build(settings, client)
         self.poller = Poller(

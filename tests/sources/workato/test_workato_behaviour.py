@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from exporter.model import Result, Run
-from exporter.simulators.faults import Drop, Duplicate, Late, LostEnd, Nameless, Shuffle, Stale, Status
+from exporter.simulators.disruptions import Drop, Duplicate, Late, LostEnd, Nameless, Shuffle, Stale, Status
 from exporter.simulators.workato_rows import WorkatoShape
 from exporter.simulators.world import MARK, SimJob
 
@@ -172,9 +172,9 @@ def test_what_lies_beyond_the_lookback_is_told_even_if_something_was_looked_for_
     world.run("a", start=clock() - 100, duration=1.0)
     watch.poll()
     world.run("a", start=clock() + 1, duration=1.0)
-    simulator.faults.set([Drop(endpoint="jobs", share=1.0)])
+    simulator.disruptions.set([Drop(endpoint="jobs", share=1.0)])
     watch.poll(after=60)
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     mark = watch.watermark()
     for day in range(10):
         for place in range(10):
@@ -220,7 +220,7 @@ def test_a_job_that_the_list_shows_later_than_the_counts_is_waited_for(world, wa
     watch.poll()
     mark = watch.watermark()
     world.run("a", start=clock() + 1, duration=5.0, result="failure")
-    simulator.faults.add(Stale(seconds=100.0, endpoint="jobs"))
+    simulator.disruptions.add(Stale(seconds=100.0, endpoint="jobs"))
     watch.poll()
     assert watch.counts() == {}
     assert watch.watermark() == mark
@@ -237,10 +237,10 @@ def test_open_jobs_do_not_stand_for_those_that_a_list_left_out(world, watch, clo
     watch.poll()
     for place in range(20):
         world.run("a", start=clock() + 1 + place, duration=1.0)
-    simulator.faults.add(Drop(share=0.5, endpoint="jobs"))
+    simulator.disruptions.add(Drop(share=0.5, endpoint="jobs"))
     watch.poll()
     assert watch.counted() < 20
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     watch.poll()
     assert watch.counts() == {"success": 20}
     assert len(watch.open()) == 8
@@ -267,10 +267,10 @@ def test_what_a_deep_search_cannot_find_in_one_poll_it_finds_in_the_next(world, 
     watch.poll()
     for place in range(100):
         world.run("a", start=clock() + 1 + place / 2, duration=1.0)
-    simulator.faults.add(Late(seconds=5000.0, share=0.1, endpoint="jobs"))
+    simulator.disruptions.add(Late(seconds=5000.0, share=0.1, endpoint="jobs"))
     watch.poll()
     assert watch.counted() < 100
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     for place in range(300):
         world.run("a", start=clock() + 1 + place, duration=1.0)
     watch.poll(after=600.0, times=2)
@@ -282,7 +282,7 @@ def test_a_count_without_a_job_is_looked_for_four_times_and_then_told(world, wat
     world.run("a", start=clock() - 500, duration=1.0)
     watch.poll()
     world.run("a", start=clock() + 1, duration=5.0)
-    simulator.faults.add(Stale(seconds=1e6, endpoint="jobs"))
+    simulator.disruptions.add(Stale(seconds=1e6, endpoint="jobs"))
     watch.poll(times=3)
     assert watch.source_count("jobrun_source_truncated_responses_total") == 0
     watch.poll()
@@ -298,11 +298,11 @@ def test_a_job_of_a_new_recipe_whose_row_had_no_id_is_counted_when_it_has_one(wo
     mark = watch.watermark()
     broken = world.run("new", start=clock() + 1, duration=5.0)
     world.run("new", start=clock() + 10, duration=5.0)
-    simulator.faults.add(Nameless(endpoint="jobs", run_ids=(broken.run_id,)))
+    simulator.disruptions.add(Nameless(endpoint="jobs", run_ids=(broken.run_id,)))
     watch.poll(times=polls)
     assert watch.counts("new") == {"success": 1}
     assert watch.watermark() == mark
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     watch.restart()
     watch.poll()
     assert watch.counts("new") == {"success": 2}
@@ -317,10 +317,10 @@ def test_a_job_deep_in_the_pages_whose_row_had_no_id_is_counted_too(world, watch
     broken = world.run("new", start=clock() + 1, duration=1.0)
     for place in range(100):
         world.run("new", start=clock() + 2 + place, duration=1.0)
-    simulator.faults.add(Nameless(endpoint="jobs", run_ids=(broken.run_id,)))
+    simulator.disruptions.add(Nameless(endpoint="jobs", run_ids=(broken.run_id,)))
     watch.poll(after=120)
     assert watch.counts("new") == {"success": 100}
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     watch.poll()
     assert watch.counts("new") == {"success": 101}
 
@@ -331,7 +331,7 @@ def test_a_row_that_never_gets_an_id_is_waited_for_once_and_for_three_polls(worl
     mark = watch.watermark()
     broken = world.run("new", start=clock() + 1, duration=5.0)
     world.run("new", start=clock() + 10, duration=5.0)
-    simulator.faults.add(Nameless(endpoint="jobs", run_ids=(broken.run_id,)))
+    simulator.disruptions.add(Nameless(endpoint="jobs", run_ids=(broken.run_id,)))
     watch.poll(times=3)
     assert watch.watermark() == mark
     watch.poll()
@@ -423,7 +423,7 @@ def test_a_customer_that_fails_does_not_keep_the_others_from_being_read(world, w
     watch.poll()
     for project in ("one", "two", "three"):
         world.run("a", project=project, start=clock() + 1, duration=1.0)
-    simulator.faults.add(Status(code=500, endpoint="recipes", count=3))
+    simulator.disruptions.add(Status(code=500, endpoint="recipes", count=3))
     assert watch.poll() == "partial"
     assert watch.counted() == 2
     assert watch.poll() == "success"
@@ -434,7 +434,7 @@ def test_an_api_that_fails_wholly_is_left_alone_after_a_few_customers(world, wat
     for number in range(20):
         world.run("a", project=f"p{number}", start=clock() - 100, duration=1.0)
     watch.poll()
-    simulator.faults.add(Status(code=503))
+    simulator.disruptions.add(Status(code=503))
     assert watch.poll() == "error"
     assert watch.requests() == {"recipes": 9}
 
@@ -505,7 +505,7 @@ def test_a_workspace_that_refuses_is_a_fault(world, watching, clock, option):
     world.run("a", start=clock() - 100, duration=1.0)
     watch = watching()
     assert watch.poll() == "error"
-    assert "403" in watch.poller.last_fault
+    assert "403" in watch.poller.last_error
 
 
 def test_a_recipe_tells_that_it_was_stopped(world, watch):
@@ -566,12 +566,12 @@ def test_every_ending_is_counted_once(world, watch, simulator, option, lie):
     watch.poll()
     since = watch.ledger.source("w").baseline
     if lie is not None:
-        simulator.faults.add(lie)
+        simulator.disruptions.add(lie)
     for number in range(70):
         watch.poll(after=dice.uniform(20, 100))
         if number % 10 == 0:
             watch.restart()
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     watch.poll(times=4)
     assert watch.poll() == "success"
     truth = truly_ended(simulator, since)
@@ -590,7 +590,7 @@ def test_an_end_that_is_never_told_is_given_up_in_time(world, watching, clock, s
     watch = watching(max_run_age="1h")
     watch.poll()
     world.run("a", run_id="lost", start=clock() + 1, duration=60.0)
-    simulator.faults.add(LostEnd(run_ids=("lost",)))
+    simulator.disruptions.add(LostEnd(run_ids=("lost",)))
     watch.poll()
     assert watch.open() == ["lost"]
     watch.poll(after=4000.0)

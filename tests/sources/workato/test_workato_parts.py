@@ -2,7 +2,7 @@
 
 import pytest
 
-from exporter.simulators.faults import Garbage, Html, Reset, Status
+from exporter.simulators.disruptions import Garbage, Html, Reset, Status
 from exporter.simulators.workato_rows import number_of
 from exporter.simulators.world import SimJob
 
@@ -43,15 +43,15 @@ def two(world, watch, clock):
 
 @pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
 def test_a_recipe_that_cannot_be_read_costs_that_recipe(world, two, clock, simulator, harm):
-    simulator.faults.add(harm(jobs_of("a")))
+    simulator.disruptions.add(harm(jobs_of("a")))
     for _ in range(5):
         start(world, clock)
         two.poll()
     assert two.counts("b") == {"success": 5}
     assert two.counts("a") == {}
-    assert "recipe" in two.poller.last_fault
+    assert "recipe" in two.poller.last_error
     assert all(scope.readable for scope in two.ledger.source("w").scopes.values())
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     assert two.poll() == "success"
     assert two.counts("a") == {"success": 5}
 
@@ -60,7 +60,7 @@ def test_a_recipe_that_cannot_be_read_costs_that_recipe(world, two, clock, simul
 def test_a_recipe_holds_the_watermark_for_a_quarter_of_an_hour_and_is_caught_up_later(
     world, two, clock, simulator, harm
 ):
-    simulator.faults.add(HARMS[harm](jobs_of("a")))
+    simulator.disruptions.add(HARMS[harm](jobs_of("a")))
     start(world, clock)
     begun = two.watermark()
     two.poll(times=15)
@@ -72,7 +72,7 @@ def test_a_recipe_holds_the_watermark_for_a_quarter_of_an_hour_and_is_caught_up_
         two.poll(after=3600.0)
         two.restart()
     assert two.counts("b") == {"success": 5}
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     assert two.poll() == "success"
     assert two.counts("a") == {"success": 5}
     assert two.counts("b") == {"success": 5}
@@ -81,7 +81,7 @@ def test_a_recipe_holds_the_watermark_for_a_quarter_of_an_hour_and_is_caught_up_
 
 
 def test_a_recipe_that_could_never_be_read_counts_from_the_first_poll_on(world, watch, clock, simulator):
-    simulator.faults.add(Status(code=500, path=jobs_of("a")))
+    simulator.disruptions.add(Status(code=500, path=jobs_of("a")))
     for name in ("a", "b"):
         world.run(name, start=clock() - 100, duration=1.0)
     watch.poll()
@@ -90,18 +90,18 @@ def test_a_recipe_that_could_never_be_read_counts_from_the_first_poll_on(world, 
     assert watch.watermark() is not None
     watch.poll(after=2 * 86400.0)
     start(world, clock)
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     watch.poll(times=2)
     assert watch.counts("a") == {"success": 2}
     assert watch.counts("b") == {"success": 2}
 
 
 def test_recipes_of_which_none_may_be_read_make_the_customer_unreadable(world, two, clock, simulator):
-    simulator.faults.add(Status(code=403, endpoint="jobs"))
+    simulator.disruptions.add(Status(code=403, endpoint="jobs"))
     start(world, clock)
     assert two.poll() != "success"
     assert not any(scope.readable for scope in two.ledger.source("w").scopes.values())
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     assert two.poll() == "success"
     assert two.counted() == 2
 
@@ -119,7 +119,7 @@ def four(world, watch, clock):
 @pytest.mark.parametrize("count", [1, 3])
 def test_customers_that_cannot_be_read_cost_no_other_and_are_caught_up(world, four, simulator, harm, count):
     clock = four.clock
-    simulator.faults.add(*(HARMS[harm](customer(project)) for project in PROJECTS[:count]))
+    simulator.disruptions.add(*(HARMS[harm](customer(project)) for project in PROJECTS[:count]))
     begun = four.watermark()
     for number in range(30):
         for project in PROJECTS:
@@ -134,14 +134,14 @@ def test_customers_that_cannot_be_read_cost_no_other_and_are_caught_up(world, fo
     assert four.watermark() == pytest.approx(clock() - MINUTE, abs=5)
     assert sum(four.counts("a", project).get("success", 0) for project in PROJECTS[count:]) == 30 * (4 - count)
     four.restart()
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     four.poll(times=3)
     assert all(state.readable for state in four.ledger.source("w").scopes.values())
     assert {project: four.counts("a", project) for project in PROJECTS} == {key: {"success": 30} for key in PROJECTS}
 
 
 def test_an_api_that_answers_nothing_makes_no_customer_unreadable(four, simulator):
-    simulator.faults.add(Status(code=500))
+    simulator.disruptions.add(Status(code=500))
     begun = four.watermark()
     assert four.poll(times=40) == "error"
     assert four.watermark() == begun
@@ -156,9 +156,9 @@ def test_an_open_job_that_cannot_be_read_by_its_id_costs_that_job(world, two, cl
     for number in range(5):
         world.run("a", start=clock() + 10 + number, duration=1.0)
     two.poll()
-    simulator.faults.add(Status(code=500, path="/jobs/stuck"))
+    simulator.disruptions.add(Status(code=500, path="/jobs/stuck"))
     two.poll(times=8)
-    simulator.faults.clear()
+    simulator.disruptions.clear()
     two.poll(times=2)
     assert two.counts("a") == {"success": 7}
 
@@ -174,7 +174,7 @@ def test_a_part_that_hangs_is_left_alone_for_longer_than_one_that_fails_at_once(
         return inner(scope, endpoint, *args, **parts)
 
     two.source._api.get = slow
-    simulator.faults.add(Status(code=500, path=jobs_of("a")))
+    simulator.disruptions.add(Status(code=500, path=jobs_of("a")))
     start(world, clock)
     for _ in range(60):
         two.poll()
@@ -191,7 +191,7 @@ def test_a_list_of_recipes_that_takes_no_notice_of_the_page_is_refused(world, wa
     crowd(world)
     option(ignored=frozenset({"page"}))
     assert watch.poll() == "error"
-    assert "GET /recipes: the list does not end" in watch.poller.last_fault
+    assert "GET /recipes: the list does not end" in watch.poller.last_error
     assert watch.requests()["recipes"] == 2
     assert watch.ledger.jobs_of("w") == []
     option()
@@ -204,7 +204,7 @@ def test_a_list_of_customers_that_takes_no_notice_of_the_page_is_refused(world, 
         world.add_job(SimJob(job_id=f"{number}/r", name="r", project=str(number)))
     option(ignored=frozenset({"page"}))
     assert watch.poll() == "error"
-    assert "GET /managed_users: the list does not end" in watch.poller.last_fault
+    assert "GET /managed_users: the list does not end" in watch.poller.last_error
     option()
     watch.poll(times=2)
     assert len(watch.ledger.source("w").scopes) == 150
@@ -217,7 +217,7 @@ def test_a_list_of_jobs_that_takes_no_notice_of_the_offset_is_refused(world, two
         world.run("a", start=clock() + 1 + number / 10, duration=1e5 if filtered else 1.0)
     start(world, clock, ["b"])
     two.poll(after=100.0, times=3)
-    assert "recipes/{recipe}/jobs: the list does not end" in two.poller.last_fault
+    assert "recipes/{recipe}/jobs: the list does not end" in two.poller.last_error
     assert two.counts("b") == {"success": 1}
     option()
     two.poll(times=2)

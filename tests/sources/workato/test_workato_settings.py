@@ -3,7 +3,7 @@ import pytest
 
 from exporter.client.signin import BearerAuth
 from exporter.config.config import loads
-from exporter.config.faults import ConfigError
+from exporter.config.problems import ConfigError
 from exporter.errors import AuthError
 from exporter.sources import SOURCES
 from exporter.sources.workato import TYPE
@@ -41,7 +41,7 @@ def test_steps_may_be_an_unquoted_off():
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "disruption"),
     [
         (f"sources: [{{{BASE}}}]", "sources[0].mode: is required"),
         (f"sources: [{{{BASE}, mode: partner}}]", "sources[0].mode: must be 'embedded' or 'developer'"),
@@ -60,8 +60,8 @@ def test_steps_may_be_an_unquoted_off():
         (f"sources: [{{{BASE}, mode: embedded, sweep: {{}}}}]", "sources[0].sweep: this type of source has no sweep"),
     ],
 )
-def test_a_fault_names_its_place(text, fault):
-    assert fault in faults_of(text)
+def test_a_fault_names_its_place(text, disruption):
+    assert disruption in faults_of(text)
 
 
 def test_a_link_holds_the_recipe_alone():

@@ -11,15 +11,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from exporter.simulators.faults import Drop, Duplicate, Fault, Garbage, Half, Html, Reset, Shuffle, Slow, Stale, Status
+from exporter.simulators.disruptions import (
+    Disruption,
+    Drop,
+    Duplicate,
+    Garbage,
+    Half,
+    Html,
+    Reset,
+    Shuffle,
+    Slow,
+    Stale,
+    Status,
+)
 from exporter.simulators.server import Simulator
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.world import MARK
-from tests.chaos.mortal import copied
-from tests.chaos.scenario import Verdict
-from tests.chaos.stage import secrets_of
+from tests.chaos.crashable import copied
+from tests.chaos.scenario import Decision
+from tests.chaos.scenario_harness import secrets_of
 from tests.chaos.troubles import at
-from tests.e2e.living import LivingWorld, baseline, source, truth, written
+from tests.e2e.live_world import LivingWorld, baseline, source, truth, written
 from tests.e2e.pages import Scraper, Series, counted, fetch, page
 from tests.e2e.processes import Daemon, Trap, eventually, free_port
 from tests.e2e.vendors import simulators
@@ -32,7 +44,7 @@ QUIET = 90.0
 
 Counts = Mapping[str, Counter[Series]]
 
-FAULTS: Mapping[str, Fault] = {
+FAULTS: Mapping[str, Disruption] = {
     "5xx": Status(code=503),
     "401": Status(code=401, count=2),
     "429 with Retry-After": Status(code=429, retry_after=1.0),
@@ -106,9 +118,9 @@ class Rampage:
             return
         name = self._dice.choice(list(FAULTS))
         self.tally[name] += 1
-        each.faults.set(at(each.vendor, FAULTS[name], self._dice.choice((1.0, 0.3))))  # type: ignore[arg-type]  # of the kinds that there are
+        each.disruptions.set(at(each.vendor, FAULTS[name], self._dice.choice((1.0, 0.3))))  # type: ignore[arg-type]  # of the kinds that there are
         yield
-        each.faults.clear()
+        each.disruptions.clear()
 
     @contextmanager
     def _unusual(self, each: Simulator) -> Iterator[None]:
@@ -211,7 +223,7 @@ class Rampage:
             self.wrong.append("the logs hold a traceback: " + log[log.index("Traceback") :][:500])
 
 
-def rampaged(seed: str, kills: int) -> Verdict:
+def rampaged(seed: str, kills: int) -> Decision:
     """The verdict on real daemons, so many of which are killed."""
     begun = time.perf_counter()
     world = LivingWorld(seed=random.Random(seed).getrandbits(32)).start()
@@ -223,7 +235,7 @@ def rampaged(seed: str, kills: int) -> Verdict:
             rampage.live_and_die()
         runs = rampage.settle(world)
         scrapes = rampage.scrapes
-    return Verdict(
+    return Decision(
         seed=seed,
         layer="real",
         seconds=round(time.perf_counter() - begun, 1),

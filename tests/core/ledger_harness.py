@@ -2,11 +2,11 @@
 
 import sqlite3
 
-from exporter.counting.counting import Rules
+from exporter.counting.classify import Rules
 from exporter.counting.rules import SourceRules
-from exporter.ledger.entries import Moment
+from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
-from exporter.model import Job, Reading, Result, Run
+from exporter.model import Batch, Job, Result, Run
 from exporter.state.opening import open_state
 
 BASELINE = 1_000_000.0
@@ -98,19 +98,19 @@ class Book:
         self.ledger.close()
 
     @property
-    def moment(self):
-        return Moment(now=self.now, started=self.started)
+    def poll_context(self):
+        return PollContext(now=self.now, started=self.started)
 
     started = BASELINE
 
-    def poll(self, *readings, advance=60.0, swept=False):
+    def poll(self, *batches, advance=60.0, swept=False):
         """A complete poll that reads these; returns what was entered."""
         self.begin()
-        entered = [self.ledger.commit("s", reading, self.moment) for reading in readings]
-        entered.append(self.ledger.give_up("s", self.moment))
-        self.ledger.finish("s", self.moment, swept=swept)
+        stats = [self.ledger.commit("s", batch, self.poll_context) for batch in batches]
+        stats.append(self.ledger.expire_open_runs("s", self.poll_context))
+        self.ledger.finish("s", self.poll_context, swept=swept)
         self.now += advance
-        return entered
+        return stats
 
     def begin(self):
         self.started = self.now
@@ -119,20 +119,20 @@ class Book:
     def read(self, *runs, jobs=None, through=None, **fields):
         """A poll with one reading of these runs."""
         described = [Job(job_id=job, name=job) for job in sorted({each.job_id for each in runs})]
-        reading = Reading(
+        batch = Batch(
             jobs=described if jobs is None else jobs,
             runs=runs,
             through=self.now - 60 if through is None else through,
             **fields,
         )
-        return self.poll(reading)[0]
+        return self.poll(batch)[0]
 
     def job(self, job_id="j"):
         return self.jobs()[job_id]
 
     def jobs(self):
         """The records of all jobs by ID, also of those that the configuration excludes."""
-        return {job.job.job_id: job for job in self.ledger.books.of_source("s").values()}
+        return {job.job.job_id: job for job in self.ledger.committed.of_source("s").values()}
 
     def counts(self, job_id="j", family=RUNS):
         job = self.jobs().get(job_id)

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from exporter.simulators.faults import Drop, Duplicate, Late, Lie, LostEnd, Nameless, Shorter, Shuffle, Stale
+from exporter.simulators.disruptions import Drop, Duplicate, Late, Lie, LostEnd, Nameless, Shorter, Shuffle, Stale
 from exporter.simulators.world import SimRun
 
 Row = TypeVar("Row")

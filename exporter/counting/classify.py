@@ -19,29 +19,29 @@ MAX_ERROR_TYPES = 50
 """Error types a job; what comes after goes to `__other__`."""
 
 
-class Mark(enum.IntEnum):
+class CountState(enum.IntEnum):
     """What the state holds a run for."""
 
     OPEN = 0
     COUNTED = 1
     BASELINE = 2
-    GIVEN_UP = 3
+    EXPIRED = 3
 
 
-class Known(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class RunRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What the state knows of a run. `earlier`: ends that are counted, of a run that came back to life."""
 
     run: Run
-    mark: Mark
+    mark: CountState
     earlier: tuple[float, ...] = ()
 
 
-class Verdict(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What an answer about a run means. `keep` is what the state shall hold from now on; None: as before."""
 
     disposition: Disposition
     counts: bool = False
-    keep: Known | None = None
+    keep: RunRecord | None = None
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,30 +66,34 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     forgotten: float | None = None
 
 
-def judge(known: Known | None, run: Run, context: Context) -> Verdict:
+def classify(known: RunRecord | None, run: Run, context: Context) -> Decision:
     """What this answer means, given what is known of the run."""
     if run.after_end:
         run = msgspec.structs.replace(run, after_end=False)
-        if known is not None and known.mark in (Mark.COUNTED, Mark.BASELINE) and known.run.result is not None:
+        if (
+            known is not None
+            and known.mark in (CountState.COUNTED, CountState.BASELINE)
+            and known.run.result is not None
+        ):
             return _cleaning_up(known, run)
     if known is None:
         return _first_seen(run, context)
-    if known.mark is Mark.OPEN:
+    if known.mark is CountState.OPEN:
         return _of_open(known, run, context)
     return _of_ended(known, run, context)
 
 
-def _first_seen(run: Run, context: Context) -> Verdict:
+def _first_seen(run: Run, context: Context) -> Decision:
     if run.result is None:
         too_old = age(run, context.baseline) > context.max_run_age
-        mark = Mark.BASELINE if too_old else Mark.OPEN
+        mark = CountState.BASELINE if too_old else CountState.OPEN
         disposition = Disposition.BASELINE if too_old else Disposition.NEW
-        return Verdict(disposition=disposition, keep=Known(run=run, mark=mark))
+        return Decision(disposition=disposition, keep=RunRecord(run=run, mark=mark))
     if not _after_baseline(run, context) or _forgotten(run, context):
-        return Verdict(disposition=Disposition.BASELINE, keep=Known(run=run, mark=Mark.BASELINE))
+        return Decision(disposition=Disposition.BASELINE, keep=RunRecord(run=run, mark=CountState.BASELINE))
     late = context.watermark is not None and run.end is not None and run.end < context.watermark
     disposition = Disposition.LATE if late else Disposition.NEW
-    return Verdict(disposition=disposition, counts=True, keep=Known(run=run, mark=Mark.COUNTED))
+    return Decision(disposition=disposition, counts=True, keep=RunRecord(run=run, mark=CountState.COUNTED))
 
 
 def _after_baseline(run: Run, context: Context) -> bool:
@@ -114,54 +118,58 @@ def _forgotten(run: Run, context: Context) -> bool:
     return context.forgotten is not None and ended is not None and ended < context.forgotten
 
 
-def _of_open(known: Known, run: Run, context: Context) -> Verdict:
+def _of_open(known: RunRecord, run: Run, context: Context) -> Decision:
     if run.result is None:
         if run == known.run:
-            return Verdict(disposition=Disposition.DUPLICATE)
-        return Verdict(disposition=Disposition.UPDATED, keep=_with(known, run, Mark.OPEN))
+            return Decision(disposition=Disposition.DUPLICATE)
+        return Decision(disposition=Disposition.UPDATED, keep=_with(known, run, CountState.OPEN))
     if is_cleaning_up(known, reopens=context.reopens):
-        return Verdict(disposition=Disposition.UPDATED, keep=Known(run=run, mark=Mark.COUNTED))
+        return Decision(disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.COUNTED))
     if context.reopens and run.end is not None and run.end in known.earlier:
         # Either the answer that showed it open was stale, or this one is. Its ending is counted in both cases, and a
         # run that did come back will be shown as open again.
         earlier = tuple(end for end in known.earlier if end != run.end)
-        return Verdict(disposition=Disposition.DUPLICATE, keep=Known(run=run, mark=Mark.COUNTED, earlier=earlier))
+        return Decision(
+            disposition=Disposition.DUPLICATE, keep=RunRecord(run=run, mark=CountState.COUNTED, earlier=earlier)
+        )
     if run.end is not None and run.end <= context.baseline - END_TOLERANCE:
         # The row that showed it open was stale.
-        return Verdict(disposition=Disposition.BASELINE, keep=_with(known, run, Mark.BASELINE))
-    return Verdict(disposition=Disposition.UPDATED, counts=True, keep=_with(known, run, Mark.COUNTED))
+        return Decision(disposition=Disposition.BASELINE, keep=_with(known, run, CountState.BASELINE))
+    return Decision(disposition=Disposition.UPDATED, counts=True, keep=_with(known, run, CountState.COUNTED))
 
 
-def _cleaning_up(known: Known, run: Run) -> Verdict:
+def _cleaning_up(known: RunRecord, run: Run) -> Decision:
     """Return what it means that a completed run still cleans up: it is open, but its completion stays the only one."""
     completion = 0.0 if known.run.end is None else known.run.end
-    return Verdict(disposition=Disposition.UPDATED, keep=Known(run=run, mark=Mark.OPEN, earlier=(completion,)))
+    return Decision(
+        disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.OPEN, earlier=(completion,))
+    )
 
 
-def is_cleaning_up(known: Known, *, reopens: bool) -> bool:
+def is_cleaning_up(known: RunRecord, *, reopens: bool) -> bool:
     """Return whether an open run completed before, and its next end is not another completion."""
-    return known.mark is Mark.OPEN and bool(known.earlier) and not reopens
+    return known.mark is CountState.OPEN and bool(known.earlier) and not reopens
 
 
-def _of_ended(known: Known, run: Run, context: Context) -> Verdict:
+def _of_ended(known: RunRecord, run: Run, context: Context) -> Decision:
     if run.result is None:
-        if known.mark is Mark.GIVEN_UP or known.run.result is None or not context.reopens:
-            return Verdict(disposition=Disposition.DUPLICATE)
+        if known.mark is CountState.EXPIRED or known.run.result is None or not context.reopens:
+            return Decision(disposition=Disposition.DUPLICATE)
         ends = known.earlier if known.run.end is None else (*known.earlier, known.run.end)
-        return Verdict(disposition=Disposition.UPDATED, keep=Known(run=run, mark=Mark.OPEN, earlier=ends))
+        return Decision(disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.OPEN, earlier=ends))
     if run == known.run:
-        return Verdict(disposition=Disposition.DUPLICATE)
-    if context.reopens and known.mark is not Mark.GIVEN_UP and _another_ending(known, run, context):
+        return Decision(disposition=Disposition.DUPLICATE)
+    if context.reopens and known.mark is not CountState.EXPIRED and _another_ending(known, run, context):
         ends = known.earlier if known.run.end is None else (*known.earlier, known.run.end)
-        keep = Known(run=run, mark=Mark.COUNTED, earlier=ends)
-        return Verdict(disposition=Disposition.UPDATED, counts=True, keep=keep)
+        keep = RunRecord(run=run, mark=CountState.COUNTED, earlier=ends)
+        return Decision(disposition=Disposition.UPDATED, counts=True, keep=keep)
     if context.reopens and run.end is not None and run.end in known.earlier:
-        return Verdict(disposition=Disposition.DUPLICATE)
-    mark = Mark.COUNTED if known.mark is Mark.GIVEN_UP else known.mark
-    return Verdict(disposition=Disposition.UPDATED, keep=_with(known, run, mark))
+        return Decision(disposition=Disposition.DUPLICATE)
+    mark = CountState.COUNTED if known.mark is CountState.EXPIRED else known.mark
+    return Decision(disposition=Disposition.UPDATED, keep=_with(known, run, mark))
 
 
-def _another_ending(known: Known, run: Run, context: Context) -> bool:
+def _another_ending(known: RunRecord, run: Run, context: Context) -> bool:
     """Whether a run that can come back has ended again: an ending is (id, end time)."""
     if known.run.result is None:
         return False  # too old at the baseline: this is its first ending
@@ -170,15 +178,15 @@ def _another_ending(known: Known, run: Run, context: Context) -> bool:
     return run.end > context.baseline
 
 
-def _with(known: Known, run: Run, mark: Mark) -> Known:
-    return Known(run=run, mark=mark, earlier=known.earlier)
+def _with(known: RunRecord, run: Run, mark: CountState) -> RunRecord:
+    return RunRecord(run=run, mark=mark, earlier=known.earlier)
 
 
 def origin(run: Run) -> float | None:
     """The instant from which an open run's age counts: its start, else its creation, or the start it waits for."""
     if run.start is not None:
         return run.start
-    known = [instant for instant in (run.created, run.scheduled) if instant is not None]
+    known = [timestamp for timestamp in (run.created, run.scheduled) if timestamp is not None]
     return max(known, default=None)
 
 
@@ -210,7 +218,7 @@ def count_ending(job: JobState, run: Run, rules: Rules, *, attempts: bool) -> No
     result = run.result or Result.UNKNOWN
     exemplar = None if run.end is None else Exemplar(run.run_id, 1.0, run.end)
     counter = job.count("jobrun_runs_total", result, released=rules.released)
-    if exemplar and (counter.exemplar is None or counter.exemplar.instant <= exemplar.instant):
+    if exemplar and (counter.exemplar is None or counter.exemplar.timestamp <= exemplar.timestamp):
         counter.exemplar = exemplar
     if attempts:
         job.count("jobrun_run_retries_total", amount=run.retries, released=rules.released)

@@ -2,14 +2,14 @@
 
 import httpx
 
-from exporter.ledger.entries import Moment
-from exporter.model import Job, Reading, Result, Run, State
-from exporter.reports.asking import Asking
+from exporter.ledger.batch_writer import PollContext
+from exporter.model import Batch, Job, Result, Run, State
 from exporter.reports.reader import Reader
-from exporter.reports.reporting import Parts, Reporter
+from exporter.reports.reporting import Dependencies, Reporter
+from exporter.reports.vendor_queries import VendorQueries
 from exporter.web import api, openapi
-from exporter.web.application import Answers, application
-from exporter.web.handling import Bounds, Handling
+from exporter.web.application import WebHandlers, application
+from exporter.web.request_pool import Bounds, RequestPool
 from exporter.web.server import WebServer
 from tests.contract.harness import NOW, Bench
 
@@ -37,10 +37,10 @@ class Desk:
         self.configure(web or {})
         self.refused = ""
         self._ends = []
-        self.asking = asking or Asking(self.bench.clock, steps_seconds=5.0)
-        self.handling = Handling(bounds or Bounds(rate=10_000, burst=10_000))
+        self.asking = asking or VendorQueries(self.bench.clock, steps_seconds=5.0)
+        self.handling = RequestPool(bounds or Bounds(rate=10_000, burst=10_000))
         self._reporter = Reporter(
-            Parts(
+            Dependencies(
                 ledger=self.bench.ledger,
                 publisher=self.bench.publisher,
                 reader=Reader(self.bench.state),
@@ -71,17 +71,17 @@ class Desk:
         described = [*jobs, *(Job(job_id=name, name=name) for name in sorted({run.job_id for run in runs}))]
         known = {job.job_id: job for job in reversed(described)}
         now = self.bench.clock()
-        reading = Reading(jobs=list(known.values()), runs=runs, through=through or now - 1, **fields)
+        batch = Batch(jobs=list(known.values()), runs=runs, through=through or now - 1, **fields)
         self.bench.ledger.begin("one", now)
-        self.bench.ledger.commit("one", reading, Moment(now=now, started=now))
-        self.bench.ledger.finish("one", Moment(now=now, started=now), swept=False)
+        self.bench.ledger.commit("one", batch, PollContext(now=now, started=now))
+        self.bench.ledger.finish("one", PollContext(now=now, started=now), swept=False)
         self.bench.publisher.publish()
 
     def client(self):
         """An HTTP client of the JSON pages."""
         routes = api.routes(self.reporter, self.handling, lambda: openapi.document("test"))
         nothing = lambda: (True, "")  # noqa: E731  # a stand-in
-        answers = Answers(
+        answers = WebHandlers(
             page=lambda: self.bench.exposition.page,
             scraped=lambda _: None,
             healthy=nothing,

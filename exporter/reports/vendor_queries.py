@@ -36,7 +36,7 @@ Said = TypeVar("Said")
 Key = tuple[str, str]
 
 
-class Asking:
+class VendorQueries:
     """Thread-safe.
 
     Args:

@@ -1,6 +1,6 @@
 """Promise 3: a new series shows 0 long enough, and to somebody, before it shows its value."""
 
-from exporter.metrics.holds import Holds
+from exporter.metrics.zero_first import ZeroFirst
 
 RUNS = (("job", 1), "jobrun_runs_total", "error")
 DURATION = (("job", 1), "jobrun_run_duration_seconds", "error")
@@ -108,6 +108,6 @@ def test_a_histogram_leaves_counters_of_other_labels_alone(holds, clock):
 
 
 def test_a_time_of_zero_holds_nothing(clock):
-    holds = Holds(0, clock)
+    holds = ZeroFirst(0, clock)
     holds.shown(1, [RUNS])
     assert holds.due() == [RUNS]

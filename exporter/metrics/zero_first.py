@@ -25,7 +25,7 @@ class _Batch(msgspec.Struct):
     series: set[Series]
 
 
-class Holds:
+class ZeroFirst:
     """The series that are held at 0, in batches of the pages that first showed them.
 
     A series is due when its 0 was served for `zero_first` seconds and a scrape got a page that showed it. Work goes

@@ -9,7 +9,7 @@ import msgspec
 from exporter.errors import SchemaError
 from exporter.model import Job, Run, one_row_per_run
 from exporter.sources.paging import PageGuard
-from exporter.sources.turns import Pulse, Schedule
+from exporter.sources.request_queue import JobActivity, Schedule
 from exporter.sources.unreadable import awaited, counted
 
 MAX_PAGES = 100
@@ -54,7 +54,7 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class JobNote(msgspec.Struct, frozen=True, array_like=True):
+class JobCheckpoint(msgspec.Struct, frozen=True, array_like=True):
     """What the state keeps of a job: when its runs were last read whole, and what is known of its schedule since when.
 
     It is what tells a job's first reading from a later one, even after its runs have been forgotten here.
@@ -68,7 +68,7 @@ class JobNote(msgspec.Struct, frozen=True, array_like=True):
     unreadable: int = 0
     whole: bool = True
 
-    def after(self, walk: "Walk") -> "JobNote":
+    def after(self, walk: "PageCursor") -> "JobCheckpoint":
         """The note after a walk. One that met rows that may become right has not read the job whole."""
         unreadable = counted(self.unreadable, walk.invalid)
         read = walk.began if walk.whole and not awaited(unreadable) else self.read
@@ -76,7 +76,7 @@ class JobNote(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.structs.replace(self, read=read, unreadable=unreadable, whole=whole)
 
 
-class Walk(msgspec.Struct, kw_only=True):
+class PageCursor(msgspec.Struct, kw_only=True):
     """The pages of one job's runs, newest first as a rule, until one shows what has been read before.
 
     Attributes:
@@ -165,15 +165,15 @@ class Watched(msgspec.Struct, kw_only=True):
     """
 
     row: JobRow
-    note: JobNote
+    note: JobCheckpoint
     asked: float | None
     failed: bool = False
     digest: bytes = b""
     changed: bool = False
     elsewhere: dict[str, Elsewhere] = {}
     last_start: float | None = None
-    walk: Walk | None = None
-    older: Walk | None = None
+    walk: PageCursor | None = None
+    older: PageCursor | None = None
     missed: float | None = None
 
     @property
@@ -190,9 +190,9 @@ class Watched(msgspec.Struct, kw_only=True):
         """The job as it is told to the ledger."""
         return self.row.job(self.note.schedule)
 
-    def pulse(self, now: float, *, is_open: bool) -> Pulse:
+    def activity(self, now: float, *, is_open: bool) -> JobActivity:
         """How urgent it is. One that was not read whole, or not by this process, may be more urgent than it looks."""
-        return Pulse(
+        return JobActivity(
             open=is_open or self.changed or awaited(self.note.unreadable),
             enabled=None if self.note.read is None else self.row.enabled,
             schedule=self.note.schedule,
@@ -244,16 +244,16 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 
     project: str
     slug: str
-    note: JobNote
+    note: JobCheckpoint
     digest: bytes | None = None
     last_start: float | None = None
 
 
-def looking_back(now: float, floor: float, behind: Walk | None = None) -> Walk:
+def looking_back(now: float, floor: float, behind: PageCursor | None = None) -> PageCursor:
     """Return a walk down to the floor whatever its pages show; it goes on where the walk `behind` which it is ended."""
     if behind is not None:
         return msgspec.structs.replace(behind, baseline=-math.inf, deep=True, skipped=False, reached=None)
-    return Walk(began=now, floor=floor, baseline=-math.inf, deep=True)
+    return PageCursor(began=now, floor=floor, baseline=-math.inf, deep=True)
 
 
 def is_newest_first(runs: Sequence[Run]) -> bool:

@@ -213,7 +213,7 @@ ALL_BROKEN = (
         up=False,
         last_outcome="error",
         last_reason="auth",
-        last_fault="The API refused the key (401).",
+        last_error="The API refused the key (401).",
         watermark=NOW - 5 * HOUR,
     ),
     source(
@@ -222,7 +222,7 @@ ALL_BROKEN = (
         up=False,
         last_outcome="partial",
         last_reason="http_4xx",
-        last_fault="2 scopes may not be read.",
+        last_error="2 scopes may not be read.",
         scopes_unreadable=2,
         unreadable=("north", "south"),
         unobserved_seconds=7200.0,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from exporter.counting.counting import Rules, bounded, seed
+from exporter.counting.classify import Rules, bounded, seed
 from exporter.counting.records import (
     OTHER,
     SEPARATOR,
@@ -18,7 +18,7 @@ from exporter.counting.records import (
     name_apart,
 )
 from exporter.counting.rules import SourceRules, included_since
-from exporter.ledger.books import Books
+from exporter.ledger.books import LedgerState
 from exporter.metrics.families import ERRORS, RUN_DURATION, RUNS, STEPS
 from exporter.metrics.room import EXPECTED_RESULTS, STEP_COUNTERS, bucket_lines
 from exporter.model import Job, Result, Run, Step
@@ -34,7 +34,7 @@ ROOM = 0.9
 """A folded job gets its own series when less than this part of the limit is used."""
 
 
-class Draft:
+class Transaction:
     """Copies of one source's records, to be changed and then written.
 
     Args:
@@ -48,7 +48,7 @@ class Draft:
 
     def __init__(  # noqa: PLR0913  # each is one of the things that a draft is made of
         self,
-        books: Books,
+        committed: LedgerState,
         rules: SourceRules,
         counting: Rules,
         now: float,
@@ -56,7 +56,7 @@ class Draft:
         *,
         step_histograms: bool,
     ) -> None:
-        self._books = books
+        self._books = committed
         self._rules = rules
         self._counting = counting
         self._now = now
@@ -64,18 +64,18 @@ class Draft:
         self._step_histograms = step_histograms
         self._steps: dict[int, set[str]] = {}
         self._folded_steps: dict[int, set[str]] = {}
-        self._next_key = books.next_key
+        self._next_key = committed.next_key
         self._new: dict[str, int] = {}
         self._names: dict[tuple[str, str], int] = {}
         self._exporter: Counted | None = None
-        self.source = fork(books.sources[rules.name])
+        self.source = fork(committed.sources[rules.name])
         self.scopes: set[str] = set()
         self.notes: set[str] = set()
         self.jobs: dict[int, JobState] = {}
         self.runs: dict[str, StoredRun] = {}
         self.recount: set[int] = set()
         self.correct: set[int] = set()
-        self.series = books.series_total
+        self.series = committed.series_total
 
     @property
     def exporter(self) -> Counted | None:

@@ -48,7 +48,7 @@ class Mortal:
         for connection in self._connections:
             sqlite3.Connection.close(connection)
 
-    def glance(self) -> None:
+    def snapshot(self) -> None:
         """It looks at the clock."""
         self._reach("glance")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from exporter.config.source import SourceSettings
-from exporter.counting.counting import Mark, root_failure
+from exporter.counting.classify import CountState, root_failure
 from exporter.counting.records import JobState
 from exporter.links import absolute, run_path, vendor_url
 from exporter.model import Result, Step
@@ -17,7 +17,12 @@ from exporter.reports.records import RunReport, StepReport, Usual
 from exporter.reports.runlist import Place
 from exporter.state.schema import StoredRun
 
-MARKS = {Mark.OPEN: "open", Mark.COUNTED: "counted", Mark.BASELINE: "baseline", Mark.GIVEN_UP: "given_up"}
+MARKS = {
+    CountState.OPEN: "open",
+    CountState.COUNTED: "counted",
+    CountState.BASELINE: "baseline",
+    CountState.EXPIRED: "given_up",
+}
 """What a run is held for, in words."""
 
 STEP_RESULTS = msgspec.json.Decoder(list[tuple[str, Result | None, float | None]])
@@ -60,12 +65,12 @@ def ended_at(row: StoredRun) -> float:
 
 def mark_of(row: StoredRun) -> str:
     """What a run is held for, in a word."""
-    return "late" if row.late and row.known.mark is Mark.COUNTED else MARKS[row.known.mark]
+    return "late" if row.late and row.known.mark is CountState.COUNTED else MARKS[row.known.mark]
 
 
 def endings(row: StoredRun) -> int:
     """How often a run was counted: once for each of its lives that ended."""
-    return len(row.known.earlier) + (row.known.mark in {Mark.COUNTED, Mark.GIVEN_UP})
+    return len(row.known.earlier) + (row.known.mark in {CountState.COUNTED, CountState.EXPIRED})
 
 
 def cursor(place: Place) -> str:

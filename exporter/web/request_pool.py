@@ -40,7 +40,7 @@ class Bounds(NamedTuple):
     patience: float = 20.0
 
 
-class Handling:
+class RequestPool:
     """Threads for handlers. Its endpoints are to be called by one event loop only.
 
     Args:

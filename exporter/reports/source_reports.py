@@ -2,8 +2,8 @@
 
 from exporter.config.source import SourceSettings
 from exporter.counting.records import SourceState
-from exporter.ledger.entries import merged
-from exporter.polling.schedule import Polled
+from exporter.ledger.batch_writer import merged
+from exporter.polling.schedule import ScheduledSource
 from exporter.reports.records import BudgetReport, Range, SourceReport
 from exporter.sources import SOURCES
 
@@ -12,7 +12,7 @@ MOST_SHOWN = 20
 
 
 def report(  # noqa: PLR0913  # each is one of the things that a report is made of
-    polled: Polled, settings: SourceSettings, state: SourceState, *, jobs: int, open_runs: int, now: float
+    polled: ScheduledSource, settings: SourceSettings, state: SourceState, *, jobs: int, open_runs: int, now: float
 ) -> SourceReport:
     """How a source stands."""
     meter, watermark = polled.meter, state.watermark()
@@ -27,7 +27,7 @@ def report(  # noqa: PLR0913  # each is one of the things that a report is made 
         last_poll_duration=meter.value("jobrun_source_last_poll_duration_seconds"),
         last_outcome=polled.poller.last_outcome,
         last_reason=polled.poller.last_reason,
-        last_fault=polled.poller.last_fault,
+        last_error=polled.poller.last_error,
         last_success=meter.value("jobrun_source_last_success_timestamp_seconds"),
         poll_interval=meter.value("jobrun_source_poll_interval_seconds") or settings.poll_interval,
         watermark=watermark,

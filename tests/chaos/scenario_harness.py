@@ -15,12 +15,12 @@ from exporter.simulators.clock import Clock
 from exporter.simulators.server import Simulator
 from exporter.simulators.snowplow_sign_in import SnowplowCredentials
 from exporter.simulators.world import MARK
+from tests.chaos.crashable import Disk, Killed, Place, copied
 from tests.chaos.direct import TIMEOUT, Direct
+from tests.chaos.ground_truth import Truths
 from tests.chaos.life import Around, LedgerKind, Life
-from tests.chaos.mortal import Disk, Killed, Place, copied
 from tests.chaos.quick import quick
 from tests.chaos.renamed import EXCLUDED
-from tests.chaos.truths import Truths
 from tests.chaos.watch import UNBOUNDED, Findings, Watch
 from tests.chaos.worlds import DenseWorld, Size, drawn
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW, Offset

@@ -34,29 +34,29 @@ def span(seconds: float) -> str:
     return f"{large:.0f}{letter} {small}{small_letter}" if small else f"{large:.0f}{letter}"
 
 
-def age(instant: float, now: float) -> str:
+def age(timestamp: float, now: float) -> str:
     """How far an instant is away, in one unit: `now`, `40s ago`, `3h ago`, `in 5m`."""
-    far = abs(now - instant)
+    far = abs(now - timestamp)
     if far < NOW:
         return "now"
     size, letter = next(((unit, letter) for unit, letter, *_ in UNITS if far >= unit), (1.0, "s"))
     text = f"{int(far / size)}{letter}"
-    return f"{text} ago" if instant <= now else f"in {text}"
+    return f"{text} ago" if timestamp <= now else f"in {text}"
 
 
-def machine_time(instant: float) -> str:
+def machine_time(timestamp: float) -> str:
     """`2026-11-22T04:21:06Z`, for a `<time>`."""
-    return f"{_written(instant, 'T')}Z"
+    return f"{_written(timestamp, 'T')}Z"
 
 
-def full_time(instant: float) -> str:
+def full_time(timestamp: float) -> str:
     """`2026-11-22 04:21:06 UTC`."""
-    return f"{_written(instant, ' ')} UTC"
+    return f"{_written(timestamp, ' ')} UTC"
 
 
-def _written(instant: float, between: str) -> str:
+def _written(timestamp: float, between: str) -> str:
     try:
-        when = dt.datetime.fromtimestamp(int(instant), dt.UTC)
+        when = dt.datetime.fromtimestamp(int(timestamp), dt.UTC)
     except (ValueError, OverflowError, OSError):  # beyond the years 1 to 9999, which a vendor may well claim
         when = dt.datetime.fromtimestamp(0, dt.UTC)
     return when.replace(tzinfo=None).isoformat(between, "seconds")

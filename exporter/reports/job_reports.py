@@ -17,16 +17,16 @@ from exporter.reports.filters import JobFilter, JobOrder
 from exporter.reports.records import Ending, JobReport
 
 
-class Judged(msgspec.Struct, frozen=True):
+class AssessedJob(msgspec.Struct, frozen=True):
     """A job with what is said of it in a word."""
 
     view: JobView
     status: str
 
 
-def judged(view: JobView, watermark: float | None) -> Judged:
+def judged(view: JobView, watermark: float | None) -> AssessedJob:
     """The first status that is true of a job."""
-    return Judged(view, next(status for status, true in STATUSES.items() if true(view, watermark)))
+    return AssessedJob(view, next(status for status, true in STATUSES.items() if true(view, watermark)))
 
 
 def oldest_start(view: JobView) -> float | None:
@@ -34,7 +34,7 @@ def oldest_start(view: JobView) -> float | None:
     return view.active.get(State.EXECUTING, (0, None))[1]
 
 
-def report(job: Judged, recent: tuple[Ending, ...] = ()) -> JobReport:
+def report(job: AssessedJob, recent: tuple[Ending, ...] = ()) -> JobReport:
     """All that is shown of a job."""
     view, state = job.view, job.view.state
     failure = state.last_failure
@@ -74,7 +74,7 @@ def _ending(last: LastRun) -> Ending:
     return Ending(run_id=last.run_id, result=last.result, end=last.order, duration=last.duration)
 
 
-def fits(job: Judged, wanted: JobFilter) -> bool:
+def fits(job: AssessedJob, wanted: JobFilter) -> bool:
     """Whether a job is one of those that are wanted, whatever its status."""
     state, search = job.view.state, wanted.search.casefold()
     return (
@@ -86,17 +86,17 @@ def fits(job: Judged, wanted: JobFilter) -> bool:
     )
 
 
-def statuses(jobs: Iterable[Judged]) -> dict[str, int]:
+def statuses(jobs: Iterable[AssessedJob]) -> dict[str, int]:
     """How many jobs there are of each status."""
     counts = Counter(job.status for job in jobs)
     return {status: counts[status] for status in STATUSES}
 
 
-def ordered(jobs: Iterable[Judged], order: JobOrder) -> list[Judged]:
+def ordered(jobs: Iterable[AssessedJob], order: JobOrder) -> list[AssessedJob]:
     """In an order: what it goes by, then the name; jobs of which it is not known come last."""
     value = ORDERS[order]
 
-    def key(job: Judged) -> tuple[bool, float, tuple[str, str, str]]:
+    def key(job: AssessedJob) -> tuple[bool, float, tuple[str, str, str]]:
         state, known = job.view.state, value(job)
         return known is None, known or 0.0, (state.name, state.project, state.source)
 
@@ -107,11 +107,11 @@ def _negative(value: float | None) -> float | None:
     return None if value is None else -value
 
 
-def _of_last(value: Callable[[LastRun], float | None]) -> Callable[[Judged], float | None]:
+def _of_last(value: Callable[[LastRun], float | None]) -> Callable[[AssessedJob], float | None]:
     return lambda job: None if job.view.state.last_run is None else value(job.view.state.last_run)
 
 
-ORDERS: dict[JobOrder, Callable[[Judged], float | None]] = {
+ORDERS: dict[JobOrder, Callable[[AssessedJob], float | None]] = {
     JobOrder.URGENCY: lambda job: list(STATUSES).index(job.status),
     JobOrder.NAME: lambda _: 0.0,
     JobOrder.LAST_RUN: _of_last(lambda last: -last.order),

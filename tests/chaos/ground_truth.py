@@ -68,9 +68,9 @@ class JobTruth:
         least = bisect_right(self._created, since) - bisect_right(self._over, until)
         return max(0, least), most
 
-    def place(self, instant: float) -> int:
+    def place(self, timestamp: float) -> int:
         """How many endings there were up to an instant."""
-        return bisect_right(self.ends, instant)
+        return bisect_right(self.ends, timestamp)
 
     def streaks(self, since: float, until: float, unobserved: Sequence[Range]) -> tuple[int, int]:
         """Bounds of the failing runs in a row as of some instant of this stretch."""

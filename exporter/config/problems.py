@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 
-class Fault(NamedTuple):
+class ConfigProblem(NamedTuple):
     """One fault, or one warning.
 
     Attributes:
@@ -25,9 +25,9 @@ class Fault(NamedTuple):
 class ConfigError(Exception):
     """The config cannot be used. `faults` holds every fault that was found."""
 
-    def __init__(self, faults: Sequence[Fault]) -> None:
-        super().__init__("\n".join(map(str, faults)))
-        self.faults = list(faults)
+    def __init__(self, problems: Sequence[ConfigProblem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = list(problems)
 
 
 def path_of(keys: Iterable[str | int]) -> str:
@@ -46,11 +46,12 @@ def path_of(keys: Iterable[str | int]) -> str:
 
 def wrong(message: str, *below: str | int) -> PydanticCustomError:
     """The error that a validator raises for a value; `below` are the keys under it that are meant."""
-    return PydanticCustomError("fault", "{message}", {"message": message, "below": below})
+    return PydanticCustomError("problem", "{message}", {"message": message, "below": below})
 
 
-def faults_of(error: ValidationError) -> list[Fault]:
+def problems_of(error: ValidationError) -> list[ConfigProblem]:
     """The faults that a `Section` found."""
     return [
-        Fault(path_of(detail["loc"]), detail["msg"]) for detail in error.errors(include_url=False, include_input=False)
+        ConfigProblem(path_of(detail["loc"]), detail["msg"])
+        for detail in error.errors(include_url=False, include_input=False)
     ]

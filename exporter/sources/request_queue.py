@@ -32,7 +32,7 @@ class Schedule(msgspec.Struct, frozen=True):
     timezone: str = ""
 
 
-class Tier(enum.IntEnum):
+class PollTier(enum.IntEnum):
     """How often a job is asked: each poll, every third, or every tenth; see `spacing`."""
 
     FAST = 1
@@ -40,11 +40,11 @@ class Tier(enum.IntEnum):
     SLOW = 10
 
 
-LONGEST = {Tier.FAST: 60.0, Tier.NORMAL: 180.0, Tier.SLOW: 600.0}
+LONGEST = {PollTier.FAST: 60.0, PollTier.NORMAL: 180.0, PollTier.SLOW: 600.0}
 """Where polls are rare, a tier skips none if they are further apart than so many seconds."""
 
 
-class Pulse(msgspec.Struct, frozen=True, kw_only=True):
+class JobActivity(msgspec.Struct, frozen=True, kw_only=True):
     """What tells how urgent a job is.
 
     Attributes:
@@ -60,7 +60,7 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True):
     last_start: float | None
 
 
-class Turn(msgspec.Struct, Generic[Ask], frozen=True, kw_only=True):
+class ScheduledRequest(msgspec.Struct, Generic[Ask], frozen=True, kw_only=True):
     """Something that may be asked for.
 
     Attributes:
@@ -73,29 +73,29 @@ class Turn(msgspec.Struct, Generic[Ask], frozen=True, kw_only=True):
     """
 
     ask: Ask
-    tier: Tier | None
+    tier: PollTier | None
     late: float
     due: bool = True
     begun: bool = False
     again: bool = False
 
 
-def spacing(tier: Tier, poll_interval: float) -> float:
+def spacing(tier: PollTier, poll_interval: float) -> float:
     """Seconds between two looks at a job, if the budget allows."""
     return min(tier * poll_interval, max(poll_interval, LONGEST[tier]))
 
 
-def tier(pulse: Pulse, now: float, poll_interval: float) -> Tier:
+def tier(activity: JobActivity, now: float, poll_interval: float) -> PollTier:
     """How often a job shall be asked now."""
-    if pulse.open:
-        return Tier.FAST
-    if pulse.enabled is False:
-        return Tier.SLOW
-    since = float("inf") if pulse.last_start is None else now - pulse.last_start
-    near = has_tick(pulse.schedule, now - spacing(Tier.SLOW, poll_interval), now + poll_interval)
+    if activity.open:
+        return PollTier.FAST
+    if activity.enabled is False:
+        return PollTier.SLOW
+    since = float("inf") if activity.last_start is None else now - activity.last_start
+    near = has_tick(activity.schedule, now - spacing(PollTier.SLOW, poll_interval), now + poll_interval)
     if near is None:
-        return Tier.NORMAL if since < IDLE else Tier.SLOW
-    return Tier.NORMAL if near or since < RECENT else Tier.SLOW
+        return PollTier.NORMAL if since < IDLE else PollTier.SLOW
+    return PollTier.NORMAL if near or since < RECENT else PollTier.SLOW
 
 
 def has_tick(schedule: Schedule, start: float, end: float) -> bool | None:
@@ -108,22 +108,22 @@ def has_tick(schedule: Schedule, start: float, end: float) -> bool | None:
     return None if tick is None else tick <= end
 
 
-def lateness(asked: float | None, now: float, tier: Tier, poll_interval: float) -> float:
+def overdue_ratio(asked: float | None, now: float, tier: PollTier, poll_interval: float) -> float:
     """How long a job has waited, in parts of its spacing; infinite if it was never asked, or only by a wrong clock."""
     return float("inf") if asked is None or asked > now else (now - asked) / spacing(tier, poll_interval)
 
 
-def is_due(asked: float | None, now: float, tier: Tier, poll_interval: float) -> bool:
+def should_ask(asked: float | None, now: float, tier: PollTier, poll_interval: float) -> bool:
     """Whether a job shall be asked in this poll: at the next one it would have waited for too long."""
     return asked is None or asked > now or now - asked >= spacing(tier, poll_interval) - poll_interval
 
 
-def has_come(due: float, now: float, longest: float) -> bool:
+def is_due(due: float, now: float, longest: float) -> bool:
     """Whether an instant has come that was set to `longest` seconds ahead at most: else a wrong clock has set it."""
     return not now < due <= now + longest
 
 
-def ordered(turns: Iterable[Turn[Ask]]) -> Iterator[Ask]:
+def ordered(turns: Iterable[ScheduledRequest[Ask]]) -> Iterator[Ask]:
     """What is begun, then the open ones mixed with the others, each kind the latest first.
 
     While some were never asked, every second turn is one of theirs.
@@ -131,8 +131,8 @@ def ordered(turns: Iterable[Turn[Ask]]) -> Iterator[Ask]:
     given = list(turns)
     due = sorted((turn for turn in given if turn.due), key=lambda turn: -turn.late)
     begun = [turn.ask for turn in due if turn.begun]
-    fast = [turn.ask for turn in due if turn.tier is Tier.FAST and not turn.begun]
-    others = [turn.ask for turn in due if turn.tier is not Tier.FAST and not turn.begun]
+    fast = [turn.ask for turn in due if turn.tier is PollTier.FAST and not turn.begun]
+    others = [turn.ask for turn in due if turn.tier is not PollTier.FAST and not turn.begun]
     unread = any(math.isinf(turn.late) for turn in due)
     yield from begun
     yield from interleaved(fast, others, 1 if unread else FAST_SHARE)
@@ -149,15 +149,15 @@ def interleaved(fast: Sequence[Ask], others: Sequence[Ask], share: int) -> Itera
     yield from rest
 
 
-def round_seconds(tiers: Iterable[Tier], poll_interval: float, requests_per_minute: float) -> float:
+def round_seconds(tiers: Iterable[PollTier], poll_interval: float, requests_per_minute: float) -> float:
     """Seconds in which every job is asked once, as the budget allows."""
     counted = list(tiers)
     if not counted:
         return 0.0
     supply = max(1.0, TIME_SHARE * requests_per_minute * poll_interval / 60)
-    fast = counted.count(Tier.FAST)
+    fast = counted.count(PollTier.FAST)
     for_others = max(supply - fast, supply / (1 + FAST_SHARE))
-    others = [spacing(tier, poll_interval) for tier in counted if tier is not Tier.FAST]
+    others = [spacing(tier, poll_interval) for tier in counted if tier is not PollTier.FAST]
     demand = sum(poll_interval / seconds for seconds in others)
     slowest = max(others, default=poll_interval) * max(1.0, demand / for_others)
     if len(others) < len(counted) and others:

@@ -2,7 +2,8 @@
 
     replaces the answer   status html redirect garbage huge
     harms its delivery    hang slow half reset outage wrongdate
-    lies in its rows      stale late lost_end shorter drop duplicate shuffle nameless   (see exporter.simulators.sight)
+    lies in its rows      stale late lost_end shorter drop duplicate shuffle nameless
+                          (see exporter.simulators.response_view)
     contradicts itself    contradict                                      (see exporter.simulators.contradiction)
 
 As JSON each is an object with its word as `kind`: `{"kind": "status", "code": 503, "endpoint": "runs", "count": 2}`.
@@ -30,7 +31,9 @@ class Wire(Protocol):
         """Ends the connection after what was sent; abruptly: with a TCP reset."""
 
 
-class Fault(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True):
+class Disruption(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True
+):
     """What all faults have in common: when they strike.
 
     Attributes:
@@ -54,7 +57,7 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str
         return (self.since is None or now >= self.since) and (self.until is None or now < self.until)
 
 
-class AnswerFault(Fault, frozen=True, kw_only=True):
+class AnswerDisruption(Disruption, frozen=True, kw_only=True):
     """Gives another answer; the vendor's own code is not asked."""
 
     def answer(self, vendor_error: Response, now: float) -> Response:
@@ -67,7 +70,7 @@ class AnswerFault(Fault, frozen=True, kw_only=True):
         return 500
 
 
-class Status(AnswerFault, frozen=True, kw_only=True, tag="status"):
+class Status(AnswerDisruption, frozen=True, kw_only=True, tag="status"):
     """An error status. `retry_after` seconds are sent as such, or as an HTTP date, or as nonsense."""
 
     code: int
@@ -98,7 +101,7 @@ class Status(AnswerFault, frozen=True, kw_only=True, tag="status"):
         return plain.with_headers({"Retry-After": form[self.retry_after_form]})
 
 
-class Html(AnswerFault, frozen=True, kw_only=True, tag="html"):
+class Html(AnswerDisruption, frozen=True, kw_only=True, tag="html"):
     """200 with a web page, as a login wall or a proxy gives it."""
 
     def answer(self, vendor_error: Response, now: float) -> Response:  # noqa: ARG002  # the interface of all answers
@@ -106,7 +109,7 @@ class Html(AnswerFault, frozen=True, kw_only=True, tag="html"):
         return Response(body=ERROR_PAGE, content_type="text/html")
 
 
-class Redirect(AnswerFault, frozen=True, kw_only=True, tag="redirect"):
+class Redirect(AnswerDisruption, frozen=True, kw_only=True, tag="redirect"):
     """Sends the client elsewhere."""
 
     location: str
@@ -117,7 +120,7 @@ class Redirect(AnswerFault, frozen=True, kw_only=True, tag="redirect"):
         return Response(status=self.code, headers={"Location": self.location})
 
 
-class Garbage(AnswerFault, frozen=True, kw_only=True, tag="garbage"):
+class Garbage(AnswerDisruption, frozen=True, kw_only=True, tag="garbage"):
     """200 with JSON of a shape that nobody promised (or any text at all)."""
 
     text: str = '{"unexpected": {"shape": [1, null, "x"]}}'
@@ -127,7 +130,7 @@ class Garbage(AnswerFault, frozen=True, kw_only=True, tag="garbage"):
         return Response(body=self.text.encode())
 
 
-class Huge(AnswerFault, frozen=True, kw_only=True, tag="huge"):
+class Huge(AnswerDisruption, frozen=True, kw_only=True, tag="huge"):
     """200 with a body of so many MiB of valid JSON."""
 
     mebibytes: float = 64.0
@@ -137,7 +140,7 @@ class Huge(AnswerFault, frozen=True, kw_only=True, tag="huge"):
         return Response(body=b'["' + b"x" * int(self.mebibytes * 1024 * 1024) + b'"]')
 
 
-class DeliveryFault(Fault, frozen=True, kw_only=True):
+class DeliveryDisruption(Disruption, frozen=True, kw_only=True):
     """The right answer, wrongly delivered."""
 
     def deliver(self, wire: Wire, head: bytes, body: bytes) -> None:
@@ -145,7 +148,7 @@ class DeliveryFault(Fault, frozen=True, kw_only=True):
         raise NotImplementedError
 
 
-class Hang(DeliveryFault, frozen=True, kw_only=True, tag="hang"):
+class Hang(DeliveryDisruption, frozen=True, kw_only=True, tag="hang"):
     """Answers only after so many real seconds; None: never."""
 
     seconds: float | None = None
@@ -158,7 +161,7 @@ class Hang(DeliveryFault, frozen=True, kw_only=True, tag="hang"):
             wire.close()
 
 
-class Slow(DeliveryFault, frozen=True, kw_only=True, tag="slow"):
+class Slow(DeliveryDisruption, frozen=True, kw_only=True, tag="slow"):
     """Dribbles the body: `chunk` bytes, `pause` real seconds, and so on."""
 
     chunk: int = 16
@@ -174,7 +177,7 @@ class Slow(DeliveryFault, frozen=True, kw_only=True, tag="slow"):
         return None
 
 
-class Half(DeliveryFault, frozen=True, kw_only=True, tag="half"):
+class Half(DeliveryDisruption, frozen=True, kw_only=True, tag="half"):
     """Promises the whole body, sends this share of it, and closes."""
 
     share: float = 0.5
@@ -185,7 +188,7 @@ class Half(DeliveryFault, frozen=True, kw_only=True, tag="half"):
         wire.close()
 
 
-class Reset(DeliveryFault, frozen=True, kw_only=True, tag="reset"):
+class Reset(DeliveryDisruption, frozen=True, kw_only=True, tag="reset"):
     """Closes without an answer; `abruptly`: with a TCP reset."""
 
     abruptly: bool = True
@@ -202,7 +205,7 @@ class Outage(Reset, frozen=True, kw_only=True, tag="outage"):
     until: float
 
 
-class WrongDate(DeliveryFault, frozen=True, kw_only=True, tag="wrongdate"):
+class WrongDate(DeliveryDisruption, frozen=True, kw_only=True, tag="wrongdate"):
     """The right answer, with a `Date` that is this many seconds ahead (or behind, if negative)."""
 
     seconds: float
@@ -214,7 +217,7 @@ class WrongDate(DeliveryFault, frozen=True, kw_only=True, tag="wrongdate"):
         wire.send(before + formatdate(wrong, usegmt=True).encode() + after + body)
 
 
-class Lie(Fault, frozen=True, kw_only=True):
+class Lie(Disruption, frozen=True, kw_only=True):
     """Rows that are well formed and not true."""
 
 
@@ -271,7 +274,7 @@ class Nameless(Lie, frozen=True, kw_only=True, tag="nameless"):
     share: float = 0.0
 
 
-class Contradict(Fault, frozen=True, kw_only=True, tag="contradict"):
+class Contradict(Disruption, frozen=True, kw_only=True, tag="contradict"):
     """Lists show chosen runs a second time, in another state.
 
     Attributes:
@@ -292,7 +295,7 @@ class Contradict(Fault, frozen=True, kw_only=True, tag="contradict"):
     on: Literal["same", "first", "later"] = "same"
 
 
-AnyFault = (
+AnyDisruption = (
     Status | Html | Redirect | Garbage | Huge | Hang | Slow | Half | Reset | Outage | WrongDate
     | Stale | Late | LostEnd | Shorter | Drop | Duplicate | Shuffle | Nameless | Contradict
 )  # fmt: skip

@@ -2,10 +2,10 @@
 
 from exporter.counting.records import JobState, OpenRun, ScopeState, SourceState
 from exporter.errors import SourceError
-from exporter.ledger.entries import Entered, Moment
+from exporter.ledger.batch_writer import BatchStats, PollContext
 from exporter.model import Job
 from exporter.polling.poll import Poller
-from tests.core.book import rules
+from tests.core.ledger_harness import rules
 
 STARTED = 1_000_000.0
 INTERVAL = 100.0
@@ -25,7 +25,7 @@ class Clock:
         self.monotonic += seconds
 
 
-class Told:
+class PollResult:
     """Takes whatever it is told; `named` is put before it."""
 
     def __init__(self, events, named):
@@ -44,7 +44,7 @@ class FakeSource:
         self.answers = {}
         self.when_asked = lambda: None
 
-    def readings(self, view):
+    def fetch(self, view):
         for each in self.script.pop(0):
             if isinstance(each, BaseException):
                 raise each
@@ -53,8 +53,8 @@ class FakeSource:
             else:
                 yield each
 
-    def committed(self, reading):
-        self._events.append(("source.committed", reading))
+    def committed(self, batch):
+        self._events.append(("source.committed", batch))
 
     def steps(self, run):
         self._events.append(("source.steps", run.run_id))
@@ -74,8 +74,8 @@ class FakeLedger:
     def __init__(self, events):
         self._events = events
         self.state = SourceState(name="s", identity="api")
-        self.entered = Entered()
-        self.given_up = Entered()
+        self.stats = BatchStats()
+        self.given_up = BatchStats()
         self.queue = []
         self.jobs = []
         self.open = []
@@ -89,16 +89,16 @@ class FakeLedger:
     def begin(self, source, now):
         self._do("begin", source, now)
 
-    def commit(self, source, reading, moment):
-        self._do("commit", source, reading, moment)
-        return self.entered
+    def commit(self, source, batch, poll_context):
+        self._do("commit", source, batch, poll_context)
+        return self.stats
 
-    def give_up(self, source, moment):
-        self._do("give_up", source, moment)
+    def expire_open_runs(self, source, poll_context):
+        self._do("give_up", source, poll_context)
         return self.given_up
 
-    def finish(self, source, moment, *, swept):
-        self._do("finish", source, moment, swept)
+    def finish(self, source, poll_context, *, swept):
+        self._do("finish", source, poll_context, swept)
 
     def shift_baseline(self, source, seconds, now):
         self._do("shift_baseline", source, seconds, now)
@@ -112,16 +112,16 @@ class FakeLedger:
             raise self.refused["count_pending_steps"]
         return len(self.queue) if source == "s" else None
 
-    def commit_steps(self, source, row, steps, moment):
-        self._do("commit_steps", source, row.known.run.run_id, steps, moment)
+    def commit_steps(self, source, row, steps, poll_context):
+        self._do("commit_steps", source, row.known.run.run_id, steps, poll_context)
         self.queue.remove(row)
 
-    def steps_missing(self, source, row, moment):
-        self._do("steps_missing", source, row.known.run.run_id, moment)
+    def steps_missing(self, source, row, poll_context):
+        self._do("steps_missing", source, row.known.run.run_id, poll_context)
         self.queue.remove(row)
 
-    def steps_failed(self, source, row, moment):
-        self._do("steps_failed", source, row.known.run.run_id, moment)
+    def steps_failed(self, source, row, poll_context):
+        self._do("steps_failed", source, row.known.run.run_id, poll_context)
         self.queue.remove(row)
 
     def source(self, name):
@@ -146,11 +146,11 @@ class Stage:
             rules(**{"poll_interval": INTERVAL, **changes}),
             self.source,
             self.ledger,
-            Told(self.events, "meter"),
+            PollResult(self.events, "meter"),
             api_clock=self.clock,
             monotonic=lambda: self.clock.monotonic,
             sweep_interval=sweep_interval,
-            pages=Told(self.events, "pages"),
+            pages=PollResult(self.events, "pages"),
         )
 
     def poll(self, *script, **how):
@@ -159,13 +159,13 @@ class Stage:
         self.source.script = [list(script)]
         return self.poller.poll(**how)
 
-    def told(self, *words):
+    def result(self, *words):
         """What was told, of these things only."""
         return [event for event in self.events if event[0] in words]
 
-    def moment(self, after=0.0, started=0.0):
+    def poll_context(self, after=0.0, started=0.0):
         """So many seconds after the start, of a poll begun then."""
-        return Moment(now=STARTED + after, started=STARTED + started)
+        return PollContext(now=STARTED + after, started=STARTED + started)
 
 
 def scope(*, readable=True, watermark=None):

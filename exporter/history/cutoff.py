@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from exporter.counting.counting import Mark
+from exporter.counting.classify import CountState
 from exporter.counting.records import JobState, SourceState
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
@@ -44,9 +44,9 @@ class Before:
                     "run the daemon first, or give --until"
                 )
 
-    def instant(self, source: str, job_id: str, scope: str) -> float:
+    def timestamp(self, source: str, job_id: str, scope: str) -> float:
         """Up to when endings of a job are the past."""
-        return min(instant for instant in (self._until, self._counted_since(source, job_id, scope)) if instant)
+        return min(timestamp for timestamp in (self._until, self._counted_since(source, job_id, scope)) if timestamp)
 
     def _counted_since(self, source: str, job_id: str, scope: str) -> float | None:
         job, known = self._by_id.get((source, job_id)), self._sources.get(source)
@@ -59,7 +59,7 @@ class Before:
     def counted(self, source: str, run_ids: Collection[str]) -> frozenset[str]:
         """Those of these runs that the daemon counts, or will count, although they may have ended before."""
         rows = self._store.runs(source, run_ids) if self._store is not None else {}
-        return frozenset(run_id for run_id, row in rows.items() if row.known.mark is not Mark.BASELINE)
+        return frozenset(run_id for run_id, row in rows.items() if row.known.mark is not CountState.BASELINE)
 
     def runs(self, source: str) -> list[StoredRun]:
         """The runs that the state holds and has not counted."""

@@ -104,11 +104,11 @@ def baseline(state: Path, name: str = "living") -> float:
     """The baseline instant of a source, from its state."""
     store = Store(state, read_only=True)
     try:
-        (instant,) = (source.baseline for source in store.load().sources if source.name == name)
+        (timestamp,) = (source.baseline for source in store.load().sources if source.name == name)
     finally:
         store.close()
-    assert instant is not None
-    return instant
+    assert timestamp is not None
+    return timestamp
 
 
 def truth(simulator: Simulator, since: float) -> Counter[Series]:
