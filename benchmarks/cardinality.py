@@ -49,7 +49,7 @@ metrics: {{max_series: 1000000, zero_first: 0s, step_histograms: "{histograms}"}
 
 
 class Cost(NamedTuple):
-    """What so many jobs cost; sizes in bytes."""
+    """Cost of a number of jobs; sizes in bytes."""
 
     series: int
     plain: int

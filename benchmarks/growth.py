@@ -161,7 +161,7 @@ def rendered_again(jobs):
 
 
 def held(jobs):
-    """Bytes of a daemon with so many jobs beyond those of one without."""
+    """Return the memory in bytes that a daemon needs for a number of jobs, beyond an idle one."""
     with daemon(0) as (idle, _):
         base = resident(idle)
     with daemon(jobs) as (pid, _):

@@ -92,7 +92,7 @@ HEAD = "| of | what | measured | target | how |\n|---|---|---|---|---|"
 
 
 def show(figures):
-    """Prints a table of figures, each as soon as it is there; returns them."""
+    """Print a table of figures, each as soon as it is measured, and return them."""
     print(HEAD, flush=True)
     taken = []
     for figure in figures:
@@ -102,9 +102,9 @@ def show(figures):
 
 
 def machine():
-    """Facts about where this was measured, in one line."""
+    """Describe the machine in one line."""
     try:
-        with open("/proc/cpuinfo") as info:  # noqa: PTH123  # likewise
+        with open("/proc/cpuinfo") as info:  # noqa: PTH123  # a file of the kernel, as above
             model = next(text.partition(":")[2].strip() for text in info if text.startswith("model name"))
     except (OSError, StopIteration):
         model = platform.machine()

@@ -1,4 +1,4 @@
-"""What the daemon holds: a real one on a state of so many series, polled and scraped.
+"""Measure the memory of a real daemon with a number of series, polled and scraped.
 
 Usage: python -m benchmarks.memory [SERIES …]
 """
@@ -67,7 +67,7 @@ def daemon(jobs):
             for accept in ("text/plain", "application/openmetrics-text"):
                 with Scraper(port, accept=accept) as scraper:
                     scraper()
-            time.sleep(7)  # in which a page is made anew
+            time.sleep(7)  # until the page is rendered again
             yield child.pid, series(port)
         finally:
             child.terminate()

@@ -34,7 +34,7 @@ CHANCE = random.Random(1)
 
 
 def rows(count, start, seconds=HOUR / 2, *, jobs=100, state="SUCCEEDED"):
-    """Runs that started one after another within so many seconds, as the API words them; most ids are random."""
+    """Return runs that started one after another within `seconds`, as the API shows them; most IDs are random."""
     return [
         {
             "runId": f"{CHANCE.getrandbits(256):064x}",
@@ -94,7 +94,7 @@ class Polling:
             assert outcome == "success", (outcome, poller.last_error)
 
     def hour(self, count, jobs=100):
-        """An hour passes in which so many runs have started and ended; gives them."""
+        """Let an hour pass in which `count` runs start and complete, and return them."""
         begun, self.now = self.now, self.now + HOUR
         runs = rows(count, begun + 60, jobs=jobs)
         self.api.body = body(runs)

@@ -32,6 +32,10 @@ OTHERS_WORDS = {"_created", "scrape_duration_seconds", "scrape_protocols", "graf
 """Words with an underscore that pages name in code, and that are Prometheus'."""
 
 
+MADE_BY_A_BUILD = {"exporter/assets_data"}
+"""Paths that only a wheel has."""
+
+
 def text_of(page):
     return (ROOT / page).read_text()
 
@@ -75,6 +79,14 @@ def test_the_index_names_every_page():
     whole = [ROOT / page for page in PAGES if page.startswith("docs/") and "decisions" not in page]
     assert [page.name for page in whole if page not in named and page.name != "README.md"] == []
     assert "docs/README.md" in text_of("README.md")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_of_the_project_that_a_page_names_exists(page):
+    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    named = {span for span in SPAN.findall(prose(page)) if re.fullmatch(r"\w+(/[\w.-]+)+/?", span)}
+    ours = {span for span in named if span.partition("/")[0] in folders and "NAME" not in span}
+    assert [path for path in ours - MADE_BY_A_BUILD if not (ROOT / path).exists()] == []
 
 
 def yaml_blocks():
