@@ -42,7 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- end -}}
 
-{{/* How a probe asks: (dict "root" $ "path" "/-/healthy"). Behind a password only the port can be looked at. */}}
+{{/* The action of a probe: (dict "root" $ "path" "/-/healthy"). With passwords it can only check the port. */}}
 {{- define "jobrun-exporter.ask" -}}
 {{- if .root.Values.webConfig.basicAuth -}}
 tcpSocket:
@@ -55,7 +55,7 @@ httpGet:
 {{- end -}}
 {{- end -}}
 
-{{/* Ports, with commas, that the exporter goes to: those of the addresses in its configuration. */}}
+{{/* Comma-separated ports of the addresses in the exporter's config. */}}
 {{- define "jobrun-exporter.ports" -}}
 {{- $ports := dict -}}
 {{- range .Values.config.sources -}}
