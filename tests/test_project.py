@@ -66,6 +66,12 @@ def test_each_package_has_its_layer():
     assert sorted(name for names in LAYERS for name in names) == sorted({part(each) for each in MODULES if "." in each})
 
 
+def test_architecture_names_every_part():
+    text = (ROOT / "docs/architecture.md").read_text()
+    parts = {each for names in LAYERS for each in names} - {"__main__"}
+    assert [each for each in sorted(parts) if f"`{each}/`" not in text and f"`{each}.py`" not in text] == []
+
+
 def test_packages_import_from_layers_below_their_own_and_so_never_in_circles():
     layer = {name: index for index, names in enumerate(LAYERS) for name in names}
     across = [(module, each) for module in EDGES for each in EDGES[module] if part(module) != part(each)]
