@@ -1,5 +1,6 @@
 """What the documents say must be so: links and their anchors, configurations, commands, flags, keys, log lines."""
 
+import ast
 import re
 import shlex
 from collections import Counter
@@ -31,6 +32,9 @@ OTHERS_FLAGS = {"--enable-feature", "--cluster.peer", "--expires-in-days"}
 OTHERS_WORDS = {"_created", "scrape_duration_seconds", "scrape_protocols", "grafana_url", "sample_limit"}
 """Words with an underscore that pages name in code, and that are Prometheus'."""
 
+
+OTHERS_MESSAGES = {"GET …: 403", "GET …: 503", "context deadline exceeded", "state.db: database or disk is full"}
+"""Messages that are a status of an API, or come from Prometheus or SQLite."""
 
 MADE_BY_A_BUILD = {"exporter/assets_data"}
 """Paths that only a wheel has."""
@@ -198,6 +202,27 @@ def test_every_log_line_that_a_guide_quotes_is_one_that_the_code_writes(page):
     code = "\n".join(path.read_text() for path in (ROOT / "exporter").rglob("*.py"))
     named = {quoted or word for quoted, word in re.findall(r'msg=(?:"([^"]+)"|([\w.]+))', text_of(page))}
     assert [each for each in named if f'"{each}"' not in code] == []
+
+
+def phrases():
+    """The texts of two words and more that the code may print."""
+    for path in (ROOT / "exporter").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+                yield from [node.value.strip(" :;,.")] if " " in node.value.strip() else []
+
+
+def test_every_message_that_troubleshooting_quotes_is_one_that_the_code_prints():
+    printed = set(phrases())
+    quoted = {
+        span
+        for span in SPAN.findall(prose("docs/troubleshooting.md"))
+        if len(span.split()) > 2 and not re.search(r"[=(){}<>|]|--|^curl", span)
+    }
+    known = {span for span in quoted if any(phrase in span or span in phrase for phrase in printed)}
+    assert quoted - known - OTHERS_MESSAGES == set()
 
 
 def test_troubleshooting_explains_every_reason():
