@@ -33,8 +33,14 @@ OTHERS_WORDS = {"_created", "scrape_duration_seconds", "scrape_protocols", "graf
 """Words with an underscore that pages name in code, and that are Prometheus'."""
 
 
-OTHERS_MESSAGES = {"GET …: 403", "GET …: 503", "context deadline exceeded", "state.db: database or disk is full"}
-"""Messages that are a status of an API, or come from Prometheus or SQLite."""
+OTHERS_MESSAGES = {
+    "ConnectError: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: unable to get local issuer certificate",
+    "GET …: 403",
+    "GET …: 503",
+    "context deadline exceeded",
+    "state.db: database or disk is full",
+}
+"""Messages that are a status of an API, or come from OpenSSL, Prometheus or SQLite."""
 
 MADE_BY_A_BUILD = {"exporter/assets_data"}
 """Paths that only a wheel has."""
