@@ -99,10 +99,10 @@ def rise(counter: str, window: str) -> str:
 def hour(series: str) -> str:
     """Return by how much a counter rose in an hour, exactly, so that 24 hours add up to a day.
 
-    It is the difference to the last value an hour ago. A series that is younger, or was reset, counts from its start.
+    It is the difference to the last value an hour ago. A series that is younger, or was reset, counts from its lowest value.
     """
     now, before = f"last_over_time({series}[1h])", f"last_over_time({series}[1h] offset 1h)"
-    return f"{now} - {before} >= 0\nor\n{now} - min_over_time({series}[1h])"
+    return f"{now} - {before} > 0\nor\n{now} - min_over_time({series}[1h])"
 
 
 def days(series: str, window: str) -> str:
