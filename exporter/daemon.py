@@ -100,7 +100,7 @@ class Daemon:
         self._schedule = Schedule(outside.clock, outside.monotonic)
         self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
         self._handling = RequestPool(monotonic=outside.monotonic)
-        self._asking = VendorQueries(outside.monotonic, aside=self._handling.aside)
+        self._asking = VendorQueries(outside.monotonic, waiting=self._handling.waiting)
         self._refused = ""
         reporter = Reporter(
             Dependencies(
@@ -125,14 +125,14 @@ class Daemon:
                 *api.routes(
                     reporter, self._handling, lambda: openapi.document(__version__, self._config.web.external_url)
                 ),
-                *Site(reporter, self._handling, runbooks.markdown, version=__version__).routes,
+                *Site(reporter, self._handling, runbooks.read_runbooks, version=__version__).routes,
             ],
         )
-        app, most = application(answers), connection_limit()
+        app, limit = application(answers), connection_limit()
         if web_file is None:
-            self._web = WebServer(app, listen.host, listen.port, most=most)
+            self._web = WebServer(app, listen.host, listen.port, max_connections=limit)
         else:
-            self._web = WebServer(guarded(app, web_file), listen.host, listen.port, web_file.tls, most=most)
+            self._web = WebServer(guarded(app, web_file), listen.host, listen.port, web_file.tls, max_connections=limit)
 
     @property
     def address(self) -> Address:

@@ -1,4 +1,4 @@
-"""Instants, lengths and hostile texts as people read them: pure functions."""
+"""Times, durations and texts from outside as people read them: pure functions."""
 
 import datetime as dt
 import unicodedata
@@ -7,20 +7,20 @@ from urllib.parse import urlsplit
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 
 UNITS = ((DAY, "d", HOUR, "h"), (HOUR, "h", MINUTE, "m"), (MINUTE, "m", 1.0, "s"))
-"""A unit, its letter, and the next smaller one, which is shown beside it."""
+"""A unit, its letter, and the next smaller unit, which is shown after it."""
 
 NOW = 1.0
-"""What is nearer than this many seconds is now."""
+"""Ages below this many seconds are shown as `now`."""
 
 PICTURES = 0x2400
-"""Where Unicode has its pictures of control characters."""
+"""Start of Unicode's pictures of control characters."""
 
-TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
-"""Unicode's classes of characters that change the direction of what follows them."""
+DIRECTIONAL = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Unicode's classes of characters that change the direction of the text after them."""
 
 
-def span(seconds: float) -> str:
-    """A stretch of time in two units at most: `320ms`, `4.2s`, `45s`, `12m 5s`, `3h`, `2d 4h`."""
+def duration(seconds: float) -> str:
+    """Return a duration in at most two units: `320ms`, `4.2s`, `45s`, `12m 5s`, `3h`, `2d 4h`."""
     seconds = max(0.0, seconds)
     if round(seconds * 1000) < 1000:
         return f"{round(seconds * 1000)}ms"
@@ -35,43 +35,43 @@ def span(seconds: float) -> str:
 
 
 def age(timestamp: float, now: float) -> str:
-    """How far an instant is away, in one unit: `now`, `40s ago`, `3h ago`, `in 5m`."""
-    far = abs(now - timestamp)
-    if far < NOW:
+    """Return how far away a time is, in one unit: `now`, `40s ago`, `3h ago`, `in 5m`."""
+    distance = abs(now - timestamp)
+    if distance < NOW:
         return "now"
-    size, letter = next(((unit, letter) for unit, letter, *_ in UNITS if far >= unit), (1.0, "s"))
-    text = f"{int(far / size)}{letter}"
+    size, letter = next(((unit, letter) for unit, letter, *_ in UNITS if distance >= unit), (1.0, "s"))
+    text = f"{int(distance / size)}{letter}"
     return f"{text} ago" if timestamp <= now else f"in {text}"
 
 
 def machine_time(timestamp: float) -> str:
-    """`2026-11-22T04:21:06Z`, for a `<time>`."""
-    return f"{_written(timestamp, 'T')}Z"
+    """Return a time as `2026-11-22T04:21:06Z`, for a `<time>` element."""
+    return f"{_format(timestamp, 'T')}Z"
 
 
 def full_time(timestamp: float) -> str:
-    """`2026-11-22 04:21:06 UTC`."""
-    return f"{_written(timestamp, ' ')} UTC"
+    """Return a time as `2026-11-22 04:21:06 UTC`."""
+    return f"{_format(timestamp, ' ')} UTC"
 
 
-def _written(timestamp: float, between: str) -> str:
+def _format(timestamp: float, separator: str) -> str:
     try:
         when = dt.datetime.fromtimestamp(int(timestamp), dt.UTC)
-    except (ValueError, OverflowError, OSError):  # beyond the years 1 to 9999, which a vendor may well claim
+    except (ValueError, OverflowError, OSError):  # a vendor may claim a year that is not between 1 and 9999
         when = dt.datetime.fromtimestamp(0, dt.UTC)
-    return when.replace(tzinfo=None).isoformat(between, "seconds")
+    return when.replace(tzinfo=None).isoformat(separator, "seconds")
 
 
 def visible(text: str) -> str:
-    """A text from outside on one line that turns nothing around: with pictures in place of control characters.
+    """Return a text with pictures in place of control characters; it must still be escaped.
 
-    It must still be escaped.
+    The result is one line and cannot change the direction of the text after it.
     """
     return text if text.isprintable() else "".join(map(_visible, text))
 
 
 def _visible(character: str) -> str:
-    if unicodedata.bidirectional(character) in TURNING:
+    if unicodedata.bidirectional(character) in DIRECTIONAL:
         return "\N{REPLACEMENT CHARACTER}"
     if unicodedata.category(character) != "Cc":
         return character
@@ -80,7 +80,7 @@ def _visible(character: str) -> str:
 
 
 def web_link(url: str) -> str:
-    """The URL if it is one of the web; "" for all others (`javascript:`), which nobody should follow."""
+    """Return the URL if it is http or https, else "": nobody should follow a `javascript:` link."""
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -88,6 +88,6 @@ def web_link(url: str) -> str:
     return url if parts.scheme in {"http", "https"} and parts.netloc else ""
 
 
-def many(count: int, one: str, more: str = "") -> str:
-    """A number with its noun: `1 job`, `1,200 jobs`."""
+def plural(count: int, one: str, more: str = "") -> str:
+    """Return a number with its noun: `1 job`, `1,200 jobs`."""
     return f"{count:,} {one if count == 1 else more or f'{one}s'}"

@@ -1,4 +1,4 @@
-"""What steps wait for, as a picture: pure geometry, which a template draws."""
+"""The graph of steps and their dependencies: pure geometry, which a template draws."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,14 +9,14 @@ from exporter.reports.records import StepReport
 BOX_WIDTH, BOX_HEIGHT = 168, 40
 GAP_X, GAP_Y = 44, 14
 MARGIN = 6
-MOST = 150
-"""Steps beyond this are no picture any more."""
-LETTERS = 19
-"""Of a name in a box."""
+MAX_STEPS = 150
+"""A graph of more steps is not readable."""
+MAX_LETTERS = 19
+"""Letters of a name that fit into a box."""
 
 
 class Box(msgspec.Struct, frozen=True, kw_only=True):
-    """A step's place; `row` and `column` count from 0, `text` is its name as far as the box is wide."""
+    """The place of a step. `text`: its name, cut to the width of the box."""
 
     step: StepReport
     text: str
@@ -25,7 +25,7 @@ class Box(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Graph(msgspec.Struct, frozen=True, kw_only=True):
-    """Boxes, and the lines between them as SVG paths."""
+    """Boxes, and the lines between them as paths of an SVG."""
 
     boxes: tuple[Box, ...]
     lines: tuple[str, ...]
@@ -34,9 +34,9 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def graph(steps: Sequence[StepReport]) -> Graph | None:
-    """A column for each number of steps that must end first, one after the other; None without any dependency."""
-    by_name = {step.name: step for step in steps[:MOST]}
-    if len(steps) > MOST or not any(name in by_name for step in steps for name in step.dependencies):
+    """Return the graph of steps; None if there is no dependency, or too many steps."""
+    by_name = {step.name: step for step in steps[:MAX_STEPS]}
+    if len(steps) > MAX_STEPS or not any(name in by_name for step in steps for name in step.dependencies):
         return None
     boxes = _boxes(by_name, columns(by_name))
     return Graph(
@@ -53,10 +53,8 @@ def graph(steps: Sequence[StepReport]) -> Graph | None:
 
 
 def columns(by_name: Mapping[str, StepReport]) -> Mapping[str, int]:
-    """The column of each step: one to the right of all for which it waits.
-
-    A circle, which no vendor should tell, is cut where it closes. It goes without recursion: chains may be long.
-    """
+    """Return the column of each step: one to the right of all its dependencies. A cycle is cut where it closes."""
+    # without recursion, as a chain of dependencies may be longer than Python's stack
     found: dict[str, int] = {}
     for first in by_name:
         waiting, path = [first], set()
@@ -81,7 +79,7 @@ def _boxes(by_name: Mapping[str, StepReport], places: Mapping[str, int]) -> dict
         row = rows[column] = rows.get(column, -1) + 1
         boxes[name] = Box(
             step=step,
-            text=name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}…",
+            text=name if len(name) <= MAX_LETTERS else f"{name[: MAX_LETTERS - 1]}…",
             x=MARGIN + column * (BOX_WIDTH + GAP_X),
             y=MARGIN + row * (BOX_HEIGHT + GAP_Y),
         )
@@ -89,7 +87,7 @@ def _boxes(by_name: Mapping[str, StepReport], places: Mapping[str, int]) -> dict
 
 
 def _line(before: Box, after: Box) -> str:
-    """From the right side of one box to the left side of another: straight on, and a curve before its end."""
+    # from the right side of one box to the left side of the other: straight, then a curve in the last gap
     x1, y1 = before.x + BOX_WIDTH, before.y + BOX_HEIGHT // 2
     x2, y2 = after.x, after.y + BOX_HEIGHT // 2
     middle = x2 - GAP_X // 2

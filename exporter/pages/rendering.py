@@ -1,4 +1,4 @@
-"""Templates to bytes. Everything is escaped; a variable that is missing is an error, not an empty place."""
+"""Renders templates. Every variable is escaped; a missing variable is an error, not an empty text."""
 
 import hashlib
 import re
@@ -15,22 +15,22 @@ from exporter.pages.views import result_word
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
 AGES = re.compile(rb"(<time [^>]*data-age[^>]*>)[^<]*")
-"""Ages, which change by themselves; the script of the pages keeps them right."""
+"""Ages, which the script of the pages updates."""
 AS_OF = re.compile(rb'<time [^>]*id="as-of"[^>]*>[^<]*')
-"""When the page was made."""
+"""The time of the page."""
 
 FILTERS = {
     "age": formatting.age,
     "full_time": formatting.full_time,
-    "span": formatting.span,
+    "duration": formatting.duration,
     "machine_time": formatting.machine_time,
     "visible": formatting.visible,
 }
-HELPERS = {"look": look, "many": formatting.many, "result_word": result_word, "tone": tone}
+HELPERS = {"look": look, "plural": formatting.plural, "result_word": result_word, "tone": tone}
 
 
 class Renderer:
-    """Makes pages. `always`: what every template may use."""
+    """Renders pages. `always`: variables of every template."""
 
     def __init__(self, always: Mapping[str, Any]) -> None:
         self._templates = jinja2.Environment(
@@ -46,11 +46,11 @@ class Renderer:
         self._templates.globals.update(always)
 
     def page(self, template: str, variables: Mapping[str, Any]) -> bytes:
-        """A page in UTF-8."""
+        """Return a page in UTF-8."""
         return self._templates.get_template(template).render(variables).encode()
 
 
 def etag(page: bytes) -> str:
-    """The same for pages that say the same, ages aside."""
+    """Return an ETag that is the same for pages that differ in ages only."""
     steady = AS_OF.sub(b"", AGES.sub(rb"\1", page))
     return f'"{hashlib.blake2b(steady, digest_size=12).hexdigest()}"'

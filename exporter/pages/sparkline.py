@@ -1,26 +1,25 @@
-"""A job's recent runs as bars: pure geometry, which a template draws."""
+"""Recent runs of a job as bars: pure geometry, which a template draws."""
 
 from collections.abc import Sequence
 
 import msgspec
 
 from exporter.model import FAILING
-from exporter.pages.formatting import many
+from exporter.pages.formatting import plural
 from exporter.pages.style import tone
-from exporter.reports.records import RECENT, Ending
+from exporter.reports.records import RECENT, CompletedRun
 
 STEP = 6
-"""From one bar to the next, in pixels."""
+"""Pixels from one bar to the next."""
 BAR = 4
 HEIGHT = 22
 TOP = 5
-"""Above the highest bar; here failing runs have their mark."""
-LEAST = 3
-"""Height of the shortest bar."""
+"""Pixels above the highest bar, for the mark of failed runs."""
+MIN_HEIGHT = 3
 
 
 class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
-    """Bars, oldest first, as paths of an SVG: one a tone. `label` says the same in words."""
+    """Bars, oldest first, as one path of an SVG per tone. `label`: the same in words."""
 
     good: str
     bad: str
@@ -30,13 +29,13 @@ class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
     height: int = HEIGHT
 
 
-def sparkline(endings: Sequence[Ending], places: int = RECENT) -> Sparkline:
-    """Bars as high as runs were long, the latest at the right of so many places; a failing one has a mark above it."""
+def sparkline(runs: Sequence[CompletedRun], places: int = RECENT) -> Sparkline:
+    """Return a bar per run, as high as the run was long, the latest at the right; a failed one has a mark above it."""
     paths = {"good": "", "bad": "", "calm": ""}
-    longest = max((ending.duration or 0.0 for ending in endings), default=0.0)
-    shown = endings[-places:] if places else ()
-    for number, ending in enumerate(shown, places - len(shown)):
-        paths[tone(ending.result)] += _bar(number * STEP, ending, longest)
+    longest = max((run.duration or 0.0 for run in runs), default=0.0)
+    shown = runs[-places:] if places else ()
+    for number, run in enumerate(shown, places - len(shown)):
+        paths[tone(run.result)] += _bar(number * STEP, run, longest)
     return Sparkline(
         good=paths["good"],
         bad=paths["bad"],
@@ -46,13 +45,13 @@ def sparkline(endings: Sequence[Ending], places: int = RECENT) -> Sparkline:
     )
 
 
-def _bar(x: int, ending: Ending, longest: float) -> str:
-    share = (ending.duration or 0.0) / longest if longest > 0 else 0.0
-    height = round(LEAST + (HEIGHT - TOP - LEAST) * share)
-    mark = f"M{x} 0h{BAR}l-{BAR // 2} 3z" if ending.result in FAILING else ""
+def _bar(x: int, run: CompletedRun, longest: float) -> str:
+    share = (run.duration or 0.0) / longest if longest > 0 else 0.0
+    height = round(MIN_HEIGHT + (HEIGHT - TOP - MIN_HEIGHT) * share)
+    mark = f"M{x} 0h{BAR}l-{BAR // 2} 3z" if run.result in FAILING else ""
     return f"M{x} {HEIGHT}v-{height}h{BAR}v{height}z{mark}"
 
 
-def _label(endings: Sequence[Ending]) -> str:
-    failing = sum(ending.result in FAILING for ending in endings)
-    return f"{many(len(endings), 'recent run')}, {failing or 'none'} failing" if endings else "no runs yet"
+def _label(runs: Sequence[CompletedRun]) -> str:
+    failing = sum(run.result in FAILING for run in runs)
+    return f"{plural(len(runs), 'recent run')}, {failing or 'none'} failed" if runs else "no runs yet"

@@ -1,4 +1,4 @@
-"""The pages' own style, script and symbol."""
+"""Style sheet, script and icon of the pages."""
 
 import hashlib
 from collections.abc import Mapping
@@ -18,25 +18,25 @@ FOREVER = "public, max-age=31536000, immutable"
 
 
 class Asset(msgspec.Struct, frozen=True):
-    """A file's content, and its version: a part of its digest."""
+    """Content of a file, and its version: a digest of the content."""
 
     content: bytes
     version: str
 
 
 class Assets:
-    """All assets, read once. Raises OSError where the installation is not whole."""
+    """All assets, read once. Raises OSError if the installation is incomplete."""
 
     def __init__(self) -> None:
         self._assets = {name: _read(name) for name in TYPES}
 
     @property
     def versions(self) -> Mapping[str, str]:
-        """Of each asset by name."""
+        """Versions by name."""
         return {name: asset.version for name, asset in self._assets.items()}
 
     async def serve(self, request: Request) -> Response:
-        """An asset; under its own version it may be kept for ever. No thread: it is in memory."""
+        """Return an asset; with its version in the link, browsers may cache it forever."""
         name = request.path_params["name"]
         asset = self._assets.get(name)
         if asset is None:

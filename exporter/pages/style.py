@@ -1,4 +1,4 @@
-"""How words of status look: a tone (a colour) and a symbol, and always the word itself."""
+"""The look of status words: a tone (a color) and a symbol, always next to the word itself."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,13 +7,13 @@ from exporter.model import FAILING, Result
 
 
 class Look(NamedTuple):
-    """`tone`: a class of the style sheet. `symbol`: an id in the page's sprite."""
+    """`tone`: a class of the style sheet. `symbol`: an ID in the page's sprite."""
 
     tone: str
     symbol: str
 
 
-UNSEEN = Look("calm", "dash")
+UNKNOWN = Look("calm", "dash")
 
 LOOKS: Mapping[str, Look] = {
     "failing": Look("bad", "cross"),
@@ -21,7 +21,7 @@ LOOKS: Mapping[str, Look] = {
     "stale": Look("warn", "clock"),
     "stuck": Look("warn", "stuck"),
     "ok": Look("good", "check"),
-    "idle": UNSEEN,
+    "idle": UNKNOWN,
     "disabled": Look("calm", "pause"),
     "success": Look("good", "check"),
     "failure": Look("bad", "cross"),
@@ -35,19 +35,19 @@ LOOKS: Mapping[str, Look] = {
     "up": Look("good", "check"),
     "down": Look("bad", "cross"),
     "partial": Look("warn", "triangle"),
-    "waiting": UNSEEN,
+    "waiting": UNKNOWN,
     "critical": Look("bad", "cross"),
     "warning": Look("warn", "triangle"),
 }
 
 
 def look(word: str) -> Look:
-    """The look of a word; of one that is not known, that of a question."""
+    """Return the look of a word; a question mark if it is unknown."""
     return LOOKS.get(word, Look("warn", "question"))
 
 
 def tone(result: Result | None) -> str:
-    """`good`, `bad`, or `calm` for what is neither (or has not ended)."""
+    """Return `good`, `bad`, or `calm` for a result that is neither and for an active run."""
     if result is Result.SUCCESS:
         return "good"
     return "bad" if result in FAILING else "calm"

@@ -1,4 +1,4 @@
-"""The steps of a run as bars on one axis of time: pure geometry, which a template draws."""
+"""The steps of a run as bars on one time axis: pure geometry, which a template draws."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,26 +8,26 @@ from exporter.pages.graph import columns
 from exporter.reports.records import StepReport
 
 WIDTH = 1000.0
-"""Units of the axis from its beginning to its end."""
-LEAST = 4.0
-"""Width of the shortest bar, which must still be seen."""
+"""Length of the axis in units of the SVG."""
+MIN_WIDTH = 4.0
+"""Width of the shortest bar, which must stay visible."""
 
 
 class Bar(msgspec.Struct, frozen=True, kw_only=True):
-    """One step's bar. `usual`: where it usually ends; None where that is not known or not on the axis."""
+    """The bar of a step. `usual`: where it usually ends; None if that is unknown or beyond the axis."""
 
     x: float
     width: float
     usual: float | None = None
     offset: float | None = None
-    """Seconds from the beginning of the axis."""
+    """Seconds from the start of the axis."""
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
-    """Bars of steps, None for one without a length.
+    """Bars of steps, None for a step without a duration.
 
-    `placed`: `told`, bars stand where their steps happened; `derived`, the vendor does not tell that, and they stand at
-    the earliest that their dependencies allow; "", all begin at 0.
+    `placed`: `exact` if bars are where the steps ran; `derived` if the vendor does not report that, so that bars start
+    as early as their dependencies allow; "" if all start at 0.
     """
 
     bars: tuple[Bar | None, ...]
@@ -36,15 +36,15 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Span = tuple[float, float]
-"""From where to where, in seconds on the axis."""
+"""Start and end, in seconds on the axis."""
 
 
 def timeline(steps: Sequence[StepReport], start: float | None, now: float) -> Timeline:
-    """Bars of steps. `start`: of the run; one still under way reaches to `now`."""
+    """Return the bars of steps. `start`: of the run. The bar of an active step ends at `now`."""
     starts = [step.start for step in steps if step.start is not None]
     if starts:
         begin = min([*starts, start] if start is not None else starts)
-        placed, spans = "told", [_placed(step, begin, now) for step in steps]
+        placed, spans = "exact", [_exact(step, begin, now) for step in steps]
     else:
         placed = "derived" if any(step.dependencies for step in steps) else ""
         spans = _derived(steps)
@@ -54,7 +54,7 @@ def timeline(steps: Sequence[StepReport], start: float | None, now: float) -> Ti
 
 
 def _derived(steps: Sequence[StepReport]) -> list[Span | None]:
-    """Each step begins when the last of those that it waits for has ended."""
+    # each step starts when the last of its dependencies has ended
     by_name = {step.name: step for step in steps}
     ends: dict[str, float] = {}
     for name, _ in sorted(columns(by_name).items(), key=lambda item: item[1]):
@@ -70,8 +70,7 @@ def _begin(step: StepReport, ends: Mapping[str, float]) -> float:
     return max((ends[name] for name in step.dependencies if name in ends and name != step.name), default=0.0)
 
 
-def _placed(step: StepReport, begin: float, now: float) -> Span | None:
-    """None if it has not started."""
+def _exact(step: StepReport, begin: float, now: float) -> Span | None:
     if step.start is None:
         return None
     open_end = now if step.result is None else step.start
@@ -84,10 +83,10 @@ def _bar(step: StepReport, span: Span | None, whole: float) -> Bar | None:
         return None
     scale = WIDTH / whole if whole > 0 else 0.0
     begin, end = span
-    width = max(LEAST, (end - begin) * scale)
+    width = max(MIN_WIDTH, (end - begin) * scale)
     usual = None if step.usual is None else (begin + step.usual) * scale
     return Bar(
-        x=round(min(begin * scale, WIDTH - LEAST), 1),
+        x=round(min(begin * scale, WIDTH - MIN_WIDTH), 1),
         width=round(width, 1),
         usual=round(usual, 1) if usual is not None and usual <= WIDTH else None,
         offset=begin,

@@ -1,22 +1,20 @@
-"""What each page shows, asked of the reports: the variables of its template."""
+"""The variables of each page's template."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import msgspec
+from typing import Any, NamedTuple
 
 from exporter.links import run_path
 from exporter.model import FAILING, Result, State
-from exporter.pages.formatting import many
+from exporter.pages.formatting import plural
 from exporter.pages.graph import graph
 from exporter.pages.sparkline import Sparkline, sparkline
 from exporter.pages.timeline import timeline
 from exporter.reports.filters import JobFilter, JobOrder, RunFilter
 from exporter.reports.records import Problem, Reports, RunPage, RunReport, SourceReport, StepReport
-from exporter.web.questions import given
+from exporter.web.parameters import fields_of
 
 STATUSES = ("failing", "overdue", "stale", "stuck", "ok", "idle", "disabled")
-"""Of jobs, the most urgent first."""
+"""Statuses of jobs as the page lists them."""
 
 ORDERS = {
     JobOrder.URGENCY: "Most urgent",
@@ -30,42 +28,40 @@ ORDERS = {
 
 JOB_PARAMETERS = ("source", "project", "job_name", "team", "status", "search", "order", "limit")
 RUN_PARAMETERS = ("source", "project", "job_name", "result", "state", "run_id", "after", "before", "limit")
-"""What makes a list; the place in it is no part of that."""
+"""Parameters that links to other pages of a list repeat."""
 
-LEAST_SHARE = 0.1
-"""Of the usual duration; of what is less, no number is worth telling."""
+MIN_SHARE = 0.1
+"""Share of the usual duration below which no number is shown."""
 
-PROBLEMS = 50
-"""That many are shown; of the rest, the number."""
+MAX_PROBLEMS = 50
+"""Problems that are shown; the rest is only counted."""
+
+NO_NAME = '""'
+"""Value of a form's project field for projects without a name; an empty field means any project."""
 
 Variables = dict[str, Any]
 Query = Sequence[tuple[str, str]]
-"""What an address gives, without what it gives as empty: that is how a form says "any"."""
+"""Parameters of an address, without empty ones: a form sends those for "any"."""
 
 
-NAMELESS = '""'
-"""What a form's field for a project says where it means those without a name; empty, it means any."""
+class RedirectToRun(NamedTuple):
+    """The only run that fits is on its own page."""
 
-
-class Elsewhere(msgspec.Struct, frozen=True):
-    """What was asked for is on the page of one run."""
-
-    run: RunReport
+    source: str
+    run_id: str
 
 
 def status(reports: Reports, query: Query) -> Variables:
-    """What is wrong now, sources, jobs."""
-    wanted = JobFilter(**given(_meant(query), JobFilter))
-    problems, jobs = reports.problems(), reports.jobs(wanted)
-    sources = reports.sources()
-    known = sum(source.jobs for source in sources)
+    """Return problems, sources and jobs."""
+    wanted = JobFilter(**fields_of(_with_no_name(query), JobFilter))
+    problems, jobs, sources = reports.problems(), reports.jobs(wanted), reports.sources()
     repeated = _repeated(query, JOB_PARAMETERS)
     return {
-        "problems": problems[:PROBLEMS],
-        "more_problems": len(problems) - PROBLEMS,
+        "problems": problems[:MAX_PROBLEMS],
+        "more_problems": len(problems) - MAX_PROBLEMS,
         "verdict": _verdict(problems, sources),
         "sources": sources,
-        "known": known,
+        "known": sum(source.jobs for source in sources),
         "list": jobs,
         "rows": [(job, sparkline(job.recent)) for job in jobs.jobs],
         "filtered": bool(repeated.keys() - {"order", "limit"}),
@@ -77,34 +73,32 @@ def status(reports: Reports, query: Query) -> Variables:
 
 
 def _verdict(problems: Sequence[Problem], sources: Sequence[SourceReport]) -> tuple[str, str]:
-    """A word that has a look, and the sentence on top of everything. All is well only where all has been looked at."""
+    """Return a word that has a look, and the headline of the page."""
     critical = sum(problem.severity == "critical" for problem in problems)
-    warnings = len(problems) - critical
-    counts = [(critical, "problem"), (warnings, "warning")]
-    text = " and ".join(many(count, noun) for count, noun in counts if count)
+    counts = [(critical, "problem"), (len(problems) - critical, "warning")]
     if problems:
+        text = " and ".join(plural(count, noun) for count, noun in counts if count)
         return "critical" if critical else "warning", text
     if not sources or any(source.up is None for source in sources):
-        return "waiting", "Not everything has been looked at yet"
-    return "ok", "All is well"
+        return "waiting", "Not all sources have been polled yet"
+    return "ok", "No problems"
 
 
-def _meant(query: Query) -> Query:
-    """The query as the JSON pages take it."""
-    return [(name, "" if (name, text) == ("project", NAMELESS) else text) for name, text in query]
+def _with_no_name(query: Query) -> Query:
+    return [(name, "" if (name, text) == ("project", NO_NAME) else text) for name, text in query]
 
 
 def _repeated(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
-    """What links to the same list with one thing changed repeat of the query."""
     return {name: text for name, text in query if name in parameters}
 
 
-def runs(reports: Reports, query: Query) -> Variables | Elsewhere:
-    """Runs that fit a filter; a run's id that exists once leads to the run."""
-    wanted = RunFilter(**given(_meant(query), RunFilter))
+def runs(reports: Reports, query: Query) -> Variables | RedirectToRun:
+    """Return the runs that fit a filter; a run ID that exists once leads to the run."""
+    wanted = RunFilter(**fields_of(_with_no_name(query), RunFilter))
     found, repeated = reports.runs(wanted), _repeated(query, RUN_PARAMETERS)
+    # an ID without a page of its own, such as "..", would lead back here
     if wanted.run_id and len(found.runs) == 1 and "?" not in run_path(wanted.source, wanted.run_id):
-        return Elsewhere(found.runs[0])
+        return RedirectToRun(found.runs[0].source, found.runs[0].run_id)
     return {
         "list": found,
         "sources": [source.name for source in reports.sources()],
@@ -117,7 +111,7 @@ def runs(reports: Reports, query: Query) -> Variables | Elsewhere:
 
 
 def run(reports: Reports, source: str, run_id: str) -> Variables:
-    """All that is known of a run."""
+    """Return all that is known of a run."""
     page = reports.run(source, run_id)
     return {
         "page": page,
@@ -130,15 +124,15 @@ def run(reports: Reports, source: str, run_id: str) -> Variables:
 
 
 def outputs(page: RunPage) -> tuple[str, ...]:
-    """Steps of which output is worth asking for, the failed one first; "" for the run's own error text."""
-    failing = [step.name for step in page.steps if step.result in FAILING and step.name != page.failed_step]
+    """Return the steps whose output is worth reading, the failed one first; "" is the error text of the run."""
+    failing = [step.name for step in page.steps if step.result in FAILING]
     first = [page.failed_step] if page.failed_step else []
     whole = [""] if page.run.result in FAILING else []
     return tuple(dict.fromkeys([*first, *failing, *whole]))
 
 
 def tempo(page: RunPage) -> str:
-    """How a run's duration compares with the usual, in words; "" if that cannot be said."""
+    """Compare the duration of a run with the usual one, in words; "" if one is unknown."""
     duration, usual = page.run.duration, page.usual
     if duration is None or usual.p50 is None or usual.p50 <= 0:
         return ""
@@ -147,20 +141,20 @@ def tempo(page: RunPage) -> str:
     if usual.p95 is not None and duration > usual.p95:
         return "slower than 95 % of its runs"
     share = duration / usual.p50
-    return f"{share:.1f} times the usual" if share >= LEAST_SHARE else "far shorter than usual"
+    return f"{share:.1f} times the usual" if share >= MIN_SHARE else "much shorter than usual"
 
 
 def strip(page: RunPage) -> Sparkline:
-    """The bars of the job's recent runs, without room for those that never were."""
+    """Return the bars of the job's recent runs, only as wide as there are runs."""
     recent = page.job.recent if page.job else ()
     return sparkline(recent, places=len(recent))
 
 
 def log(reports: Reports, source: str, run_id: str, query: Query) -> Variables:
-    """The output of one step."""
+    """Return the output of a step."""
     return {"log": reports.log(source, run_id, dict(query).get("step", ""))}
 
 
 def result_word(thing: RunReport | StepReport) -> str:
-    """The one word for how a run or a step stands."""
+    """Return the result of a run or step; its state while it is active."""
     return str(thing.result or thing.state or "unknown")

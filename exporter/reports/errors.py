@@ -1,18 +1,25 @@
-"""Why a question has no answer, each with the status of HTTP that says so."""
+"""Why a query has no answer: each error with the HTTP status that it gives."""
 
 
 class ReportError(Exception):
-    """A question cannot be answered; the message is a sentence for the person who asked.
+    """A query cannot be answered. The message is a sentence for the person who asked.
 
-    `status` is the HTTP status that fits, `retry_after` the seconds after which another try may do better.
+    Attributes:
+        status: The HTTP status that fits.
+        retry_after: Seconds after which another try may succeed.
     """
 
     status = 500
     retry_after: float | None = None
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The HTTP headers that belong to it."""
+        return {} if self.retry_after is None else {"Retry-After": f"{self.retry_after:.0f}"}
 
-class BadQuestionError(ReportError):
-    """The question itself is wrong. `parameter`: the part that is."""
+
+class InvalidParameterError(ReportError):
+    """A parameter of the query is invalid."""
 
     status = 400
 
@@ -22,7 +29,7 @@ class BadQuestionError(ReportError):
 
 
 class UnknownError(ReportError):
-    """There is no such source, run or log."""
+    """The source, run, output or page does not exist."""
 
     status = 404
 
@@ -34,20 +41,20 @@ class LogsOffError(ReportError):
 
 
 class UpstreamError(ReportError):
-    """The vendor's API could not be asked, or gave no usable answer."""
+    """The vendor's API could not be reached, or did not return a usable answer."""
 
     status = 502
 
 
 class BusyError(ReportError):
-    """Too much is asked at once, or the state cannot be read now."""
+    """Too many queries run at once, or the state cannot be read now."""
 
     status = 503
     retry_after = 5.0
 
 
 class TooManyError(ReportError):
-    """Questions come too fast."""
+    """Queries arrive too fast."""
 
     status = 429
     retry_after = 1.0

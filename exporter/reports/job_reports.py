@@ -14,7 +14,7 @@ from exporter.metrics.jobview import JobView
 from exporter.model import State
 from exporter.reports.conditions import STATUSES
 from exporter.reports.filters import JobFilter, JobOrder
-from exporter.reports.records import Ending, JobReport
+from exporter.reports.records import CompletedRun, JobReport
 
 
 class AssessedJob(msgspec.Struct, frozen=True):
@@ -34,7 +34,7 @@ def oldest_start(view: JobView) -> float | None:
     return view.active.get(State.EXECUTING, (0, None))[1]
 
 
-def report(job: AssessedJob, recent: tuple[Ending, ...] = ()) -> JobReport:
+def report(job: AssessedJob, recent: tuple[CompletedRun, ...] = ()) -> JobReport:
     """All that is shown of a job."""
     view, state = job.view, job.view.state
     failure = state.last_failure
@@ -49,7 +49,7 @@ def report(job: AssessedJob, recent: tuple[Ending, ...] = ()) -> JobReport:
         enabled=state.job.enabled,
         stop_cause=state.job.stop_cause,
         discovered=state.discovered,
-        last_run=None if state.last_run is None else _ending(state.last_run),
+        last_run=None if state.last_run is None else _completed(state.last_run),
         last_start=None if state.last_run is None else state.last_run.start,
         streak=state.streak,
         failing_since=state.failing_since,
@@ -70,8 +70,8 @@ def report(job: AssessedJob, recent: tuple[Ending, ...] = ()) -> JobReport:
     )
 
 
-def _ending(last: LastRun) -> Ending:
-    return Ending(run_id=last.run_id, result=last.result, end=last.order, duration=last.duration)
+def _completed(last: LastRun) -> CompletedRun:
+    return CompletedRun(run_id=last.run_id, result=last.result, end=last.order, duration=last.duration)
 
 
 def fits(job: AssessedJob, wanted: JobFilter) -> bool:

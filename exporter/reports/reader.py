@@ -13,7 +13,7 @@ import msgspec
 from exporter.counting.records import JobState, SourceState
 from exporter.errors import StateError
 from exporter.model import Result
-from exporter.reports.records import Ending
+from exporter.reports.records import CompletedRun
 from exporter.reports.runlist import ENDED, Found, Place, Wanted, part
 from exporter.state import scopes
 from exporter.state.schema import COLUMNS, MIGRATIONS, StoredRun, to_stored
@@ -112,7 +112,7 @@ class Reader:
         found = self.runs(Wanted(sources=[source], run_id=run_id), 1)
         return found[0] if found else None
 
-    def recent(self, jobs: Collection[int], limit: int) -> dict[int, tuple[Ending, ...]]:
+    def recent(self, jobs: Collection[int], limit: int) -> dict[int, tuple[CompletedRun, ...]]:
         """The latest ended runs of jobs, by the key of the job, oldest first."""
         query = (
             f"SELECT run_id, result, {ENDED}, duration FROM runs "  # noqa: S608  # constants
@@ -120,7 +120,7 @@ class Reader:
         )
         with self._reading() as database:
             return {
-                job: tuple(map(_ending, reversed(database.execute(query, (job, limit)).fetchall()))) for job in jobs
+                job: tuple(map(_completed, reversed(database.execute(query, (job, limit)).fetchall()))) for job in jobs
             }
 
     def before(self, job: int, timestamp: float, limit: int) -> list[StoredRun]:
@@ -175,6 +175,6 @@ def _latest(row: StoredRun) -> tuple[float, str]:
     return row.seen if run.end is None else run.end, run.run_id
 
 
-def _ending(row: Sequence[Any]) -> Ending:
+def _completed(row: Sequence[Any]) -> CompletedRun:
     run_id, result, end, duration = row
-    return Ending(run_id=run_id, result=Result(result), end=end, duration=duration)
+    return CompletedRun(run_id=run_id, result=Result(result), end=end, duration=duration)

@@ -102,7 +102,7 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     budget: BudgetReport
 
 
-class Ending(msgspec.Struct, frozen=True, kw_only=True):
+class CompletedRun(msgspec.Struct, frozen=True, kw_only=True):
     """An ended run in short, for a sparkline. `end`: when it ended, or was seen to have if the vendor does not tell."""
 
     run_id: str
@@ -157,7 +157,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool | None = None
     stop_cause: str = ""
     discovered: float
-    last_run: Ending | None = None
+    last_run: CompletedRun | None = None
     last_start: float | None = None
     streak: int = 0
     failing_since: float | None = None
@@ -174,7 +174,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     oldest_start: float | None = None
     status: str = "idle"
     folded: bool = False
-    recent: tuple[Ending, ...] = ()
+    recent: tuple[CompletedRun, ...] = ()
 
 
 class JobList(msgspec.Struct, frozen=True, kw_only=True):

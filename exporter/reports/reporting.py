@@ -18,7 +18,7 @@ from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
 from exporter.model import Step
 from exporter.reports import job_reports, run_reports
-from exporter.reports.errors import BadQuestionError, BusyError, LogsOffError, ReportError, UnknownError
+from exporter.reports.errors import BusyError, InvalidParameterError, LogsOffError, ReportError, UnknownError
 from exporter.reports.filters import MOST, JobFilter, RunFilter
 from exporter.reports.job_reports import AssessedJob
 from exporter.reports.problems import Standing, problems
@@ -95,7 +95,7 @@ class Reporter:
         """Jobs, in the order asked for."""
         self._check(wanted.source, wanted.limit)
         if wanted.page < 1:
-            raise BadQuestionError("page", "must be 1 or more")
+            raise InvalidParameterError("page", "must be 1 or more")
         fitting = [job for job in self._judged() if job_reports.fits(job, wanted)]
         chosen = [job for job in fitting if wanted.status in ("", job.status)]
         first = (wanted.page - 1) * wanted.limit
@@ -168,12 +168,12 @@ class Reporter:
         )
 
     def _check(self, source: str, limit: int) -> None:
-        """What every filter has. Raises BadQuestionError."""
+        """What every filter has. Raises InvalidParameterError."""
         names = self._parts.assembly().shown.keys()
         if source and source not in names:
-            raise BadQuestionError("source", f"there is none of this name; there are {', '.join(names)}")
+            raise InvalidParameterError("source", f"there is none of this name; there are {', '.join(names)}")
         if not 1 <= limit <= MOST:
-            raise BadQuestionError("limit", f"must be from 1 to {MOST}")
+            raise InvalidParameterError("limit", f"must be from 1 to {MOST}")
 
     def _run_report(self, row: StoredRun) -> RunReport:
         job = self._parts.ledger.committed.jobs[row.job]

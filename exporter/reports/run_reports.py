@@ -12,7 +12,7 @@ from exporter.counting.classify import CountState, root_failure
 from exporter.counting.records import JobState
 from exporter.links import absolute, run_path, vendor_url
 from exporter.model import Result, Step
-from exporter.reports.errors import BadQuestionError
+from exporter.reports.errors import InvalidParameterError
 from exporter.reports.records import RunReport, StepReport, Usual
 from exporter.reports.runlist import Place
 from exporter.state.schema import StoredRun
@@ -79,11 +79,11 @@ def cursor(place: Place) -> str:
 
 
 def place(text: str) -> Place:
-    """The place that a cursor names. Raises BadQuestionError."""
+    """The place that a cursor names. Raises InvalidParameterError."""
     try:
         return PLACE.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, binascii.Error, msgspec.MsgspecError):
-        raise BadQuestionError("cursor", "is none that was given out here") from None
+        raise InvalidParameterError("cursor", "is none that was given out here") from None
 
 
 def stored_steps(text: str | None) -> list[Step]:

@@ -43,7 +43,7 @@ class VendorQueries:
         monotonic: A clock that never jumps, in seconds.
         steps_seconds: How long a person waits for steps.
         log_seconds: How long for output.
-        aside: Entered while an answer is waited for.
+        waiting: Entered while an answer is waited for.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class VendorQueries:
         *,
         steps_seconds: float = STEPS_SECONDS,
         log_seconds: float = LOG_SECONDS,
-        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._monotonic = monotonic
         self._steps_seconds, self._log_seconds = steps_seconds, log_seconds
-        self._aside = aside
+        self._waiting = waiting
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ask")
         self._lock = threading.RLock()
         self._under_way: dict[Key, Future[Sequence[Step]]] = {}
@@ -77,7 +77,7 @@ class VendorQueries:
                 future = self._under_way[key] = self._threads.submit(_as_a_person, source.steps, run)
                 # called at once, in this thread, if it is done already
                 future.add_done_callback(lambda done: self._answered(key, run, done))
-        with self._aside():
+        with self._waiting():
             return _result(future, self._steps_seconds)
 
     def _answered(self, key: Key, run: Run, future: Future[Sequence[Step]]) -> None:
@@ -98,7 +98,7 @@ class VendorQueries:
             future = self._threads.submit(_as_a_person, source.log, run, step)
             self._logs.add(future)
             future.add_done_callback(self._told)
-        with self._aside():
+        with self._waiting():
             return _result(future, self._log_seconds)
 
     def _told(self, future: Future[StepLog]) -> None:

@@ -14,10 +14,10 @@ class Address(NamedTuple):
 
 
 def parse_address(text: str) -> Address:
-    """An address written `HOST:PORT`, `:PORT`, or `[IPV6]:PORT`.
+    """Return the address written as `HOST:PORT`, `:PORT` or `[IPV6]:PORT`.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not an address.
     """
     host, colon, port = text.rpartition(":")
     if host.startswith("[") and host.endswith("]"):

@@ -1,4 +1,4 @@
-"""The pages as JSON under `/api/v1`: a table of endpoints, each a question and its answer."""
+"""The pages as JSON under `/api/v1`: a table of endpoints, each with its parameters and its response."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,10 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exporter.reports.errors import BadQuestionError, ReportError, UnknownError
+from exporter.reports.errors import InvalidParameterError, ReportError, UnknownError
 from exporter.reports.filters import JobFilter, RunFilter
 from exporter.reports.records import JobList, LogReport, Problem, Reports, RunList, RunPage, SourceReport
-from exporter.web.questions import parse
+from exporter.web.parameters import parse
 from exporter.web.request_pool import RequestPool, segments
 
 ROOT = "/api/v1"
@@ -31,152 +31,144 @@ class SourceList(msgspec.Struct, frozen=True):
 
 
 class ProblemList(msgspec.Struct, frozen=True):
-    """What is wrong now, the most urgent first. `now`: the exporter's clock."""
+    """Current problems, the most urgent first. `now`: the exporter's clock."""
 
     now: float
     problems: tuple[Problem, ...]
 
 
 class ErrorReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why there is no answer. `parameter`: which part of the question is wrong."""
+    """Why a request failed. `parameter`: the parameter that is invalid."""
 
     error: str
     parameter: str = ""
 
 
-class NoQuestion(msgspec.Struct, frozen=True):
+class NoParameters(msgspec.Struct, frozen=True):
     """No parameters."""
 
 
-class RunQuestion(msgspec.Struct, frozen=True):
-    """How a run is shown.
+class RunParameters(msgspec.Struct, frozen=True):
+    """How to show a run.
 
     Attributes:
-        live: Whether its steps are asked of the vendor's API, for a few seconds at most.
+        live: Whether to ask the vendor's API for its steps, for a few seconds at most.
     """
 
     live: bool = False
 
 
-class LogQuestion(msgspec.Struct, frozen=True):
-    """Which output.
+class LogParameters(msgspec.Struct, frozen=True):
+    """Which output to show.
 
     Attributes:
-        step: The name of the step; "" for the error text of the run itself.
+        step: Name of the step; "" for the error text of the run.
     """
 
     step: str = ""
 
 
-class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+class Endpoint(msgspec.Struct, frozen=True):
     """One endpoint.
 
     Attributes:
-        path: Below ROOT; parts in braces are handed to `answer`.
-        summary: What it tells.
-        question: Its parameters.
-        answers: What it answers with.
-        answer: Gives the answer.
-        refusals: Further codes with which it can refuse, and when.
+        path: Path below ROOT; the parts in braces are handed to `respond`.
+        summary: What it returns, in a sentence.
+        parameters: The query parameters that it accepts.
+        response: What it returns.
+        respond: Makes the response.
+        errors: The status codes that only this endpoint returns, and when.
     """
 
     path: str
     summary: str
-    question: type[msgspec.Struct]
-    answers: type[msgspec.Struct]
-    answer: Callable[..., msgspec.Struct]
-    refusals: Mapping[int, str] = {}
+    parameters: type[msgspec.Struct]
+    response: type[msgspec.Struct]
+    respond: Callable[..., msgspec.Struct]
+    errors: Mapping[int, str] = {}
 
-
-NO_RUN = {404: "The state holds no such run."}
 
 ENDPOINTS = (
     Endpoint(
-        path="/sources",
-        summary="How each source stands.",
-        question=NoQuestion,
-        answers=SourceList,
-        answer=lambda reports, _: SourceList(reports.now, reports.sources()),
+        "/sources",
+        "Status of each source.",
+        NoParameters,
+        SourceList,
+        lambda reports, _: SourceList(reports.now, reports.sources()),
     ),
     Endpoint(
-        path="/jobs",
-        summary="Jobs, the most urgent first unless another order is asked for.",
-        question=JobFilter,
-        answers=JobList,
-        answer=lambda reports, question: reports.jobs(question),
+        "/jobs", "Jobs, by default the most urgent first.", JobFilter, JobList, lambda reports, q: reports.jobs(q)
     ),
     Endpoint(
-        path="/problems",
-        summary="What is wrong now, the most urgent first.",
-        question=NoQuestion,
-        answers=ProblemList,
-        answer=lambda reports, _: ProblemList(reports.now, reports.problems()),
+        "/problems",
+        "Current problems, the most urgent first.",
+        NoParameters,
+        ProblemList,
+        lambda reports, _: ProblemList(reports.now, reports.problems()),
     ),
     Endpoint(
-        path="/runs",
-        summary="Runs: open ones first, then the ended by end, newest first.",
-        question=RunFilter,
-        answers=RunList,
-        answer=lambda reports, question: reports.runs(question),
+        "/runs",
+        "Runs: active ones first, then completed ones by end, newest first.",
+        RunFilter,
+        RunList,
+        lambda reports, q: reports.runs(q),
     ),
     Endpoint(
-        path="/runs/{source}/{run_id}",
-        summary="One run with its steps, its job and the runs before it.",
-        question=RunQuestion,
-        answers=RunPage,
-        answer=lambda reports, question, source, run_id: reports.run(source, run_id, live=question.live),
-        refusals=NO_RUN,
+        "/runs/{source}/{run_id}",
+        "One run with its steps, its job and the runs before it.",
+        RunParameters,
+        RunPage,
+        lambda reports, q, source, run_id: reports.run(source, run_id, live=q.live),
+        {404: "The state has no such run."},
     ),
     Endpoint(
-        path="/runs/{source}/{run_id}/log",
-        summary="Output of a step, or the error text of a run, asked of the vendor's API and stored nowhere.",
-        question=LogQuestion,
-        answers=LogReport,
-        answer=lambda reports, question, source, run_id: reports.log(source, run_id, question.step),
-        refusals={
+        "/runs/{source}/{run_id}/log",
+        "Output of a step, or the error text of a run, fetched from the vendor's API and never stored.",
+        LogParameters,
+        LogReport,
+        lambda reports, q, source, run_id: reports.log(source, run_id, q.step),
+        {
             403: "Output is shown only with `web.logs: true`.",
-            404: "There is no such run, or its vendor's API has no output of it.",
-            502: "The vendor's API gave no usable answer.",
+            404: "The run does not exist, or the vendor's API has no output of it.",
+            502: "The vendor's API did not return a usable answer.",
         },
     ),
 )
 
 
-def routes(reports: Reports, handling: RequestPool, document: Callable[[], bytes]) -> list[Route]:
-    """The routes. `document`: makes what `/openapi.json` shows."""
+def routes(reports: Reports, pool: RequestPool, document: Callable[[], bytes]) -> list[Route]:
+    """Return the routes of the API. `document`: makes the content of `/openapi.json`."""
 
-    def answer(request: Request) -> Response:
+    def handle(request: Request) -> Response:
         if request.method not in {"GET", "HEAD"}:
-            return refusal(ReportError("only GET is answered here"), 405, {"Allow": "GET, HEAD"})
+            return error_response(ReportError("only GET is allowed"), 405, {"Allow": "GET, HEAD"})
         parts = segments(request, ROOT)
         if parts == ["openapi.json"]:
-            return _response(document())
+            return _json(document())
         endpoint, values = find(parts)
-        question = parse(request.url.query, endpoint.question)
-        return _response(msgspec.json.encode(endpoint.answer(reports, question, *values)))
+        parameters = parse(request.url.query, endpoint.parameters)
+        return _json(msgspec.json.encode(endpoint.respond(reports, parameters, *values)))
 
-    return [handling.below(ROOT, answer, refusal)]
+    return [pool.route(ROOT + "/{rest:path}", handle, error_response, every_method=True)]
 
 
 def find(parts: list[str]) -> tuple[Endpoint, list[str]]:
-    """The endpoint of a path, and the values of what it has in braces. Raises UnknownError."""
+    """Return the endpoint of a path, and the values of its parts in braces. Raises UnknownError."""
     for endpoint in ENDPOINTS:
-        wanted = endpoint.path.strip("/").split("/")
-        values = [part for name, part in zip(wanted, parts, strict=False) if name.startswith("{")]
-        if len(wanted) == len(parts) and all(
-            name.startswith("{") or name == part for name, part in zip(wanted, parts, strict=True)
-        ):
-            return endpoint, values
-    raise UnknownError(f"there is no such page; {ROOT}/openapi.json lists all")
+        names = endpoint.path.strip("/").split("/")
+        if len(names) == len(parts):
+            pairs = list(zip(names, parts, strict=True))
+            if all(name.startswith("{") or name == part for name, part in pairs):
+                return endpoint, [part for name, part in pairs if name.startswith("{")]
+    raise UnknownError(f"no such endpoint; {ROOT}/openapi.json lists all")
 
 
-def refusal(error: ReportError, status: int = 0, headers: Mapping[str, str] | None = None) -> Response:
-    """Why there is no answer."""
-    parameter = error.parameter if isinstance(error, BadQuestionError) else ""
-    again = {} if error.retry_after is None else {"Retry-After": f"{error.retry_after:.0f}"}
+def error_response(error: ReportError, status: int = 0, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the response that reports an error."""
+    parameter = error.parameter if isinstance(error, InvalidParameterError) else ""
     body = msgspec.json.encode(ErrorReport(str(error), parameter))
-    return _response(body, status or error.status, {**again, **(headers or {})})
+    return _json(body, status or error.status, {**error.headers, **(headers or {})})
 
 
-def _response(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def _json(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(body, status, {**HEADERS, **(headers or {})}, "application/json")

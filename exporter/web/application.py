@@ -1,10 +1,9 @@
-"""The HTTP side: ready bytes for `/metrics`, and small answers for people and probes."""
+"""The ASGI application: rendered bytes for `/metrics`, and small responses for people and probes."""
 
 import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Protocol
 
 import msgspec
 from starlette.applications import Starlette
@@ -16,19 +15,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from exporter.exposition.exposition import Body, Page
 from exporter.web.negotiation import OPENMETRICS, TEXT, wants_gzip, wants_openmetrics
-from exporter.web.origins import is_from_another_site, names_us
+from exporter.web.origins import is_from_another_site, is_own_host
 
 PIECE = 256 * 1024
-"""How many bytes are handed over at a time, so that a client that does not read costs no more than that."""
+"""Bytes that are handed to the server at a time: a client that does not read costs no more memory than that."""
 
-PATIENCE = 60.0
-"""How many seconds a client may take to read one answer of `/metrics`; the page that it reads is kept that long."""
+READ_TIMEOUT = 60.0
+"""Seconds that a client may take to read one page of metrics; the page stays in memory until then."""
 
 RELOAD_INTERVAL = 1.0
-"""Seconds between the beginnings of two reloads that clients ask for."""
+"""Seconds between the starts of two reloads that clients request."""
 
 ABORT = "jobrun_exporter.abort"
-"""Extension of a request's scope: a function that ends its connection at once."""
+"""Extension of a request's scope: a function that closes its connection at once."""
 
 HTML_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -39,20 +38,20 @@ HTML_HEADERS = {
 """Sent with every HTML page."""
 
 Decision = tuple[bool, str]
-"""Whether all is well, and a sentence about it."""
+"""Whether a check passed, and a sentence about it."""
 
 
 class WebHandlers(msgspec.Struct, frozen=True, kw_only=True):
-    """What the web side asks of the rest.
+    """What the web server calls.
 
     Attributes:
-        page: The current page; None before the first.
-        scraped: Told the generation of each page that a client got whole.
-        healthy: Whether the scheduler is alive. Must not wait for anything.
-        ready: Whether the state is loaded and every source was polled once. Must not wait for anything.
-        reload: Takes the configuration anew; False with its faults if it was refused. It may take a while.
-        routes: Further pages, those of Starlette.
-        external_url: Where people reach the pages, "" if nobody said. Pages are served under its host only.
+        page: Returns the current page of metrics; None before the first.
+        scraped: Called with the generation of each page that a client received completely.
+        healthy: Returns whether the scheduler is alive. Must not block.
+        ready: Returns whether the state is loaded and every source was polled once. Must not block.
+        reload: Loads the config again; returns False and the problems if it was refused. May block.
+        routes: Routes of the other pages.
+        external_url: Returns `web.external_url`. Where it is set, pages are served under its host only.
     """
 
     page: Callable[[], Page | None]
@@ -64,103 +63,94 @@ class WebHandlers(msgspec.Struct, frozen=True, kw_only=True):
     external_url: Callable[[], str] = str
 
 
-class Serves(Protocol):
-    """An ASGI application."""
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        """Answers one request."""
-
-
 def application(
-    answers: WebHandlers, patience: float = PATIENCE, monotonic: Callable[[], float] = time.monotonic
-) -> Serves:
-    """The ASGI application: `/metrics` goes straight to the ready bytes, all else through Starlette."""
-    metrics = _Metrics(answers, patience)
-    pages = _pages(answers, monotonic)
+    handlers: WebHandlers, read_timeout: float = READ_TIMEOUT, monotonic: Callable[[], float] = time.monotonic
+) -> ASGIApp:
+    """Return the ASGI application."""
+    metrics = _Metrics(handlers, read_timeout)
+    pages = _pages(handlers, monotonic)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
+        # a scrape needs no routing, and Starlette's would cost more than the rest of the response
         if scope["type"] == "http" and path == "/metrics":
             await metrics(scope, receive, send)
-        elif path.startswith("/-/") or names_us(_header(scope, b"host"), answers.external_url()):
+        elif path.startswith("/-/") or is_own_host(_header(scope, b"host"), handlers.external_url()):
             await pages(scope, receive, send)
         else:
-            text = (
-                f"These pages are at {answers.external_url()} (web.external_url), not at the host that was asked for.\n"
-            )
+            text = f"These pages are served at {handlers.external_url()} (web.external_url), not at this host.\n"
             await PlainTextResponse(text, 421)(scope, receive, send)
 
     return serve
 
 
 class _Reloads:
-    """`POST /-/reload`: one at a time, and one a second at most."""
+    """`POST /-/reload`: one at a time, and at most one per second."""
 
-    def __init__(self, answers: WebHandlers, monotonic: Callable[[], float]) -> None:
-        self._answers = answers
+    def __init__(self, handlers: WebHandlers, monotonic: Callable[[], float]) -> None:
+        self._handlers = handlers
         self._monotonic = monotonic
         self._next = -math.inf
         self._reloading = False
 
     async def __call__(self, request: Request) -> Response:
-        if is_from_another_site(request.headers, self._answers.external_url()):
-            return PlainTextResponse("Forbidden: pages of other sites may not reload the configuration\n", 403)
+        if is_from_another_site(request.headers, self._handlers.external_url()):
+            return PlainTextResponse("Forbidden: pages of other sites may not reload the config\n", 403)
         if self._reloading or self._monotonic() < self._next:
-            text = f"Too many reloads: one every {RELOAD_INTERVAL:.0f} s is taken, and one at a time\n"
+            text = f"Too many reloads: at most one every {RELOAD_INTERVAL:.0f} s, and one at a time\n"
             return PlainTextResponse(text, 429, {"Retry-After": f"{RELOAD_INTERVAL:.0f}"})
         self._reloading, self._next = True, self._monotonic() + RELOAD_INTERVAL
         try:
-            taken, text = await run_in_threadpool(self._answers.reload)
+            applied, text = await run_in_threadpool(self._handlers.reload)
         finally:
             self._reloading = False
-        return PlainTextResponse(f"{text}\n", 200 if taken else 500)
+        return PlainTextResponse(f"{text}\n", 200 if applied else 500)
 
 
 class _Metrics:
     """`/metrics`."""
 
-    def __init__(self, answers: WebHandlers, patience: float) -> None:
-        self._answers = answers
-        self._patience = patience
+    def __init__(self, handlers: WebHandlers, read_timeout: float) -> None:
+        self._handlers = handlers
+        self._read_timeout = read_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        page = self._answers.page()
+        page = self._handlers.page()
         if scope["method"] not in ("GET", "HEAD"):
-            refusal = PlainTextResponse("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})
-            await refusal(scope, receive, send)
+            response = PlainTextResponse("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})
+            await response(scope, receive, send)
         elif page is None:
-            await PlainTextResponse("No metrics yet: the state is being loaded.\n", 503)(scope, receive, send)
+            await PlainTextResponse("No metrics yet: loading the state.\n", 503)(scope, receive, send)
         else:
             try:
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(self._read_timeout):
                     await self._serve(page, scope, receive, send)
-            except TimeoutError:  # a client that is too slow is left with half an answer
+            except TimeoutError:  # a slow client gets half a page, and must not take it for a whole one
                 await _cut_off(scope)
 
     async def _serve(self, page: Page, scope: Scope, receive: Receive, send: Send) -> None:
-        body, headers = _chosen(page, scope)
+        body, headers = _choose(page, scope)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body"})
             return
         for number, piece in enumerate(_pieces(body)):
             if number:
-                await asyncio.sleep(0)  # others are served between, and a client that left is noticed
+                await asyncio.sleep(0)  # let other requests run, and notice a client that has left
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         if not await _disconnected(receive):
-            self._answers.scraped(page.generation)
+            self._handlers.scraped(page.generation)
         await send({"type": "http.response.body"})
 
 
 async def _cut_off(scope: Scope) -> None:
-    """Ends a connection, whatever is still to be sent on it, if the server has the means."""
     abort = scope.get("extensions", {}).get(ABORT)
     if abort is not None:
         abort()
-        await asyncio.sleep(0)  # the server is told in the loop's next turn
+        await asyncio.sleep(0)  # the loop closes it in its next turn
 
 
-def _chosen(page: Page, scope: Scope) -> tuple[Body, list[tuple[bytes, bytes]]]:
+def _choose(page: Page, scope: Scope) -> tuple[Body, list[tuple[bytes, bytes]]]:
     openmetrics = wants_openmetrics(_header(scope, b"accept"))
     gzip = wants_gzip(_header(scope, b"accept-encoding"))
     if openmetrics:
@@ -180,7 +170,6 @@ def _header(scope: Scope, name: bytes) -> str:
 
 
 def _pieces(body: Body) -> Iterator[bytes | memoryview]:
-    """The body in pieces of at most PIECE bytes."""
     for part in body.parts if body.length > PIECE else (bytes(body),):
         view = memoryview(part)
         for start in range(0, len(part), PIECE):
@@ -188,8 +177,8 @@ def _pieces(body: Body) -> Iterator[bytes | memoryview]:
 
 
 async def _disconnected(receive: Receive) -> bool:
-    """Whether the client is gone already. `receive` says so at once; of a client that waits, it says nothing."""
-    await receive()  # the request itself, which has no body worth reading
+    # `receive` returns at once if the client is gone, and blocks while it waits for the rest
+    await receive()  # the request itself; its body does not matter
     message = asyncio.ensure_future(_received(receive))
     await asyncio.sleep(0)
     gone = message.done() and message.result() == "http.disconnect"
@@ -201,23 +190,24 @@ async def _received(receive: Receive) -> str:
     return str((await receive())["type"])
 
 
-def _pages(answers: WebHandlers, monotonic: Callable[[], float]) -> ASGIApp:
-    def probe(ask: Callable[[], Decision]) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(_: Request) -> Response:  # no thread of the pool, which slow pages may have taken up
-            well, text = ask()
-            return PlainTextResponse(f"{text}\n", 200 if well else 503)
+def _pages(handlers: WebHandlers, monotonic: Callable[[], float]) -> ASGIApp:
+    def probe(check: Callable[[], Decision]) -> Callable[[Request], Awaitable[Response]]:
+        # on the event loop: slow pages may occupy all threads of the pool
+        async def respond(_: Request) -> Response:
+            passed, text = check()
+            return PlainTextResponse(f"{text}\n", 200 if passed else 503)
 
-        return answer
+        return respond
 
     async def robots(_: Request) -> Response:
         return PlainTextResponse("User-agent: *\nDisallow: /\n")
 
     own = [
-        Route("/-/healthy", probe(answers.healthy)),
-        Route("/-/ready", probe(answers.ready)),
-        Route("/-/reload", _Reloads(answers, monotonic).__call__, methods=["POST"]),
+        Route("/-/healthy", probe(handlers.healthy)),
+        Route("/-/ready", probe(handlers.ready)),
+        Route("/-/reload", _Reloads(handlers, monotonic).__call__, methods=["POST"]),
         Route("/robots.txt", robots),
     ]
-    application = Starlette(routes=[*own, *answers.routes])
-    application.router.redirect_slashes = False  # it would lead to whatever host a request names
+    application = Starlette(routes=[*own, *handlers.routes])
+    application.router.redirect_slashes = False  # they would go to any host that a request names
     return application

@@ -1,4 +1,4 @@
-"""What stands before all pages: the headers of every answer, and basic auth where there are users."""
+"""Basic auth and response headers as the web config file says, for every path."""
 
 import base64
 import binascii
@@ -10,54 +10,54 @@ import bcrypt
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from exporter.web.file import InForce, WebFile
-from exporter.web.passwords import BusyError, Credentials, Passwords
+from exporter.web.file import ActiveWebConfig, WebFile
+from exporter.web.passwords import Credentials, Passwords, TooManyChecksError
 
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="jobrun-exporter", charset="UTF-8"'}
 
 
 class Guarded:
-    """An application behind basic auth: every path, without exception, as the web config in force says.
+    """An application behind basic auth, without exception for any path.
 
     Args:
-        app: What answers to those who may come in.
-        in_force: What holds at this moment.
-        passwords: Checks them.
+        app: The application.
+        active: Returns the settings that hold at this moment.
+        passwords: Checks passwords.
     """
 
-    def __init__(self, app: ASGIApp, in_force: Callable[[], InForce], passwords: Passwords) -> None:
+    def __init__(self, app: ASGIApp, active: Callable[[], ActiveWebConfig], passwords: Passwords) -> None:
         self._app = app
-        self._in_force = in_force
+        self._active = active
         self._passwords = passwords
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
-        now = self._in_force()
-        refusal = await self._refusal(scope, now) if now.users else None
-        await (refusal or self._app)(scope, receive, _with_headers(send, now.headers))
+        """Answer one request."""
+        active = self._active()
+        denial = await self._deny(scope, active) if active.users else None
+        await (denial or self._app)(scope, receive, _with_headers(send, active.headers))
 
-    async def _refusal(self, scope: Scope, now: InForce) -> ASGIApp | None:
-        claimed = claimed_by(scope)
+    async def _deny(self, scope: Scope, active: ActiveWebConfig) -> ASGIApp | None:
+        claimed = credentials_of(scope)
         client = scope["client"][0] if scope.get("client") else ""
         try:
-            if claimed is not None and await self._passwords.accepts(claimed, now.users, client):
+            if claimed is not None and await self._passwords.accepts(claimed, active.users, client):
                 return None
-        except BusyError:
-            return _answer(HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": "1"})
-        return _answer(HTTPStatus.UNAUTHORIZED, CHALLENGE)
+        except TooManyChecksError:
+            return _response(HTTPStatus.TOO_MANY_REQUESTS, {"Retry-After": "1"})
+        return _response(HTTPStatus.UNAUTHORIZED, CHALLENGE)
 
 
 def guarded(app: ASGIApp, file: WebFile) -> Guarded:
-    """An application behind what a web config file says."""
+    """Return an application behind what a web config file says."""
     return Guarded(app, file.current, Passwords(secrets.token_bytes(32), bcrypt.checkpw))
 
 
-def _answer(status: HTTPStatus, headers: dict[str, str]) -> ASGIApp:
+def _response(status: HTTPStatus, headers: dict[str, str]) -> ASGIApp:
     return PlainTextResponse(f"{status.phrase}\n", status, headers)
 
 
-def claimed_by(scope: Scope) -> Credentials | None:
-    """The user and password of a request's `Authorization: Basic`; None without one that can be read."""
+def credentials_of(scope: Scope) -> Credentials | None:
+    """Return the user and password of a request's `Authorization: Basic`; None where there is no readable one."""
     given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
     scheme, _, encoded = given.partition(b" ")
     if scheme.lower() != b"basic":
@@ -70,13 +70,13 @@ def claimed_by(scope: Scope) -> Credentials | None:
 
 
 def _with_headers(send: Send, headers: tuple[tuple[bytes, bytes], ...]) -> Callable[[Message], Awaitable[None]]:
-    """Adds headers to the answer, in place of those of the same name that a page has itself."""
+    """Return a `send` that adds headers to a response, in place of the response's own of the same name."""
     names = {name for name, _ in headers}
 
-    async def sent(message: Message) -> None:
+    async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
             own = [pair for pair in message.get("headers", ()) if pair[0] not in names]
             message = {**message, "headers": [*own, *headers]}
         await send(message)
 
-    return sent if headers else send
+    return send_with_headers if headers else send

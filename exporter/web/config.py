@@ -1,7 +1,6 @@
-"""What a web config file may say: TLS, headers and users of our own pages, in the format of the exporter toolkit.
+"""The web config file: TLS, headers and users of the exporter's own pages, in the format of the exporter toolkit.
 
 The format: https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md
-What of it is not supported is refused, never ignored: a key that protects must not look as if it did.
 """
 
 import re
@@ -34,7 +33,7 @@ CIPHER_SUITES: Mapping[str, str] = {
     "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305",
     "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256": "ECDHE-RSA-CHACHA20-POLY1305",
 }
-"""Go's names of its secure cipher suites, and OpenSSL's. Those of TLS 1.3, "", are always on, as in Go."""
+"""Go's names of its secure cipher suites, and OpenSSL's. Those of TLS 1.3 ("") are always enabled, as in Go."""
 
 HEADERS: Mapping[str, tuple[str, ...]] = {
     "Content-Security-Policy": (),
@@ -43,7 +42,7 @@ HEADERS: Mapping[str, tuple[str, ...]] = {
     "X-Frame-Options": ("deny", "sameorigin"),
     "X-XSS-Protection": (),
 }
-"""The headers that can be set, and their values where these are few."""
+"""Headers that can be set, and their values where only some are allowed."""
 
 PATHS = ("cert_file", "key_file", "client_ca_file")
 """Keys of `tls_server_config` that hold paths, relative to the web config file."""
@@ -53,15 +52,15 @@ UNSUPPORTED: Mapping[str, str] = {
     "key": "is not supported: use key_file",
     "client_ca": "is not supported: use client_ca_file",
     "curve_preferences": "is not supported: OpenSSL's own order is used",
-    "rate_limit": "is not supported: only failed sign-ins are limited, by themselves",
+    "rate_limit": "is not supported: sign-ins are limited without it",
 }
-"""Keys of the format that mean something we cannot give."""
+"""Keys of the format that are refused, never ignored: a key that protects must not look as if it did."""
 
 UNVERIFIED = ("RequestClientCert", "RequireAnyClientCert", "RequireClientCert")
-"""Words of `client_auth_type` under which anybody's certificate would be taken."""
+"""Values of `client_auth_type` that accept anybody's certificate."""
 
-HIGHEST_COST = 18
-"""A bcrypt hash of a higher cost would take minutes of CPU for one sign-in."""
+MAX_COST = 18
+"""A bcrypt hash with a higher cost would take minutes of CPU per sign-in."""
 
 _BCRYPT = re.compile(r"\$2[abxy]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
 _LIKE_BCRYPT = re.compile(r"\$2[a-z]?\$[^\s,;]*")
@@ -75,7 +74,7 @@ class _WebSection(Section):
 
 def _verified(word: object) -> object:
     if word in UNVERIFIED:
-        raise wrong("is not supported: it takes any certificate unverified; use RequireAndVerifyClientCert")
+        raise wrong("is not supported: it accepts any certificate unverified; use RequireAndVerifyClientCert")
     return word
 
 
@@ -84,30 +83,30 @@ Version = Literal["TLS12", "TLS13"]
 
 
 class TlsServer(_WebSection):
-    """How HTTPS is spoken."""
+    """Settings of HTTPS."""
 
     cert_file: NeededFile
-    """Our certificate, with those between it and its authority, PEM."""
+    """Certificate of the exporter with its intermediate certificates, PEM."""
     key_file: NeededFile
     """Its key, PEM, without a passphrase."""
     client_auth_type: Annotated[ClientAuth, BeforeValidator(_verified)] = "NoClientCert"
     """Whether clients need a certificate."""
     client_ca_file: ReadableFile = ""
-    """Authorities of clients' certificates, PEM."""
+    """Certificate authorities of clients, PEM."""
     client_allowed_sans: tuple[Text, ...] | None = None
-    """Names, addresses or URIs of which a client's certificate must have one."""
+    """Names, addresses or URIs; a client's certificate must have one of them."""
     min_version: Version = "TLS12"
     """Oldest version of TLS."""
     max_version: Version = "TLS13"
     """Newest version of TLS."""
     cipher_suites: tuple[Text, ...] = ()
-    """Cipher suites of TLS 1.2, in Go's names; OpenSSL's choice, if empty."""
+    """Cipher suites of TLS 1.2, by Go's names; empty for OpenSSL's default."""
     prefer_server_cipher_suites: bool = True
-    """Whether the order of our cipher suites counts, or the client's."""
+    """Whether the server's order of cipher suites decides, or the client's."""
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Clients' certificates need an authority; versions and cipher suites must leave something to speak."""
+        """Check that client certificates have an authority, and that versions and cipher suites fit."""
         yield from _client_conflicts(values)
         if values.get("min_version") == "TLS13" and values.get("max_version") == "TLS12":
             yield Conflict(("max_version",), "is older than min_version")
@@ -116,13 +115,13 @@ class TlsServer(_WebSection):
             if suite not in CIPHER_SUITES:
                 yield Conflict(("cipher_suites", index), f"must be one of {', '.join(CIPHER_SUITES)}")
         if suites and values.get("min_version") == "TLS12" and not any(map(CIPHER_SUITES.get, suites)):
-            yield Conflict(("cipher_suites",), "holds none of TLS 1.2: say min_version: TLS13, if that is meant")
+            yield Conflict(("cipher_suites",), "has no cipher suite of TLS 1.2; add one or set min_version: TLS13")
 
 
 def _client_conflicts(values: Mapping[str, Any]) -> Iterator[Conflict]:
     kind, authority, names = (values.get(key) for key in ("client_auth_type", "client_ca_file", "client_allowed_sans"))
     if kind == "NoClientCert" and authority:
-        yield Conflict(("client_ca_file",), "is of use only with client_auth_type: RequireAndVerifyClientCert")
+        yield Conflict(("client_ca_file",), "needs client_auth_type: RequireAndVerifyClientCert")
     if kind not in (None, "NoClientCert") and authority == "":
         yield Conflict(("client_ca_file",), f"is required with client_auth_type: {kind}")
     if kind not in (None, "RequireAndVerifyClientCert") and names is not None:
@@ -133,42 +132,42 @@ def _client_conflicts(values: Mapping[str, Any]) -> Iterator[Conflict]:
 
 def _no_http2(http2: bool) -> bool:  # noqa: FBT001  # a validator's only argument
     if http2:
-        raise wrong("HTTP/2 is not served: write false, or leave it out")
+        raise wrong("is not supported: set false or leave it out")
     return http2
 
 
 class HttpServer(_WebSection):
-    """How HTTP is spoken."""
+    """Settings of HTTP."""
 
     http2: Annotated[bool, AfterValidator(_no_http2)] = False
-    """Only false: HTTP/1.1 is served."""
+    """Must be false: only HTTP/1.1 is served."""
     headers: dict[str, str] = Field(default={})
-    """Headers of every answer; "" leaves one out."""
+    """Headers of every response; "" omits one."""
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Only some headers, some of which have only few values."""
+        """Check that each header can be set, to that value."""
         for name, value in values.get("headers", {}).items():
             few = HEADERS.get(name, ())
             if name not in HEADERS:
-                yield Conflict(("headers", name), f"cannot be set; known are {', '.join(HEADERS)}")
+                yield Conflict(("headers", name), f"cannot be set; allowed: {', '.join(HEADERS)}")
             elif few and value and value not in few:
                 yield Conflict(("headers", name), f"must be {' or '.join(few)}")
             elif not value.isascii() or (value and not value.isprintable()):
-                yield Conflict(("headers", name), "must be printable ASCII, in one line")
+                yield Conflict(("headers", name), "must be printable ASCII on one line")
 
 
 def _hash(secret: Secret) -> Secret:
     match = _BCRYPT.fullmatch(secret.reveal())
     if match is None or not _usable(match):
-        raise wrong("must be a bcrypt hash, such as `htpasswd -nBC 10 NAME` prints behind the colon")
-    if not 4 <= int(match[1]) <= HIGHEST_COST:
-        raise wrong(f"has a cost that is not between 4 and {HIGHEST_COST}")
+        raise wrong("must be a bcrypt hash, as `htpasswd -nBC 10 NAME` prints it after the colon")
+    if not 4 <= int(match[1]) <= MAX_COST:
+        raise wrong(f"must have a cost from 4 to {MAX_COST}")
     return secret
 
 
 def _usable(match: re.Match[str]) -> bool:
-    """Whether bcrypt can read it, tried at its lowest cost."""
+    # bcrypt itself decides, at its lowest cost
     try:
         bcrypt.checkpw(b"", f"{match[0][:4]}04{match[0][6:]}".encode())
     except ValueError:
@@ -177,39 +176,40 @@ def _usable(match: re.Match[str]) -> bool:
 
 
 class WebConfig(_WebSection):
-    """A whole web config file."""
+    """A web config file."""
 
     tls_server_config: TlsServer | None = None
-    """HTTPS; plain HTTP, if left out."""
+    """HTTPS; without it, plain HTTP."""
     http_server_config: HttpServer = HttpServer()
     """HTTP."""
     basic_auth_users: dict[str, Annotated[Secret, AfterValidator(_hash)]] = Field(default={})
-    """Names and bcrypt hashes of those who may see the pages; everybody, if empty."""
+    """Names and bcrypt hashes of users; empty for no password."""
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Names that a client can send."""
+        """Check that clients can send each user's name."""
         for name in values.get("basic_auth_users", {}):
             if not name or ":" in name or not name.isprintable():
-                yield Conflict(("basic_auth_users", name), "a user's name must be printable and without a colon")
+                yield Conflict(("basic_auth_users", name), "must be printable and without a colon")
 
     def secrets(self) -> Iterator[Secret]:
-        """All hashes."""
+        """Yield all hashes."""
         yield from self.basic_auth_users.values()
 
 
 def load_web(path: Path) -> WebConfig:
-    """Reads a web config file. `${VAR}` stays as it is: the format has no variables, and hashes are full of `$`.
+    """Return a web config file.
 
     Raises:
-        ConfigError: It has faults; all that can be found are in it.
+        ConfigError: The file is invalid; the error has all problems.
     """
     return web_config(path, text_of(path))
 
 
 def web_config(path: Path, text: str) -> WebConfig:
-    """As `load_web`, of a text that was read already."""
+    """Return the web config in a text. Raises ConfigError as `load_web` does."""
     try:
+        # without an environment, as the format has no variables and hashes are full of `$`
         data, problems, _ = parse(text, None)
     except ConfigError as error:
         raise ConfigError(_masked(error.problems)) from None
@@ -225,9 +225,9 @@ def web_config(path: Path, text: str) -> WebConfig:
 
 
 def _resolved(data: Any, directory: Path) -> Any:  # noqa: ANN401  # as the file has it
-    """The data with paths from the file's directory on, and without sections of which all lines are commented out."""
     if not isinstance(data, dict):
         return data
+    # a section whose lines are all commented out is null
     data = {key: value for key, value in data.items() if value is not None or key not in WebConfig.model_fields}
     if isinstance(tls := data.get("tls_server_config"), dict):
         paths = {key: str(directory / tls[key]) for key in PATHS if isinstance(tls.get(key), str) and tls[key]}
@@ -236,5 +236,5 @@ def _resolved(data: Any, directory: Path) -> Any:  # noqa: ANN401  # as the file
 
 
 def _masked(problems: list[ConfigProblem]) -> list[ConfigProblem]:
-    """The faults without hashes: one that was written where a name belongs would be part of a path."""
+    # a hash that was written where a name belongs would be part of a path
     return [ConfigProblem(*(_LIKE_BCRYPT.sub("…", text) for text in problem)) for problem in problems]

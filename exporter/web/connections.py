@@ -1,4 +1,4 @@
-"""How many connections are open at once: a new one always gets in, and the one idle longest makes room for it."""
+"""Bounds the open connections: a new one is always accepted, and closes the one that has been idle longest."""
 
 import asyncio
 import contextlib
@@ -12,26 +12,26 @@ from typing import Protocol
 
 import structlog
 
-MOST_CONNECTIONS = 512
-"""Connections open at once, where the process may open enough files."""
+MAX_CONNECTIONS = 512
+"""Connections open at once, if the process may open enough files."""
 
-PART_OF_FILES = 4
-"""One of this many files that the process may open is a connection at most: the state and the APIs need some too."""
+FILES_PER_CONNECTION = 4
+"""Files that the process may open per connection: the state and the APIs need some too."""
 
 BACKLOG = 128
-"""Connections that the kernel keeps until they are accepted."""
+"""Connections that the kernel holds until they are accepted."""
 
 BATCH = 32
-"""Connections accepted before those that are open get their turn."""
+"""Connections accepted in a row, before open ones are served again."""
 
 PAUSE = 0.1
-"""Seconds until the next try after the system had no resources for a connection."""
+"""Seconds until the next try after the system had no resources for a new connection."""
 
 
 def raise_open_file_limit() -> None:
     """Raise the soft limit of open files to the hard one, where the system allows it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # then the soft limit stays, and fewer connections are allowed
+    with contextlib.suppress(OSError, ValueError):  # the soft limit stays, so fewer connections are allowed
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
@@ -39,53 +39,53 @@ def connection_limit() -> int:
     """Return how many connections may be open at once under the present limit of open files."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
-        return MOST_CONNECTIONS
-    return max(8, min(MOST_CONNECTIONS, files // PART_OF_FILES))
+        return MAX_CONNECTIONS
+    return max(8, min(MAX_CONNECTIONS, files // FILES_PER_CONNECTION))
 
 
 class Connection(Protocol):
-    """What is asked of an accepted connection."""
+    """What `Connections` needs of a connection."""
 
     @property
     def busy(self) -> bool:
         """Whether a request is being answered."""
 
     def abort(self) -> None:
-        """End it at once."""
+        """Close it at once."""
 
 
 class Connections:
     """The open connections of one event loop, the one idle longest first.
 
     Args:
-        most: How many may be open at once.
+        limit: How many may be open at once.
     """
 
-    def __init__(self, most: int = MOST_CONNECTIONS) -> None:
-        self._most = most
+    def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
+        self._limit = limit
         self._open: dict[Connection, None] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
     def add(self, connection: Connection) -> None:
-        """Take a new connection; where that is one too many, the one idle longest is aborted."""
-        while len(self._open) >= self._most:
+        """Add a new connection; if that is one too many, abort the one idle longest."""
+        while len(self._open) >= self._limit:
             self.evict()
         self._open[connection] = None
 
     def touch(self, connection: Connection) -> None:
-        """Note that a request of a connection was read or answered."""
+        """Mark a connection as used just now."""
         if connection in self._open:
             del self._open[connection]
             self._open[connection] = None
 
     def remove(self, connection: Connection) -> None:
-        """Forget a connection that has ended."""
+        """Remove a connection that is closed."""
         self._open.pop(connection, None)
 
     def evict(self) -> None:
-        """Abort the connection that has been idle longest; one that is being answered only if all are."""
+        """Abort the connection that has been idle longest; a busy one only if all are."""
         idle = (connection for connection in self._open if not connection.busy)
         connection = next(idle, None) or next(iter(self._open), None)
         if connection is not None:
@@ -94,14 +94,14 @@ class Connections:
 
 
 class Acceptor:
-    """Accepts connections from a listening socket, without ever refusing one. To be used by one event loop.
+    """Accepts connections from a listening socket, without ever refusing one. Must be used by one event loop.
 
     Args:
-        listener: A socket that listens already.
+        listener: A socket that is bound.
         make: Makes the protocol of a connection.
-        connections: Those that are open.
-        tls: Makes connections speak TLS.
-        patience: Seconds that a client may take for the handshake of TLS, and for its end.
+        connections: The open connections.
+        tls: Makes connections use TLS.
+        tls_timeout: Seconds that a client may take for the handshake of TLS, and for its end.
     """
 
     def __init__(
@@ -111,13 +111,14 @@ class Acceptor:
         connections: Connections,
         *,
         tls: ssl.SSLContext | None,
-        patience: float,
+        tls_timeout: float,
     ) -> None:
         self._listener = listener
         self._make = make
         self._connections = connections
         self._tls = tls
-        self._timeouts = {} if tls is None else {"ssl_handshake_timeout": patience, "ssl_shutdown_timeout": patience}
+        names = () if tls is None else ("ssl_handshake_timeout", "ssl_shutdown_timeout")
+        self._timeouts = dict.fromkeys(names, tls_timeout)
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -127,14 +128,14 @@ class Acceptor:
         self._loop.add_reader(listener, self._accept)
 
     def close(self) -> None:
-        """Accept nothing more, and abort handshakes in progress."""
+        """Accept no more connections, and abort handshakes in progress."""
         self._closed = True
         self._loop.remove_reader(self._listener)
         for task in self._opening:
             task.cancel()
 
     async def wait_closed(self) -> None:
-        """Return once handshakes in progress have ended."""
+        """Wait until handshakes in progress have ended."""
         await asyncio.gather(*self._opening, return_exceptions=True)
 
     def _accept(self) -> None:
@@ -153,8 +154,8 @@ class Acceptor:
             self._connections.add(protocol)
 
     def _pause(self, error: OSError) -> None:
-        """Make room and try again soon: the listener stays readable, so trying at once would take the whole core."""
-        self._log.warning("connection could not be accepted", error=error.strerror, logger=__name__)
+        # the listener stays readable, so trying again at once would use a whole core
+        self._log.warning("connection not accepted", error=error.strerror, logger=__name__)
         self._connections.evict()
         self._loop.remove_reader(self._listener)
         self._loop.call_later(PAUSE, self._resume)
@@ -164,7 +165,7 @@ class Acceptor:
             self._loop.add_reader(self._listener, self._accept)
 
     async def _open(self, protocol: "Accepted", accepted: socket.socket) -> None:
-        # no TLS, none that is allowed, or none in time: the client's business, so no line in the log
+        # a handshake that fails is the client's problem, and clients must not fill the log
         with contextlib.suppress(OSError):
             await self._loop.connect_accepted_socket(lambda: protocol, accepted, ssl=self._tls, **self._timeouts)
 
@@ -176,10 +177,10 @@ class Acceptor:
 
 
 class Accepted(asyncio.Protocol):
-    """A connection that can be aborted before it has a transport, while TLS is being negotiated."""
+    """A connection that can be aborted before it has a transport, during the handshake of TLS."""
 
     transport: asyncio.Transport
-    """None until the connection is made, as uvicorn has it."""
+    """None until the connection is made, as in uvicorn."""
     opening: asyncio.Task[None]
     """Makes the transport."""
 
@@ -189,7 +190,7 @@ class Accepted(asyncio.Protocol):
         """Whether a request is being answered."""
 
     def abort(self) -> None:
-        """End the connection at once."""
+        """Close the connection at once."""
         if self.transport is None:
             self.opening.cancel()
         else:

@@ -1,4 +1,4 @@
-"""The web config file in force: read again when it or a certificate changes, and kept when the new one has faults."""
+"""The active web config: loaded again when the file or a certificate changes; an invalid file changes nothing."""
 
 import ssl
 import threading
@@ -14,17 +14,17 @@ from exporter.config.secret import Version
 from exporter.web.config import PATHS, WebConfig, load_web
 from exporter.web.tls import NewestContext, server_context
 
-AGAIN = 5.0
-"""Seconds after which a refused file is tried again: what it lacked may be there by then."""
+RETRY_INTERVAL = 5.0
+"""Seconds between two tries to load a file that was refused: a file that it names may appear later."""
 
 
-class InForce(NamedTuple):
-    """What holds for requests and connections now.
+class ActiveWebConfig(NamedTuple):
+    """The settings that hold now.
 
     Attributes:
-        headers: Of every answer; names in lower case.
-        users: Names and bcrypt hashes; everybody may come in, if there are none.
-        tls: How HTTPS is spoken; None for plain HTTP.
+        headers: Headers of every response; names in lower case.
+        users: Names and bcrypt hashes; without any, no password is needed.
+        tls: The certificate and versions of TLS; None for plain HTTP.
     """
 
     headers: tuple[tuple[bytes, bytes], ...]
@@ -33,9 +33,10 @@ class InForce(NamedTuple):
 
 
 class WebFile:
-    """A web config file. Raises ConfigError at once if it cannot be used; later, faults leave in force what was.
+    """A web config file. Thread-safe.
 
-    Safe to be asked by several threads.
+    Raises:
+        ConfigError: The file is invalid.
     """
 
     def __init__(self, path: Path, monotonic: Callable[[], float]) -> None:
@@ -44,78 +45,82 @@ class WebFile:
         self._log = structlog.get_logger()
         self._lock = threading.Lock()
         self._versions: dict[str, Version | None] = {}
-        self._fault = ""
+        self._error = ""
         self._tried = monotonic()
         before = _version(path)
         config = load_web(path)
         self._versions = {**_versions(self._files(config)), str(path): before}
-        self._in_force = _in_force(config)
-        if self._in_force.users and self._in_force.tls is None:
-            self._log.warning("basic auth without TLS: passwords can be read on the way")
+        self._active = _activate(config)
+        if self._active.users and self._active.tls is None:
+            self._log.warning("basic auth without TLS: passwords cross the network in clear text")
 
     @property
     def tls(self) -> ssl.SSLContext | None:
-        """A context that makes each connection as the file says at that moment; None for plain HTTP."""
-        return None if self._in_force.tls is None else NewestContext.of(self._newest)
+        """A context that always uses the newest settings; None for plain HTTP."""
+        return None if self._active.tls is None else NewestContext.of(self._newest)
 
     def _newest(self) -> ssl.SSLContext:
         context = self.current().tls
-        assert context is not None, "HTTPS is never switched off"  # noqa: S101  # `_take` holds it
+        assert context is not None, "HTTPS is never switched off"  # noqa: S101  # see `_load`
         return context
 
-    def current(self) -> InForce:
-        """What holds now. Looks whether files changed; a new fault is logged once."""
+    def current(self) -> ActiveWebConfig:
+        """Return the active settings. Loads changed files; a new error is logged once."""
         with self._lock:
-            if self._worth_reading():
+            if self._is_due():
                 try:
-                    self._take()
+                    self._load()
                 except ConfigError as error:
-                    if str(error) != self._fault:
-                        self._log.error("web config refused: the old one stays in force", problem=str(error))
-                    self._fault = str(error)
-            return self._in_force
+                    if str(error) != self._error:
+                        self._log.error("web config refused; the old one stays active", error=str(error))
+                    self._error = str(error)
+            return self._active
 
     def reload(self) -> None:
-        """Reads the file anew. Raises ConfigError with its faults; what was in force then stays so."""
+        """Load the file again. Raises ConfigError if it is invalid; the old settings then stay active."""
         with self._lock:
             try:
-                self._take()
+                self._load()
             except ConfigError as error:
-                self._fault = str(error)
+                self._error = str(error)
                 raise
 
-    def _worth_reading(self) -> bool:
-        if self._fault and self._monotonic() - self._tried >= AGAIN:
+    def _is_due(self) -> bool:
+        if self._error and self._monotonic() - self._tried >= RETRY_INTERVAL:
             return True
         return _versions(self._versions) != self._versions
 
-    def _take(self) -> None:
+    def _load(self) -> None:
         self._tried = self._monotonic()
-        # versions before contents: what changes in between is read once more
+        # versions before contents: a change in between is then loaded by the next call
         self._versions = _versions(self._versions)
         config = load_web(self._path)
-        if (config.tls_server_config is None) != (self._in_force.tls is None):
+        if (config.tls_server_config is None) != (self._active.tls is None):
             raise ConfigError(
-                [ConfigProblem("tls_server_config", "HTTPS cannot come or go by a reload; restart the exporter")]
+                [
+                    ConfigProblem(
+                        "tls_server_config", "HTTPS cannot be enabled or disabled by a reload; restart the exporter"
+                    )
+                ]
             )
         versions = {**_versions(self._files(config)), str(self._path): self._versions[str(self._path)]}
-        self._in_force = _in_force(config)
+        self._active = _activate(config)
         self._versions = versions
-        self._fault = ""
-        self._log.info("web config taken up", users=len(config.basic_auth_users))
+        self._error = ""
+        self._log.info("web config loaded", users=len(config.basic_auth_users))
 
     def _files(self, config: WebConfig) -> list[str]:
-        """The files that the config was read from, or names."""
+        """Return the web config file and the files that it names."""
         tls = config.tls_server_config
         named = [getattr(tls, key) for key in PATHS] if tls else []
         return [str(self._path), *filter(None, named)]
 
 
-def _in_force(config: WebConfig) -> InForce:
+def _activate(config: WebConfig) -> ActiveWebConfig:
     logs.guard(config.secrets())
     headers = config.http_server_config.headers.items()
     tls = config.tls_server_config
-    return InForce(
+    return ActiveWebConfig(
         headers=tuple((name.lower().encode(), value.encode()) for name, value in headers if value),
         users={name.encode(): each.reveal().encode() for name, each in config.basic_auth_users.items()},
         tls=None if tls is None else server_context(tls),

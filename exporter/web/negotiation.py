@@ -1,4 +1,4 @@
-"""Which of the four ready answers a client of `/metrics` wants."""
+"""Which of the four rendered pages a client of `/metrics` gets."""
 
 import functools
 
@@ -8,7 +8,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 @functools.lru_cache(maxsize=64)
 def wants_openmetrics(accept: str) -> bool:
-    """Whether an Accept header asks for OpenMetrics at least as much as for text, by name; text is for all others."""
+    """Return whether an Accept header names OpenMetrics and prefers it at least as much as text."""
     offers = _preferences(accept)
     openmetrics = offers.get("application/openmetrics-text", 0.0)
     text = max((offers.get(name, 0.0) for name in ("text/plain", "text/*", "*/*")), default=0.0)
@@ -17,12 +17,12 @@ def wants_openmetrics(accept: str) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def wants_gzip(accept_encoding: str) -> bool:
-    """Whether an Accept-Encoding header names gzip and does not refuse it."""
+    """Return whether an Accept-Encoding header names gzip and does not refuse it."""
     return _preferences(accept_encoding).get("gzip", 0.0) > 0
 
 
 def _preferences(header: str) -> dict[str, float]:
-    """Name → the largest q with which it is offered (RFC 9110, 12.4.2)."""
+    """Return the largest q of each name (RFC 9110, 12.4.2)."""
     offers: dict[str, float] = {}
     for offer in header.lower().split(","):
         name, *parameters = (part.strip() for part in offer.split(";"))

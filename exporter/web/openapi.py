@@ -1,4 +1,4 @@
-"""The OpenAPI document of `/api/v1`, made of the table of endpoints and of the records themselves."""
+"""The OpenAPI document of `/api/v1`, made from the table of endpoints and the docstrings of the records."""
 
 import functools
 import inspect
@@ -10,66 +10,67 @@ from urllib.parse import urlsplit
 import msgspec
 
 from exporter.web.api import ENDPOINTS, ROOT, Endpoint, ErrorReport
-from exporter.web.questions import INSTANTS
+from exporter.web.parameters import TIMES
 
 Json = dict[str, Any]
 
-REFUSALS = {
-    400: "A parameter is wrong or not known.",
-    405: "Only GET is answered.",
+ERRORS = {
+    400: "A parameter is invalid or unknown.",
+    405: "Only GET is allowed.",
     429: "Too many requests; try again after `Retry-After` seconds.",
-    500: "A fault of the exporter itself.",
-    503: "Too much is asked at once, or the state cannot be read now; try again after `Retry-After` seconds.",
+    500: "Internal error; the log has the details.",
+    503: "Too many requests at once, or the state cannot be read now; try again after `Retry-After` seconds.",
 }
 
-PATH_PARAMETERS = {"source": "The source's name.", "run_id": "The vendor's id of the run, percent-encoded."}
+PATH_PARAMETERS = {"source": "Name of the source.", "run_id": "The vendor's ID of the run, percent-encoded."}
 
-INSTANT = {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}
+TIME = {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}
 
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 @functools.lru_cache(maxsize=1)
 def document(version: str, external_url: str = "") -> bytes:
-    """Return the document as JSON; paths in it are below the one of `external_url`."""
-    return msgspec.json.format(msgspec.json.encode(described(version, external_url)), indent=2)
+    """Return the document as JSON. `external_url`: its path is the prefix of all paths."""
+    return msgspec.json.format(msgspec.json.encode(describe(version, external_url)), indent=2)
 
 
-def described(version: str, external_url: str = "") -> Json:
+def describe(version: str, external_url: str = "") -> Json:
     """Return the document."""
     records = [
-        *(endpoint.answers for endpoint in ENDPOINTS),
-        *(endpoint.question for endpoint in ENDPOINTS),
+        *(endpoint.response for endpoint in ENDPOINTS),
+        *(endpoint.parameters for endpoint in ENDPOINTS),
         ErrorReport,
     ]
-    _, components = msgspec.json.schema_components(records, ref_template="#/components/schemas/{name}")
-    questions = {endpoint.question.__name__: components.pop(endpoint.question.__name__, {}) for endpoint in ENDPOINTS}
+    _, schemas = msgspec.json.schema_components(records, ref_template="#/components/schemas/{name}")
+    # parameters are described where they are used, so they are not components
+    parameters = {name: schemas.pop(name, {}) for name in (endpoint.parameters.__name__ for endpoint in ENDPOINTS)}
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "jobrun-exporter",
             "version": version,
-            "description": "Job runs of hosted systems. Instants are Unix seconds, lengths seconds, null is unknown.",
+            "description": "Job runs of hosted systems. Times are Unix seconds, durations seconds; null is unknown.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": urlsplit(external_url).path.rstrip("/") or "/"}],
         "paths": {
-            ROOT + endpoint.path: {"get": _operation(endpoint, questions[endpoint.question.__name__])}
+            ROOT + endpoint.path: {"get": _operation(endpoint, parameters[endpoint.parameters.__name__])}
             for endpoint in ENDPOINTS
         },
-        "components": {"schemas": {name: _with_attributes(schema) for name, schema in sorted(components.items())}},
+        "components": {"schemas": {name: _with_attributes(schema) for name, schema in sorted(schemas.items())}},
     }
 
 
-def _operation(endpoint: Endpoint, question: Json) -> Json:
-    refusals = dict(sorted({**REFUSALS, **endpoint.refusals}.items()))
+def _operation(endpoint: Endpoint, parameters: Json) -> Json:
+    errors = dict(sorted({**ERRORS, **endpoint.errors}.items()))
     return {
         "operationId": "_".join(re.findall(r"\w+", endpoint.path)),
         "summary": endpoint.summary,
-        "parameters": [*_path_parameters(endpoint), *_parameters(_with_attributes(question))],
+        "parameters": [*_path_parameters(endpoint), *_query_parameters(_with_attributes(parameters))],
         "responses": {
-            "200": {"description": "The answer.", "content": _content(endpoint.answers)},
-            **{str(code): {"description": text, "content": _content(ErrorReport)} for code, text in refusals.items()},
+            "200": {"description": "The answer.", "content": _content(endpoint.response)},
+            **{str(code): {"description": text, "content": _content(ErrorReport)} for code, text in errors.items()},
         },
     }
 
@@ -84,30 +85,26 @@ def _path_parameters(endpoint: Endpoint) -> Iterator[Json]:
         yield {"name": name, "in": "path", "required": True, "description": PATH_PARAMETERS[name], "schema": schema}
 
 
-def _parameters(question: Json) -> Iterable[Json]:
-    for name, schema in question.get("properties", {}).items():
-        yield {
-            "name": name,
-            "in": "query",
-            "description": schema.get("description", ""),
-            "schema": INSTANT if name in INSTANTS else _without_null(schema),
-        }
+def _query_parameters(parameters: Json) -> Iterable[Json]:
+    for name, schema in parameters.get("properties", {}).items():
+        kind = TIME if name in TIMES else _without_null(schema)
+        yield {"name": name, "in": "query", "description": schema.get("description", ""), "schema": kind}
 
 
 def _without_null(schema: Json) -> Json:
-    """A parameter that is not given is left out: there is no null in an address."""
+    # a query string has no null: such a parameter is left out instead
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     kept = {key: value for key, value in schema.items() if key not in {"anyOf", "description"} and value is not None}
     return kept if not kinds else {**kept, **kinds[0]} if len(kinds) == 1 else {**kept, "anyOf": kinds}
 
 
 def _with_attributes(schema: Json) -> Json:
-    """A record's schema in which what the docstring says of its attributes stands with the properties."""
+    """Return a record's schema with the `Attributes:` of its docstring moved to its properties."""
     text = inspect.cleandoc(schema.get("description", ""))
     head, _, listed = text.partition("\n\nAttributes:")
-    said = {name: " ".join(words.replace("None", "null").split()) for name, words in _ATTRIBUTE.findall(listed)}
+    texts = {name: " ".join(words.replace("None", "null").split()) for name, words in _ATTRIBUTE.findall(listed)}
     properties = {
-        name: {**each, "description": said[name]} if name in said else each
+        name: {**each, "description": texts[name]} if name in texts else each
         for name, each in schema.get("properties", {}).items()
     }
     return {**schema, "description": " ".join(head.split()), **({"properties": properties} if properties else {})}

@@ -1,19 +1,17 @@
-"""Whose requests are answered: the host they name, and the site they come from."""
+"""Which requests are answered, by the host that they name and the site that they come from."""
 
 import ipaddress
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 PRIVATE = (".localhost", ".local", ".internal", ".svc")
-"""Names that nobody else can have a public address made for."""
+"""Suffixes of host names that cannot exist in public DNS."""
 
 
-def names_us(host: str, external_url: str) -> bool:
-    """Return whether a `Host` header may name us, so that no page of others can have its own name lead here.
-
-    Without an external URL every name may. IP addresses, names without a dot and private names always may: a
-    stranger's domain cannot be one of them.
-    """
+def is_own_host(host: str, external_url: str) -> bool:
+    """Return whether a `Host` header may name this exporter. Without an external URL every name may."""
+    # This stops DNS rebinding: a page whose domain resolves to the exporter could read it. Such a domain is never an IP
+    # address, a name without a dot or a private name.
     ours, named = _hostname(f"//{host}"), _hostname(external_url)
     if not named or not ours or ours == named:
         return True
@@ -21,10 +19,8 @@ def names_us(host: str, external_url: str) -> bool:
 
 
 def is_from_another_site(headers: Mapping[str, str], external_url: str) -> bool:
-    """Return whether a browser sends this for a page that is not ours; other clients send neither header.
-
-    A proxy may hide the name or the port under which people reach us: then `external_url` has them.
-    """
+    """Return whether a browser sends this request for a page of another site. Other clients send neither header."""
+    # a proxy may hide the host name or the port that people use; then only `external_url` has them
     site, origin, host = headers.get("sec-fetch-site"), headers.get("origin"), headers.get("host", "")
     if site is not None:
         return site not in ("same-origin", "none")
@@ -32,7 +28,7 @@ def is_from_another_site(headers: Mapping[str, str], external_url: str) -> bool:
         return False
     if ":" in host.rpartition("]")[2]:
         return origin.partition("://")[2] != host
-    # no port, or one that a proxy has lost
+    # no port, or a proxy has dropped it
     named = _hostname(origin)
     return not named or named != _hostname(f"//{host}")
 

@@ -1,10 +1,7 @@
-"""Answers that take a while: in threads of their own, a few at a time, so that no scrape and no probe waits for them.
+"""Slow responses: a few threads of their own, so that no scrape and no probe waits for them.
 
-A handler is a plain function from a request to a response. What is too much is refused at once, with the time after
-which another try may do better; what takes too long is given up.
-
-Handlers compute one at a time, and wait together: Python computes on one core however many threads want to, and each of
-them would take as much of it as the thread that answers scrapes.
+A handler is a plain function from a request to a response. Requests beyond the bounds get an error at once, with the
+time after which another try may succeed.
 """
 
 import asyncio
@@ -12,7 +9,7 @@ import contextlib
 import re
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -25,23 +22,30 @@ from starlette.routing import Route
 from exporter.reports.errors import BusyError, ReportError, TooManyError
 
 Handler = Callable[[Request], Response]
-Endpoint = Callable[[Request], Awaitable[Response]]
-Refuse = Callable[[ReportError], Response]
-"""Makes the response that says why there is no other."""
+OnError = Callable[[ReportError], Response]
+"""Makes the response that reports an error."""
 
 
 class Bounds(NamedTuple):
-    """How much is done at once. `rate`: requests a second in the long run; `burst`: at once; `patience`: seconds."""
+    """How much is done at once.
+
+    Attributes:
+        workers: Threads.
+        queue: Requests that wait for a thread.
+        rate: Requests per second in the long run.
+        burst: Requests at once.
+        timeout: Seconds that a request may take.
+    """
 
     workers: int = 4
-    waiting: int = 32
+    queue: int = 32
     rate: float = 50.0
     burst: float = 100.0
-    patience: float = 20.0
+    timeout: float = 20.0
 
 
 class RequestPool:
-    """Threads for handlers. Its endpoints are to be called by one event loop only.
+    """Threads for handlers. Its routes must be called by one event loop only.
 
     Args:
         bounds: How much is done at once.
@@ -52,41 +56,39 @@ class RequestPool:
         self._bounds = bounds or Bounds()
         self._monotonic = monotonic
         self._threads = ThreadPoolExecutor(self._bounds.workers, thread_name_prefix="page")
+        # Handlers compute one at a time: Python uses one core however many threads there are, and each of them would
+        # get as much of it as the thread that answers scrapes.
         self._computing = threading.Lock()
         self._busy = 0
         self._closed = False
         self._tokens, self._filled = self._bounds.burst, monotonic()
         self._log = structlog.get_logger()
 
-    def endpoint(self, handler: Handler, refuse: Refuse) -> Endpoint:
-        """The handler as what Starlette calls. A ReportError that it raises is answered by `refuse`."""
+    def route(self, path: str, handler: Handler, on_error: OnError, *, every_method: bool = False) -> Route:
+        """Return a route. A ReportError that the handler raises becomes the response of `on_error`.
 
-        async def answer(request: Request) -> Response:
+        `every_method`: the handler answers all methods, not only GET.
+        """
+
+        async def respond(request: Request) -> Response:
             try:
                 self._admit()
                 return await self._run(handler, request)
             except ReportError as error:
-                return refuse(error)
-            except Exception as error:  # noqa: BLE001  # the last resort, as follows
-                # A fault of ours must not end the connection without a word, nor show what it saw.
-                self._log.exception("page could not be made", error=type(error).__name__, logger=__name__)
-                return refuse(ReportError("a fault of the exporter itself; its log says more"))
+                return on_error(error)
+            except Exception as error:  # noqa: BLE001  # a bug must not cut the connection, nor show what it saw
+                self._log.exception("request failed", error=type(error).__name__, logger=__name__)
+                return on_error(ReportError("internal error; the log has the details"))
 
-        return answer
-
-    def below(self, path: str, handler: Handler, refuse: Refuse) -> Route:
-        """A route for all that begins with a path, whatever comes behind it: ids can hold even a newline.
-
-        It answers all methods, so that the handler can refuse in its own words; see `segments`.
-        """
-        route = Route(path + "/{rest:path}", self.endpoint(handler, refuse))
-        route.methods = None
-        route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)
+        route = Route(path, respond)
+        if every_method:
+            route.methods = None
+        route.path_regex = re.compile(route.path_regex.pattern, re.DOTALL)  # an ID can hold even a newline
         return route
 
     @contextlib.contextmanager
-    def aside(self) -> Iterator[None]:
-        """For a handler that waits for something: lets others compute meanwhile."""
+    def waiting(self) -> Iterator[None]:
+        """Let other handlers compute while this one waits."""
         self._computing.release()
         try:
             yield
@@ -94,23 +96,23 @@ class RequestPool:
             self._computing.acquire()
 
     def _admit(self) -> None:
-        """Takes one of the requests that may come now."""
+        """Take one of the requests that may come now. Raises ReportError if there is none."""
         now, bounds = self._monotonic(), self._bounds
         self._tokens = min(bounds.burst, self._tokens + (now - self._filled) * bounds.rate)
         self._filled = now
         if self._tokens < 1:
             raise TooManyError("too many requests")
-        if self._closed or self._busy >= bounds.workers + bounds.waiting:
-            raise BusyError("too many requests are being answered")
+        if self._closed or self._busy >= bounds.workers + bounds.queue:
+            raise BusyError("too many requests at once")
         self._tokens -= 1
 
     async def _run(self, handler: Handler, request: Request) -> Response:
         future = self._threads.submit(self._handle, handler, request)
         self._busy += 1
         loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: _told(loop, self._done))
+        future.add_done_callback(lambda _: _call_in(loop, self._done))
         try:
-            async with asyncio.timeout(self._bounds.patience):
+            async with asyncio.timeout(self._bounds.timeout):
                 return await asyncio.shield(asyncio.wrap_future(future))
         except TimeoutError:
             raise BusyError("no answer in time") from None
@@ -123,19 +125,19 @@ class RequestPool:
         self._busy -= 1
 
     def close(self) -> bool:
-        """Begins nothing more; False if a handler is still at work."""
+        """Start no more handlers. Returns False if one is still running."""
         self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         return self._busy == 0
 
 
-def segments(request: Request, path: str) -> list[str]:
-    """The parts of a request's path behind another; a slash within an id is quoted, so it parts nothing."""
+def segments(request: Request, path: str = "") -> list[str]:
+    """Return the parts of a request's path below another path."""
+    # split before decoding, as an ID may hold a slash
     raw = request.scope.get("raw_path") or request.url.path.encode()
     return [unquote(part) for part in raw.decode("latin-1").removeprefix(path + "/").split("/")]
 
 
-def _told(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    """Calls in the loop's thread, unless the loop has ended."""
-    with contextlib.suppress(RuntimeError):
+def _call_in(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended
         loop.call_soon_threadsafe(call)

@@ -1,4 +1,4 @@
-"""Runs an ASGI application on a thread of its own."""
+"""Serves an ASGI application on a thread of its own."""
 
 import asyncio
 import functools
@@ -12,42 +12,41 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from exporter.web.address import Address
 from exporter.web.application import ABORT
-from exporter.web.connections import MOST_CONNECTIONS, Accepted, Acceptor, Connections
+from exporter.web.connections import MAX_CONNECTIONS, Accepted, Acceptor, Connections
 
 KEEP_ALIVE = 75
-"""Seconds that an idle connection is kept, longer than the usual interval between two scrapes."""
-
+"""Seconds that an idle connection is kept: longer than the usual interval between two scrapes."""
 
 HEAD_LIMIT = 64 * 1024
-"""Bytes of one request's line and headers, besides those that came in one piece with its beginning."""
+"""Bytes of one request's line and headers, besides those that arrive together with its first byte."""
 
-
-HEAD_PATIENCE = 10.0
-"""Seconds that a client may take for one request's line and headers."""
+HEAD_TIMEOUT = 10.0
+"""Seconds that a client may take for one request's line and headers, and for the handshake of TLS."""
 
 
 class ListenError(Exception):
-    """The address cannot be listened on."""
+    """The address cannot be bound."""
 
 
 class _Protocol(HttpToolsProtocol, Accepted):
-    """uvicorn's HTTP, which by itself would keep headers without end, and wait for them without end.
+    """uvicorn's HTTP with a limit on the size of a request's head and on the time that it may take."""
 
-    Bodies it keeps only to 64 KiB at a time, and idle connections for KEEP_ALIVE.
-    """
+    # uvicorn itself bounds bodies (64 KiB in memory) and idle connections, but would read headers without end, and wait
+    # for them without end. The methods below are its private interface: pyproject.toml caps its version.
 
     _head = 0
-    """Bytes that are no body since the data in which the request began."""
+    """Bytes that do not belong to a body, since the data in which the request began."""
     _began = False
     _body = 0
     _deadline: asyncio.TimerHandle | None = None
-    """When to end the connection; None while no head is awaited."""
+    """When to close the connection; None while no head is expected."""
 
-    def __init__(self, *args: Any, patience: float, open_now: Connections, **more: Any) -> None:  # noqa: ANN401  # uvicorn's own
+    def __init__(self, *args: Any, head_timeout: float, connections: Connections, **more: Any) -> None:  # noqa: ANN401  # uvicorn's own
         super().__init__(*args, **more)
-        self._patience = patience
-        self._open_now = open_now
+        self._head_timeout = head_timeout
+        self._connections = connections
 
     @property
     def busy(self) -> bool:
@@ -60,22 +59,22 @@ class _Protocol(HttpToolsProtocol, Accepted):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._expect_nothing()
-        self._open_now.remove(self)
+        self._cancel_deadline()
+        self._connections.remove(self)
 
     def on_message_begin(self) -> None:
         self._began = True
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]  # ours, so unknown to uvicorn
+        self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]  # our own extension
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        self._expect_nothing()
-        self._open_now.touch(self)
+        self._cancel_deadline()
+        self._connections.touch(self)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._open_now.touch(self)
+        self._connections.touch(self)
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
@@ -84,7 +83,7 @@ class _Protocol(HttpToolsProtocol, Accepted):
     def data_received(self, data: bytes) -> None:
         self._began, self._body = False, 0
         super().data_received(data)
-        # where in its data a request began is not told; one piece of data is bounded by itself
+        # httptools does not say where in the data a request began; one piece of data is bounded by itself
         self._head = 0 if self._began else self._head + len(data) - self._body
         if self._head > HEAD_LIMIT and not self.transport.is_closing():
             self.send_400_response("Request head too large.")
@@ -92,26 +91,25 @@ class _Protocol(HttpToolsProtocol, Accepted):
             self._expect_head()
 
     def _expect_head(self) -> None:
-        """From now on, if not already, the rest of a head must come soon."""
         if self._deadline is None and not self.transport.is_closing():
-            self._deadline = self.loop.call_later(self._patience, self.transport.close)
+            self._deadline = self.loop.call_later(self._head_timeout, self.transport.close)
 
-    def _expect_nothing(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Nothing: whoever asks for a web socket gets the page, and the log no advice on how to have them."""
+        """Log nothing: a request for a web socket gets the page, and a client must not fill the log."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with an acceptor of ours, which at its end also cuts off clients that do not read."""
+    """uvicorn's server with our own acceptor. Its shutdown also cuts off clients that do not read."""
 
-    def __init__(self, config: uvicorn.Config, open_now: Connections, patience: float) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections, tls_timeout: float) -> None:
         super().__init__(config)
-        self._open_now = open_now
-        self._patience = patience
+        self._connections = connections
+        self._tls_timeout = tls_timeout
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         def make() -> Accepted:
@@ -120,9 +118,8 @@ class _Server(uvicorn.Server):
             )
             return protocol
 
-        tls, patience = self.config.ssl, self._patience
         self.servers = [
-            Acceptor(listener, make, self._open_now, tls=tls, patience=patience)  # type: ignore[misc]  # closed alike
+            Acceptor(listener, make, self._connections, tls=self.config.ssl, tls_timeout=self._tls_timeout)  # type: ignore[misc]  # closed alike
             for listener in sockets or []
         ]
         self.started = True
@@ -132,15 +129,19 @@ class _Server(uvicorn.Server):
         for connection in list(self.server_state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
-        await asyncio.sleep(0)  # aborted connections are closed in the loop's next turn
+        await asyncio.sleep(0)  # the loop closes them in its next turn
 
 
 class WebServer:
     """A server that listens from `start` until `stop`.
 
-    `host` "" means all interfaces. `port` 0 takes a free one, known after `start`. `tls` makes it speak HTTPS.
-    `patience`: seconds that a client may take for one request's line and headers, and for the handshake of TLS.
-    `most`: connections that may be open at once; for a further one, that which has been idle longest is ended.
+    Args:
+        app: The ASGI application.
+        host: Where to listen; "" for all interfaces.
+        port: The port; 0 for any free one, which `port` has after the start.
+        tls: Makes it serve HTTPS.
+        head_timeout: Seconds that a client may take for a request's line and headers, and for the handshake of TLS.
+        max_connections: Connections open at once; a further one replaces the one that has been idle longest.
     """
 
     def __init__(  # noqa: PLR0913  # the limits are arguments for tests
@@ -150,16 +151,16 @@ class WebServer:
         port: int,
         tls: ssl.SSLContext | None = None,
         *,
-        patience: float = HEAD_PATIENCE,
-        most: int = MOST_CONNECTIONS,
+        head_timeout: float = HEAD_TIMEOUT,
+        max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         self.host = host
         self.port = port
-        open_now = Connections(most)
+        connections = Connections(max_connections)
         self._config = uvicorn.Config(
             app,
             loop="asyncio",
-            http=functools.partial(_Protocol, patience=patience, open_now=open_now),  # type: ignore[arg-type]  # it is only called
+            http=functools.partial(_Protocol, head_timeout=head_timeout, connections=connections),  # type: ignore[arg-type]  # it is only called
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -169,14 +170,14 @@ class WebServer:
             timeout_keep_alive=KEEP_ALIVE,
         )
         self._tls = tls
-        self._server = _Server(self._config, open_now, patience)
+        self._server = _Server(self._config, connections, head_timeout)
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Binds, then serves in the background. Raises ListenError if the address is taken or not ours."""
+        """Bind, then serve in the background. Raises ListenError if the address cannot be bound."""
         listener = _listener(self.host, self.port)
-        # Or the end of an answer waits 40 ms for the client to confirm its beginning. asyncio does this itself only for
-        # sockets that name their protocol; connections have it from their listener.
+        # Without this the end of a response waits 40 ms for the client to confirm its start. asyncio sets it only on
+        # sockets that name their protocol; connections inherit it from the listener.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = listener.getsockname()[1]
         self._config.load()
@@ -186,10 +187,10 @@ class WebServer:
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Takes no more connections, lets answers under way finish for at most this many seconds, and ends."""
+        """Accept no more connections, let running responses finish for at most `timeout` seconds, and stop."""
         if self._thread is None:
             return
-        self._config.timeout_graceful_shutdown = timeout  # type: ignore[assignment] # handed to asyncio, which takes any number
+        self._config.timeout_graceful_shutdown = timeout  # type: ignore[assignment]  # handed to asyncio, which takes any number
         self._server.should_exit = True
         self._thread.join(timeout + 1)
 
@@ -206,10 +207,10 @@ class WebServer:
 def _listener(host: str, port: int) -> socket.socket:
     try:
         if host:
-            family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-            return socket.create_server(address[:2], family=family)
+            family, *_, target = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            return socket.create_server(target[:2], family=family)
         if socket.has_dualstack_ipv6():
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(("", port))
     except OSError as error:
-        raise ListenError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise ListenError(f"cannot listen on {Address(host, port)}: {error.strerror or error}") from error

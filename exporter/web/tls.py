@@ -1,4 +1,4 @@
-"""TLS of our own pages: contexts made from a web config, and one that always speaks as the newest of them says."""
+"""TLS of the exporter's own pages: contexts made from a web config, and one that always uses the newest of them."""
 
 import ipaddress
 import ssl
@@ -18,10 +18,10 @@ VERIFY = {
 
 
 def server_context(settings: TlsServer) -> ssl.SSLContext:
-    """A context with these settings and what its files hold now.
+    """Return a context with these settings and the present content of their files.
 
     Raises:
-        ConfigError: The files do not hold what they should.
+        ConfigError: A file cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version, context.maximum_version = VERSIONS[settings.min_version], VERSIONS[settings.max_version]
@@ -40,12 +40,12 @@ def server_context(settings: TlsServer) -> ssl.SSLContext:
 
 def _load_own(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem | None:
     try:
-        # without a password of ours OpenSSL would ask for one at the terminal
+        # without a callback OpenSSL would ask for a passphrase at the terminal
         context.load_cert_chain(settings.cert_file, settings.key_file, password=lambda: "")
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             return ConfigProblem("tls_server_config.key_file", "is not the key of cert_file")
-        return ConfigProblem("tls_server_config", "cert_file and key_file hold no certificate and key that can be used")
+        return ConfigProblem("tls_server_config", "cert_file and key_file do not hold a usable certificate and key")
     except OSError as error:
         return ConfigProblem("tls_server_config", f"cert_file or key_file cannot be read: {error.strerror}")
     return None
@@ -57,7 +57,7 @@ def _load_authorities(context: ssl.SSLContext, settings: TlsServer) -> ConfigPro
     try:
         context.load_verify_locations(settings.client_ca_file)
     except ssl.SSLError:
-        return ConfigProblem("tls_server_config.client_ca_file", "holds no certificate that can be used")
+        return ConfigProblem("tls_server_config.client_ca_file", "does not hold a usable certificate")
     except OSError as error:
         return ConfigProblem("tls_server_config.client_ca_file", f"the file cannot be read: {error.strerror}")
     return None
@@ -70,12 +70,12 @@ def _load_suites(context: ssl.SSLContext, settings: TlsServer) -> ConfigProblem 
     try:
         context.set_ciphers(":".join(suites))
     except ssl.SSLError:
-        return ConfigProblem("tls_server_config.cipher_suites", "this machine's OpenSSL has none of them")
+        return ConfigProblem("tls_server_config.cipher_suites", "this machine's OpenSSL supports none of them")
     return None
 
 
 def _only_for(allowed: frozenset[str]) -> type[ssl.SSLObject]:
-    """A connection that ends with the handshake, if the client's certificate has none of these names."""
+    """Return a class of connections whose handshake fails unless the client's certificate has one of these names."""
 
     class Checked(ssl.SSLObject):
         def do_handshake(self) -> None:
@@ -87,7 +87,7 @@ def _only_for(allowed: frozenset[str]) -> type[ssl.SSLObject]:
 
 
 def alternative_names(certificate: Any) -> frozenset[str]:  # noqa: ANN401  # as `getpeercert` has it
-    """Its names: DNS, e-mail, URI; IP addresses in their shortest form."""
+    """Return the names of a certificate: DNS, e-mail, URI, and IP addresses in their shortest form."""
     names = certificate.get("subjectAltName", ())
     return frozenset(_shortest(text.strip()) if kind == "IP Address" else text for kind, text in names)
 
@@ -100,16 +100,15 @@ def _shortest(text: str) -> str:
 
 
 class NewestContext(ssl.SSLContext):
-    """A context that makes every connection by the context that is the newest at that moment.
+    """A context that opens each connection with the context that is the newest at that moment."""
 
-    A live context can take a new certificate, but not forget authorities that it once trusted; this forgets all.
-    """
+    # A live context can load a new certificate, but cannot drop an authority that it once trusted.
 
     _newest: Callable[[], ssl.SSLContext]
 
     @classmethod
     def of(cls, newest: Callable[[], ssl.SSLContext]) -> "NewestContext":
-        """The context that asks `newest` at each connection."""
+        """Return a context that calls `newest` for each connection."""
         context = cls(ssl.PROTOCOL_TLS_SERVER)
         context._newest = newest  # the base class makes its instances in `__new__`
         return context
@@ -122,5 +121,5 @@ class NewestContext(ssl.SSLContext):
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
-        """A connection, as asyncio makes it."""
+        """Return a connection; asyncio calls this."""
         return self._newest().wrap_bio(incoming, outgoing, server_side, server_hostname, session)

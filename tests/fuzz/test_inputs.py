@@ -15,7 +15,7 @@ from exporter.explain.selector import SelectorError, parse
 from exporter.model import Result
 from exporter.sources import SOURCES
 from exporter.state.opening import open_state
-from exporter.web.auth import claimed_by
+from exporter.web.auth import credentials_of
 from exporter.web.config import load_web
 from exporter.web.negotiation import wants_gzip, wants_openmetrics
 from exporter.web.passwords import Credentials
@@ -81,7 +81,7 @@ def encoded(value):
 @EXAMPLES
 @given(st.binary() | st.binary().map(lambda value: b"Basic " + value) | st.binary().map(encoded))
 def test_an_authorization_is_a_claim_or_none(header):
-    claim = claimed_by({"headers": [(b"authorization", header)]})
+    claim = credentials_of({"headers": [(b"authorization", header)]})
     assert claim is None or isinstance(claim, Credentials)
 
 

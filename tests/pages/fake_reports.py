@@ -7,7 +7,7 @@ from exporter.reports.errors import LogsOffError, UnknownError
 from exporter.reports.filters import JobFilter, RunFilter
 from exporter.reports.records import (
     BudgetReport,
-    Ending,
+    CompletedRun,
     JobList,
     JobReport,
     LogReport,
@@ -47,8 +47,8 @@ def source(name="snow", **changes):
 
 def endings(*results, gap=HOUR):
     return tuple(
-        Ending(run_id=f"run-{number}", result=result, end=NOW - (len(results) - number) * gap, duration=60 + number)
-        for number, result in enumerate(results)
+        CompletedRun(run_id=f"run-{n}", result=result, end=NOW - (len(results) - n) * gap, duration=60 + n)
+        for n, result in enumerate(results)
     )
 
 

@@ -89,7 +89,7 @@ def test_sources_and_jobs_stand_on_the_status_page(page):
     row = page.locator("table.jobs tbody tr", has=page.get_by_role("link", name="sessions", exact=True))
     expect(row).to_contain_text("failing")
     expect(row.locator(".streak")).to_contain_text("3")
-    expect(row.get_by_role("img")).to_have_attribute("aria-label", "15 recent runs, 3 failing")
+    expect(row.get_by_role("img")).to_have_attribute("aria-label", "15 recent runs, 3 failed")
 
 
 def test_jobs_are_filtered_and_ordered_by_the_address(page):
@@ -127,7 +127,7 @@ def test_runs_are_filtered_by_the_form_and_an_id_leads_to_its_run(page):
     rows = page.locator("table.runs tbody tr")
     expect(rows).to_have_count(3)
     run_id = page.locator("table.runs tbody th a").first.inner_text()
-    page.get_by_label("Run id").fill(run_id)
+    page.get_by_label("Run ID").fill(run_id)
     page.get_by_role("button", name="Show").click()
     expect(page).to_have_url(re.compile(f"/runs/snow/{run_id}$"))
 
@@ -164,10 +164,10 @@ def test_output_is_not_offered_where_logs_are_off(living):
 def test_a_new_run_appears_without_a_reload_and_nothing_is_lost(page, living):
     page.clock.install()
     page.goto("/runs?job_name=arrival")
-    expect(page.locator(".empty")).to_contain_text("No run fits")
+    expect(page.locator(".empty")).to_contain_text("No run matches")
     page.evaluate("window.same = true")
     living.world.run("arrival", created=time.time() - 9, duration=5.0, result="failure")
-    field = page.get_by_label("Run id")
+    field = page.get_by_label("Run ID")
     field.fill("half writ")
     passes(page, page.locator("table.runs tbody tr").count)
     expect(page.locator("table.runs tbody tr")).to_have_count(1)

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from exporter.model import Result
-from exporter.pages.graph import BOX_WIDTH, MOST, graph
+from exporter.pages.graph import BOX_WIDTH, MAX_STEPS, graph
 from exporter.pages.sparkline import HEIGHT, sparkline
 from exporter.pages.timeline import timeline
 from exporter.reports.records import StepReport
@@ -20,7 +20,7 @@ def test_a_sparkline_has_a_bar_for_each_run_and_a_mark_above_each_that_failed():
     line = sparkline(endings(Result.SUCCESS, Result.FAILURE, Result.TIMEOUT, Result.SKIP))
     assert (bars(line.good), bars(line.bad), bars(line.calm)) == (1, 2, 1)
     assert line.bad.count(" 0h") == 2
-    assert line.label == "4 recent runs, 2 failing"
+    assert line.label == "4 recent runs, 2 failed"
 
 
 def test_the_latest_run_is_at_the_right_end_however_few_there_are():
@@ -39,7 +39,7 @@ def test_without_runs_there_is_an_empty_picture_that_says_so():
 
 def test_steps_stand_where_they_happened():
     drawn = timeline(STEPS, NOW - 3600 - 90, NOW)
-    assert drawn.placed == "told"
+    assert drawn.placed == "exact"
     assert drawn.length == 88
     assert [bar and (bar.x, bar.width) for bar in drawn.bars[:2]] == [(0.0, 227.3), (227.3, 227.3)]
     assert drawn.bars[2].usual == pytest.approx(1000 * 60 / 88, abs=0.1)
@@ -105,6 +105,6 @@ def test_circles_and_steps_that_wait_for_themselves_end():
 
 
 def test_a_long_chain_is_no_trouble_and_too_many_steps_are_no_picture():
-    chain = [step("0", 0, 1), *(step(str(number), 0, 1, after=[str(number - 1)]) for number in range(1, MOST))]
-    assert len({box.x for box in graph(chain[::-1]).boxes}) == MOST
+    chain = [step("0", 0, 1), *(step(str(number), 0, 1, after=[str(number - 1)]) for number in range(1, MAX_STEPS))]
+    assert len({box.x for box in graph(chain[::-1]).boxes}) == MAX_STEPS
     assert graph([*chain, step("more", 0, 1, after=["0"])]) is None

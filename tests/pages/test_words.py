@@ -1,6 +1,6 @@
 import pytest
 
-from exporter.pages.formatting import age, full_time, machine_time, many, span, visible, web_link
+from exporter.pages.formatting import age, duration, full_time, machine_time, plural, visible, web_link
 
 DAY = 86400.0
 
@@ -24,7 +24,7 @@ DAY = 86400.0
     ],
 )
 def test_a_length_is_told_in_two_units_at_most(seconds, text):
-    assert span(seconds) == text
+    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_other_addresses_cannot(url):
 
 
 def test_a_noun_has_the_number_of_its_count():
-    assert (many(1, "job"), many(0, "job"), many(1200, "success", "successes")) == (
+    assert (plural(1, "job"), plural(0, "job"), plural(1200, "success", "successes")) == (
         "1 job",
         "0 jobs",
         "1,200 successes",

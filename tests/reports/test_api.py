@@ -80,7 +80,7 @@ def test_every_endpoint_is_in_the_document_with_the_record_it_answers():
     for endpoint in ENDPOINTS:
         operation = DOCUMENT["paths"][ROOT + endpoint.path]["get"]
         reference = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
-        assert reference == f"#/components/schemas/{endpoint.answers.__name__}"
+        assert reference == f"#/components/schemas/{endpoint.response.__name__}"
         assert operation["summary"].endswith(".")
         assert all(parameter["description"] for parameter in operation["parameters"])
     assert len(DOCUMENT["paths"]) == len(ENDPOINTS)
@@ -208,7 +208,7 @@ def test_too_many_requests_are_refused_with_the_time_to_wait(make):
 
 
 def test_slow_answers_keep_neither_scrapes_nor_probes_waiting(make):
-    desk = make(bounds=Bounds(workers=2, waiting=1, rate=1000, burst=1000))
+    desk = make(bounds=Bounds(workers=2, queue=1, rate=1000, burst=1000))
     go = threading.Event()
     desk.reporter.runs = lambda _: go.wait(10) and desk.reporter.jobs(JobFilter())
     client = desk.client()
@@ -232,7 +232,7 @@ def test_slow_answers_keep_neither_scrapes_nor_probes_waiting(make):
 
 
 def test_an_answer_that_takes_too_long_is_given_up(make):
-    desk = make(bounds=Bounds(patience=0.05))
+    desk = make(bounds=Bounds(timeout=0.05))
     go = threading.Event()
     desk.reporter.runs = lambda _: go.wait(10)
     client = desk.client()
@@ -248,7 +248,7 @@ def test_a_fault_of_ours_shows_nothing_of_what_it_saw(desk):
     assert response.status_code == 500
     assert "secret" not in response.text
     conforms(response.json(), "ErrorReport")
-    assert "page could not be made" in desk.bench.logs.getvalue()
+    assert "request failed" in desk.bench.logs.getvalue()
 
 
 @pytest.mark.parametrize(

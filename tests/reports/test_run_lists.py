@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from exporter.errors import StateError
 from exporter.model import Job, Result, State
-from exporter.reports.errors import BadQuestionError, BusyError
+from exporter.reports.errors import BusyError, InvalidParameterError
 from exporter.reports.filters import RunFilter
 from exporter.reports.reader import Reader
 from exporter.reports.runlist import FEW_JOBS, Wanted
@@ -125,18 +125,18 @@ def test_a_run_without_an_end_stands_where_it_was_seen_to_have_ended(desk):
 
 @pytest.mark.parametrize("cursor", ["x", "e30", "bnVsbA", "W10", "é", "a" * 60_000])
 def test_a_cursor_that_was_not_given_out_is_refused(desk, cursor):
-    with pytest.raises(BadQuestionError, match="cursor"):
+    with pytest.raises(InvalidParameterError, match="cursor"):
         desk.reporter.runs(RunFilter(cursor=cursor))
 
 
 @pytest.mark.parametrize("limit", [0, -1, 501])
 def test_a_limit_out_of_bounds_is_refused(desk, limit):
-    with pytest.raises(BadQuestionError, match="limit"):
+    with pytest.raises(InvalidParameterError, match="limit"):
         desk.reporter.runs(RunFilter(limit=limit))
 
 
 def test_a_source_that_is_not_there_is_refused_with_those_that_are(desk):
-    with pytest.raises(BadQuestionError, match=r"source: .* one"):
+    with pytest.raises(InvalidParameterError, match=r"source: .* one"):
         desk.reporter.runs(RunFilter(source="two"))
 
 

@@ -9,7 +9,7 @@ from exporter.config.config import Objective
 from exporter.model import Job, Window
 from exporter.reports import problems as problems_module
 from exporter.reports.conditions import KINDS, STATUSES, UNSEEN
-from exporter.reports.errors import BadQuestionError
+from exporter.reports.errors import InvalidParameterError
 from exporter.reports.filters import JobFilter, JobOrder
 from exporter.simulators.disruptions import Status
 from tests.contract.harness import HOUR, MINUTE, NOW
@@ -106,7 +106,7 @@ def test_jobs_are_filtered_ordered_and_paged(desk, wanted, found):
 
 @pytest.mark.parametrize("wanted", [{"limit": 501}, {"page": 0}, {"source": "two"}])
 def test_a_filter_that_means_nothing_is_refused(desk, wanted):
-    with pytest.raises(BadQuestionError, match=next(iter(wanted))):
+    with pytest.raises(InvalidParameterError, match=next(iter(wanted))):
         desk.reporter.jobs(JobFilter(**wanted))
 
 

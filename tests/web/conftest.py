@@ -45,7 +45,7 @@ def exporter():
 @pytest.fixture
 def server(exporter):
     with WebServer(
-        application(exporter.answers(), patience=0.5, monotonic=lambda: exporter.now), "127.0.0.1", 0
+        application(exporter.answers(), read_timeout=0.5, monotonic=lambda: exporter.now), "127.0.0.1", 0
     ) as server:
         yield server
 

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from exporter.web.application import application
-from exporter.web.connections import MOST_CONNECTIONS, Accepted, Acceptor, Connections, connection_limit
+from exporter.web.connections import MAX_CONNECTIONS, Accepted, Acceptor, Connections, connection_limit
 from exporter.web.server import WebServer
 from tests.web.certificates import AUTHORITY, trusting
 
@@ -80,7 +80,7 @@ def limit_under(files):
 
 def test_connections_take_a_quarter_of_the_open_files_at_most():
     assert limit_under(256) == 64
-    assert connection_limit() <= MOST_CONNECTIONS
+    assert connection_limit() <= MAX_CONNECTIONS
 
 
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one():
@@ -96,7 +96,7 @@ def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one():
 @pytest.fixture
 def small(exporter):
     exporter.exposition.publish()
-    with WebServer(application(exporter.answers()), "127.0.0.1", 0, most=MOST) as server:
+    with WebServer(application(exporter.answers()), "127.0.0.1", 0, max_connections=MOST) as server:
         yield server
 
 
@@ -104,7 +104,7 @@ def small(exporter):
 def small_with_tls(exporter):
     exporter.exposition.publish()
     context = serving()
-    with WebServer(application(exporter.answers()), "127.0.0.1", 0, context, most=MOST) as server:
+    with WebServer(application(exporter.answers()), "127.0.0.1", 0, context, max_connections=MOST) as server:
         yield server
 
 
@@ -155,7 +155,7 @@ def test_half_handshakes_are_bounded_too(small_with_tls, caplog):
 def test_a_handshake_that_does_not_go_on_is_ended(exporter):
     context = serving()
     with (
-        WebServer(application(exporter.answers()), "127.0.0.1", 0, context, patience=0.3) as server,
+        WebServer(application(exporter.answers()), "127.0.0.1", 0, context, head_timeout=0.3) as server,
         connected(server, b"\x16") as connection,
     ):
         assert connection.recv(1) == b""
@@ -197,7 +197,7 @@ class Exhausted(socket.socket):
 
 async def answer_of(listener, connections):
     """What a client gets that connects while the system has no file left."""
-    acceptor = Acceptor(listener, lambda: Greeting(connections), connections, tls=None, patience=10)
+    acceptor = Acceptor(listener, lambda: Greeting(connections), connections, tls=None, tls_timeout=10)
     reader, writer = await asyncio.open_connection(*listener.getsockname())
     greeting = await reader.read(5)
     writer.close()

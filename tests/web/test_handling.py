@@ -25,7 +25,7 @@ def answers(handling, *handlers):
     """What these handlers answer to requests that come at once."""
 
     async def ask():
-        return await asyncio.gather(*(handling.endpoint(handler, refuse)(None) for handler in handlers))
+        return await asyncio.gather(*(handling.route("/", handler, refuse).endpoint(None) for handler in handlers))
 
     return [answer.body for answer in asyncio.run(ask())]
 
@@ -47,7 +47,7 @@ def test_while_one_waits_another_computes(handling):
     answered = threading.Event()
 
     def waits(_):
-        with handling.aside():
+        with handling.waiting():
             return Response(str(answered.wait(10)))
 
     def computes(_):
@@ -59,7 +59,7 @@ def test_while_one_waits_another_computes(handling):
 
 def test_after_a_fault_while_waiting_others_compute_one_at_a_time_again(handling):
     def fails(_):
-        with handling.aside():
+        with handling.waiting():
             raise ReportError("the other side is gone")
 
     def computes(_):

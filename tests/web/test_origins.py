@@ -1,6 +1,6 @@
 import pytest
 
-from exporter.web.origins import is_from_another_site, names_us
+from exporter.web.origins import is_from_another_site, is_own_host
 
 OURS = "https://jobruns.example.com/jobs"
 
@@ -14,13 +14,13 @@ OURS = "https://jobruns.example.com/jobs"
     ],
 )
 def test_pages_answer_to_their_own_host_and_to_names_no_stranger_can_have(host):
-    assert names_us(host, OURS)
+    assert is_own_host(host, OURS)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "jobruns.example.com.evil.example", "127.0.0.1.evil.example:9797"])
 def test_pages_do_not_answer_to_a_strangers_name(host):
-    assert not names_us(host, OURS)
-    assert names_us(host, "")
+    assert not is_own_host(host, OURS)
+    assert is_own_host(host, "")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from exporter.web.passwords import REMEMBERED, WAITING_PER_CLIENT, BusyError, Credentials, Passwords
+from exporter.web.passwords import MAX_CHECKS_PER_CLIENT, REMEMBERED, Credentials, Passwords, TooManyChecksError
 
 USERS = {b"anna": b"hash of a", b"bert": b"hash of b"}
 RIGHT = {(b"a", b"hash of a"), (b"b", b"hash of b")}
@@ -80,8 +80,8 @@ def test_guesses_do_not_push_out_passwords_in_use(passwords, bcrypt):
 def test_what_is_remembered_is_bounded_and_holds_no_password(passwords):
     asked(passwords, *((b"anna", b"guess %d" % number) for number in range(2 * REMEMBERED)))
 
-    assert len(passwords._wrong._keys) == REMEMBERED
-    assert all(len(key) == 32 and b"guess" not in key for key in passwords._wrong._keys)
+    assert len(passwords._wrong) == REMEMBERED
+    assert all(len(key) == 32 and b"guess" not in key for key in passwords._wrong)
 
 
 def test_the_same_claim_made_by_many_at_once_is_compared_once(passwords, bcrypt):
@@ -105,10 +105,10 @@ def test_one_client_cannot_take_all_places_and_known_passwords_need_none(passwor
         bcrypt.go_on.clear()
         guesses = [
             asyncio.create_task(passwords.accepts(Credentials(b"anna", b"%d" % number), USERS, "guesser"))
-            for number in range(WAITING_PER_CLIENT)
+            for number in range(MAX_CHECKS_PER_CLIENT)
         ]
         await settled()
-        with pytest.raises(BusyError):
+        with pytest.raises(TooManyChecksError):
             await passwords.accepts(Credentials(b"anna", b"more"), USERS, "guesser")
         assert await passwords.accepts(Credentials(b"anna", b"a"), USERS, "guesser")
         other = asyncio.create_task(passwords.accepts(Credentials(b"bert", b"b"), USERS, "person"))
@@ -116,7 +116,7 @@ def test_one_client_cannot_take_all_places_and_known_passwords_need_none(passwor
         bcrypt.go_on.set()
         return await asyncio.gather(other, *guesses)
 
-    assert asyncio.run(ask()) == [True] + [False] * WAITING_PER_CLIENT
+    assert asyncio.run(ask()) == [True] + [False] * MAX_CHECKS_PER_CLIENT
 
 
 def test_many_clients_together_are_bounded_too(passwords, bcrypt):
@@ -130,7 +130,7 @@ def test_many_clients_together_are_bounded_too(passwords, bcrypt):
 
     answers = asyncio.run(ask())
     assert answers[:32] == [False] * 32
-    assert all(isinstance(answer, BusyError) for answer in answers[32:])
+    assert all(isinstance(answer, TooManyChecksError) for answer in answers[32:])
 
 
 def test_who_gives_up_waiting_takes_the_result_from_nobody(passwords, bcrypt):

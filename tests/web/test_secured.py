@@ -18,7 +18,7 @@ from exporter import logs
 from exporter.config.problems import ConfigError
 from exporter.web.application import HTML_HEADERS, application
 from exporter.web.auth import Guarded, guarded
-from exporter.web.file import AGAIN, WebFile
+from exporter.web.file import RETRY_INTERVAL, WebFile
 from exporter.web.passwords import Passwords
 from exporter.web.server import HEAD_LIMIT, WebServer
 from tests.web.certificates import (
@@ -200,7 +200,7 @@ def test_a_bad_file_keeps_the_old_and_is_logged_once(serve, lines, bad):
     for _ in range(3):
         assert served.get().status_code == 401
         assert served.get(user="anna").status_code == 200
-        served.now += AGAIN
+        served.now += RETRY_INTERVAL
     refusals = [line for line in lines.getvalue().splitlines() if "web config refused" in line]
     assert len(refusals) == 1
     assert "plain" not in refusals[0]
@@ -235,7 +235,7 @@ def test_a_reload_takes_the_file_or_tells_its_faults(serve):
 def test_https_cannot_come_or_go_while_running(serve, tmp_path):
     served = serve(USERS)
     served.write(written(tmp_path) + USERS)
-    with pytest.raises(ConfigError, match="HTTPS cannot come or go"):
+    with pytest.raises(ConfigError, match="cannot be enabled or disabled by a reload"):
         served.file.reload()
     assert served.get(user="anna").status_code == 200
 
@@ -254,7 +254,7 @@ def test_nothing_secret_is_ever_logged(serve, lines):
 
 def test_passwords_over_plain_http_are_warned_of(serve, lines):
     serve(USERS)
-    assert "basic auth without TLS: passwords can be read on the way" in lines.getvalue()
+    assert "basic auth without TLS: passwords cross the network in clear text" in lines.getvalue()
 
 
 def test_a_slow_check_delays_nobody_else(exporter, tmp_path):
@@ -434,7 +434,7 @@ def test_files_that_are_named_before_they_exist_are_taken_up_when_they_do(serve,
     served.write("tls_server_config: {cert_file: later.pem, key_file: later.key}\n")
     assert served.peer() == before
     written(tmp_path, stem="later")
-    served.now += AGAIN
+    served.now += RETRY_INTERVAL
 
     assert served.peer() != before
 

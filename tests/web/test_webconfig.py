@@ -101,13 +101,13 @@ tls: {}
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [
-        ("client_auth_type: RequireAnyClientCert", "client_auth_type: is not supported: it takes any certificate"),
-        ("client_auth_type: RequireClientCert", "client_auth_type: is not supported: it takes any certificate"),
-        ("client_auth_type: RequestClientCert", "client_auth_type: is not supported: it takes any certificate"),
+        ("client_auth_type: RequireAnyClientCert", "client_auth_type: is not supported: it accepts any certificate"),
+        ("client_auth_type: RequireClientCert", "client_auth_type: is not supported: it accepts any certificate"),
+        ("client_auth_type: RequestClientCert", "client_auth_type: is not supported: it accepts any certificate"),
         ("client_auth_type: Always", "client_auth_type: must be 'NoClientCert'"),
         ("client_auth_type: RequireAndVerifyClientCert", "client_ca_file: is required with client_auth_type"),
         ("client_auth_type: VerifyClientCertIfGiven", "client_ca_file: is required with client_auth_type"),
-        ("client_ca_file: ca.pem", "client_ca_file: is of use only with client_auth_type"),
+        ("client_ca_file: ca.pem", "client_ca_file: needs client_auth_type"),
         ("client_ca_file: none.pem", "client_ca_file: the file cannot be read: No such file"),
         ("client_allowed_sans: [a]", "client_allowed_sans: needs client_auth_type: RequireAndVerifyClientCert"),
         (
@@ -116,7 +116,7 @@ tls: {}
         ),
         ("min_version: TLS11", "min_version: must be 'TLS12' or 'TLS13'"),
         ("min_version: TLS13, max_version: TLS12", "max_version: is older than min_version"),
-        ("cipher_suites: [TLS_AES_128_GCM_SHA256]", "cipher_suites: holds none of TLS 1.2"),
+        ("cipher_suites: [TLS_AES_128_GCM_SHA256]", "cipher_suites: has no cipher suite of TLS 1.2"),
         ("cipher_suites: [TLS_RSA_WITH_RC4_128_SHA]", "cipher_suites[0]: must be one of TLS_AES"),
         ("prefer_server_cipher_suites: 7", "prefer_server_cipher_suites: must be true or false"),
         ("cert_files: x", "cert_files: unknown key; did you mean cert_file?"),
@@ -140,10 +140,10 @@ def test_tls_needs_a_certificate_and_a_key(tmp_path, key):
 @pytest.mark.parametrize(
     ("headers", "problem"),
     [
-        ("Content-Security-Polic: x", "Content-Security-Polic: cannot be set; known are Content-Security-Policy"),
+        ("Content-Security-Polic: x", "Content-Security-Polic: cannot be set; allowed: Content-Security-Policy"),
         ("X-Frame-Options: DENY", "X-Frame-Options: must be deny or sameorigin"),
         ("X-Content-Type-Options: sniff", "X-Content-Type-Options: must be nosniff"),
-        ('X-XSS-Protection: "1\\r\\nSet-Cookie: a=b"', "X-XSS-Protection: must be printable ASCII, in one line"),
+        ('X-XSS-Protection: "1\\r\\nSet-Cookie: a=b"', "X-XSS-Protection: must be printable ASCII on one line"),
         ("X-XSS-Protection: 1", "X-XSS-Protection: must be text; put it in quotes"),
     ],
 )
@@ -171,7 +171,7 @@ def test_hashes_of_every_kind_of_bcrypt_are_taken(tmp_path):
 
 def test_a_cost_that_would_take_minutes_is_refused(tmp_path):
     (told,) = problems_of(tmp_path, f"basic_auth_users: {{anna: '{HASH.replace('$04$', '$19$')}'}}\n")
-    assert told == "basic_auth_users.anna: has a cost that is not between 4 and 18"
+    assert told == "basic_auth_users.anna: must have a cost from 4 to 18"
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_a_key_with_a_passphrase_is_refused_without_asking_for_it(tmp_path):
         key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, locked),
     )
 
-    with pytest.raises(ConfigError, match="no certificate and key that can be used"):
+    with pytest.raises(ConfigError, match="do not hold a usable certificate and key"):
         server_context(web_config(tmp_path / "w", text).tls_server_config)
 
 

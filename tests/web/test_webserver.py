@@ -95,7 +95,7 @@ def test_a_stuck_reader_does_not_keep_a_server_from_stopping(exporter):
 @pytest.fixture
 def impatient(exporter):
     """A server that waits for the rest of a head for a moment only."""
-    with WebServer(application(exporter.answers()), "127.0.0.1", 0, patience=0.3) as server:
+    with WebServer(application(exporter.answers()), "127.0.0.1", 0, head_timeout=0.3) as server:
         yield server
 
 

@@ -1,10 +1,10 @@
-// Keeps a page right without a reload: looks now and then whether it still is, and takes over the parts that changed.
-// Without this file the pages are plain pages. Nothing here makes HTML out of texts.
+// Updates an open page: fetches it again every few seconds and replaces the parts that changed.
+// The pages work without this file. Nothing here makes HTML from texts.
 (() => {
   "use strict";
 
-  const RESTING = 2000; // milliseconds without a key, a pointer or a scroll, after which a part may change
-  const SLOWEST = 60;   // seconds between two looks while there are no answers
+  const IDLE = 2000;    // milliseconds without a key, a pointer or a scroll, after which a part may change
+  const SLOWEST = 60;   // seconds between two checks while the exporter does not answer
   const UNITS = [[86400, "d"], [3600, "h"], [60, "m"], [1, "s"]];
 
   const main = document.querySelector("main");
@@ -12,7 +12,7 @@
   const button = document.getElementById("live");
   const word = document.getElementById("live-word");
   const announcement = document.getElementById("announcement");
-  let skew = 0;          // seconds that the exporter's clock is ahead of this one
+  let skew = 0;          // seconds by which the exporter's clock is ahead of this one
   let touched = 0;
   let wait = every;
   let etag = "";
@@ -34,7 +34,7 @@
     if (asOf) skew = seconds(asOf) - Date.now() / 1000;
   }
 
-  function tellAges() {
+  function updateAges() {
     const now = Date.now() / 1000 + skew;
     for (const time of document.querySelectorAll("time[data-age]")) {
       const text = age(seconds(time), now);
@@ -42,8 +42,8 @@
     }
   }
 
-  // Parts are compared without their ages, which always differ.
-  function essence(part) {
+  // A part without its ages, which always differ, and without what the reader opened.
+  function comparable(part) {
     const copy = part.cloneNode(true);
     for (const time of copy.querySelectorAll("time[data-age]")) time.textContent = "";
     for (const details of copy.querySelectorAll("details")) details.open = false;
@@ -53,13 +53,13 @@
   function busy() {
     const active = document.activeElement;
     const selection = document.getSelection();
-    return Date.now() - touched < RESTING
+    return Date.now() - touched < IDLE
       || (selection && !selection.isCollapsed)
       || (active && active.matches("[data-live] input, [data-live] select"));
   }
 
-  // Where the reader is: the focused link, else the first one in sight, found again by its address.
-  function place() {
+  // Remembers where the reader is: the focused link, else the first visible one. Returns a function that goes back there.
+  function rememberPlace() {
     const active = document.activeElement;
     const links = [...main.querySelectorAll("[data-live] a[href]")];
     const focused = active && active.closest("[data-live]") ? active : null;
@@ -79,26 +79,26 @@
     };
   }
 
-  function takeOver(page) {
+  function update(page) {
     const summary = document.getElementById("summary")?.textContent;
     const verdict = document.getElementById("verdict")?.textContent;
-    const back = place();
+    const goBack = rememberPlace();
     const opened = [...document.querySelectorAll("details[open][id]")].map((details) => details.id);
     for (const part of main.querySelectorAll("[data-live]")) {
       const fresh = page.getElementById(part.id);
-      if (!fresh || essence(fresh) === essence(part)) continue;
+      if (!fresh || comparable(fresh) === comparable(part)) continue;
       const sideways = part.querySelector(".scroll")?.scrollLeft;
       part.replaceWith(document.adoptNode(fresh));
       if (sideways) fresh.querySelector(".scroll")?.scrollTo({left: sideways});
     }
     for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
-    back();
+    goBack();
     document.title = page.title;
-    const told = [document.getElementById("verdict")?.textContent, document.getElementById("summary")?.textContent];
-    if (told[0] !== verdict || told[1] !== summary) announcement.textContent = told.filter(Boolean).join(". ");
+    const now = [document.getElementById("verdict")?.textContent, document.getElementById("summary")?.textContent];
+    if (now[0] !== verdict || now[1] !== summary) announcement.textContent = now.filter(Boolean).join(". ");
   }
 
-  async function look() {
+  async function check() {
     const answer = await fetch(location.href, {
       cache: "no-store",
       headers: etag ? {"If-None-Match": etag} : {},
@@ -107,23 +107,23 @@
     if (answer.status === 304) return;
     if (!answer.ok) throw new Error(answer.status);
     const text = await answer.text();
-    if (busy() || document.hidden || !running) return; // it is asked for again
+    if (busy() || document.hidden || !running) return; // the next check fetches it again
     const page = new DOMParser().parseFromString(text, "text/html");
     if (!page.querySelector("main[data-refresh]")) return;
     etag = answer.headers.get("ETag") || "";
     readClock(page);
-    takeOver(page);
+    update(page);
   }
 
-  async function turn() {
+  async function cycle() {
     if (!document.hidden && running && !busy()) {
       try {
-        await look();
+        await check();
         wait = every;
-        say();
+        showState();
       } catch {
         wait = Math.min(wait * 2, SLOWEST);
-        say("No answer");
+        showState("No answer");
       }
     }
     schedule();
@@ -131,17 +131,17 @@
 
   function schedule() {
     clearTimeout(timer);
-    timer = setTimeout(turn, wait * 1000);
+    timer = setTimeout(cycle, wait * 1000);
   }
 
-  function say(error) {
+  function showState(error) {
     const text = !running ? "Paused" : error || "Live";
     if (word.textContent !== text) word.textContent = text;
     button.setAttribute("aria-pressed", String(running));
     button.classList.toggle("error", Boolean(error) && running);
   }
 
-  // The output of a step is shown below its button; if that does not work, its own page is.
+  // Shows the output of a step below its button; if that fails, opens its own page.
   async function showOutput(link) {
     const place = document.getElementById("output");
     place.setAttribute("aria-busy", "true");
@@ -160,7 +160,7 @@
     place.removeAttribute("aria-busy");
   }
 
-  // Of long output the end says most.
+  // The end of a long output is the interesting part.
   function showEnds(place) {
     for (const output of place.querySelectorAll(".output")) output.scrollTop = output.scrollHeight;
   }
@@ -173,14 +173,14 @@
   });
   showEnds(main);
   readClock(document);
-  setInterval(tellAges, 5000);
+  setInterval(updateAges, 5000);
   if (!every || !button) return;
 
   for (const kind of ["keydown", "pointerdown", "wheel", "touchmove"]) {
     addEventListener(kind, () => { touched = Date.now(); }, {passive: true});
   }
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) { tellAges(); turn(); } });
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) { updateAges(); cycle(); } });
   button.hidden = false;
-  button.addEventListener("click", () => { running = !running; wait = every; say(); if (running) { touched = 0; turn(); } });
+  button.addEventListener("click", () => { running = !running; wait = every; showState(); if (running) { touched = 0; cycle(); } });
   schedule();
 })();
