@@ -16,7 +16,7 @@ from exporter.client.budget import Budget
 from exporter.client.client import HEADERS, Client
 from exporter.client.signin import BearerAuth
 from exporter.metrics.meters import SelfMetrics
-from exporter.sources.snowplow_api import RUNS
+from exporter.sources.snowplow.api import RUNS
 
 ANSWER = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Fri, 29 May 2026 12:00:00 GMT\r\n"

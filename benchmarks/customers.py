@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import msgspec
 
-from exporter.sources.workato import WorkatoSource, note_of
-from exporter.sources.workato_api import USERS
-from exporter.sources.workato_customers import PER_PAGE
-from exporter.sources.workato_marks import ReadMark, encode_marks
-from exporter.sources.workato_settings import WorkatoSettings
+from exporter.sources.workato.api import USERS
+from exporter.sources.workato.customers import PER_PAGE
+from exporter.sources.workato.marks import ReadMark, encode_marks
+from exporter.sources.workato.settings import WorkatoSettings
+from exporter.sources.workato.source import WorkatoSource, note_of
 
 NOW = 1_780_000_000.0
 RECIPES = 3

@@ -18,7 +18,7 @@ from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
 from exporter.model import Batch, Job, Result, Run, Step
 from exporter.sources import SOURCES
-from exporter.sources.snowplow import EVENT_LIMIT
+from exporter.sources.snowplow.source import EVENT_LIMIT
 from exporter.state.opening import open_state
 
 DOUBLINGS = (1, 2, 4, 8)

@@ -11,7 +11,7 @@ import msgspec
 
 from benchmarks.measure import REPEATS, Figure, beside, least, show
 from benchmarks.vendor import body, polling, rows, stamp
-from exporter.sources.snowplow import EVENT_LIMIT
+from exporter.sources.snowplow.source import EVENT_LIMIT
 
 GROUP = "poll of 10 k runs, CPU x typed decode"
 

@@ -16,7 +16,7 @@ import prometheus_client
 from benchmarks.render import Ready, full, view
 from benchmarks.vendor import body, polling, stamp
 from exporter.app import TURN
-from exporter.sources.snowplow import EVENT_LIMIT
+from exporter.sources.snowplow.source import EVENT_LIMIT
 from exporter.web.application import WebHandlers, application
 from exporter.web.negotiation import OPENMETRICS, TEXT
 from exporter.web.server import WebServer

@@ -9,7 +9,7 @@ import sys
 from benchmarks.measure import Figure, cost, show
 from benchmarks.poll import yardstick
 from benchmarks.vendor import polling
-from exporter.sources.snowplow import EVENT_LIMIT
+from exporter.sources.snowplow.source import EVENT_LIMIT
 
 GROUP = "state"
 READING = EVENT_LIMIT + 1

@@ -1,14 +1,17 @@
-"""The table of sources: a vendor is a file of this package and a line here."""
+"""The table of sources: each vendor is a package here and a row below."""
 
 from collections.abc import Mapping
 
-from exporter.sources import northflank, snowplow, strait, workato
+from exporter.sources.northflank.source import TYPE as NORTHFLANK
+from exporter.sources.snowplow.source import TYPE as SNOWPLOW
 from exporter.sources.source import SourceType
+from exporter.sources.strait.source import TYPE as STRAIT
+from exporter.sources.workato.source import TYPE as WORKATO
 
 SOURCES: Mapping[str, SourceType] = {
-    "snowplow": snowplow.TYPE,
-    "workato": workato.TYPE,
-    "northflank": northflank.TYPE,
-    "strait": strait.TYPE,
+    "snowplow": SNOWPLOW,
+    "workato": WORKATO,
+    "northflank": NORTHFLANK,
+    "strait": STRAIT,
 }
-"""Every kind of source by its word in the configuration."""
+"""All source types by their name in the config."""

@@ -15,7 +15,7 @@ from exporter.metrics.families import FAMILIES
 from exporter.metrics.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES
 from exporter.model import Result, State
 from exporter.sources import SOURCES
-from exporter.sources.snowplow import ApiKey, ApiKeyPair, PasswordGrant, SnowplowSettings
+from exporter.sources.snowplow.settings import ApiKey, ApiKeyPair, PasswordGrant, SnowplowSettings
 
 SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"

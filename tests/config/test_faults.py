@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exporter.config.config import load, loads
 from exporter.config.problems import ConfigError, path_of
-from exporter.sources.snowplow import SnowplowSettings
+from exporter.sources.snowplow.settings import SnowplowSettings
 
 SETTINGS = {"snowplow": SnowplowSettings}
 FILES = sorted((Path(__file__).parent / "testdata").glob("*.yaml"))

@@ -5,7 +5,7 @@ import pytest
 from exporter.model import Window
 from exporter.simulators.disruptions import Drop
 from exporter.simulators.snowplow import SnowplowOptions
-from exporter.sources.snowplow import SnowplowSource
+from exporter.sources.snowplow.source import SnowplowSource
 from tests.contract.harness import DAY, HOUR, MINUTE, UNOBSERVED, Bench
 
 LIMIT = 300

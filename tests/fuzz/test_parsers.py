@@ -8,8 +8,11 @@ import msgspec
 import pytest
 
 from exporter.errors import SourceError
-from exporter.sources import northflank_api, snowplow_api, strait_api, workato_api
+from exporter.sources.northflank import api as northflank_api
 from exporter.sources.payload import decode_rows
+from exporter.sources.snowplow import api as snowplow_api
+from exporter.sources.strait import api as strait_api
+from exporter.sources.workato import api as workato_api
 from tests.fuzz.depth import VALUES_HERE
 from tests.fuzz.nasty import places, planted, twice, whole, without
 

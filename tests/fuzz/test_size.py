@@ -10,8 +10,11 @@ import pytest
 from exporter.client.budget import Budget
 from exporter.client.client import Client, NetworkSettings
 from exporter.errors import DecodeError
-from exporter.sources import northflank_api, snowplow_api, strait_api, workato_api
+from exporter.sources.northflank import api as northflank_api
 from exporter.sources.payload import MOST_PARTS, decode_rows
+from exporter.sources.snowplow import api as snowplow_api
+from exporter.sources.strait import api as strait_api
+from exporter.sources.workato import api as workato_api
 
 MEBI = 1024 * 1024
 LIMIT = NetworkSettings().body_limit

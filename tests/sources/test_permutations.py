@@ -6,7 +6,8 @@ from itertools import permutations
 import pytest
 
 from exporter.model import Result
-from exporter.sources import snowplow_api, workato_api
+from exporter.sources.snowplow import api as snowplow_api
+from exporter.sources.workato import api as workato_api
 
 BEFORE, LATER = "2026-11-27T10:00:05Z", "2026-11-27T10:00:09Z"
 SNOWPLOW = [

@@ -14,7 +14,8 @@ from exporter.polling.poll import Poller
 from exporter.simulators.clock import Clock
 from exporter.simulators.northflank import NorthflankOptions, NorthflankSimulator
 from exporter.simulators.scripted import ScriptedWorld
-from exporter.sources.northflank import TYPE, NorthflankSettings
+from exporter.sources.northflank.settings import NorthflankSettings
+from exporter.sources.northflank.source import TYPE
 from exporter.state.opening import open_state
 
 NOW = 1_700_000_000.0

@@ -6,7 +6,7 @@ import pytest
 
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State
-from exporter.sources.northflank_api import (
+from exporter.sources.northflank.api import (
     RUN,
     parse_job,
     parse_page,
@@ -17,7 +17,7 @@ from exporter.sources.northflank_api import (
     statuses,
     to_run,
 )
-from exporter.sources.request_queue import Schedule
+from exporter.sources.northflank.request_queue import Schedule
 
 SAMPLE = (Path(__file__).parent / "payloads" / "job_runs.json").read_bytes()
 """The answer that the vendor's documentation prints, whole."""

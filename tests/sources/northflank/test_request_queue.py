@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from exporter.sources.request_queue import (
+from exporter.sources.northflank.request_queue import (
     JobActivity,
     PollTier,
     Schedule,

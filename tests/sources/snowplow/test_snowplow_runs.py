@@ -9,7 +9,7 @@ from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State
 from exporter.sources.payload import SLICE
 from exporter.sources.rest import LONGEST_WORD, path
-from exporter.sources.snowplow_api import (
+from exporter.sources.snowplow.api import (
     LIST_KEYS,
     RUN,
     RunRow,

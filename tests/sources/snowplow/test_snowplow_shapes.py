@@ -7,7 +7,7 @@ import pytest
 from exporter.errors import SchemaError
 from exporter.model import Result, State
 from exporter.sources.oddities import FUTURE_MARGIN, shape_of
-from exporter.sources.snowplow_api import (
+from exporter.sources.snowplow.api import (
     in_milliseconds,
     oddities,
     parse_rows,

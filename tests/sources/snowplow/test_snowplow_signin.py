@@ -11,7 +11,7 @@ from exporter.client.budget import Budget
 from exporter.client.client import Client, Environment, NullMeter
 from exporter.client.signin import make_token, parse_claims
 from exporter.errors import AuthError, NetworkError, RateLimitedError, RedirectError, ServerStatusError
-from exporter.sources.snowplow_signin import TOKEN_PASSWORD, TOKEN_V2, TOKEN_V3, ApiKeyAuth, PasswordAuth
+from exporter.sources.snowplow.signin import TOKEN_PASSWORD, TOKEN_V2, TOKEN_V3, ApiKeyAuth, PasswordAuth
 
 ROOT = "https://console.example.com/api/msc/v1"
 NOW = 1_700_000_000.0

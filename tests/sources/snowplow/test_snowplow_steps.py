@@ -4,7 +4,7 @@ import pytest
 
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Result, State, Step
-from exporter.sources.snowplow_api import STEP_LIST_KEYS, parse_log, parse_steps, statuses
+from exporter.sources.snowplow.api import STEP_LIST_KEYS, parse_log, parse_steps, statuses
 from exporter.sources.source import StepLog
 
 TABLE = statuses({})

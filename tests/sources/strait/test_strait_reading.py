@@ -7,7 +7,7 @@ from exporter.simulators.control import truth
 from exporter.simulators.disruptions import Drop, Duplicate, Late, Nameless, Shuffle, Stale, Status
 from exporter.simulators.strait_rows import StraitShape
 from exporter.simulators.world import MARK, SimJob
-from exporter.sources.strait_api import WORKFLOW
+from exporter.sources.strait.api import WORKFLOW
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State, Step
-from exporter.sources.strait_api import (
+from exporter.sources.strait.api import (
     JOB_ROW,
     RUN_ROW,
     RUN_STATUSES,

@@ -1,8 +1,8 @@
 import msgspec
 import pytest
 
-from exporter.sources.workato_api import JobRow, Recipe
-from exporter.sources.workato_marks import (
+from exporter.sources.workato.api import JobRow, Recipe
+from exporter.sources.workato.marks import (
     Found,
     Page,
     ReadMark,

@@ -6,7 +6,7 @@ import pytest
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State, Step
 from exporter.sources.rest import path
-from exporter.sources.workato_api import (
+from exporter.sources.workato.api import (
     STATUSES,
     Customer,
     Recipe,

@@ -6,8 +6,8 @@ from exporter.config.config import loads
 from exporter.config.problems import ConfigError
 from exporter.errors import AuthError
 from exporter.sources import SOURCES
-from exporter.sources.workato import TYPE
-from exporter.sources.workato_settings import WorkatoSettings
+from exporter.sources.workato.settings import WorkatoSettings
+from exporter.sources.workato.source import TYPE
 
 BASE = "name: w, type: workato, base_url: 'https://app.eu.workato.com', auth: {api_token: hidden}"
 

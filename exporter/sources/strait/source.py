@@ -1,19 +1,15 @@
 """Strait: its settings, and a source that reads the job runs and the workflow runs of one project."""
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Literal
 
 from exporter.client.client import Client
 from exporter.client.signin import BearerAuth
-from exporter.config.secret import Secret
-from exporter.config.section import Section
-from exporter.config.source import MINUTE, SourceSettings, Sweep
-from exporter.config.values import BaseUrl, Positive
+from exporter.config.source import MINUTE
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
 from exporter.model import Batch, Result, Run, Step
 from exporter.sources.parts import PollParts
 from exporter.sources.source import Access, SourceType, StepLog, View
-from exporter.sources.strait_api import (
+from exporter.sources.strait.api import (
     EXPORT,
     JOBS,
     RUN,
@@ -30,34 +26,11 @@ from exporter.sources.strait_api import (
     path,
     statuses,
 )
-from exporter.sources.strait_part import KINDS, REACH, Part
+from exporter.sources.strait.part import KINDS, REACH, Part
+from exporter.sources.strait.settings import StraitSettings
 
 MOST_STEPS = 100
 """Steps that a list of them holds; all were created at one time, so that there is no second page."""
-
-
-class ApiKey(Section):
-    """Sign-in by API key; the key also names the project."""
-
-    api_key: Secret
-    """The API key, with the scopes jobs:read, runs:read and workflows:read."""
-
-
-class StraitSettings(SourceSettings):
-    """A Strait source: one project."""
-
-    api_path: ClassVar[str] = "/v1"
-
-    type: Literal["strait"]
-    """The vendor."""
-    base_url: BaseUrl = "https://api.strait.dev"
-    """Scheme, host, optional port and prefix of the server, without the API's own path."""
-    auth: ApiKey
-    """How to sign in."""
-    sweep: Sweep | None = Sweep()
-    """Now and then this much is read again, for what arrives late."""
-    requests_per_minute: Positive = 50.0
-    """Budget of requests. Sources with one credential share the smallest."""
 
 
 class StraitSource:

@@ -20,7 +20,7 @@ from exporter.model import Batch, Job, Result, Run, State, Window
 from exporter.sources.failing import PATIENCE
 from exporter.sources.parts import PollParts
 from exporter.sources.source import View
-from exporter.sources.strait_api import (
+from exporter.sources.strait.api import (
     COMPENSATING,
     JOB_ROW,
     JOBS,
@@ -42,10 +42,10 @@ from exporter.sources.strait_api import (
     to_run,
     unlisted_job,
 )
-from exporter.sources.strait_bursts import Burst, Bursts
-from exporter.sources.strait_dead import DeadLetters
-from exporter.sources.strait_latest import LatestRows
-from exporter.sources.strait_pages import Lists
+from exporter.sources.strait.bursts import Burst, Bursts
+from exporter.sources.strait.dead_letters import DeadLetters
+from exporter.sources.strait.latest import LatestRows
+from exporter.sources.strait.pages import Lists
 from exporter.sources.unreadable import Waiting
 from exporter.sources.windows import Reach, plan
 

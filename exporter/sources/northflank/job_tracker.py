@@ -8,8 +8,8 @@ import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import Job, Run, one_row_per_run
+from exporter.sources.northflank.request_queue import JobActivity, Schedule
 from exporter.sources.paging import PageGuard
-from exporter.sources.request_queue import JobActivity, Schedule
 from exporter.sources.unreadable import awaited, counted
 
 MAX_PAGES = 100

@@ -4,23 +4,18 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
-from pydantic import Discriminator, Tag
 
 from exporter.client.client import Client
-from exporter.config.secret import Secret
-from exporter.config.section import Section, given_keys
-from exporter.config.source import DAY, HOUR, MINUTE, SourceSettings, Sweep
-from exporter.config.values import BaseUrl, Text
+from exporter.config.source import DAY, HOUR, MINUTE
 from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, NotFoundError, PartialError, RateLimitedError, SourceError
 from exporter.model import Batch, Result, Run, Step, Window
 from exporter.sources.failing import FailingParts
 from exporter.sources.oddities import NO_RUN, Oddities
 from exporter.sources.rest import path
-from exporter.sources.snowplow_api import (
+from exporter.sources.snowplow.api import (
     RUN,
     RUNS,
     STEP,
@@ -39,7 +34,8 @@ from exporter.sources.snowplow_api import (
     to_job,
     to_run,
 )
-from exporter.sources.snowplow_signin import ApiKeyAuth, PasswordAuth
+from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, SnowplowSettings
+from exporter.sources.snowplow.signin import ApiKeyAuth, PasswordAuth
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.unreadable import Waiting
 from exporter.sources.windows import Reach, halves, plan
@@ -62,70 +58,6 @@ SLACK = 60
 
 SURELY_WHOLE, SURELY_DOUBTFUL = 0.5, 0.9
 """Parts of the limit: below the first an answer is whole, above the second it is asked again in halves."""
-
-
-class ApiKeyPair(Section):
-    """Sign-in by API key, version 3: the current one."""
-
-    api_key_id: Text
-    """Id of the API key."""
-    api_key: Secret
-    """The API key."""
-
-
-class ApiKey(Section):
-    """Sign-in by API key, version 2: the key alone."""
-
-    api_key: Secret
-    """The API key."""
-
-
-class PasswordGrant(Section):
-    """Sign-in by a user's password, as older consoles have it."""
-
-    username: Text
-    """The user."""
-    password: Secret
-    """The user's password."""
-    client_id: Text
-    """Id of the OAuth client."""
-    client_secret: Secret
-    """Secret of the OAuth client."""
-    token_url: BaseUrl = "https://id.snowplowanalytics.com/oauth/token"  # noqa: S105  # an address
-    """Where the token is asked for."""
-    audience: Text = "https://snowplowanalytics.com/api/"
-    """Whom the token is for."""
-
-
-def _flow(auth: Any) -> str | None:  # noqa: ANN401  # as the file has it
-    """Which sign-in is meant, by the keys given; a slip of the pen shall be blamed in the nearest one."""
-    keys = given_keys(auth)
-    if any(str(key).startswith(("user", "password", "client", "token", "audience")) for key in keys):
-        return "<password>"
-    return "<v3>" if any(str(key).startswith("api_key_i") for key in keys) else "<v2>"
-
-
-Auth = Annotated[
-    Annotated[ApiKeyPair, Tag("<v3>")] | Annotated[ApiKey, Tag("<v2>")] | Annotated[PasswordGrant, Tag("<password>")],
-    Discriminator(_flow),
-]
-
-
-class SnowplowSettings(SourceSettings):
-    """A Snowplow Console source."""
-
-    api_path: ClassVar[str] = "/api/msc/v1"
-
-    type: Literal["snowplow"]
-    """The vendor."""
-    base_url: BaseUrl = "https://console.snowplowanalytics.com"
-    """Scheme, host, optional port and prefix of the console, without the API's own path."""
-    organization_id: Text
-    """Id of the organization, as the console's address shows it."""
-    auth: Auth
-    """How to sign in: an API key with its id, an API key alone, or a user's password."""
-    sweep: Sweep | None = Sweep()
-    """Now and then this much is read again, for what arrives late."""
 
 
 class Doubted(msgspec.Struct):

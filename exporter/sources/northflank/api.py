@@ -7,9 +7,9 @@ import msgspec
 
 from exporter.errors import SchemaError
 from exporter.model import Result, Run, State
-from exporter.sources.job_tracker import JobRow, Page
+from exporter.sources.northflank.job_tracker import JobRow, Page
+from exporter.sources.northflank.request_queue import Schedule
 from exporter.sources.payload import ABSENT, OBJECT, ROWS, decode, decoded, identity, scalar, text
-from exporter.sources.request_queue import Schedule
 from exporter.times import parse_timestamp
 
 PROJECTS = "/projects"

@@ -13,7 +13,7 @@ from exporter.sources.oddities import FUTURE_MARGIN, Oddities
 from exporter.sources.paging import PageGuard
 from exporter.sources.rest import StatusTable, path
 from exporter.sources.source import View
-from exporter.sources.workato_api import (
+from exporter.sources.workato.api import (
     CUSTOMER,
     JOB,
     JOBS,
@@ -26,7 +26,7 @@ from exporter.sources.workato_api import (
     split_job_id,
     to_run,
 )
-from exporter.sources.workato_marks import Page, SearchTarget, is_last
+from exporter.sources.workato.marks import Page, SearchTarget, is_last
 
 MOST_PAGES = 40
 """Pages of one recipe's jobs a poll; the next poll reads on."""

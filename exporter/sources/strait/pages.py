@@ -9,7 +9,7 @@ import msgspec
 from exporter.client.client import Client
 from exporter.errors import ClientStatusError, SchemaError
 from exporter.sources.paging import PageGuard
-from exporter.sources.strait_api import Page, RowKind, cursor_at, cursor_from, exact, parse_page
+from exporter.sources.strait.api import Page, RowKind, cursor_at, cursor_from, exact, parse_page
 
 MOST_ROWS = 100
 """Rows that the server puts on a page, at most."""

@@ -9,7 +9,7 @@ import structlog
 from exporter.client.client import Client
 from exporter.errors import ClientStatusError, DecodeError, SchemaError
 from exporter.sources.failing import PATIENCE
-from exporter.sources.strait_api import EXPORT, Exported, cursor_at, exact, parse_export
+from exporter.sources.strait.api import EXPORT, Exported, cursor_at, exact, parse_export
 
 BURST_NOTE = "burst/"
 

@@ -4,34 +4,17 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
 from exporter.client.client import Client
 from exporter.client.signin import BearerAuth
-from exporter.config.secret import Secret
-from exporter.config.section import Section
-from exporter.config.source import DAY, HOUR, MINUTE, SourceSettings
-from exporter.config.values import BaseUrl, Positive, Switch, Text
+from exporter.config.source import DAY, HOUR, MINUTE
 from exporter.counting.records import OpenRun
 from exporter.errors import ForbiddenError, NotFoundError, RateLimitedError, SchemaError
 from exporter.model import Batch, Listing, Result, Run, Step, Window
-from exporter.sources.job_tracker import (
-    MAX_PAGES,
-    Elsewhere,
-    JobCheckpoint,
-    JobRow,
-    Listed,
-    Page,
-    PageCursor,
-    Project,
-    Told,
-    Watched,
-    looking_back,
-    note_key,
-)
-from exporter.sources.northflank_api import (
+from exporter.sources.northflank.api import (
     JOB,
     JOBS,
     PROJECTS,
@@ -46,9 +29,21 @@ from exporter.sources.northflank_api import (
     statuses,
     to_run,
 )
-from exporter.sources.paging import PageGuard
-from exporter.sources.parts import PollParts
-from exporter.sources.request_queue import (
+from exporter.sources.northflank.job_tracker import (
+    MAX_PAGES,
+    Elsewhere,
+    JobCheckpoint,
+    JobRow,
+    Listed,
+    Page,
+    PageCursor,
+    Project,
+    Told,
+    Watched,
+    looking_back,
+    note_key,
+)
+from exporter.sources.northflank.request_queue import (
     PollTier,
     ScheduledRequest,
     is_due,
@@ -59,6 +54,9 @@ from exporter.sources.request_queue import (
     spacing,
     tier,
 )
+from exporter.sources.northflank.settings import NorthflankSettings
+from exporter.sources.paging import PageGuard
+from exporter.sources.parts import PollParts
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.unreadable import awaited
 
@@ -91,32 +89,6 @@ class Ask(NamedTuple):
 
     part: str
     of: Callable[[View], Batch | None]
-
-
-class ApiToken(Section):
-    """Sign-in by an API token."""
-
-    api_token: Secret
-    """API token of a role that may read projects and jobs."""
-
-
-class NorthflankSettings(SourceSettings):
-    """A Northflank source."""
-
-    api_path: ClassVar[str] = "/v1"
-
-    type: Literal["northflank"]
-    """The vendor."""
-    base_url: BaseUrl = "https://api.northflank.com"
-    """Scheme, host, optional port and prefix of the API, without the API's own path."""
-    team_id: Text | None = None
-    """Id of the team, for a token that is good for a whole organisation."""
-    auth: ApiToken
-    """How to sign in."""
-    steps: Annotated[Literal["all", "failed", "off"], Switch] = "off"
-    """Of no effect: runs have no steps."""
-    requests_per_minute: Positive = 15.0
-    """Budget of requests: the account's limit is 1000 an hour."""
 
 
 class NorthflankSource:

@@ -16,7 +16,7 @@ from exporter.sources.oddities import NO_RUN, Oddities
 from exporter.sources.paging import PageGuard
 from exporter.sources.rest import path
 from exporter.sources.source import Access, SourceType, StepLog, View
-from exporter.sources.workato_api import (
+from exporter.sources.workato.api import (
     CUSTOMER,
     JOB,
     JOBS,
@@ -32,8 +32,8 @@ from exporter.sources.workato_api import (
     statuses,
     to_job,
 )
-from exporter.sources.workato_customers import PER_PAGE, Customers, Turns, part_of
-from exporter.sources.workato_marks import (
+from exporter.sources.workato.customers import PER_PAGE, Customers, Turns, part_of
+from exporter.sources.workato.marks import (
     Found,
     ReadMark,
     SearchTarget,
@@ -48,8 +48,8 @@ from exporter.sources.workato_marks import (
     to_be_read,
     unfinished,
 )
-from exporter.sources.workato_search import Api, Search
-from exporter.sources.workato_settings import WorkatoSettings
+from exporter.sources.workato.search import Api, Search
+from exporter.sources.workato.settings import WorkatoSettings
 
 REACH = 30 * DAY
 """The least that workspaces keep jobs unless they are told to keep less."""

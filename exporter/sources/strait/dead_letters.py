@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from exporter.sources.strait_api import RunRow
+from exporter.sources.strait.api import RunRow
 
 
 class Compared(msgspec.Struct, frozen=True):

@@ -9,8 +9,8 @@ from exporter.errors import AuthError, RateLimitedError, SchemaError, SourceErro
 from exporter.model import Listing
 from exporter.sources.failing import FailingParts
 from exporter.sources.paging import PageGuard
-from exporter.sources.workato_api import USERS, Customer, parse_customers
-from exporter.sources.workato_settings import WorkatoSettings
+from exporter.sources.workato.api import USERS, Customer, parse_customers
+from exporter.sources.workato.settings import WorkatoSettings
 
 PER_PAGE = 100
 """Managed users per page."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 
 from exporter.model import Run
-from exporter.sources.strait_api import RunRow, trust
+from exporter.sources.strait.api import RunRow, trust
 
 
 class LatestRows:

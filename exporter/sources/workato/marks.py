@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 import msgspec
 
 from exporter.sources.unreadable import awaited, counted
-from exporter.sources.workato_api import JobRow, Recipe
+from exporter.sources.workato.api import JobRow, Recipe
 
 MOST_TRIES = 3
 """Polls that look once more for jobs that the counts tell of and the pages do not show."""

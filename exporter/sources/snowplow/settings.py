@@ -1,0 +1,74 @@
+"""What the configuration says of a Snowplow source."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Discriminator, Tag
+
+from exporter.config.secret import Secret
+from exporter.config.section import Section, given_keys
+from exporter.config.source import SourceSettings, Sweep
+from exporter.config.values import BaseUrl, Text
+
+
+class ApiKeyPair(Section):
+    """Sign-in by API key, version 3: the current one."""
+
+    api_key_id: Text
+    """Id of the API key."""
+    api_key: Secret
+    """The API key."""
+
+
+class ApiKey(Section):
+    """Sign-in by API key, version 2: the key alone."""
+
+    api_key: Secret
+    """The API key."""
+
+
+class PasswordGrant(Section):
+    """Sign-in by a user's password, as older consoles have it."""
+
+    username: Text
+    """The user."""
+    password: Secret
+    """The user's password."""
+    client_id: Text
+    """Id of the OAuth client."""
+    client_secret: Secret
+    """Secret of the OAuth client."""
+    token_url: BaseUrl = "https://id.snowplowanalytics.com/oauth/token"  # noqa: S105  # an address
+    """Where the token is asked for."""
+    audience: Text = "https://snowplowanalytics.com/api/"
+    """Whom the token is for."""
+
+
+def _flow(auth: Any) -> str | None:  # noqa: ANN401  # as the file has it
+    """Which sign-in is meant, by the keys given; a slip of the pen shall be blamed in the nearest one."""
+    keys = given_keys(auth)
+    if any(str(key).startswith(("user", "password", "client", "token", "audience")) for key in keys):
+        return "<password>"
+    return "<v3>" if any(str(key).startswith("api_key_i") for key in keys) else "<v2>"
+
+
+Auth = Annotated[
+    Annotated[ApiKeyPair, Tag("<v3>")] | Annotated[ApiKey, Tag("<v2>")] | Annotated[PasswordGrant, Tag("<password>")],
+    Discriminator(_flow),
+]
+
+
+class SnowplowSettings(SourceSettings):
+    """A Snowplow Console source."""
+
+    api_path: ClassVar[str] = "/api/msc/v1"
+
+    type: Literal["snowplow"]
+    """The vendor."""
+    base_url: BaseUrl = "https://console.snowplowanalytics.com"
+    """Scheme, host, optional port and prefix of the console, without the API's own path."""
+    organization_id: Text
+    """Id of the organization, as the console's address shows it."""
+    auth: Auth
+    """How to sign in: an API key with its id, an API key alone, or a user's password."""
+    sweep: Sweep | None = Sweep()
+    """Now and then this much is read again, for what arrives late."""

@@ -1,0 +1,32 @@
+"""What the configuration says of a Strait source."""
+
+from typing import ClassVar, Literal
+
+from exporter.config.secret import Secret
+from exporter.config.section import Section
+from exporter.config.source import SourceSettings, Sweep
+from exporter.config.values import BaseUrl, Positive
+
+
+class ApiKey(Section):
+    """Sign-in by API key; the key also names the project."""
+
+    api_key: Secret
+    """The API key, with the scopes jobs:read, runs:read and workflows:read."""
+
+
+class StraitSettings(SourceSettings):
+    """A Strait source: one project."""
+
+    api_path: ClassVar[str] = "/v1"
+
+    type: Literal["strait"]
+    """The vendor."""
+    base_url: BaseUrl = "https://api.strait.dev"
+    """Scheme, host, optional port and prefix of the server, without the API's own path."""
+    auth: ApiKey
+    """How to sign in."""
+    sweep: Sweep | None = Sweep()
+    """Now and then this much is read again, for what arrives late."""
+    requests_per_minute: Positive = 50.0
+    """Budget of requests. Sources with one credential share the smallest."""
