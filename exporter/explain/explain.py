@@ -33,7 +33,7 @@ from exporter.metrics.families import FAMILIES, Family, Kind, Level
 from exporter.metrics.jobview import JobView, active_of
 from exporter.metrics.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES
 from exporter.reports import run_reports
-from exporter.reports.reader import Reader, Snapshot
+from exporter.reports.reader import Reader, StoredState
 
 HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
 
@@ -57,7 +57,7 @@ class Explainer:
         snapshot: The state.
     """
 
-    def __init__(self, config: Config, snapshot: Snapshot) -> None:
+    def __init__(self, config: Config, snapshot: StoredState) -> None:
         self._config = config
         self._snapshot = snapshot
         self._settings = {settings.name: settings for settings in config.sources}
@@ -129,8 +129,8 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
     except SelectorError as error:
         print(f"{error}", file=err)
         return 2
-    reader = Reader(Path(config.state.path), longest=math.inf)
-    with reader.snapshot() as snapshot:
+    reader = Reader(Path(config.state.path), timeout=math.inf)
+    with reader.state() as snapshot:
         explainer = Explainer(config, snapshot)
         found = 0
         for series in explainer.series(family, suffix, selector):

@@ -9,7 +9,7 @@ from exporter.pages.formatting import plural
 from exporter.pages.graph import graph
 from exporter.pages.sparkline import Sparkline, sparkline
 from exporter.pages.timeline import timeline
-from exporter.reports.filters import JobFilter, JobOrder, RunFilter
+from exporter.reports.filters import JobOrder, JobQuery, RunQuery
 from exporter.reports.records import Problem, Reports, RunPage, RunReport, SourceReport, StepReport
 from exporter.web.parameters import fields_of
 
@@ -53,7 +53,7 @@ class RedirectToRun(NamedTuple):
 
 def status(reports: Reports, query: Query) -> Variables:
     """Return problems, sources and jobs."""
-    wanted = JobFilter(**fields_of(_with_no_name(query), JobFilter))
+    wanted = JobQuery(**fields_of(_with_no_name(query), JobQuery))
     problems, jobs, sources = reports.problems(), reports.jobs(wanted), reports.sources()
     repeated = _repeated(query, JOB_PARAMETERS)
     return {
@@ -94,7 +94,7 @@ def _repeated(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
 
 def runs(reports: Reports, query: Query) -> Variables | RedirectToRun:
     """Return the runs that fit a filter; a run ID that exists once leads to the run."""
-    wanted = RunFilter(**fields_of(_with_no_name(query), RunFilter))
+    wanted = RunQuery(**fields_of(_with_no_name(query), RunQuery))
     found, repeated = reports.runs(wanted), _repeated(query, RUN_PARAMETERS)
     # an ID without a page of its own, such as "..", would lead back here
     if wanted.run_id and len(found.runs) == 1 and "?" not in run_path(wanted.source, wanted.run_id):

@@ -1,4 +1,4 @@
-"""What can be asked for of jobs and runs: the questions to which `exporter.reports.records` has the answers."""
+"""Queries for jobs and runs; `exporter.reports.records` has the answers."""
 
 import enum
 from typing import Annotated, Literal
@@ -7,18 +7,17 @@ import msgspec
 
 from exporter.model import Result, State
 
-MOST = 500
+MAX_LIMIT = 500
 """The largest `limit` of a list."""
 
-
-Limit = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 
 
 class JobOrder(enum.StrEnum):
-    """Orders of a list of jobs; jobs that are equal in it come by name, and those of which it is not known last."""
+    """Orders of a list of jobs. Equal jobs are ordered by name; jobs without the value come last."""
 
     URGENCY = "urgency"
-    """By `status`, the most urgent first."""
+    """The most urgent `status` first."""
     NAME = "name"
     LAST_RUN = "last_run"
     """The latest end first."""
@@ -27,7 +26,7 @@ class JobOrder(enum.StrEnum):
     STREAK = "streak"
     """The longest first."""
     DURATION = "duration"
-    """Of the last run, the longest first."""
+    """The longest last run first."""
     NEXT_EXPECTED = "next_expected"
     """The earliest first."""
 
@@ -35,20 +34,20 @@ class JobOrder(enum.StrEnum):
 Status = Literal["", "failing", "overdue", "stale", "stuck", "disabled", "ok", "idle"]
 
 
-class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs, "" or None for any.
+class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs to list; "" or None for any.
 
     Attributes:
-        source: The source's name.
-        project: The label.
-        job_name: The label.
-        team: Who looks after it.
-        status: A word of `JobReport.status`, "" for any.
-        search: Part of a job's name, id or project, letter case aside.
-        order: In which order.
-        limit: Jobs on a page, at most MOST.
-        page: Which page, from 1.
-        recent: Whether each job's latest ended runs come along.
+        source: Name of the source.
+        project: The label `project`.
+        job_name: The label `job_name`.
+        team: Team of the job.
+        status: A value of `JobReport.status`.
+        search: Part of a job's name, ID or project, in any letter case.
+        order: Order of the list.
+        limit: Jobs per page, at most 500.
+        page: Number of the page, from 1.
+        recent: Whether to include the latest completed runs of each job.
     """
 
     source: str = ""
@@ -63,20 +62,20 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     recent: bool = True
 
 
-class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs, "" or None for any; `source`, `project` and `job_name` are labels.
+class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs to list; "" or None for any.
 
     Attributes:
-        source: The source's name.
-        project: The label.
-        job_name: The label.
-        result: Ended runs with this result only.
-        state: Open runs in this state only.
-        run_id: The run with exactly this id, of each source.
-        after: Ended (or, open, begun) at this instant or later.
-        before: Ended (or, open, begun) before this instant.
-        limit: Runs on a page, at most MOST.
-        cursor: Where the page begins: `RunList.cursor` of the page before, "" for the first.
+        source: Name of the source.
+        project: The label `project`.
+        job_name: The label `job_name`.
+        result: Only completed runs with this result.
+        state: Only active runs in this state.
+        run_id: Only runs with exactly this ID, in any source.
+        after: Only runs that completed (or, while active, began) at this time or later.
+        before: Only runs that completed (or, while active, began) before this time.
+        limit: Runs per page, at most 500.
+        cursor: Start of the page: `RunList.cursor` of the page before, "" for the first.
     """
 
     source: str = ""

@@ -13,7 +13,7 @@ from exporter.counting.records import LastRun
 from exporter.metrics.jobview import JobView
 from exporter.model import State
 from exporter.reports.conditions import STATUSES
-from exporter.reports.filters import JobFilter, JobOrder
+from exporter.reports.filters import JobOrder, JobQuery
 from exporter.reports.records import CompletedRun, JobReport
 
 
@@ -74,7 +74,7 @@ def _completed(last: LastRun) -> CompletedRun:
     return CompletedRun(run_id=last.run_id, result=last.result, end=last.order, duration=last.duration)
 
 
-def fits(job: AssessedJob, wanted: JobFilter) -> bool:
+def fits(job: AssessedJob, wanted: JobQuery) -> bool:
     """Whether a job is one of those that are wanted, whatever its status."""
     state, search = job.view.state, wanted.search.casefold()
     return (

@@ -1,4 +1,4 @@
-"""Reads runs from the state beside those who write it: on connections of its own, so that nobody waits for a page."""
+"""Reads runs from the state on connections of its own: pages wait for no transaction and delay none."""
 
 import os
 import sqlite3
@@ -14,56 +14,55 @@ from exporter.counting.records import JobState, SourceState
 from exporter.errors import StateError
 from exporter.model import Result
 from exporter.reports.records import CompletedRun
-from exporter.reports.runlist import ENDED, Found, Place, Wanted, part
+from exporter.reports.runlist import ENDED, ListedRun, Place, RunSelection, list_runs
 from exporter.state import scopes
 from exporter.state.schema import COLUMNS, MIGRATIONS, StoredRun, to_stored
 
-LONGEST = 5.0
-"""Seconds that one question may take."""
+TIMEOUT = 5.0
+"""Seconds that a query may take."""
 
-BUSY = 2.0
+LOCK_TIMEOUT = 2.0
 """Seconds of these that it may wait for a lock."""
 
-OFTEN = 20_000
-"""SQLite's steps between two looks at the clock."""
-
+STEPS_PER_CHECK = 20_000
+"""SQLite's steps between two checks of the time."""
 
 UNREADABLE_JOURNAL = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
-"""SQLite's codes for a journal whose index cannot be made."""
+"""SQLite's codes for a journal whose index cannot be created."""
 
 
 class Reader:
-    """Thread-safe: each question has a connection and a view of the state of its own.
+    """Reads the state. Thread-safe: each query has a connection and a consistent view of its own.
 
     Args:
-        path: The state.
+        path: The file of the state.
         monotonic: A clock that never jumps, in seconds.
-        longest: Seconds that one question may take.
+        timeout: Seconds that a query may take.
     """
 
     def __init__(
-        self, path: Path, *, monotonic: Callable[[], float] = time.monotonic, longest: float = LONGEST
+        self, path: Path, *, monotonic: Callable[[], float] = time.monotonic, timeout: float = TIMEOUT
     ) -> None:
         self._path = path.absolute()
         self._monotonic = monotonic
-        self._longest = longest
+        self._timeout = timeout
         self.complete = True
 
     @contextmanager
-    def snapshot(self) -> Iterator["Snapshot"]:
-        """All of the state as it is at one instant. Raises StateError."""
-        with self._reading() as database:
-            yield Snapshot(database)
+    def state(self) -> Iterator["StoredState"]:
+        """Yield all of the state as it is now. Raises StateError."""
+        with self._view() as database:
+            yield StoredState(database)
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """One view of the state. Raises StateError if it cannot be had, or a question takes too long."""
+    def _view(self) -> Iterator[sqlite3.Connection]:
+        """Yield one consistent view. Raises StateError if the state cannot be read, or a query takes too long."""
         try:
             database = self._connect()
         except sqlite3.Error as error:
             raise StateError(f"{self._path}: {error}") from error
-        until = self._monotonic() + self._longest
-        database.set_progress_handler(lambda: self._monotonic() > until, OFTEN)
+        until = self._monotonic() + self._timeout
+        database.set_progress_handler(lambda: self._monotonic() > until, STEPS_PER_CHECK)
         try:
             yield database
         except sqlite3.Error as error:
@@ -72,13 +71,10 @@ class Reader:
             database.close()
 
     def _connect(self) -> sqlite3.Connection:
-        """Read-only; where not even the journal's index can be made, as on a read-only disk, without the journal.
-
-        That is for a state that nobody writes: where the index could be made, and is only locked or out of reach for
-        a moment, the state is in use, and reading it without the journal could show half of a transaction.
-
-        `complete` says then that what was written last may be missing.
-        """
+        """Open a read-only connection. `complete` tells afterwards whether it reads the journal, too."""
+        # On a read-only disk the journal's index cannot be created, so the state is read without it. That is only for a
+        # state that nobody writes: where the index could be created the state is in use, and without its journal half
+        # of a transaction could be seen.
         uri = f"{self._path.absolute().as_uri()}?mode=ro"
         for address in (uri, f"{uri}&immutable=1") if os.path.isfile(self._path) else ():  # noqa: PTH113  # raises nothing
             try:
@@ -86,7 +82,7 @@ class Reader:
             except sqlite3.OperationalError:
                 break
             try:
-                database.execute(f"PRAGMA busy_timeout = {1000 * max(0.0, min(BUSY, self._longest)):.0f}")
+                database.execute(f"PRAGMA busy_timeout = {1000 * max(0.0, min(LOCK_TIMEOUT, self._timeout)):.0f}")
                 database.execute("BEGIN")
                 version = database.execute("PRAGMA user_version").fetchone()[0]
             except sqlite3.OperationalError as error:
@@ -96,75 +92,75 @@ class Reader:
                 continue
             if version != len(MIGRATIONS):
                 database.close()
-                wanted = f"{self._path}: schema {version}, this version reads {len(MIGRATIONS)}"
-                raise StateError(wanted + ("; the daemon of this version brings it up to date" if version else ""))
+                text = f"{self._path}: schema {version}, this version reads {len(MIGRATIONS)}"
+                raise StateError(text + ("; the daemon of this version migrates it" if version else ""))
             self.complete = address == uri
             return database
         raise StateError(f"{self._path}: there is no state, or it cannot be read")
 
-    def runs(self, wanted: Wanted, limit: int, after: Place | None = None) -> list[Found]:
-        """A part of the list of all runs: so many at most, from the first one behind a place."""
-        with self._reading() as database:
-            return part(database, wanted, limit, after)
+    def runs(self, wanted: RunSelection, limit: int, after: Place | None = None) -> list[ListedRun]:
+        """Return a part of the list of all runs: at most `limit`, from the first one behind a place."""
+        with self._view() as database:
+            return list_runs(database, wanted, limit, after)
 
-    def run(self, source: str, run_id: str) -> Found | None:
-        """One run; None if the state does not hold it."""
-        found = self.runs(Wanted(sources=[source], run_id=run_id), 1)
-        return found[0] if found else None
+    def run(self, source: str, run_id: str) -> StoredRun | None:
+        """Return one run; None if the state does not have it."""
+        found = self.runs(RunSelection(sources=[source], run_id=run_id), 1)
+        return found[0].row if found else None
 
     def recent(self, jobs: Collection[int], limit: int) -> dict[int, tuple[CompletedRun, ...]]:
-        """The latest ended runs of jobs, by the key of the job, oldest first."""
+        """Return the latest completed runs of jobs, by the key of the job, oldest first."""
         query = (
             f"SELECT run_id, result, {ENDED}, duration FROM runs "  # noqa: S608  # constants
             f"WHERE job = ? AND mark <> 0 AND result IS NOT NULL ORDER BY {ENDED} DESC LIMIT ?"
         )
-        with self._reading() as database:
+        with self._view() as database:
             return {
                 job: tuple(map(_completed, reversed(database.execute(query, (job, limit)).fetchall()))) for job in jobs
             }
 
     def before(self, job: int, timestamp: float, limit: int) -> list[StoredRun]:
-        """A job's ended runs that ended before an instant, newest first."""
+        """Return the runs of a job that completed before a time, newest first."""
         query = (
             f"SELECT {COLUMNS} FROM runs WHERE job = ? AND mark <> 0 AND result IS NOT NULL AND {ENDED} < ? "  # noqa: S608  # constants
             f"ORDER BY {ENDED} DESC LIMIT ?"
         )
-        with self._reading() as database:
+        with self._view() as database:
             return [to_stored(row) for row in database.execute(query, (job, timestamp, limit))]
 
     def successes(self, job: int, limit: int) -> list[tuple[float | None, str | None]]:
-        """Durations and steps (as stored) of a job's latest successful runs."""
+        """Return durations and steps (as stored) of a job's latest successful runs."""
         query = (
             "SELECT duration, step_results FROM runs "  # noqa: S608  # constants
             f"WHERE job = ? AND mark <> 0 AND result = '{Result.SUCCESS}' ORDER BY {ENDED} DESC LIMIT ?"
         )
-        with self._reading() as database:
+        with self._view() as database:
             return list(database.execute(query, (job, limit)))
 
 
-class Snapshot:
-    """The state as it was at one instant."""
+class StoredState:
+    """The state as it was when it was opened."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._database = database
 
     def sources(self) -> list[SourceState]:
-        """The records of all sources."""
+        """Return the records of all sources."""
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         return scopes.read(self._database, version)[0]
 
     def jobs(self) -> list[JobState]:
-        """The records of all jobs."""
+        """Return the records of all jobs."""
         rows = self._database.execute("SELECT record FROM jobs ORDER BY key")
         return [msgspec.json.decode(record, type=JobState) for (record,) in rows]
 
     def runs_of(self, job: int) -> list[StoredRun]:
-        """All runs of a job, newest first."""
-        # Said apart, as each is found in an index of its own.
-        ended, still_open = "job = ? AND mark <> 0", "source IN (SELECT key FROM sources) AND mark = 0 AND job = ?"
+        """Return all runs of a job, newest first."""
+        # two queries, as each uses an index of its own
+        completed, active = "job = ? AND mark <> 0", "source IN (SELECT key FROM sources) AND mark = 0 AND job = ?"
         rows = [
             to_stored(row)
-            for wanted in (ended, still_open)
+            for wanted in (completed, active)
             for row in self._database.execute(f"SELECT {COLUMNS} FROM runs WHERE {wanted}", (job,))  # noqa: S608  # constants
         ]
         return sorted(rows, key=_latest, reverse=True)

@@ -1,35 +1,37 @@
-"""What pages and JSON show: frozen records, the answers to the questions of `exporter.reports.filters`.
+"""What pages and JSON show: frozen records, the answers to the queries of `exporter.reports.filters`.
 
-All instants are Unix seconds (UTC), all lengths seconds. None is what is not known, or not there; "" likewise for
-texts. Names, ids, words and URLs come from vendors and are hostile: escape them wherever they are shown.
+Names, IDs, words and URLs come from vendors and may be hostile: escape them wherever they are shown.
 """
+
+# OpenAPI takes its texts from these docstrings: the sentence for the record, `Attributes` for its fields. Times are
+# Unix seconds, durations seconds; None is unknown or absent, and so is "" for texts.
 
 from typing import Protocol
 
 import msgspec
 
-from exporter.model import Result, State
-from exporter.reports.filters import JobFilter, RunFilter
+from exporter.model import Result, State, Step
+from exporter.reports.filters import JobQuery, RunQuery
 
 RECENT = 20
-"""Ended runs a job that come along for a sparkline."""
+"""Completed runs of a job that come with it."""
 
 
 class Range(msgspec.Struct, frozen=True):
-    """A stretch of time."""
+    """A range of time."""
 
     start: float
     end: float
 
 
 class BudgetReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be asked of an API.
+    """Requests that may be sent to an API.
 
     Attributes:
-        requests_per_minute: As configured; sources with one credential share it.
+        requests_per_minute: As configured; sources with the same credential share it.
         limit: Requests that the API allows, by its tightest limit.
-        remaining: Those of them that remain.
-        reset: When that limit starts anew.
+        remaining: Requests that remain of that limit.
+        reset: When that limit resets.
     """
 
     requests_per_minute: float
@@ -39,37 +41,37 @@ class BudgetReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How one source stands.
+    """Status of one source.
 
     Attributes:
         name: Its name.
-        provider: The vendor's word, the config's `type`.
-        api_url: Root of the API.
-        up: Whether the last poll read every readable scope; None before the first.
+        provider: The vendor, as `type` in the config.
+        api_url: Root URL of the API.
+        up: Whether the last poll read everything that the credential may read; None before the first.
         last_poll: When the last poll ended.
-        last_poll_duration: How long it took.
-        last_outcome: `success`, `partial` or `error`; "" before the first.
-        last_reason: Why it failed: a value of the label `reason`.
-        last_error: The same as a sentence.
+        last_poll_duration: How long the last poll took.
+        last_outcome: `success`, `partial` or `error`; "" before the first poll.
+        last_reason: Why the last poll failed: a value of the label `reason`.
+        last_error: Why the last poll failed, as a sentence.
         last_success: When the last successful poll ended.
-        poll_interval: Between two polls, as in force now.
-        watermark: All endings up to here are counted.
+        poll_interval: Seconds between polls, as in force now.
+        watermark: All completed runs up to this time are counted.
         lag: How far the watermark is behind now.
-        baseline: Endings up to this instant are not counted.
-        unobserved_seconds: Time whose endings can never be read, in all.
-        unobserved: The latest such stretches, newest first, at most 20.
-        truncated: Answers that were found trimmed, and asked for again in parts.
-        last_truncated: When the last of them came.
+        baseline: Runs that completed up to this time are not counted.
+        unobserved_seconds: Total time whose runs can never be read.
+        unobserved: The latest such ranges, newest first, at most 20.
+        truncated: Truncated answers, which were fetched again in parts.
+        last_truncated: When the last truncated answer came.
         scopes_readable: Scopes that the credential may read.
-        scopes_unreadable: Those that it may not.
-        unreadable: Their ids, at most 20.
-        jobs: Jobs known.
-        open_runs: Runs that are followed.
-        steps_pending: Ended runs whose steps have yet to be fetched.
-        steps_lost: Ended runs whose steps the API no longer had.
-        unmapped: Status words that no table knows, with the number of runs that had them.
-        credential_expiry: When the credential in use ends.
-        budget: What may be asked.
+        scopes_unreadable: Scopes that the credential may not read.
+        unreadable: IDs of the scopes that it may not read, at most 20.
+        jobs: Known jobs.
+        open_runs: Active runs.
+        steps_pending: Completed runs whose steps are still to be fetched.
+        steps_lost: Completed runs whose steps the API no longer had.
+        unmapped: Unknown status words, with the number of runs that had them.
+        credential_expiry: When the credential in use expires.
+        budget: Requests that may be sent.
     """
 
     name: str
@@ -103,7 +105,7 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompletedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """An ended run in short, for a sparkline. `end`: when it ended, or was seen to have if the vendor does not tell."""
+    """A completed run in short. `end`: when it ended, or was seen to have ended if the vendor does not report it."""
 
     run_id: str
     result: Result
@@ -112,39 +114,38 @@ class CompletedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How one job stands.
+    """Status of one job.
 
     Attributes:
-        source: The source's name.
-        project: What holds the job: the label.
-        job_name: The label; a link to its runs uses these three.
-        job_id: The vendor's id.
-        url: The job's page at the vendor's.
-        team: Who looks after it.
-        schedule: In words of the vendor or the configuration.
-        enabled: Whether the vendor will start it.
-        stop_cause: Why the vendor will not.
-        discovered: When the exporter first knew it.
-        last_run: The ended run with the largest end.
+        source: Name of its source.
+        project: The label `project`: what holds the job.
+        job_name: The label `job_name`.
+        job_id: The vendor's ID.
+        url: Its page at the vendor.
+        team: Its team.
+        schedule: Its schedule, as the vendor or the config writes it.
+        enabled: Whether the vendor starts it.
+        stop_cause: Why the vendor does not start it.
+        discovered: When the exporter first saw it.
+        last_run: The completed run with the latest end.
         last_start: When that run started.
-        streak: Failing runs since the last success.
-        failing_since: The end of the first of them.
+        streak: Failed runs since the last success.
+        failing_since: End of the first of them.
         last_success: End of the last success.
-        last_failure: End of the last failing run.
-        last_failed_run: Its id, "" if none is known.
-        failed_step: The step that failed first in it.
-        error_type: Its class of error.
+        last_failure: End of the last failed run.
+        last_failed_run: ID of the last failed run.
+        failed_step: Step of that run that failed first.
+        error_type: Class of error of that run.
         next_expected: When the next run should start; in the past if it is overdue.
-        freshness: Largest age that the last success should have.
-        duration_budget: How long a run should take at most.
-        pending: Runs that wait.
-        executing: Runs under way.
-        oldest_start: The earliest start of those under way.
-        status: In a word, for sorting and colour: `failing`, `overdue`, `stale` (the last success is too old), `stuck`
-            (a run has been open for longer than it may), `disabled`, `ok`, `idle` (none has succeeded yet); the
-            first that is true.
-        folded: Whether it is counted in `__other__`, as there are too many series.
-        recent: Its latest ended runs, oldest first, at most RECENT. Empty in lists that were asked for without.
+        freshness: Maximum age of the last success.
+        duration_budget: Maximum duration of a run.
+        pending: Runs that wait to start.
+        executing: Runs that execute.
+        oldest_start: Earliest start of the runs that execute.
+        status: The first that is true: `failing`, `overdue`, `stale` (the last success is too old), `stuck` (a run has
+            been active for too long), `disabled`, `ok`, `idle` (no run has succeeded yet).
+        folded: Whether it is counted in `__other__`, because there are too many series.
+        recent: Its latest completed runs, oldest first, at most 20; empty if they were not asked for.
     """
 
     source: str
@@ -178,9 +179,14 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobList(msgspec.Struct, frozen=True, kw_only=True):
-    """Some jobs, in the order asked for. `total`: all that fit the filter; `page` and `pages` count from 1.
+    """A page of jobs.
 
-    `statuses`: how many jobs would fit the filter with each status, were none asked for.
+    Attributes:
+        jobs: The jobs.
+        total: Number of jobs that match the filter.
+        page: Number of the page, from 1.
+        pages: Number of pages.
+        statuses: Number of jobs per status that match the filter without its `status`.
     """
 
     jobs: tuple[JobReport, ...]
@@ -194,30 +200,30 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """One run.
 
     Attributes:
-        source: The source's name.
-        run_id: The vendor's id.
-        project: Label of its job.
-        job_name: Label of its job.
-        job_id: The vendor's id of its job.
-        result: How it ended; None while it has not.
-        state: What it is doing; None when it has ended, or its vendor's word is unmapped.
-        unmapped: A status word that is in no table.
-        created: When it was made.
-        scheduled: When the vendor promised to start it.
+        source: Name of its source.
+        run_id: The vendor's ID.
+        project: The label `project` of its job.
+        job_name: The label `job_name` of its job.
+        job_id: The vendor's ID of its job.
+        result: Its result; None while it is active.
+        state: Its state; None once it has completed, or while its status is unknown.
+        unmapped: A status word that is not in any table.
+        created: When it was created.
+        scheduled: When the vendor intends to start it.
         start: When it started.
         end: When it ended.
-        duration: From start to end; of an open run, None.
-        queue_duration: How long it waited.
-        retries: Attempts beyond the first.
-        recovered: Whether it ended well after a failed attempt.
+        duration: From start to end; None while it is active.
+        queue_duration: How long it waited to start.
+        retries: Attempts after the first.
+        recovered: Whether it succeeded after a failed attempt.
         error_type: Class of its error, as the vendor names it.
-        mark: What it is held for: `open`, `counted`, `late` (counted, but it ended before the watermark when first
-            seen), `baseline` (ended before counting began: in no counter) or `given_up` (followed for too long, counted
+        mark: How it is counted: `open`, `counted`, `late` (counted, but it completed before the watermark when it was
+            first seen), `baseline` (completed before counting started, in no counter) or `given_up` (expired, counted
             as unknown).
-        endings: How often it was counted: an id that came back to life has more than one ending.
+        endings: How often it was counted: an ID that became active again can complete more than once.
         seen: When it was last new or changed.
-        url: Its page here, absolute where `web.external_url` is set, else a path.
-        vendor_url: Its page at the vendor's.
+        url: Its page here; a path unless `web.external_url` is set.
+        vendor_url: Its page at the vendor.
     """
 
     source: str
@@ -244,21 +250,26 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     vendor_url: str = ""
 
 
-class StepReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a run. `dependencies`: names of steps that had to end first; `usual`: its usual duration (p50)."""
+class StepReport(Step, frozen=True, kw_only=True):
+    """One step of a run.
 
-    name: str
-    result: Result | None = None
-    state: State | None = None
-    start: float | None = None
-    end: float | None = None
-    duration: float | None = None
-    dependencies: tuple[str, ...] = ()
+    Attributes:
+        dependencies: Names of steps that had to end first.
+        usual: Its usual duration (p50).
+    """
+
     usual: float | None = None
 
 
 class Usual(msgspec.Struct, frozen=True, kw_only=True):
-    """How long a job's successful runs took, of the latest `runs` of them. `budget`: how long they should at most."""
+    """Usual durations of a job.
+
+    Attributes:
+        runs: Number of latest successful runs that they are computed from.
+        p50: Median.
+        p95: 95th percentile.
+        budget: Maximum duration of a run.
+    """
 
     runs: int = 0
     p50: float | None = None
@@ -273,13 +284,13 @@ class RunPage(msgspec.Struct, frozen=True, kw_only=True):
         run: The run.
         job: Its job, with recent runs.
         steps: Its steps in the vendor's order.
-        steps_from: `api`, just asked or a moment ago: with starts and dependencies where the vendor tells them;
-            `state`: results and durations only; "" where there are none.
+        steps_from: `api` (fetched now or a moment ago, with starts and dependencies if the vendor reports them),
+            `state` (results and durations only), or "" without steps.
         steps_error: Why the API could not be asked, as a sentence.
-        failed_step: The step that failed first, "" if none did.
-        usual: The job's durations.
-        previous: The job's runs that ended before this one (of an open one, the latest), newest first, at most RECENT.
-        logs: Whether output of steps can be asked for (`web.logs`).
+        failed_step: The step that failed first.
+        usual: Usual durations of the job.
+        previous: Runs of the job that completed before this one, newest first, at most 20.
+        logs: Whether output of steps is available (`web.logs`).
     """
 
     run: RunReport
@@ -294,9 +305,11 @@ class RunPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunList(msgspec.Struct, frozen=True, kw_only=True):
-    """A page of runs: open ones first, then the ended by end, newest first.
+    """A page of runs: active ones first, then completed ones by end, newest first.
 
-    `cursor` asks for the next page and is "" on the last; it stays right while runs are added.
+    Attributes:
+        runs: The runs.
+        cursor: Parameter for the next page, "" on the last. It stays valid while runs are added.
     """
 
     runs: tuple[RunReport, ...]
@@ -304,19 +317,19 @@ class RunList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that is wrong now.
+    """A current problem.
 
     Attributes:
-        severity: `critical` or `warning`.
-        kind: The alert that says the same, e.g. `JobrunLastRunFailed`; its runbook is `/runbooks#` and this in lower
-            case.
-        subject: What is concerned: a source, or a job as `source / project / job_name`.
-        source: The source's name, "" for the exporter itself.
+        severity: `critical`, `warning` or `info`.
+        kind: Name of the matching alert, such as `JobrunLastRunFailed`; `/runbooks#` and this in lower case is its
+            runbook.
+        subject: A source, or a job as `source / project / job_name`.
+        source: Name of the source; "" for the exporter itself.
         project: Of a job.
         job_name: Of a job, "" otherwise.
-        since: Since when, where that is known.
-        sentence: What is wrong, for a person. Plain text: escape it.
-        link: A path here that shows more.
+        since: When it began.
+        sentence: What is wrong. Plain text: escape it.
+        link: Path of a page that shows more.
     """
 
     severity: str
@@ -331,7 +344,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LogReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The tail of a step's output, or the error text of a run. Fetched when asked for; stored nowhere."""
+    """The tail of a step's output, or the error text of a run. Fetched on demand, never stored."""
 
     source: str
     run_id: str
@@ -341,35 +354,26 @@ class LogReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reports(Protocol):
-    """The answers; `exporter.reports.reporting.Reporter` gives them. All raise ReportError.
-
-    Thread-safe; no method is to be called on an event loop.
-    """
+    """Answers queries. Thread-safe; must not be called on an event loop. All methods raise ReportError."""
 
     @property
     def now(self) -> float:
-        """The present: ages on one page are counted from one call of this."""
+        """The present; a page uses one call of this for all its ages."""
 
     def sources(self) -> tuple[SourceReport, ...]:
-        """How each source stands, in the order of the configuration."""
+        """Return the status of each source, in the order of the config."""
 
-    def jobs(self, wanted: JobFilter) -> JobList:
-        """Jobs, in the order asked for: the most urgent first, if none is."""
+    def jobs(self, wanted: JobQuery) -> JobList:
+        """Return a page of jobs."""
 
     def problems(self) -> tuple[Problem, ...]:
-        """What is wrong now, the most urgent first."""
+        """Return current problems, the most urgent first."""
 
-    def runs(self, wanted: RunFilter) -> RunList:
-        """Runs, from the state."""
+    def runs(self, wanted: RunQuery) -> RunList:
+        """Return a page of runs."""
 
     def run(self, source: str, run_id: str, *, live: bool = True) -> RunPage:
-        """One run; `live`: its steps are asked of the API, for a few seconds at most, unless that was done just now.
-
-        Raises UnknownError.
-        """
+        """Return one run. `live`: ask the API for its steps, for a few seconds at most. Raises UnknownError."""
 
     def log(self, source: str, run_id: str, step: str) -> LogReport:
-        """Output of a step, asked of the API; "" for the run's own error text.
-
-        Raises LogsOffError, UnknownError, UpstreamError, BusyError.
-        """
+        """Return the output of a step, or the run's error text for "". Raises LogsOffError, UnknownError and others."""

@@ -19,7 +19,7 @@ from exporter.ledger.ledger import Ledger
 from exporter.model import Step
 from exporter.reports import job_reports, run_reports
 from exporter.reports.errors import BusyError, InvalidParameterError, LogsOffError, ReportError, UnknownError
-from exporter.reports.filters import MOST, JobFilter, RunFilter
+from exporter.reports.filters import MAX_LIMIT, JobQuery, RunQuery
 from exporter.reports.job_reports import AssessedJob
 from exporter.reports.problems import Standing, problems
 from exporter.reports.reader import Reader
@@ -34,7 +34,7 @@ from exporter.reports.records import (
     RunReport,
     SourceReport,
 )
-from exporter.reports.runlist import Wanted
+from exporter.reports.runlist import RunSelection
 from exporter.reports.source_reports import report as source_report
 from exporter.reports.vendor_queries import VendorQueries
 from exporter.sources import SOURCES
@@ -91,7 +91,7 @@ class Reporter:
             for polled in assembly.polled
         )
 
-    def jobs(self, wanted: JobFilter) -> JobList:
+    def jobs(self, wanted: JobQuery) -> JobList:
         """Jobs, in the order asked for."""
         self._check(wanted.source, wanted.limit)
         if wanted.page < 1:
@@ -144,11 +144,11 @@ class Reporter:
 
     # --- runs ---
 
-    def runs(self, wanted: RunFilter) -> RunList:
+    def runs(self, wanted: RunQuery) -> RunList:
         """Runs, from the state."""
         self._check(wanted.source, wanted.limit)
         jobs, _ = self._parts.ledger.snapshot()
-        asked = Wanted(
+        selection = RunSelection(
             sources=[wanted.source] if wanted.source else self._parts.assembly().shown.keys(),
             jobs=_keys(jobs, wanted),
             result=wanted.result,
@@ -157,14 +157,14 @@ class Reporter:
             after=wanted.after,
             before=wanted.before,
         )
-        place = run_reports.place(wanted.cursor) if wanted.cursor else None
+        place = run_reports.decode_cursor(wanted.cursor) if wanted.cursor else None
         with _readable():
-            found = self._parts.reader.runs(asked, wanted.limit + 1, place)
+            found = self._parts.reader.runs(selection, wanted.limit + 1, place)
         more = len(found) > wanted.limit and not wanted.run_id
         found = found[: wanted.limit]
         return RunList(
             runs=tuple(self._run_report(each.row) for each in found),
-            cursor=run_reports.cursor(found[-1].place) if more else "",
+            cursor=run_reports.encode_cursor(found[-1].place) if more else "",
         )
 
     def _check(self, source: str, limit: int) -> None:
@@ -172,8 +172,8 @@ class Reporter:
         names = self._parts.assembly().shown.keys()
         if source and source not in names:
             raise InvalidParameterError("source", f"there is none of this name; there are {', '.join(names)}")
-        if not 1 <= limit <= MOST:
-            raise InvalidParameterError("limit", f"must be from 1 to {MOST}")
+        if not 1 <= limit <= MAX_LIMIT:
+            raise InvalidParameterError("limit", f"must be from 1 to {MAX_LIMIT}")
 
     def _run_report(self, row: StoredRun) -> RunReport:
         job = self._parts.ledger.committed.jobs[row.job]
@@ -184,8 +184,8 @@ class Reporter:
         if source in self._parts.assembly().shown:
             with _readable():
                 found = self._parts.reader.run(source, run_id)
-            if found is not None and found.row.job in self._parts.ledger.committed.jobs:
-                return found.row
+            if found is not None and found.job in self._parts.ledger.committed.jobs:
+                return found
         raise UnknownError("the state holds no such run; it may be older than state.retention")
 
     def run(self, source: str, run_id: str, *, live: bool = True) -> RunPage:
@@ -242,7 +242,7 @@ class Reporter:
         )
 
 
-def _keys(jobs: Iterable[JobState], wanted: RunFilter) -> frozenset[int] | None:
+def _keys(jobs: Iterable[JobState], wanted: RunQuery) -> frozenset[int] | None:
     """The keys of the jobs whose runs are wanted; None if those of all are."""
     if wanted.project is None and not wanted.job_name:
         return None

@@ -1,4 +1,4 @@
-"""What is said of runs: pure functions of their rows."""
+"""Runs as pages and JSON show them: pure functions of their rows."""
 
 import base64
 import binascii
@@ -11,7 +11,7 @@ from exporter.config.source import SourceSettings
 from exporter.counting.classify import CountState, root_failure
 from exporter.counting.records import JobState
 from exporter.links import absolute, run_path, vendor_url
-from exporter.model import Result, Step
+from exporter.model import Result, Run, Step
 from exporter.reports.errors import InvalidParameterError
 from exporter.reports.records import RunReport, StepReport, Usual
 from exporter.reports.runlist import Place
@@ -23,35 +23,25 @@ MARKS = {
     CountState.BASELINE: "baseline",
     CountState.EXPIRED: "given_up",
 }
-"""What a run is held for, in words."""
+"""Words for how a run is counted."""
+
+OF_RUN = tuple(name for name in RunReport.__struct_fields__ if name in Run.__struct_fields__)
+"""Fields of a report that are those of the run."""
 
 STEP_RESULTS = msgspec.json.Decoder(list[tuple[str, Result | None, float | None]])
 PLACE = msgspec.json.Decoder(Place)
 
 
 def report(row: StoredRun, job: JobState, settings: SourceSettings, external_url: str) -> RunReport:
-    """All that is shown of a run in a list."""
+    """Return a run as lists show it."""
     run = row.known.run
     return RunReport(
+        **{name: getattr(run, name) for name in OF_RUN},
         source=job.source,
-        run_id=run.run_id,
         project=job.project,
         job_name=job.name,
-        job_id=run.job_id,
-        result=run.result,
-        state=run.state,
-        unmapped=run.unmapped,
-        created=run.created,
-        scheduled=run.scheduled,
-        start=run.start,
-        end=run.end,
-        duration=run.duration,
-        queue_duration=run.queue_duration,
-        retries=run.retries,
-        recovered=run.recovered,
-        error_type=run.error_type,
         mark=mark_of(row),
-        endings=endings(row),
+        endings=len(row.known.earlier) + (row.known.mark in {CountState.COUNTED, CountState.EXPIRED}),
         seen=row.seen,
         url=absolute(external_url, run_path(job.source, run.run_id)),
         vendor_url=vendor_url(settings, job.job, run.run_id),
@@ -59,80 +49,64 @@ def report(row: StoredRun, job: JobState, settings: SourceSettings, external_url
 
 
 def ended_at(row: StoredRun) -> float:
-    """When a run ended, or was seen to have."""
+    """Return when a run ended, or was seen to have ended."""
     return row.seen if row.known.run.end is None else row.known.run.end
 
 
 def mark_of(row: StoredRun) -> str:
-    """What a run is held for, in a word."""
+    """Return the word for how a run is counted."""
     return "late" if row.late and row.known.mark is CountState.COUNTED else MARKS[row.known.mark]
 
 
-def endings(row: StoredRun) -> int:
-    """How often a run was counted: once for each of its lives that ended."""
-    return len(row.known.earlier) + (row.known.mark in {CountState.COUNTED, CountState.EXPIRED})
-
-
-def cursor(place: Place) -> str:
-    """A place in the list as a text for addresses."""
+def encode_cursor(place: Place) -> str:
+    """Return a place in the list as a text for links."""
     return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
 
 
-def place(text: str) -> Place:
-    """The place that a cursor names. Raises InvalidParameterError."""
+def decode_cursor(text: str) -> Place:
+    """Return the place of a cursor. Raises InvalidParameterError."""
     try:
         return PLACE.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, binascii.Error, msgspec.MsgspecError):
-        raise InvalidParameterError("cursor", "is none that was given out here") from None
+        raise InvalidParameterError("cursor", "is not a cursor of this API") from None
 
 
 def stored_steps(text: str | None) -> list[Step]:
-    """A run's steps as the state holds them."""
+    """Return the steps of a run as the state holds them."""
     rows = STEP_RESULTS.decode(text) if text else []
     return [Step(name=name, result=result, duration=duration) for name, result, duration in rows]
 
 
 def step_reports(steps: Iterable[Step], usual: Mapping[str, float]) -> tuple[StepReport, ...]:
-    """All that is shown of steps. `usual`: usual durations by name."""
-    return tuple(
-        StepReport(
-            name=step.name,
-            result=step.result,
-            state=step.state,
-            start=step.start,
-            end=step.end,
-            duration=step.duration,
-            dependencies=step.dependencies,
-            usual=usual.get(step.name),
-        )
-        for step in steps
-    )
+    """Return steps as pages show them. `usual`: usual durations by name."""
+    return tuple(StepReport(**msgspec.structs.asdict(step), usual=usual.get(step.name)) for step in steps)
 
 
 def failed_step(steps: Sequence[Step], run_id: str, job: JobState) -> str:
-    """The step that failed first; that of a job's last failure was found when all was known of it."""
+    """Return the step that failed first."""
+    # for the job's last failure the record knows it, and knew more than the state's rows of steps
     known = job.last_failure
     return known.failed_step if known and known.run_id == run_id and known.failed_step else root_failure(steps)
 
 
 def usual(durations: Iterable[float | None], budget: float | None) -> Usual:
-    """How long runs took."""
+    """Return how long runs usually take."""
     known = sorted(duration for duration in durations if duration is not None)
     if not known:
         return Usual(budget=budget)
     return Usual(runs=len(known), p50=statistics.median(known), p95=percentile(known, 0.95), budget=budget)
 
 
-def percentile(ordered: Sequence[float], part: float) -> float:
-    """The value below which a part of the values lies, between two of them if need be."""
-    position = part * (len(ordered) - 1)
+def percentile(values: Sequence[float], share: float) -> float:
+    """Return the value below which a share of the sorted values lies, interpolated."""
+    position = share * (len(values) - 1)
     below = int(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+    above = min(below + 1, len(values) - 1)
+    return values[below] + (values[above] - values[below]) * (position - below)
 
 
 def usual_steps(texts: Iterable[str | None]) -> dict[str, float]:
-    """The usual duration of each step, by name, of runs' steps as the state holds them."""
+    """Return the usual duration of each step by name, from the steps of runs as the state holds them."""
     durations: dict[str, list[float]] = {}
     for text in texts:
         for step in stored_steps(text):

@@ -1,13 +1,13 @@
-"""The list of all runs: open ones first, then the ended by end, newest first; and any part of it.
+"""The list of all runs: active ones first, then completed ones by end, newest first; and any part of it.
 
-It is made of *streams*, one a source and result or one a job, each in the order of an index; so a part costs the same
+It merges *streams*, one per source and result or one per job, each in the order of an index. So a part costs the same
 however many runs there are.
 """
 
 import heapq
 import itertools
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -17,14 +17,14 @@ from exporter.model import Result, State
 from exporter.state.schema import COLUMNS, StoredRun, to_stored
 
 FEW_JOBS = 100
-"""Up to so many jobs each is read by itself; of more, the runs of all jobs are gone through."""
+"""Up to this many jobs have a stream each; for more, the streams of all jobs are filtered."""
 
 ENDED = 'coalesce("end", seen)'
-"""When a run ended, or was seen to have: as in the indices."""
+"""When a run ended, or was seen to have ended: as in the indices."""
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A run's place in a list. `at`: when it ended, or began if it is open; `source`: the key of its source."""
+    """A run's place in the list. `at`: when it ended, or began if it is active. `source`: the key of its source."""
 
     open: bool
     at: float
@@ -32,8 +32,8 @@ class Place(msgspec.Struct, frozen=True):
     run_id: str
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs; None for any. `jobs`: their keys."""
+class RunSelection(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs to list; None for any. `sources`: names. `jobs`: keys."""
 
     sources: Collection[str] | None = None
     jobs: Collection[int] | None = None
@@ -44,16 +44,15 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     before: float | None = None
 
 
-class Found(msgspec.Struct, frozen=True):
-    """A run that was found."""
+class ListedRun(msgspec.Struct, frozen=True):
+    """A run and its place."""
 
-    source: str
     place: Place
     row: StoredRun
 
 
 class _Stream(msgspec.Struct, frozen=True):
-    """Rows in the order of one index. `at`: the expression by which they are ordered."""
+    """Rows in the order of one index. `at`: the expression that orders them."""
 
     open: bool
     source: int
@@ -62,43 +61,33 @@ class _Stream(msgspec.Struct, frozen=True):
     arguments: tuple[object, ...]
 
 
-class _Part(msgspec.Struct, frozen=True):
-    """The part of the list that is asked for. `names`: the wanted sources by their keys."""
-
-    names: dict[int, str]
-    wanted: Wanted
-    after: Place | None
-    limit: int
-
-
-def part(database: sqlite3.Connection, wanted: Wanted, limit: int, after: Place | None) -> list[Found]:
-    """So many runs at most, from the first one behind a place."""
-    asked = _Part(_names(database, wanted.sources), wanted, after, limit)
+def list_runs(database: sqlite3.Connection, wanted: RunSelection, limit: int, after: Place | None) -> list[ListedRun]:
+    """Return at most `limit` runs, from the first one behind a place."""
+    keys = [
+        key
+        for key, name in database.execute("SELECT key, name FROM sources")
+        if wanted.sources is None or name in wanted.sources
+    ]
     if wanted.run_id is not None:
-        return list(_by_id(database, asked))
-    streams = [*_open_streams(asked), *_ended_streams(database, asked)]
-    behind = [stream for stream in streams if after is None or stream.open <= after.open]
-    rows = [_rows(database, asked, stream) for stream in behind]
+        return list(_by_id(database, sorted(keys), wanted))
+    streams = [*_active_streams(keys, wanted), *_completed_streams(database, keys, wanted)]
+    rows = [
+        _rows(database, stream, wanted, after, limit)
+        for stream in streams
+        if after is None or stream.open <= after.open
+    ]
     return list(itertools.islice(heapq.merge(*rows, key=_order, reverse=True), limit))
 
 
-def _names(database: sqlite3.Connection, wanted: Collection[str] | None) -> dict[int, str]:
-    """The wanted sources by their keys."""
-    rows = database.execute("SELECT key, name FROM sources")
-    return {key: name for key, name in rows if wanted is None or name in wanted}
-
-
-def _by_id(database: sqlite3.Connection, asked: _Part) -> Iterator[Found]:
-    """The runs of one id, a source each."""
+def _by_id(database: sqlite3.Connection, keys: Iterable[int], wanted: RunSelection) -> Iterator[ListedRun]:
     query = f"SELECT {COLUMNS} FROM runs WHERE source = ? AND run_id = ?"  # noqa: S608  # constants
-    for key in sorted(asked.names):
-        row = database.execute(query, (key, asked.wanted.run_id)).fetchone()
-        if row is not None and fits(found := _found(asked.names, key, row), asked.wanted):
+    for key in keys:
+        row = database.execute(query, (key, wanted.run_id)).fetchone()
+        if row is not None and _fits(found := _listed(key, row), wanted):
             yield found
 
 
-def fits(found: Found, wanted: Wanted) -> bool:
-    """Whether a run, sources and ids aside, is one of those that are wanted."""
+def _fits(found: ListedRun, wanted: RunSelection) -> bool:
     run, at = found.row.known.run, found.place.at
     return (
         (wanted.jobs is None or found.row.job in wanted.jobs)
@@ -109,34 +98,30 @@ def fits(found: Found, wanted: Wanted) -> bool:
     )
 
 
-def _open_streams(asked: _Part) -> Iterator[_Stream]:
-    wanted = asked.wanted
+def _active_streams(keys: Iterable[int], wanted: RunSelection) -> Iterator[_Stream]:
     if wanted.result is not None:
         return
     jobs, arguments = _among(wanted.jobs)
     state, more = ("", ()) if wanted.state is None else (" AND state = ?", (wanted.state.value,))
-    for key in asked.names:
+    for key in keys:
         yield _Stream(True, key, "origin", f"source = ? AND mark = 0{jobs}{state}", (key, *arguments, *more))
 
 
-def _ended_streams(database: sqlite3.Connection, asked: _Part) -> Iterator[_Stream]:
-    wanted = asked.wanted
+def _completed_streams(database: sqlite3.Connection, keys: Collection[int], wanted: RunSelection) -> Iterator[_Stream]:
     if wanted.state is not None:
         return
-    result, more = ("", ()) if wanted.result is None else (" AND result = ?", (wanted.result.value,))
     if wanted.jobs is not None and len(wanted.jobs) <= FEW_JOBS:
+        result, more = ("", ()) if wanted.result is None else (" AND result = ?", (wanted.result.value,))
         for job in wanted.jobs:
             row = database.execute("SELECT source FROM runs WHERE job = ? AND mark <> 0 LIMIT 1", (job,)).fetchone()
-            if row is not None and row[0] in asked.names:
+            if row is not None and row[0] in keys:
                 yield _Stream(False, row[0], ENDED, f"job = ? AND mark <> 0{result}", (job, *more))
         return
     jobs, arguments = _among(wanted.jobs)
-    for key in asked.names:
-        for word in (*Result, None) if wanted.result is None else (wanted.result,):
-            value = None if word is None else word.value
-            yield _Stream(
-                False, key, ENDED, f"source = ? AND result IS ? AND mark <> 0{jobs}", (key, value, *arguments)
-            )
+    where = f"source = ? AND result IS ? AND mark <> 0{jobs}"
+    for key, result_ in itertools.product(keys, (*Result, None) if wanted.result is None else (wanted.result,)):
+        value = None if result_ is None else result_.value
+        yield _Stream(False, key, ENDED, where, (key, value, *arguments))
 
 
 def _among(jobs: Collection[int] | None) -> tuple[str, tuple[object, ...]]:
@@ -145,9 +130,10 @@ def _among(jobs: Collection[int] | None) -> tuple[str, tuple[object, ...]]:
     return " AND job IN (SELECT value FROM json_each(?))", (msgspec.json.encode(sorted(jobs)).decode(),)
 
 
-def _rows(database: sqlite3.Connection, asked: _Part, stream: _Stream) -> Iterator[Found]:
-    """The rows of a stream behind a place, one after another: those of which nothing comes to be shown are not read."""
-    wanted, after = asked.wanted, asked.after
+def _rows(
+    database: sqlite3.Connection, stream: _Stream, wanted: RunSelection, after: Place | None, limit: int
+) -> Iterator[ListedRun]:
+    # a generator: rows that the merge does not reach are never decoded
     conditions, arguments = [stream.where], list(stream.arguments)
     for condition, bound in ((">= ?", wanted.after), ("< ?", wanted.before)):
         if bound is not None:
@@ -161,12 +147,12 @@ def _rows(database: sqlite3.Connection, asked: _Part, stream: _Stream) -> Iterat
         f"SELECT {COLUMNS} FROM runs WHERE {' AND '.join(conditions)} "  # noqa: S608  # constants
         f"ORDER BY {stream.at} DESC, run_id DESC LIMIT ?"
     )
-    for row in database.execute(query, (*arguments, asked.limit)):
-        yield _found(asked.names, stream.source, row)
+    for row in database.execute(query, (*arguments, limit)):
+        yield _listed(stream.source, row)
 
 
 def _behind(stream: _Stream, place: Place) -> tuple[str, Sequence[object]]:
-    """The condition for what comes behind a place: earlier, or at the same instant of a source or run named before."""
+    # earlier, or at the same time with a smaller source or run ID: the order of `_order`
     if stream.source < place.source:
         return f"{stream.at} <= ?", (place.at,)
     if stream.source > place.source:
@@ -174,13 +160,12 @@ def _behind(stream: _Stream, place: Place) -> tuple[str, Sequence[object]]:
     return f"{stream.at} <= ? AND ({stream.at} < ? OR run_id < ?)", (place.at, place.at, place.run_id)
 
 
-def _order(found: Found) -> tuple[bool, float, int, str]:
-    place = found.place
-    return place.open, place.at, place.source, place.run_id
+def _order(found: ListedRun) -> tuple[bool, float, int, str]:
+    return msgspec.structs.astuple(found.place)
 
 
-def _found(names: dict[int, str], source: int, columns: Sequence[Any]) -> Found:
+def _listed(source: int, columns: Sequence[Any]) -> ListedRun:
     row = to_stored(columns)
     run, is_open = row.known.run, row.known.mark is CountState.OPEN
     at = row.origin if is_open else row.seen if run.end is None else run.end
-    return Found(names[source], Place(is_open, at, source, run.run_id), row)
+    return ListedRun(Place(is_open, at, source, run.run_id), row)

@@ -1,7 +1,4 @@
-"""Questions of people that only a vendor's API can answer: a few at a time, for a moment, and with little patience.
-
-What was answered is kept in memory for a minute, steps only; output is kept nowhere.
-"""
+"""Queries of people that only a vendor's API can answer: a few at a time, with short waits."""
 
 import threading
 import time
@@ -16,33 +13,33 @@ from exporter.model import Run, Step
 from exporter.reports.errors import BusyError, UnknownError, UpstreamError
 from exporter.sources.source import Source, StepLog
 
-PATIENCE = 3.0
-"""Seconds that a request of ours may wait for the budget."""
+BUDGET_WAIT = 3.0
+"""Seconds that a request may wait for the source's budget."""
 
 STEPS_SECONDS, LOG_SECONDS = 4.0, 15.0
-"""How long a person waits for steps, without which the page is of use too, and for output."""
+"""How long a person waits for steps, without which the page is useful too, and for output."""
 
 THREADS = 3
-MOST_STEPS, MOST_LOGS = 6, 2
-"""Questions under way."""
+MAX_STEPS, MAX_LOGS = 6, 2
+"""Queries that run at once."""
 
-KEPT, KEPT_OPEN = 60.0, 10.0
-"""Seconds for which steps are remembered, those of a run that has not ended too."""
+KEEP, KEEP_ACTIVE = 60.0, 10.0
+"""Seconds for which the steps of completed and of active runs are kept."""
 
-REMEMBERED = 200
-"""Runs of which the steps are remembered."""
+MAX_KEPT = 200
+"""Runs whose steps are kept. Output is never kept."""
 
-Said = TypeVar("Said")
+Answer = TypeVar("Answer")
 Key = tuple[str, str]
 
 
 class VendorQueries:
-    """Thread-safe.
+    """Queries of vendors' APIs. Thread-safe.
 
     Args:
         monotonic: A clock that never jumps, in seconds.
         steps_seconds: How long a person waits for steps.
-        log_seconds: How long for output.
+        log_seconds: How long a person waits for output.
         waiting: Entered while an answer is waited for.
     """
 
@@ -59,71 +56,70 @@ class VendorQueries:
         self._waiting = waiting
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ask")
         self._lock = threading.RLock()
-        self._under_way: dict[Key, Future[Sequence[Step]]] = {}
+        self._running: dict[Key, Future[Sequence[Step]]] = {}
         self._logs: set[Future[StepLog]] = set()
-        self._known: dict[Key, tuple[float, Sequence[Step]]] = {}
+        self._kept: dict[Key, tuple[float, Sequence[Step]]] = {}
 
     def steps(self, name: str, source: Source, run: Run) -> Sequence[Step]:
-        """The steps of a run; who asks while another does waits for the same answer. Raises ReportError."""
+        """Return the steps of a run; simultaneous calls share one request. Raises ReportError."""
         key = (name, run.run_id)
         with self._lock:
-            until, steps = self._known.get(key, (float("-inf"), ()))
+            until, steps = self._kept.get(key, (float("-inf"), ()))
             if self._monotonic() < until:
                 return steps
-            future = self._under_way.get(key)
+            future = self._running.get(key)
             if future is None:
-                if len(self._under_way) >= MOST_STEPS:
-                    raise BusyError("too much is being asked of the APIs")
-                future = self._under_way[key] = self._threads.submit(_as_a_person, source.steps, run)
-                # called at once, in this thread, if it is done already
-                future.add_done_callback(lambda done: self._answered(key, run, done))
+                if len(self._running) >= MAX_STEPS:
+                    raise BusyError("too many requests to the vendors' APIs at once")
+                future = self._running[key] = self._threads.submit(_query, source.steps, run)
+                # called at once, in this thread, if it is done already: hence the reentrant lock
+                future.add_done_callback(lambda done: self._keep(key, run, done))
         with self._waiting():
             return _result(future, self._steps_seconds)
 
-    def _answered(self, key: Key, run: Run, future: Future[Sequence[Step]]) -> None:
+    def _keep(self, key: Key, run: Run, future: Future[Sequence[Step]]) -> None:
         with self._lock:
-            self._under_way.pop(key, None)
+            self._running.pop(key, None)
             if not future.cancelled() and future.exception() is None:
-                kept = KEPT if run.result is not None else KEPT_OPEN
-                self._known.pop(key, None)
-                self._known[key] = (self._monotonic() + kept, future.result())
-                while len(self._known) > REMEMBERED:
-                    del self._known[next(iter(self._known))]
+                seconds = KEEP if run.result is not None else KEEP_ACTIVE
+                self._kept.pop(key, None)
+                self._kept[key] = (self._monotonic() + seconds, future.result())
+                while len(self._kept) > MAX_KEPT:
+                    del self._kept[next(iter(self._kept))]
 
     def log(self, source: Source, run: Run, step: str) -> StepLog:
-        """Output of a step. Raises ReportError."""
+        """Return the output of a step. Raises ReportError."""
         with self._lock:
-            if len(self._logs) >= MOST_LOGS:
-                raise BusyError("too much is being asked of the APIs")
-            future = self._threads.submit(_as_a_person, source.log, run, step)
+            if len(self._logs) >= MAX_LOGS:
+                raise BusyError("too many requests to the vendors' APIs at once")
+            future = self._threads.submit(_query, source.log, run, step)
             self._logs.add(future)
-            future.add_done_callback(self._told)
+            future.add_done_callback(self._end_log)
         with self._waiting():
             return _result(future, self._log_seconds)
 
-    def _told(self, future: Future[StepLog]) -> None:
+    def _end_log(self, future: Future[StepLog]) -> None:
         with self._lock:
             self._logs.discard(future)
 
     def close(self) -> bool:
-        """Asks nothing more; False if a question is still under way."""
+        """Start no more queries. Returns False if one is still running."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
-            return not (self._under_way or self._logs)
+            return not (self._running or self._logs)
 
 
-def _as_a_person(ask: Callable[..., Said], *about: object) -> Said:
-    """Ask a vendor's API within the part of its budget that people have."""
+def _query(ask: Callable[..., Answer], *about: object) -> Answer:
+    # people get a part of the source's budget only, so that pages never delay a poll
     with for_a_person():
-        return ask(*about, patience=PATIENCE)
+        return ask(*about, patience=BUDGET_WAIT)
 
 
-def _result(future: Future[Said], seconds: float) -> Said:
-    """What a vendor's API said, or why it did not."""
+def _result(future: Future[Answer], seconds: float) -> Answer:
     try:
         return future.result(seconds)
     except TimeoutError:
-        raise UpstreamError(f"no answer of the API within {seconds:g} s") from None
+        raise UpstreamError(f"the API did not answer within {seconds:g} s") from None
     except (Stopped, CancelledError):
         raise BusyError("the exporter is stopping") from None
     except NotFoundError as error:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exporter.reports.errors import InvalidParameterError, ReportError, UnknownError
-from exporter.reports.filters import JobFilter, RunFilter
+from exporter.reports.filters import JobQuery, RunQuery
 from exporter.reports.records import JobList, LogReport, Problem, Reports, RunList, RunPage, SourceReport
 from exporter.web.parameters import parse
 from exporter.web.request_pool import RequestPool, segments
@@ -96,9 +96,7 @@ ENDPOINTS = (
         SourceList,
         lambda reports, _: SourceList(reports.now, reports.sources()),
     ),
-    Endpoint(
-        "/jobs", "Jobs, by default the most urgent first.", JobFilter, JobList, lambda reports, q: reports.jobs(q)
-    ),
+    Endpoint("/jobs", "Jobs, by default the most urgent first.", JobQuery, JobList, lambda reports, q: reports.jobs(q)),
     Endpoint(
         "/problems",
         "Current problems, the most urgent first.",
@@ -109,7 +107,7 @@ ENDPOINTS = (
     Endpoint(
         "/runs",
         "Runs: active ones first, then completed ones by end, newest first.",
-        RunFilter,
+        RunQuery,
         RunList,
         lambda reports, q: reports.runs(q),
     ),

@@ -4,7 +4,7 @@ import msgspec
 
 from exporter.model import Result, State
 from exporter.reports.errors import LogsOffError, UnknownError
-from exporter.reports.filters import JobFilter, RunFilter
+from exporter.reports.filters import JobQuery, RunQuery
 from exporter.reports.records import (
     BudgetReport,
     CompletedRun,
@@ -172,7 +172,7 @@ class Told:
     def problems(self):
         return self.listed_problems
 
-    def jobs(self, wanted: JobFilter):
+    def jobs(self, wanted: JobQuery):
         self.asked.append(wanted)
         fitting = [each for each in self.listed_jobs if wanted.search in each.job_name]
         chosen = [each for each in fitting if wanted.status in ("", each.status)]
@@ -188,7 +188,7 @@ class Told:
             statuses=statuses,
         )
 
-    def runs(self, wanted: RunFilter):
+    def runs(self, wanted: RunQuery):
         self.asked.append(wanted)
         start = int(wanted.cursor or 0)
         chosen = [each for each in self.listed_runs if wanted.run_id in ("", each.run_id)]

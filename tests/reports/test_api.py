@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from exporter.model import Job, Result, Step
-from exporter.reports.filters import JobFilter
+from exporter.reports.filters import JobQuery
 from exporter.reports.job_reports import STATUSES
 from exporter.web.api import ENDPOINTS, ROOT
 from exporter.web.openapi import document
@@ -101,7 +101,7 @@ def test_the_document_is_served_and_is_openapi(shared):
 
 
 def test_the_statuses_that_can_be_asked_for_are_those_that_jobs_have():
-    assert JobFilter.__annotations__["status"].__args__ == ("", *STATUSES)
+    assert JobQuery.__annotations__["status"].__args__ == ("", *STATUSES)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_too_many_requests_are_refused_with_the_time_to_wait(make):
 def test_slow_answers_keep_neither_scrapes_nor_probes_waiting(make):
     desk = make(bounds=Bounds(workers=2, queue=1, rate=1000, burst=1000))
     go = threading.Event()
-    desk.reporter.runs = lambda _: go.wait(10) and desk.reporter.jobs(JobFilter())
+    desk.reporter.runs = lambda _: go.wait(10) and desk.reporter.jobs(JobQuery())
     client = desk.client()
     desk.bench.publisher.publish()
     threads = [threading.Thread(target=client.get, args=(ROOT + "/runs",)) for _ in range(3)]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from exporter.errors import StateError
 from exporter.model import Job, Result, State
 from exporter.reports.errors import BusyError, InvalidParameterError
-from exporter.reports.filters import RunFilter
+from exporter.reports.filters import RunQuery
 from exporter.reports.reader import Reader
-from exporter.reports.runlist import FEW_JOBS, Wanted
+from exporter.reports.runlist import FEW_JOBS, RunSelection
 from tests.contract.harness import NOW
 from tests.core.ledger_harness import BASELINE, Book
 from tests.reports.reports_harness import ended, running
@@ -26,7 +26,7 @@ def ids(found):
 
 
 def listed(desk, **wanted):
-    return ids(desk.reporter.runs(RunFilter(**wanted)))
+    return ids(desk.reporter.runs(RunQuery(**wanted)))
 
 
 def test_open_runs_come_first_then_the_ended_newest_first(desk):
@@ -69,10 +69,10 @@ def test_filters_keep_what_they_say(desk, wanted, found):
 
 def test_pages_fit_together_whatever_ends_meanwhile(desk):
     desk.tell(*(ended(f"{n:03}", NOW + n) for n in range(50)), running("open", NOW))
-    first = desk.reporter.runs(RunFilter(limit=20))
+    first = desk.reporter.runs(RunQuery(limit=20))
     desk.tell(*(ended(f"new-{n}", NOW + 100 + n) for n in range(5)))
-    second = desk.reporter.runs(RunFilter(limit=20, cursor=first.cursor))
-    third = desk.reporter.runs(RunFilter(limit=20, cursor=second.cursor))
+    second = desk.reporter.runs(RunQuery(limit=20, cursor=first.cursor))
+    third = desk.reporter.runs(RunQuery(limit=20, cursor=second.cursor))
     assert [*ids(first), *ids(second), *ids(third)] == ["open", *(f"{n:03}" for n in reversed(range(50)))]
     assert third.cursor == ""
 
@@ -91,7 +91,7 @@ def test_pages_together_are_the_list_though_runs_ended_at_the_same_instant(ends,
         book.read(*(ended(f"r{n}", BASELINE + end, result, f"j{job}") for n, (end, result, job) in enumerate(ends)))
         book.close()
         reader = Reader(book.path)
-        wanted = Wanted(jobs=None if jobs is None else set(range(1, jobs)))
+        wanted = RunSelection(jobs=None if jobs is None else set(range(1, jobs)))
         whole = reader.runs(wanted, 500)
         assert whole == sorted(whole, key=lambda each: (each.place.at, each.place.run_id), reverse=True)
         assert jobs is not None or len(whole) == len(ends)
@@ -110,7 +110,7 @@ def test_the_runs_of_many_jobs_are_those_of_each(desk):
     expected = [run.run_id for run in sorted(runs, key=lambda run: (run.end, run.run_id), reverse=True)]
     assert listed(desk, project="p", limit=500) == expected
     keys = {job.key for job in desk.bench.ledger.jobs_of("one")}
-    found = Reader(desk.bench.state).runs(Wanted(jobs=set(list(keys)[:FEW_JOBS])), 500)
+    found = Reader(desk.bench.state).runs(RunSelection(jobs=set(list(keys)[:FEW_JOBS])), 500)
     assert 300 < len(found) < 400
     assert {each.row.job for each in found} <= keys
 
@@ -126,18 +126,18 @@ def test_a_run_without_an_end_stands_where_it_was_seen_to_have_ended(desk):
 @pytest.mark.parametrize("cursor", ["x", "e30", "bnVsbA", "W10", "é", "a" * 60_000])
 def test_a_cursor_that_was_not_given_out_is_refused(desk, cursor):
     with pytest.raises(InvalidParameterError, match="cursor"):
-        desk.reporter.runs(RunFilter(cursor=cursor))
+        desk.reporter.runs(RunQuery(cursor=cursor))
 
 
 @pytest.mark.parametrize("limit", [0, -1, 501])
 def test_a_limit_out_of_bounds_is_refused(desk, limit):
     with pytest.raises(InvalidParameterError, match="limit"):
-        desk.reporter.runs(RunFilter(limit=limit))
+        desk.reporter.runs(RunQuery(limit=limit))
 
 
 def test_a_source_that_is_not_there_is_refused_with_those_that_are(desk):
     with pytest.raises(InvalidParameterError, match=r"source: .* one"):
-        desk.reporter.runs(RunFilter(source="two"))
+        desk.reporter.runs(RunQuery(source="two"))
 
 
 def test_runs_of_a_job_that_was_left_out_of_the_configuration_are_still_listed(desk):
@@ -149,21 +149,21 @@ def test_runs_of_a_job_that_was_left_out_of_the_configuration_are_still_listed(d
 def test_a_question_that_takes_too_long_is_given_up(desk):
     desk.tell(*(ended(f"r{n}", NOW + n) for n in range(50)))
     ticks = iter(range(10**9))
-    impatient = Reader(desk.bench.state, monotonic=lambda: float(next(ticks)), longest=-1.0)
-    with impatient.snapshot() as snapshot, pytest.raises(Exception, match="interrupted"):
+    impatient = Reader(desk.bench.state, monotonic=lambda: float(next(ticks)), timeout=-1.0)
+    with impatient.state() as snapshot, pytest.raises(Exception, match="interrupted"):
         snapshot._database.execute("SELECT count(*) FROM runs a, runs b, runs c, runs d").fetchone()
 
 
 def test_a_state_that_is_not_there_is_told_as_such(tmp_path):
     with pytest.raises(StateError, match="there is no state"):
-        Reader(tmp_path / "none.db").runs(Wanted(), 1)
+        Reader(tmp_path / "none.db").runs(RunSelection(), 1)
     assert not (tmp_path / "none.db").exists()
 
 
 def test_a_state_that_cannot_be_read_makes_the_answer_wait(desk):
     desk.reporter._parts = desk.reporter._parts._replace(reader=Reader(desk.bench.state.with_name("gone.db")))
     with pytest.raises(BusyError, match="the state cannot be read"):
-        desk.reporter.runs(RunFilter())
+        desk.reporter.runs(RunQuery())
 
 
 def test_reading_waits_for_no_transaction_and_delays_none(desk):
@@ -172,7 +172,7 @@ def test_reading_waits_for_no_transaction_and_delays_none(desk):
     with desk.bench.ledger.locked(), store.transaction():
         store._db.execute("UPDATE runs SET tries = 9")
         assert listed(desk) == ["a"]
-    with Reader(desk.bench.state).snapshot() as snapshot:
+    with Reader(desk.bench.state).state() as snapshot:
         assert len(snapshot.runs_of(1)) == 1
         desk.tell(ended("b", NOW + 20))
         assert len(snapshot.runs_of(1)) == 1
@@ -180,12 +180,12 @@ def test_reading_waits_for_no_transaction_and_delays_none(desk):
 
 
 def test_a_state_that_is_locked_is_not_read_without_its_journal(desk):
-    reader = Reader(desk.bench.state, longest=0.05)
+    reader = Reader(desk.bench.state, timeout=0.05)
     writer = sqlite3.connect(desk.bench.state, isolation_level=None)
     with contextlib.closing(writer):
         desk.bench.ledger.close()
         writer.execute("PRAGMA locking_mode = EXCLUSIVE")
         writer.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StateError, match="locked"):
-            reader.runs(Wanted(), 1)
+            reader.runs(RunSelection(), 1)
     assert reader.complete

@@ -7,7 +7,7 @@ import pytest
 from exporter.errors import AuthError, RateLimitedError, TimedOutError
 from exporter.model import Result, State, Step
 from exporter.reports.errors import BusyError, LogsOffError, UnknownError, UpstreamError
-from exporter.reports.filters import RunFilter
+from exporter.reports.filters import RunQuery
 from exporter.reports.vendor_queries import VendorQueries
 from exporter.simulators.world import MARK
 from exporter.sources.source import StepLog
@@ -226,7 +226,7 @@ def test_output_of_a_real_run_is_nowhere_but_in_the_answer(make):
     bench.poll()
     bench.world.run("dbt", start=NOW + 10, duration=20, steps=["load", "model"], result="failure")
     bench.settle()
-    run = desk.reporter.runs(RunFilter()).runs[0]
+    run = desk.reporter.runs(RunQuery()).runs[0]
     page = desk.reporter.run("one", run.run_id)
     assert (page.failed_step, page.steps_from, page.run.state) == ("model", "api", None)
     said = desk.reporter.log("one", run.run_id, page.failed_step)

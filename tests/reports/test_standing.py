@@ -10,7 +10,7 @@ from exporter.model import Job, Window
 from exporter.reports import problems as problems_module
 from exporter.reports.conditions import KINDS, STATUSES, UNSEEN
 from exporter.reports.errors import InvalidParameterError
-from exporter.reports.filters import JobFilter, JobOrder
+from exporter.reports.filters import JobOrder, JobQuery
 from exporter.simulators.disruptions import Status
 from tests.contract.harness import HOUR, MINUTE, NOW
 from tests.reports.reports_harness import ended, running
@@ -51,7 +51,7 @@ def kinds(desk):
 
 
 def test_each_job_has_the_status_that_is_most_urgent(desk):
-    listed = varied(begun(desk)).reporter.jobs(JobFilter())
+    listed = varied(begun(desk)).reporter.jobs(JobQuery())
     assert [(job.job_name, job.status) for job in listed.jobs] == [(status, status) for status in STATUSES]
     assert listed.statuses == dict.fromkeys(STATUSES, 1)
     assert (listed.total, listed.page, listed.pages) == (7, 1, 1)
@@ -100,34 +100,32 @@ def test_a_job_is_not_overdue_while_nothing_can_be_read(desk):
     ],
 )
 def test_jobs_are_filtered_ordered_and_paged(desk, wanted, found):
-    listed = varied(begun(desk)).reporter.jobs(JobFilter(**wanted))
+    listed = varied(begun(desk)).reporter.jobs(JobQuery(**wanted))
     assert [job.job_name for job in listed.jobs] == found
 
 
 @pytest.mark.parametrize("wanted", [{"limit": 501}, {"page": 0}, {"source": "two"}])
 def test_a_filter_that_means_nothing_is_refused(desk, wanted):
     with pytest.raises(InvalidParameterError, match=next(iter(wanted))):
-        desk.reporter.jobs(JobFilter(**wanted))
+        desk.reporter.jobs(JobQuery(**wanted))
 
 
 def test_expectations_are_worked_out_anew_when_the_job_or_the_configuration_changes(desk):
     desk.tell(ended("a"))
-    assert desk.reporter.jobs(JobFilter()).jobs[0].freshness is None
+    assert desk.reporter.jobs(JobQuery()).jobs[0].freshness is None
     desk.configure(objectives=(Objective(freshness="1h"),))
-    assert desk.reporter.jobs(JobFilter()).jobs[0].freshness == HOUR
+    assert desk.reporter.jobs(JobQuery()).jobs[0].freshness == HOUR
     desk.tell(ended("b", NOW + 20, "failure"), running("c"))
-    job = desk.reporter.jobs(JobFilter()).jobs[0]
+    job = desk.reporter.jobs(JobQuery()).jobs[0]
     assert (job.streak, job.executing, job.oldest_start) == (1, 1, NOW)
     desk.tell(ended("c", NOW + 30))
-    assert (desk.reporter.jobs(JobFilter()).jobs[0].executing) == 0
+    assert (desk.reporter.jobs(JobQuery()).jobs[0].executing) == 0
 
 
 def test_recent_runs_come_along_only_where_they_are_wanted(desk):
     desk.tell(*(ended(f"r{n:02}", NOW + n) for n in range(25)))
-    assert [each.run_id for each in desk.reporter.jobs(JobFilter()).jobs[0].recent] == [
-        f"r{n:02}" for n in range(5, 25)
-    ]
-    assert desk.reporter.jobs(JobFilter(recent=False)).jobs[0].recent == ()
+    assert [each.run_id for each in desk.reporter.jobs(JobQuery()).jobs[0].recent] == [f"r{n:02}" for n in range(5, 25)]
+    assert desk.reporter.jobs(JobQuery(recent=False)).jobs[0].recent == ()
 
 
 def test_a_source_tells_how_it_stands(desk):
