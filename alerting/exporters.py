@@ -39,7 +39,7 @@ GROUP = Group(
         ),
         Alert(
             name="JobrunExporterStateNotCommitting",
-            expression=f"{rise('jobrun_exporter_state_commit_errors_total', '15m')} > 0",
+            expression=f"{rise('jobrun_exporter_state_commit_errors_total', limits.COMMIT_ERRORS_SHOWN)} > 0",
             summary=f"Exporter {INSTANCE} cannot write its state",
             description=(
                 f"Writes of the state of {INSTANCE} fail, {{{{ $value }}}} in 15 minutes. Nothing is counted while that "
@@ -51,7 +51,7 @@ GROUP = Group(
             name="JobrunExporterStateLost",
             expression=f"""
             sum by (job, instance, reason) (
-              {rise('jobrun_exporter_state_cold_starts_total{reason!="new"}', "1h")}
+              {rise('jobrun_exporter_state_cold_starts_total{reason!="new"}', limits.COLD_START_SHOWN)}
             ) > 0
             """,
             summary=f"Exporter {INSTANCE} started without its state ({{{{ $labels.reason }}}})",

@@ -23,6 +23,7 @@ from alerting.promql import (
     of_job,
     since,
     unless_started,
+    window,
 )
 from exporter.reports import conditions as limits
 
@@ -401,7 +402,7 @@ jobrun_consecutive_failures > 0"""),
             held("failure_recovered"),
             JOB,
             "\nor\n".join(
-                f"last_over_time({firing(each)}[70m])"
+                f"last_over_time({firing(each)}[{window(limits.RECOVERED_SHOWN)}])"
                 for each in (
                     "JobrunLastRunFailed",
                     "JobrunFailingRepeatedly",

@@ -19,6 +19,7 @@ HOURS = "source_project_job_name_result:jobrun_runs:increase1h"
 P95 = "source_project_job_name:jobrun_run_duration_seconds:p95_7d"
 COUNTING = 'result=~"success|failure|error|timeout"'
 FAILED = 'result=~"failure|error|timeout"'
+UNITS = {"d": 86400, "h": 3600, "m": 60}
 SERVED_SOURCES = (
     "(jobrun_source_up or jobrun_source_poll_interval_seconds or jobrun_source_watermark_timestamp_seconds)"
 )
@@ -88,12 +89,18 @@ def unless_started(alert: str, expression: str, on: str, others: str) -> str:
     return f"{expression}\nunless on ({on}) (\n{indent(gate, 2)}\n)"
 
 
-def rise(counter: str, window: str) -> str:
+def rise(counter: str, seconds: int) -> str:
     """Return by how much a counter rose in a window; a series that begins above 0 has not risen.
 
     `increase()` extrapolates, and some servers take the first value of a series for a rise.
     """
-    return f"last_over_time({counter}[{window}]) - min_over_time({counter}[{window}])"
+    return f"last_over_time({counter}[{window(seconds)}]) - min_over_time({counter}[{window(seconds)}])"
+
+
+def window(seconds: int) -> str:
+    """Return the length of a range, in the largest unit that divides it."""
+    unit, length = next((unit, length) for unit, length in UNITS.items() if seconds % length == 0)
+    return f"{seconds // length}{unit}"
 
 
 def hour(series: str) -> str:

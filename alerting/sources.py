@@ -100,13 +100,13 @@ AVAILABLE = (
 )
 
 
-def recently(name: str, counter: str, window: str, by: str = "job, source") -> Record:
+def recently(name: str, counter: str, seconds: int, by: str = "job, source") -> Record:
     """Return a condition that lasts for a while after a counter rose."""
-    return Record(held(name), f"max by ({by}) ({rise(counter, window)}) > 0")
+    return Record(held(name), f"max by ({by}) ({rise(counter, seconds)}) > 0")
 
 
 LOSSES = (
-    recently("source_coverage_gap", "jobrun_source_unobserved_seconds_total", "1h"),
+    recently("source_coverage_gap", "jobrun_source_unobserved_seconds_total", limits.GAP_SHOWN),
     Alert(
         name="JobrunSourceCoverageGap",
         expression=held("source_coverage_gap"),
@@ -117,7 +117,7 @@ LOSSES = (
         ),
         links=texts.of_source("JobrunSourceCoverageGap"),
     ),
-    recently("source_truncated", "jobrun_source_truncated_responses_total", "1h"),
+    recently("source_truncated", "jobrun_source_truncated_responses_total", limits.TRUNCATED_SHOWN),
     Alert(
         name="JobrunSourceTruncated",
         expression=held("source_truncated"),
@@ -128,7 +128,12 @@ LOSSES = (
         ),
         links=texts.of_source("JobrunSourceTruncated"),
     ),
-    recently("source_unmapped_status", "jobrun_source_unmapped_status_total", "6h", "job, source, status"),
+    recently(
+        "source_unmapped_status",
+        "jobrun_source_unmapped_status_total",
+        limits.UNMAPPED_SHOWN,
+        "job, source, status",
+    ),
     Alert(
         name="JobrunSourceUnmappedStatus",
         expression=held("source_unmapped_status"),

@@ -280,6 +280,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         clock_checked: Whether `baseline` has been corrected by the API's clock.
         forgotten: Runs that ended before this instant have been pruned.
         last_truncated: When an answer last came trimmed.
+        last_unobserved: When a range was last found that was never read.
     """
 
     name: str
@@ -296,6 +297,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     clock_checked: bool = False
     forgotten: float | None = None
     last_truncated: float | None = None
+    last_unobserved: float | None = None
 
     def watermark(self) -> float | None:
         """The least of the readable scopes' watermarks; None while one has none."""

@@ -380,6 +380,8 @@ class BatchWriter:
         source.unobserved = merged([*source.unobserved, (window.start, window.end)])
         seconds = _covered(source.unobserved) - before
         del source.unobserved[:-MAX_RANGES]
+        if seconds:
+            source.last_unobserved = self._moment.now
         if self._moment.starting and not self._counting.released:
             source.held_unobserved += seconds
         else:

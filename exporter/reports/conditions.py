@@ -7,6 +7,7 @@ As in the rules, jobs are judged at their source's watermark: while nothing can 
 an API never looks like a missed run. All times are Unix seconds, all lengths seconds.
 """
 
+import math
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -44,8 +45,10 @@ FORGOTTEN = 604800
 """A source that no exporter has served for this long counts as removed."""
 NEARLY_FULL = 0.9
 """The part of metrics.max_series above which folded jobs stay folded."""
-GAP_SHOWN = 3600
-"""How long a gap in what was read is reported after it was found."""
+GAP_SHOWN, TRUNCATED_SHOWN, UNMAPPED_SHOWN, COLD_START_SHOWN, COMMIT_ERRORS_SHOWN = 86400, 3600, 21600, 3600, 900
+"""How long something that has happened is reported."""
+RECOVERED_SHOWN = REMEMBERED + 600
+"""How long after another alert about failures a recovered failure is not reported."""
 
 SEVERITIES = ("critical", "warning", "info", "none")
 
@@ -100,7 +103,6 @@ UNSEEN = {
     "JobrunJobDisabled": "the exporter keeps that a job is switched off, which is its status, but not since when",
     "JobrunStepFailing": "the hours of a day are recorded by Prometheus",
     "JobrunFailureRatioHigh": "the hours of a day are recorded by Prometheus",
-    "JobrunSourceTruncated": "the exporter keeps the number of such responses, not their times",
     "JobrunSourceUnmappedStatus": "the exporter keeps the number of such runs, not their times",
     "JobrunWatchdog": "it is about the way from Prometheus to a person",
 }
@@ -196,10 +198,34 @@ def too_far_behind(lag: float | None, interval: float) -> bool:
     return lag is None or lag > max(LEAST_LAG, POLLS_BEHIND * interval)
 
 
-def many(failing_jobs: int, began: int, known: int) -> bool:
-    """Tell whether jobs that began to fail together are a problem of their project or source."""
-    least = max(MANY_JOBS, MANY_SHARE * known)
-    return failing_jobs >= least and began >= least
+def rate_limit_low(remaining: float | None, limit: float | None, reset: float | None, now: float) -> bool:
+    """Return whether little is left of an API's rate limit."""
+    if limit is None or remaining is None or (reset is not None and reset < now):
+        return False
+    return remaining < LOW_RATE_LIMIT * limit
+
+
+def not_renewed(expiry: float | None, last_poll: float | None) -> bool:
+    """Return whether a poll completed with a credential in its last minute, in which it should have been renewed."""
+    return expiry is not None and last_poll is not None and last_poll > expiry - CREDENTIAL_MARGIN
+
+
+def recent(time: float | None, length: float, now: float) -> bool:
+    """Return whether something happened so short a time ago that it is still reported."""
+    return time is not None and now - time < length
+
+
+def many(since: Iterable[float], known: int) -> bool:
+    """Return whether so many jobs fail, and began to together, that it is a problem of their project or source.
+
+    Args:
+        since: When the jobs that fail began to.
+        known: The number of all jobs.
+    """
+    began = sorted(since)
+    least = math.ceil(max(MANY_JOBS, MANY_SHARE * known))
+    # It lasts while as many of those that began together fail; a rule remembers, and lasts while as many fail at all.
+    return any(last - first < MANY_WITHIN for first, last in zip(began, began[least - 1 :], strict=False))
 
 
 STATUSES: dict[str, Callable[[JobView, float | None], bool]] = {

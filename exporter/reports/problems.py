@@ -8,11 +8,9 @@ import msgspec
 from exporter.duration import format_duration
 from exporter.links import run_path
 from exporter.reports import conditions
-from exporter.reports.conditions import KINDS, SEVERITIES, capped
+from exporter.reports.conditions import KINDS, SEVERITIES, capped, worst
 from exporter.reports.job_reports import AssessedJob
 from exporter.reports.records import Problem, SourceReport
-
-DAY = 86400.0
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,10 +93,16 @@ def _stale(source: SourceReport, _now: float) -> Said | None:
 
 
 def _gap(source: SourceReport, now: float) -> Said | None:
-    latest = source.unobserved[0] if source.unobserved else None
-    if latest is None or now - latest.end > DAY:
+    if not source.unobserved or not conditions.recent(source.last_unobserved, conditions.GAP_SHOWN, now):
         return None
+    latest = source.unobserved[0]
     return f"{_age(latest.end - latest.start)} could not be read before the API forgot them.", latest.start
+
+
+def _truncated(source: SourceReport, now: float) -> Said | None:
+    if not conditions.recent(source.last_truncated, conditions.TRUNCATED_SHOWN, now):
+        return None
+    return "The API truncated responses, which were requested again in parts. Nothing is lost.", source.last_truncated
 
 
 def _unreadable(source: SourceReport, _now: float) -> Said | None:
@@ -109,19 +113,18 @@ def _unreadable(source: SourceReport, _now: float) -> Said | None:
 
 def _rate_limit(source: SourceReport, now: float) -> Said | None:
     budget = source.budget
-    if budget.limit is None or budget.remaining is None or (budget.reset is not None and budget.reset < now):
+    if not conditions.rate_limit_low(budget.remaining, budget.limit, budget.reset, now):
         return None
-    if budget.remaining >= conditions.LOW_RATE_LIMIT * budget.limit:
-        return None
-    return f"{budget.remaining:g} of {budget.limit:g} requests remain until the API's limit starts anew.", None
+    return f"{budget.remaining:g} of {budget.limit:g} requests remain until the API's limit starts again.", None
 
 
 def _credential(source: SourceReport, now: float) -> Said | None:
-    if source.credential_expiry is None or source.credential_expiry > now + conditions.CREDENTIAL_MARGIN:
+    expiry = source.credential_expiry
+    if expiry is None or not conditions.not_renewed(expiry, source.last_poll):
         return None
-    if source.credential_expiry > now:
-        return "The credential in use ends within a minute, and there is no new one.", source.credential_expiry
-    return f"The credential in use has ended {_age(now - source.credential_expiry)} ago.", source.credential_expiry
+    if expiry > now:
+        return "The credential in use expires within a minute, and there is no new one.", expiry
+    return f"The credential in use expired {_age(now - expiry)} ago.", expiry
 
 
 SOURCE_KINDS: dict[str, Callable[[SourceReport, float], Said | None]] = {
@@ -131,6 +134,7 @@ SOURCE_KINDS: dict[str, Callable[[SourceReport, float], Said | None]] = {
     "JobrunSourceScopeUnreadable": _unreadable,
     "JobrunSourceRateLimitLow": _rate_limit,
     "JobrunSourceCredentialExpiring": _credential,
+    "JobrunSourceTruncated": _truncated,
 }
 
 
@@ -194,54 +198,48 @@ WITH_RUN = ("JobrunFailingRepeatedly", "JobrunLastRunFailed", "JobrunFailureReco
 
 
 def _of_jobs(standing: Standing) -> Iterator[Problem]:
-    together = dict(_together(standing))
-    for (source, project), count in together.items():
-        where = f"{source} / {project}" if project else source
-        link = "/runs?" + urlencode(
-            {"source": source, **({"project": project} if project else {}), "result": "failure"}
-        )
-        yield Problem(
-            severity="critical",
-            kind="JobrunManyJobsFailing",
-            subject=where,
-            source=source,
-            project=project,
-            sentence=f"{count} jobs fail and began to at about the same time.",
-            link=link,
-        )
-    for job in standing.jobs:
-        watermark = standing.watermarks.get(job.view.state.source)
-        for find in (_failures, _expectations, _durations):
-            yield from (_about(job, *found) for found in find(job, watermark))
-
-
-def _together(standing: Standing) -> Iterator[tuple[tuple[str, str], int]]:
-    """Projects of which many jobs fail that began together; the source, with project "", where several are hit."""
-    jobs: dict[tuple[str, str], list[AssessedJob]] = {}
-    for job in standing.jobs:
-        jobs.setdefault((job.view.state.source, job.view.state.project), []).append(job)
     for source, watermark in standing.watermarks.items():
-        groups = {key: group for key, group in jobs.items() if key[0] == source}
-        hit = [key for key, group in groups.items() if any(conditions.failing(job.view) for job in group)]
-        whole = [job for group in groups.values() for job in group]
-        if len(hit) > 1 and _many(whole, watermark):
-            yield (source, ""), sum(conditions.failing(job.view) for job in whole)
-        else:
-            yield from (
-                (key, sum(conditions.failing(job.view) for job in group))
-                for key, group in groups.items()
-                if _many(group, watermark)
-            )
+        jobs = [job for job in standing.jobs if job.view.state.source == source]
+        yield from (_together(group) for group in _groups(jobs))
+        for job in jobs:
+            for find in (_failures, _expectations, _durations):
+                yield from (_about(job, *found) for found in find(job, watermark))
 
 
-def _many(jobs: list[AssessedJob], watermark: float | None) -> bool:
-    since = [job.view.state.failing_since for job in jobs if conditions.failing(job.view)]
-    began = [
-        each
-        for each in since
-        if each is not None and watermark is not None and watermark - each < conditions.MANY_WITHIN
-    ]
-    return conditions.many(len(since), len(began), len(jobs))
+def _groups(jobs: list[AssessedJob]) -> Iterator[list[AssessedJob]]:
+    """Find the jobs of a source, or of its projects, that fail since about the same time; give those that fail."""
+    projects: dict[str, list[AssessedJob]] = {}
+    for job in jobs:
+        projects.setdefault(job.view.state.project, []).append(job)
+    hit = [group for group in projects.values() if _failing(group)]
+    # What hits several projects at once is a problem of their source.
+    for group in [jobs] if len(hit) > 1 and _many(jobs) else hit:
+        if _many(group):
+            yield _failing(group)
+
+
+def _failing(jobs: list[AssessedJob]) -> list[AssessedJob]:
+    return [job for job in jobs if conditions.failing(job.view)]
+
+
+def _many(jobs: list[AssessedJob]) -> bool:
+    since = (job.view.state.failing_since for job in _failing(jobs))
+    return conditions.many((each for each in since if each is not None), len(jobs))
+
+
+def _together(failing: list[AssessedJob]) -> Problem:
+    source, projects = failing[0].view.state.source, {job.view.state.project for job in failing}
+    project = projects.pop() if len(projects) == 1 else ""
+    where = {"source": source, **({"project": project} if project else {})}
+    return Problem(
+        severity=worst(capped("critical", job.view.page) for job in failing),
+        kind="JobrunManyJobsFailing",
+        subject=" / ".join(where.values()),
+        source=source,
+        project=project,
+        sentence=f"{len(failing)} jobs fail since about the same time.",
+        link="/runs?" + urlencode({**where, "result": "failure"}),
+    )
 
 
 def _about(job: AssessedJob, kind: str, sentence: str, since: float | None) -> Problem:

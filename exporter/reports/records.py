@@ -62,6 +62,7 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
         unobserved: The latest such ranges, newest first, at most 20.
         truncated: Truncated answers, which were fetched again in parts.
         last_truncated: When the last truncated answer came.
+        last_unobserved: When the latest unobserved range was found.
         scopes_readable: Scopes that the credential may read.
         scopes_unreadable: Scopes that the credential may not read.
         unreadable: IDs of the scopes that it may not read, at most 20.
@@ -92,6 +93,7 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     unobserved: tuple[Range, ...] = ()
     truncated: int = 0
     last_truncated: float | None = None
+    last_unobserved: float | None = None
     scopes_readable: int = 0
     scopes_unreadable: int = 0
     unreadable: tuple[str, ...] = ()

@@ -37,6 +37,7 @@ def report(  # noqa: PLR0913  # each is one of the things that a report is made 
         unobserved=tuple(Range(*each) for each in reversed(merged(state.unobserved)[-MOST_SHOWN:])),
         truncated=_count(state, "jobrun_source_truncated_responses_total"),
         last_truncated=state.last_truncated,
+        last_unobserved=state.last_unobserved,
         scopes_readable=len(state.scopes) - len(unreadable),
         scopes_unreadable=len(unreadable),
         unreadable=tuple(unreadable[:MOST_SHOWN]),

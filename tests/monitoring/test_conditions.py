@@ -2,7 +2,9 @@
 
 import re
 import subprocess
+from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 import yaml
 
@@ -10,31 +12,66 @@ from exporter.counting.records import JobState, LastFailure, LastRun
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.jobview import JobView
 from exporter.model import Job, Result, State
+from exporter.reports.conditions import KINDS, MANY_JOBS, UNSEEN
 from exporter.reports.job_reports import judged
 from exporter.reports.problems import Standing, problems
+from exporter.reports.records import BudgetReport, Range, SourceReport
 from tests.e2e.processes import needed
-from tests.monitoring.test_rules import RULES_FILE
+from tests.monitoring.test_rules import ALERTS, RULES_FILE
 
-MINUTES = 180
+STEPS = 180
 
 CONDITIONS = {
-    "JobrunLastRunFailed": "last_run_failed",
-    "JobrunFailingRepeatedly": "failing_repeatedly",
-    "JobrunNoRecentSuccess": "no_recent_success",
-    "JobrunOverdue": "overdue",
-    "JobrunRunStuck": "run_stuck",
-    "JobrunRunSlow": "run_slow",
-    "JobrunFailureRecovered": "failure_recovered",
+    "JobrunManyJobsFailing": "jobrun:many_jobs_failing_of_source:held or jobrun:many_jobs_failing_of_project:held",
+    "JobrunFailingRepeatedly": "jobrun:failing_repeatedly:held",
+    "JobrunLastRunFailed": "jobrun:last_run_failed:held",
+    "JobrunFailureRecovered": "jobrun:failure_recovered:held",
+    "JobrunNoRecentSuccess": "jobrun:no_recent_success:held",
+    "JobrunOverdue": "jobrun:overdue:held",
+    "JobrunRunStuck": "jobrun:run_stuck:held",
+    "JobrunRunSlow": "jobrun:run_slow:held",
+    "JobrunSourceDown": "jobrun:source_down:held",
+    "JobrunSourceStale": "jobrun:source_stale:held unless on (source) jobrun:source_down:held",
+    "JobrunSourceCoverageGap": "jobrun:source_coverage_gap:held",
+    "JobrunSourceTruncated": "jobrun:source_truncated:held",
+    "JobrunSourceScopeUnreadable": "jobrun:source_scope_unreadable:held",
+    "JobrunSourceRateLimitLow": "jobrun:source_rate_limit_low:held",
+    "JobrunSourceCredentialExpiring": "jobrun:source_credential_expiring:held",
+    "JobrunObjectiveMatchesNothing": ALERTS["JobrunObjectiveMatchesNothing"]["expr"],
+    "JobrunExporterConfigReloadFailed": ALERTS["JobrunExporterConfigReloadFailed"]["expr"],
 }
+"""The conditions of alerts, without what keeps an alert from starting while another says the same."""
+
+APART = {
+    "JobrunExporterStateNotCommitting": "the page knows that the last write failed, a rule only that some did of late",
+    "JobrunExporterSeriesOverflow": "the page knows the jobs that are counted together, a rule only how full it is",
+}
+"""Alerts whose page and rule know different things, and why."""
 
 
-def state(**known):
+class Now(msgspec.Struct, frozen=True, kw_only=True):
+    """A world at some time: what the exporter knows then.
+
+    Attributes:
+        jobs: All of source `sp`, whose watermark is the present.
+        sources: Other sources.
+        unmatched: Objectives that no job matches, of three.
+        refused: Why the configuration was refused.
+    """
+
+    jobs: tuple[JobView, ...] = ()
+    sources: tuple[SourceReport, ...] = ()
+    unmatched: tuple[int, ...] = ()
+    refused: str = ""
+
+
+def state(name="load", project="p", **known):
     return JobState(
         key=1,
         source="sp",
-        job=Job(job_id="1", name="load"),
-        project="p",
-        name="load",
+        job=Job(job_id="1", name=name),
+        project=project,
+        name=name,
         discovered=0.0,
         baseline=0.0,
         **known,
@@ -100,63 +137,207 @@ def slow(minute):
     return JobView(state=state(last_run=run), duration_budget=600.0)
 
 
-WORLDS = (failing, quickly, patient, old, late, hourly, slow)
+def broken(minute, name, project, since=None, until=STEPS):
+    """A job that fails from one minute to another, or not at all."""
+    on = since is not None and since <= minute < until
+    return JobView(
+        state=state(
+            name,
+            project,
+            streak=int(on),
+            failing_since=60.0 * since if on else None,
+            last_failure=LastFailure(run_id="r", order=60.0 * since, end=60.0 * since) if on else None,
+        )
+    )
 
 
-def series(view):
-    """Name and labels of each sample of a job, and its value."""
-    names = ("source", "project", "job_name")
-    for family in FAMILIES:
-        for values, value in family.rows(view) if family.rows else ():
-            labels = dict(zip((*names, *family.labels), ("sp", "p", "load", *values), strict=False))
-            text = ", ".join(f'{name}="{each}"' for name, each in labels.items())
-            yield f'{family.name}{{job="j", instance="a", {text}}}', float(value)
+def together(minute):
+    """Of 30 jobs of two projects 12 begin to fail from 20 on, one per minute; from 100 on one recovers per minute."""
+    failed = (broken(minute, f"job{n}", "a" if n % 3 else "b", 20 + n, 100 + n) for n in range(12))
+    return (*failed, *(broken(minute, f"job{n}", "a") for n in range(12, 30)))
 
 
-def inputs(world):
-    """The world as a test of rules has it: a value per minute, `_` where there is none."""
-    found = {
-        'jobrun_source_watermark_timestamp_seconds{job="j", instance="a", source="sp"}': {
-            m: 60.0 * m for m in range(MINUTES)
-        }
-    }
-    for minute in range(MINUTES):
-        for name, value in series(world(minute)):
-            found.setdefault(name, {})[minute] = value
+def one_by_one(minute):
+    """As many, but they begin five minutes apart; all of another project begin at once. The last recover at 170."""
+    slowly = (broken(minute, f"job{n}", "slow", 10 + 5 * n if n < 12 else None, 160 + n) for n in range(20))
+    return (*slowly, *(broken(minute, f"job{n}", "alike", 120, 170) for n in range(MANY_JOBS)))
+
+
+def source(name="ex", **known):
+    defaults = {"provider": "x", "api_url": "", "poll_interval": 60.0, "budget": BudgetReport(requests_per_minute=60)}
+    return SourceReport(name=name, **defaults | known)
+
+
+def reading(minute):
+    """One source is down from 20 to 50, and behind from 60 to 100; another has never been read to the end."""
+    read = 20 if 20 <= minute < 50 else 60 if 60 <= minute < 100 else minute
+    up = not 20 <= minute < 50
+    known = source(up=up, watermark=60.0 * read, lag=60.0 * (minute - read))
+    return Now(sources=(known, source("new", up=True, poll_interval=600.0)))
+
+
+def losing(minute):
+    """A range is found unread at 30 and another at 2000; responses come truncated at 75 and 1500."""
+    found = [Range(start=0.0, end=600.0 * part) for part, since in ((1, 30), (2, 2000)) if minute >= since]
+    seen = max((each for each in (30, 2000) if each <= minute), default=None)
+    trimmed = [each for each in (75, 1500) if each <= minute]
+    return Now(
+        sources=(
+            source(
+                watermark=60.0 * minute,
+                lag=0.0,
+                unobserved=tuple(reversed(found)),
+                unobserved_seconds=sum(each.end for each in found),
+                last_unobserved=None if seen is None else 60.0 * seen,
+                truncated=len(trimmed),
+                last_truncated=60.0 * trimmed[-1] if trimmed else None,
+            ),
+        )
+    )
+
+
+def access(minute):
+    """Little is left of a limit from 20 to 60, which starts again at 40; scopes are unreadable from 30 to 70.
+
+    A token is not renewed, with which polls complete until 120.
+    """
+    left = 9.0 if 20 <= minute < 60 else 10.0
+    limit = BudgetReport(requests_per_minute=60, limit=100.0, remaining=left, reset=2400.0 if left < 10.0 else None)
+    return Now(
+        sources=(
+            source(
+                up=True,
+                watermark=60.0 * minute,
+                lag=0.0,
+                last_poll=60.0 * minute,
+                scopes_unreadable=2 if 30 <= minute < 70 else 0,
+                credential_expiry=6000.0 if minute < 120 else 99999.0,
+                budget=limit,
+            ),
+        )
+    )
+
+
+def configured(minute):
+    """Of three objectives one matches nothing, from 50 to 90; another configuration is refused from 20 to 80."""
+    return Now(unmatched=(1,) if 50 <= minute < 90 else (), refused="broken" if 20 <= minute < 80 else "")
+
+
+WORLDS = {
+    **dict.fromkeys((failing, quickly, patient, old, late, hourly, slow, together, one_by_one), 1),
+    **dict.fromkeys((reading, access, configured), 1),
+    losing: 15,
+}
+"""Worlds, and the minutes of a step."""
+
+OF_SOURCE: dict[str, Callable[[SourceReport], float | None]] = {
+    "jobrun_source_up": lambda source: source.up,
+    "jobrun_source_poll_interval_seconds": lambda source: source.poll_interval,
+    "jobrun_source_watermark_timestamp_seconds": lambda source: source.watermark,
+    "jobrun_source_last_poll_timestamp_seconds": lambda source: source.last_poll,
+    "jobrun_source_unobserved_seconds_total": lambda source: source.unobserved_seconds,
+    "jobrun_source_truncated_responses_total": lambda source: source.truncated,
+    'jobrun_source_scopes{state="unreadable"}': lambda source: source.scopes_unreadable,
+    "jobrun_source_credential_expiry_timestamp_seconds": lambda source: source.credential_expiry,
+    "jobrun_source_rate_limit_limit_requests": lambda source: source.budget.limit,
+    "jobrun_source_rate_limit_remaining_requests": lambda source: source.budget.remaining,
+    "jobrun_source_rate_limit_reset_timestamp_seconds": lambda source: source.budget.reset,
+}
+
+
+def seen(world, minute) -> Now:
+    found = world(minute)
+    if isinstance(found, Now):
+        return found
+    return Now(jobs=found if isinstance(found, tuple) else (found,))
+
+
+def samples(now, minute) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Give the name, labels and value of each sample that is served."""
+    if now.jobs:
+        yield "jobrun_source_watermark_timestamp_seconds", {"source": "sp"}, 60.0 * minute
+    for source in now.sources:
+        for name, value in OF_SOURCE.items():
+            more = {"state": "unreadable"} if "{" in name else {}
+            known = value(source)
+            if known is not None:
+                yield name.split("{")[0], {"source": source.name, **more}, float(known)
+    for view in now.jobs:
+        of_job = ("sp", view.state.project, view.state.name)
+        for family in FAMILIES:
+            for values, value in family.rows(view) if family.rows else ():
+                names = ("source", "project", "job_name", *family.labels)
+                yield family.name, dict(zip(names, (*of_job, *values), strict=False)), float(value)
+    for number in range(3):
+        yield "jobrun_objective_jobs", {"objective": str(number)}, float(number not in now.unmatched)
+    yield "jobrun_exporter_config_last_reload_successful", {}, float(not now.refused)
+
+
+def inputs(world, step):
+    """Give the world as a test of rules has it: a value per step, `_` where there is none."""
+    found = {}
+    for number in range(STEPS):
+        for name, labels, value in samples(seen(world, number * step), number * step):
+            text = ", ".join(f'{label}="{each}"' for label, each in {"job": "j", "instance": "a", **labels}.items())
+            found.setdefault(f"{name}{{{text}}}", {})[number] = value
     for name, values in found.items():
         # A series that ends is marked, as by a scrape.
-        words = [f"{values[m]:g}" if m in values else "stale" if m - 1 in values else "_" for m in range(MINUTES)]
+        words = [f"{values[n]:g}" if n in values else "stale" if n - 1 in values else "_" for n in range(STEPS)]
         yield {"series": name, "values": " ".join(words)}
 
 
-def on_the_page(world):
-    """Condition → the minutes at which the page has its problem. One that fails repeatedly has failed last, too."""
-    found = {name: set() for name in CONDITIONS.values()}
-    for minute in range(MINUTES):
-        job = judged(world(minute), 60.0 * minute)
-        standing = Standing(now=60.0 * minute, sources=(), jobs=(job,), watermarks={"sp": 60.0 * minute})
-        kinds = {problem.kind for problem in problems(standing)}
-        for kind in kinds | ({"JobrunLastRunFailed"} if "JobrunFailingRepeatedly" in kinds else set()):
-            found[CONDITIONS[kind]].add(minute)
+def on_the_page(world, minute):
+    """Return which alerts' problems the page has, and of what. A job that fails repeatedly has failed last, too."""
+    now = seen(world, minute)
+    watermarks = {source.name: source.watermark for source in now.sources}
+    standing = Standing(
+        now=60.0 * minute,
+        sources=now.sources,
+        jobs=tuple(judged(view, 60.0 * minute) for view in now.jobs),
+        watermarks={**watermarks, "sp": 60.0 * minute} if now.jobs else watermarks,
+        unmatched=now.unmatched,
+        refused=now.refused,
+    )
+    found = {kind: set() for kind in CONDITIONS}
+    for problem in problems(standing):
+        names = {"source": problem.source, "project": problem.project, "job_name": problem.job_name}
+        labels = ", ".join(f'{label}="{each}"' for label, each in names.items() if each)
+        found[problem.kind].add(labels)
+        if problem.kind == "JobrunFailingRepeatedly":
+            found["JobrunLastRunFailed"].add(labels)
     return found
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.__name__)
 def test_rules_and_page_find_the_same_from_the_same_minute_to_the_same(world, tmp_path):
-    expected = on_the_page(world)
+    step = WORLDS[world]
+    shown = [on_the_page(world, number * step) for number in range(STEPS)]
     checks = [
         {
-            "expr": f"count(jobrun:{name}:held) > bool 0 or vector(0)",
-            "eval_time": f"{minute}m",
-            "exp_samples": [{"labels": "{}", "value": int(minute in minutes)}],
+            "expr": f"group by (source, project, job_name) ({CONDITIONS[kind]})",
+            "eval_time": f"{number * step}m",
+            "exp_samples": [{"labels": f"{{{labels}}}", "value": 1} for labels in found],
         }
-        for name, minutes in expected.items()
-        for minute in range(MINUTES)
+        for number, kinds in enumerate(shown)
+        for kind, found in kinds.items()
     ]
-    assert any(0 < len(minutes) < MINUTES for minutes in expected.values())
-    case = {"interval": "1m", "input_series": list(inputs(world)), "promql_expr_test": checks}
+    case = {"interval": f"{step}m", "input_series": list(inputs(world, step)), "promql_expr_test": checks}
     path = tmp_path / "world.yml"
-    path.write_text(yaml.safe_dump({"rule_files": [str(RULES_FILE)], "evaluation_interval": "1m", "tests": [case]}))
+    rules = {"rule_files": [str(RULES_FILE)], "evaluation_interval": f"{step}m", "tests": [case]}
+    path.write_text(yaml.safe_dump(rules))
     command = [needed("promtool"), "test", "rules", path]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # a tool of ours on a file of ours
     assert ran.returncode == 0, re.sub(r"\n\s*\n", "\n", ran.stdout + ran.stderr)[:3000]
+
+
+@pytest.mark.parametrize("kind", CONDITIONS)
+def test_the_worlds_have_the_beginning_and_the_end_of_each_alert(kind):
+    found = {(world, n): on_the_page(world, n * step)[kind] for world, step in WORLDS.items() for n in range(STEPS)}
+    begin = {subject for (world, n), now in found.items() if n for subject in now - found[world, n - 1]}
+    end = {subject for (world, n), now in found.items() if n for subject in found[world, n - 1] - now}
+    assert begin & end
+
+
+def test_every_alert_is_compared_or_has_a_reason_why_it_cannot_be():
+    assert {*CONDITIONS, *APART, *UNSEEN} == KINDS.keys()
+    assert len(CONDITIONS) + len(APART) + len(UNSEEN) == len(KINDS)
