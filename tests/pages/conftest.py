@@ -8,32 +8,32 @@ from exporter.pages.site import Site
 from exporter.web.application import WebHandlers, application
 from exporter.web.request_pool import Bounds, RequestPool
 from exporter.web.server import WebServer
-from tests.pages.fake_reports import Told
+from tests.pages.fake_reports import FakeReports
 
 RUNBOOKS = "# Runbooks\n\nText.\n\n## JobrunOverdue\n\nLook at `cron`.\n\n<script>alert(1)</script>\n"
 
 
 @pytest.fixture(scope="session")
 def shared():
-    """Reports and the server that shows them."""
-    told = Told()
+    """Reports and the server of their pages."""
+    reports = FakeReports()
     exposition = Exposition(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
-    handling = RequestPool(Bounds(rate=1e6, burst=1e6))
+    pool = RequestPool(Bounds(rate=1e6, burst=1e6))
     answers = WebHandlers(
         page=lambda: exposition.page,
         scraped=lambda _: None,
         healthy=lambda: (True, "ok"),
         ready=lambda: (True, "ok"),
         reload=lambda: (True, "ok"),
-        routes=Site(told, handling, lambda: RUNBOOKS, version="1.2.3", refresh=0.5).routes,
+        routes=Site(reports, pool, lambda: RUNBOOKS, version="1.2.3", refresh=0.5).routes,
     )
     with WebServer(application(answers), "127.0.0.1", 0) as server:
-        yield told, server
-    handling.close()
+        yield reports, server
+    pool.close()
 
 
 @pytest.fixture
-def told(shared):
+def reports(shared):
     """The reports, as they are before a test changes them."""
     shared[0].begin()
     return shared[0]
@@ -45,6 +45,6 @@ def server(shared):
 
 
 @pytest.fixture
-def client(told, server):  # noqa: ARG001  # what was told to the test before is forgotten
+def client(reports, server):  # noqa: ARG001  # resets the reports of the test before
     with httpx.Client(base_url=f"http://127.0.0.1:{server.port}") as client:
         yield client

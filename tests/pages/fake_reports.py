@@ -1,4 +1,4 @@
-"""Reports made by hand: what pages are shown, without any state or vendor."""
+"""Reports made by hand, without state or vendor."""
 
 import msgspec
 
@@ -147,8 +147,8 @@ def run_page(**changes):
     return RunPage(**{**given, **changes})
 
 
-class Told:
-    """The reports. A test sets what they are."""
+class FakeReports:
+    """Reports whose answers a test sets."""
 
     def __init__(self):
         self.begin()

@@ -1,4 +1,4 @@
-"""A real daemon that polls a simulated vendor, and a real browser that looks at its pages."""
+"""A real daemon that polls a simulated vendor, and a real browser that opens its pages."""
 
 import time
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ STEPS = (
 
 
 def tell(world: ScriptedWorld) -> None:
-    """What has happened before anybody looked: a job that is well, one that fails, a long past, and hostile names."""
+    """The past: a healthy job, a failing one, many runs, and hostile names."""
     now = time.time()
     for number in range(BULK):
         world.run("bulk", project="qa", created=now - 7200 - number * 60, duration=20.0 + number % 7)
@@ -83,7 +83,7 @@ class Operation:
 
     @contextmanager
     def page(self, **context: object) -> Iterator[Page]:
-        """A page in a context of its own, in which nothing may go wrong: no dialog, no error, nothing forbidden."""
+        """Opens a page in a context of its own, which fails the test on any dialog, error or blocked content."""
         errors: list[str] = []
         with self.browser.new_context(**{"base_url": self.address, **context}) as opened:  # type: ignore[arg-type]
             page = opened.new_page()

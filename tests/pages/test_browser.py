@@ -54,7 +54,7 @@ def paths(page: Page) -> list[str]:
 
 
 def passes(page: Page, until: Callable[[], object] = lambda: True) -> None:
-    """Time passes for the page, eight seconds at a time, until something is so."""
+    """Advances the clock of the page, eight seconds at a time, until a condition holds."""
 
     def look() -> object:
         page.clock.run_for(A_WHILE)
@@ -64,7 +64,7 @@ def passes(page: Page, until: Callable[[], object] = lambda: True) -> None:
     eventually(look)
 
 
-def test_from_what_is_wrong_to_the_step_that_failed(page):
+def test_a_problem_leads_to_the_step_that_failed(page):
     page.goto("/")
     expect(page.get_by_role("heading", level=1)).to_contain_text("problem")
     page.locator(".problems a.subject", has_text="sessions").click()
@@ -82,7 +82,7 @@ def test_from_what_is_wrong_to_the_step_that_failed(page):
     )
 
 
-def test_sources_and_jobs_stand_on_the_status_page(page):
+def test_the_status_page_shows_sources_and_jobs(page):
     page.goto("/")
     expect(page.locator("#sources tbody tr")).to_contain_text(["snow"])
     expect(page.locator("#sources")).to_contain_text("up")
@@ -132,7 +132,7 @@ def test_runs_are_filtered_by_the_form_and_an_id_leads_to_its_run(page):
     expect(page).to_have_url(re.compile(f"/runs/snow/{run_id}$"))
 
 
-def test_output_is_fetched_when_asked_for_and_kept_nowhere(page, living):
+def test_output_is_fetched_on_demand_and_never_stored(page, living):
     go_to_failed_run(page)
     address = page.url
     assert "constraint violated" not in page.content()
@@ -145,7 +145,7 @@ def test_output_is_fetched_when_asked_for_and_kept_nowhere(page, living):
     assert not [content for content in pages_of_state if b"constraint violated" in content]
 
 
-def test_output_has_a_page_where_there_is_no_script(living):
+def test_output_has_a_page_without_scripts(living):
     with living.page(java_script_enabled=False) as page:
         go_to_failed_run(page)
         page.get_by_role("link", name="Output of <b>load</b>").click()
@@ -154,7 +154,7 @@ def test_output_has_a_page_where_there_is_no_script(living):
         expect(page.locator("#live")).to_be_hidden()
 
 
-def test_output_is_not_offered_where_logs_are_off(living):
+def test_output_is_not_offered_if_logs_are_off(living):
     with living.page(base_url=living.discreet) as page:
         go_to_failed_run(page)
         expect(page.locator("table.steps tr.first")).to_have_count(1)
@@ -193,7 +193,7 @@ def test_focus_and_scrolling_stay_while_a_page_changes(living):
         assert link.bounding_box()["y"] == pytest.approx(top, abs=2)
 
 
-def test_a_page_can_be_told_to_stay_as_it_is(page):
+def test_live_updates_can_be_paused(page):
     page.clock.install()
     page.goto("/")
     asked = []
@@ -208,7 +208,7 @@ def test_a_page_can_be_told_to_stay_as_it_is(page):
     passes(page, lambda: asked)
 
 
-def test_a_page_that_gets_no_answer_says_so_and_recovers(living):
+def test_a_page_without_answers_says_so_and_recovers(living):
     with living.page() as page:
         page.clock.install()
         page.goto("/")
@@ -253,7 +253,7 @@ def test_everything_can_be_done_by_the_keyboard(page):
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_is_followed_to_its_run_and_does_nothing(page, name):
-    """What would go wrong is seen by `Operation.page`."""
+    """`Operation.page` notices any error."""
     page.goto("/?status=failing")
     rows = page.locator("table.jobs tbody tr")
     expect(rows.first).to_be_visible()
@@ -287,7 +287,7 @@ def test_no_table_is_cut_off(living, width):
 
 
 def violations(page: Page, path: str, **options: object) -> list[object]:
-    """What axe finds on a page: the rule, and the elements that break it."""
+    """Returns what axe finds on a page: the rule, and the elements that break it."""
     page.goto(path)
     found = Axe().run(page, options=options or None).response["violations"]
     return [(path, each["id"], [node["html"] for node in each["nodes"]][:3]) for each in found]

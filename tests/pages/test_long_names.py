@@ -48,37 +48,37 @@ def browser():
 
 
 @pytest.fixture
-def long(told):
+def long(reports):
     """The reports, in which every name has 200 characters."""
     where = {"source": LONG, "project": LONG, "job_name": LONG}
-    told.listed_sources = (
+    reports.listed_sources = (
         *made.ALL_BROKEN,
         made.source(LONG, last_error=f"GET /{LONG}: 500", up=False, unreadable=(LONG,), scopes_unreadable=1),
     )
-    told.listed_problems = (
+    reports.listed_problems = (
         made.problem(subject=f"{LONG} / {LONG} / {LONG}", sentence=f"The last 3 runs of {LONG} failed in {LONG}."),
         made.problem(
             subject=f"snow / prod / {LONG}", sentence="The last 3 runs failed in load, and this is the third."
         ),
         made.problem(),
     )
-    told.listed_jobs = (
+    reports.listed_jobs = (
         made.failing(LONG, source=LONG, project=LONG, failed_step=LONG, team=LONG, schedule=LONG),
         made.failing("short"),
         made.job(LONG),
     )
     run = made.run(LONG, **where, error_type=LONG)
-    told.listed_runs = (run, made.run())
+    reports.listed_runs = (run, made.run())
     steps = (made.step(LONG, 0, 20), made.step(LONG[:-1], 20, 88, Result.FAILURE, after=[LONG]))
     page = made.run_page(run=run, steps=steps, failed_step=LONG[:-1], previous=(run,), job=made.failing(LONG))
-    told.pages = {("snow", "run-8"): page}
-    return told
+    reports.pages = {("snow", "run-8"): page}
+    return reports
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("path", ["/", "/runs", "/runs/snow/run-8", "/runs/snow/run-8/log?step=load"])
 @pytest.mark.usefixtures("long")
-def test_a_name_without_a_place_to_break_it_keeps_the_layout(browser, server, path, width):
+def test_a_name_without_a_place_to_break_keeps_the_layout(browser, server, path, width):
     with browser.new_context(viewport={"width": width, "height": 900}) as context:
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{server.port}{path}")

@@ -1,4 +1,4 @@
-"""Sparklines, timelines and graphs: where things stand."""
+"""Sparklines, timelines and graphs: the places of their parts."""
 
 import re
 
@@ -28,7 +28,7 @@ def test_the_latest_run_is_at_the_right_end_however_few_there_are():
     assert int(x) == sparkline(()).width - 4
 
 
-def test_of_more_runs_than_places_the_latest_are_shown():
+def test_the_latest_runs_are_shown_if_there_are_more_than_places():
     assert bars(sparkline(endings(*[Result.FAILURE] * 30, *[Result.SUCCESS] * 20)).good) == 20
 
 
@@ -37,7 +37,7 @@ def test_without_runs_there_is_an_empty_picture_that_says_so():
     assert (line.good, line.bad, line.calm, line.label, line.width) == ("", "", "", "no runs yet", 1)
 
 
-def test_steps_stand_where_they_happened():
+def test_bars_are_where_the_steps_ran():
     drawn = timeline(STEPS, NOW - 3600 - 90, NOW)
     assert drawn.placed == "exact"
     assert drawn.length == 88
@@ -46,12 +46,12 @@ def test_steps_stand_where_they_happened():
     assert drawn.bars[4] is None
 
 
-def test_a_step_under_way_reaches_to_now():
+def test_the_bar_of_an_active_step_ends_now():
     drawn = timeline([step("a", 0, 10), StepReport(name="b", start=NOW - 3600 - 80)], None, NOW - 3600 - 50)
     assert drawn.bars[1].x + drawn.bars[1].width == pytest.approx(1000)
 
 
-def test_steps_without_starts_stand_where_their_dependencies_allow():
+def test_steps_without_starts_are_placed_by_their_dependencies():
     steps = [
         StepReport(name="last", duration=10.0, dependencies=("left", "right")),
         StepReport(name="left", duration=30.0, dependencies=("first",)),
@@ -63,7 +63,7 @@ def test_steps_without_starts_stand_where_their_dependencies_allow():
     assert [bar.x for bar in drawn.bars] == [800, 200, 200, 0]
 
 
-def test_steps_of_which_only_lengths_are_known_all_begin_at_0():
+def test_steps_with_durations_only_all_start_at_0():
     drawn = timeline([StepReport(name="a", duration=10.0), StepReport(name="b", duration=20.0)], None, NOW)
     assert (drawn.placed, [bar.x for bar in drawn.bars], drawn.length) == ("", [0, 0], 20)
 
@@ -72,12 +72,12 @@ def test_a_run_without_steps_has_an_empty_timeline():
     assert timeline([], None, NOW).bars == ()
 
 
-def test_a_step_that_took_no_time_can_still_be_seen_on_the_axis():
+def test_a_step_that_took_no_time_is_still_visible():
     drawn = timeline([step("a", 0, 100), step("b", 100, 100)], None, NOW)
     assert (drawn.bars[1].x, drawn.bars[1].width) == (996, 4)
 
 
-def test_a_step_stands_right_of_all_that_it_waits_for():
+def test_a_step_is_right_of_all_its_dependencies():
     drawn = graph(STEPS)
     places = {box.step.name: (box.x, box.y) for box in drawn.boxes}
     columns = sorted({x for x, _ in places.values()})
@@ -99,12 +99,12 @@ def test_without_dependencies_there_is_no_graph():
     assert graph([]) is None
 
 
-def test_circles_and_steps_that_wait_for_themselves_end():
+def test_cycles_and_self_dependencies_terminate():
     drawn = graph([step("a", 0, 1, after=["c", "a"]), step("b", 1, 2, after=["a"]), step("c", 2, 3, after=["b"])])
     assert len(drawn.boxes) == 3
 
 
-def test_a_long_chain_is_no_trouble_and_too_many_steps_are_no_picture():
+def test_a_long_chain_is_drawn_and_too_many_steps_are_not():
     chain = [step("0", 0, 1), *(step(str(number), 0, 1, after=[str(number - 1)]) for number in range(1, MAX_STEPS))]
     assert len({box.x for box in graph(chain[::-1]).boxes}) == MAX_STEPS
     assert graph([*chain, step("more", 0, 1, after=["0"])]) is None

@@ -1,4 +1,4 @@
-"""The pages as bytes: what they say in each state, and that nothing from outside gets out of its place."""
+"""The pages as bytes: their texts in each state, and that texts from outside stay texts."""
 
 import re
 import threading
@@ -32,7 +32,7 @@ HOSTILE = (
 
 
 class Parsed(HTMLParser):
-    """What a browser would make of a page: elements, attributes, texts."""
+    """Elements, attributes and texts of a page, as a browser reads them."""
 
     def __init__(self, html):
         super().__init__()
@@ -59,7 +59,7 @@ def parsed(response):
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_every_page_forbids_all_that_is_not_its_own(client, path):
+def test_every_page_forbids_foreign_content(client, path):
     response = client.get(path)
     assert response.headers["content-type"] == "text/html; charset=utf-8"
     policy = dict(part.strip().split(" ", 1) for part in response.headers["content-security-policy"].split(";"))
@@ -71,7 +71,7 @@ def test_every_page_forbids_all_that_is_not_its_own(client, path):
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_no_page_has_inline_scripts_or_styles_or_takes_anything_from_elsewhere(client, path):
+def test_no_page_has_inline_or_foreign_scripts_or_styles(client, path):
     page = parsed(client.get(path))
     for tag, attributes in page.elements:
         assert tag != "style"
@@ -110,17 +110,19 @@ def test_links_of_every_page_lead_to_something(client):
                 assert answer.status_code != 404 or known, (path, link)
 
 
-def name_everything(told, name):
-    """Reports in which everything that comes from outside is this text."""
-    told.listed_jobs = (failing(name, project=name, team=name, schedule=name, url=name, failed_step=name),)
-    told.listed_sources = (source(last_error=name, unmapped={name: 2}, unreadable=(name,), scopes_unreadable=1),)
-    told.listed_problems = (problem(subject=name, sentence=name),)
+def name_everything(reports, name):
+    """Sets every text from outside to this one."""
+    reports.listed_jobs = (failing(name, project=name, team=name, schedule=name, url=name, failed_step=name),)
+    reports.listed_sources = (source(last_error=name, unmapped={name: 2}, unreadable=(name,), scopes_unreadable=1),)
+    reports.listed_problems = (problem(subject=name, sentence=name),)
     named = {"job_name": name, "project": name, "error_type": name, "unmapped": name, "vendor_url": name}
-    told.listed_runs = (run(run_id=name, **named), run(run_id="another", **named))
+    reports.listed_runs = (run(run_id=name, **named), run(run_id="another", **named))
     steps = (step(name, 0, 5, Result.FAILURE), step("load", 5, 10, Result.FAILURE, after=[name]))
-    page = run_page(run=told.listed_runs[0], steps=steps, steps_error=name, failed_step=name, previous=told.listed_runs)
-    told.pages["snow", "run-8"] = page
-    told.output = msgspec.structs.replace(told.output, stdout=name)
+    page = run_page(
+        run=reports.listed_runs[0], steps=steps, steps_error=name, failed_step=name, previous=reports.listed_runs
+    )
+    reports.pages["snow", "run-8"] = page
+    reports.output = msgspec.structs.replace(reports.output, stdout=name)
 
 
 def structure(response):
@@ -128,10 +130,10 @@ def structure(response):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_name_is_only_ever_text(client, told, name):
-    name_everything(told, "harmless")
+def test_a_hostile_name_is_only_ever_text(client, reports, name):
+    name_everything(reports, "harmless")
     harmless = [structure(client.get(path)) for path in PAGES]
-    name_everything(told, name)
+    name_everything(reports, name)
     for path, same in zip(PAGES, harmless, strict=True):
         response = client.get(path)
         assert structure(response) == same
@@ -142,8 +144,8 @@ def test_a_hostile_name_is_only_ever_text(client, told, name):
     ).replace("\0", "\ufffd")
 
 
-def test_a_hostile_search_is_repeated_as_text(client, told):
-    told.listed_jobs = tuple(job(f"<b>{number}") for number in range(101))
+def test_a_hostile_search_is_repeated_as_text(client, reports):
+    reports.listed_jobs = tuple(job(f"<b>{number}") for number in range(101))
     page = parsed(client.get("/", params={"search": "<b>", "source": "snow"}))
     assert (
         "input",
@@ -153,8 +155,8 @@ def test_a_hostile_search_is_repeated_as_text(client, told):
     assert following == "./?search=%3Cb%3E&source=snow&page=2"
 
 
-def test_what_is_wrong_comes_first(client, told):
-    told.listed_problems = (problem(), problem(severity="warning", subject="flow", kind="JobrunSourceCoverageGap"))
+def test_problems_come_first(client, reports):
+    reports.listed_problems = (problem(), problem(severity="warning", subject="flow", kind="JobrunSourceCoverageGap"))
     page = parsed(client.get("/"))
     assert (
         page.text.index("1 problem and 1 warning")
@@ -165,21 +167,21 @@ def test_what_is_wrong_comes_first(client, told):
     assert "./runs?source=snow&project=prod&job_name=sessions" in page.links()
 
 
-def test_when_nothing_is_wrong_it_says_so(client, told):
-    told.listed_problems = ()
+def test_without_problems_the_page_says_so(client, reports):
+    reports.listed_problems = ()
     assert "No problems" in parsed(client.get("/")).text
 
 
-def test_of_very_many_problems_the_most_urgent_are_shown_and_the_rest_counted(client, told):
-    told.listed_problems = (problem(),) * 60
+def test_of_many_problems_the_most_urgent_are_shown_and_the_rest_counted(client, reports):
+    reports.listed_problems = (problem(),) * 60
     page = parsed(client.get("/"))
     assert "60 problems" in page.text
     assert "and 10 more problems" in page.text
 
 
-def test_before_the_first_poll_the_page_says_that_nothing_is_known_yet(client, told):
-    told.listed_jobs, told.listed_problems = (), ()
-    told.listed_sources = (
+def test_before_the_first_poll_the_page_says_so(client, reports):
+    reports.listed_jobs, reports.listed_problems = (), ()
+    reports.listed_sources = (
         source(up=None, last_poll=None, last_poll_duration=None, watermark=None, jobs=0, last_outcome=""),
     )
     text = parsed(client.get("/")).text
@@ -189,13 +191,13 @@ def test_before_the_first_poll_the_page_says_that_nothing_is_known_yet(client, t
     assert "No jobs yet: the first poll is still running." in text
 
 
-def test_without_sources_the_page_says_so(client, told):
-    told.listed_jobs, told.listed_sources = (), ()
+def test_without_sources_the_page_says_so(client, reports):
+    reports.listed_jobs, reports.listed_sources = (), ()
     assert "No source is configured." in parsed(client.get("/")).text
 
 
-def test_broken_sources_say_what_is_broken(client, told):
-    told.listed_sources = ALL_BROKEN
+def test_broken_sources_say_what_is_wrong(client, reports):
+    reports.listed_sources = ALL_BROKEN
     text = parsed(client.get("/")).text
     for part in (
         "down The API refused the key (401).",
@@ -211,12 +213,12 @@ def test_broken_sources_say_what_is_broken(client, told):
         assert part in text, part
 
 
-def test_trimmed_answers_alone_are_no_gap_and_are_shown_for_a_day(client, told):
-    told.listed_sources = (source(truncated=6, last_truncated=NOW - HOUR),)
+def test_truncated_answers_are_not_a_gap_and_are_shown_for_a_day(client, reports):
+    reports.listed_sources = (source(truncated=6, last_truncated=NOW - HOUR),)
     text = parsed(client.get("/")).text
     assert "complete read in parts" in text
     assert "gaps" not in text
-    told.listed_sources = (source(truncated=6, last_truncated=NOW - 2 * DAY),)
+    reports.listed_sources = (source(truncated=6, last_truncated=NOW - 2 * DAY),)
     text = parsed(client.get("/")).text
     assert "complete" in text
     assert "in parts" not in text
@@ -230,14 +232,14 @@ def test_crawlers_do_not_follow_links_to_runs_which_cost_requests(client):
         assert {link.get("rel") for link in to_runs} == {"nofollow"}
 
 
-def test_a_mark_of_a_run_says_what_it_means(client, told):
-    told.listed_runs = (run(mark="baseline"),)
+def test_a_mark_of_a_run_says_what_it_means(client, reports):
+    reports.listed_runs = (run(mark="baseline"),)
     titles = [each.get("title") for _, each in parsed(client.get("/runs")).elements if each.get("class") == "tag"]
     assert titles == ["completed before counting started"]
 
 
-def test_ten_thousand_jobs_come_in_pages_fast_and_small(client, told):
-    told.listed_jobs = tuple(job(f"job-{number:05}") for number in range(10_000))
+def test_ten_thousand_jobs_come_in_pages_fast_and_small(client, reports):
+    reports.listed_jobs = tuple(job(f"job-{number:05}") for number in range(10_000))
     client.get("/")
     began = time.process_time()
     response = client.get("/?page=50")
@@ -250,9 +252,9 @@ def test_ten_thousand_jobs_come_in_pages_fast_and_small(client, told):
     assert {"./?page=49", "./?page=51"} <= set(page.links())
 
 
-def test_the_job_filter_comes_from_the_address_and_stands_in_the_form(client, told):
+def test_the_form_shows_the_job_filter_of_the_address(client, reports):
     page = parsed(client.get("/?search=ess&source=snow&project=prod&status=failing&order=streak&page=1&team="))
-    asked = told.asked[-1]
+    asked = reports.asked[-1]
     assert (asked.search, asked.source, asked.project, asked.status, asked.team) == (
         "ess",
         "snow",
@@ -265,16 +267,16 @@ def test_the_job_filter_comes_from_the_address_and_stands_in_the_form(client, to
     assert "Longest streak" in page.text
 
 
-def test_a_filter_that_nothing_fits_offers_the_way_back(client):
+def test_a_filter_without_matches_offers_a_way_back(client):
     page = parsed(client.get("/?search=nothing-like-this"))
     assert "No job matches." in page.text
     assert "./" in page.links()
 
 
-def test_the_run_filter_comes_from_the_address_and_goes_on_to_the_next_page(client, told):
-    told.listed_runs = tuple(run(f"run-{number}") for number in range(250))
+def test_the_next_page_repeats_the_run_filter_of_the_address(client, reports):
+    reports.listed_runs = tuple(run(f"run-{number}") for number in range(250))
     page = parsed(client.get("/runs?source=snow&project=&result=failure&after=2025-01-01T00:00"))
-    asked = told.asked[-1]
+    asked = reports.asked[-1]
     assert (asked.source, asked.project, asked.result, asked.state) == ("snow", None, Result.FAILURE, None)
     assert asked.after == 1735689600.0
     (following,) = [link for link in page.links() if "cursor" in link]
@@ -286,11 +288,11 @@ def test_the_run_filter_comes_from_the_address_and_goes_on_to_the_next_page(clie
 
 @pytest.mark.parametrize("path", ["/", "/runs"])
 @pytest.mark.parametrize(("given", "asked"), [("", None), ('""', ""), ("prod", "prod")])
-def test_jobs_and_runs_of_projects_without_a_name_can_be_asked_for(client, told, path, given, asked):
-    told.listed_runs = tuple(run(f"run-{number}") for number in range(250))
-    told.listed_jobs = tuple(job(f"job-{number}") for number in range(250))
+def test_projects_without_a_name_can_be_filtered(client, reports, path, given, asked):
+    reports.listed_runs = tuple(run(f"run-{number}") for number in range(250))
+    reports.listed_jobs = tuple(job(f"job-{number}") for number in range(250))
     page = parsed(client.get(path, params={"project": given}))
-    assert [each for each in told.asked if hasattr(each, "project")][-1].project == asked
+    assert [each for each in reports.asked if hasattr(each, "project")][-1].project == asked
     (field,) = [attributes for tag, attributes in page.elements if attributes.get("name") == "project"]
     assert field["value"] == given
     following = [link for link in page.links() if "cursor" in link or "page=2" in link]
@@ -303,22 +305,22 @@ def test_the_id_of_one_run_leads_to_the_run(client):
     assert (response.status_code, response.headers["location"]) == (302, "./runs/snow/run-8")
 
 
-def test_an_id_that_two_sources_have_gives_a_list(client, told):
-    told.listed_runs = (run("7"), run("7", source="flow"))
+def test_an_id_that_two_sources_have_gives_a_list(client, reports):
+    reports.listed_runs = (run("7"), run("7", source="flow"))
     page = parsed(client.get("/runs?run_id=7"))
     assert {"./runs/snow/7", "./runs/flow/7"} <= set(page.links())
 
 
 @pytest.mark.parametrize("run_id", [".", ".."])
-def test_an_id_that_browsers_take_for_a_way_up_gives_a_list_instead_of_a_circle(client, told, run_id):
-    told.listed_runs = (run(run_id),)
+def test_an_id_that_browsers_read_as_a_parent_folder_gives_a_list(client, reports, run_id):
+    reports.listed_runs = (run(run_id),)
     assert client.get("/runs", params={"run_id": run_id}).status_code == 200
 
 
 @pytest.mark.parametrize("run_id", ["a/b", "a/log", "a?b#c", "100%", "ä ö", "two\nlines"])
-def test_a_run_is_found_whatever_its_id_is_made_of(client, told, run_id):
-    told.pages["snow", run_id] = run_page(run=run(run_id))
-    told.listed_runs = (run(run_id),)
+def test_a_run_is_found_whatever_its_id_is_made_of(client, reports, run_id):
+    reports.pages["snow", run_id] = run_page(run=run(run_id))
+    reports.listed_runs = (run(run_id),)
     location = client.get("/runs", params={"run_id": run_id}).headers["location"]
     response = client.get(httpx.URL("/runs").join(location))
     assert response.status_code == 200
@@ -328,7 +330,7 @@ def test_a_run_is_found_whatever_its_id_is_made_of(client, told, run_id):
     assert "no space left" in client.get(page.join(log)).text
 
 
-def test_a_run_page_tells_of_the_run_its_steps_and_its_past(client):
+def test_a_run_page_shows_the_run_its_steps_and_earlier_runs(client):
     page = parsed(client.get("/runs/snow/run-8"))
     for part in (
         "failure failed in load",
@@ -344,17 +346,17 @@ def test_a_run_page_tells_of_the_run_its_steps_and_its_past(client):
     assert "../../runs/snow/run-8/log?step=load" in page.links()
 
 
-def test_a_run_under_way_says_so_and_asks_for_nothing_that_is_not_there(client, told):
+def test_an_active_run_is_shown_without_what_it_lacks(client, reports):
     living = run(result=None, state=State.EXECUTING, end=None, duration=None)
-    told.pages["snow", "run-8"] = run_page(run=living, steps=(), failed_step="", job=None, previous=(), logs=False)
+    reports.pages["snow", "run-8"] = run_page(run=living, steps=(), failed_step="", job=None, previous=(), logs=False)
     text = parsed(client.get("/runs/snow/run-8")).text
     for part in ("executing", "active , started 1h ago", "No steps are known yet.", "No earlier run is known."):
         assert part in text
     assert "Output" not in text
 
 
-def test_output_is_offered_only_where_logs_are_on(client, told):
-    told.pages["snow", "run-8"] = run_page(logs=False)
+def test_output_is_offered_only_if_logs_are_on(client, reports):
+    reports.pages["snow", "run-8"] = run_page(logs=False)
     assert not [link for link in parsed(client.get("/runs/snow/run-8")).links() if "/log" in link]
     response = client.get("/runs/snow/run-8/log?step=load")
     assert response.status_code == 403
@@ -379,26 +381,26 @@ def test_output_has_a_page_of_its_own(client):
         ("/runs/", 404, "no such page"),
     ],
 )
-def test_what_cannot_be_answered_has_a_page_that_says_why(client, path, status, part):
+def test_an_error_has_a_page_that_says_why(client, path, status, part):
     response = client.get(path)
     assert response.status_code == status
     assert part in parsed(response).text
 
 
 @pytest.mark.parametrize(("error", "status", "again"), [(UpstreamError, 502, None), (BusyError, 503, "5")])
-def test_a_vendor_or_state_that_does_not_answer_is_told_as_such(client, told, error, status, again):
+def test_errors_of_vendor_and_state_are_reported(client, reports, error, status, again):
     def fail(*_):
         raise error("the API gave no answer within 10 s")
 
-    told.log = fail
+    reports.log = fail
     response = client.get("/runs/snow/run-8/log?step=load")
     assert (response.status_code, response.headers.get("retry-after")) == (status, again)
     assert "the API gave no answer within 10 s" in response.text
 
 
-def test_a_page_that_is_slow_to_answer_keeps_no_probe_waiting(client, told, server):
+def test_a_slow_page_does_not_delay_probes(client, reports, server):
     go_on = threading.Event()
-    told.problems = lambda: (go_on.wait(10), ())[1]
+    reports.problems = lambda: (go_on.wait(10), ())[1]
     waiting = threading.Thread(target=lambda: httpx.get(f"http://127.0.0.1:{server.port}/"))
     waiting.start()
     try:
@@ -409,31 +411,31 @@ def test_a_page_that_is_slow_to_answer_keeps_no_probe_waiting(client, told, serv
         waiting.join()
 
 
-def test_a_page_that_says_the_same_has_the_same_tag_though_time_goes_on(client, told):
+def test_an_unchanged_page_keeps_its_tag_while_ages_change(client, reports):
     first = client.get("/")
-    told.now = NOW + 20
+    reports.now = NOW + 20
     again = client.get("/", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-    told.listed_problems = ()
+    reports.listed_problems = ()
     changed = client.get("/", headers={"If-None-Match": first.headers["etag"]})
     assert changed.status_code == 200
     assert changed.headers["etag"] != first.headers["etag"]
 
 
-def test_a_page_is_compressed_only_for_those_who_can_read_that(client):
+def test_a_page_is_compressed_only_if_the_client_accepts_it(client):
     assert client.get("/").headers["content-encoding"] == "gzip"
     plain = client.get("/", headers={"accept-encoding": "identity"})
     assert "content-encoding" not in plain.headers
     assert plain.text == client.get("/").text
 
 
-def test_head_has_the_headers_alone(client):
+def test_head_returns_headers_only(client):
     response = client.head("/")
     assert (response.status_code, response.content) == (200, b"")
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_nothing_can_be_changed_here(client, path):
+def test_pages_refuse_post(client, path):
     assert client.post(path).status_code == 405
 
 

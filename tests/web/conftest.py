@@ -9,7 +9,7 @@ from exporter.web.server import WebServer
 
 
 class Exporter:
-    """What the web side asks, to be set by a test."""
+    """The handlers of the web server; a test sets their results."""
 
     def __init__(self):
         self.exposition = Exposition(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))

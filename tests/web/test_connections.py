@@ -1,4 +1,4 @@
-"""Connections are bounded, and whoever comes next gets in."""
+"""Connections are bounded, and a new one is always accepted."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Fake:
-    """A connection that notes its end."""
+    """A connection that records its end."""
 
     def __init__(self, *, busy=False):
         self.busy = busy
@@ -32,7 +32,7 @@ class Fake:
         self.aborted = True
 
 
-def test_the_connection_idle_longest_makes_room():
+def test_the_connection_idle_longest_is_closed_for_a_new_one():
     first, second, third = Fake(), Fake(), Fake()
     connections = Connections(2)
     connections.add(first)
@@ -43,7 +43,7 @@ def test_the_connection_idle_longest_makes_room():
     assert len(connections) == 2
 
 
-def test_a_connection_that_is_being_answered_stays_while_another_is_idle():
+def test_a_busy_connection_stays_while_another_is_idle():
     busy, idle = Fake(busy=True), Fake()
     connections = Connections(2)
     for connection in (busy, idle, Fake()):
@@ -51,7 +51,7 @@ def test_a_connection_that_is_being_answered_stays_while_another_is_idle():
     assert (busy.aborted, idle.aborted) == (False, True)
 
 
-def test_where_all_are_being_answered_the_oldest_makes_room():
+def test_if_all_are_busy_the_oldest_is_closed():
     oldest, other = Fake(busy=True), Fake(busy=True)
     connections = Connections(2)
     for connection in (oldest, other, Fake()):
@@ -59,7 +59,7 @@ def test_where_all_are_being_answered_the_oldest_makes_room():
     assert (oldest.aborted, other.aborted) == (True, False)
 
 
-def test_a_connection_that_ended_by_itself_needs_no_room():
+def test_a_closed_connection_does_not_count():
     first, second = Fake(), Fake()
     connections = Connections(1)
     connections.add(first)
@@ -78,7 +78,7 @@ def limit_under(files):
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)  # noqa: S603  # our own interpreter
 
 
-def test_connections_take_a_quarter_of_the_open_files_at_most():
+def test_connections_use_at_most_a_quarter_of_the_open_files():
     assert limit_under(256) == 64
     assert connection_limit() <= MAX_CONNECTIONS
 
@@ -109,7 +109,7 @@ def small_with_tls(exporter):
 
 
 def serving():
-    """The context of a server that trusting clients believe."""
+    """A server context that clients trust."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     AUTHORITY.issue_cert("localhost").configure_cert(context)
     return context
@@ -133,7 +133,7 @@ def scraped(server, context=None):
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /metr", HEALTHY], ids=["silent", "slow head", "keep-alive"])
-def test_whatever_others_leave_open_a_scrape_gets_in(small, caplog, sent):
+def test_a_scrape_succeeds_no_matter_how_many_connections_are_open(small, caplog, sent):
     with contextlib.ExitStack() as stack:
         for _ in range(10 * MOST):
             stack.enter_context(connected(small, sent))
@@ -142,7 +142,7 @@ def test_whatever_others_leave_open_a_scrape_gets_in(small, caplog, sent):
     assert caplog.messages == []
 
 
-def test_half_handshakes_are_bounded_too(small_with_tls, caplog):
+def test_unfinished_handshakes_are_bounded_too(small_with_tls, caplog):
     hello = b"\x16\x03\x01\x02\x00\x01"
     with contextlib.ExitStack() as stack:
         for _ in range(10 * MOST):
@@ -152,7 +152,7 @@ def test_half_handshakes_are_bounded_too(small_with_tls, caplog):
     assert caplog.messages == []
 
 
-def test_a_handshake_that_does_not_go_on_is_ended(exporter):
+def test_a_stalled_handshake_is_closed(exporter):
     context = serving()
     with (
         WebServer(application(exporter.answers()), "127.0.0.1", 0, context, head_timeout=0.3) as server,
@@ -161,7 +161,7 @@ def test_a_handshake_that_does_not_go_on_is_ended(exporter):
         assert connection.recv(1) == b""
 
 
-def test_a_connection_in_use_outlives_those_that_are_idle(small):
+def test_a_used_connection_outlives_idle_ones(small):
     with contextlib.ExitStack() as stack:
         scraper = stack.enter_context(connected(small, b""))
         for _ in range(3 * MOST):
@@ -172,7 +172,7 @@ def test_a_connection_in_use_outlives_those_that_are_idle(small):
             stack.enter_context(connected(small, b"GET"))
 
 
-def test_a_stop_ends_handshakes_in_progress(exporter):
+def test_stop_closes_handshakes_in_progress(exporter):
     context = serving()
     server = WebServer(application(exporter.answers()), "127.0.0.1", 0, context)
     server.start()
@@ -186,17 +186,17 @@ def test_a_stop_ends_handshakes_in_progress(exporter):
 class Exhausted(socket.socket):
     """A listener for which the system has no file left, the first few times."""
 
-    refusals = 3
+    failures = 3
 
     def accept(self):
-        if self.refusals:
-            self.refusals -= 1
+        if self.failures:
+            self.failures -= 1
             raise OSError(errno.EMFILE, "Too many open files")
         return super().accept()
 
 
 async def answer_of(listener, connections):
-    """What a client gets that connects while the system has no file left."""
+    """Returns what a client gets that connects while the system has no file left."""
     acceptor = Acceptor(listener, lambda: Greeting(connections), connections, tls=None, tls_timeout=10)
     reader, writer = await asyncio.open_connection(*listener.getsockname())
     greeting = await reader.read(5)
@@ -223,7 +223,7 @@ class Greeting(Accepted):
         self.connections.remove(self)
 
 
-def test_without_free_files_the_one_idle_longest_is_ended_and_the_newcomer_gets_in():
+def test_without_free_files_the_idlest_connection_is_closed_for_a_new_one():
     idle, connections = [Fake() for _ in range(5)], Connections(100)
     for connection in idle:
         connections.add(connection)

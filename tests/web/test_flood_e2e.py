@@ -1,4 +1,4 @@
-"""The daemon as a process under a small limit of open files, while others leave connections open."""
+"""The daemon as a process with few open files, while clients leave connections open."""
 
 import contextlib
 import http.client
@@ -22,18 +22,18 @@ pytestmark = pytest.mark.e2e
 
 
 class Flooded:
-    """A daemon, and the connections that others hold to it."""
+    """A daemon, and connections to it that stay open."""
 
     def __init__(self, folder, arguments, context):
         (folder / "config.yaml").write_text(CONFIG % folder)
         command = f"ulimit -n {FILES}; exec {sys.executable} -m exporter run --config.file=config.yaml"
         self.process = Process(["sh", "-c", f"{command} --web.listen-address=127.0.0.1:0 {arguments}"], folder)
-        self.port = int(self.process.told(r"msg=listening address=127\.0\.0\.1:(\d+)")[0])
+        self.port = int(self.process.wait_for(r"msg=listening address=127\.0\.0\.1:(\d+)")[0])
         self.context = context
         self.held = contextlib.ExitStack()
 
     def hold(self, sent, count=CONNECTIONS):
-        """Opens connections, says something on each, and keeps them."""
+        """Opens connections, sends something on each, and keeps them."""
         for _ in range(count):
             connection = self.held.enter_context(socket.create_connection(("127.0.0.1", self.port), timeout=10))
             with contextlib.suppress(ConnectionError):  # it had to make room already
@@ -71,28 +71,28 @@ def flooded_with_tls(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _many_files():
-    """The test itself holds that many connections."""
+    """The test itself needs that many files."""
     kept = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(kept[1], 4096), kept[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, kept)
 
 
-def test_idle_connections_and_slow_heads_keep_no_scrape_out_and_write_no_log(flooded):
+def test_idle_connections_and_slow_heads_neither_block_scrapes_nor_fill_the_log(flooded):
     for sent in (b"", b"GET /metr", HEALTHY):
         flooded.hold(sent)
         assert flooded.scrape() == 200
     assert len(flooded.process.lines) < LINES
 
 
-def test_half_handshakes_keep_no_scrape_out_and_write_no_log(flooded_with_tls):
+def test_unfinished_handshakes_neither_block_scrapes_nor_fill_the_log(flooded_with_tls):
     flooded_with_tls.hold(HELLO)
     assert flooded_with_tls.scrape() == 200
     assert len(flooded_with_tls.process.lines) < LINES
 
 
-def test_requests_that_are_none_write_a_line_a_minute(flooded):
+def test_malformed_requests_log_one_line_per_minute(flooded):
     flooded.hold(b"x\r\n\r\n")
     assert flooded.scrape() == 200
-    flooded.process.told("Invalid HTTP request received")
+    flooded.process.wait_for("Invalid HTTP request received")
     assert len(flooded.process.lines) < LINES

@@ -22,7 +22,7 @@ PROTOBUF_FIRST = (
 
 
 def noted(exporter, number):
-    """The pages that scrapes got: each is noted once all of it was sent, so a moment after its reader has it."""
+    """Returns the pages that scrapes received; each is recorded a moment after its client has it."""
     return eventually(lambda: exporter.scrapes, lambda scrapes: len(scrapes) >= number)
 
 
@@ -34,7 +34,7 @@ def page(exporter):
 
 @pytest.fixture
 def large_page(exporter):
-    """About 20 MB: more than all buffers on the way to a client hold."""
+    """Returns a page of about 20 MB: more than all buffers on the way to a client."""
     exporter.exposition.update(jobs=[view(job(key=key, name=f"{key:01000}")) for key in range(2000)])
     return exporter.exposition.publish()
 
@@ -45,7 +45,7 @@ def stuck_reader(server):
     return connection
 
 
-def test_there_is_no_answer_before_the_first_page(client, exporter):
+def test_metrics_are_503_before_the_first_page(client, exporter):
     response = client.get("/metrics")
     assert response.status_code == 503
     assert exporter.scrapes == []
@@ -62,7 +62,7 @@ def test_the_text_format_is_the_default(client, page):
 
 
 @pytest.mark.parametrize("accept", [PROMETHEUS, PROTOBUF_FIRST])
-def test_a_prometheus_gets_openmetrics_compressed(client, page, accept):
+def test_prometheus_gets_compressed_openmetrics(client, page, accept):
     response = client.get("/metrics", headers={"accept": accept, "accept-encoding": "gzip"})
     assert response.headers["content-type"] == OPENMETRICS
     assert response.headers["content-encoding"] == "gzip"
@@ -82,7 +82,7 @@ def test_openmetrics_is_served_uncompressed_too(client, page):
     assert response.headers["content-type"] == OPENMETRICS
 
 
-def test_head_answers_with_headers_alone_and_is_no_scrape(client, page, exporter):
+def test_head_returns_headers_only_and_is_not_a_scrape(client, page, exporter):
     response = client.head("/metrics")
     assert response.status_code == 200
     assert int(response.headers["content-length"]) == page.text.length
@@ -98,19 +98,19 @@ def test_other_methods_are_refused(client, exporter):
     assert exporter.scrapes == []
 
 
-def test_each_scrape_tells_which_page_was_got(client, page, exporter):
+def test_each_scrape_reports_the_page_that_was_received(client, page, exporter):
     client.get("/metrics")
     later = exporter.exposition.publish()
     client.get("/metrics")
     assert noted(exporter, 2) == [page.generation, later.generation]
 
 
-def test_a_large_page_arrives_whole(client, large_page):
+def test_a_large_page_arrives_completely(client, large_page):
     assert client.get("/metrics").content == bytes(large_page.text)
 
 
 @pytest.mark.usefixtures("large_page")
-def test_a_stuck_reader_hinders_nobody_and_is_no_scrape(server, client, exporter):
+def test_a_stuck_reader_blocks_nobody_and_is_not_a_scrape(server, client, exporter):
     with stuck_reader(server):
         for _ in range(3):
             assert client.get("/metrics", headers={"accept-encoding": "gzip"}).status_code == 200
@@ -118,7 +118,7 @@ def test_a_stuck_reader_hinders_nobody_and_is_no_scrape(server, client, exporter
         assert len(noted(exporter, 3)) == 3
 
 
-def test_a_stuck_reader_is_left_with_half_an_answer_after_a_while(server, large_page, exporter):
+def test_a_stuck_reader_is_disconnected_after_a_while(server, large_page, exporter):
     with stuck_reader(server) as connection:
         time.sleep(0.8)  # the kernel's buffers and the server's patience are real
         connection.settimeout(10)
@@ -130,7 +130,7 @@ def test_a_stuck_reader_is_left_with_half_an_answer_after_a_while(server, large_
 
 
 @pytest.mark.usefixtures("large_page")
-def test_a_client_that_left_is_no_scrape(server, client, exporter):
+def test_a_client_that_left_is_not_a_scrape(server, client, exporter):
     with stuck_reader(server) as connection:
         connection.recv(1000)
     client.get("/-/healthy")
@@ -159,7 +159,7 @@ def test_a_client_that_left_is_no_scrape(server, client, exporter):
         (PROTOBUF_FIRST, True),
     ],
 )
-def test_openmetrics_is_for_those_who_like_it_at_least_as_much(accept, expected):
+def test_openmetrics_is_served_if_it_is_preferred_at_least_as_much(accept, expected):
     assert wants_openmetrics(accept) is expected
 
 
@@ -167,5 +167,5 @@ def test_openmetrics_is_for_those_who_like_it_at_least_as_much(accept, expected)
     ("accept_encoding", "expected"),
     [("", False), ("gzip", True), ("deflate, gzip;q=0.5", True), ("gzip;q=0", False), ("GZIP", True), ("*", False)],
 )
-def test_gzip_is_for_those_who_name_it(accept_encoding, expected):
+def test_gzip_is_served_if_it_is_named(accept_encoding, expected):
     assert wants_gzip(accept_encoding) is expected

@@ -13,12 +13,12 @@ OURS = "https://jobruns.example.com/jobs"
         *("exporter.monitoring.svc", "exporter.monitoring.svc.cluster.local:9797", "jobs.corp.internal"),
     ],
 )
-def test_pages_answer_to_their_own_host_and_to_names_no_stranger_can_have(host):
+def test_pages_are_served_under_their_own_host_and_private_names(host):
     assert is_own_host(host, OURS)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "jobruns.example.com.evil.example", "127.0.0.1.evil.example:9797"])
-def test_pages_do_not_answer_to_a_strangers_name(host):
+def test_pages_are_not_served_under_a_foreign_host(host):
     assert not is_own_host(host, OURS)
     assert is_own_host(host, "")
 
@@ -34,7 +34,7 @@ def test_pages_do_not_answer_to_a_strangers_name(host):
         {"host": "localhost"},
     ],
 )
-def test_our_own_pages_are_known_behind_a_proxy_too(headers):
+def test_own_pages_are_recognized_behind_a_proxy(headers):
     assert not is_from_another_site(headers, OURS)
 
 
@@ -49,6 +49,6 @@ def test_our_own_pages_are_known_behind_a_proxy_too(headers):
         {"host": "localhost", "origin": "http://localhost", "sec-fetch-site": "cross-site"},
     ],
 )
-def test_pages_of_others_are_known(headers):
+def test_pages_of_other_sites_are_recognized(headers):
     assert is_from_another_site(headers, OURS)
     assert is_from_another_site(headers, "")

@@ -1,4 +1,4 @@
-"""Probes, reload and further pages over real HTTP."""
+"""Probes, reload and other routes over real HTTP."""
 
 import threading
 
@@ -21,13 +21,13 @@ def test_a_probe_answers_200_or_503_with_a_sentence(client, exporter, path, fiel
     assert (response.status_code, response.text) == (503, "not yet\n")
 
 
-def test_reload_answers_200_when_taken(client, exporter):
+def test_reload_returns_200_when_applied(client, exporter):
     response = client.post("/-/reload")
     assert (response.status_code, response.text) == (200, "reloaded\n")
     assert exporter.reloads == 1
 
 
-def test_reload_answers_500_with_the_faults_when_refused(client, exporter):
+def test_reload_returns_500_with_the_problems_when_refused(client, exporter):
     exporter.reload = (False, "sources.0.name: missing")
     response = client.post("/-/reload")
     assert (response.status_code, response.text) == (500, "sources.0.name: missing\n")
@@ -48,7 +48,7 @@ def test_a_page_of_another_site_may_not_reload(client, exporter, headers):
     assert client.post("/-/reload", headers=headers).status_code == 403
 
 
-def test_our_own_pages_may_reload(client, exporter):
+def test_own_pages_may_reload(client, exporter):
     exporter.reloaded = lambda: (True, "reloaded")
     for headers in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": str(client.base_url)}):
         assert client.post("/-/reload", headers=headers).status_code == 200
@@ -65,7 +65,7 @@ def test_reloads_beyond_one_a_second_are_refused_with_the_time_to_wait(client, e
     assert exporter.reloads == 2
 
 
-def test_while_one_reload_goes_on_another_is_refused(client, exporter):
+def test_a_second_reload_is_refused_while_one_runs(client, exporter):
     begun, go_on, got = threading.Event(), threading.Event(), []
 
     def slow():
@@ -87,7 +87,7 @@ def test_crawlers_are_told_to_stay_away(client):
     assert client.get("/robots.txt").text == "User-agent: *\nDisallow: /\n"
 
 
-def test_under_a_strangers_name_only_metrics_and_probes_are_served(client, exporter):
+def test_under_a_foreign_host_only_metrics_and_probes_are_served(client, exporter):
     exporter.external_url = "https://jobruns.example.com"
     exporter.exposition.publish()
     host = {"Host": "evil.example"}
@@ -96,7 +96,7 @@ def test_under_a_strangers_name_only_metrics_and_probes_are_served(client, expor
     assert [client.get(path, headers=host).status_code for path in ("/metrics", "/-/healthy", "/-/ready")] == [200] * 3
 
 
-def test_no_answer_leads_to_a_host_that_a_request_names(client):
+def test_no_response_redirects_to_a_host_that_a_request_names(client):
     answer = client.get("/-/healthy/", headers={"Host": "elsewhere.example.com"})
     assert answer.status_code == 404
     assert "location" not in answer.headers
@@ -107,7 +107,7 @@ def test_unknown_paths_are_404(client):
     assert client.get("/metrics/").status_code == 404
 
 
-def test_further_pages_stand_beside_them(exporter):
+def test_other_routes_are_served_next_to_them(exporter):
     async def status(_):
         return PlainTextResponse("status")
 

@@ -1,4 +1,4 @@
-"""bcrypt is asked as seldom as can be, and nobody can keep others out."""
+"""bcrypt runs as rarely as possible, and no client can lock out others."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ RIGHT = {(b"a", b"hash of a"), (b"b", b"hash of b")}
 
 
 class Bcrypt:
-    """Stands for bcrypt: writes down what it compares, and waits where it is told to."""
+    """Stands for bcrypt: records what it compares, and waits on demand."""
 
     def __init__(self):
         self.compared = []
@@ -60,12 +60,12 @@ def test_an_unknown_user_costs_as_much_as_a_known_one_and_never_gets_in(password
     assert len({against for _, against in bcrypt.compared}) == 1
 
 
-def test_a_changed_hash_is_compared_anew(passwords):
+def test_a_changed_hash_is_compared_again(passwords):
     assert asked(passwords, (b"anna", b"a")) == [True]
     assert asked(passwords, (b"anna", b"a"), users={b"anna": b"another"}) == [False]
 
 
-def test_what_user_and_password_are_is_not_confused(passwords):
+def test_user_and_password_are_not_confused(passwords):
     assert asked(passwords, (b"anna", b"a"), (b"ann", b"aa"), (b"anna" + b"a", b"")) == [True, False, False]
 
 
@@ -77,14 +77,14 @@ def test_guesses_do_not_push_out_passwords_in_use(passwords, bcrypt):
     assert len(bcrypt.compared) == 1 + 3 * REMEMBERED
 
 
-def test_what_is_remembered_is_bounded_and_holds_no_password(passwords):
+def test_memory_is_bounded_and_has_no_password(passwords):
     asked(passwords, *((b"anna", b"guess %d" % number) for number in range(2 * REMEMBERED)))
 
     assert len(passwords._wrong) == REMEMBERED
     assert all(len(key) == 32 and b"guess" not in key for key in passwords._wrong)
 
 
-def test_the_same_claim_made_by_many_at_once_is_compared_once(passwords, bcrypt):
+def test_the_same_password_sent_by_many_at_once_is_compared_once(passwords, bcrypt):
     async def ask():
         claims = [passwords.accepts(Credentials(b"anna", b"a"), USERS, f"client {number}") for number in range(100)]
         return await asyncio.gather(*claims)
@@ -99,7 +99,7 @@ async def settled():
         await asyncio.sleep(0)
 
 
-def test_one_client_cannot_take_all_places_and_known_passwords_need_none(passwords, bcrypt):
+def test_one_client_cannot_fill_the_queue_and_known_passwords_skip_it(passwords, bcrypt):
     async def ask():
         assert await passwords.accepts(Credentials(b"anna", b"a"), USERS, "scraper")
         bcrypt.go_on.clear()
@@ -133,7 +133,7 @@ def test_many_clients_together_are_bounded_too(passwords, bcrypt):
     assert all(isinstance(answer, TooManyChecksError) for answer in answers[32:])
 
 
-def test_who_gives_up_waiting_takes_the_result_from_nobody(passwords, bcrypt):
+def test_a_canceled_request_does_not_cancel_the_check_for_others(passwords, bcrypt):
     async def ask():
         bcrypt.go_on.clear()
         claim = Credentials(b"anna", b"a")

@@ -1,4 +1,4 @@
-"""Pages behind a web config file, asked by real clients over loopback."""
+"""Pages behind a web config file, with real clients over loopback."""
 
 import base64
 import concurrent.futures
@@ -72,7 +72,7 @@ class Served:
             return client.get(path)
 
     def peer(self):
-        """The serial number of the certificate that is shown to a new connection."""
+        """Returns the serial number of the certificate that a new connection gets."""
         context = trusting()
         with (
             socket.create_connection(("127.0.0.1", self.server.port)) as plain,
@@ -149,7 +149,7 @@ def test_wrong_users_and_passwords_are_refused_each_time(serve, user, password):
         "Basic " + base64.b64encode(b"anna:" + b"x" * 5000).decode(),
     ],
 )
-def test_what_is_no_basic_auth_is_refused(serve, header):
+def test_other_schemes_than_basic_auth_are_refused(serve, header):
     served = serve(USERS)
     with served.client() as client:
         assert client.get("/metrics", headers={"Authorization": header}).status_code == 401
@@ -172,7 +172,7 @@ def test_a_reload_needs_the_password(serve, exporter):
     assert exporter.reloads == 1
 
 
-def test_changed_users_count_from_the_next_request_on_even_on_an_open_connection(serve):
+def test_changed_users_apply_to_the_next_request_even_on_an_open_connection(serve):
     served = serve(USERS)
     with served.client("anna") as client:
         assert client.get("/-/healthy").status_code == 200
@@ -183,7 +183,7 @@ def test_changed_users_count_from_the_next_request_on_even_on_an_open_connection
     assert served.get().status_code == 200
 
 
-def test_a_password_of_before_is_refused_after_the_hash_changed(serve):
+def test_an_old_password_is_refused_after_the_hash_changed(serve):
     served = serve(USERS)
     assert served.get(user="anna").status_code == 200
     served.write(f"basic_auth_users: {{anna: '{hashed('another')}'}}\n")
@@ -193,7 +193,7 @@ def test_a_password_of_before_is_refused_after_the_hash_changed(serve):
 
 
 @pytest.mark.parametrize("bad", ["basic_auth_users: {anna: plain}", "{", "unknown: 1", "tls_server_config: {}"])
-def test_a_bad_file_keeps_the_old_and_is_logged_once(serve, lines, bad):
+def test_an_invalid_file_changes_nothing_and_is_logged_once(serve, lines, bad):
     served = serve(USERS)
     served.write(bad)
 
@@ -206,7 +206,7 @@ def test_a_bad_file_keeps_the_old_and_is_logged_once(serve, lines, bad):
     assert "plain" not in refusals[0]
 
 
-def test_a_file_that_is_gone_keeps_the_old(serve):
+def test_a_missing_file_changes_nothing(serve):
     served = serve(USERS)
     (served.folder / "web.yaml").unlink()
 
@@ -214,7 +214,7 @@ def test_a_file_that_is_gone_keeps_the_old(serve):
     assert served.get(user="anna").status_code == 200
 
 
-def test_a_file_that_is_mended_is_taken_up(serve):
+def test_a_fixed_file_is_loaded(serve):
     served = serve(USERS)
     served.write("{")
     assert served.get(user="anna").status_code == 200
@@ -222,7 +222,7 @@ def test_a_file_that_is_mended_is_taken_up(serve):
     assert served.get(user="anna").status_code == 401
 
 
-def test_a_reload_takes_the_file_or_tells_its_faults(serve):
+def test_a_reload_loads_the_file_or_reports_its_problems(serve):
     served = serve(USERS)
     served.write("unknown: 1\n")
     with pytest.raises(ConfigError, match="unknown: unknown key"):
@@ -232,7 +232,7 @@ def test_a_reload_takes_the_file_or_tells_its_faults(serve):
     assert list(served.file.current().users) == [b"bert"]
 
 
-def test_https_cannot_come_or_go_while_running(serve, tmp_path):
+def test_https_cannot_be_enabled_or_disabled_while_running(serve, tmp_path):
     served = serve(USERS)
     served.write(written(tmp_path) + USERS)
     with pytest.raises(ConfigError, match="cannot be enabled or disabled by a reload"):
@@ -247,12 +247,12 @@ def test_nothing_secret_is_ever_logged(serve, lines):
     served.write(f"basic_auth_users: {{'{HASH}': anna, bert: plain-word}}\n{HASH}: x\n")
     served.get(user="anna")
 
-    told = lines.getvalue()
-    assert "web config refused" in told
-    assert not [word for word in (HASH[7:], PASSWORD, "wrong-word", "plain-word") if word in told]
+    logged = lines.getvalue()
+    assert "web config refused" in logged
+    assert not [word for word in (HASH[7:], PASSWORD, "wrong-word", "plain-word") if word in logged]
 
 
-def test_passwords_over_plain_http_are_warned_of(serve, lines):
+def test_basic_auth_without_tls_logs_a_warning(serve, lines):
     serve(USERS)
     assert "basic auth without TLS: passwords cross the network in clear text" in lines.getvalue()
 
@@ -281,7 +281,7 @@ def test_a_slow_check_delays_nobody_else(exporter, tmp_path):
         assert slow.result().status_code == 401
 
 
-def test_who_guesses_faster_than_can_be_compared_is_told_to_slow_down(exporter, tmp_path):
+def test_a_client_that_guesses_too_fast_gets_429(exporter, tmp_path):
     (tmp_path / "web.yaml").write_text(USERS)
     compared, go_on = threading.Semaphore(0), threading.Event()
 
@@ -365,7 +365,7 @@ def test_large_bodies_are_ignored(serve):
 # --- TLS ---
 
 
-def test_https_is_served_to_who_trusts_the_authority(serve, tmp_path):
+def test_https_is_served_to_clients_that_trust_the_authority(serve, tmp_path):
     served = serve(written(tmp_path) + USERS)
 
     assert served.get(user="anna", verify=trusting()).text == "well\n"
@@ -394,7 +394,7 @@ def test_plain_http_on_the_tls_port_fails_cleanly(serve, tmp_path, lines):
         (", cipher_suites: [TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]", ssl.TLSVersion.TLSv1_2, True),
     ],
 )
-def test_versions_and_cipher_suites_are_held(serve, tmp_path, keys, version, works):
+def test_versions_and_cipher_suites_are_enforced(serve, tmp_path, keys, version, works):
     served = serve(written(tmp_path, more=keys))
     context = trusting()
     context.minimum_version = context.maximum_version = version
@@ -406,7 +406,7 @@ def test_versions_and_cipher_suites_are_held(serve, tmp_path, keys, version, wor
             served.get(verify=context)
 
 
-def test_a_rotated_certificate_is_shown_to_the_next_connection(serve, tmp_path):
+def test_the_next_connection_gets_a_rotated_certificate(serve, tmp_path):
     served = serve(written(tmp_path))
     before = served.peer()
     with served.client(verify=trusting()) as open_before:
@@ -416,7 +416,7 @@ def test_a_rotated_certificate_is_shown_to_the_next_connection(serve, tmp_path):
         assert open_before.get("/-/healthy").status_code == 200
 
 
-def test_a_certificate_that_does_not_fit_its_key_keeps_the_old_until_both_are_there(serve, tmp_path, lines):
+def test_a_certificate_without_its_key_is_not_used_until_both_are_there(serve, tmp_path, lines):
     served = serve(written(tmp_path))
     before = served.peer()
     other = AUTHORITY.issue_cert("localhost")
@@ -428,7 +428,7 @@ def test_a_certificate_that_does_not_fit_its_key_keeps_the_old_until_both_are_th
     assert lines.getvalue().count("web config refused") == 1
 
 
-def test_files_that_are_named_before_they_exist_are_taken_up_when_they_do(serve, tmp_path):
+def test_named_files_are_loaded_once_they_exist(serve, tmp_path):
     served = serve(written(tmp_path))
     before = served.peer()
     served.write("tls_server_config: {cert_file: later.pem, key_file: later.key}\n")
@@ -439,7 +439,7 @@ def test_files_that_are_named_before_they_exist_are_taken_up_when_they_do(serve,
     assert served.peer() != before
 
 
-def test_settings_of_tls_are_taken_up_too(serve, tmp_path):
+def test_changed_tls_settings_apply_too(serve, tmp_path):
     served = serve(written(tmp_path))
     old = trusting()
     old.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -450,7 +450,7 @@ def test_settings_of_tls_are_taken_up_too(serve, tmp_path):
 
 
 def connects(served, context):
-    """Whether a client gets an answer. TLS 1.3 tells a refused client only at its first read."""
+    """Returns whether a client gets a response. With TLS 1.3 a refused client learns it at its first read."""
     try:
         return served.get(verify=context).status_code == 200
     except httpx.TransportError:
@@ -467,7 +467,7 @@ def test_clients_need_a_certificate_of_the_authority(serve, tmp_path, lines):
     assert lines.getvalue() == ""
 
 
-def test_clients_may_do_without_where_a_certificate_is_only_verified_if_given(serve, tmp_path):
+def test_clients_need_no_certificate_if_it_is_optional(serve, tmp_path):
     served = serve(written(tmp_path, more=CLIENTS.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven")))
 
     assert connects(served, trusting())
@@ -475,7 +475,7 @@ def test_clients_may_do_without_where_a_certificate_is_only_verified_if_given(se
     assert not connects(served, trusting(client=client_certificate(STRANGER)))
 
 
-def test_an_authority_that_was_taken_away_is_trusted_no_more(serve, tmp_path):
+def test_a_removed_authority_is_no_longer_trusted(serve, tmp_path):
     served = serve(written(tmp_path, more=CLIENTS))
     context = trusting(client=client_certificate())
     assert connects(served, context)

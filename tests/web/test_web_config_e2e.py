@@ -47,7 +47,7 @@ pytestmark = pytest.mark.e2e
 
 
 class Process:
-    """A process, and what it wrote to stderr so far."""
+    """A process, and its stderr so far."""
 
     def __init__(self, argv, folder):
         self._process = subprocess.Popen(  # noqa: S603  # our own interpreter, or prometheus
@@ -64,14 +64,14 @@ class Process:
                 self.lines.append(line)
                 self._came.notify_all()
 
-    def told(self, pattern, times=1):
-        """Waits for lines, and gives the groups of the last."""
+    def wait_for(self, pattern, times=1):
+        """Waits for log lines, and returns the groups of the last."""
 
         def found():
             return [match for line in self.lines if (match := re.search(pattern, line))][times - 1 :]
 
         with self._came:
-            assert self._came.wait_for(found, PATIENCE), f"never told: {pattern}"
+            assert self._came.wait_for(found, PATIENCE), f"never logged: {pattern}"
             return found()[0].groups()
 
     def signal(self, number):
@@ -102,7 +102,7 @@ def start(tmp_path):
 
 @pytest.fixture
 def daemon(start, tmp_path):
-    """A daemon started with a web config file; gives the process and its port."""
+    """Starts a daemon with a web config file; returns the process and its port."""
 
     def started(web):
         (tmp_path / "config.yaml").write_text(CONFIG % tmp_path)
@@ -111,14 +111,14 @@ def daemon(start, tmp_path):
             *(sys.executable, "-m", "exporter", "run", "--config.file=config.yaml"),
             *("--web.config.file=web.yaml", "--web.listen-address=127.0.0.1:0"),
         )
-        (port,) = process.told(r"msg=listening address=127\.0\.0\.1:([0-9]+)")
+        (port,) = process.wait_for(r"msg=listening address=127\.0\.0\.1:([0-9]+)")
         return process, int(port)
 
     return started
 
 
 def up(address):
-    """Which scrape jobs succeed, of those that were scraped."""
+    """Returns which scrape jobs succeed."""
     answer = httpx.get(f"http://{address}/api/v1/query", params={"query": "up"}).json()
     return {each["metric"]["job"]: each["value"][1] for each in answer["data"]["result"]}
 
@@ -138,8 +138,8 @@ def test_prometheus_scrapes_over_tls_with_a_certificate_and_a_password(daemon, s
     prometheus = start(
         *(PROMETHEUS, "--config.file=scrape.yaml", "--storage.tsdb.path=data", "--web.listen-address=127.0.0.1:0")
     )
-    (address,) = prometheus.told(r'msg="Listening on" address=(\S+)')
-    prometheus.told("Server is ready to receive web requests")
+    (address,) = prometheus.wait_for(r'msg="Listening on" address=(\S+)')
+    prometheus.wait_for("Server is ready to receive web requests")
     wanted = {"right": "1", "wrong": "0", "uncertified": "0"}
 
     before = time.monotonic()
@@ -148,7 +148,7 @@ def test_prometheus_scrapes_over_tls_with_a_certificate_and_a_password(daemon, s
     assert seen == wanted
 
 
-def test_sighup_takes_up_a_web_config_or_refuses_it_with_its_faults(daemon, tmp_path):
+def test_sighup_loads_a_web_config_or_refuses_it_with_its_problems(daemon, tmp_path):
     process, port = daemon(written(tmp_path) + f"basic_auth_users: {{anna: '{hashed()}'}}\n")
 
     def status(user):
@@ -157,20 +157,20 @@ def test_sighup_takes_up_a_web_config_or_refuses_it_with_its_faults(daemon, tmp_
     assert (status("anna"), status("bert")) == (200, 401)
     (tmp_path / "web.yaml").write_text("basic_auth_users: {bert: plain-word}\n")
     process.signal(signal.SIGHUP)
-    process.told("reload refused.*basic_auth_users.bert: must be a bcrypt hash")
+    process.wait_for("reload refused.*basic_auth_users.bert: must be a bcrypt hash")
     assert (status("anna"), status("bert")) == (200, 401)
     (tmp_path / "web.yaml").write_text(written(tmp_path) + f"basic_auth_users: {{bert: '{hashed()}'}}\n")
     process.signal(signal.SIGHUP)
-    process.told("configuration reloaded")
+    process.wait_for("configuration reloaded")
     assert (status("anna"), status("bert")) == (401, 200)
     assert not [line for line in process.lines if "plain-word" in line or "$2b$" in line or PASSWORD in line]
 
 
-def test_a_web_config_with_faults_keeps_the_daemon_from_starting(start, tmp_path):
+def test_an_invalid_web_config_keeps_the_daemon_from_starting(start, tmp_path):
     (tmp_path / "config.yaml").write_text(CONFIG % tmp_path)
     (tmp_path / "web.yaml").write_text("tls_server_config: {cert_file: none.pem}\nrate_limit: {}\n")
     process = start(sys.executable, "-m", "exporter", "run", "--config.file=config.yaml", "--web.config.file=web.yaml")
 
-    process.told("tls_server_config.cert_file: the file cannot be read")
-    process.told("tls_server_config.key_file: is required")
-    process.told("rate_limit: is not supported")
+    process.wait_for("tls_server_config.cert_file: the file cannot be read")
+    process.wait_for("tls_server_config.key_file: is required")
+    process.wait_for("rate_limit: is not supported")

@@ -1,4 +1,4 @@
-"""What a web config file may say, and what it is told when it says something else."""
+"""Web config files: what is accepted, and how problems are reported."""
 
 import re
 import shutil
@@ -26,7 +26,7 @@ def problems_of(folder, text):
 
 
 def tls(folder, keys):
-    """The settings of TLS with these keys, and those that are needed."""
+    """Returns TLS settings with these keys and the required ones."""
     AUTHORITY.cert_pem.write_to_path(folder / "ca.pem")
     return web_config(folder / "web.yaml", written(folder, more=f", {keys}")).tls_server_config
 
@@ -37,7 +37,7 @@ def tls_problems(folder, keys):
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "tls_server_config:\nbasic_auth_users:\n"])
-def test_a_file_that_says_nothing_means_plain_http_for_everybody(tmp_path, text):
+def test_an_empty_file_means_plain_http_without_passwords(tmp_path, text):
     config = web_config(tmp_path / "web.yaml", text)
 
     assert config.tls_server_config is None
@@ -45,7 +45,7 @@ def test_a_file_that_says_nothing_means_plain_http_for_everybody(tmp_path, text)
     assert config.http_server_config.headers == {}
 
 
-def test_every_supported_key_is_taken(tmp_path):
+def test_every_supported_key_is_accepted(tmp_path):
     settings = tls(
         tmp_path,
         "client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.pem, client_allowed_sans: [a.example.com], "
@@ -69,7 +69,7 @@ def test_paths_are_relative_to_the_file(tmp_path):
     assert load_web(tmp_path / "sub" / "web.yaml").tls_server_config.cert_file == str(tmp_path / "sub" / "server.pem")
 
 
-def test_the_safe_choices_are_the_defaults(tmp_path):
+def test_defaults_are_safe(tmp_path):
     context = server_context(tls(tmp_path, ""))
 
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
@@ -77,7 +77,7 @@ def test_the_safe_choices_are_the_defaults(tmp_path):
     assert context.options & ssl.OP_CIPHER_SERVER_PREFERENCE
 
 
-def test_all_faults_are_told_at_once(tmp_path):
+def test_all_problems_are_reported_at_once(tmp_path):
     text = """
 tls_server_config: {cert_file: nowhere.pem, min_version: TLS10, cipher_suites: [RC4], curve_preferences: [X25519]}
 http_server_config: {http2: true, headers: {Server: x, X-Frame-Options: allow}}
@@ -123,7 +123,7 @@ tls: {}
         ("cert: x", "cert: is not supported: use cert_file"),
     ],
 )
-def test_what_is_wrong_with_tls_is_told(tmp_path, keys, problem):
+def test_problems_of_tls_settings_are_reported(tmp_path, keys, problem):
     assert tls_problems(tmp_path, keys)[0].startswith(f"tls_server_config.{problem}")
 
 
@@ -147,31 +147,31 @@ def test_tls_needs_a_certificate_and_a_key(tmp_path, key):
         ("X-XSS-Protection: 1", "X-XSS-Protection: must be text; put it in quotes"),
     ],
 )
-def test_what_is_wrong_with_headers_is_told(tmp_path, headers, problem):
-    (told,) = problems_of(tmp_path, f"http_server_config: {{headers: {{{headers}}}}}\n")
-    assert told.startswith(f"http_server_config.headers.{problem}")
+def test_problems_of_headers_are_reported(tmp_path, headers, problem):
+    (problem_text,) = problems_of(tmp_path, f"http_server_config: {{headers: {{{headers}}}}}\n")
+    assert problem_text.startswith(f"http_server_config.headers.{problem}")
 
 
 @pytest.mark.parametrize(
     "bad",
     ["secret", f"{HASH}=", HASH[:-1], HASH.replace("$04$", "$40$"), "$2b$10$" + "9" * 53, HASH.replace("2b", "1")],
 )
-def test_what_is_no_bcrypt_hash_is_refused_and_not_repeated(tmp_path, bad):
-    (told,) = problems_of(tmp_path, f"basic_auth_users: {{anna: '{bad}'}}\n")
+def test_a_value_that_is_not_a_bcrypt_hash_is_refused_and_not_repeated(tmp_path, bad):
+    (problem_text,) = problems_of(tmp_path, f"basic_auth_users: {{anna: '{bad}'}}\n")
 
-    assert told.startswith("basic_auth_users.anna: ")
-    assert bad not in told
+    assert problem_text.startswith("basic_auth_users.anna: ")
+    assert bad not in problem_text
 
 
-def test_hashes_of_every_kind_of_bcrypt_are_taken(tmp_path):
+def test_hashes_of_every_kind_of_bcrypt_are_accepted(tmp_path):
     for kind in "aby":
         text = f"basic_auth_users: {{anna: '{HASH.replace('$2b$', f'$2{kind}$')}'}}\n"
         assert list(web_config(tmp_path / "w", text).basic_auth_users) == ["anna"]
 
 
 def test_a_cost_that_would_take_minutes_is_refused(tmp_path):
-    (told,) = problems_of(tmp_path, f"basic_auth_users: {{anna: '{HASH.replace('$04$', '$19$')}'}}\n")
-    assert told == "basic_auth_users.anna: must have a cost from 4 to 18"
+    (problem_text,) = problems_of(tmp_path, f"basic_auth_users: {{anna: '{HASH.replace('$04$', '$19$')}'}}\n")
+    assert problem_text == "basic_auth_users.anna: must have a cost from 4 to 18"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_a_config_never_shows_hashes(tmp_path):
 
 
 @pytest.mark.parametrize("key", UNSUPPORTED)
-def test_what_is_not_supported_is_refused_with_what_to_do(tmp_path, key):
+def test_unsupported_keys_are_refused_with_advice(tmp_path, key):
     at_top = key == "rate_limit"
     text = f"{key}: x\n" if at_top else written(tmp_path, more=f", {key}: x")
     path = key if at_top else f"tls_server_config.{key}"
@@ -207,7 +207,7 @@ def test_what_is_not_supported_is_refused_with_what_to_do(tmp_path, key):
     assert problems_of(tmp_path, text) == [f"{path}: {UNSUPPORTED[key]}"]
 
 
-def test_a_key_of_another_certificate_is_told(tmp_path):
+def test_a_key_of_another_certificate_is_reported(tmp_path):
     text = written(tmp_path)
     AUTHORITY.issue_cert("localhost").private_key_pem.write_to_path(tmp_path / "server.key")
 
@@ -215,7 +215,7 @@ def test_a_key_of_another_certificate_is_told(tmp_path):
         server_context(web_config(tmp_path / "w", text).tls_server_config)
 
 
-def test_files_without_certificates_are_told_together(tmp_path):
+def test_files_without_certificates_are_reported_together(tmp_path):
     AUTHORITY.cert_pem.write_to_path(tmp_path / "ca.pem")
     text = written(tmp_path, more=", client_ca_file: ca.pem, client_auth_type: VerifyClientCertIfGiven")
     (tmp_path / "server.pem").write_text("x")
@@ -260,7 +260,7 @@ def with_files_of_the_example(folder):
     return folder / "web.yaml"
 
 
-def test_the_documented_example_shows_every_key_and_has_no_fault(tmp_path):
+def test_the_documented_example_has_every_key_and_is_valid(tmp_path):
     config = load_web(with_files_of_the_example(tmp_path))
 
     assert server_context(config.tls_server_config).verify_mode is ssl.CERT_REQUIRED
@@ -277,7 +277,7 @@ def test_the_documentation_names_what_is_not_supported():
 
 @pytest.mark.e2e
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed")
-def test_promtool_finds_no_fault_in_the_documented_example(tmp_path):
+def test_promtool_accepts_the_documented_example(tmp_path):
     file = with_files_of_the_example(tmp_path)
     newer = re.compile("  client_allowed_sans.*\n")  # older versions do not know the key
     file.write_text(newer.sub("", file.read_text()))

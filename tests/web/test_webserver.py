@@ -1,4 +1,4 @@
-"""Listening, and ceasing to."""
+"""Starting and stopping the server, and its limits."""
 
 import contextlib
 import http.client
@@ -15,13 +15,13 @@ from exporter.web.server import ListenError, WebServer
 from tests.exposition.builders import job, view
 
 
-def test_an_address_that_is_taken_is_a_clear_error(exporter, server):
+def test_an_address_in_use_is_a_clear_error(exporter, server):
     second = WebServer(application(exporter.answers()), "127.0.0.1", server.port)
     with pytest.raises(ListenError, match=f"cannot listen on 127.0.0.1:{server.port}: Address already in use"):
         second.start()
 
 
-def test_an_address_of_somebody_else_is_a_clear_error(exporter):
+def test_an_address_of_another_machine_is_a_clear_error(exporter):
     with pytest.raises(ListenError, match=r"cannot listen on 192\.0\.2\.1:0"):
         WebServer(application(exporter.answers()), "192.0.2.1", 0).start()
 
@@ -32,7 +32,7 @@ def test_an_empty_host_means_all_interfaces(exporter):
         assert httpx.get(f"http://127.0.0.1:{server.port}/-/healthy").status_code == 200
 
 
-def test_the_end_of_an_answer_does_not_wait_until_its_beginning_is_confirmed(server, client):
+def test_the_end_of_a_response_does_not_wait_for_the_confirmation_of_its_start(server, client):
     client.get("/-/healthy")
     [connection] = server._server.server_state.connections
     accepted = connection.transport.get_extra_info("socket")
@@ -53,7 +53,7 @@ def test_a_server_that_never_started_can_be_stopped(exporter):
     WebServer(application(exporter.answers()), "127.0.0.1", 0).stop(1)
 
 
-def test_a_stop_lets_an_answer_under_way_finish(exporter):
+def test_stop_lets_a_running_response_finish(exporter):
     asked, go_on = threading.Event(), threading.Event()
 
     def slow_reload():
@@ -104,7 +104,7 @@ def connected(server):
 
 
 def ends(connection):
-    """Whether the server ends a connection without a word, and not only after our ten seconds."""
+    """Returns whether the server closes a connection without a response, before the ten seconds of the socket."""
     try:
         return connection.recv(1) == b""
     except ConnectionResetError:
@@ -124,13 +124,13 @@ HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.mark.parametrize("begun", [b"", b"G", b"\r\n", HEALTHY[:-2]])
-def test_a_connection_on_which_no_whole_head_comes_is_ended(impatient, begun):
+def test_a_connection_without_a_complete_head_is_closed(impatient, begun):
     with connected(impatient) as connection:
         connection.sendall(begun)
         assert ends(connection)
 
 
-def test_a_head_that_comes_in_drops_has_no_more_time(impatient):
+def test_a_head_that_arrives_in_drops_gets_no_extra_time(impatient):
     with connected(impatient) as connection:
         connection.sendall(b"GET /-/healthy HTTP/1.1\r\nX: ")
         connection.settimeout(0.02)
@@ -150,7 +150,7 @@ def test_the_second_head_on_a_connection_has_a_deadline_too(impatient, begun):
         assert ends(connection)
 
 
-def test_an_idle_connection_and_a_slow_answer_have_no_such_deadline(impatient, exporter):
+def test_idle_connections_and_slow_responses_have_no_such_deadline(impatient, exporter):
     answering = threading.Event()
     exporter.reloaded = lambda: (not answering.wait(0.6), "slow")
     with connected(impatient) as connection:
@@ -169,7 +169,7 @@ SCRAPE = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.mark.usefixtures("_large")
-def test_readers_who_vanish_leave_nothing_in_the_log(server, client, caplog):
+def test_clients_that_vanish_log_nothing(server, client, caplog):
     for _ in range(10):
         with connected(server) as connection:
             connection.sendall(SCRAPE)
@@ -179,7 +179,7 @@ def test_readers_who_vanish_leave_nothing_in_the_log(server, client, caplog):
 
 
 @pytest.mark.usefixtures("_large")
-def test_a_reader_who_is_too_slow_is_cut_off_and_costs_no_more(server, client, caplog):
+def test_a_client_that_reads_too_slowly_is_disconnected(server, client, caplog):
     with connected(server) as connection:
         connection.sendall(SCRAPE)
         connection.recv(1000)
@@ -191,7 +191,7 @@ def test_a_reader_who_is_too_slow_is_cut_off_and_costs_no_more(server, client, c
     assert caplog.messages == []
 
 
-def test_who_asks_for_a_web_socket_gets_the_page_and_the_log_nothing(client, caplog):
+def test_a_request_for_a_web_socket_gets_the_page_and_logs_nothing(client, caplog):
     answer = client.get("/-/healthy", headers={"connection": "upgrade", "upgrade": "websocket"})
     assert answer.status_code == 200
     assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []

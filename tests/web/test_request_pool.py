@@ -1,4 +1,4 @@
-"""Who computes while others wait."""
+"""Handlers compute one at a time and wait together."""
 
 import asyncio
 import threading
@@ -11,26 +11,26 @@ from exporter.web.request_pool import RequestPool
 
 
 @pytest.fixture
-def handling():
-    handling = RequestPool()
-    yield handling
-    handling.close()
+def pool():
+    pool = RequestPool()
+    yield pool
+    pool.close()
 
 
 def refuse(error):
     return Response(str(error), error.status)
 
 
-def answers(handling, *handlers):
+def answers(pool, *handlers):
     """What these handlers answer to requests that come at once."""
 
     async def ask():
-        return await asyncio.gather(*(handling.route("/", handler, refuse).endpoint(None) for handler in handlers))
+        return await asyncio.gather(*(pool.route("/", handler, refuse).endpoint(None) for handler in handlers))
 
     return [answer.body for answer in asyncio.run(ask())]
 
 
-def test_handlers_compute_one_at_a_time(handling):
+def test_handlers_compute_one_at_a_time(pool):
     at_work, others = [], threading.Event()
 
     def compute(_):
@@ -40,30 +40,30 @@ def test_handlers_compute_one_at_a_time(handling):
         at_work.pop()
         return Response(str(together))
 
-    assert answers(handling, *[compute] * 8) == [b"1"] * 8
+    assert answers(pool, *[compute] * 8) == [b"1"] * 8
 
 
-def test_while_one_waits_another_computes(handling):
+def test_while_one_handler_waits_another_computes(pool):
     answered = threading.Event()
 
     def waits(_):
-        with handling.waiting():
+        with pool.waiting():
             return Response(str(answered.wait(10)))
 
     def computes(_):
         answered.set()
         return Response("computed")
 
-    assert answers(handling, waits, computes) == [b"True", b"computed"]
+    assert answers(pool, waits, computes) == [b"True", b"computed"]
 
 
-def test_after_a_fault_while_waiting_others_compute_one_at_a_time_again(handling):
+def test_after_an_error_while_waiting_handlers_compute_one_at_a_time(pool):
     def fails(_):
-        with handling.waiting():
+        with pool.waiting():
             raise ReportError("the other side is gone")
 
     def computes(_):
-        return Response(str(handling._computing.locked()))
+        return Response(str(pool._computing.locked()))
 
-    assert answers(handling, fails)[0] == b"the other side is gone"
-    assert answers(handling, computes) == [b"True"]
+    assert answers(pool, fails)[0] == b"the other side is gone"
+    assert answers(pool, computes) == [b"True"]
