@@ -26,7 +26,7 @@ from exporter.config.config import loads
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.sources import SOURCES
 from exporter.state.opening import open_state
@@ -121,9 +121,9 @@ def cost(jobs, histograms, runs_each=2):
         state = Path(folder) / "state.db"
         ledger = Ledger(lambda: open_state(state, time.time))
         ledger.load()
-        metrics, holds = SelfMetrics(registry), ZeroFirst(0, time.monotonic)
+        metrics, holds = RequestMetrics(registry), ZeroFirst(0, time.monotonic)
         exposition = Exposition(registry, holds)
-        publisher = Publisher(ledger, exposition, holds, metrics, monotonic=time.monotonic)
+        publisher = Publisher(ledger, exposition, holds, monotonic=time.monotonic)
         assembly = Assembly(config, ledger, metrics, publisher, outside)
         rules = {name: shown.rules for name, shown in assembly.shown.items()}
         ledger.configure(rules, counting_rules(config), histograms)

@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 from benchmarks.measure import Figure, cost, least, middle, show
 from benchmarks.vendor import body, polling, rows
 from exporter.exposition.exposition import Exposition
-from exporter.metrics.jobview import JobView
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.model import Result
+from exporter.snapshot.job import JobView
 
 GROUP = "CPU of one core, polls each minute"
 MINUTE = 60.0

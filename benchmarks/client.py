@@ -15,7 +15,7 @@ from benchmarks.measure import Figure, least, show
 from exporter.client.budget import Budget
 from exporter.client.client import HEADERS, Client
 from exporter.client.signin import BearerAuth
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.sources.snowplow.api import RUNS
 
 ANSWER = (
@@ -55,7 +55,7 @@ def measure(requests=500):
     server = Server()
     server.start()
     root = f"http://127.0.0.1:{server.port}/api/msc/v1"
-    meter = SelfMetrics(CollectorRegistry()).source("bench", (RUNS,))
+    meter = RequestMetrics(CollectorRegistry()).source("bench", (RUNS,))
     budget = Budget(1e6, monotonic=time.monotonic, sleep=time.sleep)
     client = Client(root, BearerAuth(lambda: "secret"), budget, meter=meter)
     bare = http.client.HTTPConnection("127.0.0.1", server.port)

@@ -15,7 +15,7 @@ from benchmarks.measure import Figure, show
 from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config.config import loads
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.once import NoPages
 from exporter.simulators import SIMULATORS
 from exporter.simulators.generated import GeneratedWorld, JobPlan, StepPlan
@@ -52,7 +52,7 @@ def requests(kind, polls):
             now[0] += seconds
 
         outside = Clocks(clock=lambda: now[0], monotonic=lambda: now[0], sleep=sleep)
-        assembly = Assembly(config, ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
+        assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
         rules = {name: each.rules for name, each in assembly.shown.items()}
         ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
         [polled] = assembly.polled

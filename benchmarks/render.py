@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.measure import Figure, least, show
 from exporter.counting.records import Exemplar, JobState, LastRun
 from exporter.exposition.exposition import Exposition
-from exporter.metrics.jobview import JobView
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.model import Job, Result
+from exporter.snapshot.job import JobView
 
 RESULTS = (Result.SUCCESS, Result.FAILURE, Result.SKIP, Result.UNKNOWN)
 BUCKETS = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200)

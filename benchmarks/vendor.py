@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config.config import loads
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.once import NoPages
 from exporter.sources import SOURCES
 from exporter.state.opening import open_state
@@ -82,7 +82,7 @@ class Polling:
         text = "sources:" + "".join(SOURCE.format(name=f"source-{number}") for number in range(sources))
         config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
         outside = Clocks(transport=httpx.MockTransport(self.api), clock=lambda: self.now)
-        self.assembly = Assembly(config, self.ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
+        self.assembly = Assembly(config, self.ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
         rules = {name: each.rules for name, each in self.assembly.shown.items()}
         self.ledger.configure(rules, counting_rules(config), "off")
         self.pollers = [polled.poller for polled in self.assembly.polled]

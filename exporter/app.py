@@ -25,7 +25,7 @@ from exporter.explain.explain import explain
 from exporter.history.backfill import backfill as write_past
 from exporter.history.options import Wanted
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.once import NoPages, ResultLine, poll_once, unmatched_objectives
 from exporter.signals import Signals
 from exporter.sources import SOURCES
@@ -194,7 +194,7 @@ def backfill(config_file: Path, wanted: Wanted) -> int:
 def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
     """Signs in to every source and asks it once: its name, whether it answered well, and a sentence."""
     ledger = Ledger(lambda: open_state(Path(":memory:"), Clocks().clock))
-    assembly = Assembly(config, ledger, SelfMetrics(CollectorRegistry()), NoPages(), Clocks())
+    assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), Clocks())
     for name, source in assembly.sources.items():
         try:
             yield name, True, source.probe()

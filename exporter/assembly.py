@@ -14,14 +14,14 @@ from exporter.config.source import SourceSettings
 from exporter.counting.classify import Rules
 from exporter.counting.records import JobState
 from exporter.counting.rules import SourceRules
-from exporter.exposition.publisher import ConfiguredSource
-from exporter.learning.expectations import objective_of
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.jobview import JobView
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.room import series_needed
 from exporter.polling.poll import Pages, Poller
 from exporter.polling.schedule import ScheduledSource
+from exporter.snapshot.builder import ConfiguredSource
+from exporter.snapshot.expectations import objective_of
+from exporter.snapshot.job import JobView
 from exporter.sources import SOURCES
 from exporter.sources.source import Source
 
@@ -40,7 +40,7 @@ def counting_rules(config: Config) -> Rules:
     return Rules(
         run_buckets=config.metrics.run_buckets,
         step_buckets=config.metrics.step_buckets,
-        released=config.metrics.zero_first == 0,
+        zero_first=config.metrics.zero_first > 0,
     )
 
 
@@ -79,6 +79,12 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
     )
 
 
+def configured(settings: SourceSettings, config: Config) -> ConfiguredSource:
+    """Return a source as views of it and its jobs need it."""
+    api_url = SOURCES[settings.type].access(settings).root
+    return ConfiguredSource(settings=settings, rules=rules_of(settings, config), api_url=api_url)
+
+
 def budgets_by_credential(config: Config) -> Mapping[str, float]:
     """Requests per minute by credential: sources that share one share the smallest."""
     smallest: dict[str, float] = {}
@@ -105,7 +111,7 @@ class Assembly:
     Args:
         config: The configuration.
         ledger: Where readings are committed.
-        metrics: Where polls are measured.
+        metrics: Where requests are measured.
         pages: Where committed things are served.
         outside: Clocks and network.
         before: The one that this one follows. Sources that are configured alike are taken over from it as they are,
@@ -116,7 +122,7 @@ class Assembly:
         self,
         config: Config,
         ledger: Ledger,
-        metrics: SelfMetrics,
+        metrics: RequestMetrics,
         pages: Pages,
         outside: Clocks,
         *,
@@ -130,10 +136,7 @@ class Assembly:
             credential: self._account(credential, rate, before)
             for credential, rate in budgets_by_credential(config).items()
         }
-        self.shown = {
-            settings.name: ConfiguredSource(settings=settings, rules=rules_of(settings, config))
-            for settings in config.sources
-        }
+        self.shown = {settings.name: configured(settings, config) for settings in config.sources}
         self.sources: dict[str, Source] = {}
         self.clients: dict[str, Client] = {}
         self.polled = [
@@ -164,18 +167,20 @@ class Assembly:
         self.clients[settings.name] = before.clients[settings.name]
         return next(polled for polled in before.polled if polled.name == settings.name)
 
-    def _polled(self, shown: ConfiguredSource, ledger: Ledger, metrics: SelfMetrics, pages: Pages) -> ScheduledSource:
+    def _polled(
+        self, shown: ConfiguredSource, ledger: Ledger, metrics: RequestMetrics, pages: Pages
+    ) -> ScheduledSource:
         settings = shown.settings
         kind = SOURCES[settings.type]
         access = kind.access(settings)
-        meter = metrics.source(settings.name, kind.endpoints)
+        requests = metrics.source(settings.name, kind.endpoints)
         account = self._accounts[access.credential]
         sleep = self._outside.sleep or account.stopping.wait
         client = Client(
             access.root,
             access.auth,
             account.budget,
-            meter=meter,
+            meter=requests,
             network=NetworkSettings(
                 timeout=settings.timeout,
                 ca_file=settings.tls.ca_file,
@@ -193,21 +198,15 @@ class Assembly:
             shown.rules,
             source,
             ledger,
-            meter,
+            requests,
             api_clock=client,
             monotonic=self._outside.monotonic,
             sweep_interval=settings.sweep.interval if settings.sweep else None,
             pages=pages,
+            auth_backoff=kind.auth_backoff,
         )
-        polled = ScheduledSource(settings.name, poller, meter, settings.poll_interval, auth_backoff=kind.auth_backoff)
-        meter.credential_expiry(settings.credential_expires)  # a sign-in that tells another end replaces it
-        self.announce(polled)
-        return polled
-
-    def announce(self, polled: ScheduledSource) -> None:
-        """Show what a source reads."""
-        settings = self.shown[polled.name].settings
-        polled.meter.info(settings.type, SOURCES[settings.type].access(settings).root)
+        requests.credential_expiry(settings.credential_expires)  # a sign-in that reports another one replaces it
+        return ScheduledSource(settings.name, poller, settings.poll_interval)
 
     def interrupt(self, but: "Assembly | None" = None) -> None:
         """Ends all waiting, so that polls under way stop before their next request; not that of sources in `but`."""

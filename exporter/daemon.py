@@ -16,7 +16,7 @@ from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.pages import runbooks
 from exporter.pages.site import Site
@@ -24,6 +24,7 @@ from exporter.polling.schedule import Schedule
 from exporter.reports.reader import Reader
 from exporter.reports.reporting import Dependencies, Reporter
 from exporter.reports.vendor_queries import VendorQueries
+from exporter.snapshot.snapshot import Build
 from exporter.state.lock import RefusedStateError
 from exporter.state.opening import OpenedState, open_state
 from exporter.state.store import Connect
@@ -86,12 +87,12 @@ class Daemon:
         registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector):
             collector(registry=registry)
-        self._metrics = SelfMetrics(registry)
-        self._metrics.build_info(__version__, revision, platform.python_version())
+        self._metrics = RequestMetrics(registry)
+        build = Build(version=__version__, revision=revision, python_version=platform.python_version())
         self._holds = ZeroFirst(self._config.metrics.zero_first, outside.monotonic)
         exposition = Exposition(registry, self._holds)
-        self._ledger = Ledger(self._open, self._metrics.commit_failed)
-        self._publisher = Publisher(self._ledger, exposition, self._holds, self._metrics, monotonic=outside.monotonic)
+        self._ledger = Ledger(self._open)
+        self._publisher = Publisher(self._ledger, exposition, self._holds, monotonic=outside.monotonic, build=build)
         self._broken: set[str] = set()
         self._reloading = threading.Lock()
         self._ended = threading.Event()
@@ -101,16 +102,13 @@ class Daemon:
         self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
         self._handling = RequestPool(monotonic=outside.monotonic)
         self._asking = VendorQueries(outside.monotonic, waiting=self._handling.waiting)
-        self._refused = ""
         reporter = Reporter(
             Dependencies(
-                ledger=self._ledger,
-                publisher=self._publisher,
+                snapshot=lambda: self._publisher.snapshot,
                 reader=Reader(Path(self._config.state.path), monotonic=outside.monotonic),
                 asking=self._asking,
                 config=lambda: self._config,
                 assembly=lambda: self._assembly,
-                refused=lambda: self._refused,
                 clock=outside.clock,
             )
         )
@@ -155,7 +153,7 @@ class Daemon:
             self._log.error("state cannot be written: nothing is counted until it can be", error=str(error))
         try:
             self._take_up(self._config, self._assembly)
-            self._metrics.reloaded(self._outside.clock())
+            self._publisher.reloaded(self._outside.clock())
             self._web.start()
         except BaseException:
             self._ledger.close()  # gives the state's lock back
@@ -186,13 +184,13 @@ class Daemon:
                 self._reload()
             except Exception as error:  # noqa: BLE001  # a reload must never end the daemon
                 known = isinstance(error, ConfigError | StateError)
-                self._refused = str(error) if known else f"unexpected {type(error).__name__}; see the log"
-                self._metrics.reloaded(None)
+                refused = str(error) if known else f"unexpected {type(error).__name__}; see the log"
+                self._publisher.refused(refused)
+                self._guarded(self._publisher.publish)
                 places = {} if known else {"exc_info": error}
-                self._log.error("reload refused: the old configuration stays in force", error=self._refused, **places)
-                return False, self._refused
-            self._refused = ""
-            self._metrics.reloaded(self._outside.clock())
+                self._log.error("reload refused: the old configuration stays in force", error=refused, **places)
+                return False, refused
+            self._publisher.reloaded(self._outside.clock())
             self._log.info("configuration reloaded", sources=len(self._config.sources))
             return True, "reloaded"
 
@@ -211,8 +209,6 @@ class Daemon:
         except Exception:
             for name in {each.name for each in config.sources} - before.shown.keys():
                 self._metrics.remove(name)
-            for polled in before.polled:
-                before.announce(polled)
             raise
         before.close(assembly)
         for name in before.shown.keys() - assembly.shown.keys():
@@ -281,6 +277,7 @@ class Daemon:
     def _look_at_polls(self) -> None:
         for polled in self._assembly.polled:
             polled.poller.report_long_first_poll()
+            polled.poller.report_skipped_polls()
 
     def _look_at_house(self) -> None:
         now = self._outside.monotonic()

@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry
 
 from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config.config import Config, Objective
-from exporter.learning.expectations import objective_of
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
+from exporter.snapshot.expectations import objective_of
 from exporter.state.opening import open_state
 
 
@@ -52,7 +52,7 @@ def poll_once(config: Config, outside: Clocks) -> Iterator[ScheduledSource]:
     """Polls each source once, in the order of the configuration. Nothing of it is kept."""
     ledger = Ledger(lambda: open_state(Path(":memory:"), outside.clock))
     ledger.load()
-    assembly = Assembly(config, ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
+    assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
     rules = {name: shown.rules for name, shown in assembly.shown.items()}
     ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
     try:
@@ -61,7 +61,7 @@ def poll_once(config: Config, outside: Clocks) -> Iterator[ScheduledSource]:
             yield ScheduledSource(
                 source=polled.name,
                 outcome=outcome,
-                error=polled.poller.last_error,
+                error=polled.poller.status.error,
                 lines=_lines(ledger, polled.name, config),
             )
     finally:

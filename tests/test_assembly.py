@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from exporter.assembly import Assembly, Clocks
 from exporter.config.config import loads
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.once import NoPages
 from exporter.sources import SOURCES
 
@@ -27,7 +27,7 @@ KINDS = {word: kind.settings for word, kind in SOURCES.items()}
 @pytest.fixture
 def assembled():
     """Makes an assembly of sources, after another one."""
-    ledger, metrics = Ledger(lambda: None), SelfMetrics(CollectorRegistry())
+    ledger, metrics = Ledger(lambda: None), RequestMetrics(CollectorRegistry())
     outside = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
     made = []
 
@@ -56,14 +56,13 @@ def kept(before, after):
     [("2026-12-28", 1798416000), ("2026-12-28T09:00:00+01:00", 1798444800), ("", None), (None, None)],
 )
 def test_the_end_of_a_credential_that_no_vendor_tells_is_shown_as_configured(given, timestamp):
-    metrics, ledger = SelfMetrics(CollectorRegistry()), Ledger(lambda: None)
+    metrics, ledger = RequestMetrics(CollectorRegistry()), Ledger(lambda: None)
     outside = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
     for expires in (given, "2030-01-01", given):
         source = {"name": "s", "type": "strait", "auth": {"api_key": "k"}, "credential_expires": expires}
         config = loads(yaml.safe_dump({"sources": [source]}), {}, KINDS)
         Assembly(config, ledger, metrics, NoPages(), outside).close()
-    shown = metrics.source("s").value("jobrun_source_credential_expiry_timestamp_seconds")
-    assert shown == timestamp
+    assert metrics.source("s").expiry == timestamp
 
 
 def test_a_date_in_yaml_is_a_date():

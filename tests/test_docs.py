@@ -13,8 +13,7 @@ from exporter.cli import COMMANDS, SETTINGS
 from exporter.config.config import loads, schema
 from exporter.counting.records import OTHER
 from exporter.errors import REASONS
-from exporter.metrics.families import FAMILIES
-from exporter.metrics.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES
+from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 from exporter.model import Disposition
 from exporter.sources import SOURCES
 
@@ -182,7 +181,7 @@ def keys_of_the_schema():
     return known
 
 
-LABELS = {label for family in (*FAMILIES, *SOURCE_FAMILIES, *EXPORTER_FAMILIES) for label in family.labels}
+LABELS = {label for family in (*FAMILIES, *REQUEST_FAMILIES) for label in family.labels}
 WORDS = LABELS | {"job_name", OTHER} | set(REASONS) | {str(each) for each in Disposition} | OTHERS_WORDS
 
 

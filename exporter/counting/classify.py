@@ -197,49 +197,47 @@ def age(run: Run, now: float) -> float:
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """How endings are added up. `released`: new series are served at once, as zero-first is switched off."""
+    """How runs are counted: the bounds of histograms, in seconds, and whether new series are served as 0 first."""
 
     run_buckets: tuple[float, ...]
     step_buckets: tuple[float, ...]
-    released: bool
+    zero_first: bool = True
 
 
-def seed(job: JobState, results: Collection[Result], rules: Rules, *, attempts: bool) -> None:
+def seed(job: JobState, results: Collection[Result], *, attempts: bool) -> None:
     """Gives a job the series that are known before anything happens."""
     for result in results:
-        job.count("jobrun_runs_total", result, amount=0, released=rules.released)
+        job.count("jobrun_runs_total", result, amount=0)
     if attempts:
-        job.count("jobrun_run_retries_total", amount=0, released=rules.released)
-        job.count("jobrun_runs_recovered_total", amount=0, released=rules.released)
+        job.count("jobrun_run_retries_total", amount=0)
+        job.count("jobrun_runs_recovered_total", amount=0)
 
 
-def count_ending(job: JobState, run: Run, rules: Rules, *, attempts: bool) -> None:
+def count_ending(job: JobState, run: Run, *, attempts: bool) -> None:
     """Add one completed run to a job's counters."""
     result = run.result or Result.UNKNOWN
     exemplar = None if run.end is None else Exemplar(run.run_id, 1.0, run.end)
-    counter = job.count("jobrun_runs_total", result, released=rules.released)
+    counter = job.count("jobrun_runs_total", result)
     if exemplar and (counter.exemplar is None or counter.exemplar.timestamp <= exemplar.timestamp):
         counter.exemplar = exemplar
     if attempts:
-        job.count("jobrun_run_retries_total", amount=run.retries, released=rules.released)
-        job.count("jobrun_runs_recovered_total", amount=int(run.recovered), released=rules.released)
+        job.count("jobrun_run_retries_total", amount=run.retries)
+        job.count("jobrun_runs_recovered_total", amount=int(run.recovered))
     if result in FAILING and run.error_type:
-        job.count("jobrun_run_errors_total", bounded(job, run.error_type), released=rules.released)
+        job.count("jobrun_run_errors_total", bounded(job, run.error_type))
 
 
 def observe_duration(job: JobState, run: Run, rules: Rules) -> None:
     """Add how long a run took to a job's histograms."""
     result, duration = run.result or Result.UNKNOWN, run.duration or 0.0
     exemplar = None if run.end is None else Exemplar(run.run_id, duration, run.end)
-    durations = job.distribution(
-        "jobrun_run_duration_seconds", result, bounds=rules.run_buckets, released=rules.released
-    )
+    durations = job.distribution("jobrun_run_duration_seconds", result, bounds=rules.run_buckets)
     durations.observe(duration, exemplar)
 
 
 def observe_queue(job: JobState, run: Run, rules: Rules) -> None:
     """Add how long a run waited to a job's histograms."""
-    queue = job.distribution("jobrun_run_queue_duration_seconds", bounds=rules.run_buckets, released=rules.released)
+    queue = job.distribution("jobrun_run_queue_duration_seconds", bounds=rules.run_buckets)
     queue.observe(run.queue_duration or 0.0)
 
 
@@ -349,23 +347,21 @@ def count_steps(
     """
     for step in steps:
         label = labels[step.name]
-        seed_step(job, label, rules)
-        job.count("jobrun_steps_total", label, step.result or Result.UNKNOWN, released=rules.released)
+        seed_step(job, label)
+        job.count("jobrun_steps_total", label, step.result or Result.UNKNOWN)
         if histograms and step.duration is not None and step.result is not None:
-            durations = job.distribution(
-                "jobrun_step_duration_seconds", label, bounds=rules.step_buckets, released=rules.released
-            )
+            durations = job.distribution("jobrun_step_duration_seconds", label, bounds=rules.step_buckets)
             durations.observe(step.duration)
     failed = root_failure(steps)
     if failed:
-        job.count("jobrun_step_root_failures_total", labels[failed], released=rules.released)
+        job.count("jobrun_step_root_failures_total", labels[failed])
 
 
-def seed_step(job: JobState, name: str, rules: Rules) -> None:
+def seed_step(job: JobState, name: str) -> None:
     """Gives a step the series that are known before anything happens to it."""
     for result in (Result.SUCCESS, Result.FAILURE):
-        job.count("jobrun_steps_total", name, result, amount=0, released=rules.released)
-    job.count("jobrun_step_root_failures_total", name, amount=0, released=rules.released)
+        job.count("jobrun_steps_total", name, result, amount=0)
+    job.count("jobrun_step_root_failures_total", name, amount=0)
 
 
 def note_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> None:

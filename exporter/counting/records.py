@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from exporter.learning.learned import NOTHING, Learned
 from exporter.model import Job, Result, State
 
 SEPARATOR = "\x1f"
@@ -38,7 +39,7 @@ class Exemplar(msgspec.Struct, frozen=True, gc=False):
 
 
 class Count(msgspec.Struct, omit_defaults=True):
-    """A counter series. Until `released` it is served as 0."""
+    """A counter series. Until `released` it is served as 0, if its family is zero-first."""
 
     value: float = 0.0
     released: bool = False
@@ -63,9 +64,9 @@ class Distribution(msgspec.Struct, omit_defaults=True):
     layout: tuple[float, ...] | None = None
 
     @classmethod
-    def empty(cls, bounds: Sequence[float], *, released: bool) -> "Distribution":
-        """One that has seen nothing."""
-        return cls(bounds=tuple(bounds), counts=[0] * (len(bounds) + 1), released=released)
+    def empty(cls, bounds: Sequence[float]) -> "Distribution":
+        """Return one that has seen nothing."""
+        return cls(bounds=tuple(bounds), counts=[0] * (len(bounds) + 1))
 
     def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
         """Add one observation; the newest exemplar of a bucket stays."""
@@ -96,8 +97,8 @@ class Distribution(msgspec.Struct, omit_defaults=True):
         return new
 
     def _with_bounds(self, bounds: Sequence[float]) -> "Distribution":
-        new = Distribution.empty(bounds, released=self.released)
-        new.sum = self.sum
+        new = Distribution.empty(bounds)
+        new.sum, new.released = self.sum, self.released
         places = [bisect.bisect_left(new.bounds, upper) for upper in (*self.bounds, float("inf"))]
         for place, count in zip(places, self.counts, strict=True):
             new.counts[place] += count
@@ -141,19 +142,38 @@ class LastSteps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counted(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What has counter series. `counts`: family → label values joined by SEPARATOR → series."""
+    """What has counters and histograms. Both: family → label values joined by SEPARATOR → series."""
 
     counts: dict[str, dict[str, Count]] = {}
+    distributions: dict[str, dict[str, Distribution]] = {}
 
-    def count(self, family: str, *labels: str, amount: float = 1, released: bool = False) -> Count:
-        """Adds to a counter series, which begins at 0 if it is new; an amount of 0 seeds it."""
+    def count(self, family: str, *labels: str, amount: float = 1) -> Count:
+        """Add to a counter series, which starts at 0 if it is new; an amount of 0 seeds it."""
         series = self.counts.setdefault(family, {})
         key = SEPARATOR.join(labels)
         count = series.get(key)
         if count is None:
-            count = series[key] = Count(released=released)
+            count = series[key] = Count()
         count.value += amount
         return count
+
+    def distribution(self, family: str, *labels: str, bounds: Sequence[float]) -> Distribution:
+        """Return the histogram series of these labels, empty if it is new."""
+        series = self.distributions.setdefault(family, {})
+        key = SEPARATOR.join(labels)
+        distribution = series.get(key)
+        if distribution is None:
+            distribution = series[key] = Distribution.empty(bounds)
+        elif distribution.shown_bounds != tuple(bounds):
+            distribution = series[key] = distribution.laid_out(bounds)
+        return distribution
+
+    def expose(self) -> None:
+        """Expose all series at their value from now on."""
+        for table in (self.counts, self.distributions):
+            for series in table.values():
+                for each in series.values():
+                    each.released = True
 
 
 class JobState(Counted, omit_defaults=True, kw_only=True):
@@ -169,7 +189,6 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         baseline: Endings up to this instant are not counted, unless the run was seen open.
         listed: Whether the vendor's discovery shows it; then it lives as long as it is shown.
         missing_since: Since when discovery has not shown it.
-        distributions: family → label values joined by SEPARATOR → histogram series.
         last_start: The latest start of all its runs that have ended; not always that of the last run to end.
         expected_since: When the vendor last changed its schedule or enabled it again: nothing was due before.
         streak: Failing runs since the last success.
@@ -179,6 +198,7 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         gone: True once it has expired; no series are exported.
         gone_since: Since when it is gone.
         folded_steps: Steps whose series go to `__other__`.
+        learned: What its past teaches.
     """
 
     key: int
@@ -190,7 +210,6 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
     baseline: float
     listed: bool = False
     missing_since: float | None = None
-    distributions: dict[str, dict[str, Distribution]] = {}
     last_run: LastRun | None = None
     last_start: float | None = None
     expected_since: float | None = None
@@ -205,22 +224,12 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
     gone: bool = False
     gone_since: float | None = None
     folded_steps: list[str] = []
+    learned: Learned = NOTHING
 
     @property
     def shown(self) -> bool:
         """Whether it holds its labels: no other job may have them."""
         return not (self.gone or self.excluded)
-
-    def distribution(self, family: str, *labels: str, bounds: Sequence[float], released: bool = False) -> Distribution:
-        """The histogram series of these labels, empty if it is new."""
-        series = self.distributions.setdefault(family, {})
-        key = SEPARATOR.join(labels)
-        distribution = series.get(key)
-        if distribution is None:
-            distribution = series[key] = Distribution.empty(bounds, released=released)
-        elif distribution.shown_bounds != tuple(bounds):
-            distribution = series[key] = distribution.laid_out(bounds)
-        return distribution
 
     def step_names(self) -> frozenset[str]:
         """The names of the steps that have series."""
@@ -263,6 +272,46 @@ class Filter(msgspec.Struct, frozen=True):
     exclude: tuple[str, ...]
 
 
+class RateLimit(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """The tightest rate limit that an API reports: its size, what is left of it, and when it starts again."""
+
+    limit: float | None = None
+    remaining: float | None = None
+    reset: float | None = None
+
+
+class SourceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """How a source stands after its last poll.
+
+    Attributes:
+        up: Whether the last poll read at least one scope; None before the first.
+        outcome: `success`, `partial` or `error`.
+        reason: Of the last poll's error, "" if there was none.
+        error: The same in words for people.
+        last_poll: When the last poll ended.
+        last_poll_duration: In seconds.
+        last_success: When a poll last read something.
+        failures: Failed polls since the last one that did not fail.
+        interval: Seconds between polls that are in force.
+        pending_steps: Completed runs whose steps have yet to be fetched.
+        rate_limit: As the API last reported it.
+        credential_expiry: When the credential in use expires.
+    """
+
+    up: bool | None = None
+    outcome: str = ""
+    reason: str = ""
+    error: str = ""
+    last_poll: float | None = None
+    last_poll_duration: float | None = None
+    last_success: float | None = None
+    failures: int = 0
+    interval: float | None = None
+    pending_steps: int | None = None
+    rate_limit: RateLimit = RateLimit()
+    credential_expiry: float | None = None
+
+
 class SourceState(Counted, omit_defaults=True, kw_only=True):
     """One source: where reading stands, and its own counters that persist.
 
@@ -281,6 +330,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         forgotten: Runs that ended before this instant have been pruned.
         last_truncated: When an answer last came trimmed.
         last_unobserved: When a range was last found that was never read.
+        status: How it stands.
     """
 
     name: str
@@ -298,6 +348,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     forgotten: float | None = None
     last_truncated: float | None = None
     last_unobserved: float | None = None
+    status: SourceStatus = SourceStatus()
 
     def watermark(self) -> float | None:
         """The least of the readable scopes' watermarks; None while one has none."""
@@ -374,9 +425,17 @@ def fork(source: SourceState) -> SourceState:
         family: {labels: msgspec.structs.replace(count) for labels, count in series.items()}
         for family, series in source.counts.items()
     }
+    distributions = {
+        family: {
+            labels: msgspec.structs.replace(each, counts=list(each.counts), exemplars=dict(each.exemplars))
+            for labels, each in series.items()
+        }
+        for family, series in source.distributions.items()
+    }
     return msgspec.structs.replace(
         source,
         counts=counts,
+        distributions=distributions,
         scopes=ChainMap({}, source.scopes),
         notes=ChainMap({}, source.notes),
         filters=list(source.filters),

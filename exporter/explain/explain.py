@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from prometheus_client import Histogram
-
 from exporter.assembly import rules_of
 from exporter.config.config import Config
 from exporter.counting.classify import CountState
@@ -29,11 +27,10 @@ from exporter.explain.series import (
 )
 from exporter.exposition.textformat import labels as pairs
 from exporter.links import run_url
-from exporter.metrics.families import FAMILIES, Family, Kind, Level
-from exporter.metrics.jobview import JobView, active_of
-from exporter.metrics.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES
+from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES, Family, Kind, Level
 from exporter.reports import run_reports
 from exporter.reports.reader import Reader, StoredState
+from exporter.snapshot.job import JobView, active_of
 
 HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
 
@@ -43,8 +40,9 @@ OPEN_ONLY = frozenset({"jobrun_active_runs", "jobrun_oldest_active_run_start_tim
 
 _OWN = {
     family.name + suffix
-    for family in (*SOURCE_FAMILIES, *EXPORTER_FAMILIES)
-    for suffix in ("", *(SUFFIXES if family.kind is Histogram else ()))
+    for family in (*FAMILIES, *REQUEST_FAMILIES)
+    for suffix in ("", *(SUFFIXES if family.kind is Kind.HISTOGRAM else ()))
+    if family.level is Level.PROCESS
 }
 """Metrics of the process about itself."""
 
@@ -147,7 +145,7 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
 def _family(selector: Selector) -> tuple[Family, str]:
     """The family of a selector's name, and a histogram's suffix. Raises SelectorError."""
     known = family_of(selector.name)
-    if known is None:
+    if known is None or known[0].level is Level.PROCESS:
         names = {family.name for family in FAMILIES}
         if selector.name in names:
             raise SelectorError(f"{selector.name} is a histogram; ask for its _count, _sum or _bucket")

@@ -12,7 +12,7 @@ from exporter.explain.contributions import ADDED, ADDED_TO_SOURCE, BEHIND, NUMBE
 from exporter.explain.selector import Selector
 from exporter.exposition.textformat import number as written
 from exporter.metrics.families import FAMILIES, Family, Kind
-from exporter.metrics.jobview import JobView
+from exporter.snapshot.job import JobView
 from exporter.state.schema import StepState, StoredRun
 
 SUFFIXES = ("_count", "_sum", "_bucket")
@@ -112,8 +112,8 @@ def _series(view: JobView, family: Family, suffix: str) -> Iterator[Series]:
     def named(values: Labels) -> dict[str, str]:
         return {**common, **dict(zip(family.labels_of(view), values, strict=True))}
 
-    if family.rows is not None:
-        for values, value in family.rows(view) if view.gauged else ():
+    if family.samples is not None:
+        for values, value in family.samples(view) if view.gauged else ():
             yield Series(family=family, suffix="", labels=named(values), values=values, value=value)
     for key, count in state.counts.get(family.name, {}).items():
         values = _values(family, key)

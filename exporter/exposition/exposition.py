@@ -1,26 +1,44 @@
-"""What `/metrics` answers, made when the data changes: both formats, each plain and compressed.
+"""The page that `/metrics` serves, made of a snapshot: both formats, each plain and compressed.
 
-Each job and source has a small block of lines in each family. A change replaces blocks, and the families that hold them
-are joined and compressed again; the others stay as they are.
+The page is a pure function of the snapshot (and of the process's own metrics, which the client library keeps). Each job
+and source has a small block of lines in each family. Only the blocks of views that are not those of the snapshot before
+are made again, and only the families that hold them are joined and compressed again.
 """
 
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from operator import itemgetter
+from typing import Protocol, TypeVar
 
 import msgspec
 import prometheus_client
 import prometheus_client.openmetrics.exposition as openmetrics_exposition
 from prometheus_client.metrics_core import Metric
 
-from exporter.counting.records import Counted, SourceState
 from exporter.exposition.gzipped import deflated, member
-from exporter.exposition.textformat import EMPTY, Block, counter_block, gauge_block, header, histogram_block, prefix_of
-from exporter.metrics.families import FAMILIES, STEP_DURATION, Family, Kind, Level
-from exporter.metrics.jobview import JobView
+from exporter.exposition.textformat import (
+    EMPTY,
+    Block,
+    counter_block,
+    header,
+    histogram_block,
+    prefix_of,
+    sample_block,
+)
+from exporter.metrics.families import FAMILIES, Family, Kind, Level
 from exporter.metrics.zero_first import Owner, Series, ZeroFirst
+from exporter.snapshot.job import JobView
+from exporter.snapshot.snapshot import ExporterView, Snapshot
+from exporter.snapshot.source import SourceView
 
-EXPORTER: Owner = ("exporter",)
+Key = TypeVar("Key", int, str)
+
+View = JobView | SourceView | ExporterView
+
+LIMITED = frozenset(
+    each.name for each in FAMILIES if each.level is Level.JOB or (each.samples is None and each.zero_first)
+)
+"""Families that jobrun_exporter_series counts: those of jobs, and those that record what was found wrong."""
 
 
 class Metrics(Protocol):
@@ -75,26 +93,29 @@ class _FamilyBlocks:
         self.series = 0
         self._heads = tuple(_Lines.of(header(family, openmetrics=openmetrics)) for openmetrics in (False, True))
         self._blocks: dict[Owner, Block] = {}
+        self._sorted = True
         self._exemplified: set[Owner] = set()
         self._made: tuple[_Lines, _Lines] | None = None
 
     def put(self, owner: Owner, block: Block) -> tuple[str, ...]:
-        """Replaces an owner's block; gives the unreleased series of the one before."""
+        """Replace an owner's block; return the pending series of the one before."""
         old = self._blocks.get(owner, EMPTY)
         if block == old:
-            return old.unreleased
+            return old.pending
         self._made = None
         self.series += block.lines - old.lines
         (self._exemplified.discard if block.rich is block.plain else self._exemplified.add)(owner)
         if block.lines:
+            self._sorted = self._sorted and owner in self._blocks
             self._blocks[owner] = block
         else:
             del self._blocks[owner]
-        return old.unreleased
+        return old.pending
 
     def parts(self, *, openmetrics: bool) -> tuple[_Lines, _Lines]:
-        """Header and lines in a format."""
+        """Return header and lines in a format."""
         if self._made is None:
+            self._sort()
             plain = _Lines.of(b"".join([block.plain for block in self._blocks.values()]))
             rich = plain
             if self._exemplified:
@@ -102,86 +123,75 @@ class _FamilyBlocks:
             self._made = plain, rich
         return self._heads[openmetrics], self._made[openmetrics]
 
+    def _sort(self) -> None:
+        # The order must not depend on which owner had lines first: each process makes the same bytes of a snapshot.
+        if not self._sorted:
+            self._blocks = dict(sorted(self._blocks.items(), key=itemgetter(0)))
+            self._sorted = True
+
 
 class Exposition:
-    """The current page, and what the next one will be made of.
+    """Makes pages of snapshots. `page` is replaced whole, so readers take it without waiting.
 
-    `update` and `publish` may be called by any thread. Readers take `page`, which is replaced whole, without waiting.
+    Args:
+        metrics: The families that the client library keeps.
+        zero_first: Is told which series a page is the first to show as 0.
     """
 
-    def __init__(self, metrics: Metrics, holds: ZeroFirst) -> None:
+    def __init__(self, metrics: Metrics, zero_first: ZeroFirst) -> None:
         self.page: Page | None = None
         self._metrics = _WithoutCreated(metrics)
-        self._holds = holds
+        self._zero_first = zero_first
         self._lock = threading.Lock()
-        self._families = tuple(_FamilyBlocks(family) for family in FAMILIES)
+        self._families = tuple(map(_FamilyBlocks, FAMILIES))
         self._levels = {level: [each for each in self._families if each.family.level is level] for level in Level}
-        self._newly_shown: set[Series] = set()
+        self._snapshot = Snapshot()
+        self._newly_pending: set[Series] = set()
 
-    def update(
-        self,
-        *,
-        jobs: Iterable[JobView] = (),
-        removed_jobs: Iterable[int] = (),
-        sources: Iterable[SourceState] = (),
-        removed_sources: Iterable[str] = (),
-        exporter: Counted | None = None,
-    ) -> None:
-        """Takes in what changed; it is seen with the next `publish`."""
+    def render(self, snapshot: Snapshot) -> Page:
+        """Make the page of a snapshot, and serve it."""
         with self._lock:
-            for view in jobs:
-                self._put_job(view)
-            for source in sources:
-                self._put_counted(("source", source.name), Level.SOURCE, (source.name,), source)
-            if exporter is not None:
-                self._put_counted(EXPORTER, Level.EXPORTER, (), exporter)
-            gone: list[Owner] = [("job", key) for key in removed_jobs]
-            gone += [("source", name) for name in removed_sources]
-            for owner in gone:
-                self._remove(owner)
-
-    def publish(self) -> Page:
-        """Makes the next page, the registry's families read anew, and serves it."""
-        with self._lock:
-            generation = 0 if self.page is None else self.page.generation + 1
-            text = self._parts(openmetrics=False)
-            rich = self._parts(openmetrics=True)
-            page = Page(generation, *_bodies(text), *_bodies(rich))
+            self._take_in(Level.JOB, self._snapshot.jobs, snapshot.jobs)
+            self._take_in(Level.SOURCE, self._snapshot.sources, snapshot.sources)
+            self._snapshot = snapshot
+            self._put(Level.PROCESS, snapshot.exporter)
+            # Twice, as the counters among these families are counted too.
+            self._put(Level.EXPORTER, snapshot.exporter)
+            self._put(Level.EXPORTER, msgspec.structs.replace(snapshot.exporter, series=self.series_by_family()))
+            text, rich = self._parts(openmetrics=False), self._parts(openmetrics=True)
+            page = Page(snapshot.generation, *_bodies(text), *_bodies(rich))
             self.page = page
-            self._holds.shown(generation, self._newly_shown)
-            self._newly_shown = set()
+            self._zero_first.shown(page.generation, self._newly_pending)
+            self._newly_pending = set()
             return page
 
-    def series_by_family(self) -> Mapping[str, int]:
-        """How many lines of samples each family has. Never waits, so that a collector of the registry may ask."""
-        return {each.family.name: each.series for each in self._families}
+    def _take_in(self, level: Level, before: Mapping[Key, View], now: Mapping[Key, View]) -> None:
+        """Replace the blocks of what changed: views that are the same objects have not."""
+        for key in before.keys() - now.keys():
+            for blocks in self._levels[level]:
+                self._replace(blocks, before[key].owner, EMPTY)
+        for key, view in now.items():
+            if before.get(key) is not view:
+                self._put(level, view)
 
-    def _put_job(self, view: JobView) -> None:
-        state = view.state
-        owner: Owner = ("job", state.key)
-        prefix = prefix_of(Level.JOB, (state.source, state.project, state.name))
-        for blocks in self._levels[Level.JOB]:
-            self._put(blocks, owner, _job_block(blocks.family, prefix, view))
-
-    def _put_counted(self, owner: Owner, level: Level, names: tuple[str, ...], counted: Counted) -> None:
-        prefix = prefix_of(level, names)
+    def _put(self, level: Level, view: View) -> None:
+        prefix = prefix_of(level, view.common_labels)
         for blocks in self._levels[level]:
-            series = counted.counts.get(blocks.family.name, {})
-            self._put(blocks, owner, counter_block(blocks.family, prefix, series))
+            self._replace(blocks, view.owner, block_of(blocks.family, prefix, view))
 
-    def _remove(self, owner: Owner) -> None:
-        for blocks in self._families:
-            self._put(blocks, owner, EMPTY)
-
-    def _put(self, blocks: _FamilyBlocks, owner: Owner, block: Block) -> None:
+    def _replace(self, blocks: _FamilyBlocks, owner: Owner, block: Block) -> None:
         before = blocks.put(owner, block)
-        if before == block.unreleased:
+        if before == block.pending:
             return
         name = blocks.family.name
-        self._newly_shown.update((owner, name, labels) for labels in set(block.unreleased).difference(before))
-        ended = [(owner, name, labels) for labels in set(before).difference(block.unreleased)]
-        self._newly_shown.difference_update(ended)
-        self._holds.forget(ended)
+        self._newly_pending.update((owner, name, labels) for labels in set(block.pending).difference(before))
+        ended = [(owner, name, labels) for labels in set(before).difference(block.pending)]
+        self._newly_pending.difference_update(ended)
+        self._zero_first.forget(ended)
+
+    def series_by_family(self) -> Mapping[str, int]:
+        """Return how many lines of samples each family of jobs and each one that shows what was missed has."""
+        return {each.family.name: each.series for each in self._families if each.family.name in LIMITED}
 
     def _parts(self, *, openmetrics: bool) -> list[_Lines]:
         parts = [part for blocks in self._families for part in blocks.parts(openmetrics=openmetrics)]
@@ -192,16 +202,15 @@ class Exposition:
         return [*parts, _Lines.of(rest)]
 
 
-def _job_block(family: Family, prefix: str, view: JobView) -> Block:
-    if family.kind is Kind.GAUGE:
-        return gauge_block(family, prefix, view) if view.gauged else EMPTY
-    if not view.counted or view.withheld:
+def block_of(family: Family, prefix: str, view: View) -> Block:
+    """Return the lines of an owner in a family. `prefix`: the labels that all of its series have."""
+    if family.samples is not None:
+        return sample_block(family, prefix, family.labels_of(view), family.samples(view)) if view.gauged else EMPTY
+    if not view.has_series(family.name):
         return EMPTY
     if family.kind is Kind.COUNTER:
-        return counter_block(family, prefix, view.state.counts.get(family.name, {}))
-    if family.name == STEP_DURATION and not view.step_histograms:
-        return EMPTY
-    return histogram_block(family, prefix, view.state.distributions.get(family.name, {}))
+        return counter_block(family, prefix, view.record.counts.get(family.name, {}))
+    return histogram_block(family, prefix, view.record.distributions.get(family.name, {}))
 
 
 def _bodies(lines: list[_Lines]) -> tuple[Body, Body]:

@@ -6,13 +6,13 @@ timestamp.
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
 from exporter.counting.records import SEPARATOR, Count, Distribution, Exemplar, clean
 from exporter.metrics.families import LEVEL_LABELS, Family, Kind, Level
-from exporter.metrics.jobview import JobView
+from exporter.metrics.samples import Row
 
 EXEMPLAR_LIMIT = 128
 """How many characters the names and values of an exemplar's labels may have together."""
@@ -25,13 +25,13 @@ class Block(msgspec.Struct, frozen=True):
         plain: For the text format.
         rich: For OpenMetrics; the same object unless there are exemplars.
         lines: How many.
-        unreleased: Label values, as the state joins them, of series that are shown as 0 for now.
+        pending: Label values, as records join them, of series that are served as 0 for now.
     """
 
     plain: bytes = b""
     rich: bytes = b""
     lines: int = 0
-    unreleased: tuple[str, ...] = ()
+    pending: tuple[str, ...] = ()
 
 
 EMPTY = Block()
@@ -66,38 +66,39 @@ def header(family: Family, *, openmetrics: bool) -> bytes:
     return f"# HELP {name} {text}\n# TYPE {name} {family.kind}\n".encode()
 
 
-def gauge_block(family: Family, prefix: str, view: JobView) -> Block:
-    """A gauge's lines for a job. A value that is no number has no line."""
-    if family.rows is None:
-        return EMPTY
-    names = family.labels_of(view)
+def sample_block(family: Family, prefix: str, names: tuple[str, ...], rows: Iterable[Row]) -> Block:
+    """Return the lines of samples. A value that is not a number has no line."""
+    known = [(values, value) for values, value in rows if not math.isnan(value)]
+    if not (prefix or names):
+        return _block([f"{family.name} {number(value)}" for _, value in known], {}, ())
     start = _start(family.name, prefix, names)
-    rows = [(values, value) for values, value in family.rows(view) if not math.isnan(value)]
-    return _block([f"{start}{labels(names, values)}}} {number(value)}" for values, value in rows], {}, ())
+    return _block([f"{start}{labels(names, values)}}} {number(value)}" for values, value in known], {}, ())
 
 
 def counter_block(family: Family, prefix: str, series: Mapping[str, Count]) -> Block:
-    """A counter's lines for an owner."""
+    """Return a counter's lines for an owner."""
     start = _start(family.name, prefix, family.labels)
+    exposed = {key: count.released or not family.zero_first for key, count in series.items()}
     lines = [
-        f"{start}{_labels_of(family, key)}}} {number(count.value if count.released else 0)}"
+        f"{start}{_labels_of(family, key)}}} {number(count.value if exposed[key] else 0)}"
         for key, count in series.items()
     ]
     exemplars = {
-        at: count.exemplar for at, count in enumerate(series.values()) if count.exemplar is not None and count.released
+        at: count.exemplar for at, (key, count) in enumerate(series.items()) if count.exemplar and exposed[key]
     }
-    return _block(lines, exemplars, _unreleased(series))
+    return _block(lines, exemplars, tuple([key for key, done in exposed.items() if not done]))
 
 
 def histogram_block(family: Family, prefix: str, series: Mapping[str, Distribution]) -> Block:
-    """A histogram's lines for an owner."""
+    """Return a histogram's lines for an owner."""
     lines: list[str] = []
     exemplars: dict[int, Exemplar] = {}
-    for key, held in series.items():
-        shown = held.shown() if held.released else Distribution.empty(held.shown_bounds, released=False)
+    pending = tuple([key for key, each in series.items() if family.zero_first and not each.released])
+    for key, each in series.items():
+        shown = Distribution.empty(each.shown_bounds) if key in pending else each.shown()
         exemplars |= {len(lines) + bucket: exemplar for bucket, exemplar in shown.exemplars.items()}
         lines += _histogram(family, prefix, _labels_of(family, key), shown)
-    return _block(lines, exemplars, _unreleased(series))
+    return _block(lines, exemplars, pending)
 
 
 def _histogram(family: Family, prefix: str, pairs: str, shown: Distribution) -> Iterator[str]:
@@ -126,18 +127,14 @@ def _labels_of(family: Family, key: str) -> str:
     return labels(family.labels, tuple(key.split(SEPARATOR, len(family.labels) - 1))) if family.labels else ""
 
 
-def _unreleased(series: Mapping[str, Count] | Mapping[str, Distribution]) -> tuple[str, ...]:
-    return tuple([key for key, held in series.items() if not held.released])
-
-
-def _block(lines: list[str], exemplars: Mapping[int, Exemplar], unreleased: tuple[str, ...]) -> Block:
+def _block(lines: list[str], exemplars: Mapping[int, Exemplar], pending: tuple[str, ...]) -> Block:
     if not lines:
         return EMPTY
     plain = _encoded(lines)
     rich = plain
     if exemplars:
         rich = _encoded([line + _exemplar(exemplars.get(at)) for at, line in enumerate(lines)])
-    return Block(plain, plain if rich == plain else rich, len(lines), unreleased)
+    return Block(plain, plain if rich == plain else rich, len(lines), pending)
 
 
 def _encoded(lines: list[str]) -> bytes:
@@ -154,4 +151,4 @@ def _exemplar(exemplar: Exemplar | None) -> str:
 
 def prefix_of(level: Level, names: tuple[str, ...]) -> str:
     """The labels that all series of an owner begin with."""
-    return labels(LEVEL_LABELS[level], names)
+    return labels(LEVEL_LABELS.get(level, ()), names)

@@ -27,7 +27,7 @@ from exporter.history.replay import Past, Replay, bare
 from exporter.history.samples import Samples
 from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.model import Batch, Step
 from exporter.once import NoPages
 from exporter.polling.view import LedgerView
@@ -150,7 +150,7 @@ class _Book:
         loaded = LoadedState(sources=[], jobs=jobs, open_runs=[], exporter=Counted())
         self._ledger = Ledger(lambda: OpenedState(store=self._store, loaded=loaded))
         self._ledger.load()
-        self.assembly = Assembly(config, self._ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
+        self.assembly = Assembly(config, self._ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
         self._rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
         before.check(self._rules)
         self._ledger.configure(self._rules, counting_rules(config), config.metrics.step_histograms)

@@ -13,15 +13,15 @@ from exporter.assembly import counting_rules
 from exporter.config.config import Config
 from exporter.counting.classify import seed
 from exporter.counting.records import Counted, JobState, oldest
-from exporter.exposition.publisher import ConfiguredSource
-from exporter.exposition.textformat import counter_block, gauge_block, histogram_block, prefix_of
+from exporter.exposition.exposition import block_of
+from exporter.exposition.textformat import prefix_of
 from exporter.history.samples import Samples, Unit
-from exporter.learning.expectations import escalation, expectation, objective_of
 from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.families import FAMILIES, Family, Kind, Level
-from exporter.metrics.jobview import JobView
 from exporter.model import Batch, State, Step
+from exporter.snapshot.builder import ConfiguredSource, ViewBuilder
+from exporter.snapshot.job import JobView
 from exporter.state.opening import OpenedState
 from exporter.state.schema import StoredRun
 from exporter.state.storage import LoadedState
@@ -104,7 +104,8 @@ class Replay:
         self._past = past
         self._samples = samples
         rules = counting_rules(config)
-        self._rules = msgspec.structs.replace(rules, released=True)
+        self._rules = msgspec.structs.replace(rules, zero_first=False)
+        self._views = ViewBuilder(config, {past.name: shown})
         store = Store("")
         store.load()
         loaded = LoadedState(sources=[], jobs=[self._begun(job) for job in past.jobs], open_runs=[], exporter=Counted())
@@ -120,7 +121,8 @@ class Replay:
         """A job with its series at 0."""
         fresh = bare(job)
         if not job.folded:
-            seed(fresh, self._shown.rules.results, self._rules, attempts=self._shown.rules.attempts)
+            seed(fresh, self._shown.rules.results, attempts=self._shown.rules.attempts)
+            fresh.expose()
         return fresh
 
     @property
@@ -202,30 +204,14 @@ class Replay:
         view = self._view(job)
         prefix = prefix_of(Level.JOB, (job.source, job.project, job.name))
         for family in WRITTEN:
-            for lines in _units(family, block_of(family, self._samples.prefix(prefix), view)):
+            for lines in _units(family, block_of(family, self._samples.prefix(prefix), view).plain):
                 yield Unit.of(family, lines), lines
 
     def _view(self, job: JobState) -> JobView:
-        objective = objective_of(self._config, job)
-        expected = expectation(job, objective)
-        told = escalation(self._config, self._shown.settings, objective)
-        return JobView(
-            state=job,
-            active=_counted(self._active.get(job.key, {}).values()),
-            results=self._shown.rules.results,
-            has_steps=self._shown.rules.steps != "off",
-            freshness=expected.freshness,
-            duration_budget=expected.duration_budget,
-            schedule=expected.schedule,
-            unparsed=expected.unparsed,
-            learned=expected.learned,
-            team=told.team,
-            page=told.page,
-            failures_to_page=told.failures_to_page,
-            labels=told.labels,
-            job_url=job.job.url,
-            step_histograms=self._ledger.step_histograms,
-        )
+        view = self._views.job(job, step_histograms=self._ledger.step_histograms)
+        active = _counted(self._active.get(job.key, {}).values())
+        # The past has no links to single runs, and nothing was due in it.
+        return msgspec.structs.replace(view, active=active, objective=None, failed_run_url="", next_expected=None)
 
 
 def _counted(active: Iterable[tuple[State, float]]) -> dict[State, tuple[int, float | None]]:
@@ -233,19 +219,6 @@ def _counted(active: Iterable[tuple[State, float]]) -> dict[State, tuple[int, fl
     runs = list(active)
     starts = {state: [since for each, since in runs if each is state] for state in State}
     return {state: (len(found), oldest(found)) for state, found in starts.items() if found}
-
-
-def block_of(family: Family, prefix: str, view: JobView) -> bytes:
-    """A job's lines in a family, without timestamps."""
-    if family.kind is Kind.GAUGE:
-        return gauge_block(family, prefix, view).plain if view.gauged else b""
-    if not view.counted:
-        return b""
-    if family.kind is Kind.COUNTER:
-        return counter_block(family, prefix, view.state.counts.get(family.name, {})).plain
-    if family.name == "jobrun_step_duration_seconds" and not view.step_histograms:
-        return b""
-    return histogram_block(family, prefix, view.state.distributions.get(family.name, {})).plain
 
 
 def _units(family: Family, block: bytes) -> Iterator[bytes]:

@@ -38,7 +38,7 @@ FEWEST_STARTS = 3
 PATIENCE = 10 * MINUTE
 
 
-class Cadence(msgspec.Struct, frozen=True, kw_only=True):
+class Cadence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """When a job usually starts.
 
     Attributes:

@@ -17,12 +17,22 @@ LATEST = 50
 """So many of the latest successful runs tell how long one takes."""
 
 
-class Learned(msgspec.Struct, frozen=True, kw_only=True):
-    """What was learned of a job; None where there is not enough to go by."""
+class Learned(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """What was learned of a job; None where there is not enough to go by.
+
+    Attributes:
+        cadence: When it usually starts.
+        freshness: Largest age that its last success usually has, in seconds.
+        duration_budget: Seconds that a run may take.
+        at: When it was learned.
+        last_run: The run that had completed last then.
+    """
 
     cadence: Cadence | None = None
     freshness: float | None = None
     duration_budget: float | None = None
+    at: float | None = None
+    last_run: str = ""
 
 
 NOTHING = Learned()

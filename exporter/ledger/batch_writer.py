@@ -14,7 +14,18 @@ from exporter.counting.records import OTHER, JobState, ScopeState, clean, label_
 from exporter.counting.rules import SourceRules
 from exporter.ledger.sightings import Sighting, Sightings
 from exporter.ledger.transaction import Transaction
-from exporter.metrics.families import QUEUE_DURATION, RUN_DURATION
+from exporter.metrics.families import (
+    DELAY,
+    DELAY_BUCKETS,
+    FETCHED,
+    QUEUE_DURATION,
+    RUN_DURATION,
+    RUNS,
+    STEPS_LOST,
+    TRUNCATED,
+    UNMAPPED,
+    UNOBSERVED,
+)
 from exporter.model import Batch, Disposition, Result, Run, Step, Window, one_row_per_run
 from exporter.state.schema import StepState, StoredRun
 
@@ -238,6 +249,16 @@ class BatchWriter:
             verdict = classify.classify(sighting.before.known, run, context)
             self._believe(key, sighting, verdict, rows.get(run.run_id), counts=verdict.counts)
 
+    def tally(self) -> None:
+        """Add what the rows meant, and how late their runs were counted, to the source's counters."""
+        source = self._transaction.source
+        for disposition, rows in self.stats.dispositions.items():
+            source.count(FETCHED, disposition, amount=rows)
+        if self.stats.delays:
+            delays = source.distribution(DELAY, bounds=DELAY_BUCKETS)
+            for seconds in self.stats.delays:
+                delays.observe(max(0.0, seconds))
+
     def _moved_away(self, key: int, run: Run, row: StoredRun) -> None:
         """Take a run from its job: it belongs to one that the configuration excludes, and counts for none."""
         if row.known.mark is CountState.OPEN:
@@ -289,11 +310,11 @@ class BatchWriter:
         )
 
     def _unmapped(self, word: str) -> None:
-        family = "jobrun_source_unmapped_status_total"
+        family = UNMAPPED
         word = clean(word)[:60]
         known = self._transaction.source.counts.get(family, {})
         label = word if word in known or len(known) < MAX_WORDS else OTHER
-        self._transaction.source.count(family, label, released=self._counting.released)
+        self._transaction.source.count(family, label)
 
     def _ending(self, stored: StoredRun, steps: Sequence[Step] | None) -> None:
         """Counts an ending; its steps are asked for later, unless they came with it."""
@@ -308,7 +329,7 @@ class BatchWriter:
         if stored.known.earlier:
             # It was created for its first life: what it waited since then says nothing about this one.
             shown = msgspec.structs.replace(shown, queue_duration=None)
-        classify.count_ending(target, shown, self._counting_of(target), attempts=self._rules.attempts)
+        classify.count_ending(target, shown, attempts=self._rules.attempts)
         self._observe(target, shown)
         if classify.note_ending(state, shown, self._moment.now):
             self._transaction.recount.add(state.key)
@@ -362,7 +383,7 @@ class BatchWriter:
     def _progress(self, batch: Batch, scope: ScopeState) -> None:
         source, now = self._transaction.source, self._moment.now
         if batch.truncated:
-            source.count("jobrun_source_truncated_responses_total", amount=batch.truncated)
+            source.count(TRUNCATED, amount=batch.truncated)
             source.last_truncated = now
         for window in batch.unobserved:
             if window.start < min(window.end, now):
@@ -382,10 +403,10 @@ class BatchWriter:
         del source.unobserved[:-MAX_RANGES]
         if seconds:
             source.last_unobserved = self._moment.now
-        if self._moment.starting and not self._counting.released:
+        if self._moment.starting and self._counting.zero_first:
             source.held_unobserved += seconds
         else:
-            source.count("jobrun_source_unobserved_seconds_total", amount=seconds)
+            source.count(UNOBSERVED, amount=seconds)
 
     def expire_open_runs(self, row: StoredRun) -> None:
         """End an open run as `unknown`: no duration, no change of the last-run gauges and the streak.
@@ -405,7 +426,7 @@ class BatchWriter:
         if state.missing_since is not None:
             self._transaction.stay(state.key)
         target = self._transaction.target(state)
-        target.count("jobrun_runs_total", Result.UNKNOWN, released=self._counting.released)
+        target.count(RUNS, Result.UNKNOWN)
         self.stats.results[Result.UNKNOWN] += 1
 
     def steps(self, row: StoredRun, steps: Sequence[Step]) -> None:
@@ -420,7 +441,7 @@ class BatchWriter:
             classify.count_steps(target, steps, labels, self._counting, histograms=self._histograms)
         elif not target.overflow:
             for label in labels.values():
-                classify.seed_step(target, label, self._counting)
+                classify.seed_step(target, label)
         classify.note_steps(state, row.known.run, steps, row.seen)
         self._transaction.runs[row.known.run.run_id] = msgspec.structs.replace(
             row,
@@ -437,7 +458,7 @@ class BatchWriter:
             return
         self._transaction.runs[row.known.run.run_id] = msgspec.structs.replace(row, steps=StepState.LOST, due=None)
         if row.known.mark is CountState.COUNTED:
-            self._transaction.source.count("jobrun_source_steps_lost_total")
+            self._transaction.source.count(STEPS_LOST)
 
     def steps_failed(self, row: StoredRun) -> None:
         """Notes that asking for a run's steps failed; they are asked for again, for as long as it takes."""

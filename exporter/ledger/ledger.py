@@ -30,28 +30,33 @@ from exporter.counting.rules import SourceRules, included
 from exporter.errors import StateError
 from exporter.ledger.batch_writer import MISSING_GRACE, BatchStats, BatchWriter, PollContext, Present
 from exporter.ledger.books import LedgerState
+from exporter.ledger.learner import is_due, learn_job
 from exporter.ledger.open_runs import OpenRuns
 from exporter.ledger.sightings import Sightings
+from exporter.ledger.status import PollReport, carry_over, count_skipped, is_up, record_poll, seed_source
 from exporter.ledger.transaction import Transaction
-from exporter.metrics.families import QUEUE_DURATION, RUN_DURATION, STEP_DURATION
+from exporter.metrics.families import (
+    COLD_STARTS,
+    QUEUE_DURATION,
+    RUN_DURATION,
+    STEP_DURATION,
+    STEPS_LOST,
+    TRUNCATED,
+    UNOBSERVED,
+)
 from exporter.metrics.zero_first import Owner, Series
 from exporter.model import Batch, Step
+from exporter.snapshot.builder import Committed
+from exporter.snapshot.snapshot import ExporterView
 from exporter.state.opening import OpenedState
 from exporter.state.schema import StepState, StoredRun
 from exporter.state.storage import LoadedState, Storage
 
-UNOBSERVED = "jobrun_source_unobserved_seconds_total"
-
-COLD_STARTS = "jobrun_exporter_state_cold_starts_total"
-
-STEPS_LOST = "jobrun_source_steps_lost_total"
-
 PRUNE_BATCH = 10_000
 """Runs that are forgotten in one transaction, so that polls need not wait for long."""
 
-SEEDED = (UNOBSERVED, "jobrun_source_truncated_responses_total", STEPS_LOST)
-"""A source's own counters that are there from the start."""
-
+SEEDED = (UNOBSERVED, TRUNCATED, STEPS_LOST)
+"""A source's own counters that are there from the first poll on."""
 
 MANY_STEPS = 2000
 """Steps of all jobs above which `auto` keeps no histograms of them."""
@@ -73,12 +78,10 @@ class Ledger:
 
     Args:
         opening: Opens the state; called by `load`.
-        commit_failed: Told of each time that the state could not be opened or written.
     """
 
-    def __init__(self, opening: Callable[[], OpenedState], commit_failed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, opening: Callable[[], OpenedState]) -> None:
         self._opening = opening
-        self._commit_failed = commit_failed
         self._lock = threading.RLock()
         self._rules: dict[str, SourceRules] = {}
         self._open = OpenRuns()
@@ -91,10 +94,13 @@ class Ledger:
         self._stale = False
         self._begun: set[str] = set()
         self.committed = LedgerState()
-        self._counting = Rules(run_buckets=(), step_buckets=(), released=False)
+        self._polled: set[str] = set()
+        self._counting = Rules(run_buckets=(), step_buckets=())
         self._step_mode = "auto"
         self.step_histograms = True
         self.last_commit: float | None = None
+        self.commit_errors = 0
+        """How often the state could not be opened or written."""
         self.error = ""
         """Why the state could not be opened or written when that was last tried."""
 
@@ -130,7 +136,7 @@ class Ledger:
             self._fill(opened.loaded)
         self.error = opened.error
         if opened.store is None:
-            self._commit_failed()
+            self.commit_errors += 1
             raise StateError(opened.error)
         self._store = opened.store
         if self._cold:
@@ -141,7 +147,7 @@ class Ledger:
             store.verify()
         except StateError as error:
             self.error = str(error)
-            self._commit_failed()
+            self.commit_errors += 1
             raise
 
     def _fill(self, loaded: LoadedState) -> None:
@@ -149,12 +155,14 @@ class Ledger:
         committed.exporter = loaded.exporter
         committed.sources = {source.name: source for source in loaded.sources}
         self._open, self._sightings = OpenRuns(), defaultdict(Sightings)
-        for name in committed.sources:
+        for name, source in committed.sources.items():
             self._open.add_source(name)
+            if name in self.committed.sources:
+                carry_over(self.committed.sources[name], source)
         for job in loaded.jobs:
             committed.take(job, self._series(job))
-        for source, row in loaded.open_runs:
-            self._open.put(source, _as_open(row, committed.jobs[row.job]))
+        for name, row in loaded.open_runs:
+            self._open.put(name, _as_open(row, committed.jobs[row.job]))
         self.committed = committed
         self._changed = Changed(everything=True)
         for name, rules in self._rules.items():
@@ -167,7 +175,7 @@ class Ledger:
     def _count_cold_start(self) -> None:
         """Count a start without a state. What cannot be written now is counted with the next thing that can."""
         exporter = copy(self.committed.exporter)
-        exporter.count(COLD_STARTS, self._cold, released=self._counting.released)
+        exporter.count(COLD_STARTS, self._cold)
         self._replace([exporter])
         self._cold = ""
 
@@ -201,7 +209,11 @@ class Ledger:
         """A source that the state does not know gets an empty record, to be written with its first reading."""
         known = self.committed.sources.get(name)
         if known is None or known.baseline is None:
-            self.committed.sources[name] = SourceState(name=name, identity=rules.identity)
+            fresh = SourceState(name=name, identity=rules.identity)
+            if known is not None:
+                carry_over(known, fresh)
+            known = fresh
+        self._keep_in_memory(known, seed_source)
         self._open.add_source(name)
         for job in [job for job in self.committed.jobs.values() if job.source == name]:
             shown = laid_out(job, self._layouts(rules, job))
@@ -229,7 +241,7 @@ class Ledger:
                 yield store
         except StateError as error:
             self.error = str(error)
-            self._commit_failed()
+            self.commit_errors += 1
             raise
         self.error = ""
 
@@ -251,6 +263,8 @@ class Ledger:
         """Write a draft, then take it into the books. What can fail is done before the COMMIT."""
         if self._cold:
             transaction.count_for_exporter(COLD_STARTS, self._cold)
+        if not self._counting.zero_first:
+            _expose_all(transaction)
         with self._writing() as store:
             store.put_source(transaction.source, transaction.scopes, transaction.notes)
             store.put_runs(transaction.source.name, transaction.runs.values())
@@ -310,12 +324,11 @@ class Ledger:
             self._settle(source, now)
             transaction = self._transaction(source, now)
             state = transaction.source
-            before = copy(self.committed.sources[source])
-            if state.baseline is None:
-                state.baseline = now
-            for family in SEEDED:
-                state.count(family, amount=0, released=self._counting.released)
-            if state != before:
+            unknown = [family for family in SEEDED if family not in state.counts]
+            for family in unknown:
+                state.count(family, amount=0)
+            if state.baseline is None or unknown:
+                state.baseline = now if state.baseline is None else state.baseline
                 self._commit(transaction, now)
 
     def _settle(self, source: str, now: float) -> BatchStats:
@@ -328,6 +341,7 @@ class Ledger:
             transaction = self._transaction(source, now, poll_context.started)
             writer = self._entry(transaction, poll_context)
             writer.settle(self.rows(source, waiting))
+            writer.tally()
             self._commit(transaction, now)
             stats = writer.stats
         sightings.clear()
@@ -380,6 +394,7 @@ class Ledger:
             writer = self._entry(transaction, poll_context)
             ids = {run.run_id for run in batch.runs}.union(batch.gone)
             writer.batch(batch, self.rows(source, ids))
+            writer.tally()
             self._commit(transaction, poll_context.now)
             self._sightings[source].add(writer.sightings)
             self._begun.add(source)
@@ -455,6 +470,47 @@ class Ledger:
             if row.known.mark is CountState.BASELINE and row.steps is StepState.NONE:
                 transaction.runs[run_id] = msgspec.structs.replace(row, steps=StepState.BASELINE, due=now)
 
+    def mark(self, source: str, now: float, *, read: bool) -> None:
+        """Record whether a source is up before its poll has ended: what comes after the reading may take long."""
+        with self._lock:
+            self._polled.add(source)
+            known = self.committed.sources.get(source)
+            up = known is not None and is_up(known, read=read)
+            if known is not None and known.status.up is not up:
+                self._record_status(source, now, lambda state: _set_up(state, up=up))
+
+    def skip_polls(self, source: str, polls: int, now: float) -> None:
+        """Record polls that came due while one was running."""
+        self._record_status(source, now, lambda state: count_skipped(state, polls))
+
+    def finish_poll(self, source: str, report: PollReport) -> None:
+        """Record how a poll went."""
+        with self._lock:
+            self._polled.add(source)
+            pending = None
+            with suppress(StateError):
+                pending = self.count_pending_steps(source)
+            self._record_status(source, report.ended, lambda state: record_poll(state, report, pending))
+
+    def _record_status(self, source: str, now: float, change: Callable[[SourceState], None]) -> None:
+        """Change how a source stands; in memory alone while the state cannot be written, until it can."""
+        with self._lock:
+            if source not in self._rules:
+                return  # a reload has removed it while it was polled
+            try:
+                transaction = self._transaction(source, now)
+                change(transaction.source)
+                self._commit(transaction, now)
+            except StateError:
+                self._keep_in_memory(self.committed.sources[source], change)
+
+    def _keep_in_memory(self, source: SourceState, change: Callable[[SourceState], None]) -> None:
+        """Change a copy of a source's record, and put it in its place."""
+        state = fork(source)
+        change(state)
+        state.scopes, state.notes = joined(state.scopes), joined(state.notes)
+        self.committed.sources[state.name] = state
+
     # --- steps ---
 
     def pending_steps(self, source: str, now: float, limit: int) -> list[StoredRun]:
@@ -499,7 +555,7 @@ class Ledger:
                     if owner is held:
                         _release(changed[owner], family, labels)
                     else:
-                        self._release_unobserved(changed[owner])
+                        _expose_unobserved(changed[owner])
             self._replace(changed.values())
 
     def _record(self, owner: Owner) -> JobState | SourceState | Counted | None:
@@ -522,16 +578,11 @@ class Ledger:
                 store.put_source(source, (), ())
             for exporter in exporters:
                 store.put_exporter(exporter)
-        self.committed.jobs.update(jobs)
+        for job in jobs.values():
+            self.committed.take(job, self.committed.series[job.key])
         self.committed.sources.update(sources)
         self.committed.exporter = exporters[0] if exporters else self.committed.exporter
         self._changed.jobs |= jobs.keys()
-
-    def _release_unobserved(self, state: JobState | SourceState | Counted) -> None:
-        """Add the seconds that were found unobserved at the start, now that the restored value has been served."""
-        if isinstance(state, SourceState) and state.held_unobserved:
-            state.count(UNOBSERVED, amount=state.held_unobserved, released=self._counting.released)
-            state.held_unobserved = 0.0
 
     # --- housekeeping ---
 
@@ -567,7 +618,7 @@ class Ledger:
         for name in list(self.committed.sources):
             mark = marks.get(name, newest)
             while mark is not None:
-                some = self._prune(name, min(now, mark) - retention)
+                some = self._prune(name, min(now, mark) - retention, now)
                 pruned += some
                 if some < PRUNE_BATCH:
                     break
@@ -578,7 +629,7 @@ class Ledger:
                 self._store.checkpoint()
         return pruned
 
-    def _prune(self, name: str, before: float) -> int:
+    def _prune(self, name: str, before: float, now: float) -> int:
         """In one transaction with the time: what is pruned and shown again must not count again."""
         with self._lock:
             if self._store is None:
@@ -593,6 +644,7 @@ class Ledger:
                     source.count(STEPS_LOST, amount=pruned.steps_lost)
                 store.put_source(source, (), ())
             with self._taking():
+                self.last_commit = now
                 source.scopes, source.notes = joined(source.scopes), joined(source.notes)
                 self.committed.sources[name] = source
                 # What was learned of them may be forgotten too.
@@ -619,13 +671,46 @@ class Ledger:
                     self.committed.delete(key)
                 self._changed.jobs |= set(empty)
 
+    def due_to_learn(self) -> list[int]:
+        """Return the keys of the jobs that the next `drain` will report, and whose past is worth reading again."""
+        with self._lock:
+            return [job.key for job in self.changed() if job.source in self._rules and is_due(job, self.last_commit)]
+
+    def learn(self, jobs: Iterable[int]) -> None:
+        """Read the past of jobs, and record what it teaches."""
+        with self._lock:
+            now, store = self.last_commit or 0.0, self.store()
+            known = [self.committed.jobs[key] for key in jobs if key in self.committed.jobs]
+            learned = [copy(job) for job in known]
+            for job in learned:
+                job.learned = learn_job(store, job, now)
+            self._replace(learned)
+
     # --- looking ---
 
-    def drain(self) -> Changed:
-        """What has changed since the last call."""
+    def drain(self) -> Committed:
+        """Return what is committed, and which jobs have changed since the last call."""
         with self._lock:
             changed, self._changed = self._changed, Changed()
-            return changed
+            return Committed(
+                jobs=self.committed.jobs,
+                sources=self.committed.sources,
+                exporter=self._exporter_view(),
+                open_runs={name: self._open.ordered(name) for name in self._rules},
+                changed=None if changed.everything else changed.jobs,
+                starting=frozenset(self._starting),
+                polled=frozenset(self._polled),
+                step_histograms=self.step_histograms,
+            )
+
+    def _exporter_view(self) -> ExporterView:
+        return ExporterView(
+            record=self.committed.exporter,
+            last_commit=self.last_commit,
+            state_size=self.size() if self.last_commit is not None else 0,
+            state_error=self.error,
+            commit_errors=self.commit_errors,
+        )
 
     def changed(self) -> list[JobState]:
         """The committed records of the jobs that the next `drain` will tell of."""
@@ -688,6 +773,25 @@ def _check(sources: Iterable[SourceState], rules: Mapping[str, SourceRules]) -> 
                 f"source {known.name}: the state holds the runs of {known.identity}, the configuration names "
                 f"{wanted.identity}; give the source a new name, or the exporter a new state.path"
             )
+
+
+def _expose_all(transaction: Transaction) -> None:
+    """Expose all that a transaction changes at once: zero-first is off."""
+    for record in (transaction.source, *transaction.jobs.values(), transaction.exporter):
+        if record is not None:
+            record.expose()
+    _expose_unobserved(transaction.source)
+
+
+def _expose_unobserved(state: JobState | SourceState | Counted) -> None:
+    """Add the seconds that were found unobserved at the start, now that the restored value has been served."""
+    if isinstance(state, SourceState) and state.held_unobserved:
+        state.count(UNOBSERVED, amount=state.held_unobserved)
+        state.held_unobserved = 0.0
+
+
+def _set_up(state: SourceState, *, up: bool) -> None:
+    state.status = msgspec.structs.replace(state.status, up=up)
 
 
 def _release(counted: Counted, family: str, labels: str) -> None:

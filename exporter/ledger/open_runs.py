@@ -17,6 +17,7 @@ class OpenRuns:
         self._by_source: dict[str, Runs] = {}
         self._by_scope: defaultdict[tuple[str, str], Runs] = defaultdict(dict)
         self._by_job: defaultdict[int, Runs] = defaultdict(dict)
+        self._ordered: dict[str, tuple[OpenRun, ...]] = {}
 
     def add_source(self, source: str) -> None:
         """Make a place for a source's runs."""
@@ -26,6 +27,7 @@ class OpenRuns:
         """Put a run in place of what was known of it. Return the keys of the jobs whose open runs change."""
         changed = self.drop(source, run.run_id) | {run.job}
         self._by_source.setdefault(source, {})[run.run_id] = run
+        self._ordered.pop(source, None)
         self._by_scope[source, run.scope][run.run_id] = run
         self._by_job[run.job][run.run_id] = run
         return changed
@@ -35,6 +37,7 @@ class OpenRuns:
         run = self._by_source.get(source, {}).pop(run_id, None)
         if run is None:
             return set()
+        self._ordered.pop(source, None)
         _remove(self._by_scope, (source, run.scope), run_id)
         _remove(self._by_job, run.job, run_id)
         return {run.job}
@@ -43,6 +46,12 @@ class OpenRuns:
         """Return the open runs of a source or of one of its scopes, oldest first."""
         runs = self._by_source[source] if scope is None else self._by_scope.get((source, scope), {})
         return sorted(runs.values(), key=lambda run: run.origin)
+
+    def ordered(self, source: str) -> tuple[OpenRun, ...]:
+        """Return the open runs of a source, oldest first; the same tuple while nothing changes."""
+        if source not in self._ordered:
+            self._ordered[source] = tuple(self.of(source))
+        return self._ordered[source]
 
     def is_busy(self, job: int) -> bool:
         """Return whether a job has open runs."""

@@ -229,7 +229,7 @@ class Transaction:
 
     def _begin(self, state: JobState) -> None:
         """Seed a job's series, or fold the job where there is no room for them."""
-        seed(state, self._rules.results, self._counting, attempts=self._rules.attempts)
+        seed(state, self._rules.results, attempts=self._rules.attempts)
         was_folded, state.folded = state.folded, False  # a folded job has no series of its own to be counted
         series = self._weight(state)
         state.folded = not self._fits(series)
@@ -296,7 +296,7 @@ class Transaction:
             baseline=self._now,
             overflow=True,
         )
-        seed(other, self._rules.results, self._counting, attempts=self._rules.attempts)
+        seed(other, self._rules.results, attempts=self._rules.attempts)
         self.jobs[key] = other
         return other
 
@@ -365,7 +365,7 @@ class Transaction:
         """Adds to one of the exporter's own counters."""
         if self._exporter is None:
             self._exporter = copy(self._books.exporter)
-        self._exporter.count(family, label, released=self._counting.released)
+        self._exporter.count(family, label)
 
 
 def _rhythm(job: Job) -> tuple[object, ...]:

@@ -1,28 +1,40 @@
-"""All metric families that show the state: a row each.
+"""All metric families, one row each: those of jobs, of sources, of the exporter, and of its process.
 
-A gauge names the function that makes its samples. A counter or histogram does not: its series are those that the state
-holds under its name, so that a new counter is a new row here and nothing else.
+A gauge names the function that makes its samples of a view. A counter or histogram does not: its series are those that
+the records hold under its name, so a new counter is a new row here and nothing else.
 """
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 
-from exporter.metrics.jobview import (
-    JobView,
-    Rows,
+from exporter.errors import REASONS
+from exporter.metrics.samples import (
+    Row,
     active_runs,
+    build_info,
     configured_labels,
     job_info,
     last_failed_run,
     last_run_status,
     last_run_steps,
     learned_expectations,
+    objective_jobs,
     of_last_run,
+    of_rate_limit,
     oldest_active_starts,
+    once_known,
+    scopes,
+    served_series,
     single,
+    source_info,
 )
+from exporter.model import Disposition
+from exporter.snapshot.job import JobView
+from exporter.snapshot.snapshot import ExporterView
+from exporter.snapshot.source import SourceView
 
 
 class Kind(enum.StrEnum):
@@ -39,12 +51,22 @@ class Level(enum.StrEnum):
     JOB = "job"
     SOURCE = "source"
     EXPORTER = "exporter"
+    PROCESS = "process"
 
 
-LEVEL_LABELS = {Level.JOB: ("source", "project", "job_name"), Level.SOURCE: ("source",), Level.EXPORTER: ()}
+class Stability(enum.StrEnum):
+    """What users may rely on; docs/metrics.md says what each word promises."""
+
+    STABLE = "stable"
+    EXPERIMENTAL = "experimental"
+    DEPRECATED = "deprecated"
 
 
-class Family(msgspec.Struct, frozen=True):
+LEVEL_LABELS = {Level.JOB: ("source", "project", "job_name"), Level.SOURCE: ("source",)}
+"""Labels that all families of a level have."""
+
+
+class Family(msgspec.Struct, frozen=True, kw_only=True):
     """One metric family.
 
     Attributes:
@@ -52,43 +74,85 @@ class Family(msgspec.Struct, frozen=True):
         kind: Its type.
         help: One sentence for people.
         labels: Its labels beyond those of its level.
-        rows: What a gauge's samples are; None for counters and histograms.
         level: What its series belong to.
-        more_labels: Names of labels behind these that a job's view decides.
+        samples: Makes a gauge's samples of a view of its level; None for series that records hold under its name.
+        stability: What users may rely on.
+        zero_first: Whether a new series is served as 0 until a scrape has seen it.
+        seeds: Values of its one label that are known before anything happens.
+        buckets: The bounds of a histogram that does not take them from the configuration.
+        more_labels: Names of further labels that a job's view decides.
     """
 
     name: str
     kind: Kind
     help: str
     labels: tuple[str, ...] = ()
-    rows: Rows | None = None
     level: Level = Level.JOB
+    # A row's level says which view its function gets.
+    samples: Callable[[Any], Iterable[Row]] | None = None
+    stability: Stability = Stability.STABLE
+    zero_first: bool = True
+    seeds: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
     more_labels: Callable[[JobView], tuple[str, ...]] | None = None
 
-    def labels_of(self, view: JobView) -> tuple[str, ...]:
-        """Return the labels of a job's series beyond those of its level."""
+    def labels_of(self, view: Any) -> tuple[str, ...]:  # noqa: ANN401  # as above
+        """Return the labels of an owner's series beyond those of its level."""
         return self.labels if self.more_labels is None else self.labels + self.more_labels(view)
 
     @property
     def all_labels(self) -> tuple[str, ...]:
         """Its labels, those of its level first."""
-        return LEVEL_LABELS[self.level] + self.labels
+        return LEVEL_LABELS.get(self.level, ()) + self.labels
 
 
-def counter(name: str, help_text: str, *labels: str, level: Level = Level.JOB) -> Family:
-    """A row whose series the state holds under this name."""
-    return Family(name, Kind.COUNTER, help_text, labels, level=level)
+def counter(name: str, text: str, *labels: str, **more: Any) -> Family:  # noqa: ANN401  # the fields of a row
+    """Return a row whose series the records hold under this name."""
+    return Family(name=name, kind=Kind.COUNTER, help=text, labels=labels, **more)
 
 
-def histogram(name: str, help_text: str, *labels: str) -> Family:
-    """A row whose series the state holds under this name."""
-    return Family(name, Kind.HISTOGRAM, help_text, labels)
+def histogram(name: str, text: str, *labels: str, **more: Any) -> Family:  # noqa: ANN401  # as above
+    """Return a row whose series the records hold under this name."""
+    return Family(name=name, kind=Kind.HISTOGRAM, help=text, labels=labels, **more)
 
 
-def gauge(name: str, help_text: str, rows: Rows, *labels: str) -> Family:
-    """A row whose samples are made of a view of the job."""
-    return Family(name, Kind.GAUGE, help_text, labels, rows)
+def gauge(name: str, text: str, samples: Callable[[JobView], Iterable[Row]], *labels: str, **more: Any) -> Family:  # noqa: ANN401  # as above
+    """Return a row whose samples are made of a view of a job."""
+    return Family(name=name, kind=Kind.GAUGE, help=text, labels=labels, samples=samples, **more)
 
+
+def source_counter(name: str, text: str, *labels: str, **more: Any) -> Family:  # noqa: ANN401  # as above
+    """Return a row whose series the records of sources hold under this name."""
+    return Family(name=name, kind=Kind.COUNTER, help=text, labels=labels, level=Level.SOURCE, **more)
+
+
+def source_gauge(name: str, text: str, samples: Callable[[SourceView], Iterable[Row]], *labels: str) -> Family:
+    """Return a row whose samples are made of a view of a source."""
+    return Family(name=name, kind=Kind.GAUGE, help=text, labels=labels, level=Level.SOURCE, samples=samples)
+
+
+def exporter_gauge(name: str, text: str, samples: Callable[[ExporterView], Iterable[Row]], *labels: str) -> Family:
+    """Return a row whose samples are made of the view of the exporter."""
+    return Family(name=name, kind=Kind.GAUGE, help=text, labels=labels, level=Level.EXPORTER, samples=samples)
+
+
+def process_row(
+    name: str, kind: Kind, text: str, samples: Callable[[ExporterView], Iterable[Row]], *labels: str
+) -> Family:
+    """Return a row about this process, made of the view of the exporter."""
+    return Family(name=name, kind=kind, help=text, labels=labels, level=Level.PROCESS, samples=samples)
+
+
+def request_row(name: str, kind: Kind, text: str, *labels: str, buckets: tuple[float, ...] = ()) -> Family:
+    """Return a row about the requests that this process sends for a source."""
+    return Family(name=name, kind=kind, help=text, labels=("source", *labels), level=Level.PROCESS, buckets=buckets)
+
+
+OUTCOMES = ("success", "partial", "error", "skipped")
+NO_LABEL = ("",)
+"""The seed of a family without labels of its own."""
+REQUEST_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+DELAY_BUCKETS = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0)
 
 RUNS = "jobrun_runs_total"
 RUN_DURATION = "jobrun_run_duration_seconds"
@@ -96,36 +160,53 @@ QUEUE_DURATION = "jobrun_run_queue_duration_seconds"
 ERRORS = "jobrun_run_errors_total"
 STEPS = "jobrun_steps_total"
 STEP_DURATION = "jobrun_step_duration_seconds"
+UNOBSERVED = "jobrun_source_unobserved_seconds_total"
+TRUNCATED = "jobrun_source_truncated_responses_total"
+STEPS_LOST = "jobrun_source_steps_lost_total"
+UNMAPPED = "jobrun_source_unmapped_status_total"
+POLLS = "jobrun_source_polls_total"
+POLL_ERRORS = "jobrun_source_poll_errors_total"
+FETCHED = "jobrun_source_runs_fetched_total"
+MISSED_POLLS = "jobrun_exporter_scheduler_missed_polls_total"
+DELAY = "jobrun_source_observation_delay_seconds"
+OVERFLOW = "jobrun_exporter_series_overflow_total"
+COLD_STARTS = "jobrun_exporter_state_cold_starts_total"
+REQUESTS = "jobrun_source_api_requests_total"
+REQUEST_DURATION = "jobrun_source_api_request_duration_seconds"
+RETRIES = "jobrun_source_api_retries_total"
+RATE_LIMIT_WAIT = "jobrun_source_rate_limit_wait_seconds_total"
 
 FAMILIES: tuple[Family, ...] = (
-    counter(RUNS, "Runs that ended, by result; every ending is counted once.", "result"),
-    histogram(RUN_DURATION, "How long ended runs took, from start to end.", "result"),
-    histogram(QUEUE_DURATION, "How long ended runs waited before they started."),
-    counter("jobrun_run_retries_total", "Attempts beyond the first, added when a run ends."),
-    counter("jobrun_runs_recovered_total", "Runs that ended well after a failed attempt."),
+    counter(RUNS, "Completed runs by result; every completed run is counted once.", "result"),
+    histogram(RUN_DURATION, "How long completed runs took, from start to end.", "result"),
+    histogram(QUEUE_DURATION, "How long completed runs waited before they started."),
+    counter("jobrun_run_retries_total", "Attempts beyond the first, added when a run completes."),
+    counter("jobrun_runs_recovered_total", "Runs that succeeded after a failed attempt."),
     counter(ERRORS, "Failed runs by type of error.", "error_type"),
-    gauge("jobrun_active_runs", "Runs that have not ended, by what they do.", active_runs, "state"),
+    gauge("jobrun_active_runs", "Active runs by state.", active_runs, "state"),
     gauge(
         "jobrun_oldest_active_run_start_timestamp_seconds",
-        "Earliest start of the runs that have not ended.",
+        "Earliest start of the active runs.",
         oldest_active_starts,
         "state",
     ),
     gauge(
         "jobrun_last_run_status",
-        "1 for the result of the run that ended last, 0 for the others; unchanged while a new run goes on.",
+        "1 for the result of the run that completed last, 0 for the others; unchanged while a new run is active.",
         last_run_status,
         "status",
     ),
     gauge(
         "jobrun_last_run_start_timestamp_seconds",
-        "Start of the run that ended last.",
+        "Start of the run that completed last.",
         of_last_run(lambda run: run.start),
     ),
-    gauge("jobrun_last_run_end_timestamp_seconds", "End of the run that ended last.", of_last_run(lambda run: run.end)),
+    gauge(
+        "jobrun_last_run_end_timestamp_seconds", "End of the run that completed last.", of_last_run(lambda run: run.end)
+    ),
     gauge(
         "jobrun_last_run_duration_seconds",
-        "How long the run that ended last took.",
+        "How long the run that completed last took.",
         of_last_run(lambda run: run.duration),
     ),
     gauge(
@@ -140,24 +221,24 @@ FAMILIES: tuple[Family, ...] = (
     ),
     gauge(
         "jobrun_consecutive_failures",
-        "Failed runs since the last success; cancelled, skipped and unknown ones change nothing.",
+        "Failed runs since the last success; canceled, skipped and unknown ones change nothing.",
         single(lambda view: view.state.streak),
     ),
     gauge(
         "jobrun_failing_since_timestamp_seconds",
-        "End of the first failure since the last success; absent while the job is well.",
+        "End of the first failure since the last success; absent while the job does not fail.",
         single(lambda view: view.state.failing_since),
     ),
     gauge(
         "jobrun_last_failed_run_info",
-        "The last run that failed; one series a job.",
+        "The last run that failed; one series per job.",
         last_failed_run,
         *("run_id", "run_url", "failed_step", "error_type"),
     ),
-    counter(STEPS, "Steps of ended runs, by result.", "step_name", "result"),
+    counter(STEPS, "Steps of completed runs by result.", "step_name", "result"),
     counter(
         "jobrun_step_root_failures_total",
-        "Ended runs in which this step failed first; steps skipped after it are not blamed.",
+        "Completed runs in which this step failed first; steps skipped after it are not blamed.",
         "step_name",
     ),
     histogram(STEP_DURATION, "How long steps took, from start to end.", "step_name"),
@@ -167,12 +248,11 @@ FAMILIES: tuple[Family, ...] = (
         last_run_steps,
         "result",
     ),
-    Family(
+    gauge(
         "jobrun_job_info",
-        Kind.GAUGE,
         "What is known of the job, and the labels that objectives add; one series per job.",
-        ("job_id", "schedule", "team", "page", "stop_cause", "url"),
         job_info,
+        *("job_id", "schedule", "team", "page", "stop_cause", "url"),
         more_labels=configured_labels,
     ),
     gauge("jobrun_job_enabled", "Whether the job may run.", single(lambda view: view.state.job.enabled)),
@@ -183,12 +263,12 @@ FAMILIES: tuple[Family, ...] = (
     ),
     gauge(
         "jobrun_job_next_run_expected_timestamp_seconds",
-        "When the next run should start, by its schedule or else by the usual interval; absent when unknown.",
+        "When the next run should start, by its schedule or else by the usual interval; absent if unknown.",
         single(lambda view: view.next_expected),
     ),
     gauge(
         "jobrun_job_freshness_objective_seconds",
-        "Largest age of the last success, as configured or else as learned.",
+        "Largest age that the last success may have, as configured or else as learned.",
         single(lambda view: view.freshness),
     ),
     gauge(
@@ -201,6 +281,7 @@ FAMILIES: tuple[Family, ...] = (
         "1 for next_run, freshness or duration_budget, where it is learned from the job's runs alone; else absent.",
         learned_expectations,
         "expectation",
+        stability=Stability.EXPERIMENTAL,
     ),
     gauge(
         "jobrun_job_schedule_unparsed",
@@ -209,40 +290,168 @@ FAMILIES: tuple[Family, ...] = (
     ),
     gauge(
         "jobrun_job_failures_to_page",
-        "Failed runs in a row after which somebody is paged: failures_to_page of the job's objective.",
+        "Failed runs in a row after which the job pages: failures_to_page of its objective.",
         single(lambda view: view.failures_to_page),
+        stability=Stability.EXPERIMENTAL,
     ),
-    counter(
-        "jobrun_source_unobserved_seconds_total",
-        "Seconds in which endings were never read, because the API no longer shows them.",
-        level=Level.SOURCE,
+    source_counter(
+        UNOBSERVED,
+        "Seconds in which completed runs were never read, because the API no longer shows them.",
     ),
-    counter(
-        "jobrun_source_truncated_responses_total",
-        "Answers that the API had trimmed; they are asked for again in parts.",
-        level=Level.SOURCE,
-    ),
-    counter(
-        "jobrun_source_steps_lost_total",
-        "Ended runs whose steps the API did not have.",
-        level=Level.SOURCE,
-    ),
-    counter(
-        "jobrun_source_unmapped_status_total",
-        "Runs seen with a status word that the exporter does not know, once a run and status.",
+    source_counter(TRUNCATED, "Responses that the API had trimmed; they are requested again in parts."),
+    source_counter(STEPS_LOST, "Completed runs whose steps the API did not have."),
+    source_counter(
+        UNMAPPED,
+        "Runs seen with a status that the exporter does not know, once per run and status.",
         "status",
-        level=Level.SOURCE,
     ),
     counter(
-        "jobrun_exporter_series_overflow_total",
-        "Series that were not made because there are too many; their events are counted under __other__.",
+        OVERFLOW,
+        "Series that were not created because there are too many; their events are counted under __other__.",
         "family",
         level=Level.EXPORTER,
     ),
     counter(
-        "jobrun_exporter_state_cold_starts_total",
+        COLD_STARTS,
         "Starts without a usable state: new (no file), lost (beyond what the APIs show), corrupt (set aside).",
         "reason",
         level=Level.EXPORTER,
     ),
+    source_gauge(
+        "jobrun_source_up", "Whether the last poll read every readable scope.", single(lambda view: view.status.up)
+    ),
+    source_gauge("jobrun_source_info", "Provider and API of a source, as labels.", source_info, "provider", "api_url"),
+    source_gauge("jobrun_source_scopes", "Scopes by whether the credential may read them.", scopes, "state"),
+    source_gauge("jobrun_source_jobs", "Jobs known of a source.", once_known(lambda view: view.jobs)),
+    source_gauge(
+        "jobrun_source_watermark_timestamp_seconds",
+        "All completed runs up to this time are counted.",
+        once_known(lambda view: view.watermark),
+    ),
+    source_gauge(
+        "jobrun_source_last_poll_timestamp_seconds",
+        "When the last poll ended, whatever its outcome.",
+        single(lambda view: view.status.last_poll),
+    ),
+    source_gauge(
+        "jobrun_source_last_success_timestamp_seconds",
+        "When the last successful poll ended.",
+        single(lambda view: view.status.last_success),
+    ),
+    source_gauge(
+        "jobrun_source_last_poll_duration_seconds",
+        "How long the last poll took.",
+        single(lambda view: view.status.last_poll_duration),
+    ),
+    source_gauge(
+        "jobrun_source_poll_interval_seconds",
+        "The interval between polls that is in force.",
+        single(lambda view: view.interval),
+    ),
+    source_gauge(
+        "jobrun_source_credential_expiry_timestamp_seconds",
+        "When the credential in use expires.",
+        single(lambda view: view.status.credential_expiry),
+    ),
+    source_gauge(
+        "jobrun_source_step_fetches_pending",
+        "Completed runs whose steps have yet to be fetched.",
+        single(lambda view: view.status.pending_steps),
+    ),
+    source_counter(POLLS, "Polls by outcome.", "outcome", zero_first=False, seeds=OUTCOMES),
+    source_counter(POLL_ERRORS, "Errors of polls by reason.", "reason", zero_first=False, seeds=REASONS),
+    source_counter(
+        FETCHED,
+        "Rows of runs by what they meant.",
+        "disposition",
+        zero_first=False,
+        seeds=tuple(map(str, Disposition)),
+    ),
+    histogram(
+        DELAY,
+        "Time from the end of a run until it was counted.",
+        level=Level.SOURCE,
+        zero_first=False,
+        buckets=DELAY_BUCKETS,
+    ),
+    source_gauge(
+        "jobrun_source_rate_limit_limit_requests",
+        "The API's tightest rate limit.",
+        of_rate_limit(lambda known: known.limit),
+    ),
+    source_gauge(
+        "jobrun_source_rate_limit_remaining_requests",
+        "What remains of the API's tightest rate limit.",
+        of_rate_limit(lambda known: known.remaining),
+    ),
+    source_gauge(
+        "jobrun_source_rate_limit_reset_timestamp_seconds",
+        "When the API's tightest rate limit resets.",
+        of_rate_limit(lambda known: known.reset),
+    ),
+    source_counter(MISSED_POLLS, "Polls that came due while one was running.", zero_first=False, seeds=NO_LABEL),
+    source_gauge(
+        "jobrun_exporter_tracked_runs",
+        "Open runs that are followed.",
+        once_known(lambda view: len(view.open_runs)),
+    ),
+    exporter_gauge(
+        "jobrun_exporter_state_last_commit_timestamp_seconds",
+        "When the state was last written.",
+        single(lambda view: view.last_commit),
+    ),
+    exporter_gauge(
+        "jobrun_exporter_state_size_bytes", "Size of the state on disk.", single(lambda view: view.state_size or None)
+    ),
+    exporter_gauge(
+        "jobrun_objective_jobs",
+        "Jobs that have an objective, by its place in the configuration, counted from 0.",
+        objective_jobs,
+        "objective",
+    ),
+    exporter_gauge("jobrun_exporter_series", "Series served, by metric family.", served_series, "family"),
+    exporter_gauge(
+        "jobrun_exporter_series_limit",
+        "The configured limit of domain series.",
+        single(lambda view: view.series_limit),
+    ),
+    process_row(
+        "jobrun_exporter_build_info",
+        Kind.GAUGE,
+        "Version, as labels.",
+        build_info,
+        *("version", "revision", "python_version"),
+    ),
+    process_row(
+        "jobrun_exporter_config_last_reload_successful",
+        Kind.GAUGE,
+        "Whether the last reload of the config was applied.",
+        single(lambda view: None if view.reload is None else view.reload.successful),
+    ),
+    process_row(
+        "jobrun_exporter_config_last_reload_success_timestamp_seconds",
+        Kind.GAUGE,
+        "When a config was last applied.",
+        single(lambda view: None if view.reload is None else view.reload.applied),
+    ),
+    process_row(
+        "jobrun_exporter_state_commit_errors_total",
+        Kind.COUNTER,
+        "Failed writes of the state.",
+        single(lambda view: view.commit_errors),
+    ),
 )
+
+REQUEST_FAMILIES: tuple[Family, ...] = (
+    request_row(REQUESTS, Kind.COUNTER, "Requests by endpoint and code.", "endpoint", "code"),
+    request_row(
+        REQUEST_DURATION,
+        Kind.HISTOGRAM,
+        "How long requests took, including the whole response.",
+        "endpoint",
+        buckets=REQUEST_BUCKETS,
+    ),
+    request_row(RETRIES, Kind.COUNTER, "Requests that were sent again."),
+    request_row(RATE_LIMIT_WAIT, Kind.COUNTER, "Time that requests waited for the budget."),
+)
+"""Families of the process's own requests, which the client library keeps: they start at 0 with each process."""

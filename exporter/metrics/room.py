@@ -4,9 +4,9 @@ import functools
 from collections.abc import Sequence
 
 from exporter.counting.records import OTHER, JobState, LastFailure, LastRun
-from exporter.metrics.families import ERRORS, FAMILIES, QUEUE_DURATION, RUN_DURATION
-from exporter.metrics.jobview import JobView
+from exporter.metrics.families import ERRORS, FAMILIES, QUEUE_DURATION, RUN_DURATION, Level
 from exporter.model import Job, Result, State
+from exporter.snapshot.job import JobView
 
 EXPECTED_RESULTS = (Result.SUCCESS, Result.FAILURE)
 """Results of which each job is expected to have a histogram of durations sooner or later."""
@@ -68,4 +68,5 @@ def _gauges(results: tuple[Result, ...], has_steps: bool) -> int:  # noqa: FBT00
         next_expected=0.0,
         learned=("next_run", "freshness", "duration_budget"),
     )
-    return sum(1 for family in FAMILIES if family.rows is not None for _ in family.rows(view))
+    gauges = [family for family in FAMILIES if family.level is Level.JOB and family.samples is not None]
+    return sum(1 for family in gauges for _ in (family.samples(view) if family.samples else ()))

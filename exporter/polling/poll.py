@@ -4,6 +4,7 @@ Sources raise; this is the place that catches, counts and tells.
 """
 
 import contextlib
+import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import msgspec
 import structlog
 
 from exporter.client.budget import Stopped
+from exporter.counting.records import SourceStatus
 from exporter.counting.rules import SourceRules
 from exporter.errors import (
     AuthError,
@@ -23,8 +25,10 @@ from exporter.errors import (
 )
 from exporter.ledger.batch_writer import BatchStats, PollContext
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SourceMetrics
+from exporter.ledger.status import PollReport
+from exporter.metrics.requests import RequestObserver
 from exporter.model import Disposition
+from exporter.polling.backoff import backoff
 from exporter.polling.view import LedgerView
 from exporter.sources.source import Source
 from exporter.state.schema import StoredRun
@@ -91,11 +95,12 @@ class Poller:
         rules: The source's rules.
         source: The vendor's side.
         ledger: Where readings are committed.
-        meter: Where the poll is measured.
+        requests: What the API last reported of its rate limit and of the credential.
         api_clock: The present by the API's clock.
         monotonic: A clock that never jumps, in seconds.
         sweep_interval: Seconds between sweeps; None for no sweeps.
         pages: Where committed things are served.
+        auth_backoff: Least seconds to the next poll after the API has refused the credential.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
@@ -103,28 +108,46 @@ class Poller:
         rules: SourceRules,
         source: Source,
         ledger: Ledger,
-        meter: SourceMetrics,
+        requests: RequestObserver,
         *,
         api_clock: ApiClock,
         monotonic: Callable[[], float],
         sweep_interval: float | None,
         pages: Pages,
+        auth_backoff: float = 0.0,
     ) -> None:
         self._rules = rules
         self._source = source
         self._ledger = ledger
-        self._meter = meter
+        self._requests = requests
         self._clock = api_clock
         self._monotonic = monotonic
         self._sweep_interval = sweep_interval
         self._pages = pages
+        self._auth_backoff = auth_backoff
         self._log = structlog.get_logger().bind(source=rules.name)
-        self.failures = 0
         self.polled = False
         self._begun: float | None = None
-        self.last_outcome = ""
-        self.last_error = ""
-        self.last_reason = ""
+        self._skips = 0
+        self._skips_lock = threading.Lock()
+
+    @property
+    def status(self) -> SourceStatus:
+        """How the source stands after its last poll, this process's or one before."""
+        return self._ledger.source(self._rules.name).status
+
+    @property
+    def failures(self) -> int:
+        """Failed polls since the last one that did not fail."""
+        return self.status.failures
+
+    def wait(self) -> float:
+        """Return the seconds to the next poll."""
+        return self._wait(self.status.failures, self.status.reason)
+
+    def _wait(self, failures: int, reason: str) -> float:
+        refused = reason == AuthError.reason
+        return max(backoff(self._rules.poll_interval, failures), self._auth_backoff if refused else 0.0)
 
     def round_seconds(self) -> float:
         """Seconds in which the source reads everything once; 0 where every poll does."""
@@ -150,7 +173,7 @@ class Poller:
             self._note(result, error)
         with contextlib.suppress(StateError):
             self._check_clock_skew(result)
-        self._tell(result, self._monotonic() - begun)
+        self._finish(result, self._monotonic() - begun)
         return result.outcome
 
     def _note(self, result: PollResult, error: Exception) -> None:
@@ -165,6 +188,22 @@ class Poller:
         if not isinstance(error, JobrunError):
             self._log.error("poll failed", exc_info=error)
 
+    def skip(self) -> None:
+        """Note a poll that came due while this one runs."""
+        with self._skips_lock:
+            self._skips += 1
+
+    def _take_skips(self) -> int:
+        with self._skips_lock:
+            skips, self._skips = self._skips, 0
+            return skips
+
+    def report_skipped_polls(self) -> None:
+        """Record polls that came due while a long one still runs."""
+        if skips := self._take_skips():
+            self._ledger.skip_polls(self._rules.name, skips, self._clock.now())
+            self._pages.publish_throttled()
+
     def report_long_first_poll(self) -> None:
         """Show a first poll that goes on for very long as a source that is down: nobody must wait for it in silence."""
         longest = max(LONGEST_FIRST_POLL, FIRST_POLL_INTERVALS * self._rules.poll_interval)
@@ -172,7 +211,7 @@ class Poller:
             return
         self.polled = True
         self._log.warning("first poll still running", duration=round(self._monotonic() - self._begun))
-        self._show(up=False)
+        self._ledger.mark(self._rules.name, self._clock.now(), read=False)
         self._pages.publish()
 
     def _read(self, begun: float, result: PollResult) -> Exception | None:
@@ -245,10 +284,6 @@ class Poller:
     def _enter(self, result: PollResult, entered: BatchStats) -> None:
         result.entered.dispositions.update(entered.dispositions)
         result.entered.results.update(entered.results)
-        for disposition, count in entered.dispositions.items():
-            if count:
-                self._meter.fetched(disposition, count)
-        self._meter.observation_delays(entered.delays)
 
     def _fetch_steps(self, begun: float, result: PollResult) -> None:
         """Fetch the steps of runs that are counted, for as long as the poll's time allows.
@@ -289,35 +324,31 @@ class Poller:
     def _show_all_is_read(self) -> None:
         """The steps, which may take long, keep nobody waiting."""
         publish = self._pages.publish_throttled if self.polled else self._pages.publish
-        self._show(up=True)
+        self._ledger.mark(self._rules.name, self._clock.now(), read=True)
         publish()
         self.polled = True
 
-    def _show(self, *, up: bool) -> bool:
-        """Show how the source stands; return whether it is up: at least one scope was read."""
-        name = self._rules.name
-        state = self._ledger.source(name)
-        readable = sum(scope.readable for scope in state.scopes.values())
-        up = up and (readable > 0 or not state.scopes)
-        self._meter.up(up)
-        self._meter.scopes(readable, len(state.scopes) - readable)
-        self._meter.watermark(state.watermark())
-        self._meter.jobs(sum(map(self._rules.shows, self._ledger.jobs_of(name))))
-        self._meter.tracked_runs(len(self._ledger.open_runs(name)))
-        return up
+    def _finish(self, result: PollResult, seconds: float) -> None:
+        """Record how the poll went, log it and show it."""
+        name, failures = self._rules.name, self.status.failures + 1 if result.outcome == "error" else 0
+        report = PollReport(
+            ended=self._clock.now(),
+            duration=seconds,
+            outcome=result.outcome,
+            reason=result.reason,
+            error=result.error,
+            reasons=result.reasons,
+            interval=max(self._wait(failures, result.reason), self._source.round_seconds()),
+            skipped=self._take_skips(),
+            rate_limit=self._requests.rate_limit,
+            credential_expiry=self._requests.expiry,
+        )
+        self._ledger.finish_poll(name, report)
+        self._log_result(result, seconds)
+        self._pages.publish()
+        self.polled = True
 
-    def _tell(self, result: PollResult, seconds: float) -> None:
-        name, now = self._rules.name, self._clock.now()
-        failed = result.outcome == "error"
-        self.failures = self.failures + 1 if failed else 0
-        self.last_outcome, self.last_error, self.last_reason = result.outcome, result.error, result.reason
-        self._meter.polled(result.outcome, now, seconds)
-        for reason in result.reasons:
-            self._meter.poll_error(reason)
-        if self._show(up=not failed):
-            self._meter.last_success(now)
-        with contextlib.suppress(StateError):
-            self._meter.step_fetches_pending(self._ledger.count_pending_steps(name))
+    def _log_result(self, result: PollResult, seconds: float) -> None:
         log = self._log.warning if result.error else self._log.info
         counts = {str(key): result.entered.dispositions[key] for key in Disposition if result.entered.dispositions[key]}
         error = {"reason": result.reason, "error": result.error} if result.error else {}
@@ -328,12 +359,10 @@ class Poller:
             batches=result.batches,
             endings=result.entered.results.total(),
             steps=result.steps,
-            open=len(self._ledger.open_runs(name)),
+            open=len(self._ledger.open_runs(self._rules.name)),
             **counts,
             **error,
         )
-        self._pages.publish()
-        self.polled = True
 
 
 def _described(error: Exception) -> tuple[str, str]:

@@ -14,13 +14,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
 
 from exporter.client.budget import Stopped
-from exporter.errors import AuthError
-from exporter.metrics.meters import SourceMetrics
 from exporter.polling.poll import Poller
-
-LONGEST_BACKOFF = 300.0
-BACKOFF_INTERVALS = 10
-"""While polls fail they come less often, up to the shorter of these: seconds, and intervals."""
 
 STAGGER = 0.25
 """Seconds between the first polls of two sources."""
@@ -50,36 +44,18 @@ class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
 
 
 class ScheduledSource:
-    """A source's poller with its meter and its interval in seconds; `idle` is held while a poll is under way.
+    """A source's poller and its interval in seconds; `idle` is held while a poll is running.
 
-    `auth_backoff`: seconds to wait, at the least, after the API has refused the credential. `skipped`: polls that came
-    due during the present one.
+    `skipped`: polls that came due during the current one.
     """
 
-    def __init__(
-        self, name: str, poller: Poller, meter: SourceMetrics, interval: float, *, auth_backoff: float = 0.0
-    ) -> None:
+    def __init__(self, name: str, poller: Poller, interval: float) -> None:
         self.name = name
         self.poller = poller
-        self.meter = meter
         self.interval = interval
-        self.auth_backoff = auth_backoff
         self.in_force = interval
         self.idle = threading.Lock()
         self.skipped = 0
-
-    def wait(self) -> float:
-        """Seconds to the next poll."""
-        refused = self.poller.last_reason == AuthError.reason
-        return max(backoff(self.interval, self.poller.failures), self.auth_backoff if refused else 0.0)
-
-
-def backoff(interval: float, failures: int) -> float:
-    """Seconds to the next poll after so many failed ones in a row: the first failure changes nothing."""
-    if failures <= 1:
-        return interval
-    longest = max(interval, min(BACKOFF_INTERVALS * interval, LONGEST_BACKOFF))
-    return float(min(interval * 2 ** min(failures - 1, 16), longest))
 
 
 class Schedule:
@@ -122,7 +98,6 @@ class Schedule:
             if source in keys:
                 self._scheduler.modify_job(keys[source], next_run_time=publish_throttled)
                 continue
-            source.meter.poll_interval(source.interval)
             # another source may have had this name, and its last poll may still be going
             key = f"{source.name} {next(self._numbers)}"
             self._sources[key] = source
@@ -185,8 +160,7 @@ class Schedule:
                 self._report_skipped(source)
         if not self._scheduler.running or key not in self._sources:
             return
-        wanted = source.wait()
-        source.meter.poll_interval(max(wanted, source.poller.round_seconds()))
+        wanted = source.poller.wait()
         if wanted != source.in_force:
             source.in_force = wanted
             with suppress(JobLookupError):  # a reload has ended it meanwhile
@@ -196,8 +170,7 @@ class Schedule:
         """A poll was still going when the next was due."""
         source = self._sources.get(event.job_id)
         if source is not None:
-            source.meter.skipped()
-            source.meter.missed_poll()
+            source.poller.skip()
             source.skipped += 1
             if source.skipped == 1:  # the others are told together, once the poll has ended
                 self._log.warning("poll skipped: the one before is still going", source=source.name)

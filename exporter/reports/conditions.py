@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from exporter.metrics.jobview import JobView
 from exporter.model import State
+from exporter.snapshot.job import JobView
 
 TOLERANCE = 600
 """A run may start this much later than expected."""

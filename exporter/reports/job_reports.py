@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from exporter.counting.records import LastRun
-from exporter.metrics.jobview import JobView
 from exporter.model import State
 from exporter.reports.conditions import STATUSES
 from exporter.reports.filters import JobOrder, JobQuery
 from exporter.reports.records import CompletedRun, JobReport
+from exporter.snapshot.job import JobView
 
 
 class AssessedJob(msgspec.Struct, frozen=True):

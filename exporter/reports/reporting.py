@@ -4,7 +4,6 @@ Nothing here waits for a poll or a transaction, or makes one wait.
 """
 
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -14,8 +13,6 @@ from exporter.config.config import Config
 from exporter.counting.classify import CountState
 from exporter.counting.records import JobState
 from exporter.errors import StateError
-from exporter.exposition.publisher import Publisher
-from exporter.ledger.ledger import Ledger
 from exporter.model import Step
 from exporter.reports import job_reports, run_reports
 from exporter.reports.errors import BusyError, InvalidParameterError, LogsOffError, ReportError, UnknownError
@@ -37,6 +34,7 @@ from exporter.reports.records import (
 from exporter.reports.runlist import RunSelection
 from exporter.reports.source_reports import report as source_report
 from exporter.reports.vendor_queries import VendorQueries
+from exporter.snapshot.snapshot import Snapshot
 from exporter.sources import SOURCES
 from exporter.sources.source import Source
 from exporter.state.schema import StoredRun
@@ -49,15 +47,13 @@ LONGEST_LOG = 200_000
 
 
 class Dependencies(NamedTuple):
-    """What the answers are made of. `config` and `assembly` are those in force; `refused`: the last reload's fault."""
+    """What the answers are made of. `config` and `assembly` are those in force, `snapshot` is the latest."""
 
-    ledger: Ledger
-    publisher: Publisher
+    snapshot: Callable[[], Snapshot]
     reader: Reader
     asking: VendorQueries
     config: Callable[[], Config]
     assembly: Callable[[], Assembly]
-    refused: Callable[[], str]
     clock: Callable[[], float] = time.time
 
 
@@ -75,20 +71,12 @@ class Reporter:
     # --- sources, jobs, problems ---
 
     def sources(self) -> tuple[SourceReport, ...]:
-        """How each source stands, in the order of the configuration."""
-        _, open_runs = self._parts.ledger.snapshot()
-        counts = Counter(view.state.source for view in list(self._parts.publisher.views.values()))
-        assembly = self._parts.assembly()
+        """Return how each source stands, in the order of the configuration."""
+        shown, now = self._parts.assembly().shown, self.now
         return tuple(
-            source_report(
-                polled,
-                assembly.shown[polled.name].settings,
-                self._parts.ledger.source(polled.name),
-                jobs=counts[polled.name],
-                open_runs=len(open_runs.get(polled.name, ())),
-                now=self.now,
-            )
-            for polled in assembly.polled
+            source_report(view, shown[name].settings.requests_per_minute, now)
+            for name, view in self._parts.snapshot().sources.items()
+            if name in shown
         )
 
     def jobs(self, wanted: JobQuery) -> JobList:
@@ -115,42 +103,42 @@ class Reporter:
         return tuple(job_reports.report(job, endings.get(job.view.state.key, ())) for job in jobs)
 
     def problems(self) -> tuple[Problem, ...]:
-        """What is wrong now, the most urgent first."""
-        ledger = self._parts.ledger
-        names = self._parts.assembly().shown
+        """Return what is wrong now, the most urgent first."""
+        snapshot = self._parts.snapshot()
+        exporter = snapshot.exporter
         return problems(
             Standing(
                 now=self.now,
                 sources=self.sources(),
                 jobs=tuple(self._judged()),
-                watermarks={name: ledger.source(name).watermark() for name in names},
-                refused=self._parts.refused(),
-                state_error=ledger.error,
-                unmatched=self._parts.publisher.unmatched,
+                watermarks={name: source.watermark for name, source in snapshot.sources.items()},
+                refused=exporter.reload.error if exporter.reload else "",
+                state_error=exporter.state_error,
+                unmatched=exporter.unmatched,
             )
         )
 
     def _judged(self) -> list[AssessedJob]:
-        """All jobs that are shown, as on the page of metrics that was made last."""
-        marks = {name: self._parts.ledger.source(name).watermark() for name in self._parts.assembly().shown}
-        # A dict's values are copied in one step of the interpreter, so no lock is needed.
-        views = [view for view in list(self._parts.publisher.views.values()) if not view.state.overflow]
-        return [job_reports.judged(view, marks.get(view.state.source)) for view in views]
+        """Return all jobs that are served, as on the page of metrics that was made last."""
+        snapshot = self._parts.snapshot()
+        views = (view for view in snapshot.jobs.values() if not view.state.overflow)
+        return [job_reports.judged(view, snapshot.watermark(view.state.source)) for view in views]
 
     def _judge(self, job: JobState) -> AssessedJob | None:
-        """One job; None if it is not shown."""
-        view = self._parts.publisher.views.get(job.key)
-        return None if view is None else job_reports.judged(view, self._parts.ledger.source(job.source).watermark())
+        """Return one job; None if it is not served."""
+        snapshot = self._parts.snapshot()
+        view = snapshot.jobs.get(job.key)
+        return None if view is None else job_reports.judged(view, snapshot.watermark(job.source))
 
     # --- runs ---
 
     def runs(self, wanted: RunQuery) -> RunList:
         """Runs, from the state."""
         self._check(wanted.source, wanted.limit)
-        jobs, _ = self._parts.ledger.snapshot()
+        jobs = self._parts.snapshot().records
         selection = RunSelection(
             sources=[wanted.source] if wanted.source else self._parts.assembly().shown.keys(),
-            jobs=_keys(jobs, wanted),
+            jobs=_keys(jobs.values(), wanted),
             result=wanted.result,
             state=wanted.state,
             run_id=wanted.run_id or None,
@@ -163,7 +151,8 @@ class Reporter:
         more = len(found) > wanted.limit and not wanted.run_id
         found = found[: wanted.limit]
         return RunList(
-            runs=tuple(self._run_report(each.row) for each in found),
+            # The snapshot may not know the job of a run that was committed a moment ago.
+            runs=tuple(self._run_report(each.row) for each in found if each.row.job in jobs),
             cursor=run_reports.encode_cursor(found[-1].place) if more else "",
         )
 
@@ -176,7 +165,7 @@ class Reporter:
             raise InvalidParameterError("limit", f"must be from 1 to {MAX_LIMIT}")
 
     def _run_report(self, row: StoredRun) -> RunReport:
-        job = self._parts.ledger.committed.jobs[row.job]
+        job = self._parts.snapshot().records[row.job]
         settings = self._parts.assembly().shown[job.source].settings
         return run_reports.report(row, job, settings, self._parts.config().web.external_url)
 
@@ -184,14 +173,14 @@ class Reporter:
         if source in self._parts.assembly().shown:
             with _readable():
                 found = self._parts.reader.run(source, run_id)
-            if found is not None and found.job in self._parts.ledger.committed.jobs:
+            if found is not None and found.job in self._parts.snapshot().records:
                 return found
         raise UnknownError("the state holds no such run; it may be older than state.retention")
 
     def run(self, source: str, run_id: str, *, live: bool = True) -> RunPage:
         """One run."""
         row = self._find(source, run_id)
-        job, run = self._parts.ledger.committed.jobs[row.job], row.known.run
+        job, run = self._parts.snapshot().records[row.job], row.known.run
         with _readable():
             successes = self._parts.reader.successes(job.key, USUAL)
             before = float("inf") if row.known.mark is CountState.OPEN else run_reports.ended_at(row)

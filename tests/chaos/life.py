@@ -7,7 +7,7 @@ import httpx
 import msgspec
 import structlog
 import yaml
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 
 from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config.config import Config, loads
@@ -15,7 +15,7 @@ from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.once import NoPages
 from exporter.polling.schedule import ScheduledSource
@@ -25,15 +25,7 @@ from tests.chaos.crashable import Mortal
 
 HOUSEKEEPING = 3600.0
 
-LOOKED_AT = (
-    "jobrun_source_up",
-    "jobrun_source_watermark_timestamp_seconds",
-    "jobrun_source_step_fetches_pending",
-    "jobrun_exporter_state_commit_errors",
-)
-"""Of the metrics that the client library keeps only these are on the pages: the others would take most of the time."""
-
-LedgerKind = Callable[[Callable[[], OpenedState], Callable[[], None]], Ledger]
+LedgerKind = Callable[[Callable[[], OpenedState]], Ledger]
 """How a ledger is made; the seam by which an auditor is shown a broken exporter."""
 
 
@@ -61,14 +53,11 @@ class Life:
         self._around = around
         self._config = configured(settings)
         self._registry = CollectorRegistry()
-        self._metrics = SelfMetrics(self._registry)
+        self._metrics = RequestMetrics(self._registry)
         self._holds = ZeroFirst(self._config.metrics.zero_first, around.monotonic)
-        few = self._registry.restricted_registry(LOOKED_AT)
-        self._exposition = Exposition(few, self._holds)
-        self.ledger = around.ledger(self._open, self._metrics.commit_failed)
-        self._publisher = Publisher(
-            self.ledger, self._exposition, self._holds, self._metrics, monotonic=around.monotonic
-        )
+        self._exposition = Exposition(CollectorRegistry(), self._holds)
+        self.ledger = around.ledger(self._open)
+        self._publisher = Publisher(self.ledger, self._exposition, self._holds, monotonic=around.monotonic)
         self._outside = Clocks(
             clock=self._clock, monotonic=around.monotonic, sleep=around.sleep, transport=around.transport
         )
@@ -145,10 +134,6 @@ class Life:
         assert page is not None
         self._holds.scraped(page.generation)
         return bytes(page.text).decode()
-
-    def all_metrics(self) -> str:
-        """What is not on the pages."""
-        return generate_latest(self._registry).decode()
 
     def stop(self) -> None:
         """A clean end."""

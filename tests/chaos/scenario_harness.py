@@ -300,7 +300,7 @@ class Stage:
         self.polls += 1
         self.polls_begun[word].append(begun)
         polled.poller.poll()
-        self.next[word] = max(begun + polled.wait(), self.clock())
+        self.next[word] = max(begun + polled.poller.wait(), self.clock())
 
     def look(self) -> None:
         """One beat of the daemon's heart and one scrape."""

@@ -11,8 +11,7 @@ from exporter.config.config import Config, load, loads, schema, secrets
 from exporter.config.problems import ConfigError
 from exporter.config.secret import Secret
 from exporter.config.values import RESERVED_LABELS
-from exporter.metrics.families import FAMILIES
-from exporter.metrics.meters import EXPORTER_FAMILIES, SOURCE_FAMILIES
+from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 from exporter.model import Result, State
 from exporter.sources import SOURCES
 from exporter.sources.snowplow.settings import ApiKey, ApiKeyPair, PasswordGrant, SnowplowSettings
@@ -251,10 +250,9 @@ def test_the_first_objective_that_matches_wins(source, project, job_name, team):
 
 
 def test_every_label_of_our_metrics_is_reserved():
-    ours = {label for family in FAMILIES for label in family.all_labels}
-    own = {label for family in (*SOURCE_FAMILIES, *EXPORTER_FAMILIES) for label in family.labels}
+    ours = {label for family in (*FAMILIES, *REQUEST_FAMILIES) for label in family.all_labels}
 
-    assert ours | own | {"job", "instance", "le", "severity", "alertname"} <= RESERVED_LABELS
+    assert ours | {"job", "instance", "le", "severity", "alertname"} <= RESERVED_LABELS
 
 
 def test_an_objective_without_match_is_for_all_jobs():

@@ -23,7 +23,7 @@ from exporter.config.config import loads
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.model import Result
 from exporter.once import NoPages
@@ -182,12 +182,12 @@ class Bench:
         )
         monotonic = self.clock
         registry = CollectorRegistry()
-        self_metrics = SelfMetrics(registry)
+        self_metrics = RequestMetrics(registry)
         self.holds = ZeroFirst(config.metrics.zero_first, monotonic)
         self.exposition = Exposition(registry, self.holds)
         self.ledger = Ledger(lambda: open_state(self.state, self.local))
         self.ledger.load()
-        self.publisher = Publisher(self.ledger, self.exposition, self.holds, self_metrics, monotonic=monotonic)
+        self.publisher = Publisher(self.ledger, self.exposition, self.holds, monotonic=monotonic)
         outside = Clocks(clock=self.local, monotonic=monotonic, sleep=self._sleep, transport=self.wire)
         self.assembly = Assembly(config, self.ledger, self_metrics, self.publisher, outside)
         rules = {name: shown.rules for name, shown in self.assembly.shown.items()}

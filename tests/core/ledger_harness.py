@@ -63,26 +63,24 @@ class Failing(sqlite3.Connection):
 class Book:
     """One source's ledger; `open` again for a restart."""
 
-    def __init__(self, path, *, released=True, commit_failed=lambda: None, **changes):
+    def __init__(self, path, *, released=True, **changes):
         self.path = path
         self.now = BASELINE
         self.changes = changes
         self.released = released
-        self.commit_failed = commit_failed
         self.open()
 
     def open(self, **changes):
         self.changes.update(changes)
         self.ledger = Ledger(
             lambda: open_state(self.path, lambda: self.now, lambda *a, **k: sqlite3.connect(*a, factory=Failing, **k)),
-            self.commit_failed,
         )
         self.ledger.load()
         self.configure()
 
     def configure(self, **changes):
         self.changes.update(changes)
-        counting = Rules(run_buckets=BUCKETS, step_buckets=STEP_BUCKETS, released=self.released)
+        counting = Rules(run_buckets=BUCKETS, step_buckets=STEP_BUCKETS, zero_first=not self.released)
         self.ledger.configure({"s": rules(**self.changes)}, counting, "on")
 
     def active(self, job_id="j"):

@@ -1,8 +1,13 @@
 """A poller among stand-ins that write down what they are told, in order."""
 
+import msgspec
+from prometheus_client import CollectorRegistry
+
 from exporter.counting.records import JobState, OpenRun, ScopeState, SourceState
 from exporter.errors import SourceError
 from exporter.ledger.batch_writer import BatchStats, PollContext
+from exporter.ledger.status import is_up, record_poll
+from exporter.metrics.requests import RequestMetrics, RequestObserver
 from exporter.model import Job
 from exporter.polling.poll import Poller
 from tests.core.ledger_harness import rules
@@ -80,6 +85,7 @@ class FakeLedger:
         self.jobs = []
         self.open = []
         self.refused = {}
+        self.reports = []
 
     def _do(self, name, *arguments):
         self._events.append((f"ledger.{name}", *arguments))
@@ -107,11 +113,6 @@ class FakeLedger:
         self._do("pending_steps", source, now, limit)
         return self.queue[:limit]
 
-    def count_pending_steps(self, source):
-        if "count_pending_steps" in self.refused:
-            raise self.refused["count_pending_steps"]
-        return len(self.queue) if source == "s" else None
-
     def commit_steps(self, source, row, steps, poll_context):
         self._do("commit_steps", source, row.known.run.run_id, steps, poll_context)
         self.queue.remove(row)
@@ -123,6 +124,18 @@ class FakeLedger:
     def steps_failed(self, source, row, poll_context):
         self._do("steps_failed", source, row.known.run.run_id, poll_context)
         self.queue.remove(row)
+
+    def mark(self, source, _now, *, read):
+        self._do("mark", source, read)
+        self.state.status = msgspec.structs.replace(self.state.status, up=is_up(self.state, read=read))
+
+    def skip_polls(self, source, polls, _now):
+        self._do("skip_polls", source, polls)
+
+    def finish_poll(self, source, report):
+        self._do("finish_poll", source)
+        self.reports.append(report)
+        record_poll(self.state, report, len(self.queue))
 
     def source(self, name):
         return {"s": self.state}[name]
@@ -146,7 +159,7 @@ class Stage:
             rules(**{"poll_interval": INTERVAL, **changes}),
             self.source,
             self.ledger,
-            PollResult(self.events, "meter"),
+            RequestObserver("s", RequestMetrics(CollectorRegistry())._metrics),
             api_clock=self.clock,
             monotonic=lambda: self.clock.monotonic,
             sweep_interval=sweep_interval,
@@ -162,6 +175,16 @@ class Stage:
     def result(self, *words):
         """What was told, of these things only."""
         return [event for event in self.events if event[0] in words]
+
+    @property
+    def report(self):
+        """What the last poll reported of itself."""
+        return self.ledger.reports[-1]
+
+    @property
+    def status(self):
+        """How the source stands, as its record has it."""
+        return self.ledger.state.status
 
     def poll_context(self, after=0.0, started=0.0):
         """So many seconds after the start, of a poll begun then."""

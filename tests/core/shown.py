@@ -7,9 +7,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.assembly import counting_rules, rules_of
 from exporter.config.config import loads
 from exporter.exposition.exposition import Exposition
-from exporter.exposition.publisher import ConfiguredSource, Publisher
-from exporter.metrics.meters import SelfMetrics
+from exporter.exposition.publisher import Publisher
 from exporter.metrics.zero_first import ZeroFirst
+from exporter.snapshot.builder import ConfiguredSource
 from exporter.sources import SOURCES
 from tests.core.ledger_harness import Book
 
@@ -41,7 +41,6 @@ class ShownBook(Book):
             self.ledger,
             self.exposition,
             self.holds,
-            SelfMetrics(registry),
             monotonic=lambda: self.now,
             sleep=lambda _: self.meanwhile(),
         )

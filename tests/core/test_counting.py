@@ -192,14 +192,14 @@ def test_the_step_that_failed_first_is_blamed(steps, blamed):
     assert root_failure(steps) == blamed
 
 
-RULES = Rules(run_buckets=(10.0, 60.0), step_buckets=(5.0,), released=True)
+RULES = Rules(run_buckets=(10.0, 60.0), step_buckets=(5.0,))
 
 
 def test_error_types_are_bounded_and_their_sum_is_right():
     state = job()
     for number in range(MAX_ERROR_TYPES + 20):
         run = Run(run_id=str(number), job_id="j", result=Result.FAILURE, end=1.0, error_type=f"type {number}")
-        counting.count_ending(state, run, RULES, attempts=False)
+        counting.count_ending(state, run, attempts=False)
     found = state.counts["jobrun_run_errors_total"]
     assert len(found) == MAX_ERROR_TYPES + 1
     assert sum(count.value for count in found.values()) == MAX_ERROR_TYPES + 20
@@ -212,7 +212,7 @@ def test_an_ending_fills_all_that_belongs_to_it():
         run_id="r", job_id="j", result=Result.SUCCESS, end=9.0, duration=20.0, queue_duration=3.0, retries=2,
         recovered=True, error_type="of an attempt that failed",
     )  # fmt: skip
-    counting.count_ending(state, run, RULES, attempts=True)
+    counting.count_ending(state, run, attempts=True)
     counting.observe_duration(state, run, RULES)
     counting.observe_queue(state, run, RULES)
     assert {family: sum(c.value for c in series.values()) for family, series in state.counts.items()} == {

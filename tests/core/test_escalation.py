@@ -104,7 +104,7 @@ def test_each_objective_says_how_many_jobs_have_it_and_one_without_is_logged_onc
             assert page.scrape(COUNTED, "objective") == {("0",): 1, ("1",): 0, ("2",): 0}
     said = [line for line in lines if line["event"] == "objective matches no job"]
     assert [(line["objective"], line["jobs"]) for line in said] == [(1, 2), (2, 2)]
-    assert page.publisher.unmatched == (1, 2)
+    assert page.publisher.snapshot.exporter.unmatched == (1, 2)
 
 
 def test_both_jobs_of_a_name_count_for_an_objective(page_of):
@@ -118,5 +118,5 @@ def test_nothing_is_said_of_objectives_before_all_sources_were_read(tmp_path):
         book = ShownBook(tmp_path / "state.db", more=TWO)
         assert book.scrape(COUNTED, "objective") == {("0",): 0, ("1",): 0, ("2",): 0}
     assert [line for line in lines if "objective" in line["event"]] == []
-    assert book.publisher.unmatched == ()
+    assert book.publisher.snapshot.exporter.unmatched == ()
     book.close()

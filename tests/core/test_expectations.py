@@ -8,10 +8,10 @@ from exporter.config.config import Objective
 from exporter.counting.records import JobState, OpenRun
 from exporter.cron import parse_schedule
 from exporter.learning.cadence import Cadence
-from exporter.learning.expectations import due_after, expectation
 from exporter.learning.learned import Learned
 from exporter.model import Job, State
-from exporter.polling.schedule import backoff
+from exporter.polling.backoff import backoff
+from exporter.snapshot.expectations import due_after, expectation
 from tests.core.shown import ShownBook
 
 
@@ -81,11 +81,11 @@ def test_a_run_is_due_after_the_last_start(state, open_runs, due):
 def test_an_objective_goes_before_the_vendor_and_before_what_was_learned():
     learned = Learned(cadence=Cadence(distance=60, patience=60), freshness=100, duration_budget=200)
     objective = Objective(every="1h", freshness="26h", duration_budget="45m", team="data")
-    found = expectation(job(job=CRON, last_start=THREE), objective, learned)
+    found = expectation(job(job=CRON, last_start=THREE, learned=learned), objective)
     assert (found.next_run, found.freshness, found.duration_budget) == (THREE + 3600, 26 * 3600, 45 * 60)
     assert (found.schedule, found.learned) == ("every 3600s", ())
 
-    found = expectation(job(last_start=THREE), Objective(team="data"), learned)
+    found = expectation(job(last_start=THREE, learned=learned), Objective(team="data"))
     assert (found.next_run, found.freshness, found.duration_budget) == (THREE + 120, 100, 200)
     assert found.schedule == ""
 
@@ -95,7 +95,7 @@ def test_an_objective_goes_before_the_vendor_and_before_what_was_learned():
 )
 def test_a_schedule_that_nobody_understands_leaves_the_next_run_to_be_learned(schedule, timezone):
     learned = Learned(cadence=Cadence(distance=60, patience=60))
-    found = expectation(job(job={"schedule": schedule, "timezone": timezone}, last_start=THREE), None, learned)
+    found = expectation(job(job={"schedule": schedule, "timezone": timezone}, last_start=THREE, learned=learned), None)
     assert (found.unparsed, found.next_run, found.learned) == (True, THREE + 120, ("next_run",))
     assert found.schedule == schedule
 
@@ -112,8 +112,9 @@ def test_a_schedule_that_nobody_understands_leaves_the_next_run_to_be_learned(sc
 @pytest.mark.parametrize("configured", [False, True])
 def test_dialects_of_vendors_are_understood(schedule, due, configured):
     objective = Objective(schedule=schedule) if configured else None
-    state = job(job={} if configured else {"schedule": schedule}, last_start=THREE)
-    found = expectation(state, objective, Learned(cadence=Cadence(distance=60, patience=60)))
+    learned = Learned(cadence=Cadence(distance=60, patience=60))
+    state = job(job={} if configured else {"schedule": schedule}, last_start=THREE, learned=learned)
+    found = expectation(state, objective)
     assert (found.unparsed, found.next_run, found.learned) == (False, at(due), ())
 
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from exporter.learning.learning import LONGEST, SOONEST
+from exporter.ledger.learner import LONGEST, SOONEST
 from exporter.model import Job, Result, State
 from tests.core.ledger_harness import BASELINE, ended, run
 from tests.core.series import at_times
@@ -154,7 +154,7 @@ def test_while_many_jobs_are_learned_others_can_commit(shown):
 
     def commit():
         shown.ledger.begin("s", shown.now)
-        committed.append(len(shown.publisher._learning._kept))
+        committed.append(sum(job.learned.at is not None for job in shown.jobs().values()))
 
     def meanwhile():
         another = threading.Thread(target=commit, daemon=True)
@@ -167,4 +167,4 @@ def test_while_many_jobs_are_learned_others_can_commit(shown):
     shown.meanwhile = meanwhile
     shown.reopen()
     assert committed == [10, 20]
-    assert len(shown.publisher._learning._kept) == 25
+    assert sum(job.learned.at is not None for job in shown.jobs().values()) == 25

@@ -9,9 +9,10 @@ from exporter.counting.records import MAX_BOUNDS, OTHER
 from exporter.errors import StateError
 from exporter.ledger.batch_writer import MAX_RANGES, PollContext
 from exporter.ledger.ledger import PRUNE_BATCH, UNOBSERVED, IdentityError, Ledger
-from exporter.metrics.jobview import JobView, last_failed_run
+from exporter.metrics.samples import last_failed_run
 from exporter.metrics.zero_first import Owner
 from exporter.model import Batch, Job, Listing, Result, State, Step, Window
+from exporter.snapshot.job import JobView
 from exporter.state.lock import Lock, LockedStateError
 from exporter.state.opening import OpenedState, open_state
 from exporter.state.schema import StepState
@@ -296,7 +297,7 @@ def test_many_runs_are_forgotten_in_several_transactions(book):
 def remove_source(book, *, through):
     """Configure another source in place of the book's, and read that one so far."""
     other = rules(name="t", identity="api two")
-    book.ledger.configure({"t": other}, Rules(run_buckets=(), step_buckets=(), released=True), "on")
+    book.ledger.configure({"t": other}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
     poll_context = PollContext(now=through, started=through)
     book.ledger.begin("t", through)
     book.ledger.commit("t", Batch(through=through), poll_context)
@@ -324,7 +325,7 @@ def test_a_clock_that_is_ahead_while_a_source_is_removed_loses_no_completion(boo
 
 def test_nothing_is_forgotten_while_no_configured_source_knows_the_time(book):
     book.read(ended("a"))
-    book.ledger.configure({}, Rules(run_buckets=(), step_buckets=(), released=True), "on")
+    book.ledger.configure({}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
     assert book.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 0
 
 
@@ -415,7 +416,7 @@ def test_another_api_is_refused_also_where_the_state_can_only_be_opened_later(bo
     ledger = Ledger(opening)
     with pytest.raises(StateError, match="not mounted"):
         ledger.load()
-    counting = Rules(run_buckets=(10.0,), step_buckets=(5.0,), released=True)
+    counting = Rules(run_buckets=(10.0,), step_buckets=(5.0,), zero_first=False)
     ledger.configure({"s": rules(identity="api two")}, counting, "on")
     mounted.append(True)
     for _ in range(2):
@@ -461,7 +462,7 @@ def test_a_ledger_that_is_closed_stays_closed(book):
     opened = []
     ledger = Ledger(lambda: opened.append(True) or open_state(book.path.with_name("other.db"), lambda: 0.0))
     ledger.load()
-    ledger.configure({"s": rules()}, Rules(run_buckets=(), step_buckets=(), released=True), "on")
+    ledger.configure({"s": rules()}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
     ledger.close()
     with pytest.raises(StateError, match="closed"):
         ledger.begin("s", book.now)
@@ -500,15 +501,14 @@ def test_memory_that_could_not_follow_the_disk_is_read_from_it_again(book):
 
 
 def test_a_prune_that_fails_is_an_error_of_the_state_like_any_other(tmp_path):
-    failed = []
-    book = Book(tmp_path / "state.db", commit_failed=lambda: failed.append(True))
+    book = Book(tmp_path / "state.db")
     book.read(ended())
     book.now += 40 * DAY
     book.read()
     Failing.fails = True
     with pytest.raises(StateError):
         book.ledger.prune(book.now, 30 * DAY)
-    assert (len(failed), book.ledger.error) == (1, f"{book.path}: disk I/O error")
+    assert (book.ledger.commit_errors, book.ledger.error) == (1, f"{book.path}: disk I/O error")
     book.close()
 
 
@@ -543,7 +543,7 @@ def test_all_series_of_a_family_have_new_buckets_at_once_after_a_reload(book):
     book.read(ended("a", job_id="a"), ended("b", job_id="b"))
     book.configure(run_buckets=lambda _job: (1.0, 2.0))
     assert {book.job(name).distributions[DURATIONS]["success"].shown_bounds for name in "ab"} == {(1.0, 2.0)}
-    assert book.ledger.drain().everything
+    assert book.ledger.drain().changed is None
 
 
 def test_no_more_bounds_are_remembered_than_a_limit(book):

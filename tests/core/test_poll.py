@@ -3,6 +3,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from exporter.client.budget import Stopped
+from exporter.counting.records import RateLimit
 from exporter.errors import (
     AuthError,
     NetworkError,
@@ -15,11 +16,10 @@ from exporter.errors import (
 )
 from exporter.ledger.batch_writer import BatchStats
 from exporter.model import Batch, Disposition, Result
-from tests.core.poll_harness import INTERVAL, STARTED, Stage, job, open_run, scope
+from tests.core.poll_harness import INTERVAL, STARTED, Stage, open_run, scope
 from tests.core.test_store_contract import row
 
 READING, ANOTHER = Batch(scope="one"), Batch(scope="two")
-HOW_IT_STANDS = "meter.up", "meter.scopes", "meter.watermark", "meter.jobs", "meter.tracked_runs"
 
 
 @pytest.fixture
@@ -42,59 +42,45 @@ def later(stage, seconds):
     return lambda _view: stage.clock.passes(seconds)
 
 
-def test_a_poll_commits_each_reading_before_the_next_is_made_and_then_serves_it(stage):
-    stage.ledger.stats = stats([5.0], new=2)
+def test_a_poll_commits_each_batch_before_the_next_is_made_and_then_serves_it(stage):
     assert stage.poll(later(stage, 7), READING, later(stage, 7), ANOTHER) == "success"
     assert stage.events == [
         ("ledger.begin", "s", STARTED),
         ("ledger.commit", "s", READING, stage.poll_context(7)),
-        ("meter.fetched", Disposition.NEW, 2),
-        ("meter.observation_delays", [5.0]),
         ("source.committed", READING),
         ("pages.publish_throttled",),
         ("ledger.commit", "s", ANOTHER, stage.poll_context(14)),
-        ("meter.fetched", Disposition.NEW, 2),
-        ("meter.observation_delays", [5.0]),
         ("source.committed", ANOTHER),
         ("pages.publish_throttled",),
         ("ledger.give_up", "s", stage.poll_context(14)),
-        ("meter.observation_delays", []),
         ("ledger.finish", "s", stage.poll_context(14), False),
-        ("meter.up", True),
-        ("meter.scopes", 0, 0),
-        ("meter.watermark", None),
-        ("meter.jobs", 0),
-        ("meter.tracked_runs", 0),
+        ("ledger.mark", "s", True),
         ("pages.publish",),
         ("ledger.pending_steps", "s", STARTED + 14, 100),
-        ("meter.polled", "success", STARTED + 14, 14.0),
-        ("meter.up", True),
-        ("meter.scopes", 0, 0),
-        ("meter.watermark", None),
-        ("meter.jobs", 0),
-        ("meter.tracked_runs", 0),
-        ("meter.last_success", STARTED + 14),
-        ("meter.step_fetches_pending", 0),
+        ("ledger.finish_poll", "s"),
         ("pages.publish",),
     ]
+    assert (stage.report.outcome, stage.report.ended, stage.report.duration) == ("success", STARTED + 14, 14.0)
 
 
-def test_how_the_source_stands_is_told_from_the_state(stage):
-    marks = {"one": scope(watermark=5.0), "two": scope(watermark=7.0), "three": scope(readable=False)}
-    stage.ledger.state.scopes.update(marks)
-    stage.ledger.jobs = [job(1), job(2), job(3, gone=True)]
-    stage.ledger.open = [open_run(run_id) for run_id in "abc"]
-    waiting(stage, "x", "y")
-    stage.poll(steps=False)
-    first = [
-        ("meter.up", True),
-        ("meter.scopes", 2, 1),
-        ("meter.watermark", 5.0),
-        ("meter.jobs", 2),
-        ("meter.tracked_runs", 3),
+def test_what_the_api_reports_of_its_limit_and_of_the_credential_is_recorded_with_the_poll(stage):
+    stage.poller._requests.limits(100, 7, STARTED + 60)
+    stage.poller._requests.credential_expiry(STARTED + 3600)
+    stage.poll(READING)
+    assert stage.status.rate_limit == RateLimit(limit=100, remaining=7, reset=STARTED + 60)
+    assert stage.status.credential_expiry == STARTED + 3600
+
+
+def test_polls_that_came_due_meanwhile_are_recorded_while_a_long_one_runs_and_at_its_end(stage):
+    stage.poller.skip()
+    stage.poller.skip()
+    stage.poller.report_skipped_polls()
+    assert stage.result("ledger.skip_polls", "pages.publish_throttled") == [
+        ("ledger.skip_polls", "s", 2),
+        ("pages.publish_throttled",),
     ]
-    assert stage.result(*HOW_IT_STANDS) == first * 2
-    assert stage.result("meter.step_fetches_pending") == [("meter.step_fetches_pending", 2)]
+    stage.poll(lambda _view: stage.poller.skip())
+    assert stage.report.skipped == 1
 
 
 def test_every_poll_ends_with_a_log_line_that_says_what_it_did():
@@ -120,8 +106,6 @@ def test_every_poll_ends_with_a_log_line_that_says_what_it_did():
             **counts,
         }
     ]
-    result = [event[1:] for event in stage.result("meter.fetched")]
-    assert result == [("new", 2), ("duplicate", 3), ("new", 2), ("duplicate", 3), ("updated", 1)]
 
 
 @pytest.mark.parametrize(
@@ -138,19 +122,16 @@ def test_an_error_ends_the_poll_and_is_told_with_its_reason(error, reason, failu
         waiting(stage, "x")
         assert stage.poll(READING, later(stage, 3), error, ANOTHER) == "error"
     assert len(stage.result("ledger.commit")) == 1
-    assert stage.result("ledger.finish", "ledger.pending_steps", "meter.last_success") == []
+    assert stage.result("ledger.finish", "ledger.pending_steps", "ledger.mark") == []
     assert bool(stage.result("ledger.give_up")) is (reason != "state")
-    assert stage.result("meter.polled", "meter.poll_error", "meter.up", "pages.publish") == [
-        ("meter.polled", "error", STARTED + 3, 3.0),
-        ("meter.poll_error", reason),
-        ("meter.up", False),
-        ("pages.publish",),
-    ]
+    report, status = stage.report, stage.status
+    assert (report.outcome, report.ended, report.duration, report.reasons) == ("error", STARTED + 3, 3.0, [reason])
+    assert (status.up, status.last_success) == (False, None)
+    assert len(stage.result("pages.publish")) == 1
     assert [(line["log_level"], line["outcome"], line["reason"], line["error"]) for line in lines] == [
         ("warning", "error", reason, failure)
     ]
-    poller = stage.poller
-    assert (poller.failures, poller.last_outcome, poller.last_reason, poller.last_error) == (
+    assert (status.failures, status.outcome, status.reason, status.error) == (
         1,
         "error",
         reason,
@@ -162,8 +143,8 @@ def test_a_fault_of_ours_is_told_by_its_kind_alone_where_people_look():
     with capture_logs() as lines:
         stage = Stage()
         assert stage.poll(ValueError("a customer's data")) == "error"
-    assert (stage.poller.last_reason, stage.poller.last_error) == ("internal", "ValueError")
-    assert stage.result("meter.poll_error") == [("meter.poll_error", "internal")]
+    assert (stage.status.reason, stage.status.error) == ("internal", "ValueError")
+    assert stage.report.reasons == ["internal"]
     assert [(line["event"], line["log_level"]) for line in lines] == [("poll failed", "error"), ("poll", "warning")]
     assert lines[0]["exc_info"]
 
@@ -179,18 +160,19 @@ def test_parts_that_cannot_be_read_cost_nothing_else():
         ("ledger.finish", "s", stage.poll_context(), False),
         ("ledger.commit_steps", "s", "x", (), stage.poll_context()),
     ]
-    assert [event[1] for event in stage.result("meter.poll_error")] == ["http_5xx", "schema", "schema"]
-    assert stage.result("meter.up") == [("meter.up", True)] * 2
+    assert stage.report.reasons == ["http_5xx", "schema", "schema"]
+    assert stage.result("ledger.mark") == [("ledger.mark", "s", True)]
+    assert stage.status.up
     assert stage.poller.failures == 0
     error = "recipe 12: GET /r: 500 (and 2 more of its parts)"
-    assert stage.poller.last_error == error
+    assert stage.status.error == error
     assert [(line["outcome"], line["reason"], line["error"]) for line in lines] == [("partial", "http_5xx", error)]
 
 
 def test_a_source_of_which_nothing_can_be_read_is_not_up(stage):
     stage.ledger.state.scopes.update(one=scope(readable=False), two=scope(readable=False))
     assert stage.poll(READING) == "partial"
-    assert stage.result("meter.up", "meter.last_success") == [("meter.up", False)] * 2
+    assert (stage.status.up, stage.status.last_success) == (False, None)
 
 
 @pytest.mark.parametrize("error", [ServerStatusError("500"), NetworkError("broken"), KeyError("a customer's data")])
@@ -198,7 +180,8 @@ def test_a_source_that_cannot_be_read_still_expires_runs_and_asks_for_steps(stag
     waiting(stage, "x")
     assert stage.poll(READING, error) == "error"
     assert len(stage.result("ledger.give_up")) == len(stage.result("ledger.commit_steps")) == 1
-    assert stage.result("ledger.finish", "meter.last_success") == []
+    assert stage.result("ledger.finish") == []
+    assert stage.status.last_success is None
 
 
 def test_one_failed_step_fetch_is_enough_while_the_source_cannot_be_read(stage):
@@ -214,7 +197,7 @@ def test_steps_that_we_cannot_digest_keep_no_others_waiting(stage):
     stage.source.steps = lambda run: {}["odd"] if run.run_id == "a" else answered(run)
     assert stage.poll() == "success"
     assert [event[2] for event in stage.result("ledger.steps_failed", "ledger.commit_steps")] == ["a", "b"]
-    assert stage.result("meter.poll_error") == [("meter.poll_error", "internal")]
+    assert stage.report.reasons == ["internal"]
 
 
 def test_the_queue_of_steps_falls_although_every_poll_is_late(stage):
@@ -230,11 +213,11 @@ def test_the_queue_of_steps_falls_although_every_poll_is_late(stage):
 
 def test_failures_are_counted_until_a_poll_goes_well(stage):
     poller = stage.poller
-    assert (poller.failures, poller.last_outcome, poller.last_error, poller.last_reason) == (0, "", "", "")
+    assert (poller.failures, stage.status.outcome) == (0, "")
     counted = []
     for script in ([NetworkError("broken")], [NetworkError("broken")], [], [NetworkError("broken")]):
         stage.poll(*script)
-        counted.append((poller.failures, poller.last_error, poller.last_reason))
+        counted.append((poller.failures, stage.status.error, stage.status.reason))
     broken = "broken", "network"
     assert counted == [(1, *broken), (2, *broken), (0, "", ""), (1, *broken)]
 
@@ -242,7 +225,7 @@ def test_failures_are_counted_until_a_poll_goes_well(stage):
 def test_a_shutdown_tells_nothing_and_is_passed_on(stage):
     with pytest.raises(Stopped):
         stage.poll(READING, Stopped())
-    assert stage.result("meter.polled", "meter.up", "pages.publish", "ledger.finish") == []
+    assert stage.result("ledger.finish_poll", "ledger.mark", "pages.publish", "ledger.finish") == []
     assert not stage.poller.polled
 
 
@@ -254,11 +237,9 @@ def test_a_poll_of_scopes_that_may_all_be_read_is_a_success(stage):
 def test_a_scope_that_may_not_be_read_makes_the_poll_partial_which_is_no_failure(stage):
     stage.ledger.state.scopes.update(one=scope(watermark=5.0), two=scope(readable=False))
     assert stage.poll(READING) == "partial"
-    assert stage.result("meter.polled", "meter.last_success", "meter.poll_error") == [
-        ("meter.polled", "partial", STARTED, 0.0),
-        ("meter.last_success", STARTED),
-    ]
-    assert (stage.poller.failures, stage.poller.last_outcome) == (0, "partial")
+    assert (stage.report.outcome, stage.report.reasons) == ("partial", [])
+    assert stage.status.last_success == STARTED
+    assert (stage.poller.failures, stage.status.outcome) == (0, "partial")
 
 
 @pytest.mark.parametrize(
@@ -345,10 +326,9 @@ def test_a_clock_found_wrong_by_an_answer_that_failed_corrects_the_baseline_too(
 
 
 def test_a_state_that_cannot_be_written_does_not_hide_the_first_error(stage):
-    stage.ledger.refused = {"shift_baseline": StateError("disk full"), "count_pending_steps": StateError("disk full")}
+    stage.ledger.refused = {"shift_baseline": StateError("disk full")}
     assert stage.poll(lambda _view: skew(stage, 60.0), AuthError("refused")) == "error"
-    assert stage.poller.last_reason == "auth"
-    assert stage.result("meter.step_fetches_pending") == []
+    assert stage.status.reason == "auth"
     assert stage.result("pages.publish") == [("pages.publish",)]
 
 
@@ -423,7 +403,7 @@ def test_steps_wait_for_the_next_poll_after_three_faults_in_a_row():
     assert [event[1] for event in stage.result("source.steps")] == list("abcdef")
     assert stage.result("ledger.steps_failed")[0] == ("ledger.steps_failed", "s", "a", stage.poll_context())
     assert [event[2] for event in stage.result("ledger.steps_failed")] == list("abdef")
-    assert stage.result("meter.poll_error") == [("meter.poll_error", "schema")] * 5
+    assert stage.report.reasons == ["schema"] * 5
     assert lines[0] == {
         "event": "steps.failed",
         "log_level": "warning",
@@ -441,7 +421,7 @@ def test_steps_that_the_api_does_not_have_are_no_fault(stage):
     missing = [("ledger.steps_missing", "s", run_id, stage.poll_context()) for run_id in "abcd"]
     assert stage.result("ledger.steps_missing") == missing
     assert [event[2] for event in stage.result("ledger.commit_steps")] == ["e"]
-    assert stage.result("meter.poll_error") == []
+    assert stage.report.reasons == []
 
 
 @pytest.mark.parametrize(("error", "reason"), [(AuthError("no"), "auth"), (RateLimitedError("no"), "rate_limited")])
@@ -453,8 +433,9 @@ def test_an_api_that_wants_no_more_requests_gets_none_for_steps(stage, error, re
         ("ledger.commit_steps", "s", "a", (), stage.poll_context()),
         ("ledger.steps_failed", "s", "b", stage.poll_context()),
     ]
-    assert stage.result("meter.poll_error") == [("meter.poll_error", reason)]
-    assert stage.result("meter.up") == [("meter.up", True), ("meter.up", False)]
+    assert stage.report.reasons == [reason]
+    assert stage.result("ledger.mark") == [("ledger.mark", "s", True)]
+    assert stage.status.up is False
 
 
 def test_a_round_is_as_long_as_the_source_says(stage):
@@ -479,13 +460,13 @@ def test_a_first_poll_that_goes_on_for_very_long_is_reported_as_a_source_that_is
         for seconds in (longest, 1.0, 1.0):
             stage.clock.passes(seconds)
             stage.poller.report_long_first_poll()
-            seen.append((stage.poller.polled, stage.result("meter.up")))
+            seen.append((stage.poller.polled, stage.result("ledger.mark")))
 
     stage.poller.report_long_first_poll()
     assert stage.poll(goes_on) == "success"
-    down = [("meter.up", False)]
+    down = [("ledger.mark", "s", False)]
     assert seen == [(False, []), (True, down), (True, down)]
-    assert stage.result("meter.up")[-1] == ("meter.up", True)
+    assert stage.result("ledger.mark")[-1] == ("ledger.mark", "s", True)
 
 
 def test_a_later_poll_that_goes_on_for_long_is_not_reported_as_a_first_one():
@@ -497,4 +478,4 @@ def test_a_later_poll_that_goes_on_for_long_is_not_reported_as_a_first_one():
         stage.poller.report_long_first_poll()
 
     stage.poll(goes_on)
-    assert ("meter.up", False) not in stage.result("meter.up")
+    assert ("ledger.mark", "s", False) not in stage.result("ledger.mark")

@@ -31,10 +31,10 @@ def test_a_clock_that_fell_back_changes_nothing():
 class Poller:
     """Notes its polls."""
 
-    last_reason = ""
-
-    def __init__(self, failures=0):
+    def __init__(self, failures=0, interval=3600.0):
         self.failures = failures
+        self.interval = interval
+        self.missed = SimpleQueue()
         self.polls = SimpleQueue()
         self.go_on = threading.Event()
         self.go_on.set()
@@ -43,8 +43,11 @@ class Poller:
         self.polls.put("poll")
         self.go_on.wait(10)
 
-    def round_seconds(self):
-        return 0.0
+    def wait(self):
+        return self.interval
+
+    def skip(self):
+        self.missed.put("missed")
 
     def is_polled(self, seconds=10.0):
         try:
@@ -53,24 +56,8 @@ class Poller:
             return False
 
 
-class Meter:
-    """Notes skipped polls."""
-
-    def __init__(self):
-        self.missed = SimpleQueue()
-
-    def poll_interval(self, seconds):
-        pass
-
-    def skipped(self):
-        pass
-
-    def missed_poll(self):
-        self.missed.put("missed")
-
-
 def polled(name, failures=0, interval=3600.0):
-    return ScheduledSource(name, Poller(failures), Meter(), interval)
+    return ScheduledSource(name, Poller(failures, interval), interval)
 
 
 @pytest.fixture
@@ -130,7 +117,7 @@ def test_polls_that_one_long_poll_makes_others_skip_are_logged_twice_with_their_
         schedule.add([source])
         schedule.start()
         for _ in range(5):
-            source.meter.missed.get(timeout=10)
+            source.poller.missed.get(timeout=10)
         schedule.keep([], 0)
         source.poller.go_on.set()
         with source.idle:

@@ -3,8 +3,9 @@
 import pytest
 from structlog.testing import capture_logs
 
+from exporter.counting.records import copy
 from exporter.errors import StateError
-from exporter.ledger.ledger import UNOBSERVED
+from exporter.metrics.families import UNOBSERVED
 from exporter.model import Batch, Window
 from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, Failing, ended
 from tests.core.shown import ShownBook
@@ -166,8 +167,9 @@ def test_no_status_word_of_a_vendor_is_taken_for_one_of_ours(book, word):
     book.scrape(RUNS, "result")
     unmapped = "jobrun_source_unmapped_status_total"
     with book.ledger.locked():
-        state = book.ledger.committed.sources["s"]
-        state.count(unmapped, word, released=False)
+        state = copy(book.ledger.committed.sources["s"])
+        state.count(unmapped, word)
+        book.ledger.committed.sources["s"] = state
     book.scrape(unmapped, "status")
     book.now += 121
     book.scrape(unmapped, "status")
@@ -175,8 +177,9 @@ def test_no_status_word_of_a_vendor_is_taken_for_one_of_ours(book, word):
 
 
 def test_a_job_whose_expectations_cannot_be_made_costs_only_these(book):
-    view = book.publisher.view
-    book.publisher.view = lambda job, runs: view(job, runs) if job.job.job_id != "j" else {}["odd"]
+    views = book.publisher._views
+    completed = views._completed
+    views._completed = lambda view, *more, **how: completed(view, *more, **how) if view.state.name != "j" else {}["odd"]
     book.read(ended())
     assert shown(book) == 0
     book.now += 120

@@ -1,8 +1,8 @@
 import prometheus_client
 import pytest
 
-from exporter.exposition.exposition import Exposition
 from exporter.metrics.zero_first import ZeroFirst
+from tests.exposition.builders import Pages
 
 
 class Clock:
@@ -25,4 +25,4 @@ def holds(clock):
 
 @pytest.fixture
 def exposition(holds):
-    return Exposition(prometheus_client.CollectorRegistry(), holds)
+    return Pages(prometheus_client.CollectorRegistry(), holds)

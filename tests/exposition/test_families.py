@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 
 from exporter.metrics.docs import document
-from exporter.metrics.families import FAMILIES, Family, Kind
-from exporter.metrics.jobview import JobView
+from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES, Family, Kind, Level
+from tests.exposition.builders import full_exporter, full_source
 from tests.exposition.test_text import full_view
 
 FORBIDDEN = {"job", "instance", "env", "environment", "service", "stage", "type", "le", "quantile"}
+VIEWS = {
+    Level.JOB: full_view(),
+    Level.SOURCE: full_source(),
+    Level.EXPORTER: full_exporter(),
+    Level.PROCESS: full_exporter(),
+}
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
@@ -18,15 +24,15 @@ def test_the_document_is_what_the_table_says():
     assert DOCUMENT.read_text() == document(), "run: python -m exporter.metrics.docs > docs/metrics.md"
 
 
-def test_families_that_the_client_library_keeps_are_documented_in_their_section():
-    sources, exporter = document().split("## The exporter")
-    assert "| `jobrun_source_polls_total` | counter | `source`, `outcome` |" in sources
-    assert "| `jobrun_source_api_request_duration_seconds` | histogram | `source`, `endpoint` |" in sources
-    assert "| `jobrun_exporter_series_limit` | gauge |  |" in exporter
+def test_a_family_is_documented_in_the_section_of_its_level_with_its_stability():
+    _, sources, exporter, process = re.split("## (?:Sources|The exporter|The process)", document())
+    assert "| `jobrun_source_polls_total` | counter | `source`, `outcome` | stable |" in sources
+    assert "| `jobrun_exporter_series_limit` | gauge |  | stable |" in exporter
+    assert "| `jobrun_source_api_request_duration_seconds` | histogram | `source`, `endpoint` | stable |" in process
 
 
 def test_no_name_is_there_twice():
-    names = [family.name for family in FAMILIES]
+    names = [family.name for family in (*FAMILIES, *REQUEST_FAMILIES)]
     assert len(set(names)) == len(names)
 
 
@@ -35,14 +41,14 @@ def test_a_name_says_its_type_and_no_label_is_one_that_prometheus_sets(family: F
     assert re.fullmatch(r"jobrun_[a-z_]+", family.name)
     assert family.name.endswith("_total") is (family.kind is Kind.COUNTER)
     assert not FORBIDDEN.intersection(family.all_labels)
-    assert (family.rows is not None) is (family.kind is Kind.GAUGE)
+    assert (family.samples is None) <= (family.kind is not Kind.GAUGE)
     assert family.help.endswith(".")
 
 
-@pytest.mark.parametrize("family", [each for each in FAMILIES if each.rows], ids=lambda family: family.name)
+@pytest.mark.parametrize("family", [each for each in FAMILIES if each.samples], ids=lambda family: family.name)
 def test_a_row_of_a_gauge_has_a_value_for_each_label(family: Family):
-    view: JobView = full_view()
-    rows = list(family.rows(view))
+    view = VIEWS[family.level]
+    rows = list(family.samples(view))
     assert rows
     assert {len(values) for values, _ in rows} == {len(family.labels_of(view))}
     assert len({values for values, _ in rows}) == len(rows)

@@ -6,10 +6,9 @@ import prometheus_client
 import pytest
 
 from exporter.counting.records import Counted, Exemplar
-from exporter.exposition.exposition import Exposition
 from exporter.metrics.families import RUN_DURATION, STEP_DURATION
 from exporter.metrics.zero_first import ZeroFirst
-from tests.exposition.builders import job, lines_of, view
+from tests.exposition.builders import Pages, count, distribution, job, lines_of, view
 
 
 @pytest.fixture
@@ -19,12 +18,12 @@ def registry():
 
 @pytest.fixture
 def exposition(registry, holds):
-    return Exposition(registry, holds)
+    return Pages(registry, holds)
 
 
 def runs(amount, key=1, *, released=True):
     state = job(key=key, name=f"job-{key}")
-    state.count("jobrun_runs_total", "success", amount=amount, released=released)
+    count(state, "jobrun_runs_total", "success", amount=amount, released=released)
     return view(state)
 
 
@@ -56,7 +55,7 @@ def test_a_page_equals_one_made_from_scratch(exposition, registry):
     exposition.update(jobs=[runs(1, key) for key in range(5)])
     exposition.publish()
     exposition.update(jobs=[runs(7, 3)], removed_jobs=[0])
-    fresh = Exposition(registry, ZeroFirst(0, float))
+    fresh = Pages(registry, ZeroFirst(0, float))
     fresh.update(jobs=[runs(7 if key == 3 else 1, key) for key in range(1, 5)])
     page, expected = exposition.publish(), fresh.publish()
     assert bytes(page.text) == bytes(expected.text)
@@ -180,7 +179,7 @@ def test_jobs_with_exemplars_stand_one_after_another(exposition):
 def test_the_durations_of_steps_and_no_others_can_be_switched_off(exposition, switched, shown):
     state = job()
     for family, label in ((RUN_DURATION, "success"), (STEP_DURATION, "load")):
-        state.distribution(family, label, bounds=(1.0,), released=True).observe(0.5)
+        distribution(state, family, label, bounds=(1.0,)).observe(0.5)
     exposition.update(jobs=[view(state, step_histograms=switched)])
     page = exposition.publish()
     assert [family for family in (RUN_DURATION, STEP_DURATION) if lines_of(page, family)] == shown

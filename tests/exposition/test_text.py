@@ -1,17 +1,21 @@
 """The exact text for a job."""
 
 from exporter.counting.records import SEPARATOR, Counted, Exemplar, LastFailure, LastRun, LastSteps, SourceState
-from exporter.metrics.families import FAMILIES
+from exporter.metrics.families import FAMILIES, Level
 from exporter.metrics.room import series_needed
 from exporter.model import Job, Result, State
-from tests.exposition.builders import job, lines_of, view
+from tests.exposition.builders import count, distribution, job, lines_of, view
 
 J = 'source="s",project="p",job_name="nightly"'
 
 
+ABOUT_PAGES = ("#", "jobrun_exporter_series{", "jobrun_exporter_state_commit_errors_total ")
+
+
 def samples(page, *, openmetrics=False):
+    """The samples of a page but for those that every page has."""
     text = bytes(page.openmetrics if openmetrics else page.text).decode()
-    return [line for line in text.splitlines() if not line.startswith("#")]
+    return [line for line in text.splitlines() if not line.startswith(ABOUT_PAGES)]
 
 
 def shown(exposition, *views):
@@ -30,10 +34,10 @@ def full_view():
         failing_since=900.0,
     )
     for result, amount in (("success", 3), ("failure", 1)):
-        state.count("jobrun_runs_total", result, amount=amount, released=True)
-    durations = state.distribution("jobrun_run_duration_seconds", "failure", bounds=(10, 60), released=True)
+        count(state, "jobrun_runs_total", result, amount=amount)
+    durations = distribution(state, "jobrun_run_duration_seconds", "failure", bounds=(10, 60))
     durations.observe(59.5, Exemplar("r2", 59.5, 900.0))
-    state.count("jobrun_steps_total", "load", "failure", released=True)
+    count(state, "jobrun_steps_total", "load", "failure")
     return view(
         state,
         active={State.EXECUTING: (2, 950.0)},
@@ -121,7 +125,7 @@ def test_a_last_result_that_was_not_seeded_is_shown_all_the_same(exposition):
 
 def test_the_overflow_job_has_counters_and_histograms_only(exposition):
     state = job(overflow=True, project="__other__", name="__other__")
-    state.count("jobrun_runs_total", "success", released=True)
+    count(state, "jobrun_runs_total", "success")
     labels = 'source="s",project="__other__",job_name="__other__"'
     assert samples(shown(exposition, view(state))) == [f'jobrun_runs_total{{{labels},result="success"}} 1.0']
 
@@ -129,14 +133,14 @@ def test_the_overflow_job_has_counters_and_histograms_only(exposition):
 def test_a_job_that_is_gone_or_folded_has_no_series(exposition):
     for fields in ({"gone": True}, {"folded": True}):
         state = job(**fields)
-        state.count("jobrun_runs_total", "success", released=True)
+        count(state, "jobrun_runs_total", "success")
         assert samples(shown(exposition, view(state))) == []
         assert series_needed(view(state), (1.0,), (1.0,)) == 0
 
 
 def test_gauges_are_shown_while_counters_are_withheld(exposition):
     state = job()
-    state.count("jobrun_runs_total", "success", released=True)
+    count(state, "jobrun_runs_total", "success")
     page = shown(exposition, view(state, withheld=True))
     assert lines_of(page, "jobrun_runs_total") == []
     assert lines_of(page, "jobrun_job_info") != []
@@ -160,8 +164,8 @@ def test_a_series_that_is_not_released_is_shown_as_0_without_exemplars(expositio
 def test_exemplars_are_in_openmetrics_only(exposition):
     state = job()
     exemplar = Exemplar('r"1', 5.0, 900.25)
-    state.count("jobrun_runs_total", "error", released=True).exemplar = exemplar
-    state.distribution("jobrun_run_duration_seconds", "error", bounds=(10,), released=True).observe(5.0, exemplar)
+    count(state, "jobrun_runs_total", "error").exemplar = exemplar
+    distribution(state, "jobrun_run_duration_seconds", "error", bounds=(10,)).observe(5.0, exemplar)
     page = shown(exposition, view(state))
     tail = ' # {run_id="r\\"1"} 5.0 900.25'
     assert lines_of(page, "jobrun_runs", openmetrics=True) == [f'jobrun_runs_total{{{J},result="error"}} 1.0{tail}']
@@ -174,7 +178,7 @@ def test_exemplars_are_in_openmetrics_only(exposition):
 def test_an_exemplar_longer_than_128_characters_is_left_out(exposition):
     for length, expected in ((122, True), (123, False)):
         state = job()
-        state.count("jobrun_runs_total", "error", released=True).exemplar = Exemplar("ü" * length, 1.0, 900.0)
+        count(state, "jobrun_runs_total", "error").exemplar = Exemplar("ü" * length, 1.0, 900.0)
         page = shown(exposition, view(state))
         assert (b" # {" in bytes(page.openmetrics)) is expected
 
@@ -190,10 +194,10 @@ def test_a_family_is_announced_with_the_name_that_each_format_wants(exposition):
 
 def test_counters_of_sources_and_of_the_exporter(exposition):
     source = SourceState(name="s", identity="api")
-    source.count("jobrun_source_unobserved_seconds_total", amount=12.5, released=True)
-    source.count("jobrun_source_unmapped_status_total", "PAUSED", released=True)
+    count(source, "jobrun_source_unobserved_seconds_total", amount=12.5)
+    count(source, "jobrun_source_unmapped_status_total", "PAUSED")
     exporter = Counted()
-    exporter.count("jobrun_exporter_state_cold_starts_total", "new", released=True)
+    count(exporter, "jobrun_exporter_state_cold_starts_total", "new")
     exposition.update(sources=[source], exporter=exporter)
     assert samples(exposition.publish()) == [
         'jobrun_source_unobserved_seconds_total{source="s"} 12.5',
@@ -204,7 +208,7 @@ def test_counters_of_sources_and_of_the_exporter(exposition):
 
 def test_what_is_removed_is_no_longer_shown(exposition):
     source = SourceState(name="s", identity="api")
-    source.count("jobrun_source_steps_lost_total", released=True)
+    count(source, "jobrun_source_steps_lost_total")
     exposition.update(jobs=[full_view()], sources=[source])
     exposition.publish()
     exposition.update(removed_jobs=[1], removed_sources=["s"])
@@ -215,7 +219,8 @@ def test_what_is_removed_is_no_longer_shown(exposition):
 def test_every_line_of_a_family_counts_as_a_series(exposition):
     page = shown(exposition, full_view())
     counted = exposition.series_by_family()
-    assert counted == {family.name: len(lines_of(page, family.name)) for family in FAMILIES}
+    assert counted == {name: len(lines_of(page, name)) for name in counted}
+    assert {family.name for family in FAMILIES if family.level is Level.JOB} <= counted.keys()
     assert sum(counted.values()) == 32
 
 
@@ -228,7 +233,7 @@ def test_all_lines_of_a_family_are_together(exposition):
 def test_labels_beyond_the_first_are_split_at_the_separator(exposition):
     state = job()
     state.counts["jobrun_steps_total"] = {}
-    state.count("jobrun_steps_total", "a,b", "success", released=True)
+    count(state, "jobrun_steps_total", "a,b", "success")
     assert f"a,b{SEPARATOR}success" in state.counts["jobrun_steps_total"]
     assert lines_of(shown(exposition, view(state)), "jobrun_steps_total") == [
         f'jobrun_steps_total{{{J},step_name="a,b",result="success"}} 1.0'

@@ -67,7 +67,7 @@ def test_one_spoiled_answer_costs_no_more_than_itself(vendor, poisoned):
         exporter.poll(case.spoil)
         exporter.check()
         counted = exporter.counted()
-        only_row = exporter.bench.poller.last_error.startswith("no row of the answer")  # all were spoiled: an error
+        only_row = exporter.bench.poller.status.error.startswith("no row of the answer")  # all were spoiled: an error
         exporter.recover()
         exporter.check()
         assert exporter.total() <= len(exporter.counted()) + 1, case  # one may be given up
@@ -158,7 +158,7 @@ def test_an_answer_beyond_the_limit_is_cut_off_and_costs_one_poll(vendor, tmp_pa
     bench.disruption(Huge)
     bench.clock.advance(30 * MINUTE)
     outcome = bench.poll()
-    disruption = bench.poller.last_error
+    disruption = bench.poller.status.error
     bench.simulator.disruptions.clear()
     bench.settle()
     assert bench.counted() == bench.truth()

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 import promql_parser as promql
 import yaml
 
-from exporter.metrics import meters
-from exporter.metrics.families import FAMILIES
+from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 
 TARGET = frozenset({"job", "instance"})
 """What Prometheus adds to each series that it scrapes."""
@@ -20,12 +19,7 @@ Labels = frozenset[str]
 
 def series_labels() -> dict[str, Labels]:
     """Name of a series → its labels, for everything that the exporter can show."""
-    families = [(each.name, str(each.kind), each.all_labels) for each in FAMILIES]
-    families += [
-        (each.name, each.kind.__name__.lower(), (*common, *each.labels))
-        for common, table in ((("source",), meters.SOURCE_FAMILIES), ((), meters.EXPORTER_FAMILIES))
-        for each in table
-    ]
+    families = [(each.name, str(each.kind), each.all_labels) for each in (*FAMILIES, *REQUEST_FAMILIES)]
     found = {}
     for name, kind, labels in families:
         parts = HISTOGRAM_PARTS if kind == "histogram" else {"": frozenset()}

@@ -9,13 +9,13 @@ import pytest
 import yaml
 
 from exporter.counting.records import JobState, LastFailure, LastRun
-from exporter.metrics.families import FAMILIES
-from exporter.metrics.jobview import JobView
+from exporter.metrics.families import FAMILIES, Level
 from exporter.model import Job, Result, State
 from exporter.reports.conditions import KINDS, MANY_JOBS, UNSEEN
 from exporter.reports.job_reports import judged
 from exporter.reports.problems import Standing, problems
 from exporter.reports.records import BudgetReport, Range, SourceReport
+from exporter.snapshot.job import JobView
 from tests.e2e.processes import needed
 from tests.monitoring.test_rules import ALERTS, RULES_FILE
 
@@ -264,8 +264,8 @@ def samples(now, minute) -> Iterator[tuple[str, dict[str, str], float]]:
                 yield name.split("{")[0], {"source": source.name, **more}, float(known)
     for view in now.jobs:
         of_job = ("sp", view.state.project, view.state.name)
-        for family in FAMILIES:
-            for values, value in family.rows(view) if family.rows else ():
+        for family in (each for each in FAMILIES if each.level is Level.JOB):
+            for values, value in family.samples(view) if family.samples else ():
                 names = ("source", "project", "job_name", *family.labels)
                 yield family.name, dict(zip(names, (*of_job, *values), strict=False)), float(value)
     for number in range(3):

@@ -2,12 +2,12 @@ import httpx
 import prometheus_client
 import pytest
 
-from exporter.exposition.exposition import Exposition
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.pages.site import Site
 from exporter.web.application import WebHandlers, application
 from exporter.web.request_pool import Bounds, RequestPool
 from exporter.web.server import WebServer
+from tests.exposition.builders import Pages
 from tests.pages.fake_reports import FakeReports
 
 RUNBOOKS = "# Runbooks\n\nText.\n\n## JobrunOverdue\n\nLook at `cron`.\n\n<script>alert(1)</script>\n"
@@ -17,7 +17,7 @@ RUNBOOKS = "# Runbooks\n\nText.\n\n## JobrunOverdue\n\nLook at `cron`.\n\n<scrip
 def shared():
     """Reports and the server of their pages."""
     reports = FakeReports()
-    exposition = Exposition(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
+    exposition = Pages(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
     pool = RequestPool(Bounds(rate=1e6, burst=1e6))
     answers = WebHandlers(
         page=lambda: exposition.page,

@@ -35,19 +35,16 @@ class Desk:
         self.bench = Bench(vendor, folder, steps="all", **settings)
         self.config = self.bench.assembly.config
         self.configure(web or {})
-        self.refused = ""
         self._ends = []
         self.asking = asking or VendorQueries(self.bench.clock, steps_seconds=5.0)
         self.handling = RequestPool(bounds or Bounds(rate=10_000, burst=10_000))
         self._reporter = Reporter(
             Dependencies(
-                ledger=self.bench.ledger,
-                publisher=self.bench.publisher,
+                snapshot=lambda: self.bench.publisher.snapshot,
                 reader=Reader(self.bench.state),
                 asking=self.asking,
                 config=lambda: self.config,
                 assembly=lambda: self.bench.assembly,
-                refused=lambda: self.refused,
                 clock=self.bench.clock,
             )
         )

@@ -177,7 +177,7 @@ def test_a_scope_that_may_not_be_read_is_a_problem(desk):
 
 def test_the_exporters_own_troubles_come_with_their_sentences(desk):
     desk.tell(ended("a"))
-    desk.refused = "sources.0.name: is required"
+    desk.bench.publisher.refused("sources.0.name: is required")
     desk.bench.ledger.error = "disk full"
     problems = desk.reporter.problems()
     assert [problem.kind for problem in problems] == [

@@ -2,17 +2,17 @@ import httpx
 import prometheus_client
 import pytest
 
-from exporter.exposition.exposition import Exposition
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.web.application import WebHandlers, application
 from exporter.web.server import WebServer
+from tests.exposition.builders import Pages
 
 
 class Exporter:
     """The handlers of the web server; a test sets their results."""
 
     def __init__(self):
-        self.exposition = Exposition(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
+        self.exposition = Pages(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
         self.scrapes = []
         self.healthy = (True, "well")
         self.ready = (True, "ready")

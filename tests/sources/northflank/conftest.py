@@ -8,7 +8,7 @@ from exporter.client.budget import Budget
 from exporter.client.client import Client, Environment
 from exporter.config.config import Config
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.once import NoPages
 from exporter.polling.poll import Poller
 from exporter.simulators.clock import Clock
@@ -40,7 +40,7 @@ class Exporter:
         config = Config(sources=(self.settings,))
         rules = rules_of(self.settings, config)
         self.ledger.configure({rules.name: rules}, counting_rules(config), "auto")
-        metrics = SelfMetrics(CollectorRegistry())
+        metrics = RequestMetrics(CollectorRegistry())
         meter = metrics.source(rules.name, TYPE.endpoints)
         access = TYPE.access(self.settings)
         budget = Budget(self.settings.requests_per_minute, monotonic=self.clock, sleep=self.sleep)

@@ -38,7 +38,7 @@ def test_one_job_that_cannot_be_read_costs_that_job_and_is_caught_up(poisoned, w
         for name in ("good", "bad"):
             world.run(name, start=before + minute * MINUTE + 1, duration=20.0, result="failure")
     poisoned.live(HOUR)
-    assert "bad" in poisoned.poller.last_error
+    assert "bad" in poisoned.poller.status.error
     poisoned.live(15 * MINUTE)
     assert poisoned.counted() == {("prod/good", FAILURE): 6}
     assert poisoned.watermark() > poisoned.clock() - 15 * MINUTE, "it waits for 15 minutes and no longer"
@@ -137,8 +137,8 @@ def test_many_failing_jobs_do_not_pass_for_an_api_that_is_down(exporter, world, 
 def test_an_api_that_answers_nothing_at_all_is_an_error_of_the_whole_source(poisoned, simulator):
     simulator.disruptions.set([Status(code=500)])
     poisoned.live(15 * MINUTE)
-    assert poisoned.poller.last_outcome == "error"
-    assert poisoned.poller.last_error == "GET /projects: 500"
+    assert poisoned.poller.status.outcome == "error"
+    assert poisoned.poller.status.error == "GET /projects: 500"
 
 
 def test_a_job_that_the_list_leaves_out_for_long_is_read_while_it_answers(poisoned, world, simulator):
@@ -200,6 +200,6 @@ def test_a_list_that_never_ends_is_refused(exporting, world, simulator, endpoint
     simulator.answer = answer
     exporter.poll()
     if (endpoint, pages) != ("runs", ENDLESS["always one page more"]):
-        assert exporter.poller.last_reason == "schema"
-        assert "does not end" in exporter.poller.last_error
+        assert exporter.poller.status.reason == "schema"
+        assert "does not end" in exporter.poller.status.error
     assert next(numbers) <= 310

@@ -507,7 +507,7 @@ def test_a_new_job_is_found_and_its_endings_count(exporter, world):
 def test_a_refused_token_is_an_error_of_the_poll(exporter, simulator):
     simulator.api_token = "another"
     assert exporter.poll() == "error"
-    assert "credential was refused" in exporter.poller.last_error
+    assert "credential was refused" in exporter.poller.status.error
 
 
 @pytest.mark.parametrize("errors", ["object", "text"])
@@ -517,7 +517,7 @@ def test_no_fault_tells_what_stood_in_the_answer(exporter, world, option, simula
     for code in (400, 500):
         simulator.disruptions.set([Status(code=code)])
         assert exporter.poll() == "error"
-        assert exporter.poller.last_error == f"GET /projects: {code}"
+        assert exporter.poller.status.error == f"GET /projects: {code}"
 
 
 @pytest.mark.parametrize("text", ['{"data": {"runs": [{"identifier": 1}]}}', "{}", '{"data": null}'])
@@ -538,7 +538,7 @@ def test_when_the_hour_is_used_up_nothing_is_asked_until_the_next_begins(exporte
     outcomes = exporter.live(left - 15 * MINUTE)
     assert len(asked()) in (2, 3)
     assert "error" in outcomes
-    assert "the budget is used up" in exporter.poller.last_error
+    assert "the budget is used up" in exporter.poller.status.error
     exporter.live(14 * MINUTE)
     assert asked() == []
     exporter.live(5 * MINUTE)

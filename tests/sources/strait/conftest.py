@@ -12,7 +12,7 @@ from exporter.app import SETTINGS
 from exporter.assembly import Assembly, Clocks, counting_rules
 from exporter.config.config import loads
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.once import NoPages
 from exporter.simulators.clock import Clock
 from exporter.simulators.scripted import ScriptedWorld
@@ -36,7 +36,7 @@ class Reader:
         self.ledger = Ledger(lambda: open_state(self._state, self._clock))
         self.ledger.load()
         outside = Clocks(clock=self._clock, monotonic=time.monotonic)
-        self.assembly = Assembly(config, self.ledger, SelfMetrics(CollectorRegistry()), NoPages(), outside)
+        self.assembly = Assembly(config, self.ledger, RequestMetrics(CollectorRegistry()), NoPages(), outside)
         rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
         self.ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
         self.polled = self.assembly.polled[0]
@@ -61,7 +61,7 @@ class Reader:
 
     @property
     def disruption(self) -> str:
-        return self.polled.poller.last_error
+        return self.polled.poller.status.error
 
     def job(self, name: str):
         (job,) = [job for job in self.ledger.jobs_of(SOURCE) if job.name == name and not job.gone]

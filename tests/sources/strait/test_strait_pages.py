@@ -241,7 +241,7 @@ def test_a_list_that_never_ends_is_refused_and_costs_no_run(world, simulator, re
     endless(simulator, answers)
     for _ in range(11):
         reader.poll(60)
-    assert reader.polled.poller.last_reason == "schema"
+    assert reader.polled.poller.status.reason == "schema"
     assert "/jobs" in reader.disruption
     world.run("daily", duration=5.0)
     reader.poll(60)

@@ -1,7 +1,7 @@
 import httpx
+import msgspec
 import pytest
 
-from exporter.polling.schedule import ScheduledSource
 from exporter.simulators.disruptions import Status
 
 MINUTE = 60.0
@@ -11,18 +11,18 @@ def test_a_refused_key_is_left_alone_for_five_minutes_at_once(simulator, reader)
     simulator.api_key = "another"
     assert reader.poll() == "error"
     assert "401" in reader.disruption
-    assert reader.polled.wait() == 300
+    assert reader.polled.poller.wait() == 300
     assert len(simulator.log.lines()) == 1, "nothing else is asked with a key that was refused"
 
     simulator.api_key = "strait_simulated"
     assert reader.poll(300) == "success"
-    assert reader.polled.wait() == 60
+    assert reader.polled.poller.wait() == 60
 
 
 def test_other_failures_are_tried_again_at_the_usual_time(simulator, reader):
     simulator.disruptions.set([Status(code=400, count=1)])
     assert reader.poll() == "partial"
-    assert reader.polled.wait() == 60
+    assert reader.polled.poller.wait() == 60
 
 
 def test_a_status_that_was_answered_before_is_not_given_up_for_one_refusal(simulator, reader):
@@ -37,7 +37,7 @@ def test_a_status_that_was_answered_before_is_not_given_up_for_one_refusal(simul
 def test_a_refused_key_never_locks_the_address_out(simulator, reader):
     simulator.api_key = "another"
     for _ in range(12):
-        reader.poll(reader.polled.wait())
+        reader.poll(reader.polled.poller.wait())
     assert {line.status for line in simulator.log.lines()} == {401}
 
 
@@ -148,5 +148,7 @@ def test_the_simulated_server_forgets_ties_at_a_page_s_edge(world, clock, simula
 
 
 def test_a_poller_s_wait_knows_no_vendor(reader):
-    polled = ScheduledSource("other", reader.polled.poller, reader.polled.meter, 600.0, auth_backoff=300.0)
-    assert polled.wait() == 600
+    poller = reader.polled.poller
+    assert poller._wait(1, "auth") == 300
+    poller._rules = msgspec.structs.replace(poller._rules, poll_interval=600.0)
+    assert poller._wait(1, "auth") == 600

@@ -10,7 +10,7 @@ from exporter.client.client import Client, Environment, NetworkSettings
 from exporter.config.config import Config, loads
 from exporter.counting.records import SEPARATOR, JobState
 from exporter.ledger.ledger import Ledger
-from exporter.metrics.meters import SelfMetrics
+from exporter.metrics.requests import RequestMetrics
 from exporter.once import NoPages
 from exporter.polling.poll import Poller
 from exporter.simulators.clock import Clock
@@ -46,7 +46,7 @@ class Watch:
         self.ledger.configure({NAME: rules}, counting_rules(config), "auto")
         access = kind.access(settings)
         self.registry = CollectorRegistry()
-        meter = SelfMetrics(self.registry).source(NAME, kind.endpoints)
+        meter = RequestMetrics(self.registry).source(NAME, kind.endpoints)
         client = Client(
             access.root,
             access.auth,

@@ -505,7 +505,7 @@ def test_a_workspace_that_refuses_is_a_fault(world, watching, clock, option):
     world.run("a", start=clock() - 100, duration=1.0)
     watch = watching()
     assert watch.poll() == "error"
-    assert "403" in watch.poller.last_error
+    assert "403" in watch.poller.status.error
 
 
 def test_a_recipe_tells_that_it_was_stopped(world, watch):

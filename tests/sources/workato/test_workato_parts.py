@@ -49,7 +49,7 @@ def test_a_recipe_that_cannot_be_read_costs_that_recipe(world, two, clock, simul
         two.poll()
     assert two.counts("b") == {"success": 5}
     assert two.counts("a") == {}
-    assert "recipe" in two.poller.last_error
+    assert "recipe" in two.poller.status.error
     assert all(scope.readable for scope in two.ledger.source("w").scopes.values())
     simulator.disruptions.clear()
     assert two.poll() == "success"
@@ -191,7 +191,7 @@ def test_a_list_of_recipes_that_takes_no_notice_of_the_page_is_refused(world, wa
     crowd(world)
     option(ignored=frozenset({"page"}))
     assert watch.poll() == "error"
-    assert "GET /recipes: the list does not end" in watch.poller.last_error
+    assert "GET /recipes: the list does not end" in watch.poller.status.error
     assert watch.requests()["recipes"] == 2
     assert watch.ledger.jobs_of("w") == []
     option()
@@ -204,7 +204,7 @@ def test_a_list_of_customers_that_takes_no_notice_of_the_page_is_refused(world, 
         world.add_job(SimJob(job_id=f"{number}/r", name="r", project=str(number)))
     option(ignored=frozenset({"page"}))
     assert watch.poll() == "error"
-    assert "GET /managed_users: the list does not end" in watch.poller.last_error
+    assert "GET /managed_users: the list does not end" in watch.poller.status.error
     option()
     watch.poll(times=2)
     assert len(watch.ledger.source("w").scopes) == 150
@@ -217,7 +217,7 @@ def test_a_list_of_jobs_that_takes_no_notice_of_the_offset_is_refused(world, two
         world.run("a", start=clock() + 1 + number / 10, duration=1e5 if filtered else 1.0)
     start(world, clock, ["b"])
     two.poll(after=100.0, times=3)
-    assert "recipes/{recipe}/jobs: the list does not end" in two.poller.last_error
+    assert "recipes/{recipe}/jobs: the list does not end" in two.poller.status.error
     assert two.counts("b") == {"success": 1}
     option()
     two.poll(times=2)

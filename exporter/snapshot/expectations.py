@@ -11,7 +11,6 @@ from exporter.config.values import Page
 from exporter.counting.records import JobState, OpenRun, label_of
 from exporter.cron import Schedule, next_tick, parse_schedule
 from exporter.learning.cadence import Cadence
-from exporter.learning.learned import NOTHING, Learned
 
 EARLY = 120.0
 """A start so many seconds before an instant of the schedule is that instant's: clocks differ, and some start early."""
@@ -68,11 +67,9 @@ def escalation(config: Config, source: SourceSettings, objective: Objective | No
     )
 
 
-def expectation(
-    job: JobState, objective: Objective | None, learned: Learned = NOTHING, open_runs: Iterable[OpenRun] = ()
-) -> Expectation:
+def expectation(job: JobState, objective: Objective | None, open_runs: Iterable[OpenRun] = ()) -> Expectation:
     """What is expected of a job. An objective goes before what the vendor says, that before what was learned."""
-    wanted = objective or NO_OBJECTIVE
+    wanted, learned = objective or NO_OBJECTIVE, job.learned
     text, schedule = _schedule(job, wanted)
     disabled = job.job.enabled is False
     next_run = None if disabled else _next_run(job, _last_start(job, open_runs), schedule, learned.cadence)

@@ -1,0 +1,159 @@
+"""The samples of gauges: pure functions from a view to rows.
+
+A row is the values of the labels that a gauge has beyond those of its level, and the sample's value. What is not known
+has no row.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from exporter.counting.records import LastRun, RateLimit, clean, clean_url
+from exporter.model import Result, State
+from exporter.snapshot.job import JobView
+from exporter.snapshot.snapshot import ExporterView
+from exporter.snapshot.source import SourceView
+
+Row = tuple[tuple[str, ...], float]
+
+View = TypeVar("View", JobView, SourceView, ExporterView)
+
+STATES = tuple((state, (state.value,)) for state in State)
+RESULTS = tuple((result, (result.value,)) for result in Result)
+
+
+def single(value: Callable[[View], float | None]) -> Callable[[View], Iterable[Row]]:
+    """Return the rows of a gauge without labels of its own, absent while its value is not known."""
+
+    def rows(view: View) -> Iterable[Row]:
+        known = value(view)
+        return () if known is None else (((), known),)
+
+    return rows
+
+
+# --- jobs ---
+
+
+def of_last_run(value: Callable[[LastRun], float | None]) -> Callable[[JobView], Iterable[Row]]:
+    """Return the rows of a gauge without labels of its own, made of the run that ended last."""
+
+    def rows(view: JobView) -> Iterable[Row]:
+        known = None if view.state.last_run is None else value(view.state.last_run)
+        return () if known is None else (((), known),)
+
+    return rows
+
+
+def active_runs(view: JobView) -> Iterator[Row]:
+    """Return how many runs are in each open state, those without any included."""
+    for state, labels in STATES:
+        yield labels, view.active.get(state, (0, None))[0]
+
+
+def oldest_active_starts(view: JobView) -> Iterator[Row]:
+    """Return the earliest start of the runs in each open state."""
+    for state, labels in STATES:
+        start = view.active.get(state, (0, None))[1]
+        if start is not None:
+            yield labels, start
+
+
+def last_run_status(view: JobView) -> Iterator[Row]:
+    """Return 1 for the result of the run that ended last, also where it was not seeded, and 0 for the others."""
+    last = None if view.state.last_run is None else view.state.last_run.result
+    for result, labels in RESULTS:
+        if result == last or result in view.results:
+            yield labels, result == last
+
+
+def last_run_steps(view: JobView) -> Iterator[Row]:
+    """Return how many steps of the latest run with known steps ended in each result."""
+    steps = {} if view.state.last_steps is None else view.state.last_steps.results
+    for result, labels in RESULTS if view.has_steps and view.state.job.has_steps else ():
+        if result in steps or result in view.results:
+            yield labels, steps.get(result, 0)
+
+
+def last_failed_run(view: JobView) -> Iterator[Row]:
+    """Return which run failed last, and why."""
+    failure = view.state.last_failure
+    if failure is not None:
+        step, error_type = clean(failure.failed_step), clean(failure.error_type)
+        yield (clean(failure.run_id), clean_url(view.failed_run_url), step, error_type), 1
+
+
+def job_info(view: JobView) -> Iterator[Row]:
+    """Return what a person wants to know of the job."""
+    job = view.state.job
+    own, job_url = tuple(value for _, value in view.labels), view.job_url
+    yield (
+        (
+            clean(job.job_id),
+            clean(view.schedule),
+            view.team,
+            view.page,
+            clean(job.stop_cause),
+            clean_url(job_url),
+            *own,
+        ),
+        1,
+    )
+
+
+def configured_labels(view: JobView) -> tuple[str, ...]:
+    """Return the names of the labels that `job_info` has from the configuration."""
+    return tuple(name for name, _ in view.labels)
+
+
+def learned_expectations(view: JobView) -> Iterator[Row]:
+    """Return which expectations are learned: nobody has configured them, and no vendor reports them."""
+    for name in view.learned:
+        yield (name,), 1
+
+
+# --- sources ---
+
+
+def once_known(value: Callable[[SourceView], float | None]) -> Callable[[SourceView], Iterable[Row]]:
+    """Return the rows of a gauge that is absent until a poll has found out how its source stands."""
+    return single(lambda view: value(view) if view.known else None)
+
+
+def of_rate_limit(value: Callable[[RateLimit], float | None]) -> Callable[[SourceView], Iterable[Row]]:
+    """Return the rows of a gauge that is made of the rate limit that the API last reported."""
+    return single(lambda view: value(view.status.rate_limit))
+
+
+def source_info(view: SourceView) -> Iterator[Row]:
+    """Return which API a source reads."""
+    if view.provider:
+        yield (view.provider, view.api_url), 1
+
+
+def scopes(view: SourceView) -> Iterator[Row]:
+    """Return how many scopes the credential may read, and how many not."""
+    if view.known:
+        unreadable = len(view.unreadable)
+        yield ("readable",), len(view.state.scopes) - unreadable
+        yield ("unreadable",), unreadable
+
+
+# --- the exporter ---
+
+
+def build_info(view: ExporterView) -> Iterator[Row]:
+    """Return which program is running."""
+    if view.build is not None:
+        yield (view.build.version, view.build.revision, view.build.python_version), 1
+
+
+def objective_jobs(view: ExporterView) -> Iterator[Row]:
+    """Return how many jobs each objective has."""
+    for place, jobs in enumerate(view.objective_jobs):
+        yield (str(place),), jobs
+
+
+def served_series(view: ExporterView) -> Iterator[Row]:
+    """Return how many series each family has on the page."""
+    for family, series in view.series.items():
+        yield (family,), series

@@ -1,0 +1,1 @@
+"""One frozen view of everything committed, which all readers share."""

@@ -1,0 +1,271 @@
+"""Makes snapshots: views of committed records together with the configuration, each made again only when it changes."""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+import structlog
+
+from exporter.config.config import Config
+from exporter.config.source import SourceSettings
+from exporter.counting.records import JobState, OpenRun, SourceState, clean
+from exporter.counting.rules import SourceRules
+from exporter.links import run_url
+from exporter.snapshot.expectations import escalation, expectation, objective_of
+from exporter.snapshot.job import JobView, active_of
+from exporter.snapshot.snapshot import ExporterView, Snapshot
+from exporter.snapshot.source import SourceView
+
+
+class ConfiguredSource(msgspec.Struct, frozen=True, kw_only=True):
+    """A configured source, as far as views of it and its jobs need it. `api_url`: where its API is."""
+
+    settings: SourceSettings
+    rules: SourceRules
+    api_url: str = ""
+
+
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """What a snapshot is made of besides the configuration.
+
+    Attributes:
+        jobs: The records of all jobs by key.
+        sources: The records of all sources by name.
+        exporter: What the ledger knows of the exporter itself.
+        open_runs: Open runs by source, oldest first; the same tuple while nothing of them changes.
+        changed: Keys of the jobs that have changed since the last call; None if all may have.
+        starting: Sources of which no poll has been complete since the process started.
+        polled: Sources that have been polled since then.
+        step_histograms: Whether step durations are observed.
+    """
+
+    jobs: Mapping[int, JobState]
+    sources: Mapping[str, SourceState]
+    exporter: ExporterView
+    open_runs: Mapping[str, tuple[OpenRun, ...]] = {}
+    changed: Collection[int] | None = None
+    starting: frozenset[str] = frozenset()
+    polled: frozenset[str] = frozenset()
+    step_histograms: bool = True
+
+
+class ViewBuilder:
+    """Makes views of records, given a configuration.
+
+    Args:
+        config: The configuration.
+        sources: Its sources by name.
+    """
+
+    def __init__(self, config: Config, sources: Mapping[str, ConfiguredSource]) -> None:
+        self.config = config
+        self.sources = sources
+        self._log = structlog.get_logger()
+        self._unparsed: set[tuple[int, str]] = set()
+        self._without_expectations: set[int] = set()
+
+    def is_shown(self, job: JobState) -> bool:
+        """Return whether a job's series are served."""
+        source = self.sources.get(job.source)
+        return source is not None and source.rules.shows(job)
+
+    def job(
+        self,
+        job: JobState,
+        open_runs: Sequence[OpenRun] = (),
+        *,
+        watched: bool = True,
+        step_histograms: bool = True,
+        withheld: bool = False,
+    ) -> JobView:
+        """Return the view of a job. `watched`: whether its scope can be read, so that a missing run means something."""
+        rules = self.sources[job.source].rules
+        bare = JobView(
+            state=job,
+            active=active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs),
+            results=rules.results,
+            has_steps=rules.steps != "off",
+            step_histograms=step_histograms,
+            withheld=withheld,
+        )
+        try:
+            view = self._completed(bare, open_runs, watched=watched)
+        except Exception as error:  # noqa: BLE001  # one job must not keep all others off the page
+            if job.key not in self._without_expectations:
+                self._without_expectations.add(job.key)
+                self._log.error("expectations of a job cannot be computed", **_names(job), exc_info=error)
+            return bare
+        self._without_expectations.discard(job.key)
+        return view
+
+    def _completed(self, view: JobView, open_runs: Sequence[OpenRun], *, watched: bool) -> JobView:
+        """Return a view with what is expected of its job, and who hears of it."""
+        job, source = view.state, self.sources[view.state.source]
+        objective = objective_of(self.config, job)
+        expected = expectation(job, objective, open_runs)
+        if expected.unparsed:
+            self._warn_of_schedule(job, expected.schedule)
+        escalated = escalation(self.config, source.settings, objective)
+        failed = job.last_failure.run_id if job.last_failure else ""
+        external_url = self.config.web.external_url
+        return msgspec.structs.replace(
+            view,
+            freshness=expected.freshness if watched else None,
+            duration_budget=expected.duration_budget,
+            next_expected=expected.next_run if watched else None,
+            schedule=expected.schedule,
+            unparsed=expected.unparsed,
+            learned=tuple(name for name in expected.learned if watched or name == "duration_budget"),
+            objective=None if objective is None else self.config.objectives.index(objective),
+            team=escalated.team,
+            page=escalated.page,
+            failures_to_page=escalated.failures_to_page,
+            labels=escalated.labels,
+            job_url=job.job.url,
+            failed_run_url=run_url(external_url, source.settings, job.job, failed) if failed else "",
+        )
+
+    def _warn_of_schedule(self, job: JobState, schedule: str) -> None:
+        """Log once that a job's schedule is not understood."""
+        if (job.key, schedule) not in self._unparsed:
+            self._unparsed.add((job.key, schedule))
+            expression = {"schedule": clean(schedule), "timezone": clean(job.job.timezone)}
+            text = "schedule not understood; the job's next run is learned instead"
+            self._log.warning(text, **_names(job), **expression)
+
+    def source(
+        self, state: SourceState, *, jobs: int, open_runs: tuple[OpenRun, ...], polled: bool, withheld: bool
+    ) -> SourceView:
+        """Return the view of a source."""
+        source = self.sources[state.name]
+        return SourceView(
+            state=state,
+            provider=source.settings.type,
+            api_url=source.api_url,
+            configured_interval=source.settings.poll_interval,
+            jobs=jobs,
+            open_runs=open_runs,
+            polled=polled,
+            withheld=withheld,
+        )
+
+
+class SnapshotBuilder:
+    """Makes one snapshot after the other. Views that have not changed are the objects of the snapshot before."""
+
+    def __init__(self) -> None:
+        self._views: ViewBuilder | None = None
+        self._latest = Snapshot(generation=-1)
+        self._withheld: frozenset[str] = frozenset()
+        self._unreadable: frozenset[tuple[str, str]] = frozenset()
+        self._everything = True
+        self._reported_unmatched = False
+        self._log = structlog.get_logger()
+
+    def configure(self, views: ViewBuilder) -> None:
+        """Make views of another configuration from now on."""
+        self._views = views
+        self._everything, self._reported_unmatched = True, False
+
+    def build(self, committed: Committed, withheld: frozenset[str] = frozenset()) -> Snapshot:
+        """Return the snapshot of what is committed. `withheld`: sources whose counters are not served yet."""
+        views = self._views
+        if views is None:
+            return Snapshot()
+        unreadable = self._unreadable_scopes(views, committed)
+        everything = self._everything or committed.changed is None
+        everything = everything or (withheld, unreadable) != (self._withheld, self._unreadable)
+        # What raises below must not lose what has changed: then everything is looked at again.
+        self._everything, self._withheld, self._unreadable = True, withheld, unreadable
+        jobs = self._jobs(views, committed, None if everything else committed.changed or ())
+        self._latest = Snapshot(
+            generation=self._latest.generation + 1,
+            records=dict(committed.jobs),
+            jobs=jobs,
+            sources=self._sources(views, committed, jobs),
+            exporter=self._exporter(views, committed, jobs),
+        )
+        self._everything = False
+        return self._latest
+
+    def _unreadable_scopes(self, views: ViewBuilder, committed: Committed) -> frozenset[tuple[str, str]]:
+        """Return source and name of scopes that could not be read last: of their jobs no run can be missed."""
+        states = [committed.sources[name] for name in views.sources if name in committed.sources]
+        return frozenset(
+            (state.name, name) for state in states for name, scope in state.scopes.items() if not scope.readable
+        )
+
+    def _jobs(self, views: ViewBuilder, committed: Committed, changed: Collection[int] | None) -> dict[int, JobView]:
+        if changed is None:
+            shown = sorted(key for key, job in committed.jobs.items() if views.is_shown(job))
+            return self._made(views, committed, shown)
+        known = {key: committed.jobs[key] for key in changed if key in committed.jobs}
+        shown = [key for key, job in known.items() if views.is_shown(job)]
+        if not changed:
+            return dict(self._latest.jobs)
+        kept = {key: view for key, view in self._latest.jobs.items() if key not in changed}
+        return dict(sorted({**kept, **self._made(views, committed, shown)}.items()))
+
+    def _made(self, views: ViewBuilder, committed: Committed, keys: Collection[int]) -> dict[int, JobView]:
+        wanted, open_runs = set(keys), {key: list[OpenRun]() for key in keys}
+        for run in (run for runs in committed.open_runs.values() for run in runs):
+            if run.job in wanted:
+                open_runs[run.job].append(run)
+        return {key: self._view(views, committed, committed.jobs[key], open_runs[key]) for key in keys}
+
+    def _view(self, views: ViewBuilder, committed: Committed, job: JobState, open_runs: Sequence[OpenRun]) -> JobView:
+        return views.job(
+            job,
+            open_runs,
+            watched=(job.source, job.job.scope) not in self._unreadable,
+            step_histograms=committed.step_histograms,
+            withheld=job.source in self._withheld,
+        )
+
+    def _sources(self, views: ViewBuilder, committed: Committed, jobs: Mapping[int, JobView]) -> dict[str, SourceView]:
+        counts = Counter(view.state.source for view in jobs.values())
+        made: dict[str, SourceView] = {}
+        for name in views.sources:
+            if name in committed.sources:
+                view = views.source(
+                    committed.sources[name],
+                    jobs=counts[name],
+                    open_runs=committed.open_runs.get(name, ()),
+                    polled=name in committed.polled,
+                    withheld=name in self._withheld,
+                )
+                before = self._latest.sources.get(name)
+                made[name] = before if before is not None and _is_same(before, view) else view
+        return made
+
+    def _exporter(self, views: ViewBuilder, committed: Committed, jobs: Mapping[int, JobView]) -> ExporterView:
+        objectives = len(views.config.objectives)
+        found = Counter(view.objective for view in jobs.values())
+        unmatched = self._latest.exporter.unmatched if self._latest.sources.keys() == views.sources.keys() else ()
+        if not committed.starting & views.sources.keys():
+            unmatched = tuple(place for place in range(objectives) if not found[place])
+            self._report_unmatched(unmatched, len(jobs))
+        return msgspec.structs.replace(
+            committed.exporter,
+            objective_jobs=tuple(found[place] for place in range(objectives)),
+            unmatched=unmatched,
+            series_limit=views.config.metrics.max_series,
+        )
+
+    def _report_unmatched(self, unmatched: Sequence[int], jobs: int) -> None:
+        """Log once per configuration which objectives have no job, all sources having been read."""
+        if not self._reported_unmatched:
+            self._reported_unmatched = True
+            for place in unmatched:
+                self._log.warning("objective matches no job", objective=place, jobs=jobs)
+
+
+def _names(job: JobState) -> dict[str, str]:
+    """Return what names a job in log lines."""
+    return {"source": job.source, "project": job.project, "job_name": job.name}
+
+
+def _is_same(before: SourceView, now: SourceView) -> bool:
+    """Return whether two views of a source say the same; records and open runs are replaced, never changed."""
+    parts = (before.state is now.state, before.open_runs is now.open_runs)
+    return all(parts) and before == msgspec.structs.replace(now, state=before.state, open_runs=before.open_runs)
