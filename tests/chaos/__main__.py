@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from tests.chaos.mutants import MUTANTS
-from tests.chaos.process_chaos import rampaged
+from tests.chaos.process_chaos import run_process_chaos
 from tests.chaos.report import Journal, line, summary
 from tests.chaos.scenario import Decision, Options, played
 from tests.chaos.troubles import TROUBLES
@@ -83,7 +83,7 @@ def _again(told: argparse.Namespace) -> str:
 def one(told: argparse.Namespace, journal: Journal) -> None:
     """The scenario of a seed."""
     real = told.layer == "real"
-    note(journal, rampaged(told.seed, min(told.kills, REAL)) if real else simulated(told)(told.seed))
+    note(journal, run_process_chaos(told.seed, min(told.kills, REAL)) if real else simulated(told)(told.seed))
 
 
 def many(told: argparse.Namespace, journal: Journal) -> None:
@@ -91,7 +91,7 @@ def many(told: argparse.Namespace, journal: Journal) -> None:
     if told.layer != "real":
         enough(journal, Layer("simulated", "w", told.runs, told.processes), told.first_seed, simulated(told))
     if told.layer != "simulated":
-        kill = partial(rampaged, kills=min(told.kills, REAL))
+        kill = partial(run_process_chaos, kills=min(told.kills, REAL))
         enough(journal, Layer("real", "r", told.kills, 1), told.first_seed, kill)
 
 

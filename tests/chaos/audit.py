@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from tests.chaos.ground_truth import Key, Range, merged, seconds
 from tests.chaos.renamed import INCLUDED, RENAMED
-from tests.chaos.scenario_harness import Stage
+from tests.chaos.scenario_harness import ScenarioHarness
 from tests.contract.harness import DAY
 
 SKEW = 10.0
@@ -18,72 +18,72 @@ LABELS = {
 }
 
 
-def audit(stage: Stage) -> int:
+def audit(harness: ScenarioHarness) -> int:
     """Adds all discrepancies to the findings; gives how many endings were compared."""
     compared = 0
-    for word in stage.words:
-        checked, wrong = source(stage, word)
+    for word in harness.words:
+        checked, wrong = source(harness, word)
         compared += checked
         for each in wrong:
-            stage.findings.add(f"{word}: {each}")
-    lost = stage.watch.value("jobrun_exporter_state_cold_starts_total", reason="lost") or 0
-    if lost > len(stage.outages) * len(stage.words):
-        stage.findings.add(f"{lost:g} states are said to be lost, there were {len(stage.outages)} outages")
-    for each in secrets(stage):
-        stage.findings.add(each)
+            harness.findings.add(f"{word}: {each}")
+    lost = harness.watch.value("jobrun_exporter_state_cold_starts_total", reason="lost") or 0
+    if lost > len(harness.outages) * len(harness.words):
+        harness.findings.add(f"{lost:g} states are said to be lost, there were {len(harness.outages)} outages")
+    for each in secrets(harness):
+        harness.findings.add(each)
     return compared
 
 
-def source(stage: Stage, word: str) -> tuple[int, list[str]]:
+def source(harness: ScenarioHarness, word: str) -> tuple[int, list[str]]:
     """What is wrong with one source's numbers, and how many endings they stand for."""
-    state, truths = stage.life.ledger.source(word), stage.truths[word]
+    state, truths = harness.life.ledger.source(word), harness.truths[word]
     if state.baseline is None:
         return 0, ["it has never been polled"]
-    wrong = list(baseline(stage, word, state.baseline))
+    wrong = list(baseline(harness, word, state.baseline))
     unobserved = merged(state.unobserved)
-    wrong += ranges(stage, word, unobserved)
-    end = stage.clock() - stage.plan.poll_interval
+    wrong += ranges(harness, word, unobserved)
+    end = harness.clock() - harness.plan.poll_interval
     must, _ = truths.counts(state.baseline + SKEW, end, unobserved)
-    _, may = truths.counts(state.baseline - SKEW, stage.clock(), unobserved)
-    found = shown(stage, "jobrun_runs_total", word)
-    if stage.plan.bounded:
+    _, may = truths.counts(state.baseline - SKEW, harness.clock(), unobserved)
+    found = shown(harness, "jobrun_runs_total", word)
+    if harness.plan.bounded:
         found, must, may = (by_result(counts) for counts in (found, must, may))
     wrong += differences("runs", found, must, may)
     renamed = truths.renamed
     if renamed is not None:
-        wrong += renamed.wrong(stage.clock(), state.baseline, exact=not stage.plan.zero_first and not unobserved)
-    lost = int(stage.watch.total("jobrun_source_steps_lost_total", word)) or steps_lost(stage, word)
-    if not lost and stage.plan.steps == "all" and word != "northflank" and not stage.plan.bounded:
+        wrong += renamed.wrong(harness.clock(), state.baseline, exact=not harness.plan.zero_first and not unobserved)
+    lost = int(harness.watch.total("jobrun_source_steps_lost_total", word)) or steps_lost(harness, word)
+    if not lost and harness.plan.steps == "all" and word != "northflank" and not harness.plan.bounded:
         must_steps, _ = truths.steps(state.baseline + SKEW, end, unobserved)
-        _, may_steps = truths.steps(state.baseline - SKEW, stage.clock(), unobserved)
-        wrong += differences("steps", shown(stage, "jobrun_steps_total", word), must_steps, may_steps)
+        _, may_steps = truths.steps(state.baseline - SKEW, harness.clock(), unobserved)
+        wrong += differences("steps", shown(harness, "jobrun_steps_total", word), must_steps, may_steps)
     return sum(must.values()), wrong
 
 
-def baseline(stage: Stage, word: str, timestamp: float) -> Iterator[str]:
+def baseline(harness: ScenarioHarness, word: str, timestamp: float) -> Iterator[str]:
     """It must be the start of a poll, and of no job's earlier."""
-    if not any(abs(begun - timestamp) < SKEW for begun in stage.polls_begun[word]):
+    if not any(abs(begun - timestamp) < SKEW for begun in harness.polls_begun[word]):
         yield f"the baseline {timestamp:.0f} is the start of no poll"
-    for job in stage.life.ledger.jobs_of(word):
+    for job in harness.life.ledger.jobs_of(word):
         if not job.name.startswith(RENAMED) and abs(job.baseline - timestamp) > SKEW:
             yield f"the baseline of {job.project}/{job.name} is {job.baseline - timestamp:.0f} s from the source's"
 
 
-def ranges(stage: Stage, word: str, unobserved: Sequence[Range]) -> Iterator[str]:
+def ranges(harness: ScenarioHarness, word: str, unobserved: Sequence[Range]) -> Iterator[str]:
     """What is said to be unobserved: the metric tells as much, and there was an outage for each of them."""
-    told = stage.watch.value("jobrun_source_unobserved_seconds_total", source=word) or 0.0
+    told = harness.watch.value("jobrun_source_unobserved_seconds_total", source=word) or 0.0
     if abs(told - seconds(unobserved)) > 1:
         yield f"{told:.0f} s are said to be unobserved, the ranges are of {seconds(unobserved):.0f} s"
-    reasons = merged([*stage.outages, *stage.unread[word]])
+    reasons = merged([*harness.outages, *harness.unread[word]])
     for since, until in unobserved:
         if not any(low - DAY <= since and until <= high for low, high in reasons):
             yield f"{since:.0f} to {until:.0f} is said to be unobserved, without any outage"
 
 
-def shown(stage: Stage, family: str, word: str) -> Counter[Key]:
+def shown(harness: ScenarioHarness, family: str, word: str) -> Counter[Key]:
     """The counts of a source as the last page shows them."""
     counts: Counter[Key] = Counter()
-    for series, value in stage.watch.values.items():
+    for series, value in harness.watch.values.items():
         sample = SAMPLE.fullmatch(series)
         if sample and sample[1] == family and value:
             labels = dict(LABEL.findall(sample[2]))
@@ -110,16 +110,16 @@ def by_result(counts: Counter[Key]) -> Counter[Key]:
     return sums
 
 
-def steps_lost(stage: Stage, word: str) -> int:
+def steps_lost(harness: ScenarioHarness, word: str) -> int:
     """Runs whose steps the exporter says it could not get."""
-    return int(stage.watch.value("jobrun_source_steps_lost_total", source=word) or 0)
+    return int(harness.watch.value("jobrun_source_steps_lost_total", source=word) or 0)
 
 
-def secrets(stage: Stage) -> Iterator[str]:
+def secrets(harness: ScenarioHarness) -> Iterator[str]:
     """Nothing secret and nothing of customers in the logs or in any file of the state."""
-    logs = stage.log.getvalue()
-    files = {path.name: path.read_bytes() for path in stage.state.parent.iterdir()}
-    for mark in stage.forbidden:
+    logs = harness.log.getvalue()
+    files = {path.name: path.read_bytes() for path in harness.state.parent.iterdir()}
+    for mark in harness.forbidden:
         if mark in logs:
             yield f"the logs hold {mark[:4]}…"
         yield from (f"{name} holds {mark[:4]}…" for name, content in files.items() if mark.encode() in content)

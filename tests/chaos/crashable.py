@@ -17,7 +17,7 @@ class Killed(BaseException):
     """The process is no more. No `except Exception` may hold it up."""
 
 
-class Mortal:
+class Crashable:
     """The life of one simulated process. After its death it does nothing to its files any more."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Mortal:
     def connect(self, *arguments: object, **options: object) -> sqlite3.Connection:
         """Opens the database: the seam of the store."""
         connection = sqlite3.connect(*arguments, factory=_Connection, **options)  # type: ignore[call-overload]  # as they came
-        connection.mortal = self
+        connection.crashable = self
         self._connections.append(connection)
         return connection
 
@@ -75,22 +75,22 @@ class Mortal:
 
 
 class _Connection(sqlite3.Connection):
-    """A connection of a mortal process."""
+    """A connection of a crashable process."""
 
-    mortal: Mortal
+    crashable: Crashable
 
     def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:  # type: ignore[override]  # by position only, as the store does
-        self.mortal.before(sql)
+        self.crashable.before(sql)
         cursor = super().execute(sql, *parameters)  # type: ignore[arg-type]  # as they came
-        self.mortal.after(sql)
+        self.crashable.after(sql)
         return cursor
 
     def executemany(self, sql: str, *parameters: object) -> sqlite3.Cursor:  # type: ignore[override]  # as above
-        self.mortal.before(sql)
+        self.crashable.before(sql)
         return super().executemany(sql, *parameters)  # type: ignore[arg-type]  # as they came
 
     def close(self) -> None:
-        if not self.mortal.dead:
+        if not self.crashable.dead:
             super().close()
 
 

@@ -72,7 +72,7 @@ class Endpoints:
 
 
 class Direct(httpx.BaseTransport):
-    """The network of a stage.
+    """The network of a harness.
 
     Attributes:
         pass_time: Moves the clock by a number of seconds.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tests.chaos.ground_truth import JobTruth, Range, is_sure
-from tests.chaos.scenario_harness import Stage
+from tests.chaos.scenario_harness import ScenarioHarness
 
 STATES = ("pending", "executing")
 SKEW = 10.0
@@ -13,64 +13,66 @@ SKEW = 10.0
 class Gauges:
     """Compares after each poll, whenever nothing has been wrong with a source for as long as it is promised."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage = stage
+    def __init__(self, harness: ScenarioHarness) -> None:
+        self._harness = harness
         self.compared = 0
 
     def compare(self) -> None:
         """All sources that are calm."""
-        stage = self._stage
-        for word in stage.words:
-            since = stage.clock() - stage.plan.promised(word)
+        harness = self._harness
+        for word in harness.words:
+            since = harness.clock() - harness.plan.promised(word)
             self._never_too_many(word)
-            if word not in stage.absent and stage.disturbed[word] < since:
+            if word not in harness.absent and harness.disturbed[word] < since:
                 self.compared += 1
                 for wrong in self._wrong(word, since):
-                    stage.findings.add(f"{word}: {wrong}")
+                    harness.findings.add(f"{word}: {wrong}")
 
     def _never_too_many(self, word: str) -> None:
         """At no time more is counted than has happened."""
-        stage = self._stage
+        harness = self._harness
         baseline = (
-            stage.life.ledger.committed.sources[word].baseline if word in stage.life.ledger.committed.sources else None
+            harness.life.ledger.committed.sources[word].baseline
+            if word in harness.life.ledger.committed.sources
+            else None
         )
-        counted = stage.watch.total("jobrun_runs_total", word)
-        if baseline is not None and counted > stage.truths[word].most(baseline - SKEW, stage.clock() + SKEW):
-            stage.findings.add(f"{word}: {counted:g} endings counted, more than there were")
+        counted = harness.watch.total("jobrun_runs_total", word)
+        if baseline is not None and counted > harness.truths[word].most(baseline - SKEW, harness.clock() + SKEW):
+            harness.findings.add(f"{word}: {counted:g} endings counted, more than there were")
 
     def _wrong(self, word: str, since: float) -> Iterator[str]:
-        stage = self._stage
-        state = stage.life.ledger.source(word)
+        harness = self._harness
+        state = harness.life.ledger.source(word)
         unobserved: list[Range] = list(state.unobserved)
-        if stage.watch.value("jobrun_source_up", source=word) != 1:
+        if harness.watch.value("jobrun_source_up", source=word) != 1:
             yield "up is not 1"
-        mark = stage.watch.value("jobrun_source_watermark_timestamp_seconds", source=word)
-        if mark is None or not since - SKEW <= mark <= stage.clock() + SKEW:
+        mark = harness.watch.value("jobrun_source_watermark_timestamp_seconds", source=word)
+        if mark is None or not since - SKEW <= mark <= harness.clock() + SKEW:
             yield f"the watermark is {mark}"
         yield from self._incomplete(word, mark, unobserved)
-        if stage.plan.bounded:
+        if harness.plan.bounded:
             return
-        for (project, name), job in stage.truths[word].jobs.items():
-            if (word, project, name) in stage.poisoned:
+        for (project, name), job in harness.truths[word].jobs.items():
+            if (word, project, name) in harness.poisoned:
                 continue
             labels = {"source": word, "project": project, "job_name": name}
             yield from (f"{project}/{name}: {wrong}" for wrong in self._job(labels, job, since, unobserved))
 
     def _incomplete(self, word: str, mark: float | None, unobserved: list[Range]) -> Iterator[str]:
         """All endings up to the watermark are counted, unless the API has been lying lately."""
-        stage = self._stage
-        baseline = stage.life.ledger.source(word).baseline
-        lied = stage.clock() - stage.lied[word] < stage.plan.overlap + 26 * 3600
-        poisoned = any(each[0] == word for each in stage.poisoned)
-        if mark is None or baseline is None or stage.plan.zero_first or lied or poisoned:
+        harness = self._harness
+        baseline = harness.life.ledger.source(word).baseline
+        lied = harness.clock() - harness.lied[word] < harness.plan.overlap + 26 * 3600
+        poisoned = any(each[0] == word for each in harness.poisoned)
+        if mark is None or baseline is None or harness.plan.zero_first or lied or poisoned:
             return
-        needed = stage.truths[word].sure(baseline + SKEW, mark - 1, unobserved)
-        counted = stage.watch.total("jobrun_runs_total", word)
+        needed = harness.truths[word].sure(baseline + SKEW, mark - 1, unobserved)
+        counted = harness.watch.total("jobrun_runs_total", word)
         if counted < needed:
             yield f"{counted:g} endings are counted, {needed} lie before the watermark {mark:.0f}"
 
     def _job(self, labels: dict[str, str], job: JobTruth, since: float, unobserved: list[Range]) -> Iterator[str]:
-        watch, now = self._stage.watch, self._stage.clock()
+        watch, now = self._harness.watch, self._harness.clock()
         active = [watch.value("jobrun_active_runs", **labels, state=state) for state in STATES]
         least, most = job.open_between(since, now)
         unsure = len(job.stuck) + len(job.doubted)
@@ -79,7 +81,7 @@ class Gauges:
             yield f"{active} active runs, there are {least} to {most}"
         shown = watch.value("jobrun_last_run_end_timestamp_seconds", **labels)
         sure = [ending for ending in job.ended[: job.place(since)][-20:] if is_sure(ending, unobserved)]
-        if not sure or sure[-1].end < self._stage.first_poll(labels["source"]):
+        if not sure or sure[-1].end < self._harness.first_poll(labels["source"]):
             return
         if shown is None or shown < sure[-1].end:
             yield f"the last run ended at {shown}, not at {sure[-1].end:.0f}"
@@ -96,5 +98,5 @@ class Gauges:
             yield f"no run ended at {shown:.0f}"
             return
         result = str(job.ended[place].result)
-        if self._stage.watch.value("jobrun_last_run_status", **labels, status=result) != 1:
+        if self._harness.watch.value("jobrun_last_run_status", **labels, status=result) != 1:
             yield f"the last run ended as {result}, which is not shown"

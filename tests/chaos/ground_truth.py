@@ -114,7 +114,7 @@ def touches(run: SimRun, ranges: Sequence[Range], slack: float = 2.0) -> bool:
     return any(run.created <= until + slack and end >= since - slack for since, until in ranges)
 
 
-class Truths:
+class GroundTruth:
     """All jobs of one vendor."""
 
     def __init__(self, word: str, world: DenseWorld, max_run_age: float) -> None:

@@ -21,7 +21,7 @@ from exporter.once import NoPages
 from exporter.polling.schedule import ScheduledSource
 from exporter.sources import SOURCES
 from exporter.state.opening import OpenedState, open_state
-from tests.chaos.crashable import Mortal
+from tests.chaos.crashable import Crashable
 
 HOUSEKEEPING = 3600.0
 
@@ -45,10 +45,10 @@ def configured(settings: Mapping[str, object]) -> Config:
 
 
 class Life:
-    """A process. `mortal` decides when it dies; after that no method may be called but `bury`."""
+    """A process. `crashable` decides when it dies; after that no method may be called but `bury`."""
 
     def __init__(self, settings: Mapping[str, object], state: Path, around: Around) -> None:
-        self.mortal = Mortal()
+        self.crashable = Crashable()
         self.state = state
         self._around = around
         self._config = configured(settings)
@@ -75,10 +75,10 @@ class Life:
         self._publisher.publish()
 
     def _open(self) -> OpenedState:
-        return open_state(self.state, self._clock, self.mortal.connect)
+        return open_state(self.state, self._clock, self.crashable.connect)
 
     def _clock(self) -> float:
-        self.mortal.snapshot()
+        self.crashable.snapshot()
         return self._around.clock()
 
     def _assembled(self, config: Config, before: Assembly | None = None) -> Assembly:
@@ -144,4 +144,4 @@ class Life:
         """What is left of a dead process."""
         if hasattr(self, "_assembly"):
             self._assembly.close()
-        self.mortal.bury()
+        self.crashable.bury()

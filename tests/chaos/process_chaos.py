@@ -31,7 +31,7 @@ from tests.chaos.crashable import copied
 from tests.chaos.scenario import Decision
 from tests.chaos.scenario_harness import secrets_of
 from tests.chaos.troubles import at
-from tests.e2e.live_world import LivingWorld, baseline, source, truth, written
+from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
 from tests.e2e.pages import Scraper, Series, counted, fetch, page
 from tests.e2e.processes import Daemon, Trap, eventually, free_port
 from tests.e2e.vendors import simulators
@@ -62,7 +62,7 @@ FAULTS: Mapping[str, Disruption] = {
 """What the APIs do wrong for the length of one life."""
 
 
-class Rampage:
+class ProcessChaos:
     """One configuration, four vendors, and one daemon after another that does not live long."""
 
     def __init__(self, seed: str, folder: Path, vendors: Sequence[Simulator]) -> None:
@@ -182,7 +182,7 @@ class Rampage:
     def truth(self) -> Counts:
         return {each.vendor: truth(each, baseline(self.state, each.vendor)) for each in self._vendors}
 
-    def settle(self, world: LivingWorld) -> int:
+    def settle(self, world: LiveWorld) -> int:
         """A last life in peace, in which all must become right; gives how many endings were compared."""
         daemon = Daemon(self._config(whole=True), self.scraper.port)
         world.rest()
@@ -223,18 +223,18 @@ class Rampage:
             self.wrong.append("the logs hold a traceback: " + log[log.index("Traceback") :][:500])
 
 
-def rampaged(seed: str, kills: int) -> Decision:
+def run_process_chaos(seed: str, kills: int) -> Decision:
     """The verdict on real daemons, so many of which are killed."""
     begun = time.perf_counter()
-    world = LivingWorld(seed=random.Random(seed).getrandbits(32)).start()
+    world = LiveWorld(seed=random.Random(seed).getrandbits(32)).start()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, ExitStack() as running:
         vendors = [running.enter_context(simulator) for simulator in simulators(world)]
-        rampage = Rampage(seed, Path(folder), vendors)
-        rampage.scraper.start()
+        chaos = ProcessChaos(seed, Path(folder), vendors)
+        chaos.scraper.start()
         for _ in range(kills):
-            rampage.live_and_die()
-        runs = rampage.settle(world)
-        scrapes = rampage.scrapes
+            chaos.live_and_die()
+        runs = chaos.settle(world)
+        scrapes = chaos.scrapes
     return Decision(
         seed=seed,
         layer="real",
@@ -242,7 +242,7 @@ def rampaged(seed: str, kills: int) -> Decision:
         runs=runs,
         kills=kills,
         scrapes=scrapes,
-        troubles=dict(rampage.tally),
-        discrepancies=len(rampage.wrong),
-        told=rampage.wrong[:20],
+        troubles=dict(chaos.tally),
+        discrepancies=len(chaos.wrong),
+        told=chaos.wrong[:20],
     )

@@ -12,7 +12,7 @@ from exporter.ledger.ledger import Ledger
 from tests.chaos.audit import audit
 from tests.chaos.gauges import Gauges
 from tests.chaos.life import LedgerKind
-from tests.chaos.scenario_harness import Plan, Stage
+from tests.chaos.scenario_harness import Plan, ScenarioHarness
 from tests.chaos.troubles import TROUBLES, Ongoing
 from tests.chaos.watch import UNBOUNDED
 from tests.contract.harness import DAY, HOUR, MINUTE
@@ -98,10 +98,10 @@ class Scenario:
 
     def __init__(self, plan: Plan, folder: Path, options: Options) -> None:
         self.plan = plan
-        self.stage = Stage(plan, folder, options.ledger)
+        self.harness = ScenarioHarness(plan, folder, options.ledger)
         self._options = options
         self._dice = random.Random(f"{plan.seed}/troubles")
-        self._gauges = Gauges(self.stage)
+        self._gauges = Gauges(self.harness)
         self._ongoing: list[Ongoing] = []
         self._checked = 0
 
@@ -109,25 +109,25 @@ class Scenario:
         """Plays it to its end."""
         begun, worked = time.perf_counter(), time.process_time()
         random.seed(self.plan.seed)  # retries wait for a random time
-        stage = self.stage
+        harness = self.harness
         try:
-            stage.round()
+            harness.round()
             self._trouble()
             self._settle()
-            self._checked = audit(stage)
+            self._checked = audit(harness)
         finally:
-            stage.disk.free()
-            stage.close()
+            harness.disk.free()
+            harness.close()
         return self._verdict(time.perf_counter() - begun, time.process_time() - worked)
 
     def _trouble(self) -> None:
-        stage, names = self.stage, [name for name in TROUBLES if name in (self._options.only or TROUBLES)]
+        harness, names = self.harness, [name for name in TROUBLES if name in (self._options.only or TROUBLES)]
         weights = [TROUBLES[name][0] for name in names]
-        following = stage.clock() + self._gap()
-        while stage.clock() < self.plan.end - DAY and stage.findings.number < self._options.enough:
+        following = harness.clock() + self._gap()
+        while harness.clock() < self.plan.end - DAY and harness.findings.number < self._options.enough:
             self._step()
-            if stage.clock() >= following:
-                following = stage.clock() + self._gap()
+            if harness.clock() >= following:
+                following = harness.clock() + self._gap()
                 self._strike(self._dice.choices(names, weights)[0])
 
     def _gap(self) -> float:
@@ -136,23 +136,23 @@ class Scenario:
         return self._dice.expovariate(1 / (polls * self.plan.poll_interval))
 
     def _strike(self, name: str) -> None:
-        stage = self.stage
-        if stage.disk.full and "kill" not in name:
+        harness = self.harness
+        if harness.disk.full and "kill" not in name:
             return  # nothing can be copied or restarted meanwhile
-        struck = TROUBLES[name][1](stage, self._dice)
-        stage.tally[name] += bool(struck)
+        struck = TROUBLES[name][1](harness, self._dice)
+        harness.tally[name] += bool(struck)
         if isinstance(struck, Ongoing):
             self._ongoing.append(struck)
 
     def _step(self) -> None:
-        stage = self.stage
-        stage.round()
-        now = stage.clock()
+        harness = self.harness
+        harness.round()
+        now = harness.clock()
         over = [each for each in self._ongoing if each.until <= now]
         for each in self._ongoing:
-            stage.disturb(each.words)
+            harness.disturb(each.words)
             if each.lies:
-                stage.lied.update(dict.fromkeys(each.words, now))
+                harness.lied.update(dict.fromkeys(each.words, now))
         self._ongoing = [each for each in self._ongoing if each.until > now]
         for each in over:
             each.end()
@@ -161,16 +161,16 @@ class Scenario:
     def _settle(self) -> None:
         """Everything is well again; polls until nothing is pending."""
         for each in self._ongoing:
-            self.stage.disturb(each.words)
+            self.harness.disturb(each.words)
             each.end()
         self._ongoing = []
-        until = max(self.stage.clock(), self.plan.end) + LONGEST_QUIET
-        while self.stage.clock() < until and self.stage.findings.number < self._options.enough:
+        until = max(self.harness.clock(), self.plan.end) + LONGEST_QUIET
+        while self.harness.clock() < until and self.harness.findings.number < self._options.enough:
             self._step()
 
     def _verdict(self, seconds: float, processor: float) -> Decision:
-        stage = self.stage
-        kills = stage.tally.pop("kills", 0)
+        harness = self.harness
+        kills = harness.tally.pop("kills", 0)
         return Decision(
             seed=self.plan.seed,
             days=self.plan.days,
@@ -178,12 +178,12 @@ class Scenario:
             processor=round(processor, 1),
             runs=self._checked,
             kills=kills,
-            polls=stage.polls,
-            scrapes=stage.watch.scrapes,
+            polls=harness.polls,
+            scrapes=harness.watch.scrapes,
             gauges=self._gauges.compared,
-            troubles=dict(+stage.tally),
-            discrepancies=stage.findings.number,
-            told=stage.findings.told,
+            troubles=dict(+harness.tally),
+            discrepancies=harness.findings.number,
+            told=harness.findings.told,
         )
 
 

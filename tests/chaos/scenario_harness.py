@@ -17,7 +17,7 @@ from exporter.simulators.snowplow_sign_in import SnowplowCredentials
 from exporter.simulators.world import MARK
 from tests.chaos.crashable import Disk, Killed, Place, copied
 from tests.chaos.direct import TIMEOUT, Direct
-from tests.chaos.ground_truth import Truths
+from tests.chaos.ground_truth import GroundTruth
 from tests.chaos.life import Around, LedgerKind, Life
 from tests.chaos.quick import quick
 from tests.chaos.renamed import EXCLUDED
@@ -102,7 +102,7 @@ class Log(io.StringIO):
         return super().write(text)
 
 
-class Stage:
+class ScenarioHarness:
     """Everything of one scenario but what happens to it.
 
     Attributes:
@@ -135,7 +135,7 @@ class Stage:
             word: drawn(word, plan.seed, Size(begin=NOW, end=plan.end, runs=sizes[word], renames=not plan.bounded))
             for word in self.words
         }
-        self.truths = {word: Truths(word, worlds[word], plan.max_run_age) for word in self.words}
+        self.truths = {word: GroundTruth(word, worlds[word], plan.max_run_age) for word in self.words}
         self.simulators: Mapping[str, Simulator] = {
             word: quick(word)(
                 worlds[word], self.flowing, seed=self.dice.getrandbits(32), port=port, **arguments_of(word)
@@ -205,7 +205,7 @@ class Stage:
         """A new process; it may die while it starts."""
         self.life = Life(self.settings(), self.state, self._around)
         if self.frail is not None:
-            self.life.mortal.arm(*self.frail)
+            self.life.crashable.arm(*self.frail)
             self.frail = None
         self.next = {word: self.clock() + number * 0.25 for number, word in enumerate(self.words)}
         self.disturb(self.words)
@@ -226,7 +226,7 @@ class Stage:
         self.tally["kills"] += 1
         self.disk.free()
         before, life = self.state.parent, self.life
-        life.mortal.dead = True
+        life.crashable.dead = True
         self.state = copied(self.state, self._folder())
         life.bury()
         remove(before)
@@ -316,7 +316,7 @@ class Stage:
                 renamed.look(self.clock(), self.watch.by_job("jobrun_runs_total", word))
 
     def close(self) -> None:
-        self.life.mortal.disarm()
+        self.life.crashable.disarm()
         self.life.stop()
         self.disk.close()
         structlog.reset_defaults()

@@ -4,7 +4,7 @@ import pytest
 
 from tests.chaos.__main__ import main
 from tests.chaos.mutants import MUTANTS
-from tests.chaos.process_chaos import rampaged
+from tests.chaos.process_chaos import run_process_chaos
 from tests.chaos.report import Journal, summary
 from tests.chaos.scenario import Decision, Options, played
 
@@ -47,7 +47,7 @@ def test_the_auditor_finds_a_broken_exporter(name):
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
 def test_real_processes_that_are_killed_while_everything_goes_wrong_leave_no_discrepancy():
-    verdict = rampaged("short", kills=10)
+    verdict = run_process_chaos("short", kills=10)
     assert verdict.told == []
     assert verdict.kills == 10
 

@@ -1,6 +1,6 @@
 """What goes wrong: a table of troubles, each of which strikes some or all sources for a while.
 
-A trouble is a function from the stage and its dice to how it ends: when, and what is to be done then.
+A trouble is a function from the harness and its dice to how it ends: when, and what is to be done then.
 """
 
 import random
@@ -32,7 +32,7 @@ from exporter.simulators.workato_rows import WorkatoShape, shown_id
 from exporter.simulators.world import SimJob
 from tests.chaos.crashable import Place
 from tests.chaos.renamed import JOB
-from tests.chaos.scenario_harness import Stage
+from tests.chaos.scenario_harness import ScenarioHarness
 from tests.chaos.worlds import DenseWorld
 from tests.contract.harness import DAY, HOUR, MINUTE
 
@@ -52,55 +52,55 @@ OLDEST_COPY = 5 * DAY
 Struck = Ongoing | bool
 """What still goes on; or whether it struck at all, and is over."""
 
-Trouble = Callable[[Stage, random.Random], Struck]
+Trouble = Callable[[ScenarioHarness, random.Random], Struck]
 
 
-def polls_of(stage: Stage, dice: random.Random, most: int) -> float:
+def polls_of(harness: ScenarioHarness, dice: random.Random, most: int) -> float:
     """Seconds in which there are at least one and at most so many polls."""
-    return stage.plan.poll_interval * (dice.randint(1, most) + 0.5)
+    return harness.plan.poll_interval * (dice.randint(1, most) + 0.5)
 
 
-def some(stage: Stage, dice: random.Random) -> Sequence[str]:
+def some(harness: ScenarioHarness, dice: random.Random) -> Sequence[str]:
     """One source, or all of them."""
-    return stage.words if dice.random() < 0.3 else (dice.choice(stage.words),)
+    return harness.words if dice.random() < 0.3 else (dice.choice(harness.words),)
 
 
 # --- the process ---
 
 
-def kill_between(stage: Stage, dice: random.Random) -> Struck:
+def kill_between(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """Kill -9 between two polls, and a while without an exporter."""
-    stage.die(down=away(dice))
+    harness.die(down=away(dice))
     return True
 
 
 def kill_inside(place: Place, most: int) -> Trouble:
     """Kill -9 at the n-th statement, commit or look at the clock from now on."""
 
-    def strike(stage: Stage, dice: random.Random) -> Struck:
-        life = stage.life
-        life.mortal.arm(place, dice.randint(1, most))
+    def strike(harness: ScenarioHarness, dice: random.Random) -> Struck:
+        life = harness.life
+        life.crashable.arm(place, dice.randint(1, most))
 
         def end() -> None:
-            if stage.life is life and life.mortal.disarm():
-                stage.die()
+            if harness.life is life and life.crashable.disarm():
+                harness.die()
 
-        until = stage.clock() + polls_of(stage, dice, 2)
+        until = harness.clock() + polls_of(harness, dice, 2)
         return Ongoing(name=f"kill at a {place}", until=until, words=(), end=end)
 
     return strike
 
 
-def kill_starting(stage: Stage, dice: random.Random) -> Struck:
+def kill_starting(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """Kill -9, and once more while the next process opens its state or reads it."""
-    stage.frail = "anything", dice.randint(1, 30)
-    stage.die()
+    harness.frail = "anything", dice.randint(1, 30)
+    harness.die()
     return True
 
 
-def restart(stage: Stage, dice: random.Random) -> Struck:
+def restart(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """A clean restart."""
-    stage.restart(down=away(dice))
+    harness.restart(down=away(dice))
     return True
 
 
@@ -109,145 +109,145 @@ def away(dice: random.Random) -> float:
     return dice.choice((0.0, 0.0, 1.0, 30.0, 10 * MINUTE, HOUR, 9 * HOUR)) * dice.random()
 
 
-def long_outage(stage: Stage, dice: random.Random) -> Struck:
+def long_outage(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """No exporter for longer than sources read back: what cannot be read any more must be told."""
-    reach = stage.plan.lookback
-    if stage.clock() + reach + 3 * DAY > stage.plan.end:
+    reach = harness.plan.lookback
+    if harness.clock() + reach + 3 * DAY > harness.plan.end:
         return False
-    stage.outages.append((stage.clock(), stage.clock() + reach + 2 * DAY))
-    stage.restart(down=reach + dice.uniform(0, DAY))
+    harness.outages.append((harness.clock(), harness.clock() + reach + 2 * DAY))
+    harness.restart(down=reach + dice.uniform(0, DAY))
     return True
 
 
-def put_back(stage: Stage, dice: random.Random) -> Struck:
+def put_back(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """The state becomes one of its older copies, whose open runs all APIs still have."""
-    copies = [copy for copy in stage.copies[-3:] if stage.clock() - copy[0] < OLDEST_COPY]
+    copies = [copy for copy in harness.copies[-3:] if harness.clock() - copy[0] < OLDEST_COPY]
     if not copies:
         return False
-    stage.put_back(*dice.choice(copies))
+    harness.put_back(*dice.choice(copies))
     return True
 
 
-def copy_state(stage: Stage, dice: random.Random) -> Struck:  # noqa: ARG001  # the interface of all troubles
+def copy_state(harness: ScenarioHarness, dice: random.Random) -> Struck:  # noqa: ARG001  # the interface of all troubles
     """A copy of the state, for later."""
-    stage.copy_state()
+    harness.copy_state()
     return True
 
 
-def disk_full(stage: Stage, dice: random.Random) -> Struck:
+def disk_full(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """The state cannot be written."""
-    name = stage.disk.fill(by_limit=dice.random() < 0.3)
-    until = stage.clock() + polls_of(stage, dice, 4)
-    return Ongoing(name=name, until=until, words=stage.words, end=stage.disk.free)
+    name = harness.disk.fill(by_limit=dice.random() < 0.3)
+    until = harness.clock() + polls_of(harness, dice, 4)
+    return Ongoing(name=name, until=until, words=harness.words, end=harness.disk.free)
 
 
-def clock_jump(stage: Stage, dice: random.Random) -> Struck:
+def clock_jump(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """The exporter's own clock is wrong, forward or back."""
-    stage.local.wrong = dice.choice((-1, 1)) * dice.choice((3.0, 40.0, 1000.0, HOUR, DAY, 40 * DAY)) * dice.random()
+    harness.local.wrong = dice.choice((-1, 1)) * dice.choice((3.0, 40.0, 1000.0, HOUR, DAY, 40 * DAY)) * dice.random()
 
     def end() -> None:
-        stage.local.wrong = 0.0
+        harness.local.wrong = 0.0
 
-    return Ongoing(name="clock jump", until=stage.clock() + polls_of(stage, dice, 4), words=stage.words, end=end)
+    return Ongoing(name="clock jump", until=harness.clock() + polls_of(harness, dice, 4), words=harness.words, end=end)
 
 
 # --- the configuration ---
 
 
-def reload(stage: Stage, dice: random.Random) -> Struck:
+def reload(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """A reload with other settings of the same sources."""
-    stage.overrides = dice.choice(({}, {"overlap": f"{int(stage.plan.overlap * 2)}s"}, {"settle": "2m"}))
-    stage.reload()
+    harness.overrides = dice.choice(({}, {"overlap": f"{int(harness.plan.overlap * 2)}s"}, {"settle": "2m"}))
+    harness.reload()
     return True
 
 
-def source_removed(stage: Stage, dice: random.Random) -> Struck:
+def source_removed(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """A source is taken out of the configuration, and put back later."""
-    if stage.absent:
+    if harness.absent:
         return False
-    word = dice.choice(stage.words)
-    stage.absent.add(word)
-    stage.reload()
+    word = dice.choice(harness.words)
+    harness.absent.add(word)
+    harness.reload()
 
     def end() -> None:
-        stage.absent.discard(word)
-        stage.reload()
+        harness.absent.discard(word)
+        harness.reload()
 
-    until = stage.clock() + polls_of(stage, dice, 40)
+    until = harness.clock() + polls_of(harness, dice, 40)
     return Ongoing(name="source removed and added", until=until, words=(word,), end=end)
 
 
 # --- the network and the APIs ---
 
 
-def unreachable(stage: Stage, dice: random.Random) -> Struck:
+def unreachable(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """Nobody listens: connections are refused."""
-    words = some(stage, dice)
-    stage.listen(words, listening=False)
+    words = some(harness, dice)
+    harness.listen(words, listening=False)
 
     def end() -> None:
-        stage.listen(words, listening=True)
+        harness.listen(words, listening=True)
 
     longest = dice.choice((3, 3, 12, 60))
-    return Ongoing(name="refused", until=stage.clock() + polls_of(stage, dice, longest), words=words, end=end)
+    return Ongoing(name="refused", until=harness.clock() + polls_of(harness, dice, longest), words=words, end=end)
 
 
-def latency(stage: Stage, dice: random.Random) -> Struck:
+def latency(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """Answers take seconds, so that the world goes on while it is read."""
-    stage.flowing.latency = dice.choice((0.3, 3.0, 15.0))
+    harness.flowing.latency = dice.choice((0.3, 3.0, 15.0))
 
     def end() -> None:
-        stage.flowing.latency = 0.0
+        harness.flowing.latency = 0.0
 
-    return Ongoing(name="latency", until=stage.clock() + polls_of(stage, dice, 6), words=stage.words, end=end)
+    return Ongoing(name="latency", until=harness.clock() + polls_of(harness, dice, 6), words=harness.words, end=end)
 
 
-def token_expiry(stage: Stage, dice: random.Random) -> Struck:  # noqa: ARG001  # the interface of all troubles
+def token_expiry(harness: ScenarioHarness, dice: random.Random) -> Struck:  # noqa: ARG001  # the interface of all troubles
     """Every token is revoked."""
-    for simulator in stage.simulators.values():
+    for simulator in harness.simulators.values():
         if isinstance(simulator, SnowplowSimulator):
             simulator.expire_tokens()
-    stage.disturb(("snowplow",))
+    harness.disturb(("snowplow",))
     return True
 
 
-def may_lie(stage: Stage, word: str) -> bool:
+def may_lie(harness: ScenarioHarness, word: str) -> bool:
     """Whether what an API would tell wrongly now is promised to heal.
 
     Not so one lie right after the other, nor lies of what is caught up after hours in which nobody read.
     """
-    now, plan = stage.clock(), stage.plan
-    return now - stage.lied[word] >= plan.overlap and now - stage.well[word] <= 2 * plan.poll_interval
+    now, plan = harness.clock(), harness.plan
+    return now - harness.lied[word] >= plan.overlap and now - harness.well[word] <= 2 * plan.poll_interval
 
 
 def faulty(name: str, *disruptions: Disruption, most: int = 4, lies: bool = False, after: float = 0.0) -> Trouble:
     """Faults at the APIs, at all requests or at a part of them. `after`: seconds for which they have an effect."""
 
-    def strike(stage: Stage, dice: random.Random) -> Struck:
-        words = some(stage, dice)
-        if lies and not all(may_lie(stage, word) for word in words):
+    def strike(harness: ScenarioHarness, dice: random.Random) -> Struck:
+        words = some(harness, dice)
+        if lies and not all(may_lie(harness, word) for word in words):
             return False
         disruption = dice.choice(disruptions)
         share = dice.choice((1.0, 1.0, 0.5, 0.2))
-        lasts = polls_of(stage, dice, most)
+        lasts = polls_of(harness, dice, most)
         if lies:
-            lasts = min(lasts, stage.plan.overlap / 2)
+            lasts = min(lasts, harness.plan.overlap / 2)
         if share == 1.0 and after:
             lasts += after
         if lies:  # over in time even if nobody polls meanwhile: what a catch-up is told wrongly nothing heals
-            disruption = msgspec.structs.replace(disruption, until=stage.clock() + lasts)
+            disruption = msgspec.structs.replace(disruption, until=harness.clock() + lasts)
         placed = {word: list(at(word, disruption, share)) for word in words}
         for word, each in placed.items():
-            stage.simulators[word].disruptions.add(*each)  # type: ignore[arg-type]  # one of the kinds that there are
+            harness.simulators[word].disruptions.add(*each)  # type: ignore[arg-type]  # one of the kinds that there are
 
         def end() -> None:
             for word, each in placed.items():
-                injector = stage.simulators[word].disruptions
+                injector = harness.simulators[word].disruptions
                 injector.set(
                     disruption for disruption in injector.current() if not any(disruption is one for one in each)
                 )
 
-        return Ongoing(name=name, until=stage.clock() + lasts, words=words, end=end, lies=lies)
+        return Ongoing(name=name, until=harness.clock() + lasts, words=words, end=end, lies=lies)
 
     return strike
 
@@ -283,39 +283,39 @@ USELESS = (Status(code=500), Status(code=403), Garbage(), Html(), Reset())
 """How an API fails to answer for a part."""
 
 
-def poisoned_run(stage: Stage, dice: random.Random) -> Struck:
+def poisoned_run(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """One run cannot be asked for by its ID, for longer than open runs are followed; all else is well."""
-    word, now = dice.choice(stage.words), stage.clock()
-    runs = [run for run in stage.simulators[word].world.runs(now, now + 1.0) if run.created <= now]
+    word, now = dice.choice(harness.words), harness.clock()
+    runs = [run for run in harness.simulators[word].world.runs(now, now + 1.0) if run.created <= now]
     if not runs:
         return False
     run = dice.choice(sorted(runs, key=lambda run: (run.end is not None, run.run_id))[:3])
     error = msgspec.structs.replace(dice.choice(USELESS), path=run.run_id)
     errors = [msgspec.structs.replace(error, endpoint=endpoint) for endpoint in ONE_RUN[word]]
-    stage.simulators[word].disruptions.add(*errors)
-    for job in stage.truths[word].jobs.values():
+    harness.simulators[word].disruptions.add(*errors)
+    for job in harness.truths[word].jobs.values():
         job.doubt(run.run_id)
-    until = now + stage.plan.max_run_age + DAY
-    return Ongoing(name="poisoned run", until=until, words=(), end=lifted(stage, word, errors))
+    until = now + harness.plan.max_run_age + DAY
+    return Ongoing(name="poisoned run", until=until, words=(), end=lifted(harness, word, errors))
 
 
-def poisoned_job(stage: Stage, dice: random.Random) -> Struck:
+def poisoned_job(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """The runs of one job cannot be listed for a day; those of all others can."""
-    word, now = dice.choice(sorted(ONE_JOB)), stage.clock()
-    job = dice.choice(stage.simulators[word].world.jobs())
+    word, now = dice.choice(sorted(ONE_JOB)), harness.clock()
+    job = dice.choice(harness.simulators[word].world.jobs())
     key = word, job.project, job.name
-    if key in stage.poisoned or now + 2 * DAY > stage.plan.end:
+    if key in harness.poisoned or now + 2 * DAY > harness.plan.end:
         return False
-    simulator = stage.simulators[word]
+    simulator = harness.simulators[word]
     path = f"/{job_path(word, job)}/{ONE_JOB[word]}"
     errors = [msgspec.structs.replace(dice.choice(USELESS), endpoint=ONE_JOB[word], path=path)]
     simulator.disruptions.add(*errors)
-    stage.poisoned.add(key)
+    harness.poisoned.add(key)
 
     def end() -> None:
-        lifted(stage, word, errors)()
-        stage.disturb((word,))
-        stage.poisoned.discard(key)
+        lifted(harness, word, errors)()
+        harness.disturb((word,))
+        harness.poisoned.discard(key)
 
     return Ongoing(name="poisoned job", until=now + dice.uniform(0.2, 1.0) * DAY, words=(), end=end)
 
@@ -327,44 +327,44 @@ def job_path(word: str, job: SimJob) -> str:
     return quote(job.job_id, safe="")
 
 
-def lifted(stage: Stage, word: str, errors: Sequence[Disruption]) -> Callable[[], None]:
+def lifted(harness: ScenarioHarness, word: str, errors: Sequence[Disruption]) -> Callable[[], None]:
     """What takes these errors away."""
 
     def end() -> None:
-        injector = stage.simulators[word].disruptions
+        injector = harness.simulators[word].disruptions
         injector.set(each for each in injector.current() if not any(each is one for one in errors))
 
     return end
 
 
-def renamed(stage: Stage, dice: random.Random) -> Struck:
+def renamed(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """A job gets another name: one that the configuration includes, or one that it excludes."""
-    words = [word for word in stage.words if stage.truths[word].renamed is not None and word not in stage.absent]
+    words = [word for word in harness.words if harness.truths[word].renamed is not None and word not in harness.absent]
     if not words:
         return False
     word = dice.choice(words)
-    job, world = stage.truths[word].renamed, stage.simulators[word].world
+    job, world = harness.truths[word].renamed, harness.simulators[word].world
     assert job is not None
     assert isinstance(world, DenseWorld)
-    watermark = stage.watch.value("jobrun_source_watermark_timestamp_seconds", source=word)
-    world.rename(JOB, job.rename(stage.clock(), watermark))
+    watermark = harness.watch.value("jobrun_source_watermark_timestamp_seconds", source=word)
+    world.rename(JOB, job.rename(harness.clock(), watermark))
     return True
 
 
-def wrong_date(stage: Stage, dice: random.Random) -> Struck:
+def wrong_date(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """One answer comes with a `Date` that is far from now."""
-    stage.network.wrong_dates.append(dice.choice((-1, 1)) * dice.choice((HOUR, DAY, 30 * DAY, 400 * DAY)))
+    harness.network.wrong_dates.append(dice.choice((-1, 1)) * dice.choice((HOUR, DAY, 30 * DAY, 400 * DAY)))
     return True
 
 
-def log_lost(stage: Stage, dice: random.Random) -> Struck:
+def log_lost(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """Nobody reads the log, and nothing can be written to it."""
-    stage.log.broken = dice.choice((BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device")))
+    harness.log.broken = dice.choice((BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device")))
 
     def end() -> None:
-        stage.log.broken = None
+        harness.log.broken = None
 
-    return Ongoing(name="log lost", until=stage.clock() + polls_of(stage, dice, 6), words=(), end=end)
+    return Ongoing(name="log lost", until=harness.clock() + polls_of(harness, dice, 6), words=(), end=end)
 
 
 TROUBLES: Mapping[str, tuple[float, Trouble]] = {

@@ -1,10 +1,10 @@
 import pytest
 
-from tests.core.ledger_harness import Book
+from tests.core.ledger_harness import LedgerHarness
 
 
 @pytest.fixture
-def book(tmp_path):
-    book = Book(tmp_path / "state.db")
-    yield book
-    book.close()
+def harness(tmp_path):
+    harness = LedgerHarness(tmp_path / "state.db")
+    yield harness
+    harness.close()

@@ -60,7 +60,7 @@ class Failing(sqlite3.Connection):
         return super().execute(sql, *arguments)
 
 
-class Book:
+class LedgerHarness:
     """One source's ledger; `open` again for a restart."""
 
     def __init__(self, path, *, released=True, **changes):

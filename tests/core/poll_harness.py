@@ -147,7 +147,7 @@ class FakeLedger:
         return [run for run in {"s": self.open}[source] if scope in {None, run.scope}]
 
 
-class Stage:
+class PollHarness:
     """The poller of a source `s`, and all round it."""
 
     def __init__(self, *, sweep_interval=None, **changes):

@@ -1,4 +1,4 @@
-"""A book whose counters are served: ledger, holds, publisher and page, without any source."""
+"""A harness whose counters are served: ledger, holds, publisher and page, without any source."""
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -11,7 +11,7 @@ from exporter.exposition.publisher import Publisher
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.snapshot.builder import ConfiguredSource
 from exporter.sources import SOURCES
-from tests.core.ledger_harness import Book
+from tests.core.ledger_harness import LedgerHarness
 
 CONFIG = """
 sources: [{name: s, type: snowplow, organization_id: o, auth: {api_key: k}%s}]
@@ -19,7 +19,7 @@ metrics: {zero_first: %s, startup_hold: %s}
 """
 
 
-class ShownBook(Book):
+class ShownHarness(LedgerHarness):
     """Scrape it."""
 
     def __init__(self, path, zero_first="2m", startup_hold="30s", more="", source="", **changes):

@@ -16,7 +16,7 @@ from exporter.ledger.ledger import MANY_STEPS
 from exporter.metrics.families import FAMILIES, Level
 from exporter.model import Job, Result, Step
 from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, ended
-from tests.core.shown import ShownBook
+from tests.core.shown import ShownHarness
 
 DAY = 86400.0
 STEPS = "jobrun_steps_total"
@@ -26,8 +26,8 @@ RARE = 3
 """Series of a job that few jobs have, and that are not counted beforehand."""
 
 
-class BoundedBook(ShownBook):
-    """A book under a bound, and what its sums must be."""
+class BoundedBook(ShownHarness):
+    """A harness under a bound, and what its sums must be."""
 
     def __init__(self, path, max_series, step_histograms="on"):
         self.step_histograms = step_histograms
@@ -86,26 +86,26 @@ class BoundedBook(ShownBook):
                 self.expected[name] -= value
 
 
-def close_to_its_truth(book):
+def close_to_its_truth(harness):
     """What must hold at each moment. Returns the page."""
-    page = book.page()
-    assert book.sums(page) == dict(book.expected)
+    page = harness.page()
+    assert harness.sums(page) == dict(harness.expected)
     domain = {family.name for family in FAMILIES if family.level is Level.JOB}
     lines = Counter(base_of(name, domain) for name, _ in page)
     told = {dict(labels)["family"]: value for (name, labels), value in page.items() if name == "jobrun_exporter_series"}
     assert {family: value for family, value in told.items() if value} == {
         name: lines[name] for name in LIMITED if lines[name]
     }
-    assert page["jobrun_exporter_series_limit", ()] == book.config.metrics.max_series
-    jobs = sum(not job.gone for job in book.ledger.jobs_of("s"))
-    assert sum(lines[name] for name in domain) <= book.ledger.committed.series_total + RARE * jobs
+    assert page["jobrun_exporter_series_limit", ()] == harness.config.metrics.max_series
+    jobs = sum(not job.gone for job in harness.ledger.jobs_of("s"))
+    assert sum(lines[name] for name in domain) <= harness.ledger.committed.series_total + RARE * jobs
     return page
 
 
-def own_series(book):
+def own_series(harness):
     """What jobs take of the bound, that one left out which stands for those that found no room."""
-    other = [key for key, job in book.ledger.committed.jobs.items() if job.overflow]
-    return book.ledger.committed.series_total - sum(book.ledger.committed.series[key] for key in other)
+    other = [key for key, job in harness.ledger.committed.jobs.items() if job.overflow]
+    return harness.ledger.committed.series_total - sum(harness.ledger.committed.series[key] for key in other)
 
 
 def base_of(name, families):
@@ -136,36 +136,36 @@ EVENTS = st.lists(
 @given(limit=st.sampled_from([1, 120, 250, 400, 900]), events=EVENTS)
 def test_whatever_comes_and_goes_the_sums_are_right_and_the_series_bounded(limit, events):
     with tempfile.TemporaryDirectory() as folder:
-        book = BoundedBook(Path(folder) / "state.db", limit)
+        harness = BoundedBook(Path(folder) / "state.db", limit)
         for what, *how in events:
-            before, taken = book.page(), own_series(book)
-            full = book.ledger.committed.series_total >= book.changes["max_series"]
+            before, taken = harness.page(), own_series(harness)
+            full = harness.ledger.committed.series_total >= harness.changes["max_series"]
             match what:
                 case "run":
-                    book.end(f"j{how[0]}", *how[1:])
+                    harness.end(f"j{how[0]}", *how[1:])
                 case "restart":
-                    book.reopen()
-                    book.read()
+                    harness.reopen()
+                    harness.read()
                 case "expire":
-                    book.expire()
+                    harness.expire()
                 case "resize":
-                    book.configure(max_series=how[0])
-            page = close_to_its_truth(book)
+                    harness.configure(max_series=how[0])
+            page = close_to_its_truth(harness)
             if what in {"restart", "resize"}:
                 # folded jobs may have got series of their own, which begin at 0
-                assert {each: value for each, value in page.items() if each[0] in book.expected and value} == {
-                    each: value for each, value in before.items() if each[0] in book.expected and value
+                assert {each: value for each, value in page.items() if each[0] in harness.expected and value} == {
+                    each: value for each, value in before.items() if each[0] in harness.expected and value
                 }
             # each result of `__other__` steps beyond the two that are expected is one more
-            assert own_series(book) <= max(book.changes["max_series"], taken) + RARE
+            assert own_series(harness) <= max(harness.changes["max_series"], taken) + RARE
             if full and what == "run":
-                assert book.labels(page) <= book.labels(before)
-        book.close()
+                assert harness.labels(page) <= harness.labels(before)
+        harness.close()
 
 
 @pytest.fixture
 def bounded(tmp_path):
-    """Makes a book under a bound."""
+    """Makes a harness under a bound."""
     made = []
 
     def make(max_series=100_000, **more):
@@ -173,16 +173,16 @@ def bounded(tmp_path):
         return made[-1]
 
     yield make
-    for book in made:
-        book.close()
+    for harness in made:
+        harness.close()
 
 
 @pytest.fixture
 def weight(bounded):
     """What a job with one run takes."""
-    book = bounded()
-    book.end("first")
-    return book.ledger.committed.series_total
+    harness = bounded()
+    harness.end("first")
+    return harness.ledger.committed.series_total
 
 
 def of_job(page, family, job):
@@ -191,79 +191,79 @@ def of_job(page, family, job):
 
 
 def test_a_folded_job_gets_its_own_series_from_0_where_there_is_room_again_and_none_before(bounded, weight):
-    book = bounded(max_series=weight)
+    harness = bounded(max_series=weight)
     for _ in range(3):
-        book.end("first")
-        book.end("second")
-    page = close_to_its_truth(book)
+        harness.end("first")
+        harness.end("second")
+    page = close_to_its_truth(harness)
     assert (of_job(page, RUNS, "first"), of_job(page, RUNS, "second"), of_job(page, RUNS, OTHER)) == (3, 0, 3)
-    needed = book.ledger.committed.series_total
-    book.configure(max_series=int(needed / 0.9))  # full to nine tenths
-    book.end("second")
-    assert of_job(close_to_its_truth(book), RUNS, OTHER) == 4
-    book.configure(max_series=needed + weight + 30)
-    book.read()
-    page = close_to_its_truth(book)
+    needed = harness.ledger.committed.series_total
+    harness.configure(max_series=int(needed / 0.9))  # full to nine tenths
+    harness.end("second")
+    assert of_job(close_to_its_truth(harness), RUNS, OTHER) == 4
+    harness.configure(max_series=needed + weight + 30)
+    harness.read()
+    page = close_to_its_truth(harness)
     assert (of_job(page, RUNS, "second"), "second" in str(page)) == (0, True)
-    book.end("second")
-    page = close_to_its_truth(book)
+    harness.end("second")
+    page = close_to_its_truth(harness)
     assert (of_job(page, RUNS, "second"), of_job(page, RUNS, OTHER)) == (1, 4)
 
 
 def test_each_folding_is_counted_once_however_many_events_and_restarts_follow(bounded):
-    book = bounded(max_series=1)
+    harness = bounded(max_series=1)
     for _ in range(3):
         for job in ("a", "b"):
-            book.end(job, Result.FAILURE, steps=["load"], error_type="Boom")
-        book.reopen()
-        book.read()
-    assert close_to_its_truth(book)[OVERFLOW, (("family", RUNS),)] == 2
-    page = book.page()
+            harness.end(job, Result.FAILURE, steps=["load"], error_type="Boom")
+        harness.reopen()
+        harness.read()
+    assert close_to_its_truth(harness)[OVERFLOW, (("family", RUNS),)] == 2
+    page = harness.page()
     assert {
         dict(labels)["job_name"] for name, labels in page if name.startswith("jobrun_") and "job_name" in dict(labels)
     } == {OTHER}
 
 
 def test_a_rename_needs_no_room_beyond_what_its_old_series_leave(bounded, weight):
-    book = bounded(max_series=weight)
-    book.end("j")
-    book.end("j", jobs=[Job(job_id="j", name="new name")])
-    page = book.page()
+    harness = bounded(max_series=weight)
+    harness.end("j")
+    harness.end("j", jobs=[Job(job_id="j", name="new name")])
+    page = harness.page()
     assert (of_job(page, RUNS, "new name"), of_job(page, RUNS, OTHER), of_job(page, RUNS, "j")) == (1, 0, 0)
 
 
 def test_what_expired_makes_room_and_returns_at_0(bounded, weight):
-    book = bounded(max_series=weight)
-    book.end("old")
-    book.end("young")
-    book.expire()
-    assert book.labels(close_to_its_truth(book)) == set()
-    book.end("young")
-    book.end("old")
-    page = close_to_its_truth(book)
+    harness = bounded(max_series=weight)
+    harness.end("old")
+    harness.end("young")
+    harness.expire()
+    assert harness.labels(close_to_its_truth(harness)) == set()
+    harness.end("young")
+    harness.end("old")
+    page = close_to_its_truth(harness)
     counts = {job: of_job(page, RUNS, job) for job in ("young", "old", OTHER)}
     assert counts == {"young": 0, "old": 0, OTHER: 3}  # the one that stands for others takes room itself
-    book.configure(max_series=4 * weight)
-    book.end("young")
-    assert of_job(close_to_its_truth(book), RUNS, "young") == 1
+    harness.configure(max_series=4 * weight)
+    harness.end("young")
+    assert of_job(close_to_its_truth(harness), RUNS, "young") == 1
 
 
-def domain_series(book):
+def domain_series(harness):
     """Series of jobs on the page."""
-    return sum("job_name" in dict(labels) for _, labels in book.page())
+    return sum("job_name" in dict(labels) for _, labels in harness.page())
 
 
 @pytest.mark.parametrize("results", [(Result.SUCCESS, Result.FAILURE), (Result.SUCCESS, Result.FAILURE, Result.SKIP)])
 def test_the_page_stays_within_a_tenth_of_the_limit_however_many_jobs_the_first_poll_finds(bounded, results):
-    book = bounded(max_series=3000)
+    harness = bounded(max_series=3000)
     names = [f"j{number}" for number in range(120)]
-    book.read(jobs=[Job(job_id=name, name=name) for name in names])
+    harness.read(jobs=[Job(job_id=name, name=name) for name in names])
     for n, result in enumerate(results):
-        runs = [ended(f"{n}-{name}", book.now - 1, job_id=name, result=result, queue_duration=5.0) for name in names]
+        runs = [ended(f"{n}-{name}", harness.now - 1, job_id=name, result=result, queue_duration=5.0) for name in names]
         steps = {run.run_id: [Step(name=each, result=result, duration=1.0) for each in "abc"] for run in runs}
-        book.read(*runs, steps=steps)
-        assert domain_series(book) <= 3300
-    page = book.page()
+        harness.read(*runs, steps=steps)
+        assert domain_series(harness) <= 3300
+    page = harness.page()
     total = sum(value for (name, _), value in page.items() if name == RUNS)
     durations = sum(value for (name, _), value in page.items() if name == f"{DURATIONS}_count")
     assert (total, durations) == (120 * len(results), 120 * len(results))
@@ -271,85 +271,85 @@ def test_the_page_stays_within_a_tenth_of_the_limit_however_many_jobs_the_first_
 
 
 def test_one_run_of_thousands_of_steps_stays_within_the_limit_and_is_told(bounded):
-    book = bounded(max_series=3000)
-    book.end("j", steps=[f"step {number}" for number in range(3000)])
-    page = close_to_its_truth(book)
-    assert domain_series(book) <= 3300
+    harness = bounded(max_series=3000)
+    harness.end("j", steps=[f"step {number}" for number in range(3000)])
+    page = close_to_its_truth(harness)
+    assert domain_series(harness) <= 3300
     assert page[OVERFLOW, (("family", STEPS),)] > 2000
 
 
 def test_thousands_of_error_types_stay_within_the_limit_and_are_told(bounded):
-    book = bounded(max_series=1000)
+    harness = bounded(max_series=1000)
     for number in range(60):
-        book.end(f"j{number % 5}", Result.FAILURE, error_type=f"type {number}")
+        harness.end(f"j{number % 5}", Result.FAILURE, error_type=f"type {number}")
     runs = [
-        ended(f"e{n}", book.now - 1, job_id="j0", result=Result.FAILURE, error_type=f"more {n}") for n in range(2000)
+        ended(f"e{n}", harness.now - 1, job_id="j0", result=Result.FAILURE, error_type=f"more {n}") for n in range(2000)
     ]
-    book.read(*runs)
-    page = book.page()
-    assert domain_series(book) <= 1100
+    harness.read(*runs)
+    page = harness.page()
+    assert domain_series(harness) <= 1100
     assert page[OVERFLOW, (("family", ERRORS),)] > 1900
 
 
 def test_jobs_that_are_left_out_make_room_for_those_that_were_folded(bounded, weight):
-    book = bounded(max_series=3 * weight)
+    harness = bounded(max_series=3 * weight)
     for name in ("a1", "a2", "a3", "b1", "b2"):
-        book.end(name)
-    assert {job.name for job in book.ledger.jobs_of("s") if job.folded} == {"b1", "b2"}
-    book.reopen(exclude=("a.*",))
-    book.read()
-    assert not any(job.folded for job in book.ledger.jobs_of("s"))
-    assert domain_series(book) <= book.ledger.committed.series_total <= 3.3 * weight
+        harness.end(name)
+    assert {job.name for job in harness.ledger.jobs_of("s") if job.folded} == {"b1", "b2"}
+    harness.reopen(exclude=("a.*",))
+    harness.read()
+    assert not any(job.folded for job in harness.ledger.jobs_of("s"))
+    assert domain_series(harness) <= harness.ledger.committed.series_total <= 3.3 * weight
 
 
 def test_step_histograms_that_are_switched_off_make_room(bounded):
-    book = bounded(max_series=350)
+    harness = bounded(max_series=350)
     for name in ("a", "b", "c", "d"):
-        book.end(name, steps=["x", "y", "z"])
-    folded = {job.name for job in book.ledger.jobs_of("s") if job.folded}
+        harness.end(name, steps=["x", "y", "z"])
+    folded = {job.name for job in harness.ledger.jobs_of("s") if job.folded}
     assert folded
-    before = book.ledger.committed.series_total
-    book.step_histograms = "off"
-    book.configure()
-    assert book.ledger.committed.series_total < before
-    book.read()
-    assert {job.name for job in book.ledger.jobs_of("s") if job.folded} < folded
+    before = harness.ledger.committed.series_total
+    harness.step_histograms = "off"
+    harness.configure()
+    assert harness.ledger.committed.series_total < before
+    harness.read()
+    assert {job.name for job in harness.ledger.jobs_of("s") if job.folded} < folded
 
 
 def test_a_job_that_returns_shows_0_before_its_first_ending(tmp_path):
-    book = ShownBook(tmp_path / "state.db")
-    book.read(ended("a", BASELINE + 100))
-    book.now += 91 * DAY
-    book.read()
-    book.ledger.expire(book.now, 90 * DAY)
-    assert book.scrape(RUNS, "job_name") == {}
-    book.read(ended("b", book.now - 1))
-    assert book.scrape(RUNS, "result")["success",] == 0
-    book.now += 200
-    assert book.scrape(RUNS, "result")["success",] == 1
-    book.close()
+    harness = ShownHarness(tmp_path / "state.db")
+    harness.read(ended("a", BASELINE + 100))
+    harness.now += 91 * DAY
+    harness.read()
+    harness.ledger.expire(harness.now, 90 * DAY)
+    assert harness.scrape(RUNS, "job_name") == {}
+    harness.read(ended("b", harness.now - 1))
+    assert harness.scrape(RUNS, "result")["success",] == 0
+    harness.now += 200
+    assert harness.scrape(RUNS, "result")["success",] == 1
+    harness.close()
 
 
 def test_step_histograms_end_for_good_with_too_many_steps_until_a_reload_finds_fewer(bounded):
-    book = bounded(step_histograms="auto")
+    harness = bounded(step_histograms="auto")
     observed = "jobrun_step_duration_seconds_count"
-    book.end("small", steps=["one"])
-    book.end("large", steps=[str(number) for number in range(MANY_STEPS - 1)])
+    harness.end("small", steps=["one"])
+    harness.end("large", steps=[str(number) for number in range(MANY_STEPS - 1)])
     assert (
-        close_to_its_truth(book)[
+        close_to_its_truth(harness)[
             observed, tuple(sorted({"source": "s", "project": "", "job_name": "small", "step_name": "one"}.items()))
         ]
         == 1
     )
-    book.end("small", steps=["another"])
-    assert not any(name.startswith("jobrun_step_duration") for name, _ in book.page())
-    book.configure()  # a reload, still with too many
-    assert not any(name.startswith("jobrun_step_duration") for name, _ in book.page())
-    book.now += 91 * DAY
-    book.end("small", steps=["one"])
-    book.ledger.expire(book.now, 90 * DAY)
-    book.read()
-    assert not any(name.startswith("jobrun_step_duration") for name, _ in book.page())
-    book.configure()
-    book.end("small", steps=["one"])
-    assert any(name == observed for name, _ in book.page())
+    harness.end("small", steps=["another"])
+    assert not any(name.startswith("jobrun_step_duration") for name, _ in harness.page())
+    harness.configure()  # a reload, still with too many
+    assert not any(name.startswith("jobrun_step_duration") for name, _ in harness.page())
+    harness.now += 91 * DAY
+    harness.end("small", steps=["one"])
+    harness.ledger.expire(harness.now, 90 * DAY)
+    harness.read()
+    assert not any(name.startswith("jobrun_step_duration") for name, _ in harness.page())
+    harness.configure()
+    harness.end("small", steps=["one"])
+    assert any(name == observed for name, _ in harness.page())

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from exporter.errors import StateError
 from exporter.model import Result, Run, State, one_row_per_run
 from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, Failing
-from tests.core.shown import ShownBook
+from tests.core.shown import ShownHarness
 
 JOBS = ("a", "b")
 RESULTS = (Result.SUCCESS, Result.FAILURE, Result.SKIP)
@@ -26,8 +26,8 @@ class Counting(RuleBasedStateMachine):
     @initialize()
     def begin(self):
         self.folder = Path(tempfile.mkdtemp())
-        self.book = ShownBook(self.folder / "state.db", reopens=self.reopens)
-        self.book.read()
+        self.harness = ShownHarness(self.folder / "state.db", reopens=self.reopens)
+        self.harness.read()
         self.lives: dict[str, list[Run]] = {}
         self.open_seen: set[str] = set()
         self.counted: set[tuple[str, float | None]] = set()
@@ -46,16 +46,16 @@ class Counting(RuleBasedStateMachine):
     @rule(job=st.sampled_from(JOBS))
     def a_run_starts(self, job):
         name = f"run-{len(self.lives)}"
-        self.lives[name] = [self.made(name, job, self.book.now)]
-        self.book.now += 1
+        self.lives[name] = [self.made(name, job, self.harness.now)]
+        self.harness.now += 1
 
     @precondition(lambda self: any(life[-1].result is None for life in self.lives.values()))
     @rule(data=st.data(), result=st.sampled_from(RESULTS), told=st.booleans())
     def a_run_ends(self, data, result, told):
         name = data.draw(st.sampled_from(sorted(key for key, life in self.lives.items() if life[-1].result is None)))
-        self.book.now += 1
+        self.harness.now += 1
         life = self.lives[name]
-        end = self.book.now if told or self.reopens else None
+        end = self.harness.now if told or self.reopens else None
         life.append(self.made(name, life[0].job_id, life[0].start, end, result))
 
     @precondition(lambda self: any(life[-1].result is not None for life in self.lives.values()))
@@ -73,10 +73,10 @@ class Counting(RuleBasedStateMachine):
         shown = data.draw(st.lists(st.sampled_from(every), max_size=8))
         Failing.fails = fails
         try:
-            self.book.read(*shown)
+            self.harness.read(*shown)
         except StateError:
             assert fails
-            self.book.now += 60
+            self.harness.now += 60
         else:
             assert not fails
             self.shown(shown)
@@ -99,15 +99,15 @@ class Counting(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from((1.0, 40.0, 130.0)))
     def time_passes(self, seconds):
-        self.book.now += seconds
+        self.harness.now += seconds
 
     @rule()
     def the_process_restarts(self):
-        self.book.reopen()
+        self.harness.reopen()
 
     @rule()
     def a_scrape(self):
-        for key, value in self.book.scrape(RUNS, "job_name", "result").items():
+        for key, value in self.harness.scrape(RUNS, "job_name", "result").items():
             before = self.last.get(key)
             if before is not None:
                 assert value >= before, "a counter fell"
@@ -116,26 +116,26 @@ class Counting(RuleBasedStateMachine):
 
     @invariant()
     def counters_equal_the_truth(self):
-        if not hasattr(self, "book"):
+        if not hasattr(self, "harness"):
             return
         found, durations = Counter(), 0
-        for job in self.book.ledger.jobs_of("s"):
+        for job in self.harness.ledger.jobs_of("s"):
             found.update({(job.name, result): int(c.value) for result, c in job.counts[RUNS].items() if c.value})
             durations += sum(sum(each.counts) for each in job.distributions.get(DURATIONS, {}).values())
         assert found == self.expected
         assert durations == self.durations
 
     def teardown(self):
-        if not hasattr(self, "book"):
+        if not hasattr(self, "harness"):
             return
-        self.book.poll()
-        self.book.publisher.publish()
+        self.harness.poll()
+        self.harness.publisher.publish()
         for _ in range(4):
             self.a_scrape()
-            self.book.now += 121
+            self.harness.now += 121
         self.a_scrape()
         assert self.steps == sum(self.expected.values()), "increase() would not see all endings"
-        self.book.close()
+        self.harness.close()
         shutil.rmtree(self.folder)
 
 
@@ -150,8 +150,8 @@ class Reopening(Counting):
         name = data.draw(
             st.sampled_from(sorted(key for key, life in self.lives.items() if life[-1].result is not None))
         )
-        self.book.now += 1
-        self.lives[name].append(self.made(name, self.lives[name][0].job_id, self.book.now))
+        self.harness.now += 1
+        self.lives[name].append(self.made(name, self.lives[name][0].job_id, self.harness.now))
 
 
 COMMON = settings(

@@ -4,7 +4,7 @@ import pytest
 import structlog
 
 from exporter.model import Job
-from tests.core.shown import ShownBook
+from tests.core.shown import ShownHarness
 
 INFO = "jobrun_job_info"
 
@@ -15,14 +15,14 @@ def page_of(tmp_path):
     committed = []
 
     def page(*jobs, more="", source=""):
-        book = ShownBook(tmp_path / f"{len(committed)}.db", more=more, source=source)
-        committed.append(book)
-        book.read(jobs=[Job(job_id=f"id-{name}", name=name, **fields) for name, fields in jobs])
-        return book
+        harness = ShownHarness(tmp_path / f"{len(committed)}.db", more=more, source=source)
+        committed.append(harness)
+        harness.read(jobs=[Job(job_id=f"id-{name}", name=name, **fields) for name, fields in jobs])
+        return harness
 
     yield page
-    for book in committed:
-        book.close()
+    for harness in committed:
+        harness.close()
 
 
 LOAD, SYNC = ("load", {}), ("sync", {})
@@ -115,8 +115,8 @@ def test_both_jobs_of_a_name_count_for_an_objective(page_of):
 
 def test_nothing_is_said_of_objectives_before_all_sources_were_read(tmp_path):
     with structlog.testing.capture_logs() as lines:
-        book = ShownBook(tmp_path / "state.db", more=TWO)
-        assert book.scrape(COUNTED, "objective") == {("0",): 0, ("1",): 0, ("2",): 0}
+        harness = ShownHarness(tmp_path / "state.db", more=TWO)
+        assert harness.scrape(COUNTED, "objective") == {("0",): 0, ("1",): 0, ("2",): 0}
     assert [line for line in lines if "objective" in line["event"]] == []
-    assert book.publisher.snapshot.exporter.unmatched == ()
-    book.close()
+    assert harness.publisher.snapshot.exporter.unmatched == ()
+    harness.close()

@@ -12,7 +12,7 @@ from exporter.learning.learned import Learned
 from exporter.model import Job, State
 from exporter.polling.backoff import backoff
 from exporter.snapshot.expectations import due_after, expectation
-from tests.core.shown import ShownBook
+from tests.core.shown import ShownHarness
 
 
 def at(text, zone="UTC"):
@@ -119,27 +119,27 @@ def test_dialects_of_vendors_are_understood(schedule, due, configured):
 
 
 def test_a_schedule_that_nobody_understands_is_shown_and_logged_once(tmp_path):
-    book = ShownBook(tmp_path / "state.db")
+    harness = ShownHarness(tmp_path / "state.db")
     jobs = [Job(job_id="a", name="a", schedule="@reboot"), Job(job_id="b", name="b", schedule="@daily")]
     with structlog.testing.capture_logs() as lines:
         for _ in range(3):
-            book.read(jobs=jobs)
-            assert book.scrape("jobrun_job_schedule_unparsed", "job_name") == {("a",): 1}
+            harness.read(jobs=jobs)
+            assert harness.scrape("jobrun_job_schedule_unparsed", "job_name") == {("a",): 1}
     said = [line for line in lines if "schedule not understood" in line["event"]]
     assert [(line["job_name"], line["schedule"]) for line in said] == [("a", "@reboot")]
-    book.close()
+    harness.close()
 
 
 def test_nothing_is_expected_of_a_job_that_may_not_be_read_now(tmp_path):
-    book = ShownBook(tmp_path / "state.db")
+    harness = ShownHarness(tmp_path / "state.db")
     expected = "jobrun_job_next_run_expected_timestamp_seconds"
     nightly = Job(job_id="j", name="nightly", scope="customer", schedule="0 3 * * *")
-    book.read(jobs=[nightly], scope="customer")
-    assert book.scrape(expected, "job_name").keys() == {("nightly",)}
-    book.read(scope="customer", jobs=(), readable=False)
-    assert book.scrape(expected, "job_name") == {}
-    book.read(jobs=[nightly], scope="customer")
-    assert book.scrape(expected, "job_name").keys() == {("nightly",)}
+    harness.read(jobs=[nightly], scope="customer")
+    assert harness.scrape(expected, "job_name").keys() == {("nightly",)}
+    harness.read(scope="customer", jobs=(), readable=False)
+    assert harness.scrape(expected, "job_name") == {}
+    harness.read(jobs=[nightly], scope="customer")
+    assert harness.scrape(expected, "job_name").keys() == {("nightly",)}
 
 
 # --- polls that fail ---

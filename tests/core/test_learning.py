@@ -8,7 +8,7 @@ from exporter.ledger.learner import LONGEST, SOONEST
 from exporter.model import Job, Result, State
 from tests.core.ledger_harness import BASELINE, ended, run
 from tests.core.series import at_times
-from tests.core.shown import ShownBook
+from tests.core.shown import ShownHarness
 
 DAY, HOUR = 86400.0, 3600.0
 NEXT = "jobrun_job_next_run_expected_timestamp_seconds"
@@ -20,17 +20,17 @@ HOURLY = [BASELINE - 8 * DAY + number * HOUR for number in range(8 * 24)]
 
 @pytest.fixture
 def shown(tmp_path):
-    book = ShownBook(tmp_path / "state.db")
-    yield book
-    book.close()
+    harness = ShownHarness(tmp_path / "state.db")
+    yield harness
+    harness.close()
 
 
 def past(starts):
     return [ended(f"r{number}", end=start + 600, length=600) for number, start in enumerate(starts)]
 
 
-def value(book, family):
-    return book.scrape(family, "job_name").get(("j",))
+def value(harness, family):
+    return harness.scrape(family, "job_name").get(("j",))
 
 
 def test_runs_of_before_the_first_poll_teach_all_three_at_once_and_count_for_nothing_else(shown):
@@ -62,8 +62,8 @@ def test_a_disabled_job_expects_no_run_but_its_data_grows_old_and_its_runs_may_s
     assert value(shown, BUDGET) == 1200
 
 
-def learned(book):
-    return sorted(name for (name,) in book.scrape("jobrun_job_expectation_learned", "expectation"))
+def learned(harness):
+    return sorted(name for (name,) in harness.scrape("jobrun_job_expectation_learned", "expectation"))
 
 
 def test_what_is_only_learned_is_marked_so(shown):
@@ -78,11 +78,11 @@ def test_a_schedule_of_the_vendor_is_not_learned(shown):
 
 
 def test_what_is_configured_is_not_learned(tmp_path):
-    book = ShownBook(tmp_path / "state.db", more="objectives: [{freshness: 3h, every: 2h}]")
-    book.read(*past(HOURLY))
-    assert value(book, FRESHNESS) == 3 * HOUR
-    assert learned(book) == ["duration_budget"]
-    book.close()
+    harness = ShownHarness(tmp_path / "state.db", more="objectives: [{freshness: 3h, every: 2h}]")
+    harness.read(*past(HOURLY))
+    assert value(harness, FRESHNESS) == 3 * HOUR
+    assert learned(harness) == ["duration_budget"]
+    harness.close()
 
 
 def test_what_the_vendor_says_goes_before_what_was_learned(shown):

@@ -17,7 +17,7 @@ from exporter.state.lock import Lock, LockedStateError
 from exporter.state.opening import OpenedState, open_state
 from exporter.state.schema import StepState
 from exporter.state.store import Store
-from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, Book, Failing, ended, rules, run
+from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, Failing, LedgerHarness, ended, rules, run
 
 DAY = 86400.0
 STEPS = "jobrun_steps_total"
@@ -30,321 +30,323 @@ def opened(run_id="r", **fields):
 # --- one transaction ---
 
 
-def test_a_reading_is_committed_whole_and_is_there_after_a_restart(book):
-    book.read(ended(), opened("o"), notes={"page": "7"})
-    book.reopen()
-    state = book.ledger.source("s")
-    assert book.counts() == {"success": 1}
-    assert [each.run_id for each in book.ledger.open_runs("s")] == ["o"]
+def test_a_reading_is_committed_whole_and_is_there_after_a_restart(harness):
+    harness.read(ended(), opened("o"), notes={"page": "7"})
+    harness.reopen()
+    state = harness.ledger.source("s")
+    assert harness.counts() == {"success": 1}
+    assert [each.run_id for each in harness.ledger.open_runs("s")] == ["o"]
     assert (state.baseline, state.watermark(), state.notes) == (BASELINE, BASELINE - 60, {"page": "7"})
 
 
-def test_a_failing_commit_changes_nothing_in_memory_or_on_disk(book):
-    book.read(ended("a"), opened("o"))
-    book.ledger.drain()
+def test_a_failing_commit_changes_nothing_in_memory_or_on_disk(harness):
+    harness.read(ended("a"), opened("o"))
+    harness.ledger.drain()
     Failing.fails = True
     with pytest.raises(StateError):
-        book.read(ended("b", BASELINE + 200), ended("o", BASELINE + 210), through=BASELINE + 300, notes={"n": "1"})
+        harness.read(ended("b", BASELINE + 200), ended("o", BASELINE + 210), through=BASELINE + 300, notes={"n": "1"})
     Failing.fails = False
     for again in (False, True):
         if again:
-            book.reopen()
-        state = book.ledger.source("s")
-        assert book.counts() == {"success": 1}
-        assert [each.run_id for each in book.ledger.open_runs("s")] == ["o"]
+            harness.reopen()
+        state = harness.ledger.source("s")
+        assert harness.counts() == {"success": 1}
+        assert [each.run_id for each in harness.ledger.open_runs("s")] == ["o"]
         assert (state.watermark(), state.notes) == (BASELINE - 60, {})
-        assert book.row("b") is None
-    book.read(ended("b", BASELINE + 200), ended("o", BASELINE + 210))
-    assert book.counts() == {"success": 3}
+        assert harness.row("b") is None
+    harness.read(ended("b", BASELINE + 200), ended("o", BASELINE + 210))
+    assert harness.counts() == {"success": 3}
 
 
-def test_a_first_commit_that_fails_leaves_no_trace_of_its_jobs(book):
+def test_a_first_commit_that_fails_leaves_no_trace_of_its_jobs(harness):
     Failing.fails = True
     with pytest.raises(StateError):
-        book.read(ended())
+        harness.read(ended())
     Failing.fails = False
-    assert book.ledger.jobs_of("s") == []
-    assert book.ledger.source("s").baseline is None
-    book.read(ended())
-    assert book.counts() == {"success": 1}
+    assert harness.ledger.jobs_of("s") == []
+    assert harness.ledger.source("s").baseline is None
+    harness.read(ended())
+    assert harness.counts() == {"success": 1}
 
 
-def test_a_process_that_ends_inside_a_transaction_loses_only_that(book):
-    book.read(ended("a"))
-    book.close()
+def test_a_process_that_ends_inside_a_transaction_loses_only_that(harness):
+    harness.read(ended("a"))
+    harness.close()
     script = (
         "import os, sys; from tests.core.ledger_harness import *; from pathlib import Path\n"
-        "book = Book(Path(sys.argv[1])); put = book.ledger.store().put_jobs\n"
-        "book.ledger._store.put_jobs = lambda jobs: (put(jobs), os._exit(9))\n"
-        "book.read(ended('b', BASELINE + 200))"
+        "harness = LedgerHarness(Path(sys.argv[1])); put = harness.ledger.store().put_jobs\n"
+        "harness.ledger._store.put_jobs = lambda jobs: (put(jobs), os._exit(9))\n"
+        "harness.read(ended('b', BASELINE + 200))"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(book.path)], check=False)  # noqa: S603  # our own words
-    book.open()
+    done = subprocess.run([sys.executable, "-c", script, str(harness.path)], check=False)  # noqa: S603  # our own words
+    harness.open()
     assert done.returncode == 9
-    assert book.counts() == {"success": 1}
-    book.read(ended("b", BASELINE + 200))
-    assert book.counts() == {"success": 2}
+    assert harness.counts() == {"success": 1}
+    harness.read(ended("b", BASELINE + 200))
+    assert harness.counts() == {"success": 2}
 
 
 # --- baseline instants ---
 
 
-def test_what_ended_before_the_first_poll_moves_gauges_only(book):
-    book.read(ended(end=BASELINE - 5), ended("at", end=BASELINE))
-    assert book.counts() == {}
-    assert (book.job().last_run.run_id, book.job().last_success) == ("at", BASELINE)
+def test_what_ended_before_the_first_poll_moves_gauges_only(harness):
+    harness.read(ended(end=BASELINE - 5), ended("at", end=BASELINE))
+    assert harness.counts() == {}
+    assert (harness.job().last_run.run_id, harness.job().last_success) == ("at", BASELINE)
 
 
-def test_an_ended_run_without_an_end_in_a_later_window_of_the_first_poll_is_baseline(book):
+def test_an_ended_run_without_an_end_in_a_later_window_of_the_first_poll_is_baseline(harness):
     old = run("b", result=Result.FAILURE, start=BASELINE - 3600)
     job = [Job(job_id="j", name="j")]
     first = Batch(jobs=job, through=BASELINE - 10_000)
     second = Batch(runs=[old, run("c", result=Result.SKIP)], through=BASELINE - 60)
-    book.poll(first, second)
-    assert book.counts() == {}
-    book.read(
+    harness.poll(first, second)
+    assert harness.counts() == {}
+    harness.read(
         run("d", result=Result.FAILURE, start=BASELINE - 1),  # it would have been shown as open
         run("e", result=Result.FAILURE, start=BASELINE + 1),
         run("f", result=Result.FAILURE),
     )
-    assert book.counts() == {"failure": 2}
+    assert harness.counts() == {"failure": 2}
 
 
-def test_a_job_that_is_included_later_begins_at_that_instant(book):
-    book.configure(exclude=("j",))
-    book.read(ended("a"), ended("x", job_id="other"))
-    book.configure(exclude=())
-    book.now = BASELINE + 500
-    book.read(ended("a"), ended("b", BASELINE + 400), ended("c", BASELINE + 600), ended("y", BASELINE + 400))
-    book.read(run("d", result=Result.FAILURE, start=BASELINE + 300))
-    assert book.counts() == {"success": 1}
-    assert book.counts("other") == {"success": 1}
+def test_a_job_that_is_included_later_begins_at_that_instant(harness):
+    harness.configure(exclude=("j",))
+    harness.read(ended("a"), ended("x", job_id="other"))
+    harness.configure(exclude=())
+    harness.now = BASELINE + 500
+    harness.read(ended("a"), ended("b", BASELINE + 400), ended("c", BASELINE + 600), ended("y", BASELINE + 400))
+    harness.read(run("d", result=Result.FAILURE, start=BASELINE + 300))
+    assert harness.counts() == {"success": 1}
+    assert harness.counts("other") == {"success": 1}
 
 
-def test_a_job_that_is_left_out_for_a_while_misses_what_ended_meanwhile(book):
-    book.read(ended("a"), opened("o"), opened("p"))
-    book.configure(exclude=("j",))
-    book.read(ended("b", BASELINE + 110), ended("o", BASELINE + 110))
-    book.configure(exclude=())
-    book.now = BASELINE + 500
-    book.read(ended("b", BASELINE + 110), ended("o", BASELINE + 110), ended("c", BASELINE + 501))
-    assert book.counts() == {"success": 2}
-    book.read(ended("p", BASELINE + 700))
-    assert book.counts() == {"success": 3}
+def test_a_job_that_is_left_out_for_a_while_misses_what_ended_meanwhile(harness):
+    harness.read(ended("a"), opened("o"), opened("p"))
+    harness.configure(exclude=("j",))
+    harness.read(ended("b", BASELINE + 110), ended("o", BASELINE + 110))
+    harness.configure(exclude=())
+    harness.now = BASELINE + 500
+    harness.read(ended("b", BASELINE + 110), ended("o", BASELINE + 110), ended("c", BASELINE + 501))
+    assert harness.counts() == {"success": 2}
+    harness.read(ended("p", BASELINE + 700))
+    assert harness.counts() == {"success": 3}
 
 
-def test_a_scope_that_could_not_be_read_begins_when_it_can(book):
+def test_a_scope_that_could_not_be_read_begins_when_it_can(harness):
     def job(scope):
         return [Job(job_id=scope, name=scope, scope=scope)]
 
-    book.poll(
+    harness.poll(
         Batch(scope="a", jobs=job("a"), runs=[ended("a1", job_id="a")], through=BASELINE),
         Batch(scope="b", readable=False),
     )
-    assert book.ledger.source("s").watermark() == BASELINE
-    book.now = BASELINE + 1000
+    assert harness.ledger.source("s").watermark() == BASELINE
+    harness.now = BASELINE + 1000
     ending = ended("b1", BASELINE + 900, job_id="b"), ended("b2", BASELINE + 1001, job_id="b")
-    book.poll(Batch(scope="b", jobs=job("b"), runs=ending, through=BASELINE + 990))
-    assert (book.counts("a"), book.counts("b")) == ({"success": 1}, {"success": 1})
+    harness.poll(Batch(scope="b", jobs=job("b"), runs=ending, through=BASELINE + 990))
+    assert (harness.counts("a"), harness.counts("b")) == ({"success": 1}, {"success": 1})
 
 
-def test_a_scope_that_is_found_later_counts_from_the_last_listing_that_lacked_it(book):
+def test_a_scope_that_is_found_later_counts_from_the_last_listing_that_lacked_it(harness):
     def batch(scope, listing, *runs):
         return Batch(scope=scope, jobs=[Job(job_id=scope, name=scope, scope=scope)], runs=runs, listing=listing)
 
     both = Listing(BASELINE + 1, frozenset("ab"))
-    book.poll(batch("a", both))
+    harness.poll(batch("a", both))
     # b was listed with a, and is read by a later poll: it counts from the source's instant
-    book.now = BASELINE + 300
-    book.poll(batch("b", both, ended("b1", BASELINE + 2, job_id="b")))
-    book.now = BASELINE + 1000
+    harness.now = BASELINE + 300
+    harness.poll(batch("b", both, ended("b1", BASELINE + 2, job_id="b")))
+    harness.now = BASELINE + 1000
     third = Listing(BASELINE + 900, frozenset("abc"))
-    book.poll(batch("c", third, ended("c1", BASELINE, job_id="c"), ended("c2", BASELINE + 2, job_id="c")))
-    book.now = BASELINE + 1500
+    harness.poll(batch("c", third, ended("c1", BASELINE, job_id="c"), ended("c2", BASELINE + 2, job_id="c")))
+    harness.now = BASELINE + 1500
     ends = [ended("d1", BASELINE + 899, job_id="d"), ended("d2", BASELINE + 901, job_id="d")]
-    book.poll(batch("d", Listing(BASELINE + 1400, frozenset("abcd")), *ends))
-    assert [book.counts(scope) for scope in "bcd"] == [{"success": 1}] * 3
+    harness.poll(batch("d", Listing(BASELINE + 1400, frozenset("abcd")), *ends))
+    assert [harness.counts(scope) for scope in "bcd"] == [{"success": 1}] * 3
 
 
-def test_the_watermark_is_the_least_of_the_readable_scopes_and_never_falls(book):
-    book.now = BASELINE + 60
-    book.poll(Batch(scope="a", through=BASELINE + 50), Batch(scope="b", through=BASELINE + 10))
-    assert book.ledger.source("s").watermark() == BASELINE + 10
-    book.poll(Batch(scope="b", through=BASELINE - 10), Batch(scope="a", through=BASELINE + 55))
-    assert book.ledger.source("s").watermark() == BASELINE + 10
-    book.poll(Batch(scope="b", readable=False))
-    assert book.ledger.source("s").watermark() == BASELINE + 55
+def test_the_watermark_is_the_least_of_the_readable_scopes_and_never_falls(harness):
+    harness.now = BASELINE + 60
+    harness.poll(Batch(scope="a", through=BASELINE + 50), Batch(scope="b", through=BASELINE + 10))
+    assert harness.ledger.source("s").watermark() == BASELINE + 10
+    harness.poll(Batch(scope="b", through=BASELINE - 10), Batch(scope="a", through=BASELINE + 55))
+    assert harness.ledger.source("s").watermark() == BASELINE + 10
+    harness.poll(Batch(scope="b", readable=False))
+    assert harness.ledger.source("s").watermark() == BASELINE + 55
 
 
-def test_a_watermark_that_a_wrong_clock_set_is_taken_back(book):
-    book.read(ended(), through=BASELINE + DAY)
-    book.read(through=BASELINE + 50)
-    assert book.ledger.source("s").watermark() == BASELINE + 50
+def test_a_watermark_that_a_wrong_clock_set_is_taken_back(harness):
+    harness.read(ended(), through=BASELINE + DAY)
+    harness.read(through=BASELINE + 50)
+    assert harness.ledger.source("s").watermark() == BASELINE + 50
 
 
 # --- forgetting ---
 
 
-def test_pruned_runs_that_are_shown_again_do_not_count_again(book):
-    book.read(ended("a"), run("endless", result=Result.FAILURE, start=BASELINE + 5))
-    book.now = BASELINE + 40 * DAY
-    book.read(ended("b", book.now - 100))
-    assert book.ledger.prune(book.now, 30 * DAY) == 2
-    assert book.row("a") is None
+def test_pruned_runs_that_are_shown_again_do_not_count_again(harness):
+    harness.read(ended("a"), run("endless", result=Result.FAILURE, start=BASELINE + 5))
+    harness.now = BASELINE + 40 * DAY
+    harness.read(ended("b", harness.now - 100))
+    assert harness.ledger.prune(harness.now, 30 * DAY) == 2
+    assert harness.row("a") is None
     for _ in range(2):
-        book.read(ended("a"), run("endless", result=Result.FAILURE, start=BASELINE + 5))
-        assert book.counts() == {"success": 2, "failure": 1}
-        book.reopen()
+        harness.read(ended("a"), run("endless", result=Result.FAILURE, start=BASELINE + 5))
+        assert harness.counts() == {"success": 2, "failure": 1}
+        harness.reopen()
 
 
-def test_a_streak_survives_the_pruning_of_the_runs_that_made_it(book):
-    book.read(*(ended(str(n), BASELINE + n, result=Result.FAILURE) for n in range(2, 9)), ended("good", BASELINE + 1))
-    book.now = BASELINE + 40 * DAY
-    book.read(ended("new", book.now - 100, result=Result.FAILURE))
-    book.ledger.prune(book.now, 30 * DAY)
-    book.read(ended("new", book.now - 90, result=Result.FAILURE))
-    assert (book.job().streak, book.job().last_success) == (8, BASELINE + 1)
+def test_a_streak_survives_the_pruning_of_the_runs_that_made_it(harness):
+    harness.read(
+        *(ended(str(n), BASELINE + n, result=Result.FAILURE) for n in range(2, 9)), ended("good", BASELINE + 1)
+    )
+    harness.now = BASELINE + 40 * DAY
+    harness.read(ended("new", harness.now - 100, result=Result.FAILURE))
+    harness.ledger.prune(harness.now, 30 * DAY)
+    harness.read(ended("new", harness.now - 90, result=Result.FAILURE))
+    assert (harness.job().streak, harness.job().last_success) == (8, BASELINE + 1)
 
 
-def test_a_clock_that_is_far_ahead_prunes_nothing(book):
-    book.read(ended())
-    assert book.ledger.prune(BASELINE + 1000 * DAY, 30 * DAY) == 0
-    book.read(ended())
-    assert book.counts() == {"success": 1}
+def test_a_clock_that_is_far_ahead_prunes_nothing(harness):
+    harness.read(ended())
+    assert harness.ledger.prune(BASELINE + 1000 * DAY, 30 * DAY) == 0
+    harness.read(ended())
+    assert harness.counts() == {"success": 1}
 
 
-def test_open_and_given_up_runs_are_never_pruned(book):
-    book.read(opened("o"))
-    book.now = BASELINE + 8 * DAY
-    book.read(opened("young", start=book.now))
-    book.now = BASELINE + 60 * DAY
-    book.begin()
-    book.read(opened("o"), opened("young", start=BASELINE + 8 * DAY))
-    book.ledger.prune(book.now, 30 * DAY)
-    book.read(opened("o"))
-    assert book.counts() == {"unknown": 2}
+def test_open_and_given_up_runs_are_never_pruned(harness):
+    harness.read(opened("o"))
+    harness.now = BASELINE + 8 * DAY
+    harness.read(opened("young", start=harness.now))
+    harness.now = BASELINE + 60 * DAY
+    harness.begin()
+    harness.read(opened("o"), opened("young", start=BASELINE + 8 * DAY))
+    harness.ledger.prune(harness.now, 30 * DAY)
+    harness.read(opened("o"))
+    assert harness.counts() == {"unknown": 2}
 
 
-def test_a_run_is_given_up_once_and_its_later_ending_counts_no_more(book):
-    book.read(opened("o"), opened("scheduled", start=None, created=BASELINE, scheduled=BASELINE + 30 * DAY))
-    book.now = BASELINE + 8 * DAY
-    book.read()
-    assert book.counts() == {"unknown": 1}
-    assert (book.job().last_run, book.job().streak) == (None, 0)
-    book.read(ended("o", book.now - 5, result=Result.FAILURE))
-    assert book.counts() == {"unknown": 1}
-    assert book.job().last_run.result is Result.FAILURE
-    assert DURATIONS not in book.job().distributions
+def test_a_run_is_given_up_once_and_its_later_ending_counts_no_more(harness):
+    harness.read(opened("o"), opened("scheduled", start=None, created=BASELINE, scheduled=BASELINE + 30 * DAY))
+    harness.now = BASELINE + 8 * DAY
+    harness.read()
+    assert harness.counts() == {"unknown": 1}
+    assert (harness.job().last_run, harness.job().streak) == (None, 0)
+    harness.read(ended("o", harness.now - 5, result=Result.FAILURE))
+    assert harness.counts() == {"unknown": 1}
+    assert harness.job().last_run.result is Result.FAILURE
+    assert DURATIONS not in harness.job().distributions
 
 
-def test_an_ended_run_that_turns_out_to_be_a_success_is_no_failure_anymore(book):
-    book.read(ended("e", BASELINE + 50, result=Result.FAILURE, error_type="Early"))
-    book.read(ended("f", BASELINE + 60, result=Result.FAILURE, error_type="Boom"))
-    book.now += 100
-    book.read(ended("f", BASELINE + 60))
-    job = book.job()
+def test_an_ended_run_that_turns_out_to_be_a_success_is_no_failure_anymore(harness):
+    harness.read(ended("e", BASELINE + 50, result=Result.FAILURE, error_type="Early"))
+    harness.read(ended("f", BASELINE + 60, result=Result.FAILURE, error_type="Boom"))
+    harness.now += 100
+    harness.read(ended("f", BASELINE + 60))
+    job = harness.job()
     assert (job.last_run.run_id, job.last_failure.run_id, job.last_failure.error_type) == ("f", "e", "Early")
-    book.read(ended("e", BASELINE + 50))
-    assert (book.job().last_failure, book.job().streak) == (None, 0)
+    harness.read(ended("e", BASELINE + 50))
+    assert (harness.job().last_failure, harness.job().streak) == (None, 0)
 
 
-def test_a_run_whose_end_is_corrected_to_before_another_one_is_not_the_last(book):
-    book.read(ended("x", BASELINE + 50), ended("y", BASELINE + 40, result=Result.FAILURE))
-    book.now += 100
-    book.read(ended("x", BASELINE + 30))
-    assert (book.job().last_run.run_id, book.job().streak) == ("y", 1)
+def test_a_run_whose_end_is_corrected_to_before_another_one_is_not_the_last(harness):
+    harness.read(ended("x", BASELINE + 50), ended("y", BASELINE + 40, result=Result.FAILURE))
+    harness.now += 100
+    harness.read(ended("x", BASELINE + 30))
+    assert (harness.job().last_run.run_id, harness.job().streak) == ("y", 1)
 
 
-def test_a_streak_without_any_success_survives_the_pruning(book):
-    book.read(*(ended(str(n), BASELINE + n, result=Result.FAILURE) for n in range(1, 11)))
-    book.now = BASELINE + 40 * DAY
-    book.read(ended("new", book.now - 100, result=Result.FAILURE))
-    book.ledger.prune(book.now, 30 * DAY)
-    book.read(ended("new", book.now - 200, result=Result.FAILURE))
-    assert (book.job().streak, book.job().failing_since) == (11, BASELINE + 1)
+def test_a_streak_without_any_success_survives_the_pruning(harness):
+    harness.read(*(ended(str(n), BASELINE + n, result=Result.FAILURE) for n in range(1, 11)))
+    harness.now = BASELINE + 40 * DAY
+    harness.read(ended("new", harness.now - 100, result=Result.FAILURE))
+    harness.ledger.prune(harness.now, 30 * DAY)
+    harness.read(ended("new", harness.now - 200, result=Result.FAILURE))
+    assert (harness.job().streak, harness.job().failing_since) == (11, BASELINE + 1)
 
 
-def test_labels_of_the_last_failure_are_cleaned_and_cut_like_others(book):
+def test_labels_of_the_last_failure_are_cleaned_and_cut_like_others(harness):
     dirty = "x" * 300 + "\n"
-    book.read(
+    harness.read(
         ended("r", result=Result.FAILURE, error_type=dirty), steps={"r": [Step(name=dirty, result=Result.FAILURE)]}
     )
-    ((labels, _),) = last_failed_run(JobView(state=book.job()))
+    ((labels, _),) = last_failed_run(JobView(state=harness.job()))
     assert labels == ("r", "", "x" * 200, "x" * 200)
-    book.read(ended("old\t" + "y" * 300, BASELINE + 500, result=Result.FAILURE, error_type="a\tb"))
-    ((labels, _),) = last_failed_run(JobView(state=book.job()))
+    harness.read(ended("old\t" + "y" * 300, BASELINE + 500, result=Result.FAILURE, error_type="a\tb"))
+    ((labels, _),) = last_failed_run(JobView(state=harness.job()))
     assert (len(labels[0]), labels[3]) == (200, "a b")
 
 
-def test_runs_whose_steps_are_forgotten_before_they_were_fetched_are_counted_as_lost(book):
-    book.read(ended("a"), ended("old", BASELINE - 5))
-    book.now = BASELINE + 40 * DAY
-    book.read(ended("b", book.now - 100))
-    assert book.ledger.prune(book.now, 30 * DAY) == 2
-    assert book.ledger.source("s").counts["jobrun_source_steps_lost_total"][""].value == 1
-    assert book.ledger.count_pending_steps("s") == 1
+def test_runs_whose_steps_are_forgotten_before_they_were_fetched_are_counted_as_lost(harness):
+    harness.read(ended("a"), ended("old", BASELINE - 5))
+    harness.now = BASELINE + 40 * DAY
+    harness.read(ended("b", harness.now - 100))
+    assert harness.ledger.prune(harness.now, 30 * DAY) == 2
+    assert harness.ledger.source("s").counts["jobrun_source_steps_lost_total"][""].value == 1
+    assert harness.ledger.count_pending_steps("s") == 1
 
 
-def test_many_runs_are_forgotten_in_several_transactions(book):
-    book.read(*(ended(str(n), BASELINE + 1 + n / 1e6) for n in range(PRUNE_BATCH + 5)))
-    book.now = BASELINE + 40 * DAY
-    book.read()
-    assert book.ledger.prune(book.now, 30 * DAY) == PRUNE_BATCH + 5
-    assert book.ledger.prune(book.now, 30 * DAY) == 0
-    assert book.path.with_name("state.db-wal").stat().st_size == 0
+def test_many_runs_are_forgotten_in_several_transactions(harness):
+    harness.read(*(ended(str(n), BASELINE + 1 + n / 1e6) for n in range(PRUNE_BATCH + 5)))
+    harness.now = BASELINE + 40 * DAY
+    harness.read()
+    assert harness.ledger.prune(harness.now, 30 * DAY) == PRUNE_BATCH + 5
+    assert harness.ledger.prune(harness.now, 30 * DAY) == 0
+    assert harness.path.with_name("state.db-wal").stat().st_size == 0
 
 
-def remove_source(book, *, through):
-    """Configure another source in place of the book's, and read that one so far."""
+def remove_source(harness, *, through):
+    """Configure another source in place of the harness's, and read that one so far."""
     other = rules(name="t", identity="api two")
-    book.ledger.configure({"t": other}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
+    harness.ledger.configure({"t": other}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
     poll_context = PollContext(now=through, started=through)
-    book.ledger.begin("t", through)
-    book.ledger.commit("t", Batch(through=through), poll_context)
-    book.ledger.finish("t", poll_context, swept=False)
+    harness.ledger.begin("t", through)
+    harness.ledger.commit("t", Batch(through=through), poll_context)
+    harness.ledger.finish("t", poll_context, swept=False)
 
 
-def test_runs_of_a_source_that_is_not_configured_anymore_are_forgotten(book):
-    book.read(ended("a"))
-    remove_source(book, through=BASELINE + 40 * DAY)
-    assert book.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 1
-    book.configure()
-    book.read(ended("a"))
-    assert book.counts() == {"success": 1}
+def test_runs_of_a_source_that_is_not_configured_anymore_are_forgotten(harness):
+    harness.read(ended("a"))
+    remove_source(harness, through=BASELINE + 40 * DAY)
+    assert harness.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 1
+    harness.configure()
+    harness.read(ended("a"))
+    assert harness.counts() == {"success": 1}
 
 
-def test_a_clock_that_is_ahead_while_a_source_is_removed_loses_no_completion(book):
-    book.read(ended("a"))
-    remove_source(book, through=BASELINE + 3600)
-    assert book.ledger.prune(BASELINE + 1000 * DAY, 30 * DAY) == 0
-    book.configure()
-    book.now = BASELINE + 7200
-    book.read(ended("a"), ended("b", BASELINE + 5000))
-    assert book.counts() == {"success": 2}
+def test_a_clock_that_is_ahead_while_a_source_is_removed_loses_no_completion(harness):
+    harness.read(ended("a"))
+    remove_source(harness, through=BASELINE + 3600)
+    assert harness.ledger.prune(BASELINE + 1000 * DAY, 30 * DAY) == 0
+    harness.configure()
+    harness.now = BASELINE + 7200
+    harness.read(ended("a"), ended("b", BASELINE + 5000))
+    assert harness.counts() == {"success": 2}
 
 
-def test_nothing_is_forgotten_while_no_configured_source_knows_the_time(book):
-    book.read(ended("a"))
-    book.ledger.configure({}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
-    assert book.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 0
+def test_nothing_is_forgotten_while_no_configured_source_knows_the_time(harness):
+    harness.read(ended("a"))
+    harness.ledger.configure({}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
+    assert harness.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 0
 
 
-def test_jobs_that_are_gone_for_longer_than_runs_are_kept_are_deleted(book):
-    book.read(ended("a"), jobs=[Job(job_id="j", name="j")], catalog=True)
+def test_jobs_that_are_gone_for_longer_than_runs_are_kept_are_deleted(harness):
+    harness.read(ended("a"), jobs=[Job(job_id="j", name="j")], catalog=True)
     for _ in range(2):
-        book.now += 1000
-        book.read(jobs=[], catalog=True)
-    key, before = book.job().key, len(book.ledger.committed.jobs)
-    assert (book.job().counts, book.job().distributions) == ({}, {})
-    book.now += 31 * DAY
-    book.read(jobs=[], catalog=True)
-    book.ledger.prune(book.now, 30 * DAY)
+        harness.now += 1000
+        harness.read(jobs=[], catalog=True)
+    key, before = harness.job().key, len(harness.ledger.committed.jobs)
+    assert (harness.job().counts, harness.job().distributions) == ({}, {})
+    harness.now += 31 * DAY
+    harness.read(jobs=[], catalog=True)
+    harness.ledger.prune(harness.now, 30 * DAY)
     for _ in range(2):
-        assert len(book.ledger.committed.jobs) == before - 1
-        assert key not in book.ledger.committed.series
-        book.reopen()
-    book.read(ended("b", book.now - 1), jobs=[Job(job_id="j", name="j")], catalog=True)
-    assert book.counts() == {"success": 1}
+        assert len(harness.ledger.committed.jobs) == before - 1
+        assert key not in harness.ledger.committed.series
+        harness.reopen()
+    harness.read(ended("b", harness.now - 1), jobs=[Job(job_id="j", name="j")], catalog=True)
+    assert harness.counts() == {"success": 1}
 
 
 # --- the file ---
@@ -358,44 +360,44 @@ def test_the_lock_refuses_a_second_process_and_ends_with_the_first(tmp_path):
     Lock(tmp_path / "state.db").release()
 
 
-def test_another_api_under_an_old_name_is_refused_and_changes_nothing(book):
-    book.read(ended())
+def test_another_api_under_an_old_name_is_refused_and_changes_nothing(harness):
+    harness.read(ended())
     with pytest.raises(IdentityError, match="give the source a new name"):
-        book.configure(identity="api two")
-    book.read(ended("b", BASELINE + 200))
-    assert book.counts() == {"success": 2}
+        harness.configure(identity="api two")
+    harness.read(ended("b", BASELINE + 200))
+    assert harness.counts() == {"success": 2}
 
 
 @pytest.mark.parametrize("damage", [b"no database at all", b"SQLite format 3\x00" + b"x" * 5000])
-def test_a_corrupt_file_is_set_aside_and_counted(book, damage):
-    book.read(ended())
-    book.close()
-    book.path.write_bytes(damage)
-    book.open()
-    kept = book.path.with_name(f"state.db.corrupt-{int(book.now)}")
+def test_a_corrupt_file_is_set_aside_and_counted(harness, damage):
+    harness.read(ended())
+    harness.close()
+    harness.path.write_bytes(damage)
+    harness.open()
+    kept = harness.path.with_name(f"state.db.corrupt-{int(harness.now)}")
     assert kept.read_bytes() == damage
-    assert book.ledger.committed.exporter.counts["jobrun_exporter_state_cold_starts_total"]["corrupt"].value == 1
-    book.read(ended())
-    assert book.counts() == {"success": 1}
+    assert harness.ledger.committed.exporter.counts["jobrun_exporter_state_cold_starts_total"]["corrupt"].value == 1
+    harness.read(ended())
+    assert harness.counts() == {"success": 1}
 
 
-def test_a_state_that_cannot_be_written_is_still_read(book):
-    book.read(ended())
-    book.close()
+def test_a_state_that_cannot_be_written_is_still_read(harness):
+    harness.read(ended())
+    harness.close()
 
     def refuse(*_args, **_kwargs):
         raise sqlite3.OperationalError("unable to open database file")
 
-    found = open_state(book.path, lambda: 5.0, refuse)
+    found = open_state(harness.path, lambda: 5.0, refuse)
     assert found.store is None
     assert "unable to open" in found.error
     assert found.loaded.jobs[0].counts[RUNS]["success"].value == 1
 
 
-def test_migrations_are_applied_once_and_keep_what_is_there(book):
-    book.read(ended())
-    book.close()
-    store = Store(book.path)
+def test_migrations_are_applied_once_and_keep_what_is_there(harness):
+    harness.read(ended())
+    harness.close()
+    store = Store(harness.path)
     assert store.load().jobs[0].counts[RUNS]["success"].value == 1
     store.close()
 
@@ -403,15 +405,15 @@ def test_migrations_are_applied_once_and_keep_what_is_there(book):
 COLD = "jobrun_exporter_state_cold_starts_total"
 
 
-def test_another_api_is_refused_also_where_the_state_can_only_be_opened_later(book):
-    book.read(ended())
-    book.close()
+def test_another_api_is_refused_also_where_the_state_can_only_be_opened_later(harness):
+    harness.read(ended())
+    harness.close()
     mounted = []
 
     def opening():
         if not mounted:
             raise StateError("not mounted")
-        return open_state(book.path, lambda: book.now)
+        return open_state(harness.path, lambda: harness.now)
 
     ledger = Ledger(opening)
     with pytest.raises(StateError, match="not mounted"):
@@ -421,136 +423,136 @@ def test_another_api_is_refused_also_where_the_state_can_only_be_opened_later(bo
     mounted.append(True)
     for _ in range(2):
         with pytest.raises(StateError, match="give the source a new name"):
-            ledger.begin("s", book.now)
+            ledger.begin("s", harness.now)
     ledger.configure({"s": rules()}, counting, "on")
-    ledger.begin("s", book.now)
+    ledger.begin("s", harness.now)
     assert ledger.source("s").baseline == BASELINE
     ledger.close()
 
 
-def test_a_cold_start_is_counted_as_soon_as_the_state_can_be_written(book):
-    book.read(ended())
-    book.close()
-    book.path.write_bytes(b"no database at all")
-    store = Store(book.path.with_name("empty.db"))  # so that creating the tables is not what fails
+def test_a_cold_start_is_counted_as_soon_as_the_state_can_be_written(harness):
+    harness.read(ended())
+    harness.close()
+    harness.path.write_bytes(b"no database at all")
+    store = Store(harness.path.with_name("empty.db"))  # so that creating the tables is not what fails
     store.close()
 
     def opening():
-        if book.path.exists() and book.path.read_bytes()[:2] == b"no":
-            opened = open_state(book.path, lambda: book.now)
+        if harness.path.exists() and harness.path.read_bytes()[:2] == b"no":
+            opened = open_state(harness.path, lambda: harness.now)
             opened.store.close()
-            book.path.write_bytes(book.path.with_name("empty.db").read_bytes())
+            harness.path.write_bytes(harness.path.with_name("empty.db").read_bytes())
             return OpenedState(store=None, loaded=opened.loaded, cold=opened.cold, error="disk full")
-        return open_state(book.path, lambda: book.now, lambda *a, **k: sqlite3.connect(*a, factory=Failing, **k))
+        return open_state(harness.path, lambda: harness.now, lambda *a, **k: sqlite3.connect(*a, factory=Failing, **k))
 
-    book.ledger = Ledger(opening)
+    harness.ledger = Ledger(opening)
     with pytest.raises(StateError, match="disk full"):
-        book.ledger.load()
+        harness.ledger.load()
     Failing.fails = True
     with pytest.raises(StateError):
-        book.ledger.load()
+        harness.ledger.load()
     Failing.fails = False
-    book.configure()
+    harness.configure()
     for _ in range(2):
-        book.read(ended())
-        counts = book.ledger.committed.exporter.counts[COLD]
+        harness.read(ended())
+        counts = harness.ledger.committed.exporter.counts[COLD]
         assert {reason: count.value for reason, count in counts.items()} == {"corrupt": 1}
 
 
-def test_a_ledger_that_is_closed_stays_closed(book):
-    book.read(ended())
+def test_a_ledger_that_is_closed_stays_closed(harness):
+    harness.read(ended())
     opened = []
-    ledger = Ledger(lambda: opened.append(True) or open_state(book.path.with_name("other.db"), lambda: 0.0))
+    ledger = Ledger(lambda: opened.append(True) or open_state(harness.path.with_name("other.db"), lambda: 0.0))
     ledger.load()
     ledger.configure({"s": rules()}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
     ledger.close()
     with pytest.raises(StateError, match="closed"):
-        ledger.begin("s", book.now)
+        ledger.begin("s", harness.now)
     assert ledger.rows("s", ["r"]) == {}
     assert opened == [True]
 
 
 @pytest.mark.parametrize("place", ["series_of", "run_buckets"])
-def test_an_error_of_our_own_between_judging_and_the_books_neither_loses_nor_doubles_a_run(book, place):
-    book.read(ended("a"))
+def test_an_error_of_our_own_between_judging_and_the_books_neither_loses_nor_doubles_a_run(harness, place):
+    harness.read(ended("a"))
 
     def broken(*_):
         raise MemoryError
 
     whole = {"series_of": rules().series_of, "run_buckets": rules().run_buckets}
-    book.ledger._rules["s"] = rules(**{place: broken})  # a reload would ask it itself
+    harness.ledger._rules["s"] = rules(**{place: broken})  # a reload would ask it itself
     with pytest.raises(MemoryError):
-        book.read(ended("b", BASELINE + 120))
-    book.ledger._rules["s"] = rules(**whole)
-    book.read(ended("b", BASELINE + 120), ended("c", BASELINE + 130))
-    assert (book.counts(), book.job().last_run.run_id) == ({"success": 3}, "c")
+        harness.read(ended("b", BASELINE + 120))
+    harness.ledger._rules["s"] = rules(**whole)
+    harness.read(ended("b", BASELINE + 120), ended("c", BASELINE + 130))
+    assert (harness.counts(), harness.job().last_run.run_id) == ({"success": 3}, "c")
 
 
-def test_memory_that_could_not_follow_the_disk_is_read_from_it_again(book):
-    book.read(ended("a"))
+def test_memory_that_could_not_follow_the_disk_is_read_from_it_again(harness):
+    harness.read(ended("a"))
 
     def stuck(*_):
         raise MemoryError
 
-    take, book.ledger.committed.take = book.ledger.committed.take, stuck
+    take, harness.ledger.committed.take = harness.ledger.committed.take, stuck
     with pytest.raises(MemoryError):
-        book.read(ended("b", BASELINE + 120))
-    book.ledger.committed.take = take
-    book.read(ended("b", BASELINE + 120), ended("c", BASELINE + 130))
-    assert (book.counts(), book.job().last_run.run_id) == ({"success": 3}, "c")
+        harness.read(ended("b", BASELINE + 120))
+    harness.ledger.committed.take = take
+    harness.read(ended("b", BASELINE + 120), ended("c", BASELINE + 130))
+    assert (harness.counts(), harness.job().last_run.run_id) == ({"success": 3}, "c")
 
 
 def test_a_prune_that_fails_is_an_error_of_the_state_like_any_other(tmp_path):
-    book = Book(tmp_path / "state.db")
-    book.read(ended())
-    book.now += 40 * DAY
-    book.read()
+    harness = LedgerHarness(tmp_path / "state.db")
+    harness.read(ended())
+    harness.now += 40 * DAY
+    harness.read()
     Failing.fails = True
     with pytest.raises(StateError):
-        book.ledger.prune(book.now, 30 * DAY)
-    assert (book.ledger.commit_errors, book.ledger.error) == (1, f"{book.path}: disk I/O error")
-    book.close()
+        harness.ledger.prune(harness.now, 30 * DAY)
+    assert (harness.ledger.commit_errors, harness.ledger.error) == (1, f"{harness.path}: disk I/O error")
+    harness.close()
 
 
 # --- buckets ---
 
 
-def test_new_buckets_keep_counters_from_falling(book):
+def test_new_buckets_keep_counters_from_falling(harness):
     for n, length in enumerate((5.0, 30.0, 70.0)):
-        book.read(ended(str(n), BASELINE + 100 + n, length=length))
-    book.configure(run_buckets=lambda _job: (20.0, 60.0, 100.0))
-    book.read(ended("x", BASELINE + 300, length=90.0))
-    found = book.job().distributions[DURATIONS]["success"]
+        harness.read(ended(str(n), BASELINE + 100 + n, length=length))
+    harness.configure(run_buckets=lambda _job: (20.0, 60.0, 100.0))
+    harness.read(ended("x", BASELINE + 300, length=90.0))
+    found = harness.job().distributions[DURATIONS]["success"]
     shown = found.shown()
     assert shown.bounds == (20.0, 60.0, 100.0)
     assert (sum(shown.counts), shown.sum) == (4, 195.0)
     assert shown.counts[0] + shown.counts[1] == 2  # le="60", a bound that stayed
 
 
-def test_buckets_that_are_changed_back_fall_nowhere_and_keep_their_exemplars(book):
+def test_buckets_that_are_changed_back_fall_nowhere_and_keep_their_exemplars(harness):
     for n, length in enumerate((5.0, 8.0, 30.0)):
-        book.read(ended(str(n), BASELINE + 100 + n, length=length))
-    before = book.job().distributions[DURATIONS]["success"].shown()
-    book.configure(run_buckets=lambda _job: (60.0, 100.0))
-    assert book.job().distributions[DURATIONS]["success"].shown().counts == [3, 0, 0]
-    book.reopen()
-    book.configure(run_buckets=lambda _job: (10.0, 60.0))
-    assert book.job().distributions[DURATIONS]["success"].shown() == before
+        harness.read(ended(str(n), BASELINE + 100 + n, length=length))
+    before = harness.job().distributions[DURATIONS]["success"].shown()
+    harness.configure(run_buckets=lambda _job: (60.0, 100.0))
+    assert harness.job().distributions[DURATIONS]["success"].shown().counts == [3, 0, 0]
+    harness.reopen()
+    harness.configure(run_buckets=lambda _job: (10.0, 60.0))
+    assert harness.job().distributions[DURATIONS]["success"].shown() == before
     assert before.counts == [2, 1, 0]
 
 
-def test_all_series_of_a_family_have_new_buckets_at_once_after_a_reload(book):
-    book.read(ended("a", job_id="a"), ended("b", job_id="b"))
-    book.configure(run_buckets=lambda _job: (1.0, 2.0))
-    assert {book.job(name).distributions[DURATIONS]["success"].shown_bounds for name in "ab"} == {(1.0, 2.0)}
-    assert book.ledger.drain().changed is None
+def test_all_series_of_a_family_have_new_buckets_at_once_after_a_reload(harness):
+    harness.read(ended("a", job_id="a"), ended("b", job_id="b"))
+    harness.configure(run_buckets=lambda _job: (1.0, 2.0))
+    assert {harness.job(name).distributions[DURATIONS]["success"].shown_bounds for name in "ab"} == {(1.0, 2.0)}
+    assert harness.ledger.drain().changed is None
 
 
-def test_no_more_bounds_are_remembered_than_a_limit(book):
-    book.read(ended("a"))
+def test_no_more_bounds_are_remembered_than_a_limit(harness):
+    harness.read(ended("a"))
     for number in range(MAX_BOUNDS + 5):
-        book.configure(run_buckets=lambda _job, number=number: (1000.0 + number, 5000.0))
-    found = book.job().distributions[DURATIONS]["success"]
+        harness.configure(run_buckets=lambda _job, number=number: (1000.0 + number, 5000.0))
+    found = harness.job().distributions[DURATIONS]["success"]
     assert len(found.bounds) <= MAX_BOUNDS
     assert (sum(found.shown().counts), found.shown_bounds) == (1, (1000.0 + MAX_BOUNDS + 4, 5000.0))
 
@@ -558,261 +560,265 @@ def test_no_more_bounds_are_remembered_than_a_limit(book):
 # --- jobs and their labels ---
 
 
-def names(book):
-    return {job.job.job_id: job.name for job in book.ledger.jobs_of("s")}
+def names(harness):
+    return {job.job.job_id: job.name for job in harness.ledger.jobs_of("s")}
 
 
-def test_of_two_jobs_with_equal_labels_the_later_one_is_told_apart_for_good(book):
-    book.read(ended("a", job_id="one"), jobs=[Job(job_id="one", name="x")])
-    book.read(ended("b", job_id="two"), jobs=[Job(job_id="two", name="x"), Job(job_id="three", name="x", project="p")])
-    assert names(book) == {"one": "x", "two": "x #two", "three": "x"}
-    book.reopen()
-    book.read(jobs=[Job(job_id="one", name="y"), Job(job_id="two", name="x")])
-    assert names(book) == {"one": "y", "two": "x #two", "three": "x"}
+def test_of_two_jobs_with_equal_labels_the_later_one_is_told_apart_for_good(harness):
+    harness.read(ended("a", job_id="one"), jobs=[Job(job_id="one", name="x")])
+    harness.read(
+        ended("b", job_id="two"), jobs=[Job(job_id="two", name="x"), Job(job_id="three", name="x", project="p")]
+    )
+    assert names(harness) == {"one": "x", "two": "x #two", "three": "x"}
+    harness.reopen()
+    harness.read(jobs=[Job(job_id="one", name="y"), Job(job_id="two", name="x")])
+    assert names(harness) == {"one": "y", "two": "x #two", "three": "x"}
 
 
-def test_names_may_be_swapped_in_one_reading(book):
-    book.read(jobs=[Job(job_id="1", name="a"), Job(job_id="2", name="b")])
-    book.read(jobs=[Job(job_id="1", name="b"), Job(job_id="2", name="a")])
-    book.read(jobs=[Job(job_id="3", name="a"), Job(job_id="4", name="b")])
-    assert len(set(names(book).values())) == 4
+def test_names_may_be_swapped_in_one_reading(harness):
+    harness.read(jobs=[Job(job_id="1", name="a"), Job(job_id="2", name="b")])
+    harness.read(jobs=[Job(job_id="1", name="b"), Job(job_id="2", name="a")])
+    harness.read(jobs=[Job(job_id="3", name="a"), Job(job_id="4", name="b")])
+    assert len(set(names(harness).values())) == 4
 
 
-def test_no_label_is_ever_given_twice_even_to_a_job_that_looks_like_one_told_apart(book):
-    book.read(jobs=[Job(job_id="1", name="x"), Job(job_id="3", name="x #2"), Job(job_id="2", name="x")])
-    assert len(set(names(book).values())) == 3
+def test_no_label_is_ever_given_twice_even_to_a_job_that_looks_like_one_told_apart(harness):
+    harness.read(jobs=[Job(job_id="1", name="x"), Job(job_id="3", name="x #2"), Job(job_id="2", name="x")])
+    assert len(set(names(harness).values())) == 3
 
 
-def test_no_job_takes_the_place_of_those_beyond_the_bound(book):
-    book.read(jobs=[Job(job_id="1", name=OTHER, project=OTHER)])
-    assert names(book) == {"1": f"{OTHER} #1"}
+def test_no_job_takes_the_place_of_those_beyond_the_bound(harness):
+    harness.read(jobs=[Job(job_id="1", name=OTHER, project=OTHER)])
+    assert names(harness) == {"1": f"{OTHER} #1"}
 
 
-def test_a_rename_begins_at_0_and_keeps_the_gauges(book):
-    book.read(ended("a", result=Result.FAILURE))
-    book.read(ended("b", BASELINE + 200, result=Result.FAILURE), jobs=[Job(job_id="j", name="new")])
-    assert (book.counts(), book.job().name, book.job().streak) == ({"failure": 1}, "new", 2)
+def test_a_rename_begins_at_0_and_keeps_the_gauges(harness):
+    harness.read(ended("a", result=Result.FAILURE))
+    harness.read(ended("b", BASELINE + 200, result=Result.FAILURE), jobs=[Job(job_id="j", name="new")])
+    assert (harness.counts(), harness.job().name, harness.job().streak) == ({"failure": 1}, "new", 2)
 
 
-def test_a_job_that_discovery_no_longer_shows_ends_after_a_while_and_returns_at_0(book):
+def test_a_job_that_discovery_no_longer_shows_ends_after_a_while_and_returns_at_0(harness):
     one, two = Job(job_id="j", name="j"), Job(job_id="k", name="k")
-    book.read(ended(), jobs=[one, two], catalog=True)
-    book.read(jobs=[two], catalog=True)
-    assert not book.job().gone
-    book.now += 1000
-    book.read(jobs=[two], catalog=True)
-    assert book.job().gone
-    book.read(ended(), ended("b", BASELINE + 200), jobs=[one, two], catalog=True)
-    assert (book.job().gone, book.counts()) == (False, {"success": 1})
+    harness.read(ended(), jobs=[one, two], catalog=True)
+    harness.read(jobs=[two], catalog=True)
+    assert not harness.job().gone
+    harness.now += 1000
+    harness.read(jobs=[two], catalog=True)
+    assert harness.job().gone
+    harness.read(ended(), ended("b", BASELINE + 200), jobs=[one, two], catalog=True)
+    assert (harness.job().gone, harness.counts()) == (False, {"success": 1})
 
 
-def test_a_scope_that_exists_no_more_ends_after_a_while_with_its_jobs(book):
+def test_a_scope_that_exists_no_more_ends_after_a_while_with_its_jobs(harness):
     there, gone = (
         Batch(scope="x", jobs=[Job(job_id="k", name="k", scope="x")], catalog=True),
         Batch(scope="x", readable=False, exists=False, notes={"x": ""}),
     )
-    book.read(ended(), notes={"x": "1"})
-    book.poll(there)
-    book.poll(gone, advance=1000)
-    state = book.ledger.source("s")
-    assert (state.scopes["x"].readable, state.notes, book.job("k").gone) == (False, {}, False)
-    book.poll(gone)
-    book.reopen()
-    assert (book.ledger.source("s").scopes.keys(), book.job("k").gone, book.job().gone) == ({""}, True, False)
-    book.poll(gone)
-    assert book.ledger.source("s").scopes.keys() == {""}
-    book.poll(there)
-    assert (book.ledger.source("s").scopes["x"].readable, book.job("k").gone) == (True, False)
+    harness.read(ended(), notes={"x": "1"})
+    harness.poll(there)
+    harness.poll(gone, advance=1000)
+    state = harness.ledger.source("s")
+    assert (state.scopes["x"].readable, state.notes, harness.job("k").gone) == (False, {}, False)
+    harness.poll(gone)
+    harness.reopen()
+    assert (harness.ledger.source("s").scopes.keys(), harness.job("k").gone, harness.job().gone) == ({""}, True, False)
+    harness.poll(gone)
+    assert harness.ledger.source("s").scopes.keys() == {""}
+    harness.poll(there)
+    assert (harness.ledger.source("s").scopes["x"].readable, harness.job("k").gone) == (True, False)
 
 
-def test_a_scope_that_is_missed_once_keeps_its_baseline_and_its_watermark(book):
+def test_a_scope_that_is_missed_once_keeps_its_baseline_and_its_watermark(harness):
     there = Batch(scope="x", jobs=[Job(job_id="k", name="k", scope="x")], catalog=True, through=BASELINE)
     gone = Batch(scope="x", exists=False)
-    book.poll(there)
-    before = book.ledger.source("s").scopes["x"]
+    harness.poll(there)
+    before = harness.ledger.source("s").scopes["x"]
     for _ in range(3):
-        book.poll(gone, advance=700)
-        book.poll(there, advance=700)
-    assert book.ledger.source("s").scopes["x"] == before
-    assert not book.job("k").gone
+        harness.poll(gone, advance=700)
+        harness.poll(there, advance=700)
+    assert harness.ledger.source("s").scopes["x"] == before
+    assert not harness.job("k").gone
 
 
-def test_a_job_without_runs_expires_unless_it_has_an_objective_an_open_run_or_is_listed(book):
-    book.read(ended("a", job_id="plain"), ended("b", job_id="wanted"), opened("c", job_id="busy"))
-    book.poll(Batch(scope="x", catalog=True, jobs=[Job(job_id="listed", name="listed", scope="x")]))
-    book.configure(never_expires=lambda job: job.name == "wanted")
-    book.now = BASELINE + 100 + 91 * DAY
+def test_a_job_without_runs_expires_unless_it_has_an_objective_an_open_run_or_is_listed(harness):
+    harness.read(ended("a", job_id="plain"), ended("b", job_id="wanted"), opened("c", job_id="busy"))
+    harness.poll(Batch(scope="x", catalog=True, jobs=[Job(job_id="listed", name="listed", scope="x")]))
+    harness.configure(never_expires=lambda job: job.name == "wanted")
+    harness.now = BASELINE + 100 + 91 * DAY
     for scope in ("", "x"):
-        book.ledger.commit("s", Batch(scope=scope, through=book.now), book.poll_context)
-    book.ledger.expire(book.now, 90 * DAY)
-    assert {job.name for job in book.ledger.jobs_of("s") if job.gone} == {"plain"}
+        harness.ledger.commit("s", Batch(scope=scope, through=harness.now), harness.poll_context)
+    harness.ledger.expire(harness.now, 90 * DAY)
+    assert {job.name for job in harness.ledger.jobs_of("s") if job.gone} == {"plain"}
 
 
-def test_a_clock_that_is_far_ahead_ends_no_job(book):
-    book.read(ended(), through=BASELINE + 100)
-    book.ledger.expire(BASELINE + 1000 * DAY, 90 * DAY)
-    assert not book.job().gone
+def test_a_clock_that_is_far_ahead_ends_no_job(harness):
+    harness.read(ended(), through=BASELINE + 100)
+    harness.ledger.expire(BASELINE + 1000 * DAY, 90 * DAY)
+    assert not harness.job().gone
 
 
 # --- too many series ---
 
 
-def test_beyond_the_bound_jobs_fold_into_one_and_the_sums_stay_right(book):
-    book.configure(max_series=7)
+def test_beyond_the_bound_jobs_fold_into_one_and_the_sums_stay_right(harness):
+    harness.configure(max_series=7)
     runs = [ended(str(n), BASELINE + n + 1, job_id=f"j{n % 4}") for n in range(12)]
-    book.read(*runs)
-    overflow = [job for job in book.ledger.committed.jobs.values() if job.overflow]
-    assert [job.folded for job in book.ledger.jobs_of("s")] == [False, False, True, True]
+    harness.read(*runs)
+    overflow = [job for job in harness.ledger.committed.jobs.values() if job.overflow]
+    assert [job.folded for job in harness.ledger.jobs_of("s")] == [False, False, True, True]
     assert overflow[0].counts[RUNS]["success"].value == 6
-    assert sum(book.total(f"j{n}") for n in range(4)) == 6
-    book.reopen(max_series=1000)
-    book.read(ended("later", BASELINE + 50, job_id="j3"))
-    assert book.counts("j3") == {"success": 1}
-    assert book.ledger.committed.exporter.counts["jobrun_exporter_series_overflow_total"][RUNS].value == 2
+    assert sum(harness.total(f"j{n}") for n in range(4)) == 6
+    harness.reopen(max_series=1000)
+    harness.read(ended("later", BASELINE + 50, job_id="j3"))
+    assert harness.counts("j3") == {"success": 1}
+    assert harness.ledger.committed.exporter.counts["jobrun_exporter_series_overflow_total"][RUNS].value == 2
 
 
-def test_beyond_the_bound_steps_and_error_types_fold_into_their_job(book):
-    book.configure(max_series=3)
-    book.read(ended("a", result=Result.FAILURE, error_type="odd"), steps={"a": [Step(name="s", result=Result.FAILURE)]})
-    job = book.job()
+def test_beyond_the_bound_steps_and_error_types_fold_into_their_job(harness):
+    harness.configure(max_series=3)
+    harness.read(
+        ended("a", result=Result.FAILURE, error_type="odd"), steps={"a": [Step(name="s", result=Result.FAILURE)]}
+    )
+    job = harness.job()
     assert {key: c.value for key, c in job.counts["jobrun_run_errors_total"].items()} == {OTHER: 1}
     assert job.counts[STEPS][f"{OTHER}\x1ffailure"].value == 1
     assert job.folded_steps == ["s"]
-    book.configure(max_series=1000)
-    book.read(ended("b", BASELINE + 200), steps={"b": [Step(name="s", result=Result.SUCCESS)]})
-    assert book.job().counts[STEPS]["s\x1fsuccess"].value == 1
+    harness.configure(max_series=1000)
+    harness.read(ended("b", BASELINE + 200), steps={"b": [Step(name="s", result=Result.SUCCESS)]})
+    assert harness.job().counts[STEPS]["s\x1fsuccess"].value == 1
 
 
 # --- steps ---
 
 
-def test_steps_are_asked_for_until_they_are_whole_and_then_counted_unknown(book):
-    book.read(ended())
+def test_steps_are_asked_for_until_they_are_whole_and_then_counted_unknown(harness):
+    harness.read(ended())
     half = [Step(name="s", result=Result.SUCCESS), Step(name="t", state=State.EXECUTING)]
     for tries in range(4):
-        (row,) = book.ledger.pending_steps("s", book.now, 10)
+        (row,) = harness.ledger.pending_steps("s", harness.now, 10)
         assert row.asked == tries
-        book.begin()
-        book.ledger.commit_steps("s", row, half, book.poll_context)
-        assert book.ledger.pending_steps("s", book.started, 10) == []
-        book.now += 3600
-    assert book.ledger.count_pending_steps("s") == 0
-    assert book.counts(family=STEPS) == {"s\x1fsuccess": 1, "t\x1funknown": 1}
+        harness.begin()
+        harness.ledger.commit_steps("s", row, half, harness.poll_context)
+        assert harness.ledger.pending_steps("s", harness.started, 10) == []
+        harness.now += 3600
+    assert harness.ledger.count_pending_steps("s") == 0
+    assert harness.counts(family=STEPS) == {"s\x1fsuccess": 1, "t\x1funknown": 1}
 
 
-def test_a_failed_fetch_is_due_again_with_the_next_poll_and_then_less_often(book):
-    book.read(ended())
+def test_a_failed_fetch_is_due_again_with_the_next_poll_and_then_less_often(harness):
+    harness.read(ended())
     waits = []
     for _ in range(8):
-        book.begin()
-        (row,) = book.ledger.pending_steps("s", book.now, 10)
-        book.now += 5  # the poll takes a while
-        book.ledger.steps_failed("s", row, book.poll_context)
-        waits.append(book.row().due - book.started)
-        book.now = book.row().due
-        book.reopen()
+        harness.begin()
+        (row,) = harness.ledger.pending_steps("s", harness.now, 10)
+        harness.now += 5  # the poll takes a while
+        harness.ledger.steps_failed("s", row, harness.poll_context)
+        waits.append(harness.row().due - harness.started)
+        harness.now = harness.row().due
+        harness.reopen()
     assert waits == [60, 120, 240, 480, 960, 1920, 3600, 3600]
 
 
-def test_steps_of_a_run_that_looked_open_again_are_not_forgotten(book):
-    book.configure(reopens=True)
-    book.read(ended())
-    book.read(opened())
-    assert book.ledger.pending_steps("s", book.now, 10) == []
-    book.read(ended())
-    (row,) = book.ledger.pending_steps("s", book.now, 10)
-    book.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], book.poll_context)
-    assert (book.counts(), book.counts(family=STEPS)) == ({"success": 1}, {"s\x1fsuccess": 1})
-    assert book.row().steps is StepState.COUNTED
+def test_steps_of_a_run_that_looked_open_again_are_not_forgotten(harness):
+    harness.configure(reopens=True)
+    harness.read(ended())
+    harness.read(opened())
+    assert harness.ledger.pending_steps("s", harness.now, 10) == []
+    harness.read(ended())
+    (row,) = harness.ledger.pending_steps("s", harness.now, 10)
+    harness.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], harness.poll_context)
+    assert (harness.counts(), harness.counts(family=STEPS)) == ({"success": 1}, {"s\x1fsuccess": 1})
+    assert harness.row().steps is StepState.COUNTED
 
 
-def test_steps_and_the_mark_that_they_are_counted_are_one_transaction(book):
-    book.read(ended())
-    (row,) = book.ledger.pending_steps("s", book.now, 10)
+def test_steps_and_the_mark_that_they_are_counted_are_one_transaction(harness):
+    harness.read(ended())
+    (row,) = harness.ledger.pending_steps("s", harness.now, 10)
     Failing.fails = True
     with pytest.raises(StateError):
-        book.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], book.poll_context)
+        harness.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], harness.poll_context)
     Failing.fails = False
-    book.reopen()
-    (row,) = book.ledger.pending_steps("s", book.now, 10)
-    book.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], book.poll_context)
-    assert book.counts(family=STEPS) == {"s\x1fsuccess": 1}
+    harness.reopen()
+    (row,) = harness.ledger.pending_steps("s", harness.now, 10)
+    harness.ledger.commit_steps("s", row, [Step(name="s", result=Result.SUCCESS)], harness.poll_context)
+    assert harness.counts(family=STEPS) == {"s\x1fsuccess": 1}
 
 
-def test_of_the_baseline_only_the_last_ended_and_last_failed_runs_get_their_steps(book):
+def test_of_the_baseline_only_the_last_ended_and_last_failed_runs_get_their_steps(harness):
     endings = [
         ended(str(n), BASELINE - 10 * n, result=Result.FAILURE if n > 1 else Result.SUCCESS) for n in range(1, 9)
     ]
-    book.read(*endings)
-    rows = book.ledger.pending_steps("s", book.now, 10)
+    harness.read(*endings)
+    rows = harness.ledger.pending_steps("s", harness.now, 10)
     assert {row.known.run.run_id for row in rows} == {"1", "2"}
     for row in rows:
-        book.ledger.commit_steps("s", row, [Step(name="s", result=row.known.run.result)], book.poll_context)
-    assert book.counts(family=STEPS) == {}
-    assert (book.job().last_failure.failed_step, book.job().last_steps.run_id) == ("s", "1")
+        harness.ledger.commit_steps("s", row, [Step(name="s", result=row.known.run.result)], harness.poll_context)
+    assert harness.counts(family=STEPS) == {}
+    assert (harness.job().last_failure.failed_step, harness.job().last_steps.run_id) == ("s", "1")
 
 
 # --- what was not seen ---
 
 
-def test_seconds_not_observed_are_added_once_however_often_they_are_told(book):
-    book.poll()
+def test_seconds_not_observed_are_added_once_however_often_they_are_told(harness):
+    harness.poll()
     for window in (Window(10, 20), Window(15, 30), Window(10, 30), Window(40, 50)):
-        book.read(unobserved=[window])
-    state = book.ledger.source("s")
+        harness.read(unobserved=[window])
+    state = harness.ledger.source("s")
     assert (state.counts[UNOBSERVED][""].value, state.unobserved) == (30.0, [(10, 30), (40, 50)])
 
 
-def test_what_lies_in_the_future_is_neither_read_nor_lost(book):
-    book.poll()
-    book.now = BASELINE + 100
-    book.read(through=BASELINE + 30 * DAY, unobserved=[Window(BASELINE + 50, BASELINE + DAY)])
-    book.read(through=BASELINE + 60, unobserved=[Window(BASELINE + DAY, BASELINE + 2 * DAY)])
-    state = book.ledger.source("s")
+def test_what_lies_in_the_future_is_neither_read_nor_lost(harness):
+    harness.poll()
+    harness.now = BASELINE + 100
+    harness.read(through=BASELINE + 30 * DAY, unobserved=[Window(BASELINE + 50, BASELINE + DAY)])
+    harness.read(through=BASELINE + 60, unobserved=[Window(BASELINE + DAY, BASELINE + 2 * DAY)])
+    state = harness.ledger.source("s")
     assert (state.counts[UNOBSERVED][""].value, state.unobserved) == (50.0, [(BASELINE + 50, BASELINE + 100)])
     assert state.watermark() == BASELINE + 60
 
 
-def test_no_more_ranges_are_remembered_than_a_limit_and_all_are_counted(book):
-    book.poll()
+def test_no_more_ranges_are_remembered_than_a_limit_and_all_are_counted(harness):
+    harness.poll()
     for number in range(MAX_RANGES + 5):
-        book.read(unobserved=[Window(10 * number, 10 * number + 1)])
-    state = book.ledger.source("s")
+        harness.read(unobserved=[Window(10 * number, 10 * number + 1)])
+    state = harness.ledger.source("s")
     assert (state.counts[UNOBSERVED][""].value, len(state.unobserved)) == (MAX_RANGES + 5, MAX_RANGES)
 
 
 def test_seconds_not_observed_at_the_start_are_held_until_they_are_released_and_survive_a_restart(tmp_path):
-    book = Book(tmp_path / "state.db", released=False)
-    book.begin()
-    book.ledger.commit("s", Batch(unobserved=[Window(10, 20)]), book.poll_context)
-    book.reopen()
-    state = book.ledger.source("s")
+    harness = LedgerHarness(tmp_path / "state.db", released=False)
+    harness.begin()
+    harness.ledger.commit("s", Batch(unobserved=[Window(10, 20)]), harness.poll_context)
+    harness.reopen()
+    state = harness.ledger.source("s")
     assert (state.held_unobserved, state.counts[UNOBSERVED][""].value) == (10.0, 0.0)
-    book.ledger.release([(("unobserved", "s"), UNOBSERVED, "")])
-    book.reopen()
-    state = book.ledger.source("s")
+    harness.ledger.release([(("unobserved", "s"), UNOBSERVED, "")])
+    harness.reopen()
+    state = harness.ledger.source("s")
     assert (state.held_unobserved, state.counts[UNOBSERVED][""].value) == (0.0, 10.0)
-    book.close()
+    harness.close()
 
 
-def test_an_unmapped_word_is_counted_once_a_run(book):
+def test_an_unmapped_word_is_counted_once_a_run(harness):
     strange = opened("a", state=None, unmapped="PAUSED")
     for _ in range(3):
-        book.read(strange, opened("b", state=None, unmapped="PAUSED"), opened("c", state=None, unmapped="ODD"))
-    counts = book.ledger.source("s").counts["jobrun_source_unmapped_status_total"]
+        harness.read(strange, opened("b", state=None, unmapped="PAUSED"), opened("c", state=None, unmapped="ODD"))
+    counts = harness.ledger.source("s").counts["jobrun_source_unmapped_status_total"]
     assert {word: count.value for word, count in counts.items()} == {"PAUSED": 2, "ODD": 1}
 
 
 def test_a_release_is_on_disk_before_it_is_in_the_books(tmp_path):
-    book = Book(tmp_path / "state.db", released=False)
-    book.read(ended())
-    owner: Owner = ("job", book.job().key)
+    harness = LedgerHarness(tmp_path / "state.db", released=False)
+    harness.read(ended())
+    owner: Owner = ("job", harness.job().key)
     Failing.fails = True
     with pytest.raises(StateError):
-        book.ledger.release([(owner, RUNS, "success")])
-    assert not book.job().counts[RUNS]["success"].released
+        harness.ledger.release([(owner, RUNS, "success")])
+    assert not harness.job().counts[RUNS]["success"].released
     Failing.fails = False
-    book.ledger.release([(owner, RUNS, "success")])
-    book.reopen()
-    assert book.job().counts[RUNS]["success"].released
-    book.close()
+    harness.ledger.release([(owner, RUNS, "success")])
+    harness.reopen()
+    assert harness.job().counts[RUNS]["success"].released
+    harness.close()

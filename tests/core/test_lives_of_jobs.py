@@ -6,16 +6,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.counting.classify import CountState
 from exporter.counting.records import MAX_LABEL
 from exporter.model import Batch, Disposition, Job, Result, State
-from tests.core.ledger_harness import BASELINE, RUNS, Book, ended, run
-from tests.core.shown import ShownBook
+from tests.core.ledger_harness import BASELINE, RUNS, LedgerHarness, ended, run
+from tests.core.shown import ShownHarness
 
 DAY = 86400.0
 
 
-def series(book):
+def series(harness):
     """All series of the page: name and labels. No series may stand there twice."""
-    book.publisher.publish()
-    text = bytes(book.exposition.page.text).decode()
+    harness.publisher.publish()
+    text = bytes(harness.exposition.page.text).decode()
     found = [
         (sample.name, tuple(sorted(sample.labels.items())))
         for family in text_string_to_metric_families(text)
@@ -27,9 +27,9 @@ def series(book):
 
 @pytest.fixture
 def shown(tmp_path):
-    book = ShownBook(tmp_path / "state.db", zero_first="0s")
-    yield book
-    book.close()
+    harness = ShownHarness(tmp_path / "state.db", zero_first="0s")
+    yield harness
+    harness.close()
 
 
 # --- a run that changes its job ---
@@ -60,14 +60,14 @@ def test_a_run_that_changes_its_job_leaves_no_open_run_behind(shown, rows):
 
 
 def test_a_run_that_moves_to_a_job_that_is_left_out_is_open_nowhere_and_counts_for_nobody(tmp_path):
-    book = ShownBook(tmp_path / "state.db", zero_first="0s", exclude=("new",))
-    book.read(GOES_ON, jobs=[OLD, NEW])
-    book.read(run(job_id="new", state=State.EXECUTING), jobs=[OLD, NEW])
-    assert book.active("old") == 0
-    book.now += 9 * DAY
-    book.read()
-    assert (book.total("old"), book.total("new")) == (0, 0)
-    book.close()
+    harness = ShownHarness(tmp_path / "state.db", zero_first="0s", exclude=("new",))
+    harness.read(GOES_ON, jobs=[OLD, NEW])
+    harness.read(run(job_id="new", state=State.EXECUTING), jobs=[OLD, NEW])
+    assert harness.active("old") == 0
+    harness.now += 9 * DAY
+    harness.read()
+    assert (harness.total("old"), harness.total("new")) == (0, 0)
+    harness.close()
 
 
 # --- names ---
@@ -142,11 +142,11 @@ def test_names_stay_bounded_however_many_jobs_have_the_same_one(shown, ids):
 # --- jobs that go ---
 
 
-def gone(book, jobs=()):
+def gone(harness, jobs=()):
     """Discovery shows a job no more, for long enough."""
     for _ in range(3):
-        book.read(jobs=jobs, catalog=True)
-        book.now += 1000
+        harness.read(jobs=jobs, catalog=True)
+        harness.now += 1000
 
 
 def test_a_job_stays_while_a_run_of_it_goes_on_and_long_enough_for_its_end_to_be_seen(shown):
@@ -163,19 +163,19 @@ def test_a_job_stays_while_a_run_of_it_goes_on_and_long_enough_for_its_end_to_be
 
 @pytest.mark.parametrize("described", [True, False])
 def test_a_run_of_a_job_that_is_gone_brings_it_back_at_0(tmp_path, described):
-    book = ShownBook(tmp_path / "state.db")
+    harness = ShownHarness(tmp_path / "state.db")
     job = Job(job_id="j", name="j")
-    book.read(ended("a"), jobs=[job], catalog=True)
-    gone(book)
-    assert (book.job().gone, book.job().counts) == (True, {})
-    assert book.scrape(RUNS, "result") == {}
-    book.read(ended("b", book.now - 5, result=Result.FAILURE), jobs=[job] if described else [])
-    assert book.scrape(RUNS, "result")["failure",] == 0
-    book.read(jobs=[], catalog=True)
-    book.now += 200
-    book.read(jobs=[], catalog=True)
-    assert book.scrape(RUNS, "result")["failure",] == 1
-    book.close()
+    harness.read(ended("a"), jobs=[job], catalog=True)
+    gone(harness)
+    assert (harness.job().gone, harness.job().counts) == (True, {})
+    assert harness.scrape(RUNS, "result") == {}
+    harness.read(ended("b", harness.now - 5, result=Result.FAILURE), jobs=[job] if described else [])
+    assert harness.scrape(RUNS, "result")["failure",] == 0
+    harness.read(jobs=[], catalog=True)
+    harness.now += 200
+    harness.read(jobs=[], catalog=True)
+    assert harness.scrape(RUNS, "result")["failure",] == 1
+    harness.close()
 
 
 def test_an_open_run_of_a_job_that_is_gone_brings_it_back(shown):
@@ -185,22 +185,22 @@ def test_an_open_run_of_a_job_that_is_gone_brings_it_back(shown):
     assert shown.scrape("jobrun_active_runs", "state")["executing",] == 1
 
 
-def test_the_last_open_run_of_a_scope_that_exists_no_more_expires_and_then_its_job_and_the_scope_go(book):
+def test_the_last_open_run_of_a_scope_that_exists_no_more_expires_and_then_its_job_and_the_scope_go(harness):
     job = Job(job_id="k", name="k", scope="x")
     there = Batch(scope="x", jobs=[job], catalog=True, through=BASELINE)
     start = run(job_id="k", state=State.EXECUTING, start=BASELINE - 5)
-    book.poll(there, Batch(scope="x", runs=[start]))
+    harness.poll(there, Batch(scope="x", runs=[start]))
     lost = Batch(scope="x", readable=False, exists=False)
     for _ in range(5):
-        book.poll(lost, advance=1000)
-    assert not book.job("k").gone
-    book.now += 8 * DAY
-    book.poll(lost, advance=1000)
-    assert book.counts("k") == {"unknown": 1}
+        harness.poll(lost, advance=1000)
+    assert not harness.job("k").gone
+    harness.now += 8 * DAY
+    harness.poll(lost, advance=1000)
+    assert harness.counts("k") == {"unknown": 1}
     for _ in range(3):
-        book.poll(lost, advance=1000)
-    assert book.job("k").gone
-    assert "x" not in book.ledger.source("s").scopes
+        harness.poll(lost, advance=1000)
+    assert harness.job("k").gone
+    assert "x" not in harness.ledger.source("s").scopes
 
 
 # --- jobs and the filter ---
@@ -208,19 +208,19 @@ def test_the_last_open_run_of_a_scope_that_exists_no_more_expires_and_then_its_j
 
 @pytest.fixture
 def filtered(tmp_path):
-    book = Book(tmp_path / "state.db", include=("prod-.*",))
-    book.read()
-    book.now += 3600
-    yield book
-    book.close()
+    harness = LedgerHarness(tmp_path / "state.db", include=("prod-.*",))
+    harness.read()
+    harness.now += 3600
+    yield harness
+    harness.close()
 
 
 def named(name):
     return [Job(job_id="j", name=name)]
 
 
-def endings(book, count=3):
-    return [ended(f"{book.now}-{n}", book.now - 100 + n, result=Result.FAILURE) for n in range(count)]
+def endings(harness, count=3):
+    return [ended(f"{harness.now}-{n}", harness.now - 100 + n, result=Result.FAILURE) for n in range(count)]
 
 
 def test_what_a_job_did_before_it_was_renamed_into_the_filter_is_not_counted(filtered):
@@ -251,75 +251,75 @@ def test_a_job_that_is_renamed_out_of_the_filter_and_back_counts_nothing_in_betw
 
 
 def test_a_job_that_is_renamed_out_of_the_filter_leaves_the_page(tmp_path):
-    book = ShownBook(tmp_path / "state.db", zero_first="0s", include=("prod-.*",))
-    book.read(jobs=named("prod-x"), catalog=True)
-    book.read(jobs=named("test-x"), catalog=True)
-    assert book.scrape(RUNS, "job_name") == {}
-    book.read(jobs=named("prod-y"), catalog=True)
-    assert set(book.scrape(RUNS, "job_name")) == {("prod-y",)}
-    book.close()
+    harness = ShownHarness(tmp_path / "state.db", zero_first="0s", include=("prod-.*",))
+    harness.read(jobs=named("prod-x"), catalog=True)
+    harness.read(jobs=named("test-x"), catalog=True)
+    assert harness.scrape(RUNS, "job_name") == {}
+    harness.read(jobs=named("prod-y"), catalog=True)
+    assert set(harness.scrape(RUNS, "job_name")) == {("prod-y",)}
+    harness.close()
 
 
-def test_open_runs_of_a_job_that_is_left_out_do_not_expire_into_its_counters(book):
-    book.read(run(state=State.EXECUTING, start=BASELINE))
-    book.configure(exclude=("j",))
-    book.now += 8 * DAY
-    book.read()
-    assert (book.counts(), book.row().known.mark) == ({}, CountState.BASELINE)
-    book.configure(exclude=())
-    book.read(ended(end=book.now - 5))
-    assert book.counts() == {}
+def test_open_runs_of_a_job_that_is_left_out_do_not_expire_into_its_counters(harness):
+    harness.read(run(state=State.EXECUTING, start=BASELINE))
+    harness.configure(exclude=("j",))
+    harness.now += 8 * DAY
+    harness.read()
+    assert (harness.counts(), harness.row().known.mark) == ({}, CountState.BASELINE)
+    harness.configure(exclude=())
+    harness.read(ended(end=harness.now - 5))
+    assert harness.counts() == {}
 
 
 # --- scopes that cannot be read ---
 
 
-def test_open_runs_of_a_scope_that_cannot_be_read_do_not_expire_and_count_once_it_can(book):
+def test_open_runs_of_a_scope_that_cannot_be_read_do_not_expire_and_count_once_it_can(harness):
     job = [Job(job_id="j", name="j", scope="x")]
     start = run(state=State.EXECUTING, start=BASELINE)
-    book.now += 10
-    book.poll(Batch(scope="x", jobs=job, runs=[start], through=BASELINE + 5))
+    harness.now += 10
+    harness.poll(Batch(scope="x", jobs=job, runs=[start], through=BASELINE + 5))
     for _ in range(3):
-        book.now += 4 * DAY
-        book.poll(Batch(scope="x", readable=False))
-    assert book.counts() == {}
-    assert book.ledger.source("s").scopes["x"].watermark == BASELINE + 5
-    book.poll(Batch(scope="x", jobs=job, runs=[ended(end=BASELINE + 100, length=100.0)], through=book.now - 60))
-    assert book.counts() == {"success": 1}
+        harness.now += 4 * DAY
+        harness.poll(Batch(scope="x", readable=False))
+    assert harness.counts() == {}
+    assert harness.ledger.source("s").scopes["x"].watermark == BASELINE + 5
+    harness.poll(Batch(scope="x", jobs=job, runs=[ended(end=BASELINE + 100, length=100.0)], through=harness.now - 60))
+    assert harness.counts() == {"success": 1}
 
 
-def test_a_scope_that_becomes_readable_again_goes_on_from_its_watermark(book):
+def test_a_scope_that_becomes_readable_again_goes_on_from_its_watermark(harness):
     job = [Job(job_id="j", name="j", scope="x")]
-    book.now += 10
-    book.poll(Batch(scope="x", jobs=job, through=BASELINE + 5))
-    book.now += 3600
-    book.poll(Batch(scope="x", readable=False))
-    book.now += 3600
-    book.poll(Batch(scope="x", jobs=job, runs=[ended("new", BASELINE + 4000)], through=book.now - 60))
-    assert book.counts() == {"success": 1}
+    harness.now += 10
+    harness.poll(Batch(scope="x", jobs=job, through=BASELINE + 5))
+    harness.now += 3600
+    harness.poll(Batch(scope="x", readable=False))
+    harness.now += 3600
+    harness.poll(Batch(scope="x", jobs=job, runs=[ended("new", BASELINE + 4000)], through=harness.now - 60))
+    assert harness.counts() == {"success": 1}
 
 
-def test_a_scope_without_a_watermark_that_was_read_once_keeps_its_baseline(book):
+def test_a_scope_without_a_watermark_that_was_read_once_keeps_its_baseline(harness):
     job = [Job(job_id="j", name="j", scope="x")]
-    book.poll(Batch(scope="x", jobs=job))  # nothing is proved to be read yet
-    book.now += 3600
-    book.poll(Batch(scope="x", readable=False))
-    book.now += 3600
+    harness.poll(Batch(scope="x", jobs=job))  # nothing is proved to be read yet
+    harness.now += 3600
+    harness.poll(Batch(scope="x", readable=False))
+    harness.now += 3600
     other = Job(job_id="k", name="k", scope="x")
     runs = [ended("a", BASELINE + 4000), ended("b", BASELINE + 4000, job_id="k")]
-    book.poll(Batch(scope="x", jobs=[*job, other], runs=runs, through=book.now - 60))
-    assert (book.counts("j"), book.counts("k")) == ({"success": 1}, {"success": 1})
+    harness.poll(Batch(scope="x", jobs=[*job, other], runs=runs, through=harness.now - 60))
+    assert (harness.counts("j"), harness.counts("k")) == ({"success": 1}, {"success": 1})
 
 
-def test_a_scope_that_is_read_writes_its_own_row_alone(book):
+def test_a_scope_that_is_read_writes_its_own_row_alone(harness):
     scopes = [f"scope {number}" for number in range(20)]
-    book.now += 100
-    book.poll(*(Batch(scope=scope, through=BASELINE, notes={scope: "1"}) for scope in scopes))
-    book.poll(Batch(scope="scope 7", through=BASELINE + 30, notes={"scope 7": "2", "scope 3": ""}))
-    book.poll(Batch(scope="scope 9", exists=False), advance=1000)
-    book.poll(Batch(scope="scope 9", exists=False))
-    book.reopen()
-    state = book.ledger.source("s")
+    harness.now += 100
+    harness.poll(*(Batch(scope=scope, through=BASELINE, notes={scope: "1"}) for scope in scopes))
+    harness.poll(Batch(scope="scope 7", through=BASELINE + 30, notes={"scope 7": "2", "scope 3": ""}))
+    harness.poll(Batch(scope="scope 9", exists=False), advance=1000)
+    harness.poll(Batch(scope="scope 9", exists=False))
+    harness.reopen()
+    state = harness.ledger.source("s")
     assert {name: scope.watermark for name, scope in state.scopes.items()} == {
         scope: BASELINE + 30 * (scope == "scope 7") for scope in scopes if scope != "scope 9"
     }

@@ -12,7 +12,7 @@ from exporter.model import Result, State
 from exporter.state.opening import look, open_state
 from exporter.state.schema import MIGRATIONS, StepState
 from exporter.state.store import Store
-from tests.core.ledger_harness import BASELINE, RUNS, Book, Failing, ended
+from tests.core.ledger_harness import BASELINE, RUNS, Failing, LedgerHarness, ended
 
 DUMPS = Path(__file__).parent / "testdata"
 
@@ -53,15 +53,17 @@ def test_a_state_of_every_earlier_version_is_taken_over_without_losing_anything(
 
 
 def test_counting_goes_on_where_the_earlier_version_stopped(tmp_path):
-    book = Book(left_by(1, tmp_path / "state.db"))
-    assert book.counts() == {"success": 1, "failure": 1}
-    assert book.row("before").known.mark is CountState.BASELINE
-    assert book.row("bad").steps is StepState.COUNTED
-    assert book.row("open").known.run.state is State.EXECUTING
-    book.now = BASELINE + 500
-    book.read(ended("bad", end=BASELINE + 40, result=Result.FAILURE, error_type="server"), ended("open"), ended("new"))
-    assert book.counts() == {"success": 3, "failure": 1}
-    book.close()
+    harness = LedgerHarness(left_by(1, tmp_path / "state.db"))
+    assert harness.counts() == {"success": 1, "failure": 1}
+    assert harness.row("before").known.mark is CountState.BASELINE
+    assert harness.row("bad").steps is StepState.COUNTED
+    assert harness.row("open").known.run.state is State.EXECUTING
+    harness.now = BASELINE + 500
+    harness.read(
+        ended("bad", end=BASELINE + 40, result=Result.FAILURE, error_type="server"), ended("open"), ended("new")
+    )
+    assert harness.counts() == {"success": 3, "failure": 1}
+    harness.close()
 
 
 @pytest.mark.parametrize("immutable", [False, True])
@@ -75,17 +77,17 @@ def test_a_state_of_an_earlier_version_that_cannot_be_written_is_still_read(immu
 
 
 def test_an_ending_that_came_after_the_watermark_is_marked_so_for_good(tmp_path):
-    book = Book(tmp_path / "state.db")
-    book.read(ended("old", end=BASELINE - 5))
-    book.now = BASELINE + 1000
-    book.read(ended("right", end=BASELINE + 900))
-    book.read(ended("late", end=BASELINE + 300), ended("right", end=BASELINE + 900, result=Result.FAILURE))
-    book.reopen()
-    book.read(ended("late", end=BASELINE + 300, error_type="x"))
-    assert book.row("late").late
-    assert not book.row("right").late
-    assert not book.row("old").late
-    book.close()
+    harness = LedgerHarness(tmp_path / "state.db")
+    harness.read(ended("old", end=BASELINE - 5))
+    harness.now = BASELINE + 1000
+    harness.read(ended("right", end=BASELINE + 900))
+    harness.read(ended("late", end=BASELINE + 300), ended("right", end=BASELINE + 900, result=Result.FAILURE))
+    harness.reopen()
+    harness.read(ended("late", end=BASELINE + 300, error_type="x"))
+    assert harness.row("late").late
+    assert not harness.row("right").late
+    assert not harness.row("old").late
+    harness.close()
 
 
 @pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
@@ -100,17 +102,17 @@ def test_scopes_and_notes_of_an_earlier_version_are_kept_by_the_first_write_of_o
     database.close()
     before = look(path).sources[0]
     assert len(before.scopes) == 2
-    book = Book(path)
-    assert book.ledger.source("s").scopes == before.scopes
+    harness = LedgerHarness(path)
+    assert harness.ledger.source("s").scopes == before.scopes
     Failing.fails = True
     with pytest.raises(StateError):
-        book.read(notes={"page": "9"})
+        harness.read(notes={"page": "9"})
     Failing.fails = False
     for page in ("10", "11"):
-        book.read(notes={"page": page, "other": "8"})
-        book.reopen()
-        state = book.ledger.source("s")
+        harness.read(notes={"page": page, "other": "8"})
+        harness.reopen()
+        state = harness.ledger.source("s")
         assert state.scopes.keys() == before.scopes.keys()
         assert state.scopes['odd "name" \\ ö\n'].watermark == 7.0
         assert state.notes == {"page": page, "other": "8"}
-    book.close()
+    harness.close()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from exporter.counting.classify import CountState
 from exporter.model import Batch, Disposition, Job, Result, State
-from tests.core.ledger_harness import BASELINE, Book, ended, run
+from tests.core.ledger_harness import BASELINE, LedgerHarness, ended, run
 
 OPEN = run(state=State.EXECUTING, start=BASELINE + 10)
 ENDED = ended(end=BASELINE + 40)
@@ -18,10 +18,10 @@ LATER = ended(end=BASELINE + 45, length=35.0)
 JOBS = [Job(job_id="j", name="j"), Job(job_id="k", name="k")]
 
 
-def poll(book, *parts, **fields):
+def poll(harness, *parts, **fields):
     """A poll in which each part is a reading of these rows."""
-    through = book.now - 60
-    return book.poll(*(Batch(jobs=JOBS, runs=rows, through=through, **fields) for rows in parts))
+    through = harness.now - 60
+    return harness.poll(*(Batch(jobs=JOBS, runs=rows, through=through, **fields) for rows in parts))
 
 
 def splits(rows):
@@ -44,11 +44,11 @@ def shape(parts):
 
 @pytest.fixture(params=[False, True], ids=["ids end", "ids reopen"])
 def vendor(request, tmp_path):
-    book = Book(tmp_path / "state.db", reopens=request.param)
-    book.read()
-    book.now = BASELINE + 60
-    yield book
-    book.close()
+    harness = LedgerHarness(tmp_path / "state.db", reopens=request.param)
+    harness.read()
+    harness.now = BASELINE + 60
+    yield harness
+    harness.close()
 
 
 @pytest.mark.parametrize("parts", list(splits([ENDED, OPEN])), ids=shape)
@@ -77,28 +77,28 @@ def test_of_two_ended_rows_the_later_one_wins(vendor, parts):
 
 
 def test_a_run_that_comes_back_in_a_later_poll_is_open_and_its_next_ending_counts(tmp_path):
-    book = Book(tmp_path / "state.db", reopens=True)
-    poll(book, [ENDED])
+    harness = LedgerHarness(tmp_path / "state.db", reopens=True)
+    poll(harness, [ENDED])
     again = run(state=State.PENDING, created=BASELINE + 10)
-    stats = poll(book, [again])
-    assert (book.active(), book.counts()) == (1, {"success": 1})
+    stats = poll(harness, [again])
+    assert (harness.active(), harness.counts()) == (1, {"success": 1})
     assert sum(each.dispositions[Disposition.UPDATED] for each in stats) == 1
-    poll(book, [again])
-    book.now += 300
-    poll(book, [ended(end=BASELINE + 400)], [again])
-    assert (book.active(), book.counts()) == (0, {"success": 2})
-    book.close()
+    poll(harness, [again])
+    harness.now += 300
+    poll(harness, [ended(end=BASELINE + 400)], [again])
+    assert (harness.active(), harness.counts()) == (0, {"success": 2})
+    harness.close()
 
 
 def test_a_run_that_came_back_is_still_followed_after_a_poll_that_failed_midway(tmp_path):
-    book = Book(tmp_path / "state.db", reopens=True)
-    poll(book, [ENDED])
-    book.begin()
-    book.ledger.commit("s", Batch(runs=[OPEN], through=book.now - 60), book.poll_context)
-    book.now += 60
-    book.begin()
-    assert book.active() == 1
-    book.close()
+    harness = LedgerHarness(tmp_path / "state.db", reopens=True)
+    poll(harness, [ENDED])
+    harness.begin()
+    harness.ledger.commit("s", Batch(runs=[OPEN], through=harness.now - 60), harness.poll_context)
+    harness.now += 60
+    harness.begin()
+    assert harness.active() == 1
+    harness.close()
 
 
 def test_a_correction_to_an_earlier_end_moves_the_gauges_once_the_poll_has_shown_nothing_else(vendor):
@@ -127,13 +127,13 @@ ROWS = [
 def entered_in(parts, before, *, reopens):
     """What a poll of these readings leaves behind."""
     with tempfile.TemporaryDirectory() as folder:
-        book = Book(Path(folder) / "state.db", reopens=reopens)
+        harness = LedgerHarness(Path(folder) / "state.db", reopens=reopens)
         for rows in before:
-            poll(book, rows)
-        poll(book, *parts)
-        marks = {run_id: (row.known.mark, row.known.run) for run_id, row in book.ledger.rows("s", "ab").items()}
-        state = book.total(), book.active(), marks
-        book.close()
+            poll(harness, rows)
+        poll(harness, *parts)
+        marks = {run_id: (row.known.mark, row.known.run) for run_id, row in harness.ledger.rows("s", "ab").items()}
+        state = harness.total(), harness.active(), marks
+        harness.close()
         return state
 
 

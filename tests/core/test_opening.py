@@ -21,7 +21,7 @@ from exporter.state.schema import MIGRATIONS
 from exporter.state.store import NewerSchemaError
 from exporter.web.address import Address
 from exporter.web.server import ListenError
-from tests.core.ledger_harness import BASELINE, Book, ended
+from tests.core.ledger_harness import BASELINE, LedgerHarness, ended
 
 
 @pytest.fixture
@@ -233,87 +233,87 @@ def test_why_it_cannot_be_locked_is_told_for_what_it_is(path, number, kind, word
 
 
 @pytest.fixture
-def book(path):
-    class Locked(Book):
+def harness(path):
+    class Locked(LedgerHarness):
         def open(self, **changes):
             self.changes.update(changes)
             self.ledger = Ledger(lambda: open_state(self.path, lambda: self.now, exclusive=True))
             self.ledger.load()
             self.configure()
 
-    book = Locked(path)
-    book.read(ended("a"))
-    yield book
-    book.close()
+    harness = Locked(path)
+    harness.read(ended("a"))
+    yield harness
+    harness.close()
 
 
 PARTS = ("state.db", "state.db-wal", "state.db-shm", "state.db.lock")
 
 
 @pytest.mark.parametrize("removed", [PARTS, PARTS[:3], *((part,) for part in PARTS)], ids="+".join)
-def test_files_that_were_removed_are_told_once_and_written_again_with_all_that_was_counted(book, removed):
+def test_files_that_were_removed_are_told_once_and_written_again_with_all_that_was_counted(harness, removed):
     for name in removed:
-        book.path.with_name(name).unlink()
+        harness.path.with_name(name).unlink()
     with pytest.raises(StateError, match="removed while in use") as raised:
-        book.read(ended("b", BASELINE + 200))
+        harness.read(ended("b", BASELINE + 200))
     assert all(name in str(raised.value) for name in removed)
-    book.read(ended("b", BASELINE + 200))
-    book.read(ended("a"), ended("c", BASELINE + 300))
-    assert book.counts() == {"success": 3}
-    assert {name for name in PARTS if book.path.with_name(name).exists()} == set(PARTS)
-    assert stat.S_IMODE(book.path.stat().st_mode) == 0o600
+    harness.read(ended("b", BASELINE + 200))
+    harness.read(ended("a"), ended("c", BASELINE + 300))
+    assert harness.counts() == {"success": 3}
+    assert {name for name in PARTS if harness.path.with_name(name).exists()} == set(PARTS)
+    assert stat.S_IMODE(harness.path.stat().st_mode) == 0o600
     with pytest.raises(LockedStateError):
-        Lock(book.path)
-    book.reopen()
-    book.read(ended("a"), ended("b", BASELINE + 200), ended("c", BASELINE + 300))
-    assert book.counts() == {"success": 3}
-    assert set(book.ledger.committed.exporter.counts[COLD_STARTS]) == {"new"}
+        Lock(harness.path)
+    harness.reopen()
+    harness.read(ended("a"), ended("b", BASELINE + 200), ended("c", BASELINE + 300))
+    assert harness.counts() == {"success": 3}
+    assert set(harness.ledger.committed.exporter.counts[COLD_STARTS]) == {"new"}
 
 
-def test_files_removed_shortly_before_the_end_are_written_once_more(book):
+def test_files_removed_shortly_before_the_end_are_written_once_more(harness):
     for name in PARTS:
-        book.path.with_name(name).unlink()
-    book.reopen()
-    book.read(ended("a"), ended("b", BASELINE + 200))
-    assert book.counts() == {"success": 2}
+        harness.path.with_name(name).unlink()
+    harness.reopen()
+    harness.read(ended("a"), ended("b", BASELINE + 200))
+    assert harness.counts() == {"success": 2}
 
 
-def test_a_file_that_was_put_in_its_place_is_never_written_to(book, path):
+def test_a_file_that_was_put_in_its_place_is_never_written_to(harness, path):
     for name in PARTS[:3]:
-        book.path.with_name(name).unlink()
+        harness.path.with_name(name).unlink()
     path.write_bytes(b"")
     for _ in range(3):
         with pytest.raises(StateError, match="another file was put in its place"):
-            book.read(ended("b", BASELINE + 200))
+            harness.read(ended("b", BASELINE + 200))
     assert path.read_bytes() == b""
     path.unlink()
     for _ in range(2):
         try:
-            book.read(ended("b", BASELINE + 200))
+            harness.read(ended("b", BASELINE + 200))
         except StateError as error:
             assert "removed" in str(error)  # noqa: PT017  # the first one only
-    assert book.counts() == {"success": 2}
+    assert harness.counts() == {"success": 2}
 
 
-def test_a_folder_that_was_removed_is_told_until_it_is_there_again(book):
-    folder = book.path.parent
+def test_a_folder_that_was_removed_is_told_until_it_is_there_again(harness):
+    folder = harness.path.parent
     for each in folder.iterdir():
         each.unlink()
     folder.rmdir()
     for _ in range(3):
         with pytest.raises(StateError):
-            book.read(ended("b", BASELINE + 200))
+            harness.read(ended("b", BASELINE + 200))
     folder.mkdir()
-    book.read(ended("b", BASELINE + 200))
-    assert book.counts() == {"success": 2}
+    harness.read(ended("b", BASELINE + 200))
+    assert harness.counts() == {"success": 2}
 
 
-def test_a_second_process_never_begins_on_files_that_were_written_again(book):
+def test_a_second_process_never_begins_on_files_that_were_written_again(harness):
     for name in PARTS:
-        book.path.with_name(name).unlink()
+        harness.path.with_name(name).unlink()
     with pytest.raises(StateError):
-        book.read(ended("b", BASELINE + 200))
-    book.read(ended("b", BASELINE + 200))
-    book.path.with_name("state.db.lock").unlink()
+        harness.read(ended("b", BASELINE + 200))
+    harness.read(ended("b", BASELINE + 200))
+    harness.path.with_name("state.db.lock").unlink()
     with pytest.raises(LockedStateError):
-        opened(book.path, exclusive=True)
+        opened(harness.path, exclusive=True)

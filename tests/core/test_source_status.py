@@ -10,17 +10,17 @@ from exporter.ledger.status import PollReport
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.model import Batch, Job, Result
 from tests.core.ledger_harness import BASELINE, Failing, ended, run
-from tests.core.shown import ShownBook
+from tests.core.shown import ShownHarness
 
 POLLS = "jobrun_source_polls_total"
 ERRORS = "jobrun_source_poll_errors_total"
 
 
 @pytest.fixture
-def book(tmp_path):
-    book = ShownBook(tmp_path / "state.db", startup_hold="0s", released=False)
-    yield book
-    book.close()
+def harness(tmp_path):
+    harness = ShownHarness(tmp_path / "state.db", startup_hold="0s", released=False)
+    yield harness
+    harness.close()
 
 
 def report(now, outcome="success", **fields):
@@ -41,8 +41,8 @@ def failure(now):
     return report(now, "error", reason="network", error="GET /runs: broken off", reasons=["network"])
 
 
-def status(book):
-    return book.ledger.source("s").status
+def status(harness):
+    return harness.ledger.source("s").status
 
 
 def lines(page):
@@ -51,107 +51,109 @@ def lines(page):
     return [line for line in bytes(page.text).decode().splitlines() if not line.startswith(process)]
 
 
-def test_a_restart_serves_the_same_source_status_and_the_same_page(book):
-    book.read(ended(), run("open", start=BASELINE), jobs=[Job(job_id="j", name="load", enabled=True)])
-    book.ledger.finish_poll("s", report(book.now))
-    book.ledger.finish_poll("s", failure(book.now + 60))
-    book.publisher.publish()
-    before, known = book.exposition.page, status(book)
-    book.reopen()
-    assert status(book) == known
+def test_a_restart_serves_the_same_source_status_and_the_same_page(harness):
+    harness.read(ended(), run("open", start=BASELINE), jobs=[Job(job_id="j", name="load", enabled=True)])
+    harness.ledger.finish_poll("s", report(harness.now))
+    harness.ledger.finish_poll("s", failure(harness.now + 60))
+    harness.publisher.publish()
+    before, known = harness.exposition.page, status(harness)
+    harness.reopen()
+    assert status(harness) == known
     assert known.failures == 1
     assert known.error == "GET /runs: broken off"
-    assert lines(book.exposition.page) == lines(before)
+    assert lines(harness.exposition.page) == lines(before)
     assert any(line.startswith("jobrun_source_up") for line in lines(before))
 
 
-def test_counters_of_polls_go_on_after_a_restart_and_are_served_at_once(book):
+def test_counters_of_polls_go_on_after_a_restart_and_are_served_at_once(harness):
     for _ in range(3):
-        book.ledger.finish_poll("s", report(book.now))
-    book.ledger.finish_poll("s", failure(book.now))
-    book.reopen()
-    assert book.scrape(POLLS, "outcome") == {("success",): 3, ("error",): 1, ("partial",): 0, ("skipped",): 0}
-    book.ledger.finish_poll("s", report(book.now, skipped=2))
-    assert book.scrape(POLLS, "outcome") == {("success",): 4, ("error",): 1, ("partial",): 0, ("skipped",): 2}
-    assert book.scrape("jobrun_exporter_scheduler_missed_polls_total") == {(): 2}
+        harness.ledger.finish_poll("s", report(harness.now))
+    harness.ledger.finish_poll("s", failure(harness.now))
+    harness.reopen()
+    assert harness.scrape(POLLS, "outcome") == {("success",): 3, ("error",): 1, ("partial",): 0, ("skipped",): 0}
+    harness.ledger.finish_poll("s", report(harness.now, skipped=2))
+    assert harness.scrape(POLLS, "outcome") == {("success",): 4, ("error",): 1, ("partial",): 0, ("skipped",): 2}
+    assert harness.scrape("jobrun_exporter_scheduler_missed_polls_total") == {(): 2}
 
 
-def test_what_rows_meant_is_committed_with_the_runs(book):
-    book.read(ended("a"), ended("b", end=BASELINE - 50))
-    before = book.scrape("jobrun_source_runs_fetched_total", "disposition")
+def test_what_rows_meant_is_committed_with_the_runs(harness):
+    harness.read(ended("a"), ended("b", end=BASELINE - 50))
+    before = harness.scrape("jobrun_source_runs_fetched_total", "disposition")
     assert (before["new",], before["baseline",], before["late",]) == (1, 1, 0)
-    assert book.scrape("jobrun_source_observation_delay_seconds_count") == {(): 1}
-    book.reopen()
-    assert book.scrape("jobrun_source_runs_fetched_total", "disposition") == before
+    assert harness.scrape("jobrun_source_observation_delay_seconds_count") == {(): 1}
+    harness.reopen()
+    assert harness.scrape("jobrun_source_runs_fetched_total", "disposition") == before
 
 
-def test_a_source_that_cannot_be_committed_is_shown_as_down_until_it_can_and_no_counter_falls(book):
-    book.read(ended())
-    book.ledger.finish_poll("s", report(book.now))
+def test_a_source_that_cannot_be_committed_is_shown_as_down_until_it_can_and_no_counter_falls(harness):
+    harness.read(ended())
+    harness.ledger.finish_poll("s", report(harness.now))
     Failing.fails = True
-    book.ledger.finish_poll("s", report(book.now, "error", reason="state", error="disk full", reasons=["state"]))
-    assert book.scrape("jobrun_source_up") == {(): 0}
-    assert book.scrape(ERRORS, "reason")["state",] == 1
+    harness.ledger.finish_poll("s", report(harness.now, "error", reason="state", error="disk full", reasons=["state"]))
+    assert harness.scrape("jobrun_source_up") == {(): 0}
+    assert harness.scrape(ERRORS, "reason")["state",] == 1
     with pytest.raises(StateError):
-        book.ledger.commit("s", Batch(), book.poll_context)
+        harness.ledger.commit("s", Batch(), harness.poll_context)
     Failing.fails = False
-    book.ledger.finish_poll("s", report(book.now + 60))
-    assert (book.scrape("jobrun_source_up"), status(book).failures) == ({(): 1}, 0)
-    assert book.scrape(ERRORS, "reason")["state",] == 1
-    book.reopen()
-    assert book.scrape(ERRORS, "reason")["state",] == 1
+    harness.ledger.finish_poll("s", report(harness.now + 60))
+    assert (harness.scrape("jobrun_source_up"), status(harness).failures) == ({(): 1}, 0)
+    assert harness.scrape(ERRORS, "reason")["state",] == 1
+    harness.reopen()
+    assert harness.scrape(ERRORS, "reason")["state",] == 1
 
 
-def test_how_polls_went_while_there_was_no_state_is_not_lost_when_there_is_one(book):
-    book.ledger.finish_poll("s", failure(book.now))
-    store, book.ledger._store = book.ledger._store, None
-    opening, book.ledger._opening = book.ledger._opening, unopened
-    book.ledger.finish_poll("s", failure(book.now + 60))
-    assert book.scrape(POLLS, "outcome")["error",] == 2
+def test_how_polls_went_while_there_was_no_state_is_not_lost_when_there_is_one(harness):
+    harness.ledger.finish_poll("s", failure(harness.now))
+    store, harness.ledger._store = harness.ledger._store, None
+    opening, harness.ledger._opening = harness.ledger._opening, unopened
+    harness.ledger.finish_poll("s", failure(harness.now + 60))
+    assert harness.scrape(POLLS, "outcome")["error",] == 2
     store.close()
-    book.ledger._opening = opening
-    book.ledger.load()
-    assert book.scrape(POLLS, "outcome")["error",] == 2
-    assert status(book).failures == 2
+    harness.ledger._opening = opening
+    harness.ledger.load()
+    assert harness.scrape(POLLS, "outcome")["error",] == 2
+    assert status(harness).failures == 2
 
 
 def unopened():
     raise StateError("not mounted")
 
 
-def test_a_record_of_an_older_version_has_no_status_and_loads(book):
-    book.read(ended())
-    book.ledger.store()._db.execute("UPDATE sources SET record = json_remove(record, '$.status', '$.distributions')")
-    book.reopen()
-    assert status(book).up is None
-    assert book.scrape("jobrun_source_up") == {}
-    assert book.scrape(POLLS, "outcome")["success",] == 0
+def test_a_record_of_an_older_version_has_no_status_and_loads(harness):
+    harness.read(ended())
+    harness.ledger.store()._db.execute("UPDATE sources SET record = json_remove(record, '$.status', '$.distributions')")
+    harness.reopen()
+    assert status(harness).up is None
+    assert harness.scrape("jobrun_source_up") == {}
+    assert harness.scrape(POLLS, "outcome")["success",] == 0
 
 
-def test_a_page_is_a_pure_function_of_the_snapshot(book):
+def test_a_page_is_a_pure_function_of_the_snapshot(harness):
     """Whatever pages were made before: what is left of them changes nothing."""
     jobs = [Job(job_id=name, name=name) for name in "abc"]
-    book.read(ended("1", job_id="a"), ended("2", job_id="b", result=Result.FAILURE), jobs=jobs)
-    book.publisher.publish()
-    book.read(ended("3", job_id="a", result=Result.FAILURE), ended("4", job_id="c", result=Result.FAILURE), jobs=jobs)
-    book.publisher.publish()
-    book.read(ended("5", job_id="b", end=BASELINE + 500), jobs=jobs)
-    book.ledger.finish_poll("s", report(book.now))
-    book.publisher.publish()
+    harness.read(ended("1", job_id="a"), ended("2", job_id="b", result=Result.FAILURE), jobs=jobs)
+    harness.publisher.publish()
+    harness.read(
+        ended("3", job_id="a", result=Result.FAILURE), ended("4", job_id="c", result=Result.FAILURE), jobs=jobs
+    )
+    harness.publisher.publish()
+    harness.read(ended("5", job_id="b", end=BASELINE + 500), jobs=jobs)
+    harness.ledger.finish_poll("s", report(harness.now))
+    harness.publisher.publish()
     fresh = Exposition(prometheus_client.CollectorRegistry(), ZeroFirst(120.0, float))
-    page, again = book.exposition.page, fresh.render(book.publisher.snapshot)
+    page, again = harness.exposition.page, fresh.render(harness.publisher.snapshot)
     registry = bytes(page.text).decode().partition("# HELP python_info")[0]
     assert registry == bytes(again.text).decode()
     assert bytes(again.openmetrics)
 
 
-def test_a_snapshot_shares_what_has_not_changed_with_the_one_before(book):
-    book.read(ended("1", job_id="a"), ended("2", job_id="b"))
-    book.publisher.publish()
-    before = book.publisher.snapshot
-    book.read(ended("3", job_id="b", end=BASELINE + 300))
-    book.publisher.publish()
-    after = book.publisher.snapshot
+def test_a_snapshot_shares_what_has_not_changed_with_the_one_before(harness):
+    harness.read(ended("1", job_id="a"), ended("2", job_id="b"))
+    harness.publisher.publish()
+    before = harness.publisher.snapshot
+    harness.read(ended("3", job_id="b", end=BASELINE + 300))
+    harness.publisher.publish()
+    after = harness.publisher.snapshot
     first, second = sorted(before.jobs)
     assert after.jobs[first] is before.jobs[first]
     assert after.jobs[second] is not before.jobs[second]

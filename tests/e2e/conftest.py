@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import LivingWorld
+from tests.e2e.live_world import LiveWorld
 
 
 @pytest.fixture(autouse=True)
@@ -16,13 +16,13 @@ def _no_daemon_outlives_its_test() -> Iterator[None]:
 
 
 @pytest.fixture
-def world() -> Iterator[LivingWorld]:
-    world = LivingWorld(seed=4711).start()
+def world() -> Iterator[LiveWorld]:
+    world = LiveWorld(seed=4711).start()
     yield world
     world.stop()
 
 
 @pytest.fixture
-def simulator(world: LivingWorld) -> Iterator[SnowplowSimulator]:
+def simulator(world: LiveWorld) -> Iterator[SnowplowSimulator]:
     with SnowplowSimulator(world) as simulator:
         yield simulator

@@ -29,7 +29,7 @@ RESULTS = (Result.SUCCESS,) * 6 + (Result.FAILURE,) * 3 + (Result.SKIP,)
 LONGEST = 2.5
 
 
-class LivingWorld(ScriptedWorld):
+class LiveWorld(ScriptedWorld):
     """Runs of up to two and a half seconds, told by a thread, a few each second, until `rest`.
 
     When it begins there have been runs already; some of them are open.
@@ -45,7 +45,7 @@ class LivingWorld(ScriptedWorld):
         for seconds in range(600):
             self._begin(time.time() - seconds)
 
-    def start(self) -> "LivingWorld":
+    def start(self) -> "LiveWorld":
         self._thread.start()
         return self
 

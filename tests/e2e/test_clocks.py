@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import LivingWorld, baseline, source, truth, written
+from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
 from tests.e2e.pages import Scraper, counted, page, value
 from tests.e2e.processes import Command, eventually, free_port, needed
 
@@ -77,7 +77,7 @@ def test_a_clock_that_jumps_loses_no_run_and_counts_none_twice(  # noqa: PLR0917
     jumps: tuple[int, ...],
     tmp_path: Path,
     simulator: SnowplowSimulator,
-    world: LivingWorld,
+    world: LiveWorld,
     clock: FalseClock,
     run: Callable[[], tuple[Command, Scraper]],
 ) -> None:
@@ -107,7 +107,7 @@ def test_a_restart_with_a_wrong_clock_changes_nothing(  # noqa: PLR0917  # a fix
     seconds: int,
     tmp_path: Path,
     simulator: SnowplowSimulator,
-    world: LivingWorld,
+    world: LiveWorld,
     clock: FalseClock,
     run: Callable[[], tuple[Command, Scraper]],
 ) -> None:

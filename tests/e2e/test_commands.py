@@ -21,7 +21,7 @@ from exporter.simulators.disruptions import AnyDisruption, Hang, Status
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.tokens import jwt
 from exporter.simulators.world import MARK
-from tests.e2e.live_world import LivingWorld, baseline, source, truth, written
+from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
 from tests.e2e.pages import counted, fetch, page, value, values
 from tests.e2e.processes import Command, eventually, run_command
 
@@ -272,7 +272,7 @@ def test_post_reload_answers_with_the_faults(tmp_path: Path, start: Start, simul
 
 
 def test_a_source_that_is_taken_out_and_put_back_has_lost_and_doubled_nothing(
-    tmp_path: Path, start: Start, simulator: SnowplowSimulator, world: LivingWorld
+    tmp_path: Path, start: Start, simulator: SnowplowSimulator, world: LiveWorld
 ) -> None:
     with SnowplowSimulator(world) as second:
         both = settings(source(simulator), source(second, "other"))

@@ -11,7 +11,7 @@ import yaml
 
 from exporter.simulators.disruptions import Hang
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import LivingWorld, baseline, config, truth
+from tests.e2e.live_world import LiveWorld, baseline, config, truth
 from tests.e2e.pages import counted, fetch, page
 from tests.e2e.processes import Daemon, eventually, free_port, mounted, run_command, runs_as_root, unmounted
 
@@ -41,7 +41,7 @@ def counting(port: int, least: int = 10) -> bool:
 
 
 def test_numbers_are_explained_while_the_daemon_counts_on(
-    tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld
+    tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld
 ) -> None:
     config_file = config(tmp_path, simulator)
     daemon = Daemon(config_file, free_port())

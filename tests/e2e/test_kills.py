@@ -20,7 +20,7 @@ import pytest
 
 from exporter.simulators.server import Simulator
 from exporter.state.store import Connect
-from tests.e2e.live_world import LivingWorld, baseline, source, truth, written
+from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
 from tests.e2e.pages import COUNTED, Scraper, Series, counted, fetch, page
 from tests.e2e.processes import Daemon, Trap, eventually, free_port
 from tests.e2e.vendors import simulators
@@ -114,14 +114,14 @@ class Victim:
 
 
 @pytest.fixture
-def vendors(world: LivingWorld) -> Iterator[Sequence[Simulator]]:
+def vendors(world: LiveWorld) -> Iterator[Sequence[Simulator]]:
     with ExitStack() as running:
         yield [running.enter_context(simulator) for simulator in simulators(world)]
 
 
 @pytest.mark.timeout(120 + KILLS)
 def test_kills_at_any_instant_lose_nothing_and_count_nothing_twice(
-    tmp_path: Path, vendors: Sequence[Simulator], world: LivingWorld
+    tmp_path: Path, vendors: Sequence[Simulator], world: LiveWorld
 ) -> None:
     at_once, held = victims = [Victim(made(tmp_path / hold), vendors, zero_first=hold) for hold in ("0s", "500ms")]
     with ThreadPoolExecutor() as pool:

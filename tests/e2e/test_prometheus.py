@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import LivingWorld, baseline, config, truth
+from tests.e2e.live_world import LiveWorld, baseline, config, truth
 from tests.e2e.pages import counted, fetch, page, value
 from tests.e2e.processes import Daemon, eventually, free_port, needed
 from tests.e2e.servers import Prometheus
@@ -37,7 +37,7 @@ def servers(tmp_path: Path) -> Iterator[tuple[int, list[Prometheus]]]:
 
 
 def test_the_rises_that_prometheus_sees_are_the_endings_that_happened(
-    tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld, servers: tuple[int, list[Prometheus]]
+    tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, servers: tuple[int, list[Prometheus]]
 ) -> None:
     port, prometheuses = servers
     config_file = config(tmp_path, simulator, zero_first="1500ms")

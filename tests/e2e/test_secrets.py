@@ -11,7 +11,7 @@ import pytest
 from exporter.app import SETTINGS
 from exporter.config.config import load, secrets
 from exporter.simulators.world import MARK
-from tests.e2e.live_world import LivingWorld, source, written
+from tests.e2e.live_world import LiveWorld, source, written
 from tests.e2e.pages import fetch, page
 from tests.e2e.processes import Command, eventually, free_port, run_command
 from tests.e2e.vendors import simulators
@@ -24,7 +24,7 @@ FORMATS: tuple[Mapping[str, str], ...] = ({}, {"Accept": "application/openmetric
 
 
 @pytest.fixture
-def config_file(tmp_path: Path, world: LivingWorld) -> Iterator[Path]:
+def config_file(tmp_path: Path, world: LiveWorld) -> Iterator[Path]:
     """All vendors, one of which refuses its key."""
     with ExitStack() as running:
         vendors = [running.enter_context(each) for each in simulators(world)]

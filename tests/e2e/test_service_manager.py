@@ -11,7 +11,7 @@ import pytest
 
 from exporter.simulators.disruptions import Hang
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import LivingWorld, config, source, written
+from tests.e2e.live_world import LiveWorld, config, source, written
 from tests.e2e.pages import page
 from tests.e2e.processes import HOST, Command, Daemon, free_port
 from tests.supervisor import Supervisor
@@ -50,7 +50,7 @@ def test_a_daemon_is_ready_only_when_every_source_was_polled(
     tmp_path: Path,
     start: Callable[[Path], Command],
     simulator: SnowplowSimulator,
-    world: LivingWorld,
+    world: LiveWorld,
     supervisor: Supervisor,
 ) -> None:
     with SnowplowSimulator(world) as slow:

@@ -8,7 +8,7 @@ import pytest
 
 from exporter.simulators.disruptions import Hang
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import LivingWorld, baseline, source, truth, written
+from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
 from tests.e2e.pages import Scraper, counted, fetch, page
 from tests.e2e.processes import Daemon, eventually, free_port
 
@@ -30,7 +30,7 @@ def median_scrape(port: int) -> float:
 
 
 def test_while_an_api_hangs_scrapes_take_as_long_as_ever_and_other_sources_go_on(
-    tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld
+    tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld
 ) -> None:
     with SnowplowSimulator(world) as other:
         sources = [source(simulator, timeout="30s"), source(other, "other")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from exporter.simulators.snowplow import SnowplowSimulator
-from tests.e2e.live_world import LivingWorld, baseline, config, truth
+from tests.e2e.live_world import LiveWorld, baseline, config, truth
 from tests.e2e.pages import Scraper, counted, page, value
 from tests.e2e.processes import Daemon, eventually, free_port, mounted, runs_as_root, unmounted
 
@@ -82,7 +82,7 @@ def test_a_corrupt_state_is_set_aside_and_a_new_one_begun(tmp_path: Path, simula
 
 
 def test_a_full_disk_is_told_of_and_nothing_is_lost_when_there_is_room_again(
-    small: Small, tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld, scraper: Scraper
+    small: Small, tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, scraper: Scraper
 ) -> None:
     port, state = scraper.port, small.folder / "state.db"
     daemon = Daemon(config(tmp_path, simulator, state), port)
@@ -106,7 +106,7 @@ def test_a_full_disk_is_told_of_and_nothing_is_lost_when_there_is_room_again(
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux changes the limits of another process")
 def test_a_file_that_may_not_grow_is_told_of_and_nothing_is_lost_when_it_may(
-    tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld, scraper: Scraper
+    tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, scraper: Scraper
 ) -> None:
     port, state = scraper.port, tmp_path / "state.db"
     daemon = Daemon(config(tmp_path, simulator), port)
@@ -128,7 +128,7 @@ def test_a_file_that_may_not_grow_is_told_of_and_nothing_is_lost_when_it_may(
 
 
 def test_a_state_that_can_only_be_read_is_served_and_taken_up_when_it_can_be_written(
-    small: Small, tmp_path: Path, simulator: SnowplowSimulator, world: LivingWorld, scraper: Scraper
+    small: Small, tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, scraper: Scraper
 ) -> None:
     port, state = scraper.port, small.folder / "state.db"
     config_file = config(tmp_path, simulator, state, startup_hold="1s")

@@ -19,7 +19,7 @@ from exporter.web.auth import credentials_of
 from exporter.web.config import load_web
 from exporter.web.negotiation import wants_gzip, wants_openmetrics
 from exporter.web.passwords import Credentials
-from tests.core.ledger_harness import BASELINE, Book, ended
+from tests.core.ledger_harness import BASELINE, LedgerHarness, ended
 from tests.fuzz.depth import CASES
 from tests.fuzz.nasty import QUICK, TEXTS, VALUES, places, planted, without
 
@@ -88,12 +88,12 @@ def test_an_authorization_is_a_claim_or_none(header):
 @pytest.fixture
 def state(tmp_path):
     """The path of a state with a bit of everything."""
-    book = Book(tmp_path / "state.db")
-    book.read()
-    book.read(
+    harness = LedgerHarness(tmp_path / "state.db")
+    harness.read()
+    harness.read(
         ended("a", BASELINE + 70, result=Result.FAILURE, error_type="Boom"), ended("b", BASELINE + 80), notes={"n": "1"}
     )
-    book.close()
+    harness.close()
     return tmp_path / "state.db"
 
 
@@ -118,7 +118,7 @@ def test_a_row_that_was_edited_is_understood_or_the_state_is_set_aside(state, co
 
 
 def usable(state, table, record):
-    """Puts a record in a state; says how a book takes it, and puts all back."""
+    """Puts a record in a state; says how a harness takes it, and puts all back."""
     before = state.read_bytes()
     with closing(sqlite3.connect(state)) as db, db:
         db.execute("PRAGMA synchronous = OFF")

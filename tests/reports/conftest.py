@@ -1,24 +1,24 @@
 import pytest
 
-from tests.reports.reports_harness import Desk
+from tests.reports.reports_harness import ReportsHarness
 
 
 @pytest.fixture
 def make(tmp_path):
-    """Makes desks, and ends them."""
-    desks = []
+    """Makes harnesses, and ends them."""
+    harnesses = []
 
     def build(*arguments, **more):
-        folder = tmp_path / str(len(desks))
+        folder = tmp_path / str(len(harnesses))
         folder.mkdir()
-        desks.append(Desk(folder, *arguments, **more))
-        return desks[-1]
+        harnesses.append(ReportsHarness(folder, *arguments, **more))
+        return harnesses[-1]
 
     yield build
-    for desk in desks:
-        desk.close()
+    for harness in harnesses:
+        harness.close()
 
 
 @pytest.fixture
-def desk(make):
+def harness(make):
     return make()

@@ -28,7 +28,7 @@ HOSTILE = (
 """Names and ids that somebody could give in the hope of breaking a page, an address or a table."""
 
 
-class Desk:
+class ReportsHarness:
     """Tells the exporter of runs without asking the vendor, and asks it questions."""
 
     def __init__(self, folder, vendor="snowplow", *, web=None, bounds=None, asking=None, **settings):

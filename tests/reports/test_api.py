@@ -15,18 +15,18 @@ from exporter.web.api import ENDPOINTS, ROOT
 from exporter.web.openapi import document
 from exporter.web.request_pool import Bounds
 from tests.contract.harness import NOW
-from tests.reports.reports_harness import HOSTILE, Desk, ended, running
+from tests.reports.reports_harness import HOSTILE, ReportsHarness, ended, running
 
 DOCUMENT = json.loads(document("test"))
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
-    """A client of a desk that tests only look at."""
-    desk = Desk(tmp_path_factory.mktemp("shared"))
-    told(desk)
-    yield desk.client()
-    desk.close()
+    """A client of a harness that tests only look at."""
+    harness = ReportsHarness(tmp_path_factory.mktemp("shared"))
+    told(harness)
+    yield harness.client()
+    harness.close()
 
 
 def conforms(body, schema_name, *, whole=True):
@@ -41,9 +41,9 @@ def conforms(body, schema_name, *, whole=True):
     jsonschema.Draft202012Validator(root).validate(body)
 
 
-def told(desk):
+def told(harness):
     """A bit of everything."""
-    desk.tell(
+    harness.tell(
         ended("good", NOW + 10),
         ended("bad/../é ?", NOW + 20, "failure", error_type="server"),
         running("open", NOW + 5),
@@ -168,13 +168,13 @@ def test_a_head_has_no_body(shared):
 
 
 @pytest.mark.parametrize("evil", HOSTILE)
-def test_hostile_names_and_ids_come_back_whole_and_can_be_asked_for(desk, evil):
-    desk.tell(
+def test_hostile_names_and_ids_come_back_whole_and_can_be_asked_for(harness, evil):
+    harness.tell(
         ended(evil, NOW + 10, "failure", job=evil, error_type=evil),
         jobs=[Job(job_id=evil, name=evil, project=evil, url="javascript:alert(1)")],
         steps={evil: [Step(name=evil, result=Result.FAILURE, duration=1.0)]},
     )
-    client = desk.client()
+    client = harness.client()
     run = client.get(ROOT + "/runs", params={"run_id": evil}).json()["runs"][0]
     assert run["run_id"] == evil
     page = client.get(ROOT + "/runs/one/" + quote(evil, safe=""))
@@ -192,9 +192,9 @@ def test_hostile_names_and_ids_come_back_whole_and_can_be_asked_for(desk, evil):
 
 
 @pytest.mark.parametrize("evil", ["", ".", ".."])
-def test_an_id_that_browsers_would_take_for_a_way_up_is_linked_as_a_list(desk, evil):
-    desk.tell(ended(evil))
-    run = desk.client().get(ROOT + "/runs").json()["runs"][0]
+def test_an_id_that_browsers_would_take_for_a_way_up_is_linked_as_a_list(harness, evil):
+    harness.tell(ended(evil))
+    run = harness.client().get(ROOT + "/runs").json()["runs"][0]
     assert run["url"] == f"/runs?source=one&run_id={evil}"
 
 
@@ -208,16 +208,16 @@ def test_too_many_requests_are_refused_with_the_time_to_wait(make):
 
 
 def test_slow_answers_keep_neither_scrapes_nor_probes_waiting(make):
-    desk = make(bounds=Bounds(workers=2, queue=1, rate=1000, burst=1000))
+    harness = make(bounds=Bounds(workers=2, queue=1, rate=1000, burst=1000))
     go = threading.Event()
-    desk.reporter.runs = lambda _: go.wait(10) and desk.reporter.jobs(JobQuery())
-    client = desk.client()
-    desk.bench.publisher.publish()
+    harness.reporter.runs = lambda _: go.wait(10) and harness.reporter.jobs(JobQuery())
+    client = harness.client()
+    harness.bench.publisher.publish()
     threads = [threading.Thread(target=client.get, args=(ROOT + "/runs",)) for _ in range(3)]
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 5
-    while desk.handling._busy < 3 and time.monotonic() < deadline:
+    while harness.handling._busy < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     begun = time.monotonic()
     refused = client.get(ROOT + "/sources")
@@ -232,23 +232,23 @@ def test_slow_answers_keep_neither_scrapes_nor_probes_waiting(make):
 
 
 def test_an_answer_that_takes_too_long_is_given_up(make):
-    desk = make(bounds=Bounds(timeout=0.05))
+    harness = make(bounds=Bounds(timeout=0.05))
     go = threading.Event()
-    desk.reporter.runs = lambda _: go.wait(10)
-    client = desk.client()
+    harness.reporter.runs = lambda _: go.wait(10)
+    client = harness.client()
     response = client.get(ROOT + "/runs")
     assert (response.status_code, response.json()["error"]) == (503, "no answer in time")
-    assert not desk.handling.close()
+    assert not harness.handling.close()
     go.set()
 
 
-def test_a_fault_of_ours_shows_nothing_of_what_it_saw(desk):
-    desk.reporter.runs = lambda _: {}["secret"]
-    response = desk.client().get(ROOT + "/runs")
+def test_a_fault_of_ours_shows_nothing_of_what_it_saw(harness):
+    harness.reporter.runs = lambda _: {}["secret"]
+    response = harness.client().get(ROOT + "/runs")
     assert response.status_code == 500
     assert "secret" not in response.text
     conforms(response.json(), "ErrorReport")
-    assert "request failed" in desk.bench.logs.getvalue()
+    assert "request failed" in harness.bench.logs.getvalue()
 
 
 @pytest.mark.parametrize(

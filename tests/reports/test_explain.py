@@ -13,11 +13,11 @@ from tests.contract.harness import NOW
 from tests.reports.reports_harness import HOSTILE, ended, running
 
 
-def explained(desk, selector):
+def explained(harness, selector):
     """Exit code, output and complaints."""
-    state = desk.config.state.model_copy(update={"path": str(desk.bench.state)})
+    state = harness.config.state.model_copy(update={"path": str(harness.bench.state)})
     out, err = io.StringIO(), io.StringIO()
-    code = explain(desk.config.model_copy(update={"state": state}), selector, out, err)
+    code = explain(harness.config.model_copy(update={"state": state}), selector, out, err)
     return code, out.getvalue(), err.getvalue()
 
 
@@ -33,9 +33,9 @@ STEPS = (
 
 
 @pytest.fixture
-def told(desk):
-    desk.tell(ended("old", NOW - 50, "failure"), ended("older", NOW - 60))
-    desk.tell(
+def told(harness):
+    harness.tell(ended("old", NOW - 50, "failure"), ended("older", NOW - 60))
+    harness.tell(
         ended("a", NOW + 10, length=2.0, queue_duration=1.0, retries=2, recovered=True),
         ended("b", NOW + 20, "failure", length=30.0, error_type="server"),
         ended("c", NOW + 30, "failure", length=70.0, error_type="server"),
@@ -44,7 +44,7 @@ def told(desk):
         running("wait", NOW + 5, state="pending"),
         steps={"b": STEPS, "a": STEPS[:1]},
     )
-    return desk
+    return harness
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,12 @@ def test_every_counter_and_histogram_of_a_job_adds_up(told):
 
 
 def test_retries_and_recoveries_are_explained(make):
-    desk = make("strait")
-    desk.tell(ended("a", retries=2, recovered=True), ended("b", NOW + 20))
-    _, out, _ = explained(desk, "jobrun_run_retries_total")
+    harness = make("strait")
+    harness.tell(ended("a", retries=2, recovered=True), ended("b", NOW + 20))
+    _, out, _ = explained(harness, "jobrun_run_retries_total")
     assert runs(out) == ["a"]
     assert out.startswith('jobrun_run_retries_total{source="one",project="",job_name="j"} 2\n')
-    assert runs(explained(desk, "jobrun_runs_recovered_total")[1]) == ["a"]
+    assert runs(explained(harness, "jobrun_runs_recovered_total")[1]) == ["a"]
 
 
 def test_runs_of_the_baseline_are_said_to_count_nowhere(told):
@@ -136,23 +136,23 @@ def test_a_run_that_changed_after_it_was_counted_is_said_to_be_possible(told):
 
 
 def test_endings_of_a_run_that_came_back_to_life_are_said_to_count(make):
-    desk = make("strait")
-    desk.tell(ended("r", NOW + 10, "failure"))
-    desk.tell(running("r", NOW + 20))
-    desk.tell(ended("r", NOW + 30, "failure"))
-    _, out, _ = explained(desk, 'jobrun_runs_total{result="failure"}')
+    harness = make("strait")
+    harness.tell(ended("r", NOW + 10, "failure"))
+    harness.tell(running("r", NOW + 20))
+    harness.tell(ended("r", NOW + 30, "failure"))
+    _, out, _ = explained(harness, 'jobrun_runs_total{result="failure"}')
     assert "1 run listed, 1 together; the state says 2: not the same." in out
     assert "1 earlier endings of runs that came back to life are counted too" in out
 
 
 def test_folded_jobs_are_explained_under_the_series_that_stands_for_them(make):
-    desk = make(metrics={"max_series": 30})
-    desk.tell(*(ended(f"r{n}", NOW + n + 1, "failure", job=f"job-{n}") for n in range(4)))
-    folded = next(job.name for job in desk.bench.ledger.jobs_of("one") if job.folded)
-    code, _, err = explained(desk, f'jobrun_runs_total{{job_name="{folded}"}}')
+    harness = make(metrics={"max_series": 30})
+    harness.tell(*(ended(f"r{n}", NOW + n + 1, "failure", job=f"job-{n}") for n in range(4)))
+    folded = next(job.name for job in harness.bench.ledger.jobs_of("one") if job.folded)
+    code, _, err = explained(harness, f'jobrun_runs_total{{job_name="{folded}"}}')
     assert code == 1
     assert f'{folded}; ask for job_name="__other__"' in err
-    _, out, _ = explained(desk, 'jobrun_runs_total{job_name="__other__",result="failure"}')
+    _, out, _ = explained(harness, 'jobrun_runs_total{job_name="__other__",result="failure"}')
     assert len(runs(out)) >= 1
     assert "the same." in out
     assert "not the same" not in out
@@ -160,23 +160,25 @@ def test_folded_jobs_are_explained_under_the_series_that_stands_for_them(make):
 
 
 def test_a_held_series_is_said_to_be_served_as_0(make):
-    desk = make(metrics={"zero_first": "2m"})
-    desk.tell(ended("a"))
-    assert "It is still served as 0 (metrics.zero_first)." in explained(desk, 'jobrun_runs_total{result="success"}')[1]
+    harness = make(metrics={"zero_first": "2m"})
+    harness.tell(ended("a"))
+    assert (
+        "It is still served as 0 (metrics.zero_first)." in explained(harness, 'jobrun_runs_total{result="success"}')[1]
+    )
 
 
-def test_unobserved_seconds_are_explained_by_their_ranges(desk):
-    desk.tell(ended("a"))
-    desk.tell(unobserved=[Window(NOW - 7200, NOW - 3600), Window(NOW - 600, NOW - 300)])
-    code, out, _ = explained(desk, 'jobrun_source_unobserved_seconds_total{source="one"}')
+def test_unobserved_seconds_are_explained_by_their_ranges(harness):
+    harness.tell(ended("a"))
+    harness.tell(unobserved=[Window(NOW - 7200, NOW - 3600), Window(NOW - 600, NOW - 300)])
+    code, out, _ = explained(harness, 'jobrun_source_unobserved_seconds_total{source="one"}')
     assert code == 0
     assert "2023-11-14T20:13:20Z  2023-11-14T21:13:20Z  3600" in out
     assert "2 ranges listed, 3900 together; the state says 3900: the same." in out
 
 
-def test_unmapped_words_are_explained_by_the_runs_that_had_them(desk):
-    desk.tell(running("a", state=None, unmapped="strange"), running("b"))
-    assert runs(explained(desk, 'jobrun_source_unmapped_status_total{status="strange"}')[1]) == ["a"]
+def test_unmapped_words_are_explained_by_the_runs_that_had_them(harness):
+    harness.tell(running("a", state=None, unmapped="strange"), running("b"))
+    assert runs(explained(harness, 'jobrun_source_unmapped_status_total{status="strange"}')[1]) == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -192,8 +194,8 @@ def test_unmapped_words_are_explained_by_the_runs_that_had_them(desk):
         ("jobrun_runs_total{", "at its end"),
     ],
 )
-def test_what_cannot_be_explained_is_wrong_usage_with_a_sentence(desk, selector, says):
-    code, out, err = explained(desk, selector)
+def test_what_cannot_be_explained_is_wrong_usage_with_a_sentence(harness, selector, says):
+    code, out, err = explained(harness, selector)
     assert (code, out) == (2, "")
     assert says in err
 
@@ -207,9 +209,9 @@ def test_a_selector_that_means_nothing_there_is_told_so(told):
 
 
 @pytest.mark.parametrize("evil", HOSTILE)
-def test_hostile_names_stay_in_their_line(desk, evil):
-    desk.tell(ended(evil, job=evil, error_type=evil), jobs=[Job(job_id=evil, name=evil, project=evil)])
-    code, out, _ = explained(desk, 'jobrun_runs_total{result="success"}')
+def test_hostile_names_stay_in_their_line(harness, evil):
+    harness.tell(ended(evil, job=evil, error_type=evil), jobs=[Job(job_id=evil, name=evil, project=evil)])
+    code, out, _ = explained(harness, 'jobrun_runs_total{result="success"}')
     assert code == 0
     assert len(out.splitlines()) == 4
     assert all(char.isprintable() or char == "\n" for char in out)

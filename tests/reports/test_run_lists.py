@@ -17,7 +17,7 @@ from exporter.reports.filters import RunQuery
 from exporter.reports.reader import Reader
 from exporter.reports.runlist import FEW_JOBS, RunSelection
 from tests.contract.harness import NOW
-from tests.core.ledger_harness import BASELINE, Book
+from tests.core.ledger_harness import BASELINE, LedgerHarness
 from tests.reports.reports_harness import ended, running
 
 
@@ -25,15 +25,15 @@ def ids(found):
     return [run.run_id for run in found.runs]
 
 
-def listed(desk, **wanted):
-    return ids(desk.reporter.runs(RunQuery(**wanted)))
+def listed(harness, **wanted):
+    return ids(harness.reporter.runs(RunQuery(**wanted)))
 
 
-def test_open_runs_come_first_then_the_ended_newest_first(desk):
-    desk.tell(
+def test_open_runs_come_first_then_the_ended_newest_first(harness):
+    harness.tell(
         ended("a", NOW + 10), ended("b", NOW + 30), running("o", NOW), running("p", NOW + 1), ended("c", NOW + 20)
     )
-    assert listed(desk) == ["p", "o", "b", "c", "a"]
+    assert listed(harness) == ["p", "o", "b", "c", "a"]
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_open_runs_come_first_then_the_ended_newest_first(desk):
         ({"source": "one", "limit": 1}, ["waits"]),
     ],
 )
-def test_filters_keep_what_they_say(desk, wanted, found):
-    desk.tell(
+def test_filters_keep_what_they_say(harness, wanted, found):
+    harness.tell(
         ended("good", NOW + 10),
         ended("bad", NOW + 20, "failure"),
         ended("of-k", NOW + 30, job="k"),
@@ -64,15 +64,15 @@ def test_filters_keep_what_they_say(desk, wanted, found):
         running("waits", NOW + 2, state="pending"),
         jobs=[Job(job_id="q", name="q", project="p")],
     )
-    assert listed(desk, **wanted) == found
+    assert listed(harness, **wanted) == found
 
 
-def test_pages_fit_together_whatever_ends_meanwhile(desk):
-    desk.tell(*(ended(f"{n:03}", NOW + n) for n in range(50)), running("open", NOW))
-    first = desk.reporter.runs(RunQuery(limit=20))
-    desk.tell(*(ended(f"new-{n}", NOW + 100 + n) for n in range(5)))
-    second = desk.reporter.runs(RunQuery(limit=20, cursor=first.cursor))
-    third = desk.reporter.runs(RunQuery(limit=20, cursor=second.cursor))
+def test_pages_fit_together_whatever_ends_meanwhile(harness):
+    harness.tell(*(ended(f"{n:03}", NOW + n) for n in range(50)), running("open", NOW))
+    first = harness.reporter.runs(RunQuery(limit=20))
+    harness.tell(*(ended(f"new-{n}", NOW + 100 + n) for n in range(5)))
+    second = harness.reporter.runs(RunQuery(limit=20, cursor=first.cursor))
+    third = harness.reporter.runs(RunQuery(limit=20, cursor=second.cursor))
     assert [*ids(first), *ids(second), *ids(third)] == ["open", *(f"{n:03}" for n in reversed(range(50)))]
     assert third.cursor == ""
 
@@ -87,10 +87,12 @@ def test_pages_fit_together_whatever_ends_meanwhile(desk):
 )
 def test_pages_together_are_the_list_though_runs_ended_at_the_same_instant(ends, limit, jobs):
     with tempfile.TemporaryDirectory() as folder:
-        book = Book(Path(folder) / "state.db")
-        book.read(*(ended(f"r{n}", BASELINE + end, result, f"j{job}") for n, (end, result, job) in enumerate(ends)))
-        book.close()
-        reader = Reader(book.path)
+        ledger_harness = LedgerHarness(Path(folder) / "state.db")
+        ledger_harness.read(
+            *(ended(f"r{n}", BASELINE + end, result, f"j{job}") for n, (end, result, job) in enumerate(ends))
+        )
+        ledger_harness.close()
+        reader = Reader(ledger_harness.path)
         wanted = RunSelection(jobs=None if jobs is None else set(range(1, jobs)))
         whole = reader.runs(wanted, 500)
         assert whole == sorted(whole, key=lambda each: (each.place.at, each.place.run_id), reverse=True)
@@ -102,54 +104,54 @@ def test_pages_together_are_the_list_though_runs_ended_at_the_same_instant(ends,
         assert found == whole
 
 
-def test_the_runs_of_many_jobs_are_those_of_each(desk):
+def test_the_runs_of_many_jobs_are_those_of_each(harness):
     rng = random.Random(4)  # noqa: S311  # simulated runs are random, not secret
     names = [f"j{n}" for n in range(FEW_JOBS + 5)]
     runs = [ended(f"r{n}", NOW + rng.randrange(500), job=rng.choice(names)) for n in range(400)]
-    desk.tell(*runs, jobs=[Job(job_id=name, name=name, project="p") for name in names])
+    harness.tell(*runs, jobs=[Job(job_id=name, name=name, project="p") for name in names])
     expected = [run.run_id for run in sorted(runs, key=lambda run: (run.end, run.run_id), reverse=True)]
-    assert listed(desk, project="p", limit=500) == expected
-    keys = {job.key for job in desk.bench.ledger.jobs_of("one")}
-    found = Reader(desk.bench.state).runs(RunSelection(jobs=set(list(keys)[:FEW_JOBS])), 500)
+    assert listed(harness, project="p", limit=500) == expected
+    keys = {job.key for job in harness.bench.ledger.jobs_of("one")}
+    found = Reader(harness.bench.state).runs(RunSelection(jobs=set(list(keys)[:FEW_JOBS])), 500)
     assert 300 < len(found) < 400
     assert {each.row.job for each in found} <= keys
 
 
-def test_a_run_without_an_end_stands_where_it_was_seen_to_have_ended(desk):
-    desk.tell(ended("a", NOW - 50), running("lost", NOW))
-    desk.bench.clock.advance(10)
-    desk.tell(gone=["lost"])
-    desk.tell(ended("b", NOW + 20))
-    assert listed(desk) == ["b", "lost", "a"]
+def test_a_run_without_an_end_stands_where_it_was_seen_to_have_ended(harness):
+    harness.tell(ended("a", NOW - 50), running("lost", NOW))
+    harness.bench.clock.advance(10)
+    harness.tell(gone=["lost"])
+    harness.tell(ended("b", NOW + 20))
+    assert listed(harness) == ["b", "lost", "a"]
 
 
 @pytest.mark.parametrize("cursor", ["x", "e30", "bnVsbA", "W10", "é", "a" * 60_000])
-def test_a_cursor_that_was_not_given_out_is_refused(desk, cursor):
+def test_a_cursor_that_was_not_given_out_is_refused(harness, cursor):
     with pytest.raises(InvalidParameterError, match="cursor"):
-        desk.reporter.runs(RunQuery(cursor=cursor))
+        harness.reporter.runs(RunQuery(cursor=cursor))
 
 
 @pytest.mark.parametrize("limit", [0, -1, 501])
-def test_a_limit_out_of_bounds_is_refused(desk, limit):
+def test_a_limit_out_of_bounds_is_refused(harness, limit):
     with pytest.raises(InvalidParameterError, match="limit"):
-        desk.reporter.runs(RunQuery(limit=limit))
+        harness.reporter.runs(RunQuery(limit=limit))
 
 
-def test_a_source_that_is_not_there_is_refused_with_those_that_are(desk):
+def test_a_source_that_is_not_there_is_refused_with_those_that_are(harness):
     with pytest.raises(InvalidParameterError, match=r"source: .* one"):
-        desk.reporter.runs(RunQuery(source="two"))
+        harness.reporter.runs(RunQuery(source="two"))
 
 
-def test_runs_of_a_job_that_was_left_out_of_the_configuration_are_still_listed(desk):
-    desk.tell(ended("a"), ended("b", job="k"))
-    desk.tell(jobs=[Job(job_id="k", name="k")], catalog=True)
-    assert sorted(listed(desk)) == ["a", "b"]
+def test_runs_of_a_job_that_was_left_out_of_the_configuration_are_still_listed(harness):
+    harness.tell(ended("a"), ended("b", job="k"))
+    harness.tell(jobs=[Job(job_id="k", name="k")], catalog=True)
+    assert sorted(listed(harness)) == ["a", "b"]
 
 
-def test_a_question_that_takes_too_long_is_given_up(desk):
-    desk.tell(*(ended(f"r{n}", NOW + n) for n in range(50)))
+def test_a_question_that_takes_too_long_is_given_up(harness):
+    harness.tell(*(ended(f"r{n}", NOW + n) for n in range(50)))
     ticks = iter(range(10**9))
-    impatient = Reader(desk.bench.state, monotonic=lambda: float(next(ticks)), timeout=-1.0)
+    impatient = Reader(harness.bench.state, monotonic=lambda: float(next(ticks)), timeout=-1.0)
     with impatient.state() as snapshot, pytest.raises(Exception, match="interrupted"):
         snapshot._database.execute("SELECT count(*) FROM runs a, runs b, runs c, runs d").fetchone()
 
@@ -160,30 +162,30 @@ def test_a_state_that_is_not_there_is_told_as_such(tmp_path):
     assert not (tmp_path / "none.db").exists()
 
 
-def test_a_state_that_cannot_be_read_makes_the_answer_wait(desk):
-    desk.reporter._parts = desk.reporter._parts._replace(reader=Reader(desk.bench.state.with_name("gone.db")))
+def test_a_state_that_cannot_be_read_makes_the_answer_wait(harness):
+    harness.reporter._parts = harness.reporter._parts._replace(reader=Reader(harness.bench.state.with_name("gone.db")))
     with pytest.raises(BusyError, match="the state cannot be read"):
-        desk.reporter.runs(RunQuery())
+        harness.reporter.runs(RunQuery())
 
 
-def test_reading_waits_for_no_transaction_and_delays_none(desk):
-    desk.tell(ended("a"))
-    store = desk.bench.ledger.store()
-    with desk.bench.ledger.locked(), store.transaction():
+def test_reading_waits_for_no_transaction_and_delays_none(harness):
+    harness.tell(ended("a"))
+    store = harness.bench.ledger.store()
+    with harness.bench.ledger.locked(), store.transaction():
         store._db.execute("UPDATE runs SET tries = 9")
-        assert listed(desk) == ["a"]
-    with Reader(desk.bench.state).state() as snapshot:
+        assert listed(harness) == ["a"]
+    with Reader(harness.bench.state).state() as snapshot:
         assert len(snapshot.runs_of(1)) == 1
-        desk.tell(ended("b", NOW + 20))
+        harness.tell(ended("b", NOW + 20))
         assert len(snapshot.runs_of(1)) == 1
-    assert listed(desk) == ["b", "a"]
+    assert listed(harness) == ["b", "a"]
 
 
-def test_a_state_that_is_locked_is_not_read_without_its_journal(desk):
-    reader = Reader(desk.bench.state, timeout=0.05)
-    writer = sqlite3.connect(desk.bench.state, isolation_level=None)
+def test_a_state_that_is_locked_is_not_read_without_its_journal(harness):
+    reader = Reader(harness.bench.state, timeout=0.05)
+    writer = sqlite3.connect(harness.bench.state, isolation_level=None)
     with contextlib.closing(writer):
-        desk.bench.ledger.close()
+        harness.bench.ledger.close()
         writer.execute("PRAGMA locking_mode = EXCLUSIVE")
         writer.execute("BEGIN EXCLUSIVE")
         with pytest.raises(StateError, match="locked"):

@@ -40,9 +40,9 @@ class Vendor:
         return says
 
 
-def replaced(desk, says):
-    desk.bench.assembly.sources["one"].close()
-    vendor = desk.bench.assembly.sources["one"] = Vendor(says)
+def replaced(harness, says):
+    harness.bench.assembly.sources["one"].close()
+    vendor = harness.bench.assembly.sources["one"] = Vendor(says)
     vendor.close = lambda: None
     return vendor
 
@@ -53,10 +53,10 @@ TOLD = (
 )
 
 
-def test_steps_come_from_the_api_with_their_starts_and_dependencies(desk):
-    desk.tell(ended("a", result="failure"))
-    replaced(desk, TOLD)
-    page = desk.reporter.run("one", "a")
+def test_steps_come_from_the_api_with_their_starts_and_dependencies(harness):
+    harness.tell(ended("a", result="failure"))
+    replaced(harness, TOLD)
+    page = harness.reporter.run("one", "a")
     assert (page.steps_from, page.failed_step, page.steps_error) == ("api", "model", "")
     assert [(step.name, step.start, step.dependencies) for step in page.steps] == [
         ("load", NOW, ()),
@@ -64,20 +64,20 @@ def test_steps_come_from_the_api_with_their_starts_and_dependencies(desk):
     ]
 
 
-def test_the_api_is_asked_with_little_patience_and_once_a_minute(desk):
-    desk.tell(ended("a"), running("b"))
-    vendor = replaced(desk, TOLD)
+def test_the_api_is_asked_with_little_patience_and_once_a_minute(harness):
+    harness.tell(ended("a"), running("b"))
+    vendor = replaced(harness, TOLD)
     for _ in range(3):
-        desk.reporter.run("one", "a")
-        desk.reporter.run("one", "b")
+        harness.reporter.run("one", "a")
+        harness.reporter.run("one", "b")
     assert vendor.asked == ["a", "b"]
     assert vendor.patience == 3.0
-    desk.bench.clock.advance(11)
-    desk.reporter.run("one", "a")
-    desk.reporter.run("one", "b")
+    harness.bench.clock.advance(11)
+    harness.reporter.run("one", "a")
+    harness.reporter.run("one", "b")
     assert vendor.asked == ["a", "b", "b"]
-    desk.bench.clock.advance(50)
-    desk.reporter.run("one", "a")
+    harness.bench.clock.advance(50)
+    harness.reporter.run("one", "a")
     assert vendor.asked == ["a", "b", "b", "a"]
 
 
@@ -86,10 +86,10 @@ def test_the_api_is_asked_with_little_patience_and_once_a_minute(desk):
     [TimedOutError("slow"), RateLimitedError("full"), AuthError("refused"), lambda: threading.Event().wait(0.6)],
 )
 def test_without_the_api_the_steps_are_those_of_the_state(make, error):
-    desk = make(asking=VendorQueries(steps_seconds=0.2))
-    desk.tell(ended("a", result="failure"), steps={"a": TOLD})
-    replaced(desk, error)
-    page = desk.reporter.run("one", "a")
+    harness = make(asking=VendorQueries(steps_seconds=0.2))
+    harness.tell(ended("a", result="failure"), steps={"a": TOLD})
+    replaced(harness, error)
+    page = harness.reporter.run("one", "a")
     assert page.steps_from == "state"
     assert page.steps_error
     assert [(step.name, step.result, step.duration, step.start) for step in page.steps] == [
@@ -99,28 +99,28 @@ def test_without_the_api_the_steps_are_those_of_the_state(make, error):
     assert page.failed_step == "model"
 
 
-def test_nobody_is_asked_who_is_not_to_be(desk):
-    desk.tell(ended("a"), steps={"a": TOLD})
-    vendor = replaced(desk, TOLD)
-    assert desk.reporter.run("one", "a", live=False).steps_from == "state"
+def test_nobody_is_asked_who_is_not_to_be(harness):
+    harness.tell(ended("a"), steps={"a": TOLD})
+    vendor = replaced(harness, TOLD)
+    assert harness.reporter.run("one", "a", live=False).steps_from == "state"
     assert vendor.asked == []
 
 
 def test_a_vendor_without_steps_is_not_asked_for_them(make):
-    desk = make("northflank")
-    desk.tell(ended("a"))
-    vendor = replaced(desk, ())
-    page = desk.reporter.run("one", "a")
+    harness = make("northflank")
+    harness.tell(ended("a"))
+    vendor = replaced(harness, ())
+    page = harness.reporter.run("one", "a")
     assert (page.steps, page.steps_from, page.steps_error, vendor.asked) == ((), "", "", [])
 
 
-def test_a_run_stands_beside_those_before_it_and_what_is_usual(desk):
-    desk.tell(
+def test_a_run_stands_beside_those_before_it_and_what_is_usual(harness):
+    harness.tell(
         *(ended(f"r{n:02}", NOW + n, length=float(n)) for n in range(1, 31)),
         ended("bad", NOW + 31, "failure", length=500.0),
         steps={f"r{n:02}": (Step(name="load", result=Result.SUCCESS, duration=float(n)),) for n in range(1, 31)},
     )
-    page = desk.reporter.run("one", "r25", live=False)
+    page = harness.reporter.run("one", "r25", live=False)
     assert [run.run_id for run in page.previous] == [f"r{n:02}" for n in range(24, 4, -1)]
     assert (page.usual.runs, page.usual.p50, page.usual.p95) == (30, 15.5, pytest.approx(28.55))
     assert page.steps[0].usual == 15.5
@@ -128,13 +128,13 @@ def test_a_run_stands_beside_those_before_it_and_what_is_usual(desk):
     assert [each.run_id for each in page.job.recent] == [*(f"r{n:02}" for n in range(12, 31)), "bad"]
 
 
-def test_marks_say_what_a_run_is_held_for(desk):
-    desk.tell(ended("old", NOW - 100), running("open", NOW))
-    desk.bench.clock.advance(60)
-    desk.tell(ended("good", NOW + 10), through=NOW + 50)
-    desk.tell(ended("late", NOW + 20))
-    desk.tell(gone=["open"])
-    marks = {each: desk.reporter.run("one", each, live=False).run for each in ("old", "good", "late", "open")}
+def test_marks_say_what_a_run_is_held_for(harness):
+    harness.tell(ended("old", NOW - 100), running("open", NOW))
+    harness.bench.clock.advance(60)
+    harness.tell(ended("good", NOW + 10), through=NOW + 50)
+    harness.tell(ended("late", NOW + 20))
+    harness.tell(gone=["open"])
+    marks = {each: harness.reporter.run("one", each, live=False).run for each in ("old", "good", "late", "open")}
     assert {key: run.mark for key, run in marks.items()} == {
         "old": "baseline",
         "good": "counted",
@@ -145,46 +145,48 @@ def test_marks_say_what_a_run_is_held_for(desk):
 
 
 def test_links_lead_here_where_people_can_reach_us(make):
-    desk = make(web={"external_url": "https://jobs.example.com/x/"}, run_url="https://v.example/{run_id}?p={project}")
-    desk.tell(ended("a/b", result="failure"))
-    run = desk.reporter.run("one", "a/b", live=False).run
+    harness = make(
+        web={"external_url": "https://jobs.example.com/x/"}, run_url="https://v.example/{run_id}?p={project}"
+    )
+    harness.tell(ended("a/b", result="failure"))
+    run = harness.reporter.run("one", "a/b", live=False).run
     assert run.url == "https://jobs.example.com/x/runs/one/a%2Fb"
     assert run.vendor_url == "https://v.example/a%2Fb?p="
-    info = desk.bench.samples("jobrun_last_failed_run_info", "run_id", "run_url")
+    info = harness.bench.samples("jobrun_last_failed_run_info", "run_id", "run_url")
     assert info == {("a/b", run.url): 1}
-    desk.configure(web={"external_url": ""})
-    desk.bench.ledger._changed.everything = True
-    assert desk.bench.samples("jobrun_last_failed_run_info", "run_url") == {("https://v.example/a%2Fb?p=",): 1}
+    harness.configure(web={"external_url": ""})
+    harness.bench.ledger._changed.everything = True
+    assert harness.bench.samples("jobrun_last_failed_run_info", "run_url") == {("https://v.example/a%2Fb?p=",): 1}
 
 
 @pytest.mark.parametrize(("source", "run_id"), [("one", "none"), ("two", "a"), ("", ""), ("one", "")])
-def test_a_run_that_is_not_there_is_unknown(desk, source, run_id):
-    desk.tell(ended("a"))
+def test_a_run_that_is_not_there_is_unknown(harness, source, run_id):
+    harness.tell(ended("a"))
     with pytest.raises(UnknownError):
-        desk.reporter.run(source, run_id)
+        harness.reporter.run(source, run_id)
 
 
 # --- output ---
 
 
 def test_output_is_shown_only_where_that_is_configured(make):
-    desk = make()
-    desk.tell(ended("a"))
-    vendor = replaced(desk, StepLog(stdout="out", stderr="err"))
+    harness = make()
+    harness.tell(ended("a"))
+    vendor = replaced(harness, StepLog(stdout="out", stderr="err"))
     with pytest.raises(LogsOffError, match=r"web\.logs"):
-        desk.reporter.log("one", "a", "load")
+        harness.reporter.log("one", "a", "load")
     assert vendor.asked == []
-    desk.configure(web={"logs": True})
-    said = desk.reporter.log("one", "a", "load")
+    harness.configure(web={"logs": True})
+    said = harness.reporter.log("one", "a", "load")
     assert (said.stdout, said.stderr, vendor.asked, vendor.patience) == ("out", "err", [("a", "load")], 3.0)
 
 
 def test_output_is_asked_for_each_time_and_only_its_tail_is_shown(make):
-    desk = make(web={"logs": True})
-    desk.tell(ended("a"))
-    vendor = replaced(desk, StepLog(stdout="x" * 300_000 + "end"))
+    harness = make(web={"logs": True})
+    harness.tell(ended("a"))
+    vendor = replaced(harness, StepLog(stdout="x" * 300_000 + "end"))
     for _ in range(2):
-        said = desk.reporter.log("one", "a", "load")
+        said = harness.reporter.log("one", "a", "load")
     assert len(vendor.asked) == 2
     assert (len(said.stdout), said.stdout[-3:]) == (200_000, "end")
 
@@ -194,42 +196,42 @@ def test_output_is_asked_for_each_time_and_only_its_tail_is_shown(make):
     [(TimedOutError("slow"), UpstreamError), (RateLimitedError("full"), BusyError), (AuthError("no"), UpstreamError)],
 )
 def test_an_api_that_does_not_answer_is_told_as_such(make, failure, error):
-    desk = make(web={"logs": True})
-    desk.tell(ended("a"))
-    replaced(desk, failure)
+    harness = make(web={"logs": True})
+    harness.tell(ended("a"))
+    replaced(harness, failure)
     with pytest.raises(error, match=str(failure)):
-        desk.reporter.log("one", "a", "load")
+        harness.reporter.log("one", "a", "load")
 
 
 def test_more_questions_than_the_apis_shall_bear_are_refused(make):
-    desk = make(web={"logs": True})
-    desk.tell(ended("a"), *(ended(f"r{n}", NOW + n) for n in range(10)))
+    harness = make(web={"logs": True})
+    harness.tell(ended("a"), *(ended(f"r{n}", NOW + n) for n in range(10)))
     go = threading.Event()
-    vendor = replaced(desk, lambda: go.wait(10) and StepLog())
-    threads = [threading.Thread(target=desk.reporter.log, args=("one", "a", "x")) for _ in range(2)]
+    vendor = replaced(harness, lambda: go.wait(10) and StepLog())
+    threads = [threading.Thread(target=harness.reporter.log, args=("one", "a", "x")) for _ in range(2)]
     for thread in threads:
         thread.start()
     while len(vendor.asked) < 2:
         pass
     with pytest.raises(BusyError):
-        desk.reporter.log("one", "a", "x")
-    assert not desk.asking.close()
+        harness.reporter.log("one", "a", "x")
+    assert not harness.asking.close()
     go.set()
     for thread in threads:
         thread.join()
-    assert desk.asking.close()
+    assert harness.asking.close()
 
 
 def test_output_of_a_real_run_is_nowhere_but_in_the_answer(make):
-    desk = make(web={"logs": True})
-    bench = desk.bench
+    harness = make(web={"logs": True})
+    bench = harness.bench
     bench.poll()
     bench.world.run("dbt", start=NOW + 10, duration=20, steps=["load", "model"], result="failure")
     bench.settle()
-    run = desk.reporter.runs(RunQuery()).runs[0]
-    page = desk.reporter.run("one", run.run_id)
+    run = harness.reporter.runs(RunQuery()).runs[0]
+    page = harness.reporter.run("one", run.run_id)
     assert (page.failed_step, page.steps_from, page.run.state) == ("model", "api", None)
-    said = desk.reporter.log("one", run.run_id, page.failed_step)
+    said = harness.reporter.log("one", run.run_id, page.failed_step)
     assert MARK in said.stdout + said.stderr
     files = b"".join(path.read_bytes() for path in bench.state.parent.iterdir() if path.is_file())
     assert MARK.encode() not in files

@@ -16,17 +16,17 @@ from tests.contract.harness import HOUR, MINUTE, NOW
 from tests.reports.reports_harness import ended, running
 
 
-def varied(desk):
+def varied(harness):
     """A job of each status; the watermark is an hour after NOW."""
-    desk.configure(
+    harness.configure(
         objectives=(
             Objective(match={"job_name": "overdue"}, every="10m"),
             Objective(match={"job_name": "stale"}, freshness="10m"),
             Objective(match={"job_name": "stuck"}, duration_budget="10m", team="data"),
         )
     )
-    desk.bench.clock.advance(HOUR + 60)
-    desk.tell(
+    harness.bench.clock.advance(HOUR + 60)
+    harness.tell(
         ended("f1", NOW + 10, "failure", job="failing", error_type="server"),
         ended("f2", NOW + 20, "failure", job="failing"),
         ended("o", NOW + 10, job="overdue"),
@@ -37,49 +37,49 @@ def varied(desk):
         jobs=[Job(job_id="idle", name="idle"), Job(job_id="disabled", name="disabled", enabled=False)],
         through=NOW + HOUR,
     )
-    return desk
+    return harness
 
 
-def begun(desk):
+def begun(harness):
     """The first poll was at NOW."""
-    desk.bench.ledger.begin("one", NOW)
-    return desk
+    harness.bench.ledger.begin("one", NOW)
+    return harness
 
 
-def kinds(desk):
-    return [(problem.kind, problem.job_name or problem.source) for problem in desk.reporter.problems()]
+def kinds(harness):
+    return [(problem.kind, problem.job_name or problem.source) for problem in harness.reporter.problems()]
 
 
-def test_each_job_has_the_status_that_is_most_urgent(desk):
-    listed = varied(begun(desk)).reporter.jobs(JobQuery())
+def test_each_job_has_the_status_that_is_most_urgent(harness):
+    listed = varied(begun(harness)).reporter.jobs(JobQuery())
     assert [(job.job_name, job.status) for job in listed.jobs] == [(status, status) for status in STATUSES]
     assert listed.statuses == dict.fromkeys(STATUSES, 1)
     assert (listed.total, listed.page, listed.pages) == (7, 1, 1)
 
 
-def test_what_is_wrong_is_told_most_urgent_first(desk):
-    varied(begun(desk))
-    assert kinds(desk) == [
+def test_what_is_wrong_is_told_most_urgent_first(harness):
+    varied(begun(harness))
+    assert kinds(harness) == [
         ("JobrunNoRecentSuccess", "stale"),
         ("JobrunLastRunFailed", "failing"),
         ("JobrunOverdue", "overdue"),
         ("JobrunRunStuck", "stuck"),
     ]
-    sentences = {problem.kind: problem.sentence for problem in desk.reporter.problems()}
+    sentences = {problem.kind: problem.sentence for problem in harness.reporter.problems()}
     assert sentences["JobrunLastRunFailed"] == "The last run failed, and none has succeeded since."
     assert sentences["JobrunOverdue"].startswith("A run was expected 49m")
     assert "executing for 59m40s; it should take 10m" in sentences["JobrunRunStuck"]
-    links = {problem.kind: problem.link for problem in desk.reporter.problems()}
+    links = {problem.kind: problem.link for problem in harness.reporter.problems()}
     assert links["JobrunLastRunFailed"] == "/runs/one/f2"
     assert links["JobrunOverdue"] == "/runs?source=one&project=&job_name=overdue"
 
 
-def test_a_job_is_not_overdue_while_nothing_can_be_read(desk):
-    varied(begun(desk))
-    desk.tell(ended("ok2", NOW + HOUR - 1, job="overdue"))
-    before = kinds(desk)
-    desk.bench.clock.advance(9 * HOUR)
-    assert [each for each in kinds(desk) if each[0] != "JobrunSourceStale"] == before
+def test_a_job_is_not_overdue_while_nothing_can_be_read(harness):
+    varied(begun(harness))
+    harness.tell(ended("ok2", NOW + HOUR - 1, job="overdue"))
+    before = kinds(harness)
+    harness.bench.clock.advance(9 * HOUR)
+    assert [each for each in kinds(harness) if each[0] != "JobrunSourceStale"] == before
     assert ("JobrunOverdue", "overdue") not in before
 
 
@@ -99,42 +99,44 @@ def test_a_job_is_not_overdue_while_nothing_can_be_read(desk):
         ({"limit": 3, "page": 9}, []),
     ],
 )
-def test_jobs_are_filtered_ordered_and_paged(desk, wanted, found):
-    listed = varied(begun(desk)).reporter.jobs(JobQuery(**wanted))
+def test_jobs_are_filtered_ordered_and_paged(harness, wanted, found):
+    listed = varied(begun(harness)).reporter.jobs(JobQuery(**wanted))
     assert [job.job_name for job in listed.jobs] == found
 
 
 @pytest.mark.parametrize("wanted", [{"limit": 501}, {"page": 0}, {"source": "two"}])
-def test_a_filter_that_means_nothing_is_refused(desk, wanted):
+def test_a_filter_that_means_nothing_is_refused(harness, wanted):
     with pytest.raises(InvalidParameterError, match=next(iter(wanted))):
-        desk.reporter.jobs(JobQuery(**wanted))
+        harness.reporter.jobs(JobQuery(**wanted))
 
 
-def test_expectations_are_worked_out_anew_when_the_job_or_the_configuration_changes(desk):
-    desk.tell(ended("a"))
-    assert desk.reporter.jobs(JobQuery()).jobs[0].freshness is None
-    desk.configure(objectives=(Objective(freshness="1h"),))
-    assert desk.reporter.jobs(JobQuery()).jobs[0].freshness == HOUR
-    desk.tell(ended("b", NOW + 20, "failure"), running("c"))
-    job = desk.reporter.jobs(JobQuery()).jobs[0]
+def test_expectations_are_worked_out_anew_when_the_job_or_the_configuration_changes(harness):
+    harness.tell(ended("a"))
+    assert harness.reporter.jobs(JobQuery()).jobs[0].freshness is None
+    harness.configure(objectives=(Objective(freshness="1h"),))
+    assert harness.reporter.jobs(JobQuery()).jobs[0].freshness == HOUR
+    harness.tell(ended("b", NOW + 20, "failure"), running("c"))
+    job = harness.reporter.jobs(JobQuery()).jobs[0]
     assert (job.streak, job.executing, job.oldest_start) == (1, 1, NOW)
-    desk.tell(ended("c", NOW + 30))
-    assert (desk.reporter.jobs(JobQuery()).jobs[0].executing) == 0
+    harness.tell(ended("c", NOW + 30))
+    assert (harness.reporter.jobs(JobQuery()).jobs[0].executing) == 0
 
 
-def test_recent_runs_come_along_only_where_they_are_wanted(desk):
-    desk.tell(*(ended(f"r{n:02}", NOW + n) for n in range(25)))
-    assert [each.run_id for each in desk.reporter.jobs(JobQuery()).jobs[0].recent] == [f"r{n:02}" for n in range(5, 25)]
-    assert desk.reporter.jobs(JobQuery(recent=False)).jobs[0].recent == ()
+def test_recent_runs_come_along_only_where_they_are_wanted(harness):
+    harness.tell(*(ended(f"r{n:02}", NOW + n) for n in range(25)))
+    assert [each.run_id for each in harness.reporter.jobs(JobQuery()).jobs[0].recent] == [
+        f"r{n:02}" for n in range(5, 25)
+    ]
+    assert harness.reporter.jobs(JobQuery(recent=False)).jobs[0].recent == ()
 
 
-def test_a_source_tells_how_it_stands(desk):
-    bench = desk.bench
+def test_a_source_tells_how_it_stands(harness):
+    bench = harness.bench
     bench.poll()
     bench.world.run("a", start=NOW + 10, duration=20, steps=["x"])
     bench.settle()
     bench.clock.advance(30)
-    source = desk.reporter.sources()[0]
+    source = harness.reporter.sources()[0]
     assert (source.name, source.provider, source.up, source.last_outcome) == ("one", "snowplow", True, "success")
     assert (source.jobs, source.open_runs, source.steps_pending, source.scopes_readable) == (1, 0, 0, 1)
     assert source.lag == pytest.approx(bench.clock() - source.watermark)
@@ -142,44 +144,44 @@ def test_a_source_tells_how_it_stands(desk):
     assert source.poll_interval == MINUTE
     assert source.budget.requests_per_minute == 600
     assert source.credential_expiry > NOW
-    assert kinds(desk) == []
+    assert kinds(harness) == []
 
 
-def test_a_source_that_cannot_be_read_is_a_problem_with_its_reason(desk):
-    bench = desk.bench
+def test_a_source_that_cannot_be_read_is_a_problem_with_its_reason(harness):
+    bench = harness.bench
     bench.poll()
     bench.simulator.disruptions.add(Status(endpoint="runs", code=500))
     bench.run(15 * MINUTE)
-    source = desk.reporter.sources()[0]
+    source = harness.reporter.sources()[0]
     assert (source.up, source.last_outcome, source.last_reason) == (False, "error", "http_5xx")
-    assert kinds(desk) == [("JobrunSourceDown", "one")]
-    assert "http_5xx" in desk.reporter.problems()[0].sentence
+    assert kinds(harness) == [("JobrunSourceDown", "one")]
+    assert "http_5xx" in harness.reporter.problems()[0].sentence
 
 
-def test_what_could_not_be_read_is_a_problem_for_a_day(desk):
-    desk.tell(ended("a"), unobserved=[Window(NOW - 7200, NOW - 3600), Window(NOW - 3700, NOW - 600)])
-    source = desk.reporter.sources()[0]
+def test_what_could_not_be_read_is_a_problem_for_a_day(harness):
+    harness.tell(ended("a"), unobserved=[Window(NOW - 7200, NOW - 3600), Window(NOW - 3700, NOW - 600)])
+    source = harness.reporter.sources()[0]
     assert source.unobserved_seconds == 6600
     assert [(each.start, each.end) for each in source.unobserved] == [(NOW - 7200, NOW - 600)]
-    assert ("JobrunSourceCoverageGap", "one") in kinds(desk)
-    desk.bench.clock.advance(23 * HOUR)
-    assert ("JobrunSourceCoverageGap", "one") in kinds(desk)
-    desk.bench.clock.advance(HOUR)
-    assert ("JobrunSourceCoverageGap", "one") not in kinds(desk)
+    assert ("JobrunSourceCoverageGap", "one") in kinds(harness)
+    harness.bench.clock.advance(23 * HOUR)
+    assert ("JobrunSourceCoverageGap", "one") in kinds(harness)
+    harness.bench.clock.advance(HOUR)
+    assert ("JobrunSourceCoverageGap", "one") not in kinds(harness)
 
 
-def test_a_scope_that_may_not_be_read_is_a_problem(desk):
-    desk.tell(ended("a"))
-    desk.tell(scope="customer-7", readable=False)
-    assert desk.reporter.sources()[0].unreadable == ("customer-7",)
-    assert ("JobrunSourceScopeUnreadable", "one") in kinds(desk)
+def test_a_scope_that_may_not_be_read_is_a_problem(harness):
+    harness.tell(ended("a"))
+    harness.tell(scope="customer-7", readable=False)
+    assert harness.reporter.sources()[0].unreadable == ("customer-7",)
+    assert ("JobrunSourceScopeUnreadable", "one") in kinds(harness)
 
 
-def test_the_exporters_own_troubles_come_with_their_sentences(desk):
-    desk.tell(ended("a"))
-    desk.bench.publisher.refused("sources.0.name: is required")
-    desk.bench.ledger.error = "disk full"
-    problems = desk.reporter.problems()
+def test_the_exporters_own_troubles_come_with_their_sentences(harness):
+    harness.tell(ended("a"))
+    harness.bench.publisher.refused("sources.0.name: is required")
+    harness.bench.ledger.error = "disk full"
+    problems = harness.reporter.problems()
     assert [problem.kind for problem in problems] == [
         "JobrunExporterStateNotCommitting",
         "JobrunExporterConfigReloadFailed",
@@ -189,10 +191,10 @@ def test_the_exporters_own_troubles_come_with_their_sentences(desk):
     assert {problem.severity for problem in problems} == {"critical", "warning"}
 
 
-def test_a_job_is_not_overdue_while_a_run_of_it_is_under_way(desk):
-    varied(begun(desk))
-    desk.tell(running("now", NOW + HOUR, job="overdue"))
-    assert ("JobrunOverdue", "overdue") not in kinds(desk)
+def test_a_job_is_not_overdue_while_a_run_of_it_is_under_way(harness):
+    varied(begun(harness))
+    harness.tell(running("now", NOW + HOUR, job="overdue"))
+    assert ("JobrunOverdue", "overdue") not in kinds(harness)
 
 
 def test_every_alert_has_a_problem_of_its_name_or_a_reason_why_no_page_can_show_it():
@@ -200,21 +202,21 @@ def test_every_alert_has_a_problem_of_its_name_or_a_reason_why_no_page_can_show_
     assert named == KINDS.keys() - UNSEEN.keys()
 
 
-def test_jobs_that_break_together_are_a_problem_of_their_project(desk):
-    begun(desk)
-    desk.bench.clock.advance(HOUR)
-    desk.tell(
+def test_jobs_that_break_together_are_a_problem_of_their_project(harness):
+    begun(harness)
+    harness.bench.clock.advance(HOUR)
+    harness.tell(
         *(ended(f"f{number}", NOW + 3500 + number, "failure", job=f"job{number}") for number in range(10)),
         through=NOW + HOUR,
     )
-    (together,) = [problem for problem in desk.reporter.problems() if problem.kind == "JobrunManyJobsFailing"]
+    (together,) = [problem for problem in harness.reporter.problems() if problem.kind == "JobrunManyJobsFailing"]
     assert (together.severity, together.source, together.job_name) == ("critical", "one", "")
     assert together.sentence == "10 jobs fail since about the same time."
 
 
-def test_a_run_that_succeeded_but_took_too_long_and_a_failure_that_is_over_are_problems(desk):
-    desk.configure(objectives=(Objective(match={"job_name": "long"}, duration_budget="10s"),))
-    begun(desk)
-    desk.tell(ended("l", NOW + 60, job="long", length=30))
-    desk.tell(ended("f", NOW + 10, "failure", job="well"), ended("s", NOW + 20, job="well"))
-    assert {("JobrunRunSlow", "long"), ("JobrunFailureRecovered", "well")} <= set(kinds(desk))
+def test_a_run_that_succeeded_but_took_too_long_and_a_failure_that_is_over_are_problems(harness):
+    harness.configure(objectives=(Objective(match={"job_name": "long"}, duration_budget="10s"),))
+    begun(harness)
+    harness.tell(ended("l", NOW + 60, job="long", length=30))
+    harness.tell(ended("f", NOW + 10, "failure", job="well"), ended("s", NOW + 20, job="well"))
+    assert {("JobrunRunSlow", "long"), ("JobrunFailureRecovered", "well")} <= set(kinds(harness))
