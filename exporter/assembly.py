@@ -180,7 +180,7 @@ class Assembly:
             access.root,
             access.auth,
             account.budget,
-            meter=requests,
+            observer=requests,
             network=NetworkSettings(
                 timeout=settings.timeout,
                 ca_file=settings.tls.ca_file,
@@ -188,7 +188,7 @@ class Assembly:
                 key_file=settings.tls.key_file,
                 proxy_url=settings.proxy_url,
             ),
-            surroundings=Environment(clock=self._outside.clock, monotonic=self._outside.monotonic, sleep=sleep),
+            environment=Environment(clock=self._outside.clock, monotonic=self._outside.monotonic, sleep=sleep),
             transport=self._outside.transport,
             source=settings.name,
         )

@@ -106,7 +106,7 @@ def test_only_what_is_replaced_is_interrupted(assembled):
     before = assembled(ALPHA, BETA)
     after = assembled({**ALPHA, "poll_interval": "2m"}, BETA, before=before)
     before.interrupt(after)
-    waits = {name: client._outside.sleep for name, client in before.clients.items()}
+    waits = {name: client._environment.sleep for name, client in before.clients.items()}
     assert waits["alpha"](0.0)
     assert not waits["beta"](0.0)
 

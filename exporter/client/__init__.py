@@ -1,1 +1,1 @@
-"""Asking an API within its budget."""
+"""HTTP client with a request budget."""

@@ -1,6 +1,6 @@
-"""How many requests may be sent, and when: one budget for all that use one credential.
+"""Request budget: how many requests may be sent, and when, with one credential.
 
-`Pace` is the arithmetic, without clock or lock; `Budget` adds both. Instants are those of a monotonic clock.
+`Pace` is the arithmetic, without clock or lock; `Budget` adds both. Times are those of a monotonic clock.
 """
 
 import contextlib
@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from exporter.errors import RateLimitedError
 
 LONGEST_BLOCK = 3600.0
-"""Whatever a server says, it is asked again after this many seconds."""
-RESERVE = 0.1
+"""Seconds after which a server gets another request, whatever it says."""
+RESERVED_SHARE = 0.1
 """The part of the server's limit that is left to others who use the same account."""
-PART_OF_PEOPLE = 4
-"""People's pages take one of this many requests at most."""
+PAGE_SHARE = 4
+"""Pages opened by people take at most one of this many requests."""
 PROBE_INTERVAL = 300.0
-"""Seconds after which one request may go although the server wants none: it may be well again long before it said."""
-SLICE = 5.0
-"""Seconds of a longest single sleep: a wait that has become needless ends, and the metric of waiting moves."""
+"""Seconds after which one request may go although the server wants none: it may recover long before it said."""
+MAX_SLEEP = 5.0
+"""Longest single sleep, in seconds, so that a needless wait ends and the metric of waiting moves."""
 
 _for_a_person = contextvars.ContextVar("_for_a_person", default=False)
 
@@ -36,7 +36,7 @@ def for_a_person() -> Iterator[None]:
         _for_a_person.reset(token)
 
 
-class Stopped(Exception):  # noqa: N818  # an order that was obeyed, not an error
+class Stopped(Exception):  # noqa: N818  # not an error
     """The process is shutting down; a wait was cut short."""
 
 
@@ -46,22 +46,22 @@ def is_for_a_person() -> bool:
 
 
 class Pace:
-    """When the next request may go: never more than `size` in any `period`, nor sooner than the server wants.
+    """Computes when the next request may go: at most `size` in any `period`, and not before the server allows it.
 
-    Requests for people are at most a quarter of those of polls and people together, but one per period at least.
+    Requests for people are at most a quarter of all, but at least one per period.
     """
 
     def __init__(self, requests_per_minute: float) -> None:
         self.size = max(1, math.floor(requests_per_minute))
         self.period = 60.0 * self.size / requests_per_minute
         self._taken: deque[float] = deque(maxlen=self.size)
-        self._by_people: deque[float] = deque(maxlen=max(1, self.size // PART_OF_PEOPLE))
+        self._by_people: deque[float] = deque(maxlen=max(1, self.size // PAGE_SHARE))
         self._blocked_since = self._blocked_until = -math.inf
         self._spacing = 0.0
         self._spaced_until = -math.inf
 
-    def follow(self, before: "Pace") -> None:
-        """Take over what was sent, and what the server said, under another pace."""
+    def inherit(self, before: "Pace") -> None:
+        """Take over the requests and the server's limits of an earlier pace."""
         taken, by_people = before._taken, before._by_people  # noqa: SLF001  # our own class, as below
         self._taken.extend(taken)
         self._by_people.extend(by_people)
@@ -69,7 +69,7 @@ class Pace:
         self._spacing, self._spaced_until = before._spacing, before._spaced_until  # noqa: SLF001
 
     def earliest(self, now: float) -> float:
-        """The first time, `now` or later, at which a request may go."""
+        """Return the first time, `now` or later, at which a request may go."""
         free = self._unblocked(now)
         if len(self._taken) == self.size:
             free = max(free, self._taken[0] + self.period)
@@ -78,33 +78,33 @@ class Pace:
         return free
 
     def earliest_for_a_person(self, now: float) -> float:
-        """The first time, `now` or later, at which a request for a person may go, if no poll waits then."""
+        """Return the first time, `now` or later, at which a request for a person may go if no poll waits."""
         free = max(self.earliest(now), self._blocked_until)
         if len(self._by_people) == self._by_people.maxlen:
             free = max(free, self._by_people[0] + self.period)
         if self._by_people:
-            free = max(free, min(self._by_people[-1] + PART_OF_PEOPLE * self._spacing, self._spaced_until))
+            free = max(free, min(self._by_people[-1] + PAGE_SHARE * self._spacing, self._spaced_until))
         return free
 
     def take(self, now: float, *, for_a_person: bool = False) -> None:
-        """A request goes now."""
+        """Record a request."""
         self._taken.append(now)
         if for_a_person:
             self._by_people.append(now)
 
     def block(self, now: float, seconds: float) -> None:
-        """No request for this many seconds, except for a probe now and then; an earlier, longer block stays."""
+        """Allow no request for this many seconds, except for a rare probe; an earlier, longer block stays."""
         if seconds > 0:
             self._blocked_until = max(self._blocked_until, now + min(seconds, LONGEST_BLOCK))
             self._blocked_since = now
 
-    def answered_well(self, sent: float) -> None:
-        """End a block that was in force when a request was sent that the server answered well."""
+    def succeeded(self, sent: float) -> None:
+        """End a block that was in force when a successful request was sent."""
         if sent > self._blocked_since:
             self._blocked_until = -math.inf
 
     def _unblocked(self, now: float) -> float:
-        """The first time that is not blocked, or at which the server may be probed."""
+        """Return the first time that is not blocked, or at which the server may be probed."""
         if now >= self._blocked_until:
             return now
         last = self._taken[-1] if self._taken else -math.inf
@@ -112,8 +112,8 @@ class Pace:
         return max(now, min(probe, self._blocked_until))
 
     def space(self, now: float, limit: float, remaining: float, reset_seconds: float) -> None:
-        """Spreads `remaining`, less a tenth of `limit`, evenly until the server's reset."""
-        usable = remaining - RESERVE * limit
+        """Spread `remaining`, less a tenth of `limit`, evenly until the server's reset."""
+        usable = remaining - RESERVED_SHARE * limit
         if usable < 1:
             self.block(now, reset_seconds)
             return
@@ -122,10 +122,10 @@ class Pace:
 
 
 class Budget:
-    """The requests that one credential may make; shared between threads and sources.
+    """The request budget of one credential; shared between threads and sources.
 
-    `sleep` waits so many seconds and returns True if the process is shutting down (None or False otherwise).
-    `before`: the budget that the same credential had until now.
+    `sleep` waits that many seconds and returns True if the process is shutting down (None or False otherwise).
+    `before`: the previous budget of the same credential.
     """
 
     def __init__(
@@ -140,18 +140,18 @@ class Budget:
         self._pace = Pace(requests_per_minute)
         if before is not None:
             with before._lock:  # noqa: SLF001  # our own class
-                self._pace.follow(before._pace)  # noqa: SLF001  # as above
+                self._pace.inherit(before._pace)  # noqa: SLF001  # as above
         self._monotonic = monotonic
         self._sleep = sleep
         self._polls_waiting = 0
 
     @property
     def period(self) -> float:
-        """Seconds in which the whole budget may be used once."""
+        """Seconds in which the whole budget can be used once."""
         return self._pace.period
 
     def acquire(self, deadline: float, waited: Callable[[float], None] | None = None) -> float:
-        """Waits until one request may go, and takes it; returns the seconds waited, which it reports as they pass.
+        """Wait until one request may go, and take it; return the seconds waited, which `waited` receives as they pass.
 
         Raises:
             RateLimitedError: It would have to wait beyond `deadline`, a time of the monotonic clock.
@@ -163,7 +163,7 @@ class Budget:
         if pause > 0:
             with contextlib.nullcontext() if person else self._waiting_poll():
                 while pause > 0:
-                    if self._sleep(min(pause, SLICE)):
+                    if self._sleep(min(pause, MAX_SLEEP)):
                         raise Stopped
                     before, last = last, self._monotonic()
                     if waited is not None:
@@ -182,39 +182,37 @@ class Budget:
                 self._polls_waiting -= 1
 
     def wait(self) -> float:
-        """Seconds until the next request may go, as it looks now."""
+        """Return the seconds until the next request may go, as of now."""
         with self._lock:
             now = self._monotonic()
             return self._pace.earliest(now) - now
 
     def blocked_until(self, seconds: float) -> None:
-        """The server wants no request for so many seconds from now."""
+        """Block all requests for this many seconds, as the server wants."""
         if math.isfinite(seconds):
             with self._lock:
                 self._pace.block(self._monotonic(), seconds)
 
     def observe(self, limit: float | None, remaining: float, reset_seconds: float) -> None:
-        """The server says how many requests remain until its reset; without a limit, `remaining` stands for it."""
+        """Spread the requests that remain until the server's reset; without a limit, `remaining` stands for it."""
         limit = remaining if limit is None else limit
         if all(math.isfinite(number) and number >= 0 for number in (limit, remaining, reset_seconds)):
             with self._lock:
                 self._pace.space(self._monotonic(), limit, remaining, reset_seconds)
 
-    def answered_well(self, sent: float) -> None:
-        """The server answered a request well that was sent at this time of the monotonic clock: a block has ended."""
+    def succeeded(self, sent: float) -> None:
+        """End a block, as a request sent at this time of the monotonic clock has succeeded."""
         with self._lock:
-            self._pace.answered_well(sent)
+            self._pace.succeeded(sent)
 
     def _try(self, deadline: float, *, person: bool) -> float:
-        """Takes a request and returns 0, or the seconds to wait before another try.
-
-        The time is taken again after each wait, not reserved before it: a late riser must not squeeze two requests
-        together, and a block that came meanwhile holds for it too.
-        """
+        """Take a request and return 0, or return the seconds to wait before another try."""
+        # The time is read again after each wait, not reserved before it: a thread that wakes late must not squeeze two
+        # requests together, and a block that came meanwhile applies to it too.
         with self._lock:
             now = self._monotonic()
             if person and self._polls_waiting:
-                raise RateLimitedError("the API is not asked for a page now: a poll waits for the request budget")
+                raise RateLimitedError("no request is sent for a page now: a poll waits for the request budget")
             free = self._pace.earliest_for_a_person(now) if person else self._pace.earliest(now)
             if free <= now:
                 self._pace.take(now, for_a_person=person)
@@ -224,6 +222,6 @@ class Budget:
             return free - now
 
     def _reason(self, now: float) -> str:
-        """Why a request must wait: only a person's has to where the next may go at once."""
+        # Only a person's request has to wait where another may go at once.
         used = "the budget is used up"
-        return "pages have used their part of the request budget" if self._pace.earliest(now) <= now else used
+        return "pages have used their share of the request budget" if self._pace.earliest(now) <= now else used

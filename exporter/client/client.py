@@ -1,4 +1,4 @@
-"""Asking one API: within its budget, with retries, and with every outcome as an answer or one of `exporter.errors`."""
+"""HTTP client of one API: request budget, retries, and every outcome as a response or an error of `exporter.errors`."""
 
 import random
 import time
@@ -9,10 +9,11 @@ import msgspec
 
 from exporter import __version__
 from exporter.client.budget import Budget, Stopped
-from exporter.client.limits import parse_age, parse_date, parse_retry_after
+from exporter.client.clock import ServerClock
+from exporter.client.limits import parse_date, parse_retry_after
 from exporter.client.network import NetworkSettings, NetworkTransport
 from exporter.client.signin import is_html
-from exporter.client.transport import BudgetedTransport, Meter, NullMeter, what
+from exporter.client.transport import BudgetedTransport, NullObserver, RequestObserver, describe
 from exporter.errors import (
     AuthError,
     ClientStatusError,
@@ -29,25 +30,24 @@ from exporter.errors import (
     TimedOutError,
 )
 
-__all__ = ["Answer", "Client", "Environment", "Meter", "NetworkSettings", "NullMeter"]
+__all__ = ["ApiResponse", "Client", "Environment", "NetworkSettings", "NullObserver", "RequestObserver"]
 
-LEAST_SKEW = 5.0
-"""Seconds; a `Date` header tells whole ones, and the answer was under way for a while."""
 RETRIES = 2
 FIRST_BACKOFF = 1.0
-"""Seconds; doubled for each retry, and then a random part of it is waited."""
-PASSING = frozenset({408, 429, *range(500, 600)})
-"""Codes that may be gone at the next try."""
+"""Seconds; doubled per retry, and then multiplied by a random number below 1."""
+RETRYABLE_STATUSES = frozenset({408, 429, *range(500, 600)})
 HEADERS = {
     "Accept": "application/json",
     "Accept-Encoding": "gzip",
     "User-Agent": f"jobrun-exporter/{__version__}",
 }
-REFUSALS: Mapping[int, type[ClientStatusError]] = {403: ForbiddenError, 404: NotFoundError}
+STATUS_ERRORS: Mapping[int, type[ClientStatusError]] = {403: ForbiddenError, 404: NotFoundError}
+Params = Mapping[str, str | int | float]
+Outcome = httpx.Response | SourceError
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer of 2xx. `date`: the server's clock as Unix seconds, where it told it. Header names are lower case."""
+class ApiResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """A 2xx response. `date`: the server's clock as Unix seconds, if sent. Header names are lower case."""
 
     body: bytes
     status: int
@@ -55,11 +55,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str]
 
     def __repr__(self) -> str:
-        return f"Answer(status={self.status}, {len(self.body)} bytes)"
+        return f"ApiResponse(status={self.status}, {len(self.body)} bytes)"
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
-    """Clocks, sleep and chance. `sleep` returns True if the process is shutting down."""
+    """Clocks, sleep and randomness. `sleep` returns True if the process is shutting down."""
 
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
@@ -68,10 +68,17 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Client:
-    """One API with one credential; may be used by several threads.
+    """Client of one API with one credential; safe for use by several threads.
 
-    `root` is scheme, host and the path before all others. `transport` replaces the network in tests. `skew` is how far
-    the API's clock is ahead of ours, in seconds, 0 while that is not known. `source` names it in log lines.
+    Args:
+        root: Scheme, host and the path prefix of all requests.
+        auth: The sign-in.
+        budget: Limits the requests.
+        observer: Gets the metrics of each request.
+        network: Timeouts, TLS and proxy.
+        environment: Clocks, sleep and randomness.
+        transport: Replaces the network in tests.
+        source: The source's name, for log lines.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
@@ -80,29 +87,28 @@ class Client:
         auth: httpx.Auth,
         budget: Budget,
         *,
-        meter: Meter | None = None,
+        observer: RequestObserver | None = None,
         network: NetworkSettings | None = None,
-        surroundings: Environment | None = None,
+        environment: Environment | None = None,
         transport: httpx.BaseTransport | None = None,
         source: str = "",
     ) -> None:
         self._root = root.rstrip("/")
         self._budget = budget
-        self._meter = meter or NullMeter()
-        self._outside = surroundings or Environment()
+        self._observer = observer or NullObserver()
+        self._environment = environment or Environment()
         settings = network or NetworkSettings()
-        self.skew = 0.0
-        self._doubted: float | None = None  # a difference that one answer has shown, and no other yet
+        self._clock = ServerClock(self._environment.clock)
         self._longest_pause = min(60.0, 2 * settings.timeout)
         self._patience = max(60.0, 2 * budget.period)
         budgeted = BudgetedTransport(
-            transport or NetworkTransport(settings, self._outside.monotonic),
+            transport or NetworkTransport(settings, self._environment.monotonic),
             budget,
-            self._meter,
+            self._observer,
             timeout=settings.timeout,
             body_limit=settings.body_limit,
-            clock=self._outside.clock,
-            monotonic=self._outside.monotonic,
+            clock=self._clock,
+            monotonic=self._environment.monotonic,
             source=source,
         )
         self._http = httpx.Client(
@@ -115,144 +121,110 @@ class Client:
         )
 
     def get(
-        self,
-        path: str,
-        *,
-        endpoint: str,
-        params: Mapping[str, str | int | float] | None = None,
-        patience: float | None = None,
-    ) -> Answer:
-        """Asks for `path` (with its leading slash, parts already quoted), which is counted as `endpoint`.
+        self, path: str, *, endpoint: str, params: Params | None = None, patience: float | None = None
+    ) -> ApiResponse:
+        """Request `path` (with its leading slash, parts already quoted), which is counted as `endpoint`.
 
-        `patience`: seconds that each request may wait for the budget; by default twice the budget's period.
+        Args:
+            path: Path after the root.
+            endpoint: Template of the path, for metrics and errors.
+            params: The query.
+            patience: Seconds that each request may wait for the budget; by default twice the budget's period.
 
         Raises:
-            SourceError: There was no usable answer, after up to two retries where those could help.
+            SourceError: There was no usable response, after up to two retries where those could help.
             Stopped: The process is shutting down.
         """
-        outcome = self._ask(path, endpoint, params, patience)
+        outcome = self._try(path, endpoint, params, patience)
         for retry in range(RETRIES):
-            if not is_retryable(outcome) or self._told_to_wait(outcome) > self._longest_pause:
+            if not is_retryable(outcome) or self._apply_retry_after(outcome) > self._longest_pause:
                 break
             self._pause(retry)
-            outcome = self._ask(path, endpoint, params, patience)
+            outcome = self._try(path, endpoint, params, patience)
         if isinstance(outcome, SourceError):
             raise outcome
-        self._told_to_wait(outcome)
-        return answer(outcome)
+        self._apply_retry_after(outcome)
+        return to_api_response(outcome)
 
     def wait(self) -> float:
-        """Seconds until the budget lets the next request go, as it looks now."""
+        """Return the seconds until the budget allows the next request, as of now."""
         return self._budget.wait()
 
     def now(self) -> float:
-        """The present by the API's clock, as far as its answers have told it."""
-        return self._outside.clock() + self.skew
+        """Return the current time by the API's clock, as far as its answers have shown it."""
+        return self._clock.now()
+
+    @property
+    def skew(self) -> float:
+        """Seconds by which the API's clock is ahead of ours, 0 until known."""
+        return self._clock.skew
 
     def close(self) -> None:
-        """Ends all connections."""
+        """Close all connections."""
         self._http.close()
 
-    def _jumped(self, response: httpx.Response, sent: float) -> bool:
-        """Compare the API's clock with ours; return whether its answer differs from the ones before it.
+    def _try(self, path: str, endpoint: str, params: Params | None, patience: float | None) -> Outcome:
+        """Return the response of one try, whatever its code, or the error that a further try might not meet."""
+        outcome, contradicts = self._send(path, endpoint, params, patience)
+        # An answer whose `Date` contradicts those before is requested again, which confirms or refutes it. A refusal
+        # is not: nothing is read from it, and a vendor may lock a credential after some refusals.
+        if contradicts and isinstance(outcome, httpx.Response) and outcome.is_success:
+            outcome, _ = self._send(path, endpoint, params, patience)
+        return outcome
 
-        One odd `Date` (of a cache, or of one bad node) must change nothing, so a new difference is believed only when
-        the next answer shows the same. A wrong clock of ours would ask for windows that lie in the future, or hold
-        endings for older than they are.
-        """
-        skew = self._shown_skew(response, sent)
-        if skew is None:
-            return False
-        if abs(skew - self.skew) < LEAST_SKEW:
-            self._doubted, self.skew = None, skew
-            return False
-        if self._doubted is not None and abs(skew - self._doubted) < LEAST_SKEW:
-            self._doubted, self.skew = None, skew
-            return False
-        self._doubted = skew
-        return True
-
-    def _shown_skew(self, response: httpx.Response, sent: float) -> float | None:
-        """Return by how much an answer shows the API's clock ahead of ours, in seconds; less than it can tell is 0.
-
-        The answer was written at some time since `sent`: that it took long is no sign of a wrong clock.
-        """
-        date = parse_date(response.headers.get("date", ""))
-        if date is None:
-            return None
-        date += parse_age(response.headers.get("age", ""))
-        ahead, behind = date - self._outside.clock(), date - sent
-        skew = ahead if ahead > 0 else min(behind, 0.0)
-        return 0.0 if abs(skew) < LEAST_SKEW else skew
-
-    def _ask(
-        self, path: str, endpoint: str, params: Mapping[str, str | int | float] | None, patience: float | None
-    ) -> httpx.Response | SourceError:
-        """Return the response of one try, whatever its code, or the error that a further try might not meet.
-
-        Where its `Date` is not the expected one, the same is asked once more, which confirms or refutes it.
-        """
-        sent = self._outside.clock()
-        outcome = self._send(path, endpoint, params, patience)
-        jumped = isinstance(outcome, httpx.Response) and self._jumped(outcome, sent)
-        if not jumped or is_retryable(outcome):  # what is tried again anyway tells the time again
-            return outcome
-        sent = self._outside.clock()
-        again = self._send(path, endpoint, params, patience)
-        if isinstance(again, httpx.Response):
-            self._jumped(again, sent)
-        return again
-
-    def _send(
-        self, path: str, endpoint: str, params: Mapping[str, str | int | float] | None, patience: float | None
-    ) -> httpx.Response | SourceError:
+    def _send(self, path: str, endpoint: str, params: Params | None, patience: float | None) -> tuple[Outcome, bool]:
+        """Send one request; return the outcome, and whether its `Date` contradicts the answers before."""
         extensions = {
             "endpoint": endpoint,
             "patience": self._patience if patience is None else patience,
-            "credential_expiry": self._meter.credential_expiry,
+            "credential_expiry": self._observer.credential_expiry,
+            "skew": self._clock.skew,
         }
+        sent = self._environment.clock()
         try:
             request = self._http.build_request("GET", self._root + path, params=params, extensions=extensions)
-            return self._http.send(request)
+            response = self._http.send(request)
         except (TimedOutError, NetworkError) as error:
-            return error
+            return error, False
         except httpx.InvalidURL:
-            raise SchemaError(f"GET {endpoint}: an id of the API gives no valid address") from None
+            raise SchemaError(f"GET {endpoint}: an ID of the API gives an invalid URL") from None
+        return response, self._clock.observe(response, sent)
 
-    def _told_to_wait(self, outcome: httpx.Response | SourceError) -> float:
-        """Seconds that the server wants to be left alone; the budget heeds them for all who share it."""
-        if not isinstance(outcome, httpx.Response) or outcome.status_code not in PASSING:
+    def _apply_retry_after(self, outcome: Outcome) -> float:
+        """Return the seconds of `Retry-After`; the budget is blocked for all who share it."""
+        if not isinstance(outcome, httpx.Response) or outcome.status_code not in RETRYABLE_STATUSES:
             return 0.0
-        now = parse_date(outcome.headers.get("date", "")) or self._outside.clock()
-        seconds = parse_retry_after(outcome.headers, now) or 0.0
+        # While the answer's clock is in doubt the shorter wait is right: the next answer corrects it.
+        times = self._clock.possible_times(outcome)
+        seconds = min(parse_retry_after(outcome.headers, now) or 0.0 for now in times)
         self._budget.blocked_until(seconds)
         return seconds
 
     def _pause(self, retry: int) -> None:
-        """Full jitter: retries of many clients must not come together."""
-        if self._outside.sleep(self._outside.random() * FIRST_BACKOFF * 2**retry):
+        # Full jitter: retries of many clients must not come together.
+        if self._environment.sleep(self._environment.random() * FIRST_BACKOFF * 2**retry):
             raise Stopped
-        self._meter.retry()
+        self._observer.retry()
 
 
-def is_retryable(outcome: httpx.Response | SourceError) -> bool:
-    """Whether another try could do better."""
+def is_retryable(outcome: Outcome) -> bool:
+    """Return whether a retry could succeed."""
     if isinstance(outcome, SourceError):
         return not isinstance(outcome, ProxyRefusedError)
-    return outcome.status_code in PASSING
+    return outcome.status_code in RETRYABLE_STATUSES
 
 
-def answer(response: httpx.Response) -> Answer:
-    """The answer of a response of 2xx; any other raises the error that belongs to its code."""
+def to_api_response(response: httpx.Response) -> ApiResponse:
+    """Return a 2xx response; raise the error of any other status."""
     status = response.status_code
-    request = what(response.request)
+    request = describe(response.request)
     if is_plain_to_tls(response):
         raise ClientStatusError(f"{request}: {status}: the server speaks TLS: write https:// in base_url", status)
-    if not 200 <= status < 300:
-        raise refusal(status, request)
+    if not response.is_success:
+        raise error_for_status(status, request)
     if is_html(response):
         raise DecodeError(f"{request}: the answer is HTML, not JSON: is base_url the API's host?")
-    return Answer(
+    return ApiResponse(
         body=response.content,
         status=status,
         date=parse_date(response.headers.get("date", "")),
@@ -266,8 +238,8 @@ def is_plain_to_tls(response: httpx.Response) -> bool:
     return response.request.url.scheme == "http" and b"http request" in said and b"https" in said
 
 
-def refusal(status: int, request: str) -> SourceError:
-    """The error for a code that is not 2xx."""
+def error_for_status(status: int, request: str) -> SourceError:
+    """Return the error of a status that is not 2xx."""
     message = f"{request}: {status}"
     if status >= 500:
         return ServerStatusError(message)
@@ -276,5 +248,5 @@ def refusal(status: int, request: str) -> SourceError:
     if status == 429:
         return RateLimitedError(f"{message}: too many requests")
     if status >= 400:
-        return REFUSALS.get(status, ClientStatusError)(message, status)
+        return STATUS_ERRORS.get(status, ClientStatusError)(message, status)
     return RedirectError(f"{message}: redirects are not followed")

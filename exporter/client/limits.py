@@ -1,8 +1,8 @@
-"""What an answer's headers say about rate limits, whichever vendor's habit they follow.
+"""Rate limit headers of a response, in the forms of all vendors.
 
-Known are `X-RateLimit-Limit`, `-Remaining`, `-Reset` and their spellings, `RateLimit-Limit` and its like, and the
+These are `X-RateLimit-Limit`, `-Remaining`, `-Reset` and their spellings, `RateLimit-Limit` and its like, and the
 headers `RateLimit` and `RateLimit-Policy` of all drafts. Each may name several limits, in one line or in several: the
-one of which least remains counts. What cannot be meant is ignored, and said so.
+one with the least remaining counts. Implausible values are ignored and listed.
 """
 
 import email.utils
@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 import msgspec
 
 HOUR = 3600.0
-"""Seconds; a reset that is further away is not believed."""
+"""Seconds; a reset further away is ignored."""
 DAY = 86400.0
 """Seconds; a `Retry-After` this close to the present is a time."""
 MOST_REQUESTS = 1e9
-"""A limit beyond this is not believed."""
+"""A limit beyond this is ignored."""
 EPOCH = 1e8
 """A number beyond this is a time (as seconds it would be three years away)."""
 EPOCH_MILLISECONDS, EPOCH_MICROSECONDS, EPOCH_NANOSECONDS = 1e11, 1e14, 1e17
@@ -29,15 +29,15 @@ FIELDS = ("limit", "remaining", "reset")
 COMBINED = {"limit": "limit", "q": "limit", "remaining": "remaining", "r": "remaining", "reset": "reset", "t": "reset"}
 """Keys of the single header `RateLimit`, e.g. `"default";r=50;t=30` or `limit=100, remaining=50`."""
 ITEM = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
-"""One item of a list; a comma within quotes parts nothing."""
+"""One item of a list; a comma within quotes separates nothing."""
 HTTP_DATE = re.compile(r"(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Satur|Sat|Sun)(?:day)?,[^,]*", re.IGNORECASE)
 PAIR = re.compile(r'([a-z]+)\s*=\s*"?([+-]?\d+(?:\.\d+)?)"?(?=[\s;,]|$)')
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """A server's tightest limit, what remains of it, and the seconds until it is reset; None where it does not say.
+    """A server's tightest limit, what remains of it, and the seconds until its reset; None where unknown.
 
-    `ignored`: which headers said what cannot be meant, and why it cannot.
+    `ignored`: the headers with implausible values, and why they are.
     """
 
     limit: float | None = None
@@ -46,8 +46,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     ignored: tuple[str, ...] = ()
 
 
-class _Said(msgspec.Struct, frozen=True, kw_only=True):
-    """One limit as the texts of an answer name it; "" for what they do not say."""
+class LimitTexts(msgspec.Struct, frozen=True, kw_only=True):
+    """One limit as texts of the headers, "" where absent."""
 
     header: str
     limit: str = ""
@@ -56,7 +56,7 @@ class _Said(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_limits(headers: Mapping[str, str], now: float) -> Limits | None:
-    """Return the tightest limit that an answer's headers name, None if they name none; `now` is the server's clock.
+    """Return the tightest limit that the headers name, None if there is none; `now` is the server's clock.
 
     Header names are in lower case; several lines of one name are joined by commas.
     """
@@ -64,13 +64,13 @@ def parse_limits(headers: Mapping[str, str], now: float) -> Limits | None:
     if not said:
         return None
     ignored: list[str] = []
-    believed = [limits for each in said if (limits := _believed(each, now, ignored)) is not None]
+    believed = [limits for each in said if (limits := _parsed(each, now, ignored)) is not None]
     tightest = min(believed, key=_tightness, default=Limits())
     return msgspec.structs.replace(tightest, ignored=tuple(dict.fromkeys(ignored)))
 
 
 def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds to wait that `Retry-After` names, as seconds or as a time; None if absent or unreadable."""
+    """Return the seconds to wait by `Retry-After`, given as seconds or as a time; None if absent or unreadable."""
     value = headers.get("retry-after", "").strip()
     number = _number(value)
     if number is not None and abs(number - now) > DAY:
@@ -80,7 +80,7 @@ def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 
 MANY_DIGITS = 10
-"""A number of seconds that has as many is no age."""
+"""A number with this many digits is not an age."""
 
 
 def parse_date(value: str) -> float | None:
@@ -93,23 +93,23 @@ def parse_date(value: str) -> float | None:
 
 
 def parse_age(value: str) -> float:
-    """Return the seconds that an answer has been in a cache, 0 where its `Age` header does not say."""
+    """Return the seconds that a response spent in a cache by its `Age` header, 0 without one."""
     return float(value) if value.isascii() and value.isdigit() and len(value) < MANY_DIGITS else 0.0
 
 
-def _separate(headers: Mapping[str, str]) -> Iterator[_Said]:
-    """The limits of headers such as `X-RateLimit-Remaining`: the first of each, the second of each, and so on."""
+def _separate(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
+    """Yield the limits of headers such as `X-RateLimit-Remaining`: the first of each, the second of each, and so on."""
     for prefix in PREFIXES:
         lists = [_values(headers.get(prefix + field, "")) for field in FIELDS]
         if not lists[2]:
             lists[2] = _values(headers.get(prefix + "reset-after", ""))
         for place in range(max(map(len, lists[:2]))):
             limit, remaining, reset = (_at(values, place) for values in lists)
-            yield _Said(header=prefix.removesuffix("-"), limit=limit, remaining=remaining, reset=reset)
+            yield LimitTexts(header=prefix.removesuffix("-"), limit=limit, remaining=remaining, reset=reset)
 
 
 def _values(header: str) -> Sequence[str]:
-    """The values of a list, without the policies that may follow a limit, as in `100, 100;w=60`."""
+    """Return the values of a list, without the policies that may follow a limit, as in `100, 100;w=60`."""
     dates = HTTP_DATE.findall(header)
     if dates:
         return [date.strip() for date in dates]
@@ -119,24 +119,25 @@ def _values(header: str) -> Sequence[str]:
 
 
 def _at(values: Sequence[str], place: int) -> str:
-    """The value at a place; where there is only one, it is that of all."""
+    """Return the value at a place; a single value stands for all."""
     if len(values) == 1:
         return values[0]
     return values[place] if place < len(values) else ""
 
 
-def _combined(headers: Mapping[str, str]) -> Iterator[_Said]:
-    """The limits of `RateLimit`, each with the quota of the policy of its name in `RateLimit-Policy`."""
+def _combined(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
+    """Yield the limits of `RateLimit`, each with the quota of its policy in `RateLimit-Policy`."""
     text = headers.get("ratelimit", "")
     if not text:
         return
     policies = {_name(item): _pairs(item) for item in ITEM.findall(headers.get("ratelimit-policy", ""))}
     items = [item.strip() for item in ITEM.findall(text)]
-    if all("=" in item.partition(";")[0] for item in items):  # one limit: limit=100, remaining=50, reset=30
+    # A single limit: limit=100, remaining=50, reset=30.
+    if all("=" in item.partition(";")[0] for item in items):
         items = [";".join(items)]
     for item in items:
         policy = policies.get(_name(item)) or (next(iter(policies.values())) if len(policies) == 1 else {})
-        yield _Said(header="ratelimit", **(policy | _pairs(item)))
+        yield LimitTexts(header="ratelimit", **(policy | _pairs(item)))
 
 
 def _name(item: str) -> str:
@@ -144,13 +145,13 @@ def _name(item: str) -> str:
 
 
 def _pairs(item: str) -> dict[str, str]:
-    """What an item says by keys; a policy may also begin with its quota, as in `100;w=60`."""
+    """Return the pairs of an item; a policy may also begin with its quota, as in `100;w=60`."""
     pairs = {COMBINED[key]: value for key, value in PAIR.findall(item.lower()) if key in COMBINED}
     return {"limit": _name(item)} | pairs if NUMBER.fullmatch(_name(item)) else pairs
 
 
-def _believed(said: _Said, now: float, ignored: list[str]) -> Limits | None:
-    """One limit in numbers; what cannot be meant is added to `ignored`."""
+def _parsed(said: LimitTexts, now: float, ignored: list[str]) -> Limits | None:
+    """Return one limit in numbers; implausible values are added to `ignored`."""
 
     def ignore(field: str, why: str) -> None:
         ignored.append(f"{said.header} {field}: {why}")
@@ -177,13 +178,13 @@ def _believed(said: _Said, now: float, ignored: list[str]) -> Limits | None:
 
 
 def _tightness(limits: Limits) -> tuple[float, float]:
-    """Least remaining first, and of equals that which is reset last."""
+    """Return a sort key: least remaining first, of equals the one with the latest reset."""
     remaining = math.inf if limits.remaining is None else limits.remaining
     return remaining, -(limits.reset_seconds or 0.0)
 
 
 def _reset(text: str, now: float) -> float | None:
-    """Seconds to a reset that is given as seconds or as a time; a time just passed is 0."""
+    """Return the seconds to a reset given as seconds or as a time; 0 for a time just passed."""
     number = _number(text)
     if number is not None:
         return _seconds_to(number, now)
@@ -192,7 +193,7 @@ def _reset(text: str, now: float) -> float | None:
 
 
 def _seconds_to(number: float, now: float) -> float:
-    """Seconds to what is given as such, or as a time in seconds or smaller units."""
+    """Return the seconds to a reset given as such, or as a time in seconds or smaller units."""
     for least, unit in ((EPOCH_NANOSECONDS, 1e9), (EPOCH_MICROSECONDS, 1e6), (EPOCH_MILLISECONDS, 1e3), (EPOCH, 1.0)):
         if number >= least:
             return _from_now(number / unit, now)
@@ -204,7 +205,7 @@ def _from_now(moment: float, now: float) -> float:
 
 
 def _iso_time(text: str) -> float | None:
-    """A time such as 2026-11-28T01:45:20Z as Unix seconds; None if it is none, or has no offset."""
+    """Return a time such as 2026-11-28T01:45:20Z as Unix seconds; None if it is not one, or has no offset."""
     if not ISO_TIME.fullmatch(text.strip()):
         return None
     try:
@@ -214,5 +215,5 @@ def _iso_time(text: str) -> float | None:
 
 
 def _number(text: str) -> float | None:
-    """A whole or decimal number; None if the text is anything else."""
+    """Return a whole or decimal number; None if the text is anything else."""
     return float(text) if NUMBER.fullmatch(text.strip()) else None

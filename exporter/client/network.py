@@ -1,7 +1,7 @@
-"""Connections on which a whole exchange has a deadline, not only each single read.
+"""Connections with a deadline per exchange, not only per read.
 
-A timeout of a socket starts anew with every byte that trickles in. Here every wait is cut to what is left of the
-exchange: `request.extensions["deadline"]`, an instant of the monotonic clock.
+A socket's timeout starts again with every byte. Here every wait is cut to what is left of the exchange:
+`request.extensions["deadline"]`, a time of the monotonic clock.
 """
 
 import ssl
@@ -18,11 +18,11 @@ import structlog
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 _log = structlog.get_logger()
 KEEPALIVE_SECONDS = 120.0
-"""Long enough for the next poll at the default interval of a minute to find its connection open."""
+"""Long enough for the next poll, at the default interval of a minute, to find its connection open."""
 
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to connect: seconds for each wait, largest body in bytes, files of TLS, and a proxy ("" for none)."""
+    """Connection settings: seconds per wait, largest body in bytes, TLS files, and a proxy ("" for none)."""
 
     timeout: float = 30.0
     body_limit: int = 64 * 1024 * 1024
@@ -33,7 +33,7 @@ class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Deadline(threading.local):
-    """The deadline of the exchange that this thread is having."""
+    """The deadline of this thread's exchange."""
 
     at: float | None = None
 
@@ -46,30 +46,30 @@ class DeadlineStream(httpcore.NetworkStream):
         self._left = left
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Up to so many bytes."""
+        """Read up to that many bytes."""
         return self._inner.read(max_bytes, self._left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Sends all of it."""
+        """Send everything."""
         self._inner.write(buffer, self._left(timeout))
 
     def close(self) -> None:
-        """Ends the connection."""
+        """Close the connection."""
         self._inner.close()
 
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        """The same connection, encrypted."""
+        """Return the same connection, encrypted."""
         return DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, self._left(timeout)), self._left)
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401  # the type of the interface
-        """What the connection below knows."""
+        """Return what the inner connection knows."""
         return self._inner.get_extra_info(info)
 
 
 class DeadlineBackend(httpcore.NetworkBackend):
-    """Opens connections that keep to the thread's deadline."""
+    """Opens connections that respect the thread's deadline."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self.deadline = Deadline()
@@ -84,12 +84,12 @@ class DeadlineBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[SocketOption] | None = None,
     ) -> httpcore.NetworkStream:
-        """A connection to a host."""
+        """Connect to a host."""
         stream = self._inner.connect_tcp(host, port, self._left(timeout), local_address, socket_options)
         return DeadlineStream(stream, self._left)
 
     def _left(self, timeout: float | None) -> float | None:
-        """The shorter of a timeout and what is left of the exchange."""
+        """Return the shorter of a timeout and what is left of the exchange."""
         if self.deadline.at is None:
             return timeout
         left = self.deadline.at - self._monotonic()
@@ -98,8 +98,8 @@ class DeadlineBackend(httpcore.NetworkBackend):
         return left if timeout is None else min(timeout, left)
 
 
-class Body(httpx.SyncByteStream):
-    """A response's bytes as they come in."""
+class ResponseStream(httpx.SyncByteStream):
+    """The bytes of a response as they arrive."""
 
     def __init__(self, stream: Iterable[bytes]) -> None:
         self._stream = stream
@@ -108,32 +108,35 @@ class Body(httpx.SyncByteStream):
         yield from self._stream
 
     def close(self) -> None:
-        """Gives the connection back."""
+        """Return the connection to the pool."""
         close = getattr(self._stream, "close", None)
         if close is not None:
             close()
 
 
 Versions = tuple[tuple[int, int, int] | None, ...]
-"""Of each TLS file: time of its last change in ns, size and inode; None for one that is not there."""
+"""Per TLS file: time of its last change in ns, size and inode; None if it is missing."""
 
 
 class NetworkTransport(httpx.BaseTransport):
-    """Real requests over a pool of connections. Raises httpcore's exceptions, which have the shape of httpx's.
+    """Sends requests over a pool of connections. Raises httpcore's exceptions, which have the shape of httpx's.
 
-    When a TLS file changes on disk, the next request uses the new one, over a new connection.
+    When a TLS file changes on disk, the next request uses the new one, over a new connection; requests in flight end
+    over the old one.
     """
 
     def __init__(self, settings: NetworkSettings, monotonic: Callable[[], float]) -> None:
         self._settings = settings
         self._backend = DeadlineBackend(monotonic)
         self._versions = versions_of(settings)
-        self._refused: Versions | None = None  # files that cannot be used, so that this is logged once
+        # Files that cannot be used are logged once.
+        self._refused: Versions | None = None
         self._lock = threading.Lock()
         self._pool = make_pool(settings, self._backend)
+        self._replaced: list[httpcore.ConnectionPool] = []
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """One exchange; the body is read by the caller, in the same thread."""
+        """Send one request; the caller reads the body, in the same thread."""
         self._backend.deadline.at = request.extensions.get("deadline")
         response = self._current_pool().handle_request(
             httpcore.Request(
@@ -146,33 +149,48 @@ class NetworkTransport(httpx.BaseTransport):
         )
         if not isinstance(response.stream, Iterable):
             raise TypeError("a synchronous pool gave an asynchronous stream")
-        return httpx.Response(response.status, headers=response.headers, stream=Body(response.stream))
+        return httpx.Response(response.status, headers=response.headers, stream=ResponseStream(response.stream))
 
     def _current_pool(self) -> httpcore.ConnectionPool:
-        """Return the pool; a new one where files of TLS have changed and can be used."""
+        """Return the pool; a new one if TLS files have changed and can be used."""
         with self._lock:
+            self._close_replaced()
             found = versions_of(self._settings)
             if found in {self._versions, self._refused}:
                 return self._pool
             try:
                 pool = make_pool(self._settings, self._backend)
-            except (OSError, ValueError) as error:  # half written, or one of a pair has yet to come
+            except (OSError, ValueError) as error:
+                # A file is half written, or the other one of a pair is still to come.
                 self._refused = found
-                _log.warning("tls files changed but cannot be used; the old ones stay in force", error=error)
+                _log.warning("tls files changed but cannot be used; old files stay in use", error=error)
                 return self._pool
-            before, self._pool = self._pool, pool
+            self._replaced.append(self._pool)
+            self._pool = pool
             self._versions, self._refused = found, None
-            _log.info("tls files changed and are in use")
-        before.close()
+            _log.info("tls files changed and loaded")
         return pool
 
+    def _close_replaced(self) -> None:
+        """Close the replaced pools whose requests have all ended."""
+        idle = [pool for pool in self._replaced if all(map(is_unused, pool.connections))]
+        self._replaced = [pool for pool in self._replaced if pool not in idle]
+        for pool in idle:
+            pool.close()
+
     def close(self) -> None:
-        """Ends all connections."""
-        self._pool.close()
+        """Close all connections."""
+        for pool in [self._pool, *self._replaced]:
+            pool.close()
+
+
+def is_unused(connection: httpcore.ConnectionInterface) -> bool:
+    """Return whether a connection serves no request."""
+    return connection.is_idle() or connection.is_closed()
 
 
 def versions_of(settings: NetworkSettings) -> Versions:
-    """Return what tells whether the TLS files of a source have changed."""
+    """Return the versions of a source's TLS files, which differ once a file has changed."""
     return tuple(_version(path) for path in (settings.ca_file, settings.cert_file, settings.key_file) if path)
 
 
@@ -185,7 +203,7 @@ def _version(path: str) -> tuple[int, int, int] | None:
 
 
 def make_pool(settings: NetworkSettings, backend: httpcore.NetworkBackend) -> httpcore.ConnectionPool:
-    """The pool, by way of the configured proxy; the environment's proxies, CA variables and .netrc are not asked."""
+    """Return a pool that uses the configured proxy; the environment's proxies, CA variables and .netrc are ignored."""
     context = make_ssl_context(settings)
     if not settings.proxy_url:
         return httpcore.ConnectionPool(
@@ -204,7 +222,7 @@ def make_pool(settings: NetworkSettings, backend: httpcore.NetworkBackend) -> ht
 
 
 def make_ssl_context(settings: NetworkSettings) -> ssl.SSLContext:
-    """Verification by the configured CA file, else by the bundled ones, and the client certificate if there is one."""
+    """Return a context that verifies by the CA file, else by the bundled CAs, with the client certificate if any."""
     verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
     context = httpx.create_ssl_context(verify=verify, trust_env=False)
     if settings.cert_file:
@@ -213,7 +231,7 @@ def make_ssl_context(settings: NetworkSettings) -> ssl.SSLContext:
 
 
 def make_proxy_context(settings: NetworkSettings) -> ssl.SSLContext:
-    """Verification of a proxy that speaks TLS: by the bundled authorities and by those of the configured CA file."""
+    """Return a context that verifies a TLS proxy by the bundled CAs and by those of the CA file."""
     context = httpx.create_ssl_context(trust_env=False)
     if settings.ca_file:
         context.load_verify_locations(settings.ca_file)

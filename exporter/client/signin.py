@@ -1,8 +1,8 @@
-"""Signing in for a token that is sent with each request, renewed before it ends, and once more when it is refused.
+"""Sign-in for a token that is sent with each request, renewed before it expires, and once more when it is refused.
 
-This is an `httpx.Auth`: a generator that says which request to send next and is given its response. A response of the
-sign-in that is neither a token nor a refusal (5xx, 429, a redirect) is simply left as the answer to the whole request,
-so that the client treats it like any other.
+This is an `httpx.Auth`: a generator that yields the next request and receives its response. A response of the sign-in
+that is neither a token nor a refusal (5xx, 429, a redirect) becomes the response to the whole request, so that the
+client handles it like any other.
 """
 
 import base64
@@ -17,22 +17,23 @@ import httpx
 import msgspec
 
 from exporter.client.budget import is_for_a_person
+from exporter.client.clock import MIN_SKEW
 from exporter.client.limits import parse_date
 from exporter.errors import AuthError
 
 UNKNOWN_LIFE = 24 * 3600.0
 SHORTEST_LIFE = 60.0
-"""A token that seems to end sooner (or a clock that is wrong) must not cost a sign-in for each request."""
+"""A token that seems to expire sooner (or a wrong clock) must not cost a sign-in per request."""
 EARLY_SECONDS = 300.0
 EARLY_PART = 0.1
-PASSING = frozenset({408, 429})
-"""Codes of 4xx that say nothing about the credential."""
+RETRYABLE_STATUSES = frozenset({408, 429})
+"""4xx statuses that say nothing about the credential."""
 LONGEST_TOKEN = 65536
 Flow = Generator[httpx.Request, httpx.Response, "Token | None"]
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A token, the instant from which it shall be renewed, and its end; local clock, Unix seconds."""
+    """A token, when to renew it, and when it expires; local clock, Unix seconds."""
 
     secret: str
     renew: float
@@ -43,17 +44,17 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What a JWT says of its life."""
+    """When a JWT was issued and expires."""
 
     exp: float
     iat: float | None = None
 
 
 class TokenAuth(httpx.Auth):
-    """Base of all sign-ins; a subclass makes the request for a token and knows its name in the answer.
+    """Base of all sign-ins; a subclass builds the request for a token and knows the token's key in the response.
 
-    The original request's `extensions` go along with the sign-in: budget, deadline, and the callback
-    `credential_expiry`, which is told the end of each new token (None if unknown).
+    The sign-in gets the `extensions` of the original request: budget, deadline, `skew` (the API's clock less ours) and
+    the callback `credential_expiry`, which receives the expiry of each new token (None if unknown).
     """
 
     requires_response_body = True
@@ -66,14 +67,14 @@ class TokenAuth(httpx.Auth):
 
     @abstractmethod
     def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
-        """The request that signs in, with these extensions and its own `endpoint`."""
+        """Return the request that signs in, with these extensions and its own `endpoint`."""
 
     @abstractmethod
-    def refusal(self, status: int) -> str:
-        """What a 4xx answer to the sign-in means, in words."""
+    def explain_refusal(self, status: int) -> str:
+        """Return what a 4xx response to the sign-in means."""
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """The request with a token, after a sign-in if need be; on a 401 one more sign-in and one more try."""
+        """Send the request with a token, after a sign-in if needed; on a 401 sign in and try once more."""
         token = yield from self._valid_token(request, refused=None)
         if token is None:
             return
@@ -85,58 +86,73 @@ class TokenAuth(httpx.Auth):
             yield with_token(request, token)
 
     def _valid_token(self, request: httpx.Request, refused: Token | None) -> Flow:
-        """The token that all threads share, or a new one; None if the sign-in's response is to be the answer."""
+        """Return the token that all threads share, or a new one; None if the sign-in's response is the final one."""
         with self._lock:
             if self._token is not None and self._token is not refused and self._clock() < self._token.renew:
                 return self._token
-            # while this waits, polls wait for the token: so a person's sign-in does not wait for the budget
+            # Polls wait for this lock, so a person's sign-in does not wait for the budget.
             patience = {"patience": 0.0} if is_for_a_person() else {}
             response = yield self.token_request({**request.extensions, **patience})
-            self._token = self._accept(response)
+            self._token = self._accept(response, believed_skew(request))
             if self._token is not None:
-                tell = request.extensions.get("credential_expiry")
-                if tell is not None:
-                    tell(self._token.expiry)
+                report = request.extensions.get("credential_expiry")
+                if report is not None:
+                    report(self._token.expiry)
             return self._token
 
-    def _accept(self, response: httpx.Response) -> Token | None:
+    def _accept(self, response: httpx.Response, skew: float) -> Token | None:
         status = response.status_code
-        if 400 <= status < 500 and status not in PASSING:
-            raise AuthError(f"sign-in refused with {status}: {self.refusal(status)}")
+        if 400 <= status < 500 and status not in RETRYABLE_STATUSES:
+            raise AuthError(f"sign-in refused with {status}: {self.explain_refusal(status)}")
         if not 200 <= status < 300:
             return None
         fields = _fields(response)
         secret = next((fields[key] for key in self.token_keys if fields.get(key)), None)
         if not isinstance(secret, str) or not secret.isascii() or not secret.isprintable():
-            raise AuthError("the sign-in's answer holds no token")
+            raise AuthError("the sign-in's answer contains no token")
         now = self._clock()
-        skew = (parse_date(response.headers.get("date", "")) or now) - now
+        issued, date = issue_time(secret), parse_date(response.headers.get("date", ""))
+        # One odd `Date` proves nothing, but the token's own time of issue may confirm it.
+        if issued is not None and date is not None and abs(issued - date) < MIN_SKEW:
+            skew = date - now
         return make_token(secret, fields.get("expires_in"), now, skew)
 
 
 class BearerAuth(httpx.Auth):
-    """Signs each request with a token that somebody made for us.
+    """Signs each request with a fixed token.
 
-    `read` gives it as it is now: its file may have changed since the request before.
+    `read` returns its current value: its file may have changed since the last request.
     """
 
     def __init__(self, read: Callable[[], str]) -> None:
         self._read = read
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """The request with the token. Raises AuthError if there is none."""
+        """Send the request with the token. Raises AuthError if there is none."""
         request.headers["Authorization"] = f"Bearer {secret_text(self._read)}"
         yield request
 
 
+def believed_skew(request: httpx.Request) -> float:
+    """Return the API's clock less ours, as the client believes it."""
+    skew = request.extensions.get("skew", 0.0)
+    return skew if isinstance(skew, float) else 0.0
+
+
+def issue_time(token: str) -> float | None:
+    """Return when a JWT was issued, by the server's clock; None if unknown."""
+    claims = parse_claims(token)
+    return None if claims is None else claims.iat
+
+
 def with_token(request: httpx.Request, token: Token) -> httpx.Request:
-    """The request, with this token."""
+    """Return the request with this token."""
     request.headers["Authorization"] = f"Bearer {token.secret}"
     return request
 
 
 def make_token(secret: str, expires_in: object, now: float, skew: float) -> Token:
-    """A token with its life from the JWT, else from `expires_in`, else a day; `skew`: server's clock less ours."""
+    """Return a token that lives as its JWT says, else `expires_in` seconds, else a day; `skew`: see `TokenAuth`."""
     claims = parse_claims(secret)
     if claims is not None:
         expiry = claims.exp - skew
@@ -146,17 +162,17 @@ def make_token(secret: str, expires_in: object, now: float, skew: float) -> Toke
         life = max(SHORTEST_LIFE, float(expires_in)) if known else UNKNOWN_LIFE  # type: ignore[arg-type]  # a number: `known`
         expiry = now + life
         if not known:
-            return Token(secret=secret, renew=expiry - early(life), expiry=None)
-    return Token(secret=secret, renew=max(now + SHORTEST_LIFE / 2, expiry - early(life)), expiry=expiry)
+            return Token(secret=secret, renew=expiry - renewal_margin(life), expiry=None)
+    return Token(secret=secret, renew=max(now + SHORTEST_LIFE / 2, expiry - renewal_margin(life)), expiry=expiry)
 
 
-def early(life: float) -> float:
-    """How long before its end a token of this life is renewed."""
+def renewal_margin(life: float) -> float:
+    """Return how many seconds before its expiry a token of this lifetime is renewed."""
     return min(EARLY_SECONDS, EARLY_PART * life)
 
 
 def parse_claims(token: str) -> Claims | None:
-    """The life that a JWT claims, without checking its signature; None if it is not one."""
+    """Return the times of a JWT, without checking its signature; None if it is not one."""
     parts = token.split(".")
     if len(parts) != 3 or len(token) > LONGEST_TOKEN:
         return None
@@ -168,14 +184,15 @@ def parse_claims(token: str) -> Claims | None:
 
 
 def secret_bytes(read: Callable[[], str]) -> bytes:
-    """A secret as it is now, for a header. Raises AuthError if it cannot be had."""
+    """Return the current value of a secret, for a header. Raises AuthError if it cannot be read."""
     return secret_text(read).encode()
 
 
 def secret_text(read: Callable[[], str]) -> str:
-    """A secret as it is now. Raises AuthError if it cannot be had or is no single line."""
+    """Return the current value of a secret. Raises AuthError if it cannot be read or is not a single line."""
     try:
-        secret = read().strip().strip("\ufeff").strip()  # some editors begin a file with a byte order mark
+        # Some editors begin a file with a byte order mark.
+        secret = read().strip().strip("\ufeff").strip()
     except (OSError, ValueError) as error:
         raise AuthError(f"the credential could not be read ({type(error).__name__})") from None
     if not secret:
@@ -186,7 +203,7 @@ def secret_text(read: Callable[[], str]) -> str:
 
 
 def is_html(response: httpx.Response) -> bool:
-    """Return whether an answer is a page for people, as login pages and proxies send it."""
+    """Return whether a response is an HTML page, as login pages and proxies send it."""
     return response.content[:200].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html"))
 
 

@@ -1,4 +1,4 @@
-"""What every physical request passes, sign-in and retries included: budget, meter, limits on time and size."""
+"""Layer that every physical request passes, sign-ins and retries included: budget, metrics, limits on time and size."""
 
 import re
 import zlib
@@ -10,11 +10,12 @@ import httpx
 import structlog
 
 from exporter.client.budget import Budget
-from exporter.client.limits import parse_date, parse_limits
+from exporter.client.clock import ServerClock
+from exporter.client.limits import parse_limits
 from exporter.errors import DecodeError, NetworkError, ProxyRefusedError, SourceError, TimedOutError
 
 TIMEOUTS = (httpx.TimeoutException, httpcore.TimeoutException)
-FAULTS = (
+TRANSPORT_ERRORS = (
     httpx.TransportError,
     httpx.StreamError,
     httpcore.NetworkError,
@@ -22,15 +23,15 @@ FAULTS = (
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
 )
-TELLING = (httpx.ConnectError, httpcore.ConnectError)
-"""Their texts are those of the operating system and of TLS; other texts may quote what was sent."""
+CONNECT_ERRORS = (httpx.ConnectError, httpcore.ConnectError)
+"""Their texts come from the operating system and from TLS and may be logged; other texts may quote what was sent."""
 PROXY_ERRORS = (httpx.ProxyError, httpcore.ProxyError)
 PROXY_STATUS = re.compile(r"(\d{3})\b")
-PROXY_WANTS_PASSWORD = 407
-BROKEN_OFF = (httpx.RemoteProtocolError, httpx.ReadError, httpcore.RemoteProtocolError, httpcore.ReadError)
-"""What a server that speaks TLS makes of a plain request."""
+PROXY_AUTH_REQUIRED = 407
+HANG_UPS = (httpx.RemoteProtocolError, httpx.ReadError, httpcore.RemoteProtocolError, httpcore.ReadError)
+"""Errors of a plain request to a server that speaks TLS."""
 PLAIN_HTTP = "the server speaks plain HTTP on this port: write http:// in base_url (or in proxy_url), or another port"
-CURES = (
+HINTS = (
     ("WRONG_VERSION_NUMBER", PLAIN_HTTP),
     ("RECORD_LAYER_FAILURE", PLAIN_HTTP),
     ("HTTP_REQUEST", PLAIN_HTTP),
@@ -42,92 +43,92 @@ CURES = (
     ("Name or service not known", "check the host of base_url, or the DNS"),
     ("Connection refused", "check the host and the port of base_url"),
 )
-"""Signs in the text of an error of a connection, and what to do about it."""
-HANDLED_HERE = frozenset({b"content-encoding", b"content-length", b"transfer-encoding", b"set-cookie"})
+"""Words in the text of a connection error, and what to do about it."""
+DROPPED_HEADERS = frozenset({b"content-encoding", b"content-length", b"transfer-encoding", b"set-cookie"})
 GZIP = 31
 """zlib's `wbits` for the gzip format."""
 
 
-class Meter(Protocol):
-    """What is told of each request."""
+class RequestObserver(Protocol):
+    """Receives the metrics of each request."""
 
     def request(self, endpoint: str, code: str, seconds: float) -> None:
-        """One request to an endpoint (template) was answered with this code, or got `timeout` or `network`."""
+        """Count a request to an endpoint (template) by its status code, `timeout` or `network`."""
 
     def retry(self) -> None:
-        """A request is sent again."""
+        """Count a retry."""
 
     def waited(self, seconds: float) -> None:
-        """So long a request waited for the budget."""
+        """Add seconds that a request waited for the budget."""
 
     def limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
-        """What the server says of its rate limit; `reset` is an instant in Unix seconds."""
+        """Set the rate limit that the server reports; `reset` is a time in Unix seconds."""
 
     def credential_expiry(self, timestamp: float | None) -> None:
-        """When the credential in use ends, None if unknown."""
+        """Set when the credential in use expires, None if unknown."""
 
 
-class NullMeter:
-    """A meter that keeps nothing."""
+class NullObserver:
+    """An observer that keeps nothing."""
 
     def request(self, endpoint: str, code: str, seconds: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def retry(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def waited(self, seconds: float) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def credential_expiry(self, timestamp: float | None) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
-LIMITS_BELIEVED = 900.0
-"""Seconds for which what the server said of its rate limit is shown after it has said it last."""
+LIMITS_SHOWN = 900.0
+"""Seconds for which a rate limit is shown after the server reported it last."""
 
 
 class BudgetedTransport(httpx.BaseTransport):
-    """A transport that waits for the budget, reads the whole body within bounds, and tells the meter.
+    """Transport that waits for the budget, reads the whole body within limits, and reports to the observer.
 
-    Requests carry in `extensions`: `endpoint` (the template to name it by), `patience` (seconds it may wait for the
-    budget). `source` names it in log lines. Raises errors of `exporter.errors`, and `Stopped` from the budget.
+    Requests carry in `extensions`: `endpoint` (their template), `patience` (seconds they may wait for the budget).
+    `source` names it in log lines. Raises errors of `exporter.errors`, and `Stopped` from the budget.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
         self,
         inner: httpx.BaseTransport,
         budget: Budget,
-        meter: Meter,
+        observer: RequestObserver,
         *,
         timeout: float,
         body_limit: int,
-        clock: Callable[[], float],
+        clock: ServerClock,
         monotonic: Callable[[], float],
         source: str = "",
     ) -> None:
         self._inner = inner
         self._source = source
         self._log = structlog.get_logger()
-        self._told_ignored = False
+        self._logged_ignored = False
         self._budget = budget
-        self._meter = meter
+        self._observer = observer
         self._timeout = timeout
         self._timeouts = httpx.Timeout(timeout).as_dict()
         self._body_limit = body_limit
         self._clock = clock
         self._monotonic = monotonic
-        self._limits_until: float | None = monotonic() + LIMITS_BELIEVED
+        self._limits_until: float | None = monotonic() + LIMITS_SHOWN
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """One request and its whole answer, decompressed."""
+        """Send one request and return its whole response, decompressed."""
         self._wait(request.extensions.get("patience", 2 * self._timeout))
         started = self._monotonic()
         request.extensions["deadline"] = started + 2 * self._timeout
-        # A request that a sign-in made has no timeouts of its own; none would mean for ever.
+        # A sign-in's request has no timeouts of its own, and would wait forever.
         request.extensions["timeout"] = self._timeouts
         code = "network"
         try:
@@ -137,21 +138,21 @@ class BudgetedTransport(httpx.BaseTransport):
             code = "timeout"
             raise
         finally:
-            self._meter.request(endpoint_of(request), code, self._monotonic() - started)
+            self._observer.request(endpoint_of(request), code, self._monotonic() - started)
             self._forget_limits()
-        if response.status_code == PROXY_WANTS_PASSWORD:
+        if response.status_code == PROXY_AUTH_REQUIRED:
             raise proxy_refused(response.status_code, request)
         if response.status_code < 400:
-            self._budget.answered_well(started)
-        self._heed_limits(response)
+            self._budget.succeeded(started)
+        self._apply_limits(response)
         return response
 
     def close(self) -> None:
-        """Ends all connections."""
+        """Close all connections."""
         self._inner.close()
 
     def _wait(self, patience: float) -> None:
-        self._budget.acquire(self._monotonic() + patience, self._meter.waited)
+        self._budget.acquire(self._monotonic() + patience, self._observer.waited)
 
     def _exchange(self, request: httpx.Request) -> httpx.Response:
         try:
@@ -160,58 +161,59 @@ class BudgetedTransport(httpx.BaseTransport):
                 body = self._body(response, request)
             finally:
                 response.close()
-        except TIMEOUTS + FAULTS as error:
+        except TIMEOUTS + TRANSPORT_ERRORS as error:
             raise wrap_error(error, request) from None
-        # As bytes: they may be anything, and texts would have to be ASCII.
-        headers = [pair for pair in response.headers.raw if pair[0].lower() not in HANDLED_HERE]
+        # As bytes: a header may hold any bytes, and text would have to be ASCII.
+        headers = [pair for pair in response.headers.raw if pair[0].lower() not in DROPPED_HEADERS]
         return httpx.Response(response.status_code, headers=headers, content=body)
 
     def _body(self, response: httpx.Response, request: httpx.Request) -> bytes:
-        """The body, decompressed piece by piece so that it never outgrows the limit by more than a piece."""
+        # Piece by piece, so that the body never exceeds the limit by more than a piece.
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         inflate = Inflater(self._body_limit) if encoding in ("gzip", "x-gzip") else None
         pieces: list[bytes] = []
         size = 0
         for raw in response.stream if isinstance(response.stream, httpx.SyncByteStream) else ():
-            piece = raw if inflate is None else inflate(raw, what(request))
+            piece = raw if inflate is None else inflate(raw, describe(request))
             size += len(piece)
             if size > self._body_limit:
-                raise DecodeError(f"{what(request)}: the answer is larger than {self._body_limit} bytes")
+                raise DecodeError(f"{describe(request)}: the answer is larger than {self._body_limit} bytes")
             if self._monotonic() > request.extensions["deadline"]:
-                raise TimedOutError(f"{what(request)}: no whole answer within {2 * self._timeout:g} s")
+                raise TimedOutError(f"{describe(request)}: no whole answer within {2 * self._timeout:g} s")
             pieces.append(piece)
         if inflate is not None and pieces and not inflate.whole:
-            raise NetworkError(f"{what(request)}: the answer broke off")
+            raise NetworkError(f"{describe(request)}: the answer ended early")
         return b"".join(pieces)
 
     def _forget_limits(self) -> None:
-        """Show no rate limit any more once the server has said nothing of it for long."""
         if self._limits_until is not None and self._monotonic() > self._limits_until:
             self._limits_until = None
-            self._meter.limits(None, None, None)
+            self._observer.limits(None, None, None)
 
-    def _heed_limits(self, response: httpx.Response) -> None:
-        # several lines of one name are joined by commas here
+    def _apply_limits(self, response: httpx.Response) -> None:
+        # Lines of the same name are joined by commas here.
         headers = dict(response.headers)
-        if not any("rate" in name for name in headers):  # most APIs: spares a dozen look-ups and a date
+        # Most APIs send no such header: this saves a dozen lookups and a date.
+        if not any("rate" in name for name in headers):
             return
-        limits = parse_limits(headers, parse_date(headers.get("date", "")) or self._clock())
-        if limits is None:
+        # A reset given as a time is useless while the answer's clock is in doubt. The next answer settles it.
+        limits, *others = (parse_limits(headers, now) for now in self._clock.possible_times(response))
+        if limits is None or any(other != limits for other in others):
             return
-        if limits.ignored and not self._told_ignored:
-            self._told_ignored = True
+        if limits.ignored and not self._logged_ignored:
+            self._logged_ignored = True
             self._log.warning("rate limit headers ignored", source=self._source, error="; ".join(limits.ignored))
         if limits.limit is None and limits.remaining is None:
             return
-        reset = None if limits.reset_seconds is None else self._clock() + limits.reset_seconds
-        self._limits_until = self._monotonic() + LIMITS_BELIEVED
-        self._meter.limits(limits.limit, limits.remaining, reset)
+        reset = None if limits.reset_seconds is None else self._clock.local() + limits.reset_seconds
+        self._limits_until = self._monotonic() + LIMITS_SHOWN
+        self._observer.limits(limits.limit, limits.remaining, reset)
         if limits.remaining is not None and limits.reset_seconds is not None:
             self._budget.observe(limits.limit, limits.remaining, limits.reset_seconds)
 
 
 class Inflater:
-    """Decompresses gzip in pieces, never more than `limit` bytes and one at a time."""
+    """Decompresses gzip in pieces of at most `limit` bytes and one."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -219,15 +221,16 @@ class Inflater:
 
     @property
     def whole(self) -> bool:
-        """Whether the last gzip member ended."""
+        """Whether the last gzip member is complete."""
         return self._member.eof
 
     def __call__(self, raw: bytes, request: str) -> bytes:
-        """What this piece decompresses to. Raises DecodeError if it is not gzip."""
+        """Return the decompressed piece. Raises DecodeError if it is not gzip."""
         piece = b""
         try:
             while raw and len(piece) <= self._limit:
-                if self._member.eof:  # gzip may be several members one after another
+                # A gzip file may consist of several members.
+                if self._member.eof:
                     self._member = zlib.decompressobj(GZIP)
                 piece += self._member.decompress(raw, self._limit + 1 - len(piece))
                 raw = self._member.unused_data
@@ -237,19 +240,19 @@ class Inflater:
 
 
 def endpoint_of(request: httpx.Request) -> str:
-    """The template by which a request is named, never its URL."""
+    """Return the template of a request's path, which may be logged; its URL may not."""
     return str(request.extensions.get("endpoint", "unnamed"))
 
 
-def what(request: httpx.Request) -> str:
-    """A request in words that may be logged."""
+def describe(request: httpx.Request) -> str:
+    """Return a description of a request that may be logged."""
     return f"{request.method} {endpoint_of(request)}"
 
 
 def proxy_refused(status: int, request: httpx.Request) -> SourceError:
-    """Return the error for a proxy's refusal; only some of them may be gone at the next try."""
-    message = f"{what(request)}: the proxy refused with {status}"
-    if status == PROXY_WANTS_PASSWORD:
+    """Return the error of a proxy's refusal; only those of 5xx are worth a retry."""
+    message = f"{describe(request)}: the proxy refused with {status}"
+    if status == PROXY_AUTH_REQUIRED:
         return ProxyRefusedError(f"{message}: check the user and the password in proxy_url")
     if status >= 500:
         return NetworkError(f"{message}: it cannot reach the API")
@@ -257,20 +260,20 @@ def proxy_refused(status: int, request: httpx.Request) -> SourceError:
 
 
 def wrap_error(error: Exception, request: httpx.Request) -> SourceError:
-    """A library's exception as ours, without what it quotes."""
+    """Return a library's exception as ours, without the text that it quotes."""
     if isinstance(error, TIMEOUTS):
-        return TimedOutError(f"{what(request)}: no answer in time ({type(error).__name__})")
+        return TimedOutError(f"{describe(request)}: no answer in time ({type(error).__name__})")
     refused = PROXY_STATUS.match(str(error)) if isinstance(error, PROXY_ERRORS) else None
     if refused is not None:
         return proxy_refused(int(refused[1]), request)
-    detail = f": {error}" if isinstance(error, TELLING) else ""
-    return NetworkError(f"{what(request)}: {type(error).__name__}{detail}{cure(error, request)}")
+    detail = f": {error}" if isinstance(error, CONNECT_ERRORS) else ""
+    return NetworkError(f"{describe(request)}: {type(error).__name__}{detail}{hint_for(error, request)}")
 
 
-def cure(error: Exception, request: httpx.Request) -> str:
-    """Return what to do about an error of a connection, "" where that is not known."""
+def hint_for(error: Exception, request: httpx.Request) -> str:
+    """Return what to do about a connection error, "" if unknown."""
     text = str(error)
-    hint = next((hint for sign, hint in CURES if sign in text), "")
-    if not hint and request.url.scheme == "http" and isinstance(error, BROKEN_OFF):
+    hint = next((hint for sign, hint in HINTS if sign in text), "")
+    if not hint and request.url.scheme == "http" and isinstance(error, HANG_UPS):
         hint = "if the server speaks TLS on this port, base_url must begin with https://"
     return f": {hint}" if hint else ""

@@ -52,7 +52,7 @@ class RequestMetrics:
 
 
 class RequestObserver:
-    """Observes the requests for one source. Implements `exporter.client.transport.Meter`.
+    """Observes the requests for one source. Implements `exporter.client.transport.RequestObserver`.
 
     Attributes:
         rate_limit: The tightest rate limit that the API reports.

@@ -51,12 +51,14 @@ POLL_TIME_FRACTION = 0.8
 
 
 class ApiClock(Protocol):
-    """Tells the present by an API's clock. `skew`: how far it is ahead of ours, in seconds."""
+    """An API's clock."""
 
-    skew: float
+    @property
+    def skew(self) -> float:
+        """Seconds by which it is ahead of ours."""
 
     def now(self) -> float:
-        """The present, corrected."""
+        """Return its current time."""
 
 
 class Pages(Protocol):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.client.budget import LONGEST_BLOCK, PROBE_INTERVAL, SLICE, Budget, Pace, Stopped, for_a_person
+from exporter.client.budget import LONGEST_BLOCK, MAX_SLEEP, PROBE_INTERVAL, Budget, Pace, Stopped, for_a_person
 from exporter.errors import RateLimitedError
 
 EVER = math.inf
@@ -154,7 +154,7 @@ def test_a_server_that_is_well_again_is_asked_again_long_before_it_said(moved):
     budget.blocked_until(LONGEST_BLOCK)
     assert budget.acquire(EVER) == PROBE_INTERVAL
     assert budget.wait() == PROBE_INTERVAL
-    budget.answered_well(moved.now)
+    budget.succeeded(moved.now)
     assert budget.wait() == 0.0
 
 
@@ -171,7 +171,7 @@ def test_a_good_answer_to_a_request_from_before_the_block_does_not_end_it(moved)
     sent = moved.now
     moved.sleep(1.0)
     budget.blocked_until(100.0)
-    budget.answered_well(sent)
+    budget.succeeded(sent)
     assert budget.wait() == 100.0
 
 
@@ -179,7 +179,7 @@ def test_the_wait_is_reported_while_it_lasts(moved):
     budget, reported = make_budget(moved, 1.0), []
     budget.acquire(EVER)
     assert budget.acquire(EVER, reported.append) == 60.0
-    assert reported == [SLICE] * 12
+    assert reported == [MAX_SLEEP] * 12
 
 
 def as_people(budget, count, patience=0.0):
@@ -234,7 +234,7 @@ def test_while_a_poll_waits_no_person_gets_a_request_and_the_poll_waits_one_spac
 def test_a_person_is_told_why_there_is_no_request(moved):
     budget = make_budget(moved)
     as_people(budget, 15)
-    with for_a_person(), pytest.raises(RateLimitedError, match="pages have used their part of the request budget"):
+    with for_a_person(), pytest.raises(RateLimitedError, match="pages have used their share of the request budget"):
         budget.acquire(moved.now + 3)
 
 

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from exporter.client.budget import Budget, Stopped
-from exporter.client.client import Client, Environment, NetworkSettings, NullMeter
+from exporter.client.client import Client, Environment, NetworkSettings, NullObserver
 from exporter.errors import (
     AuthError,
     ClientStatusError,
@@ -36,8 +36,8 @@ class Bearer(httpx.Auth):
         yield request
 
 
-class Ledger(NullMeter):
-    """A meter that writes everything down."""
+class Ledger(NullObserver):
+    """An observer that keeps everything."""
 
     def __init__(self):
         self.requests, self.retries, self.waits, self.said = [], 0, [], []
@@ -96,9 +96,9 @@ def make(moved, meter):
             ROOT,
             auth or Bearer(),
             Budget(requests_per_minute, monotonic=moved.monotonic, sleep=moved.sleep),
-            meter=meter,
+            observer=meter,
             network=NetworkSettings(timeout=timeout, body_limit=body_limit),
-            surroundings=Environment(
+            environment=Environment(
                 clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep, random=lambda: chance
             ),
             transport=Api(*answers),
@@ -124,8 +124,12 @@ def test_an_answer_has_body_status_headers_and_the_servers_clock(make, meter):
     assert meter.requests == [(ENDPOINT, "200")]
 
 
+def http_date(seconds):
+    return formatdate(1_700_000_000.0 + seconds, usegmt=True)
+
+
 def dated(seconds, age=None):
-    headers = {"Date": formatdate(1_700_000_000.0 + seconds, usegmt=True), **({"Age": age} if age else {})}
+    headers = {"Date": http_date(seconds), **({"Age": age} if age else {})}
     return httpx.Response(200, headers=headers)
 
 
@@ -172,7 +176,7 @@ def test_an_age_that_is_no_number_of_seconds_is_ignored(make, age):
 
 def test_the_representation_of_an_answer_shows_neither_body_nor_headers(make):
     answer = make(httpx.Response(200, content=b"private", headers={"X-A": "private"})).get(PATH, endpoint=ENDPOINT)
-    assert repr(answer) == "Answer(status=200, 7 bytes)"
+    assert repr(answer) == "ApiResponse(status=200, 7 bytes)"
 
 
 def test_a_missing_or_broken_date_is_none(make):
@@ -265,8 +269,38 @@ def test_a_short_retry_after_is_waited_for(make, meter):
 
 def test_a_retry_after_date_is_measured_by_the_servers_clock(make, meter):
     headers = {"Retry-After": "Tue, 14 Nov 2023 22:13:27 GMT", "Date": "Tue, 14 Nov 2023 22:13:20 GMT"}
-    make(httpx.Response(503, headers=headers), httpx.Response(200), chance=0.0).get(PATH, endpoint=ENDPOINT)
+    unavailable = [httpx.Response(503, headers=headers) for _ in range(2)]
+    make(*unavailable, httpx.Response(200), chance=0.0).get(PATH, endpoint=ENDPOINT)
     assert sum(meter.waits) == pytest.approx(7.0)
+
+
+@pytest.mark.parametrize("wrong", [3000.0, -3000.0, DAY, -DAY])
+def test_one_odd_date_lengthens_no_wait_for_a_retry_after_date(make, meter, wrong):
+    headers = {"Retry-After": http_date(1007), "Date": http_date(1000 + wrong)}
+    client = make(dated(1000), httpx.Response(503, headers=headers), dated(1000), chance=0.0)
+    for _ in range(2):
+        client.get(PATH, endpoint=ENDPOINT)
+    assert sum(meter.waits) <= 7.0
+
+
+@pytest.mark.parametrize("wrong", [1800.0, -1800.0])
+def test_one_odd_date_changes_no_rate_limit_whose_reset_is_a_time(make, meter, moved, wrong):
+    reset = str(1_700_000_000 + 1100)
+    headers = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "50", "X-RateLimit-Reset": reset}
+    answers = [httpx.Response(200, headers={"Date": http_date(1000 + each), **headers}) for each in (0, wrong, 0)]
+    client = make(*answers)
+    for _ in range(2):
+        client.get(PATH, endpoint=ENDPOINT)
+    assert {reset for _, _, reset in meter.said} == {1_700_000_000.0 + 1100}
+    assert moved.now <= 1010.0
+
+
+@pytest.mark.parametrize("wrong", [3600.0, -3600.0])
+def test_a_refused_credential_is_sent_once_even_if_the_refusal_has_an_odd_date(make, meter, wrong):
+    client = make(dated(1000), httpx.Response(401, headers={"Date": http_date(1000 + wrong)}))
+    client.get(PATH, endpoint=ENDPOINT)
+    fail(client, AuthError)
+    assert meter.requests == [(ENDPOINT, "200"), (ENDPOINT, "401")]
 
 
 @pytest.mark.parametrize(("status", "error"), [(429, RateLimitedError), (503, ServerStatusError)])

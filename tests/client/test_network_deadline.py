@@ -69,7 +69,7 @@ def serve():
             httpx.Auth(),
             Budget(6000.0, monotonic=time.monotonic, sleep=time.sleep),
             network=NetworkSettings(timeout=timeout, proxy_url=proxy.format(port=server.port), **files),
-            surroundings=Environment(random=lambda: 0.0),
+            environment=Environment(random=lambda: 0.0),
         )
         servers.append(server)
         clients.append(client)

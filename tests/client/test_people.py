@@ -29,10 +29,10 @@ def run(number):
 
 @pytest.fixture
 def client(moved):
-    surroundings = Environment(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
+    environment = Environment(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
     budget = Budget(60.0, monotonic=moved.monotonic, sleep=moved.sleep)
     transport = httpx.MockTransport(lambda _: httpx.Response(200))
-    return Client("https://api.example.com", httpx.Auth(), budget, surroundings=surroundings, transport=transport)
+    return Client("https://api.example.com", httpx.Auth(), budget, environment=environment, transport=transport)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def opened(asking, client, numbers):
 def test_a_crawler_of_run_pages_gets_a_quarter_of_the_budget_and_polls_do_not_wait(moved, asking, client):
     shown, refusals = opened(asking, client, range(1000))
     assert shown == 15
-    assert refusals == {"no request may be sent for 60 s: pages have used their part of the request budget"}
+    assert refusals == {"no request may be sent for 60 s: pages have used their share of the request budget"}
     for _ in range(45):
         client.get("/runs", endpoint="/runs")
     assert moved.slept == []
@@ -74,7 +74,7 @@ class SignIn(TokenAuth):
     def token_request(self, extensions):
         return httpx.Request("POST", "https://api.example.com/token", extensions={**extensions, "endpoint": "/token"})
 
-    def refusal(self, status):
+    def explain_refusal(self, status):
         return f"refused with {status}"
 
 
@@ -82,10 +82,10 @@ def test_a_sign_in_for_a_person_never_waits_as_polls_would_wait_for_its_token(mo
     budget = Budget(600.0, monotonic=moved.monotonic, sleep=moved.sleep)
     budget.acquire(moved.now)
     budget.observe(100, 40, 60.0)
-    surroundings = Environment(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
+    environment = Environment(clock=moved.clock, monotonic=moved.monotonic, sleep=moved.sleep)
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"access_token": "word"}))
     client = Client(
-        "https://api.example.com", SignIn(moved.clock), budget, surroundings=surroundings, transport=transport
+        "https://api.example.com", SignIn(moved.clock), budget, environment=environment, transport=transport
     )
     with for_a_person(), pytest.raises(RateLimitedError):
         client.get("/runs/1", endpoint="/runs/{id}", patience=3.0)

@@ -1,6 +1,8 @@
 """Certificates that change on disk are used from the next request on."""
 
 import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
@@ -45,7 +47,7 @@ def make(moved, request):
             BearerAuth(lambda: "word"),
             Budget(6000.0, monotonic=moved.monotonic, sleep=moved.sleep),
             network=NetworkSettings(timeout=5.0, **{name: str(path) for name, path in files.items()}),
-            surroundings=Environment(clock=moved.clock, sleep=moved.sleep),
+            environment=Environment(clock=moved.clock, sleep=moved.sleep),
         )
         request.addfinalizer(client.close)
         request.addfinalizer(api.server.socket.close)
@@ -107,6 +109,32 @@ def test_a_clients_certificate_and_key_are_exchanged_together(make, tmp_path):
     api.trust(new)
     write(new, "key")
     assert ask(client) == 200
+
+
+def test_a_request_in_flight_ends_over_the_old_connection_when_a_file_changes(make, tmp_path):
+    authority, file = trustme.CA(), tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(file))
+    begun, changed = threading.Event(), threading.Event()
+    api = Api(authority)
+
+    def halting(connection):
+        connection.sendall(ANSWER[:-1])
+        begun.set()
+        changed.wait(10)
+        connection.sendall(ANSWER[-1:])
+
+    behave, api.server.behave = api.server.behave, halting
+    client = make(api, ca_file=file)
+    with ThreadPoolExecutor(1) as pool:
+        in_flight = pool.submit(ask, client)
+        assert begun.wait(10)
+        api.server.behave = behave
+        file.write_bytes(authority.cert_pem.bytes() + b"\n")
+        assert ask(client) == 200
+        changed.set()
+        assert in_flight.result(10) == 200
+    assert ask(client) == 200
+    assert client._http._transport._inner._replaced == []
 
 
 def test_a_server_of_an_unknown_authority_is_refused_before_and_after(make, tmp_path):

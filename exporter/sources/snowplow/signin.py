@@ -1,4 +1,4 @@
-"""How to sign in to Snowplow Console: by API key, or as older consoles have it."""
+"""Sign-in to Snowplow Console: by API key, or by password for older consoles."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ REFUSALS = {
 class ApiKeyAuth(TokenAuth):
     """Sign-in by API key: version 3 with the key's id, version 2 (deprecated) without.
 
-    `root` is that of the API; secrets are read anew at each sign-in.
+    `root` is that of the API; secrets are read again at each sign-in.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ApiKeyAuth(TokenAuth):
             self._headers["X-API-Key-ID"] = api_key_id
 
     def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
-        """The key in headers."""
+        """Return the request with the key in headers."""
         headers = {name: secret_bytes(read) for name, read in self._headers.items()}
         return httpx.Request(
             "GET",
@@ -49,13 +49,13 @@ class ApiKeyAuth(TokenAuth):
             extensions={**extensions, "endpoint": self._endpoint},
         )
 
-    def refusal(self, status: int) -> str:
-        """404 is about the organization, which is part of the path."""
+    def explain_refusal(self, status: int) -> str:
+        """Return what a refusal means. 404 concerns the organization, which is part of the path."""
         return REFUSALS.get(status, "unknown organization" if status == 404 else "the request was not understood")
 
 
 class PasswordAuth(TokenAuth):
-    """Sign-in by a user's name and password, as older consoles have it; secrets are read anew at each sign-in."""
+    """Sign-in by user and password, for older consoles; secrets are read again at each sign-in."""
 
     def __init__(  # noqa: PLR0913  # the fields of the form
         self,
@@ -79,7 +79,7 @@ class PasswordAuth(TokenAuth):
         self._secrets = {"password": password, "client_secret": client_secret}
 
     def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
-        """All of it in a form."""
+        """Return the request with everything in a form."""
         secrets = {name: secret_text(read) for name, read in self._secrets.items()}
         return httpx.Request(
             "POST",
@@ -89,6 +89,6 @@ class PasswordAuth(TokenAuth):
             extensions={**extensions, "endpoint": TOKEN_PASSWORD},
         )
 
-    def refusal(self, status: int) -> str:
-        """404 is about the address."""
+    def explain_refusal(self, status: int) -> str:
+        """Return what a refusal means. 404 concerns the token URL."""
         return "nothing answers at the token URL" if status == 404 else "the user or the client is not accepted"

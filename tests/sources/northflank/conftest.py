@@ -48,8 +48,8 @@ class Exporter:
             access.root,
             access.auth,
             budget,
-            meter=meter,
-            surroundings=Environment(clock=self.clock, monotonic=self.clock, sleep=self.sleep),
+            observer=meter,
+            environment=Environment(clock=self.clock, monotonic=self.clock, sleep=self.sleep),
         )
         self.source = TYPE.build(self.settings, self.client)
         self.poller = Poller(

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from exporter.client.budget import Budget
-from exporter.client.client import Client, Environment, NullMeter
+from exporter.client.client import Client, Environment, NullObserver
 from exporter.client.signin import make_token, parse_claims
 from exporter.errors import AuthError, NetworkError, RateLimitedError, RedirectError, ServerStatusError
 from exporter.sources.snowplow.signin import TOKEN_PASSWORD, TOKEN_V2, TOKEN_V3, ApiKeyAuth, PasswordAuth
@@ -50,7 +50,7 @@ class Console(httpx.BaseTransport):
         return httpx.Response(401 if token in self.refused or "*" in self.refused else 200, content=b"[]")
 
 
-class Ledger(NullMeter):
+class Ledger(NullObserver):
     def __init__(self):
         self.requests, self.expiries = [], []
 
@@ -92,8 +92,8 @@ def make(console, meter):
             ROOT,
             auth,
             Budget(60000.0, monotonic=lambda: console.now, sleep=lambda _: None),
-            meter=meter,
-            surroundings=Environment(
+            observer=meter,
+            environment=Environment(
                 clock=lambda: console.now, monotonic=lambda: console.now, sleep=lambda _: None, random=lambda: 0.0
             ),
             transport=console,
@@ -187,6 +187,15 @@ def test_a_tokens_end_is_measured_by_the_servers_clock_however_wrong_ours_is(mak
     assert (len(console.signed_in), meter.expiries) == (1, [NOW + DAY])
 
 
+@pytest.mark.parametrize("date", ["Fri, 03 Nov 2023 22:13:20 GMT", "Mon, 13 Nov 2034 22:13:20 GMT"])
+@pytest.mark.parametrize("issued", [{}, {"iat": NOW}])
+def test_one_odd_date_of_a_sign_in_does_not_move_the_end_of_its_token(make, console, meter, date, issued):
+    token = jwt(exp=NOW + DAY, **issued)
+    console.sign_in = lambda: httpx.Response(200, json={"accessToken": token}, headers={"Date": date})
+    ask(make(key_auth(console)))
+    assert meter.expiries == [NOW + DAY]
+
+
 def test_a_token_that_seems_to_have_ended_does_not_cost_a_sign_in_for_each_request(make, console):
     token = jwt(exp=NOW - DAY, iat=NOW - 2 * DAY)
     console.sign_in = lambda: httpx.Response(200, json={"accessToken": token})
@@ -269,7 +278,7 @@ def test_a_sign_in_without_a_token_is_an_auth_error(make, console, body):
         ask(make(key_auth(console)))
 
 
-def test_secrets_are_read_anew_at_each_sign_in(make, console):
+def test_secrets_are_read_again_at_each_sign_in(make, console):
     keys = ["first\n", "second"]
     client = make(key_auth(console, key=lambda: keys.pop(0)))
     ask(client)

@@ -51,9 +51,9 @@ class Watch:
             access.root,
             access.auth,
             Budget(settings.requests_per_minute, monotonic=clock, sleep=self._sleep),
-            meter=meter,
+            observer=meter,
             network=NetworkSettings(timeout=5.0),
-            surroundings=Environment(clock=clock, monotonic=clock, sleep=self._sleep, random=lambda: 0.1),
+            environment=Environment(clock=clock, monotonic=clock, sleep=self._sleep, random=lambda: 0.1),
         )
         self.source = kind.build(settings, client)
         self.poller = Poller(

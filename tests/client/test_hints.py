@@ -38,10 +38,10 @@ def serve(moved):
             server = Server(behave, tls)
             stack.callback(server.socket.close)
             settings = NetworkSettings(timeout=5.0, proxy_url=proxy.format(port=server.port), **files)
-            surroundings = Environment(clock=moved.clock, sleep=moved.sleep)
+            environment = Environment(clock=moved.clock, sleep=moved.sleep)
             budget = Budget(600.0, monotonic=moved.monotonic, sleep=moved.sleep)
             root = root.format(port=server.port)
-            client = Client(root, BearerAuth(lambda: "word"), budget, network=settings, surroundings=surroundings)
+            client = Client(root, BearerAuth(lambda: "word"), budget, network=settings, environment=environment)
             stack.callback(client.close)
             return server, client
 
