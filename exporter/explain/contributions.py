@@ -21,27 +21,27 @@ UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
 def _ended(row: StoredRun) -> bool:
     """Whether its ending was counted with all that belongs to it; what was given up adds to one counter only."""
-    return row.known.mark is CountState.COUNTED
+    return row.mark is CountState.COUNTED
 
 
 def _result(row: StoredRun) -> str:
-    return (row.known.run.result or Result.UNKNOWN).value
+    return (row.run.result or Result.UNKNOWN).value
 
 
 def _runs(row: StoredRun, _job: JobState) -> Amounts:
-    return [((_result(row),), 1.0)] if row.known.mark in {CountState.COUNTED, CountState.EXPIRED} else []
+    return [((_result(row),), 1.0)] if row.mark in {CountState.COUNTED, CountState.EXPIRED} else []
 
 
 def _retries(row: StoredRun, _job: JobState) -> Amounts:
-    return [((), float(row.known.run.retries))] if _ended(row) and row.known.run.retries else []
+    return [((), float(row.run.retries))] if _ended(row) and row.run.retries else []
 
 
 def _recovered(row: StoredRun, _job: JobState) -> Amounts:
-    return [((), 1.0)] if _ended(row) and row.known.run.recovered else []
+    return [((), 1.0)] if _ended(row) and row.run.recovered else []
 
 
 def _errors(row: StoredRun, job: JobState) -> Amounts:
-    run = row.known.run
+    run = row.run
     if not _ended(row) or run.result not in FAILING or not run.error_type:
         return []
     word = clean(run.error_type)
@@ -49,13 +49,13 @@ def _errors(row: StoredRun, job: JobState) -> Amounts:
 
 
 def _durations(row: StoredRun, _job: JobState) -> Amounts:
-    duration = row.known.run.duration
+    duration = row.run.duration
     return [((_result(row),), duration)] if _ended(row) and duration is not None else []
 
 
 def _queued(row: StoredRun, _job: JobState) -> Amounts:
-    waited = row.known.run.queue_duration
-    return [((), waited)] if _ended(row) and waited is not None and not row.known.earlier else []
+    waited = row.run.queue_duration
+    return [((), waited)] if _ended(row) and waited is not None and not row.earlier else []
 
 
 def _step_label(name: str, job: JobState) -> str:
@@ -105,7 +105,7 @@ ADDED_TO_SOURCE: Mapping[str, Callable[[StoredRun], Iterable[Labels]]] = {
 
 
 def _the(run_id: str | None) -> Callable[[Sequence[StoredRun]], list[StoredRun]]:
-    return lambda rows: [row for row in rows if row.known.run.run_id == run_id]
+    return lambda rows: [row for row in rows if row.run.run_id == run_id]
 
 
 def _last(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
@@ -121,15 +121,13 @@ def _last_steps(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> li
 
 
 def _last_success(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
-    return [row for row in rows if row.known.run.result is Result.SUCCESS and ended_at(row) == job.last_success]
+    return [row for row in rows if row.run.result is Result.SUCCESS and ended_at(row) == job.last_success]
 
 
 def _streak(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
     since = float("-inf") if job.last_success is None else job.last_success
     noted = {CountState.COUNTED, CountState.BASELINE}
-    return [
-        row for row in rows if row.known.run.result in FAILING and row.known.mark in noted and ended_at(row) > since
-    ]
+    return [row for row in rows if row.run.result in FAILING and row.mark in noted and ended_at(row) > since]
 
 
 def _streak_start(job: JobState, rows: Sequence[StoredRun], labels: Labels) -> list[StoredRun]:
@@ -137,7 +135,7 @@ def _streak_start(job: JobState, rows: Sequence[StoredRun], labels: Labels) -> l
 
 
 def _active(_job: JobState, rows: Sequence[StoredRun], labels: Labels) -> list[StoredRun]:
-    return [row for row in rows if row.known.mark is CountState.OPEN and row.known.run.state == labels[0]]
+    return [row for row in rows if row.mark is CountState.OPEN and row.run.state == labels[0]]
 
 
 def _oldest_active(job: JobState, rows: Sequence[StoredRun], labels: Labels) -> list[StoredRun]:

@@ -84,9 +84,9 @@ class Explainer:
         rules = rules_of(self._settings[job.source], self._config)
         rows = self._snapshot.runs_of(job.key) if family.name in OPEN_ONLY else []
         begun = [
-            (row.known.run.state, row.origin if row.known.run.start is None else row.known.run.start)
+            (row.run.state, row.origin if row.run.start is None else row.run.start)
             for row in rows
-            if row.known.mark is CountState.OPEN
+            if row.mark is CountState.OPEN
         ]
         view = JobView(
             state=job,
@@ -110,7 +110,7 @@ class Explainer:
 
     def link(self, line: SeriesLine) -> str:
         """The page of a run: ours where people can reach it, else the vendor's."""
-        return self._link(line.job, line.row.known.run.run_id)
+        return self._link(line.job, line.row.run.run_id)
 
     def _link(self, job: JobState, run_id: str) -> str:
         return run_url(self._config.web.external_url, self._settings[job.source], job.job, run_id)
@@ -194,7 +194,7 @@ def _value(value: float, name: str) -> str:
 
 
 def _row(line: SeriesLine, family: Family, explainer: Explainer) -> tuple[str, ...]:
-    run = line.row.known.run
+    run = line.row.run
     return (
         clean(run.run_id),
         " / ".join(filter(None, (line.job.source, line.job.project, line.job.name))),

@@ -195,7 +195,7 @@ def _standing(subject: Subject, series: Series, rows: Rows) -> Iterator[str]:
     baseline = sum(any(True for _ in _adds(subject, series, _as_counted(row))) for _, row in rows if _is_baseline(row))
     if baseline:
         yield f"{baseline} more ended before counting began (baseline): they are in no counter."
-    earlier = sum(len(row.known.earlier) for _, row in rows)
+    earlier = sum(len(row.earlier) for _, row in rows)
     if earlier:
         yield f"{earlier} earlier endings of runs that came back to life are counted too; only the last result is kept."
     waiting = sum(row.steps is StepState.PENDING for _, row in rows)
@@ -212,11 +212,11 @@ def _standing(subject: Subject, series: Series, rows: Rows) -> Iterator[str]:
 
 
 def _is_baseline(row: StoredRun) -> bool:
-    return row.known.mark is CountState.BASELINE
+    return row.mark is CountState.BASELINE
 
 
 def _as_counted(row: StoredRun) -> StoredRun:
-    return msgspec.structs.replace(row, known=msgspec.structs.replace(row.known, mark=CountState.COUNTED))
+    return msgspec.structs.replace(row, mark=CountState.COUNTED)
 
 
 def _difference(subject: Subject, value: float, found: float) -> Iterator[str]:

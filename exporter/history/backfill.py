@@ -216,12 +216,12 @@ class _Book:
         """Runs that the state still holds and the API no longer shows."""
         rows = self._before.runs(name)
         for start in range(0, len(rows), BATCH):
-            batch = {row.known.run.run_id: row for row in rows[start : start + BATCH]}
+            batch = {row.run.run_id: row for row in rows[start : start + BATCH]}
             shown = self._ledger.rows(name, batch)
             by_scope: dict[str, list[Batch]] = {}
             for row in (row for run_id, row in batch.items() if run_id not in shown):
                 scope = self._ledger.committed.jobs[row.job].job.scope
-                by_scope.setdefault(scope, []).append(Batch(scope=scope, runs=[row.known.run]))
+                by_scope.setdefault(scope, []).append(Batch(scope=scope, runs=[row.run]))
             for batches in by_scope.values():
                 whole = msgspec.structs.replace(batches[0], runs=[run for each in batches for run in each.runs])
                 self._ledger.commit(name, whole, PollContext(now=self._outside.clock(), started=self._outside.clock()))
@@ -229,7 +229,7 @@ class _Book:
     def _fetch_steps(self, past: Past, source: Source, now: float) -> None:
         """The steps of runs that are to be written, those of the latest first; what cannot be had is left out."""
         waiting = past.endings(self._ledger.pending_steps(past.name, now + UNHURRIED, -1))
-        pending = [row for row in waiting if row.known.run.run_id not in past.steps]
+        pending = [row for row in waiting if row.run.run_id not in past.steps]
         errors = 0
         if pending:
             pace = self.assembly.shown[past.name].settings.requests_per_minute
@@ -243,7 +243,7 @@ class _Book:
             if number:
                 self._tell_steps(past.name, number, len(pending))
             try:
-                past.steps[row.known.run.run_id] = source.steps(row.known.run)
+                past.steps[row.run.run_id] = source.steps(row.run)
                 errors = 0
             except NotFoundError:
                 continue

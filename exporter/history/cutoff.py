@@ -59,7 +59,7 @@ class Before:
     def counted(self, source: str, run_ids: Collection[str]) -> frozenset[str]:
         """Those of these runs that the daemon counts, or will count, although they may have ended before."""
         rows = self._store.runs(source, run_ids) if self._store is not None else {}
-        return frozenset(run_id for run_id, row in rows.items() if row.known.mark is not CountState.BASELINE)
+        return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.BASELINE)
 
     def runs(self, source: str) -> list[StoredRun]:
         """The runs that the state holds and has not counted."""

@@ -68,9 +68,9 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
 
     def endings(self, rows: Sequence[StoredRun]) -> list[StoredRun]:
         """Those of these runs that ended before the daemon counted, and that it does not count all the same."""
-        ended = [row for row in rows if row.known.run.end is not None and row.known.run.end <= self.until[row.job]]
-        counted = self.counted([row.known.run.run_id for row in ended])
-        return [row for row in ended if row.known.run.result is not None and row.known.run.run_id not in counted]
+        ended = [row for row in rows if row.run.end is not None and row.run.end <= self.until[row.job]]
+        counted = self.counted([row.run.run_id for row in ended])
+        return [row for row in ended if row.run.result is not None and row.run.run_id not in counted]
 
 
 def bare(job: JobState) -> JobState:
@@ -162,7 +162,7 @@ class Replay:
 
     def _follow(self, what: int, row: StoredRun) -> None:
         """Takes note of who is waiting and running."""
-        run, active = row.known.run, self._active.setdefault(row.job, {})
+        run, active = row.run, self._active.setdefault(row.job, {})
         if what == ENDED:
             active.pop(run.run_id, None)
         elif what == STARTED and run.start is not None:
@@ -177,7 +177,7 @@ class Replay:
         for row in past:
             scopes.setdefault(self._ledger.committed.jobs[row.job].job.scope, []).append(row)
         for scope, group in scopes.items():
-            runs = [row.known.run for row in group]
+            runs = [row.run for row in group]
             steps = {run.run_id: self._past.steps[run.run_id] for run in runs if run.run_id in self._past.steps}
             batch = Batch(scope=scope, runs=runs, steps=steps)
             self._ledger.commit(self._past.name, batch, PollContext(now=minute, started=minute))

@@ -127,7 +127,7 @@ class BatchWriter:
         for run in sorted(runs, key=_order):
             self._run(run, batch.steps.get(run.run_id), batch.scope, rows)
         for run_id in batch.gone:
-            if run_id in rows and rows[run_id].known.mark is CountState.OPEN:
+            if run_id in rows and rows[run_id].mark is CountState.OPEN:
                 self.expire_open_runs(rows[run_id])
         self.stats.dispositions[Disposition.DUPLICATE] += batch.unchanged
         self.stats.dispositions[Disposition.INVALID] += batch.invalid
@@ -208,7 +208,7 @@ class BatchWriter:
         before = seen.before if seen else row
         if before is not None and _left_out_since(before, run, context):
             before = None
-        verdict = classify.classify(before.known if before else None, run, context)
+        verdict = classify.classify(before, run, context)
         counted = seen is not None and seen.counted
         sighting = Sighting(before=before, run=run, counted=counted or verdict.counts, scope=scope, steps=steps)
         if before is not None and verdict.keep is not None and _contradicts(before, run):
@@ -224,10 +224,10 @@ class BatchWriter:
         self.stats.dispositions[disposition] += 1
         keep = verdict.keep
         if keep is None:
-            if sighting.before is None or row is None or row.known == sighting.before.known:
+            if sighting.before is None or row is None or _says_the_same(row, sighting.before):
                 return
             # An earlier batch of this poll recorded a stale row; the one that is believed says what was known before.
-            keep = sighting.before.known
+            keep = sighting.before
         if (counts or keep.mark is CountState.OPEN) and self._transaction.look(key).gone:
             self._transaction.revive(key)
         stored = self._row(key, keep, row, late=disposition is Disposition.LATE)
@@ -246,7 +246,7 @@ class BatchWriter:
             context = self._context(key, sighting.scope) if exists and key is not None else None
             if key is None or context is None or sighting.before is None:
                 continue
-            verdict = classify.classify(sighting.before.known, run, context)
+            verdict = classify.classify(sighting.before, run, context)
             self._believe(key, sighting, verdict, rows.get(run.run_id), counts=verdict.counts)
 
     def tally(self) -> None:
@@ -261,11 +261,10 @@ class BatchWriter:
 
     def _moved_away(self, key: int, run: Run, row: StoredRun) -> None:
         """Take a run from its job: it belongs to one that the configuration excludes, and counts for none."""
-        if row.known.mark is CountState.OPEN:
+        if row.mark is CountState.OPEN:
             mark = CountState.OPEN if run.result is None else CountState.BASELINE
-            known = msgspec.structs.replace(row.known, run=run, mark=mark)
             self._transaction.runs[run.run_id] = msgspec.structs.replace(
-                row, known=known, job=key, seen=self._moment.now
+                row, run=run, mark=mark, job=key, seen=self._moment.now
             )
 
     def _context(self, key: int, scope: str) -> Context | None:
@@ -296,7 +295,9 @@ class BatchWriter:
             self._unmapped(run.unmapped)
         begun = classify.origin(run)
         return StoredRun(
-            known=keep,
+            run=run,
+            mark=keep.mark,
+            earlier=keep.earlier,
             job=key,
             seen=self._moment.now,
             origin=begun if begun is not None else row.origin if row else self._moment.now,
@@ -318,7 +319,7 @@ class BatchWriter:
 
     def _ending(self, stored: StoredRun, steps: Sequence[Step] | None) -> None:
         """Counts an ending; its steps are asked for later, unless they came with it."""
-        run = stored.known.run
+        run = stored.run
         state = self._transaction.job(stored.job)
         if state.missing_since is not None:
             self._transaction.stay(state.key)
@@ -326,7 +327,7 @@ class BatchWriter:
         shown = run
         if run.error_type:
             shown = msgspec.structs.replace(shown, error_type=self._transaction.error_type(target, run))
-        if stored.known.earlier:
+        if stored.earlier:
             # It was created for its first life: what it waited since then says nothing about this one.
             shown = msgspec.structs.replace(shown, queue_duration=None)
         classify.count_ending(target, shown, attempts=self._rules.attempts)
@@ -363,7 +364,7 @@ class BatchWriter:
 
     def _uncounted(self, stored: StoredRun, row: StoredRun | None) -> None:
         """Moves the gauges for an ending of the baseline, or for a change of one that has been entered."""
-        state, run = self._transaction.job(stored.job), stored.known.run
+        state, run = self._transaction.job(stored.job), stored.run
         if row is None:
             recount = (
                 classify.note_ending(state, run, self._moment.now) or self._transaction.source.forgotten is not None
@@ -373,8 +374,8 @@ class BatchWriter:
                 self._transaction.recount.add(row.job)
                 self._transaction.correct.add(row.job)
             classify.note_change(state, run, self._moment.now)
-            before = row.known
-            recount = (before.run.result, before.run.end, before.mark) != (run.result, run.end, stored.known.mark)
+            before = row
+            recount = (before.run.result, before.run.end, before.mark) != (run.result, run.end, stored.mark)
             if recount:
                 self._transaction.correct.add(state.key)
         if recount:
@@ -416,12 +417,11 @@ class BatchWriter:
         state = self._transaction.job(row.job)
         wanted = self._rules.wants(label_of(state.job))
         if wanted:
-            run, mark = msgspec.structs.replace(row.known.run, state=None, result=Result.UNKNOWN), CountState.EXPIRED
+            run, mark = msgspec.structs.replace(row.run, state=None, result=Result.UNKNOWN), CountState.EXPIRED
         else:
-            run, mark = row.known.run, CountState.BASELINE
-        known = msgspec.structs.replace(row.known, run=run, mark=mark)
-        self._transaction.runs[run.run_id] = msgspec.structs.replace(row, known=known, seen=self._moment.now)
-        if not wanted or classify.is_cleaning_up(row.known, reopens=self._rules.reopens and state.job.reopens):
+            run, mark = row.run, CountState.BASELINE
+        self._transaction.runs[run.run_id] = msgspec.structs.replace(row, run=run, mark=mark, seen=self._moment.now)
+        if not wanted or classify.is_cleaning_up(row, reopens=self._rules.reopens and state.job.reopens):
             return  # nothing to count, or its completion is counted
         if state.missing_since is not None:
             self._transaction.stay(state.key)
@@ -437,13 +437,13 @@ class BatchWriter:
         state = self._transaction.job(row.job)
         target = self._transaction.target(state)
         labels = {step.name: self._transaction.step_label(target, step) for step in steps}
-        if row.known.mark is CountState.COUNTED:
+        if row.mark is CountState.COUNTED:
             classify.count_steps(target, steps, labels, self._counting, histograms=self._histograms)
         elif not target.overflow:
             for label in labels.values():
                 classify.seed_step(target, label)
-        classify.note_steps(state, row.known.run, steps, row.seen)
-        self._transaction.runs[row.known.run.run_id] = msgspec.structs.replace(
+        classify.note_steps(state, row.run, steps, row.seen)
+        self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
             row,
             steps=StepState.COUNTED,
             due=None,
@@ -456,8 +456,8 @@ class BatchWriter:
         if not too_old and row.asked + 1 < STEP_TRIES:
             self._again(msgspec.structs.replace(row, asked=row.asked + 1))
             return
-        self._transaction.runs[row.known.run.run_id] = msgspec.structs.replace(row, steps=StepState.LOST, due=None)
-        if row.known.mark is CountState.COUNTED:
+        self._transaction.runs[row.run.run_id] = msgspec.structs.replace(row, steps=StepState.LOST, due=None)
+        if row.mark is CountState.COUNTED:
             self._transaction.source.count(STEPS_LOST)
 
     def steps_failed(self, row: StoredRun) -> None:
@@ -467,15 +467,19 @@ class BatchWriter:
     def _again(self, row: StoredRun) -> None:
         # From the start of the poll, or the next one would come a moment too early for it.
         wait = min(self._rules.poll_interval * 2 ** min(row.tries, 12), MAX_STEP_BACKOFF)
-        self._transaction.runs[row.known.run.run_id] = msgspec.structs.replace(
+        self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
             row, tries=row.tries + 1, due=self._moment.started + wait
         )
 
 
 def _left_out_since(row: StoredRun, run: Run, context: Context) -> bool:
     """Whether a run that was open when its job was left out ended before the job was included again."""
-    was_open = row.known.mark is CountState.OPEN and row.seen < context.baseline and context.included_later
+    was_open = row.mark is CountState.OPEN and row.seen < context.baseline and context.included_later
     return was_open and run.end is not None and run.end <= context.baseline
+
+
+def _says_the_same(row: StoredRun, other: StoredRun) -> bool:
+    return (row.run, row.mark, row.earlier) == (other.run, other.mark, other.earlier)
 
 
 def _contradicts(before: StoredRun, run: Run) -> bool:
@@ -483,8 +487,8 @@ def _contradicts(before: StoredRun, run: Run) -> bool:
 
     A run that the exporter ended itself, or that had not ended, can say anything.
     """
-    known = before.known.run
-    if before.known.mark is CountState.OPEN or before.known.mark is CountState.EXPIRED or known.result is None:
+    known = before.run
+    if before.mark is CountState.OPEN or before.mark is CountState.EXPIRED or known.result is None:
         return False
     return one_row_per_run([known, run])[0] is known
 

@@ -300,7 +300,7 @@ class Ledger:
         self._stale = False
 
     def _followed(self, transaction: Transaction, row: StoredRun) -> OpenRun | None:
-        return _as_open(row, transaction.look(row.job)) if row.known.mark is CountState.OPEN else None
+        return _as_open(row, transaction.look(row.job)) if row.mark is CountState.OPEN else None
 
     def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
         """Take runs into the index of open runs, or out of it."""
@@ -467,7 +467,7 @@ class Ledger:
             if rules.steps != "off" and job.last_failure is not None:
                 ids.add(job.last_failure.run_id)
         for run_id, row in self.rows(transaction.source.name, ids).items():
-            if row.known.mark is CountState.BASELINE and row.steps is StepState.NONE:
+            if row.mark is CountState.BASELINE and row.steps is StepState.NONE:
                 transaction.runs[run_id] = msgspec.structs.replace(row, steps=StepState.BASELINE, due=now)
 
     def mark(self, source: str, now: float, *, read: bool) -> None:
@@ -802,7 +802,7 @@ def _release(counted: Counted, family: str, labels: str) -> None:
 
 
 def _as_open(row: StoredRun, job: JobState) -> OpenRun:
-    run = row.known.run
+    run = row.run
     return OpenRun(
         run_id=run.run_id,
         job=row.job,

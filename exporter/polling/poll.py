@@ -306,7 +306,7 @@ class Poller:
         """Fetches the steps of one run; False if that failed and is to be tried again."""
         name, poll_context = self._rules.name, self._moment(result)
         try:
-            self._ledger.commit_steps(name, row, self._source.steps(row.known.run), poll_context)
+            self._ledger.commit_steps(name, row, self._source.steps(row.run), poll_context)
         except NotFoundError:
             self._ledger.steps_missing(name, row, poll_context)
         except (AuthError, RateLimitedError):

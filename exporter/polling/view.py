@@ -86,7 +86,7 @@ class LedgerView:
     def ended(self, run_ids: Collection[str]) -> frozenset[str]:
         """Those of these ids that the state holds as ended."""
         rows = self._ledger.rows(self._source, run_ids)
-        return frozenset(run_id for run_id, row in rows.items() if row.known.mark is not CountState.OPEN)
+        return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.OPEN)
 
     def step_counts(self) -> Mapping[str, int]:
         """How many steps each job has, by job id."""

@@ -167,7 +167,7 @@ class StoredState:
 
 
 def _latest(row: StoredRun) -> tuple[float, str]:
-    run = row.known.run
+    run = row.run
     return row.seen if run.end is None else run.end, run.run_id
 
 

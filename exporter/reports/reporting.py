@@ -180,10 +180,10 @@ class Reporter:
     def run(self, source: str, run_id: str, *, live: bool = True) -> RunPage:
         """One run."""
         row = self._find(source, run_id)
-        job, run = self._parts.snapshot().records[row.job], row.known.run
+        job, run = self._parts.snapshot().records[row.job], row.run
         with _readable():
             successes = self._parts.reader.successes(job.key, USUAL)
-            before = float("inf") if row.known.mark is CountState.OPEN else run_reports.ended_at(row)
+            before = float("inf") if row.mark is CountState.OPEN else run_reports.ended_at(row)
             previous = self._parts.reader.before(job.key, before, RECENT)
         judged = self._judge(job)
         steps, steps_from, error = self._steps(job, row, live=live)
@@ -205,7 +205,7 @@ class Reporter:
         stored, error = run_reports.stored_steps(row.step_results), ""
         if live and self._has_steps(job):
             try:
-                return self._parts.asking.steps(job.source, self._source(job.source), row.known.run), "api", ""
+                return self._parts.asking.steps(job.source, self._source(job.source), row.run), "api", ""
             except ReportError as refused:
                 error = str(refused)
         return stored, "state" if stored else "", error
@@ -220,7 +220,7 @@ class Reporter:
         """Output of a step, asked of the API."""
         if not self._parts.config().web.logs:
             raise LogsOffError("output and error texts are shown only with web.logs: true in the config")
-        run = self._find(source, run_id).known.run
+        run = self._find(source, run_id).run
         said = self._parts.asking.log(self._source(source), run, step)
         return LogReport(
             source=source,

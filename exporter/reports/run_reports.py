@@ -34,14 +34,14 @@ PLACE = msgspec.json.Decoder(Place)
 
 def report(row: StoredRun, job: JobState, settings: SourceSettings, external_url: str) -> RunReport:
     """Return a run as lists show it."""
-    run = row.known.run
+    run = row.run
     return RunReport(
         **{name: getattr(run, name) for name in OF_RUN},
         source=job.source,
         project=job.project,
         job_name=job.name,
         mark=mark_of(row),
-        endings=len(row.known.earlier) + (row.known.mark in {CountState.COUNTED, CountState.EXPIRED}),
+        endings=len(row.earlier) + (row.mark in {CountState.COUNTED, CountState.EXPIRED}),
         seen=row.seen,
         url=absolute(external_url, run_path(job.source, run.run_id)),
         vendor_url=vendor_url(settings, job.job, run.run_id),
@@ -50,12 +50,12 @@ def report(row: StoredRun, job: JobState, settings: SourceSettings, external_url
 
 def ended_at(row: StoredRun) -> float:
     """Return when a run ended, or was seen to have ended."""
-    return row.seen if row.known.run.end is None else row.known.run.end
+    return row.seen if row.run.end is None else row.run.end
 
 
 def mark_of(row: StoredRun) -> str:
     """Return the word for how a run is counted."""
-    return "late" if row.late and row.known.mark is CountState.COUNTED else MARKS[row.known.mark]
+    return "late" if row.late and row.mark is CountState.COUNTED else MARKS[row.mark]
 
 
 def encode_cursor(place: Place) -> str:

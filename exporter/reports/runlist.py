@@ -88,7 +88,7 @@ def _by_id(database: sqlite3.Connection, keys: Iterable[int], wanted: RunSelecti
 
 
 def _fits(found: ListedRun, wanted: RunSelection) -> bool:
-    run, at = found.row.known.run, found.place.at
+    run, at = found.row.run, found.place.at
     return (
         (wanted.jobs is None or found.row.job in wanted.jobs)
         and (wanted.result is None or (run.result is wanted.result and not found.place.open))
@@ -166,6 +166,6 @@ def _order(found: ListedRun) -> tuple[bool, float, int, str]:
 
 def _listed(source: int, columns: Sequence[Any]) -> ListedRun:
     row = to_stored(columns)
-    run, is_open = row.known.run, row.known.mark is CountState.OPEN
+    run, is_open = row.run, row.mark is CountState.OPEN
     at = row.origin if is_open else row.seen if run.end is None else run.end
     return ListedRun(Place(is_open, at, source, run.run_id), row)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from exporter.counting import classify
 from exporter.counting.classify import CountState, RunRecord
 from exporter.counting.records import LastFailure, LastRun
@@ -24,11 +22,10 @@ class StepState(enum.IntEnum):
     LOST = 4
 
 
-class StoredRun(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class StoredRun(RunRecord, frozen=True, gc=False, kw_only=True):
     """A run's row.
 
     Attributes:
-        known: What is known of it.
         job: The key of its job.
         seen: When it was last new or changed.
         origin: The instant from which its age counts.
@@ -41,7 +38,6 @@ class StoredRun(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         late: Whether it had ended before the watermark when its ending was first seen.
     """
 
-    known: RunRecord
     job: int
     seen: float
     origin: float
@@ -127,12 +123,12 @@ NULL = math.nan
 
 def to_row(stored: StoredRun) -> tuple[Any, ...]:
     """The values of COLUMNS."""
-    run = stored.known.run
+    run = stored.run
     return (
         run.run_id,
         stored.job,
         run.job_id,
-        int(stored.known.mark),
+        int(stored.mark),
         NULL if run.result is None else run.result.value,
         NULL if run.state is None else run.state.value,
         run.unmapped or NULL,
@@ -145,7 +141,7 @@ def to_row(stored: StoredRun) -> tuple[Any, ...]:
         run.retries,
         int(run.recovered),
         run.error_type or NULL,
-        json.dumps(stored.known.earlier) if stored.known.earlier else NULL,
+        json.dumps(stored.earlier) if stored.earlier else NULL,
         stored.seen,
         stored.origin,
         int(stored.steps),
@@ -180,9 +176,10 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
         recovered=bool(recovered),
         error_type=error_type or "",
     )
-    known = RunRecord(run=run, mark=CountState(mark), earlier=tuple(json.loads(earlier)) if earlier else ())
     return StoredRun(
-        known=known,
+        run=run,
+        mark=CountState(mark),
+        earlier=tuple(json.loads(earlier)) if earlier else (),
         job=job,
         seen=seen,
         origin=origin,
@@ -198,11 +195,11 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
 
 def last_run(row: StoredRun) -> LastRun:
     """Return what gauges hold of the run that ended last."""
-    run = row.known.run
+    run = row.run
     return classify.as_last_run(run, row.seen if run.end is None else run.end)
 
 
 def last_failure(row: StoredRun) -> LastFailure:
     """Return what gauges hold of the failed run that ended last, but for the step that failed."""
-    run = row.known.run
+    run = row.run
     return classify.as_last_failure(run, row.seen if run.end is None else run.end)

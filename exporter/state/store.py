@@ -329,7 +329,7 @@ class Store:
             self._sources.get(source),
             msgspec.json.encode(list(run_ids)).decode(),
         )
-        return {row.known.run.run_id: row for row in rows}
+        return {row.run.run_id: row for row in rows}
 
     def _select(self, where: str, *arguments: object) -> list[StoredRun]:
         with self._explained():

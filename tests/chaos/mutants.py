@@ -34,7 +34,7 @@ class KnowsNoRuns(Ledger):
     """Runs are not told apart by their ids: what overlapping windows show twice is counted twice."""
 
     def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
-        return {key: row for key, row in super().rows(source, run_ids).items() if row.known.mark is CountState.OPEN}
+        return {key: row for key, row in super().rows(source, run_ids).items() if row.mark is CountState.OPEN}
 
 
 class WatermarkTooFar(Ledger):
@@ -58,7 +58,7 @@ class LosesStepMark(Ledger):
 
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
         super().commit_steps(source, row, steps, poll_context)
-        if hash(row.known.run.run_id) % 5 == 0:
+        if hash(row.run.run_id) % 5 == 0:
             with self._writing() as store:
                 store.put_runs(
                     source, [msgspec.structs.replace(row, steps=StepState.PENDING, due=poll_context.now + 60)]
@@ -222,7 +222,7 @@ class CountsStepsTwice(Ledger):
 
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
         super().commit_steps(source, row, steps, poll_context)
-        if hash(row.known.run.run_id) % 3 == 0:
+        if hash(row.run.run_id) % 3 == 0:
             super().commit_steps(source, row, steps, poll_context)
 
 

@@ -200,8 +200,8 @@ def test_a_second_job_of_a_name_is_called_as_the_state_calls_it(lived, tmp_path)
 def test_a_run_that_the_daemon_counts_is_not_the_past_although_it_ended_before(lived, tmp_path):
     lived.poll()
     store = lived.ledger.store()
-    row = next(row for row in store.baseline_runs("one") if row.known.run.result == "failure")
-    counted = msgspec.structs.replace(row, known=msgspec.structs.replace(row.known, mark=CountState.COUNTED))
+    row = next(row for row in store.baseline_runs("one") if row.run.result == "failure")
+    counted = msgspec.structs.replace(row, mark=CountState.COUNTED)
     with lived.ledger.locked(), store.transaction():
         store.put_runs("one", [counted])
     summary, text, _ = write(lived, tmp_path)

@@ -15,7 +15,7 @@ def failed(bench):
     bench.settle()
     bench.restart()
     job = next(job for job in bench.ledger.jobs_of("one") if job.last_failure)
-    return next(iter(bench.ledger.rows("one", [job.last_failure.run_id]).values())).known.run
+    return next(iter(bench.ledger.rows("one", [job.last_failure.run_id]).values())).run
 
 
 @pytest.mark.able("steps")

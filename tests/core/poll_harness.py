@@ -114,15 +114,15 @@ class FakeLedger:
         return self.queue[:limit]
 
     def commit_steps(self, source, row, steps, poll_context):
-        self._do("commit_steps", source, row.known.run.run_id, steps, poll_context)
+        self._do("commit_steps", source, row.run.run_id, steps, poll_context)
         self.queue.remove(row)
 
     def steps_missing(self, source, row, poll_context):
-        self._do("steps_missing", source, row.known.run.run_id, poll_context)
+        self._do("steps_missing", source, row.run.run_id, poll_context)
         self.queue.remove(row)
 
     def steps_failed(self, source, row, poll_context):
-        self._do("steps_failed", source, row.known.run.run_id, poll_context)
+        self._do("steps_failed", source, row.run.run_id, poll_context)
         self.queue.remove(row)
 
     def mark(self, source, _now, *, read):

@@ -751,9 +751,9 @@ def test_of_the_baseline_only_the_last_ended_and_last_failed_runs_get_their_step
     ]
     harness.read(*endings)
     rows = harness.ledger.pending_steps("s", harness.now, 10)
-    assert {row.known.run.run_id for row in rows} == {"1", "2"}
+    assert {row.run.run_id for row in rows} == {"1", "2"}
     for row in rows:
-        harness.ledger.commit_steps("s", row, [Step(name="s", result=row.known.run.result)], harness.poll_context)
+        harness.ledger.commit_steps("s", row, [Step(name="s", result=row.run.result)], harness.poll_context)
     assert harness.counts(family=STEPS) == {}
     assert (harness.job().last_failure.failed_step, harness.job().last_steps.run_id) == ("s", "1")
 

@@ -265,7 +265,7 @@ def test_open_runs_of_a_job_that_is_left_out_do_not_expire_into_its_counters(har
     harness.configure(exclude=("j",))
     harness.now += 8 * DAY
     harness.read()
-    assert (harness.counts(), harness.row().known.mark) == ({}, CountState.BASELINE)
+    assert (harness.counts(), harness.row().mark) == ({}, CountState.BASELINE)
     harness.configure(exclude=())
     harness.read(ended(end=harness.now - 5))
     assert harness.counts() == {}

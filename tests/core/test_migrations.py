@@ -55,9 +55,9 @@ def test_a_state_of_every_earlier_version_is_taken_over_without_losing_anything(
 def test_counting_goes_on_where_the_earlier_version_stopped(tmp_path):
     harness = LedgerHarness(left_by(1, tmp_path / "state.db"))
     assert harness.counts() == {"success": 1, "failure": 1}
-    assert harness.row("before").known.mark is CountState.BASELINE
+    assert harness.row("before").mark is CountState.BASELINE
     assert harness.row("bad").steps is StepState.COUNTED
-    assert harness.row("open").known.run.state is State.EXECUTING
+    assert harness.row("open").run.state is State.EXECUTING
     harness.now = BASELINE + 500
     harness.read(
         ended("bad", end=BASELINE + 40, result=Result.FAILURE, error_type="server"), ended("open"), ended("new")
@@ -72,7 +72,7 @@ def test_a_state_of_an_earlier_version_that_cannot_be_written_is_still_read(immu
     store = Store(path, read_only=True, immutable=immutable)
     loaded = store.load()
     store.close()
-    assert {row.known.run.run_id for _, row in loaded.open_runs} == {"open", "still", "odd"}
+    assert {row.run.run_id for _, row in loaded.open_runs} == {"open", "still", "odd"}
     assert {job.name: job.counts[RUNS]["success"].value for job in loaded.jobs} == {"j": 1, "k": 1}
 
 

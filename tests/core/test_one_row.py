@@ -59,7 +59,7 @@ def test_an_ended_row_wins_over_an_open_one_at_every_poll(vendor, parts, before)
     for number in range(4):
         stats = poll(vendor, *parts)
         assert vendor.counts() == {"success": 1}
-        assert (vendor.row().known.mark, vendor.active()) == (CountState.COUNTED, 0)
+        assert (vendor.row().mark, vendor.active()) == (CountState.COUNTED, 0)
         if number:
             assert sum(each.dispositions[Disposition.UPDATED] for each in stats) == 0
     vendor.reopen()
@@ -73,7 +73,7 @@ def test_of_two_ended_rows_the_later_one_wins(vendor, parts):
         poll(vendor, *parts)
         assert (vendor.total(), vendor.active()) == (1, 0)
         assert vendor.job().last_run.end == LATER.end
-        assert vendor.row().known.run == LATER
+        assert vendor.row().run == LATER
 
 
 def test_a_run_that_comes_back_in_a_later_poll_is_open_and_its_next_ending_counts(tmp_path):
@@ -131,7 +131,7 @@ def entered_in(parts, before, *, reopens):
         for rows in before:
             poll(harness, rows)
         poll(harness, *parts)
-        marks = {run_id: (row.known.mark, row.known.run) for run_id, row in harness.ledger.rows("s", "ab").items()}
+        marks = {run_id: (row.mark, row.run) for run_id, row in harness.ledger.rows("s", "ab").items()}
         state = harness.total(), harness.active(), marks
         harness.close()
         return state

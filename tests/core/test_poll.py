@@ -448,7 +448,7 @@ def test_the_runs_whose_steps_are_asked_for_are_those_of_the_rows(harness):
     asked = []
     harness.source.steps = lambda run: asked.append(run) or ()
     waiting(harness, "x")
-    expected = [msgspec.structs.replace(each.known.run) for each in harness.ledger.queue]
+    expected = [msgspec.structs.replace(each.run) for each in harness.ledger.queue]
     harness.poll()
     assert asked == expected
 

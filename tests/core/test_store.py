@@ -224,7 +224,7 @@ def test_a_state_that_is_only_looked_at_is_never_written(path, immutable):
     fill(store, s=[row("r", mark=CountState.OPEN)])
     store.close()
     looking = Store(path, read_only=True, immutable=immutable)
-    assert [row.known.run.run_id for _, row in looking.load().open_runs] == ["r"]
+    assert [row.run.run_id for _, row in looking.load().open_runs] == ["r"]
     with pytest.raises(StateError, match="readonly"), looking.transaction():
         looking.put_source(SOURCES[0])
     looking.close()

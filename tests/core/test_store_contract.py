@@ -5,7 +5,7 @@ from contextlib import suppress
 import msgspec
 import pytest
 
-from exporter.counting.classify import CountState, RunRecord, Streak
+from exporter.counting.classify import CountState, Streak
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.model import Job, Result, State, Window
 from exporter.state.schema import StepState, StoredRun
@@ -23,7 +23,7 @@ JOBS = tuple(
 
 def row(run_id, job=1, mark=CountState.COUNTED, seen=900.0, **fields):
     fields.setdefault("result", None if mark is CountState.OPEN else Result.SUCCESS)
-    return StoredRun(known=RunRecord(run=run(run_id, **fields), mark=mark), job=job, seen=seen, origin=0.0)
+    return StoredRun(run=run(run_id, **fields), mark=mark, job=job, seen=seen, origin=0.0)
 
 
 def fill(store, **rows):
@@ -117,8 +117,8 @@ def test_records_and_rows_replace_those_of_the_same_identity(store):
 
 def test_sources_may_have_runs_of_one_id(store):
     fill(store, s=[row("r", start=1, end=2)], other=[row("r", job=3, start=3, end=4)])
-    assert store.runs("s", ["r"])["r"].known.run.end == 2
-    assert store.runs("other", ["r"])["r"].known.run.end == 4
+    assert store.runs("s", ["r"])["r"].run.end == 2
+    assert store.runs("other", ["r"])["r"].run.end == 4
 
 
 def test_a_streak_is_counted_from_the_ended_runs_after_the_last_success(store):
@@ -159,7 +159,7 @@ def test_steps_that_are_due_come_failures_first_and_the_baseline_last(store):
     theirs = waiting(row("of another source", job=3, end=4), due=5, **pending)
     fill(store, s=rows, other=[theirs])
     due = store.pending_steps("s", 5, 10)
-    assert [each.known.run.run_id for each in due] == ["failed", "new", "old", "before"]
+    assert [each.run.run_id for each in due] == ["failed", "new", "old", "before"]
     assert store.pending_steps("s", 5, 2) == due[:2]
     assert store.pending_steps("other", 5, 2) == [theirs]
     assert (store.count_pending_steps("s"), store.count_pending_steps("other")) == (6, 1)
@@ -207,8 +207,8 @@ def test_what_ended_before_an_instant_is_forgotten_and_what_has_not_ended_never(
     fill(store, s=[*kept, *old], other=[row("of another source", job=3, end=99)])
     with store.transaction():
         assert sorted(store.prune("s", 100, 10).jobs) == [1, 1, 1, 2]
-    ids = {each.known.run.run_id for each in (*kept, *old)}
-    assert store.runs("s", ids).keys() == {each.known.run.run_id for each in kept}
+    ids = {each.run.run_id for each in (*kept, *old)}
+    assert store.runs("s", ids).keys() == {each.run.run_id for each in kept}
     assert store.count_runs("other") == {3: 1}
 
 
@@ -216,9 +216,9 @@ def test_a_run_is_the_same_when_it_comes_back_whether_all_is_known_of_it_or_noth
     times = {"created": 0.0, "scheduled": 1.0, "start": 2.0, "end": 3.0, "duration": 0.0, "queue_duration": 2.0}
     texts = {"unmapped": "HALTED", "error_type": "dbt", "recovered": True, "retries": 3, "state": State.EXECUTING}
     everything = StoredRun(
-        known=RunRecord(
-            run=run("everything", result=Result.FAILURE, **times, **texts), mark=CountState.BASELINE, earlier=(0.5, 1.5)
-        ),
+        run=run("everything", result=Result.FAILURE, **times, **texts),
+        mark=CountState.BASELINE,
+        earlier=(0.5, 1.5),
         job=1,
         seen=900.0,
         origin=2.0,
@@ -229,7 +229,7 @@ def test_a_run_is_the_same_when_it_comes_back_whether_all_is_known_of_it_or_noth
         step_results="[]",
         words="HALTED",
     )
-    nothing = StoredRun(known=RunRecord(run=run("nothing"), mark=CountState.OPEN), job=1, seen=900.0, origin=0.0)
+    nothing = StoredRun(run=run("nothing"), mark=CountState.OPEN, job=1, seen=900.0, origin=0.0)
     fill(store, s=[everything, nothing])
     assert store.runs("s", ["everything", "nothing"]) == {"everything": everything, "nothing": nothing}
 
@@ -244,5 +244,5 @@ def test_runs_whose_steps_were_asked_for_in_vain_wait_behind_all_others(store):
     vain = [msgspec.structs.replace(row(f"vain-{tries}", end=900.0), **steps, tries=tries) for tries in (9, 1)]
     fill(store, s=[*vain, msgspec.structs.replace(row("fresh", end=100.0), **steps)])
     waiting = store.pending_steps("s", 1000.0, 100)
-    assert [each.known.run.run_id for each in waiting] == ["fresh", "vain-1", "vain-9"]
-    assert [each.known.run.run_id for each in store.pending_steps("s", 1000.0, 1)] == ["fresh"]
+    assert [each.run.run_id for each in waiting] == ["fresh", "vain-1", "vain-9"]
+    assert [each.run.run_id for each in store.pending_steps("s", 1000.0, 1)] == ["fresh"]
