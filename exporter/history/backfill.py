@@ -7,6 +7,7 @@ instant each job's endings are the past, and how its duplicates are named.
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -81,23 +82,22 @@ def backfill(config: Config, wanted: Wanted, outside: Clocks, tell: Tell) -> Wri
         raise BackfillError("--until lies in the future")
     if wanted.output.exists():
         raise BackfillError(f"{wanted.output} exists; give another name, or remove it")
-    with before_of_state(Path(config.state.path), wanted.until) as before:
-        book = _Book(_unhurried(config), before, outside, tell)
-        try:
-            samples = Samples(wanted.labels)
+    with closing(Samples(wanted.labels)) as samples:
+        with (
+            before_of_state(Path(config.state.path), wanted.until) as before,
+            closing(_Book(_unhurried(config), before, outside, tell)) as book,
+        ):
             written = Written()
             for name in book.assembly.sources:
                 past = book.read(name)
                 replay = Replay(book.config, book.assembly.shown[name], past, samples)
                 written.runs += replay.play()
                 written.jobs += replay.jobs
-        finally:
-            book.close()
-    tell(f"writing {written.runs} endings of {written.jobs} jobs")
-    try:
-        written.samples, written.size = samples.write(wanted.output)
-    except OSError as error:
-        raise BackfillError(f"{wanted.output} cannot be written: {error.strerror}") from error
+        tell(f"writing {written.runs} endings of {written.jobs} jobs")
+        try:
+            written.samples, written.size = samples.write(wanted.output)
+        except OSError as error:
+            raise BackfillError(f"{wanted.output} cannot be written: {error.strerror}") from error
     return written
 
 

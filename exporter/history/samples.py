@@ -6,7 +6,6 @@ changed is therefore kept in a table that is thrown away; repetitions are made w
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
@@ -56,6 +55,10 @@ class Samples:
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("CREATE TABLE changes (family INTEGER, unit INTEGER, instant REAL, lines BLOB)")
 
+    def close(self) -> None:
+        """Drop the samples."""
+        self._db.close()
+
     def prefix(self, own: str) -> str:
         """The labels with which all lines of an owner begin."""
         return f"{own},{self._more}" if self._more else own
@@ -74,7 +77,7 @@ class Samples:
         """Writes all to a file, which is there only once it is whole; gives the number of samples and of bytes."""
         part = path.with_name(path.name + ".part")
         try:
-            with part.open("xb") as file, closing(self._db):
+            with part.open("xb") as file:
                 count = sum(self._families(file))
                 file.write(b"# EOF\n")
                 size = file.tell()

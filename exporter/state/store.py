@@ -430,14 +430,14 @@ class Store:
 
     def moments(self, source: str) -> Iterator[tuple[float, int, str]]:
         """All that happened to a source's runs, in order: the instant, 0 created, 1 started or 2 ended, and the run."""
-        wanted = "FROM runs WHERE source = ?1 AND"
+        wanted = "FROM runs WHERE source = :source AND"
         query = (
             f"SELECT created AS instant, 0 AS what, run_id {wanted} created < start UNION ALL "  # constants
             f"SELECT start, 1, run_id {wanted} start IS NOT NULL UNION ALL "
             f'SELECT "end", 2, run_id {wanted} "end" IS NOT NULL AND result IS NOT NULL ORDER BY instant, what'
         )
         with self._explained():
-            yield from self._db.execute(query, (self._sources.get(source),))
+            yield from self._db.execute(query, {"source": self._sources.get(source)})
 
     def baseline_runs(self, source: str) -> list[StoredRun]:
         """The runs of a source that had ended before they could count."""

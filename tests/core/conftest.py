@@ -1,6 +1,14 @@
 import pytest
 
-from tests.core.ledger_harness import LedgerHarness
+from tests.core.ledger_harness import Failing, LedgerHarness
+
+
+@pytest.fixture(autouse=True)
+def no_database_left_open():
+    """Close what a test that stops a ledger halfway leaves open."""
+    yield
+    while Failing.opened:
+        Failing.opened.pop().close()
 
 
 @pytest.fixture

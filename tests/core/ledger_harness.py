@@ -1,6 +1,7 @@
 """A ledger on a real file, without any source: readings are told by a test."""
 
 import sqlite3
+from typing import ClassVar
 
 from exporter.counting.classify import Rules
 from exporter.counting.rules import SourceRules
@@ -53,6 +54,11 @@ class Failing(sqlite3.Connection):
     """A database whose commits fail while it is told so."""
 
     fails = False
+    opened: ClassVar[list["Failing"]] = []
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        Failing.opened.append(self)
 
     def execute(self, sql, *arguments):
         if sql == "COMMIT" and Failing.fails:

@@ -29,8 +29,21 @@ def path(tmp_path):
     return tmp_path / "state.db"
 
 
+STORES = []
+
+
 def opened(path, **options):
-    return open_state(path, lambda: 5.0, **options)
+    found = open_state(path, lambda: 5.0, **options)
+    STORES.append(found.store)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_store_left_open():
+    yield
+    while STORES:
+        if (store := STORES.pop()) is not None:
+            store.close()
 
 
 def contents(folder):

@@ -37,8 +37,9 @@ def test_all_lines_of_a_unit_get_the_same_timestamp():
     assert zero(b'a{b="c d"} 1.0\nb 2.0\n') == b'a{b="c d"} 0.0\nb 0.0\n'
 
 
-def test_families_and_series_stand_together_whenever_they_came_to_be_known(tmp_path):
+def test_families_and_series_stand_together_whenever_they_came_to_be_known(request, tmp_path):
     samples = Samples({"job": "x"})
+    request.addfinalizer(samples.close)
     assert samples.prefix('source="s"') == 'source="s",job="x"'
     for timestamp in (0.0, 60.0):
         for family in (RUN_DURATION, RUNS):
