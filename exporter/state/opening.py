@@ -13,8 +13,9 @@ from exporter.errors import StateError
 from exporter.state.files import make_private, problem_of
 from exporter.state.lock import Lock, RefusedStateError
 from exporter.state.schema import MIGRATIONS
+from exporter.state.sql import CorruptStateError
 from exporter.state.storage import LoadedState, Storage
-from exporter.state.store import MEMORY, Connect, CorruptStateError, NewerSchemaError, Store, newer, set_aside
+from exporter.state.store import MEMORY, Connect, NewerSchemaError, Store, newer, set_aside
 
 
 class ForeignStateError(RefusedStateError):

@@ -1,17 +1,17 @@
 """Scopes and notes of sources: a row each, so that a reading of one of many writes only what it changes."""
 
-import sqlite3
 from collections.abc import Collection
 
 import msgspec
 
 from exporter.counting.records import ScopeState, SourceState
+from exporter.state.database import Database
 
 ROWS_SINCE = 5
 """The version of the schema that keeps them in rows; before, they were a part of the source's record."""
 
 
-def read(database: sqlite3.Connection, version: int) -> tuple[list[SourceState], set[str]]:
+def read(database: Database, version: int) -> tuple[list[SourceState], set[str]]:
     """Return the records of all sources, whole, in the order of their keys.
 
     Also return the names of those whose record holds scopes or notes itself, as older versions have written them. They
@@ -35,23 +35,31 @@ def encoded(source: SourceState) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(source, scopes={}, notes={}))
 
 
-def write(database: sqlite3.Connection, key: int, source: SourceState, scopes: Collection[str] | None) -> None:
+def write(database: Database, key: int, source: SourceState, scopes: Collection[str] | None) -> None:
     """Write these scopes of a source, or all; one that it no longer has is deleted."""
     if scopes is None:
         database.execute("DELETE FROM scopes WHERE source = ?", (key,))
     names = source.scopes if scopes is None else scopes
     rows = [(key, name, msgspec.json.encode(source.scopes[name])) for name in names if name in source.scopes]
-    database.executemany("INSERT OR REPLACE INTO scopes (source, name, record) VALUES (?, ?, ?)", rows)
+    database.executemany(
+        "INSERT INTO scopes (source, name, record) VALUES (?, ?, ?) "
+        "ON CONFLICT (source, name) DO UPDATE SET record = excluded.record",
+        rows,
+    )
     ended = [(key, name) for name in names if name not in source.scopes]
     database.executemany("DELETE FROM scopes WHERE source = ? AND name = ?", ended)
 
 
-def write_notes(database: sqlite3.Connection, key: int, source: SourceState, notes: Collection[str] | None) -> None:
+def write_notes(database: Database, key: int, source: SourceState, notes: Collection[str] | None) -> None:
     """Write these notes of a source, or all; one that it no longer has is deleted."""
     if notes is None:
         database.execute("DELETE FROM notes WHERE source = ?", (key,))
     names = source.notes if notes is None else notes
     rows = [(key, name, source.notes[name]) for name in names if name in source.notes]
-    database.executemany("INSERT OR REPLACE INTO notes (source, name, note) VALUES (?, ?, ?)", rows)
+    database.executemany(
+        "INSERT INTO notes (source, name, note) VALUES (?, ?, ?) "
+        "ON CONFLICT (source, name) DO UPDATE SET note = excluded.note",
+        rows,
+    )
     ended = [(key, name) for name in names if name not in source.notes]
     database.executemany("DELETE FROM notes WHERE source = ? AND name = ?", ended)

@@ -8,6 +8,8 @@ import pytest
 from exporter.counting.classify import CountState, Streak
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.model import Job, Result, State, Window
+from exporter.state.connections import Pool
+from exporter.state.postgres import PostgresStore
 from exporter.state.schema import StepState, StoredRun
 from exporter.state.store import Store
 from tests.core.ledger_harness import run
@@ -35,19 +37,18 @@ def fill(store, **rows):
             store.put_runs(source, each)
 
 
-KINDS = {"a file": lambda folder: Store(folder / "state.db")}
-"""How each kind of storage is opened, and opened again, in a folder of its own."""
-
-
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["a file", "PostgreSQL"])
 def opened(request, tmp_path):
     """Opens the storage; what was opened before is closed first, as a restart does."""
     stores = []
+    if request.param == "PostgreSQL":
+        url = request.getfixturevalue("postgres_server").new_database()
 
     def again():
         if stores:
             stores.pop().close()
-        stores.append(KINDS[request.param](tmp_path))
+        postgres = request.param == "PostgreSQL"
+        stores.append(PostgresStore(Pool(url)) if postgres else Store(tmp_path / "state.db"))
         stores[0].load()
         return stores[0]
 
@@ -246,3 +247,25 @@ def test_runs_whose_steps_were_asked_for_in_vain_wait_behind_all_others(store):
     waiting = store.pending_steps("s", 1000.0, 100)
     assert [each.run.run_id for each in waiting] == ["fresh", "vain-1", "vain-9"]
     assert [each.run.run_id for each in store.pending_steps("s", 1000.0, 1)] == ["fresh"]
+
+
+def test_an_id_may_hold_any_character(store):
+    ids = ["a\1b", "a\1\2b", "ü", "'", "%s ?", "\\"]
+    fill(store, s=[row(each, start=1, end=2) for each in ids])
+    assert store.runs("s", ids).keys() == set(ids)
+
+
+def test_what_an_exporter_counts_is_added_to_what_is_there(opened):
+    counted = Counted()
+    counted.count("family", "label", amount=2)
+    store = opened()
+    for amount in (1, 1):
+        with store.transaction():
+            store.put_exporter(counted)
+        counted.count("family", "label", amount=amount)
+    assert opened().load().exporter.counts["family"]["label"].value == 3
+
+
+def test_of_jobs_those_without_runs_are_found(store):
+    fill(store, s=[row("ended", job=1, end=1)])
+    assert store.without_runs([1, 2, 99]) == [2]

@@ -1,0 +1,208 @@
+"""Connections to PostgreSQL: a pool of them, and what SQL with question marks needs to run on one.
+
+Nothing here belongs to a session: each transaction brings its own settings, so a pooler between may give each another
+connection.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+from psycopg_pool import ConnectionPool
+
+from exporter.errors import StateError
+
+Value = TypeVar("Value")
+
+PATIENCE = 10.0
+"""Seconds after which a connection that answers nothing is given up: a frozen server sends no error."""
+
+SETTINGS = (
+    "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '8s'; "
+    "SET LOCAL idle_in_transaction_session_timeout = '10s'"
+)
+"""A frozen replica must not keep a row locked, and a locked row must not keep the other sources waiting."""
+
+WRITING = f"BEGIN; {SETTINGS}"
+READING = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {SETTINGS}"
+
+OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
+
+logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # whoever needs a connection reports why there is none
+
+
+class UnknownOutcomeError(StateError):
+    """Nobody knows whether a transaction was committed."""
+
+
+class Connection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection on which nothing waits for ever."""
+
+    def wait(self, gen: PQGen[Value], interval: float = 0.1, timeout: float | None = None) -> Value:
+        """Wait for the server, but not for longer than PATIENCE."""
+        try:
+            return super().wait(gen, interval, PATIENCE if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.close()  # an answer that comes now would be taken for that to the next statement
+            raise
+
+
+class Found(list[tuple[Any, ...]]):
+    """The rows that a statement found. `rowcount`: how many it found or changed."""
+
+    def __init__(self, rows: Iterable[tuple[Any, ...]], rowcount: int) -> None:
+        super().__init__(rows)
+        self.rowcount = rowcount
+
+    def fetchone(self) -> tuple[Any, ...] | None:
+        """Return the first row."""
+        return self[0] if self else None
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """Return all rows."""
+        return list(self)
+
+
+class Session:
+    """Runs statements on one connection, with a question mark for each value."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
+        """Run a statement."""
+        cursor = self._connection.execute(query.replace("?", "%s").encode(), [*map(_bound, values)] or None)
+        rows = [tuple(map(_read, row)) for row in cursor] if cursor.description else []
+        return Found(rows, cursor.rowcount)
+
+    def executemany(self, query: str, rows: Iterable[Sequence[Any]], /) -> None:
+        """Run a statement for each row of values."""
+        values = [[*map(_bound, row)] for row in rows]
+        if values:
+            self._connection.cursor().executemany(query.replace("?", "%s").encode(), values)
+
+
+def _bound(value: Any) -> Any:  # noqa: ANN401  # values of many types
+    """Return a value as PostgreSQL takes it: its texts cannot hold a NUL, which a vendor may put into an ID."""
+    if isinstance(value, str) and ("\0" in value or "\1" in value):
+        return value.replace("\1", "\1\1").replace("\0", "\1\2")
+    if isinstance(value, list):
+        return [*map(_bound, value)]
+    return None if value != value else value  # noqa: PLR0124  # NaN stands for NULL, see `schema.NULL`
+
+
+def _read(value: Any) -> Any:  # noqa: ANN401  # as above
+    if isinstance(value, str) and "\1" in value:
+        return "\1".join(part.replace("\1\2", "\0") for part in value.split("\1\1"))
+    return value
+
+
+class Pool:
+    """Connections to one database. Thread-safe; each use has one of its own.
+
+    Args:
+        url: Where the database is, with everything that signing in needs.
+
+    Raises:
+        StateError: From each use, if the database cannot be reached, or refuses a statement.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.name = described(url)
+        self._pool: ConnectionPool[Connection] = ConnectionPool(
+            url,
+            connection_class=Connection,
+            kwargs={"autocommit": True, "prepare_threshold": None, **defaults(url)},
+            min_size=1,
+            max_size=8,
+            timeout=3.0,
+            reconnect_timeout=2.0,
+            max_idle=60.0,
+            open=True,
+        )
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turn errors of the driver into ours; none of them repeats the URL, which may hold a password."""
+        try:
+            yield
+        except psycopg.Error as error:
+            words = (error.diag.message_primary or str(error)).strip().splitlines() or [type(error).__name__]
+            raise StateError(f"{self.name}: {words[0]}") from error
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Statements that are each a transaction of its own."""
+        with self.explained(), self._taken() as connection:
+            yield Session(connection)
+
+    @contextmanager
+    def transaction(self, begin: str = WRITING) -> Iterator[Session]:
+        """Statements that are committed together, or, after any exception, not at all."""
+        with self.explained(), self._taken() as connection:
+            connection.execute(begin.encode())
+            yield Session(connection)
+            self._commit(connection)
+
+    def _commit(self, connection: Connection) -> None:
+        try:
+            answer = connection.execute(b"COMMIT").statusmessage
+        except psycopg.Error as error:
+            raise UnknownOutcomeError(f"{self.name}: no answer to COMMIT; it may have been committed") from error
+        if answer != "COMMIT":
+            raise StateError(f"{self.name}: the transaction was rolled back")
+
+    @contextmanager
+    def _taken(self) -> Iterator[Connection]:
+        connection = self._pool.getconn()
+        try:
+            yield connection
+        finally:
+            if connection.info.transaction_status in OPEN:
+                with contextlib.suppress(psycopg.Error):
+                    connection.execute(b"ROLLBACK")
+            if connection.info.transaction_status != TransactionStatus.IDLE:
+                connection.close()
+                self._pool.drain()  # the server has most likely ended the others as well
+            self._pool.putconn(connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._pool.close()
+
+
+def described(url: str) -> str:
+    """Return where a URL leads, without user and password."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.Error:
+        return "postgresql"
+    host, port = str(parts.get("host") or parts.get("hostaddr") or "localhost"), str(parts.get("port") or "")
+    hosts = [f"{each}:{number}" if number else each for each, number in _paired(host, port)]
+    return f"postgresql://{','.join(hosts)}/{parts.get('dbname') or ''}"
+
+
+def _paired(hosts: str, ports: str) -> list[tuple[str, str]]:
+    names, numbers = hosts.split(","), ports.split(",")
+    return [(name, numbers[index] if index < len(numbers) else numbers[-1]) for index, name in enumerate(names)]
+
+
+def defaults(url: str) -> dict[str, Any]:
+    """Return what a URL leaves open: a standby is of no use, and a dead network must be noticed."""
+    wanted = {
+        "target_session_attrs": "read-write",
+        "connect_timeout": 3,
+        "tcp_user_timeout": 8000,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "application_name": "jobrun-exporter",
+    }
+    return {name: value for name, value in wanted.items() if name not in conninfo_to_dict(url)}

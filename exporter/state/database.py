@@ -1,0 +1,31 @@
+"""The connection that the state's statements are written for: `sqlite3.Connection`, or what behaves alike."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+
+class Rows(Protocol):
+    """What a statement found."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows a statement changed."""
+
+    def fetchone(self) -> Any:  # noqa: ANN401  # a row has columns of many types
+        """Return the next row."""
+
+    def fetchall(self) -> list[Any]:
+        """Return all rows that are left."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """Iterate over the rows that are left."""
+
+
+class Database(Protocol):
+    """A connection that understands SQL with a question mark for each value."""
+
+    def execute(self, query: str, values: Any = ..., /) -> Rows:  # noqa: ANN401  # values of many types
+        """Run a statement."""
+
+    def executemany(self, query: str, rows: Any, /) -> object:  # noqa: ANN401  # as above
+        """Run a statement for each row of values."""

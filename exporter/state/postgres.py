@@ -1,0 +1,205 @@
+"""The state in PostgreSQL, which any number of replicas share.
+
+The records and rows are those of a file (`exporter.state.store`); but several processes write, each for
+sources of its own: see `exporter.state.leases`.
+"""
+
+import time
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import msgspec
+import psycopg
+
+from exporter.counting.records import Counted, copy
+from exporter.errors import StateError
+from exporter.state.connections import READING, Found, Pool, Session
+from exporter.state.lock import RefusedStateError
+from exporter.state.postgres_schema import MIGRATIONS, NAMES, PUT_RUNS, TABLES, as_list
+from exporter.state.schema import StoredRun, to_row
+from exporter.state.sql import CorruptStateError, SqlStore
+from exporter.state.storage import LoadedState
+
+CREATE_ATTEMPTS = 5
+"""How often the tables are looked for again: replicas that start at once create them at once."""
+
+SIZE_AGE = 60.0
+"""Seconds after which the size is asked for again."""
+
+
+class PooledDatabase:
+    """Runs statements in the transaction in progress, or each on a connection of the pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._session: Session | None = None
+
+    @contextmanager
+    def within(self, transaction: AbstractContextManager[Session]) -> Iterator[Session]:
+        """Run statements in a transaction."""
+        with transaction as session:
+            self._session = session
+            try:
+                yield session
+            finally:
+                self._session = None
+
+    def execute(self, query: str, values: Any = (), /) -> Found:  # noqa: ANN401  # values of many types
+        """Run a statement."""
+        if self._session is not None:
+            return self._session.execute(query, values)
+        with self._pool.session() as session:
+            return session.execute(query, values)
+
+    def executemany(self, query: str, rows: Any, /) -> None:  # noqa: ANN401  # as above
+        """Run a statement for each row of values, in the transaction in progress."""
+        if self._session is None:
+            raise StateError("nothing is written outside of a transaction")
+        self._session.executemany(query, rows)
+
+
+class PostgresStore(SqlStore):
+    """One open state. Not thread-safe: the ledger holds a lock round every use.
+
+    Args:
+        pool: Connections to the database; closed with the store.
+
+    Raises:
+        RefusedStateError: A newer version has written it, or the tables are another program's.
+        StateError: It cannot be reached, or the tables cannot be made.
+    """
+
+    AMONG = "= ANY(?)"
+    WHOLE = "trunc({})"
+    SOME_ROWS = "ctid = ANY(ARRAY(SELECT ctid FROM {}))"
+    PUT_JOB = (
+        "INSERT INTO jobs (key, source, job_id, record) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE "
+        "SET source = excluded.source, job_id = excluded.job_id, record = excluded.record"
+    )
+    PUT_EXPORTER = "UPDATE exporter SET record = ? WHERE id = 1"
+
+    _db: PooledDatabase
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool.name)
+        self._pool = pool
+        self._db = PooledDatabase(pool)
+        self._exporter = Counted()
+        self._size: tuple[float, int] = (-SIZE_AGE, 0)
+        self.is_new = migrated(pool)
+        """Whether nothing was ever written to it."""
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        with self._pool.explained():
+            try:
+                yield
+            except msgspec.DecodeError as error:
+                raise CorruptStateError(f"{self.name}: {error}") from error
+
+    def _list(self, values: Collection[Any]) -> list[Any]:
+        return list(values)
+
+    def load(self) -> LoadedState:
+        """Return all records and open runs, as they were at one time."""
+        with self._db.within(self._pool.transaction(READING)):
+            loaded = super().load()
+        self._exporter = loaded.exporter
+        return loaded
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Commit what is put inside whole at its end, or not at all."""
+        with self._explained(), self._db.within(self._pool.transaction()):
+            yield
+
+    def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
+        """Write rows of a source whose record has been put."""
+        key = self._sources[source]
+        rows = {run.run.run_id: to_row(run) for run in runs}  # a statement may write each row once
+        if rows:
+            columns = zip(NAMES, zip(*rows.values(), strict=True), strict=True)
+            self._db.execute(PUT_RUNS, [key, *(as_list(name, values) for name, values in columns)])
+
+    def put_exporter(self, exporter: Counted) -> None:
+        """Add to the exporter's own counters what this process has added: others do the same."""
+        (record,) = self._db.execute("SELECT record FROM exporter WHERE id = 1 FOR UPDATE")[0]
+        total = msgspec.json.decode(record, type=Counted)
+        merge(total, exporter, self._exporter)
+        super().put_exporter(total)
+        self._exporter = copy(exporter)
+
+    def verify(self) -> None:
+        """Nothing to do: what is written says itself whether it can be."""
+
+    def checkpoint(self) -> None:
+        """Nothing to do: the server looks after its files."""
+
+    def size(self) -> int:
+        """Return the bytes of the tables and their indices."""
+        if time.monotonic() - self._size[0] >= SIZE_AGE:
+            query = f"SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(ARRAY{[*TABLES]}) AS name"  # noqa: S608  # constants
+            self._size = time.monotonic(), int(self._all(query)[0][0])
+        return self._size[1]
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+
+def merge(total: Counted, counted: Counted, before: Counted) -> None:
+    """Add to a total what was counted since `before`."""
+    for family, series in counted.counts.items():
+        for labels, count in series.items():
+            known = before.counts.get(family, {}).get(labels)
+            added = count.value - (known.value if known is not None else 0.0)
+            sum_ = total.count(family, labels, amount=added, released=count.released)
+            sum_.released = sum_.released or count.released
+
+
+def migrated(pool: Pool) -> bool:
+    """Make the tables, or bring them up to date; return whether there were none."""
+    for _ in range(CREATE_ATTEMPTS - 1):
+        try:
+            return _migrate(pool)
+        except StateError as error:
+            # Two that create the same table at once are no error: the second one finds it.
+            if not isinstance(error.__cause__, psycopg.errors.UniqueViolation | psycopg.errors.DuplicateTable):
+                raise
+    return _migrate(pool)
+
+
+def _migrate(pool: Pool) -> bool:
+    with pool.transaction() as session:
+        found = session.execute("SELECT to_regclass('schema_version') IS NOT NULL, to_regclass('runs') IS NOT NULL")
+        has_version, has_runs = found[0]
+        if has_runs and not has_version:
+            raise RefusedStateError(f"{pool.name}: holds another program's tables; give the exporter its own database")
+        session.execute("CREATE TABLE IF NOT EXISTS schema_version (version integer NOT NULL)")
+        version = _version(session)
+        if version > len(MIGRATIONS):
+            raise RefusedStateError(newer(pool.name, version))
+        for statement in (each for script in MIGRATIONS[version:] for each in script):
+            session.execute(statement)
+        if version < len(MIGRATIONS):
+            session.execute("UPDATE schema_version SET version = ?", [len(MIGRATIONS)])
+    return version == 0
+
+
+def _version(session: Session) -> int:
+    """Return the version of the tables; whoever asks next waits until this transaction has ended."""
+    session.execute("LOCK TABLE schema_version IN EXCLUSIVE MODE")
+    rows = session.execute("SELECT version FROM schema_version")
+    if not rows:
+        session.execute("INSERT INTO schema_version VALUES (0)")
+        return 0
+    return int(rows[0][0])
+
+
+def newer(name: str, version: int) -> str:
+    """Say that a newer version has written a state, and what to do."""
+    return (
+        f"{name}: schema {version}, this version knows {len(MIGRATIONS)}: a newer version has written this state. "
+        "Run that version, or restore the database from before the upgrade"
+    )

@@ -1,0 +1,70 @@
+"""The tables of a state in PostgreSQL, and their migrations: those of `exporter.state.schema` in its types."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from exporter.state.schema import COLUMNS, FAILED
+
+TYPES = {
+    "job": "bigint",
+    **dict.fromkeys(("mark", "retries", "recovered", "steps", "tries", "asked", "late"), "integer"),
+    **dict.fromkeys(
+        ("created", "scheduled", "start", '"end"', "duration", "queue_duration", "seen", "origin", "due"),
+        "double precision",
+    ),
+}
+"""The types of a run's columns that are no text."""
+
+NAMES = tuple(name.strip() for name in COLUMNS.split(","))
+
+REQUIRED = frozenset(
+    ("run_id", "job", "job_id", "mark", "retries", "recovered", "seen", "origin", "steps", "tries", "asked", "late")
+)
+
+TABLES = ("exporter", "sources", "scopes", "notes", "jobs", "runs")
+"""The tables that grow."""
+
+ENDED = 'coalesce("end", seen)'
+
+
+def _column(name: str) -> str:
+    return f"{name} {TYPES.get(name, 'text')}{' NOT NULL' if name in REQUIRED else ''}"
+
+
+def as_list(name: str, values: Iterable[Any]) -> list[Any]:
+    """Return a column's values as a list of one type."""
+    return list(map(float, values)) if TYPES.get(name) == "double precision" else list(values)
+
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE exporter (id integer PRIMARY KEY CHECK (id = 1), record bytea NOT NULL)",
+        "INSERT INTO exporter VALUES (1, '{}')",
+        """CREATE TABLE sources (key bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text NOT NULL UNIQUE,
+            record bytea NOT NULL)""",
+        """CREATE TABLE scopes (source bigint NOT NULL, name text NOT NULL, record bytea NOT NULL,
+            PRIMARY KEY (source, name))""",
+        """CREATE TABLE notes (source bigint NOT NULL, name text NOT NULL, note text NOT NULL,
+            PRIMARY KEY (source, name))""",
+        """CREATE TABLE jobs (key bigint PRIMARY KEY, source text NOT NULL, job_id text NOT NULL, record bytea NOT NULL,
+            UNIQUE (source, job_id))""",
+        # Rows written again get a new number, as in a file: of runs that ended at once the one written last counts.
+        f"""CREATE TABLE runs (source bigint NOT NULL, {", ".join(map(_column, NAMES))},
+            rowid bigint GENERATED ALWAYS AS IDENTITY, PRIMARY KEY (source, run_id))""",
+        f"CREATE INDEX runs_of_job ON runs (job, ({ENDED}), result, mark) WHERE mark <> 0",
+        f"CREATE INDEX runs_by_end ON runs (source, result, ({ENDED}), job) WHERE mark <> 0",
+        "CREATE INDEX runs_open ON runs (source) WHERE mark = 0",
+        f"""CREATE INDEX runs_without_steps ON runs
+            (source, steps, ({FAILED}) DESC NULLS LAST, "end" DESC NULLS LAST) WHERE steps IN (1, 2)""",
+    ),
+)
+"""The statements that lead from each version of the schema to the next; the table `schema_version` counts them."""
+
+PUT_RUNS = (
+    f"INSERT INTO runs (source, {COLUMNS}) SELECT ?, * FROM unnest("  # noqa: S608  # constants
+    + ", ".join(f"?::{TYPES.get(name, 'text')}[]" for name in NAMES)
+    + ") ON CONFLICT (source, run_id) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in NAMES)
+    + ", rowid = DEFAULT"
+)
+"""Writes rows, given as a list for each column."""

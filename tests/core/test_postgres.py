@@ -1,0 +1,102 @@
+"""What only a state in PostgreSQL can get wrong."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from exporter.errors import StateError
+from exporter.state.connections import Pool, described
+from exporter.state.lock import RefusedStateError
+from exporter.state.postgres import PostgresStore
+from tests.core.test_store_contract import fill, row
+
+
+@pytest.fixture
+def url(postgres_server):
+    return postgres_server.new_database()
+
+
+@pytest.fixture
+def pool(url):
+    pool = Pool(url)
+    yield pool
+    pool.close()
+
+
+def test_an_id_with_a_nul_is_found_although_no_text_of_postgresql_can_hold_it(pool):
+    store = PostgresStore(pool)
+    store.load()
+    ids = ["a\0b", "a\1b", "a\1\2b", "\0", "\1"]
+    fill(store, s=[row(each, start=1, end=2) for each in ids])
+    assert store.runs("s", ids).keys() == set(ids)
+
+
+def test_replicas_that_start_at_once_make_the_tables_once(url):
+    pools = [Pool(url) for _ in range(4)]
+    with ThreadPoolExecutor() as threads:
+        stores = list(threads.map(PostgresStore, pools))
+    assert sorted(store.is_new for store in stores) == [False, False, False, True]
+    for pool in pools:
+        pool.close()
+
+
+def test_a_database_of_a_newer_version_or_another_program_is_refused(url, pool):
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE runs (id integer)")
+        with pytest.raises(RefusedStateError, match="another program's tables"):
+            PostgresStore(pool)
+        connection.execute("DROP TABLE runs")
+        PostgresStore(pool)
+        connection.execute("UPDATE schema_version SET version = 99")
+        with pytest.raises(RefusedStateError, match="schema 99"):
+            PostgresStore(pool)
+
+
+def test_a_locked_row_fails_one_transaction_after_two_seconds_and_the_next_goes_well(url, pool):
+    store = PostgresStore(pool)
+    store.load()
+    fill(store, s=[row("r", end=1)])
+    with psycopg.connect(url) as locking:
+        locking.execute("SELECT 1 FROM sources WHERE name = 's' FOR UPDATE")
+        with pytest.raises(StateError, match="lock timeout"):
+            fill(store)
+    fill(store)
+
+
+def test_a_connection_that_the_server_has_ended_fails_one_use(url, pool):
+    store = PostgresStore(pool)
+    store.load()
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+    with pytest.raises(StateError):
+        store.load()
+    assert store.load().sources == []
+
+
+def test_nothing_is_written_outside_of_a_transaction(pool):
+    store = PostgresStore(pool)
+    store.load()
+    with pytest.raises(StateError, match="outside"):
+        store.delete_jobs([1])
+
+
+def test_errors_never_show_the_password(postgres_server):
+    url = postgres_server.url("nowhere").replace("jobrun@", "jobrun:sesame@")
+    pool = Pool(url)
+    with pytest.raises(StateError) as caught:
+        PostgresStore(pool)
+    assert "sesame" not in f"{caught.value!r} {caught.value.__cause__!r} {pool.name}"
+    pool.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:p@db/jobrun", "postgresql://db/jobrun"),
+        ("postgresql://u:p@a:1,b:2/jobrun?password=q", "postgresql://a:1,b:2/jobrun"),
+        ("postgresql://u:p%zz@db/jobrun", "postgresql"),
+    ],
+)
+def test_a_url_is_shown_without_what_signs_in(url, shown):
+    assert described(url) == shown

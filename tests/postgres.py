@@ -1,0 +1,75 @@
+"""A real PostgreSQL of its own, on a free port, with data that is thrown away."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import psycopg
+
+from tests.e2e.processes import HOST, free_port, missing
+
+NEWEST_FIRST = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name), reverse=True)
+
+SETTINGS = "listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "shared_buffers=32MB"
+
+
+class Server:
+    """One server. `url`: the database of one test; each has a database of its own."""
+
+    def __init__(self, folder: Path, programs: Path) -> None:
+        self.port = free_port()
+        self.data = folder / "data"
+        self._programs = programs
+        self._databases = count(1)
+        self._run("initdb", "--auth=trust", "--username=jobrun", "--encoding=UTF8", "--no-sync", str(self.data))
+
+    def _run(self, program: str, *arguments: str) -> None:
+        """Run a program of PostgreSQL, which refuses to be run by root."""
+        as_other = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+        command = [str(self._programs / program), *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", **as_other)  # noqa: S603  # its own programs
+        assert done.returncode == 0, f"{command}: {done.stdout} {done.stderr}"
+
+    def start(self, *settings: str) -> None:
+        options = " ".join(f"-c {setting}" for setting in (*SETTINGS, f"port={self.port}", *settings))
+        self._run("pg_ctl", "start", "-w", f"--pgdata={self.data}", f"--log={self.data}/log", f"--options={options}")
+
+    def stop(self, mode: str = "immediate") -> None:
+        self._run("pg_ctl", "stop", "-w", f"--pgdata={self.data}", f"--mode={mode}")
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://jobrun@{HOST}:{self.port}/{database}"
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection:
+        return psycopg.connect(self.url(database), autocommit=True)
+
+    def new_database(self) -> str:
+        """Make a database; return its URL."""
+        name = f"test_{next(self._databases)}"
+        with self.connect() as connection:
+            connection.execute(f"CREATE DATABASE {name}")
+        return self.url(name)
+
+
+@contextmanager
+def server() -> Iterator[Server]:
+    """A server while it is used; without PostgreSQL the test is skipped, or fails where nothing may be skipped."""
+    if not NEWEST_FIRST:
+        missing("PostgreSQL is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="jobrun-postgres-"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, "nobody")
+    try:
+        running = Server(folder, NEWEST_FIRST[0])
+        running.start()
+        try:
+            yield running
+        finally:
+            running.stop()
+    finally:
+        shutil.rmtree(folder)
