@@ -154,8 +154,8 @@ def merge(total: Counted, counted: Counted, before: Counted) -> None:
         for labels, count in series.items():
             known = before.counts.get(family, {}).get(labels)
             added = count.value - (known.value if known is not None else 0.0)
-            sum_ = total.count(family, labels, amount=added, released=count.released)
-            sum_.released = sum_.released or count.released
+            merged = total.count(family, labels, amount=added)
+            merged.released = merged.released or count.released
 
 
 def migrated(pool: Pool) -> bool:
