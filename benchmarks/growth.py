@@ -116,12 +116,12 @@ def scopes(number):
             count[0] += 1
             now = NOW + 60 * count[0]
             moment = PollContext(now=now, started=now)
-            ledger.begin("s", now)
+            ledger.start_poll("s", now)
             for each in range(number):
                 job = Job(job_id=f"j{each}", name="j", project=f"p{each}", scope=f"s{each}")
                 ledger.commit("s", Batch(scope=f"s{each}", jobs=[job], catalog=True, through=now - 60), moment)
             ledger.expire_open_runs("s", moment)
-            ledger.finish("s", moment, swept=False)
+            ledger.complete_poll("s", moment, swept=False)
 
         poll()
         return least(lambda: poll, 3)
@@ -134,7 +134,7 @@ def booked():
     ledger = Ledger(lambda: open_state(Path(":memory:"), lambda: NOW))
     ledger.load()
     ledger.configure({"s": rules_of(config.sources[0], config)}, counting_rules(config), "on")
-    ledger.begin("s", NOW)
+    ledger.start_poll("s", NOW)
     yield ledger
     ledger.close()
 

@@ -87,7 +87,7 @@ def test_a_reload_that_raises_what_nobody_expects_is_refused_and_told(stand):
 
 def test_a_reload_that_is_refused_shows_nothing_of_what_it_asked_for(stand):
     stand.daemon._assembly.polled[0].idle.acquire(timeout=10)
-    stand.daemon._ledger.begin("one", time.time())
+    stand.daemon._ledger.start_poll("one", time.time())
     stand.daemon._assembly.polled[0].idle.release()
     stand.sources = [SOURCE % ("one", "another"), SOURCE % ("two", "two")]
     done, why = stand.daemon.reload()

@@ -158,7 +158,7 @@ class Publisher:
         if not due:
             return False
         try:
-            self._ledger.release(due)
+            self._ledger.expose(due)
         except StateError as error:
             self._release_after = self._monotonic() + RELEASE_RETRY
             self._log.warning("could not commit zero-first release; series still exposed as 0", error=str(error))

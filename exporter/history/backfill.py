@@ -166,7 +166,7 @@ class _Book:
         steps: dict[str, Sequence[Step]] = {}
         client, source = self.assembly.clients[name], self.assembly.sources[name]
         floor = client.now() - self.assembly.shown[name].settings.lookback
-        self._ledger.begin(name, floor)
+        self._ledger.start_poll(name, floor)
         view = DeepView(self._ledger, name, client, floor, self._rules[name])
         for number in range(ROUNDS):
             if number:

@@ -8,7 +8,7 @@ from exporter.counting.classify import CountState
 from exporter.counting.records import JobState, SourceState
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
-from exporter.ledger.ledger import IdentityError
+from exporter.ledger.journal import IdentityError
 from exporter.state.schema import StoredRun
 from exporter.state.store import Store
 

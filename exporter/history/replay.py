@@ -112,7 +112,7 @@ class Replay:
         self._ledger = Ledger(lambda: OpenedState(store=store, loaded=loaded))
         self._ledger.load()
         self._ledger.configure({past.name: shown.rules}, self._rules, config.metrics.step_histograms)
-        self._ledger.begin(past.name, 0.0)
+        self._ledger.start_poll(past.name, 0.0)
         self._latest = max(past.until.values(), default=0.0)
         self._active: dict[int, dict[str, tuple[State, float]]] = {}
         self._seen: dict[int, Mapping[Unit, bytes]] = {}

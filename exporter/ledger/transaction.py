@@ -18,7 +18,7 @@ from exporter.counting.records import (
     name_apart,
 )
 from exporter.counting.rules import SourceRules, included_since
-from exporter.ledger.books import LedgerState
+from exporter.ledger.ledger_state import LedgerState
 from exporter.metrics.families import ERRORS, RUN_DURATION, RUNS, STEPS
 from exporter.metrics.room import EXPECTED_RESULTS, STEP_COUNTERS, bucket_lines
 from exporter.model import Job, Result, Run, Step

@@ -219,7 +219,7 @@ class Poller:
     def _read(self, begun: float, result: PollResult) -> Exception | None:
         """Read everything, expire runs, and end what ends with a poll; return what went wrong with the source."""
         name = self._rules.name
-        self._ledger.begin(name, result.started)
+        self._ledger.start_poll(name, result.started)
         sweep = self._sweep_due(result.started)
         view = LedgerView(
             self._ledger,
@@ -232,7 +232,7 @@ class Poller:
         error = self._commit_all(view, result)
         self._enter(result, self._ledger.expire_open_runs(name, self._moment(result)))
         if error is None or isinstance(error, PartialError):
-            self._ledger.finish(name, self._moment(result), swept=sweep)
+            self._ledger.complete_poll(name, self._moment(result), swept=sweep)
         if error is not None:
             self._note(result, error)
         elif any(not scope.readable for scope in self._ledger.source(name).scopes.values()):

@@ -12,10 +12,11 @@ from exporter.counting.records import Count, OpenRun
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.ledger.batch_writer import BatchStats, PollContext
-from exporter.ledger.ledger import Changed, Ledger
+from exporter.ledger.ledger import Ledger
 from exporter.ledger.transaction import Transaction
 from exporter.model import Batch, Result, Run, State, Step
 from exporter.simulators.world import MARK
+from exporter.snapshot.builder import Committed
 from exporter.state.schema import StepState, StoredRun
 from exporter.state.store import LoadedState
 from tests.chaos.life import LedgerKind
@@ -114,9 +115,9 @@ class ReleasedBySight(Ledger):
 class MovesBaseline(Ledger):
     """The baseline instant lies a day before the first poll: what ended before is counted, a phantom."""
 
-    def begin(self, source: str, now: float) -> None:
+    def start_poll(self, source: str, now: float) -> None:
         first = self.committed.sources[source].baseline is None
-        super().begin(source, now - 86400 if first else now)
+        super().start_poll(source, now - 86400 if first else now)
 
 
 class CommitsInParts(Ledger):
@@ -229,9 +230,10 @@ class CountsStepsTwice(Ledger):
 class ForgetsToPublish(Ledger):
     """What changed of a job reaches the page only with its next change."""
 
-    def drain(self) -> Changed:
-        changed = super().drain()
-        return Changed(jobs={key for key in changed.jobs if key % 2}, everything=changed.everything)
+    def drain(self) -> Committed:
+        committed = super().drain()
+        changed = None if committed.changed is None else {key for key in committed.changed if key % 2}
+        return msgspec.structs.replace(committed, changed=changed)
 
 
 class BeginsAnew(Ledger):

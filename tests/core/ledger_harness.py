@@ -112,13 +112,13 @@ class LedgerHarness:
         self.begin()
         stats = [self.ledger.commit("s", batch, self.poll_context) for batch in batches]
         stats.append(self.ledger.expire_open_runs("s", self.poll_context))
-        self.ledger.finish("s", self.poll_context, swept=swept)
+        self.ledger.complete_poll("s", self.poll_context, swept=swept)
         self.now += advance
         return stats
 
     def begin(self):
         self.started = self.now
-        self.ledger.begin("s", self.now)
+        self.ledger.start_poll("s", self.now)
 
     def read(self, *runs, jobs=None, through=None, **fields):
         """A poll with one reading of these runs."""

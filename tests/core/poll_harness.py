@@ -92,19 +92,19 @@ class FakeLedger:
         if name in self.refused:
             raise self.refused[name]
 
-    def begin(self, source, now):
-        self._do("begin", source, now)
+    def start_poll(self, source, now):
+        self._do("start_poll", source, now)
 
     def commit(self, source, batch, poll_context):
         self._do("commit", source, batch, poll_context)
         return self.stats
 
     def expire_open_runs(self, source, poll_context):
-        self._do("give_up", source, poll_context)
+        self._do("expire_open_runs", source, poll_context)
         return self.given_up
 
-    def finish(self, source, poll_context, *, swept):
-        self._do("finish", source, poll_context, swept)
+    def complete_poll(self, source, poll_context, *, swept):
+        self._do("complete_poll", source, poll_context, swept)
 
     def shift_baseline(self, source, seconds, now):
         self._do("shift_baseline", source, seconds, now)

@@ -153,7 +153,7 @@ def test_while_many_jobs_are_learned_others_can_commit(shown):
     committed = []
 
     def commit():
-        shown.ledger.begin("s", shown.now)
+        shown.ledger.start_poll("s", shown.now)
         committed.append(sum(job.learned.at is not None for job in shown.jobs().values()))
 
     def meanwhile():

@@ -8,7 +8,10 @@ from exporter.counting.classify import Rules
 from exporter.counting.records import MAX_BOUNDS, OTHER
 from exporter.errors import StateError
 from exporter.ledger.batch_writer import MAX_RANGES, PollContext
-from exporter.ledger.ledger import PRUNE_BATCH, UNOBSERVED, IdentityError, Ledger
+from exporter.ledger.housekeeping import PRUNE_BATCH
+from exporter.ledger.journal import IdentityError
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.families import UNOBSERVED
 from exporter.metrics.samples import last_failed_run
 from exporter.metrics.zero_first import Owner
 from exporter.model import Batch, Job, Listing, Result, State, Step, Window
@@ -301,9 +304,9 @@ def remove_source(harness, *, through):
     other = rules(name="t", identity="api two")
     harness.ledger.configure({"t": other}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
     poll_context = PollContext(now=through, started=through)
-    harness.ledger.begin("t", through)
+    harness.ledger.start_poll("t", through)
     harness.ledger.commit("t", Batch(through=through), poll_context)
-    harness.ledger.finish("t", poll_context, swept=False)
+    harness.ledger.complete_poll("t", poll_context, swept=False)
 
 
 def test_runs_of_a_source_that_is_not_configured_anymore_are_forgotten(harness):
@@ -423,9 +426,9 @@ def test_another_api_is_refused_also_where_the_state_can_only_be_opened_later(ha
     mounted.append(True)
     for _ in range(2):
         with pytest.raises(StateError, match="give the source a new name"):
-            ledger.begin("s", harness.now)
+            ledger.start_poll("s", harness.now)
     ledger.configure({"s": rules()}, counting, "on")
-    ledger.begin("s", harness.now)
+    ledger.start_poll("s", harness.now)
     assert ledger.source("s").baseline == BASELINE
     ledger.close()
 
@@ -467,7 +470,7 @@ def test_a_ledger_that_is_closed_stays_closed(harness):
     ledger.configure({"s": rules()}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
     ledger.close()
     with pytest.raises(StateError, match="closed"):
-        ledger.begin("s", harness.now)
+        ledger.start_poll("s", harness.now)
     assert ledger.rows("s", ["r"]) == {}
     assert opened == [True]
 
@@ -794,7 +797,7 @@ def test_seconds_not_observed_at_the_start_are_held_until_they_are_released_and_
     harness.reopen()
     state = harness.ledger.source("s")
     assert (state.held_unobserved, state.counts[UNOBSERVED][""].value) == (10.0, 0.0)
-    harness.ledger.release([(("unobserved", "s"), UNOBSERVED, "")])
+    harness.ledger.expose([(("unobserved", "s"), UNOBSERVED, "")])
     harness.reopen()
     state = harness.ledger.source("s")
     assert (state.held_unobserved, state.counts[UNOBSERVED][""].value) == (0.0, 10.0)
@@ -815,10 +818,10 @@ def test_a_release_is_on_disk_before_it_is_in_the_books(tmp_path):
     owner: Owner = ("job", harness.job().key)
     Failing.fails = True
     with pytest.raises(StateError):
-        harness.ledger.release([(owner, RUNS, "success")])
+        harness.ledger.expose([(owner, RUNS, "success")])
     assert not harness.job().counts[RUNS]["success"].released
     Failing.fails = False
-    harness.ledger.release([(owner, RUNS, "success")])
+    harness.ledger.expose([(owner, RUNS, "success")])
     harness.reopen()
     assert harness.job().counts[RUNS]["success"].released
     harness.close()

@@ -12,7 +12,8 @@ from exporter.assembly import Clocks
 from exporter.config.config import loads
 from exporter.daemon import Daemon
 from exporter.errors import StateError
-from exporter.ledger.ledger import COLD_STARTS, Ledger
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.families import COLD_STARTS
 from exporter.sources import SOURCES
 from exporter.state import lock as lock_module
 from exporter.state.lock import Lock, LockedStateError, RefusedStateError

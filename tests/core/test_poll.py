@@ -45,15 +45,15 @@ def later(harness, seconds):
 def test_a_poll_commits_each_batch_before_the_next_is_made_and_then_serves_it(harness):
     assert harness.poll(later(harness, 7), READING, later(harness, 7), ANOTHER) == "success"
     assert harness.events == [
-        ("ledger.begin", "s", STARTED),
+        ("ledger.start_poll", "s", STARTED),
         ("ledger.commit", "s", READING, harness.poll_context(7)),
         ("source.committed", READING),
         ("pages.publish_throttled",),
         ("ledger.commit", "s", ANOTHER, harness.poll_context(14)),
         ("source.committed", ANOTHER),
         ("pages.publish_throttled",),
-        ("ledger.give_up", "s", harness.poll_context(14)),
-        ("ledger.finish", "s", harness.poll_context(14), False),
+        ("ledger.expire_open_runs", "s", harness.poll_context(14)),
+        ("ledger.complete_poll", "s", harness.poll_context(14), False),
         ("ledger.mark", "s", True),
         ("pages.publish",),
         ("ledger.pending_steps", "s", STARTED + 14, 100),
@@ -122,8 +122,8 @@ def test_an_error_ends_the_poll_and_is_told_with_its_reason(error, reason, failu
         waiting(harness, "x")
         assert harness.poll(READING, later(harness, 3), error, ANOTHER) == "error"
     assert len(harness.result("ledger.commit")) == 1
-    assert harness.result("ledger.finish", "ledger.pending_steps", "ledger.mark") == []
-    assert bool(harness.result("ledger.give_up")) is (reason != "state")
+    assert harness.result("ledger.complete_poll", "ledger.pending_steps", "ledger.mark") == []
+    assert bool(harness.result("ledger.expire_open_runs")) is (reason != "state")
     report, status = harness.report, harness.status
     assert (report.outcome, report.ended, report.duration, report.reasons) == ("error", STARTED + 3, 3.0, [reason])
     assert (status.up, status.last_success) == (False, None)
@@ -155,9 +155,9 @@ def test_parts_that_cannot_be_read_cost_nothing_else():
         harness = PollHarness()
         waiting(harness, "x")
         assert harness.poll(READING, PartialError(parts)) == "partial"
-    assert harness.result("ledger.give_up", "ledger.finish", "ledger.commit_steps") == [
-        ("ledger.give_up", "s", harness.poll_context()),
-        ("ledger.finish", "s", harness.poll_context(), False),
+    assert harness.result("ledger.expire_open_runs", "ledger.complete_poll", "ledger.commit_steps") == [
+        ("ledger.expire_open_runs", "s", harness.poll_context()),
+        ("ledger.complete_poll", "s", harness.poll_context(), False),
         ("ledger.commit_steps", "s", "x", (), harness.poll_context()),
     ]
     assert harness.report.reasons == ["http_5xx", "schema", "schema"]
@@ -179,8 +179,8 @@ def test_a_source_of_which_nothing_can_be_read_is_not_up(harness):
 def test_a_source_that_cannot_be_read_still_expires_runs_and_asks_for_steps(harness, error):
     waiting(harness, "x")
     assert harness.poll(READING, error) == "error"
-    assert len(harness.result("ledger.give_up")) == len(harness.result("ledger.commit_steps")) == 1
-    assert harness.result("ledger.finish") == []
+    assert len(harness.result("ledger.expire_open_runs")) == len(harness.result("ledger.commit_steps")) == 1
+    assert harness.result("ledger.complete_poll") == []
     assert harness.status.last_success is None
 
 
@@ -225,7 +225,7 @@ def test_failures_are_counted_until_a_poll_goes_well(harness):
 def test_a_shutdown_tells_nothing_and_is_passed_on(harness):
     with pytest.raises(Stopped):
         harness.poll(READING, Stopped())
-    assert harness.result("ledger.finish_poll", "ledger.mark", "pages.publish", "ledger.finish") == []
+    assert harness.result("ledger.finish_poll", "ledger.mark", "pages.publish", "ledger.complete_poll") == []
     assert not harness.poller.polled
 
 
@@ -258,7 +258,7 @@ def test_when_a_poll_sweeps(interval, last, due):
     seen = []
     harness.poll(lambda view: seen.append(view.sweep_due), READING)
     assert seen == [due]
-    assert harness.result("ledger.finish") == [("ledger.finish", "s", harness.poll_context(), due)]
+    assert harness.result("ledger.complete_poll") == [("ledger.complete_poll", "s", harness.poll_context(), due)]
 
 
 def test_what_a_source_sees_of_the_state():
@@ -288,11 +288,11 @@ def test_what_was_read_by_a_wrong_clock_is_read_anew(harness):
     ]
     assert harness.poller.poll() == "success"
     assert seen == [STARTED + 7]
-    assert harness.result("ledger.begin", "ledger.shift_baseline", "ledger.commit", "ledger.finish") == [
-        ("ledger.begin", "s", STARTED + 2),
+    assert harness.result("ledger.start_poll", "ledger.shift_baseline", "ledger.commit", "ledger.complete_poll") == [
+        ("ledger.start_poll", "s", STARTED + 2),
         ("ledger.shift_baseline", "s", 5.0, STARTED + 7),
         ("ledger.commit", "s", ANOTHER, harness.poll_context(7, started=7)),
-        ("ledger.finish", "s", harness.poll_context(7, started=7), False),
+        ("ledger.complete_poll", "s", harness.poll_context(7, started=7), False),
     ]
 
 

@@ -116,7 +116,7 @@ def test_counters_are_withheld_from_a_start_until_the_first_complete_poll_and_ga
     harness.begin()
     harness.ledger.commit("s", Batch(runs=[ended("b", harness.now)]), harness.poll_context)
     assert shown(harness) is None
-    harness.ledger.finish("s", harness.poll_context, swept=False)
+    harness.ledger.complete_poll("s", harness.poll_context, swept=False)
     assert shown(harness) == 2
 
 

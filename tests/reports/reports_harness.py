@@ -69,9 +69,9 @@ class ReportsHarness:
         known = {job.job_id: job for job in reversed(described)}
         now = self.bench.clock()
         batch = Batch(jobs=list(known.values()), runs=runs, through=through or now - 1, **fields)
-        self.bench.ledger.begin("one", now)
+        self.bench.ledger.start_poll("one", now)
         self.bench.ledger.commit("one", batch, PollContext(now=now, started=now))
-        self.bench.ledger.finish("one", PollContext(now=now, started=now), swept=False)
+        self.bench.ledger.complete_poll("one", PollContext(now=now, started=now), swept=False)
         self.bench.publisher.publish()
 
     def client(self):

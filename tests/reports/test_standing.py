@@ -42,7 +42,7 @@ def varied(harness):
 
 def begun(harness):
     """The first poll was at NOW."""
-    harness.bench.ledger.begin("one", NOW)
+    harness.bench.ledger.start_poll("one", NOW)
     return harness
 
 

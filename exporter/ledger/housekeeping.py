@@ -1,0 +1,159 @@
+"""What happens to committed records apart from polls: series are exposed, the past is learned from, old things go."""
+
+from collections.abc import Iterable
+
+from exporter.counting.records import (
+    Count,
+    Counted,
+    Distribution,
+    JobState,
+    SourceState,
+    copy,
+    fork,
+    joined,
+)
+from exporter.ledger.journal import expose_unobserved
+from exporter.ledger.learner import is_due, learn_job
+from exporter.ledger.queries import LedgerQueries
+from exporter.metrics.families import (
+    STEPS_LOST,
+)
+from exporter.metrics.zero_first import Owner, Series
+
+PRUNE_BATCH = 10_000
+"""Runs that are forgotten in one transaction, so that polls need not wait for long."""
+
+
+class Housekeeping(LedgerQueries):
+    """Changes what is committed without reading an API."""
+
+    def expose(self, series: Iterable[Series]) -> None:
+        """Commits that these series have been shown at 0; from now on they are served at their value."""
+        with self._lock:
+            changed: dict[Owner, JobState | SourceState | Counted] = {}
+            for held, family, labels in series:
+                owner: Owner = ("source", str(held[-1])) if held[0] == "unobserved" else held
+                record = changed.get(owner) or self._record(owner)
+                if record is not None:
+                    changed[owner] = record if owner in changed else copy(record)
+                    if owner is held:
+                        _release(changed[owner], family, labels)
+                    else:
+                        expose_unobserved(changed[owner])
+            self._replace(changed.values())
+
+    def _record(self, owner: Owner) -> JobState | SourceState | Counted | None:
+        match owner:
+            case ("job", int(key)):
+                return self.committed.jobs.get(key)
+            case ("source", str(name)):
+                return self.committed.sources.get(name)
+            case _:
+                return self.committed.exporter
+
+    def expire(self, now: float, job_expiry: float) -> None:
+        """Ends the series of jobs that had no run for long, where no discovery tells whether they exist.
+
+        A clock that is ahead must not end all, so the age is counted to the watermark.
+        """
+        with self._lock:
+            for name, rules in self._rules.items():
+                read = min(now, self.committed.sources[name].watermark() or float("-inf"))
+                old = [
+                    key
+                    for key, job in self.committed.of_source(name).items()
+                    if not (job.gone or job.listed or self._open.is_busy(key) or rules.never_expires(job))
+                    and read - (job.last_run.order if job.last_run else job.discovered) > job_expiry
+                ]
+                if old:
+                    transaction = self._transaction(name, now)
+                    for key in old:
+                        transaction.retire(key)
+                    self._commit(transaction, now)
+
+    def prune(self, now: float, retention: float) -> int:
+        """Forget runs that ended longer ago than the retention, and then the jobs that are gone; return how many runs.
+
+        A clock that is ahead must not prune all, so the age is counted to the watermark. A source that is not
+        configured anymore has none that moves: the newest of the others stands for it.
+        """
+        pruned = 0
+        marks = {name: self.committed.sources[name].watermark() for name in list(self._rules)}
+        newest = max((mark for mark in marks.values() if mark is not None), default=None)
+        for name in list(self.committed.sources):
+            mark = marks.get(name, newest)
+            while mark is not None:
+                some = self._prune(name, min(now, mark) - retention, now)
+                pruned += some
+                if some < PRUNE_BATCH:
+                    break
+            if mark is not None:
+                self._delete_jobs(name, min(now, mark) - retention)
+        with self._lock:
+            if pruned and self._store is not None:
+                self._store.checkpoint()
+        return pruned
+
+    def _prune(self, name: str, before: float, now: float) -> int:
+        """In one transaction with the time: what is pruned and shown again must not count again."""
+        with self._lock:
+            if self._store is None:
+                return 0
+            source = fork(self.committed.sources[name])
+            source.forgotten = max(before, source.forgotten or before)
+            with self._writing() as store:
+                pruned = store.prune(name, source.forgotten, PRUNE_BATCH)
+                if not pruned.jobs:
+                    return 0
+                if pruned.steps_lost:
+                    source.count(STEPS_LOST, amount=pruned.steps_lost)
+                store.put_source(source, (), ())
+            with self._taking():
+                self.last_commit = now
+                source.scopes, source.notes = joined(source.scopes), joined(source.notes)
+                self.committed.sources[name] = source
+                # What was learned of them may be forgotten too.
+                self._changed.jobs |= set(pruned.jobs) & self.committed.jobs.keys()
+            return len(pruned.jobs)
+
+    def _delete_jobs(self, name: str, before: float) -> None:
+        """Forget jobs that have been gone for longer than runs are kept, and of which no run is left."""
+        with self._lock:
+            if self._store is None:
+                return
+            gone = [
+                key
+                for key, job in self.committed.of_source(name).items()
+                if job.gone and (0.0 if job.gone_since is None else job.gone_since) < before
+            ]
+            if not gone:
+                return
+            with self._writing() as store:
+                empty = store.without_runs(gone)
+                store.delete_jobs(empty)
+            with self._taking():
+                for key in empty:
+                    self.committed.delete(key)
+                self._changed.jobs |= set(empty)
+
+    def due_to_learn(self) -> list[int]:
+        """Return the keys of the jobs that the next `drain` will report, and whose past is worth reading again."""
+        with self._lock:
+            return [job.key for job in self.changed() if job.source in self._rules and is_due(job, self.last_commit)]
+
+    def learn(self, jobs: Iterable[int]) -> None:
+        """Read the past of jobs, and record what it teaches."""
+        with self._lock:
+            now, store = self.last_commit or 0.0, self.store()
+            known = [self.committed.jobs[key] for key in jobs if key in self.committed.jobs]
+            learned = [copy(job) for job in known]
+            for job in learned:
+                job.learned = learn_job(store, job, now)
+            self._replace(learned)
+
+
+def _release(counted: Counted, family: str, labels: str) -> None:
+    for series in (counted.counts, getattr(counted, "distributions", {})):
+        held: Count | Distribution | None = series.get(family, {}).get(labels)
+        if held is not None:
+            held.released = True

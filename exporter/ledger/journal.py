@@ -1,0 +1,374 @@
+"""The state and what is in memory of it: opens it, and writes each change in one transaction.
+
+A `Transaction` copies the records that it touches. They are written, and only then are they in memory. If the state
+cannot be written, nothing has happened.
+"""
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+import msgspec
+
+from exporter.counting.classify import CountState, Rules, correct, restate
+from exporter.counting.records import (
+    Counted,
+    JobState,
+    OpenRun,
+    SourceState,
+    copy,
+    fork,
+    joined,
+    laid_out,
+)
+from exporter.counting.rules import SourceRules
+from exporter.errors import StateError
+from exporter.ledger.ledger_state import LedgerState
+from exporter.ledger.open_runs import OpenRuns
+from exporter.ledger.sightings import Sightings
+from exporter.ledger.status import carry_over, seed_source
+from exporter.ledger.transaction import Transaction
+from exporter.metrics.families import (
+    COLD_STARTS,
+    QUEUE_DURATION,
+    RUN_DURATION,
+    STEP_DURATION,
+    UNOBSERVED,
+)
+from exporter.state.opening import OpenedState
+from exporter.state.schema import StoredRun
+from exporter.state.storage import LoadedState, Storage
+
+MANY_STEPS = 2000
+"""Steps of all jobs above which `auto` keeps no histograms of them."""
+
+
+class IdentityError(StateError):
+    """The state holds another API under a source's name."""
+
+
+class Changed(msgspec.Struct, kw_only=True):
+    """What has changed since it was last asked."""
+
+    jobs: set[int] = msgspec.field(default_factory=set)
+    everything: bool = False
+
+
+class Journal:
+    """The open state and its records in memory. Thread-safe; one for the whole process.
+
+    Args:
+        opening: Opens the state; called by `load`.
+    """
+
+    def __init__(self, opening: Callable[[], OpenedState]) -> None:
+        self._opening = opening
+        self._lock = threading.RLock()
+        self._rules: dict[str, SourceRules] = {}
+        self._open = OpenRuns()
+        self._sightings: defaultdict[str, Sightings] = defaultdict(Sightings)
+        self._store: Storage | None = None
+        self._changed = Changed()
+        self._starting: set[str] = set()
+        self._cold = ""
+        self._closed = False
+        self._stale = False
+        self._begun: set[str] = set()
+        self.committed = LedgerState()
+        self._polled: set[str] = set()
+        self._counting = Rules(run_buckets=(), step_buckets=())
+        self._step_mode = "auto"
+        self.step_histograms = True
+        self.last_commit: float | None = None
+        self.commit_errors = 0
+        """How often the state could not be opened or written."""
+        self.error = ""
+        """Why the state could not be opened or written when that was last tried."""
+
+    # --- opening and configuring ---
+
+    def load(self) -> None:
+        """Opens the state if it is not open, and reads it.
+
+        Raises StateError if it cannot be written now; what could be read of it is in the books all the same.
+        """
+        with self._lock:
+            if self._closed:
+                raise StateError("the state is closed")
+            if self._store is None:
+                self._open_state()
+                return
+            self._verify(self._store)
+            if self._stale:
+                self._fill(self._store.load())
+                self._stale = False
+
+    def _open_state(self) -> None:
+        opened = self._opening()
+        # A state that was set aside is not found again by a later attempt.
+        self._cold = self._cold if self._cold and opened.cold in {"", "new"} else opened.cold
+        try:
+            _check(opened.loaded.sources, self._rules)
+        except IdentityError as error:
+            if opened.store is not None:
+                opened.store.close()
+            opened = msgspec.structs.replace(opened, store=None, error=str(error))
+        else:
+            self._fill(opened.loaded)
+        self.error = opened.error
+        if opened.store is None:
+            self.commit_errors += 1
+            raise StateError(opened.error)
+        self._store = opened.store
+        if self._cold:
+            self._count_cold_start()
+
+    def _verify(self, store: Storage) -> None:
+        try:
+            store.verify()
+        except StateError as error:
+            self.error = str(error)
+            self.commit_errors += 1
+            raise
+
+    def _fill(self, loaded: LoadedState) -> None:
+        committed = LedgerState()
+        committed.exporter = loaded.exporter
+        committed.sources = {source.name: source for source in loaded.sources}
+        self._open, self._sightings = OpenRuns(), defaultdict(Sightings)
+        for name, source in committed.sources.items():
+            self._open.add_source(name)
+            if name in self.committed.sources:
+                carry_over(self.committed.sources[name], source)
+        for job in loaded.jobs:
+            committed.take(job, self._series(job))
+        for name, row in loaded.open_runs:
+            self._open.put(name, _as_open(row, committed.jobs[row.job]))
+        self.committed = committed
+        self._changed = Changed(everything=True)
+        for name, rules in self._rules.items():
+            self._admit(name, rules)
+
+    def _series(self, job: JobState) -> int:
+        rules = self._rules.get(job.source)
+        return rules.weight(job, step_histograms=self.step_histograms) if rules else 0
+
+    def _count_cold_start(self) -> None:
+        """Count a start without a state. What cannot be written now is counted with the next thing that can."""
+        exporter = copy(self.committed.exporter)
+        exporter.count(COLD_STARTS, self._cold)
+        self._replace([exporter])
+        self._cold = ""
+
+    def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
+        """Takes up a configuration. Raises IdentityError before anything has changed.
+
+        Args:
+            rules: The rules of each source.
+            counting_rules: How endings are added up.
+            step_histograms: `on`, `off`, or `auto`: on until more than MANY_STEPS steps are known.
+        """
+        with self._lock:
+            self.check(rules)
+            self._starting |= rules.keys() - self._rules.keys()
+            self._rules = dict(rules)
+            self._counting, self._step_mode = counting_rules, step_histograms
+            self.step_histograms = step_histograms != "off"
+            for name, wanted in rules.items():
+                self._admit(name, wanted)
+            for job in [job for job in self.committed.jobs.values() if job.source not in rules]:
+                self.committed.take(job, 0)
+            self._changed.everything = True
+            self._watch_steps()
+
+    def check(self, rules: Mapping[str, SourceRules]) -> None:
+        """Raises IdentityError if the state holds another API under a source's name."""
+        with self._lock:
+            _check(self.committed.sources.values(), rules)
+
+    def _admit(self, name: str, rules: SourceRules) -> None:
+        """A source that the state does not know gets an empty record, to be written with its first reading."""
+        known = self.committed.sources.get(name)
+        if known is None or known.baseline is None:
+            fresh = SourceState(name=name, identity=rules.identity)
+            if known is not None:
+                carry_over(known, fresh)
+            known = fresh
+        self._keep_in_memory(known, seed_source)
+        self._open.add_source(name)
+        for job in [job for job in self.committed.jobs.values() if job.source == name]:
+            shown = laid_out(job, self._layouts(rules, job))
+            self.committed.take(shown, self._series(shown))
+
+    def _layouts(self, rules: SourceRules, job: JobState) -> dict[str, tuple[float, ...]]:
+        run_buckets = rules.run_buckets(job)
+        return {RUN_DURATION: run_buckets, QUEUE_DURATION: run_buckets, STEP_DURATION: self._counting.step_buckets}
+
+    def close(self) -> None:
+        """Close the state for good: it is not opened again by a poll that is still in progress."""
+        with self._lock:
+            self._closed = True
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+
+    # --- transactions ---
+
+    @contextmanager
+    def _writing(self) -> Iterator[Storage]:
+        store = self.store()
+        try:
+            with store.transaction():
+                yield store
+        except StateError as error:
+            self.error = str(error)
+            self.commit_errors += 1
+            raise
+        self.error = ""
+
+    def _transaction(self, source: str, now: float, started: float | None = None) -> Transaction:
+        self.load()
+        poll_context = now, now if started is None else started
+        return Transaction(
+            self.committed, self._rules[source], self._counting, *poll_context, step_histograms=self.step_histograms
+        )
+
+    def _commit(self, transaction: Transaction, now: float) -> None:
+        """Write a draft, then take it into the books. What can fail is done before the COMMIT."""
+        if self._cold:
+            transaction.count_for_exporter(COLD_STARTS, self._cold)
+        if not self._counting.zero_first:
+            _expose_all(transaction)
+        with self._writing() as store:
+            store.put_source(transaction.source, transaction.scopes, transaction.notes)
+            store.put_runs(transaction.source.name, transaction.runs.values())
+            for key in transaction.recount:
+                restate(transaction.job(key), store.streak(key), transaction.source.forgotten)
+            for key in transaction.correct:
+                correct(transaction.job(key), store.latest(key), transaction.source.forgotten)
+            store.put_jobs(transaction.jobs.values())
+            if transaction.exporter is not None:
+                store.put_exporter(transaction.exporter)
+            weighed = [(job, self._series(job)) for job in transaction.jobs.values()]
+            followed = {run_id: self._followed(transaction, row) for run_id, row in transaction.runs.items()}
+        with self._taking():
+            self._cold = ""
+            self.last_commit = now
+            transaction.source.scopes, transaction.source.notes = (
+                joined(transaction.source.scopes),
+                joined(transaction.source.notes),
+            )
+            self.committed.sources[transaction.source.name] = transaction.source
+            self.committed.exporter = transaction.exporter or self.committed.exporter
+            for job, weight in weighed:
+                self.committed.take(job, weight)
+            self._follow(transaction.source.name, followed)
+            self._changed.jobs |= transaction.jobs.keys()
+            self._watch_steps()
+
+    @contextmanager
+    def _taking(self) -> Iterator[None]:
+        """Have the state read again if memory could not follow what is committed."""
+        self._stale = True
+        yield
+        self._stale = False
+
+    def _followed(self, transaction: Transaction, row: StoredRun) -> OpenRun | None:
+        return _as_open(row, transaction.look(row.job)) if row.mark is CountState.OPEN else None
+
+    def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
+        """Take runs into the index of open runs, or out of it."""
+        for run_id, run in followed.items():
+            changed = self._open.drop(source, run_id) if run is None else self._open.put(source, run)
+            self._changed.jobs |= changed
+
+    def _watch_steps(self) -> None:
+        """Step histograms that have been switched off by their number stay off until a reload."""
+        if self.step_histograms and self._step_mode == "auto" and self.committed.steps_total > MANY_STEPS:
+            self.step_histograms = False
+            self._changed.everything = True
+            for job in list(self.committed.jobs.values()):
+                self.committed.take(job, self._series(job))
+
+    def _replace(self, records: Collection[JobState | SourceState | Counted]) -> None:
+        """Writes records of which only the counters have changed, and takes them into the books."""
+        jobs = {record.key: record for record in records if isinstance(record, JobState)}
+        sources = {record.name: record for record in records if isinstance(record, SourceState)}
+        exporters = [record for record in records if not isinstance(record, JobState | SourceState)]
+        with self._writing() as store:
+            store.put_jobs(jobs.values())
+            for source in sources.values():
+                store.put_source(source, (), ())
+            for exporter in exporters:
+                store.put_exporter(exporter)
+        for job in jobs.values():
+            self.committed.take(job, self.committed.series[job.key])
+        self.committed.sources.update(sources)
+        self.committed.exporter = exporters[0] if exporters else self.committed.exporter
+        self._changed.jobs |= jobs.keys()
+
+    def _keep_in_memory(self, source: SourceState, change: Callable[[SourceState], None]) -> None:
+        """Change a copy of a source's record, and put it in its place."""
+        state = fork(source)
+        change(state)
+        state.scopes, state.notes = joined(state.scopes), joined(state.notes)
+        self.committed.sources[state.name] = state
+
+    def store(self) -> Storage:
+        """The open state, to be read under `locked`. Raises StateError if there is none."""
+        if self._store is None:
+            raise StateError("the state is not open")
+        return self._store
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps everybody else out."""
+        with self._lock:
+            yield
+
+    def size(self) -> int:
+        """Bytes of the state on disk; 0 while it is not open, or cannot be read."""
+        with self._lock, suppress(StateError):
+            return self._store.size() if self._store is not None else 0
+        return 0
+
+
+def _check(sources: Iterable[SourceState], rules: Mapping[str, SourceRules]) -> None:
+    for known in sources:
+        wanted = rules.get(known.name)
+        # One without a baseline was never polled, and is not in the state yet.
+        if wanted is not None and known.baseline is not None and known.identity != wanted.identity:
+            raise IdentityError(
+                f"source {known.name}: the state holds the runs of {known.identity}, the configuration names "
+                f"{wanted.identity}; give the source a new name, or the exporter a new state.path"
+            )
+
+
+def _expose_all(transaction: Transaction) -> None:
+    """Expose all that a transaction changes at once: zero-first is off."""
+    for record in (transaction.source, *transaction.jobs.values(), transaction.exporter):
+        if record is not None:
+            record.expose()
+    expose_unobserved(transaction.source)
+
+
+def expose_unobserved(state: JobState | SourceState | Counted) -> None:
+    """Add the seconds that were found unobserved at the start, now that the restored value has been served."""
+    if isinstance(state, SourceState) and state.held_unobserved:
+        state.count(UNOBSERVED, amount=state.held_unobserved)
+        state.held_unobserved = 0.0
+
+
+def _as_open(row: StoredRun, job: JobState) -> OpenRun:
+    run = row.run
+    return OpenRun(
+        run_id=run.run_id,
+        job=row.job,
+        job_id=run.job_id,
+        scope=job.job.scope,
+        state=run.state,
+        origin=row.origin,
+        start=run.start,
+        scheduled=run.scheduled,
+    )

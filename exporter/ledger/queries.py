@@ -1,0 +1,85 @@
+"""What readers of the ledger ask: committed records and rows."""
+
+from collections.abc import Collection
+
+from exporter.counting.records import (
+    JobState,
+    OpenRun,
+    SourceState,
+)
+from exporter.ledger.journal import Changed, Journal
+from exporter.snapshot.builder import Committed
+from exporter.snapshot.snapshot import ExporterView
+from exporter.state.schema import StoredRun
+
+
+class LedgerQueries(Journal):
+    """Answers from what is committed."""
+
+    def drain(self) -> Committed:
+        """Return what is committed, and which jobs have changed since the last call."""
+        with self._lock:
+            changed, self._changed = self._changed, Changed()
+            return Committed(
+                jobs=self.committed.jobs,
+                sources=self.committed.sources,
+                exporter=self._exporter_view(),
+                open_runs={name: self._open.ordered(name) for name in self._rules},
+                changed=None if changed.everything else changed.jobs,
+                starting=frozenset(self._starting),
+                polled=frozenset(self._polled),
+                step_histograms=self.step_histograms,
+            )
+
+    def _exporter_view(self) -> ExporterView:
+        return ExporterView(
+            record=self.committed.exporter,
+            last_commit=self.last_commit,
+            state_size=self.size() if self.last_commit is not None else 0,
+            state_error=self.error,
+            commit_errors=self.commit_errors,
+        )
+
+    def changed(self) -> list[JobState]:
+        """The committed records of the jobs that the next `drain` will tell of."""
+        with self._lock:
+            jobs = self.committed.jobs
+            return (
+                list(jobs.values())
+                if self._changed.everything
+                else [jobs[key] for key in self._changed.jobs if key in jobs]
+            )
+
+    def starting(self) -> frozenset[str]:
+        """Sources of which no poll has been complete since this process started."""
+        with self._lock:
+            return frozenset(self._starting)
+
+    def source(self, name: str) -> SourceState:
+        """The committed record of a source."""
+        return self.committed.sources[name]
+
+    def jobs_of(self, source: str) -> list[JobState]:
+        """Return the committed records of the jobs that the configuration includes, those that are gone as well."""
+        with self._lock:
+            return [job for job in self.committed.of_source(source).values() if not job.excluded]
+
+    def open_runs(self, source: str, scope: str | None = None) -> list[OpenRun]:
+        """The open runs of a source or one of its scopes, oldest first."""
+        with self._lock:
+            return self._open.of(source, scope)
+
+    def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
+        """The committed rows of these runs."""
+        with self._lock:
+            return self._store.runs(source, run_ids) if self._store is not None and run_ids else {}
+
+    def pending_steps(self, source: str, now: float, limit: int) -> list[StoredRun]:
+        """Runs whose steps shall be fetched now, the most urgent first."""
+        with self._lock:
+            return self._store.pending_steps(source, now, limit) if self._store is not None else []
+
+    def count_pending_steps(self, source: str) -> int:
+        """How many runs wait for their steps."""
+        with self._lock:
+            return self._store.count_pending_steps(source) if self._store is not None else 0
