@@ -107,6 +107,8 @@ def failed(expression: str) -> str:
 
 FAILING = held("last_run_failed")
 BEGAN = "jobrun:failing:began"
+MANY_OF_SOURCE = "jobrun:jobs_of_source:many"
+MANY_OF_PROJECT = "jobrun:jobs_of_project:many"
 OF_SOURCE_TOGETHER = held("many_jobs_failing_of_source")
 OF_PROJECT_TOGETHER = held("many_jobs_failing_of_project")
 MASS = firing("JobrunManyJobsFailing")
@@ -129,14 +131,21 @@ and on ({JOB}) (max by ({JOB}) (jobrun_consecutive_failures) < {limits.FAILURES_
 """Jobs that run so often that a single failure says nothing."""
 
 
-def together(by: str, name: str) -> str:
+def least(by: str) -> str:
+    """Return how many jobs of a project or source are many."""
+    return f"""clamp_min(
+  {limits.MANY_SHARE} * count by ({by}) (
+{indent(believed("jobrun_job_info"), 4)}
+  ),
+  {limits.MANY_JOBS}
+)"""
+
+
+def together(by: str, many: str, name: str) -> str:
     """Return projects or sources of which many jobs fail that began together; it lasts while as many fail."""
-    known = f"{limits.MANY_SHARE} * count by ({by}) ({believed('jobrun_job_info')})".replace("\n", " ")
-    return f"""count by ({by}) ({FAILING}) >= {limits.MANY_JOBS} >= on ({by})
-{known}
+    return f"""count by ({by}) ({FAILING}) >= on ({by}) {many}
 and on ({by}) (
-  count by ({by}) ({BEGAN}) >= {limits.MANY_JOBS} >= on ({by})
-  {known}
+  count by ({by}) ({BEGAN}) >= on ({by}) {many}
   or
   {name}
 )"""
@@ -171,11 +180,13 @@ FAILURES = (
     Record(FAILING, condition("last_run_failed", failed(believed("jobrun_consecutive_failures > 0")))),
     Record(held("failing_repeatedly"), condition("failing_repeatedly", failed(STREAK))),
     Record(BEGAN, f"{since('jobrun_failing_since_timestamp_seconds')} < {limits.MANY_WITHIN}"),
+    Record(MANY_OF_SOURCE, least("job, source"), "How many jobs of a source are many, and of a project."),
+    Record(MANY_OF_PROJECT, least("job, source, project")),
     Record(
         OF_SOURCE_TOGETHER,
         condition(
             "many_jobs_failing_of_source",
-            f"""{together("job, source", OF_SOURCE_TOGETHER)}
+            f"""{together("job, source", MANY_OF_SOURCE, OF_SOURCE_TOGETHER)}
 and on (job, source) (
   count by (job, source) (count by (job, source, project) ({FAILING})) > 1
   or
@@ -189,7 +200,7 @@ and on (job, source) (
         condition(
             "many_jobs_failing_of_project",
             f"""(
-{indent(together("job, source, project", OF_PROJECT_TOGETHER), 2)}
+{indent(together("job, source, project", MANY_OF_PROJECT, OF_PROJECT_TOGETHER), 2)}
 )
 unless on (job, source, project) (
   {FAILING} and on (job, source) {OF_SOURCE_TOGETHER} unless on (job, source, project) {OF_PROJECT_TOGETHER}

@@ -54,13 +54,15 @@ CONDITIONS = {
 }
 """The labels of recorded conditions; those of sources have the source's alone."""
 
+OTHER_LEVELS = {"failing": JOB | {"instance"}, "jobs_of_project": frozenset({"job", "source", "project"})}
+
 
 def recorded_labels(name):
     level, metric, _ = name.split(":", 2)
     if level != "jobrun":
         return LEVELS[level]
-    if metric == "failing":
-        return JOB | {"instance"}
+    if metric in OTHER_LEVELS:
+        return OTHER_LEVELS[metric]
     return frozenset(CONDITIONS.get(metric, {"job", "source"}))
 
 
