@@ -3,7 +3,7 @@
 from alerting import texts
 from alerting.model import Alert, Group
 from alerting.promql import GONE, LAST_SEEN, rise
-from exporter.reports import conditions as limits
+from exporter.snapshot import conditions as limits
 
 INSTANCE = "{{ $labels.instance }}"
 

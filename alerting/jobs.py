@@ -25,7 +25,7 @@ from alerting.promql import (
     unless_started,
     window,
 )
-from exporter.reports import conditions as limits
+from exporter.snapshot import conditions as limits
 
 RUN_LABELS = ("run_id", "run_url", "failed_step", "error_type")
 

@@ -4,7 +4,7 @@ import textwrap
 
 import msgspec
 
-from exporter.reports.conditions import KINDS
+from exporter.snapshot.conditions import KINDS
 
 RUNBOOKS = "https://github.com/jobrun-exporter/jobrun-exporter/blob/main/docs/runbooks.md"
 """Where runbooks are while no exporter answers."""

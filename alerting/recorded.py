@@ -21,7 +21,7 @@ from alerting.promql import (
     indent,
     unless_started,
 )
-from exporter.reports import conditions as limits
+from exporter.snapshot import conditions as limits
 
 BUCKETS = "source_project_job_name_le:jobrun_run_duration_seconds_bucket:increase1h"
 NATIVE = "source_project_job_name:jobrun_run_duration_seconds:increase1h"

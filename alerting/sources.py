@@ -3,7 +3,7 @@
 from alerting import texts
 from alerting.model import Alert, Group, Record
 from alerting.promql import BLIND_NOW, GONE, LAST_SEEN, SERVED_SOURCES, held, indent, rise, unless_started
-from exporter.reports import conditions as limits
+from exporter.snapshot import conditions as limits
 
 
 def condition(name: str, live: str) -> str:

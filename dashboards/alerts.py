@@ -7,7 +7,7 @@ from dashboards.jobs import RULES_SEEN
 from dashboards.model import Json, Panel
 from dashboards.panels import Column, listed, panel, sort_by
 from dashboards.words import INFO, LEVELS
-from exporter.reports.conditions import KINDS
+from exporter.snapshot.conditions import KINDS
 
 OF_JOBS: Final = (
     'job=~"$job|", source=~"$source", project=~"$project", job_name=~"$job_name", job_name!="", team=~"$team"'

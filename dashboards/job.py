@@ -61,7 +61,7 @@ from dashboards.words import (
     text_of,
 )
 from dashboards.wrong import SHORT
-from exporter.reports.conditions import RATIO_RUNS
+from exporter.snapshot.conditions import RATIO_RUNS
 
 TO_RUN = link("Open the run", "${__field.labels.run_url:raw}")
 TO_JOB = ("Open the job in its system", "${__data.fields.url:raw}")

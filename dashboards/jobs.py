@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from alerting.promql import HOURS, JOB, LAST_SEEN
-from exporter.reports.conditions import RATIO_RUNS
+from exporter.snapshot.conditions import RATIO_RUNS
 
 SOURCE = "job, source"
 

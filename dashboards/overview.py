@@ -36,7 +36,7 @@ from dashboards.words import (
     painted,
     steps,
 )
-from exporter.reports.conditions import RATIO_RUNS, TOLERANCE
+from exporter.snapshot.conditions import RATIO_RUNS, TOLERANCE
 
 MATCHERS = 'source=~"$source", project=~"$project", job_name=~"$job_name"'
 JOBS = Jobs(MATCHERS, team='team=~"$team"')

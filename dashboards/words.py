@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from dashboards.model import Json
-from exporter.reports.conditions import FAILURES_TO_PAGE, LEAST_LAG, LOW_RATE_LIMIT
+from exporter.snapshot.conditions import FAILURES_TO_PAGE, LEAST_LAG, LOW_RATE_LIMIT
 
 GOOD, NOTICE, WARNING, BAD, ERROR = "green", "blue", "orange", "red", "dark-red"
 NEARLY: Final = 0.8

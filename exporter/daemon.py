@@ -21,9 +21,9 @@ from exporter.metrics.zero_first import ZeroFirst
 from exporter.pages import runbooks
 from exporter.pages.site import Site
 from exporter.polling.schedule import Schedule
-from exporter.reports.reader import Reader
-from exporter.reports.reporting import Dependencies, Reporter
-from exporter.reports.vendor_queries import VendorQueries
+from exporter.queries.reader import Reader
+from exporter.queries.reporter import Dependencies, Reporter
+from exporter.queries.vendor import VendorQueries
 from exporter.snapshot.snapshot import Build
 from exporter.state.lock import RefusedStateError
 from exporter.state.opening import OpenedState, open_state

@@ -23,7 +23,7 @@ LAYERS = (
     ("daemon",),
     ("pages",),
     ("web", "explain", "history"),
-    ("reports", "once"),
+    ("queries", "once"),
     ("assembly",),
     ("polling", "exposition"),
     ("sources",),

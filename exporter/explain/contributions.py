@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from exporter.counting.classify import CountState, root_failure
 from exporter.counting.records import OTHER, JobState, clean
 from exporter.model import FAILING, Result
-from exporter.reports.run_reports import ended_at, stored_steps
+from exporter.queries.runs import ended_at, stored_steps
 from exporter.state.schema import StepState, StoredRun
 
 Labels = tuple[str, ...]

@@ -28,8 +28,8 @@ from exporter.explain.series import (
 from exporter.exposition.textformat import labels as pairs
 from exporter.links import run_url
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES, Family, Kind, Level
-from exporter.reports import run_reports
-from exporter.reports.reader import Reader, StoredState
+from exporter.queries import runs as run_reports
+from exporter.queries.reader import Reader, StoredState
 from exporter.snapshot.job import JobView, active_of
 
 HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")

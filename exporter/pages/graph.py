@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from exporter.reports.records import StepReport
+from exporter.queries.records import StepReport
 
 BOX_WIDTH, BOX_HEIGHT = 168, 40
 GAP_X, GAP_Y = 44, 14

@@ -8,7 +8,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from exporter import assets
-from exporter.reports.errors import UnknownError
+from exporter.queries.errors import UnknownError
 
 NOT_IN_SLUG = re.compile(r"[^\w\- ]")
 

@@ -14,8 +14,8 @@ from exporter.pages.links import Links
 from exporter.pages.rendering import Renderer, etag
 from exporter.pages.runbooks import render_runbooks
 from exporter.pages.static import Assets
-from exporter.reports.errors import ReportError, UnknownError
-from exporter.reports.records import Reports
+from exporter.queries.errors import ReportError, UnknownError
+from exporter.queries.records import Reports
 from exporter.web.application import HTML_HEADERS
 from exporter.web.negotiation import wants_gzip
 from exporter.web.request_pool import RequestPool, segments

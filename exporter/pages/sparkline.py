@@ -7,7 +7,7 @@ import msgspec
 from exporter.model import FAILING
 from exporter.pages.formatting import plural
 from exporter.pages.style import tone
-from exporter.reports.records import RECENT, CompletedRun
+from exporter.queries.records import RECENT, CompletedRun
 
 STEP = 6
 """Pixels from one bar to the next."""

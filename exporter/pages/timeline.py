@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from exporter.pages.graph import columns
-from exporter.reports.records import StepReport
+from exporter.queries.records import StepReport
 
 WIDTH = 1000.0
 """Length of the axis in units of the SVG."""

@@ -9,8 +9,8 @@ from exporter.pages.formatting import plural
 from exporter.pages.graph import graph
 from exporter.pages.sparkline import Sparkline, sparkline
 from exporter.pages.timeline import timeline
-from exporter.reports.filters import JobOrder, JobQuery, RunQuery
-from exporter.reports.records import Problem, Reports, RunPage, RunReport, SourceReport, StepReport
+from exporter.queries.filters import JobOrder, JobQuery, RunQuery
+from exporter.queries.records import Problem, Reports, RunPage, RunReport, SourceReport, StepReport
 from exporter.web.parameters import fields_of
 
 STATUSES = ("failing", "overdue", "stale", "stuck", "ok", "idle", "disabled")

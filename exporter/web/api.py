@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exporter.reports.errors import InvalidParameterError, ReportError, UnknownError
-from exporter.reports.filters import JobQuery, RunQuery
-from exporter.reports.records import JobList, LogReport, Problem, Reports, RunList, RunPage, SourceReport
+from exporter.queries.errors import InvalidParameterError, ReportError, UnknownError
+from exporter.queries.filters import JobQuery, RunQuery
+from exporter.queries.records import JobList, LogReport, Problem, Reports, RunList, RunPage, SourceReport
 from exporter.web.parameters import parse
 from exporter.web.request_pool import RequestPool, segments
 

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from exporter.reports.errors import InvalidParameterError
+from exporter.queries.errors import InvalidParameterError
 
 MAX_LENGTH = 8192
 """Characters of a query string."""

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from exporter.reports.errors import BusyError, ReportError, TooManyError
+from exporter.queries.errors import BusyError, ReportError, TooManyError
 
 Handler = Callable[[Request], Response]
 OnError = Callable[[ReportError], Response]

@@ -8,8 +8,8 @@ from exporter.client.client import Client, Environment
 from exporter.client.signin import TokenAuth
 from exporter.errors import RateLimitedError
 from exporter.model import Run, State
-from exporter.reports.errors import BusyError
-from exporter.reports.vendor_queries import VendorQueries
+from exporter.queries.errors import BusyError
+from exporter.queries.vendor import VendorQueries
 
 
 class Steps:

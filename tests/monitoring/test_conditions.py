@@ -11,10 +11,10 @@ import yaml
 from exporter.counting.records import JobState, LastFailure, LastRun
 from exporter.metrics.families import FAMILIES, Level
 from exporter.model import Job, Result, State
-from exporter.reports.conditions import KINDS, MANY_JOBS, UNSEEN
-from exporter.reports.job_reports import judged
-from exporter.reports.problems import Standing, problems
-from exporter.reports.records import BudgetReport, Range, SourceReport
+from exporter.queries.jobs import judged
+from exporter.queries.problems import Standing, problems
+from exporter.queries.records import BudgetReport, Range, SourceReport
+from exporter.snapshot.conditions import KINDS, MANY_JOBS, UNSEEN
 from exporter.snapshot.job import JobView
 from tests.e2e.processes import needed
 from tests.monitoring.test_rules import ALERTS, RULES_FILE

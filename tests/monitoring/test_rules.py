@@ -11,7 +11,7 @@ import yaml
 
 from alerting.__main__ import text
 from exporter.assets import labeled
-from exporter.reports.conditions import KINDS
+from exporter.snapshot.conditions import KINDS
 from tests.e2e.processes import needed
 from tests.e2e.servers import EDITIONS, program
 from tests.monitoring.expressions import Inference, UnknownNameError, series_labels

@@ -3,9 +3,9 @@
 import msgspec
 
 from exporter.model import Result, State
-from exporter.reports.errors import LogsOffError, UnknownError
-from exporter.reports.filters import JobQuery, RunQuery
-from exporter.reports.records import (
+from exporter.queries.errors import LogsOffError, UnknownError
+from exporter.queries.filters import JobQuery, RunQuery
+from exporter.queries.records import (
     BudgetReport,
     CompletedRun,
     JobList,

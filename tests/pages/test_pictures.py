@@ -8,7 +8,7 @@ from exporter.model import Result
 from exporter.pages.graph import BOX_WIDTH, MAX_STEPS, graph
 from exporter.pages.sparkline import HEIGHT, sparkline
 from exporter.pages.timeline import timeline
-from exporter.reports.records import StepReport
+from exporter.queries.records import StepReport
 from tests.pages.fake_reports import NOW, STEPS, endings, step
 
 

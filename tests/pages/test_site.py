@@ -11,8 +11,8 @@ import pytest
 
 from exporter.model import Result, State
 from exporter.pages.formatting import visible
-from exporter.reports.errors import BusyError, UpstreamError
-from exporter.reports.filters import JobOrder
+from exporter.queries.errors import BusyError, UpstreamError
+from exporter.queries.filters import JobOrder
 from tests.pages.fake_reports import ALL_BROKEN, DAY, HOUR, NOW, failing, job, problem, run, run_page, source, step
 
 PAGES = ("/", "/runs", "/runs/snow/run-8", "/runs/snow/run-8/log?step=load", "/runbooks", "/runs/snow/unknown")

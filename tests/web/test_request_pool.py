@@ -6,7 +6,7 @@ import threading
 import pytest
 from starlette.responses import Response
 
-from exporter.reports.errors import ReportError
+from exporter.queries.errors import ReportError
 from exporter.web.request_pool import RequestPool
 
 

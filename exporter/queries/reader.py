@@ -13,8 +13,8 @@ import msgspec
 from exporter.counting.records import JobState, SourceState
 from exporter.errors import StateError
 from exporter.model import Result
-from exporter.reports.records import CompletedRun
-from exporter.reports.runlist import ENDED, ListedRun, Place, RunSelection, list_runs
+from exporter.queries.records import CompletedRun
+from exporter.queries.run_list import ENDED, ListedRun, Place, RunSelection, list_runs
 from exporter.state import scopes
 from exporter.state.schema import COLUMNS, MIGRATIONS, StoredRun, to_stored
 

@@ -7,13 +7,13 @@ import pytest
 
 from exporter.config.config import Objective
 from exporter.model import Job, Window
-from exporter.reports import problems as problems_module
-from exporter.reports.conditions import KINDS, STATUSES, UNSEEN
-from exporter.reports.errors import InvalidParameterError
-from exporter.reports.filters import JobOrder, JobQuery
+from exporter.queries import problems as problems_module
+from exporter.queries.errors import InvalidParameterError
+from exporter.queries.filters import JobOrder, JobQuery
 from exporter.simulators.disruptions import Status
+from exporter.snapshot.conditions import KINDS, STATUSES, UNSEEN
 from tests.contract.harness import HOUR, MINUTE, NOW
-from tests.reports.reports_harness import ended, running
+from tests.queries.reports_harness import ended, running
 
 
 def varied(harness):

@@ -3,7 +3,7 @@
 from exporter.counting.records import SourceState
 from exporter.ledger.batch_writer import merged
 from exporter.metrics.families import STEPS_LOST, TRUNCATED, UNMAPPED
-from exporter.reports.records import BudgetReport, Range, SourceReport
+from exporter.queries.records import BudgetReport, Range, SourceReport
 from exporter.snapshot.source import SourceView
 
 MOST_SHOWN = 20

@@ -7,10 +7,10 @@ import msgspec
 
 from exporter.duration import format_duration
 from exporter.links import run_path
-from exporter.reports import conditions
-from exporter.reports.conditions import KINDS, SEVERITIES, capped, worst
-from exporter.reports.job_reports import AssessedJob
-from exporter.reports.records import Problem, SourceReport
+from exporter.queries.jobs import AssessedJob
+from exporter.queries.records import Problem, SourceReport
+from exporter.snapshot import conditions
+from exporter.snapshot.conditions import KINDS, SEVERITIES, capped, worst
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):

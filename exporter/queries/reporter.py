@@ -14,13 +14,14 @@ from exporter.counting.classify import CountState
 from exporter.counting.records import JobState
 from exporter.errors import StateError
 from exporter.model import Step
-from exporter.reports import job_reports, run_reports
-from exporter.reports.errors import BusyError, InvalidParameterError, LogsOffError, ReportError, UnknownError
-from exporter.reports.filters import MAX_LIMIT, JobQuery, RunQuery
-from exporter.reports.job_reports import AssessedJob
-from exporter.reports.problems import Standing, problems
-from exporter.reports.reader import Reader
-from exporter.reports.records import (
+from exporter.queries import jobs as job_reports
+from exporter.queries import runs as run_reports
+from exporter.queries.errors import BusyError, InvalidParameterError, LogsOffError, ReportError, UnknownError
+from exporter.queries.filters import MAX_LIMIT, JobQuery, RunQuery
+from exporter.queries.jobs import AssessedJob
+from exporter.queries.problems import Standing, problems
+from exporter.queries.reader import Reader
+from exporter.queries.records import (
     RECENT,
     JobList,
     JobReport,
@@ -31,9 +32,9 @@ from exporter.reports.records import (
     RunReport,
     SourceReport,
 )
-from exporter.reports.runlist import RunSelection
-from exporter.reports.source_reports import report as source_report
-from exporter.reports.vendor_queries import VendorQueries
+from exporter.queries.run_list import RunSelection
+from exporter.queries.sources import report as source_report
+from exporter.queries.vendor import VendorQueries
 from exporter.snapshot.snapshot import Snapshot
 from exporter.sources import SOURCES
 from exporter.sources.source import Source
@@ -58,7 +59,7 @@ class Dependencies(NamedTuple):
 
 
 class Reporter:
-    """Implements `exporter.reports.records.Reports`."""
+    """Implements `exporter.queries.records.Reports`."""
 
     def __init__(self, parts: Dependencies) -> None:
         self._parts = parts

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.reports.reports_harness import ReportsHarness
+from tests.queries.reports_harness import ReportsHarness
 
 
 @pytest.fixture

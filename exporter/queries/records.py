@@ -1,4 +1,4 @@
-"""What pages and JSON show: frozen records, the answers to the queries of `exporter.reports.filters`.
+"""What pages and JSON show: frozen records, the answers to the queries of `exporter.queries.filters`.
 
 Names, IDs, words and URLs come from vendors and may be hostile: escape them wherever they are shown.
 """
@@ -11,7 +11,7 @@ from typing import Protocol
 import msgspec
 
 from exporter.model import Result, State, Step
-from exporter.reports.filters import JobQuery, RunQuery
+from exporter.queries.filters import JobQuery, RunQuery
 
 RECENT = 20
 """Completed runs of a job that come with it."""

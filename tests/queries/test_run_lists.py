@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from exporter.errors import StateError
 from exporter.model import Job, Result, State
-from exporter.reports.errors import BusyError, InvalidParameterError
-from exporter.reports.filters import RunQuery
-from exporter.reports.reader import Reader
-from exporter.reports.runlist import FEW_JOBS, RunSelection
+from exporter.queries.errors import BusyError, InvalidParameterError
+from exporter.queries.filters import RunQuery
+from exporter.queries.reader import Reader
+from exporter.queries.run_list import FEW_JOBS, RunSelection
 from tests.contract.harness import NOW
 from tests.core.ledger_harness import BASELINE, LedgerHarness
-from tests.reports.reports_harness import ended, running
+from tests.queries.reports_harness import ended, running
 
 
 def ids(found):

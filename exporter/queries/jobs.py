@@ -11,9 +11,9 @@ import msgspec
 
 from exporter.counting.records import LastRun
 from exporter.model import State
-from exporter.reports.conditions import STATUSES
-from exporter.reports.filters import JobOrder, JobQuery
-from exporter.reports.records import CompletedRun, JobReport
+from exporter.queries.filters import JobOrder, JobQuery
+from exporter.queries.records import CompletedRun, JobReport
+from exporter.snapshot.conditions import STATUSES
 from exporter.snapshot.job import JobView
 
 

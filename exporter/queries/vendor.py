@@ -10,7 +10,7 @@ from typing import TypeVar
 from exporter.client.budget import Stopped, for_a_person
 from exporter.errors import NotFoundError, RateLimitedError, SourceError
 from exporter.model import Run, Step
-from exporter.reports.errors import BusyError, UnknownError, UpstreamError
+from exporter.queries.errors import BusyError, UnknownError, UpstreamError
 from exporter.sources.source import Source, StepLog
 
 BUDGET_WAIT = 3.0

@@ -9,13 +9,13 @@ import jsonschema
 import pytest
 
 from exporter.model import Job, Result, Step
-from exporter.reports.filters import JobQuery
-from exporter.reports.job_reports import STATUSES
+from exporter.queries.filters import JobQuery
+from exporter.queries.jobs import STATUSES
 from exporter.web.api import ENDPOINTS, ROOT
 from exporter.web.openapi import document
 from exporter.web.request_pool import Bounds
 from tests.contract.harness import NOW
-from tests.reports.reports_harness import HOSTILE, ReportsHarness, ended, running
+from tests.queries.reports_harness import HOSTILE, ReportsHarness, ended, running
 
 DOCUMENT = json.loads(document("test"))
 

@@ -10,7 +10,7 @@ import pytest
 from exporter.explain.explain import explain
 from exporter.model import Job, Result, Step, Window
 from tests.contract.harness import NOW
-from tests.reports.reports_harness import HOSTILE, ended, running
+from tests.queries.reports_harness import HOSTILE, ended, running
 
 
 def explained(harness, selector):

@@ -6,13 +6,13 @@ import pytest
 
 from exporter.errors import AuthError, RateLimitedError, TimedOutError
 from exporter.model import Result, State, Step
-from exporter.reports.errors import BusyError, LogsOffError, UnknownError, UpstreamError
-from exporter.reports.filters import RunQuery
-from exporter.reports.vendor_queries import VendorQueries
+from exporter.queries.errors import BusyError, LogsOffError, UnknownError, UpstreamError
+from exporter.queries.filters import RunQuery
+from exporter.queries.vendor import VendorQueries
 from exporter.simulators.world import MARK
 from exporter.sources.source import StepLog
 from tests.contract.harness import NOW
-from tests.reports.reports_harness import ended, running
+from tests.queries.reports_harness import ended, running
 
 
 class Vendor:

@@ -12,9 +12,9 @@ from exporter.counting.classify import CountState, root_failure
 from exporter.counting.records import JobState
 from exporter.links import absolute, run_path, vendor_url
 from exporter.model import Result, Run, Step
-from exporter.reports.errors import InvalidParameterError
-from exporter.reports.records import RunReport, StepReport, Usual
-from exporter.reports.runlist import Place
+from exporter.queries.errors import InvalidParameterError
+from exporter.queries.records import RunReport, StepReport, Usual
+from exporter.queries.run_list import Place
 from exporter.state.schema import StoredRun
 
 MARKS = {

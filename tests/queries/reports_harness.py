@@ -4,9 +4,9 @@ import httpx
 
 from exporter.ledger.batch_writer import PollContext
 from exporter.model import Batch, Job, Result, Run, State
-from exporter.reports.reader import Reader
-from exporter.reports.reporting import Dependencies, Reporter
-from exporter.reports.vendor_queries import VendorQueries
+from exporter.queries.reader import Reader
+from exporter.queries.reporter import Dependencies, Reporter
+from exporter.queries.vendor import VendorQueries
 from exporter.web import api, openapi
 from exporter.web.application import WebHandlers, application
 from exporter.web.request_pool import Bounds, RequestPool

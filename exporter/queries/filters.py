@@ -1,4 +1,4 @@
-"""Queries for jobs and runs; `exporter.reports.records` has the answers."""
+"""Queries for jobs and runs; `exporter.queries.records` has the answers."""
 
 import enum
 from typing import Annotated, Literal
