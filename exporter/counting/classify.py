@@ -16,11 +16,11 @@ END_TOLERANCE = 1.0
 """Seconds by which an end may be reported too early, by APIs that cut times to whole seconds."""
 
 MAX_ERROR_TYPES = 50
-"""Error types a job; what comes after goes to `__other__`."""
+"""Error types per job; what comes after is counted under `__other__`."""
 
 
 class CountState(enum.IntEnum):
-    """What the state holds a run for."""
+    """What the state keeps a run as."""
 
     OPEN = 0
     COUNTED = 1
@@ -29,7 +29,7 @@ class CountState(enum.IntEnum):
 
 
 class RunRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What the state knows of a run. `earlier`: ends that are counted, of a run that came back to life."""
+    """What the state knows of a run. `earlier`: the counted ends of a run that was reopened."""
 
     run: Run
     mark: CountState
@@ -37,7 +37,7 @@ class RunRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What an answer about a run means. `keep` is what the state shall hold from now on; None: as before."""
+    """What a row of a run means. `keep`: what the state knows of the run from now on; None: as before."""
 
     disposition: Disposition
     counts: bool = False
@@ -45,14 +45,14 @@ class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """What a judgement depends on besides the run.
+    """What a classification depends on besides the run.
 
     Attributes:
-        baseline: The job's baseline instant.
+        baseline: The job's baseline.
         watermark: Up to where everything had been read before this reading; None at the first.
         settled: Whether what the baseline reading could show has been read: what ended and was never seen came after.
         included_later: Whether the job was left out by the configuration when its source was first read.
-        forgotten: What ended before this instant may have been counted, and its row pruned.
+        forgotten: Runs that ended before this time may have been counted, and their rows pruned.
         reopens: Whether the vendor lets an ended run come back under its id.
         max_run_age: How long an open run is followed, in seconds.
     """
@@ -67,7 +67,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def classify(known: RunRecord | None, run: Run, context: Context) -> Decision:
-    """What this answer means, given what is known of the run."""
+    """Return what a row of a run means, given what is known of the run."""
     if run.after_end:
         run = msgspec.structs.replace(run, after_end=False)
         if (
@@ -113,7 +113,7 @@ def _after_baseline(run: Run, context: Context) -> bool:
 
 
 def _forgotten(run: Run, context: Context) -> bool:
-    """Whether an ending is so old that its row may have been pruned: it must not count again."""
+    """Return whether a run ended so long ago that its row may have been pruned: it must not count again."""
     ended = run.start if run.end is None else run.end
     return context.forgotten is not None and ended is not None and ended < context.forgotten
 
@@ -170,7 +170,7 @@ def _of_ended(known: RunRecord, run: Run, context: Context) -> Decision:
 
 
 def _another_ending(known: RunRecord, run: Run, context: Context) -> bool:
-    """Whether a run that can come back has ended again: an ending is (id, end time)."""
+    """Return whether a run that can be reopened has completed again: a completion is an ID and an end."""
     if known.run.result is None:
         return False  # too old at the baseline: this is its first ending
     if run.end is None or run.end in known.earlier or run.end == known.run.end:
@@ -183,7 +183,7 @@ def _with(known: RunRecord, run: Run, mark: CountState) -> RunRecord:
 
 
 def origin(run: Run) -> float | None:
-    """The instant from which an open run's age counts: its start, else its creation, or the start it waits for."""
+    """Return the time from which an open run's age counts: its start, else its creation or planned start."""
     if run.start is not None:
         return run.start
     known = [timestamp for timestamp in (run.created, run.scheduled) if timestamp is not None]
@@ -191,7 +191,7 @@ def origin(run: Run) -> float | None:
 
 
 def age(run: Run, now: float) -> float:
-    """Seconds since its origin; 0 if that is not known."""
+    """Return the seconds since a run's origin; 0 if that is unknown."""
     begun = origin(run)
     return 0.0 if begun is None else now - begun
 
@@ -205,7 +205,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def seed(job: JobState, results: Collection[Result], *, attempts: bool) -> None:
-    """Gives a job the series that are known before anything happens."""
+    """Give a job the series that are known before anything happens."""
     for result in results:
         job.count("jobrun_runs_total", result, amount=0)
     if attempts:
@@ -242,13 +242,13 @@ def observe_queue(job: JobState, run: Run, rules: Rules) -> None:
 
 
 def bounded(job: JobState, error_type: str) -> str:
-    """The error type, or `__other__` once a job has too many."""
+    """Return the error type, or `__other__` once a job has too many."""
     known = job.counts.get("jobrun_run_errors_total", {})
     return error_type if error_type in known or len(known) < MAX_ERROR_TYPES else OTHER
 
 
 class Streak(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's standing, recounted from its runs: its last success, the failing runs after it, the first one's end."""
+    """A job's streak, counted from its runs: its last success, the failed runs after it, the end of the first."""
 
     last_success: float | None
     failures: int
@@ -256,14 +256,14 @@ class Streak(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Latest(msgspec.Struct, frozen=True, kw_only=True):
-    """The run of a job that ended last, and the failing one that did, as its rows have them."""
+    """The run of a job that ended last, and the failed run that ended last, as its rows have them."""
 
     last_run: LastRun | None = None
     last_failure: LastFailure | None = None
 
 
 def note_ending(job: JobState, run: Run, seen: float) -> bool:
-    """Moves the gauges that speak of a job's latest runs by an ending not noted before; endings come in any order.
+    """Move the gauges of a job's latest runs by a completed run that is new; runs come in any order.
 
     `seen` is when the ending was seen, which stands in for an end that the vendor does not tell. Returns True if the
     streak must be recounted from the runs: a success turned out to have ended before later failures.
@@ -284,7 +284,7 @@ def note_ending(job: JobState, run: Run, seen: float) -> bool:
 
 
 def note_change(job: JobState, run: Run, seen: float) -> None:
-    """Moves the gauges by what changed in a run whose ending is noted; the streak must then be recounted."""
+    """Move the gauges by what changed in a completed run; the streak must be counted again after it."""
     _note_last(job, run, seen if run.end is None else run.end)
 
 
@@ -341,7 +341,7 @@ def _is_pruned(order: float, forgotten: float | None) -> bool:
 def count_steps(
     job: JobState, steps: Sequence[Step], labels: Mapping[str, str], rules: Rules, *, histograms: bool
 ) -> None:
-    """Adds the steps of one counted ending to a job's counters and histograms.
+    """Add the steps of one counted run to a job's counters and histograms.
 
     `labels` holds the label of each step by its name: the name itself, or `__other__`.
     """
@@ -358,14 +358,14 @@ def count_steps(
 
 
 def seed_step(job: JobState, name: str) -> None:
-    """Gives a step the series that are known before anything happens to it."""
+    """Give a step the series that are known before anything happens to it."""
     for result in (Result.SUCCESS, Result.FAILURE):
         job.count("jobrun_steps_total", name, result, amount=0)
     job.count("jobrun_step_root_failures_total", name, amount=0)
 
 
 def note_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> None:
-    """Moves the gauges that speak of the steps of a job's latest runs."""
+    """Move the gauges of the steps of a job's latest runs."""
     order = seen if run.end is None else run.end
     if job.last_steps is None or job.last_steps.order <= order:
         results: dict[str, int] = {}
@@ -378,7 +378,7 @@ def note_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> N
 
 
 def root_failure(steps: Sequence[Step]) -> str:
-    """The step that failed first, "" if none did.
+    """Return the step that failed first, "" if none did.
 
     A failed step with a failed ancestor is a consequence. Of several that are not, the one that ended first is
     blamed, or where ends are not told the one that the vendor lists first.
@@ -391,7 +391,7 @@ def root_failure(steps: Sequence[Step]) -> str:
 
 
 def _failed_before(step: Step, by_name: dict[str, Step]) -> bool:
-    """Whether an ancestor failed; a circle in the dependencies ends the search."""
+    """Return whether an ancestor failed. A circle in the dependencies ends the search."""
     waiting, seen = list(step.dependencies), {step.name}
     while waiting:
         name = waiting.pop()

@@ -1,4 +1,4 @@
-"""What the state holds of each job and source: the counters themselves, and what the gauges are made of.
+"""The records that the state keeps of jobs and sources: counters, histograms, and what gauges are made of.
 
 These records are stored as JSON, one document a job or source, and rewritten in the transaction of the reading that
 changed them. A committed record is never mutated: a transaction works on a copy and swaps it in when it is on disk.
@@ -31,7 +31,7 @@ OTHER = "__other__"
 
 
 class Exemplar(msgspec.Struct, frozen=True, gc=False):
-    """A run that shows what a number is made of. `instant`: the end of the run."""
+    """A run that shows what a number is made of. `timestamp`: the end of the run."""
 
     run_id: str
     value: float
@@ -78,11 +78,11 @@ class Distribution(msgspec.Struct, omit_defaults=True):
 
     @property
     def shown_bounds(self) -> tuple[float, ...]:
-        """The bounds that it is shown with."""
+        """The bounds that it is served with."""
         return self.bounds if self.layout is None else self.layout
 
     def shown(self) -> "Distribution":
-        """Return it as it is shown: with the bounds of its layout alone."""
+        """Return it as it is served: with the bounds of its layout alone."""
         return self if self.layout is None else self._with_bounds(self.layout)
 
     def laid_out(self, layout: Sequence[float]) -> "Distribution":
@@ -113,7 +113,7 @@ class Distribution(msgspec.Struct, omit_defaults=True):
 
 
 class LastRun(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
-    """The ended run with the largest end. `order`: its end, or when its ending was first seen if it has none."""
+    """The completed run with the latest end. `order`: its end, or when its completion was first seen if it has none."""
 
     run_id: str
     result: Result
@@ -124,7 +124,7 @@ class LastRun(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only
 
 
 class LastFailure(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The failed run with the largest end."""
+    """The failed run with the latest end."""
 
     run_id: str
     order: float
@@ -142,7 +142,7 @@ class LastSteps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counted(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What has counters and histograms. Both: family → label values joined by SEPARATOR → series."""
+    """A record with counters and histograms: by family, then by label values joined by SEPARATOR."""
 
     counts: dict[str, dict[str, Count]] = {}
     distributions: dict[str, dict[str, Distribution]] = {}
@@ -186,7 +186,7 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         project: Label, as exported.
         name: Label, as exported: ` #<id>` is appended where another job had the name first.
         discovered: When the exporter first knew it.
-        baseline: Endings up to this instant are not counted, unless the run was seen open.
+        baseline: Runs that ended up to this time are not counted, unless they were seen open.
         listed: Whether the vendor's discovery shows it; then it lives as long as it is shown.
         missing_since: Since when discovery has not shown it.
         last_start: The latest start of all its runs that have ended; not always that of the last run to end.
@@ -228,16 +228,16 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
 
     @property
     def shown(self) -> bool:
-        """Whether it holds its labels: no other job may have them."""
+        """Whether it has its labels: no other job can get them."""
         return not (self.gone or self.excluded)
 
     def step_names(self) -> frozenset[str]:
-        """The names of the steps that have series."""
+        """Return the names of the steps that have series."""
         return frozenset(key.partition(SEPARATOR)[0] for key in self.counts.get("jobrun_steps_total", ()))
 
 
 class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that has not ended. `state` is None while the vendor's word for it is unmapped."""
+    """A run that has not ended. `state` is None while its status is unmapped."""
 
     run_id: str
     job: int
@@ -313,7 +313,7 @@ class SourceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
 
 
 class SourceState(Counted, omit_defaults=True, kw_only=True):
-    """One source: where reading stands, and its own counters that persist.
+    """One source: up to where it is read, how it stands, and its own counters.
 
     Attributes:
         identity: The API and account under this name.
@@ -327,7 +327,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         listed: When the scopes were last listed, as far as all that were shown then have a record here.
         last_sweep: When the sweep window was last read.
         clock_checked: Whether `baseline` has been corrected by the API's clock.
-        forgotten: Runs that ended before this instant have been pruned.
+        forgotten: Runs that ended before this time have been pruned.
         last_truncated: When an answer last came trimmed.
         last_unobserved: When a range was last found that was never read.
         status: How it stands.
@@ -351,7 +351,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     status: SourceStatus = SourceStatus()
 
     def watermark(self) -> float | None:
-        """The least of the readable scopes' watermarks; None while one has none."""
+        """Return the least of the readable scopes' watermarks; None while one has none."""
         marks = [scope.watermark for scope in self.scopes.values() if scope.readable]
         known = [mark for mark in marks if mark is not None]
         return min(known) if known and len(known) == len(marks) else None
@@ -386,7 +386,7 @@ def clean_url(url: str) -> str:
 
 
 def label_of(job: Job) -> str:
-    """A job's name as a label, before another job's equal name is considered."""
+    """Return a job's name as a label, before another job's equal name is considered."""
     return clean(job.name) or "unknown"
 
 
@@ -400,7 +400,7 @@ def name_apart(name: str, job_id: str, number: int) -> str:
 
 
 def oldest(starts: Iterable[float | None]) -> float | None:
-    """The least of those that are known."""
+    """Return the least of those that are known."""
     known = [start for start in starts if start is not None]
     return min(known) if known else None
 
@@ -411,7 +411,7 @@ Value = TypeVar("Value")
 
 
 def copy(record: Record) -> Record:
-    """A deep copy, to be changed by a transaction."""
+    """Return a deep copy, to be changed by a transaction."""
     return msgspec.json.decode(msgspec.json.encode(record), type=type(record))
 
 

@@ -12,7 +12,7 @@ from exporter.patterns import Pattern, PatternError
 
 @functools.lru_cache(maxsize=65536)
 def included(patterns: Filter, job_name: str) -> bool:
-    """Whether patterns, now or once in force, include a job's name; they must match the whole of it."""
+    """Return whether patterns include a job's name; they must match the whole of it."""
     return any(_matches(pattern, job_name) for pattern in patterns.include) and not any(
         _matches(pattern, job_name) for pattern in patterns.exclude
     )
@@ -32,7 +32,7 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def included_since(history: Sequence[Filter], job_name: str) -> float | None:
-    """Since when a job's name has been included without a break; None if it is not, or has been from the first."""
+    """Return since when a job's name has been included without a break; None if not at all, or from the first."""
     since = None
     for patterns in reversed(history):
         if not included(patterns, job_name):
@@ -79,7 +79,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
     never_expires: Callable[[JobState], bool]
 
     def wants(self, job_name: str) -> bool:
-        """Whether a job's name is included now."""
+        """Return whether a job's name is included now."""
         return included(self.filter_since(0), job_name)
 
     def shows(self, job: JobState) -> bool:
@@ -91,9 +91,9 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         return self.series_of(job, step_histograms) if self.shows(job) else 0
 
     def filter_since(self, since: float) -> Filter:
-        """The patterns now in force, as in force since an instant."""
+        """Return the current patterns, as in force since a time."""
         return Filter(since=since, include=self.include, exclude=self.exclude)
 
     def wants_steps(self, result: Result | None) -> bool:
-        """Whether the steps of a run that ended so shall be fetched."""
+        """Return whether the steps of a run with this result are fetched."""
         return self.steps == "all" or (self.steps == "failed" and result in FAILING)

@@ -225,7 +225,7 @@ class _WithoutCreated:
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        """Its families, without the instants at which their series began."""
+        """Return its families without the times at which their series were created."""
         for metric in self._metrics.collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric

@@ -38,18 +38,18 @@ EMPTY = Block()
 
 
 def escape(value: str) -> str:
-    """A label value, ready to stand between quotes."""
+    """Return a label value, ready to stand between quotes."""
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 @functools.lru_cache(maxsize=4096)  # the same few results and step names come again and again
 def labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    """Label pairs without braces."""
+    """Return label pairs without braces."""
     return ",".join([f'{name}="{escape(value)}"' for name, value in zip(names, values, strict=True)])
 
 
 def number(value: float) -> str:
-    """A sample's value, the same after it was read again."""
+    """Return a sample's value, the same after it is read again."""
     text = repr(float(value))
     return INFINITIES.get(text, text)
 
@@ -58,7 +58,7 @@ INFINITIES = {"inf": "+Inf", "-inf": "-Inf"}
 
 
 def header(family: Family, *, openmetrics: bool) -> bytes:
-    """The HELP and TYPE lines; OpenMetrics names a counter family without `_total`, and escapes quotes too."""
+    """Return the HELP and TYPE lines. OpenMetrics names a counter family without `_total`, and escapes quotes too."""
     name, text = family.name, family.help.replace("\\", r"\\").replace("\n", r"\n")
     if openmetrics:
         text = text.replace('"', r"\"")
@@ -150,5 +150,5 @@ def _exemplar(exemplar: Exemplar | None) -> str:
 
 
 def prefix_of(level: Level, names: tuple[str, ...]) -> str:
-    """The labels that all series of an owner begin with."""
+    """Return the labels that all series of an owner start with."""
     return labels(LEVEL_LABELS.get(level, ()), names)

@@ -1,1 +1,1 @@
-"""What is expected of a job: as configured, as scheduled, or as its past tells."""
+"""What past runs teach about a job: pure functions."""

@@ -1,9 +1,9 @@
-"""When a job usually starts, learned from when it did: pure functions on instants.
+"""When a job usually starts, learned from when it did: pure functions on timestamps.
 
 Two kinds of jobs can be foretold. Some start at the same times of the same days: `weekly` finds these times. Others
-start at equal distances: `interval` finds the distance. All else (jobs started by events, by people, or too seldom)
-has no cadence. Both look at the latest weeks only, so that a changed schedule is learned anew, and both leave out a few
-of the worst cases, so that one outage, one missed run or one run by hand changes nothing.
+start at equal distances: `interval` finds the distance. All others (started by events, by people, or too seldom) have
+no cadence. Both read the latest weeks only, so that a changed schedule is learned again. Both ignore a few of the worst
+cases, so that one outage, one missed run or one run by hand changes nothing.
 """
 
 import bisect
@@ -16,7 +16,7 @@ import msgspec
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 WEEK = 7 * DAY
 MONDAY = 4 * DAY
-"""An instant at which a week began, UTC."""
+"""A time at which a week began, UTC."""
 
 OCCASION = 5 * MINUTE
 """Starts closer together are one occasion: a fan-out, a quick retry."""
@@ -52,7 +52,7 @@ class Cadence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     patience: float
 
     def latest(self, after: float) -> float:
-        """The latest usual instant of the next start, after a start at an instant."""
+        """Return the latest usual time of the next start, after a start."""
         if not self.times:
             return after + self.distance + self.patience
         moment = after + NEAR
@@ -64,14 +64,14 @@ class Cadence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     @property
     def longest(self) -> float:
-        """The longest usual time between two starts, in seconds."""
+        """Return the longest usual time between two starts, in seconds."""
         if not self.times:
             return self.distance
         return max(after - before for before, after in pairwise((*self.times, self.times[0] + WEEK)))
 
 
 def cadence(starts: Sequence[float], activity: Sequence[float] = ()) -> Cadence | None:
-    """The cadence of a job; None if it has none, or if too little is known.
+    """Return the cadence of a job; None if it has none, or if too little is known.
 
     Args:
         starts: Times of its latest starts, in order.
@@ -88,7 +88,7 @@ def cadence(starts: Sequence[float], activity: Sequence[float] = ()) -> Cadence 
 
 
 def occasions(starts: Sequence[float]) -> list[float]:
-    """The same instants without those that follow another closely."""
+    """Return the same times without those that follow another closely."""
     kept: list[float] = []
     for start in starts:
         if not kept or start - kept[-1] >= OCCASION:
@@ -100,7 +100,7 @@ def occasions(starts: Sequence[float]) -> list[float]:
 
 
 def interval(starts: Sequence[float]) -> Cadence | None:
-    """The distance of a job that starts at equal distances, all week."""
+    """Return the distance of a job that starts at equal distances, all week."""
     recent = bisect.bisect_left(starts, starts[-1] - WEEK) - 1
     starts = _without_reruns(starts[max(0, min(recent, len(starts) - LEAST_GAPS - 5)) :])
     gaps = _gaps(starts)
@@ -114,14 +114,14 @@ def interval(starts: Sequence[float]) -> Cadence | None:
 
 
 def is_regular(gaps: Sequence[float]) -> bool:
-    """Whether most distances are about equal; those between events that come by chance are not."""
+    """Return whether most distances are about equal; those between events that come by chance are not."""
     if len(gaps) < LEAST_GAPS:
         return False
     return _spread(gaps) <= 0.35 * median(gaps)
 
 
 def typical_maximum(values: Sequence[float]) -> float:
-    """The largest value but for the few that may be accidents: one of six, two of twenty, three of sixty."""
+    """Return the largest value but for the few that may be accidents: one of 6, two of 20, three of 60."""
     return sorted(values)[-1 - sum(len(values) >= enough for enough in (6, 20, 60))]
 
 
@@ -151,7 +151,7 @@ class _Time(msgspec.Struct, frozen=True):
 
 
 def weekly(starts: Sequence[float]) -> Cadence | None:
-    """The usual times of a job that starts at the same times of the same days."""
+    """Return the usual times of a job that starts at the same times of the same days."""
     starts = starts[bisect.bisect_left(starts, starts[-1] - WINDOW) :]
     near = min(NEAR, median(_gaps(starts)) / 2) if len(starts) > 1 else NEAR
     found = [time for middle in _middles(starts, near) if (time := _time(starts, middle, near)) is not None]
@@ -197,7 +197,7 @@ def _time(starts: Sequence[float], middle: float, near: float) -> _Time | None:
 
 
 def _days(starts: Sequence[float], middle: float, near: float) -> list[tuple[float, float | None]]:
-    """The instants of a time of the day since a start was first near to it, each with the start that was."""
+    """Return each day's occurrence of a time of the day since a start was first near it, with that day's start."""
     days: list[tuple[float, float | None]] = []
     timestamp = starts[0] - starts[0] % DAY + middle - DAY
     while timestamp <= starts[-1] + near:

@@ -1,4 +1,4 @@
-"""What can be expected of a job that nobody has told us about, learned from its past: pure functions."""
+"""What can be expected of a job without an objective, learned from its past: pure functions."""
 
 import math
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from exporter.learning.cadence import MINUTE, NEAR, Cadence, cadence, typical_ma
 from exporter.model import PastRun, Result
 
 ENOUGH = 10
-"""Successful runs without which nothing is said of durations."""
+"""Successful runs below which nothing is learned about durations."""
 
 LATEST = 50
-"""So many of the latest successful runs tell how long one takes."""
+"""Latest successful runs from which it is known how long one takes."""
 
 
 class Learned(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -39,7 +39,7 @@ NOTHING = Learned()
 
 
 def learn(runs: Sequence[PastRun], activity: Sequence[float] = ()) -> Learned:
-    """What a job's latest runs teach, in any order. `pulse`: see `cadence`."""
+    """Return what a job's latest runs teach, in any order. `activity`: see `cadence`."""
     found = cadence(sorted(run.start for run in runs if run.start is not None), activity)
     succeeded = sorted((run for run in runs if run.result is Result.SUCCESS), key=lambda run: run.end or 0.0)
     budget = duration_budget([run.duration for run in succeeded if run.duration is not None])
@@ -52,7 +52,7 @@ def learn(runs: Sequence[PastRun], activity: Sequence[float] = ()) -> Learned:
 
 
 def duration_budget(durations: Sequence[float]) -> float | None:
-    """Seconds that a run may take, given how long those took that succeeded, oldest first."""
+    """Return the seconds that a run may take, given how long successful runs took, oldest first."""
     latest = durations[-LATEST:]
     if len(latest) < ENOUGH:
         return None
@@ -61,7 +61,7 @@ def duration_budget(durations: Sequence[float]) -> float | None:
 
 
 def freshness(found: Cadence, budget: float | None, ends: Sequence[float]) -> float:
-    """The largest age of the last success: two runs may fail in a row, or as many as usually do.
+    """Return the largest age of the last success: two runs may fail in a row, or as many as usually do.
 
     Args:
         found: When the job starts.
@@ -75,5 +75,5 @@ def freshness(found: Cadence, budget: float | None, ends: Sequence[float]) -> fl
 
 
 def _whole_minutes(seconds: float) -> float:
-    """Rounded up: a number that people look at shall not tremble."""
+    """Round up: a number that people read must not change all the time."""
     return math.ceil(seconds / MINUTE) * MINUTE

@@ -1,6 +1,6 @@
-"""How a reading, a run that is given up, and the steps of a run are entered in a draft.
+"""Applies batches, expired runs and steps of runs to a transaction.
 
-These functions change a draft and nothing else; the ledger gives them the rows they need and commits the draft.
+A writer changes its transaction and nothing else. The ledger gives it the rows it needs, and commits the transaction.
 """
 
 from collections import Counter
@@ -30,26 +30,26 @@ from exporter.model import Batch, Disposition, Result, Run, Step, Window, one_ro
 from exporter.state.schema import StepState, StoredRun
 
 MAX_WORDS = 20
-"""Unmapped status words a source; what comes after is counted under `__other__`."""
+"""Unmapped statuses per source; what comes after is counted under `__other__`."""
 
 MISSING_GRACE = 900.0
-"""Seconds for which discovery must leave a job out before its series end: one wrong answer ends nothing."""
+"""Seconds for which discovery must miss a job before its series end: one wrong answer ends nothing."""
 
 MAX_RANGES = 1000
-"""Ranges never read that a source remembers; older ones can no longer be reported again."""
+"""Unobserved ranges that a source remembers. Older ones could be counted again."""
 
 STEP_TRIES = 4
-"""How often steps are asked for that are still open although their run has ended, or that a young run seems to lack."""
+"""Requests for steps that are still open although their run has completed, or that a young run seems to lack."""
 
 MAX_STEP_BACKOFF = 3600.0
 """The longest wait between two attempts to fetch a run's steps, in seconds."""
 
 
 class PollContext(msgspec.Struct, frozen=True, kw_only=True):
-    """When something is entered.
+    """When something is written.
 
     Attributes:
-        now: The current instant, by the API's clock.
+        now: The current time, by the API's clock.
         started: When the poll started.
         starting: Whether no poll of the source has been complete since this process started.
     """
@@ -60,10 +60,10 @@ class PollContext(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Present(msgspec.Struct, frozen=True, kw_only=True):
-    """What an entry must know besides records and rows.
+    """What a writer must know besides records and rows.
 
     Attributes:
-        sightings: What earlier readings of the poll have shown.
+        sightings: What earlier batches of the poll have shown.
         is_busy: Whether a job has open runs.
     """
 
@@ -72,7 +72,7 @@ class Present(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchStats(msgspec.Struct, kw_only=True):
-    """What was entered. `delays`: seconds from each counted ending to now."""
+    """What was written. `delays`: seconds from the end of each counted run to now."""
 
     dispositions: Counter[Disposition] = msgspec.field(default_factory=Counter)
     results: Counter[Result] = msgspec.field(default_factory=Counter)
@@ -80,18 +80,18 @@ class BatchStats(msgspec.Struct, kw_only=True):
 
 
 class BatchWriter:
-    """Enters things in one draft.
+    """Changes one transaction.
 
     Args:
-        draft: What is changed.
+        transaction: What is changed.
         rules: The source's rules.
-        counting_rules: How endings are added up.
+        counting_rules: How runs are counted.
         step_histograms: Whether step durations are observed.
-        moment: When.
+        poll_context: When.
         present: What was known before, and is not in the records.
     """
 
-    def __init__(  # noqa: PLR0913  # each is one of the things that an entry is made of
+    def __init__(  # noqa: PLR0913  # each is one of the things that a writer is made of
         self,
         transaction: Transaction,
         rules: SourceRules,
@@ -104,7 +104,7 @@ class BatchWriter:
         self._transaction = transaction
         self._rules = rules
         self._counting = counting_rules
-        self._moment = poll_context
+        self._poll = poll_context
         self._present = present
         self._histograms = step_histograms
         self._contexts: dict[int, Context | None] = {}
@@ -113,7 +113,7 @@ class BatchWriter:
         self.stats = BatchStats()
 
     def batch(self, batch: Batch, rows: Mapping[str, StoredRun]) -> None:
-        """Enters a reading. `rows`: the committed rows of its runs and of those that are gone."""
+        """Apply a batch. `rows`: the committed rows of its runs and of those that are gone."""
         if not batch.exists:
             self._vanished(batch)
             return
@@ -134,13 +134,13 @@ class BatchWriter:
         self._progress(batch, scope)
 
     def _scope(self, batch: Batch) -> ScopeState:
-        """The scope's record; one that could not be read before gets its own baseline instant."""
+        """Return the scope's record; one that could not be read before gets a baseline of its own."""
         source = self._transaction.source
         known = source.scopes.get(batch.scope)
         if known is None:
-            self._transaction.put_scope(batch.scope, ScopeState(baseline=self._first_instant(batch)))
+            self._transaction.put_scope(batch.scope, ScopeState(baseline=self._first_baseline(batch)))
         elif known.watermark is None and not known.read and not known.readable and batch.readable:
-            self._transaction.put_scope(batch.scope, ScopeState(baseline=self._moment.started))
+            self._transaction.put_scope(batch.scope, ScopeState(baseline=self._poll.started))
         known = self._transaction.scope(batch.scope)
         known.readable, known.missing_since = batch.readable, None
         known.read = known.read or batch.readable
@@ -149,16 +149,16 @@ class BatchWriter:
             source.listed = listing.at
         return known
 
-    def _first_instant(self, batch: Batch) -> float:
-        """From when endings of a new scope count: the source's instant, or the last listing that did not show it."""
+    def _first_baseline(self, batch: Batch) -> float:
+        """Return the baseline of a new scope: the source's, or the last listing that did not show it."""
         source = self._transaction.source
         if batch.listing is not None and source.listed is not None:
             return source.listed
-        return self._moment.started if source.baseline is None else source.baseline
+        return self._poll.started if source.baseline is None else source.baseline
 
     def _vanished(self, batch: Batch) -> None:
-        """Ends the jobs of a scope that exists no more, and forgets it once that has been said for a while."""
-        now = self._moment.now
+        """End the jobs of a scope that no longer exists, and drop it once that has been reported for a while."""
+        now = self._poll.now
         if batch.scope in self._transaction.source.scopes:
             scope = self._transaction.scope(batch.scope)
             scope.readable = scope.readable and batch.readable
@@ -174,7 +174,7 @@ class BatchWriter:
             self._transaction.note(name, note)
 
     def _catalog(self, batch: Batch) -> None:
-        """Notes which jobs discovery shows, and ends those that it has not shown for a while."""
+        """Record which jobs discovery shows, and end those that it has not shown for a while."""
         shown = {job.job_id for job in batch.jobs}
         for key in self._transaction.keys(batch.scope):
             state = self._transaction.look(key)
@@ -183,12 +183,12 @@ class BatchWriter:
                     state = self._transaction.job(key)
                     state.listed, state.missing_since = True, None
             elif state.listed and state.missing_since is None:
-                self._transaction.job(key).missing_since = self._moment.now
-            elif state.listed and not state.gone and self._moment.now - (state.missing_since or 0) > MISSING_GRACE:
+                self._transaction.job(key).missing_since = self._poll.now
+            elif state.listed and not state.gone and self._poll.now - (state.missing_since or 0) > MISSING_GRACE:
                 self._end_job(key)
 
     def _end_job(self, key: int) -> None:
-        """End a job's series, but not while a run of it goes on: its completion must be seen."""
+        """End a job's series, but not while a run of it is open: its completion must be counted."""
         if not (self._rules.never_expires(self._transaction.look(key)) or self._present.is_busy(key)):
             self._transaction.retire(key)
 
@@ -206,7 +206,7 @@ class BatchWriter:
             self.stats.dispositions[Disposition.DUPLICATE] += 1
             return
         before = seen.before if seen else row
-        if before is not None and _left_out_since(before, run, context):
+        if before is not None and _ended_while_excluded(before, run, context):
             before = None
         verdict = classify.classify(before, run, context)
         counted = seen is not None and seen.counted
@@ -218,7 +218,7 @@ class BatchWriter:
         self._believe(key, sighting, verdict, row, counts=verdict.counts and not counted)
 
     def _believe(self, key: int, sighting: Sighting, verdict: Decision, row: StoredRun | None, *, counts: bool) -> None:
-        """Write what a row means. `row`: what is written of the run so far, in this poll or before."""
+        """Write what a row means. `row`: what is written of the run so far, in this poll or before it."""
         first = verdict.disposition in {Disposition.NEW, Disposition.LATE}
         disposition = Disposition.UPDATED if first and row is not None else verdict.disposition
         self.stats.dispositions[disposition] += 1
@@ -226,19 +226,19 @@ class BatchWriter:
         if keep is None:
             if sighting.before is None or row is None or _says_the_same(row, sighting.before):
                 return
-            # An earlier batch of this poll recorded a stale row; the one that is believed says what was known before.
+            # An earlier batch of this poll recorded a stale row; the believed one says what was known before.
             keep = sighting.before
         if (counts or keep.mark is CountState.OPEN) and self._transaction.look(key).gone:
             self._transaction.revive(key)
         stored = self._row(key, keep, row, late=disposition is Disposition.LATE)
         self._transaction.runs[sighting.run.run_id] = stored
         if counts:
-            self._ending(stored, sighting.steps)
+            self._completed(stored, sighting.steps)
         elif sighting.run.result is not None:
             self._uncounted(stored, row)
 
     def settle(self, rows: Mapping[str, StoredRun]) -> None:
-        """Believe the rows that contradict what was known, as the poll has shown none that is better."""
+        """Apply the rows that contradict what was known, as the poll has shown no better ones."""
         for sighting in self._present.sightings.waiting():
             run = sighting.run
             key = self._transaction.find(run.job_id)
@@ -260,27 +260,27 @@ class BatchWriter:
                 delays.observe(max(0.0, seconds))
 
     def _moved_away(self, key: int, run: Run, row: StoredRun) -> None:
-        """Take a run from its job: it belongs to one that the configuration excludes, and counts for none."""
+        """Move a run to the excluded job that it now belongs to; it counts for no job."""
         if row.mark is CountState.OPEN:
             mark = CountState.OPEN if run.result is None else CountState.BASELINE
             self._transaction.runs[run.run_id] = msgspec.structs.replace(
-                row, run=run, mark=mark, job=key, seen=self._moment.now
+                row, run=run, mark=mark, job=key, seen=self._poll.now
             )
 
     def _context(self, key: int, scope: str) -> Context | None:
-        """What judgements about a job's runs depend on; None for a job that is not wanted."""
+        """Return what the classification of a job's runs depends on; None for an excluded job."""
         if key not in self._contexts:
             state = self._transaction.look(key)
             wanted = self._rules.wants(label_of(state.job))
-            self._contexts[key] = self._judging(state, self._transaction.source.scopes[scope]) if wanted else None
+            self._contexts[key] = self._context_of(state, self._transaction.source.scopes[scope]) if wanted else None
         return self._contexts[key]
 
-    def _judging(self, job: JobState, scope: ScopeState) -> Context:
-        ahead = scope.watermark is not None and scope.watermark > self._moment.now
+    def _context_of(self, job: JobState, scope: ScopeState) -> Context:
+        ahead = scope.watermark is not None and scope.watermark > self._poll.now
         return Context(
             baseline=job.baseline,
             watermark=None if ahead else scope.watermark,
-            settled=scope.complete and self._moment.started > job.baseline,
+            settled=scope.complete and self._poll.started > job.baseline,
             included_later=job.baseline > scope.baseline,
             forgotten=self._transaction.source.forgotten,
             reopens=self._rules.reopens and job.job.reopens,
@@ -288,7 +288,7 @@ class BatchWriter:
         )
 
     def _row(self, key: int, keep: RunRecord, row: StoredRun | None, *, late: bool) -> StoredRun:
-        """The row to be written; an unmapped word is counted once a run."""
+        """Return the row to write; an unmapped status is counted once per run."""
         run, words = keep.run, row.words if row else ""
         if run.unmapped and run.unmapped not in words.split("\n"):
             words = f"{words}\n{run.unmapped}".strip("\n")
@@ -299,8 +299,8 @@ class BatchWriter:
             mark=keep.mark,
             earlier=keep.earlier,
             job=key,
-            seen=self._moment.now,
-            origin=begun if begun is not None else row.origin if row else self._moment.now,
+            seen=self._poll.now,
+            origin=begun if begun is not None else row.origin if row else self._poll.now,
             words=words,
             steps=row.steps if row else StepState.NONE,
             tries=row.tries if row else 0,
@@ -317,8 +317,8 @@ class BatchWriter:
         label = word if word in known or len(known) < MAX_WORDS else OTHER
         self._transaction.source.count(family, label)
 
-    def _ending(self, stored: StoredRun, steps: Sequence[Step] | None) -> None:
-        """Counts an ending; its steps are asked for later, unless they came with it."""
+    def _completed(self, stored: StoredRun, steps: Sequence[Step] | None) -> None:
+        """Count a completed run. Its steps are requested later, unless they came with it."""
         run = stored.run
         state = self._transaction.job(stored.job)
         if state.missing_since is not None:
@@ -328,24 +328,24 @@ class BatchWriter:
         if run.error_type:
             shown = msgspec.structs.replace(shown, error_type=self._transaction.error_type(target, run))
         if stored.earlier:
-            # It was created for its first life: what it waited since then says nothing about this one.
+            # It was created for its first life, so the time since then is not what it waited now.
             shown = msgspec.structs.replace(shown, queue_duration=None)
         classify.count_ending(target, shown, attempts=self._rules.attempts)
         self._observe(target, shown)
-        if classify.note_ending(state, shown, self._moment.now):
+        if classify.note_ending(state, shown, self._poll.now):
             self._transaction.recount.add(state.key)
         self.stats.results[run.result or Result.UNKNOWN] += 1
         if run.end is not None:
-            self.stats.delays.append(self._moment.now - run.end)
+            self.stats.delays.append(self._poll.now - run.end)
         if not (state.job.has_steps and self._rules.wants_steps(run.result)):
             return
-        pending = msgspec.structs.replace(stored, steps=StepState.PENDING, tries=0, asked=0, due=self._moment.now)
+        pending = msgspec.structs.replace(stored, steps=StepState.PENDING, tries=0, asked=0, due=self._poll.now)
         self._transaction.runs[run.run_id] = pending
         if steps and not any(step.result is None for step in steps):
             self.steps(pending, steps)
 
     def _observe(self, target: JobState, run: Run) -> None:
-        """Observe how long a run took and waited."""
+        """Observe how long a run took, and how long it waited."""
         result, bounds = run.result or Result.UNKNOWN, self._counting_of(target).run_buckets
         if run.duration is not None:
             job = self._transaction.observer(target, RUN_DURATION, result, bounds=bounds)
@@ -355,7 +355,7 @@ class BatchWriter:
             classify.observe_queue(job, run, self._counting_of(job))
 
     def _counting_of(self, job: JobState) -> Rules:
-        """How endings of a job are added up. Whether an objective sets its buckets is asked once a job, not a run."""
+        """Return how runs of a job are counted. Its objective is looked up once per job, not per run."""
         rules = self._rules_of.get(job.key)
         if rules is None:
             rules = msgspec.structs.replace(self._counting, run_buckets=self._rules.run_buckets(job))
@@ -363,17 +363,15 @@ class BatchWriter:
         return rules
 
     def _uncounted(self, stored: StoredRun, row: StoredRun | None) -> None:
-        """Moves the gauges for an ending of the baseline, or for a change of one that has been entered."""
+        """Move the gauges for a completed run of the baseline, or for a change of one that is recorded."""
         state, run = self._transaction.job(stored.job), stored.run
         if row is None:
-            recount = (
-                classify.note_ending(state, run, self._moment.now) or self._transaction.source.forgotten is not None
-            )
+            recount = classify.note_ending(state, run, self._poll.now) or self._transaction.source.forgotten is not None
         else:
             if row.job != state.key:
                 self._transaction.recount.add(row.job)
                 self._transaction.correct.add(row.job)
-            classify.note_change(state, run, self._moment.now)
+            classify.note_change(state, run, self._poll.now)
             before = row
             recount = (before.run.result, before.run.end, before.mark) != (run.result, run.end, stored.mark)
             if recount:
@@ -382,7 +380,7 @@ class BatchWriter:
             self._transaction.recount.add(state.key)
 
     def _progress(self, batch: Batch, scope: ScopeState) -> None:
-        source, now = self._transaction.source, self._moment.now
+        source, now = self._transaction.source, self._poll.now
         if batch.truncated:
             source.count(TRUNCATED, amount=batch.truncated)
             source.last_truncated = now
@@ -390,27 +388,27 @@ class BatchWriter:
             if window.start < min(window.end, now):
                 self._unobserved(Window(window.start, min(window.end, now)))
         self._note(batch)
-        # What claims to be read of the future was asked for by a wrong clock.
+        # A batch that claims to reach into the future was requested by a wrong clock.
         if batch.readable and batch.through is not None and batch.through <= now:
             ahead = scope.watermark is None or scope.watermark > now
             scope.watermark = batch.through if ahead else max(scope.watermark or 0.0, batch.through)
 
     def _unobserved(self, window: Window) -> None:
-        """Adds what of a range is not yet known to be lost."""
+        """Add the part of a range that is not yet known to be lost."""
         source = self._transaction.source
         before = _covered(source.unobserved)
         source.unobserved = merged([*source.unobserved, (window.start, window.end)])
         seconds = _covered(source.unobserved) - before
         del source.unobserved[:-MAX_RANGES]
         if seconds:
-            source.last_unobserved = self._moment.now
-        if self._moment.starting and self._counting.zero_first:
+            source.last_unobserved = self._poll.now
+        if self._poll.starting and self._counting.zero_first:
             source.held_unobserved += seconds
         else:
             source.count(UNOBSERVED, amount=seconds)
 
     def expire_open_runs(self, row: StoredRun) -> None:
-        """End an open run as `unknown`: no duration, no change of the last-run gauges and the streak.
+        """Expire an open run as `unknown`: no duration, no change of the last-run gauges and the streak.
 
         A run of a job that the configuration excludes is followed no more, and counts nothing.
         """
@@ -420,7 +418,7 @@ class BatchWriter:
             run, mark = msgspec.structs.replace(row.run, state=None, result=Result.UNKNOWN), CountState.EXPIRED
         else:
             run, mark = row.run, CountState.BASELINE
-        self._transaction.runs[run.run_id] = msgspec.structs.replace(row, run=run, mark=mark, seen=self._moment.now)
+        self._transaction.runs[run.run_id] = msgspec.structs.replace(row, run=run, mark=mark, seen=self._poll.now)
         if not wanted or classify.is_cleaning_up(row, reopens=self._rules.reopens and state.job.reopens):
             return  # nothing to count, or its completion is counted
         if state.missing_since is not None:
@@ -430,7 +428,7 @@ class BatchWriter:
         self.stats.results[Result.UNKNOWN] += 1
 
     def steps(self, row: StoredRun, steps: Sequence[Step]) -> None:
-        """Enters the steps of an ended run, unless one is still open and may be asked again."""
+        """Count the steps of a completed run, unless one is still open and can be requested again."""
         if any(step.result is None for step in steps) and row.asked + 1 < STEP_TRIES:
             self._again(msgspec.structs.replace(row, asked=row.asked + 1))
             return
@@ -451,8 +449,8 @@ class BatchWriter:
         )
 
     def steps_missing(self, row: StoredRun) -> None:
-        """Notes that the API does not have a run's steps: lost, or asked for again while the run is young."""
-        too_old = row.origin < self._moment.now - self._rules.reach
+        """Record that the API does not have a run's steps: they are lost, or requested again while the run is young."""
+        too_old = row.origin < self._poll.now - self._rules.reach
         if not too_old and row.asked + 1 < STEP_TRIES:
             self._again(msgspec.structs.replace(row, asked=row.asked + 1))
             return
@@ -461,19 +459,19 @@ class BatchWriter:
             self._transaction.source.count(STEPS_LOST)
 
     def steps_failed(self, row: StoredRun) -> None:
-        """Notes that asking for a run's steps failed; they are asked for again, for as long as it takes."""
+        """Record that a request for a run's steps failed; they are requested again for as long as it takes."""
         self._again(row)
 
     def _again(self, row: StoredRun) -> None:
-        # From the start of the poll, or the next one would come a moment too early for it.
+        # Counted from the start of the poll: the next poll would come a moment too early otherwise.
         wait = min(self._rules.poll_interval * 2 ** min(row.tries, 12), MAX_STEP_BACKOFF)
         self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
-            row, tries=row.tries + 1, due=self._moment.started + wait
+            row, tries=row.tries + 1, due=self._poll.started + wait
         )
 
 
-def _left_out_since(row: StoredRun, run: Run, context: Context) -> bool:
-    """Whether a run that was open when its job was left out ended before the job was included again."""
+def _ended_while_excluded(row: StoredRun, run: Run, context: Context) -> bool:
+    """Return whether a run that was open when its job was excluded ended before the job was included again."""
     was_open = row.mark is CountState.OPEN and row.seen < context.baseline and context.included_later
     return was_open and run.end is not None and run.end <= context.baseline
 
@@ -483,7 +481,7 @@ def _says_the_same(row: StoredRun, other: StoredRun) -> bool:
 
 
 def _contradicts(before: StoredRun, run: Run) -> bool:
-    """Return whether a row says less than what was known before the poll: it is stale, or a run was taken back.
+    """Return whether a row says less than what was known before the poll: it is stale, or the run was reopened.
 
     A run that the exporter ended itself, or that had not ended, can say anything.
     """
@@ -494,12 +492,12 @@ def _contradicts(before: StoredRun, run: Run) -> bool:
 
 
 def _order(run: Run) -> float:
-    """Endings are entered in the order in which they happened."""
+    """Return what runs of a batch are ordered by: they are counted in the order in which they ended."""
     return run.end if run.end is not None else run.start or 0.0
 
 
 def merged(ranges: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The same stretches of time, in order and without overlaps."""
+    """Return the same ranges, in order and without overlaps."""
     result: list[tuple[float, float]] = []
     for start, end in sorted(ranges):
         if result and start <= result[-1][1]:

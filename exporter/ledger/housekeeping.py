@@ -1,4 +1,4 @@
-"""What happens to committed records apart from polls: series are exposed, the past is learned from, old things go."""
+"""Changes of committed records that no poll makes: exposing series, learning from the past, pruning."""
 
 from collections.abc import Iterable
 
@@ -21,14 +21,14 @@ from exporter.metrics.families import (
 from exporter.metrics.zero_first import Owner, Series
 
 PRUNE_BATCH = 10_000
-"""Runs that are forgotten in one transaction, so that polls need not wait for long."""
+"""Runs that one transaction prunes, so that polls need not wait for long."""
 
 
 class Housekeeping(LedgerQueries):
     """Changes what is committed without reading an API."""
 
     def expose(self, series: Iterable[Series]) -> None:
-        """Commits that these series have been shown at 0; from now on they are served at their value."""
+        """Commit that these series have been served as 0; from now on they are served at their value."""
         with self._lock:
             changed: dict[Owner, JobState | SourceState | Counted] = {}
             for held, family, labels in series:
@@ -52,7 +52,7 @@ class Housekeeping(LedgerQueries):
                 return self.committed.exporter
 
     def expire(self, now: float, job_expiry: float) -> None:
-        """Ends the series of jobs that had no run for long, where no discovery tells whether they exist.
+        """End the series of jobs that had no run for a long time, where no discovery shows whether they exist.
 
         A clock that is ahead must not end all, so the age is counted to the watermark.
         """
@@ -72,7 +72,7 @@ class Housekeeping(LedgerQueries):
                     self._commit(transaction, now)
 
     def prune(self, now: float, retention: float) -> int:
-        """Forget runs that ended longer ago than the retention, and then the jobs that are gone; return how many runs.
+        """Prune runs that ended before the retention, then jobs that are gone. Return the number of runs.
 
         A clock that is ahead must not prune all, so the age is counted to the watermark. A source that is not
         configured anymore has none that moves: the newest of the others stands for it.
@@ -95,7 +95,7 @@ class Housekeeping(LedgerQueries):
         return pruned
 
     def _prune(self, name: str, before: float, now: float) -> int:
-        """In one transaction with the time: what is pruned and shown again must not count again."""
+        """Prune some runs, and record up to when: what the API shows again must not count again."""
         with self._lock:
             if self._store is None:
                 return 0
@@ -112,12 +112,12 @@ class Housekeeping(LedgerQueries):
                 self.last_commit = now
                 source.scopes, source.notes = joined(source.scopes), joined(source.notes)
                 self.committed.sources[name] = source
-                # What was learned of them may be forgotten too.
+                # What was learned from them may no longer hold.
                 self._changed.jobs |= set(pruned.jobs) & self.committed.jobs.keys()
             return len(pruned.jobs)
 
     def _delete_jobs(self, name: str, before: float) -> None:
-        """Forget jobs that have been gone for longer than runs are kept, and of which no run is left."""
+        """Delete jobs that have been gone for longer than runs are kept, and of which no run is left."""
         with self._lock:
             if self._store is None:
                 return

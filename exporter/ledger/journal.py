@@ -1,4 +1,4 @@
-"""The state and what is in memory of it: opens it, and writes each change in one transaction.
+"""The open state and its records in memory: every change is written in one transaction.
 
 A `Transaction` copies the records that it touches. They are written, and only then are they in memory. If the state
 cannot be written, nothing has happened.
@@ -49,7 +49,7 @@ class IdentityError(StateError):
 
 
 class Changed(msgspec.Struct, kw_only=True):
-    """What has changed since it was last asked."""
+    """What has changed since the last call of `drain`."""
 
     jobs: set[int] = msgspec.field(default_factory=set)
     everything: bool = False
@@ -89,9 +89,9 @@ class Journal:
     # --- opening and configuring ---
 
     def load(self) -> None:
-        """Opens the state if it is not open, and reads it.
+        """Open the state if it is not open, and read it.
 
-        Raises StateError if it cannot be written now; what could be read of it is in the books all the same.
+        Raises StateError if it cannot be written now. What could be read of it is in memory all the same.
         """
         with self._lock:
             if self._closed:
@@ -162,11 +162,11 @@ class Journal:
         self._cold = ""
 
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
-        """Takes up a configuration. Raises IdentityError before anything has changed.
+        """Apply a configuration. Raises IdentityError before anything has changed.
 
         Args:
             rules: The rules of each source.
-            counting_rules: How endings are added up.
+            counting_rules: How runs are counted.
             step_histograms: `on`, `off`, or `auto`: on until more than MANY_STEPS steps are known.
         """
         with self._lock:
@@ -183,12 +183,12 @@ class Journal:
             self._watch_steps()
 
     def check(self, rules: Mapping[str, SourceRules]) -> None:
-        """Raises IdentityError if the state holds another API under a source's name."""
+        """Raise IdentityError if the state holds another API under a source's name."""
         with self._lock:
             _check(self.committed.sources.values(), rules)
 
     def _admit(self, name: str, rules: SourceRules) -> None:
-        """A source that the state does not know gets an empty record, to be written with its first reading."""
+        """Give a source that the state does not know an empty record, which is written with its first batch."""
         known = self.committed.sources.get(name)
         if known is None or known.baseline is None:
             fresh = SourceState(name=name, identity=rules.identity)
@@ -235,7 +235,7 @@ class Journal:
         )
 
     def _commit(self, transaction: Transaction, now: float) -> None:
-        """Write a draft, then take it into the books. What can fail is done before the COMMIT."""
+        """Write a transaction, then take it into memory. What can fail is done before the COMMIT."""
         if self._cold:
             transaction.count_for_exporter(COLD_STARTS, self._cold)
         if not self._counting.zero_first:
@@ -269,7 +269,7 @@ class Journal:
 
     @contextmanager
     def _taking(self) -> Iterator[None]:
-        """Have the state read again if memory could not follow what is committed."""
+        """Read the state again later if memory could not follow what is committed."""
         self._stale = True
         yield
         self._stale = False
@@ -278,13 +278,13 @@ class Journal:
         return _as_open(row, transaction.look(row.job)) if row.mark is CountState.OPEN else None
 
     def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
-        """Take runs into the index of open runs, or out of it."""
+        """Put runs into the index of open runs, or take them out of it."""
         for run_id, run in followed.items():
             changed = self._open.drop(source, run_id) if run is None else self._open.put(source, run)
             self._changed.jobs |= changed
 
     def _watch_steps(self) -> None:
-        """Step histograms that have been switched off by their number stay off until a reload."""
+        """Switch step histograms off, until a reload, once there are too many steps."""
         if self.step_histograms and self._step_mode == "auto" and self.committed.steps_total > MANY_STEPS:
             self.step_histograms = False
             self._changed.everything = True
@@ -292,7 +292,7 @@ class Journal:
                 self.committed.take(job, self._series(job))
 
     def _replace(self, records: Collection[JobState | SourceState | Counted]) -> None:
-        """Writes records of which only the counters have changed, and takes them into the books."""
+        """Write records apart from a poll, and take them into memory."""
         jobs = {record.key: record for record in records if isinstance(record, JobState)}
         sources = {record.name: record for record in records if isinstance(record, SourceState)}
         exporters = [record for record in records if not isinstance(record, JobState | SourceState)]
@@ -316,19 +316,19 @@ class Journal:
         self.committed.sources[state.name] = state
 
     def store(self) -> Storage:
-        """The open state, to be read under `locked`. Raises StateError if there is none."""
+        """Return the open state, to be read under `locked`. Raises StateError if there is none."""
         if self._store is None:
             raise StateError("the state is not open")
         return self._store
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps everybody else out."""
+        """Hold the ledger's lock."""
         with self._lock:
             yield
 
     def size(self) -> int:
-        """Bytes of the state on disk; 0 while it is not open, or cannot be read."""
+        """Return the bytes of the state on disk; 0 while it is not open or cannot be read."""
         with self._lock, suppress(StateError):
             return self._store.size() if self._store is not None else 0
         return 0

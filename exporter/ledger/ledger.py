@@ -50,14 +50,14 @@ class Ledger(Housekeeping):
                 self._commit(transaction, now)
 
     def _settle(self, source: str, now: float) -> BatchStats:
-        """Believe what waits for the end of a poll, and forget what the poll has shown."""
+        """Apply the rows that wait for the end of a poll, and forget what the poll has shown."""
         sightings = self._sightings[source]
         waiting = [sighting.run.run_id for sighting in sightings.waiting()]
         stats = BatchStats()
         if waiting:
             poll_context = PollContext(now=now, started=now if sightings.started is None else sightings.started)
             transaction = self._transaction(source, now, poll_context.started)
-            writer = self._entry(transaction, poll_context)
+            writer = self._writer(transaction, poll_context)
             writer.settle(self.rows(source, waiting))
             writer.tally()
             self._commit(transaction, now)
@@ -65,7 +65,7 @@ class Ledger(Housekeeping):
         sightings.clear()
         return stats
 
-    def _entry(self, transaction: Transaction, poll_context: PollContext) -> BatchWriter:
+    def _writer(self, transaction: Transaction, poll_context: PollContext) -> BatchWriter:
         name = transaction.source.name
         self._sightings[name].start(poll_context.started)
         present = Present(sightings=self._sightings[name], is_busy=self._open.is_busy)
@@ -73,7 +73,7 @@ class Ledger(Housekeeping):
         return BatchWriter(transaction, rules, self._counting, poll_context, present, step_histograms=histograms)
 
     def _look_back(self, transaction: Transaction, now: float) -> None:
-        """Counts that a state was left alone for longer than its API shows anything: not all can be caught up."""
+        """Count a state that is older than its API shows runs: not everything can be caught up."""
         watermark = transaction.source.watermark()
         if watermark is not None and now - watermark > self._rules[transaction.source.name].reach:
             transaction.count_for_exporter(COLD_STARTS, "lost")
@@ -91,7 +91,7 @@ class Ledger(Housekeeping):
         filters.append(rules.filter_since(now if filters else transaction.source.baseline or now))
 
     def shift_baseline(self, source: str, seconds: float, now: float) -> None:
-        """Corrects, once, the baseline instant of a source that has no reading by what its API's clock has shown."""
+        """Correct, once, the baseline of a source that has no batch yet by what its API's clock has shown."""
         with self._lock:
             transaction = self._transaction(source, now)
             if (
@@ -104,7 +104,7 @@ class Ledger(Housekeeping):
                 self._commit(transaction, now)
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
-        """Enters a reading in one transaction.
+        """Commit a batch in one transaction.
 
         What depends on the present is looked at only now: the API's answers have told it, whatever our clock says.
         """
@@ -116,7 +116,7 @@ class Ledger(Housekeeping):
                 self._look_back(transaction, poll_context.now)
             self._refilter(transaction, poll_context.started)
             poll_context = msgspec.structs.replace(poll_context, starting=source in self._starting)
-            writer = self._entry(transaction, poll_context)
+            writer = self._writer(transaction, poll_context)
             ids = {run.run_id for run in batch.runs}.union(batch.gone)
             writer.batch(batch, self.rows(source, ids))
             writer.tally()
@@ -126,7 +126,7 @@ class Ledger(Housekeeping):
             return writer.stats
 
     def expire_open_runs(self, source: str, poll_context: PollContext) -> BatchStats:
-        """End a poll's reading: expire the open runs that have been followed for long enough.
+        """Expire the open runs that are older than `max_run_age`, once a poll has read everything.
 
         Their age is counted to the watermark: one that has not been asked for since it grew too old may have ended, and
         a clock that is ahead must not end all. Rows that contradict what was known are believed only now.
@@ -141,7 +141,7 @@ class Ledger(Housekeeping):
             ]
             if old:
                 transaction = self._transaction(source, poll_context.now, poll_context.started)
-                writer = self._entry(transaction, poll_context)
+                writer = self._writer(transaction, poll_context)
                 for row in self.rows(source, old).values():
                     writer.expire_open_runs(row)
                 self._commit(transaction, poll_context.now)
@@ -156,7 +156,7 @@ class Ledger(Housekeeping):
         return min(now, state.baseline if state.watermark is None else state.watermark)
 
     def complete_poll(self, source: str, poll_context: PollContext, *, swept: bool) -> None:
-        """Ends a complete poll: from now on the source's counters are served."""
+        """End a complete poll: from now on the source's counters are served."""
         with self._lock:
             self._settle(source, poll_context.now)
             transaction = self._transaction(source, poll_context.now)
@@ -176,7 +176,7 @@ class Ledger(Housekeeping):
             self._changed.everything = self._changed.everything or first
 
     def _want_baseline_steps(self, transaction: Transaction, now: float) -> None:
-        """Of the baseline, each job's last ended and last failed run are asked for their steps."""
+        """Request the steps of each job's last completed and last failed run of the baseline."""
         rules = self._rules[transaction.source.name]
         ids = set()
         for job in self.committed.of_source(transaction.source.name).values():
@@ -229,21 +229,21 @@ class Ledger(Housekeeping):
     # --- steps ---
 
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
-        """Enters the steps of a run, and that they are entered, in one transaction."""
-        self._with_entry(source, poll_context, lambda writer: writer.steps(row, steps))
+        """Commit the steps of a run, and that they are counted, in one transaction."""
+        self._with_writer(source, poll_context, lambda writer: writer.steps(row, steps))
 
     def steps_missing(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
-        """Enters that the API answered 404 for a run's steps."""
-        self._with_entry(source, poll_context, lambda writer: writer.steps_missing(row))
+        """Commit that the API answered 404 for a run's steps."""
+        self._with_writer(source, poll_context, lambda writer: writer.steps_missing(row))
 
     def steps_failed(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
-        """Enters that asking for a run's steps failed."""
-        self._with_entry(source, poll_context, lambda writer: writer.steps_failed(row))
+        """Commit that a request for a run's steps failed."""
+        self._with_writer(source, poll_context, lambda writer: writer.steps_failed(row))
 
-    def _with_entry(self, source: str, poll_context: PollContext, change: Callable[[BatchWriter], None]) -> None:
+    def _with_writer(self, source: str, poll_context: PollContext, change: Callable[[BatchWriter], None]) -> None:
         with self._lock:
             transaction = self._transaction(source, poll_context.now)
-            change(self._entry(transaction, poll_context))
+            change(self._writer(transaction, poll_context))
             self._commit(transaction, poll_context.now)
 
 

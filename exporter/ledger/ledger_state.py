@@ -1,4 +1,4 @@
-"""What is committed, in memory, with the indices that the ledger looks things up by."""
+"""The committed records in memory, with the indices by which the ledger finds them."""
 
 from collections import defaultdict
 
@@ -6,7 +6,7 @@ from exporter.counting.records import Counted, JobState, SourceState
 
 
 class LedgerState:
-    """What is committed. Records in it are never mutated."""
+    """The committed records. They are replaced, never changed."""
 
     def __init__(self) -> None:
         self.sources: dict[str, SourceState] = {}
@@ -24,7 +24,7 @@ class LedgerState:
         self._by_scope: defaultdict[tuple[str, str], dict[int, JobState]] = defaultdict(dict)
 
     def take(self, job: JobState, series: int) -> None:
-        """Put a committed job in place of what was known of it. `series`: how many it has room for."""
+        """Replace a job's record. `series`: how many it takes of `max_series`."""
         self._unlink(job.key)
         self.jobs[job.key] = job
         self.by_id[job.source, job.job.job_id] = job.key
@@ -61,7 +61,7 @@ class LedgerState:
         self.steps[key] = steps
 
     def _unlink(self, key: int) -> None:
-        """Take what is known of a job out of the indices that go by what can change."""
+        """Remove a job from the indices whose keys can change."""
         job = self.jobs.get(key)
         if job is None:
             return

@@ -20,11 +20,11 @@ class OpenRuns:
         self._ordered: dict[str, tuple[OpenRun, ...]] = {}
 
     def add_source(self, source: str) -> None:
-        """Make a place for a source's runs."""
+        """Add a source without runs, unless it is there."""
         self._by_source.setdefault(source, {})
 
     def put(self, source: str, run: OpenRun) -> set[int]:
-        """Put a run in place of what was known of it. Return the keys of the jobs whose open runs change."""
+        """Replace an open run. Return the keys of the jobs whose open runs change."""
         changed = self.drop(source, run.run_id) | {run.job}
         self._by_source.setdefault(source, {})[run.run_id] = run
         self._ordered.pop(source, None)
@@ -33,7 +33,7 @@ class OpenRuns:
         return changed
 
     def drop(self, source: str, run_id: str) -> set[int]:
-        """Take a run out that is no longer open. Return the key of the job under which it was open, if it was."""
+        """Remove a run that is no longer open. Return the key of its job, if it was there."""
         run = self._by_source.get(source, {}).pop(run_id, None)
         if run is None:
             return set()

@@ -41,7 +41,7 @@ class LedgerQueries(Journal):
         )
 
     def changed(self) -> list[JobState]:
-        """The committed records of the jobs that the next `drain` will tell of."""
+        """Return the committed records of the jobs that the next `drain` will report."""
         with self._lock:
             jobs = self.committed.jobs
             return (
@@ -51,35 +51,35 @@ class LedgerQueries(Journal):
             )
 
     def starting(self) -> frozenset[str]:
-        """Sources of which no poll has been complete since this process started."""
+        """Return the sources of which no poll has been complete since this process started."""
         with self._lock:
             return frozenset(self._starting)
 
     def source(self, name: str) -> SourceState:
-        """The committed record of a source."""
+        """Return the committed record of a source."""
         return self.committed.sources[name]
 
     def jobs_of(self, source: str) -> list[JobState]:
-        """Return the committed records of the jobs that the configuration includes, those that are gone as well."""
+        """Return the committed records of the jobs that the configuration includes, also of those that are gone."""
         with self._lock:
             return [job for job in self.committed.of_source(source).values() if not job.excluded]
 
     def open_runs(self, source: str, scope: str | None = None) -> list[OpenRun]:
-        """The open runs of a source or one of its scopes, oldest first."""
+        """Return the open runs of a source or one of its scopes, oldest first."""
         with self._lock:
             return self._open.of(source, scope)
 
     def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
-        """The committed rows of these runs."""
+        """Return the committed rows of these runs."""
         with self._lock:
             return self._store.runs(source, run_ids) if self._store is not None and run_ids else {}
 
     def pending_steps(self, source: str, now: float, limit: int) -> list[StoredRun]:
-        """Runs whose steps shall be fetched now, the most urgent first."""
+        """Return the runs whose steps are due to be fetched, the most urgent first."""
         with self._lock:
             return self._store.pending_steps(source, now, limit) if self._store is not None else []
 
     def count_pending_steps(self, source: str) -> int:
-        """How many runs wait for their steps."""
+        """Return how many runs wait for their steps."""
         with self._lock:
             return self._store.count_pending_steps(source) if self._store is not None else 0

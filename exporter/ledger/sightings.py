@@ -1,4 +1,4 @@
-"""What one poll of a source has shown of each run, so that the order of its rows does not matter.
+"""What a poll of a source has shown of each run, so that the order of its rows does not matter.
 
 An API may show a run twice in one poll, and one of the rows may be stale. Of all rows of a poll one is believed (see
 `one_row_per_run`), and it is judged against what was known before the poll.
@@ -38,7 +38,7 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Sightings:
-    """The sightings of one poll, by run ID. They are those of committed readings only."""
+    """The sightings of one poll by run ID, those of committed batches only."""
 
     def __init__(self) -> None:
         self.started: float | None = None
@@ -59,7 +59,7 @@ class Sightings:
         return self._runs.get(run_id)
 
     def add(self, sightings: dict[str, Sighting]) -> None:
-        """Add those of a reading that is committed."""
+        """Add those of a batch that is committed."""
         self._runs.update(sightings)
 
     def waiting(self) -> list[Sighting]:

@@ -1,4 +1,4 @@
-"""One transaction in the making: copies of the records that it touches, and the rows that it will write."""
+"""A transaction that is being prepared: copies of the records it changes, and the rows it will write."""
 
 from collections.abc import Iterable, Sequence
 
@@ -25,10 +25,10 @@ from exporter.model import Job, Result, Run, Step
 from exporter.state.schema import StoredRun
 
 OTHER_JOB_ID = SEPARATOR + OTHER
-"""The identity of a source's overflow job; no vendor's id can be equal to it."""
+"""The identity of a source's overflow job. No vendor's ID is equal to it."""
 
 MAX_FOLDED_STEPS = 1000
-"""Names of folded steps that are remembered for a job."""
+"""Names of folded steps that are remembered per job."""
 
 ROOM = 0.9
 """A folded job gets its own series when less than this part of the limit is used."""
@@ -38,15 +38,15 @@ class Transaction:
     """Copies of one source's records, to be changed and then written.
 
     Args:
-        books: What is committed.
+        committed: What is committed.
         rules: The source's rules.
-        counting: How endings are added up.
+        counting: How runs are counted.
         now: The current time.
         started: When the poll started.
         step_histograms: Whether step durations are observed.
     """
 
-    def __init__(  # noqa: PLR0913  # each is one of the things that a draft is made of
+    def __init__(  # noqa: PLR0913  # each is one of the things that a transaction is made of
         self,
         committed: LedgerState,
         rules: SourceRules,
@@ -79,11 +79,11 @@ class Transaction:
 
     @property
     def exporter(self) -> Counted | None:
-        """The exporter's own counters, if this draft changed them."""
+        """The exporter's own counters, if this transaction changed them."""
         return self._exporter
 
     def job(self, key: int) -> JobState:
-        """A job's record, to be changed."""
+        """Return a job's record, to be changed."""
         if key not in self.jobs:
             self.jobs[key] = copy(self._books.jobs[key])
         return self.jobs[key]
@@ -105,7 +105,7 @@ class Transaction:
         self.source.scopes = {each: scope for each, scope in self.source.scopes.items() if each != name}
 
     def note(self, name: str, text: str) -> None:
-        """Keep a note of the source; "" deletes it."""
+        """Keep a checkpoint of the source; "" deletes it."""
         if self.source.notes.get(name, "") == text:
             return
         self.notes.add(name)
@@ -115,15 +115,15 @@ class Transaction:
             self.source.notes = {each: note for each, note in self.source.notes.items() if each != name}
 
     def find(self, job_id: str) -> int | None:
-        """The key of a job."""
+        """Return the key of a job; None if it is unknown."""
         return self._new.get(job_id) or self._books.by_id.get((self._rules.name, job_id))
 
     def look(self, key: int) -> JobState:
-        """A job's record, to be read only."""
+        """Return a job's record, to be read only."""
         return self.jobs.get(key) or self._books.jobs[key]
 
     def describe(self, jobs: Iterable[Job]) -> None:
-        """Apply what the vendor says of jobs: new ones, new names, other details.
+        """Apply what the vendor reports of jobs: new ones, new names, other details.
 
         Jobs that the configuration excludes have records too: only so is a job known that is renamed into its filter.
         """
@@ -141,18 +141,18 @@ class Transaction:
         self._redescribe(self.job(key), self.look(key).job)
 
     def revive(self, key: int) -> None:
-        """Bring back a job that is gone, for a run of it. It stays for as long as discovery may leave a job out."""
+        """Bring back a job that is gone, as a run of it came. It stays for as long as discovery may miss a job."""
         state = self.job(key)
         self._redescribe(state, state.job)
         self.stay(key)
 
     def stay(self, key: int) -> None:
-        """Keep a job that discovery does not show for a while more: its run must be seen."""
+        """Keep a job that discovery does not show for a while longer, as a run of it came."""
         state = self.job(key)
         state.missing_since = self._now if state.listed else None
 
     def retire(self, key: int) -> None:
-        """End the series of a job that does not exist anymore, and drop what it counted."""
+        """End the series of a job that no longer exists, and drop what it counted."""
         state = self.job(key)
         self.series -= self._weight(state)
         state.gone, state.gone_since, state.folded = True, self._now, False
@@ -184,7 +184,7 @@ class Transaction:
             self._begin(state)
 
     def _redescribe(self, state: JobState, job: Job) -> None:
-        """Apply a description. A rename ends the old series and a job that returns has none: both begin at 0."""
+        """Apply a description. Series of a renamed job and of one that returns start at 0."""
         renamed = (job.project, job.name) != (state.job.project, state.job.name)
         returns, included = state.gone, state.excluded
         if _rhythm(job) != _rhythm(state.job):
@@ -208,7 +208,7 @@ class Transaction:
         self.series += self._weight(state)
 
     def _name(self, state: JobState, *, keep: bool = False) -> None:
-        """Set the labels; a name that another job had first is told apart by the ID. `keep`: leave what is free."""
+        """Set the labels. A name that another job has gets the ID appended. `keep`: leave labels that are free."""
         project, name, number = clean(state.job.project), label_of(state.job), 0
         if keep and not self._taken(state.project, state.name, state.key):
             project, name = state.project, state.name
@@ -261,7 +261,7 @@ class Transaction:
                 break
 
     def target(self, state: JobState) -> JobState:
-        """Where a job's events are counted: in its own record, or in `__other__` while it is folded."""
+        """Return the record in which a job is counted: its own, or `__other__` while it is folded."""
         if state.folded and self._has_room():
             self._begin(state)
         return self._other() if state.folded else state
@@ -362,12 +362,12 @@ class Transaction:
         self.count_for_exporter("jobrun_exporter_series_overflow_total", family)
 
     def count_for_exporter(self, family: str, label: str) -> None:
-        """Adds to one of the exporter's own counters."""
+        """Add to one of the exporter's own counters."""
         if self._exporter is None:
             self._exporter = copy(self._books.exporter)
         self._exporter.count(family, label)
 
 
 def _rhythm(job: Job) -> tuple[object, ...]:
-    """What decides when runs are due."""
+    """Return what decides when runs are due."""
     return job.schedule, job.timezone, job.enabled is False

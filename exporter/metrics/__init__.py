@@ -1,1 +1,1 @@
-"""The tables of metrics, and what is shown of a job."""
+"""The one table of metric families, and zero-first."""

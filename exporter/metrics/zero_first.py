@@ -1,4 +1,4 @@
-"""Zero first: which series still show 0, for how long this process has served that, and whether a scrape got it."""
+"""Zero first: which series are still served as 0, for how long, and whether a scrape has seen it."""
 
 import threading
 from collections.abc import Callable, Collection
@@ -19,17 +19,17 @@ COUNTER_OF = {RUN_DURATION: RUNS}
 
 
 class _Batch(msgspec.Struct):
-    """What one page was the first to show as 0."""
+    """Series that one page was the first to show as 0."""
 
     since: float
     series: set[Series]
 
 
 class ZeroFirst:
-    """The series that are held at 0, in batches of the pages that first showed them.
+    """The pending series, in batches of the pages that first showed them as 0.
 
-    A series is due when its 0 was served for `zero_first` seconds and a scrape got a page that showed it. Work goes
-    with the number of series that change, not of those that wait.
+    A series is due when its 0 was served for `zero_first` seconds and a scrape got a page that showed it. The cost goes
+    with the number of series that change, not with that of pending ones.
     """
 
     def __init__(self, zero_first: float, monotonic: Callable[[], float]) -> None:
@@ -41,9 +41,9 @@ class ZeroFirst:
         self._generations: dict[Series, int] = {}
 
     def shown(self, generation: int, series: Collection[Series]) -> None:
-        """Notes what the page of this generation, now served, is the first to show as 0.
+        """Note which series the page of this generation, now served, is the first to show as 0.
 
-        A histogram takes the counter of its unit along if that is still held: both are released together.
+        A histogram takes the counter of its unit along if that is still pending: both are exposed together.
         """
         if not series:
             return
@@ -56,11 +56,11 @@ class ZeroFirst:
                     self._add(generation, batch, counter)
 
     def scraped(self, generation: int) -> None:
-        """Notes that a scrape got the page of this generation. Called by one thread only, and never waits."""
+        """Note that a scrape got the page of this generation. Called by one thread only, and never waits."""
         self._scraped = max(self._scraped, generation)
 
     def due(self) -> list[Series]:
-        """What may be released now. It stays due until it is forgotten."""
+        """Return the series that can be exposed now. They stay due until they are forgotten."""
         with self._lock:
             due: list[Series] = []
             for generation, batch in self._batches.items():
@@ -70,7 +70,7 @@ class ZeroFirst:
             return due
 
     def forget(self, series: Collection[Series]) -> None:
-        """Drops what was released or is no longer shown; what is not held is passed over."""
+        """Forget series that were exposed or are no longer served."""
         with self._lock:
             for each in series:
                 self._drop(each)

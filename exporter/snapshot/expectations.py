@@ -13,10 +13,10 @@ from exporter.cron import Schedule, next_tick, parse_schedule
 from exporter.learning.cadence import Cadence
 
 EARLY = 120.0
-"""A start so many seconds before an instant of the schedule is that instant's: clocks differ, and some start early."""
+"""Seconds by which a run may start before its scheduled time: clocks differ, and some runs start early."""
 
 EARLY_SHARE = 0.25
-"""But not by more than this part of the time to the instant after."""
+"""But not by more than this part of the time to the following scheduled time."""
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +68,7 @@ def escalation(config: Config, source: SourceSettings, objective: Objective | No
 
 
 def expectation(job: JobState, objective: Objective | None, open_runs: Iterable[OpenRun] = ()) -> Expectation:
-    """What is expected of a job. An objective goes before what the vendor says, that before what was learned."""
+    """Return what is expected of a job: its objective, else the vendor's schedule, else what was learned."""
     wanted, learned = objective or NO_OBJECTIVE, job.learned
     text, schedule = _schedule(job, wanted)
     disabled = job.job.enabled is False
@@ -89,7 +89,7 @@ def expectation(job: JobState, objective: Objective | None, open_runs: Iterable[
 
 
 def _schedule(job: JobState, wanted: Objective) -> tuple[str, Schedule | None]:
-    """The job's schedule as it is written, "" if there is none, and what it means, None if nobody can tell."""
+    """Return the job's schedule as it is written ("" if it has none), and parsed (None if it is not understood)."""
     if wanted.every:
         return f"every {wanted.every:g}s", Schedule(every=wanted.every)
     text = wanted.schedule or job.job.schedule
@@ -101,14 +101,14 @@ def _schedule(job: JobState, wanted: Objective) -> tuple[str, Schedule | None]:
 
 
 def _last_start(job: JobState, open_runs: Iterable[OpenRun]) -> float | None:
-    """The latest start of a run. One that waits has come too, unless it waits for an instant in the future."""
+    """Return the latest start of a run. A waiting run counts as started, unless it waits for a time in the future."""
     starts = [run.origin if run.start is None else run.start for run in open_runs if run.start or not run.scheduled]
     ended = (job.last_start, job.last_run.start if job.last_run else None)
     return max([*starts, *(start for start in ended if start is not None)], default=None)
 
 
 def _next_run(job: JobState, last: float | None, schedule: Schedule | None, cadence: Cadence | None) -> float | None:
-    """When the next run should have started at the latest: in the past if it did not come."""
+    """Return when the next run should start at the latest: a time in the past if it did not come."""
     begun = max(job.discovered if last is None else last, job.expected_since or 0.0)
     if schedule is None:
         return None if cadence is None else cadence.latest(begun)
@@ -118,9 +118,9 @@ def _next_run(job: JobState, last: float | None, schedule: Schedule | None, cade
 
 
 def due_after(schedule: Schedule, start: float) -> float | None:
-    """The instant of a cron expression at which a run is due after one that started at `start`.
+    """Return when a run is due by a cron expression after one that started at `start`.
 
-    A start shortly before an instant is that instant's.
+    A start shortly before a scheduled time counts as the run of that time.
     """
     due = next_tick(schedule, start)
     following = None if due is None or due - start > EARLY else next_tick(schedule, due)
