@@ -16,7 +16,7 @@ from exporter.counting.records import JobState
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
-from exporter.metrics.room import series_needed
+from exporter.metrics.room import bucket_lines, overflow_room, series_needed
 from exporter.polling.poll import Pages, Poller
 from exporter.polling.schedule import ScheduledSource
 from exporter.snapshot.builder import ConfiguredSource
@@ -42,6 +42,18 @@ def counting_rules(config: Config) -> Rules:
         step_buckets=config.metrics.step_buckets,
         zero_first=config.metrics.zero_first > 0,
     )
+
+
+def room_for_jobs(config: Config) -> int:
+    """Return how many series jobs may have: `metrics.max_series` without what each source's overflow job may need."""
+    room = config.metrics.max_series
+    for settings in config.sources:
+        kind = SOURCES[settings.type]
+        has_steps = kind.has_steps and settings.steps != "off"
+        lines = bucket_lines(config.metrics.run_buckets), has_steps * bucket_lines(config.metrics.step_buckets)
+        histograms = config.metrics.step_histograms != "off"
+        room -= overflow_room(kind.results, lines, attempts=kind.attempts, step_histograms=histograms)
+    return room
 
 
 def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
@@ -72,7 +84,7 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
         poll_interval=settings.poll_interval,
         include=tuple(map(str, settings.jobs.include)),
         exclude=tuple(map(str, settings.jobs.exclude)),
-        max_series=config.metrics.max_series,
+        max_series=room_for_jobs(config),
         series_of=series,
         run_buckets=buckets,
         never_expires=expects,

@@ -231,6 +231,11 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         """Whether it has its labels: no other job can get them."""
         return not (self.gone or self.excluded)
 
+    def retire(self, now: float) -> None:
+        """End its series, and drop what it counted: it does not exist anymore."""
+        self.gone, self.gone_since, self.folded = True, now, False
+        self.counts, self.distributions, self.folded_steps = {}, {}, []
+
     def step_names(self) -> frozenset[str]:
         """Return the names of the steps that have series."""
         return frozenset(key.partition(SEPARATOR)[0] for key in self.counts.get("jobrun_steps_total", ()))

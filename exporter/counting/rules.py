@@ -56,7 +56,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         poll_interval: In seconds.
         include: Patterns of the jobs that are read.
         exclude: Patterns of those that are not.
-        max_series: The bound on all domain series.
+        max_series: The bound on the series of all jobs but the overflow jobs, for which there is room beyond it.
         series_of: How many series a job needs, with or without histograms of its steps.
         run_buckets: The bounds of a job's run durations, in seconds.
         never_expires: Whether a job is kept without runs, because somebody has set an objective for it.
@@ -87,8 +87,11 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         return not job.gone and (job.overflow or self.wants(label_of(job.job)))
 
     def weight(self, job: JobState, *, step_histograms: bool) -> int:
-        """Return how many series a job takes of `max_series`: none while it is not served."""
-        return self.series_of(job, step_histograms) if self.shows(job) else 0
+        """Return how many series a job takes of `max_series`: none while it is not served.
+
+        `max_series` leaves out the room that the overflow job needs.
+        """
+        return self.series_of(job, step_histograms) if self.shows(job) and not job.overflow else 0
 
     def filter_since(self, since: float) -> Filter:
         """Return the current patterns, as in force since a time."""

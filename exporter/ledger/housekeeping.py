@@ -54,22 +54,34 @@ class Housekeeping(LedgerQueries):
     def expire(self, now: float, job_expiry: float) -> None:
         """End the series of jobs that had no run for a long time, where no discovery shows whether they exist.
 
-        A clock that is ahead must not end all, so the age is counted to the watermark.
+        A clock that is ahead must not end all, so the age is counted to the watermark. A source that is not configured
+        anymore has none that moves: the newest of the others stands for it, and all its jobs end.
         """
         with self._lock:
-            for name, rules in self._rules.items():
-                read = min(now, self.committed.sources[name].watermark() or float("-inf"))
-                old = [
-                    key
-                    for key, job in self.committed.of_source(name).items()
-                    if not (job.gone or job.listed or self._open.is_busy(key) or rules.never_expires(job))
-                    and read - (job.last_run.order if job.last_run else job.discovered) > job_expiry
-                ]
-                if old:
-                    transaction = self._transaction(name, now)
-                    for key in old:
-                        transaction.retire(key)
-                    self._commit(transaction, now)
+            self.load()
+            old = [copy(job) for name in self.committed.sources for job in self._idle_jobs(name, now, job_expiry)]
+            for job in old:
+                job.retire(now)
+            if old:
+                self._replace(old)
+
+    def _idle_jobs(self, name: str, now: float, job_expiry: float) -> list[JobState]:
+        rules = self._rules.get(name)
+        before = min(now, self._read_through(name) or float("-inf")) - job_expiry
+        return [
+            job
+            for key, job in self.committed.of_source(name).items()
+            if not job.gone
+            and (rules is None or not (job.listed or self._open.is_busy(key) or rules.never_expires(job)))
+            and (job.last_run.order if job.last_run else job.discovered) < before
+        ]
+
+    def _read_through(self, name: str) -> float | None:
+        """Return the watermark of a source; of one that is not configured anymore, the newest of the others."""
+        if name in self._rules:
+            return self.committed.sources[name].watermark()
+        marks = [self.committed.sources[each].watermark() for each in list(self._rules)]
+        return max((mark for mark in marks if mark is not None), default=None)
 
     def prune(self, now: float, retention: float) -> int:
         """Prune runs that ended before the retention, then jobs that are gone. Return the number of runs.
@@ -78,10 +90,8 @@ class Housekeeping(LedgerQueries):
         configured anymore has none that moves: the newest of the others stands for it.
         """
         pruned = 0
-        marks = {name: self.committed.sources[name].watermark() for name in list(self._rules)}
-        newest = max((mark for mark in marks.values() if mark is not None), default=None)
         for name in list(self.committed.sources):
-            mark = marks.get(name, newest)
+            mark = self._read_through(name)
             while mark is not None:
                 some = self._prune(name, min(now, mark) - retention, now)
                 pruned += some

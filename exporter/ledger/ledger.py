@@ -32,6 +32,9 @@ from exporter.state.schema import StepState, StoredRun
 SEEDED = (UNOBSERVED, TRUNCATED, STEPS_LOST)
 """A source's own counters that are there from the first poll on."""
 
+EXPIRY_GRACE = 900.0
+"""Seconds for which polls with errors spare an open run that is due to expire: its own request may have failed."""
+
 
 class Ledger(Housekeeping):
     """The ledger of all runs: what polls do to it. Thread-safe; one for the whole process."""
@@ -125,11 +128,16 @@ class Ledger(Housekeeping):
             self._begun.add(source)
             return writer.stats
 
-    def expire_open_runs(self, source: str, poll_context: PollContext) -> BatchStats:
+    def expire_open_runs(self, source: str, poll_context: PollContext, *, failed: bool = False) -> BatchStats:
         """Expire the open runs that are older than `max_run_age`, once a poll has read everything.
 
         Their age is counted to the watermark: one that has not been asked for since it grew too old may have ended, and
         a clock that is ahead must not end all. Rows that contradict what was known are believed only now.
+
+        Args:
+            source: The source's name.
+            poll_context: When the poll takes place.
+            failed: Whether something could not be read. Runs that are due are then spared for EXPIRY_GRACE.
         """
         with self._lock:
             stats = self._settle(source, poll_context.now)
@@ -139,6 +147,7 @@ class Ledger(Housekeeping):
                 for run in self._open.of(source)
                 if self._read_until(source, run.scope, poll_context.now) - run.origin > limit
             ]
+            old = self._open.overdue(source, old, poll_context.now, grace=EXPIRY_GRACE if failed else 0.0)
             if old:
                 transaction = self._transaction(source, poll_context.now, poll_context.started)
                 writer = self._writer(transaction, poll_context)

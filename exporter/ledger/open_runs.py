@@ -1,6 +1,7 @@
 """The open runs of all sources in memory, found by source, scope and job."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import TypeVar
 
 from exporter.counting.records import OpenRun
@@ -18,6 +19,7 @@ class OpenRuns:
         self._by_scope: defaultdict[tuple[str, str], Runs] = defaultdict(dict)
         self._by_job: defaultdict[int, Runs] = defaultdict(dict)
         self._ordered: dict[str, tuple[OpenRun, ...]] = {}
+        self._due_since: dict[str, dict[str, float]] = {}
 
     def add_source(self, source: str) -> None:
         """Add a source without runs, unless it is there."""
@@ -52,6 +54,13 @@ class OpenRuns:
         if source not in self._ordered:
             self._ordered[source] = tuple(self.of(source))
         return self._ordered[source]
+
+    def overdue(self, source: str, due: Iterable[str], now: float, grace: float) -> list[str]:
+        """Return the runs that have been due to expire for as long as the grace, which a restart begins again."""
+        before = self._due_since.get(source, {})
+        # After a clock has jumped back, the grace starts again.
+        self._due_since[source] = {run_id: min(before.get(run_id, now), now) for run_id in due}
+        return [run_id for run_id, since in self._due_since[source].items() if now - since >= grace]
 
     def is_busy(self, job: int) -> bool:
         """Return whether a job has open runs."""

@@ -155,8 +155,7 @@ class Transaction:
         """End the series of a job that no longer exists, and drop what it counted."""
         state = self.job(key)
         self.series -= self._weight(state)
-        state.gone, state.gone_since, state.folded = True, self._now, False
-        state.counts, state.distributions, state.folded_steps = {}, {}, []
+        state.retire(self._now)
 
     def _baseline(self, job: Job) -> float:
         """Return the scope's baseline, or the time the job was included in the config if that is later."""

@@ -41,6 +41,22 @@ def series_needed(view: JobView, run_buckets: Sequence[float], step_buckets: Seq
     return needed + (_gauges(view.results, view.has_steps and view.state.job.has_steps) if view.gauged else 0)
 
 
+def overflow_room(results: Sequence[Result], lines: tuple[int, int], *, attempts: bool, step_histograms: bool) -> int:
+    """Return how many series the job of a source that stands for folded ones may come to have: it can have no less.
+
+    Args:
+        results: Those that the source can produce.
+        lines: Of a histogram of runs and of one of steps; none of steps where the source has none.
+        attempts: Whether it has counters of attempts.
+        step_histograms: Whether the durations of steps are observed.
+    """
+    of_runs, of_steps = lines
+    counted = len({*results, Result.UNKNOWN})
+    counters = counted + 2 * attempts + 1  # the one is the error type
+    histograms = (counted + 1) * of_runs  # the one is of queue durations
+    return counters + histograms + ((counted + 1 + of_steps * step_histograms) if of_steps else 0)
+
+
 @functools.lru_cache(maxsize=256)
 def _gauges(results: tuple[Result, ...], has_steps: bool) -> int:  # noqa: FBT001  # the key of a cache
     """Return how many gauges a job has of which everything is known that usually is."""

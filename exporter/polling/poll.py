@@ -230,7 +230,7 @@ class Poller:
             out_of_time=lambda: self._monotonic() - begun > POLL_TIME_FRACTION * self._rules.poll_interval,
         )
         error = self._commit_all(view, result)
-        self._enter(result, self._ledger.expire_open_runs(name, self._moment(result)))
+        self._enter(result, self._ledger.expire_open_runs(name, self._moment(result), failed=error is not None))
         if error is None or isinstance(error, PartialError):
             self._ledger.complete_poll(name, self._moment(result), swept=sweep)
         if error is not None:

@@ -27,7 +27,7 @@ ALL_STEPS = 5000
 SIZES = (3000, 16_000, 24_000)
 """Runs of a vendor, of which a seed draws one: the more runs, the more of them are in one answer."""
 
-FEW_SERIES = 700
+FEW_SERIES = 1000
 """In some scenarios the page must not be larger, so that some jobs fold into `__other__`."""
 
 ENOUGH = 200

@@ -107,11 +107,11 @@ class LedgerHarness:
 
     started = BASELINE
 
-    def poll(self, *batches, advance=60.0, swept=False):
-        """A complete poll that reads these; returns what was entered."""
+    def poll(self, *batches, advance=60.0, swept=False, failed=False):
+        """A poll that reads these batches; return what was recorded. `failed`: some requests failed."""
         self.begin()
         stats = [self.ledger.commit("s", batch, self.poll_context) for batch in batches]
-        stats.append(self.ledger.expire_open_runs("s", self.poll_context))
+        stats.append(self.ledger.expire_open_runs("s", self.poll_context, failed=failed))
         self.ledger.complete_poll("s", self.poll_context, swept=swept)
         self.now += advance
         return stats

@@ -99,8 +99,8 @@ class FakeLedger:
         self._do("commit", source, batch, poll_context)
         return self.stats
 
-    def expire_open_runs(self, source, poll_context):
-        self._do("expire_open_runs", source, poll_context)
+    def expire_open_runs(self, source, poll_context, *, failed):
+        self._do("expire_open_runs", source, poll_context, failed)
         return self.given_up
 
     def complete_poll(self, source, poll_context, *, swept):

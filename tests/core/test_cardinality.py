@@ -4,6 +4,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,9 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.assembly import counting_rules
 from exporter.counting.records import OTHER
 from exporter.exposition.exposition import LIMITED
+from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.journal import MANY_STEPS
 from exporter.metrics.families import FAMILIES, Level
-from exporter.model import Job, Result, Step
+from exporter.model import Batch, Job, Result, Step
 from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, ended
 from tests.core.shown import ShownHarness
 
@@ -98,14 +100,9 @@ def close_to_its_truth(harness):
     }
     assert page["jobrun_exporter_series_limit", ()] == harness.config.metrics.max_series
     jobs = sum(not job.gone for job in harness.ledger.jobs_of("s"))
-    assert sum(lines[name] for name in domain) <= harness.ledger.committed.series_total + RARE * jobs
+    own = sum(base_of(name, domain) in domain for name, labels in page if ("job_name", OTHER) not in labels)
+    assert own <= harness.ledger.committed.series_total + RARE * jobs
     return page
-
-
-def own_series(harness):
-    """What jobs take of the bound, that one left out which stands for those that found no room."""
-    other = [key for key, job in harness.ledger.committed.jobs.items() if job.overflow]
-    return harness.ledger.committed.series_total - sum(harness.ledger.committed.series[key] for key in other)
 
 
 def base_of(name, families):
@@ -138,7 +135,7 @@ def test_whatever_comes_and_goes_the_sums_are_right_and_the_series_bounded(limit
     with tempfile.TemporaryDirectory() as folder:
         harness = BoundedBook(Path(folder) / "state.db", limit)
         for what, *how in events:
-            before, taken = harness.page(), own_series(harness)
+            before, taken = harness.page(), harness.ledger.committed.series_total
             full = harness.ledger.committed.series_total >= harness.changes["max_series"]
             match what:
                 case "run":
@@ -157,7 +154,7 @@ def test_whatever_comes_and_goes_the_sums_are_right_and_the_series_bounded(limit
                     each: value for each, value in before.items() if each[0] in harness.expected and value
                 }
             # each result of `__other__` steps beyond the two that are expected is one more
-            assert own_series(harness) <= max(harness.changes["max_series"], taken) + RARE
+            assert harness.ledger.committed.series_total <= max(harness.changes["max_series"], taken) + RARE
             if full and what == "run":
                 assert harness.labels(page) <= harness.labels(before)
         harness.close()
@@ -242,10 +239,10 @@ def test_what_expired_makes_room_and_returns_at_0(bounded, weight):
     harness.end("old")
     page = close_to_its_truth(harness)
     counts = {job: of_job(page, RUNS, job) for job in ("young", "old", OTHER)}
-    assert counts == {"young": 0, "old": 0, OTHER: 3}  # the one that stands for others takes room itself
+    assert counts == {"young": 1, "old": 0, OTHER: 2}
     harness.configure(max_series=4 * weight)
-    harness.end("young")
-    assert of_job(close_to_its_truth(harness), RUNS, "young") == 1
+    harness.end("old")
+    assert of_job(close_to_its_truth(harness), RUNS, "old") == 1
 
 
 def domain_series(harness):
@@ -353,3 +350,49 @@ def test_step_histograms_end_for_good_with_too_many_steps_until_a_reload_finds_f
     harness.configure()
     harness.end("small", steps=["one"])
     assert any(name == observed for name, _ in harness.page())
+
+
+def test_a_removed_source_finds_its_room_again_when_it_returns(bounded, weight):
+    harness = bounded(max_series=2 * weight)
+    for name in ("a", "b", "c"):
+        harness.end(name)
+    another = msgspec.structs.replace(harness.rules, name="another", identity="another api")
+    harness.ledger.configure({"another": another}, counting_rules(harness.config), "on")
+    for name in ("d", "e"):
+        harness.ledger.start_poll("another", harness.now)
+        run = ended(name, harness.now + 1, job_id=name)
+        batch = Batch(jobs=[Job(job_id=name, name=name)], runs=[run], through=harness.now)
+        harness.ledger.commit("another", batch, PollContext(now=harness.now + 2, started=harness.now))
+    harness.ledger.configure({"s": harness.rules, "another": another}, counting_rules(harness.config), "on")
+    assert harness.ledger.committed.series_total <= 2 * weight
+    assert {job.name for job in harness.ledger.jobs_of("another") if job.folded} == {"d", "e"}
+
+
+def test_jobs_of_a_removed_source_expire_by_the_time_of_the_others(bounded, weight):
+    harness = bounded()
+    harness.end("a")
+    another = msgspec.structs.replace(harness.rules, name="another", identity="another api")
+    harness.ledger.configure({"another": another}, counting_rules(harness.config), "on")
+    for days, room in ((89, weight), (91, 0)):
+        now = harness.now + days * DAY
+        harness.ledger.start_poll("another", now)
+        harness.ledger.commit("another", Batch(through=now), PollContext(now=now, started=now))
+        harness.ledger.expire(now, 90 * DAY)
+        assert harness.ledger.committed.series_total == room
+
+
+def test_the_page_keeps_its_limit_with_all_that_other_may_need(tmp_path):
+    harness = ShownHarness(tmp_path / "state.db", zero_first="0s", startup_hold="0s, max_series: 400")
+    harness.read()
+    for number in range(12):
+        for result in harness.rules.results:
+            name = f"j{number}"
+            fields = {"queue_duration": 5.0, "error_type": f"e{number}", "job_id": name, "result": result}
+            run = ended(f"{name}-{result}", harness.now - 1, **fields)
+            harness.read(run, steps={run.run_id: [Step(name="s", result=result, duration=1.0)]})
+    harness.publisher.publish()
+    text = bytes(harness.exposition.page.text).decode()
+    lines = [line for line in text.splitlines() if "job_name=" in line]
+    assert sum(OTHER in line for line in lines) > 75
+    assert len(lines) <= 400
+    harness.close()

@@ -242,6 +242,28 @@ def test_a_run_is_given_up_once_and_its_later_ending_counts_no_more(harness):
     assert DURATIONS not in harness.job().distributions
 
 
+def test_polls_with_errors_spare_a_run_that_is_due_to_expire_for_a_quarter_of_an_hour(harness):
+    harness.read(opened("late"), opened("lost"))
+    harness.now = BASELINE + 8 * DAY
+    read = Batch(through=harness.now - 60)
+    harness.poll(read, failed=True)
+    harness.poll(read, failed=True, advance=900.0)
+    assert harness.counts() == {}
+    harness.read(ended("late"))
+    assert harness.counts() == {"success": 1, "unknown": 1}
+
+
+def test_a_run_expires_although_some_request_fails_in_each_poll(harness):
+    harness.read(opened("lost"))
+    harness.now = BASELINE + 8 * DAY
+    read = Batch(through=harness.now - 60)
+    harness.poll(read, failed=True, advance=899.0)
+    harness.poll(read, failed=True, advance=1.0)
+    assert harness.counts() == {}
+    harness.poll(read, failed=True)
+    assert harness.counts() == {"unknown": 1}
+
+
 def test_an_ended_run_that_turns_out_to_be_a_success_is_no_failure_anymore(harness):
     harness.read(ended("e", BASELINE + 50, result=Result.FAILURE, error_type="Early"))
     harness.read(ended("f", BASELINE + 60, result=Result.FAILURE, error_type="Boom"))

@@ -52,7 +52,7 @@ def test_a_poll_commits_each_batch_before_the_next_is_made_and_then_serves_it(ha
         ("ledger.commit", "s", ANOTHER, harness.poll_context(14)),
         ("source.committed", ANOTHER),
         ("pages.publish_throttled",),
-        ("ledger.expire_open_runs", "s", harness.poll_context(14)),
+        ("ledger.expire_open_runs", "s", harness.poll_context(14), False),
         ("ledger.complete_poll", "s", harness.poll_context(14), False),
         ("ledger.mark", "s", True),
         ("pages.publish",),
@@ -156,7 +156,7 @@ def test_parts_that_cannot_be_read_cost_nothing_else():
         waiting(harness, "x")
         assert harness.poll(READING, PartialError(parts)) == "partial"
     assert harness.result("ledger.expire_open_runs", "ledger.complete_poll", "ledger.commit_steps") == [
-        ("ledger.expire_open_runs", "s", harness.poll_context()),
+        ("ledger.expire_open_runs", "s", harness.poll_context(), True),
         ("ledger.complete_poll", "s", harness.poll_context(), False),
         ("ledger.commit_steps", "s", "x", (), harness.poll_context()),
     ]
