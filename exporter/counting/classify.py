@@ -227,6 +227,18 @@ def count_ending(job: JobState, run: Run, *, attempts: bool) -> None:
         job.count("jobrun_run_errors_total", bounded(job, run.error_type))
 
 
+def count_expired(job: JobState) -> None:
+    """Add one expired run to a job's counters: it has a result, and nothing else is known of it."""
+    job.count("jobrun_runs_total", Result.UNKNOWN)
+
+
+def as_counted(record: RunRecord, error_type: str) -> Run:
+    """Return a completed run as its job counts it. `error_type`: the label of its error."""
+    # A reopened run was created for its first life, so the time since then is not what it waited now.
+    waited = None if record.earlier else record.run.queue_duration
+    return msgspec.structs.replace(record.run, error_type=error_type, queue_duration=waited)
+
+
 def observe_duration(job: JobState, run: Run, rules: Rules) -> None:
     """Add how long a run took to a job's histograms."""
     result, duration = run.result or Result.UNKNOWN, run.duration or 0.0

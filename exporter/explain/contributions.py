@@ -1,8 +1,11 @@
-"""Which runs make up a number, a table a kind: what a run's row adds to counters, and behind which gauges it stands."""
+"""Which runs make up a number: what counting a run adds to its job's series, and behind which gauges it stands."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from exporter.counting.classify import CountState, root_failure
+import msgspec
+
+from exporter.counting import classify
+from exporter.counting.classify import CountState
 from exporter.counting.records import OTHER, JobState, clean
 from exporter.model import FAILING, Result
 from exporter.queries.runs import ended_at, stored_steps
@@ -11,91 +14,55 @@ from exporter.state.schema import StepState, StoredRun
 Labels = tuple[str, ...]
 """Values of the labels that a family has beyond those of its level."""
 
-Amounts = Iterable[tuple[Labels, float]]
-"""What a row adds: to which series, and how much; to a histogram, what was observed."""
-
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
-# --- what runs add ---
+ADDED = frozenset(
+    {
+        "jobrun_runs_total",
+        "jobrun_run_duration_seconds",
+        "jobrun_run_queue_duration_seconds",
+        "jobrun_run_retries_total",
+        "jobrun_runs_recovered_total",
+        "jobrun_run_errors_total",
+        "jobrun_steps_total",
+        "jobrun_step_root_failures_total",
+        "jobrun_step_duration_seconds",
+    }
+)
+"""Counters and histograms of a job that runs add to."""
 
 
-def _ended(row: StoredRun) -> bool:
-    """Whether its ending was counted with all that belongs to it; what was given up adds to one counter only."""
-    return row.mark is CountState.COUNTED
+def added(row: StoredRun, job: JobState) -> JobState:
+    """Return a record of the job that holds what counting this run adds, and nothing else."""
+    record = msgspec.structs.replace(job, counts={}, distributions={})
+    if row.mark is CountState.EXPIRED:
+        classify.count_expired(record)
+    if row.mark is not CountState.COUNTED:
+        return record
+    word = clean(row.run.error_type)
+    run = classify.as_counted(row, word if word in job.counts.get("jobrun_run_errors_total", {}) else OTHER)
+    classify.count_ending(record, run, attempts=True)
+    if run.duration is not None:
+        classify.observe_duration(record, run, _rules(job, "jobrun_run_duration_seconds"))
+    if run.queue_duration is not None:
+        classify.observe_queue(record, run, _rules(job, "jobrun_run_queue_duration_seconds"))
+    names = job.step_names()
+    steps = stored_steps(row.step_results)
+    labels = {step.name: step.name if step.name in names else OTHER for step in steps}
+    classify.count_steps(record, steps, labels, _rules(job, "jobrun_step_duration_seconds"), histograms=True)
+    return record
 
 
-def _result(row: StoredRun) -> str:
-    return (row.run.result or Result.UNKNOWN).value
+def _rules(job: JobState, family: str) -> classify.Rules:
+    """Return rules with the bounds that a job's histograms of a family have."""
+    bounds = next((each.shown_bounds for each in job.distributions.get(family, {}).values()), ())
+    return classify.Rules(run_buckets=bounds, step_buckets=bounds)
 
-
-def _runs(row: StoredRun, _job: JobState) -> Amounts:
-    return [((_result(row),), 1.0)] if row.mark in {CountState.COUNTED, CountState.EXPIRED} else []
-
-
-def _retries(row: StoredRun, _job: JobState) -> Amounts:
-    return [((), float(row.run.retries))] if _ended(row) and row.run.retries else []
-
-
-def _recovered(row: StoredRun, _job: JobState) -> Amounts:
-    return [((), 1.0)] if _ended(row) and row.run.recovered else []
-
-
-def _errors(row: StoredRun, job: JobState) -> Amounts:
-    run = row.run
-    if not _ended(row) or run.result not in FAILING or not run.error_type:
-        return []
-    word = clean(run.error_type)
-    return [((word if word in job.counts.get("jobrun_run_errors_total", {}) else OTHER,), 1.0)]
-
-
-def _durations(row: StoredRun, _job: JobState) -> Amounts:
-    duration = row.run.duration
-    return [((_result(row),), duration)] if _ended(row) and duration is not None else []
-
-
-def _queued(row: StoredRun, _job: JobState) -> Amounts:
-    waited = row.run.queue_duration
-    return [((), waited)] if _ended(row) and waited is not None and not row.earlier else []
-
-
-def _step_label(name: str, job: JobState) -> str:
-    return name if name in job.step_names() else OTHER
-
-
-def _steps(row: StoredRun, job: JobState) -> Amounts:
-    if not _ended(row):
-        return
-    for step in stored_steps(row.step_results):
-        yield (_step_label(step.name, job), (step.result or Result.UNKNOWN).value), 1.0
-
-
-def _step_durations(row: StoredRun, job: JobState) -> Amounts:
-    if not _ended(row):
-        return
-    for step in stored_steps(row.step_results):
-        if step.duration is not None and step.result is not None:
-            yield (_step_label(step.name, job),), step.duration
-
-
-def _root_failures(row: StoredRun, job: JobState) -> Amounts:
-    failed = root_failure(stored_steps(row.step_results)) if _ended(row) else ""
-    return [((_step_label(failed, job),), 1.0)] if failed else []
-
-
-ADDED: Mapping[str, Callable[[StoredRun, JobState], Amounts]] = {
-    "jobrun_runs_total": _runs,
-    "jobrun_run_duration_seconds": _durations,
-    "jobrun_run_queue_duration_seconds": _queued,
-    "jobrun_run_retries_total": _retries,
-    "jobrun_runs_recovered_total": _recovered,
-    "jobrun_run_errors_total": _errors,
-    "jobrun_steps_total": _steps,
-    "jobrun_step_root_failures_total": _root_failures,
-    "jobrun_step_duration_seconds": _step_durations,
-}
 
 ADDED_TO_SOURCE: Mapping[str, Callable[[StoredRun], Iterable[Labels]]] = {
-    "jobrun_source_steps_lost_total": lambda row: [()] if row.steps is StepState.LOST and _ended(row) else [],
+    "jobrun_source_steps_lost_total": lambda row: (
+        [()] if row.steps is StepState.LOST and row.mark is CountState.COUNTED else []
+    ),
     "jobrun_source_unmapped_status_total": lambda row: [(clean(word)[:60],) for word in row.words.split("\n") if word],
 }
 """To which series of its source's own counters a row adds 1."""

@@ -8,7 +8,7 @@ import msgspec
 
 from exporter.counting.classify import CountState
 from exporter.counting.records import SEPARATOR, Count, Distribution, JobState, SourceState
-from exporter.explain.contributions import ADDED, ADDED_TO_SOURCE, BEHIND, NUMBERS, UNOBSERVED, Labels
+from exporter.explain.contributions import ADDED, ADDED_TO_SOURCE, BEHIND, NUMBERS, UNOBSERVED, Labels, added
 from exporter.explain.selector import Selector
 from exporter.exposition.textformat import number as written
 from exporter.metrics.families import FAMILIES, Family, Kind
@@ -168,7 +168,9 @@ def _gauge(subject: Subject, series: Series, rows: Rows) -> Explained:
 
 
 def _sum(subject: Subject, series: Series, rows: Rows) -> Explained:
-    lines = tuple(SeriesLine(job, row, adds) for job, row in rows for adds in _adds(subject, series, row))
+    job = subject.view.state
+    amounts = ((owner, row, _amount(series, added(row, job))) for owner, row in rows)
+    lines = tuple(SeriesLine(owner, row, amount) for owner, row, amount in amounts if amount is not None)
     found = math.fsum(line.adds for line in lines)
     return Explained(
         labels=series.labels,
@@ -179,20 +181,24 @@ def _sum(subject: Subject, series: Series, rows: Rows) -> Explained:
     )
 
 
-def _adds(subject: Subject, series: Series, row: StoredRun) -> Iterator[float]:
-    """What a row adds to a series, if anything."""
-    added = ADDED[series.family.name](row, subject.view.state)
-    amounts = [amount for values, amount in added if values == series.values]
-    if series.suffix == "_bucket":
-        amounts = [amount for amount in amounts if amount <= series.le]
-    if amounts:
-        yield float(len(amounts)) if series.suffix in ("_count", "_bucket") else math.fsum(amounts)
+def _amount(series: Series, record: JobState) -> float | None:
+    """Return what a record adds to a series; None if that is nothing."""
+    name, key = series.family.name, SEPARATOR.join(series.values)
+    if series.family.kind is not Kind.HISTOGRAM:
+        count = record.counts.get(name, {}).get(key)
+        return count.value if count is not None and count.value else None
+    distribution = record.distributions.get(name, {}).get(key)
+    if distribution is None:
+        return None
+    amount = dict(_numbers(distribution, series.suffix)).get(series.le)
+    return amount if amount or series.suffix == "_sum" else None
 
 
 def _standing(subject: Subject, series: Series, rows: Rows) -> Iterator[str]:
-    """What else is to be known of a counter."""
+    """Yield what else is to be known of a counter."""
     state = subject.view.state
-    baseline = sum(any(True for _ in _adds(subject, series, _as_counted(row))) for _, row in rows if _is_baseline(row))
+    uncounted = (row for _, row in rows if row.mark is CountState.BASELINE)
+    baseline = sum(_amount(series, added(_as_counted(row), state)) is not None for row in uncounted)
     if baseline:
         yield f"{baseline} more ended before counting began (baseline): they are in no counter."
     earlier = sum(len(row.earlier) for _, row in rows)
@@ -209,10 +215,6 @@ def _standing(subject: Subject, series: Series, rows: Rows) -> Iterator[str]:
         yield "The configuration excludes the job: its series is not served."
     if not series.released and series.value:
         yield "It is still served as 0 (metrics.zero_first)."
-
-
-def _is_baseline(row: StoredRun) -> bool:
-    return row.mark is CountState.BASELINE
 
 
 def _as_counted(row: StoredRun) -> StoredRun:

@@ -20,7 +20,6 @@ from exporter.metrics.families import (
     FETCHED,
     QUEUE_DURATION,
     RUN_DURATION,
-    RUNS,
     STEPS_LOST,
     TRUNCATED,
     UNMAPPED,
@@ -324,12 +323,7 @@ class BatchWriter:
         if state.missing_since is not None:
             self._transaction.stay(state.key)
         target = self._transaction.target(state)
-        shown = run
-        if run.error_type:
-            shown = msgspec.structs.replace(shown, error_type=self._transaction.error_type(target, run))
-        if stored.earlier:
-            # It was created for its first life, so the time since then is not what it waited now.
-            shown = msgspec.structs.replace(shown, queue_duration=None)
+        shown = classify.as_counted(stored, self._transaction.error_type(target, run) if run.error_type else "")
         classify.count_ending(target, shown, attempts=self._rules.attempts)
         self._observe(target, shown)
         if classify.note_ending(state, shown, self._poll.now):
@@ -423,8 +417,7 @@ class BatchWriter:
             return  # nothing to count, or its completion is counted
         if state.missing_since is not None:
             self._transaction.stay(state.key)
-        target = self._transaction.target(state)
-        target.count(RUNS, Result.UNKNOWN)
+        classify.count_expired(self._transaction.target(state))
         self.stats.results[Result.UNKNOWN] += 1
 
     def steps(self, row: StoredRun, steps: Sequence[Step]) -> None:
