@@ -59,11 +59,15 @@ class Housekeeping(LedgerQueries):
         """
         with self._lock:
             self.load()
-            old = [copy(job) for name in self.committed.sources for job in self._idle_jobs(name, now, job_expiry)]
+            old = [copy(job) for name in self._writable() for job in self._idle_jobs(name, now, job_expiry)]
             for job in old:
                 job.retire(now)
             if old:
                 self._replace(old)
+
+    def _writable(self) -> list[str]:
+        """Return the known sources, configured or not, that this process may write for."""
+        return [name for name in self.committed.sources if self._store is None or self._store.owns(name)]
 
     def _idle_jobs(self, name: str, now: float, job_expiry: float) -> list[JobState]:
         rules = self._rules.get(name)
@@ -90,7 +94,7 @@ class Housekeeping(LedgerQueries):
         configured anymore has none that moves: the newest of the others stands for it.
         """
         pruned = 0
-        for name in list(self.committed.sources):
+        for name in self._writable():
             mark = self._read_through(name)
             while mark is not None:
                 some = self._prune(name, min(now, mark) - retention, now)
@@ -111,7 +115,7 @@ class Housekeeping(LedgerQueries):
                 return 0
             source = fork(self.committed.sources[name])
             source.forgotten = max(before, source.forgotten or before)
-            with self._writing() as store:
+            with self._writing(name) as store:
                 pruned = store.prune(name, source.forgotten, PRUNE_BATCH)
                 if not pruned.jobs:
                     return 0
@@ -138,7 +142,7 @@ class Housekeeping(LedgerQueries):
             ]
             if not gone:
                 return
-            with self._writing() as store:
+            with self._writing(name) as store:
                 empty = store.without_runs(gone)
                 store.delete_jobs(empty)
             with self._taking():
@@ -149,7 +153,8 @@ class Housekeeping(LedgerQueries):
     def due_to_learn(self) -> list[int]:
         """Return the keys of the jobs that the next `drain` will report, and whose past is worth reading again."""
         with self._lock:
-            return [job.key for job in self.changed() if job.source in self._rules and is_due(job, self.last_commit)]
+            owned = self.owned()
+            return [job.key for job in self.changed() if job.source in owned and is_due(job, self.last_commit)]
 
     def learn(self, jobs: Iterable[int]) -> None:
         """Read the past of jobs, and record what it teaches."""

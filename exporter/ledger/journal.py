@@ -74,6 +74,7 @@ class Journal:
         self._cold = ""
         self._closed = False
         self._stale = False
+        self._suspect: set[str] = set()
         self._begun: set[str] = set()
         self.committed = LedgerState()
         self._polled: set[str] = set()
@@ -103,6 +104,40 @@ class Journal:
             if self._stale:
                 self._fill(self._store.load())
                 self._stale = False
+                self._suspect.clear()
+            elif self._suspect:
+                self.reload(self._suspect)
+
+    def reload(self, sources: Collection[str]) -> None:
+        """Replace what is in memory of sources by what the state holds. Raises StateError."""
+        with self._lock:
+            names = frozenset(sources)
+            self._adopt(self.store().load(names), names)
+            self._suspect -= names
+
+    def _adopt(self, loaded: LoadedState, names: frozenset[str]) -> None:
+        kept = {job.key for job in loaded.jobs}
+        gone = {key for key, job in self.committed.jobs.items() if job.source in names} - kept
+        for key in gone:
+            self.committed.delete(key)
+        self._changed.jobs |= gone.union(kept, *map(self._open.clear, names))
+        for name in names:
+            self._sightings.pop(name, None)
+            self._starting.add(name)
+            self._begun.discard(name)
+        for source in loaded.sources:
+            self.committed.sources[source.name] = source
+            self._open.add_source(source.name)
+            if source.status.last_poll is not None:
+                self._polled.add(source.name)
+        for job in loaded.jobs:
+            self.committed.take(job, self._series(job))
+        for name, row in loaded.open_runs:
+            self._open.put(name, _as_open(row, self.committed.jobs[row.job]))
+        self.committed.exporter = loaded.exporter
+        self.committed.first_keys = self.store().first_keys()
+        for name in names & self._rules.keys():
+            self._admit(name, self._rules[name])
 
     def _open_state(self) -> None:
         opened = self._opening()
@@ -221,14 +256,16 @@ class Journal:
     # --- transactions ---
 
     @contextmanager
-    def _writing(self) -> Iterator[Storage]:
+    def _writing(self, *sources: str) -> Iterator[Storage]:
         store = self.store()
         try:
-            with store.transaction():
+            with store.transaction(*sources):
                 yield store
         except StateError as error:
             self.error = str(error)
             self.commit_errors += 1
+            if self.committed.first_keys:  # others write too, and nobody knows what became of this transaction
+                self._suspect.update(sources or self._rules)
             raise
         self.error = ""
 
@@ -245,7 +282,7 @@ class Journal:
             transaction.count_for_exporter(COLD_STARTS, self._cold)
         if not self._counting.zero_first:
             _expose_all(transaction)
-        with self._writing() as store:
+        with self._writing(transaction.source.name) as store:
             store.put_source(transaction.source, transaction.scopes, transaction.notes)
             store.put_runs(transaction.source.name, transaction.runs.values())
             for key in transaction.recount:
@@ -301,7 +338,8 @@ class Journal:
         jobs = {record.key: record for record in records if isinstance(record, JobState)}
         sources = {record.name: record for record in records if isinstance(record, SourceState)}
         exporters = [record for record in records if not isinstance(record, JobState | SourceState)]
-        with self._writing() as store:
+        concerned = {*sources, *(job.source for job in jobs.values())}
+        with self._writing(*concerned) as store:
             store.put_jobs(jobs.values())
             for source in sources.values():
                 store.put_source(source, (), ())
@@ -325,6 +363,10 @@ class Journal:
         if self._store is None:
             raise StateError("the state is not open")
         return self._store
+
+    def owned(self) -> dict[str, SourceRules]:
+        """Return the rules of the configured sources that this process may write for."""
+        return {name: rules for name, rules in self._rules.items() if self._store is None or self._store.owns(name)}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -233,7 +233,8 @@ class Ledger(Housekeeping):
                 change(transaction.source)
                 self._commit(transaction, now)
             except StateError:
-                self._keep_in_memory(self.committed.sources[source], change)
+                if source not in self._suspect:  # what only this replica knew would be on no other's page
+                    self._keep_in_memory(self.committed.sources[source], change)
 
     # --- steps ---
 

@@ -1,6 +1,7 @@
 """The committed records in memory, with the indices by which the ledger finds them."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 from exporter.counting.records import Counted, JobState, SourceState
 
@@ -18,7 +19,10 @@ class LedgerState:
         self.steps: dict[int, int] = {}
         self.steps_total = 0
         self.exporter = Counted()
-        self.next_key = 1
+        self.first_keys: Mapping[str, int] = {}
+        """From where on the keys of each source's jobs count; empty where one process makes all keys."""
+        self._next_key = 1
+        self._next_keys: dict[str, int] = {}
         self.folded: defaultdict[str, dict[int, None]] = defaultdict(dict)
         self._by_source: defaultdict[str, dict[int, JobState]] = defaultdict(dict)
         self._by_scope: defaultdict[tuple[str, str], dict[int, JobState]] = defaultdict(dict)
@@ -36,7 +40,14 @@ class LedgerState:
         if job.shown:
             self.names[job.source, job.project, job.name] = job.key
         self._weigh(job.key, series, len(job.step_names()) + len(job.folded_steps) if job.shown else 0)
-        self.next_key = max(self.next_key, job.key + 1)
+        self._next_key = max(self._next_key, job.key + 1)
+        self._next_keys[job.source] = max(self._next_keys.get(job.source, 0), job.key + 1)
+
+    def next_key(self, source: str) -> int:
+        """Return the key of the source's next new job."""
+        if not self.first_keys:
+            return self._next_key
+        return max(self.first_keys[source], self._next_keys.get(source, 0))
 
     def delete(self, key: int) -> None:
         """Forget a job."""

@@ -44,6 +44,11 @@ class OpenRuns:
         _remove(self._by_job, run.job, run_id)
         return {run.job}
 
+    def clear(self, source: str) -> set[int]:
+        """Take all runs of a source out. Return the keys of their jobs."""
+        runs = list(self._by_source.get(source, ()))
+        return {job for run_id in runs for job in self.drop(source, run_id)}
+
     def of(self, source: str, scope: str | None = None) -> list[OpenRun]:
         """Return the open runs of a source or of one of its scopes, oldest first."""
         runs = self._by_source[source] if scope is None else self._by_scope.get((source, scope), {})

@@ -64,7 +64,7 @@ class Transaction:
         self._step_histograms = step_histograms
         self._steps: dict[int, set[str]] = {}
         self._folded_steps: dict[int, set[str]] = {}
-        self._next_key = committed.next_key
+        self._next_key = committed.next_key(rules.name)
         self._new: dict[str, int] = {}
         self._names: dict[tuple[str, str], int] = {}
         self._exporter: Counted | None = None

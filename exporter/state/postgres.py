@@ -5,7 +5,7 @@ sources of its own: see `exporter.state.leases`.
 """
 
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ import psycopg
 from exporter.counting.records import Counted, copy
 from exporter.errors import StateError
 from exporter.state.connections import READING, Found, Pool, Session
+from exporter.state.leases import LOOK, Leases, Row, as_row
 from exporter.state.lock import RefusedStateError
 from exporter.state.postgres_schema import MIGRATIONS, NAMES, PUT_RUNS, TABLES, as_list
 from exporter.state.schema import StoredRun, to_row
@@ -23,6 +24,9 @@ from exporter.state.storage import LoadedState
 
 CREATE_ATTEMPTS = 5
 """How often the tables are looked for again: replicas that start at once create them at once."""
+
+KEY_BITS = 32
+"""Bits of a job's key that count the jobs of its source; those above are the source's key."""
 
 SIZE_AGE = 60.0
 """Seconds after which the size is asked for again."""
@@ -64,6 +68,7 @@ class PostgresStore(SqlStore):
 
     Args:
         pool: Connections to the database; closed with the store.
+        leases: What this process may write; everything, if None.
 
     Raises:
         RefusedStateError: A newer version has written it, or the tables are another program's.
@@ -81,9 +86,12 @@ class PostgresStore(SqlStore):
 
     _db: PooledDatabase
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, leases: Leases | None = None) -> None:
         super().__init__(pool.name)
         self._pool = pool
+        self._leases = leases
+        self.seen: dict[str, Row] = {}
+        """The lease of each source as it was when its records were last loaded."""
         self._db = PooledDatabase(pool)
         self._exporter = Counted()
         self._size: tuple[float, int] = (-SIZE_AGE, 0)
@@ -101,18 +109,37 @@ class PostgresStore(SqlStore):
     def _list(self, values: Collection[Any]) -> list[Any]:
         return list(values)
 
-    def load(self) -> LoadedState:
-        """Return all records and open runs, as they were at one time."""
-        with self._db.within(self._pool.transaction(READING)):
-            loaded = super().load()
-        self._exporter = loaded.exporter
+    def owns(self, source: str) -> bool:
+        """Return whether this replica may write for a source."""
+        return self._leases is None or source in self._leases.held
+
+    def first_keys(self) -> Mapping[str, int]:
+        """Return from where on the keys of each source's jobs count: no two replicas may make the same."""
+        return {name: key << KEY_BITS for name, key in self._sources.items()} if self._leases is not None else {}
+
+    def load(self, sources: Collection[str] | None = None) -> LoadedState:
+        """Return all records and open runs, or those of some sources, as they were at one time."""
+        with self._db.within(self._pool.transaction(READING)) as session:
+            loaded = super().load(sources)
+            rows = [as_row(row) for row in session.execute(LOOK)] if self._leases is not None else []
+        self._exporter = copy(loaded.exporter)
+        for row in rows:
+            if sources is None or row.source in sources:
+                self.seen[row.source] = row
+        if self._leases is not None:
+            self._leases.confirm(row for row in rows if sources is None or row.source in sources)
         return loaded
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, *sources: str) -> Iterator[None]:
         """Commit what is put inside whole at its end, or not at all."""
-        with self._explained(), self._db.within(self._pool.transaction()):
+        versions: Mapping[str, int] = {}
+        with self._explained(), self._db.within(self._pool.transaction()) as session:
+            if self._leases is not None and sources:
+                versions = self._leases.extend(session, sources)
             yield
+        if self._leases is not None:
+            self._leases.committed(versions)
 
     def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
         """Write rows of a source whose record has been put."""

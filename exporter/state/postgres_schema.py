@@ -56,6 +56,13 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX runs_open ON runs (source) WHERE mark = 0",
         f"""CREATE INDEX runs_without_steps ON runs
             (source, steps, ({FAILED}) DESC NULLS LAST, "end" DESC NULLS LAST) WHERE steps IN (1, 2)""",
+        # A transaction writes the row of its source: pages with room keep the new version next to the old one.
+        """CREATE TABLE leases (source text PRIMARY KEY, holder text NOT NULL DEFAULT '',
+            fence bigint NOT NULL DEFAULT 0, version bigint NOT NULL DEFAULT 0, stamp bigint NOT NULL DEFAULT 0,
+            until timestamptz NOT NULL DEFAULT 'epoch', history text NOT NULL DEFAULT 'new', committed timestamptz)
+            WITH (fillfactor = 50)""",
+        """CREATE TABLE replicas (name text PRIMARY KEY, seen timestamptz NOT NULL, served bytea NOT NULL DEFAULT '{}')
+            WITH (fillfactor = 50)""",
     ),
 )
 """The statements that lead from each version of the schema to the next; the table `schema_version` counts them."""

@@ -11,21 +11,24 @@ ROWS_SINCE = 5
 """The version of the schema that keeps them in rows; before, they were a part of the source's record."""
 
 
-def read(database: Database, version: int) -> tuple[list[SourceState], set[str]]:
-    """Return the records of all sources, whole, in the order of their keys.
+def read(
+    database: Database, version: int, wanted: str = "", values: tuple[object, ...] = ()
+) -> tuple[list[SourceState], set[str]]:
+    """Return the records of all sources, whole, in the order of their keys; `wanted`: a condition of their keys.
 
     Also return the names of those whose record holds scopes or notes itself, as older versions have written them. They
     are to be written as rows when the record is written next.
     """
     sources = {
         key: msgspec.json.decode(record, type=SourceState)
-        for key, record in database.execute("SELECT key, record FROM sources ORDER BY key")
+        for key, record in database.execute(f"SELECT key, record FROM sources WHERE true{wanted} ORDER BY key", values)  # noqa: S608  # constants
     }
     embedded = {source.name for source in sources.values() if source.scopes or source.notes}
     if version >= ROWS_SINCE:
-        for key, name, record in database.execute("SELECT source, name, record FROM scopes"):
+        of = f"WHERE true{wanted.replace('key', 'source')}"
+        for key, name, record in database.execute(f"SELECT source, name, record FROM scopes {of}", values):  # noqa: S608  # constants
             sources[key].scopes[name] = msgspec.json.decode(record, type=ScopeState)
-        for key, name, note in database.execute("SELECT source, name, note FROM notes"):
+        for key, name, note in database.execute(f"SELECT source, name, note FROM notes {of}", values):  # noqa: S608  # constants
             sources[key].notes[name] = note
     return list(sources.values()), embedded
 

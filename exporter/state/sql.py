@@ -5,9 +5,9 @@ It knows rows and records, not rules: what is to be written is decided by `expor
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -28,8 +28,6 @@ from exporter.state.schema import (
     to_stored,
 )
 from exporter.state.storage import LoadedState, Pruned
-
-Record = TypeVar("Record", SourceState, JobState)
 
 OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = ?)"
 """The rows of a source, by way of its jobs: for what is looked up in the index of jobs and ends."""
@@ -84,26 +82,37 @@ class SqlStore(ABC):
         except (ValueError, TypeError, KeyError, RecursionError) as error:  # DecodeErrors are ValueErrors
             raise CorruptStateError(f"{self.name}: a record cannot be understood ({type(error).__name__})") from error
 
-    def load(self) -> LoadedState:
-        """All records and open runs."""
+    def owns(self, source: str) -> bool:  # noqa: ARG002  # a state that nobody shares is whose who has opened it
+        """Return whether this process may write for a source."""
+        return True
+
+    def first_keys(self) -> Mapping[str, int]:
+        """Return from where on the keys of each source's jobs count, where several processes make keys."""
+        return {}
+
+    def load(self, sources: Collection[str] | None = None) -> LoadedState:
+        """Return all records and open runs, or those of some sources."""
         with self._explained(), self._understood():
             self._sources = dict(self._db.execute("SELECT name, key FROM sources"))
-            sources, self._embedded = rows_of_scopes.read(self._db, self._version)
-            jobs = self._records("jobs", JobState)
-            names = {key: name for name, key in self._sources.items()}
-            rows = self._db.execute(f"SELECT source, {self._columns} FROM runs WHERE mark = 0").fetchall()  # noqa: S608  # constants
+            keys = {key: name for name, key in self._sources.items() if sources is None or name in sources}
+            records, self._embedded = rows_of_scopes.read(self._db, self._version, *self._among("key", sources, keys))
+            wanted, values = self._among("source", sources, [*keys.values()])
+            rows = self._db.execute(f"SELECT record FROM jobs WHERE true{wanted} ORDER BY key", values)  # noqa: S608  # constants
+            jobs = [msgspec.json.decode(record, type=JobState) for (record,) in rows]
+            wanted, values = self._among("source", sources, keys)
+            query = f"SELECT source, {self._columns} FROM runs WHERE mark = 0{wanted}"  # noqa: S608  # constants
+            open_runs = [(keys[source], to_stored(rest)) for source, *rest in self._db.execute(query, values)]
             row = self._db.execute("SELECT record FROM exporter").fetchone()
             exporter = msgspec.json.decode(row[0], type=Counted) if row else Counted()
-            open_runs = [(names[source], to_stored(rest)) for source, *rest in rows]
-        if self._sources.keys() != {source.name for source in sources}:
+        if set(keys.values()) != {source.name for source in records}:
             raise CorruptStateError(f"{self.name}: a source's record has another name than its row")
         if not {row.job for _, row in open_runs} <= {job.key for job in jobs}:
             raise CorruptStateError(f"{self.name}: a run belongs to no job")
-        return LoadedState(sources=sources, jobs=jobs, open_runs=open_runs, exporter=exporter)
+        return LoadedState(sources=records, jobs=jobs, open_runs=open_runs, exporter=exporter)
 
-    def _records(self, table: str, kind: type[Record]) -> list[Record]:
-        rows = self._db.execute(f"SELECT record FROM {table} ORDER BY key")  # noqa: S608  # constants
-        return [msgspec.json.decode(record, type=kind) for (record,) in rows]
+    def _among(self, column: str, wanted: object, values: Collection[Any]) -> tuple[str, tuple[object, ...]]:
+        """Return the condition that a column is one of some values, and its value; nothing where all are wanted."""
+        return ("", ()) if wanted is None else (f" AND {column} {self.AMONG}", (self._list(values),))
 
     def put_source(
         self, source: SourceState, scopes: Collection[str] | None = None, notes: Collection[str] | None = None

@@ -3,7 +3,7 @@
 Whatever satisfies this and tests/core/test_store_contract.py can be put in its place.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -38,16 +38,23 @@ class Storage(Protocol):
     and what is written there can be read there.
     """
 
-    def load(self) -> LoadedState:
-        """All records and open runs."""
+    def load(self, sources: Collection[str] | None = None) -> LoadedState:
+        """Return all records and open runs, or those of some sources, as they were at one time."""
+
+    def owns(self, source: str) -> bool:
+        """Return whether this process may write for a source."""
+
+    def first_keys(self) -> Mapping[str, int]:
+        """Return from where on the keys of each source's jobs count, where several processes make keys."""
 
     def verify(self) -> None:
         """Raise if what is written would not last; the call after that repairs it where it can."""
 
-    def transaction(self) -> AbstractContextManager[None]:
-        """What is put inside is there for good at its end, or, after any exception, none of it is.
+    def transaction(self, *sources: str) -> AbstractContextManager[None]:
+        """What is put inside for these sources is there for good at its end, or, after any exception, none of it is.
 
-        Where several processes share a state it must also fail if this one may no longer write for the source.
+        Where several processes share a state it must also fail if this one may no longer write for a source, or if the
+        records in memory are not those of the state. After a failure the sources must be loaded again.
         """
 
     def put_source(

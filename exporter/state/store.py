@@ -229,7 +229,7 @@ class Store(SqlStore):
         removed.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, *_sources: str) -> Iterator[None]:
         """What is put inside is committed whole at its end, or not at all."""
         self._moved.clear()
         with self._explained(), self._transaction():
