@@ -55,11 +55,11 @@ class Replica:
         return taken
 
     def poll(self, *ids, source="s", now=1000.0, result=Result.SUCCESS):
-        self.ledger.begin(source, 0.0)
+        self.ledger.start_poll(source, 0.0)
         runs = [run(each, start=10.0, end=20.0, result=result) for each in ids]
         batch = Batch(runs=runs, jobs=[Job(job_id="j", name="j")], through=now)
         self.ledger.commit(source, batch, PollContext(now=now, started=now))
-        self.ledger.finish(source, PollContext(now=now, started=now), swept=False)
+        self.ledger.complete_poll(source, PollContext(now=now, started=now), swept=False)
 
     def successes(self, source="s"):
         jobs = [job for job in self.ledger.committed.jobs.values() if job.source == source]
