@@ -100,15 +100,15 @@ class Daemon:
         self._assembly = Assembly(self._config, self._ledger, self._metrics, self._publisher, outside)
         self._schedule = Schedule(outside.clock, outside.monotonic)
         self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
-        self._handling = RequestPool(monotonic=outside.monotonic)
-        self._asking = VendorQueries(outside.monotonic, waiting=self._handling.waiting)
+        self._pool = RequestPool(monotonic=outside.monotonic)
+        self._vendors = VendorQueries(outside.monotonic, waiting=self._pool.waiting)
         reporter = Reporter(
             Dependencies(
                 snapshot=lambda: self._publisher.snapshot,
                 reader=Reader(Path(self._config.state.path), monotonic=outside.monotonic),
-                asking=self._asking,
+                vendors=self._vendors,
                 config=lambda: self._config,
-                assembly=lambda: self._assembly,
+                sources=lambda: self._assembly.sources,
                 clock=outside.clock,
             )
         )
@@ -120,10 +120,8 @@ class Daemon:
             reload=self.reload,
             external_url=lambda: self._config.web.external_url,
             routes=[
-                *api.routes(
-                    reporter, self._handling, lambda: openapi.document(__version__, self._config.web.external_url)
-                ),
-                *Site(reporter, self._handling, runbooks.read_runbooks, version=__version__).routes,
+                *api.routes(reporter, self._pool, lambda: openapi.document(__version__, self._config.web.external_url)),
+                *Site(reporter, self._pool, runbooks.read_runbooks, version=__version__).routes,
             ],
         )
         app, limit = application(answers), connection_limit()
@@ -242,7 +240,7 @@ class Daemon:
         ended = self._schedule.stop(GRACE)
         self._assembly.close()
         self._web.stop(GRACE)
-        ended = all([ended, self._asking.close(), self._handling.close()])
+        ended = all([ended, self._vendors.close(), self._pool.close()])
         self._ledger.close()
         self._log.info("stopped")
         return ended

@@ -38,6 +38,7 @@ LOOKS: Mapping[str, Look] = {
     "waiting": UNKNOWN,
     "critical": Look("bad", "cross"),
     "warning": Look("warn", "triangle"),
+    "info": Look("calm", "info"),
 }
 
 

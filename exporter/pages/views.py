@@ -1,5 +1,6 @@
 """The variables of each page's template."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -74,14 +75,14 @@ def status(reports: Reports, query: Query) -> Variables:
 
 def _verdict(problems: Sequence[Problem], sources: Sequence[SourceReport]) -> tuple[str, str]:
     """Return a word that has a look, and the headline of the page."""
-    critical = sum(problem.severity == "critical" for problem in problems)
-    counts = [(critical, "problem"), (len(problems) - critical, "warning")]
-    if problems:
-        text = " and ".join(plural(count, noun) for count, noun in counts if count)
-        return "critical" if critical else "warning", text
+    counts = Counter(problem.severity for problem in problems)
+    nouns = [(counts["critical"], "problem"), (counts["warning"], "warning"), (counts["info"], "note")]
+    text = ", ".join(plural(count, noun) for count, noun in nouns if count)
+    if counts["critical"] or counts["warning"]:
+        return "critical" if counts["critical"] else "warning", text
     if not sources or any(source.up is None for source in sources):
         return "waiting", "Not all sources have been polled yet"
-    return "ok", "No problems"
+    return "ok", f"No problems, {text}" if text else "No problems"
 
 
 def _with_no_name(query: Query) -> Query:

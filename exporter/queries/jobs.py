@@ -1,13 +1,10 @@
-"""What is said of jobs: pure functions of what is committed.
+"""Jobs as pages and JSON show them: pure functions of their views.
 
-As by the alerts, jobs are judged at their source's watermark: while nothing can be read it stands still, so that an
-outage of an API never looks like a missed run.
+Like the alerts, they judge a job at its source's watermark: an outage of an API never looks like a missed run.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-
-import msgspec
+from collections.abc import Callable, Iterable, Mapping
 
 from exporter.counting.records import LastRun
 from exporter.model import State
@@ -15,29 +12,22 @@ from exporter.queries.filters import JobOrder, JobQuery
 from exporter.queries.records import CompletedRun, JobReport
 from exporter.snapshot.conditions import STATUSES
 from exporter.snapshot.job import JobView
+from exporter.snapshot.snapshot import Snapshot
 
 
-class AssessedJob(msgspec.Struct, frozen=True):
-    """A job with what is said of it in a word."""
-
-    view: JobView
-    status: str
-
-
-def judged(view: JobView, watermark: float | None) -> AssessedJob:
-    """The first status that is true of a job."""
-    return AssessedJob(view, next(status for status, true in STATUSES.items() if true(view, watermark)))
+def job_reports(snapshot: Snapshot) -> dict[int, JobReport]:
+    """Return all jobs that are served, by key."""
+    return {
+        key: job_report(view, snapshot.watermark(view.state.source))
+        for key, view in snapshot.jobs.items()
+        if not view.state.overflow
+    }
 
 
-def oldest_start(view: JobView) -> float | None:
-    """When the oldest run under way started."""
-    return view.active.get(State.EXECUTING, (0, None))[1]
-
-
-def report(job: AssessedJob, recent: tuple[CompletedRun, ...] = ()) -> JobReport:
-    """All that is shown of a job."""
-    view, state = job.view, job.view.state
-    failure = state.last_failure
+def job_report(view: JobView, watermark: float | None, recent: tuple[CompletedRun, ...] = ()) -> JobReport:
+    """Return a job as pages show it."""
+    state, last, failure = view.state, view.state.last_run, view.state.last_failure
+    executing, oldest_start = view.active.get(State.EXECUTING, (0, None))
     return JobReport(
         source=state.source,
         project=state.project,
@@ -49,8 +39,8 @@ def report(job: AssessedJob, recent: tuple[CompletedRun, ...] = ()) -> JobReport
         enabled=state.job.enabled,
         stop_cause=state.job.stop_cause,
         discovered=state.discovered,
-        last_run=None if state.last_run is None else _completed(state.last_run),
-        last_start=None if state.last_run is None else state.last_run.start,
+        last_run=None if last is None else _completed(last),
+        last_start=None if last is None else last.start,
         streak=state.streak,
         failing_since=state.failing_since,
         last_success=state.last_success,
@@ -62,9 +52,9 @@ def report(job: AssessedJob, recent: tuple[CompletedRun, ...] = ()) -> JobReport
         freshness=view.freshness,
         duration_budget=view.duration_budget,
         pending=view.active.get(State.PENDING, (0, None))[0],
-        executing=view.active.get(State.EXECUTING, (0, None))[0],
-        oldest_start=oldest_start(view),
-        status=job.status,
+        executing=executing,
+        oldest_start=oldest_start,
+        status=status_of(view, watermark),
         folded=state.folded,
         recent=recent,
     )
@@ -74,49 +64,51 @@ def _completed(last: LastRun) -> CompletedRun:
     return CompletedRun(run_id=last.run_id, result=last.result, end=last.order, duration=last.duration)
 
 
-def fits(job: AssessedJob, wanted: JobQuery) -> bool:
-    """Whether a job is one of those that are wanted, whatever its status."""
-    state, search = job.view.state, wanted.search.casefold()
+def status_of(view: JobView, watermark: float | None) -> str:
+    """Return the most urgent status that is true of a job."""
+    return next(status for status, is_true in STATUSES.items() if is_true(view, watermark))
+
+
+def matches(job: JobReport, wanted: JobQuery) -> bool:
+    """Return whether a job matches a filter, without its `status`."""
+    search = wanted.search.casefold()
     return (
-        wanted.source in ("", state.source)
-        and wanted.project in (None, state.project)
-        and wanted.job_name in ("", state.name)
-        and wanted.team in ("", job.view.team)
-        and any(search in text.casefold() for text in (state.name, state.job.job_id, state.project))
+        wanted.source in ("", job.source)
+        and wanted.project in (None, job.project)
+        and wanted.job_name in ("", job.job_name)
+        and wanted.team in ("", job.team)
+        and any(search in text.casefold() for text in (job.job_name, job.job_id, job.project))
     )
 
 
-def statuses(jobs: Iterable[AssessedJob]) -> dict[str, int]:
-    """How many jobs there are of each status."""
+def count_statuses(jobs: Iterable[JobReport]) -> dict[str, int]:
+    """Return the number of jobs per status."""
     counts = Counter(job.status for job in jobs)
     return {status: counts[status] for status in STATUSES}
 
 
-def ordered(jobs: Iterable[AssessedJob], order: JobOrder) -> list[AssessedJob]:
-    """In an order: what it goes by, then the name; jobs of which it is not known come last."""
-    value = ORDERS[order]
+def in_order(jobs: Mapping[int, JobReport], order: JobOrder) -> list[int]:
+    """Return the keys of jobs in an order; jobs without the value come last, equal jobs by name."""
+    value_of = ORDERS[order]
 
-    def key(job: AssessedJob) -> tuple[bool, float, tuple[str, str, str]]:
-        state, known = job.view.state, value(job)
-        return known is None, known or 0.0, (state.name, state.project, state.source)
+    def place(key: int) -> tuple[bool, float, str, str, str]:
+        job = jobs[key]
+        value = value_of(job)
+        return value is None, value or 0.0, job.job_name, job.project, job.source
 
-    return sorted(jobs, key=key)
-
-
-def _negative(value: float | None) -> float | None:
-    return None if value is None else -value
+    return sorted(jobs, key=place)
 
 
-def _of_last(value: Callable[[LastRun], float | None]) -> Callable[[AssessedJob], float | None]:
-    return lambda job: None if job.view.state.last_run is None else value(job.view.state.last_run)
+def _longest(job: JobReport) -> float | None:
+    return None if job.last_run is None or job.last_run.duration is None else -job.last_run.duration
 
 
-ORDERS: dict[JobOrder, Callable[[AssessedJob], float | None]] = {
+ORDERS: dict[JobOrder, Callable[[JobReport], float | None]] = {
     JobOrder.URGENCY: lambda job: list(STATUSES).index(job.status),
     JobOrder.NAME: lambda _: 0.0,
-    JobOrder.LAST_RUN: _of_last(lambda last: -last.order),
-    JobOrder.LAST_SUCCESS: lambda job: job.view.state.last_success,
-    JobOrder.STREAK: lambda job: -job.view.state.streak,
-    JobOrder.DURATION: _of_last(lambda last: _negative(last.duration)),
-    JobOrder.NEXT_EXPECTED: lambda job: job.view.next_expected,
+    JobOrder.LAST_RUN: lambda job: None if job.last_run is None else -job.last_run.end,
+    JobOrder.LAST_SUCCESS: lambda job: job.last_success,
+    JobOrder.STREAK: lambda job: -job.streak,
+    JobOrder.DURATION: _longest,
+    JobOrder.NEXT_EXPECTED: lambda job: job.next_expected,
 }

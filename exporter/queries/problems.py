@@ -1,124 +1,117 @@
-"""What is wrong now, in the words of the alerts that would say the same: pure functions."""
+"""Current problems, named like the alerts that report the same: pure functions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from urllib.parse import urlencode
 
-import msgspec
-
 from exporter.duration import format_duration
-from exporter.links import run_path
-from exporter.queries.jobs import AssessedJob
+from exporter.links import run_path, runs_path
+from exporter.model import State
 from exporter.queries.records import Problem, SourceReport
 from exporter.snapshot import conditions
 from exporter.snapshot.conditions import KINDS, SEVERITIES, capped, worst
+from exporter.snapshot.job import JobView
+from exporter.snapshot.snapshot import ExporterView
+
+Sentence = tuple[str, float | None]
+"""What is wrong, and since when."""
+
+KindSentence = tuple[str, str, float | None]
+"""A kind of problem, what is wrong, and since when."""
 
 
-class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """All that problems are found in.
-
-    `refused`: why the last reload was; `state_error`: why nothing is committed; `unmatched`: objectives without a job.
-    """
-
-    now: float
-    sources: tuple[SourceReport, ...]
-    jobs: tuple[AssessedJob, ...]
-    watermarks: dict[str, float | None]
-    refused: str = ""
-    state_error: str = ""
-    unmatched: tuple[int, ...] = ()
-
-
-def problems(standing: Standing) -> tuple[Problem, ...]:
-    """All problems, the most urgent first, then those that began last."""
-    found = [*_of_exporter(standing), *_of_sources(standing), *_of_jobs(standing)]
+def problems(
+    sources: Sequence[SourceReport], jobs: Iterable[JobView], exporter: ExporterView, now: float
+) -> tuple[Problem, ...]:
+    """Return all problems, the most urgent first, then the latest."""
+    by_source: dict[str, list[JobView]] = {source.name: [] for source in sources}
+    for job in jobs:
+        if not job.state.overflow:
+            by_source.setdefault(job.state.source, []).append(job)
+    found = [*_of_exporter(exporter, sum(job.state.folded for group in by_source.values() for job in group))]
+    for source in sources:
+        found += [*_of_source(source, now), *_of_jobs(by_source[source.name], source.watermark)]
     return tuple(sorted(found, key=_urgency))
 
 
 def _urgency(problem: Problem) -> tuple[int, int, float, str]:
-    return (
-        SEVERITIES.index(problem.severity),
-        conditions.urgency(problem.kind),
-        -(problem.since or 0.0),
-        problem.subject,
-    )
+    severity, kind = SEVERITIES.index(problem.severity), conditions.urgency(problem.kind)
+    return severity, kind, -(problem.since or 0.0), problem.subject
 
 
-def _of_exporter(standing: Standing) -> Iterator[Problem]:
-    folded = sum(job.view.state.folded for job in standing.jobs)
-    if standing.state_error:
-        sentence = f"The state cannot be written, so nothing is counted: {standing.state_error}."
-        yield _problem("JobrunExporterStateNotCommitting", sentence, "/")
-    if standing.refused:
-        sentence = f"The configuration was refused, the one before stays in force: {standing.refused}"
-        yield _problem("JobrunExporterConfigReloadFailed", sentence, "/")
-    for place in standing.unmatched:
-        sentence = (
-            f"objectives[{place}] of the configuration matches no job, so nothing is expected of the jobs it means."
-        )
-        yield _problem("JobrunObjectiveMatchesNothing", sentence, "/")
+# --- the exporter ---
+
+
+def _of_exporter(exporter: ExporterView, folded: int) -> Iterator[Problem]:
+    if exporter.state_error:
+        sentence = f"The state cannot be written, so nothing is counted: {exporter.state_error}."
+        yield _problem("JobrunExporterStateNotCommitting", sentence)
+    if exporter.reload is not None and exporter.reload.error:
+        sentence = f"The config was refused and the old one stays active: {exporter.reload.error}"
+        yield _problem("JobrunExporterConfigReloadFailed", sentence)
+    for place in exporter.unmatched:
+        sentence = f"objectives[{place}] in the config matches no job, so it has no effect."
+        yield _problem("JobrunObjectiveMatchesNothing", sentence)
     if folded:
         sentence = f"{folded} jobs are counted together as __other__: there are more series than metrics.max_series."
-        yield _problem("JobrunExporterSeriesOverflow", sentence, "/")
+        yield _problem("JobrunExporterSeriesOverflow", sentence)
 
 
-def _problem(kind: str, sentence: str, link: str, since: float | None = None, source: str = "") -> Problem:
-    subject = source or "jobrun-exporter"
+def _problem(kind: str, sentence: str, since: float | None = None, source: str = "") -> Problem:
     return Problem(
         severity=KINDS[kind].severity,
         kind=kind,
-        subject=subject,
+        subject=source or "jobrun-exporter",
         source=source,
         since=since,
         sentence=sentence,
-        link=link,
+        link="/?" + urlencode({"source": source}) if source else "/",
     )
 
 
-Said = tuple[str, float | None]
-"""What is wrong, and since when."""
+# --- sources ---
 
 
-def _down(source: SourceReport, _now: float) -> Said | None:
+def _down(source: SourceReport, _now: float) -> Sentence | None:
     if source.up is not False:
         return None
-    return f"It could not be read ({source.last_reason}): {source.last_error}.", source.last_success
+    return f"The last poll failed ({source.last_reason}): {source.last_error}.", source.last_success
 
 
-def _stale(source: SourceReport, _now: float) -> Said | None:
+def _stale(source: SourceReport, _now: float) -> Sentence | None:
     if source.up is not True or not conditions.too_far_behind(source.lag, source.poll_interval):
         return None
     if source.lag is None:
-        return "No batch has been complete yet.", None
+        return "No poll has been complete yet.", None
     return f"Runs are complete only up to {_age(source.lag)} ago.", source.watermark
 
 
-def _gap(source: SourceReport, now: float) -> Said | None:
+def _gap(source: SourceReport, now: float) -> Sentence | None:
     if not source.unobserved or not conditions.recent(source.last_unobserved, conditions.GAP_SHOWN, now):
         return None
     latest = source.unobserved[0]
-    return f"{_age(latest.end - latest.start)} could not be read before the API forgot them.", latest.start
+    return f"Runs of {_age(latest.end - latest.start)} were never read: the API no longer has them.", latest.start
 
 
-def _truncated(source: SourceReport, now: float) -> Said | None:
+def _truncated(source: SourceReport, now: float) -> Sentence | None:
     if not conditions.recent(source.last_truncated, conditions.TRUNCATED_SHOWN, now):
         return None
-    return "The API truncated responses, which were requested again in parts. Nothing is lost.", source.last_truncated
+    return "The API truncated responses, which were fetched again in parts. Nothing is lost.", source.last_truncated
 
 
-def _unreadable(source: SourceReport, _now: float) -> Said | None:
+def _unreadable(source: SourceReport, _now: float) -> Sentence | None:
     if not source.scopes_unreadable:
         return None
-    return f"The credential may not read {source.scopes_unreadable} scopes: {', '.join(source.unreadable)}.", None
+    return f"No permission to read {source.scopes_unreadable} scopes: {', '.join(source.unreadable)}.", None
 
 
-def _rate_limit(source: SourceReport, now: float) -> Said | None:
+def _rate_limit(source: SourceReport, now: float) -> Sentence | None:
     budget = source.budget
     if not conditions.rate_limit_low(budget.remaining, budget.limit, budget.reset, now):
         return None
-    return f"{budget.remaining:g} of {budget.limit:g} requests remain until the API's limit starts again.", None
+    return f"{budget.remaining:g} of {budget.limit:g} requests remain until the API's limit resets.", None
 
 
-def _credential(source: SourceReport, now: float) -> Said | None:
+def _credential(source: SourceReport, now: float) -> Sentence | None:
     expiry = source.credential_expiry
     if expiry is None or not conditions.not_renewed(expiry, source.last_poll):
         return None
@@ -127,7 +120,7 @@ def _credential(source: SourceReport, now: float) -> Said | None:
     return f"The credential in use expired {_age(now - expiry)} ago.", expiry
 
 
-SOURCE_KINDS: dict[str, Callable[[SourceReport, float], Said | None]] = {
+SOURCE_KINDS: dict[str, Callable[[SourceReport, float], Sentence | None]] = {
     "JobrunSourceDown": _down,
     "JobrunSourceStale": _stale,
     "JobrunSourceCoverageGap": _gap,
@@ -138,123 +131,114 @@ SOURCE_KINDS: dict[str, Callable[[SourceReport, float], Said | None]] = {
 }
 
 
-def _of_sources(standing: Standing) -> Iterator[Problem]:
-    for source in standing.sources:
-        for kind, say in SOURCE_KINDS.items():
-            said = say(source, standing.now)
-            if said is not None:
-                yield _problem(kind, said[0], "/?" + urlencode({"source": source.name}), said[1], source.name)
+def _of_source(source: SourceReport, now: float) -> Iterator[Problem]:
+    for kind, find in SOURCE_KINDS.items():
+        found = find(source, now)
+        if found is not None:
+            yield _problem(kind, *found, source.name)
 
 
-Found = tuple[str, str, float | None]
-"""A kind, what is wrong, and since when."""
+# --- jobs ---
 
 
-def _failures(job: AssessedJob, watermark: float | None) -> Iterator[Found]:
-    view, state = job.view, job.view.state
-    failure = state.last_failure
-    step = f" in step {failure.failed_step}" if failure and failure.failed_step else ""
-    error = f" with {failure.error_type}" if failure and failure.error_type else ""
-    if conditions.failing_repeatedly(view, watermark):
-        latest = f", the latest{step}{error}" if step or error else ""
-        yield "JobrunFailingRepeatedly", f"The last {state.streak} runs failed{latest}.", state.failing_since
-    elif conditions.failing(view):
-        yield (
-            "JobrunLastRunFailed",
-            f"The last run failed{step}{error}, and none has succeeded since.",
-            state.failing_since,
-        )
-    elif conditions.recovered(view, watermark) and failure is not None:
-        yield "JobrunFailureRecovered", f"A run failed{step}{error}, and one has succeeded since.", failure.end
-
-
-def _expectations(job: AssessedJob, watermark: float | None) -> Iterator[Found]:
-    view, state = job.view, job.view.state
-    now = watermark or 0.0
-    if conditions.stale(view, watermark):
-        since = "yet" if state.last_success is None else f"for {_age(now - state.last_success)}"
-        sentence = f"No run has succeeded {since}; one should every {format_duration(round(view.freshness or 0))}."
-        yield "JobrunNoRecentSuccess", sentence, state.last_success
-    if conditions.overdue(view, watermark):
-        sentence = f"A run was expected {_age(now - (view.next_expected or 0))} ago."
-        yield "JobrunOverdue", sentence, view.next_expected
-
-
-def _durations(job: AssessedJob, watermark: float | None) -> Iterator[Found]:
-    view = job.view
-    for open_state in conditions.stuck_in(view, watermark):
-        length = conditions.open_for(view, watermark, open_state) or 0.0
-        sentence = f"A run has been {open_state} for {_age(length)}; it should take {_age(conditions.limit(view))}."
-        yield "JobrunRunStuck", sentence, view.active[open_state][1]
-    last = view.state.last_run
-    if conditions.slow(view) and last is not None:
-        budget = _age(view.duration_budget or 0)
-        sentence = f"The last run succeeded, but took {_age(last.duration or 0)}; it should take {budget}."
-        yield "JobrunRunSlow", sentence, last.end
-
-
-WITH_RUN = ("JobrunFailingRepeatedly", "JobrunLastRunFailed", "JobrunFailureRecovered")
-"""Kinds that lead to the last failed run."""
-
-
-def _of_jobs(standing: Standing) -> Iterator[Problem]:
-    for source, watermark in standing.watermarks.items():
-        jobs = [job for job in standing.jobs if job.view.state.source == source]
-        yield from (_together(group) for group in _groups(jobs))
-        for job in jobs:
-            for find in (_failures, _expectations, _durations):
-                yield from (_about(job, *found) for found in find(job, watermark))
-
-
-def _groups(jobs: list[AssessedJob]) -> Iterator[list[AssessedJob]]:
-    """Find the jobs of a source, or of its projects, that fail since about the same time; give those that fail."""
-    projects: dict[str, list[AssessedJob]] = {}
+def _of_jobs(jobs: list[JobView], watermark: float | None) -> Iterator[Problem]:
+    yield from map(_together, _groups(jobs))
     for job in jobs:
-        projects.setdefault(job.view.state.project, []).append(job)
+        for find in (_failures, _expectations, _durations):
+            yield from (_of_job(job, *found) for found in find(job, watermark))
+
+
+def _groups(jobs: list[JobView]) -> Iterator[list[JobView]]:
+    """Yield the failing jobs of a source, or of its projects, that began to fail at about the same time."""
+    projects: dict[str, list[JobView]] = {}
+    for job in jobs:
+        projects.setdefault(job.state.project, []).append(job)
     hit = [group for group in projects.values() if _failing(group)]
-    # What hits several projects at once is a problem of their source.
+    # if it affects several projects at once, it is a problem of their source
     for group in [jobs] if len(hit) > 1 and _many(jobs) else hit:
         if _many(group):
             yield _failing(group)
 
 
-def _failing(jobs: list[AssessedJob]) -> list[AssessedJob]:
-    return [job for job in jobs if conditions.failing(job.view)]
+def _failing(jobs: list[JobView]) -> list[JobView]:
+    return [job for job in jobs if conditions.failing(job)]
 
 
-def _many(jobs: list[AssessedJob]) -> bool:
-    since = (job.view.state.failing_since for job in _failing(jobs))
+def _many(jobs: list[JobView]) -> bool:
+    since = (job.state.failing_since for job in _failing(jobs))
     return conditions.many((each for each in since if each is not None), len(jobs))
 
 
-def _together(failing: list[AssessedJob]) -> Problem:
-    source, projects = failing[0].view.state.source, {job.view.state.project for job in failing}
+def _together(failing: list[JobView]) -> Problem:
+    source, projects = failing[0].state.source, {job.state.project for job in failing}
     project = projects.pop() if len(projects) == 1 else ""
-    where = {"source": source, **({"project": project} if project else {})}
+    where = {"source": source, "project": project} if project else {"source": source}
     return Problem(
-        severity=worst(capped("critical", job.view.page) for job in failing),
+        severity=worst(capped("critical", job.page) for job in failing),
         kind="JobrunManyJobsFailing",
         subject=" / ".join(where.values()),
         source=source,
         project=project,
-        sentence=f"{len(failing)} jobs fail since about the same time.",
-        link="/runs?" + urlencode({**where, "result": "failure"}),
+        sentence=f"{len(failing)} jobs have been failing since about the same time.",
+        link=runs_path(**where, result="failure"),
     )
 
 
-def _about(job: AssessedJob, kind: str, sentence: str, since: float | None) -> Problem:
-    view, state = job.view, job.view.state
+def _failures(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
+    state, failure = job.state, job.state.last_failure
+    step = f" in step {failure.failed_step}" if failure and failure.failed_step else ""
+    error = f" with {failure.error_type}" if failure and failure.error_type else ""
+    if conditions.failing_repeatedly(job, watermark):
+        latest = f", the latest{step}{error}" if step or error else ""
+        yield "JobrunFailingRepeatedly", f"The last {state.streak} runs failed{latest}.", state.failing_since
+    elif conditions.failing(job):
+        sentence = f"The last run failed{step}{error}, and none has succeeded since."
+        yield "JobrunLastRunFailed", sentence, state.failing_since
+    elif conditions.recovered(job, watermark) and failure is not None:
+        yield "JobrunFailureRecovered", f"A run failed{step}{error}, and one has succeeded since.", failure.end
+
+
+def _expectations(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
+    success, now = job.state.last_success, watermark or 0.0
+    if conditions.stale(job, watermark):
+        since = "yet" if success is None else f"for {_age(now - success)}"
+        sentence = f"No run has succeeded {since}; one is expected every {_age(job.freshness or 0)}."
+        yield "JobrunNoRecentSuccess", sentence, success
+    if conditions.overdue(job, watermark):
+        sentence = f"A run was expected {_age(now - (job.next_expected or 0))} ago."
+        yield "JobrunOverdue", sentence, job.next_expected
+
+
+def _durations(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
+    for state in conditions.stuck_in(job, watermark):
+        length = _age(conditions.open_for(job, watermark, state) or 0.0)
+        word = "waiting" if state is State.PENDING else "running"
+        sentence = f"A run has been {word} for {length}; the limit is {_age(conditions.limit(job))}."
+        yield "JobrunRunStuck", sentence, job.active[state][1]
+    last = job.state.last_run
+    if conditions.slow(job) and last is not None:
+        took, budget = _age(last.duration or 0), _age(job.duration_budget or 0)
+        yield "JobrunRunSlow", f"The last run succeeded but took {took}; the limit is {budget}.", last.end
+
+
+WITH_RUN = ("JobrunFailingRepeatedly", "JobrunLastRunFailed", "JobrunFailureRecovered")
+"""Kinds that link to the last failed run."""
+
+
+def _of_job(job: JobView, kind: str, sentence: str, since: float | None) -> Problem:
+    state = job.state
     labels = {"source": state.source, "project": state.project, "job_name": state.name}
     failure = state.last_failure if kind in WITH_RUN else None
-    learned = kind == "JobrunNoRecentSuccess" and "freshness" in view.learned
+    # a learned expectation may be wrong, so it never pages
+    learned = kind == "JobrunNoRecentSuccess" and "freshness" in job.learned
     return Problem(
-        severity=capped("warning" if learned else KINDS[kind].severity, view.page),
+        severity=capped("warning" if learned else KINDS[kind].severity, job.page),
         kind=kind,
         subject=" / ".join(label for label in labels.values() if label),
         **labels,
         since=since,
         sentence=sentence,
-        link=run_path(state.source, failure.run_id) if failure else "/runs?" + urlencode(labels),
+        link=run_path(state.source, failure.run_id) if failure else runs_path(**labels),
     )
 
 

@@ -32,7 +32,7 @@ STEP_RESULTS = msgspec.json.Decoder(list[tuple[str, Result | None, float | None]
 PLACE = msgspec.json.Decoder(Place)
 
 
-def report(row: StoredRun, job: JobState, settings: SourceSettings, external_url: str) -> RunReport:
+def run_report(row: StoredRun, job: JobState, settings: SourceSettings, external_url: str) -> RunReport:
     """Return a run as lists show it."""
     run = row.run
     return RunReport(

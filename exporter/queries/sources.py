@@ -1,4 +1,4 @@
-"""Reports on sources: pure functions of their views."""
+"""Sources as pages and JSON show them: a pure function of their views."""
 
 from exporter.counting.records import SourceState
 from exporter.ledger.batch_writer import merged
@@ -6,14 +6,16 @@ from exporter.metrics.families import STEPS_LOST, TRUNCATED, UNMAPPED
 from exporter.queries.records import BudgetReport, Range, SourceReport
 from exporter.snapshot.source import SourceView
 
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 """Ranges and scopes that are shown."""
 
 
-def report(view: SourceView, requests_per_minute: float, now: float) -> SourceReport:
-    """Return how a source stands."""
-    state, status = view.state, view.status
-    unreadable, watermark = view.unreadable, view.watermark
+def source_report(view: SourceView, now: float) -> SourceReport:
+    """Return a source as pages show it."""
+    state, status, watermark, unreadable = view.state, view.status, view.watermark, view.unreadable
+    limits = status.rate_limit
+    # what remained before the limit was reset says nothing about now
+    over = limits.reset is not None and limits.reset < now
     return SourceReport(
         name=view.name,
         provider=view.provider,
@@ -30,33 +32,28 @@ def report(view: SourceView, requests_per_minute: float, now: float) -> SourceRe
         lag=None if watermark is None else max(0.0, now - watermark),
         baseline=state.baseline,
         unobserved_seconds=sum(end - start for start, end in state.unobserved),
-        unobserved=tuple(Range(*each) for each in reversed(merged(state.unobserved)[-MOST_SHOWN:])),
-        truncated=_count(state, TRUNCATED),
-        last_truncated=state.last_truncated,
+        unobserved=tuple(Range(*each) for each in reversed(merged(state.unobserved)[-MAX_SHOWN:])),
         last_unobserved=state.last_unobserved,
+        truncated=sum(_counts(state, TRUNCATED).values()),
+        last_truncated=state.last_truncated,
         scopes_readable=len(state.scopes) - len(unreadable),
         scopes_unreadable=len(unreadable),
-        unreadable=unreadable[:MOST_SHOWN],
+        unreadable=unreadable[:MAX_SHOWN],
         jobs=view.jobs,
         open_runs=len(view.open_runs),
         steps_pending=status.pending_steps or 0,
-        steps_lost=_count(state, STEPS_LOST),
-        unmapped=_words(state),
+        steps_lost=sum(_counts(state, STEPS_LOST).values()),
+        unmapped=_counts(state, UNMAPPED),
         credential_expiry=status.credential_expiry,
         budget=BudgetReport(
-            requests_per_minute=requests_per_minute,
-            limit=status.rate_limit.limit,
-            remaining=status.rate_limit.remaining,
-            reset=status.rate_limit.reset,
+            requests_per_minute=view.requests_per_minute,
+            limit=limits.limit,
+            remaining=None if over else limits.remaining,
+            reset=None if over else limits.reset,
         ),
     )
 
 
-def _count(state: SourceState, family: str) -> int:
-    return int(sum(count.value for count in state.counts.get(family, {}).values()))
-
-
-def _words(state: SourceState) -> dict[str, int]:
-    """Status words that no table knows."""
-    counts = state.counts.get(UNMAPPED, {})
-    return {word: int(count.value) for word, count in counts.items() if count.value}
+def _counts(state: SourceState, family: str) -> dict[str, int]:
+    counts = state.counts.get(family, {})
+    return {label: int(count.value) for label, count in counts.items() if count.value}

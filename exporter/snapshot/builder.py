@@ -143,6 +143,7 @@ class ViewBuilder:
             provider=source.settings.type,
             api_url=source.api_url,
             configured_interval=source.settings.poll_interval,
+            requests_per_minute=source.settings.requests_per_minute,
             jobs=jobs,
             open_runs=open_runs,
             polled=polled,

@@ -15,6 +15,7 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
         provider: The word for its vendor in the configuration.
         api_url: Where its API is.
         configured_interval: Seconds between polls as configured.
+        requests_per_minute: Requests that may be sent per minute, as configured.
         jobs: How many of its jobs are served.
         open_runs: Its open runs, oldest first.
         polled: Whether it has been polled since this process started.
@@ -25,6 +26,7 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
     provider: str = ""
     api_url: str = ""
     configured_interval: float | None = None
+    requests_per_minute: float = 0.0
     jobs: int = 0
     open_runs: tuple[OpenRun, ...] = ()
     polled: bool = False

@@ -11,11 +11,11 @@ import yaml
 from exporter.counting.records import JobState, LastFailure, LastRun
 from exporter.metrics.families import FAMILIES, Level
 from exporter.model import Job, Result, State
-from exporter.queries.jobs import judged
-from exporter.queries.problems import Standing, problems
+from exporter.queries.problems import problems
 from exporter.queries.records import BudgetReport, Range, SourceReport
 from exporter.snapshot.conditions import KINDS, MANY_JOBS, UNSEEN
 from exporter.snapshot.job import JobView
+from exporter.snapshot.snapshot import ExporterView, Reload
 from tests.e2e.processes import needed
 from tests.monitoring.test_rules import ALERTS, RULES_FILE
 
@@ -289,17 +289,10 @@ def inputs(world, step):
 def on_the_page(world, minute):
     """Return which alerts' problems the page has, and of what. A job that fails repeatedly has failed last, too."""
     now = seen(world, minute)
-    watermarks = {source.name: source.watermark for source in now.sources}
-    standing = Standing(
-        now=60.0 * minute,
-        sources=now.sources,
-        jobs=tuple(judged(view, 60.0 * minute) for view in now.jobs),
-        watermarks={**watermarks, "sp": 60.0 * minute} if now.jobs else watermarks,
-        unmatched=now.unmatched,
-        refused=now.refused,
-    )
+    sources = (*now.sources, source("sp", watermark=60.0 * minute, lag=0.0)) if now.jobs else now.sources
+    exporter = ExporterView(unmatched=now.unmatched, reload=Reload(error=now.refused))
     found = {kind: set() for kind in CONDITIONS}
-    for problem in problems(standing):
+    for problem in problems(sources, now.jobs, exporter, 60.0 * minute):
         names = {"source": problem.source, "project": problem.project, "job_name": problem.job_name}
         labels = ", ".join(f'{label}="{each}"' for label, each in names.items() if each)
         found[problem.kind].add(labels)

@@ -159,12 +159,25 @@ def test_problems_come_first(client, reports):
     reports.listed_problems = (problem(), problem(severity="warning", subject="flow", kind="JobrunSourceCoverageGap"))
     page = parsed(client.get("/"))
     assert (
-        page.text.index("1 problem and 1 warning")
-        < page.text.index("snow / prod / sessions")
-        < page.text.index("Sources")
+        page.text.index("1 problem, 1 warning") < page.text.index("snow / prod / sessions") < page.text.index("Sources")
     )
     assert "./runbooks#jobrunlastrunfailed" in page.links()
     assert "./runs?source=snow&project=prod&job_name=sessions" in page.links()
+
+
+@pytest.mark.parametrize(
+    ("severities", "headline"),
+    [
+        (["info"], "No problems, 1 note"),
+        (["warning", "info", "info"], "1 warning, 2 notes"),
+        (["critical", "critical", "info"], "2 problems, 1 note"),
+    ],
+)
+def test_the_headline_counts_problems_warnings_and_notes(client, reports, severities, headline):
+    reports.listed_problems = tuple(problem(severity=severity) for severity in severities)
+    page = parsed(client.get("/"))
+    assert f"{headline} · jobrun-exporter" in page.text
+    assert [attributes["href"] for tag, attributes in page.elements if tag == "use"].count("#s-question") == 0
 
 
 def test_without_problems_the_page_says_so(client, reports):

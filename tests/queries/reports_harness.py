@@ -1,4 +1,4 @@
-"""A simulated vendor, the exporter that reads it, and who answers questions about it, with one clock."""
+"""A simulated vendor, the exporter that polls it, and the reporter that answers queries, with one clock."""
 
 import httpx
 
@@ -25,38 +25,38 @@ HOSTILE = (
     "%",
     "log",
 )
-"""Names and ids that somebody could give in the hope of breaking a page, an address or a table."""
+"""Names and IDs that try to break a page, an address or a table."""
 
 
 class ReportsHarness:
-    """Tells the exporter of runs without asking the vendor, and asks it questions."""
+    """Commits runs without the vendor, and queries them."""
 
-    def __init__(self, folder, vendor="snowplow", *, web=None, bounds=None, asking=None, **settings):
+    def __init__(self, folder, vendor="snowplow", *, web=None, bounds=None, vendors=None, **settings):
         self.bench = Bench(vendor, folder, steps="all", **settings)
         self.config = self.bench.assembly.config
         self.configure(web or {})
         self._ends = []
-        self.asking = asking or VendorQueries(self.bench.clock, steps_seconds=5.0)
-        self.handling = RequestPool(bounds or Bounds(rate=10_000, burst=10_000))
+        self.vendors = vendors or VendorQueries(self.bench.clock, steps_seconds=5.0)
+        self.pool = RequestPool(bounds or Bounds(rate=10_000, burst=10_000))
         self._reporter = Reporter(
             Dependencies(
                 snapshot=lambda: self.bench.publisher.snapshot,
                 reader=Reader(self.bench.state),
-                asking=self.asking,
+                vendors=self.vendors,
                 config=lambda: self.config,
-                assembly=lambda: self.bench.assembly,
+                sources=lambda: self.bench.assembly.sources,
                 clock=self.bench.clock,
             )
         )
 
     @property
     def reporter(self):
-        """Who answers, after a page has been made of all that is committed."""
+        """The reporter, with a snapshot of all that is committed."""
         self.bench.publisher.publish()
         return self._reporter
 
     def configure(self, web=None, **changes):
-        """Changes the configuration."""
+        """Changes the config."""
         if web is not None:
             changes["web"] = self.config.web.model_copy(update=web)
         self.config = self.config.model_copy(update=changes)
@@ -64,7 +64,7 @@ class ReportsHarness:
         self.bench.ledger._changed.everything = True
 
     def tell(self, *runs, jobs=(), through=None, **fields):
-        """Commits what a reading could have brought."""
+        """Commits a batch."""
         described = [*jobs, *(Job(job_id=name, name=name) for name in sorted({run.job_id for run in runs}))]
         known = {job.job_id: job for job in reversed(described)}
         now = self.bench.clock()
@@ -76,7 +76,7 @@ class ReportsHarness:
 
     def client(self):
         """An HTTP client of the JSON pages."""
-        routes = api.routes(self.reporter, self.handling, lambda: openapi.document("test"))
+        routes = api.routes(self.reporter, self.pool, lambda: openapi.document("test"))
         nothing = lambda: (True, "")  # noqa: E731  # a stand-in
         answers = WebHandlers(
             page=lambda: self.bench.exposition.page,
@@ -93,11 +93,11 @@ class ReportsHarness:
         return client
 
     def close(self):
-        """Ends all."""
+        """Closes everything."""
         for end in self._ends:
             end()
-        self.asking.close()
-        self.handling.close()
+        self.vendors.close()
+        self.pool.close()
         self.bench.close()
 
 

@@ -69,14 +69,14 @@ def told(harness):
         ("/runs/one/good?live=false", "RunPage"),
     ],
 )
-def test_answers_are_what_the_document_says(shared, path, record):
+def test_responses_match_the_document(shared, path, record):
     response = shared.get(ROOT + path)
     assert response.status_code == 200, response.text
     assert response.headers["content-type"] == "application/json"
     conforms(response.json(), record)
 
 
-def test_every_endpoint_is_in_the_document_with_the_record_it_answers():
+def test_the_document_has_every_endpoint_with_its_response():
     for endpoint in ENDPOINTS:
         operation = DOCUMENT["paths"][ROOT + endpoint.path]["get"]
         reference = operation["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
@@ -86,7 +86,7 @@ def test_every_endpoint_is_in_the_document_with_the_record_it_answers():
     assert len(DOCUMENT["paths"]) == len(ENDPOINTS)
 
 
-def test_all_that_is_shown_of_runs_jobs_and_sources_is_explained_in_the_document():
+def test_the_document_describes_every_field():
     for name in ("RunReport", "JobReport", "SourceReport", "Problem", "RunPage"):
         properties = DOCUMENT["components"]["schemas"][name]["properties"]
         assert [key for key, schema in properties.items() if not schema.get("description")] == []
@@ -100,7 +100,7 @@ def test_the_document_is_served_and_is_openapi(shared):
         jsonschema.Draft202012Validator.check_schema(schema)
 
 
-def test_the_statuses_that_can_be_asked_for_are_those_that_jobs_have():
+def test_the_status_filter_has_the_statuses_of_jobs():
     assert JobQuery.__annotations__["status"].__args__ == ("", *STATUSES)
 
 
@@ -136,7 +136,7 @@ def test_the_statuses_that_can_be_asked_for_are_those_that_jobs_have():
         ("/runs/one/good/log?step=load", 403, ""),
     ],
 )
-def test_what_is_refused_is_refused_with_a_sentence_that_names_the_parameter(shared, path, status, parameter):
+def test_an_error_names_the_invalid_parameter(shared, path, status, parameter):
     response = shared.get(ROOT + path)
     assert response.status_code == status, response.text
     conforms(response.json(), "ErrorReport")
@@ -146,14 +146,14 @@ def test_what_is_refused_is_refused_with_a_sentence_that_names_the_parameter(sha
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
 @pytest.mark.parametrize("path", ["/runs", "/sources", "/openapi.json", "/runs/one/good/log"])
-def test_nothing_can_be_changed(shared, method, path):
+def test_the_api_refuses_other_methods(shared, method, path):
     response = shared.request(method, ROOT + path, content=b"x" * 100_000)
     assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
     conforms(response.json(), "ErrorReport")
 
 
 @pytest.mark.parametrize("path", ["/runs", "/openapi.json", "/nothing", "/runs?x=1"])
-def test_every_answer_tells_browsers_to_do_nothing_with_it(shared, path):
+def test_every_response_has_security_headers(shared, path):
     headers = shared.get(ROOT + path).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["content-security-policy"].startswith("default-src 'none'")
@@ -168,7 +168,7 @@ def test_a_head_has_no_body(shared):
 
 
 @pytest.mark.parametrize("evil", HOSTILE)
-def test_hostile_names_and_ids_come_back_whole_and_can_be_asked_for(harness, evil):
+def test_hostile_names_and_ids_come_back_unchanged_and_can_be_queried(harness, evil):
     harness.tell(
         ended(evil, NOW + 10, "failure", job=evil, error_type=evil),
         jobs=[Job(job_id=evil, name=evil, project=evil, url="javascript:alert(1)")],
@@ -192,7 +192,7 @@ def test_hostile_names_and_ids_come_back_whole_and_can_be_asked_for(harness, evi
 
 
 @pytest.mark.parametrize("evil", ["", ".", ".."])
-def test_an_id_that_browsers_would_take_for_a_way_up_is_linked_as_a_list(harness, evil):
+def test_an_id_that_browsers_read_as_a_parent_folder_links_to_a_list(harness, evil):
     harness.tell(ended(evil))
     run = harness.client().get(ROOT + "/runs").json()["runs"][0]
     assert run["url"] == f"/runs?source=one&run_id={evil}"
@@ -207,7 +207,7 @@ def test_too_many_requests_are_refused_with_the_time_to_wait(make):
     assert client.get("/-/healthy").status_code == 200
 
 
-def test_slow_answers_keep_neither_scrapes_nor_probes_waiting(make):
+def test_slow_responses_delay_neither_scrapes_nor_probes(make):
     harness = make(bounds=Bounds(workers=2, queue=1, rate=1000, burst=1000))
     go = threading.Event()
     harness.reporter.runs = lambda _: go.wait(10) and harness.reporter.jobs(JobQuery())
@@ -217,7 +217,7 @@ def test_slow_answers_keep_neither_scrapes_nor_probes_waiting(make):
     for thread in threads:
         thread.start()
     deadline = time.monotonic() + 5
-    while harness.handling._busy < 3 and time.monotonic() < deadline:
+    while harness.pool._busy < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     begun = time.monotonic()
     refused = client.get(ROOT + "/sources")
@@ -231,18 +231,18 @@ def test_slow_answers_keep_neither_scrapes_nor_probes_waiting(make):
     assert client.get(ROOT + "/sources").status_code == 200
 
 
-def test_an_answer_that_takes_too_long_is_given_up(make):
+def test_a_response_that_takes_too_long_is_503(make):
     harness = make(bounds=Bounds(timeout=0.05))
     go = threading.Event()
     harness.reporter.runs = lambda _: go.wait(10)
     client = harness.client()
     response = client.get(ROOT + "/runs")
     assert (response.status_code, response.json()["error"]) == (503, "no answer in time")
-    assert not harness.handling.close()
+    assert not harness.pool.close()
     go.set()
 
 
-def test_a_fault_of_ours_shows_nothing_of_what_it_saw(harness):
+def test_an_internal_error_shows_no_details(harness):
     harness.reporter.runs = lambda _: {}["secret"]
     response = harness.client().get(ROOT + "/runs")
     assert response.status_code == 500
@@ -255,5 +255,5 @@ def test_a_fault_of_ours_shows_nothing_of_what_it_saw(harness):
     ("external_url", "server"),
     [("", "/"), ("https://ops.example.com", "/"), ("https://ops.example.com/jobruns/", "/jobruns")],
 )
-def test_the_document_names_the_path_below_which_people_reach_the_pages(external_url, server):
+def test_the_document_has_the_prefix_of_the_external_url(external_url, server):
     assert json.loads(document("1", external_url))["servers"] == [{"url": server}]

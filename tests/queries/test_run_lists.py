@@ -29,7 +29,7 @@ def listed(harness, **wanted):
     return ids(harness.reporter.runs(RunQuery(**wanted)))
 
 
-def test_open_runs_come_first_then_the_ended_newest_first(harness):
+def test_active_runs_come_first_then_completed_ones_newest_first(harness):
     harness.tell(
         ended("a", NOW + 10), ended("b", NOW + 30), running("o", NOW), running("p", NOW + 1), ended("c", NOW + 20)
     )
@@ -54,7 +54,7 @@ def test_open_runs_come_first_then_the_ended_newest_first(harness):
         ({"source": "one", "limit": 1}, ["waits"]),
     ],
 )
-def test_filters_keep_what_they_say(harness, wanted, found):
+def test_each_filter_lists_the_matching_runs(harness, wanted, found):
     harness.tell(
         ended("good", NOW + 10),
         ended("bad", NOW + 20, "failure"),
@@ -67,7 +67,7 @@ def test_filters_keep_what_they_say(harness, wanted, found):
     assert listed(harness, **wanted) == found
 
 
-def test_pages_fit_together_whatever_ends_meanwhile(harness):
+def test_pages_have_no_gap_while_runs_are_added(harness):
     harness.tell(*(ended(f"{n:03}", NOW + n) for n in range(50)), running("open", NOW))
     first = harness.reporter.runs(RunQuery(limit=20))
     harness.tell(*(ended(f"new-{n}", NOW + 100 + n) for n in range(5)))
@@ -85,7 +85,7 @@ def test_pages_fit_together_whatever_ends_meanwhile(harness):
     limit=st.integers(1, 7),
     jobs=st.sampled_from([None, 3]),
 )
-def test_pages_together_are_the_list_though_runs_ended_at_the_same_instant(ends, limit, jobs):
+def test_pages_together_are_the_list_even_if_runs_ended_at_the_same_time(ends, limit, jobs):
     with tempfile.TemporaryDirectory() as folder:
         ledger_harness = LedgerHarness(Path(folder) / "state.db")
         ledger_harness.read(
@@ -104,7 +104,7 @@ def test_pages_together_are_the_list_though_runs_ended_at_the_same_instant(ends,
         assert found == whole
 
 
-def test_the_runs_of_many_jobs_are_those_of_each(harness):
+def test_the_list_of_many_jobs_has_the_runs_of_each(harness):
     rng = random.Random(4)  # noqa: S311  # simulated runs are random, not secret
     names = [f"j{n}" for n in range(FEW_JOBS + 5)]
     runs = [ended(f"r{n}", NOW + rng.randrange(500), job=rng.choice(names)) for n in range(400)]
@@ -117,7 +117,7 @@ def test_the_runs_of_many_jobs_are_those_of_each(harness):
     assert {each.row.job for each in found} <= keys
 
 
-def test_a_run_without_an_end_stands_where_it_was_seen_to_have_ended(harness):
+def test_a_run_without_an_end_is_placed_where_it_was_seen_to_have_ended(harness):
     harness.tell(ended("a", NOW - 50), running("lost", NOW))
     harness.bench.clock.advance(10)
     harness.tell(gone=["lost"])
@@ -126,7 +126,7 @@ def test_a_run_without_an_end_stands_where_it_was_seen_to_have_ended(harness):
 
 
 @pytest.mark.parametrize("cursor", ["x", "e30", "bnVsbA", "W10", "é", "a" * 60_000])
-def test_a_cursor_that_was_not_given_out_is_refused(harness, cursor):
+def test_an_invalid_cursor_is_refused(harness, cursor):
     with pytest.raises(InvalidParameterError, match="cursor"):
         harness.reporter.runs(RunQuery(cursor=cursor))
 
@@ -137,18 +137,18 @@ def test_a_limit_out_of_bounds_is_refused(harness, limit):
         harness.reporter.runs(RunQuery(limit=limit))
 
 
-def test_a_source_that_is_not_there_is_refused_with_those_that_are(harness):
+def test_an_unknown_source_is_refused_with_the_known_ones(harness):
     with pytest.raises(InvalidParameterError, match=r"source: .* one"):
         harness.reporter.runs(RunQuery(source="two"))
 
 
-def test_runs_of_a_job_that_was_left_out_of_the_configuration_are_still_listed(harness):
+def test_runs_of_an_excluded_job_are_still_listed(harness):
     harness.tell(ended("a"), ended("b", job="k"))
     harness.tell(jobs=[Job(job_id="k", name="k")], catalog=True)
     assert sorted(listed(harness)) == ["a", "b"]
 
 
-def test_a_question_that_takes_too_long_is_given_up(harness):
+def test_a_query_that_takes_too_long_is_interrupted(harness):
     harness.tell(*(ended(f"r{n}", NOW + n) for n in range(50)))
     ticks = iter(range(10**9))
     impatient = Reader(harness.bench.state, monotonic=lambda: float(next(ticks)), timeout=-1.0)
@@ -156,13 +156,13 @@ def test_a_question_that_takes_too_long_is_given_up(harness):
         snapshot._database.execute("SELECT count(*) FROM runs a, runs b, runs c, runs d").fetchone()
 
 
-def test_a_state_that_is_not_there_is_told_as_such(tmp_path):
+def test_a_missing_state_is_reported(tmp_path):
     with pytest.raises(StateError, match="there is no state"):
         Reader(tmp_path / "none.db").runs(RunSelection(), 1)
     assert not (tmp_path / "none.db").exists()
 
 
-def test_a_state_that_cannot_be_read_makes_the_answer_wait(harness):
+def test_an_unreadable_state_is_busy(harness):
     harness.reporter._parts = harness.reporter._parts._replace(reader=Reader(harness.bench.state.with_name("gone.db")))
     with pytest.raises(BusyError, match="the state cannot be read"):
         harness.reporter.runs(RunQuery())

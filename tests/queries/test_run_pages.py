@@ -64,7 +64,7 @@ def test_steps_come_from_the_api_with_their_starts_and_dependencies(harness):
     ]
 
 
-def test_the_api_is_asked_with_little_patience_and_once_a_minute(harness):
+def test_the_api_is_asked_with_a_short_timeout_and_once_per_minute(harness):
     harness.tell(ended("a"), running("b"))
     vendor = replaced(harness, TOLD)
     for _ in range(3):
@@ -86,7 +86,7 @@ def test_the_api_is_asked_with_little_patience_and_once_a_minute(harness):
     [TimedOutError("slow"), RateLimitedError("full"), AuthError("refused"), lambda: threading.Event().wait(0.6)],
 )
 def test_without_the_api_the_steps_are_those_of_the_state(make, error):
-    harness = make(asking=VendorQueries(steps_seconds=0.2))
+    harness = make(vendors=VendorQueries(steps_seconds=0.2))
     harness.tell(ended("a", result="failure"), steps={"a": TOLD})
     replaced(harness, error)
     page = harness.reporter.run("one", "a")
@@ -99,7 +99,7 @@ def test_without_the_api_the_steps_are_those_of_the_state(make, error):
     assert page.failed_step == "model"
 
 
-def test_nobody_is_asked_who_is_not_to_be(harness):
+def test_without_live_the_api_is_not_asked(harness):
     harness.tell(ended("a"), steps={"a": TOLD})
     vendor = replaced(harness, TOLD)
     assert harness.reporter.run("one", "a", live=False).steps_from == "state"
@@ -114,7 +114,7 @@ def test_a_vendor_without_steps_is_not_asked_for_them(make):
     assert (page.steps, page.steps_from, page.steps_error, vendor.asked) == ((), "", "", [])
 
 
-def test_a_run_stands_beside_those_before_it_and_what_is_usual(harness):
+def test_a_run_comes_with_earlier_runs_and_usual_durations(harness):
     harness.tell(
         *(ended(f"r{n:02}", NOW + n, length=float(n)) for n in range(1, 31)),
         ended("bad", NOW + 31, "failure", length=500.0),
@@ -128,7 +128,7 @@ def test_a_run_stands_beside_those_before_it_and_what_is_usual(harness):
     assert [each.run_id for each in page.job.recent] == [*(f"r{n:02}" for n in range(12, 31)), "bad"]
 
 
-def test_marks_say_what_a_run_is_held_for(harness):
+def test_marks_say_how_a_run_is_counted(harness):
     harness.tell(ended("old", NOW - 100), running("open", NOW))
     harness.bench.clock.advance(60)
     harness.tell(ended("good", NOW + 10), through=NOW + 50)
@@ -144,7 +144,7 @@ def test_marks_say_what_a_run_is_held_for(harness):
     assert [run.endings for run in marks.values()] == [0, 1, 1, 1]
 
 
-def test_links_lead_here_where_people_can_reach_us(make):
+def test_links_use_the_external_url(make):
     harness = make(
         web={"external_url": "https://jobs.example.com/x/"}, run_url="https://v.example/{run_id}?p={project}"
     )
@@ -160,7 +160,7 @@ def test_links_lead_here_where_people_can_reach_us(make):
 
 
 @pytest.mark.parametrize(("source", "run_id"), [("one", "none"), ("two", "a"), ("", ""), ("one", "")])
-def test_a_run_that_is_not_there_is_unknown(harness, source, run_id):
+def test_an_unknown_run_is_an_error(harness, source, run_id):
     harness.tell(ended("a"))
     with pytest.raises(UnknownError):
         harness.reporter.run(source, run_id)
@@ -169,7 +169,7 @@ def test_a_run_that_is_not_there_is_unknown(harness, source, run_id):
 # --- output ---
 
 
-def test_output_is_shown_only_where_that_is_configured(make):
+def test_output_is_shown_only_if_configured(make):
     harness = make()
     harness.tell(ended("a"))
     vendor = replaced(harness, StepLog(stdout="out", stderr="err"))
@@ -181,7 +181,7 @@ def test_output_is_shown_only_where_that_is_configured(make):
     assert (said.stdout, said.stderr, vendor.asked, vendor.patience) == ("out", "err", [("a", "load")], 3.0)
 
 
-def test_output_is_asked_for_each_time_and_only_its_tail_is_shown(make):
+def test_output_is_fetched_each_time_and_only_its_tail_is_shown(make):
     harness = make(web={"logs": True})
     harness.tell(ended("a"))
     vendor = replaced(harness, StepLog(stdout="x" * 300_000 + "end"))
@@ -195,7 +195,7 @@ def test_output_is_asked_for_each_time_and_only_its_tail_is_shown(make):
     ("failure", "error"),
     [(TimedOutError("slow"), UpstreamError), (RateLimitedError("full"), BusyError), (AuthError("no"), UpstreamError)],
 )
-def test_an_api_that_does_not_answer_is_told_as_such(make, failure, error):
+def test_an_api_that_does_not_answer_is_reported(make, failure, error):
     harness = make(web={"logs": True})
     harness.tell(ended("a"))
     replaced(harness, failure)
@@ -203,7 +203,7 @@ def test_an_api_that_does_not_answer_is_told_as_such(make, failure, error):
         harness.reporter.log("one", "a", "load")
 
 
-def test_more_questions_than_the_apis_shall_bear_are_refused(make):
+def test_too_many_queries_of_the_apis_are_refused(make):
     harness = make(web={"logs": True})
     harness.tell(ended("a"), *(ended(f"r{n}", NOW + n) for n in range(10)))
     go = threading.Event()
@@ -215,14 +215,14 @@ def test_more_questions_than_the_apis_shall_bear_are_refused(make):
         pass
     with pytest.raises(BusyError):
         harness.reporter.log("one", "a", "x")
-    assert not harness.asking.close()
+    assert not harness.vendors.close()
     go.set()
     for thread in threads:
         thread.join()
-    assert harness.asking.close()
+    assert harness.vendors.close()
 
 
-def test_output_of_a_real_run_is_nowhere_but_in_the_answer(make):
+def test_output_of_a_run_is_only_in_the_response(make):
     harness = make(web={"logs": True})
     bench = harness.bench
     bench.poll()

@@ -3,13 +3,16 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from exporter.config.config import Objective
+from exporter.counting.records import RateLimit, SourceStatus
 from exporter.model import Job, Window
 from exporter.queries import problems as problems_module
 from exporter.queries.errors import InvalidParameterError
 from exporter.queries.filters import JobOrder, JobQuery
+from exporter.queries.sources import source_report
 from exporter.simulators.disruptions import Status
 from exporter.snapshot.conditions import KINDS, STATUSES, UNSEEN
 from tests.contract.harness import HOUR, MINUTE, NOW
@@ -57,7 +60,7 @@ def test_each_job_has_the_status_that_is_most_urgent(harness):
     assert (listed.total, listed.page, listed.pages) == (7, 1, 1)
 
 
-def test_what_is_wrong_is_told_most_urgent_first(harness):
+def test_problems_come_most_urgent_first(harness):
     varied(begun(harness))
     assert kinds(harness) == [
         ("JobrunNoRecentSuccess", "stale"),
@@ -68,7 +71,7 @@ def test_what_is_wrong_is_told_most_urgent_first(harness):
     sentences = {problem.kind: problem.sentence for problem in harness.reporter.problems()}
     assert sentences["JobrunLastRunFailed"] == "The last run failed, and none has succeeded since."
     assert sentences["JobrunOverdue"].startswith("A run was expected 49m")
-    assert "executing for 59m40s; it should take 10m" in sentences["JobrunRunStuck"]
+    assert "running for 59m40s; the limit is 10m" in sentences["JobrunRunStuck"]
     links = {problem.kind: problem.link for problem in harness.reporter.problems()}
     assert links["JobrunLastRunFailed"] == "/runs/one/f2"
     assert links["JobrunOverdue"] == "/runs?source=one&project=&job_name=overdue"
@@ -105,12 +108,12 @@ def test_jobs_are_filtered_ordered_and_paged(harness, wanted, found):
 
 
 @pytest.mark.parametrize("wanted", [{"limit": 501}, {"page": 0}, {"source": "two"}])
-def test_a_filter_that_means_nothing_is_refused(harness, wanted):
+def test_an_invalid_filter_is_refused(harness, wanted):
     with pytest.raises(InvalidParameterError, match=next(iter(wanted))):
         harness.reporter.jobs(JobQuery(**wanted))
 
 
-def test_expectations_are_worked_out_anew_when_the_job_or_the_configuration_changes(harness):
+def test_expectations_change_with_the_job_and_the_config(harness):
     harness.tell(ended("a"))
     assert harness.reporter.jobs(JobQuery()).jobs[0].freshness is None
     harness.configure(objectives=(Objective(freshness="1h"),))
@@ -122,7 +125,7 @@ def test_expectations_are_worked_out_anew_when_the_job_or_the_configuration_chan
     assert (harness.reporter.jobs(JobQuery()).jobs[0].executing) == 0
 
 
-def test_recent_runs_come_along_only_where_they_are_wanted(harness):
+def test_recent_runs_are_included_only_on_request(harness):
     harness.tell(*(ended(f"r{n:02}", NOW + n) for n in range(25)))
     assert [each.run_id for each in harness.reporter.jobs(JobQuery()).jobs[0].recent] == [
         f"r{n:02}" for n in range(5, 25)
@@ -130,7 +133,7 @@ def test_recent_runs_come_along_only_where_they_are_wanted(harness):
     assert harness.reporter.jobs(JobQuery(recent=False)).jobs[0].recent == ()
 
 
-def test_a_source_tells_how_it_stands(harness):
+def test_a_source_reports_its_status(harness):
     bench = harness.bench
     bench.poll()
     bench.world.run("a", start=NOW + 10, duration=20, steps=["x"])
@@ -147,6 +150,17 @@ def test_a_source_tells_how_it_stands(harness):
     assert kinds(harness) == []
 
 
+def test_what_remained_of_a_limit_is_unknown_once_the_limit_was_reset(harness):
+    harness.bench.poll()
+    harness.bench.publisher.publish()
+    view = harness.bench.publisher.snapshot.sources["one"]
+    limited = SourceStatus(rate_limit=RateLimit(limit=100, remaining=4, reset=NOW + 60))
+    view = msgspec.structs.replace(view, state=msgspec.structs.replace(view.state, status=limited))
+    assert source_report(view, NOW + 59).budget.remaining == 4
+    after = source_report(view, NOW + 61).budget
+    assert (after.limit, after.remaining, after.reset) == (100, None, None)
+
+
 def test_a_source_that_cannot_be_read_is_a_problem_with_its_reason(harness):
     bench = harness.bench
     bench.poll()
@@ -158,7 +172,7 @@ def test_a_source_that_cannot_be_read_is_a_problem_with_its_reason(harness):
     assert "http_5xx" in harness.reporter.problems()[0].sentence
 
 
-def test_what_could_not_be_read_is_a_problem_for_a_day(harness):
+def test_unobserved_time_is_a_problem_for_a_day(harness):
     harness.tell(ended("a"), unobserved=[Window(NOW - 7200, NOW - 3600), Window(NOW - 3700, NOW - 600)])
     source = harness.reporter.sources()[0]
     assert source.unobserved_seconds == 6600
@@ -170,14 +184,14 @@ def test_what_could_not_be_read_is_a_problem_for_a_day(harness):
     assert ("JobrunSourceCoverageGap", "one") not in kinds(harness)
 
 
-def test_a_scope_that_may_not_be_read_is_a_problem(harness):
+def test_an_unreadable_scope_is_a_problem(harness):
     harness.tell(ended("a"))
     harness.tell(scope="customer-7", readable=False)
     assert harness.reporter.sources()[0].unreadable == ("customer-7",)
     assert ("JobrunSourceScopeUnreadable", "one") in kinds(harness)
 
 
-def test_the_exporters_own_troubles_come_with_their_sentences(harness):
+def test_problems_of_the_exporter_itself_have_sentences(harness):
     harness.tell(ended("a"))
     harness.bench.publisher.refused("sources.0.name: is required")
     harness.bench.ledger.error = "disk full"
@@ -191,7 +205,7 @@ def test_the_exporters_own_troubles_come_with_their_sentences(harness):
     assert {problem.severity for problem in problems} == {"critical", "warning"}
 
 
-def test_a_job_is_not_overdue_while_a_run_of_it_is_under_way(harness):
+def test_a_job_is_not_overdue_while_it_has_an_active_run(harness):
     varied(begun(harness))
     harness.tell(running("now", NOW + HOUR, job="overdue"))
     assert ("JobrunOverdue", "overdue") not in kinds(harness)
@@ -202,7 +216,7 @@ def test_every_alert_has_a_problem_of_its_name_or_a_reason_why_no_page_can_show_
     assert named == KINDS.keys() - UNSEEN.keys()
 
 
-def test_jobs_that_break_together_are_a_problem_of_their_project(harness):
+def test_jobs_that_fail_together_are_a_problem_of_their_project(harness):
     begun(harness)
     harness.bench.clock.advance(HOUR)
     harness.tell(
@@ -211,7 +225,7 @@ def test_jobs_that_break_together_are_a_problem_of_their_project(harness):
     )
     (together,) = [problem for problem in harness.reporter.problems() if problem.kind == "JobrunManyJobsFailing"]
     assert (together.severity, together.source, together.job_name) == ("critical", "one", "")
-    assert together.sentence == "10 jobs fail since about the same time."
+    assert together.sentence == "10 jobs have been failing since about the same time."
 
 
 def test_a_run_that_succeeded_but_took_too_long_and_a_failure_that_is_over_are_problems(harness):
