@@ -5,12 +5,9 @@ Usage: python -m benchmarks.carry [JOBS …]
 
 import sys
 
-from prometheus_client import CollectorRegistry
-
 from benchmarks.measure import Figure, cost, least, middle, show
+from benchmarks.render import Pages
 from benchmarks.vendor import body, polling, rows
-from exporter.exposition.exposition import Exposition
-from exporter.metrics.zero_first import ZeroFirst
 from exporter.model import Result
 from exporter.snapshot.job import JobView
 
@@ -44,21 +41,20 @@ def minute_of(many):
 def busy_jobs(number):
     """Jobs of which each ends a run every minute, and a page that shows it."""
     with polling() as one:
-        shown = Exposition(CollectorRegistry(), ZeroFirst(0, float))
+        shown = Pages()
         costs = [cost(lambda: a_minute(one, shown, number, number)) for _ in range(4)]
-        series = sum(shown.series_by_family().values())
+        series = sum(shown.exposition.series_by_family().values())
     note = f"{series:,} series, {number:,} endings a minute"
     what = f"{number:,} jobs that end a run each minute"
     return Figure(group=GROUP, what=what, value=middle(costs[1:]) / MINUTE * 100, unit="%", note=note)
 
 
-def a_minute(one, exposition, jobs, runs):
+def a_minute(one, pages, jobs, runs):
     """Seconds of CPU of a poll and its page."""
     begun, one.now = one.now, one.now + MINUTE
     one.api.body = body(rows(runs, begun - 300, MINUTE, jobs=jobs))
     one.poll()
-    exposition.update(jobs=map(view, one.ledger.jobs_of("source-0")))
-    exposition.publish()
+    pages.publish(map(view, one.ledger.jobs_of("source-0")))
 
 
 def view(state):

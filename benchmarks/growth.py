@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks.customers import poll_of
 from benchmarks.measure import Figure, exponent, least, show
 from benchmarks.memory import SERIES_A_JOB, daemon, resident
-from benchmarks.render import full, view
+from benchmarks.render import Pages, view
 from benchmarks.vendor import body, polling, rows, stamp
 from exporter.assembly import counting_rules, rules_of
 from exporter.config.config import loads
@@ -141,21 +141,17 @@ def booked():
 
 def rendered(jobs):
     views = [view(key) for key in range(jobs)]
-    return least(lambda: lambda: full(views), 3)
+    return least(lambda: lambda: Pages(views), 3)
 
 
 def rendered_again(jobs):
-    exposition, runs = full([view(key) for key in range(jobs)]), [1]
+    pages, runs = Pages([view(key) for key in range(jobs)]), [1]
 
     def change():
         runs[0] += 1
         changed = view(0, runs[0])
 
-        def publish():
-            exposition.update(jobs=[changed])
-            exposition.publish()
-
-        return publish
+        return lambda: pages.publish([changed])
 
     return least(change)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.measure import Figure, elapsed, middle, percentile, show
-from benchmarks.render import full, view
+from benchmarks.render import Pages, view
 from benchmarks.servers import Scraper, exporter, free_port, library, nginx, once, process, wait_for
 from exporter.web.negotiation import OPENMETRICS, TEXT
 
@@ -46,7 +46,7 @@ def measure(*sizes, repeats=200, seconds=15.0):
 @contextmanager
 def both(size, *, busy=False):
     """Ports of our server and of nginx, which is None where it is missing."""
-    page = full([view(key) for key in range(jobs(size))]).page
+    page = Pages([view(key) for key in range(jobs(size))]).exposition.page
     with nginx(page) as theirs, process(exporter, jobs(size), busy) as ours:
         yield ours, theirs
 

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import prometheus_client
 
-from benchmarks.render import Ready, full, view
+from benchmarks.render import Pages, Ready, view
 from benchmarks.vendor import body, polling, stamp
 from exporter.app import TURN
 from exporter.sources.snowplow.source import EVENT_LIMIT
@@ -56,9 +56,9 @@ def process(work, *arguments):
 def exporter(pipe, jobs, busy):
     """Our server; `busy`: with a poll of 10 k runs and a new page of 1 % of the jobs every half second."""
     sys.setswitchinterval(TURN)
-    exposition = full([view(key) for key in range(jobs)])
+    pages = Pages([view(key) for key in range(jobs)])
     answers = WebHandlers(
-        page=lambda: exposition.page,
+        page=lambda: pages.exposition.page,
         scraped=lambda _: None,
         healthy=lambda: (True, ""),
         ready=lambda: (True, ""),
@@ -67,11 +67,11 @@ def exporter(pipe, jobs, busy):
     with WebServer(application(answers), "127.0.0.1", 0) as server:
         pipe.send(server.port)
         if busy:
-            keep_polling(exposition, jobs)
+            keep_polling(pages, jobs)
         threading.Event().wait()
 
 
-def keep_polling(exposition, jobs):
+def keep_polling(pages, jobs):
     with polling() as one:
         known, runs = one.hour(EVENT_LIMIT), 1
         # an answer is made of ready bytes: encoding 10 k rows here would hold the interpreter of the process measured
@@ -82,14 +82,13 @@ def keep_polling(exposition, jobs):
             going_on = {**known[0], "runId": "open", "state": "RUNNING", "startTime": stamp(one.now)}
             one.api.body = known_rows + b"," + body([going_on]).removeprefix(b"[")
             one.poll()
-            exposition.update(jobs=[view(key, runs) for key in range(0, jobs, 100)])
-            exposition.publish()
+            pages.publish([view(key, runs) for key in range(0, jobs, 100)])
             time.sleep(max(0.0, begun + EVERY - time.monotonic()))
 
 
 def library(pipe, jobs):
     """The client library's own server, of a registry with the same series."""
-    registry = Ready(bytes(full([view(key) for key in range(jobs)]).page.text).decode())
+    registry = Ready(bytes(Pages([view(key) for key in range(jobs)]).exposition.page.text).decode())
     server, _ = prometheus_client.start_http_server(0, "127.0.0.1", registry=registry)
     pipe.send(server.server_port)
     threading.Event().wait()

@@ -77,28 +77,31 @@ def sample_block(family: Family, prefix: str, names: tuple[str, ...], rows: Iter
 
 def counter_block(family: Family, prefix: str, series: Mapping[str, Count]) -> Block:
     """Return a counter's lines for an owner."""
-    start = _start(family.name, prefix, family.labels)
-    exposed = {key: count.released or not family.zero_first for key, count in series.items()}
+    start, at_once = _start(family.name, prefix, family.labels), not family.zero_first
     lines = [
-        f"{start}{_labels_of(family, key)}}} {number(count.value if exposed[key] else 0)}"
+        f"{start}{_labels_of(family, key)}}} {number(count.value if count.released or at_once else 0)}"
         for key, count in series.items()
     ]
     exemplars = {
-        at: count.exemplar for at, (key, count) in enumerate(series.items()) if count.exemplar and exposed[key]
+        at: count.exemplar for at, count in enumerate(series.values()) if count.exemplar is not None and count.released
     }
-    return _block(lines, exemplars, tuple([key for key, done in exposed.items() if not done]))
+    return _block(lines, exemplars, _pending(family, series))
 
 
 def histogram_block(family: Family, prefix: str, series: Mapping[str, Distribution]) -> Block:
     """Return a histogram's lines for an owner."""
     lines: list[str] = []
     exemplars: dict[int, Exemplar] = {}
-    pending = tuple([key for key, each in series.items() if family.zero_first and not each.released])
     for key, each in series.items():
-        shown = Distribution.empty(each.shown_bounds) if key in pending else each.shown()
+        shown = each.shown() if each.released or not family.zero_first else Distribution.empty(each.shown_bounds)
         exemplars |= {len(lines) + bucket: exemplar for bucket, exemplar in shown.exemplars.items()}
         lines += _histogram(family, prefix, _labels_of(family, key), shown)
-    return _block(lines, exemplars, pending)
+    return _block(lines, exemplars, _pending(family, series))
+
+
+def _pending(family: Family, series: Mapping[str, Count] | Mapping[str, Distribution]) -> tuple[str, ...]:
+    """Return the label values of series that are served as 0 for now."""
+    return tuple([key for key, each in series.items() if not each.released]) if family.zero_first else ()
 
 
 def _histogram(family: Family, prefix: str, pairs: str, shown: Distribution) -> Iterator[str]:
