@@ -43,14 +43,16 @@ class Ledger(Housekeeping):
         """Start a poll: store the baseline of the first one."""
         with self._lock:
             self._settle(source, now)
+            self.load()
+            known = self.committed.sources[source]
+            missing = [family for family in SEEDED if family not in known.counts]
+            if known.baseline is not None and not missing:
+                return
             transaction = self._transaction(source, now)
-            state = transaction.source
-            unknown = [family for family in SEEDED if family not in state.counts]
-            for family in unknown:
-                state.count(family, amount=0)
-            if state.baseline is None or unknown:
-                state.baseline = now if state.baseline is None else state.baseline
-                self._commit(transaction, now)
+            for family in missing:
+                transaction.source.count(family, amount=0)
+            transaction.source.baseline = now if known.baseline is None else known.baseline
+            self._commit(transaction, now)
 
     def _settle(self, source: str, now: float) -> BatchStats:
         """Apply the rows that wait for the end of a poll, and forget what the poll has shown."""
