@@ -19,9 +19,8 @@ from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.room import bucket_lines, overflow_room, series_needed
 from exporter.polling.poll import Pages, Poller
 from exporter.polling.schedule import ScheduledSource
-from exporter.snapshot.builder import ConfiguredSource
+from exporter.snapshot.builder import ConfiguredSource, bare_view
 from exporter.snapshot.expectations import objective_of
-from exporter.snapshot.job import JobView
 from exporter.sources import SOURCES
 from exporter.sources.source import Source
 
@@ -65,7 +64,7 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
         return objective_of(config, job) is not None
 
     def series(job: JobState, step_histograms: bool) -> int:  # noqa: FBT001  # as SourceRules has it
-        view = JobView(state=job, results=kind.results, has_steps=has_steps, step_histograms=step_histograms)
+        view = bare_view(job, kind.results, has_steps=has_steps, step_histograms=step_histograms)
         return series_needed(view, buckets(job), config.metrics.step_buckets)
 
     def buckets(job: JobState) -> tuple[float, ...]:

@@ -288,7 +288,7 @@ class Daemon:
         ready, waiting = self.ready()
         if not ready:
             return waiting
-        failing = [polled.name for polled in self._assembly.polled if polled.poller.failures]
+        failing = [name for name, source in self._publisher.snapshot.sources.items() if source.status.failures]
         polling = f"polling {', '.join(polled.name for polled in self._assembly.polled)}"
         return f"{polling}; failing: {', '.join(failing)}" if failing else polling
 
@@ -309,5 +309,5 @@ class Daemon:
 
     def ready(self) -> Decision:
         """Whether the state is loaded and every source has been polled once, well or not."""
-        waiting = [polled.name for polled in self._assembly.polled if not polled.poller.polled]
+        waiting = self._publisher.snapshot.waiting()
         return not waiting, f"not polled yet: {', '.join(waiting)}" if waiting else "ok"

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from exporter.assembly import rules_of
+from exporter.assembly import configured
 from exporter.config.config import Config
 from exporter.counting.classify import CountState
 from exporter.counting.records import JobState, clean
@@ -26,11 +26,12 @@ from exporter.explain.series import (
     utc,
 )
 from exporter.exposition.textformat import labels as pairs
+from exporter.ledger.open_runs import as_open
 from exporter.links import run_url
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES, Family, Kind, Level
 from exporter.queries import runs as run_reports
 from exporter.queries.reader import Reader, StoredState
-from exporter.snapshot.job import JobView, active_of
+from exporter.snapshot.builder import ViewBuilder
 
 HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
 
@@ -59,6 +60,7 @@ class Explainer:
         self._config = config
         self._snapshot = snapshot
         self._settings = {settings.name: settings for settings in config.sources}
+        self._views = ViewBuilder(config, {each.name: configured(each, config) for each in config.sources})
         self._sources = {source.name: source for source in snapshot.sources()}
         self._jobs = [job for job in snapshot.jobs() if job.source in self._settings]
 
@@ -81,20 +83,8 @@ class Explainer:
         return [each["job_name"] for each in labels if selector.may_match(each)]
 
     def _subject(self, job: JobState, family: Family) -> Subject:
-        rules = rules_of(self._settings[job.source], self._config)
         rows = self._snapshot.runs_of(job.key) if family.name in OPEN_ONLY else []
-        begun = [
-            (row.run.state, row.origin if row.run.start is None else row.run.start)
-            for row in rows
-            if row.mark is CountState.OPEN
-        ]
-        view = JobView(
-            state=job,
-            active=active_of(begun),
-            results=rules.results,
-            has_steps=rules.steps != "off",
-            failed_run_url=self._link(job, job.last_failure.run_id) if job.last_failure else "",
-        )
+        view = self._views.job(job, [as_open(row, job) for row in rows if row.mark is CountState.OPEN])
         return Subject(view=view, rows=lambda: self._rows(job), forgotten=self._sources[job.source].forgotten)
 
     def _rows(self, job: JobState) -> Rows:

@@ -25,7 +25,7 @@ from exporter.counting.records import (
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.ledger.ledger_state import LedgerState
-from exporter.ledger.open_runs import OpenRuns
+from exporter.ledger.open_runs import OpenRuns, as_open
 from exporter.ledger.sightings import Sightings
 from exporter.ledger.status import carry_over, seed_source
 from exporter.ledger.transaction import Transaction
@@ -133,7 +133,7 @@ class Journal:
         for job in loaded.jobs:
             self.committed.take(job, self._series(job))
         for name, row in loaded.open_runs:
-            self._open.put(name, _as_open(row, self.committed.jobs[row.job]))
+            self._open.put(name, as_open(row, self.committed.jobs[row.job]))
         self.committed.exporter = loaded.exporter
         self.committed.first_keys = self.store().first_keys()
         for name in names & self._rules.keys():
@@ -179,7 +179,7 @@ class Journal:
         for job in loaded.jobs:
             committed.take(job, self._series(job))
         for name, row in loaded.open_runs:
-            self._open.put(name, _as_open(row, committed.jobs[row.job]))
+            self._open.put(name, as_open(row, committed.jobs[row.job]))
         self.committed = committed
         self._changed = Changed(everything=True)
         for name, rules in self._rules.items():
@@ -317,7 +317,7 @@ class Journal:
         self._stale = False
 
     def _followed(self, transaction: Transaction, row: StoredRun) -> OpenRun | None:
-        return _as_open(row, transaction.look(row.job)) if row.mark is CountState.OPEN else None
+        return as_open(row, transaction.look(row.job)) if row.mark is CountState.OPEN else None
 
     def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
         """Put runs into the index of open runs, or take them out of it."""
@@ -405,17 +405,3 @@ def expose_unobserved(state: JobState | SourceState | Counted) -> None:
     if isinstance(state, SourceState) and state.held_unobserved:
         state.count(UNOBSERVED, amount=state.held_unobserved)
         state.held_unobserved = 0.0
-
-
-def _as_open(row: StoredRun, job: JobState) -> OpenRun:
-    run = row.run
-    return OpenRun(
-        run_id=run.run_id,
-        job=row.job,
-        job_id=run.job_id,
-        scope=job.job.scope,
-        state=run.state,
-        origin=row.origin,
-        start=run.start,
-        scheduled=run.scheduled,
-    )

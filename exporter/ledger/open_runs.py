@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import TypeVar
 
-from exporter.counting.records import OpenRun
+from exporter.counting.records import JobState, OpenRun
+from exporter.state.schema import StoredRun
 
 Runs = dict[str, OpenRun]
 
@@ -74,6 +75,21 @@ class OpenRuns:
     def snapshot(self) -> dict[str, list[OpenRun]]:
         """Return all open runs by source. A dict is copied in one step of the interpreter, so no lock is needed."""
         return {name: list(runs.values()) for name, runs in list(self._by_source.items())}
+
+
+def as_open(row: StoredRun, job: JobState) -> OpenRun:
+    """Return the open run of a row."""
+    run = row.run
+    return OpenRun(
+        run_id=run.run_id,
+        job=row.job,
+        job_id=run.job_id,
+        scope=job.job.scope,
+        state=run.state,
+        origin=row.origin,
+        start=run.start,
+        scheduled=run.scheduled,
+    )
 
 
 def _remove(index: defaultdict[Key, Runs], key: Key, run_id: str) -> None:

@@ -11,6 +11,7 @@ from exporter.config.source import SourceSettings
 from exporter.counting.records import JobState, OpenRun, SourceState, clean
 from exporter.counting.rules import SourceRules
 from exporter.links import run_url
+from exporter.model import Result
 from exporter.snapshot.expectations import escalation, expectation, objective_of
 from exporter.snapshot.job import JobView, active_of
 from exporter.snapshot.snapshot import ExporterView, Snapshot
@@ -49,6 +50,11 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
     step_histograms: bool = True
 
 
+def bare_view(job: JobState, results: tuple[Result, ...], *, has_steps: bool, step_histograms: bool) -> JobView:
+    """Return the view of a job of which nothing but its record and its kind of source is known."""
+    return JobView(state=job, results=results, has_steps=has_steps, step_histograms=step_histograms)
+
+
 class ViewBuilder:
     """Makes views of records, given a configuration.
 
@@ -80,14 +86,9 @@ class ViewBuilder:
     ) -> JobView:
         """Return the view of a job. `watched`: whether its scope can be read, so that a missing run means something."""
         rules = self.sources[job.source].rules
-        bare = JobView(
-            state=job,
-            active=active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs),
-            results=rules.results,
-            has_steps=rules.steps != "off",
-            step_histograms=step_histograms,
-            withheld=withheld,
-        )
+        bare = bare_view(job, rules.results, has_steps=rules.steps != "off", step_histograms=step_histograms)
+        active = active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs)
+        bare = msgspec.structs.replace(bare, active=active, withheld=withheld)
         try:
             view = self._completed(bare, open_runs, watched=watched)
         except Exception as error:  # noqa: BLE001  # one job must not keep all others off the page
