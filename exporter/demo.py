@@ -17,15 +17,15 @@ from exporter.web.address import Address
 
 DEMO = """
 metrics:
-  zero_first: 0s  # whoever looks at a demo wants to see the first failure at once
+  zero_first: 0s  # a demo shows the first failure at once
   run_buckets: [1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 300]
   step_buckets: [0.5, 1, 2, 5, 10, 20, 30, 60]
-web: {logs: true}  # the output is made up
+web: {logs: true}  # the output contains no real data
 """
 
 
 def demo(listen: Address, speed: float) -> int:
-    """All simulated vendors on loopback, and the daemon that reads them, until a signal ends it."""
+    """Run all simulated vendors on loopback, and the daemon that reads them, until a signal ends it."""
     logs.configure(logs.LogOptions("info"), sys.stderr)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobrun-exporter-demo-")))

@@ -1,4 +1,4 @@
-"""Simulated vendors: real HTTP on loopback over a world whose truth can be asked for."""
+"""Simulated vendors: real HTTP on loopback, over a world whose truth is known."""
 
 from collections.abc import Mapping
 
@@ -14,4 +14,4 @@ SIMULATORS: Mapping[str, type[Simulator]] = {
     NorthflankSimulator.vendor: NorthflankSimulator,
     StraitSimulator.vendor: StraitSimulator,
 }
-"""Every simulated vendor by its word; each has `demo`, `start`, `stop`, `url` and `source_config`."""
+"""Simulators by the name of their vendor."""

@@ -1,26 +1,26 @@
-"""The clock that tests move."""
+"""A clock that tests move."""
 
 import threading
 
 
 class Clock:
-    """A settable clock: call it for the current instant in Unix seconds. Safe to move while servers read it."""
+    """A clock that can be set; call it for the time in Unix seconds. Thread-safe."""
 
     def __init__(self, now: float) -> None:
         self._now = now
         self._lock = threading.Lock()
 
     def __call__(self) -> float:
-        """The current instant."""
+        """Return the time."""
         return self._now
 
     def set(self, now: float) -> None:
-        """Jumps to an instant, forward or back."""
+        """Jump to a time, forward or back."""
         with self._lock:
             self._now = now
 
     def advance(self, seconds: float) -> float:
-        """Moves on (or back, if negative) and gives the new instant."""
+        """Move forward, or back if negative, and return the new time."""
         with self._lock:
             self._now += seconds
             return self._now

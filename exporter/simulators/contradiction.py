@@ -1,16 +1,16 @@
-"""Answers that show a run twice, the copy in another state: rows are copied as JSON, so that it fits every vendor."""
+"""Responses that show a run twice, the copy in another state. Rows are copied as JSON, for any vendor."""
 
 import random
 from collections.abc import Callable, Mapping
 
 import msgspec
 
-from exporter.simulators.disruptions import Contradict, Lie, LostEnd, Shorter, Stale
+from exporter.simulators.disruptions import Contradict, LostEnd, Shorter, Stale, WrongAnswer
 from exporter.simulators.message import Request, Response
 from exporter.simulators.response_view import IDS
 
 PAGING = frozenset({"cursor", "offset_job_id", "prev", "page"})
-"""Parameters that ask for a page other than the first."""
+"""Parameters of pages other than the first."""
 
 EVERY_RUN = 1.0
 """The share of runs of which a copy is made; which of them are shown is decided afterwards."""
@@ -25,7 +25,7 @@ def contradicted(
     again: Callable[[Request], Response],
     generator: random.Random,
 ) -> Response:
-    """Return the answer with copies of some of its rows; `again` answers the request for these copies."""
+    """Return the response with copies of some rows; `again` answers the request for the copies."""
     if disruption.on != "same" and (disruption.on == "later") != bool(PAGING & request.query.keys()):
         return response
     document = msgspec.json.decode(response.body)
@@ -33,14 +33,14 @@ def contradicted(
     if rows is None:
         return response
     first_page = {name: value for name, value in request.query.items() if name not in PAGING}
-    lied = msgspec.structs.replace(request, query=first_page, lies=(_copying(disruption),))
-    copies = {_id(row): row for row in _rows(msgspec.json.decode(again(lied).body)) or []}
+    disrupted = msgspec.structs.replace(request, query=first_page, wrong_answers=(_copying(disruption),))
+    copies = {_id(row): row for row in _rows(msgspec.json.decode(again(disrupted).body)) or []}
     rows[:] = _with_copies(rows, copies, disruption, generator)
     return msgspec.structs.replace(response, body=msgspec.json.encode(document))
 
 
-def _copying(disruption: Contradict) -> Lie:
-    """Return the lie under which copies are made."""
+def _copying(disruption: Contradict) -> WrongAnswer:
+    """Return the wrong answer that makes the copies."""
     if disruption.copy == "stale":
         return Stale(seconds=disruption.seconds)
     kind = LostEnd if disruption.copy == "open" else Shorter

@@ -1,4 +1,4 @@
-"""The control API of every simulator, under `/-/`, without authentication: the truth, the requests, the faults."""
+"""The control API of every simulator, under `/-/`, without authentication: the truth, the requests, the disruptions."""
 
 import math
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from exporter.simulators.world import SimRun, World
 T = TypeVar("T")
 
 TRUTH_REACH = 8 * 86400.0
-"""How far back the truth goes if it is not asked for more, in seconds."""
+"""How far back the truth goes by default, in seconds."""
 
 
 class TrueStep(msgspec.Struct, frozen=True, kw_only=True):
-    """A step of a run that ended. `result` None: it had not ended when its run did."""
+    """A step. `result` None: it has not completed."""
 
     name: str
     result: Result | None
@@ -33,7 +33,7 @@ class TrueStep(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrueRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run as it truly is: `result` and `end` None while it is open; `state` "" once it ended."""
+    """A run as it truly is: `result` and `end` are None while it is active; `state` is "" once it has completed."""
 
     run_id: str
     job_id: str
@@ -50,7 +50,7 @@ class TrueRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Truth(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer of `GET /-/truth`: endings by end, open runs by creation."""
+    """The answer of `GET /-/truth`: completed runs by end, active runs by creation."""
 
     now: float
     endings: list[TrueRun]
@@ -58,7 +58,7 @@ class Truth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def truth(world: World, now: float, since: float, until: float) -> Truth:
-    """Every ending in [since, until) that has happened by now, and every run that is open now."""
+    """Return every run that completed in [since, until) by now, and every run that is active now."""
     runs = [run for run in world.runs(since, math.nextafter(max(now, since), math.inf)) if run.created <= now]
     ended = [run for run in runs if run.end is not None and since <= run.end < until and run.end <= now]
     still_open = [run for run in runs if run.end is None or run.end > now]
@@ -72,16 +72,16 @@ def truth(world: World, now: float, since: float, until: float) -> Truth:
 def control_routes(
     vendor: str, world: World, clock: Callable[[], float], disruptions: Injector, log: RequestLog
 ) -> tuple[Route, ...]:
-    """The rows that every simulator's control API has."""
+    """Return the routes that every simulator's control API has."""
     control = _Control(vendor, world, clock, disruptions, log)
     return (
         Route("healthy", "GET", "/-/healthy", control.healthy),
         Route("truth", "GET", "/-/truth", control.truth),
         Route("requests", "GET", "/-/requests", control.requests),
         Route("forget_requests", "DELETE", "/-/requests", control.forget_requests),
-        Route("faults", "GET", "/-/faults", control.disruptions),
-        Route("set_faults", "POST", "/-/faults", control.set_disruptions),
-        Route("clear_faults", "DELETE", "/-/faults", control.clear_disruptions),
+        Route("disruptions", "GET", "/-/faults", control.disruptions),
+        Route("set_disruptions", "POST", "/-/faults", control.set_disruptions),
+        Route("clear_disruptions", "DELETE", "/-/faults", control.clear_disruptions),
         Route("add_runs", "POST", "/-/runs", control.add_runs),
         Route("clock", "GET", "/-/clock", control.clock),
         Route("set_clock", "POST", "/-/clock", control.set_clock),
@@ -108,8 +108,8 @@ class _Control:
 
     def truth(self, request: Request) -> Response:
         now = self._clock()
-        since = _instant(request, "since", now - TRUTH_REACH)
-        until = _instant(request, "until", float("inf"))
+        since = _time(request, "since", now - TRUTH_REACH)
+        until = _time(request, "until", float("inf"))
         return json_response(truth(self._world, now, since, until))
 
     def requests(self, request: Request) -> Response:
@@ -138,9 +138,9 @@ class _Control:
     def add_runs(self, request: Request) -> Response:
         world = self._world
         if not isinstance(world, ScriptedWorld):
-            raise Refused(409, "only a scripted world can be told of runs")
+            raise Refused(409, "only a scripted world accepts runs")
         scripts = decoded(request, list[RunScript])
-        return json_response([_true_run(world.tell(script), self._clock()) for script in scripts])
+        return json_response([_true_run(world.add_script(script), self._clock()) for script in scripts])
 
     def clock(self, _request: Request) -> Response:
         return json_response({"now": self._clock()})
@@ -148,21 +148,21 @@ class _Control:
     def set_clock(self, request: Request) -> Response:
         clock = self._clock
         if not isinstance(clock, Clock):
-            raise Refused(409, "this simulator lives by real time")
+            raise Refused(409, "this simulator uses real time")
         wanted = decoded(request, _SetClock)
         clock.set((clock() if wanted.now is None else wanted.now) + wanted.advance)
         return self.clock(request)
 
 
 def decoded(request: Request, wanted: type[T]) -> T:
-    """The request's JSON body as this type. Raises Refused 400, saying what is wrong."""
+    """Return the request's JSON body as a type. Raises Refused 400 if it is not valid."""
     try:
         return msgspec.json.decode(request.body, type=wanted)
     except msgspec.DecodeError as error:
         raise Refused(400, str(error)) from error
 
 
-def _instant(request: Request, name: str, default: float) -> float:
+def _time(request: Request, name: str, default: float) -> float:
     try:
         return float(request.query.get(name, default))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The worlds of the demo: each vendor has jobs and a trouble of its own, and one vendor is healthy."""
+"""The worlds of the demo: each vendor has jobs and problems of its own, and one vendor is healthy."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -8,11 +8,11 @@ from exporter.simulators.generated import GeneratedWorld, JobPlan, StepPlan
 HOUR = 3600.0
 MINUTE = 60.0
 HISTORY = 7 * 24 * HOUR
-"""How much of the past the demo has, in seconds at speed 1."""
+"""Length of the demo's past, in seconds at speed 1."""
 
 
 def _line(*names: str) -> tuple[StepPlan, ...]:
-    """Steps one after the other."""
+    """Return steps that run one after the other."""
     return tuple(StepPlan(name) for name in names)
 
 
@@ -33,7 +33,7 @@ SHOP, RISK = "acme-shop", "acme-risk"
 ACME, GLOBEX = "acme", "globex"
 QUIET_SINCE = HISTORY - 36 * HOUR
 SWITCHED_OFF = HISTORY + 40 * MINUTE
-"""At speed 60 this is 40 seconds after the demo starts, so that somebody can watch it happen."""
+"""At speed 60, 40 seconds after the demo starts: a user can watch it."""
 
 PLANS: Mapping[str, tuple[JobPlan, ...]] = {
     "snowplow": (  # one job that always fails, one that fails now and then, one that is slow every other day
@@ -50,7 +50,7 @@ PLANS: Mapping[str, tuple[JobPlan, ...]] = {
         JobPlan(name="invoice-sync", project=GLOBEX, interval=30 * MINUTE, duration=4 * MINUTE, steps=DBT, failing=0.8,
                 until=SWITCHED_OFF, switched_off=True),
     ),
-    "northflank": (  # nothing is wrong here
+    "northflank": (  # healthy
         JobPlan(name="sessions-incremental", project=SHOP, interval=15 * MINUTE, duration=3 * MINUTE, failing=0.0),
         JobPlan(name="search-index", project=SHOP, interval=HOUR, duration=12 * MINUTE, failing=0.0),
         JobPlan(name="daily-backup", project=SHOP, interval=6 * HOUR, duration=50 * MINUTE, failing=0.0),
@@ -80,7 +80,7 @@ def demo_world(
 
 
 def objectives(speed: float) -> list[dict[str, object]]:
-    """Return what the demo's configuration expects of its jobs at a speed: no job but those in trouble misses it."""
+    """Return the demo's objectives at a speed; only jobs with problems miss them."""
 
     def seconds(length: float, least: float = 1.0) -> str:
         return f"{max(least, round(length / speed)):.0f}s"

@@ -1,8 +1,8 @@
-"""What a simulated API can do wrong: a table of frozen records, each switched on by a test or by `POST /-/faults`.
+"""What a simulated API can do wrong. A test or `POST /-/faults` switches each disruption on.
 
     replaces the answer   status html redirect garbage huge
-    harms its delivery    hang slow half reset outage wrongdate
-    lies in its rows      stale late lost_end shorter drop duplicate shuffle nameless
+    affects its delivery  hang slow half reset outage wrongdate
+    wrong rows            stale late lost_end shorter drop duplicate shuffle nameless
                           (see exporter.simulators.response_view)
     contradicts itself    contradict                                      (see exporter.simulators.contradiction)
 
@@ -19,30 +19,30 @@ from exporter.simulators.message import Response
 
 
 class Wire(Protocol):
-    """The connection to a client, as a fault sees it."""
+    """The connection to a client, as a disruption uses it."""
 
     def send(self, data: bytes) -> None:
-        """Sends bytes as they are."""
+        """Send bytes as they are."""
 
     def pause(self, seconds: float | None) -> bool:
-        """Waits really (None: until the simulator stops); False if the simulator stopped meanwhile."""
+        """Wait in real time (None: until the simulator stops); return False if the simulator has stopped."""
 
     def close(self, *, abruptly: bool = False) -> None:
-        """Ends the connection after what was sent; abruptly: with a TCP reset."""
+        """Close the connection after what was sent; abruptly: with a TCP reset."""
 
 
 class Disruption(
     msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=str.lower, forbid_unknown_fields=True
 ):
-    """What all faults have in common: when they strike.
+    """What all disruptions have in common: which requests they affect.
 
     Attributes:
-        endpoint: Short name or path template of a route; None: every one of the vendor's.
+        endpoint: Short name or path template of a route; None: all of the vendor's.
         path: Only requests whose path holds this text, such as the ID of a run; "": all.
-        probability: The share of requests that it strikes.
-        count: How often it strikes before it is spent; None: for ever.
-        since: It strikes from this instant of the simulator's clock on.
-        until: It strikes up to this instant.
+        probability: The share of requests that it affects.
+        count: How many requests it affects; None: no limit.
+        since: When it begins, by the simulator's clock.
+        until: When it ends.
     """
 
     endpoint: str | None = None
@@ -53,25 +53,25 @@ class Disruption(
     until: float | None = None
 
     def active(self, now: float) -> bool:
-        """Whether an instant is within its time."""
+        """Return whether it is in force at a time."""
         return (self.since is None or now >= self.since) and (self.until is None or now < self.until)
 
 
 class AnswerDisruption(Disruption, frozen=True, kw_only=True):
-    """Gives another answer; the vendor's own code is not asked."""
+    """Another response; the vendor's handler is not called."""
 
     def answer(self, vendor_error: Response, now: float) -> Response:
-        """The answer instead; `vendor_error` is one of status `code` in the vendor's own shape."""
+        """Return the response; `vendor_error` is an error of `error_status` in the vendor's shape."""
         raise NotImplementedError
 
     @property
     def error_status(self) -> int:
-        """The status for which `answer` wants the vendor's error."""
+        """Return the status of the vendor's error that `answer` uses."""
         return 500
 
 
 class Status(AnswerDisruption, frozen=True, kw_only=True, tag="status"):
-    """An error status. `retry_after` seconds are sent as such, or as an HTTP date, or as nonsense."""
+    """An error status. `retry_after` is sent in seconds, as an HTTP date, or as nonsense."""
 
     code: int
     body: Literal["vendor", "html", "empty", "text"] = "vendor"
@@ -80,11 +80,11 @@ class Status(AnswerDisruption, frozen=True, kw_only=True, tag="status"):
 
     @property
     def error_status(self) -> int:
-        """Its own code."""
+        """Return its own code."""
         return self.code
 
     def answer(self, vendor_error: Response, now: float) -> Response:
-        """The error, with a `Retry-After` if told so."""
+        """Return the error, with a `Retry-After` if there is one."""
         plain = {
             "vendor": vendor_error,
             "html": Response(status=self.code, body=ERROR_PAGE, content_type="text/html"),
@@ -102,59 +102,59 @@ class Status(AnswerDisruption, frozen=True, kw_only=True, tag="status"):
 
 
 class Html(AnswerDisruption, frozen=True, kw_only=True, tag="html"):
-    """200 with a web page, as a login wall or a proxy gives it."""
+    """200 with a web page, as from a login page or a proxy."""
 
     def answer(self, vendor_error: Response, now: float) -> Response:  # noqa: ARG002  # the interface of all answers
-        """The page."""
+        """Return the page."""
         return Response(body=ERROR_PAGE, content_type="text/html")
 
 
 class Redirect(AnswerDisruption, frozen=True, kw_only=True, tag="redirect"):
-    """Sends the client elsewhere."""
+    """A redirect to another address."""
 
     location: str
     code: int = 302
 
     def answer(self, vendor_error: Response, now: float) -> Response:  # noqa: ARG002  # the interface of all answers
-        """The redirect."""
+        """Return the redirect."""
         return Response(status=self.code, headers={"Location": self.location})
 
 
 class Garbage(AnswerDisruption, frozen=True, kw_only=True, tag="garbage"):
-    """200 with JSON of a shape that nobody promised (or any text at all)."""
+    """200 with JSON of an undocumented shape, or with any text."""
 
     text: str = '{"unexpected": {"shape": [1, null, "x"]}}'
 
     def answer(self, vendor_error: Response, now: float) -> Response:  # noqa: ARG002  # the interface of all answers
-        """The text, as JSON."""
+        """Return the text as JSON."""
         return Response(body=self.text.encode())
 
 
 class Huge(AnswerDisruption, frozen=True, kw_only=True, tag="huge"):
-    """200 with a body of so many MiB of valid JSON."""
+    """200 with a very large body of valid JSON."""
 
     mebibytes: float = 64.0
 
     def answer(self, vendor_error: Response, now: float) -> Response:  # noqa: ARG002  # the interface of all answers
-        """An array with one long string."""
+        """Return an array with one long string."""
         return Response(body=b'["' + b"x" * int(self.mebibytes * 1024 * 1024) + b'"]')
 
 
 class DeliveryDisruption(Disruption, frozen=True, kw_only=True):
-    """The right answer, wrongly delivered."""
+    """The right response, wrongly delivered."""
 
     def deliver(self, wire: Wire, head: bytes, body: bytes) -> None:
-        """Sends the answer, or what becomes of it."""
+        """Send the response, or what is left of it."""
         raise NotImplementedError
 
 
 class Hang(DeliveryDisruption, frozen=True, kw_only=True, tag="hang"):
-    """Answers only after so many real seconds; None: never."""
+    """A response only after some real seconds; None: never."""
 
     seconds: float | None = None
 
     def deliver(self, wire: Wire, head: bytes, body: bytes) -> None:
-        """Waits, then answers, unless the simulator stopped."""
+        """Wait, then send the response, unless the simulator has stopped."""
         if wire.pause(self.seconds):
             wire.send(head + body)
         else:
@@ -162,13 +162,13 @@ class Hang(DeliveryDisruption, frozen=True, kw_only=True, tag="hang"):
 
 
 class Slow(DeliveryDisruption, frozen=True, kw_only=True, tag="slow"):
-    """Dribbles the body: `chunk` bytes, `pause` real seconds, and so on."""
+    """A slow body: `chunk` bytes, `pause` real seconds, and so on."""
 
     chunk: int = 16
     pause: float = 0.1
 
     def deliver(self, wire: Wire, head: bytes, body: bytes) -> None:
-        """Head at once, body in drops."""
+        """Send the head at once, and the body in chunks."""
         wire.send(head)
         for start in range(0, len(body), self.chunk):
             if not wire.pause(self.pause):
@@ -178,113 +178,113 @@ class Slow(DeliveryDisruption, frozen=True, kw_only=True, tag="slow"):
 
 
 class Half(DeliveryDisruption, frozen=True, kw_only=True, tag="half"):
-    """Promises the whole body, sends this share of it, and closes."""
+    """A connection that closes after a share of the promised body."""
 
     share: float = 0.5
 
     def deliver(self, wire: Wire, head: bytes, body: bytes) -> None:
-        """The head and a part of the body."""
+        """Send the head and a part of the body."""
         wire.send(head + body[: int(len(body) * self.share)])
         wire.close()
 
 
 class Reset(DeliveryDisruption, frozen=True, kw_only=True, tag="reset"):
-    """Closes without an answer; `abruptly`: with a TCP reset."""
+    """A connection that closes without a response; `abruptly`: with a TCP reset."""
 
     abruptly: bool = True
 
     def deliver(self, wire: Wire, head: bytes, body: bytes) -> None:  # noqa: ARG002  # the interface of all deliveries
-        """Nothing is sent."""
+        """Close without sending anything."""
         wire.close(abruptly=self.abruptly)
 
 
 class Outage(Reset, frozen=True, kw_only=True, tag="outage"):
-    """A reset of every connection between two instants of the simulator's clock."""
+    """A reset of every connection between two times of the simulator's clock."""
 
     since: float
     until: float
 
 
 class WrongDate(DeliveryDisruption, frozen=True, kw_only=True, tag="wrongdate"):
-    """The right answer, with a `Date` that is this many seconds ahead (or behind, if negative)."""
+    """The right response with a `Date` that is some seconds ahead, or behind if negative."""
 
     seconds: float
 
     def deliver(self, wire: Wire, head: bytes, body: bytes) -> None:
-        """Sends all of it, with the other date."""
+        """Send the response with the other date."""
         before, date, after = re.split(rb"(?<=\r\nDate: )([^\r]+)", head, maxsplit=1)
         wrong = parsedate_to_datetime(date.decode()).timestamp() + self.seconds
         wire.send(before + formatdate(wrong, usegmt=True).encode() + after + body)
 
 
-class Lie(Disruption, frozen=True, kw_only=True):
-    """Rows that are well formed and not true."""
+class WrongAnswer(Disruption, frozen=True, kw_only=True):
+    """Rows that are well-formed and wrong."""
 
 
-class Stale(Lie, frozen=True, kw_only=True, tag="stale"):
-    """Shows rows as they were so many seconds ago."""
+class Stale(WrongAnswer, frozen=True, kw_only=True, tag="stale"):
+    """Rows as they were some seconds ago."""
 
     seconds: float
 
 
-class Late(Lie, frozen=True, kw_only=True, tag="late"):
-    """What happens to a share of the runs becomes visible only so many seconds after it happened."""
+class Late(WrongAnswer, frozen=True, kw_only=True, tag="late"):
+    """A share of the runs whose changes become visible only after some seconds."""
 
     seconds: float
     share: float = 1.0
 
 
-class LostEnd(Lie, frozen=True, kw_only=True, tag="lost_end"):
-    """Chosen runs never show their end: those named, those of the jobs named, and a share of all."""
+class LostEnd(WrongAnswer, frozen=True, kw_only=True, tag="lost_end"):
+    """Runs that never show their end: those of the given IDs and jobs, and a share of all."""
 
     run_ids: tuple[str, ...] = ()
     job_ids: tuple[str, ...] = ()
     share: float = 0.0
 
 
-class Shorter(Lie, frozen=True, kw_only=True, tag="shorter"):
-    """Chosen runs that have ended show an end that is this much earlier, but not before their start."""
+class Shorter(WrongAnswer, frozen=True, kw_only=True, tag="shorter"):
+    """Completed runs that show an earlier end, but not before their start."""
 
     seconds: float = 10.0
     run_ids: tuple[str, ...] = ()
     share: float = 0.0
 
 
-class Drop(Lie, frozen=True, kw_only=True, tag="drop"):
-    """Leaves out a random share of the rows, and those of the runs named."""
+class Drop(WrongAnswer, frozen=True, kw_only=True, tag="drop"):
+    """A random share of the rows is missing, and those of the given runs."""
 
     share: float = 0.5
     run_ids: tuple[str, ...] = ()
 
 
-class Duplicate(Lie, frozen=True, kw_only=True, tag="duplicate"):
-    """Shows a random share of the rows twice."""
+class Duplicate(WrongAnswer, frozen=True, kw_only=True, tag="duplicate"):
+    """A random share of the rows appears twice."""
 
     share: float = 0.5
 
 
-class Shuffle(Lie, frozen=True, kw_only=True, tag="shuffle"):
-    """Shows the rows in a random order."""
+class Shuffle(WrongAnswer, frozen=True, kw_only=True, tag="shuffle"):
+    """The rows are in random order."""
 
 
-class Nameless(Lie, frozen=True, kw_only=True, tag="nameless"):
-    """Shows rows without their id: those of the runs named, and a random share of all."""
+class Nameless(WrongAnswer, frozen=True, kw_only=True, tag="nameless"):
+    """Rows lack their ID: those of the given runs, and a random share of all."""
 
     run_ids: tuple[str, ...] = ()
     share: float = 0.0
 
 
 class Contradict(Disruption, frozen=True, kw_only=True, tag="contradict"):
-    """Lists show chosen runs a second time, in another state.
+    """Lists that show some runs a second time, in another state.
 
     Attributes:
         run_ids: Runs of which every list shows a copy.
-        share: The random share of all rows that are copied besides.
-        copy: How the copy looks: never ended; ended earlier; or the whole answer as it was `seconds` ago.
+        share: The random share of all other rows that are copied.
+        copy: The state of the copy: active; completed earlier; or as it was `seconds` ago.
         seconds: See `copy`.
         copy_first: Whether the copy comes right before its row or right after it; None: by chance.
-        on: Where the copy is: in the same answer as its row; or, for the runs named, on the first page or on every
-            later page, if that does not hold the row.
+        on: Where the copy is: in the same answer as its row; or, for the given runs, on the first page or on every
+            later page that lacks the row.
     """
 
     run_ids: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""A world that needs no storage: every run is a function of a seed, its job and its number."""
+"""A world without storage: every run is a function of a seed, its job and its number."""
 
 import hashlib
 import math
@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from exporter.model import Result
-from exporter.simulators.script import RunScript, StepScript, told
+from exporter.simulators.script import RunScript, StepScript, make_run
 from exporter.simulators.world import SimJob, SimRun, overlaps
 
 FORGOTTEN_AFTER = 8 * 86400.0
-"""A run that never ends is no part of stretches that begin later than so many seconds after its creation."""
+"""Seconds after its creation from which a run that never completes is no longer part of a range."""
 
 CACHE_LENGTH = 200_000
 
@@ -32,12 +32,12 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         failing: The share of runs that fail, at a random step.
         skipping: The share of runs that are skipped as a whole.
-        no_op: The share of runs that stop early and well.
-        slow_every: Of so many runs the later half takes `slow_factor` times as long; 0: none.
-        stuck_every: One in so many runs never ends; 0: none.
+        no_op: The share of runs that stop early and succeed.
+        slow_every: Length of a cycle of runs whose later half takes `slow_factor` times as long; 0: no cycle.
+        stuck_every: Every n-th run never completes; 0: all complete.
         queue: How long runs wait before they start.
-        edit_every: After so many runs the job's definition is edited.
-        until: No run begins later than so many seconds after the birth of the world.
+        edit_every: Runs between two edits of the job's definition.
+        until: Seconds after the birth of the world from which no run begins.
         switched_off: Whether the vendor shows the job as disabled from then on.
     """
 
@@ -60,24 +60,24 @@ class JobPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def job_id(self) -> str:
-        """The identity of its job in the world."""
+        """Return the identity of its job in the world."""
         return f"{self.project}/{self.name}"
 
     @property
     def longest(self) -> float:
-        """No run that ends lives longer."""
+        """Return the longest life of a run that completes."""
         return self.queue * 1.5 + self.duration * 1.5 * max(self.slow_factor if self.slow_every else 1.0, 1.0)
 
 
 class GeneratedWorld:
-    """Runs without beginning or end: the k-th run of a job is created at k intervals plus a jitter.
+    """An endless series of runs: the k-th run of a job is created at k intervals plus a jitter.
 
     `speed` N makes runs happen N times as often and N times as short. `birth`: nothing is created before it.
-    `id_digits` is the length of the hexadecimal run ids, from which a run can be made again. `clock` decides which jobs
-    are switched off by now.
+    `id_digits`: the length of the hexadecimal run IDs, from which a run can be made again. `clock`: decides which jobs
+    are switched off.
     """
 
-    def __init__(  # noqa: PLR0913  # the parameters of a world; all but one have a default
+    def __init__(  # noqa: PLR0913  # all but one have a default
         self,
         plans: Sequence[JobPlan],
         *,
@@ -96,7 +96,7 @@ class GeneratedWorld:
         self._made: dict[tuple[int, int], SimRun] = {}
 
     def jobs(self) -> Sequence[SimJob]:
-        """The jobs of the plans."""
+        """Return the jobs of the plans."""
         return [
             SimJob(
                 job_id=plan.job_id,
@@ -116,7 +116,7 @@ class GeneratedWorld:
         return self._birth <= run.created <= self._last(plan)
 
     def runs(self, since: float, until: float, job_id: str | None = None) -> Sequence[SimRun]:
-        """Runs whose life touches [since, until), oldest creation first."""
+        """Return runs whose life touches [since, until), oldest creation first."""
         return sorted(
             (
                 run
@@ -129,7 +129,7 @@ class GeneratedWorld:
         )
 
     def find(self, run_id: str, now: float) -> SimRun | None:
-        """The run of this id, if it is one of this world's and was created by `now`."""
+        """Return the run of an ID, if it is one of this world and was created by `now`."""
         place = read_id(run_id)
         if place is None or place[0] >= len(self._plans) or self._id(*place) != run_id:
             return None
@@ -137,7 +137,7 @@ class GeneratedWorld:
         return run if self._existed(self._plans[place[0]], run) and run.created <= now else None
 
     def _numbers(self, plan: JobPlan, since: float, until: float) -> Iterator[int]:
-        """Numbers of the runs that may touch [since, until): the stuck ones from long ago, then all."""
+        """Yield numbers of the runs that may touch [since, until): old stuck runs, then all."""
         interval = plan.interval / self._speed
         oldest = max(since - FORGOTTEN_AFTER, self._birth - interval)
         first = max(int((since - plan.longest / self._speed) // interval), int(self._birth // interval)) - 1
@@ -151,7 +151,7 @@ class GeneratedWorld:
         if made is None:
             if len(self._made) > CACHE_LENGTH:
                 self._made.clear()
-            made = self._made[index, number] = told(self._script(index, number), 0.0, number)
+            made = self._made[index, number] = make_run(self._script(index, number), 0.0, number)
         return made
 
     def _script(self, index: int, number: int) -> RunScript:
@@ -179,13 +179,13 @@ class GeneratedWorld:
         )
 
     def _id(self, index: int, number: int) -> str:
-        """A hexadecimal id that looks like any hash, and from which index and number can be read."""
+        """Return a hexadecimal ID that looks like a hash and encodes index and number."""
         tail = hashlib.sha256(f"{self._seed}/{index}/{number}".encode()).hexdigest()[16 : self._id_digits]
         return f"{(index << 48 | number) ^ _mask(tail):016x}{tail}"
 
 
 def read_id(run_id: str) -> tuple[int, int] | None:
-    """Job index and run number of an id, if it can be one."""
+    """Return the job's index and the run's number that an ID encodes, None if it is not such an ID."""
     try:
         both = int(run_id[:16], 16) ^ _mask(run_id[16:])
     except ValueError:
@@ -207,7 +207,7 @@ def _result(plan: JobPlan, dice: random.Random, *, stuck: bool) -> Result | None
 
 
 def _steps(plan: JobPlan, dice: random.Random, length: float, result: Result | None) -> tuple[StepScript, ...]:
-    """The steps of one run; the culprit is the one that fails, gets stuck, or stops early."""
+    """Return the steps of one run; the culprit fails, gets stuck, or stops early."""
     if not plan.steps:
         return ()
     total = sum(step.weight for step in plan.steps)

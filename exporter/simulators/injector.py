@@ -1,4 +1,4 @@
-"""Which fault strikes which request."""
+"""Which disruption affects which request."""
 
 import random
 import threading
@@ -13,7 +13,7 @@ from exporter.simulators.disruptions import (
     Contradict,
     DeliveryDisruption,
     Disruption,
-    Lie,
+    WrongAnswer,
 )
 from exporter.simulators.message import Request
 
@@ -21,7 +21,7 @@ Kind = TypeVar("Kind", bound=Disruption)
 
 
 class Injector:
-    """Holds the faults in force and draws from them with a generator of its own, so that a seed repeats a test."""
+    """The disruptions in force. It has a random generator of its own, so that a seed repeats a test."""
 
     def __init__(self, seed: int, clock: Callable[[], float]) -> None:
         self._random = random.Random(seed)
@@ -30,42 +30,42 @@ class Injector:
         self._disruptions: list[AnyDisruption] = []
 
     def set(self, disruptions: Iterable[AnyDisruption]) -> None:
-        """These faults and no others are in force from now on."""
+        """Replace the disruptions in force."""
         with self._lock:
             self._disruptions = list(disruptions)
 
     def add(self, *disruptions: AnyDisruption) -> None:
-        """These faults too."""
+        """Add disruptions."""
         with self._lock:
             self._disruptions += disruptions
 
     def clear(self) -> None:
-        """All is well."""
+        """Remove all disruptions."""
         self.set(())
 
     def current(self) -> Sequence[AnyDisruption]:
-        """The faults in force, each `count` being what is left of it; spent ones are gone."""
+        """Return the disruptions in force, without used-up ones; `count` is what is left."""
         with self._lock:
             return tuple(self._disruptions)
 
     def answer_disruption(self, request: Request) -> AnswerDisruption | None:
-        """The first fault that replaces this request's answer."""
+        """Return the first disruption that replaces the response."""
         return next(iter(self._struck(request, AnswerDisruption, at_most=1)), None)
 
     def delivery_disruption(self, request: Request) -> DeliveryDisruption | None:
-        """The first fault that harms this answer's delivery."""
+        """Return the first disruption of the response's delivery."""
         return next(iter(self._struck(request, DeliveryDisruption, at_most=1)), None)
 
-    def lies(self, request: Request) -> list[Lie]:
-        """All lies for this answer, in the order in which they were set."""
-        return self._struck(request, Lie)
+    def wrong_answers(self, request: Request) -> list[WrongAnswer]:
+        """Return all wrong answers for a response, in the order in which they were set."""
+        return self._struck(request, WrongAnswer)
 
     def contradictions(self, request: Request) -> list[Contradict]:
-        """All contradictions for this answer."""
+        """Return all contradictions for a response."""
         return self._struck(request, Contradict)
 
     def random(self) -> random.Random:
-        """A generator for one answer, seeded by this one."""
+        """Return a generator for one response, seeded by this one."""
         with self._lock:
             return random.Random(self._random.getrandbits(64))
 

@@ -1,4 +1,4 @@
-"""A listening socket, its connections, and the way from bytes to a simulator's answer and back."""
+"""A listening socket and its connections: from bytes to a simulator's response and back."""
 
 import logging
 import socket
@@ -20,23 +20,23 @@ logger = logging.getLogger(__name__)
 
 
 class Api(Protocol):
-    """What listens to requests needs of a simulator."""
+    """What a listener needs of a simulator."""
 
     clock: Callable[[], float]
     disruptions: Injector
     log: RequestLog
 
     def routes(self) -> Sequence[Route]:
-        """The vendor's endpoints."""
+        """Return the vendor's endpoints."""
 
     def controls(self) -> Sequence[Route]:
-        """The control API."""
+        """Return the control API."""
 
     def error(self, status: int, message: str) -> Response:
-        """An error in the vendor's shape."""
+        """Return an error in the vendor's shape."""
 
     def answer(self, request: Request, route: Route | None) -> Response:
-        """The answer to a request, refusals included."""
+        """Return the response to a request, refusals included."""
 
 
 class Listener(ThreadingHTTPServer):
@@ -56,19 +56,19 @@ class Listener(ThreadingHTTPServer):
         super().__init__(address, _Connection)
 
     def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]  # sockets only
-        """Remembers a connection while it is open."""
+        """Remember a connection while it is open."""
         with self._guard:
             self._connections.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]  # sockets only
-        """Forgets a connection that ends."""
+        """Forget a connection that ends."""
         with self._guard:
             self._connections.discard(request)
         super().shutdown_request(request)
 
     def stop(self) -> None:
-        """Ends the listening, then every connection."""
+        """Stop listening, then end every connection."""
         self.stopping.set()
         self.shutdown()
         self.server_close()
@@ -80,18 +80,18 @@ class Listener(ThreadingHTTPServer):
 
 
 class _Connection(BaseHTTPRequestHandler):
-    """One connection; also the `Wire` on which faults act."""
+    """One connection; also the `Wire` that disruptions use."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
     def handle(self) -> None:
-        """Requests until either side has enough; a client that goes away is nothing special."""
+        """Handle requests until either side closes; a client may disconnect at any time."""
         with suppress(ConnectionError):
             super().handle()
 
     def handle_one_request(self) -> None:
-        """Reads a request of any method and answers it."""
+        """Read a request of any method and answer it."""
         self.raw_requestline = self.rfile.readline(65537)
         if not self.raw_requestline or not self.parse_request():
             self.close_connection = True
@@ -99,7 +99,7 @@ class _Connection(BaseHTTPRequestHandler):
         self._respond()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name is the base class's
-        """Only what the base class finds malformed is logged."""
+        """Log what the base class finds malformed."""
         logger.debug(format, *args)
 
     def send(self, data: bytes) -> None:
@@ -128,7 +128,7 @@ class _Connection(BaseHTTPRequestHandler):
         if answer_disruption is None:
             response = simulator.answer(request, route)
         else:
-            error = simulator.error(answer_disruption.error_status, "injected fault")
+            error = simulator.error(answer_disruption.error_status, "injected disruption")
             response = answer_disruption.answer(error, simulator.clock())
         if vendor:
             simulator.log.add(request, parts.query, response.status if delivery_disruption is None else 0)

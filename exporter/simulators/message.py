@@ -1,6 +1,6 @@
-"""Requests, answers and routes: what a simulated vendor sees of HTTP."""
+"""Requests, responses and routes: HTTP as a simulated vendor sees it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import unquote
 
 import msgspec
@@ -9,8 +9,8 @@ import msgspec
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request. Header names are lower case; `parameters` are the decoded `{...}` parts of the template.
 
-    `endpoint` and `template` are those of the route, "" where no route fits; `received` is an instant.
-    `lies`: with these, instead of those in force, the simulator asks itself for copies of rows.
+    `endpoint` and `template` are those of the route, "" where no route matches; `received` is a time.
+    `wrong_answers`: replace those in force when the simulator makes copies of rows.
     """
 
     method: str
@@ -22,11 +22,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     template: str = ""
     parameters: Mapping[str, str] = {}
     received: float = 0.0
-    lies: tuple[object, ...] | None = None
+    wrong_answers: tuple[object, ...] | None = None
 
 
 class Response(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer, whole, before any fault is done to it."""
+    """One complete response, before any disruption."""
 
     status: int = 200
     body: bytes = b""
@@ -34,17 +34,22 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
 
     def with_headers(self, headers: Mapping[str, str]) -> "Response":
-        """The same answer with more headers."""
+        """Return the same response with more headers."""
         return msgspec.structs.replace(self, headers={**self.headers, **headers}) if headers else self
 
 
 def json_response(value: object, status: int = 200) -> Response:
-    """An answer whose body is this value as JSON."""
+    """Return a response whose body is a value as JSON."""
     return Response(status=status, body=msgspec.json.encode(value))
 
 
-class Refused(Exception):  # noqa: N818  # it is an answer, raised from where the request is found wanting
-    """The vendor refuses a request; the simulator gives the message the vendor's error shape."""
+def enveloped(rows: Sequence[object], key: str) -> object:
+    """Return the rows as they are, or under a key."""
+    return {key: rows} if key else rows
+
+
+class Refused(Exception):  # noqa: N818  # it is a response, not an error
+    """The vendor refuses a request. The simulator words the error as the vendor does."""
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -65,7 +70,7 @@ class Route(msgspec.Struct, frozen=True):
     handler: Handler
 
     def match(self, method: str, segments: list[str]) -> dict[str, str] | None:
-        """The decoded variable segments, or None where method or path differ."""
+        """Return the decoded variable segments, or None where method or path differ."""
         wanted = self.template.split("/")
         if method != self.method or len(wanted) != len(segments):
             return None

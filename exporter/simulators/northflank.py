@@ -6,11 +6,10 @@ import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as NotBase64
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar, Literal, Self, TypeVar
+from typing import ClassVar, Literal, Self, TypeVar, Unpack
 
 import msgspec
 
-from exporter.simulators.control import decoded
 from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
 from exporter.simulators.northflank_rows import (
     NorthflankShape,
@@ -22,8 +21,8 @@ from exporter.simulators.northflank_rows import (
     slug_of,
 )
 from exporter.simulators.rate import FixedWindow
-from exporter.simulators.response_view import Seen, Sight
-from exporter.simulators.server import Simulator
+from exporter.simulators.response_view import ResponseView, Seen
+from exporter.simulators.server import Place, Simulator
 from exporter.simulators.world import MARK, SimJob, SimRun, World
 
 Item = TypeVar("Item")
@@ -33,7 +32,7 @@ USUAL_PAGE, LARGEST_PAGE = 50, 100
 
 
 class NorthflankOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits, and behaviours that the vendor does not document.
+    """Limits, and behavior that the vendor does not document.
 
     Attributes:
         requests_per_hour: In each fixed window.
@@ -41,7 +40,7 @@ class NorthflankOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
         forbidden: Short names of endpoints that answer 403.
         unreadable: Projects that are listed and answer with this status.
         hidden_projects: Projects that are not listed; their own paths answer.
-        missing_jobs: Ids (`project/job`) of jobs that are neither listed nor found.
+        missing_jobs: IDs (`project/job`) of jobs that are neither listed nor found.
         reach: Runs that started longer ago are gone.
         errors: Whether errors are objects, or raw text.
         rows: The look of rows.
@@ -59,12 +58,13 @@ class NorthflankOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
 
 class NorthflankSimulator(Simulator):
-    """The API of one account, or with `team_id` of one team. `options` and `api_token` may be replaced meanwhile."""
+    """The API of one account, or with `team_id` of one team. `options` and `api_token` may change while it runs."""
 
     vendor: ClassVar[str] = "northflank"
+    options: NorthflankOptions
     demo_id_digits: ClassVar[int] = 32
 
-    def __init__(  # noqa: PLR0913  # all but the world have a default
+    def __init__(
         self,
         world: World,
         clock: Callable[[], float] = time.time,
@@ -72,11 +72,9 @@ class NorthflankSimulator(Simulator):
         team_id: str = "",
         api_token: str = "simulated-token",  # noqa: S107  # of a simulated vendor
         options: NorthflankOptions = NorthflankOptions(),  # noqa: B008  # frozen
-        host: str = "127.0.0.1",
-        port: int = 0,
-        seed: int = 0,
+        **place: Unpack[Place],
     ) -> None:
-        super().__init__(world, clock, host=host, port=port, seed=seed)
+        super().__init__(world, clock, **place)
         self.team_id = team_id
         self.api_token = api_token
         self.options = options
@@ -88,24 +86,22 @@ class NorthflankSimulator(Simulator):
         clock: Callable[[], float] = time.time,
         *,
         speed: float = 1.0,
-        seed: int = 0,
-        host: str = "127.0.0.1",
-        port: int = 0,
+        **place: Unpack[Place],
     ) -> Self:
-        """A simulator of the demo's world; its limit is as much larger as its runs are faster."""
-        simulator = super().demo(clock, speed=speed, seed=seed, host=host, port=port)
+        """Return a simulator of the demo's world; its rate limit grows with the speed."""
+        simulator = super().demo(clock, speed=speed, **place)
         limit = math.ceil(simulator.options.requests_per_hour * max(1.0, speed))
         simulator.options = msgspec.structs.replace(simulator.options, requests_per_hour=limit)
         return simulator
 
     def source_config(self, name: str = "") -> dict[str, object]:
-        """The block under `sources:` with which the exporter reads this simulator."""
+        """Return the block under `sources:` with which the exporter reads this simulator."""
         team = {"team_id": self.team_id} if self.team_id else {}
         config = {"name": name or self.vendor, "type": self.vendor, "base_url": self.url}
         return {**config, **team, "auth": {"api_token": self.api_token}}
 
     def routes(self) -> Sequence[Route]:
-        """The vendor's endpoints by short name. A token of a team is good for the team's paths alone."""
+        """Return the vendor's endpoints. A token of a team is valid for the team's paths only."""
         root = "/v1/teams/{team}" if self.team_id else "/v1"
         jobs = root + "/projects/{project}/jobs"
         return (
@@ -118,23 +114,15 @@ class NorthflankSimulator(Simulator):
             Route("run", "GET", jobs + "/{job}/runs/{run}", self._admitted(self._run)),
         )
 
-    def controls(self) -> Sequence[Route]:
-        """Besides those of every simulator: options while it runs."""
-        return (
-            *super().controls(),
-            Route("options", "GET", "/-/options", self._show_options),
-            Route("set_options", "POST", "/-/options", self._set_options),
-        )
-
     def error(self, status: int, message: str) -> Response:
-        """An error as documented, or raw text."""
+        """Return an error as documented, or as raw text."""
         if self.options.errors == "text":
             return Response(status=status, body=message.encode(), content_type="text/plain")
         details = {"status": status, "message": message, "id": f"error-{status}", "details": {"about": MARK}}
         return json_response({"error": details}, status)
 
     def admit(self, request: Request) -> Mapping[str, str]:  # noqa: ARG002  # one limit for all endpoints
-        """The rate limit, told with every answer; the reset is in seconds from now."""
+        """Apply the rate limit, which every response shows; the reset is in seconds from now."""
         quota = self._limit.take(self.options.requests_per_hour)
         headers = {
             "x-ratelimit-limit": str(quota.limit),
@@ -146,7 +134,7 @@ class NorthflankSimulator(Simulator):
         return headers
 
     def _admitted(self, handler: Handler) -> Handler:
-        """The handler behind the token, the team, the permission and the project."""
+        """Return the handler behind the checks of token, team, permission and project."""
 
         def admitted(request: Request) -> Response:
             if request.headers.get("authorization", "") != f"Bearer {self.api_token}":
@@ -173,10 +161,10 @@ class NorthflankSimulator(Simulator):
 
     def _projects(self, request: Request) -> Response:
         rows = [project_row(name) for name in self._project_names() if name not in self.options.hidden_projects]
-        return _answer("projects", *_page(request, self.sight(request).rows(rows)))
+        return _answer("projects", *_page(request, self.view(request).rows(rows)))
 
     def _login(self, request: Request) -> Response:  # noqa: ARG002  # the token alone decides
-        """What the vendor's command line asks to try a token; it reads no more than that this is not an error."""
+        """Answer the vendor's command line, which only checks that this is not an error."""
         return json_response({"data": {}})
 
     def _project(self, request: Request) -> Response:
@@ -185,13 +173,13 @@ class NorthflankSimulator(Simulator):
 
     def _jobs(self, request: Request) -> Response:
         rows = [job_row(job) for job in self._jobs_of(request.parameters["project"])]
-        return _answer("jobs", *_page(request, self.sight(request).rows(rows)))
+        return _answer("jobs", *_page(request, self.view(request).rows(rows)))
 
     def _job(self, request: Request) -> Response:
         return json_response({"data": job_details(self._asked(request), self.options.rows)})
 
     def _asked(self, request: Request) -> SimJob:
-        """The job that a path names. Raises Refused 404 for one unknown."""
+        """Return the job of a path. Raises Refused 404 if it is unknown."""
         jobs = self._jobs_of(request.parameters["project"])
         found = next((job for job in jobs if slug_of(job) == request.parameters["job"]), None)
         if found is None:
@@ -199,41 +187,33 @@ class NorthflankSimulator(Simulator):
         return found
 
     def _runs(self, request: Request) -> Response:
-        job, sight = self._asked(request), self.sight(request)
-        visible = self._visible(job, sight, request.received)
+        job, view = self._asked(request), self.view(request)
+        visible = self._visible(job, view, request.received)
         seen, pagination = _page(request, visible, key=lambda one: one.run.run_id)
-        return _answer("runs", sight.rows([self._row(one) for one in seen]), pagination)
+        return _answer("runs", view.rows([self._row(one) for one in seen]), pagination)
 
-    def _kept(self, sight: Sight, runs: Iterable[SimRun], now: float) -> list[Seen]:
-        """Those of the runs that have started and are not forgotten."""
+    def _kept(self, view: ResponseView, runs: Iterable[SimRun], now: float) -> list[Seen]:
+        """Return the runs that have started and are not forgotten."""
         since = max(0.0, now - self.options.reach)
-        return [one for one in sight.see(runs) if since <= one.run.start <= one.now]
+        return [one for one in view.see(runs) if since <= one.run.start <= one.now]
 
-    def _visible(self, job: SimJob, sight: Sight, now: float) -> Sequence[Seen]:
-        """The runs of a job that have started and are not forgotten, in order."""
-        seen = self._kept(sight, self.world.runs(0.0, math.nextafter(now, math.inf), job.job_id), now)
+    def _visible(self, job: SimJob, view: ResponseView, now: float) -> Sequence[Seen]:
+        """Return the runs of a job that have started and are not forgotten, in order."""
+        seen = self._kept(view, self.world.runs(0.0, math.nextafter(now, math.inf), job.job_id), now)
         if self.options.order == "shuffled":
             return sorted(seen, key=lambda one: random.Random(one.run.run_id).random())
         return sorted(seen, key=lambda one: one.run.start, reverse=self.options.order == "newest")
 
     def _run(self, request: Request) -> Response:
-        job, sight = self._asked(request), self.sight(request)
+        job, view = self._asked(request), self.view(request)
         run = self.world.find(request.parameters["run"], request.received)
-        seen = self._kept(sight, [run] if run is not None and run.job_id == job.job_id else [], request.received)
+        seen = self._kept(view, [run] if run is not None and run.job_id == job.job_id else [], request.received)
         if not seen:
             raise Refused(404, "no such run")
         return json_response({"data": self._row(seen[0])})
 
     def _row(self, seen: Seen) -> object:
         return run_row(seen, self.options.rows)
-
-    def _show_options(self, _request: Request) -> Response:
-        return json_response(self.options)
-
-    def _set_options(self, request: Request) -> Response:
-        """Takes whole options; what is not named goes back to its default."""
-        self.options = decoded(request, NorthflankOptions)
-        return self._show_options(request)
 
 
 def _answer(key: str, rows: Sequence[object], pagination: Mapping[str, object]) -> Response:
@@ -243,10 +223,10 @@ def _answer(key: str, rows: Sequence[object], pagination: Mapping[str, object]) 
 def _page(
     request: Request, items: Sequence[Item], key: Callable[[Item], str] | None = None
 ) -> tuple[Sequence[Item], dict[str, object]]:
-    """The part of a list that a request asks for, and its pagination.
+    """Return the requested page of a list, and its pagination.
 
-    With a key a cursor names the last item shown, so that items added before it do not move the next page; without
-    one it is a number of items.
+    With a key, a cursor names the last item shown, so that items added before it do not move the next page; without
+    a key it is a number of items.
     """
     size = _whole(request, "per_page", USUAL_PAGE, LARGEST_PAGE)
     cursor = request.query.get("cursor")
@@ -277,10 +257,10 @@ def _read(cursor: str) -> str:
 
 
 def _place(last: str, items: Sequence[Item], key: Callable[[Item], str] | None) -> int:
-    """The number of items before the next page."""
+    """Return the number of items before the next page."""
     if key is None and last.isdecimal():
         return int(last)
     place = next((number for number, item in enumerate(items, start=1) if key and key(item) == last), None)
     if place is None:
-        raise Refused(400, "the cursor is not good any more")
+        raise Refused(400, "the cursor is no longer valid")
     return place

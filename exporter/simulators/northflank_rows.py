@@ -16,10 +16,10 @@ class NorthflankShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """How rows look. The defaults are those of the vendor's sample.
 
     Attributes:
-        no_end: What stands for a missing `concludedAt`.
+        no_end: What replaces a missing `concludedAt`.
         endless_share: The share of ended runs that lack their `concludedAt`.
         words: Other words for states, by the usual word (`{"FAILED": "ERRORED"}`) or by our own
-            (`{"cancellation": "ABORTED"}`, to give single runs a word that nobody knows).
+            (`{"cancellation": "ABORTED"}`, to give single runs an unknown word).
         succeeded: What a success shows: the vendor's sample has 0.
         backoff_limit: Of every job.
     """
@@ -37,7 +37,7 @@ WORDS: Mapping[Result | State, str] = {
     Result.SUCCESS: "SUCCESS",
     Result.SKIP: "SUCCESS",
 }
-"""The vendor's words; every other result is FAILED, for it knows no more."""
+"""The vendor's words; every other result is FAILED."""
 
 NO_END: Mapping[str, Mapping[str, object]] = {
     "absent": {},
@@ -50,16 +50,16 @@ PLACE: Mapping[str, object] = {
     "cluster": {"id": "nf-europe-west", "name": "nf-europe-west", "namespace": "simulated", "loadBalancers": []},
     "createdAt": "2023-01-01T00:00:00.000Z",
 }
-"""Where something runs, and since when it exists."""
+"""Where a project or job runs, and when it was created."""
 
 
 def slug_of(job: SimJob | SimRun) -> str:
-    """The vendor's id of a job: unique in its project only."""
+    """Return the vendor's ID of a job: unique in its project only."""
     return job.job_id.removeprefix(f"{job.project}/")
 
 
 def run_row(seen: Seen, shape: NorthflankShape) -> dict[str, object]:
-    """A run, as of the instant at which it is seen."""
+    """Return the row of a run at the time at which it is seen."""
     run, now = seen
     what = run.at(now)
     usual = WORDS.get(what, "FAILED")
@@ -82,7 +82,7 @@ def run_row(seen: Seen, shape: NorthflankShape) -> dict[str, object]:
 
 
 def project_row(project: str) -> dict[str, object]:
-    """A project of the list."""
+    """Return a project of the list."""
     return {
         "id": project,
         "uid": _uid(project),
@@ -93,7 +93,7 @@ def project_row(project: str) -> dict[str, object]:
 
 
 def project_details(project: str, jobs: Iterable[SimJob]) -> dict[str, object]:
-    """A project with its jobs; it has no services and no addons."""
+    """Return a project with its jobs, without services and addons."""
     wanted = ("id", "uid", "appId", "name", "description", "jobType")
     rows = [job_row(job) for job in jobs]
     shown = [{name: row[name] for name in wanted} for row in rows]
@@ -101,7 +101,7 @@ def project_details(project: str, jobs: Iterable[SimJob]) -> dict[str, object]:
 
 
 def job_row(job: SimJob) -> dict[str, object]:
-    """A job of its project's list. Only jobs with a schedule can be suspended."""
+    """Return a job of its project's list. Only jobs with a schedule can be suspended."""
     cron = {"jobType": "cron", "suspended": not job.enabled} if job.schedule else {"jobType": "manual"}
     slug = slug_of(job)
     name = {"id": slug, "uid": _uid(job.job_id), "appId": f"/simulated/{job.project}/{slug}", "name": job.name}
@@ -110,19 +110,19 @@ def job_row(job: SimJob) -> dict[str, object]:
 
 
 def job_details(job: SimJob, shape: NorthflankShape) -> dict[str, object]:
-    """A job with its settings."""
+    """Return a job with its settings."""
     cron = {"cron": {"schedule": job.schedule, "concurrencyPolicy": "Forbid"}} if job.schedule else {}
     settings = {"backoffLimit": shape.backoff_limit, "activeDeadlineSeconds": 600, **cron}
     return {**job_row(job), **PLACE, "billing": {"deploymentPlan": "nf-compute-10"}, "settings": settings}
 
 
 def _uid(text: str) -> str:
-    """The vendor's second id, which does not change with the name."""
+    """Return the vendor's second ID, which does not change with the name."""
     return hashlib.sha256(f"uid of {text}".encode()).hexdigest()[:24]
 
 
 def stamp(timestamp: float) -> str:
-    """An instant to the millisecond; without a fraction where it is a whole second."""
+    """Return a time to the millisecond, without a fraction if it is a whole second."""
     seconds, milliseconds = divmod(round(timestamp * 1000), 1000)
     whole = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     return f"{whole}.{milliseconds:03d}Z" if milliseconds else f"{whole}Z"

@@ -7,7 +7,7 @@ import msgspec
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
-    """What a limit says to one request: seconds until `reset`, and whether the request is within it."""
+    """The state of a limit at one request: seconds until `reset`, and whether the request is allowed."""
 
     limit: int
     remaining: int
@@ -16,7 +16,7 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FixedWindow:
-    """So many requests in each window of `seconds`, counted anew when the next window begins."""
+    """A number of requests per window of `seconds`; each window starts at 0."""
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
         self._seconds = seconds
@@ -26,7 +26,7 @@ class FixedWindow:
         self._used = 0
 
     def take(self, limit: int) -> Quota:
-        """Counts one request against a limit; one that is refused does not count."""
+        """Count one request against a limit; a refused request does not count."""
         with self._lock:
             now = self._clock()
             window = now // self._seconds

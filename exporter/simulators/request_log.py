@@ -11,7 +11,7 @@ LOG_LENGTH = 10_000
 
 
 class Received(msgspec.Struct, frozen=True, kw_only=True):
-    """A request. `status` 0: a fault harmed the answer's delivery. Of headers only the names are kept."""
+    """A request. `status` 0: a disruption affected the delivery. Of headers only the names are kept."""
 
     time: float
     method: str
@@ -23,7 +23,7 @@ class Received(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RequestLog:
-    """The latest requests, and the count of all by endpoint and status; the control API's are not among them."""
+    """The latest requests of the vendor's API, and the count of all by endpoint and status."""
 
     def __init__(self) -> None:
         self._lines: deque[Received] = deque(maxlen=LOG_LENGTH)
@@ -31,7 +31,7 @@ class RequestLog:
         self._lock = threading.Lock()
 
     def add(self, request: Request, query: str, status: int) -> None:
-        """Writes a request down."""
+        """Record a request."""
         line = Received(
             time=request.received,
             method=request.method,
@@ -46,17 +46,17 @@ class RequestLog:
             self._counts[line.endpoint, status] += 1
 
     def lines(self, endpoint: str | None = None) -> list[Received]:
-        """The latest requests, oldest first; of one endpoint if named."""
+        """Return the latest requests, oldest first; of one endpoint if given."""
         with self._lock:
             return [line for line in self._lines if endpoint in (None, line.endpoint)]
 
     def counts(self) -> dict[tuple[str, int], int]:
-        """How many requests there were, by endpoint and status."""
+        """Return the number of requests by endpoint and status."""
         with self._lock:
             return dict(self._counts)
 
     def clear(self) -> None:
-        """Forgets them all."""
+        """Forget all requests."""
         with self._lock:
             self._lines.clear()
             self._counts.clear()

@@ -1,4 +1,4 @@
-"""A run told in a few words, and how its whole life follows from them."""
+"""A short description of a run, and the whole life that follows from it."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ DEFAULT_DURATION = 60.0
 
 
 class StepScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A step as a test tells it. `dependencies` None: the step before. `result` None: it never ends."""
+    """A short description of a step. `dependencies` None: the step before. `result` None: it never completes."""
 
     name: str
     duration: float | None = None
@@ -22,12 +22,12 @@ class StepScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class RunScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A run as a test tells it.
+    """A short description of a run.
 
-    Instants are Unix seconds. `start` None: `queue` seconds after `created`, which is now if it is None too.
+    Times are Unix seconds. `start` None: `queue` seconds after `created`, which is now if it is None too.
     The end is `end`, else `start + duration`, else that of the last step, else a minute after the start.
-    `result` None: it never ends. A plain string is a step that goes well; if the run fails and no step does, the last
-    one fails. `run_id` "" makes one of 64 hex digits.
+    `result` None: it never completes. A plain string is a step that succeeds; if the run fails and no step does, the
+    last one fails. `run_id` "" makes one of 64 hex digits.
     """
 
     job: str
@@ -46,8 +46,8 @@ class RunScript(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     version: int = 1
 
 
-def told(script: RunScript, now: float, number: int) -> SimRun:
-    """The run that a script tells of; `number` makes its id unlike all others."""
+def make_run(script: RunScript, now: float, number: int) -> SimRun:
+    """Return the run that a script describes; `number` makes its ID unique."""
     start = script.start if script.start is not None else _created(script, now) + script.queue
     created = script.created if script.created is not None else start - script.queue
     steps = timeline(_step_scripts(script), start, script.duration)
@@ -72,7 +72,7 @@ def told(script: RunScript, now: float, number: int) -> SimRun:
 
 
 def timeline(scripts: Sequence[StepScript], start: float, total: float | None = None) -> tuple[SimStep, ...]:
-    """The lives of a run's steps: each starts when its parents ended well; after others it is skipped.
+    """Return the lives of a run's steps: each starts when its parents have succeeded, else it is skipped.
 
     Steps without a duration share `total` seconds equally. Parents must stand before their children.
     """
@@ -123,12 +123,12 @@ def _end(script: RunScript, start: float, steps: Sequence[SimStep]) -> float | N
 
 
 def _step_scripts(script: RunScript) -> list[StepScript]:
-    """The steps in full; the last one takes the run's ending where no step says otherwise."""
+    """Return the steps in full; the last one has the run's result where all others succeed."""
     steps = [StepScript(name=step) if isinstance(step, str) else step for step in script.steps]
     if script.result is Result.SKIP:
         return [msgspec.structs.replace(step, result=Result.SKIP) for step in steps]
-    untold = all(step.result is Result.SUCCESS for step in steps)
-    if steps and untold and (script.result in FAILING or script.result is None):
-        ending = None if script.result is None else Result.FAILURE
-        steps[-1] = msgspec.structs.replace(steps[-1], result=ending)
+    all_succeed = all(step.result is Result.SUCCESS for step in steps)
+    if steps and all_succeed and (script.result in FAILING or script.result is None):
+        result = None if script.result is None else Result.FAILURE
+        steps[-1] = msgspec.structs.replace(steps[-1], result=result)
     return steps

@@ -1,4 +1,4 @@
-"""A world in which only that happens which somebody told it."""
+"""A world in which only described runs happen."""
 
 import bisect
 import itertools
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from exporter.model import Result
-from exporter.simulators.script import RunScript, told
+from exporter.simulators.script import RunScript, make_run
 from exporter.simulators.world import SimJob, SimRun, overlaps
 
 
 class ScriptedWorld:
-    """Runs as told by calls or by `POST /-/runs`, at any instants, past and future. Safe to tell while it is read."""
+    """Runs that calls or `POST /-/runs` add, at any time, past and future. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -24,18 +24,18 @@ class ScriptedWorld:
         self._numbers = itertools.count()
         self._index: _Index | None = None
 
-    def tell(self, script: RunScript) -> SimRun:
-        """Adds the run that a script tells of."""
-        run = told(script, self._clock(), next(self._numbers))
+    def add_script(self, script: RunScript) -> SimRun:
+        """Add the run that a script describes."""
+        run = make_run(script, self._clock(), next(self._numbers))
         self.add([run])
         return run
 
     def run(self, job: str, **fields: object) -> SimRun:
-        """Adds a run: `run("daily", start=1000.0, duration=60.0, result="failure", steps=["load", "model"])`."""
-        return self.tell(msgspec.convert({"job": job, **fields}, RunScript))
+        """Add a run: `run("daily", start=1000.0, duration=60.0, result="failure", steps=["load", "model"])`."""
+        return self.add_script(msgspec.convert({"job": job, **fields}, RunScript))
 
     def add(self, runs: Iterable[SimRun]) -> None:
-        """Adds runs; one of a known id and creation takes the place of the known one."""
+        """Add runs; one of a known ID and creation time replaces the known one."""
         with self._lock:
             for run in runs:
                 self._lives[run.run_id, run.created] = run
@@ -44,12 +44,12 @@ class ScriptedWorld:
             self._index = None
 
     def add_job(self, job: SimJob) -> None:
-        """Makes a job known that has no run, or tells more of one."""
+        """Add a job without runs, or replace the description of a job."""
         with self._lock:
             self._jobs[job.job_id] = job
 
     def end(self, run_id: str, at: float, result: Result = Result.SUCCESS) -> SimRun:
-        """Ends an open run at an instant; its open steps end with it. Raises KeyError for an unknown id."""
+        """Complete an active run at a time, together with its active steps. Raises KeyError for an unknown ID."""
         with self._lock:
             run = max((life for life in self._lives.values() if life.run_id == run_id), key=lambda life: life.created)
             steps = tuple(
@@ -63,17 +63,17 @@ class ScriptedWorld:
             return ended
 
     def jobs(self) -> Sequence[SimJob]:
-        """All jobs, in the order in which they became known."""
+        """Return all jobs, in the order in which they were added."""
         with self._lock:
             return tuple(self._jobs.values())
 
     def runs(self, since: float, until: float, job_id: str | None = None) -> Sequence[SimRun]:
-        """Runs whose life touches [since, until), oldest creation first."""
+        """Return runs whose life touches [since, until), oldest creation first."""
         found = self._indexed().overlapping(since, until)
         return found if job_id is None else [run for run in found if run.job_id == job_id]
 
     def find(self, run_id: str, now: float) -> SimRun | None:
-        """The run of this id, in the latest life that had been created by `now`."""
+        """Return the run of an ID, in the latest life that had been created by `now`."""
         lives = self._indexed().by_id.get(run_id, ())
         return next((life for life in reversed(lives) if life.created <= now), None)
 
@@ -85,7 +85,7 @@ class ScriptedWorld:
 
 
 class _Index:
-    """Runs by creation, with the largest end so far: what ended before an instant is skipped by bisection."""
+    """Runs by creation, with the largest end so far: bisection skips what ended before a time."""
 
     def __init__(self, runs: Iterable[SimRun]) -> None:
         ordered = sorted(runs, key=lambda run: run.created)

@@ -1,4 +1,4 @@
-"""The command `simulate`: one simulated vendor alone, until it is told to stop."""
+"""The command `simulate`: one simulated vendor, until a signal ends it."""
 
 import signal
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from exporter.signals import Signals
 from exporter.simulators import SIMULATORS
 
 
-def serve(  # noqa: PLR0913  # an address, a world, and two ends to test it by
+def serve(  # noqa: PLR0913  # an address, a world, and two parameters for tests
     vendor: str,
     host: str,
     port: int,
@@ -19,10 +19,10 @@ def serve(  # noqa: PLR0913  # an address, a world, and two ends to test it by
     output: Callable[[str], None] = print,
     until: Callable[[], object] | None = None,
 ) -> None:
-    """Serves a vendor's demo world and says how to read it; blocks until SIGTERM or SIGINT, or as long as `until` does.
+    """Serve a vendor's demo world and print how to read it, until SIGTERM or SIGINT, or while `until` blocks.
 
-    Raises KeyError for an unknown vendor and OSError if the address cannot be had. Outside the main thread no signal is
-    heard: there `until` must be given.
+    Raises KeyError for an unknown vendor and OSError if the address cannot be used. Outside the main thread no signal
+    arrives: there `until` must be given.
     """
     wait = Signals(signal.SIGTERM, signal.SIGINT).wait if until is None else until
     with SIMULATORS[vendor].demo(speed=speed, seed=seed, host=host, port=port) as simulator:

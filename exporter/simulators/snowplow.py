@@ -3,17 +3,16 @@
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import msgspec
 
 from exporter.model import Window
-from exporter.simulators.control import decoded
-from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
+from exporter.simulators.message import Handler, Refused, Request, Response, Route, enveloped, json_response
 from exporter.simulators.rate import FixedWindow
-from exporter.simulators.response_view import Seen, Sight
-from exporter.simulators.server import Simulator
-from exporter.simulators.snowplow_rows import SnowplowShape, enveloped, run_row, step_output, step_row
+from exporter.simulators.response_view import ResponseView, Seen
+from exporter.simulators.server import Place, Simulator
+from exporter.simulators.snowplow_rows import SnowplowShape, run_row, step_output, step_row
 from exporter.simulators.snowplow_sign_in import SnowplowCredentials, check_key, check_key_and_id, check_password
 from exporter.simulators.snowplow_window import asked_window, survivors
 from exporter.simulators.tokens import Tokens
@@ -28,20 +27,20 @@ Flow = Literal["v3", "v2", "password"]
 
 
 class SnowplowOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits, and behaviours that the vendor does not document.
+    """Limits, and behavior that the vendor does not document.
 
     Attributes:
         longest_window: Largest `to - from`, in seconds.
         reach: How old `from` may be; runs that started (or were created, if they never started) earlier are gone.
-        event_limit: The answer holds the runs of the latest so many state changes.
+        event_limit: The number of latest state changes whose runs a response has.
         select: Whether a window holds the runs that started in it, or those with any state change in it.
         as_of: Whether rows show their state now, or as it was at `to`.
         order: Of the list.
-        steps_late: Steps are shown as they were so many seconds before, so that an ended run can have open steps.
+        steps_late: Seconds by which steps lag behind, so that a completed run can have active steps.
         future_to: Whether a `to` after now is refused.
         token_lifetime: Seconds.
         token_field: Where the key flows' answer holds the token; the password flow's is always `access_token`.
-        flows: Ways to sign in that exist; others answer 404.
+        flows: The ways to sign in; others answer 404.
         forbidden: Short names of endpoints that answer 403.
         requests_per_minute: 0: no limit, as far as is known.
         rows: The look of rows.
@@ -64,11 +63,12 @@ class SnowplowOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class SnowplowSimulator(Simulator):
-    """The API of one organisation. `options` and `credentials` may be replaced while it runs."""
+    """The API of one organization. `options` and `credentials` may be replaced while it runs."""
 
     vendor: ClassVar[str] = "snowplow"
+    options: SnowplowOptions
 
-    def __init__(  # noqa: PLR0913  # all but the world have a default
+    def __init__(
         self,
         world: World,
         clock: Callable[[], float] = time.time,
@@ -76,20 +76,18 @@ class SnowplowSimulator(Simulator):
         organization_id: str = ORGANIZATION,
         credentials: SnowplowCredentials = SnowplowCredentials(),  # noqa: B008  # frozen
         options: SnowplowOptions = SnowplowOptions(),  # noqa: B008  # frozen
-        host: str = "127.0.0.1",
-        port: int = 0,
-        seed: int = 0,
+        **place: Unpack[Place],
     ) -> None:
-        super().__init__(world, clock, host=host, port=port, seed=seed)
+        super().__init__(world, clock, **place)
         self.organization_id = organization_id
         self.credentials = credentials
         self.options = options
         self._tokens = Tokens(clock)
-        self._random = random.Random(seed)
+        self._random = random.Random(place.get("seed", 0))
         self._limit = FixedWindow(60.0, clock)
 
     def source_config(self, name: str = "") -> dict[str, object]:
-        """The block under `sources:` with which the exporter reads this simulator."""
+        """Return the block under `sources:` with which the exporter reads this simulator."""
         return {
             "name": name or self.vendor,
             "type": self.vendor,
@@ -99,7 +97,7 @@ class SnowplowSimulator(Simulator):
         }
 
     def routes(self) -> Sequence[Route]:
-        """The vendor's endpoints by short name."""
+        """Return the vendor's endpoints."""
         return (
             Route("runs", "GET", RUNS, self._admitted(self._runs)),
             Route("run", "GET", RUNS + "/{run}", self._admitted(self._run)),
@@ -111,20 +109,15 @@ class SnowplowSimulator(Simulator):
         )
 
     def controls(self) -> Sequence[Route]:
-        """Besides those of every simulator: revoking all tokens, and options while it runs."""
-        return (
-            *super().controls(),
-            Route("expire_tokens", "POST", "/-/expire-tokens", self._expire_tokens),
-            Route("options", "GET", "/-/options", self._show_options),
-            Route("set_options", "POST", "/-/options", self._set_options),
-        )
+        """Return the common control API and an endpoint that revokes all tokens."""
+        return (*super().controls(), Route("expire_tokens", "POST", "/-/expire-tokens", self._expire_tokens))
 
     def expire_tokens(self) -> None:
-        """Revokes every token: the next request with one gets 401."""
+        """Revoke every token: the next request with one gets 401."""
         self._tokens.revoke_all()
 
     def admit(self, request: Request) -> Mapping[str, str]:  # noqa: ARG002  # one limit for all endpoints
-        """The rate limit, if there is one."""
+        """Apply the rate limit, if there is one."""
         if self.options.requests_per_minute:
             quota = self._limit.take(self.options.requests_per_minute)
             if not quota.allowed:
@@ -132,7 +125,7 @@ class SnowplowSimulator(Simulator):
         return {}
 
     def _admitted(self, handler: Handler) -> Handler:
-        """The handler behind the token, the permission and the organisation."""
+        """Return the handler behind the checks of token, permission and organization."""
 
         def admitted(request: Request) -> Response:
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -146,7 +139,7 @@ class SnowplowSimulator(Simulator):
         return admitted
 
     def _known(self, handler: Handler) -> Handler:
-        """The handler behind the organisation."""
+        """Return the handler behind the check of the organization."""
 
         def known(request: Request) -> Response:
             if request.parameters["org"] != self.organization_id:
@@ -178,33 +171,33 @@ class SnowplowSimulator(Simulator):
     def _runs(self, request: Request) -> Response:
         now = request.received
         window = self._allowed(asked_window(request.query, now), now)
-        options, sight = self.options, self.sight(request)
-        seen = self._selected(self._visible(sight, self.world.runs(window.start, window.end), now), window)
+        options, view = self.options, self.view(request)
+        seen = self._selected(self._visible(view, self.world.runs(window.start, window.end), now), window)
         by_event = window if options.select == "event" else None
         rows = [self._row(one) for one in self._ordered(survivors(seen, options.event_limit, by_event))]
-        return json_response(enveloped(sight.rows(rows), options.rows.envelope))
+        return json_response(enveloped(view.rows(rows), options.rows.envelope))
 
     def _row(self, seen: Seen) -> object:
         return run_row(seen, self.options.rows)
 
     def _allowed(self, window: Window, now: float) -> Window:
-        disruptions = (
+        problems = (
             (window.start > window.end, "from is after to"),
             (window.length > self.options.longest_window, "the window is too long"),
             (window.start < now - self.options.reach, "from is too long ago"),
             (window.end > now and self.options.future_to == "refused", "to is in the future"),
         )
-        for wrong, message in disruptions:
+        for wrong, message in problems:
             if wrong:
                 raise Refused(400, message)
         return window
 
-    def _visible(self, sight: Sight, runs: Iterable[SimRun], now: float) -> list[Seen]:
-        """The runs that can be seen and are not too old."""
-        return [one for one in sight.see(runs) if _listed_start(one) >= now - self.options.reach]
+    def _visible(self, view: ResponseView, runs: Iterable[SimRun], now: float) -> list[Seen]:
+        """Return the visible runs that are not too old."""
+        return [one for one in view.see(runs) if _listed_start(one) >= now - self.options.reach]
 
     def _selected(self, seen: list[Seen], window: Window) -> list[Seen]:
-        """The runs of a window, by their start; for `event` all that may have an event in it."""
+        """Return the runs of a window, by their start; with `event` all that may have an event in it."""
         if self.options.select == "start":
             seen = [one for one in seen if window.start <= _listed_start(one) < window.end]
         if self.options.as_of == "to":
@@ -216,28 +209,28 @@ class SnowplowSimulator(Simulator):
             return self._random.sample(seen, len(seen))
         return sorted(seen, key=_listed_start, reverse=self.options.order == "newest")
 
-    def _found(self, request: Request) -> tuple[Seen, Sight]:
-        """The run that a path names. Raises Refused 404 for one unknown, not yet visible, or too old."""
+    def _found(self, request: Request) -> tuple[Seen, ResponseView]:
+        """Return the run of a path. Raises Refused 404 if it is unknown, not yet visible, or too old."""
         run = self.world.find(request.parameters["run"], request.received)
-        sight = self.sight(request)
-        seen = self._visible(sight, [] if run is None else [run], request.received)
+        view = self.view(request)
+        seen = self._visible(view, [] if run is None else [run], request.received)
         if not seen:
             raise Refused(404, "no such run")
-        return seen[0], sight
+        return seen[0], view
 
     def _run(self, request: Request) -> Response:
-        seen, sight = self._found(request)
+        seen, view = self._found(request)
         shape = self.options.rows
-        run, steps = run_row(seen, shape), {shape.steps_key: self._step_rows(seen, sight)}
+        run, steps = run_row(seen, shape), {shape.steps_key: self._step_rows(seen, view)}
         return json_response({shape.run_envelope: run} | steps if shape.run_envelope else run | steps)
 
     def _steps(self, request: Request) -> Response:
-        seen, sight = self._found(request)
-        return json_response(enveloped(self._step_rows(seen, sight), self.options.rows.steps_envelope))
+        seen, view = self._found(request)
+        return json_response(enveloped(self._step_rows(seen, view), self.options.rows.steps_envelope))
 
-    def _step_rows(self, seen: Seen, sight: Sight) -> list[dict[str, object]]:
+    def _step_rows(self, seen: Seen, view: ResponseView) -> list[dict[str, object]]:
         now = seen.now - self.options.steps_late
-        return sight.rows([step_row(step, now, self.options.rows) for step in seen.run.steps])
+        return view.rows([step_row(step, now, self.options.rows) for step in seen.run.steps])
 
     def _step(self, request: Request) -> Response:
         seen, _ = self._found(request)
@@ -252,16 +245,8 @@ class SnowplowSimulator(Simulator):
         self.expire_tokens()
         return json_response({})
 
-    def _show_options(self, _request: Request) -> Response:
-        return json_response(self.options)
-
-    def _set_options(self, request: Request) -> Response:
-        """Takes whole options; what is not named goes back to its default."""
-        self.options = decoded(request, SnowplowOptions)
-        return self._show_options(request)
-
 
 def _listed_start(seen: Seen) -> float:
-    """The instant by which a run is listed and grows old: its start, or its creation while it waits."""
+    """Return the time by which a run is listed: its start, or its creation while it waits."""
     run, now = seen
     return run.start if run.start <= now else run.created

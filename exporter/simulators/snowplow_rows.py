@@ -1,7 +1,7 @@
-"""Snowplow's rows in every shape that its documentation leaves open."""
+"""Snowplow's rows in every variant that its documentation leaves open."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from email.utils import formatdate
 from typing import Literal
@@ -25,19 +25,19 @@ class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         omit: Fields of runs and steps that are left out, by their usual names.
         omit_share: The share of runs (and of steps, by name) from which they are left out.
         empty: Whether a field without a value is left out or null.
-        extra: Fields that every row has besides.
+        extra: More fields of every row.
         words: Other words for states, by the usual word (`{"RUNNING": "IN_PROGRESS"}`) or by our own
-            (`{"cancellation": "CANCELLED"}`, to give single runs a word that nobody knows).
+            (`{"cancellation": "CANCELLED"}`, to give single runs an unknown word).
         letters: The case of the state words.
         times: ISO 8601, also with a zone's name after it or in brackets; HTTP dates; epoch numbers of any unit.
         offset_minutes: The offset of ISO times; 0 is written as `Z`.
         fraction_digits: Digits after the second in ISO times and durations.
         durations: `iso` PT1H2M3.4S, `seconds` PT3723.4S, `days` P1DT60S, `weeks` P1WT60S, `number` 3723.4,
             `milliseconds` 3723400, `clock` 01:02:03.400, `words` 3723.4 seconds, `object` {"seconds": 3723.4}.
-        negate_durations: Gives durations below zero, as clocks that differ do.
-        end_time: The name of a field with the end of an ended run; "": none, as is usual.
+        negate_durations: Whether durations are negative, as with differing clocks.
+        end_time: The name of a field with the end of a completed run; "": no such field, as usual.
         running_duration: Whether rows of running runs and steps have a duration "so far".
-        waiting_start: What a waiting run has as its start: none, or its creation.
+        waiting_start: What a waiting run has as its start: nothing, or its creation.
         dependencies: Names, objects with `name`, null, or no field.
     """
 
@@ -69,11 +69,11 @@ WORDS: Mapping[Result | State, str] = {
     Result.SUCCESS: "SUCCEEDED",
     Result.SKIP: "SKIPPED",
 }
-"""The vendor's words; every other result is FAILED, for it knows no more."""
+"""The vendor's words; every other result is FAILED."""
 
 
 def run_row(seen: Seen, shape: SnowplowShape) -> dict[str, object]:
-    """A run of the list, as of the instant at which it is seen."""
+    """Return a row of the list at the time at which the run is seen."""
     run, now = seen
     what = run.at(now)
     started = run.start if run.start <= now else None
@@ -95,7 +95,7 @@ def run_row(seen: Seen, shape: SnowplowShape) -> dict[str, object]:
 
 
 def step_row(step: SimStep, now: float, shape: SnowplowShape) -> dict[str, object]:
-    """A step as of an instant."""
+    """Return a step at a time."""
     what = step.at(now)
     row = {
         "name": step.name,
@@ -114,13 +114,8 @@ def step_row(step: SimStep, now: float, shape: SnowplowShape) -> dict[str, objec
     return finished
 
 
-def enveloped(rows: Sequence[object], key: str) -> object:
-    """The rows as they are, or under a key."""
-    return {key: rows} if key else rows
-
-
 def step_output(run: SimRun, step: SimStep, now: float) -> tuple[str, str]:
-    """Standard output and error of a step: many lines, with customers' data among them; "" before it starts."""
+    """Return standard output and error of a step, with customer data in them; "" before it starts."""
     if step.start is None or step.start > now:
         return "", ""
     lines = [f"{number:04d} {run.job_name}/{step.name}: loaded a row of {MARK}" for number in range(400)]
@@ -129,7 +124,7 @@ def step_output(run: SimRun, step: SimStep, now: float) -> tuple[str, str]:
 
 
 def written_time(timestamp: float, shape: SnowplowShape) -> object:
-    """An instant (exact to the millisecond) as the shape writes it."""
+    """Return a time (exact to the millisecond) as the shape writes it."""
     milliseconds = round(timestamp * 1000)
     if shape.times.startswith("epoch"):
         scale = {"epoch_s": 0.001, "epoch_ms": 1, "epoch_us": 1000, "epoch_ns": 1_000_000}[shape.times]
@@ -144,7 +139,7 @@ def written_time(timestamp: float, shape: SnowplowShape) -> object:
 
 
 def written_duration(seconds: float, shape: SnowplowShape) -> object:
-    """A length of time (exact to the millisecond) as the shape writes it."""
+    """Return a duration (exact to the millisecond) as the shape writes it."""
     milliseconds = round(seconds * 1000)
     if shape.durations == "number":
         return -milliseconds / 1000 if shape.negate_durations else milliseconds / 1000
@@ -190,7 +185,7 @@ def _word(what: Result | State, shape: SnowplowShape, *, no_op: bool = False) ->
 def _written_span(
     start: float | None, end: float | None, what: Result | State, now: float, shape: SnowplowShape
 ) -> object:
-    """The duration of what ended, that so far of what runs, none of what waits or never started."""
+    """Return the duration of what has completed, the duration so far of what runs, else None."""
     if start is None or what is State.PENDING:
         return None
     if what is State.EXECUTING:
@@ -199,7 +194,7 @@ def _written_span(
 
 
 def _finished(row: Mapping[str, object], key: str, shape: SnowplowShape) -> dict[str, object]:
-    """Left out, renamed and added to as the shape wants it; `key` decides whether fields are omitted."""
+    """Return a row with fields omitted, renamed and added as the shape says; `key` decides what is omitted."""
     keep_empty = shape.empty == "null"
     omit = shape.omit if shape.omit and chosen(key, shape.omit_share) else ()
     kept = {

@@ -1,4 +1,4 @@
-"""Snowplow's three ways to sign in, each of which buys a bearer token."""
+"""Snowplow's three ways to sign in for a bearer token."""
 
 from urllib.parse import parse_qsl
 
@@ -8,7 +8,7 @@ from exporter.simulators.message import Refused, Request
 
 
 class SnowplowCredentials(msgspec.Struct, frozen=True, kw_only=True):
-    """What signs in: a key with its id (v3), the key alone (v2), or a person's password (the older flow)."""
+    """Credentials: a key with its id (v3), the key alone (v2), or a person's password (the older flow)."""
 
     api_key_id: str = "simulated-key-id"
     api_key: str = "simulated-key"
@@ -20,22 +20,22 @@ class SnowplowCredentials(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_key_and_id(request: Request, credentials: SnowplowCredentials) -> None:
-    """Version 3: both headers. Raises Refused 401."""
+    """Check the sign-in of version 3: both headers. Raises Refused 401."""
     given = request.headers.get("x-api-key-id"), request.headers.get("x-api-key")
     if given != (credentials.api_key_id, credentials.api_key):
         raise Refused(401, "invalid API key")
 
 
 def check_key(request: Request, credentials: SnowplowCredentials) -> None:
-    """Version 2: the key alone. Raises Refused 401."""
+    """Check the sign-in of version 2: the key alone. Raises Refused 401."""
     if request.headers.get("x-api-key") != credentials.api_key:
         raise Refused(401, "invalid API key")
 
 
 def check_password(request: Request, credentials: SnowplowCredentials) -> None:
-    """The older flow: a form with all of the person's and the client's words. Raises Refused 400, 401 or 415."""
+    """Check the older flow: a form with the credentials of user and client. Raises Refused 400, 401 or 415."""
     if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        raise Refused(415, "a form is wanted")
+        raise Refused(415, "a form is required")
     form = dict(parse_qsl(request.body.decode()))
     if form.pop("grant_type", "") != "password":
         raise Refused(400, "unsupported grant")

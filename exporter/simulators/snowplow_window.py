@@ -16,19 +16,19 @@ DURATION = re.compile(r"([+-]?)P(?:([+-]?\d+)D)?(?:T(?:([+-]?\d+)H)?(?:([+-]?\d+
 
 
 def asked_window(query: Mapping[str, str], now: float) -> Window:
-    """The window of `from` and `to`. Raises Refused 400 if one is missing, unreadable, or of another kind."""
+    """Return the window of `from` and `to`. Raises Refused 400 if one is missing, unreadable, or of another kind."""
     values = [query.get(name) or "" for name in ("from", "to")]
     if not all(values):
         raise Refused(400, "from and to are required")
     if all(TIMESTAMP.fullmatch(value) for value in values):
-        return Window(*(_instant(value) for value in values))
+        return Window(*(_time(value) for value in values))
     if all(DURATION.fullmatch(value) for value in values):
         return Window(*(now + _seconds(value) for value in values))
     raise Refused(400, "from and to must both be timestamps (2020-12-02T03:40:00Z) or both durations (PT-12H)")
 
 
 def events(run: SimRun) -> list[float]:
-    """Instants of a run's state changes: its 3, one of each group of steps (those of equal depth), one of each step."""
+    """Return times of a run's state changes: 3 of its own, one per group of steps of equal depth, one per step."""
     depths: dict[str, int] = {}
     groups: dict[int, float] = {}
     ends = []
@@ -44,7 +44,7 @@ def events(run: SimRun) -> list[float]:
 
 
 def survivors(seen: Sequence[Seen], limit: int, within: Window | None = None) -> list[Seen]:
-    """The runs with at least one of the latest `limit` events by the instant at which they are seen.
+    """Return the runs with at least one of the latest `limit` events up to the time at which they are seen.
 
     `within`: only events of this window count, and a run without any is not in the answer.
     """
@@ -62,11 +62,11 @@ def survivors(seen: Sequence[Seen], limit: int, within: Window | None = None) ->
     return [one for place, one in enumerate(seen) if place in kept]
 
 
-def _instant(text: str) -> float:
+def _time(text: str) -> float:
     try:
         return datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp()
     except ValueError as error:
-        raise Refused(400, "no such instant") from error
+        raise Refused(400, "no such time") from error
 
 
 def _seconds(text: str) -> float:

@@ -1,21 +1,29 @@
 """Strait's API, with the defects that its real server has."""
 
-import heapq
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, Unpack
 
 import msgspec
 
-from exporter.simulators.control import decoded
 from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
 from exporter.simulators.rate import FixedWindow, Quota
-from exporter.simulators.response_view import Sight, chosen
-from exporter.simulators.server import Simulator
+from exporter.simulators.response_view import ResponseView
+from exporter.simulators.server import Place, Simulator
+from exporter.simulators.strait_pages import (
+    NO_PATH,
+    PLAIN,
+    PagedRow,
+    Paging,
+    cursor_of,
+    error_response,
+    limit_of,
+    paged,
+    time_of,
+)
 from exporter.simulators.strait_rows import (
     JOBS_CREATED,
     RUN_WORDS,
@@ -31,7 +39,6 @@ from exporter.simulators.strait_rows import (
     run_word,
     step_row,
     timeline,
-    timestamp,
     workflow_row,
     workflow_run_row,
     workflow_word,
@@ -41,35 +48,18 @@ from exporter.simulators.world import SimJob, World
 ROOT = "/v1"
 API_KEY = "strait_simulated"
 MEMORY = 30 * 86400.0
-"""Runs that ended longer ago are not shown."""
+"""Seconds after their end for which runs are shown."""
 
-USUAL_ROWS, MOST_ROWS = 50, 100
 CUT = 0.7
-"""The part of an export that is left of one that is cut off."""
+"""The share that is left of an export that is cut off."""
 
 LOCKED_AFTER, LOCKED_FOR = 10, 900.0
-"""So many bad sign-ins within so many seconds lock the address out."""
-
-NO_PATH = "no such path"
-"""The message of a path that is not one of the server's, which is no JSON either."""
-
-CODES = {
-    400: "bad_request",
-    401: "authentication_required",
-    403: "forbidden",
-    404: "not_found",
-    413: "response_too_large",
-    429: "too_many_requests",
-}
-"""Codes of errors by status."""
+"""Failed sign-ins, and the seconds within which as many of them block the address."""
 
 WINDOWS = {"1h": 3600.0, "1d": 86400.0, "7d": 7 * 86400.0, "30d": 30 * 86400.0}
 
 PLENTY = 100_000
-"""The limit that headers tell where none is set."""
-
-PLAIN = "rate limit exceeded"
-"""The message of the limit by address, which is no JSON."""
+"""The limit in headers where none is set."""
 
 OPEN_WORDS = ("delayed", "replay_staged", "queued", "dequeued", "executing", "waiting", "paused")
 WORDS = frozenset({*OPEN_WORDS, *RUN_WORDS.values(), "dead_letter", "system_failed"})
@@ -96,10 +86,10 @@ class StraitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         lists: Whether a list is an object with a cursor, or the bare array of the vendor's page.
-        scopes: What the key may do; none at all is full access.
-        requests_per_minute: The key's limit; 0: none, for tests whose clock stands still. The real server's default is
-            1,000. Headers tell each limit.
-        address_requests_per_minute: The limit by address; 0: none. The real server's default is 100.
+        scopes: What the key may do; no scope is full access.
+        requests_per_minute: The key's limit; 0: no limit, for tests with a fixed clock. The real server's
+            default is 1,000. Headers show each limit.
+        address_requests_per_minute: The limit by address; 0: no limit. The real server's default is 100.
         largest_body: Bytes of an answer; what is larger is refused with 413.
         hidden: The share of runs that a key bound to an environment does not get, which leaves pages short or empty.
         unknown_words: Status words that this server is too old for.
@@ -121,34 +111,25 @@ class StraitOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     rows: StraitShape = StraitShape()
 
 
-class Listed(NamedTuple):
-    """What a row is made of, if it comes to that, and the instant by which it is listed, in microseconds."""
-
-    created: int
-    identity: str
-    row: Callable[[], object]
-
-
 class StraitSimulator(Simulator):
-    """The API of one server. A job one of whose runs has steps is a workflow. `options` may be replaced any time.
+    """The API of one server. A job one of whose runs has steps is a workflow. `options` may be replaced while it runs.
 
     Rows keep the world's projects, although a real key sees one alone.
     """
 
     vendor: ClassVar[str] = "strait"
+    options: StraitOptions
 
-    def __init__(  # noqa: PLR0913  # all but the world have a default
+    def __init__(
         self,
         world: World,
         clock: Callable[[], float] = time.time,
         *,
         api_key: str = API_KEY,
         options: StraitOptions = StraitOptions(),  # noqa: B008  # frozen
-        host: str = "127.0.0.1",
-        port: int = 0,
-        seed: int = 0,
+        **place: Unpack[Place],
     ) -> None:
-        super().__init__(world, clock, host=host, port=port, seed=seed)
+        super().__init__(world, clock, **place)
         self.api_key = api_key
         self.options = options
         self._limit = FixedWindow(60.0, clock)
@@ -157,7 +138,7 @@ class StraitSimulator(Simulator):
         self._workflows: set[str] = set()
 
     def source_config(self, name: str = "") -> dict[str, object]:
-        """The block under `sources:` with which the exporter reads this simulator."""
+        """Return the block under `sources:` with which the exporter reads this simulator."""
         return {
             "name": name or self.vendor,
             "type": self.vendor,
@@ -166,7 +147,7 @@ class StraitSimulator(Simulator):
         }
 
     def routes(self) -> Sequence[Route]:
-        """The vendor's endpoints by short name."""
+        """Return the vendor's endpoints."""
         of_workflow_run = ROOT + "/workflow-runs/{run}"
         return (
             Route("jobs", "GET", ROOT + "/jobs", self._admitted(self._jobs)),
@@ -184,49 +165,34 @@ class StraitSimulator(Simulator):
             Route("timeline", "GET", of_workflow_run + "/timeline", self._admitted(self._timeline)),
         )
 
-    def controls(self) -> Sequence[Route]:
-        """Besides those of every simulator: options while it runs."""
-        return (
-            *super().controls(),
-            Route("options", "GET", "/-/options", self._show_options),
-            Route("set_options", "POST", "/-/options", self._set_options),
-        )
-
     def error(self, status: int, message: str) -> Response:
-        """An error in one of the vendor's four shapes."""
-        if status == 404 and message == NO_PATH:
-            return Response(status=404, body=b"404 page not found\n", content_type="text/plain; charset=utf-8")
-        if status == 429 and message == PLAIN:
-            return Response(status=status, body=message.encode(), content_type="text/plain; charset=utf-8")
-        if status == 402:
-            return json_response({"code": "payment_required", "message": message}, status)
-        code = CODES.get(status, "internal_error" if status >= 500 else "bad_request")
-        return json_response({"error": {"code": code, "message": message}, "request_id": "host/simulated-1"}, status)
+        """Return an error in one of the vendor's four shapes."""
+        return error_response(status, message)
 
     def admit(self, request: Request) -> Mapping[str, str]:  # noqa: ARG002  # the limits are for all endpoints
-        """The lock, the limit by address, then that of the key, which every answer tells."""
+        """Apply the lock, the limit by address, then that of the key, which every response shows."""
         now = self.clock()
         if len(self._bad) == LOCKED_AFTER and self._bad[0] > now - LOCKED_FOR:
             raise Refused(429, PLAIN, {"Retry-After": str(math.ceil(self._bad[0] + LOCKED_FOR - now))})
-        told: list[Quota] = []
+        quotas: list[Quota] = []
         if self.options.address_requests_per_minute:
-            told.append(self._address_limit.take(self.options.address_requests_per_minute))
-            if not told[0].allowed:
-                raise Refused(429, PLAIN, {"Retry-After": str(math.ceil(told[0].reset))})
+            quotas.append(self._address_limit.take(self.options.address_requests_per_minute))
+            if not quotas[0].allowed:
+                raise Refused(429, PLAIN, {"Retry-After": str(math.ceil(quotas[0].reset))})
         plenty = Quota(allowed=True, limit=PLENTY, remaining=PLENTY - 1, reset=60.0)
         limit = self.options.requests_per_minute
-        told.append(self._limit.take(limit) if limit else plenty)
+        quotas.append(self._limit.take(limit) if limit else plenty)
         headers = {
-            "X-RateLimit-Limit": ", ".join(str(quota.limit) for quota in told),
-            "X-RateLimit-Remaining": ", ".join(str(quota.remaining) for quota in told),
-            "X-RateLimit-Reset": str(math.ceil(now + told[-1].reset)),
+            "X-RateLimit-Limit": ", ".join(str(quota.limit) for quota in quotas),
+            "X-RateLimit-Remaining": ", ".join(str(quota.remaining) for quota in quotas),
+            "X-RateLimit-Reset": str(math.ceil(now + quotas[-1].reset)),
         }
-        if not told[-1].allowed:
-            raise Refused(429, "too many requests", {**headers, "Retry-After": str(math.ceil(told[-1].reset))})
+        if not quotas[-1].allowed:
+            raise Refused(429, "too many requests", {**headers, "Retry-After": str(math.ceil(quotas[-1].reset))})
         return headers
 
     def _admitted(self, handler: Handler) -> Handler:
-        """The handler behind the key and its scopes."""
+        """Return the handler behind the checks of the key and its scopes."""
 
         def admitted(request: Request) -> Response:
             if request.headers.get("authorization") != f"Bearer {self.api_key}":
@@ -250,14 +216,14 @@ class StraitSimulator(Simulator):
     def _job_list(self, request: Request, *, workflows: bool) -> Response:
         row = workflow_row if workflows else job_row
         listed = [
-            Listed(microseconds(JOBS_CREATED + number), job.job_id, partial(row, job, number, self.options.rows))
+            PagedRow(microseconds(JOBS_CREATED + number), job.job_id, partial(row, job, number, self.options.rows))
             for number, job in self._jobs_of_kind(request, workflows=workflows)
         ]
-        return self._page(request, listed, Sight(request.received), hidden=0.0)
+        return paged(request, listed, ResponseView(request.received), self._paging(hidden=0.0))
 
     def _jobs_of_kind(self, request: Request, *, workflows: bool) -> list[tuple[int, SimJob]]:
-        """The jobs, or the workflows, with their numbers."""
-        self._notice(self.sight(request))
+        """Return the jobs, or the workflows, with their numbers."""
+        self._lives(self.view(request))
         numbered = enumerate(self.world.jobs())
         return [(number, job) for number, job in numbered if (job.job_id in self._workflows) is workflows]
 
@@ -268,7 +234,7 @@ class StraitSimulator(Simulator):
         raise Refused(404, "job not found")
 
     def _health(self, request: Request) -> Response:
-        """What the server says of a job's runs; -1 where there are none."""
+        """Return the health of a job as the server calculates it; -1 for a job without runs."""
         window = request.query.get("window", "1d")
         if window not in WINDOWS:
             raise Refused(400, "window must be one of 1h, 1d, 7d, 30d")
@@ -276,7 +242,7 @@ class StraitSimulator(Simulator):
         since = request.received - WINDOWS[window]
         words = [
             run_word(life, self.options.rows)
-            for life in self._lives(self.sight(request))
+            for life in self._lives(self.view(request))
             if plain_id(life.run.job_id) == request.parameters["job"] and life.created >= since
         ]
         good, bad = words.count("completed"), sum(word in ("failed", "crashed", "timed_out") for word in words)
@@ -286,18 +252,14 @@ class StraitSimulator(Simulator):
     def _stats(self, request: Request) -> Response:
         words = [
             run_word(life, self.options.rows)
-            for life in self._lives(self.sight(request))
+            for life in self._lives(self.view(request))
             if life.run.job_id not in self._workflows
         ]
         return json_response({word: words.count(word) for word in ("queued", "executing", "delayed")})
 
-    def _notice(self, sight: Sight) -> None:
-        """Finds out which jobs are workflows."""
-        self._lives(sight)
-
-    def _lives(self, sight: Sight) -> list[Life]:
-        """Every run that can be seen, each in its latest life."""
-        shown = lives(sight.see(self.world.runs(sight.now - MEMORY, math.nextafter(sight.now, math.inf))))
+    def _lives(self, view: ResponseView) -> list[Life]:
+        """Return every visible run in its latest life, and note which jobs are workflows."""
+        shown = lives(view.see(self.world.runs(view.now - MEMORY, math.nextafter(view.now, math.inf))))
         self._workflows |= {life.run.job_id for life in shown if life.run.steps}
         return shown
 
@@ -311,21 +273,21 @@ class StraitSimulator(Simulator):
         return self._run_list(request, workflow=False, status="dead_letter")
 
     def _run_list(self, request: Request, *, workflow: bool, status: str = "") -> Response:
-        """Runs of one kind, of the asked status. `statuses` is ignored, as by older servers."""
-        sight, wanted = self.sight(request), status or request.query.get("status", "")
+        """Return runs of one kind and status. `statuses` is ignored, as by older servers."""
+        view, wanted = self.view(request), status or request.query.get("status", "")
         words = (WORDS_OF_WORKFLOWS if workflow else WORDS) - self.options.unknown_words
         if wanted and wanted not in words:
             raise Refused(400, "status is invalid")
         listed = [
-            Listed(microseconds(life.created), life.run.run_id, partial(self._row, life, workflow=workflow))
-            for life in self._candidates(request, sight, workflow=workflow)
+            PagedRow(microseconds(life.created), life.run.run_id, partial(self._row, life, workflow=workflow))
+            for life in self._candidates(request, view, workflow=workflow)
             if not wanted or self._word(life, workflow=workflow) == wanted
         ]
-        return self._page(request, listed, sight, hidden=self.options.hidden)
+        return paged(request, listed, view, self._paging(hidden=self.options.hidden))
 
-    def _candidates(self, request: Request, sight: Sight, *, workflow: bool) -> Iterable[Life]:  # noqa: ARG002  # for who knows its world beforehand
-        """Runs of one kind, among which are all of the page that is asked for."""
-        return [life for life in self._lives(sight) if (life.run.job_id in self._workflows) is workflow]
+    def _candidates(self, request: Request, view: ResponseView, *, workflow: bool) -> Iterable[Life]:  # noqa: ARG002  # a hook for faster simulators
+        """Return runs of one kind that include all of the page."""
+        return [life for life in self._lives(view) if (life.run.job_id in self._workflows) is workflow]
 
     def _word(self, life: Life, *, workflow: bool) -> str:
         return (workflow_word if workflow else run_word)(life, self.options.rows)
@@ -333,50 +295,35 @@ class StraitSimulator(Simulator):
     def _row(self, life: Life, *, workflow: bool) -> object:
         return (workflow_run_row if workflow else run_row)(life, self.options.rows)
 
-    def _page(self, request: Request, listed: Iterable[Listed], sight: Sight, *, hidden: float) -> Response:
-        """A page: rows created before the cursor, whose tie with a page's last row the server forgets."""
-        limit = limit_of(request)
-        before = cursor_of(request)
-        rest = (one for one in listed if before is None or one.created < before)
-        ordered = heapq.nsmallest(limit + 1, rest, key=lambda one: (-one.created, one.identity))
-        page, more = ordered[:limit], len(ordered) > limit
-        visible = [one.row() for one in page if not chosen(one.identity, hidden)]
-        rows = sight.rows(visible)
-        answer: object = rows
-        if self.options.lists == "page":
-            cursor = {"next_cursor": timestamp(page[-1].created / 1_000_000)} if more else {}
-            answer = {"data": rows, "has_more": more, **cursor}
-        response = json_response(answer)
-        if len(response.body) > self.options.largest_body:
-            raise Refused(413, "response too large")
-        return response
+    def _paging(self, *, hidden: float) -> Paging:
+        return Paging(bare=self.options.lists == "array", largest_body=self.options.largest_body, hidden=hidden)
 
-    def _found(self, request: Request, *, workflow: bool) -> tuple[Life, Sight]:
-        """The run that a path names. Raises Refused 404 for one unknown, not yet visible, or of the other kind."""
-        sight = self.sight(request)
-        for life in self._lives_of(request.parameters["run"], sight):
+    def _found(self, request: Request, *, workflow: bool) -> tuple[Life, ResponseView]:
+        """Return the run of a path. Raises Refused 404 if it is unknown, not yet visible, or of the other kind."""
+        view = self.view(request)
+        for life in self._lives_of(request.parameters["run"], view):
             if (life.run.job_id in self._workflows) is workflow:
-                return life, sight
+                return life, view
         raise Refused(404, "workflow run not found" if workflow else "run not found")
 
-    def _lives_of(self, run_id: str, sight: Sight) -> Sequence[Life]:
-        """The run of an id, if it can be seen."""
-        return [life for life in self._lives(sight) if life.run.run_id == run_id]
+    def _lives_of(self, run_id: str, view: ResponseView) -> Sequence[Life]:
+        """Return the run of an ID, if it is visible."""
+        return [life for life in self._lives(view) if life.run.run_id == run_id]
 
     def _run(self, request: Request) -> Response:
         life, _ = self._found(request, workflow=False)
         return json_response(self._row(life, workflow=False))
 
     def _export(self, request: Request) -> Response:
-        """The runs created between two times, both included, in states that were true once."""
+        """Export the runs created between two times, both included, with outdated states."""
         if isinstance(self.options.export, int):
             raise Refused(self.options.export, "the export is not available")
         if request.query.get("format", "csv") != "csv":
             raise Refused(400, "format must be csv")
-        sight, since, until = self.sight(request), time_of(request, "from"), time_of(request, "to")
+        view, since, until = self.view(request), time_of(request, "from"), time_of(request, "to")
         shown = [
             life
-            for life in self._lives(sight)
+            for life in self._lives(view)
             if life.run.job_id not in self._workflows and since <= microseconds(life.created) <= until
         ]
         body = export_csv(shown)
@@ -389,52 +336,17 @@ class StraitSimulator(Simulator):
         return json_response(self._row(life, workflow=True))
 
     def _steps(self, request: Request) -> Response:
-        """The first steps; they are listed by a creation that they share, so that no cursor reaches the others."""
-        life, sight = self._found(request, workflow=True)
+        """Return the first steps. All steps share one creation time, so that no cursor reaches the others."""
+        life, view = self._found(request, workflow=True)
         limit = limit_of(request)
         rows = [] if cursor_of(request) is not None else [step_row(life, step) for step in life.run.steps]
-        shown = sight.rows(rows[:limit])
+        shown = view.rows(rows[:limit])
         if self.options.lists == "array":
             return json_response(shown)
         return json_response({"data": shown, "has_more": len(rows) > limit})
 
     def _timeline(self, request: Request) -> Response:
-        life, sight = self._found(request, workflow=True)
+        life, view = self._found(request, workflow=True)
         answer = timeline(life, [step_row(life, step) for step in life.run.steps], self.options.rows)
         steps = answer["steps"]
-        return json_response({**answer, "steps": sight.rows(steps) if isinstance(steps, list) else []})
-
-    def _show_options(self, _request: Request) -> Response:
-        return json_response(self.options)
-
-    def _set_options(self, request: Request) -> Response:
-        """Takes whole options; what is not named goes back to its default."""
-        self.options = decoded(request, StraitOptions)
-        return self._show_options(request)
-
-
-def limit_of(request: Request) -> int:
-    """Rows of the page that is asked for. Raises Refused 400 for what is no number."""
-    text = request.query.get("limit", str(USUAL_ROWS))
-    if not text.isdecimal() or int(text) < 1:
-        raise Refused(400, "limit must be a positive integer")
-    return min(int(text), MOST_ROWS)
-
-
-def time_of(request: Request, name: str) -> int:
-    """A time of the query in microseconds. Raises Refused 400 for one that is missing or not a time."""
-    try:
-        return microseconds(datetime.fromisoformat(request.query.get(name, "")).timestamp())
-    except ValueError as error:
-        raise Refused(400, f"{name} must be a valid RFC3339 timestamp") from error
-
-
-def cursor_of(request: Request) -> int | None:
-    """The cursor in microseconds. Raises Refused 400 for one that is no instant."""
-    text = request.query.get("cursor")
-    if text is None:
-        return None
-    try:
-        return microseconds(datetime.fromisoformat(text).timestamp())
-    except ValueError as error:
-        raise Refused(400, "cursor must be a valid RFC3339 timestamp") from error
+        return json_response({**answer, "steps": view.rows(steps) if isinstance(steps, list) else []})

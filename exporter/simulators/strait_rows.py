@@ -26,8 +26,9 @@ class StraitShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How rows look.
 
     Attributes:
-        delayed_after: A run that waits longer than so many seconds is delayed: its start is promised.
-        compensation: Seconds from a workflow run's failure to its compensation, and that this takes; 0: none.
+        delayed_after: Seconds of waiting after which a run is delayed: its start is promised.
+        compensation: Seconds from a workflow run's failure to its compensation, and of the compensation; 0: no
+            compensation.
         payload_bytes: Length of each run's payload, besides what identifies its customer.
         traced: Whether runs have an execution trace.
         paused: Why jobs are paused, by slug.
@@ -41,7 +42,7 @@ class StraitShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Life(NamedTuple):
-    """A run in its latest life, the instant as of which it is shown, and when its first life was created."""
+    """A run in its latest life, the time as of which it is shown, and when its first life was created."""
 
     run: SimRun
     now: float
@@ -57,7 +58,7 @@ RUN_WORDS: Mapping[Result | State, str] = {
     Result.SKIP: "expired",
     Result.UNKNOWN: "evaporated",
 }
-"""How a run's result is worded; a failure after retries is a dead letter. The last is a word that nobody knows."""
+"""How a run's result is worded; a failure after retries is a dead letter. The last is an unknown word."""
 
 WORKFLOW_WORDS: Mapping[Result | State, str] = {
     **RUN_WORDS,
@@ -65,7 +66,7 @@ WORKFLOW_WORDS: Mapping[Result | State, str] = {
     State.PENDING: "pending",
     State.EXECUTING: "running",
 }
-"""The real server has no word for a workflow run that is skipped: `expired` is lent to it."""
+"""The real server has no word for a workflow run that is skipped: it is shown as `expired`."""
 
 STEP_WORDS: Mapping[Result | State, str] = {
     Result.SUCCESS: "completed",
@@ -78,7 +79,7 @@ STEP_WORDS: Mapping[Result | State, str] = {
 
 
 def lives(seen: Iterable[Seen]) -> list[Life]:
-    """Of each run its latest life that can be seen."""
+    """Return the latest visible life of each run."""
     latest: dict[str, Life] = {}
     for run, now in sorted(seen, key=lambda one: one.run.created):
         known = latest.get(run.run_id)
@@ -87,34 +88,34 @@ def lives(seen: Iterable[Seen]) -> list[Life]:
 
 
 def microseconds(timestamp: float) -> int:
-    """An instant as the server's database holds it."""
+    """Return a time as the server's database stores it."""
     return round(timestamp * 1_000_000)
 
 
 def timestamp(timestamp: float) -> str:
-    """RFC 3339 with as many digits as are needed, as the server writes it."""
-    moment = EPOCH + timedelta(microseconds=microseconds(timestamp))
-    text = moment.strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
+    """Return a time in RFC 3339 with as many digits as needed, as the server writes it."""
+    time = EPOCH + timedelta(microseconds=microseconds(timestamp))
+    text = time.strftime("%Y-%m-%dT%H:%M:%S.%f").rstrip("0").rstrip(".")
     return text + "Z"
 
 
 def plain_id(identity: str) -> str:
-    """An ID as the server makes them, without a slash: one of the world that has one is hashed."""
+    """Return an ID without a slash, as the server makes them: an ID of the world with a slash is hashed."""
     return hashed(identity) if "/" in identity else identity
 
 
 def hashed(text: str) -> str:
-    """A UUID that stands for a text."""
+    """Return a UUID for a text."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, text))
 
 
 def version_id(identity: str) -> str:
-    """The ID of a version, as the server shows it."""
+    """Return the ID of a version, as the server shows it."""
     return f"ver_{hashed(identity).replace('-', '')[:12]}"
 
 
 def job_row(job: SimJob, number: int, shape: StraitShape) -> dict[str, object]:
-    """A job."""
+    """Return the row of a job."""
     row = {**_common(job, number), "endpoint_url": "http://worker.internal/ok", "max_attempts": 3}
     row |= {"timeout_secs": 300, "retry_priority_boost": 1, "cron_overlap_policy": "allow", "queue": "default"}
     row |= {"execution_mode": "http", "paused": False}
@@ -124,7 +125,7 @@ def job_row(job: SimJob, number: int, shape: StraitShape) -> dict[str, object]:
 
 
 def workflow_row(job: SimJob, number: int, shape: StraitShape) -> dict[str, object]:  # noqa: ARG001  # as job_row
-    """A workflow."""
+    """Return the row of a workflow."""
     zone = {"cron": job.schedule, "cron_timezone": "Europe/Berlin"} if job.schedule else {}
     return {**_common(job, number), **zone}
 
@@ -147,7 +148,7 @@ def _common(job: SimJob, number: int) -> dict[str, object]:
 
 
 def run_word(life: Life, shape: StraitShape) -> str:
-    """The status of an ordinary run."""
+    """Return the status of a job's run."""
     run, what = life.run, life.run.at(life.now)
     if isinstance(what, Result):
         return "dead_letter" if what is Result.FAILURE and run.attempts > 1 else RUN_WORDS[what]
@@ -159,7 +160,7 @@ def run_word(life: Life, shape: StraitShape) -> str:
 
 
 def run_row(life: Life, shape: StraitShape) -> dict[str, object]:
-    """An ordinary run."""
+    """Return the row of a job's run."""
     run, what = life.run, life.run.at(life.now)
     attempt, started = _attempt(life)
     ended = isinstance(what, Result)
@@ -190,7 +191,7 @@ def run_row(life: Life, shape: StraitShape) -> dict[str, object]:
 
 
 def export_csv(shown: Iterable[Life]) -> bytes:
-    """The export of runs. As on the newest servers its IDs are right, and its states are those of the creation."""
+    """Return the export of runs. As on the newest servers, IDs are right and states are those at creation."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(EXPORTED)
@@ -203,7 +204,7 @@ def export_csv(shown: Iterable[Life]) -> bytes:
 
 
 def _attempt(life: Life) -> tuple[int, float | None]:
-    """The number of the attempt and its start: attempts share a run's time, and each but the first queues anew."""
+    """Return the number of the attempt and its start. Attempts share a run's time; each but the first queues again."""
     run, now = life.run, life.now
     if now < run.start:
         return 1, None
@@ -218,7 +219,7 @@ def _attempt(life: Life) -> tuple[int, float | None]:
 
 
 def workflow_word(life: Life, shape: StraitShape) -> str:
-    """The status of a workflow run; some failures are compensated later."""
+    """Return the status of a workflow run; some failures are compensated later."""
     what, end, wait = life.run.at(life.now), life.run.end, shape.compensation
     if wait and what in (Result.FAILURE, Result.TIMEOUT) and end is not None and life.now >= end + wait:
         return "compensating" if life.now < end + 2 * wait else "compensated"
@@ -226,7 +227,7 @@ def workflow_word(life: Life, shape: StraitShape) -> str:
 
 
 def workflow_run_row(life: Life, shape: StraitShape) -> dict[str, object]:
-    """A workflow run."""
+    """Return the row of a workflow run."""
     run, word = life.run, workflow_word(life, shape)
     end = None if word in ("pending", "running", "compensating") else run.end
     if word == "compensated" and end is not None:
@@ -251,7 +252,7 @@ def workflow_run_row(life: Life, shape: StraitShape) -> dict[str, object]:
 
 
 def step_row(life: Life, step: SimStep) -> dict[str, object]:
-    """A step; all steps of a run are created with it."""
+    """Return the row of a step; all steps of a run are created with it."""
     what = step.at(life.now)
     word = STEP_WORDS.get(what, "failed")
     started = step.start is not None and step.start <= life.now
@@ -275,7 +276,7 @@ def step_row(life: Life, step: SimStep) -> dict[str, object]:
 
 
 def timeline(life: Life, rows: Sequence[Mapping[str, object]], shape: StraitShape) -> dict[str, object]:
-    """The timeline of a workflow run, with steps as `step_row` makes them."""
+    """Return the timeline of a workflow run, with steps as `step_row` makes them."""
     run = workflow_run_row(life, shape)
     head: dict[str, object] = {name: run[name] for name in ("status", "started_at", "finished_at") if name in run}
     total = 0.0 if life.run.end is None else life.run.end - life.run.start

@@ -9,7 +9,7 @@ import msgspec
 
 
 class Tokens:
-    """Issues JWTs that look signed, and knows which of them are still good."""
+    """Issues JWTs that look signed, and knows which of them are still valid."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -18,7 +18,7 @@ class Tokens:
         self._expiries: dict[str, float] = {}
 
     def issue(self, lifetime: float) -> str:
-        """A new token, good for so many seconds; its claim `exp` is a whole second."""
+        """Return a new token that is valid for some seconds; its claim `exp` is a whole second."""
         with self._lock:
             number = next(self._numbers)
             now = self._clock()
@@ -29,16 +29,16 @@ class Tokens:
             return token
 
     def good(self, token: str) -> bool:
-        """Whether a token was issued here, is not revoked, and has not expired."""
+        """Return whether a token was issued here, is not revoked, and has not expired."""
         return self._expiries.get(token, 0.0) > self._clock()
 
     def revoke_all(self) -> None:
-        """No token is good any more."""
+        """Revoke all tokens."""
         with self._lock:
             self._expiries = {}
 
 
 def jwt(claims: dict[str, object]) -> str:
-    """A token of the shape of HS256, with a signature that is none."""
+    """Return a token in the form of HS256, with an invalid signature."""
     parts = (msgspec.json.encode({"alg": "HS256", "typ": "JWT"}), msgspec.json.encode(claims), b"0" * 32)
     return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)

@@ -2,22 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Unpack
 
 import msgspec
 
 from exporter.model import Result
-from exporter.simulators.control import decoded
-from exporter.simulators.message import Handler, Refused, Request, Response, Route, json_response
+from exporter.simulators.message import Handler, Refused, Request, Response, Route, enveloped, json_response
 from exporter.simulators.rate import FixedWindow
-from exporter.simulators.response_view import Seen, Sight
-from exporter.simulators.server import Simulator
+from exporter.simulators.response_view import ResponseView, Seen
+from exporter.simulators.server import Place, Simulator
 from exporter.simulators.workato_query import FILTERS, JOB_LISTS, LISTS, RECIPE_LISTS, filtered_recipes, list_page, only
 from exporter.simulators.workato_rows import (
     Tally,
     WorkatoShape,
     account_row,
-    enveloped,
     job_detail,
     job_row,
     number_of,
@@ -36,22 +34,22 @@ DAY = 86400.0
 
 
 class WorkatoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits, and behaviours that the vendor does not document.
+    """Limits, and behavior that the vendor does not document.
 
     Attributes:
         mode: Which API the token is good for.
-        page_size: Jobs a page, whatever is asked.
+        page_size: Jobs per page, whatever the request says.
         retention: For how long jobs are kept after their end, or after their creation while they are open, in seconds.
         counts: Whether the counts of recipes are of all jobs ever, or of those that are kept.
         counts_late: How many seconds the counts lag behind the lists.
         order: Of the list of jobs: newest creation or newest end first.
         unreadable: Status by external id of customers that cannot be read.
         forbidden: Short names of endpoints that answer 403.
-        jobs_per_minute: Limit of the requests for jobs, in lists or alone; None: the mode's own; 0: none.
+        jobs_per_minute: Limit of the requests for jobs, in lists or alone; None: that of the mode; 0: no limit.
         recipes_per_minute: The same for lists of recipes.
         users_per_minute: The same for lists of managed users.
-        ignored: Parameters that are taken no notice of, such as the number of a page.
-        retry_after: Whether a 429 tells how long to wait.
+        ignored: Parameters that are ignored, such as the number of a page.
+        retry_after: Whether a 429 says how long to wait.
         rows: The look of rows.
     """
 
@@ -71,7 +69,7 @@ class WorkatoOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     rows: WorkatoShape = WorkatoShape()
 
     def limit(self, kind: str) -> int:
-        """Requests per minute of a kind; 0: no limit."""
+        """Return the requests per minute of a kind; 0: no limit."""
         own = {"jobs": self.jobs_per_minute, "recipes": self.recipes_per_minute, "users": self.users_per_minute}[kind]
         return LIMITS[self.mode][kind] if own is None else own
 
@@ -81,33 +79,32 @@ LIMITS: Mapping[str, Mapping[str, int]] = {
     "developer": {"jobs": 60, "recipes": 60, "users": 60},
 }
 KINDS: Mapping[str, str] = {"users": "users", "jobs": "jobs", "job": "jobs"}
-"""Which limit an endpoint is under; the others are under that of recipes."""
+"""The limit that applies to an endpoint; that of recipes applies to the others."""
 
 
 class WorkatoSimulator(Simulator):
     """The API of one workspace: projects of the world are customers. `options` may be replaced while it runs."""
 
     vendor: ClassVar[str] = "workato"
+    options: WorkatoOptions
     demo_id_digits: ClassVar[int] = 24
 
-    def __init__(  # noqa: PLR0913  # all but the world have a default
+    def __init__(
         self,
         world: World,
         clock: Callable[[], float] = time.time,
         *,
         token: str = TOKEN,
         options: WorkatoOptions = WorkatoOptions(),  # noqa: B008  # frozen
-        host: str = "127.0.0.1",
-        port: int = 0,
-        seed: int = 0,
+        **place: Unpack[Place],
     ) -> None:
-        super().__init__(world, clock, host=host, port=port, seed=seed)
+        super().__init__(world, clock, **place)
         self.token = token
         self.options = options
         self._windows = {kind: FixedWindow(60.0, clock) for kind in LIMITS["embedded"]}
 
     def source_config(self, name: str = "") -> dict[str, object]:
-        """The block under `sources:` with which the exporter reads this simulator."""
+        """Return the block under `sources:` with which the exporter reads this simulator."""
         return {
             "name": name or self.vendor,
             "type": self.vendor,
@@ -117,7 +114,7 @@ class WorkatoSimulator(Simulator):
         }
 
     def routes(self) -> Sequence[Route]:
-        """The vendor's endpoints by short name; those of a customer and those of one's own workspace share them."""
+        """Return the vendor's endpoints; those of customers and of the own workspace share short names."""
         return (
             Route("users", "GET", USERS, self._admitted(self._users)),
             Route("projects", "GET", "/api/projects", self._admitted(self._projects)),
@@ -134,16 +131,8 @@ class WorkatoSimulator(Simulator):
             ),
         )
 
-    def controls(self) -> Sequence[Route]:
-        """Besides those of every simulator: options while it runs."""
-        return (
-            *super().controls(),
-            Route("options", "GET", "/-/options", self._show_options),
-            Route("set_options", "POST", "/-/options", self._set_options),
-        )
-
     def admit(self, request: Request) -> Mapping[str, str]:
-        """The rate limits."""
+        """Apply the rate limits."""
         kind = KINDS.get(request.endpoint, "recipes")
         limit = self.options.limit(kind)
         quota = self._windows[kind].take(limit) if limit else None
@@ -153,7 +142,7 @@ class WorkatoSimulator(Simulator):
         return {}
 
     def _admitted(self, handler: Handler) -> Handler:
-        """The handler behind the token, its mode, and the permissions."""
+        """Return the handler behind the checks of the token, its mode and the permissions."""
 
         def admitted(request: Request) -> Response:
             if request.headers.get("authorization", "") != f"Bearer {self.token}":
@@ -177,7 +166,7 @@ class WorkatoSimulator(Simulator):
         return json_response(enveloped(rows, self.options.rows.users_envelope))
 
     def _own_jobs(self, request: Request) -> list[SimJob]:
-        """The recipes behind a path's customer, or those of the workspace. Raises Refused if it cannot be read."""
+        """Return the recipes of a path's customer or of the workspace. Raises Refused if they cannot be read."""
         jobs = self.world.jobs()
         customer = request.parameters.get("customer")
         if customer is None:
@@ -200,25 +189,25 @@ class WorkatoSimulator(Simulator):
     def _recipes(self, request: Request) -> Response:
         first, size = list_page(request, RECIPE_LISTS)
         jobs = filtered_recipes(request, self._own_jobs(request))
-        sight, code = self.sight(request), request.query.get("exclude_code") != "true"
-        rows = [self._recipe_row(job, sight, code=code) for job in jobs[first : first + size]]
+        view, code = self.view(request), request.query.get("exclude_code") != "true"
+        rows = [self._recipe_row(job, view, code=code) for job in jobs[first : first + size]]
         for row in rows if "tags" in request.query.get("includes[]", "") else ():
             row["tags"] = []
         key = self.options.rows.recipes_envelope
         if key is None:
             key = "result" if self.options.mode == "embedded" else "items"
-        return json_response(enveloped(sight.rows(rows), key))
+        return json_response(enveloped(view.rows(rows), key))
 
     def _recipe(self, request: Request) -> Response:
-        return json_response(self._recipe_row(self._found_job(request), self.sight(request), code=True))
+        return json_response(self._recipe_row(self._found_job(request), self.view(request), code=True))
 
-    def _recipe_row(self, job: SimJob, sight: Sight, *, code: bool) -> dict[str, object]:
-        return recipe_row(job, self._tally(job, sight), self.options.rows, code=code)
+    def _recipe_row(self, job: SimJob, view: ResponseView, *, code: bool) -> dict[str, object]:
+        return recipe_row(job, self._tally(job, view), self.options.rows, code=code)
 
-    def _tally(self, job: SimJob, sight: Sight) -> Tally:
-        """What a recipe tells of its jobs."""
-        now = sight.now - self.options.counts_late
-        seen = [one for one in self._seen(job, sight, self.options.counts) if one.run.start <= min(one.now, now)]
+    def _tally(self, job: SimJob, view: ResponseView) -> Tally:
+        """Return the counts that a recipe shows of its jobs."""
+        now = view.now - self.options.counts_late
+        seen = [one for one in self._seen(job, view, self.options.counts) if one.run.start <= min(one.now, now)]
         ended = [one for one in seen if _has_ended(Seen(one.run, min(one.now, now)))]
         last = max((one.run.start for one in seen), default=None)
         return Tally(len(ended), self._succeeded(ended), last)
@@ -226,12 +215,12 @@ class WorkatoSimulator(Simulator):
     def _succeeded(self, ended: Iterable[Seen]) -> int:
         return sum(word_of(one, self.options.rows) == "succeeded" for one in ended)
 
-    def _seen(self, job: SimJob, sight: Sight, which: Literal["lifetime", "kept"]) -> list[Seen]:
-        """A recipe's jobs that have been created, oldest first: all, or those that are kept."""
-        kept = sight.now - self.options.retention
-        # A job that has not ended in the world's eyes may have been created long before.
-        runs = self.world.runs(0.0 if which == "lifetime" else kept, sight.now + 1.0, job.job_id)
-        seen = sight.see(runs)
+    def _seen(self, job: SimJob, view: ResponseView, which: Literal["lifetime", "kept"]) -> list[Seen]:
+        """Return a recipe's created jobs, oldest first: all, or those that are kept."""
+        kept = view.now - self.options.retention
+        # A job that has not completed may have been created long before.
+        runs = self.world.runs(0.0 if which == "lifetime" else kept, view.now + 1.0, job.job_id)
+        seen = view.see(runs)
         if which == "lifetime":
             return seen
         return [one for one in seen if _kept_from(one) >= kept]
@@ -246,8 +235,8 @@ class WorkatoSimulator(Simulator):
     def _jobs(self, request: Request) -> Response:
         job, options = self._found_job(request), self.options
         only(request, JOB_LISTS)
-        sight = self.sight(request)
-        tally, scope, page = self._listing(request, job, sight)
+        view = self.view(request)
+        tally, scope, page = self._listing(request, job, view)
         rows = [self._row(one, job) for one in page]
         answer: dict[str, object] = {
             "job_succeeded_count": tally.succeeded,
@@ -256,11 +245,11 @@ class WorkatoSimulator(Simulator):
         }
         if options.rows.scope_count:
             answer["job_scope_count"] = scope
-        return json_response(answer | {"items": sight.rows(rows)})
+        return json_response(answer | {"items": view.rows(rows)})
 
-    def _listing(self, request: Request, job: SimJob, sight: Sight) -> tuple[Tally, int, list[Seen]]:
-        """What is told of all jobs that are kept, how many of them the filter lets through, and a page of these."""
-        seen = self._seen(job, sight, "kept")
+    def _listing(self, request: Request, job: SimJob, view: ResponseView) -> tuple[Tally, int, list[Seen]]:
+        """Return the counts of all kept jobs, the number that pass the filter, and a page of these."""
+        seen = self._seen(job, view, "kept")
         ended = [one for one in seen if _has_ended(one)]
         wanted = self._filtered(request, sorted(seen, key=self._place, reverse=True))
         return Tally(len(ended), self._succeeded(ended)), len(wanted), self._page(request, wanted)
@@ -277,7 +266,7 @@ class WorkatoSimulator(Simulator):
         return [one for one in seen if one.run.attempts > 1] if request.query.get("rerun_only") == "true" else seen
 
     def _page(self, request: Request, seen: list[Seen]) -> list[Seen]:
-        """The jobs before the offset, newest first, or the nearest after it."""
+        """Return the jobs before the offset, newest first, or the nearest after it."""
         offset, size = self._offset(request), self.options.page_size
         if offset is None:
             return seen[:size]
@@ -287,7 +276,7 @@ class WorkatoSimulator(Simulator):
         return [one for one in seen if self._place(one) < place][:size]
 
     def _offset(self, request: Request) -> Seen | None:
-        """The job next to which the asked page begins. Raises Refused 404 for one unknown."""
+        """Return the job at which the page begins. Raises Refused 404 for an unknown one."""
         offset = request.query.get("offset_job_id")
         if offset is None:
             return None
@@ -302,20 +291,12 @@ class WorkatoSimulator(Simulator):
 
     def _job(self, request: Request) -> Response:
         job = self._found_job(request)
-        sight = self.sight(request)
-        run = self.world.find(request.parameters["job"], sight.now)
-        seen = sight.see([run] if run is not None and run.job_id == job.job_id else [])
-        if not seen or _kept_from(seen[0]) < sight.now - self.options.retention:
+        view = self.view(request)
+        run = self.world.find(request.parameters["job"], view.now)
+        seen = view.see([run] if run is not None and run.job_id == job.job_id else [])
+        if not seen or _kept_from(seen[0]) < view.now - self.options.retention:
             raise Refused(404, "Not found")
         return json_response(job_detail(seen[0], shown_id(job.job_id, self.options.rows), self.options.rows))
-
-    def _show_options(self, _request: Request) -> Response:
-        return json_response(self.options)
-
-    def _set_options(self, request: Request) -> Response:
-        """Takes whole options; what is not named goes back to its default."""
-        self.options = decoded(request, WorkatoOptions)
-        return self._show_options(request)
 
 
 def _has_ended(seen: Seen) -> bool:
@@ -323,6 +304,6 @@ def _has_ended(seen: Seen) -> bool:
 
 
 def _kept_from(seen: Seen) -> float:
-    """The instant from which a job grows old."""
+    """Return the time from which the age of a job counts."""
     end = seen.run.end if _has_ended(seen) else None
     return seen.run.created if end is None else end

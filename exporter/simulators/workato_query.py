@@ -1,4 +1,4 @@
-"""The parameters of Workato's lists: which exist, and what they let through."""
+"""The parameters of Workato's lists: which exist, and what they select."""
 
 from collections.abc import Sequence
 
@@ -22,20 +22,20 @@ RECIPE_LISTS = LISTS | {
     "with_subfolders",
 }
 JOB_LISTS = frozenset({"offset_job_id", "per_page", "prev", "status", "rerun_only"})
-"""`per_page` is taken no notice of: pages have the size that the API likes."""
+"""`per_page` is ignored: the API chooses the size of pages."""
 STOP_CAUSES = frozenset({"trigger_errors_limit", "action_quota_limit", "trial_expired", "txn_quota_limit"})
 FILTERS = frozenset({"succeeded", "failed", "pending"})
 LARGEST_PAGE = 100
 
 
 def only(request: Request, known: frozenset[str]) -> None:
-    """Raises Refused 400 for a parameter that does not exist: the real API would ignore what we rely on."""
+    """Raise Refused 400 for an unknown parameter: the real API would ignore what we rely on."""
     if unknown := sorted(request.query.keys() - known):
         raise Refused(400, f"unknown parameter: {unknown[0]}")
 
 
 def list_page(request: Request, known: frozenset[str]) -> tuple[int, int]:
-    """The first row and the size of the page that is asked for. Raises Refused 400 if they make no sense."""
+    """Return the first row and the size of the requested page. Raises Refused 400 if they are invalid."""
     only(request, known)
     try:
         page, size = (int(request.query.get(name, default)) for name, default in (("page", "1"), ("per_page", "100")))
@@ -47,7 +47,7 @@ def list_page(request: Request, known: frozenset[str]) -> tuple[int, int]:
 
 
 def filtered_recipes(request: Request, jobs: Sequence[SimJob]) -> list[SimJob]:
-    """The recipes that a list's parameters let through, newest id first. Raises Refused 400 for values unheard of."""
+    """Return the recipes that match a list's parameters, newest ID first. Raises Refused 400 for unknown values."""
     running, cause = request.query.get("running"), request.query.get("stop_cause")
     folder, since = request.query.get("folder_id"), request.query.get("since_id")
     named = request.query.get("adapter_names_any", request.query.get("adapter_names_all", ADAPTER)).split(",")

@@ -1,8 +1,8 @@
-"""Workato's rows: as the vendor's page prints them, and in the shapes that it leaves open."""
+"""Workato's rows: as the vendor documents them, and in the variants that this leaves open."""
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Literal, NamedTuple
 
@@ -25,16 +25,16 @@ class WorkatoShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         users_envelope: The key that holds the list of managed users; "": a bare array.
         recipes_envelope: The same for recipes; None: `result` for customers, `items` in a workspace of one's own, as
             clients of either have seen it.
-        excluded_code: Whether recipes have an empty code or none where it is not wanted.
+        excluded_code: Whether recipes have an empty code or no code where it is excluded.
         status: Whether rows of the list of jobs have a status word.
         words: Other status words, by the usual one or by our own results.
-        error_parts: Whether rows of the list tell the kind of an error.
-        repeats: Whether rows of the list tell of which job they are a repeat.
-        last_run_at: Whether recipes tell when they ran last.
-        scope_count: Whether pages tell how many jobs the filter lets through.
+        error_parts: Whether rows of the list show the kind of an error.
+        repeats: Whether rows of the list show which job they repeat.
+        last_run_at: Whether recipes show when they ran last.
+        scope_count: Whether pages show how many jobs pass the filter.
         waiting_start: What a waiting job has as its start: null, or its creation.
-        offset_minutes: The offset of instants.
-        numeric_ids: Whether ids of customers and recipes are numbers, or texts of digits.
+        offset_minutes: The UTC offset of times.
+        numeric_ids: Whether IDs of customers and recipes are numbers, or texts of digits.
     """
 
     users_envelope: str = "result"
@@ -52,21 +52,21 @@ class WorkatoShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 WORDS: Mapping[str, str] = {"pending": "pending", "executing": "pending", "success": "succeeded", "skip": "succeeded"}
-"""The vendor's words; every other result is failed, for it knows no more."""
+"""The vendor's words; every other result is failed."""
 
 
 def number_of(name: str) -> int:
-    """A number that stands for a customer or a recipe, always the same."""
+    """Return the number of a customer or a recipe."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=5).digest(), "big")
 
 
 def shown_id(name: str, shape: WorkatoShape) -> object:
-    """The id of a customer or a recipe."""
+    """Return the ID of a customer or a recipe as rows show it."""
     return number_of(name) if shape.numeric_ids else str(number_of(name))
 
 
 def user_row(project: str, active: int, shape: WorkatoShape) -> dict[str, object]:
-    """A managed user."""
+    """Return a managed user."""
     return {
         "id": shown_id(project, shape),
         "name": f"Customer {MARK}",
@@ -78,7 +78,7 @@ def user_row(project: str, active: int, shape: WorkatoShape) -> dict[str, object
 
 
 class Tally(NamedTuple):
-    """Of a recipe's jobs: how many have ended, how many of them well, and when the last one started."""
+    """How many of a recipe's jobs have completed and succeeded, and when the last one started."""
 
     ended: int
     succeeded: int
@@ -86,7 +86,7 @@ class Tally(NamedTuple):
 
 
 def recipe_row(job: SimJob, tally: Tally, shape: WorkatoShape, *, code: bool) -> dict[str, object]:
-    """A recipe, with the counts of its jobs that have ended."""
+    """Return a recipe with the counts of its completed jobs."""
     row: dict[str, object] = {
         "id": shown_id(job.job_id, shape),
         "user_id": 1,
@@ -124,17 +124,17 @@ def recipe_row(job: SimJob, tally: Tally, shape: WorkatoShape, *, code: bool) ->
 
 
 def stop_cause(job: SimJob) -> str:
-    """Why a recipe was stopped, "" if it was not."""
+    """Return why a recipe was stopped, "" if it was not."""
     return "" if job.enabled else "trigger_errors_limit"
 
 
 def project_row(shape: WorkatoShape) -> dict[str, object]:
-    """The project that holds all recipes of a workspace."""
+    """Return the project that holds all recipes of a workspace."""
     return {"id": shown_id("project", shape), "name": "Orders", "description": f"Of {MARK}", "folder_id": FOLDER}
 
 
 def account_row(shape: WorkatoShape) -> dict[str, object]:
-    """The user whose token it is."""
+    """Return the user of the token."""
     return {
         "id": shown_id("account", shape),
         "name": MARK,
@@ -162,7 +162,7 @@ def account_row(shape: WorkatoShape) -> dict[str, object]:
 
 
 def job_row(seen: Seen, recipe_id: object, shape: WorkatoShape) -> dict[str, object]:
-    """A job as lists show it: instants are cut to whole seconds."""
+    """Return a job as lists show it: times are cut to whole seconds."""
     row = _row(seen, recipe_id, shape, whole=True)
     if not shape.status:
         del row["status"]
@@ -174,7 +174,7 @@ def job_row(seen: Seen, recipe_id: object, shape: WorkatoShape) -> dict[str, obj
 
 
 def job_detail(seen: Seen, recipe_id: object, shape: WorkatoShape) -> dict[str, object]:
-    """A job by its id, with the lines that have run."""
+    """Return a job by its ID, with the lines that have run."""
     run, now = seen
     return _row(seen, recipe_id, shape, whole=False) | {
         "handle": run.run_id,
@@ -192,7 +192,7 @@ def job_detail(seen: Seen, recipe_id: object, shape: WorkatoShape) -> dict[str, 
 
 
 def word_of(seen: Seen, shape: WorkatoShape) -> str:
-    """The status word of a job."""
+    """Return the status word of a job."""
     what = seen.run.at(seen.now)
     usual = WORDS.get(str(what), "failed")
     return shape.words.get(str(what), shape.words.get(usual, usual))
@@ -224,7 +224,7 @@ def _row(seen: Seen, recipe_id: object, shape: WorkatoShape, *, whole: bool) -> 
 
 
 def _master(run: SimRun) -> str:
-    """The job that this one repeats, or itself."""
+    """Return the job that this one repeats, or itself."""
     return f"{run.run_id}-first" if run.attempts > 1 else run.run_id
 
 
@@ -256,14 +256,9 @@ def _line(number: int, step: SimStep, now: float) -> dict[str, object]:
 
 
 def written_time(timestamp: float, shape: WorkatoShape, *, whole: bool = True) -> str:
-    """An instant with milliseconds, which in lists are always 0."""
+    """Return a time with milliseconds, which are always 0 in lists."""
     zone = timezone(timedelta(minutes=shape.offset_minutes))
     milliseconds = round(timestamp * 1000)
     local = datetime.fromtimestamp(milliseconds // 1000, zone).isoformat()
     fraction = 0 if whole else milliseconds % 1000
     return f"{local[:19]}.{fraction:03d}{local[19:]}"
-
-
-def enveloped(rows: Sequence[object], key: str) -> object:
-    """The rows as they are, or under a key."""
-    return {key: rows} if key else rows

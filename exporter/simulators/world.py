@@ -1,4 +1,4 @@
-"""What truly happens, whatever an API says about it: jobs, runs and steps with their whole lives."""
+"""What truly happens, whatever an API reports: jobs, runs and steps with their whole lives."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -8,18 +8,18 @@ import msgspec
 from exporter.model import Result, State
 
 MARK = "customer-data-4711"
-"""Stands in every title, error text and step output; it must never be found in a metric, a log or the state."""
+"""Part of every title, error text and step output. It must never appear in a metric, a log or the state."""
 
 
 def seen_as(start: float | None, end: float | None, result: Result | None, now: float) -> Result | State:
-    """What something is at an instant: its result once it ended, else what it is doing."""
+    """Return the result of a run or step that has completed by a time, or its state."""
     if end is not None and end <= now and result is not None:
         return result
     return State.EXECUTING if start is not None and start <= now else State.PENDING
 
 
 class SimJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job. `job_id` is its identity in the world; `interval` the usual seconds between two runs."""
+    """A job. `job_id` is its identity in the world, `interval` the usual number of seconds between two runs."""
 
     job_id: str
     name: str
@@ -40,7 +40,7 @@ class SimStep(msgspec.Struct, frozen=True, kw_only=True):
     no_op: bool = False
 
     def at(self, now: float) -> Result | State:
-        """What it is at an instant."""
+        """Return its result if it has completed by a time, or its state."""
         return seen_as(self.start, self.end, self.result, now)
 
 
@@ -67,23 +67,23 @@ class SimRun(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
 
     def at(self, now: float) -> Result | State:
-        """What it is at an instant."""
+        """Return its result if it has completed by a time, or its state."""
         return seen_as(self.start, self.end, self.result, now)
 
 
 class World(Protocol):
-    """Everything that happens. Answers include what has not happened yet: who asks compares with the clock."""
+    """Everything that happens. Answers include the future: callers compare with the clock."""
 
     def jobs(self) -> Sequence[SimJob]:
-        """All jobs, in a stable order."""
+        """Return all jobs, in a stable order."""
 
     def runs(self, since: float, until: float, job_id: str | None = None) -> Sequence[SimRun]:
-        """Runs created before `until` that had not ended before `since`, oldest creation first."""
+        """Return runs created before `until` that had not completed before `since`, oldest creation first."""
 
     def find(self, run_id: str, now: float) -> SimRun | None:
-        """The run of this id; of several lives the latest that had been created by `now`."""
+        """Return the run of an ID; of several lives the latest that had been created by `now`."""
 
 
 def overlaps(run: SimRun, since: float, until: float) -> bool:
-    """Whether a run's life touches [since, until)."""
+    """Return whether a run's life touches [since, until)."""
     return run.created < until and (run.end is None or run.end >= since)

@@ -68,7 +68,7 @@ class Endpoints:
         disruption = simulator.disruptions.answer_disruption(request)
         if disruption is None:
             return simulator.answer(request, route)
-        return disruption.answer(simulator.error(disruption.error_status, "injected fault"), simulator.clock())
+        return disruption.answer(simulator.error(disruption.error_status, "injected disruption"), simulator.clock())
 
 
 class Direct(httpx.BaseTransport):

@@ -16,10 +16,11 @@ from exporter.model import Result
 from exporter.simulators import SIMULATORS
 from exporter.simulators.message import Request
 from exporter.simulators.northflank import NorthflankSimulator
-from exporter.simulators.response_view import Seen, Sight
+from exporter.simulators.response_view import ResponseView, Seen
 from exporter.simulators.server import Simulator
 from exporter.simulators.snowplow import SnowplowSimulator
-from exporter.simulators.strait import MEMORY, OPEN_WORDS, WORDS_OF_WORKFLOWS, StraitSimulator, cursor_of, limit_of
+from exporter.simulators.strait import MEMORY, OPEN_WORDS, WORDS_OF_WORKFLOWS, StraitSimulator
+from exporter.simulators.strait_pages import cursor_of, limit_of
 from exporter.simulators.strait_rows import RUN_WORDS, WORKFLOW_WORDS, Life, microseconds
 from exporter.simulators.workato import WorkatoSimulator
 from exporter.simulators.workato_rows import WORDS, Tally
@@ -108,11 +109,11 @@ class QuickNorthflank(NorthflankSimulator):
     def _row(self, seen: Seen) -> object:
         return self._encoded.row(seen.run, seen.now, lambda: super(QuickNorthflank, self)._row(seen))
 
-    def _visible(self, job: SimJob, sight: Sight, now: float) -> Sequence[Seen]:
-        if not sight.even or self.options.order != "newest" or self.options.reach != math.inf:
-            return super()._visible(job, sight, now)
+    def _visible(self, job: SimJob, view: ResponseView, now: float) -> Sequence[Seen]:
+        if not view.undistorted or self.options.order != "newest" or self.options.reach != math.inf:
+            return super()._visible(job, view, now)
         runs = self._newest[job.job_id]
-        return ConfiguredSource(runs, bisect_left(runs, -sight.now, key=lambda run: -run.start), sight.now)
+        return ConfiguredSource(runs, bisect_left(runs, -view.now, key=lambda run: -run.start), view.now)
 
 
 class QuickStrait(StraitSimulator):
@@ -137,7 +138,7 @@ class QuickStrait(StraitSimulator):
     def _is(self, run: SimRun, *, workflow: bool) -> bool:
         return (run.job_id in self._workflows) is workflow
 
-    def _notice(self, sight: Sight) -> None:
+    def _notice(self, view: ResponseView) -> None:
         """All workflows are known."""
 
     def _row(self, life: Life, *, workflow: bool) -> object:
@@ -146,20 +147,20 @@ class QuickStrait(StraitSimulator):
 
         return self._encoded.row(life.run, life.now, make, life.created)
 
-    def _quick(self, sight: Sight) -> bool:
-        remembered = self._first > sight.now - MEMORY
-        return sight.even and remembered and not self.options.hidden and not self.options.rows.compensation
+    def _quick(self, view: ResponseView) -> bool:
+        remembered = self._first > view.now - MEMORY
+        return view.undistorted and remembered and not self.options.hidden and not self.options.rows.compensation
 
-    def _lives_of(self, run_id: str, sight: Sight) -> Sequence[Life]:
-        if not self._quick(sight):
-            return super()._lives_of(run_id, sight)
-        life = _life(self._by_id.get(run_id, ()), sight.now)
+    def _lives_of(self, run_id: str, view: ResponseView) -> Sequence[Life]:
+        if not self._quick(view):
+            return super()._lives_of(run_id, view)
+        life = _life(self._by_id.get(run_id, ()), view.now)
         return [] if life is None else [life]
 
-    def _candidates(self, request: Request, sight: Sight, *, workflow: bool) -> Iterable[Life]:
-        if not self._quick(sight):
-            return super()._candidates(request, sight, workflow=workflow)
-        wanted, now = request.query.get("status", ""), sight.now
+    def _candidates(self, request: Request, view: ResponseView, *, workflow: bool) -> Iterable[Life]:
+        if not self._quick(view):
+            return super()._candidates(request, view, workflow=workflow)
+        wanted, now = request.query.get("status", ""), view.now
         if wanted in OPEN:
             open_now = (run for run in self.world.runs(now, math.nextafter(now, math.inf)) if run.created <= now)
             ids = {run.run_id for run in open_now if self._is(run, workflow=workflow)}
@@ -220,24 +221,24 @@ class QuickWorkato(WorkatoSimulator):
     def _row(self, seen: Seen, job: SimJob) -> object:
         return self._encoded.row(seen.run, seen.now, lambda: super(QuickWorkato, self)._row(seen, job))
 
-    def _quick(self, sight: Sight) -> bool:
+    def _quick(self, view: ResponseView) -> bool:
         options = self.options
-        kept = self._first > sight.now - options.retention
-        return sight.even and kept and options.order == "creation" and not options.rows.words
+        kept = self._first > view.now - options.retention
+        return view.undistorted and kept and options.order == "creation" and not options.rows.words
 
-    def _tally(self, job: SimJob, sight: Sight) -> Tally:
-        if not self._quick(sight):
-            return super()._tally(job, sight)
-        return self._recipes_by_id[job.job_id].tally(sight.now - self.options.counts_late)
+    def _tally(self, job: SimJob, view: ResponseView) -> Tally:
+        if not self._quick(view):
+            return super()._tally(job, view)
+        return self._recipes_by_id[job.job_id].tally(view.now - self.options.counts_late)
 
-    def _listing(self, request: Request, job: SimJob, sight: Sight) -> tuple[Tally, int, list[Seen]]:
-        status, now, recipe = request.query.get("status"), sight.now, self._recipes_by_id[job.job_id]
-        if not self._quick(sight) or status not in (None, "pending") or "rerun_only" in request.query:
-            return super()._listing(request, job, sight)
+    def _listing(self, request: Request, job: SimJob, view: ResponseView) -> tuple[Tally, int, list[Seen]]:
+        status, now, recipe = request.query.get("status"), view.now, self._recipes_by_id[job.job_id]
+        if not self._quick(view) or status not in (None, "pending") or "rerun_only" in request.query:
+            return super()._listing(request, job, view)
         tally = recipe.tally(now)._replace(last=None)
         if status == "pending":
             runs = self.world.runs(now, math.nextafter(now, math.inf), job.job_id)
-            seen = [one for one in sight.see(runs) if not isinstance(one.run.at(now), Result)]
+            seen = [one for one in view.see(runs) if not isinstance(one.run.at(now), Result)]
             seen.sort(key=self._place, reverse=True)
             return tally, len(seen), self._page(request, seen)
         shown = bisect_right(recipe.runs, now, key=lambda run: run.created)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from exporter.model import Result
-from exporter.simulators.script import RunScript, told
+from exporter.simulators.script import RunScript, make_run
 from exporter.simulators.world import SimJob, SimRun
 from tests.contract.harness import HOUR
 
@@ -40,7 +40,7 @@ def runs_of(seed: str, begin: float, end: float) -> Sequence[SimRun]:
     dice = random.Random(f"{seed}/renamed")
     starts = sorted(dice.sample(range(int(begin - HOUR), int(end - HOUR), 200), RUNS))
     return [
-        told(
+        make_run(
             RunScript(
                 job=included(0),
                 project="prod",

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from exporter.model import Result
-from exporter.simulators.script import RunScript, told
+from exporter.simulators.script import RunScript, make_run
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.world import SimJob, SimRun
 from tests.chaos.renamed import renamed_job, runs_of
@@ -146,7 +146,7 @@ class Drawing:
             steps=STEPS[: dice.randint(1, 3)] if stepped else (),
             attempts=2 if dead else 1,
         )
-        return told(script, 0.0, self._numbers)
+        return make_run(script, 0.0, self._numbers)
 
     def _length(self) -> int:
         (_, least, most) = self._dice.choices(DURATIONS, self._shares)[0]

@@ -7,7 +7,7 @@ import isodate
 import pytest
 
 from exporter.model import Result
-from exporter.simulators.script import RunScript, StepScript, told
+from exporter.simulators.script import RunScript, StepScript, make_run
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.snowplow_rows import SnowplowShape, written_duration, written_time
 from exporter.simulators.snowplow_window import events
@@ -203,18 +203,18 @@ def test_shuffled_rows_are_the_same_rows(snowplow, world, clock, option):
 
 def test_a_run_of_2_steps_makes_7_events_and_one_of_20_makes_43():
     for steps, count in ((2, 7), (20, 43)):
-        run = told(RunScript(job="a", start=0.0, steps=tuple(f"s{n}" for n in range(steps))), 0.0, 0)
+        run = make_run(RunScript(job="a", start=0.0, steps=tuple(f"s{n}" for n in range(steps))), 0.0, 0)
         assert len(events(run)) == count
 
 
 def test_steps_side_by_side_are_one_group():
     steps = ("a", StepScript(name="b"), StepScript(name="c", dependencies=("a",)))
-    assert len(events(told(RunScript(job="x", start=0.0, steps=steps), 0.0, 0))) == 3 + 2 + 3
+    assert len(events(make_run(RunScript(job="x", start=0.0, steps=steps), 0.0, 0))) == 3 + 2 + 3
 
 
 def test_skipped_steps_make_events_too():
     steps = (StepScript(name="a", result=Result.FAILURE), "b")
-    assert len(events(told(RunScript(job="x", start=0.0, steps=steps, result=Result.FAILURE), 0.0, 0))) == 7
+    assert len(events(make_run(RunScript(job="x", start=0.0, steps=steps, result=Result.FAILURE), 0.0, 0))) == 7
 
 
 @pytest.mark.parametrize(("limit", "left"), [(70, 10), (69, 10), (64, 10), (63, 9), (7, 1), (1, 1)])

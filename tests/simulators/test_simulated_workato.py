@@ -32,7 +32,7 @@ def http(workato, tls) -> Iterator[httpx.Client]:
         yield client
 
 
-def told(workato, number, **fields):
+def runs_of(workato, number, **fields):
     """So many runs, a second apart, the oldest first."""
     return [
         workato.world.run("orders", project="acme", start=NOW - 1000 + place, duration=0.4, **fields)
@@ -82,8 +82,8 @@ def test_a_customer_may_be_unreadable(http, workato):
 def test_recipes_are_listed_by_id_descending_with_their_counts_and_with_code_unless_told(http, workato):
     for name in range(5):
         workato.world.add_job(SimJob(job_id=f"acme/{name}", name=str(name), project="acme"))
-    told(workato, 3)
-    told(workato, 2, result="failure")
+    runs_of(workato, 3)
+    runs_of(workato, 2, result="failure")
     rows = http.get(RECIPES, params={"exclude_code": "true"}).json()["result"]
     ids = [row["id"] for row in rows]
     assert ids == sorted(ids, reverse=True)
@@ -95,7 +95,7 @@ def test_recipes_are_listed_by_id_descending_with_their_counts_and_with_code_unl
 
 
 def test_pages_of_jobs_have_25_newest_first_and_go_on_after_an_id(http, workato):
-    runs = [run.run_id for run in told(workato, 60)][::-1]
+    runs = [run.run_id for run in runs_of(workato, 60)][::-1]
     offset, seen = {}, []
     while rows := http.get(JOBS, params=offset).json()["items"]:
         assert len(rows) <= 25
@@ -109,7 +109,7 @@ def test_pages_of_jobs_have_25_newest_first_and_go_on_after_an_id(http, workato)
 
 def test_a_long_job_does_not_return_to_the_first_page_when_it_ends(http, workato, clock):
     run = workato.world.run("orders", project="acme", start=NOW - 2000, duration=2000)
-    told(workato, 30)
+    runs_of(workato, 30)
     clock.advance(60)
     assert run.run_id not in [row["id"] for row in http.get(JOBS).json()["items"]]
     workato.options = WorkatoOptions(order="end")
@@ -117,7 +117,7 @@ def test_a_long_job_does_not_return_to_the_first_page_when_it_ends(http, workato
 
 
 def test_open_jobs_can_be_asked_for_alone_and_their_number_is_told(http, workato):
-    told(workato, 30)
+    runs_of(workato, 30)
     run = workato.world.run("orders", project="acme", start=NOW - 2000, result=None)
     answer = http.get(JOBS, params={"status": "pending"}).json()
     assert [row["id"] for row in answer["items"]] == [run.run_id]
@@ -133,7 +133,7 @@ def test_lists_cut_instants_to_seconds_and_details_do_not(http, workato):
 
 
 def test_a_detail_has_lines_and_says_whether_it_is_a_repeat(http, workato):
-    run = told(workato, 1, steps=["load", "send"], result="failure", attempts=2)[0]
+    run = runs_of(workato, 1, steps=["load", "send"], result="failure", attempts=2)[0]
     detail = http.get(f"{JOBS}/{run.run_id}").json()
     assert [line["adapter_operation"] for line in detail["lines"]] == ["load", "send"]
     assert [bool(line["error"]) for line in detail["lines"]] == [False, True]
@@ -143,7 +143,7 @@ def test_a_detail_has_lines_and_says_whether_it_is_a_repeat(http, workato):
 
 
 def test_customers_data_stands_in_titles_errors_inputs_and_outputs(http, workato):
-    run = told(workato, 1, steps=["load"], result="failure")[0]
+    run = runs_of(workato, 1, steps=["load"], result="failure")[0]
     detail = http.get(f"{JOBS}/{run.run_id}").json()
     line = detail["lines"][0]
     texts = (detail["title"], detail["error"], line["error"], str(line["input"]), str(line["output"]))
@@ -151,7 +151,7 @@ def test_customers_data_stands_in_titles_errors_inputs_and_outputs(http, workato
 
 
 def test_jobs_are_forgotten_after_their_retention_and_counts_may_fall(http, workato, clock):
-    runs = told(workato, 3)
+    runs = runs_of(workato, 3)
     workato.options = WorkatoOptions(retention=DAY, counts="kept")
     clock.advance(2 * DAY)
     assert http.get(JOBS).json()["items"] == []
@@ -172,7 +172,7 @@ def test_limits_are_by_kind_of_endpoint(http, workato, clock):
 
 
 def test_rows_may_lack_what_older_versions_lack(http, workato):
-    told(workato, 1, result="failure", attempts=2)
+    runs_of(workato, 1, result="failure", attempts=2)
     shape = WorkatoShape(status=False, error_parts=False, repeats=False, last_run_at=False, scope_count=False)
     workato.options = WorkatoOptions(rows=shape)
     answer = http.get(JOBS).json()
@@ -182,7 +182,7 @@ def test_rows_may_lack_what_older_versions_lack(http, workato):
 
 
 def test_it_lies_when_told_to(http, workato):
-    run = told(workato, 1)[0]
+    run = runs_of(workato, 1)[0]
     workato.disruptions.set([LostEnd(run_ids=(run.run_id,))])
     assert http.get(JOBS).json()["items"][0]["status"] == "pending"
     assert http.get(RECIPES).json()["result"][0]["job_succeeded_count"] == 0
@@ -275,7 +275,7 @@ def test_other_parameters_and_values_are_400(http, query):
 
 
 def test_the_size_of_a_page_of_jobs_is_the_apis_own(http, workato):
-    told(workato, 30)
+    runs_of(workato, 30)
     assert len(http.get(f"{JOBS}?per_page=100").json()["items"]) == 25
     assert len(http.get(f"{JOBS}?per_page=3").json()["items"]) == 25
 
@@ -288,7 +288,7 @@ def test_a_workspace_tells_its_projects_and_its_user(http, workato):
 
 
 def test_parameters_may_be_taken_no_notice_of(http, workato):
-    told(workato, 30)
+    runs_of(workato, 30)
     first = http.get(JOBS).json()["items"]
     workato.options = WorkatoOptions(ignored=frozenset({"offset_job_id"}))
     assert http.get(f"{JOBS}?offset_job_id={first[-1]['id']}").json()["items"] == first
