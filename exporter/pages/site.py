@@ -15,7 +15,7 @@ from exporter.pages.rendering import Renderer, etag
 from exporter.pages.runbooks import render_runbooks
 from exporter.pages.static import Assets
 from exporter.queries.errors import ReportError, UnknownError
-from exporter.queries.records import Reports
+from exporter.queries.reporter import Reporter
 from exporter.web.application import HTML_HEADERS
 from exporter.web.negotiation import wants_gzip
 from exporter.web.request_pool import RequestPool, segments
@@ -62,7 +62,7 @@ class Site:
 
     def __init__(
         self,
-        reports: Reports,
+        reports: Reporter,
         pool: RequestPool,
         runbooks: Callable[[], str],
         *,

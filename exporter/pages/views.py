@@ -11,7 +11,8 @@ from exporter.pages.graph import graph
 from exporter.pages.sparkline import Sparkline, sparkline
 from exporter.pages.timeline import timeline
 from exporter.queries.filters import JobOrder, JobQuery, RunQuery
-from exporter.queries.records import Problem, Reports, RunPage, RunReport, SourceReport, StepReport
+from exporter.queries.records import Problem, RunPage, RunReport, SourceReport, StepReport
+from exporter.queries.reporter import Reporter
 from exporter.web.parameters import fields_of
 
 STATUSES = ("failing", "overdue", "stale", "stuck", "ok", "idle", "disabled")
@@ -52,7 +53,7 @@ class RedirectToRun(NamedTuple):
     run_id: str
 
 
-def status(reports: Reports, query: Query) -> Variables:
+def status(reports: Reporter, query: Query) -> Variables:
     """Return problems, sources and jobs."""
     wanted = JobQuery(**fields_of(_with_no_name(query), JobQuery))
     problems, jobs, sources = reports.problems(), reports.jobs(wanted), reports.sources()
@@ -93,7 +94,7 @@ def _repeated(query: Query, parameters: Sequence[str]) -> Mapping[str, str]:
     return {name: text for name, text in query if name in parameters}
 
 
-def runs(reports: Reports, query: Query) -> Variables | RedirectToRun:
+def runs(reports: Reporter, query: Query) -> Variables | RedirectToRun:
     """Return the runs that fit a filter; a run ID that exists once leads to the run."""
     wanted = RunQuery(**fields_of(_with_no_name(query), RunQuery))
     found, repeated = reports.runs(wanted), _repeated(query, RUN_PARAMETERS)
@@ -111,7 +112,7 @@ def runs(reports: Reports, query: Query) -> Variables | RedirectToRun:
     }
 
 
-def run(reports: Reports, source: str, run_id: str) -> Variables:
+def run(reports: Reporter, source: str, run_id: str) -> Variables:
     """Return all that is known of a run."""
     page = reports.run(source, run_id)
     return {
@@ -151,7 +152,7 @@ def strip(page: RunPage) -> Sparkline:
     return sparkline(recent, places=len(recent))
 
 
-def log(reports: Reports, source: str, run_id: str, query: Query) -> Variables:
+def log(reports: Reporter, source: str, run_id: str, query: Query) -> Variables:
     """Return the output of a step."""
     return {"log": reports.log(source, run_id, dict(query).get("step", ""))}
 

@@ -13,6 +13,11 @@ MAX_LIMIT = 500
 Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 
 
+def doc(text: str) -> msgspec.Meta:
+    """Return the annotation that describes a field in the OpenAPI document."""
+    return msgspec.Meta(description=text)
+
+
 class JobOrder(enum.StrEnum):
     """Orders of a list of jobs. Equal jobs are ordered by name; jobs without the value come last."""
 
@@ -35,56 +40,32 @@ Status = Literal["", "failing", "overdue", "stale", "stuck", "disabled", "ok", "
 
 
 class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs to list; "" or None for any.
+    """Which jobs to list; "" or None for any."""
 
-    Attributes:
-        source: Name of the source.
-        project: The label `project`.
-        job_name: The label `job_name`.
-        team: Team of the job.
-        status: A value of `JobReport.status`.
-        search: Part of a job's name, ID or project, in any letter case.
-        order: Order of the list.
-        limit: Jobs per page, at most 500.
-        page: Number of the page, from 1.
-        recent: Whether to include the latest completed runs of each job.
-    """
-
-    source: str = ""
-    project: str | None = None
-    job_name: str = ""
-    team: str = ""
-    status: Status = ""
-    search: str = ""
-    order: JobOrder = JobOrder.URGENCY
-    limit: Limit = 100
-    page: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1
-    recent: bool = True
+    source: Annotated[str, doc("Name of the source.")] = ""
+    project: Annotated[str | None, doc("The label `project`.")] = None
+    job_name: Annotated[str, doc("The label `job_name`.")] = ""
+    team: Annotated[str, doc("Team of the job.")] = ""
+    status: Annotated[Status, doc("A value of `JobReport.status`.")] = ""
+    search: Annotated[str, doc("Part of a job's name, ID or project, in any letter case.")] = ""
+    order: Annotated[JobOrder, doc("Order of the list.")] = JobOrder.URGENCY
+    limit: Annotated[Limit, doc("Jobs per page, at most 500.")] = 100
+    page: Annotated[int, msgspec.Meta(ge=1, le=1_000_000, description="Number of the page, from 1.")] = 1
+    recent: Annotated[bool, doc("Whether to include the latest completed runs of each job.")] = True
 
 
 class RunQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs to list; "" or None for any.
+    """Which runs to list; "" or None for any."""
 
-    Attributes:
-        source: Name of the source.
-        project: The label `project`.
-        job_name: The label `job_name`.
-        result: Only completed runs with this result.
-        state: Only active runs in this state.
-        run_id: Only runs with exactly this ID, in any source.
-        after: Only runs that completed (or, while active, began) at this time or later.
-        before: Only runs that completed (or, while active, began) before this time.
-        limit: Runs per page, at most 500.
-        cursor: Start of the page: `RunList.cursor` of the page before, "" for the first.
-    """
-
-    source: str = ""
-    project: str | None = None
-    job_name: str = ""
-    result: Result | None = None
-    state: State | None = None
-    run_id: str = ""
-    after: float | None = None
-    before: float | None = None
-    limit: Limit = 100
-    cursor: str = ""
+    source: Annotated[str, doc("Name of the source.")] = ""
+    project: Annotated[str | None, doc("The label `project`.")] = None
+    job_name: Annotated[str, doc("The label `job_name`.")] = ""
+    result: Annotated[Result | None, doc("Only completed runs with this result.")] = None
+    state: Annotated[State | None, doc("Only active runs in this state.")] = None
+    run_id: Annotated[str, doc("Only runs with exactly this ID, in any source.")] = ""
+    after: Annotated[float | None, doc("Only runs that completed (or, while active, began) at this time or later.")] = (
+        None
+    )
+    before: Annotated[float | None, doc("Only runs that completed (or, while active, began) before this time.")] = None
+    limit: Annotated[Limit, doc("Runs per page, at most 500.")] = 100
+    cursor: Annotated[str, doc('Start of the page: `RunList.cursor` of the page before, "" for the first.')] = ""

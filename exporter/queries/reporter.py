@@ -60,7 +60,7 @@ class Dependencies(NamedTuple):
 
 
 class Reporter:
-    """Implements `exporter.queries.records.Reports`."""
+    """Answers queries; all methods raise ReportError. Thread-safe, but not for an event loop: it reads from disk."""
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._parts = dependencies

@@ -1,6 +1,7 @@
 """The pages as JSON under `/api/v1`: a table of endpoints, each with its parameters and its response."""
 
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import msgspec
 from starlette.requests import Request
@@ -8,8 +9,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from exporter.queries.errors import InvalidParameterError, ReportError, UnknownError
-from exporter.queries.filters import JobQuery, RunQuery
-from exporter.queries.records import JobList, LogReport, Problem, Reports, RunList, RunPage, SourceReport
+from exporter.queries.filters import JobQuery, RunQuery, doc
+from exporter.queries.records import JobList, LogReport, Problem, RunList, RunPage, SourceReport
+from exporter.queries.reporter import Reporter
 from exporter.web.parameters import parse
 from exporter.web.request_pool import RequestPool, segments
 
@@ -49,43 +51,26 @@ class NoParameters(msgspec.Struct, frozen=True):
 
 
 class RunParameters(msgspec.Struct, frozen=True):
-    """How to show a run.
+    """How to show a run."""
 
-    Attributes:
-        live: Whether to ask the vendor's API for its steps, for a few seconds at most.
-    """
-
-    live: bool = False
+    live: Annotated[bool, doc("Whether to ask the vendor's API for its steps, for a few seconds at most.")] = False
 
 
 class LogParameters(msgspec.Struct, frozen=True):
-    """Which output to show.
+    """Which output to show."""
 
-    Attributes:
-        step: Name of the step; "" for the error text of the run.
-    """
-
-    step: str = ""
+    step: Annotated[str, doc('Name of the step; "" for the error text of the run.')] = ""
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One endpoint.
+    """One endpoint."""
 
-    Attributes:
-        path: Path below ROOT; the parts in braces are handed to `respond`.
-        summary: What it returns, in a sentence.
-        parameters: The query parameters that it accepts.
-        response: What it returns.
-        respond: Makes the response.
-        errors: The status codes that only this endpoint returns, and when.
-    """
-
-    path: str
-    summary: str
-    parameters: type[msgspec.Struct]
-    response: type[msgspec.Struct]
-    respond: Callable[..., msgspec.Struct]
-    errors: Mapping[int, str] = {}
+    path: Annotated[str, doc("Path below ROOT; the parts in braces are handed to `respond`.")]
+    summary: Annotated[str, doc("What it returns, in a sentence.")]
+    parameters: Annotated[type[msgspec.Struct], doc("The query parameters that it accepts.")]
+    response: Annotated[type[msgspec.Struct], doc("What it returns.")]
+    respond: Annotated[Callable[..., msgspec.Struct], doc("Makes the response.")]
+    errors: Annotated[Mapping[int, str], doc("The status codes that only this endpoint returns, and when.")] = {}
 
 
 ENDPOINTS = (
@@ -134,7 +119,7 @@ ENDPOINTS = (
 )
 
 
-def routes(reports: Reports, pool: RequestPool, document: Callable[[], bytes]) -> list[Route]:
+def routes(reports: Reporter, pool: RequestPool, document: Callable[[], bytes]) -> list[Route]:
     """Return the routes of the API. `document`: makes the content of `/openapi.json`."""
 
     def handle(request: Request) -> Response:

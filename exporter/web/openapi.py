@@ -1,7 +1,6 @@
-"""The OpenAPI document of `/api/v1`, made from the table of endpoints and the docstrings of the records."""
+"""The OpenAPI document of `/api/v1`, made from the table of endpoints and the records."""
 
 import functools
-import inspect
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -25,8 +24,6 @@ ERRORS = {
 PATH_PARAMETERS = {"source": "Name of the source.", "run_id": "The vendor's ID of the run, percent-encoded."}
 
 TIME = {"anyOf": [{"type": "number"}, {"type": "string", "format": "date-time"}]}
-
-_ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 
 @functools.lru_cache(maxsize=1)
@@ -58,7 +55,7 @@ def describe(version: str, external_url: str = "") -> Json:
             ROOT + endpoint.path: {"get": _operation(endpoint, parameters[endpoint.parameters.__name__])}
             for endpoint in ENDPOINTS
         },
-        "components": {"schemas": {name: _with_attributes(schema) for name, schema in sorted(schemas.items())}},
+        "components": {"schemas": dict(sorted(schemas.items()))},
     }
 
 
@@ -67,7 +64,7 @@ def _operation(endpoint: Endpoint, parameters: Json) -> Json:
     return {
         "operationId": "_".join(re.findall(r"\w+", endpoint.path)),
         "summary": endpoint.summary,
-        "parameters": [*_path_parameters(endpoint), *_query_parameters(_with_attributes(parameters))],
+        "parameters": [*_path_parameters(endpoint), *_query_parameters(parameters)],
         "responses": {
             "200": {"description": "The answer.", "content": _content(endpoint.response)},
             **{str(code): {"description": text, "content": _content(ErrorReport)} for code, text in errors.items()},
@@ -96,15 +93,3 @@ def _without_null(schema: Json) -> Json:
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     kept = {key: value for key, value in schema.items() if key not in {"anyOf", "description"} and value is not None}
     return kept if not kinds else {**kept, **kinds[0]} if len(kinds) == 1 else {**kept, "anyOf": kinds}
-
-
-def _with_attributes(schema: Json) -> Json:
-    """Return a record's schema with the `Attributes:` of its docstring moved to its properties."""
-    text = inspect.cleandoc(schema.get("description", ""))
-    head, _, listed = text.partition("\n\nAttributes:")
-    texts = {name: " ".join(words.replace("None", "null").split()) for name, words in _ATTRIBUTE.findall(listed)}
-    properties = {
-        name: {**each, "description": texts[name]} if name in texts else each
-        for name, each in schema.get("properties", {}).items()
-    }
-    return {**schema, "description": " ".join(head.split()), **({"properties": properties} if properties else {})}

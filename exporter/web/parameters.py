@@ -6,7 +6,7 @@ import types
 import typing
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -49,8 +49,9 @@ def fields_of(pairs: Iterable[tuple[str, str]], record: type[msgspec.Struct]) ->
 def _value(name: str, text: str, kind: Any) -> Any:  # noqa: ANN401  # whatever the field's type is
     if name in TIMES:
         return _time(name, text)
+    plain = typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
     # any text is a valid string, even "null" and "true", which `convert` would read as other types
-    if str in (typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)):
+    if str in (typing.get_args(plain) if isinstance(plain, types.UnionType) else (plain,)):
         return text
     try:
         value = msgspec.convert(text, kind, strict=False)
