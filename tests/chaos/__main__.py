@@ -1,6 +1,6 @@
-"""`./chaos`: plays scenarios until enough runs are checked and enough processes killed, then prints what came of it.
+"""`./chaos`: plays scenarios until enough runs are checked and enough processes killed, then prints the results.
 
-It can be stopped at any time and taken up again with the same journal. Exit code 1 if there was any discrepancy.
+It can be stopped at any time and resumed with the same journal. Exit code 1 if there was any discrepancy.
 """
 
 import argparse
@@ -19,84 +19,88 @@ import msgspec
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.process_chaos import run_process_chaos
 from tests.chaos.report import Journal, line, summary
-from tests.chaos.scenario import Decision, Options, played
+from tests.chaos.scenario import Options, ScenarioOutcome, played
 from tests.chaos.troubles import TROUBLES
 
 LONG = {"runs": 1_000_000, "kills": 1000, "size": None, "days": None, "pause": 0.8}
 SHORT = {"runs": 700, "kills": 10, "size": 300, "days": 3.0, "pause": 0.3}
 REAL = 200
-"""Kills of one scenario of real processes."""
+"""Kills per scenario of real processes."""
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
-    """What the command line says."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(prog="./chaos", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="the form of the usual tests: less than a minute")
-    parser.add_argument("--runs", type=int, help="endings to be checked in simulated weeks (1000000)")
-    parser.add_argument("--kills", type=int, help="real processes to be killed (1000)")
-    parser.add_argument("--size", type=int, help="runs of each vendor in one scenario (as the seed has it)")
-    parser.add_argument("--days", type=float, help="simulated days of one scenario (7 or 14, as the seed has it)")
+    parser.add_argument("--short", action="store_true", help="the form of the ordinary tests: less than a minute")
+    parser.add_argument("--runs", type=int, help="completed runs to check in simulated weeks (1000000)")
+    parser.add_argument("--kills", type=int, help="real processes to kill (1000)")
+    parser.add_argument("--size", type=int, help="runs per vendor in one scenario (chosen by the seed)")
+    parser.add_argument("--days", type=float, help="simulated days of one scenario (7 or 14, chosen by the seed)")
     parser.add_argument("--pause", type=float, help="polls between two troubles, on average (0.8)")
     parser.add_argument("--seed", default="", help="play only the scenario of this seed")
     parser.add_argument("--first-seed", type=int, default=1, help="number of the first scenario (1)")
     parser.add_argument("--layer", choices=("simulated", "real", "both"), default="both")
-    parser.add_argument("--processes", type=int, default=1, help="scenarios played at once (1)")
-    parser.add_argument("--journal", type=Path, help="file in which verdicts are kept, to be taken up again")
+    parser.add_argument("--processes", type=int, default=1, help="scenarios at once (1)")
+    parser.add_argument("--journal", type=Path, help="file of outcomes, to resume from")
     parser.add_argument("--only", action="append", default=[], choices=list(TROUBLES), metavar="TROUBLE")
-    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="show the auditor a broken exporter")
-    told = parser.parse_args(given)
-    for name, value in (SHORT if told.short else LONG).items():
-        if getattr(told, name) is None:
-            setattr(told, name, value)
-    return told
+    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="play with a broken exporter")
+    options = parser.parse_args(given)
+    for name, value in (SHORT if options.short else LONG).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    return options
 
 
-def simulated(told: argparse.Namespace) -> Callable[[str], Decision]:
-    """Plays a scenario of simulated weeks."""
-    options = Options(runs=told.size, days=told.days, only=tuple(told.only), pause=told.pause)
-    if told.mutant:
-        options = msgspec.structs.replace(options, ledger=MUTANTS[told.mutant], enough=1)
-    return partial(played, options=options)
+def simulated(options: argparse.Namespace) -> Callable[[str], ScenarioOutcome]:
+    """Return a function that plays a scenario of simulated weeks."""
+    played_with = Options(runs=options.size, days=options.days, only=tuple(options.only), pause=options.pause)
+    if options.mutant:
+        played_with = msgspec.structs.replace(played_with, ledger=MUTANTS[options.mutant], enough=1)
+    return partial(played, options=played_with)
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Plays; gives the exit code."""
-    told = arguments(given)
-    journal = Journal(told.journal)
+    """Play scenarios; return the exit code."""
+    options = arguments(given)
+    journal = Journal(options.journal)
     try:
-        if told.seed:
-            one(told, journal)
+        if options.seed:
+            one(options, journal)
         else:
-            many(told, journal)
+            many(options, journal)
     except KeyboardInterrupt:
         print("stopped")
-    print(summary(journal.verdicts, _again(told)))
-    return 1 if any(verdict.discrepancies for verdict in journal.verdicts) else 0
+    print(summary(journal.outcomes, _again(options)))
+    return 1 if any(outcome.discrepancies for outcome in journal.outcomes) else 0
 
 
-def _again(told: argparse.Namespace) -> str:
-    """The command that repeats a scenario, but for its seed."""
-    options = {"size": told.size, "days": told.days, "pause": told.pause}
-    return " ".join(["./chaos", *(f"--{name}={value:g}" for name, value in options.items() if value)])
+def _again(options: argparse.Namespace) -> str:
+    """Return the command that repeats a scenario, without its seed."""
+    played_with = {"size": options.size, "days": options.days, "pause": options.pause}
+    return " ".join(["./chaos", *(f"--{name}={value:g}" for name, value in played_with.items() if value)])
 
 
-def one(told: argparse.Namespace, journal: Journal) -> None:
-    """The scenario of a seed."""
-    real = told.layer == "real"
-    note(journal, run_process_chaos(told.seed, min(told.kills, REAL)) if real else simulated(told)(told.seed))
+def one(options: argparse.Namespace, journal: Journal) -> None:
+    """Play the scenario of a seed."""
+    real = options.layer == "real"
+    note(
+        journal, run_process_chaos(options.seed, min(options.kills, REAL)) if real else simulated(options)(options.seed)
+    )
 
 
-def many(told: argparse.Namespace, journal: Journal) -> None:
-    """Scenarios of both layers until there are enough."""
-    if told.layer != "real":
-        enough(journal, Layer("simulated", "w", told.runs, told.processes), told.first_seed, simulated(told))
-    if told.layer != "simulated":
-        kill = partial(run_process_chaos, kills=min(told.kills, REAL))
-        enough(journal, Layer("real", "r", told.kills, 1), told.first_seed, kill)
+def many(options: argparse.Namespace, journal: Journal) -> None:
+    """Play scenarios of both layers until there are enough."""
+    if options.layer != "real":
+        enough(
+            journal, Layer("simulated", "w", options.runs, options.processes), options.first_seed, simulated(options)
+        )
+    if options.layer != "simulated":
+        kill = partial(run_process_chaos, kills=min(options.kills, REAL))
+        enough(journal, Layer("real", "r", options.kills, 1), options.first_seed, kill)
 
 
 class Layer(NamedTuple):
-    """A layer: the letter of its seeds, how much is wanted of it, and how many scenarios are played at once."""
+    """A layer: the letter of its seeds, the wanted number of runs or kills, and how many scenarios run at once."""
 
     name: str
     letter: str
@@ -104,13 +108,13 @@ class Layer(NamedTuple):
     processes: int
 
     def done(self, journal: Journal) -> int:
-        """Endings checked in simulated weeks, or real processes killed."""
+        """Return the completed runs checked in simulated weeks, or the real processes killed."""
         field = "runs" if self.name == "simulated" else "kills"
-        return sum(getattr(verdict, field) for verdict in journal.verdicts if verdict.layer == self.name)
+        return sum(getattr(outcome, field) for outcome in journal.outcomes if outcome.layer == self.name)
 
 
-def enough(journal: Journal, layer: Layer, first: int, play: Callable[[str], Decision]) -> None:
-    """Plays one seed after another, some at once, until so many runs are checked, or so many processes killed."""
+def enough(journal: Journal, layer: Layer, first: int, play: Callable[[str], ScenarioOutcome]) -> None:
+    """Play one seed after another, or several at once, until enough runs are checked or processes killed."""
     played_already = journal.seeds(layer.name)
     seeds = (seed for number in count(first) if (seed := f"{layer.letter}{number}") not in played_already)
     if layer.processes == 1:
@@ -118,7 +122,7 @@ def enough(journal: Journal, layer: Layer, first: int, play: Callable[[str], Dec
             note(journal, play(next(seeds)))
         return
     with ProcessPoolExecutor(layer.processes, mp_context=get_context("spawn")) as pool:
-        going: set[Future[Decision]] = set()
+        going: set[Future[ScenarioOutcome]] = set()
         while layer.done(journal) < layer.wanted:
             going |= {pool.submit(play, next(seeds)) for _ in range(layer.processes - len(going))}
             ended, going = wait(going, return_when=FIRST_COMPLETED)
@@ -126,12 +130,12 @@ def enough(journal: Journal, layer: Layer, first: int, play: Callable[[str], Dec
                 note(journal, future.result())
 
 
-def note(journal: Journal, verdict: Decision) -> None:
-    """Keeps and tells a verdict."""
-    journal.add(verdict)
-    print(line(verdict), *verdict.told[:5], sep="\n    ", flush=True)
+def note(journal: Journal, outcome: ScenarioOutcome) -> None:
+    """Record and print an outcome."""
+    journal.add(outcome)
+    print(line(outcome), *outcome.findings[:5], sep="\n    ", flush=True)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # file systems of its own are to be unmounted
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its own file systems must be unmounted
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""The auditor: what the exporter has counted in the end, beside what each simulated vendor says was true."""
+"""The auditor: compares what the exporter has counted with what truly happened at each simulated vendor."""
 
 import re
 from collections import Counter
@@ -19,7 +19,7 @@ LABELS = {
 
 
 def audit(harness: ScenarioHarness) -> int:
-    """Adds all discrepancies to the findings; gives how many endings were compared."""
+    """Add all discrepancies to the findings; return the number of completed runs that were compared."""
     compared = 0
     for word in harness.words:
         checked, wrong = source(harness, word)
@@ -28,14 +28,14 @@ def audit(harness: ScenarioHarness) -> int:
             harness.findings.add(f"{word}: {each}")
     lost = harness.watch.value("jobrun_exporter_state_cold_starts_total", reason="lost") or 0
     if lost > len(harness.outages) * len(harness.words):
-        harness.findings.add(f"{lost:g} states are said to be lost, there were {len(harness.outages)} outages")
+        harness.findings.add(f"{lost:g} states are reported as lost, there were {len(harness.outages)} outages")
     for each in secrets(harness):
         harness.findings.add(each)
     return compared
 
 
 def source(harness: ScenarioHarness, word: str) -> tuple[int, list[str]]:
-    """What is wrong with one source's numbers, and how many endings they stand for."""
+    """Return the number of completed runs of a source, and what is wrong with its numbers."""
     state, truths = harness.life.ledger.source(word), harness.truths[word]
     if state.baseline is None:
         return 0, ["it has never been polled"]
@@ -61,7 +61,7 @@ def source(harness: ScenarioHarness, word: str) -> tuple[int, list[str]]:
 
 
 def baseline(harness: ScenarioHarness, word: str, timestamp: float) -> Iterator[str]:
-    """It must be the start of a poll, and of no job's earlier."""
+    """Yield what is wrong with a baseline: it must be the start of a poll, and the same for all jobs."""
     if not any(abs(begun - timestamp) < SKEW for begun in harness.polls_begun[word]):
         yield f"the baseline {timestamp:.0f} is the start of no poll"
     for job in harness.life.ledger.jobs_of(word):
@@ -70,18 +70,18 @@ def baseline(harness: ScenarioHarness, word: str, timestamp: float) -> Iterator[
 
 
 def ranges(harness: ScenarioHarness, word: str, unobserved: Sequence[Range]) -> Iterator[str]:
-    """What is said to be unobserved: the metric tells as much, and there was an outage for each of them."""
-    told = harness.watch.value("jobrun_source_unobserved_seconds_total", source=word) or 0.0
-    if abs(told - seconds(unobserved)) > 1:
-        yield f"{told:.0f} s are said to be unobserved, the ranges are of {seconds(unobserved):.0f} s"
+    """Yield what is wrong with unobserved ranges: the metric must agree, and each must have a cause."""
+    exposed = harness.watch.value("jobrun_source_unobserved_seconds_total", source=word) or 0.0
+    if abs(exposed - seconds(unobserved)) > 1:
+        yield f"{exposed:.0f} s are reported as unobserved, the ranges are of {seconds(unobserved):.0f} s"
     reasons = merged([*harness.outages, *harness.unread[word]])
     for since, until in unobserved:
         if not any(low - DAY <= since and until <= high for low, high in reasons):
-            yield f"{since:.0f} to {until:.0f} is said to be unobserved, without any outage"
+            yield f"{since:.0f} to {until:.0f} is reported as unobserved, without an outage"
 
 
 def shown(harness: ScenarioHarness, family: str, word: str) -> Counter[Key]:
-    """The counts of a source as the last page shows them."""
+    """Return the counts of a source on the last page."""
     counts: Counter[Key] = Counter()
     for series, value in harness.watch.values.items():
         sample = SAMPLE.fullmatch(series)
@@ -93,7 +93,7 @@ def shown(harness: ScenarioHarness, family: str, word: str) -> Counter[Key]:
 
 
 def differences(what: str, found: Counter[Key], must: Counter[Key], may: Counter[Key]) -> list[str]:
-    """Where what was found is less than it must be, or more than it may be."""
+    """Return where counts are less than they must be, or more than they may be."""
     return [
         f"{what} of {'/'.join(key)}: {found[key]} counted, there are {must[key]}"
         + (f" to {may[key]}" if may[key] != must[key] else "")
@@ -103,7 +103,7 @@ def differences(what: str, found: Counter[Key], must: Counter[Key], may: Counter
 
 
 def by_result(counts: Counter[Key]) -> Counter[Key]:
-    """The same without projects and jobs: which jobs are counted together is not promised."""
+    """Return the counts by result alone: which jobs are counted together is not promised."""
     sums: Counter[Key] = Counter()
     for (_, _, result), count in counts.items():
         sums[result,] += count
@@ -111,12 +111,12 @@ def by_result(counts: Counter[Key]) -> Counter[Key]:
 
 
 def steps_lost(harness: ScenarioHarness, word: str) -> int:
-    """Runs whose steps the exporter says it could not get."""
+    """Return the runs whose steps the exporter reports as lost."""
     return int(harness.watch.value("jobrun_source_steps_lost_total", source=word) or 0)
 
 
 def secrets(harness: ScenarioHarness) -> Iterator[str]:
-    """Nothing secret and nothing of customers in the logs or in any file of the state."""
+    """Yield secrets and customer data in the logs or in the files of the state."""
     logs = harness.log.getvalue()
     files = {path.name: path.read_bytes() for path in harness.state.parent.iterdir()}
     for mark in harness.forbidden:

@@ -1,4 +1,4 @@
-"""A process that can die at any statement, at any look at the clock, and a disk that can be full."""
+"""A process that can crash at any statement or clock read, and a disk that can be full."""
 
 import os
 import resource
@@ -10,15 +10,15 @@ from typing import Literal
 from tests.e2e.processes import mounted, runs_as_root, unmounted
 
 Place = Literal["anything", "statement", "commit", "glance"]
-"""Before any statement, or one in a transaction; after a COMMIT, when nobody knows of it yet; at a look at a clock."""
+"""Before any statement, or before one in a transaction; right after a COMMIT; at a clock read."""
 
 
 class Killed(BaseException):
-    """The process is no more. No `except Exception` may hold it up."""
+    """The process has crashed. No `except Exception` may catch it."""
 
 
 class Crashable:
-    """The life of one simulated process. After its death it does nothing to its files any more."""
+    """A simulated process. After a crash it no longer changes its files."""
 
     def __init__(self) -> None:
         self.dead = False
@@ -28,28 +28,28 @@ class Crashable:
         self._connections: list[_Connection] = []
 
     def arm(self, place: Place, number: int) -> None:
-        """It will die at the n-th of these."""
+        """Crash at the n-th of these places."""
         self._place, self._left = place, number
 
     def disarm(self) -> bool:
-        """It will not; whether it would have."""
+        """Do not crash anymore; return whether a crash was planned."""
         armed, self._place = self._place is not None, None
         return armed
 
     def connect(self, *arguments: object, **options: object) -> sqlite3.Connection:
-        """Opens the database: the seam of the store."""
+        """Open the database; the store calls this instead of `sqlite3.connect`."""
         connection = sqlite3.connect(*arguments, factory=_Connection, **options)  # type: ignore[call-overload]  # as they came
         connection.crashable = self
         self._connections.append(connection)
         return connection
 
     def bury(self) -> None:
-        """Closes what a dead process would have left to the system. Its files must have been copied before."""
+        """Close what the system would close for a crashed process. Its files must have been copied before."""
         for connection in self._connections:
             sqlite3.Connection.close(connection)
 
     def snapshot(self) -> None:
-        """It looks at the clock."""
+        """Note a clock read."""
         self._reach("glance")
 
     def before(self, statement: str) -> None:
@@ -95,7 +95,7 @@ class _Connection(sqlite3.Connection):
 
 
 class Disk:
-    """Where states are: a small file system of its own where that is allowed, so that it can really be full."""
+    """The folder of states: a small file system where mounting is allowed, so that it can really be full."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -105,7 +105,7 @@ class Disk:
         self.full = False
 
     def fill(self, *, by_limit: bool) -> str:
-        """No more room; in which way."""
+        """Fill the disk; return in which way."""
         self.full = True
         if self._own and not by_limit and self._resize(self._used()):
             return "disk full"
@@ -113,7 +113,7 @@ class Disk:
         return "files may not grow"
 
     def free(self) -> None:
-        """Room again."""
+        """Make room again."""
         if self.full:
             resource.setrlimit(resource.RLIMIT_FSIZE, self._limit)
             if self._own:
@@ -121,8 +121,8 @@ class Disk:
         self.full = False
 
     def _used(self) -> int:
-        told = os.statvfs(self.folder)
-        return (told.f_blocks - told.f_bfree) * told.f_frsize
+        usage = os.statvfs(self.folder)
+        return (usage.f_blocks - usage.f_bfree) * usage.f_frsize
 
     def _resize(self, size: int) -> bool:
         return mounted("-o", f"remount,size={max(size, 4096)}", str(self.folder))
@@ -135,10 +135,10 @@ class Disk:
 
 
 def copied(state: Path, folder: Path) -> Path:
-    """The files of a state as they are at this instant, journals included, copied to a new folder."""
+    """Copy the files of a state, journals included, to a new folder; return the path of the copy."""
     folder.mkdir(parents=True)
-    for ending in ("", "-wal", "-shm"):
-        part = state.with_name(state.name + ending)
+    for suffix in ("", "-wal", "-shm"):
+        part = state.with_name(state.name + suffix)
         if part.exists():
             shutil.copyfile(part, folder / part.name)
     return folder / state.name

@@ -1,6 +1,6 @@
-"""From the client to the simulators without sockets: weeks of polls in minutes, with the same faults.
+"""From the client to the simulators without sockets: weeks of polls in minutes, with the same disruptions.
 
-What sockets add is proved by the real processes (`tests.chaos.process_chaos`).
+The real processes (`tests.chaos.process_chaos`) test sockets.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,11 +13,11 @@ from exporter.simulators.message import Request, Response, Route
 from exporter.simulators.server import Simulator
 
 TIMEOUT = 60.0
-"""Seconds after which the client of these sources gives up."""
+"""Timeout of the sources' client, in seconds."""
 
 
 class Delivery:
-    """What arrives of an answer: the wire that faults act on."""
+    """What arrives of a response: the wire that disruptions use."""
 
     def __init__(self, pass_time: Callable[[float], object]) -> None:
         self.data = b""
@@ -33,11 +33,11 @@ class Delivery:
         return True
 
     def close(self, *, abruptly: bool = False) -> None:
-        """What was sent must do."""
+        """Return the response from what was sent."""
 
 
 class Endpoints:
-    """One simulator: its routes, and whether anybody listens."""
+    """One simulator: its routes, and whether it listens."""
 
     def __init__(self, simulator: Simulator) -> None:
         self.simulator = simulator
@@ -45,7 +45,7 @@ class Endpoints:
         self._routes = tuple(simulator.routes())
 
     def requested(self, request: httpx.Request) -> tuple[Request, Route | None]:
-        """The request as the simulator sees it."""
+        """Return the request as the simulator sees it."""
         path = request.url.raw_path.decode().partition("?")[0]
         segments = path.split("/")
         matches = ((route, route.match(request.method, segments)) for route in self._routes)
@@ -63,7 +63,7 @@ class Endpoints:
         ), route
 
     def answered(self, request: Request, route: Route | None) -> Response:
-        """The answer, or what a fault puts in its place."""
+        """Return the response, or that of a disruption."""
         simulator = self.simulator
         disruption = simulator.disruptions.answer_disruption(request)
         if disruption is None:
@@ -76,7 +76,7 @@ class Direct(httpx.BaseTransport):
 
     Attributes:
         pass_time: Moves the clock by a number of seconds.
-        wrong_dates: By how many seconds the `Date` of each of the next answers is wrong.
+        wrong_dates: Seconds by which the `Date` of each of the next responses is wrong.
     """
 
     def __init__(self, simulators: Iterable[Simulator], pass_time: Callable[[float], object]) -> None:
@@ -85,7 +85,7 @@ class Direct(httpx.BaseTransport):
         self.wrong_dates: list[float] = []
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """One exchange. Raises what the real network would."""
+        """Handle one exchange. Raises the errors of a real network."""
         url = request.url
         there = self.endpoints.get(f"{url.scheme}://{url.host}:{url.port}")
         if there is None or not there.listening:
@@ -104,7 +104,7 @@ class Direct(httpx.BaseTransport):
         return httpx.Response(response.status, headers={**headers, **response.headers}, stream=Bytes(response.body))
 
     def close(self) -> None:
-        """A new assembly goes on with it."""
+        """Keep open: a new assembly continues with it."""
 
 
 class Bytes(httpx.SyncByteStream):

@@ -1,4 +1,4 @@
-"""Gauges that alerts are made of, beside the truth: none may be wrong for longer than promised."""
+"""Compares the gauges that alerts use with the truth: none may be wrong for longer than promised."""
 
 from collections.abc import Iterator
 
@@ -7,18 +7,18 @@ from tests.chaos.scenario_harness import ScenarioHarness
 
 STATES = ("pending", "executing")
 SKEW = 10.0
-"""Seconds by which instants of the exporter may differ from ours: it knows the API's clock to whole seconds."""
+"""Seconds by which times of the exporter may differ from ours: it knows the API's clock to whole seconds."""
 
 
 class Gauges:
-    """Compares after each poll, whenever nothing has been wrong with a source for as long as it is promised."""
+    """Compares after each poll, for each source that has been undisturbed for the promised time."""
 
     def __init__(self, harness: ScenarioHarness) -> None:
         self._harness = harness
         self.compared = 0
 
     def compare(self) -> None:
-        """All sources that are calm."""
+        """Compare all undisturbed sources."""
         harness = self._harness
         for word in harness.words:
             since = harness.clock() - harness.plan.promised(word)
@@ -29,7 +29,7 @@ class Gauges:
                     harness.findings.add(f"{word}: {wrong}")
 
     def _never_too_many(self, word: str) -> None:
-        """At no time more is counted than has happened."""
+        """Add a finding for each source that has counted more than has happened."""
         harness = self._harness
         baseline = (
             harness.life.ledger.committed.sources[word].baseline
@@ -38,7 +38,7 @@ class Gauges:
         )
         counted = harness.watch.total("jobrun_runs_total", word)
         if baseline is not None and counted > harness.truths[word].most(baseline - SKEW, harness.clock() + SKEW):
-            harness.findings.add(f"{word}: {counted:g} endings counted, more than there were")
+            harness.findings.add(f"{word}: {counted:g} completions counted, more than there were")
 
     def _wrong(self, word: str, since: float) -> Iterator[str]:
         harness = self._harness
@@ -59,17 +59,17 @@ class Gauges:
             yield from (f"{project}/{name}: {wrong}" for wrong in self._job(labels, job, since, unobserved))
 
     def _incomplete(self, word: str, mark: float | None, unobserved: list[Range]) -> Iterator[str]:
-        """All endings up to the watermark are counted, unless the API has been lying lately."""
+        """Yield a finding if a run before the watermark is not counted, unless the API answered wrongly lately."""
         harness = self._harness
         baseline = harness.life.ledger.source(word).baseline
-        lied = harness.clock() - harness.lied[word] < harness.plan.overlap + 26 * 3600
+        answered_wrongly = harness.clock() - harness.answered_wrongly[word] < harness.plan.overlap + 26 * 3600
         poisoned = any(each[0] == word for each in harness.poisoned)
-        if mark is None or baseline is None or harness.plan.zero_first or lied or poisoned:
+        if mark is None or baseline is None or harness.plan.zero_first or answered_wrongly or poisoned:
             return
         needed = harness.truths[word].sure(baseline + SKEW, mark - 1, unobserved)
         counted = harness.watch.total("jobrun_runs_total", word)
         if counted < needed:
-            yield f"{counted:g} endings are counted, {needed} lie before the watermark {mark:.0f}"
+            yield f"{counted:g} completions are counted, {needed} lie before the watermark {mark:.0f}"
 
     def _job(self, labels: dict[str, str], job: JobTruth, since: float, unobserved: list[Range]) -> Iterator[str]:
         watch, now = self._harness.watch, self._harness.clock()
@@ -80,7 +80,7 @@ class Gauges:
         if None not in active and not least <= sum(value or 0.0 for value in active) <= most + unsure:
             yield f"{active} active runs, there are {least} to {most}"
         shown = watch.value("jobrun_last_run_end_timestamp_seconds", **labels)
-        sure = [ending for ending in job.ended[: job.place(since)][-20:] if is_sure(ending, unobserved)]
+        sure = [completion for completion in job.ended[: job.place(since)][-20:] if is_sure(completion, unobserved)]
         if not sure or sure[-1].end < self._harness.first_poll(labels["source"]):
             return
         if shown is None or shown < sure[-1].end:

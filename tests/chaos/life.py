@@ -1,4 +1,4 @@
-"""One life of the exporter, from its start to its death: the daemon's parts, but for threads and the web server."""
+"""One process of the exporter, from its start to its end: the daemon's parts, without threads and web server."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,11 +26,11 @@ from tests.chaos.crashable import Crashable
 HOUSEKEEPING = 3600.0
 
 LedgerKind = Callable[[Callable[[], OpenedState]], Ledger]
-"""How a ledger is made; the seam by which an auditor is shown a broken exporter."""
+"""Makes a ledger: the auditor's tests replace it by a broken one."""
 
 
 class Around(msgspec.Struct, frozen=True, kw_only=True):
-    """What a life has around it. `sleep` moves the clock."""
+    """The environment of a process. `sleep` moves the clock."""
 
     clock: Callable[[], float]
     monotonic: Callable[[], float]
@@ -40,12 +40,12 @@ class Around(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def configured(settings: Mapping[str, object]) -> Config:
-    """The configuration as the daemon would read it."""
+    """Return the configuration as the daemon would read it."""
     return loads(yaml.safe_dump(dict(settings)), {}, {word: kind.settings for word, kind in SOURCES.items()})
 
 
 class Life:
-    """A process. `crashable` decides when it dies; after that no method may be called but `bury`."""
+    """A process. `crashable` decides when it crashes; after that only `bury` may be called."""
 
     def __init__(self, settings: Mapping[str, object], state: Path, around: Around) -> None:
         self.crashable = Crashable()
@@ -65,7 +65,7 @@ class Life:
         self._log = structlog.get_logger()
 
     def start(self) -> None:
-        """As the daemon starts: a state that cannot be written is looked at again by each poll."""
+        """Start as the daemon does: each poll tries again to open a state that cannot be written."""
         try:
             self.ledger.load()
         except StateError as error:
@@ -96,11 +96,11 @@ class Life:
 
     @property
     def polled(self) -> Mapping[str, ScheduledSource]:
-        """The sources that are polled, by name."""
+        """Return the polled sources by name."""
         return {polled.name: polled for polled in self._assembly.polled}
 
     def reload(self, settings: Mapping[str, object]) -> None:
-        """As the daemon reloads."""
+        """Reload as the daemon does."""
         config = configured(settings)
         before = self._assembly
         after = self._assembled(config, before)
@@ -115,7 +115,7 @@ class Life:
         self._publisher.publish()
 
     def tick(self) -> None:
-        """What the daemon's heart does."""
+        """Do what the daemon's heartbeat does."""
         self._publisher.tick()
         now = self._around.monotonic()
         if now - self._kept_house < HOUSEKEEPING:
@@ -128,7 +128,7 @@ class Life:
             self._log.warning("state could not be pruned", disruption=str(error))
 
     def scrape(self) -> str:
-        """The page as Prometheus gets it."""
+        """Return the page as Prometheus gets it."""
         self._publisher.publish()
         page = self._exposition.page
         assert page is not None
@@ -136,12 +136,12 @@ class Life:
         return bytes(page.text).decode()
 
     def stop(self) -> None:
-        """A clean end."""
+        """Stop cleanly."""
         self._assembly.close()
         self.ledger.close()
 
     def bury(self) -> None:
-        """What is left of a dead process."""
+        """Close what is left of a crashed process."""
         if hasattr(self, "_assembly"):
             self._assembly.close()
         self.crashable.bury()

@@ -1,6 +1,6 @@
-"""Broken exporters: the auditor must find each of them out, or it proves nothing.
+"""Broken exporters: the auditor must find each of them, or it proves nothing.
 
-Each is the ledger with one promise broken, as a plausible slip of the pen would break it.
+Each is the ledger with one promise broken, by a plausible mistake.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,7 +23,7 @@ from tests.chaos.life import LedgerKind
 
 
 class CountsBeforeCommit(Ledger):
-    """What could not be written is in the books all the same, and is counted once more when it can be."""
+    """What could not be written stays in memory, and is counted again later."""
 
     def _commit(self, draft: Transaction, now: float) -> None:
         for job in draft.jobs.values():
@@ -32,14 +32,14 @@ class CountsBeforeCommit(Ledger):
 
 
 class KnowsNoRuns(Ledger):
-    """Runs are not told apart by their ids: what overlapping windows show twice is counted twice."""
+    """Runs are not deduplicated: what overlapping windows show twice is counted twice."""
 
     def rows(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
         return {key: row for key, row in super().rows(source, run_ids).items() if row.mark is CountState.OPEN}
 
 
 class WatermarkTooFar(Ledger):
-    """What is read is said to reach further than it does."""
+    """The watermark is later than what was read."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         if batch.through is not None:
@@ -48,14 +48,14 @@ class WatermarkTooFar(Ledger):
 
 
 class HidesUnobserved(Ledger):
-    """What could not be read is not told."""
+    """Unobserved ranges are not recorded."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         return super().commit(source, msgspec.structs.replace(batch, unobserved=()), poll_context)
 
 
 class LosesStepMark(Ledger):
-    """Steps are counted in one transaction, and that they are in the next, which now and then does not come."""
+    """Steps are counted in one transaction and marked as counted in another, which is sometimes missing."""
 
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
         super().commit_steps(source, row, steps, poll_context)
@@ -67,7 +67,7 @@ class LosesStepMark(Ledger):
 
 
 class ForgetsCounters(Ledger):
-    """A new process begins to count at 0."""
+    """Counters restart at 0 with a new process."""
 
     def _fill(self, loaded: LoadedState) -> None:
         super()._fill(loaded)
@@ -77,22 +77,22 @@ class ForgetsCounters(Ledger):
 
 
 class ForgetsOpenRuns(Ledger):
-    """A new process does not know which runs are open, and so does not follow them."""
+    """A new process forgets the active runs."""
 
     def _fill(self, loaded: LoadedState) -> None:
         loaded.open_runs = []
         super()._fill(loaded)
 
 
-class NeverGivesUp(Ledger):
-    """Runs that never end are followed for ever."""
+class NeverExpires(Ledger):
+    """Runs that never complete do not expire."""
 
     def expire_open_runs(self, *_: object, **__: object) -> BatchStats:
         return BatchStats()
 
 
 class EmptyIsTrue(Ledger):
-    """A state that cannot be written is passed over in silence: the source is told that it was."""
+    """A state that cannot be written is ignored: the source believes that it was."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         try:
@@ -102,7 +102,7 @@ class EmptyIsTrue(Ledger):
 
 
 class ReleasedBySight(Ledger):
-    """New series are served at once, although they are to show 0 first."""
+    """New series are exposed at once, although they must show 0 first."""
 
     def _commit(self, draft: Transaction, now: float) -> None:
         for job in draft.jobs.values():
@@ -113,7 +113,7 @@ class ReleasedBySight(Ledger):
 
 
 class MovesBaseline(Ledger):
-    """The baseline instant lies a day before the first poll: what ended before is counted, a phantom."""
+    """The baseline is a day before the first poll: runs that completed before are counted."""
 
     def start_poll(self, source: str, now: float) -> None:
         first = self.committed.sources[source].baseline is None
@@ -131,7 +131,7 @@ class CommitsInParts(Ledger):
 
 
 class StreakIgnoresSuccess(Ledger):
-    """A success does not end a job's failing streak."""
+    """A success does not end a job's streak of failures."""
 
     def _commit(self, draft: Transaction, now: float) -> None:
         for key, job in draft.jobs.items():
@@ -151,7 +151,7 @@ class KeepsCustomersData(Ledger):
 
 
 class BelievesTheOpenRow(Ledger):
-    """Of two rows of one run the open one is believed, and the source takes the ended one for known."""
+    """Of two rows of one run the active one is used, and the source treats the completed one as known."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         runs = [reopened(run) if hash(run.run_id) % 5 == 0 else run for run in batch.runs]
@@ -164,7 +164,7 @@ def reopened(run: Run) -> Run:
 
 
 class KeepsPhantoms(Ledger):
-    """A run that ended stays among the open ones in memory."""
+    """A completed run stays among the active ones in memory."""
 
     def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
         super()._follow(source, {run_id: run for run_id, run in followed.items() if run is not None})
@@ -181,7 +181,7 @@ class NamesAlike(Ledger):
 
 
 class IgnoresTheBound(Ledger):
-    """There is always room for another series."""
+    """The bound of series is ignored."""
 
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
         boundless = {name: msgspec.structs.replace(each, max_series=10**9) for name, each in rules.items()}
@@ -189,7 +189,7 @@ class IgnoresTheBound(Ledger):
 
 
 class HidesAgain(Ledger):
-    """A new process takes series that were released for new ones, and shows 0 in place of their values."""
+    """A new process exposes known series as 0 again."""
 
     def _fill(self, loaded: LoadedState) -> None:
         super()._fill(loaded)
@@ -200,7 +200,7 @@ class HidesAgain(Ledger):
 
 
 class CountsUnobservedTwice(Ledger):
-    """Seconds that were never read are added twice, though their range is kept once."""
+    """Unobserved seconds are added twice."""
 
     def _commit(self, draft: Transaction, now: float) -> None:
         before = self.committed.sources[draft.source.name].unobserved
@@ -210,7 +210,7 @@ class CountsUnobservedTwice(Ledger):
 
 
 class WatermarkStandsStill(Ledger):
-    """No reading moves the watermark after the first."""
+    """No batch moves the watermark after the first."""
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         if self.committed.sources[source].watermark() is not None:
@@ -228,7 +228,7 @@ class CountsStepsTwice(Ledger):
 
 
 class ForgetsToPublish(Ledger):
-    """What changed of a job reaches the page only with its next change."""
+    """Changes of a job reach the page only with its next change."""
 
     def drain(self) -> Committed:
         committed = super().drain()
@@ -236,8 +236,8 @@ class ForgetsToPublish(Ledger):
         return msgspec.structs.replace(committed, changed=changed)
 
 
-class BeginsAnew(Ledger):
-    """A new process takes its start for the baseline: what happened before it is never counted."""
+class StartsAgain(Ledger):
+    """A new process moves the baseline: what happened before is never counted."""
 
     def _fill(self, loaded: LoadedState) -> None:
         super()._fill(loaded)
@@ -246,7 +246,7 @@ class BeginsAnew(Ledger):
 
 
 class CountsExcludedJobs(Ledger):
-    """A job that is renamed to an excluded name goes on being counted."""
+    """A job that is renamed to an excluded name is still counted."""
 
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
         boundless = {name: msgspec.structs.replace(each, exclude=()) for name, each in rules.items()}
@@ -261,7 +261,7 @@ MUTANTS: Mapping[str, LedgerKind] = {
     "step mark lost": LosesStepMark,
     "restored counters reset": ForgetsCounters,
     "open runs forgotten": ForgetsOpenRuns,
-    "never gives up": NeverGivesUp,
+    "never expires": NeverExpires,
     "unwritten taken for written": EmptyIsTrue,
     "released at once": ReleasedBySight,
     "baseline too early": MovesBaseline,
@@ -277,7 +277,7 @@ MUTANTS: Mapping[str, LedgerKind] = {
     "watermark stands still": WatermarkStandsStill,
     "steps twice": CountsStepsTwice,
     "page forgets changes": ForgetsToPublish,
-    "baseline anew": BeginsAnew,
+    "baseline at restart": StartsAgain,
     "excluded job counted": CountsExcludedJobs,
 }
-"""By the words under which reports speak of them."""
+"""Mutants by the name that reports use."""

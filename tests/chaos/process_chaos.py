@@ -1,4 +1,4 @@
-"""Real processes, real time, real sockets: daemons that are killed at random while everything else goes wrong, too."""
+"""Real processes, real time, real sockets: daemons that are killed at random while everything else goes wrong."""
 
 import random
 import resource
@@ -28,7 +28,7 @@ from exporter.simulators.server import Simulator
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.world import MARK
 from tests.chaos.crashable import copied
-from tests.chaos.scenario import Decision
+from tests.chaos.scenario import ScenarioOutcome
 from tests.chaos.scenario_harness import secrets_of
 from tests.chaos.troubles import at
 from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
@@ -37,33 +37,33 @@ from tests.e2e.processes import Daemon, Trap, eventually, free_port
 from tests.e2e.vendors import simulators
 
 OVERLAP = "60s"
-"""Longer than any lie lasts."""
+"""Longer than any wrong answer lasts."""
 
 QUIET = 90.0
-"""Seconds after which what is not counted is lost: some jobs are asked every tenth poll only."""
+"""Seconds after which an uncounted run is lost: some jobs are read every tenth poll only."""
 
 Counts = Mapping[str, Counter[Series]]
 
-FAULTS: Mapping[str, Disruption] = {
+DISRUPTIONS: Mapping[str, Disruption] = {
     "5xx": Status(code=503),
     "401": Status(code=401, count=2),
     "429 with Retry-After": Status(code=429, retry_after=1.0),
     "wrong shapes": Garbage(),
-    "login walls": Html(),
+    "login pages": Html(),
     "half answers": Half(),
     "reset": Reset(),
     "slow answers": Slow(chunk=4096, pause=0.05),
     "stale rows": Stale(seconds=3.0),
-    "rows left out": Drop(share=0.4),
+    "rows missing": Drop(share=0.4),
     "empty lists with 200": Drop(share=1.0),
     "rows twice": Duplicate(),
-    "rows in disorder": Shuffle(),
+    "rows out of order": Shuffle(),
 }
-"""What the APIs do wrong for the length of one life."""
+"""What the APIs do wrong during one process."""
 
 
 class ProcessChaos:
-    """One configuration, four vendors, and one daemon after another that does not live long."""
+    """One configuration, four vendors, and one short-lived daemon after another."""
 
     def __init__(self, seed: str, folder: Path, vendors: Sequence[Simulator]) -> None:
         self.state = folder / "state.db"
@@ -78,7 +78,7 @@ class ProcessChaos:
         self._copy: Path | None = None
 
     def live_and_die(self) -> None:
-        """One life: troubles at its start, some in its middle, and its end by kill -9."""
+        """Run one process: disruptions at its start and during its life, and kill -9 at its end."""
         dice = self._dice
         with self._trouble():
             trap = Trap(dice.randint(1, 30), self._notes) if dice.random() < 0.3 else None
@@ -93,7 +93,7 @@ class ProcessChaos:
         self._replace()
 
     def start(self, connect: Callable[..., sqlite3.Connection] | None = None) -> Daemon:
-        """A new daemon; the order of its sources, and whether one is missing, is drawn."""
+        """Start a daemon with its sources in random order, one of them missing at times."""
         return Daemon(self._config(), self.scraper.port, connect=connect or sqlite3.connect)
 
     def _config(self, *, whole: bool = False) -> Path:
@@ -107,7 +107,7 @@ class ProcessChaos:
 
     @contextmanager
     def _trouble(self) -> Iterator[None]:
-        """What the APIs do wrong meanwhile."""
+        """Disrupt an API, or none, for a while."""
         if self._dice.random() < 0.5:
             yield
             return
@@ -116,9 +116,9 @@ class ProcessChaos:
             with self._unusual(each):
                 yield
             return
-        name = self._dice.choice(list(FAULTS))
+        name = self._dice.choice(list(DISRUPTIONS))
         self.tally[name] += 1
-        each.disruptions.set(at(each.vendor, FAULTS[name], self._dice.choice((1.0, 0.3))))  # type: ignore[arg-type]  # of the kinds that there are
+        each.disruptions.set(at(each.vendor, DISRUPTIONS[name], self._dice.choice((1.0, 0.3))))  # type: ignore[arg-type]  # of the kinds that there are
         yield
         each.disruptions.clear()
 
@@ -135,7 +135,7 @@ class ProcessChaos:
         each.start()
 
     def _disturb(self, daemon: Daemon) -> None:
-        """Sometimes a reload, or a disk on which files may not grow."""
+        """Reload at times, or keep files from growing."""
         draw = self._dice.random()
         if draw < 0.15:
             self.tally["reload"] += 1
@@ -154,7 +154,7 @@ class ProcessChaos:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
 
     def _replace(self) -> None:
-        """Sometimes a copy of the state is made while nobody uses it, or put back."""
+        """Copy the state at times, or restore a copy."""
         draw = self._dice.random()
         if draw < 0.03 and self.state.exists():
             self._copy = copied(self.state, self._folder / f"copy-{self.tally['copy made']}")
@@ -168,7 +168,7 @@ class ProcessChaos:
             self._rescrape()
 
     def _rescrape(self) -> None:
-        """Counters may fall when an older copy is put back: then, and only then, they are measured anew."""
+        """Start a new scraper: counters may fall when an older copy is restored, and only then."""
         before, self.scraper = self.scraper, Scraper(self.scraper.port)
         before.stop()
         self.scrapes += before.scrapes
@@ -183,7 +183,7 @@ class ProcessChaos:
         return {each.vendor: truth(each, baseline(self.state, each.vendor)) for each in self._vendors}
 
     def settle(self, world: LiveWorld) -> int:
-        """A last life in peace, in which all must become right; gives how many endings were compared."""
+        """Run a last undisturbed process, which must catch up; return the number of completed runs compared."""
         daemon = Daemon(self._config(whole=True), self.scraper.port)
         world.rest()
         eventually(lambda: all(self.counted().values()), seconds=QUIET)
@@ -196,7 +196,7 @@ class ProcessChaos:
             if seen[word][series] != counts[series]
         ]
         if daemon.terminate() != 0:
-            self.wrong.append("the last daemon did not end well")
+            self.wrong.append("the last daemon did not exit with 0")
         self._rescrape()
         self.scraper.stop()
         self._search(daemon.log)
@@ -204,7 +204,7 @@ class ProcessChaos:
         return sum(count for counts in expected.values() for series, count in counts.items() if series[0] == runs)
 
     def _at_rest(self, expected: Counts) -> Counts:
-        """What is counted when it is as expected, or when nothing has moved for long: a busy machine is slow."""
+        """Return the counts once they are as expected, or once nothing has changed for long: a busy machine is slow."""
         seen: Counts = {}
         while seen != expected:
             before, seen = seen, eventually(self.counted, lambda counts, last=seen: counts != last, QUIET)  # type: ignore[misc]  # bound at once
@@ -213,7 +213,7 @@ class ProcessChaos:
         return seen
 
     def _search(self, log: str) -> None:
-        """Nothing secret and nothing of customers anywhere, and no crash."""
+        """Find secrets, customer data and tracebacks."""
         secrets = [MARK, *(word for each in self._vendors for word in secrets_of(each))]
         files = [path.read_bytes() for path in self._folder.glob("state.db*")]
         for secret in secrets:
@@ -223,8 +223,8 @@ class ProcessChaos:
             self.wrong.append("the logs hold a traceback: " + log[log.index("Traceback") :][:500])
 
 
-def run_process_chaos(seed: str, kills: int) -> Decision:
-    """The verdict on real daemons, so many of which are killed."""
+def run_process_chaos(seed: str, kills: int) -> ScenarioOutcome:
+    """Play a scenario of real daemons with a number of kills; return its outcome."""
     begun = time.perf_counter()
     world = LiveWorld(seed=random.Random(seed).getrandbits(32)).start()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder, ExitStack() as running:
@@ -235,7 +235,7 @@ def run_process_chaos(seed: str, kills: int) -> Decision:
             chaos.live_and_die()
         runs = chaos.settle(world)
         scrapes = chaos.scrapes
-    return Decision(
+    return ScenarioOutcome(
         seed=seed,
         layer="real",
         seconds=round(time.perf_counter() - begun, 1),
@@ -244,5 +244,5 @@ def run_process_chaos(seed: str, kills: int) -> Decision:
         scrapes=scrapes,
         troubles=dict(chaos.tally),
         discrepancies=len(chaos.wrong),
-        told=chaos.wrong[:20],
+        findings=chaos.wrong[:20],
     )

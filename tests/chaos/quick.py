@@ -1,7 +1,7 @@
-"""The simulated vendors for worlds that are known whole from the first: the same answers byte for byte, found faster.
+"""Faster simulators for worlds that are fully known at the start: the same responses, byte for byte.
 
-A scenario asks them ten thousand times for pages of ten thousand runs. Where a lie bends single runs, and for filters
-that the exporter does not use, the simulators' own way is taken.
+A scenario requests ten thousand pages of ten thousand runs. Where wrong answers distort single runs, and for filters
+that the exporter does not use, the ordinary simulators' code is used.
 """
 
 import math
@@ -27,7 +27,7 @@ from exporter.simulators.workato_rows import WORDS, Tally
 from exporter.simulators.world import SimJob, SimRun, World
 
 OPEN = frozenset({*OPEN_WORDS, *WORDS_OF_WORKFLOWS - set(WORKFLOW_WORDS.values()), "pending", "running"})
-"""Strait's words for runs and workflow runs that have not ended."""
+"""Strait's words for active runs and workflow runs."""
 
 
 class KnownWorld(World, Protocol):
@@ -37,7 +37,7 @@ class KnownWorld(World, Protocol):
 
 
 def of_jobs(world: KnownWorld) -> dict[str, list[SimRun]]:
-    """The runs of each job, oldest creation first."""
+    """Return the runs of each job, oldest creation first."""
     found: dict[str, list[SimRun]] = {job.job_id: [] for job in world.jobs()}
     for run in world.all:
         found[run.job_id].append(run)
@@ -45,13 +45,13 @@ def of_jobs(world: KnownWorld) -> dict[str, list[SimRun]]:
 
 
 class Encoded:
-    """Rows of runs that have ended, as JSON: they never change again. `key`: whatever else a row depends on."""
+    """Rows of completed runs as JSON: they never change again. `key`: what else a row depends on."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[object, ...], msgspec.Raw] = {}
 
     def row(self, run: SimRun, now: float, make: Callable[[], object], *key: object) -> object:
-        """The row of a run as of an instant."""
+        """Return the row of a run at a time."""
         if run.end is None or run.end > now or run.result is None:
             return make()
         whole = (run.run_id, run.created, *key)
@@ -62,7 +62,7 @@ class Encoded:
 
 
 class QuickSnowplow(SnowplowSimulator):
-    """Remembers rows."""
+    """Caches rows."""
 
     def __init__(self, world: KnownWorld, *arguments: object, **options: object) -> None:
         super().__init__(world, *arguments, **options)  # type: ignore[arg-type]  # as they came
@@ -73,7 +73,7 @@ class QuickSnowplow(SnowplowSimulator):
 
 
 class ConfiguredSource(Sequence[Seen]):
-    """Runs as of an instant, from a place of a list on. Only what is looked at is made."""
+    """Runs as of a time, from an index of a list. Only used rows are made."""
 
     def __init__(self, runs: Sequence[SimRun], begin: int, now: float) -> None:
         self._runs, self._begin, self._now = runs, begin, now
@@ -97,7 +97,7 @@ class ConfiguredSource(Sequence[Seen]):
 
 
 class QuickNorthflank(NorthflankSimulator):
-    """Has each job's runs in order."""
+    """Keeps each job's runs in order."""
 
     def __init__(self, world: KnownWorld, *arguments: object, **options: object) -> None:
         super().__init__(world, *arguments, **options)  # type: ignore[arg-type]  # as they came
@@ -117,7 +117,7 @@ class QuickNorthflank(NorthflankSimulator):
 
 
 class QuickStrait(StraitSimulator):
-    """Has the runs of both kinds in order, by their first creation, and those of each result apart."""
+    """Keeps the runs of both kinds in order of their first creation, and those of each result separately."""
 
     def __init__(self, world: KnownWorld, *arguments: object, **options: object) -> None:
         super().__init__(world, *arguments, **options)  # type: ignore[arg-type]  # as they came
@@ -139,7 +139,7 @@ class QuickStrait(StraitSimulator):
         return (run.job_id in self._workflows) is workflow
 
     def _notice(self, view: ResponseView) -> None:
-        """All workflows are known."""
+        """Do nothing: all workflows are known."""
 
     def _row(self, life: Life, *, workflow: bool) -> object:
         def make() -> object:
@@ -173,7 +173,7 @@ class QuickStrait(StraitSimulator):
         return islice(fits, limit_of(request) + 1)
 
     def _runs_of(self, wanted: str, *, workflow: bool) -> Sequence[Sequence[SimRun]]:
-        """The lives of runs among which are all that have ended with this word."""
+        """Yield lives of runs, including all that have completed with this word."""
         if not wanted:
             return self._ordered[workflow]
         words = {**RUN_WORDS, **WORKFLOW_WORDS} if workflow else RUN_WORDS
@@ -182,18 +182,18 @@ class QuickStrait(StraitSimulator):
 
 
 def _place(lives: Sequence[SimRun]) -> tuple[float, str]:
-    """Where a run stands in Strait's lists, newest first."""
+    """Return the sort key of a run in Strait's lists, newest first."""
     return -microseconds(lives[0].created), lives[0].run_id
 
 
 def _life(lives: Sequence[SimRun], now: float) -> Life | None:
-    """The latest life of a run, if any can be seen."""
+    """Return the latest visible life of a run, None if there is none."""
     latest = next((run for run in reversed(lives) if run.created <= now), None)
     return None if latest is None else Life(latest, now, lives[0].created)
 
 
 class Recipe:
-    """What Workato has to tell of a recipe: its jobs in order, and the instants of what is counted."""
+    """A recipe's jobs in order, and the times of what its counts include."""
 
     def __init__(self, runs: Sequence[SimRun]) -> None:
         self.runs = sorted(runs, key=_job_place)
@@ -203,14 +203,14 @@ class Recipe:
         self.well = sorted(run.end or 0.0 for run in ended if WORDS.get(str(run.result)) == "succeeded")
 
     def tally(self, now: float) -> Tally:
-        """The counts as of an instant."""
+        """Return the counts at a time."""
         started = bisect_right(self.starts, now)
         last = self.starts[started - 1] if started else None
         return Tally(bisect_right(self.ends, now), bisect_right(self.well, now), last)
 
 
 class QuickWorkato(WorkatoSimulator):
-    """Has each recipe's jobs in order, and counts by bisection."""
+    """Keeps each recipe's jobs in order, and counts by bisection."""
 
     def __init__(self, world: KnownWorld, *arguments: object, **options: object) -> None:
         super().__init__(world, *arguments, **options)  # type: ignore[arg-type]  # as they came
@@ -245,7 +245,7 @@ class QuickWorkato(WorkatoSimulator):
         return tally, shown, [Seen(run, now) for run in self._part(request, recipe.runs[:shown])]
 
     def _part(self, request: Request, runs: Sequence[SimRun]) -> Sequence[SimRun]:
-        """A page of these runs, which are in order of creation, newest first."""
+        """Return a page of these runs, which are in order of creation, newest first."""
         size = self.options.page_size
         offset, until = self._offset(request), len(runs)
         if offset is not None and request.query.get("prev") == "true":
@@ -266,9 +266,9 @@ QUICK: Mapping[str, type[Simulator]] = {
     "strait": QuickStrait,
     "workato": QuickWorkato,
 }
-"""By word, in place of the simulators of `SIMULATORS`; a vendor that is not here has no quick one."""
+"""Replacements of `SIMULATORS`; a vendor that is missing has no faster one."""
 
 
 def quick(word: str) -> type[Simulator]:
-    """The kind of simulator for a known world."""
+    """Return the simulator class of a vendor for a known world."""
     return QUICK.get(word, SIMULATORS[word])

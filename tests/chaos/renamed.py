@@ -1,4 +1,4 @@
-"""A job whose name changes: now it is one that the configuration includes, now one that it excludes."""
+"""A job whose name changes between included and excluded ones."""
 
 import random
 from bisect import bisect_left, bisect_right
@@ -12,13 +12,13 @@ from exporter.simulators.world import SimJob, SimRun
 from tests.contract.harness import HOUR
 
 EXCLUDED = "left-.*"
-"""Jobs of such a name are excluded."""
+"""A pattern of excluded names."""
 
 INCLUDED = "kept-"
-"""With which the names begin under which it is included."""
+"""Prefix of its included names."""
 
 RENAMED = (INCLUDED, "left-")
-"""With which all of its names begin."""
+"""Prefix of all its names."""
 
 JOB = "prod/renamed"
 RUNS = 60
@@ -26,17 +26,17 @@ SKEW = 10.0
 
 
 def included(number: int) -> str:
-    """The name of the job in its n-th time of being included: no two times share a series."""
+    """Return the job's name in its n-th included period: no two periods share a series."""
     return f"{INCLUDED}{number}"
 
 
 def renamed_job() -> SimJob:
-    """The job, as it is called at first."""
+    """Return the job under its first name."""
     return SimJob(job_id=JOB, name=included(0), project="prod")
 
 
 def runs_of(seed: str, begin: float, end: float) -> Sequence[SimRun]:
-    """Short runs, spread over a scenario; no two end together."""
+    """Return short runs, spread over a scenario; no two end at the same time."""
     dice = random.Random(f"{seed}/renamed")
     starts = sorted(dice.sample(range(int(begin - HOUR), int(end - HOUR), 200), RUNS))
     return [
@@ -58,17 +58,17 @@ def runs_of(seed: str, begin: float, end: float) -> Sequence[SimRun]:
 
 
 class Stretch(msgspec.Struct):
-    """A time in which the job is included.
+    """A period in which the job is included.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         since: When it got that name; if the exporter never saw the excluded name before it, when it got the last name
-            that was seen: what was unread at the change counts under the new name, as with any other rename.
+            that was seen: what was unread at the change counts under the new name, as with any rename.
         shown: When a page first had its series.
         until: When it got another name; `read`: the watermark then.
-        gone: When no page had its series any more.
-        counted: The most that was counted.
-        sure: Whether nothing happened because of which less may have been counted.
+        gone: When pages no longer had its series.
+        counted: The highest count.
+        sure: Whether nothing happened that allows a lower count.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Stretch(msgspec.Struct):
 
 
 class RenamedJob:
-    """What is true of the job of one source."""
+    """The truth of the renamed job of one source."""
 
     def __init__(self, runs: Sequence[SimRun], since: float) -> None:
         self._ends = sorted(run.end for run in runs if run.end is not None)
@@ -102,12 +102,12 @@ class RenamedJob:
         return f"left-{number}"
 
     def doubt(self) -> None:
-        """An older state has been put back, or a range was never read."""
+        """Note that an older state was restored, or a range never read."""
         for stretch in self.stretches:
             stretch.sure = False
 
     def look(self, now: float, totals: Mapping[str, float]) -> None:
-        """Take in a page: what is counted by name of the job."""
+        """Note a page: the counts by name of the job."""
         for stretch in self.stretches:
             total = totals.get(stretch.name)
             if total is None:

@@ -1,4 +1,4 @@
-"""What all scenarios have come to: kept in a journal, a line each, so that a long form can be taken up again."""
+"""The outcomes of all scenarios: one line each in a journal, so that a long run can be resumed."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,80 +6,80 @@ from pathlib import Path
 
 import msgspec
 
-from tests.chaos.scenario import Decision
+from tests.chaos.scenario import ScenarioOutcome
 
 
 class Journal:
-    """The file of verdicts; without a path they are only remembered."""
+    """The file of outcomes; without a path they are only in memory."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self.verdicts: list[Decision] = []
+        self.outcomes: list[ScenarioOutcome] = []
         if path is not None and path.exists():
             lines = path.read_bytes().splitlines()
-            self.verdicts = [msgspec.json.decode(line, type=Decision) for line in lines if line]
+            self.outcomes = [msgspec.json.decode(line, type=ScenarioOutcome) for line in lines if line]
 
-    def add(self, verdict: Decision) -> None:
-        """Remembers a verdict."""
-        self.verdicts.append(verdict)
+    def add(self, outcome: ScenarioOutcome) -> None:
+        """Add an outcome."""
+        self.outcomes.append(outcome)
         if self._path is not None:
             with self._path.open("ab") as file:
-                file.write(msgspec.json.encode(verdict) + b"\n")
+                file.write(msgspec.json.encode(outcome) + b"\n")
 
     def seeds(self, layer: str) -> frozenset[str]:
-        """The seeds that have been played."""
-        return frozenset(verdict.seed for verdict in self.verdicts if verdict.layer == layer)
+        """Return the seeds that have been played."""
+        return frozenset(outcome.seed for outcome in self.outcomes if outcome.layer == layer)
 
 
-def line(verdict: Decision) -> str:
-    """One scenario in one line."""
+def line(outcome: ScenarioOutcome) -> str:
+    """Return one scenario in one line."""
     return (
-        f"{verdict.layer:9} {verdict.seed:12} {verdict.seconds:7.1f} s ({verdict.processor:.1f} s of processor time)  "
-        f"{verdict.runs:7} runs checked  "
-        f"{verdict.kills:4} kills  {verdict.discrepancies} discrepancies"
+        f"{outcome.layer:9} {outcome.seed:12} {outcome.seconds:7.1f} s ({outcome.processor:.1f} s of CPU time)  "
+        f"{outcome.runs:7} runs checked  "
+        f"{outcome.kills:4} kills  {outcome.discrepancies} discrepancies"
     )
 
 
-def summary(verdicts: Sequence[Decision], again: str) -> str:
-    """All of it as Markdown, to be pasted into docs/reliability.md. `again`: the command without the seed."""
-    return "\n".join([*_totals(verdicts), "", *_troubles(verdicts), "", *_wrong(verdicts, again)])
+def summary(outcomes: Sequence[ScenarioOutcome], again: str) -> str:
+    """Return the results as Markdown for docs/reliability.md. `again`: the command without the seed."""
+    return "\n".join([*_totals(outcomes), "", *_troubles(outcomes), "", *_wrong(outcomes, again)])
 
 
-def _totals(verdicts: Sequence[Decision]) -> Iterator[str]:
+def _totals(outcomes: Sequence[ScenarioOutcome]) -> Iterator[str]:
     yield "| | simulated weeks | real processes | together |"
     yield "|---|---|---|---|"
-    layers = [[each for each in verdicts if each.layer == layer] for layer in ("simulated", "real")]
-    columns: list[Sequence[Decision]] = [*layers, verdicts]
+    layers = [[each for each in outcomes if each.layer == layer] for layer in ("simulated", "real")]
+    columns: list[Sequence[ScenarioOutcome]] = [*layers, outcomes]
     rows = {
         "scenarios": [len(column) for column in columns],
-        "endings checked": _sums(columns, "runs"),
+        "completions checked": _sums(columns, "runs"),
         "kills -9": _sums(columns, "kills"),
         "polls": _sums(columns, "polls"),
         "scrapes checked": _sums(columns, "scrapes"),
         "comparisons of all gauges of a source": _sums(columns, "gauges"),
         "simulated days": _sums(columns, "days"),
         "seconds": _sums(columns, "seconds"),
-        "seconds of processor time (simulated weeks)": _sums(columns, "processor"),
+        "seconds of CPU time (simulated weeks)": _sums(columns, "processor"),
         "**discrepancies**": _sums(columns, "discrepancies"),
     }
     for name, values in rows.items():
         yield f"| {name} | " + " | ".join(f"{value:,.0f}" for value in values) + " |"
 
 
-def _sums(columns: Iterable[Sequence[Decision]], field: str) -> list[float]:
+def _sums(columns: Iterable[Sequence[ScenarioOutcome]], field: str) -> list[float]:
     return [sum(getattr(each, field) for each in column) for column in columns]
 
 
-def _troubles(verdicts: Sequence[Decision]) -> Iterator[str]:
+def _troubles(outcomes: Sequence[ScenarioOutcome]) -> Iterator[str]:
     total: Counter[str] = Counter()
-    for verdict in verdicts:
-        total.update(verdict.troubles)
-    told = ", ".join(f"{name} {count:,}" for name, count in sorted(total.items()))
-    yield f"Faults injected: {total.total():,}: {told}."
+    for outcome in outcomes:
+        total.update(outcome.troubles)
+    shown = ", ".join(f"{name} {count:,}" for name, count in sorted(total.items()))
+    yield f"Disruptions: {total.total():,}: {shown}."
 
 
 def _ranges(seeds: Iterable[str]) -> Iterator[str]:
-    """Seeds in order, those that follow one another made one."""
+    """Yield seeds in order, consecutive ones as a range."""
     begin, end = "", ""
     for seed in [*sorted(seeds, key=_parts), ""]:
         letter, number = _parts(seed)
@@ -92,16 +92,16 @@ def _ranges(seeds: Iterable[str]) -> Iterator[str]:
 
 
 def _parts(seed: str) -> tuple[str, int]:
-    """A seed's letter and its number; 0 if it has none."""
+    """Return a seed's letter and its number; 0 if it has none."""
     letter = seed.rstrip("0123456789")
     return letter, int(seed[len(letter) :] or 0)
 
 
-def _wrong(verdicts: Sequence[Decision], again: str) -> Iterator[str]:
-    seeds = [each.seed for each in verdicts]
+def _wrong(outcomes: Sequence[ScenarioOutcome], again: str) -> Iterator[str]:
+    seeds = [each.seed for each in outcomes]
     yield f"Seeds: {', '.join(_ranges(seeds))}." if seeds else "No scenario was played."
-    for verdict in verdicts:
-        for told in verdict.told:
-            yield f"- {verdict.seed}: {told}"
-        if verdict.discrepancies:
-            yield f"  Repeat it: `{again} --layer={verdict.layer} --seed={verdict.seed}`"
+    for outcome in outcomes:
+        for finding in outcome.findings:
+            yield f"- {outcome.seed}: {finding}"
+        if outcome.discrepancies:
+            yield f"  Repeat it: `{again} --layer={outcome.layer} --seed={outcome.seed}`"

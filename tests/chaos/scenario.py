@@ -1,4 +1,4 @@
-"""One scenario from its seed to its verdict."""
+"""One scenario, from its seed to its outcome."""
 
 import gc
 import random
@@ -18,24 +18,24 @@ from tests.chaos.watch import UNBOUNDED
 from tests.contract.harness import DAY, HOUR, MINUTE
 
 LONGEST_QUIET = 12 * HOUR
-"""At the end nothing is wrong any more; by then all that can be known must be."""
+"""Time without disruptions at the end, after which everything that can be known must be counted."""
 
 
 ALL_STEPS = 5000
-"""In larger scenarios only the steps of runs that failed are read: each run's cost a request."""
+"""Runs above which only the steps of failed runs are read: each run costs a request."""
 
 SIZES = (3000, 16_000, 24_000)
-"""Runs of a vendor, of which a seed draws one: the more runs, the more of them are in one answer."""
+"""Runs per vendor, of which a seed chooses one: the more runs, the larger the responses."""
 
 FEW_SERIES = 1000
-"""In some scenarios the page must not be larger, so that some jobs fold into `__other__`."""
+"""`metrics.max_series` of some scenarios, in which some jobs fold into `__other__`."""
 
 ENOUGH = 200
-"""Discrepancies after which a scenario is ended early."""
+"""Discrepancies after which a scenario ends early."""
 
 
-class Decision(msgspec.Struct, kw_only=True):
-    """What came of a scenario."""
+class ScenarioOutcome(msgspec.Struct, kw_only=True):
+    """The outcome of a scenario."""
 
     seed: str
     layer: str = "simulated"
@@ -49,11 +49,11 @@ class Decision(msgspec.Struct, kw_only=True):
     gauges: int = 0
     troubles: dict[str, int] = {}
     discrepancies: int = 0
-    told: list[str] = []
+    findings: list[str] = []
 
 
 def planned(seed: str, runs: int | None = None, days: float | None = None) -> Plan:
-    """The plan that a seed stands for; `runs` and `days` instead of those that it would draw."""
+    """Return the plan of a seed; `runs` and `days` replace those that the seed chooses."""
     runs = runs or random.Random(f"{seed}/size").choice(SIZES)
     dice = random.Random(f"{seed}/plan")
     interval = dice.choice((30 * MINUTE, HOUR))
@@ -74,14 +74,14 @@ def planned(seed: str, runs: int | None = None, days: float | None = None) -> Pl
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    """What a scenario is played with.
+    """Options of a scenario.
 
     Attributes:
-        runs: Runs of each vendor, instead of those that its seed stands for.
-        days: How long it lasts instead of the weeks that its seed stands for.
+        runs: Runs per vendor, instead of those of its seed.
+        days: Its length in days, instead of that of its seed.
         ledger: The exporter's, or a broken one.
-        only: Names of the troubles that may strike; none: all.
-        enough: Discrepancies after which it is ended early.
+        only: Names of the troubles that may happen; empty: all.
+        enough: Discrepancies after which it ends early.
         pause: Polls between two troubles, on average.
     """
 
@@ -94,7 +94,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scenario:
-    """Plays a plan: polls, and now and then a trouble, until the end of the world; then a quiet time and the audit."""
+    """Plays a plan: polls and troubles until the end of the world, then a quiet time and the audit."""
 
     def __init__(self, plan: Plan, folder: Path, options: Options) -> None:
         self.plan = plan
@@ -105,8 +105,8 @@ class Scenario:
         self._ongoing: list[Ongoing] = []
         self._checked = 0
 
-    def play(self) -> Decision:
-        """Plays it to its end."""
+    def play(self) -> ScenarioOutcome:
+        """Play it; return its outcome."""
         begun, worked = time.perf_counter(), time.process_time()
         random.seed(self.plan.seed)  # retries wait for a random time
         harness = self.harness
@@ -118,7 +118,7 @@ class Scenario:
         finally:
             harness.disk.free()
             harness.close()
-        return self._verdict(time.perf_counter() - begun, time.process_time() - worked)
+        return self._outcome(time.perf_counter() - begun, time.process_time() - worked)
 
     def _trouble(self) -> None:
         harness, names = self.harness, [name for name in TROUBLES if name in (self._options.only or TROUBLES)]
@@ -131,14 +131,14 @@ class Scenario:
                 self._strike(self._dice.choices(names, weights)[0])
 
     def _gap(self) -> float:
-        """Seconds to the next trouble; now and then long enough for the gauges to be held to their promise."""
+        """Return the seconds to the next trouble, at times enough to test what is promised of gauges."""
         polls = 12 if self._dice.random() < 0.08 else self._options.pause
         return self._dice.expovariate(1 / (polls * self.plan.poll_interval))
 
     def _strike(self, name: str) -> None:
         harness = self.harness
         if harness.disk.full and "kill" not in name:
-            return  # nothing can be copied or restarted meanwhile
+            return  # nothing can be copied or restarted now
         struck = TROUBLES[name][1](harness, self._dice)
         harness.tally[name] += bool(struck)
         if isinstance(struck, Ongoing):
@@ -151,15 +151,15 @@ class Scenario:
         over = [each for each in self._ongoing if each.until <= now]
         for each in self._ongoing:
             harness.disturb(each.words)
-            if each.lies:
-                harness.lied.update(dict.fromkeys(each.words, now))
+            if each.wrong_rows:
+                harness.answered_wrongly.update(dict.fromkeys(each.words, now))
         self._ongoing = [each for each in self._ongoing if each.until > now]
         for each in over:
             each.end()
         self._gauges.compare()
 
     def _settle(self) -> None:
-        """Everything is well again; polls until nothing is pending."""
+        """End all troubles, and poll until nothing is pending."""
         for each in self._ongoing:
             self.harness.disturb(each.words)
             each.end()
@@ -168,10 +168,10 @@ class Scenario:
         while self.harness.clock() < until and self.harness.findings.number < self._options.enough:
             self._step()
 
-    def _verdict(self, seconds: float, processor: float) -> Decision:
+    def _outcome(self, seconds: float, processor: float) -> ScenarioOutcome:
         harness = self.harness
         kills = harness.tally.pop("kills", 0)
-        return Decision(
+        return ScenarioOutcome(
             seed=self.plan.seed,
             days=self.plan.days,
             seconds=round(seconds, 1),
@@ -183,15 +183,15 @@ class Scenario:
             gauges=self._gauges.compared,
             troubles=dict(+harness.tally),
             discrepancies=harness.findings.number,
-            told=harness.findings.told,
+            findings=harness.findings.shown,
         )
 
 
-def played(seed: str, options: Options) -> Decision:
-    """The verdict on the exporter in the scenario of a seed."""
+def played(seed: str, options: Options) -> ScenarioOutcome:
+    """Play the scenario of a seed; return its outcome."""
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         scenario = Scenario(planned(seed, options.runs, options.days), Path(folder), options)
-        gc.freeze()  # a world of fifty thousand runs is not to be looked through again and again
+        gc.freeze()  # a world of fifty thousand runs must not be scanned repeatedly
         try:
             return scenario.play()
         finally:

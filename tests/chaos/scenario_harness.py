@@ -27,27 +27,27 @@ from tests.contract.harness import DAY, HOUR, MINUTE, NOW, Offset
 from tests.e2e.vendors import vendor
 
 TOKEN = "eyJhbGciOi"
-"""The beginning of every token that a simulated sign-in issues."""
+"""Prefix of every token that a simulated sign-in issues."""
 
 
 NEWEST = 900
-"""Northflank's runs a day at the most: of a job it is asked for the newest hundred at each poll, which must hold what
-lies kept back: it has no windows that overlap."""
+"""Northflank's runs per day at most. It has no overlapping windows: the newest hundred runs of a job must include
+those that a wrong answer left out."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """One scenario: everything follows from these.
 
     Attributes:
-        seed: Names it; all that is random is drawn from it.
+        seed: Decides everything random.
         days: How long it lasts.
-        runs: Runs of each vendor.
+        runs: Runs per vendor.
         poll_interval: In seconds, as the others.
         overlap, lookback, max_run_age: Of every source.
-        zero_first: Whether new series are held at 0.
-        steps: Of which runs steps are read.
+        zero_first: Whether new series start at 0.
+        steps: Which runs' steps are read.
         sweep: Seconds between two sweeps of the last day, where a source has them.
-        max_series: How many series of jobs the page may have.
+        max_series: The configured bound.
     """
 
     seed: str
@@ -64,22 +64,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def bounded(self) -> bool:
-        """Whether jobs fold into `__other__`, so that only sums can be compared."""
+        """Return whether jobs fold into `__other__`, so that only sums can be compared."""
         return self.max_series < UNBOUNDED
 
     @property
     def end(self) -> float:
-        """When no more happens."""
+        """Return when the scenario ends."""
         return NOW + self.days * DAY
 
     def promised(self, word: str) -> float:
-        """Seconds without trouble after which gauges show nothing older than that."""
+        """Return the seconds without trouble after which gauges must be current."""
         quiet = max(15 * MINUTE, 2 * self.poll_interval) if word == "northflank" else 0.0
         return 4 * self.poll_interval + 10 * MINUTE + quiet
 
 
 class Flowing:
-    """The clock as the vendors see it: answering takes time while `latency` is not 0."""
+    """The vendors' clock: responses take time while `latency` is not 0."""
 
     def __init__(self, clock: Clock, seed: str) -> None:
         self._clock = clock
@@ -91,31 +91,32 @@ class Flowing:
 
 
 class Log(io.StringIO):
-    """Where the exporter's log goes. `broken`: why nothing can be written now."""
+    """The exporter's log. `broken`: the error of writing to it, if any."""
 
     broken: OSError | None = None
 
     def write(self, text: str) -> int:
-        """Keep a line, or fail as a stream does whose reader is gone."""
+        """Keep a line, or fail as a stream without a reader does."""
         if self.broken is not None:
             raise self.broken
         return super().write(text)
 
 
 class ScenarioHarness:
-    """Everything of one scenario but what happens to it.
+    """Everything in one scenario apart from its troubles.
 
     Attributes:
         words: The vendors; each is a source of its name.
-        absent: Sources that the configuration does not name at present.
-        frail: At what the next process dies, if it is not to live long.
+        absent: Sources that are not configured at present.
+        frail: Where the next process crashes, if it is to crash early.
         next: When each source is polled next.
-        disturbed: When something was last wrong with each source; `lied`: when its API last told lies.
-        well: When a poll of each source last went well.
-        outages: When there was no exporter for longer than it can catch up.
-        unread: When no poll of a source went well for half as long as that, or its state was lost.
-        poisoned: Jobs that an API cannot answer for, by source, project and name.
-        tally: How often each trouble struck.
+        disturbed: When each source was last disturbed.
+        answered_wrongly: When each API last gave a wrong answer.
+        well: When a poll of each source last succeeded.
+        outages: When no exporter ran for longer than it can catch up.
+        unread: When no poll of a source succeeded for half as long as that, or its state was lost.
+        poisoned: Jobs that an API cannot list, by source, project and name.
+        tally: How often each trouble happened.
     """
 
     def __init__(self, plan: Plan, folder: Path, ledger: LedgerKind) -> None:
@@ -157,7 +158,7 @@ class ScenarioHarness:
         self.overrides: dict[str, object] = {}
         self.next = dict.fromkeys(self.words, 0.0)
         self.disturbed = dict.fromkeys(self.words, NOW)
-        self.lied = dict.fromkeys(self.words, NOW)
+        self.answered_wrongly = dict.fromkeys(self.words, NOW)
         self.outages: list[tuple[float, float]] = []
         self.unread: dict[str, list[tuple[float, float]]] = {word: [] for word in self.words}
         self.well = dict.fromkeys(self.words, NOW)
@@ -174,7 +175,7 @@ class ScenarioHarness:
     # --- the exporter ---
 
     def settings(self) -> dict[str, object]:
-        """The configuration at present."""
+        """Return the current configuration."""
         plan = self.plan
         common: dict[str, object] = {
             "poll_interval": written(plan.poll_interval),
@@ -202,7 +203,7 @@ class ScenarioHarness:
         }
 
     def _rise(self) -> None:
-        """A new process; it may die while it starts."""
+        """Start a process; it may crash during the start."""
         self.life = Life(self.settings(), self.state, self._around)
         if self.frail is not None:
             self.life.crashable.arm(*self.frail)
@@ -215,14 +216,14 @@ class ScenarioHarness:
             self.die()
 
     def guarded(self, act: Callable[[], object]) -> None:
-        """Does something that the process may not survive; then another takes its place."""
+        """Call something; if the process crashes, start another."""
         try:
             act()
         except Killed:
             self.die()
 
     def die(self, down: float = 0.0) -> None:
-        """What is left of a killed process are its files, as they were at that instant."""
+        """Kill the process, keep its files as they were, and start another."""
         self.tally["kills"] += 1
         self.disk.free()
         before, life = self.state.parent, self.life
@@ -234,18 +235,18 @@ class ScenarioHarness:
         self._rise()
 
     def restart(self, down: float = 0.0) -> None:
-        """A clean end, and another start."""
+        """Stop the process cleanly, and start another."""
         self.life.stop()
         self.clock.advance(down)
         self._rise()
 
     def copy_state(self) -> None:
-        """A copy of the state as an administrator makes one, to be put back some day."""
+        """Copy the state, as an administrator does."""
         copy = copied(self.state, self.disk.folder / f"copy-{len(self.copies)}")
         self.copies.append((self.clock(), copy))
 
     def put_back(self, made: float, copy: Path) -> None:
-        """An older copy takes the place of the state: since it was made nothing was read, as far as it knows."""
+        """Replace the state by an older copy."""
         self.life.stop()
         for read in self.unread.values():
             read.append((made, self.clock()))
@@ -263,7 +264,7 @@ class ScenarioHarness:
         return self.disk.folder / str(self._generation)
 
     def reload(self) -> None:
-        """The configuration, as it is now, is taken up."""
+        """Reload with the current configuration."""
         self.guarded(lambda: self.life.reload(self.settings()))
         for word in self.words:
             self.next[word] = self.clock()
@@ -272,21 +273,21 @@ class ScenarioHarness:
     # --- time ---
 
     def first_poll(self, word: str) -> float:
-        """When a source was first polled."""
+        """Return when a source was first polled."""
         return self.polls_begun[word][0] if self.polls_begun[word] else float("inf")
 
     def listen(self, words: Iterable[str], *, listening: bool) -> None:
-        """Whether anybody listens at these APIs."""
+        """Make these APIs listen, or stop listening."""
         for word in words:
             self.network.endpoints[self.simulators[word].url].listening = listening
 
     def disturb(self, words: Iterable[str]) -> None:
-        """Something is wrong with these sources now."""
+        """Note that these sources are disturbed now."""
         for word in words:
             self.disturbed[word] = self.clock()
 
     def round(self) -> None:
-        """Moves the clock to the next poll, polls all that are due, and scrapes."""
+        """Move the clock to the next poll, poll all due sources, and scrape."""
         present = [word for word in self.words if word not in self.absent]
         self.clock.set(max(self.clock(), min(self.next[word] for word in present)))
         for word in present:
@@ -303,7 +304,7 @@ class ScenarioHarness:
         self.next[word] = max(begun + polled.poller.wait(), self.clock())
 
     def look(self) -> None:
-        """One beat of the daemon's heart and one scrape."""
+        """Run one heartbeat and one scrape."""
         self.guarded(self.life.tick)
         self.guarded(lambda: self.watch.take(self.life.scrape()))
         for word in self.words:
@@ -329,17 +330,17 @@ def remove(folder: Path) -> None:
 
 
 def written(seconds: float) -> str:
-    """A duration as the configuration has it."""
+    """Return a duration as the configuration has it."""
     return f"{int(seconds)}s"
 
 
 def simulator(word: str, world: DenseWorld, clock: Callable[[], float], number: int) -> Simulator:
-    """A vendor's API, which listens to no socket; its number takes the place of a port."""
+    """Return a vendor's API without a socket; its number replaces the port."""
     return quick(word)(world, clock, port=number, seed=number, **arguments_of(word))
 
 
 def arguments_of(word: str) -> dict[str, object]:
-    """With which a simulator is made: without limits of requests, with large pages, and with a key of its own."""
+    """Return a simulator's arguments: no rate limits, large pages, and a key of its own."""
     arguments = dict(vendor(word).arguments)
     if word == "snowplow":
         arguments["credentials"] = SnowplowCredentials(api_key="planted-snowplow-secret")
@@ -349,14 +350,14 @@ def arguments_of(word: str) -> dict[str, object]:
 
 
 def own_settings(word: str, plan: Plan) -> dict[str, object]:
-    """What not all sources have."""
+    """Return settings that only some sources have."""
     steps: dict[str, object] = {} if word == "northflank" else {"steps": plan.steps}
     sweep = {"sweep": {"interval": written(plan.sweep), "window": "24h"}}
     return steps | (sweep if word in ("snowplow", "strait") else {})
 
 
 def secrets_of(simulator: Simulator) -> list[str]:
-    """Everything in a source's sign-in that must not be found anywhere."""
+    """Return the secrets of a source's sign-in."""
     auth = simulator.source_config()["auth"]
     assert isinstance(auth, Mapping)
     return [str(value) for key, value in auth.items() if key != "api_key_id"]

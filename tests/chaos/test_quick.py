@@ -1,4 +1,4 @@
-"""The quick simulators answer every request as the simulators do, byte for byte."""
+"""The faster simulators answer every request as the ordinary ones do, byte for byte."""
 
 import random
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ LIES = (
 
 
 class Both:
-    """A simulator and its quick form, in the same world at the same instants."""
+    """A simulator and its faster form, in the same world at the same times."""
 
     def __init__(self, word: str, world: DenseWorld) -> None:
         self.clock = Clock(NOW)
@@ -35,7 +35,7 @@ class Both:
         self.headers: Mapping[str, str] = {}
 
     def get(self, path: str, **query: object) -> httpx.Response:
-        """The one answer of both."""
+        """Return the response of both, which must be equal."""
         url = f"http://127.0.0.1:1{path}?{urlencode(query)}"
         first, second = (self._answer(each, url) for each in self._endpoints)
         assert first.content == second.content, url
@@ -47,18 +47,18 @@ class Both:
         response = endpoints.answered(seen, route)
         return httpx.Response(response.status, headers=response.headers, content=response.body)
 
-    def lie(self, lies: object) -> None:
+    def disrupt(self, disruptions: object) -> None:
         for simulator in self.simulators:
-            simulator.disruptions.set(lies)  # type: ignore[arg-type]  # as they come
+            simulator.disruptions.set(disruptions)  # type: ignore[arg-type]  # as they come
 
 
 def timestamps(both: Both, world: DenseWorld):
-    """Fifty instants, each with other lies; at some of them something happens."""
+    """Yield fifty times, each with other wrong answers; at some of them something happens."""
     dice = random.Random(5)
     for _ in range(50):
         run = dice.choice(world.all)
         both.clock.set(dice.choice((run.created, run.start, run.end or NOW, NOW + dice.uniform(0, 4) * DAY)))
-        both.lie(dice.choice(LIES))
+        both.disrupt(dice.choice(LIES))
         yield dice, dice.choice(world.all)
 
 

@@ -1,6 +1,6 @@
-"""What goes wrong: a table of troubles, each of which strikes some or all sources for a while.
+"""What goes wrong: a table of troubles, each of which affects some or all sources for a while.
 
-A trouble is a function from the harness and its dice to how it ends: when, and what is to be done then.
+A trouble is a function of the harness and its dice that returns when and how it ends.
 """
 
 import random
@@ -38,30 +38,30 @@ from tests.contract.harness import DAY, HOUR, MINUTE
 
 
 class Ongoing(msgspec.Struct, kw_only=True):
-    """A trouble that lasts. `words`: the sources that it concerns; `lies`: whether rows are not true meanwhile."""
+    """A trouble that lasts. `words`: the affected sources; `wrong_rows`: whether rows are wrong meanwhile."""
 
     name: str
     until: float
     words: Sequence[str]
     end: Callable[[], object]
-    lies: bool = False
+    wrong_rows: bool = False
 
 
 OLDEST_COPY = 5 * DAY
 
 Struck = Ongoing | bool
-"""What still goes on; or whether it struck at all, and is over."""
+"""What still lasts; or whether something happened and is over."""
 
 Trouble = Callable[[ScenarioHarness, random.Random], Struck]
 
 
 def polls_of(harness: ScenarioHarness, dice: random.Random, most: int) -> float:
-    """Seconds in which there are at least one and at most so many polls."""
+    """Return the seconds of at least one and at most `most` polls."""
     return harness.plan.poll_interval * (dice.randint(1, most) + 0.5)
 
 
 def some(harness: ScenarioHarness, dice: random.Random) -> Sequence[str]:
-    """One source, or all of them."""
+    """Return one source, or all of them."""
     return harness.words if dice.random() < 0.3 else (dice.choice(harness.words),)
 
 
@@ -69,13 +69,13 @@ def some(harness: ScenarioHarness, dice: random.Random) -> Sequence[str]:
 
 
 def kill_between(harness: ScenarioHarness, dice: random.Random) -> Struck:
-    """Kill -9 between two polls, and a while without an exporter."""
+    """Kill -9 between two polls, and some time without an exporter."""
     harness.die(down=away(dice))
     return True
 
 
 def kill_inside(place: Place, most: int) -> Trouble:
-    """Kill -9 at the n-th statement, commit or look at the clock from now on."""
+    """Kill -9 at the n-th statement, commit or clock read from now on."""
 
     def strike(harness: ScenarioHarness, dice: random.Random) -> Struck:
         life = harness.life
@@ -92,7 +92,7 @@ def kill_inside(place: Place, most: int) -> Trouble:
 
 
 def kill_starting(harness: ScenarioHarness, dice: random.Random) -> Struck:
-    """Kill -9, and once more while the next process opens its state or reads it."""
+    """Kill -9, and again while the next process opens or reads its state."""
     harness.frail = "anything", dice.randint(1, 30)
     harness.die()
     return True
@@ -105,12 +105,12 @@ def restart(harness: ScenarioHarness, dice: random.Random) -> Struck:
 
 
 def away(dice: random.Random) -> float:
-    """For how long nobody polls: mostly for a moment, sometimes for a night."""
+    """Return how long nothing polls: mostly a moment, sometimes a night."""
     return dice.choice((0.0, 0.0, 1.0, 30.0, 10 * MINUTE, HOUR, 9 * HOUR)) * dice.random()
 
 
 def long_outage(harness: ScenarioHarness, dice: random.Random) -> Struck:
-    """No exporter for longer than sources read back: what cannot be read any more must be told."""
+    """No exporter for longer than sources read back: what can no longer be read must be reported."""
     reach = harness.plan.lookback
     if harness.clock() + reach + 3 * DAY > harness.plan.end:
         return False
@@ -120,7 +120,7 @@ def long_outage(harness: ScenarioHarness, dice: random.Random) -> Struck:
 
 
 def put_back(harness: ScenarioHarness, dice: random.Random) -> Struck:
-    """The state becomes one of its older copies, whose open runs all APIs still have."""
+    """The state becomes an older copy, whose active runs all APIs still have."""
     copies = [copy for copy in harness.copies[-3:] if harness.clock() - copy[0] < OLDEST_COPY]
     if not copies:
         return False
@@ -129,7 +129,7 @@ def put_back(harness: ScenarioHarness, dice: random.Random) -> Struck:
 
 
 def copy_state(harness: ScenarioHarness, dice: random.Random) -> Struck:  # noqa: ARG001  # the interface of all troubles
-    """A copy of the state, for later."""
+    """Copy the state, to be restored later."""
     harness.copy_state()
     return True
 
@@ -142,7 +142,7 @@ def disk_full(harness: ScenarioHarness, dice: random.Random) -> Struck:
 
 
 def clock_jump(harness: ScenarioHarness, dice: random.Random) -> Struck:
-    """The exporter's own clock is wrong, forward or back."""
+    """The exporter's own clock is wrong, ahead or behind."""
     harness.local.wrong = dice.choice((-1, 1)) * dice.choice((3.0, 40.0, 1000.0, HOUR, DAY, 40 * DAY)) * dice.random()
 
     def end() -> None:
@@ -162,7 +162,7 @@ def reload(harness: ScenarioHarness, dice: random.Random) -> Struck:
 
 
 def source_removed(harness: ScenarioHarness, dice: random.Random) -> Struck:
-    """A source is taken out of the configuration, and put back later."""
+    """A source is removed from the configuration, and added again later."""
     if harness.absent:
         return False
     word = dice.choice(harness.words)
@@ -181,7 +181,7 @@ def source_removed(harness: ScenarioHarness, dice: random.Random) -> Struck:
 
 
 def unreachable(harness: ScenarioHarness, dice: random.Random) -> Struck:
-    """Nobody listens: connections are refused."""
+    """APIs do not listen: connections are refused."""
     words = some(harness, dice)
     harness.listen(words, listening=False)
 
@@ -193,7 +193,7 @@ def unreachable(harness: ScenarioHarness, dice: random.Random) -> Struck:
 
 
 def latency(harness: ScenarioHarness, dice: random.Random) -> Struck:
-    """Answers take seconds, so that the world goes on while it is read."""
+    """Responses take seconds, so that the world changes while it is read."""
     harness.flowing.latency = dice.choice((0.3, 3.0, 15.0))
 
     def end() -> None:
@@ -211,30 +211,32 @@ def token_expiry(harness: ScenarioHarness, dice: random.Random) -> Struck:  # no
     return True
 
 
-def may_lie(harness: ScenarioHarness, word: str) -> bool:
-    """Whether what an API would tell wrongly now is promised to heal.
+def may_answer_wrongly(harness: ScenarioHarness, word: str) -> bool:
+    """Return whether overlapping windows repair a wrong answer that begins now.
 
-    Not so one lie right after the other, nor lies of what is caught up after hours in which nobody read.
+    They do not repair one wrong answer right after another, nor one during a catch-up after hours of downtime.
     """
     now, plan = harness.clock(), harness.plan
-    return now - harness.lied[word] >= plan.overlap and now - harness.well[word] <= 2 * plan.poll_interval
+    return now - harness.answered_wrongly[word] >= plan.overlap and now - harness.well[word] <= 2 * plan.poll_interval
 
 
-def faulty(name: str, *disruptions: Disruption, most: int = 4, lies: bool = False, after: float = 0.0) -> Trouble:
-    """Faults at the APIs, at all requests or at a part of them. `after`: seconds for which they have an effect."""
+def api_disruption(
+    name: str, *disruptions: Disruption, most: int = 4, wrong_rows: bool = False, after: float = 0.0
+) -> Trouble:
+    """Return a trouble of all or some requests. `after`: seconds for which it still has an effect."""
 
     def strike(harness: ScenarioHarness, dice: random.Random) -> Struck:
         words = some(harness, dice)
-        if lies and not all(may_lie(harness, word) for word in words):
+        if wrong_rows and not all(may_answer_wrongly(harness, word) for word in words):
             return False
         disruption = dice.choice(disruptions)
         share = dice.choice((1.0, 1.0, 0.5, 0.2))
         lasts = polls_of(harness, dice, most)
-        if lies:
+        if wrong_rows:
             lasts = min(lasts, harness.plan.overlap / 2)
         if share == 1.0 and after:
             lasts += after
-        if lies:  # over in time even if nobody polls meanwhile: what a catch-up is told wrongly nothing heals
+        if wrong_rows:  # ends in time even if nothing polls: nothing repairs a wrong answer to a catch-up
             disruption = msgspec.structs.replace(disruption, until=harness.clock() + lasts)
         placed = {word: list(at(word, disruption, share)) for word in words}
         for word, each in placed.items():
@@ -247,7 +249,7 @@ def faulty(name: str, *disruptions: Disruption, most: int = 4, lies: bool = Fals
                     disruption for disruption in injector.current() if not any(disruption is one for one in each)
                 )
 
-        return Ongoing(name=name, until=harness.clock() + lasts, words=words, end=end, lies=lies)
+        return Ongoing(name=name, until=harness.clock() + lasts, words=words, end=end, wrong_rows=wrong_rows)
 
     return strike
 
@@ -258,11 +260,11 @@ LISTS: Mapping[str, Sequence[str | None]] = {
     "strait": ("runs", "run", "workflow_runs", "workflow_run"),
     "workato": ("jobs", "job"),
 }
-"""Endpoints that show runs: a list of jobs that leaves out some for a quarter of an hour ends them, rightly."""
+"""Endpoints that show runs. Lists of jobs are not among them: a job missing for a quarter of an hour ends."""
 
 
 def at(word: str, disruption: Disruption, share: float) -> Iterable[Disruption]:
-    """A fault at a vendor's endpoints."""
+    """Yield a disruption for a vendor's endpoints."""
     endpoints = LISTS[word] if isinstance(disruption, Drop) else (None,)
     for endpoint in endpoints:
         yield msgspec.structs.replace(disruption, endpoint=endpoint, probability=share)
@@ -274,17 +276,17 @@ ONE_RUN: Mapping[str, Sequence[str]] = {
     "strait": ("run", "workflow_run"),
     "workato": ("job",),
 }
-"""Endpoints that answer for one run."""
+"""Endpoints of one run."""
 
 ONE_JOB: Mapping[str, str] = {"northflank": "runs", "workato": "jobs"}
-"""Endpoints that list the runs of one job, where a vendor has no list of all."""
+"""Endpoints that list the runs of one job, where a vendor has no list of all runs."""
 
 USELESS = (Status(code=500), Status(code=403), Garbage(), Html(), Reset())
-"""How an API fails to answer for a part."""
+"""Failures of an API that concern one part."""
 
 
 def poisoned_run(harness: ScenarioHarness, dice: random.Random) -> Struck:
-    """One run cannot be asked for by its ID, for longer than open runs are followed; all else is well."""
+    """One run cannot be read by its ID, for longer than active runs are followed; all else works."""
     word, now = dice.choice(harness.words), harness.clock()
     runs = [run for run in harness.simulators[word].world.runs(now, now + 1.0) if run.created <= now]
     if not runs:
@@ -321,14 +323,14 @@ def poisoned_job(harness: ScenarioHarness, dice: random.Random) -> Struck:
 
 
 def job_path(word: str, job: SimJob) -> str:
-    """How a job is written in the paths of its vendor."""
+    """Return a job as its vendor's paths have it."""
     if word == "workato":
         return str(shown_id(job.job_id, WorkatoShape()))
     return quote(job.job_id, safe="")
 
 
 def lifted(harness: ScenarioHarness, word: str, errors: Sequence[Disruption]) -> Callable[[], None]:
-    """What takes these errors away."""
+    """Return a function that removes these errors."""
 
     def end() -> None:
         injector = harness.simulators[word].disruptions
@@ -338,7 +340,7 @@ def lifted(harness: ScenarioHarness, word: str, errors: Sequence[Disruption]) ->
 
 
 def renamed(harness: ScenarioHarness, dice: random.Random) -> Struck:
-    """A job gets another name: one that the configuration includes, or one that it excludes."""
+    """A job gets another name: an included or an excluded one."""
     words = [word for word in harness.words if harness.truths[word].renamed is not None and word not in harness.absent]
     if not words:
         return False
@@ -352,13 +354,13 @@ def renamed(harness: ScenarioHarness, dice: random.Random) -> Struck:
 
 
 def wrong_date(harness: ScenarioHarness, dice: random.Random) -> Struck:
-    """One answer comes with a `Date` that is far from now."""
+    """One response has a `Date` that is far from now."""
     harness.network.wrong_dates.append(dice.choice((-1, 1)) * dice.choice((HOUR, DAY, 30 * DAY, 400 * DAY)))
     return True
 
 
 def log_lost(harness: ScenarioHarness, dice: random.Random) -> Struck:
-    """Nobody reads the log, and nothing can be written to it."""
+    """The log has no reader, and nothing can be written to it."""
     harness.log.broken = dice.choice((BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device")))
 
     def end() -> None:
@@ -384,10 +386,10 @@ TROUBLES: Mapping[str, tuple[float, Trouble]] = {
     "connections refused": (3, unreachable),
     "latency": (3, latency),
     "token revoked": (2, token_expiry),
-    "401, 403": (2, faulty("401, 403", Status(code=401), Status(code=403))),
+    "401, 403": (2, api_disruption("401, 403", Status(code=401), Status(code=403))),
     "429 with Retry-After": (
         2,
-        faulty(
+        api_disruption(
             "429",
             Status(code=429, retry_after=30.0),
             Status(code=429, retry_after=1500.0, retry_after_form="date"),
@@ -395,26 +397,28 @@ TROUBLES: Mapping[str, tuple[float, Trouble]] = {
             after=1500.0,
         ),
     ),
-    "5xx": (3, faulty("5xx", Status(code=503), Status(code=500, body="html"), Status(code=502, body="empty"))),
-    "reset": (2, faulty("reset", Reset(), Reset(abruptly=False))),
-    "half answers": (2, faulty("half", Half(), Half(share=0.99))),
-    "timeouts": (0.5, faulty("timeout", Hang(), Hang(seconds=50.0), Slow(chunk=2000, pause=20.0))),
+    "5xx": (3, api_disruption("5xx", Status(code=503), Status(code=500, body="html"), Status(code=502, body="empty"))),
+    "reset": (2, api_disruption("reset", Reset(), Reset(abruptly=False))),
+    "half answers": (2, api_disruption("half", Half(), Half(share=0.99))),
+    "timeouts": (0.5, api_disruption("timeout", Hang(), Hang(seconds=50.0), Slow(chunk=2000, pause=20.0))),
     "wrong shapes": (
         3,
-        faulty("wrong shapes", Garbage(), Html(), Garbage(text="[[[[1]]]]"), Garbage(text="null"), Huge(mebibytes=1)),
+        api_disruption(
+            "wrong shapes", Garbage(), Html(), Garbage(text="[[[[1]]]]"), Garbage(text="null"), Huge(mebibytes=1)
+        ),
     ),
-    "redirects": (1, faulty("redirect", Redirect(location="http://127.0.0.1:9/"))),
-    "empty lists with 200": (2, faulty("empty lists", Drop(share=1.0), most=3, lies=True)),
-    "rows left out": (2, faulty("rows left out", Drop(share=0.4), lies=True)),
-    "rows twice": (2, faulty("rows twice", Duplicate(share=0.5), lies=True)),
+    "redirects": (1, api_disruption("redirect", Redirect(location="http://127.0.0.1:9/"))),
+    "empty lists with 200": (2, api_disruption("empty lists", Drop(share=1.0), most=3, wrong_rows=True)),
+    "rows left out": (2, api_disruption("rows left out", Drop(share=0.4), wrong_rows=True)),
+    "rows twice": (2, api_disruption("rows twice", Duplicate(share=0.5), wrong_rows=True)),
     "contradicting rows": (
         3,
-        faulty(
+        api_disruption(
             "contradicting rows",
             Contradict(share=0.3),
             Contradict(share=0.3, copy="shorter", seconds=30),
             Contradict(share=1.0, copy="stale", seconds=600),
-            lies=True,
+            wrong_rows=True,
         ),
     ),
     "one run cannot be read": (2, poisoned_run),
@@ -422,8 +426,14 @@ TROUBLES: Mapping[str, tuple[float, Trouble]] = {
     "renamed across the filter": (3, renamed),
     "one wrong date": (3, wrong_date),
     "log lost": (2, log_lost),
-    "rows in disorder": (2, faulty("rows in disorder", Shuffle(), lies=True)),
-    "stale rows": (2, faulty("stale rows", Stale(seconds=40), Stale(seconds=400), Stale(seconds=1500), lies=True)),
-    "late rows": (2, faulty("late rows", Late(seconds=600, share=0.3), Late(seconds=1500, share=0.1), lies=True)),
+    "rows in disorder": (2, api_disruption("rows in disorder", Shuffle(), wrong_rows=True)),
+    "stale rows": (
+        2,
+        api_disruption("stale rows", Stale(seconds=40), Stale(seconds=400), Stale(seconds=1500), wrong_rows=True),
+    ),
+    "late rows": (
+        2,
+        api_disruption("late rows", Late(seconds=600, share=0.3), Late(seconds=1500, share=0.1), wrong_rows=True),
+    ),
 }
-"""Name, how often it strikes beside the others, and what it does."""
+"""Troubles by name: the relative frequency, and the function."""

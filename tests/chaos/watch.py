@@ -1,4 +1,4 @@
-"""Looks at every page as it is served: no counter falls, no series begins with its value, nothing secret is on it."""
+"""Checks every page: no counter falls, no series starts with its value, nothing secret is on it."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -6,40 +6,40 @@ from collections.abc import Callable, Iterable, Sequence
 from tests.chaos.renamed import INCLUDED
 from tests.e2e.pages import COUNTED, KEPT
 
-MOST_TOLD = 20
-"""Discrepancies of one scenario that are told; the others are counted."""
+MOST_SHOWN = 20
+"""Discrepancies of one scenario that are shown; the others are counted."""
 
 
 UNBOUNDED = 100_000
-"""What `metrics.max_series` is by default: more than any scenario has."""
+"""The default of `metrics.max_series`: more than any scenario has."""
 
 TENTH_OVER = 1.1
-"""The page may have a tenth more than that."""
+"""The page may exceed the bound by a tenth."""
 
 NOT_OF_JOBS = ("jobrun_source_", "jobrun_exporter_", "process_", "python_")
-"""Beginnings of the names of metrics that the bound does not concern."""
+"""Prefixes of the names of metrics that the bound does not include."""
 
 
 class Findings:
-    """What is wrong, in words that name where and when."""
+    """What is wrong, and when."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.number = 0
-        self.told: list[str] = []
+        self.shown: list[str] = []
 
     def add(self, what: str) -> None:
         self.number += 1
-        if len(self.told) < MOST_TOLD:
-            self.told.append(f"{self._now():.0f}: {what}")
+        if len(self.shown) < MOST_SHOWN:
+            self.shown.append(f"{self._now():.0f}: {what}")
 
 
 class Watch:
-    """The scraper of one scenario, whatever becomes of the processes that it scrapes.
+    """The scraper of one scenario, which outlives the processes that it scrapes.
 
     Attributes:
         values: The samples of the latest page, by name and labels as written.
-        scrapes: How many pages it got.
+        scrapes: The number of pages.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Watch:
         self._highest: dict[str, float] = {}
 
     def take(self, text: str) -> None:
-        """Looks at a page; only at what has changed, as a scenario has thousands of them."""
+        """Check a page; only its changes, as a scenario has thousands of pages."""
         self.scrapes += 1
         page = text.splitlines()
         lines = frozenset(page)
@@ -75,7 +75,7 @@ class Watch:
         self._measure(page)
 
     def _measure(self, page: Sequence[str]) -> None:
-        """No series stands twice, and there are no more of jobs than the configuration allows."""
+        """Check that no series is repeated, and that there are no more of jobs than the configuration allows."""
         samples = sum(not line.startswith("#") for line in page)
         if samples != len(self.values):
             self._findings.add(f"{samples} samples are on the page, of {len(self.values)} series")
@@ -101,30 +101,30 @@ class Watch:
         self._highest[series] = value
 
     def forget(self) -> None:
-        """An older copy of the state has been put back: what was seen before is no measure any more.
+        """Forget all values: an older copy of the state has been restored.
 
-        Series that it holds as released begin with their value, rightly, also those of a source that is removed now.
+        Series that the copy has as exposed may start with their value, also those of a removed source.
         """
         self._highest = dict.fromkeys(self._highest, 0.0)
 
     def value(self, family: str, **labels: str) -> float | None:
-        """A sample of the latest page."""
+        """Return a sample of the latest page."""
         return self.values.get(series_of(family, **labels))
 
     def by_job(self, family: str, source: str) -> Counter[str]:
-        """Sum a source's samples of a family by the name of the job."""
+        """Return a source's samples of a family, summed by the name of the job."""
         sums: Counter[str] = Counter()
         for series, value in self._groups.get(f'{family}{{source="{source}"', {}).items():
             sums[series.partition('job_name="')[2].partition('"')[0]] += int(value)
         return sums
 
     def total(self, family: str, source: str) -> float:
-        """The sum of a source's samples of a family but those of the renamed job; 0 if there are none."""
+        """Return the sum of a source's samples of a family without those of the renamed job."""
         samples = self._groups.get(f'{family}{{source="{source}"', {})
         return sum(value for series, value in samples.items() if f'job_name="{INCLUDED}' not in series)
 
 
 def series_of(family: str, **labels: str) -> str:
-    """A series as the page writes it, of these labels in this order."""
+    """Return a series as the page writes it, with these labels in this order."""
     inside = ",".join(f'{name}="{value}"' for name, value in labels.items())
     return f"{family}{{{inside}}}" if inside else family

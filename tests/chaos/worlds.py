@@ -1,4 +1,4 @@
-"""What truly happens in a scenario: weeks of runs of one vendor, drawn whole before the first poll."""
+"""What truly happens in a scenario: weeks of runs of one vendor, decided before the first poll."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -14,32 +14,32 @@ from tests.contract.harness import ABILITIES, DAY, HOUR
 
 PROJECTS = ("prod", "qa")
 STEPS = ("load", "held", "__other__")
-"""Two of them are words of ours, which must mean nothing in the place of a name."""
+"""Two of them are words of the exporter, which must have no meaning as a name."""
 
 DURATIONS = ((0.7, 2, 180), (0.2, 180, 2400), (0.08, 2400, 10 * HOUR), (0.02, 25 * HOUR, 40 * HOUR))
-"""Which part of the runs lasts from how many seconds to how many."""
+"""Shares of the runs, and their shortest and longest durations in seconds."""
 
 MOST_LONG = 5000
-"""In larger worlds there are no more runs of the longer kinds than in one of so many: each is asked for by its id."""
+"""Runs above which the number of long runs no longer grows: each is requested by its ID."""
 
 WELL = 0.8
-"""The part of the runs that end well; in larger worlds half as many fail, as the steps of each cost a request."""
+"""The share of runs that succeed; in larger worlds half as many fail, as the steps of each cost a request."""
 
 STEPPED, MOST_STEPPED = 0.05, 150
-"""The part of the runs that belong to the jobs with steps, and so many at the most: each costs a request of its own."""
+"""The share of runs of jobs with steps, and their highest number: each costs a request."""
 
 STUCK, REPLAYED = 0.001, 0.01
-"""Which part of the runs never ends; of the failed ones of a vendor that reopens ids, which part is replayed."""
+"""The share of runs that never complete; and of failed runs that are replayed, where a vendor reopens IDs."""
 
 
 RENAMES = ("northflank", "strait", "workato")
-"""Vendors whose jobs have an ID of their own, so that their names can change."""
+"""Vendors whose jobs have an ID, so that their names can change."""
 
 
 class Size(msgspec.Struct, frozen=True, kw_only=True):
-    """How much happens: runs of one vendor, of which some are before the first poll at `begin`, until `end`.
+    """How much happens: runs of one vendor until `end`, some of them before the first poll at `begin`.
 
-    `renames`: whether there is a job besides whose name will change.
+    `renames`: whether there is another job, whose name changes.
     """
 
     begin: float
@@ -50,7 +50,7 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DenseWorld:
-    """Runs that are all known at the start, with an index a job, so that it can be asked a hundred thousand times."""
+    """Runs that are all known at the start, with an index per job for a hundred thousand lookups."""
 
     def __init__(self, jobs: Sequence[SimJob], runs: Sequence[SimRun]) -> None:
         self.all = tuple(sorted(runs, key=lambda run: run.created))
@@ -78,7 +78,7 @@ class DenseWorld:
 
 
 def drawn(vendor: str, seed: str, size: Size) -> DenseWorld:
-    """The world of a vendor. All instants are whole seconds, as some vendors tell no others."""
+    """Return the world of a vendor. All times are whole seconds, as some vendors have no others."""
     dice = random.Random(f"{seed}/{vendor}")
     jobs = [
         SimJob(job_id=f"{project}/job-{number}", name=f"job-{number}", project=project)
@@ -108,7 +108,7 @@ class Drawing:
         self._ends: set[float] = set()
 
     def job(self, place: int, job: SimJob) -> Iterator[SimRun]:
-        """The first job has steps and few runs; the others are the busier the later they stand."""
+        """Return the weights of jobs: the first has steps and few runs, each next one is busier."""
         self._ends = set()
         stepped = place == 0
         few = min(STEPPED, MOST_STEPPED / self._size.runs)
@@ -153,7 +153,7 @@ class Drawing:
         return self._dice.randint(int(least), int(most))
 
     def _free_end(self, end: float) -> float:
-        """No two runs of a job end together: which of them was the last would be anybody's guess."""
+        """Make the ends of a job's runs distinct, so that there is one last run."""
         while end in self._ends:
             end += 1
         self._ends.add(end)
@@ -161,6 +161,6 @@ class Drawing:
 
 
 def place_sum(jobs: int) -> int:
-    """What the places of all jobs but the first add up to, twice."""
+    """Return twice the sum of the places of all jobs except the first."""
     number = jobs * len(PROJECTS)
     return number * (number - 1)
