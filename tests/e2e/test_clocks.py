@@ -95,7 +95,7 @@ def test_a_clock_that_jumps_loses_no_run_and_counts_none_twice(  # noqa: PLR0917
         world.rest()
         assert all_counted_once(scraper.port, simulator, tmp_path / "state.db"), command.output
         assert value(scraper.port, 'jobrun_source_unobserved_seconds_total{source="living"}') == 0
-        assert not value(scraper.port, 'jobrun_source_runs_fetched_total{disposition="late",source="living"}')
+        assert not value(scraper.port, 'jobrun_source_runs_fetched_total{source="living",disposition="late"}')
     finally:
         scraper.stop()
         command.end()

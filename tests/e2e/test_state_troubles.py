@@ -16,7 +16,7 @@ from tests.e2e.processes import Daemon, eventually, free_port, mounted, runs_as_
 pytestmark = pytest.mark.e2e
 
 UP = 'jobrun_source_up{source="living"}'
-FAULTS = 'jobrun_source_poll_errors_total{reason="state",source="living"}'
+ERRORS = 'jobrun_source_poll_errors_total{source="living",reason="state"}'
 COMMIT_FAULTS = "jobrun_exporter_state_commit_errors_total"
 
 
@@ -92,7 +92,7 @@ def test_a_full_disk_is_told_of_and_nothing_is_lost_when_there_is_room_again(
     assert eventually(lambda: value(port, UP), lambda seen: seen == 0) == 0
     served = counted(page(port), "living")
     time.sleep(1.5)
-    assert value(port, FAULTS)
+    assert value(port, ERRORS)
     assert value(port, COMMIT_FAULTS)
     assert counted(page(port), "living") == served, "what cannot be committed is not counted"
 
@@ -117,7 +117,7 @@ def test_a_file_that_may_not_grow_is_told_of_and_nothing_is_lost_when_it_may(
     assert eventually(lambda: value(port, UP), lambda seen: seen == 0) == 0
     served = counted(page(port), "living")
     time.sleep(1.5)
-    assert value(port, FAULTS)
+    assert value(port, ERRORS)
     assert counted(page(port), "living") == served, "what cannot be committed is not counted"
 
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, limit)
@@ -140,7 +140,7 @@ def test_a_state_that_can_only_be_read_is_served_and_taken_up_when_it_can_be_wri
     daemon = Daemon(config_file, port)
     assert eventually(counting(port)), "what could be read is served"
     assert eventually(lambda: value(port, UP), lambda seen: seen == 0) == 0
-    assert value(port, FAULTS)
+    assert value(port, ERRORS)
 
     small.set("rw")
     assert eventually(lambda: value(port, UP)) == 1
