@@ -12,6 +12,8 @@ from exporter.snapshot.conditions import KINDS, SEVERITIES, capped, worst
 from exporter.snapshot.job import JobView
 from exporter.snapshot.snapshot import ExporterView
 
+MINUTE, HOUR, DAY = 60, 3600, 86400
+
 Sentence = tuple[str, float | None]
 """What is wrong, and since when."""
 
@@ -236,6 +238,7 @@ def _of_job(job: JobView, kind: str, sentence: str, since: float | None) -> Prob
         kind=kind,
         subject=" / ".join(label for label in labels.values() if label),
         **labels,
+        team=job.team,
         since=since,
         sentence=sentence,
         link=run_path(state.source, failure.run_id) if failure else runs_path(**labels),
@@ -243,4 +246,6 @@ def _of_job(job: JobView, kind: str, sentence: str, since: float | None) -> Prob
 
 
 def _age(seconds: float) -> str:
-    return format_duration(round(max(0.0, seconds)))
+    # a long time to the second takes longer to read and says no more
+    step = HOUR if seconds >= DAY else MINUTE if seconds >= HOUR else 1
+    return format_duration(round(max(0.0, seconds) / step) * step)

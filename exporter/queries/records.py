@@ -230,6 +230,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     source: Annotated[str, doc('Name of the source; "" for the exporter itself.')] = ""
     project: Annotated[str, doc("Of a job.")] = ""
     job_name: Annotated[str, doc('Of a job, "" otherwise.')] = ""
+    team: Annotated[str, doc("Team of a job.")] = ""
     since: Annotated[float | None, doc("When it began.")] = None
     sentence: Annotated[str, doc("What is wrong. Plain text: escape it.")]
     link: Annotated[str, doc("Path of a page that shows more.")]

@@ -149,7 +149,7 @@ def test_a_hostile_search_is_repeated_as_text(client, reports):
     page = parsed(client.get("/", params={"search": "<b>", "source": "snow"}))
     assert (
         "input",
-        {"type": "search", "name": "search", "value": "<b>", "placeholder": "job, project or id", "maxlength": "200"},
+        {"type": "search", "name": "search", "value": "<b>", "placeholder": "job, project or ID", "maxlength": "200"},
     ) in page.elements
     (following,) = [link for link in page.links() if "page=2" in link]
     assert following == "./?search=%3Cb%3E&source=snow&page=2"
@@ -178,6 +178,13 @@ def test_the_headline_counts_problems_warnings_and_notes(client, reports, severi
     page = parsed(client.get("/"))
     assert f"{headline} · jobrun-exporter" in page.text
     assert [attributes["href"] for tag, attributes in page.elements if tag == "use"].count("#s-question") == 0
+
+
+def test_a_problem_says_since_when_and_whose_it_is(client, reports):
+    reports.listed_problems = (problem(team="data platform"), problem(since=None, team="finance"))
+    text = parsed(client.get("/")).text
+    assert "The last 3 runs failed in load. 3h ago · data platform" in text
+    assert "The last 3 runs failed in load. finance" in text
 
 
 def test_without_problems_the_page_says_so(client, reports):

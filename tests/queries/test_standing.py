@@ -72,6 +72,7 @@ def test_problems_come_most_urgent_first(harness):
     assert sentences["JobrunLastRunFailed"] == "The last run failed, and none has succeeded since."
     assert sentences["JobrunOverdue"].startswith("A run was expected 49m")
     assert "running for 59m40s; the limit is 10m" in sentences["JobrunRunStuck"]
+    assert {problem.kind: problem.team for problem in harness.reporter.problems()}["JobrunRunStuck"] == "data"
     links = {problem.kind: problem.link for problem in harness.reporter.problems()}
     assert links["JobrunLastRunFailed"] == "/runs/one/f2"
     assert links["JobrunOverdue"] == "/runs?source=one&project=&job_name=overdue"
@@ -148,6 +149,14 @@ def test_a_source_reports_its_status(harness):
     assert source.budget.requests_per_minute == 600
     assert source.credential_expiry > NOW
     assert kinds(harness) == []
+
+
+def test_a_long_age_is_rounded(harness):
+    varied(begun(harness))
+    harness.bench.clock.advance(2 * HOUR)
+    harness.tell(ended("ok2", NOW + 10, job="ok"))
+    sentences = [problem.sentence for problem in harness.reporter.problems()]
+    assert "A run has been running for 3h1m; the limit is 10m." in sentences
 
 
 def test_what_remained_of_a_limit_is_unknown_once_the_limit_was_reset(harness):
