@@ -28,6 +28,7 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f}".removesuffix(".0") + "s"
     if round(seconds) < MINUTE:
         return f"{round(seconds)}s"
+    # 59m 59.9s is 1h: the unit is chosen after rounding
     unit, letter, smaller, small_letter = next(row for row in UNITS if round(seconds / row[2]) * row[2] >= row[0])
     large, rest = divmod(round(seconds / smaller) * smaller, unit)
     small = round(rest / smaller)
@@ -71,6 +72,7 @@ def visible(text: str) -> str:
 
 
 def _visible(character: str) -> str:
+    # a name could show the rest of its line backwards
     if unicodedata.bidirectional(character) in DIRECTIONAL:
         return "\N{REPLACEMENT CHARACTER}"
     if unicodedata.category(character) != "Cc":

@@ -62,6 +62,7 @@ def columns(by_name: Mapping[str, StepReport]) -> Mapping[str, int]:
             name = waiting[-1]
             needs = [need for need in by_name[name].dependencies if need in by_name]
             path.add(name)
+            # what is in `path` waits for this step itself: a cycle
             new = [need for need in needs if need not in found and need not in path]
             if new and name not in found:
                 waiting += new

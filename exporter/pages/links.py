@@ -8,14 +8,10 @@ from exporter.pages.formatting import web_link
 
 
 class Links:
-    """Links on one page.
-
-    Args:
-        depth: Folders between the root and the page.
-        assets: Versions of assets by name.
-    """
+    """Links on a page that is `depth` folders below the root. `assets`: their versions by name."""
 
     def __init__(self, depth: int, assets: Mapping[str, str]) -> None:
+        # never absolute: a proxy may serve the pages below any prefix
         self.root = "../" * depth or "./"
         self._assets = assets
 

@@ -52,5 +52,6 @@ class Renderer:
 
 def etag(page: bytes) -> str:
     """Return an ETag that is the same for pages that differ in ages only."""
+    # ages change by themselves, so they must not make an unchanged page look new
     steady = AS_OF.sub(b"", AGES.sub(rb"\1", page))
     return f'"{hashlib.blake2b(steady, digest_size=12).hexdigest()}"'

@@ -50,15 +50,7 @@ View = Callable[[PageRequest], PageContent | Response]
 
 
 class Site:
-    """All pages.
-
-    Args:
-        reports: Answers queries.
-        pool: The threads that make pages.
-        runbooks: Reads the runbooks' Markdown.
-        version: Version of the exporter.
-        refresh: Seconds between two checks of an open page for changes.
-    """
+    """All pages. `runbooks` reads the runbooks' Markdown."""
 
     def __init__(
         self,
@@ -104,6 +96,7 @@ class Site:
         always = {"links": wanted.links, "now": self._reports.now, "refresh": self._refresh if page.refresh else 0}
         body = self._renderer.page(page.template, always | page.variables)
         headers = HTML_HEADERS | {"Cache-Control": "no-store", "ETag": etag(body), "Vary": "Accept-Encoding"}
+        # an open page asks every few seconds, and most answers are the same
         if page.status == 200 and wanted.request.headers.get("if-none-match") == headers["ETag"]:
             return Response(status_code=304, headers=headers)
         if len(body) >= WORTH_GZIP and wants_gzip(wanted.request.headers.get("accept-encoding", "")):

@@ -31,6 +31,7 @@ class Sparkline(msgspec.Struct, frozen=True, kw_only=True):
 
 def sparkline(runs: Sequence[CompletedRun], places: int = RECENT) -> Sparkline:
     """Return a bar per run, as high as the run was long, the latest at the right; a failed one has a mark above it."""
+    # one path per tone instead of an element per run keeps a page of 500 jobs small
     paths = {"good": "", "bad": "", "calm": ""}
     longest = max((run.duration or 0.0 for run in runs), default=0.0)
     shown = runs[-places:] if places else ()

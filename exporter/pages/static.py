@@ -41,6 +41,7 @@ class Assets:
         asset = self._assets.get(name)
         if asset is None:
             return PlainTextResponse("Not Found\n", 404)
+        # a page of another version may still ask for its own file; that answer must not be cached under this link
         known = request.query_params.get("v") == asset.version
         headers = {
             "Cache-Control": FOREVER if known else "no-cache",

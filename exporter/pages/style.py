@@ -15,6 +15,7 @@ class Look(NamedTuple):
 
 UNKNOWN = Look("calm", "dash")
 
+# color alone never says anything: each word has a symbol, and stands next to it
 LOOKS: Mapping[str, Look] = {
     "failing": Look("bad", "cross"),
     "overdue": Look("bad", "clock"),

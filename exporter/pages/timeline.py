@@ -41,6 +41,7 @@ Span = tuple[float, float]
 
 def timeline(steps: Sequence[StepReport], start: float | None, now: float) -> Timeline:
     """Return the bars of steps. `start`: of the run. The bar of an active step ends at `now`."""
+    # a run may report a later start than its first step, so the axis starts at the earliest
     starts = [step.start for step in steps if step.start is not None]
     if starts:
         begin = min([*starts, start] if start is not None else starts)
@@ -73,6 +74,7 @@ def _begin(step: StepReport, ends: Mapping[str, float]) -> float:
 def _exact(step: StepReport, begin: float, now: float) -> Span | None:
     if step.start is None:
         return None
+    # a completed step without an end or a duration is a point
     open_end = now if step.result is None else step.start
     end = step.end if step.end is not None else step.start + step.duration if step.duration is not None else open_end
     return step.start - begin, max(step.start, end) - begin

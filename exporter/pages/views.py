@@ -81,6 +81,7 @@ def _verdict(problems: Sequence[Problem], sources: Sequence[SourceReport]) -> tu
     text = ", ".join(plural(count, noun) for count, noun in nouns if count)
     if counts["critical"] or counts["warning"]:
         return "critical" if counts["critical"] else "warning", text
+    # "No problems" would be a guess before everything has been read
     if not sources or any(source.up is None for source in sources):
         return "waiting", "Not all sources have been polled yet"
     return "ok", f"No problems, {text}" if text else "No problems"
@@ -129,6 +130,7 @@ def outputs(page: RunPage) -> tuple[str, ...]:
     """Return the steps whose output is worth reading, the failed one first; "" is the error text of the run."""
     failing = [step.name for step in page.steps if step.result in FAILING]
     first = [page.failed_step] if page.failed_step else []
+    # a run can fail outside of its steps
     whole = [""] if page.run.result in FAILING else []
     return tuple(dict.fromkeys([*first, *failing, *whole]))
 

@@ -20,7 +20,7 @@ def job_reports(snapshot: Snapshot) -> dict[int, JobReport]:
     return {
         key: job_report(view, snapshot.watermark(view.state.source))
         for key, view in snapshot.jobs.items()
-        if not view.state.overflow
+        if not view.state.overflow  # `__other__` is not a job
     }
 
 
@@ -72,6 +72,7 @@ def status_of(view: JobView, watermark: float | None) -> str:
 def matches(job: JobReport, wanted: JobQuery) -> bool:
     """Return whether a job matches a filter, without its `status`."""
     search = wanted.search.casefold()
+    # None is any project, "" the one without a name
     return (
         wanted.source in ("", job.source)
         and wanted.project in (None, job.project)

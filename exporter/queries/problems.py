@@ -190,6 +190,7 @@ def _failures(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
     state, failure = job.state, job.state.last_failure
     step = f" in step {failure.failed_step}" if failure and failure.failed_step else ""
     error = f" with {failure.error_type}" if failure and failure.error_type else ""
+    # one of the three: the first says the most
     if conditions.failing_repeatedly(job, watermark):
         latest = f", the latest{step}{error}" if step or error else ""
         yield "JobrunFailingRepeatedly", f"The last {state.streak} runs failed{latest}.", state.failing_since

@@ -32,13 +32,7 @@ UNREADABLE_JOURNAL = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
 
 class Reader:
-    """Reads the state. Thread-safe: each query has a connection and a consistent view of its own.
-
-    Args:
-        path: The file of the state.
-        monotonic: A clock that never jumps, in seconds.
-        timeout: Seconds that a query may take.
-    """
+    """Reads the state. Thread-safe: each query has a connection and a consistent view of its own."""
 
     def __init__(
         self, path: Path, *, monotonic: Callable[[], float] = time.monotonic, timeout: float = TIMEOUT

@@ -121,6 +121,7 @@ class Reporter:
         )
         place = runs.decode_cursor(wanted.cursor) if wanted.cursor else None
         with _readable():
+            # one more than wanted tells whether there is a next page
             found = self._parts.reader.runs(selection, wanted.limit + 1, place)
         more = len(found) > wanted.limit and not wanted.run_id
         found = found[: wanted.limit]
@@ -161,6 +162,7 @@ class Reporter:
         snapshot = self._parts.snapshot()
         with _readable():
             successes = self._parts.reader.successes(job.key, USUAL_RUNS)
+            # an active run comes after all completed ones
             before = float("inf") if row.mark is CountState.OPEN else runs.ended_at(row)
             previous = self._parts.reader.before(job.key, before, RECENT)
         view = snapshot.jobs.get(job.key)
@@ -193,7 +195,7 @@ class Reporter:
         """Return the output of a step, fetched from the API."""
         if not self._parts.config().web.logs:
             raise LogsOffError("output and error texts are shown only with web.logs: true in the config")
-        row, _ = self._find(source, run_id)
+        row, _ = self._find(source, run_id)  # only runs that we know, so that nobody can probe the API
         log = self._parts.vendors.log(self._parts.sources()[source], row.run, step)
         return LogReport(
             source=source,

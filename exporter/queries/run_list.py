@@ -117,6 +117,7 @@ def _completed_streams(database: sqlite3.Connection, keys: Collection[int], want
             if row is not None and row[0] in keys:
                 yield _Stream(False, row[0], ENDED, f"job = ? AND mark <> 0{result}", (job, *more))
         return
+    # the index has the result before the end, so each result is a stream; expired runs have none
     jobs, arguments = _among(wanted.jobs)
     where = f"source = ? AND result IS ? AND mark <> 0{jobs}"
     for key, result_ in itertools.product(keys, (*Result, None) if wanted.result is None else (wanted.result,)):

@@ -19,6 +19,7 @@ BUDGET_WAIT = 3.0
 STEPS_SECONDS, LOG_SECONDS = 4.0, 15.0
 """How long a person waits for steps, without which the page is useful too, and for output."""
 
+# Few: people who reload a page must not use up a budget that polls need.
 THREADS = 3
 MAX_STEPS, MAX_LOGS = 6, 2
 """Queries that run at once."""
@@ -34,14 +35,7 @@ Key = tuple[str, str]
 
 
 class VendorQueries:
-    """Queries of vendors' APIs. Thread-safe.
-
-    Args:
-        monotonic: A clock that never jumps, in seconds.
-        steps_seconds: How long a person waits for steps.
-        log_seconds: How long a person waits for output.
-        waiting: Entered while an answer is waited for.
-    """
+    """Queries of vendors' APIs. Thread-safe. `waiting` is entered while an answer is waited for."""
 
     def __init__(
         self,

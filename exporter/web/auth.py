@@ -17,13 +17,7 @@ CHALLENGE = {"WWW-Authenticate": 'Basic realm="jobrun-exporter", charset="UTF-8"
 
 
 class Guarded:
-    """An application behind basic auth, without exception for any path.
-
-    Args:
-        app: The application.
-        active: Returns the settings that hold at this moment.
-        passwords: Checks passwords.
-    """
+    """An application behind basic auth, without exception for any path. `active` returns the settings of the moment."""
 
     def __init__(self, app: ASGIApp, active: Callable[[], ActiveWebConfig], passwords: Passwords) -> None:
         self._app = app

@@ -55,11 +55,7 @@ class Connection(Protocol):
 
 
 class Connections:
-    """The open connections of one event loop, the one idle longest first.
-
-    Args:
-        limit: How many may be open at once.
-    """
+    """The open connections of one event loop, at most `limit`, the one idle longest first."""
 
     def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
         self._limit = limit

@@ -33,14 +33,10 @@ class TooManyChecksError(Exception):
 
 
 class Passwords:
-    """Checks passwords and remembers the results, by a keyed hash of user, bcrypt hash and password.
-
-    Args:
-        key: At least 32 random bytes, which never leave the process.
-        check: Compares a password and a bcrypt hash.
-    """
+    """Checks passwords with a function such as bcrypt's, and remembers the results."""
 
     def __init__(self, key: bytes, check: Callable[[bytes, bytes], bool]) -> None:
+        # results are found by a hash with this key of user, bcrypt hash and password: no password stays in memory
         self._key = key
         self._check = check
         # two memories, so that guesses cannot push out passwords in use

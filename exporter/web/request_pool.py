@@ -45,12 +45,7 @@ class Bounds(NamedTuple):
 
 
 class RequestPool:
-    """Threads for handlers. Its routes must be called by one event loop only.
-
-    Args:
-        bounds: How much is done at once.
-        monotonic: A clock that never jumps, in seconds.
-    """
+    """Threads for handlers. Its routes must be called by one event loop only."""
 
     def __init__(self, bounds: Bounds | None = None, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._bounds = bounds or Bounds()

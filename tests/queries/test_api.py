@@ -1,4 +1,4 @@
-"""The JSON pages over real HTTP: what they answer is what their document says, and what they refuse."""
+"""The JSON API over real HTTP: its responses match its document, and invalid requests are refused."""
 
 import json
 import threading
@@ -42,7 +42,7 @@ def conforms(body, schema_name, *, whole=True):
 
 
 def told(harness):
-    """A bit of everything."""
+    """Commits one of everything."""
     harness.tell(
         ended("good", NOW + 10),
         ended("bad/../é ?", NOW + 20, "failure", error_type="server"),

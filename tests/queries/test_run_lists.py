@@ -1,4 +1,4 @@
-"""Which runs are listed, in which order, and that pages fit together."""
+"""Lists of runs: filters, order and pages."""
 
 import contextlib
 import random

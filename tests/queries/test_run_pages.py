@@ -1,4 +1,4 @@
-"""A run's page: its steps asked of the vendor or from the state, what is usual, and output on demand."""
+"""A run's page: steps from the vendor or the state, usual durations, and output on demand."""
 
 import threading
 
@@ -16,7 +16,7 @@ from tests.queries.reports_harness import ended, running
 
 
 class Vendor:
-    """In place of a source: says what a test wants."""
+    """A source whose answers a test sets."""
 
     def __init__(self, says):
         self.says = says

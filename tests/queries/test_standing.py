@@ -1,4 +1,4 @@
-"""How jobs and sources stand, and what is wrong."""
+"""Status of jobs and sources, and their problems."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.queries.reports_harness import ended, running
 
 
 def varied(harness):
-    """A job of each status; the watermark is an hour after NOW."""
+    """Commits a job of each status; the watermark is an hour after NOW."""
     harness.configure(
         objectives=(
             Objective(match={"job_name": "overdue"}, every="10m"),
