@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 from benchmarks.measure import Figure, show
 from benchmarks.vendor import TOKEN, stamp
 from exporter.assembly import Assembly, Clocks, counting_rules
-from exporter.config.config import loads
+from exporter.config import loads
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger

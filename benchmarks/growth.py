@@ -13,7 +13,7 @@ from benchmarks.memory import SERIES_A_JOB, daemon, resident
 from benchmarks.render import Pages, view
 from benchmarks.vendor import body, polling, rows, stamp
 from exporter.assembly import counting_rules, rules_of
-from exporter.config.config import loads
+from exporter.config import loads
 from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
 from exporter.model import Batch, Job, Result, Run, Step

@@ -18,7 +18,7 @@ import yaml
 from benchmarks.measure import Figure, show
 from benchmarks.render import view
 from benchmarks.servers import Scraper, free_port
-from exporter.config.config import loads
+from exporter.config import loads
 from exporter.counting.records import ScopeState, SourceState
 from exporter.simulators.generated import GeneratedWorld
 from exporter.simulators.snowplow import SnowplowSimulator

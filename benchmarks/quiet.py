@@ -12,11 +12,10 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from benchmarks.measure import Figure, show
-from exporter.assembly import Assembly, Clocks, counting_rules
-from exporter.config.config import loads
+from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
+from exporter.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
-from exporter.once import NoPages
 from exporter.simulators import SIMULATORS
 from exporter.simulators.generated import GeneratedWorld, JobPlan, StepPlan
 from exporter.sources import SOURCES

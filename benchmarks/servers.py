@@ -15,7 +15,7 @@ import prometheus_client
 
 from benchmarks.render import Pages, Ready, view
 from benchmarks.vendor import body, polling, stamp
-from exporter.app import TURN
+from exporter.commands.run import SWITCH_INTERVAL
 from exporter.sources.snowplow.source import EVENT_LIMIT
 from exporter.web.application import WebHandlers, application
 from exporter.web.negotiation import OPENMETRICS, TEXT
@@ -55,7 +55,7 @@ def process(work, *arguments):
 
 def exporter(pipe, jobs, busy):
     """Our server; `busy`: with a poll of 10 k runs and a new page of 1 % of the jobs every half second."""
-    sys.setswitchinterval(TURN)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     pages = Pages([view(key) for key in range(jobs)])
     answers = WebHandlers(
         page=lambda: pages.exposition.page,

@@ -11,11 +11,10 @@ import httpx
 import structlog
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Clocks, counting_rules
-from exporter.config.config import loads
+from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
+from exporter.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
-from exporter.once import NoPages
 from exporter.sources import SOURCES
 from exporter.state.opening import open_state
 

@@ -9,7 +9,7 @@ import msgspec
 
 from exporter.client.budget import Budget
 from exporter.client.client import Client, Environment, NetworkSettings
-from exporter.config.config import Config
+from exporter.config import Config
 from exporter.config.source import SourceSettings
 from exporter.counting.classify import Rules
 from exporter.counting.records import JobState
@@ -32,6 +32,16 @@ class Clocks(msgspec.Struct, frozen=True, kw_only=True):
     monotonic: Callable[[], float] = time.monotonic
     transport: httpx.BaseTransport | None = None
     sleep: Callable[[float], bool | None] | None = None
+
+
+class NoPages:
+    """Pages for commands that serve nothing."""
+
+    def publish(self) -> None:
+        """Publish nothing."""
+
+    def publish_throttled(self) -> None:
+        """Publish nothing."""
 
 
 def counting_rules(config: Config) -> Rules:
@@ -124,7 +134,7 @@ class Assembly:
         ledger: Where readings are committed.
         metrics: Where requests are measured.
         pages: Where committed things are served.
-        outside: Clocks and network.
+        clocks: Clocks and network.
         before: The one that this one follows. Sources that are configured alike are taken over from it as they are,
             with their sign-in, budget and memory, unless they read files for TLS, which may have changed.
     """
@@ -135,14 +145,14 @@ class Assembly:
         ledger: Ledger,
         metrics: RequestMetrics,
         pages: Pages,
-        outside: Clocks,
+        clocks: Clocks,
         *,
         before: "Assembly | None" = None,
     ) -> None:
         self.config = config
         self._stopping = threading.Event()
-        self._outside = outside
-        self.sleep = outside.sleep or self._stopping.wait
+        self._clocks = clocks
+        self.sleep = clocks.sleep or self._stopping.wait
         self._accounts = {
             credential: self._account(credential, rate, before)
             for credential, rate in budgets_by_credential(config).items()
@@ -163,8 +173,8 @@ class Assembly:
         stopping = threading.Event()
         budget = Budget(
             rate,
-            monotonic=self._outside.monotonic,
-            sleep=self._outside.sleep or stopping.wait,
+            monotonic=self._clocks.monotonic,
+            sleep=self._clocks.sleep or stopping.wait,
             before=known.budget if known else None,
         )
         return _Account(settings, budget, stopping)
@@ -186,7 +196,7 @@ class Assembly:
         access = kind.access(settings)
         requests = metrics.source(settings.name, kind.endpoints)
         account = self._accounts[access.credential]
-        sleep = self._outside.sleep or account.stopping.wait
+        sleep = self._clocks.sleep or account.stopping.wait
         client = Client(
             access.root,
             access.auth,
@@ -199,8 +209,8 @@ class Assembly:
                 key_file=settings.tls.key_file,
                 proxy_url=settings.proxy_url,
             ),
-            environment=Environment(clock=self._outside.clock, monotonic=self._outside.monotonic, sleep=sleep),
-            transport=self._outside.transport,
+            environment=Environment(clock=self._clocks.clock, monotonic=self._clocks.monotonic, sleep=sleep),
+            transport=self._clocks.transport,
             source=settings.name,
         )
         self.clients[settings.name] = client
@@ -211,7 +221,7 @@ class Assembly:
             ledger,
             requests,
             api_clock=client,
-            monotonic=self._outside.monotonic,
+            monotonic=self._clocks.monotonic,
             sweep_interval=settings.sweep.interval if settings.sweep else None,
             pages=pages,
             auth_backoff=kind.auth_backoff,

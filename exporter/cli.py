@@ -9,182 +9,136 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TextIO, cast
+from typing import Any, NamedTuple, TextIO
 
-from exporter import __version__, assets, logs
-from exporter.config import config
-from exporter.config.problems import ConfigError, ConfigProblem
+from exporter import __version__, logs
+from exporter.assets import AssetError
+from exporter.commands import assets
+from exporter.commands.backfill.options import BackfillOptions, parse_label
+from exporter.commands.placing import place
+from exporter.config import Config, ConfigError, ConfigProblem, load, schema
 from exporter.errors import JobrunError
-from exporter.history.options import Wanted, parse_label
-from exporter.placing import place
-from exporter.sources import SOURCES
+from exporter.sources import SETTINGS, SOURCES
 from exporter.state.opening import problem
 from exporter.times import parse_timestamp
 from exporter.web.address import Address, parse_address
 
-SETTINGS: config.Settings = {word: kind.settings for word, kind in SOURCES.items()}
-"""The kinds of sources."""
-
-
-class App(Protocol):
-    """What the commands need of `exporter.app`."""
-
-    def run(self, config_file: Path, listen: Address, web_config_file: Path | None, log: logs.LogOptions) -> int:
-        """The daemon, until it is told to stop."""
-
-    def once(self, config_file: Path) -> int:
-        """One poll of every source, printed."""
-
-    def explain(self, config: config.Config, selector: str, out: TextIO, err: TextIO) -> int:
-        """Lists the runs that make up a number."""
-
-    def backfill(self, config_file: Path, wanted: Wanted) -> int:
-        """The past, as OpenMetrics."""
-
-    def probe(self, config: config.Config) -> Iterator[tuple[str, bool, str]]:
-        """Asks every source once: its name, whether it answered well, and a sentence."""
-
-    def unmatched(self, config: config.Config) -> Iterator[str]:
-        """Polls every source once and says which objectives no job has."""
-
-
-class Demonstration(Protocol):
-    """What the commands need of `exporter.demo`."""
-
-    def demo(self, listen: Address, speed: float) -> int:
-        """The daemon and simulated vendors."""
-
-
-class Simulators(Protocol):
-    """What the commands need of `exporter.simulators`."""
-
-    def serve(self, vendor: str, host: str, port: int) -> None:
-        """One simulated vendor, until it is told to stop."""
-
-
-def _app() -> App:
-    # Not at the top: --help and check shall not wait for the web server and the scheduler to be imported.
-    return cast("App", importlib.import_module("exporter.app"))
-
-
-def _demonstration() -> Demonstration:
-    # Not at the top: a daemon needs no simulators.
-    return cast("Demonstration", importlib.import_module("exporter.demo"))
-
-
-def _simulators() -> Simulators:
-    # Not at the top: as above.
-    return cast("Simulators", importlib.import_module("exporter.simulators.serve"))
-
 
 class Console(NamedTuple):
-    """The world as the commands see it."""
+    """The process as the commands see it.
+
+    Attributes:
+        out: Standard output.
+        err: Standard error.
+        environ: Environment variables.
+        module: Imports a command by name. Only the command that runs is imported: `--help` and `check` do not wait for
+            the web server and the scheduler, and a daemon needs no simulators.
+    """
 
     out: TextIO
     err: TextIO
     environ: Mapping[str, str]
-    settings: config.Settings = SETTINGS
-    app: Callable[[], App] = _app
-    demonstration: Callable[[], Demonstration] = _demonstration
-    simulators: Callable[[], Simulators] = _simulators
+    module: Callable[[str], Any] = importlib.import_module
+
+    def load(self, config_file: Path) -> Config:
+        """Return a config. Raises ConfigError."""
+        return load(config_file, self.environ, SETTINGS)
 
 
 class Flag(NamedTuple):
-    """A flag and what argparse is told about it."""
+    """A flag and its arguments for argparse."""
 
     name: str
     options: Mapping[str, Any]
 
 
+Handler = Callable[[argparse.Namespace, Console], int]
+"""Runs a command; returns the exit code."""
+
+
 class Command(NamedTuple):
-    """A command: its help, its flags, and its handler, which gives the exit code."""
+    """A command: its help, its flags, and its handler."""
 
     help: str
     flags: tuple[Flag, ...]
-    handle: Callable[[argparse.Namespace, Console], int]
+    handle: Handler
 
 
-def _run(options: argparse.Namespace, outside: Console) -> int:
+def _run(options: argparse.Namespace, console: Console) -> int:
     log = logs.LogOptions(options.log_level, options.log_format)
-    return outside.app().run(options.config_file, options.listen, options.web_config_file, log)
+    command = console.module("exporter.commands.run")
+    return int(command.run(options.config_file, options.listen, options.web_config_file, log))
 
 
-def _check(options: argparse.Namespace, outside: Console) -> int:
+def _check(options: argparse.Namespace, console: Console) -> int:
     if options.schema:
-        print(json.dumps(config.schema(outside.settings), indent=2), file=outside.out)
+        print(json.dumps(schema(SETTINGS), indent=2), file=console.out)
         return 0
-    loaded = config.load(options.config_file, outside.environ, outside.settings)
-    if reason := problem(Path(loaded.state.path)):
+    config = console.load(options.config_file)
+    if reason := problem(Path(config.state.path)):
         raise ConfigError([ConfigProblem("state.path", reason)])
-    count = len(loaded.sources)
-    print(f"config is valid: {count} source{'s' if count > 1 else ''}", file=outside.out)
-    for warning in loaded.warnings({word: kind.poll_requests for word, kind in SOURCES.items()}):
-        print(f"warning: {warning}", file=outside.out)
-    return _probe(loaded, outside) if options.live else 0
+    count = len(config.sources)
+    print(f"config is valid: {count} source{'s' if count > 1 else ''}", file=console.out)
+    for warning in config.warnings({word: kind.poll_requests for word, kind in SOURCES.items()}):
+        print(f"warning: {warning}", file=console.out)
+    return _probe(config, console) if options.live else 0
 
 
-def _probe(loaded: config.Config, outside: Console) -> int:
-    code = 0
-    for name, answered, sentence in outside.app().probe(loaded):
-        print(f"{name}: {sentence}", file=outside.out if answered else outside.err)
+def _probe(config: Config, console: Console) -> int:
+    check, code = console.module("exporter.commands.check"), 0
+    for name, answered, sentence in check.probe(config):
+        print(f"{name}: {sentence}", file=console.out if answered else console.err)
         code = code if answered else 1
-    for warning in outside.app().unmatched(loaded) if code == 0 and loaded.objectives else ():
-        print(f"warning: {warning}", file=outside.out)
+    for warning in check.unmatched(config) if code == 0 and config.objectives else ():
+        print(f"warning: {warning}", file=console.out)
     return code
 
 
-def _once(options: argparse.Namespace, outside: Console) -> int:
-    return outside.app().once(options.config_file)
+def _once(options: argparse.Namespace, console: Console) -> int:
+    return int(console.module("exporter.commands.once").once(options.config_file))
 
 
-def _explain(options: argparse.Namespace, outside: Console) -> int:
-    loaded = config.load(options.config_file, outside.environ, outside.settings)
-    return outside.app().explain(loaded, options.selector, outside.out, outside.err)
+def _explain(options: argparse.Namespace, console: Console) -> int:
+    config = console.load(options.config_file)
+    command = console.module("exporter.commands.explain.explain")
+    return int(command.explain(config, options.selector, console.out, console.err))
 
 
-def _backfill(options: argparse.Namespace, outside: Console) -> int:
-    wanted = Wanted(output=options.output, labels=dict(options.labels or ()), until=options.until)
-    return outside.app().backfill(options.config_file, wanted)
+def _backfill(options: argparse.Namespace, console: Console) -> int:
+    wanted = BackfillOptions(output=options.output, labels=dict(options.labels or ()), until=options.until)
+    return int(console.module("exporter.commands.backfill.backfill").backfill(options.config_file, wanted))
 
 
-def _demo(options: argparse.Namespace, outside: Console) -> int:
-    return outside.demonstration().demo(options.listen, options.speed)
+def _demo(options: argparse.Namespace, console: Console) -> int:
+    return int(console.module("exporter.commands.demo").demo(options.listen, options.speed))
 
 
-def _simulate(options: argparse.Namespace, outside: Console) -> int:
-    outside.simulators().serve(options.vendor, options.listen.host, options.listen.port)
+def _simulate(options: argparse.Namespace, console: Console) -> int:
+    address = options.listen
+    console.module("exporter.simulators.serve").serve(options.vendor, address.host, address.port)
     return 0
 
 
-def _assets(options: argparse.Namespace, outside: Console) -> int:
-    labels: tuple[str, ...] = ()
-    if options.config_file:
-        labels = config.load(options.config_file, outside.environ, outside.settings).label_names()
+def _assets(options: argparse.Namespace, console: Console) -> int:
+    labels = console.load(options.config_file).label_names() if options.config_file else ()
     with tempfile.TemporaryDirectory() as staged:
         links = {"external_url": options.external_url, "grafana_url": options.grafana_url}
         written = [path.relative_to(staged) for path in assets.write(Path(staged), labels=labels, **links)]
         try:
             place(Path(staged), options.output, force=options.force)
         except OSError as error:
-            raise assets.AssetError(f"{options.output} cannot be written: {error.strerror}") from None
+            raise AssetError(f"{options.output} cannot be written: {error.strerror}") from None
     for name in written:
-        print(options.output / name, file=outside.out)
+        print(options.output / name, file=console.out)
     return 0
 
 
-def _test_alert(options: argparse.Namespace, outside: Console) -> int:
-    # Imported late: no other command here needs the libraries of HTTP.
-    import httpx  # noqa: PLC0415
-
-    from exporter import testalert  # noqa: PLC0415
-
-    with httpx.Client(timeout=10) as client:
-        for sentence in testalert.send(
-            options.alertmanager_url, severity=options.severity, team=options.team, client=client
-        ):
-            print(sentence, file=outside.out)
+def _test_alert(options: argparse.Namespace, console: Console) -> int:
+    command = console.module("exporter.commands.testalert")
+    for sentence in command.send(options.alertmanager_url, severity=options.severity, team=options.team):
+        print(sentence, file=console.out)
     return 0
 
 
@@ -209,7 +163,7 @@ def _label(text: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _instant(text: str) -> float:
+def _timestamp(text: str) -> float:
     timestamp = parse_timestamp(text)
     if timestamp is None:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a time like 2024-05-01T00:00:00Z nor Unix seconds")
@@ -241,14 +195,14 @@ COMMANDS: Mapping[str, Command] = {
         _run,
     ),
     "check": Command(
-        "says everything that is wrong with a config",
+        "reports everything that is wrong with a config",
         (
             Flag("--config.file", CONFIG_FILE),
             Flag(
                 "--live",
                 {
                     "action": "store_true",
-                    "help": "also sign in to every source and ask it once, and look for jobs of each objective",
+                    "help": "also sign in to each source, ask it once, and look for jobs of each objective",
                 },
             ),
             Flag("--schema", {"action": "store_true", "help": "print the JSON schema of the config"}),
@@ -256,12 +210,12 @@ COMMANDS: Mapping[str, Command] = {
         _check,
     ),
     "once": Command(
-        "polls every source once and prints what it saw; touches no state",
+        "polls each source once and prints what it reported; touches no state",
         (Flag("--config.file", {**CONFIG_FILE, "required": True}),),
         _once,
     ),
     "explain": Command(
-        "lists the runs that make up a number, from the state beside a running daemon",
+        "lists the runs that make up a number, from the state of a running daemon",
         (
             Flag("--config.file", {**CONFIG_FILE, "required": True}),
             Flag("selector", {"metavar": "SELECTOR", "help": """e.g. 'jobrun_runs_total{job_name="x"}'"""}),
@@ -287,9 +241,9 @@ COMMANDS: Mapping[str, Command] = {
             Flag(
                 "--until",
                 {
-                    "type": _instant,
+                    "type": _timestamp,
                     "metavar": "T",
-                    "help": "the last instant that is written (default: since when the daemon counts)",
+                    "help": "the latest time to write (default: when the daemon began to count)",
                 },
             ),
         ),
@@ -354,10 +308,10 @@ COMMANDS: Mapping[str, Command] = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+    """Return the parser of the whole command line."""
     top = argparse.ArgumentParser(
         prog="jobrun-exporter",
-        description="Watches the job runs of hosted systems and tells Prometheus about every ending, exactly once.",
+        description="Reports the job runs of hosted systems to Prometheus and counts each completed run exactly once.",
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"jobrun-exporter {__version__}")
@@ -369,23 +323,23 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def parse(argv: Sequence[str] | None, settings: config.Settings) -> argparse.Namespace:
-    """The command and its options. Exits as argparse does: 2 for wrong usage, 0 for help and version."""
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return the command and its options. Exits as argparse does: 2 for wrong usage, 0 for help and version."""
     top = parser()
     options = top.parse_args(argv)
     if options.command == "check" and not options.schema and options.config_file is None:
         top.error("check needs --config.file or --schema")
-    if options.command == "simulate" and options.vendor not in settings:
-        top.error(f"--vendor must be one of: {', '.join(settings)}")
+    if options.command == "simulate" and options.vendor not in SETTINGS:
+        top.error(f"--vendor must be one of: {', '.join(SETTINGS)}")
     return options
 
 
-def main(argv: Sequence[str] | None = None, outside: Console | None = None) -> int:
-    """Runs a command; gives the exit code: 0 fine, 1 the config or a source is wrong, 2 wrong usage.
+def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
+    """Run a command. Return the exit code: 0 fine, 1 the config or a source is wrong, 2 wrong usage.
 
-    As of a program that SIGPIPE ends it is 141, when nobody reads the output any more.
+    It is 141 when nobody reads the output any more, as for a program that SIGPIPE ends.
     """
-    world = outside or _process()
+    world = console or _process()
     try:
         code = _command(argv, world)
     except OSError as error:
@@ -399,14 +353,14 @@ def main(argv: Sequence[str] | None = None, outside: Console | None = None) -> i
 
 
 def _process() -> Console:
-    """This process's world; what it was started without, as by `2>&-`, goes nowhere."""
+    """Return this process's console; output to a closed stream, as by `2>&-`, is dropped."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115  # a device, open until the end
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115  # as above
     return Console(sys.stdout, sys.stderr, os.environ)
 
 
 def _unwritten(error: OSError, err: TextIO) -> int:
-    """The exit code where output could not be written; said, unless it is that nobody reads it."""
+    """Return the exit code after output could not be written; report the error unless nobody reads the output."""
     if isinstance(error, BrokenPipeError):
         return 128 + signal.SIGPIPE
     with contextlib.suppress(OSError):
@@ -415,7 +369,7 @@ def _unwritten(error: OSError, err: TextIO) -> int:
 
 
 def _flush(stream: TextIO) -> OSError | None:
-    """Write what is still in the buffer; return why it cannot be written. The exit then tries no more."""
+    """Write what is still in the buffer; return why it cannot be written. The exit then does not try again."""
     try:
         stream.flush()
     except OSError as error:
@@ -428,7 +382,7 @@ def _flush(stream: TextIO) -> OSError | None:
 def _command(argv: Sequence[str] | None, world: Console) -> int:
     with contextlib.redirect_stdout(world.out), contextlib.redirect_stderr(world.err):
         try:
-            options = parse(argv, world.settings)
+            options = parse(argv)
         except SystemExit as stop:
             return int(stop.code or 0)
     try:

@@ -10,8 +10,7 @@ from prometheus_client import CollectorRegistry, PlatformCollector, ProcessColle
 
 from exporter import __version__, logs
 from exporter.assembly import Assembly, Clocks, counting_rules, rules_of
-from exporter.config.config import Config, secrets
-from exporter.config.problems import ConfigError, ConfigProblem
+from exporter.config import Config, ConfigError, ConfigProblem, secrets
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
@@ -57,7 +56,7 @@ class Daemon:
     Args:
         read_config: Reads the configuration anew; raises ConfigError with its faults.
         listen: Where to serve.
-        outside: Clocks and network.
+        clocks: Clocks and network.
         connect: Opens the database.
         web_file: TLS, headers and users of the pages; plain HTTP for everybody, if None.
         revision: Of the source code, where it is known.
@@ -69,7 +68,7 @@ class Daemon:
         read_config: Callable[[], Config],
         listen: Address,
         *,
-        outside: Clocks,
+        clocks: Clocks,
         connect: Connect,
         web_file: WebFile | None = None,
         revision: str = "",
@@ -77,10 +76,10 @@ class Daemon:
     ) -> None:
         self._read_config = read_config
         self._listen = listen
-        self._outside = outside
+        self._clocks = clocks
         self._connect = connect
         self._web_file = web_file
-        self._supervision = Supervision(manager or Manager.none(), outside.monotonic)
+        self._supervision = Supervision(manager or Manager.none(), clocks.monotonic)
         self._log = structlog.get_logger()
         self._config = read_config()
         logs.guard(secrets(self._config))
@@ -89,27 +88,27 @@ class Daemon:
             collector(registry=registry)
         self._metrics = RequestMetrics(registry)
         build = Build(version=__version__, revision=revision, python_version=platform.python_version())
-        self._holds = ZeroFirst(self._config.metrics.zero_first, outside.monotonic)
+        self._holds = ZeroFirst(self._config.metrics.zero_first, clocks.monotonic)
         exposition = Exposition(registry, self._holds)
         self._ledger = Ledger(self._open)
-        self._publisher = Publisher(self._ledger, exposition, self._holds, monotonic=outside.monotonic, build=build)
+        self._publisher = Publisher(self._ledger, exposition, self._holds, monotonic=clocks.monotonic, build=build)
         self._broken: set[str] = set()
         self._reloading = threading.Lock()
         self._ended = threading.Event()
-        self._ticked = self._kept_house = outside.monotonic()
-        self._assembly = Assembly(self._config, self._ledger, self._metrics, self._publisher, outside)
-        self._schedule = Schedule(outside.clock, outside.monotonic)
+        self._ticked = self._kept_house = clocks.monotonic()
+        self._assembly = Assembly(self._config, self._ledger, self._metrics, self._publisher, clocks)
+        self._schedule = Schedule(clocks.clock, clocks.monotonic)
         self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
-        self._pool = RequestPool(monotonic=outside.monotonic)
-        self._vendors = VendorQueries(outside.monotonic, waiting=self._pool.waiting)
+        self._pool = RequestPool(monotonic=clocks.monotonic)
+        self._vendors = VendorQueries(clocks.monotonic, waiting=self._pool.waiting)
         reporter = Reporter(
             Dependencies(
                 snapshot=lambda: self._publisher.snapshot,
-                reader=Reader(Path(self._config.state.path), monotonic=outside.monotonic),
+                reader=Reader(Path(self._config.state.path), monotonic=clocks.monotonic),
                 vendors=self._vendors,
                 config=lambda: self._config,
                 sources=lambda: self._assembly.sources,
-                clock=outside.clock,
+                clock=clocks.clock,
             )
         )
         answers = WebHandlers(
@@ -151,7 +150,7 @@ class Daemon:
             self._log.error("state cannot be written: nothing is counted until it can be", error=str(error))
         try:
             self._take_up(self._config, self._assembly)
-            self._publisher.reloaded(self._outside.clock())
+            self._publisher.reloaded(self._clocks.clock())
             self._web.start()
         except BaseException:
             self._ledger.close()  # gives the state's lock back
@@ -164,7 +163,7 @@ class Daemon:
 
     def _open(self) -> OpenedState:
         """Opens the state under its lock; where not even that can be had, what is there is read."""
-        opened = open_state(Path(self._config.state.path), self._outside.clock, self._connect, exclusive=True)
+        opened = open_state(Path(self._config.state.path), self._clocks.clock, self._connect, exclusive=True)
         if opened.kept is not None:
             self._log.error("state could not be used and was set aside", kept=str(opened.kept), reason=opened.cold)
         return opened
@@ -188,7 +187,7 @@ class Daemon:
                 places = {} if known else {"exc_info": error}
                 self._log.error("reload refused: the old configuration stays in force", error=refused, **places)
                 return False, refused
-            self._publisher.reloaded(self._outside.clock())
+            self._publisher.reloaded(self._clocks.clock())
             self._log.info("configuration reloaded", sources=len(self._config.sources))
             return True, "reloaded"
 
@@ -200,7 +199,7 @@ class Daemon:
         logs.guard(secrets(config))
         before = self._assembly
         try:
-            assembly = Assembly(config, self._ledger, self._metrics, self._publisher, self._outside, before=before)
+            assembly = Assembly(config, self._ledger, self._metrics, self._publisher, self._clocks, before=before)
             if self._web_file is not None:
                 self._web_file.reload()
             self._switch(config, assembly)
@@ -254,7 +253,7 @@ class Daemon:
         while not self._ended.wait(TICK):
             for part in parts:
                 self._guarded(part)
-            self._ticked = self._outside.monotonic()
+            self._ticked = self._clocks.monotonic()
             self._guarded(self._supervise)
 
     def _guarded(self, part: Callable[[], None]) -> None:
@@ -278,7 +277,7 @@ class Daemon:
             polled.poller.report_skipped_polls()
 
     def _look_at_house(self) -> None:
-        now = self._outside.monotonic()
+        now = self._clocks.monotonic()
         if now - self._kept_house >= HOUSEKEEPING:
             self._kept_house = now
             self._keep_house()
@@ -293,7 +292,7 @@ class Daemon:
         return f"{polling}; failing: {', '.join(failing)}" if failing else polling
 
     def _keep_house(self) -> None:
-        now = self._outside.clock()
+        now = self._clocks.clock()
         try:
             self._ledger.expire(now, self._config.metrics.job_expiry)
             self._ledger.prune(now, self._config.state.retention)
@@ -302,7 +301,7 @@ class Daemon:
 
     def healthy(self) -> Decision:
         """Whether polls will go on happening; says nothing of the APIs."""
-        late = self._outside.monotonic() - self._ticked
+        late = self._clocks.monotonic() - self._ticked
         if late > STUCK or not self._heart.is_alive():
             return False, f"nothing has been looked at for {late:.0f} s"
         return self._schedule.alive, "ok" if self._schedule.alive else "the scheduler has stopped"

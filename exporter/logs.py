@@ -22,7 +22,7 @@ from urllib.parse import quote, quote_plus
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-from exporter.config.problems import ConfigError
+from exporter.config import ConfigError
 from exporter.config.secret import MASK, Secret, SecretError
 from exporter.errors import JobrunError
 from exporter.throttle import Throttle

@@ -9,11 +9,10 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Clocks
-from exporter.config.config import loads
+from exporter.assembly import Assembly, Clocks, NoPages
+from exporter.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
-from exporter.once import NoPages
 from exporter.sources import SOURCES
 
 ALPHA, BETA = (
@@ -28,12 +27,12 @@ KINDS = {word: kind.settings for word, kind in SOURCES.items()}
 def assembled():
     """Makes an assembly of sources, after another one."""
     ledger, metrics = Ledger(lambda: None), RequestMetrics(CollectorRegistry())
-    outside = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+    clocks = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
     made = []
 
     def make(*sources, before=None, **settings):
         config = loads(yaml.safe_dump({"sources": copy.deepcopy(list(sources)), **settings}), {}, KINDS)
-        made.append(Assembly(config, ledger, metrics, NoPages(), outside, before=before))
+        made.append(Assembly(config, ledger, metrics, NoPages(), clocks, before=before))
         return made[-1]
 
     yield make
@@ -57,11 +56,11 @@ def kept(before, after):
 )
 def test_the_end_of_a_credential_that_no_vendor_tells_is_shown_as_configured(given, timestamp):
     metrics, ledger = RequestMetrics(CollectorRegistry()), Ledger(lambda: None)
-    outside = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+    clocks = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
     for expires in (given, "2030-01-01", given):
         source = {"name": "s", "type": "strait", "auth": {"api_key": "k"}, "credential_expires": expires}
         config = loads(yaml.safe_dump({"sources": [source]}), {}, KINDS)
-        Assembly(config, ledger, metrics, NoPages(), outside).close()
+        Assembly(config, ledger, metrics, NoPages(), clocks).close()
     assert metrics.source("s").expiry == timestamp
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from exporter import assets, cli
+from exporter.commands.assets import RULES, write
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,7 +47,7 @@ def test_nothing_else_of_the_source_tree_is_an_asset(package):
 def test_assets_are_written_over_those_of_an_older_version(package, tmp_path):
     output = tree(tmp_path / "output", {"grafana/b.json": "old", "grafana/own.json": "mine"})
 
-    assert list(assets.write(output, package)) == [output / name for name in SORTED]
+    assert list(write(output, package)) == [output / name for name in SORTED]
     assert {name: (output / name).read_text() for name in FILES} == FILES
     assert (output / "grafana/own.json").read_text() == "mine"
 
@@ -60,7 +61,7 @@ def test_a_folder_that_cannot_be_written_is_named(package, tmp_path):
     (tmp_path / "file").write_text("in the way")
 
     with pytest.raises(assets.AssetError, match="cannot be written: Not a directory"):
-        list(assets.write(tmp_path / "file", package))
+        list(write(tmp_path / "file", package))
 
 
 def test_the_command_writes_all_that_the_repository_has_and_says_what(tmp_path):
@@ -86,7 +87,7 @@ def test_the_rules_carry_the_labels_of_the_objectives_of_a_config(tmp_path):
     flags = [f"--output={tmp_path / 'out'}", f"--config.file={tmp_path / 'config.yaml'}"]
 
     assert cli.main(["assets", *flags], cli.Console(io.StringIO(), io.StringIO(), {})) == 0
-    written, shipped = (tmp_path / "out" / assets.RULES).read_text(), (ROOT / assets.RULES).read_text()
+    written, shipped = (tmp_path / "out" / RULES).read_text(), (ROOT / RULES).read_text()
     assert written.count("team, page, cost_center, tier") == shipped.count("team, page") > 0
 
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from exporter.assembly import Clocks
-from exporter.config.config import loads
+from exporter.config import loads
 from exporter.daemon import Daemon
 from exporter.sources import SOURCES
 from exporter.web.address import Address
@@ -31,8 +31,8 @@ class Stand:
         self.breaks_switch = False
         self.looked = threading.Event()
         self.asked = threading.Event()
-        outside = Clocks(clock=self.clock, transport=httpx.MockTransport(self.answer))
-        self.daemon = Daemon(self.config, Address("127.0.0.1", 0), outside=outside, connect=sqlite3.connect)
+        clocks = Clocks(clock=self.clock, transport=httpx.MockTransport(self.answer))
+        self.daemon = Daemon(self.config, Address("127.0.0.1", 0), clocks=clocks, connect=sqlite3.connect)
         self.daemon.start()
 
     def clock(self):

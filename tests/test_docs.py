@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from exporter.cli import COMMANDS, SETTINGS
-from exporter.config.config import loads, schema
+from exporter.config import loads, schema
 from exporter.counting.records import OTHER
 from exporter.errors import REASONS
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES

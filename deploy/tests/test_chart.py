@@ -13,8 +13,8 @@ import yaml
 from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
 
 from exporter import __version__
-from exporter.cli import SETTINGS
-from exporter.config import config
+from exporter.config import loads
+from exporter.sources import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/jobrun-exporter"
@@ -128,7 +128,7 @@ def test_the_exporter_understands_the_configuration_that_it_would_get(variant, t
         (secrets / path).parent.mkdir(parents=True, exist_ok=True)
         (secrets / path).write_text("k")
 
-    loaded = config.loads(text.replace("/run/secrets", str(secrets)), {"SNOWPLOW_API_KEY_ID": "i"}, SETTINGS)
+    loaded = loads(text.replace("/run/secrets", str(secrets)), {"SNOWPLOW_API_KEY_ID": "i"}, SETTINGS)
 
     assert [source.name for source in loaded.sources] == [each["name"] for each in values(variant)["config"]["sources"]]
     if variant == "full":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 import structlog
 
-from exporter.config.config import Config
+from exporter.config import Config
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
 from exporter.ledger.ledger import Ledger

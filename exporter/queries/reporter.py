@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from exporter.config.config import Config
+from exporter.config import Config
 from exporter.config.source import SourceSettings
 from exporter.counting.classify import CountState
 from exporter.counting.records import JobState

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 import structlog
 
-from exporter.config.config import Config
+from exporter.config import Config
 from exporter.config.source import SourceSettings
 from exporter.counting.records import JobState, OpenRun, SourceState, clean
 from exporter.counting.rules import SourceRules

@@ -5,7 +5,7 @@ from typing import get_args
 
 import msgspec
 
-from exporter.config.config import Config, Objective
+from exporter.config import Config, Objective
 from exporter.config.source import SourceSettings
 from exporter.config.values import Page
 from exporter.counting.records import JobState, OpenRun, label_of

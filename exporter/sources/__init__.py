@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from exporter.config.source import SourceSettings
 from exporter.sources.northflank.source import TYPE as NORTHFLANK
 from exporter.sources.snowplow.source import TYPE as SNOWPLOW
 from exporter.sources.source import SourceType
@@ -15,3 +16,6 @@ SOURCES: Mapping[str, SourceType] = {
     "strait": STRAIT,
 }
 """All source types by their name in the config."""
+
+SETTINGS: Mapping[str, type[SourceSettings]] = {word: kind.settings for word, kind in SOURCES.items()}
+"""The settings class of each source type."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import structlog
 
 from exporter import logs
-from exporter.config.problems import ConfigError, ConfigProblem
+from exporter.config import ConfigError, ConfigProblem
 from exporter.config.secret import Version
 from exporter.web.config import PATHS, WebConfig, load_web
 from exporter.web.tls import NewestContext, server_context

@@ -5,7 +5,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from exporter.config.problems import ConfigError, ConfigProblem
+from exporter.config import ConfigError, ConfigProblem
 from exporter.web.config import CIPHER_SUITES, TlsServer
 
 VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}

@@ -9,15 +9,14 @@ import structlog
 import yaml
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Clocks, counting_rules
-from exporter.config.config import Config, loads
+from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
+from exporter.config import Config, loads
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
-from exporter.once import NoPages
 from exporter.polling.schedule import ScheduledSource
 from exporter.sources import SOURCES
 from exporter.state.opening import OpenedState, open_state

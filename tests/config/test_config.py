@@ -6,9 +6,8 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
-from exporter.app import mention_proxies
-from exporter.config.config import Config, load, loads, schema, secrets
-from exporter.config.problems import ConfigError
+from exporter.commands.run import mention_proxies
+from exporter.config import Config, ConfigError, load, loads, schema, secrets
 from exporter.config.secret import Secret
 from exporter.config.values import RESERVED_LABELS
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES

@@ -2,8 +2,7 @@
 
 import pytest
 
-from exporter.config.config import loads
-from exporter.config.problems import ConfigError
+from exporter.config import ConfigError, loads
 from exporter.sources import SOURCES
 
 SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.config.config import load, loads
+from exporter.config import load, loads
 from exporter.config.problems import ConfigError, path_of
 from exporter.sources.snowplow.settings import SnowplowSettings
 

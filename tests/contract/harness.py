@@ -18,15 +18,14 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.assembly import Assembly, Clocks, counting_rules
-from exporter.config.config import loads
+from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
+from exporter.config import loads
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.model import Result
-from exporter.once import NoPages
 from exporter.simulators import SIMULATORS
 from exporter.simulators.clock import Clock
 from exporter.simulators.scripted import ScriptedWorld

@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from exporter.assembly import Clocks
-from exporter.config.config import loads
+from exporter.commands.backfill.backfill import BackfillError, write_past
+from exporter.commands.backfill.options import BackfillOptions
+from exporter.commands.backfill.samples import REPEAT
+from exporter.config import loads
 from exporter.counting.classify import CountState
 from exporter.errors import SourceError, StateError
-from exporter.history.backfill import BackfillError, backfill
-from exporter.history.options import Wanted
-from exporter.history.samples import REPEAT
 from exporter.simulators.disruptions import Status
 from exporter.sources import SOURCES
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW, RUNS
@@ -45,7 +45,7 @@ def write(bench, folder, *, state=None, name="past.om", **wanted):
     config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
     outside = Clocks(clock=bench.local, monotonic=bench.clock, sleep=bench._sleep)
     told = []
-    summary = backfill(config, Wanted(output=folder / name, **wanted), outside, told.append)
+    summary = write_past(config, BackfillOptions(output=folder / name, **wanted), outside, told.append)
     return summary, (folder / name).read_text(), told
 
 
@@ -232,7 +232,7 @@ def test_how_many_steps_are_fetched_and_what_is_left_is_told_and_not_in_the_outp
     for done, percent, minutes in numbers:
         assert percent == done
         assert abs((100 - done) / 30 - minutes) <= 2, "at half of 60 requests a minute"
-    assert told[-1] == "writing 100 endings of 1 jobs"
+    assert told[-1] == "writing 100 completed runs of 1 jobs"
     assert " left" not in text
 
 

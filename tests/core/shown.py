@@ -5,7 +5,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.assembly import counting_rules, rules_of
-from exporter.config.config import loads
+from exporter.config import loads
 from exporter.exposition.exposition import Exposition
 from exporter.exposition.publisher import Publisher
 from exporter.metrics.zero_first import ZeroFirst

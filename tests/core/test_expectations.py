@@ -4,7 +4,7 @@ from zoneinfo import ZoneInfo
 import pytest
 import structlog
 
-from exporter.config.config import Objective
+from exporter.config import Objective
 from exporter.counting.records import JobState, OpenRun
 from exporter.cron import parse_schedule
 from exporter.learning.cadence import Cadence

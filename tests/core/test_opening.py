@@ -9,7 +9,7 @@ import stat
 import pytest
 
 from exporter.assembly import Clocks
-from exporter.config.config import loads
+from exporter.config import loads
 from exporter.daemon import Daemon
 from exporter.errors import StateError
 from exporter.ledger.ledger import Ledger
@@ -213,7 +213,7 @@ state: {{path: {path}}}
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = Address("127.0.0.1", taken.getsockname()[1])
-        daemon = Daemon(lambda: config, address, outside=Clocks(), connect=sqlite3.connect)
+        daemon = Daemon(lambda: config, address, clocks=Clocks(), connect=sqlite3.connect)
         with pytest.raises(ListenError):
             daemon.start()
     assert [each.name for each in path.parent.iterdir()] == ["state.db"]

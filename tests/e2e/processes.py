@@ -17,7 +17,8 @@ from typing import NoReturn, TypeVar
 
 import pytest
 
-from exporter import app
+import exporter
+from exporter.commands.run import run
 from exporter.logs import LogOptions
 from exporter.state.store import Connect
 from exporter.web.address import Address
@@ -68,7 +69,7 @@ class Command:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
-                env={**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[1]), **(environ or {})},
+                env={**os.environ, "PYTHONPATH": str(Path(exporter.__file__).parents[1]), **(environ or {})},
             )
 
     @property
@@ -143,7 +144,7 @@ class Daemon:
 def _run(config_file: Path, port: int, log_file: Path, connect: Connect, environ: Mapping[str, str]) -> None:
     sys.stderr = log_file.open("a", buffering=1)
     listen, log = Address(HOST, port), LogOptions("info")
-    sys.exit(app.run(config_file, listen, None, log, connect=connect, environ=environ))
+    sys.exit(run(config_file, listen, None, log, connect=connect, environ=environ))
 
 
 class Trap:

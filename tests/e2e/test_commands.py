@@ -16,7 +16,8 @@ import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter import app
+import exporter
+from exporter.commands.run import SWITCH_INTERVAL
 from exporter.simulators.disruptions import AnyDisruption, Hang, Status
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.tokens import jwt
@@ -177,8 +178,9 @@ def test_sigterm_ends_the_daemon_within_five_seconds(
 
 SAYS_ITS_TURNS = """
 import os, signal, sys
-from exporter.app import SETTINGS, serve
-from exporter.config.config import loads
+from exporter.commands.run import serve
+from exporter.sources import SETTINGS
+from exporter.config import loads
 from exporter.web.address import Address
 
 def started(_):
@@ -191,12 +193,12 @@ serve(lambda: loads(text, {}, SETTINGS), Address("127.0.0.1", 0), started=starte
 
 
 def test_threads_of_the_daemon_take_short_turns_so_that_a_scrape_waits_for_no_poll(tmp_path: Path) -> None:
-    environ = {**os.environ, "PYTHONPATH": str(Path(app.__file__).parents[1])}
+    environ = {**os.environ, "PYTHONPATH": str(Path(exporter.__file__).parents[1])}
     command = [sys.executable, "-c", SAYS_ITS_TURNS]
     ended = subprocess.run(
         command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=True
     )  # ours
-    assert float(ended.stderr) == pytest.approx(app.TURN)
+    assert float(ended.stderr) == pytest.approx(SWITCH_INTERVAL)
 
 
 # --- reloading ---

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from exporter.app import SETTINGS
-from exporter.config.config import load, secrets
+from exporter.config import load, secrets
 from exporter.simulators.world import MARK
+from exporter.sources import SETTINGS
 from tests.e2e.live_world import LiveWorld, source, written
 from tests.e2e.pages import fetch, page
 from tests.e2e.processes import Command, eventually, free_port, run_command

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.config.config import loads
-from exporter.config.problems import ConfigError
-from exporter.explain.selector import SelectorError, parse
+from exporter.commands.explain.selector import SelectorError, parse
+from exporter.config import ConfigError, loads
 from exporter.model import Result
 from exporter.sources import SOURCES
 from exporter.state.opening import open_state

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from alerting.__main__ import text
-from exporter.assets import labeled
+from exporter.commands.assets import labeled
 from exporter.snapshot.conditions import KINDS
 from tests.e2e.processes import needed
 from tests.e2e.servers import EDITIONS, program

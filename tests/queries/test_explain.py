@@ -7,7 +7,7 @@ import sqlite3
 import msgspec
 import pytest
 
-from exporter.explain.explain import explain
+from exporter.commands.explain.explain import explain
 from exporter.model import Job, Result, Step, Window
 from tests.contract.harness import NOW
 from tests.queries.reports_harness import HOSTILE, ended, running

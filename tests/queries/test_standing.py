@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from exporter.config.config import Objective
+from exporter.config import Objective
 from exporter.counting.records import RateLimit, SourceStatus
 from exporter.model import Job, Window
 from exporter.queries import problems as problems_module

@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse
 from starlette.routing import Route
 
 from exporter import logs
-from exporter.config.problems import ConfigError
+from exporter.config import ConfigError
 from exporter.web.application import HTML_HEADERS, application
 from exporter.web.auth import Guarded, guarded
 from exporter.web.file import RETRY_INTERVAL, WebFile

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization as form
 
-from exporter.config.problems import ConfigError
+from exporter.config import ConfigError
 from exporter.web.config import HEADERS, UNSUPPORTED, UNVERIFIED, load_web, web_config
 from exporter.web.tls import alternative_names, server_context
 from tests.web.certificates import AUTHORITY, hashed, written

@@ -3,13 +3,12 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import counting_rules, rules_of
+from exporter.assembly import NoPages, counting_rules, rules_of
 from exporter.client.budget import Budget
 from exporter.client.client import Client, Environment
-from exporter.config.config import Config
+from exporter.config import Config
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
-from exporter.once import NoPages
 from exporter.polling.poll import Poller
 from exporter.simulators.clock import Clock
 from exporter.simulators.northflank import NorthflankOptions, NorthflankSimulator

@@ -8,15 +8,14 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from exporter.app import SETTINGS
-from exporter.assembly import Assembly, Clocks, counting_rules
-from exporter.config.config import loads
+from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
+from exporter.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
-from exporter.once import NoPages
 from exporter.simulators.clock import Clock
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.strait import StraitOptions, StraitSimulator
+from exporter.sources import SETTINGS
 from exporter.state.opening import open_state
 
 NOW = 1_700_000_000.0

@@ -3,10 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from exporter.app import SETTINGS
 from exporter.config.config import ConfigError, loads
 from exporter.config.source import Sweep
-from exporter.sources import SOURCES
+from exporter.sources import SETTINGS, SOURCES
 
 ROOT = Path(__file__).parents[3]
 LEAST = {"name": "s", "type": "strait", "auth": {"api_key": "strait_hidden"}}

@@ -2,8 +2,7 @@ import httpx
 import pytest
 
 from exporter.client.signin import BearerAuth
-from exporter.config.config import loads
-from exporter.config.problems import ConfigError
+from exporter.config import ConfigError, loads
 from exporter.errors import AuthError
 from exporter.sources import SOURCES
 from exporter.sources.workato.settings import WorkatoSettings

@@ -13,7 +13,7 @@ LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 TAKEN = frozenset({"le"}).union(*(family.all_labels for family in FAMILIES))
 
 
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+class BackfillOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked for. `labels` are added to all series; `until` None: up to where the daemon counts."""
 
     output: Path

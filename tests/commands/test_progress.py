@@ -1,6 +1,6 @@
 import pytest
 
-from exporter.history.progress import Progress
+from exporter.commands.backfill.progress import Progress
 from exporter.simulators.clock import Clock
 
 

@@ -5,10 +5,10 @@ import json
 import httpx
 import pytest
 
-from exporter.app import table
 from exporter.assembly import Clocks
-from exporter.config.config import loads
-from exporter.once import ResultLine, unmatched_objectives
+from exporter.commands.check import unmatched_objectives
+from exporter.commands.once import ResultLine, table
+from exporter.config import loads
 from exporter.sources import SOURCES
 
 SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
@@ -27,10 +27,10 @@ def recipes(request: httpx.Request) -> httpx.Response:
 def unmatched(objectives, answer=recipes):
     source = "{name: w, type: workato, mode: developer, base_url: 'https://x.example', auth: {api_token: t}}"
     config = loads(f"sources: [{source}]\nobjectives: {objectives}\n", {}, SETTINGS)
-    outside = Clocks(
+    clocks = Clocks(
         clock=lambda: NOW, monotonic=lambda: 0.0, transport=httpx.MockTransport(answer), sleep=lambda _: None
     )
-    return list(unmatched_objectives(config, outside))
+    return list(unmatched_objectives(config, clocks))
 
 
 def test_objectives_that_no_job_has_are_named_with_the_number_of_jobs():

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from exporter import __version__, cli
-from exporter.config.problems import ConfigError, ConfigProblem
+from exporter.commands.backfill.options import BackfillOptions
+from exporter.config import ConfigError, ConfigProblem
 from exporter.errors import StateError
-from exporter.history.options import Wanted
 from exporter.logs import LogOptions
 from exporter.web.address import Address, parse_address
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIG = "sources: [{name: a, type: snowplow, organization_id: o, auth: {api_key: '${KEY}'}%s}]\n"
 
 
@@ -61,15 +61,13 @@ class Calls:
 def call(*argv, calls=None, environ=None):
     """Exit code, output and errors of a command."""
     calls = calls or Calls()
-    outside = cli.Console(
+    console = cli.Console(
         io.StringIO(),
         io.StringIO(),
         environ or {"KEY": "k"},
-        app=lambda: calls,
-        demonstration=lambda: calls,
-        simulators=lambda: calls,
+        module=lambda _name: calls,
     )
-    return cli.main(argv, outside), outside.out.getvalue(), outside.err.getvalue()
+    return cli.main(argv, console), console.out.getvalue(), console.err.getvalue()
 
 
 @pytest.fixture
@@ -96,7 +94,7 @@ def config_file(tmp_path):
         (["once", "--config.file=c.yaml"], ("once", Path("c.yaml"))),
         (
             ["backfill", "--config.file=c.yaml", "--output=o"],
-            ("backfill", Path("c.yaml"), Wanted(output=Path("o"), labels={}, until=None)),
+            ("backfill", Path("c.yaml"), BackfillOptions(output=Path("o"), labels={}, until=None)),
         ),
         (
             [
@@ -106,7 +104,9 @@ def config_file(tmp_path):
             (
                 "backfill",
                 Path("c.yaml"),
-                Wanted(output=Path("o"), labels={"job": "a", "instance": "b:1", "x": "y=z"}, until=1714521600.0),
+                BackfillOptions(
+                    output=Path("o"), labels={"job": "a", "instance": "b:1", "x": "y=z"}, until=1714521600.0
+                ),
             ),
         ),
         (["demo"], ("demo", Address("", 9797), 60.0)),

@@ -8,12 +8,8 @@ from pathlib import Path
 from typing import TextIO
 
 from exporter.assembly import configured
-from exporter.config.config import Config
-from exporter.counting.classify import CountState
-from exporter.counting.records import JobState, clean
-from exporter.duration import format_duration
-from exporter.explain.selector import Selector, SelectorError, parse
-from exporter.explain.series import (
+from exporter.commands.explain.selector import Selector, SelectorError, parse
+from exporter.commands.explain.series import (
     SUFFIXES,
     Explained,
     Rows,
@@ -25,6 +21,10 @@ from exporter.explain.series import (
     family_of,
     utc,
 )
+from exporter.config import Config
+from exporter.counting.classify import CountState
+from exporter.counting.records import JobState, clean
+from exporter.duration import format_duration
 from exporter.exposition.textformat import labels as pairs
 from exporter.ledger.open_runs import as_open
 from exporter.links import run_url

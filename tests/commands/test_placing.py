@@ -3,7 +3,7 @@ import io
 import pytest
 
 from exporter import cli
-from exporter.placing import MANIFEST, ChangedFilesError, place
+from exporter.commands.placing import MANIFEST, ChangedFilesError, place
 
 
 @pytest.fixture

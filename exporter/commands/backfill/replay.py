@@ -10,12 +10,12 @@ from itertools import groupby
 import msgspec
 
 from exporter.assembly import counting_rules
-from exporter.config.config import Config
+from exporter.commands.backfill.samples import Samples, Unit
+from exporter.config import Config
 from exporter.counting.classify import seed
 from exporter.counting.records import Counted, JobState, oldest
 from exporter.exposition.exposition import block_of
 from exporter.exposition.textformat import prefix_of
-from exporter.history.samples import Samples, Unit
 from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.families import FAMILIES, Family, Kind, Level

@@ -1,4 +1,4 @@
-"""Puts written files where a person wants them, without losing what that person changed there."""
+"""Copies written files to a folder without losing what a person changed there."""
 
 import errno
 import hashlib

@@ -1,8 +1,8 @@
 import pytest
 
-from exporter.history.options import parse_label
-from exporter.history.replay import zero
-from exporter.history.samples import REPEAT, Samples, Unit, repeated, stamped
+from exporter.commands.backfill.options import parse_label
+from exporter.commands.backfill.replay import zero
+from exporter.commands.backfill.samples import REPEAT, Samples, Unit, repeated, stamped
 from exporter.metrics.families import FAMILIES, RUN_DURATION, RUNS
 
 FAMILY = {family.name: family for family in FAMILIES}

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from exporter.commands.explain.contributions import ADDED, ADDED_TO_SOURCE, BEHIND, NUMBERS, UNOBSERVED, Labels, added
+from exporter.commands.explain.selector import Selector
 from exporter.counting.classify import CountState
 from exporter.counting.records import SEPARATOR, Count, Distribution, JobState, SourceState
-from exporter.explain.contributions import ADDED, ADDED_TO_SOURCE, BEHIND, NUMBERS, UNOBSERVED, Labels, added
-from exporter.explain.selector import Selector
 from exporter.exposition.textformat import number as written
 from exporter.metrics.families import FAMILIES, Family, Kind
 from exporter.snapshot.job import JobView

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exporter.explain.selector import Matcher, SelectorError, parse
+from exporter.commands.explain.selector import Matcher, SelectorError, parse
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The command `demo`: all simulated vendors, and the daemon that reads them."""
+"""The command `demo`: all simulated vendors, and the daemon that polls them."""
 
 import contextlib
 import os
@@ -9,10 +9,11 @@ from pathlib import Path
 import yaml
 
 from exporter import logs
-from exporter.app import SETTINGS, serve
-from exporter.config.config import loads
+from exporter.commands.run import serve
+from exporter.config import loads
 from exporter.simulators import SIMULATORS
 from exporter.simulators.demo import objectives
+from exporter.sources import SETTINGS
 from exporter.web.address import Address
 
 DEMO = """
@@ -25,7 +26,7 @@ web: {logs: true}  # the output contains no real data
 
 
 def demo(listen: Address, speed: float) -> int:
-    """Run all simulated vendors on loopback, and the daemon that reads them, until a signal ends it."""
+    """Run all simulated vendors on loopback, and the daemon that polls them, until a signal ends it."""
     logs.configure(logs.LogOptions("info"), sys.stderr)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jobrun-exporter-demo-")))

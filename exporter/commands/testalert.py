@@ -52,7 +52,7 @@ def send(  # noqa: PLR0913  # the address, what is sent, and what is outside
     *,
     severity: str = "warning",
     team: str = "",
-    client: httpx.Client,
+    client: httpx.Client | None = None,
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[str]:
@@ -61,6 +61,7 @@ def send(  # noqa: PLR0913  # the address, what is sent, and what is outside
     Raises:
         TestAlertError: If Alertmanager cannot be reached, refuses the alert, or sends it to nobody.
     """
+    client = client or httpx.Client(timeout=10)
     root = url.rstrip("/") + "/api/v2/alerts"
     _ask(client, "POST", root, json=[alert(severity, team, datetime.fromtimestamp(clock(), UTC))])
     yield f"{url} took the test alert (severity={severity}{f', team={team}' if team else ''})."

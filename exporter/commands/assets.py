@@ -1,0 +1,89 @@
+"""The command `assets`: rules, dashboards, runbooks and examples, written where a person wants them."""
+
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from exporter.assets import PACKAGE, AssetError, names, read, root_of
+
+RULES = "prometheus/rules/jobrun-exporter.yml"
+
+LINK = re.compile(r"^( +)# (\w+: ')<(external-url|grafana-url)>(.*')$", re.MULTILINE)
+"""An annotation of an alert that is a comment until its address is known."""
+
+WHOSE = "team, page"
+"""Labels of jobrun_job_info that all rules about jobs carry along; in this order nowhere else in the rules."""
+
+
+def write(
+    folder: Path,
+    package: Path = PACKAGE,
+    *,
+    external_url: str = "",
+    grafana_url: str = "",
+    labels: Sequence[str] = (),
+) -> Iterator[Path]:
+    """Write all assets below a folder, over those that are there, and yield each file. Raises AssetError.
+
+    The addresses become links of the alerts, see `linked`; the labels of objectives their labels, see `labeled`.
+    """
+    root = root_of(package)
+    # A wrong address is refused before anything is written.
+    linked("", external_url=external_url, grafana_url=grafana_url)
+    for name in names(package):
+        target = folder / name
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if name == RULES:
+                rules = linked(read(name, package), external_url=external_url, grafana_url=grafana_url)
+                target.write_text(labeled(rules, labels), encoding="utf-8")
+            else:
+                shutil.copyfile(root / name, target)
+        except OSError as error:
+            raise AssetError(f"{target} cannot be written: {error.strerror}") from None
+        yield target
+
+
+def linked(rules: str, *, external_url: str = "", grafana_url: str = "") -> str:
+    """Return rules with the links filled in that are known; the others stay comments.
+
+    Args:
+        rules: The text of the rules.
+        external_url: Where people open the exporter's pages, as `web.external_url` in the configuration.
+        grafana_url: Where people open Grafana.
+
+    Raises:
+        AssetError: If one of them is not an http(s) address that can stand in a rule.
+    """
+    known = {
+        "external-url": _address(external_url, "--external-url"),
+        "grafana-url": _address(grafana_url, "--grafana-url"),
+    }
+
+    def fill(match: re.Match[str]) -> str:
+        indent, name, place, rest = match.groups()
+        return f"{indent}{name}{known[place]}{rest}" if known[place] else match[0]
+
+    return LINK.sub(fill, rules)
+
+
+def labeled(rules: str, labels: Sequence[str]) -> str:
+    """Return rules whose alerts of jobs have more labels of jobrun_job_info.
+
+    Args:
+        rules: The text of the rules.
+        labels: Names from `labels` of the objectives.
+    """
+    return rules.replace(WHOSE, ", ".join((WHOSE, *labels)))
+
+
+def _address(url: str, flag: str) -> str:
+    """Return an address without the slash at its end; "" stays as it is."""
+    parts = urlsplit(url)
+    wrong = url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment)
+    # Braces would be a template, and a quote would end the text.
+    if wrong or re.search(r"""[\s'"{}]""", url):
+        raise AssetError(f"{flag} must be like https://jobruns.example.com, without a query; it is {url!r}")
+    return url.rstrip("/")

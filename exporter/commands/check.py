@@ -1,0 +1,45 @@
+"""The command `check --live`: signs in to each source, and looks for the jobs of each objective."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from exporter import logs
+from exporter.assembly import Assembly, Clocks, NoPages
+from exporter.commands.once import poll_once
+from exporter.config import Config
+from exporter.errors import SourceError
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.requests import RequestMetrics
+from exporter.state.opening import open_state
+
+
+def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
+    """Sign in to each source and ask it once; yield its name, whether it answered well, and a sentence."""
+    ledger = Ledger(lambda: open_state(Path(":memory:"), Clocks().clock))
+    assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), Clocks())
+    for name, source in assembly.sources.items():
+        try:
+            yield name, True, source.probe()
+        except SourceError as error:
+            yield name, False, str(error)
+    assembly.close()
+
+
+def unmatched(config: Config) -> Iterator[str]:
+    """Poll each source once and yield a sentence per objective that no job has."""
+    logs.configure(logs.LogOptions("error"), sys.stderr)
+    yield from unmatched_objectives(config, Clocks())
+
+
+def unmatched_objectives(config: Config, clocks: Clocks) -> Iterator[str]:
+    """Yield which objectives match no job; nothing if a source could not be read in full."""
+    polled = list(poll_once(config, clocks)) if config.objectives else []
+    lines = [line for each in polled for line in each.lines]
+    if all(each.outcome == "success" for each in polled):
+        matched = {line.objective for line in lines}
+        for place in range(len(config.objectives)):
+            if place not in matched:
+                yield f"objectives[{place}]: matches none of {len(lines)} jobs"
