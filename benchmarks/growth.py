@@ -14,8 +14,8 @@ from benchmarks.render import Pages, view
 from benchmarks.vendor import body, polling, rows, stamp
 from exporter.assembly import counting_rules, rules_of
 from exporter.config import loads
-from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
+from exporter.ledger.poll_context import PollContext
 from exporter.model import Batch, Job, Result, Run, Step
 from exporter.sources import SOURCES
 from exporter.sources.snowplow.source import EVENT_LIMIT

@@ -12,7 +12,9 @@ from exporter.counting import classify
 from exporter.counting.classify import Context, CountState, Decision, Rules, RunRecord
 from exporter.counting.records import OTHER, JobState, ScopeState, clean, label_of
 from exporter.counting.rules import SourceRules
+from exporter.ledger.poll_context import PollContext
 from exporter.ledger.sightings import Sighting, Sightings
+from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import (
     DELAY,
@@ -20,7 +22,6 @@ from exporter.metrics.families import (
     FETCHED,
     QUEUE_DURATION,
     RUN_DURATION,
-    STEPS_LOST,
     TRUNCATED,
     UNMAPPED,
     UNOBSERVED,
@@ -36,26 +37,6 @@ MISSING_GRACE = 900.0
 
 MAX_RANGES = 1000
 """Unobserved ranges that a source remembers. Older ones could be counted again."""
-
-STEP_TRIES = 4
-"""Requests for steps that are still open although their run has completed, or that a young run seems to lack."""
-
-MAX_STEP_BACKOFF = 3600.0
-"""The longest wait between two attempts to fetch a run's steps, in seconds."""
-
-
-class PollContext(msgspec.Struct, frozen=True, kw_only=True):
-    """When something is written.
-
-    Attributes:
-        now: The current time, by the API's clock.
-        started: When the poll started.
-        starting: Whether no poll of the source has been complete since this process started.
-    """
-
-    now: float
-    started: float
-    starting: bool = False
 
 
 class Present(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +86,7 @@ class BatchWriter:
         self._counting = counting_rules
         self._poll = poll_context
         self._present = present
-        self._histograms = step_histograms
+        self._steps = StepWriter(transaction, rules, counting_rules, poll_context, step_histograms=step_histograms)
         self._contexts: dict[int, Context | None] = {}
         self._rules_of: dict[int, Rules] = {}
         self.sightings: dict[str, Sighting] = {}
@@ -336,7 +317,7 @@ class BatchWriter:
         pending = msgspec.structs.replace(stored, steps=StepState.PENDING, tries=0, asked=0, due=self._poll.now)
         self._transaction.runs[run.run_id] = pending
         if steps and not any(step.result is None for step in steps):
-            self.steps(pending, steps)
+            self._steps.count(pending, steps)
 
     def _observe(self, target: JobState, run: Run) -> None:
         """Observe how long a run took, and how long it waited."""
@@ -419,48 +400,6 @@ class BatchWriter:
             self._transaction.stay(state.key)
         classify.count_expired(self._transaction.target(state))
         self.stats.results[Result.UNKNOWN] += 1
-
-    def steps(self, row: StoredRun, steps: Sequence[Step]) -> None:
-        """Count the steps of a completed run, unless one is still open and can be requested again."""
-        if any(step.result is None for step in steps) and row.asked + 1 < STEP_TRIES:
-            self._again(msgspec.structs.replace(row, asked=row.asked + 1))
-            return
-        state = self._transaction.job(row.job)
-        target = self._transaction.target(state)
-        labels = {step.name: self._transaction.step_label(target, step) for step in steps}
-        if row.mark is CountState.COUNTED:
-            classify.count_steps(target, steps, labels, self._counting, histograms=self._histograms)
-        elif not target.overflow:
-            for label in labels.values():
-                classify.seed_step(target, label)
-        classify.note_steps(state, row.run, steps, row.seen)
-        self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
-            row,
-            steps=StepState.COUNTED,
-            due=None,
-            step_results=msgspec.json.encode([[clean(s.name), s.result, s.duration] for s in steps]).decode(),
-        )
-
-    def steps_missing(self, row: StoredRun) -> None:
-        """Record that the API does not have a run's steps: they are lost, or requested again while the run is young."""
-        too_old = row.origin < self._poll.now - self._rules.reach
-        if not too_old and row.asked + 1 < STEP_TRIES:
-            self._again(msgspec.structs.replace(row, asked=row.asked + 1))
-            return
-        self._transaction.runs[row.run.run_id] = msgspec.structs.replace(row, steps=StepState.LOST, due=None)
-        if row.mark is CountState.COUNTED:
-            self._transaction.source.count(STEPS_LOST)
-
-    def steps_failed(self, row: StoredRun) -> None:
-        """Record that a request for a run's steps failed; they are requested again for as long as it takes."""
-        self._again(row)
-
-    def _again(self, row: StoredRun) -> None:
-        # Counted from the start of the poll: the next poll would come a moment too early otherwise.
-        wait = min(self._rules.poll_interval * 2 ** min(row.tries, 12), MAX_STEP_BACKOFF)
-        self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
-            row, tries=row.tries + 1, due=self._poll.started + wait
-        )
 
 
 def _ended_while_excluded(row: StoredRun, run: Run, context: Context) -> bool:

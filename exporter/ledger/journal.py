@@ -238,12 +238,8 @@ class Journal:
         self._keep_in_memory(known, seed_source)
         self._open.add_source(name)
         for job in [job for job in self.committed.jobs.values() if job.source == name]:
-            shown = laid_out(job, self._layouts(rules, job))
+            shown = laid_out(job, _layouts(rules, self._counting, job))
             self.committed.take(shown, self._series(shown))
-
-    def _layouts(self, rules: SourceRules, job: JobState) -> dict[str, tuple[float, ...]]:
-        run_buckets = rules.run_buckets(job)
-        return {RUN_DURATION: run_buckets, QUEUE_DURATION: run_buckets, STEP_DURATION: self._counting.step_buckets}
 
     def close(self) -> None:
         """Close the state for good: it is not opened again by a poll that is still in progress."""
@@ -293,7 +289,7 @@ class Journal:
             if transaction.exporter is not None:
                 store.put_exporter(transaction.exporter)
             weighed = [(job, self._series(job)) for job in transaction.jobs.values()]
-            followed = {run_id: self._followed(transaction, row) for run_id, row in transaction.runs.items()}
+            followed = {run_id: _followed(transaction, row) for run_id, row in transaction.runs.items()}
         with self._taking():
             self._cold = ""
             self.last_commit = now
@@ -315,9 +311,6 @@ class Journal:
         self._stale = True
         yield
         self._stale = False
-
-    def _followed(self, transaction: Transaction, row: StoredRun) -> OpenRun | None:
-        return as_open(row, transaction.look(row.job)) if row.mark is CountState.OPEN else None
 
     def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
         """Put runs into the index of open runs, or take them out of it."""
@@ -379,6 +372,15 @@ class Journal:
         with self._lock, suppress(StateError):
             return self._store.size() if self._store is not None else 0
         return 0
+
+
+def _followed(transaction: Transaction, row: StoredRun) -> OpenRun | None:
+    return as_open(row, transaction.look(row.job)) if row.mark is CountState.OPEN else None
+
+
+def _layouts(rules: SourceRules, counting: Rules, job: JobState) -> dict[str, tuple[float, ...]]:
+    run_buckets = rules.run_buckets(job)
+    return {RUN_DURATION: run_buckets, QUEUE_DURATION: run_buckets, STEP_DURATION: counting.step_buckets}
 
 
 def _check(sources: Iterable[SourceState], rules: Mapping[str, SourceRules]) -> None:

@@ -16,9 +16,11 @@ from exporter.counting.records import (
 )
 from exporter.counting.rules import included
 from exporter.errors import StateError
-from exporter.ledger.batch_writer import MISSING_GRACE, BatchStats, BatchWriter, PollContext, Present
+from exporter.ledger.batch_writer import MISSING_GRACE, BatchStats, BatchWriter, Present
 from exporter.ledger.housekeeping import Housekeeping
+from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport, count_skipped, is_up, record_poll
+from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import (
     COLD_STARTS,
@@ -242,20 +244,21 @@ class Ledger(Housekeeping):
 
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
         """Commit the steps of a run, and that they are counted, in one transaction."""
-        self._with_writer(source, poll_context, lambda writer: writer.steps(row, steps))
+        self._with_steps(source, poll_context, lambda writer: writer.count(row, steps))
 
     def steps_missing(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
         """Commit that the API answered 404 for a run's steps."""
-        self._with_writer(source, poll_context, lambda writer: writer.steps_missing(row))
+        self._with_steps(source, poll_context, lambda writer: writer.missing(row))
 
     def steps_failed(self, source: str, row: StoredRun, poll_context: PollContext) -> None:
         """Commit that a request for a run's steps failed."""
-        self._with_writer(source, poll_context, lambda writer: writer.steps_failed(row))
+        self._with_steps(source, poll_context, lambda writer: writer.failed(row))
 
-    def _with_writer(self, source: str, poll_context: PollContext, change: Callable[[BatchWriter], None]) -> None:
+    def _with_steps(self, source: str, poll_context: PollContext, change: Callable[[StepWriter], None]) -> None:
         with self._lock:
             transaction = self._transaction(source, poll_context.now)
-            change(self._writer(transaction, poll_context))
+            rules, histograms = self._rules[source], self.step_histograms
+            change(StepWriter(transaction, rules, self._counting, poll_context, step_histograms=histograms))
             self._commit(transaction, poll_context.now)
 
 

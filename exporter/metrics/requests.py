@@ -29,17 +29,17 @@ class RequestMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._metrics = {family.name: _metric(family) for family in REQUEST_FAMILIES}
-        self._observers: dict[str, RequestObserver] = {}
+        self._observers: dict[str, SourceRequests] = {}
         self._lock = threading.Lock()
         for metric in self._metrics.values():
             registry.register(metric)
 
-    def source(self, name: str, endpoints: Iterable[str] = ()) -> "RequestObserver":
+    def source(self, name: str, endpoints: Iterable[str] = ()) -> "SourceRequests":
         """Return the observer of a source, the same for the same name; `endpoints` (templates) are seeded."""
         with self._lock:
             observer = self._observers.get(name)
             if observer is None:
-                observer = self._observers[name] = RequestObserver(name, self._metrics)
+                observer = self._observers[name] = SourceRequests(name, self._metrics)
             observer.seed(endpoints)
             return observer
 
@@ -51,7 +51,7 @@ class RequestMetrics:
             observer.close()
 
 
-class RequestObserver:
+class SourceRequests:
     """Observes the requests for one source. Implements `exporter.client.transport.RequestObserver`.
 
     Attributes:

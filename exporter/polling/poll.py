@@ -23,10 +23,11 @@ from exporter.errors import (
     SourceError,
     StateError,
 )
-from exporter.ledger.batch_writer import BatchStats, PollContext
+from exporter.ledger.batch_writer import BatchStats
 from exporter.ledger.ledger import Ledger
+from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
-from exporter.metrics.requests import RequestObserver
+from exporter.metrics.requests import SourceRequests
 from exporter.model import Disposition
 from exporter.polling.backoff import backoff
 from exporter.polling.view import LedgerView
@@ -110,7 +111,7 @@ class Poller:
         rules: SourceRules,
         source: Source,
         ledger: Ledger,
-        requests: RequestObserver,
+        requests: SourceRequests,
         *,
         api_clock: ApiClock,
         monotonic: Callable[[], float],

@@ -11,8 +11,9 @@ from exporter.counting.classify import CountState, Rules
 from exporter.counting.records import Count, OpenRun
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
-from exporter.ledger.batch_writer import BatchStats, PollContext
+from exporter.ledger.batch_writer import BatchStats
 from exporter.ledger.ledger import Ledger
+from exporter.ledger.poll_context import PollContext
 from exporter.ledger.transaction import Transaction
 from exporter.model import Batch, Result, Run, State, Step
 from exporter.simulators.world import MARK

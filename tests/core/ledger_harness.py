@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from exporter.counting.classify import Rules
 from exporter.counting.rules import SourceRules
-from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
+from exporter.ledger.poll_context import PollContext
 from exporter.model import Batch, Job, Result, Run
 from exporter.state.opening import open_state
 

@@ -5,9 +5,10 @@ from prometheus_client import CollectorRegistry
 
 from exporter.counting.records import JobState, OpenRun, ScopeState, SourceState
 from exporter.errors import SourceError
-from exporter.ledger.batch_writer import BatchStats, PollContext
+from exporter.ledger.batch_writer import BatchStats
+from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import is_up, record_poll
-from exporter.metrics.requests import RequestMetrics, RequestObserver
+from exporter.metrics.requests import RequestMetrics, SourceRequests
 from exporter.model import Job
 from exporter.polling.poll import Poller
 from tests.core.ledger_harness import rules
@@ -159,7 +160,7 @@ class PollHarness:
             rules(**{"poll_interval": INTERVAL, **changes}),
             self.source,
             self.ledger,
-            RequestObserver("s", RequestMetrics(CollectorRegistry())._metrics),
+            SourceRequests("s", RequestMetrics(CollectorRegistry())._metrics),
             api_clock=self.clock,
             monotonic=lambda: self.clock.monotonic,
             sweep_interval=sweep_interval,

@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.assembly import counting_rules
 from exporter.counting.records import OTHER
 from exporter.exposition.exposition import LIMITED
-from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.journal import MANY_STEPS
+from exporter.ledger.poll_context import PollContext
 from exporter.metrics.families import FAMILIES, Level
 from exporter.model import Batch, Job, Result, Step
 from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, ended

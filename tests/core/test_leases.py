@@ -7,8 +7,8 @@ import pytest
 from exporter.counting.classify import Rules
 from exporter.counting.records import SourceState, copy
 from exporter.errors import StateError
-from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
+from exporter.ledger.poll_context import PollContext
 from exporter.model import Batch, Job, Result
 from exporter.state.connections import Pool
 from exporter.state.leases import LONGEST_SILENCE, LeaseLostError, Leases

@@ -7,10 +7,11 @@ import pytest
 from exporter.counting.classify import Rules
 from exporter.counting.records import MAX_BOUNDS, OTHER
 from exporter.errors import StateError
-from exporter.ledger.batch_writer import MAX_RANGES, PollContext
+from exporter.ledger.batch_writer import MAX_RANGES
 from exporter.ledger.housekeeping import PRUNE_BATCH
 from exporter.ledger.journal import IdentityError
 from exporter.ledger.ledger import Ledger
+from exporter.ledger.poll_context import PollContext
 from exporter.metrics.families import UNOBSERVED
 from exporter.metrics.samples import last_failed_run
 from exporter.metrics.zero_first import Owner

@@ -2,7 +2,7 @@
 
 import httpx
 
-from exporter.ledger.batch_writer import PollContext
+from exporter.ledger.poll_context import PollContext
 from exporter.model import Batch, Job, Result, Run, State
 from exporter.queries.reader import Reader
 from exporter.queries.reporter import Dependencies, Reporter

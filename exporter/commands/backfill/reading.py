@@ -16,8 +16,8 @@ from exporter.counting.records import Counted
 from exporter.counting.rules import SourceRules
 from exporter.duration import UNITS, format_duration
 from exporter.errors import NotFoundError, SourceError
-from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
+from exporter.ledger.poll_context import PollContext
 from exporter.metrics.requests import RequestMetrics
 from exporter.model import Batch, Step
 from exporter.polling.view import LedgerView

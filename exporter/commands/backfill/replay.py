@@ -16,8 +16,8 @@ from exporter.counting.classify import seed
 from exporter.counting.records import Counted, JobState, oldest
 from exporter.exposition.exposition import block_of
 from exporter.exposition.textformat import prefix_of
-from exporter.ledger.batch_writer import PollContext
 from exporter.ledger.ledger import Ledger
+from exporter.ledger.poll_context import PollContext
 from exporter.metrics.families import FAMILIES, Family, Kind, Level
 from exporter.model import Batch, State, Step
 from exporter.snapshot.builder import ConfiguredSource, ViewBuilder

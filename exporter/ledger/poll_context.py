@@ -1,0 +1,17 @@
+"""When something is written during a poll."""
+
+import msgspec
+
+
+class PollContext(msgspec.Struct, frozen=True, kw_only=True):
+    """When something is written.
+
+    Attributes:
+        now: The current time, by the API's clock.
+        started: When the poll started.
+        starting: Whether no poll of the source has been complete since this process started.
+    """
+
+    now: float
+    started: float
+    starting: bool = False

@@ -1,0 +1,116 @@
+"""Copies of one source's records, which a transaction changes before they are written."""
+
+import msgspec
+
+from exporter.counting.classify import Rules
+from exporter.counting.records import (
+    Counted,
+    JobState,
+    ScopeState,
+    copy,
+    fork,
+)
+from exporter.counting.rules import SourceRules
+from exporter.ledger.ledger_state import LedgerState
+from exporter.state.schema import StoredRun
+
+
+class RecordCopies:
+    """Copies of the records that are changed, made when they are first asked for.
+
+    Args:
+        committed: What is committed.
+        rules: The source's rules.
+        counting: How runs are counted.
+        now: The current time.
+        started: When the poll started.
+        step_histograms: Whether step durations are observed.
+    """
+
+    def __init__(  # noqa: PLR0913  # each is one of the things that a transaction is made of
+        self,
+        committed: LedgerState,
+        rules: SourceRules,
+        counting: Rules,
+        now: float,
+        started: float,
+        *,
+        step_histograms: bool,
+    ) -> None:
+        self._books = committed
+        self._rules = rules
+        self._counting = counting
+        self._now = now
+        self._started = started
+        self._step_histograms = step_histograms
+        self._steps: dict[int, set[str]] = {}
+        self._folded_steps: dict[int, set[str]] = {}
+        self._next_key = committed.next_key(rules.name)
+        self._new: dict[str, int] = {}
+        self._names: dict[tuple[str, str], int] = {}
+        self._exporter: Counted | None = None
+        self.source = fork(committed.sources[rules.name])
+        self.scopes: set[str] = set()
+        self.notes: set[str] = set()
+        self.jobs: dict[int, JobState] = {}
+        self.runs: dict[str, StoredRun] = {}
+        self.recount: set[int] = set()
+        self.correct: set[int] = set()
+        self.series = committed.series_total
+
+    @property
+    def exporter(self) -> Counted | None:
+        """The exporter's own counters, if this transaction changed them."""
+        return self._exporter
+
+    def job(self, key: int) -> JobState:
+        """Return a job's record, to be changed."""
+        if key not in self.jobs:
+            self.jobs[key] = copy(self._books.jobs[key])
+        return self.jobs[key]
+
+    def scope(self, name: str) -> ScopeState:
+        """Return a scope's record, to be changed."""
+        if name not in self.scopes:
+            self.put_scope(name, msgspec.structs.replace(self.source.scopes[name]))
+        return self.source.scopes[name]
+
+    def put_scope(self, name: str, scope: ScopeState) -> None:
+        """Give a scope a new record."""
+        self.scopes.add(name)
+        self.source.scopes[name] = scope
+
+    def drop_scope(self, name: str) -> None:
+        """Forget a scope."""
+        self.scopes.add(name)
+        self.source.scopes = {each: scope for each, scope in self.source.scopes.items() if each != name}
+
+    def note(self, name: str, text: str) -> None:
+        """Keep a checkpoint of the source; "" deletes it."""
+        if self.source.notes.get(name, "") == text:
+            return
+        self.notes.add(name)
+        if text:
+            self.source.notes[name] = text
+        else:
+            self.source.notes = {each: note for each, note in self.source.notes.items() if each != name}
+
+    def find(self, job_id: str) -> int | None:
+        """Return the key of a job; None if it is unknown."""
+        return self._new.get(job_id) or self._books.by_id.get((self._rules.name, job_id))
+
+    def look(self, key: int) -> JobState:
+        """Return a job's record, to be read only."""
+        return self.jobs.get(key) or self._books.jobs[key]
+
+    def keys(self, scope: str) -> list[int]:
+        """Return the keys of a scope's jobs."""
+        drafted = {key for key, state in self.jobs.items() if state.job.scope == scope and not state.overflow}
+        left = {key for key, state in self.jobs.items() if state.job.scope != scope}
+        return sorted((self._books.of_scope(self._rules.name, scope).keys() | drafted) - left)
+
+    def count_for_exporter(self, family: str, label: str) -> None:
+        """Add to one of the exporter's own counters."""
+        if self._exporter is None:
+            self._exporter = copy(self._books.exporter)
+        self._exporter.count(family, label)

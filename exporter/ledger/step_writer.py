@@ -1,0 +1,82 @@
+"""Applies the steps of completed runs to a transaction."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from exporter.counting import classify
+from exporter.counting.classify import CountState, Rules
+from exporter.counting.records import clean
+from exporter.counting.rules import SourceRules
+from exporter.ledger.poll_context import PollContext
+from exporter.ledger.transaction import Transaction
+from exporter.metrics.families import STEPS_LOST
+from exporter.model import Step
+from exporter.state.schema import StepState, StoredRun
+
+STEP_TRIES = 4
+"""Requests for steps that are still open although their run has completed, or that a young run seems to lack."""
+
+MAX_STEP_BACKOFF = 3600.0
+"""The longest wait between two attempts to fetch a run's steps, in seconds."""
+
+
+class StepWriter:
+    """Changes one transaction by steps. The arguments are those of `BatchWriter`."""
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        rules: SourceRules,
+        counting_rules: Rules,
+        poll_context: PollContext,
+        *,
+        step_histograms: bool,
+    ) -> None:
+        self._transaction = transaction
+        self._rules = rules
+        self._counting = counting_rules
+        self._poll = poll_context
+        self._histograms = step_histograms
+
+    def count(self, row: StoredRun, steps: Sequence[Step]) -> None:
+        """Count the steps of a completed run, unless one is still open and can be requested again."""
+        if any(step.result is None for step in steps) and row.asked + 1 < STEP_TRIES:
+            self._again(msgspec.structs.replace(row, asked=row.asked + 1))
+            return
+        state = self._transaction.job(row.job)
+        target = self._transaction.target(state)
+        labels = {step.name: self._transaction.step_label(target, step) for step in steps}
+        if row.mark is CountState.COUNTED:
+            classify.count_steps(target, steps, labels, self._counting, histograms=self._histograms)
+        elif not target.overflow:
+            for label in labels.values():
+                classify.seed_step(target, label)
+        classify.note_steps(state, row.run, steps, row.seen)
+        self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
+            row,
+            steps=StepState.COUNTED,
+            due=None,
+            step_results=msgspec.json.encode([[clean(s.name), s.result, s.duration] for s in steps]).decode(),
+        )
+
+    def missing(self, row: StoredRun) -> None:
+        """Record that the API does not have a run's steps: they are lost, or requested again while the run is young."""
+        too_old = row.origin < self._poll.now - self._rules.reach
+        if not too_old and row.asked + 1 < STEP_TRIES:
+            self._again(msgspec.structs.replace(row, asked=row.asked + 1))
+            return
+        self._transaction.runs[row.run.run_id] = msgspec.structs.replace(row, steps=StepState.LOST, due=None)
+        if row.mark is CountState.COUNTED:
+            self._transaction.source.count(STEPS_LOST)
+
+    def failed(self, row: StoredRun) -> None:
+        """Record that a request for a run's steps failed; they are requested again for as long as it takes."""
+        self._again(row)
+
+    def _again(self, row: StoredRun) -> None:
+        # Counted from the start of the poll: the next poll would come a moment too early otherwise.
+        wait = min(self._rules.poll_interval * 2 ** min(row.tries, 12), MAX_STEP_BACKOFF)
+        self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
+            row, tries=row.tries + 1, due=self._poll.started + wait
+        )
