@@ -215,8 +215,10 @@ def phrases():
         tree = ast.parse(path.read_text())
         docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
-                yield from [node.value.strip(" :;,.")] if " " in node.value.strip() else []
+            value = node.value if isinstance(node, ast.Constant) and id(node) not in docs else None
+            text = value.decode(errors="replace") if isinstance(value, bytes) else value
+            if isinstance(text, str) and " " in text.strip():
+                yield text.strip(" :;,.\n")
 
 
 def test_every_message_that_troubleshooting_quotes_is_one_that_the_code_prints():

@@ -77,6 +77,14 @@ def test_architecture_names_every_part():
     assert [each for each in sorted(parts) if f"`{each}/`" not in text and f"`{each}.py`" not in text] == []
 
 
+def test_the_walk_of_a_row_names_at_most_eleven_forms_where_they_are():
+    walk = (ROOT / "docs/architecture.md").read_text().split("from HTTP to `/metrics`")[1].split("\n## ")[0]
+    forms = re.findall(r"^\| `?(\w+)`? \| `(exporter/[\w/]+\.py)` \|", walk, re.MULTILINE)
+    assert 1 < len(forms) <= 11
+    classes = [(name, file) for name, file in forms if name != "bytes"]
+    assert [each for each in classes if not re.search(rf"^class {each[0]}\b", (ROOT / each[1]).read_text(), re.M)] == []
+
+
 def test_packages_import_from_layers_below_their_own_and_so_never_in_circles():
     layer = {name: index for index, names in enumerate(LAYERS) for name in names}
     across = [(module, each) for module in EDGES for each in EDGES[module] if part(module) != part(each)]
