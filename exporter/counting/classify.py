@@ -97,11 +97,9 @@ def _first_seen(run: Run, context: Context) -> Decision:
 
 
 def _after_baseline(run: Run, context: Context) -> bool:
-    """Return whether a run that was never seen open ended after the baseline.
-
-    Without an end its start decides: what started later ended later. What started before it was open when the
-    baseline reading was made, and would have been shown so.
-    """
+    """Return whether a run that was never seen open ended after the baseline."""
+    # Without an end the start decides: what started later ended later. What started before it was open when the baseline
+    # was read, and would have been shown as open.
     if run.end is not None:
         # A whole second may be cut: what the baseline reading did not show then ended a little later.
         may_be_cut = context.settled and run.end == int(run.end)
@@ -390,11 +388,9 @@ def note_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> N
 
 
 def root_failure(steps: Sequence[Step]) -> str:
-    """Return the step that failed first, "" if none did.
-
-    A failed step with a failed ancestor is a consequence. Of several that are not, the one that ended first is
-    blamed, or where ends are not told the one that the vendor lists first.
-    """
+    """Return the step that failed first, "" if none did."""
+    # A failed step with a failed ancestor is a consequence. Of several others the one that ended first is blamed, or
+    # the first in the order of the vendor where ends are unknown.
     by_name = {step.name: step for step in steps}
     roots = [step for step in steps if step.result in FAILING and not _failed_before(step, by_name)]
     if not roots:

@@ -364,6 +364,8 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
 
 def laid_out(job: JobState, layouts: Mapping[str, tuple[float, ...]]) -> JobState:
     """Return a job whose histograms are shown with these bounds, by family; the same one if they already are."""
+    # Observations between two old bounds stay in the bucket of the upper one: that is all that is known of them. So no
+    # bucket ever falls, also not of a bound that was missing for a while.
     changed = {
         (family, labels): distribution.laid_out(layouts[family])
         for family, series in job.distributions.items()
@@ -421,11 +423,8 @@ def copy(record: Record) -> Record:
 
 
 def fork(source: SourceState) -> SourceState:
-    """Return a copy of a source, to be changed by a transaction.
-
-    Its scopes and notes, of which there may be thousands, are not copied: changes lie over those of the source until
-    `joined` puts them together.
-    """
+    """Return a copy of a source, to be changed by a transaction."""
+    # There may be thousands of scopes and notes, so they are not copied: changes lie over them until `joined`.
     counts = {
         family: {labels: msgspec.structs.replace(count) for labels, count in series.items()}
         for family, series in source.counts.items()
@@ -449,11 +448,9 @@ def fork(source: SourceState) -> SourceState:
 
 
 def joined(table: MutableMapping[str, Value]) -> MutableMapping[str, Value]:
-    """Return a table with the changes that lie over it.
-
-    Values are replaced in the table itself, which nobody notices who looks through it just now. One that gets longer or
-    shorter is copied.
-    """
+    """Return a table with the changes that lie over it."""
+    # Values are replaced in the table itself: a reader that walks through it sees either value. A table that changes
+    # its length is copied, because that reader would fail.
     if not isinstance(table, ChainMap):
         return table
     changes, base = table.maps

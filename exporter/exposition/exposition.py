@@ -167,10 +167,12 @@ class Exposition:
 
     def _take_in(self, level: Level, before: Mapping[Key, View], now: Mapping[Key, View]) -> None:
         """Replace the blocks of what changed: views that are the same objects have not."""
+        # Removed first: another job can have the labels of a removed one at once.
         for key in before.keys() - now.keys():
             for blocks in self._levels[level]:
                 self._replace(blocks, before[key].owner, EMPTY)
         for key, view in now.items():
+            # Identity suffices: views are frozen, and an unchanged one is the same object.
             if before.get(key) is not view:
                 self._put(level, view)
 
@@ -187,6 +189,7 @@ class Exposition:
         self._newly_pending.update((owner, name, labels) for labels in set(block.pending).difference(before))
         ended = [(owner, name, labels) for labels in set(before).difference(block.pending)]
         self._newly_pending.difference_update(ended)
+        # What is no longer pending, or no longer on the page, is not waited for.
         self._zero_first.forget(ended)
 
     def series_by_family(self) -> Mapping[str, int]:

@@ -110,6 +110,7 @@ class Publisher:
 
     def _learn(self) -> None:
         """Learn from the past of the jobs that will be shown, a few at a time, so that polls can commit meanwhile."""
+        # While the state cannot be written, nothing learned can be kept.
         due = [] if self._ledger.error else self._ledger.due_to_learn()
         for start in range(0, len(due), LEARN_BATCH):
             if start:

@@ -69,6 +69,7 @@ def header(family: Family, *, openmetrics: bool) -> bytes:
 def sample_block(family: Family, prefix: str, names: tuple[str, ...], rows: Iterable[Row]) -> Block:
     """Return the lines of samples. A value that is not a number has no line."""
     known = [(values, value) for values, value in rows if not math.isnan(value)]
+    # Braces without labels are allowed, but nobody writes them.
     if not (prefix or names):
         return _block([f"{family.name} {number(value)}" for _, value in known], {}, ())
     start = _start(family.name, prefix, names)

@@ -383,10 +383,8 @@ class BatchWriter:
             source.count(UNOBSERVED, amount=seconds)
 
     def expire_open_runs(self, row: StoredRun) -> None:
-        """Expire an open run as `unknown`: no duration, no change of the last-run gauges and the streak.
-
-        A run of a job that the configuration excludes is followed no more, and counts nothing.
-        """
+        """Expire an open run as `unknown`: no duration, no change of the last-run gauges and the streak."""
+        # A run of an excluded job is no longer followed, and counts nothing.
         state = self._transaction.job(row.job)
         wanted = self._rules.wants(label_of(state.job))
         if wanted:
@@ -413,10 +411,8 @@ def _says_the_same(row: StoredRun, other: StoredRun) -> bool:
 
 
 def _contradicts(before: StoredRun, run: Run) -> bool:
-    """Return whether a row says less than what was known before the poll: it is stale, or the run was reopened.
-
-    A run that the exporter ended itself, or that had not ended, can say anything.
-    """
+    """Return whether a row says less than what was known before the poll: it is stale, or the run was reopened."""
+    # A run that the exporter ended itself, or that had not ended, can change in any way.
     known = before.run
     if before.mark is CountState.OPEN or before.mark is CountState.EXPIRED or known.result is None:
         return False

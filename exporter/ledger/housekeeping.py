@@ -52,11 +52,9 @@ class Housekeeping(LedgerQueries):
                 return self.committed.exporter
 
     def expire(self, now: float, job_expiry: float) -> None:
-        """End the series of jobs that had no run for a long time, where no discovery shows whether they exist.
-
-        A clock that is ahead must not end all, so the age is counted to the watermark. A source that is not configured
-        anymore has none that moves: the newest of the others stands for it, and all its jobs end.
-        """
+        """End the series of jobs that had no run for a long time, where no discovery shows whether they exist."""
+        # The age is counted to the watermark: a clock that is ahead must not end all jobs. A removed source has no
+        # watermark that moves, so the newest of the others stands for it, and all its jobs end.
         with self._lock:
             self.load()
             old = [copy(job) for name in self._writable() for job in self._idle_jobs(name, now, job_expiry)]
@@ -88,11 +86,9 @@ class Housekeeping(LedgerQueries):
         return max((mark for mark in marks if mark is not None), default=None)
 
     def prune(self, now: float, retention: float) -> int:
-        """Prune runs that ended before the retention, then jobs that are gone. Return the number of runs.
-
-        A clock that is ahead must not prune all, so the age is counted to the watermark. A source that is not
-        configured anymore has none that moves: the newest of the others stands for it.
-        """
+        """Prune runs that ended before the retention, then jobs that are gone. Return the number of runs."""
+        # The age is counted to the watermark: a clock that is ahead must not prune everything. A removed source has no
+        # watermark that moves, so the newest of the others stands for it.
         pruned = 0
         for name in self._writable():
             mark = self._read_through(name)

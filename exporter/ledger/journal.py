@@ -156,6 +156,7 @@ class Journal:
             self.commit_errors += 1
             raise StateError(opened.error)
         self._store = opened.store
+        # A start without a state that could not be counted before is counted with the first thing that is written.
         if self._cold:
             self._count_cold_start()
 

@@ -24,10 +24,12 @@ LONGEST = 21_600.0
 def is_due(job: JobState, now: float | None) -> bool:
     """Return whether a job's past is worth reading again; without a time, only if it never was."""
     known, last = job.learned, job.last_run
+    # The overflow job stands for many, whose starts together form no cadence.
     if last is None or job.overflow or (known.at is not None and now is None):
         return False
     if known.at is None or now is None:
         return True
+    # The distance, not the age: a clock that was ahead must not end learning for as long.
     return abs(now - known.at) >= (LONGEST if known.last_run == last.run_id else SOONEST)
 
 

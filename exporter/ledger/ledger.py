@@ -111,10 +111,9 @@ class Ledger(Housekeeping):
                 self._commit(transaction, now)
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
-        """Commit a batch in one transaction.
-
-        What depends on the present is looked at only now: the API's answers have told it, whatever our clock says.
-        """
+        """Commit a batch in one transaction."""
+        # What depends on the time is decided only here: the answers of the API have shown the time, whatever our clock
+        # says.
         with self._lock:
             if self._sightings[source].started != poll_context.started:
                 self._settle(source, poll_context.now)
@@ -135,14 +134,13 @@ class Ledger(Housekeeping):
     def expire_open_runs(self, source: str, poll_context: PollContext, *, failed: bool = False) -> BatchStats:
         """Expire the open runs that are older than `max_run_age`, once a poll has read everything.
 
-        Their age is counted to the watermark: one that has not been asked for since it grew too old may have ended, and
-        a clock that is ahead must not end all. Rows that contradict what was known are believed only now.
-
         Args:
             source: The source's name.
             poll_context: When the poll takes place.
             failed: Whether something could not be read. Runs that are due are then spared for EXPIRY_GRACE.
         """
+        # The age is counted to the watermark: a run that was not requested since it grew too old may have ended, and a
+        # clock that is ahead must not expire everything.
         with self._lock:
             stats = self._settle(source, poll_context.now)
             limit = self._rules[source].max_run_age

@@ -57,6 +57,7 @@ class OpenRuns:
 
     def ordered(self, source: str) -> tuple[OpenRun, ...]:
         """Return the open runs of a source, oldest first; the same tuple while nothing changes."""
+        # Snapshots keep the tuple, so an unchanged one lets them see that nothing changed.
         if source not in self._ordered:
             self._ordered[source] = tuple(self.of(source))
         return self._ordered[source]

@@ -19,6 +19,7 @@ class LedgerQueries(Journal):
     def drain(self) -> Committed:
         """Return what is committed, and which jobs have changed since the last call."""
         with self._lock:
+            # Under the lock: what is committed after this is in the next snapshot.
             changed, self._changed = self._changed, Changed()
             return Committed(
                 jobs=self.committed.jobs,

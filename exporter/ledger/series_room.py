@@ -74,10 +74,8 @@ class SeriesRoom(RecordCopies):
         return self._other() if state.folded else state
 
     def observer(self, target: JobState, family: str, *labels: str, bounds: Sequence[float]) -> JobState:
-        """Return the record in which a duration is observed: `__other__` where a new histogram finds no room.
-
-        Those that every job is expected to have found their room when the job did.
-        """
+        """Return the record in which a duration is observed: `__other__` where a new histogram finds no room."""
+        # Histograms that every job is expected to have found their room when the job did.
         known = SEPARATOR.join(labels) in target.distributions.get(family, {})
         expected = family == RUN_DURATION and labels[0] in EXPECTED_RESULTS
         if target.overflow or known or expected:

@@ -67,6 +67,7 @@ def record_poll(source: SourceState, report: PollReport, pending_steps: int | No
     """Change a source's record by a poll that has ended."""
     up, before = is_up(source, read=not report.failed), source.status
     source.count(POLLS, report.outcome)
+    # Errors of single parts are counted one by one, so a poll can have several.
     for reason in report.reasons:
         source.count(POLL_ERRORS, reason)
     count_skipped(source, report.skipped)
@@ -77,7 +78,9 @@ def record_poll(source: SourceState, report: PollReport, pending_steps: int | No
         error=report.error[:MAX_ERROR],
         last_poll=report.ended,
         last_poll_duration=report.duration,
+        # Partial polls count: what could be read was read.
         last_success=report.ended if up else before.last_success,
+        # A partial poll is no failure: it must not slow the next polls down.
         failures=before.failures + 1 if report.failed else 0,
         interval=report.interval,
         pending_steps=before.pending_steps if pending_steps is None else pending_steps,
@@ -98,6 +101,7 @@ def carry_over(memory: SourceState, loaded: SourceState) -> None:
     for family in AT_ONCE:
         for labels, count in memory.counts.get(family.name, {}).items():
             known = loaded.count(family.name, labels, amount=0)
+            # Memory is never behind the state here, unless another process has written to it since.
             known.value = max(known.value, count.value)
     if (memory.status.last_poll or 0.0) > (loaded.status.last_poll or 0.0):
         loaded.status = memory.status

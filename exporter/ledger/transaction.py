@@ -18,10 +18,8 @@ class Transaction(SeriesRoom):
     """What the vendor reports of jobs, applied to copies of one source's records, which are then written."""
 
     def describe(self, jobs: Iterable[Job]) -> None:
-        """Apply what the vendor reports of jobs: new ones, new names, other details.
-
-        Jobs that the configuration excludes have records too: only so is a job known that is renamed into its filter.
-        """
+        """Apply what the vendor reports of jobs: new ones, new names, other details."""
+        # Excluded jobs have records too: otherwise a job that is renamed into its filter would not be recognized.
         for job in jobs:
             key = self.find(job.job_id)
             if key is None:

@@ -136,6 +136,7 @@ def exporter_gauge(name: str, text: str, samples: Callable[[ExporterView], Itera
     return Family(name=name, kind=Kind.GAUGE, help=text, labels=labels, level=Level.EXPORTER, samples=samples)
 
 
+# Rows of the process have no view of their own: they are few, and the exporter's has what they show.
 def process_row(
     name: str, kind: Kind, text: str, samples: Callable[[ExporterView], Iterable[Row]], *labels: str
 ) -> Family:
@@ -148,6 +149,7 @@ def request_row(name: str, kind: Kind, text: str, *labels: str, buckets: tuple[f
     return Family(name=name, kind=kind, help=text, labels=("source", *labels), level=Level.PROCESS, buckets=buckets)
 
 
+# All values of a bounded label are seeded, so that the first error is a rise that `increase()` sees.
 OUTCOMES = ("success", "partial", "error", "skipped")
 NO_LABEL = ("",)
 """The seed of a family without labels of its own."""

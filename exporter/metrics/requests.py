@@ -110,6 +110,7 @@ class SourceRequests:
             series = self._series.get((family, *values))
             if series is None:
                 series = self._metrics[family].labels(self._name, *values)
+                # A poll of a removed source can still be running.
                 if self._closed:
                     self._metrics[family].remove(self._name, *values)
                 else:

@@ -21,11 +21,9 @@ def bucket_lines(bounds: Sequence[float]) -> int:
 
 
 def series_needed(view: JobView, run_buckets: Sequence[float], step_buckets: Sequence[float]) -> int:
-    """Return how many series a job has or is expected to have, each line of a histogram being one.
-
-    A job is weighed before its first run has ended, so what comes with that is counted from the start: its gauges, the
-    durations of EXPECTED_RESULTS, and room for `__other__` steps and error types.
-    """
+    """Return how many series a job has or is expected to have, each line of a histogram being one."""
+    # A job is weighed before its first run completes, so what comes with that is counted from the start: its gauges,
+    # the durations of EXPECTED_RESULTS, and room for `__other__` steps and error types.
     if not view.counted:
         return 0
     counts, distributions = view.state.counts, view.state.distributions
@@ -84,5 +82,6 @@ def _gauges(results: tuple[Result, ...], has_steps: bool) -> int:  # noqa: FBT00
         next_expected=0.0,
         learned=("next_run", "freshness", "duration_budget"),
     )
+    # Weighed once per kind of source: the gauges of all its jobs are alike.
     gauges = [family for family in FAMILIES if family.level is Level.JOB and family.samples is not None]
     return sum(1 for family in gauges for _ in (family.samples(view) if family.samples else ()))

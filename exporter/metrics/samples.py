@@ -116,6 +116,7 @@ def learned_expectations(view: JobView) -> Iterator[Row]:
 
 def once_known(value: Callable[[SourceView], float | None]) -> Callable[[SourceView], Iterable[Row]]:
     """Return the rows of a gauge that is absent until a poll has found out how its source stands."""
+    # Before the first poll a 0 would claim that nothing is there.
     return single(lambda view: value(view) if view.known else None)
 
 
@@ -126,6 +127,7 @@ def of_rate_limit(value: Callable[[RateLimit], float | None]) -> Callable[[Sourc
 
 def source_info(view: SourceView) -> Iterator[Row]:
     """Return which API a source reads."""
+    # A view without a configuration (in tests) has no API.
     if view.provider:
         yield (view.provider, view.api_url), 1
 

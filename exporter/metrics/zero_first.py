@@ -57,6 +57,7 @@ class ZeroFirst:
 
     def scraped(self, generation: int) -> None:
         """Note that a scrape got the page of this generation. Called by one thread only, and never waits."""
+        # Scrapes of an older page can be noted later than those of a newer one.
         self._scraped = max(self._scraped, generation)
 
     def due(self) -> list[Series]:
@@ -64,6 +65,7 @@ class ZeroFirst:
         with self._lock:
             due: list[Series] = []
             for generation, batch in self._batches.items():
+                # Later batches were shown later, so none of them can be due before this one.
                 if not self._is_due(generation, batch):
                     break
                 due.extend(batch.series)

@@ -102,6 +102,7 @@ class ViewBuilder:
     def _completed(self, view: JobView, open_runs: Sequence[OpenRun], *, watched: bool) -> JobView:
         """Return a view with what is expected of its job, and who hears of it."""
         job, source = view.state, self.sources[view.state.source]
+        # By the vendor's name of the job, which a label can differ from.
         objective = objective_of(self.config, job)
         expected = expectation(job, objective, open_runs)
         if expected.unparsed:
@@ -111,6 +112,7 @@ class ViewBuilder:
         external_url = self.config.web.external_url
         return msgspec.structs.replace(
             view,
+            # While a scope cannot be read, nothing can be seen to come, so nothing is expected.
             freshness=expected.freshness if watched else None,
             duration_budget=expected.duration_budget,
             next_expected=expected.next_run if watched else None,
@@ -182,6 +184,7 @@ class SnapshotBuilder:
         jobs = self._jobs(views, committed, None if everything else committed.changed or ())
         self._latest = Snapshot(
             generation=self._latest.generation + 1,
+            # A copy: the ledger replaces records in its own table while readers walk through this one.
             records=dict(committed.jobs),
             jobs=jobs,
             sources=self._sources(views, committed, jobs),
@@ -225,6 +228,7 @@ class SnapshotBuilder:
         )
 
     def _sources(self, views: ViewBuilder, committed: Committed, jobs: Mapping[int, JobView]) -> dict[str, SourceView]:
+        # Counted from the views, so the number is that of the jobs that are served.
         counts = Counter(view.state.source for view in jobs.values())
         made: dict[str, SourceView] = {}
         for name in views.sources:
@@ -236,6 +240,7 @@ class SnapshotBuilder:
                     polled=name in committed.polled,
                     withheld=name in self._withheld,
                 )
+                # The page renders a source again only if its view is another object.
                 before = self._latest.sources.get(name)
                 made[name] = before if before is not None and _is_same(before, view) else view
         return made
@@ -244,6 +249,7 @@ class SnapshotBuilder:
         objectives = len(views.config.objectives)
         found = Counter(view.objective for view in jobs.values())
         unmatched = self._latest.exporter.unmatched if self._latest.sources.keys() == views.sources.keys() else ()
+        # Before all sources have been read, a job may only not have been seen yet.
         if not committed.starting & views.sources.keys():
             unmatched = tuple(place for place in range(objectives) if not found[place])
             self._report_unmatched(unmatched, len(jobs))

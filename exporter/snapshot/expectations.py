@@ -118,10 +118,8 @@ def _next_run(job: JobState, last: float | None, schedule: Schedule | None, cade
 
 
 def due_after(schedule: Schedule, start: float) -> float | None:
-    """Return when a run is due by a cron expression after one that started at `start`.
-
-    A start shortly before a scheduled time counts as the run of that time.
-    """
+    """Return when a run is due by a cron expression after one that started at `start`."""
+    # A start shortly before a scheduled time is the run of that time: some schedulers start early.
     due = next_tick(schedule, start)
     following = None if due is None or due - start > EARLY else next_tick(schedule, due)
     if due is None or following is None:

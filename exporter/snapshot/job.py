@@ -65,6 +65,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
     def has_series(self, name: str) -> bool:
         """Return whether its counters or histograms of this name are served."""
+        # Withheld counters could fall back to an older state that is restored, and look like a reset.
         return self.counted and not self.withheld and (self.step_histograms or name != "jobrun_step_duration_seconds")
 
     @property

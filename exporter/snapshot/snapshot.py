@@ -93,6 +93,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     sources: Mapping[str, SourceView] = {}
     exporter: ExporterView = ExporterView()
 
+    # Readiness asks this process: what a process before it polled says nothing of this one.
     def waiting(self) -> tuple[str, ...]:
         """Return the sources that have not been polled since the process started."""
         return tuple(name for name, source in self.sources.items() if not source.polled)

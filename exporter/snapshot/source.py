@@ -50,6 +50,7 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def interval(self) -> float | None:
         """Seconds between polls that are in force."""
+        # Before the first poll no interval has been chosen.
         return self.configured_interval if self.status.interval is None else self.status.interval
 
     @property
