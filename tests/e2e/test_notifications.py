@@ -3,20 +3,27 @@
 import io
 import json
 import re
+import shlex
+import subprocess
 import urllib.request
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from email import message_from_bytes, policy
 from pathlib import Path
 
 import pytest
+import yaml
+from aiosmtpd.controller import Controller
 
 from exporter import cli
-from tests.e2e.processes import HOST, eventually
-from tests.e2e.servers import EDITIONS, Alertmanager, receiver
+from tests.e2e.pages import fetch
+from tests.e2e.processes import HOST, eventually, free_port
+from tests.e2e.servers import EDITIONS, Alertmanager, program, receiver
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 
 TEMPLATES = Path(__file__).parents[2] / "prometheus" / "templates" / "*.tmpl"
+DOCS = Path(__file__).parents[2] / "docs" / "alerts.md"
 START = "2026-11-28T01:40:00Z"
 
 ANNOTATIONS = {
@@ -100,17 +107,45 @@ def sent(request, tmp_path):
         assert server.ready(), server.log
 
         def send(*alerts):
-            body = json.dumps(alerts).encode()
-            call = urllib.request.Request(  # loopback
-                f"http://{HOST}:{server.port}/api/v2/alerts", body, {"Content-Type": "application/json"}
-            )
-            urllib.request.urlopen(call)  # noqa: S310
+            post(server, *alerts)
             assert eventually(lambda: len(sink.notifications) >= 3, seconds=20), server.log
             words = ("attachments", "payload", "message")
             got = {word: next(each for each in sink.notifications if word in each) for word in words}
             return re.sub(r"http://[^/\s|<>]+:\d+/#", "ALERTMANAGER/#", json.dumps(got))
 
         yield lambda *alerts: json.loads(send(*alerts))
+
+
+class Mailbox:
+    """Takes mails, as a mail server would.
+
+    Attributes:
+        mails: What came, in order.
+    """
+
+    def __init__(self):
+        self.mails = []
+
+    async def handle_DATA(self, _server, _session, envelope):  # noqa: N802  # aiosmtpd calls it so
+        self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
+        return "250 OK"
+
+
+@pytest.fixture
+def mailbox():
+    """A mail server on loopback: its address and what it took."""
+    box = Mailbox()
+    server = Controller(box, hostname=HOST, port=free_port())
+    server.start()
+    yield f"{HOST}:{server.port}", box
+    server.stop()
+
+
+def post(server, *alerts):
+    """Send alerts to an Alertmanager, as Prometheus does."""
+    address = f"http://{HOST}:{server.port}/api/v2/alerts"
+    call = urllib.request.Request(address, json.dumps(alerts).encode(), {"Content-Type": "application/json"})
+    urllib.request.urlopen(call)  # noqa: S310
 
 
 SILENCE = (
@@ -159,6 +194,97 @@ def test_of_many_alerts_ten_are_shown_and_the_rest_is_counted(sent):
     assert text.endswith("\n\nand 24 more")
     assert got["attachments"]["attachments"][0]["text"].endswith("\n\nand 24 more")
     assert isinstance(got["payload"]["payload"]["custom_details"]["alerts"], str)
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_a_mail_has_the_title_as_its_subject_and_the_text_as_its_body(edition, mailbox, tmp_path):
+    address, box = mailbox
+    mail = {
+        "to": "data@example.com",
+        "from": "alertmanager@example.com",
+        "smarthost": address,
+        "require_tls": False,
+        "send_resolved": True,
+        "headers": {"Subject": '{{ template "jobrun.title" . }}'},
+        "html": "",
+        "text": '{{ template "jobrun.text" . }}',
+    }
+    route = {"receiver": "mail", "group_wait": "300ms", "group_interval": "1s"}
+    told = {"templates": [str(TEMPLATES)], "route": route, "receivers": [{"name": "mail", "email_configs": [mail]}]}
+    server = Alertmanager(tmp_path / "alertmanager", told, edition=edition)
+    try:
+        assert server.ready(), server.log
+        post(server, alert())
+        assert eventually(lambda: box.mails, seconds=20), server.log
+        post(server, alert() | {"endsAt": datetime.now(UTC).isoformat()})
+        assert eventually(lambda: len(box.mails) > 1, seconds=20), server.log
+    finally:
+        server.end()
+    firing, resolved = box.mails[:2]
+    assert (firing["Subject"], firing["To"]) == (TITLE, "data@example.com")
+    texts = ["\n".join(each.get_body(("plain",)).get_content().splitlines()) for each in (firing, resolved)]
+    assert re.sub(r"http://[^/\s]+:\d+/#", "ALERTMANAGER/#", texts[0]) == TEXT
+    assert resolved["Subject"] == TITLE.replace("[critical]", "[resolved]")
+    assert texts[1] == f"Resolved\n{ANNOTATIONS['summary']}"
+
+
+def intervals():
+    """The time interval that the docs show, around the clock instead of on Sunday morning."""
+    section = DOCS.read_text().split("## Planned maintenance")[1]
+    shown = yaml.safe_load(re.search(r"```yaml\n(time_intervals:.*?)```", section, re.DOTALL)[1])["time_intervals"]
+    (times,) = shown[0]["time_intervals"]
+    times |= {"weekdays": ["sunday:saturday"], "times": [{"start_time": "00:00", "end_time": "24:00"}]}
+    return shown
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_planned_maintenance_by_a_time_interval_mutes_only_the_routes_that_name_it(edition, tmp_path):
+    muted = {"receiver": "muted", "matchers": ["team = data"], "mute_time_intervals": ["sunday-maintenance"]}
+    route = {"receiver": "others", "group_by": ["..."], "group_wait": "100ms", "group_interval": "500ms"}
+    with receiver() as sink:
+        hooks = [{"name": name, "webhook_configs": [{"url": f"{sink.url}{name}"}]} for name in ("others", "muted")]
+        settings = {"route": route | {"routes": [muted]}, "receivers": hooks, "time_intervals": intervals()}
+        server = Alertmanager(tmp_path / "alertmanager", settings, edition=edition)
+        try:
+            assert server.ready(), server.log
+            other = alert(1)
+            other["labels"] |= {"team": "other"}
+            post(server, alert())
+            post(server, other)
+            assert eventually(lambda: sink.told()["JobrunLastRunFailed", "load 1"], seconds=20), server.log
+            post(server, other | {"endsAt": datetime.now(UTC).isoformat()})
+            assert eventually(lambda: sink.told("resolved")["JobrunLastRunFailed", "load 1"], seconds=20), server.log
+        finally:
+            server.end()
+        assert sink.told()["JobrunLastRunFailed", "load"] == 0
+
+
+SILENCED = {
+    "JobrunLastRunFailed": {"team": "data-platform", "source": "snowplow-prod", "project": "com.acme-prod1"},
+    "JobrunOverdue": {"team": "x", "job_name": "load-orders"},
+    "JobrunSourceDown": {"source": "s"},
+}
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_the_silences_that_the_docs_show_match_what_they_say(edition, tmp_path):
+    section = DOCS.read_text().split("## Planned maintenance")[1].split("## ")[0]
+    commands = re.findall(r"^amtool (silence add .*)$", section, re.MULTILINE)
+    commands += [re.search(r"`amtool (silence add [^`]*?) …`", section)[1] + " --comment=upgrade"]
+    server = Alertmanager(
+        tmp_path / "alertmanager", {"route": {"receiver": "one"}, "receivers": [{"name": "one"}]}, edition=edition
+    )
+    try:
+        assert server.ready(), server.log
+        post(server, *({"labels": {"alertname": name, **labels}} for name, labels in SILENCED.items()))
+        for command in commands:
+            words = [program("amtool", edition), *shlex.split(command), "--author=test"]
+            subprocess.run([*words, f"--alertmanager.url=http://{HOST}:{server.port}"], check=True)
+        found = json.loads(fetch(server.port, "/api/v2/alerts")[2])
+    finally:
+        server.end()
+    matched = {each["labels"]["alertname"]: len(each["status"]["silencedBy"]) for each in found}
+    assert (len(commands), matched) == (4, {"JobrunLastRunFailed": 2, "JobrunOverdue": 1, "JobrunSourceDown": 1})
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
