@@ -113,10 +113,11 @@ and on ({JOB}) (
 )
 
 BROKEN = f"""max by ({JOB}, step_name) (
-  sum_over_time({STEPS}[1d:1h] offset -1s) unless on ({JOB}, step_name) {STEPS} >= sum_over_time({STEPS}[1d:1h] offset -1s)
+  sum_over_time({STEPS}[1d:1h] offset -1s)
   or
-  {STEPS}
+  label_replace({STEPS}, "hour", "now", "", "")
 )"""
+"""The hours of a day, or the present one where it alone has more; the label keeps both, so each is read once."""
 RUNS_OF_DAY = total(COUNTING, "1d")
 FURTHEST = "topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)"
 

@@ -14,7 +14,7 @@ COLUMNS: Final = 24
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """One PromQL query of a panel; `form` is `time_series`, `table` or `heatmap`; `instant`: only its newest value."""
+    """One PromQL query of a panel; `form` is `time_series`, `table` or `heatmap`; `timestamp`: only its newest."""
 
     expression: str
     legend: str = "__auto"

@@ -216,7 +216,7 @@ def recent(time: float | None, length: float, now: float) -> bool:
 
 
 def many(since: Iterable[float], known: int) -> bool:
-    """Return whether so many jobs fail, and began to together, that it is a problem of their project or source.
+    """Return whether enough jobs began to fail together to be a problem of their project or source.
 
     Args:
         since: When the jobs that fail began to.
