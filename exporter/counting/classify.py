@@ -98,8 +98,8 @@ def _first_seen(run: Run, context: Context) -> Decision:
 
 def _after_baseline(run: Run, context: Context) -> bool:
     """Return whether a run that was never seen open ended after the baseline."""
-    # Without an end the start decides: what started later ended later. What started before it was open when the baseline
-    # was read, and would have been shown as open.
+    # Without an end the start decides: what started later ended later. What started before it was open when the
+    # baseline was read, and would have been shown as open.
     if run.end is not None:
         # A whole second may be cut: what the baseline reading did not show then ended a little later.
         may_be_cut = context.settled and run.end == int(run.end)

@@ -188,7 +188,7 @@ class PollHarness:
         return self.ledger.state.status
 
     def poll_context(self, after=0.0, started=0.0):
-        """So many seconds after the start, of a poll begun then."""
+        """The context some seconds after the start, of a poll that started then."""
         return PollContext(now=STARTED + after, started=STARTED + started)
 
 

@@ -1,4 +1,4 @@
-"""Instants at which jobs of many kinds start, as they do in real life, and what would have been said of each."""
+"""Times at which jobs of many kinds start, as they do in real life, and what would have been said of each."""
 
 import random
 from datetime import datetime, timedelta
@@ -40,7 +40,7 @@ def by_chance(a_day, days, seed):
 
 
 def alarms(starts):
-    """Starts that came later than what had been learned by the one before them; learned anew after each start."""
+    """Starts that came later than what had been learned by the one before them; learned again after each start."""
     late = []
     for number in range(2, len(starts) - 1):
         learned = cadence(starts[max(0, number - 499) : number + 1])

@@ -19,7 +19,7 @@ def at(text, zone="UTC"):
     return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()
 
 
-# --- a start close to its instant ---
+# --- a start close to its time ---
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_a_process_that_ends_inside_a_transaction_loses_only_that(harness):
     assert harness.counts() == {"success": 2}
 
 
-# --- baseline instants ---
+# --- baselines ---
 
 
 def test_what_ended_before_the_first_poll_moves_gauges_only(harness):
@@ -158,7 +158,7 @@ def test_a_scope_that_is_found_later_counts_from_the_last_listing_that_lacked_it
 
     both = Listing(BASELINE + 1, frozenset("ab"))
     harness.poll(batch("a", both))
-    # b was listed with a, and is read by a later poll: it counts from the source's instant
+    # b was listed with a, and is read by a later poll: it counts from the source's baseline
     harness.now = BASELINE + 300
     harness.poll(batch("b", both, ended("b1", BASELINE + 2, job_id="b")))
     harness.now = BASELINE + 1000

@@ -130,7 +130,7 @@ def test_a_streak_is_counted_from_the_ended_runs_after_the_last_success(store):
             row("failed before", end=5, **failed),
             row("well before", end=3),
             row("well", end=10),
-            row("failed in the same instant", end=10, **failed),
+            row("failed at the same time", end=10, **failed),
             row("failed", end=20, **failed),
             row("failed without an end", seen=15, result=Result.TIMEOUT),
             row("failed at the baseline", end=30, mark=CountState.BASELINE, result=Result.ERROR),
@@ -192,7 +192,7 @@ def test_what_started_in_a_window_is_found_whether_it_ended_or_not(store):
 
 def test_what_ended_before_an_instant_is_forgotten_and_what_has_not_ended_never(store):
     kept = [
-        row("at the instant", start=1, end=100),
+        row("at the time", start=1, end=100),
         row("seen later", start=1, seen=100),
         row("open", start=1, seen=1, mark=CountState.OPEN),
         row("given up", start=1, seen=1, mark=CountState.EXPIRED),
