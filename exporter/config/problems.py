@@ -1,4 +1,4 @@
-"""What is wrong with a config: each fault with the path of the key that has it."""
+"""Problems of a config, each with the path of its key."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from pydantic_core import PydanticCustomError
 
 
 class ConfigProblem(NamedTuple):
-    """One fault, or one warning.
+    """One problem or one warning.
 
     Attributes:
         path: Where, such as `sources[0].poll_interval`; "" for the file as a whole.
@@ -23,7 +23,7 @@ class ConfigProblem(NamedTuple):
 
 
 class ConfigError(Exception):
-    """The config cannot be used. `faults` holds every fault that was found."""
+    """The config cannot be used. It holds all problems."""
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         super().__init__("\n".join(map(str, problems)))
@@ -31,9 +31,9 @@ class ConfigError(Exception):
 
 
 def path_of(keys: Iterable[str | int]) -> str:
-    """Keys and indices as a path: `("sources", 0, "name")` is `sources[0].name`.
+    """Join keys and indices to a path: `("sources", 0, "name")` is `sources[0].name`.
 
-    Names in angle brackets are left out: with them the unions of the models tell their members apart.
+    Names in angle brackets are omitted: pydantic adds them for the members of a union.
     """
     path = ""
     for key in keys:
@@ -45,12 +45,12 @@ def path_of(keys: Iterable[str | int]) -> str:
 
 
 def wrong(message: str, *below: str | int) -> PydanticCustomError:
-    """The error that a validator raises for a value; `below` are the keys under it that are meant."""
+    """Return the error for a value that a validator refuses. `below`: keys under the value that cause it."""
     return PydanticCustomError("problem", "{message}", {"message": message, "below": below})
 
 
 def problems_of(error: ValidationError) -> list[ConfigProblem]:
-    """The faults that a `Section` found."""
+    """Return the problems that a `Section` found."""
     return [
         ConfigProblem(path_of(detail["loc"]), detail["msg"])
         for detail in error.errors(include_url=False, include_input=False)

@@ -1,4 +1,4 @@
-"""Everything that is shown anywhere: one frozen value per commit, shared by all readers."""
+"""The snapshot: one frozen value per commit, from which all readers take what they show."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -11,7 +11,7 @@ from exporter.snapshot.source import SourceView
 
 
 class Build(msgspec.Struct, frozen=True, kw_only=True):
-    """Which program is running."""
+    """Version of the running program."""
 
     version: str = ""
     revision: str = ""
@@ -37,14 +37,14 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         record: Its committed counters.
-        build: Which program is running.
+        build: Version of the running program.
         reload: How the last reload went; None where nothing was configured yet.
         last_commit: When the state was last written.
         state_size: Bytes of the state on disk.
         state_error: Why the state cannot be written, "" if it can.
         commit_errors: Failed writes of the state since the process started.
         objective_jobs: How many jobs each objective has.
-        unmatched: Objectives without a job although all sources have been read, by their place in the configuration.
+        unmatched: Indexes of objectives in the config that match no job, once all sources have been read.
         series_limit: `metrics.max_series`.
         series: Series on the page by family; counted while it is rendered.
     """
@@ -63,7 +63,7 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def owner(self) -> tuple[str]:
-        """What its series belong to."""
+        """Return the key of its series."""
         return ("exporter",)
 
     common_labels: ClassVar[tuple[str, ...]] = ()

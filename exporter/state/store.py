@@ -1,6 +1,6 @@
 """The state on disk: SQLite in WAL mode, every change one transaction, nothing in memory that is not committed.
 
-The store knows rows and records, not rules: what is to be written is decided by `exporter.ledger.ledger`.
+The store writes rows and records. The ledger decides what to write.
 """
 
 import contextlib
@@ -50,13 +50,13 @@ class NewerSchemaError(RefusedStateError):
 
 
 class Store(SqlStore):
-    """One open state. Not thread-safe: the ledger holds a lock round every use.
+    """One open state. Not thread-safe: the ledger holds a lock for each use.
 
     Args:
-        path: The file; `:memory:` for a state that is thrown away.
-        connect: Opens the database; the seam for tests that end the process inside a transaction.
-        read_only: Look, but neither create nor migrate nor write: for what reads beside a running daemon.
-        immutable: With `read_only`, for a read-only file system: the journal, which may be newer, is not looked at.
+        path: The file; `:memory:` for a temporary state.
+        connect: Opens the database. Tests replace it to end the process inside a transaction.
+        read_only: Do not create, migrate or write: for readers next to a running daemon.
+        immutable: With `read_only`, for a read-only file system: the journal is not read, though it may be newer.
         lock: The right to write it, which `close` gives back.
 
     Raises:
@@ -136,7 +136,7 @@ class Store(SqlStore):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns SQLite's errors into ours."""
+        """Turn errors of SQLite into StateError."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -160,7 +160,7 @@ class Store(SqlStore):
             raise
 
     def close(self) -> None:
-        """Closes the database. Where its files were removed, they are written once more, as far as that is possible."""
+        """Close the database. Write removed files again first, if possible."""
         with contextlib.suppress(StateError):
             if self._removed():
                 self._restore()
@@ -173,8 +173,8 @@ class Store(SqlStore):
     def verify(self) -> None:
         """Raise StateError if files of the state were removed or replaced while it is open.
 
-        What is open has all data still, so the call after that writes them again. A file that somebody has put in their
-        place is never written to: nobody can tell which of the two is wanted.
+        The open database still has all data, so the next call writes them again. A file that replaced one of them is
+        never written to: it is unknown which of the two is wanted.
         """
         removed = self._removed()
         if not removed:
@@ -191,7 +191,7 @@ class Store(SqlStore):
             self._restore()
 
     def _removed(self) -> list[str]:
-        """Names of the files that are not where they were."""
+        """Return the names of files that were removed or replaced."""
         removed = self._files.missing() if self._files is not None else []
         return removed + ([self._lock.file.name] if self._lock is not None and not self._lock.is_in_place() else [])
 
@@ -230,7 +230,7 @@ class Store(SqlStore):
 
     @contextmanager
     def transaction(self, *_sources: str) -> Iterator[None]:
-        """What is put inside is committed whole at its end, or not at all."""
+        """Commit everything that is written inside, or nothing."""
         self._moved.clear()
         with self._explained(), self._transaction():
             yield
@@ -242,12 +242,12 @@ class Store(SqlStore):
         marks = ", ".join("?" * (COLUMNS.count(",") + 2))
         self._db.executemany(
             f"INSERT OR REPLACE INTO runs (source, {COLUMNS}) VALUES ({marks})",  # noqa: S608  # constants
-            # In the order of the index by id, which is the dearest part: each of its pages is then looked for once.
+            # Rows go in the order of the index by ID, the most expensive part, so that each of its pages is found once.
             sorted(((key, *to_row(run)) for run in runs), key=itemgetter(1)),
         )
 
     def moments(self, source: str) -> Iterator[tuple[float, int, str]]:
-        """All that happened to a source's runs, in order: the instant, 0 created, 1 started or 2 ended, and the run."""
+        """Yield the events of a source's runs in order: time, kind (0 created, 1 started, 2 completed) and run."""
         wanted = "FROM runs WHERE source = :source AND"
         query = (
             f"SELECT created AS instant, 0 AS what, run_id {wanted} created < start UNION ALL "  # constants
@@ -281,7 +281,7 @@ def newer(path: Path | str, version: int) -> str:
 
 
 def set_aside(path: Path, suffix: str) -> Path:
-    """Renames a state and its journals, which are never deleted; returns the new path."""
+    """Rename a state and its journals, which are never deleted, and return the new path."""
     kept = path.with_name(f"{path.name}.{suffix}")
     for ending in ("", *JOURNALS):
         part = path.with_name(path.name + ending)

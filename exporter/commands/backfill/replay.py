@@ -1,6 +1,6 @@
-"""Plays back what happened to a source's runs, a minute at a time, and notes what its series would have shown.
+"""Replay the runs of a source minute by minute, and record the samples that its series would have had.
 
-The counting is the daemon's: endings are entered in a ledger of their own, in the order in which they happened.
+The daemon's own code counts: completed runs go into a temporary ledger in the order in which they completed.
 """
 
 import math
@@ -32,8 +32,8 @@ GRID = 60.0
 
 NOT_THEN = frozenset(
     {
-        "jobrun_last_failed_run_info",  # its labels change with each failure, and two of its series would overlap
-        "jobrun_job_enabled",  # what is known is known of now
+        "jobrun_last_failed_run_info",  # its labels change with each failure: two series would overlap
+        "jobrun_job_enabled",  # only its current value is known
         "jobrun_job_discovered_timestamp_seconds",
         "jobrun_job_next_run_expected_timestamp_seconds",
     }
@@ -46,16 +46,16 @@ CREATED, STARTED, ENDED = range(3)
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True):
-    """What was read of a source.
+    """The runs of a source and how they count.
 
     Attributes:
         name: The source.
         store: Holds its runs.
         jobs: Its jobs, as named.
-        steps: Of ended runs, by run id.
-        until: Up to when endings are the past, by the key of their job.
-        counted: Which of some runs the daemon counts, although they may have ended before.
-        ahead: Seconds by which the API's clock is ahead of ours: no sample must lie in the scraper's future.
+        steps: Steps of completed runs, by run ID.
+        until: Baseline of each job, by its key: only runs that completed before it are written.
+        counted: Returns which of some runs the daemon counts, although they may have completed before the baseline.
+        ahead: Seconds by which the API's clock is ahead of ours. No sample may be in the scraper's future.
     """
 
     name: str
@@ -67,14 +67,14 @@ class Past(msgspec.Struct, frozen=True, kw_only=True):
     ahead: float = 0.0
 
     def endings(self, rows: Sequence[StoredRun]) -> list[StoredRun]:
-        """Those of these runs that ended before the daemon counted, and that it does not count all the same."""
+        """Return the runs that completed before the baseline and that the daemon does not count."""
         ended = [row for row in rows if row.run.end is not None and row.run.end <= self.until[row.job]]
         counted = self.counted([row.run.run_id for row in ended])
         return [row for row in ended if row.run.result is not None and row.run.run_id not in counted]
 
 
 def bare(job: JobState) -> JobState:
-    """A job as it is named, with nothing counted."""
+    """Return a copy of a job's record with its names and without counts."""
     return JobState(
         key=job.key,
         source=job.source,
@@ -89,13 +89,13 @@ def bare(job: JobState) -> JobState:
 
 
 class Replay:
-    """Plays back one source.
+    """Replays one source.
 
     Args:
         config: The configuration.
         shown: The source's settings and rules.
         past: What was read of it.
-        samples: Where what is seen is noted.
+        samples: Receives the samples.
     """
 
     def __init__(self, config: Config, shown: ConfiguredSource, past: Past, samples: Samples) -> None:
@@ -118,7 +118,7 @@ class Replay:
         self._seen: dict[int, Mapping[Unit, bytes]] = {}
 
     def _begun(self, job: JobState) -> JobState:
-        """A job with its series at 0."""
+        """Return a job's record with its series at 0."""
         fresh = bare(job)
         if not job.folded:
             seed(fresh, self._shown.rules.results, attempts=self._shown.rules.attempts)
@@ -127,11 +127,11 @@ class Replay:
 
     @property
     def jobs(self) -> int:
-        """How many jobs have a past."""
+        """Return the number of jobs with runs to write."""
         return len(self._seen)
 
     def play(self) -> int:
-        """Plays it all back; returns how many endings there were."""
+        """Replay all runs, and return the number of completed ones."""
         endings = 0
         moments = self._past.store.moments(self._past.name)
         for minute, group in groupby(moments, key=lambda moment: math.ceil(moment[0] / GRID) * GRID):
@@ -156,12 +156,12 @@ class Replay:
         return ended
 
     def _overflowing(self, ended: int) -> set[int]:
-        """The job that stands for those beyond the bound, if anything ended."""
+        """Return the job `__other__`, if any of its runs completed."""
         jobs = self._ledger.committed.jobs.values()
         return {job.key for job in jobs if job.overflow and job.source == self._past.name} if ended else set()
 
     def _follow(self, what: int, row: StoredRun) -> None:
-        """Takes note of who is waiting and running."""
+        """Record which runs wait and which execute."""
         run, active = row.run, self._active.setdefault(row.job, {})
         if what == ENDED:
             active.pop(run.run_id, None)
@@ -171,7 +171,7 @@ class Replay:
             active[run.run_id] = State.PENDING, run.created
 
     def _entered(self, minute: float, rows: Sequence[StoredRun]) -> int:
-        """Counts endings; returns how many there were."""
+        """Count completed runs, and return their number."""
         past = self._past.endings(rows)
         scopes: dict[str, list[StoredRun]] = {}
         for row in past:
@@ -186,7 +186,7 @@ class Replay:
     # --- what is seen ---
 
     def _note(self, key: int, timestamp: float) -> None:
-        """Notes what the series of a job show at an instant, as far as it differs from before."""
+        """Record the samples of a job at a time, as far as they have changed."""
         until = self._past.until.get(key, self._latest) - self._past.ahead
         timestamp = min(timestamp, until)
         before, now = self._seen.get(key, {}), dict(self._lines(self._ledger.committed.jobs[key]))
@@ -215,14 +215,14 @@ class Replay:
 
 
 def _counted(active: Iterable[tuple[State, float]]) -> dict[State, tuple[int, float | None]]:
-    """How many runs are in each state, and the earliest start."""
+    """Return the number of runs and the earliest start per state."""
     runs = list(active)
     starts = {state: [since for each, since in runs if each is state] for state in State}
     return {state: (len(found), oldest(found)) for state, found in starts.items() if found}
 
 
 def _units(family: Family, block: bytes) -> Iterator[bytes]:
-    """Lines that belong together: all of a histogram series, of which the count comes last; one of anything else."""
+    """Group lines: all lines of a histogram series, which ends with its count, or a single other line."""
     last = f"{family.name}_count{{".encode() if family.kind is Kind.HISTOGRAM else b""
     held: list[bytes] = []
     for line in block.splitlines(keepends=True):
@@ -233,5 +233,5 @@ def _units(family: Family, block: bytes) -> Iterator[bytes]:
 
 
 def zero(lines: bytes) -> bytes:
-    """The same series at 0."""
+    """Return the same series with the value 0."""
     return b"".join(line.rpartition(b" ")[0] + b" 0.0\n" for line in lines.splitlines())

@@ -1,4 +1,4 @@
-"""Which row of a run to believe, of all that one poll has shown."""
+"""Choose one row per run from all rows that a poll has shown."""
 
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
@@ -8,12 +8,12 @@ from exporter.sources.strait.api import RunRow, trust
 
 
 class LatestRows:
-    """The row to believe of each run that a poll has shown, in whatever order.
+    """The best row of each run that a poll has shown, in any order.
 
     Lists are asked for one after the other while runs go on, and an answer may hold a stale row next to the right one.
 
     Args:
-        to_run: What a row means.
+        to_run: Converts a row to a run.
     """
 
     def __init__(self, to_run: Callable[[RunRow], Run]) -> None:
@@ -49,10 +49,10 @@ class LatestRows:
 
     @property
     def rows(self) -> Collection[RunRow]:
-        """The rows to believe."""
+        """Return the best row of each run."""
         return self._rows.values()
 
     @property
     def ids(self) -> Collection[str]:
-        """IDs of the runs that this poll has shown."""
+        """Return the IDs of the runs that this poll has shown."""
         return self._rows.keys()
