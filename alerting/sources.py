@@ -2,7 +2,7 @@
 
 from alerting import texts
 from alerting.model import Alert, Group, Record
-from alerting.promql import BLIND_NOW, GONE, LAST_SEEN, SERVED_SOURCES, held, indent, rise, unless_started
+from alerting.promql import BLIND_NOW, GONE, LAST_SEEN, SERVED_SOURCES, held, indent, rise, unless_started, window
 from exporter.snapshot import conditions as limits
 
 
@@ -179,7 +179,7 @@ ACCESS = (
   > jobrun_source_credential_expiry_timestamp_seconds - {limits.CREDENTIAL_MARGIN}
   or
   (jobrun_source_credential_expiry_timestamp_seconds < time() + {limits.CREDENTIAL_WARNING})
-  == jobrun_source_credential_expiry_timestamp_seconds offset 1d
+  == jobrun_source_credential_expiry_timestamp_seconds offset {window(limits.RENEWED_DAILY)}
 )""",
         ),
         """Tokens are renewed minutes before they end. One with which a poll completed in its last minute was not; one that

@@ -301,6 +301,7 @@ class SourceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         pending_steps: Completed runs whose steps have yet to be fetched.
         rate_limit: As the API last reported it.
         credential_expiry: When the credential in use expires.
+        credential_since: When that time was first seen.
     """
 
     up: bool | None = None
@@ -315,6 +316,7 @@ class SourceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     pending_steps: int | None = None
     rate_limit: RateLimit = RateLimit()
     credential_expiry: float | None = None
+    credential_since: float | None = None
 
 
 class SourceState(Counted, omit_defaults=True, kw_only=True):

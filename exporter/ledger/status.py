@@ -86,6 +86,9 @@ def record_poll(source: SourceState, report: PollReport, pending_steps: int | No
         pending_steps=before.pending_steps if pending_steps is None else pending_steps,
         rate_limit=report.rate_limit,
         credential_expiry=report.credential_expiry,
+        credential_since=before.credential_since
+        if before.credential_expiry == report.credential_expiry
+        else report.ended,
     )
 
 

@@ -115,10 +115,11 @@ def _rate_limit(source: SourceReport, now: float) -> Sentence | None:
 
 def _credential(source: SourceReport, now: float) -> Sentence | None:
     expiry = source.credential_expiry
-    if expiry is None or not conditions.not_renewed(expiry, source.last_poll):
+    ended = conditions.not_renewed(expiry, source.last_poll)
+    if expiry is None or not (ended or conditions.not_replaced(expiry, source.credential_since, now)):
         return None
     if expiry > now:
-        return "The credential in use expires within a minute, and there is no new one.", expiry
+        return f"The credential in use expires in {_age(expiry - now)}, and there is no new one.", expiry
     return f"The credential in use expired {_age(now - expiry)} ago.", expiry
 
 

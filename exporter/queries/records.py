@@ -66,6 +66,7 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     steps_lost: Annotated[int, doc("Completed runs whose steps the API no longer had.")] = 0
     unmapped: Annotated[dict[str, int], doc("Unknown status words, with the number of runs that had them.")] = {}
     credential_expiry: Annotated[float | None, doc("When the credential in use expires.")] = None
+    credential_since: Annotated[float | None, doc("When that time was first seen.")] = None
     budget: Annotated[BudgetReport, doc("Requests that may be sent.")]
 
 

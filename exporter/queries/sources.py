@@ -45,6 +45,7 @@ def source_report(view: SourceView, now: float) -> SourceReport:
         steps_lost=sum(_counts(state, STEPS_LOST).values()),
         unmapped=_counts(state, UNMAPPED),
         credential_expiry=status.credential_expiry,
+        credential_since=status.credential_since,
         budget=BudgetReport(
             requests_per_minute=view.requests_per_minute,
             limit=limits.limit,

@@ -39,7 +39,7 @@ LEAST_LAG, POLLS_BEHIND = 600, 3
 """A source may be behind by three polls, and by ten minutes whatever its interval."""
 LOW_RATE_LIMIT = 0.1
 """The part of a rate limit below which little remains."""
-CREDENTIAL_MARGIN, CREDENTIAL_WARNING = 60, 604800
+CREDENTIAL_MARGIN, CREDENTIAL_WARNING, RENEWED_DAILY = 60, 604800, 86400
 """Tokens are renewed before their last minute; a key that nobody renews is reported a week before its end."""
 FORGOTTEN = 604800
 """A source that no exporter has served for this long counts as removed."""
@@ -208,6 +208,13 @@ def rate_limit_low(remaining: float | None, limit: float | None, reset: float | 
 def not_renewed(expiry: float | None, last_poll: float | None) -> bool:
     """Return whether a poll completed with a credential in its last minute, in which it should have been renewed."""
     return expiry is not None and last_poll is not None and last_poll > expiry - CREDENTIAL_MARGIN
+
+
+def not_replaced(expiry: float | None, since: float | None, now: float) -> bool:
+    """Return whether a credential expires within a week that has not changed for a day, so that nothing renews it."""
+    return (
+        expiry is not None and since is not None and expiry < now + CREDENTIAL_WARNING and now - since >= RENEWED_DAILY
+    )
 
 
 def recent(time: float | None, length: float, now: float) -> bool:

@@ -65,6 +65,15 @@ def test_a_restart_serves_the_same_source_status_and_the_same_page(harness):
     assert any(line.startswith("jobrun_source_up") for line in lines(before))
 
 
+def test_a_credential_is_known_since_its_expiry_was_first_seen_also_after_a_restart(harness):
+    harness.read(ended())
+    now = harness.now
+    for later, expiry, since in ((0, now + 500, now), (60, now + 500, now), (120, now + 900, now + 120)):
+        harness.ledger.finish_poll("s", report(now + later, credential_expiry=expiry))
+        harness.reopen()
+        assert status(harness).credential_since == since
+
+
 def test_counters_of_polls_go_on_after_a_restart_and_are_served_at_once(harness):
     for _ in range(3):
         harness.ledger.finish_poll("s", report(harness.now))

@@ -218,6 +218,17 @@ def access(minute):
     )
 
 
+def keys(minute):
+    """A key of three days is replaced after two, by one of ten days, which is replaced on the seventh."""
+    first, second = 48 * 60, 150 * 60
+    since, expiry = (0.0, 200_000.0) if minute < first else (60.0 * first, 864_000.0)
+    if minute >= second:
+        since, expiry = 60.0 * second, 9_000_000.0
+    return Now(
+        sources=(source(up=True, watermark=60.0 * minute, lag=0.0, credential_expiry=expiry, credential_since=since),)
+    )
+
+
 def configured(minute):
     """Of three objectives one matches nothing, from 50 to 90; another configuration is refused from 20 to 80."""
     return Now(unmatched=(1,) if 50 <= minute < 90 else (), refused="broken" if 20 <= minute < 80 else "")
@@ -227,6 +238,7 @@ WORLDS = {
     **dict.fromkeys((failing, quickly, patient, old, late, hourly, slow, together, one_by_one), 1),
     **dict.fromkeys((reading, access, configured), 1),
     losing: 15,
+    keys: 60,
 }
 """Worlds, and the minutes of a step."""
 
