@@ -8,7 +8,6 @@ import socket
 import ssl
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Protocol
 
 import structlog
 
@@ -43,40 +42,29 @@ def connection_limit() -> int:
     return max(8, min(MAX_CONNECTIONS, files // FILES_PER_CONNECTION))
 
 
-class Connection(Protocol):
-    """What `Connections` needs of a connection."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether a request is being answered."""
-
-    def abort(self) -> None:
-        """Close it at once."""
-
-
 class Connections:
     """The open connections of one event loop, at most `limit`, the one idle longest first."""
 
     def __init__(self, limit: int = MAX_CONNECTIONS) -> None:
         self._limit = limit
-        self._open: dict[Connection, None] = {}
+        self._open: dict[Accepted, None] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: "Accepted") -> None:
         """Add a new connection; if that is one too many, abort the one idle longest."""
         while len(self._open) >= self._limit:
             self.evict()
         self._open[connection] = None
 
-    def touch(self, connection: Connection) -> None:
+    def touch(self, connection: "Accepted") -> None:
         """Mark a connection as used just now."""
         if connection in self._open:
             del self._open[connection]
             self._open[connection] = None
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: "Accepted") -> None:
         """Remove a connection that is closed."""
         self._open.pop(connection, None)
 
