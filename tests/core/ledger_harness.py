@@ -1,4 +1,4 @@
-"""A ledger on a real file, without any source: readings are told by a test."""
+"""A ledger on a real file without a source: tests provide the batches."""
 
 import sqlite3
 from typing import ClassVar
@@ -51,7 +51,7 @@ def ended(run_id="r", end=BASELINE + 100, length=30.0, result=Result.SUCCESS, **
 
 
 class Failing(sqlite3.Connection):
-    """A database whose commits fail while it is told so."""
+    """A database whose commits fail while `fails` is set."""
 
     fails = False
     opened: ClassVar[list["Failing"]] = []
@@ -90,7 +90,7 @@ class LedgerHarness:
         self.ledger.configure({"s": rules(**self.changes)}, counting, "on")
 
     def active(self, job_id="j"):
-        """How many open runs a job has, as its gauges show it."""
+        """Return the number of a job's active runs, as its gauges show it."""
         return sum(run.job == self.job(job_id).key for run in self.ledger.open_runs("s"))
 
     def reopen(self, **changes):
@@ -121,7 +121,7 @@ class LedgerHarness:
         self.ledger.start_poll("s", self.now)
 
     def read(self, *runs, jobs=None, through=None, **fields):
-        """A poll with one reading of these runs."""
+        """Poll one batch of these runs; return what was recorded."""
         described = [Job(job_id=job, name=job) for job in sorted({each.job_id for each in runs})]
         batch = Batch(
             jobs=described if jobs is None else jobs,
@@ -135,7 +135,7 @@ class LedgerHarness:
         return self.jobs()[job_id]
 
     def jobs(self):
-        """The records of all jobs by ID, also of those that the configuration excludes."""
+        """Return the records of all jobs by ID, excluded ones too."""
         return {job.job.job_id: job for job in self.ledger.committed.of_source("s").values()}
 
     def counts(self, job_id="j", family=RUNS):

@@ -1,4 +1,4 @@
-"""A poller among stand-ins that write down what they are told, in order."""
+"""A poller with fakes that record their calls in order."""
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -18,7 +18,7 @@ INTERVAL = 100.0
 
 
 class Clock:
-    """Ours and the API's, moved by hand: what passes on one passes on both."""
+    """The exporter's and the API's clock, moved by hand at the same speed."""
 
     def __init__(self):
         self.skew = 0.0
@@ -32,7 +32,7 @@ class Clock:
 
 
 class PollResult:
-    """Takes whatever it is told; `named` is put before it."""
+    """Records every call; `named` is put before its name."""
 
     def __init__(self, events, named):
         self._events, self._named = events, named
@@ -42,7 +42,7 @@ class PollResult:
 
 
 class FakeSource:
-    """`script`: for each call of `readings`, readings to yield, errors to raise and functions of the view to call."""
+    """`script`: for each call of `fetch`, batches to yield, errors to raise and functions of the view to call."""
 
     def __init__(self, events):
         self._events = events
@@ -149,7 +149,7 @@ class FakeLedger:
 
 
 class PollHarness:
-    """The poller of a source `s`, and all round it."""
+    """The poller of a source `s`, and its environment."""
 
     def __init__(self, *, sweep_interval=None, **changes):
         self.events = []
@@ -168,27 +168,27 @@ class PollHarness:
         )
 
     def poll(self, *script, **how):
-        """One poll whose readings these are; returns its outcome. What was told before is forgotten."""
+        """Poll these batches; return the outcome. Earlier calls are forgotten."""
         self.events.clear()
         self.source.script = [list(script)]
         return self.poller.poll(**how)
 
     def result(self, *words):
-        """What was told, of these things only."""
+        """Return the recorded calls of these names."""
         return [event for event in self.events if event[0] in words]
 
     @property
     def report(self):
-        """What the last poll reported of itself."""
+        """Return what the last poll reported."""
         return self.ledger.reports[-1]
 
     @property
     def status(self):
-        """How the source stands, as its record has it."""
+        """Return the source's status."""
         return self.ledger.state.status
 
     def poll_context(self, after=0.0, started=0.0):
-        """The context some seconds after the start, of a poll that started then."""
+        """Return the context of a time and of a poll's start, in seconds after the start."""
         return PollContext(now=STARTED + after, started=STARTED + started)
 
 

@@ -1,4 +1,4 @@
-"""Times at which jobs of many kinds start, as they do in real life, and what would have been said of each."""
+"""Times at which jobs of many kinds start in real life, and what would have been learned from each."""
 
 import random
 from datetime import datetime, timedelta
@@ -7,13 +7,13 @@ from zoneinfo import ZoneInfo
 from exporter.learning.cadence import DAY, cadence
 
 SPRING, AUTUMN = "2024-03-01", "2024-10-01"
-"""Clocks change in the month that begins here."""
+"""The month that begins here has a change to or from daylight saving time."""
 
 EVERY_DAY, WORKDAYS = range(7), range(5)
 
 
 def at_times(days, times, *, jitter=60.0, zone="Europe/Berlin", first=SPRING, on=EVERY_DAY, seed=1):
-    """Starts at times of the day in a zone, late by chance."""
+    """Return starts at times of the day in a zone, with random delays."""
     dice, midnight = random.Random(seed), datetime.fromisoformat(first).replace(tzinfo=ZoneInfo(zone))
     moments = [
         midnight + timedelta(days=day, hours=int(time[:2]), minutes=int(time[3:]))
@@ -25,13 +25,13 @@ def at_times(days, times, *, jitter=60.0, zone="Europe/Berlin", first=SPRING, on
 
 
 def each(distance, count, *, jitter=30.0, start=1_709_000_000.0, seed=1):
-    """Starts at equal distances, late by chance."""
+    """Return starts at equal distances, with random delays."""
     dice = random.Random(seed)
     return [start + number * distance + dice.uniform(0, jitter) for number in range(count)]
 
 
 def by_chance(a_day, days, seed):
-    """Starts of a job that events start."""
+    """Return starts of a job that events trigger."""
     dice, poll_context, starts = random.Random(seed), 1_709_000_000.0, []
     while poll_context < 1_709_000_000.0 + days * DAY:
         poll_context += dice.expovariate(a_day / DAY)
@@ -40,7 +40,7 @@ def by_chance(a_day, days, seed):
 
 
 def alarms(starts):
-    """Starts that came later than what had been learned by the one before them; learned again after each start."""
+    """Return starts that came later than what the starts before them had taught."""
     late = []
     for number in range(2, len(starts) - 1):
         learned = cadence(starts[max(0, number - 499) : number + 1])
@@ -50,7 +50,7 @@ def alarms(starts):
 
 
 def days_until_known(starts):
-    """Days from the first start until something is learned; None if nothing ever is."""
+    """Return the days from the first start until something is learned, None if nothing is."""
     for number in range(2, len(starts)):
         if cadence(starts[: number + 1]) is not None:
             return (starts[number] - starts[0]) / DAY

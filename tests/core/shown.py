@@ -1,4 +1,4 @@
-"""A harness whose counters are served: ledger, holds, publisher and page, without any source."""
+"""A ledger harness with publisher and page, without a source."""
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -48,10 +48,10 @@ class ShownHarness(LedgerHarness):
         self.publisher.publish()
 
     def meanwhile(self):
-        """Called where others may have the ledger between two parts of a page's making."""
+        """Called where others may use the ledger between two parts of rendering a page."""
 
     def scrape(self, family, *labels):
-        """Values of a name's samples on the page as it is served."""
+        """Return the values of a name's samples on the served page."""
         self.publisher.publish()
         self.publisher.tick()
         page = self.exposition.page

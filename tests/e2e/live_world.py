@@ -1,4 +1,4 @@
-"""A simulated Snowplow in which runs begin and end all the time, and what is true of it."""
+"""A simulated Snowplow in which runs start and complete all the time, and its truth."""
 
 import random
 import threading
@@ -30,9 +30,9 @@ LONGEST = 2.5
 
 
 class LiveWorld(ScriptedWorld):
-    """Runs of up to two and a half seconds, told by a thread, a few each second, until `rest`.
+    """A thread adds runs of up to two and a half seconds, a few per second, until `rest`.
 
-    When it begins there have been runs already; some of them are open.
+    At the start there are past runs; some of them are active.
     """
 
     def __init__(self, seed: int, pause: float = 0.25) -> None:
@@ -50,12 +50,12 @@ class LiveWorld(ScriptedWorld):
         return self
 
     def rest(self) -> None:
-        """No more runs; waits until those under way have ended."""
+        """Add no more runs; wait until all have completed."""
         self.stop()
         time.sleep(max(0.0, self._last_end - time.time()))
 
     def stop(self) -> None:
-        """No more runs."""
+        """Add no more runs."""
         self._resting.set()
         self._thread.join()
 
@@ -65,7 +65,7 @@ class LiveWorld(ScriptedWorld):
 
     def _begin(self, now: float) -> None:
         project, job, steps = self._dice.choice(JOBS)
-        told = self.run(
+        run = self.run(
             job,
             project=project,
             created=round(now, 3),
@@ -74,11 +74,11 @@ class LiveWorld(ScriptedWorld):
             result=self._dice.choice(RESULTS),
             steps=steps,
         )
-        self._last_end = max(self._last_end, told.end or 0.0)
+        self._last_end = max(self._last_end, run.end or 0.0)
 
 
 def config(folder: Path, simulator: Simulator, state: Path | None = None, **metrics: object) -> Path:
-    """Writes a configuration that polls a simulator every second; the state is beside it unless told otherwise."""
+    """Write a configuration that polls a simulator every second; return its path."""
     settings = {
         "sources": [source(simulator)],
         "state": {"path": str(state or folder / "state.db")},
@@ -87,21 +87,21 @@ def config(folder: Path, simulator: Simulator, state: Path | None = None, **metr
     return written(folder, settings)
 
 
-def source(simulator: Simulator, name: str = "living", **settings: object) -> dict[str, object]:
-    """A source's block: as often as can be, and without a limit of requests."""
+def source(simulator: Simulator, name: str = "live", **settings: object) -> dict[str, object]:
+    """Return a source's block with the shortest interval and without rate limit."""
     fast = {"poll_interval": "1s", "settle": "1s", "requests_per_minute": 100_000, "timeout": "20s"}
     return {**simulator.source_config(name), **fast, **vendor(simulator.vendor).settings, **settings}
 
 
 def written(folder: Path, settings: dict[str, object]) -> Path:
-    """The configuration's file."""
+    """Write the configuration; return its path."""
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
 
 
-def baseline(state: Path, name: str = "living") -> float:
-    """The baseline instant of a source, from its state."""
+def baseline(state: Path, name: str = "live") -> float:
+    """Return the baseline of a source, from its state."""
     store = Store(state, read_only=True)
     try:
         (timestamp,) = (source.baseline for source in store.load().sources if source.name == name)
@@ -112,16 +112,16 @@ def baseline(state: Path, name: str = "living") -> float:
 
 
 def truth(simulator: Simulator, since: float) -> Counter[Series]:
-    """How often what truly ended after an instant, as the vendor tells it, in the words of `pages.COUNTED`."""
-    told = vendor(simulator.vendor)
+    """Return the true counts since a time as the vendor reports them, by the families of `pages.COUNTED`."""
+    known = vendor(simulator.vendor)
     counts: Counter[Series] = Counter()
     for run in simulator.truth().endings:
         if run.end is not None and run.end > since and run.result is not None:
-            result = str(told.results.get(run.result, run.result))
+            result = str(known.results.get(run.result, run.result))
             counts["jobrun_runs_total", run.project, run.job, result] += 1
-            if run.result not in told.unstarted:
+            if run.result not in known.unstarted:
                 counts["jobrun_run_duration_seconds_count", run.project, run.job, result] += 1
-            for name, step in ((told.step(number, step), step) for number, step in enumerate(run.steps)):
+            for name, step in ((known.step(number, step), step) for number, step in enumerate(run.steps)):
                 if name:
                     counts["jobrun_steps_total", run.project, run.job, name, str(step.result)] += 1
     return counts

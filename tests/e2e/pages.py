@@ -1,4 +1,4 @@
-"""What a daemon serves, read as Prometheus would read it."""
+"""What a daemon serves, read as by Prometheus."""
 
 import http.client
 import threading
@@ -21,20 +21,20 @@ KEPT = (
     "jobrun_exporter_series_overflow",
     "jobrun_exporter_state_cold_starts",
 )
-"""Beginnings of the names of counters and histograms that outlive a process."""
+"""Prefixes of the names of counters and histograms that outlive a process."""
 
 COUNTED = {
     "jobrun_runs_total": ("project", "job_name", "result"),
     "jobrun_run_duration_seconds_count": ("project", "job_name", "result"),
     "jobrun_steps_total": ("project", "job_name", "step_name", "result"),
 }
-"""What is compared with the truth."""
+"""Families that are compared with the truth."""
 
 
 def fetch(
     port: int, path: str = "/metrics", headers: Mapping[str, str] | None = None, method: str = "GET", timeout: float = 5
 ) -> tuple[int, Mapping[str, str], bytes]:
-    """Status, headers and body of an answer."""
+    """Return status, headers and body of a response."""
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout)
     try:
         connection.request(method, path, headers=dict(headers or {}))
@@ -45,7 +45,7 @@ def fetch(
 
 
 def page(port: int) -> str:
-    """The page in text format; "" while nobody serves one."""
+    """Return the page in text format, "" while none is served."""
     try:
         status, _, body = fetch(port)
     except (OSError, http.client.HTTPException):
@@ -54,18 +54,18 @@ def page(port: int) -> str:
 
 
 def values(text: str) -> dict[str, float]:
-    """All samples, by name and labels as written."""
+    """Return all samples by name and labels as written."""
     lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return {series: float(value) for series, value in lines}
 
 
 def value(port: int, series: str) -> float | None:
-    """One sample; None if it is not there."""
+    """Return one sample, None if there is none."""
     return values(page(port)).get(series)
 
 
 def counted(text: str, source: str) -> Counter[Series]:
-    """The counts of a source that can be compared with the truth, those of 0 left out."""
+    """Return the counts of a source that can be compared with the truth, without zeros."""
     counts: Counter[Series] = Counter()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -75,7 +75,7 @@ def counted(text: str, source: str) -> Counter[Series]:
 
 
 def kept_counters(text: str) -> Iterator[tuple[str, float]]:
-    """Samples of counters and histograms that outlive a process."""
+    """Return samples of counters and histograms that outlive a process."""
     wanted = False
     for line in text.splitlines():
         if line.startswith("# TYPE "):
@@ -87,12 +87,12 @@ def kept_counters(text: str) -> Iterator[tuple[str, float]]:
 
 
 class Scraper(threading.Thread):
-    """Scrapes all the time and holds every counter to never falling, whatever becomes of the process.
+    """Scrapes all the time, also across restarts, and records counters that fall.
 
     Attributes:
-        scrapes: How many answers were whole.
+        scrapes: The number of complete responses.
         falls: Every series that fell: its name, the value before and after.
-        first: The value with which each series appeared.
+        first: The first value of each series.
     """
 
     def __init__(self, port: int, pause: float = 0.01) -> None:

@@ -1,4 +1,4 @@
-"""Real processes: the commands as a user starts them, and daemons forked from a server that has all imports done."""
+"""Real processes: commands as a user starts them, and daemons forked from a server with all imports done."""
 
 import multiprocessing
 import os
@@ -29,29 +29,29 @@ FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["__main__", "pytest", "tests.e2e.processes"])
 
 FORKING = threading.Lock()
-"""Starts and ends of forked processes are noted in lists that are not made for threads."""
+"""Lists of forked processes are not thread-safe."""
 
 HOST = "127.0.0.1"
 
 
 def missing(what: str) -> NoReturn:
-    """Skips the test, or fails it where nothing may be skipped."""
+    """Skip the test, or fail it where nothing may be skipped."""
     (pytest.fail if os.environ.get("JOBRUN_TEST_NO_SKIP") else pytest.skip)(what)
 
 
 def needed(tool: str) -> str:
-    """The path of a tool that must be installed for the test."""
+    """Return the path of a tool that the test needs."""
     return shutil.which(tool) or missing(f"{tool} is not installed")
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
+    """Return a free port."""
     with socket.create_server((HOST, 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def eventually(look: Callable[[], T], wanted: Callable[[T], bool] = bool, seconds: float = 20.0) -> T:
-    """Looks until what is seen is as wanted; gives what was seen last, for the assertion that follows."""
+    """Check until a condition holds; return the last value, for the assertion that follows."""
     until = time.monotonic() + seconds
     while not wanted(seen := look()) and time.monotonic() < until:
         time.sleep(0.02)
@@ -59,7 +59,7 @@ def eventually(look: Callable[[], T], wanted: Callable[[T], bool] = bool, second
 
 
 class Command:
-    """`python -m exporter …` as a process of its own; output goes to a file that `output` reads."""
+    """`python -m exporter …` as a process; its output goes to a file that `output` reads."""
 
     def __init__(self, folder: Path, *arguments: str, environ: dict[str, str] | None = None) -> None:
         self._output = folder / f"output-{time.monotonic_ns()}.txt"
@@ -80,7 +80,7 @@ class Command:
         self.process.send_signal(number)
 
     def wait(self, seconds: float = 20.0) -> int:
-        """Its exit code."""
+        """Return its exit code."""
         return self.process.wait(seconds)
 
     def end(self) -> None:
@@ -90,7 +90,7 @@ class Command:
 
 
 def run_command(folder: Path, *arguments: str, environ: dict[str, str] | None = None) -> tuple[int, str]:
-    """Runs a command to its end; its exit code and its output."""
+    """Run a command to its end; return its exit code and its output."""
     command = Command(folder, *arguments, environ=environ)
     try:
         return command.wait(), command.output
@@ -99,7 +99,7 @@ def run_command(folder: Path, *arguments: str, environ: dict[str, str] | None = 
 
 
 class Daemon:
-    """`run` in a process forked from one that has imported everything: it starts in a tenth of a second."""
+    """`run` in a process forked from one with all imports: it starts in a tenth of a second."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class Daemon:
         return self.log_file.read_text() if self.log_file.exists() else ""
 
     def wait(self, seconds: float) -> bool:
-        """Whether it ended within this time."""
+        """Return whether it ended within a time."""
         return not eventually(self._alive, lambda alive: not alive, seconds)
 
     def _alive(self) -> bool:
@@ -130,12 +130,12 @@ class Daemon:
             return self.process.is_alive()
 
     def kill(self) -> None:
-        """SIGKILL, and its end."""
+        """Send SIGKILL and wait for its end."""
         self.process.kill()
         self.wait(10)
 
     def terminate(self) -> int | None:
-        """SIGTERM; its exit code, which is None if it does not end."""
+        """Send SIGTERM; return its exit code, None if it does not end."""
         self.process.terminate()
         self.wait(10)
         return self.process.exitcode
@@ -150,7 +150,7 @@ def _run(config_file: Path, port: int, log_file: Path, connect: Connect, environ
 class Trap:
     """Opens the database so that the process kills itself at the n-th statement inside transactions.
 
-    What was about to be executed is appended to a file first. `thread`: only transactions of this thread.
+    The next statement is appended to a file first. `thread`: only transactions of this thread.
     """
 
     def __init__(self, statement: int, notes: Path, thread: str = "") -> None:
@@ -177,17 +177,17 @@ class Trap:
 
 
 def runs_as_root() -> bool:
-    """Whether file systems can be mounted."""
+    """Return whether file systems can be mounted."""
     return os.geteuid() == 0
 
 
 def mounted(*arguments: str) -> bool:
-    """Runs `mount`; whether that was allowed."""
+    """Run `mount`; return whether it succeeded."""
     return _silently(["mount", *arguments])
 
 
 def unmounted(folder: Path) -> bool:
-    """Runs `umount`; whether that was allowed."""
+    """Run `umount`; return whether it succeeded."""
     return _silently(["umount", "--lazy", str(folder)])
 
 

@@ -17,14 +17,14 @@ from tests.e2e.pages import COUNTED, Series, fetch
 from tests.e2e.processes import HOST, eventually, free_port, missing, needed
 
 NEWEST = Path(__file__).parents[2] / ".cache" / "newest" / "usr" / "bin"
-"""Where `scripts/newest-prometheus` puts the newest versions."""
+"""The folder in which `scripts/newest-prometheus` puts the newest versions."""
 
 EDITIONS = ("oldest", "newest")
-"""The versions with which tests are made: Debian's, which is the oldest supported, and the newest."""
+"""The tested versions: Debian's, which is the oldest supported, and the newest."""
 
 
 def program(name: str, edition: str) -> str:
-    """The path of a program; without it the test is skipped, or fails where nothing may be skipped."""
+    """Return the path of a program; skip the test without it, or fail where nothing may be skipped."""
     if edition == "oldest":
         return needed(name)
     path = NEWEST / name
@@ -34,7 +34,7 @@ def program(name: str, edition: str) -> str:
 
 
 def ready(port: int) -> bool:
-    """Waits until a server answers that it is ready."""
+    """Wait until a server is ready."""
 
     def look() -> bool:
         try:
@@ -66,11 +66,11 @@ class Prometheus(Server):
     """A server that scrapes one port.
 
     Args:
-        folder: Made for its files; where it is there already with data, those are served too.
+        folder: For its files; existing data are served too.
         target: The port to scrape.
-        features: Switched on, with commas between.
+        features: Feature flags, separated by commas.
         edition: Which version.
-        settings: More for its configuration.
+        settings: More configuration.
     """
 
     def __init__(
@@ -103,18 +103,18 @@ class Prometheus(Server):
         )
 
     def ready(self) -> bool:
-        """Waits until it can be asked."""
+        """Wait until it is ready."""
         return ready(self.port)
 
     def ask(self, path: str, **parameters: object) -> list[dict]:
-        """The data of an answer of its API; of a query the list of results."""
+        """Return the data of its API's response; for a query the list of results."""
         status, _, body = fetch(self.port, f"/api/v1/{path}?{urlencode(parameters)}")
         assert status == 200, body
         data = json.loads(body)["data"]
         return data["result"] if isinstance(data, dict) and "result" in data else data
 
     def rises(self, stretch: str = "1h") -> Counter[Series]:
-        """The sums of the positive steps of the raw samples of a stretch, in the words of `pages.COUNTED`."""
+        """Return the sums of the increases of raw samples in a range, by the families of `pages.COUNTED`."""
         sums: Counter[Series] = Counter()
         for name, labels in COUNTED.items():
             for series in self.ask("query", query=f"{name}[{stretch}]"):
@@ -124,7 +124,7 @@ class Prometheus(Server):
         return +sums
 
     def increases(self, seconds: int) -> Counter[Series]:
-        """What `round(increase())` says of the last so many seconds, in the same words."""
+        """Return `round(increase())` of the last seconds, in the same form."""
         sums: Counter[Series] = Counter()
         for name, labels in COUNTED.items():
             for series in self.ask("query", query=f"round(increase({name}[{seconds}s]))"):
@@ -133,7 +133,7 @@ class Prometheus(Server):
 
 
 class Alertmanager(Server):
-    """A server with a configuration."""
+    """An Alertmanager with a configuration."""
 
     def __init__(self, folder: Path, settings: Mapping[str, object], *, edition: str = "oldest") -> None:
         folder.mkdir()
@@ -151,12 +151,12 @@ class Alertmanager(Server):
         )
 
     def ready(self) -> bool:
-        """Waits until alerts can be sent to it."""
+        """Wait until it accepts alerts."""
         return ready(self.port)
 
 
 class Receiver:
-    """Takes notifications, as a pager would.
+    """Receives notifications, as a pager would.
 
     Attributes:
         notifications: What was posted, in order.
@@ -166,8 +166,8 @@ class Receiver:
         self.notifications: list[dict] = []
         self.url = f"http://{HOST}:{server.server_address[1]}/"
 
-    def told(self, status: str = "firing") -> Counter[tuple[str, str]]:
-        """How many notifications told of each alert, by its name and job or source."""
+    def received(self, status: str = "firing") -> Counter[tuple[str, str]]:
+        """Return the number of notifications of each alert, by its name and job or source."""
         return Counter(
             (alert["labels"]["alertname"], alert["labels"].get("job_name") or alert["labels"].get("source", ""))
             for notification in self.notifications
@@ -176,14 +176,14 @@ class Receiver:
         )
 
     def alert(self, name: str) -> dict:
-        """The first notification's alert of this name."""
+        """Return the first alert of this name."""
         alerts = (alert for notification in self.notifications for alert in notification["alerts"])
         return next(alert for alert in alerts if alert["labels"]["alertname"] == name)
 
 
 @contextmanager
 def receiver() -> Iterator[Receiver]:
-    """A receiver that listens."""
+    """Return a listening receiver."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:

@@ -1,4 +1,4 @@
-"""From a run to a pager: simulated vendor, daemon, Prometheus with the rules, Alertmanager, and who is told."""
+"""From a run to a pager: simulated vendor, daemon, Prometheus with the rules, Alertmanager, and the receiver."""
 
 import re
 import time
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 MONITORING = Path(__file__).parents[2] / "prometheus"
 
 HURRY = 60
-"""By this much everything goes faster than in the files that users load: minutes become seconds."""
+"""Factor by which everything is faster than in the files that users load: minutes become seconds."""
 
 HOUR = 3600.0
 
@@ -38,16 +38,16 @@ UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def hurried(duration: str) -> str:
-    """A duration, made shorter; `1m` becomes `1000ms`."""
+    """Return a shorter duration; `1m` becomes `1000ms`."""
     number, unit = re.fullmatch(r"(\d+)([smhd])", duration).groups()  # type: ignore[union-attr]  # a test may fail here
     return f"{round(int(number) * UNIT[unit] * 1000 / HURRY)}ms"
 
 
 def hurried_rules() -> dict[str, object]:
-    """The rules that users load, with their waiting times, and their tolerance of ten minutes, made shorter.
+    """Return the rules that users load, with shorter waiting times and tolerance.
 
-    The tolerance not by as much: the daemon is behind by the seconds that its windows end before now and a failing poll
-    takes, which nothing hurries. Nor by as much how long an exporter may be away: a start takes seconds.
+    The tolerance is shortened less: windows end seconds before now, and a failing poll takes seconds. So is the allowed
+    absence of an exporter: a start takes seconds.
     """
     rules = yaml.safe_load((MONITORING / "rules" / "jobrun-exporter.yml").read_text())
     for group in rules["groups"]:
@@ -61,31 +61,31 @@ def hurried_rules() -> dict[str, object]:
 
 
 def hurried_routes(url: str) -> dict[str, object]:
-    """The example's configuration of Alertmanager, faster, with all receivers at one address."""
+    """Return the example's configuration of Alertmanager, faster, with all receivers at one address."""
     settings = yaml.safe_load((MONITORING / "alertmanager.yml").read_text())
     settings["templates"] = [str(MONITORING / "templates" / "*.tmpl")]
     settings["route"] |= {key: hurried(settings["route"][key]) for key in ("group_wait", "group_interval")}
-    for told in settings["receivers"]:
-        told["webhook_configs"] = [{"url": f"{url}{told['name']}", "send_resolved": True}]
+    for each in settings["receivers"]:
+        each["webhook_configs"] = [{"url": f"{url}{each['name']}", "send_resolved": True}]
     return settings
 
 
 class Chain:
-    """Everything between a vendor and a pager, running.
+    """Everything between a vendor and a pager.
 
     Attributes:
-        world: What happens at the vendor.
+        world: The truth at the vendor.
         simulator: The vendor.
-        told: Who is told.
-        prometheus: The server between.
+        pager: The receiver.
+        prometheus: The server between them.
         port: Of the daemon.
     """
 
     def __init__(self, folder: Path, edition: str, world: ScriptedWorld, stack: ExitStack) -> None:
         self.world = world
         self.simulator = stack.enter_context(SnowplowSimulator(world))
-        self.told: Receiver = stack.enter_context(receiver())
-        alertmanager = Alertmanager(folder / "alertmanager", hurried_routes(self.told.url), edition=edition)
+        self.pager: Receiver = stack.enter_context(receiver())
+        alertmanager = Alertmanager(folder / "alertmanager", hurried_routes(self.pager.url), edition=edition)
         stack.callback(alertmanager.end)
         self.port = free_port()
         self._config = written(folder, self._settings(folder))
@@ -112,23 +112,23 @@ class Chain:
         }
 
     def restart(self, *, after: float = 1) -> None:
-        """Kills the daemon and starts it again; by default so late that scrapes fail, and all series end."""
+        """Kill the daemon and start it again; by default so late that scrapes fail and all series end."""
         self._daemon.kill()
         time.sleep(after)
         self._daemon = Daemon(self._config, self.port)
 
     def fires(self, name: str, subject: str) -> bool:
-        """Waits until a notification tells of an alert."""
-        return eventually(lambda: self.told.told()[name, subject] > 0, seconds=60)
+        """Wait until an alert is notified."""
+        return eventually(lambda: self.pager.received()[name, subject] > 0, seconds=60)
 
     def clears(self, name: str, subject: str) -> bool:
-        """Waits until a notification tells that an alert is over."""
-        return eventually(lambda: self.told.told("resolved")[name, subject] > 0, seconds=60)
+        """Wait until an alert is notified as resolved."""
+        return eventually(lambda: self.pager.received("resolved")[name, subject] > 0, seconds=60)
 
 
 @pytest.fixture
 def world() -> ScriptedWorld:
-    """One job each: healthy and busy for minutes to come; late by an hour; stuck for two; about to fail."""
+    """Add one job each: healthy and busy for minutes; late by an hour; stuck for two; about to fail."""
     world = ScriptedWorld()
     now = time.time()
     for number in range(-10, 75):
@@ -146,10 +146,10 @@ def chain(request: pytest.FixtureRequest, tmp_path: Path, world: ScriptedWorld) 
 
 
 LATE, STUCK, SLOW = ("JobrunOverdue", "late"), ("JobrunRunStuck", "stuck"), ("JobrunRunSlow", "stuck")
-FAILED, DOWN = ("JobrunLastRunFailed", "failing"), ("JobrunSourceDown", "living")
+FAILED, DOWN = ("JobrunLastRunFailed", "failing"), ("JobrunSourceDown", "live")
 
 
-def test_each_trouble_is_told_once_and_its_end_once_while_the_daemon_is_killed_and_the_api_is_out(chain: Chain) -> None:
+def test_each_problem_is_notified_once_and_resolved_once_despite_a_kill_and_an_outage(chain: Chain) -> None:
     assert chain.fires(*LATE)
     assert chain.fires(*STUCK)
     failed = chain.world.run("failing", duration=0.5, result="failure", steps=["load", "model"])
@@ -172,38 +172,38 @@ def test_each_trouble_is_told_once_and_its_end_once_while_the_daemon_is_killed_a
         assert chain.clears(*alert)
     assert chain.fires(*SLOW)
 
-    told = {each: count for each, count in chain.told.told().items() if each[0] != "JobrunWatchdog"}
-    assert told == Counter([LATE, STUCK, FAILED, DOWN, SLOW])
-    assert chain.told.told("resolved") == Counter([LATE, STUCK, FAILED, DOWN])
-    assert_leads_to(failed.run_id, chain.told.alert(FAILED[0]))
+    received = {each: count for each, count in chain.pager.received().items() if each[0] != "JobrunWatchdog"}
+    assert received == Counter([LATE, STUCK, FAILED, DOWN, SLOW])
+    assert chain.pager.received("resolved") == Counter([LATE, STUCK, FAILED, DOWN])
+    assert_leads_to(failed.run_id, chain.pager.alert(FAILED[0]))
 
 
-def test_through_a_long_absence_nothing_is_resolved_then_what_is_over_is_and_the_next_failure_is_told(
+def test_a_long_absence_resolves_nothing_until_the_exporter_returns(
     chain: Chain,
 ) -> None:
     chain.world.run("failing", duration=0.5, result="failure", steps=["load", "model"])
     assert chain.fires(*FAILED)
     assert chain.fires(*LATE)
 
-    before = chain.told.told("resolved")
+    before = chain.pager.received("resolved")
     chain.world.run("failing", start=time.time() + 3, duration=0.5, steps=["load", "model"])
     chain.restart(after=20)  # four times as long as an alert is kept
-    assert chain.told.told()["JobrunExporterAbsent", ""] == 1
-    assert chain.told.told("resolved") == before
+    assert chain.pager.received()["JobrunExporterAbsent", ""] == 1
+    assert chain.pager.received("resolved") == before
 
     assert chain.clears(*FAILED)
-    assert chain.told.told("resolved")[LATE] == 0
+    assert chain.pager.received("resolved")[LATE] == 0
     chain.world.run("failing", duration=0.5, result="failure", steps=["load", "model"])
-    assert eventually(lambda: chain.told.told()[FAILED] == 2, seconds=60)
+    assert eventually(lambda: chain.pager.received()[FAILED] == 2, seconds=60)
 
 
 def assert_leads_to(run_id: str, alert: Mapping[str, dict[str, str]]) -> None:
-    """The alert leads to the run: its id, its step, a link, what to do, and whose it is."""
-    told, labels = alert["annotations"], alert["labels"]
-    assert told["run_id"] == run_id
-    assert told["failed_step"] in ("load", "model")
-    assert told["run_url"] == f"https://console.example.com/{run_id}"
-    assert told["runbook_url"].endswith("docs/runbooks.md#jobrunlastrunfailed")
-    assert run_id in told["description"]
+    """Check that the alert leads to the run: ID, step, link, runbook and team."""
+    annotations, labels = alert["annotations"], alert["labels"]
+    assert annotations["run_id"] == run_id
+    assert annotations["failed_step"] in ("load", "model")
+    assert annotations["run_url"] == f"https://console.example.com/{run_id}"
+    assert annotations["runbook_url"].endswith("docs/runbooks.md#jobrunlastrunfailed")
+    assert run_id in annotations["description"]
     assert labels["team"] == "data-platform"
     assert "run_id" not in labels

@@ -1,4 +1,4 @@
-"""What `backfill` writes, made into blocks by promtool, under a real Prometheus that goes on with the daemon."""
+"""The output of `backfill`, made into blocks by promtool, in a real Prometheus that continues with the daemon."""
 
 import subprocess
 import time
@@ -24,7 +24,7 @@ RESULTS = (Result.SUCCESS, Result.SUCCESS, Result.FAILURE)
 
 
 def lived(seconds: float = 20 * HOUR) -> ScriptedWorld:
-    """A world with a past, in which each job ran about every 40 minutes, the last of them a moment ago."""
+    """Return a world with a past, in which each job ran about every 40 minutes, most recently a moment ago."""
     world, now = ScriptedWorld(), time.time()
     for place, job in enumerate(JOBS):
         world.add_job(SimJob(job_id=f"prod/{job}", name=job, project="prod"))
@@ -38,7 +38,7 @@ def lived(seconds: float = 20 * HOUR) -> ScriptedWorld:
 
 
 def backfilled(folder: Path, config_file: Path, port: int) -> str:
-    """Runs the command, and promtool on what it wrote; the text that was written."""
+    """Run the command, and promtool on its output; return the output."""
     target = f"{HOST}:{port}"
     arguments = (f"--config.file={config_file}", "--output=past.om", "--label", "job=jobruns", f"instance={target}")
     code, output = run_command(folder, "backfill", *arguments)
@@ -62,7 +62,7 @@ def backfilled(folder: Path, config_file: Path, port: int) -> str:
 
 
 @pytest.mark.parametrize("word", SIMULATORS)
-def test_the_rises_before_and_after_the_first_poll_are_the_endings_that_happened(tmp_path: Path, word: str) -> None:
+def test_increases_before_and_after_the_first_poll_equal_the_completed_runs(tmp_path: Path, word: str) -> None:
     world, port = lived(), free_port()
     with SIMULATORS[word](world, **vendor(word).arguments) as simulator:
         settings = {

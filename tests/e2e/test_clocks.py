@@ -17,7 +17,7 @@ HOUR, DAY = 3600, 86400
 
 
 class FalseClock:
-    """A local clock that is off by a number of seconds, which can change while a process looks at it."""
+    """A local clock that is wrong by a number of seconds, which can change while a process reads it."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "clock"
@@ -32,7 +32,7 @@ class FalseClock:
         }
 
     def set(self, seconds: int) -> None:
-        """Makes it wrong by this much."""
+        """Set the error of the clock."""
         new = self._file.with_suffix(".new")
         new.write_text(f"{seconds:+}s\n")
         new.replace(self._file)
@@ -45,16 +45,16 @@ def clock(tmp_path: Path) -> FalseClock:
 
 @pytest.fixture
 def run(tmp_path: Path, simulator: SnowplowSimulator, clock: FalseClock) -> Callable[[], tuple[Command, Scraper]]:
-    """Starts a daemon that sees the false clock, and a scraper of it; both must be ended."""
+    """Start a daemon with the wrong clock, and its scraper; the caller must stop both."""
 
     def started() -> tuple[Command, Scraper]:
         port = free_port()
-        told = {
+        settings = {
             "sources": [source(simulator, poll_interval="4s")],  # under libfaketime everything takes its time
             "state": {"path": str(tmp_path / "state.db")},
             "metrics": {"zero_first": "0s"},
         }
-        arguments = (f"--config.file={written(tmp_path, told)}", f"--web.listen-address=127.0.0.1:{port}")
+        arguments = (f"--config.file={written(tmp_path, settings)}", f"--web.listen-address=127.0.0.1:{port}")
         command = Command(tmp_path, "run", *arguments, environ=clock.environ)
         scraper = Scraper(port, pause=0.2)
         scraper.start()
@@ -65,7 +65,7 @@ def run(tmp_path: Path, simulator: SnowplowSimulator, clock: FalseClock) -> Call
 
 def all_counted_once(port: int, simulator: SnowplowSimulator, state: Path) -> bool:
     expected = truth(simulator, baseline(state))
-    return eventually(lambda: counted(page(port), "living"), lambda seen: seen == expected, 60) == expected
+    return eventually(lambda: counted(page(port), "live"), lambda seen: seen == expected, 60) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,19 +83,19 @@ def test_a_clock_that_jumps_loses_no_run_and_counts_none_twice(  # noqa: PLR0917
 ) -> None:
     command, scraper = run()
     try:
-        assert eventually(lambda: sum(counted(page(scraper.port), "living").values()) > 3), command.output
+        assert eventually(lambda: sum(counted(page(scraper.port), "live").values()) > 3), command.output
         for seconds in jumps:
-            before = sum(counted(page(scraper.port), "living").values())
+            before = sum(counted(page(scraper.port), "live").values())
             clock.set(seconds)
             assert eventually(
-                lambda: sum(counted(page(scraper.port), "living").values()),
+                lambda: sum(counted(page(scraper.port), "live").values()),
                 lambda seen, least=before + 6: seen > least,
                 60,
             ), f"nothing is counted any more with a clock that is {seconds} s off"
         world.rest()
         assert all_counted_once(scraper.port, simulator, tmp_path / "state.db"), command.output
-        assert value(scraper.port, 'jobrun_source_unobserved_seconds_total{source="living"}') == 0
-        assert not value(scraper.port, 'jobrun_source_runs_fetched_total{source="living",disposition="late"}')
+        assert value(scraper.port, 'jobrun_source_unobserved_seconds_total{source="live"}') == 0
+        assert not value(scraper.port, 'jobrun_source_runs_fetched_total{source="live",disposition="late"}')
     finally:
         scraper.stop()
         command.end()
@@ -112,7 +112,7 @@ def test_a_restart_with_a_wrong_clock_changes_nothing(  # noqa: PLR0917  # a fix
     run: Callable[[], tuple[Command, Scraper]],
 ) -> None:
     first, before = run()
-    assert eventually(lambda: sum(counted(page(before.port), "living").values()) > 6), first.output
+    assert eventually(lambda: sum(counted(page(before.port), "live").values()) > 6), first.output
     before.stop()
     first.end()
 
@@ -121,7 +121,7 @@ def test_a_restart_with_a_wrong_clock_changes_nothing(  # noqa: PLR0917  # a fix
     try:
         world.rest()
         assert all_counted_once(after.port, simulator, tmp_path / "state.db"), second.output
-        assert value(after.port, 'jobrun_source_unobserved_seconds_total{source="living"}') == 0
+        assert value(after.port, 'jobrun_source_unobserved_seconds_total{source="live"}') == 0
     finally:
         after.stop()
         second.end()

@@ -1,4 +1,4 @@
-"""The commands as a user starts them, each a fresh process, against `simulate` or a simulated Snowplow of ours."""
+"""The commands as a user starts them, each a fresh process, against `simulate` or a simulated Snowplow."""
 
 import gzip
 import json
@@ -35,7 +35,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts a command that runs until the test ends."""
+    """Start a command that runs until the test ends."""
     commands: list[Command] = []
 
     def started(*arguments: str, environ: Mapping[str, str] | None = None) -> Command:
@@ -50,7 +50,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture
 def simulated(start: Start) -> dict[str, object]:
-    """The block under `sources:` that `simulate` prints for its reader."""
+    """Return the block under `sources:` that `simulate` prints."""
     command = start("simulate", "--vendor=snowplow", "--listen-address=127.0.0.1:0")
     text = eventually(lambda: command.output, lambda text: "auth:" in text and text.endswith("\n\n"))
     (block,) = yaml.safe_load(text)["sources"]
@@ -58,7 +58,7 @@ def simulated(start: Start) -> dict[str, object]:
 
 
 def started_daemon(start: Start, config_file: Path, *arguments: str) -> tuple[Command, int]:
-    """A daemon and its port, which it tells in its log."""
+    """Start a daemon; return it and its port, from its log."""
     command = start("run", f"--config.file={config_file}", "--web.listen-address=127.0.0.1:0", *arguments)
     return command, port_of(command)
 
@@ -74,11 +74,11 @@ def settings(*sources: Mapping[str, object], **more: object) -> dict[str, object
 
 
 def polled(port: int) -> bool:
-    """Waits until every source has been polled."""
+    """Wait until every source has been polled."""
     return eventually(lambda: fetch(port, "/-/ready")[0], lambda status: status == 200) == 200
 
 
-# --- a daemon beside `simulate` ---
+# --- a daemon that polls `simulate` ---
 
 
 def test_a_fresh_daemon_serves_what_simulate_shows_in_both_formats_and_compressed(
@@ -144,7 +144,7 @@ def test_a_second_daemon_on_the_same_state_exits_1_and_says_why(tmp_path: Path, 
     assert fetch(port)[0] == 200
 
 
-def test_a_daemon_whose_address_is_taken_exits_1_and_says_so(tmp_path: Path, start: Start, simulated: dict) -> None:
+def test_a_daemon_whose_address_is_in_use_exits_1_and_says_so(tmp_path: Path, start: Start, simulated: dict) -> None:
     config_file = written(tmp_path, settings(simulated))
     _, port = started_daemon(start, config_file)
     other = written(tmp_path, settings(simulated, state={"path": "other.db"}))
@@ -192,7 +192,7 @@ serve(lambda: loads(text, {}, SETTINGS), Address("127.0.0.1", 0), started=starte
 """
 
 
-def test_threads_of_the_daemon_take_short_turns_so_that_a_scrape_waits_for_no_poll(tmp_path: Path) -> None:
+def test_daemon_threads_switch_often_so_that_scrapes_do_not_wait_for_polls(tmp_path: Path) -> None:
     environ = {**os.environ, "PYTHONPATH": str(Path(exporter.__file__).parents[1])}
     command = [sys.executable, "-c", SAYS_ITS_TURNS]
     ended = subprocess.run(
@@ -229,21 +229,21 @@ def test_a_reload_applies_a_good_config_and_refuses_a_bad_one(
         return value(port, f'jobrun_source_up{{source="{name}"}}')
 
     command, port = started_daemon(start, written(tmp_path, settings(source(simulator))))
-    assert eventually(lambda: up("living")) == 1
+    assert eventually(lambda: up("live")) == 1
 
     written(tmp_path, settings(source(simulator), source(simulator, "second"), surprise=1))
     reload(port, command)
     assert eventually(lambda: value(port, RELOADED), lambda seen: seen == 0) == 0
     assert "surprise" in command.output
-    assert (up("living"), up("second")) == (1, None)
+    assert (up("live"), up("second")) == (1, None)
 
     written(tmp_path, settings(source(simulator), source(simulator, "second")))
     reload(port, command)
     assert eventually(lambda: up("second")) == 1
-    assert (up("living"), value(port, RELOADED)) == (1, 1)
+    assert (up("live"), value(port, RELOADED)) == (1, 1)
 
 
-def test_reloads_ask_nothing_of_the_api_of_a_source_that_stays_as_it_is(
+def test_reloads_send_no_requests_for_an_unchanged_source(
     tmp_path: Path, start: Start, simulator: SnowplowSimulator
 ) -> None:
     def asked() -> int:
@@ -263,7 +263,7 @@ def test_reloads_ask_nothing_of_the_api_of_a_source_that_stays_as_it_is(
     assert eventually(asked, lambda seen: seen > before) > before
 
 
-def test_post_reload_answers_with_the_faults(tmp_path: Path, start: Start, simulator: SnowplowSimulator) -> None:
+def test_post_reload_answers_with_the_errors(tmp_path: Path, start: Start, simulator: SnowplowSimulator) -> None:
     _, port = started_daemon(start, written(tmp_path, settings(source(simulator))))
     written(tmp_path, {"sources": []})
 
@@ -273,27 +273,27 @@ def test_post_reload_answers_with_the_faults(tmp_path: Path, start: Start, simul
     assert b"sources" in body
 
 
-def test_a_source_that_is_taken_out_and_put_back_has_lost_and_doubled_nothing(
+def test_a_source_that_is_removed_and_added_again_loses_and_doubles_nothing(
     tmp_path: Path, start: Start, simulator: SnowplowSimulator, world: LiveWorld
 ) -> None:
     with SnowplowSimulator(world) as second:
         both = settings(source(simulator), source(second, "other"))
         command, port = started_daemon(start, written(tmp_path, settings(source(simulator))))
-        assert eventually(lambda: sum(counted(page(port), "living").values()) > 5)
+        assert eventually(lambda: sum(counted(page(port), "live").values()) > 5)
 
         for _ in range(2):
             written(tmp_path, settings(source(second, "other")))
             post_reload(port, command)
-            assert eventually(lambda: counted(page(port), "living"), lambda counts: not counts) == {}
+            assert eventually(lambda: counted(page(port), "live"), lambda counts: not counts) == {}
             written(tmp_path, both)
             post_reload(port, command)
-            assert eventually(lambda: sum(counted(page(port), "living").values()) > 5)
+            assert eventually(lambda: sum(counted(page(port), "live").values()) > 5)
         world.rest()
         written(tmp_path, settings(source(simulator)))
         post_reload(port, command)
 
-    expected = truth(simulator, baseline(tmp_path / "state.db", "living"))
-    assert eventually(lambda: counted(page(port), "living"), lambda seen: seen == expected) == expected
+    expected = truth(simulator, baseline(tmp_path / "state.db", "live"))
+    assert eventually(lambda: counted(page(port), "live"), lambda seen: seen == expected) == expected
     assert not counted(page(port), "other")
 
 
@@ -301,7 +301,7 @@ def test_a_source_that_is_taken_out_and_put_back_has_lost_and_doubled_nothing(
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
-def test_logs_hold_neither_secrets_nor_customers_data(
+def test_logs_hold_neither_secrets_nor_customer_data(
     tmp_path: Path, start: Start, simulator: SnowplowSimulator, form: str
 ) -> None:
     simulator.disruptions.add(Status(code=401, endpoint="runs", count=2), Status(code=500, endpoint="steps", count=2))
@@ -310,9 +310,9 @@ def test_logs_hold_neither_secrets_nor_customers_data(
     auth = {"api_key_id": simulator.credentials.api_key_id, "api_key_file": str(key)}
     config_file = written(tmp_path, settings(source(simulator, auth=auth)))
     command, port = started_daemon(start, config_file, "--log.level=debug", f"--log.format={form}")
-    up = 'jobrun_source_up{source="living"}'
+    up = 'jobrun_source_up{source="live"}'
     assert eventually(lambda: value(port, up)) == 1
-    assert eventually(lambda: sum(counted(page(port), "living").values()) > 5)
+    assert eventually(lambda: sum(counted(page(port), "live").values()) > 5)
     key.write_text("a-wrong-key")
     simulator.expire_tokens()
     assert eventually(lambda: value(port, up), lambda seen: seen == 0) == 0
@@ -335,7 +335,7 @@ def test_logs_hold_neither_secrets_nor_customers_data(
 # --- the demo ---
 
 
-def test_the_demo_shows_each_trouble_within_a_minute_or_so(start: Start) -> None:
+def test_the_demo_shows_each_problem_within_about_a_minute(start: Start) -> None:
     def total(name: str, **labels: str) -> float:
         return sum(
             number

@@ -1,4 +1,4 @@
-"""Every expression of every dashboard gives data, asked of a real Prometheus that scrapes the demo."""
+"""Every expression of every dashboard returns data in a real Prometheus that scrapes the demo."""
 
 import re
 import time
@@ -21,29 +21,29 @@ RARE = {
     "jobrun_source_unmapped_status_total": "a system uses a status that the exporter knows",
     "jobrun_exporter_series_overflow_total": "there is room for all series",
 }
-"""Series that are there only once something is not as it should be, and what is true in the demo instead."""
+"""Series that exist only while there is a problem, and what is true in the demo instead."""
 NEVER = {
     "jobrun-exporter-Endpoints in this time-B": "no request is refused",
     "jobrun-job-Next run-B": "no run is as late as that yet",
     "jobrun-job-Results, runs, and what was wrong-C": "no run is as late as that yet",
     "jobrun-job-Results, runs, and what was wrong-E": "each source can be read",
 }
-"""Expressions that give nothing while all is well, and why."""
+"""Expressions without a result while there is no problem, and why."""
 
 JOBS = [
     {"source": vendor, "project": plan.project, "job_name": plan.name}
     for vendor, plans in PLANS.items()
     for plan in plans
 ]
-"""What the variables of a page about one job stand for; no job of the demo has everything."""
+"""Values of the variables of a job's page; no job of the demo has everything."""
 USUAL = 'source_project_job_name:jobrun_run_duration_seconds:p95_7d{job_name="sessions-incremental"}'
-"""What takes longest to be recorded: five successes."""
+"""What takes longest to record: five successes."""
 EVERYTHING = dict.fromkeys(("source", "project", "job_name", "team"), ".*") | {"job": ".+", "instance": ".+"}
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a demo."""
+    """Return the port of a demo."""
     command = Command(tmp_path_factory.mktemp("demo"), "demo", "--web.listen-address=127.0.0.1:0", "--speed=600")
     try:
         said = eventually(lambda: re.search(r"^metrics: http://127\.0\.0\.1:(\d+)/", command.output, re.MULTILINE))
@@ -55,7 +55,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def prometheus(demo: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """A server that has scraped the demo for long enough that everything recorded is there."""
+    """Return a server that has scraped the demo until everything is recorded."""
     folder = tmp_path_factory.mktemp("dashboards")
     server = Prometheus(folder / "prometheus", demo, settings={"rule_files": [str(quick_rules(folder))]})
     try:
@@ -68,7 +68,7 @@ def prometheus(demo: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture
 def native(demo: int, tmp_path: Path) -> Iterator[Prometheus]:
-    """The newest server, which makes native histograms of the classic ones."""
+    """Return the newest server, which converts classic histograms to native ones."""
     settings = {"global": {"convert_classic_histograms_to_nhcb": True}}
     server = Prometheus(tmp_path / "prometheus", demo, "native-histograms", edition="newest", settings=settings)
     try:
@@ -79,7 +79,7 @@ def native(demo: int, tmp_path: Path) -> Iterator[Prometheus]:
 
 
 def quick_rules(folder: Path) -> Path:
-    """The rules, evaluated each second; alerts fire at once. No full hour may pass: they add up from midnight on."""
+    """Return the rules, evaluated each second; alerts fire at once. Hourly rules need no full hour."""
     groups = yaml.safe_load(RULES.read_text().replace(":1h]", ":1d]"))["groups"]
     for group in groups:
         group["interval"] = "1s"
@@ -91,14 +91,14 @@ def quick_rules(folder: Path) -> Path:
 
 
 def answers(prometheus: Prometheus, expression: str) -> bool:
-    """Whether an expression gives anything, for some job; one of hours, for long ranges, is asked by the second."""
+    """Return whether an expression has a result for some job; hourly ones for long ranges are queried by the second."""
     long = {"long": "1"} if ":1h]" in expression else {}
     pages = [{**EVERYTHING, **values, **long} for values in ({}, *JOBS)]
     asked = expression.replace(":1h]", ":1s]")
     return any(prometheus.ask("query", query=filled(asked, **values)) for values in pages)
 
 
-def test_every_expression_gives_data(prometheus: Prometheus) -> None:
+def test_every_expression_returns_data(prometheus: Prometheus) -> None:
     asked = [
         (place, each.replace(f">= {NEARLY}", ">= 0"))  # whether something is near a limit is a matter of luck
         for place, each in expressions(JSONS)
@@ -117,7 +117,7 @@ def test_durations_are_shown_where_prometheus_keeps_native_histograms(native: Pr
     assert native.ask("query", query="jobrun_run_duration_seconds_bucket") == []
 
 
-def test_what_the_variables_offer_is_there(prometheus: Prometheus) -> None:
+def test_values_of_variables_exist(prometheus: Prometheus) -> None:
     for board in JSONS.values():
         for variable in board["templating"]["list"][1:]:
             if variable["hide"] or variable["type"] == "custom":
@@ -127,7 +127,7 @@ def test_what_the_variables_offer_is_there(prometheus: Prometheus) -> None:
             assert any(prometheus.ask(f"label/{label}/values", **{"match[]": each}) for each in choices)
 
 
-def test_a_page_that_shows_more_than_two_days_is_a_long_one(prometheus: Prometheus) -> None:
+def test_a_dashboard_of_more_than_two_days_uses_the_long_range(prometheus: Prometheus) -> None:
     (variable,) = [each for each in JSONS["jobrun-overview"]["templating"]["list"] if each["name"] == "long"]
     (query,) = re.fullmatch(r"query_result\((.+)\)", variable["definition"]).groups()  # type: ignore[union-attr]  # it matches, or the test fails
     now = time.time()
@@ -138,7 +138,7 @@ def test_a_page_that_shows_more_than_two_days_is_a_long_one(prometheus: Promethe
         assert re.search(variable["regex"].strip("/"), shown)[1] == long  # type: ignore[index]  # it matches, or the test fails
 
 
-def test_annotations_are_of_what_happened(prometheus: Prometheus) -> None:
+def test_annotations_show_what_happened(prometheus: Prometheus) -> None:
     for board in JSONS.values():
         shown = EVERYTHING | {"source": "snowplow"}
         restarts, reloads, outages = (filled(each["expr"], **shown) for each in board["annotations"]["list"])

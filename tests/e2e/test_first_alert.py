@@ -139,7 +139,7 @@ def test_six_steps_lead_from_nothing_to_the_first_message_on_a_phone(shell: Shel
 
         for command, to in zip(commands(4), ("tickets", "operators-page"), strict=True):
             assert f"It goes to {to}." in shell.run(command)
-        assert eventually(lambda: phone.told()["JobrunTestAlert", "test-alert"] == 2, seconds=20)
+        assert eventually(lambda: phone.received()["JobrunTestAlert", "test-alert"] == 2, seconds=20)
 
         (start,) = commands(5)
         # What fires before Prometheus has found Alertmanager is sent again a minute later, by default.
@@ -148,7 +148,7 @@ def test_six_steps_lead_from_nothing_to_the_first_message_on_a_phone(shell: Shel
         (query,) = commands(6)
         assert eventually(lambda: "JobrunWatchdog" in shell.run(query), seconds=20), shell.log
         world.run("load", start=time.time(), duration=0.1, result="failure", steps=["copy"])
-        assert eventually(lambda: phone.told()["JobrunLastRunFailed", "load"], seconds=40)
+        assert eventually(lambda: phone.received()["JobrunLastRunFailed", "load"], seconds=40)
     told = phone.alert("JobrunLastRunFailed")["annotations"]
     assert told["summary"] == "Job prod/load (living) failed in step copy"
     assert told["runs_url"].startswith(f"http://{HOST}:{shell.ports['9797']}/runs?source=living")

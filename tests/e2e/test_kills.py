@@ -1,4 +1,4 @@
-"""Killed at any instant, also inside a transaction: every ending is counted once, and no counter ever falls.
+"""Kills at any time, also inside a transaction: every completed run is counted once, and no counter ever falls.
 
 All simulated vendors are sources of one configuration, so that each kill hits all of them.
 
@@ -28,38 +28,38 @@ from tests.e2e.vendors import simulators
 pytestmark = pytest.mark.e2e
 
 KILLS = int(os.environ.get("JOBRUN_TEST_KILLS", "200"))
-"""Of both variants together."""
+"""Kills of both variants together."""
 
 LAST = KILLS * 9 // 20
-"""From this life of a variant on no new runs begin."""
+"""The life of a variant from which no new runs start."""
 
 FIRST_LONG = 3
-"""The number of the first life that is long enough for a poll of every source; before it tables are made."""
+"""The first life that is long enough for a poll of every source; earlier ones create tables."""
 
 TRAPPED, TRAPPED_IN_RELEASE = 0.25, 0.1
-"""Which part of the kills comes from inside a transaction, and from inside one that ends the 0 of new series."""
+"""The share of kills inside a transaction, and inside one that exposes new series."""
 
 LIVES = ((0.5, 0.06, 0.4), (0.4, 0.4, 1.0), (0.1, 1.2, 1.8))
-"""Which part of the lives lasts how many seconds: most end in the first polls, some after a few."""
+"""Shares of the lives and their seconds: most end in the first polls, some after a few."""
 
 USUAL = 1.0
-"""Seconds in which a daemon has polled all sources; on a slower machine lives last longer in proportion."""
+"""Seconds in which a daemon polls all sources; on a slower machine lives last longer in proportion."""
 
 PATIENCE = 1.5
-"""Seconds that a daemon has to reach the statement at which it kills itself."""
+"""Seconds in which a daemon must reach the statement at which it kills itself."""
 
 QUIET = 60.0
-"""Seconds after which all that happened has been read, at most: some jobs are asked every tenth poll only."""
+"""Seconds after which everything has been read: some jobs are read every tenth poll only."""
 
 OVERLAP = "30s"
-"""Short, so that a watermark that runs ahead loses something, and that polls leave time for the steps."""
+"""Short, so that a watermark that is ahead loses something, and polls leave time for steps."""
 
 Counts = Mapping[str, Counter[Series]]
-"""By source, which is named like its vendor."""
+"""Counts by source, which is named like its vendor."""
 
 
 class Victim:
-    """A configuration whose daemons are killed, and what is seen of them."""
+    """A configuration whose daemons are killed, and its scraper."""
 
     def __init__(self, folder: Path, vendors: Sequence[Simulator], zero_first: str) -> None:
         self.state = folder / "state.db"
@@ -120,7 +120,7 @@ def vendors(world: LiveWorld) -> Iterator[Sequence[Simulator]]:
 
 
 @pytest.mark.timeout(120 + KILLS)
-def test_kills_at_any_instant_lose_nothing_and_count_nothing_twice(
+def test_kills_at_any_time_lose_nothing_and_count_nothing_twice(
     tmp_path: Path, vendors: Sequence[Simulator], world: LiveWorld
 ) -> None:
     at_once, held = victims = [Victim(made(tmp_path / hold), vendors, zero_first=hold) for hold in ("0s", "500ms")]
@@ -151,7 +151,7 @@ def test_kills_at_any_instant_lose_nothing_and_count_nothing_twice(
 
 
 def trap(number: int, dice: random.Random, notes: Path) -> Trap | None:
-    """Sometimes a trap; the first lives are ended while the tables are made."""
+    """Return a trap, or None; the first lives end while tables are created."""
     if number < FIRST_LONG:
         return Trap(1 + 2 * number, notes)
     if dice.random() < TRAPPED_IN_RELEASE:
@@ -160,7 +160,7 @@ def trap(number: int, dice: random.Random, notes: Path) -> Trap | None:
 
 
 def rotations(folder: Path, state: Path, vendors: Sequence[Simulator], zero_first: str) -> Iterator[Path]:
-    """Files of one configuration, one for each vendor that comes first: it is polled a moment before the others."""
+    """Return variants of one configuration, each with another vendor first: it is polled before the others."""
     blocks = deque(source(each, each.vendor, overlap=OVERLAP) for each in vendors)
     for each in vendors:
         settings = {"sources": list(blocks), "state": {"path": str(state)}, "metrics": {"zero_first": zero_first}}
@@ -174,7 +174,7 @@ def made(folder: Path) -> Path:
 
 
 def differences(seen: Counts, expected: Counts) -> list[tuple[str, Series, int, int]]:
-    """Where two differ: the source, the series, and its value here and there."""
+    """Return differences: the source, the series, and both values."""
     return [
         (name, series, seen[name][series], counts[series])
         for name, counts in expected.items()

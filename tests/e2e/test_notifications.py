@@ -58,10 +58,10 @@ def alert(number=0, start=START):
 
 
 def settings(url):
-    """All kinds of receivers at one address, as the example shows them."""
+    """Return all kinds of receivers of the example, at one address."""
     title, text = '{{ template "jobrun.title" . }}', '{{ template "jobrun.text" . }}'
     empty = dict.fromkeys(("firing", "resolved", "num_firing", "num_resolved"), "")
-    told = {
+    everything = {
         "name": "all",
         "slack_configs": [
             {
@@ -94,12 +94,12 @@ def settings(url):
         ],
     }
     route = {"receiver": "all", "group_by": ["alertname"], "group_wait": "300ms", "group_interval": "1s"}
-    return {"templates": [str(TEMPLATES)], "route": route, "receivers": [told]}
+    return {"templates": [str(TEMPLATES)], "route": route, "receivers": [everything]}
 
 
 @pytest.fixture(params=EDITIONS)
 def sent(request, tmp_path):
-    """Sends alerts and gives what Slack, PagerDuty and Opsgenie got, by their words."""
+    """Send alerts; return what Slack, PagerDuty and Opsgenie received."""
     with ExitStack() as stack:
         sink = stack.enter_context(receiver())
         server = Alertmanager(tmp_path / "alertmanager", settings(sink.url), edition=request.param)
@@ -210,8 +210,8 @@ def test_a_mail_has_the_title_as_its_subject_and_the_text_as_its_body(edition, m
         "text": '{{ template "jobrun.text" . }}',
     }
     route = {"receiver": "mail", "group_wait": "300ms", "group_interval": "1s"}
-    told = {"templates": [str(TEMPLATES)], "route": route, "receivers": [{"name": "mail", "email_configs": [mail]}]}
-    server = Alertmanager(tmp_path / "alertmanager", told, edition=edition)
+    settings = {"templates": [str(TEMPLATES)], "route": route, "receivers": [{"name": "mail", "email_configs": [mail]}]}
+    server = Alertmanager(tmp_path / "alertmanager", settings, edition=edition)
     try:
         assert server.ready(), server.log
         post(server, alert())
@@ -251,12 +251,14 @@ def test_planned_maintenance_by_a_time_interval_mutes_only_the_routes_that_name_
             other["labels"] |= {"team": "other"}
             post(server, alert())
             post(server, other)
-            assert eventually(lambda: sink.told()["JobrunLastRunFailed", "load 1"], seconds=20), server.log
+            assert eventually(lambda: sink.received()["JobrunLastRunFailed", "load 1"], seconds=20), server.log
             post(server, other | {"endsAt": datetime.now(UTC).isoformat()})
-            assert eventually(lambda: sink.told("resolved")["JobrunLastRunFailed", "load 1"], seconds=20), server.log
+            assert eventually(lambda: sink.received("resolved")["JobrunLastRunFailed", "load 1"], seconds=20), (
+                server.log
+            )
         finally:
             server.end()
-        assert sink.told()["JobrunLastRunFailed", "load"] == 0
+        assert sink.received()["JobrunLastRunFailed", "load"] == 0
 
 
 SILENCED = {
@@ -288,7 +290,7 @@ def test_the_silences_that_the_docs_show_match_what_they_say(edition, tmp_path):
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
-def test_a_test_alert_gets_to_the_receiver_of_its_team_and_says_so(edition, tmp_path):
+def test_a_test_alert_reaches_the_receiver_of_its_team_and_says_so(edition, tmp_path):
     with receiver() as sink:
         teams = {"receiver": "data", "matchers": ["team = data", "severity = critical"]}
         route = {"receiver": "others", "group_wait": "300ms", "routes": [teams]}
@@ -300,7 +302,7 @@ def test_a_test_alert_gets_to_the_receiver_of_its_team_and_says_so(edition, tmp_
             flags = [f"--alertmanager-url={address}", "--team=data", "--severity=critical"]
             assert cli.main(["test-alert", *flags], cli.Console(out, io.StringIO(), {})) == 0
             assert "It goes to data." in out.getvalue()
-            assert eventually(lambda: sink.told()["JobrunTestAlert", "test-alert"] == 1, seconds=20)
+            assert eventually(lambda: sink.received()["JobrunTestAlert", "test-alert"] == 1, seconds=20)
         finally:
             server.end()
 
@@ -318,7 +320,7 @@ def test_a_test_alert_to_a_receiver_that_sends_nothing_is_an_error(edition, tmp_
         server.end()
 
 
-def test_a_test_alert_that_nobody_takes_is_an_error():
+def test_a_test_alert_without_a_receiver_is_an_error():
     err = io.StringIO()
     assert cli.main(["test-alert", f"--alertmanager-url=http://{HOST}:9"], cli.Console(io.StringIO(), err, {})) == 1
     assert "did not take the test alert" in err.getvalue()

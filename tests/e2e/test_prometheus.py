@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a real daemon, which is killed and restarted meanwhile."""
+"""A real Prometheus scrapes a real daemon that is killed and restarted."""
 
 import subprocess
 import time
@@ -21,7 +21,7 @@ PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFa
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[tuple[int, list[Prometheus]]]:
-    """A port, and servers that scrape it: one asks for OpenMetrics, one for protobuf first, one is the newest."""
+    """Return a port, and servers that scrape it: one prefers OpenMetrics, one protobuf, one is the newest."""
     port = free_port()
     kinds = [
         ("plain", {}),
@@ -36,7 +36,7 @@ def servers(tmp_path: Path) -> Iterator[tuple[int, list[Prometheus]]]:
         yield port, servers
 
 
-def test_the_rises_that_prometheus_sees_are_the_endings_that_happened(
+def test_increases_in_prometheus_equal_the_completed_runs(
     tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, servers: tuple[int, list[Prometheus]]
 ) -> None:
     port, prometheuses = servers
@@ -51,7 +51,7 @@ def test_the_rises_that_prometheus_sees_are_the_endings_that_happened(
     world.rest()
 
     expected = truth(simulator, baseline(tmp_path / "state.db"))
-    assert eventually(lambda: counted(page(port), "living"), lambda seen: seen == expected) == expected
+    assert eventually(lambda: counted(page(port), "live"), lambda seen: seen == expected) == expected
     time.sleep(3)  # both ends of the range are quiet: nothing rose in the scrapes before and after
     for server in prometheuses:
         assert eventually(server.rises, lambda seen: seen == expected) == expected  # called at once
@@ -85,11 +85,11 @@ def test_a_scraper_that_asks_for_protobuf_first_gets_openmetrics(tmp_path: Path,
     assert daemon.terminate() == 0
 
 
-def test_promtool_has_nothing_to_say_about_the_page(tmp_path: Path, simulator: SnowplowSimulator) -> None:
+def test_promtool_accepts_the_page(tmp_path: Path, simulator: SnowplowSimulator) -> None:
     promtool, port = needed("promtool"), free_port()
     daemon = Daemon(config(tmp_path, simulator), port)
-    assert eventually(lambda: value(port, 'jobrun_source_up{source="living"}')) == 1
-    assert eventually(lambda: sum(counted(page(port), "living").values()) > 5)
+    assert eventually(lambda: value(port, 'jobrun_source_up{source="live"}')) == 1
+    assert eventually(lambda: sum(counted(page(port), "live").values()) > 5)
 
     command = [promtool, "check", "metrics"]
     checked = subprocess.run(command, input=page(port).encode(), capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""Everything that the process emits, searched for every secret that it holds and for the customers' words."""
+"""Searches everything that the process emits for secrets and customer data."""
 
 import json
 import os
@@ -25,7 +25,7 @@ FORMATS: tuple[Mapping[str, str], ...] = ({}, {"Accept": "application/openmetric
 
 @pytest.fixture
 def config_file(tmp_path: Path, world: LiveWorld) -> Iterator[Path]:
-    """All vendors, one of which refuses its key."""
+    """Return all vendors, one of which refuses its key."""
     with ExitStack() as running:
         vendors = [running.enter_context(each) for each in simulators(world)]
         blocks = [source(each, each.vendor) for each in vendors]
@@ -42,7 +42,7 @@ def config_file(tmp_path: Path, world: LiveWorld) -> Iterator[Path]:
 
 
 def everything_served(port: int) -> Iterator[tuple[str, bytes]]:
-    """Paths and what is answered there, each failed run's page with its JSON among them."""
+    """Return responses by path, including each failed run's page and its JSON."""
     found = json.loads(fetch(port, "/api/v1/runs?result=failure&limit=50")[2])["runs"]
     runs = [f"/runs/{run['source']}/{run['run_id']}" for run in found[:12]]
     assert runs
@@ -53,7 +53,7 @@ def everything_served(port: int) -> Iterator[tuple[str, bytes]]:
             yield f"{path} ({status})", body + repr(dict(answered)).encode()
 
 
-def test_no_secret_and_no_word_of_a_customer_is_in_anything_that_is_emitted(tmp_path: Path, config_file: Path) -> None:
+def test_nothing_emitted_holds_secrets_or_customer_data(tmp_path: Path, config_file: Path) -> None:
     port = free_port()
     log = "--log.level=debug"
     command = Command(tmp_path, "run", f"--config.file={config_file}", f"--web.listen-address=127.0.0.1:{port}", log)

@@ -1,4 +1,4 @@
-"""The daemon as a service: a real process, and a real socket for what it tells its manager."""
+"""The daemon as a service: a real process, and a real socket of the service manager."""
 
 import signal
 import sqlite3
@@ -66,7 +66,7 @@ def test_a_daemon_is_ready_only_when_every_source_was_polled(
     assert {"STATUS": "polling quick, slow; failing: slow"} in supervisor.until("WATCHDOG")
 
 
-def test_a_reload_and_the_end_are_told(
+def test_a_reload_and_the_shutdown_are_reported(
     tmp_path: Path, start: Callable[[Path], Command], simulator: SnowplowSimulator, supervisor: Supervisor
 ) -> None:
     command = start(config(tmp_path, simulator))
@@ -83,7 +83,7 @@ def test_a_reload_and_the_end_are_told(
 
 
 def stalling(*arguments: object, **options: object) -> sqlite3.Connection:
-    """Opens the database so that the heart waits without end in its first transaction, as on a disk that hangs."""
+    """Open the database so that the heartbeat hangs in its first transaction, as on a hanging disk."""
     connection = sqlite3.connect(*arguments, **options)  # type: ignore[call-overload]  # handed on as they came
 
     def trace(statement: str) -> None:
@@ -94,7 +94,7 @@ def stalling(*arguments: object, **options: object) -> sqlite3.Connection:
     return connection
 
 
-def test_the_watchdog_hears_nothing_more_when_the_heart_stops(
+def test_the_watchdog_is_no_longer_notified_when_the_heartbeat_stops(
     tmp_path: Path, simulator: SnowplowSimulator, supervisor: Supervisor
 ) -> None:
     port = free_port()

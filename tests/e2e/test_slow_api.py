@@ -1,4 +1,4 @@
-"""An API that does not answer harms neither scrapes nor other sources."""
+"""An API that does not answer affects neither scrapes nor other sources."""
 
 import statistics
 import time
@@ -15,11 +15,11 @@ from tests.e2e.processes import Daemon, eventually, free_port
 pytestmark = pytest.mark.e2e
 
 TIMES_SLOWER = 5
-"""What is allowed between two medians on a machine that does other things too; a wait for the API would be hundreds."""
+"""Allowed factor between two medians on a busy machine; waiting for the API would take hundreds of times as long."""
 
 
 def median_scrape(port: int) -> float:
-    """Seconds that a scrape takes, in the middle of many."""
+    """Return the median seconds of a scrape."""
     taken = []
     for _ in range(40):
         begun = time.perf_counter()
@@ -29,7 +29,7 @@ def median_scrape(port: int) -> float:
     return statistics.median(taken)
 
 
-def test_while_an_api_hangs_scrapes_take_as_long_as_ever_and_other_sources_go_on(
+def test_a_hanging_api_slows_neither_scrapes_nor_other_sources(
     tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld
 ) -> None:
     with SnowplowSimulator(world) as other:
@@ -39,24 +39,24 @@ def test_while_an_api_hangs_scrapes_take_as_long_as_ever_and_other_sources_go_on
         daemon = Daemon(written(tmp_path, settings), port)
         scraper = Scraper(port)
         scraper.start()
-        assert eventually(lambda: counted(page(port), "living") and counted(page(port), "other"))
+        assert eventually(lambda: counted(page(port), "live") and counted(page(port), "other"))
         well = median_scrape(port)
 
         simulator.disruptions.add(Hang())
         hanging = len(simulator.log.lines())
         assert eventually(lambda: len(simulator.log.lines()) > hanging)
-        before = counted(page(port), "living")
+        before = counted(page(port), "live")
         assert median_scrape(port) < TIMES_SLOWER * well
         world.rest()
         expected = truth(other, baseline(tmp_path / "state.db", "other"))
         assert eventually(lambda: counted(page(port), "other"), lambda seen: seen == expected) == expected
-        assert counted(page(port), "living") == before, "it cannot know more"
+        assert counted(page(port), "live") == before, "it cannot know more"
 
         simulator.stop()  # ends what hangs
         simulator.disruptions.clear()
         simulator.start()
-        expected = truth(simulator, baseline(tmp_path / "state.db", "living"))
-        assert eventually(lambda: counted(page(port), "living"), lambda seen: seen == expected) == expected
+        expected = truth(simulator, baseline(tmp_path / "state.db", "live"))
+        assert eventually(lambda: counted(page(port), "live"), lambda seen: seen == expected) == expected
         scraper.stop()
         assert not scraper.falls
         assert daemon.terminate() == 0

@@ -1,4 +1,4 @@
-"""A state that is damaged, full or not to be written: the daemon goes on serving and counts nothing twice."""
+"""A state that is damaged, full or read-only: the daemon keeps serving and counts nothing twice."""
 
 import resource
 import time
@@ -15,13 +15,13 @@ from tests.e2e.processes import Daemon, eventually, free_port, mounted, runs_as_
 
 pytestmark = pytest.mark.e2e
 
-UP = 'jobrun_source_up{source="living"}'
-ERRORS = 'jobrun_source_poll_errors_total{source="living",reason="state"}'
-COMMIT_FAULTS = "jobrun_exporter_state_commit_errors_total"
+UP = 'jobrun_source_up{source="live"}'
+ERRORS = 'jobrun_source_poll_errors_total{source="live",reason="state"}'
+COMMIT_ERRORS = "jobrun_exporter_state_commit_errors_total"
 
 
 class Small:
-    """A file system of our own with little room. `fill` takes it all, `free` gives it back."""
+    """A small file system. `fill` uses all of it, `free` makes room."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -58,17 +58,17 @@ def scraper() -> Iterator[Scraper]:
 
 
 def counts_all(port: int, simulator: SnowplowSimulator, state: Path) -> bool:
-    """Whether in the end everything is counted once."""
+    """Return whether everything is finally counted once."""
     expected = truth(simulator, baseline(state))
-    return eventually(lambda: counted(page(port), "living"), lambda seen: seen == expected) == expected
+    return eventually(lambda: counted(page(port), "live"), lambda seen: seen == expected) == expected
 
 
 def counting(port: int) -> Callable[[], bool]:
-    """Whether some endings have been counted."""
-    return lambda: sum(counted(page(port), "living").values()) > 5
+    """Return a check that some runs have been counted."""
+    return lambda: sum(counted(page(port), "live").values()) > 5
 
 
-def test_a_corrupt_state_is_set_aside_and_a_new_one_begun(tmp_path: Path, simulator: SnowplowSimulator) -> None:
+def test_a_corrupt_state_is_set_aside_and_replaced(tmp_path: Path, simulator: SnowplowSimulator) -> None:
     damaged = b"SQLite format 3\0" + b"this was a state once" * 1000
     (tmp_path / "state.db").write_bytes(damaged)
     port = free_port()
@@ -81,7 +81,7 @@ def test_a_corrupt_state_is_set_aside_and_a_new_one_begun(tmp_path: Path, simula
     assert daemon.terminate() == 0
 
 
-def test_a_full_disk_is_told_of_and_nothing_is_lost_when_there_is_room_again(
+def test_a_full_disk_is_reported_and_nothing_is_lost_when_there_is_room_again(
     small: Small, tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, scraper: Scraper
 ) -> None:
     port, state = scraper.port, small.folder / "state.db"
@@ -90,11 +90,11 @@ def test_a_full_disk_is_told_of_and_nothing_is_lost_when_there_is_room_again(
 
     small.fill()
     assert eventually(lambda: value(port, UP), lambda seen: seen == 0) == 0
-    served = counted(page(port), "living")
+    served = counted(page(port), "live")
     time.sleep(1.5)
     assert value(port, ERRORS)
-    assert value(port, COMMIT_FAULTS)
-    assert counted(page(port), "living") == served, "what cannot be committed is not counted"
+    assert value(port, COMMIT_ERRORS)
+    assert counted(page(port), "live") == served, "what cannot be committed is not counted"
 
     small.free()
     assert eventually(lambda: value(port, UP)) == 1
@@ -105,7 +105,7 @@ def test_a_full_disk_is_told_of_and_nothing_is_lost_when_there_is_room_again(
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux changes the limits of another process")
-def test_a_file_that_may_not_grow_is_told_of_and_nothing_is_lost_when_it_may(
+def test_a_file_that_cannot_grow_is_reported_and_nothing_is_lost_when_it_can(
     tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, scraper: Scraper
 ) -> None:
     port, state = scraper.port, tmp_path / "state.db"
@@ -115,10 +115,10 @@ def test_a_file_that_may_not_grow_is_told_of_and_nothing_is_lost_when_it_may(
 
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (4096, limit[1]))
     assert eventually(lambda: value(port, UP), lambda seen: seen == 0) == 0
-    served = counted(page(port), "living")
+    served = counted(page(port), "live")
     time.sleep(1.5)
     assert value(port, ERRORS)
-    assert counted(page(port), "living") == served, "what cannot be committed is not counted"
+    assert counted(page(port), "live") == served, "what cannot be committed is not counted"
 
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, limit)
     assert eventually(lambda: value(port, UP)) == 1
@@ -127,7 +127,7 @@ def test_a_file_that_may_not_grow_is_told_of_and_nothing_is_lost_when_it_may(
     assert daemon.terminate() == 0
 
 
-def test_a_state_that_can_only_be_read_is_served_and_taken_up_when_it_can_be_written(
+def test_a_read_only_state_is_served_and_used_again_when_it_can_be_written(
     small: Small, tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, scraper: Scraper
 ) -> None:
     port, state = scraper.port, small.folder / "state.db"
@@ -150,7 +150,7 @@ def test_a_state_that_can_only_be_read_is_served_and_taken_up_when_it_can_be_wri
     assert daemon.terminate() == 0
 
 
-def test_a_folder_that_is_not_there_yet_is_waited_for(tmp_path: Path, simulator: SnowplowSimulator) -> None:
+def test_the_daemon_waits_for_a_missing_folder(tmp_path: Path, simulator: SnowplowSimulator) -> None:
     missing, port = tmp_path / "volume", free_port()
     daemon = Daemon(config(tmp_path, simulator, missing / "state.db"), port)
     assert eventually(lambda: value(port, UP), lambda seen: seen == 0) == 0

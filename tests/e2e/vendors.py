@@ -1,4 +1,4 @@
-"""What the simulated vendors tell each in its own way, and what their sources need to be polled without limits."""
+"""What each simulated vendor reports in its own way, and settings to poll it without limits."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,23 +12,23 @@ from exporter.simulators.workato import WorkatoOptions
 from exporter.simulators.world import SimStep, World
 
 Named = Callable[[int, SimStep], str]
-"""The name of a run's n-th step; "" if it is not told."""
+"""Return the name of a run's n-th step, "" if it is not reported."""
 
 ALIKE: Mapping[Result, Result] = {Result.SKIP: Result.SUCCESS}
 
 
 def as_named(_number: int, step: SimStep) -> str:
-    """All steps are told."""
+    """Return the name: all steps are reported."""
     return step.name
 
 
 def never(_number: int, _step: SimStep) -> str:
-    """Runs have no steps."""
+    """Return "": runs have no steps."""
     return ""
 
 
 def by_line(number: int, step: SimStep) -> str:
-    """Steps that ran are told, with the number of their line."""
+    """Return the name with the number of its line if the step ran."""
     return "" if step.start is None else f"{number} connector/{step.name}"
 
 
@@ -36,10 +36,10 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     """A vendor.
 
     Attributes:
-        results: Results that look like another.
+        results: Results that it reports as another one.
         unstarted: Results of runs that never started, and so have no duration.
         step: The names of steps.
-        arguments: With which the simulator is made: without limits of requests.
+        arguments: Arguments of the simulator: no rate limits.
         settings: Changes to the source's configuration.
     """
 
@@ -64,14 +64,14 @@ VENDORS: Mapping[str, Vendor] = {
     ),
     "strait": Vendor(unstarted=frozenset({Result.SKIP})),
 }
-"""By word; one that is not here is as the defaults of `Vendor` say."""
+"""Vendors by name; a missing one has the defaults of `Vendor`."""
 
 
 def vendor(word: str) -> Vendor:
-    """What is to be known of a vendor."""
+    """Return what is known of a vendor."""
     return VENDORS.get(word, Vendor())
 
 
 def simulators(world: World) -> list[Simulator]:
-    """Every simulated vendor, each with its own look at one world; not yet started."""
+    """Return simulators of all vendors over one world, not yet started."""
     return [kind(world, **vendor(word).arguments) for word, kind in SIMULATORS.items()]

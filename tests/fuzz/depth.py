@@ -1,4 +1,4 @@
-"""How much is tried: `JOBRUN_TEST_FUZZ=5000` tries every value, and so many spoiled answers a vendor in whole polls."""
+"""How much is tested: `JOBRUN_TEST_FUZZ=5000` tries every value, and 5,000 spoiled whole polls per vendor."""
 
 import os
 

@@ -1,6 +1,6 @@
-"""What no API should answer: values to put in any place of a document, and things to do to a whole body.
+"""What no API should answer: values for any place of a document, and changes of a whole body.
 
-Values are raw JSON, as bytes, since many of them are none or have no counterpart in Python.
+Values are raw JSON, as bytes, since many of them are invalid or have no counterpart in Python.
 """
 
 import gzip
@@ -13,7 +13,7 @@ import msgspec
 DEEP = 100_000
 LONG = 1_000_000
 CANARY = "CANARY-of-a-customer"
-"""A text that must not be seen where customers' data must not."""
+"""A text that must not appear where customer data must not."""
 
 Path = tuple[str | int, ...]
 
@@ -131,11 +131,11 @@ QUICK: Sequence[bytes] = (
     ),
     *(b'"P99999999999999999999Y"', b'"PT-5S"', b'"' + b"x" * LONG + b'"', b"[" * DEEP, b'""'),
 )
-"""The worst of them, for every day."""
+"""The worst values, for the short form."""
 
 
 def whole(body: bytes) -> Iterator[bytes]:
-    """What can be done to a body as a whole."""
+    """Changes of a whole body."""
     yield from (b"", b" ", b"\0", body[: len(body) // 2], body[:-1], body[1:], body + body, body + b"\0", b"\xff\xfe")
     yield from (b"\xef\xbb\xbf" + body, body.decode().encode("utf-16"), gzip.compress(body), b"<html></html>")
     yield from (b"[" + body + b"]", b'{"data":' + body + b"}", json.dumps(body.decode()).encode())
@@ -143,7 +143,7 @@ def whole(body: bytes) -> Iterator[bytes]:
 
 
 def places(value: object, path: Path = ()) -> Iterator[Path]:
-    """The paths of all values in a document, the document itself left out."""
+    """Yield the paths of all values in a document, without the document itself."""
     children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, child in children:
         yield (*path, key)
@@ -151,14 +151,14 @@ def places(value: object, path: Path = ()) -> Iterator[Path]:
 
 
 def inside(value: Any, path: Iterable[str | int]) -> Any:
-    """What is in a place."""
+    """Return the value in a place."""
     for key in path:
         value = value[key]
     return value
 
 
 def planted(value: object, path: Path, raw: bytes) -> bytes:
-    """The document with this raw value in a place."""
+    """Return the document with a raw value in a place."""
     return msgspec.json.encode(_planted(value, path, raw))
 
 
@@ -173,7 +173,7 @@ def _planted(value: object, path: Path, raw: bytes) -> object:
 
 
 def without(value: object, path: Path) -> bytes:
-    """The document without what is in a place."""
+    """Return the document without the value in a place."""
     *above, last = path
     parent = inside(value, above)
     pairs = parent.items() if isinstance(parent, dict) else enumerate(parent)
@@ -182,7 +182,7 @@ def without(value: object, path: Path) -> bytes:
 
 
 def twice(value: object, path: Path, raw: bytes) -> bytes:
-    """The document with a key of an object given a second time, with this raw value."""
+    """Return the document with a key of an object repeated, with a raw value."""
     *above, last = path
     parent = inside(value, above)
     if not isinstance(parent, dict):

@@ -1,4 +1,4 @@
-"""A whole exporter in this process that gets one poll's answers spoiled, and everything that must hold after that."""
+"""A whole exporter in this process that gets one poll's responses spoiled, and checks of what must hold after that."""
 
 import json
 import random
@@ -21,13 +21,13 @@ from tests.fuzz.nasty import Path as Place
 from tests.fuzz.wire import Wire
 
 ESCAPED = re.compile(r' # \{run_id="[^"\n]*\\.*')
-"""Exemplars with escapes, which the client library's parser does not know."""
+"""Exemplars with escapes, which the client library's parser does not support."""
 
 Change = Callable[[object, Place, bytes], bytes]
 
 
 class Case(msgspec.Struct, frozen=True):
-    """What is done to the answers of one endpoint during one poll. Without a place: `number` says what of `whole`."""
+    """What is done to the responses of one endpoint in one poll. Without a place: `number` is an index of `whole`."""
 
     endpoint: str
     change: str
@@ -39,7 +39,7 @@ class Case(msgspec.Struct, frozen=True):
         return f"{self.endpoint} {self.change} {'.'.join(map(str, self.place))} {self.raw[:80]!r} #{self.number}"
 
     def spoil(self, endpoint: str, body: bytes) -> bytes:
-        """The answer as it is delivered; one that lacks the place stays as it is."""
+        """Return the delivered body; a body without the place stays as it is."""
         if endpoint != self.endpoint or not body:
             return body
         if self.change == "whole":
@@ -58,7 +58,7 @@ CHANGES: dict[str, Change] = {"planted": planted, "twice": twice}
 
 
 class Poisoned:
-    """One vendor, one state, one spoiled poll. `first`: the baseline reading is the spoiled one."""
+    """One vendor, one state, one spoiled poll. `first`: the first poll is the spoiled one."""
 
     def __init__(self, vendor: str, folder: Path, *, first: bool = False) -> None:
         self.bench = Bench(vendor, folder, wire=Wire, steps="all")
@@ -72,7 +72,7 @@ class Poisoned:
             self.bench.clock.advance(30 * MINUTE)
 
     def happen(self) -> None:
-        """Six runs that end and one that does not, of three jobs."""
+        """Add six runs that complete and one that does not, of three jobs."""
         now = self.bench.clock()
         for number, job in enumerate(2 * JOBS[:3]):
             failed = {"result": "failure", "error_type": "Boom"} if number % 2 else {"result": "success"}
@@ -82,7 +82,7 @@ class Poisoned:
         self.bench.world.run(JOBS[0], start=now + MINUTE, duration=12 * HOUR)
 
     def poll(self, spoil: Callable[[str, bytes], bytes]) -> str:
-        """One poll whose answers are spoiled; the sign-in is never."""
+        """Poll once with spoiled responses, except for the sign-in."""
         self.wire.seen.clear()
         self.wire.spoil = spoil
         outcome = self.bench.poll()
@@ -90,18 +90,18 @@ class Poisoned:
         return outcome
 
     def recover(self) -> None:
-        """The process starts anew on its state, and all answers are well again."""
+        """Restart with the same state and without spoiled responses."""
         self.bench.restart()
         self.bench.run(max(25 * MINUTE, self.bench.ability.quiet), every=5 * MINUTE)
 
     def counted(self) -> frozenset[str]:
-        """Ids of the runs whose ending is counted."""
+        """Return IDs of the counted runs."""
         with closing(sqlite3.connect(self.bench.state)) as state:
             query = f"SELECT run_id FROM runs WHERE mark = {CountState.COUNTED} AND result IS NOT NULL"  # noqa: S608  # a constant
             return frozenset(row[0] for row in state.execute(query))
 
     def check(self) -> None:
-        """The page is valid in both formats, and nothing was told that must not be."""
+        """Check that the page is valid in both formats and holds no customer data."""
         self.bench.publisher.publish()
         page = self.bench.exposition.page
         text, rich = bytes(page.text), bytes(page.openmetrics)
@@ -125,13 +125,13 @@ class Poisoned:
             assert secret not in rich.decode(), secret
 
     def secrets(self) -> Iterator[str]:
-        """What the configuration holds."""
+        """Return the configured values."""
         auth = self.bench.simulator.source_config("one")["auth"]
         assert isinstance(auth, dict)
         return (value for key, value in auth.items() if "id" not in key and "user" not in key)
 
     def total(self) -> float:
-        """Endings on the page."""
+        """Return the counted runs on the page."""
         return sum(self.bench.samples(RUNS, "project", "job_name", "result").values())
 
     def close(self) -> None:
@@ -139,14 +139,14 @@ class Poisoned:
 
 
 def others(body: bytes, place: Place, known: frozenset[str]) -> frozenset[str]:
-    """Ids of those known runs that rows tell of beside the one that holds a place."""
+    """Return IDs of the known runs in rows other than the one that holds a place."""
     document = msgspec.json.decode(body)
     for at, key in enumerate(place):
         rows = inside(document, place[:at])
         if isinstance(rows, list):
-            told = [_texts(row) & known for row in rows]
-            own = told.pop(int(key))
-            return frozenset[str]().union(*told) - own
+            others = [_texts(row) & known for row in rows]
+            own = others.pop(int(key))
+            return frozenset[str]().union(*others) - own
     return frozenset()
 
 
@@ -156,7 +156,7 @@ def _texts(value: object) -> frozenset[str]:
 
 
 def is_json(raw: bytes) -> bool:
-    """Whether a value by itself is JSON that anybody could send."""
+    """Return whether a value by itself is valid JSON."""
     try:
         json.loads(raw)
     except (ValueError, RecursionError):
@@ -165,13 +165,13 @@ def is_json(raw: bytes) -> bool:
 
 
 def largest(seen: Sequence[tuple[str, bytes]]) -> dict[str, bytes]:
-    """The longest body of each endpoint, sign-in left out."""
+    """Return the longest body of each endpoint, without the sign-in."""
     ordered = sorted(seen, key=lambda each: len(each[1]))
     return {endpoint: body for endpoint, body in ordered if "token" not in endpoint}
 
 
 def cases(seen: Sequence[tuple[str, bytes]], values: Sequence[bytes], number: int, seed: int) -> Iterator[Case]:
-    """So many cases: every place gets its turn before any gets a second one, with values in a shuffled order."""
+    """Return cases: every place comes before any place comes again, with values in a shuffled order."""
     chance = random.Random(seed)  # noqa: S311  # choice of cases
     turns: list[partial[Case]] = []
     wholes: list[Case] = []

@@ -38,19 +38,19 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_bomb_in_a_config_is_a_fault(bomb):
+def test_a_bomb_in_a_config_is_an_error(bomb):
     with pytest.raises(ConfigError):
         loads(BOMBS[bomb] + "\nsources: []", {}, SETTINGS)
 
 
-def test_a_number_of_series_that_no_gauge_can_hold_is_a_fault():
+def test_a_number_of_series_that_no_gauge_can_hold_is_an_error():
     with pytest.raises(ConfigError) as disruption:
         loads("metrics: {max_series: " + "9" * 400 + "}", {}, SETTINGS)
     assert "metrics.max_series" in str(disruption.value)
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_bomb_in_a_web_config_is_a_fault(bomb, tmp_path):
+def test_a_bomb_in_a_web_config_is_an_error(bomb, tmp_path):
     file = tmp_path / "web.yml"
     file.write_text(BOMBS[bomb])
     with pytest.raises(ConfigError):
@@ -58,7 +58,7 @@ def test_a_bomb_in_a_web_config_is_a_fault(bomb, tmp_path):
 
 
 @pytest.mark.parametrize("pattern", ["(" * 5000, "a{99999999999999999999}", "(?P<a>", "[", "\\", "(?i", "a**", "\\x"])
-def test_a_pattern_that_cannot_be_is_refused_in_config_and_selector(pattern):
+def test_an_invalid_pattern_is_refused_in_config_and_selector(pattern):
     with pytest.raises(SelectorError):
         parse(f"jobrun_runs_total{{job_name=~`{pattern}`}}")
     block = {"name": "a", "type": "workato", "base_url": "https://example.com", "auth": {"api_token": "t"}}
@@ -79,14 +79,14 @@ def encoded(value):
 
 @EXAMPLES
 @given(st.binary() | st.binary().map(lambda value: b"Basic " + value) | st.binary().map(encoded))
-def test_an_authorization_is_a_claim_or_none(header):
+def test_an_authorization_header_is_valid_or_ignored(header):
     claim = credentials_of({"headers": [(b"authorization", header)]})
     assert claim is None or isinstance(claim, Credentials)
 
 
 @pytest.fixture
 def state(tmp_path):
-    """The path of a state with a bit of everything."""
+    """Return the path of a state with some of everything."""
     harness = LedgerHarness(tmp_path / "state.db")
     harness.read()
     harness.read(
@@ -97,7 +97,7 @@ def state(tmp_path):
 
 
 @pytest.mark.parametrize("table", ["sources", "jobs", "exporter"])
-def test_a_record_that_was_edited_is_understood_or_the_state_is_set_aside(state, table):
+def test_an_edited_record_is_readable_or_the_state_is_set_aside(state, table):
     with closing(sqlite3.connect(state)) as db:
         true = db.execute(f"SELECT record FROM {table}").fetchone()[0]  # noqa: S608  # one of three names
     document = msgspec.json.decode(true)
@@ -110,14 +110,14 @@ def test_a_record_that_was_edited_is_understood_or_the_state_is_set_aside(state,
 
 @pytest.mark.parametrize("column", ["result", "state", "mark", "steps", "earlier", "start", "job", "source"])
 @pytest.mark.parametrize("value", ["x", b"\xff", -1, 99, 9e99, "[", '["x"]', "{}"])
-def test_a_row_that_was_edited_is_understood_or_the_state_is_set_aside(state, column, value):
+def test_an_edited_row_is_readable_or_the_state_is_set_aside(state, column, value):
     with closing(sqlite3.connect(state)) as db, db:
         db.execute(f"UPDATE runs SET mark = 0, {column} = ?", (value,))  # noqa: S608  # one of these names
     assert opened(state) in {"", "corrupt"}
 
 
 def usable(state, table, record):
-    """Puts a record in a state; says how a harness takes it, and puts all back."""
+    """Put a record in a state; return how a ledger opens it, and restore everything."""
     before = state.read_bytes()
     with closing(sqlite3.connect(state)) as db, db:
         db.execute("PRAGMA synchronous = OFF")
@@ -131,7 +131,7 @@ def usable(state, table, record):
 
 
 def opened(state):
-    """How a state was found: "" or the reason of a cold start."""
+    """Return "" or the reason of a cold start."""
     found = open_state(state, lambda: BASELINE)
     assert found.store is not None
     found.store.close()

@@ -1,4 +1,4 @@
-"""Every parser of an API's answers, on real payloads of which one place at a time is spoiled."""
+"""Every parser of an API's responses, on real payloads with one spoiled place at a time."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -109,7 +109,7 @@ CASES: Mapping[str, tuple[bytes, Parser]] = {
 
 
 def spoiled(body: bytes) -> Iterator[bytes]:
-    """The body, spoiled in one place or as a whole, in every way there is."""
+    """Yield the body, spoiled in one place or as a whole, in every way."""
     document = msgspec.json.decode(body)
     yield from whole(body)
     for path in places(document):
@@ -121,7 +121,7 @@ def spoiled(body: bytes) -> Iterator[bytes]:
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("case", CASES)
-def test_a_spoiled_answer_is_understood_or_is_an_error_of_its_source(case):
+def test_a_spoiled_response_is_readable_or_an_error_of_its_source(case):
     body, parse = CASES[case]
     for answer in spoiled(body):
         try:
@@ -132,9 +132,9 @@ def test_a_spoiled_answer_is_understood_or_is_an_error_of_its_source(case):
 
 
 def sound(found: object) -> bool:
-    """Whether numbers are finite and fit the state, and texts have bytes."""
+    """Return whether numbers are finite and fit the state, and texts can be encoded."""
     if isinstance(found, msgspec.Struct):
-        # What cannot be read is only described in the log, and stands for nothing.
+        # What cannot be read is only logged.
         return all(sound(getattr(found, name)) for name in found.__struct_fields__ if name != "odd")
     if isinstance(found, dict):
         return all(sound(part) for pair in found.items() for part in pair)

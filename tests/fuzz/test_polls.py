@@ -1,4 +1,4 @@
-"""Whole polls whose answers are spoiled: vendor, client, poller, ledger, state, page."""
+"""Whole polls with spoiled responses: vendor, client, poller, ledger, state, page."""
 
 import itertools
 import json
@@ -21,19 +21,19 @@ from tests.fuzz.nasty import CANARY, places, planted
 from tests.fuzz.poisoned import Poisoned, cases, is_json, largest, others
 
 EVERY_DAY = 12
-"""Spoiled polls of each vendor in the short form."""
+"""Spoiled polls per vendor in the short form."""
 
 SHOWN = frozenset(
     {"runId", "id", "handle", "jobName", "name", "slug", "environment", "state", "status", "dependencies"}
     | {"project_id", "external_id", "job_id", "workflow_id", "step_ref", "cron", "timezone", "cron_timezone"}
     | {"error_class", "schedule", "jobType", "error_type", "adapter", "adapter_name", "adapter_operation"}
 )
-"""Keys of what may be seen on the page, besides numbers and times."""
+"""Keys of what may appear on the page, in addition to numbers and times."""
 
 
 @pytest.fixture
 def folders():
-    """Fresh folders, in memory where that can be: a poll is a dozen transactions."""
+    """Return new folders, in memory where possible: a poll is a dozen transactions."""
     memory = Path("/dev/shm")  # noqa: S108  # only if it is there
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as root:
         yield (Path(tempfile.mkdtemp(dir=root)) for _ in itertools.count())
@@ -41,7 +41,7 @@ def folders():
 
 @pytest.fixture
 def poisoned(folders):
-    """Makes exporters of a vendor, one at a time."""
+    """Return a function that makes exporters of a vendor, one at a time."""
     made = []
 
     def make(vendor, **more):
@@ -60,7 +60,7 @@ def end(made):
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("vendor", sorted(SIMULATORS))
-def test_one_spoiled_answer_costs_no_more_than_itself(vendor, poisoned):
+def test_one_spoiled_response_affects_nothing_else(vendor, poisoned):
     seen, healthy, final = well(vendor, poisoned)
     for number, case in enumerate(cases(seen, VALUES_HERE, CASES or EVERY_DAY, seed=CASES)):
         exporter = poisoned(vendor, first=number % 3 == 0)
@@ -72,11 +72,11 @@ def test_one_spoiled_answer_costs_no_more_than_itself(vendor, poisoned):
         exporter.check()
         assert exporter.total() <= len(exporter.counted()) + 1, case  # one may be given up
         if number % 3 and case.place and is_json(case.raw) and not only_row:
-            beside = others(largest(seen)[case.endpoint], case.place, healthy)
-            # An id is where the next page begins, too.
-            assert beside <= counted or case.endpoint == "steps" or case.place[-1] == "id", case
-        # A row without its id may not be asked for again; one with another instant may have ended before the baseline.
-        # Under another id it is another run; with another instant it may have ended before the baseline.
+            other_runs = others(largest(seen)[case.endpoint], case.place, healthy)
+            # An ID also marks where the next page begins.
+            assert other_runs <= counted or case.endpoint == "steps" or case.place[-1] == "id", case
+        # A row without its ID may not be requested again; one with another time may have completed before the baseline.
+        # Under another ID it is another run; with another time it may have completed before the baseline.
         raw = msgspec.Raw(case.raw)
         renamed = case.place[-1:] == ("id",) and identity(raw)
         if number % 3 and not renamed and parse_timestamp(scalar(raw)) is None:
@@ -84,7 +84,7 @@ def test_one_spoiled_answer_costs_no_more_than_itself(vendor, poisoned):
 
 
 def well(vendor, poisoned):
-    """What a poll without faults is answered, and which runs are counted after it and after all."""
+    """Return the responses of an undisturbed poll, and the runs counted after it and at the end."""
     exporter = poisoned(vendor)
     assert exporter.poll(lambda _, body: body) == "success"
     seen, healthy = list(exporter.wire.seen), exporter.counted()
@@ -95,7 +95,7 @@ def well(vendor, poisoned):
 
 
 @pytest.mark.parametrize("vendor", sorted(SIMULATORS))
-def test_what_is_no_label_is_found_nowhere(vendor, poisoned):
+def test_text_that_is_not_a_label_appears_nowhere(vendor, poisoned):
     canary = json.dumps(CANARY).encode()
 
     def spoil(endpoint, body):
@@ -111,12 +111,12 @@ def test_what_is_no_label_is_found_nowhere(vendor, poisoned):
     exporter.poll(spoil)
     exporter.check()
     page = exporter.bench.exposition.page
-    told = (bytes(page.text), bytes(page.openmetrics), exporter.bench.state.read_bytes())
-    assert all(CANARY.encode() not in each for each in told)
+    emitted = (bytes(page.text), bytes(page.openmetrics), exporter.bench.state.read_bytes())
+    assert all(CANARY.encode() not in each for each in emitted)
 
 
 def replaced(document, place, raw):
-    """The document with a text in place of another; containers and times stay."""
+    """Return the document with a text replaced; containers and times stay."""
     value = document
     for key in place:
         value = value[key]
@@ -138,7 +138,7 @@ HEADERS = (
 
 
 @pytest.mark.parametrize("vendor", sorted(SIMULATORS))
-def test_no_header_of_an_answer_breaks_a_poll(vendor, poisoned):
+def test_no_header_of_a_response_breaks_a_poll(vendor, poisoned):
     exporter = poisoned(vendor)
     for header in HEADERS:
         exporter.wire.headers = [header]
@@ -151,7 +151,7 @@ def test_no_header_of_an_answer_breaks_a_poll(vendor, poisoned):
 
 
 @pytest.mark.parametrize("vendor", sorted(SIMULATORS))
-def test_an_answer_beyond_the_limit_is_cut_off_and_costs_one_poll(vendor, tmp_path):
+def test_a_response_beyond_the_limit_is_cut_off_and_affects_one_poll(vendor, tmp_path):
     bench = Bench(vendor, tmp_path, timeout="10s")
     bench.poll()
     bench.busy(20 * MINUTE)
@@ -167,7 +167,7 @@ def test_an_answer_beyond_the_limit_is_cut_off_and_costs_one_poll(vendor, tmp_pa
 
 
 @pytest.mark.parametrize("vendor", sorted(SIMULATORS))
-def test_promtool_takes_the_page_after_a_spoiled_poll(vendor, poisoned):
+def test_promtool_accepts_the_page_after_a_spoiled_poll(vendor, poisoned):
     promtool = shutil.which("promtool")
     if promtool is None:
         missing("promtool is not installed")
@@ -177,5 +177,5 @@ def test_promtool_takes_the_page_after_a_spoiled_poll(vendor, poisoned):
         exporter.poll(case.spoil)
         exporter.bench.publisher.publish()
         page = bytes(exporter.bench.exposition.page.text)
-        told = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)  # noqa: S603  # found just now
-        assert (told.returncode, told.stdout + told.stderr) == (0, b""), case
+        checked = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True, check=False)  # noqa: S603  # found just now
+        assert (checked.returncode, checked.stdout + checked.stderr) == (0, b""), case

@@ -1,4 +1,4 @@
-"""Answers that are too large: where they are cut off, and how much memory they take until then."""
+"""Responses that are too large: where they are cut off, and how much memory they use until then."""
 
 import tracemalloc
 import zlib
@@ -21,7 +21,7 @@ LIMIT = NetworkSettings().body_limit
 
 
 class Gigabyte(httpx.SyncByteStream):
-    """A gigabyte of JSON in pieces of a mebibyte, each made when it is taken; `taken`: how many were."""
+    """A gigabyte of JSON in pieces of a mebibyte, each made when it is read; `taken`: the number of pieces read."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -55,7 +55,7 @@ class Bomb(httpx.SyncByteStream):
 
 
 def client(body, **headers):
-    """A client of an API that gives this body to whatever is asked."""
+    """Return a client of an API that answers every request with this body."""
     answer = httpx.MockTransport(lambda _: httpx.Response(200, headers=headers, stream=body))
     budget = Budget(60.0, monotonic=lambda: 0.0, sleep=lambda _: None)
     return Client("http://127.0.0.1", httpx.Auth(), budget, network=NetworkSettings(timeout=600.0), transport=answer)
@@ -63,7 +63,7 @@ def client(body, **headers):
 
 @pytest.fixture
 def peak():
-    """Tells how many bytes more than at the start were in use at the worst."""
+    """Measure the peak of additional bytes in use."""
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     yield lambda: tracemalloc.get_traced_memory()[1] - before
@@ -79,7 +79,7 @@ def peak():
     ],
     ids=["plain", "squeezed", "bomb"],
 )
-def test_a_gigabyte_is_cut_off_at_the_limit_and_takes_about_that_much_memory(body, headers, most, peak):
+def test_a_gigabyte_is_cut_off_at_the_limit_and_uses_about_that_much_memory(body, headers, most, peak):
     asked = client(body, **headers)
     with pytest.raises(DecodeError, match="larger than"):
         asked.get("/runs", endpoint="/runs")
@@ -100,7 +100,7 @@ PARSERS = {
 
 @pytest.mark.parametrize("row", [b"0", b"{}", b"[]", b'""'])
 @pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
-def test_an_answer_of_millions_of_tiny_rows_is_refused_before_it_fills_the_memory(parse, row, peak):
+def test_a_response_of_millions_of_tiny_rows_is_refused_before_it_fills_the_memory(parse, row, peak):
     number = LIMIT // (len(row) + 1) - 1
     body = b"[" + (row + b",") * number + row + b"]"
     held = peak()
@@ -109,6 +109,6 @@ def test_an_answer_of_millions_of_tiny_rows_is_refused_before_it_fills_the_memor
     assert peak() - held <= 2 * len(body)
 
 
-def test_as_many_rows_as_honest_answers_can_have_are_read():
+def test_as_many_rows_as_real_responses_can_have_are_read():
     body = b"[" + b"{}," * MOST_PARTS + b"{}]"
     assert len(decode_rows(body, ())) == MOST_PARTS + 1

@@ -1,4 +1,4 @@
-"""A simulated vendor without sockets, whose answers can be spoiled on their way."""
+"""A simulated vendor without sockets, whose responses can be spoiled."""
 
 from collections.abc import Callable
 from email.utils import formatdate
@@ -14,9 +14,9 @@ Spoil = Callable[[str, bytes], bytes]
 
 
 class Wire(httpx.BaseTransport):
-    """From a request to the simulator's answer and back, in this thread.
+    """Sends requests to the simulator, in this thread.
 
-    Attributes: `seen` (endpoint and true body of each answer), `spoil`, `headers` (added to each answer).
+    Attributes: `seen` (endpoint and true body of each response), `spoil`, `headers` (added to each response).
     """
 
     def __init__(self, simulator: Simulator) -> None:
@@ -27,13 +27,13 @@ class Wire(httpx.BaseTransport):
         self.headers: list[tuple[bytes, bytes]] = []
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        told, route = self._request(request)
-        answer = self._simulator.answer(told, route)
-        self.seen.append((told.endpoint, answer.body))
+        simulated, route = self._request(request)
+        answer = self._simulator.answer(simulated, route)
+        self.seen.append((simulated.endpoint, answer.body))
         return httpx.Response(
             answer.status,
             headers=[*self._headers(answer), *self.headers],
-            stream=httpx.ByteStream(self.spoil(told.endpoint, answer.body)),
+            stream=httpx.ByteStream(self.spoil(simulated.endpoint, answer.body)),
         )
 
     def _headers(self, answer: Response) -> list[tuple[bytes, bytes]]:
@@ -45,7 +45,7 @@ class Wire(httpx.BaseTransport):
         path, _, query = request.url.raw_path.decode().partition("?")
         matches = ((route, route.match(request.method, path.split("/"))) for route in self._routes)
         route, parameters = next((pair for pair in matches if pair[1] is not None), (None, {}))
-        told = Request(
+        simulated = Request(
             method=request.method,
             path=path,
             query=dict(parse_qsl(query, keep_blank_values=True)),
@@ -56,4 +56,4 @@ class Wire(httpx.BaseTransport):
             parameters=parameters or {},
             received=self._simulator.clock(),
         )
-        return told, route
+        return simulated, route

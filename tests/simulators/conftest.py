@@ -12,7 +12,7 @@ NOW = 1_700_000_000.0
 
 
 class SignedIn:
-    """A client of the simulated Snowplow that holds a token."""
+    """A client of the simulated Snowplow with a token."""
 
     def __init__(self, simulator: SnowplowSimulator, tls: ssl.SSLContext) -> None:
         self.http = httpx.Client(base_url=simulator.url, timeout=5, verify=tls)
@@ -37,7 +37,7 @@ class SignedIn:
 
 @pytest.fixture(scope="session")
 def tls() -> ssl.SSLContext:
-    """Never used, but making one takes 40 ms of every client otherwise."""
+    """A shared TLS context: it is not used, but making one takes 40 ms per client."""
     return ssl.create_default_context()
 
 
@@ -66,7 +66,7 @@ def snowplow(simulator: SnowplowSimulator, tls: ssl.SSLContext) -> Iterator[Sign
 
 @pytest.fixture
 def option(simulator: SnowplowSimulator) -> Callable[..., None]:
-    """Replaces options: `option(event_limit=10)`, `option(rows=SnowplowShape(...))`."""
+    """Replace options: `option(event_limit=10)`, `option(rows=SnowplowShape(...))`."""
 
     def replace(**fields: object) -> None:
         simulator.options = SnowplowOptions(**fields)  # type: ignore[arg-type]  # checked when it is used

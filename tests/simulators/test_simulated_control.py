@@ -13,18 +13,18 @@ from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.world import MARK
 
 
-def test_the_truth_holds_every_ending_up_to_now_and_the_open_runs(snowplow, world, clock):
+def test_the_truth_holds_every_completed_run_up_to_now_and_the_active_runs(snowplow, world, clock):
     ended = world.run("a", start=clock() - 100, duration=50, result="failure", steps=["x", "y"], attempts=3)
     running = world.run("b", start=clock() - 100, duration=1000)
     world.run("c", start=clock() + 100, duration=1)
     truth = snowplow.http.get("/-/truth").json()
     assert truth["now"] == clock()
     assert [run["run_id"] for run in truth["open"]] == [running.run_id]
-    ending = truth["endings"][0]
-    assert ending["run_id"] == ended.run_id
-    assert (ending["job"], ending["project"], ending["result"], ending["retries"]) == ("a", "prod", "failure", 2)
-    assert (ending["start"], ending["end"]) == (clock() - 100, clock() - 50)
-    assert [(step["name"], step["result"]) for step in ending["steps"]] == [("x", "success"), ("y", "failure")]
+    run = truth["endings"][0]
+    assert run["run_id"] == ended.run_id
+    assert (run["job"], run["project"], run["result"], run["retries"]) == ("a", "prod", "failure", 2)
+    assert (run["start"], run["end"]) == (clock() - 100, clock() - 50)
+    assert [(step["name"], step["result"]) for step in run["steps"]] == [("x", "success"), ("y", "failure")]
 
 
 def test_the_truth_grows_with_the_clock(snowplow, world, clock):
@@ -34,7 +34,7 @@ def test_the_truth_grows_with_the_clock(snowplow, world, clock):
     assert len(snowplow.http.get("/-/truth").json()["endings"]) == 1
 
 
-def test_the_truth_can_be_asked_for_a_stretch_of_ends(snowplow, world, clock):
+def test_the_truth_can_be_limited_to_a_range_of_ends(snowplow, world, clock):
     for number in range(5):
         world.run("a", start=clock() - 100, end=clock() - 10 * number)
     stretch = {"since": clock() - 30, "until": clock() - 10}
@@ -43,18 +43,18 @@ def test_the_truth_can_be_asked_for_a_stretch_of_ends(snowplow, world, clock):
     assert snowplow.http.get("/-/truth", params={"since": "yesterday"}).status_code == 400
 
 
-def test_runs_can_be_told_over_http(snowplow, clock):
+def test_runs_can_be_added_over_http(snowplow, clock):
     scripts = [{"job": "a", "start": clock() - 60, "duration": 10, "steps": ["x", {"name": "y", "result": "failure"}]}]
-    told = snowplow.http.post("/-/runs", json=scripts).json()
-    assert [row["runId"] for row in snowplow.rows()] == [told[0]["run_id"]]
+    added = snowplow.http.post("/-/runs", json=scripts).json()
+    assert [row["runId"] for row in snowplow.rows()] == [added[0]["run_id"]]
 
 
 @pytest.mark.parametrize("scripts", [[{"jobs": "a"}], {}, [{"job": "a", "result": "well"}]])
-def test_a_script_that_makes_no_sense_is_refused(snowplow, scripts):
+def test_an_invalid_script_is_refused(snowplow, scripts):
     assert snowplow.http.post("/-/runs", json=scripts).status_code == 400
 
 
-def test_a_generated_world_cannot_be_told(clock):
+def test_a_generated_world_accepts_no_runs(clock):
     with SnowplowSimulator.demo(clock) as simulator:
         assert httpx.post(simulator.url + "/-/runs", json=[]).status_code == 409
 
@@ -94,17 +94,17 @@ def test_the_log_is_bounded_and_the_counts_are_not():
     assert log.counts() == {("runs", 200): LOG_LENGTH + 5}
 
 
-FAULTS = [
+DISRUPTIONS = [
     {"kind": "status", "code": 429, "retry_after": 3.0, "endpoint": "runs"},
     {"kind": "lost_end", "share": 0.5},
     {"kind": "outage", "since": 1.0, "until": 2.0},
 ]
 
 
-def test_faults_are_set_and_shown_over_http(snowplow):
-    assert snowplow.http.post("/-/faults", json=FAULTS).status_code == 200
+def test_disruptions_are_set_and_shown_over_http(snowplow):
+    assert snowplow.http.post("/-/faults", json=DISRUPTIONS).status_code == 200
     shown = snowplow.http.get("/-/faults").json()
-    assert [one | disruption for disruption, one in zip(FAULTS, shown, strict=True)] == shown
+    assert [one | disruption for disruption, one in zip(DISRUPTIONS, shown, strict=True)] == shown
     assert snowplow.window().status_code == 429
     assert snowplow.http.delete("/-/faults").json() == []
 
@@ -112,7 +112,7 @@ def test_faults_are_set_and_shown_over_http(snowplow):
 @pytest.mark.parametrize(
     "disruptions", [[{"kind": "flood"}], [{"kind": "status"}], [{"kind": "hang", "second": 1}], "x"]
 )
-def test_a_fault_that_does_not_exist_is_refused(snowplow, disruptions):
+def test_an_unknown_disruption_is_refused(snowplow, disruptions):
     assert snowplow.http.post("/-/faults", json=disruptions).status_code == 400
 
 
@@ -161,18 +161,18 @@ def test_every_vendor_has_a_demo_and_a_config_to_read_it(vendor, clock):
         assert MARK not in str(truth)
 
 
-def test_the_command_serves_until_it_is_told_to_stop():
-    stop, told, said = threading.Event(), threading.Event(), []
+def test_the_command_serves_until_it_is_stopped():
+    stop, started, said = threading.Event(), threading.Event(), []
 
     def output(text):
         said.append(text)
         if len(said) == 2:
-            told.set()
+            started.set()
 
     options = {"output": output, "until": stop.wait}
     thread = threading.Thread(target=serve, args=("snowplow", "127.0.0.1", 0), kwargs=options)
     thread.start()
-    assert told.wait(5)
+    assert started.wait(5)
     source = yaml.safe_load(said[1])["sources"][0]
     assert httpx.get(source["base_url"] + "/-/healthy").json()["vendor"] == "snowplow"
     stop.set()

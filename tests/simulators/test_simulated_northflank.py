@@ -48,7 +48,7 @@ def test_a_wrong_token_is_refused(http, header):
     assert http.get("/v1/projects", headers={"Authorization": header}).status_code == 401
 
 
-def test_a_token_of_a_team_is_good_for_the_teams_paths_alone(world, clock, tls):
+def test_a_token_of_a_team_is_valid_for_the_teams_paths_only(world, clock, tls):
     world.run("daily")
     with NorthflankSimulator(world, clock, team_id="blue") as simulator, client_of(simulator, tls) as http:
         assert http.get("/v1/teams/blue/projects").status_code == 200
@@ -70,7 +70,7 @@ def test_errors_are_objects_or_raw_text(http, northflank_option):
     assert http.get("/v1/projects/none/jobs").text == "no such project"
 
 
-def test_the_limit_is_a_fixed_hour_told_with_every_answer(http, clock, northflank_option):
+def test_the_limit_is_per_fixed_hour_and_in_every_response(http, clock, northflank_option):
     northflank_option(requests_per_hour=2)
     clock.set(NOW // HOUR * HOUR + 600)
     headers = http.get("/v1/projects").headers
@@ -97,7 +97,7 @@ def test_projects_and_jobs_are_listed(http, world):
     assert MARK in str(project)
 
 
-def test_a_job_tells_its_schedule_in_its_settings(http, world):
+def test_a_job_has_its_schedule_in_its_settings(http, world):
     world.add_job(SimJob(job_id="prod/daily", name="daily", project="prod", schedule="0 3 * * *"))
     world.run("hourly")
     job = http.get("/v1/projects/prod/jobs/daily").json()["data"]
@@ -161,7 +161,7 @@ def test_failed_attempts_are_counted(http, world, result, attempts, shown):
 
 
 @pytest.mark.parametrize(("look", "value"), [("null", None), ("empty", ""), ("absent", "none")])
-def test_a_missing_end_can_look_in_three_ways(http, world, northflank_option, look, value):
+def test_a_missing_end_has_three_forms(http, world, northflank_option, look, value):
     northflank_option(rows=NorthflankShape(no_end=look, endless_share=1.0))
     world.run("daily", start=NOW - 100, duration=60.0)
     world.run("daily", start=NOW - 10, duration=60.0)

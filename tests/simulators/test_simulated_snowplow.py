@@ -24,19 +24,19 @@ def stamp(timestamp):
 # --- signing in
 
 
-def test_a_key_with_its_id_buys_a_token_that_tells_its_expiry(snowplow, simulator, clock):
+def test_a_key_with_its_id_gets_a_token_that_holds_its_expiry(snowplow, simulator, clock):
     token = snowplow.http.get(snowplow.root + "/credentials/v3/token", headers=snowplow.keys).json()["accessToken"]
     claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
     assert claims["exp"] == clock() + simulator.options.token_lifetime
 
 
 @pytest.mark.parametrize("missing", ["X-API-Key-ID", "X-API-Key"])
-def test_version_3_wants_both_headers(snowplow, missing):
+def test_version_3_needs_both_headers(snowplow, missing):
     headers = {name: value for name, value in snowplow.keys.items() if name != missing}
     assert snowplow.http.get(snowplow.root + "/credentials/v3/token", headers=headers).status_code == 401
 
 
-def test_version_2_wants_the_key_alone(snowplow):
+def test_version_2_needs_the_key_only(snowplow):
     answer = snowplow.http.get(snowplow.root + "/credentials/v2/token", headers={"X-API-Key": "simulated-key"})
     assert answer.json()["accessToken"]
     assert snowplow.http.get(snowplow.root + "/credentials/v2/token").status_code == 401
@@ -47,7 +47,7 @@ def password_form(credentials, **changes):
     return {"grant_type": "password"} | {name: getattr(credentials, name) for name in names} | changes
 
 
-def test_a_password_buys_a_token_that_works(snowplow, simulator):
+def test_a_password_gets_a_token_that_works(snowplow, simulator):
     answer = snowplow.http.post("/oauth/token", data=password_form(simulator.credentials))
     snowplow.http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
     assert snowplow.window().status_code == 200
@@ -70,7 +70,7 @@ def test_a_way_to_sign_in_that_is_switched_off_does_not_exist(snowplow, option):
     assert snowplow.http.get(snowplow.root + "/credentials/v3/token", headers=snowplow.keys).status_code == 404
 
 
-def test_a_token_is_good_until_it_expires(snowplow, clock):
+def test_a_token_is_valid_until_it_expires(snowplow, clock):
     clock.advance(DAY - 1)
     assert snowplow.window().status_code == 200
     clock.advance(1)
@@ -90,7 +90,7 @@ def test_no_or_a_wrong_token_is_refused(snowplow, header):
     assert snowplow.window().status_code == 401
 
 
-def test_an_unknown_organisation_is_not_found(snowplow):
+def test_an_unknown_organization_is_not_found(snowplow):
     assert snowplow.http.get(snowplow.runs_path.replace("5a7e", "0000")).status_code == 404
     token = snowplow.root.replace("5a7e", "0000") + "/credentials/v3/token"
     assert snowplow.http.get(token, headers=snowplow.keys).status_code == 404
@@ -267,7 +267,7 @@ def test_an_ended_run_has_the_fields_that_clients_have_seen(snowplow, world, clo
     assert len(row["runId"]) == 64
 
 
-def test_a_running_run_tells_its_duration_so_far(snowplow, world, clock):
+def test_a_running_run_shows_its_duration_so_far(snowplow, world, clock):
     world.run("a", start=clock() - 100, duration=1000)
     assert (row := snowplow.rows()[0])["state"] == "RUNNING"
     assert row["duration"] == "PT1M40S"
@@ -418,7 +418,7 @@ def test_a_share_of_the_rows_can_lack_a_field(snowplow, world, option):
     assert 5 <= sum("runId" not in row for row in snowplow.rows()) <= 30
 
 
-def test_single_runs_can_have_a_word_that_nobody_knows(snowplow, world, option):
+def test_single_runs_can_have_an_unknown_word(snowplow, world, option):
     world.run("a", start=NOW - 100, duration=10, result="cancellation")
     world.run("a", start=NOW - 50, duration=10)
     option(rows=SnowplowShape(words={"cancellation": "CANCELLED"}))
@@ -432,7 +432,7 @@ def test_an_ended_run_can_still_have_open_steps(snowplow, world, option):
     assert (answer["state"], answer["steps"][1]["state"]) == ("SUCCEEDED", "RUNNING")
 
 
-def test_a_rate_limit_says_when_to_come_again(snowplow, clock, option):
+def test_a_rate_limit_says_when_to_retry(snowplow, clock, option):
     option(requests_per_minute=2)
     assert [snowplow.window().status_code for _ in range(3)] == [200, 200, 429]
     wait = int(snowplow.window().headers["Retry-After"])

@@ -59,7 +59,7 @@ def test_errors_have_the_server_s_codes(http, path, status, code):
     assert answer.json()["request_id"]
 
 
-def test_a_key_that_is_refused_is_told_so(http):
+def test_a_refused_key_gets_an_error(http):
     answer = http.get("/v1/runs", headers={"Authorization": "Bearer no"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (401, "authentication_required")
 
@@ -74,7 +74,7 @@ def test_an_empty_list_is_a_list(http):
     assert http.get("/v1/runs?status=executing").json() == {"data": [], "has_more": False}
 
 
-def test_every_answer_tells_the_limit_and_a_server_with_two_tells_both(http, simulator):
+def test_every_response_shows_the_limit_or_both_limits(http, simulator):
     assert http.get("/v1/runs").headers["x-ratelimit-limit"] == "100000"
     simulator.options = StraitOptions(requests_per_minute=1000, address_requests_per_minute=100)
     headers = http.get("/v1/runs").headers
@@ -122,7 +122,7 @@ def test_a_job_is_found_by_the_id_of_its_runs(http):
     assert http.get(f"/v1/jobs/{run['job_id']}/health?window=1y").status_code == 400
 
 
-def test_dead_letters_and_numbers_of_runs_can_be_asked_for(http, world, simulator):
+def test_dead_letters_and_numbers_of_runs_can_be_requested(http, world, simulator):
     simulator.options = StraitOptions(scopes=frozenset())
     world.run("daily", run_id="d", project="prod", start=NOW - 50, duration=5.0, attempts=2, result="failure")
     world.run("daily", run_id="e", project="prod", start=NOW - 5, duration=50.0)
@@ -136,7 +136,7 @@ def test_a_paused_job_stays_enabled(http, simulator):
     assert (job["enabled"], job["paused"], job["pause_reason"]) == (True, True, "quota_exceeded")
 
 
-def test_the_export_names_every_run_of_a_time_whatever_their_number(http, world):
+def test_the_export_has_every_run_of_a_range_no_matter_how_many(http, world):
     for _ in range(250):
         world.run("daily", project="prod", created=NOW - 30, start=NOW - 30, duration=1.0)
     at = "2023-11-14T22:12:50Z"

@@ -33,7 +33,7 @@ def http(workato, tls) -> Iterator[httpx.Client]:
 
 
 def runs_of(workato, number, **fields):
-    """So many runs, a second apart, the oldest first."""
+    """Add runs, a second apart, the oldest first."""
     return [
         workato.world.run("orders", project="acme", start=NOW - 1000 + place, duration=0.4, **fields)
         for place in range(number)
@@ -79,7 +79,7 @@ def test_a_customer_may_be_unreadable(http, workato):
     assert [http.get(path).status_code for path in ("/api/managed_users", RECIPES, JOBS)] == [200, 403, 403]
 
 
-def test_recipes_are_listed_by_id_descending_with_their_counts_and_with_code_unless_told(http, workato):
+def test_recipes_are_listed_by_id_descending_with_counts_and_code(http, workato):
     for name in range(5):
         workato.world.add_job(SimJob(job_id=f"acme/{name}", name=str(name), project="acme"))
     runs_of(workato, 3)
@@ -116,7 +116,7 @@ def test_a_long_job_does_not_return_to_the_first_page_when_it_ends(http, workato
     assert http.get(JOBS).json()["items"][0]["id"] == run.run_id
 
 
-def test_open_jobs_can_be_asked_for_alone_and_their_number_is_told(http, workato):
+def test_open_jobs_can_be_requested_alone_with_their_number(http, workato):
     runs_of(workato, 30)
     run = workato.world.run("orders", project="acme", start=NOW - 2000, result=None)
     answer = http.get(JOBS, params={"status": "pending"}).json()
@@ -124,7 +124,7 @@ def test_open_jobs_can_be_asked_for_alone_and_their_number_is_told(http, workato
     assert (answer["job_scope_count"], answer["job_count"]) == (1, 30)
 
 
-def test_lists_cut_instants_to_seconds_and_details_do_not(http, workato):
+def test_lists_cut_times_to_seconds_and_details_do_not(http, workato):
     run = workato.world.run("orders", project="acme", start=NOW - 100.25, duration=0.5)
     row = http.get(JOBS).json()["items"][0]
     detail = http.get(f"{JOBS}/{run.run_id}").json()
@@ -181,7 +181,7 @@ def test_rows_may_lack_what_older_versions_lack(http, workato):
     assert "last_run_at" not in http.get(RECIPES).json()["result"][0]
 
 
-def test_it_lies_when_told_to(http, workato):
+def test_it_gives_wrong_answers_on_request(http, workato):
     run = runs_of(workato, 1)[0]
     workato.disruptions.set([LostEnd(run_ids=(run.run_id,))])
     assert http.get(JOBS).json()["items"][0]["status"] == "pending"
@@ -227,7 +227,7 @@ REQUIRED = {
     "version_author_name": str,
     "version_no": int,
 }
-"""What clients need of a recipe besides what we read, and of which kind it is."""
+"""Fields of a recipe that clients need and the exporter does not read, with their types."""
 
 
 @pytest.mark.parametrize("excluded", [True, False])
@@ -280,14 +280,14 @@ def test_the_size_of_a_page_of_jobs_is_the_apis_own(http, workato):
     assert len(http.get(f"{JOBS}?per_page=3").json()["items"]) == 25
 
 
-def test_a_workspace_tells_its_projects_and_its_user(http, workato):
+def test_a_workspace_shows_its_projects_and_its_user(http, workato):
     workato.options = WorkatoOptions(mode="developer")
     assert [row["folder_id"] for row in http.get("/api/projects").json()] == [1]
     account = http.get("/api/users/me").json()
     assert {type(account[name]) for name in ("id", "active_recipes_count", "root_folder_id")} == {int}
 
 
-def test_parameters_may_be_taken_no_notice_of(http, workato):
+def test_parameters_may_be_ignored(http, workato):
     runs_of(workato, 30)
     first = http.get(JOBS).json()["items"]
     workato.options = WorkatoOptions(ignored=frozenset({"offset_job_id"}))

@@ -19,7 +19,7 @@ EVERY_PLAN = tuple(plan for plans in PLANS.values() for plan in plans)
 # --- scripted
 
 
-def test_a_run_told_without_times_starts_now_and_lasts_a_minute(world, clock):
+def test_a_run_without_times_starts_now_and_lasts_a_minute(world, clock):
     run = world.run("a")
     assert (run.created, run.start, run.end) == (clock(), clock(), clock() + 60)
 
@@ -29,11 +29,11 @@ def test_steps_share_the_time_of_their_run(world):
     assert [(step.start, step.end) for step in steps] == [(0, 10), (10, 20), (20, 30)]
 
 
-def test_the_last_step_of_a_failed_run_fails_unless_told_otherwise(world):
+def test_the_last_step_of_a_failed_run_fails_by_default(world):
     assert [step.result for step in world.run("a", result="failure", steps=["x", "y"]).steps] == ["success", "failure"]
 
 
-def test_a_run_without_result_never_ends_and_nor_does_what_waits_for_its_stuck_step(world, clock):
+def test_a_run_without_result_never_ends_nor_does_what_waits_for_its_stuck_step(world, clock):
     run = world.run("a", start=0.0, result=None, steps=[{"name": "x", "result": None}, "y"])
     assert (run.end, run.at(clock())) == (None, State.EXECUTING)
     assert [step.at(clock()) for step in run.steps] == [State.EXECUTING, State.PENDING]
@@ -54,7 +54,7 @@ def test_a_reopened_id_has_two_lives(world, clock):
     assert len(world.runs(0, clock())) == 2
 
 
-def test_runs_in_a_stretch_are_those_whose_life_touches_it(world):
+def test_runs_in_a_range_are_those_whose_life_touches_it(world):
     generator = random.Random(1)  # noqa: S311  # any runs will do, the same each time
     for _ in range(300):
         start = generator.uniform(0, 1000)
@@ -69,7 +69,7 @@ def test_runs_in_a_stretch_are_those_whose_life_touches_it(world):
     assert {run.job_name for run in world.runs(0, 2000, "prod/b")} == {"b"}
 
 
-def test_a_run_that_ends_as_a_stretch_begins_touches_it(world):
+def test_a_run_that_ends_as_a_range_begins_touches_it(world):
     world.run("a", start=0.0, end=10.0)
     assert len(world.runs(10.0, 20.0)) == 1
     assert world.runs(10.001, 20.0) == []
@@ -90,7 +90,7 @@ def test_the_same_seed_makes_the_same_world():
     assert lives(GeneratedWorld(EVERY_PLAN, seed=1)) != lives(GeneratedWorld(EVERY_PLAN, seed=2))
 
 
-def test_adjoining_stretches_hold_every_run_of_the_whole():
+def test_adjoining_ranges_hold_every_run_of_the_whole():
     world = GeneratedWorld(EVERY_PLAN)
     whole = {run.run_id for run in lives(world)}
     parts = [
@@ -99,7 +99,7 @@ def test_adjoining_stretches_hold_every_run_of_the_whole():
     assert set(parts) == whole
 
 
-def test_a_stretch_holds_the_runs_that_began_long_before_it():
+def test_a_range_holds_the_runs_that_began_long_before_it():
     world = GeneratedWorld(EVERY_PLAN)
     remembered = [run for run in lives(world) if run.created > NOW - 7 * DAY]
     expected = {run.run_id for run in remembered if overlaps(run, NOW - 60, NOW)}
@@ -165,7 +165,7 @@ def test_no_two_vendors_of_the_demo_have_a_job_in_common():
     assert set(PLANS) == set(SIMULATORS)
 
 
-def test_each_vendor_of_the_demo_has_a_trouble_of_its_own(clock):
+def test_each_vendor_of_the_demo_has_its_own_problem(clock):
     snowplow, strait, workato = (by_job(vendor, clock) for vendor in ("snowplow", "strait", "workato"))
     assert {run.result for run in snowplow["marketing-costs"]} == {Result.FAILURE}
     assert {run.result for run in snowplow["attribution"]} == {Result.FAILURE, Result.SUCCESS}
@@ -182,7 +182,7 @@ def test_one_vendor_of_the_demo_is_healthy(clock):
     assert {run.result for runs in by_job("northflank", clock).values() for run in runs} == {Result.SUCCESS}
 
 
-def test_a_recipe_of_the_demo_is_switched_off_while_somebody_watches(clock):
+def test_a_recipe_of_the_demo_is_switched_off_soon_after_the_start(clock):
     world = demo_world("workato", clock, speed=60)
     assert all(job.enabled for job in world.jobs())
     clock.advance(60)
@@ -198,7 +198,7 @@ def test_a_run_that_never_began_cannot_be_found_by_its_id():
     assert {run_id for run_id in ids if world.find(run_id, NOW)} == {run.run_id for run in lives(world, NOW - DAY)}
 
 
-def test_most_of_the_demo_is_well(clock):
+def test_most_of_the_demo_is_healthy(clock):
     runs = [run for vendor in PLANS for run in lives(demo_world(vendor, clock), NOW - 7 * DAY)]
     assert sum(run.result is Result.SUCCESS for run in runs) > 0.75 * len(runs)
 
@@ -215,7 +215,7 @@ def test_no_life_of_the_demo_ends_before_it_begins(clock):
 # --- the limit of requests
 
 
-def test_a_fixed_window_says_what_is_left_and_begins_anew(clock):
+def test_a_fixed_window_says_what_is_left_and_starts_again(clock):
     clock.set(1000.0)
     window = FixedWindow(100.0, clock)
     quotas = [window.take(2) for _ in range(3)]

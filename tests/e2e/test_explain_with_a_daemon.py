@@ -1,4 +1,4 @@
-"""`explain` and the JSON pages beside a daemon that goes on counting."""
+"""`explain` and the JSON pages while a daemon counts."""
 
 import json
 import re
@@ -22,7 +22,7 @@ TOTALS = re.compile(r"^(\d+) runs? listed, (\S+) together; the state says (\S+):
 
 @pytest.fixture
 def sealed(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is a file system of its own, which a test can make read-only."""
+    """Return a folder on its own file system, which a test can make read-only."""
     folder = tmp_path / "sealed"
     folder.mkdir()
     if not (runs_as_root() and mounted("-t", "tmpfs", "-o", "size=16m", "none", str(folder))):
@@ -36,11 +36,11 @@ def explained(folder: Path, config_file: Path, selector: str) -> tuple[int, str]
 
 
 def counting(port: int, least: int = 10) -> bool:
-    """Waits until so many endings are counted."""
-    return eventually(lambda: counted(page(port), "living").total() >= least)
+    """Wait until a number of runs is counted."""
+    return eventually(lambda: counted(page(port), "live").total() >= least)
 
 
-def test_numbers_are_explained_while_the_daemon_counts_on(
+def test_numbers_are_explained_while_the_daemon_counts(
     tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld
 ) -> None:
     config_file = config(tmp_path, simulator)
@@ -52,7 +52,7 @@ def test_numbers_are_explained_while_the_daemon_counts_on(
         assert {match[4] for match in TOTALS.finditer(text)} == {"the same"}
     world.rest()
     expected = truth(simulator, baseline(tmp_path / "state.db"))
-    assert eventually(lambda: counted(page(daemon.port), "living"), lambda seen: seen == expected) == expected
+    assert eventually(lambda: counted(page(daemon.port), "live"), lambda seen: seen == expected) == expected
     runs = sum(number for series, number in expected.items() if series[0] == "jobrun_runs_total")
     _, text = explained(tmp_path, config_file, "jobrun_runs_total")
     assert sum(int(match[1]) for match in TOTALS.finditer(text)) == runs
@@ -86,19 +86,19 @@ def test_without_a_state_it_says_so(tmp_path: Path, simulator: SnowplowSimulator
 def test_the_json_pages_show_what_is_counted(tmp_path: Path, simulator: SnowplowSimulator) -> None:
     daemon = Daemon(config(tmp_path, simulator), free_port())
     assert counting(daemon.port)
-    told = {
+    reports = {
         name: json.loads(fetch(daemon.port, f"/api/v1/{name}")[2]) for name in ("sources", "jobs", "runs", "problems")
     }
-    assert told["sources"]["sources"][0]["up"] is True
-    assert told["jobs"]["total"] == len(told["jobs"]["jobs"]) > 0
-    for run in told["runs"]["runs"][:5]:
+    assert reports["sources"]["sources"][0]["up"] is True
+    assert reports["jobs"]["total"] == len(reports["jobs"]["jobs"]) > 0
+    for run in reports["runs"]["runs"][:5]:
         status, _, body = fetch(daemon.port, "/api/v1" + run["url"])
         assert (status, json.loads(body)["run"]["run_id"]) == (200, run["run_id"])
     assert fetch(daemon.port, "/api/v1/openapi.json")[0] == 200
     assert daemon.terminate() == 0
 
 
-def test_a_vendor_that_hangs_while_a_person_asks_keeps_neither_scrapes_nor_the_end_waiting(
+def test_a_hanging_vendor_query_delays_neither_scrapes_nor_the_shutdown(
     tmp_path: Path, simulator: SnowplowSimulator
 ) -> None:
     config_file = config(tmp_path, simulator)

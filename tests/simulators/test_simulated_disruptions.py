@@ -35,40 +35,40 @@ def ids(rows):
     return [row["runId"] for row in rows]
 
 
-def test_a_fault_without_a_count_strikes_until_it_is_cleared(snowplow, simulator):
+def test_a_disruption_without_a_count_lasts_until_it_is_cleared(snowplow, simulator):
     simulator.disruptions.add(Status(code=503))
     assert [snowplow.window().status_code for _ in range(3)] == [503, 503, 503]
     simulator.disruptions.clear()
     assert snowplow.window().status_code == 200
 
 
-def test_a_counted_fault_is_spent(snowplow, simulator):
+def test_a_counted_disruption_is_used_up(snowplow, simulator):
     simulator.disruptions.add(Status(code=500, count=2))
     assert [snowplow.window().status_code for _ in range(3)] == [500, 500, 200]
     assert simulator.disruptions.current() == ()
 
 
 @pytest.mark.parametrize("by_template", [False, True])
-def test_a_fault_strikes_its_endpoint_alone(snowplow, simulator, by_template):
+def test_a_disruption_affects_its_endpoint_only(snowplow, simulator, by_template):
     route = next(route for route in simulator.routes() if route.endpoint == "run")
     simulator.disruptions.add(Status(code=503, endpoint=route.template if by_template else route.endpoint))
     assert snowplow.window().status_code == 200
     assert snowplow.run("x").status_code == 503
 
 
-def test_an_injected_error_can_concern_one_run_alone(snowplow, simulator):
+def test_an_injected_error_can_affect_one_run_only(snowplow, simulator):
     simulator.disruptions.add(Status(code=503, endpoint="run", path="/poisoned"))
     assert snowplow.run("poisoned").status_code == 503
     assert snowplow.run("x").status_code == 404
 
 
-def test_a_fault_strikes_as_often_as_its_probability_says(snowplow, simulator):
+def test_a_disruption_happens_as_often_as_its_probability_says(snowplow, simulator):
     simulator.disruptions.add(Status(code=503, probability=0.5))
     failed = [snowplow.window().status_code for _ in range(200)].count(503)
     assert 70 < failed < 130
 
 
-def test_the_same_seed_repeats_the_same_faults(world, clock):
+def test_the_same_seed_repeats_the_same_disruptions(world, clock):
     def failures(seed):
         with SnowplowSimulator(world, clock, seed=seed) as simulator, httpx.Client(base_url=simulator.url) as http:
             simulator.disruptions.add(Status(code=503, probability=0.5))
@@ -97,17 +97,17 @@ def test_an_error_comes_in_the_body_that_was_chosen(snowplow, simulator, body, c
     assert (answer.headers["Content-Type"], answer.text[: len(start)]) == (content_type, start)
 
 
-def test_a_429_says_in_seconds_when_to_come_again(snowplow, simulator):
+def test_a_429_says_in_seconds_when_to_retry(snowplow, simulator):
     simulator.disruptions.add(Status(code=429, retry_after=7))
     assert snowplow.window().headers["Retry-After"] == "7"
 
 
-def test_a_429_says_by_a_date_when_to_come_again(snowplow, simulator, clock):
+def test_a_429_says_by_a_date_when_to_retry(snowplow, simulator, clock):
     simulator.disruptions.add(Status(code=429, retry_after=90, retry_after_form="date"))
     assert parsedate_to_datetime(snowplow.window().headers["Retry-After"]).timestamp() == clock() + 90
 
 
-def test_a_429_need_not_say_when_to_come_again(snowplow, simulator):
+def test_a_429_need_not_say_when_to_retry(snowplow, simulator):
     simulator.disruptions.add(Status(code=429))
     assert "Retry-After" not in snowplow.window().headers
 
@@ -123,19 +123,19 @@ def test_json_of_a_wrong_shape_comes_with_200(snowplow, simulator):
     assert "unexpected" in snowplow.window().json()
 
 
-def test_a_huge_body_is_as_large_as_told(snowplow, simulator):
+def test_a_huge_body_is_as_large_as_configured(snowplow, simulator):
     simulator.disruptions.add(Huge(mebibytes=2))
     assert len(snowplow.window().content) == 2 * 1024 * 1024 + 4
 
 
-def test_a_redirect_points_elsewhere(snowplow, simulator):
+def test_a_redirect_has_another_location(snowplow, simulator):
     simulator.disruptions.add(Redirect(location="http://127.0.0.1:1/x", code=307))
     answer = snowplow.window()
     assert (answer.status_code, answer.headers["Location"]) == (307, "http://127.0.0.1:1/x")
 
 
 @pytest.mark.parametrize("abruptly", [False, True])
-def test_a_reset_gives_no_answer(snowplow, simulator, abruptly):
+def test_a_reset_sends_no_response(snowplow, simulator, abruptly):
     simulator.disruptions.add(Reset(abruptly=abruptly, count=1))
     with pytest.raises(httpx.RemoteProtocolError if not abruptly else httpx.NetworkError):
         snowplow.window()
@@ -143,7 +143,7 @@ def test_a_reset_gives_no_answer(snowplow, simulator, abruptly):
 
 
 @pytest.mark.usefixtures("ten_runs")
-def test_half_an_answer_breaks_off(snowplow, simulator):
+def test_half_a_response_breaks_off(snowplow, simulator):
     simulator.disruptions.add(Half())
     with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
         snowplow.window()
@@ -182,14 +182,14 @@ def test_stopping_the_simulator_ends_idle_connections(world, clock):
             http.get(simulator.url + "/-/healthy")
 
 
-def test_a_slow_answer_comes_in_drops(snowplow, simulator):
+def test_a_slow_response_comes_in_chunks(snowplow, simulator):
     simulator.disruptions.add(Slow(chunk=1, pause=0.02))
     begin = time.monotonic()
     assert snowplow.window().json() == []
     assert time.monotonic() - begin >= 0.04
 
 
-def test_an_outage_lasts_from_one_instant_to_another(snowplow, simulator, clock):
+def test_an_outage_lasts_from_one_time_to_another(snowplow, simulator, clock):
     simulator.disruptions.add(Outage(since=clock() + 10, until=clock() + 20))
     assert snowplow.window().status_code == 200
     clock.advance(10)
@@ -210,7 +210,7 @@ def test_a_stopped_simulator_refuses_connections_and_comes_back_on_its_port(worl
         assert httpx.get(url + "/-/healthy").status_code == 200
 
 
-# --- lies
+# --- wrong answers
 
 
 def test_a_stale_answer_shows_what_was(snowplow, simulator, world, clock):
@@ -239,7 +239,7 @@ def test_a_share_of_the_runs_is_late_and_always_the_same(snowplow, simulator):
     assert 0 < len(first) < 10
 
 
-def test_a_lost_end_leaves_chosen_runs_running_for_ever(snowplow, simulator, ten_runs, clock):
+def test_a_lost_end_leaves_chosen_runs_running_forever(snowplow, simulator, ten_runs, clock):
     simulator.disruptions.add(LostEnd(run_ids=(ten_runs[3].run_id,)))
     clock.advance(86000)
     assert snowplow.run(ten_runs[3].run_id).json()["state"] == "RUNNING"
@@ -259,7 +259,7 @@ def test_dropped_rows_are_missing(snowplow, simulator, ten_runs):
     assert set(shown) < {run.run_id for run in ten_runs}
 
 
-def test_duplicated_rows_come_twice(snowplow, simulator, ten_runs):
+def test_duplicated_rows_appear_twice(snowplow, simulator, ten_runs):
     simulator.disruptions.add(Duplicate(share=1.0))
     assert sorted(ids(snowplow.rows())) == sorted([run.run_id for run in ten_runs] * 2)
 
@@ -280,7 +280,7 @@ def test_rows_can_lack_their_ids(snowplow, simulator, ten_runs):
 
 
 @pytest.mark.usefixtures("ten_runs")
-def test_a_lie_does_not_change_the_truth(snowplow, simulator):
+def test_a_wrong_answer_does_not_change_the_truth(snowplow, simulator):
     simulator.disruptions.add(Drop(share=1.0), LostEnd(share=1.0))
     assert snowplow.rows() == []
     assert len(snowplow.http.get("/-/truth").json()["endings"]) == 10
