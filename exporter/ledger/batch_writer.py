@@ -40,7 +40,7 @@ MAX_RANGES = 1000
 
 
 class Present(msgspec.Struct, frozen=True, kw_only=True):
-    """What a writer must know besides records and rows.
+    """The state of the poll in progress, which is not in records and rows.
 
     Attributes:
         sightings: What earlier batches of the poll have shown.
@@ -67,8 +67,8 @@ class BatchWriter:
         rules: The source's rules.
         counting_rules: How runs are counted.
         step_histograms: Whether step durations are observed.
-        poll_context: When.
-        present: What was known before, and is not in the records.
+        poll_context: When the poll started, and the current time.
+        present: The state of the poll in progress.
     """
 
     def __init__(  # noqa: PLR0913  # each is one of the things that a writer is made of
@@ -230,7 +230,7 @@ class BatchWriter:
             self._believe(key, sighting, verdict, rows.get(run.run_id), counts=verdict.counts)
 
     def tally(self) -> None:
-        """Add what the rows meant, and how late their runs were counted, to the source's counters."""
+        """Add dispositions and observation delays to the source's counters."""
         source = self._transaction.source
         for disposition, rows in self.stats.dispositions.items():
             source.count(FETCHED, disposition, amount=rows)

@@ -27,7 +27,7 @@ class ConfiguredSource(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
-    """What a snapshot is made of besides the configuration.
+    """The committed data of a snapshot.
 
     Attributes:
         jobs: The records of all jobs by key.
@@ -51,7 +51,7 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bare_view(job: JobState, results: tuple[Result, ...], *, has_steps: bool, step_histograms: bool) -> JobView:
-    """Return the view of a job of which nothing but its record and its kind of source is known."""
+    """Return the view of a job, made of its record and its kind of source alone."""
     return JobView(state=job, results=results, has_steps=has_steps, step_histograms=step_histograms)
 
 
@@ -112,7 +112,7 @@ class ViewBuilder:
         external_url = self.config.web.external_url
         return msgspec.structs.replace(
             view,
-            # While a scope cannot be read, nothing can be seen to come, so nothing is expected.
+            # While a scope cannot be read, its runs are not seen, so none is expected.
             freshness=expected.freshness if watched else None,
             duration_budget=expected.duration_budget,
             next_expected=expected.next_run if watched else None,
@@ -155,7 +155,7 @@ class ViewBuilder:
 
 
 class SnapshotBuilder:
-    """Makes one snapshot after the other. Views that have not changed are the objects of the snapshot before."""
+    """Makes one snapshot after the other. Unchanged views are the same objects as in the previous snapshot."""
 
     def __init__(self) -> None:
         self._views: ViewBuilder | None = None
@@ -179,7 +179,7 @@ class SnapshotBuilder:
         unreadable = self._unreadable_scopes(views, committed)
         everything = self._everything or committed.changed is None
         everything = everything or (withheld, unreadable) != (self._withheld, self._unreadable)
-        # What raises below must not lose what has changed: then everything is looked at again.
+        # If anything below raises, the next call checks everything again, so that no change is lost.
         self._everything, self._withheld, self._unreadable = True, withheld, unreadable
         jobs = self._jobs(views, committed, None if everything else committed.changed or ())
         self._latest = Snapshot(
@@ -194,7 +194,7 @@ class SnapshotBuilder:
         return self._latest
 
     def _unreadable_scopes(self, views: ViewBuilder, committed: Committed) -> frozenset[tuple[str, str]]:
-        """Return source and name of scopes that could not be read last: of their jobs no run can be missed."""
+        """Return source and name of unreadable scopes. No run of their jobs can be called missing."""
         states = [committed.sources[name] for name in views.sources if name in committed.sources]
         return frozenset(
             (state.name, name) for state in states for name, scope in state.scopes.items() if not scope.readable
@@ -249,7 +249,7 @@ class SnapshotBuilder:
         objectives = len(views.config.objectives)
         found = Counter(view.objective for view in jobs.values())
         unmatched = self._latest.exporter.unmatched if self._latest.sources.keys() == views.sources.keys() else ()
-        # Before all sources have been read, a job may only not have been seen yet.
+        # Until all sources have been read, the job of an objective may not have been seen yet.
         if not committed.starting & views.sources.keys():
             unmatched = tuple(place for place in range(objectives) if not found[place])
             self._report_unmatched(unmatched, len(jobs))
@@ -269,7 +269,7 @@ class SnapshotBuilder:
 
 
 def _names(job: JobState) -> dict[str, str]:
-    """Return what names a job in log lines."""
+    """Return the fields that name a job in log lines."""
     return {"source": job.source, "project": job.project, "job_name": job.name}
 
 

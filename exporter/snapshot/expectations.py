@@ -23,8 +23,8 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     """What is expected of one job; None where nothing is.
 
     Attributes:
-        schedule: As the configuration or the vendor writes it.
-        unparsed: Whether nobody can tell what that means.
+        schedule: The schedule, as the config or the vendor writes it.
+        unparsed: Whether the schedule is not understood.
         next_run: When a run is due.
         freshness: Largest age of the last success, in seconds.
         duration_budget: Seconds that a run may take.
