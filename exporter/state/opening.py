@@ -26,11 +26,11 @@ class OpenedState(msgspec.Struct, kw_only=True):
     """A state that was opened.
 
     Attributes:
-        store: The store; None if it can only be read, or not even that.
-        loaded: What it holds.
-        cold: `new` or `corrupt` if it begins empty, else "".
-        kept: Where the file that could not be used has been put.
-        fault: Why there is no store.
+        store: The store; None if the state cannot be written.
+        loaded: The records of the state.
+        cold: `new` or `corrupt` if the state starts empty, else "".
+        kept: New path of a file that was set aside.
+        error: Why there is no store.
     """
 
     store: Storage | None

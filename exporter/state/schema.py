@@ -13,7 +13,7 @@ from exporter.model import Result, Run, State
 
 
 class StepState(enum.IntEnum):
-    """Where the reading of a run's steps stands."""
+    """Progress of a run's steps."""
 
     NONE = 0
     PENDING = 1
@@ -28,14 +28,14 @@ class StoredRun(RunRecord, frozen=True, gc=False, kw_only=True):
     Attributes:
         job: The key of its job.
         seen: When it was last new or changed.
-        origin: The instant from which its age counts.
-        steps: Where the reading of its steps stands.
-        tries: How often they were asked for.
-        asked: How often the answer was not yet whole.
-        due: When they shall be asked for next.
+        origin: When its age starts.
+        steps: Whether its steps are pending, counted or lost.
+        tries: How often they were requested.
+        asked: How often the answer was incomplete.
+        due: When they are requested next.
         step_results: Its steps as `[[name, result, seconds], …]`, once counted.
         words: Unmapped status words that it had.
-        late: Whether it had ended before the watermark when its ending was first seen.
+        late: Whether it had completed before the watermark when that was first seen.
     """
 
     job: int

@@ -69,13 +69,13 @@ class Storage(Protocol):
         """Writes rows of a source whose record has been put; a run of the same id is replaced."""
 
     def put_exporter(self, exporter: Counted) -> None:
-        """Writes the exporter's own counters."""
+        """Write the exporter's own counters."""
 
     def prune(self, source: str, before: float, limit: int) -> Pruned:
-        """Forget runs that began and ended before a time, at most so many: none that is open or was given up."""
+        """Prune runs that started and completed before a time, at most `limit`, except active and expired ones."""
 
     def without_runs(self, jobs: Collection[int]) -> list[int]:
-        """Return those of these jobs of which there is no run."""
+        """Return those of these jobs that have no run."""
 
     def delete_jobs(self, jobs: Iterable[int]) -> None:
         """Delete the records of jobs."""
@@ -99,13 +99,13 @@ class Storage(Protocol):
         """A job's standing, counted from its runs."""
 
     def latest(self, job: int) -> Latest:
-        """Return the run of a job that ended last, and the failing one that did."""
+        """Return the last completed run of a job, and the last failed one."""
 
     def pending_steps(self, source: str, due: float, limit: int) -> list[StoredRun]:
-        """Runs whose steps shall be fetched by now: failures first, the baseline last, newest first."""
+        """Return runs whose steps are due: failures first, the baseline last, newest first."""
 
     def count_pending_steps(self, source: str) -> int:
-        """How many runs wait for their steps."""
+        """Return the number of runs whose steps are pending."""
 
     def count_runs(self, source: str) -> dict[int, int]:
         """How many runs of a source are known, by the key of their job."""
