@@ -143,23 +143,24 @@ class Reporter:
     def _run_reports(self, rows: Iterable[StoredRun]) -> tuple[RunReport, ...]:
         known, settings = self._parts.snapshot().records, self._settings()
         external_url = self._parts.config().web.external_url
-        # the snapshot may not know the job of a run that was committed a moment ago
-        pairs = [(row, known[row.job]) for row in rows if row.job in known]
+        # the snapshot may not know the job of a run that was committed a moment ago, and a reload may remove a source
+        pairs = [(row, known[row.job]) for row in rows if row.job in known and known[row.job].source in settings]
         return tuple(runs.run_report(row, job, settings[job.source], external_url) for row, job in pairs)
 
-    def _find(self, source: str, run_id: str) -> tuple[StoredRun, JobState]:
-        if source in self._settings():
+    def _find(self, source: str, run_id: str) -> tuple[StoredRun, JobState, SourceSettings]:
+        settings = self._settings().get(source)
+        if settings is not None:
             with _readable():
                 row = self._parts.reader.run(source, run_id)
             job = None if row is None else self._parts.snapshot().records.get(row.job)
             if row is not None and job is not None:
-                return row, job
+                return row, job, settings
         raise UnknownError("the state has no such run; it may be older than state.retention")
 
     def run(self, source: str, run_id: str, *, live: bool = True) -> RunPage:
         """Return one run with all that is known of it."""
-        row, job = self._find(source, run_id)
-        snapshot = self._parts.snapshot()
+        row, job, settings = self._find(source, run_id)
+        snapshot, web = self._parts.snapshot(), self._parts.config().web
         with _readable():
             successes = self._parts.reader.successes(job.key, USUAL_RUNS)
             # an active run comes after all completed ones
@@ -167,36 +168,42 @@ class Reporter:
             previous = self._parts.reader.before(job.key, before, RECENT)
         view = snapshot.jobs.get(job.key)
         report = None if view is None else job_report(view, snapshot.watermark(source))
-        steps, steps_from, error = self._steps(job, row, live=live)
+        has_steps = job.job.has_steps and SOURCES[settings.type].has_steps
+        steps, steps_from, error = self._steps(source, row, live=live and has_steps)
         return RunPage(
-            run=self._run_reports([row])[0],
+            run=runs.run_report(row, job, settings, web.external_url),
             job=None if report is None else self._with_recent({job.key: report})[0],
             steps=runs.step_reports(steps, runs.usual_steps(text for _, text in successes)),
             steps_from=steps_from,
             steps_error=error,
             failed_step=runs.failed_step(steps, run_id, job),
             usual=runs.usual((duration for duration, _ in successes), view.duration_budget if view else None),
-            previous=self._run_reports(previous),
-            logs=self._parts.config().web.logs,
+            previous=tuple(runs.run_report(each, job, settings, web.external_url) for each in previous),
+            logs=web.logs,
         )
 
-    def _steps(self, job: JobState, row: StoredRun, *, live: bool) -> tuple[Sequence[Step], str, str]:
+    def _steps(self, source: str, row: StoredRun, *, live: bool) -> tuple[Sequence[Step], str, str]:
         """Return the steps of a run, where they are from, and why the API did not return them."""
         stored, error = runs.stored_steps(row.step_results), ""
-        if live and job.job.has_steps and SOURCES[self._settings()[job.source].type].has_steps:
+        if live:
             try:
-                source = self._parts.sources()[job.source]
-                return self._parts.vendors.steps(job.source, source, row.run), "api", ""
+                return self._parts.vendors.steps(source, self._source(source), row.run), "api", ""
             except ReportError as failed:
                 error = str(failed)
         return stored, "state" if stored else "", error
+
+    def _source(self, name: str) -> Source:
+        source = self._parts.sources().get(name)
+        if source is None:
+            raise UnknownError("a reload has just removed this source")
+        return source
 
     def log(self, source: str, run_id: str, step: str) -> LogReport:
         """Return the output of a step, fetched from the API."""
         if not self._parts.config().web.logs:
             raise LogsOffError("output and error texts are shown only with web.logs: true in the config")
-        row, _ = self._find(source, run_id)  # only runs that we know, so that nobody can probe the API
-        log = self._parts.vendors.log(self._parts.sources()[source], row.run, step)
+        row, _, _ = self._find(source, run_id)  # only runs that we know, so that nobody can probe the API
+        log = self._parts.vendors.log(self._source(source), row.run, step)
         return LogReport(
             source=source,
             run_id=run_id,

@@ -52,7 +52,7 @@ UNSUPPORTED: Mapping[str, str] = {
     "key": "is not supported: use key_file",
     "client_ca": "is not supported: use client_ca_file",
     "curve_preferences": "is not supported: OpenSSL's own order is used",
-    "rate_limit": "is not supported: sign-ins are limited without it",
+    "rate_limit": "is not supported: failed sign-ins are limited without it",
 }
 """Keys of the format that are refused, never ignored: a key that protects must not look as if it did."""
 

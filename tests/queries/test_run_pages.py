@@ -166,6 +166,17 @@ def test_an_unknown_run_is_an_error(harness, source, run_id):
         harness.reporter.run(source, run_id)
 
 
+def test_a_run_of_a_source_that_a_reload_just_removed_is_shown_from_the_state(make):
+    harness = make(web={"logs": True})
+    harness.tell(ended("a"))
+    reporter = harness.reporter
+    reporter._parts = reporter._parts._replace(sources=dict)
+    page = reporter.run("one", "a")
+    assert (page.run.run_id, page.steps_error) == ("a", "a reload has just removed this source")
+    with pytest.raises(UnknownError):
+        reporter.log("one", "a", "")
+
+
 # --- output ---
 
 
