@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator
 
 from exporter.errors import RateLimitedError
 
+# Seconds after which a server gets another request, whatever it says.
 LONGEST_BLOCK = 3600.0
-"""Seconds after which a server gets another request, whatever it says."""
 RESERVED_SHARE = 0.1
 """The part of the server's limit that is left to others who use the same account."""
 PAGE_SHARE = 4
 """Pages opened by people take at most one of this many requests."""
+# Seconds after which one request may go although the server wants none: it may recover long before it said.
 PROBE_INTERVAL = 300.0
-"""Seconds after which one request may go although the server wants none: it may recover long before it said."""
+# Longest single sleep, in seconds, so that a needless wait ends and the metric of waiting moves.
 MAX_SLEEP = 5.0
-"""Longest single sleep, in seconds, so that a needless wait ends and the metric of waiting moves."""
 
 _for_a_person = contextvars.ContextVar("_for_a_person", default=False)
 

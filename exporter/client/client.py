@@ -13,7 +13,7 @@ from exporter.client.clock import ServerClock
 from exporter.client.limits import parse_date, parse_retry_after
 from exporter.client.network import NetworkSettings, NetworkTransport
 from exporter.client.signin import is_html
-from exporter.client.transport import BudgetedTransport, NullObserver, RequestObserver, describe
+from exporter.client.transport import BudgetedTransport, NullRecorder, RequestRecorder, describe
 from exporter.errors import (
     AuthError,
     ClientStatusError,
@@ -30,7 +30,7 @@ from exporter.errors import (
     TimedOutError,
 )
 
-__all__ = ["ApiResponse", "Client", "Environment", "NetworkSettings", "NullObserver", "RequestObserver"]
+__all__ = ["ApiResponse", "Client", "Environment", "NetworkSettings", "NullRecorder", "RequestRecorder"]
 
 RETRIES = 2
 FIRST_BACKOFF = 1.0
@@ -87,7 +87,7 @@ class Client:
         auth: httpx.Auth,
         budget: Budget,
         *,
-        observer: RequestObserver | None = None,
+        observer: RequestRecorder | None = None,
         network: NetworkSettings | None = None,
         environment: Environment | None = None,
         transport: httpx.BaseTransport | None = None,
@@ -95,7 +95,7 @@ class Client:
     ) -> None:
         self._root = root.rstrip("/")
         self._budget = budget
-        self._observer = observer or NullObserver()
+        self._observer = observer or NullRecorder()
         self._environment = environment or Environment()
         settings = network or NetworkSettings()
         self._clock = ServerClock(self._environment.clock)

@@ -17,10 +17,10 @@ HOUR = 3600.0
 """Seconds; a reset further away is ignored."""
 DAY = 86400.0
 """Seconds; a `Retry-After` this close to the present is a time."""
+# A limit beyond this is ignored.
 MOST_REQUESTS = 1e9
-"""A limit beyond this is ignored."""
+# A number beyond this is a time (as seconds it would be three years away).
 EPOCH = 1e8
-"""A number beyond this is a time (as seconds it would be three years away)."""
 EPOCH_MILLISECONDS, EPOCH_MICROSECONDS, EPOCH_NANOSECONDS = 1e11, 1e14, 1e17
 NUMBER = re.compile(r"[+-]?\d{1,30}(?:\.\d{1,30})?")
 ISO_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s*(?:[Zz]|[+-]\d\d:?\d\d)")

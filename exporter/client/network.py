@@ -114,8 +114,8 @@ class ResponseStream(httpx.SyncByteStream):
             close()
 
 
+# Per TLS file: time of its last change in ns, size and inode; None if it is missing.
 Versions = tuple[tuple[int, int, int] | None, ...]
-"""Per TLS file: time of its last change in ns, size and inode; None if it is missing."""
 
 
 class NetworkTransport(httpx.BaseTransport):

@@ -22,8 +22,8 @@ from exporter.client.limits import parse_date
 from exporter.errors import AuthError
 
 UNKNOWN_LIFE = 24 * 3600.0
+# A token that seems to expire sooner (or a wrong clock) must not cost a sign-in per request.
 SHORTEST_LIFE = 60.0
-"""A token that seems to expire sooner (or a wrong clock) must not cost a sign-in per request."""
 EARLY_SECONDS = 300.0
 EARLY_PART = 0.1
 RETRYABLE_STATUSES = frozenset({408, 429})

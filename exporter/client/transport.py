@@ -23,8 +23,8 @@ TRANSPORT_ERRORS = (
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
 )
+# Their texts come from the operating system and from TLS and may be logged; other texts may quote what was sent.
 CONNECT_ERRORS = (httpx.ConnectError, httpcore.ConnectError)
-"""Their texts come from the operating system and from TLS and may be logged; other texts may quote what was sent."""
 PROXY_ERRORS = (httpx.ProxyError, httpcore.ProxyError)
 PROXY_STATUS = re.compile(r"(\d{3})\b")
 PROXY_AUTH_REQUIRED = 407
@@ -49,7 +49,7 @@ GZIP = 31
 """zlib's `wbits` for the gzip format."""
 
 
-class RequestObserver(Protocol):
+class RequestRecorder(Protocol):
     """Receives the metrics of each request."""
 
     def request(self, endpoint: str, code: str, seconds: float) -> None:
@@ -68,8 +68,8 @@ class RequestObserver(Protocol):
         """Set when the credential in use expires, None if unknown."""
 
 
-class NullObserver:
-    """An observer that keeps nothing."""
+class NullRecorder:
+    """A recorder that keeps nothing."""
 
     def request(self, endpoint: str, code: str, seconds: float) -> None:
         """Do nothing."""
@@ -87,8 +87,8 @@ class NullObserver:
         """Do nothing."""
 
 
+# Seconds for which a rate limit is shown after the server reported it last.
 LIMITS_SHOWN = 900.0
-"""Seconds for which a rate limit is shown after the server reported it last."""
 
 
 class BudgetedTransport(httpx.BaseTransport):
@@ -102,7 +102,7 @@ class BudgetedTransport(httpx.BaseTransport):
         self,
         inner: httpx.BaseTransport,
         budget: Budget,
-        observer: RequestObserver,
+        observer: RequestRecorder,
         *,
         timeout: float,
         body_limit: int,

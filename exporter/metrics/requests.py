@@ -52,7 +52,7 @@ class RequestMetrics:
 
 
 class SourceRequests:
-    """Observes the requests for one source. Implements `exporter.client.transport.RequestObserver`.
+    """Observes the requests for one source. Implements `exporter.client.transport.RequestRecorder`.
 
     Attributes:
         rate_limit: The tightest rate limit that the API reports.

@@ -1,21 +1,25 @@
-"""Parts of a source that cannot be read at present: since when, and when each is tried again."""
+"""Parts of a source that cannot be read at present: an error costs a part of the poll, not the poll."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
-from exporter.errors import SourceError
+from exporter.errors import AuthError, PartialError, RateLimitedError, SourceError
+from exporter.sources.source import View
 
+# Seconds for which an unread part holds the watermark of its source.
 PATIENCE = 900.0
-"""Seconds for which an unread part holds the watermark of its source."""
+# A part rests for this many times the duration of its last try: a part that hangs must not stop the others.
 COST_FACTOR = 20.0
-"""A part is left alone for this many times as long as its last try took: one that hangs must not stop the others."""
-LONGEST_PAUSE = 900.0
-MOST_PARTS = 1000
-"""Parts beyond which those that were not tried for a day are forgotten: they exist no more."""
+MAX_REST = 900.0
+# Parts beyond which those without a try for a day are forgotten: they no longer exist.
+MAX_PARTS = 1000
 DAY = 86400.0
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a part that cannot be read. `since`: its first failed try; `retry`: when the next is due."""
+    """The state of a failing part. `since`: its first failed try; `retry`: when the next is due."""
 
     since: float
     tried: float
@@ -24,34 +28,67 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FailingParts:
-    """Remembers the parts that cannot be read, by name. All times are by the API's clock."""
+    """The parts that cannot be read, by name, over all polls. All times are by the API's clock.
+
+    Attributes:
+        errors: The errors of the current poll, by part.
+    """
 
     def __init__(self) -> None:
         self._failures: dict[str, Failure] = {}
+        self.errors: dict[str, SourceError] = {}
+
+    def start_poll(self) -> None:
+        """Forget the errors of the last poll."""
+        self.errors = {}
+
+    @contextmanager
+    def read(self, part: str, view: View) -> Iterator[None]:
+        """Read a part: an error is recorded, not raised, unless it concerns the credential or the rate limit."""
+        began = view.now
+        try:
+            yield
+        except (AuthError, RateLimitedError):
+            raise
+        except SourceError as error:
+            self.failed(part, error, began=began, now=view.now)
+        else:
+            self.succeeded(part)
 
     def failed(self, part: str, error: SourceError, *, began: float, now: float) -> None:
-        """Note a failed try that began and ended at these times."""
+        """Record a failed try that began and ended at these times."""
         known = self._failures.get(part)
-        pause = min(COST_FACTOR * max(0.0, now - began), LONGEST_PAUSE)
+        rest = min(COST_FACTOR * max(0.0, now - began), MAX_REST)
         since = began if known is None or known.since > now else known.since
-        self._failures[part] = Failure(since=since, tried=now, retry=now + pause, error=error)
-        if len(self._failures) > MOST_PARTS:
+        self.errors[part] = error
+        self._failures[part] = Failure(since=since, tried=now, retry=now + rest, error=error)
+        if len(self._failures) > MAX_PARTS:
             self._failures = {name: each for name, each in self._failures.items() if now - each.tried < DAY}
 
-    def answered(self, part: str) -> None:
-        """Forget a part that was read."""
+    def succeeded(self, part: str) -> None:
+        """Forget a part that was read, or that no longer exists."""
         self._failures.pop(part, None)
+        self.errors.pop(part, None)
 
     def get(self, part: str) -> Failure | None:
         """Return the state of a part, None if it can be read."""
         return self._failures.get(part)
 
-    def is_resting(self, part: str, now: float) -> bool:
-        """Return whether a part is to be left alone for now. A wrong clock makes none rest for longer than allowed."""
+    def rests(self, part: str, now: float) -> bool:
+        """Return whether this poll skips a part because its tries take long; it counts as failed."""
         failure = self._failures.get(part)
-        return failure is not None and now < failure.retry <= now + LONGEST_PAUSE
+        # The upper limit keeps a wrong clock from making a part rest for longer than allowed.
+        if failure is None or not now < failure.retry <= now + MAX_REST:
+            return False
+        self.errors[part] = failure.error
+        return True
 
     def is_overdue(self, part: str, now: float) -> bool:
-        """Return whether a part has been unread for so long that it must not hold the watermark."""
+        """Return whether a part has failed for so long that it must not hold the watermark."""
         failure = self._failures.get(part)
         return failure is not None and now - failure.since >= PATIENCE
+
+    def raise_errors(self) -> None:
+        """Raise PartialError if a part failed in this poll."""
+        if self.errors:
+            raise PartialError(self.errors)

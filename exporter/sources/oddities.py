@@ -1,18 +1,18 @@
-"""Values of an API that could not be used: each kind is logged once, without the value itself."""
+"""Unusable values of an API: each kind is logged once, without the value itself."""
 
 import re
 from collections.abc import Iterable
 
 import structlog
 
-LONGEST_SHAPE = 40
+MAX_SHAPE_LENGTH = 40
+# Seconds by which an end may be in the future, as clocks differ.
 FUTURE_MARGIN = 300.0
-"""Seconds by which an end may lie in the future: clocks differ."""
 
-NO_RUN = "row of a list is not a run: it has no ID that can be read"
+NOT_A_RUN = "row of a list is not a run: it has no readable ID"
 
 Oddity = tuple[str, object]
-"""What is odd about a value, and the value."""
+"""The problem with a value, and the value."""
 
 
 class Oddities:
@@ -27,14 +27,15 @@ class Oddities:
         self._logged = set[str]()
 
     def note(self, oddities: Iterable[Oddity]) -> None:
-        """Log those of a kind that was not logged yet."""
-        for what, value in oddities:
-            if what not in self._logged:
-                self._logged.add(what)
-                self._log.warning(what, looks_like=shape_of(value))
+        """Log the kinds that were not logged yet."""
+        for problem, value in oddities:
+            if problem not in self._logged:
+                self._logged.add(problem)
+                self._log.warning(problem, looks_like=shape_of(value))
 
 
 def shape_of(value: object) -> str:
-    """How a value looks, with 9 for each digit and a for each letter: it may be customers' data."""
-    text = re.sub(r"\d", "9", str(value)[:LONGEST_SHAPE])
+    """Return the shape of a value, with 9 per digit and a per letter."""
+    # The value itself may be customers' data.
+    text = re.sub(r"\d", "9", str(value)[:MAX_SHAPE_LENGTH])
     return re.sub(r"[^\W\d_]", "a", text)

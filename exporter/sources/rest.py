@@ -1,26 +1,117 @@
-"""What the sources of REST APIs have in common: paths, and what status words mean."""
+"""Parts that the sources of REST APIs share: paths, status words, open runs followed by ID, and defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 from urllib.parse import quote
 
-from exporter.model import Result, State
+from exporter.client.client import Client
+from exporter.counting.records import OpenRun
+from exporter.errors import NotFoundError
+from exporter.model import Batch, Result, Run, State, Step
+from exporter.sources.failing import FailingParts
+from exporter.sources.source import StepLog, View
 
 StatusTable = Mapping[str, Result | State]
 
-LONGEST_WORD = 64
+MAX_WORD_LENGTH = 64
 """Characters of a status word that are kept."""
+NO_STATUS = "absent"
+"""The unmapped status of a row without one."""
 
 
 def path(endpoint: str, **parts: str) -> str:
-    """The path of an endpoint (template), with its parts percent-encoded."""
+    """Return the path of an endpoint (template), with its parts percent-encoded."""
     return endpoint.format_map({name: quote(part, safe="") for name, part in parts.items()})
 
 
 def status_table(vendor: StatusTable, configured: StatusTable) -> StatusTable:
-    """The table of status words: the vendor's, and over them those of the configuration. Letter case is ignored."""
-    return {**vendor, **{spelled(word): meaning for word, meaning in configured.items()}}
+    """Return the vendor's table of status words, overridden by the config's. Letter case is ignored."""
+    return {**vendor, **{normalize(word): meaning for word, meaning in configured.items()}}
 
 
-def spelled(word: str) -> str:
-    """A status word as tables have it: `Timed out`, `TIMED-OUT` and `timed_out` are one."""
+def normalize(word: str) -> str:
+    """Return a status word as tables have it: `Timed out`, `TIMED-OUT` and `timed_out` are the same."""
     return "_".join(word.casefold().replace("-", " ").replace("_", " ").split())
+
+
+def look_up(word: str, table: StatusTable) -> tuple[Result | State | None, str]:
+    """Return the meaning of a status word, or None and the word itself, shortened."""
+    word = word.strip()[:MAX_WORD_LENGTH]
+    meaning = table.get(normalize(word))
+    return (meaning, "") if meaning is not None else (None, word or NO_STATUS)
+
+
+def seconds_between(start: float | None, end: float | None) -> float | None:
+    """Return a duration, 0 if it is negative, None if a time is missing."""
+    return None if start is None or end is None else max(0.0, end - start)
+
+
+def is_gone(run: OpenRun, now: float, reach: float) -> bool:
+    """Return whether an open run that the API does not have is gone for good: it should still have younger ones."""
+    return run.origin < now - reach
+
+
+class SettingsWithUrl(Protocol):
+    """Settings of a source at a base URL."""
+
+    @property
+    def base_url(self) -> str:
+        """Scheme, host, optional port and prefix."""
+
+    @property
+    def api_path(self) -> str:
+        """The API's own path."""
+
+
+def root_of(settings: SettingsWithUrl) -> str:
+    """Return the root URL of a source's API."""
+    return settings.base_url.rstrip("/") + settings.api_path
+
+
+class OpenRunQueue:
+    """Orders requests for single open runs, the least often requested first.
+
+    Args:
+        failing: The parts that cannot be read at present.
+    """
+
+    def __init__(self, failing: FailingParts) -> None:
+        self._failing = failing
+        self._requests: dict[str, int] = {}
+
+    def ordered(self, run_ids: Iterable[str], view: View, last: Collection[str] = ()) -> Iterator[str]:
+        """Yield the IDs of open runs to request until the poll's time is up, those in `last` after all others."""
+        requests = {run_id: self._requests.get(run_id, 0) for run_id in run_ids}
+        self._requests = requests
+        for run_id in sorted(requests, key=lambda run_id: (run_id in last, requests[run_id])):
+            if view.out_of_time():
+                return
+            if not self._failing.rests(f"run {run_id}", view.now):
+                requests[run_id] += 1
+                yield run_id
+
+
+class RestSource:
+    """Base of the sources: a client, and what applies to a vendor without steps that is read whole by every poll."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def committed(self, batch: Batch) -> None:
+        """Do nothing."""
+
+    def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:  # noqa: ARG002  # the interface
+        """Return no steps."""
+        return ()
+
+    def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:  # noqa: ARG002  # the interface
+        """Raise NotFoundError."""
+        raise NotFoundError("this API provides no output of runs; see the vendor's page", 404)
+
+    def round_seconds(self) -> float:
+        """Return 0: every poll reads everything."""
+        return 0.0
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._client.close()

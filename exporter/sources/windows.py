@@ -1,4 +1,4 @@
-"""Which stretches of time a poll reads: pure functions of the clock, the watermark and the API's limits."""
+"""Windows of time that a poll reads: pure functions of the clock, the watermark and the API's limits."""
 
 import math
 from collections.abc import Iterator
@@ -7,20 +7,23 @@ import msgspec
 
 from exporter.model import Window
 
+# Seconds by which our estimate of the API's clock may be wrong; every window ends at least this long ago.
 CLOCK_MARGIN = 5.0
-"""Seconds by which our idea of the API's clock may be wrong: no window ends later than so long ago."""
+
+MAX_MALFORMED_POLLS = 3
+"""Polls in a row that wait for malformed rows."""
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """What an API that is read by windows allows and what the configuration asks, all in seconds.
+    """The limits of an API that is read by windows, and those of the config, all in seconds.
 
     Attributes:
         api: How far back the API shows anything.
-        margin: Taken off `api`, so that the oldest instant is not refused while the request is on its way.
+        margin: Taken off `api`, so that the oldest time is still accepted when the request arrives.
         maximum: The longest window.
-        lookback: How far back catching up goes.
-        overlap: How much before the watermark is read again by every poll.
-        settle: What is younger than this is not yet taken as complete.
+        lookback: How far back a poll catches up.
+        overlap: How much before the watermark every poll reads again.
+        settle: Anything younger than this does not count as complete.
     """
 
     api: float
@@ -32,30 +35,30 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The windows of one poll, oldest first, and the stretch that can be read no more."""
+    """The windows of one poll, oldest first, and the one that can no longer be read."""
 
     windows: tuple[Window, ...]
     unobserved: Window | None = None
     through: float
 
     def proves(self, window: Window) -> float:
-        """Up to which instant all is read once this window is."""
+        """Return the time up to which everything is read once this window is."""
         return min(window.end, self.through)
 
 
 def plan(now: float, watermark: float | None, reach: Reach, *, sweep: float | None = None) -> Plan:
-    """The windows to read now.
+    """Return the windows to read now.
 
     Args:
-        now: The API's present, as far as it is known; a window that ended after it would be refused.
+        now: The current time by the API's clock; a window that ends later would be refused.
         watermark: Up to where everything has been read; None at the first start, which reads the API's whole reach.
-            One that lies in the future was set by a clock that was ahead: nothing is known to be read then.
         reach: The limits.
         sweep: The length of the sweep window if this poll sweeps, else None.
     """
     end = math.floor(now - CLOCK_MARGIN)
     horizon = math.ceil(now - reach.api + reach.margin)
     floor = horizon if watermark is None else max(horizon, math.ceil(now - reach.lookback))
+    # A watermark in the future was set by a wrong clock and proves nothing.
     if watermark is None or watermark > now:
         start: float = floor
     else:
@@ -72,8 +75,37 @@ def plan(now: float, watermark: float | None, reach: Reach, *, sweep: float | No
     )
 
 
+class MalformedRows:
+    """Holds the watermark before windows with rows that have no readable ID, for up to three polls in a row."""
+
+    # Such a row is often right a moment later. If the watermark passed it, it would not be read again.
+
+    def __init__(self) -> None:
+        self._polls = 0
+        self._found = False
+        self._first = math.inf
+
+    def start_poll(self) -> None:
+        """Start a poll."""
+        self._found, self._first = False, math.inf
+
+    def add(self, window: Window, rows: int) -> None:
+        """Add the number of such rows in a window. Windows come oldest first."""
+        self._found = self._found or rows > 0
+        if rows and self._polls < MAX_MALFORMED_POLLS:
+            self._first = min(self._first, window.start)
+
+    def limit(self, through: float) -> float:
+        """Return the watermark for this poll, where it would be `through` without such rows."""
+        return min(through, self._first)
+
+    def end_poll(self) -> None:
+        """End a poll that has read all its windows."""
+        self._polls = self._polls + 1 if self._found else 0
+
+
 def split(window: Window, maximum: float) -> Iterator[Window]:
-    """Consecutive parts of at most `maximum` seconds, oldest first."""
+    """Yield consecutive parts of at most `maximum` seconds, oldest first."""
     start = window.start
     while window.end - start > maximum:
         yield Window(start, start + maximum)
@@ -82,7 +114,7 @@ def split(window: Window, maximum: float) -> Iterator[Window]:
 
 
 def halves(window: Window) -> tuple[Window, Window] | None:
-    """The two halves at a whole second; None for a window of one second, which cannot be halved."""
+    """Return the two halves, split at a whole second; None for a window of one second."""
     middle = window.start + (window.length // 2)
     if middle <= window.start:
         return None

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from exporter.client.budget import Budget, Stopped
-from exporter.client.client import Client, Environment, NetworkSettings, NullObserver
+from exporter.client.client import Client, Environment, NetworkSettings, NullRecorder
 from exporter.errors import (
     AuthError,
     ClientStatusError,
@@ -36,7 +36,7 @@ class Bearer(httpx.Auth):
         yield request
 
 
-class Ledger(NullObserver):
+class Ledger(NullRecorder):
     """An observer that keeps everything."""
 
     def __init__(self):

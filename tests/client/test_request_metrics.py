@@ -1,7 +1,7 @@
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from exporter.client.transport import RequestObserver
+from exporter.client.transport import RequestRecorder
 from exporter.counting.records import RateLimit
 from exporter.metrics.families import REQUEST_FAMILIES
 from exporter.metrics.requests import RequestMetrics
@@ -23,7 +23,7 @@ def lines(registry):
 
 
 def test_an_observer_is_what_the_client_reports_to(metrics):
-    meter: RequestObserver = metrics.source("s")
+    meter: RequestRecorder = metrics.source("s")
     meter.request("/x", "200", 0.3)
     assert metrics.source("s") is meter
 

@@ -111,16 +111,19 @@ def test_a_clients_certificate_and_key_are_exchanged_together(make, tmp_path):
     assert ask(client) == 200
 
 
-def test_a_request_in_flight_ends_over_the_old_connection_when_a_file_changes(make, tmp_path):
+def test_a_request_in_flight_ends_over_the_old_connection_when_a_file_changes(make, moved, tmp_path):
     authority, file = trustme.CA(), tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(file))
     begun, changed = threading.Event(), threading.Event()
     api = Api(authority)
 
     def halting(connection):
-        connection.sendall(ANSWER[:-1])
+        connection.sendall(ANSWER[:-2])
         begun.set()
         changed.wait(10)
+        connection.sendall(
+            ANSWER[-2:-1]
+        )  # the read that waits for this may outlive a closed socket; the next would not
         connection.sendall(ANSWER[-1:])
 
     behave, api.server.behave = api.server.behave, halting
@@ -133,6 +136,7 @@ def test_a_request_in_flight_ends_over_the_old_connection_when_a_file_changes(ma
         assert ask(client) == 200
         changed.set()
         assert in_flight.result(10) == 200
+    assert moved.slept == [], "the request was sent again"
     assert ask(client) == 200
     assert client._http._transport._inner._replaced == []
 

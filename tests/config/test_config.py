@@ -13,7 +13,7 @@ from exporter.config.values import RESERVED_LABELS
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 from exporter.model import Result, State
 from exporter.sources import SOURCES
-from exporter.sources.snowplow.settings import ApiKey, ApiKeyPair, PasswordGrant, SnowplowSettings
+from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, SnowplowApiKey, SnowplowSettings
 
 SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
@@ -128,7 +128,7 @@ def test_durations_in_the_schema_are_texts():
 @pytest.mark.parametrize(
     ("auth", "kind"),
     [
-        ("{api_key: k}", ApiKey),
+        ("{api_key: k}", SnowplowApiKey),
         ("{api_key_id: i, api_key: k}", ApiKeyPair),
         ("{username: u, password: p, client_id: c, client_secret: s}", PasswordGrant),
     ],

@@ -48,7 +48,7 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
     """What a vendor can and cannot do.
 
     Attributes:
-        lists: Short names of the endpoints that show runs; lies and faults are told there. None: all.
+        lists: Short names of the endpoints that show runs, where wrong answers and errors are injected. None: all.
         pages: Short names of the endpoints that list runs. None: all.
         by_id: Short names of the endpoints that show one run by its ID; none if there are none.
         job_path: Makes of a job's name a text that is in the paths of all requests about its runs, and in no others.
@@ -61,7 +61,7 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
         catches_up: How far back it shows ended runs, in seconds, at least.
         forgets: Whether it has a reach beyond which nothing is shown.
         announced: Whether what holds the jobs must exist before the first poll: what appears later has a baseline
-            instant of its own.
+            time of its own.
         silent: Whether it tells no output and no error texts.
         quiet: Seconds without anything new after which all that happened has been read, at most.
     """
@@ -206,7 +206,7 @@ class Bench:
         return False
 
     def poll(self) -> str:
-        """One poll; the first one tells the baseline instant."""
+        """Poll once; the first poll sets the baseline."""
         if self.born is None:
             self.born = self.clock()
         self.polls += 1
@@ -279,7 +279,7 @@ class Bench:
     # --- what truly happened ---
 
     def truth(self, since: float | None = None, until: float = float("inf")) -> dict[tuple[str, str, str], int]:
-        """Endings as they truly were since the baseline instant."""
+        """Completed runs as they really were since the baseline."""
         born = (self.born or NOW) if since is None else since
         endings = Counter[tuple[str, str, str]]()
         for run in self.simulator.truth(born, until).endings:

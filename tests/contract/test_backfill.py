@@ -39,7 +39,7 @@ def lived(bench):
 
 
 def write(bench, folder, *, state=None, name="past.om", **wanted):
-    """What the command writes, as samples by series: name, labels → instants and values."""
+    """What the command writes, as samples by series: name, labels → times and values."""
     block = {**bench.simulator.source_config("one"), **bench.settings}
     text = yaml.safe_dump({"sources": [block], "state": {"path": str(state or bench.state)}, "objectives": OBJECTIVES})
     config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})

@@ -25,7 +25,7 @@ def bench(tmp_path):
 
 
 def crowd(bench, start, number, seconds):
-    """Runs of 5 events each, spread over so many seconds."""
+    """Runs of 5 events each, spread over this many seconds."""
     for each in range(number):
         bench.world.run("many", start=round(start + each * seconds / number, 3), duration=30, steps=["load"])
 

@@ -138,7 +138,7 @@ def test_downtime_beyond_reach_is_told_and_what_is_missing_lies_in_it(make):
     assert bench.value("jobrun_exporter_state_cold_starts_total", reason="lost") == 1
 
 
-FAULTS = {
+DISRUPTIONS = {
     "http_5xx": (Status, {"code": 503}),
     "rate_limited": (Status, {"code": 429}),
     "redirect": (Redirect, {"location": "https://elsewhere.example/"}),
@@ -150,9 +150,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("reason", [*FAULTS, "half"])
+@pytest.mark.parametrize("reason", [*DISRUPTIONS, "half"])
 def test_a_fault_is_counted_under_its_reason_and_never_passes_for_no_runs(bench, reason):
-    kind, fields = FAULTS.get(reason, (Half, {}))
+    kind, fields = DISRUPTIONS.get(reason, (Half, {}))
     reason = "network" if reason == "half" else reason
     bench.poll()
     bench.busy(HOUR)

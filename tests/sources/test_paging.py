@@ -28,7 +28,7 @@ def test_a_cursor_that_goes_to_and_fro_is_refused():
 
 
 def test_a_list_of_pages_without_end_is_refused_in_the_end():
-    guard = PageGuard("GET /things", most_pages=10)
+    guard = PageGuard("GET /things", max_pages=10)
     for number in range(9):
         guard.check([number])
     with pytest.raises(SchemaError, match="more than 10 pages"):

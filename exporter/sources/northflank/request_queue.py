@@ -1,54 +1,55 @@
-"""Whose turn it is: which job is asked for its runs next, where one request tells of one job only."""
+"""Which job's runs are requested next, where one request covers a single job."""
 
 import enum
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
 from exporter.cron import next_tick, parse_schedule
+from exporter.model import Batch
+from exporter.sources.source import View
 
-Ask = TypeVar("Ask")
-
-FAST_SHARE = 3
-"""So many requests for what is open go before one for the others, so that the others are never forgotten."""
+# Jobs with open runs count as overdue by this factor, so that a short budget delays idle jobs first.
+FAST_WEIGHT = 2.0
 
 TIME_SHARE = 0.8
-"""The part of an interval in which a poll asks."""
+"""The share of an interval that a poll spends on requests."""
 
+# A job with a schedule that started by hand within this many seconds is polled as if it were due.
 RECENT = 3600.0
-"""A job with a schedule that started by hand so many seconds ago is looked at as if it were due."""
 
 IDLE = 86400.0
-"""A job without a schedule that did not start for so many seconds is idle."""
+"""A job without a schedule that did not start for this many seconds is idle."""
+
+FIRST_OVERDUE = 2.0
+"""How overdue a job is that was just listed and never read; it grows while the job waits."""
 
 
-class Schedule(msgspec.Struct, frozen=True):
-    """When a job runs by itself: a cron expression and its time zone, "" where there is none."""
+class JobSchedule(msgspec.Struct, frozen=True):
+    """When a job starts on its own: a cron expression and its time zone, "" without one."""
 
     expression: str = ""
     timezone: str = ""
 
 
 class PollTier(enum.IntEnum):
-    """How often a job is asked: each poll, every third, or every tenth; see `spacing`."""
+    """How often a job is polled: every poll, every third, or every tenth; see `spacing`."""
 
     FAST = 1
     NORMAL = 3
     SLOW = 10
 
 
-LONGEST = {PollTier.FAST: 60.0, PollTier.NORMAL: 180.0, PollTier.SLOW: 600.0}
-"""Where polls are rare, a tier skips none if they are further apart than so many seconds."""
+MAX_SPACING = {PollTier.FAST: 60.0, PollTier.NORMAL: 180.0, PollTier.SLOW: 600.0}
+"""With long intervals a tier skips no poll if polls are further apart than this many seconds."""
 
 
 class JobActivity(msgspec.Struct, frozen=True, kw_only=True):
-    """What tells how urgent a job is.
+    """What determines a job's tier.
 
     Attributes:
-        open: Whether it has a run that has not ended, or its last answer differed from the one before.
+        open: Whether it has an open run, or its last answer differed from the one before.
         enabled: False while it is suspended.
         schedule: Its schedule.
         last_start: When its latest run started.
@@ -56,50 +57,48 @@ class JobActivity(msgspec.Struct, frozen=True, kw_only=True):
 
     open: bool
     enabled: bool | None
-    schedule: Schedule
+    schedule: JobSchedule
     last_start: float | None
 
 
-class ScheduledRequest(msgspec.Struct, Generic[Ask], frozen=True, kw_only=True):
-    """Something that may be asked for.
+class ScheduledRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that a poll may send.
 
     Attributes:
-        ask: What.
-        tier: How often; None for what is not about runs.
-        late: How long it has waited, in parts of its spacing.
-        due: Whether it is to be asked in this poll.
-        begun: Whether its pages were begun in an earlier one.
-        again: Whether it comes only because the last try failed: after all others, so that it keeps none of them.
+        part: Its name in errors.
+        send: Sends it and returns what it brought.
+        overdue: How long it has waited, in multiples of its spacing; infinite for one that was interrupted.
+        due: Whether this poll sends it.
+        retry: Whether it is sent after all others if not due, because its last try failed.
     """
 
-    ask: Ask
-    tier: PollTier | None
-    late: float
+    part: str
+    send: Callable[[View], Batch | None]
+    overdue: float = math.inf
     due: bool = True
-    begun: bool = False
-    again: bool = False
+    retry: bool = False
 
 
 def spacing(tier: PollTier, poll_interval: float) -> float:
-    """Seconds between two looks at a job, if the budget allows."""
-    return min(tier * poll_interval, max(poll_interval, LONGEST[tier]))
+    """Return the seconds between two requests for a job, if the budget allows."""
+    return min(tier * poll_interval, max(poll_interval, MAX_SPACING[tier]))
 
 
-def tier(activity: JobActivity, now: float, poll_interval: float) -> PollTier:
-    """How often a job shall be asked now."""
+def tier_of(activity: JobActivity, now: float, poll_interval: float) -> PollTier:
+    """Return how often a job is polled now."""
     if activity.open:
         return PollTier.FAST
     if activity.enabled is False:
         return PollTier.SLOW
-    since = float("inf") if activity.last_start is None else now - activity.last_start
+    since = math.inf if activity.last_start is None else now - activity.last_start
     near = has_tick(activity.schedule, now - spacing(PollTier.SLOW, poll_interval), now + poll_interval)
     if near is None:
         return PollTier.NORMAL if since < IDLE else PollTier.SLOW
     return PollTier.NORMAL if near or since < RECENT else PollTier.SLOW
 
 
-def has_tick(schedule: Schedule, start: float, end: float) -> bool | None:
-    """Whether a schedule names an instant in this stretch; None if there is none, or it is not understood."""
+def has_tick(schedule: JobSchedule, start: float, end: float) -> bool | None:
+    """Return whether a schedule has a tick between two times; None without a schedule that can be parsed."""
     try:
         parsed = parse_schedule(schedule.expression, schedule.timezone)
     except ValueError:
@@ -108,58 +107,34 @@ def has_tick(schedule: Schedule, start: float, end: float) -> bool | None:
     return None if tick is None else tick <= end
 
 
-def overdue_ratio(asked: float | None, now: float, tier: PollTier, poll_interval: float) -> float:
-    """How long a job has waited, in parts of its spacing; infinite if it was never asked, or only by a wrong clock."""
-    return float("inf") if asked is None or asked > now else (now - asked) / spacing(tier, poll_interval)
+def overdue_ratio(read: float | None, since: float, now: float, tier: PollTier, poll_interval: float) -> float:
+    """Return how long a job has waited since it was read (or first listed, `since`), in multiples of its spacing."""
+    # A time in the future was set by a wrong clock.
+    if read is None or read > now:
+        return FIRST_OVERDUE + max(0.0, now - since) / spacing(PollTier.NORMAL, poll_interval)
+    return (now - read) / spacing(tier, poll_interval) * (FAST_WEIGHT if tier is PollTier.FAST else 1.0)
 
 
-def should_ask(asked: float | None, now: float, tier: PollTier, poll_interval: float) -> bool:
-    """Whether a job shall be asked in this poll: at the next one it would have waited for too long."""
-    return asked is None or asked > now or now - asked >= spacing(tier, poll_interval) - poll_interval
+def is_turn(read: float | None, now: float, tier: PollTier, poll_interval: float) -> bool:
+    """Return whether a job is polled now: at the next poll it would have waited too long."""
+    return read is None or read > now or now - read >= spacing(tier, poll_interval) - poll_interval
 
 
 def is_due(due: float, now: float, longest: float) -> bool:
-    """Whether an instant has come that was set to `longest` seconds ahead at most: else a wrong clock has set it."""
+    """Return whether a due time has come; one more than `longest` seconds ahead was set by a wrong clock."""
     return not now < due <= now + longest
 
 
-def ordered(turns: Iterable[ScheduledRequest[Ask]]) -> Iterator[Ask]:
-    """What is begun, then the open ones mixed with the others, each kind the latest first.
-
-    While some were never asked, every second turn is one of theirs.
-    """
-    given = list(turns)
-    due = sorted((turn for turn in given if turn.due), key=lambda turn: -turn.late)
-    begun = [turn.ask for turn in due if turn.begun]
-    fast = [turn.ask for turn in due if turn.tier is PollTier.FAST and not turn.begun]
-    others = [turn.ask for turn in due if turn.tier is not PollTier.FAST and not turn.begun]
-    unread = any(math.isinf(turn.late) for turn in due)
-    yield from begun
-    yield from interleaved(fast, others, 1 if unread else FAST_SHARE)
-    yield from (turn.ask for turn in given if turn.again and not turn.due)
-
-
-def interleaved(fast: Sequence[Ask], others: Sequence[Ask], share: int) -> Iterator[Ask]:
-    """The fast ones, one of the others after each `share` of them, and then the rest of the others."""
-    rest = iter(others)
-    for number, ask in enumerate(fast, start=1):
-        yield ask
-        if number % share == 0:
-            yield from islice(rest, 1)
-    yield from rest
+def ordered(requests: Iterable[ScheduledRequest]) -> Iterator[ScheduledRequest]:
+    """Yield the due requests, the most overdue first, and then those to retry."""
+    given = list(requests)
+    yield from sorted((each for each in given if each.due), key=lambda each: -each.overdue)
+    yield from (each for each in given if each.retry and not each.due)
 
 
 def round_seconds(tiers: Iterable[PollTier], poll_interval: float, requests_per_minute: float) -> float:
-    """Seconds in which every job is asked once, as the budget allows."""
-    counted = list(tiers)
-    if not counted:
-        return 0.0
+    """Return the seconds in which every job is read once, as the budget allows."""
+    spacings = [spacing(tier, poll_interval) for tier in tiers]
     supply = max(1.0, TIME_SHARE * requests_per_minute * poll_interval / 60)
-    fast = counted.count(PollTier.FAST)
-    for_others = max(supply - fast, supply / (1 + FAST_SHARE))
-    others = [spacing(tier, poll_interval) for tier in counted if tier is not PollTier.FAST]
-    demand = sum(poll_interval / seconds for seconds in others)
-    slowest = max(others, default=poll_interval) * max(1.0, demand / for_others)
-    if len(others) < len(counted) and others:
-        supply -= supply / (1 + FAST_SHARE)
-    return max(slowest, poll_interval * fast / supply)
+    demand = sum(poll_interval / each for each in spacings)
+    return max(spacings, default=0.0) * max(1.0, demand / supply)

@@ -1,4 +1,4 @@
-"""What the configuration says of a Northflank source."""
+"""Settings of a Northflank source."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -25,10 +25,10 @@ class NorthflankSettings(SourceSettings):
     base_url: BaseUrl = "https://api.northflank.com"
     """Scheme, host, optional port and prefix of the API, without the API's own path."""
     team_id: Text | None = None
-    """Id of the team, for a token that is good for a whole organisation."""
+    """ID of the team, for a token of a whole organization."""
     auth: ApiToken
     """How to sign in."""
     steps: Annotated[Literal["all", "failed", "off"], Switch] = "off"
-    """Of no effect: runs have no steps."""
+    """No effect: runs have no steps."""
     requests_per_minute: Positive = 15.0
-    """Budget of requests: the account's limit is 1000 an hour."""
+    """Request budget: the account's limit is 1000 per hour."""

@@ -1,4 +1,4 @@
-"""Snowplow Console's jobs API: what its answers mean, whichever of the likely names and shapes they have."""
+"""Snowplow Console's jobs API: its paths, and parsers that accept all likely names and shapes of its answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +12,7 @@ from exporter.model import Job, Result, Run, State, Step, one_row_per_run
 from exporter.sources.oddities import FUTURE_MARGIN, Oddity
 from exporter.sources.payload import (
     ABSENT,
-    LONGEST_ID,
+    MAX_ID_LENGTH,
     OBJECT,
     ROWS,
     Scalar,
@@ -23,7 +23,7 @@ from exporter.sources.payload import (
     scalar,
     text,
 )
-from exporter.sources.rest import LONGEST_WORD, StatusTable, spelled, status_table
+from exporter.sources.rest import MAX_WORD_LENGTH, StatusTable, look_up, seconds_between
 from exporter.sources.source import StepLog
 from exporter.times import is_number, parse_duration, parse_timestamp
 
@@ -34,21 +34,20 @@ STEP = STEPS + "/{stepName}"
 LIST_KEYS = ("runs", "jobRuns", "data", "items", "results", "content")
 STEP_KEYS = ("steps", "taskStates")
 STEP_LIST_KEYS = (*STEP_KEYS, *LIST_KEYS)
+# Keys of an object that may contain a single run.
 WRAPPERS = ("run", "jobRun", "job", "data", "item", "content", "result")
-"""Keys of an object that may hold a single run."""
-DEEPEST = 3
-"""Wrappers in wrappers that are opened."""
+MAX_WRAPPERS = 3
+"""Nested wrappers that are opened."""
 UNKNOWN_JOB = "unknown"
-NO_STATE = "absent"
-"""The unmapped status of a row that has none."""
 STATUSES: StatusTable = {
     "waiting": State.PENDING,
     "running": State.EXECUTING,
     "succeeded": Result.SUCCESS,
-    "succeeded_no_op": Result.SUCCESS,  # a step that asked to stop early, all being done
+    # A step ended the run early because there was nothing to do.
+    "succeeded_no_op": Result.SUCCESS,
     "failed": Result.FAILURE,
     "skipped": Result.SKIP,
-    # The rest has never been seen from this API: other spellings whose meaning is beyond doubt.
+    # This API was never seen to use the rest: other spellings with an obvious meaning.
     "pending": State.PENDING,
     "queued": State.PENDING,
     "scheduled": State.PENDING,
@@ -75,16 +74,16 @@ WORD = ("state", "status", "runstate", "taskstate")
 START = ("starttime", "startedat", "started", "start")
 END = ("endtime", "endedat", "finishedat", "completedat")
 DURATION = ("duration", "runduration", "taskduration")
+# Names of fields, as `Fields` spells them; the first one with a value counts.
 DEPENDENCIES = ("dependencies", "dependson")
-"""Names of fields, as `Fields` spells them; of several the first that has a value counts."""
 SPAN_UNITS = {"days": "D", "hours": "H", "minutes": "M", "seconds": "S", "secs": "S"}
-"""What the fields of a duration that is an object are in ISO 8601, in the order of ISO 8601."""
+"""Fields of a duration object and their ISO 8601 units, in the order of ISO 8601."""
 
 
-class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
-    """A run as the API words it; equal rows mean the same."""
+class SnowplowRun(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
+    """A run as the API shows it; equal rows mean the same."""
 
-    run_id: Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID)]
+    run_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
     job_name: str
     environment: str
     state: str
@@ -94,12 +93,12 @@ class RunRow(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"
 
     @property
     def complete(self) -> bool:
-        """Whether it has all that is to be known of a run that has started: else it may be under another name."""
+        """Whether it has all fields of a started run; if not, they may have other names."""
         return self.start_time is not None and (self.duration is not None or self.end_time is not None)
 
 
 class Fields:
-    """The fields of an object, not yet decoded, by their names without letter case and underscores."""
+    """The fields of an object, not yet decoded; names ignore letter case and underscores."""
 
     def __init__(self, fields: Mapping[str, msgspec.Raw]) -> None:
         self._fields: dict[str, msgspec.Raw] = {}
@@ -107,25 +106,25 @@ class Fields:
             self._fields.setdefault(name.replace("_", "").casefold(), raw)
 
     def raws(self, names: Sequence[str]) -> Iterator[msgspec.Raw]:
-        """The fields that have one of these names, in their order."""
+        """Return the fields with one of these names, in their order."""
         return (self._fields[name] for name in names if name in self._fields)
 
     def identity(self, names: Sequence[str]) -> str:
-        """An ID, "" if there is none."""
+        """Return an ID, "" if there is none."""
         return identity(*self.raws(names))
 
     def text(self, names: Sequence[str]) -> str:
-        """A text or a number, as text; "" if there is none."""
+        """Return a text or a number, as text; "" if there is none."""
         return text(*self.raws(names))
 
     def scalar(self, names: Sequence[str]) -> Scalar:
-        """A text or a number; a value of another kind is shown as what it is, for it cannot be read."""
+        """Return a text or a number; a value of another type is returned as JSON, to be reported as unreadable."""
         values = [raw for raw in self.raws(names) if bytes(raw) != b"null"]
         value = scalar(*values)
-        return bytes(values[0]).decode(errors="replace")[:LONGEST_WORD] if value is None and values else value
+        return bytes(values[0]).decode(errors="replace")[:MAX_WORD_LENGTH] if value is None and values else value
 
     def span(self) -> Scalar:
-        """A duration: a text, a number, or an object such as `{"seconds": 2.5}`."""
+        """Return a duration: a text, a number, or an object such as `{"seconds": 2.5}`."""
         for raw in self.raws(DURATION):
             parts = decoded(raw, OBJECT)
             if parts is not None:
@@ -134,45 +133,40 @@ class Fields:
 
 
 WHOLE: msgspec.json.Decoder[int] = msgspec.json.Decoder(int)
-TYPED_ROW: msgspec.json.Decoder[RunRow] = msgspec.json.Decoder(RunRow)
+TYPED_ROW: msgspec.json.Decoder[SnowplowRun] = msgspec.json.Decoder(SnowplowRun)
 
 
-def statuses(status_map: StatusTable) -> StatusTable:
-    """The table of status words: the vendor's, and over them those of the configuration."""
-    return status_table(STATUSES, status_map)
-
-
-class RunList(msgspec.Struct, frozen=True, dict=True):
-    """The runs of a list, each once: of several rows of a run the one to believe (`exporter.model.one_row_per_run`).
+class SnowplowRuns(msgspec.Struct, frozen=True, dict=True):
+    """The runs of a list, one row per run (`exporter.model.one_row_per_run`).
 
     Attributes:
         body: The list itself.
-        texts: Its runs by their text in it. A row that is not believed is not in it.
-        fresh: Those that an earlier list did not show with the same text.
-        invalid: How many rows were not runs.
-        repeated: How many rows were of a run that another row shows.
+        texts: Its runs by their JSON text. Rejected rows are not included.
+        fresh: Runs that the earlier list did not show with the same text.
+        invalid: The number of rows that were not runs.
+        repeated: The number of rows of a run that another row shows.
     """
 
     body: bytes
-    texts: Mapping[bytes, RunRow]
-    fresh: Sequence[RunRow]
+    texts: Mapping[bytes, SnowplowRun]
+    fresh: Sequence[SnowplowRun]
     invalid: int
     repeated: int = 0
 
     @cached_property
-    def by_id(self) -> Mapping[str, RunRow]:
-        """Its runs by their ids."""
+    def by_id(self) -> Mapping[str, SnowplowRun]:
+        """Its runs by ID."""
         return {row.run_id: row for row in self.texts.values()}
 
 
-def parse_rows(body: bytes, known: Mapping[bytes, RunRow], status_map: StatusTable = STATUSES) -> RunList:
-    """The runs of a list. `known` are the texts of an earlier one: most rows are usually the same to the byte.
+def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: StatusTable = STATUSES) -> SnowplowRuns:
+    """Return the runs of a list. `known`: the texts of an earlier one; most rows are usually identical.
 
     Raises:
         DecodeError: The body is not JSON.
-        SchemaError: It is no list, or none of its rows is a run.
+        SchemaError: It is not a list, or none of its rows is a run.
     """
-    texts, valid, invalid = dict[bytes, RunRow](), 0, 0
+    texts, valid, invalid = dict[bytes, SnowplowRun](), 0, 0
     for raw in decode_rows(body, LIST_KEYS):
         words = bytes(raw)
         row = known.get(words) or _row(raw)
@@ -185,11 +179,11 @@ def parse_rows(body: bytes, known: Mapping[bytes, RunRow], status_map: StatusTab
         raise SchemaError("no row of the answer is a run")
     texts = _one_per_run(texts, status_map)
     fresh = [row for words, row in texts.items() if words not in known]
-    return RunList(body, texts, fresh, invalid, valid - len(texts))
+    return SnowplowRuns(body, texts, fresh, invalid, valid - len(texts))
 
 
-def _one_per_run(texts: dict[bytes, RunRow], status_map: StatusTable) -> dict[bytes, RunRow]:
-    """Without the rows that are not to be believed: they must not be known when a later list shows them alone."""
+def _one_per_run(texts: dict[bytes, SnowplowRun], status_map: StatusTable) -> dict[bytes, SnowplowRun]:
+    # Rejected rows must not be known when a later list shows them alone.
     words_of: dict[str, list[bytes]] = {}
     for words, row in texts.items():
         words_of.setdefault(row.run_id, []).append(words)
@@ -202,8 +196,8 @@ def _one_per_run(texts: dict[bytes, RunRow], status_map: StatusTable) -> dict[by
     return {words: row for words, row in texts.items() if words not in losing} if losing else texts
 
 
-def _row(raw: msgspec.Raw) -> RunRow | None:
-    """A row with its fields under their first names, None if it has no id."""
+def _row(raw: msgspec.Raw) -> SnowplowRun | None:
+    """Return the run of a row, None if it has no ID."""
     row = decoded(raw, TYPED_ROW)
     if row is not None and row.complete:
         return row
@@ -212,16 +206,16 @@ def _row(raw: msgspec.Raw) -> RunRow | None:
 
 
 def _fields_of(raw: msgspec.Raw) -> Fields:
-    """The fields of an object; none of anything else."""
+    """Return the fields of an object; none of anything else."""
     fields = decoded(raw, OBJECT)
     return Fields({} if fields is None else fields)
 
 
-def _from_fields(fields: Fields) -> RunRow | None:
+def _from_fields(fields: Fields) -> SnowplowRun | None:
     run_id = fields.identity(RUN_ID)
     if not run_id:
         return None
-    return RunRow(
+    return SnowplowRun(
         run_id=run_id,
         job_name=fields.text(JOB_NAME),
         environment=fields.text(("environment",)),
@@ -233,7 +227,6 @@ def _from_fields(fields: Fields) -> RunRow | None:
 
 
 def _iso_duration(parts: Mapping[str, msgspec.Raw]) -> str:
-    """The duration that an object tells by its fields."""
     values = {unit: text(parts[name]) for name, unit in SPAN_UNITS.items() if name in parts}
     nanoseconds = decoded(parts.get("nanos", parts.get("nano", ABSENT)), WHOLE) or 0
     seconds = decoded(parts.get("seconds", parts.get("secs", ABSENT)), WHOLE)
@@ -243,27 +236,28 @@ def _iso_duration(parts: Mapping[str, msgspec.Raw]) -> str:
     return f"P{days}" + ("T" + "".join(f"{value}{unit}" for unit, value in values.items()) if values else "")
 
 
-def to_job(row: RunRow) -> Job:
-    """The job of a run. Its identity is environment and name; the vendor's own id changes with each edit."""
+def to_job(row: SnowplowRun) -> Job:
+    """Return the job of a run."""
+    # The vendor's own job ID changes with each edit.
     return Job(job_id=job_id_of(row), name=row.job_name or UNKNOWN_JOB, project=row.environment)
 
 
-def job_id_of(row: RunRow) -> str:
-    """The identity of the job of a run."""
+def job_id_of(row: SnowplowRun) -> str:
+    """Return the identity of a run's job: environment and name."""
     return f"{row.environment}/{row.job_name or UNKNOWN_JOB}"
 
 
-def to_run(row: RunRow, status_map: StatusTable, now: float = float("inf"), *, milliseconds: bool = False) -> Run:
-    """The run of a row; `status_map` is the table made by `statuses`; `now` and `milliseconds`: see `duration_of`.
+def to_run(row: SnowplowRun, status_map: StatusTable, now: float = float("inf"), *, milliseconds: bool = False) -> Run:
+    """Return the run of a row; `now` and `milliseconds`: see `duration_of`.
 
-    An ended run without any duration and end has `end` None. The duration so far of an open run is left out: it would
-    make another run of it at each reading.
+    A completed run without duration and end has `end` None.
     """
-    meaning, unmapped = _meaning(row.state, status_map)
+    meaning, unmapped = look_up(row.state, status_map)
     start, end = start_of(row), parse_timestamp(row.end_time)
     if meaning is None and end is not None:
         meaning = Result.UNKNOWN
     result = meaning if isinstance(meaning, Result) else None
+    # An open run's duration so far would make it another run at each poll.
     duration = None
     if result is not None:
         end, duration = _completed(start, end, duration_of(row, now, milliseconds=milliseconds))
@@ -279,15 +273,15 @@ def to_run(row: RunRow, status_map: StatusTable, now: float = float("inf"), *, m
     )
 
 
-def start_of(row: RunRow) -> float | None:
-    """When the run of a row started."""
+def start_of(row: SnowplowRun) -> float | None:
+    """Return when the run of a row started."""
     return parse_timestamp(row.start_time)
 
 
-def duration_of(row: RunRow, now: float, *, milliseconds: bool) -> float | None:
-    """The duration of a row in seconds; a number without a unit is seconds, or `milliseconds` if that is known.
+def duration_of(row: SnowplowRun, now: float, *, milliseconds: bool) -> float | None:
+    """Return a row's duration in seconds; a number without a unit is seconds, or milliseconds if that is known.
 
-    A number that would set the end of the run into the future is milliseconds if these do not, else it is not believed.
+    A number of seconds that would put the end into the future is taken as milliseconds, and ignored if that fails too.
     """
     seconds = parse_duration(row.duration)
     if seconds is None or not is_number(row.duration):
@@ -299,15 +293,15 @@ def duration_of(row: RunRow, now: float, *, milliseconds: bool) -> float | None:
     return next((each for each in (seconds, seconds / 1000) if each <= latest), None)
 
 
-def in_milliseconds(rows: Sequence[RunRow], now: float, status_map: StatusTable) -> bool:
-    """Whether durations without a unit are milliseconds: as seconds, most ends would lie in the future."""
+def in_milliseconds(rows: Sequence[SnowplowRun], now: float, status_map: StatusTable) -> bool:
+    """Return whether durations without a unit are milliseconds: as seconds, most ends would be in the future."""
     ended = [row for row in rows if is_number(row.duration) and to_run(row, status_map).result is not None]
     mistaken = sum((to_run(row, status_map).end or 0.0) > now + FUTURE_MARGIN for row in ended)
     return 2 * mistaken > len(ended)
 
 
-def oddities(row: RunRow, run: Run, now: float) -> Iterator[Oddity]:
-    """What could not be read of a row, or is hard to believe."""
+def oddities(row: SnowplowRun, run: Run, now: float) -> Iterator[Oddity]:
+    """Yield the unreadable or implausible values of a row."""
     if row.start_time is not None and run.start is None:
         yield "start time of a run cannot be read", row.start_time
     if row.end_time is not None and parse_timestamp(row.end_time) is None:
@@ -318,13 +312,13 @@ def oddities(row: RunRow, run: Run, now: float) -> Iterator[Oddity]:
         yield "end of a run is in the future", row.duration if row.end_time is None else row.end_time
 
 
-def parse_run(body: bytes, status_map: StatusTable, run_id: str = "") -> tuple[RunRow, list[Step] | None]:
-    """One run, and its steps if they came along, bare or wrapped in an object or a list.
+def parse_run(body: bytes, status_map: StatusTable, run_id: str = "") -> tuple[SnowplowRun, list[Step] | None]:
+    """Return one run, and its steps if included, bare or wrapped in an object or a list.
 
     Args:
         body: The answer.
-        status_map: The table made by `statuses`.
-        run_id: The run that was asked for; "" accepts any.
+        status_map: The table of status words.
+        run_id: The requested run; "" accepts any.
 
     Raises:
         DecodeError: The body is not JSON.
@@ -345,15 +339,15 @@ def parse_run(body: bytes, status_map: StatusTable, run_id: str = "") -> tuple[R
 
 def _runs_in(
     fields: Mapping[str, msgspec.Raw], steps: Sequence[msgspec.Raw] | None = None, depth: int = 0
-) -> Iterator[tuple[RunRow, Sequence[msgspec.Raw] | None]]:
-    """The run that an object is, or that it wraps, with the steps in it or beside it."""
+) -> Iterator[tuple[SnowplowRun, Sequence[msgspec.Raw] | None]]:
+    """Yield the run that an object is, or that it wraps, with the steps in it or next to it."""
     steps = next((rows for key in STEP_KEYS if (rows := _list_of(fields.get(key, ABSENT))) is not None), steps)
     row = _from_fields(Fields(fields))
     if row is not None and row.state:
         yield row, steps
-    for key in WRAPPERS if depth < DEEPEST else ():
+    for key in WRAPPERS if depth < MAX_WRAPPERS else ():
         inner = decoded(fields.get(key, ABSENT), OBJECT)
-        if inner is None:  # a list of one
+        if inner is None:  # perhaps a list with a single run
             inner = next((decoded(raw, OBJECT) for raw in decoded(fields.get(key, ABSENT), ROWS) or []), None)
         if inner is not None:
             yield from _runs_in(inner, steps, depth + 1)
@@ -362,18 +356,18 @@ def _runs_in(
 
 
 def _list_of(raw: msgspec.Raw) -> list[msgspec.Raw] | None:
-    """The rows of a list or of an object around one; None if it is neither."""
+    """Return the rows of a list or of an object around one; None if it is neither."""
     with suppress(SchemaError):
         return decode_rows(bytes(raw), STEP_LIST_KEYS) if bytes(raw) else None
     return None
 
 
 def parse_steps(body: bytes, status_map: StatusTable) -> list[Step]:
-    """The steps of a run, each name once.
+    """Return the steps of a run, each name once.
 
     Raises:
         DecodeError: The body is not JSON.
-        SchemaError: It is no list, or none of its rows is a step.
+        SchemaError: It is not a list, or none of its rows is a step.
     """
     raws = decode_rows(body, STEP_LIST_KEYS)
     steps = _steps(raws, status_map)
@@ -383,7 +377,7 @@ def parse_steps(body: bytes, status_map: StatusTable) -> list[Step]:
 
 
 def parse_log(body: bytes) -> StepLog:
-    """The tail of a step's output.
+    """Return the tail of a step's output.
 
     Raises:
         DecodeError: The body is not JSON.
@@ -394,7 +388,7 @@ def parse_log(body: bytes) -> StepLog:
 
 
 def _steps(raws: Sequence[msgspec.Raw], status_map: StatusTable) -> list[Step]:
-    """Each step once: as it ended, else as it was shown last."""
+    """Return each step once: completed if a row says so, else as shown last."""
     steps: dict[str, Step] = {}
     for raw in raws:
         fields = _fields_of(raw)
@@ -407,7 +401,7 @@ def _steps(raws: Sequence[msgspec.Raw], status_map: StatusTable) -> list[Step]:
 
 
 def _step(fields: Fields, name: str, status_map: StatusTable) -> Step:
-    meaning, _ = _meaning(fields.text(WORD), status_map)
+    meaning, _ = look_up(fields.text(WORD), status_map)
     start, end = parse_timestamp(fields.scalar(START)), parse_timestamp(fields.scalar(END))
     duration = parse_duration(fields.span())
     result = meaning if isinstance(meaning, Result) else None
@@ -424,23 +418,14 @@ def _step(fields: Fields, name: str, status_map: StatusTable) -> Step:
 
 
 def _dependencies(fields: Fields) -> tuple[str, ...]:
-    """Names, or objects that have one."""
+    # They are names, or objects with a name.
     lists = (rows for raw in fields.raws(DEPENDENCIES) if (rows := decoded(raw, ROWS)) is not None)
     names = (text(raw) or _fields_of(raw).text(STEP_NAME) for raw in next(lists, []))
     return tuple(name for name in names if name)
 
 
-def _meaning(word: str, status_map: StatusTable) -> tuple[Result | State | None, str]:
-    """What a status word means, or None and the word itself."""
-    word = word.strip()[:LONGEST_WORD]
-    meaning = status_map.get(spelled(word))
-    return (meaning, "") if meaning is not None else (None, word or NO_STATE)
-
-
 def _completed(start: float | None, end: float | None, duration: float | None) -> tuple[float | None, float | None]:
-    """End and duration of what has ended, each from the other where it is missing."""
+    """Return end and duration, each computed from the other if missing."""
     if end is None and start is not None and duration is not None:
         end = start + duration
-    if duration is None and start is not None and end is not None:
-        duration = max(0.0, end - start)
-    return end, duration
+    return end, seconds_between(start, end) if duration is None else duration

@@ -1,4 +1,4 @@
-"""What the configuration says of a Snowplow source."""
+"""Settings of a Snowplow source."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -11,7 +11,7 @@ from exporter.config.values import BaseUrl, Text
 
 
 class ApiKeyPair(Section):
-    """Sign-in by API key, version 3: the current one."""
+    """Sign-in by API key, version 3 (current)."""
 
     api_key_id: Text
     """Id of the API key."""
@@ -19,15 +19,15 @@ class ApiKeyPair(Section):
     """The API key."""
 
 
-class ApiKey(Section):
-    """Sign-in by API key, version 2: the key alone."""
+class SnowplowApiKey(Section):
+    """Sign-in by API key, version 2 (the key alone)."""
 
     api_key: Secret
     """The API key."""
 
 
 class PasswordGrant(Section):
-    """Sign-in by a user's password, as older consoles have it."""
+    """Sign-in by a user's password, for older consoles."""
 
     username: Text
     """The user."""
@@ -43,8 +43,8 @@ class PasswordGrant(Section):
     """Whom the token is for."""
 
 
-def _flow(auth: Any) -> str | None:  # noqa: ANN401  # as the file has it
-    """Which sign-in is meant, by the keys given; a slip of the pen shall be blamed in the nearest one."""
+def _flow(auth: Any) -> str | None:  # noqa: ANN401  # as the config has it
+    # A typo is reported for the sign-in with the most similar keys.
     keys = given_keys(auth)
     if any(str(key).startswith(("user", "password", "client", "token", "audience")) for key in keys):
         return "<password>"
@@ -52,7 +52,9 @@ def _flow(auth: Any) -> str | None:  # noqa: ANN401  # as the file has it
 
 
 Auth = Annotated[
-    Annotated[ApiKeyPair, Tag("<v3>")] | Annotated[ApiKey, Tag("<v2>")] | Annotated[PasswordGrant, Tag("<password>")],
+    Annotated[ApiKeyPair, Tag("<v3>")]
+    | Annotated[SnowplowApiKey, Tag("<v2>")]
+    | Annotated[PasswordGrant, Tag("<password>")],
     Discriminator(_flow),
 ]
 

@@ -1,4 +1,4 @@
-"""Times at which more runs were created than a list can show: what is known of each, and how all are found."""
+"""Bursts: creation times with more runs than a list can show."""
 
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
@@ -9,18 +9,18 @@ import structlog
 from exporter.client.client import Client
 from exporter.errors import ClientStatusError, DecodeError, SchemaError
 from exporter.sources.failing import PATIENCE
-from exporter.sources.strait.api import EXPORT, Exported, cursor_at, exact, parse_export
+from exporter.sources.strait.api import EXPORT, Export, cursor_at, exact, parse_export
 
-BURST_NOTE = "burst/"
+CHECKPOINT_PREFIX = "burst/"
 
 
 class Burst(msgspec.Struct, frozen=True, array_like=True):
-    """What the state keeps of such a time.
+    """What the state keeps of a burst.
 
     Attributes:
-        since: When it was first met.
-        read: Whether every run of it is known by now, or cannot be.
-        cut: Whether it was counted as one of which runs may be missing.
+        since: When it was first seen.
+        read: Whether all its runs are known by now, or cannot be.
+        cut: Whether it was counted as one with missing runs.
     """
 
     since: float
@@ -31,12 +31,12 @@ class Burst(msgspec.Struct, frozen=True, array_like=True):
 class Bursts:
     """The bursts of one kind of runs.
 
-    The server's export names every run of a time, in states that may be stale: so it is asked once for their IDs, and
-    the runs are then read by ID. Each export leaves an audit entry at the server.
+    The server's export has every run of a time, in states that may be stale: so it is requested once for their IDs,
+    and the runs are then read by ID. Each export leaves an audit entry at the server.
 
     Args:
-        source: The name of the source, for the log.
-        scope: The name of the kind.
+        source: The source's name, for log lines.
+        scope: The scope of the kind.
         client: The API.
         exports: Whether the server exports this kind.
     """
@@ -44,38 +44,40 @@ class Bursts:
     def __init__(self, source: str, scope: str, client: Client, *, exports: bool) -> None:
         self._client = client
         self._exports = exports
-        self._prefix = f"{BURST_NOTE}{scope}/"
+        self._prefix = f"{CHECKPOINT_PREFIX}{scope}/"
         self._log = structlog.get_logger().bind(source=source)
 
-    def known(self, notes: Mapping[str, str]) -> dict[datetime, Burst]:
-        """Return what the state keeps, by time."""
-        mine = {key.removeprefix(self._prefix): note for key, note in notes.items() if key.startswith(self._prefix)}
-        times = ((exact(text), note) for text, note in mine.items())
-        return {time: msgspec.json.decode(note, type=Burst) for time, note in times if time is not None}
+    def known(self, checkpoints: Mapping[str, str]) -> dict[datetime, Burst]:
+        """Return the bursts in the state, by time."""
+        mine = {
+            key.removeprefix(self._prefix): text for key, text in checkpoints.items() if key.startswith(self._prefix)
+        }
+        times = ((exact(time), text) for time, text in mine.items())
+        return {time: msgspec.json.decode(text, type=Burst) for time, text in times if time is not None}
 
-    def note(self, time: datetime, burst: Burst) -> dict[str, str]:
-        """Return the note that the state is to keep."""
+    def encode(self, time: datetime, burst: Burst) -> dict[str, str]:
+        """Return the checkpoint of a burst, by its name."""
         return {self._prefix + cursor_at(time): msgspec.json.encode(burst).decode()}
 
-    def forgotten(self, notes: Mapping[str, str], before: float) -> dict[str, str]:
-        """Return notes to be deleted: of times that no poll reads any more."""
-        old = [time for time in self.known(notes) if time.timestamp() < before]
+    def expired(self, checkpoints: Mapping[str, str], before: float) -> dict[str, str]:
+        """Return the checkpoints to delete: of times that no poll reads any longer."""
+        old = [time for time in self.known(checkpoints) if time.timestamp() < before]
         return {self._prefix + cursor_at(time): "" for time in old}
 
-    def holding(self, notes: Mapping[str, str], unseen: Collection[float], now: float) -> Iterator[float]:
-        """Yield the times before which the watermark must stay: some of their runs have not been read, for a while.
+    def holding(self, checkpoints: Mapping[str, str], unseen: Collection[float], now: float) -> Iterator[float]:
+        """Yield the times before which the watermark must stay, for a while, as some of their runs are unread.
 
-        `unseen`: creation times of runs that are known by their ID alone.
+        `unseen`: creation times of runs that are known by their ID only.
         """
-        for time, burst in self.known(notes).items():
+        for time, burst in self.known(checkpoints).items():
             unread = not burst.read or any(abs(time.timestamp() - each) < 1e-3 for each in unseen)
             if unread and 0 <= now - burst.since <= PATIENCE:
                 yield time.timestamp()
 
-    def ask(self, time: datetime) -> Exported | None:
-        """Return the runs created at a time; None if the server does not say.
+    def export(self, time: datetime) -> Export | None:
+        """Return the runs created at a time; None if the server does not export them.
 
-        Raises SourceError where asking again may help.
+        Raises SourceError if a retry may help.
         """
         if not self._exports:
             return None
@@ -86,8 +88,8 @@ class Bursts:
         except (ClientStatusError, DecodeError, SchemaError):
             return None
 
-    def cut(self, time: datetime, shown: int, lists: int) -> None:
-        """Log that runs of a time may be missing. `lists`: how many lists did not show all of theirs."""
+    def log_cut(self, time: datetime, shown: int, lists: int) -> None:
+        """Log that runs of a time may be missing. `lists`: the number of lists that did not show all of theirs."""
         self._log.warning(
             "runs created at one time could not all be listed",
             created=cursor_at(time),

@@ -1,40 +1,40 @@
-"""Dead letters that came back: a replay keeps the id and the creation, and may have ended before it is looked for."""
+"""Dead letters that were replayed: a replay keeps ID and creation time, and may end before the next poll."""
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
 import msgspec
 
-from exporter.sources.strait.api import RunRow
+from exporter.sources.strait.api import StraitRun
 
 
-class Compared(msgspec.Struct, frozen=True):
-    """What the list of dead letters says beside the one before: rows that died again, and ids that it lacks."""
+class DeadLetterChanges(msgspec.Struct, frozen=True):
+    """Changes since the last list of dead letters: rows that died again, and IDs that have vanished."""
 
-    again: list[RunRow]
+    again: list[StraitRun]
     vanished: list[str]
 
 
 class DeadLetters:
-    """The dead letters seen so far, as far back as their list has been read."""
+    """The dead letters seen so far, as far back as their list was read."""
 
     def __init__(self) -> None:
-        self._known: dict[str, RunRow] = {}
+        self._known: dict[str, StraitRun] = {}
 
     def compare(
         self,
-        rows: Iterable[RunRow],
+        rows: Iterable[StraitRun],
         *,
-        whole: bool,
-        elsewhere: Collection[str],
+        complete: bool,
+        other_states: Collection[str],
         hidden: Collection[datetime] = (),
-    ) -> Compared:
-        """Takes up the newest dead letters, newest creation first.
+    ) -> DeadLetterChanges:
+        """Add the newest dead letters, newest first, and return the changes.
 
         Args:
             rows: The rows of the list.
-            whole: Whether the list ends with them; else nothing is said about those created before the last.
-            elsewhere: Ids that another list has shown in another state.
+            complete: Whether the list ends with them; if not, nothing is known of those created before the last.
+            other_states: IDs that another list has shown in another state.
             hidden: Creation times of which the list does not show all rows.
         """
         shown = {row.id: row for row in rows}
@@ -44,17 +44,17 @@ class DeadLetters:
             for run_id, row in self._known.items()
             if run_id not in shown
             and row.created not in hidden
-            and (whole or (oldest is not None and row.created is not None and row.created > oldest))
+            and (complete or (oldest is not None and row.created is not None and row.created > oldest))
         ]
         again = [row for run_id, row in shown.items() if self._known.get(run_id, row) != row]
         self._known.update(shown)
-        for run_id in elsewhere:
+        for run_id in other_states:
             if run_id not in shown:
                 self._known.pop(run_id, None)
-        return Compared(again, [run_id for run_id in vanished if run_id in self._known])
+        return DeadLetterChanges(again, [run_id for run_id in vanished if run_id in self._known])
 
-    def add(self, rows: Iterable[RunRow]) -> None:
-        """Add dead letters that were shown elsewhere than in their list."""
+    def add(self, rows: Iterable[StraitRun]) -> None:
+        """Add dead letters that another list has shown."""
         self._known.update((row.id, row) for row in rows)
 
     def created_at(self, times: Collection[datetime]) -> list[str]:
@@ -62,5 +62,5 @@ class DeadLetters:
         return [run_id for run_id, row in self._known.items() if row.created in times]
 
     def forget(self, run_id: str) -> None:
-        """One of those vanished has been asked for."""
+        """Forget a vanished dead letter that was read by its ID."""
         self._known.pop(run_id, None)

@@ -1,31 +1,31 @@
-"""Choose one row per run from all rows that a poll has shown."""
+"""The right row per run, of all that one poll has shown."""
 
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 
 from exporter.model import Run
-from exporter.sources.strait.api import RunRow, trust
+from exporter.sources.strait.api import StraitRun, trust
 
 
 class LatestRows:
-    """The best row of each run that a poll has shown, in any order.
+    """The right row of each run that a poll has shown, in any order.
 
-    Lists are asked for one after the other while runs go on, and an answer may hold a stale row next to the right one.
+    Lists are read one after the other while runs continue, and an answer may contain a stale row next to the right one.
 
     Args:
-        to_run: Converts a row to a run.
+        to_run: Converts a row.
     """
 
-    def __init__(self, to_run: Callable[[RunRow], Run]) -> None:
+    def __init__(self, to_run: Callable[[StraitRun], Run]) -> None:
         self._to_run = to_run
-        self._rows: dict[str, RunRow] = {}
+        self._rows: dict[str, StraitRun] = {}
         self._fresh: dict[str, None] = {}
 
-    def begin(self) -> None:
+    def start_poll(self) -> None:
         """Start a poll."""
         self._rows, self._fresh = {}, {}
 
-    def add(self, rows: Iterable[RunRow]) -> None:
+    def add(self, rows: Iterable[StraitRun]) -> None:
         """Add rows of an answer."""
         for row in rows:
             known = self._rows.get(row.id)
@@ -33,26 +33,26 @@ class LatestRows:
                 self._rows[row.id] = row
                 self._fresh[row.id] = None
 
-    def take(self) -> list[RunRow]:
-        """Return the rows that were added, or took the place of another, since the last call."""
+    def take(self) -> list[StraitRun]:
+        """Return the rows that were added or replaced since the last call."""
         rows = [self._rows[run_id] for run_id in self._fresh]
         self._fresh = {}
         return rows
 
-    def row(self, run_id: str) -> RunRow | None:
+    def row(self, run_id: str) -> StraitRun | None:
         """Return the row of a run, None if this poll has not shown it."""
         return self._rows.get(run_id)
 
-    def of_time(self, time: datetime) -> list[RunRow]:
+    def of_time(self, time: datetime) -> list[StraitRun]:
         """Return the rows created at a time."""
         return [row for row in self._rows.values() if row.created == time]
 
     @property
-    def rows(self) -> Collection[RunRow]:
-        """Return the best row of each run."""
+    def rows(self) -> Collection[StraitRun]:
+        """The right rows."""
         return self._rows.values()
 
     @property
     def ids(self) -> Collection[str]:
-        """Return the IDs of the runs that this poll has shown."""
+        """IDs of the runs that this poll has shown."""
         return self._rows.keys()

@@ -1,4 +1,4 @@
-"""What the configuration says of a Strait source."""
+"""Settings of a Strait source."""
 
 from typing import ClassVar, Literal
 
@@ -8,7 +8,7 @@ from exporter.config.source import SourceSettings, Sweep
 from exporter.config.values import BaseUrl, Positive
 
 
-class ApiKey(Section):
+class StraitApiKey(Section):
     """Sign-in by API key; the key also names the project."""
 
     api_key: Secret
@@ -24,7 +24,7 @@ class StraitSettings(SourceSettings):
     """The vendor."""
     base_url: BaseUrl = "https://api.strait.dev"
     """Scheme, host, optional port and prefix of the server, without the API's own path."""
-    auth: ApiKey
+    auth: StraitApiKey
     """How to sign in."""
     sweep: Sweep | None = Sweep()
     """Now and then this much is read again, for what arrives late."""

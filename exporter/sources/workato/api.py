@@ -1,4 +1,4 @@
-"""Workato's API: its paths, and what its answers mean. Titles, inputs and outputs are never decoded."""
+"""Workato's API: its paths, and parsers of its answers. Titles, inputs and outputs are never decoded."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from exporter.errors import SchemaError
 from exporter.model import FAILING, Job, Result, Run, State, Step, one_row_per_run
 from exporter.sources.oddities import FUTURE_MARGIN, Oddity
 from exporter.sources.payload import ABSENT, OBJECT, decode, decode_rows, decoded, identity, scalar, text
-from exporter.sources.rest import LONGEST_WORD, StatusTable, spelled, status_table
+from exporter.sources.rest import MAX_WORD_LENGTH, StatusTable, look_up, seconds_between
 from exporter.times import parse_duration, parse_timestamp
 
 USERS = "/managed_users"
@@ -23,7 +23,7 @@ STATUSES: StatusTable = {
     "succeeded": Result.SUCCESS,
     "failed": Result.FAILURE,
     "pending": State.EXECUTING,
-    # Words of the vendor's pages about jobs; whether the API uses them is not documented.
+    # The vendor's pages about jobs have these; whether the API uses them is not documented.
     "canceled": Result.CANCELLATION,
     "cancelled": Result.CANCELLATION,
     "canceling": State.EXECUTING,
@@ -33,23 +33,23 @@ STATUSES: StatusTable = {
 }
 POLL_ERROR = "poll_error"
 """The error type of a job that failed while its trigger asked for events, where the vendor names no other."""
+# Names of adapters, operations and error types; anything else may be a customer's text.
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}", re.ASCII)
-"""What names of adapters, operations and kinds of errors look like; anything else may be a customer's text."""
 
 
 Total = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
-"""A number of jobs; one that is larger is a mistake."""
+"""A number of jobs; a larger one is an error."""
 
 
 class Customer(msgspec.Struct, frozen=True):
-    """A managed user: its id, which is a scope, and the label of its recipes. Both "" for an ordinary workspace."""
+    """A managed user: its ID, which is a scope, and the label of its recipes. Both are "" for a single workspace."""
 
     customer_id: str
     label: str
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """A recipe. The counts are those of its jobs that ended, None where the API does not tell."""
+    """A recipe, with the counts of its completed jobs, None where the API has none."""
 
     recipe_id: str
     name: str
@@ -60,8 +60,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     last_run: str
 
 
-class JobRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A Workato job (a run), as a list or its own page shows it. `odd`: what of it cannot be read."""
+class WorkatoJob(msgspec.Struct, frozen=True, kw_only=True):
+    """A Workato job (a run), as a list or its own page shows it. `odd`: its unreadable values."""
 
     job_id: str
     status: str
@@ -73,15 +73,15 @@ class JobRow(msgspec.Struct, frozen=True, kw_only=True):
     odd: tuple[Oddity, ...] = ()
 
 
-class LooseCustomer(msgspec.Struct):
-    """A managed user, not yet decoded."""
+class CustomerFields(msgspec.Struct):
+    """The fields used of a managed user, not yet decoded."""
 
     id: msgspec.Raw = ABSENT
     external_id: msgspec.Raw = ABSENT
 
 
-class LooseRecipe(msgspec.Struct):
-    """What is used of a recipe, not yet decoded."""
+class RecipeFields(msgspec.Struct):
+    """The fields used of a recipe, not yet decoded."""
 
     id: msgspec.Raw = ABSENT
     name: msgspec.Raw = ABSENT
@@ -92,8 +92,8 @@ class LooseRecipe(msgspec.Struct):
     last_run_at: msgspec.Raw = ABSENT
 
 
-class LooseJob(msgspec.Struct):
-    """What is used of a job, not yet decoded."""
+class WorkatoJobFields(msgspec.Struct):
+    """The fields used of a job, not yet decoded."""
 
     id: msgspec.Raw = ABSENT
     handle: msgspec.Raw = ABSENT
@@ -109,8 +109,8 @@ class LooseJob(msgspec.Struct):
     lines: msgspec.Raw = ABSENT
 
 
-class LooseLine(msgspec.Struct):
-    """What is used of a line, not yet decoded."""
+class LineFields(msgspec.Struct):
+    """The fields used of a line, not yet decoded."""
 
     recipe_line_number: msgspec.Raw = ABSENT
     adapter_name: msgspec.Raw = ABSENT
@@ -121,7 +121,7 @@ class LooseLine(msgspec.Struct):
 
 
 class ErrorParts(msgspec.Struct):
-    """What is used of a job's `error_parts`."""
+    """The fields used of a job's `error_parts`."""
 
     error_type: msgspec.Raw = ABSENT
     adapter: msgspec.Raw = ABSENT
@@ -129,57 +129,50 @@ class ErrorParts(msgspec.Struct):
 
 
 class LineStat(msgspec.Struct):
-    """What is used of a line's `line_stat`: its duration, or when it began and ended."""
+    """The fields used of a line's `line_stat`: its duration, or its start and end."""
 
     total: msgspec.Raw = ABSENT
     started_at: msgspec.Raw = ABSENT
     completed_at: msgspec.Raw = ABSENT
 
     def duration(self) -> float | None:
-        """Seconds, None if it tells neither."""
+        """Return its seconds, None if unknown."""
         total = parse_duration(scalar(self.total))
         started, completed = parse_timestamp(scalar(self.started_at)), parse_timestamp(scalar(self.completed_at))
-        if total is not None or started is None or completed is None:
-            return total
-        return max(0.0, completed - started)
+        return seconds_between(started, completed) if total is None else total
 
 
-class Counts(msgspec.Struct):
-    """What is used of a page's counts."""
+class JobTotals(msgspec.Struct):
+    """The counts used of a page."""
 
     job_scope_count: Total | None = None
 
 
-COUNTS: msgspec.json.Decoder[Counts] = msgspec.json.Decoder(Counts)
-LOOSE_CUSTOMER: msgspec.json.Decoder[LooseCustomer] = msgspec.json.Decoder(LooseCustomer)
-LOOSE_RECIPE: msgspec.json.Decoder[LooseRecipe] = msgspec.json.Decoder(LooseRecipe)
-LOOSE_JOB: msgspec.json.Decoder[LooseJob] = msgspec.json.Decoder(LooseJob)
-LOOSE_LINE: msgspec.json.Decoder[LooseLine] = msgspec.json.Decoder(LooseLine)
+TOTALS: msgspec.json.Decoder[JobTotals] = msgspec.json.Decoder(JobTotals)
+CUSTOMER_FIELDS: msgspec.json.Decoder[CustomerFields] = msgspec.json.Decoder(CustomerFields)
+RECIPE_FIELDS: msgspec.json.Decoder[RecipeFields] = msgspec.json.Decoder(RecipeFields)
+JOB_FIELDS: msgspec.json.Decoder[WorkatoJobFields] = msgspec.json.Decoder(WorkatoJobFields)
+LINE_FIELDS: msgspec.json.Decoder[LineFields] = msgspec.json.Decoder(LineFields)
 ERROR_PARTS: msgspec.json.Decoder[ErrorParts] = msgspec.json.Decoder(ErrorParts)
 LINE_STAT: msgspec.json.Decoder[LineStat] = msgspec.json.Decoder(LineStat)
 RAW_LIST: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 BOOLEAN: msgspec.json.Decoder[bool] = msgspec.json.Decoder(bool)
 WHOLE: msgspec.json.Decoder[Total] = msgspec.json.Decoder(Total)
 NOTHING = frozenset({b"", b"null", b"false", b'""', b"{}", b"[]"})
-"""Values of a line's `error` that say that there was none."""
-
-
-def statuses(status_map: StatusTable) -> StatusTable:
-    """The table of status words: the vendor's, and over them those of the configuration."""
-    return status_table(STATUSES, status_map)
+"""Values of a line's `error` without an error."""
 
 
 def parse_customers(body: bytes) -> tuple[list[Customer], int]:
-    """The managed users of a page, and how many rows were none.
+    """Return the managed users of a page, and the number of other rows.
 
     Raises:
         DecodeError: The body is not JSON.
-        SchemaError: It is no list, or none of its rows is a managed user.
+        SchemaError: It is not a list, or none of its rows is a managed user.
     """
     raws = decode_rows(body, LIST_KEYS)
     customers = []
     for raw in raws:
-        loose = decoded(raw, LOOSE_CUSTOMER)
+        loose = decoded(raw, CUSTOMER_FIELDS)
         if loose is not None and (customer_id := identity(loose.id)):
             customers.append(Customer(customer_id, text(loose.external_id) or customer_id))
     if raws and not customers:
@@ -188,11 +181,11 @@ def parse_customers(body: bytes) -> tuple[list[Customer], int]:
 
 
 def parse_recipes(body: bytes) -> tuple[list[Recipe], int]:
-    """The recipes of a page, and how many rows were none.
+    """Return the recipes of a page, and the number of other rows.
 
     Raises:
         DecodeError: The body is not JSON.
-        SchemaError: It is no list, or none of its rows is a recipe.
+        SchemaError: It is not a list, or none of its rows is a recipe.
     """
     raws = decode_rows(body, LIST_KEYS)
     recipes = [recipe for raw in raws if (recipe := _recipe(raw)) is not None]
@@ -202,7 +195,7 @@ def parse_recipes(body: bytes) -> tuple[list[Recipe], int]:
 
 
 def _recipe(raw: msgspec.Raw) -> Recipe | None:
-    loose = decoded(raw, LOOSE_RECIPE)
+    loose = decoded(raw, RECIPE_FIELDS)
     recipe_id = "" if loose is None else identity(loose.id)
     if loose is None or not recipe_id:
         return None
@@ -213,32 +206,30 @@ def _recipe(raw: msgspec.Raw) -> Recipe | None:
         stop_cause=_word(text(loose.stop_cause)),
         succeeded=decoded(loose.job_succeeded_count, WHOLE),
         failed=decoded(loose.job_failed_count, WHOLE),
-        last_run=text(loose.last_run_at)[:LONGEST_WORD],
+        last_run=text(loose.last_run_at)[:MAX_WORD_LENGTH],
     )
 
 
-def parse_jobs(body: bytes, status_map: StatusTable = STATUSES, *, first: bool = True) -> tuple[list[JobRow], int]:
-    """The jobs of a page, each once, in its order, and how many rows were none.
-
-    Of several rows of a job it is the one to believe (`exporter.model.one_row_per_run`).
+def parse_jobs(body: bytes, status_map: StatusTable = STATUSES, *, first: bool = True) -> tuple[list[WorkatoJob], int]:
+    """Return the jobs of a page, one row per job (`exporter.model.one_row_per_run`), and the number of other rows.
 
     Raises:
         DecodeError: The body is not JSON.
-        SchemaError: It is no list, or none of its rows is a job although it is the first page: what it shows is
-            something else. A later one may consist of the row with which the one before should have ended.
+        SchemaError: It is not a list, or none of the rows of the first page is a job.
     """
     raws = decode_rows(body, ("items", "result", "data"))
-    rows = [row for raw in raws if (row := _job(decoded(raw, LOOSE_JOB))) is not None]
+    rows = [row for raw in raws if (row := _job(decoded(raw, JOB_FIELDS))) is not None]
+    # A later page may consist of the row with which the one before should have ended.
     if raws and not rows and first:
         raise SchemaError("no row of the answer is a job")
-    jobs: dict[str, JobRow] = {}
+    jobs: dict[str, WorkatoJob] = {}
     for row in rows:
         jobs[row.job_id] = better(jobs.get(row.job_id, row), row, status_map)
     return list(jobs.values()), len(raws) - len(rows)
 
 
-def better(one: JobRow, other: JobRow, status_map: StatusTable) -> JobRow:
-    """Of two rows of one job the one to believe."""
+def better(one: WorkatoJob, other: WorkatoJob, status_map: StatusTable) -> WorkatoJob:
+    """Return the right one of two rows of a job."""
     if one == other:
         return one
     runs = {to_run(row, "", status_map): row for row in (one, other)}
@@ -246,21 +237,21 @@ def better(one: JobRow, other: JobRow, status_map: StatusTable) -> JobRow:
 
 
 def parse_total(body: bytes) -> int | None:
-    """How many jobs the filter of a list lets through, None if the list does not tell."""
+    """Return the number of jobs that match a list's filter, None if the list does not have it."""
     try:
-        return decode(body, COUNTS).job_scope_count
+        return decode(body, TOTALS).job_scope_count
     except SchemaError:
         return None
 
 
-def parse_job(body: bytes, job_id: str) -> tuple[JobRow, list[Step]]:
-    """The job of this id, with its steps: the lines that ran, each once.
+def parse_job(body: bytes, job_id: str) -> tuple[WorkatoJob, list[Step]]:
+    """Return the job of this ID, with its steps: the lines that ran, each once.
 
     Raises:
         DecodeError: The body is not JSON.
         SchemaError: It is not this job.
     """
-    loose = decode(body, LOOSE_JOB)
+    loose = decode(body, JOB_FIELDS)
     row = _job(loose)
     if row is None or job_id not in (row.job_id, text(loose.handle)):
         raise SchemaError("the answer is not the job that was asked for")
@@ -271,35 +262,35 @@ def parse_job(body: bytes, job_id: str) -> tuple[JobRow, list[Step]]:
 
 
 def parse_error(body: bytes, step_name: str) -> str:
-    """The error text of a job, or of one of its steps: customers' data, for a person who asked for it.
+    """Return the error text of a job, or of one of its steps: customers' data, never stored.
 
     Raises:
         DecodeError: The body is not JSON.
         SchemaError: It is not an object.
     """
-    loose = decode(body, LOOSE_JOB)
+    loose = decode(body, JOB_FIELDS)
     if not step_name:
         return _message(loose.error)
-    lines = (decoded(raw, LOOSE_LINE) for raw in decoded(loose.lines, RAW_LIST) or [])
+    lines = (decoded(raw, LINE_FIELDS) for raw in decoded(loose.lines, RAW_LIST) or [])
     named = [line for line in lines if line is not None and _step(line, "").name == step_name]
     return "\n".join(message for line in named if (message := _message(line.error)))
 
 
 def _message(raw: msgspec.Raw) -> str:
-    """An error is a text, or an object with one."""
+    # An error is a text, or an object with one.
     return text(raw) or text((decoded(raw, OBJECT) or {}).get("message", ABSENT))
 
 
-def _job(loose: LooseJob | None) -> JobRow | None:
+def _job(loose: WorkatoJobFields | None) -> WorkatoJob | None:
     job_id = "" if loose is None else identity(loose.id, loose.handle)
     if loose is None or not job_id:
         return None
     master = text(loose.master_job_id)
     times = {"start": scalar(loose.started_at), "end": scalar(loose.completed_at)}
     started, completed = map(parse_timestamp, times.values())
-    return JobRow(
+    return WorkatoJob(
         job_id=job_id,
-        status=text(loose.status).strip()[:LONGEST_WORD],
+        status=text(loose.status).strip()[:MAX_WORD_LENGTH],
         started=started,
         completed=completed,
         is_error=decoded(loose.is_error, BOOLEAN) is True,
@@ -314,22 +305,21 @@ def _job(loose: LooseJob | None) -> JobRow | None:
     )
 
 
-def _error_type(loose: LooseJob) -> str:
+def _error_type(loose: WorkatoJobFields) -> str:
     parts = decoded(loose.error_parts, ERROR_PARTS) or ErrorParts()
     other = POLL_ERROR if decoded(loose.is_poll_error, BOOLEAN) is True else ""
     return _word(text(parts.error_type)) or _word(text(parts.adapter)) or other
 
 
 def _word(value: str) -> str:
-    """The value if it is a plain word, else ""."""
     return value if WORD.fullmatch(value) else ""
 
 
 def _steps(raws: Sequence[msgspec.Raw], failed_line: str) -> list[Step]:
-    """Lines of a loop come once for each turn: they are one step that took as long as all, and failed if one did."""
+    # Lines of a loop come once per iteration: they are one step with the total duration, failed if one failed.
     steps: dict[str, Step] = {}
     for raw in raws:
-        loose = decoded(raw, LOOSE_LINE)
+        loose = decoded(raw, LINE_FIELDS)
         if loose is None or not text(loose.recipe_line_number):
             continue
         step = _step(loose, failed_line)
@@ -337,7 +327,7 @@ def _steps(raws: Sequence[msgspec.Raw], failed_line: str) -> list[Step]:
     return list(steps.values())
 
 
-def _step(loose: LooseLine, failed_line: str) -> Step:
+def _step(loose: LineFields, failed_line: str) -> Step:
     number = text(loose.recipe_line_number)[:9]
     words = [word for raw in (loose.adapter_name, loose.adapter_operation) if (word := _word(text(raw)))]
     stat = decoded(loose.line_stat, LINE_STAT) or LineStat()
@@ -360,7 +350,7 @@ def _joined(first: Step, second: Step) -> Step:
 
 
 def to_job(recipe: Recipe, customer: Customer, url: str) -> Job:
-    """The job that a recipe is; `url` is that of its page."""
+    """Return the job of a recipe; `url`: its page."""
     return Job(
         job_id=job_id_of(customer.customer_id, recipe.recipe_id),
         name=recipe.name or recipe.recipe_id,
@@ -373,18 +363,19 @@ def to_job(recipe: Recipe, customer: Customer, url: str) -> Job:
 
 
 def job_id_of(customer_id: str, recipe_id: str) -> str:
-    """The identity of a recipe: nothing promises that its id is unique beyond its customer."""
+    """Return the identity of a recipe."""
+    # No documentation says that its ID is unique beyond its customer.
     return f"{customer_id}/{recipe_id}" if customer_id else recipe_id
 
 
 def split_job_id(job_id: str) -> tuple[str, str]:
-    """Customer and recipe of a job's identity."""
+    """Return the customer and the recipe of a job's identity."""
     customer_id, _, recipe_id = job_id.rpartition("/")
     return customer_id, recipe_id
 
 
-def to_run(row: JobRow, job_id: str, status_map: StatusTable) -> Run:
-    """The run of a row; `status_map` is the table made by `statuses`."""
+def to_run(row: WorkatoJob, job_id: str, status_map: StatusTable) -> Run:
+    """Return the run of a row."""
     meaning, unmapped = _meaning(row, status_map)
     result = meaning if isinstance(meaning, Result) else None
     state = meaning if isinstance(meaning, State) else None
@@ -399,29 +390,27 @@ def to_run(row: JobRow, job_id: str, status_map: StatusTable) -> Run:
         unmapped=unmapped,
         start=row.started,
         end=end,
-        duration=max(0.0, end - row.started) if end is not None and row.started is not None else None,
+        duration=seconds_between(row.started, end),
         retries=int(row.is_repeat),
         recovered=row.is_repeat and result is Result.SUCCESS,
         error_type=row.error_type if result in FAILING else "",
     )
 
 
-def _meaning(row: JobRow, status_map: StatusTable) -> tuple[Result | State | None, str]:
-    """What the status word means, and that word if it is in no table; then, or without one, error flag and end tell."""
-    if row.status:
-        meaning = status_map.get(spelled(row.status))
-        if meaning is not None:
-            return meaning, ""
-        if row.is_error:
-            return Result.FAILURE, row.status
-        return (None if row.completed is None else Result.UNKNOWN), row.status
+def _meaning(row: WorkatoJob, status_map: StatusTable) -> tuple[Result | State | None, str]:
+    """Return the meaning of a row and its unmapped status: by its status, else by its error flag and end."""
+    meaning, unmapped = look_up(row.status, status_map) if row.status else (None, "")
+    if meaning is not None:
+        return meaning, ""
     if row.is_error:
-        return Result.FAILURE, ""
+        return Result.FAILURE, unmapped
+    if row.status:
+        return (None if row.completed is None else Result.UNKNOWN), unmapped
     return (State.EXECUTING if row.completed is None else Result.SUCCESS), ""
 
 
-def oddities(row: JobRow, run: Run, now: float) -> Iterator[Oddity]:
-    """What could not be read of a row, or is hard to believe."""
+def oddities(row: WorkatoJob, run: Run, now: float) -> Iterator[Oddity]:
+    """Yield the unreadable or implausible values of a row."""
     yield from row.odd
     if run.end is not None and run.end > now + FUTURE_MARGIN:
         yield "end of a run is in the future", f"{run.end - now:.0f}s ahead"

@@ -1,4 +1,4 @@
-"""Workato's managed users: the list of them, and whose turn it is."""
+"""Workato's managed users: their list, and the order in which they are read."""
 
 from collections.abc import Collection, Sequence
 
@@ -15,31 +15,31 @@ from exporter.sources.workato.settings import WorkatoSettings
 PER_PAGE = 100
 """Managed users per page."""
 USERS_PER_MINUTE = 36
-"""The API allows 60, shared with everything else that uses the workspace."""
-LEAST_LISTING, LONGEST_LISTING = 10 * MINUTE, 30 * MINUTE
-"""Bounds of the time between two reads of the list of managed users."""
+"""The API allows 60, shared with all other users of the workspace."""
+MIN_LISTING, MAX_LISTING = 10 * MINUTE, 30 * MINUTE
+"""Limits of the time between two reads of the list."""
 SLOW = 10
-"""Poll intervals between them, within these bounds."""
-STARVING = 10
-"""Poll intervals after which a customer that was not read comes before all others."""
+"""Poll intervals between them, within these limits."""
+# Poll intervals after which an unread customer comes before all others.
+MAX_WAIT_INTERVALS = 10
 
 
 class Customers:
-    """The list of managed users, read anew now and then; a workspace of one's own is one customer without a name.
+    """The list of managed users, read regularly; a single workspace is one customer without a name.
 
     Args:
-        settings: The source's configuration.
+        settings: The source's config.
         client: Its API.
 
     Attributes:
         known: As last listed.
-        fresh: Whether the last `refresh` read the list to its end.
-        listing: The list that `known` is from; None for a workspace of one's own.
+        fresh: Whether the last `refresh` read the end of the list.
+        listing: The list that `known` comes from; None for a single workspace.
     """
 
     def __init__(self, settings: WorkatoSettings, client: Client) -> None:
         self._client = client
-        self._interval = min(max(LEAST_LISTING, SLOW * settings.poll_interval), LONGEST_LISTING)
+        self._interval = min(max(MIN_LISTING, SLOW * settings.poll_interval), MAX_LISTING)
         self._pace = Pace(USERS_PER_MINUTE)
         self._partial: dict[str, Customer] = {}
         self._page = 1
@@ -52,7 +52,7 @@ class Customers:
         self.listing: Listing | None = None
 
     def refresh(self, now: float) -> SourceError | None:
-        """Reads the list if it is due. Returns what kept it from being read, if an older one is at hand."""
+        """Read the list if it is due; return the error of a failed read if there is an older list."""
         self.fresh = False
         recent = bool(self.known) and self._listed is not None and abs(now - self._listed) < self._interval
         if recent or not self._listable:
@@ -62,7 +62,8 @@ class Customers:
         except (AuthError, RateLimitedError):
             raise
         except SourceError as error:
-            if isinstance(error, SchemaError):  # the pages read so far are of a list that cannot be believed
+            # The pages read so far are of a wrong list.
+            if isinstance(error, SchemaError):
                 self._restart()
             if self._listed is None:
                 raise
@@ -70,11 +71,11 @@ class Customers:
         return None
 
     def _read(self, now: float) -> None:
-        """Page by page; those for which the API's limit leaves no room are read by later polls."""
+        """Read as many pages as the API's limit allows; later polls read the rest."""
         while self._pace.earliest(now) <= now:
             self._pace.take(now)
             self._began = now if self._page == 1 else self._began
-            rows, invalid = self.ask(self._page)
+            rows, invalid = self.read_page(self._page)
             self._partial |= {row.customer_id: row for row in rows}
             if len(rows) + invalid < PER_PAGE:
                 self.known, self._listed, self.fresh = list(self._partial.values()), now, True
@@ -85,30 +86,29 @@ class Customers:
             self._guard.check([row.customer_id for row in rows])
 
     def _restart(self) -> None:
-        """The next page that is asked for is the first."""
         self._partial, self._page, self._guard = {}, 1, PageGuard(f"GET {USERS}")
 
-    def ask(self, page: int = 1) -> tuple[list[Customer], int]:
-        """One page of the list, and how many of its rows were none."""
+    def read_page(self, page: int = 1) -> tuple[list[Customer], int]:
+        """Return one page of the list, and the number of other rows."""
         params = {"page": page, "per_page": PER_PAGE}
         return parse_customers(self._client.get(USERS, endpoint=USERS, params=params).body)
 
 
-class Turns:
-    """In which order customers are read, and how long it takes until each was read once.
+class CustomerOrder:
+    """The order in which customers are read, and how long it takes to read each once.
 
     Args:
         poll_interval: Seconds between two polls.
-        failing: The customers that cannot be read at present.
+        failing: The parts that cannot be read at present.
 
     Attributes:
-        round_seconds: Seconds of the latest round; 0 while every poll reads all customers.
-        refused: Customers that may not be read.
-        unfinished: Customers of which not everything was read.
+        round_seconds: Seconds of the last round; 0 while every poll reads all customers.
+        refused: Customers without permission to read.
+        unfinished: Customers that were not read completely.
     """
 
     def __init__(self, poll_interval: float, failing: FailingParts) -> None:
-        self._longest_wait = STARVING * poll_interval
+        self._longest_wait = MAX_WAIT_INTERVALS * poll_interval
         self._failing = failing
         self._read: dict[str, float] = {}
         self._round: set[str] = set()
@@ -118,10 +118,10 @@ class Turns:
         self.unfinished: set[str] = set()
 
     def ordered(self, customers: Sequence[Customer], busy: Collection[str], now: float) -> list[Customer]:
-        """Order customers for a poll that begins now; `busy` are those with open jobs.
+        """Return customers in the order for a poll that begins now; `busy` are those with open jobs.
 
-        First those that have waited for too long, then those with open or unread jobs, the others, and last those
-        that cannot be read: of each kind the one that has waited longest.
+        First come those that have waited too long, then those with open or unread jobs, the others, and last those
+        that cannot be read; within each group the one that has waited longest is first.
         """
         self._round_began = now if self._round_began is None else self._round_began
 
@@ -132,13 +132,13 @@ class Turns:
                 return 4, failure.tried
             if scope in self.refused:
                 return 3, last
-            starving = now - last > self._longest_wait
-            return (0 if starving else 1 if scope in busy or scope in self.unfinished else 2), last
+            overdue = now - last > self._longest_wait
+            return (0 if overdue else 1 if scope in busy or scope in self.unfinished else 2), last
 
         return sorted(customers, key=rank)
 
     def note_read(self, scope: str, now: float) -> None:
-        """Note that a customer was read, or that it may not be."""
+        """Note that a customer was read, or was refused."""
         self._read[scope] = now
         self._round.add(scope)
 
@@ -153,5 +153,5 @@ class Turns:
 
 
 def part_of(customer: Customer) -> str:
-    """How a customer is called where it cannot be read."""
+    """Return the name of a customer in errors."""
     return f"customer {customer.customer_id}" if customer.customer_id else "recipes"

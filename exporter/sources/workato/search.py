@@ -1,4 +1,4 @@
-"""The search for what is new of one recipe's jobs: pages, the list of open jobs, and single jobs by id."""
+"""The search for new jobs of one recipe: pages, the list of open jobs, and single jobs by ID."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,18 +6,18 @@ import msgspec
 
 from exporter.client.client import Client
 from exporter.counting.records import OpenRun
-from exporter.errors import AuthError, NotFoundError, RateLimitedError, SourceError
+from exporter.errors import NotFoundError
 from exporter.model import Run, Step
 from exporter.sources.failing import FailingParts
 from exporter.sources.oddities import FUTURE_MARGIN, Oddities
 from exporter.sources.paging import PageGuard
-from exporter.sources.rest import StatusTable, path
+from exporter.sources.rest import StatusTable, is_gone, path
 from exporter.sources.source import View
 from exporter.sources.workato.api import (
     CUSTOMER,
     JOB,
     JOBS,
-    JobRow,
+    WorkatoJob,
     better,
     oddities,
     parse_job,
@@ -26,26 +26,26 @@ from exporter.sources.workato.api import (
     split_job_id,
     to_run,
 )
-from exporter.sources.workato.marks import Page, SearchTarget, is_last
+from exporter.sources.workato.marks import JobPage, SearchTarget, is_last
 
-MOST_PAGES = 40
-"""Pages of one recipe's jobs a poll; the next poll reads on."""
+MAX_PAGES = 40
+"""Pages of one recipe's jobs per poll; the next poll reads on."""
 
 
-class Api:
-    """The requests about jobs, for customers and for a workspace alike.
+class WorkatoApi:
+    """Requests for jobs, of customers and of a single workspace.
 
     Args:
-        client: The API.
-        table: What status words mean.
-        odd: Where values are logged that cannot be used.
-        failing: What cannot be read at present.
+        client: The HTTP client.
+        statuses: The table of status words.
+        oddities: Logs unusable values.
+        failing: The parts that cannot be read at present.
     """
 
-    def __init__(self, client: Client, table: StatusTable, odd: Oddities, failing: FailingParts) -> None:
+    def __init__(self, client: Client, statuses: StatusTable, oddities: Oddities, failing: FailingParts) -> None:
         self._client = client
-        self.statuses = table
-        self.oddities = odd
+        self.statuses = statuses
+        self.oddities = oddities
         self.failing = failing
 
     def get(
@@ -57,52 +57,51 @@ class Api:
         patience: float | None = None,
         **parts: str,
     ) -> bytes:
-        """The body of an answer; `customer_id` is "" in a workspace of one's own."""
+        """Return the body of an answer; `customer_id` is "" for a single workspace."""
         template = CUSTOMER + endpoint if customer_id else endpoint
         address = path(template, customer=customer_id, **parts)
         return self._client.get(address, endpoint=template, params=params, patience=patience).body
 
     def page(self, job_id: str, params: Mapping[str, str]) -> bytes:
-        """A page of a recipe's jobs."""
+        """Return a page of a recipe's jobs."""
         customer_id, recipe_id = split_job_id(job_id)
         return self.get(customer_id, JOBS, params, recipe=recipe_id)
 
     def detail(self, job_id: str, run_id: str, *, patience: float | None = None) -> bytes:
-        """A single job. Raises NotFoundError if there is none of this id."""
+        """Return a single job. Raises NotFoundError if there is none with this ID."""
         customer_id, recipe_id = split_job_id(job_id)
         return self.get(customer_id, JOB, patience=patience, recipe=recipe_id, job=run_id)
 
-    def one(self, job_id: str, run_id: str) -> tuple[JobRow, list[Step]]:
-        """A single job with its steps."""
+    def one(self, job_id: str, run_id: str) -> tuple[WorkatoJob, list[Step]]:
+        """Return a single job with its steps."""
         return parse_job(self.detail(job_id, run_id), run_id)
 
-    def has_ended(self, row: JobRow) -> bool:
-        """Whether this row is of a job that has ended."""
+    def is_completed(self, row: WorkatoJob) -> bool:
+        """Return whether a row is of a completed job."""
         return to_run(row, "", self.statuses).result is not None
 
 
 class Search:
-    """One poll's search through the jobs of one recipe.
+    """One poll's search for new jobs of one recipe.
 
     Args:
-        api: Where to ask.
-        view: What is known.
+        api: The API.
+        view: The committed state.
         job_id: The recipe.
-        baseline: The time up to which endings of its scope do not count.
-        tracked: Its open runs as the state holds them, oldest first.
+        baseline: The time up to which completed runs of its scope do not count.
+        tracked: Its open runs in the state, oldest first.
 
     Attributes:
-        rows: All jobs that were shown, by id.
-        steps: Those of the jobs that were asked for by id and have ended.
-        found: When the jobs ended that the state does not hold as ended, those of before the baseline aside.
-        unchanged: How many were shown that it does hold as ended.
+        rows: All jobs shown, by ID.
+        steps: The steps of completed jobs read by ID.
+        found: The end times of newly completed jobs, without those before the baseline.
+        unchanged: The number of jobs shown that are in the state as completed.
         gone: Jobs that the API no longer has, for good.
-        capped: Whether there were more pages than one poll may ask for.
-        beyond: Whether the pages went past the goal's floor.
-        failed: Open jobs that could not be read by their id, and why.
+        capped: Whether there were more pages than one poll may read.
+        beyond: Whether the pages went past the target's floor.
     """
 
-    def __init__(self, api: Api, view: View, job_id: str, baseline: float, tracked: Sequence[OpenRun]) -> None:
+    def __init__(self, api: WorkatoApi, view: View, job_id: str, baseline: float, tracked: Sequence[OpenRun]) -> None:
         self._api = api
         self._view = view
         self._job_id = job_id
@@ -111,8 +110,7 @@ class Search:
         self._below = False
         self._oldest = float("inf")
         self.tracked = tracked
-        self.failed: dict[str, SourceError] = {}
-        self.rows: dict[str, JobRow] = {}
+        self.rows: dict[str, WorkatoJob] = {}
         self.steps: dict[str, list[Step]] = {}
         self.found: list[float] = []
         self.unchanged = 0
@@ -121,82 +119,77 @@ class Search:
         self.capped = False
         self.beyond = False
 
-    def read_pages(self, goal: SearchTarget, gaps: Sequence[str]) -> tuple[str, ...]:
-        """Reads pages from the newest on, then from each gap of earlier polls; returns the gaps that remain."""
-        # While there are gaps it is they that go deep: the newest pages anew would leave no request for them.
-        newest = msgspec.structs.replace(goal, deep=False) if gaps else goal
-        rests = [self._stretch(newest, ""), *(self._stretch(goal, gap) for gap in gaps)]
-        self.beyond = self._below and not goal.deep
+    def read_pages(self, target: SearchTarget, offsets: Sequence[str]) -> tuple[str, ...]:
+        """Read pages from the newest on, then from each unread offset of earlier polls; return the unread ones."""
+        # With unread offsets only those go deep: reading the newest pages again would leave no request for them.
+        newest = msgspec.structs.replace(target, deep=False) if offsets else target
+        rests = [self._read_from(newest, ""), *(self._read_from(target, offset) for offset in offsets)]
+        self.beyond = self._below and not target.deep
         return tuple(dict.fromkeys(rest for rest in rests if rest))
 
-    def _stretch(self, goal: SearchTarget, offset: str) -> str:
-        """Reads on from an offset until the goal is reached, "", or time is up: the offset to go on from then."""
-        in_gap = bool(offset)
+    def _read_from(self, target: SearchTarget, offset: str) -> str:
+        """Read on from an offset; return "" if the target is reached, or the offset at which time ran out."""
+        is_old = bool(offset)
         guard = PageGuard(f"GET {JOBS}")
-        while self._pages < MOST_PAGES and not (self._pages and self._view.out_of_time()):
-            page = self._ask(offset)
-            ended = {row.job_id for row in page.rows if self._api.has_ended(row)}
-            # Open jobs may be among those owed. Where something is known to be left to find they do not stand for it.
-            hoped = 0 if goal.deep or in_gap else len(self.unresolved())
+        while self._pages < MAX_PAGES and not (self._pages and self._view.out_of_time()):
+            page = self._read_page(offset)
+            completed = {row.job_id for row in page.rows if self._api.is_completed(row)}
+            # Open jobs may be among the missing ones, unless jobs are known to be left to find.
+            open_jobs = 0 if target.deep or is_old else len(self.unresolved())
             guard.check(_ids(page))
-            if is_last(page, goal, found=len(self.found) + hoped, ended=ended):
-                self._below = self._below or page.oldest < goal.floor
+            if is_last(page, target, found=len(self.found) + open_jobs, completed=completed):
+                self._below = self._below or page.oldest < target.floor
                 return ""
             offset = page.rows[-1].job_id
-        self.capped = self.capped or self._pages >= MOST_PAGES
+        self.capped = self.capped or self._pages >= MAX_PAGES
         return offset
 
     def unresolved(self) -> list[OpenRun]:
-        """Open jobs of the state that have not been shown yet, oldest first."""
+        """Return the open jobs of the state that were not shown yet, oldest first."""
         return [run for run in self.tracked if run.run_id not in self.rows]
 
     def read_open(self, *, oldest_of_interest: float | None = None) -> None:
-        """Asks for the open jobs that no page has shown.
+        """Read the list of open jobs for those that no page has shown.
 
-        `oldest_of_interest`: given at the first reading, which wants all open jobs that started after this instant.
+        `oldest_of_interest`: given at the first read, which needs all open jobs that started after this time.
         """
         wants_all = oldest_of_interest is not None and bool(self.rows) and self._oldest > oldest_of_interest
         offset, shown, pages = "", 0, 0
         guard = PageGuard(f"GET {JOBS}?status=pending")
-        while (wants_all or self.unresolved()) and pages < MOST_PAGES:
-            page, total = self._ask_open(offset)
+        while (wants_all or self.unresolved()) and pages < MAX_PAGES:
+            page, total = self._read_open_page(offset)
             pages += 1
             shown += len(page.rows)
             guard.check(_ids(page))
-            filtered = not any(self._api.has_ended(row) for row in page.rows)
+            filtered = not any(self._api.is_completed(row) for row in page.rows)
             if not page.rows or (page.repeated and offset) or not filtered or (total is not None and shown >= total):
                 return
             offset = page.rows[-1].job_id
 
     def read_single(self, reach: float) -> None:
-        """Asks by id for open jobs that are not shown anywhere; `reach`: how far back the API has them."""
-        for number, run in enumerate(self.unresolved()):
-            part, began = f"job {run.run_id}", self._view.now
+        """Read by ID the open jobs that were not shown anywhere; `reach`: how far back the API has them."""
+        missing = {run.run_id: run for run in self.unresolved()}
+        for number, (run_id, run) in enumerate(missing.items()):
             if number and self._view.out_of_time():
                 return
-            failure = self._api.failing.get(part)
-            if failure is not None and self._api.failing.is_resting(part, began):
-                self.failed[run.run_id] = failure.error
+            if self._api.failing.rests(f"job {run_id}", self._view.now):
                 continue
-            try:
-                row, steps = self._api.one(self._job_id, run.run_id)
-            except NotFoundError:
-                if run.origin < self._view.now - reach:
-                    self.gone.append(run.run_id)
-                continue
-            except (AuthError, RateLimitedError):
-                raise
-            except SourceError as error:
-                self._api.failing.failed(part, error, began=began, now=self._view.now)
-                self.failed[run.run_id] = error
-                continue
-            self._api.failing.answered(part)
-            self._take([row])
-            if self._api.has_ended(row):
-                self.steps[run.run_id] = steps
+            with self._api.failing.read(f"job {run_id}", self._view):
+                self._read_job(run, reach)
+
+    def _read_job(self, run: OpenRun, reach: float) -> None:
+        try:
+            row, steps = self._api.one(self._job_id, run.run_id)
+        except NotFoundError:
+            if is_gone(run, self._view.now, reach):
+                self.gone.append(run.run_id)
+            return
+        self._add([row])
+        if self._api.is_completed(row):
+            self.steps[run.run_id] = steps
 
     def runs(self) -> list[Run]:
-        """The runs that are new or may have changed."""
+        """Return the runs that are new or may have changed."""
         ended = self._view.ended(self.rows)
         fresh = [row for row in self.rows.values() if row.job_id not in ended]
         known = self._view.known([row.job_id for row in fresh])
@@ -207,61 +200,59 @@ class Search:
         return runs
 
     def ended_since(self, timestamp: float) -> int:
-        """How many of the jobs shown ended at or after a time, in whole seconds as lists have it; not in the future."""
+        """Count the jobs that ended at or after a time, in whole seconds as lists have it; not in the future."""
         latest = self._view.now + FUTURE_MARGIN
         ends = [row.completed for row in self.rows.values() if row.completed is not None]
         return sum(int(timestamp) <= end <= latest for end in ends)
 
-    def _exact(self, row: JobRow) -> JobRow:
-        """Lists cut instants to whole seconds: where a job ended in the second of the baseline, the detail decides."""
+    def _exact(self, row: WorkatoJob) -> WorkatoJob:
+        # Lists have whole seconds: if a job ended in the second of the baseline, its own page decides.
         if row.completed is None or not row.completed <= self._baseline < row.completed + 1:
             return row
         return self._api.one(self._job_id, row.job_id)[0]
 
-    def _ask(self, offset: str) -> Page:
+    def _read_page(self, offset: str) -> JobPage:
         rows, invalid = parse_jobs(self._api.page(self._job_id, _after(offset)), self._api.statuses, first=not offset)
         self._pages += 1
         self.invalid += invalid
-        return self._take(rows)
+        return self._add(rows)
 
-    def _ask_open(self, offset: str) -> tuple[Page, int | None]:
+    def _read_open_page(self, offset: str) -> tuple[JobPage, int | None]:
         body = self._api.page(self._job_id, {"status": "pending", **_after(offset)})
         rows, invalid = parse_jobs(body, self._api.statuses, first=not offset)
         self.invalid += invalid
-        return self._take(rows), parse_total(body)
+        return self._add(rows), parse_total(body)
 
-    def _take(self, rows: Sequence[JobRow]) -> Page:
-        """Puts rows into the books of this search."""
+    def _add(self, rows: Sequence[WorkatoJob]) -> JobPage:
         new = [row for row in rows if row.job_id not in self.rows]
         ids = [row.job_id for row in new]
         known, ended = self._view.known(ids), self._view.ended(ids)
         again = [row for row in rows if row.job_id in self.rows and self._improves(row)]
-        self._note_ended([row for row in new if row.job_id not in ended])
-        self._note_ended([row for row in again if not self._api.has_ended(self.rows[row.job_id])])
+        self._note_completed([row for row in new if row.job_id not in ended])
+        self._note_completed([row for row in again if not self._api.is_completed(self.rows[row.job_id])])
         self.unchanged += len(ended)
         self.rows.update((row.job_id, row) for row in (*new, *again))
-        page = Page(rows=tuple(rows), unseen=frozenset(ids) - known, repeated=bool(rows) and not new)
+        page = JobPage(rows=tuple(rows), unseen=frozenset(ids) - known, repeated=bool(rows) and not new)
         self._oldest = min(self._oldest, page.oldest)
         return page
 
-    def _improves(self, row: JobRow) -> bool:
-        """Whether a row is to be believed rather than the one of its job that an earlier page has shown."""
+    def _improves(self, row: WorkatoJob) -> bool:
+        """Return whether a row is better than that of an earlier page."""
         return better(self.rows[row.job_id], row, self._api.statuses) == row != self.rows[row.job_id]
 
-    def _note_ended(self, rows: Sequence[JobRow]) -> None:
-        """Notes those of these rows that have ended as found."""
-        ends = [self._view.now if row.completed is None else row.completed for row in rows if self._api.has_ended(row)]
+    def _note_completed(self, rows: Sequence[WorkatoJob]) -> None:
+        ends = [
+            self._view.now if row.completed is None else row.completed for row in rows if self._api.is_completed(row)
+        ]
         self.found += [end for end in ends if end >= int(self._baseline)]
 
 
-def _ids(page: Page) -> list[str]:
-    """The IDs of a page's jobs by which it can be seen to repeat an earlier one.
-
-    A list may end with the job after which it was asked to go on, so a page of one job tells nothing.
-    """
+def _ids(page: JobPage) -> list[str]:
+    """Return the IDs that show whether a page repeats an earlier one."""
+    # A list may end with the job from which it was to continue, so a page of one job proves nothing.
     return [row.job_id for row in page.rows] if len(page.rows) > 1 else []
 
 
 def _after(offset: str) -> dict[str, str]:
-    """The parameters of the page that follows a job."""
+    """Return the query of the page that follows a job."""
     return {"offset_job_id": offset, "prev": "false"} if offset else {}

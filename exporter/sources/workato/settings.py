@@ -1,4 +1,4 @@
-"""What the configuration says of a Workato source."""
+"""Settings of a Workato source."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -10,11 +10,11 @@ from exporter.config.section import Section
 from exporter.config.source import SourceSettings
 from exporter.config.values import Positive, PositiveDuration, Switch
 
+# Requests per minute: about 60 % of 1000 (jobs; recipes 2000), and of 60 (jobs; recipes too), as others share them.
 BUDGETS = {"embedded": 600.0, "developer": 36.0}
-"""Requests per minute: about 60 % of 1000 (jobs; recipes 2000), and of 60 (jobs; recipes too), as others share them."""
 
 
-class Auth(Section):
+class WorkatoAuth(Section):
     """Sign-in."""
 
     api_token: Secret
@@ -30,7 +30,7 @@ class WorkatoSettings(SourceSettings):
     """The vendor."""
     mode: Literal["embedded", "developer"]
     """embedded: the recipes of all managed users; developer: those of the token's own workspace."""
-    auth: Auth
+    auth: WorkatoAuth
     """How to sign in."""
     steps: Annotated[Literal["all", "failed", "off"], Switch] = "failed"
     """Of which ended runs the steps are fetched: one request a run."""
@@ -41,13 +41,12 @@ class WorkatoSettings(SourceSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _budget_of_mode(cls, given: Any) -> Any:  # noqa: ANN401  # as the file has it
-        """The limits differ by mode."""
+    def _budget_of_mode(cls, given: Any) -> Any:  # noqa: ANN401  # as the config has it
         if isinstance(given, Mapping) and "requests_per_minute" not in given and given.get("mode") == "embedded":
             return {**given, "requests_per_minute": BUDGETS["embedded"]}
         return given
 
     def link(self, *, run_id: str, job_id: str = "", job_name: str = "", project: str = "") -> str:
-        """As ever; `{job_id}` is the id of the recipe alone, as the vendor's own pages have it."""
+        """Return the link; `{job_id}` is the recipe's ID alone, as on the vendor's pages."""
         recipe = job_id.rpartition("/")[2]
         return super().link(run_id=run_id, job_id=recipe, job_name=job_name, project=project)

@@ -1,4 +1,4 @@
-"""Workato: how jobs are found by the counts of their recipes, page by page, and by id."""
+"""Workato: the counts of recipes show which ones have new jobs; those are read page by page, open jobs by ID."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import count
@@ -9,18 +9,19 @@ from exporter.client.client import Client
 from exporter.client.signin import BearerAuth
 from exporter.config.source import DAY
 from exporter.counting.records import OpenRun
-from exporter.errors import AuthError, ForbiddenError, NotFoundError, PartialError, RateLimitedError, SourceError
+from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
 from exporter.model import Batch, Result, Run, Step, Window
 from exporter.sources.failing import PATIENCE, FailingParts
-from exporter.sources.oddities import NO_RUN, Oddities
+from exporter.sources.oddities import NOT_A_RUN, Oddities
 from exporter.sources.paging import PageGuard
-from exporter.sources.rest import path
+from exporter.sources.rest import RestSource, path, root_of, status_table
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.workato.api import (
     CUSTOMER,
     JOB,
     JOBS,
     RECIPES,
+    STATUSES,
     USERS,
     Customer,
     Recipe,
@@ -29,36 +30,35 @@ from exporter.sources.workato.api import (
     parse_job,
     parse_recipes,
     split_job_id,
-    statuses,
     to_job,
 )
-from exporter.sources.workato.customers import PER_PAGE, Customers, Turns, part_of
+from exporter.sources.workato.customers import PER_PAGE, CustomerOrder, Customers, part_of
 from exporter.sources.workato.marks import (
-    Found,
     ReadMark,
+    SearchResult,
     SearchTarget,
-    Unread,
-    after,
+    UnreadRecipe,
+    count_missing,
     decode_marks,
     decode_unread,
     encode_marks,
     encode_unread,
     is_deep,
-    owed,
-    to_be_read,
+    mark_after,
+    needs_read,
     unfinished,
 )
-from exporter.sources.workato.search import Api, Search
+from exporter.sources.workato.search import Search, WorkatoApi
 from exporter.sources.workato.settings import WorkatoSettings
 
+# Workspaces keep jobs at least this long, unless configured otherwise.
 REACH = 30 * DAY
-"""The least that workspaces keep jobs unless they are told to keep less."""
-FIRST_REACH = DAY
-"""How far back the first reading of a scope goes."""
-FAULTS = 3
-"""Customers in a row that could not be asked, after which the rest waits for the next poll."""
-MOST_FORMER = 1000
-"""Recipes no longer listed of which a customer's marks are kept: one wrong list must not forget them."""
+FIRST_DEPTH = DAY
+"""How far back the first read of a scope goes."""
+# Customers in a row that could not be read, after which the rest waits for the next poll.
+MAX_FAILURES = 3
+# Recipes no longer listed whose marks are kept per customer: one wrong list must not delete them.
+MAX_FORMER_RECIPES = 1000
 DENIALS = (AuthError, ForbiddenError)
 REFUSALS = (*DENIALS, NotFoundError)
 LIST_OF_CUSTOMERS = "list of managed users"
@@ -67,204 +67,194 @@ OpenRuns = Mapping[str, Sequence[OpenRun]]
 """Open runs of a scope by job, oldest first."""
 
 
-class Listed(msgspec.Struct, frozen=True, kw_only=True):
-    """A customer's recipes by id as they were listed at the time `asked`.
+class CustomerRecipes(msgspec.Struct, frozen=True, kw_only=True):
+    """A customer's recipes by ID as listed at the time `requested`.
 
-    `marks` and `unread` are renewed as jobs are read. `open_runs` are those of the state before.
+    `marks` and `unread` are updated as jobs are read. `open_runs` are those in the state before.
     """
 
     scope: str
     recipes: Mapping[str, Recipe]
     marks: dict[str, ReadMark]
-    unread: dict[str, Unread]
+    unread: dict[str, UnreadRecipe]
     open_runs: OpenRuns
-    asked: float
+    requested: float
 
 
-class WorkatoSource:
+class WorkatoSource(RestSource):
     """Reads the jobs of all customers' recipes, or of one workspace's.
 
     Args:
-        settings: Its configuration.
+        settings: The source's config.
         client: Its API.
     """
 
     def __init__(self, settings: WorkatoSettings, client: Client) -> None:
+        super().__init__(client)
         self._settings = settings
-        self._client = client
         self._failing = FailingParts()
-        self._api = Api(client, statuses(settings.status_map), Oddities(settings.name), self._failing)
+        statuses = status_table(STATUSES, settings.status_map)
+        self._api = WorkatoApi(client, statuses, Oddities(settings.name), self._failing)
         self._customers = Customers(settings, client)
-        self._turns = Turns(settings.poll_interval, self._failing)
-        self._looked: dict[str, float] = {}
-        self._parts: dict[str, SourceError] = {}
+        self._order = CustomerOrder(settings.poll_interval, self._failing)
+        self._requested: dict[str, float] = {}
 
     # --- customers ---
 
     def fetch(self, view: View) -> Iterator[Batch]:
-        """Each customer's recipes and jobs, those with open or changed things first, for as long as time allows.
+        """Read recipes and jobs per customer, busy customers first, as long as time allows.
 
-        A customer, a recipe or a job that cannot be read costs no other: what could not be read is raised in the end.
+        A customer, recipe or job that cannot be read costs no other; its error is raised at the end.
         """
         began, failed, answered = view.now, 0, False
-        self._parts = {}
+        self._failing.start_poll()
         if (error := self._customers.refresh(view.now)) is not None:
-            self._parts[LIST_OF_CUSTOMERS] = error
-        if self._customers.fresh:  # or one wrong list would be told again and again
-            yield from self._of_vanished(view)
+            self._failing.errors[LIST_OF_CUSTOMERS] = error
+        # Only a fresh list counts, or one wrong list would be reported again and again.
+        if self._customers.fresh:
+            yield from self._vanished_customers(view)
         open_runs = _by_scope(view.open_runs())
-        for number, customer in enumerate(self._turns.ordered(self._customers.known, open_runs.keys(), began)):
-            if (number and view.out_of_time()) or failed >= FAULTS:
+        for number, customer in enumerate(self._order.ordered(self._customers.known, open_runs.keys(), began)):
+            if (number and view.out_of_time()) or failed >= MAX_FAILURES:
                 break
             part, asked = part_of(customer), view.now
-            if self._failing.is_resting(part, asked):
-                self._note_resting(part)
+            if self._failing.rests(part, asked):
                 continue
             try:
-                yield from self._of_customer(view, customer, open_runs.get(customer.customer_id, {}))
+                yield from self._read_customer(view, customer, open_runs.get(customer.customer_id, {}))
             except REFUSALS as error:
                 yield self._refusal(customer, error, view.now, answered=answered)
             except RateLimitedError:
                 raise
             except SourceError as error:
                 failed += 1
-                self._note_failed(part, error, asked, view.now)
+                self._failing.failed(part, error, began=asked, now=view.now)
                 if answered and self._failing.is_overdue(part, view.now):
                     yield self._unreadable(customer)
                 continue
             answered, failed = True, 0
-            self._failing.answered(part)
-        self._turns.end_poll(self._customers.known, began, view.now)
-        self._raise_parts(answered=answered)
+            self._failing.succeeded(part)
+        self._order.end_poll(self._customers.known, began, view.now)
+        self._raise_errors(answered=answered)
 
-    def _raise_parts(self, *, answered: bool) -> None:
-        """Raise what could not be read; without any answer of a customer that is the source as a whole."""
-        if self._parts and not answered:
-            raise next(reversed(self._parts.values()))
-        if self._parts:
-            raise PartialError(self._parts)
-
-    def _note_failed(self, part: str, error: SourceError, began: float, now: float) -> None:
-        self._failing.failed(part, error, began=began, now=now)
-        self._parts[part] = error
-
-    def _note_resting(self, part: str) -> None:
-        """Note a part that failed lately and is left alone for now."""
-        failure = self._failing.get(part)
-        if failure is not None:
-            self._parts[part] = failure.error
+    def _raise_errors(self, *, answered: bool) -> None:
+        # Without any answer of a customer, the source as a whole cannot be read.
+        if self._failing.errors and not answered:
+            raise next(reversed(self._failing.errors.values()))
+        self._failing.raise_errors()
 
     def _refusal(self, customer: Customer, error: SourceError, now: float, *, answered: bool) -> Batch:
-        """That a customer is not readable, unless it is the token itself that is refused."""
+        """Return that a customer is unreadable; raise the error if the token itself is refused."""
         if self._settings.mode == "developer":
             raise error
         if isinstance(error, AuthError) and not answered:
-            self._customers.ask()  # raises if it is the token
-        self._turns.refused.add(customer.customer_id)
-        self._turns.note_read(customer.customer_id, now)
+            # This raises if the token itself is refused.
+            self._customers.read_page()
+        self._order.refused.add(customer.customer_id)
+        self._order.note_read(customer.customer_id, now)
         return self._unreadable(customer)
 
     def _unreadable(self, customer: Customer) -> Batch:
-        """That a customer cannot be read: its watermark stays as it is, and does not hold that of the source."""
+        """Return that a customer is unreadable: its watermark stays, and does not hold that of the source."""
         return Batch(scope=customer.customer_id, readable=False, listing=self._customers.listing)
 
-    def _of_vanished(self, view: View) -> Iterator[Batch]:
-        """Customers that the list no longer shows; when one is forgotten as well, so are its notes."""
+    def _vanished_customers(self, view: View) -> Iterator[Batch]:
+        """Yield the customers that the list no longer shows; once evicted from the state, their checkpoints go too."""
         known = {customer.customer_id for customer in self._customers.known}
-        prefixes = (note_of(""), unread_note_of(""))
-        noted = {name.removeprefix(each) for name in view.notes for each in prefixes if name.startswith(each)}
-        for scope in sorted((view.scopes | noted) - known):
-            notes = {} if scope in view.scopes else {note_of(scope): "", unread_note_of(scope): ""}
+        prefixes = (marks_key(""), unread_key(""))
+        stored = {name.removeprefix(each) for name in view.notes for each in prefixes if name.startswith(each)}
+        for scope in sorted((view.scopes | stored) - known):
+            notes = {} if scope in view.scopes else {marks_key(scope): "", unread_key(scope): ""}
             yield Batch(scope=scope, exists=False, notes=notes)
 
     # --- recipes ---
 
-    def _of_customer(self, view: View, customer: Customer, open_runs: OpenRuns) -> Iterator[Batch]:
-        asked, scope = view.now, customer.customer_id
+    def _read_customer(self, view: View, customer: Customer, open_runs: OpenRuns) -> Iterator[Batch]:
+        requested, scope = view.now, customer.customer_id
         recipes, invalid = self._recipes(scope)
-        self._turns.refused.discard(scope)
-        before = decode_marks(view.notes.get(note_of(scope), ""))
-        crowded = len(before) > len(recipes) + MOST_FORMER
+        self._order.refused.discard(scope)
+        before = decode_marks(view.notes.get(marks_key(scope), ""))
+        crowded = len(before) > len(recipes) + MAX_FORMER_RECIPES
         marks = {key: mark for key, mark in before.items() if key in recipes} if crowded else before
-        unread = decode_unread(view.notes.get(unread_note_of(scope), ""))
-        listed = Listed(
+        unread = decode_unread(view.notes.get(unread_key(scope), ""))
+        listed = CustomerRecipes(
             scope=scope,
             recipes=recipes,
             marks=dict(marks),
             unread={key: since for key, since in unread.items() if key in recipes},
             open_runs=open_runs,
-            asked=asked,
+            requested=requested,
         )
         todo = self._todo(view, listed)
-        through = asked - self._settings.settle
+        through = requested - self._settings.settle
         yield Batch(
             scope=scope,
             jobs=[to_job(recipe, customer, self._page_of(recipe)) for recipe in recipes.values()],
             catalog=True,
             listing=self._customers.listing,
             invalid=invalid,
-            notes={} if marks is before and before else {note_of(scope): encode_marks(marks)},
+            notes={} if marks is before and before else {marks_key(scope): encode_marks(marks)},
             through=None if todo else through,
         )
-        whole = yield from self._of_recipes(view, listed, todo)
-        (self._turns.unfinished.discard if whole else self._turns.unfinished.add)(scope)
-        notes = {} if listed.unread == unread else {unread_note_of(scope): encode_unread(listed.unread)}
+        whole = yield from self._read_recipes(view, listed, todo)
+        (self._order.unfinished.discard if whole else self._order.unfinished.add)(scope)
+        notes = {} if listed.unread == unread else {unread_key(scope): encode_unread(listed.unread)}
         if notes or (whole and todo):
             yield Batch(scope=scope, through=through if whole else None, notes=notes)
         if not todo:
-            self._turns.note_read(scope, view.now)
+            self._order.note_read(scope, view.now)
 
-    def _of_recipes(self, view: View, listed: Listed, todo: Sequence[str]) -> Generator[Batch, None, bool]:
-        """Read the jobs of these recipes; return whether all that is to be known of them is.
+    def _read_recipes(self, view: View, listed: CustomerRecipes, todo: Sequence[str]) -> Generator[Batch, None, bool]:
+        """Read the jobs of these recipes; return whether they were read completely.
 
-        A recipe that could not be read for longer than PATIENCE no longer counts for that. It is remembered up to
-        where it was read, and caught up from there.
+        A recipe that could not be read for longer than PATIENCE does not count. It catches up from where it was read.
         """
-        gaps, held, denied, answered = False, False, list[SourceError](), False
+        unread, waiting, denied, answered = False, False, list[SourceError](), False
         for number, key in enumerate(todo):
             if number and view.out_of_time():
                 return False
             error = yield from self._try_recipe(view, listed, key)
             answered = answered or error is None
             if error is None:
-                gaps = gaps or unfinished(listed.marks.get(key))
+                unread = unread or unfinished(listed.marks.get(key))
                 continue
             denied += [error] if isinstance(error, DENIALS) else []
             since = listed.unread.setdefault(key, self._unread_from(view, listed.scope)).since
-            held = held or not view.now - since >= PATIENCE
+            waiting = waiting or not view.now - since >= PATIENCE
         if denied and not answered and (len(denied) > 1 or not listed.marks):
-            raise denied[0]  # it is the customer that may not be read
-        if not gaps:
-            self._turns.note_read(listed.scope, view.now)
-        return not gaps and not held
+            # The whole customer may not be read.
+            raise denied[0]
+        if not unread:
+            self._order.note_read(listed.scope, view.now)
+        return not unread and not waiting
 
-    def _unread_from(self, view: View, scope: str) -> Unread:
-        """What is to be remembered of a recipe that cannot be read from now on."""
+    def _unread_from(self, view: View, scope: str) -> UnreadRecipe:
+        """Return the record of a recipe that cannot be read from now on."""
         watermark = view.watermark(scope)
-        return Unread(since=view.now, read=view.baseline(scope) if watermark is None else watermark)
+        return UnreadRecipe(since=view.now, read=view.baseline(scope) if watermark is None else watermark)
 
-    def _try_recipe(self, view: View, listed: Listed, key: str) -> Generator[Batch, None, SourceError | None]:
+    def _try_recipe(self, view: View, listed: CustomerRecipes, key: str) -> Generator[Batch, None, SourceError | None]:
         """Read the jobs of a recipe; return why that failed, None if it did not."""
         part, began = f"recipe {job_id_of(listed.scope, key)}", view.now
         failure = self._failing.get(part)
-        if failure is not None and self._failing.is_resting(part, began):
-            self._note_resting(part)
+        if failure is not None and self._failing.rests(part, began):
             return failure.error
-        self._looked[job_id_of(listed.scope, key)] = began
+        self._requested[job_id_of(listed.scope, key)] = began
         try:
-            yield self._of_recipe(view, listed, key) if key in listed.recipes else self._of_deleted(view, listed, key)
+            yield (self._read_recipe if key in listed.recipes else self._read_deleted_recipe)(view, listed, key)
         except RateLimitedError:
             raise
         except SourceError as error:
-            self._note_failed(part, error, began, view.now)
+            self._failing.failed(part, error, began=began, now=view.now)
+            # Most likely it was deleted since it was listed, which the next list shows.
             if isinstance(error, NotFoundError) and failure is None:
-                del self._parts[part]  # most likely deleted since it was listed: the next list tells
+                del self._failing.errors[part]
             return error
-        self._failing.answered(part)
+        self._failing.succeeded(part)
         return None
 
     def _recipes(self, scope: str) -> tuple[dict[str, Recipe], int]:
-        """A customer's recipes by id, and how many rows were none."""
+        """Return a customer's recipes by ID, and the number of other rows."""
         recipes: dict[str, Recipe] = {}
         guard = PageGuard(f"GET {RECIPES}")
         invalid = 0
@@ -281,48 +271,44 @@ class WorkatoSource:
     def _page_of(self, recipe: Recipe) -> str:
         return f"{self._settings.base_url}{path(RECIPES + '/{recipe}', recipe=recipe.recipe_id)}"
 
-    def _todo(self, view: View, listed: Listed) -> list[str]:
-        """Ids of recipes whose jobs are to be read: those first that were not for longest, last those that failed."""
+    def _todo(self, view: View, listed: CustomerRecipes) -> list[str]:
+        """Return the IDs of recipes whose jobs to read: the longest unread ones first, those that failed last."""
         recipes, marks = listed.recipes, listed.marks
         tracked = dict.fromkeys(split_job_id(job_id)[1] for job_id in listed.open_runs)
-        wanted = {key: None for key, recipe in recipes.items() if view.wanted(recipe.name or key)}
-        moved = [key for key in wanted if key not in tracked and to_be_read(marks.get(key), recipes[key])]
-        followed = [key for key in tracked if key in wanted or key not in recipes]
+        included = {key: None for key, recipe in recipes.items() if view.wanted(recipe.name or key)}
+        changed = [key for key in included if key not in tracked and needs_read(marks.get(key), recipes[key])]
+        followed = [key for key in tracked if key in included or key not in recipes]
         return sorted(
-            [*followed, *moved],
-            key=lambda key: (key in listed.unread, self._looked.get(job_id_of(listed.scope, key), 0.0)),
+            [*followed, *changed],
+            key=lambda key: (key in listed.unread, self._requested.get(job_id_of(listed.scope, key), 0.0)),
         )
 
     # --- jobs ---
 
-    def _search(self, view: View, listed: Listed, key: str) -> Search:
+    def _search(self, view: View, listed: CustomerRecipes, key: str) -> Search:
         job_id = job_id_of(listed.scope, key)
         return Search(self._api, view, job_id, view.baseline(listed.scope), listed.open_runs.get(job_id, ()))
 
-    def _note_unread_jobs(self, search: Search) -> None:
-        self._parts |= {f"job {run_id}": error for run_id, error in search.failed.items()}
-
-    def _of_recipe(self, view: View, listed: Listed, key: str) -> Batch:
-        """What is new of a recipe's jobs, with its new mark, which becomes one of `listed`."""
+    def _read_recipe(self, view: View, listed: CustomerRecipes, key: str) -> Batch:
+        """Return the batch of a recipe's new jobs, and update its mark in `listed`."""
         scope, recipe, mark = listed.scope, listed.recipes[key], listed.marks.get(key)
         unread = listed.unread.get(key)
         watermark = view.watermark(scope) if unread is None else unread.read
-        goal = self._goal(view, scope, recipe, mark, watermark)
+        target = self._target(view, scope, recipe, mark, watermark)
         search = self._search(view, listed, key)
-        gaps = search.read_pages(goal, mark.gaps if mark else ())
+        offsets = search.read_pages(target, mark.unread_offsets if mark else ())
         search.read_open(oldest_of_interest=None if mark else view.now - self._settings.max_run_age)
         search.read_single(REACH)
-        self._note_unread_jobs(search)
         runs = search.runs()
-        recent = search.ended_since(listed.asked - self._settings.settle)
+        recent = search.ended_since(listed.requested - self._settings.settle)
         if search.invalid:
-            self._api.oddities.note([(NO_RUN, search.invalid)])
-        found = Found(ended=len(search.found), recent=recent, gaps=gaps, beyond=search.beyond, invalid=search.invalid)
-        listed.marks[key], missed = after(recipe, mark, goal, found)
-        notes = {note_of(scope): encode_marks(listed.marks)}
+            self._api.oddities.note([(NOT_A_RUN, search.invalid)])
+        result = SearchResult(completed=len(search.found), recent=recent, unread_offsets=offsets, beyond=search.beyond)
+        listed.marks[key], missed = mark_after(recipe, mark, target, result)
+        notes = {marks_key(scope): encode_marks(listed.marks)}
         if listed.unread.pop(key, None) is not None:
-            notes[unread_note_of(scope)] = encode_unread(listed.unread)
-        lost = watermark is not None and missed and watermark < goal.floor
+            notes[unread_key(scope)] = encode_unread(listed.unread)
+        lost = watermark is not None and missed and watermark < target.floor
         return Batch(
             scope=scope,
             runs=runs,
@@ -330,78 +316,71 @@ class WorkatoSource:
             unchanged=search.unchanged,
             invalid=search.invalid,
             truncated=int(search.capped) + int(missed),
-            unobserved=[Window(watermark, goal.floor)] if lost and watermark is not None else [],
+            unobserved=[Window(watermark, target.floor)] if lost and watermark is not None else [],
             gone=search.gone,
             notes=notes,
         )
 
-    def _goal(
+    def _target(
         self, view: View, scope: str, recipe: Recipe, mark: ReadMark | None, watermark: float | None
     ) -> SearchTarget:
-        """What is to be found. A recipe that is new to a known scope has no jobs from before its watermark."""
+        """Return what to find."""
         settings = self._settings
         deep = is_deep(mark)
-        floor = view.now - (FIRST_REACH if watermark is None else settings.lookback)
+        floor = view.now - (FIRST_DEPTH if watermark is None else settings.lookback)
+        # A recipe that is new in a known scope has no jobs from before its watermark.
         if watermark is not None and (deep or mark is None):
             floor = max(floor, watermark - settings.overlap)
         baseline = view.baseline(scope) if mark is None or watermark is None else None
-        return SearchTarget(owed=owed(mark, recipe), floor=floor, baseline=baseline, deep=deep)
+        return SearchTarget(missing=count_missing(mark, recipe), floor=floor, baseline=baseline, deep=deep)
 
-    def _of_deleted(self, view: View, listed: Listed, recipe_id: str) -> Batch:
-        """What became of the open jobs of a recipe that is no longer listed."""
-        search = self._search(view, listed, recipe_id)
+    def _read_deleted_recipe(self, view: View, listed: CustomerRecipes, key: str) -> Batch:
+        """Return the batch of the open jobs of a recipe that is no longer listed."""
+        search = self._search(view, listed, key)
         search.read_single(REACH)
-        self._note_unread_jobs(search)
         return Batch(scope=listed.scope, runs=search.runs(), steps=search.steps, gone=search.gone)
 
     # --- the rest ---
 
-    def committed(self, batch: Batch) -> None:
-        """All that must be remembered is in the notes."""
-
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
-        """The lines of a job that has ended."""
+        """Return the lines of a completed job."""
         return parse_job(self._api.detail(run.job_id, run.run_id, patience=patience), run.run_id)[1]
 
     def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:
-        """The error text of a job, or of one of its steps."""
+        """Return the error text of a job, or of one of its steps."""
         return StepLog(stderr=parse_error(self._api.detail(run.job_id, run.run_id, patience=patience), step_name))
 
     def probe(self) -> str:
-        """Signs in and asks for the first page of managed users, or for the recipes."""
+        """Sign in and read the first page of managed users, or the recipes."""
         if self._settings.mode == "embedded":
-            return f"signed in, {len(self._customers.ask()[0])} managed users on the first page"
+            return f"signed in, {len(self._customers.read_page()[0])} managed users on the first page"
         return f"signed in, {len(self._recipes('')[0])} recipes"
 
     def round_seconds(self) -> float:
-        """How long it takes until every customer has been read once; 0 while each poll reads all."""
-        return self._turns.round_seconds
-
-    def close(self) -> None:
-        """Ends all connections."""
-        self._client.close()
+        """Return the seconds in which every customer is read once; 0 while every poll reads all."""
+        return self._order.round_seconds
 
 
 def _by_scope(runs: Sequence[OpenRun]) -> dict[str, dict[str, list[OpenRun]]]:
-    """Open runs by scope and job, oldest first."""
+    """Return open runs by scope and job, oldest first."""
     found: dict[str, dict[str, list[OpenRun]]] = {}
     for run in runs:
         found.setdefault(run.scope, {}).setdefault(run.job_id, []).append(run)
     return found
 
 
-def note_of(scope: str) -> str:
-    """The name of the note that holds the marks of a scope's recipes."""
+def marks_key(scope: str) -> str:
+    """Return the name of the checkpoint with the marks of a scope's recipes."""
     return f"marks/{scope}"
 
 
-def unread_note_of(scope: str) -> str:
-    """The name of the note that says which of a scope's recipes could not be read, and since when."""
+def unread_key(scope: str) -> str:
+    """Return the name of the checkpoint with a scope's unreadable recipes."""
     return f"unread/{scope}"
 
 
 def _access(settings: WorkatoSettings) -> Access:
-    root = settings.base_url.rstrip("/") + WorkatoSettings.api_path
+    root = root_of(settings)
     token = settings.auth.api_token
     return Access(root=root, auth=BearerAuth(token.reveal), credential=f"{root} {hash(token)}")
 

@@ -11,7 +11,7 @@ JOBS = 100
 
 @pytest.fixture
 def project(world):
-    """100 jobs that ran some hours ago; `project(10)`: and so many that run again and again from now on."""
+    """100 jobs that ran some hours ago; `project(10)`: 10 of them keep running from now on."""
 
     def make(busy: int = 0, length: float = 400.0) -> None:
         dice = random.Random(1)  # noqa: S311  # the runs of a test

@@ -8,21 +8,21 @@ from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State
 from exporter.sources.northflank.api import (
     RUN,
+    STATUSES,
     parse_job,
     parse_page,
     parse_project,
     parse_run,
     parse_schedule,
-    path,
-    statuses,
     to_run,
 )
-from exporter.sources.northflank.request_queue import Schedule
+from exporter.sources.northflank.request_queue import JobSchedule
+from exporter.sources.rest import path, status_table
 
 SAMPLE = (Path(__file__).parent / "payloads" / "job_runs.json").read_bytes()
 """The answer that the vendor's documentation prints, whole."""
 START, END = 1607428028.0, 1607428328.0
-TABLE = statuses({})
+TABLE = status_table(STATUSES, {})
 ROW = json.loads(SAMPLE)["data"]["runs"][0]
 
 
@@ -108,7 +108,7 @@ def test_a_row_without_a_status_is_unmapped():
 
 
 def test_the_configuration_can_teach_a_word():
-    run = run_of(statuses({"Aborted": Result.CANCELLATION}), status="ABORTED")
+    run = run_of(status_table(STATUSES, {"Aborted": Result.CANCELLATION}), status="ABORTED")
     assert (run.result, run.unmapped) == (Result.CANCELLATION, "")
 
 
@@ -188,7 +188,7 @@ def test_one_run_is_the_same_object():
 def test_a_job_with_a_schedule_is_enabled_unless_suspended(fields, enabled):
     row = parse_job(raw({"id": "daily", "name": "Daily load", "projectId": "shop", **fields}), "shop")
     assert row is not None
-    assert row.job(Schedule("0 3 * * *", "UTC")) == Job(
+    assert row.job(JobSchedule("0 3 * * *", "UTC")) == Job(
         job_id="shop/daily",
         name="Daily load",
         project="shop",
@@ -214,10 +214,10 @@ def test_a_project_is_known_by_its_id():
 @pytest.mark.parametrize(
     ("settings", "schedule"),
     [
-        ({"cron": {"schedule": "0 3 * * *", "concurrencyPolicy": "Forbid"}}, Schedule("0 3 * * *")),
-        ({"cron": {"schedule": "0 3 * * *", "timezone": "Europe/Berlin"}}, Schedule("0 3 * * *", "Europe/Berlin")),
-        ({"backoffLimit": 1}, Schedule()),
-        (None, Schedule()),
+        ({"cron": {"schedule": "0 3 * * *", "concurrencyPolicy": "Forbid"}}, JobSchedule("0 3 * * *")),
+        ({"cron": {"schedule": "0 3 * * *", "timezone": "Europe/Berlin"}}, JobSchedule("0 3 * * *", "Europe/Berlin")),
+        ({"backoffLimit": 1}, JobSchedule()),
+        (None, JobSchedule()),
     ],
 )
 def test_the_schedule_is_in_the_settings(settings, schedule):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from exporter.model import Result
-from exporter.simulators.disruptions import Drop, Duplicate, Garbage, Nameless, Shuffle, Status
+from exporter.simulators.disruptions import Drop, Duplicate, Garbage, Shuffle, Status
 from exporter.simulators.northflank_rows import NorthflankShape
 from exporter.simulators.world import MARK, SimJob
 
@@ -13,7 +13,7 @@ SUCCESS, FAILURE, UNKNOWN = Result.SUCCESS, Result.FAILURE, Result.UNKNOWN
 
 
 def ended_runs(world, job, count, *, until, every=MINUTE, **fields):
-    """So many runs of a job, the last one starting at `until`."""
+    """Return this many runs of a job, the last one starting at `until`."""
     return [
         world.run(job, start=until - number * every, duration=30.0, **fields).run_id
         for number in reversed(range(count))
@@ -333,34 +333,6 @@ def test_the_watermark_waits_for_an_open_run_that_no_page_shows_until_it_is_aske
     assert exporter.watermark() > NOW + 2 * MINUTE
 
 
-def test_a_run_whose_row_had_no_id_is_counted_although_newer_ones_took_its_place(exporter, world, simulator):
-    world.run("a", start=NOW - HOUR)
-    exporter.poll()
-    broken = world.run("a", start=NOW + 1, duration=10.0)
-    world.run("a", start=NOW + 2, duration=10.0)
-    simulator.disruptions.set([Nameless(endpoint="runs", run_ids=(broken.run_id,))])
-    exporter.live(5 * MINUTE)
-    assert exporter.counted() == {("prod/a", SUCCESS): 1}
-    simulator.disruptions.clear()
-    ended_runs(world, "a", 99, until=NOW + 5 * MINUTE, every=1.0)
-    exporter.start()
-    exporter.live(2 * MINUTE)
-    assert exporter.counted() == {("prod/a", SUCCESS): 101}
-
-
-def test_the_watermark_waits_for_a_row_without_an_id_for_three_readings_and_once(exporting, world, simulator):
-    exporter = exporting(poll_interval="10m")
-    world.run("a", start=NOW - HOUR)
-    exporter.live(10 * MINUTE)
-    broken = world.run("a", start=NOW + 11 * MINUTE, duration=10.0)
-    world.run("a", start=NOW + 12 * MINUTE, duration=10.0)
-    simulator.disruptions.set([Nameless(endpoint="runs", run_ids=(broken.run_id,))])
-    marks = []
-    exporter.live(80 * MINUTE, lambda: marks.append(exporter.watermark()))
-    assert max(marks[:4]) < NOW + 10 * MINUTE  # the first of these polls came before there was anything
-    assert NOW + 40 * MINUTE < marks[4] < marks[5] < marks[6]
-
-
 def test_after_a_restart_the_watermark_waits_until_every_job_was_read_again(exporter, world, clock):
     for number in range(40):
         world.run(f"job{number}", start=NOW - HOUR)
@@ -501,7 +473,7 @@ def test_a_new_job_is_found_and_its_endings_count(exporter, world):
     assert exporter.counted() == {("prod/b", SUCCESS): 1}
 
 
-# --- faults
+# --- errors
 
 
 def test_a_refused_token_is_an_error_of_the_poll(exporter, simulator):

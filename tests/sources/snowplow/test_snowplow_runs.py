@@ -8,23 +8,23 @@ from hypothesis import strategies as st
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State
 from exporter.sources.payload import SLICE
-from exporter.sources.rest import LONGEST_WORD, path
+from exporter.sources.rest import MAX_WORD_LENGTH, path, status_table
 from exporter.sources.snowplow.api import (
     LIST_KEYS,
     RUN,
-    RunRow,
+    STATUSES,
+    SnowplowRun,
     parse_log,
     parse_rows,
     parse_run,
     parse_steps,
-    statuses,
     to_job,
     to_run,
 )
 
 START = 1704067200.0
 NOW = START + 1000.0
-TABLE = statuses({})
+TABLE = status_table(STATUSES, {})
 ROW = {
     "runId": "a" * 64,
     "jobId": "b" * 64,
@@ -189,11 +189,11 @@ def test_a_missing_status_is_an_unmapped_one(changes):
 
 
 def test_a_long_status_is_cut():
-    assert run_of(state="X" * 1000).unmapped == "X" * LONGEST_WORD
+    assert run_of(state="X" * 1000).unmapped == "X" * MAX_WORD_LENGTH
 
 
 def test_the_configuration_maps_new_words_and_overrules_known_ones():
-    table = statuses({"paused": State.PENDING, "Skipped": Result.SUCCESS})
+    table = status_table(STATUSES, {"paused": State.PENDING, "Skipped": Result.SUCCESS})
     assert run_of(table, state="PAUSED").state is State.PENDING
     assert run_of(table, state="SKIPPED").result is Result.SUCCESS
     assert run_of(table, state="FAILED").result is Result.FAILURE
@@ -324,7 +324,7 @@ def test_no_damage_to_a_good_body_raises_anything_else(parse, data):
 def test_a_row_read_by_either_way_is_the_same_row():
     odd = {"runs": [{**ROW, "runState": ROW["state"], "state": None}]}
     assert parsed(json.dumps(odd).encode())[0] == rows_of(ROW)[0]
-    assert isinstance(rows_of(ROW)[0][0], RunRow)
+    assert isinstance(rows_of(ROW)[0][0], SnowplowRun)
 
 
 def test_rows_that_an_earlier_list_showed_with_the_same_text_are_the_same_runs_and_others_are_fresh():

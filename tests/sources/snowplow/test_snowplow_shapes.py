@@ -7,19 +7,20 @@ import pytest
 from exporter.errors import SchemaError
 from exporter.model import Result, State
 from exporter.sources.oddities import FUTURE_MARGIN, shape_of
+from exporter.sources.rest import status_table
 from exporter.sources.snowplow.api import (
+    STATUSES,
     in_milliseconds,
     oddities,
     parse_rows,
     parse_run,
     parse_steps,
-    statuses,
     to_run,
 )
 
 START = 1704067200.0
 NOW = START + 1000
-TABLE = statuses({})
+TABLE = status_table(STATUSES, {})
 ROW = {
     "runId": "r1",
     "jobName": "webmodel",
@@ -150,7 +151,7 @@ def test_words_whose_meaning_is_beyond_doubt_are_mapped(word, meaning):
 
 def test_the_configuration_overrules_such_a_word_however_it_is_spelled():
     row = row_of(state="TIMED OUT")
-    assert to_run(row, statuses({"Timed_Out": Result.ERROR})).result is Result.ERROR
+    assert to_run(row, status_table(STATUSES, {"Timed_Out": Result.ERROR})).result is Result.ERROR
 
 
 @pytest.mark.parametrize(

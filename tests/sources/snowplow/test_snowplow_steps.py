@@ -4,10 +4,11 @@ import pytest
 
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Result, State, Step
-from exporter.sources.snowplow.api import STEP_LIST_KEYS, parse_log, parse_steps, statuses
+from exporter.sources.rest import status_table
+from exporter.sources.snowplow.api import STATUSES, STEP_LIST_KEYS, parse_log, parse_steps
 from exporter.sources.source import StepLog
 
-TABLE = statuses({})
+TABLE = status_table(STATUSES, {})
 
 
 def steps_of(*rows):

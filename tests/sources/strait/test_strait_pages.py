@@ -159,7 +159,7 @@ def test_an_answer_that_is_too_large_is_asked_for_in_smaller_pages(world, clock,
     assert sizes[-10:] == ["100", "50", "25", *["12"] * 7]
     simulator.log.clear()
     reader.poll(60)
-    assert "100" not in [query["limit"] for query in queries(simulator)], "it is not tried anew from the top"
+    assert "100" not in [query["limit"] for query in queries(simulator)], "it does not start again at the top"
 
 
 def test_a_single_row_that_is_too_large_fails_the_list(world, clock, option, reader):
@@ -190,7 +190,7 @@ def test_a_refused_page_loses_nothing_once_it_is_given(world, clock, simulator, 
 
 
 def endless(simulator, answers):
-    """Pages that are never the last: `answers` gives the page that stands after so many others."""
+    """Pages that are never the last: `answers` gives the page that follows that many others."""
     numbers = itertools.count()
     original = simulator.answer
 

@@ -7,14 +7,14 @@ from exporter.simulators.disruptions import Garbage, Status
 from exporter.simulators.strait import StraitOptions
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
-FAULTS = [{"code": 409}, {"code": 403}, {"code": 422}]
+ERRORS = [{"code": 409}, {"code": 403}, {"code": 422}]
 
 
 def watermark(reader, scope=""):
     return reader.ledger.source("strait").scopes[scope].watermark
 
 
-@pytest.mark.parametrize("disruption", [*FAULTS, None], ids=str)
+@pytest.mark.parametrize("disruption", [*ERRORS, None], ids=str)
 def test_one_run_that_cannot_be_read_by_id_costs_nothing_else(world, clock, reader, simulator, disruption):
     created = clock() - 30 * HOUR
     for minute in range(110):  # the newest page shows others

@@ -8,13 +8,11 @@ from hypothesis import strategies as st
 
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State, Step
+from exporter.sources.rest import path, status_table
 from exporter.sources.strait.api import (
     JOB_ROW,
     RUN_ROW,
-    RUN_STATUSES,
-    STEP_STATUSES,
     STEPS,
-    WORKFLOW_STATUSES,
     cursor_at,
     cursor_from,
     exact,
@@ -22,14 +20,13 @@ from exporter.sources.strait.api import (
     parse_page,
     parse_run,
     parse_steps,
-    path,
-    statuses,
     to_job,
     to_run,
 )
+from exporter.sources.strait.statuses import RUN_STATUSES, STEP_STATUSES, WORKFLOW_STATUSES
 
 PAYLOADS = Path(__file__).parent / "payloads"
-TABLE = statuses(RUN_STATUSES, {})
+TABLE = status_table(RUN_STATUSES, {})
 START = 1704067200.0
 ROW = {
     "id": "r-1",
@@ -166,7 +163,7 @@ def test_an_unknown_status_is_open_until_it_has_an_end():
 
 
 def test_a_status_map_gives_new_words_a_meaning():
-    table = statuses(RUN_STATUSES, {"Evaporated": Result.CANCELLATION})
+    table = status_table(RUN_STATUSES, {"Evaporated": Result.CANCELLATION})
     assert run_of(table, status="evaporated").result is Result.CANCELLATION
 
 
@@ -227,7 +224,7 @@ def test_a_workflow_is_a_job_of_its_own_whose_runs_have_steps_and_do_not_come_ba
     )
     assert (job.has_steps, job.reopens) == (True, False)
     run = parse_run(b'{"id": "x", "workflow_id": "w-1", "status": "compensated"}')
-    assert to_run(run, statuses(WORKFLOW_STATUSES, {})).job_id == job.job_id
+    assert to_run(run, status_table(WORKFLOW_STATUSES, {})).job_id == job.job_id
 
 
 @pytest.mark.parametrize(
@@ -246,7 +243,7 @@ def test_a_workflow_is_a_job_of_its_own_whose_runs_have_steps_and_do_not_come_ba
     ],
 )
 def test_each_status_of_a_workflow_run_has_its_meaning(word, meaning):
-    run = to_run(parse_run(json.dumps({"id": "x", "status": word}).encode()), statuses(WORKFLOW_STATUSES, {}))
+    run = to_run(parse_run(json.dumps({"id": "x", "status": word}).encode()), status_table(WORKFLOW_STATUSES, {}))
     assert (run.result or run.state) == meaning
 
 
@@ -269,7 +266,7 @@ def test_the_steps_of_a_workflow_run():
         {"step_ref": "audit", "status": "waiting"},
         {"step_ref": "odd", "status": "novel"},
     ]
-    steps, more = parse_steps(json.dumps({"data": rows, "has_more": False}).encode(), statuses(STEP_STATUSES, {}))
+    steps, more = parse_steps(json.dumps({"data": rows, "has_more": False}).encode(), status_table(STEP_STATUSES, {}))
     assert not more
     assert steps == [
         Step(name="load", result=Result.SUCCESS, start=START, end=START + 5, duration=5.0),
@@ -290,7 +287,7 @@ def test_an_error_text_is_found_for_whoever_asks():
 
 
 def test_ids_are_quoted_in_paths():
-    assert path(STEPS, "a/b?c") == "/workflow-runs/a%2Fb%3Fc/steps"
+    assert path(STEPS, workflowRunId="a/b?c") == "/workflow-runs/a%2Fb%3Fc/steps"
 
 
 def test_a_cursor_is_exact_to_the_microsecond():
@@ -333,7 +330,7 @@ def test_a_run_that_expired_between_its_attempts_failed(changes, result, error_t
 
 
 def test_the_configuration_may_give_expired_another_meaning():
-    table = statuses(RUN_STATUSES, {"expired": Result.CANCELLATION})
+    table = status_table(RUN_STATUSES, {"expired": Result.CANCELLATION})
     assert run_of(table, status="expired", attempt=2).result is Result.CANCELLATION
 
 

@@ -85,7 +85,7 @@ class Watch:
         self.start()
 
     def poll(self, after: float = 60.0, times: int = 1) -> str:
-        """Polls, each time after so many seconds; returns the last outcome."""
+        """Poll, each time after this many seconds; return the last outcome."""
         outcome = ""
         for _ in range(times):
             self.clock.advance(after)

@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from exporter.model import Result, Run
-from exporter.simulators.disruptions import Drop, Duplicate, Late, LostEnd, Nameless, Shuffle, Stale, Status
+from exporter.simulators.disruptions import Drop, Duplicate, Late, LostEnd, Shuffle, Stale, Status
 from exporter.simulators.workato_rows import WorkatoShape
 from exporter.simulators.world import MARK, SimJob
 
@@ -15,7 +15,7 @@ RECIPE = SimJob(job_id="prod/a", name="a", project="prod")
 
 
 def truly_ended(simulator, since):
-    """Endings after an instant, as the world knows them."""
+    """Completed runs after a time, as the world knows them."""
     return [run for run in simulator.truth(since).endings if run.end > since]
 
 
@@ -289,57 +289,6 @@ def test_a_count_without_a_job_is_looked_for_four_times_and_then_told(world, wat
     assert watch.source_count("jobrun_source_truncated_responses_total") == 1
     watch.poll()
     assert "jobs" not in watch.requests()
-
-
-@pytest.mark.parametrize("polls", [1, 3])
-def test_a_job_of_a_new_recipe_whose_row_had_no_id_is_counted_when_it_has_one(world, watch, clock, simulator, polls):
-    world.run("a", start=clock() - 500, duration=1.0)
-    watch.poll()
-    mark = watch.watermark()
-    broken = world.run("new", start=clock() + 1, duration=5.0)
-    world.run("new", start=clock() + 10, duration=5.0)
-    simulator.disruptions.add(Nameless(endpoint="jobs", run_ids=(broken.run_id,)))
-    watch.poll(times=polls)
-    assert watch.counts("new") == {"success": 1}
-    assert watch.watermark() == mark
-    simulator.disruptions.clear()
-    watch.restart()
-    watch.poll()
-    assert watch.counts("new") == {"success": 2}
-    assert watch.watermark() == clock() - 60
-    watch.poll()
-    assert "jobs" not in watch.requests()
-
-
-def test_a_job_deep_in_the_pages_whose_row_had_no_id_is_counted_too(world, watch, clock, simulator):
-    world.run("a", start=clock() - 500, duration=1.0)
-    watch.poll()
-    broken = world.run("new", start=clock() + 1, duration=1.0)
-    for place in range(100):
-        world.run("new", start=clock() + 2 + place, duration=1.0)
-    simulator.disruptions.add(Nameless(endpoint="jobs", run_ids=(broken.run_id,)))
-    watch.poll(after=120)
-    assert watch.counts("new") == {"success": 100}
-    simulator.disruptions.clear()
-    watch.poll()
-    assert watch.counts("new") == {"success": 101}
-
-
-def test_a_row_that_never_gets_an_id_is_waited_for_once_and_for_three_polls(world, watch, clock, simulator):
-    world.run("a", start=clock() - 500, duration=1.0)
-    watch.poll()
-    mark = watch.watermark()
-    broken = world.run("new", start=clock() + 1, duration=5.0)
-    world.run("new", start=clock() + 10, duration=5.0)
-    simulator.disruptions.add(Nameless(endpoint="jobs", run_ids=(broken.run_id,)))
-    watch.poll(times=3)
-    assert watch.watermark() == mark
-    watch.poll()
-    assert watch.watermark() == clock() - 60
-    world.run("new", start=clock() + 10, duration=5.0)
-    watch.poll()
-    assert watch.counts("new") == {"success": 2}
-    assert watch.watermark() == clock() - 60
 
 
 def test_a_deleted_recipe_ends_once_its_open_job_has_which_is_followed_by_id(world, watch, clock, simulator):

@@ -5,7 +5,7 @@ import pytest
 
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State, Step
-from exporter.sources.rest import path
+from exporter.sources.rest import path, status_table
 from exporter.sources.workato.api import (
     STATUSES,
     Customer,
@@ -18,13 +18,12 @@ from exporter.sources.workato.api import (
     parse_recipes,
     parse_total,
     split_job_id,
-    statuses,
     to_job,
     to_run,
 )
 
 PAYLOADS = Path(__file__).parent / "payloads"
-TABLE = statuses({})
+TABLE = status_table(STATUSES, {})
 START = 1693473911.0
 """2023-08-31T02:25:11-07:00."""
 NOW = START + 3600
@@ -157,7 +156,10 @@ def test_a_line_took_its_total_or_the_time_between_its_times(stat, duration):
 
 
 def test_the_configuration_maps_new_words():
-    assert run_of(statuses({"Paused": State.PENDING}), status="paused", completed_at=None).state is State.PENDING
+    assert (
+        run_of(status_table(STATUSES, {"Paused": State.PENDING}), status="paused", completed_at=None).state
+        is State.PENDING
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ MINUTE = 60.0
 
 
 def ended(world, clock, number, job="a"):
-    """So many runs that ended, a second apart, the newest an hour ago."""
+    """Return this many completed runs, a second apart, the newest an hour ago."""
     return [world.run(job, start=clock() - 3600.0 - place, duration=1.0) for place in reversed(range(number))]
 
 

@@ -1,0 +1,88 @@
+"""The jobs or workflows of a project, by which runs get their names."""
+
+from collections.abc import Collection, Iterator, Mapping
+
+from exporter.client.client import Client
+from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
+from exporter.model import Batch, Job
+from exporter.sources.failing import FailingParts
+from exporter.sources.source import View
+from exporter.sources.strait.api import JOB_ROW, StraitJob, to_job, unlisted_job
+from exporter.sources.strait.kinds import PartKind
+from exporter.sources.strait.pages import Lists
+
+LIST_POLLS = 10
+"""The list is read once per this many polls, and when a run names a job that is not in it."""
+
+# Pages of the list: 100,000 jobs.
+MAX_JOB_PAGES = 1000
+
+
+class Catalog:
+    """The list of jobs of one kind.
+
+    Args:
+        kind: Jobs or workflows.
+        client: The API.
+        failing: The parts that cannot be read at present.
+    """
+
+    def __init__(self, kind: PartKind, client: Client, failing: FailingParts) -> None:
+        self._kind = kind
+        self._failing = failing
+        self._list: Lists[StraitJob] = Lists(client, kind.jobs, JOB_ROW, max_pages=MAX_JOB_PAGES)
+        self._jobs: dict[str, Job] = {}
+        self._unlisted: set[str] = set()
+        self._age = LIST_POLLS
+
+    def is_due(self) -> bool:
+        """Count a poll; return whether it reads the list."""
+        self._age += 1
+        return self._age > LIST_POLLS
+
+    def get(self, job_id: str) -> Job | None:
+        """Return a listed job."""
+        return self._jobs.get(job_id)
+
+    @property
+    def project(self) -> object:
+        """The project of the key."""
+        return next((job.project for job in self._jobs.values()), "")
+
+    def read(self, view: View) -> Batch | None:
+        """Read the list; return None if that fails: the last list stays in use."""
+        began = view.now
+        try:
+            rows = [row for page in self._list.pages() for row in page.rows]
+        except (AuthError, RateLimitedError, ForbiddenError, NotFoundError):
+            raise
+        except SourceError as error:
+            self._failing.failed(self._kind.jobs, error, began=began, now=view.now)
+            return None
+        self._failing.succeeded(self._kind.jobs)
+        jobs = [to_job(row, scope=self._kind.scope, workflow=self._kind.workflow) for row in rows]
+        self._jobs = {job.job_id: job for job in jobs}
+        self._unlisted, self._age = set(), 1
+        return Batch(scope=self._kind.scope, jobs=list(self._jobs.values()), catalog=True)
+
+    def lacks(self, job_ids: Collection[str]) -> bool:
+        """Return whether a job is named that this poll should look up in the list."""
+        unknown = any(each not in self._jobs and each not in self._unlisted for each in job_ids)
+        return unknown and self._kind.jobs not in self._failing.errors
+
+    def note_unlisted(self, job_ids: Collection[str], view: View) -> None:
+        """Remember jobs that are not in the list: they were deleted."""
+        if self._kind.jobs not in self._failing.errors or self._failing.is_overdue(self._kind.jobs, view.now):
+            self._unlisted |= {each for each in job_ids if each not in self._jobs}
+
+    def is_named(self, job_id: str, view: View) -> bool:
+        """Return whether a job's name is known."""
+        return job_id in self._jobs or job_id in view.step_counts() or job_id in self._unlisted
+
+    def jobs_of(self, owners: Mapping[str, object], view: View) -> Iterator[Job]:
+        """Yield jobs by identity and project. A deleted one keeps the name by which the state knows it."""
+        for job_id, project in owners.items():
+            if job_id in self._jobs:
+                yield self._jobs[job_id]
+            elif job_id not in view.step_counts():
+                yield unlisted_job(job_id, project, scope=self._kind.scope, workflow=self._kind.workflow)

@@ -1,0 +1,55 @@
+"""Strait's status words."""
+
+from exporter.model import Result, State
+from exporter.sources.rest import StatusTable
+
+EXPIRED = "expired"
+COMPENSATING = "compensating"
+
+# Statuses of job runs; the open ones in the order in which a run passes through them.
+RUN_STATUSES: StatusTable = {
+    "delayed": State.PENDING,
+    "replay_staged": State.PENDING,
+    "queued": State.PENDING,
+    "dequeued": State.PENDING,
+    "executing": State.EXECUTING,
+    "waiting": State.PENDING,
+    "paused": State.PENDING,
+    "completed": Result.SUCCESS,
+    "failed": Result.FAILURE,
+    # All retries have failed.
+    "dead_letter": Result.FAILURE,
+    "crashed": Result.ERROR,
+    "system_failed": Result.ERROR,
+    "timed_out": Result.TIMEOUT,
+    "canceled": Result.CANCELLATION,
+    # It never ran, see `to_run`.
+    EXPIRED: Result.SKIP,
+}
+
+WORKFLOW_STATUSES: StatusTable = {
+    "pending": State.PENDING,
+    "running": State.EXECUTING,
+    "paused": State.PENDING,
+    COMPENSATING: State.EXECUTING,
+    "completed": Result.SUCCESS,
+    "failed": Result.FAILURE,
+    "timed_out": Result.TIMEOUT,
+    "canceled": Result.CANCELLATION,
+    "compensated": Result.FAILURE,
+    "compensation_failed": Result.ERROR,
+    # Not documented for workflows; it would mean the same as for runs.
+    EXPIRED: Result.SKIP,
+}
+"""Statuses of workflow runs."""
+
+STEP_STATUSES: StatusTable = {
+    "pending": State.PENDING,
+    "waiting": State.PENDING,
+    "running": State.EXECUTING,
+    "completed": Result.SUCCESS,
+    "failed": Result.FAILURE,
+    "skipped": Result.SKIP,
+    "canceled": Result.CANCELLATION,
+}
+"""Statuses of a workflow run's steps."""
