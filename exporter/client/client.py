@@ -1,4 +1,4 @@
-"""HTTP client of one API: request budget, retries, and every outcome as a response or an error of `exporter.errors`."""
+"""HTTP client of one API: request budget, retries, and every outcome as a body or an error of `exporter.errors`."""
 
 import random
 import time
@@ -10,7 +10,7 @@ import msgspec
 from exporter import __version__
 from exporter.client.budget import Budget, Stopped
 from exporter.client.clock import ServerClock
-from exporter.client.limits import parse_date, parse_retry_after
+from exporter.client.limits import parse_retry_after
 from exporter.client.network import NetworkSettings, NetworkTransport
 from exporter.client.signin import is_html
 from exporter.client.transport import BudgetedTransport, NullRecorder, RequestRecorder, describe
@@ -30,7 +30,7 @@ from exporter.errors import (
     TimedOutError,
 )
 
-__all__ = ["ApiResponse", "Client", "Environment", "NetworkSettings", "NullRecorder", "RequestRecorder"]
+__all__ = ["Client", "Environment", "NetworkSettings", "NullRecorder", "RequestRecorder"]
 
 RETRIES = 2
 FIRST_BACKOFF = 1.0
@@ -44,18 +44,6 @@ HEADERS = {
 STATUS_ERRORS: Mapping[int, type[ClientStatusError]] = {403: ForbiddenError, 404: NotFoundError}
 Params = Mapping[str, str | int | float]
 Outcome = httpx.Response | SourceError
-
-
-class ApiResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """A 2xx response. `date`: the server's clock as Unix seconds, if sent. Header names are lower case."""
-
-    body: bytes
-    status: int
-    date: float | None
-    headers: Mapping[str, str]
-
-    def __repr__(self) -> str:
-        return f"ApiResponse(status={self.status}, {len(self.body)} bytes)"
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,10 +108,8 @@ class Client:
             timeout=settings.timeout,
         )
 
-    def get(
-        self, path: str, *, endpoint: str, params: Params | None = None, patience: float | None = None
-    ) -> ApiResponse:
-        """Request `path` (with its leading slash, parts already quoted), which is counted as `endpoint`.
+    def get(self, path: str, *, endpoint: str, params: Params | None = None, patience: float | None = None) -> bytes:
+        """Return the body at `path` (with its leading slash, parts already quoted), which is counted as `endpoint`.
 
         Args:
             path: Path after the root.
@@ -144,7 +130,7 @@ class Client:
         if isinstance(outcome, SourceError):
             raise outcome
         self._apply_retry_after(outcome)
-        return to_api_response(outcome)
+        return body_of(outcome)
 
     def wait(self) -> float:
         """Return the seconds until the budget allows the next request, as of now."""
@@ -214,8 +200,8 @@ def is_retryable(outcome: Outcome) -> bool:
     return outcome.status_code in RETRYABLE_STATUSES
 
 
-def to_api_response(response: httpx.Response) -> ApiResponse:
-    """Return a 2xx response; raise the error of any other status."""
+def body_of(response: httpx.Response) -> bytes:
+    """Return the body of a 2xx response; raise the error of any other status."""
     status = response.status_code
     request = describe(response.request)
     if is_plain_to_tls(response):
@@ -224,12 +210,7 @@ def to_api_response(response: httpx.Response) -> ApiResponse:
         raise error_for_status(status, request)
     if is_html(response):
         raise DecodeError(f"{request}: the answer is HTML, not JSON: is base_url the API's host?")
-    return ApiResponse(
-        body=response.content,
-        status=status,
-        date=parse_date(response.headers.get("date", "")),
-        headers=dict(response.headers),
-    )
+    return response.content
 
 
 def is_plain_to_tls(response: httpx.Response) -> bool:

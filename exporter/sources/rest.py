@@ -1,10 +1,10 @@
 """Parts that the sources of REST APIs share: paths, status words, open runs followed by ID, and defaults."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
 from urllib.parse import quote
 
 from exporter.client.client import Client
+from exporter.config.source import SourceSettings
 from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
 from exporter.model import Batch, Result, Run, State, Step
@@ -51,19 +51,7 @@ def is_gone(run: OpenRun, now: float, reach: float) -> bool:
     return run.origin < now - reach
 
 
-class SettingsWithUrl(Protocol):
-    """Settings of a source at a base URL."""
-
-    @property
-    def base_url(self) -> str:
-        """Scheme, host, optional port and prefix."""
-
-    @property
-    def api_path(self) -> str:
-        """The API's own path."""
-
-
-def root_of(settings: SettingsWithUrl) -> str:
+def root_of(settings: SourceSettings) -> str:
     """Return the root URL of a source's API."""
     return settings.base_url.rstrip("/") + settings.api_path
 

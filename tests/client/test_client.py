@@ -116,10 +116,9 @@ def fail(client, error, **arguments):
     return caught.value
 
 
-def test_an_answer_has_body_status_headers_and_the_servers_clock(make, meter):
-    client = make(httpx.Response(200, content=b"[]", headers={"Date": "Tue, 14 Nov 2023 22:30:00 GMT", "X-A": "b"}))
-    answer = client.get(PATH, endpoint=ENDPOINT, params={"from": "x y"})
-    assert (answer.body, answer.status, answer.date, answer.headers["x-a"]) == (b"[]", 200, 1_700_001_000.0, "b")
+def test_a_request_returns_the_body(make, meter):
+    client = make(httpx.Response(200, content=b"[]"))
+    assert client.get(PATH, endpoint=ENDPOINT, params={"from": "x y"}) == b"[]"
     assert str(client.api.requests[0].url) == ROOT + PATH + "?from=x+y"
     assert meter.requests == [(ENDPOINT, "200")]
 
@@ -174,18 +173,11 @@ def test_an_age_that_is_no_number_of_seconds_is_ignored(make, age):
     assert client.skew == 0.0
 
 
-def test_the_representation_of_an_answer_shows_neither_body_nor_headers(make):
-    answer = make(httpx.Response(200, content=b"private", headers={"X-A": "private"})).get(PATH, endpoint=ENDPOINT)
-    assert repr(answer) == "ApiResponse(status=200, 7 bytes)"
-
-
-def test_a_missing_or_broken_date_is_none(make):
-    assert make(httpx.Response(200, headers={"Date": "yesterday"})).get(PATH, endpoint=ENDPOINT).date is None
-
-
-def test_a_header_of_any_bytes_is_no_hindrance(make):
-    answered = make(httpx.Response(200, headers=[(b"Date", b"\xff"), (b"Server", b"\xc3\x28")]))
-    assert answered.get(PATH, endpoint=ENDPOINT).date is None
+@pytest.mark.parametrize("headers", [[("Date", "yesterday")], [(b"Date", b"\xff"), (b"Server", b"\xc3\x28")]])
+def test_a_date_that_cannot_be_read_is_ignored(make, headers):
+    client = make(httpx.Response(200, headers=headers))
+    client.get(PATH, endpoint=ENDPOINT)
+    assert client.skew == 0.0
 
 
 def test_only_gzip_is_asked_for_and_cookies_are_not_kept(make):
@@ -240,7 +232,7 @@ def test_each_fault_has_its_error_and_is_tried_three_times(make, meter, failure,
 
 def test_a_passing_fault_is_overcome(make, meter):
     client = make(httpx.ConnectError("x"), httpx.Response(502), httpx.Response(200, content=b"{}"))
-    assert client.get(PATH, endpoint=ENDPOINT).body == b"{}"
+    assert client.get(PATH, endpoint=ENDPOINT) == b"{}"
     assert meter.requests == [(ENDPOINT, "network"), (ENDPOINT, "502"), (ENDPOINT, "200")]
     assert meter.retries == 2
 
@@ -388,7 +380,7 @@ def test_patience_for_the_budget_can_be_given(make):
 def test_a_compressed_body_is_decompressed(make):
     content = gzip.compress(b"one") + gzip.compress(b"two")
     response = httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=Trickle([content[:9], content[9:]]))
-    assert make(response).get(PATH, endpoint=ENDPOINT).body == b"onetwo"
+    assert make(response).get(PATH, endpoint=ENDPOINT) == b"onetwo"
 
 
 def test_a_compressed_body_that_breaks_off_is_a_network_error(make):
@@ -409,9 +401,9 @@ def test_a_body_beyond_the_limit_is_a_decode_error_and_is_not_read_on(make):
 
 
 def test_a_body_of_just_the_limit_is_fine(make):
-    assert len(make(httpx.Response(200, content=b"x" * 1000)).get(PATH, endpoint=ENDPOINT).body) == 1000
+    assert len(make(httpx.Response(200, content=b"x" * 1000)).get(PATH, endpoint=ENDPOINT)) == 1000
     bomb = httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=Trickle([gzip.compress(b"x" * 1000)]))
-    assert len(make(bomb).get(PATH, endpoint=ENDPOINT).body) == 1000
+    assert len(make(bomb).get(PATH, endpoint=ENDPOINT)) == 1000
 
 
 def test_a_decompression_bomb_is_a_decode_error(make):

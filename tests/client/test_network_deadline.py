@@ -124,13 +124,13 @@ def answer_all(connection):
 
 def test_a_connection_is_kept_for_the_next_request(serve):
     server, client = serve(answer_all, timeout=5.0)
-    assert [client.get("/", endpoint=ENDPOINT).body for _ in range(3)] == [b"[]"] * 3
+    assert [client.get("/", endpoint=ENDPOINT) for _ in range(3)] == [b"[]"] * 3
     assert server.connections == 1
 
 
 def test_a_proxy_is_used_only_if_it_is_configured(serve):
     server, client = serve(answer_all, root="http://api.invalid", proxy="http://user:word@127.0.0.1:{port}")
-    assert client.get("/a", endpoint=ENDPOINT).status == 200
+    client.get("/a", endpoint=ENDPOINT)
     assert server.got[0].startswith(b"GET http://api.invalid/a HTTP/1.1")
     assert b"proxy-authorization: basic" in server.got[0].lower()
 
@@ -144,7 +144,7 @@ def tls():
 
 def test_a_configured_authority_is_trusted_and_tls_connections_are_kept(serve, tls):
     server, client = serve(answer_all, root="https://127.0.0.1:{port}", timeout=5.0, tls=tls, ca_file=PEM)
-    assert [client.get("/", endpoint=ENDPOINT).body for _ in range(2)] == [b"[]"] * 2
+    assert [client.get("/", endpoint=ENDPOINT) for _ in range(2)] == [b"[]"] * 2
     assert server.connections == 1
 
 
@@ -159,7 +159,7 @@ def test_our_own_certificate_is_shown_where_it_is_asked_for(serve, tls):
     tls.load_verify_locations(PEM)
     root = "https://127.0.0.1:{port}"
     _, client = serve(answer_all, root=root, timeout=5.0, tls=tls, ca_file=PEM, cert_file=PEM, key_file=PEM)
-    assert client.get("/", endpoint=ENDPOINT).status == 200
+    client.get("/", endpoint=ENDPOINT)
     _, stranger = serve(answer_all, root=root, timeout=5.0, tls=tls, ca_file=PEM)
     with pytest.raises(NetworkError):
         stranger.get("/", endpoint=ENDPOINT)

@@ -79,7 +79,7 @@ class NorthflankApi:
 
     def _get(self, endpoint: str, params: Mapping[str, str | int] | None = None, **parts: str) -> bytes:
         patience = max(self._poll_interval, MINUTE)
-        return self._client.get(path(endpoint, **parts), endpoint=endpoint, params=params, patience=patience).body
+        return self._client.get(path(endpoint, **parts), endpoint=endpoint, params=params, patience=patience)
 
 
 def _page_params(number: int, cursor: str) -> dict[str, str | int]:

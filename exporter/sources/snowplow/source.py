@@ -171,7 +171,7 @@ class SnowplowSource(RestSource):
         self, endpoint: str, params: dict[str, str] | None = None, patience: float | None = None, **parts: str
     ) -> bytes:
         address = path(endpoint, org=self._settings.organization_id, **parts)
-        return self._client.get(address, endpoint=endpoint, params=params, patience=patience).body
+        return self._client.get(address, endpoint=endpoint, params=params, patience=patience)
 
     def _to_batch(
         self, answer: SnowplowRuns, now: float, *, through: float, truncated: int, unobserved: Sequence[Window]

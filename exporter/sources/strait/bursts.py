@@ -83,8 +83,8 @@ class Bursts:
             return None
         when = cursor_at(time)
         try:
-            answer = self._client.get(EXPORT, endpoint=EXPORT, params={"format": "csv", "from": when, "to": when})
-            return parse_export(answer.body, time)
+            body = self._client.get(EXPORT, endpoint=EXPORT, params={"format": "csv", "from": when, "to": when})
+            return parse_export(body, time)
         except (ClientStatusError, DecodeError, SchemaError):
             return None
 

@@ -91,13 +91,13 @@ class Lists(Generic[RowKind]):
             params |= {"cursor": cursor} if cursor else {}
             params |= {"status": status} if status else {}
             try:
-                answer = self._client.get(self._endpoint, endpoint=self._endpoint, params=params)
+                body = self._client.get(self._endpoint, endpoint=self._endpoint, params=params)
             except ClientStatusError as error:
                 if error.status != TOO_LARGE or self._limit == 1:
                     raise
                 self._limit //= 2
                 continue
-            return parse_page(answer.body, self._decoder, self._limit, first=first)
+            return parse_page(body, self._decoder, self._limit, first=first)
 
     def grow(self) -> None:
         """Allow larger pages again."""

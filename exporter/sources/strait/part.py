@@ -324,10 +324,10 @@ class StraitPart:
         """Return a run by its ID; None if the server does not have it."""
         endpoint = self.kind.run
         try:
-            answer = self._client.get(path(endpoint, **dict.fromkeys(RUN_PARTS, run_id)), endpoint=endpoint)
+            body = self._client.get(path(endpoint, **dict.fromkeys(RUN_PARTS, run_id)), endpoint=endpoint)
         except NotFoundError:
             return None
-        row = parse_run(answer.body)
+        row = parse_run(body)
         if row.id != run_id:
             raise SchemaError(f"GET {endpoint}: the answer is another run")
         return row

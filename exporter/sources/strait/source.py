@@ -102,7 +102,7 @@ class StraitSource(RestSource):
     def _get(self, endpoint: str, run: Run, patience: float | None, limit: int = 0) -> bytes:
         address = path(endpoint, **dict.fromkeys(RUN_PARTS, run.run_id))
         params = {"limit": limit} if limit else None
-        return self._client.get(address, endpoint=endpoint, params=params, patience=patience).body
+        return self._client.get(address, endpoint=endpoint, params=params, patience=patience)
 
     def probe(self) -> str:
         """Request each list once, and report which of them the key may not read."""

@@ -91,7 +91,7 @@ class Customers:
     def read_page(self, page: int = 1) -> tuple[list[Customer], int]:
         """Return one page of the list, and the number of other rows."""
         params = {"page": page, "per_page": PER_PAGE}
-        return parse_customers(self._client.get(USERS, endpoint=USERS, params=params).body)
+        return parse_customers(self._client.get(USERS, endpoint=USERS, params=params))
 
 
 class CustomerOrder:

@@ -60,7 +60,7 @@ class WorkatoApi:
         """Return the body of an answer; `customer_id` is "" for a single workspace."""
         template = CUSTOMER + endpoint if customer_id else endpoint
         address = path(template, customer=customer_id, **parts)
-        return self._client.get(address, endpoint=template, params=params, patience=patience).body
+        return self._client.get(address, endpoint=template, params=params, patience=patience)
 
     def page(self, job_id: str, params: Mapping[str, str]) -> bytes:
         """Return a page of a recipe's jobs."""
