@@ -30,7 +30,7 @@ class Api:
             rows = [{"id": number} for number in islice(range(self.customers), first, first + PER_PAGE)]
         else:
             rows = [{"id": number, "name": f"recipe {number}", "running": True, **SETTLED} for number in range(RECIPES)]
-        return SimpleNamespace(body=msgspec.json.encode({"result": rows}))
+        return msgspec.json.encode({"result": rows})
 
 
 class View(SimpleNamespace):
