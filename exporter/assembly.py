@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import httpx
 import msgspec
@@ -25,6 +25,12 @@ from exporter.sources import SOURCES
 from exporter.sources.source import Source
 
 
+def boottime() -> float:
+    """Return the seconds since the machine started, those included in which it slept."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # that of other systems goes on by itself
+    return time.clock_gettime(clock)
+
+
 class Clocks(msgspec.Struct, frozen=True, kw_only=True):
     """Clocks, and what replaces the network and the waiting in tests. `sleep`: True if the process shuts down."""
 
@@ -32,6 +38,7 @@ class Clocks(msgspec.Struct, frozen=True, kw_only=True):
     monotonic: Callable[[], float] = time.monotonic
     transport: httpx.BaseTransport | None = None
     sleep: Callable[[float], bool | None] | None = None
+    boottime: Callable[[], float] = boottime
 
 
 class NoPages:
@@ -150,6 +157,7 @@ class Assembly:
         before: "Assembly | None" = None,
     ) -> None:
         self.config = config
+        self._ledger, self._metrics, self._pages = ledger, metrics, pages
         self._stopping = threading.Event()
         self._clocks = clocks
         self.sleep = clocks.sleep or self._stopping.wait
@@ -160,22 +168,26 @@ class Assembly:
         self.shown = {settings.name: configured(settings, config) for settings in config.sources}
         self.sources: dict[str, Source] = {}
         self.clients: dict[str, Client] = {}
-        self.polled = [
-            self._kept(shown.settings, before) or self._polled(shown, ledger, metrics, pages)
-            for shown in self.shown.values()
-        ]
+        self.polled = [self._kept(shown.settings, before) or self._polled(shown) for shown in self.shown.values()]
 
     def _account(self, credential: str, rate: float, before: "Assembly | None") -> _Account:
         settings = tuple(each for each in self.config.sources if _credential(each) == credential)
         known = before._accounts.get(credential) if before else None  # noqa: SLF001  # our own class
         if known is not None and known.settings == settings and not any(map(_has_files, settings)):
             return known
+        return self._new_account(settings, known.budget if known else None, rate)
+
+    def _new_account(
+        self, settings: tuple[SourceSettings, ...], before: Budget | None, rate: float | None = None
+    ) -> _Account:
         stopping = threading.Event()
+        if rate is None:
+            rate = min(each.requests_per_minute for each in settings)
         budget = Budget(
             rate,
             monotonic=self._clocks.monotonic,
             sleep=self._clocks.sleep or stopping.wait,
-            before=known.budget if known else None,
+            before=before,
         )
         return _Account(settings, budget, stopping)
 
@@ -188,13 +200,32 @@ class Assembly:
         self.clients[settings.name] = before.clients[settings.name]
         return next(polled for polled in before.polled if polled.name == settings.name)
 
-    def _polled(
-        self, shown: ConfiguredSource, ledger: Ledger, metrics: RequestMetrics, pages: Pages
-    ) -> ScheduledSource:
+    def groups(self) -> list[frozenset[str]]:
+        """Return the names of the sources in groups that share a credential."""
+        return [frozenset(each.name for each in account.settings) for account in self._accounts.values()]
+
+    def interrupt_sources(self, names: Collection[str]) -> None:
+        """End all waiting of polls of these sources, which share their credential with no others."""
+        for account in self._accounts.values():
+            if any(each.name in names for each in account.settings):
+                account.stopping.set()
+
+    def renewed(self, names: Collection[str]) -> list[ScheduledSource]:
+        """Make sources again that another process may have polled meanwhile: what they remember need not hold."""
+        for credential, account in list(self._accounts.items()):
+            if any(each.name in names for each in account.settings):
+                self._accounts[credential] = self._new_account(account.settings, account.budget)
+        for name in names:
+            self.sources[name].close()
+        made = {name: self._polled(self.shown[name]) for name in names}
+        self.polled = [made.get(each.name, each) for each in self.polled]
+        return list(made.values())
+
+    def _polled(self, shown: ConfiguredSource) -> ScheduledSource:
         settings = shown.settings
         kind = SOURCES[settings.type]
         access = kind.access(settings)
-        requests = metrics.source(settings.name, kind.endpoints)
+        requests = self._metrics.source(settings.name, kind.endpoints)
         account = self._accounts[access.credential]
         sleep = self._clocks.sleep or account.stopping.wait
         client = Client(
@@ -218,12 +249,12 @@ class Assembly:
         poller = Poller(
             shown.rules,
             source,
-            ledger,
+            self._ledger,
             requests,
             api_clock=client,
             monotonic=self._clocks.monotonic,
             sweep_interval=settings.sweep.interval if settings.sweep else None,
-            pages=pages,
+            pages=self._pages,
             auth_backoff=kind.auth_backoff,
         )
         requests.credential_expiry(settings.credential_expires)  # a sign-in that reports another one replaces it

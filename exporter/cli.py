@@ -21,7 +21,7 @@ from exporter.commands.placing import place
 from exporter.config import Config, ConfigError, ConfigProblem, load, schema
 from exporter.errors import JobrunError
 from exporter.sources import SETTINGS, SOURCES
-from exporter.state.opening import problem
+from exporter.state.location import problem_of
 from exporter.times import parse_timestamp
 from exporter.web.address import Address, parse_address
 
@@ -77,8 +77,9 @@ def _check(options: argparse.Namespace, console: Console) -> int:
         print(json.dumps(schema(SETTINGS), indent=2), file=console.out)
         return 0
     config = console.load(options.config_file)
-    if reason := problem(Path(config.state.path)):
-        raise ConfigError([ConfigProblem("state.path", reason)])
+    url = config.state.database()
+    if reason := problem_of(Path(config.state.path), url):
+        raise ConfigError([ConfigProblem("state.path" if url is None else "state.url", reason)])
     count = len(config.sources)
     print(f"config is valid: {count} source{'s' if count > 1 else ''}", file=console.out)
     for warning in config.warnings({word: kind.poll_requests for word, kind in SOURCES.items()}):
@@ -88,6 +89,9 @@ def _check(options: argparse.Namespace, console: Console) -> int:
 
 def _probe(config: Config, console: Console) -> int:
     check, code = console.module("exporter.commands.check"), 0
+    for harmless, sentence in check.verify_state(config):
+        print(f"{'warning: ' if harmless else ''}state.url {sentence}", file=console.out if harmless else console.err)
+        code = code if harmless else 1
     for name, answered, sentence in check.probe(config):
         print(f"{name}: {sentence}", file=console.out if answered else console.err)
         code = code if answered else 1

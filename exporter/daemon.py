@@ -2,8 +2,9 @@
 
 import platform
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -19,11 +20,12 @@ from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.pages import runbooks
 from exporter.pages.site import Site
-from exporter.polling.schedule import Schedule
+from exporter.polling.schedule import Schedule, ScheduledSource
 from exporter.queries.reader import Reader
 from exporter.queries.reporter import Dependencies, Reporter
 from exporter.queries.vendor import VendorQueries
 from exporter.snapshot.snapshot import Build
+from exporter.state.location import problem_of_url
 from exporter.state.lock import RefusedStateError
 from exporter.state.opening import OpenedState, open_state
 from exporter.state.store import Connect
@@ -37,6 +39,10 @@ from exporter.web.file import WebFile
 from exporter.web.request_pool import RequestPool
 from exporter.web.server import WebServer
 
+if TYPE_CHECKING:
+    from exporter.replica import Replica
+    from exporter.sharing import Shared
+
 TICK = 0.5
 """Seconds between two looks at what is due."""
 
@@ -48,6 +54,18 @@ STUCK = 60.0
 
 GRACE = 1.5
 """Seconds that answers and polls under way have when the daemon stops."""
+
+
+def shared_state(config: Config, boottime: Callable[[], float]) -> "Shared | None":
+    """Return the state that replicas share, if the configuration names one."""
+    url = config.state.database()
+    if url is None:
+        return None
+    if reason := problem_of_url(url):
+        raise ConfigError([ConfigProblem("state.url", reason)])
+    from exporter.sharing import Shared  # noqa: PLC0415  # its driver is an extra that one process does not need
+
+    return Shared(url, boottime)
 
 
 class Daemon:
@@ -89,7 +107,8 @@ class Daemon:
         self._metrics = RequestMetrics(registry)
         build = Build(version=__version__, revision=revision, python_version=platform.python_version())
         self._holds = ZeroFirst(self._config.metrics.zero_first, clocks.monotonic)
-        exposition = Exposition(registry, self._holds)
+        self._shared = shared_state(self._config, clocks.boottime)
+        exposition = self._exposition = Exposition(registry, self._holds, shared=self._shared is not None)
         self._ledger = Ledger(self._open)
         self._publisher = Publisher(self._ledger, exposition, self._holds, monotonic=clocks.monotonic, build=build)
         self._broken: set[str] = set()
@@ -104,7 +123,9 @@ class Daemon:
         reporter = Reporter(
             Dependencies(
                 snapshot=lambda: self._publisher.snapshot,
-                reader=Reader(Path(self._config.state.path), monotonic=clocks.monotonic),
+                reader=Reader(Path(self._config.state.path), monotonic=clocks.monotonic)
+                if self._shared is None
+                else self._shared.reader,
                 vendors=self._vendors,
                 config=lambda: self._config,
                 sources=lambda: self._assembly.sources,
@@ -113,7 +134,9 @@ class Daemon:
         )
         answers = WebHandlers(
             page=lambda: exposition.page,
-            scraped=self._holds.scraped,
+            stale=str if self._shared is None else self._replica().stale,
+            process_page=lambda: exposition.process_page,
+            scraped=self._scraped,
             healthy=self.healthy,
             ready=self.ready,
             reload=self.reload,
@@ -157,12 +180,50 @@ class Daemon:
             raise
         self._publisher.publish()
         self._heart.start()
-        self._schedule.add(self._assembly.polled)
+        self._schedule.add(self._pollable(self._assembly))
         self._schedule.start()
+        if self._shared is not None:
+            self._shared.start(self._guarded)
         self._log.info("listening", address=str(self.address), version=__version__)
+
+    def _replica(self) -> "Replica":
+        """Make this process one of the replicas that share the state."""
+        assert self._shared is not None  # noqa: S101  # for the type checker: the caller has looked
+        from exporter.replica import Handlers  # noqa: PLC0415  # as above
+
+        handlers = Handlers(
+            groups=lambda: self._assembly.groups(),  # noqa: PLW0108  # a reload replaces the assembly
+            identities=lambda: {name: shown.rules.identity for name, shown in self._assembly.shown.items()},
+            taken=self._start_polls,
+            lost=self._end_polls,
+            is_idle=lambda name: not any(each.name == name and each.idle.locked() for each in self._assembly.polled),
+            publish=self._publisher.publish,
+            generation=lambda: -1 if self._exposition.page is None else self._exposition.page.generation,
+        )
+        replica = self._publisher.sharing = self._shared.join(self._ledger, self._holds, handlers)
+        return replica
+
+    def _start_polls(self, names: Collection[str]) -> None:
+        self._schedule.add(self._assembly.renewed(names))
+
+    def _end_polls(self, names: Collection[str]) -> None:
+        self._assembly.interrupt_sources(names)
+        self._schedule.keep([each for each in self._assembly.polled if each.name not in names], 0.0)
+
+    def _pollable(self, assembly: Assembly) -> list[ScheduledSource]:
+        """Return the sources that this process polls: all, or those of which it has the lease."""
+        owned = None if self._shared is None else self._shared.replica.owned
+        return [each for each in assembly.polled if owned is None or each.name in owned]
+
+    def _scraped(self, generation: int) -> None:
+        self._holds.scraped(generation)
+        if self._shared is not None:
+            self._shared.replica.scraped()
 
     def _open(self) -> OpenedState:
         """Opens the state under its lock; where not even that can be had, what is there is read."""
+        if self._shared is not None:
+            return self._shared.open()
         opened = open_state(Path(self._config.state.path), self._clocks.clock, self._connect, exclusive=True)
         if opened.kept is not None:
             self._log.error("state could not be used and was set aside", kept=str(opened.kept), reason=opened.cold)
@@ -193,8 +254,9 @@ class Daemon:
 
     def _reload(self) -> None:
         config = self._read_config()
-        if config.state.path != self._config.state.path:
-            raise ConfigError([ConfigProblem("state.path", "cannot change by a reload; restart the exporter")])
+        for key in ("path", "url"):
+            if getattr(config.state, key) != getattr(self._config.state, key):
+                raise ConfigError([ConfigProblem(f"state.{key}", "cannot change by a reload; restart the exporter")])
         self._ledger.check({each.name: rules_of(each, config) for each in config.sources})
         logs.guard(secrets(config))
         before = self._assembly
@@ -220,7 +282,7 @@ class Daemon:
             self._schedule.keep(assembly.polled, GRACE)
             self._take_up(config, assembly)
             self._config, self._assembly = config, assembly
-            self._schedule.add(assembly.polled)
+            self._schedule.add(self._pollable(assembly))
         except BaseException:
             self._config, self._assembly = old, before
             assembly.interrupt(before)
@@ -228,17 +290,22 @@ class Daemon:
             before.resume()
             self._take_up(old, before)
             assembly.close(before)
-            self._schedule.add(before.polled)
+            self._schedule.add(self._pollable(before))
             raise
 
     def stop(self) -> bool:
         """Stops everything; False if a poll still waits for its API. What is not committed by now never happened."""
         self._ended.set()
         self._supervision.stopping()
+        if self._shared is not None:
+            self._shared.stop(GRACE)
         self._assembly.interrupt()
         ended = self._schedule.stop(GRACE)
         self._assembly.close()
         self._web.stop(GRACE)
+        ended = ended or self._schedule.stop(GRACE)
+        if self._shared is not None and ended:  # a poll that goes on would spend a budget that is another's by then
+            self._shared.replica.leave()
         ended = all([ended, self._vendors.close(), self._pool.close()])
         self._ledger.close()
         self._log.info("stopped")
@@ -307,6 +374,9 @@ class Daemon:
         return self._schedule.alive, "ok" if self._schedule.alive else "the scheduler has stopped"
 
     def ready(self) -> Decision:
-        """Whether the state is loaded and every source has been polled once, well or not."""
+        """Whether the state is loaded and every source has been polled once, well or not; of replicas, once read."""
+        if self._shared is not None:
+            stale = self._shared.replica.stale()
+            return not stale, stale or "ok"
         waiting = self._publisher.snapshot.waiting()
         return not waiting, f"not polled yet: {', '.join(waiting)}" if waiting else "ok"

@@ -21,11 +21,15 @@ SETTINGS = "listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connec
 class Server:
     """One server. `url`: the database of one test; each has a database of its own."""
 
-    def __init__(self, folder: Path, programs: Path) -> None:
+    def __init__(self, folder: Path, programs: Path, primary: "Server | None" = None) -> None:
         self.port = free_port()
         self.data = folder / "data"
         self._programs = programs
         self._databases = count(1)
+        if primary is not None:
+            source = f"--dbname=postgresql://jobrun@{HOST}:{primary.port}/postgres"
+            self._run("pg_basebackup", source, f"--pgdata={self.data}", "--write-recovery-conf", "--checkpoint=fast")
+            return
         self._run("initdb", "--auth=trust", "--username=jobrun", "--encoding=UTF8", "--no-sync", str(self.data))
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -41,6 +45,16 @@ class Server:
 
     def stop(self, mode: str = "immediate") -> None:
         self._run("pg_ctl", "stop", "-w", f"--pgdata={self.data}", f"--mode={mode}")
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        self._run("pg_ctl", "promote", "-w", f"--pgdata={self.data}")
+
+    def fall_behind(self) -> None:
+        """Receive nothing more of what the primary commits."""
+        with self.connect() as connection:
+            connection.execute("ALTER SYSTEM SET primary_conninfo = ''")
+            connection.execute("SELECT pg_reload_conf()")
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://jobrun@{HOST}:{self.port}/{database}"
@@ -59,13 +73,26 @@ class Server:
 @contextmanager
 def server() -> Iterator[Server]:
     """A server while it is used; without PostgreSQL the test is skipped, or fails where nothing may be skipped."""
+    with _running(None) as running:
+        yield running
+
+
+@contextmanager
+def standby(primary: Server) -> Iterator[Server]:
+    """An asynchronous standby of a server."""
+    with _running(primary) as running:
+        yield running
+
+
+@contextmanager
+def _running(primary: Server | None) -> Iterator[Server]:
     if not NEWEST_FIRST:
         missing("PostgreSQL is not installed")
     folder = Path(tempfile.mkdtemp(prefix="jobrun-postgres-"))
     if os.geteuid() == 0:
         shutil.chown(folder, "nobody")
     try:
-        running = Server(folder, NEWEST_FIRST[0])
+        running = Server(folder, NEWEST_FIRST[0], primary)
         running.start()
         try:
             yield running

@@ -22,6 +22,8 @@ LAYERS = (
     ("cli",),
     ("commands",),
     ("daemon",),
+    ("sharing",),
+    ("replica",),
     ("pages",),
     ("web",),
     ("queries",),

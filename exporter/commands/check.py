@@ -28,6 +28,15 @@ def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
     assembly.close()
 
 
+def verify_state(config: Config) -> Iterator[tuple[bool, str]]:
+    """Ask the database of a shared state; yield what speaks against it, and whether that is only a warning."""
+    url = config.state.database()
+    if url is not None:
+        from exporter.state.verification import verify  # noqa: PLC0415  # its driver is an extra
+
+        yield from verify(url)
+
+
 def unmatched(config: Config) -> Iterator[str]:
     """Poll each source once and yield a sentence per objective that no job has."""
     logs.configure(logs.LogOptions("error"), sys.stderr)

@@ -97,13 +97,28 @@ class Objective(Section):
             yield Conflict(("timezone",), "give either timezone or TZ= in the schedule, not both")
 
 
+DEFAULT_STATE = "./jobrun-exporter.db"
+
+
 class StateSettings(Section):
     """The database that remembers what was counted."""
 
-    path: StatePath = "./jobrun-exporter.db"
+    path: StatePath = DEFAULT_STATE
     """The file, relative to the working directory."""
+    url: Secret | None = None
+    """A PostgreSQL database that any number of replicas share, instead of a file: postgresql://USER@HOST/DATABASE."""
     retention: PositiveDuration = 30 * UNITS["d"]
     """How long runs are remembered."""
+
+    def database(self) -> str | None:
+        """Return the URL of the database, None for a file. Raises SecretError if its file cannot be read."""
+        return None if self.url is None else self.url.reveal()
+
+    @classmethod
+    def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
+        """A file or a database, not both."""
+        if values.get("url") is not None and values.get("path", DEFAULT_STATE) != DEFAULT_STATE:
+            yield Conflict(("url",), "give either path or url, not both")
 
 
 class WebSettings(Section):
@@ -300,4 +315,6 @@ def secrets(config: Config) -> list[Secret]:
     """Everything in the config that must never be printed."""
     proxies = (urlsplit(source.proxy_url).password for source in config.sources)
     passwords = {spelling for password in proxies if password for spelling in (password, unquote(password))}
+    if config.state.url is not None and (password := urlsplit(config.state.url.reveal()).password):
+        passwords |= {password, unquote(password)}
     return [*config.secrets(), *map(Secret, sorted(passwords))]

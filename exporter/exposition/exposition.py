@@ -6,13 +6,14 @@ are made again, and only the families that hold them are joined and compressed a
 """
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Protocol, TypeVar
 
 import msgspec
 import prometheus_client
 import prometheus_client.openmetrics.exposition as openmetrics_exposition
+from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
 from exporter.exposition.gzipped import deflated, member
@@ -136,15 +137,19 @@ class Exposition:
     Args:
         metrics: The families that the client library keeps.
         zero_first: Is told which series a page is the first to show as 0.
+        shared: Whether what belongs to the process goes to a page of its own, `process_page`.
     """
 
-    def __init__(self, metrics: Metrics, zero_first: ZeroFirst) -> None:
+    def __init__(self, metrics: Metrics, zero_first: ZeroFirst, *, shared: bool = False) -> None:
         self.page: Page | None = None
+        self.process_page: Page | None = None
+        self._shared = shared
         self._metrics = _WithoutCreated(metrics)
         self._zero_first = zero_first
         self._lock = threading.Lock()
         self._families = tuple(map(_FamilyBlocks, FAMILIES))
         self._levels = {level: [each for each in self._families if each.family.level is level] for level in Level}
+        self._of_product = [each for each in self._families if not shared or each.family.level is not Level.PROCESS]
         self._snapshot = Snapshot()
         self._newly_pending: set[Series] = set()
 
@@ -158,9 +163,9 @@ class Exposition:
             # Twice, as the counters among these families are counted too.
             self._put(Level.EXPORTER, snapshot.exporter)
             self._put(Level.EXPORTER, msgspec.structs.replace(snapshot.exporter, series=self.series_by_family()))
-            text, rich = self._parts(openmetrics=False), self._parts(openmetrics=True)
-            page = Page(snapshot.generation, *_bodies(text), *_bodies(rich))
-            self.page = page
+            page = self.page = self._page(snapshot.generation, self._of_product, with_rest=not self._shared)
+            if self._shared:
+                self.process_page = self._page(snapshot.generation, self._levels[Level.PROCESS], with_rest=True)
             self._zero_first.shown(page.generation, self._newly_pending)
             self._newly_pending = set()
             return page
@@ -196,12 +201,19 @@ class Exposition:
         """Return how many lines of samples each family of jobs and each one that shows what was missed has."""
         return {each.family.name: each.series for each in self._families if each.family.name in LIMITED}
 
-    def _parts(self, *, openmetrics: bool) -> list[_Lines]:
-        parts = [part for blocks in self._families for part in blocks.parts(openmetrics=openmetrics)]
+    def _page(self, generation: int, families: Sequence[_FamilyBlocks], *, with_rest: bool) -> Page:
+        text, rich = (
+            self._parts(families, openmetrics=openmetrics, with_rest=with_rest) for openmetrics in (False, True)
+        )
+        return Page(generation, *_bodies(text), *_bodies(rich))
+
+    def _parts(self, families: Sequence[_FamilyBlocks], *, openmetrics: bool, with_rest: bool) -> list[_Lines]:
+        parts = [part for blocks in families for part in blocks.parts(openmetrics=openmetrics)]
         if openmetrics:
-            rest = openmetrics_exposition.generate_latest(self._metrics)  # type: ignore[no-untyped-call] # the library's
+            metrics = self._metrics if with_rest else CollectorRegistry()
+            rest = openmetrics_exposition.generate_latest(metrics)  # type: ignore[no-untyped-call] # the library's
         else:
-            rest = prometheus_client.generate_latest(self._metrics)
+            rest = prometheus_client.generate_latest(self._metrics) if with_rest else b""
         return [*parts, _Lines.of(rest)]
 
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import msgspec
 import structlog
@@ -14,7 +15,7 @@ from exporter.ledger.ledger import Ledger
 from exporter.metrics.families import UNOBSERVED
 from exporter.metrics.zero_first import Series, ZeroFirst
 from exporter.snapshot.builder import ConfiguredSource, SnapshotBuilder, ViewBuilder
-from exporter.snapshot.snapshot import Build, Reload, Snapshot
+from exporter.snapshot.snapshot import Build, Ownership, Reload, Snapshot
 
 REFRESH = 5.0
 """Seconds after which a page is made again although nothing was committed, for the process's own metrics."""
@@ -33,6 +34,15 @@ YIELD_SECONDS = 0.001
 
 HELD = "unobserved"
 """The kind of owner that stands for a source's seconds that were found unobserved at the start."""
+
+
+class Sharing(Protocol):
+    """Many replicas of which this process is one. `rewound`: sources whose counters must not be served."""
+
+    rewound: frozenset[str]
+
+    def ownership(self) -> Ownership:
+        """Return which replica this is, and what it polls."""
 
 
 class Publisher:
@@ -60,6 +70,8 @@ class Publisher:
         build: Build | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self.sharing: Sharing | None = None
+        """The replicas of which this process is one; None where the state is not shared."""
         self._ledger = ledger
         self._exposition = exposition
         self._zero_first = zero_first
@@ -101,6 +113,9 @@ class Publisher:
                 self._withheld = self._to_withhold()
                 committed = self._ledger.drain()
                 exporter = msgspec.structs.replace(committed.exporter, build=self._build, reload=self._reload)
+                if self.sharing is not None:
+                    ownership = self.sharing.ownership()
+                    exporter = msgspec.structs.replace(exporter, ownership=ownership, last_commit=ownership.last_commit)
                 committed = msgspec.structs.replace(committed, exporter=exporter)
                 snapshot = self._builder.build(committed, self._withheld)
             self._hold_unobserved(snapshot)
@@ -135,6 +150,8 @@ class Publisher:
 
     def _to_withhold(self) -> frozenset[str]:
         """Return the sources whose counters are not served yet, as no poll has been complete since the start."""
+        if self.sharing is not None:
+            return self.sharing.rewound
         longest = self._views.config.metrics.startup_hold if self._views else 0.0
         if self._monotonic() - self._started >= longest:
             late = self._ledger.starting() & self._withheld
@@ -155,7 +172,7 @@ class Publisher:
 
     def _expose(self) -> bool:
         """Commit that series are exposed, then serve them. Without a state to write to they stay at 0."""
-        due = self._zero_first.due() if self._monotonic() >= self._release_after else []
+        due = self._zero_first.due(self._ledger.may_expose) if self._monotonic() >= self._release_after else []
         if not due:
             return False
         try:

@@ -42,6 +42,12 @@ class Housekeeping(LedgerQueries):
                         expose_unobserved(changed[owner])
             self._replace(changed.values())
 
+    def may_expose(self, owner: Owner) -> bool:
+        """Return whether this process may write the record that series belong to."""
+        record = self._record(("source", str(owner[-1])) if owner[0] == "unobserved" else owner)
+        source = record.source if isinstance(record, JobState) else getattr(record, "name", None)
+        return source is None or self._store is None or self._store.owns(source)
+
     def _record(self, owner: Owner) -> JobState | SourceState | Counted | None:
         match owner:
             case ("job", int(key)):

@@ -197,10 +197,15 @@ class Journal:
 
     def _count_cold_start(self) -> None:
         """Count a start without a state. What cannot be written now is counted with the next thing that can."""
-        exporter = copy(self.committed.exporter)
-        exporter.count(COLD_STARTS, self._cold)
-        self._replace([exporter])
+        self.count_cold_start(self._cold)
         self._cold = ""
+
+    def count_cold_start(self, reason: str) -> None:
+        """Count that what the state held was missing. Raises StateError."""
+        with self._lock:
+            exporter = copy(self.committed.exporter)
+            exporter.count(COLD_STARTS, reason)
+            self._replace([exporter])
 
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
         """Apply a configuration. Raises IdentityError before anything has changed.

@@ -26,6 +26,8 @@ from exporter.metrics.samples import (
     of_rate_limit,
     oldest_active_starts,
     once_known,
+    owned_sources,
+    ownership_changes,
     scopes,
     served_series,
     single,
@@ -142,6 +144,14 @@ def process_row(
 ) -> Family:
     """Return a row about this process, made of the view of the exporter."""
     return Family(name=name, kind=kind, help=text, labels=labels, level=Level.PROCESS, samples=samples)
+
+
+def replica_row(
+    name: str, kind: Kind, text: str, samples: Callable[[ExporterView], Iterable[Row]], *labels: str
+) -> Family:
+    """Return a row about this process as one of many replicas."""
+    row = process_row(name, kind, text, samples, *labels)
+    return msgspec.structs.replace(row, stability=Stability.EXPERIMENTAL)
 
 
 def request_row(name: str, kind: Kind, text: str, *labels: str, buckets: tuple[float, ...] = ()) -> Family:
@@ -441,6 +451,32 @@ FAMILIES: tuple[Family, ...] = (
         Kind.COUNTER,
         "Failed writes of the state.",
         single(lambda view: view.commit_errors),
+    ),
+    replica_row(
+        "jobrun_exporter_replicas",
+        Kind.GAUGE,
+        "Replicas that share the state, as this one sees it; absent where the state is not shared.",
+        single(lambda view: None if view.ownership is None else view.ownership.replicas),
+    ),
+    replica_row(
+        "jobrun_source_owner_info",
+        Kind.GAUGE,
+        "1 for each source that this replica polls.",
+        owned_sources,
+        *("source", "replica"),
+    ),
+    replica_row(
+        "jobrun_source_ownership_changes_total",
+        Kind.COUNTER,
+        "How often this replica took over a source.",
+        ownership_changes,
+        "source",
+    ),
+    replica_row(
+        "jobrun_exporter_lease_lost_total",
+        Kind.COUNTER,
+        "Sources that this replica lost without having handed them back.",
+        single(lambda view: None if view.ownership is None else view.ownership.lost),
     ),
 )
 

@@ -149,6 +149,18 @@ def build_info(view: ExporterView) -> Iterator[Row]:
         yield (view.build.version, view.build.revision, view.build.python_version), 1
 
 
+def owned_sources(view: ExporterView) -> Iterator[Row]:
+    """The sources that this replica polls."""
+    if view.ownership is not None:
+        yield from (((name, view.ownership.replica), 1) for name in sorted(view.ownership.sources))
+
+
+def ownership_changes(view: ExporterView) -> Iterator[Row]:
+    """How often this replica took each source."""
+    if view.ownership is not None:
+        yield from (((name,), count) for name, count in sorted(view.ownership.taken.items()))
+
+
 def objective_jobs(view: ExporterView) -> Iterator[Row]:
     """Return how many jobs each objective has."""
     for place, jobs in enumerate(view.objective_jobs):

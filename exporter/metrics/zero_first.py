@@ -60,7 +60,7 @@ class ZeroFirst:
         # Scrapes of an older page can be noted later than those of a newer one.
         self._scraped = max(self._scraped, generation)
 
-    def due(self) -> list[Series]:
+    def due(self, wanted: Callable[[Owner], bool] = lambda _: True) -> list[Series]:
         """Return the series that can be exposed now. They stay due until they are forgotten."""
         with self._lock:
             due: list[Series] = []
@@ -68,7 +68,7 @@ class ZeroFirst:
                 # Later batches were shown later, so none of them can be due before this one.
                 if not self._is_due(generation, batch):
                     break
-                due.extend(batch.series)
+                due.extend(series for series in batch.series if wanted(series[0]))
             return due
 
     def forget(self, series: Collection[Series]) -> None:

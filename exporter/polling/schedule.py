@@ -109,7 +109,8 @@ class Schedule:
         """No more polls but of these. Waits so many seconds for those under way; False if one has not ended by then."""
         ended = {key: source for key, source in self._sources.items() if source not in sources}
         for key in ended:
-            self._scheduler.remove_job(key)
+            with suppress(JobLookupError):  # a stop has ended them all
+                self._scheduler.remove_job(key)
             del self._sources[key]
         return self._wait(ended.values(), grace)
 

@@ -1,10 +1,12 @@
 """Reads runs from the state on connections of its own: pages wait for no transaction and delay none."""
 
+import math
 import os
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from exporter.model import Result
 from exporter.queries.records import CompletedRun
 from exporter.queries.run_list import ENDED, ListedRun, Place, RunSelection, list_runs
 from exporter.state import scopes
+from exporter.state.database import Database
+from exporter.state.location import problem_of_url
 from exporter.state.schema import COLUMNS, MIGRATIONS, StoredRun, to_stored
 
 TIMEOUT = 5.0
@@ -42,6 +46,9 @@ class Reader:
         self._timeout = timeout
         self.complete = True
 
+    def close(self) -> None:
+        """Nothing to do: each query closes its connection."""
+
     @contextmanager
     def state(self) -> Iterator["StoredState"]:
         """Yield all of the state as it is now. Raises StateError."""
@@ -49,7 +56,7 @@ class Reader:
             yield StoredState(database)
 
     @contextmanager
-    def _view(self) -> Iterator[sqlite3.Connection]:
+    def _view(self) -> Iterator[Database]:
         """Yield one consistent view. Raises StateError if the state cannot be read, or a query takes too long."""
         try:
             database = self._connect()
@@ -132,16 +139,25 @@ class Reader:
             return list(database.execute(query, (job, limit)))
 
 
+def reader_of(path: Path, url: str | None) -> Reader:
+    """Return a reader with all the time it needs, of a file or of a database that replicas share."""
+    if url is None:
+        return Reader(path, timeout=math.inf)
+    if reason := problem_of_url(url):
+        raise StateError(f"state.url {reason}")
+    reader: Reader = import_module("exporter.queries.shared_reader").opened(url)
+    return reader
+
+
 class StoredState:
     """The state as it was when it was opened."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
 
     def sources(self) -> list[SourceState]:
         """Return the records of all sources."""
-        (version,) = self._database.execute("PRAGMA user_version").fetchone()
-        return scopes.read(self._database, version)[0]
+        return scopes.read(self._database, len(MIGRATIONS))[0]
 
     def jobs(self) -> list[JobState]:
         """Return the records of all jobs."""

@@ -6,7 +6,6 @@ however many runs there are.
 
 import heapq
 import itertools
-import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ import msgspec
 
 from exporter.counting.classify import CountState
 from exporter.model import Result, State
+from exporter.state.database import Database
 from exporter.state.schema import COLUMNS, StoredRun, to_stored
 
 FEW_JOBS = 100
@@ -61,7 +61,7 @@ class _Stream(msgspec.Struct, frozen=True):
     arguments: tuple[object, ...]
 
 
-def list_runs(database: sqlite3.Connection, wanted: RunSelection, limit: int, after: Place | None) -> list[ListedRun]:
+def list_runs(database: Database, wanted: RunSelection, limit: int, after: Place | None) -> list[ListedRun]:
     """Return at most `limit` runs, from the first one behind a place."""
     keys = [
         key
@@ -79,7 +79,7 @@ def list_runs(database: sqlite3.Connection, wanted: RunSelection, limit: int, af
     return list(itertools.islice(heapq.merge(*rows, key=_order, reverse=True), limit))
 
 
-def _by_id(database: sqlite3.Connection, keys: Iterable[int], wanted: RunSelection) -> Iterator[ListedRun]:
+def _by_id(database: Database, keys: Iterable[int], wanted: RunSelection) -> Iterator[ListedRun]:
     query = f"SELECT {COLUMNS} FROM runs WHERE source = ? AND run_id = ?"  # noqa: S608  # constants
     for key in keys:
         row = database.execute(query, (key, wanted.run_id)).fetchone()
@@ -107,7 +107,7 @@ def _active_streams(keys: Iterable[int], wanted: RunSelection) -> Iterator[_Stre
         yield _Stream(True, key, "origin", f"source = ? AND mark = 0{jobs}{state}", (key, *arguments, *more))
 
 
-def _completed_streams(database: sqlite3.Connection, keys: Collection[int], wanted: RunSelection) -> Iterator[_Stream]:
+def _completed_streams(database: Database, keys: Collection[int], wanted: RunSelection) -> Iterator[_Stream]:
     if wanted.state is not None:
         return
     if wanted.jobs is not None and len(wanted.jobs) <= FEW_JOBS:
@@ -119,10 +119,10 @@ def _completed_streams(database: sqlite3.Connection, keys: Collection[int], want
         return
     # the index has the result before the end, so each result is a stream; expired runs have none
     jobs, arguments = _among(wanted.jobs)
-    where = f"source = ? AND result IS ? AND mark <> 0{jobs}"
     for key, result_ in itertools.product(keys, (*Result, None) if wanted.result is None else (wanted.result,)):
-        value = None if result_ is None else result_.value
-        yield _Stream(False, key, ENDED, where, (key, value, *arguments))
+        of_result, value = ("result IS NULL", ()) if result_ is None else ("result = ?", (result_.value,))
+        where = f"source = ? AND {of_result} AND mark <> 0{jobs}"
+        yield _Stream(False, key, ENDED, where, (key, *value, *arguments))
 
 
 def _among(jobs: Collection[int] | None) -> tuple[str, tuple[object, ...]]:
@@ -132,7 +132,7 @@ def _among(jobs: Collection[int] | None) -> tuple[str, tuple[object, ...]]:
 
 
 def _rows(
-    database: sqlite3.Connection, stream: _Stream, wanted: RunSelection, after: Place | None, limit: int
+    database: Database, stream: _Stream, wanted: RunSelection, after: Place | None, limit: int
 ) -> Iterator[ListedRun]:
     # a generator: rows that the merge does not reach are never decoded
     conditions, arguments = [stream.where], list(stream.arguments)

@@ -32,12 +32,33 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
 
 
+class Ownership(msgspec.Struct, frozen=True, kw_only=True):
+    """Which of many replicas this process is.
+
+    Attributes:
+        replica: Its name.
+        replicas: How many share the state.
+        sources: Those that it polls.
+        taken: How often it took each source.
+        lost: How often it lost a source that it had not handed back.
+        last_commit: When any of them last wrote the state, by the database's clock.
+    """
+
+    replica: str
+    replicas: int
+    sources: frozenset[str]
+    taken: Mapping[str, int]
+    lost: int
+    last_commit: float | None
+
+
 class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
     """The exporter itself.
 
     Attributes:
         record: Its committed counters.
         build: Version of the running program.
+        ownership: Which of many replicas this is; None for one process with a state of its own.
         reload: How the last reload went; None where nothing was configured yet.
         last_commit: When the state was last written.
         state_size: Bytes of the state on disk.
@@ -51,6 +72,7 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
 
     record: Counted = msgspec.field(default_factory=Counted)
     build: Build | None = None
+    ownership: Ownership | None = None
     reload: Reload | None = None
     last_commit: float | None = None
     state_size: int = 0

@@ -175,7 +175,16 @@ class Pool:
 
     def close(self) -> None:
         """Close all connections."""
-        self._pool.close()
+        self._pool.close(timeout=1.0)
+
+
+def problem_of_url(url: str) -> str:
+    """Return why a URL names no database, "" if it may."""
+    try:
+        parts = conninfo_to_dict(url)
+    except psycopg.Error:
+        return "is not a valid URL: postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+    return "" if parts.get("dbname") else "must name a database: postgresql://USER@HOST/DATABASE"
 
 
 def described(url: str) -> str:

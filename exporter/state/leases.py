@@ -24,6 +24,8 @@ RENEWAL = 5.0
 LONGEST_SILENCE = 10.0
 """Seconds without a renewal after which a replica gives its leases up by itself, before others may take them."""
 
+SINCE = f"clock_timestamp() - interval '{TTL} s'"
+
 UNTIL = f"clock_timestamp() + interval '{TTL} s'"
 
 EXTEND = f"""
@@ -34,8 +36,9 @@ AND leases.version = mine.version RETURNING leases.source, leases.version
 """  # noqa: S608  # constants
 
 RENEW = f"""
-UPDATE leases SET until = {UNTIL} WHERE holder = ? AND source IN
-(SELECT source FROM leases WHERE holder = ? ORDER BY source FOR UPDATE SKIP LOCKED) RETURNING source, fence
+UPDATE leases SET until = {UNTIL} WHERE source IN
+(SELECT source FROM leases WHERE source = ANY(?) AND holder = ? ORDER BY source FOR UPDATE SKIP LOCKED)
+RETURNING source, fence
 """  # noqa: S608  # constants
 
 FREE = """
@@ -52,9 +55,16 @@ UPDATE leases SET holder = '', until = clock_timestamp() FROM unnest(?::text[], 
 WHERE leases.source = mine.source AND holder = ? AND leases.fence = mine.fence
 """
 
-LOOK = """
+LOOK = f"""
 SELECT source, holder, fence, version, stamp, holder = '' OR until < clock_timestamp(), history,
-extract(epoch FROM committed), left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM leases ORDER BY source
+extract(epoch FROM committed), left(pg_walfile_name(pg_current_wal_lsn()), 8),
+(SELECT count(*) FROM replicas WHERE seen > {SINCE}) FROM leases ORDER BY source
+"""  # noqa: S608  # constants
+
+
+BEAT = """
+INSERT INTO replicas (name, seen, served) VALUES (?, clock_timestamp(), ?)
+ON CONFLICT (name) DO UPDATE SET seen = clock_timestamp(), served = excluded.served
 """
 
 
@@ -75,6 +85,7 @@ class Row(msgspec.Struct, frozen=True):
         history: The history of the database in which the source was last read completely, "" for none.
         committed: When the source was last written, by the database's clock.
         current: The history of the database now.
+        replicas: How many replicas live.
     """
 
     source: str
@@ -86,6 +97,7 @@ class Row(msgspec.Struct, frozen=True):
     history: str
     committed: float | None
     current: str
+    replicas: int
 
     @property
     def content(self) -> tuple[int, int]:
@@ -125,6 +137,9 @@ class Leases:
         self._boottime = boottime
         self._lock = threading.Lock()
         self._held: dict[str, Held] = {}
+        self._rewound: set[str] = set()
+        self.seen: dict[str, Row] = {}
+        """The lease of each source as it was when its records were last loaded or written."""
 
     # --- what this replica has ---
 
@@ -137,6 +152,21 @@ class Leases:
     def _fresh(self) -> dict[str, Held]:
         since = self._boottime() - LONGEST_SILENCE
         return {source: held for source, held in self._held.items() if held.renewed > since}
+
+    def versions(self) -> dict[str, int]:
+        """Return the versions of the records in memory of the sources that this replica may write for."""
+        with self._lock:
+            return {source: held.version for source, held in self._fresh().items()}
+
+    def now(self) -> float:
+        """Return the time by which leases are held, in seconds."""
+        return self._boottime()
+
+    def rewound(self) -> set[str]:
+        """Return the sources whose version was found to have gone back since the last call."""
+        with self._lock:
+            found, self._rewound = self._rewound, set()
+            return found
 
     def drop(self, sources: Collection[str]) -> None:
         """Forget leases, whatever the database says of them."""
@@ -163,12 +193,15 @@ class Leases:
             raise LeaseLostError(f"{self._pool.name}: another replica has changed {', '.join(lost)}")
         return dict(found)
 
-    def committed(self, versions: Mapping[str, int]) -> None:
-        """Note that a transaction is committed."""
+    def committed(self, versions: Mapping[str, int], begun: float) -> None:
+        """Note that a transaction is committed that was begun at a time, by `boottime`: it has renewed the leases."""
         with self._lock:
             for source, version in versions.items():
                 if source in self._held:
                     self._held[source].version = version
+                    self._held[source].renewed = max(begun, self._held[source].renewed)
+                if source in self.seen:
+                    self.seen[source] = msgspec.structs.replace(self.seen[source], version=version, stamp=-1)
 
     def confirm(self, rows: Iterable[Row]) -> None:
         """Go on from records just loaded together with these rows, for the sources that are still this replica's.
@@ -177,6 +210,7 @@ class Leases:
         """
         with self._lock:
             for row in rows:
+                self.seen[row.source] = row
                 held = self._held.get(row.source)
                 if held is None:
                     continue
@@ -184,6 +218,8 @@ class Leases:
                     held.version = row.version
                 else:
                     del self._held[row.source]
+                    if row.version < held.version:
+                        self._rewound.add(row.source)
 
     # --- between transactions ---
 
@@ -209,13 +245,17 @@ class Leases:
             return [as_row(row) for row in session.execute(LOOK)]
 
     def renew(self) -> None:
-        """Renew what the database says is this replica's; a row that somebody locks is renewed later.
+        """Renew the leases that are due; one whose row somebody locks is renewed later, or by its transaction.
 
         Raises StateError if the database cannot be asked.
         """
         asked = self._boottime()
+        with self._lock:
+            due = sorted(source for source, held in self._fresh().items() if asked - held.renewed >= RENEWAL)
+        if not due:
+            return
         with self._pool.session() as session:
-            renewed: dict[str, int] = dict(session.execute(RENEW, [self.holder, self.holder]))
+            renewed: dict[str, int] = dict(session.execute(RENEW, [due, self.holder]))
         with self._lock:
             for source, held in self._held.items():
                 if renewed.get(source) == held.fence:
@@ -249,15 +289,37 @@ class Leases:
                     [history, sorted(sources), self.holder],
                 )
 
-    def mark_rewound(self, sources: Collection[str]) -> None:
-        """Note that the database forgot commits of these sources, whoever holds them."""
-        if sources:
-            with self._pool.session() as session:
-                session.execute("UPDATE leases SET history = '' WHERE source = ANY(?)", [sorted(sources)])
+    def mark_rewound(self, sources: Collection[str]) -> list[str]:
+        """Note that the database forgot commits of these sources; return those of which nobody had noted it yet."""
+        with self._pool.session() as session:
+            query = "UPDATE leases SET history = '' WHERE source = ANY(?) AND history <> '' RETURNING source"
+            return [source for (source,) in session.execute(query, [sorted(sources)])]
+
+    # --- other replicas ---
+
+    def beat(self, served: Mapping[str, int]) -> dict[str, int]:
+        """Say that this replica lives, and which versions a scrape got of it.
+
+        Return the newest version of each source that a scrape got of any.
+        """
+        with self._pool.transaction() as session:
+            session.execute(BEAT, [self.holder, msgspec.json.encode(served)])
+            rows = session.execute(f"SELECT served FROM replicas WHERE seen > {SINCE}")  # noqa: S608  # constants
+            session.execute("DELETE FROM replicas WHERE seen < clock_timestamp() - interval '1 h'")
+        newest: dict[str, int] = {}
+        for (record,) in rows:
+            for source, version in msgspec.json.decode(record, type=dict[str, int]).items():
+                newest[source] = max(version, newest.get(source, version))
+        return newest
+
+    def leave(self) -> None:
+        """Say that this replica ends."""
+        with self._pool.session() as session:
+            session.execute("DELETE FROM replicas WHERE name = ?", [self.holder])
 
 
 def as_row(values: tuple[Any, ...]) -> Row:
     """Return a row of LOOK."""
-    source, holder, fence, version, stamp, free, history, committed, current = values
+    source, holder, fence, version, stamp, free, history, committed, current, replicas = values
     written = None if committed is None else float(committed)
-    return Row(source, holder, fence, version, stamp, free, history, written, current)
+    return Row(source, holder, fence, version, stamp, free, history, written, current, replicas)

@@ -15,8 +15,9 @@ import psycopg
 from exporter.counting.records import Counted, copy
 from exporter.errors import StateError
 from exporter.state.connections import READING, Found, Pool, Session
-from exporter.state.leases import LOOK, Leases, Row, as_row
+from exporter.state.leases import LOOK, Leases, as_row
 from exporter.state.lock import RefusedStateError
+from exporter.state.opening import OpenedState
 from exporter.state.postgres_schema import MIGRATIONS, NAMES, PUT_RUNS, TABLES, as_list
 from exporter.state.schema import StoredRun, to_row
 from exporter.state.sql import CorruptStateError, SqlStore
@@ -90,8 +91,6 @@ class PostgresStore(SqlStore):
         super().__init__(pool.name)
         self._pool = pool
         self._leases = leases
-        self.seen: dict[str, Row] = {}
-        """The lease of each source as it was when its records were last loaded."""
         self._db = PooledDatabase(pool)
         self._exporter = Counted()
         self._size: tuple[float, int] = (-SIZE_AGE, 0)
@@ -123,9 +122,6 @@ class PostgresStore(SqlStore):
             loaded = super().load(sources)
             rows = [as_row(row) for row in session.execute(LOOK)] if self._leases is not None else []
         self._exporter = copy(loaded.exporter)
-        for row in rows:
-            if sources is None or row.source in sources:
-                self.seen[row.source] = row
         if self._leases is not None:
             self._leases.confirm(row for row in rows if sources is None or row.source in sources)
         return loaded
@@ -134,12 +130,13 @@ class PostgresStore(SqlStore):
     def transaction(self, *sources: str) -> Iterator[None]:
         """Commit what is put inside whole at its end, or not at all."""
         versions: Mapping[str, int] = {}
+        begun = 0.0 if self._leases is None else self._leases.now()
         with self._explained(), self._db.within(self._pool.transaction()) as session:
             if self._leases is not None and sources:
                 versions = self._leases.extend(session, sources)
             yield
         if self._leases is not None:
-            self._leases.committed(versions)
+            self._leases.committed(versions, begun)
 
     def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
         """Write rows of a source whose record has been put."""
@@ -173,6 +170,21 @@ class PostgresStore(SqlStore):
     def close(self) -> None:
         """Close the connections."""
         self._pool.close()
+
+
+def open_shared(pool: Pool, leases: Leases) -> OpenedState:
+    """Open a state that replicas share; one that cannot be reached is opened by a later attempt.
+
+    Raises RefusedStateError if it is another program's or a newer version's.
+    """
+    try:
+        store = PostgresStore(pool, leases)
+        return OpenedState(store=store, loaded=store.load(), cold="new" if store.is_new else "")
+    except RefusedStateError:
+        raise
+    except StateError as error:
+        nothing = LoadedState(sources=[], jobs=[], open_runs=[], exporter=Counted())
+        return OpenedState(store=None, loaded=nothing, error=str(error))
 
 
 def merge(total: Counted, counted: Counted, before: Counted) -> None:

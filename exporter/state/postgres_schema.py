@@ -28,7 +28,8 @@ ENDED = 'coalesce("end", seen)'
 
 
 def _column(name: str) -> str:
-    return f"{name} {TYPES.get(name, 'text')}{' NOT NULL' if name in REQUIRED else ''}"
+    # Texts are compared as Python does it, whatever the database's language.
+    return f"""{name} {TYPES.get(name, 'text COLLATE "C"')}{" NOT NULL" if name in REQUIRED else ""}"""
 
 
 def as_list(name: str, values: Iterable[Any]) -> list[Any]:

@@ -67,6 +67,10 @@ class SqlStore(ABC):
         self._version = len(MIGRATIONS)
 
     @abstractmethod
+    def close(self) -> None:
+        """End the use of the state."""
+
+    @abstractmethod
     def _explained(self) -> AbstractContextManager[None]:
         """Turn errors of the database into ours."""
 

@@ -46,6 +46,8 @@ class WebHandlers(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         page: Returns the current page of metrics; None before the first.
+        stale: Returns why the page must not be served, "" if it may be. Must not block.
+        process_page: Returns the page of what belongs to the process; None where it is part of `page`.
         scraped: Called with the generation of each page that a client received completely.
         healthy: Returns whether the scheduler is alive. Must not block.
         ready: Returns whether the state is loaded and every source was polled once. Must not block.
@@ -59,6 +61,8 @@ class WebHandlers(msgspec.Struct, frozen=True, kw_only=True):
     healthy: Callable[[], Decision]
     ready: Callable[[], Decision]
     reload: Callable[[], Decision]
+    stale: Callable[[], str] = str
+    process_page: Callable[[], Page | None] = lambda: None
     routes: Sequence[BaseRoute] = ()
     external_url: Callable[[], str] = str
 
@@ -67,7 +71,8 @@ def application(
     handlers: WebHandlers, read_timeout: float = READ_TIMEOUT, monotonic: Callable[[], float] = time.monotonic
 ) -> ASGIApp:
     """Return the ASGI application."""
-    metrics = _Metrics(handlers, read_timeout)
+    metrics = _Metrics(handlers.page, handlers.stale, handlers.scraped, read_timeout)
+    process = _Metrics(handlers.process_page, str, lambda _: None, read_timeout)
     pages = _pages(handlers, monotonic)
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,6 +80,8 @@ def application(
         # a scrape needs no routing, and Starlette's would cost more than the rest of the response
         if scope["type"] == "http" and path == "/metrics":
             await metrics(scope, receive, send)
+        elif scope["type"] == "http" and path == "/metrics/replica" and handlers.process_page() is not None:
+            await process(scope, receive, send)
         elif path.startswith("/-/") or is_own_host(_header(scope, b"host"), handlers.external_url()):
             await pages(scope, receive, send)
         else:
@@ -108,19 +115,29 @@ class _Reloads:
 
 
 class _Metrics:
-    """`/metrics`."""
+    """A page of metrics. `stale`: why it must not be served, "" if it may be."""
 
-    def __init__(self, handlers: WebHandlers, read_timeout: float) -> None:
-        self._handlers = handlers
+    def __init__(
+        self,
+        page: Callable[[], Page | None],
+        stale: Callable[[], str],
+        scraped: Callable[[int], None],
+        read_timeout: float,
+    ) -> None:
+        self._page = page
+        self._stale = stale
+        self._scraped = scraped
         self._read_timeout = read_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        page = self._handlers.page()
+        page = self._page()
         if scope["method"] not in ("GET", "HEAD"):
             response = PlainTextResponse("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})
             await response(scope, receive, send)
         elif page is None:
             await PlainTextResponse("No metrics yet: loading the state.\n", 503)(scope, receive, send)
+        elif reason := self._stale():  # a load balancer asks the next replica
+            await PlainTextResponse(f"No metrics now: {reason}\n", 503)(scope, receive, send)
         else:
             try:
                 async with asyncio.timeout(self._read_timeout):
@@ -139,7 +156,7 @@ class _Metrics:
                 await asyncio.sleep(0)  # let other requests run, and notice a client that has left
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         if not await _disconnected(receive):
-            self._handlers.scraped(page.generation)
+            self._scraped(page.generation)
         await send({"type": "http.response.body"})
 
 

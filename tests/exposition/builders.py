@@ -7,7 +7,7 @@ from exporter.exposition.exposition import Exposition
 from exporter.ledger.status import seed_source
 from exporter.model import Job, Result
 from exporter.snapshot.job import JobView
-from exporter.snapshot.snapshot import Build, ExporterView, Reload, Snapshot
+from exporter.snapshot.snapshot import Build, ExporterView, Ownership, Reload, Snapshot
 from exporter.snapshot.source import SourceView
 
 RESULTS = frozenset({Result.SUCCESS, Result.FAILURE})
@@ -60,6 +60,9 @@ def full_exporter():
         record=record,
         build=Build(version="1", revision="abc", python_version="3.11"),
         reload=Reload(applied=900.0),
+        ownership=Ownership(
+            replica="a", replicas=2, sources=frozenset({"s"}), taken={"s": 1}, lost=0, last_commit=900.0
+        ),
         last_commit=900.0,
         state_size=4096,
         objective_jobs=(2, 0),

@@ -70,7 +70,7 @@ def write_past(config: Config, wanted: BackfillOptions, clocks: Clocks, tell: Te
         raise BackfillError(f"{wanted.output} exists; give another name, or remove it")
     with closing(Samples(wanted.labels)) as samples:
         with (
-            before_of_state(Path(config.state.path), wanted.until) as before,
+            before_of_state(Path(config.state.path), config.state.database(), wanted.until) as before,
             closing(PastReader(_unhurried(config), before, clocks, tell)) as reader,
         ):
             written = Written()

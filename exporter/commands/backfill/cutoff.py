@@ -9,8 +9,9 @@ from exporter.counting.records import JobState, SourceState
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.ledger.journal import IdentityError
+from exporter.state.location import opened_for_reading
 from exporter.state.schema import StoredRun
-from exporter.state.store import Store
+from exporter.state.sql import SqlStore
 
 
 class Before:
@@ -21,7 +22,7 @@ class Before:
         until: Nothing later is the past; None: the state alone decides.
     """
 
-    def __init__(self, store: Store | None, until: float | None) -> None:
+    def __init__(self, store: SqlStore | None, until: float | None) -> None:
         self._store = store
         self._until = until
         loaded = store.load() if store is not None else None
@@ -67,15 +68,9 @@ class Before:
 
 
 @contextmanager
-def before_of_state(path: Path, until: float | None) -> Iterator[Before]:
+def before_of_state(path: Path, url: str | None, until: float | None) -> Iterator[Before]:
     """Opens a state for reading, beside a daemon or without one; with `until` there need not be one."""
-    if not path.exists():
-        if until is None:
+    with opened_for_reading(path, url) as store:
+        if store is None and until is None:
             raise StateError(f"{path}: there is no state; run the daemon first, or give --until")
-        yield Before(None, until)
-        return
-    store = Store(path, read_only=True)
-    try:
         yield Before(store, until)
-    finally:
-        store.close()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from exporter.ledger.open_runs import as_open
 from exporter.links import run_url
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES, Family, Kind, Level
 from exporter.queries import runs as run_reports
-from exporter.queries.reader import Reader, StoredState
+from exporter.queries.reader import StoredState, reader_of
 from exporter.snapshot.builder import ViewBuilder
 
 HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
@@ -117,8 +118,8 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
     except SelectorError as error:
         print(f"{error}", file=err)
         return 2
-    reader = Reader(Path(config.state.path), timeout=math.inf)
-    with reader.state() as snapshot:
+    reader = reader_of(Path(config.state.path), config.state.database())
+    with closing(reader), reader.state() as snapshot:
         explainer = Explainer(config, snapshot)
         found = 0
         for series in explainer.series(family, suffix, selector):

@@ -1,0 +1,50 @@
+"""Reads runs from a state in PostgreSQL."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from exporter.queries.reader import Reader
+from exporter.state.connections import READING, Found, Pool, Session
+from exporter.state.database import Database
+
+ONE_OF_LIST = "IN (SELECT value FROM json_each(?))"
+"""How SQLite is asked for one of a list, which is one value."""
+
+
+class SharedReader(Reader):
+    """Reads the state that replicas share. Thread-safe: each query has a consistent view of its own."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.complete = True
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+    @contextmanager
+    def _view(self) -> Iterator[Database]:
+        with self._pool.transaction(READING) as session:
+            yield _Translated(session)
+
+
+class _Translated:
+    """Runs statements that are written for a file."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
+        """Run a statement."""
+        wanted = "= ANY(ARRAY(SELECT json_array_elements_text(?::json)::bigint))"
+        return self._session.execute(query.replace(ONE_OF_LIST, wanted), values)
+
+    def executemany(self, query: str, rows: Any, /) -> None:  # noqa: ANN401  # values of many types
+        """Run a statement for each row of values."""
+        self._session.executemany(query, rows)
+
+
+def opened(url: str) -> SharedReader:
+    """Return a reader with connections of its own."""
+    return SharedReader(Pool(url))

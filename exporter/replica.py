@@ -1,0 +1,304 @@
+"""One of many replicas: takes leases of sources, follows what the others commit, and says whether its page is fresh."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from math import ceil
+
+import msgspec
+import structlog
+
+from exporter.counting.records import SourceState
+from exporter.errors import StateError
+from exporter.ledger.ledger import Ledger
+from exporter.metrics.zero_first import ZeroFirst
+from exporter.snapshot.snapshot import Ownership
+from exporter.state.leases import RENEWAL, Leases, Row
+
+INTERVAL = 0.5
+"""Seconds between two looks at the versions."""
+
+FRESH = 2.0
+"""Seconds for which a page is served after its versions were last confirmed.
+
+A replica shows a commit of another at most this much later. So no scrape shows less than one that came longer than this
+before it, whichever replicas answer.
+"""
+
+MOST_PAGES = 1000
+"""Pages whose versions are remembered until a scrape got them."""
+
+Group = frozenset[str]
+
+
+class Handlers(msgspec.Struct, frozen=True, kw_only=True):
+    """What a replica makes the daemon do.
+
+    Attributes:
+        groups: Returns the sources in groups that share a credential: their request budget has one spender.
+        identities: Returns the API of each configured source.
+        taken: Starts the polls of sources.
+        lost: Ends the polls of sources.
+        is_idle: Returns whether no poll of a source is running.
+        publish: Makes a page of what is in memory.
+        generation: Returns the generation of the page that is served.
+    """
+
+    groups: Callable[[], Sequence[Group]]
+    identities: Callable[[], dict[str, str]]
+    taken: Callable[[Collection[str]], None]
+    lost: Callable[[Collection[str]], None]
+    is_idle: Callable[[str], bool]
+    publish: Callable[[], None]
+    generation: Callable[[], int]
+
+
+class Replica:
+    """Called twice a second by one thread; `confirmed` may be asked by any.
+
+    Args:
+        ledger: Holds the records of all sources.
+        leases: Those of this process.
+        zero_first: Which series still show 0.
+        boottime: A clock that goes on while the machine sleeps, in seconds.
+        handlers: What the daemon does.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        leases: Leases,
+        *,
+        zero_first: ZeroFirst,
+        boottime: Callable[[], float],
+        handlers: Handlers,
+    ) -> None:
+        self._ledger = ledger
+        self._leases = leases
+        self._zero_first = zero_first
+        self._boottime = boottime
+        self._handlers = handlers
+        self._polled: set[str] = set()
+        self._known: set[str] = set()
+        self._renewal = float("-inf")
+        self._confirmed = float("-inf")
+        self._error = "the state was not read yet"
+        self._served: dict[str, int] = {}
+        self._shown: tuple[dict[str, int], object, int, object] = ({}, None, 0, None)
+        self._pages: dict[int, dict[str, int]] = {}
+        self._back: set[str] = set()
+        self._lock = threading.Lock()
+        self._log = structlog.get_logger().bind(replica=leases.holder)
+        self.replicas = 1
+        """How many replicas share the state."""
+        self.taken: Counter[str] = Counter()
+        """How often this replica took each source."""
+        self.lost = 0
+        """How often this replica lost a source that it had not handed back."""
+        self.rewound: frozenset[str] = frozenset()
+        """Sources whose commits may be missing from the database: their counters are withheld."""
+
+    @property
+    def owned(self) -> frozenset[str]:
+        """The sources that this replica polls."""
+        return frozenset(self._polled)
+
+    def ownership(self) -> Ownership:
+        """Return which replica this is, and what it polls."""
+        written = [row.committed for row in list(self._leases.seen.values()) if row.committed is not None]
+        return Ownership(
+            replica=self._leases.holder,
+            replicas=self.replicas,
+            sources=self.owned,
+            taken=dict(self.taken),
+            lost=self.lost,
+            last_commit=max(written, default=None),
+        )
+
+    def stale(self) -> str:
+        """Return why the page may be older than what another replica has served, "" if it cannot be."""
+        age = self._boottime() - self._confirmed
+        return f"the state could not be read for {age:.0f} s: {self._error}" if age > FRESH else ""
+
+    def tick(self) -> None:
+        """Look at the versions, load what changed, renew, take, let go, and make a page."""
+        started = self._boottime()
+        try:
+            self._tick(started)
+        except StateError as error:
+            self._error = str(error)
+            self._end_lost()
+
+    def _tick(self, started: float) -> None:
+        self._ledger.load()
+        self._ensure()
+        self._regroup()
+        before = self._leases.versions()
+        rows = {row.source: row for row in self._leases.look()}
+        self.replicas = max((row.replicas for row in rows.values()), default=1) or 1
+        self._drop(rows, before)
+        self.rewound = frozenset(name for name, row in rows.items() if row.rewound)
+        self._follow(rows)
+        self._mark_rewound()
+        self._take(rows)
+        self._settle_history(rows)
+        self._publish()
+        self._confirmed = started
+        self._leases.renew()
+        if started - self._renewal >= RENEWAL:
+            self._renewal = started
+            self._renew()
+
+    def _ensure(self) -> None:
+        """Give new sources of the configuration a record and a lease."""
+        identities = self._handlers.identities()
+        new = identities.keys() - self._known
+        if new:
+            records = (SourceState(name=name, identity=identities[name]) for name in sorted(new))
+            self._leases.ensure((record.name, msgspec.json.encode(record)) for record in records)
+            self._ledger.reload(new)
+        self._known = set(identities)
+
+    def _regroup(self) -> None:
+        """Hand back what the configuration no longer has, and groups that it has put together differently."""
+        groups = self._handlers.groups()
+        whole = frozenset().union(*(group for group in groups if group <= self._polled))
+        if self._polled - whole:
+            self.hand_back(self._polled - whole)
+
+    def _drop(self, rows: Mapping[str, Row], before: Mapping[str, int]) -> None:
+        """Drop the leases that the database does not know. `before`: the versions from before it was asked."""
+        gone = {
+            name
+            for name, version in before.items()
+            if name not in rows or rows[name].holder != self._leases.holder or rows[name].version < version
+        }
+        self._back |= {name for name in gone if name in rows and rows[name].version < before[name]}
+        self._leases.drop(gone)
+        self._end_lost()
+
+    def _end_lost(self) -> None:
+        """End the polls of sources that are no longer this replica's."""
+        lost = self._polled - self._leases.held
+        if lost:
+            self.lost += len(lost)
+            self._log.warning("leases lost", sources=sorted(lost))
+            self._leases.drop(lost)
+            self._polled -= lost
+            self._handlers.lost(lost)
+
+    def _follow(self, rows: Mapping[str, Row]) -> None:
+        """Load what others have committed."""
+        with self._ledger.locked():
+            foreign = rows.keys() & self._known - self._leases.held
+            changed = {name for name in foreign if rows[name].content != self._seen(name)}
+            self._back |= {name for name in changed if rows[name].version < self._seen(name)[0]}
+            if changed:
+                self._ledger.reload(changed)
+
+    def _seen(self, name: str) -> tuple[int, int]:
+        row = self._leases.seen.get(name)
+        return (-1, 0) if row is None else row.content
+
+    def _mark_rewound(self) -> None:
+        """Let all replicas withhold the counters of sources whose commits the database has forgotten."""
+        back = self._back | self._leases.rewound()
+        if back:
+            marked = self._leases.mark_rewound(back)
+            self.rewound |= back
+            self._back.clear()
+            if marked:
+                self._log.error("the database has forgotten commits", sources=sorted(marked))
+                self._ledger.count_cold_start("rewound")
+
+    def _renew(self) -> None:
+        """Say that this replica lives, and learn of the others."""
+        with self._lock:
+            served = self._served
+        scraped = self._leases.beat(served)
+        for generation, versions in sorted(self._pages.items()):
+            if all(scraped.get(name, -1) >= version for name, version in versions.items()):
+                self._zero_first.scraped(generation)
+                del self._pages[generation]
+        self._let_go()
+
+    def _share(self) -> int:
+        return ceil(len(self._handlers.groups()) / max(1, self.replicas))
+
+    def _mine(self) -> list[Group]:
+        return [group for group in self._handlers.groups() if group & self._polled]
+
+    def _take(self, rows: Mapping[str, Row]) -> None:
+        """Take groups that nobody has, up to this replica's share."""
+        room = self._share() - len(self._mine())
+        free = [
+            group
+            for group in self._handlers.groups()
+            if not group & self._polled and all(name in rows and rows[name].free for name in group)
+        ]
+        for group in free[: max(0, room)]:
+            with self._ledger.locked():  # nobody may write between the lease and the records that belong to it
+                if not self._leases.take(group):
+                    continue
+                try:
+                    self._ledger.reload(group)
+                except StateError:
+                    self._leases.drop(group)
+                    raise
+            self._polled |= group & self._leases.held
+            self.taken.update(group)
+            self._log.info("sources taken", sources=sorted(group))
+            self._handlers.taken(group)
+
+    def _let_go(self) -> None:
+        """Hand one idle group back if this replica has more than its share: a new one gets it."""
+        mine = self._mine()
+        idle = [group for group in mine if all(map(self._handlers.is_idle, group))]
+        if len(mine) > self._share() and idle:
+            self.hand_back(idle[-1])
+
+    def hand_back(self, sources: Collection[str] | None = None) -> None:
+        """Let other replicas have sources at once, all by default. Their polls must be at rest."""
+        given = frozenset(self._polled if sources is None else sources)
+        self._polled -= given
+        self._handlers.lost(given)
+        with self._ledger.locked():
+            self._leases.hand_back(given)
+
+    def leave(self) -> None:
+        """Hand everything back, and do not count as a replica any more."""
+        with suppress(StateError):
+            self.hand_back()
+            self._leases.leave()
+
+    def _settle_history(self, rows: Mapping[str, Row]) -> None:
+        """Expose counters again once their source was read completely, or nothing of it is missing."""
+        whole = {
+            name
+            for name in self._polled - self._ledger.starting()
+            if name in rows
+            and rows[name].history != rows[name].current
+            and not self._ledger.count_pending_steps(name)  # steps are counted after the runs that they belong to
+        }
+        if whole:
+            self._leases.read_completely(whole, next(iter(rows.values())).current)
+
+    # --- what is on the page, and what scrapes have got ---
+
+    def _publish(self) -> None:
+        """Make a page if it would differ from the one that is served."""
+        held = self._leases.versions()
+        versions = {name: row.version for name, row in list(self._leases.seen.items())} | held
+        shown = versions, self.rewound, self.replicas, self.owned
+        if shown != self._shown:
+            self._handlers.publish()
+            self._shown = shown
+            self._pages[self._handlers.generation()] = {name: held[name] for name in held.keys() & self._polled}
+            while len(self._pages) > MOST_PAGES:
+                del self._pages[min(self._pages)]
+
+    def scraped(self) -> None:
+        """Note that a scrape got the page."""
+        with self._lock:
+            self._served = self._shown[0]

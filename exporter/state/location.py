@@ -1,0 +1,52 @@
+"""Where a state is: a file, or a database that replicas share, whose driver is imported where it is used."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module, util
+from pathlib import Path
+
+from exporter.errors import StateError
+from exporter.state.opening import problem
+from exporter.state.sql import SqlStore
+from exporter.state.store import Store
+
+SCHEMES = ("postgresql://", "postgres://")
+
+
+def problem_of(path: Path, url: str | None) -> str:
+    """Return why no state can be kept there, "" if nothing speaks against it. Touches nothing."""
+    return problem(path) if url is None else problem_of_url(url)
+
+
+def problem_of_url(url: str) -> str:
+    """Return why a URL names no database, "" if it may. It is never repeated: it may hold a password."""
+    if not url.startswith(SCHEMES):
+        return "must begin with postgresql://"
+    if util.find_spec("psycopg") is None or util.find_spec("psycopg_pool") is None:
+        return "needs the driver of PostgreSQL: pip install 'jobrun-exporter[postgres]'"
+    return str(import_module("exporter.state.connections").problem_of_url(url))
+
+
+@contextmanager
+def opened_for_reading(path: Path, url: str | None) -> Iterator[SqlStore | None]:
+    """Open a state beside the daemons that write it; None if there is none. Raises StateError."""
+    if url is None and not path.exists():
+        yield None
+        return
+    if reason := "" if url is None else problem_of_url(url):
+        raise StateError(f"state.url {reason}")
+    store: SqlStore = Store(path, read_only=True) if url is None else _shared(url)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _shared(url: str) -> SqlStore:
+    pool = import_module("exporter.state.connections").Pool(url)
+    try:
+        store: SqlStore = import_module("exporter.state.postgres").PostgresStore(pool)
+    except BaseException:
+        pool.close()
+        raise
+    return store

@@ -1,0 +1,260 @@
+"""Replicas on one PostgreSQL: what scrapes get of them, one after the other, is one exporter that never lies."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from exporter.simulators.snowplow import SnowplowSimulator
+from tests import postgres
+from tests.e2e.live_world import LiveWorld, source, truth, written
+from tests.e2e.pages import counted, fetch, kept_counters
+from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed, run_command
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+SOURCES = ("one", "two", "three")
+
+BETWEEN_SCRAPES = 2.5
+"""Seconds; more than `exporter.replica.FRESH`, as it is of every Prometheus."""
+
+TAKE_OVER = 30.0
+
+
+class Fleet:
+    """Replicas, and a scraper that asks the next one each time, and those after it while one does not answer."""
+
+    def __init__(self, folder: Path, url: str, size: int = 3) -> None:
+        self.worlds = [LiveWorld(seed).start() for seed in range(len(SOURCES))]
+        self.simulators = [SnowplowSimulator(world).__enter__() for world in self.worlds]
+        self.url = url
+        self.ports = [free_port() for _ in range(size)]
+        self.configs = []
+        for number in range(size):
+            (folder / str(number)).mkdir()
+            named = [source(each, name) for each, name in zip(self.simulators, SOURCES, strict=True)]
+            settings = {"sources": named, "state": {"url": url}, "metrics": {"zero_first": "0s"}}
+            self.configs.append(written(folder / str(number), settings))
+        self.daemons = [self.start(number) for number in range(size)]
+        self.values: dict[str, float] = {}
+        self.fallen: list[str] = []
+        self.answers = 0
+        self.difference: object = None
+        self._turn = 0
+
+    def start(self, number: int) -> Daemon:
+        return Daemon(self.configs[number], self.ports[number])
+
+    def restart(self, number: int) -> None:
+        self.daemons[number] = self.start(number)
+
+    def end(self) -> None:
+        for daemon in self.daemons:
+            if daemon.process.pid is not None and daemon.process.is_alive():
+                os.kill(daemon.process.pid, signal.SIGCONT)
+            daemon.kill()
+        for world, simulator in zip(self.worlds, self.simulators, strict=True):
+            world.stop()
+            simulator.__exit__(None, None, None)
+
+    def scrape(self) -> str:
+        for _ in self.ports:
+            self._turn += 1
+            try:
+                status, _, body = fetch(self.ports[self._turn % len(self.ports)], timeout=2)
+            except OSError:
+                continue
+            if status == 200:
+                self._audit(body.decode())
+                return body.decode()
+        return ""
+
+    def _audit(self, text: str) -> None:
+        self.answers += 1
+        for series, value in kept_counters(text):
+            if value < self.values.get(series, 0.0):
+                self.fallen.append(f"{series}: {self.values[series]} -> {value}")
+            self.values[series] = value
+
+    def scrape_for(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.scrape()
+            time.sleep(BETWEEN_SCRAPES)
+
+    def owned(self) -> dict[int, set[str]]:
+        """Return which sources each replica says that it polls, by its number."""
+        found = {}
+        for number, port in enumerate(self.ports):
+            try:
+                _, _, body = fetch(port, "/metrics/replica", timeout=1)
+            except OSError:
+                continue
+            lines = [line for line in body.decode().splitlines() if line.startswith("jobrun_source_owner_info{")]
+            found[number] = {line.split('source="')[1].split('"')[0] for line in lines}
+        return found
+
+    def all_polled(self) -> bool:
+        return sorted(name for names in self.owned().values() for name in names) == sorted(SOURCES)
+
+    def busiest(self) -> int:
+        owned = self.owned()
+        return max(owned, key=lambda number: len(owned[number]))
+
+    def story(self) -> str:
+        """Return what the replicas logged last, and what differs from the truth."""
+        logs = (f"--- {number}\n{each.log[-4000:]}" for number, each in enumerate(self.daemons))
+        return "\n".join((*logs, f"{self.owned()} {self.difference}"))
+
+    def rest(self) -> None:
+        for world in self.worlds:
+            world.rest()
+
+    def is_true(self) -> bool:
+        text = self.scrape()
+        if not text:
+            time.sleep(BETWEEN_SCRAPES)
+            return False
+        with psycopg.connect(self.url) as connection:
+            rows = connection.execute("SELECT name, (convert_from(record, 'UTF8')::json)->>'baseline' FROM sources")
+            baselines = {name: float(value) for name, value in rows}
+        wanted = [truth(simulator, baselines[name]) for simulator, name in zip(self.simulators, SOURCES, strict=True)]
+        found = [counted(text, name) for name in SOURCES]
+        self.difference = [(set(f.items()) ^ set(w.items())) for f, w in zip(found, wanted, strict=True)]
+        if found != wanted:
+            time.sleep(BETWEEN_SCRAPES)
+        return found == wanted
+
+
+@pytest.fixture
+def fleet(tmp_path, postgres_server) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path, postgres_server.new_database())
+    yield fleet
+    fleet.end()
+
+
+def end_true(fleet: Fleet) -> None:
+    fleet.rest()
+    assert eventually(fleet.is_true, seconds=60), fleet.story()
+    assert fleet.fallen == [], "\n".join(fleet.fallen)
+    assert fleet.answers > 5
+
+
+def test_killed_and_frozen_replicas_neither_lose_nor_double_a_run_and_no_counter_falls(fleet):
+    assert eventually(fleet.all_polled, seconds=30), [each.log for each in fleet.daemons]
+    fleet.scrape_for(10)
+    victim = fleet.busiest()
+    fleet.daemons[victim].kill()
+    killed = time.monotonic()
+    while not fleet.all_polled() and time.monotonic() - killed < TAKE_OVER:
+        assert fleet.scrape(), "a scrape while nobody polls is answered"
+        time.sleep(BETWEEN_SCRAPES)
+    assert time.monotonic() - killed < TAKE_OVER, fleet.story()
+    fleet.restart(victim)
+    fleet.scrape_for(8)
+    frozen = fleet.busiest()
+    os.kill(fleet.daemons[frozen].process.pid, signal.SIGSTOP)
+    fleet.scrape_for(20)
+    os.kill(fleet.daemons[frozen].process.pid, signal.SIGCONT)
+    fleet.scrape_for(8)
+    end_true(fleet)
+
+
+def test_a_clean_stop_hands_its_sources_over_at_once(fleet):
+    assert eventually(fleet.all_polled, seconds=30)
+    fleet.scrape_for(5)
+    assert fleet.daemons[fleet.busiest()].terminate() == 0
+    assert eventually(fleet.all_polled, seconds=10), fleet.story()
+    fleet.scrape_for(10)
+    end_true(fleet)
+
+
+def test_replicas_show_the_same_bytes(fleet):
+    assert eventually(fleet.all_polled, seconds=30)
+    fleet.scrape_for(10)
+    fleet.rest()
+
+    def pages():
+        lines = [fetch(port)[2].decode().splitlines() for port in fleet.ports]
+        moving = ("poll", "watermark", "state_last_commit", "state_size", "runs_fetched", "exporter_series{")
+        return {"\n".join(line for line in page if not any(word in line for word in moving)) for page in lines}
+
+    assert len(eventually(pages, lambda found: len(found) == 1, seconds=20)) == 1
+
+
+def test_a_database_that_restarts_at_once_in_the_middle_of_everything_loses_nothing(tmp_path):
+    with postgres.server() as server:
+        fleet = Fleet(tmp_path, server.new_database(), size=2)
+        try:
+            assert eventually(fleet.all_polled, seconds=30)
+            for _ in range(3):
+                fleet.scrape_for(5)
+                server.stop("immediate")
+                server.start()
+            fleet.scrape_for(10)
+            end_true(fleet)
+        finally:
+            fleet.end()
+
+
+def test_a_failover_that_loses_commits_loses_and_doubles_no_run(tmp_path):
+    with postgres.server() as primary, postgres.standby(primary) as standby:
+        name = primary.new_database().rpartition("/")[2]
+        url = f"postgresql://jobrun@{HOST}:{primary.port},{HOST}:{standby.port}/{name}"
+        fleet = Fleet(tmp_path, url, size=2)
+        try:
+            assert eventually(fleet.all_polled, seconds=30)
+            fleet.scrape_for(8)
+            standby.fall_behind()
+            fleet.scrape_for(6)
+            primary.stop("immediate")
+            standby.promote()
+            fleet.scrape_for(25)
+            end_true(fleet)
+        finally:
+            fleet.end()
+            primary.start()  # so that it can be stopped
+
+
+def test_a_pooler_that_gives_each_transaction_another_connection_is_enough(tmp_path, postgres_server):
+    url = postgres_server.new_database()
+    name, port = url.rpartition("/")[2], free_port()
+    settings = tmp_path / "pgbouncer.ini"
+    settings.write_text(
+        f"[databases]\n{name} = host={HOST} port={postgres_server.port} user=jobrun\n"
+        f"[pgbouncer]\nlisten_addr = {HOST}\nlisten_port = {port}\nauth_type = any\npool_mode = transaction\n"
+        "default_pool_size = 1\nunix_socket_dir =\n"
+    )
+    settings.chmod(0o644)
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        folder.chmod(0o755)
+    as_other = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+    pooler = subprocess.Popen([needed("pgbouncer"), "--quiet", str(settings)], **as_other)
+    try:
+        fleet = Fleet(tmp_path, f"postgresql://jobrun@{HOST}:{port}/{name}", size=2)
+        try:
+            assert eventually(fleet.all_polled, seconds=30), [each.log for each in fleet.daemons]
+            fleet.scrape_for(15)
+            end_true(fleet)
+        finally:
+            fleet.end()
+    finally:
+        pooler.kill()
+        pooler.wait()
+
+
+def test_explain_and_check_read_the_shared_state(fleet):
+    assert eventually(fleet.all_polled, seconds=30)
+    fleet.scrape_for(10)
+    config = str(fleet.configs[0])
+    selector = 'jobrun_runs_total{source="one",job_name="orders",result="success",project="prod"}'
+    code, output = run_command(fleet.configs[0].parent, "explain", f"--config.file={config}", selector)
+    assert (code, "the same" in output) == (0, True), output
+    code, output = run_command(fleet.configs[0].parent, "check", "--live", f"--config.file={config}")
+    assert code == 0, output
+    assert "no synchronous standby" in output
