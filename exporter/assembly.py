@@ -1,4 +1,4 @@
-"""Puts the parts of the configured sources together."""
+"""Builds the configured sources with everything they need."""
 
 import threading
 import time
@@ -52,7 +52,7 @@ class NoPages:
 
 
 def counting_rules(config: Config) -> Rules:
-    """How endings are added up."""
+    """Return how completed runs are counted."""
     return Rules(
         run_buckets=config.metrics.run_buckets,
         step_buckets=config.metrics.step_buckets,
@@ -73,7 +73,7 @@ def room_for_jobs(config: Config) -> int:
 
 
 def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
-    """What the ledger must know of a source."""
+    """Return what the ledger must know of a source."""
     kind = SOURCES[settings.type]
     has_steps = kind.has_steps and settings.steps != "off"
 
@@ -114,7 +114,7 @@ def configured(settings: SourceSettings, config: Config) -> ConfiguredSource:
 
 
 def budgets_by_credential(config: Config) -> Mapping[str, float]:
-    """Requests per minute by credential: sources that share one share the smallest."""
+    """Return requests per minute by credential: sources that share a credential share the smallest budget."""
     smallest: dict[str, float] = {}
     for settings in config.sources:
         credential = _credential(settings)
@@ -138,12 +138,12 @@ class Assembly:
 
     Args:
         config: The configuration.
-        ledger: Where readings are committed.
+        ledger: Where batches are committed.
         metrics: Where requests are measured.
         pages: Where committed things are served.
         clocks: Clocks and network.
-        before: The one that this one follows. Sources that are configured alike are taken over from it as they are,
-            with their sign-in, budget and memory, unless they read files for TLS, which may have changed.
+        before: The assembly that this one replaces. Unchanged sources are kept as they are, with their
+            sign-in, budget and memory, unless they read files for TLS, which may have changed.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
@@ -192,7 +192,7 @@ class Assembly:
         return _Account(settings, budget, stopping)
 
     def _kept(self, settings: SourceSettings, before: "Assembly | None") -> ScheduledSource | None:
-        """A source with its poller as it was, if its account is the same as before."""
+        """Return a source with its poller as it was, if its account is the same as before."""
         credential = _credential(settings)
         if before is None or before._accounts.get(credential) is not self._accounts[credential]:  # noqa: SLF001  # as above
             return None
@@ -261,7 +261,7 @@ class Assembly:
         return ScheduledSource(settings.name, poller, settings.poll_interval)
 
     def interrupt(self, but: "Assembly | None" = None) -> None:
-        """Ends all waiting, so that polls under way stop before their next request; not that of sources in `but`."""
+        """End all waiting, so that running polls stop before their next request; not that of sources in `but`."""
         self._stopping.set()
         shared = but._accounts.values() if but else ()  # noqa: SLF001  # as above
         for account in self._accounts.values():
@@ -269,12 +269,12 @@ class Assembly:
                 account.stopping.set()
 
     def resume(self) -> None:
-        """Take an interruption back: what waits from now on waits to its end."""
+        """Undo an interruption: later waits last as long as they should."""
         for stopping in (self._stopping, *(account.stopping for account in self._accounts.values())):
             stopping.clear()
 
     def close(self, but: "Assembly | None" = None) -> None:
-        """Ends all connections; not those of sources in `but`."""
+        """Close all connections; not those of sources in `but`."""
         shared = but.sources.values() if but else ()
         for source in self.sources.values():
             if not any(source is each for each in shared):

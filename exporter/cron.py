@@ -26,7 +26,7 @@ _ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+(.+)", re.DOTALL)
 
 
 class Schedule(msgspec.Struct, frozen=True):
-    """When a job runs: `every` so many seconds after its latest start, or, if that is 0, by `cron` in `timezone`."""
+    """When a job runs: `every` N seconds after its latest start, or, if that is 0, by `cron` in `timezone`."""
 
     every: float = 0.0
     cron: str = ""

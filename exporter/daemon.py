@@ -44,16 +44,16 @@ if TYPE_CHECKING:
     from exporter.sharing import Shared
 
 TICK = 0.5
-"""Seconds between two looks at what is due."""
+"""Seconds between two heartbeats."""
 
 HOUSEKEEPING = 3600.0
-"""Seconds between two prunings of the state."""
+"""Seconds between two rounds of housekeeping."""
 
 STUCK = 60.0
 """Seconds without a tick after which the daemon calls itself unhealthy."""
 
 GRACE = 1.5
-"""Seconds that answers and polls under way have when the daemon stops."""
+"""Seconds that running requests and polls have when the daemon stops."""
 
 
 def shared_state(config: Config, boottime: Callable[[], float]) -> "Shared | None":
@@ -72,13 +72,13 @@ class Daemon:
     """One running exporter.
 
     Args:
-        read_config: Reads the configuration anew; raises ConfigError with its faults.
+        read_config: Reads the configuration again; raises ConfigError with its problems.
         listen: Where to serve.
         clocks: Clocks and network.
         connect: Opens the database.
         web_file: TLS, headers and users of the pages; plain HTTP for everybody, if None.
         revision: Of the source code, where it is known.
-        manager: The service manager that is told how the daemon is.
+        manager: The service manager that is notified.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
@@ -114,7 +114,7 @@ class Daemon:
         self._broken: set[str] = set()
         self._reloading = threading.Lock()
         self._ended = threading.Event()
-        self._ticked = self._kept_house = clocks.monotonic()
+        self._ticked = self._housekeeping_done = clocks.monotonic()
         self._assembly = Assembly(self._config, self._ledger, self._metrics, self._publisher, clocks)
         self._schedule = Schedule(clocks.clock, clocks.monotonic)
         self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
@@ -158,7 +158,7 @@ class Daemon:
         return Address(self._listen.host, self._web.port)
 
     def start(self) -> None:
-        """Opens the state, serves what it holds, and begins to poll.
+        """Open the state, serve what it holds, and start to poll.
 
         Raises:
             RefusedStateError: Another process has the state, a newer version or another program has written it.
@@ -172,7 +172,7 @@ class Daemon:
         except StateError as error:
             self._log.error("state cannot be written: nothing is counted until it can be", error=str(error))
         try:
-            self._take_up(self._config, self._assembly)
+            self._activate(self._config, self._assembly)
             self._publisher.reloaded(self._clocks.clock())
             self._web.start()
         except BaseException:
@@ -221,7 +221,7 @@ class Daemon:
             self._shared.replica.scraped()
 
     def _open(self) -> OpenedState:
-        """Opens the state under its lock; where not even that can be had, what is there is read."""
+        """Open the state under its lock; without the lock, read what is there."""
         if self._shared is not None:
             return self._shared.open()
         opened = open_state(Path(self._config.state.path), self._clocks.clock, self._connect, exclusive=True)
@@ -229,14 +229,14 @@ class Daemon:
             self._log.error("state could not be used and was set aside", kept=str(opened.kept), reason=opened.cold)
         return opened
 
-    def _take_up(self, config: Config, assembly: Assembly) -> None:
+    def _activate(self, config: Config, assembly: Assembly) -> None:
         rules = {name: shown.rules for name, shown in assembly.shown.items()}
         self._ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
         self._holds.zero_first = config.metrics.zero_first
         self._publisher.configure(config, assembly.shown)
 
     def reload(self) -> Decision:
-        """Takes up the configuration as it is now, whole; with any fault the old one stays in force."""
+        """Load the configuration as it is now; with any problem in it the old one stays active."""
         with self._reloading, self._supervision.reloading():
             try:
                 self._reload()
@@ -246,7 +246,7 @@ class Daemon:
                 self._publisher.refused(refused)
                 self._guarded(self._publisher.publish)
                 places = {} if known else {"exc_info": error}
-                self._log.error("reload refused: the old configuration stays in force", error=refused, **places)
+                self._log.error("reload refused; old configuration stays active", error=refused, **places)
                 return False, refused
             self._publisher.reloaded(self._clocks.clock())
             self._log.info("configuration reloaded", sources=len(self._config.sources))
@@ -275,12 +275,12 @@ class Daemon:
         self._guarded(self._publisher.publish)
 
     def _switch(self, config: Config, assembly: Assembly) -> None:
-        """Put a configuration and its sources into force; if that raises, those from before are in force again."""
+        """Activate a configuration and its sources; if that raises, activate the old ones again."""
         old, before = self._config, self._assembly
         try:
             before.interrupt(assembly)
             self._schedule.keep(assembly.polled, GRACE)
-            self._take_up(config, assembly)
+            self._activate(config, assembly)
             self._config, self._assembly = config, assembly
             self._schedule.add(self._pollable(assembly))
         except BaseException:
@@ -288,13 +288,13 @@ class Daemon:
             assembly.interrupt(before)
             self._schedule.keep(before.polled, GRACE)
             before.resume()
-            self._take_up(old, before)
+            self._activate(old, before)
             assembly.close(before)
             self._schedule.add(self._pollable(before))
             raise
 
     def stop(self) -> bool:
-        """Stops everything; False if a poll still waits for its API. What is not committed by now never happened."""
+        """Stop everything; return False if a poll still waits for its API. What is not committed by now is dropped."""
         self._ended.set()
         self._supervision.stopping()
         if self._shared is not None:
@@ -312,10 +312,10 @@ class Daemon:
         return ended
 
     def _beat(self) -> None:
-        """Looks twice a second at what is due, by a clock that never jumps."""
+        """Do twice a second what is due, by a clock that never jumps."""
         parts = (
             *(self._schedule.tick, self._publisher.tick, logs.report_swallowed),
-            *(self._look_at_house, self._look_at_polls),
+            *(self._check_housekeeping, self._check_polls),
         )
         while not self._ended.wait(TICK):
             for part in parts:
@@ -324,13 +324,13 @@ class Daemon:
             self._guarded(self._supervise)
 
     def _guarded(self, part: Callable[[], None]) -> None:
-        """Call a part of the heartbeat; what it raises is logged once until it goes well again, and ends nothing."""
+        """Run a task of the heartbeat; log an error once until it succeeds again. It never ends the others."""
         name = part.__name__
         try:
             part()
         except Exception as error:  # noqa: BLE001  # zero-first, housekeeping and the watchdog must not end together
             if name not in self._broken:
-                self._log.error("a part of the heartbeat fails", part=name, exc_info=error)
+                self._log.error("heartbeat task failed", task=name, exc_info=error)
             self._broken.add(name)
         else:
             self._broken.discard(name)
@@ -338,19 +338,19 @@ class Daemon:
     def _supervise(self) -> None:
         self._supervision.beat(healthy=self.healthy()[0], ready=self.ready()[0], status=self._status())
 
-    def _look_at_polls(self) -> None:
+    def _check_polls(self) -> None:
         for polled in self._assembly.polled:
             polled.poller.report_long_first_poll()
             polled.poller.report_skipped_polls()
 
-    def _look_at_house(self) -> None:
+    def _check_housekeeping(self) -> None:
         now = self._clocks.monotonic()
-        if now - self._kept_house >= HOUSEKEEPING:
-            self._kept_house = now
-            self._keep_house()
+        if now - self._housekeeping_done >= HOUSEKEEPING:
+            self._housekeeping_done = now
+            self._do_housekeeping()
 
     def _status(self) -> str:
-        """How things are, in a sentence for people."""
+        """Return the daemon's status as a sentence for people."""
         ready, waiting = self.ready()
         if not ready:
             return waiting
@@ -358,7 +358,7 @@ class Daemon:
         polling = f"polling {', '.join(polled.name for polled in self._assembly.polled)}"
         return f"{polling}; failing: {', '.join(failing)}" if failing else polling
 
-    def _keep_house(self) -> None:
+    def _do_housekeeping(self) -> None:
         now = self._clocks.clock()
         try:
             self._ledger.expire(now, self._config.metrics.job_expiry)
@@ -367,14 +367,17 @@ class Daemon:
             self._log.warning("state could not be pruned", error=str(error))
 
     def healthy(self) -> Decision:
-        """Whether polls will go on happening; says nothing of the APIs."""
+        """Return whether polls will continue; this does not depend on the APIs."""
         late = self._clocks.monotonic() - self._ticked
         if late > STUCK or not self._heart.is_alive():
-            return False, f"nothing has been looked at for {late:.0f} s"
+            return False, f"no heartbeat for {late:.0f} s"
         return self._schedule.alive, "ok" if self._schedule.alive else "the scheduler has stopped"
 
     def ready(self) -> Decision:
-        """Whether the state is loaded and every source has been polled once, well or not; of replicas, once read."""
+        """Return whether the state is loaded and each source was polled once, with or without success.
+
+        A replica is ready once it has read the state.
+        """
         if self._shared is not None:
             stale = self._shared.replica.stale()
             return not stale, stale or "ok"

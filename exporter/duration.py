@@ -3,7 +3,7 @@
 import re
 from datetime import timedelta
 
-import isodate  # type: ignore[import-untyped]  # it has no stubs
+import isodate
 
 UNITS = {"y": 365 * 86400.0, "w": 7 * 86400.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 """Prometheus' units, largest first, which is also the order in which they are written."""
@@ -15,7 +15,7 @@ _ISO_8601 = re.compile(r"P(?=[0-9T])(?:[0-9.]+[WD])*(?:T(?=[0-9])(?:[0-9.]+[HMS]
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of `90s`, `1h30m`, `7d`, `1w`, `500ms`, `0`, `PT1H`, `P1DT12H`.
+    """Return the seconds of `90s`, `1h30m`, `7d`, `1w`, `500ms`, `0`, `PT1H`, `P1DT12H`.
 
     Raises:
         ValueError: It is not a duration, or longer than 100 years. ISO 8601's years and months are refused: they have
@@ -54,7 +54,7 @@ def _iso_8601(text: str) -> float | None:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds in Prometheus style, to the millisecond, in days at most: `1h30m`, `30d`, `0s`."""
+    """Return seconds in Prometheus style, to the millisecond, in days at most: `1h30m`, `30d`, `0s`."""
     left = round(seconds * 1000)
     text = ""
     for unit, length in UNITS.items():

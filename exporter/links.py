@@ -7,29 +7,29 @@ from exporter.model import Job
 
 
 def run_path(source: str, run_id: str) -> str:
-    """The path of a run's page. Ids that browsers would take for a way up get the list that holds just this run."""
+    """Return the path of a run's page; for IDs that browsers take for a parent folder, a list with only this run."""
     if run_id in {"", ".", ".."}:
         return runs_path(source=source, run_id=run_id)
     return f"/runs/{quote(source, safe='')}/{quote(run_id, safe='')}"
 
 
 def runs_path(**filters: str) -> str:
-    """The path of a list of runs."""
+    """Return the path of a list of runs."""
     return "/runs?" + urlencode(filters)
 
 
 def run_url(external_url: str, settings: SourceSettings, job: Job, run_id: str) -> str:
-    """The page of a run: ours where people can reach it, else the vendor's, "" if none is known."""
+    """Return the page of a run: ours where people can reach it, else the vendor's, "" if none is known."""
     if external_url:
         return absolute(external_url, run_path(settings.name, run_id))
     return vendor_url(settings, job, run_id)
 
 
 def vendor_url(settings: SourceSettings, job: Job, run_id: str) -> str:
-    """The run's page at the vendor's, "" if none is known."""
+    """Return the run's page at the vendor, "" if none is known."""
     return settings.link(run_id=run_id, job_id=job.job_id, job_name=job.name, project=job.project)
 
 
 def absolute(external_url: str, path: str) -> str:
-    """An address for people elsewhere; without `web.external_url` the path alone."""
+    """Return an absolute address; without `web.external_url` the path alone."""
     return external_url.rstrip("/") + path

@@ -46,7 +46,7 @@ class LogOptions(NamedTuple):
 
 
 class Redactor:
-    """Masks the secrets that it was told of, wherever in an event they turn up: the second line of defence."""
+    """Masks known secrets wherever they appear in an event: the second line of defense."""
 
     def __init__(self) -> None:
         self._secrets: frozenset[Secret] = frozenset()
@@ -55,17 +55,17 @@ class Redactor:
         self._lock = threading.Lock()
 
     def guard(self, secrets: Iterable[Secret]) -> None:
-        """Adds secrets. Values that a file held before stay masked: they may still be valid."""
+        """Add secrets. Earlier values of a file stay masked: they may still be valid."""
         with self._lock:
             self._secrets |= frozenset(secrets)
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-        """The event with secrets masked, as a processor of structlog."""
-        self._learn()
+        """Return the event with secrets masked, as a processor of structlog."""
+        self._refresh()
         return {self.masked(key): self._of(value) for key, value in event.items()}
 
     def masked(self, text: str) -> str:
-        """A text with secrets masked."""
+        """Return a text with secrets masked."""
         return self._pattern.sub(MASK, text) if self._pattern else text
 
     def _of(self, value: object) -> object:
@@ -79,8 +79,8 @@ class Redactor:
             return [self._of(item) for item in value]
         return self.masked(str(value))
 
-    def _learn(self) -> None:
-        """Takes in what the secrets are now: a file may have changed since the last event."""
+    def _refresh(self) -> None:
+        """Read the secrets again: a file may have changed since the last event."""
         with self._lock:
             values = self._values | {value for secret in self._secrets for value in _value(secret)}
             if values != self._values:
@@ -99,18 +99,18 @@ def _value(secret: Secret) -> tuple[str, ...]:
 
 
 def _spellings(value: str) -> set[str]:
-    """A value as it looks in a text, a URL, a form, JSON, and a `repr`."""
+    """Return a value as it looks in a text, a URL, a form, JSON, and a `repr`."""
     return {value, quote(value), quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1], repr(value)[1:-1]}
 
 
 def described(error: BaseException) -> str:
-    """An exception in words that are safe to log: our own errors' messages, of others only the name."""
+    """Return an exception in words that are safe to log: our own errors' messages, of others only the name."""
     name = type(error).__name__
     return f"{name}: {error}" if isinstance(error, JobrunError | ConfigError) else name
 
 
 def exceptions(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replaces exceptions in an event by their description; `exc_info` also by the places they passed."""
+    """Replace exceptions in an event by their description; `exc_info` also by places in the traceback."""
     info = event.pop("exc_info", None)
     if info is True:
         info = sys.exc_info()
@@ -122,13 +122,13 @@ def exceptions(_logger: WrappedLogger, _method: str, event: EventDict) -> EventD
 
 
 def _places(error: BaseException) -> str:
-    """The last three places of the traceback, outermost first, without any values."""
+    """Return the last three places of the traceback, outermost first, without any values."""
     frames = traceback.extract_tb(error.__traceback__)[-3:]
     return " > ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames)
 
 
 def as_logfmt(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    """An event as one line of logfmt."""
+    """Return an event as one line of logfmt."""
     return " ".join(f"{_KEY.sub('_', key)}={_logfmt(value)}" for key, value in event.items())
 
 
@@ -172,10 +172,10 @@ class _Lossy(StringIO):
 
 
 class _Bridge(logging.Handler):
-    """Hands records of the standard library's logging over to structlog."""
+    """Passes records of the standard library's logging to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Logs a record; its arguments that are exceptions are described, not printed."""
+        """Log a record; exceptions in its arguments are described, not printed."""
         info = record.exc_info[1] if record.exc_info else None
         logger = structlog.get_logger()
         try:
@@ -206,7 +206,7 @@ _throttle = Throttle(time.monotonic)  # one for the process, as logging is
 
 
 def _message(record: logging.LogRecord) -> str:
-    """A record's message, with its arguments filled in where they fit."""
+    """Return a record's message with its arguments filled in, if they fit."""
     message = str(_safe(record.msg))
     try:
         if isinstance(record.args, Mapping):
@@ -224,12 +224,12 @@ _REDACTOR = Redactor()  # logging is one for the whole process, and so is what i
 
 
 def guard(secrets: Iterable[Secret]) -> None:
-    """From now on masks these secrets in all that is logged."""
+    """Mask these secrets in everything that is logged from now on."""
     _REDACTOR.guard(secrets)
 
 
 def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = time.time) -> None:
-    """Sets up logging for the process; calling it again replaces what was.
+    """Set up logging for the process; calling it again replaces the old setup.
 
     Args:
         options: Least level and format.
@@ -251,5 +251,5 @@ def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = 
         logger_factory=structlog.WriteLoggerFactory(_Lossy(stream)),
         cache_logger_on_first_use=False,
     )
-    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # polls that are skipped are told by the schedule
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)  # the schedule itself logs skipped polls
     logging.basicConfig(handlers=[_Bridge()], level=max(level, logging.WARNING), force=True)

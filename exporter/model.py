@@ -1,7 +1,7 @@
 """The words of the domain: jobs, runs, steps, and what one reading of an API brought.
 
 Everything here is frozen data, and what there is much of is none of the garbage collector's business (`gc=False`): it
-can hold no circle. All instants are Unix seconds (UTC), all durations seconds.
+can hold no circle. All times are Unix seconds (UTC), all durations seconds.
 """
 
 import enum
@@ -165,7 +165,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         runs: Runs that are new or may have changed.
         unchanged: How many more rows equalled those of a reading committed before.
         invalid: How many rows could not be understood.
-        through: Every ending of the scope up to this instant has now been read (the source has taken `settle` off);
+        through: All completed runs of the scope up to this time have now been read (the source has taken `settle` off);
             None if this reading proves nothing of the kind.
         readable: False if the scope answered 403 or 404; it is then left out of the watermark.
         listing: The listing that showed this scope, for sources that find their scopes so.

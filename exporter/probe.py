@@ -1,4 +1,4 @@
-"""Asks a daemon on this machine how it is: `python -m exporter.probe [URL]`, for health checks of containers.
+"""Asks a daemon on this machine whether it is healthy: `python -m exporter.probe [URL]`, for checks of containers.
 
 Exit code 0 if it says that it is well. Its certificate is not verified: it is made for another name than that of the
 loopback, and nothing secret is sent. Behind a password only this can be known, and counts: it answers.
@@ -16,7 +16,7 @@ WELL = (200, 401)
 
 
 def ask(url: str, timeout: float = TIMEOUT) -> tuple[int, str]:
-    """Status and text of an answer. Raises OSError or HTTPException if there is none."""
+    """Return status and text of a response. Raises OSError or HTTPException if there is none."""
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port
     connection = (
@@ -40,7 +40,7 @@ def _unverified() -> ssl.SSLContext:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints what the daemon says; 0 if it is well."""
+    """Print the daemon's response; return 0 if it is healthy."""
     url = arguments[0] if arguments else URL
     try:
         status, text = ask(url)

@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class Signals:
-    """Takes signals from its making on, so that none is lost before somebody waits. To be made by the main thread.
+    """Collects signals from its creation on, so that none is lost before `wait`. Create it in the main thread.
 
     A `threading.Event` would not do: a handler runs in the main thread, and if it sets an event whose own lock that
     thread holds just then, at the start of its waiting, it waits for ever. A `SimpleQueue` may be put to at any moment.
@@ -24,7 +24,7 @@ class Signals:
         self._noted.put(number)
 
     def wait(self) -> frozenset[int]:
-        """Waits for a signal; the numbers of all that have come since the last call."""
+        """Wait for a signal; return the numbers of all since the last call."""
         came = {self._noted.get()}
         while not self._noted.empty():
             came.add(self._noted.get())

@@ -1,7 +1,7 @@
-"""Telling systemd how the daemon is: ready, reloading, stopping, alive.
+"""Notifies systemd: ready, reloading, stopping, alive.
 
 The protocol is sd_notify(3): lines `NAME=value` in a datagram to the socket that `NOTIFY_SOCKET` names. Where that is
-not set nobody is told anything.
+not set nothing is sent.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Manager:
         return cls({}, 0)
 
     def tell(self, **values: str | int) -> bool:
-        """Sends one message; False if the manager did not get it. Without a manager all is told."""
+        """Send one message; return False if the manager did not get it. Without a manager nothing is sent."""
         if not self._address:
             return True
         message = "\n".join(f"{name}={_CONTROL.sub(' ', str(value))}" for name, value in values.items())
@@ -55,7 +55,7 @@ class Manager:
 
 
 def _address(text: str) -> str:
-    """A socket's address for Python: a path, or a name in the abstract namespace; "" for what is neither."""
+    """Return a socket's address for Python: a path, or a name in the abstract namespace; "" for what is neither."""
     return f"\0{text[1:]}" if text.startswith("@") else text if text.startswith("/") else ""
 
 
@@ -67,10 +67,10 @@ def _watchdog(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 class Supervision:
-    """What the manager is told, and when. `beat` is called by the heart alone; the rest by any thread.
+    """Decides what the manager is sent, and when. Only the heartbeat calls `beat`; any thread may call the rest.
 
     Args:
-        manager: Who is told.
+        manager: Receives the messages.
         monotonic: CLOCK_MONOTONIC in seconds, which the manager compares with its own.
     """
 
@@ -83,7 +83,7 @@ class Supervision:
         self._alive: float | None = None
 
     def beat(self, *, healthy: bool, ready: bool, status: str) -> None:
-        """Tells what has changed, and gives a sign of life when one is due and all is well.
+        """Send what has changed, and a sign of life when one is due and all is well.
 
         Args:
             healthy: Whether polls go on; the watchdog hears nothing while they do not.
@@ -107,7 +107,7 @@ class Supervision:
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
-        """While the configuration is taken up. During the start that goes unsaid: its end would mean "ready"."""
+        """Notify that the configuration is being loaded; not during the start, where its end would mean "ready"."""
         announced = self._ready
         if announced:
             self._manager.tell(RELOADING=1, MONOTONIC_USEC=round(self._monotonic() * 1e6))
@@ -118,5 +118,5 @@ class Supervision:
                 self._ready = self._manager.tell(READY=1)
 
     def stopping(self) -> None:
-        """The daemon ends."""
+        """Notify that the daemon stops."""
         self._manager.tell(STOPPING=1, STATUS="stopping")

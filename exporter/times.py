@@ -1,4 +1,4 @@
-"""Instants and durations as APIs write them, read tolerantly: what cannot be understood is None, never an error."""
+"""Times and durations as APIs write them, read tolerantly: what cannot be understood is None, never an error."""
 
 import datetime as dt
 import math
@@ -8,7 +8,7 @@ from email.utils import mktime_tz, parsedate_tz
 from functools import cache
 from zoneinfo import ZoneInfo, available_timezones
 
-import isodate  # type: ignore[import-untyped]  # it has no types
+import isodate
 import msgspec
 
 MILLISECONDS = 1e11
@@ -67,7 +67,7 @@ def parse_timestamp(value: str | float | None) -> float | None:
     The zone of an ISO 8601 time may be named after it (` UTC`, `[Europe/Berlin]`). Epoch numbers are seconds,
     milliseconds, microseconds or nanoseconds.
 
-    Instants at or before 1970 stand for "none" in the languages that vendors use, and are None.
+    Times at or before 1970 stand for "none" in the languages that vendors use, and are None.
     """
     timestamp = _instant_text(value) if isinstance(value, str) else _epoch(_finite(value))
     return timestamp if timestamp is not None and 0 < timestamp < LATEST else None

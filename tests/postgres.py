@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -34,7 +35,9 @@ class Server:
 
     def _run(self, program: str, *arguments: str) -> None:
         """Run a program of PostgreSQL, which refuses to be run by root."""
-        as_other = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+        as_other: dict[str, Any] = (
+            {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+        )
         command = [str(self._programs / program), *arguments]
         done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", **as_other)  # noqa: S603  # its own programs
         assert done.returncode == 0, f"{command}: {done.stdout} {done.stderr}"

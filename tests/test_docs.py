@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from exporter.cli import COMMANDS, SETTINGS
+from exporter.cli import COMMANDS
 from exporter.config import loads, schema
 from exporter.counting.records import OTHER
 from exporter.errors import REASONS
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 from exporter.model import Disposition
-from exporter.sources import SOURCES
+from exporter.sources import SETTINGS, SOURCES
 
 ROOT = Path(__file__).parent.parent
 PAGES = ["README.md", "CONTRIBUTING.md", *(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").rglob("*.md"))]

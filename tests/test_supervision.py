@@ -26,7 +26,7 @@ class Heart:
         self._supervisor = supervisor
 
     def beat(self, seconds=0.0, *, healthy=True, ready=True, status=""):
-        """Beats after so many seconds; what is heard of it."""
+        """Beat after a pause in seconds; return what the manager got."""
         self.now += seconds
         self.supervision.beat(healthy=healthy, ready=ready, status=status)
         return self._supervisor.heard()

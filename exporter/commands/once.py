@@ -22,7 +22,7 @@ from exporter.state.opening import open_state
 
 
 class ResultLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A job as one poll saw it."""
+    """A job as one poll reported it."""
 
     source: str
     project: str
@@ -37,7 +37,7 @@ class ResultLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PolledOnce(msgspec.Struct, frozen=True, kw_only=True):
-    """What one poll of a source saw; `fault` is "" if it went well."""
+    """What one poll of a source reported; `error` is "" if it succeeded."""
 
     source: str
     outcome: str
@@ -46,7 +46,7 @@ class PolledOnce(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def poll_once(config: Config, clocks: Clocks) -> Iterator[PolledOnce]:
-    """Polls each source once, in the order of the configuration. Nothing of it is kept."""
+    """Poll each source once, in the order of the configuration; keep nothing."""
     ledger = Ledger(lambda: open_state(Path(":memory:"), clocks.clock))
     ledger.load()
     assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)

@@ -1,4 +1,4 @@
-"""The config: what a file may say, read with all its faults at once.
+"""The config: what a file may say, read with all its problems at once.
 
 text ─► document (YAML, ${VAR}) ─► models (values, unknown keys) ─► what must hold between sections ─► Config
 """
@@ -39,13 +39,13 @@ from exporter.duration import UNITS, format_duration
 from exporter.patterns import Pattern
 
 Settings = Mapping[str, type[SourceSettings]]
-"""The settings class of every `type` of source."""
+"""The settings class of each source type."""
 
 ANY = Pattern("(?s).*")
 
 
 class Match(Section):
-    """Which jobs are meant: all expressions must match the whole of what they are about."""
+    """Selects jobs: each expression must match its whole value."""
 
     source: Regex = ANY
     """Regular expression on the source's name."""
@@ -55,7 +55,7 @@ class Match(Section):
     """Regular expression on the job's name."""
 
     def fits(self, source: str, project: str, job_name: str) -> bool:
-        """Whether this job is meant."""
+        """Return whether this job is selected."""
         pairs = ((self.source, source), (self.project, project), (self.job_name, job_name))
         return all(regex.fullmatch(text) for regex, text in pairs)
 
@@ -164,15 +164,15 @@ class Config(Section):
     """The metrics."""
 
     def objective_for(self, source: str, project: str, job_name: str) -> Objective | None:
-        """The first objective that matches a job."""
+        """Return the first objective that matches a job."""
         return next((each for each in self.objectives if each.match.fits(source, project, job_name)), None)
 
     def label_names(self) -> tuple[str, ...]:
-        """All names in `labels` of objectives, in order: every series of jobrun_job_info has them."""
+        """Return all names in `labels` of objectives, in order: each series of jobrun_job_info has them."""
         return tuple(sorted({name for objective in self.objectives for name in objective.labels}))
 
     def warnings(self, poll_requests: Mapping[str, int] | None = None) -> list[ConfigProblem]:
-        """What works but should be looked at. `poll_requests`: requests of one quiet poll, by type of source."""
+        """Return what works but should be checked. `poll_requests`: requests per idle poll, by source type."""
         requests = poll_requests or {}
         of_sources = [
             warning
@@ -198,7 +198,7 @@ def _warnings(path: str, source: SourceSettings, poll_requests: int) -> Iterator
 
 
 def load(path: Path, environ: Mapping[str, str], settings: Settings) -> Config:
-    """Reads a config file.
+    """Read a config file.
 
     Args:
         path: The file.
@@ -206,13 +206,13 @@ def load(path: Path, environ: Mapping[str, str], settings: Settings) -> Config:
         settings: The settings class of every type of source.
 
     Raises:
-        ConfigError: It has faults; all that can be found are in it.
+        ConfigError: The file has problems; the error lists all that can be found.
     """
     return loads(text_of(path), environ, settings)
 
 
 def text_of(path: Path) -> str:
-    """What a config file holds. Raises ConfigError if it cannot be read or is no text."""
+    """Return the text of a config file. Raises ConfigError if it cannot be read or is not text."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -222,7 +222,7 @@ def text_of(path: Path) -> str:
 
 
 def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:
-    """As `load`, of a file's text."""
+    """Read a config from its text, as `load` does."""
     data, problems, emptied = parse(text, environ)
     if isinstance(data, dict):  # a section of which all lines are commented out
         data = {key: value for key, value in data.items() if value is not None or key not in Config.model_fields}
@@ -234,12 +234,12 @@ def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:
         problems += [problem for problem in problems_of(error) if problem.path not in already]
     problems += _across(data, settings)
     if config is None or problems:
-        raise ConfigError([_told_better(problem, data, emptied, settings) for problem in problems])
+        raise ConfigError([_with_cause(problem, data, emptied, settings) for problem in problems])
     return config
 
 
-def _told_better(problem: ConfigProblem, data: Any, emptied: Mapping[str, str], settings: Settings) -> ConfigProblem:  # noqa: ANN401  # as the file has it
-    """A fault with what only the whole file tells about its cause."""
+def _with_cause(problem: ConfigProblem, data: Any, emptied: Mapping[str, str], settings: Settings) -> ConfigProblem:  # noqa: ANN401  # as the file has it
+    """Return a problem with a cause that only the whole file shows."""
     if problem.path in emptied:
         return ConfigProblem(
             problem.path, f"{problem.message}: the environment variable {emptied[problem.path]} is empty"
@@ -255,7 +255,7 @@ def _told_better(problem: ConfigProblem, data: Any, emptied: Mapping[str, str], 
 
 
 def _model(settings: Settings) -> type[Config]:
-    """The config with the kinds of sources that there are."""
+    """Return the config model with all source types."""
     tagged = [Annotated[kind, Tag(f"<{word}>")] for word, kind in settings.items()]
     below: Any = {"below": ("type",)}
     choice = Discriminator(
@@ -274,7 +274,7 @@ def _model(settings: Settings) -> type[Config]:
 
 
 def _across(data: Any, settings: Settings) -> Iterator[ConfigProblem]:  # noqa: ANN401  # as the file has it
-    """What must hold between sections, as far as the values concerned have no fault themselves."""
+    """Yield problems between sections, as far as the values themselves are valid."""
     if not isinstance(data, dict) or not isinstance(sources := data.get("sources"), list):
         return
     if not sources:
@@ -307,12 +307,12 @@ def _retention_too_short(retention: float, sources: Sequence[Mapping[str, Any]])
 
 
 def schema(settings: Settings) -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of a config file, for editors."""
+    """Return the JSON schema (draft 2020-12) of a config file, for editors."""
     return {"$schema": GenerateJsonSchema.schema_dialect, **_model(settings).model_json_schema()}
 
 
 def secrets(config: Config) -> list[Secret]:
-    """Everything in the config that must never be printed."""
+    """Return everything in the config that must never be printed."""
     proxies = (urlsplit(source.proxy_url).password for source in config.sources)
     passwords = {spelling for password in proxies if password for spelling in (password, unquote(password))}
     if config.state.url is not None and (password := urlsplit(config.state.url.reveal()).password):

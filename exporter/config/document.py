@@ -25,7 +25,7 @@ class Document(NamedTuple):
 
     Attributes:
         data: Dicts with text keys, lists and scalars.
-        faults: What is wrong already.
+        problems: What is wrong with keys and variables.
         emptied: By path, the environment variables that made a value empty.
     """
 
@@ -35,7 +35,7 @@ class Document(NamedTuple):
 
 
 def parse(text: str, environ: Mapping[str, str] | None) -> Document:
-    """Reads YAML, then replaces `${VAR}` in its texts (so that a value cannot change the structure); `$$` is a `$`.
+    """Read YAML, then replace `${VAR}` in its texts (so that a value cannot change the structure); `$$` is a `$`.
 
     Without `environ` texts stay as they are.
 
@@ -74,7 +74,7 @@ _CURES = {
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str) -> ConfigProblem:
-    """Where and why, without the excerpts that the library would add: they could show a secret."""
+    """Return where and why; the library's excerpts are left out, as they could show a secret."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -90,7 +90,7 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> ConfigProblem:
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """How many values a node holds, itself included, those that an alias repeats counted each time."""
+    """Return the number of values in a node, itself included; values behind an alias count each time."""
     if id(node) not in known:
         known[id(node)] = 1
         parts = node.value if isinstance(node, yaml.CollectionNode) else ()
@@ -100,7 +100,7 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def _wrong_keys(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Iterator[ConfigProblem]:
-    """Keys that are given twice or are not text, in the order of the file."""
+    """Yield keys that are given twice or are not text, in the order of the file."""
     if any(node is other for other in above):
         yield ConfigProblem(path_of(path), ITSELF)
     elif isinstance(node, yaml.SequenceNode):
@@ -120,7 +120,7 @@ def _wrong_keys(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> It
 
 
 def _replaced(data: Any, environ: Mapping[str, str], path: Path, document: Document) -> Any:  # noqa: ANN401  # YAML
-    """The data with variables replaced; what is wrong with them is added to the document."""
+    """Return the data with variables replaced; add their problems to the document."""
     if isinstance(data, dict):
         items = ((key, value) for key, value in data.items() if isinstance(key, str))
         return {key: _replaced(value, environ, (*path, key), document) for key, value in items}
@@ -139,12 +139,12 @@ def _replaced(data: Any, environ: Mapping[str, str], path: Path, document: Docum
 
 
 def _value(text: str) -> str:
-    """A variable's value without what files leave in it: a byte order mark, line breaks at its end."""
+    """Return a variable's value without a byte order mark and line breaks at its end, which files leave in it."""
     return text.removeprefix("\ufeff").rstrip("\r\n")
 
 
 def _names(text: str) -> list[str]:
-    """What stands in the braces, "" where they are never closed."""
+    """Return the names in braces, "" where a brace is never closed."""
     return [match[1] or "" for match in _VARIABLE.finditer(text) if match[0] != "$$"]
 
 

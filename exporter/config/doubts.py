@@ -13,7 +13,7 @@ _ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Z][A-Z0-9_]*=[^=\s]")
 
 
 def values_of(value: object, keys: tuple[str | int, ...] = ()) -> Iterator[tuple[str, object]]:
-    """All values of a section and those below, with their paths."""
+    """Yield all values of a section and of those below, with their paths."""
     if isinstance(value, Section):
         for name, below in vars(value).items():
             is_file = isinstance(below, Secret) and below.file is not None
@@ -30,7 +30,7 @@ def doubt_of(value: object) -> str:
     if isinstance(value, Secret):
         try:
             return _doubt_of_secret(value.reveal())
-        except SecretError:  # a fault, not a doubt
+        except SecretError:  # reported as a problem, not as a warning
             return ""
     if isinstance(value, str) and (found := _BARE.fullmatch(value) or _BARE_WITHIN.search(value)):
         return f"{found[0]} is not replaced: write ${{{found[0][1:]}}}"

@@ -36,11 +36,11 @@ class Secret:
 
     @property
     def file(self) -> Path | None:
-        """The file that holds it, if it is one's."""
+        """Return the file that holds it, if there is one."""
         return self._file
 
     def reveal(self) -> str:
-        """The secret itself, without line breaks at its end. A file is read again after it changed.
+        """Return the secret itself, without line breaks at its end. A file is read again after it changed.
 
         Raises:
             SecretError: The file cannot be read, is empty, or holds what no secret can be.
@@ -94,7 +94,7 @@ class Secret:
 
     @classmethod
     def validate(cls, value: object) -> Self:
-        """A secret from a config's value."""
+        """Return a secret from a config value."""
         if isinstance(value, cls):
             return value
         if not isinstance(value, str):
@@ -116,7 +116,7 @@ class Secret:
 
 
 def unusable(text: str) -> str:
-    """Why a text cannot be a secret, "" if it can. Line breaks within would end up in errors of HTTP libraries."""
+    """Return why a text cannot be a secret, "" if it can. Errors of HTTP libraries would show line breaks."""
     if not text:
         return "is empty"
     return "has line breaks or control characters within" if _CONTROL.search(text) else ""

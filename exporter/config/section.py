@@ -1,4 +1,4 @@
-"""The base of every part of the config: strict, frozen, and finding all its faults at once."""
+"""The base of every part of the config: strict, frozen, with all problems found at once."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -54,9 +54,9 @@ MESSAGES = {
 class Section(BaseModel):
     """A part of the config.
 
-    Unknown keys are faults, with the nearest known key. A field `x` of type `Secret` can also be given by the key
-    `x_file`, the path of a file (relative to the working directory); exactly one of both. Subclasses say in `conflicts`
-    what must hold between their fields; the description of a field in the JSON schema is the docstring below it.
+    Unknown keys are problems, reported with the nearest known key. A field `x` of type `Secret` can also be given by
+    the key `x_file`, the path of a file (relative to the working directory); exactly one of both. Subclasses say in
+    `conflicts` what must hold between their fields. A field's description in the JSON schema is the docstring below it.
     """
 
     model_config = ConfigDict(
@@ -69,11 +69,11 @@ class Section(BaseModel):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:  # noqa: ARG003  # for subclasses
-        """What does not fit together. `values`: those of the fields that have no fault themselves."""
+        """Yield what does not fit together. `values`: those of the fields that are valid themselves."""
         yield from ()
 
     def secrets(self) -> Iterator[Secret]:
-        """All secrets in it and below."""
+        """Yield all secrets in this section and below."""
         for value in vars(self).values():
             for item in value if isinstance(value, tuple) else (value,):
                 if isinstance(item, Secret):
@@ -83,7 +83,7 @@ class Section(BaseModel):
 
     @classmethod
     def sound_values(cls, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The values, validated, of the fields that have no fault; defaults of those not given."""
+        """Return the validated values of all valid fields; the defaults of those not given."""
         values = {}
         for name, field in cls.model_fields.items():
             if name not in given:
@@ -118,7 +118,7 @@ class Section(BaseModel):
 
     @classmethod
     def secret_names(cls) -> list[str]:
-        """The fields that hold secrets."""
+        """Return the fields that hold secrets."""
         return [name for name, field in cls.model_fields.items() if _is_secret(field)]
 
     @classmethod
@@ -142,7 +142,7 @@ class Section(BaseModel):
 
     @classmethod
     def _line(cls, detail: ErrorDetails) -> InitErrorDetails:
-        """A validator's error in our words; those of sections below are so already."""
+        """Return a validator's error in our words; errors of sections below already are."""
         context = detail.get("ctx", {})
         keys = (*detail["loc"], *context.get("below", ()))
         kind, message = detail["type"], detail["msg"]
@@ -178,7 +178,7 @@ class Section(BaseModel):
 
 
 def given_keys(value: object) -> Mapping[str, Any]:
-    """Keys and values of a mapping or a section, to tell the members of a union apart; empty for all else."""
+    """Return keys and values of a mapping or a section, to choose the member of a union; empty for all else."""
     if isinstance(value, Section):
         return vars(value)
     return value if isinstance(value, Mapping) else {}

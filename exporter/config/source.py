@@ -55,7 +55,7 @@ class JobFilter(Section):
     """Regular expressions on job_name; none may match."""
 
     def wants(self, job_name: str) -> bool:
-        """Whether a job of this name is watched."""
+        """Return whether a job of this name is watched."""
         return _matches(self.include, job_name) and not _matches(self.exclude, job_name)
 
 
@@ -75,7 +75,7 @@ class Tls(Section):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """A certificate and its key go together."""
+        """Yield a certificate without its key, and files that hold none."""
         if {"cert_file", "key_file"} <= values.keys() and bool(values["cert_file"]) != bool(values["key_file"]):
             lacking = "key_file" if values["cert_file"] else "cert_file"
             yield Conflict((lacking,), "cert_file and key_file go together")
@@ -121,7 +121,7 @@ class SourceSettings(Section):
     """  # noqa: D205  # the sentence needs the line
 
     api_path: ClassVar[str] = ""
-    """What the source appends to `base_url`; a `base_url` that already ends with it is a fault."""
+    """What the source appends to `base_url`; a `base_url` that already ends with it is a problem."""
 
     name: Name
     """Value of the label `source`, unique. The state is kept under it."""
@@ -140,7 +140,7 @@ class SourceSettings(Section):
     sweep: Sweep | None = None
     """Now and then this much is read again, for what arrives late."""
     max_run_age: PositiveDuration = 7 * DAY
-    """An open run older than this is given up."""
+    """An open run older than this expires."""
     steps: Annotated[Literal["all", "failed", "off"], Switch] = "all"
     """Of which ended runs the steps are fetched."""
     jobs: JobFilter = JobFilter()
@@ -166,7 +166,7 @@ class SourceSettings(Section):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Nothing reads further back than `lookback`, and the address is without the API's path."""
+        """Yield lengths beyond `lookback`, and an address that ends with the API's path."""
         yield from _beyond_lookback(values)
         if values.get("sweep") and cls.model_fields["sweep"].default is None:
             yield Conflict(("sweep",), "this type of source has no sweep")
@@ -174,7 +174,7 @@ class SourceSettings(Section):
             yield Conflict(("base_url",), f"must not end with the API's path {cls.api_path}: it is appended by itself")
 
     def link(self, *, run_id: str, job_id: str = "", job_name: str = "", project: str = "") -> str:
-        """The run's page at the vendor's, "" if none is known. Values are percent-encoded."""
+        """Return the run's page at the vendor, "" if none is known. Values are percent-encoded."""
         values = {"run_id": run_id, "job_id": job_id, "job_name": job_name, "project": project, "source": self.name}
         return self.run_url.format_map({key: quote(value, safe="") for key, value in values.items()})
 

@@ -36,7 +36,7 @@ def _positive(seconds: float) -> float:
 
 
 def at_least(least: float) -> AfterValidator:
-    """The check that a duration is not shorter than so many seconds."""
+    """Return a check that a duration is at least `least` seconds."""
 
     def check(seconds: float) -> float:
         if seconds < least:
@@ -105,7 +105,7 @@ PositiveCount = Annotated[int, BeforeValidator(_no_switch), Field(ge=1, le=10**9
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine."""
+    """Return whether a URL's host is this machine."""
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -128,7 +128,7 @@ def _split(text: str) -> SplitResult:
 
 
 def _base_url(text: str) -> str:
-    """Scheme and host in lower case, no slash at the end: equal addresses are equal texts."""
+    """Return the URL with scheme and host in lower case and no slash at the end, so that equal addresses are equal."""
     url = _split(text)
     if "@" in url.netloc:
         raise wrong("must not hold a user or a password")
@@ -164,7 +164,7 @@ ProxyUrl = Annotated[str, _or_empty(_proxy_url)]
 
 
 def template(fields: Iterable[str]) -> AfterValidator:
-    """The check that a text is an http(s) URL with no other `{…}` than these, or ""."""
+    """Return a check that a text is an http(s) URL with no other `{…}` than these, or ""."""
     known = tuple(fields)
 
     def check(text: str) -> str:
@@ -244,7 +244,7 @@ Name = Annotated[str, AfterValidator(_name)]
 
 
 def _date(value: object) -> float | None:
-    """Unix seconds of a date, at whose start it is meant, or of a time; YAML makes objects of both."""
+    """Return Unix seconds of the start of a date, or of a time; YAML makes objects of both."""
     if value is None or value == "":
         return None
     try:

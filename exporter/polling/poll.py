@@ -1,6 +1,6 @@
-"""One poll of one source, from its windows to its steps, and what is told of it.
+"""One poll of one source: its batches, its steps, and its log line.
 
-Sources raise; this is the place that catches, counts and tells.
+Sources raise errors; this module catches, counts and logs them.
 """
 
 import contextlib
@@ -35,20 +35,20 @@ from exporter.sources.source import Source
 from exporter.state.schema import StoredRun
 
 STEP_BATCH = 100
-"""Runs whose steps are fetched before the queue is looked at again."""
+"""Runs whose steps are fetched before the queue is read again."""
 
-STEP_FAULTS = 3
-"""Failed step fetches in a row after which the rest waits for the next poll; one, if the source could not be read."""
+MAX_STEP_ERRORS = 3
+"""Failed step fetches in a row after which the rest waits for the next poll; 1 if the source could not be read."""
 
 LONGEST_FIRST_POLL = 300.0
 FIRST_POLL_INTERVALS = 10
-"""A first poll that takes longer than both, in seconds and in intervals, keeps nobody waiting for readiness."""
+"""A first poll that takes longer than both, in seconds and in intervals, no longer delays readiness."""
 
 MAX_CLOCK_SKEW = 5.0
-"""Seconds by which an API's clock must prove ours wrong for what was asked by it to be asked anew."""
+"""Clock skew, in seconds, above which the batch is discarded and fetched again."""
 
 POLL_TIME_FRACTION = 0.8
-"""Lesser work of a poll stops when this part of the interval is used up, so that the next poll is not late."""
+"""Part of the interval after which a poll stops its optional work, so that the next poll is not late."""
 
 
 class ApiClock(Protocol):
@@ -66,10 +66,10 @@ class Pages(Protocol):
     """Where committed things are served."""
 
     def publish(self) -> None:
-        """Serves all that is committed."""
+        """Publish everything that is committed."""
 
     def publish_throttled(self) -> None:
-        """Likewise, unless that was done a moment ago."""
+        """Publish everything that is committed, unless that was done a moment ago."""
 
 
 class PollResult(msgspec.Struct, kw_only=True):
@@ -153,11 +153,11 @@ class Poller:
         return max(backoff(self._rules.poll_interval, failures), self._auth_backoff if refused else 0.0)
 
     def round_seconds(self) -> float:
-        """Seconds in which the source reads everything once; 0 where every poll does."""
+        """Return the seconds in which the source reads everything once; 0 if each poll does."""
         return self._source.round_seconds()
 
     def poll(self, *, steps: bool = True) -> str:
-        """Polls once, with or without the steps of ended runs; returns the outcome: `success`, `partial` or `error`.
+        """Poll once, with or without the steps of completed runs; return the outcome: `success`, `partial` or `error`.
 
         Raises Stopped at shutdown only.
         """
@@ -167,7 +167,7 @@ class Poller:
             error = self._read(begun, result)
             result.read_for = self._monotonic() - begun
             if result.outcome != "error":
-                self._show_all_is_read()
+                self._publish_batches()
             if steps and not isinstance(error, AuthError | RateLimitedError):
                 self._fetch_steps(begun, result)
         except Stopped:
@@ -208,7 +208,7 @@ class Poller:
             self._pages.publish_throttled()
 
     def report_long_first_poll(self) -> None:
-        """Show a first poll that goes on for very long as a source that is down: nobody must wait for it in silence."""
+        """Report a source as down whose first poll runs for very long, so that readiness does not wait for it."""
         longest = max(LONGEST_FIRST_POLL, FIRST_POLL_INTERVALS * self._rules.poll_interval)
         if self.polled or self._begun is None or self._monotonic() - self._begun <= longest:
             return
@@ -243,21 +243,20 @@ class Poller:
     def _commit_all(self, view: LedgerView, result: PollResult) -> Exception | None:
         """Read and commit what can be read; return why the rest could not be.
 
-        What comes after the readings goes on in any case: an age is counted to the watermark, and other endpoints may
-        answer.
+        The poll continues in any case: open runs expire by the watermark, and other endpoints may answer.
         """
         try:
-            if not self._commit_readings(view, result):
-                # What was asked for by a wrong clock proves nothing; only now is it known how wrong.
-                self._commit_readings(view, result, accept_skew=True)
+            if not self._commit_batches(view, result):
+                # Windows computed by a wrong clock prove nothing; only now is the skew known.
+                self._commit_batches(view, result, accept_skew=True)
         except (Stopped, StateError):
             raise
         except Exception as error:  # noqa: BLE001  # as above
             return error
         return None
 
-    def _commit_readings(self, view: LedgerView, result: PollResult, *, accept_skew: bool = False) -> bool:
-        """Reads and commits; False as soon as an answer shows that our clock was wrong when it was asked for."""
+    def _commit_batches(self, view: LedgerView, result: PollResult, *, accept_skew: bool = False) -> bool:
+        """Read and commit; return False as soon as a response shows that our clock was wrong for its request."""
         for batch in self._source.fetch(view):
             if self._check_clock_skew(result) and not accept_skew:
                 return False
@@ -268,7 +267,7 @@ class Poller:
         return True
 
     def _check_clock_skew(self, result: PollResult) -> bool:
-        """Whether the API's clock is not what it was held for; then the instant of the baseline was wrong too."""
+        """Return whether the API's clock differs from what was assumed; if so, shift the baseline by the difference."""
         change = self._clock.skew - result.skew
         if abs(change) < MAX_CLOCK_SKEW:
             return False
@@ -291,9 +290,9 @@ class Poller:
     def _fetch_steps(self, begun: float, result: PollResult) -> None:
         """Fetch the steps of runs that are counted, for as long as the poll's time allows.
 
-        A poll that has used up its time takes as long again for them: else the queue grows as long as polls are late.
+        A poll that has used up its time spends as long again on steps: else the queue grows while polls are late.
         """
-        left = 1 if result.outcome == "error" else STEP_FAULTS
+        left = 1 if result.outcome == "error" else MAX_STEP_ERRORS
         errors, until = 0, begun + max(POLL_TIME_FRACTION * self._rules.poll_interval, 2 * result.read_for)
         while rows := self._ledger.pending_steps(self._rules.name, self._clock.now(), STEP_BATCH):
             for row in rows:
@@ -304,7 +303,7 @@ class Poller:
             self._pages.publish_throttled()
 
     def _fetch(self, row: StoredRun, result: PollResult) -> bool:
-        """Fetches the steps of one run; False if that failed and is to be tried again."""
+        """Fetch the steps of one run; return False if that failed and must be tried again."""
         name, poll_context = self._rules.name, self._moment(result)
         try:
             self._ledger.commit_steps(name, row, self._source.steps(row.run), poll_context)
@@ -319,13 +318,13 @@ class Poller:
             reason, error = _described(caught)
             result.reasons.append(reason)
             places = {} if isinstance(caught, SourceError) else {"exc_info": caught}
-            self._log.warning("steps.failed", reason=reason, error=error, **places)
+            self._log.warning("fetching steps failed", reason=reason, error=error, **places)
             self._ledger.steps_failed(name, row, poll_context)
             return False
         return True
 
-    def _show_all_is_read(self) -> None:
-        """The steps, which may take long, keep nobody waiting."""
+    def _publish_batches(self) -> None:
+        """Publish what is committed before the steps, which may take long."""
         publish = self._pages.publish_throttled if self.polled else self._pages.publish
         self._ledger.mark(self._rules.name, self._clock.now(), read=True)
         publish()
@@ -356,11 +355,11 @@ class Poller:
         counts = {str(key): result.entered.dispositions[key] for key in Disposition if result.entered.dispositions[key]}
         error = {"reason": result.reason, "error": result.error} if result.error else {}
         log(
-            "poll",
+            "poll finished",
             outcome=result.outcome,
-            seconds=round(seconds, 3),
+            duration=round(seconds, 3),
             batches=result.batches,
-            endings=result.entered.results.total(),
+            completed=result.entered.results.total(),
             steps=result.steps,
             open=len(self._ledger.open_runs(self._rules.name)),
             **counts,

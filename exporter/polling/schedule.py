@@ -23,21 +23,21 @@ THREADS = 10_000
 """More than there will be sources; a thread is only made where none is idle."""
 
 LEAST_JUMP = 5.0
-"""Seconds by which the local clock must have jumped for the polls to be arranged anew."""
+"""Seconds by which the local clock must have jumped for the polls to be scheduled again."""
 
 
 class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
-    """Fires at an interval, of which it skips what has passed in one step.
+    """Fires at an interval and skips missed times in one step.
 
-    The library's own names each missed instant: after a week's jump of the clock, with a poll a second, that takes
-    minutes in which nothing is polled.
+    The library's own trigger computes each missed time: after the clock jumps by a week, with a poll per second, that
+    takes minutes in which nothing is polled.
     """
 
     def __init__(self, seconds: float) -> None:
         self._interval = timedelta(seconds=seconds)
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """The first instant after now, counted in intervals from the one before."""
+        """Return the first time after now, in whole intervals after the previous one."""
         previous = previous_fire_time or now
         missed = max(0, (now - previous) // self._interval)
         return previous + (missed + 1) * self._interval
@@ -81,13 +81,13 @@ class Schedule:
         self._scheduler.add_listener(self._missed, EVENT_JOB_MAX_INSTANCES)
 
     def start(self) -> None:
-        """Begins."""
+        """Start to poll."""
         self._scheduler.start()
 
     def add(self, sources: Iterable[ScheduledSource]) -> None:
-        """Polls these sources, too, at once, one a moment after the other.
+        """Poll these sources, too, the first time at once, with a short pause between two.
 
-        Of those that are polled already, the ones of which the last poll failed: what ailed them may be repaired.
+        Of those already polled only the failing ones are polled at once: what was wrong may be fixed.
         """
         now = self._now()
         keys = {source: key for key, source in self._sources.items()}
@@ -106,7 +106,7 @@ class Schedule:
             )
 
     def keep(self, sources: Collection[ScheduledSource], grace: float) -> bool:
-        """No more polls but of these. Waits so many seconds for those under way; False if one has not ended by then."""
+        """Stop polling all sources but these. Wait `grace` seconds for their polls; return False if one still runs."""
         ended = {key: source for key, source in self._sources.items() if source not in sources}
         for key in ended:
             with suppress(JobLookupError):  # a stop has ended them all
@@ -115,7 +115,7 @@ class Schedule:
         return self._wait(ended.values(), grace)
 
     def stop(self, grace: float) -> bool:
-        """No more polls. Waits so many seconds for those under way; False if one has not ended by then."""
+        """Stop polling. Wait `grace` seconds for running polls; return False if one still runs."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
         return self._wait(self._sources.values(), grace)
@@ -130,12 +130,12 @@ class Schedule:
 
     @property
     def alive(self) -> bool:
-        """Whether polls will happen."""
+        """Return whether polls will happen."""
         thread = getattr(self._scheduler, "_thread", None)  # `running` is a flag that outlives the thread
         return bool(self._scheduler.running and thread is not None and thread.is_alive())
 
     def tick(self) -> None:
-        """Called every second or so. The scheduler waits by the local clock: if that jumps, all polls come now."""
+        """Poll all sources now if the local clock jumped, by which the scheduler waits. Called about every second."""
         offset = self._clock() - self._monotonic()
         if abs(offset - self._offset) < LEAST_JUMP:
             return
@@ -168,16 +168,16 @@ class Schedule:
                 self._scheduler.reschedule_job(key, trigger=Every(wanted))
 
     def _missed(self, event: JobEvent) -> None:
-        """A poll was still going when the next was due."""
+        """Count a poll that was still running when the next was due."""
         source = self._sources.get(event.job_id)
         if source is not None:
             source.poller.skip()
             source.skipped += 1
-            if source.skipped == 1:  # the others are told together, once the poll has ended
-                self._log.warning("poll skipped: the one before is still going", source=source.name)
+            if source.skipped == 1:  # the others are reported together when the poll ends
+                self._log.warning("poll skipped: previous poll still running", source=source.name)
 
     def _report_skipped(self, source: ScheduledSource) -> None:
-        """Say how many polls one that has ended made others skip, where these were more than the first."""
+        """Log how many polls a long poll made skip, if more than the first."""
         count, source.skipped = source.skipped, 0
         if count > 1:
-            self._log.warning("a long poll has ended", source=source.name, skipped=count)
+            self._log.warning("long poll ended", source=source.name, skipped=count)

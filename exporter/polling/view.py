@@ -1,4 +1,4 @@
-"""What a source may see of the state while it polls."""
+"""What a source may read of the state while it polls."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -39,56 +39,56 @@ class LedgerView:
 
     @property
     def now(self) -> float:
-        """The present, by the API's clock."""
+        """Return the current time by the API's clock."""
         return self._clock()
 
     @property
     def first_poll(self) -> float:
-        """The source's baseline instant."""
+        """Return the source's baseline."""
         baseline = self._ledger.source(self._source).baseline
         return self._clock() if baseline is None else baseline
 
     @property
     def notes(self) -> Mapping[str, str]:
-        """The source's bookmarks."""
+        """Return the source's own notes, as committed."""
         return self._ledger.source(self._source).notes
 
     @property
     def scopes(self) -> frozenset[str]:
-        """The scopes that the state holds."""
+        """Return the scopes that the state holds."""
         return frozenset(self._ledger.source(self._source).scopes)
 
     def watermark(self, scope: str = "") -> float | None:
-        """All endings of the scope up to here are counted."""
+        """Return the time up to which all completed runs of the scope are counted."""
         state = self._ledger.source(self._source).scopes.get(scope)
         return state.watermark if state else None
 
     def baseline(self, scope: str = "") -> float:
-        """The scope's baseline instant."""
+        """Return the scope's baseline."""
         state = self._ledger.source(self._source).scopes.get(scope)
         return self._clock() if state is None else state.baseline
 
     def open_runs(self, scope: str | None = None) -> Sequence[OpenRun]:
-        """Open runs of jobs that the configuration includes, oldest first."""
+        """Return open runs of jobs that the configuration includes, oldest first."""
         jobs = self._ledger.committed.jobs
         runs = self._ledger.open_runs(self._source, scope)
         return [run for run in runs if self.wanted(label_of(jobs[run.job].job))]
 
     def started_between(self, start: float, end: float) -> frozenset[str]:
-        """Ids of known runs that started in this stretch."""
+        """Return the IDs of known runs that started in this window."""
         with self._ledger.locked():
             return self._ledger.store().started_between(self._source, Window(start, end))
 
     def known(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Those of these ids that the state holds."""
+        """Return which of these IDs the state holds."""
         return frozenset(self._ledger.rows(self._source, run_ids))
 
     def ended(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Those of these ids that the state holds as ended."""
+        """Return which of these IDs the state holds as completed."""
         rows = self._ledger.rows(self._source, run_ids)
         return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.OPEN)
 
     def step_counts(self) -> Mapping[str, int]:
-        """How many steps each job has, by job id."""
+        """Return the number of steps per job, by job ID."""
         steps = self._ledger.committed.steps
         return {job.job.job_id: steps[job.key] for job in self._ledger.jobs_of(self._source)}

@@ -5,7 +5,7 @@ import resource
 import shutil
 import sqlite3
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tests.e2e.processes import mounted, runs_as_root, unmounted
 
@@ -79,15 +79,15 @@ class _Connection(sqlite3.Connection):
 
     crashable: Crashable
 
-    def execute(self, sql: str, *parameters: object) -> sqlite3.Cursor:  # type: ignore[override]  # by position only, as the store does
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:  # passed on as they came
         self.crashable.before(sql)
-        cursor = super().execute(sql, *parameters)  # type: ignore[arg-type]  # as they came
+        cursor = super().execute(sql, *parameters)
         self.crashable.after(sql)
         return cursor
 
-    def executemany(self, sql: str, *parameters: object) -> sqlite3.Cursor:  # type: ignore[override]  # as above
+    def executemany(self, sql: str, *parameters: Any) -> sqlite3.Cursor:  # passed on as they came
         self.crashable.before(sql)
-        return super().executemany(sql, *parameters)  # type: ignore[arg-type]  # as they came
+        return super().executemany(sql, *parameters)
 
     def close(self) -> None:
         if not self.crashable.dead:

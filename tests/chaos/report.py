@@ -50,7 +50,7 @@ def _totals(outcomes: Sequence[ScenarioOutcome]) -> Iterator[str]:
     yield "|---|---|---|---|"
     layers = [[each for each in outcomes if each.layer == layer] for layer in ("simulated", "real")]
     columns: list[Sequence[ScenarioOutcome]] = [*layers, outcomes]
-    rows = {
+    rows: dict[str, Sequence[float]] = {
         "scenarios": [len(column) for column in columns],
         "completions checked": _sums(columns, "runs"),
         "kills -9": _sums(columns, "kills"),

@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -339,7 +340,7 @@ def simulator(word: str, world: DenseWorld, clock: Callable[[], float], number: 
     return quick(word)(world, clock, port=number, seed=number, **arguments_of(word))
 
 
-def arguments_of(word: str) -> dict[str, object]:
+def arguments_of(word: str) -> dict[str, Any]:
     """Return a simulator's arguments: no rate limits, large pages, and a key of its own."""
     arguments = dict(vendor(word).arguments)
     if word == "snowplow":

@@ -156,7 +156,8 @@ def clock_jump(harness: ScenarioHarness, dice: random.Random) -> Struck:
 
 def reload(harness: ScenarioHarness, dice: random.Random) -> Struck:
     """A reload with other settings of the same sources."""
-    harness.overrides = dice.choice(({}, {"overlap": f"{int(harness.plan.overlap * 2)}s"}, {"settle": "2m"}))
+    settings: tuple[dict[str, object], ...] = ({}, {"overlap": f"{int(harness.plan.overlap * 2)}s"}, {"settle": "2m"})
+    harness.overrides = dice.choice(settings)
     harness.reload()
     return True
 

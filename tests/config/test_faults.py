@@ -1,4 +1,4 @@
-"""Every mistake is told with the path of its key: one file a mistake, its faults in the comments at its top."""
+"""Every mistake is reported with the path of its key: one file per mistake, its problems in comments at its top."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_a_mistake_is_told_with_its_path(file):
     text = file.read_text()
     expected = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
 
-    assert expected, "the file does not say which faults it has"
+    assert expected, "the file does not say which problems it has"
     assert problems_of(text) == expected
 
 

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -28,6 +29,7 @@ from exporter.metrics.zero_first import ZeroFirst
 from exporter.model import Result
 from exporter.simulators import SIMULATORS
 from exporter.simulators.clock import Clock
+from exporter.simulators.disruptions import AnyDisruption
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.server import Simulator
 from exporter.simulators.workato_rows import number_of
@@ -197,7 +199,7 @@ class Bench:
         # A page is made when a test looks at one: those of every poll would take most of the time.
         self.poller._pages = NoPages()
         if self.build is not None:
-            source = self.assembly.sources["one"]
+            source: Any = self.assembly.sources["one"]
             self.poller._source = self.build(source._settings, source._client)
 
     def _sleep(self, seconds: float) -> bool:
@@ -295,12 +297,12 @@ class Bench:
         """A step in the vendor's words."""
         return self.ability.step_name.format(name=name, number=number)
 
-    def disruption(self, kind: Callable[..., object], **fields: object) -> None:
+    def disruption(self, kind: Callable[..., AnyDisruption], **fields: object) -> None:
         """Add a disruption at the endpoints that list runs to those in force."""
         endpoints: Collection[str | None] = self.ability.lists or (None,)
         self.simulator.disruptions.add(*(kind(endpoint=endpoint, **fields) for endpoint in endpoints))
 
-    def at(self, endpoints: Collection[str] | None, kind: Callable[..., object], **fields: object) -> None:
+    def at(self, endpoints: Collection[str] | None, kind: Callable[..., AnyDisruption], **fields: object) -> None:
         """Add a disruption at these endpoints, or at all of them, to those in force."""
         self.simulator.disruptions.add(*(kind(endpoint=endpoint, **fields) for endpoint in endpoints or (None,)))
 

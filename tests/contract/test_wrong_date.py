@@ -21,8 +21,8 @@ def assert_nothing_came_of_it(bench):
     assert bench.counted() == bench.truth()
     assert bench.value(UNOBSERVED) == 0
     lines = [json.loads(line) for line in bench.logs.getvalue().splitlines()]
-    assert {line["outcome"] for line in lines if line["event"] == "poll"} == {"success"}
-    others = [line["event"] for line in lines if line["event"] != "poll"]
+    assert {line["outcome"] for line in lines if line["event"] == "poll finished"} == {"success"}
+    others = [line["event"] for line in lines if line["event"] != "poll finished"]
     assert len(others) == len(set(others))  # nothing is logged twice
     assert not bench.simulator.disruptions.current()
 

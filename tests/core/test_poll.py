@@ -94,13 +94,13 @@ def test_every_poll_ends_with_a_log_line_that_says_what_it_did():
     counts = {"new": 4, "updated": 1, "duplicate": 6}
     assert lines == [
         {
-            "event": "poll",
+            "event": "poll finished",
             "log_level": "info",
             "source": "s",
             "outcome": "success",
-            "seconds": 0.123,
+            "duration": 0.123,
             "batches": 2,
-            "endings": 3,
+            "completed": 3,
             "steps": 2,
             "open": 1,
             **counts,
@@ -145,7 +145,10 @@ def test_a_fault_of_ours_is_told_by_its_kind_alone_where_people_look():
         assert harness.poll(ValueError("a customer's data")) == "error"
     assert (harness.status.reason, harness.status.error) == ("internal", "ValueError")
     assert harness.report.reasons == ["internal"]
-    assert [(line["event"], line["log_level"]) for line in lines] == [("poll failed", "error"), ("poll", "warning")]
+    assert [(line["event"], line["log_level"]) for line in lines] == [
+        ("poll failed", "error"),
+        ("poll finished", "warning"),
+    ]
     assert lines[0]["exc_info"]
 
 
@@ -407,7 +410,7 @@ def test_steps_wait_for_the_next_poll_after_three_faults_in_a_row():
     assert [event[2] for event in harness.result("ledger.steps_failed")] == list("abdef")
     assert harness.report.reasons == ["schema"] * 5
     assert lines[0] == {
-        "event": "steps.failed",
+        "event": "fetching steps failed",
         "log_level": "warning",
         "source": "s",
         "reason": "schema",

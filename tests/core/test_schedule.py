@@ -123,7 +123,7 @@ def test_polls_that_one_long_poll_makes_others_skip_are_logged_twice_with_their_
         with source.idle:
             pass
     assert [line["event"] for line in lines] == [
-        "poll skipped: the one before is still going",
-        "a long poll has ended",
+        "poll skipped: previous poll still running",
+        "long poll ended",
     ]
     assert lines[1]["skipped"] >= 5

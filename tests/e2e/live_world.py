@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -93,7 +94,7 @@ def source(simulator: Simulator, name: str = "live", **settings: object) -> dict
     return {**simulator.source_config(name), **fast, **vendor(simulator.vendor).settings, **settings}
 
 
-def written(folder: Path, settings: dict[str, object]) -> Path:
+def written(folder: Path, settings: Mapping[str, object]) -> Path:
     """Write the configuration; return its path."""
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(settings))

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import pytest
 
@@ -159,8 +159,8 @@ class Trap:
         self._thread = thread
         self._inside = False
 
-    def __call__(self, *arguments: object, **options: object) -> sqlite3.Connection:
-        connection = sqlite3.connect(*arguments, **options)  # type: ignore[arg-type]  # handed on as they came
+    def __call__(self, *arguments: Any, **options: Any) -> sqlite3.Connection:  # passed on as they came
+        connection: sqlite3.Connection = sqlite3.connect(*arguments, **options)
         connection.set_trace_callback(self._trace)
         return connection
 

@@ -251,7 +251,7 @@ def test_reloads_send_no_requests_for_an_unchanged_source(
 
     rarely = {**source(simulator), "poll_interval": "1h", "steps": "off"}
     command, port = started_daemon(start, written(tmp_path, settings(rarely)))
-    eventually(lambda: "msg=poll" in command.output)
+    eventually(lambda: "poll finished" in command.output)
     before = asked()
     for _ in range(4):
         post_reload(port, command)

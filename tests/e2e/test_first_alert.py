@@ -63,8 +63,10 @@ class Shell:
     def run(self, command: str) -> str:
         """Return the output of a command that ends well."""
         words = shlex.split(self.moved(command))
-        options = {"cwd": self.folder, "env": self._environ, "capture_output": True, "text": True}
-        ran = subprocess.run([self.folder / "bin" / words[0], *words[1:]], check=False, **options)
+        command_line = [str(self.folder / "bin" / words[0]), *words[1:]]
+        ran = subprocess.run(
+            command_line, check=False, cwd=self.folder, env=self._environ, capture_output=True, text=True
+        )
         assert ran.returncode == 0, f"{command}\n{ran.stdout}{ran.stderr}"
         return ran.stdout
 

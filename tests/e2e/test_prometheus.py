@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFa
 def servers(tmp_path: Path) -> Iterator[tuple[int, list[Prometheus]]]:
     """Return a port, and servers that scrape it: one prefers OpenMetrics, one protobuf, one is the newest."""
     port = free_port()
-    kinds = [
+    kinds: list[tuple[str, dict[str, Any]]] = [
         ("plain", {}),
         ("native", {"features": "exemplar-storage,native-histograms"}),
         ("newest", {"edition": "newest"}),

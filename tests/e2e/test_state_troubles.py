@@ -111,16 +111,18 @@ def test_a_file_that_cannot_grow_is_reported_and_nothing_is_lost_when_it_can(
     port, state = scraper.port, tmp_path / "state.db"
     daemon = Daemon(config(tmp_path, simulator), port)
     assert eventually(counting(port))
-    limit = resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE)
+    pid = daemon.process.pid
+    assert pid is not None
+    limit = resource.prlimit(pid, resource.RLIMIT_FSIZE)
 
-    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (4096, limit[1]))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, limit[1]))
     assert eventually(lambda: value(port, UP), lambda seen: seen == 0) == 0
     served = counted(page(port), "live")
     time.sleep(1.5)
     assert value(port, ERRORS)
     assert counted(page(port), "live") == served, "what cannot be committed is not counted"
 
-    resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, limit)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, limit)
     assert eventually(lambda: value(port, UP)) == 1
     world.rest()
     assert counts_all(port, simulator, state)

@@ -1,33 +1,37 @@
 """What each simulated vendor reports in its own way, and settings to poll it without limits."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
 from exporter.model import Result
 from exporter.simulators import SIMULATORS
+from exporter.simulators.control import TrueStep
 from exporter.simulators.northflank import NorthflankOptions
 from exporter.simulators.server import Simulator
 from exporter.simulators.workato import WorkatoOptions
 from exporter.simulators.world import SimStep, World
 
-Named = Callable[[int, SimStep], str]
+AnyStep = SimStep | TrueStep
+
+Named = Callable[[int, AnyStep], str]
 """Return the name of a run's n-th step, "" if it is not reported."""
 
 ALIKE: Mapping[Result, Result] = {Result.SKIP: Result.SUCCESS}
 
 
-def as_named(_number: int, step: SimStep) -> str:
+def as_named(_number: int, step: AnyStep) -> str:
     """Return the name: all steps are reported."""
     return step.name
 
 
-def never(_number: int, _step: SimStep) -> str:
+def never(_number: int, _step: AnyStep) -> str:
     """Return "": runs have no steps."""
     return ""
 
 
-def by_line(number: int, step: SimStep) -> str:
+def by_line(number: int, step: AnyStep) -> str:
     """Return the name with the number of its line if the step ran."""
     return "" if step.start is None else f"{number} connector/{step.name}"
 
@@ -46,7 +50,7 @@ class Vendor(msgspec.Struct, frozen=True, kw_only=True):
     results: Mapping[Result, Result] = {}
     unstarted: frozenset[Result] = frozenset()
     step: Named = as_named
-    arguments: Mapping[str, object] = {}
+    arguments: Mapping[str, Any] = {}
     settings: Mapping[str, object] = {}
 
 

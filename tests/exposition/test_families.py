@@ -48,6 +48,7 @@ def test_a_name_says_its_type_and_no_label_is_one_that_prometheus_sets(family: F
 @pytest.mark.parametrize("family", [each for each in FAMILIES if each.samples], ids=lambda family: family.name)
 def test_a_row_of_a_gauge_has_a_value_for_each_label(family: Family):
     view = VIEWS[family.level]
+    assert family.samples is not None
     rows = list(family.samples(view))
     assert rows
     assert {len(values) for values, _ in rows} == {len(family.labels_of(view))}

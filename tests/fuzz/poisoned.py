@@ -104,6 +104,7 @@ class Poisoned:
         """Check that the page is valid in both formats and holds no customer data."""
         self.bench.publisher.publish()
         page = self.bench.exposition.page
+        assert page is not None
         text, rich = bytes(page.text), bytes(page.openmetrics)
         samples = [
             (sample.name, tuple(sorted(sample.labels.items())))

@@ -1,7 +1,8 @@
 """Which labels an expression gives, by the tables of families; every name in it that does not exist is a fault."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import promql_parser as promql
 import yaml
@@ -52,7 +53,7 @@ class Inference:
                 return self._of(node.expr)
             case promql.MatrixSelector():
                 return self._of_selector(node.vector_selector)
-        known = {
+        known: dict[type, Callable[[Any], Labels | None]] = {
             promql.VectorSelector: self._of_selector,
             promql.AggregateExpr: self._of_aggregate,
             promql.BinaryExpr: self._of_binary,
@@ -138,7 +139,7 @@ def names_of(node: promql.VectorSelector) -> set[str]:
     if node.name:
         return {node.name}
     (pattern,) = [each.value for each in node.matchers.matchers if each.name == "__name__"]
-    before, alternatives, after = re.fullmatch(r"([\w:]*)\(([\w|]+)\)([\w:]*)", pattern).groups()
+    before, alternatives, after = re.findall(r"^([\w:]*)\(([\w|]+)\)([\w:]*)$", pattern)[0]
     return {before + word + after for word in alternatives.split("|")}
 
 

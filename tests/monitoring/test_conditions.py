@@ -269,9 +269,9 @@ def samples(now, minute) -> Iterator[tuple[str, dict[str, str], float]]:
     if now.jobs:
         yield "jobrun_source_watermark_timestamp_seconds", {"source": "sp"}, 60.0 * minute
     for source in now.sources:
-        for name, value in OF_SOURCE.items():
+        for name, read in OF_SOURCE.items():
             more = {"state": "unreadable"} if "{" in name else {}
-            known = value(source)
+            known = read(source)
             if known is not None:
                 yield name.split("{")[0], {"source": source.name, **more}, float(known)
     for view in now.jobs:

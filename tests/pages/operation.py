@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, sync_playwright
 
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
@@ -67,7 +68,7 @@ class Operation:
         self.daemons = [self._daemon(folder / str(logs), simulator, logs=logs) for logs in (True, False)]
         self.address, self.discreet = (f"http://{HOST}:{daemon.port}" for daemon in self.daemons)
         for daemon in self.daemons:
-            eventually(lambda port=daemon.port: _ready(port))
+            eventually(partial(_ready, daemon.port))
 
     @staticmethod
     def _daemon(folder: Path, simulator: SnowplowSimulator, *, logs: bool) -> Daemon:
@@ -88,7 +89,7 @@ class Operation:
         with self.browser.new_context(**{"base_url": self.address, **context}) as opened:  # type: ignore[arg-type]
             page = opened.new_page()
             page.set_default_timeout(15_000)
-            page.on("dialog", lambda dialog: (errors.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+            page.on("dialog", lambda dialog: _refuse(dialog, errors))
             page.on("pageerror", lambda error: errors.append(f"error: {error}"))
             page.on("console", lambda said: errors.append(said.text) if said.type in {"error", "warning"} else None)
             yield page
@@ -117,3 +118,8 @@ def _ready(port: int) -> bool:
         return fetch(port, "/-/ready")[0] == 200
     except OSError:
         return False
+
+
+def _refuse(dialog: Dialog, errors: list[str]) -> None:
+    errors.append(f"dialog: {dialog.message}")
+    dialog.dismiss()

@@ -10,7 +10,7 @@ import pytest
 
 from exporter.model import Job, Result, Step
 from exporter.queries.filters import JobQuery
-from exporter.queries.jobs import STATUSES
+from exporter.snapshot.conditions import STATUSES
 from exporter.web.api import ENDPOINTS, ROOT
 from exporter.web.openapi import document
 from exporter.web.request_pool import Bounds

@@ -209,7 +209,7 @@ async def answer_of(listener, connections):
 class Greeting(Accepted):
     """Says hello."""
 
-    transport = None
+    transport = None  # type: ignore[assignment]  # nothing is sent
     busy = False
 
     def __init__(self, connections):

@@ -1,4 +1,4 @@
-"""Up to when a job's endings are the past: what the daemon's state says of it, looked at beside the daemon."""
+"""Up to when completed runs of a job are the past, read from the daemon's state next to the running daemon."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from exporter.state.sql import SqlStore
 
 
 class Before:
-    """Which endings came before the daemon counted.
+    """Knows which runs completed before the daemon counted.
 
     Args:
         store: The daemon's state, open for reading; None if there is none.
@@ -46,7 +46,7 @@ class Before:
                 )
 
     def timestamp(self, source: str, job_id: str, scope: str) -> float:
-        """Up to when endings of a job are the past."""
+        """Return the time up to which completed runs of a job are the past."""
         return min(timestamp for timestamp in (self._until, self._counted_since(source, job_id, scope)) if timestamp)
 
     def _counted_since(self, source: str, job_id: str, scope: str) -> float | None:
@@ -58,18 +58,18 @@ class Before:
         return known.scopes[scope].baseline if scope in known.scopes else known.baseline
 
     def counted(self, source: str, run_ids: Collection[str]) -> frozenset[str]:
-        """Those of these runs that the daemon counts, or will count, although they may have ended before."""
+        """Return which of these runs the daemon counts, or will count, although they may have ended before."""
         rows = self._store.runs(source, run_ids) if self._store is not None else {}
         return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.BASELINE)
 
     def runs(self, source: str) -> list[StoredRun]:
-        """The runs that the state holds and has not counted."""
+        """Return the runs that the state holds and has not counted."""
         return self._store.baseline_runs(source) if self._store is not None else []
 
 
 @contextmanager
 def before_of_state(path: Path, url: str | None, until: float | None) -> Iterator[Before]:
-    """Opens a state for reading, beside a daemon or without one; with `until` there need not be one."""
+    """Open a state for reading, next to a daemon or without one; with `until` no state is needed."""
     with opened_for_reading(path, url) as store:
         if store is None and until is None:
             raise StateError(f"{path}: there is no state; run the daemon first, or give --until")

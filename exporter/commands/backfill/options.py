@@ -1,4 +1,4 @@
-"""What the command `backfill` is asked for."""
+"""Options of the command `backfill`."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ TAKEN = frozenset({"le"}).union(*(family.all_labels for family in FAMILIES))
 
 
 class BackfillOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for. `labels` are added to all series; `until` None: up to where the daemon counts."""
+    """What to write. `labels` are added to all series; `until` None: up to where the daemon counts."""
 
     output: Path
     labels: Mapping[str, str] = {}
@@ -22,7 +22,7 @@ class BackfillOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_label(text: str) -> tuple[str, str]:
-    """The name and value of `name=value`. Raises ValueError for a name that no label can have, or that is taken."""
+    """Return name and value of `name=value`. Raises ValueError for a name that is invalid or taken."""
     name, separator, value = text.partition("=")
     if not separator or not LABEL.fullmatch(name) or name.startswith("__"):
         raise ValueError(f"{text!r} is not name=value with the name of a label")

@@ -1,4 +1,4 @@
-"""Tells now and then how far a long work is."""
+"""Reports the progress of long work."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ EVERY = 10.0
 
 
 class Progress:
-    """Passes on what it is told, at most every 10 s.
+    """Passes lines on, at most one per 10 s.
 
     Args:
         tell: Takes a line.
@@ -20,16 +20,16 @@ class Progress:
         self._began = self._last = monotonic()
 
     def begin(self) -> None:
-        """A part of the work begins; what is left of it is reckoned from now on."""
+        """Begin a part of the work; the time left is estimated from now on."""
         self._began = self._last = self._monotonic()
 
     def __call__(self, line: str) -> None:
-        """Tells this line, if none was told lately."""
+        """Pass this line on, unless one was a moment ago."""
         now = self._monotonic()
         if now - self._last >= EVERY:
             self._last = now
             self._tell(line)
 
     def seconds_left(self, done: int, total: int) -> float:
-        """How long the rest will take if it goes on as since the beginning of this part; `done` is above 0."""
+        """Return the seconds that the rest takes at the pace of this part so far; `done` is above 0."""
         return (self._monotonic() - self._began) / done * (total - done)

@@ -28,7 +28,7 @@ from exporter.state.storage import LoadedState
 from exporter.state.store import Store
 
 GRID = 60.0
-"""Seconds between two instants at which something may change."""
+"""Seconds between two times at which a value may change."""
 
 NOT_THEN = frozenset(
     {
@@ -38,7 +38,7 @@ NOT_THEN = frozenset(
         "jobrun_job_next_run_expected_timestamp_seconds",
     }
 )
-"""Families of jobs that the past does not get."""
+"""Families of jobs that are not written for the past."""
 
 WRITTEN = tuple(family for family in FAMILIES if family.level is Level.JOB and family.name not in NOT_THEN)
 

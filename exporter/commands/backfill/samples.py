@@ -16,13 +16,13 @@ from exporter.exposition.textformat import header, labels
 from exporter.metrics.families import FAMILIES, Family, Kind
 
 STEP = 60.0
-"""A change shows within so many seconds: the value before it is written once more so long before it."""
+"""Seconds before a change at which the old value is written once more, so that the change shows in time."""
 
 REPEAT = 240.0
 """Seconds after which an unchanged value is repeated: less than the 5 minutes for which Prometheus looks back."""
 
 REPEAT_HISTOGRAM = 1800.0
-"""Likewise for histograms, which are looked at over stretches of time; they are most of the series."""
+"""The same for histograms, which are read over ranges of time; they are most of the series."""
 
 PLACES = {family.name: place for place, family in enumerate(FAMILIES)}
 
@@ -45,7 +45,7 @@ class Unit(msgspec.Struct, frozen=True):
 
 
 class Samples:
-    """Samples to be written. `more`: labels that all series get besides their own."""
+    """Samples to write. `more`: labels that all series get in addition to their own."""
 
     def __init__(self, more: Mapping[str, str]) -> None:
         self._more = labels(tuple(more), tuple(more.values()))
@@ -53,7 +53,7 @@ class Samples:
         self._ends: dict[int, float] = {}
         self._db = sqlite3.connect("", isolation_level=None)  # on disk, but nobody else sees it
         self._db.execute("PRAGMA journal_mode = OFF")
-        self._db.execute("CREATE TABLE changes (family INTEGER, unit INTEGER, instant REAL, lines BLOB)")
+        self._db.execute("CREATE TABLE changes (family INTEGER, unit INTEGER, timestamp REAL, lines BLOB)")
 
     def close(self) -> None:
         """Drop the samples."""
@@ -64,17 +64,17 @@ class Samples:
         return f"{own},{self._more}" if self._more else own
 
     def note(self, unit: Unit, timestamp: float, lines: bytes, end: float) -> None:
-        """That a unit shows these lines from an instant on, and does so until `end` unless it changes again."""
+        """Record that a unit shows these lines from a time on, until `end` unless it changes again."""
         number = self._numbers.setdefault(unit, len(self._numbers))
         self._ends[number] = end
         self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, number, timestamp, lines))
 
     def gone(self, unit: Unit, timestamp: float) -> None:
-        """That a unit shows nothing from an instant on."""
+        """Record that a unit shows nothing from a time on."""
         self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, self._numbers[unit], timestamp, b""))
 
     def write(self, path: Path) -> tuple[int, int]:
-        """Writes all to a file, which is there only once it is whole; gives the number of samples and of bytes."""
+        """Write everything to a file that appears when it is complete; return the number of samples and of bytes."""
         part = path.with_name(path.name + ".part")
         try:
             with part.open("xb") as file:
@@ -88,7 +88,7 @@ class Samples:
 
     def _families(self, file: BinaryIO) -> Iterator[int]:
         rows = self._db.execute(
-            "SELECT family, unit, instant, lines FROM changes ORDER BY family, unit, instant, rowid"
+            "SELECT family, unit, timestamp, lines FROM changes ORDER BY family, unit, timestamp, rowid"
         )
         for place, of_family in groupby(rows, key=lambda row: row[0]):
             family = FAMILIES[place]
@@ -102,7 +102,7 @@ class Samples:
 
 
 def repeated(changes: Iterable[tuple[float, bytes]], end: float, repeat: float) -> Iterator[tuple[float, bytes]]:
-    """Changes with what stays the same between them, up to and including `end`; of changes at one instant the last."""
+    """Yield changes with repeats of unchanged values, up to and including `end`; of changes at one time the last."""
     latest = dict(changes)
     timestamps = sorted(latest)
     for timestamp, following in zip(timestamps, [*timestamps[1:], None], strict=True):
@@ -119,6 +119,6 @@ def repeated(changes: Iterable[tuple[float, bytes]], end: float, repeat: float) 
 
 
 def stamped(lines: bytes, timestamp: float) -> bytes:
-    """Lines with their timestamp, in seconds."""
+    """Return lines with a timestamp in seconds."""
     stamp = f" {timestamp:.3f}".removesuffix(".000").encode()
     return lines.replace(b"\n", stamp + b"\n")

@@ -66,7 +66,7 @@ class Explainer:
         self._jobs = [job for job in snapshot.jobs() if job.source in self._settings]
 
     def series(self, family: Family, suffix: str, selector: Selector) -> Iterator[Explained]:
-        """All series that a selector means."""
+        """Yield all series that a selector matches."""
         if family.level is Level.SOURCE:
             for source in self._sources.values():
                 if source.name in self._settings and selector.may_match({"source": source.name}):
@@ -78,7 +78,7 @@ class Explainer:
                 yield from explain_job(self._subject(job, family), family, suffix, selector)
 
     def folded(self, selector: Selector) -> list[str]:
-        """Names of jobs that a selector may mean, and that have no series of their own."""
+        """Return names of jobs that a selector may match and that have no series of their own."""
         jobs = (job for job in self._jobs if job.folded)
         labels = [{"source": job.source, "project": job.project, "job_name": job.name} for job in jobs]
         return [each["job_name"] for each in labels if selector.may_match(each)]
@@ -108,7 +108,7 @@ class Explainer:
 
 
 def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
-    """Explains a number; gives the exit code: 1 if nothing was found, 2 for a selector that is none.
+    """Explain a number. Return the exit code: 1 if nothing was found, 2 for an invalid selector.
 
     Raises StateError if the state cannot be read.
     """
@@ -199,7 +199,7 @@ def _row(line: SeriesLine, family: Family, explainer: Explainer) -> tuple[str, .
 
 
 def _table(rows: list[tuple[str, ...]]) -> Iterable[str]:
-    """Rows in columns, each as wide as its widest cell; columns with nothing in them are left out."""
+    """Yield rows in columns, each as wide as its widest cell; empty columns are left out."""
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     for row in zip(*columns, strict=True):

@@ -59,7 +59,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         view: What is shown of it.
         rows: Gives its runs; for `__other__` those of all jobs that are folded now.
-        forgotten: Runs that ended before this instant have been pruned.
+        forgotten: Runs that ended before this time have been pruned.
     """
 
     view: JobView
@@ -228,7 +228,7 @@ def _difference(subject: Subject, value: float, found: float) -> Iterator[str]:
         return
     if difference < 0:
         yield (
-            f"{-difference:g} more are listed than counted: the series began anew after them (the job was renamed, "
+            f"{-difference:g} more are listed than counted: the series began again after them (the job was renamed, "
             "gone or folded for a while), or they changed after they were counted."
         )
     elif subject.forgotten is not None:
@@ -273,5 +273,5 @@ def _ranges(source: SourceState, labels: Mapping[str, str], count: Count) -> Exp
 
 
 def utc(timestamp: float) -> str:
-    """An instant for people."""
+    """Return a time for people."""
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -15,6 +15,7 @@ from exporter.simulators.northflank import NorthflankOptions, NorthflankSimulato
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.sources.northflank.settings import NorthflankSettings
 from exporter.sources.northflank.source import TYPE
+from exporter.sources.source import Source
 from exporter.state.opening import open_state
 
 NOW = 1_700_000_000.0
@@ -28,7 +29,7 @@ class Exporter:
         self.settings = NorthflankSettings.model_validate({**simulator.source_config(), **keys})
         self.ledger = Ledger(lambda: open_state(state, clock))
         self.ledger.load()
-        self.source = None
+        self.source: Source | None = None
         self.lasted = []
         self.start()
 
@@ -50,10 +51,10 @@ class Exporter:
             observer=meter,
             environment=Environment(clock=self.clock, monotonic=self.clock, sleep=self.sleep),
         )
-        self.source = TYPE.build(self.settings, self.client)
+        self.source = source = TYPE.build(self.settings, self.client)
         self.poller = Poller(
             rules,
-            self.source,
+            source,
             self.ledger,
             meter,
             api_clock=self.client,
@@ -104,7 +105,7 @@ class Exporter:
         return self.ledger.source(self.name).watermark()
 
     def source_count(self, family: str) -> float:
-        return self.ledger.source(self.name).counts.get(family, {"": None})[""].value
+        return self.ledger.source(self.name).counts[family][""].value
 
 
 @pytest.fixture

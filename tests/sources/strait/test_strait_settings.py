@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from exporter.config.config import ConfigError, loads
+from exporter.config import ConfigError, loads
 from exporter.config.source import Sweep
 from exporter.sources import SETTINGS, SOURCES
 
