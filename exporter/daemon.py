@@ -20,7 +20,7 @@ from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.pages import runbooks
 from exporter.pages.site import Site
-from exporter.polling.schedule import Schedule, ScheduledSource
+from exporter.polling.schedule import PollSchedule, ScheduledSource
 from exporter.queries.reader import Reader
 from exporter.queries.reporter import Dependencies, Reporter
 from exporter.queries.vendor import VendorQueries
@@ -116,7 +116,7 @@ class Daemon:
         self._ended = threading.Event()
         self._ticked = self._housekeeping_done = clocks.monotonic()
         self._assembly = Assembly(self._config, self._ledger, self._metrics, self._publisher, clocks)
-        self._schedule = Schedule(clocks.clock, clocks.monotonic)
+        self._schedule = PollSchedule(clocks.clock, clocks.monotonic)
         self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
         self._pool = RequestPool(monotonic=clocks.monotonic)
         self._vendors = VendorQueries(clocks.monotonic, waiting=self._pool.waiting)

@@ -58,7 +58,7 @@ class ScheduledSource:
         self.skipped = 0
 
 
-class Schedule:
+class PollSchedule:
     """Runs polls in threads.
 
     Args:

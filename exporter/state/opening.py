@@ -13,7 +13,7 @@ from exporter.errors import StateError
 from exporter.state.files import make_private, problem_of
 from exporter.state.lock import Lock, RefusedStateError
 from exporter.state.schema import MIGRATIONS
-from exporter.state.sql import CorruptStateError
+from exporter.state.sql_runs import CorruptStateError
 from exporter.state.storage import LoadedState, Storage
 from exporter.state.store import MEMORY, Connect, NewerSchemaError, Store, newer, set_aside
 

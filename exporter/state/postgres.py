@@ -20,7 +20,8 @@ from exporter.state.lock import RefusedStateError
 from exporter.state.opening import OpenedState
 from exporter.state.postgres_schema import MIGRATIONS, NAMES, PUT_RUNS, TABLES, as_list
 from exporter.state.schema import StoredRun, to_row
-from exporter.state.sql import CorruptStateError, SqlStore
+from exporter.state.sql import SqlStore
+from exporter.state.sql_runs import CorruptStateError
 from exporter.state.storage import LoadedState
 
 CREATE_ATTEMPTS = 5

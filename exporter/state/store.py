@@ -17,7 +17,8 @@ from exporter.errors import StateError
 from exporter.state.files import JOURNALS, Files, make_private
 from exporter.state.lock import Lock, RefusedStateError
 from exporter.state.schema import COLUMNS, MIGRATIONS, StoredRun, columns, to_row
-from exporter.state.sql import CorruptStateError, SqlStore
+from exporter.state.sql import SqlStore
+from exporter.state.sql_runs import CorruptStateError
 
 Connect = Callable[..., sqlite3.Connection]
 
@@ -250,9 +251,9 @@ class Store(SqlStore):
         """Yield the events of a source's runs in order: time, kind (0 created, 1 started, 2 completed) and run."""
         wanted = "FROM runs WHERE source = :source AND"
         query = (
-            f"SELECT created AS instant, 0 AS what, run_id {wanted} created < start UNION ALL "  # constants
+            f"SELECT created AS at, 0 AS what, run_id {wanted} created < start UNION ALL "  # constants
             f"SELECT start, 1, run_id {wanted} start IS NOT NULL UNION ALL "
-            f'SELECT "end", 2, run_id {wanted} "end" IS NOT NULL AND result IS NOT NULL ORDER BY instant, what'
+            f'SELECT "end", 2, run_id {wanted} "end" IS NOT NULL AND result IS NOT NULL ORDER BY at, what'
         )
         with self._explained():
             yield from self._db.execute(query, {"source": self._sources.get(source)})

@@ -6,7 +6,7 @@ from queue import Empty, SimpleQueue
 import pytest
 from structlog.testing import capture_logs
 
-from exporter.polling.schedule import Every, Schedule, ScheduledSource
+from exporter.polling.schedule import Every, PollSchedule, ScheduledSource
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -62,7 +62,7 @@ def polled(name, failures=0, interval=3600.0):
 
 @pytest.fixture
 def schedule():
-    schedule = Schedule(time.time, time.monotonic)
+    schedule = PollSchedule(time.time, time.monotonic)
     yield schedule
     schedule.stop(1)
 

@@ -10,7 +10,7 @@ from exporter.errors import StateError
 from exporter.model import Result
 from exporter.state.lock import Lock, LockedStateError
 from exporter.state.schema import MIGRATIONS
-from exporter.state.sql import CorruptStateError
+from exporter.state.sql_runs import CorruptStateError
 from exporter.state.store import NewerSchemaError, Store, set_aside
 from tests.core.test_migrations import left_by
 from tests.core.test_store_contract import SOURCES, fill, row

@@ -1,4 +1,4 @@
-"""Which labels an expression gives, by the tables of families; every name in it that does not exist is a fault."""
+"""Which labels an expression gives, by the tables of families; a name in it that does not exist is an error."""
 
 import re
 from collections.abc import Callable, Mapping
