@@ -158,7 +158,9 @@ class Journal:
         self._store = opened.store
         # A start without a state that could not be counted before is counted with the first thing that is written.
         if self._cold:
-            self._count_cold_start()
+            # What cannot be written now is counted with the next thing that can.
+            self.count_cold_start(self._cold)
+            self._cold = ""
 
     def _verify(self, store: Storage) -> None:
         try:
@@ -194,11 +196,6 @@ class Journal:
         # Its own rules are not known; those of another source differ by a few gauges at most.
         another = next(iter(self._rules.values()), None)
         return another.series_of(job, self.step_histograms) if another is not None and job.shown else 0
-
-    def _count_cold_start(self) -> None:
-        """Count a start without a state. What cannot be written now is counted with the next thing that can."""
-        self.count_cold_start(self._cold)
-        self._cold = ""
 
     def count_cold_start(self, reason: str) -> None:
         """Count that what the state held was missing. Raises StateError."""

@@ -205,7 +205,7 @@ def test_the_same_state_by_another_name_is_refused(path):
 
 def test_a_daemon_that_cannot_listen_gives_the_state_back(path):
     text = f"""
-sources: [{{name: a, type: snowplow, organization_id: o, auth: {{api_key: k}}}}]
+sources: [{{name: a, type: snowplow, organization_id: o, auth: {{api_key: a-key-of-its-own}}}}]
 state: {{path: {path}}}
 """
     config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
