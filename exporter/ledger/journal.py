@@ -158,7 +158,6 @@ class Journal:
         self._store = opened.store
         # A start without a state that could not be counted before is counted with the first thing that is written.
         if self._cold:
-            # What cannot be written now is counted with the next thing that can.
             self.count_cold_start(self._cold)
             self._cold = ""
 
