@@ -52,7 +52,7 @@ def _totals(outcomes: Sequence[ScenarioOutcome]) -> Iterator[str]:
     columns: list[Sequence[ScenarioOutcome]] = [*layers, outcomes]
     rows: dict[str, Sequence[float]] = {
         "scenarios": [len(column) for column in columns],
-        "completions checked": _sums(columns, "runs"),
+        "completed runs checked": _sums(columns, "runs"),
         "kills -9": _sums(columns, "kills"),
         "polls": _sums(columns, "polls"),
         "scrapes checked": _sums(columns, "scrapes"),

@@ -63,7 +63,7 @@ def test_a_journal_is_resumed_and_summarized(tmp_path, capsys):
     )
     assert main(["--runs=500", "--kills=10", f"--journal={tmp_path / 'journal'}"]) == 1
     output = capsys.readouterr().out
-    assert "| completions checked | 600 | 40 | 640 |" in output
+    assert "| completed runs checked | 600 | 40 | 640 |" in output
     assert "Disruptions: 2: disk full 2." in output
     assert "Seeds: r1, w1 to w3, x." in output
     assert "./chaos --pause=0.8 --layer=real --seed=r1" in output
