@@ -150,7 +150,7 @@ class StraitSimulator(Simulator):
         """Return the vendor's endpoints."""
         of_workflow_run = ROOT + "/workflow-runs/{run}"
         return (
-            Route("jobs", "GET", ROOT + "/jobs", self._admitted(self._jobs)),
+            Route("jobs", "GET", ROOT + "/jobs", self._admitted(partial(self._job_list, workflows=False))),
             Route("job", "GET", ROOT + "/jobs/{job}", self._admitted(self._job)),
             Route("health", "GET", ROOT + "/jobs/{job}/health", self._admitted(self._health)),
             Route("stats", "GET", ROOT + "/stats", self._admitted(self._stats)),
@@ -158,7 +158,7 @@ class StraitSimulator(Simulator):
             Route("dead_letters", "GET", ROOT + "/runs/dlq", self._admitted(self._dead_letters)),
             Route("export", "GET", ROOT + "/export/runs", self._admitted(self._export)),
             Route("run", "GET", ROOT + "/runs/{run}", self._admitted(self._run)),
-            Route("workflows", "GET", ROOT + "/workflows", self._admitted(self._workflow_list)),
+            Route("workflows", "GET", ROOT + "/workflows", self._admitted(partial(self._job_list, workflows=True))),
             Route("workflow_runs", "GET", ROOT + "/workflow-runs", self._admitted(self._workflow_runs)),
             Route("workflow_run", "GET", of_workflow_run, self._admitted(self._workflow_run)),
             Route("steps", "GET", of_workflow_run + "/steps", self._admitted(self._steps)),
@@ -206,12 +206,6 @@ class StraitSimulator(Simulator):
             return handler(request)
 
         return admitted
-
-    def _jobs(self, request: Request) -> Response:
-        return self._job_list(request, workflows=False)
-
-    def _workflow_list(self, request: Request) -> Response:
-        return self._job_list(request, workflows=True)
 
     def _job_list(self, request: Request, *, workflows: bool) -> Response:
         row = workflow_row if workflows else job_row
