@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -61,18 +62,21 @@ def send(  # noqa: PLR0913  # the address, what is sent, and what is outside
     Raises:
         TestAlertError: If Alertmanager cannot be reached, refuses the alert, or sends it to nobody.
     """
-    client = client or httpx.Client(timeout=10)
-    root = url.rstrip("/") + "/api/v2/alerts"
-    _ask(client, "POST", root, json=[alert(severity, team, datetime.fromtimestamp(clock(), UTC))])
-    yield f"{url} took the test alert (severity={severity}{f', team={team}' if team else ''})."
-    for _ in range(PATIENCE):
-        taken = _ask(
-            client, "GET", root, params={"filter": [f'alertname="{NAME}"', f'severity="{severity}"', f'team="{team}"']}
-        )
-        if taken:
-            yield from _fate(taken[0], _silent(client, url))
-            return
-        sleep(1)
+    with nullcontext(client) if client is not None else httpx.Client(timeout=10) as asked:
+        root = url.rstrip("/") + "/api/v2/alerts"
+        _ask(asked, "POST", root, json=[alert(severity, team, datetime.fromtimestamp(clock(), UTC))])
+        yield f"{url} took the test alert (severity={severity}{f', team={team}' if team else ''})."
+        for _ in range(PATIENCE):
+            taken = _ask(
+                asked,
+                "GET",
+                root,
+                params={"filter": [f'alertname="{NAME}"', f'severity="{severity}"', f'team="{team}"']},
+            )
+            if taken:
+                yield from _fate(taken[0], _silent(asked, url))
+                return
+            sleep(1)
     raise TestAlertError(f"{url} does not show the alert; is it the address of an Alertmanager?")
 
 

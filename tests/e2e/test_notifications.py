@@ -145,7 +145,7 @@ def post(server, *alerts):
     """Send alerts to an Alertmanager, as Prometheus does."""
     address = f"http://{HOST}:{server.port}/api/v2/alerts"
     call = urllib.request.Request(address, json.dumps(alerts).encode(), {"Content-Type": "application/json"})
-    urllib.request.urlopen(call)  # noqa: S310
+    urllib.request.urlopen(call).close()  # noqa: S310
 
 
 SILENCE = (
