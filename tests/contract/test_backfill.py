@@ -101,6 +101,17 @@ def test_the_series_are_continuous_in_order_and_end_where_the_daemon_begins(live
             assert samples[0][1] == 0
 
 
+def test_a_run_that_completed_a_moment_before_the_first_poll_is_in_the_past(lived, tmp_path):
+    lived.world.run("job-0", start=NOW - 3, duration=1.0, result="success")
+    lived.poll()
+    summary, text, told = write(lived, tmp_path)
+    assert summary.runs == 61
+    assert sum(rises(text).values()) == 61
+    assert any("the daemon has just begun to count" in line for line in told)
+    lived.run(10 * MINUTE)
+    assert lived.truth() == lived.counted(), "the rest is the daemon's"
+
+
 def test_the_labels_are_those_of_the_daemons_series_and_those_that_are_asked_for(lived, tmp_path):
     lived.poll()
     lived.run(70 * MINUTE)

@@ -49,6 +49,15 @@ class Before:
         """Return the time up to which completed runs of a job are the past."""
         return min(timestamp for timestamp in (self._until, self._counted_since(source, job_id, scope)) if timestamp)
 
+    def end(self, source: str) -> float | None:
+        """Return the time up to which completed runs of any job of a source are the past; None if nothing is known."""
+        known = self._sources.get(source)
+        since = [job.baseline for job in self.jobs if job.source == source]
+        if known is not None:
+            since += [scope.baseline for scope in known.scopes.values()]
+            since += [] if known.baseline is None else [known.baseline]
+        return min((time for time in (self._until, max(since, default=None)) if time is not None), default=None)
+
     def _counted_since(self, source: str, job_id: str, scope: str) -> float | None:
         job, known = self._by_id.get((source, job_id)), self._sources.get(source)
         if job is not None:

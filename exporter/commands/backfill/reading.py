@@ -22,6 +22,7 @@ from exporter.metrics.requests import RequestMetrics
 from exporter.model import Batch, Step
 from exporter.polling.view import LedgerView
 from exporter.sources.source import Source
+from exporter.sources.windows import CLOCK_MARGIN
 from exporter.state.opening import OpenedState
 from exporter.state.storage import LoadedState
 from exporter.state.store import Store
@@ -97,6 +98,7 @@ class PastReader:
         """Return the past of a source, as far as its API reaches. Raises SourceError if it cannot be read in full."""
         steps: dict[str, Sequence[Step]] = {}
         client, source = self.assembly.clients[name], self.assembly.sources[name]
+        self._await_settled(name, client.now())
         floor = client.now() - self.assembly.shown[name].settings.lookback
         self._ledger.start_poll(name, floor)
         view = DeepView(self._ledger, name, client, floor, self._rules[name])
@@ -123,6 +125,16 @@ class PastReader:
         )
         self._fetch_steps(past, source, client.now())
         return past
+
+    def _await_settled(self, name: str, now: float) -> None:
+        """Wait until the end of the past has settled."""
+        # The newest runs are not requested yet (see exporter.sources.windows), and an API may show them late. The
+        # daemon reads those later and does not count them, so they would be in neither.
+        end = self._before.end(name)
+        settle = max(self.assembly.shown[name].settings.settle, CLOCK_MARGIN + 1)
+        if end is not None and now < end + settle:
+            self._tell(f"{name}: the daemon has just begun to count; starting in {end + settle - now:.0f} s")
+            self.assembly.sleep(end + settle - now)
 
     def _read_once(self, name: str, source: Source, view: DeepView, steps: dict[str, Sequence[Step]]) -> None:
         self._progress.begin()
