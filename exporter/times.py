@@ -73,7 +73,7 @@ def parse_timestamp(value: str | float | None) -> float | None:
     return timestamp if timestamp is not None and 0 < timestamp < LATEST else None
 
 
-def parse_duration(value: str | float | None) -> float | None:
+def read_duration(value: str | float | None) -> float | None:
     """Seconds from an ISO 8601 duration, `00:05:03`, `5m 3s`, or a number of seconds; negative ones are 0.
 
     A year is 365.2425 days and a month a twelfth of it: an average, as there is no date to count from.

@@ -25,7 +25,7 @@ from exporter.sources.payload import (
 )
 from exporter.sources.rest import MAX_WORD_LENGTH, StatusTable, look_up, seconds_between
 from exporter.sources.source import StepLog
-from exporter.times import is_number, parse_duration, parse_timestamp
+from exporter.times import is_number, parse_timestamp, read_duration
 
 RUNS = "/organizations/{org}/jobs/v1/runs"
 RUN = RUNS + "/{runId}"
@@ -283,7 +283,7 @@ def duration_of(row: SnowplowRun, now: float, *, milliseconds: bool) -> float | 
 
     A number of seconds that would put the end into the future is taken as milliseconds, and ignored if that fails too.
     """
-    seconds = parse_duration(row.duration)
+    seconds = read_duration(row.duration)
     if seconds is None or not is_number(row.duration):
         return seconds
     if milliseconds:
@@ -403,7 +403,7 @@ def _steps(raws: Sequence[msgspec.Raw], status_map: StatusTable) -> list[Step]:
 def _step(fields: Fields, name: str, status_map: StatusTable) -> Step:
     meaning, _ = look_up(fields.text(WORD), status_map)
     start, end = parse_timestamp(fields.scalar(START)), parse_timestamp(fields.scalar(END))
-    duration = parse_duration(fields.span())
+    duration = read_duration(fields.span())
     result = meaning if isinstance(meaning, Result) else None
     ended, lasted = _completed(start, end, duration) if result is not None else (None, duration)
     return Step(

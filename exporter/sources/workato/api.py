@@ -11,7 +11,7 @@ from exporter.model import FAILING, Job, Result, Run, State, Step, one_row_per_r
 from exporter.sources.oddities import FUTURE_MARGIN, Oddity
 from exporter.sources.payload import ABSENT, OBJECT, decode, decode_rows, decoded, identity, scalar, text
 from exporter.sources.rest import MAX_WORD_LENGTH, StatusTable, look_up, seconds_between
-from exporter.times import parse_duration, parse_timestamp
+from exporter.times import parse_timestamp, read_duration
 
 USERS = "/managed_users"
 RECIPES = "/recipes"
@@ -137,7 +137,7 @@ class LineStat(msgspec.Struct):
 
     def duration(self) -> float | None:
         """Return its seconds, None if unknown."""
-        total = parse_duration(scalar(self.total))
+        total = read_duration(scalar(self.total))
         started, completed = parse_timestamp(scalar(self.started_at)), parse_timestamp(scalar(self.completed_at))
         return seconds_between(started, completed) if total is None else total
 
