@@ -13,7 +13,7 @@ SIZE = 300
 
 
 @pytest.mark.timeout(600)
-def test_simulated_days_with_all_disruptions_have_no_discrepancy():
+def test_simulated_days_with_all_disruptions_cause_no_discrepancy():
     outcome = played("short", Options(runs=SIZE, days=3.0, pause=0.3))
     assert outcome.findings == []
     assert outcome.discrepancies == 0
@@ -46,7 +46,7 @@ def test_the_auditor_finds_a_broken_exporter(name):
 
 @pytest.mark.e2e
 @pytest.mark.timeout(600)
-def test_killed_real_processes_with_all_disruptions_have_no_discrepancy():
+def test_killing_real_processes_causes_no_discrepancy():
     outcome = run_process_chaos("short", kills=10)
     assert outcome.findings == []
     assert outcome.kills == 10

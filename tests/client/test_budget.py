@@ -26,7 +26,7 @@ def densest(timestamps, period):
     st.floats(min_value=0.01, max_value=500),
     st.lists(st.floats(min_value=0, max_value=90), min_size=1, max_size=60),
 )
-def test_no_stretch_of_the_period_ever_holds_more_requests_than_the_budget(requests_per_minute, gaps):
+def test_no_period_ever_has_more_requests_than_the_budget(requests_per_minute, gaps):
     pace = Pace(requests_per_minute)
     now, taken = 0.0, []
     for gap in gaps:
@@ -36,13 +36,13 @@ def test_no_stretch_of_the_period_ever_holds_more_requests_than_the_budget(reque
     assert densest(taken, pace.period) <= max(1, math.floor(requests_per_minute))
 
 
-def test_a_budget_of_sixty_lets_sixty_go_at_once_and_then_waits_for_the_minute_to_pass(moved):
+def test_a_budget_of_60_sends_60_at_once_and_then_waits_for_the_minute_to_pass(moved):
     budget = make_budget(moved)
     assert [budget.acquire(EVER) for _ in range(60)] == [0.0] * 60
     assert budget.acquire(EVER) == 60.0
 
 
-def test_half_a_request_per_minute_is_one_in_two_minutes(moved):
+def test_half_a_request_per_minute_is_one_every_two_minutes(moved):
     budget = make_budget(moved, 0.5)
     budget.acquire(EVER)
     assert budget.acquire(EVER) == 120.0
@@ -76,7 +76,7 @@ def test_a_shutdown_cuts_the_wait_short(moved):
         budget.acquire(EVER)
 
 
-def test_a_block_by_the_server_holds_for_everybody_and_a_shorter_one_does_not_lift_it(moved):
+def test_a_block_by_the_server_applies_to_all_threads_and_a_shorter_one_does_not_lift_it(moved):
     budget = make_budget(moved)
     budget.blocked_until(30.0)
     budget.blocked_until(5.0)
@@ -95,13 +95,13 @@ def test_no_server_can_block_for_longer_than_an_hour(moved, seconds):
 
 
 @pytest.mark.parametrize("seconds", [math.nan, math.inf, -5.0, 0.0])
-def test_a_block_that_is_no_time_is_ignored(moved, seconds):
+def test_a_block_that_is_not_a_valid_time_is_ignored(moved, seconds):
     budget = make_budget(moved)
     budget.blocked_until(seconds)
     assert budget.wait() == 0.0
 
 
-def test_what_remains_less_a_tenth_in_reserve_lasts_until_the_reset(moved):
+def test_remaining_requests_minus_a_reserve_of_a_tenth_are_spread_until_the_reset(moved):
     budget = make_budget(moved, 600.0)
     budget.acquire(EVER)
     budget.observe(1000, 200, 1000.0)
@@ -116,7 +116,7 @@ def test_spacing_ends_with_the_reset(moved):
     assert budget.acquire(EVER) == 0.0
 
 
-def test_with_only_the_reserve_left_nothing_goes_before_the_reset(moved):
+def test_with_only_the_reserve_left_nothing_is_sent_before_the_reset(moved):
     budget = make_budget(moved, 600.0)
     budget.observe(1000, 100, 300.0)
     assert budget.wait() == 300.0
@@ -129,7 +129,7 @@ def test_nonsense_about_limits_is_ignored(moved, said):
     assert budget.wait() == 0.0
 
 
-def test_threads_together_keep_the_budget_of_one():
+def test_threads_share_one_budget():
     taken = []
     budget = Budget(6000.0, monotonic=time.monotonic, sleep=time.sleep)
     pace = budget._pace
@@ -149,7 +149,7 @@ def test_threads_together_keep_the_budget_of_one():
     assert max(taken) - min(taken) >= (32 / 5 - 1) * 0.05 - 1e-6
 
 
-def test_a_server_that_is_well_again_is_asked_again_long_before_it_said(moved):
+def test_a_recovered_server_gets_requests_long_before_its_retry_after(moved):
     budget = make_budget(moved)
     budget.blocked_until(LONGEST_BLOCK)
     assert budget.acquire(EVER) == PROBE_INTERVAL
@@ -158,7 +158,7 @@ def test_a_server_that_is_well_again_is_asked_again_long_before_it_said(moved):
     assert budget.wait() == 0.0
 
 
-def test_a_server_that_still_wants_to_be_left_alone_is_asked_once_in_five_minutes(moved):
+def test_a_server_that_still_refuses_gets_one_request_in_five_minutes(moved):
     budget = make_budget(moved)
     budget.blocked_until(LONGEST_BLOCK)
     budget.acquire(EVER)
@@ -166,7 +166,7 @@ def test_a_server_that_still_wants_to_be_left_alone_is_asked_once_in_five_minute
     assert budget.acquire(EVER) == PROBE_INTERVAL
 
 
-def test_a_good_answer_to_a_request_from_before_the_block_does_not_end_it(moved):
+def test_a_success_of_a_request_sent_before_the_block_does_not_end_it(moved):
     budget = make_budget(moved)
     sent = moved.now
     moved.sleep(1.0)
@@ -192,7 +192,7 @@ def as_people(budget, count, patience=0.0):
     return granted
 
 
-def test_of_a_thousand_people_a_quarter_of_the_budget_gets_in_and_a_poll_waits_for_nobody(moved):
+def test_a_thousand_users_get_a_quarter_of_the_budget_and_a_poll_waits_for_none_of_them(moved):
     budget = make_budget(moved)
     assert as_people(budget, 1000) == 15
     assert budget.acquire(EVER) == 0.0
@@ -203,11 +203,11 @@ def test_of_a_thousand_people_a_quarter_of_the_budget_gets_in_and_a_poll_waits_f
 
 
 @pytest.mark.parametrize(("requests_per_minute", "part"), [(1, 1), (3, 1), (8, 2), (0.5, 1)])
-def test_people_get_one_request_at_least(moved, requests_per_minute, part):
+def test_users_get_at_least_one_request(moved, requests_per_minute, part):
     assert as_people(make_budget(moved, requests_per_minute), 10) == part
 
 
-def test_where_the_server_spaces_requests_people_have_a_quarter_of_those_too(moved):
+def test_users_get_a_quarter_of_the_requests_that_a_server_spaces(moved):
     budget = make_budget(moved, 600.0)
     budget.observe(1000, 200, 1000.0)
     granted = 0
@@ -217,7 +217,7 @@ def test_where_the_server_spaces_requests_people_have_a_quarter_of_those_too(mov
     assert granted == 10
 
 
-def test_while_a_poll_waits_no_person_gets_a_request_and_the_poll_waits_one_spacing(moved):
+def test_while_a_poll_waits_no_user_gets_a_request_and_the_poll_waits_one_spacing(moved):
     granted = []
 
     def sleep(seconds):
@@ -231,14 +231,14 @@ def test_while_a_poll_waits_no_person_gets_a_request_and_the_poll_waits_one_spac
     assert set(granted) == {0}
 
 
-def test_a_person_is_told_why_there_is_no_request(moved):
+def test_a_refused_user_gets_the_reason(moved):
     budget = make_budget(moved)
     as_people(budget, 15)
     with for_a_person(), pytest.raises(RateLimitedError, match="pages have used their share of the request budget"):
         budget.acquire(moved.now + 3)
 
 
-def test_a_person_is_no_probe_of_a_server_that_wants_no_request(moved):
+def test_a_users_request_never_probes_a_blocked_server(moved):
     budget = make_budget(moved)
     budget.blocked_until(LONGEST_BLOCK)
     moved.now += PROBE_INTERVAL
@@ -246,7 +246,7 @@ def test_a_person_is_no_probe_of_a_server_that_wants_no_request(moved):
     assert budget.wait() == 0.0
 
 
-def test_a_budget_that_follows_another_remembers_what_was_sent_and_what_the_server_said(moved):
+def test_a_budget_that_replaces_another_keeps_its_sent_requests_and_its_block(moved):
     before = make_budget(moved, 10.0)
     as_people(before, 2)
     for _ in range(8):

@@ -136,7 +136,7 @@ DAY = 86400.0
 
 
 @pytest.mark.parametrize("wrong", [DAY, -DAY, 400 * DAY, 3600.0, -30 * DAY])
-def test_one_odd_date_is_asked_for_again_and_changes_nothing(make, meter, wrong):
+def test_one_wrong_date_causes_a_second_request_and_changes_nothing(make, meter, wrong):
     client = make(dated(1000), dated(1000 + wrong), dated(1000))
     for _ in range(3):
         client.get(PATH, endpoint=ENDPOINT)
@@ -144,7 +144,7 @@ def test_one_odd_date_is_asked_for_again_and_changes_nothing(make, meter, wrong)
     assert len(meter.requests) == 4
 
 
-def test_two_dates_that_agree_show_that_our_clock_is_wrong(make, meter):
+def test_two_equal_dates_show_that_our_clock_is_wrong(make, meter):
     client = make(dated(1000 + DAY))
     client.get(PATH, endpoint=ENDPOINT)
     assert client.skew == DAY
@@ -153,21 +153,21 @@ def test_two_dates_that_agree_show_that_our_clock_is_wrong(make, meter):
     assert len(meter.requests) == 3
 
 
-def test_dates_that_are_wrong_each_in_another_way_are_not_believed(make):
+def test_dates_that_differ_from_each_other_are_ignored(make):
     client = make(*(dated(1000 + days * DAY) for days in (1, -3, 30, 7)), dated(1000))
     for _ in range(3):
         client.get(PATH, endpoint=ENDPOINT)
     assert client.skew == 0.0
 
 
-def test_the_time_that_an_answer_was_in_a_cache_is_no_sign_of_a_wrong_clock(make, meter):
+def test_the_age_of_a_cached_response_does_not_look_like_a_wrong_clock(make, meter):
     client = make(dated(400, age="600"))
     client.get(PATH, endpoint=ENDPOINT)
     assert (client.skew, len(meter.requests)) == (0.0, 1)
 
 
 @pytest.mark.parametrize("age", ["-5", "publish_throttled", "9" * 30, "1e9", "1.5"])
-def test_an_age_that_is_no_number_of_seconds_is_ignored(make, age):
+def test_an_age_that_is_not_a_number_of_seconds_is_ignored(make, age):
     client = make(dated(1000, age=age))
     client.get(PATH, endpoint=ENDPOINT)
     assert client.skew == 0.0
@@ -180,7 +180,7 @@ def test_a_date_that_cannot_be_read_is_ignored(make, headers):
     assert client.skew == 0.0
 
 
-def test_only_gzip_is_asked_for_and_cookies_are_not_kept(make):
+def test_only_gzip_is_accepted_and_cookies_are_not_kept(make):
     client = make(lambda: httpx.Response(200, headers={"Set-Cookie": "session=1"}))
     client.get(PATH, endpoint=ENDPOINT)
     client.get(PATH, endpoint=ENDPOINT)
@@ -224,13 +224,13 @@ def test_each_code_has_its_error(make, meter, status, error, tries):
         (httpx.LocalProtocolError("x"), NetworkError, "network"),
     ],
 )
-def test_each_fault_has_its_error_and_is_tried_three_times(make, meter, failure, error, code):
+def test_each_network_error_has_its_class_and_is_tried_three_times(make, meter, failure, error, code):
     fail(make(failure), error)
     assert meter.requests == [(ENDPOINT, code)] * 3
     assert meter.retries == 2
 
 
-def test_a_passing_fault_is_overcome(make, meter):
+def test_a_temporary_error_is_retried_successfully(make, meter):
     client = make(httpx.ConnectError("x"), httpx.Response(502), httpx.Response(200, content=b"{}"))
     assert client.get(PATH, endpoint=ENDPOINT) == b"{}"
     assert meter.requests == [(ENDPOINT, "network"), (ENDPOINT, "502"), (ENDPOINT, "200")]
@@ -267,7 +267,7 @@ def test_a_retry_after_date_is_measured_by_the_servers_clock(make, meter):
 
 
 @pytest.mark.parametrize("wrong", [3000.0, -3000.0, DAY, -DAY])
-def test_one_odd_date_lengthens_no_wait_for_a_retry_after_date(make, meter, wrong):
+def test_one_wrong_date_does_not_lengthen_the_wait_for_a_retry_after_date(make, meter, wrong):
     headers = {"Retry-After": http_date(1007), "Date": http_date(1000 + wrong)}
     client = make(dated(1000), httpx.Response(503, headers=headers), dated(1000), chance=0.0)
     for _ in range(2):
@@ -276,7 +276,7 @@ def test_one_odd_date_lengthens_no_wait_for_a_retry_after_date(make, meter, wron
 
 
 @pytest.mark.parametrize("wrong", [1800.0, -1800.0])
-def test_one_odd_date_changes_no_rate_limit_whose_reset_is_a_time(make, meter, moved, wrong):
+def test_one_wrong_date_does_not_change_a_rate_limit_whose_reset_is_a_time(make, meter, moved, wrong):
     reset = str(1_700_000_000 + 1100)
     headers = {"X-RateLimit-Limit": "100", "X-RateLimit-Remaining": "50", "X-RateLimit-Reset": reset}
     answers = [httpx.Response(200, headers={"Date": http_date(1000 + each), **headers}) for each in (0, wrong, 0)]
@@ -288,7 +288,7 @@ def test_one_odd_date_changes_no_rate_limit_whose_reset_is_a_time(make, meter, m
 
 
 @pytest.mark.parametrize("wrong", [3600.0, -3600.0])
-def test_a_refused_credential_is_sent_once_even_if_the_refusal_has_an_odd_date(make, meter, wrong):
+def test_a_refused_credential_is_sent_once_even_if_the_refusal_has_a_wrong_date(make, meter, wrong):
     client = make(dated(1000), httpx.Response(401, headers={"Date": http_date(1000 + wrong)}))
     client.get(PATH, endpoint=ENDPOINT)
     fail(client, AuthError)
@@ -296,7 +296,7 @@ def test_a_refused_credential_is_sent_once_even_if_the_refusal_has_an_odd_date(m
 
 
 @pytest.mark.parametrize(("status", "error"), [(429, RateLimitedError), (503, ServerStatusError)])
-def test_a_long_retry_after_is_not_waited_for_but_blocks_the_budget(make, moved, meter, status, error):
+def test_a_long_retry_after_blocks_the_budget_instead_of_waiting(make, moved, meter, status, error):
     client = make(httpx.Response(status, headers={"Retry-After": "600"}))
     fail(client, error)
     fail(client, RateLimitedError)
@@ -306,7 +306,7 @@ def test_a_long_retry_after_is_not_waited_for_but_blocks_the_budget(make, moved,
     fail(client, error)
 
 
-def test_the_last_tries_retry_after_blocks_the_budget_too(make):
+def test_the_retry_after_of_the_last_try_blocks_the_budget_too(make):
     answers = [httpx.Response(429), httpx.Response(429), httpx.Response(429, headers={"Retry-After": "50"})]
     client = make(*answers, chance=0.0)
     fail(client, RateLimitedError)
@@ -322,7 +322,7 @@ def test_rate_limit_headers_reach_the_meter_and_the_budget(make, meter):
     assert sum(meter.waits) == pytest.approx(10.0)
 
 
-def test_rate_limits_that_the_server_names_no_more_are_shown_for_a_quarter_of_an_hour(make, meter, moved):
+def test_rate_limits_are_shown_for_15_minutes_after_the_server_last_sent_them(make, meter, moved):
     named = {"X-RateLimit-Limit": "1000", "X-RateLimit-Remaining": "900"}
     client = make(httpx.Response(200, headers=named), lambda: httpx.Response(200))
     client.get(PATH, endpoint=ENDPOINT)
@@ -336,7 +336,7 @@ def test_rate_limits_that_the_server_names_no_more_are_shown_for_a_quarter_of_an
     assert meter.said == [*said, (None, None, None)]
 
 
-def test_rate_limits_that_every_answer_names_are_shown_however_rarely_the_server_is_asked(make, meter, moved):
+def test_rate_limits_in_every_response_are_shown_no_matter_how_rare_requests_are(make, meter, moved):
     named = {"X-RateLimit-Limit": "1000", "X-RateLimit-Remaining": "900"}
     client = make(lambda: httpx.Response(200, headers=named))
     for _ in range(3):
@@ -345,14 +345,14 @@ def test_rate_limits_that_every_answer_names_are_shown_however_rarely_the_server
         moved.now += 7200
 
 
-def test_of_two_lines_of_one_header_the_tighter_limit_counts(make, meter):
+def test_the_tighter_of_two_limits_in_one_header_counts(make, meter):
     lines = [("X-RateLimit-Limit", "1000"), ("X-RateLimit-Limit", "60")]
     lines += [("X-RateLimit-Remaining", "900"), ("X-RateLimit-Remaining", "5"), ("X-RateLimit-Reset", "30")]
     make(httpx.Response(200, headers=lines)).get(PATH, endpoint=ENDPOINT)
     assert meter.said == [(60, 5, 1_700_000_000.0 + 1000.0 + 30.0)]
 
 
-def test_limits_that_cannot_be_meant_are_logged_once_and_change_nothing(make, meter):
+def test_impossible_limits_are_logged_once_and_change_nothing(make, meter):
     headers = {"X-RateLimit-Limit": "0", "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "99999"}
     client = make(lambda: httpx.Response(200, headers=headers))
     with capture_logs() as lines:
@@ -362,7 +362,7 @@ def test_limits_that_cannot_be_meant_are_logged_once_and_change_nothing(make, me
     assert (meter.said, meter.waits) == ([], [])
 
 
-def test_an_api_that_is_well_again_is_asked_as_before_long_before_it_said(make, moved):
+def test_a_recovered_api_gets_its_usual_requests_long_before_its_retry_after(make, moved):
     client = make(httpx.Response(429, headers={"Retry-After": "999999999"}), httpx.Response(200))
     fail(client, RateLimitedError)
     moved.now += 300
@@ -371,7 +371,7 @@ def test_an_api_that_is_well_again_is_asked_as_before_long_before_it_said(make, 
     assert moved.slept == []
 
 
-def test_patience_for_the_budget_can_be_given(make):
+def test_the_longest_wait_for_the_budget_can_be_set(make):
     client = make(lambda: httpx.Response(200), requests_per_minute=1.0)
     client.get(PATH, endpoint=ENDPOINT)
     fail(client, RateLimitedError, patience=5.0)
@@ -394,13 +394,13 @@ def test_a_body_that_is_not_what_it_claims_is_a_decode_error(make):
     fail(make(httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=Trickle([b"plain"]))), DecodeError)
 
 
-def test_a_body_beyond_the_limit_is_a_decode_error_and_is_not_read_on(make):
+def test_a_body_over_the_limit_is_a_decode_error_and_is_not_read_to_its_end(make):
     body = Trickle([b"x" * 600] * 100)
     fail(make(httpx.Response(200, stream=body), body_limit=1000), DecodeError)
     assert body.taken == 1
 
 
-def test_a_body_of_just_the_limit_is_fine(make):
+def test_a_body_exactly_at_the_limit_is_accepted(make):
     assert len(make(httpx.Response(200, content=b"x" * 1000)).get(PATH, endpoint=ENDPOINT)) == 1000
     bomb = httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=Trickle([gzip.compress(b"x" * 1000)]))
     assert len(make(bomb).get(PATH, endpoint=ENDPOINT)) == 1000
@@ -423,7 +423,7 @@ def test_a_body_that_trickles_in_for_twice_the_timeout_is_a_timeout(make, moved,
     assert moved.now - before <= 3 * 22
 
 
-def test_no_error_tells_the_query_the_token_or_the_body(make):
+def test_no_error_shows_the_query_the_token_or_the_body(make):
     codes = (302, 400, 401, 403, 404, 429, 500)
     leaky = [httpx.Response(code, content=b"private", headers={"X-A": "private"}) for code in codes]
     errors = [httpx.RemoteProtocolError(f"illegal header {SECRET}"), httpx.ReadTimeout(f"private {SECRET}")]
@@ -436,7 +436,7 @@ def test_no_error_tells_the_query_the_token_or_the_body(make):
         assert SECRET not in "".join(lines)
 
 
-def test_an_address_that_cannot_be_is_a_schema_error(make):
+def test_an_impossible_address_is_a_schema_error(make):
     with pytest.raises(SchemaError):
         make(httpx.Response(200)).get("/" + "x" * 70_000, endpoint=ENDPOINT)
 
@@ -454,7 +454,7 @@ def test_a_request_of_a_sign_in_passes_budget_meter_and_timeouts_too(make, meter
     assert client.api.requests[0].extensions["timeout"]["read"] == 30.0
 
 
-def test_several_threads_may_ask_at_once(make, meter):
+def test_several_threads_may_send_requests_at_once(make, meter):
     client = make(lambda: httpx.Response(200), requests_per_minute=1000.0)
     threads = [threading.Thread(target=client.get, args=(PATH,), kwargs={"endpoint": ENDPOINT}) for _ in range(16)]
     for thread in threads:

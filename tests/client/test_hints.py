@@ -74,12 +74,12 @@ def test_plain_http_to_a_port_that_speaks_tls_and_says_so(serve, text):
     assert refused(client, ClientStatusError) == "GET /x: 400: the server speaks TLS: write https:// in base_url"
 
 
-def test_a_certificate_of_an_authority_of_ones_own(serve):
+def test_a_certificate_of_a_private_authority(serve):
     _, client = serve(ANSWER, "https://127.0.0.1:{port}", tls=server_context())
     assert refused(client, NetworkError).endswith("name its certificate in tls.ca_file")
 
 
-def test_a_host_that_nobody_listens_on(serve):
+def test_a_port_where_nothing_listens(serve):
     server, client = serve(ANSWER, "http://127.0.0.1:{port}")
     server.socket.shutdown(socket.SHUT_RDWR)
     server.socket.close()
@@ -87,7 +87,7 @@ def test_a_host_that_nobody_listens_on(serve):
 
 
 @pytest.mark.parametrize("page", [b"<!DOCTYPE html><title>Sign in</title>", b"\n <html lang=en>"])
-def test_a_page_for_people_in_place_of_json(serve, page):
+def test_a_web_page_instead_of_json(serve, page):
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(page)}\r\n\r\n".encode()
     _, client = serve(head + page, "http://127.0.0.1:{port}")
     assert refused(client, DecodeError) == "GET /x: the answer is HTML, not JSON: is base_url the API's host?"
@@ -97,28 +97,28 @@ NO_PASSWORD = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\
 
 
 @pytest.mark.parametrize("root", ["http://api.invalid", "https://api.invalid"])
-def test_a_wrong_password_of_a_proxy_is_the_proxys_refusal_and_asked_once(serve, root):
+def test_a_wrong_proxy_password_is_an_error_of_the_proxy_and_tried_once(serve, root):
     server, client = serve(NO_PASSWORD, root, proxy="http://user:secret@127.0.0.1:{port}")
     said = refused(client, ProxyRefusedError)
     assert said == "GET /x: the proxy refused with 407: check the user and the password in proxy_url"
     assert sum(got.count(b"api.invalid") > 0 for got in server.got) == 1
 
 
-def test_a_proxy_that_forbids_a_host_is_asked_once(serve):
+def test_a_proxy_that_forbids_a_host_is_tried_once(serve):
     forbidden = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n"
     server, client = serve(forbidden, "https://api.invalid", proxy="http://127.0.0.1:{port}")
     assert refused(client, ProxyRefusedError) == "GET /x: the proxy refused with 403: it does not allow this host"
     assert server.connections == 1
 
 
-def test_a_proxy_that_cannot_reach_the_api_now_is_asked_again(serve):
+def test_a_proxy_that_cannot_reach_the_api_is_tried_again(serve):
     bad = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n"
     server, client = serve(bad, "https://api.invalid", proxy="http://127.0.0.1:{port}")
     assert refused(client, NetworkError) == "GET /x: the proxy refused with 502: it cannot reach the API"
     assert server.connections == 3
 
 
-def test_a_ca_file_serves_for_a_proxy_that_speaks_tls(serve, tmp_path):
+def test_a_ca_file_applies_to_a_tls_proxy_too(serve, tmp_path):
     AUTHORITY.cert_pem.write_to_path(tmp_path / "ca.pem")
     arguments = {"tls": server_context(), "proxy": "https://127.0.0.1:{port}"}
     _, client = serve(ANSWER, "http://api.invalid", ca_file=str(tmp_path / "ca.pem"), **arguments)
@@ -140,10 +140,10 @@ def test_a_credential_that_cannot_be_sent_says_why(credential, said):
         secret_text(lambda: credential)
 
 
-def test_a_byte_order_mark_is_no_part_of_a_credential():
+def test_a_byte_order_mark_is_not_part_of_a_credential():
     assert secret_text(lambda: "\ufeffword\r\n") == "word"
 
 
-def test_a_sign_in_answered_with_a_page_for_people_asks_for_the_host():
+def test_a_sign_in_that_returns_a_web_page_suggests_a_wrong_host():
     with pytest.raises(AuthError, match="it is HTML; is base_url the API's host"):
         _fields(httpx.Response(200, content=b"<html>"))

@@ -92,7 +92,7 @@ def serve():
     ],
     ids=["silent", "dribbles its status line", "dribbles a header", "dribbles its body"],
 )
-def test_a_slow_server_holds_no_request_longer_than_twice_the_timeout(serve, behave):
+def test_a_slow_server_delays_no_request_longer_than_twice_the_timeout(serve, behave):
     server, client = serve(behave)
     started = time.monotonic()
     with pytest.raises((TimedOutError, NetworkError)):
@@ -107,7 +107,7 @@ def test_a_body_that_breaks_off_is_a_network_error(serve):
         client.get("/", endpoint=ENDPOINT)
 
 
-def test_nobody_at_the_port_is_a_network_error_that_says_so(serve):
+def test_a_refused_connection_is_a_network_error_that_says_so(serve):
     server, client = serve(lambda _: None)
     server.socket.shutdown(socket.SHUT_RDWR)
     server.socket.close()
@@ -154,7 +154,7 @@ def test_an_unknown_authority_is_a_network_error_that_says_so(serve, tls):
         client.get("/", endpoint=ENDPOINT)
 
 
-def test_our_own_certificate_is_shown_where_it_is_asked_for(serve, tls):
+def test_a_client_certificate_is_sent_if_the_server_requires_it(serve, tls):
     tls.verify_mode = ssl.CERT_REQUIRED
     tls.load_verify_locations(PEM)
     root = "https://127.0.0.1:{port}"

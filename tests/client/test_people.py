@@ -64,7 +64,7 @@ def test_a_crawler_of_run_pages_gets_a_quarter_of_the_budget_and_polls_do_not_wa
     assert moved.slept == []
 
 
-def test_a_page_that_is_opened_again_asks_nothing(asking, client):
+def test_a_page_opened_again_sends_no_request(asking, client):
     assert opened(asking, client, [7] * 1000) == (1000, set())
 
 
@@ -78,7 +78,7 @@ class SignIn(TokenAuth):
         return f"refused with {status}"
 
 
-def test_a_sign_in_for_a_person_never_waits_as_polls_would_wait_for_its_token(moved):
+def test_a_sign_in_for_a_user_never_waits_because_polls_would_wait_for_its_token(moved):
     budget = Budget(600.0, monotonic=moved.monotonic, sleep=moved.sleep)
     budget.acquire(moved.now)
     budget.observe(100, 40, 60.0)

@@ -89,7 +89,7 @@ NAMES = [
         ({}, None),
     ],
 )
-def test_limits_are_read_in_every_habit(headers, limits):
+def test_limits_are_parsed_in_every_style(headers, limits):
     assert parse_limits(headers, NOW) == limits
 
 
@@ -139,7 +139,7 @@ def test_a_reset_is_seconds_or_a_time_in_any_form(reset, seconds):
         ("1e3", "x-ratelimit reset: is neither seconds nor a time"),
     ],
 )
-def test_a_reset_that_cannot_be_meant_is_ignored_and_the_rest_stays(reset, why):
+def test_an_impossible_reset_is_ignored_and_the_rest_is_kept(reset, why):
     headers = {"x-ratelimit-limit": "100", "x-ratelimit-remaining": "5", "x-ratelimit-reset": reset}
     assert parse_limits(headers, NOW) == Limits(limit=100, remaining=5, ignored=(why,))
 
@@ -155,13 +155,13 @@ def test_a_reset_that_cannot_be_meant_is_ignored_and_the_rest_stays(reset, why):
         ("", "few", "x-ratelimit remaining: is not a number"),
     ],
 )
-def test_a_limit_that_cannot_be_meant_is_ignored(limit, remaining, why):
+def test_an_impossible_limit_is_ignored(limit, remaining, why):
     headers = {"x-ratelimit-limit": limit, "x-ratelimit-remaining": remaining, "x-ratelimit-reset": "60"}
     assert parse_limits(headers, NOW) == Limits(ignored=(why,))
 
 
 @given(st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(codec="latin-1"), max_size=40)), st.floats(0, 4e9))
-def test_no_header_breaks_anything_or_asks_for_more_than_an_hour(headers, now):
+def test_no_header_raises_or_blocks_for_more_than_an_hour(headers, now):
     limits = parse_limits(headers, now)
     if limits is not None and limits.reset_seconds is not None:
         assert 0 <= limits.reset_seconds <= 3600

@@ -28,7 +28,7 @@ def test_an_observer_is_what_the_client_reports_to(metrics):
     assert metrics.source("s") is meter
 
 
-def test_before_the_first_request_its_counters_are_0_and_nothing_is_known_of_the_api(metrics, registry):
+def test_before_the_first_request_counters_are_0_and_nothing_is_known_about_the_api(metrics, registry):
     observer = metrics.source("s", ["/runs", "/token"])
     assert {line.rsplit(" ", 1)[1] for line in lines(registry)} == {"0.0"}
     assert 'jobrun_source_api_requests_total{code="200",endpoint="/runs",source="s"} 0.0' in lines(registry)

@@ -60,7 +60,7 @@ def ask(client):
     return client.get("/x", endpoint="/x")
 
 
-def test_another_authority_is_trusted_as_soon_as_its_file_is_there(make, tmp_path):
+def test_a_new_authority_is_trusted_as_soon_as_its_file_exists(make, tmp_path):
     first, second, file = trustme.CA(), trustme.CA(), tmp_path / "ca.pem"
     first.cert_pem.write_to_path(str(file))
     api = Api(first)
@@ -71,7 +71,7 @@ def test_another_authority_is_trusted_as_soon_as_its_file_is_there(make, tmp_pat
     assert ask(client) == b"{}"
 
 
-def test_a_file_that_is_half_written_leaves_the_old_one_in_force_and_is_logged_once(make, tmp_path):
+def test_a_half_written_file_is_logged_once_and_the_old_one_stays_in_use(make, tmp_path):
     first, second, file = trustme.CA(), trustme.CA(), tmp_path / "ca.pem"
     first.cert_pem.write_to_path(str(file))
     api = Api(first)
@@ -111,7 +111,7 @@ def test_a_clients_certificate_and_key_are_exchanged_together(make, tmp_path):
     assert ask(client) == b"{}"
 
 
-def test_a_request_in_flight_ends_over_the_old_connection_when_a_file_changes(make, moved, tmp_path):
+def test_a_request_in_flight_completes_on_the_old_connection_when_a_file_changes(make, moved, tmp_path):
     authority, file = trustme.CA(), tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(file))
     begun, changed = threading.Event(), threading.Event()

@@ -117,7 +117,7 @@ def config_file(tmp_path):
         (["simulate", "--vendor=snowplow", "--listen-address=:80"], ("serve", "snowplow", "", 80)),
     ],
 )
-def test_a_command_is_handed_over_with_its_flags(argv, asked):
+def test_a_command_is_called_with_its_flags(argv, asked):
     calls = Calls()
 
     assert call(*argv, calls=calls) == (0, "", "")
@@ -147,7 +147,7 @@ def test_a_command_is_handed_over_with_its_flags(argv, asked):
         ["simulate"],
     ],
 )
-def test_wrong_usage_is_told_and_calls_nothing(argv):
+def test_wrong_usage_is_reported_and_calls_nothing(argv):
     calls = Calls()
 
     code, out, err = call(*argv, calls=calls)
@@ -157,22 +157,22 @@ def test_wrong_usage_is_told_and_calls_nothing(argv):
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["check", "--help"], ["demo", "--help"]])
-def test_help_is_no_fault(argv):
+def test_help_exits_with_0(argv):
     code, out, err = call(*argv)
 
     assert (code, err) == (0, "")
     assert "usage: jobrun-exporter" in out
 
 
-def test_the_version_is_told():
+def test_the_version_is_printed():
     assert call("--version") == (0, f"jobrun-exporter {__version__}\n", "")
 
 
-def test_check_is_content_with_a_valid_config(config_file):
+def test_check_accepts_a_valid_config(config_file):
     assert call("check", f"--config.file={config_file}") == (0, "config is valid: 1 source\n", "")
 
 
-def test_check_tells_warnings_of_a_valid_config(config_file):
+def test_check_prints_warnings_of_a_valid_config(config_file):
     config_file.write_text(CONFIG % ", base_url: 'http://example.com'")
 
     code, out, _ = call("check", f"--config.file={config_file}")
@@ -181,7 +181,7 @@ def test_check_tells_warnings_of_a_valid_config(config_file):
     assert out.splitlines()[1].startswith("warning: sources[0].base_url: http without TLS")
 
 
-def test_check_tells_every_fault(config_file):
+def test_check_prints_every_problem(config_file):
     config_file.write_text(CONFIG % ", timeout: 5" + "x: 1\n")
 
     code, out, err = call("check", f"--config.file={config_file}", environ={"NOT": "set"})
@@ -194,7 +194,7 @@ def test_check_tells_every_fault(config_file):
     ]
 
 
-def test_check_live_asks_every_source(config_file):
+def test_check_live_probes_every_source(config_file):
     calls = Calls(probes=[("a", True, "signed in, 3 runs"), ("b", False, "the key was refused")])
 
     code, out, err = call("check", "--live", f"--config.file={config_file}", calls=calls)
@@ -204,7 +204,7 @@ def test_check_live_asks_every_source(config_file):
     assert call("check", "--live", f"--config.file={config_file}", calls=Calls(probes=[("a", True, "x")]))[0] == 0
 
 
-def test_check_live_warns_of_objectives_that_no_job_has(config_file):
+def test_check_live_warns_about_objectives_that_match_no_job(config_file):
     config_file.write_text(config_file.read_text() + "objectives: [{freshness: 1d}]\n")
     calls = Calls(probes=[("a", True, "x")], unmatched=["objectives[0]: matches none of 12 jobs"])
     code, out, _ = call("check", "--live", f"--config.file={config_file}", calls=calls)
@@ -212,7 +212,7 @@ def test_check_live_warns_of_objectives_that_no_job_has(config_file):
     assert out.endswith("a: x\nwarning: objectives[0]: matches none of 12 jobs\n")
 
 
-def test_check_without_live_asks_no_source(config_file):
+def test_check_without_live_probes_no_source(config_file):
     calls = Calls()
     call("check", f"--config.file={config_file}", calls=calls)
 
@@ -237,7 +237,7 @@ def test_check_prints_the_schema_without_a_config():
         (KeyboardInterrupt(), "once: interrupted\n"),
     ],
 )
-def test_what_stops_a_command_is_told_in_its_words(error, told):
+def test_an_error_that_stops_a_command_is_printed_with_its_text(error, told):
     assert call("once", "--config.file=c.yaml", calls=Calls(error)) == (1, "", told)
 
 
@@ -251,7 +251,7 @@ def test_what_stops_a_command_is_told_in_its_words(error, told):
         ("[::1]:9797", Address("::1", 9797)),
     ],
 )
-def test_an_address_is_read_and_written(text, address):
+def test_an_address_is_parsed_and_formatted(text, address):
     assert parse_address(text) == address
     assert str(address) == text
 
@@ -259,7 +259,7 @@ def test_an_address_is_read_and_written(text, address):
 @pytest.mark.parametrize(
     "text", ["", "9797", "localhost", "a:", "a:b", ":65536", ":-1", "::1:80", "::1", "[::1]", ":8 0", ":²"]
 )
-def test_what_is_no_address_is_refused(text):
+def test_an_invalid_address_is_refused(text):
     with pytest.raises(ValueError, match=r"is not HOST:PORT|needs brackets"):
         parse_address(text)
 
@@ -312,13 +312,13 @@ def nobody():
 
 @either
 @pytest.mark.parametrize("command", ["check", "once", "explain", "backfill"])
-def test_errors_that_nobody_reads_end_a_command_quietly(command, environ, nobody):
+def test_a_closed_stderr_ends_a_command_quietly(command, environ, nobody):
     more = {"explain": ["jobrun_runs_total"], "backfill": ["--output=/nowhere.txt"]}.get(command, [])
     assert run(command, "--config.file=/nowhere.yaml", *more, environ=environ, stderr=nobody).returncode == 141
 
 
 @either
-def test_a_demo_whose_output_nobody_reads_ends_quietly(environ, nobody):
+def test_a_demo_with_a_closed_output_ends_quietly(environ, nobody):
     ended = run("demo", "--web.listen-address=127.0.0.1:0", environ=environ, stdout=nobody)
     assert ended.returncode == 141
     assert b"Traceback" not in ended.stderr
@@ -340,14 +340,14 @@ def test_a_daemon_whose_log_cannot_be_written_stops_with_0(tmp_path, closed, env
 
 
 @either
-def test_output_onto_a_full_disk_is_told(environ):
+def test_output_to_a_full_disk_is_reported(environ):
     with open("/dev/full", "wb") as full:  # noqa: PTH123  # a device
         ended = run("check", "--schema", environ=environ, stdout=full)
     assert (ended.returncode, ended.stderr) == (1, b"the output cannot be written: No space left on device\n")
 
 
 @pytest.mark.parametrize("arguments", [["check", "--schema"], ["--help"]])
-def test_output_that_nobody_reads_any_more_is_no_fault(arguments):
+def test_a_closed_stdout_is_not_an_error(arguments):
     batch, writing = os.pipe()
     os.close(batch)
     with os.fdopen(writing, "wb") as output:

@@ -33,16 +33,16 @@ def unmatched(objectives, answer=recipes):
     return list(unmatched_objectives(config, clocks))
 
 
-def test_objectives_that_no_job_has_are_named_with_the_number_of_jobs():
+def test_objectives_that_match_no_job_are_named_with_the_number_of_jobs():
     objectives = "[{match: {job_name: Sync orders}}, {match: {job_name: sync orders}}]"
     assert unmatched(objectives) == ["objectives[1]: matches none of 2 jobs"]
 
 
-def test_nothing_is_said_of_objectives_where_a_source_could_not_be_read():
+def test_objectives_are_not_reported_if_a_source_could_not_be_read():
     assert unmatched("[{match: {job_name: x}}]", lambda _: httpx.Response(401)) == []
 
 
-def test_nothing_is_asked_without_objectives():
+def test_without_objectives_no_request_is_sent():
     def refuse(_request):
         raise AssertionError("nothing to ask for")
 

@@ -15,7 +15,7 @@ def staged(tmp_path):
     return folder
 
 
-def test_files_are_written_and_later_ones_take_the_place_of_those_nobody_changed(staged, tmp_path):
+def test_files_are_written_and_replace_unchanged_files_of_an_older_version(staged, tmp_path):
     folder = tmp_path / "out"
     place(staged, folder, force=False)
     assert (folder / "rules" / "a.yml").read_text() == "one"
@@ -24,7 +24,7 @@ def test_files_are_written_and_later_ones_take_the_place_of_those_nobody_changed
     assert (folder / "b.yml").read_text() == "newer"
 
 
-def test_a_changed_file_is_never_overwritten_and_then_nothing_is(staged, tmp_path):
+def test_if_one_file_was_changed_no_file_is_overwritten(staged, tmp_path):
     folder = tmp_path / "out"
     place(staged, folder, force=False)
     (folder / "b.yml").write_text("mine")
@@ -37,7 +37,7 @@ def test_a_changed_file_is_never_overwritten_and_then_nothing_is(staged, tmp_pat
 
 
 @pytest.mark.parametrize("manifest", [None, b"\xff\xfe", b"nonsense\n"])
-def test_of_files_from_who_knows_where_those_that_differ_count_as_changed(staged, tmp_path, manifest):
+def test_files_of_unknown_origin_count_as_changed_if_they_differ(staged, tmp_path, manifest):
     folder = tmp_path / "out"
     place(staged, folder, force=False)
     (folder / MANIFEST).unlink()
@@ -69,7 +69,7 @@ def test_the_command_keeps_a_changed_alertmanager_file_unless_it_is_forced(tmp_p
     assert mine.read_text() != "route: {}\n"
 
 
-def test_the_command_takes_where_pages_and_grafana_are(tmp_path):
+def test_the_command_takes_the_addresses_of_pages_and_grafana(tmp_path):
     flags = ("--external-url=https://jobruns.example.com", "--grafana-url=https://grafana.example.com")
     assert assets(f"--output={tmp_path}", *flags, "--for=prometheus")[0] == 0
     assert assets(f"--output={tmp_path / 'b'}", "--external-url=nonsense")[0] == 1
@@ -77,7 +77,7 @@ def test_the_command_takes_where_pages_and_grafana_are(tmp_path):
     assert assets(f"--output={tmp_path}", "--for=mixin")[0] == 2
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
+def test_an_unwritable_folder_is_reported(tmp_path):
     (tmp_path / "file").touch()
     code, _, err = assets(f"--output={tmp_path / 'file'}")
     assert (code, err) == (1, f"{tmp_path / 'file'} cannot be written: Not a directory\n")

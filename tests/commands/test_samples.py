@@ -12,22 +12,22 @@ def timestamps(changes, end, repeat=REPEAT):
     return [timestamp for timestamp, _ in repeated(changes, end, repeat)]
 
 
-def test_what_stays_the_same_is_repeated_within_the_five_minutes_of_prometheus_up_to_the_end():
+def test_an_unchanged_value_is_repeated_at_least_every_five_minutes_until_the_end():
     assert timestamps([(0.0, b"a 0\n")], 1000.0) == [0, 240, 480, 720, 960, 1000]
     assert timestamps([(0.0, b"a 0\n")], 0.0) == [0]
     assert REPEAT < 300
 
 
-def test_a_change_is_preceded_by_the_value_before_it_a_minute_ago():
+def test_a_change_is_preceded_by_the_old_value_one_minute_before():
     assert timestamps([(0.0, b"a 0\n"), (600.0, b"a 1\n")], 700.0) == [0, 240, 480, 540, 600, 700]
     assert timestamps([(0.0, b"a 0\n"), (60.0, b"a 1\n")], 60.0) == [0, 60]
 
 
-def test_what_is_gone_is_not_repeated_until_it_is_back():
+def test_a_removed_series_is_not_repeated_until_it_returns():
     assert timestamps([(0.0, b"a 0\n"), (300.0, b""), (900.0, b"a 2\n")], 960.0) == [0, 240, 900, 960]
 
 
-def test_of_two_values_at_one_instant_the_later_one_told_is_written():
+def test_the_last_of_two_values_of_one_timestamp_is_written():
     assert list(repeated([(0.0, b"a 0\n"), (0.0, b"a 1\n")], 0.0, REPEAT)) == [(0.0, b"a 1\n")]
 
 
@@ -37,7 +37,7 @@ def test_all_lines_of_a_unit_get_the_same_timestamp():
     assert zero(b'a{b="c d"} 1.0\nb 2.0\n') == b'a{b="c d"} 0.0\nb 0.0\n'
 
 
-def test_families_and_series_stand_together_whenever_they_came_to_be_known(request, tmp_path):
+def test_families_and_series_are_grouped_no_matter_when_they_first_appeared(request, tmp_path):
     samples = Samples({"job": "x"})
     request.addfinalizer(samples.close)
     assert samples.prefix('source="s"') == 'source="s",job="x"'
@@ -59,11 +59,11 @@ def test_families_and_series_stand_together_whenever_they_came_to_be_known(reque
 
 
 @pytest.mark.parametrize("text", ["job", "=x", "1a=x", "a-b=x", "__name=x", "source=x", "le=x", "result=x", "run_id=x"])
-def test_labels_that_no_series_can_get_are_refused(text):
+def test_invalid_extra_labels_are_refused(text):
     with pytest.raises(ValueError, match="label"):
         parse_label(text)
 
 
-def test_a_label_may_hold_anything():
+def test_a_label_value_may_be_any_text():
     assert parse_label("instance=a:1=b") == ("instance", "a:1=b")
     assert parse_label("job=") == ("job", "")

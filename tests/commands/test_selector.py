@@ -23,7 +23,7 @@ from exporter.commands.explain.selector import Matcher, SelectorError, parse
         ('jobrun:x{a=""}', "jobrun:x", (("a", "=", ""),)),
     ],
 )
-def test_what_prometheus_understands_is_understood(text, name, matchers):
+def test_selectors_of_prometheus_are_accepted(text, name, matchers):
     selector = parse(text)
     assert selector.name == name
     assert selector.matchers == tuple(Matcher(*each) for each in matchers)
@@ -50,7 +50,7 @@ def test_what_prometheus_understands_is_understood(text, name, matchers):
         ('up{a="b\nc"}', "at character 4"),
     ],
 )
-def test_what_is_no_selector_is_refused_with_its_place(text, says):
+def test_an_invalid_selector_is_refused_with_the_position_of_the_error(text, says):
     with pytest.raises(SelectorError, match=says.replace("{", r"\{")):
         parse(text)
 
@@ -66,20 +66,20 @@ def test_what_is_no_selector_is_refused_with_its_place(text, says):
         ("=", "", None, "x"),
     ],
 )
-def test_operators_mean_what_they_mean_in_prometheus(operator, value, matching, other):
+def test_operators_mean_the_same_as_in_prometheus(operator, value, matching, other):
     matcher = Matcher("l", operator, value)
     assert matcher.matches({} if matching is None else {"l": matching})
     assert other is None or not matcher.matches({"l": other})
 
 
 @given(st.text(max_size=30))
-def test_any_value_can_be_quoted_and_comes_back(value):
+def test_any_value_can_be_quoted_and_parsed_back(value):
     quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     assert parse(f'up{{a="{quoted}"}}').matchers == (Matcher("a", "=", value),)
 
 
 @given(st.text(max_size=40))
-def test_no_text_does_worse_than_being_refused(text):
+def test_any_text_is_parsed_or_refused(text):
     for attempt in (text, "up{" + text, 'up{a="' + text):
         with contextlib.suppress(SelectorError):
             assert parse(attempt).name

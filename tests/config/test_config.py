@@ -44,7 +44,7 @@ def source_of(keys) -> SnowplowSettings:
     return source
 
 
-def test_the_example_has_no_fault_and_no_warning():
+def test_the_example_has_no_problem_and_no_warning():
     config = load(EXAMPLE, ENVIRON, SETTINGS)
 
     assert [source.name for source in config.sources] == ["snowplow-prod", "embedded", "northflank", "strait"]
@@ -82,13 +82,13 @@ def test_the_example_shows_every_key():
     assert [key for key in keys_of(json_schema, json_schema) if key not in text] == []
 
 
-def test_the_example_fits_the_schema():
+def test_the_example_matches_the_schema():
     validator = jsonschema.Draft202012Validator(schema(SETTINGS))
 
     assert list(validator.iter_errors(yaml.safe_load(EXAMPLE.read_text()))) == []
 
 
-def test_the_schema_is_one_and_describes_every_key():
+def test_the_schema_is_valid_and_describes_every_key():
     json_schema = json.loads(json.dumps(schema(SETTINGS)))
     jsonschema.Draft202012Validator.check_schema(json_schema)
     parts = [json_schema, *json_schema["$defs"].values()]
@@ -111,13 +111,13 @@ def test_the_schema_is_one_and_describes_every_key():
         {"name": "a", "type": "snowplow", "organization_id": "o", "auth": {"api_key": "k"}, "overlap": 60},
     ],
 )
-def test_the_schema_refuses_what_the_reading_refuses(source):
+def test_the_schema_refuses_every_config_that_the_loader_refuses(source):
     validator = jsonschema.Draft202012Validator(schema(SETTINGS))
 
     assert not validator.is_valid({"sources": [source]})
 
 
-def test_durations_in_the_schema_are_texts():
+def test_durations_are_strings_in_the_schema():
     source = schema(SETTINGS)["$defs"]["SnowplowSettings"]["properties"]
 
     assert source["overlap"]["type"] == "string"
@@ -133,14 +133,14 @@ def test_durations_in_the_schema_are_texts():
         ("{username: u, password: p, client_id: c, client_secret: s}", PasswordGrant),
     ],
 )
-def test_the_way_to_sign_in_is_known_by_its_keys(auth, kind):
+def test_the_keys_of_auth_decide_the_sign_in_method(auth, kind):
     text = f"sources: [{{name: a, type: snowplow, organization_id: o, auth: {auth}}}]"
     (source,) = loads(text, {}, SETTINGS).sources
 
     assert type(source.auth) is kind
 
 
-def test_a_variable_is_replaced_after_the_yaml_was_read():
+def test_a_variable_is_replaced_after_the_yaml_is_parsed():
     value = """a', b: [{"#x"} # &y\n- z"""
 
     assert config_of(rest="state: {path: '${P}'}", environ={"P": value}).state.path == value
@@ -170,20 +170,20 @@ def test_step_histograms_may_be_an_unquoted_switch(word, meaning):
     assert config_of(rest=f"metrics: {{step_histograms: {word}}}").metrics.step_histograms == meaning
 
 
-def test_jobs_are_chosen_by_their_whole_name():
+def test_a_job_pattern_must_match_the_whole_name():
     jobs = source_of("jobs: {include: [daily, 'hourly-.*'], exclude: ['.*-test']}").jobs
 
     wanted = [name for name in ("daily", "daily-2", "hourly-1", "hourly-test", "an hourly-1") if jobs.wants(name)]
     assert wanted == ["daily", "hourly-1"]
 
 
-def test_status_words_are_kept_without_their_letter_case():
+def test_status_words_are_case_insensitive():
     source = source_of("status_map: {Aborted: cancellation, QUEUED: pending}")
 
     assert source.status_map == {"aborted": Result.CANCELLATION, "queued": State.PENDING}
 
 
-def test_a_link_holds_its_values_encoded():
+def test_values_in_a_link_are_url_encoded():
     source = source_of("run_url: 'https://example.com/{project}/{job_name}?run={run_id}'")
 
     assert source.link(run_id="a/b", job_name="x y", project="p&q") == "https://example.com/p%26q/x%20y?run=a%2Fb"
@@ -198,7 +198,7 @@ def test_a_link_holds_its_values_encoded():
         ("http://[::1]:80", "http://[::1]:80"),
     ],
 )
-def test_equal_addresses_are_equal_texts(url, kept):
+def test_equal_addresses_are_normalized_to_equal_texts(url, kept):
     assert source_of(f"base_url: '{url}'").base_url == kept
 
 
@@ -216,7 +216,7 @@ def test_http_beyond_this_machine_is_a_warning(host):
     )
 
 
-def test_an_interval_that_the_budget_cannot_keep_is_a_warning():
+def test_an_interval_too_short_for_the_budget_is_a_warning():
     config = config_of(", poll_interval: 10s, requests_per_minute: 12")
 
     assert config.warnings({"snowplow": 2}) == []
@@ -254,33 +254,33 @@ def test_every_label_of_our_metrics_is_reserved():
     assert ours | {"job", "instance", "le", "severity", "alertname"} <= RESERVED_LABELS
 
 
-def test_an_objective_without_match_is_for_all_jobs():
+def test_an_objective_without_match_applies_to_all_jobs():
     config = config_of(rest="objectives: [{freshness: 1d}]")
 
     assert config.objective_for("x", "", "a\nb").freshness == 86400
 
 
-def test_no_way_of_printing_a_config_shows_a_secret():
+def test_a_printed_config_never_shows_a_secret():
     config = load(EXAMPLE, ENVIRON, SETTINGS)
 
     assert "hidden" not in repr(config) + str(config) + str(config.model_dump()) + config.model_dump_json()
     assert "hidden" not in repr(config_of(", proxy_url: 'http://u:hidden@proxy'"))
 
 
-def test_settings_can_be_made_without_a_file():
+def test_settings_can_be_created_without_a_file():
     auth = ApiKeyPair(api_key_id="i", api_key=Secret("k"))
 
     assert SnowplowSettings(name="a", type="snowplow", organization_id="o", auth=auth).auth is auth
 
 
-def test_all_secrets_are_listed_also_that_of_a_proxy():
+def test_all_secrets_are_listed_including_a_proxy_password():
     listed = {secret.reveal() for secret in secrets(config_of(", proxy_url: 'http://u:p%40w@proxy'"))}
 
     assert {"k", "p%40w", "p@w"} <= listed
 
 
 @pytest.mark.parametrize(("mark", "code"), [("#", "%23"), ("?", "%3F"), ("/", "%2F")])
-def test_a_mark_in_a_proxys_password_that_must_be_encoded_is_named(mark, code):
+def test_a_character_to_encode_in_a_proxy_password_is_named(mark, code):
     with pytest.raises(ConfigError, match=f"proxy_url: has a \\{mark} in its user or password: write it as {code}"):
         config_of(f", proxy_url: 'http://u:p{mark}w@proxy:3128'")
 
@@ -294,6 +294,6 @@ def test_proxies_of_the_environment_that_are_not_used_are_mentioned_by_name_only
     assert [(line["variables"], line["sources"]) for line in lines] == [("HTTPS_PROXY", "a")]
 
 
-def test_a_config_does_not_change():
+def test_a_config_is_immutable():
     with pytest.raises(ValueError, match="frozen"):
         config_of().state.path = "other.db"

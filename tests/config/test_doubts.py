@@ -29,7 +29,7 @@ def warned(config):
 
 @pytest.mark.parametrize("ending", ["", "\n", "\r\n", "\n\n"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
-def test_byte_order_marks_and_line_breaks_at_the_end_are_no_part_of_a_value(tmp_path, mark, ending):
+def test_byte_order_marks_and_trailing_line_breaks_are_not_part_of_a_value(tmp_path, mark, ending):
     from_environment = config_of("'${NAME}'", "${TEAM}", "api_token: '${KEY}'", **dict.fromkeys(
         ("NAME", "TEAM", "KEY"), f"{mark}word{ending}"
     ))  # fmt: skip
@@ -39,7 +39,7 @@ def test_byte_order_marks_and_line_breaks_at_the_end_are_no_part_of_a_value(tmp_
 
 
 @pytest.mark.parametrize("given", [" t1 ", "t1\n", "\ufefft1"])
-def test_blanks_around_an_id_are_no_part_of_it(given):
+def test_blanks_around_an_id_are_not_part_of_it(given):
     assert config_of(team="${TEAM}", TEAM=given).sources[0].team_id == "t1"
 
 
@@ -68,14 +68,14 @@ def test_an_empty_variable_is_named(place, words, value):
         (b"$API_TOKEN", "looks like a variable that is not replaced: write ${…} with its name"),
     ],
 )  # fmt: skip
-def test_a_secret_that_looks_wrong_is_warned_of_and_never_shown(tmp_path, content, words):
+def test_a_suspicious_secret_causes_a_warning_that_never_shows_it(tmp_path, content, words):
     config = config_of(auth=file_of(tmp_path, content))
     assert warned(config) == [f"sources[0].auth.api_token_file: {words}"]
     assert "secret word" not in str(warned(config))
 
 
 @pytest.mark.parametrize("content", [b"c2VjcmV0Cg==", b"A=", b"abc$DEF", b"x", b'"', b"sk_live=abc", b"ABCDEF=="])
-def test_a_secret_like_any_other_is_not_doubted(tmp_path, content):
+def test_an_ordinary_secret_causes_no_warning(tmp_path, content):
     assert warned(config_of(auth=file_of(tmp_path, content))) == []
 
 
@@ -83,17 +83,17 @@ def test_a_secret_like_any_other_is_not_doubted(tmp_path, content):
     ("text", "written"),
     [("$TEAM", "${TEAM}"), ("$team", "${team}"), ("a-$TEAM_ID/b", "${TEAM_ID}")],
 )
-def test_a_variable_without_braces_is_warned_of(text, written):
+def test_a_variable_without_braces_causes_a_warning(text, written):
     assert warned(config_of(team=text)) == [f"sources[0].team_id: ${written[2:-1]} is not replaced: write {written}"]
 
 
-def test_a_variable_without_braces_as_a_secret_is_warned_of():
+def test_a_variable_without_braces_as_a_secret_causes_a_warning():
     assert warned(config_of(auth="api_token: $NORTHFLANK_TOKEN")) == [
         "sources[0].auth.api_token: looks like a variable that is not replaced: write ${…} with its name"
     ]
 
 
 @pytest.mark.parametrize("word", ["Northflank", "northflnk", "nortflank"])
-def test_a_type_that_is_nearly_one_is_recognized(word):
+def test_a_misspelled_source_type_gets_a_suggestion(word):
     with pytest.raises(ConfigError, match="did you mean northflank"):
         loads((NORTHFLANK % ("a", "t", "api_token: k")).replace("northflank", word), {}, SETTINGS)

@@ -26,7 +26,7 @@ from exporter.duration import LONGEST, format_duration, parse_duration
         ("P2W", 1209600),
     ],
 )
-def test_a_duration_is_read_in_both_styles(text, seconds):
+def test_a_duration_is_parsed_in_both_styles(text, seconds):
     assert parse_duration(text) == seconds
 
 
@@ -38,26 +38,26 @@ def test_a_duration_is_read_in_both_styles(text, seconds):
         "9" * 400 + "y",
     ],
 )
-def test_what_is_no_duration_is_refused(text):
+def test_an_invalid_duration_is_refused(text):
     with pytest.raises(ValueError, match="not a duration"):
         parse_duration(text)
 
 
 @pytest.mark.parametrize("text", ["101y", "999999999999999y", "P40000D"])
-def test_ages_are_refused(text):
+def test_very_long_durations_are_refused(text):
     with pytest.raises(ValueError, match="longer than 100 years"):
         parse_duration(text)
 
 
 @given(st.integers(min_value=0, max_value=int(LONGEST) * 1000))
-def test_what_was_written_is_read_as_it_was(milliseconds):
+def test_a_formatted_duration_is_parsed_back(milliseconds):
     seconds = milliseconds / 1000
 
     assert parse_duration(format_duration(seconds)) == seconds
 
 
 @given(st.text(alphabet="PTYMWDHSymwdhs0123456789.-", max_size=12))
-def test_any_text_is_a_duration_or_none(text):
+def test_any_text_is_a_duration_or_refused(text):
     try:
         seconds = parse_duration(text)
     except ValueError:

@@ -22,7 +22,7 @@ def problems_of(text, environ=None):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_a_mistake_is_told_with_its_path(file):
+def test_a_problem_is_reported_with_its_path(file):
     text = file.read_text()
     expected = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
 
@@ -30,14 +30,14 @@ def test_a_mistake_is_told_with_its_path(file):
     assert problems_of(text) == expected
 
 
-def test_a_file_that_is_not_there_is_a_fault_without_a_path():
+def test_a_missing_file_is_a_problem_without_a_path():
     with pytest.raises(ConfigError) as caught:
         load(Path("/nowhere/config.yaml"), {}, SETTINGS)
 
     assert str(caught.value) == "/nowhere/config.yaml cannot be read: No such file or directory"
 
 
-def test_a_file_of_another_encoding_is_a_fault_that_shows_none_of_it(tmp_path):
+def test_a_file_of_another_encoding_is_a_problem_that_shows_none_of_its_text(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_bytes(b"sources: \xff\xfe")
 
@@ -68,7 +68,7 @@ PLACES = (
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_no_fault_repeats_what_came_from_the_environment(place):
+def test_no_problem_repeats_a_value_of_the_environment(place):
     hidden = "zq{x[7Hidden\x01Word"
 
     shown = "\n".join(problems_of("sources:\n  - {" + place + "}", {"V": hidden}))
@@ -79,13 +79,13 @@ def test_no_fault_repeats_what_came_from_the_environment(place):
     assert "sources[0]" in shown
 
 
-def test_an_unquoted_secret_is_not_repeated_by_a_syntax_fault():
+def test_a_syntax_error_does_not_repeat_an_unquoted_secret():
     for text in ("a: *HiddenWord", "a: !HiddenWord b", "a: !Hidden!Word b", "a: &HiddenWord b\nc: &HiddenWord d\ne: ["):
         assert "HiddenWord" not in "".join(problems_of(text))
 
 
 @given(st.text(max_size=40))
-def test_no_text_is_anything_but_a_config_or_faults(text):
+def test_any_text_is_a_config_or_has_problems(text):
     assert problems_of(text)
 
 
@@ -97,12 +97,12 @@ def test_no_text_is_anything_but_a_config_or_faults(text):
         max_leaves=8,
     )
 )
-def test_no_value_in_any_place_breaks_the_reading(value):
+def test_no_value_at_any_place_breaks_the_loader(value):
     source = {"name": "a", "type": "snowplow", "organization_id": "o", "auth": {"api_key": "k"}}
     for key in KEYS:
         document = {"sources": [{**source, key: value}], key: value, "objectives": [{key: value}]}
         assert problems_of(json.dumps(document))  # JSON is YAML
 
 
-def test_paths_leave_out_the_names_of_unions():
+def test_paths_do_not_contain_names_of_unions():
     assert path_of(("sources", 0, "<snowplow>", "auth", "<v3>", "api_key")) == "sources[0].auth.api_key"

@@ -21,7 +21,7 @@ def test_a_secret_is_shown_by_reveal_alone():
     assert str(secret) == MASK
 
 
-def test_a_model_takes_a_text_and_gives_back_a_mask():
+def test_a_model_accepts_a_text_and_prints_a_mask():
     holder = Holder.model_validate({"word": "hidden\n"})
 
     assert holder.word.reveal() == "hidden"
@@ -94,7 +94,7 @@ def test_a_file_without_a_secret_is_named_but_not_shown(tmp_path, content, messa
     assert caught.value.__context__ is None or caught.value.__suppress_context__
 
 
-def test_a_file_that_became_unreadable_gives_no_old_secret(tmp_path):
+def test_an_unreadable_file_does_not_keep_the_old_secret(tmp_path):
     file = tmp_path / "key"
     file.write_text("one")
     secret = Secret(file=file)
@@ -105,7 +105,7 @@ def test_a_file_that_became_unreadable_gives_no_old_secret(tmp_path):
         secret.reveal()
 
 
-def test_secrets_given_alike_are_equal(tmp_path):
+def test_secrets_configured_the_same_way_are_equal(tmp_path):
     file = tmp_path / "key"
     file.write_text("a")
 

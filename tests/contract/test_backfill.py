@@ -75,7 +75,7 @@ def rises(text, name=RUNS):
     return {key: count for key, count in sums.items() if count}
 
 
-def test_all_endings_up_to_the_first_poll_and_no_other_are_written(lived, tmp_path):
+def test_completions_up_to_the_first_poll_and_no_others_are_written(lived, tmp_path):
     lived.poll()
     lived.run(70 * MINUTE)
     summary, text, _ = write(lived, tmp_path)
@@ -112,7 +112,7 @@ def test_a_run_that_completed_a_moment_before_the_first_poll_is_in_the_past(live
     assert lived.truth() == lived.counted(), "the rest is the daemon's"
 
 
-def test_the_labels_are_those_of_the_daemons_series_and_those_that_are_asked_for(lived, tmp_path):
+def test_samples_have_the_labels_of_the_daemons_series_and_the_requested_ones(lived, tmp_path):
     lived.poll()
     lived.run(70 * MINUTE)
     _, text, _ = write(lived, tmp_path, labels={"job": "jobruns", "instance": "there:9797"})
@@ -131,7 +131,7 @@ def test_the_labels_are_those_of_the_daemons_series_and_those_that_are_asked_for
     assert len(budgets) == 1, "as configured"
 
 
-def test_a_run_that_goes_on_over_the_first_poll_is_shown_running_and_counted_by_the_daemon(lived, tmp_path):
+def test_a_run_active_at_the_first_poll_is_shown_as_running_and_counted_by_the_daemon(lived, tmp_path):
     lived.poll()
     lived.run(2 * HOUR)
     _, text, _ = write(lived, tmp_path)
@@ -145,7 +145,7 @@ def test_a_run_that_goes_on_over_the_first_poll_is_shown_running_and_counted_by_
     assert [job for _, job, _ in lived.counted()].count("job-2") == 1
 
 
-def test_without_a_state_an_instant_must_be_given(lived, tmp_path):
+def test_without_a_state_an_end_time_is_required(lived, tmp_path):
     with pytest.raises(StateError, match="run the daemon first, or give --until"):
         write(lived, tmp_path, state=tmp_path / "none.db")
     until = NOW - 5 * HOUR
@@ -154,7 +154,7 @@ def test_without_a_state_an_instant_must_be_given(lived, tmp_path):
     assert not (tmp_path / "none.db").exists()
 
 
-def test_of_the_states_instant_and_the_given_one_the_earlier_holds(lived, tmp_path):
+def test_the_earlier_of_the_states_and_the_given_end_time_is_used(lived, tmp_path):
     lived.poll()
     lived.run(HOUR)
     for number, until in enumerate((NOW - 5 * HOUR, lived.clock())):
@@ -162,7 +162,7 @@ def test_of_the_states_instant_and_the_given_one_the_earlier_holds(lived, tmp_pa
         assert rises(text) == lived.truth(0.0, min(until, lived.born))
 
 
-def test_nothing_is_written_over_and_nothing_half(lived, tmp_path):
+def test_no_file_is_overwritten_or_left_half_written(lived, tmp_path):
     lived.poll()
     (tmp_path / "past.om").write_text("precious")
     with pytest.raises(BackfillError, match="exists"):
@@ -182,7 +182,7 @@ def test_a_source_that_cannot_be_read_writes_nothing(lived, tmp_path):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("past")] == []
 
 
-def test_runs_that_the_api_no_longer_shows_are_written_from_the_state(lived, tmp_path):
+def test_runs_that_the_api_no_longer_lists_are_written_from_the_state(lived, tmp_path):
     lived.poll()
     expected = lived.truth(0.0, lived.born)
     lived.clock.advance(20 * DAY)
@@ -190,7 +190,7 @@ def test_runs_that_the_api_no_longer_shows_are_written_from_the_state(lived, tmp
     assert rises(text) == expected
 
 
-def test_the_state_is_left_as_it_was(lived, tmp_path):
+def test_the_state_is_not_changed(lived, tmp_path):
     lived.poll()
     before = lived.ledger.store().load()
     write(lived, tmp_path)
@@ -198,7 +198,7 @@ def test_the_state_is_left_as_it_was(lived, tmp_path):
     assert lived.poll() == "success"
 
 
-def test_a_second_job_of_a_name_is_called_as_the_state_calls_it(lived, tmp_path):
+def test_a_second_job_of_a_name_gets_the_name_that_the_state_gave_it(lived, tmp_path):
     lived.poll()
     ledger = lived.ledger
     with ledger.locked(), ledger.store().transaction():
@@ -208,7 +208,7 @@ def test_a_second_job_of_a_name_is_called_as_the_state_calls_it(lived, tmp_path)
     assert {job for _, job, _ in rises(text)} == {"job-0", "job-1 #remembered"}
 
 
-def test_a_run_that_the_daemon_counts_is_not_the_past_although_it_ended_before(lived, tmp_path):
+def test_a_run_that_the_daemon_counts_is_not_written_although_it_ended_before(lived, tmp_path):
     lived.poll()
     store = lived.ledger.store()
     row = next(row for row in store.baseline_runs("one") if row.run.result == "failure")
@@ -219,7 +219,7 @@ def test_a_run_that_the_daemon_counts_is_not_the_past_although_it_ended_before(l
     assert summary.runs == sum(rises(text).values()) == sum(lived.truth(0.0, lived.born).values()) - 1
 
 
-def test_no_sample_lies_in_the_scrapers_future_where_the_apis_clock_is_ahead(lived, tmp_path):
+def test_no_sample_is_in_the_future_if_the_apis_clock_is_ahead(lived, tmp_path):
     lived.local.wrong = -90.0
     lived.poll()
     _, text, _ = write(lived, tmp_path)
@@ -229,7 +229,7 @@ def test_no_sample_lies_in_the_scrapers_future_where_the_apis_clock_is_ahead(liv
 
 
 @pytest.mark.able("steps")
-def test_how_many_steps_are_fetched_and_what_is_left_is_told_and_not_in_the_output(make, tmp_path):
+def test_the_progress_of_steps_is_logged_and_not_in_the_output(make, tmp_path):
     bench = make(requests_per_minute=60, steps="all")
     for number in range(100):
         bench.world.run("job-0", start=NOW - 2 * HOUR + number * MINUTE, duration=30.0, steps=("load",))
@@ -247,7 +247,7 @@ def test_how_many_steps_are_fetched_and_what_is_left_is_told_and_not_in_the_outp
     assert " left" not in text
 
 
-def test_runs_are_told_while_they_are_read(make, tmp_path):
+def test_the_progress_of_runs_is_logged_while_they_are_fetched(make, tmp_path):
     bench = make(requests_per_minute=4)
     bench.busy(HOUR)
     bench.poll()

@@ -51,7 +51,7 @@ def test_an_api_that_hangs_blocks_no_scrape_and_is_counted_as_a_timeout(make):
 
 
 @pytest.mark.parametrize("down", [0, 90])
-def test_the_steps_of_what_is_served_add_up_to_the_endings(make, down):
+def test_served_increases_add_up_to_the_completed_runs(make, down):
     bench = make(metrics={"zero_first": "2m"})
     last, steps = {}, 0.0
 

@@ -84,7 +84,7 @@ def prepare(bench, before):
 
 
 @pytest.mark.parametrize("scenario", ONE_ANSWER, ids=lambda scenario: scenario.name)
-def test_both_rows_in_one_answer_count_as_the_ended_one(bench, scenario):
+def test_two_rows_of_a_run_in_one_response_count_as_the_completed_one(bench, scenario):
     prepare(bench, scenario.before)
     lie = {"run_ids": (RUN,), "copy": scenario.copy, "copy_first": scenario.copy_first}
     bench.at(bench.ability.pages, Contradict, **lie)
@@ -117,7 +117,7 @@ def test_both_rows_at_the_first_poll_of_a_run_that_ended_before_count_nothing(be
 @pytest.mark.able("paged")
 @pytest.mark.parametrize("on", ["later", "first"], ids=["ended row on page 1", "open row on page 1"])
 @pytest.mark.parametrize("copy", ["open", "shorter"])
-def test_the_rows_may_stand_on_two_pages(make, on, copy):
+def test_the_rows_may_be_on_two_pages(make, on, copy):
     bench = make()
     bench.poll()
     tell(bench)
@@ -141,7 +141,7 @@ def test_the_rows_may_stand_on_two_pages(make, on, copy):
 @pytest.mark.able("by_id")
 @pytest.mark.parametrize("before", ["nothing", "open"])
 @pytest.mark.parametrize("stale", ["pages", "by_id"])
-def test_a_list_and_the_answer_by_id_may_differ(make, before, stale):
+def test_the_list_and_the_response_by_id_may_differ(make, before, stale):
     bench = make()
     prepare(bench, before)
     bench.at(getattr(bench.ability, stale), LostEnd, run_ids=(RUN,))
@@ -154,7 +154,7 @@ def test_a_list_and_the_answer_by_id_may_differ(make, before, stale):
 
 @pytest.mark.able("by_id")
 @pytest.mark.parametrize("stale", [False, True], ids=["ended by ID", "still open by ID"])
-def test_a_run_may_be_gone_from_the_list(make, stale):
+def test_a_run_may_be_missing_in_the_list(make, stale):
     bench = make()
     prepare(bench, "open")
     bench.at(bench.ability.pages, Drop, share=1.0)
@@ -168,7 +168,7 @@ def test_a_run_may_be_gone_from_the_list(make, stale):
 
 
 @pytest.mark.able("by_id")
-def test_of_two_ends_that_list_and_answer_by_id_show_each_is_counted_once(make):
+def test_two_different_ends_in_the_list_and_by_id_are_each_counted_once(make):
     bench = make()
     prepare(bench, "open")
     bench.at(bench.ability.by_id, Shorter, run_ids=(RUN,))
@@ -179,7 +179,7 @@ def test_of_two_ends_that_list_and_answer_by_id_show_each_is_counted_once(make):
     check(bench, ONE_FAILURE)
 
 
-def test_duplicated_and_stale_rows_lose_no_completion_and_count_none_from_before(bench):
+def test_duplicated_and_stale_rows_lose_no_completion_and_count_none_before_the_baseline(bench):
     for number in range(1, 40):
         bench.world.run("old", start=NOW - number * HOUR / 2, duration=1500, result="failure")
         bench.world.run("job-0", start=NOW - number * 400, duration=390)

@@ -28,7 +28,7 @@ def test_output_of_a_failed_run_is_fetched_by_a_process_that_never_read_the_run(
 
 
 @pytest.mark.able("steps")
-def test_of_a_run_that_the_api_does_not_have_there_is_no_output(make):
+def test_a_run_that_the_api_does_not_have_has_no_output(make):
     bench = make(steps="all")
     run = msgspec.structs.replace(failed(bench), run_id="00000000-0000-4000-8000-00000000dead")
     with pytest.raises(NotFoundError):
@@ -36,7 +36,7 @@ def test_of_a_run_that_the_api_does_not_have_there_is_no_output(make):
 
 
 @pytest.mark.able("silent")
-def test_a_vendor_that_tells_no_output_says_so_without_being_asked(make):
+def test_a_vendor_without_output_needs_no_request(make):
     bench = make()
     run = failed(bench)
     asked = len(bench.simulator.log.lines())
@@ -47,7 +47,7 @@ def test_a_vendor_that_tells_no_output_says_so_without_being_asked(make):
 
 @pytest.mark.able("steps")
 @pytest.mark.parametrize("ask", ["steps", "log"])
-def test_a_person_waits_for_the_budget_for_a_moment_only(make, ask):
+def test_a_user_waits_only_briefly_for_the_budget(make, ask):
     bench = make(steps="all")
     run = failed(bench)
     source = bench.assembly.sources["one"]

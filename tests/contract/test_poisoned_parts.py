@@ -15,7 +15,7 @@ HARMS = {
 
 @pytest.mark.able("job_path")
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_job_that_cannot_be_read_costs_no_other_and_is_caught_up(make, harm):
+def test_an_unreadable_job_affects_no_other_and_is_caught_up(make, harm):
     bench = make()
     bench.busy(8 * HOUR, jobs=2, every=20 * MINUTE)
     bench.poll()
@@ -39,7 +39,7 @@ def test_a_job_that_cannot_be_read_costs_no_other_and_is_caught_up(make, harm):
 
 @pytest.mark.able("by_id")
 @pytest.mark.parametrize("harm", ["500", "garbage"])
-def test_an_open_run_that_cannot_be_read_by_its_id_expires_and_costs_no_other(make, harm):
+def test_an_open_run_unreadable_by_id_expires_and_affects_no_other(make, harm):
     bench = make(max_run_age="1d")
     bench.world.run("stuck", start=NOW - 60, duration=400 * DAY, run_id="stuck-run")
     bench.poll()

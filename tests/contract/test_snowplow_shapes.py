@@ -65,7 +65,7 @@ def test_every_shape_gives_the_same_numbers(watch, shape):
     assert "cannot be read" not in bench.logs.getvalue()
 
 
-def test_times_that_cannot_be_read_are_logged_once_and_cost_no_run(watch):
+def test_unreadable_times_are_logged_once_and_lose_no_run(watch):
     bench = watch({"extra": {"startTime": "Order 4711", "duration": "soon"}})
     bench.poll()
     for number in range(5):

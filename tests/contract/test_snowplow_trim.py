@@ -38,7 +38,7 @@ def asked(bench):
     ("after", "number", "seconds"),
     [(0, 400, DAY), (0, 400, HOUR), (23 * HOUR, 400, HOUR - 60), (12 * HOUR, 300, 40), (DAY - 400, 350, 200)],
 )
-def test_a_crowd_that_came_during_a_downtime_is_counted_whole(bench, after, number, seconds):
+def test_a_burst_during_a_downtime_is_counted_completely(bench, after, number, seconds):
     crowd(bench, bench.clock() - HOUR, 1, 1)
     bench.poll()
     crowd(bench, bench.clock() + 10 + after, number, seconds)
@@ -52,7 +52,7 @@ def test_a_crowd_that_came_during_a_downtime_is_counted_whole(bench, after, numb
     assert asked(bench) - before < 2 * number
 
 
-def test_a_crowd_of_one_second_cannot_be_split_and_the_second_is_told_once(bench):
+def test_a_burst_within_one_second_cannot_be_split_and_that_second_is_reported_once(bench):
     crowd(bench, bench.clock() - HOUR, 1, 1)
     bench.poll()
     crowd(bench, bench.clock() + 3600, 400, 0.5)
@@ -73,7 +73,7 @@ def wide(simulator):
 
 
 @pytest.mark.parametrize("drops", [False, True])
-def test_an_api_that_ignores_the_bounds_is_not_asked_in_a_storm(bench, drops):
+def test_an_api_that_ignores_the_bounds_does_not_get_a_storm_of_requests(bench, drops):
     crowd(bench, bench.clock() - DAY, 120, 20 * HOUR)
     wide(bench.simulator)
     if drops:
@@ -84,7 +84,7 @@ def test_an_api_that_ignores_the_bounds_is_not_asked_in_a_storm(bench, drops):
     assert asked(bench) == 7
 
 
-def test_an_api_that_drops_rows_is_not_asked_in_a_storm(bench):
+def test_an_api_that_drops_rows_does_not_get_a_storm_of_requests(bench):
     crowd(bench, bench.clock() - DAY, 140, 20 * HOUR)
     bench.simulator.disruptions.add(Drop(endpoint="runs", share=0.3))
     bench.poll()
@@ -92,7 +92,7 @@ def test_an_api_that_drops_rows_is_not_asked_in_a_storm(bench):
 
 
 @pytest.mark.parametrize("wrong", [-30 * DAY, 30 * DAY])
-def test_windows_that_a_wrong_clock_asked_for_prove_nothing(bench, wrong):
+def test_windows_requested_by_a_wrong_clock_prove_nothing(bench, wrong):
     bench.simulator.options = SnowplowOptions(future_to="accepted", longest_window=40 * DAY, reach=100 * DAY)
     bench.poll()
     crowd(bench, bench.clock() + 10, 10, 600)

@@ -26,7 +26,7 @@ def past(bench, hours=20, **fields):
         bench.world.run("old", start=NOW - hour * HOUR, duration=600, **fields)
 
 
-def test_quiet_polling_counts_every_ending_once(bench):
+def test_undisturbed_polling_counts_every_completion_once(bench):
     past(bench)
     bench.busy(90 * MINUTE)
     assert bench.poll() == "success"
@@ -36,7 +36,7 @@ def test_quiet_polling_counts_every_ending_once(bench):
     assert bench.total() > 30
 
 
-def test_endings_before_the_baseline_are_never_counted(bench):
+def test_completions_before_the_baseline_are_never_counted(bench):
     past(bench)
     bench.poll()
     bench.settle()
@@ -54,7 +54,7 @@ def test_a_run_that_was_open_at_the_baseline_is_counted_when_it_ends(bench):
 
 
 @pytest.mark.parametrize("lie", [Duplicate(), Shuffle(), Drop(share=0.4), Nameless(share=0.3)])
-def test_duplicated_shuffled_dropped_and_nameless_rows_change_nothing_in_the_end(bench, lie):
+def test_duplicated_shuffled_dropped_and_nameless_rows_change_no_final_sum(bench, lie):
     bench.poll()
     bench.busy(HOUR)
     fields = {"share": lie.share} if hasattr(lie, "share") else {}
@@ -66,7 +66,7 @@ def test_duplicated_shuffled_dropped_and_nameless_rows_change_nothing_in_the_end
 
 
 @pytest.mark.parametrize("seconds", [30, 400])
-def test_stale_answers_neither_lose_nor_repeat(bench, seconds):
+def test_stale_responses_neither_lose_nor_repeat_a_run(bench, seconds):
     bench.poll()
     bench.busy(HOUR)
     bench.run(20 * MINUTE)
@@ -77,7 +77,7 @@ def test_stale_answers_neither_lose_nor_repeat(bench, seconds):
     assert bench.counted() == bench.truth()
 
 
-def test_what_becomes_visible_late_is_counted_once(bench):
+def test_a_run_listed_late_is_counted_once(bench):
     bench.poll()
     bench.busy(HOUR)
     bench.disruption(Late, seconds=600, share=0.3)
@@ -96,7 +96,7 @@ def test_restarts_at_any_poll_change_nothing(bench):
     assert bench.counted() == bench.truth()
 
 
-def test_downtime_within_reach_is_caught_up(bench):
+def test_downtime_within_the_lookback_is_caught_up(bench):
     past(bench)
     bench.poll()
     down = bench.ability.catches_up - DAY
@@ -123,7 +123,7 @@ def test_rows_without_ids_in_the_first_poll_after_a_downtime_are_counted_when_th
 
 
 @pytest.mark.able("forgets")
-def test_downtime_beyond_reach_is_told_and_what_is_missing_lies_in_it(make):
+def test_downtime_beyond_the_lookback_is_reported_and_contains_every_missing_run(make):
     bench = make()
     bench.poll()
     bench.busy(10 * DAY, every=3 * HOUR)
@@ -151,7 +151,7 @@ DISRUPTIONS = {
 
 
 @pytest.mark.parametrize("reason", [*DISRUPTIONS, "half"])
-def test_a_fault_is_counted_under_its_reason_and_never_passes_for_no_runs(bench, reason):
+def test_an_error_is_counted_by_reason_and_never_looks_like_an_empty_list(bench, reason):
     kind, fields = DISRUPTIONS.get(reason, (Half, {}))
     reason = "network" if reason == "half" else reason
     bench.poll()
@@ -186,7 +186,7 @@ def test_an_outage_loses_nothing(bench):
     assert bench.counted() == bench.truth()
 
 
-def test_a_lost_end_is_given_up_as_unknown_and_touches_nothing_else(make):
+def test_a_run_whose_end_is_lost_expires_as_unknown_and_affects_nothing_else(make):
     bench = make(max_run_age="1d")
     bench.poll()
     bench.world.run("stuck", start=NOW + 10, duration=60, run_id="stuck-run")
@@ -212,7 +212,7 @@ def test_a_long_run_is_followed_until_it_ends(bench):
 
 
 @pytest.mark.parametrize("wrong", [-30 * DAY, -HOUR, -200, -4, 4, 200, HOUR, 30 * DAY])
-def test_a_wrong_clock_loses_and_repeats_nothing(make, wrong):
+def test_a_wrong_clock_neither_loses_nor_repeats_a_run(make, wrong):
     bench = make()
     bench.poll()
     bench.busy(HOUR)
@@ -238,7 +238,7 @@ def test_a_clock_wrong_from_the_start_does_not_move_the_baseline(make, wrong):
     assert abs(sum(wanted.values()) - bench.total()) <= (1 if abs(wrong) < 5 else 0)
 
 
-def test_a_clock_wrong_by_more_than_the_reach_makes_no_state_look_lost(bench):
+def test_a_clock_wrong_by_more_than_the_lookback_makes_no_state_look_lost(bench):
     bench.poll()
     bench.run(10 * MINUTE)
     bench.local.wrong = 400 * DAY
@@ -247,7 +247,7 @@ def test_a_clock_wrong_by_more_than_the_reach_makes_no_state_look_lost(bench):
     assert bench.value("jobrun_exporter_state_cold_starts_total", reason="lost") == 0
 
 
-def test_a_job_that_a_wrong_clock_sees_included_counts_from_that_poll(make):
+def test_a_job_included_while_the_clock_is_wrong_counts_from_that_poll(make):
     bench = make(jobs={"exclude": ["job-1"]})
     bench.poll()
     bench.run(10 * MINUTE)
@@ -307,7 +307,7 @@ def test_steps_that_the_api_does_not_have_are_lost_and_counted(make):
     assert bench.value("jobrun_source_step_fetches_pending") == 0
 
 
-def test_no_result_is_lost_in_words(bench):
+def test_every_status_of_a_vendor_has_a_result(bench):
     bench.poll()
     for number, result in enumerate(sorted(bench.ability.results)):
         bench.world.run(f"ends-{result}", start=NOW + 10 + number, duration=10, result=str(result))

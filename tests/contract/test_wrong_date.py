@@ -28,7 +28,7 @@ def assert_nothing_came_of_it(bench):
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_one_wrong_date_among_right_ones_changes_nothing(bench, wrong):
+def test_one_wrong_date_among_correct_ones_changes_nothing(bench, wrong):
     bench.poll()
     bench.busy(HOUR)
     bench.run(10 * MINUTE)
@@ -40,7 +40,7 @@ def test_one_wrong_date_among_right_ones_changes_nothing(bench, wrong):
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_date_of_the_very_first_answer_does_not_move_the_baseline(bench, wrong):
+def test_a_wrong_date_of_the_first_response_does_not_move_the_baseline(bench, wrong):
     bench.busy(HOUR)
     strike(bench, wrong)
     bench.poll()
@@ -49,7 +49,7 @@ def test_a_wrong_date_of_the_very_first_answer_does_not_move_the_baseline(bench,
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_date_now_and_then_changes_nothing(bench, wrong):
+def test_occasional_wrong_dates_change_nothing(bench, wrong):
     bench.poll()
     bench.busy(HOUR)
     for _ in range(10):
