@@ -45,7 +45,7 @@ REGULAR = {
 
 
 @pytest.mark.parametrize("starts", REGULAR.values(), ids=REGULAR)
-def test_a_regular_job_is_learned_and_never_held_to_be_late(starts):
+def test_a_regular_job_is_learned_and_never_reported_as_late(starts):
     assert cadence(starts[-500:]) is not None
     assert alarms(starts) == []
 
@@ -60,13 +60,13 @@ def test_a_regular_job_is_learned_and_never_held_to_be_late(starts):
         ("on Mondays", 7 * DAY, 7 * DAY + 70 * MINUTE),
     ],
 )
-def test_a_run_that_does_not_come_is_noticed_about_an_hour_or_ten_minutes_after_its_time(kind, after_last, expected):
+def test_a_missing_run_is_reported_about_an_hour_or_ten_minutes_after_its_time(kind, after_last, expected):
     starts = REGULAR[kind]
     latest = cadence(starts[-500:]).latest(starts[-1]) - starts[-1]
     assert after_last < latest <= expected
 
 
-def test_a_weekend_is_no_missed_run_of_a_job_that_runs_on_workdays():
+def test_a_job_of_workdays_misses_no_run_at_a_weekend():
     starts = at_times(29, ["06:00"], on=WORKDAYS, zone="UTC")  # from a Friday to a Friday
     learned = cadence(starts)
     assert len(learned.times) == 5
@@ -85,18 +85,18 @@ def test_a_weekend_is_no_missed_run_of_a_job_that_runs_on_workdays():
     ],
     ids=["daily", "hourly", "workdays", "Mondays", "office"],
 )
-def test_nothing_is_said_before_each_day_of_the_week_was_seen_once_or_where_they_differ_twice(starts, least, most):
+def test_no_run_is_expected_before_each_weekday_was_seen_once_or_twice_if_they_differ(starts, least, most):
     assert least <= days_until_known(starts) <= most
 
 
 @pytest.mark.parametrize("starts", [[], [0.0], [0.0, DAY], each(7 * DAY, 3, jitter=0)[:2], each(60, 400)])
-def test_nothing_is_learned_of_too_little(starts):
+def test_nothing_is_learned_from_too_few_runs(starts):
     assert cadence(starts) is None
 
 
 @pytest.mark.parametrize("a_day", [0.3, 1, 3, 12, 50, 300])
 @pytest.mark.parametrize("days", [8, 14, 28])
-def test_jobs_that_events_start_have_no_cadence(a_day, days):
+def test_event_driven_jobs_have_no_cadence(a_day, days):
     found = [cadence(by_chance(a_day, days, seed)[-500:]) for seed in range(12)]
     assert found.count(None) == 12
 
@@ -109,19 +109,19 @@ def test_events_in_office_hours_have_no_cadence():
     assert cadence(sorted(starts)) is None
 
 
-def test_a_job_with_a_long_gap_is_known_again_at_once_as_its_habit_is_the_same():
+def test_a_job_keeps_its_cadence_over_a_long_gap():
     before, after = at_times(30, ["03:00"], zone="UTC"), at_times(30, ["03:00"], zone="UTC", first="2024-04-10")
     assert cadence([*before, *after[:8]]) is not None
 
 
-def test_a_job_that_ran_thrice_a_year_is_not_foretold():
+def test_a_job_that_ran_three_times_a_year_has_no_cadence():
     assert cadence(each(120 * DAY, 4)) is None
 
 
 DAILY = at_times(60, ["03:00"], zone="UTC")
 
 
-def test_a_missed_run_is_noticed_once_and_changes_nothing():
+def test_a_missed_run_is_reported_once_and_does_not_change_the_cadence():
     starts = DAILY[:40] + DAILY[41:]
     assert alarms(starts) == [DAILY[41]]
     assert cadence(starts).times == pytest.approx(cadence(DAILY).times, abs=60)
@@ -147,12 +147,12 @@ def test_runs_by_hand_after_failures_change_nothing():
     assert cadence(starts[-500:]).distance == pytest.approx(HOUR, abs=60)
 
 
-def test_many_runs_at_once_are_one_occasion():
+def test_many_runs_at_once_count_as_one_start():
     starts = sorted(start + number for start in DAILY[-25:] for number in range(20))
     assert cadence(starts).times == pytest.approx(cadence(DAILY).times, abs=60)
 
 
-def test_a_run_that_came_late_does_not_shift_the_next_one():
+def test_a_late_run_does_not_shift_the_next_one():
     late = [*DAILY[:-1], DAILY[-1] + 50 * MINUTE]
     assert cadence(late).latest(late[-1]) - cadence(DAILY).latest(DAILY[-1]) < HOUR / 2
     very_late = DAILY[-1] + 20 * HOUR
@@ -168,14 +168,14 @@ def test_a_run_that_came_late_does_not_shift_the_next_one():
     ],
     ids=["another time", "no weekends any more", "seldomer"],
 )
-def test_a_new_schedule_is_learned_after_a_few_runs_that_seemed_late(starts, most, known):
+def test_a_new_schedule_is_learned_after_a_few_seemingly_late_runs(starts, most, known):
     assert len(alarms(starts)) <= most
     learned = cadence(starts[-500:])
     assert len(learned.times) in (known, known // 2)
     assert 0 < learned.latest(starts[-1]) - starts[-1] < 4 * DAY
 
 
-def test_a_time_at_which_it_starts_no_more_is_not_expected_any_more():
+def test_an_abandoned_start_time_is_no_longer_expected():
     both = at_times(30, ["03:00", "15:00"], zone="UTC")
     then = at_times(10, ["03:00"], zone="UTC", first="2024-03-31")
     assert len(cadence(both).times) == 14
@@ -187,7 +187,7 @@ def test_a_job_that_stopped_stays_late():
     assert learned.latest(DAILY[-1]) < DAILY[-1] + 26 * HOUR
 
 
-def test_a_busy_job_is_learned_from_the_quarters_of_an_hour_in_which_it_was_at_work():
+def test_a_busy_job_is_learned_from_the_quarter_hours_in_which_it_ran():
     starts = each(300, 500)
     all_week = each(900, 8 * 96, jitter=200)
     learned = cadence(starts, all_week)
@@ -197,5 +197,5 @@ def test_a_busy_job_is_learned_from_the_quarters_of_an_hour_in_which_it_was_at_w
     assert cadence(by_chance(300, 1.7, 1), all_week) is None, "by chance, although in every quarter"
 
 
-def test_all_days_of_the_week_are_days():
+def test_every_weekday_can_have_a_cadence():
     assert len(cadence(at_times(30, ["03:00"], on=EVERY_DAY, first=SPRING, zone="UTC")).times) == 7

@@ -131,7 +131,7 @@ EVENTS = st.lists(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(limit=st.sampled_from([1, 120, 250, 400, 900]), events=EVENTS)
-def test_whatever_comes_and_goes_the_sums_are_right_and_the_series_bounded(limit, events):
+def test_sums_are_right_and_series_bounded_no_matter_which_jobs_come_and_go(limit, events):
     with tempfile.TemporaryDirectory() as folder:
         harness = BoundedBook(Path(folder) / "state.db", limit)
         for what, *how in events:
@@ -187,7 +187,7 @@ def of_job(page, family, job):
     return sum(value for (name, labels), value in page.items() if name == family and dict(labels)["job_name"] == job)
 
 
-def test_a_folded_job_gets_its_own_series_from_0_where_there_is_room_again_and_none_before(bounded, weight):
+def test_a_folded_job_gets_its_own_series_from_0_once_there_is_room(bounded, weight):
     harness = bounded(max_series=weight)
     for _ in range(3):
         harness.end("first")
@@ -207,7 +207,7 @@ def test_a_folded_job_gets_its_own_series_from_0_where_there_is_room_again_and_n
     assert (of_job(page, RUNS, "second"), of_job(page, RUNS, OTHER)) == (1, 4)
 
 
-def test_each_folding_is_counted_once_however_many_events_and_restarts_follow(bounded):
+def test_each_folding_is_counted_once_no_matter_how_many_events_and_restarts_follow(bounded):
     harness = bounded(max_series=1)
     for _ in range(3):
         for job in ("a", "b"):
@@ -221,7 +221,7 @@ def test_each_folding_is_counted_once_however_many_events_and_restarts_follow(bo
     } == {OTHER}
 
 
-def test_a_rename_needs_no_room_beyond_what_its_old_series_leave(bounded, weight):
+def test_a_rename_reuses_the_room_of_its_old_series(bounded, weight):
     harness = bounded(max_series=weight)
     harness.end("j")
     harness.end("j", jobs=[Job(job_id="j", name="new name")])
@@ -229,7 +229,7 @@ def test_a_rename_needs_no_room_beyond_what_its_old_series_leave(bounded, weight
     assert (of_job(page, RUNS, "new name"), of_job(page, RUNS, OTHER), of_job(page, RUNS, "j")) == (1, 0, 0)
 
 
-def test_what_expired_makes_room_and_returns_at_0(bounded, weight):
+def test_an_expired_job_makes_room_and_returns_at_0(bounded, weight):
     harness = bounded(max_series=weight)
     harness.end("old")
     harness.end("young")
@@ -251,7 +251,7 @@ def domain_series(harness):
 
 
 @pytest.mark.parametrize("results", [(Result.SUCCESS, Result.FAILURE), (Result.SUCCESS, Result.FAILURE, Result.SKIP)])
-def test_the_page_stays_within_a_tenth_of_the_limit_however_many_jobs_the_first_poll_finds(bounded, results):
+def test_the_page_stays_within_10_percent_of_the_limit_no_matter_how_many_jobs_the_first_poll_finds(bounded, results):
     harness = bounded(max_series=3000)
     names = [f"j{number}" for number in range(120)]
     harness.read(jobs=[Job(job_id=name, name=name) for name in names])
@@ -267,7 +267,7 @@ def test_the_page_stays_within_a_tenth_of_the_limit_however_many_jobs_the_first_
     assert page[OVERFLOW, (("family", RUNS),)] > 0
 
 
-def test_one_run_of_thousands_of_steps_stays_within_the_limit_and_is_told(bounded):
+def test_one_run_of_thousands_of_steps_stays_within_the_limit_and_is_reported(bounded):
     harness = bounded(max_series=3000)
     harness.end("j", steps=[f"step {number}" for number in range(3000)])
     page = close_to_its_truth(harness)
@@ -275,7 +275,7 @@ def test_one_run_of_thousands_of_steps_stays_within_the_limit_and_is_told(bounde
     assert page[OVERFLOW, (("family", STEPS),)] > 2000
 
 
-def test_thousands_of_error_types_stay_within_the_limit_and_are_told(bounded):
+def test_thousands_of_error_types_stay_within_the_limit_and_are_reported(bounded):
     harness = bounded(max_series=1000)
     for number in range(60):
         harness.end(f"j{number % 5}", Result.FAILURE, error_type=f"type {number}")
@@ -288,7 +288,7 @@ def test_thousands_of_error_types_stay_within_the_limit_and_are_told(bounded):
     assert page[OVERFLOW, (("family", ERRORS),)] > 1900
 
 
-def test_jobs_that_are_left_out_make_room_for_those_that_were_folded(bounded, weight):
+def test_excluded_jobs_make_room_for_folded_ones(bounded, weight):
     harness = bounded(max_series=3 * weight)
     for name in ("a1", "a2", "a3", "b1", "b2"):
         harness.end(name)
@@ -299,7 +299,7 @@ def test_jobs_that_are_left_out_make_room_for_those_that_were_folded(bounded, we
     assert domain_series(harness) <= harness.ledger.committed.series_total <= 3.3 * weight
 
 
-def test_step_histograms_that_are_switched_off_make_room(bounded):
+def test_disabled_step_histograms_make_room(bounded):
     harness = bounded(max_series=350)
     for name in ("a", "b", "c", "d"):
         harness.end(name, steps=["x", "y", "z"])
@@ -313,7 +313,7 @@ def test_step_histograms_that_are_switched_off_make_room(bounded):
     assert {job.name for job in harness.ledger.jobs_of("s") if job.folded} < folded
 
 
-def test_a_job_that_returns_shows_0_before_its_first_ending(tmp_path):
+def test_a_job_that_returns_shows_0_before_its_first_completion(tmp_path):
     harness = ShownHarness(tmp_path / "state.db")
     harness.read(ended("a", BASELINE + 100))
     harness.now += 91 * DAY
@@ -327,7 +327,7 @@ def test_a_job_that_returns_shows_0_before_its_first_ending(tmp_path):
     harness.close()
 
 
-def test_step_histograms_end_for_good_with_too_many_steps_until_a_reload_finds_fewer(bounded):
+def test_too_many_steps_end_step_histograms_until_a_reload_finds_fewer(bounded):
     harness = bounded(step_histograms="auto")
     observed = "jobrun_step_duration_seconds_count"
     harness.end("small", steps=["one"])
@@ -352,7 +352,7 @@ def test_step_histograms_end_for_good_with_too_many_steps_until_a_reload_finds_f
     assert any(name == observed for name, _ in harness.page())
 
 
-def test_a_removed_source_finds_its_room_again_when_it_returns(bounded, weight):
+def test_a_removed_source_gets_its_room_back_when_it_returns(bounded, weight):
     harness = bounded(max_series=2 * weight)
     for name in ("a", "b", "c"):
         harness.end(name)
@@ -368,7 +368,7 @@ def test_a_removed_source_finds_its_room_again_when_it_returns(bounded, weight):
     assert {job.name for job in harness.ledger.jobs_of("another") if job.folded} == {"d", "e"}
 
 
-def test_jobs_of_a_removed_source_expire_by_the_time_of_the_others(bounded, weight):
+def test_jobs_of_a_removed_source_expire_by_the_clock_of_the_others(bounded, weight):
     harness = bounded()
     harness.end("a")
     another = msgspec.structs.replace(harness.rules, name="another", identity="another api")
@@ -381,7 +381,7 @@ def test_jobs_of_a_removed_source_expire_by_the_time_of_the_others(bounded, weig
         assert harness.ledger.committed.series_total == room
 
 
-def test_the_page_keeps_its_limit_with_all_that_other_may_need(tmp_path):
+def test_the_page_keeps_its_limit_including_all_series_of_other(tmp_path):
     harness = ShownHarness(tmp_path / "state.db", zero_first="0s", startup_hold="0s, max_series: 400")
     harness.read()
     for number in range(12):

@@ -105,12 +105,12 @@ def known(run, mark, *earlier):
         (known(GIVEN, CountState.EXPIRED), DONE, {"reopens": True}, UPDATED, False, CountState.COUNTED),
     ],
 )
-def test_what_an_answer_means(before, run, fields, verdict, counts, mark):  # noqa: PLR0917  # columns of the table
+def test_each_row_is_classified(before, run, fields, verdict, counts, mark):  # noqa: PLR0917  # columns of the table
     found = classify(before, run, context(**fields))
     assert (found.disposition, found.counts, found.keep and found.keep.mark) == (verdict, counts, mark)
 
 
-def test_the_same_ending_is_counted_once_however_often_a_run_comes_back():
+def test_the_same_completion_is_counted_once_no_matter_how_often_a_run_returns():
     reopened = context(reopens=True)
     state, counted = None, []
     for run in (OPEN, DONE, OPEN, DONE, DONE, OPEN, AGAIN, DONE, OPEN, DONE, AGAIN, OPEN, AGAIN):
@@ -130,7 +130,7 @@ def test_the_same_ending_is_counted_once_however_often_a_run_comes_back():
         ({"created": 5.0, "scheduled": 50.0, "start": 60.0}, 60.0),
     ],
 )
-def test_from_when_a_run_ages(fields, origin):
+def test_the_age_of_a_run_begins_at_its_start_or_else_when_it_was_seen(fields, origin):
     assert counting.origin(Run(run_id="r", job_id="j", **fields)) == origin
 
 
@@ -206,7 +206,7 @@ def test_error_types_are_bounded_and_their_sum_is_right():
     assert found[OTHER].value == 20
 
 
-def test_an_ending_fills_all_that_belongs_to_it():
+def test_a_completion_updates_all_its_series():
     state = job()
     run = Run(
         run_id="r", job_id="j", result=Result.SUCCESS, end=9.0, duration=20.0, queue_duration=3.0, retries=2,

@@ -28,13 +28,13 @@ def page_of(tmp_path):
 LOAD, SYNC = ("load", {}), ("sync", {})
 
 
-def test_without_a_word_jobs_page_critically_after_three_failures(page_of):
+def test_by_default_jobs_page_critically_after_three_failures(page_of):
     page = page_of(LOAD)
     assert page.scrape(INFO, "job_name", "team", "page", "stop_cause") == {("load", "", "critical", ""): 1}
     assert page.scrape("jobrun_job_failures_to_page", "job_name") == {("load",): 3}
 
 
-def test_an_objective_says_team_page_and_failures_of_its_jobs(page_of):
+def test_an_objective_sets_team_page_and_failures_of_its_jobs(page_of):
     objectives = "objectives: [{match: {job_name: load}, team: data, page: warning, failures_to_page: 5}]"
     page = page_of(LOAD, SYNC, more=objectives)
     assert page.scrape(INFO, "job_name", "team", "page") == {
@@ -44,7 +44,7 @@ def test_an_objective_says_team_page_and_failures_of_its_jobs(page_of):
     assert page.scrape("jobrun_job_failures_to_page", "job_name") == {("load",): 5, ("sync",): 3}
 
 
-def test_the_team_of_a_source_is_that_of_its_jobs_unless_their_objective_names_one(page_of):
+def test_jobs_have_the_team_of_their_source_unless_their_objective_names_one(page_of):
     page = page_of(LOAD, SYNC, source=", team: ops", more="objectives: [{match: {job_name: load}, team: data}]")
     assert page.scrape(INFO, "job_name", "team") == {("load", "data"): 1, ("sync", "ops"): 1}
 
@@ -60,7 +60,7 @@ def test_the_team_of_a_source_is_that_of_its_jobs_unless_their_objective_names_o
         ("none", "warning", "none"),
     ],
 )
-def test_a_job_pages_no_higher_than_its_source_and_its_objective_allow(page_of, source, objective, page):
+def test_a_job_never_pages_higher_than_its_source_and_its_objective_allow(page_of, source, objective, page):
     shown = page_of(LOAD, source=f", page: {source}", more=f"objectives: [{{page: {objective}}}]")
     assert shown.scrape(INFO, "page") == {(page,): 1}
 
@@ -86,7 +86,7 @@ def test_all_series_have_the_labels_of_all_objectives(page_of):
     assert all("cost_center=" in line and "room=" in line and "tier=" in line for line in lines)
 
 
-def test_both_jobs_of_a_name_have_the_objective_of_that_name(page_of):
+def test_two_jobs_of_one_name_have_the_objective_of_that_name(page_of):
     page = page_of(more="objectives: [{match: {job_name: Sync orders}, freshness: 1h, team: data}]")
     page.read(jobs=[Job(job_id="11", name="Sync orders"), Job(job_id="22", name="Sync orders")])
     assert page.scrape(INFO, "job_name", "team") == {("Sync orders", "data"): 1, ("Sync orders #22", "data"): 1}
@@ -97,7 +97,7 @@ COUNTED = "jobrun_objective_jobs"
 TWO = "objectives: [{match: {job_name: load.*}}, {match: {job_name: dayly}}, {match: {job_name: load}}]"
 
 
-def test_each_objective_says_how_many_jobs_have_it_and_one_without_is_logged_once(page_of):
+def test_each_objective_exposes_its_number_of_jobs_and_one_without_jobs_is_logged_once(page_of):
     with structlog.testing.capture_logs() as lines:
         page = page_of(LOAD, SYNC, more=TWO)
         for _ in range(2):
@@ -107,13 +107,13 @@ def test_each_objective_says_how_many_jobs_have_it_and_one_without_is_logged_onc
     assert page.publisher.snapshot.exporter.unmatched == (1, 2)
 
 
-def test_both_jobs_of_a_name_count_for_an_objective(page_of):
+def test_two_jobs_of_one_name_count_for_an_objective(page_of):
     page = page_of(more="objectives: [{match: {job_name: Sync orders}}]")
     page.read(jobs=[Job(job_id="11", name="Sync orders"), Job(job_id="22", name="Sync orders")])
     assert page.scrape(COUNTED, "objective") == {("0",): 2}
 
 
-def test_nothing_is_said_of_objectives_before_all_sources_were_read(tmp_path):
+def test_objectives_are_not_exposed_before_all_sources_were_read(tmp_path):
     with structlog.testing.capture_logs() as lines:
         harness = ShownHarness(tmp_path / "state.db", more=TWO)
         assert harness.scrape(COUNTED, "objective") == {("0",): 0, ("1",): 0, ("2",): 0}

@@ -38,7 +38,7 @@ def at(text, zone="UTC"):
         ("* * * * *", "2024-01-01T02:59:30", "2024-01-01T03:00"),
     ],
 )
-def test_a_start_shortly_before_an_instant_of_the_schedule_is_that_instants(schedule, start, due):
+def test_a_start_shortly_before_a_scheduled_time_belongs_to_that_time(schedule, start, due):
     assert due_after(parse_schedule(schedule), at(start)) == at(due)
 
 
@@ -78,7 +78,7 @@ def test_a_run_is_due_after_the_last_start(state, open_runs, due):
     assert expectation(state, None, open_runs=open_runs).next_run == (None if due is None else at(due))
 
 
-def test_an_objective_goes_before_the_vendor_and_before_what_was_learned():
+def test_an_objective_takes_precedence_over_the_vendor_and_over_learned_values():
     learned = Learned(cadence=Cadence(distance=60, patience=60), freshness=100, duration_budget=200)
     objective = Objective(every="1h", freshness="26h", duration_budget="45m", team="data")
     found = expectation(job(job=CRON, last_start=THREE, learned=learned), objective)
@@ -93,7 +93,7 @@ def test_an_objective_goes_before_the_vendor_and_before_what_was_learned():
 @pytest.mark.parametrize(
     ("schedule", "timezone"), [("@reboot", ""), ("0 3 * * *", "PST8PDT7"), ("TZ=Nowhere/Town 0 3 * * *", "")]
 )
-def test_a_schedule_that_nobody_understands_leaves_the_next_run_to_be_learned(schedule, timezone):
+def test_with_an_unparsable_schedule_the_next_run_is_learned(schedule, timezone):
     learned = Learned(cadence=Cadence(distance=60, patience=60))
     found = expectation(job(job={"schedule": schedule, "timezone": timezone}, last_start=THREE, learned=learned), None)
     assert (found.unparsed, found.next_run, found.learned) == (True, THREE + 120, ("next_run",))
@@ -110,7 +110,7 @@ def test_a_schedule_that_nobody_understands_leaves_the_next_run_to_be_learned(sc
     ],
 )
 @pytest.mark.parametrize("configured", [False, True])
-def test_dialects_of_vendors_are_understood(schedule, due, configured):
+def test_cron_dialects_of_vendors_are_parsed(schedule, due, configured):
     objective = Objective(schedule=schedule) if configured else None
     learned = Learned(cadence=Cadence(distance=60, patience=60))
     state = job(job={} if configured else {"schedule": schedule}, last_start=THREE, learned=learned)
@@ -118,7 +118,7 @@ def test_dialects_of_vendors_are_understood(schedule, due, configured):
     assert (found.unparsed, found.next_run, found.learned) == (False, at(due), ())
 
 
-def test_a_schedule_that_nobody_understands_is_shown_and_logged_once(tmp_path):
+def test_an_unparsable_schedule_is_exposed_and_logged_once(tmp_path):
     harness = ShownHarness(tmp_path / "state.db")
     jobs = [Job(job_id="a", name="a", schedule="@reboot"), Job(job_id="b", name="b", schedule="@daily")]
     with structlog.testing.capture_logs() as lines:
@@ -130,7 +130,7 @@ def test_a_schedule_that_nobody_understands_is_shown_and_logged_once(tmp_path):
     harness.close()
 
 
-def test_nothing_is_expected_of_a_job_that_may_not_be_read_now(tmp_path):
+def test_no_run_is_expected_of_a_job_that_may_not_be_read(tmp_path):
     harness = ShownHarness(tmp_path / "state.db")
     expected = "jobrun_job_next_run_expected_timestamp_seconds"
     nightly = Job(job_id="j", name="nightly", scope="customer", schedule="0 3 * * *")

@@ -18,7 +18,7 @@ def runs(starts, duration=10 * MINUTE, results=(Result.SUCCESS,)):
 DAILY = at_times(30, ["03:00"], zone="UTC")
 
 
-def test_nothing_is_known_of_a_job_without_a_past():
+def test_nothing_is_known_about_a_job_without_a_past():
     assert learn([]) == NOTHING
     assert learn(runs(DAILY[:3])) == NOTHING
     assert learn([PastRun(None, None, None, Result.UNKNOWN)] * 20) == NOTHING
@@ -50,7 +50,7 @@ def test_a_job_that_never_succeeded_has_neither_freshness_nor_budget():
     assert (learned.freshness, learned.duration_budget) == (None, None)
 
 
-def test_a_job_that_events_start_has_a_budget_but_neither_cadence_nor_freshness():
+def test_an_event_driven_job_has_a_budget_but_neither_cadence_nor_freshness():
     learned = learn(runs(by_chance(5, 28, 1)))
     assert (learned.cadence, learned.freshness) == (None, None)
     assert learned.duration_budget == 20 * MINUTE
@@ -66,7 +66,7 @@ def test_short_runs_may_take_five_minutes_more():
 
 
 @pytest.mark.parametrize("strange", [0.0, 20 * HOUR])
-def test_one_strange_duration_changes_nothing(strange):
+def test_one_unusual_duration_changes_nothing(strange):
     usual = [600.0] * 30
     assert duration_budget([*usual[:20], strange, *usual[20:]]) == duration_budget(usual) == 20 * MINUTE
 

@@ -33,7 +33,7 @@ def value(harness, family):
     return harness.scrape(family, "job_name").get(("j",))
 
 
-def test_runs_of_before_the_first_poll_teach_all_three_at_once_and_count_for_nothing_else(shown):
+def test_runs_before_the_first_poll_teach_all_three_at_once_and_count_for_nothing_else(shown):
     shown.read(*past(HOURLY))
     assert shown.total() == 0
     assert value(shown, NEXT) == pytest.approx(HOURLY[-1] + HOUR + 600, abs=60)
@@ -41,19 +41,19 @@ def test_runs_of_before_the_first_poll_teach_all_three_at_once_and_count_for_not
     assert value(shown, BUDGET) == 1200
 
 
-def test_what_was_learned_is_there_at_once_after_a_restart(shown):
+def test_learned_values_are_exposed_at_once_after_a_restart(shown):
     shown.read(*past(HOURLY))
     before = [value(shown, family) for family in (NEXT, FRESHNESS, BUDGET)]
     shown.reopen()
     assert [value(shown, family) for family in (NEXT, FRESHNESS, BUDGET)] == before
 
 
-def test_nothing_is_shown_of_a_job_with_a_short_past(shown):
+def test_nothing_is_exposed_about_a_job_with_a_short_past(shown):
     shown.read(*past(HOURLY[-9:]))
     assert [value(shown, family) for family in (NEXT, FRESHNESS, BUDGET)] == [None] * 3
 
 
-def test_a_disabled_job_expects_no_run_but_its_data_grows_old_and_its_runs_may_still_be_slow(shown):
+def test_a_disabled_job_expects_no_run_but_can_still_be_stale_or_slow(shown):
     shown.read(*past(HOURLY))
     enabled = value(shown, FRESHNESS)
     shown.read(jobs=[Job(job_id="j", name="j", enabled=False)])
@@ -66,18 +66,18 @@ def learned(harness):
     return sorted(name for (name,) in harness.scrape("jobrun_job_expectation_learned", "expectation"))
 
 
-def test_what_is_only_learned_is_marked_so(shown):
+def test_learned_expectations_are_marked_as_learned(shown):
     assert learned(shown) == []
     shown.read(*past(HOURLY))
     assert learned(shown) == ["duration_budget", "freshness", "next_run"]
 
 
-def test_a_schedule_of_the_vendor_is_not_learned(shown):
+def test_a_schedule_from_the_vendor_is_not_learned(shown):
     shown.read(*past(HOURLY), jobs=[Job(job_id="j", name="j", schedule="30 4 * * *")])
     assert learned(shown) == ["duration_budget", "freshness"]
 
 
-def test_what_is_configured_is_not_learned(tmp_path):
+def test_configured_expectations_are_not_learned(tmp_path):
     harness = ShownHarness(tmp_path / "state.db", more="objectives: [{freshness: 3h, every: 2h}]")
     harness.read(*past(HOURLY))
     assert value(harness, FRESHNESS) == 3 * HOUR
@@ -85,26 +85,26 @@ def test_what_is_configured_is_not_learned(tmp_path):
     harness.close()
 
 
-def test_what_the_vendor_says_goes_before_what_was_learned(shown):
+def test_the_vendors_schedule_takes_precedence_over_a_learned_one(shown):
     shown.read(*past(HOURLY), jobs=[Job(job_id="j", name="j", schedule="30 4 * * *")])
     assert value(shown, NEXT) % DAY == 4.5 * HOUR
 
 
-def test_a_job_enabled_again_is_not_late_for_what_was_due_meanwhile(shown):
+def test_a_job_enabled_again_is_not_late_for_runs_due_while_it_was_disabled(shown):
     shown.read(*past(HOURLY), jobs=[Job(job_id="j", name="j", enabled=False)])
     shown.now += 3 * DAY
     shown.read(jobs=[Job(job_id="j", name="j", enabled=True)])
     assert value(shown, NEXT) > shown.now
 
 
-def test_a_schedule_that_was_changed_makes_nothing_late(shown):
+def test_a_changed_schedule_makes_no_job_late(shown):
     shown.read(*past([BASELINE - 3 * DAY]), jobs=[Job(job_id="j", name="j", schedule="0 0 1 * *")])
     shown.now += DAY
     shown.read(jobs=[Job(job_id="j", name="j", schedule="*/5 * * * *")])
     assert value(shown, NEXT) > shown.now - 300
 
 
-def test_a_run_that_goes_on_has_come(shown):
+def test_an_active_run_is_not_missing(shown):
     shown.read(*past(HOURLY))
     shown.read(run("now", start=BASELINE, state=State.EXECUTING))
     assert value(shown, NEXT) == pytest.approx(BASELINE + HOUR + 600, abs=60)
@@ -116,7 +116,7 @@ def test_the_latest_start_counts_although_a_run_that_started_earlier_ended_later
     assert value(shown, NEXT) > BASELINE + 2.9 * HOUR
 
 
-def test_runs_are_looked_at_again_when_another_has_ended_but_not_all_the_time(shown):
+def test_runs_are_read_again_when_another_completed_but_not_all_the_time(shown):
     shown.read(*past(HOURLY))
     assert value(shown, BUDGET) == 1200
     slow = [ended(f"s{number}", end=BASELINE + number + 3000, length=3000) for number in range(10)]
@@ -128,7 +128,7 @@ def test_runs_are_looked_at_again_when_another_has_ended_but_not_all_the_time(sh
     assert value(shown, BUDGET) == 4500
 
 
-def test_what_was_learned_is_forgotten_with_the_runs(shown):
+def test_learned_values_are_deleted_with_the_runs(shown):
     shown.read(*past(HOURLY))
     assert value(shown, NEXT) is not None
     shown.now += 60 * DAY
@@ -139,7 +139,7 @@ def test_what_was_learned_is_forgotten_with_the_runs(shown):
     assert value(shown, NEXT) is None
 
 
-def test_cancelled_and_failed_runs_have_come_too(shown):
+def test_canceled_and_failed_runs_are_not_missing_either(shown):
     results = [Result.SUCCESS, Result.FAILURE, Result.CANCELLATION]
     runs = [
         ended(f"r{number}", end=start + 60, length=60, result=results[number % 3])

@@ -106,7 +106,7 @@ def test_a_source_has_one_owner_until_its_lease_ends_or_is_handed_back(replica, 
     assert first.take("s")
 
 
-def test_what_one_replica_counted_is_what_the_next_goes_on_from(replica):
+def test_a_replica_continues_from_what_the_one_before_counted(replica):
     first, second = replica("a"), replica("b")
     first.take("s")
     first.poll("1", "2")
@@ -124,7 +124,7 @@ def test_nobody_writes_without_a_lease(replica):
     assert only.successes() == 0
 
 
-def test_a_replica_that_was_asleep_writes_nothing_although_it_believes_in_its_lease(replica, admin):
+def test_a_replica_that_was_suspended_writes_nothing_although_it_believes_in_its_lease(replica, admin):
     asleep, other = replica("a"), replica("b")
     asleep.take("s")
     asleep.poll("1")
@@ -153,7 +153,7 @@ def test_a_replica_that_could_not_renew_for_long_stops_by_itself(replica):
         only.poll("1")
 
 
-def test_a_lost_answer_to_a_commit_neither_loses_nor_doubles_a_run(replica):
+def test_a_lost_response_to_a_commit_neither_loses_nor_doubles_a_run(replica):
     only = replica("a")
     only.take("s")
     only.poll("1")
@@ -195,7 +195,7 @@ def rewind(admin, kept):
             admin.execute(f"INSERT INTO {table} OVERRIDING SYSTEM VALUE VALUES ({marks})", row)  # noqa: S608  # constants
 
 
-def test_a_row_that_somebody_locks_keeps_one_source_from_being_renewed_and_no_other(replica, url):
+def test_a_locked_row_keeps_only_its_own_source_from_being_renewed(replica, url):
     only = replica("a")
     only.take("s")
     only.take("other")
@@ -209,7 +209,7 @@ def test_a_row_that_somebody_locks_keeps_one_source_from_being_renewed_and_no_ot
     assert only.successes("other") == 1
 
 
-def test_jobs_of_two_replicas_never_have_one_key(replica):
+def test_jobs_of_two_replicas_never_share_a_key(replica):
     first, second = replica("a"), replica("b")
     first.take("s")
     second.take("other")
@@ -221,7 +221,7 @@ def test_jobs_of_two_replicas_never_have_one_key(replica):
     assert first.ledger.committed.jobs == second.ledger.committed.jobs
 
 
-def test_what_several_replicas_count_for_the_exporter_adds_up(replica):
+def test_counts_of_several_replicas_for_the_exporter_add_up(replica):
     first, second = replica("a"), replica("b")
     for each in (first, second, first):
         exporter = copy(each.ledger.committed.exporter)

@@ -34,7 +34,7 @@ def opened(run_id="r", **fields):
 # --- one transaction ---
 
 
-def test_a_reading_is_committed_whole_and_is_there_after_a_restart(harness):
+def test_a_batch_is_committed_completely_and_survives_a_restart(harness):
     harness.read(ended(), opened("o"), notes={"page": "7"})
     harness.reopen()
     state = harness.ledger.source("s")
@@ -73,7 +73,7 @@ def test_a_first_commit_that_fails_leaves_no_trace_of_its_jobs(harness):
     assert harness.counts() == {"success": 1}
 
 
-def test_a_process_that_ends_inside_a_transaction_loses_only_that(harness):
+def test_a_process_that_dies_inside_a_transaction_loses_only_that_transaction(harness):
     harness.read(ended("a"))
     harness.close()
     script = (
@@ -93,13 +93,13 @@ def test_a_process_that_ends_inside_a_transaction_loses_only_that(harness):
 # --- baselines ---
 
 
-def test_what_ended_before_the_first_poll_moves_gauges_only(harness):
+def test_runs_completed_before_the_first_poll_change_gauges_only(harness):
     harness.read(ended(end=BASELINE - 5), ended("at", end=BASELINE))
     assert harness.counts() == {}
     assert (harness.job().last_run.run_id, harness.job().last_success) == ("at", BASELINE)
 
 
-def test_an_ended_run_without_an_end_in_a_later_window_of_the_first_poll_is_baseline(harness):
+def test_a_completed_run_without_an_end_in_a_later_window_of_the_first_poll_is_baseline(harness):
     old = run("b", result=Result.FAILURE, start=BASELINE - 3600)
     job = [Job(job_id="j", name="j")]
     first = Batch(jobs=job, through=BASELINE - 10_000)
@@ -114,7 +114,7 @@ def test_an_ended_run_without_an_end_in_a_later_window_of_the_first_poll_is_base
     assert harness.counts() == {"failure": 2}
 
 
-def test_a_job_that_is_included_later_begins_at_that_instant(harness):
+def test_a_job_included_later_counts_from_that_time(harness):
     harness.configure(exclude=("j",))
     harness.read(ended("a"), ended("x", job_id="other"))
     harness.configure(exclude=())
@@ -125,7 +125,7 @@ def test_a_job_that_is_included_later_begins_at_that_instant(harness):
     assert harness.counts("other") == {"success": 1}
 
 
-def test_a_job_that_is_left_out_for_a_while_misses_what_ended_meanwhile(harness):
+def test_a_job_excluded_for_a_while_does_not_count_runs_completed_meanwhile(harness):
     harness.read(ended("a"), opened("o"), opened("p"))
     harness.configure(exclude=("j",))
     harness.read(ended("b", BASELINE + 110), ended("o", BASELINE + 110))
@@ -137,7 +137,7 @@ def test_a_job_that_is_left_out_for_a_while_misses_what_ended_meanwhile(harness)
     assert harness.counts() == {"success": 3}
 
 
-def test_a_scope_that_could_not_be_read_begins_when_it_can(harness):
+def test_a_scope_that_was_unreadable_counts_from_when_it_becomes_readable(harness):
     def job(scope):
         return [Job(job_id=scope, name=scope, scope=scope)]
 
@@ -152,7 +152,7 @@ def test_a_scope_that_could_not_be_read_begins_when_it_can(harness):
     assert (harness.counts("a"), harness.counts("b")) == ({"success": 1}, {"success": 1})
 
 
-def test_a_scope_that_is_found_later_counts_from_the_last_listing_that_lacked_it(harness):
+def test_a_scope_found_later_counts_from_the_last_list_without_it(harness):
     def batch(scope, listing, *runs):
         return Batch(scope=scope, jobs=[Job(job_id=scope, name=scope, scope=scope)], runs=runs, listing=listing)
 
@@ -170,7 +170,7 @@ def test_a_scope_that_is_found_later_counts_from_the_last_listing_that_lacked_it
     assert [harness.counts(scope) for scope in "bcd"] == [{"success": 1}] * 3
 
 
-def test_the_watermark_is_the_least_of_the_readable_scopes_and_never_falls(harness):
+def test_the_watermark_is_the_minimum_of_the_readable_scopes_and_never_falls(harness):
     harness.now = BASELINE + 60
     harness.poll(Batch(scope="a", through=BASELINE + 50), Batch(scope="b", through=BASELINE + 10))
     assert harness.ledger.source("s").watermark() == BASELINE + 10
@@ -180,7 +180,7 @@ def test_the_watermark_is_the_least_of_the_readable_scopes_and_never_falls(harne
     assert harness.ledger.source("s").watermark() == BASELINE + 55
 
 
-def test_a_watermark_that_a_wrong_clock_set_is_taken_back(harness):
+def test_a_watermark_set_by_a_wrong_clock_is_corrected(harness):
     harness.read(ended(), through=BASELINE + DAY)
     harness.read(through=BASELINE + 50)
     assert harness.ledger.source("s").watermark() == BASELINE + 50
@@ -189,7 +189,7 @@ def test_a_watermark_that_a_wrong_clock_set_is_taken_back(harness):
 # --- forgetting ---
 
 
-def test_pruned_runs_that_are_shown_again_do_not_count_again(harness):
+def test_pruned_runs_that_are_listed_again_do_not_count_again(harness):
     harness.read(ended("a"), run("endless", result=Result.FAILURE, start=BASELINE + 5))
     harness.now = BASELINE + 40 * DAY
     harness.read(ended("b", harness.now - 100))
@@ -219,7 +219,7 @@ def test_a_clock_that_is_far_ahead_prunes_nothing(harness):
     assert harness.counts() == {"success": 1}
 
 
-def test_open_and_given_up_runs_are_never_pruned(harness):
+def test_open_and_expired_runs_are_never_pruned(harness):
     harness.read(opened("o"))
     harness.now = BASELINE + 8 * DAY
     harness.read(opened("young", start=harness.now))
@@ -231,7 +231,7 @@ def test_open_and_given_up_runs_are_never_pruned(harness):
     assert harness.counts() == {"unknown": 2}
 
 
-def test_a_run_is_given_up_once_and_its_later_ending_counts_no_more(harness):
+def test_a_run_expires_once_and_its_later_completion_is_not_counted(harness):
     harness.read(opened("o"), opened("scheduled", start=None, created=BASELINE, scheduled=BASELINE + 30 * DAY))
     harness.now = BASELINE + 8 * DAY
     harness.read()
@@ -265,7 +265,7 @@ def test_a_run_expires_although_some_request_fails_in_each_poll(harness):
     assert harness.counts() == {"unknown": 1}
 
 
-def test_an_ended_run_that_turns_out_to_be_a_success_is_no_failure_anymore(harness):
+def test_a_completed_run_corrected_to_success_is_no_longer_a_failure(harness):
     harness.read(ended("e", BASELINE + 50, result=Result.FAILURE, error_type="Early"))
     harness.read(ended("f", BASELINE + 60, result=Result.FAILURE, error_type="Boom"))
     harness.now += 100
@@ -292,7 +292,7 @@ def test_a_streak_without_any_success_survives_the_pruning(harness):
     assert (harness.job().streak, harness.job().failing_since) == (11, BASELINE + 1)
 
 
-def test_labels_of_the_last_failure_are_cleaned_and_cut_like_others(harness):
+def test_labels_of_the_last_failure_are_cleaned_and_truncated_like_others(harness):
     dirty = "x" * 300 + "\n"
     harness.read(
         ended("r", result=Result.FAILURE, error_type=dirty), steps={"r": [Step(name=dirty, result=Result.FAILURE)]}
@@ -304,7 +304,7 @@ def test_labels_of_the_last_failure_are_cleaned_and_cut_like_others(harness):
     assert (len(labels[0]), labels[3]) == (200, "a b")
 
 
-def test_runs_whose_steps_are_forgotten_before_they_were_fetched_are_counted_as_lost(harness):
+def test_runs_pruned_before_their_steps_were_fetched_are_counted_as_lost_steps(harness):
     harness.read(ended("a"), ended("old", BASELINE - 5))
     harness.now = BASELINE + 40 * DAY
     harness.read(ended("b", harness.now - 100))
@@ -313,7 +313,7 @@ def test_runs_whose_steps_are_forgotten_before_they_were_fetched_are_counted_as_
     assert harness.ledger.count_pending_steps("s") == 1
 
 
-def test_many_runs_are_forgotten_in_several_transactions(harness):
+def test_many_runs_are_pruned_in_several_transactions(harness):
     harness.read(*(ended(str(n), BASELINE + 1 + n / 1e6) for n in range(PRUNE_BATCH + 5)))
     harness.now = BASELINE + 40 * DAY
     harness.read()
@@ -332,7 +332,7 @@ def remove_source(harness, *, through):
     harness.ledger.complete_poll("t", poll_context, swept=False)
 
 
-def test_runs_of_a_source_that_is_not_configured_anymore_are_forgotten(harness):
+def test_runs_of_a_source_that_is_no_longer_configured_are_pruned(harness):
     harness.read(ended("a"))
     remove_source(harness, through=BASELINE + 40 * DAY)
     assert harness.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 1
@@ -351,13 +351,13 @@ def test_a_clock_that_is_ahead_while_a_source_is_removed_loses_no_completion(har
     assert harness.counts() == {"success": 2}
 
 
-def test_nothing_is_forgotten_while_no_configured_source_knows_the_time(harness):
+def test_nothing_is_pruned_while_no_configured_source_knows_the_time(harness):
     harness.read(ended("a"))
     harness.ledger.configure({}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
     assert harness.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 0
 
 
-def test_jobs_that_are_gone_for_longer_than_runs_are_kept_are_deleted(harness):
+def test_jobs_gone_for_longer_than_the_retention_are_deleted(harness):
     harness.read(ended("a"), jobs=[Job(job_id="j", name="j")], catalog=True)
     for _ in range(2):
         harness.now += 1000
@@ -499,7 +499,7 @@ def test_a_ledger_that_is_closed_stays_closed(harness):
 
 
 @pytest.mark.parametrize("place", ["series_of", "run_buckets"])
-def test_an_error_of_our_own_between_judging_and_the_books_neither_loses_nor_doubles_a_run(harness, place):
+def test_an_internal_error_between_classifying_and_recording_neither_loses_nor_doubles_a_run(harness, place):
     harness.read(ended("a"))
 
     def broken(*_):
@@ -514,7 +514,7 @@ def test_an_error_of_our_own_between_judging_and_the_books_neither_loses_nor_dou
     assert (harness.counts(), harness.job().last_run.run_id) == ({"success": 3}, "c")
 
 
-def test_memory_that_could_not_follow_the_disk_is_read_from_it_again(harness):
+def test_memory_that_differs_from_the_disk_is_read_from_it_again(harness):
     harness.read(ended("a"))
 
     def stuck(*_):
@@ -555,7 +555,7 @@ def test_new_buckets_keep_counters_from_falling(harness):
     assert shown.counts[0] + shown.counts[1] == 2  # le="60", a bound that stayed
 
 
-def test_buckets_that_are_changed_back_fall_nowhere_and_keep_their_exemplars(harness):
+def test_buckets_changed_back_do_not_fall_and_keep_their_exemplars(harness):
     for n, length in enumerate((5.0, 8.0, 30.0)):
         harness.read(ended(str(n), BASELINE + 100 + n, length=length))
     before = harness.job().distributions[DURATIONS]["success"].shown()
@@ -574,7 +574,7 @@ def test_all_series_of_a_family_have_new_buckets_at_once_after_a_reload(harness)
     assert harness.ledger.drain().changed is None
 
 
-def test_no_more_bounds_are_remembered_than_a_limit(harness):
+def test_remembered_bucket_bounds_are_limited(harness):
     harness.read(ended("a"))
     for number in range(MAX_BOUNDS + 5):
         harness.configure(run_buckets=lambda _job, number=number: (1000.0 + number, 5000.0))
@@ -590,7 +590,7 @@ def names(harness):
     return {job.job.job_id: job.name for job in harness.ledger.jobs_of("s")}
 
 
-def test_of_two_jobs_with_equal_labels_the_later_one_is_told_apart_for_good(harness):
+def test_the_later_of_two_jobs_with_equal_labels_gets_a_distinct_name_for_good(harness):
     harness.read(ended("a", job_id="one"), jobs=[Job(job_id="one", name="x")])
     harness.read(
         ended("b", job_id="two"), jobs=[Job(job_id="two", name="x"), Job(job_id="three", name="x", project="p")]
@@ -601,19 +601,19 @@ def test_of_two_jobs_with_equal_labels_the_later_one_is_told_apart_for_good(harn
     assert names(harness) == {"one": "y", "two": "x #two", "three": "x"}
 
 
-def test_names_may_be_swapped_in_one_reading(harness):
+def test_names_may_be_swapped_in_one_batch(harness):
     harness.read(jobs=[Job(job_id="1", name="a"), Job(job_id="2", name="b")])
     harness.read(jobs=[Job(job_id="1", name="b"), Job(job_id="2", name="a")])
     harness.read(jobs=[Job(job_id="3", name="a"), Job(job_id="4", name="b")])
     assert len(set(names(harness).values())) == 4
 
 
-def test_no_label_is_ever_given_twice_even_to_a_job_that_looks_like_one_told_apart(harness):
+def test_no_label_is_ever_used_twice_even_by_a_job_named_like_a_distinguished_one(harness):
     harness.read(jobs=[Job(job_id="1", name="x"), Job(job_id="3", name="x #2"), Job(job_id="2", name="x")])
     assert len(set(names(harness).values())) == 3
 
 
-def test_no_job_takes_the_place_of_those_beyond_the_bound(harness):
+def test_no_job_can_use_the_name_of_the_overflow_job(harness):
     harness.read(jobs=[Job(job_id="1", name=OTHER, project=OTHER)])
     assert names(harness) == {"1": f"{OTHER} #1"}
 
@@ -624,7 +624,7 @@ def test_a_rename_begins_at_0_and_keeps_the_gauges(harness):
     assert (harness.counts(), harness.job().name, harness.job().streak) == ({"failure": 1}, "new", 2)
 
 
-def test_a_job_that_discovery_no_longer_shows_ends_after_a_while_and_returns_at_0(harness):
+def test_a_job_that_is_no_longer_listed_expires_after_a_while_and_returns_at_0(harness):
     one, two = Job(job_id="j", name="j"), Job(job_id="k", name="k")
     harness.read(ended(), jobs=[one, two], catalog=True)
     harness.read(jobs=[two], catalog=True)
@@ -636,7 +636,7 @@ def test_a_job_that_discovery_no_longer_shows_ends_after_a_while_and_returns_at_
     assert (harness.job().gone, harness.counts()) == (False, {"success": 1})
 
 
-def test_a_scope_that_exists_no_more_ends_after_a_while_with_its_jobs(harness):
+def test_a_deleted_scope_expires_after_a_while_with_its_jobs(harness):
     there, gone = (
         Batch(scope="x", jobs=[Job(job_id="k", name="k", scope="x")], catalog=True),
         Batch(scope="x", readable=False, exists=False, notes={"x": ""}),
@@ -655,7 +655,7 @@ def test_a_scope_that_exists_no_more_ends_after_a_while_with_its_jobs(harness):
     assert (harness.ledger.source("s").scopes["x"].readable, harness.job("k").gone) == (True, False)
 
 
-def test_a_scope_that_is_missed_once_keeps_its_baseline_and_its_watermark(harness):
+def test_a_scope_missing_once_keeps_its_baseline_and_its_watermark(harness):
     there = Batch(scope="x", jobs=[Job(job_id="k", name="k", scope="x")], catalog=True, through=BASELINE)
     gone = Batch(scope="x", exists=False)
     harness.poll(there)
@@ -678,7 +678,7 @@ def test_a_job_without_runs_expires_unless_it_has_an_objective_an_open_run_or_is
     assert {job.name for job in harness.ledger.jobs_of("s") if job.gone} == {"plain"}
 
 
-def test_a_clock_that_is_far_ahead_ends_no_job(harness):
+def test_a_clock_that_is_far_ahead_expires_no_job(harness):
     harness.read(ended(), through=BASELINE + 100)
     harness.ledger.expire(BASELINE + 1000 * DAY, 90 * DAY)
     assert not harness.job().gone
@@ -687,7 +687,7 @@ def test_a_clock_that_is_far_ahead_ends_no_job(harness):
 # --- too many series ---
 
 
-def test_beyond_the_bound_jobs_fold_into_one_and_the_sums_stay_right(harness):
+def test_jobs_over_the_limit_fold_into_one_and_the_sums_stay_right(harness):
     harness.configure(max_series=7)
     runs = [ended(str(n), BASELINE + n + 1, job_id=f"j{n % 4}") for n in range(12)]
     harness.read(*runs)
@@ -701,7 +701,7 @@ def test_beyond_the_bound_jobs_fold_into_one_and_the_sums_stay_right(harness):
     assert harness.ledger.committed.exporter.counts["jobrun_exporter_series_overflow_total"][RUNS].value == 2
 
 
-def test_beyond_the_bound_steps_and_error_types_fold_into_their_job(harness):
+def test_steps_and_error_types_over_the_limit_fold_into_their_job(harness):
     harness.configure(max_series=3)
     harness.read(
         ended("a", result=Result.FAILURE, error_type="odd"), steps={"a": [Step(name="s", result=Result.FAILURE)]}
@@ -718,7 +718,7 @@ def test_beyond_the_bound_steps_and_error_types_fold_into_their_job(harness):
 # --- steps ---
 
 
-def test_steps_are_asked_for_until_they_are_whole_and_then_counted_unknown(harness):
+def test_steps_are_requested_until_complete_and_then_counted_as_unknown(harness):
     harness.read(ended())
     half = [Step(name="s", result=Result.SUCCESS), Step(name="t", state=State.EXECUTING)]
     for tries in range(4):
@@ -732,7 +732,7 @@ def test_steps_are_asked_for_until_they_are_whole_and_then_counted_unknown(harne
     assert harness.counts(family=STEPS) == {"s\x1fsuccess": 1, "t\x1funknown": 1}
 
 
-def test_a_failed_fetch_is_due_again_with_the_next_poll_and_then_less_often(harness):
+def test_a_failed_fetch_is_repeated_with_the_next_poll_and_then_less_often(harness):
     harness.read(ended())
     waits = []
     for _ in range(8):
@@ -758,7 +758,7 @@ def test_steps_of_a_run_that_looked_open_again_are_not_forgotten(harness):
     assert harness.row().steps is StepState.COUNTED
 
 
-def test_steps_and_the_mark_that_they_are_counted_are_one_transaction(harness):
+def test_steps_and_their_counted_mark_are_one_transaction(harness):
     harness.read(ended())
     (row,) = harness.ledger.pending_steps("s", harness.now, 10)
     Failing.fails = True
@@ -771,7 +771,7 @@ def test_steps_and_the_mark_that_they_are_counted_are_one_transaction(harness):
     assert harness.counts(family=STEPS) == {"s\x1fsuccess": 1}
 
 
-def test_of_the_baseline_only_the_last_ended_and_last_failed_runs_get_their_steps(harness):
+def test_only_the_last_completed_and_last_failed_baseline_runs_get_their_steps(harness):
     endings = [
         ended(str(n), BASELINE - 10 * n, result=Result.FAILURE if n > 1 else Result.SUCCESS) for n in range(1, 9)
     ]
@@ -787,7 +787,7 @@ def test_of_the_baseline_only_the_last_ended_and_last_failed_runs_get_their_step
 # --- what was not seen ---
 
 
-def test_seconds_not_observed_are_added_once_however_often_they_are_told(harness):
+def test_unobserved_seconds_are_added_once_no_matter_how_often_they_are_reported(harness):
     harness.poll()
     for window in (Window(10, 20), Window(15, 30), Window(10, 30), Window(40, 50)):
         harness.read(unobserved=[window])
@@ -795,7 +795,7 @@ def test_seconds_not_observed_are_added_once_however_often_they_are_told(harness
     assert (state.counts[UNOBSERVED][""].value, state.unobserved) == (30.0, [(10, 30), (40, 50)])
 
 
-def test_what_lies_in_the_future_is_neither_read_nor_lost(harness):
+def test_a_range_in_the_future_is_neither_read_nor_lost(harness):
     harness.poll()
     harness.now = BASELINE + 100
     harness.read(through=BASELINE + 30 * DAY, unobserved=[Window(BASELINE + 50, BASELINE + DAY)])
@@ -805,7 +805,7 @@ def test_what_lies_in_the_future_is_neither_read_nor_lost(harness):
     assert state.watermark() == BASELINE + 60
 
 
-def test_no_more_ranges_are_remembered_than_a_limit_and_all_are_counted(harness):
+def test_remembered_ranges_are_limited_and_all_are_counted(harness):
     harness.poll()
     for number in range(MAX_RANGES + 5):
         harness.read(unobserved=[Window(10 * number, 10 * number + 1)])
@@ -813,7 +813,7 @@ def test_no_more_ranges_are_remembered_than_a_limit_and_all_are_counted(harness)
     assert (state.counts[UNOBSERVED][""].value, len(state.unobserved)) == (MAX_RANGES + 5, MAX_RANGES)
 
 
-def test_seconds_not_observed_at_the_start_are_held_until_they_are_released_and_survive_a_restart(tmp_path):
+def test_unobserved_seconds_at_the_start_are_pending_until_exposed_and_survive_a_restart(tmp_path):
     harness = LedgerHarness(tmp_path / "state.db", released=False)
     harness.begin()
     harness.ledger.commit("s", Batch(unobserved=[Window(10, 20)]), harness.poll_context)
@@ -827,7 +827,7 @@ def test_seconds_not_observed_at_the_start_are_held_until_they_are_released_and_
     harness.close()
 
 
-def test_an_unmapped_word_is_counted_once_a_run(harness):
+def test_an_unmapped_status_is_counted_once_per_run(harness):
     strange = opened("a", state=None, unmapped="PAUSED")
     for _ in range(3):
         harness.read(strange, opened("b", state=None, unmapped="PAUSED"), opened("c", state=None, unmapped="ODD"))
@@ -835,7 +835,7 @@ def test_an_unmapped_word_is_counted_once_a_run(harness):
     assert {word: count.value for word, count in counts.items()} == {"PAUSED": 2, "ODD": 1}
 
 
-def test_a_release_is_on_disk_before_it_is_in_the_books(tmp_path):
+def test_a_zero_first_release_is_on_disk_before_it_is_in_memory(tmp_path):
     harness = LedgerHarness(tmp_path / "state.db", released=False)
     harness.read(ended())
     owner: Owner = ("job", harness.job().key)

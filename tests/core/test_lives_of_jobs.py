@@ -59,7 +59,7 @@ def test_a_run_that_changes_its_job_leaves_no_open_run_behind(shown, rows):
     assert shown.total("old") == 0
 
 
-def test_a_run_that_moves_to_a_job_that_is_left_out_is_open_nowhere_and_counts_for_nobody(tmp_path):
+def test_a_run_that_moves_to_an_excluded_job_is_open_nowhere_and_counts_for_no_job(tmp_path):
     harness = ShownHarness(tmp_path / "state.db", zero_first="0s", exclude=("new",))
     harness.read(GOES_ON, jobs=[OLD, NEW])
     harness.read(run(job_id="new", state=State.EXECUTING), jobs=[OLD, NEW])
@@ -73,7 +73,7 @@ def test_a_run_that_moves_to_a_job_that_is_left_out_is_open_nowhere_and_counts_f
 # --- names ---
 
 
-def test_a_job_that_returns_after_its_name_was_taken_is_told_apart(shown):
+def test_a_job_that_returns_after_its_name_was_taken_gets_a_distinct_name(shown):
     first, second = Job(job_id="1", name="etl"), Job(job_id="2", name="etl")
     shown.read(ended("a", BASELINE + 1, job_id="1"), jobs=[first], catalog=True)
     for _ in range(2):
@@ -88,7 +88,7 @@ def test_a_job_that_returns_after_its_name_was_taken_is_told_apart(shown):
         shown.reopen()
 
 
-def test_a_job_that_expired_and_returns_by_a_run_is_told_apart_too(shown):
+def test_an_expired_job_that_returns_with_a_run_gets_a_distinct_name_too(shown):
     one, two = Job(job_id="a\tb", name="a\tb"), Job(job_id="a b", name="a b")
     shown.read(ended("1", BASELINE + 1, job_id="a\tb"), jobs=[one])
     shown.now += 100 * DAY
@@ -115,7 +115,7 @@ def test_a_job_that_returns_keeps_the_name_under_which_it_was_known(shown):
     assert [shown.job("1").name, shown.job("2").name] == ["etl", "etl #2"]
 
 
-def test_a_job_that_is_included_again_after_its_name_was_taken_is_told_apart(shown):
+def test_a_job_included_again_after_its_name_was_taken_gets_a_distinct_name(shown):
     first, second = Job(job_id="1", name="a"), Job(job_id="2", name="b")
     shown.configure(exclude=("a",))
     shown.read(jobs=[first, second])
@@ -127,7 +127,7 @@ def test_a_job_that_is_included_again_after_its_name_was_taken_is_told_apart(sho
 
 
 @pytest.mark.parametrize("ids", [["1", "2", "3", "4"], [f"{'i' * 300}{number}" for number in range(4)]])
-def test_names_stay_bounded_however_many_jobs_have_the_same_one(shown, ids):
+def test_names_stay_bounded_no_matter_how_many_jobs_have_the_same_one(shown, ids):
     name = "x" * 300
     jobs = [Job(job_id=each, name=name) for each in ids]
     jobs.append(Job(job_id="y", name=f"{'x' * (MAX_LABEL - 3)} #2"))
@@ -149,7 +149,7 @@ def gone(harness, jobs=()):
         harness.now += 1000
 
 
-def test_a_job_stays_while_a_run_of_it_goes_on_and_long_enough_for_its_end_to_be_seen(shown):
+def test_a_job_stays_while_its_run_is_active_and_until_the_end_is_seen(shown):
     shown.read(run(state=State.EXECUTING, start=BASELINE - 10), jobs=[Job(job_id="j", name="j")], catalog=True)
     gone(shown)
     assert not shown.job().gone
@@ -162,7 +162,7 @@ def test_a_job_stays_while_a_run_of_it_goes_on_and_long_enough_for_its_end_to_be
 
 
 @pytest.mark.parametrize("described", [True, False])
-def test_a_run_of_a_job_that_is_gone_brings_it_back_at_0(tmp_path, described):
+def test_a_completed_run_of_a_deleted_job_brings_it_back_at_0(tmp_path, described):
     harness = ShownHarness(tmp_path / "state.db")
     job = Job(job_id="j", name="j")
     harness.read(ended("a"), jobs=[job], catalog=True)
@@ -178,14 +178,14 @@ def test_a_run_of_a_job_that_is_gone_brings_it_back_at_0(tmp_path, described):
     harness.close()
 
 
-def test_an_open_run_of_a_job_that_is_gone_brings_it_back(shown):
+def test_an_open_run_of_a_deleted_job_brings_it_back(shown):
     shown.read(jobs=[Job(job_id="j", name="j")], catalog=True)
     gone(shown)
     shown.read(run(state=State.EXECUTING, start=shown.now - 5), jobs=[])
     assert shown.scrape("jobrun_active_runs", "state")["executing",] == 1
 
 
-def test_the_last_open_run_of_a_scope_that_exists_no_more_expires_and_then_its_job_and_the_scope_go(harness):
+def test_the_last_open_run_of_a_deleted_scope_expires_before_its_job_and_the_scope_are_removed(harness):
     job = Job(job_id="k", name="k", scope="x")
     there = Batch(scope="x", jobs=[job], catalog=True, through=BASELINE)
     start = run(job_id="k", state=State.EXECUTING, start=BASELINE - 5)
@@ -223,7 +223,7 @@ def endings(harness, count=3):
     return [ended(f"{harness.now}-{n}", harness.now - 100 + n, result=Result.FAILURE) for n in range(count)]
 
 
-def test_what_a_job_did_before_it_was_renamed_into_the_filter_is_not_counted(filtered):
+def test_runs_before_a_job_was_renamed_into_the_filter_are_not_counted(filtered):
     old = endings(filtered)
     stats = filtered.read(*old, jobs=named("test-x"))
     assert stats.dispositions[Disposition.IGNORED] == 3
@@ -260,7 +260,7 @@ def test_a_job_that_is_renamed_out_of_the_filter_leaves_the_page(tmp_path):
     harness.close()
 
 
-def test_open_runs_of_a_job_that_is_left_out_do_not_expire_into_its_counters(harness):
+def test_open_runs_of_an_excluded_job_do_not_expire_into_its_counters(harness):
     harness.read(run(state=State.EXECUTING, start=BASELINE))
     harness.configure(exclude=("j",))
     harness.now += 8 * DAY
@@ -274,7 +274,7 @@ def test_open_runs_of_a_job_that_is_left_out_do_not_expire_into_its_counters(har
 # --- scopes that cannot be read ---
 
 
-def test_open_runs_of_a_scope_that_cannot_be_read_do_not_expire_and_count_once_it_can(harness):
+def test_open_runs_of_an_unreadable_scope_do_not_expire_and_count_once_it_is_readable(harness):
     job = [Job(job_id="j", name="j", scope="x")]
     start = run(state=State.EXECUTING, start=BASELINE)
     harness.now += 10
@@ -288,7 +288,7 @@ def test_open_runs_of_a_scope_that_cannot_be_read_do_not_expire_and_count_once_i
     assert harness.counts() == {"success": 1}
 
 
-def test_a_scope_that_becomes_readable_again_goes_on_from_its_watermark(harness):
+def test_a_scope_that_becomes_readable_again_continues_from_its_watermark(harness):
     job = [Job(job_id="j", name="j", scope="x")]
     harness.now += 10
     harness.poll(Batch(scope="x", jobs=job, through=BASELINE + 5))
@@ -311,7 +311,7 @@ def test_a_scope_without_a_watermark_that_was_read_once_keeps_its_baseline(harne
     assert (harness.counts("j"), harness.counts("k")) == ({"success": 1}, {"success": 1})
 
 
-def test_a_scope_that_is_read_writes_its_own_row_alone(harness):
+def test_reading_a_scope_writes_only_its_own_row(harness):
     scopes = [f"scope {number}" for number in range(20)]
     harness.now += 100
     harness.poll(*(Batch(scope=scope, through=BASELINE, notes={scope: "1"}) for scope in scopes))

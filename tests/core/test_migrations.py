@@ -40,7 +40,7 @@ def contents(path):
 
 
 @pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
-def test_a_state_of_every_earlier_version_is_taken_over_without_losing_anything(version, tmp_path):
+def test_a_state_of_every_earlier_version_is_migrated_without_losing_anything(version, tmp_path):
     path = left_by(version, tmp_path / "state.db")
     before, was = contents(path)
     opened = open_state(path, lambda: 0.0)
@@ -52,7 +52,7 @@ def test_a_state_of_every_earlier_version_is_taken_over_without_losing_anything(
     assert len(after["runs"]) == 7
 
 
-def test_counting_goes_on_where_the_earlier_version_stopped(tmp_path):
+def test_counting_continues_where_the_earlier_version_stopped(tmp_path):
     harness = LedgerHarness(left_by(1, tmp_path / "state.db"))
     assert harness.counts() == {"success": 1, "failure": 1}
     assert harness.row("before").mark is CountState.BASELINE
@@ -76,7 +76,7 @@ def test_a_state_of_an_earlier_version_that_cannot_be_written_is_still_read(immu
     assert {job.name: job.counts[RUNS]["success"].value for job in loaded.jobs} == {"j": 1, "k": 1}
 
 
-def test_an_ending_that_came_after_the_watermark_is_marked_so_for_good(tmp_path):
+def test_a_completion_after_the_watermark_is_marked_as_such_for_good(tmp_path):
     harness = LedgerHarness(tmp_path / "state.db")
     harness.read(ended("old", end=BASELINE - 5))
     harness.now = BASELINE + 1000
@@ -91,7 +91,7 @@ def test_an_ending_that_came_after_the_watermark_is_marked_so_for_good(tmp_path)
 
 
 @pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
-def test_scopes_and_notes_of_an_earlier_version_are_kept_by_the_first_write_of_one_of_them(version, tmp_path):
+def test_the_first_write_of_a_scope_keeps_all_scopes_and_checkpoints_of_an_earlier_version(version, tmp_path):
     path = left_by(version, tmp_path / "state.db")
     with sqlite3.connect(path) as database:
         (record,) = database.execute("SELECT record FROM sources").fetchone()

@@ -23,7 +23,7 @@ def test_the_order_of_rows_does_not_matter(both):
 
 
 @given(st.lists(ROWS, max_size=6))
-def test_an_ended_row_wins_and_of_ended_rows_the_latest_end(rows):
+def test_a_completed_row_wins_and_the_latest_end_among_completed_rows(rows):
     for kept in one_row_per_run(rows):
         same = [row for row in rows if row.run_id == kept.run_id]
         ended = [row for row in same if row.result is not None]

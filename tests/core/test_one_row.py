@@ -53,7 +53,7 @@ def vendor(request, tmp_path):
 
 @pytest.mark.parametrize("parts", list(splits([ENDED, OPEN])), ids=shape)
 @pytest.mark.parametrize("before", [None, OPEN, ENDED], ids=["unknown", "open", "counted"])
-def test_an_ended_row_wins_over_an_open_one_at_every_poll(vendor, parts, before):
+def test_a_completed_row_wins_over_an_open_one_at_every_poll(vendor, parts, before):
     if before is not None:
         poll(vendor, [before])
     for number in range(4):
@@ -68,7 +68,7 @@ def test_an_ended_row_wins_over_an_open_one_at_every_poll(vendor, parts, before)
 
 
 @pytest.mark.parametrize("parts", list(splits([ENDED, LATER, OPEN])), ids=shape)
-def test_of_two_ended_rows_the_later_one_wins(vendor, parts):
+def test_the_later_of_two_completed_rows_wins(vendor, parts):
     for _ in range(3):
         poll(vendor, *parts)
         assert (vendor.total(), vendor.active()) == (1, 0)
@@ -76,7 +76,7 @@ def test_of_two_ended_rows_the_later_one_wins(vendor, parts):
         assert vendor.row().run == LATER
 
 
-def test_a_run_that_comes_back_in_a_later_poll_is_open_and_its_next_ending_counts(tmp_path):
+def test_a_run_reopened_in_a_later_poll_is_open_and_its_next_completion_counts(tmp_path):
     harness = LedgerHarness(tmp_path / "state.db", reopens=True)
     poll(harness, [ENDED])
     again = run(state=State.PENDING, created=BASELINE + 10)
@@ -90,7 +90,7 @@ def test_a_run_that_comes_back_in_a_later_poll_is_open_and_its_next_ending_count
     harness.close()
 
 
-def test_a_run_that_came_back_is_still_followed_after_a_poll_that_failed_midway(tmp_path):
+def test_a_reopened_run_is_still_followed_after_a_poll_that_failed_midway(tmp_path):
     harness = LedgerHarness(tmp_path / "state.db", reopens=True)
     poll(harness, [ENDED])
     harness.begin()
@@ -101,7 +101,7 @@ def test_a_run_that_came_back_is_still_followed_after_a_poll_that_failed_midway(
     harness.close()
 
 
-def test_a_correction_to_an_earlier_end_moves_the_gauges_once_the_poll_has_shown_nothing_else(vendor):
+def test_a_correction_to_an_earlier_end_changes_the_gauges_if_no_other_row_of_the_poll_contradicts(vendor):
     poll(vendor, [LATER])
     corrected = ended(end=BASELINE + 44, length=35.0)
     if vendor.changes["reopens"]:
@@ -152,7 +152,7 @@ def test_a_stale_open_row_of_a_poll_does_not_replace_what_a_later_batch_confirms
     reopens=st.booleans(),
     data=st.data(),
 )
-def test_a_poll_means_the_same_in_every_order_and_however_it_is_split(rows, before, reopens, data):
+def test_a_poll_has_the_same_result_in_every_order_and_every_split(rows, before, reopens, data):
     order = data.draw(st.permutations(rows))
     cuts = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
     parts = [[]]

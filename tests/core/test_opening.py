@@ -73,7 +73,7 @@ def of_another_program(path):
         (of_another_program, ForeignStateError, "give the exporter its own state.path"),
     ],
 )
-def test_what_is_not_for_this_version_is_refused_and_left_as_it_is(path, make, error, cure, exclusive):
+def test_a_state_for_another_version_is_refused_and_not_changed(path, make, error, cure, exclusive):
     make(path)
     before = contents(path.parent)
     with pytest.raises(error) as raised:
@@ -83,7 +83,7 @@ def test_what_is_not_for_this_version_is_refused_and_left_as_it_is(path, make, e
     assert contents(path.parent) == before
 
 
-def test_an_empty_file_is_a_new_state_and_so_is_one_that_a_full_disk_left_unfinished(path):
+def test_an_empty_or_unfinished_file_is_a_new_state(path):
     path.touch()
     first = opened(path)
     assert first.cold == "new"
@@ -118,14 +118,14 @@ def a_pipe(path):
 
 
 @pytest.mark.parametrize("make", [a_folder, a_pipe])
-def test_what_is_no_file_is_named_and_nothing_is_left_beside_it(path, make):
+def test_a_path_that_is_not_a_file_is_reported_and_nothing_is_left_next_to_it(path, make):
     problem = make(path)
     found = opened(path, exclusive=True)
     assert (found.store, found.error) == (None, f"{path}: {problem}")
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
-def test_a_folder_that_is_not_there_is_named_with_the_cure(tmp_path):
+def test_a_missing_folder_is_reported_with_the_fix(tmp_path):
     path = tmp_path / "a" / "b" / "state.db"
     found = opened(path, exclusive=True)
     assert found.store is None
@@ -133,13 +133,13 @@ def test_a_folder_that_is_not_there_is_named_with_the_cure(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_a_file_is_named(tmp_path):
+def test_a_folder_that_is_a_file_is_reported(tmp_path):
     (tmp_path / "file").touch()
     found = opened(tmp_path / "file" / "state.db", exclusive=True)
     assert found.error == f"{tmp_path / 'file' / 'state.db'}: {tmp_path / 'file'} is not a folder"
 
 
-def test_a_relative_path_is_told_as_an_absolute_one(tmp_path, monkeypatch):
+def test_a_relative_path_is_reported_as_an_absolute_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "state.db").mkdir()
     assert opened(type(tmp_path)("state.db")).error.startswith(f"{tmp_path / 'state.db'}: ")
@@ -147,7 +147,7 @@ def test_a_relative_path_is_told_as_an_absolute_one(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.parametrize("locked_part", ["folder", "file"])
-def test_what_belongs_to_somebody_else_is_named_with_both_users(tmp_path, locked_part):
+def test_a_file_of_another_user_is_reported_with_both_users(tmp_path, locked_part):
     folder = tmp_path / "own"
     folder.mkdir(mode=0o755)
     path = folder / "state.db"
@@ -171,7 +171,7 @@ def test_what_belongs_to_somebody_else_is_named_with_both_users(tmp_path, locked
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_nobody_else_may_read_the_state_whatever_the_umask(path, umask):
+def test_no_other_user_may_read_the_state_whatever_the_umask(path, umask):
     before = os.umask(umask)
     try:
         found = opened(path, exclusive=True)
@@ -185,7 +185,7 @@ def test_nobody_else_may_read_the_state_whatever_the_umask(path, umask):
 # --- the lock ---
 
 
-def test_a_second_one_is_refused_also_when_the_lock_file_was_removed(path):
+def test_a_second_process_is_refused_also_after_the_lock_file_was_removed(path):
     first = opened(path, exclusive=True)
     for _ in range(2):
         with pytest.raises(LockedStateError, match="another jobrun-exporter uses this state"):
@@ -203,7 +203,7 @@ def test_the_same_state_by_another_name_is_refused(path):
     first.store.close()
 
 
-def test_a_daemon_that_cannot_listen_gives_the_state_back(path):
+def test_a_daemon_that_cannot_listen_releases_the_state(path):
     text = f"""
 sources: [{{name: a, type: snowplow, organization_id: o, auth: {{api_key: a-key-of-its-own}}}}]
 state: {{path: {path}}}
@@ -236,7 +236,7 @@ def test_no_lock_file_is_left_behind(path):
         (errno.EIO, StateError, "cannot be locked: Input/output error"),
     ],
 )
-def test_why_it_cannot_be_locked_is_told_for_what_it_is(path, number, kind, words):
+def test_the_reason_why_a_state_cannot_be_locked_is_reported(path, number, kind, words):
     error = lock_module.refusal(path, OSError(number, os.strerror(number)))
     assert type(error) is kind
     assert str(error).startswith(f"{path}: {words}")
@@ -265,7 +265,7 @@ PARTS = ("state.db", "state.db-wal", "state.db-shm", "state.db.lock")
 
 
 @pytest.mark.parametrize("removed", [PARTS, PARTS[:3], *((part,) for part in PARTS)], ids="+".join)
-def test_files_that_were_removed_are_told_once_and_written_again_with_all_that_was_counted(harness, removed):
+def test_removed_files_are_reported_once_and_written_again_with_every_count(harness, removed):
     for name in removed:
         harness.path.with_name(name).unlink()
     with pytest.raises(StateError, match="removed while in use") as raised:
@@ -284,7 +284,7 @@ def test_files_that_were_removed_are_told_once_and_written_again_with_all_that_w
     assert set(harness.ledger.committed.exporter.counts[COLD_STARTS]) == {"new"}
 
 
-def test_files_removed_shortly_before_the_end_are_written_once_more(harness):
+def test_files_removed_shortly_before_the_shutdown_are_written_again(harness):
     for name in PARTS:
         harness.path.with_name(name).unlink()
     harness.reopen()
@@ -292,7 +292,7 @@ def test_files_removed_shortly_before_the_end_are_written_once_more(harness):
     assert harness.counts() == {"success": 2}
 
 
-def test_a_file_that_was_put_in_its_place_is_never_written_to(harness, path):
+def test_a_file_that_replaced_the_state_is_never_written_to(harness, path):
     for name in PARTS[:3]:
         harness.path.with_name(name).unlink()
     path.write_bytes(b"")
@@ -309,7 +309,7 @@ def test_a_file_that_was_put_in_its_place_is_never_written_to(harness, path):
     assert harness.counts() == {"success": 2}
 
 
-def test_a_folder_that_was_removed_is_told_until_it_is_there_again(harness):
+def test_a_removed_folder_is_reported_until_it_exists_again(harness):
     folder = harness.path.parent
     for each in folder.iterdir():
         each.unlink()
@@ -322,7 +322,7 @@ def test_a_folder_that_was_removed_is_told_until_it_is_there_again(harness):
     assert harness.counts() == {"success": 2}
 
 
-def test_a_second_process_never_begins_on_files_that_were_written_again(harness):
+def test_a_second_process_never_starts_on_restored_files(harness):
     for name in PARTS:
         harness.path.with_name(name).unlink()
     with pytest.raises(StateError):

@@ -83,7 +83,7 @@ def test_polls_that_came_due_meanwhile_are_recorded_while_a_long_one_runs_and_at
     assert harness.report.skipped == 1
 
 
-def test_every_poll_ends_with_a_log_line_that_says_what_it_did():
+def test_every_poll_ends_with_a_log_line_of_what_it_did():
     with capture_logs() as lines:
         harness = PollHarness()
         harness.ledger.stats = stats(results=[Result.SUCCESS], new=2, duplicate=3)
@@ -116,7 +116,7 @@ def test_every_poll_ends_with_a_log_line_that_says_what_it_did():
         (StateError("disk full"), "state", "disk full"),
     ],
 )
-def test_an_error_ends_the_poll_and_is_told_with_its_reason(error, reason, failure):
+def test_an_error_ends_the_poll_and_is_reported_with_its_reason(error, reason, failure):
     with capture_logs() as lines:
         harness = PollHarness()
         waiting(harness, "x")
@@ -139,7 +139,7 @@ def test_an_error_ends_the_poll_and_is_told_with_its_reason(error, reason, failu
     )
 
 
-def test_a_fault_of_ours_is_told_by_its_kind_alone_where_people_look():
+def test_an_internal_error_is_shown_by_its_class_only():
     with capture_logs() as lines:
         harness = PollHarness()
         assert harness.poll(ValueError("a customer's data")) == "error"
@@ -152,7 +152,7 @@ def test_a_fault_of_ours_is_told_by_its_kind_alone_where_people_look():
     assert lines[0]["exc_info"]
 
 
-def test_parts_that_cannot_be_read_cost_nothing_else():
+def test_unreadable_parts_do_not_affect_others():
     parts = {"recipe 12": ServerStatusError("GET /r: 500"), "run x": SchemaError("odd"), "run y": SchemaError("odd")}
     with capture_logs() as lines:
         harness = PollHarness()
@@ -172,14 +172,14 @@ def test_parts_that_cannot_be_read_cost_nothing_else():
     assert [(line["outcome"], line["reason"], line["error"]) for line in lines] == [("partial", "http_5xx", error)]
 
 
-def test_a_source_of_which_nothing_can_be_read_is_not_up(harness):
+def test_a_source_without_any_readable_part_is_down(harness):
     harness.ledger.state.scopes.update(one=scope(readable=False), two=scope(readable=False))
     assert harness.poll(READING) == "partial"
     assert (harness.status.up, harness.status.last_success) == (False, None)
 
 
 @pytest.mark.parametrize("error", [ServerStatusError("500"), NetworkError("broken"), KeyError("a customer's data")])
-def test_a_source_that_cannot_be_read_still_expires_runs_and_asks_for_steps(harness, error):
+def test_an_unreadable_source_still_expires_runs_and_fetches_steps(harness, error):
     waiting(harness, "x")
     assert harness.poll(READING, error) == "error"
     assert len(harness.result("ledger.expire_open_runs")) == len(harness.result("ledger.commit_steps")) == 1
@@ -194,7 +194,7 @@ def test_one_failed_step_fetch_is_enough_while_the_source_cannot_be_read(harness
     assert [event[1] for event in harness.result("source.steps")] == ["a"]
 
 
-def test_steps_that_we_cannot_digest_keep_no_others_waiting(harness):
+def test_steps_that_raise_an_internal_error_do_not_block_others(harness):
     waiting(harness, *"ab")
     answered = harness.source.steps
     harness.source.steps = lambda run: {}["odd"] if run.run_id == "a" else answered(run)
@@ -203,7 +203,7 @@ def test_steps_that_we_cannot_digest_keep_no_others_waiting(harness):
     assert harness.report.reasons == ["internal"]
 
 
-def test_the_queue_of_steps_falls_although_every_poll_is_late(harness):
+def test_the_queue_of_steps_shrinks_although_every_poll_is_late(harness):
     waiting(harness, *(f"r{number}" for number in range(20)))
     harness.source.when_asked = lambda: harness.clock.passes(0.4 * INTERVAL)
     lengths = []
@@ -214,7 +214,7 @@ def test_the_queue_of_steps_falls_although_every_poll_is_late(harness):
     assert lengths == [17, 14, 11, 8]
 
 
-def test_failures_are_counted_until_a_poll_goes_well(harness):
+def test_failures_are_counted_until_a_poll_succeeds(harness):
     poller = harness.poller
     assert (poller.failures, harness.status.outcome) == (0, "")
     counted = []
@@ -225,19 +225,19 @@ def test_failures_are_counted_until_a_poll_goes_well(harness):
     assert counted == [(1, *broken), (2, *broken), (0, "", ""), (1, *broken)]
 
 
-def test_a_shutdown_tells_nothing_and_is_passed_on(harness):
+def test_a_shutdown_reports_no_poll_and_is_raised_further(harness):
     with pytest.raises(Stopped):
         harness.poll(READING, Stopped())
     assert harness.result("ledger.finish_poll", "ledger.mark", "pages.publish", "ledger.complete_poll") == []
     assert not harness.poller.polled
 
 
-def test_a_poll_of_scopes_that_may_all_be_read_is_a_success(harness):
+def test_a_poll_whose_scopes_are_all_readable_is_a_success(harness):
     harness.ledger.state.scopes.update(one=scope(watermark=5.0), two=scope())
     assert harness.poll(READING) == "success"
 
 
-def test_a_scope_that_may_not_be_read_makes_the_poll_partial_which_is_no_failure(harness):
+def test_an_unreadable_scope_makes_the_poll_partial_and_not_failed(harness):
     harness.ledger.state.scopes.update(one=scope(watermark=5.0), two=scope(readable=False))
     assert harness.poll(READING) == "partial"
     assert (harness.report.outcome, harness.report.reasons) == ("partial", [])
@@ -255,7 +255,7 @@ def test_a_scope_that_may_not_be_read_makes_the_poll_partial_which_is_no_failure
         (600.0, STARTED + 600, True),  # by a clock that was ahead
     ],
 )
-def test_when_a_poll_sweeps(interval, last, due):
+def test_a_poll_sweeps_when_the_interval_has_passed(interval, last, due):
     harness = PollHarness(sweep_interval=interval)
     harness.ledger.state.last_sweep = last
     seen = []
@@ -264,7 +264,7 @@ def test_when_a_poll_sweeps(interval, last, due):
     assert harness.result("ledger.complete_poll") == [("ledger.complete_poll", "s", harness.poll_context(), due)]
 
 
-def test_what_a_source_sees_of_the_state():
+def test_a_source_gets_its_part_of_the_state():
     harness = PollHarness(include=("night.*",))
     harness.ledger.state.baseline = 77.0
     seen = []
@@ -282,7 +282,7 @@ def test_what_a_source_sees_of_the_state():
     ]
 
 
-def test_what_was_read_by_a_wrong_clock_is_read_anew(harness):
+def test_a_batch_fetched_by_a_wrong_clock_is_fetched_again(harness):
     harness.clock.skew = 2.0
     seen = []
     harness.source.script = [
@@ -303,7 +303,7 @@ def skew(harness, seconds):
     harness.clock.skew = seconds
 
 
-def test_a_clock_that_goes_wrong_again_does_not_keep_readings_from_being_committed(harness):
+def test_a_clock_that_becomes_wrong_again_does_not_prevent_commits(harness):
     harness.source.script = [
         [lambda _view: skew(harness, -10.0), READING],
         [READING, lambda _view: skew(harness, -30.0), ANOTHER],
@@ -317,13 +317,13 @@ def test_a_clock_that_goes_wrong_again_does_not_keep_readings_from_being_committ
     ]
 
 
-def test_a_clock_that_is_a_little_wrong_is_nothing(harness):
+def test_a_small_clock_skew_is_ignored(harness):
     harness.poll(READING, lambda _view: skew(harness, 4.9), ANOTHER)
     assert harness.result("ledger.shift_baseline") == []
     assert [event[2] for event in harness.result("ledger.commit")] == [READING, ANOTHER]
 
 
-def test_a_clock_found_wrong_by_an_answer_that_failed_corrects_the_baseline_too(harness):
+def test_a_failed_response_that_shows_clock_skew_corrects_the_baseline_too(harness):
     harness.poll(lambda _view: skew(harness, 60.0), AuthError("refused"))
     assert harness.result("ledger.shift_baseline") == [("ledger.shift_baseline", "s", 60.0, STARTED + 60)]
 
@@ -335,7 +335,7 @@ def test_a_state_that_cannot_be_written_does_not_hide_the_first_error(harness):
     assert harness.result("pages.publish") == [("pages.publish",)]
 
 
-def test_the_first_poll_is_served_at_once_and_later_ones_soon(harness):
+def test_the_first_poll_is_served_at_once_and_later_ones_shortly_after(harness):
     assert harness.poller.polled is False
     harness.source.when_asked = lambda: harness.events.append(("polled", harness.poller.polled))
     served = []
@@ -352,7 +352,7 @@ def test_the_first_poll_is_served_at_once_and_later_ones_soon(harness):
     ]
 
 
-def test_a_first_poll_that_fails_counts_as_one(harness):
+def test_a_failed_first_poll_counts_as_a_first_poll(harness):
     harness.poll(AuthError("refused"))
     assert harness.poller.polled
     harness.poll()
@@ -385,21 +385,21 @@ def test_a_poll_without_steps_leaves_them_to_the_next(harness):
 
 
 @pytest.mark.parametrize(("read", "fetched"), [(0.0, 5), (INTERVAL, 7)])
-def test_steps_stop_when_the_time_is_used_up_of_which_a_late_poll_takes_as_much_again(harness, read, fetched):
+def test_fetching_steps_stops_when_its_time_is_used_up_and_a_late_poll_gets_twice_as_much(harness, read, fetched):
     waiting(harness, *"abcdefgh")
     harness.source.when_asked = lambda: harness.clock.passes(0.16 * INTERVAL + 0.01)
     assert harness.poll(later(harness, read), READING) == "success"
     assert len(harness.result("ledger.commit_steps")) == fetched
 
 
-def test_steps_that_are_done_exactly_in_time_are_followed_by_another(harness):
+def test_steps_done_exactly_in_time_are_followed_by_another_batch(harness):
     waiting(harness, *"abc")
     harness.source.when_asked = lambda: harness.clock.passes(0.8 * INTERVAL)
     harness.poll()
     assert len(harness.result("ledger.commit_steps")) == 2
 
 
-def test_steps_wait_for_the_next_poll_after_three_faults_in_a_row():
+def test_steps_wait_for_the_next_poll_after_three_consecutive_errors():
     with capture_logs() as lines:
         harness = PollHarness()
         waiting(harness, *"abcdefgh")
@@ -419,7 +419,7 @@ def test_steps_wait_for_the_next_poll_after_three_faults_in_a_row():
     assert lines[-1]["steps"] == 6
 
 
-def test_steps_that_the_api_does_not_have_are_no_fault(harness):
+def test_steps_that_the_api_does_not_have_are_not_an_error(harness):
     waiting(harness, *"abcde")
     harness.source.answers = {run_id: NotFoundError("404", 404) for run_id in "abcd"}
     assert harness.poll() == "success"
@@ -430,7 +430,7 @@ def test_steps_that_the_api_does_not_have_are_no_fault(harness):
 
 
 @pytest.mark.parametrize(("error", "reason"), [(AuthError("no"), "auth"), (RateLimitedError("no"), "rate_limited")])
-def test_an_api_that_wants_no_more_requests_gets_none_for_steps(harness, error, reason):
+def test_a_rate_limiting_api_gets_no_requests_for_steps(harness, error, reason):
     waiting(harness, *"abc")
     harness.source.answers = {"b": error}
     assert harness.poll(READING) == "error"
@@ -443,11 +443,11 @@ def test_an_api_that_wants_no_more_requests_gets_none_for_steps(harness, error, 
     assert harness.status.up is False
 
 
-def test_a_round_is_as_long_as_the_source_says(harness):
+def test_the_source_sets_the_length_of_a_poll_round(harness):
     assert harness.poller.round_seconds() == 42.0
 
 
-def test_the_runs_whose_steps_are_asked_for_are_those_of_the_rows(harness):
+def test_steps_are_requested_for_the_runs_of_the_rows(harness):
     asked = []
     harness.source.steps = lambda run: asked.append(run) or ()
     waiting(harness, "x")
@@ -457,7 +457,7 @@ def test_the_runs_whose_steps_are_asked_for_are_those_of_the_rows(harness):
 
 
 @pytest.mark.parametrize(("interval", "longest"), [(10.0, 300.0), (100.0, 1000.0)])
-def test_a_first_poll_that_goes_on_for_very_long_is_reported_as_a_source_that_is_down(interval, longest):
+def test_a_very_long_first_poll_is_reported_as_a_source_that_is_down(interval, longest):
     harness = PollHarness(poll_interval=interval)
     seen = []
 
@@ -474,7 +474,7 @@ def test_a_first_poll_that_goes_on_for_very_long_is_reported_as_a_source_that_is
     assert harness.result("ledger.mark")[-1] == ("ledger.mark", "s", True)
 
 
-def test_a_later_poll_that_goes_on_for_long_is_not_reported_as_a_first_one():
+def test_a_long_later_poll_is_not_reported_as_a_first_one():
     harness = PollHarness()
     harness.poll()
 

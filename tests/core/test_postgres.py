@@ -24,7 +24,7 @@ def pool(url):
     pool.close()
 
 
-def test_an_id_with_a_nul_is_found_although_no_text_of_postgresql_can_hold_it(pool):
+def test_an_id_with_a_nul_is_found_although_postgresql_text_cannot_contain_it(pool):
     store = PostgresStore(pool)
     store.load()
     ids = ["a\0b", "a\1b", "a\1\2b", "\0", "\1"]
@@ -32,7 +32,7 @@ def test_an_id_with_a_nul_is_found_although_no_text_of_postgresql_can_hold_it(po
     assert store.runs("s", ids).keys() == set(ids)
 
 
-def test_replicas_that_start_at_once_make_the_tables_once(url):
+def test_replicas_that_start_together_create_the_tables_once(url):
     pools = [Pool(url) for _ in range(4)]
     with ThreadPoolExecutor() as threads:
         stores = list(threads.map(PostgresStore, pools))
@@ -53,7 +53,7 @@ def test_a_database_of_a_newer_version_or_another_program_is_refused(url, pool):
             PostgresStore(pool)
 
 
-def test_a_locked_row_fails_one_transaction_after_two_seconds_and_the_next_goes_well(url, pool):
+def test_a_locked_row_fails_one_transaction_after_two_seconds_and_the_next_succeeds(url, pool):
     store = PostgresStore(pool)
     store.load()
     fill(store, s=[row("r", end=1)])
@@ -98,5 +98,5 @@ def test_errors_never_show_the_password(postgres_server):
         ("postgresql://u:p%zz@db/jobrun", "postgresql"),
     ],
 )
-def test_a_url_is_shown_without_what_signs_in(url, shown):
+def test_a_url_is_shown_without_credentials(url, shown):
     assert described(url) == shown

@@ -16,15 +16,15 @@ def test_the_first_firing_is_an_interval_away():
 
 
 @pytest.mark.parametrize(("late", "following"), [(0, 60), (59.9, 60), (60, 120), (150, 180)])
-def test_firings_keep_their_rhythm_however_late_one_is(late, following):
+def test_firings_keep_their_rhythm_no_matter_how_late_one_is(late, following):
     assert Every(60).get_next_fire_time(NOON, NOON + timedelta(seconds=late)) == NOON + timedelta(seconds=following)
 
 
-def test_a_weeks_jump_of_the_clock_is_one_firing_however_short_the_interval():
+def test_a_weeks_jump_of_the_clock_is_one_firing_no_matter_how_short_the_interval():
     assert Every(1).get_next_fire_time(NOON, NOON + timedelta(days=7)) == NOON + timedelta(days=7, seconds=1)
 
 
-def test_a_clock_that_fell_back_changes_nothing():
+def test_a_clock_set_back_changes_nothing():
     assert Every(60).get_next_fire_time(NOON, NOON - timedelta(days=1)) == NOON + timedelta(minutes=1)
 
 
@@ -101,7 +101,7 @@ def test_another_source_of_the_same_name_does_not_wait_for_the_last_poll_of_the_
     before.poller.go_on.set()
 
 
-def test_a_source_that_was_ended_is_polled_no_more(schedule):
+def test_a_removed_source_is_no_longer_polled(schedule):
     goes, stays = polled("goes", failures=1), polled("stays", failures=1)
     schedule.add([goes, stays])
     assert schedule.keep([stays], 1)

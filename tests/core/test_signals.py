@@ -14,7 +14,7 @@ def signals():
         signal.signal(number, handler)
 
 
-def test_signals_that_came_before_anybody_waited_are_told_together():
+def test_signals_sent_before_the_wait_are_returned_together():
     before = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGUSR2)}
     try:
         signals = Signals(*before)
@@ -28,7 +28,7 @@ def test_signals_that_came_before_anybody_waited_are_told_together():
             signal.signal(number, handler)
 
 
-def test_signals_that_come_within_a_while_are_one_answer(signals):
+def test_signals_within_a_short_time_are_returned_together(signals):
     for _ in range(100):
         signal.raise_signal(signal.SIGUSR1)
     assert signals.collect(0.01, {signal.SIGUSR2}) == {signal.SIGUSR1}

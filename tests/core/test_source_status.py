@@ -85,7 +85,7 @@ def test_counters_of_polls_go_on_after_a_restart_and_are_served_at_once(harness)
     assert harness.scrape("jobrun_exporter_scheduler_missed_polls_total") == {(): 2}
 
 
-def test_what_rows_meant_is_committed_with_the_runs(harness):
+def test_row_outcomes_are_committed_with_the_runs(harness):
     harness.read(ended("a"), ended("b", end=BASELINE - 50))
     before = harness.scrape("jobrun_source_runs_fetched_total", "disposition")
     assert (before["new",], before["baseline",], before["late",]) == (1, 1, 0)
@@ -111,7 +111,7 @@ def test_a_source_that_cannot_be_committed_is_shown_as_down_until_it_can_and_no_
     assert harness.scrape(ERRORS, "reason")["state",] == 1
 
 
-def test_how_polls_went_while_there_was_no_state_is_not_lost_when_there_is_one(harness):
+def test_poll_results_from_before_the_state_opened_are_not_lost(harness):
     harness.ledger.finish_poll("s", failure(harness.now))
     store, harness.ledger._store = harness.ledger._store, None
     opening, harness.ledger._opening = harness.ledger._opening, unopened

@@ -70,7 +70,7 @@ def closed(database):
     return False
 
 
-def test_every_commit_is_on_the_disk_and_readers_keep_nobody_waiting(path, opener):
+def test_every_commit_is_on_disk_and_readers_delay_no_writer(path, opener):
     store = Store(path, connect=opener)
     (database,) = opener.opened
     assert database.setting("journal_mode") == "wal"
@@ -81,7 +81,7 @@ def test_every_commit_is_on_the_disk_and_readers_keep_nobody_waiting(path, opene
     assert closed(database)
 
 
-def test_it_may_be_used_by_another_thread_than_the_one_that_opened_it(path):
+def test_a_store_may_be_used_by_another_thread_than_the_one_that_opened_it(path):
     wanted = {"check_same_thread": False, "isolation_level": None}
     opener = Opener()
     Store(path, connect=opener).close()
@@ -161,13 +161,13 @@ def test_a_newer_schema_is_refused_and_left_alone(path):
     assert closed(opener.opened[0])
 
 
-def test_a_file_that_is_no_database_is_corrupt(path):
+def test_a_file_that_is_not_a_database_is_corrupt(path):
     path.write_bytes(b"not a database" * 1000)
     with pytest.raises(CorruptStateError, match=f"^{path}: file is not a database$"):
         Store(path)
 
 
-def test_damage_inside_is_found_when_it_is_opened(path):
+def test_damage_inside_a_file_is_found_when_it_is_opened(path):
     store = Store(path)
     fill(store, s=[row(f"run-{number}", end=number) for number in range(2000)])
     store.close()
@@ -196,7 +196,7 @@ def test_a_record_that_cannot_be_read_is_corrupt(store, path):
         ("DELETE FROM jobs", "a run belongs to no job"),
     ],
 )
-def test_records_that_do_not_fit_together_are_corrupt_and_told(edit, told, store, path):
+def test_inconsistent_records_are_corrupt_and_reported(edit, told, store, path):
     fill(store, s=[row("open", mark=CountState.OPEN)])
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(edit)
@@ -217,7 +217,7 @@ def test_a_file_that_cannot_be_opened_is_an_error_of_the_state(tmp_path):
 
 
 @pytest.mark.parametrize("immutable", [False, True])
-def test_a_state_that_is_only_looked_at_is_never_written(path, immutable):
+def test_a_state_opened_for_reading_is_never_written(path, immutable):
     with pytest.raises(StateError):
         Store(path, read_only=True, immutable=immutable)
     assert not path.exists()
@@ -231,20 +231,20 @@ def test_a_state_that_is_only_looked_at_is_never_written(path, immutable):
     looking.close()
 
 
-def test_a_state_that_is_only_looked_at_stays_as_an_earlier_version_left_it(tmp_path):
+def test_a_state_opened_for_reading_is_not_migrated(tmp_path):
     path = left_by(1, tmp_path / "state.db")
     before = shape(path)
     Store(path, read_only=True).close()
     assert shape(path) == before
 
 
-def test_a_path_with_signs_of_an_address_can_be_looked_at(tmp_path):
+def test_a_path_with_url_characters_can_be_read(tmp_path):
     path = tmp_path / "what? #1 %41.db"
     Store(path).close()
     Store(path, read_only=True).close()
 
 
-def test_a_commit_that_fails_is_rolled_back_and_the_next_one_goes_well(store, opener):
+def test_a_failed_commit_is_rolled_back_and_the_next_one_succeeds(store, opener):
     fill(store)
     (database,) = opener.opened
     database.refuses = "COMMIT"
@@ -266,7 +266,7 @@ def test_an_interruption_leaves_no_transaction_open(store, opener):
     assert store.runs("s", ["lost"]) == {}
 
 
-def test_an_error_that_has_rolled_back_by_itself_is_told_as_it_is(store, opener):
+def test_an_error_that_already_rolled_back_is_reported_unchanged(store, opener):
     fill(store)
     (database,) = opener.opened
     with pytest.raises(ZeroDivisionError), store.transaction():
@@ -278,7 +278,7 @@ def divided_by_zero_after(_done):
     raise ZeroDivisionError
 
 
-def test_a_transaction_takes_the_right_to_write_before_anything_else(store, opener, path):
+def test_a_transaction_takes_the_write_lock_first(store, opener, path):
     (database,) = opener.opened
     database.execute("PRAGMA busy_timeout = 0")
     other = sqlite3.connect(path, isolation_level=None)
@@ -290,7 +290,7 @@ def test_a_transaction_takes_the_right_to_write_before_anything_else(store, open
     other.close()
 
 
-def test_a_source_keeps_its_key_however_often_it_is_written(store):
+def test_a_source_keeps_its_key_no_matter_how_often_it_is_written(store):
     fill(store, s=[row("r", end=1)])
     with store.transaction():
         store.put_source(SOURCES[1])
@@ -309,7 +309,7 @@ def test_a_source_that_was_never_written_has_no_runs(store):
         store.put_runs("nobody", [row("r")])
 
 
-def test_it_counts_its_runs_by_job(store):
+def test_runs_are_counted_by_job(store):
     fill(store, s=[row("a"), row("b"), row("c", job=2)], other=[row("d", job=3)])
     assert store.count_runs("s") == {1: 2, 2: 1}
 
@@ -321,7 +321,7 @@ def test_the_runs_of_the_baseline_are_found(store):
     assert store.baseline_runs("s") == rows[:1]
 
 
-def test_the_past_of_a_job_are_its_ended_runs_the_latest_first(store):
+def test_the_history_of_a_job_is_its_completed_runs_newest_first(store):
     rows = [
         row("first", start=1, end=11),
         row("last", start=5, end=15, result=Result.FAILURE),
@@ -339,14 +339,14 @@ def test_the_past_of_a_job_are_its_ended_runs_the_latest_first(store):
     assert [past.end for past in store.past(1, 2)] == [15, 12]
 
 
-def test_the_pulse_of_a_job_is_the_first_ending_of_each_stretch(store):
+def test_the_activity_of_a_job_is_the_first_completion_of_each_bucket(store):
     ends = {1: (95, 100, 101, 109, 110, 125, 129), 2: (117,)}
     fill(store, s=[row(f"{job}-{end}", job=job, end=end) for job in ends for end in reversed(ends[job])])
     assert store.activity(1, 100, 10) == [100, 110, 125]
     assert store.activity(1, 101, 10) == [101, 110, 125]
 
 
-def test_the_pulse_takes_a_run_without_an_end_for_ended_when_that_was_seen_and_leaves_out_what_never_ended(store):
+def test_the_activity_uses_the_time_seen_for_a_run_without_an_end_and_skips_runs_that_never_completed(store):
     never = [
         row("open", seen=120, mark=CountState.OPEN),
         row("given up", seen=130, mark=CountState.EXPIRED),
@@ -356,7 +356,7 @@ def test_the_pulse_takes_a_run_without_an_end_for_ended_when_that_was_seen_and_l
     assert store.activity(1, 100, 10) == [101, 115]
 
 
-def test_the_moments_of_a_source_come_in_order(store):
+def test_times_of_a_source_are_ordered(store):
     rows = [
         row("a", created=1, start=3, end=5),
         row("b", created=3, start=3, end=3),
@@ -379,7 +379,7 @@ def test_the_moments_of_a_source_come_in_order(store):
     )
 
 
-def test_its_size_is_that_of_the_file_when_the_journal_is_taken_in(path):
+def test_the_size_is_that_of_the_file_after_the_journal_is_merged(path):
     store = Store(path)
     fill(store, s=[row(f"run-{number}", end=number) for number in range(500)])
     size = store.size()
@@ -399,14 +399,14 @@ def test_a_state_is_locked_until_it_is_released(path):
     assert [each.name for each in path.parent.iterdir()] == ["state.db"], "the lock file is taken away"
 
 
-def test_a_lock_never_empties_the_file_that_is_there(path):
+def test_a_lock_never_empties_an_existing_file(path):
     lock = path.with_name("state.db.lock")
     lock.write_text("somebody's note")
     Lock(path).release()
     assert lock.read_text() == "somebody's note"
 
 
-def test_a_lock_in_a_folder_that_is_not_there_is_an_error_of_the_state(tmp_path):
+def test_a_lock_in_a_missing_folder_is_an_error_of_the_state(tmp_path):
     path = tmp_path / "nowhere" / "state.db"
     with pytest.raises(StateError) as raised:
         Lock(path)

@@ -66,11 +66,11 @@ def everything(store):
     return loaded.sources, loaded.jobs, loaded.open_runs, loaded.exporter, store.count_runs("s")
 
 
-def test_a_new_one_is_empty(store):
+def test_a_new_store_is_empty(store):
     assert everything(store) == ([], [], [], Counted(), {})
 
 
-def test_what_was_written_is_there_after_a_restart(opened):
+def test_written_records_survive_a_restart(opened):
     counted = Counted()
     counted.count("family", "label")
     rows = [row("ended", start=1, end=2), row("open", mark=CountState.OPEN)]
@@ -99,7 +99,7 @@ def test_a_transaction_that_fails_leaves_nothing_behind(opened):
     assert everything(opened()) == before
 
 
-def test_what_is_written_can_be_read_in_the_same_transaction(store):
+def test_a_transaction_can_read_its_own_writes(store):
     fill(store)
     with store.transaction():
         store.put_runs("s", [row("r", start=1, end=2, result=Result.FAILURE)])
@@ -116,13 +116,13 @@ def test_records_and_rows_replace_those_of_the_same_identity(store):
     assert everything(store) == ([changed[1], SOURCES[1]], [changed[0], *JOBS[1:]], [], Counted(), {1: 1})
 
 
-def test_sources_may_have_runs_of_one_id(store):
+def test_two_sources_may_have_runs_with_the_same_id(store):
     fill(store, s=[row("r", start=1, end=2)], other=[row("r", job=3, start=3, end=4)])
     assert store.runs("s", ["r"])["r"].run.end == 2
     assert store.runs("other", ["r"])["r"].run.end == 4
 
 
-def test_a_streak_is_counted_from_the_ended_runs_after_the_last_success(store):
+def test_a_streak_is_counted_from_the_completed_runs_after_the_last_success(store):
     failed = {"result": Result.FAILURE}
     fill(
         store,
@@ -146,7 +146,7 @@ def test_a_streak_is_counted_from_the_ended_runs_after_the_last_success(store):
     assert store.streak(2) == Streak(last_success=60, failures=0, since=None)
 
 
-def test_steps_that_are_due_come_failures_first_and_the_baseline_last(store):
+def test_due_steps_come_failures_first_and_the_baseline_last(store):
     pending, baseline = {"steps": StepState.PENDING}, {"steps": StepState.BASELINE}
     rows = [
         waiting(row("old", end=1), due=5, **pending),
@@ -170,7 +170,7 @@ def waiting(stored, **fields):
     return msgspec.structs.replace(stored, **fields)
 
 
-def test_what_started_in_a_window_is_found_whether_it_ended_or_not(store):
+def test_runs_started_in_a_window_are_found_whether_they_completed_or_not(store):
     fill(
         store,
         s=[
@@ -190,7 +190,7 @@ def test_what_started_in_a_window_is_found_whether_it_ended_or_not(store):
     assert found == {"ended", "ended at once", "of another job", "ended later", "without an end", "open"}
 
 
-def test_what_ended_before_an_instant_is_forgotten_and_what_has_not_ended_never(store):
+def test_runs_completed_before_a_time_are_pruned_and_open_runs_never(store):
     kept = [
         row("at the time", start=1, end=100),
         row("seen later", start=1, seen=100),
@@ -213,7 +213,7 @@ def test_what_ended_before_an_instant_is_forgotten_and_what_has_not_ended_never(
     assert store.count_runs("other") == {3: 1}
 
 
-def test_a_run_is_the_same_when_it_comes_back_whether_all_is_known_of_it_or_nothing(store):
+def test_a_run_is_read_back_unchanged_whether_it_is_full_or_empty(store):
     times = {"created": 0.0, "scheduled": 1.0, "start": 2.0, "end": 3.0, "duration": 0.0, "queue_duration": 2.0}
     texts = {"unmapped": "HALTED", "error_type": "dbt", "recovered": True, "retries": 3, "state": State.EXECUTING}
     everything = StoredRun(
@@ -235,12 +235,12 @@ def test_a_run_is_the_same_when_it_comes_back_whether_all_is_known_of_it_or_noth
     assert store.runs("s", ["everything", "nothing"]) == {"everything": everything, "nothing": nothing}
 
 
-def test_it_tells_its_size(store):
+def test_a_store_reports_its_size(store):
     fill(store, s=[row("r", end=1)])
     assert store.size() > 0
 
 
-def test_runs_whose_steps_were_asked_for_in_vain_wait_behind_all_others(store):
+def test_runs_whose_step_requests_failed_wait_behind_all_others(store):
     steps = {"steps": StepState.PENDING, "due": 0.0}
     vain = [msgspec.structs.replace(row(f"vain-{tries}", end=900.0), **steps, tries=tries) for tries in (9, 1)]
     fill(store, s=[*vain, msgspec.structs.replace(row("fresh", end=100.0), **steps)])
@@ -249,13 +249,13 @@ def test_runs_whose_steps_were_asked_for_in_vain_wait_behind_all_others(store):
     assert [each.run.run_id for each in store.pending_steps("s", 1000.0, 1)] == ["fresh"]
 
 
-def test_an_id_may_hold_any_character(store):
+def test_an_id_may_contain_any_character(store):
     ids = ["a\1b", "a\1\2b", "ü", "'", "%s ?", "\\"]
     fill(store, s=[row(each, start=1, end=2) for each in ids])
     assert store.runs("s", ids).keys() == set(ids)
 
 
-def test_what_an_exporter_counts_is_added_to_what_is_there(opened):
+def test_counts_of_the_exporter_are_added_to_the_stored_ones(opened):
     counted = Counted()
     counted.count("family", "label", amount=2)
     store = opened()
@@ -266,6 +266,6 @@ def test_what_an_exporter_counts_is_added_to_what_is_there(opened):
     assert opened().load().exporter.counts["family"]["label"].value == 3
 
 
-def test_of_jobs_those_without_runs_are_found(store):
+def test_jobs_without_runs_are_found(store):
     fill(store, s=[row("ended", job=1, end=1)])
     assert store.without_runs([1, 2, 99]) == [2]

@@ -37,7 +37,7 @@ def reach(**changes):
         (NOW, reach(overlap=0.0), None, END - 1),  # never empty
     ],
 )
-def test_where_reading_begins(watermark, limits, sweep, start):
+def test_a_poll_reads_from_the_watermark_minus_the_overlap(watermark, limits, sweep, start):
     windows = plan(NOW, watermark, limits, sweep=sweep).windows
     assert (windows[0].start, windows[-1].end) == (start, END)
 
@@ -54,11 +54,11 @@ def test_where_reading_begins(watermark, limits, sweep, start):
         (HORIZON - 1, REACH, Window(HORIZON - 1, HORIZON)),
     ],
 )
-def test_what_can_be_read_no_more(watermark, limits, lost):
+def test_a_range_beyond_the_lookback_is_unobserved(watermark, limits, lost):
     assert plan(NOW, watermark, limits).unobserved == lost
 
 
-def test_a_plan_proves_what_has_settled_and_never_more_than_a_window_holds():
+def test_a_plan_proves_settled_time_and_never_more_than_its_windows_contain():
     planned = plan(NOW, None, REACH)
     assert [planned.proves(window) for window in planned.windows] == [planned.windows[0].end, END - 60]
 
@@ -71,7 +71,7 @@ def test_a_plan_proves_what_has_settled_and_never_more_than_a_window_holds():
     sweep=st.one_of(st.none(), st.floats(60, 7 * DAY)),
     settle=st.floats(0, 1e4),
 )
-def test_windows_always_keep_to_the_limits_and_leave_no_gap(now, back, overlap, lookback, sweep, settle):  # noqa: PLR0917  # what is drawn
+def test_windows_always_respect_the_limits_and_leave_no_gap(now, back, overlap, lookback, sweep, settle):  # noqa: PLR0917  # what is drawn
     limits = reach(overlap=overlap, lookback=lookback, settle=settle)
     watermark = None if back is None else now - back
     planned = plan(now, watermark, limits, sweep=sweep)

@@ -33,7 +33,7 @@ def shown(harness):
     return harness.scrape(RUNS, "result").get(("success",))
 
 
-def test_a_first_ending_shows_0_then_its_value(harness):
+def test_a_first_completion_shows_0_and_then_its_value(harness):
     harness.read(ended())
     assert (shown(harness), harness.scrape(f"{DURATIONS}_count", "result")) == (0, {("success",): 0})
     harness.now += 119
@@ -42,7 +42,7 @@ def test_a_first_ending_shows_0_then_its_value(harness):
     assert (shown(harness), harness.scrape(f"{DURATIONS}_count", "result")) == (1, {("success",): 1})
 
 
-def test_endings_during_the_hold_add_up(harness):
+def test_completions_while_pending_add_up(harness):
     harness.read(ended("a"))
     assert shown(harness) == 0
     harness.read(ended("b", BASELINE + 130), ended("c", BASELINE + 131))
@@ -50,7 +50,7 @@ def test_endings_during_the_hold_add_up(harness):
     assert shown(harness) == 3
 
 
-def test_the_hold_waits_for_a_scrape_however_long_that_takes(harness):
+def test_a_pending_series_waits_for_a_scrape_no_matter_how_long(harness):
     harness.read(ended())
     for _ in range(10):
         harness.now += 120
@@ -59,7 +59,7 @@ def test_the_hold_waits_for_a_scrape_however_long_that_takes(harness):
     assert shown(harness) == 1
 
 
-def test_a_restart_begins_an_unreleased_hold_anew_and_never_hides_a_released_value(harness):
+def test_a_restart_makes_a_pending_series_wait_again_and_never_hides_an_exposed_value(harness):
     harness.read(ended())
     assert shown(harness) == 0
     harness.now += 100
@@ -75,7 +75,7 @@ def test_a_restart_begins_an_unreleased_hold_anew_and_never_hides_a_released_val
     assert shown(harness) == 1
 
 
-def test_a_release_that_cannot_be_committed_is_not_served(harness):
+def test_a_value_whose_release_cannot_be_committed_is_not_served(harness):
     harness.read(ended())
     assert shown(harness) == 0
     harness.now += 200
@@ -86,7 +86,7 @@ def test_a_release_that_cannot_be_committed_is_not_served(harness):
     assert shown(harness) == 1
 
 
-def test_a_release_that_cannot_be_committed_is_tried_and_logged_once_a_minute(harness):
+def test_a_release_that_cannot_be_committed_is_retried_and_logged_once_per_minute(harness):
     harness.read(ended())
     assert shown(harness) == 0
     harness.now += 200
@@ -99,7 +99,7 @@ def test_a_release_that_cannot_be_committed_is_tried_and_logged_once_a_minute(ha
     assert [line["event"] for line in lines] == ["could not commit zero-first release; series still exposed as 0"]
 
 
-def test_zero_first_can_be_switched_off(make):
+def test_zero_first_can_be_disabled(make):
     harness = make(zero_first="0s")
     harness.read(ended())
     assert shown(harness) == 1
@@ -150,7 +150,7 @@ def test_seconds_found_unobserved_at_the_start_rise_from_a_served_value(harness)
     assert harness.scrape(UNOBSERVED) == {(): 70}
 
 
-def test_a_page_is_made_even_while_the_state_cannot_be_asked(harness):
+def test_a_page_is_rendered_even_while_the_state_cannot_be_read(harness):
     harness.read(ended())
     shown(harness)
 
@@ -162,7 +162,7 @@ def test_a_page_is_made_even_while_the_state_cannot_be_asked(harness):
 
 
 @pytest.mark.parametrize("word", ["held", "unobserved", "", "s"])
-def test_no_status_word_of_a_vendor_is_taken_for_one_of_ours(harness, word):
+def test_no_status_of_a_vendor_is_mistaken_for_one_of_ours(harness, word):
     harness.read(ended())
     harness.scrape(RUNS, "result")
     unmapped = "jobrun_source_unmapped_status_total"
@@ -176,7 +176,7 @@ def test_no_status_word_of_a_vendor_is_taken_for_one_of_ours(harness, word):
     assert harness.scrape(unmapped, "status") == {(word,): 1}
 
 
-def test_a_job_whose_expectations_cannot_be_made_costs_only_these(harness):
+def test_a_job_whose_expectations_fail_loses_only_its_expectations(harness):
     views = harness.publisher._views
     completed = views._completed
     views._completed = lambda view, *more, **how: completed(view, *more, **how) if view.state.name != "j" else {}["odd"]

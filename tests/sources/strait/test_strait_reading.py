@@ -54,7 +54,7 @@ def test_a_status_that_nobody_knows_is_told(world, reader):
     assert reader.of_source("jobrun_source_unmapped_status_total", "evaporated") == 1
 
 
-def test_what_ended_before_the_first_poll_moves_gauges_only(world, clock, reader):
+def test_runs_completed_before_the_first_poll_change_gauges_only(world, clock, reader):
     world.run("daily", created=clock() - 600, duration=30.0, result="failure")
     reader.poll()
 
