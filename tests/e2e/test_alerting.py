@@ -178,7 +178,7 @@ def test_each_problem_is_notified_once_and_resolved_once_despite_a_kill_and_an_o
     assert_leads_to(failed.run_id, chain.pager.alert(FAILED[0]))
 
 
-def test_a_long_absence_resolves_nothing_until_the_exporter_returns(
+def test_a_long_absence_of_the_exporter_resolves_nothing(
     chain: Chain,
 ) -> None:
     chain.world.run("failing", duration=0.5, result="failure", steps=["load", "model"])

@@ -103,7 +103,7 @@ def test_a_fresh_daemon_serves_what_simulate_shows_in_both_formats_and_compresse
     assert len(packed) < len(openmetrics) / 2
 
 
-def test_check_and_once_answer_for_a_config_and_its_source(tmp_path: Path, simulated: dict) -> None:
+def test_check_and_once_succeed_for_a_config_and_its_source(tmp_path: Path, simulated: dict) -> None:
     config = f"--config.file={written(tmp_path, settings(simulated))}"
 
     assert run_command(tmp_path, "check", config) == (0, "config is valid: 1 source\n")
@@ -273,7 +273,7 @@ def test_post_reload_answers_with_the_errors(tmp_path: Path, start: Start, simul
     assert b"sources" in body
 
 
-def test_a_source_that_is_removed_and_added_again_loses_and_doubles_nothing(
+def test_a_source_removed_and_added_again_loses_and_doubles_no_run(
     tmp_path: Path, start: Start, simulator: SnowplowSimulator, world: LiveWorld
 ) -> None:
     with SnowplowSimulator(world) as second:
@@ -301,7 +301,7 @@ def test_a_source_that_is_removed_and_added_again_loses_and_doubles_nothing(
 
 
 @pytest.mark.parametrize("form", ["logfmt", "json"])
-def test_logs_hold_neither_secrets_nor_customer_data(
+def test_logs_contain_neither_secrets_nor_customer_data(
     tmp_path: Path, start: Start, simulator: SnowplowSimulator, form: str
 ) -> None:
     simulator.disruptions.add(Status(code=401, endpoint="runs", count=2), Status(code=500, endpoint="steps", count=2))

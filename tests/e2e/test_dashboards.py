@@ -109,7 +109,7 @@ def test_every_expression_returns_data(prometheus: Prometheus) -> None:
     assert empty == []
 
 
-def test_durations_are_shown_where_prometheus_keeps_native_histograms(native: Prometheus) -> None:
+def test_durations_are_shown_if_prometheus_stores_native_histograms(native: Prometheus) -> None:
     asked = [(place, each) for place, each in expressions(JSONS) if "_bucket" in each]
     assert len(asked) == 8
     empty = eventually(lambda: [place for place, each in asked if not answers(native, each)], lambda rest: not rest)

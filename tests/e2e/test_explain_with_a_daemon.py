@@ -76,7 +76,7 @@ def test_a_state_on_a_read_only_file_system_is_explained_with_a_note(
     assert "journal cannot be read" in text
 
 
-def test_without_a_state_it_says_so(tmp_path: Path, simulator: SnowplowSimulator) -> None:
+def test_explain_says_so_if_there_is_no_state(tmp_path: Path, simulator: SnowplowSimulator) -> None:
     code, text = explained(tmp_path, config(tmp_path, simulator), "jobrun_runs_total")
     assert code == 1
     assert "there is no state, or it cannot be read" in text

@@ -120,7 +120,7 @@ def vendors(world: LiveWorld) -> Iterator[Sequence[Simulator]]:
 
 
 @pytest.mark.timeout(120 + KILLS)
-def test_kills_at_any_time_lose_nothing_and_count_nothing_twice(
+def test_kills_at_any_time_neither_lose_nor_double_a_run(
     tmp_path: Path, vendors: Sequence[Simulator], world: LiveWorld
 ) -> None:
     at_once, held = victims = [Victim(made(tmp_path / hold), vendors, zero_first=hold) for hold in ("0s", "500ms")]

@@ -173,7 +173,7 @@ Source sp, project prod, job load, team data. Since 2026-11-28 01:40 UTC. Step c
 <https://grafana.example.com/d/jobrun-job?var-source=sp|Dashboard>  <{SILENCE}|Silence>"""
 
 
-def test_one_alert_says_what_where_since_when_and_where_to_go_on(sent):
+def test_one_alert_has_its_problem_place_start_and_links(sent):
     got = sent(alert())
     slack = got["attachments"]["attachments"][0]
     assert (slack["title"], slack["title_link"], slack["color"]) == (TITLE, ANNOTATIONS["run_url"], "danger")
@@ -184,7 +184,7 @@ def test_one_alert_says_what_where_since_when_and_where_to_go_on(sent):
     assert got["message"]["priority"] == "P1"
 
 
-def test_of_many_alerts_ten_are_shown_and_the_rest_is_counted(sent):
+def test_ten_of_many_alerts_are_shown_and_the_rest_is_counted(sent):
     # Alertmanager waits for more of a group only where its alerts are new.
     now = datetime.now(UTC).isoformat()
     got = sent(*(alert(number, now) for number in range(1, 35)))

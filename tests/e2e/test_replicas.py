@@ -187,7 +187,7 @@ def test_replicas_show_the_same_bytes(fleet):
     assert len(eventually(pages, lambda found: len(found) == 1, seconds=20)) == 1
 
 
-def test_a_database_that_restarts_at_once_in_the_middle_of_everything_loses_nothing(tmp_path):
+def test_a_database_that_crashes_under_load_loses_no_run(tmp_path):
     with postgres.server() as server:
         fleet = Fleet(tmp_path, server.new_database(), size=2)
         try:
@@ -202,7 +202,7 @@ def test_a_database_that_restarts_at_once_in_the_middle_of_everything_loses_noth
             fleet.end()
 
 
-def test_a_failover_that_loses_commits_loses_and_doubles_no_run(tmp_path):
+def test_a_failover_that_loses_commits_neither_loses_nor_doubles_a_run(tmp_path):
     with postgres.server() as primary, postgres.standby(primary) as standby:
         name = primary.new_database().rpartition("/")[2]
         url = f"postgresql://jobrun@{HOST}:{primary.port},{HOST}:{standby.port}/{name}"

@@ -53,7 +53,7 @@ def everything_served(port: int) -> Iterator[tuple[str, bytes]]:
             yield f"{path} ({status})", body + repr(dict(answered)).encode()
 
 
-def test_nothing_emitted_holds_secrets_or_customer_data(tmp_path: Path, config_file: Path) -> None:
+def test_no_output_contains_secrets_or_customer_data(tmp_path: Path, config_file: Path) -> None:
     port = free_port()
     log = "--log.level=debug"
     command = Command(tmp_path, "run", f"--config.file={config_file}", f"--web.listen-address=127.0.0.1:{port}", log)

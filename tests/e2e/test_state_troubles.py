@@ -81,7 +81,7 @@ def test_a_corrupt_state_is_set_aside_and_replaced(tmp_path: Path, simulator: Sn
     assert daemon.terminate() == 0
 
 
-def test_a_full_disk_is_reported_and_nothing_is_lost_when_there_is_room_again(
+def test_a_full_disk_is_reported_and_no_run_is_lost_once_there_is_room(
     small: Small, tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, scraper: Scraper
 ) -> None:
     port, state = scraper.port, small.folder / "state.db"
@@ -105,7 +105,7 @@ def test_a_full_disk_is_reported_and_nothing_is_lost_when_there_is_room_again(
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux changes the limits of another process")
-def test_a_file_that_cannot_grow_is_reported_and_nothing_is_lost_when_it_can(
+def test_a_file_that_cannot_grow_is_reported_and_no_run_is_lost_once_it_can(
     tmp_path: Path, simulator: SnowplowSimulator, world: LiveWorld, scraper: Scraper
 ) -> None:
     port, state = scraper.port, tmp_path / "state.db"

@@ -31,13 +31,13 @@ def test_a_family_is_documented_in_the_section_of_its_level_with_its_stability()
     assert "| `jobrun_source_api_request_duration_seconds` | histogram | `source`, `endpoint` | stable |" in process
 
 
-def test_no_name_is_there_twice():
+def test_no_family_name_occurs_twice():
     names = [family.name for family in (*FAMILIES, *REQUEST_FAMILIES)]
     assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_name_says_its_type_and_no_label_is_one_that_prometheus_sets(family: Family):
+def test_names_have_the_suffix_of_their_type_and_no_label_of_prometheus(family: Family):
     assert re.fullmatch(r"jobrun_[a-z_]+", family.name)
     assert family.name.endswith("_total") is (family.kind is Kind.COUNTER)
     assert not FORBIDDEN.intersection(family.all_labels)
@@ -46,7 +46,7 @@ def test_a_name_says_its_type_and_no_label_is_one_that_prometheus_sets(family: F
 
 
 @pytest.mark.parametrize("family", [each for each in FAMILIES if each.samples], ids=lambda family: family.name)
-def test_a_row_of_a_gauge_has_a_value_for_each_label(family: Family):
+def test_every_sample_of_a_gauge_has_a_value_for_each_label(family: Family):
     view = VIEWS[family.level]
     assert family.samples is not None
     rows = list(family.samples(view))

@@ -44,14 +44,14 @@ def publish(*views: JobView):
     return exposition.publish()
 
 
-def test_both_formats_say_the_same():
+def test_both_formats_have_the_same_samples():
     text, openmetrics = read(publish(full_view()))
     assert text == openmetrics
     assert sum("job_name" in dict(labels) for _, *labels in text) == 32
 
 
 @given(name=hostile, error=hostile, amount=values)
-def test_whatever_is_in_a_label_or_value_is_read_back(name, error, amount):
+def test_any_label_and_value_is_parsed_back(name, error, amount):
     state = job(name=name)
     count(state, "jobrun_run_errors_total", error, amount=amount)
     labels = {"source": "s", "project": "p", "job_name": name, "error_type": error}
@@ -60,7 +60,7 @@ def test_whatever_is_in_a_label_or_value_is_read_back(name, error, amount):
 
 
 @given(run_id=unquoted, observed=st.lists(st.floats(0, 1e6), max_size=8))
-def test_a_histogram_is_read_back_with_its_exemplars(run_id, observed):
+def test_a_histogram_is_parsed_back_with_its_exemplars(run_id, observed):
     state = job()
     durations = distribution(state, "jobrun_run_duration_seconds", "success", bounds=(0.5, 60, 1e5))
     for value in observed:
@@ -87,7 +87,7 @@ def test_names_that_were_cleaned_stay_on_one_line():
     assert len(text.splitlines()) == text.count("\n")
 
 
-def test_compressed_pages_hold_the_same_in_one_member():
+def test_a_compressed_page_is_the_same_text_in_one_gzip_member():
     page = publish(full_view())
     for whole, compressed in ((page.text, page.text_gzip), (page.openmetrics, page.openmetrics_gzip)):
         assert gzip.decompress(bytes(compressed)) == bytes(whole)
@@ -102,12 +102,12 @@ def test_compressed_pages_hold_the_same_in_one_member():
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))
-def test_any_parts_make_a_member(parts):
+def test_any_parts_make_a_valid_gzip_member(parts):
     assert gzip.decompress(member(parts, map(deflated, parts))) == b"".join(parts)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
-def test_promtool_has_nothing_to_say():
+def test_promtool_reports_no_problem():
     registry = prometheus_client.CollectorRegistry()
     RequestMetrics(registry).source("s", ["/runs"]).request("/runs", "200", 0.2)
     exposition = Pages(registry, ZeroFirst(0, float))

@@ -32,7 +32,7 @@ def test_there_is_no_page_before_the_first_is_published(exposition):
     assert exposition.page is None
 
 
-def test_a_change_is_seen_with_the_next_page_only(exposition):
+def test_a_change_is_visible_with_the_next_page_only(exposition):
     exposition.update(jobs=[runs(1)])
     before = exposition.publish()
     exposition.update(jobs=[runs(2)])
@@ -74,7 +74,7 @@ def test_families_that_did_not_change_are_shared_by_pages_and_formats(exposition
     assert len(set(map(id, info))) == 1
 
 
-def test_the_registrys_families_are_read_anew_for_each_page(exposition, registry):
+def test_the_registrys_families_are_read_again_for_each_page(exposition, registry):
     polls = prometheus_client.Counter("jobrun_source_polls", "Polls.", registry=registry)
     exposition.publish()
     polls.inc()
@@ -118,7 +118,7 @@ def test_readers_never_see_half_a_change(exposition):
     assert torn == []
 
 
-def test_a_page_tells_the_holds_what_it_is_the_first_to_show_as_0(exposition, holds, clock):
+def test_a_page_starts_the_wait_of_series_it_first_shows_as_0(exposition, holds, clock):
     exposition.update(jobs=[runs(1, released=False)])
     assert len(holds) == 0
     page = exposition.publish()
@@ -127,7 +127,7 @@ def test_a_page_tells_the_holds_what_it_is_the_first_to_show_as_0(exposition, ho
     assert holds.due() == [(("job", 1), "jobrun_runs_total", "success")]
 
 
-def test_a_later_page_does_not_begin_the_hold_again(exposition, holds, clock):
+def test_a_later_page_does_not_restart_the_wait(exposition, holds, clock):
     exposition.update(jobs=[runs(1, released=False)])
     holds.scraped(exposition.publish().generation)
     clock.now += 60
@@ -137,7 +137,7 @@ def test_a_later_page_does_not_begin_the_hold_again(exposition, holds, clock):
     assert len(holds.due()) == 1
 
 
-def test_what_is_released_removed_or_withheld_is_no_longer_held(exposition, holds):
+def test_an_exposed_removed_or_withheld_series_is_no_longer_pending(exposition, holds):
     withheld = view(runs(1, released=False).state, withheld=True)
     for change in ({"jobs": [runs(1)]}, {"removed_jobs": [1]}, {"jobs": [withheld]}):
         exposition.update(jobs=[runs(1, released=False)])
@@ -148,14 +148,14 @@ def test_what_is_released_removed_or_withheld_is_no_longer_held(exposition, hold
         assert len(holds) == 0
 
 
-def test_what_was_never_on_a_page_was_never_held(exposition, holds):
+def test_a_series_never_on_a_page_was_never_pending(exposition, holds):
     exposition.update(jobs=[runs(1, released=False)])
     exposition.update(removed_jobs=[1])
     exposition.publish()
     assert len(holds) == 0
 
 
-def test_a_series_of_the_exporter_is_held_as_the_exporters(exposition, holds, clock):
+def test_a_series_of_the_exporter_is_pending_as_one_of_the_exporter(exposition, holds, clock):
     counted = Counted()
     counted.count("jobrun_exporter_state_cold_starts_total", "lost")
     exposition.update(exporter=counted)
@@ -164,7 +164,7 @@ def test_a_series_of_the_exporter_is_held_as_the_exporters(exposition, holds, cl
     assert holds.due() == [(("exporter",), "jobrun_exporter_state_cold_starts_total", "lost")]
 
 
-def test_jobs_with_exemplars_stand_one_after_another(exposition):
+def test_jobs_with_exemplars_are_rendered_one_after_another(exposition):
     shown = []
     for key in (1, 2):
         each = runs(3, key)
@@ -176,7 +176,7 @@ def test_jobs_with_exemplars_stand_one_after_another(exposition):
 
 
 @pytest.mark.parametrize(("switched", "shown"), [(True, [RUN_DURATION, STEP_DURATION]), (False, [RUN_DURATION])])
-def test_the_durations_of_steps_and_no_others_can_be_switched_off(exposition, switched, shown):
+def test_only_durations_of_steps_can_be_disabled(exposition, switched, shown):
     state = job()
     for family, label in ((RUN_DURATION, "success"), (STEP_DURATION, "load")):
         distribution(state, family, label, bounds=(1.0,)).observe(0.5)

@@ -95,7 +95,7 @@ def test_a_job_in_full(exposition):
     ]
 
 
-def test_what_is_not_known_of_a_new_job_is_absent(exposition):
+def test_unknown_values_of_a_new_job_are_absent(exposition):
     assert samples(shown(exposition, view(job(), has_steps=True))) == [
         f'jobrun_active_runs{{{J},state="pending"}} 0.0',
         f'jobrun_active_runs{{{J},state="executing"}} 0.0',
@@ -114,7 +114,7 @@ def test_a_job_without_steps_has_no_gauge_of_steps(exposition):
     assert lines_of(shown(exposition, view(job())), "jobrun_last_run_steps") == []
 
 
-def test_a_last_result_that_was_not_seeded_is_shown_all_the_same(exposition):
+def test_a_last_result_is_shown_even_if_it_was_not_seeded(exposition):
     state = job(last_run=LastRun(run_id="r", result=Result.TIMEOUT, order=1.0))
     assert lines_of(shown(exposition, view(state)), "jobrun_last_run_status") == [
         f'jobrun_last_run_status{{{J},status="success"}} 0.0',
@@ -130,7 +130,7 @@ def test_the_overflow_job_has_counters_and_histograms_only(exposition):
     assert samples(shown(exposition, view(state))) == [f'jobrun_runs_total{{{labels},result="success"}} 1.0']
 
 
-def test_a_job_that_is_gone_or_folded_has_no_series(exposition):
+def test_a_deleted_or_folded_job_has_no_series(exposition):
     for fields in ({"gone": True}, {"folded": True}):
         state = job(**fields)
         count(state, "jobrun_runs_total", "success")
@@ -146,7 +146,7 @@ def test_gauges_are_shown_while_counters_are_withheld(exposition):
     assert lines_of(page, "jobrun_job_info") != []
 
 
-def test_a_series_that_is_not_released_is_shown_as_0_without_exemplars(exposition):
+def test_a_pending_series_is_shown_as_0_without_exemplars(exposition):
     state = job()
     exemplar = Exemplar("r", 5.0, 900.0)
     state.count("jobrun_runs_total", "error").exemplar = exemplar
@@ -175,7 +175,7 @@ def test_exemplars_are_in_openmetrics_only(exposition):
     assert b" # {" not in bytes(page.text)
 
 
-def test_an_exemplar_longer_than_128_characters_is_left_out(exposition):
+def test_an_exemplar_longer_than_128_characters_is_omitted(exposition):
     for length, expected in ((122, True), (123, False)):
         state = job()
         count(state, "jobrun_runs_total", "error").exemplar = Exemplar("ü" * length, 1.0, 900.0)
@@ -183,7 +183,7 @@ def test_an_exemplar_longer_than_128_characters_is_left_out(exposition):
         assert (b" # {" in bytes(page.openmetrics)) is expected
 
 
-def test_a_family_is_announced_with_the_name_that_each_format_wants(exposition):
+def test_a_family_is_declared_with_the_name_that_each_format_requires(exposition):
     page = exposition.publish()
     assert b"# TYPE jobrun_runs_total counter\n" in bytes(page.text)
     assert b"# TYPE jobrun_runs counter\n" in bytes(page.openmetrics)
@@ -206,7 +206,7 @@ def test_counters_of_sources_and_of_the_exporter(exposition):
     ]
 
 
-def test_what_is_removed_is_no_longer_shown(exposition):
+def test_removed_sources_and_jobs_are_no_longer_shown(exposition):
     source = SourceState(name="s", identity="api")
     count(source, "jobrun_source_steps_lost_total")
     exposition.update(jobs=[full_view()], sources=[source])
@@ -224,7 +224,7 @@ def test_every_line_of_a_family_counts_as_a_series(exposition):
     assert sum(counted.values()) == 32
 
 
-def test_all_lines_of_a_family_are_together(exposition):
+def test_all_lines_of_a_family_are_adjacent(exposition):
     page = shown(exposition, full_view(), view(job(key=2, name="other")))
     names = [line.split("{")[0] for line in samples(page) if "_bucket" not in line]
     assert names == sorted(names, key=names.index)
@@ -240,6 +240,6 @@ def test_labels_beyond_the_first_are_split_at_the_separator(exposition):
     ]
 
 
-def test_a_value_that_is_no_number_has_no_line(exposition):
+def test_a_value_that_is_not_a_number_has_no_line(exposition):
     page = shown(exposition, view(job(), freshness=float("nan")))
     assert lines_of(page, "jobrun_job_freshness_objective_seconds") == []

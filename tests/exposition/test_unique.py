@@ -53,7 +53,7 @@ def live(harness, history):
 
 @settings(max_examples=25, deadline=None)
 @given(history=st.lists(steps, min_size=1, max_size=5))
-def test_no_series_stands_on_a_page_twice(history):
+def test_no_series_is_on_a_page_twice(history):
     with tempfile.TemporaryDirectory() as folder:
         harness = ShownHarness(Path(folder) / "state.db")
         try:
@@ -62,7 +62,7 @@ def test_no_series_stands_on_a_page_twice(history):
             harness.close()
 
 
-def test_no_series_stands_on_a_page_twice_when_a_job_returns_after_its_name_was_taken(tmp_path):
+def test_no_series_is_on_a_page_twice_when_a_job_returns_after_its_name_was_taken(tmp_path):
     first, second = Job(job_id="1", name="etl"), Job(job_id="2", name="etl")
     harness = ShownHarness(tmp_path / "state.db", zero_first="0s")
     answers = ([first], [], [], [second], [first, second], [second, first])

@@ -16,7 +16,7 @@ def test_a_series_is_due_after_its_time_and_a_scrape(holds, clock):
     assert holds.due() == [RUNS]
 
 
-def test_without_a_scrape_a_series_waits_for_ever(holds, clock):
+def test_without_a_scrape_a_series_waits_forever(holds, clock):
     holds.shown(3, [RUNS])
     clock.now += 1e6
     assert holds.due() == []
@@ -36,7 +36,7 @@ def test_a_scrape_of_a_later_page_counts_at_any_time(holds, clock):
     assert holds.due() == [RUNS]
 
 
-def test_a_slow_client_of_an_old_page_takes_nothing_back(holds, clock):
+def test_a_slow_client_of_an_old_page_undoes_nothing(holds, clock):
     holds.shown(3, [RUNS])
     holds.scraped(4)
     holds.scraped(1)
@@ -44,7 +44,7 @@ def test_a_slow_client_of_an_old_page_takes_nothing_back(holds, clock):
     assert holds.due() == [RUNS]
 
 
-def test_a_series_stays_due_until_it_is_forgotten(holds, clock):
+def test_a_series_stays_due_until_it_is_removed(holds, clock):
     holds.shown(1, [RUNS, OTHER])
     holds.scraped(1)
     clock.now += 120
@@ -67,7 +67,7 @@ def test_each_page_has_its_own_time(holds, clock):
     assert holds.due() == [RUNS, OTHER]
 
 
-def test_a_histogram_that_comes_later_takes_its_held_counter_along(holds, clock):
+def test_a_pending_counter_waits_for_a_histogram_that_is_added_later(holds, clock):
     holds.shown(1, [RUNS])
     holds.scraped(1)
     clock.now += 100
@@ -88,7 +88,7 @@ def test_a_histogram_and_its_counter_on_one_page_are_due_together(holds, clock):
         holds.forget(order)
 
 
-def test_a_histogram_whose_counter_is_released_is_held_alone(holds, clock):
+def test_a_histogram_whose_counter_is_exposed_is_pending_alone(holds, clock):
     holds.shown(1, [RUNS])
     holds.forget([RUNS])
     holds.shown(2, [DURATION])
@@ -107,7 +107,7 @@ def test_a_histogram_leaves_counters_of_other_labels_alone(holds, clock):
     assert holds.due() == [success]
 
 
-def test_a_time_of_zero_holds_nothing(clock):
+def test_with_a_time_of_zero_no_series_is_pending(clock):
     holds = ZeroFirst(0, clock)
     holds.shown(1, [RUNS])
     assert holds.due() == [RUNS]

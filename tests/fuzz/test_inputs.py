@@ -38,19 +38,19 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_bomb_in_a_config_is_an_error(bomb):
+def test_a_yaml_bomb_in_a_config_is_an_error(bomb):
     with pytest.raises(ConfigError):
         loads(BOMBS[bomb] + "\nsources: []", {}, SETTINGS)
 
 
-def test_a_number_of_series_that_no_gauge_can_hold_is_an_error():
+def test_a_number_of_series_too_large_for_a_gauge_is_an_error():
     with pytest.raises(ConfigError) as disruption:
         loads("metrics: {max_series: " + "9" * 400 + "}", {}, SETTINGS)
     assert "metrics.max_series" in str(disruption.value)
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_a_bomb_in_a_web_config_is_an_error(bomb, tmp_path):
+def test_a_yaml_bomb_in_a_web_config_is_an_error(bomb, tmp_path):
     file = tmp_path / "web.yml"
     file.write_text(BOMBS[bomb])
     with pytest.raises(ConfigError):
@@ -79,7 +79,7 @@ def encoded(value):
 
 @EXAMPLES
 @given(st.binary() | st.binary().map(lambda value: b"Basic " + value) | st.binary().map(encoded))
-def test_an_authorization_header_is_valid_or_ignored(header):
+def test_any_authorization_header_is_valid_or_ignored(header):
     claim = credentials_of({"headers": [(b"authorization", header)]})
     assert claim is None or isinstance(claim, Credentials)
 

@@ -314,7 +314,7 @@ def on_the_page(world, minute):
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=lambda world: world.__name__)
-def test_rules_and_page_find_the_same_from_the_same_minute_to_the_same(world, tmp_path):
+def test_rules_and_page_agree_at_every_minute(world, tmp_path):
     step = WORLDS[world]
     shown = [on_the_page(world, number * step) for number in range(STEPS)]
     checks = [
@@ -336,7 +336,7 @@ def test_rules_and_page_find_the_same_from_the_same_minute_to_the_same(world, tm
 
 
 @pytest.mark.parametrize("kind", CONDITIONS)
-def test_the_worlds_have_the_beginning_and_the_end_of_each_alert(kind):
+def test_the_worlds_start_and_end_each_alert(kind):
     found = {(world, n): on_the_page(world, n * step)[kind] for world, step in WORLDS.items() for n in range(STEPS)}
     begin = {subject for (world, n), now in found.items() if n for subject in now - found[world, n - 1]}
     end = {subject for (world, n), now in found.items() if n for subject in found[world, n - 1] - now}

@@ -91,22 +91,22 @@ def cells(panel):
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda each: each.uid)
-def test_the_file_is_what_the_code_makes(dashboard):
+def test_each_dashboard_file_is_generated_by_the_code(dashboard):
     assert FILES[dashboard.uid].read_text() == text(dashboard), "stale: python -m dashboards"
 
 
-def test_there_are_no_files_but_those_that_the_code_makes(tmp_path):
+def test_every_dashboard_file_is_generated(tmp_path):
     write(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in FOLDER.glob("*.json")}
 
 
 @each_dashboard
-def test_grafana_reads_every_word_of_a_dashboard(board):
+def test_grafana_knows_every_key_of_a_dashboard(board):
     assert lost(board) == []
 
 
 @pytest.mark.parametrize("misspelt", [{"optoins": {}}, {"options": {"collorMode": "value"}}])
-def test_a_misspelt_word_is_noticed(misspelt):
+def test_a_misspelled_key_is_noticed(misspelt):
     board = json.loads(json.dumps(JSONS["jobrun-overview"]))
     stat = next(panel for panel in board["panels"] if panel["type"] == "stat")
     stat |= {**misspelt, "options": {**stat["options"], **misspelt.get("options", {})}}
@@ -145,14 +145,14 @@ def test_the_data_source_is_chosen_and_never_named(board):
 
 
 @each_dashboard
-def test_a_dashboard_has_no_number_of_one_server_and_its_panels_have_numbers_of_their_own(board):
+def test_a_dashboard_has_no_server_id_and_its_panel_ids_are_unique(board):
     assert "id" not in board
     numbers = [panel["id"] for panel in panels(board, rows=True)]
     assert len(numbers) == len(set(numbers))
 
 
 @each_panel
-def test_a_panel_says_what_it_shows_and_in_which_unit(panel):
+def test_a_panel_has_a_description_and_a_unit(panel):
     assert panel["title"]
     assert panel["description"].endswith((".", "rules."))
     assert panel["fieldConfig"]["defaults"]["unit"]
@@ -177,7 +177,7 @@ def test_every_metric_and_label_exists(expression):
 
 
 @each_expression
-def test_counters_are_seen_only_by_how_they_rise_and_gauges_never(expression):
+def test_only_increases_of_counters_are_queried_and_never_of_gauges(expression):
     for name, _, above in selectors(expression):
         calls = {each.func.name for each in above if isinstance(each, promql.Call)}
         rises = bool(calls & RISES) or f"- (max by (job, source, project, job_name, result) ({name}" in expression
@@ -185,7 +185,7 @@ def test_counters_are_seen_only_by_how_they_rise_and_gauges_never(expression):
 
 
 @each_expression
-def test_two_exporters_of_the_same_runs_are_never_added_up(expression):
+def test_two_exporters_of_the_same_runs_are_never_summed(expression):
     for name, node, above in selectors(expression):
         aggregates = [str(each.op) for each in above if isinstance(each, promql.AggregateExpr)]
         if name in {*ALERTS, *RECORDED} or is_filter(node, above) or f"absent({name}" in expression:
@@ -198,26 +198,26 @@ def test_two_exporters_of_the_same_runs_are_never_added_up(expression):
 
 
 @each_expression
-def test_sources_of_two_teams_that_have_one_name_are_never_mixed(expression):
+def test_sources_of_two_teams_with_one_name_are_never_mixed(expression):
     for node, _ in walk(promql.parse(filled(expression))):
         labels = set(getattr(getattr(node, "modifier", None), "labels", None) or ())
         assert "source" not in labels or "job" in labels, str(node)
 
 
 @each_expression
-def test_every_series_is_of_the_scrape_jobs_chosen(expression):
+def test_every_series_belongs_to_the_selected_scrape_jobs(expression):
     for name, node, _ in selectors(expression):
         if name.startswith("job") and "topk by (job, source) (1, jobrun_source" not in expression:
             assert any(each.name == "job" and "$job" in each.value for each in node.matchers.matchers), name
 
 
 @each_expression
-def test_windows_are_those_of_the_page_or_a_day(expression):
+def test_windows_are_the_dashboards_range_or_a_day(expression):
     assert set(re.findall(r"\[([^\]]+)\]", expression)) <= WINDOWS
 
 
 @pytest.mark.parametrize("long", [0, 1])
-def test_of_a_range_either_samples_or_recorded_hours_are_added_up_and_never_both(long):
+def test_a_range_sums_either_samples_or_recorded_hours_and_never_both(long):
     (panel,) = [panel for panel in panels(JSONS["jobrun-overview"]) if panel["title"] == "Completed runs by result"]
     samples, hours = (filled(target["expr"], long=str(long)) for target in panel["targets"])
     assert "jobrun_runs_total" in samples
@@ -236,7 +236,7 @@ def lets_through(expression, result):
 
 
 @each_panel
-def test_legends_and_columns_name_labels_that_are_there(panel):
+def test_legends_and_columns_name_existing_labels(panel):
     labels = [INFERENCE.labels(filled(target["expr"])) for target in panel["targets"]]
     for target, known in zip(panel["targets"], labels, strict=True):
         assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= known
@@ -268,13 +268,13 @@ def test_a_word_has_the_same_color_everywhere():
 
 
 @each_panel
-def test_a_number_that_is_not_known_is_never_green(panel):
+def test_an_unknown_number_is_never_green(panel):
     if panel["type"] == "stat":
         assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["color"] in {QUIET, "text"}
 
 
 @each_panel
-def test_bars_of_several_queries_are_named_even_if_only_one_of_them_gives_anything(panel):
+def test_bars_of_several_queries_are_named_even_if_only_one_returns_data(panel):
     if panel["type"] == "bargauge" and len(panel["targets"]) > 1:
         named = {
             override["matcher"]["options"]: [each["value"] for each in override["properties"]]
@@ -285,14 +285,14 @@ def test_bars_of_several_queries_are_named_even_if_only_one_of_them_gives_anythi
 
 
 @each_panel
-def test_bars_in_tables_are_measured_by_their_own_column(panel):
+def test_bars_in_tables_are_scaled_by_their_own_column(panel):
     for override in panel["fieldConfig"]["overrides"]:
         own = {each["id"]: each["value"] for each in override["properties"]}
         if (own.get("custom.cellOptions") or {}).get("type") == "gauge":
             assert "max" in own or own.get("fieldMinMax") is True
 
 
-def test_links_lead_to_dashboards_that_are_there_with_variables_that_they_have():
+def test_links_lead_to_existing_dashboards_with_their_variables():
     linked = re.findall(r"/d/([\w-]+)\?([^\"]+)", json.dumps(JSONS))
     assert linked
     for uid, query in linked:
@@ -314,7 +314,7 @@ def test_each_alert_that_fires_leads_to_its_runbook():
         assert leads_to == rule["annotations"]["runbook_url"]
 
 
-def test_run_ids_that_come_as_exemplars_lead_to_the_runs():
+def test_run_ids_of_exemplars_link_to_the_runs():
     (source,) = yaml.safe_load((FOLDER / "provisioning/datasources/prometheus.yml").read_text())["datasources"]
     (destination,) = source["jsonData"]["exemplarTraceIdDestinations"]
     assert destination["name"] == "run_id"

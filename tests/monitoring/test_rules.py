@@ -109,18 +109,18 @@ def sections(page):
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
-def test_prometheus_takes_the_rules_as_they_are():
+def test_prometheus_accepts_the_rules():
     assert f"{len(RULES)} rules found" in run("promtool", "check", "rules", RULES_FILE)
 
 
-def test_the_file_is_what_the_table_of_rules_says():
+def test_the_rules_file_is_generated_by_the_table_of_rules():
     assert RULES_FILE.read_text() == text(), "stale: python -m alerting"
     assert ALERTS.keys() == KINDS.keys()
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
 @pytest.mark.parametrize("path", TEST_FILES, ids=lambda path: path.stem)
-def test_the_rules_do_what_their_tests_say(path, edition):
+def test_the_rules_pass_their_promtool_tests(path, edition):
     run(program("promtool", edition), "test", "rules", path)
 
 
@@ -141,7 +141,7 @@ def test_alerts_of_jobs_carry_the_labels_of_objectives_as_they_carry_the_team(na
 
 
 @pytest.mark.parametrize("path", sorted((FOLDER / "tests/newest").glob("*.yml")), ids=lambda path: path.stem)
-def test_the_rules_know_histograms_that_prometheus_has_made_native(path):
+def test_the_rules_work_with_native_histograms(path):
     run(program("promtool", "newest"), "test", "rules", path)
 
 
@@ -162,7 +162,7 @@ def test_the_whole_text_of_an_alert_is_tested(alert):
     assert all(text.keys() >= ANNOTATIONS for text in texts)
 
 
-def test_no_receiver_that_reads_a_text_as_yaml_gets_anything_but_a_text():
+def test_every_text_stays_a_text_for_receivers_that_parse_it_as_yaml():
     told = [each["exp_annotations"] for test in in_rule_tests("alert_rule_test") for each in test["exp_alerts"]]
     prose = [texts[name] for texts in told for name in ("summary", "description")]
     assert len(prose) > 50
@@ -175,7 +175,7 @@ def test_a_recording_rule_is_tested_for_a_value_and_for_none(record):
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_an_alert_says_how_grave_it_is_and_where_to_go_on(alert):
+def test_an_alert_has_a_severity_and_links(alert):
     rule = ALERTS[alert]
     assert set(re.findall(r"critical|warning|info|none", rule["labels"]["severity"])) & SEVERITIES
     assert rule["annotations"].keys() >= ANNOTATIONS
@@ -183,7 +183,7 @@ def test_an_alert_says_how_grave_it_is_and_where_to_go_on(alert):
     assert rule["annotations"]["runbook_url"].endswith(f"/docs/runbooks.md#{alert.lower()}")
 
 
-def test_no_rule_needs_labels_of_the_whole_server():
+def test_no_rule_needs_external_labels():
     assert "externalLabels" not in RULES_FILE.read_text()
     assert "external_labels" not in (FOLDER / "prometheus.yml").read_text()
 
@@ -195,7 +195,7 @@ def test_an_alert_has_a_runbook(alert):
         assert part in text
 
 
-def test_there_is_no_runbook_of_an_alert_that_is_not():
+def test_every_runbook_has_its_alert():
     assert {title for title in sections(ROOT / "docs/runbooks.md") if title.startswith("Jobrun")} == ALERTS.keys()
 
 
@@ -216,12 +216,12 @@ def test_an_alert_of_a_job_names_the_job_and_its_team_and_outlives_a_restart(ale
 
 
 @pytest.mark.parametrize("condition", sorted(CONDITIONS))
-def test_a_job_is_never_judged_by_the_clock(condition):
+def test_no_job_alert_depends_on_the_clock_of_prometheus(condition):
     assert "time()" not in RECORDED[f"jobrun:{condition}:held"]["expr"].replace("_over_time()", "")
 
 
 @pytest.mark.parametrize("alert", ALERTS)
-def test_what_changes_from_run_to_run_is_no_label_of_an_alert(alert):
+def test_no_alert_has_a_label_that_changes_from_run_to_run(alert):
     rule = ALERTS[alert]
     changing = {"run_id", "run_url", "failed_step", "error_type"} & INFERENCE.labels(rule["expr"])
     assert {name: rule["labels"].get(name) for name in changing} == dict.fromkeys(changing, "")
@@ -239,17 +239,17 @@ def test_what_changes_from_run_to_run_is_no_label_of_an_alert(alert):
         "histogram_quantile(0.5, jobrun_runs_total)",
     ],
 )
-def test_a_name_that_does_not_exist_is_noticed(wrong):
+def test_an_unknown_metric_name_is_noticed(wrong):
     with pytest.raises(UnknownNameError):
         INFERENCE.labels(wrong)
 
 
-def test_prometheus_takes_the_example_configuration():
+def test_prometheus_accepts_the_example_configuration():
     assert "SUCCESS" in run("promtool", "check", "config", FOLDER / "prometheus.yml")
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
-def test_alertmanager_takes_the_example_configuration(edition):
+def test_alertmanager_accepts_the_example_configuration(edition):
     said = run(program("amtool", edition), "check-config", FOLDER / "alertmanager.yml")
     assert "1 inhibit rules" in said
     assert "1 templates" in said
@@ -274,7 +274,7 @@ def test_alertmanager_takes_the_example_configuration(edition):
         ({"alertname": "JobrunWatchdog", "severity": "none"}, "watchdog"),
     ],
 )
-def test_an_alert_goes_to_the_team_by_how_grave_it_is(labels, receiver):
+def test_an_alert_is_routed_to_its_team_by_severity(labels, receiver):
     pairs = [f"{name}={value}" for name, value in labels.items()]
     routed = run("amtool", "config", "routes", "test", f"--config.file={FOLDER / 'alertmanager.yml'}", *pairs)
     assert routed.split() == [receiver]
@@ -295,7 +295,7 @@ def matches(matchers, alert):
     return all((re.fullmatch(pattern, alert) is None) == (operator == "!=") for operator, pattern in parts)
 
 
-def test_the_only_alert_that_is_muted_ends_with_the_one_that_mutes_it():
+def test_an_inhibited_alert_resolves_with_the_one_that_inhibits_it():
     muted = {alert: muted_by(alert) for alert in ALERTS if muted_by(alert)}
     assert muted == {"JobrunFailingRepeatedly": {"JobrunLastRunFailed": ("job", "source", "project", "job_name")}}
     order = list(ALERTS)

@@ -87,12 +87,12 @@ WRONG = "What is wrong"
 WHAT = "severity, what, job_name"
 
 
-def test_nothing_is_said_of_jobs_that_are_well(world, says):
+def test_healthy_jobs_are_not_listed(world, says):
     world.job(world.exporter(), "well")
     says(WRONG, WHAT)
 
 
-def test_a_job_has_one_row_with_the_most_urgent_thing_its_team_and_its_run(world, says):
+def test_a_job_has_one_row_with_its_most_urgent_problem_team_and_run(world, says):
     source = world.exporter()
     world.job(source, "billing", streak=5, run="0123456789ab", job_next_run_expected_timestamp_seconds="3600")
     world.job(source, "late", job_next_run_expected_timestamp_seconds="3600")
@@ -104,7 +104,7 @@ def test_a_job_has_one_row_with_the_most_urgent_thing_its_team_and_its_run(world
     )
 
 
-def test_what_may_not_page_is_no_more_than_it_may(world, says):
+def test_a_problem_is_never_more_severe_than_its_page_setting(world, says):
     source = world.exporter()
     world.job(source, "look", streak=5, page="warning")
     world.job(source, "toy", streak=5, page="none")
@@ -117,12 +117,12 @@ def test_a_run_that_waits_too_long_is_running_too_long(world, says):
     says(WRONG, WHAT, ("warning", "running too long", "queue"))
 
 
-def test_a_job_that_was_switched_off_is_said(world, says):
+def test_a_disabled_job_is_listed(world, says):
     world.job(world.exporter(), "recipe", job_enabled=" ".join(["1"] * 100 + ["0"] * 21))
     says(WRONG, WHAT, ("z-info", "switched off", "recipe"))
 
 
-def test_sources_of_two_teams_with_one_name_are_two(world, says):
+def test_sources_of_two_teams_with_one_name_have_two_rows(world, says):
     world.job(world.exporter("a"), "billing", streak=5, team="red")
     world.job(world.exporter("b"), "billing", team="blue")
     says(WRONG, "job, job_name, team", ("a", "billing", "red"))
@@ -130,12 +130,12 @@ def test_sources_of_two_teams_with_one_name_are_two(world, says):
     says("Jobs, the worst first", "job, job_name", ("a", "billing"), ("b", "billing"))
 
 
-def test_a_source_that_cannot_be_read_is_named(world, says):
+def test_an_unreadable_source_is_listed(world, says):
     world.job(world.exporter(up="0"), "unseen")
     says(WRONG, "severity, what, source", ("critical", "source cannot be read", "snowplow"))
 
 
-def test_tiles_are_green_only_for_what_is_known_and_well(world, says):
+def test_tiles_are_green_only_if_all_is_known_and_healthy(world, says):
     read, unread = world.exporter("a"), world.exporter("b", up="0")
     world.job(read, "well", job_enabled="1")
     world.job(read, "billing", streak=5)
@@ -146,17 +146,17 @@ def test_tiles_are_green_only_for_what_is_known_and_well(world, says):
     says("Jobs, the worst first", "job_name, rank", *((name, f"{severity.rank}") for name, severity in ranks))
 
 
-def test_without_any_exporter_that_is_what_is_wrong(says):
+def test_a_missing_exporter_is_listed(says):
     says(WRONG, WHAT, ("critical", "no exporter is scraped", ""))
     says(WRONG, WHAT, ("critical", "no exporter is scraped", ""), rules=False)
 
 
-def test_without_rules_that_is_what_is_wrong(world, says):
+def test_missing_rules_are_listed(world, says):
     world.job(world.exporter(), "billing", streak=5)
     says(WRONG, WHAT, ("critical", "the rules are not evaluated", ""), rules=False)
 
 
-def test_of_two_exporters_the_one_that_is_down_is_named_and_what_was_wrong_stays(world, says):
+def test_if_one_of_two_exporters_is_down_it_is_listed_and_known_problems_stay(world, says):
     world.job(world.exporter("a"), "well")
     world.job(world.exporter("b", until=90), "billing", streak=5, until=90)
     says(

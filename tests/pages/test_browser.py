@@ -208,7 +208,7 @@ def test_live_updates_can_be_paused(page):
     passes(page, lambda: asked)
 
 
-def test_a_page_without_answers_says_so_and_recovers(living):
+def test_a_page_without_a_connection_says_so_and_recovers(living):
     with living.page() as page:
         page.clock.install()
         page.goto("/")

@@ -23,7 +23,7 @@ def test_a_sparkline_has_a_bar_for_each_run_and_a_mark_above_each_that_failed():
     assert line.label == "4 recent runs, 2 failed"
 
 
-def test_the_latest_run_is_at_the_right_end_however_few_there_are():
+def test_the_latest_run_is_at_the_right_end_no_matter_how_few_there_are():
     (x,) = re.findall(r"M(\d+) 22", sparkline(endings(Result.SUCCESS)).good)
     assert int(x) == sparkline(()).width - 4
 

@@ -180,7 +180,7 @@ def test_the_headline_counts_problems_warnings_and_notes(client, reports, severi
     assert [attributes["href"] for tag, attributes in page.elements if tag == "use"].count("#s-question") == 0
 
 
-def test_a_problem_says_since_when_and_whose_it_is(client, reports):
+def test_a_problem_has_its_start_and_its_team(client, reports):
     reports.listed_problems = (problem(team="data platform"), problem(since=None, team="finance"))
     text = parsed(client.get("/")).text
     assert "The last 3 runs failed in load. 3h ago · data platform" in text
@@ -192,7 +192,7 @@ def test_without_problems_the_page_says_so(client, reports):
     assert "No problems" in parsed(client.get("/")).text
 
 
-def test_of_many_problems_the_most_urgent_are_shown_and_the_rest_counted(client, reports):
+def test_the_most_urgent_of_many_problems_are_shown_and_the_rest_is_counted(client, reports):
     reports.listed_problems = (problem(),) * 60
     page = parsed(client.get("/"))
     assert "60 problems" in page.text
@@ -233,7 +233,7 @@ def test_broken_sources_say_what_is_wrong(client, reports):
         assert part in text, part
 
 
-def test_truncated_answers_are_not_a_gap_and_are_shown_for_a_day(client, reports):
+def test_truncated_responses_are_not_a_gap_and_are_shown_for_a_day(client, reports):
     reports.listed_sources = (source(truncated=6, last_truncated=NOW - HOUR),)
     text = parsed(client.get("/")).text
     assert "complete read in parts" in text
@@ -401,7 +401,7 @@ def test_output_has_a_page_of_its_own(client):
         ("/runs/", 404, "no such page"),
     ],
 )
-def test_an_error_has_a_page_that_says_why(client, path, status, part):
+def test_an_error_has_a_page_with_its_reason(client, path, status, part):
     response = client.get(path)
     assert response.status_code == status
     assert part in parsed(response).text
@@ -459,7 +459,7 @@ def test_pages_refuse_post(client, path):
     assert client.post(path).status_code == 405
 
 
-def test_assets_may_be_kept_for_ever_under_their_own_version_only(client):
+def test_assets_may_be_cached_forever_only_under_their_own_version(client):
     page = client.get("/runs/snow/run-8")
     addresses = re.findall(r'(?:href|src)="(\.\./\.\./assets/[^"]+)"', page.text)
     assert len(addresses) == 3

@@ -110,13 +110,13 @@ def test_retries_and_recoveries_are_explained(make):
     assert runs(explained(harness, "jobrun_runs_recovered_total")[1]) == ["a"]
 
 
-def test_runs_of_the_baseline_are_said_to_count_nowhere(told):
+def test_baseline_runs_are_reported_as_not_counted(told):
     _, out, _ = explained(told, 'jobrun_runs_total{job_name="j",result="failure"}')
     assert "2 runs listed, 2 together; the state says 2: the same.\n" in out
     assert "1 more ended before counting began (baseline): they are in no counter.\n" in out
 
 
-def test_what_was_pruned_is_said_to_be(told):
+def test_pruned_runs_are_reported_as_pruned(told):
     told.bench.clock.advance(100_000)
     told.tell(ended("new", NOW + 90_000, "failure"), through=NOW + 100_000)
     told.bench.ledger.prune(NOW + 100_000, 50_000)
@@ -128,14 +128,14 @@ def test_what_was_pruned_is_said_to_be(told):
     )
 
 
-def test_a_run_that_changed_after_it_was_counted_is_said_to_be_possible(told):
+def test_a_run_changed_after_it_was_counted_is_reported_as_possible(told):
     told.tell(ended("b", NOW + 20, "success"))
     _, out, _ = explained(told, 'jobrun_runs_total{job_name="j"}')
     assert "1 are of runs that changed after they were counted: a counter never goes back." in out
     assert "1 more are listed than counted" in out
 
 
-def test_endings_of_a_run_that_came_back_to_life_are_said_to_count(make):
+def test_completions_of_a_reopened_run_are_reported_as_counted(make):
     harness = make("strait")
     harness.tell(ended("r", NOW + 10, "failure"))
     harness.tell(running("r", NOW + 20))
@@ -145,7 +145,7 @@ def test_endings_of_a_run_that_came_back_to_life_are_said_to_count(make):
     assert "1 earlier endings of runs that came back to life are counted too" in out
 
 
-def test_folded_jobs_are_explained_under_the_series_that_stands_for_them(make):
+def test_folded_jobs_are_explained_under_their_overflow_series(make):
     harness = make(metrics={"max_series": 30})
     harness.tell(*(ended(f"r{n}", NOW + n + 1, "failure", job=f"job-{n}") for n in range(4)))
     folded = next(job.name for job in harness.bench.ledger.jobs_of("one") if job.folded)
@@ -159,7 +159,7 @@ def test_folded_jobs_are_explained_under_the_series_that_stands_for_them(make):
     assert "listed are the runs of those that are folded now" in out
 
 
-def test_a_held_series_is_said_to_be_served_as_0(make):
+def test_a_pending_series_is_reported_as_served_as_0(make):
     harness = make(metrics={"zero_first": "2m"})
     harness.tell(ended("a"))
     assert (
@@ -176,7 +176,7 @@ def test_unobserved_seconds_are_explained_by_their_ranges(harness):
     assert "2 ranges listed, 3900 together; the state says 3900: the same." in out
 
 
-def test_unmapped_words_are_explained_by_the_runs_that_had_them(harness):
+def test_unmapped_statuses_are_explained_by_their_runs(harness):
     harness.tell(running("a", state=None, unmapped="strange"), running("b"))
     assert runs(explained(harness, 'jobrun_source_unmapped_status_total{status="strange"}')[1]) == ["a"]
 
@@ -194,13 +194,13 @@ def test_unmapped_words_are_explained_by_the_runs_that_had_them(harness):
         ("jobrun_runs_total{", "at its end"),
     ],
 )
-def test_what_cannot_be_explained_is_wrong_usage_with_a_sentence(harness, selector, says):
+def test_a_series_that_cannot_be_explained_is_wrong_usage_with_a_sentence(harness, selector, says):
     code, out, err = explained(harness, selector)
     assert (code, out) == (2, "")
     assert says in err
 
 
-def test_a_selector_that_means_nothing_there_is_told_so(told):
+def test_a_selector_without_a_match_is_reported(told):
     assert explained(told, 'jobrun_runs_total{job_name="nope"}') == (
         1,
         "",
@@ -217,7 +217,7 @@ def test_hostile_names_stay_in_their_line(harness, evil):
     assert all(char.isprintable() or char == "\n" for char in out)
 
 
-def test_it_reads_beside_a_transaction_and_changes_nothing(told):
+def test_explain_reads_during_a_transaction_and_changes_nothing(told):
     store = told.bench.ledger.store()
     before = msgspec.json.encode(told.bench.ledger.source("one"))
     with told.bench.ledger.locked(), store.transaction():
@@ -227,7 +227,7 @@ def test_it_reads_beside_a_transaction_and_changes_nothing(told):
     assert msgspec.json.encode(told.bench.ledger.source("one")) == before
 
 
-def test_without_a_journal_that_can_be_read_it_says_what_may_be_missing(told, tmp_path):
+def test_without_a_readable_journal_explain_says_what_may_be_missing(told, tmp_path):
     """As on a read-only file system: the journal's index cannot be made there."""
     told.bench.ledger.close()
     copy = tmp_path / "copy"

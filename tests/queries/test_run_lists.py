@@ -85,7 +85,7 @@ def test_pages_have_no_gap_while_runs_are_added(harness):
     limit=st.integers(1, 7),
     jobs=st.sampled_from([None, 3]),
 )
-def test_pages_together_are_the_list_even_if_runs_ended_at_the_same_time(ends, limit, jobs):
+def test_pages_add_up_to_the_list_even_if_runs_completed_at_the_same_time(ends, limit, jobs):
     with tempfile.TemporaryDirectory() as folder:
         ledger_harness = LedgerHarness(Path(folder) / "state.db")
         ledger_harness.read(
@@ -117,7 +117,7 @@ def test_the_list_of_many_jobs_has_the_runs_of_each(harness):
     assert {each.row.job for each in found} <= keys
 
 
-def test_a_run_without_an_end_is_placed_where_it_was_seen_to_have_ended(harness):
+def test_a_run_without_an_end_is_placed_when_it_was_first_seen_completed(harness):
     harness.tell(ended("a", NOW - 50), running("lost", NOW))
     harness.bench.clock.advance(10)
     harness.tell(gone=["lost"])

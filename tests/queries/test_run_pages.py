@@ -64,7 +64,7 @@ def test_steps_come_from_the_api_with_their_starts_and_dependencies(harness):
     ]
 
 
-def test_the_api_is_asked_with_a_short_timeout_and_once_per_minute(harness):
+def test_the_api_is_queried_with_a_short_timeout_and_once_per_minute(harness):
     harness.tell(ended("a"), running("b"))
     vendor = replaced(harness, TOLD)
     for _ in range(3):
@@ -85,7 +85,7 @@ def test_the_api_is_asked_with_a_short_timeout_and_once_per_minute(harness):
     "error",
     [TimedOutError("slow"), RateLimitedError("full"), AuthError("refused"), lambda: threading.Event().wait(0.6)],
 )
-def test_without_the_api_the_steps_are_those_of_the_state(make, error):
+def test_without_the_api_steps_come_from_the_state(make, error):
     harness = make(vendors=VendorQueries(steps_seconds=0.2))
     harness.tell(ended("a", result="failure"), steps={"a": TOLD})
     replaced(harness, error)
@@ -99,14 +99,14 @@ def test_without_the_api_the_steps_are_those_of_the_state(make, error):
     assert page.failed_step == "model"
 
 
-def test_without_live_the_api_is_not_asked(harness):
+def test_without_live_the_api_is_not_queried(harness):
     harness.tell(ended("a"), steps={"a": TOLD})
     vendor = replaced(harness, TOLD)
     assert harness.reporter.run("one", "a", live=False).steps_from == "state"
     assert vendor.asked == []
 
 
-def test_a_vendor_without_steps_is_not_asked_for_them(make):
+def test_a_vendor_without_steps_is_not_queried_for_them(make):
     harness = make("northflank")
     harness.tell(ended("a"))
     vendor = replaced(harness, ())
@@ -206,7 +206,7 @@ def test_output_is_fetched_each_time_and_only_its_tail_is_shown(make):
     ("failure", "error"),
     [(TimedOutError("slow"), UpstreamError), (RateLimitedError("full"), BusyError), (AuthError("no"), UpstreamError)],
 )
-def test_an_api_that_does_not_answer_is_reported(make, failure, error):
+def test_an_api_that_does_not_respond_is_reported(make, failure, error):
     harness = make(web={"logs": True})
     harness.tell(ended("a"))
     replaced(harness, failure)

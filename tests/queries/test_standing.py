@@ -159,7 +159,7 @@ def test_a_long_age_is_rounded(harness):
     assert "A run has been running for 3h1m; the limit is 10m." in sentences
 
 
-def test_what_remained_of_a_limit_is_unknown_once_the_limit_was_reset(harness):
+def test_the_rest_of_a_rate_limit_is_unknown_after_its_reset(harness):
     harness.bench.poll()
     harness.bench.publisher.publish()
     view = harness.bench.publisher.snapshot.sources["one"]

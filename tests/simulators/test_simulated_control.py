@@ -13,7 +13,7 @@ from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.simulators.world import MARK
 
 
-def test_the_truth_holds_every_completed_run_up_to_now_and_the_active_runs(snowplow, world, clock):
+def test_the_truth_has_every_completed_run_up_to_now_and_the_active_runs(snowplow, world, clock):
     ended = world.run("a", start=clock() - 100, duration=50, result="failure", steps=["x", "y"], attempts=3)
     running = world.run("b", start=clock() - 100, duration=1000)
     world.run("c", start=clock() + 100, duration=1)
@@ -72,7 +72,7 @@ def test_requests_are_logged_with_endpoint_and_status(snowplow):
     assert {"endpoint": "run", "status": 404, "count": 1} in answer["counts"]
 
 
-def test_the_log_holds_no_header_values(snowplow, simulator):
+def test_the_log_has_no_header_values(snowplow, simulator):
     snowplow.window()
     text = snowplow.http.get("/-/requests").text
     assert "authorization" in text
@@ -80,7 +80,7 @@ def test_the_log_holds_no_header_values(snowplow, simulator):
     assert "Bearer" not in text
 
 
-def test_requests_can_be_forgotten(snowplow):
+def test_logged_requests_can_be_cleared(snowplow):
     snowplow.http.delete("/-/requests")
     assert snowplow.http.get("/-/requests").json() == {"requests": [], "counts": [], "total": 0}
 
@@ -128,11 +128,11 @@ def test_real_time_cannot_be_moved(world):
         assert httpx.post(simulator.url + "/-/clock", json={"advance": 60}).status_code == 409
 
 
-def test_the_date_of_an_answer_is_the_simulators_own(snowplow):
+def test_the_date_of_a_response_is_the_simulators_own(snowplow):
     assert snowplow.window().headers["Date"] == "Tue, 14 Nov 2023 22:13:20 GMT"
 
 
-def test_many_clients_at_once_are_all_answered(simulator, snowplow):
+def test_many_clients_at_once_all_get_a_response(simulator, snowplow):
     token = snowplow.http.headers["Authorization"]
     statuses = []
 

@@ -97,17 +97,17 @@ def test_an_error_comes_in_the_body_that_was_chosen(snowplow, simulator, body, c
     assert (answer.headers["Content-Type"], answer.text[: len(start)]) == (content_type, start)
 
 
-def test_a_429_says_in_seconds_when_to_retry(snowplow, simulator):
+def test_a_429_gives_the_retry_time_in_seconds(snowplow, simulator):
     simulator.disruptions.add(Status(code=429, retry_after=7))
     assert snowplow.window().headers["Retry-After"] == "7"
 
 
-def test_a_429_says_by_a_date_when_to_retry(snowplow, simulator, clock):
+def test_a_429_gives_the_retry_time_as_a_date(snowplow, simulator, clock):
     simulator.disruptions.add(Status(code=429, retry_after=90, retry_after_form="date"))
     assert parsedate_to_datetime(snowplow.window().headers["Retry-After"]).timestamp() == clock() + 90
 
 
-def test_a_429_need_not_say_when_to_retry(snowplow, simulator):
+def test_a_429_may_have_no_retry_time(snowplow, simulator):
     simulator.disruptions.add(Status(code=429))
     assert "Retry-After" not in snowplow.window().headers
 
@@ -149,20 +149,20 @@ def test_half_a_response_breaks_off(snowplow, simulator):
         snowplow.window()
 
 
-def test_a_hanging_answer_comes_too_late_for_an_impatient_client(snowplow, simulator):
+def test_a_hanging_response_is_too_late_for_a_short_timeout(snowplow, simulator):
     simulator.disruptions.add(Hang())
     with pytest.raises(httpx.ReadTimeout):
         snowplow.http.get(snowplow.runs_path, timeout=0.05)
 
 
-def test_a_hanging_answer_comes_in_the_end(snowplow, simulator):
+def test_a_hanging_response_arrives_eventually(snowplow, simulator):
     simulator.disruptions.add(Hang(seconds=0.1))
     begin = time.monotonic()
     assert snowplow.window().status_code == 200
     assert time.monotonic() - begin >= 0.1
 
 
-def test_stopping_the_simulator_ends_what_hangs(world, clock):
+def test_stopping_the_simulator_ends_hanging_responses(world, clock):
     simulator = SnowplowSimulator(world, clock).start()
     simulator.disruptions.add(Hang())
     with httpx.Client() as http, http.stream("GET", simulator.url + "/-/healthy"):
@@ -213,7 +213,7 @@ def test_a_stopped_simulator_refuses_connections_and_comes_back_on_its_port(worl
 # --- wrong answers
 
 
-def test_a_stale_answer_shows_what_was(snowplow, simulator, world, clock):
+def test_a_stale_response_shows_an_earlier_state(snowplow, simulator, world, clock):
     ended = world.run("a", start=clock() - 200, duration=150)
     world.run("a", start=clock() - 50, duration=10)
     simulator.disruptions.add(Stale(seconds=100))
@@ -239,7 +239,7 @@ def test_a_share_of_the_runs_is_late_and_always_the_same(snowplow, simulator):
     assert 0 < len(first) < 10
 
 
-def test_a_lost_end_leaves_chosen_runs_running_forever(snowplow, simulator, ten_runs, clock):
+def test_a_lost_end_keeps_selected_runs_running_forever(snowplow, simulator, ten_runs, clock):
     simulator.disruptions.add(LostEnd(run_ids=(ten_runs[3].run_id,)))
     clock.advance(86000)
     assert snowplow.run(ten_runs[3].run_id).json()["state"] == "RUNNING"
@@ -247,7 +247,7 @@ def test_a_lost_end_leaves_chosen_runs_running_forever(snowplow, simulator, ten_
 
 
 @pytest.mark.usefixtures("ten_runs")
-def test_a_lost_end_can_be_that_of_a_job(snowplow, simulator):
+def test_a_lost_end_can_apply_to_one_job(snowplow, simulator):
     simulator.disruptions.add(LostEnd(job_ids=("prod/a",)))
     assert {row["state"] for row in snowplow.rows()} == {"RUNNING"}
 
@@ -280,7 +280,7 @@ def test_rows_can_lack_their_ids(snowplow, simulator, ten_runs):
 
 
 @pytest.mark.usefixtures("ten_runs")
-def test_a_wrong_answer_does_not_change_the_truth(snowplow, simulator):
+def test_a_wrong_response_does_not_change_the_truth(snowplow, simulator):
     simulator.disruptions.add(Drop(share=1.0), LostEnd(share=1.0))
     assert snowplow.rows() == []
     assert len(snowplow.http.get("/-/truth").json()["endings"]) == 10

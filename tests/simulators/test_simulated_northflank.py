@@ -48,7 +48,7 @@ def test_a_wrong_token_is_refused(http, header):
     assert http.get("/v1/projects", headers={"Authorization": header}).status_code == 401
 
 
-def test_a_token_of_a_team_is_valid_for_the_teams_paths_only(world, clock, tls):
+def test_a_token_of_a_team_is_valid_only_for_the_teams_paths(world, clock, tls):
     world.run("daily")
     with NorthflankSimulator(world, clock, team_id="blue") as simulator, client_of(simulator, tls) as http:
         assert http.get("/v1/teams/blue/projects").status_code == 200
@@ -120,7 +120,7 @@ def test_lists_come_in_pages_too(http, world):
 # --- runs
 
 
-def test_a_run_as_the_vendor_documents_it(http, world):
+def test_a_run_has_the_documented_fields(http, world):
     world.run("daily", run_id="r1", start=NOW - 100, duration=60.0)
     (row,) = runs(http)
     assert row["runName"].startswith("daily-")
@@ -141,7 +141,7 @@ def test_a_run_as_the_vendor_documents_it(http, world):
     assert http.get(f"{RUNS}/r2").status_code == 404
 
 
-def test_a_running_run_and_one_that_has_not_started(http, world, clock):
+def test_a_waiting_run_differs_from_a_running_one(http, world, clock):
     world.run("daily", start=NOW - 10, duration=60.0)
     world.run("daily", created=NOW - 5, start=NOW + 30, duration=60.0)
     (row,) = runs(http)
@@ -178,7 +178,7 @@ def test_a_page_has_50_runs_unless_asked_and_100_at_most(http, world):
         assert http.get(RUNS, params={"per_page": size}).status_code == 400
 
 
-def test_cursor_and_page_exclude_each_other_and_a_cursor_must_be_one(http, world):
+def test_cursor_and_page_exclude_each_other_and_an_invalid_cursor_is_refused(http, world):
     world.run("daily")
     assert http.get(RUNS, params={"cursor": "eA==", "page": 2}).status_code == 400
     assert http.get(RUNS, params={"cursor": "eA=="}).status_code == 400
@@ -205,7 +205,7 @@ def test_the_order_of_runs_is_an_option_and_the_same_at_every_request(http, worl
     assert order != "shuffled" or starts not in (sorted(starts), sorted(starts, reverse=True))
 
 
-def test_runs_can_be_forgotten_and_jobs_be_missing(http, world, northflank_option):
+def test_runs_can_be_deleted_and_jobs_be_missing(http, world, northflank_option):
     world.run("daily", start=NOW - 10 * HOUR)
     northflank_option(reach=HOUR)
     assert runs(http) == []
@@ -214,7 +214,7 @@ def test_runs_can_be_forgotten_and_jobs_be_missing(http, world, northflank_optio
     assert http.get("/v1/projects/prod/jobs").json()["data"]["jobs"] == []
 
 
-def test_a_stale_answer_shows_runs_as_they_were(http, world, northflank):
+def test_a_stale_response_shows_runs_as_they_were(http, world, northflank):
     world.run("daily", start=NOW - 100, duration=60.0)
     northflank.disruptions.set([Stale(seconds=50)])
     assert runs(http)[0]["status"] == "RUNNING"

@@ -24,7 +24,7 @@ def stamp(timestamp):
 # --- signing in
 
 
-def test_a_key_with_its_id_gets_a_token_that_holds_its_expiry(snowplow, simulator, clock):
+def test_a_key_with_its_id_gets_a_token_that_contains_its_expiry(snowplow, simulator, clock):
     token = snowplow.http.get(snowplow.root + "/credentials/v3/token", headers=snowplow.keys).json()["accessToken"]
     claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
     assert claims["exp"] == clock() + simulator.options.token_lifetime
@@ -65,7 +65,7 @@ def test_a_password_sent_as_json_is_refused(snowplow, simulator):
     assert snowplow.http.post("/oauth/token", json=password_form(simulator.credentials)).status_code == 415
 
 
-def test_a_way_to_sign_in_that_is_switched_off_does_not_exist(snowplow, option):
+def test_a_disabled_sign_in_method_does_not_exist(snowplow, option):
     option(flows=frozenset({"v2"}))
     assert snowplow.http.get(snowplow.root + "/credentials/v3/token", headers=snowplow.keys).status_code == 404
 
@@ -85,7 +85,7 @@ def test_revoked_tokens_are_refused_and_a_new_one_is_not(snowplow):
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer x.y.z", "Basic dTpw"])
-def test_no_or_a_wrong_token_is_refused(snowplow, header):
+def test_a_missing_or_wrong_token_is_refused(snowplow, header):
     snowplow.http.headers["Authorization"] = header
     assert snowplow.window().status_code == 401
 
@@ -143,7 +143,7 @@ def test_the_oldest_duration_is_allowed_while_time_passes(world):
     assert {answer.status_code for answer in answers} == {200}
 
 
-def test_timestamps_reach_back_a_week_and_not_a_second_more(snowplow, clock):
+def test_timestamps_may_be_a_week_old_and_not_a_second_more(snowplow, clock):
     week_ago = clock() - 7 * DAY
     assert snowplow.window(stamp(week_ago), stamp(week_ago + DAY)).status_code == 200
     assert snowplow.window(stamp(week_ago - 1), stamp(week_ago + DAY)).status_code == 400
@@ -175,7 +175,7 @@ def test_runs_can_be_selected_by_any_event(snowplow, world, clock, option):
     assert [row["runId"] for row in snowplow.rows("PT-1H", "PT0S")] == [run.run_id]
 
 
-def test_rows_can_show_the_state_at_the_end_of_the_window(snowplow, world, clock, option):
+def test_rows_can_have_the_state_at_the_end_of_the_window(snowplow, world, clock, option):
     world.run("a", start=clock() - 2 * HOUR, duration=1.5 * HOUR)
     assert snowplow.rows("PT-3H", "PT-1H")[0]["state"] == "SUCCEEDED"
     option(as_of="to")
@@ -207,7 +207,7 @@ def test_a_run_of_2_steps_makes_7_events_and_one_of_20_makes_43():
         assert len(events(run)) == count
 
 
-def test_steps_side_by_side_are_one_group():
+def test_parallel_steps_are_one_group():
     steps = ("a", StepScript(name="b"), StepScript(name="c", dependencies=("a",)))
     assert len(events(make_run(RunScript(job="x", start=0.0, steps=steps), 0.0, 0))) == 3 + 2 + 3
 
@@ -242,7 +242,7 @@ def test_a_split_window_shows_what_the_whole_one_trimmed(snowplow, world, clock,
     assert not {row["runId"] for row in older} & {row["runId"] for row in newer}
 
 
-def test_only_events_that_have_happened_fill_the_answer(snowplow, world, clock, option):
+def test_only_past_events_fill_the_response(snowplow, world, clock, option):
     world.run("old", start=clock() - 1000, duration=10)
     world.run("open", start=clock() - 5, duration=1000, steps=["x", "y", "z"])
     option(event_limit=4)
@@ -252,7 +252,7 @@ def test_only_events_that_have_happened_fill_the_answer(snowplow, world, clock, 
 # --- rows
 
 
-def test_an_ended_run_has_the_fields_that_clients_have_seen(snowplow, world, clock):
+def test_a_completed_run_has_the_fields_of_real_ones(snowplow, world, clock):
     run = world.run("webmodel", project="com.acme-prod1", start=clock() - 100, duration=61.5)
     row = snowplow.rows()[0]
     assert row.pop("jobId").isalnum()
@@ -280,7 +280,7 @@ def test_a_waiting_run_has_neither_start_nor_duration(snowplow, world, clock):
     assert not {"startTime", "duration"} & set(row)
 
 
-def test_a_failed_run_alone_has_a_reason_and_it_holds_customers_data(snowplow, world, clock):
+def test_only_a_failed_run_has_a_reason_which_contains_customer_data(snowplow, world, clock):
     world.run("a", start=clock() - 100, duration=10, result="failure")
     assert MARK in snowplow.rows()[0]["failureReason"]
 
@@ -303,7 +303,7 @@ def test_a_run_by_id_brings_its_steps(snowplow, world, clock):
     assert snowplow.http.get(f"{snowplow.runs_path}/{run.run_id}/steps").json() == answer["steps"]
 
 
-def test_a_running_run_can_hold_a_failed_step(snowplow, world, clock):
+def test_a_running_run_can_have_a_failed_step(snowplow, world, clock):
     steps = [
         {"name": "a", "duration": 10, "result": "failure"},
         {"name": "b", "duration": 5000, "dependencies": []},
@@ -324,7 +324,7 @@ def test_a_step_that_asked_to_stop_is_a_success_without_operation(snowplow, worl
     )
 
 
-def test_a_steps_output_is_its_tail_and_holds_customers_data(snowplow, world, clock):
+def test_a_steps_output_is_its_tail_and_contains_customer_data(snowplow, world, clock):
     run = world.run("a", start=clock() - 300, duration=100, result="failure", steps=["run model"])
     answer = snowplow.http.get(f"{snowplow.runs_path}/{run.run_id}/steps/run%20model").json()
     assert len(answer["stdout"]) == 10_000
@@ -384,7 +384,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("shape", "field", "value"), SHAPES)
-def test_rows_come_in_the_shape_that_was_chosen(snowplow, world, shape, field, value):
+def test_rows_have_the_selected_shape(snowplow, world, shape, field, value):
     world.run("a", start=NOW - 100, duration=61.5)
     assert snowplow.http.post("/-/options", json={"rows": shape}).status_code == 200
     row = snowplow.rows()[0]
@@ -394,7 +394,7 @@ def test_rows_come_in_the_shape_that_was_chosen(snowplow, world, shape, field, v
 @pytest.mark.parametrize(
     ("form", "value"), [("names", ["x"]), ("objects", [{"name": "x"}]), ("null", None), ("absent", "absent")]
 )
-def test_dependencies_come_in_the_form_that_was_chosen(snowplow, world, option, form, value):
+def test_dependencies_have_the_selected_form(snowplow, world, option, form, value):
     run = world.run("a", start=NOW - 100, duration=50, steps=["x", "y"])
     option(rows=SnowplowShape(dependencies=form, names={"dependencies": "dependsOn"}, steps_key="jobSteps"))
     assert snowplow.run(run.run_id).json()["jobSteps"][1].get("dependsOn", "absent") == value
@@ -402,7 +402,7 @@ def test_dependencies_come_in_the_form_that_was_chosen(snowplow, world, option, 
 
 @pytest.mark.parametrize("style", ["iso", "seconds", "days", "weeks"])
 @pytest.mark.parametrize("seconds", [0.0, 0.001, 60.0, 3600.0, 5025.1, 86_460.0, 700_000.25])
-def test_durations_of_every_style_say_the_same(style, seconds):
+def test_durations_of_every_style_are_equal(style, seconds):
     text = written_duration(seconds, SnowplowShape(durations=style))
     assert isodate.parse_duration(text).total_seconds() == pytest.approx(seconds)
 
@@ -418,14 +418,14 @@ def test_a_share_of_the_rows_can_lack_a_field(snowplow, world, option):
     assert 5 <= sum("runId" not in row for row in snowplow.rows()) <= 30
 
 
-def test_single_runs_can_have_an_unknown_word(snowplow, world, option):
+def test_selected_runs_can_have_an_unknown_status(snowplow, world, option):
     world.run("a", start=NOW - 100, duration=10, result="cancellation")
     world.run("a", start=NOW - 50, duration=10)
     option(rows=SnowplowShape(words={"cancellation": "CANCELLED"}))
     assert [row["state"] for row in snowplow.rows()] == ["SUCCEEDED", "CANCELLED"]
 
 
-def test_an_ended_run_can_still_have_open_steps(snowplow, world, option):
+def test_a_completed_run_can_still_have_open_steps(snowplow, world, option):
     run = world.run("a", start=NOW - 100, duration=98, steps=["x", "y"])
     option(steps_late=5)
     answer = snowplow.run(run.run_id).json()
@@ -440,5 +440,5 @@ def test_a_rate_limit_says_when_to_retry(snowplow, clock, option):
     assert snowplow.window().status_code == 200
 
 
-def test_options_that_do_not_exist_are_refused(snowplow):
+def test_unknown_options_are_refused(snowplow):
     assert snowplow.http.post("/-/options", json={"colour": "blue"}).status_code == 400

@@ -64,7 +64,7 @@ def test_each_mode_has_its_own_paths(http, workato):
         f"{JOBS}?status=done",
     ],
 )
-def test_what_is_not_understood_is_400(http, path):
+def test_an_unknown_request_is_400(http, path):
     assert http.get(path).status_code == 400
 
 
@@ -142,7 +142,7 @@ def test_a_detail_has_lines_and_says_whether_it_is_a_repeat(http, workato):
     assert detail["error_parts"]["line_number"] == 1
 
 
-def test_customers_data_stands_in_titles_errors_inputs_and_outputs(http, workato):
+def test_customer_data_is_in_titles_errors_inputs_and_outputs(http, workato):
     run = runs_of(workato, 1, steps=["load"], result="failure")[0]
     detail = http.get(f"{JOBS}/{run.run_id}").json()
     line = detail["lines"][0]
@@ -150,7 +150,7 @@ def test_customers_data_stands_in_titles_errors_inputs_and_outputs(http, workato
     assert all(MARK in text for text in texts)
 
 
-def test_jobs_are_forgotten_after_their_retention_and_counts_may_fall(http, workato, clock):
+def test_jobs_are_deleted_after_their_retention_and_counts_may_fall(http, workato, clock):
     runs = runs_of(workato, 3)
     workato.options = WorkatoOptions(retention=DAY, counts="kept")
     clock.advance(2 * DAY)
@@ -181,7 +181,7 @@ def test_rows_may_lack_what_older_versions_lack(http, workato):
     assert "last_run_at" not in http.get(RECIPES).json()["result"][0]
 
 
-def test_it_gives_wrong_answers_on_request(http, workato):
+def test_wrong_responses_can_be_enabled(http, workato):
     run = runs_of(workato, 1)[0]
     workato.disruptions.set([LostEnd(run_ids=(run.run_id,))])
     assert http.get(JOBS).json()["items"][0]["status"] == "pending"
@@ -231,7 +231,7 @@ REQUIRED = {
 
 
 @pytest.mark.parametrize("excluded", [True, False])
-def test_a_recipe_has_all_that_clients_need(http, excluded):
+def test_a_recipe_has_every_field_that_clients_need(http, excluded):
     (row,) = http.get(RECIPES, params={"exclude_code": str(excluded).lower()}).json()["result"]
     assert {name: type(row[name]) for name in REQUIRED} == REQUIRED
     assert bool(row["code"]) is not excluded

@@ -33,20 +33,20 @@ def test_the_last_step_of_a_failed_run_fails_by_default(world):
     assert [step.result for step in world.run("a", result="failure", steps=["x", "y"]).steps] == ["success", "failure"]
 
 
-def test_a_run_without_result_never_ends_nor_does_what_waits_for_its_stuck_step(world, clock):
+def test_a_run_without_a_result_and_the_steps_after_its_stuck_step_never_complete(world, clock):
     run = world.run("a", start=0.0, result=None, steps=[{"name": "x", "result": None}, "y"])
     assert (run.end, run.at(clock())) == (None, State.EXECUTING)
     assert [step.at(clock()) for step in run.steps] == [State.EXECUTING, State.PENDING]
 
 
-def test_an_open_run_can_be_ended(world, clock):
+def test_an_open_run_can_be_completed(world, clock):
     run = world.run("a", result=None, steps=["x"])
     ended = world.end(run.run_id, clock() + 5, Result.FAILURE)
     assert world.find(run.run_id, clock()) == ended
     assert (ended.end, ended.steps[0].result) == (clock() + 5, "failure")
 
 
-def test_a_reopened_id_has_two_lives(world, clock):
+def test_a_reopened_run_completes_twice(world, clock):
     first = world.run("a", run_id="x", start=clock() - 100, duration=10)
     second = world.run("a", run_id="x", start=clock() - 50, duration=10)
     assert world.find("x", clock()) == second
@@ -54,7 +54,7 @@ def test_a_reopened_id_has_two_lives(world, clock):
     assert len(world.runs(0, clock())) == 2
 
 
-def test_runs_in_a_range_are_those_whose_life_touches_it(world):
+def test_a_range_has_every_run_that_overlaps_it(world):
     generator = random.Random(1)  # noqa: S311  # any runs will do, the same each time
     for _ in range(300):
         start = generator.uniform(0, 1000)
@@ -69,7 +69,7 @@ def test_runs_in_a_range_are_those_whose_life_touches_it(world):
     assert {run.job_name for run in world.runs(0, 2000, "prod/b")} == {"b"}
 
 
-def test_a_run_that_ends_as_a_range_begins_touches_it(world):
+def test_a_run_that_ends_when_a_range_begins_overlaps_it(world):
     world.run("a", start=0.0, end=10.0)
     assert len(world.runs(10.0, 20.0)) == 1
     assert world.runs(10.001, 20.0) == []
@@ -90,7 +90,7 @@ def test_the_same_seed_makes_the_same_world():
     assert lives(GeneratedWorld(EVERY_PLAN, seed=1)) != lives(GeneratedWorld(EVERY_PLAN, seed=2))
 
 
-def test_adjoining_ranges_hold_every_run_of_the_whole():
+def test_adjoining_ranges_have_every_run_of_the_whole():
     world = GeneratedWorld(EVERY_PLAN)
     whole = {run.run_id for run in lives(world)}
     parts = [
@@ -99,7 +99,7 @@ def test_adjoining_ranges_hold_every_run_of_the_whole():
     assert set(parts) == whole
 
 
-def test_a_range_holds_the_runs_that_began_long_before_it():
+def test_a_range_has_the_runs_that_began_long_before_it():
     world = GeneratedWorld(EVERY_PLAN)
     remembered = [run for run in lives(world) if run.created > NOW - 7 * DAY]
     expected = {run.run_id for run in remembered if overlaps(run, NOW - 60, NOW)}
@@ -144,7 +144,7 @@ def test_a_run_of_the_future_is_not_found_yet():
     assert world.find(run.run_id, NOW) is None
 
 
-def test_nothing_happened_before_the_birth_of_a_world():
+def test_no_run_is_older_than_its_world():
     world = GeneratedWorld([PLAIN], birth=NOW - 3600)
     runs = lives(world, NOW - 7 * DAY)
     assert 5 <= len(runs) <= 6
@@ -203,7 +203,7 @@ def test_most_of_the_demo_is_healthy(clock):
     assert sum(run.result is Result.SUCCESS for run in runs) > 0.75 * len(runs)
 
 
-def test_no_life_of_the_demo_ends_before_it_begins(clock):
+def test_no_run_of_the_demo_ends_before_it_begins(clock):
     runs = [run for vendor in PLANS for run in lives(demo_world(vendor, clock, speed=600), NOW - 7 * DAY)]
     for run in runs:
         assert run.created <= run.start
@@ -215,7 +215,7 @@ def test_no_life_of_the_demo_ends_before_it_begins(clock):
 # --- the limit of requests
 
 
-def test_a_fixed_window_says_what_is_left_and_starts_again(clock):
+def test_a_fixed_window_reports_the_remaining_requests_and_starts_again(clock):
     clock.set(1000.0)
     window = FixedWindow(100.0, clock)
     quotas = [window.take(2) for _ in range(3)]
