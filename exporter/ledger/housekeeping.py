@@ -10,7 +10,6 @@ from exporter.counting.records import (
     SourceState,
     copy,
     fork,
-    joined,
 )
 from exporter.ledger.journal import expose_unobserved
 from exporter.ledger.learner import is_due, learn_job
@@ -126,8 +125,7 @@ class Housekeeping(LedgerQueries):
                 store.put_source(source, (), ())
             with self._taking():
                 self.last_commit = now
-                source.scopes, source.notes = joined(source.scopes), joined(source.notes)
-                self.committed.sources[name] = source
+                self._take_source(source)
                 # What was learned from them may no longer hold.
                 self._changed.jobs |= set(pruned.jobs) & self.committed.jobs.keys()
             return len(pruned.jobs)

@@ -17,6 +17,7 @@ from exporter.counting.records import (
     JobState,
     OpenRun,
     SourceState,
+    SourceStatus,
     copy,
     fork,
     joined,
@@ -27,7 +28,7 @@ from exporter.errors import StateError
 from exporter.ledger.ledger_state import LedgerState
 from exporter.ledger.open_runs import OpenRuns, as_open
 from exporter.ledger.sightings import Sightings
-from exporter.ledger.status import carry_over, seed_source
+from exporter.ledger.status import UnwrittenPolls, seed_source
 from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import (
     COLD_STARTS,
@@ -78,6 +79,7 @@ class Journal:
         self._begun: set[str] = set()
         self.committed = LedgerState()
         self._polled: set[str] = set()
+        self._unwritten: dict[str, UnwrittenPolls] = {}
         self._counting = Rules(run_buckets=(), step_buckets=())
         self._step_mode = "auto"
         self.step_histograms = True
@@ -123,6 +125,7 @@ class Journal:
         self._changed.jobs |= gone.union(kept, *map(self._open.clear, names))
         for name in names:
             self._sightings.pop(name, None)
+            self._unwritten.pop(name, None)
             self._starting.add(name)
             self._begun.discard(name)
         for source in loaded.sources:
@@ -174,10 +177,8 @@ class Journal:
         committed.exporter = loaded.exporter
         committed.sources = {source.name: source for source in loaded.sources}
         self._open, self._sightings = OpenRuns(), defaultdict(Sightings)
-        for name, source in committed.sources.items():
+        for name in committed.sources:
             self._open.add_source(name)
-            if name in self.committed.sources:
-                carry_over(self.committed.sources[name], source)
         for job in loaded.jobs:
             committed.take(job, self._series(job))
         for name, row in loaded.open_runs:
@@ -231,13 +232,12 @@ class Journal:
 
     def _admit(self, name: str, rules: SourceRules) -> None:
         """Give a source that the state does not know an empty record, which is written with its first batch."""
-        known = self.committed.sources.get(name)
-        if known is None or known.baseline is None:
-            fresh = SourceState(name=name, identity=rules.identity)
-            if known is not None:
-                carry_over(known, fresh)
-            known = fresh
-        self._keep_in_memory(known, seed_source)
+        state = fork(self.committed.sources.get(name) or SourceState(name=name, identity=rules.identity))
+        if state.baseline is None:
+            state.identity = rules.identity
+        seed_source(state)
+        self._take_source(state)
+        self._show_unwritten(name)
         self._open.add_source(name)
         for job in [job for job in self.committed.jobs.values() if job.source == name]:
             shown = laid_out(job, _layouts(rules, self._counting, job))
@@ -270,9 +270,12 @@ class Journal:
     def _transaction(self, source: str, now: float, started: float | None = None) -> Transaction:
         self.load()
         poll_context = now, now if started is None else started
-        return Transaction(
+        transaction = Transaction(
             self.committed, self._rules[source], self._counting, *poll_context, step_histograms=self.step_histograms
         )
+        if source in self._unwritten:
+            self._unwritten[source].write_to(transaction.source)
+        return transaction
 
     def _commit(self, transaction: Transaction, now: float) -> None:
         """Write a transaction, then take it into memory. What can fail is done before the COMMIT."""
@@ -295,11 +298,8 @@ class Journal:
         with self._taking():
             self._cold = ""
             self.last_commit = now
-            transaction.source.scopes, transaction.source.notes = (
-                joined(transaction.source.scopes),
-                joined(transaction.source.notes),
-            )
-            self.committed.sources[transaction.source.name] = transaction.source
+            self._unwritten.pop(transaction.source.name, None)
+            self._take_source(transaction.source)
             self.committed.exporter = transaction.exporter or self.committed.exporter
             for job, weight in weighed:
                 self.committed.take(job, weight)
@@ -346,12 +346,20 @@ class Journal:
         self.committed.exporter = exporters[0] if exporters else self.committed.exporter
         self._changed.jobs |= jobs.keys()
 
-    def _keep_in_memory(self, source: SourceState, change: Callable[[SourceState], None]) -> None:
-        """Change a copy of a source's record, and put it in its place."""
-        state = fork(source)
-        change(state)
+    def _take_source(self, state: SourceState) -> None:
         state.scopes, state.notes = joined(state.scopes), joined(state.notes)
         self.committed.sources[state.name] = state
+
+    def _polls_of(self, source: str) -> UnwrittenPolls:
+        """Return what is not yet written of a source's polls, to be added to."""
+        known = self.committed.sources.get(source)
+        return self._unwritten.setdefault(source, UnwrittenPolls(SourceStatus() if known is None else known.status))
+
+    def _show_unwritten(self, source: str) -> None:
+        """Serve how a source stands although it is not written yet: `up` must be 0 while nothing can be written."""
+        if source in self._unwritten:
+            known = self.committed.sources[source]
+            self.committed.sources[source] = msgspec.structs.replace(known, status=self._unwritten[source].status)
 
     def store(self) -> Storage:
         """Return the open state, to be read under `locked`. Raises StateError if there is none."""

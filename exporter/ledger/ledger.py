@@ -10,16 +10,13 @@ from contextlib import suppress
 import msgspec
 
 from exporter.counting.classify import CountState
-from exporter.counting.records import (
-    SourceState,
-    label_of,
-)
+from exporter.counting.records import label_of
 from exporter.counting.rules import included
 from exporter.errors import StateError
 from exporter.ledger.batch_writer import MISSING_GRACE, BatchStats, BatchWriter, Present
 from exporter.ledger.housekeeping import Housekeeping
 from exporter.ledger.poll_context import PollContext
-from exporter.ledger.status import PollReport, count_skipped, is_up, record_poll
+from exporter.ledger.status import PollReport, is_up
 from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import (
@@ -208,13 +205,16 @@ class Ledger(Housekeeping):
         with self._lock:
             self._polled.add(source)
             known = self.committed.sources.get(source)
-            up = known is not None and is_up(known, read=read)
-            if known is not None and known.status.up is not up:
-                self._record_status(source, now, lambda state: _set_up(state, up=up))
+            if known is not None and known.status.up is not (up := is_up(known, read=read)):
+                polls = self._polls_of(source)
+                polls.status = msgspec.structs.replace(polls.status, up=up)
+                self._write_polls(source, now)
 
     def skip_polls(self, source: str, polls: int, now: float) -> None:
         """Record polls that came due while one was running."""
-        self._record_status(source, now, lambda state: count_skipped(state, polls))
+        with self._lock:
+            self._polls_of(source).skip(polls)
+            self._write_polls(source, now)
 
     def finish_poll(self, source: str, report: PollReport) -> None:
         """Record how a poll went."""
@@ -223,20 +223,22 @@ class Ledger(Housekeeping):
             pending = None
             with suppress(StateError):
                 pending = self.count_pending_steps(source)
-            self._record_status(source, report.ended, lambda state: record_poll(state, report, pending))
+            up = source in self._rules and is_up(self.committed.sources[source], read=not report.failed)
+            self._polls_of(source).add(report, up=up, pending_steps=pending)
+            self._write_polls(source, report.ended)
 
-    def _record_status(self, source: str, now: float, change: Callable[[SourceState], None]) -> None:
-        """Change how a source stands; in memory alone while the state cannot be written, until it can."""
-        with self._lock:
-            if source not in self._rules:
-                return  # a reload has removed it while it was polled
-            try:
-                transaction = self._transaction(source, now)
-                change(transaction.source)
-                self._commit(transaction, now)
-            except StateError:
-                if source not in self._suspect:  # what only this replica knew would be on no other's page
-                    self._keep_in_memory(self.committed.sources[source], change)
+    def _write_polls(self, source: str, now: float) -> None:
+        """Write how a source stands. While the state cannot be written, only its status is served."""
+        if source not in self._rules:
+            self._unwritten.pop(source, None)  # a reload has removed it while it was polled
+            return
+        try:
+            self._commit(self._transaction(source, now), now)
+        except StateError:
+            if source in self._suspect:  # what only this replica knew would be on no other's page
+                del self._unwritten[source]
+            else:
+                self._show_unwritten(source)
 
     # --- steps ---
 
@@ -258,7 +260,3 @@ class Ledger(Housekeeping):
             rules, histograms = self._rules[source], self.step_histograms
             change(StepWriter(transaction, rules, self._counting, poll_context, step_histograms=histograms))
             self._commit(transaction, poll_context.now)
-
-
-def _set_up(state: SourceState, *, up: bool) -> None:
-    state.status = msgspec.structs.replace(state.status, up=up)

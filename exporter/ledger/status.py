@@ -1,5 +1,6 @@
 """How a poll went, and what that changes in its source's record."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -63,15 +64,41 @@ def is_up(source: SourceState, *, read: bool) -> bool:
     return read and (not source.scopes or any(scope.readable for scope in source.scopes.values()))
 
 
-def record_poll(source: SourceState, report: PollReport, pending_steps: int | None) -> None:
-    """Change a source's record by a poll that has ended."""
-    up, before = is_up(source, read=not report.failed), source.status
-    source.count(POLLS, report.outcome)
-    # Errors of single parts are counted one by one, so a poll can have several.
-    for reason in report.reasons:
-        source.count(POLL_ERRORS, reason)
-    count_skipped(source, report.skipped)
-    source.status = SourceStatus(
+class UnwrittenPolls(msgspec.Struct):
+    """How polls of a source went, until a transaction has written it.
+
+    Attributes:
+        status: How the source stands after the last of them.
+        counts: What they add to its counters, by family and label.
+    """
+
+    # Counters are served from what is committed alone, so that none falls when the process dies before it can write.
+    status: SourceStatus = SourceStatus()
+    counts: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
+
+    def add(self, report: PollReport, *, up: bool, pending_steps: int | None) -> None:
+        """Add a poll that has ended."""
+        self.counts[POLLS, report.outcome] += 1
+        # Errors of single parts are counted one by one, so a poll can have several.
+        self.counts.update((POLL_ERRORS, reason) for reason in report.reasons)
+        self.skip(report.skipped)
+        self.status = _status_after(self.status, report, up=up, pending_steps=pending_steps)
+
+    def skip(self, polls: int) -> None:
+        """Add polls that came due while one was running."""
+        if polls:
+            self.counts.update({(POLLS, "skipped"): polls, (MISSED_POLLS, ""): polls})
+
+    def write_to(self, source: SourceState) -> None:
+        """Change a source's record by them."""
+        source.status = self.status
+        for (family, label), amount in self.counts.items():
+            source.count(family, label, amount=amount)
+
+
+def _status_after(before: SourceStatus, report: PollReport, *, up: bool, pending_steps: int | None) -> SourceStatus:
+    same_credential = before.credential_expiry == report.credential_expiry
+    return SourceStatus(
         up=up,
         outcome=report.outcome,
         reason=report.reason,
@@ -86,25 +113,5 @@ def record_poll(source: SourceState, report: PollReport, pending_steps: int | No
         pending_steps=before.pending_steps if pending_steps is None else pending_steps,
         rate_limit=report.rate_limit,
         credential_expiry=report.credential_expiry,
-        credential_since=before.credential_since
-        if before.credential_expiry == report.credential_expiry
-        else report.ended,
+        credential_since=before.credential_since if same_credential else report.ended,
     )
-
-
-def count_skipped(source: SourceState, polls: int) -> None:
-    """Count polls that came due while one was running."""
-    if polls:
-        source.count(POLLS, "skipped", amount=polls)
-        source.count(MISSED_POLLS, amount=polls)
-
-
-def carry_over(memory: SourceState, loaded: SourceState) -> None:
-    """Keep how a source stands in memory where the state, read again, does not know it: no counter ever falls."""
-    for family in AT_ONCE:
-        for labels, count in memory.counts.get(family.name, {}).items():
-            known = loaded.count(family.name, labels, amount=0)
-            # Memory is never behind the state here, unless another process has written to it since.
-            known.value = max(known.value, count.value)
-    if (memory.status.last_poll or 0.0) > (loaded.status.last_poll or 0.0):
-        loaded.status = memory.status

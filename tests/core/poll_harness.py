@@ -7,7 +7,7 @@ from exporter.counting.records import JobState, OpenRun, ScopeState, SourceState
 from exporter.errors import SourceError
 from exporter.ledger.batch_writer import BatchStats
 from exporter.ledger.poll_context import PollContext
-from exporter.ledger.status import is_up, record_poll
+from exporter.ledger.status import UnwrittenPolls, is_up
 from exporter.metrics.requests import RequestMetrics, SourceRequests
 from exporter.model import Job
 from exporter.polling.poll import Poller
@@ -136,7 +136,9 @@ class FakeLedger:
     def finish_poll(self, source, report):
         self._do("finish_poll", source)
         self.reports.append(report)
-        record_poll(self.state, report, len(self.queue))
+        polls = UnwrittenPolls(self.state.status)
+        polls.add(report, up=is_up(self.state, read=not report.failed), pending_steps=len(self.queue))
+        polls.write_to(self.state)
 
     def source(self, name):
         return {"s": self.state}[name]

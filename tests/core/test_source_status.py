@@ -94,13 +94,13 @@ def test_row_outcomes_are_committed_with_the_runs(harness):
     assert harness.scrape("jobrun_source_runs_fetched_total", "disposition") == before
 
 
-def test_a_source_that_cannot_be_committed_is_shown_as_down_until_it_can_and_no_counter_falls(harness):
+def test_a_source_that_cannot_be_committed_is_shown_as_down_until_it_can_and_its_errors_are_counted_then(harness):
     harness.read(ended())
     harness.ledger.finish_poll("s", report(harness.now))
     Failing.fails = True
     harness.ledger.finish_poll("s", report(harness.now, "error", reason="state", error="disk full", reasons=["state"]))
     assert harness.scrape("jobrun_source_up") == {(): 0}
-    assert harness.scrape(ERRORS, "reason")["state",] == 1
+    assert harness.scrape(ERRORS, "reason")["state",] == 0
     with pytest.raises(StateError):
         harness.ledger.commit("s", Batch(), harness.poll_context)
     Failing.fails = False
@@ -111,17 +111,44 @@ def test_a_source_that_cannot_be_committed_is_shown_as_down_until_it_can_and_no_
     assert harness.scrape(ERRORS, "reason")["state",] == 1
 
 
+def test_no_counter_falls_when_the_process_dies_while_nothing_can_be_written(harness):
+    harness.read(ended())
+    harness.ledger.finish_poll("s", report(harness.now))
+    Failing.fails = True
+    harness.ledger.skip_polls("s", 3, harness.now)
+    for _ in range(2):
+        harness.ledger.finish_poll("s", report(harness.now, "error", reason="state", reasons=["state"], skipped=1))
+    served = counters(harness)
+    Failing.fails = False
+    harness.open()  # without closing, as after a kill
+    assert {series: value for series, value in served.items() if counters(harness)[series] < value} == {}
+    assert served[POLLS, "success"] == 1
+
+
+def counters(harness):
+    """Return the counters of polls that the page serves."""
+    found = {(name, key): value for name in (POLLS, ERRORS) for (key,), value in scraped(harness, name).items()}
+    return {**found, "missed": harness.scrape("jobrun_exporter_scheduler_missed_polls_total")[()]}
+
+
+def scraped(harness, name):
+    return harness.scrape(name, "outcome" if name == POLLS else "reason")
+
+
 def test_poll_results_from_before_the_state_opened_are_not_lost(harness):
     harness.ledger.finish_poll("s", failure(harness.now))
     store, harness.ledger._store = harness.ledger._store, None
     opening, harness.ledger._opening = harness.ledger._opening, unopened
     harness.ledger.finish_poll("s", failure(harness.now + 60))
-    assert harness.scrape(POLLS, "outcome")["error",] == 2
+    assert harness.scrape(POLLS, "outcome")["error",] == 1
     store.close()
     harness.ledger._opening = opening
     harness.ledger.load()
-    assert harness.scrape(POLLS, "outcome")["error",] == 2
     assert status(harness).failures == 2
+    harness.ledger.finish_poll("s", report(harness.now + 120))
+    assert harness.scrape(POLLS, "outcome")["error",] == 2
+    harness.reopen()
+    assert harness.scrape(POLLS, "outcome")["error",] == 2
 
 
 def unopened():
