@@ -72,11 +72,11 @@ class Api:
 class Polling:
     """Sources with their ledger, on a real file. `now` is moved by the benchmark."""
 
-    def __init__(self, folder, sources=1):
+    def __init__(self, folder, sources=1, opener=None):
         self.now = BEGIN
         self.api = Api()
         self.path = Path(folder) / "state.db"
-        self.ledger = Ledger(lambda: open_state(self.path, lambda: self.now))
+        self.ledger = Ledger(opener or (lambda: open_state(self.path, lambda: self.now)))
         self.ledger.load()
         text = "sources:" + "".join(SOURCE.format(name=f"source-{number}") for number in range(sources))
         config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
@@ -110,11 +110,11 @@ class Polling:
 
 
 @contextmanager
-def polling(sources=1):
+def polling(sources=1, opener=None):
     """Sources that have been polled once: from now on endings are counted."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with TemporaryDirectory() as folder:
-        polling = Polling(folder, sources)
+        polling = Polling(folder, sources, opener)
         polling.poll()
         try:
             yield polling
