@@ -108,7 +108,9 @@ class Daemon:
         build = Build(version=__version__, revision=revision, python_version=platform.python_version())
         self._holds = ZeroFirst(self._config.metrics.zero_first, clocks.monotonic)
         self._shared = shared_state(self._config, clocks.boottime)
-        exposition = self._exposition = Exposition(registry, self._holds, shared=self._shared is not None)
+        exposition = self._exposition = Exposition(
+            registry, self._holds, shared=self._shared is not None, monotonic=clocks.monotonic
+        )
         self._ledger = Ledger(self._open)
         self._publisher = Publisher(self._ledger, exposition, self._holds, monotonic=clocks.monotonic, build=build)
         self._broken: set[str] = set()

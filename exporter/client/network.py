@@ -7,6 +7,7 @@ A socket's timeout starts again with every byte. Here every wait is cut to what 
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +222,16 @@ def make_pool(settings: NetworkSettings, backend: httpcore.NetworkBackend) -> ht
     )
 
 
+@cache
+def bundled_ssl_context() -> ssl.SSLContext:
+    """Return the context that verifies by the bundled CAs; sources share it, as each copy takes 0.8 MB."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 def make_ssl_context(settings: NetworkSettings) -> ssl.SSLContext:
     """Return a context that verifies by the CA file, else by the bundled CAs, with the client certificate if any."""
+    if not settings.ca_file and not settings.cert_file:
+        return bundled_ssl_context()
     verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
     context = httpx.create_ssl_context(verify=verify, trust_env=False)
     if settings.cert_file:
@@ -232,9 +241,10 @@ def make_ssl_context(settings: NetworkSettings) -> ssl.SSLContext:
 
 def make_proxy_context(settings: NetworkSettings) -> ssl.SSLContext:
     """Return a context that verifies a TLS proxy by the bundled CAs and by those of the CA file."""
+    if not settings.ca_file:
+        return bundled_ssl_context()
     context = httpx.create_ssl_context(trust_env=False)
-    if settings.ca_file:
-        context.load_verify_locations(settings.ca_file)
+    context.load_verify_locations(settings.ca_file)
     return context
 
 

@@ -6,14 +6,14 @@ are made again, and only the families that hold them are joined and compressed a
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Protocol, TypeVar
 
 import msgspec
 import prometheus_client
 import prometheus_client.openmetrics.exposition as openmetrics_exposition
-from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
 from exporter.exposition.gzipped import deflated, member
@@ -40,6 +40,12 @@ LIMITED = frozenset(
     each.name for each in FAMILIES if each.level is Level.JOB or (each.samples is None and each.zero_first)
 )
 """Families that jobrun_exporter_series counts: those of jobs, and those that record what was found wrong."""
+
+COLLECT_INTERVAL = 2.5
+"""Seconds after which the process's own metrics are collected again.
+
+With many sources that takes much longer than a page of what a poll has changed.
+"""
 
 
 class Metrics(Protocol):
@@ -138,9 +144,17 @@ class Exposition:
         metrics: The families that the client library keeps.
         zero_first: Is told which series a page is the first to show as 0.
         shared: Whether what belongs to the process goes to a page of its own, `process_page`.
+        monotonic: A clock that never goes back, in seconds.
     """
 
-    def __init__(self, metrics: Metrics, zero_first: ZeroFirst, *, shared: bool = False) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        zero_first: ZeroFirst,
+        *,
+        shared: bool = False,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.page: Page | None = None
         self.process_page: Page | None = None
         self._shared = shared
@@ -152,6 +166,9 @@ class Exposition:
         self._of_product = [each for each in self._families if not shared or each.family.level is not Level.PROCESS]
         self._snapshot = Snapshot()
         self._newly_pending: set[Series] = set()
+        self._monotonic = monotonic
+        self._collected = float("-inf")
+        self._own = _Lines.of(b""), _Lines.of(b"")
 
     def render(self, snapshot: Snapshot) -> Page:
         """Make the page of a snapshot, and serve it."""
@@ -163,9 +180,9 @@ class Exposition:
             # Twice, as the counters among these families are counted too.
             self._put(Level.EXPORTER, snapshot.exporter)
             self._put(Level.EXPORTER, msgspec.structs.replace(snapshot.exporter, series=self.series_by_family()))
-            page = self.page = self._page(snapshot.generation, self._of_product, with_rest=not self._shared)
+            page = self.page = self._page(snapshot.generation, self._of_product, with_own=not self._shared)
             if self._shared:
-                self.process_page = self._page(snapshot.generation, self._levels[Level.PROCESS], with_rest=True)
+                self.process_page = self._page(snapshot.generation, self._levels[Level.PROCESS], with_own=True)
             self._zero_first.shown(page.generation, self._newly_pending)
             self._newly_pending = set()
             return page
@@ -201,20 +218,19 @@ class Exposition:
         """Return how many lines of samples each family of jobs and each one that shows what was missed has."""
         return {each.family.name: each.series for each in self._families if each.family.name in LIMITED}
 
-    def _page(self, generation: int, families: Sequence[_FamilyBlocks], *, with_rest: bool) -> Page:
-        text, rich = (
-            self._parts(families, openmetrics=openmetrics, with_rest=with_rest) for openmetrics in (False, True)
-        )
-        return Page(generation, *_bodies(text), *_bodies(rich))
+    def _page(self, generation: int, families: Sequence[_FamilyBlocks], *, with_own: bool) -> Page:
+        text, rich = ([part for each in families for part in each.parts(openmetrics=rich)] for rich in (False, True))
+        plain_own, rich_own = self._collect() if with_own else (_Lines.of(b""), _Lines.of(b"# EOF\n"))
+        return Page(generation, *_bodies([*text, plain_own]), *_bodies([*rich, rich_own]))
 
-    def _parts(self, families: Sequence[_FamilyBlocks], *, openmetrics: bool, with_rest: bool) -> list[_Lines]:
-        parts = [part for blocks in families for part in blocks.parts(openmetrics=openmetrics)]
-        if openmetrics:
-            metrics = self._metrics if with_rest else CollectorRegistry()
-            rest = openmetrics_exposition.generate_latest(metrics)  # type: ignore[no-untyped-call] # the library's
-        else:
-            rest = prometheus_client.generate_latest(self._metrics) if with_rest else b""
-        return [*parts, _Lines.of(rest)]
+    def _collect(self) -> tuple[_Lines, _Lines]:
+        """Return the lines of the process's own metrics in both formats."""
+        now = self._monotonic()
+        if now - self._collected >= COLLECT_INTERVAL:
+            self._collected = now
+            rich = openmetrics_exposition.generate_latest(self._metrics)  # type: ignore[no-untyped-call] # the library's
+            self._own = _Lines.of(prometheus_client.generate_latest(self._metrics)), _Lines.of(rich)
+        return self._own
 
 
 def block_of(family: Family, prefix: str, view: View) -> Block:

@@ -94,7 +94,8 @@ class Pages:
     """An exposition, and the snapshot that its next page is made of."""
 
     def __init__(self, registry, zero_first):
-        self.exposition = Exposition(registry, zero_first)
+        self.now = 1000.0
+        self.exposition = Exposition(registry, zero_first, monotonic=lambda: self.now)
         self.snapshot = Snapshot()
 
     def __getattr__(self, name):

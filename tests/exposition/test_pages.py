@@ -6,6 +6,7 @@ import prometheus_client
 import pytest
 
 from exporter.counting.records import Counted, Exemplar
+from exporter.exposition.exposition import COLLECT_INTERVAL
 from exporter.metrics.families import RUN_DURATION, STEP_DURATION
 from exporter.metrics.zero_first import ZeroFirst
 from tests.exposition.builders import Pages, count, distribution, job, lines_of, view
@@ -74,10 +75,13 @@ def test_families_that_did_not_change_are_shared_by_pages_and_formats(exposition
     assert len(set(map(id, info))) == 1
 
 
-def test_the_registrys_families_are_read_again_for_each_page(exposition, registry):
+def test_the_registrys_families_are_collected_again_after_an_interval(exposition, registry):
     polls = prometheus_client.Counter("jobrun_source_polls", "Polls.", registry=registry)
     exposition.publish()
     polls.inc()
+    exposition.now += COLLECT_INTERVAL - 0.1
+    assert b"\njobrun_source_polls_total 0.0\n" in bytes(exposition.publish().text)
+    exposition.now += 0.1
     page = exposition.publish()
     assert b"\njobrun_source_polls_total 1.0\n" in bytes(page.text)
     assert b"\njobrun_source_polls_total 1.0\n# EOF\n" in bytes(page.openmetrics)
