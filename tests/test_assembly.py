@@ -54,7 +54,7 @@ def kept(before, after):
     ("given", "timestamp"),
     [("2026-12-28", 1798416000), ("2026-12-28T09:00:00+01:00", 1798444800), ("", None), (None, None)],
 )
-def test_the_end_of_a_credential_that_no_vendor_tells_is_shown_as_configured(given, timestamp):
+def test_a_configured_credential_expiry_is_exposed_if_the_vendor_has_none(given, timestamp):
     metrics, ledger = RequestMetrics(CollectorRegistry()), Ledger(lambda: None)
     clocks = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
     for expires in (given, "2030-01-01", given):
@@ -64,12 +64,12 @@ def test_the_end_of_a_credential_that_no_vendor_tells_is_shown_as_configured(giv
     assert metrics.source("s").expiry == timestamp
 
 
-def test_a_date_in_yaml_is_a_date():
+def test_an_unquoted_yaml_date_is_accepted():
     config = loads(yaml.safe_dump({"sources": [ALPHA]}).rstrip() + "\n  credential_expires: 2026-12-28\n", {}, KINDS)
     assert config.sources[0].credential_expires == 1798416000
 
 
-def test_sources_that_are_configured_as_before_stay_as_they_are(assembled):
+def test_unchanged_sources_are_kept(assembled):
     before = assembled(ALPHA, BETA)
     assert kept(before, assembled(BETA, ALPHA, before=before)) == ["beta", "alpha"]
     assert kept(before, assembled(ALPHA, BETA, before=before, metrics={"max_series": 1000})) == ["alpha", "beta"]
@@ -79,7 +79,7 @@ def test_sources_that_are_configured_as_before_stay_as_they_are(assembled):
     "change",
     [{"poll_interval": "2m"}, {"auth": {"api_key": "another"}}, {"jobs": {"include": ["a"]}}, {"organization_id": "c"}],
 )
-def test_a_source_that_is_configured_otherwise_is_made_anew_alone(assembled, change):
+def test_only_a_changed_source_is_created_again(assembled, change):
     before = assembled(ALPHA, BETA)
     assert kept(before, assembled({**ALPHA, **change}, BETA, before=before)) == ["beta"]
 
@@ -92,7 +92,7 @@ def test_sources_that_share_a_budget_stay_or_change_together(assembled):
     assert kept(before, assembled(ALPHA, BETA, before=before)) == ["beta"]
 
 
-def test_files_for_tls_may_hold_something_else_by_now(assembled, tmp_path):
+def test_a_source_with_tls_files_is_created_again(assembled, tmp_path):
     authority = tmp_path / "ca.pem"
     authority.write_bytes(Path(certifi.where()).read_bytes())
     source = {**ALPHA, "tls": {"ca_file": str(authority)}}
@@ -101,7 +101,7 @@ def test_files_for_tls_may_hold_something_else_by_now(assembled, tmp_path):
     assert kept(between, assembled(source, BETA, before=between)) == ["beta"]
 
 
-def test_only_what_is_replaced_is_interrupted(assembled):
+def test_only_replaced_sources_are_interrupted(assembled):
     before = assembled(ALPHA, BETA)
     after = assembled({**ALPHA, "poll_interval": "2m"}, BETA, before=before)
     before.interrupt(after)
@@ -110,7 +110,7 @@ def test_only_what_is_replaced_is_interrupted(assembled):
     assert not waits["beta"](0.0)
 
 
-def test_only_what_is_replaced_is_closed(assembled):
+def test_only_replaced_sources_are_closed(assembled):
     before = assembled(ALPHA, BETA)
     after = assembled({**ALPHA, "poll_interval": "2m"}, BETA, before=before)
     before.close(after)
@@ -118,7 +118,7 @@ def test_only_what_is_replaced_is_closed(assembled):
     assert not before.clients["beta"]._http.is_closed
 
 
-def test_a_source_that_is_replaced_keeps_to_what_its_credential_has_used(assembled):
+def test_a_replaced_source_keeps_the_used_budget_of_its_credential(assembled):
     before = assembled(ALPHA)
     before.clients["alpha"]._budget.blocked_until(100.0)
     after = assembled({**ALPHA, "poll_interval": "2m"}, before=before)

@@ -38,7 +38,7 @@ def test_assets_have_the_same_names_in_a_source_tree_and_in_an_installed_package
     assert assets.read("docs/runbooks.md", package) == "# Runbooks\n"
 
 
-def test_nothing_else_of_the_source_tree_is_an_asset(package):
+def test_no_other_file_of_the_source_tree_is_an_asset(package):
     tree(package.parent, {"docs/metrics.md": "x", "secrets.yml": "x"})
 
     assert list(assets.names(package)) == SORTED
@@ -52,19 +52,19 @@ def test_assets_are_written_over_those_of_an_older_version(package, tmp_path):
     assert (output / "grafana/own.json").read_text() == "mine"
 
 
-def test_an_asset_that_is_not_there_is_named(package):
+def test_a_missing_asset_is_named(package):
     with pytest.raises(assets.AssetError, match=r"docs/none\.md cannot be read: No such file"):
         assets.read("docs/none.md", package)
 
 
-def test_a_folder_that_cannot_be_written_is_named(package, tmp_path):
+def test_an_unwritable_folder_is_named(package, tmp_path):
     (tmp_path / "file").write_text("in the way")
 
     with pytest.raises(assets.AssetError, match="cannot be written: Not a directory"):
         list(write(tmp_path / "file", package))
 
 
-def test_the_command_writes_all_that_the_repository_has_and_says_what(tmp_path):
+def test_the_command_writes_every_asset_and_lists_it(tmp_path):
     out = io.StringIO()
 
     assert cli.main(["assets", f"--output={tmp_path}"], cli.Console(out, io.StringIO(), {})) == 0
@@ -91,7 +91,7 @@ def test_the_rules_carry_the_labels_of_the_objectives_of_a_config(tmp_path):
     assert written.count("team, page, cost_center, tier") == shipped.count("team, page") > 0
 
 
-def test_with_a_wrong_config_nothing_is_written(tmp_path):
+def test_with_an_invalid_config_nothing_is_written(tmp_path):
     (tmp_path / "config.yaml").write_text("sources: []")
     flags = [f"--output={tmp_path / 'out'}", f"--config.file={tmp_path / 'config.yaml'}"]
 
@@ -99,6 +99,6 @@ def test_with_a_wrong_config_nothing_is_written(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_wheel_carries_exactly_what_is_an_asset():
+def test_the_wheel_contains_exactly_the_assets():
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert build["force-include"] == {name: f"exporter/assets_data/{name}" for name in assets.SHIPPED}

@@ -39,7 +39,7 @@ from benchmarks.measure import Figure, exponent, line, percentile
         "carry",
     ],
 )
-def test_a_benchmark_measures_something(figures):
+def test_every_benchmark_measures_something(figures):
     taken = list(figures())
     assert taken
     assert not any(math.isnan(figure.value) for figure in taken)
@@ -57,7 +57,7 @@ def test_a_percentile_is_one_of_the_values_and_the_slowest_at_the_end():
 
 
 @pytest.mark.parametrize(("value", "at_least", "missed"), [(5, False, False), (6, False, True), (4, True, True)])
-def test_a_missed_target_is_said(value, at_least, missed):
+def test_a_missed_target_is_reported(value, at_least, missed):
     figure = Figure(group="poll", what="known", value=value, unit="ms", target=5, at_least=at_least, note="how")
     assert figure.missed is missed
     sign = "≥" if at_least else "≤"

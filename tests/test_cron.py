@@ -38,7 +38,7 @@ def at(text, zone="UTC"):
         (" 0\t3 * * *\n", " ".strip(), at("2024-01-01T02:00"), at("2024-01-01T03:00")),
     ],
 )
-def test_the_next_time_of_a_schedule(schedule, timezone, after, expected):
+def test_the_next_time_of_a_schedule_is_computed(schedule, timezone, after, expected):
     assert next_tick(parse_schedule(schedule, timezone), after) == expected
 
 
@@ -52,7 +52,7 @@ def test_the_next_time_of_a_schedule(schedule, timezone, after, expected):
         ("@every 7d", 604800),
     ],
 )
-def test_a_fixed_interval(schedule, seconds):
+def test_a_fixed_interval_is_parsed(schedule, seconds):
     assert parse_schedule(schedule) == Schedule(every=seconds)
 
 
@@ -80,13 +80,13 @@ def test_a_fixed_interval(schedule, seconds):
         ("TZ=UTC", ""),
     ],
 )
-def test_what_means_nothing_is_refused(schedule, timezone):
+def test_an_invalid_schedule_is_refused(schedule, timezone):
     with pytest.raises(ValueError, match=r"\w"):
         parse_schedule(schedule, timezone)
 
 
 @given(st.text(alphabet="0123456789*/,-?@LW#TZ= everydailymon\n\x00", max_size=40), st.text(max_size=10))
-def test_no_text_raises_anything_else(schedule, timezone):
+def test_no_text_raises_any_other_error(schedule, timezone):
     with contextlib.suppress(ValueError):
         schedule = parse_schedule(schedule, timezone)
         assert schedule.every >= 1 or next_tick(schedule, at("2024-01-01")) is not None

@@ -70,7 +70,7 @@ def stand(tmp_path):
     stand.daemon.stop()
 
 
-def test_a_part_of_the_heartbeat_that_raises_ends_neither_it_nor_the_others(stand):
+def test_an_error_in_one_part_of_the_heartbeat_stops_no_other(stand):
     stand.broken = OSError("odd")
     for _ in range(2):
         stand.looked.clear()
@@ -78,14 +78,14 @@ def test_a_part_of_the_heartbeat_that_raises_ends_neither_it_nor_the_others(stan
     assert stand.daemon.healthy() == (True, "ok")
 
 
-def test_a_reload_that_raises_what_nobody_expects_is_refused_and_told(stand):
+def test_an_unexpected_error_of_a_reload_is_refused_and_reported(stand):
     stand.more = MemoryError()
     assert stand.daemon.reload() == (False, "unexpected MemoryError; see the log")
     stand.more = ""
     assert stand.daemon.reload() == (True, "reloaded")
 
 
-def test_a_reload_that_is_refused_shows_nothing_of_what_it_asked_for(stand):
+def test_a_refused_reload_changes_nothing_on_the_page(stand):
     stand.daemon._assembly.polled[0].idle.acquire(timeout=10)
     stand.daemon._ledger.start_poll("one", time.time())
     stand.daemon._assembly.polled[0].idle.release()
@@ -99,7 +99,7 @@ def test_a_reload_that_is_refused_shows_nothing_of_what_it_asked_for(stand):
     assert "another.example.com" not in page
 
 
-def test_a_reload_whose_switch_raises_puts_the_sources_from_before_back(stand):
+def test_a_reload_that_fails_midway_restores_the_old_sources(stand):
     before = stand.daemon._assembly
     one = SOURCE % ("one", "one")
     stand.sources = [one.replace("type:", "poll_interval: 2h, type:"), SOURCE % ("two", "two")]

@@ -27,7 +27,7 @@ def locked(text):
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_every_part_is_locked_to_a_version_that_the_project_allows(name):
+def test_every_dependency_is_locked_to_an_allowed_version(name):
     versions = locked((ROOT / name).read_text())
     wanted = [Requirement(each) for each in LOCKS[name]]
 
@@ -36,7 +36,7 @@ def test_every_part_is_locked_to_a_version_that_the_project_allows(name):
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_every_locked_part_has_its_hashes_and_no_place(name):
+def test_every_locked_dependency_has_hashes_and_no_address(name):
     text = (ROOT / name).read_text()
     parts = re.split(r"^(?=[\w-]+==)", text, flags=re.MULTILINE)[1:]
 
@@ -44,7 +44,7 @@ def test_every_locked_part_has_its_hashes_and_no_place(name):
     assert "://" not in text
 
 
-def test_the_image_is_labelled_with_this_version():
+def test_the_image_is_labeled_with_this_version():
     assert f'org.opencontainers.image.version="{__version__}"' in (ROOT / "Dockerfile").read_text()
     assert f"image: jobrun-exporter:{__version__}" in (ROOT / "deploy/compose/compose.yaml").read_text()
 

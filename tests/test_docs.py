@@ -120,7 +120,7 @@ def test_every_configuration_in_a_page_is_valid(body, tmp_path):
 
 
 @pytest.mark.parametrize("page", VENDORS)
-def test_each_vendors_page_tells_how_to_set_it_up_and_to_see_that_it_is_right(page):
+def test_each_vendors_page_has_setup_and_verification(page):
     text = text_of(page)
     setup = text.split("## Setup\n")[1].split("\n## ")[0]
     assert any("sources" in (yaml.safe_load(body) or {}) for body in blocks(page, "yaml"))

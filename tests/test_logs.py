@@ -76,7 +76,7 @@ def read_all(read):
         ("error", ["error"]),
     ],
 )
-def test_lesser_events_are_left_out(lines, level, shown):
+def test_events_below_the_level_are_omitted(lines, level, shown):
     read = lines(level)
     logger = structlog.get_logger()
 
@@ -86,7 +86,7 @@ def test_lesser_events_are_left_out(lines, level, shown):
     assert [line.split()[1] for line in read()] == [f"level={word}" for word in shown]
 
 
-def test_libraries_are_heard_from_warning_on_whatever_the_level(lines):
+def test_libraries_log_warnings_and_errors_at_any_level(lines):
     read = lines("debug")
 
     logging.getLogger("httpx").info("HTTP Request: GET https://example.com/?key=word")
@@ -99,7 +99,7 @@ def test_libraries_are_heard_from_warning_on_whatever_the_level(lines):
     ]
 
 
-def test_a_faulty_message_of_a_library_is_shown_as_it_is(lines):
+def test_a_library_message_with_a_format_error_is_shown_unformatted(lines):
     read = lines()
 
     logging.getLogger("a").warning("%d of them", "x")
@@ -127,7 +127,7 @@ def test_the_text_of_a_foreign_exception_is_never_shown(lines):
     assert "test_logs.py:" in shown[3]
 
 
-def test_our_own_errors_are_shown_in_their_words(lines):
+def test_our_own_errors_are_shown_with_their_text(lines):
     read = lines()
 
     structlog.get_logger().error("failed", error=NetworkError("connection refused"))
@@ -135,7 +135,7 @@ def test_our_own_errors_are_shown_in_their_words(lines):
     assert read()[0].endswith('error="NetworkError: connection refused"')
 
 
-def test_secrets_are_masked_wherever_they_turn_up(lines):
+def test_secrets_are_masked_anywhere_in_an_event(lines):
     read = lines()
     logs.guard([Secret("pass/w=rd 1")])
     logger = structlog.get_logger()
@@ -151,7 +151,7 @@ def test_secrets_are_masked_wherever_they_turn_up(lines):
     assert shown.count(MASK) == 7
 
 
-def test_a_secret_in_a_file_is_masked_before_and_after_it_changed(lines, tmp_path):
+def test_a_secret_from_a_file_is_masked_before_and_after_a_change(lines, tmp_path):
     read = lines()
     file = tmp_path / "key"
     file.write_text("the first word\n")
@@ -182,7 +182,7 @@ def test_an_event_is_always_one_line(event):
         assert len(render(None, "info", event).split("\n")) == 1
 
 
-def test_configuring_again_replaces_what_was(lines):
+def test_configuring_again_replaces_the_configuration(lines):
     lines()
     read = lines(form="json")
 
@@ -202,7 +202,7 @@ def moving():
     structlog.reset_defaults()
 
 
-def test_a_library_writes_one_line_per_kind_and_minute(moving):
+def test_a_library_logs_one_line_per_kind_and_minute(moving):
     now, read = moving
     for number in range(213):
         logging.getLogger("asyncio").error("accept() failed on <socket fd=%d>", number)
@@ -218,7 +218,7 @@ def test_a_library_writes_one_line_per_kind_and_minute(moving):
     ]
 
 
-def test_the_count_of_a_flood_that_goes_on_is_its_one_line_of_the_minute(moving):
+def test_a_continuing_flood_logs_its_count_once_per_minute(moving):
     now, read = moving
     for _ in range(600):
         logging.getLogger("a").warning("flood")
@@ -227,7 +227,7 @@ def test_the_count_of_a_flood_that_goes_on_is_its_one_line_of_the_minute(moving)
     assert read()[1] == 'warning msg=flood logger=a more="and 59 more in the last minute"'
 
 
-def test_after_a_quiet_minute_a_line_is_written_at_once_again(moving):
+def test_after_a_minute_without_lines_a_line_is_logged_at_once(moving):
     now, read = moving
     for _ in range(3):
         logging.getLogger("a").warning("rare")
@@ -236,7 +236,7 @@ def test_after_a_quiet_minute_a_line_is_written_at_once_again(moving):
     assert read() == ["warning msg=rare logger=a"] * 3
 
 
-def test_a_clock_that_is_put_back_does_not_silence_a_kind(moving):
+def test_a_clock_set_back_does_not_silence_a_kind(moving):
     now, read = moving
     for _ in range(2):
         logging.getLogger("a").warning("event")
@@ -244,7 +244,7 @@ def test_a_clock_that_is_put_back_does_not_silence_a_kind(moving):
     assert len(read()) == 2
 
 
-def test_messages_that_are_all_different_do_not_fill_the_memory():
+def test_different_messages_do_not_fill_the_memory():
     throttle = Throttle(lambda: 0.0)
     for number in range(3 * MOST_KINDS):
         throttle.admits("a", "x" * number)
@@ -271,7 +271,7 @@ class Gone(io.StringIO):
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), OSError(28, "disk full"), ValueError("closed")])
-def test_a_log_that_cannot_be_written_loses_lines_and_nothing_else(lines, error):
+def test_an_unwritable_log_loses_only_lines(lines, error):
     lines()
     stream = Gone()
     stream.error = error
@@ -280,7 +280,7 @@ def test_a_log_that_cannot_be_written_loses_lines_and_nothing_else(lines, error)
     logging.getLogger("library").warning("odd")
 
 
-def test_polls_that_the_scheduler_skips_are_told_by_us_alone(lines):
+def test_only_the_exporter_logs_polls_that_the_scheduler_skips(lines):
     read = lines()
     logging.getLogger("apscheduler.scheduler").warning("Execution of job skipped")
     assert read() == [""]

@@ -73,13 +73,13 @@ def test_each_package_has_its_layer():
     assert sorted(name for names in LAYERS for name in names) == sorted({part(each) for each in MODULES if "." in each})
 
 
-def test_architecture_names_every_part():
+def test_architecture_names_every_package():
     text = (ROOT / "docs/architecture.md").read_text()
     parts = {each for names in LAYERS for each in names} - {"__main__"}
     assert [each for each in sorted(parts) if f"`{each}/`" not in text and f"`{each}.py`" not in text] == []
 
 
-def test_the_walk_of_a_row_names_at_most_eleven_forms_where_they_are():
+def test_the_path_of_a_row_has_at_most_eleven_forms():
     walk = (ROOT / "docs/architecture.md").read_text().split("from HTTP to `/metrics`")[1].split("\n## ")[0]
     forms = re.findall(r"^\| `?(\w+)`? \| `(exporter/[\w/]+\.py)` \|", walk, re.MULTILINE)
     assert 1 < len(forms) <= 11
@@ -97,7 +97,7 @@ def test_modules_do_not_import_each_other_in_circles():
     graphlib.TopologicalSorter(EDGES).prepare()
 
 
-def test_a_package_says_in_a_line_what_it_is():
+def test_a_package_has_a_one_line_docstring():
     # These have a table in `__init__`, or export there what others use.
     tables = {"exporter", "exporter.config", "exporter.sources", "exporter.simulators"}
     packages = {name: path for name, path in MODULES.items() if path.name == "__init__.py" and name not in tables}
@@ -105,7 +105,7 @@ def test_a_package_says_in_a_line_what_it_is():
 
 
 @pytest.mark.parametrize("vendor", SOURCES)
-def test_only_its_own_package_and_one_row_of_the_table_name_a_vendor(vendor):
+def test_a_vendor_is_named_only_in_its_package_and_one_row_of_the_table(vendor):
     own = {path.relative_to(ROOT).as_posix() for path in (ROOT / f"exporter/sources/{vendor}").glob("*.py")}
     naming = {
         path.relative_to(ROOT).as_posix()
@@ -116,7 +116,7 @@ def test_only_its_own_package_and_one_row_of_the_table_name_a_vendor(vendor):
 
 
 @pytest.mark.parametrize("vendor", SOURCES)
-def test_a_vendor_has_everything_that_belongs_to_it(vendor):
+def test_a_vendor_has_every_required_part(vendor):
     assert vendor in SIMULATORS, "no simulator"
     assert (ROOT / f"exporter/simulators/{vendor}.py").exists()
     assert (ROOT / f"docs/sources/{vendor}.md").exists(), "no page in docs/sources"
@@ -134,7 +134,7 @@ def support(row):
     return dict(zip(vendors, [cell.strip() for cell in line.split("|")[2:-1]], strict=True))
 
 
-def test_the_support_table_says_who_tells_of_attempts_and_steps():
+def test_the_support_table_names_the_vendors_with_attempts_and_steps():
     told = {vendor: cell not in {"-", ""} for vendor, cell in support("`jobrun_run_retries_total`").items()}
     assert told == {vendor: kind.attempts for vendor, kind in SOURCES.items()}
     told = {vendor: cell not in {"-", ""} for vendor, cell in support("`jobrun_steps_total`").items()}
@@ -171,7 +171,7 @@ def test_every_metric_that_a_page_names_exists(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_to_a_file_leads_somewhere(page):
+def test_every_link_to_a_file_exists(page):
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
     assert [target for target in targets if not ((ROOT / page).parent / target).exists()] == []
 

@@ -32,7 +32,7 @@ class Heart:
         return self._supervisor.heard()
 
 
-def test_readiness_is_told_once(supervisor):
+def test_readiness_is_reported_once(supervisor):
     heart = Heart(supervisor)
 
     assert {"READY": "1"} not in heart.beat(ready=False)
@@ -40,7 +40,7 @@ def test_readiness_is_told_once(supervisor):
     assert {"READY": "1"} not in heart.beat(60) + heart.beat(60, ready=False) + heart.beat(60)
 
 
-def test_a_long_start_is_extended_while_all_is_well(supervisor):
+def test_a_long_startup_is_extended_while_it_makes_progress(supervisor):
     heart = Heart(supervisor)
 
     assert heart.beat(ready=False) == [EXTENDED]
@@ -49,7 +49,7 @@ def test_a_long_start_is_extended_while_all_is_well(supervisor):
     assert heart.beat(60, ready=False, healthy=False) == []
 
 
-def test_a_long_start_is_extended_without_a_watchdog(supervisor):
+def test_a_long_startup_is_extended_without_a_watchdog(supervisor):
     heart = Heart(supervisor, watchdog="")
 
     assert heart.beat(ready=False) == [EXTENDED]
@@ -58,14 +58,14 @@ def test_a_long_start_is_extended_without_a_watchdog(supervisor):
     assert heart.beat(LONGEST_PAUSE) == []
 
 
-def test_the_watchdog_hears_three_signs_of_life_in_its_time(supervisor):
+def test_the_watchdog_is_notified_three_times_per_timeout(supervisor):
     heart = Heart(supervisor)
     heart.beat()
 
     assert [heart.beat(5) for _ in range(6)] == [[], [ALIVE]] * 3
 
 
-def test_the_watchdog_hears_nothing_while_polls_do_not_go_on(supervisor):
+def test_the_watchdog_is_not_notified_while_polls_are_stuck(supervisor):
     heart = Heart(supervisor)
     heart.beat()
 
@@ -73,7 +73,7 @@ def test_the_watchdog_hears_nothing_while_polls_do_not_go_on(supervisor):
     assert heart.beat(0.5) == [ALIVE]
 
 
-def test_a_status_is_told_when_it_changes_and_stays_in_its_line(supervisor):
+def test_a_status_is_sent_when_it_changes_as_one_line(supervisor):
     heart = Heart(supervisor)
     heart.beat()
 
@@ -82,7 +82,7 @@ def test_a_status_is_told_when_it_changes_and_stays_in_its_line(supervisor):
     assert heart.beat(status="polling") == [{"STATUS": "polling"}]
 
 
-def test_a_reload_is_told_with_its_instant_and_its_end(supervisor):
+def test_a_reload_is_reported_with_its_start_and_its_end(supervisor):
     heart = Heart(supervisor)
     heart.beat()
 
@@ -91,7 +91,7 @@ def test_a_reload_is_told_with_its_instant_and_its_end(supervisor):
     assert supervisor.heard() == [{"READY": "1"}]
 
 
-def test_a_reload_during_the_start_does_not_say_that_the_start_is_complete(supervisor):
+def test_a_reload_during_startup_does_not_report_readiness(supervisor):
     heart = Heart(supervisor)
     heart.beat(ready=False)
 
@@ -101,13 +101,13 @@ def test_a_reload_during_the_start_does_not_say_that_the_start_is_complete(super
     assert supervisor.heard() == []
 
 
-def test_the_end_is_told(supervisor):
+def test_the_shutdown_is_reported(supervisor):
     Heart(supervisor).supervision.stopping()
 
     assert supervisor.heard() == [{"STOPPING": "1", "STATUS": "stopping"}]
 
 
-def test_what_was_not_heard_is_told_again(tmp_path):
+def test_an_unsent_message_is_sent_again(tmp_path):
     with Supervisor(tmp_path) as deaf:
         heart = Heart(deaf)
         deaf.close()
@@ -131,10 +131,10 @@ def test_what_was_not_heard_is_told_again(tmp_path):
         ({"WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_the_watchdogs_patience_is_read_from_the_environment(environ, seconds):
+def test_the_watchdog_timeout_is_read_from_the_environment(environ, seconds):
     assert Manager(environ, PID).watchdog == seconds
 
 
 @pytest.mark.parametrize("environ", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "vsock:2:1234"}])
-def test_without_a_socket_nobody_is_told_and_nothing_is_tried_again(environ):
+def test_without_a_socket_no_message_is_sent_or_retried(environ):
     assert Manager(environ, PID).tell(READY=1)

@@ -41,7 +41,7 @@ def run(wheel, tmp_path, *arguments):
     return subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)  # noqa: S603  # ours
 
 
-def test_the_wheel_carries_all_assets_and_writes_them(wheel, tmp_path):
+def test_the_wheel_contains_all_assets_and_writes_them(wheel, tmp_path):
     done = run(wheel, tmp_path, "assets", "--output=out")
 
     assert done.returncode == 0, done.stderr
@@ -49,7 +49,7 @@ def test_the_wheel_carries_all_assets_and_writes_them(wheel, tmp_path):
     assert all((tmp_path / "out" / name).read_bytes() == (ROOT / name).read_bytes() for name in assets.names())
 
 
-def test_the_wheel_carries_the_simulators_and_no_tests(wheel):
+def test_the_wheel_contains_the_simulators_and_no_tests(wheel):
     source = {path.relative_to(ROOT).as_posix() for path in (ROOT / "exporter").rglob("*.py")}
     carried = {path.relative_to(wheel).as_posix() for path in wheel.rglob("*.py")}
 
@@ -57,7 +57,7 @@ def test_the_wheel_carries_the_simulators_and_no_tests(wheel):
     assert carried == source
 
 
-def test_the_sdist_carries_what_its_tests_need(built):
+def test_the_sdist_contains_what_its_tests_need(built):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         carried = {name.partition("/")[2] for name in archive.getnames()}

@@ -291,7 +291,7 @@ def test_an_edited_job_gets_another_id(snowplow, world, clock):
     assert len({row["jobId"] for row in snowplow.rows()}) == 2
 
 
-def test_a_run_by_id_brings_its_steps(snowplow, world, clock):
+def test_a_run_by_id_includes_its_steps(snowplow, world, clock):
     failing = {"name": "run model", "result": "failure"}
     run = world.run("a", start=clock() - 300, duration=100, result="failure", steps=["check-lock", failing, "publish"])
     answer = snowplow.run(run.run_id).json()

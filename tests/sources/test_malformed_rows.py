@@ -22,7 +22,7 @@ def poll(malformed, *rows):
     return proven
 
 
-def test_windows_without_malformed_rows_prove_that_they_are_read(malformed):
+def test_windows_without_malformed_rows_are_proven(malformed):
     assert poll(malformed, 0, 0, 0) == [3600, 7200, 10800]
 
 
@@ -30,7 +30,7 @@ def test_nothing_is_proven_beyond_the_start_of_the_first_window_with_malformed_r
     assert poll(malformed, 0, 2, 0) == [3600, 3600, 3600]
 
 
-def test_three_polls_wait_for_malformed_rows_and_no_more_until_a_poll_had_none(malformed):
+def test_the_watermark_waits_three_polls_for_malformed_rows(malformed):
     waits = [poll(malformed, 0, 0, 1)[-1] == 7200 for _ in range(6)]
     assert waits == [True, True, True, False, False, False]
     poll(malformed, 0, 0, 0)

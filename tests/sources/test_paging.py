@@ -4,7 +4,7 @@ from exporter.errors import SchemaError
 from exporter.sources.paging import PageGuard
 
 
-def test_pages_that_each_show_something_new_are_fine():
+def test_pages_with_new_rows_are_accepted():
     guard = PageGuard("GET /things")
     guard.check(["a", "b"], "b")
     guard.check(["b", "c"], "c")
@@ -12,14 +12,14 @@ def test_pages_that_each_show_something_new_are_fine():
     guard.check([], "e")
 
 
-def test_the_same_page_again_is_refused_by_name():
+def test_a_repeated_page_is_refused_by_name():
     guard = PageGuard("GET /things")
     guard.check(["a", "b"])
     with pytest.raises(SchemaError, match="GET /things: the list does not end: page 2 shows earlier rows again"):
         guard.check(["b", "a"])
 
 
-def test_a_cursor_that_goes_to_and_fro_is_refused():
+def test_an_alternating_cursor_is_refused():
     guard = PageGuard("GET /things")
     guard.check(["a"], "t")
     guard.check(["b"], "t+1")
@@ -27,7 +27,7 @@ def test_a_cursor_that_goes_to_and_fro_is_refused():
         guard.check(["c"], "t")
 
 
-def test_a_list_of_pages_without_end_is_refused_in_the_end():
+def test_an_endless_list_of_pages_is_refused():
     guard = PageGuard("GET /things", max_pages=10)
     for number in range(9):
         guard.check([number])

@@ -14,14 +14,14 @@ from exporter.sources.payload import ROWS, decode_rows, scalar, slices, text
 
 @pytest.mark.parametrize("half", [rb"\ud83d", rb"\udc4f"])
 @pytest.mark.parametrize("after", ["", " and more"])
-def test_half_a_surrogate_pair_in_a_row_costs_nothing_but_its_letter(half, after):
+def test_half_a_surrogate_pair_in_a_row_loses_only_that_character(half, after):
     (row,) = decode_rows(b'[{"name": "cut ' + half + after.encode() + b'"}]', ())
     fields = msgspec.json.decode(row, type=dict[str, msgspec.Raw])
     assert text(fields["name"]) == f"cut \ufffd{after}"
 
 
 @pytest.mark.parametrize("raw", [b"1e400", b"9" * 5000, b"NaN", b'"\xff"', b"[" * 100_000, b'"', b"null", b"true"])
-def test_what_is_no_text_and_no_number_counts_as_absent(raw):
+def test_a_value_that_is_neither_text_nor_number_is_absent(raw):
     assert scalar(msgspec.Raw(raw)) is None
 
 
@@ -31,7 +31,7 @@ LISTS = st.lists(st.dictionaries(TREACHEROUS, VALUES) | VALUES)
 
 
 @given(rows=LISTS, size=st.integers(0, 40), separators=st.sampled_from([(",", ":"), (", ", ": "), (" ,\n ", ":")]))
-def test_slices_that_are_all_valid_hold_the_rows_of_the_whole(rows, size, separators):
+def test_valid_slices_have_all_rows_of_the_list(rows, size, separators):
     body = json.dumps(rows, separators=separators).encode()
     with contextlib.suppress(json.JSONDecodeError):
         assert list(chain.from_iterable(map(json.loads, slices(body, size)))) == rows
@@ -43,12 +43,12 @@ def test_slices_that_are_all_valid_hold_the_rows_of_the_whole(rows, size, separa
 @pytest.mark.parametrize(
     "body", [b'[{"a":1},{"b":2}', b'{"a":1},{"b":2}]', b'[{"a":1},{"b":2}]]', b'{"r":[{"a":1},{"b":2}]}']
 )
-def test_of_what_is_no_list_not_all_slices_are_lists(body):
+def test_slices_of_an_invalid_list_are_not_all_lists(body):
     with pytest.raises(msgspec.DecodeError):
         list(map(ROWS.decode, slices(body, 1)))
 
 
-def test_a_long_list_is_cut_and_a_short_one_is_not():
+def test_a_long_list_is_split_and_a_short_one_is_not():
     body = json.dumps([{"number": number, "text": "},{"} for number in range(1000)]).encode()
     assert max(map(len, slices(body, 1000))) < 1100
     assert list(slices(body)) == [body]

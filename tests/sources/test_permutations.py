@@ -42,7 +42,7 @@ def of_workato(rows):
 
 
 @pytest.mark.parametrize(("parse", "rows"), [(of_snowplow, SNOWPLOW), (of_workato, WORKATO)])
-def test_each_run_comes_once_and_as_it_ended_last(parse, rows):
+def test_each_run_occurs_once_with_its_latest_completion(parse, rows):
     outcomes = {frozenset(parse(order)) for order in permutations(rows)}
     assert len(outcomes) == 1
     runs = {run.run_id: run for run in outcomes.pop()}
@@ -52,7 +52,7 @@ def test_each_run_comes_once_and_as_it_ended_last(parse, rows):
     assert runs["b"].result is None
 
 
-def test_a_row_that_was_not_believed_is_new_when_a_later_list_shows_it_alone():
+def test_a_row_discarded_once_is_used_when_a_later_list_has_only_that_row():
     ended, running = SNOWPLOW[2], SNOWPLOW[1]
     both = snowplow_api.parse_rows(json.dumps([ended, running]).encode(), {})
     assert [row.state for row in both.fresh] == ["FAILED"]

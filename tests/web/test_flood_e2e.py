@@ -78,7 +78,7 @@ def _many_files():
     resource.setrlimit(resource.RLIMIT_NOFILE, kept)
 
 
-def test_idle_connections_and_slow_heads_neither_block_scrapes_nor_fill_the_log(flooded):
+def test_idle_connections_and_slow_headers_neither_block_scrapes_nor_fill_the_log(flooded):
     for sent in (b"", b"GET /metr", HEALTHY):
         flooded.hold(sent)
         assert flooded.scrape() == 200

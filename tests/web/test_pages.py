@@ -83,7 +83,7 @@ def test_a_second_reload_is_refused_while_one_runs(client, exporter):
     assert got == [429, 200]
 
 
-def test_crawlers_are_told_to_stay_away(client):
+def test_robots_txt_excludes_crawlers(client):
     assert client.get("/robots.txt").text == "User-agent: *\nDisallow: /\n"
 
 
@@ -107,7 +107,7 @@ def test_unknown_paths_are_404(client):
     assert client.get("/metrics/").status_code == 404
 
 
-def test_other_routes_are_served_next_to_them(exporter):
+def test_other_routes_are_served_too(exporter):
     async def status(_):
         return PlainTextResponse("status")
 

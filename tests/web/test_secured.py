@@ -111,7 +111,7 @@ def lines():
 
 
 @pytest.mark.parametrize("path", ALL_PATHS)
-def test_without_a_password_every_path_is_closed(serve, path):
+def test_without_a_password_every_path_is_refused(serve, path):
     answer = serve(USERS).get(path)
 
     assert (answer.status_code, answer.text) == (401, "Unauthorized\n")
@@ -320,7 +320,7 @@ http_server_config:
 
 @pytest.mark.parametrize("user", ["anna", None])
 @pytest.mark.parametrize("path", ALL_PATHS)
-def test_configured_headers_are_on_every_answer_once(serve, path, user):
+def test_configured_headers_are_on_every_response_once(serve, path, user):
     headers = serve(HEADERS + USERS).get(path, user=user).headers
 
     assert headers.get_list("content-security-policy") == ["default-src 'self'"]
@@ -343,7 +343,7 @@ def test_pages_keep_their_own_headers_where_none_are_configured(serve):
         b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: y\r\n" * 100_000,
     ],
 )
-def test_a_head_without_end_is_cut_off(serve, head):
+def test_an_endless_header_is_cut_off(serve, head):
     served = serve(USERS)
     with socket.create_connection(("127.0.0.1", served.server.port), timeout=10) as connection:
         try:

@@ -241,7 +241,7 @@ def test_a_key_with_a_passphrase_is_refused_without_asking_for_it(tmp_path):
         server_context(web_config(tmp_path / "w", text).tls_server_config)
 
 
-def test_all_kinds_of_alternative_names_count():
+def test_all_kinds_of_alternative_names_are_accepted():
     names = (("DNS", "a.b"), ("IP Address", "0:0:0:0:0:0:0:1\n"), ("URI", "spiffe://x"), ("email", "a@b"))
 
     assert alternative_names({"subjectAltName": names}) == {"a.b", "::1", "spiffe://x", "a@b"}

@@ -32,14 +32,14 @@ def test_an_empty_host_means_all_interfaces(exporter):
         assert httpx.get(f"http://127.0.0.1:{server.port}/-/healthy").status_code == 200
 
 
-def test_the_end_of_a_response_does_not_wait_for_the_confirmation_of_its_start(server, client):
+def test_the_end_of_a_response_does_not_wait_for_its_start_to_be_confirmed(server, client):
     client.get("/-/healthy")
     [connection] = server._server.server_state.connections
     accepted = connection.transport.get_extra_info("socket")
     assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_nobody_is_served_after_a_stop(exporter):
+def test_no_request_is_served_after_a_stop(exporter):
     server = WebServer(application(exporter.answers()), "127.0.0.1", 0)
     server.start()
     assert httpx.get(f"http://127.0.0.1:{server.port}/-/healthy").status_code == 200
@@ -124,13 +124,13 @@ HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @pytest.mark.parametrize("begun", [b"", b"G", b"\r\n", HEALTHY[:-2]])
-def test_a_connection_without_a_complete_head_is_closed(impatient, begun):
+def test_a_connection_without_a_complete_header_is_closed(impatient, begun):
     with connected(impatient) as connection:
         connection.sendall(begun)
         assert ends(connection)
 
 
-def test_a_head_that_arrives_in_drops_gets_no_extra_time(impatient):
+def test_a_slowly_arriving_header_gets_no_extra_time(impatient):
     with connected(impatient) as connection:
         connection.sendall(b"GET /-/healthy HTTP/1.1\r\nX: ")
         connection.settimeout(0.02)
@@ -143,7 +143,7 @@ def test_a_head_that_arrives_in_drops_gets_no_extra_time(impatient):
 
 
 @pytest.mark.parametrize("begun", [b"GET", b"\r\n"])
-def test_the_second_head_on_a_connection_has_a_deadline_too(impatient, begun):
+def test_the_second_header_on_a_connection_has_a_deadline_too(impatient, begun):
     with connected(impatient) as connection:
         assert answered(connection, HEALTHY) == 200
         connection.sendall(begun)

@@ -54,7 +54,7 @@ def test_a_project_of_100_jobs_stays_inside_1000_requests_in_any_hour(exporter, 
     assert 700 < most_in_an_hour(simulator) <= 900
 
 
-def test_with_10_of_100_jobs_open_an_ending_is_seen_within_2_minutes(exporter, project, delays):
+def test_with_10_of_100_jobs_active_a_completion_is_seen_within_2_minutes(exporter, project, delays):
     project(busy=10)
     exporter.live(600)  # every job has been read once
     delays.clear()
@@ -64,7 +64,7 @@ def test_with_10_of_100_jobs_open_an_ending_is_seen_within_2_minutes(exporter, p
     assert delays[int(0.95 * len(delays))] <= 120
 
 
-def test_an_hour_of_100_jobs_counts_every_ending(exporter, project, simulator, clock):
+def test_an_hour_of_100_jobs_counts_every_completion(exporter, project, simulator, clock):
     project(busy=10)
     exporter.live(HOUR)
     until = exporter.watermark()
@@ -74,7 +74,7 @@ def test_an_hour_of_100_jobs_counts_every_ending(exporter, project, simulator, c
     assert until > clock() - exporter.source.round_seconds() - 2 * 60
 
 
-def test_a_round_of_100_jobs_takes_about_8_minutes_and_no_poll_longer_than_its_interval(exporter, project, clock):
+def test_a_round_of_100_jobs_takes_about_8_minutes_and_each_poll_less_than_its_interval(exporter, project, clock):
     project()
     ages = []
     exporter.live(HOUR, lambda: ages.append(clock() - (exporter.watermark() or NOW)))

@@ -37,7 +37,7 @@ def run_of(table=TABLE, without=(), **changes) -> Run:
     return run
 
 
-def test_the_answer_that_the_vendor_documents():
+def test_the_documented_response_is_parsed():
     page = parse_page(SAMPLE, "runs")
     assert (page.more, page.cursor) == (False, "")
     assert [to_run(row, "p/j", TABLE) for row in page.rows] == [
@@ -61,31 +61,31 @@ def test_the_answer_that_the_vendor_documents():
         ("RUNNING", None, State.EXECUTING),
     ],
 )
-def test_the_status_decides(status, result, state):
+def test_the_status_decides_the_state_and_result(status, result, state):
     run = run_of(status=status)
     assert (run.result, run.state, run.unmapped) == (result, state, "")
 
 
 @pytest.mark.parametrize("count", ["active", "succeeded", "failed", "completions"])
 @pytest.mark.parametrize("number", [0, 1, 7])
-def test_the_counts_say_nothing_of_the_state(count, number):
+def test_the_attempt_counts_do_not_change_the_state(count, number):
     assert run_of(**{count: number}).result is Result.SUCCESS
     assert run_of(status="RUNNING", concluded=False, **{count: number}).state is State.EXECUTING
     assert run_of(status="FAILED", **{count: number}).result is Result.FAILURE
 
 
-def test_the_status_goes_before_concluded():
+def test_the_status_takes_precedence_over_concluded():
     assert run_of(status="FAILED", concluded=False).result is Result.FAILURE
     assert run_of(status="RUNNING", concluded=True).state is State.EXECUTING
 
 
-def test_an_open_run_has_no_end_whatever_stands_there():
+def test_an_open_run_has_no_end_whatever_its_end_field_is():
     run = run_of(status="RUNNING", concluded=False)
     assert (run.start, run.end, run.duration) == (START, None, None)
 
 
 @pytest.mark.parametrize("end", [{"concludedAt": None}, {"concludedAt": ""}, {"concludedAt": "soon"}, {}])
-def test_an_ended_run_may_lack_its_end(end):
+def test_a_completed_run_may_have_no_end(end):
     run = run_of(without=["concludedAt"] if not end else [], **end)
     assert (run.result, run.start, run.end, run.duration) == (Result.SUCCESS, START, None, None)
 
@@ -98,7 +98,7 @@ def test_an_ended_run_may_lack_its_end(end):
         ({"concluded": False}, Result.UNKNOWN),
     ],
 )
-def test_an_unknown_word_stays_open_unless_the_run_is_concluded_or_has_an_end(fields, result):
+def test_a_run_of_unknown_status_is_open_unless_concluded_or_ended(fields, result):
     run = run_of(status="ABORTED", **fields)
     assert (run.result, run.state, run.unmapped) == (result, None, "ABORTED")
 
@@ -107,7 +107,7 @@ def test_a_row_without_a_status_is_unmapped():
     assert run_of(status=None, concluded=False, concludedAt="").unmapped == "absent"
 
 
-def test_the_configuration_can_teach_a_word():
+def test_a_status_map_adds_a_status():
     run = run_of(status_table(STATUSES, {"Aborted": Result.CANCELLATION}), status="ABORTED")
     assert (run.result, run.unmapped) == (Result.CANCELLATION, "")
 
@@ -136,7 +136,7 @@ def test_retries_follow_from_failed_attempts_and_never_exceed_what_the_job_may(
 
 
 @pytest.mark.parametrize("bad", [None, 5, "x", [], {}, {"id": ""}, {"id": None}, {"runName": "x"}])
-def test_what_is_no_run_is_none(bad):
+def test_a_row_that_is_not_a_run_is_skipped(bad):
     assert to_run(raw(bad), "p/j", TABLE) is None
 
 
@@ -149,7 +149,7 @@ def test_a_page_of_another_shape_is_a_schema_error(body):
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"data": {', b"\xff"])
-def test_what_is_not_json_is_a_decode_error(body):
+def test_a_body_that_is_not_json_is_a_decode_error(body):
     with pytest.raises(DecodeError):
         parse_page(body, "runs")
 
@@ -163,12 +163,12 @@ def test_what_is_not_json_is_a_decode_error(body):
         (None, False, ""),
     ],
 )
-def test_pagination_is_read_tolerantly(pagination, more, cursor):
+def test_pagination_is_parsed_tolerantly(pagination, more, cursor):
     page = parse_page(json.dumps({"data": {"runs": []}, "pagination": pagination}).encode(), "runs")
     assert (page.more, page.cursor) == (more, cursor)
 
 
-def test_one_run_is_the_same_object():
+def test_a_run_by_id_is_parsed_like_a_listed_one():
     assert parse_run(json.dumps({"data": ROW}).encode(), "p/j", TABLE) == run_of()
     with pytest.raises(SchemaError):
         parse_run(b'{"data": {"status": "SUCCESS"}}', "p/j", TABLE)
@@ -224,7 +224,7 @@ def test_the_schedule_is_in_the_settings(settings, schedule):
     assert parse_schedule(json.dumps({"data": {"id": "daily", "settings": settings}}).encode()) == schedule
 
 
-def test_what_is_no_job_has_no_schedule():
+def test_a_row_that_is_not_a_job_has_no_schedule():
     with pytest.raises(SchemaError):
         parse_schedule(b'{"data": {}}')
 

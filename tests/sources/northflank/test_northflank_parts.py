@@ -31,7 +31,7 @@ def poisoned(exporter, world):
 
 
 @pytest.mark.parametrize("disruption", POISON, ids=str)
-def test_one_job_that_cannot_be_read_costs_that_job_and_is_caught_up(poisoned, world, simulator, disruption):
+def test_one_unreadable_job_affects_only_itself_and_is_caught_up(poisoned, world, simulator, disruption):
     simulator.disruptions.set([disruption])
     before = poisoned.clock()
     for minute in range(0, 60, 10):
@@ -60,7 +60,7 @@ def test_the_watermark_waits_for_a_job_that_fails_for_a_moment(poisoned, simulat
     assert poisoned.watermark() > held + 8 * MINUTE
 
 
-def test_what_a_failing_job_left_unread_is_caught_up_after_a_kill(poisoned, world, simulator):
+def test_unread_runs_of_a_failing_job_are_caught_up_after_a_kill(poisoned, world, simulator):
     simulator.disruptions.set([POISON[0]])
     world.run("bad", start=poisoned.clock() + 1, duration=20.0, result="failure")
     poisoned.live(40 * MINUTE)
@@ -71,7 +71,7 @@ def test_what_a_failing_job_left_unread_is_caught_up_after_a_kill(poisoned, worl
     assert poisoned.counted() == {("prod/bad", FAILURE): 1}
 
 
-def test_a_job_that_could_never_be_read_does_not_keep_the_others_from_their_watermark(exporter, world, simulator):
+def test_a_job_that_was_never_readable_does_not_hold_the_watermark(exporter, world, simulator):
     simulator.disruptions.set([POISON[0]])
     for name in ("good", "bad"):
         world.run(name, start=NOW - HOUR)
@@ -85,7 +85,7 @@ def test_a_job_that_could_never_be_read_does_not_keep_the_others_from_their_wate
     assert exporter.counted() == {("prod/bad", SUCCESS): 1}
 
 
-def test_one_run_that_cannot_be_asked_by_its_id_costs_nothing_else(exporter, world, simulator):
+def test_one_run_unreadable_by_id_affects_nothing_else(exporter, world, simulator):
     old = world.run("good", start=NOW - HOUR, duration=5 * HOUR)
     exporter.poll()
     simulator.disruptions.set([Status(code=500, endpoint="run")])
@@ -104,7 +104,7 @@ def test_one_run_that_cannot_be_asked_by_its_id_costs_nothing_else(exporter, wor
 @pytest.mark.parametrize(
     "disruption", [Status(code=500, path="/projects/sick/"), Garbage(text="[]", path="/projects/sick/")], ids=str
 )
-def test_one_project_that_cannot_be_read_becomes_unreadable_and_is_caught_up(exporter, world, simulator, disruption):
+def test_one_failing_project_becomes_unreadable_and_is_caught_up(exporter, world, simulator, disruption):
     for project in ("prod", "sick"):
         world.run("a", project=project, start=NOW - HOUR)
     exporter.live(5 * MINUTE)
@@ -123,7 +123,7 @@ def test_one_project_that_cannot_be_read_becomes_unreadable_and_is_caught_up(exp
     assert exporter.counted() == {("prod/a", FAILURE): 1, ("sick/a", FAILURE): 1}
 
 
-def test_many_failing_jobs_do_not_pass_for_an_api_that_is_down(exporter, world, simulator):
+def test_many_failing_jobs_do_not_look_like_an_api_that_is_down(exporter, world, simulator):
     for name in [f"bad{number}" for number in range(5)] + ["good"]:
         world.run(name, start=NOW - HOUR)
     simulator.disruptions.set([Status(code=400, endpoint="runs", path="/jobs/bad")])
@@ -134,14 +134,14 @@ def test_many_failing_jobs_do_not_pass_for_an_api_that_is_down(exporter, world, 
     assert exporter.counted() == {("prod/good", SUCCESS): 1}
 
 
-def test_an_api_that_answers_nothing_at_all_is_an_error_of_the_whole_source(poisoned, simulator):
+def test_an_api_without_any_valid_response_is_an_error_of_the_whole_source(poisoned, simulator):
     simulator.disruptions.set([Status(code=500)])
     poisoned.live(15 * MINUTE)
     assert poisoned.poller.status.outcome == "error"
     assert poisoned.poller.status.error == "GET /projects: 500"
 
 
-def test_a_job_that_the_list_leaves_out_for_long_is_read_while_it_answers(poisoned, world, simulator):
+def test_a_job_missing_in_the_list_is_read_as_long_as_it_responds(poisoned, world, simulator):
     original = simulator.answer
 
     def answer(request, route):
@@ -183,7 +183,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("endpoint", ["projects", "jobs", "runs"])
 @pytest.mark.parametrize("pages", ENDLESS.values(), ids=ENDLESS)
-def test_a_list_that_never_ends_is_refused(exporting, world, simulator, endpoint, pages):
+def test_an_endless_list_is_refused(exporting, world, simulator, endpoint, pages):
     exporter = exporting(requests_per_minute=6000)
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod"))
     numbers, original = itertools.count(), simulator.answer

@@ -23,14 +23,14 @@ def ended_runs(world, job, count, *, until, every=MINUTE, **fields):
 # --- what is asked
 
 
-def test_the_first_poll_lists_and_then_asks_each_job_once(exporter, world, asked):
+def test_the_first_poll_lists_jobs_and_then_requests_each_job_once(exporter, world, asked):
     for name in "abc":
         world.run(name, start=NOW - HOUR)
     assert exporter.poll() == "success"
     assert asked() == ["projects", "jobs", "runs", "runs", "runs"]
 
 
-def test_a_quiet_job_is_asked_for_one_page_every_few_polls(exporter, world, asked):
+def test_a_normal_job_is_requested_once_every_few_polls(exporter, world, asked):
     ended_runs(world, "a", 500, until=NOW - HOUR)
     exporter.live(2 * MINUTE)
     assert asked().count("runs") <= 6, "5 pages once, to look for open runs"
@@ -38,7 +38,7 @@ def test_a_quiet_job_is_asked_for_one_page_every_few_polls(exporter, world, aske
     assert asked().count("runs") <= 4
 
 
-def test_an_idle_job_is_asked_every_tenth_poll_and_lists_are_too(exporter, world, asked):
+def test_idle_jobs_and_lists_are_requested_every_tenth_poll(exporter, world, asked):
     world.run("a", start=NOW - 3 * DAY)
     exporter.poll()
     asked()
@@ -57,7 +57,7 @@ def test_a_suspended_job_is_slow_and_not_enabled(exporter, world, asked):
     assert exporter.job("prod/a").job.enabled is False
 
 
-def test_the_schedule_of_a_job_is_asked_once_an_hour(exporter, world, asked):
+def test_the_schedule_of_a_job_is_requested_once_per_hour(exporter, world, asked):
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="0 3 * * *"))
     world.add_job(SimJob(job_id="prod/b", name="b", project="prod"))
     exporter.live(59 * MINUTE)
@@ -69,7 +69,7 @@ def test_the_schedule_of_a_job_is_asked_once_an_hour(exporter, world, asked):
     assert asked().count("job") == 1
 
 
-def test_a_job_that_is_not_wanted_is_not_asked(exporting, world):
+def test_an_excluded_job_is_not_requested(exporting, world):
     exporter = exporting(jobs={"exclude": ["b"]})
     world.run("a", start=NOW - HOUR)
     world.run("b", start=NOW - HOUR)
@@ -90,7 +90,7 @@ def test_a_team_has_its_own_paths(exporting, simulator, world):
 # --- endings
 
 
-def test_each_ending_counts_once_and_what_ended_before_the_first_poll_does_not(exporter, world):
+def test_each_completion_after_the_first_poll_counts_once(exporter, world):
     world.run("a", start=NOW - HOUR)
     open_run = world.run("a", start=NOW - MINUTE, duration=5 * MINUTE, result="failure")
     exporter.poll()
@@ -114,7 +114,7 @@ def test_retries_are_counted_from_failed_attempts(exporter, world):
 
 
 @pytest.mark.parametrize("look", ["absent", "null", "empty"])
-def test_an_ending_without_an_end_counts_once_and_has_no_duration(exporter, world, option, look):
+def test_a_completion_without_an_end_counts_once_and_has_no_duration(exporter, world, option, look):
     option(rows=NorthflankShape(no_end=look, endless_share=1.0))
     world.run("a", start=NOW - HOUR)
     exporter.poll()
@@ -125,7 +125,7 @@ def test_an_ending_without_an_end_counts_once_and_has_no_duration(exporter, worl
     assert exporter.job("prod/a").last_run.end is None
 
 
-def test_an_unmapped_word_is_told_and_the_run_ends_as_unknown(exporter, world, option):
+def test_an_unmapped_status_is_reported_and_the_run_completes_as_unknown(exporter, world, option):
     option(rows=NorthflankShape(words={"cancellation": "ABORTED"}))
     world.run("a", start=NOW - HOUR)
     exporter.poll()
@@ -136,7 +136,7 @@ def test_an_unmapped_word_is_told_and_the_run_ends_as_unknown(exporter, world, o
 
 
 @pytest.mark.parametrize("order", ["newest", "oldest", "shuffled"])
-def test_no_ending_is_lost_in_any_order_of_the_rows(exporter, world, option, order):
+def test_no_completion_is_lost_in_any_order_of_the_rows(exporter, world, option, order):
     option(order=order)
     ended_runs(world, "a", 250, until=NOW - HOUR)
     exporter.live(10 * MINUTE)
@@ -145,7 +145,7 @@ def test_no_ending_is_lost_in_any_order_of_the_rows(exporter, world, option, ord
     assert exporter.counted() == {("prod/a", SUCCESS): 300}
 
 
-def test_pages_are_walked_only_until_one_shows_what_is_known(exporter, world, asked, clock):
+def test_pages_are_read_only_until_one_has_a_known_run(exporter, world, asked, clock):
     ended_runs(world, "a", 500, until=NOW - HOUR)
     exporter.live(2 * MINUTE)
     asked()
@@ -156,7 +156,7 @@ def test_pages_are_walked_only_until_one_shows_what_is_known(exporter, world, as
     assert exporter.counted() == {("prod/a", SUCCESS): 250}
 
 
-def test_the_first_reading_goes_on_until_a_page_holds_only_older_ended_runs(exporter, world, asked):
+def test_the_first_poll_reads_until_a_page_has_only_older_completed_runs(exporter, world, asked):
     ended_runs(world, "a", 150, until=NOW - HOUR)
     late = world.run("a", start=NOW - 50 * HOUR, duration=50 * HOUR + 300.0)
     ended_runs(world, "a", 100, until=NOW - 1, every=1.0, job_id="prod/b", result=None)
@@ -166,7 +166,7 @@ def test_the_first_reading_goes_on_until_a_page_holds_only_older_ended_runs(expo
     assert asked().count("runs") == 2
 
 
-def test_an_open_run_behind_many_that_ended_is_found_after_the_first_reading(exporter, world, asked):
+def test_an_open_run_behind_many_completed_ones_is_found_after_the_first_poll(exporter, world, asked):
     late = world.run("a", start=NOW - 20 * HOUR, duration=20 * HOUR + 400.0)
     ended_runs(world, "a", 450, until=NOW - HOUR)
     exporter.poll()
@@ -190,7 +190,7 @@ def test_the_search_for_open_runs_survives_a_kill(exporter, world):
     assert exporter.open() == {late.run_id}
 
 
-def test_a_walk_without_time_goes_on_in_the_next_poll_and_is_committed_whole(exporter, world, asked, clock):
+def test_an_interrupted_walk_continues_in_the_next_poll_and_is_committed_completely(exporter, world, asked, clock):
     world.run("a", start=NOW - HOUR)
     exporter.poll()
     ended_runs(world, "a", 4000, until=NOW + 10 * HOUR, every=5.0)
@@ -203,7 +203,7 @@ def test_a_walk_without_time_goes_on_in_the_next_poll_and_is_committed_whole(exp
     assert exporter.counted() == {("prod/a", SUCCESS): 4000}
 
 
-def test_an_open_run_that_no_page_shows_is_followed_by_its_id(exporter, world, asked):
+def test_an_open_run_on_no_page_is_followed_by_id(exporter, world, asked):
     old = world.run("a", start=NOW - HOUR, duration=HOUR + 20 * MINUTE)
     exporter.poll()
     ended_runs(world, "a", 200, until=NOW + 5 * MINUTE, every=1.0)
@@ -214,7 +214,7 @@ def test_an_open_run_that_no_page_shows_is_followed_by_its_id(exporter, world, a
     assert exporter.counted() == {("prod/a", SUCCESS): 201}
 
 
-def test_what_lies_beyond_lookback_after_a_long_downtime_is_told(exporting, world, clock):
+def test_time_beyond_the_lookback_after_a_long_downtime_is_reported(exporting, world, clock):
     exporter = exporting(lookback="1d")
     world.run("a", start=NOW - HOUR)
     exporter.poll()
@@ -227,7 +227,7 @@ def test_what_lies_beyond_lookback_after_a_long_downtime_is_told(exporting, worl
     assert exporter.counted()["prod/a", SUCCESS] >= 144
 
 
-def test_runs_that_the_state_has_forgotten_do_not_count_again(exporter, world, clock):
+def test_pruned_runs_do_not_count_again(exporter, world, clock):
     world.run("a", start=NOW - HOUR)
     exporter.poll()
     ended_runs(world, "a", 20, until=NOW + HOUR)
@@ -243,7 +243,7 @@ def test_runs_that_the_state_has_forgotten_do_not_count_again(exporter, world, c
 
 
 @pytest.mark.parametrize("lie", [Duplicate(), Shuffle(), Drop(share=0.3, endpoint="runs"), Drop(endpoint="jobs")])
-def test_lies_in_the_rows_change_no_sum(exporter, simulator, world, lie):
+def test_wrong_rows_change_no_sum(exporter, simulator, world, lie):
     ended_runs(world, "a", 30, until=NOW - HOUR)
     exporter.poll()
     simulator.disruptions.set([lie])
@@ -254,7 +254,7 @@ def test_lies_in_the_rows_change_no_sum(exporter, simulator, world, lie):
     assert exporter.counted() == {("prod/a", SUCCESS): 40}
 
 
-def test_after_a_long_downtime_open_runs_are_asked_for_before_they_are_given_up(exporting, world, clock, asked):
+def test_after_a_long_downtime_open_runs_are_requested_before_they_expire(exporting, world, clock, asked):
     exporter = exporting(max_run_age="2d")
     world.run("a", start=NOW - HOUR, duration=3 * HOUR)
     exporter.poll()
@@ -269,7 +269,7 @@ def test_after_a_long_downtime_open_runs_are_asked_for_before_they_are_given_up(
     assert exporter.counted() == {("prod/a", SUCCESS): 151}
 
 
-def test_a_poll_that_may_ask_for_nothing_gives_nothing_up(exporting, world, option, clock):
+def test_a_poll_without_budget_expires_nothing(exporting, world, option, clock):
     exporter = exporting(max_run_age="2d", poll_interval="10m")
     world.run("a", start=NOW - HOUR, duration=3 * HOUR)
     exporter.live(10 * MINUTE)
@@ -284,7 +284,7 @@ def test_a_poll_that_may_ask_for_nothing_gives_nothing_up(exporting, world, opti
 # --- watermark
 
 
-def test_the_watermark_comes_when_every_job_was_read_and_is_never_more_than_that(exporter, world, clock):
+def test_the_watermark_is_set_once_every_job_was_read_and_never_exceeds_that(exporter, world, clock):
     for number in range(30):
         world.run(f"job{number}", start=NOW - HOUR)
     exporter.poll()
@@ -300,9 +300,7 @@ def crowded_out(world):
     world.run("a", start=NOW + MINUTE, duration=10.0)
 
 
-def test_a_run_that_ended_after_the_last_page_that_showed_it_is_counted_before_the_watermark_passes_its_end(
-    exporting, world, clock
-):
+def test_a_run_that_left_the_pages_is_counted_before_the_watermark_passes_its_end(exporting, world, clock):
     exporter = exporting(poll_interval="10m")
     crowded_out(world)
     exporter.live(10 * MINUTE)
@@ -311,7 +309,7 @@ def test_a_run_that_ended_after_the_last_page_that_showed_it_is_counted_before_t
     assert exporter.watermark() >= clock() - 2 * MINUTE
 
 
-def test_the_watermark_waits_for_an_open_run_that_no_page_shows_until_it_is_asked_for(exporting, world, asked, clock):
+def test_the_watermark_waits_for_an_open_run_on_no_page_until_it_is_requested(exporting, world, asked, clock):
     exporter = exporting(poll_interval="10m")
     crowded_out(world)
     exporter.live(10 * MINUTE)
@@ -346,7 +344,7 @@ def test_after_a_restart_the_watermark_waits_until_every_job_was_read_again(expo
     assert exporter.watermark() > stopped + 50 * MINUTE
 
 
-def test_endings_of_jobs_that_were_not_yet_read_when_the_process_died_count_too(exporter, world):
+def test_completions_of_jobs_unread_when_the_process_died_count_too(exporter, world):
     for number in range(40):
         world.run(f"job{number}", start=NOW - HOUR, duration=HOUR + 30.0)
     exporter.poll()
@@ -357,7 +355,7 @@ def test_endings_of_jobs_that_were_not_yet_read_when_the_process_died_count_too(
     assert sum(exporter.counted().values()) == 40
 
 
-def test_schedules_survive_a_restart_without_being_asked_again(exporter, world, asked):
+def test_schedules_survive_a_restart_without_another_request(exporter, world, asked):
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="0 3 * * *"))
     exporter.live(5 * MINUTE)
     exporter.start()
@@ -367,7 +365,7 @@ def test_schedules_survive_a_restart_without_being_asked_again(exporter, world, 
     assert exporter.job("prod/a").job.schedule == "0 3 * * *"
 
 
-def test_a_job_that_cannot_be_read_holds_the_watermark_and_no_other_job(exporter, world, simulator, clock):
+def test_an_unreadable_job_holds_the_watermark_and_affects_no_other_job(exporter, world, simulator, clock):
     for name in "ab":
         world.run(name, start=NOW - HOUR)
     exporter.live(3 * MINUTE)
@@ -384,7 +382,7 @@ def test_a_job_that_cannot_be_read_holds_the_watermark_and_no_other_job(exporter
 
 
 @pytest.mark.parametrize("endpoint", ["runs", "jobs"])
-def test_what_failed_is_asked_again_at_the_next_poll_after_all_others(exporter, world, simulator, asked, endpoint):
+def test_a_failed_request_is_repeated_in_the_next_poll_after_all_others(exporter, world, simulator, asked, endpoint):
     world.run("a", start=NOW - HOUR)
     exporter.live(10 * MINUTE)
     simulator.disruptions.add(Status(code=400, endpoint=endpoint))
@@ -400,7 +398,7 @@ def test_what_failed_is_asked_again_at_the_next_poll_after_all_others(exporter, 
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_project_that_cannot_be_read_is_left_out_and_the_others_go_on(exporter, world, option, status):
+def test_an_unreadable_project_is_skipped_and_the_others_continue(exporter, world, option, status):
     option(unreadable={"secret": status})
     world.run("a", start=NOW - HOUR)
     world.run("b", start=NOW - HOUR, project="secret")
@@ -413,7 +411,7 @@ def test_a_project_that_cannot_be_read_is_left_out_and_the_others_go_on(exporter
     assert exporter.poll() == "success"
 
 
-def test_a_deleted_job_ends_and_no_longer_holds_the_watermark(exporter, world, option, clock):
+def test_a_deleted_job_expires_and_no_longer_holds_the_watermark(exporter, world, option, clock):
     world.run("a", start=NOW - HOUR)
     world.run("b", start=NOW - HOUR)
     exporter.poll()
@@ -425,7 +423,7 @@ def test_a_deleted_job_ends_and_no_longer_holds_the_watermark(exporter, world, o
     assert exporter.watermark() > clock() - 15 * MINUTE
 
 
-def test_a_project_that_is_not_listed_any_more_is_still_read_if_it_answers(exporter, world, option):
+def test_a_project_that_is_no_longer_listed_is_still_read_if_it_responds(exporter, world, option):
     world.run("a", start=NOW - HOUR)
     exporter.poll()
     option(hidden_projects=frozenset({"prod"}))
@@ -435,7 +433,7 @@ def test_a_project_that_is_not_listed_any_more_is_still_read_if_it_answers(expor
     assert exporter.counted() == {("prod/a", SUCCESS): 1}
 
 
-def test_a_project_that_is_missed_once_ends_nothing(exporter, world, option):
+def test_a_project_missing_once_expires_nothing(exporter, world, option):
     world.run("a", start=NOW - HOUR)
     world.run("b", start=NOW - HOUR, project="old")
     exporter.poll()
@@ -449,7 +447,7 @@ def test_a_project_that_is_missed_once_ends_nothing(exporter, world, option):
     assert exporter.ledger.source(exporter.name).scopes["old"].missing_since is None
 
 
-def test_a_project_that_is_gone_takes_its_jobs_with_it(exporter, world, option, asked):
+def test_a_deleted_project_removes_its_jobs(exporter, world, option, asked):
     world.run("a", start=NOW - HOUR)
     world.run("b", start=NOW - HOUR, project="old")
     exporter.poll()
@@ -465,7 +463,7 @@ def test_a_project_that_is_gone_takes_its_jobs_with_it(exporter, world, option, 
     assert asked().count("jobs") == 6
 
 
-def test_a_new_job_is_found_and_its_endings_count(exporter, world):
+def test_a_new_job_is_found_and_its_completions_count(exporter, world):
     world.run("a", start=NOW - HOUR)
     exporter.poll()
     world.run("b", start=NOW + MINUTE, duration=30.0)
@@ -483,7 +481,7 @@ def test_a_refused_token_is_an_error_of_the_poll(exporter, simulator):
 
 
 @pytest.mark.parametrize("errors", ["object", "text"])
-def test_no_fault_tells_what_stood_in_the_answer(exporter, world, option, simulator, errors):
+def test_no_error_shows_text_of_the_response(exporter, world, option, simulator, errors):
     option(errors=errors)
     world.run("a", start=NOW - HOUR)
     for code in (400, 500):
@@ -493,7 +491,7 @@ def test_no_fault_tells_what_stood_in_the_answer(exporter, world, option, simula
 
 
 @pytest.mark.parametrize("text", ['{"data": {"runs": [{"identifier": 1}]}}', "{}", '{"data": null}'])
-def test_an_answer_of_another_shape_is_an_error_of_the_job_and_reads_nothing(exporter, world, simulator, text):
+def test_a_response_of_another_shape_is_an_error_of_the_job_and_adds_no_run(exporter, world, simulator, text):
     world.run("a", start=NOW - HOUR)
     simulator.disruptions.set([Garbage(text=text, endpoint="runs")])
     assert exporter.poll() == "partial"
@@ -503,7 +501,7 @@ def test_an_answer_of_another_shape_is_an_error_of_the_job_and_reads_nothing(exp
     assert exporter.watermark() is not None
 
 
-def test_when_the_hour_is_used_up_nothing_is_asked_until_the_next_begins(exporter, world, option, asked):
+def test_no_request_is_sent_after_the_hourly_limit_until_the_next_hour(exporter, world, option, asked):
     world.run("a", start=NOW - HOUR, result=None)
     option(requests_per_hour=3)
     left = HOUR - NOW % HOUR
@@ -517,7 +515,7 @@ def test_when_the_hour_is_used_up_nothing_is_asked_until_the_next_begins(exporte
     assert asked() != []
 
 
-def test_customers_data_stays_out_of_the_state(exporter, world):
+def test_customer_data_is_never_in_the_state(exporter, world):
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="* * * * *"))
     world.run("a", start=NOW - 10, duration=30.0, result="failure")
     exporter.live(10 * MINUTE)
@@ -525,7 +523,7 @@ def test_customers_data_stays_out_of_the_state(exporter, world):
     assert MARK not in json.dumps(dict(state.notes)) + repr(exporter.ledger.jobs_of(exporter.name))
 
 
-def test_the_probe_says_what_it_saw(exporter, world):
+def test_the_probe_reports_what_it_could_read(exporter, world):
     world.run("a")
     world.run("b", project="other")
     assert exporter.source.probe() == "signed in, 2 projects"

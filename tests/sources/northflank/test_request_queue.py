@@ -46,16 +46,16 @@ def activity(*, is_open=False, enabled=True, schedule=NOTHING, last_start=None) 
         (activity(schedule=JobSchedule("every day"), last_start=NOON - 2 * HOUR), PollTier.NORMAL),
     ],
 )
-def test_what_is_open_is_fast_what_is_near_its_time_is_normal_and_the_rest_is_slow(what, expected):
+def test_active_jobs_are_fast_due_jobs_are_normal_and_others_are_slow(what, expected):
     assert tier_of(what, NOON, MINUTE) is expected
 
 
 @pytest.mark.parametrize("schedule", [JobSchedule("x"), JobSchedule(""), JobSchedule("0 3 * * *", "Mars/Olympus")])
-def test_a_schedule_that_is_not_understood_says_nothing(schedule):
+def test_an_unparsable_schedule_is_ignored(schedule):
     assert has_tick(schedule, NOON, NOON + DAY) is None
 
 
-def test_a_schedule_that_never_comes_has_no_tick():
+def test_a_schedule_that_never_fires_has_no_next_time():
     assert has_tick(JobSchedule("0 0 30 2 *"), NOON, NOON + DAY) in (False, None)
 
 
@@ -63,7 +63,7 @@ def test_a_schedule_that_never_comes_has_no_tick():
     ("interval", "fast", "normal", "slow"),
     [(MINUTE, 60, 180, 600), (1.0, 1, 3, 10), (300.0, 300, 300, 600), (HOUR, HOUR, HOUR, HOUR)],
 )
-def test_tiers_skip_no_polls_where_those_are_rare(interval, fast, normal, slow):
+def test_tiers_skip_no_polls_if_polls_are_rare(interval, fast, normal, slow):
     assert [spacing(each, interval) for each in PollTier] == [fast, normal, slow]
 
 
@@ -74,7 +74,7 @@ def test_a_job_is_due_when_the_next_poll_would_be_too_late():
     assert is_turn(NOON, NOON, PollTier.FAST, MINUTE)
 
 
-def test_a_time_of_a_wrong_clock_delays_nothing():
+def test_a_time_from_a_wrong_clock_delays_nothing():
     assert is_turn(NOON + HOUR, NOON, PollTier.SLOW, 60)
     assert overdue_ratio(NOON + HOUR, NOON, NOON, PollTier.SLOW, 60) == FIRST_OVERDUE
     assert [is_due(NOON + ahead, NOON, 600) for ahead in (-1, 0, 1, 600, 601)] == [True, True, False, False, True]
@@ -127,5 +127,5 @@ def test_the_most_overdue_request_comes_first_after_interrupted_ones():
         ([PollTier.FAST] * 120, 600),
     ],
 )
-def test_a_round_takes_as_long_as_the_budget_of_12_a_poll_needs(tiers, seconds):
+def test_a_round_takes_as_long_as_a_budget_of_12_requests_per_poll_needs(tiers, seconds):
     assert round_seconds(tiers, MINUTE, 15) == pytest.approx(seconds)

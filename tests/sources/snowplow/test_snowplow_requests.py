@@ -30,19 +30,19 @@ def test_the_first_poll_signs_in_and_reads_seven_days_in_two_windows(bench):
     assert asked(bench, bench.poll) == {"token_v3": 1, "runs": 2, "steps": 1}
 
 
-def test_a_quiet_poll_is_one_request(bench):
+def test_an_idle_poll_is_one_request(bench):
     bench.busy(30 * MINUTE)
     bench.run(HOUR)
     assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10}
 
 
-def test_an_ended_run_costs_one_request_for_its_steps(bench):
+def test_a_completed_run_costs_one_request_for_its_steps(bench):
     bench.poll()
     bench.world.run("daily", start=bench.clock() + 60, duration=30, steps=["load"])
     assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10, "steps": 1}
 
 
-def test_steps_are_not_asked_for_where_they_are_not_wanted(tmp_path):
+def test_steps_are_not_requested_if_they_are_off(tmp_path):
     bench = Bench("snowplow", tmp_path, steps="off")
     bench.poll()
     bench.world.run("daily", start=bench.clock() + 60, duration=30, steps=["load"])
@@ -50,7 +50,7 @@ def test_steps_are_not_asked_for_where_they_are_not_wanted(tmp_path):
     bench.close()
 
 
-def test_of_failed_runs_alone_steps_are_asked_for_where_that_is_wanted(tmp_path):
+def test_steps_are_requested_only_for_failed_runs_if_configured(tmp_path):
     bench = Bench("snowplow", tmp_path, steps="failed")
     bench.poll()
     for result in ("success", "failure"):
@@ -59,25 +59,25 @@ def test_of_failed_runs_alone_steps_are_asked_for_where_that_is_wanted(tmp_path)
     bench.close()
 
 
-def test_a_run_open_for_longer_than_the_overlap_costs_one_more_request_a_poll(bench):
+def test_a_run_open_for_longer_than_the_overlap_costs_one_more_request_per_poll(bench):
     bench.world.run("long", start=bench.clock() - 5 * HOUR, duration=DAY)
     bench.poll()
     assert asked(bench, lambda: bench.run(10 * MINUTE)) == {"runs": 10, "run": 10}
 
 
-def test_an_ending_that_is_seen_by_id_brings_its_steps_along(bench):
+def test_a_completion_seen_by_id_includes_its_steps(bench):
     bench.world.run("long", start=bench.clock() - 5 * HOUR, duration=5 * HOUR + 5 * MINUTE, steps=["load"])
     bench.poll()
     assert "steps" not in asked(bench, lambda: bench.run(10 * MINUTE))
     assert bench.value("jobrun_steps_total", step_name="load", result="success") == 1
 
 
-def test_a_sweep_once_an_hour_takes_no_request_of_its_own(bench):
+def test_an_hourly_sweep_needs_no_request_of_its_own(bench):
     bench.poll()
     assert asked(bench, lambda: bench.run(2 * HOUR)) == {"runs": 120}
 
 
-def test_a_doubt_whether_an_answer_is_whole_costs_one_request(bench):
+def test_a_possibly_truncated_response_costs_one_request(bench):
     for number in range(100):  # of a job whose steps are not known yet: as many as 10,000 state changes could be
         bench.world.run("frequent", start=bench.clock() - 3 * DAY + number * 600, duration=60, steps=["load"])
     assert asked(bench, bench.poll)["runs"] == 3

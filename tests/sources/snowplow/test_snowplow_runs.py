@@ -52,7 +52,7 @@ def run_of(table=TABLE, without=(), **changes):
     return to_run(row, table)
 
 
-def test_a_run_as_the_vendor_shows_it():
+def test_a_documented_run_is_parsed():
     ((row,), invalid) = rows_of({**ROW, "failureReason": "x", "tags": [1, {"a": None}]})
     assert invalid == 0
     assert to_job(row) == Job(job_id="com.acme-prod1/webmodel", name="webmodel", project="com.acme-prod1")
@@ -66,20 +66,20 @@ def test_a_run_as_the_vendor_shows_it():
     )
 
 
-def test_rows_of_two_answers_are_equal_until_something_changes():
+def test_unchanged_rows_of_two_responses_are_equal():
     assert rows_of(ROW) == rows_of({**ROW, "unknown": 1})
     assert rows_of(ROW) != rows_of({**ROW, "duration": "PT2M"})
     assert hash(rows_of(ROW)[0][0]) == hash(rows_of(ROW)[0][0])
 
 
 @pytest.mark.parametrize("tags", [[], [{"a": 1}, {"b": 2}] * 40], ids=["flat", "nested"])
-def test_of_a_list_that_is_longer_than_a_slice_no_row_is_lost(tags):
+def test_no_row_of_a_list_longer_than_a_slice_is_lost(tags):
     rows = [{**ROW, "runId": f"{number:064x}", "tags": tags} for number in range(2000)]
     assert sum(len(json.dumps(row)) for row in rows) > SLICE
     assert rows_of(*rows) == ([rows_of(row)[0][0] for row in rows], 0)
 
 
-def test_an_empty_list_is_no_runs():
+def test_an_empty_list_has_no_runs():
     assert parsed(b" [] ") == ([], 0)
 
 
@@ -89,7 +89,7 @@ def test_a_list_may_be_wrapped_in_an_object(key):
     assert parsed(json.dumps({key: []}).encode()) == ([], 0)
 
 
-def test_of_two_wrapped_values_the_one_that_is_a_list_counts():
+def test_the_list_among_two_wrapped_values_is_used():
     assert parsed(json.dumps({"runs": 5, "items": [ROW]}).encode()) == rows_of(ROW)
 
 
@@ -104,7 +104,7 @@ def test_json_of_another_shape_is_a_schema_error(body):
 @pytest.mark.parametrize(
     "body", [b"", b" ", b"<html>", b"[", b'[{"runId": "a"', b"[]x", b"\xff", b"[NaN]", b"[" * 100_000]
 )
-def test_what_is_not_json_is_a_decode_error(body):
+def test_a_body_that_is_not_json_is_a_decode_error(body):
     with pytest.raises(DecodeError):
         parsed(body)
 
@@ -117,11 +117,11 @@ def test_an_array_nested_too_deeply_is_a_decode_error():
 
 
 @pytest.mark.parametrize("bad", [None, 5, "x", [], {}, {"jobName": "x"}, {"runId": None}, {"runId": ""}, {"runId": {}}])
-def test_a_row_that_is_no_run_is_dropped_and_counted(bad):
+def test_a_row_that_is_not_a_run_is_dropped_and_counted(bad):
     assert rows_of(ROW, bad, bad) == (rows_of(ROW)[0], 2)
 
 
-def test_a_list_of_which_no_row_is_a_run_is_a_schema_error():
+def test_a_list_without_any_valid_run_is_a_schema_error():
     with pytest.raises(SchemaError):
         rows_of({"identifier": "a"}, {"identifier": "b"})
 
@@ -161,7 +161,7 @@ def test_a_missing_environment_is_empty(changes):
         (" failed ", Result.FAILURE, None),
     ],
 )
-def test_status_words_have_their_meaning_in_any_letter_case(word, result, state):
+def test_statuses_are_case_insensitive(word, result, state):
     run = run_of(state=word)
     assert (run.result, run.state, run.unmapped) == (result, state, "")
 
@@ -177,22 +177,22 @@ def test_an_unmapped_status_without_an_end_time_leaves_the_run_open_in_neither_s
 
 
 @pytest.mark.parametrize("key", ["endTime", "endedAt", "finishedAt"])
-def test_an_unmapped_status_with_an_end_time_is_an_ending_unknown(key):
+def test_an_unmapped_status_with_an_end_time_completes_as_unknown(key):
     run = run_of(without=["duration"], state="EXPLODED", **{key: "2024-01-01T00:05:00Z"})
     assert (run.result, run.unmapped, run.end, run.duration) == (Result.UNKNOWN, "EXPLODED", START + 300, 300.0)
 
 
 @pytest.mark.parametrize("changes", [{"without": ["state"]}, {"state": None}, {"state": ""}, {"state": []}])
-def test_a_missing_status_is_an_unmapped_one(changes):
+def test_a_missing_status_is_unmapped(changes):
     run = run_of(**changes)
     assert (run.result, run.state, run.unmapped) == (None, None, "absent")
 
 
-def test_a_long_status_is_cut():
+def test_a_long_status_is_truncated():
     assert run_of(state="X" * 1000).unmapped == "X" * MAX_WORD_LENGTH
 
 
-def test_the_configuration_maps_new_words_and_overrules_known_ones():
+def test_a_status_map_adds_statuses_and_overrides_known_ones():
     table = status_table(STATUSES, {"paused": State.PENDING, "Skipped": Result.SUCCESS})
     assert run_of(table, state="PAUSED").state is State.PENDING
     assert run_of(table, state="SKIPPED").result is Result.SUCCESS
@@ -206,7 +206,7 @@ def test_a_start_may_have_other_names_and_styles(key, value):
 
 
 @pytest.mark.parametrize("value", [None, "publish_throttled", {}, True])
-def test_without_a_readable_start_there_are_no_times(value):
+def test_without_a_valid_start_there_are_no_times(value):
     run = run_of(startTime=value, duration=None)
     assert (run.start, run.end, run.duration) == (None, None, None)
 
@@ -223,17 +223,17 @@ def test_a_negative_duration_is_zero():
 
 
 @pytest.mark.parametrize("value", [None, "long", [], True])
-def test_an_ended_run_without_a_duration_has_no_end(value):
+def test_a_completed_run_without_a_duration_has_no_end(value):
     run = run_of(duration=value)
     assert (run.result, run.end, run.duration) == (Result.SUCCESS, None, None)
 
 
-def test_an_explicit_end_comes_before_start_and_duration():
+def test_an_explicit_end_takes_precedence_over_start_and_duration():
     run = run_of(endTime="2024-01-01T00:05:00Z")
     assert (run.end, run.duration) == (START + 300, 60.0)
 
 
-def test_a_running_run_has_neither_end_nor_duration_so_that_it_is_the_same_at_each_reading():
+def test_a_running_run_has_no_end_and_no_duration_and_is_equal_in_each_poll():
     run = run_of(state="RUNNING", duration="PT60S")
     assert (run.end, run.duration) == (None, None)
 
@@ -243,7 +243,7 @@ def test_a_waiting_run_may_have_neither_start_nor_duration():
     assert (run.state, run.start, run.duration) == (State.PENDING, None, None)
 
 
-def test_half_a_surrogate_pair_costs_nothing_but_its_letter():
+def test_half_a_surrogate_pair_loses_only_that_character():
     text = json.dumps([{**ROW, "failureReason": "cut \ud83d", "jobName": "a\ud83d\ude00\\ud83d\udc4f\udead"}])
     ((row,), invalid) = parsed(text.encode())
     assert (row.job_name, invalid) == ("a\U0001f600\\ud83d\ufffd\ufffd", 0)
@@ -257,7 +257,7 @@ def test_names_with_odd_letters_are_kept_as_they_are():
     assert run_of(jobName='a\x00b\n"c"\u2028').job_id == 'com.acme-prod1/a\x00b\n"c"\u2028'
 
 
-def test_numbers_that_no_float_holds_cost_no_more_than_their_field():
+def test_numbers_too_large_for_a_float_lose_only_their_field():
     body = json.dumps([ROW]).replace('"PT1M"', "1e400").replace('"jobId"', '"x": 1e999, "jobId"')
     ((row,), invalid) = parsed(body.encode())
     assert (to_run(row, TABLE).duration, invalid) == (None, 0)
@@ -270,19 +270,19 @@ def test_a_row_with_bytes_that_are_not_text_in_its_id_is_dropped():
     assert parsed(body) == (rows_of(ROW)[0], 1)
 
 
-def test_a_run_by_id_brings_its_steps():
+def test_a_run_by_id_includes_its_steps():
     row, steps = parse_run(json.dumps({**ROW, "steps": [{"name": "run-dbt", "state": "FAILED"}]}).encode(), TABLE)
     assert row == rows_of(ROW)[0][0]
     assert [(step.name, step.result) for step in steps] == [("run-dbt", Result.FAILURE)]
 
 
 @pytest.mark.parametrize("changes", [{}, {"steps": None}, {"steps": 5}])
-def test_a_run_by_id_without_steps_says_so(changes):
+def test_a_run_by_id_without_steps_has_none(changes):
     assert parse_run(json.dumps({**ROW, **changes}).encode(), TABLE)[1] is None
 
 
 @pytest.mark.parametrize("body", [b"[]", b"{}", b'{"message": "x"}', b"null"])
-def test_an_answer_that_is_no_run_is_a_schema_error(body):
+def test_a_response_that_is_not_a_run_is_a_schema_error(body):
     with pytest.raises(SchemaError):
         parse_run(body, TABLE)
 
@@ -306,14 +306,14 @@ answers = (trees | records | st.lists(records)).map(lambda tree: json.dumps(tree
 
 @pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
 @given(body=answers | st.binary())
-def test_no_body_whatever_raises_anything_else(parse, body):
+def test_no_body_raises_any_other_error(parse, body):
     with contextlib.suppress(DecodeError, SchemaError):
         parse(body)
 
 
 @pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
 @given(data=st.data())
-def test_no_damage_to_a_good_body_raises_anything_else(parse, data):
+def test_no_damaged_body_raises_any_other_error(parse, data):
     body = json.dumps([{**ROW, "name": "s", "steps": [{"name": "x", "dependencies": ["s", {"name": "t"}]}]}]).encode()
     cut = data.draw(st.integers(0, len(body)))
     junk = data.draw(st.binary(max_size=8) | st.sampled_from([b"\\ud800", b"1e999", b"[" * 2000, b"\x00", b"NaN"]))
@@ -321,13 +321,13 @@ def test_no_damage_to_a_good_body_raises_anything_else(parse, data):
         parse(body[:cut] + junk + body[data.draw(st.integers(cut, len(body))) :])
 
 
-def test_a_row_read_by_either_way_is_the_same_row():
+def test_both_parsers_return_the_same_row():
     odd = {"runs": [{**ROW, "runState": ROW["state"], "state": None}]}
     assert parsed(json.dumps(odd).encode())[0] == rows_of(ROW)[0]
     assert isinstance(rows_of(ROW)[0][0], SnowplowRun)
 
 
-def test_rows_that_an_earlier_list_showed_with_the_same_text_are_the_same_runs_and_others_are_fresh():
+def test_rows_with_unchanged_text_reuse_their_runs_and_others_are_parsed():
     earlier = parse_rows(json.dumps([ROW, {**ROW, "runId": "c"}]).encode(), {})
     changed = {**ROW, "runId": "c", "state": "FAILED"}
     now = parse_rows(json.dumps([changed, 5, ROW]).encode(), earlier.texts)

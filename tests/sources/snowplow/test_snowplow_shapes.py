@@ -66,7 +66,7 @@ def test_a_run_by_id_may_be_wrapped_with_its_steps_in_it_or_next_to_it(body):
 
 
 @pytest.mark.parametrize("body", [{"run": {**ROW, "runId": "r2"}}, [{**ROW, "runId": "r2"}], {"id": "r2"}])
-def test_another_run_than_the_one_that_was_asked_for_is_an_error(body):
+def test_a_different_run_than_the_requested_one_is_an_error(body):
     with pytest.raises(SchemaError, match="another run"):
         parse_run(json.dumps(body).encode(), TABLE, "r1")
 
@@ -85,7 +85,7 @@ def test_a_list_may_be_the_content_of_a_page_and_wrapped_twice(wrapped):
 
 
 @pytest.mark.parametrize("wrapped", [{"data": {"data": {"runs": [ROW]}}}, {"data": {"message": "x"}}, {"list": [ROW]}])
-def test_any_other_object_never_passes_for_no_runs(wrapped):
+def test_any_other_object_is_never_an_empty_list(wrapped):
     with pytest.raises(SchemaError):
         parse_rows(json.dumps(wrapped).encode(), {})
 
@@ -94,7 +94,7 @@ def test_steps_may_be_called_task_states():
     assert [step.name for step in parse_steps(json.dumps({"taskStates": STEPS}).encode(), TABLE)] == ["load"]
 
 
-def test_a_step_that_is_shown_twice_is_as_it_ended_whatever_the_order():
+def test_a_step_listed_twice_is_completed_in_any_order():
     rows = [{"name": "load", "state": "RUNNING"}, {"name": "load", "state": "FAILED"}]
     for order in (rows, rows[::-1]):
         assert [step.result for step in parse_steps(json.dumps(order).encode(), TABLE)] == [Result.FAILURE]
@@ -120,7 +120,7 @@ SNAKE = {
         {**{key: value for key, value in ROW.items() if key != "duration"}, "RunDuration": "PT1M"},
     ],
 )
-def test_fields_may_be_spelled_in_any_letter_case_and_with_underscores(row):
+def test_field_names_may_have_any_letter_case_and_underscores(row):
     (read,) = parse_rows(json.dumps([row]).encode(), {}).fresh
     assert to_run(read, TABLE) == run_of()
 
@@ -144,12 +144,12 @@ def test_fields_may_be_spelled_in_any_letter_case_and_with_underscores(row):
         ("IN_PROGRESS", State.EXECUTING),
     ],
 )
-def test_words_whose_meaning_is_beyond_doubt_are_mapped(word, meaning):
+def test_unambiguous_statuses_are_mapped(word, meaning):
     run = run_of(state=word)
     assert (run.result or run.state, run.unmapped) == (meaning, "")
 
 
-def test_the_configuration_overrules_such_a_word_however_it_is_spelled():
+def test_a_status_map_overrides_such_a_status_in_any_spelling():
     row = row_of(state="TIMED OUT")
     assert to_run(row, status_table(STATUSES, {"Timed_Out": Result.ERROR})).result is Result.ERROR
 
@@ -167,12 +167,12 @@ def test_the_configuration_overrules_such_a_word_however_it_is_spelled():
         "60 seconds",
     ],
 )
-def test_a_duration_may_be_an_object_or_written_as_people_do(duration):
+def test_a_duration_may_be_an_object_or_informal_text(duration):
     assert run_of(duration=duration).duration == 60
 
 
 @pytest.mark.parametrize("duration", [{}, {"ticks": 5}, {"seconds": "many"}, {"seconds": []}])
-def test_an_object_that_is_no_duration_costs_only_the_duration(duration):
+def test_an_object_that_is_not_a_duration_loses_only_the_duration(duration):
     run = run_of(duration=duration)
     assert (run.result, run.duration, run.end) == (Result.FAILURE, None, None)
 
@@ -185,11 +185,11 @@ def test_a_number_is_seconds_unless_that_would_end_the_run_in_the_future():
     assert run_of(duration=10_000_000).duration is None
 
 
-def test_a_duration_with_a_unit_is_never_taken_for_another():
+def test_a_duration_with_a_unit_keeps_its_unit():
     assert run_of(duration="PT2500S").duration == 2500
 
 
-def test_durations_of_which_most_cannot_be_seconds_are_all_milliseconds():
+def test_durations_are_milliseconds_if_most_are_impossible_as_seconds():
     rows = [row_of(duration=2500), row_of(duration=300_000), row_of(duration=800)]
     assert in_milliseconds(rows, NOW, TABLE)
     assert [to_run(row, TABLE, NOW, milliseconds=True).duration for row in rows] == [2.5, 300.0, 0.8]
@@ -211,17 +211,17 @@ def test_a_single_odd_number_does_not_change_the_unit_of_the_others(durations):
         ({"endTime": "2024-01-02T00:00:00Z"}, "end of a run is in the future"),
     ],
 )
-def test_what_cannot_be_read_or_believed_is_named(changes, what):
+def test_unparsable_and_implausible_values_are_named(changes, what):
     row = row_of(**changes)
     assert what in [each for each, _ in oddities(row, to_run(row, TABLE, NOW), NOW)]
 
 
 @pytest.mark.parametrize("changes", [{}, {"duration": None}, {"state": "RUNNING", "duration": "later"}])
-def test_an_ordinary_row_is_not_odd(changes):
+def test_an_ordinary_row_has_no_oddities(changes):
     row = row_of(**changes)
     assert list(oddities(row, to_run(row, TABLE, NOW), NOW)) == []
 
 
-def test_how_a_value_looks_tells_nothing_of_what_it_says():
+def test_the_shape_of_a_value_does_not_reveal_it():
     assert shape_of("Order 4711 of Müller, 27.11.2026") == "aaaaa 9999 aa aaaaaa, 99.99.9999"
     assert len(shape_of("x" * 1000)) == 40

@@ -163,7 +163,7 @@ def test_a_token_is_renewed_when_the_lesser_of_five_minutes_and_a_tenth_is_left(
     assert meter.expiries == [NOW + life, console.now + life]
 
 
-def test_a_token_without_a_readable_end_lasts_a_day_and_its_end_is_unknown(make, console, meter):
+def test_a_token_without_a_valid_expiry_lasts_a_day_and_its_expiry_is_unknown(make, console, meter):
     console.sign_in = lambda: httpx.Response(200, json={"accessToken": "opaque"})
     client = make(key_auth(console))
     ask(client)
@@ -175,7 +175,7 @@ def test_a_token_without_a_readable_end_lasts_a_day_and_its_end_is_unknown(make,
     assert len(console.signed_in) == 2
 
 
-def test_a_tokens_end_is_measured_by_the_servers_clock_however_wrong_ours_is(make, console, meter):
+def test_the_expiry_of_a_token_is_compared_with_the_servers_clock(make, console, meter):
     token = jwt(exp=NOW - 10 * DAY, iat=NOW - 11 * DAY)
     console.sign_in = lambda: httpx.Response(
         200, json={"accessToken": token}, headers={"Date": "Fri, 03 Nov 2023 22:13:20 GMT"}
@@ -189,14 +189,14 @@ def test_a_tokens_end_is_measured_by_the_servers_clock_however_wrong_ours_is(mak
 
 @pytest.mark.parametrize("date", ["Fri, 03 Nov 2023 22:13:20 GMT", "Mon, 13 Nov 2034 22:13:20 GMT"])
 @pytest.mark.parametrize("issued", [{}, {"iat": NOW}])
-def test_one_odd_date_of_a_sign_in_does_not_move_the_end_of_its_token(make, console, meter, date, issued):
+def test_one_wrong_date_of_a_sign_in_does_not_move_the_expiry_of_its_token(make, console, meter, date, issued):
     token = jwt(exp=NOW + DAY, **issued)
     console.sign_in = lambda: httpx.Response(200, json={"accessToken": token}, headers={"Date": date})
     ask(make(key_auth(console)))
     assert meter.expiries == [NOW + DAY]
 
 
-def test_a_token_that_seems_to_have_ended_does_not_cost_a_sign_in_for_each_request(make, console):
+def test_a_seemingly_expired_token_does_not_cost_a_sign_in_per_request(make, console):
     token = jwt(exp=NOW - DAY, iat=NOW - 2 * DAY)
     console.sign_in = lambda: httpx.Response(200, json={"accessToken": token})
     client = make(key_auth(console))
@@ -229,7 +229,7 @@ def test_a_refused_sign_in_is_an_auth_error_that_says_why_and_is_not_repeated(ma
 
 
 @pytest.mark.parametrize(("status", "error"), [(503, ServerStatusError), (429, RateLimitedError), (302, RedirectError)])
-def test_a_sign_in_that_fails_for_now_is_treated_like_any_request(make, console, meter, status, error):
+def test_a_temporary_sign_in_error_is_retried_like_any_request(make, console, meter, status, error):
     console.sign_in = lambda: httpx.Response(status, headers={"Location": "https://evil.example.com/token"})
     with pytest.raises(error, match="token"):
         ask(make(key_auth(console)))
@@ -237,13 +237,13 @@ def test_a_sign_in_that_fails_for_now_is_treated_like_any_request(make, console,
     assert console.asked == []
 
 
-def test_a_sign_in_that_fails_once_is_overcome(make, console):
+def test_a_sign_in_that_fails_once_is_retried(make, console):
     answers = [httpx.Response(503), httpx.Response(200, json={"accessToken": "opaque"})]
     console.sign_in = lambda: answers.pop(0)
     assert ask(make(key_auth(console))) == b"[]"
 
 
-def test_a_broken_connection_while_signing_in_does_not_lock_out_the_next(make, console):
+def test_a_broken_connection_during_a_sign_in_does_not_block_the_next(make, console):
     def broken():
         raise httpx.ConnectError("refused")
 
@@ -288,20 +288,20 @@ def test_secrets_are_read_again_at_each_sign_in(make, console):
 
 
 @pytest.mark.parametrize("secret", ["", "  \n", "two\nlines"])
-def test_a_secret_that_cannot_be_one_is_an_auth_error(make, console, secret):
+def test_an_impossible_secret_is_an_auth_error(make, console, secret):
     with pytest.raises(AuthError) as caught:
         ask(make(key_auth(console, key=lambda: secret)))
     assert "two" not in str(caught.value)
     assert console.signed_in == []
 
 
-def test_a_secret_that_cannot_be_read_is_an_auth_error(make, console, tmp_path):
+def test_an_unreadable_secret_is_an_auth_error(make, console, tmp_path):
     with pytest.raises(AuthError, match="FileNotFoundError") as caught:
         ask(make(key_auth(console, key=(tmp_path / "missing").read_text)))
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_secret_beyond_ascii_is_sent_as_it_is(make, console):
+def test_a_secret_outside_ascii_is_sent_unchanged(make, console):
     ask(make(key_auth(console, key=lambda: "clé")))
     assert ("x-api-key", "clé".encode()) in [
         (name.decode().lower(), value) for name, value in console.signed_in[0].headers.raw
@@ -343,10 +343,10 @@ def test_threads_that_start_together_sign_in_once(make, console):
     ["", "a.b", "a.b.c", "a.!.c", "....", "a." + "A" * 100_000 + ".c", jwt(), jwt(exp="soon"), jwt(exp=-1), "a.é.c"],
     ids=lambda token: token[:12],
 )
-def test_a_token_whose_end_cannot_be_read_has_no_claims(token):
+def test_an_unparsable_token_has_no_claims(token):
     assert parse_claims(token) is None
 
 
 @pytest.mark.parametrize("expires_in", [None, "600", -5, 0, float("inf"), float("nan"), [], True])
-def test_odd_lives_never_make_a_token_that_is_renewed_at_once(expires_in):
+def test_unusual_token_lifetimes_never_cause_an_immediate_renewal(expires_in):
     assert make_token("opaque", expires_in, NOW, 0.0).renew >= NOW + 30

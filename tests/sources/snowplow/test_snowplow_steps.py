@@ -15,7 +15,7 @@ def steps_of(*rows):
     return parse_steps(json.dumps(rows).encode(), TABLE)
 
 
-def test_a_step_as_the_vendor_shows_it():
+def test_a_documented_step_is_parsed():
     row = {"name": "run-dbt", "state": "FAILED", "dependencies": ["check-lock"], "duration": "PT5025.1S"}
     assert steps_of(row) == [
         Step(name="run-dbt", result=Result.FAILURE, duration=5025.1, dependencies=("check-lock",)),
@@ -36,7 +36,7 @@ def test_a_step_as_the_vendor_shows_it():
         (None, None, None),
     ],
 )
-def test_status_words_of_steps_have_their_meaning(word, result, state):
+def test_statuses_of_steps_are_mapped(word, result, state):
     (step,) = steps_of({"name": "s", "state": word})
     assert (step.result, step.state, step.duration) == (result, state, None)
 
@@ -47,11 +47,11 @@ def test_a_step_name_may_have_other_names(key):
 
 
 @pytest.mark.parametrize("bad", [None, 5, [], {}, {"name": None}, {"name": ""}])
-def test_a_row_that_is_no_step_is_dropped(bad):
+def test_a_row_that_is_not_a_step_is_dropped(bad):
     assert [step.name for step in steps_of(bad, {"name": "s"})] == ["s"]
 
 
-def test_each_step_name_comes_once_with_what_was_said_last():
+def test_each_step_name_occurs_once_with_its_latest_state():
     steps = steps_of({"name": "s", "state": "RUNNING"}, {"name": "t"}, {"name": "s", "state": "FAILED"})
     assert [(step.name, step.result) for step in steps] == [("s", Result.FAILURE), ("t", None)]
 
@@ -72,7 +72,7 @@ def test_dependencies_are_names_or_objects_with_one(fields, names):
     assert steps_of({"name": "s", **fields})[0].dependencies == names
 
 
-def test_times_of_a_step_are_read_where_there_are_any():
+def test_times_of_a_step_are_parsed_if_present():
     (step,) = steps_of({"name": "s", "state": "SUCCEEDED", "startTime": "2024-01-01T00:00:00Z", "duration": 60})
     assert (step.start, step.end, step.duration) == (1704067200.0, 1704067260.0, 60.0)
 
@@ -82,7 +82,7 @@ def test_steps_may_be_wrapped_in_an_object(key):
     assert [step.name for step in parse_steps(json.dumps({key: [{"name": "s"}]}).encode(), TABLE)] == ["s"]
 
 
-def test_an_empty_list_is_no_steps():
+def test_an_empty_list_has_no_steps():
     assert steps_of() == []
 
 
@@ -106,6 +106,6 @@ def test_a_log_has_two_texts_either_of_which_may_be_missing(body, log):
 
 
 @pytest.mark.parametrize(("body", "error"), [(b"[]", SchemaError), (b"null", SchemaError), (b"oops", DecodeError)])
-def test_what_is_no_log_is_an_error(body, error):
+def test_an_invalid_log_is_an_error(body, error):
     with pytest.raises(error):
         parse_log(body)

@@ -60,7 +60,7 @@ NEW_YEAR = 1704067200.0
         "Mon Jan 01 00:00:00 UTC 2024",
     ],
 )
-def test_an_instant_is_read_in_every_style(text):
+def test_a_time_is_parsed_in_every_style(text):
     assert parse_timestamp(text) == NEW_YEAR
 
 
@@ -105,7 +105,7 @@ def test_fractions_have_up_to_nine_digits(digits):
     ],
     ids=repr,
 )
-def test_what_is_no_instant_is_none(value):
+def test_an_invalid_time_is_none(value):
     assert parse_timestamp(value) is None
 
 
@@ -153,14 +153,14 @@ def test_what_is_no_instant_is_none(value):
         ("5s", 5.0),
     ],
 )
-def test_a_duration_is_read_in_every_style(text, seconds):
+def test_a_duration_is_parsed_in_every_style(text, seconds):
     assert read_duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("PT-5S", 0.0), ("PT1H-30M", 1800.0), ("P1DT-1H", 82800.0), ("pt5s", 5.0)]
 )
-def test_styles_that_isodate_refuses_are_read(text, seconds):
+def test_styles_that_isodate_refuses_are_parsed(text, seconds):
     with pytest.raises(isodate.ISO8601Error):
         isodate.parse_duration(text)
     assert read_duration(text) == pytest.approx(seconds)
@@ -201,7 +201,7 @@ def test_a_duration_without_a_number_is_none_though_isodate_makes_it_zero(text):
     ],
     ids=repr,
 )
-def test_what_is_no_duration_is_none(value):
+def test_an_invalid_duration_is_none(value):
     assert read_duration(value) is None
 
 
@@ -213,7 +213,7 @@ dated = st.from_regex(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d{0,12})?)?([zZ]
 
 
 @given(values | styled | dated)
-def test_nothing_whatever_raises(value):
+def test_no_text_raises(value):
     timestamp, duration = parse_timestamp(value), read_duration(value)
     assert timestamp is None or 0 < timestamp < 1e12
     assert duration is None or 0 <= duration <= 100 * YEAR

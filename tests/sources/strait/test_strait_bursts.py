@@ -21,7 +21,7 @@ def truncated(reader):
 
 
 @pytest.mark.parametrize("number", [101, 250, 730])
-def test_every_run_of_a_burst_counts_once_and_the_time_is_exported_once(world, clock, reader, simulator, number):
+def test_every_run_of_a_burst_counts_once_after_one_export(world, clock, reader, simulator, number):
     reader.poll()
     burst(world, clock() + 1, number)
     world.run("bulk", created=clock() + 0.5, duration=5.0, result="error")
@@ -33,7 +33,7 @@ def test_every_run_of_a_burst_counts_once_and_the_time_is_exported_once(world, c
     assert len(simulator.log.lines("export")) == 1
 
 
-def test_the_polls_after_a_burst_cost_no_more_than_before(world, clock, reader, simulator):
+def test_polls_after_a_burst_need_no_more_requests_than_before(world, clock, reader, simulator):
     reader.poll()
     burst(world, clock() + 1, 250)
     reader.poll(60)
@@ -57,7 +57,7 @@ def test_runs_of_a_burst_that_are_still_open_are_followed_to_their_ends(world, c
     assert len(simulator.log.lines("export")) == 1
 
 
-def test_a_burst_is_read_whole_although_the_process_is_killed_again_and_again(world, clock, reader, simulator):
+def test_a_burst_is_read_completely_despite_repeated_kills(world, clock, reader, simulator):
     reader.poll()
     ids = burst(world, clock() + 1, 300)
     simulator.disruptions.set([Status(code=400, endpoint="run", probability=0.7)])
@@ -72,7 +72,7 @@ def test_a_burst_is_read_whole_although_the_process_is_killed_again_and_again(wo
     assert len(simulator.log.lines("export")) == 1
 
 
-def test_a_run_of_a_burst_that_nobody_has_read_yet_looks_neither_pending_nor_executing(world, clock, reader, simulator):
+def test_an_unread_run_of_a_burst_is_neither_pending_nor_executing(world, clock, reader, simulator):
     reader.poll()
     burst(world, clock() + 1, 250)
     simulator.disruptions.set([Status(code=400, endpoint="run")])
@@ -81,7 +81,7 @@ def test_a_run_of_a_burst_that_nobody_has_read_yet_looks_neither_pending_nor_exe
     assert reader.endings("bulk") == {"success": 100}
 
 
-def test_the_watermark_waits_for_a_burst_but_not_for_long(world, clock, reader, simulator):
+def test_the_watermark_waits_for_a_burst_for_a_limited_time(world, clock, reader, simulator):
     reader.poll()
     created = clock() + 1
     burst(world, created, 250)
@@ -108,7 +108,7 @@ def test_a_burst_of_dead_letters_that_are_replayed_counts_twice(world, clock, re
     assert reader.open() == {}
 
 
-def test_what_ended_before_the_first_poll_does_not_count_even_in_a_burst(world, clock, reader):
+def test_runs_completed_before_the_first_poll_do_not_count_even_in_a_burst(world, clock, reader):
     burst(world, clock() - HOUR, 250)
     world.run("bulk", run_id="open", created=clock() - HOUR + 1, duration=2 * HOUR)
     reader.poll()
@@ -118,7 +118,7 @@ def test_what_ended_before_the_first_poll_does_not_count_even_in_a_burst(world, 
 
 
 @pytest.mark.parametrize("answer", [403, 404, 400, "cut"])
-def test_a_burst_of_which_runs_stay_hidden_is_counted_once_and_logged(world, reader, simulator, capsys, answer):
+def test_a_burst_with_hidden_runs_is_counted_once_and_logged(world, reader, simulator, capsys, answer):
     simulator.options = StraitOptions(export=answer)
     reader.poll()
     burst(world, reader.now + 1, 250)
@@ -156,7 +156,7 @@ def test_two_bursts_are_two_exports(world, clock, reader, simulator):
     assert len(simulator.log.lines("export")) == 2
 
 
-def test_a_burst_of_workflow_runs_is_told_apart_by_status(world, clock, reader):
+def test_a_burst_of_workflow_runs_is_split_by_status(world, clock, reader):
     reader.poll()
     burst(world, clock() + 1, 90, steps=["a"])
     burst(world, clock() + 1, 90, steps=["a"], result="failure")

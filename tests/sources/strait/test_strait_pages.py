@@ -32,7 +32,7 @@ def queries(simulator, endpoint="runs"):
     return [{key: value[0] for key, value in parse_qs(line.query).items()} for line in simulator.log.lines(endpoint)]
 
 
-def test_a_quiet_poll_asks_for_each_open_status_and_the_newest_page(simulator, reader, asked):
+def test_an_idle_poll_requests_each_open_status_and_the_newest_page(simulator, reader, asked):
     reader.poll()
     assert asked() == {"jobs": 1, "workflows": 1, "runs": 9, "workflow_runs": 5}
     reader.poll(60)
@@ -71,7 +71,7 @@ def test_a_poll_reads_pages_down_to_the_overlap_only(world, clock, batch, asked)
     assert asked()["runs"] == 8 + 3, "270 runs were created in the last four and a half hours"
 
 
-def test_the_first_reading_goes_deeper_while_pages_hold_open_runs(world, clock, reader, asked):
+def test_the_first_poll_reads_further_while_pages_have_open_runs(world, clock, reader, asked):
     for minute in range(400):
         world.run("busy", created=clock() - minute * 60 - 30, end=clock() + (60 if minute % 100 == 50 else -10))
     reader.poll()
@@ -90,7 +90,7 @@ def test_a_sweep_reads_the_last_day_again(world, clock, reader, asked):
     assert asked()["runs"] == 8 + 14
 
 
-def test_rows_that_have_not_changed_are_not_entered_again(world, clock, reader):
+def test_unchanged_rows_are_not_recorded_again(world, clock, reader):
     for minute in range(50):
         world.run("busy", created=clock() - minute * 60 - 30, duration=5.0)
     reader.poll()
@@ -126,7 +126,7 @@ def test_a_key_of_one_environment_gets_short_and_empty_pages_and_all_its_runs(wo
     assert 10 < len(visible) < 150
 
 
-def test_rows_created_at_one_instant_are_not_lost_at_a_page_s_edge(world, clock, reader):
+def test_rows_created_at_the_same_time_are_not_lost_at_a_page_boundary(world, clock, reader):
     reader.poll()
     for place in range(180):
         world.run("busy", created=clock() + (1 if 60 <= place < 150 else place * 0.001), duration=5.0)
@@ -135,7 +135,7 @@ def test_rows_created_at_one_instant_are_not_lost_at_a_page_s_edge(world, clock,
     assert reader.of_source("jobrun_source_truncated_responses_total") == 0
 
 
-def test_a_crowd_of_one_instant_is_told_apart_by_status(world, clock, reader):
+def test_many_runs_created_at_the_same_time_are_split_by_status(world, clock, reader):
     reader.poll()
     for place in range(250):
         result = ("success", "failure", "timeout")[place % 3]
@@ -147,7 +147,7 @@ def test_a_crowd_of_one_instant_is_told_apart_by_status(world, clock, reader):
     assert reader.of_source("jobrun_source_truncated_responses_total") == 0
 
 
-def test_an_answer_that_is_too_large_is_asked_for_in_smaller_pages(world, clock, option, reader, simulator):
+def test_a_too_large_response_is_requested_in_smaller_pages(world, clock, option, reader, simulator):
     reader.poll()
     for place in range(60):
         world.run("heavy", created=clock() + place * 0.001, duration=5.0)
@@ -170,7 +170,7 @@ def test_a_single_row_that_is_too_large_fails_the_list(world, clock, option, rea
     assert "413" in reader.disruption
 
 
-def test_a_server_that_is_too_old_for_a_status_is_not_asked_for_it_again(option, reader, asked):
+def test_a_server_too_old_for_a_status_is_not_queried_for_it_again(option, reader, asked):
     option(unknown_words=frozenset({"replay_staged", "paused", "compensating", "dead_letter"}))
     assert reader.poll() == "success", reader.disruption
     asked()
@@ -178,7 +178,7 @@ def test_a_server_that_is_too_old_for_a_status_is_not_asked_for_it_again(option,
     assert asked() == {"runs": 6, "workflow_runs": 3}
 
 
-def test_a_refused_page_loses_nothing_once_it_is_given(world, clock, simulator, reader):
+def test_a_refused_page_is_caught_up_later(world, clock, simulator, reader):
     reader.poll()
     for place in range(250):
         world.run("busy", created=clock() + place * 0.001, duration=5.0)
@@ -234,7 +234,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("answers", ENDLESS.values(), ids=ENDLESS)
-def test_a_list_that_never_ends_is_refused_and_costs_no_run(world, simulator, reader, answers):
+def test_an_endless_list_is_refused_and_loses_no_run(world, simulator, reader, answers):
     reader.poll()
     world.run("daily", duration=5.0)
     reader.poll(60)

@@ -15,7 +15,7 @@ def watermark(reader, scope=""):
 
 
 @pytest.mark.parametrize("disruption", [*ERRORS, None], ids=str)
-def test_one_run_that_cannot_be_read_by_id_costs_nothing_else(world, clock, reader, simulator, disruption):
+def test_a_run_unreadable_by_id_affects_nothing_else(world, clock, reader, simulator, disruption):
     created = clock() - 30 * HOUR
     for minute in range(110):  # the newest page shows others
         world.run("busy", created=clock() - 4 * HOUR + minute * 60, duration=1.0)
@@ -39,9 +39,7 @@ def test_one_run_that_cannot_be_read_by_id_costs_nothing_else(world, clock, read
 
 
 @pytest.mark.parametrize("endpoint", ["workflow_runs", "workflows"])
-def test_workflows_that_cannot_be_read_cost_workflows_alone_and_are_caught_up(
-    world, clock, reader, simulator, endpoint
-):
+def test_unreadable_workflows_affect_only_workflows_and_are_caught_up(world, clock, reader, simulator, endpoint):
     world.run("flow", created=clock() - 100, duration=5.0, steps=["a"])
     reader.poll()
     simulator.disruptions.set([Status(code=409, endpoint=endpoint)])
@@ -70,7 +68,7 @@ def test_workflow_runs_that_fail_for_long_are_shown_as_unreadable(reader, simula
     assert not reader.ledger.source("strait").scopes["workflows"].readable
 
 
-def test_one_list_of_a_status_that_fails_costs_that_list(world, clock, reader, simulator):
+def test_one_failing_status_list_affects_only_that_list(world, clock, reader, simulator):
     reader.poll()
     original = simulator.answer
 
@@ -88,7 +86,7 @@ def test_one_list_of_a_status_that_fails_costs_that_list(world, clock, reader, s
     assert watermark(reader) > clock() - 5 * MINUTE
 
 
-def test_jobs_that_cannot_be_listed_cost_no_run_of_a_known_job(world, reader, simulator):
+def test_a_failing_job_list_loses_no_run_of_a_known_job(world, reader, simulator):
     world.run("daily", created=reader.now - 100, duration=5.0)
     reader.poll()
     simulator.disruptions.set([Status(code=409, endpoint="jobs")])
@@ -99,7 +97,7 @@ def test_jobs_that_cannot_be_listed_cost_no_run_of_a_known_job(world, reader, si
     assert "/jobs" in reader.disruption
 
 
-def test_runs_of_a_job_that_nobody_can_name_wait_for_its_name(world, clock, reader, simulator):
+def test_runs_of_an_unnamed_job_wait_for_its_name(world, clock, reader, simulator):
     reader.poll()
     simulator.disruptions.set([Status(code=409, endpoint="jobs")])
     world.run("new-job", project="prod", duration=5.0, result="failure")
@@ -113,7 +111,7 @@ def test_runs_of_a_job_that_nobody_can_name_wait_for_its_name(world, clock, read
     assert reader.endings("new-job") == {"failure": 1}
 
 
-def test_runs_of_a_job_that_nobody_can_name_count_under_its_id_after_a_while(world, reader, simulator):
+def test_runs_of_an_unnamed_job_count_under_its_id_after_a_while(world, reader, simulator):
     reader.poll()
     simulator.disruptions.set([Status(code=409, endpoint="jobs")])
     world.run("new-job", job_id="j-1", duration=5.0, result="failure")
@@ -122,7 +120,7 @@ def test_runs_of_a_job_that_nobody_can_name_count_under_its_id_after_a_while(wor
     assert reader.endings("j-1") == {"failure": 1}
 
 
-def test_a_server_that_answers_nothing_is_an_error_of_the_whole_source(reader, simulator):
+def test_a_server_without_any_valid_response_is_an_error_of_the_whole_source(reader, simulator):
     reader.poll()
     simulator.disruptions.set([Status(code=409)])
     assert reader.poll(60) == "error"

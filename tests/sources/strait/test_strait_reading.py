@@ -22,7 +22,7 @@ def true_endings(world, clock):
     return endings
 
 
-def test_endings_after_the_first_poll_are_counted_once(world, clock, reader):
+def test_completions_after_the_first_poll_are_counted_once(world, clock, reader):
     world.run("daily", created=clock() - 60, duration=30.0)
     assert reader.poll() == "success", reader.disruption
     assert reader.endings("daily") == {}
@@ -37,7 +37,7 @@ def test_endings_after_the_first_poll_are_counted_once(world, clock, reader):
 
 
 @pytest.mark.parametrize("result", list(Result))
-def test_every_result_is_counted_as_what_it_is(world, reader, result):
+def test_every_result_is_counted_under_its_name(world, reader, result):
     reader.poll()
     world.run("daily", duration=20.0, result=str(result))
     reader.poll(60)
@@ -45,7 +45,7 @@ def test_every_result_is_counted_as_what_it_is(world, reader, result):
     assert reader.endings("daily") == {str(result): 1}
 
 
-def test_a_status_that_nobody_knows_is_told(world, reader):
+def test_an_unknown_status_is_reported(world, reader):
     reader.poll()
     world.run("daily", duration=20.0, result="unknown")
     for _ in range(3):
@@ -111,7 +111,7 @@ def test_waiting_and_duration_are_observed(world, reader):
     assert observed["jobrun_run_duration_seconds"]["success"].sum == 20
 
 
-def test_a_dead_letter_that_is_replayed_ends_a_second_time(world, clock, reader):
+def test_a_replayed_dead_letter_completes_a_second_time(world, clock, reader):
     reader.poll()
     world.run("daily", run_id="r", duration=20.0, result="failure", attempts=3)
     reader.poll(60)
@@ -130,7 +130,7 @@ def test_a_dead_letter_that_is_replayed_ends_a_second_time(world, clock, reader)
     assert not waited, "two hours of being dead are no waiting"
 
 
-def test_a_run_of_yesterday_that_was_replayed_between_two_polls_is_found_by_the_sweep(world, clock, reader):
+def test_a_run_replayed_between_two_polls_is_found_by_the_sweep(world, clock, reader):
     reader.poll()
     world.run("daily", run_id="r", duration=20.0, result="failure", attempts=3)
     reader.poll(60)
@@ -143,7 +143,7 @@ def test_a_run_of_yesterday_that_was_replayed_between_two_polls_is_found_by_the_
     assert reader.endings("daily") == {"failure": 1, "success": 1}
 
 
-def test_an_old_dead_letter_that_was_replayed_between_two_polls_is_missed_from_the_list_of_them(world, clock, reader):
+def test_an_old_dead_letter_replayed_between_two_polls_is_found_by_its_absence_in_the_list(world, clock, reader):
     reader.poll()
     for number in range(3):
         world.run("daily", run_id=f"r-{number}", duration=20.0, result="failure", attempts=3)
@@ -179,7 +179,7 @@ def test_dead_letters_beyond_the_first_page_are_compared_by_the_sweep(world, clo
     assert reader.endings("daily") == {"success": 1}
 
 
-def test_dead_letters_that_the_state_has_forgotten_are_not_counted_anew(world, clock, reader):
+def test_pruned_dead_letters_are_not_counted_again(world, clock, reader):
     reader.poll()
     world.run("daily", run_id="r", duration=20.0, result="failure", attempts=3)
     reader.poll(60)
@@ -208,7 +208,7 @@ def test_after_downtime_everything_is_caught_up(world, clock, reader, true_endin
     assert clock() - 70 < reader.ledger.source("strait").watermark() <= clock() - 60
 
 
-def test_a_run_whose_row_had_no_id_when_catching_up_is_counted_when_it_has_one(world, clock, simulator, reader):
+def test_a_run_without_an_id_while_catching_up_is_counted_once_it_has_one(world, clock, simulator, reader):
     reader.poll()
     begun = clock()
     mark = reader.ledger.source("strait").watermark()
@@ -223,7 +223,7 @@ def test_a_run_whose_row_had_no_id_when_catching_up_is_counted_when_it_has_one(w
     assert reader.ledger.source("strait").watermark() > clock() - 70
 
 
-def test_beyond_the_lookback_the_lost_time_is_told(clock, batch):
+def test_time_beyond_the_lookback_is_reported(clock, batch):
     reader = batch(lookback="2d", sweep={"window": "1d"})
     reader.poll()
     reader.restart()
@@ -234,7 +234,7 @@ def test_beyond_the_lookback_the_lost_time_is_told(clock, batch):
     assert end == clock() - 2 * DAY
 
 
-def test_a_name_is_the_slug_and_a_schedule_is_told(world, reader):
+def test_the_name_is_the_slug_and_the_schedule_is_exposed(world, reader):
     world.add_job(SimJob(job_id="j-1", name="nightly", project="p-1", schedule="0 3 * * *", enabled=False))
     reader.poll()
 
@@ -258,7 +258,7 @@ def test_a_job_that_appears_with_its_run_is_known_by_name_at_once(world, simulat
     assert len(simulator.log.lines("jobs")) == 1
 
 
-def test_a_switched_off_job_is_seen_within_ten_polls(world, reader):
+def test_a_disabled_job_is_noticed_within_ten_polls(world, reader):
     world.add_job(SimJob(job_id="j-1", name="nightly", enabled=True))
     reader.poll()
     world.add_job(SimJob(job_id="j-1", name="nightly", enabled=False))
@@ -268,7 +268,7 @@ def test_a_switched_off_job_is_seen_within_ten_polls(world, reader):
     assert reader.job("nightly").job.enabled is False
 
 
-def test_open_runs_that_no_list_shows_are_asked_for_by_id(world, clock, simulator, reader):
+def test_open_runs_on_no_list_are_requested_by_id(world, clock, simulator, reader):
     world.run("daily", run_id="r", created=clock() - 10 * HOUR, start=clock() - 9 * HOUR, end=clock() + 30)
     for minute in range(100):
         world.run("busy", created=clock() - 3 * HOUR + minute * 60, duration=1.0)
@@ -281,7 +281,7 @@ def test_open_runs_that_no_list_shows_are_asked_for_by_id(world, clock, simulato
 
 
 @pytest.mark.parametrize("lie", [Drop(share=0.3), Duplicate(share=0.5), Shuffle(), Stale(seconds=45), Late(seconds=40)])
-def test_lies_neither_lose_nor_repeat_an_ending(world, simulator, reader, true_endings, lie):
+def test_wrong_responses_neither_lose_nor_repeat_a_completion(world, simulator, reader, true_endings, lie):
     reader.poll()
     begun = reader.now
     for minute in range(30):
@@ -299,7 +299,7 @@ def test_lies_neither_lose_nor_repeat_an_ending(world, simulator, reader, true_e
     assert reader.all_endings() == true_endings(begun)
 
 
-def test_failed_polls_and_restarts_lose_nothing(world, clock, simulator, reader, true_endings):
+def test_failed_polls_and_restarts_lose_no_run(world, clock, simulator, reader, true_endings):
     reader.poll()
     begun = clock()
     for minute in range(20):
@@ -318,7 +318,7 @@ def test_failed_polls_and_restarts_lose_nothing(world, clock, simulator, reader,
     assert reader.all_endings() == true_endings(begun)
 
 
-def test_customers_data_is_nowhere_in_the_state(world, reader, option, tmp_path):
+def test_customer_data_is_not_in_the_state(world, reader, option, tmp_path):
     option(rows=StraitShape(payload_bytes=1000, traced=True))
     reader.poll()
     world.run("daily", duration=5.0, result="failure", steps=["load"])
@@ -333,7 +333,7 @@ def test_customers_data_is_nowhere_in_the_state(world, reader, option, tmp_path)
     reader.start()
 
 
-def test_an_error_text_is_fetched_only_for_who_asks(world, reader):
+def test_an_error_text_is_fetched_only_on_request(world, reader):
     reader.poll()
     run = world.run("daily", duration=5.0, result="failure")
     flow = world.run("flow", duration=5.0, result="failure", steps=["load"])

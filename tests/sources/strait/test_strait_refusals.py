@@ -7,7 +7,7 @@ from exporter.simulators.disruptions import Status
 MINUTE = 60.0
 
 
-def test_a_refused_key_is_left_alone_for_five_minutes_at_once(simulator, reader):
+def test_after_a_refused_key_no_request_is_sent_for_five_minutes(simulator, reader):
     simulator.api_key = "another"
     assert reader.poll() == "error"
     assert "401" in reader.disruption
@@ -19,13 +19,13 @@ def test_a_refused_key_is_left_alone_for_five_minutes_at_once(simulator, reader)
     assert reader.polled.poller.wait() == 60
 
 
-def test_other_failures_are_tried_again_at_the_usual_time(simulator, reader):
+def test_other_failures_are_retried_at_the_usual_time(simulator, reader):
     simulator.disruptions.set([Status(code=400, count=1)])
     assert reader.poll() == "partial"
     assert reader.polled.poller.wait() == 60
 
 
-def test_a_status_that_was_answered_before_is_not_given_up_for_one_refusal(simulator, reader):
+def test_a_status_that_worked_before_is_still_requested_after_one_refusal(simulator, reader):
     reader.poll()
     simulator.disruptions.set([Status(code=400, endpoint="runs", count=1)])
     assert reader.poll(60) == "partial"
@@ -34,7 +34,7 @@ def test_a_status_that_was_answered_before_is_not_given_up_for_one_refusal(simul
     assert len(simulator.log.lines("runs")) == 9
 
 
-def test_a_refused_key_never_locks_the_address_out(simulator, reader):
+def test_a_refused_key_never_gets_the_address_blocked(simulator, reader):
     simulator.api_key = "another"
     for _ in range(12):
         reader.poll(reader.polled.poller.wait())
@@ -50,7 +50,7 @@ def test_the_key_is_read_again_from_its_file(batch, tmp_path):
     assert reader.poll(300) == "success", reader.disruption
 
 
-def test_a_key_without_the_workflows_reads_the_rest(world, option, reader):
+def test_a_key_without_access_to_workflows_reads_the_rest(world, option, reader):
     option(scopes=frozenset({"jobs:read", "runs:read"}))
     assert reader.poll() == "partial"
     world.run("daily", duration=5.0)
@@ -76,7 +76,7 @@ def test_workflows_that_become_readable_get_their_own_baseline(world, option, re
     assert reader.endings("flow") == {"failure": 1}
 
 
-def test_a_key_that_may_read_nothing_fails_the_poll(option, reader):
+def test_a_key_without_any_permission_fails_the_poll(option, reader):
     option(scopes=frozenset({"stats:read"}))
     assert reader.poll() == "error"
     assert "403" in reader.disruption
@@ -90,7 +90,7 @@ def test_a_server_without_workflows_is_read_for_its_runs(world, option, reader):
     assert reader.endings("daily") == {"success": 1}
 
 
-def test_a_probe_says_what_a_key_may_not_read(option, reader):
+def test_a_probe_reports_the_missing_permissions_of_a_key(option, reader):
     assert reader.source.probe() == "the key may read all that is needed"
     option(scopes=frozenset({"runs:read", "jobs:read"}))
     assert reader.source.probe() == "the key may not read /workflows, /workflow-runs"
@@ -99,7 +99,7 @@ def test_a_probe_says_what_a_key_may_not_read(option, reader):
         reader.source.probe()
 
 
-def test_the_limit_by_address_is_plain_text_and_tells_when_to_come_back(simulator, option):
+def test_the_limit_by_address_is_plain_text_with_a_retry_time(simulator, option):
     option(address_requests_per_minute=2)
     with httpx.Client(base_url=simulator.url, headers={"Authorization": "Bearer strait_simulated"}) as http:
         answers = [http.get("/v1/runs") for _ in range(3)]
@@ -108,7 +108,7 @@ def test_the_limit_by_address_is_plain_text_and_tells_when_to_come_back(simulato
     assert 0 < int(answers[2].headers["retry-after"]) <= 60
 
 
-def test_the_key_s_limit_is_told_in_every_answer(simulator, option):
+def test_the_limit_of_the_key_is_in_every_response(simulator, option):
     option(requests_per_minute=5)
     with httpx.Client(base_url=simulator.url, headers={"Authorization": "Bearer strait_simulated"}) as http:
         left = [http.get("/v1/runs").headers["x-ratelimit-remaining"] for _ in range(5)]
@@ -118,7 +118,7 @@ def test_the_key_s_limit_is_told_in_every_answer(simulator, option):
     assert refused.json()["error"]["message"] == "too many requests"
 
 
-def test_ten_bad_sign_ins_lock_the_address_out(simulator, clock):
+def test_ten_bad_sign_ins_block_the_address(simulator, clock):
     with httpx.Client(base_url=simulator.url) as http:
         codes = [http.get("/v1/runs", headers={"Authorization": "Bearer no"}).status_code for _ in range(10)]
         right = {"Authorization": "Bearer strait_simulated"}
@@ -132,12 +132,12 @@ def test_ten_bad_sign_ins_lock_the_address_out(simulator, clock):
     ("query", "status"),
     [("limit=0", 400), ("limit=x", 400), ("cursor=yesterday", 400), ("status=done", 400), ("limit=5000", 200)],
 )
-def test_the_simulated_server_is_strict(simulator, query, status):
+def test_the_simulated_server_refuses_invalid_parameters(simulator, query, status):
     with httpx.Client(base_url=simulator.url, headers={"Authorization": "Bearer strait_simulated"}) as http:
         assert http.get(f"/v1/runs?{query}").status_code == status
 
 
-def test_the_simulated_server_forgets_ties_at_a_page_s_edge(world, clock, simulator):
+def test_the_simulated_server_loses_ties_at_a_page_boundary(world, clock, simulator):
     for _ in range(250):
         world.run("busy", created=clock() - 60, duration=5.0)
     with httpx.Client(base_url=simulator.url, headers={"Authorization": "Bearer strait_simulated"}) as http:
@@ -147,7 +147,7 @@ def test_the_simulated_server_forgets_ties_at_a_page_s_edge(world, clock, simula
     assert second == {"data": [], "has_more": False}
 
 
-def test_a_poller_s_wait_knows_no_vendor(reader):
+def test_the_wait_after_a_failure_is_the_same_for_every_vendor(reader):
     poller = reader.polled.poller
     assert poller._wait(1, "auth") == 300
     poller._rules = msgspec.structs.replace(poller._rules, poll_interval=600.0)

@@ -49,7 +49,7 @@ def run_of(table=TABLE, **changes) -> Run:
     return to_run(row, table)
 
 
-def test_a_run_as_the_server_shows_it():
+def test_a_run_of_a_real_server_is_parsed():
     assert run_of() == Run(
         run_id="r-1",
         job_id="j-1",
@@ -62,7 +62,7 @@ def test_a_run_as_the_server_shows_it():
     )
 
 
-def test_the_run_of_the_vendor_s_page_is_a_delayed_one():
+def test_the_documented_run_is_delayed():
     row = parse_run((PAYLOADS / "run.json").read_bytes())
     run = to_run(row, TABLE)
     assert (run.run_id, run.job_id, run.state, run.result) == ("string", "string", State.PENDING, None)
@@ -70,7 +70,7 @@ def test_the_run_of_the_vendor_s_page_is_a_delayed_one():
     assert run.created == run.start == 1566656122.0
 
 
-def test_the_jobs_of_the_vendor_s_page():
+def test_the_documented_jobs_are_parsed():
     page = parse_page((PAYLOADS / "jobs.json").read_bytes(), JOB_ROW, 100)
     assert not page.more
     assert [to_job(row, scope="", workflow=False) for row in page.rows] == [
@@ -86,12 +86,12 @@ def test_the_jobs_of_the_vendor_s_page():
     ]
 
 
-def test_the_single_job_of_the_vendor_s_page_has_the_same_shape():
+def test_the_documented_single_job_has_the_same_shape():
     row = parse_page(b"[" + (PAYLOADS / "job.json").read_bytes() + b"]", JOB_ROW, 100).rows[0]
     assert to_job(row, scope="", workflow=False).name == "string"
 
 
-def test_payload_result_and_error_are_nowhere_in_a_row():
+def test_a_parsed_row_has_no_payload_result_or_error():
     row = parse_page(json.dumps([ROW]).encode(), RUN_ROW, 100).rows[0]
     assert "person" not in repr(row)
 
@@ -116,7 +116,7 @@ def test_payload_result_and_error_are_nowhere_in_a_row():
         ("expired", Result.SKIP),
     ],
 )
-def test_each_status_has_its_meaning(word, meaning):
+def test_each_status_is_mapped(word, meaning):
     run = run_of(status=word)
     assert (run.result or run.state) == meaning
     assert run.unmapped == ""
@@ -134,21 +134,21 @@ def test_attempts_beyond_the_first_are_retries_and_a_success_after_them_recovere
     assert run_of(attempt=1).recovered is False
 
 
-def test_a_number_of_attempts_that_cannot_be_is_one_attempt():
+def test_an_impossible_number_of_attempts_is_one_attempt():
     assert [run_of(attempt=number).retries for number in (2**31, 2**63, 10**300, -1, 1.5, "2", True)] == [0] * 7
 
 
-def test_an_error_class_that_a_retry_left_behind_is_not_that_of_a_success():
+def test_a_success_has_no_error_class_of_an_earlier_attempt():
     assert run_of(attempt=2, error_class="transient").error_type == ""
 
 
-def test_only_the_first_attempt_tells_how_long_a_run_waited_and_a_promised_start_is_no_waiting():
+def test_waiting_time_comes_from_the_first_attempt_and_excludes_a_planned_delay():
     assert run_of(attempt=2).queue_duration is None
     assert run_of(scheduled_at="2024-01-01T00:00:02.0Z").queue_duration == 0.25
     assert run_of(started_at=...).queue_duration is None
 
 
-def test_a_future_start_is_told_while_a_run_waits_for_it():
+def test_a_planned_start_is_exposed_while_a_run_waits_for_it():
     waiting = {"started_at": ..., "finished_at": ..., "status": "delayed"}
     assert run_of(**waiting, scheduled_at="2024-01-02T00:00:00Z").scheduled == START + 86400
     assert run_of(**waiting, next_retry_at="2024-01-01T00:10:00Z").scheduled == START + 600
@@ -162,19 +162,19 @@ def test_an_unknown_status_is_open_until_it_has_an_end():
     assert (ended.result, ended.unmapped, ended.end) == (Result.UNKNOWN, "evaporated", START + 62.25)
 
 
-def test_a_status_map_gives_new_words_a_meaning():
+def test_a_status_map_adds_statuses():
     table = status_table(RUN_STATUSES, {"Evaporated": Result.CANCELLATION})
     assert run_of(table, status="evaporated").result is Result.CANCELLATION
 
 
 @pytest.mark.parametrize("odd", [None, True, [], {"a": 1}, -5, 1e300, "soon", ""])
 @pytest.mark.parametrize("field", ["attempt", "started_at", "finished_at", "created_at", "status", "error_class"])
-def test_a_surprise_in_one_field_costs_that_field(field, odd):
+def test_an_invalid_field_loses_only_that_field(field, odd):
     run = run_of(**{field: odd})
     assert (run.run_id, run.job_id) == ("r-1", "j-1")
 
 
-def test_a_surprise_in_one_row_costs_that_row():
+def test_an_invalid_row_loses_only_that_row():
     page = parse_page(json.dumps([ROW, {"id": 5}, "x", None, {**ROW, "id": "r-2"}]).encode(), RUN_ROW, 100)
     assert ([row.id for row in page.rows], page.invalid) == (["r-1", "r-2"], 3)
 
@@ -192,7 +192,7 @@ def test_a_surprise_in_one_row_costs_that_row():
         ({"data": [ROW], "next_cursor": "c"}, 1, "c", True),
     ],
 )
-def test_a_list_comes_in_two_shapes_and_says_itself_whether_it_goes_on(body, rows, cursor, more):
+def test_a_list_has_two_shapes_and_an_explicit_end(body, rows, cursor, more):
     page = parse_page(json.dumps(body).encode(), RUN_ROW, limit=2)
     assert (len(page.rows), page.cursor, page.more) == (rows, cursor, more)
 
@@ -204,12 +204,12 @@ def test_another_shape_is_never_an_empty_list(body):
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[", b"\xff\xfe"])
-def test_what_is_no_json_is_told_as_such(body):
+def test_a_body_that_is_not_json_is_reported_as_such(body):
     with pytest.raises(DecodeError):
         parse_page(body, RUN_ROW, 100)
 
 
-def test_a_workflow_is_a_job_of_its_own_whose_runs_have_steps_and_do_not_come_back():
+def test_a_workflow_is_a_job_whose_runs_have_steps_and_never_reopen():
     row = parse_page(
         b'[{"id": "w-1", "slug": "nightly", "project_id": "p", "cron": "0 3 * * *", "cron_timezone": "Europe/Berlin"}]',
         JOB_ROW,
@@ -242,12 +242,12 @@ def test_a_workflow_is_a_job_of_its_own_whose_runs_have_steps_and_do_not_come_ba
         ("compensation_failed", Result.ERROR),
     ],
 )
-def test_each_status_of_a_workflow_run_has_its_meaning(word, meaning):
+def test_each_status_of_a_workflow_run_is_mapped(word, meaning):
     run = to_run(parse_run(json.dumps({"id": "x", "status": word}).encode()), status_table(WORKFLOW_STATUSES, {}))
     assert (run.result or run.state) == meaning
 
 
-def test_the_steps_of_a_workflow_run():
+def test_the_steps_of_a_workflow_run_are_parsed():
     rows = [
         {
             "step_ref": "load",
@@ -278,7 +278,7 @@ def test_the_steps_of_a_workflow_run():
     ]
 
 
-def test_an_error_text_is_found_for_whoever_asks():
+def test_an_error_text_is_found_on_request():
     assert parse_error(b'{"id": "r", "error": "boom"}', "").stderr == "boom"
     assert parse_error(b'{"id": "r"}', "").stderr == ""
     steps = b'{"data": [{"step_ref": "a", "error": "x"}, {"step_ref": "b", "error": "y"}], "has_more": false}'
@@ -305,7 +305,7 @@ ODD = st.sampled_from([None, "", "x", "completed", "2024-01-01T00:00:00Z", True,
 
 
 @given(st.dictionaries(st.sampled_from([*ROW, "workflow_id", "scheduled_at"]), ODD))
-def test_whatever_a_row_holds_it_is_a_run_or_nothing(fields):
+def test_any_row_is_a_run_or_dropped(fields):
     try:
         page = parse_page(json.dumps([fields]).encode(), RUN_ROW, 100)
     except SchemaError:
@@ -329,7 +329,7 @@ def test_a_run_that_expired_between_its_attempts_failed(changes, result, error_t
     assert (run.result, run.error_type, run.retries) == (result, error_type, retries)
 
 
-def test_the_configuration_may_give_expired_another_meaning():
+def test_a_status_map_can_change_expired():
     table = status_table(RUN_STATUSES, {"expired": Result.CANCELLATION})
     assert run_of(table, status="expired", attempt=2).result is Result.CANCELLATION
 
@@ -348,7 +348,7 @@ def test_the_configuration_may_give_expired_another_meaning():
         ({}, None, ""),
     ],
 )
-def test_a_paused_job_is_not_enabled_and_says_why_in_a_word(fields, enabled, stop_cause):
+def test_a_paused_job_is_disabled_with_a_short_reason(fields, enabled, stop_cause):
     row = {"id": "j", "slug": "daily", "cron": "0 3 * * *", **fields}
     job = to_job(parse_page(json.dumps([row]).encode(), JOB_ROW, 100).rows[0], scope="", workflow=False)
     assert (job.enabled, job.stop_cause) == (enabled, stop_cause)

@@ -15,7 +15,7 @@ def source_of(**changes):
     return loads(yaml.safe_dump({"sources": [{**LEAST, **changes}]}), {}, SETTINGS).sources[0]
 
 
-def test_the_defaults():
+def test_the_defaults_are_those_of_the_docs():
     source = source_of()
     assert source.base_url == "https://api.strait.dev"
     assert source.requests_per_minute == 50
@@ -23,7 +23,7 @@ def test_the_defaults():
     assert SOURCES["strait"].access(source).root == "https://api.strait.dev/v1"
 
 
-def test_the_example_of_the_document_is_right(tmp_path):
+def test_the_documented_example_is_valid(tmp_path):
     text = (ROOT / "docs/sources/strait.md").read_text()
     (example,) = [part.partition("```")[0] for part in text.split("```yaml\n")[1:]]
     key = tmp_path / "key"
@@ -41,16 +41,16 @@ def test_the_example_of_the_document_is_right(tmp_path):
         ({"project_id": "p"}, "project_id"),
     ],
 )
-def test_faults_are_told(changes, disruption):
+def test_problems_are_reported(changes, disruption):
     with pytest.raises(ConfigError, match=disruption):
         source_of(**changes)
 
 
-def test_a_quiet_poll_fits_the_default_budget():
+def test_an_idle_poll_fits_the_default_budget():
     assert SOURCES["strait"].poll_requests * 60 / source_of().poll_interval < source_of().requests_per_minute
 
 
-def test_the_key_is_in_no_text_about_the_source():
+def test_no_text_about_the_source_contains_the_key():
     source = source_of()
     access = SOURCES["strait"].access(source)
     assert "hidden" not in f"{source!r} {access.credential} {SOURCES['strait'].identity(source)} {access.auth!r}"

@@ -22,7 +22,7 @@ def test_a_workflow_is_a_job_with_steps(world, reader):
     assert reader.job("plain").last_steps is None
 
 
-def test_steps_are_asked_for_once_a_workflow_run_and_never_for_others(world, simulator, reader):
+def test_steps_are_requested_once_per_workflow_run_and_never_for_jobs(world, simulator, reader):
     reader.poll()
     world.run("nightly", duration=5.0, steps=["load", "model"])
     for _ in range(5):
@@ -35,7 +35,7 @@ def test_steps_are_asked_for_once_a_workflow_run_and_never_for_others(world, sim
     assert reader.ledger.count_pending_steps("strait") == 0
 
 
-def test_more_steps_than_a_list_holds_come_from_the_timeline(world, simulator, reader):
+def test_steps_beyond_the_list_come_from_the_timeline(world, simulator, reader):
     reader.poll()
     world.run("wide", duration=130.0, steps=[f"step-{number}" for number in range(130)])
     reader.poll(300)
@@ -45,7 +45,7 @@ def test_more_steps_than_a_list_holds_come_from_the_timeline(world, simulator, r
 
 
 @pytest.mark.parametrize("result", ["failure", "timeout"])
-def test_a_compensation_is_no_second_ending(world, option, reader, result):
+def test_a_compensation_is_not_a_second_completion(world, option, reader, result):
     option(rows=StraitShape(compensation=600.0))
     reader.poll()
     run = world.run("booking", duration=30.0, steps=["reserve", "pay"], result=result)
@@ -76,7 +76,7 @@ def test_a_compensation_that_never_ends_is_dropped_without_another_result(world,
     assert (reader.open(), reader.endings("booking")) == ({}, {"failure": 1})
 
 
-def test_a_compensation_that_is_the_first_thing_seen_is_an_open_run(world, clock, option, reader):
+def test_a_run_first_seen_during_its_compensation_is_open(world, clock, option, reader):
     option(rows=StraitShape(compensation=600.0))
     world.run("booking", run_id="w", created=clock() - 700, duration=30.0, steps=["pay"], result="failure")
     reader.poll()
@@ -98,7 +98,7 @@ def test_an_old_open_workflow_run_is_followed_by_id(world, clock, simulator, rea
     assert reader.endings("slow") == {"success": 1}
 
 
-def test_a_job_and_a_workflow_of_one_name_are_two(world, reader):
+def test_a_job_and_a_workflow_of_one_name_are_two_jobs(world, reader):
     reader.poll()
     world.run("nightly", job_id="a", duration=5.0)
     world.run("nightly", job_id="b", duration=5.0, steps=["load"], result="failure")

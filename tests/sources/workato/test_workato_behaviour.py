@@ -22,7 +22,7 @@ def truly_ended(simulator, since):
 # --- what counts ---
 
 
-def test_endings_before_the_first_poll_are_baseline_and_later_ones_count(world, watch, clock):
+def test_completions_before_the_first_poll_are_baseline_and_later_ones_count(world, watch, clock):
     world.run("a", start=clock() - 500, duration=5.0, result="failure")
     watch.poll()
     assert watch.counts() == {}
@@ -34,7 +34,7 @@ def test_endings_before_the_first_poll_are_baseline_and_later_ones_count(world, 
     assert watch.counts(family="jobrun_run_errors_total") == {"step_failed": 1}
 
 
-def test_a_job_that_was_open_at_the_first_poll_counts_however_deep_it_lies(world, watch, clock):
+def test_a_job_open_at_the_first_poll_counts_on_any_page(world, watch, clock):
     world.run("a", start=clock() - 7200, end=clock() + 3600)
     for place in range(60):
         world.run("a", start=clock() - 6000 + place, duration=1.0)
@@ -45,7 +45,7 @@ def test_a_job_that_was_open_at_the_first_poll_counts_however_deep_it_lies(world
 
 
 @pytest.mark.parametrize("after", [0.0, 0.001, 0.4, 0.999])
-def test_the_second_in_which_watching_began_is_told_apart_by_the_detail(world, watch, clock, after):
+def test_jobs_within_the_second_of_the_baseline_are_distinguished_by_their_detail(world, watch, clock, after):
     clock.advance(0.25)
     baseline = clock() + 60.0
     world.run("a", start=baseline - 30, end=baseline + after)
@@ -54,7 +54,7 @@ def test_the_second_in_which_watching_began_is_told_apart_by_the_detail(world, w
     assert watch.counts() == ({"success": 1} if after else {})
 
 
-def test_a_job_that_ended_a_moment_before_watching_began_is_baseline(world, watch, clock):
+def test_a_job_completed_just_before_the_first_poll_is_baseline(world, watch, clock):
     clock.advance(0.75)
     world.run("a", start=clock() + 30, end=clock() + 59.5)
     watch.poll()
@@ -63,7 +63,7 @@ def test_a_job_that_ended_a_moment_before_watching_began_is_baseline(world, watc
     assert watch.job("a").last_run is not None
 
 
-def test_a_recipe_made_later_counts_from_its_first_job(world, watch, clock):
+def test_a_recipe_created_later_counts_from_its_first_job(world, watch, clock):
     world.run("a", start=clock() - 100, duration=1.0)
     watch.poll()
     for place in range(60):
@@ -84,7 +84,7 @@ def test_a_repeat_is_one_retry_and_one_recovery(world, watch, clock):
     assert watch.counts(family="jobrun_runs_recovered_total") == {"": 1}
 
 
-def test_older_lists_have_no_status_word(world, watch, clock, option):
+def test_lists_without_a_status_are_parsed(world, watch, clock, option):
     world.add_job(RECIPE)
     option(rows=WorkatoShape(status=False))
     watch.poll()
@@ -96,7 +96,7 @@ def test_older_lists_have_no_status_word(world, watch, clock, option):
     assert len(watch.open()) == 1
 
 
-def test_a_new_status_word_is_told_and_the_error_flag_says_how_the_job_ended(world, watching, clock, option):
+def test_a_new_status_is_reported_and_the_error_flag_gives_the_result(world, watching, clock, option):
     world.add_job(RECIPE)
     option(rows=WorkatoShape(words={"cancellation": "stopped"}))
     watch, mapping = watching(), watching(status_map={"Stopped": "cancellation"})
@@ -121,7 +121,7 @@ def test_durations_are_exact_to_a_second(world, watch, clock, length, shown):
     assert (last.start, last.end, last.duration) == (int(begin), int(begin) + shown, shown)
 
 
-def test_a_customer_that_comes_later_counts_from_the_last_list_that_did_not_show_it(world, watch, clock):
+def test_a_customer_added_later_counts_from_the_last_list_without_it(world, watch, clock):
     world.run("early", start=clock() - 100, duration=1.0, project="first")
     watch.poll()
     world.run("a", start=clock() + 1, duration=1.0)
@@ -152,7 +152,7 @@ def test_a_long_absence_is_caught_up_over_several_polls(world, watch, clock):
     assert watch.source_count("jobrun_source_unobserved_seconds_total") == 0
 
 
-def test_what_lies_beyond_the_lookback_is_told_to_be_unobserved(world, watch, clock):
+def test_time_beyond_the_lookback_is_reported_as_unobserved(world, watch, clock):
     world.run("a", start=clock() - 100, duration=1.0)
     watch.poll()
     mark = watch.watermark()
@@ -168,7 +168,7 @@ def test_what_lies_beyond_the_lookback_is_told_to_be_unobserved(world, watch, cl
     assert watch.watermark() == clock() - 60
 
 
-def test_what_lies_beyond_the_lookback_is_told_even_if_something_was_looked_for_before(world, watch, clock, simulator):
+def test_time_beyond_the_lookback_is_reported_even_during_a_search(world, watch, clock, simulator):
     world.run("a", start=clock() - 100, duration=1.0)
     watch.poll()
     world.run("a", start=clock() + 1, duration=1.0)
@@ -185,7 +185,7 @@ def test_what_lies_beyond_the_lookback_is_told_even_if_something_was_looked_for_
     assert watch.counts()["success"] < 101
 
 
-def test_a_quiet_recipe_has_lost_nothing_however_long_the_absence(world, watch, clock):
+def test_an_idle_recipe_loses_nothing_during_any_absence(world, watch, clock):
     world.run("a", start=clock() - 100, duration=1.0)
     watch.poll()
     watch.poll(after=20 * DAY)
@@ -206,7 +206,7 @@ def test_counts_that_fall_hide_nothing(world, watch, clock, option):
     assert watch.source_count("jobrun_source_truncated_responses_total") == 0
 
 
-def test_counts_that_lag_behind_cost_requests_but_nothing_else(world, watch, clock, option):
+def test_counts_that_lag_behind_cost_only_requests(world, watch, clock, option):
     option(counts_late=90.0)
     world.run("a", start=clock() - 500, duration=1.0)
     watch.poll()
@@ -215,7 +215,7 @@ def test_counts_that_lag_behind_cost_requests_but_nothing_else(world, watch, clo
     assert watch.counts() == {"failure": 1}
 
 
-def test_a_job_that_the_list_shows_later_than_the_counts_is_waited_for(world, watch, clock, simulator):
+def test_a_job_counted_before_it_is_listed_is_searched_for_again(world, watch, clock, simulator):
     world.run("a", start=clock() - 500, duration=1.0)
     watch.poll()
     mark = watch.watermark()
@@ -229,7 +229,7 @@ def test_a_job_that_the_list_shows_later_than_the_counts_is_waited_for(world, wa
     assert watch.watermark() == clock() - 60
 
 
-def test_open_jobs_do_not_stand_for_those_that_a_list_left_out(world, watch, clock, simulator, option):
+def test_open_jobs_do_not_replace_jobs_missing_in_a_list(world, watch, clock, simulator, option):
     option(page_size=5)
     for place in range(8):
         world.run("a", start=clock() - 5000 - place, end=clock() + 50_000)
@@ -261,7 +261,7 @@ def test_a_catch_up_over_several_polls_is_not_ended_by_open_jobs(world, watch, c
     assert watch.watermark() == clock() - 60
 
 
-def test_what_a_deep_search_cannot_find_in_one_poll_it_finds_in_the_next(world, watch, clock, simulator, option):
+def test_a_deep_search_continues_in_the_next_poll(world, watch, clock, simulator, option):
     option(page_size=5)
     world.run("a", start=clock() - 5000, duration=1.0)
     watch.poll()
@@ -278,7 +278,7 @@ def test_what_a_deep_search_cannot_find_in_one_poll_it_finds_in_the_next(world, 
     assert watch.watermark() == clock() - 60
 
 
-def test_a_count_without_a_job_is_looked_for_four_times_and_then_told(world, watch, clock, simulator):
+def test_a_counted_job_in_no_list_is_searched_four_times_and_then_reported(world, watch, clock, simulator):
     world.run("a", start=clock() - 500, duration=1.0)
     watch.poll()
     world.run("a", start=clock() + 1, duration=5.0)
@@ -291,7 +291,7 @@ def test_a_count_without_a_job_is_looked_for_four_times_and_then_told(world, wat
     assert "jobs" not in watch.requests()
 
 
-def test_a_deleted_recipe_ends_once_its_open_job_has_which_is_followed_by_id(world, watch, clock, simulator):
+def test_a_deleted_recipe_expires_after_its_open_job_which_is_followed_by_id(world, watch, clock, simulator):
     world.run("a", run_id="slow", start=clock() + 1, duration=300.0)
     world.run("b", start=clock() - 100, duration=1.0)
     watch.poll()
@@ -312,7 +312,7 @@ def test_a_deleted_recipe_ends_once_its_open_job_has_which_is_followed_by_id(wor
     assert not watch.job("b").gone
 
 
-def test_a_job_that_the_api_forgot_long_ago_is_given_up(world, watching, clock, option):
+def test_an_open_job_that_the_api_no_longer_has_expires(world, watching, clock, option):
     watch = watching(max_run_age="40d", lookback="40d")
     world.run("a", run_id="slow", start=clock() + 1, result=None)
     watch.poll(after=120)
@@ -327,7 +327,7 @@ def test_a_job_that_the_api_forgot_long_ago_is_given_up(world, watching, clock, 
 # --- customers ---
 
 
-def test_customers_are_projects_and_recipes_of_one_name_do_not_meet(world, watch, clock):
+def test_customers_are_projects_that_separate_recipes_of_one_name(world, watch, clock):
     for project in ("one", "two"):
         world.add_job(SimJob(job_id=f"{project}/a", name="a", project=project))
     watch.poll()
@@ -339,7 +339,7 @@ def test_customers_are_projects_and_recipes_of_one_name_do_not_meet(world, watch
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_one_customer_that_cannot_be_read_leaves_the_others_alone(world, watch, clock, option, status):
+def test_one_unreadable_customer_does_not_affect_others(world, watch, clock, option, status):
     for project in ("one", "two", "three"):
         world.run("a", project=project, start=clock() - 100, duration=1.0)
     watch.poll()
@@ -356,7 +356,7 @@ def test_one_customer_that_cannot_be_read_leaves_the_others_alone(world, watch, 
     assert watch.counted() == 3
 
 
-def test_a_refused_token_is_a_fault_of_the_source(world, watch, clock, simulator):
+def test_a_refused_token_is_an_error_of_the_source(world, watch, clock, simulator):
     for project in ("one", "two", "three"):
         world.run("a", project=project, start=clock() - 100, duration=1.0)
     watch.poll()
@@ -366,7 +366,7 @@ def test_a_refused_token_is_a_fault_of_the_source(world, watch, clock, simulator
     assert all(scope.readable for scope in watch.ledger.source("w").scopes.values())
 
 
-def test_a_customer_that_fails_does_not_keep_the_others_from_being_read(world, watch, clock, simulator):
+def test_a_failing_customer_does_not_block_others(world, watch, clock, simulator):
     for project in ("one", "two", "three"):
         world.run("a", project=project, start=clock() - 100, duration=1.0)
     watch.poll()
@@ -379,7 +379,7 @@ def test_a_customer_that_fails_does_not_keep_the_others_from_being_read(world, w
     assert watch.counted() == 3
 
 
-def test_an_api_that_fails_wholly_is_left_alone_after_a_few_customers(world, watch, clock, simulator):
+def test_after_errors_of_a_few_customers_the_poll_ends(world, watch, clock, simulator):
     for number in range(20):
         world.run("a", project=f"p{number}", start=clock() - 100, duration=1.0)
     watch.poll()
@@ -388,7 +388,7 @@ def test_an_api_that_fails_wholly_is_left_alone_after_a_few_customers(world, wat
     assert watch.requests() == {"recipes": 9}
 
 
-def test_a_customer_that_left_does_not_hold_the_watermark_for_ever(world, watch, clock, simulator):
+def test_a_removed_customer_does_not_hold_the_watermark_forever(world, watch, clock, simulator):
     for project in ("one", "two"):
         world.run("a", project=project, start=clock() - 100, duration=1.0)
     watch.poll()
@@ -406,7 +406,7 @@ def test_a_customer_that_left_does_not_hold_the_watermark_for_ever(world, watch,
     assert len(watch.ledger.source("w").notes) == 1
 
 
-def test_a_list_that_leaves_a_customer_out_once_ends_nothing(world, watching, clock, simulator):
+def test_a_customer_missing_in_one_list_does_not_expire(world, watching, clock, simulator):
     for project in ("one", "two"):
         world.run("a", project=project, start=clock() - 100, duration=1.0)
     watch = watching(poll_interval="5m")
@@ -421,7 +421,7 @@ def test_a_list_that_leaves_a_customer_out_once_ends_nothing(world, watching, cl
     assert watch.counts("a", "two")["success"] == 1
 
 
-def test_a_short_budget_reads_on_where_it_stopped_and_open_things_first(world, watching, clock):
+def test_a_short_budget_continues_where_it_stopped_with_open_jobs_first(world, watching, clock):
     for number in range(12):
         world.run("a", project=f"p{number}", start=clock() - 100, duration=1.0)
     watch = watching(requests_per_minute=6)
@@ -437,7 +437,7 @@ def test_a_short_budget_reads_on_where_it_stopped_and_open_things_first(world, w
     assert watch.watermark() > clock() - 600
 
 
-def test_a_workspace_of_ones_own_has_no_customers(world, watch, watching, clock, option):
+def test_an_ordinary_workspace_has_no_customers(world, watch, watching, clock, option):
     option(mode="developer")
     watch = watching()
     world.run("a", start=clock() - 100, duration=1.0)
@@ -449,7 +449,7 @@ def test_a_workspace_of_ones_own_has_no_customers(world, watch, watching, clock,
     assert "/" not in watch.job("a", "").job.job_id
 
 
-def test_a_workspace_that_refuses_is_a_fault(world, watching, clock, option):
+def test_a_refusing_workspace_is_an_error(world, watching, clock, option):
     option(mode="developer", forbidden={"jobs"})
     world.run("a", start=clock() - 100, duration=1.0)
     watch = watching()
@@ -457,7 +457,7 @@ def test_a_workspace_that_refuses_is_a_fault(world, watching, clock, option):
     assert "403" in watch.poller.status.error
 
 
-def test_a_recipe_tells_that_it_was_stopped(world, watch):
+def test_a_stopped_recipe_is_reported(world, watch):
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod", enabled=False))
     watch.poll()
     job = watch.job("a").job
@@ -466,7 +466,7 @@ def test_a_recipe_tells_that_it_was_stopped(world, watch):
 
 
 @pytest.mark.parametrize("shape", [{"users_envelope": "items", "recipes_envelope": "result"}, {"numeric_ids": False}])
-def test_lists_come_in_either_envelope_and_ids_as_texts(world, watch, clock, option, shape):
+def test_lists_have_either_envelope_and_ids_may_be_texts(world, watch, clock, option, shape):
     world.add_job(RECIPE)
     option(rows=WorkatoShape(**shape))
     watch.poll()
@@ -507,7 +507,7 @@ def lives(world, dice, start, count=40, **fields):
     ],
     ids=lambda lie: "" if lie is None else type(lie).__name__.lower(),
 )
-def test_every_ending_is_counted_once(world, watch, simulator, option, lie):
+def test_every_completion_is_counted_once(world, watch, simulator, option, lie):
     option(page_size=5)
     dice, clock = random.Random(7), watch.clock  # noqa: S311  # any runs will do, the same each time
     lives(world, dice, clock() - 3600)
@@ -534,7 +534,7 @@ def test_every_ending_is_counted_once(world, watch, simulator, option, lie):
     assert watch.watermark() == clock() - 60
 
 
-def test_an_end_that_is_never_told_is_given_up_in_time(world, watching, clock, simulator):
+def test_a_run_that_never_ends_expires(world, watching, clock, simulator):
     world.add_job(RECIPE)
     watch = watching(max_run_age="1h")
     watch.poll()
@@ -549,7 +549,7 @@ def test_an_end_that_is_never_told_is_given_up_in_time(world, watching, clock, s
 # --- customers' data ---
 
 
-def test_customers_data_is_nowhere(world, watching, caplog, capsys, tmp_path):
+def test_customer_data_is_nowhere(world, watching, caplog, capsys, tmp_path):
     watch = watching(steps="all")
     clock = watch.clock
     world.run("a", start=clock() - 100, duration=1.0, result="failure", steps=["load", "send"])
@@ -567,7 +567,7 @@ def test_customers_data_is_nowhere(world, watching, caplog, capsys, tmp_path):
     assert watch.simulator.token not in told
 
 
-def test_an_error_text_is_fetched_when_a_person_asks(world, watch, clock):
+def test_an_error_text_is_fetched_when_a_user_requests_it(world, watch, clock):
     world.add_job(RECIPE)
     watch.poll()
     run = world.run("a", start=clock() + 1, duration=1.0, result="failure", steps=["load", "send"])
@@ -578,7 +578,7 @@ def test_an_error_text_is_fetched_when_a_person_asks(world, watch, clock):
     assert watch.source.log(shown, "0 connector/load").stderr == ""
 
 
-def test_asking_once_says_what_was_seen(world, watch, watching, option):
+def test_once_reports_what_was_read(world, watch, watching, option):
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod"))
     assert watch.source.probe() == "signed in, 1 managed users on the first page"
     option(mode="developer")

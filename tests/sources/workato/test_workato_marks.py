@@ -87,7 +87,7 @@ def test_jobs_are_read_if_counts_changed_or_jobs_are_missing(mark, now, wanted):
         (ReadMark(succeeded=5, failed=1, surplus=2), recipe(6), -1),
     ],
 )
-def test_the_rise_of_the_counts_is_the_number_of_missing_jobs_and_a_fall_proves_nothing(mark, now, number):
+def test_an_increase_of_counts_is_the_number_of_missing_jobs_and_a_decrease_proves_nothing(mark, now, number):
     assert count_missing(mark, now) == number
 
 
@@ -127,7 +127,7 @@ def test_a_search_stops_at_the_first_of_its_conditions_and_never_for_a_short_pag
     assert is_last(page, aim, found=number, completed={"a", "b"}) is last
 
 
-def test_missing_jobs_are_searched_for_again_and_given_up_after_some_tries():
+def test_missing_jobs_are_searched_for_again_until_some_tries_have_failed():
     mark, missed = MARK, False
     for tries in (1, 2, 3):
         mark, missed = mark_after(recipe(6), mark, target(1), found(0))
@@ -136,7 +136,7 @@ def test_missing_jobs_are_searched_for_again_and_given_up_after_some_tries():
     assert (mark.missing, mark.tries, missed) == (0, 0, True)
 
 
-def test_nothing_is_given_up_while_pages_are_unread():
+def test_a_search_never_ends_while_pages_are_unread():
     mark, missed = mark_after(
         recipe(6),
         MARK,
@@ -152,7 +152,7 @@ def test_a_search_that_leaves_pages_unread_is_not_a_try():
     assert (mark.tries, missed) == (2, False)
 
 
-def test_jobs_beyond_the_floor_are_given_up_at_once():
+def test_jobs_beyond_the_floor_are_not_searched_for():
     assert mark_after(recipe(6), MARK, target(1), found(0, beyond=True))[1] is True
 
 

@@ -42,7 +42,7 @@ def two(world, watch, clock):
 
 
 @pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS)
-def test_a_recipe_that_cannot_be_read_costs_that_recipe(world, two, clock, simulator, harm):
+def test_an_unreadable_recipe_affects_only_itself(world, two, clock, simulator, harm):
     simulator.disruptions.add(harm(jobs_of("a")))
     for _ in range(5):
         start(world, clock)
@@ -80,7 +80,7 @@ def test_a_recipe_holds_the_watermark_for_a_quarter_of_an_hour_and_is_caught_up_
     assert two.source_count("jobrun_source_unobserved_seconds_total") == 0
 
 
-def test_a_recipe_that_could_never_be_read_counts_from_the_first_poll_on(world, watch, clock, simulator):
+def test_a_recipe_never_readable_before_counts_from_the_first_poll(world, watch, clock, simulator):
     simulator.disruptions.add(Status(code=500, path=jobs_of("a")))
     for name in ("a", "b"):
         world.run(name, start=clock() - 100, duration=1.0)
@@ -96,7 +96,7 @@ def test_a_recipe_that_could_never_be_read_counts_from_the_first_poll_on(world, 
     assert watch.counts("b") == {"success": 2}
 
 
-def test_recipes_of_which_none_may_be_read_make_the_customer_unreadable(world, two, clock, simulator):
+def test_a_customer_without_any_readable_recipe_is_unreadable(world, two, clock, simulator):
     simulator.disruptions.add(Status(code=403, endpoint="jobs"))
     start(world, clock)
     assert two.poll() != "success"
@@ -117,7 +117,7 @@ def four(world, watch, clock):
 
 @pytest.mark.parametrize("harm", ["500", "garbage", "reset"])
 @pytest.mark.parametrize("count", [1, 3])
-def test_customers_that_cannot_be_read_cost_no_other_and_are_caught_up(world, four, simulator, harm, count):
+def test_unreadable_customers_affect_no_other_and_are_caught_up(world, four, simulator, harm, count):
     clock = four.clock
     simulator.disruptions.add(*(HARMS[harm](customer(project)) for project in PROJECTS[:count]))
     begun = four.watermark()
@@ -140,7 +140,7 @@ def test_customers_that_cannot_be_read_cost_no_other_and_are_caught_up(world, fo
     assert {project: four.counts("a", project) for project in PROJECTS} == {key: {"success": 30} for key in PROJECTS}
 
 
-def test_an_api_that_answers_nothing_makes_no_customer_unreadable(four, simulator):
+def test_an_api_without_any_valid_response_makes_no_customer_unreadable(four, simulator):
     simulator.disruptions.add(Status(code=500))
     begun = four.watermark()
     assert four.poll(times=40) == "error"
@@ -148,7 +148,7 @@ def test_an_api_that_answers_nothing_makes_no_customer_unreadable(four, simulato
     assert all(state.readable for state in four.ledger.source("w").scopes.values())
 
 
-def test_an_open_job_that_cannot_be_read_by_its_id_costs_that_job(world, two, clock, simulator, option):
+def test_an_open_job_unreadable_by_id_affects_only_itself(world, two, clock, simulator, option):
     option(page_size=2)
     for name in ("stuck", "fine"):
         world.run("a", run_id=name, start=clock() + 1, duration=200.0)
@@ -163,7 +163,7 @@ def test_an_open_job_that_cannot_be_read_by_its_id_costs_that_job(world, two, cl
     assert two.counts("a") == {"success": 7}
 
 
-def test_a_part_that_hangs_is_left_alone_for_longer_than_one_that_fails_at_once(world, two, clock, simulator):
+def test_a_hanging_part_is_paused_longer_than_a_failing_one(world, two, clock, simulator):
     inner = two.source._api.get
     asked = []
 
@@ -187,7 +187,7 @@ def crowd(world, size=150):
         world.add_job(SimJob(job_id=f"prod/{number}", name=f"r{number}", project="prod"))
 
 
-def test_a_list_of_recipes_that_takes_no_notice_of_the_page_is_refused(world, watch, option):
+def test_a_list_of_recipes_that_ignores_the_page_is_refused(world, watch, option):
     crowd(world)
     option(ignored=frozenset({"page"}))
     assert watch.poll() == "error"
@@ -199,7 +199,7 @@ def test_a_list_of_recipes_that_takes_no_notice_of_the_page_is_refused(world, wa
     assert len(watch.ledger.jobs_of("w")) == 150
 
 
-def test_a_list_of_customers_that_takes_no_notice_of_the_page_is_refused(world, watch, option):
+def test_a_list_of_customers_that_ignores_the_page_is_refused(world, watch, option):
     for number in range(150):
         world.add_job(SimJob(job_id=f"{number}/r", name="r", project=str(number)))
     option(ignored=frozenset({"page"}))
@@ -211,7 +211,7 @@ def test_a_list_of_customers_that_takes_no_notice_of_the_page_is_refused(world, 
 
 
 @pytest.mark.parametrize("filtered", [False, True], ids=["all jobs", "open jobs"])
-def test_a_list_of_jobs_that_takes_no_notice_of_the_offset_is_refused(world, two, clock, option, filtered):
+def test_a_list_of_jobs_that_ignores_the_offset_is_refused(world, two, clock, option, filtered):
     option(ignored=frozenset({"offset_job_id"}))
     for number in range(60):
         world.run("a", start=clock() + 1 + number / 10, duration=1e5 if filtered else 1.0)
@@ -224,7 +224,7 @@ def test_a_list_of_jobs_that_takes_no_notice_of_the_offset_is_refused(world, two
     assert two.counts("a") == ({} if filtered else {"success": 60})
 
 
-def test_a_page_of_customers_with_a_row_that_is_none_is_still_followed_by_the_next(world, watch, simulator):
+def test_a_page_of_customers_with_an_invalid_row_is_followed_by_the_next(world, watch, simulator):
     for number in range(150):
         world.add_job(SimJob(job_id=f"{number}/r", name="r", project=str(number)))
     inner = simulator._users

@@ -44,7 +44,7 @@ def steps_of(*lines, **fields) -> list[Step]:
     return parse_job(body_of({**JOB, "lines": lines, **fields}), "j-1")[1]
 
 
-def test_the_list_that_the_vendor_prints():
+def test_the_documented_list_is_parsed():
     body = (PAYLOADS / "jobs.json").read_bytes()
     rows, invalid = parse_jobs(body)
     assert [to_run(row, "7/8", TABLE) for row in rows] == [
@@ -61,7 +61,7 @@ def test_the_list_that_the_vendor_prints():
     assert (invalid, parse_total(body)) == (0, 2)
 
 
-def test_the_detail_that_the_vendor_prints():
+def test_the_documented_detail_is_parsed():
     row, steps = parse_job((PAYLOADS / "job.json").read_bytes(), "j-AJMfQh8c-hsCXcs")
     run = to_run(row, "7/8", TABLE)
     assert (run.result, run.start, run.end, run.retries) == (Result.SUCCESS, START + 0.519, START + 0.599, 0)
@@ -71,7 +71,7 @@ def test_the_detail_that_the_vendor_prints():
     ]
 
 
-def test_what_is_kept_of_the_vendors_answers_holds_no_title_and_no_data():
+def test_parsed_responses_have_no_title_and_no_data():
     detail = parse_job((PAYLOADS / "job.json").read_bytes(), "j-AJMfQh8c-hsCXcs")
     rows = parse_jobs((PAYLOADS / "jobs.json").read_bytes())
     assert not [word for word in ("Calling", "129.1.1.1", "profile", "12345") if word in repr((detail, rows))]
@@ -92,19 +92,19 @@ def test_what_is_kept_of_the_vendors_answers_holds_no_title_and_no_data():
         ({"is_error": "yes"}, Result.SUCCESS, None),
     ],
 )
-def test_the_status_word_decides_and_without_one_the_error_flag_and_the_end(fields, result, state):
+def test_the_status_or_else_the_error_flag_and_the_end_decide(fields, result, state):
     run = run_of(**fields)
     assert (run.result, run.state, run.unmapped) == (result, state, "")
 
 
-def test_a_word_in_no_table_is_an_ending_unknown_if_there_is_an_end_and_else_no_state():
+def test_an_unmapped_status_completes_as_unknown_if_there_is_an_end():
     ended, open_run = run_of(status="paused"), run_of(status="paused", completed_at=None)
     assert (ended.result, ended.unmapped) == (Result.UNKNOWN, "paused")
     assert (open_run.result, open_run.state, open_run.unmapped) == (None, None, "paused")
 
 
 @pytest.mark.parametrize("completed", ["2023-08-31T02:25:11.000-07:00", None])
-def test_a_word_in_no_table_with_the_error_flag_is_a_failure_and_told_as_unmapped(completed):
+def test_an_unmapped_status_with_the_error_flag_is_a_failure(completed):
     run = run_of(status="error", is_error=True, completed_at=completed)
     assert (run.result, run.unmapped) == (Result.FAILURE, "error")
 
@@ -122,12 +122,12 @@ def test_a_word_in_no_table_with_the_error_flag_is_a_failure_and_told_as_unmappe
         ("SUCCEEDED", Result.SUCCESS),
     ],
 )
-def test_the_vendors_words_have_their_meaning_in_any_letter_case(word, meaning):
+def test_statuses_of_the_vendor_are_case_insensitive(word, meaning):
     run = run_of(status=word)
     assert (run.result or run.state, run.unmapped) == (meaning, "")
 
 
-def test_a_time_that_cannot_be_read_or_lies_in_the_future_is_named():
+def test_an_unparsable_or_future_time_is_named():
     (row,), _ = parse_jobs(body_of([{**JOB, "started_at": "soon", "completed_at": None}]))
     assert [what for what, _ in oddities(row, to_run(row, "r", STATUSES), NOW)] == [
         "start time of a run cannot be read"
@@ -150,12 +150,12 @@ def test_a_time_that_cannot_be_read_or_lies_in_the_future_is_named():
         ({}, None),
     ],
 )
-def test_a_line_took_its_total_or_the_time_between_its_times(stat, duration):
+def test_a_line_has_its_total_duration_or_that_between_its_times(stat, duration):
     lines = [{"recipe_line_number": 0, "adapter_name": "salesforce", "line_stat": stat}]
     assert parse_job(body_of({**JOB, "lines": lines}), "j-1")[1][0].duration == duration
 
 
-def test_the_configuration_maps_new_words():
+def test_a_status_map_adds_new_statuses():
     assert (
         run_of(status_table(STATUSES, {"Paused": State.PENDING}), status="paused", completed_at=None).state
         is State.PENDING
@@ -165,7 +165,7 @@ def test_the_configuration_maps_new_words():
 @pytest.mark.parametrize(
     "time", ["2023-08-31T02:25:11.000-07:00", "2023-08-31T01:25:11-08:00", "2023-08-31T09:25:11Z", START]
 )
-def test_instants_have_any_offset(time):
+def test_times_may_have_any_utc_offset(time):
     assert run_of(started_at=time).start == START
 
 
@@ -198,15 +198,15 @@ def test_a_job_that_is_its_own_master_is_no_repeat(fields):
         ({"error": {"message": "Ms Jones"}}, ""),
     ],
 )
-def test_the_kind_of_an_error_is_a_plain_word_and_never_a_message(fields, error_type):
+def test_an_error_type_is_a_plain_word_and_never_a_message(fields, error_type):
     assert run_of(is_error=True, **fields).error_type == error_type
 
 
-def test_a_job_that_went_well_has_no_kind_of_error():
+def test_a_successful_job_has_no_error_type():
     assert run_of(error_parts={"error_type": "Timeout"}).error_type == ""
 
 
-def test_a_line_that_failed_is_known_by_its_error_or_by_the_number_that_the_job_names():
+def test_a_failed_line_has_an_error_or_the_number_that_the_job_names():
     lines = [{"recipe_line_number": number, "adapter_name": "a", "adapter_operation": "b"} for number in range(3)]
     by_error = steps_of(lines[0], {**lines[1], "error": "x"}, {**lines[2], "error_descriptor": {"x": 1}})
     by_number = steps_of(*lines, error_parts={"line_number": 1})
@@ -219,7 +219,7 @@ def test_an_empty_error_is_none(error):
     assert steps_of({"recipe_line_number": 1, "error": error})[0].result is Result.SUCCESS
 
 
-def test_the_turns_of_a_loop_are_one_step():
+def test_the_iterations_of_a_loop_are_one_step():
     line = {"recipe_line_number": 4, "adapter_name": "a", "adapter_operation": "b"}
     turns = [{**line, "line_stat": {"total": 1.5}}, {**line, "line_stat": {"total": 2.0}, "error": "x"}, line]
     assert steps_of(*turns) == [Step(name="4 a/b", result=Result.FAILURE, duration=3.5)]
@@ -233,16 +233,16 @@ def test_the_turns_of_a_loop_are_one_step():
         ({"recipe_line_number": 1, "adapter_name": "Ms Jones", "adapter_operation": "x" * 65}, "1"),
     ],
 )
-def test_a_line_is_named_by_its_number_and_plain_words(line, name):
+def test_a_step_is_named_by_line_number_and_plain_words(line, name):
     assert [step.name for step in steps_of(line)] == [name]
 
 
 @pytest.mark.parametrize("lines", [None, "x", [None, 5, {}, {"adapter_name": "a"}]])
-def test_what_is_no_line_is_left_out(lines):
+def test_an_invalid_line_is_skipped(lines):
     assert parse_job(body_of({**JOB, "lines": lines}), "j-1")[1] == []
 
 
-def test_another_job_than_the_one_asked_for_is_a_schema_error():
+def test_a_different_job_than_the_requested_one_is_a_schema_error():
     with pytest.raises(SchemaError):
         parse_job(body_of(JOB), "j-2")
     assert parse_job(body_of({**JOB, "id": 17, "handle": "j-2"}), "j-2")[0].job_id == "j-2"
@@ -250,7 +250,7 @@ def test_another_job_than_the_one_asked_for_is_a_schema_error():
 
 @pytest.mark.parametrize("parse", [parse_customers, parse_recipes, parse_jobs])
 @pytest.mark.parametrize("key", ["result", "items"])
-def test_lists_come_under_either_key_or_bare(parse, key):
+def test_lists_may_be_under_either_key_or_bare(parse, key):
     rows = [{"id": 1}, {"id": 2}]
     assert parse(body_of({key: rows})) == parse(body_of(rows))
     assert parse(body_of({key: []})) == ([], 0)
@@ -265,31 +265,31 @@ def test_another_shape_is_a_schema_error(parse, body):
 
 @pytest.mark.parametrize("parse", [parse_customers, parse_recipes, parse_jobs, lambda body: parse_job(body, "j-1")])
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"items": [', b"\xff"])
-def test_what_is_not_json_is_a_decode_error(parse, body):
+def test_a_body_that_is_not_json_is_a_decode_error(parse, body):
     with pytest.raises(DecodeError):
         parse(body)
 
 
 @pytest.mark.parametrize("number", [-1, 1.5, 2**53, 10**300])
-def test_a_number_of_jobs_that_cannot_be_counts_as_not_told(number):
+def test_an_impossible_number_of_jobs_is_ignored(number):
     assert parse_total(body_of({"job_scope_count": number})) is None
     (recipe,), _ = parse_recipes(body_of([{"id": 1, "job_failed_count": number}]))
     assert recipe.failed is None
 
 
-def test_a_row_that_is_none_is_counted_and_costs_the_others_nothing():
+def test_an_invalid_row_is_counted_and_does_not_affect_others():
     rows, invalid = parse_jobs(body_of({"items": [JOB, None, {"title": "x"}, JOB]}))
     assert ([row.job_id for row in rows], invalid) == (["j-1"], 2)
     recipes, invalid = parse_recipes(body_of([{"id": 1}, 5]))
     assert (len(recipes), invalid) == (1, 1)
 
 
-def test_a_customer_is_named_by_its_external_id_where_it_has_one():
+def test_a_customer_is_named_by_its_external_id_if_it_has_one():
     body = body_of({"result": [{"id": 1, "external_id": "acme"}, {"id": "2", "external_id": None}, {"name": "x"}]})
     assert parse_customers(body) == ([Customer("1", "acme"), Customer("2", "2")], 1)
 
 
-def test_a_recipe_as_a_job():
+def test_a_recipe_is_a_job():
     row = {
         "id": 28904,
         "name": "Orders",
@@ -314,7 +314,7 @@ def test_a_recipe_as_a_job():
     assert to_job(recipe, Customer("", ""), "").job_id == "28904"
 
 
-def test_a_recipe_of_which_little_is_told():
+def test_a_recipe_with_few_fields_is_parsed():
     (recipe,), _ = parse_recipes(body_of([{"id": "5", "running": "yes", "stop_cause": "by Ms Jones"}]))
     assert recipe == Recipe(
         recipe_id="5", name="", running=None, stop_cause="", succeeded=None, failed=None, last_run=""
@@ -322,7 +322,7 @@ def test_a_recipe_of_which_little_is_told():
     assert to_job(recipe, Customer("", ""), "").name == "5"
 
 
-def test_the_identity_of_a_recipe_tells_its_customer():
+def test_the_id_of_a_recipe_contains_its_customer():
     assert split_job_id("7/28904") == ("7", "28904")
     assert split_job_id("28904") == ("", "28904")
 

@@ -10,7 +10,7 @@ def ended(world, clock, number, job="a"):
     return [world.run(job, start=clock() - 3600.0 - place, duration=1.0) for place in reversed(range(number))]
 
 
-def test_a_quiet_poll_of_100_customers_is_one_request_each(world, watching, option):
+def test_an_idle_poll_of_100_customers_is_one_request_each(world, watching, option):
     option(jobs_per_minute=0, recipes_per_minute=0, users_per_minute=0)
     for customer in range(100):
         for recipe in range(10):
@@ -27,7 +27,7 @@ def test_a_quiet_poll_of_100_customers_is_one_request_each(world, watching, opti
     assert watch.watermark() == watch.clock() - MINUTE
 
 
-def test_recipes_come_by_the_hundred(world, watch):
+def test_recipes_are_listed_100_per_page(world, watch):
     for recipe in range(250):
         world.add_job(SimJob(job_id=f"prod/{recipe}", name=f"recipe {recipe}", project="prod"))
     watch.poll()
@@ -35,14 +35,14 @@ def test_recipes_come_by_the_hundred(world, watch):
     assert watch.requests() == {"recipes": 3}
 
 
-def test_the_first_start_reads_one_page_a_recipe_and_asks_whether_older_jobs_are_open(world, watch, clock):
+def test_the_first_poll_reads_one_page_per_recipe_and_requests_older_open_jobs(world, watch, clock):
     ended(world, clock, 80)
     watch.poll()
     assert watch.requests() == {"users": 1, "recipes": 1, "jobs": 2}
     assert watch.counts() == {}
 
 
-def test_an_ending_costs_one_request(world, watch, clock):
+def test_a_completion_costs_one_request(world, watch, clock):
     ended(world, clock, 30)
     watch.poll()
     world.run("a", start=clock() + 10, duration=5.0)
@@ -53,7 +53,7 @@ def test_an_ending_costs_one_request(world, watch, clock):
     assert watch.requests() == {"recipes": 1}
 
 
-def test_pages_are_read_until_the_rise_of_the_counts_is_found(world, watch, clock):
+def test_pages_are_read_until_the_increase_of_the_counts_is_found(world, watch, clock):
     ended(world, clock, 30)
     watch.poll()
     for place in range(60):
@@ -63,7 +63,7 @@ def test_pages_are_read_until_the_rise_of_the_counts_is_found(world, watch, cloc
     assert watch.counts() == {"success": 60}
 
 
-def test_where_all_of_a_page_is_new_the_next_one_is_read_for_open_jobs_below(world, watch, clock):
+def test_after_a_page_of_new_jobs_the_next_one_is_read_for_open_jobs(world, watch, clock):
     ended(world, clock, 30)
     watch.poll()
     world.run("a", run_id="slow", start=clock() + 1, duration=600.0)
@@ -75,7 +75,7 @@ def test_where_all_of_a_page_is_new_the_next_one_is_read_for_open_jobs_below(wor
     assert watch.open() == ["slow"]
 
 
-def test_a_page_shorter_than_the_others_ends_nothing(world, watch, clock, option):
+def test_a_short_page_does_not_end_a_search(world, watch, clock, option):
     option(page_size=4)
     ended(world, clock, 10)
     watch.poll()
@@ -111,14 +111,14 @@ def test_an_open_job_that_left_the_first_page_is_found_among_the_open_ones_then_
     assert watch.requests() == {"recipes": 1}
 
 
-def test_the_code_of_recipes_is_never_asked_for(world, watch, clock, simulator):
+def test_the_code_of_recipes_is_never_requested(world, watch, clock, simulator):
     ended(world, clock, 1)
     watch.poll()
     queries = [line.query for line in simulator.log.lines("recipes")]
     assert queries == ["page=1&per_page=100&exclude_code=true"]
 
 
-def test_a_recipe_that_is_not_wanted_costs_nothing(world, watching, clock):
+def test_an_excluded_recipe_costs_no_request(world, watching, clock):
     ended(world, clock, 1, job="a")
     ended(world, clock, 1, job="b")
     watch = watching(jobs={"include": ["a"]})
@@ -126,7 +126,7 @@ def test_a_recipe_that_is_not_wanted_costs_nothing(world, watching, clock):
     assert watch.requests() == {"users": 1, "recipes": 1, "jobs": 2}
 
 
-def test_only_failed_jobs_are_asked_for_their_lines(world, watch, clock):
+def test_only_lines_of_failed_jobs_are_requested(world, watch, clock):
     ended(world, clock, 1)
     watch.poll()
     world.run("a", start=clock() + 1, duration=2.0, steps=["load", "send"])
@@ -139,7 +139,7 @@ def test_only_failed_jobs_are_asked_for_their_lines(world, watch, clock):
     }
 
 
-def test_with_the_default_budget_no_limit_is_ever_hit(world, watching, option, simulator):
+def test_the_default_budget_never_hits_a_rate_limit(world, watching, option, simulator):
     option(mode="developer")
     for recipe in range(60):
         world.run(f"recipe {recipe}", start=world._clock() - 100, duration=1.0)
@@ -152,7 +152,7 @@ def test_with_the_default_budget_no_limit_is_ever_hit(world, watching, option, s
     assert watch.watermark() == watch.clock() - MINUTE
 
 
-def test_a_limit_that_is_hit_all_the_same_costs_time_and_nothing_else(world, watching, option, clock):
+def test_a_rate_limit_hit_anyway_costs_only_time(world, watching, option, clock):
     option(mode="developer", jobs_per_minute=5)
     for recipe in range(12):
         world.run(f"recipe {recipe}", start=clock() - 100, duration=1.0)

@@ -59,11 +59,11 @@ def test_steps_may_be_an_unquoted_off():
         (f"sources: [{{{BASE}, mode: embedded, sweep: {{}}}}]", "sources[0].sweep: this type of source has no sweep"),
     ],
 )
-def test_a_fault_names_its_place(text, disruption):
+def test_a_problem_names_its_place(text, disruption):
     assert disruption in faults_of(text)
 
 
-def test_a_link_holds_the_recipe_alone():
+def test_a_link_contains_only_the_recipe():
     settings = settings_of("mode: embedded, run_url: 'https://x/recipes/{job_id}/jobs/{run_id}'")
     assert settings.link(run_id="j-1", job_id="7/28904") == "https://x/recipes/28904/jobs/j-1"
     assert settings.link(run_id="j-1", job_id="28904") == "https://x/recipes/28904/jobs/j-1"
@@ -76,7 +76,7 @@ def test_sources_of_one_token_share_a_budget_and_the_token_is_not_shown():
     assert "hidden" not in repr(first) + first.credential + TYPE.identity(settings_of("mode: embedded"))
 
 
-def test_the_token_is_read_anew_for_each_request():
+def test_the_token_is_read_again_for_each_request():
     tokens = iter(["first", "second\n"])
     auth = BearerAuth(lambda: next(tokens))
     sent = [next(auth.auth_flow(httpx.Request("GET", "https://x"))).headers["Authorization"] for _ in range(2)]
@@ -84,6 +84,6 @@ def test_the_token_is_read_anew_for_each_request():
 
 
 @pytest.mark.parametrize("token", ["", "a\nb"])
-def test_a_token_that_is_none_is_an_auth_fault(token):
+def test_an_invalid_token_is_an_auth_error(token):
     with pytest.raises(AuthError):
         next(BearerAuth(lambda: token).auth_flow(httpx.Request("GET", "https://x")))
