@@ -18,7 +18,7 @@ from exporter.ledger.poll_context import PollContext
 from exporter.metrics.families import FAMILIES, Level
 from exporter.model import Batch, Job, Result, Step
 from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, ended
-from tests.core.shown import ShownHarness
+from tests.core.page_harness import PageHarness
 
 DAY = 86400.0
 STEPS = "jobrun_steps_total"
@@ -28,7 +28,7 @@ RARE = 3
 """Series of a job that few jobs have, and that are not counted beforehand."""
 
 
-class BoundedBook(ShownHarness):
+class BoundedBook(PageHarness):
     """A harness under a bound, and what its sums must be."""
 
     def __init__(self, path, max_series, step_histograms="on"):
@@ -314,7 +314,7 @@ def test_disabled_step_histograms_make_room(bounded):
 
 
 def test_a_job_that_returns_shows_0_before_its_first_completion(tmp_path):
-    harness = ShownHarness(tmp_path / "state.db")
+    harness = PageHarness(tmp_path / "state.db")
     harness.read(ended("a", BASELINE + 100))
     harness.now += 91 * DAY
     harness.read()
@@ -382,7 +382,7 @@ def test_jobs_of_a_removed_source_expire_by_the_clock_of_the_others(bounded, wei
 
 
 def test_the_page_keeps_its_limit_including_all_series_of_other(tmp_path):
-    harness = ShownHarness(tmp_path / "state.db", zero_first="0s", startup_hold="0s, max_series: 400")
+    harness = PageHarness(tmp_path / "state.db", zero_first="0s", startup_hold="0s, max_series: 400")
     harness.read()
     for number in range(12):
         for result in harness.rules.results:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from exporter.errors import StateError
 from exporter.model import Result, Run, State, one_row_per_run
 from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, Failing
-from tests.core.shown import ShownHarness
+from tests.core.page_harness import PageHarness
 
 JOBS = ("a", "b")
 RESULTS = (Result.SUCCESS, Result.FAILURE, Result.SKIP)
@@ -26,7 +26,7 @@ class Counting(RuleBasedStateMachine):
     @initialize()
     def begin(self):
         self.folder = Path(tempfile.mkdtemp())
-        self.harness = ShownHarness(self.folder / "state.db", reopens=self.reopens)
+        self.harness = PageHarness(self.folder / "state.db", reopens=self.reopens)
         self.harness.read()
         self.lives: dict[str, list[Run]] = {}
         self.open_seen: set[str] = set()

@@ -4,7 +4,7 @@ import pytest
 import structlog
 
 from exporter.model import Job
-from tests.core.shown import ShownHarness
+from tests.core.page_harness import PageHarness
 
 INFO = "jobrun_job_info"
 
@@ -15,7 +15,7 @@ def page_of(tmp_path):
     committed = []
 
     def page(*jobs, more="", source=""):
-        harness = ShownHarness(tmp_path / f"{len(committed)}.db", more=more, source=source)
+        harness = PageHarness(tmp_path / f"{len(committed)}.db", more=more, source=source)
         committed.append(harness)
         harness.read(jobs=[Job(job_id=f"id-{name}", name=name, **fields) for name, fields in jobs])
         return harness
@@ -115,7 +115,7 @@ def test_two_jobs_of_one_name_count_for_an_objective(page_of):
 
 def test_objectives_are_not_exposed_before_all_sources_were_read(tmp_path):
     with structlog.testing.capture_logs() as lines:
-        harness = ShownHarness(tmp_path / "state.db", more=TWO)
+        harness = PageHarness(tmp_path / "state.db", more=TWO)
         assert harness.scrape(COUNTED, "objective") == {("0",): 0, ("1",): 0, ("2",): 0}
     assert [line for line in lines if "objective" in line["event"]] == []
     assert harness.publisher.snapshot.exporter.unmatched == ()

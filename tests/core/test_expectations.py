@@ -12,7 +12,7 @@ from exporter.learning.learned import Learned
 from exporter.model import Job, State
 from exporter.polling.backoff import backoff
 from exporter.snapshot.expectations import due_after, expectation
-from tests.core.shown import ShownHarness
+from tests.core.page_harness import PageHarness
 
 
 def at(text, zone="UTC"):
@@ -119,7 +119,7 @@ def test_cron_dialects_of_vendors_are_parsed(schedule, due, configured):
 
 
 def test_an_unparsable_schedule_is_exposed_and_logged_once(tmp_path):
-    harness = ShownHarness(tmp_path / "state.db")
+    harness = PageHarness(tmp_path / "state.db")
     jobs = [Job(job_id="a", name="a", schedule="@reboot"), Job(job_id="b", name="b", schedule="@daily")]
     with structlog.testing.capture_logs() as lines:
         for _ in range(3):
@@ -131,7 +131,7 @@ def test_an_unparsable_schedule_is_exposed_and_logged_once(tmp_path):
 
 
 def test_no_run_is_expected_of_a_job_that_may_not_be_read(tmp_path):
-    harness = ShownHarness(tmp_path / "state.db")
+    harness = PageHarness(tmp_path / "state.db")
     expected = "jobrun_job_next_run_expected_timestamp_seconds"
     nightly = Job(job_id="j", name="nightly", scope="customer", schedule="0 3 * * *")
     harness.read(jobs=[nightly], scope="customer")

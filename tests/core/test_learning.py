@@ -7,8 +7,8 @@ import pytest
 from exporter.ledger.learner import LONGEST, SOONEST
 from exporter.model import Job, Result, State
 from tests.core.ledger_harness import BASELINE, ended, run
+from tests.core.page_harness import PageHarness
 from tests.core.series import at_times
-from tests.core.shown import ShownHarness
 
 DAY, HOUR = 86400.0, 3600.0
 NEXT = "jobrun_job_next_run_expected_timestamp_seconds"
@@ -20,7 +20,7 @@ HOURLY = [BASELINE - 8 * DAY + number * HOUR for number in range(8 * 24)]
 
 @pytest.fixture
 def shown(tmp_path):
-    harness = ShownHarness(tmp_path / "state.db")
+    harness = PageHarness(tmp_path / "state.db")
     yield harness
     harness.close()
 
@@ -78,7 +78,7 @@ def test_a_schedule_from_the_vendor_is_not_learned(shown):
 
 
 def test_configured_expectations_are_not_learned(tmp_path):
-    harness = ShownHarness(tmp_path / "state.db", more="objectives: [{freshness: 3h, every: 2h}]")
+    harness = PageHarness(tmp_path / "state.db", more="objectives: [{freshness: 3h, every: 2h}]")
     harness.read(*past(HOURLY))
     assert value(harness, FRESHNESS) == 3 * HOUR
     assert learned(harness) == ["duration_budget"]

@@ -10,7 +10,7 @@ from exporter.ledger.status import PollReport
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.model import Batch, Job, Result
 from tests.core.ledger_harness import BASELINE, Failing, ended, run
-from tests.core.shown import ShownHarness
+from tests.core.page_harness import PageHarness
 
 POLLS = "jobrun_source_polls_total"
 ERRORS = "jobrun_source_poll_errors_total"
@@ -18,7 +18,7 @@ ERRORS = "jobrun_source_poll_errors_total"
 
 @pytest.fixture
 def harness(tmp_path):
-    harness = ShownHarness(tmp_path / "state.db", startup_hold="0s", released=False)
+    harness = PageHarness(tmp_path / "state.db", startup_hold="0s", released=False)
     yield harness
     harness.close()
 

@@ -8,7 +8,7 @@ from exporter.errors import StateError
 from exporter.metrics.families import UNOBSERVED
 from exporter.model import Batch, Window
 from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, Failing, ended
-from tests.core.shown import ShownHarness
+from tests.core.page_harness import PageHarness
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def make(tmp_path):
     committed = []
 
     def build(**fields):
-        committed.append(ShownHarness(tmp_path / "state.db", **fields))
+        committed.append(PageHarness(tmp_path / "state.db", **fields))
         return committed[-1]
 
     yield build

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exporter.model import Job, Result
 from tests.core.ledger_harness import ended
-from tests.core.shown import ShownHarness
+from tests.core.page_harness import PageHarness
 
 DAY = 86400.0
 IDS = ("1", "2", "a b", "a\tb")
@@ -55,7 +55,7 @@ def live(harness, history):
 @given(history=st.lists(steps, min_size=1, max_size=5))
 def test_no_series_is_on_a_page_twice(history):
     with tempfile.TemporaryDirectory() as folder:
-        harness = ShownHarness(Path(folder) / "state.db")
+        harness = PageHarness(Path(folder) / "state.db")
         try:
             live(harness, history)
         finally:
@@ -64,7 +64,7 @@ def test_no_series_is_on_a_page_twice(history):
 
 def test_no_series_is_on_a_page_twice_when_a_job_returns_after_its_name_was_taken(tmp_path):
     first, second = Job(job_id="1", name="etl"), Job(job_id="2", name="etl")
-    harness = ShownHarness(tmp_path / "state.db", zero_first="0s")
+    harness = PageHarness(tmp_path / "state.db", zero_first="0s")
     answers = ([first], [], [], [second], [first, second], [second, first])
     live(harness, [(listed, Result.SUCCESS, then) for listed in answers for then in ("", "reopen")])
     assert len(harness.scrape("jobrun_job_info", "job_name")) == 2

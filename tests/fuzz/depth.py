@@ -2,7 +2,7 @@
 
 import os
 
-from tests.fuzz.nasty import QUICK, VALUES
+from tests.fuzz.hostile_values import QUICK, VALUES
 
 CASES = int(os.environ.get("JOBRUN_TEST_FUZZ", "0"))
 LONG = CASES > 0

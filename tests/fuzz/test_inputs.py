@@ -20,7 +20,7 @@ from exporter.web.negotiation import wants_gzip, wants_openmetrics
 from exporter.web.passwords import Credentials
 from tests.core.ledger_harness import BASELINE, LedgerHarness, ended
 from tests.fuzz.depth import CASES
-from tests.fuzz.nasty import QUICK, TEXTS, VALUES, places, planted, without
+from tests.fuzz.hostile_values import QUICK, TEXTS, VALUES, places, planted, without
 
 SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
 EXAMPLES = settings(max_examples=max(100, CASES), deadline=None)

@@ -15,7 +15,7 @@ from exporter.sources.strait import api as strait_api
 from exporter.sources.strait import statuses as strait_statuses
 from exporter.sources.workato import api as workato_api
 from tests.fuzz.depth import VALUES_HERE
-from tests.fuzz.nasty import places, planted, twice, whole, without
+from tests.fuzz.hostile_values import places, planted, twice, whole, without
 
 SOURCES = Path(__file__).parents[1] / "sources"
 SNOWPLOW_RUNS = b"""[{"runId": "1", "jobName": "daily", "environment": "prod", "state": "SUCCEEDED",

@@ -17,8 +17,8 @@ from exporter.times import parse_timestamp
 from tests.contract.harness import MINUTE, Bench
 from tests.e2e.processes import missing
 from tests.fuzz.depth import CASES, VALUES_HERE
-from tests.fuzz.nasty import CANARY, places, planted
-from tests.fuzz.poisoned import Poisoned, cases, is_json, largest, others
+from tests.fuzz.hostile_values import CANARY, places, planted
+from tests.fuzz.spoiled_responses import Poisoned, cases, is_json, largest, others
 
 EVERY_DAY = 12
 """Spoiled polls per vendor in the short form."""

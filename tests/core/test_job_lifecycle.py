@@ -7,7 +7,7 @@ from exporter.counting.classify import CountState
 from exporter.counting.records import MAX_LABEL
 from exporter.model import Batch, Disposition, Job, Result, State
 from tests.core.ledger_harness import BASELINE, RUNS, LedgerHarness, ended, run
-from tests.core.shown import ShownHarness
+from tests.core.page_harness import PageHarness
 
 DAY = 86400.0
 
@@ -27,7 +27,7 @@ def series(harness):
 
 @pytest.fixture
 def shown(tmp_path):
-    harness = ShownHarness(tmp_path / "state.db", zero_first="0s")
+    harness = PageHarness(tmp_path / "state.db", zero_first="0s")
     yield harness
     harness.close()
 
@@ -60,7 +60,7 @@ def test_a_run_that_changes_its_job_leaves_no_open_run_behind(shown, rows):
 
 
 def test_a_run_that_moves_to_an_excluded_job_is_open_nowhere_and_counts_for_no_job(tmp_path):
-    harness = ShownHarness(tmp_path / "state.db", zero_first="0s", exclude=("new",))
+    harness = PageHarness(tmp_path / "state.db", zero_first="0s", exclude=("new",))
     harness.read(GOES_ON, jobs=[OLD, NEW])
     harness.read(run(job_id="new", state=State.EXECUTING), jobs=[OLD, NEW])
     assert harness.active("old") == 0
@@ -163,7 +163,7 @@ def test_a_job_stays_while_its_run_is_active_and_until_the_end_is_seen(shown):
 
 @pytest.mark.parametrize("described", [True, False])
 def test_a_completed_run_of_a_deleted_job_brings_it_back_at_0(tmp_path, described):
-    harness = ShownHarness(tmp_path / "state.db")
+    harness = PageHarness(tmp_path / "state.db")
     job = Job(job_id="j", name="j")
     harness.read(ended("a"), jobs=[job], catalog=True)
     gone(harness)
@@ -251,7 +251,7 @@ def test_a_job_that_is_renamed_out_of_the_filter_and_back_counts_nothing_in_betw
 
 
 def test_a_job_that_is_renamed_out_of_the_filter_leaves_the_page(tmp_path):
-    harness = ShownHarness(tmp_path / "state.db", zero_first="0s", include=("prod-.*",))
+    harness = PageHarness(tmp_path / "state.db", zero_first="0s", include=("prod-.*",))
     harness.read(jobs=named("prod-x"), catalog=True)
     harness.read(jobs=named("test-x"), catalog=True)
     assert harness.scrape(RUNS, "job_name") == {}

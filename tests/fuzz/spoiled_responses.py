@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.counting.classify import CountState
 from exporter.simulators.world import MARK
 from tests.contract.harness import HOUR, JOBS, MINUTE, RUNS, Bench
-from tests.fuzz.nasty import CANARY, inside, places, planted, twice, whole, without
-from tests.fuzz.nasty import Path as Place
+from tests.fuzz.hostile_values import CANARY, inside, places, planted, twice, whole, without
+from tests.fuzz.hostile_values import Path as Place
 from tests.fuzz.wire import Wire
 
 ESCAPED = re.compile(r' # \{run_id="[^"\n]*\\.*')

@@ -19,7 +19,7 @@ metrics: {zero_first: %s, startup_hold: %s}
 """
 
 
-class ShownHarness(LedgerHarness):
+class PageHarness(LedgerHarness):
     """Scrape it."""
 
     def __init__(self, path, zero_first="2m", startup_hold="30s", more="", source="", **changes):
