@@ -236,7 +236,7 @@ class Ledger(Housekeeping):
             self._commit(self._transaction(source, now), now)
         except StateError:
             if source in self._suspect:  # what only this replica knew would be on no other's page
-                del self._unwritten[source]
+                self._unwritten.pop(source, None)  # gone already if the records were loaded again
             else:
                 self._show_unwritten(source)
 

@@ -9,6 +9,7 @@ from exporter.counting.records import SourceState, copy
 from exporter.errors import StateError
 from exporter.ledger.ledger import Ledger
 from exporter.ledger.poll_context import PollContext
+from exporter.ledger.status import PollReport
 from exporter.model import Batch, Job, Result
 from exporter.state.connections import Pool
 from exporter.state.leases import LONGEST_SILENCE, LeaseLostError, Leases
@@ -122,6 +123,15 @@ def test_nobody_writes_without_a_lease(replica):
     with pytest.raises(LeaseLostError):
         only.poll("1")
     assert only.successes() == 0
+
+
+def test_a_poll_that_ends_after_its_lease_was_lost_reports_nothing(replica):
+    only = replica("a")
+    only.take("s")
+    only.leases.drop(["s"])
+    for _ in range(2):  # the second one finds the records loaded again
+        only.ledger.finish_poll("s", PollReport(ended=1000.0, duration=1.0, outcome="success"))
+    assert not only.ledger.committed.sources["s"].status.last_poll
 
 
 def test_a_replica_that_was_suspended_writes_nothing_although_it_believes_in_its_lease(replica, admin):
