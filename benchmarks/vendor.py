@@ -100,7 +100,7 @@ class Polling:
         return runs
 
     def counted(self):
-        """Endings that are counted."""
+        """Completions that are counted."""
         jobs = self.ledger.committed.jobs.values()
         return sum(count.value for job in jobs for count in job.counts["jobrun_runs_total"].values())
 
@@ -111,7 +111,7 @@ class Polling:
 
 @contextmanager
 def polling(sources=1, opener=None):
-    """Sources that have been polled once: from now on endings are counted."""
+    """Sources that have been polled once: from now on completions are counted."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with TemporaryDirectory() as folder:
         polling = Polling(folder, sources, opener)

@@ -100,7 +100,7 @@ class Jobs(msgspec.Struct, frozen=True):
 
     @property
     def running_for(self) -> str:
-        """Seconds since the earliest open run started, or was created where it still waits."""
+        """Seconds since the earliest active run started, or was created where it still waits."""
         return f"(time() - min by ({JOB}) ({self.series('jobrun_oldest_active_run_start_timestamp_seconds')}))"
 
     @property

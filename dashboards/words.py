@@ -18,7 +18,7 @@ NEARLY: Final = 0.8
 """The share of a limit from which on something is about to be wrong."""
 
 QUIET: Final = "#8e9199"
-"""Grey that reads on both themes: cancelled, skipped, nothing to say."""
+"""Grey that reads on both themes: canceled, skipped, nothing to say."""
 
 
 class Word(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
-"""The words of the domain: jobs, runs, steps, and what one reading of an API brought.
+"""The types of the domain: jobs, runs, steps and batches.
 
-Everything here is frozen data, and what there is much of is none of the garbage collector's business (`gc=False`): it
-can hold no circle. All times are Unix seconds (UTC), all durations seconds.
+All are frozen. All times are Unix seconds (UTC), all durations are seconds. Numerous objects are not tracked by the
+garbage collector (`gc=False`): they cannot contain reference cycles.
 """
 
 import enum
@@ -11,7 +11,7 @@ import msgspec
 
 
 class Result(enum.StrEnum):
-    """How a run or a step ended: the words of OpenTelemetry's `cicd.pipeline.result`."""
+    """Result of a completed run or step: the values of OpenTelemetry's `cicd.pipeline.result`, and `unknown`."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -23,18 +23,18 @@ class Result(enum.StrEnum):
 
 
 FAILING = frozenset({Result.FAILURE, Result.ERROR, Result.TIMEOUT})
-"""Results that lengthen a job's streak of failures; success ends it, the others leave it alone."""
+"""Results that lengthen a job's streak of failures. A success ends the streak; other results do not change it."""
 
 
 class State(enum.StrEnum):
-    """What a run that has not ended is doing."""
+    """State of an active run."""
 
     PENDING = "pending"
     EXECUTING = "executing"
 
 
 class Disposition(enum.StrEnum):
-    """What became of a run that the API showed: the values of the label `disposition`."""
+    """What a row of the API meant: the values of the label `disposition`."""
 
     NEW = "new"
     UPDATED = "updated"
@@ -46,7 +46,7 @@ class Disposition(enum.StrEnum):
 
 
 class Window(msgspec.Struct, frozen=True):
-    """A stretch of time, `start` included, `end` not."""
+    """Time range that includes `start` and excludes `end`."""
 
     start: float
     end: float
@@ -60,10 +60,10 @@ class Window(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A job as its vendor describes it.
 
-    `job_id` is the identity within the source and never changes; `project` and `name` are labels and may.
-    `scope` is what is readable or not as a whole (the source: "", a customer, a project).
-    `has_steps` and `reopens` are False for a job whose runs lack what its kind of source else has: steps to ask for,
-    ids that come back to life.
+    `job_id` identifies the job within the source and never changes; `project` and `name` are labels and may change.
+    `scope` is the part of the source that is readable or unreadable as a whole: "" (all of it), a customer, a project.
+    `has_steps` and `reopens` are False for a job whose runs have no steps or are never reopened, although other runs of
+    this kind of source have steps or can be reopened.
     """
 
     job_id: str
@@ -84,10 +84,10 @@ class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     Ended: `result` is set. Open: `state` is set, or neither where the vendor's word is unmapped.
     `unmapped` holds a status word that is in no table, "" otherwise.
-    `scheduled` is a start that the vendor has promised for the future; such a run does not age.
-    `retries` are the attempts beyond the first. `recovered`: ended well after a failed attempt.
-    `after_end`: open again only to clean up after its completion (a compensation), whose own end is not another one.
-    The state does not keep it.
+    `scheduled` is a planned start in the future; until then the run does not age.
+    `retries` are the attempts after the first. `recovered`: the run succeeded after a failed attempt.
+    `after_end`: the run is active again only to clean up after its completion (a compensation). The end of that is not
+    another completion. The state does not store this field.
     """
 
     run_id: str
@@ -108,7 +108,7 @@ class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 def one_row_per_run(runs: Iterable[Run]) -> list[Run]:
-    """Return one row for each run ID: the ended row if there is one, of several the one with the latest end.
+    """Return one row for each run ID: the completed row if there is one, of several the one with the latest end.
 
     The order of `runs` does not matter. An API may show a run twice in one poll, and one of the rows may be stale.
     """
@@ -121,14 +121,14 @@ def one_row_per_run(runs: Iterable[Run]) -> list[Run]:
 
 
 def _trust(run: Run) -> tuple[bool, float, bool, float, str]:
-    """Return what rows of one run are ordered by; the row itself comes last, so that no two different ones tie."""
+    """Return the sort key of rows of one run. It ends with the row itself, so that different rows never tie."""
     end = float("-inf") if run.end is None else run.end
     start = float("-inf") if run.start is None else run.start
     return run.result is not None, end, run.state is State.EXECUTING, start, repr(run)
 
 
 class PastRun(msgspec.Struct, frozen=True):
-    """What the past of a job teaches by: a run that has ended, as the state holds it."""
+    """A completed run in the state, from which a job's expectations are learned."""
 
     start: float | None
     end: float | None
@@ -137,7 +137,7 @@ class PastRun(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One step of a run. Neither `result` nor `state`: a word in no table, treated as open."""
+    """One step of a run. Without `result` and `state` its status is unmapped, and it counts as active."""
 
     name: str
     result: Result | None = None
@@ -156,27 +156,27 @@ class Listing(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """What one reading of a scope brought; it is committed whole, in one transaction, or not at all.
+    """What a poll read of one scope. It is committed completely, in one transaction, or not at all.
 
     Attributes:
         scope: The scope that was read.
-        jobs: Jobs named by `runs`, and jobs that discovery showed.
-        catalog: True if `jobs` holds every job of the scope, so that one missing is gone.
+        jobs: Jobs of `runs`, and jobs that the vendor listed.
+        catalog: True if `jobs` has every job of the scope, so that a missing one is gone.
         runs: Runs that are new or may have changed.
-        unchanged: How many more rows equalled those of a reading committed before.
-        invalid: How many rows could not be understood.
-        through: All completed runs of the scope up to this time have now been read (the source has taken `settle` off);
-            None if this reading proves nothing of the kind.
-        readable: False if the scope answered 403 or 404; it is then left out of the watermark.
-        listing: The listing that showed this scope, for sources that find their scopes so.
-        exists: False if the scope is no more, not merely unreadable. Its jobs end, and it is forgotten, when readings
-            have said so for 15 minutes; of such a reading nothing but the notes is taken.
-        unobserved: Ranges that the API no longer shows, or could not show whole.
-        truncated: Answers found trimmed.
-        steps: Steps that came along with runs, by run id.
-        gone: Ids of runs that the API no longer has, for good.
-        notes: The source's own bookmarks, kept in the state with this reading; "" deletes one.
-        memory: The source's own, handed back to `Source.committed`.
+        unchanged: How many more rows were equal to those of an earlier, committed batch.
+        invalid: How many rows could not be parsed.
+        through: Time up to which all completed runs of the scope are read (`settle` is already subtracted); None if
+            this batch proves no such time.
+        readable: False if the API answered 403 or 404 for the scope. The watermark then ignores the scope.
+        listing: The list that contained this scope, for sources that discover their scopes.
+        exists: False if the scope was deleted, not only unreadable. After 15 minutes of such batches its jobs and the
+            scope are removed. Only the notes of such a batch are used.
+        unobserved: Ranges that the API no longer shows or could not show completely.
+        truncated: Number of truncated responses.
+        steps: Steps that came with the runs, by run ID.
+        gone: IDs of runs that the API no longer has.
+        notes: Positions at which the source continues to read, stored with this batch; "" deletes one.
+        memory: Data of the source, passed back to `Source.committed`.
     """
 
     scope: str = ""

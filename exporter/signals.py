@@ -12,7 +12,7 @@ class Signals:
     """Collects signals from its creation on, so that none is lost before `wait`. Create it in the main thread.
 
     A `threading.Event` would not do: a handler runs in the main thread, and if it sets an event whose own lock that
-    thread holds just then, at the start of its waiting, it waits for ever. A `SimpleQueue` may be put to at any moment.
+    thread holds just then, at the start of its waiting, it waits forever. A `SimpleQueue` may be put to at any moment.
     """
 
     def __init__(self, *numbers: signal.Signals) -> None:

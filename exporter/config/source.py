@@ -140,9 +140,9 @@ class SourceSettings(Section):
     sweep: Sweep | None = None
     """Now and then this much is read again, for what arrives late."""
     max_run_age: PositiveDuration = 7 * DAY
-    """An open run older than this expires."""
+    """An active run older than this expires."""
     steps: Annotated[Literal["all", "failed", "off"], Switch] = "all"
-    """Of which ended runs the steps are fetched."""
+    """Of which completed runs the steps are fetched."""
     jobs: JobFilter = JobFilter()
     """Which jobs are watched."""
     status_map: StatusMap = Field(default={})

@@ -1,1 +1,1 @@
-"""What counts: the records of jobs and sources, and pure functions on them."""
+"""Records of jobs and sources, and functions that decide what a row means and what it adds to a record."""

@@ -1,7 +1,7 @@
-"""The rules that decide what counts.
+"""Decides what a row of a run means, and adds it to a job's record.
 
-`judge` says what an answer about one run means beside what is known of it; the `count_…` functions add what was judged
-to a job's record. Nothing here does I/O, and nothing else decides.
+`classify` decides what a row means, given what is known of the run. The `count_…` functions add to counters, the
+`note_…` functions update last-run gauges. Nothing here does I/O.
 """
 
 import enum
@@ -13,14 +13,14 @@ from exporter.counting.records import OTHER, Exemplar, JobState, LastFailure, La
 from exporter.model import FAILING, Disposition, Result, Run, Step
 
 END_TOLERANCE = 1.0
-"""Seconds by which an end may be reported too early, by APIs that cut times to whole seconds."""
+"""Seconds by which a reported end may be too early, because some APIs truncate times to whole seconds."""
 
 MAX_ERROR_TYPES = 50
-"""Error types per job; what comes after is counted under `__other__`."""
+"""Error types per job. Further ones are counted under `__other__`."""
 
 
 class CountState(enum.IntEnum):
-    """What the state keeps a run as."""
+    """How a run is recorded: active, counted, before the baseline, or expired."""
 
     OPEN = 0
     COUNTED = 1
@@ -29,7 +29,7 @@ class CountState(enum.IntEnum):
 
 
 class RunRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What the state knows of a run. `earlier`: the counted ends of a run that was reopened."""
+    """What the state knows about a run. `earlier`: earlier completions of a reopened run that were counted."""
 
     run: Run
     mark: CountState
@@ -37,7 +37,7 @@ class RunRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class Decision(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What a row of a run means. `keep`: what the state knows of the run from now on; None: as before."""
+    """What a row of a run means. `keep`: the new record of the run; None if it does not change."""
 
     disposition: Disposition
     counts: bool = False
@@ -48,13 +48,14 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What a classification depends on besides the run.
 
     Attributes:
-        baseline: The job's baseline.
-        watermark: Up to where everything had been read before this reading; None at the first.
-        settled: Whether what the baseline reading could show has been read: what ended and was never seen came after.
-        included_later: Whether the job was left out by the configuration when its source was first read.
-        forgotten: Runs that ended before this time may have been counted, and their rows pruned.
-        reopens: Whether the vendor lets an ended run come back under its id.
-        max_run_age: How long an open run is followed, in seconds.
+        baseline: Unix time; runs of the job that completed before it are not counted.
+        watermark: The scope's watermark before this batch; None at the first.
+        settled: Whether every run that had completed at the baseline must have been shown by now. A completed run that
+            was never seen then completed after the baseline, so it counts.
+        included_later: Whether the job was excluded by the config when its source was first read.
+        forgotten: Runs that completed before this time may have been counted and pruned.
+        reopens: Whether a completed run can become active again under its ID.
+        max_run_age: How long an active run is followed, in seconds.
     """
 
     baseline: float
@@ -97,11 +98,11 @@ def _first_seen(run: Run, context: Context) -> Decision:
 
 
 def _after_baseline(run: Run, context: Context) -> bool:
-    """Return whether a run that was never seen open ended after the baseline."""
-    # Without an end the start decides: what started later ended later. What started before it was open when the
-    # baseline was read, and would have been shown as open.
+    """Return whether a run that was never seen active completed after the baseline."""
+    # Without an end the start decides. A run that started after the baseline also completed after it. A run that
+    # started before it would have been shown as active at the baseline.
     if run.end is not None:
-        # A whole second may be cut: what the baseline reading did not show then ended a little later.
+        # The vendor may truncate ends to whole seconds: a run that the baseline did not show ended a moment later.
         may_be_cut = context.settled and run.end == int(run.end)
         return run.end > context.baseline - (END_TOLERANCE if may_be_cut else 0.0)
     begun = run.created if run.start is None else run.start
@@ -124,20 +125,20 @@ def _of_open(known: RunRecord, run: Run, context: Context) -> Decision:
     if is_cleaning_up(known, reopens=context.reopens):
         return Decision(disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.COUNTED))
     if context.reopens and run.end is not None and run.end in known.earlier:
-        # Either the answer that showed it open was stale, or this one is. Its ending is counted in both cases, and a
-        # run that did come back will be shown as open again.
+        # Either the response that showed it as active was stale, or this one is. This completion was counted before,
+        # so it must not count again. A run that was really reopened will be shown as active again.
         earlier = tuple(end for end in known.earlier if end != run.end)
         return Decision(
             disposition=Disposition.DUPLICATE, keep=RunRecord(run=run, mark=CountState.COUNTED, earlier=earlier)
         )
     if run.end is not None and run.end <= context.baseline - END_TOLERANCE:
-        # The row that showed it open was stale.
+        # The row that showed it as active was stale.
         return Decision(disposition=Disposition.BASELINE, keep=_with(known, run, CountState.BASELINE))
     return Decision(disposition=Disposition.UPDATED, counts=True, keep=_with(known, run, CountState.COUNTED))
 
 
 def _cleaning_up(known: RunRecord, run: Run) -> Decision:
-    """Return what it means that a completed run still cleans up: it is open, but its completion stays the only one."""
+    """Return the decision for a completed run that is active again only to clean up: its next end does not count."""
     completion = 0.0 if known.run.end is None else known.run.end
     return Decision(
         disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.OPEN, earlier=(completion,))
@@ -145,7 +146,7 @@ def _cleaning_up(known: RunRecord, run: Run) -> Decision:
 
 
 def is_cleaning_up(known: RunRecord, *, reopens: bool) -> bool:
-    """Return whether an open run completed before, and its next end is not another completion."""
+    """Return whether an active run completed before, and its next end is not another completion."""
     return known.mark is CountState.OPEN and bool(known.earlier) and not reopens
 
 
@@ -168,9 +169,9 @@ def _of_ended(known: RunRecord, run: Run, context: Context) -> Decision:
 
 
 def _another_ending(known: RunRecord, run: Run, context: Context) -> bool:
-    """Return whether a run that can be reopened has completed again: a completion is an ID and an end."""
+    """Return whether a run that can be reopened completed again, which its end shows."""
     if known.run.result is None:
-        return False  # too old at the baseline: this is its first ending
+        return False  # too old at the baseline: this is its first completion
     if run.end is None or run.end in known.earlier or run.end == known.run.end:
         return False
     return run.end > context.baseline
@@ -181,7 +182,7 @@ def _with(known: RunRecord, run: Run, mark: CountState) -> RunRecord:
 
 
 def origin(run: Run) -> float | None:
-    """Return the time from which an open run's age counts: its start, else its creation or planned start."""
+    """Return the time from which an active run's age counts: its start, else its creation or planned start."""
     if run.start is not None:
         return run.start
     known = [timestamp for timestamp in (run.created, run.scheduled) if timestamp is not None]
@@ -203,7 +204,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def seed(job: JobState, results: Collection[Result], *, attempts: bool) -> None:
-    """Give a job the series that are known before anything happens."""
+    """Create the series of a job that are known before its first run, at 0."""
     for result in results:
         job.count("jobrun_runs_total", result, amount=0)
     if attempts:
@@ -226,13 +227,13 @@ def count_ending(job: JobState, run: Run, *, attempts: bool) -> None:
 
 
 def count_expired(job: JobState) -> None:
-    """Add one expired run to a job's counters: it has a result, and nothing else is known of it."""
+    """Add one expired run to a job's counters, as `unknown` and without a duration."""
     job.count("jobrun_runs_total", Result.UNKNOWN)
 
 
 def as_counted(record: RunRecord, error_type: str) -> Run:
-    """Return a completed run as its job counts it. `error_type`: the label of its error."""
-    # A reopened run was created for its first life, so the time since then is not what it waited now.
+    """Return a completed run with the label of its error, and without the queue time of an earlier completion."""
+    # Queue time counts from creation. A reopened run was created for its first completion, so it has none.
     waited = None if record.earlier else record.run.queue_duration
     return msgspec.structs.replace(record.run, error_type=error_type, queue_duration=waited)
 
@@ -252,7 +253,7 @@ def observe_queue(job: JobState, run: Run, rules: Rules) -> None:
 
 
 def bounded(job: JobState, error_type: str) -> str:
-    """Return the error type, or `__other__` once a job has too many."""
+    """Return the error type, or `__other__` if the job has too many."""
     known = job.counts.get("jobrun_run_errors_total", {})
     return error_type if error_type in known or len(known) < MAX_ERROR_TYPES else OTHER
 
@@ -273,10 +274,10 @@ class Latest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def note_ending(job: JobState, run: Run, seen: float) -> bool:
-    """Move the gauges of a job's latest runs by a completed run that is new; runs come in any order.
+    """Update the last-run gauges with a newly completed run, which may be older than runs seen before.
 
-    `seen` is when the ending was seen, which stands in for an end that the vendor does not tell. Returns True if the
-    streak must be recounted from the runs: a success turned out to have ended before later failures.
+    `seen`, when the completion was first seen, replaces an unknown end. Returns True if the run is a success that ended
+    before known failures: the streak must then be recounted from the runs.
     """
     result = run.result or Result.UNKNOWN
     order = seen if run.end is None else run.end
@@ -294,7 +295,7 @@ def note_ending(job: JobState, run: Run, seen: float) -> bool:
 
 
 def note_change(job: JobState, run: Run, seen: float) -> None:
-    """Move the gauges by what changed in a completed run; the streak must be counted again after it."""
+    """Update the last-run gauges after a completed run changed. The caller must then recount the streak."""
     _note_last(job, run, seen if run.end is None else run.end)
 
 
@@ -311,19 +312,19 @@ def _note_last(job: JobState, run: Run, order: float) -> None:
 
 
 def as_last_run(run: Run, order: float) -> LastRun:
-    """Return what gauges hold of the run that ended last. `order`: its end, or when that was seen."""
+    """Return the gauges of the run that completed last. `order`: its end, or when its completion was first seen."""
     result = run.result or Result.UNKNOWN
     return LastRun(run_id=run.run_id, result=result, order=order, start=run.start, end=run.end, duration=run.duration)
 
 
 def as_last_failure(run: Run, order: float, *, failed_step: str = "") -> LastFailure:
-    """Return what gauges hold of the failed run that ended last."""
+    """Return the gauges of the failed run that completed last."""
     error_type = clean(run.error_type)
     return LastFailure(run_id=run.run_id, order=order, end=run.end, error_type=error_type, failed_step=failed_step)
 
 
 def restate(job: JobState, streak: Streak, forgotten: float | None) -> None:
-    """Set the streak as recounted from runs; those that ended before `forgotten` may have been pruned."""
+    """Set a recounted streak. Runs that completed before `forgotten` may be pruned and so missing in it."""
     began = job.failing_since if job.last_success is None else job.last_success
     if streak.last_success is None and began is not None and _is_pruned(began, forgotten):
         job.streak = max(job.streak, streak.failures)
@@ -333,7 +334,7 @@ def restate(job: JobState, streak: Streak, forgotten: float | None) -> None:
 
 
 def correct(job: JobState, latest: Latest, forgotten: float | None) -> None:
-    """Set the gauges of a job's latest runs as its rows have them, after a completed run has changed."""
+    """Set the last-run gauges from a job's rows, after a completed run changed."""
     last, failure = job.last_run, job.last_failure
     if latest.last_run is not None or last is None or not _is_pruned(last.order, forgotten):
         job.last_run = latest.last_run
@@ -344,7 +345,7 @@ def correct(job: JobState, latest: Latest, forgotten: float | None) -> None:
 
 
 def _is_pruned(order: float, forgotten: float | None) -> bool:
-    """Return whether the row of a run that ended then may be pruned."""
+    """Return whether a run that completed at this time may be pruned."""
     return forgotten is not None and order < forgotten
 
 
@@ -353,7 +354,7 @@ def count_steps(
 ) -> None:
     """Add the steps of one counted run to a job's counters and histograms.
 
-    `labels` holds the label of each step by its name: the name itself, or `__other__`.
+    `labels` maps each step name to its label: the name itself, or `__other__`.
     """
     for step in steps:
         label = labels[step.name]
@@ -368,14 +369,14 @@ def count_steps(
 
 
 def seed_step(job: JobState, name: str) -> None:
-    """Give a step the series that are known before anything happens to it."""
+    """Create the series of a step that are known before it has run, at 0."""
     for result in (Result.SUCCESS, Result.FAILURE):
         job.count("jobrun_steps_total", name, result, amount=0)
     job.count("jobrun_step_root_failures_total", name, amount=0)
 
 
 def note_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> None:
-    """Move the gauges of the steps of a job's latest runs."""
+    """Update the gauges of the steps of a job's latest runs."""
     order = seen if run.end is None else run.end
     if job.last_steps is None or job.last_steps.order <= order:
         results: dict[str, int] = {}
@@ -389,8 +390,8 @@ def note_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> N
 
 def root_failure(steps: Sequence[Step]) -> str:
     """Return the step that failed first, "" if none did."""
-    # A failed step with a failed ancestor is a consequence. Of several others the one that ended first is blamed, or
-    # the first in the order of the vendor where ends are unknown.
+    # A failed step with a failed ancestor is a consequence. Among the other failed steps the one that ended first is
+    # the root failure; if ends are unknown, the first in the vendor's order.
     by_name = {step.name: step for step in steps}
     roots = [step for step in steps if step.result in FAILING and not _failed_before(step, by_name)]
     if not roots:

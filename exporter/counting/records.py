@@ -1,7 +1,7 @@
-"""The records that the state keeps of jobs and sources: counters, histograms, and what gauges are made of.
+"""Records of jobs and sources: counters, histograms and the data of gauges.
 
-These records are stored as JSON, one document a job or source, and rewritten in the transaction of the reading that
-changed them. A committed record is never mutated: a transaction works on a copy and swaps it in when it is on disk.
+The state stores one JSON document per job or source. A transaction works on copies of the records that it changes, and
+replaces the committed records after the copies are on disk. A committed record is never changed.
 """
 
 import bisect
@@ -15,23 +15,23 @@ from exporter.learning.learned import NOTHING, Learned
 from exporter.model import Job, Result, State
 
 SEPARATOR = "\x1f"
-"""Between the label values of a series of more than one label; no vendor's name can hold it (`clean` sees to that)."""
+"""Separates the label values of a series with several labels. `clean` removes it from names of vendors."""
 
 MAX_LABEL = 200
-"""Characters of a label that comes from a vendor."""
+"""Maximum length of a label value from a vendor."""
 
 MAX_URL = 1000
-"""Characters of an address in a label."""
+"""Maximum length of an address in a label."""
 
 MAX_BOUNDS = 200
-"""Bounds of a histogram that are remembered after the configuration has changed them."""
+"""Maximum number of bounds that a histogram remembers after config changes."""
 
 OTHER = "__other__"
-"""The label value that stands for everything beyond a bound."""
+"""Label value of the job, step or error type that collects what exceeds a limit."""
 
 
 class Exemplar(msgspec.Struct, frozen=True, gc=False):
-    """A run that shows what a number is made of. `timestamp`: the end of the run."""
+    """Run ID attached to a counter or bucket. `timestamp`: the end of the run."""
 
     run_id: str
     value: float
@@ -39,7 +39,7 @@ class Exemplar(msgspec.Struct, frozen=True, gc=False):
 
 
 class Count(msgspec.Struct, omit_defaults=True):
-    """A counter series. Until `released` it is served as 0, if its family is zero-first."""
+    """Counter series. If its family is zero-first, it is exposed as 0 until `released`."""
 
     value: float = 0.0
     released: bool = False
@@ -50,10 +50,10 @@ class Distribution(msgspec.Struct, omit_defaults=True):
     """A histogram series.
 
     Attributes:
-        bounds: All bounds that it was ever shown with, so that no bucket falls when the configured ones change back.
-        counts: One number per bound and one for what is beyond, not cumulative.
-        layout: The bounds that it is shown with, if those are not all.
-        exemplars: The newest of each bucket of `bounds`, by its place.
+        bounds: All bounds that it ever had, so that no bucket falls when the config is changed back.
+        counts: Observations per bound, and those above all bounds; not cumulative.
+        layout: The bounds that are exposed, if those are not all.
+        exemplars: The newest exemplar of each bucket, by the index in `bounds`.
     """
 
     bounds: tuple[float, ...]
@@ -65,11 +65,11 @@ class Distribution(msgspec.Struct, omit_defaults=True):
 
     @classmethod
     def empty(cls, bounds: Sequence[float]) -> "Distribution":
-        """Return one that has seen nothing."""
+        """Return a histogram without observations."""
         return cls(bounds=tuple(bounds), counts=[0] * (len(bounds) + 1))
 
     def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
-        """Add one observation; the newest exemplar of a bucket stays."""
+        """Add one observation. Each bucket keeps its newest exemplar."""
         bucket = bisect.bisect_left(self.bounds, value)
         self.counts[bucket] += 1
         self.sum += value
@@ -78,18 +78,18 @@ class Distribution(msgspec.Struct, omit_defaults=True):
 
     @property
     def shown_bounds(self) -> tuple[float, ...]:
-        """The bounds that it is served with."""
+        """Return the bounds that are exposed."""
         return self.bounds if self.layout is None else self.layout
 
     def shown(self) -> "Distribution":
-        """Return it as it is served: with the bounds of its layout alone."""
+        """Return the histogram with only the exposed bounds."""
         return self if self.layout is None else self._with_bounds(self.layout)
 
     def laid_out(self, layout: Sequence[float]) -> "Distribution":
-        """Return the same observations, to be shown with other bounds.
+        """Return the histogram with other exposed bounds.
 
-        What lay between two old bounds is only known to be at most the upper one, and stays there. So no bucket ever
-        falls, also of a bound that was left out for a while.
+        Observations stay in the bucket of their old upper bound, because their exact values are unknown. So no bucket
+        ever falls, even if a bound was missing for a while.
         """
         known = sorted({*self.bounds, *layout})
         new = self._with_bounds(known if len(known) <= MAX_BOUNDS else layout)
@@ -142,13 +142,13 @@ class LastSteps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Counted(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """A record with counters and histograms: by family, then by label values joined by SEPARATOR."""
+    """Record with counters and histograms, by family and then by label values joined with SEPARATOR."""
 
     counts: dict[str, dict[str, Count]] = {}
     distributions: dict[str, dict[str, Distribution]] = {}
 
     def count(self, family: str, *labels: str, amount: float = 1) -> Count:
-        """Add to a counter series, which starts at 0 if it is new; an amount of 0 seeds it."""
+        """Add to a counter series. An amount of 0 creates it."""
         series = self.counts.setdefault(family, {})
         key = SEPARATOR.join(labels)
         count = series.get(key)
@@ -177,28 +177,28 @@ class Counted(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class JobState(Counted, omit_defaults=True, kw_only=True):
-    """One job: its names, its counters and what is known of its latest runs.
+    """Record of one job: its names, its counters and its latest runs.
 
     Attributes:
-        key: Its number in the state.
-        source: The source's name.
-        job: What the vendor last said of it; `job.job_id` is its identity.
-        project: Label, as exported.
-        name: Label, as exported: ` #<id>` is appended where another job had the name first.
-        discovered: When the exporter first knew it.
-        baseline: Runs that ended up to this time are not counted, unless they were seen open.
-        listed: Whether the vendor's discovery shows it; then it lives as long as it is shown.
-        missing_since: Since when discovery has not shown it.
-        last_start: The latest start of all its runs that have ended; not always that of the last run to end.
-        expected_since: When the vendor last changed its schedule or enabled it again: nothing was due before.
-        streak: Failing runs since the last success.
-        folded: True if its counters go to the source's `__other__` job.
-        overflow: True for that `__other__` job itself, which has no gauges.
-        excluded: True while the configuration leaves its name out.
-        gone: True once it has expired; no series are exported.
-        gone_since: Since when it is gone.
-        folded_steps: Steps whose series go to `__other__`.
-        learned: What its past teaches.
+        key: Number of the job in the state.
+        source: Name of the source.
+        job: Latest description from the vendor; `job.job_id` identifies the job.
+        project: Exported label.
+        name: Exported label; it ends in ` #<id>` if another job had the name first.
+        discovered: When the exporter first saw the job.
+        baseline: Runs that completed up to this time are not counted, unless they were seen active.
+        listed: Whether the vendor lists the job. A listed job stays until it is no longer listed.
+        missing_since: Since when the vendor has not listed the job.
+        last_start: Latest start of all completed runs; not always that of the run that completed last.
+        expected_since: When the schedule last changed or the job was enabled again. No run was due before.
+        streak: Failed runs since the last success.
+        folded: True if the job is counted under the source's `__other__` job.
+        overflow: True for that `__other__` job, which has no gauges.
+        excluded: True while the config excludes the job.
+        gone: True after the job expired: it has no series.
+        gone_since: When the job expired.
+        folded_steps: Steps that are counted under `__other__`.
+        learned: What was learned from its past runs.
     """
 
     key: int
@@ -228,11 +228,11 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
 
     @property
     def shown(self) -> bool:
-        """Whether it has its labels: no other job can get them."""
+        """Return whether the job occupies its labels, so that no other job can get them."""
         return not (self.gone or self.excluded)
 
     def retire(self, now: float) -> None:
-        """End its series, and drop what it counted: it does not exist anymore."""
+        """End the series of a job that no longer exists, and drop its counters."""
         self.gone, self.gone_since, self.folded = True, now, False
         self.counts, self.distributions, self.folded_steps = {}, {}, []
 
@@ -242,7 +242,7 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
 
 
 class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A run that has not ended. `state` is None while its status is unmapped."""
+    """Active run. `state` is None while its status is unmapped."""
 
     run_id: str
     job: int
@@ -255,10 +255,11 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ScopeState(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """What is readable or not as a whole.
+    """Record of a scope, the part of a source that is readable or unreadable as a whole.
 
-    `watermark`: all its endings up to here are counted. `complete`: a complete poll has read it. `missing_since`: since
-    when it has been said to exist no more. `read`: it was readable once, so that its baseline stands.
+    `watermark`: all completions up to this time are counted. `complete`: a complete poll has read the scope.
+    `missing_since`: since when the API has reported it as deleted. `read`: it was readable once, so its baseline is
+    final.
     """
 
     baseline: float
@@ -270,7 +271,7 @@ class ScopeState(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Filter(msgspec.Struct, frozen=True):
-    """Which jobs were included since when."""
+    """Patterns of included and excluded jobs, and since when they apply."""
 
     since: float
     include: tuple[str, ...]
@@ -278,7 +279,7 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 class RateLimit(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """The tightest rate limit that an API reports: its size, what is left of it, and when it starts again."""
+    """Tightest rate limit that an API reports: its size, the remaining requests, and when it resets."""
 
     limit: float | None = None
     remaining: float | None = None
@@ -286,20 +287,20 @@ class RateLimit(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class SourceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """How a source stands after its last poll.
+    """Status of a source after its last poll.
 
     Attributes:
         up: Whether the last poll read at least one scope; None before the first.
         outcome: `success`, `partial` or `error`.
-        reason: Of the last poll's error, "" if there was none.
-        error: The same in words for people.
+        reason: Reason of the last poll's error; "" without one.
+        error: Text of that error.
         last_poll: When the last poll ended.
         last_poll_duration: In seconds.
         last_success: When a poll last read something.
         failures: Failed polls since the last one that did not fail.
         interval: Seconds between polls that are in force.
         pending_steps: Completed runs whose steps have yet to be fetched.
-        rate_limit: As the API last reported it.
+        rate_limit: The rate limit that the API last reported.
         credential_expiry: When the credential in use expires.
         credential_since: When that time was first seen.
     """
@@ -320,24 +321,24 @@ class SourceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
 
 
 class SourceState(Counted, omit_defaults=True, kw_only=True):
-    """One source: up to where it is read, how it stands, and its own counters.
+    """Record of one source: its scopes, its status and its counters.
 
     Attributes:
-        identity: The API and account under this name.
+        identity: The API and account that this source reads.
         baseline: The start of its first poll.
         complete: Whether a poll has ever been complete.
-        scopes: By scope.
+        scopes: Records by scope.
         filters: The history of `jobs.include` and `jobs.exclude`, oldest first.
-        notes: The source's own bookmarks.
+        notes: Positions at which the source continues to read.
         unobserved: Ranges that were never read, by their bounds.
-        held_unobserved: Seconds of them not yet in the counter (see design of the start with a state).
-        listed: When the scopes were last listed, as far as all that were shown then have a record here.
+        held_unobserved: Seconds of these ranges that are not yet in the counter: it first shows the restored value.
+        listed: When the scopes were last listed, if each scope of that list has a record here.
         last_sweep: When the sweep window was last read.
         clock_checked: Whether `baseline` has been corrected by the API's clock.
         forgotten: Runs that ended before this time have been pruned.
-        last_truncated: When an answer last came trimmed.
-        last_unobserved: When a range was last found that was never read.
-        status: How it stands.
+        last_truncated: When a response was last truncated.
+        last_unobserved: When an unobserved range was last found.
+        status: Status after the last poll.
     """
 
     name: str
@@ -358,16 +359,16 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     status: SourceStatus = SourceStatus()
 
     def watermark(self) -> float | None:
-        """Return the least of the readable scopes' watermarks; None while one has none."""
+        """Return the earliest watermark of the readable scopes; None while one of them has none."""
         marks = [scope.watermark for scope in self.scopes.values() if scope.readable]
         known = [mark for mark in marks if mark is not None]
         return min(known) if known and len(known) == len(marks) else None
 
 
 def laid_out(job: JobState, layouts: Mapping[str, tuple[float, ...]]) -> JobState:
-    """Return a job whose histograms are shown with these bounds, by family; the same one if they already are."""
-    # Observations between two old bounds stay in the bucket of the upper one: that is all that is known of them. So no
-    # bucket ever falls, also not of a bound that was missing for a while.
+    """Return the record with these exposed bounds by family; the same object if nothing changes."""
+    # Observations between two old bounds stay in the bucket of the upper one, because their exact values are unknown.
+    # So no bucket ever falls, even if a bound was missing for a while.
     changed = {
         (family, labels): distribution.laid_out(layouts[family])
         for family, series in job.distributions.items()
@@ -384,13 +385,13 @@ def laid_out(job: JobState, layouts: Mapping[str, tuple[float, ...]]) -> JobStat
 
 
 def clean(name: str) -> str:
-    """Return a vendor's word as a label: without control characters, at most MAX_LABEL characters."""
+    """Return text from a vendor as a label value: without control characters, at most MAX_LABEL characters."""
     text = name if name.isprintable() else "".join(char if char.isprintable() else " " for char in name)
     return text.strip()[:MAX_LABEL].strip()
 
 
 def clean_url(url: str) -> str:
-    """Return an address as a label, or "" if it cannot be one: a part of it would lead nowhere."""
+    """Return an address as a label value, or "" if it is too long: a truncated link would not work."""
     return url if url.isprintable() and len(url) <= MAX_URL else ""
 
 
@@ -400,16 +401,16 @@ def label_of(job: Job) -> str:
 
 
 def name_apart(name: str, job_id: str, number: int) -> str:
-    """Return the label of a job whose name another job has: its name and ` #ID`, at most MAX_LABEL characters.
+    """Return the label of a job whose name is taken: its name and ` #ID`, at most MAX_LABEL characters.
 
-    `number` tells apart what is still equal: 1 adds nothing.
+    A `number` above 1 is appended to make equal labels different.
     """
     ending = f" #{clean(job_id)[:100]}" + (f" ({number})" if number > 1 else "")
     return name[: MAX_LABEL - len(ending)].rstrip() + ending
 
 
 def oldest(starts: Iterable[float | None]) -> float | None:
-    """Return the least of those that are known."""
+    """Return the earliest of the known times."""
     known = [start for start in starts if start is not None]
     return min(known) if known else None
 
@@ -420,13 +421,13 @@ Value = TypeVar("Value")
 
 
 def copy(record: Record) -> Record:
-    """Return a deep copy, to be changed by a transaction."""
+    """Return a deep copy that a transaction may change."""
     return msgspec.json.decode(msgspec.json.encode(record), type=type(record))
 
 
 def fork(source: SourceState) -> SourceState:
-    """Return a copy of a source, to be changed by a transaction."""
-    # There may be thousands of scopes and notes, so they are not copied: changes lie over them until `joined`.
+    """Return a copy of a source's record that a transaction may change."""
+    # There may be thousands of scopes and notes, so they are not copied. A layer over them collects the changes.
     counts = {
         family: {labels: msgspec.structs.replace(count) for labels, count in series.items()}
         for family, series in source.counts.items()
@@ -450,9 +451,9 @@ def fork(source: SourceState) -> SourceState:
 
 
 def joined(table: MutableMapping[str, Value]) -> MutableMapping[str, Value]:
-    """Return a table with the changes that lie over it."""
-    # Values are replaced in the table itself: a reader that walks through it sees either value. A table that changes
-    # its length is copied, because that reader would fail.
+    """Return a table merged with the changes in the layer over it."""
+    # Values are replaced in the table itself: a reader that iterates over it gets either value. If its length changes,
+    # the table is copied, because such a reader would fail.
     if not isinstance(table, ChainMap):
         return table
     changes, base = table.maps

@@ -1,4 +1,4 @@
-"""What the ledger must know of a configured source, free of any vendor."""
+"""What the ledger needs to know about a configured source, independent of its vendor."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from exporter.patterns import Pattern, PatternError
 
 @functools.lru_cache(maxsize=65536)
 def included(patterns: Filter, job_name: str) -> bool:
-    """Return whether patterns include a job's name; they must match the whole of it."""
+    """Return whether patterns include a job. They must match its whole name."""
     return any(_matches(pattern, job_name) for pattern in patterns.include) and not any(
         _matches(pattern, job_name) for pattern in patterns.exclude
     )
@@ -22,7 +22,7 @@ def included(patterns: Filter, job_name: str) -> bool:
 def _compiled(pattern: str) -> Pattern | None:
     try:
         return Pattern(pattern)
-    except PatternError:  # once in force, in a version that knew more
+    except PatternError:  # an older version accepted this pattern
         return None
 
 
@@ -32,7 +32,7 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def included_since(history: Sequence[Filter], job_name: str) -> float | None:
-    """Return since when a job's name has been included without a break; None if not at all, or from the first."""
+    """Return since when a job has been included without a break; None if it is excluded or always was included."""
     since = None
     for patterns in reversed(history):
         if not included(patterns, job_name):
@@ -48,18 +48,18 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         name: Its name: the label `source`.
         identity: The API and account; a state refuses another one under the same name.
         results: The results seeded for each job.
-        attempts: Whether the vendor tells of attempts.
+        attempts: Whether the vendor reports attempts.
         steps: `all`, `failed` or `off`.
-        reopens: Whether an ended run's id can come back to life.
-        max_run_age: How long an open run is followed, in seconds.
+        reopens: Whether a completed run can become active again under its ID.
+        max_run_age: How long an active run is followed, in seconds.
         reach: How far back the API shows runs, in seconds.
         poll_interval: In seconds.
         include: Patterns of the jobs that are read.
         exclude: Patterns of those that are not.
-        max_series: The bound on the series of all jobs but the overflow jobs, for which there is room beyond it.
-        series_of: How many series a job needs, with or without histograms of its steps.
-        run_buckets: The bounds of a job's run durations, in seconds.
-        never_expires: Whether a job is kept without runs, because somebody has set an objective for it.
+        max_series: Limit for the series of all jobs except the overflow jobs, which have room beyond it.
+        series_of: Returns how many series a job needs, with or without step histograms.
+        run_buckets: Returns the bounds of a job's run durations, in seconds.
+        never_expires: Returns whether a job without runs is kept because it has an objective.
     """
 
     name: str
@@ -87,14 +87,14 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         return not job.gone and (job.overflow or self.wants(label_of(job.job)))
 
     def weight(self, job: JobState, *, step_histograms: bool) -> int:
-        """Return how many series a job takes of `max_series`: none while it is not served.
+        """Return how many series of `max_series` a job uses: none while it is not served.
 
-        `max_series` leaves out the room that the overflow job needs.
+        The overflow job uses none: its room is not part of `max_series`.
         """
         return self.series_of(job, step_histograms) if self.shows(job) and not job.overflow else 0
 
     def filter_since(self, since: float) -> Filter:
-        """Return the current patterns, as in force since a time."""
+        """Return the current patterns with the time since which they apply."""
         return Filter(since=since, include=self.include, exclude=self.exclude)
 
     def wants_steps(self, result: Result | None) -> bool:

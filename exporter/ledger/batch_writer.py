@@ -44,7 +44,7 @@ class Present(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         sightings: What earlier batches of the poll have shown.
-        is_busy: Whether a job has open runs.
+        is_busy: Whether a job has active runs.
     """
 
     sightings: Sightings
@@ -383,7 +383,7 @@ class BatchWriter:
             source.count(UNOBSERVED, amount=seconds)
 
     def expire_open_runs(self, row: StoredRun) -> None:
-        """Expire an open run as `unknown`: no duration, no change of the last-run gauges and the streak."""
+        """Expire an active run as `unknown`: no duration, no change of the last-run gauges and the streak."""
         # A run of an excluded job is no longer followed, and counts nothing.
         state = self._transaction.job(row.job)
         wanted = self._rules.wants(label_of(state.job))

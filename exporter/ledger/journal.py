@@ -315,7 +315,7 @@ class Journal:
         self._stale = False
 
     def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
-        """Put runs into the index of open runs, or take them out of it."""
+        """Put runs into the index of active runs, or take them out of it."""
         for run_id, run in followed.items():
             changed = self._open.drop(source, run_id) if run is None else self._open.put(source, run)
             self._changed.jobs |= changed

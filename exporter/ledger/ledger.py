@@ -32,7 +32,7 @@ SEEDED = (UNOBSERVED, TRUNCATED, STEPS_LOST)
 """A source's own counters that are there from the first poll on."""
 
 EXPIRY_GRACE = 900.0
-"""Seconds for which polls with errors spare an open run that is due to expire: its own request may have failed."""
+"""Seconds for which polls with errors spare an active run that is due to expire: its own request may have failed."""
 
 
 class Ledger(Housekeeping):
@@ -129,7 +129,7 @@ class Ledger(Housekeeping):
             return writer.stats
 
     def expire_open_runs(self, source: str, poll_context: PollContext, *, failed: bool = False) -> BatchStats:
-        """Expire the open runs that are older than `max_run_age`, once a poll has read everything.
+        """Expire the active runs that are older than `max_run_age`, once a poll has read everything.
 
         Args:
             source: The source's name.

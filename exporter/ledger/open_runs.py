@@ -1,4 +1,4 @@
-"""The open runs of all sources in memory, found by source, scope and job."""
+"""The active runs of all sources in memory, found by source, scope and job."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ Key = TypeVar("Key")
 
 
 class OpenRuns:
-    """Open runs by ID. A run belongs to one job at a time, and may change its job while it is open."""
+    """Active runs by ID. A run belongs to one job at a time, and may change its job while it is open."""
 
     def __init__(self) -> None:
         self._by_source: dict[str, Runs] = {}
@@ -27,7 +27,7 @@ class OpenRuns:
         self._by_source.setdefault(source, {})
 
     def put(self, source: str, run: OpenRun) -> set[int]:
-        """Replace an open run. Return the keys of the jobs whose open runs change."""
+        """Replace an active run. Return the keys of the jobs whose active runs change."""
         changed = self.drop(source, run.run_id) | {run.job}
         self._by_source.setdefault(source, {})[run.run_id] = run
         self._ordered.pop(source, None)
@@ -51,12 +51,12 @@ class OpenRuns:
         return {job for run_id in runs for job in self.drop(source, run_id)}
 
     def of(self, source: str, scope: str | None = None) -> list[OpenRun]:
-        """Return the open runs of a source or of one of its scopes, oldest first."""
+        """Return the active runs of a source or of one of its scopes, oldest first."""
         runs = self._by_source[source] if scope is None else self._by_scope.get((source, scope), {})
         return sorted(runs.values(), key=lambda run: run.origin)
 
     def ordered(self, source: str) -> tuple[OpenRun, ...]:
-        """Return the open runs of a source, oldest first; the same tuple while nothing changes."""
+        """Return the active runs of a source, oldest first; the same tuple while nothing changes."""
         # Snapshots keep the tuple, so an unchanged one lets them see that nothing changed.
         if source not in self._ordered:
             self._ordered[source] = tuple(self.of(source))
@@ -70,16 +70,16 @@ class OpenRuns:
         return [run_id for run_id, since in self._due_since[source].items() if now - since >= grace]
 
     def is_busy(self, job: int) -> bool:
-        """Return whether a job has open runs."""
+        """Return whether a job has active runs."""
         return job in self._by_job
 
     def snapshot(self) -> dict[str, list[OpenRun]]:
-        """Return all open runs by source. A dict is copied in one step of the interpreter, so no lock is needed."""
+        """Return all active runs by source. A dict is copied in one step of the interpreter, so no lock is needed."""
         return {name: list(runs.values()) for name, runs in list(self._by_source.items())}
 
 
 def as_open(row: StoredRun, job: JobState) -> OpenRun:
-    """Return the open run of a row."""
+    """Return the active run of a row."""
     run = row.run
     return OpenRun(
         run_id=run.run_id,

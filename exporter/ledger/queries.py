@@ -66,7 +66,7 @@ class LedgerQueries(Journal):
             return [job for job in self.committed.of_source(source).values() if not job.excluded]
 
     def open_runs(self, source: str, scope: str | None = None) -> list[OpenRun]:
-        """Return the open runs of a source or one of its scopes, oldest first."""
+        """Return the active runs of a source or one of its scopes, oldest first."""
         with self._lock:
             return self._open.of(source, scope)
 

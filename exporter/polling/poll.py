@@ -243,7 +243,7 @@ class Poller:
     def _commit_all(self, view: LedgerView, result: PollResult) -> Exception | None:
         """Read and commit what can be read; return why the rest could not be.
 
-        The poll continues in any case: open runs expire by the watermark, and other endpoints may answer.
+        The poll continues in any case: active runs expire by the watermark, and other endpoints may answer.
         """
         try:
             if not self._commit_batches(view, result):

@@ -69,7 +69,7 @@ class LedgerView:
         return self._clock() if state is None else state.baseline
 
     def open_runs(self, scope: str | None = None) -> Sequence[OpenRun]:
-        """Return open runs of jobs that the configuration includes, oldest first."""
+        """Return active runs of jobs that the configuration includes, oldest first."""
         jobs = self._ledger.committed.jobs
         runs = self._ledger.open_runs(self._source, scope)
         return [run for run in runs if self.wanted(label_of(jobs[run.job].job))]

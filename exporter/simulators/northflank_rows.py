@@ -17,7 +17,7 @@ class NorthflankShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     Attributes:
         no_end: What replaces a missing `concludedAt`.
-        endless_share: The share of ended runs that lack their `concludedAt`.
+        endless_share: The share of completed runs that lack their `concludedAt`.
         words: Other words for states, by the usual word (`{"FAILED": "ERRORED"}`) or by our own
             (`{"cancellation": "ABORTED"}`, to give single runs an unknown word).
         succeeded: What a success shows: the vendor's sample has 0.

@@ -33,7 +33,7 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
         jobs: The records of all jobs by key.
         sources: The records of all sources by name.
         exporter: What the ledger knows of the exporter itself.
-        open_runs: Open runs by source, oldest first; the same tuple while nothing of them changes.
+        open_runs: Active runs by source, oldest first; the same tuple while nothing of them changes.
         changed: Keys of the jobs that have changed since the last call; None if all may have.
         starting: Sources of which no poll has been complete since the process started.
         polled: Sources that have been polled since then.
@@ -274,6 +274,6 @@ def _names(job: JobState) -> dict[str, str]:
 
 
 def _is_same(before: SourceView, now: SourceView) -> bool:
-    """Return whether two views of a source say the same; records and open runs are replaced, never changed."""
+    """Return whether two views of a source say the same; records and active runs are replaced, never changed."""
     parts = (before.state is now.state, before.open_runs is now.open_runs)
     return all(parts) and before == msgspec.structs.replace(now, state=before.state, open_runs=before.open_runs)

@@ -1,4 +1,4 @@
-"""What is known of a job: its committed record together with what the configuration and the open runs add."""
+"""What is known of a job: its committed record together with what the configuration and the active runs add."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,7 +9,7 @@ from exporter.model import Result, State
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's record together with what the configuration and the open runs add to it.
+    """A job's record together with what the configuration and the active runs add to it.
 
     Attributes:
         state: Its committed record; never changed here.
@@ -85,7 +85,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def active_of(begun: Iterable[tuple[State | None, float]]) -> dict[State, tuple[int, float | None]]:
-    """Return `JobView.active` for open runs, given as the state of each and its start."""
+    """Return `JobView.active` for active runs, given as the state of each and its start."""
     active: dict[State, tuple[int, float | None]] = {}
     for state, start in begun:
         if state is not None:

@@ -1,4 +1,4 @@
-"""What is known of a source: its committed record together with its configuration and its open runs."""
+"""What is known of a source: its committed record together with its configuration and its active runs."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from exporter.counting.records import OpenRun, SourceState, SourceStatus
 
 
 class SourceView(msgspec.Struct, frozen=True, kw_only=True):
-    """A source's record together with what the configuration and the open runs add to it.
+    """A source's record together with what the configuration and the active runs add to it.
 
     Attributes:
         state: Its committed record; never changed here.
@@ -17,7 +17,7 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
         configured_interval: Seconds between polls as configured.
         requests_per_minute: Requests that may be sent per minute, as configured.
         jobs: How many of its jobs are served.
-        open_runs: Its open runs, oldest first.
+        open_runs: Its active runs, oldest first.
         polled: Whether it has been polled since this process started.
         withheld: Whether its jobs' counters are not served yet.
     """

@@ -1,4 +1,4 @@
-"""Parts that the sources of REST APIs share: paths, status words, open runs followed by ID, and defaults."""
+"""Parts that the sources of REST APIs share: paths, status words, active runs followed by ID, and defaults."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from urllib.parse import quote
@@ -47,7 +47,7 @@ def seconds_between(start: float | None, end: float | None) -> float | None:
 
 
 def is_gone(run: OpenRun, now: float, reach: float) -> bool:
-    """Return whether an open run that the API does not have is gone for good: it should still have younger ones."""
+    """Return whether an active run that the API does not have is gone for good: it should still have younger ones."""
     return run.origin < now - reach
 
 
@@ -57,7 +57,7 @@ def root_of(settings: SourceSettings) -> str:
 
 
 class OpenRunQueue:
-    """Orders requests for single open runs, the least often requested first.
+    """Orders requests for single active runs, the least often requested first.
 
     Args:
         failing: The parts that cannot be read at present.
@@ -68,7 +68,7 @@ class OpenRunQueue:
         self._requests: dict[str, int] = {}
 
     def ordered(self, run_ids: Iterable[str], view: View, last: Collection[str] = ()) -> Iterator[str]:
-        """Yield the IDs of open runs to request until the poll's time is up, those in `last` after all others."""
+        """Yield the IDs of active runs to request until the poll's time is up, those in `last` after all others."""
         requests = {run_id: self._requests.get(run_id, 0) for run_id in run_ids}
         self._requests = requests
         for run_id in sorted(requests, key=lambda run_id: (run_id in last, requests[run_id])):

@@ -46,7 +46,7 @@ class View(Protocol):
         """Return a scope's baseline; the current time if the scope is new."""
 
     def open_runs(self, scope: str | None = None) -> Sequence[OpenRun]:
-        """Return the open runs of a scope, or of all, oldest first."""
+        """Return the active runs of a scope, or of all, oldest first."""
 
     def started_between(self, start: float, end: float) -> frozenset[str]:
         """Return the IDs of known runs that started between two times."""

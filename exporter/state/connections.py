@@ -42,7 +42,7 @@ class UnknownOutcomeError(StateError):
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection on which nothing waits for ever."""
+    """A connection on which nothing waits forever."""
 
     def wait(self, gen: PQGen[Value], interval: float = 0.1, timeout: float | None = None) -> Value:
         """Wait for the server, but not for longer than PATIENCE."""

@@ -118,7 +118,7 @@ class PostgresStore(SqlStore):
         return {name: key << KEY_BITS for name, key in self._sources.items()} if self._leases is not None else {}
 
     def load(self, sources: Collection[str] | None = None) -> LoadedState:
-        """Return all records and open runs, or those of some sources, as they were at one time."""
+        """Return all records and active runs, or those of some sources, as they were at one time."""
         with self._db.within(self._pool.transaction(READING)) as session:
             loaded = super().load(sources)
             rows = [as_row(row) for row in session.execute(LOOK)] if self._leases is not None else []

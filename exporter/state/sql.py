@@ -41,7 +41,7 @@ class SqlStore(SqlRuns):
         return {}
 
     def load(self, sources: Collection[str] | None = None) -> LoadedState:
-        """Return all records and open runs, or those of some sources."""
+        """Return all records and active runs, or those of some sources."""
         with self._explained(), self._understood():
             self._sources = dict(self._db.execute("SELECT name, key FROM sources"))
             keys = {key: name for name, key in self._sources.items() if sources is None or name in sources}
@@ -98,7 +98,7 @@ class SqlStore(SqlRuns):
     def prune(self, source: str, before: float, limit: int) -> Pruned:
         """Forget runs that ended before a time, at most `limit`. To be called in a transaction.
 
-        Expired runs stay: the API may show them as open for ever, and they must not count again.
+        Expired runs stay: the API may show them as open forever, and they must not count again.
         """
         wanted = (
             f"runs WHERE {OF_SOURCE} AND mark <> 0 AND {ENDED} < ? "

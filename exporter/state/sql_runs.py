@@ -161,7 +161,7 @@ class SqlRuns(ABC):
         return [PastRun(start, end, seconds, Result(word or Result.UNKNOWN)) for start, end, seconds, word in rows]
 
     def activity(self, job: int, since: float, grain: float) -> list[float]:
-        """The first ending of a job's runs in each stretch of `grain` seconds."""
+        """The first completion of a job's runs in each stretch of `grain` seconds."""
         ended = f"mark <> 0 AND mark <> {CountState.EXPIRED} AND result IS NOT NULL"
         stretches = f"GROUP BY {self.WHOLE.format(f'{ENDED} / ?')} ORDER BY 1"
         query = f"SELECT min({ENDED}) FROM runs WHERE job = ? AND {ended} AND {ENDED} >= ? {stretches}"  # noqa: S608  # constants

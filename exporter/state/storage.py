@@ -39,7 +39,7 @@ class Storage(Protocol):
     """
 
     def load(self, sources: Collection[str] | None = None) -> LoadedState:
-        """Return all records and open runs, or those of some sources, as they were at one time."""
+        """Return all records and active runs, or those of some sources, as they were at one time."""
 
     def owns(self, source: str) -> bool:
         """Return whether this process may write for a source."""
@@ -87,7 +87,7 @@ class Storage(Protocol):
         """The runs of a job that ended last, the latest first."""
 
     def activity(self, job: int, since: float, grain: float) -> list[float]:
-        """The first ending of a job's runs in each stretch of `grain` seconds, in order."""
+        """The first completion of a job's runs in each stretch of `grain` seconds, in order."""
 
     def runs(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
         """The rows of these runs, by id; ids that are not known are left out."""

@@ -37,7 +37,7 @@ from exporter.snapshot.builder import ViewBuilder
 HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
 
 OPEN_ONLY = frozenset({"jobrun_active_runs", "jobrun_oldest_active_run_start_timestamp_seconds"})
-"""Families whose very series depend on the open runs."""
+"""Families whose very series depend on the active runs."""
 
 
 _OWN = {

@@ -30,7 +30,7 @@ REACH = 365 * DAY
 
 BASELINE_DEPTH = DAY
 
-# Seconds for which no list must show a job before its open runs are requested one by one, and may be gone.
+# Seconds for which no list must show a job before its active runs are requested one by one, and may be gone.
 MISSING_AFTER = 900.0
 
 
@@ -53,14 +53,14 @@ class JobReader:
         self.urgent: list[ScheduledRequest] = []
 
     def tier(self, job: TrackedJob, open_runs: Mapping[str, OpenRun], now: float) -> PollTier:
-        """Return how often a job is polled; its unlisted open runs are requested by ID."""
+        """Return how often a job is polled; its unlisted active runs are requested by ID."""
         is_open = len(job.unlisted_open_runs) < len(open_runs)
         return tier_of(job.activity(now, is_open=is_open), now, self._settings.poll_interval)
 
     def requests(
         self, project: Project, job: TrackedJob, open_runs: Mapping[str, OpenRun], now: float
     ) -> Iterator[ScheduledRequest]:
-        """Yield the requests for a job: its runs, its unlisted open runs, and its schedule once an hour."""
+        """Yield the requests for a job: its runs, its unlisted active runs, and its schedule once an hour."""
         interval = self._settings.poll_interval
         job.unlisted_open_runs = {each: state for each, state in job.unlisted_open_runs.items() if each in open_runs}
         for run_id, state in job.unlisted_open_runs.items():
@@ -118,7 +118,7 @@ class JobReader:
     def _to_batch(self, project: Project, job: TrackedJob, cursor: PageCursor, view: View) -> Batch:
         """Return the batch of a job's pages."""
         open_runs = {run.run_id: run for run in view.open_runs(project.name) if run.job_id == job.row.job_id}
-        # An open run that the pages no longer show may have ended since the last page: it is requested at once.
+        # An active run that the pages no longer show may have ended since the last page: it is requested at once.
         for run_id in open_runs.keys() - cursor.runs.keys() - job.unlisted_open_runs.keys():
             job.unlisted_open_runs[run_id] = UnlistedRun()
             self.urgent.append(self._run_request(project, job, open_runs[run_id]))
@@ -167,7 +167,7 @@ class JobReader:
         return [Window(before, cursor.reached)] if before < cursor.reached else []
 
     def _read_older_runs(self, project: Project, job: TrackedJob, view: View) -> Batch | None:
-        """Read open runs behind the page at which a job's first read ended."""
+        """Read active runs behind the page at which a job's first read ended."""
         baseline = view.baseline(project.name)
         cursor = job.older or cursor_to_floor(view.now, baseline - BASELINE_DEPTH)
         job.older = cursor
@@ -192,7 +192,7 @@ class JobReader:
         return ScheduledRequest(part=f"run {run.run_id}", send=send, overdue=overdue)
 
     def _read_run(self, project: Project, job: TrackedJob, run: OpenRun, view: View) -> Batch | None:
-        """Read an open run that no page shows by its ID."""
+        """Read an active run that no page shows by its ID."""
         now, state = view.now, job.unlisted_open_runs.get(run.run_id, UnlistedRun())
         job.unlisted_open_runs[run.run_id] = UnlistedRun(state.read, now)
         try:
@@ -204,7 +204,7 @@ class JobReader:
         return Batch(scope=project.name, jobs=[job.job()], runs=[found], through=self._watermarks.of(project, view))
 
     def request_runs_of_missing_jobs(self, project: Project, view: View) -> None:
-        """Queue the open runs of jobs that no list has shown for a while: they are gone, unless the API has them."""
+        """Queue the active runs of jobs that no list has shown for a while: they are gone, unless the API has them."""
         runs = [run for run in view.open_runs(project.name) if slug_of(project, run) not in project.jobs]
         project.absent = {run.job_id: project.absent.get(run.job_id, view.now) for run in runs}
         for run in runs:
@@ -237,5 +237,5 @@ class JobReader:
 
 
 def slug_of(project: Project, run: OpenRun) -> str:
-    """Return the slug of an open run's job."""
+    """Return the slug of an active run's job."""
     return run.job_id.removeprefix(f"{project.name}/")

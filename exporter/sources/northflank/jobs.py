@@ -42,7 +42,7 @@ class JobCheckpoint(msgspec.Struct, frozen=True, array_like=True):
         schedule: Its schedule.
         detailed: When the schedule was read.
         unused: Kept for its place in stored checkpoints.
-        whole: Whether the first read has looked for open runs as far back as it goes.
+        whole: Whether the first read has looked for active runs as far back as it goes.
     """
 
     read: float | None = None
@@ -59,7 +59,7 @@ class JobCheckpoint(msgspec.Struct, frozen=True, array_like=True):
 
 
 class UnlistedRun(msgspec.Struct, frozen=True):
-    """An open run that no page shows: when it was last read by its ID since then, and when that was last tried."""
+    """An active run that no page shows: when it was last read by its ID since then, and when that was last tried."""
 
     read: float | None = None
     tried: float | None = None
@@ -75,9 +75,9 @@ class TrackedJob(msgspec.Struct, kw_only=True):
         failed: Whether that failed.
         digest: The hash of its last complete answer of one page, once that is committed.
         changed: Whether that differed from the one before.
-        unlisted_open_runs: Its open runs that no page shows.
+        unlisted_open_runs: Its active runs that no page shows.
         cursor: The pages that a poll had no time to finish.
-        older: The search for open runs behind the first read.
+        older: The search for active runs behind the first read.
         missing_since: Since when the list leaves it out.
     """
 
@@ -133,7 +133,7 @@ class Project(msgspec.Struct, kw_only=True):
         failed: Whether the last try to list them failed.
         readable: Whether it answered.
         known: Whether the list of projects shows it.
-        absent: Jobs with open runs that no list shows, by ID, and since when.
+        absent: Jobs with active runs that no list shows, by ID, and since when.
     """
 
     name: str

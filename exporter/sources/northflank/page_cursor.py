@@ -83,7 +83,7 @@ class PageCursor(msgspec.Struct, kw_only=True):
         return False
 
     def _all_ended(self, runs: Sequence[Run]) -> bool:
-        # Open runs behind such a page are looked for later.
+        # Active runs behind such a page are looked for later.
         return all(run.end is not None and run.end <= self.baseline for run in runs)
 
     def _meets_known(self, runs: Sequence[Run], known: KnownIds) -> bool:

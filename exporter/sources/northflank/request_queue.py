@@ -10,7 +10,7 @@ from exporter.cron import next_tick, parse_schedule
 from exporter.model import Batch
 from exporter.sources.source import View
 
-# Jobs with open runs count as overdue by this factor, so that a short budget delays idle jobs first.
+# Jobs with active runs count as overdue by this factor, so that a short budget delays idle jobs first.
 FAST_WEIGHT = 2.0
 
 TIME_SHARE = 0.8
@@ -49,7 +49,7 @@ class JobActivity(msgspec.Struct, frozen=True, kw_only=True):
     """What determines a job's tier.
 
     Attributes:
-        open: Whether it has an open run, or its last answer differed from the one before.
+        open: Whether it has an active run, or its last answer differed from the one before.
         enabled: False while it is suspended.
         schedule: Its schedule.
         last_start: When its latest run started.

@@ -257,7 +257,7 @@ def to_run(row: SnowplowRun, status_map: StatusTable, now: float = float("inf"),
     if meaning is None and end is not None:
         meaning = Result.UNKNOWN
     result = meaning if isinstance(meaning, Result) else None
-    # An open run's duration so far would make it another run at each poll.
+    # An active run's duration so far would make it another run at each poll.
     duration = None
     if result is not None:
         end, duration = _completed(start, end, duration_of(row, now, milliseconds=milliseconds))

@@ -98,7 +98,7 @@ class SnowplowSource(RestSource):
         self._open_runs = OpenRunQueue(self._failing)
 
     def fetch(self, view: View) -> Iterator[Batch]:
-        """Read this poll's windows, oldest first, then the open runs that no window has shown."""
+        """Read this poll's windows, oldest first, then the active runs that no window has shown."""
         sweep = self._settings.sweep.window if view.sweep_due and self._settings.sweep else None
         todo = plan(view.now, view.watermark(), self._reach, sweep=sweep)
         shown: set[str] = set()
@@ -206,7 +206,7 @@ class SnowplowSource(RestSource):
             self._last = batch.memory
 
     def _follow_open_runs(self, view: View, shown: Collection[str]) -> Iterator[Batch]:
-        """Read by ID the open runs that no window has shown. One that cannot be read costs no other."""
+        """Read by ID the active runs that no window has shown. One that cannot be read costs no other."""
         missing = {run.run_id: run for run in view.open_runs() if run.run_id not in shown}
         for run_id in self._open_runs.ordered(missing, view):
             batch = None

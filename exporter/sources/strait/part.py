@@ -83,7 +83,7 @@ class StraitPart:
         self._dead = DeadLetters() if DEAD_LETTER in kind.statuses else None
 
     def fetch(self, view: View) -> Iterator[Batch]:
-        """Poll once: open runs by status, the newest runs, then by ID open runs not shown and vanished dead letters.
+        """Poll once: active runs by status, the newest runs, then by ID unlisted active runs and vanished dead letters.
 
         Of several rows of a run the latest counts, in any order. Raises SourceError if the lists cannot be read.
         """
@@ -95,7 +95,7 @@ class StraitPart:
             yield from self._read_catalog(view)
         failure: SourceError | None = None
         try:
-            # At the first poll, open runs must be known before the watermark is set.
+            # At the first poll, active runs must be known before the watermark is set.
             self._read_open(view)
             yield from self._read_newest(view)
         except (AuthError, RateLimitedError, ForbiddenError, NotFoundError):
@@ -129,7 +129,7 @@ class StraitPart:
         self._catalog.note_unlisted(job_ids, view)
 
     def _read_open(self, view: View) -> None:
-        """Read the lists of open runs. A failing list hides no known run: it is read by its ID."""
+        """Read the lists of active runs. A failing list hides no known run: it is read by its ID."""
         failures = 0
         for word in self._by_status.open_words:
             name, began = f"{self.kind.runs} of status {word}", view.now
@@ -305,7 +305,7 @@ class StraitPart:
     # --- single runs ---
 
     def _follow_open_runs(self, view: View) -> Iterator[Batch]:
-        """Read by ID the open runs that no list has shown."""
+        """Read by ID the active runs that no list has shown."""
         missing = {run.run_id: run for run in view.open_runs(self.kind.scope) if self._latest.row(run.run_id) is None}
         # Runs known by their ID only come last: they are many, and the others may have ended a moment ago.
         last = {run_id for run_id, run in missing.items() if run.state is None}
@@ -348,7 +348,7 @@ class StraitPart:
         changes = dead.compare(rows, complete=not page.more, other_states=others, hidden=bursts)
         self._latest.add(changes.again)
         yield from self._drain(view)
-        # A list of open runs that cannot show all of a time may hide some of these.
+        # A list of active runs that cannot show all of a time may hide some of these.
         hidden = [each for each in dead.created_at(self._open_bursts) if self._latest.row(each) is None]
         for run_id in [*changes.vanished, *hidden]:
             if view.out_of_time():

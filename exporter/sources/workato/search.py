@@ -89,7 +89,7 @@ class Search:
         view: The committed state.
         job_id: The recipe.
         baseline: The time up to which completed runs of its scope do not count.
-        tracked: Its open runs in the state, oldest first.
+        tracked: Its active runs in the state, oldest first.
 
     Attributes:
         rows: All jobs shown, by ID.

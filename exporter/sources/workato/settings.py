@@ -33,7 +33,7 @@ class WorkatoSettings(SourceSettings):
     auth: WorkatoAuth
     """How to sign in."""
     steps: Annotated[Literal["all", "failed", "off"], Switch] = "failed"
-    """Of which ended runs the steps are fetched: one request a run."""
+    """Of which completed runs the steps are fetched: one request a run."""
     timeout: PositiveDuration = 45.0
     """How long one request may take; Workato itself gives up after 40s."""
     requests_per_minute: Positive = BUDGETS["developer"]

@@ -64,7 +64,7 @@ REFUSALS = (*DENIALS, NotFoundError)
 LIST_OF_CUSTOMERS = "list of managed users"
 
 OpenRuns = Mapping[str, Sequence[OpenRun]]
-"""Open runs of a scope by job, oldest first."""
+"""Active runs of a scope by job, oldest first."""
 
 
 class CustomerRecipes(msgspec.Struct, frozen=True, kw_only=True):
@@ -362,7 +362,7 @@ class WorkatoSource(RestSource):
 
 
 def _by_scope(runs: Sequence[OpenRun]) -> dict[str, dict[str, list[OpenRun]]]:
-    """Return open runs by scope and job, oldest first."""
+    """Return active runs by scope and job, oldest first."""
     found: dict[str, dict[str, list[OpenRun]]] = {}
     for run in runs:
         found.setdefault(run.scope, {}).setdefault(run.job_id, []).append(run)
