@@ -1,1 +1,1 @@
-"""The book of all runs: every change is one transaction."""
+"""The ledger: records all runs, each change in one transaction."""

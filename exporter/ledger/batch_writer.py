@@ -30,20 +30,20 @@ from exporter.model import Batch, Disposition, Result, Run, Step, Window, one_ro
 from exporter.state.schema import StepState, StoredRun
 
 MAX_WORDS = 20
-"""Unmapped statuses per source; what comes after is counted under `__other__`."""
+"""Unmapped statuses per source. Further ones are counted under `__other__`."""
 
 MISSING_GRACE = 900.0
-"""Seconds for which discovery must miss a job before its series end: one wrong answer ends nothing."""
+"""Seconds for which lists must miss a job before its series end, so that one wrong response ends nothing."""
 
 MAX_RANGES = 1000
-"""Unobserved ranges that a source remembers. Older ones could be counted again."""
+"""Unobserved ranges that a source remembers. Ranges that it no longer remembers could be counted again."""
 
 
 class Present(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of the poll in progress, which is not in records and rows.
+    """Data of the poll in progress that is not in records and rows.
 
     Attributes:
-        sightings: What earlier batches of the poll have shown.
+        sightings: Rows that earlier batches of the poll have shown.
         is_busy: Whether a job has active runs.
     """
 
@@ -52,7 +52,7 @@ class Present(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchStats(msgspec.Struct, kw_only=True):
-    """What was written. `delays`: seconds from the end of each counted run to now."""
+    """Statistics of what was written. `delays`: seconds from the end of each counted run to now."""
 
     dispositions: Counter[Disposition] = msgspec.field(default_factory=Counter)
     results: Counter[Result] = msgspec.field(default_factory=Counter)
@@ -63,7 +63,7 @@ class BatchWriter:
     """Changes one transaction.
 
     Args:
-        transaction: What is changed.
+        transaction: The transaction to change.
         rules: The source's rules.
         counting_rules: How runs are counted.
         step_histograms: Whether step durations are observed.
@@ -114,7 +114,7 @@ class BatchWriter:
         self._progress(batch, scope)
 
     def _scope(self, batch: Batch) -> ScopeState:
-        """Return the scope's record; one that could not be read before gets a baseline of its own."""
+        """Return the scope's record. A scope that was never readable before gets its own baseline."""
         source = self._transaction.source
         known = source.scopes.get(batch.scope)
         if known is None:
@@ -130,14 +130,14 @@ class BatchWriter:
         return known
 
     def _first_baseline(self, batch: Batch) -> float:
-        """Return the baseline of a new scope: the source's, or the last listing that did not show it."""
+        """Return the baseline of a new scope: the source's, or the time of the last list without the scope."""
         source = self._transaction.source
         if batch.listing is not None and source.listed is not None:
             return source.listed
         return self._poll.started if source.baseline is None else source.baseline
 
     def _vanished(self, batch: Batch) -> None:
-        """End the jobs of a scope that no longer exists, and drop it once that has been reported for a while."""
+        """End the jobs of a deleted scope, and drop the scope after it has been missing for a while."""
         now = self._poll.now
         if batch.scope in self._transaction.source.scopes:
             scope = self._transaction.scope(batch.scope)
@@ -154,7 +154,7 @@ class BatchWriter:
             self._transaction.note(name, note)
 
     def _catalog(self, batch: Batch) -> None:
-        """Record which jobs discovery shows, and end those that it has not shown for a while."""
+        """Record which jobs are listed, and end jobs that have not been listed for a while."""
         shown = {job.job_id for job in batch.jobs}
         for key in self._transaction.keys(batch.scope):
             state = self._transaction.look(key)
@@ -168,7 +168,7 @@ class BatchWriter:
                 self._end_job(key)
 
     def _end_job(self, key: int) -> None:
-        """End a job's series, but not while a run of it is open: its completion must be counted."""
+        """End a job's series, but not while it has an active run, whose completion must be counted."""
         if not (self._rules.never_expires(self._transaction.look(key)) or self._present.is_busy(key)):
             self._transaction.retire(key)
 
@@ -198,7 +198,7 @@ class BatchWriter:
         self._believe(key, sighting, verdict, row, counts=verdict.counts and not counted)
 
     def _believe(self, key: int, sighting: Sighting, verdict: Decision, row: StoredRun | None, *, counts: bool) -> None:
-        """Write what a row means. `row`: what is written of the run so far, in this poll or before it."""
+        """Write what a row means. `row`: the row of the run so far, from this poll or an earlier one."""
         first = verdict.disposition in {Disposition.NEW, Disposition.LATE}
         disposition = Disposition.UPDATED if first and row is not None else verdict.disposition
         self.stats.dispositions[disposition] += 1
@@ -206,7 +206,7 @@ class BatchWriter:
         if keep is None:
             if sighting.before is None or row is None or _says_the_same(row, sighting.before):
                 return
-            # An earlier batch of this poll recorded a stale row; the believed one says what was known before.
+            # An earlier batch of this poll recorded a stale row: continue from what was known before the poll.
             keep = sighting.before
         if (counts or keep.mark is CountState.OPEN) and self._transaction.look(key).gone:
             self._transaction.revive(key)
@@ -218,7 +218,7 @@ class BatchWriter:
             self._uncounted(stored, row)
 
     def settle(self, rows: Mapping[str, StoredRun]) -> None:
-        """Apply the rows that contradict what was known, as the poll has shown no better ones."""
+        """Apply rows that contradict what was known, if the poll has shown no better ones."""
         for sighting in self._present.sightings.waiting():
             run = sighting.run
             key = self._transaction.find(run.job_id)
@@ -240,7 +240,7 @@ class BatchWriter:
                 delays.observe(max(0.0, seconds))
 
     def _moved_away(self, key: int, run: Run, row: StoredRun) -> None:
-        """Move a run to the excluded job that it now belongs to; it counts for no job."""
+        """Move a run to the excluded job that it now belongs to. It counts for no job."""
         if row.mark is CountState.OPEN:
             mark = CountState.OPEN if run.result is None else CountState.BASELINE
             self._transaction.runs[run.run_id] = msgspec.structs.replace(
@@ -248,7 +248,7 @@ class BatchWriter:
             )
 
     def _context(self, key: int, scope: str) -> Context | None:
-        """Return what the classification of a job's runs depends on; None for an excluded job."""
+        """Return the context for classifying a job's runs; None for an excluded job."""
         if key not in self._contexts:
             state = self._transaction.look(key)
             wanted = self._rules.wants(label_of(state.job))
@@ -330,7 +330,7 @@ class BatchWriter:
             classify.observe_queue(job, run, self._counting_of(job))
 
     def _counting_of(self, job: JobState) -> Rules:
-        """Return how runs of a job are counted. Its objective is looked up once per job, not per run."""
+        """Return how runs of a job are counted. The objective is looked up once per job, not per run."""
         rules = self._rules_of.get(job.key)
         if rules is None:
             rules = msgspec.structs.replace(self._counting, run_buckets=self._rules.run_buckets(job))
@@ -338,7 +338,7 @@ class BatchWriter:
         return rules
 
     def _uncounted(self, stored: StoredRun, row: StoredRun | None) -> None:
-        """Move the gauges for a completed run of the baseline, or for a change of one that is recorded."""
+        """Update the gauges for a completed run of the baseline, or for a change of a recorded one."""
         state, run = self._transaction.job(stored.job), stored.run
         if row is None:
             recount = classify.note_ending(state, run, self._poll.now) or self._transaction.source.forgotten is not None
@@ -369,7 +369,7 @@ class BatchWriter:
             scope.watermark = batch.through if ahead else max(scope.watermark or 0.0, batch.through)
 
     def _unobserved(self, window: Window) -> None:
-        """Add the part of a range that is not yet known to be lost."""
+        """Add the part of a range that is not yet recorded as unobserved."""
         source = self._transaction.source
         before = _covered(source.unobserved)
         source.unobserved = merged([*source.unobserved, (window.start, window.end)])
@@ -383,7 +383,7 @@ class BatchWriter:
             source.count(UNOBSERVED, amount=seconds)
 
     def expire_open_runs(self, row: StoredRun) -> None:
-        """Expire an active run as `unknown`: no duration, no change of the last-run gauges and the streak."""
+        """Expire an active run as `unknown`, without changing durations, last-run gauges and the streak."""
         # A run of an excluded job is no longer followed, and counts nothing.
         state = self._transaction.job(row.job)
         wanted = self._rules.wants(label_of(state.job))
@@ -401,7 +401,7 @@ class BatchWriter:
 
 
 def _ended_while_excluded(row: StoredRun, run: Run, context: Context) -> bool:
-    """Return whether a run that was open when its job was excluded ended before the job was included again."""
+    """Return whether a run that was active when its job was excluded completed before the job was included again."""
     was_open = row.mark is CountState.OPEN and row.seen < context.baseline and context.included_later
     return was_open and run.end is not None and run.end <= context.baseline
 
@@ -411,8 +411,8 @@ def _says_the_same(row: StoredRun, other: StoredRun) -> bool:
 
 
 def _contradicts(before: StoredRun, run: Run) -> bool:
-    """Return whether a row says less than what was known before the poll: it is stale, or the run was reopened."""
-    # A run that the exporter ended itself, or that had not ended, can change in any way.
+    """Return whether a row contradicts a known completion: the row is stale, or the run was reopened."""
+    # An expired or active run can change in any way.
     known = before.run
     if before.mark is CountState.OPEN or before.mark is CountState.EXPIRED or known.result is None:
         return False
@@ -420,7 +420,7 @@ def _contradicts(before: StoredRun, run: Run) -> bool:
 
 
 def _order(run: Run) -> float:
-    """Return what runs of a batch are ordered by: they are counted in the order in which they ended."""
+    """Return the sort key of a batch's runs: they are counted in the order of their ends."""
     return run.end if run.end is not None else run.start or 0.0
 
 

@@ -1,4 +1,4 @@
-"""Changes of committed records that no poll makes: exposing series, learning from the past, pruning."""
+"""Changes of committed records outside of polls: exposing series, learning, expiring jobs, pruning runs."""
 
 from collections.abc import Iterable
 
@@ -20,14 +20,14 @@ from exporter.metrics.families import (
 from exporter.metrics.zero_first import Owner, Series
 
 PRUNE_BATCH = 10_000
-"""Runs that one transaction prunes, so that polls need not wait for long."""
+"""Runs pruned per transaction, so that polls do not wait long."""
 
 
 class Housekeeping(LedgerQueries):
-    """Changes what is committed without reading an API."""
+    """Changes committed records without reading an API."""
 
     def expose(self, series: Iterable[Series]) -> None:
-        """Commit that these series have been served as 0; from now on they are served at their value."""
+        """Commit that these series have been exposed as 0. From now on their values are exposed."""
         with self._lock:
             changed: dict[Owner, JobState | SourceState | Counted] = {}
             for held, family, labels in series:
@@ -57,9 +57,9 @@ class Housekeeping(LedgerQueries):
                 return self.committed.exporter
 
     def expire(self, now: float, job_expiry: float) -> None:
-        """End the series of jobs that had no run for a long time, where no discovery shows whether they exist."""
-        # The age is counted to the watermark: a clock that is ahead must not end all jobs. A removed source has no
-        # watermark that moves, so the newest of the others stands for it, and all its jobs end.
+        """End the series of jobs that had no run for a long time, if their vendor does not list jobs."""
+        # The age is measured at the watermark, so that a clock that is ahead does not end all jobs. The watermark of a
+        # removed source no longer moves, so the newest watermark of the others is used.
         with self._lock:
             self.load()
             old = [copy(job) for name in self._writable() for job in self._idle_jobs(name, now, job_expiry)]
@@ -84,16 +84,16 @@ class Housekeeping(LedgerQueries):
         ]
 
     def _read_through(self, name: str) -> float | None:
-        """Return the watermark of a source; of one that is not configured anymore, the newest of the others."""
+        """Return the watermark of a source; for a removed source, the newest watermark of the others."""
         if name in self._rules:
             return self.committed.sources[name].watermark()
         marks = [self.committed.sources[each].watermark() for each in list(self._rules)]
         return max((mark for mark in marks if mark is not None), default=None)
 
     def prune(self, now: float, retention: float) -> int:
-        """Prune runs that ended before the retention, then jobs that are gone. Return the number of runs."""
-        # The age is counted to the watermark: a clock that is ahead must not prune everything. A removed source has no
-        # watermark that moves, so the newest of the others stands for it.
+        """Prune runs older than the retention, then jobs that are gone. Return the number of runs."""
+        # The age is measured at the watermark, so that a clock that is ahead does not prune everything. The watermark
+        # of a removed source no longer moves, so the newest watermark of the others is used.
         pruned = 0
         for name in self._writable():
             mark = self._read_through(name)
@@ -110,7 +110,7 @@ class Housekeeping(LedgerQueries):
         return pruned
 
     def _prune(self, name: str, before: float, now: float) -> int:
-        """Prune some runs, and record up to when: what the API shows again must not count again."""
+        """Prune some runs, and record up to when: a pruned run that the API still shows must not count again."""
         with self._lock:
             if self._store is None:
                 return 0
@@ -126,12 +126,12 @@ class Housekeeping(LedgerQueries):
             with self._taking():
                 self.last_commit = now
                 self._take_source(source)
-                # What was learned from them may no longer hold.
+                # What was learned from these runs may be out of date.
                 self._changed.jobs |= set(pruned.jobs) & self.committed.jobs.keys()
             return len(pruned.jobs)
 
     def _delete_jobs(self, name: str, before: float) -> None:
-        """Delete jobs that have been gone for longer than runs are kept, and of which no run is left."""
+        """Delete jobs that have been gone for longer than the retention and have no runs left."""
         with self._lock:
             if self._store is None:
                 return
@@ -151,13 +151,13 @@ class Housekeeping(LedgerQueries):
                 self._changed.jobs |= set(empty)
 
     def due_to_learn(self) -> list[int]:
-        """Return the keys of the jobs that the next `drain` will report, and whose past is worth reading again."""
+        """Return the keys of changed jobs from which something new can be learned."""
         with self._lock:
             owned = self.owned()
             return [job.key for job in self.changed() if job.source in owned and is_due(job, self.last_commit)]
 
     def learn(self, jobs: Iterable[int]) -> None:
-        """Read the past of jobs, and record what it teaches."""
+        """Learn from the past runs of jobs, and record the result."""
         with self._lock:
             now, store = self.last_commit or 0.0, self.store()
             known = [self.committed.jobs[key] for key in jobs if key in self.committed.jobs]

@@ -1,7 +1,7 @@
-"""The open state and its records in memory: every change is written in one transaction.
+"""The open state and its records in memory. Each change is written in one transaction.
 
-A `Transaction` copies the records that it touches. They are written, and only then are they in memory. If the state
-cannot be written, nothing has happened.
+A `Transaction` copies the records that it changes. The copies are written, and only then replace the records in memory.
+If the state cannot be written, memory does not change either.
 """
 
 import threading
@@ -42,22 +42,22 @@ from exporter.state.schema import StoredRun
 from exporter.state.storage import LoadedState, Storage
 
 MANY_STEPS = 2000
-"""Steps of all jobs above which `auto` keeps no histograms of them."""
+"""Number of steps of all jobs above which `step_histograms: auto` switches step histograms off."""
 
 
 class IdentityError(StateError):
-    """The state holds another API under a source's name."""
+    """The state contains another API under a source's name."""
 
 
 class Changed(msgspec.Struct, kw_only=True):
-    """What has changed since the last call of `drain`."""
+    """Changes since the last call of `drain`."""
 
     jobs: set[int] = msgspec.field(default_factory=set)
     everything: bool = False
 
 
 class Journal:
-    """The open state and its records in memory. Thread-safe; one for the whole process.
+    """The open state and its records in memory. Thread-safe; the process has one.
 
     Args:
         opening: Opens the state; called by `load`.
@@ -85,16 +85,16 @@ class Journal:
         self.step_histograms = True
         self.last_commit: float | None = None
         self.commit_errors = 0
-        """How often the state could not be opened or written."""
+        """Number of failed attempts to open or write the state."""
         self.error = ""
-        """Why the state could not be opened or written when that was last tried."""
+        """Error of the last attempt to open or write the state; "" if it succeeded."""
 
     # --- opening and configuring ---
 
     def load(self) -> None:
         """Open the state if it is not open, and read it.
 
-        Raises StateError if it cannot be written now. What could be read of it is in memory all the same.
+        Raises StateError if it cannot be written now. What could be read is in memory nevertheless.
         """
         with self._lock:
             if self._closed:
@@ -111,7 +111,7 @@ class Journal:
                 self.reload(self._suspect)
 
     def reload(self, sources: Collection[str]) -> None:
-        """Replace what is in memory of sources by what the state holds. Raises StateError."""
+        """Replace the records of sources in memory by those of the state. Raises StateError."""
         with self._lock:
             names = frozenset(sources)
             self._adopt(self.store().load(names), names)
@@ -159,7 +159,7 @@ class Journal:
             self.commit_errors += 1
             raise StateError(opened.error)
         self._store = opened.store
-        # A start without a state that could not be counted before is counted with the first thing that is written.
+        # A cold start that could not be counted before is counted with the first write.
         if self._cold:
             self.count_cold_start(self._cold)
             self._cold = ""
@@ -192,20 +192,20 @@ class Journal:
         rules = self._rules.get(job.source)
         if rules is not None:
             return rules.weight(job, step_histograms=self.step_histograms)
-        # A removed source keeps its room: others would take it, and the page exceed its bound when the source returns.
-        # Its own rules are not known; those of another source differ by a few gauges at most.
+        # A removed source keeps its room. Otherwise the page would exceed its limit when the source returns. Its rules
+        # are unknown here; those of another source differ by a few gauges at most.
         another = next(iter(self._rules.values()), None)
         return another.series_of(job, self.step_histograms) if another is not None and job.shown else 0
 
     def count_cold_start(self, reason: str) -> None:
-        """Count that what the state held was missing. Raises StateError."""
+        """Count a cold start: the state was missing, lost or corrupt. Raises StateError."""
         with self._lock:
             exporter = copy(self.committed.exporter)
             exporter.count(COLD_STARTS, reason)
             self._replace([exporter])
 
     def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
-        """Apply a configuration. Raises IdentityError before anything has changed.
+        """Apply a configuration. If it raises IdentityError, nothing has changed.
 
         Args:
             rules: The rules of each source.
@@ -226,12 +226,12 @@ class Journal:
             self._watch_steps()
 
     def check(self, rules: Mapping[str, SourceRules]) -> None:
-        """Raise IdentityError if the state holds another API under a source's name."""
+        """Raise IdentityError if the state contains another API under a source's name."""
         with self._lock:
             _check(self.committed.sources.values(), rules)
 
     def _admit(self, name: str, rules: SourceRules) -> None:
-        """Give a source that the state does not know an empty record, which is written with its first batch."""
+        """Add an empty record for a new source. It is written with the first batch."""
         state = fork(self.committed.sources.get(name) or SourceState(name=name, identity=rules.identity))
         if state.baseline is None:
             state.identity = rules.identity
@@ -244,7 +244,7 @@ class Journal:
             self.committed.take(shown, self._series(shown))
 
     def close(self) -> None:
-        """Close the state for good: it is not opened again by a poll that is still in progress."""
+        """Close the state. A poll that is still in progress cannot open it again."""
         with self._lock:
             self._closed = True
             if self._store is not None:
@@ -262,7 +262,7 @@ class Journal:
         except StateError as error:
             self.error = str(error)
             self.commit_errors += 1
-            if self.committed.first_keys:  # others write too, and nobody knows what became of this transaction
+            if self.committed.first_keys:  # other replicas write too, and this transaction may or may not be committed
                 self._suspect.update(sources or self._rules)
             raise
         self.error = ""
@@ -278,7 +278,7 @@ class Journal:
         return transaction
 
     def _commit(self, transaction: Transaction, now: float) -> None:
-        """Write a transaction, then take it into memory. What can fail is done before the COMMIT."""
+        """Write a transaction, then update memory. Everything that can fail is done before the COMMIT."""
         if self._cold:
             transaction.count_for_exporter(COLD_STARTS, self._cold)
         if not self._counting.zero_first:
@@ -309,19 +309,19 @@ class Journal:
 
     @contextmanager
     def _taking(self) -> Iterator[None]:
-        """Read the state again later if memory could not follow what is committed."""
+        """Read the state again later if updating memory after a commit fails."""
         self._stale = True
         yield
         self._stale = False
 
     def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
-        """Put runs into the index of active runs, or take them out of it."""
+        """Add runs to the index of active runs, or remove them."""
         for run_id, run in followed.items():
             changed = self._open.drop(source, run_id) if run is None else self._open.put(source, run)
             self._changed.jobs |= changed
 
     def _watch_steps(self) -> None:
-        """Switch step histograms off, until a reload, once there are too many steps."""
+        """Switch step histograms off until a reload if there are too many steps."""
         if self.step_histograms and self._step_mode == "auto" and self.committed.steps_total > MANY_STEPS:
             self.step_histograms = False
             self._changed.everything = True
@@ -329,7 +329,7 @@ class Journal:
                 self.committed.take(job, self._series(job))
 
     def _replace(self, records: Collection[JobState | SourceState | Counted]) -> None:
-        """Write records apart from a poll, and take them into memory."""
+        """Write records outside of a poll, and update memory."""
         jobs = {record.key: record for record in records if isinstance(record, JobState)}
         sources = {record.name: record for record in records if isinstance(record, SourceState)}
         exporters = [record for record in records if not isinstance(record, JobState | SourceState)]
@@ -368,7 +368,7 @@ class Journal:
         return self._store
 
     def owned(self) -> dict[str, SourceRules]:
-        """Return the rules of the configured sources that this process may write for."""
+        """Return the rules of the configured sources that this process may write."""
         return {name: rules for name, rules in self._rules.items() if self._store is None or self._store.owns(name)}
 
     @contextmanager
@@ -405,7 +405,7 @@ def _check(sources: Iterable[SourceState], rules: Mapping[str, SourceRules]) -> 
 
 
 def _expose_all(transaction: Transaction) -> None:
-    """Expose all that a transaction changes at once: zero-first is off."""
+    """Expose all changes of a transaction at once, because zero-first is off."""
     for record in (transaction.source, *transaction.jobs.values(), transaction.exporter):
         if record is not None:
             record.expose()
@@ -413,7 +413,7 @@ def _expose_all(transaction: Transaction) -> None:
 
 
 def expose_unobserved(state: JobState | SourceState | Counted) -> None:
-    """Add the seconds that were found unobserved at the start, now that the restored value has been served."""
+    """Add the seconds found unobserved at the start to their counter, after its restored value was scraped."""
     if isinstance(state, SourceState) and state.held_unobserved:
         state.count(UNOBSERVED, amount=state.held_unobserved)
         state.held_unobserved = 0.0

@@ -1,4 +1,4 @@
-"""When a job's past is read again, and what it teaches."""
+"""Decides when to learn from a job's past runs again, and reads them."""
 
 import msgspec
 
@@ -9,32 +9,32 @@ from exporter.model import PastRun
 from exporter.state.storage import Storage
 
 LATEST = 500
-"""Runs of a job that are read: three weeks of one that runs hourly."""
+"""Latest runs of a job that are read: three weeks of an hourly job."""
 
 ACTIVITY_REACH, ACTIVITY_GRAIN = 8 * DAY, 900.0
-"""How far back the ends of a busier job's runs are read, and how finely, in seconds."""
+"""How far back the activity of busier jobs is read, and its resolution, in seconds."""
 
 SOONEST = 600.0
-"""Seconds for which what was learned holds although another run has ended: a busy job has no news in each."""
+"""Minimum seconds between learning twice: a single run of a busy job changes little."""
 
 LONGEST = 21_600.0
-"""Seconds after which a job is learned again although no other run has ended: old runs may have been pruned."""
+"""Maximum seconds between learning twice: without new runs, old ones may have been pruned."""
 
 
 def is_due(job: JobState, now: float | None) -> bool:
-    """Return whether a job's past is worth reading again; without a time, only if it never was."""
+    """Return whether it is time to learn from a job's past again; without a time, only if nothing was learned yet."""
     known, last = job.learned, job.last_run
-    # The overflow job stands for many, whose starts together form no cadence.
+    # The overflow job collects many jobs, whose starts together have no cadence.
     if last is None or job.overflow or (known.at is not None and now is None):
         return False
     if known.at is None or now is None:
         return True
-    # The distance, not the age: a clock that was ahead must not end learning for as long.
+    # The distance in both directions: after a clock was ahead, learning must not pause until that time.
     return abs(now - known.at) >= (LONGEST if known.last_run == last.run_id else SOONEST)
 
 
 def learn_job(store: Storage, job: JobState, now: float) -> Learned:
-    """Return what a job's runs in the state teach."""
+    """Return what is learned from a job's runs in the state."""
     runs = store.past(job.key, LATEST)
     activity = store.activity(job.key, _latest(runs) - ACTIVITY_REACH, ACTIVITY_GRAIN) if _is_busy(runs) else ()
     last_run = job.last_run.run_id if job.last_run else ""
@@ -42,7 +42,7 @@ def learn_job(store: Storage, job: JobState, now: float) -> Learned:
 
 
 def _is_busy(runs: list[PastRun]) -> bool:
-    """Return whether these are not all runs of the last week."""
+    """Return whether the last week had more runs than these."""
     ends = [run.end for run in runs if run.end is not None]
     return len(runs) == LATEST and bool(ends) and max(ends) - min(ends) < SPAN
 

@@ -1,7 +1,7 @@
-"""The ledger: commits what polls read, each batch in one transaction, and keeps the committed records in memory.
+"""The ledger: commits each batch of a poll in one transaction, and keeps the committed records in memory.
 
-Every change goes the same way: a `Transaction` copies the records it touches, a `BatchWriter` classifies and counts on
-the copies, they are written, and only then are they in memory.
+A `Transaction` copies the records that it changes. A `BatchWriter` classifies runs and counts them on the copies. The
+copies are written, and only then replace the records in memory.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,17 +29,17 @@ from exporter.model import Batch, Step
 from exporter.state.schema import StepState, StoredRun
 
 SEEDED = (UNOBSERVED, TRUNCATED, STEPS_LOST)
-"""A source's own counters that are there from the first poll on."""
+"""Counters of a source that exist from its first poll on."""
 
 EXPIRY_GRACE = 900.0
 """Seconds for which polls with errors spare an active run that is due to expire: its own request may have failed."""
 
 
 class Ledger(Housekeeping):
-    """The ledger of all runs: what polls do to it. Thread-safe; one for the whole process."""
+    """The ledger of all runs, as polls use it. Thread-safe; the process has one."""
 
     def start_poll(self, source: str, now: float) -> None:
-        """Start a poll: store the baseline of the first one."""
+        """Start a poll. The first poll of a source stores the baseline."""
         with self._lock:
             self._settle(source, now)
             self.load()
@@ -54,7 +54,7 @@ class Ledger(Housekeeping):
             self._commit(transaction, now)
 
     def _settle(self, source: str, now: float) -> BatchStats:
-        """Apply the rows that wait for the end of a poll, and forget what the poll has shown."""
+        """Apply the rows that wait for the end of a poll, and clear the poll's sightings."""
         sightings = self._sightings[source]
         waiting = [sighting.run.run_id for sighting in sightings.waiting()]
         stats = BatchStats()
@@ -77,13 +77,13 @@ class Ledger(Housekeeping):
         return BatchWriter(transaction, rules, self._counting, poll_context, present, step_histograms=histograms)
 
     def _look_back(self, transaction: Transaction, now: float) -> None:
-        """Count a state that is older than its API shows runs: not everything can be caught up."""
+        """Count a cold start if the state is older than the API's reach, so that not everything can be caught up."""
         watermark = transaction.source.watermark()
         if watermark is not None and now - watermark > self._rules[transaction.source.name].reach:
             transaction.count_for_exporter(COLD_STARTS, "lost")
 
     def _refilter(self, transaction: Transaction, now: float) -> None:
-        """Apply changed filters: jobs that were excluded until now get a baseline of their own."""
+        """Apply changed filters. Newly included jobs get their own baseline."""
         rules, filters = self._rules[transaction.source.name], transaction.source.filters
         if filters and filters[-1] == rules.filter_since(filters[-1].since):
             return
@@ -95,7 +95,7 @@ class Ledger(Housekeeping):
         filters.append(rules.filter_since(now if filters else transaction.source.baseline or now))
 
     def shift_baseline(self, source: str, seconds: float, now: float) -> None:
-        """Correct, once, the baseline of a source that has no batch yet by what its API's clock has shown."""
+        """Correct the baseline of a source without a batch, once, by the skew of its API's clock."""
         with self._lock:
             transaction = self._transaction(source, now)
             if (
@@ -109,8 +109,7 @@ class Ledger(Housekeeping):
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         """Commit a batch in one transaction."""
-        # What depends on the time is decided only here: the answers of the API have shown the time, whatever our clock
-        # says.
+        # The time is used only here, after the responses of the API have shown it, whatever the local clock says.
         with self._lock:
             if self._sightings[source].started != poll_context.started:
                 self._settle(source, poll_context.now)
@@ -133,11 +132,11 @@ class Ledger(Housekeeping):
 
         Args:
             source: The source's name.
-            poll_context: When the poll takes place.
-            failed: Whether something could not be read. Runs that are due are then spared for EXPIRY_GRACE.
+            poll_context: The time of the poll.
+            failed: Whether something could not be read. Runs are then kept for EXPIRY_GRACE more seconds.
         """
-        # The age is counted to the watermark: a run that was not requested since it grew too old may have ended, and a
-        # clock that is ahead must not expire everything.
+        # The age is measured at the watermark. A run that was not requested since it became too old may have completed,
+        # and a clock that is ahead must not expire everything.
         with self._lock:
             stats = self._settle(source, poll_context.now)
             limit = self._rules[source].max_run_age
@@ -157,14 +156,14 @@ class Ledger(Housekeeping):
             return stats
 
     def _read_until(self, source: str, scope: str, now: float) -> float:
-        """Return until when a scope is read: its watermark, readable or not; now, if the scope is forgotten."""
+        """Return until when a scope is read: its watermark, readable or not; now, if the scope was removed."""
         state = self.committed.sources[source].scopes.get(scope)
         if state is None or (state.missing_since is not None and now - state.missing_since > MISSING_GRACE):
             return now
         return min(now, state.baseline if state.watermark is None else state.watermark)
 
     def complete_poll(self, source: str, poll_context: PollContext, *, swept: bool) -> None:
-        """End a complete poll: from now on the source's counters are served."""
+        """End a complete poll. From now on the source's counters are served."""
         with self._lock:
             self._settle(source, poll_context.now)
             transaction = self._transaction(source, poll_context.now)
@@ -201,7 +200,7 @@ class Ledger(Housekeeping):
     # --- how a poll went ---
 
     def mark(self, source: str, now: float, *, read: bool) -> None:
-        """Record whether a source is up before its poll has ended: what comes after the reading may take long."""
+        """Record whether a source is up before its poll ends, because fetching steps may take long."""
         with self._lock:
             self._polled.add(source)
             known = self.committed.sources.get(source)
@@ -228,14 +227,14 @@ class Ledger(Housekeeping):
             self._write_polls(source, report.ended)
 
     def _write_polls(self, source: str, now: float) -> None:
-        """Write how a source stands. While the state cannot be written, only its status is served."""
+        """Write the status of a source and its counters of polls. If that fails, only the status is served."""
         if source not in self._rules:
             self._unwritten.pop(source, None)  # a reload has removed it while it was polled
             return
         try:
             self._commit(self._transaction(source, now), now)
         except StateError:
-            if source in self._suspect:  # what only this replica knew would be on no other's page
+            if source in self._suspect:  # the pages of the replicas would differ
                 self._unwritten.pop(source, None)  # gone already if the records were loaded again
             else:
                 self._show_unwritten(source)

@@ -20,7 +20,7 @@ class LedgerState:
         self.steps_total = 0
         self.exporter = Counted()
         self.first_keys: Mapping[str, int] = {}
-        """From where on the keys of each source's jobs count; empty where one process makes all keys."""
+        """First job key of each source; empty if one process creates all keys."""
         self._next_key = 1
         self._next_keys: dict[str, int] = {}
         self.folded: defaultdict[str, dict[int, None]] = defaultdict(dict)
@@ -28,7 +28,7 @@ class LedgerState:
         self._by_scope: defaultdict[tuple[str, str], dict[int, JobState]] = defaultdict(dict)
 
     def take(self, job: JobState, series: int) -> None:
-        """Replace a job's record. `series`: how many it takes of `max_series`."""
+        """Replace a job's record. `series`: how many series of `max_series` it uses."""
         self._unlink(job.key)
         self.jobs[job.key] = job
         self.by_id[job.source, job.job.job_id] = job.key
@@ -50,7 +50,7 @@ class LedgerState:
         return max(self.first_keys[source], self._next_keys.get(source, 0))
 
     def delete(self, key: int) -> None:
-        """Forget a job."""
+        """Remove a job."""
         job = self.jobs[key]
         self._unlink(key)
         self._by_source[job.source].pop(key, None)
@@ -58,7 +58,7 @@ class LedgerState:
         del self.jobs[key], self.by_id[job.source, job.job.job_id], self.series[key], self.steps[key]
 
     def of_source(self, name: str) -> dict[int, JobState]:
-        """Return the source's jobs, but not the overflow job."""
+        """Return the source's jobs without the overflow job."""
         return self._by_source.get(name, {})
 
     def of_scope(self, source: str, scope: str) -> dict[int, JobState]:

@@ -13,7 +13,7 @@ Key = TypeVar("Key")
 
 
 class OpenRuns:
-    """Active runs by ID. A run belongs to one job at a time, and may change its job while it is open."""
+    """Active runs by ID. A run belongs to one job, but may move to another job while it is active."""
 
     def __init__(self) -> None:
         self._by_source: dict[str, Runs] = {}
@@ -23,7 +23,7 @@ class OpenRuns:
         self._due_since: dict[str, dict[str, float]] = {}
 
     def add_source(self, source: str) -> None:
-        """Add a source without runs, unless it is there."""
+        """Add a source without runs, if it is missing."""
         self._by_source.setdefault(source, {})
 
     def put(self, source: str, run: OpenRun) -> set[int]:
@@ -36,7 +36,7 @@ class OpenRuns:
         return changed
 
     def drop(self, source: str, run_id: str) -> set[int]:
-        """Remove a run that is no longer open. Return the key of its job, if it was there."""
+        """Remove a run that is no longer active. Return the key of its job, if it was there."""
         run = self._by_source.get(source, {}).pop(run_id, None)
         if run is None:
             return set()
@@ -46,7 +46,7 @@ class OpenRuns:
         return {run.job}
 
     def clear(self, source: str) -> set[int]:
-        """Take all runs of a source out. Return the keys of their jobs."""
+        """Remove all runs of a source. Return the keys of their jobs."""
         runs = list(self._by_source.get(source, ()))
         return {job for run_id in runs for job in self.drop(source, run_id)}
 
@@ -57,15 +57,15 @@ class OpenRuns:
 
     def ordered(self, source: str) -> tuple[OpenRun, ...]:
         """Return the active runs of a source, oldest first; the same tuple while nothing changes."""
-        # Snapshots keep the tuple, so an unchanged one lets them see that nothing changed.
+        # Snapshots compare the tuple by identity to see whether anything changed.
         if source not in self._ordered:
             self._ordered[source] = tuple(self.of(source))
         return self._ordered[source]
 
     def overdue(self, source: str, due: Iterable[str], now: float, grace: float) -> list[str]:
-        """Return the runs that have been due to expire for as long as the grace, which a restart begins again."""
+        """Return the runs that have been due to expire for the grace period. A restart starts that period again."""
         before = self._due_since.get(source, {})
-        # After a clock has jumped back, the grace starts again.
+        # After the clock was set back, the grace period starts again.
         self._due_since[source] = {run_id: min(before.get(run_id, now), now) for run_id in due}
         return [run_id for run_id, since in self._due_since[source].items() if now - since >= grace]
 
@@ -79,7 +79,7 @@ class OpenRuns:
 
 
 def as_open(row: StoredRun, job: JobState) -> OpenRun:
-    """Return the active run of a row."""
+    """Return a row as an active run."""
     run = row.run
     return OpenRun(
         run_id=run.run_id,

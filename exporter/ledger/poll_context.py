@@ -1,10 +1,10 @@
-"""When something is written during a poll."""
+"""Times of a write during a poll."""
 
 import msgspec
 
 
 class PollContext(msgspec.Struct, frozen=True, kw_only=True):
-    """When something is written.
+    """Times of a write during a poll.
 
     Attributes:
         now: The current time, by the API's clock.

@@ -1,4 +1,4 @@
-"""What readers of the ledger ask: committed records and rows."""
+"""Read access to the ledger: committed records and rows."""
 
 from collections.abc import Collection
 
@@ -14,12 +14,12 @@ from exporter.state.schema import StoredRun
 
 
 class LedgerQueries(Journal):
-    """Answers from what is committed."""
+    """Returns committed records and rows."""
 
     def drain(self) -> Committed:
-        """Return what is committed, and which jobs have changed since the last call."""
+        """Return the committed records, and which jobs changed since the last call."""
         with self._lock:
-            # Under the lock: what is committed after this is in the next snapshot.
+            # Under the lock, so that a later commit is in the next snapshot.
             changed, self._changed = self._changed, Changed()
             return Committed(
                 jobs=self.committed.jobs,

@@ -1,4 +1,4 @@
-"""Copies of one source's records, which a transaction changes before they are written."""
+"""Copies of one source's records. A transaction changes the copies before they are written."""
 
 import msgspec
 
@@ -16,10 +16,10 @@ from exporter.state.schema import StoredRun
 
 
 class RecordCopies:
-    """Copies of the records that are changed, made when they are first asked for.
+    """Copies of the records that are changed. A record is copied when it is first requested.
 
     Args:
-        committed: What is committed.
+        committed: The committed records.
         rules: The source's rules.
         counting: How runs are counted.
         now: The current time.
@@ -64,24 +64,24 @@ class RecordCopies:
         return self._exporter
 
     def job(self, key: int) -> JobState:
-        """Return a job's record, to be changed."""
+        """Return a copy of a job's record that may be changed."""
         if key not in self.jobs:
             self.jobs[key] = copy(self._books.jobs[key])
         return self.jobs[key]
 
     def scope(self, name: str) -> ScopeState:
-        """Return a scope's record, to be changed."""
+        """Return a copy of a scope's record that may be changed."""
         if name not in self.scopes:
             self.put_scope(name, msgspec.structs.replace(self.source.scopes[name]))
         return self.source.scopes[name]
 
     def put_scope(self, name: str, scope: ScopeState) -> None:
-        """Give a scope a new record."""
+        """Add a record for a new scope."""
         self.scopes.add(name)
         self.source.scopes[name] = scope
 
     def drop_scope(self, name: str) -> None:
-        """Forget a scope."""
+        """Remove a scope."""
         self.scopes.add(name)
         self.source.scopes = {each: scope for each, scope in self.source.scopes.items() if each != name}
 
@@ -100,7 +100,7 @@ class RecordCopies:
         return self._new.get(job_id) or self._books.by_id.get((self._rules.name, job_id))
 
     def look(self, key: int) -> JobState:
-        """Return a job's record, to be read only."""
+        """Return a job's record, which must not be changed."""
         return self.jobs.get(key) or self._books.jobs[key]
 
     def keys(self, scope: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Where series find room: below `metrics.max_series` in their job's record, beyond it in `__other__`."""
+"""Decides which series a job gets: its own below `metrics.max_series`, those of `__other__` above it."""
 
 from collections.abc import Sequence
 
@@ -19,19 +19,19 @@ OTHER_JOB_ID = SEPARATOR + OTHER
 """The identity of a source's overflow job. No vendor's ID is equal to it."""
 
 MAX_FOLDED_STEPS = 1000
-"""Names of folded steps that are remembered per job."""
+"""Maximum number of names of folded steps per job."""
 
 ROOM = 0.9
 """A folded job gets its own series when less than this part of the limit is used."""
 
 
 class SeriesRoom(RecordCopies):
-    """Gives jobs, steps and error types their series, or folds them where there is no room."""
+    """Gives jobs, steps and error types their series, or counts them under `__other__` if there is no room."""
 
     def _begin(self, state: JobState) -> None:
-        """Seed a job's series, or fold the job where there is no room for them."""
+        """Seed a job's series, or fold the job if there is no room for them."""
         seed(state, self._rules.results, attempts=self._rules.attempts)
-        was_folded, state.folded = state.folded, False  # a folded job has no series of its own to be counted
+        was_folded, state.folded = state.folded, False  # a folded job uses no room of its own
         series = self._weight(state)
         state.folded = not self._fits(series)
         if state.folded:
@@ -51,18 +51,18 @@ class SeriesRoom(RecordCopies):
         return self.series < ROOM * self._rules.max_series
 
     def _take(self, series: int) -> bool:
-        """Take room for further series of a job, if there is any."""
+        """Reserve room for more series of a job, and return whether there was any."""
         fits = self._fits(series)
         self.series += series if fits else 0
         return fits
 
     def unfold(self) -> None:
-        """Give folded jobs series of their own, as far as there is room again."""
+        """Give folded jobs their own series, as far as there is room again."""
         for key in list(self._books.folded[self._rules.name]) if self._has_room() else ():
             state = copy(self.look(key))
             self._begin(state)
             if state.folded:
-                break  # jobs need about the same room: the next one finds none either
+                break  # jobs need about the same room, so there is none for the next one either
             self.jobs[key] = state
             if not self._has_room():
                 break
@@ -74,8 +74,8 @@ class SeriesRoom(RecordCopies):
         return self._other() if state.folded else state
 
     def observer(self, target: JobState, family: str, *labels: str, bounds: Sequence[float]) -> JobState:
-        """Return the record in which a duration is observed: `__other__` where a new histogram finds no room."""
-        # Histograms that every job is expected to have found their room when the job did.
+        """Return the record in which a duration is observed: that of `__other__` if a new histogram has no room."""
+        # The job reserved room for its expected histograms when it was added.
         known = SEPARATOR.join(labels) in target.distributions.get(family, {})
         expected = family == RUN_DURATION and labels[0] in EXPECTED_RESULTS
         if target.overflow or known or expected:
@@ -106,7 +106,7 @@ class SeriesRoom(RecordCopies):
         return other
 
     def step_label(self, state: JobState, step: Step) -> str:
-        """Return the label of a step: its name, or `__other__` where there is no room for its series."""
+        """Return the label of a step: its name, or `__other__` if there is no room for its series."""
         if state.overflow:
             return OTHER
         name, known, folded = clean(step.name), self._steps_of(state), self._folded_steps_of(state)
@@ -129,7 +129,7 @@ class SeriesRoom(RecordCopies):
         return OTHER
 
     def _steps_of(self, state: JobState) -> set[str]:
-        """Return the names of a job's steps, as far as they have series; to be added to."""
+        """Return the set of a job's step names that have series. The caller may add to it."""
         if state.key not in self._steps:
             self._steps[state.key] = set(state.step_names())
         return self._steps[state.key]
@@ -140,7 +140,7 @@ class SeriesRoom(RecordCopies):
         return self._folded_steps[state.key]
 
     def error_type(self, state: JobState, run: Run) -> str:
-        """Return the label of a run's error type: `__other__` for a new one where there is no room."""
+        """Return the label of a run's error type: `__other__` for a new one if there is no room."""
         word = clean(run.error_type)
         if word and state.overflow:
             return OTHER

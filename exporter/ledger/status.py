@@ -1,4 +1,4 @@
-"""How a poll went, and what that changes in its source's record."""
+"""The report of a poll, and what it changes in the source's record."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from exporter.metrics.families import FAMILIES, MISSED_POLLS, POLL_ERRORS, POLLS
 AT_ONCE = tuple(
     each for each in FAMILIES if each.level is Level.SOURCE and each.samples is None and not each.zero_first
 )
-"""Families that sources record, and that are served at their value from the start."""
+"""Families of sources that are not zero-first."""
 
 MAX_ERROR = 500
-"""Characters of an error's text that are kept."""
+"""Maximum length of a stored error text."""
 
 
 class PollReport(msgspec.Struct, frozen=True, kw_only=True):
-    """How a poll went.
+    """Report of a poll.
 
     Attributes:
         ended: When it ended, by the API's clock.
         duration: In seconds.
         outcome: `success`, `partial` or `error`.
-        reason: Of its error, "" if there was none.
-        error: The same in words that hold no data of others.
-        reasons: Of all errors that it met.
+        reason: Reason of its error; "" without one.
+        error: Text of that error, without customer data.
+        reasons: Reasons of all errors, including those of single parts.
         interval: Seconds to the next poll.
         skipped: Polls that came due while this one was running.
         rate_limit: As the API last reported it.
@@ -46,12 +46,12 @@ class PollReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        """Return whether nothing came of the poll."""
+        """Return whether the poll failed completely."""
         return self.outcome == "error"
 
 
 def seed_source(source: SourceState) -> None:
-    """Give a source the series that are known before anything happens."""
+    """Create the series of a source that are known before its first poll, at 0."""
     for family in AT_ONCE:
         for label in family.seeds:
             source.count(family.name, label, amount=0)
@@ -65,10 +65,10 @@ def is_up(source: SourceState, *, read: bool) -> bool:
 
 
 class UnwrittenPolls(msgspec.Struct):
-    """How polls of a source went, until a transaction has written it.
+    """Polls of a source that no transaction has written yet.
 
     Attributes:
-        status: How the source stands after the last of them.
+        status: Status of the source after the last of them.
         counts: What they add to its counters, by family and label.
     """
 
@@ -90,7 +90,7 @@ class UnwrittenPolls(msgspec.Struct):
             self.counts.update({(POLLS, "skipped"): polls, (MISSED_POLLS, ""): polls})
 
     def write_to(self, source: SourceState) -> None:
-        """Change a source's record by them."""
+        """Add these polls to a source's record."""
         source.status = self.status
         for (family, label), amount in self.counts.items():
             source.count(family, label, amount=amount)
@@ -107,7 +107,7 @@ def _status_after(before: SourceStatus, report: PollReport, *, up: bool, pending
         last_poll_duration=report.duration,
         # Partial polls count: what could be read was read.
         last_success=report.ended if up else before.last_success,
-        # A partial poll is no failure: it must not slow the next polls down.
+        # A partial poll is not a failure, so it does not delay the next polls.
         failures=before.failures + 1 if report.failed else 0,
         interval=report.interval,
         pending_steps=before.pending_steps if pending_steps is None else pending_steps,

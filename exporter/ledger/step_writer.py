@@ -15,14 +15,14 @@ from exporter.model import Step
 from exporter.state.schema import StepState, StoredRun
 
 STEP_TRIES = 4
-"""Requests for steps that are still open although their run has completed, or that a young run seems to lack."""
+"""Maximum number of requests for steps of a completed run that are still active, or of a recent run that has none."""
 
 MAX_STEP_BACKOFF = 3600.0
 """The longest wait between two attempts to fetch a run's steps, in seconds."""
 
 
 class StepWriter:
-    """Changes one transaction by steps. The arguments are those of `BatchWriter`."""
+    """Adds steps to one transaction. The arguments are those of `BatchWriter`."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class StepWriter:
         self._histograms = step_histograms
 
     def count(self, row: StoredRun, steps: Sequence[Step]) -> None:
-        """Count the steps of a completed run, unless one is still open and can be requested again."""
+        """Count the steps of a completed run, unless one is still active and can be requested again."""
         if any(step.result is None for step in steps) and row.asked + 1 < STEP_TRIES:
             self._again(msgspec.structs.replace(row, asked=row.asked + 1))
             return
@@ -71,11 +71,11 @@ class StepWriter:
             self._transaction.source.count(STEPS_LOST)
 
     def failed(self, row: StoredRun) -> None:
-        """Record that a request for a run's steps failed; they are requested again for as long as it takes."""
+        """Record that a request for a run's steps failed. They are requested again until it succeeds."""
         self._again(row)
 
     def _again(self, row: StoredRun) -> None:
-        # Counted from the start of the poll: the next poll would come a moment too early otherwise.
+        # From the start of the poll, because the next poll may start a moment earlier than one interval from now.
         wait = min(self._rules.poll_interval * 2 ** min(row.tries, 12), MAX_STEP_BACKOFF)
         self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
             row, tries=row.tries + 1, due=self._poll.started + wait

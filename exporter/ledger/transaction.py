@@ -1,4 +1,4 @@
-"""A transaction that is being prepared: copies of the records it changes, and the rows it will write."""
+"""A transaction in preparation: copies of the records it changes, and the rows it will write."""
 
 from collections.abc import Iterable
 
@@ -15,11 +15,11 @@ from exporter.model import Job
 
 
 class Transaction(SeriesRoom):
-    """What the vendor reports of jobs, applied to copies of one source's records, which are then written."""
+    """Changes to copies of one source's records, which are then written together."""
 
     def describe(self, jobs: Iterable[Job]) -> None:
-        """Apply what the vendor reports of jobs: new ones, new names, other details."""
-        # Excluded jobs have records too: otherwise a job that is renamed into its filter would not be recognized.
+        """Apply descriptions of jobs from the vendor: new jobs, new names, other details."""
+        # Excluded jobs have records too, so that a job renamed into the filter is recognized.
         for job in jobs:
             key = self.find(job.job_id)
             if key is None:
@@ -34,13 +34,13 @@ class Transaction(SeriesRoom):
         self._redescribe(self.job(key), self.look(key).job)
 
     def revive(self, key: int) -> None:
-        """Bring back a job that is gone, as a run of it came. It stays for as long as discovery may miss a job."""
+        """Bring back a job that was gone, because it has a run. It stays at least as long as lists may miss a job."""
         state = self.job(key)
         self._redescribe(state, state.job)
         self.stay(key)
 
     def stay(self, key: int) -> None:
-        """Keep a job that discovery does not show for a while longer, as a run of it came."""
+        """Keep an unlisted job for a while longer, because it has a run."""
         state = self.job(key)
         state.missing_since = self._now if state.listed else None
 
@@ -82,7 +82,7 @@ class Transaction(SeriesRoom):
         if _rhythm(job) != _rhythm(state.job):
             state.expected_since = self._now
         if state.shown:
-            self.series -= self._weight(state)  # those that end make room for those that begin
+            self.series -= self._weight(state)  # old series make room for new ones
         state.job, state.excluded = job, not self._rules.wants(label_of(job))
         state.gone, state.gone_since, state.missing_since = False, None, None
         if renamed or returns:
@@ -100,7 +100,7 @@ class Transaction(SeriesRoom):
         self.series += self._weight(state)
 
     def _name(self, state: JobState, *, keep: bool = False) -> None:
-        """Set the labels. A name that another job has gets the ID appended. `keep`: leave labels that are free."""
+        """Set the labels; a name that is taken gets the ID appended. `keep`: keep the current labels if possible."""
         project, name, number = clean(state.job.project), label_of(state.job), 0
         if keep and not self._taken(state.project, state.name, state.key):
             project, name = state.project, state.name
@@ -121,5 +121,5 @@ class Transaction(SeriesRoom):
 
 
 def _rhythm(job: Job) -> tuple[object, ...]:
-    """Return what decides when runs are due."""
+    """Return the parts of a description that decide when runs are due."""
     return job.schedule, job.timezone, job.enabled is False
