@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple, TextIO
 
 from exporter import __version__, logs
@@ -23,105 +24,82 @@ from exporter.errors import JobrunError
 from exporter.sources import SETTINGS, SOURCES
 from exporter.state.location import problem_of
 from exporter.times import parse_timestamp
-from exporter.web.address import Address, parse_address
+from exporter.web.address import parse_address
 
 
 class Console(NamedTuple):
-    """The process as the commands see it.
-
-    Attributes:
-        out: Standard output.
-        err: Standard error.
-        environ: Environment variables.
-        module: Imports a command by name. Only the command that runs is imported: `--help` and `check` do not wait for
-            the web server and the scheduler, and a daemon needs no simulators.
-    """
+    """The process as the commands see it; `module` imports a command by name."""
 
     out: TextIO
     err: TextIO
     environ: Mapping[str, str]
-    module: Callable[[str], Any] = importlib.import_module
+    # Only the command that runs is imported: `--help` and `check` do not wait for the web server and the scheduler, and
+    # a daemon needs no simulators.
+    module: Callable[[str], ModuleType] = importlib.import_module
 
     def load(self, config_file: Path) -> Config:
         """Return a config. Raises ConfigError."""
         return load(config_file, self.environ, SETTINGS)
 
-
-class Flag(NamedTuple):
-    """A flag and its arguments for argparse."""
-
-    name: str
-    options: Mapping[str, Any]
-
-
-Handler = Callable[[argparse.Namespace, Console], int]
-"""Runs a command; returns the exit code."""
+    def say(self, text: object, *, well: bool = True) -> None:
+        """Print a line, to standard error if it reports an error."""
+        print(text, file=self.out if well else self.err)
 
 
 class Command(NamedTuple):
-    """A command: its help, its flags, and its handler."""
+    """A command: its help, what runs it and returns the exit code, and its flags with their arguments for argparse."""
 
     help: str
-    flags: tuple[Flag, ...]
-    handle: Handler
+    handle: Callable[[argparse.Namespace, Console], int]
+    flags: Mapping[str, Mapping[str, Any]]
 
 
 def _run(options: argparse.Namespace, console: Console) -> int:
     log = logs.LogOptions(options.log_level, options.log_format)
-    command = console.module("exporter.commands.run")
-    return int(command.run(options.config_file, options.listen, options.web_config_file, log))
+    run = console.module("exporter.commands.run").run
+    return int(run(options.config_file, options.web_listen_address, options.web_config_file, log))
 
 
 def _check(options: argparse.Namespace, console: Console) -> int:
     if options.schema:
-        print(json.dumps(schema(SETTINGS), indent=2), file=console.out)
+        console.say(json.dumps(schema(SETTINGS), indent=2))
         return 0
     config = console.load(options.config_file)
     url = config.state.database()
     if reason := problem_of(Path(config.state.path), url):
         raise ConfigError([ConfigProblem("state.path" if url is None else "state.url", reason)])
     count = len(config.sources)
-    print(f"config is valid: {count} source{'s' if count > 1 else ''}", file=console.out)
+    console.say(f"config is valid: {count} source{'s' if count > 1 else ''}")
     for warning in config.warnings({word: kind.poll_requests for word, kind in SOURCES.items()}):
-        print(f"warning: {warning}", file=console.out)
+        console.say(f"warning: {warning}")
     return _probe(config, console) if options.live else 0
 
 
 def _probe(config: Config, console: Console) -> int:
-    check, code = console.module("exporter.commands.check"), 0
+    check, well = console.module("exporter.commands.check"), True
     for harmless, sentence in check.verify_state(config):
-        print(f"{'warning: ' if harmless else ''}state.url {sentence}", file=console.out if harmless else console.err)
-        code = code if harmless else 1
+        console.say(f"{'warning: ' if harmless else ''}state.url {sentence}", well=harmless)
+        well = well and harmless
     for name, answered, sentence in check.probe(config):
-        print(f"{name}: {sentence}", file=console.out if answered else console.err)
-        code = code if answered else 1
-    for warning in check.unmatched(config) if code == 0 and config.objectives else ():
-        print(f"warning: {warning}", file=console.out)
-    return code
-
-
-def _once(options: argparse.Namespace, console: Console) -> int:
-    return int(console.module("exporter.commands.once").once(options.config_file))
+        console.say(f"{name}: {sentence}", well=answered)
+        well = well and answered
+    for warning in check.unmatched(config) if well and config.objectives else ():
+        console.say(f"warning: {warning}")
+    return 0 if well else 1
 
 
 def _explain(options: argparse.Namespace, console: Console) -> int:
-    config = console.load(options.config_file)
-    command = console.module("exporter.commands.explain.explain")
-    return int(command.explain(config, options.selector, console.out, console.err))
+    explain = console.module("exporter.commands.explain.explain").explain
+    return int(explain(console.load(options.config_file), options.selector, console.out, console.err))
 
 
 def _backfill(options: argparse.Namespace, console: Console) -> int:
-    wanted = BackfillOptions(output=options.output, labels=dict(options.labels or ()), until=options.until)
+    wanted = BackfillOptions(output=options.output, labels=dict(options.label or ()), until=options.until)
     return int(console.module("exporter.commands.backfill.backfill").backfill(options.config_file, wanted))
 
 
-def _demo(options: argparse.Namespace, console: Console) -> int:
-    return int(console.module("exporter.commands.demo").demo(options.listen, options.speed))
-
-
 def _simulate(options: argparse.Namespace, console: Console) -> int:
-    address = options.listen
-    console.module("exporter.simulators.serve").serve(options.vendor, address.host, address.port)
+    console.module("exporter.simulators.serve").serve(options.vendor, *options.listen_address)
     return 0
 
 
@@ -135,178 +113,144 @@ def _assets(options: argparse.Namespace, console: Console) -> int:
         except OSError as error:
             raise AssetError(f"{options.output} cannot be written: {error.strerror}") from None
     for name in written:
-        print(options.output / name, file=console.out)
+        console.say(options.output / name)
     return 0
 
 
 def _test_alert(options: argparse.Namespace, console: Console) -> int:
-    command = console.module("exporter.commands.testalert")
-    for sentence in command.send(options.alertmanager_url, severity=options.severity, team=options.team):
-        print(sentence, file=console.out)
+    send = console.module("exporter.commands.testalert").send
+    for sentence in send(options.alertmanager_url, severity=options.severity, team=options.team):
+        console.say(sentence)
     return 0
 
 
-def _address(text: str) -> Address:
-    try:
-        return parse_address(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _argument(read: Callable[[str], object]) -> Callable[[str], object]:
+    """Return a reader of an argument whose errors argparse shows in their words."""
+
+    def convert(text: str) -> object:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
 
 
 def _speed(text: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 < (speed := float(text)) < float("inf"):
             return speed
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-
-
-def _label(text: str) -> tuple[str, str]:
-    try:
-        return parse_label(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    raise ValueError(f"{text!r} is not a number above 0")
 
 
 def _timestamp(text: str) -> float:
     timestamp = parse_timestamp(text)
     if timestamp is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a time like 2024-05-01T00:00:00Z nor Unix seconds")
+        raise ValueError(f"{text!r} is neither a time like 2024-05-01T00:00:00Z nor Unix seconds")
     return timestamp
 
 
-CONFIG_FILE = {"dest": "config_file", "type": Path, "metavar": "F", "help": "the config file"}
-LISTEN = {"dest": "listen", "type": _address, "metavar": "HOST:PORT", "help": "where to listen (default: %(default)s)"}
+def _flag(help_text: str, metavar: str | None = None, **options: object) -> dict[str, Any]:
+    return {"help": help_text, **options, **({} if metavar is None else {"metavar": metavar})}
+
+
+def _listen(default: str) -> dict[str, Any]:
+    text = "where to listen (default: %(default)s)"
+    return _flag(text, "HOST:PORT", type=_argument(parse_address), default=default)
+
+
+CONFIG_FILE = _flag("the config file", "F", type=Path)
+NEEDS_CONFIG_FILE = {**CONFIG_FILE, "required": True}
 
 COMMANDS: Mapping[str, Command] = {
     "run": Command(
         "the daemon: polls all sources, serves /metrics and pages; SIGTERM stops it, SIGHUP reloads the config",
-        (
-            Flag("--config.file", {**CONFIG_FILE, "required": True}),
-            Flag("--web.listen-address", {**LISTEN, "default": ":9797"}),
-            Flag(
-                "--web.config.file",
-                {"dest": "web_config_file", "type": Path, "metavar": "F", "help": "TLS and basic auth of the pages"},
-            ),
-            Flag(
-                "--log.level",
-                {"dest": "log_level", "choices": tuple(logs.LEVELS), "default": "info", "help": "least level to log"},
-            ),
-            Flag(
-                "--log.format",
-                {"dest": "log_format", "choices": tuple(logs.RENDERERS), "default": "logfmt", "help": "form of a line"},
-            ),
-        ),
         _run,
+        {
+            "--config.file": NEEDS_CONFIG_FILE,
+            "--web.listen-address": _listen(":9797"),
+            "--web.config.file": _flag("TLS and basic auth of the pages", "F", type=Path),
+            "--log.level": _flag("least level to log", choices=tuple(logs.LEVELS), default="info"),
+            "--log.format": _flag("form of a line", choices=tuple(logs.RENDERERS), default="logfmt"),
+        },
     ),
     "check": Command(
         "reports everything that is wrong with a config",
-        (
-            Flag("--config.file", CONFIG_FILE),
-            Flag(
-                "--live",
-                {
-                    "action": "store_true",
-                    "help": "also sign in to each source, ask it once, and look for jobs of each objective",
-                },
-            ),
-            Flag("--schema", {"action": "store_true", "help": "print the JSON schema of the config"}),
-        ),
         _check,
+        {
+            "--config.file": CONFIG_FILE,
+            "--live": _flag(
+                "also sign in to each source, ask it once, and look for jobs of each objective", action="store_true"
+            ),
+            "--schema": _flag("print the JSON schema of the config", action="store_true"),
+        },
     ),
     "once": Command(
         "polls each source once and prints what it reported; touches no state",
-        (Flag("--config.file", {**CONFIG_FILE, "required": True}),),
-        _once,
+        lambda options, console: int(console.module("exporter.commands.once").once(options.config_file)),
+        {"--config.file": NEEDS_CONFIG_FILE},
     ),
     "explain": Command(
         "lists the runs that make up a number, from the state of a running daemon",
-        (
-            Flag("--config.file", {**CONFIG_FILE, "required": True}),
-            Flag("selector", {"metavar": "SELECTOR", "help": """e.g. 'jobrun_runs_total{job_name="x"}'"""}),
-        ),
         _explain,
+        {
+            "--config.file": NEEDS_CONFIG_FILE,
+            "selector": _flag("""e.g. 'jobrun_runs_total{job_name="x"}'""", "SELECTOR"),
+        },
     ),
     "backfill": Command(
         "writes what happened before the daemon counted as OpenMetrics with timestamps, for promtool",
-        (
-            Flag("--config.file", {**CONFIG_FILE, "required": True}),
-            Flag("--output", {"type": Path, "required": True, "metavar": "F", "help": "the file to write"}),
-            Flag(
-                "--label",
-                {
-                    "dest": "labels",
-                    "type": _label,
-                    "nargs": "+",
-                    "action": "extend",
-                    "metavar": "name=value",
-                    "help": "labels for all series: those that the scrape adds, usually job and instance",
-                },
-            ),
-            Flag(
-                "--until",
-                {
-                    "type": _timestamp,
-                    "metavar": "T",
-                    "help": "the latest time to write (default: when the daemon began to count)",
-                },
-            ),
-        ),
         _backfill,
+        {
+            "--config.file": NEEDS_CONFIG_FILE,
+            "--output": _flag("the file to write", "F", type=Path, required=True),
+            "--label": _flag(
+                "labels for all series: those that the scrape adds, usually job and instance",
+                "name=value",
+                type=_argument(parse_label),
+                nargs="+",
+                action="extend",
+            ),
+            "--until": _flag(
+                "the latest time to write (default: when the daemon began to count)", "T", type=_argument(_timestamp)
+            ),
+        },
     ),
     "demo": Command(
         "simulated vendors and a daemon that reads them: no account needed",
-        (
-            Flag("--web.listen-address", {**LISTEN, "default": ":9797"}),
-            Flag(
-                "--speed",
-                {
-                    "type": _speed,
-                    "default": 60.0,
-                    "metavar": "N",
-                    "help": "how many times faster runs happen",
-                },
-            ),
+        lambda options, console: int(
+            console.module("exporter.commands.demo").demo(options.web_listen_address, options.speed)
         ),
-        _demo,
+        {
+            "--web.listen-address": _listen(":9797"),
+            "--speed": _flag("how many times faster runs happen", "N", type=_argument(_speed), default=60.0),
+        },
     ),
     "simulate": Command(
         "one simulated vendor's API",
-        (
-            Flag("--vendor", {"required": True, "metavar": "V", "help": "which vendor"}),
-            Flag("--listen-address", {**LISTEN, "default": "127.0.0.1:8080"}),
-        ),
         _simulate,
+        {"--vendor": _flag("which vendor", "V", required=True), "--listen-address": _listen("127.0.0.1:8080")},
     ),
     "test-alert": Command(
         "sends one test alert through your Alertmanager and says who gets it",
-        (
-            Flag("--alertmanager-url", {"required": True, "metavar": "URL", "help": "like http://localhost:9093"}),
-            Flag("--team", {"default": "", "help": "its label team"}),
-            Flag(
-                "--severity",
-                {"choices": ("critical", "warning", "info"), "default": "warning", "help": "its label severity"},
-            ),
-        ),
         _test_alert,
+        {
+            "--alertmanager-url": _flag("like http://localhost:9093", "URL", required=True),
+            "--team": _flag("its label team", default=""),
+            "--severity": _flag("its label severity", choices=("critical", "warning", "info"), default="warning"),
+        },
     ),
     "assets": Command(
         "writes the rules, dashboards, runbooks and examples of this version",
-        (
-            Flag(
-                "--output", {"required": True, "type": Path, "metavar": "DIR", "help": "where; made if it is not there"}
-            ),
-            Flag(
-                "--external-url", {"default": "", "metavar": "U", "help": "address of the exporter's pages, for links"}
-            ),
-            Flag("--grafana-url", {"default": "", "metavar": "U", "help": "address of Grafana, for links"}),
-            Flag("--config.file", {**CONFIG_FILE, "help": "whose `labels` of objectives alerts of jobs get too"}),
-            Flag(
-                "--for",
-                {"dest": "kind", "choices": ("prometheus",), "default": "prometheus", "help": "form of the rules"},
-            ),
-            Flag("--force", {"action": "store_true", "help": "overwrite files that were changed since"}),
-        ),
         _assets,
+        {
+            "--output": _flag("where; made if it is not there", "DIR", required=True, type=Path),
+            "--external-url": _flag("address of the exporter's pages, for links", "U", default=""),
+            "--grafana-url": _flag("address of Grafana, for links", "U", default=""),
+            "--config.file": {**CONFIG_FILE, "help": "whose `labels` of objectives alerts of jobs get too"},
+            "--for": _flag("form of the rules", choices=("prometheus",), default="prometheus"),
+            "--force": _flag("overwrite files that were changed since", action="store_true"),
+        },
     ),
 }
 
@@ -322,8 +266,9 @@ def parser() -> argparse.ArgumentParser:
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
         sub = subparsers.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
-        for flag in command.flags:
-            sub.add_argument(flag.name, **flag.options)
+        for flag, options in command.flags.items():
+            dest = {"dest": flag.strip("-").translate(str.maketrans(".-", "__"))} if flag.startswith("-") else {}
+            sub.add_argument(flag, **dest, **options)
     return top
 
 
@@ -345,12 +290,12 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     """
     world = console or _process()
     try:
-        code = _command(argv, world)
+        code, unwritten = _command(argv, world), _flush(world.out)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
-        code = _unwritten(error, world.err)
-    if (unwritten := _flush(world.out)) is not None:
+        code, unwritten = 1, _flush(world.out) or error
+    if unwritten is not None:
         code = _unwritten(unwritten, world.err)
     _flush(world.err)  # a log that cannot be written changes no exit code
     return code

@@ -139,7 +139,7 @@ def commands(page):
 
 
 def flags_of(command):
-    return {flag.name for flag in COMMANDS[command].flags}
+    return set(COMMANDS[command].flags)
 
 
 @pytest.mark.parametrize("page", PAGES)
