@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 
 import httpx
 import msgspec
@@ -113,15 +113,6 @@ def configured(settings: SourceSettings, config: Config) -> ConfiguredSource:
     return ConfiguredSource(settings=settings, rules=rules_of(settings, config), api_url=api_url)
 
 
-def budgets_by_credential(config: Config) -> Mapping[str, float]:
-    """Return requests per minute by credential: sources that share a credential share the smallest budget."""
-    smallest: dict[str, float] = {}
-    for settings in config.sources:
-        credential = _credential(settings)
-        smallest[credential] = min(settings.requests_per_minute, smallest.get(credential, settings.requests_per_minute))
-    return smallest
-
-
 class _Account(msgspec.Struct, frozen=True):
     """A credential with all sources that use it: they share its budget, and are kept or replaced together.
 
@@ -157,39 +148,38 @@ class Assembly:
         before: "Assembly | None" = None,
     ) -> None:
         self.config = config
-        self._ledger, self._metrics, self._pages = ledger, metrics, pages
-        self._stopping = threading.Event()
-        self._clocks = clocks
-        self.sleep = clocks.sleep or self._stopping.wait
-        self._accounts = {
-            credential: self._account(credential, rate, before)
-            for credential, rate in budgets_by_credential(config).items()
+        self._ledger, self._metrics, self._pages, self._clocks = ledger, metrics, pages, clocks
+        users: dict[str, list[SourceSettings]] = {}
+        for settings in config.sources:
+            users.setdefault(_credential(settings), []).append(settings)
+        known = before._accounts if before else {}  # noqa: SLF001  # our own class
+        self._accounts: dict[str, _Account] = {
+            each: self._account(tuple(users[each]), known.get(each)) for each in users
         }
         self.shown = {settings.name: configured(settings, config) for settings in config.sources}
         self.sources: dict[str, Source] = {}
         self.clients: dict[str, Client] = {}
         self.polled = [self._kept(shown.settings, before) or self._polled(shown) for shown in self.shown.values()]
 
-    def _account(self, credential: str, rate: float, before: "Assembly | None") -> _Account:
-        settings = tuple(each for each in self.config.sources if _credential(each) == credential)
-        known = before._accounts.get(credential) if before else None  # noqa: SLF001  # our own class
-        if known is not None and known.settings == settings and not any(map(_has_files, settings)):
-            return known
-        return self._new_account(settings, known.budget if known else None, rate)
+    def _account(self, settings: tuple[SourceSettings, ...], before: _Account | None) -> _Account:
+        if before is not None and before.settings == settings and not any(map(_has_files, settings)):
+            return before
+        return self._new_account(settings, before)
 
-    def _new_account(
-        self, settings: tuple[SourceSettings, ...], before: Budget | None, rate: float | None = None
-    ) -> _Account:
+    def _new_account(self, settings: tuple[SourceSettings, ...], before: _Account | None) -> _Account:
         stopping = threading.Event()
-        if rate is None:
-            rate = min(each.requests_per_minute for each in settings)
         budget = Budget(
-            rate,
+            min(each.requests_per_minute for each in settings),
             monotonic=self._clocks.monotonic,
             sleep=self._clocks.sleep or stopping.wait,
-            before=before,
+            before=before.budget if before else None,
         )
         return _Account(settings, budget, stopping)
+
+    def configure(self) -> None:
+        """Let the ledger count as the configuration says."""
+        rules = {name: shown.rules for name, shown in self.shown.items()}
+        self._ledger.configure(rules, counting_rules(self.config), self.config.metrics.step_histograms)
 
     def _kept(self, settings: SourceSettings, before: "Assembly | None") -> ScheduledSource | None:
         """Return a source with its poller as it was, if its account is the same as before."""
@@ -214,7 +204,7 @@ class Assembly:
         """Make sources again that another process may have polled meanwhile: what they remember need not hold."""
         for credential, account in list(self._accounts.items()):
             if any(each.name in names for each in account.settings):
-                self._accounts[credential] = self._new_account(account.settings, account.budget)
+                self._accounts[credential] = self._new_account(account.settings, account)
         for name in names:
             self.sources[name].close()
         made = {name: self._polled(self.shown[name]) for name in names}
@@ -262,7 +252,6 @@ class Assembly:
 
     def interrupt(self, but: "Assembly | None" = None) -> None:
         """End all waiting, so that running polls stop before their next request; not that of sources in `but`."""
-        self._stopping.set()
         shared = but._accounts.values() if but else ()  # noqa: SLF001  # as above
         for account in self._accounts.values():
             if not any(account is each for each in shared):
@@ -270,8 +259,8 @@ class Assembly:
 
     def resume(self) -> None:
         """Undo an interruption: later waits last as long as they should."""
-        for stopping in (self._stopping, *(account.stopping for account in self._accounts.values())):
-            stopping.clear()
+        for account in self._accounts.values():
+            account.stopping.clear()
 
     def close(self, but: "Assembly | None" = None) -> None:
         """Close all connections; not those of sources in `but`."""

@@ -6,6 +6,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -267,7 +268,7 @@ def parser() -> argparse.ArgumentParser:
     for name, command in COMMANDS.items():
         sub = subparsers.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
         for flag, options in command.flags.items():
-            dest = {"dest": flag.strip("-").translate(str.maketrans(".-", "__"))} if flag.startswith("-") else {}
+            dest: dict[str, Any] = {"dest": re.sub(r"[.-]", "_", flag.strip("-"))} if flag.startswith("-") else {}
             sub.add_argument(flag, **dest, **options)
     return top
 

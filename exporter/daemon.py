@@ -1,6 +1,7 @@
 """The daemon: state, polls, pages and web server, started, reloaded and stopped together."""
 
 import platform
+import sqlite3
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -10,7 +11,7 @@ import structlog
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 
 from exporter import __version__, logs
-from exporter.assembly import Assembly, Clocks, counting_rules, rules_of
+from exporter.assembly import Assembly, Clocks, rules_of
 from exporter.config import Config, ConfigError, ConfigProblem, secrets
 from exporter.errors import StateError
 from exporter.exposition.exposition import Exposition
@@ -34,7 +35,6 @@ from exporter.web import api, openapi
 from exporter.web.address import Address
 from exporter.web.application import Decision, WebHandlers, application
 from exporter.web.auth import guarded
-from exporter.web.connections import connection_limit
 from exporter.web.file import WebFile
 from exporter.web.request_pool import RequestPool
 from exporter.web.server import WebServer
@@ -77,7 +77,6 @@ class Daemon:
         clocks: Clocks and network.
         connect: Opens the database.
         web_file: TLS, headers and users of the pages; plain HTTP for everybody, if None.
-        revision: Of the source code, where it is known.
         manager: The service manager that is notified.
     """
 
@@ -87,9 +86,8 @@ class Daemon:
         listen: Address,
         *,
         clocks: Clocks,
-        connect: Connect,
+        connect: Connect = sqlite3.connect,
         web_file: WebFile | None = None,
-        revision: str = "",
         manager: Manager | None = None,
     ) -> None:
         self._read_config = read_config
@@ -97,22 +95,24 @@ class Daemon:
         self._clocks = clocks
         self._connect = connect
         self._web_file = web_file
-        self._supervision = Supervision(manager or Manager.none(), clocks.monotonic)
+        self._supervision = Supervision(manager or Manager({}, 0), clocks.monotonic)
         self._log = structlog.get_logger()
         self._config = read_config()
         logs.guard(secrets(self._config))
         registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector):
-            collector(registry=registry)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
         self._metrics = RequestMetrics(registry)
-        build = Build(version=__version__, revision=revision, python_version=platform.python_version())
+        build = Build(version=__version__, python_version=platform.python_version())
         self._holds = ZeroFirst(self._config.metrics.zero_first, clocks.monotonic)
         self._shared = shared_state(self._config, clocks.boottime)
-        exposition = self._exposition = Exposition(
+        self._exposition = Exposition(
             registry, self._holds, shared=self._shared is not None, monotonic=clocks.monotonic
         )
         self._ledger = Ledger(self._open)
-        self._publisher = Publisher(self._ledger, exposition, self._holds, monotonic=clocks.monotonic, build=build)
+        self._publisher = Publisher(
+            self._ledger, self._exposition, self._holds, monotonic=clocks.monotonic, build=build
+        )
         self._broken: set[str] = set()
         self._reloading = threading.Lock()
         self._ended = threading.Event()
@@ -122,22 +122,25 @@ class Daemon:
         self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
         self._pool = RequestPool(monotonic=clocks.monotonic)
         self._vendors = VendorQueries(clocks.monotonic, waiting=self._pool.waiting)
-        reporter = Reporter(
-            Dependencies(
-                snapshot=lambda: self._publisher.snapshot,
-                reader=Reader(Path(self._config.state.path), monotonic=clocks.monotonic)
-                if self._shared is None
-                else self._shared.reader,
-                vendors=self._vendors,
-                config=lambda: self._config,
-                sources=lambda: self._assembly.sources,
-                clock=clocks.clock,
-            )
+        app = application(self._handlers())
+        tls = web_file.tls if web_file else None
+        self._web = WebServer(guarded(app, web_file) if web_file else app, listen.host, listen.port, tls)
+
+    def _handlers(self) -> WebHandlers:
+        """Return what the web server calls."""
+        dependencies = Dependencies(
+            snapshot=lambda: self._publisher.snapshot,
+            reader=self._shared.reader if self._shared else Reader(Path(self._config.state.path)),
+            vendors=self._vendors,
+            config=lambda: self._config,
+            sources=lambda: self._assembly.sources,
+            clock=self._clocks.clock,
         )
-        answers = WebHandlers(
-            page=lambda: exposition.page,
-            stale=str if self._shared is None else self._replica().stale,
-            process_page=lambda: exposition.process_page,
+        reporter = Reporter(dependencies)
+        return WebHandlers(
+            page=lambda: self._exposition.page,
+            stale=self._replica().stale if self._shared else str,
+            process_page=lambda: self._exposition.process_page,
             scraped=self._scraped,
             healthy=self.healthy,
             ready=self.ready,
@@ -148,11 +151,6 @@ class Daemon:
                 *Site(reporter, self._pool, runbooks.read_runbooks, version=__version__).routes,
             ],
         )
-        app, limit = application(answers), connection_limit()
-        if web_file is None:
-            self._web = WebServer(app, listen.host, listen.port, max_connections=limit)
-        else:
-            self._web = WebServer(guarded(app, web_file), listen.host, listen.port, web_file.tls, max_connections=limit)
 
     @property
     def address(self) -> Address:
@@ -232,8 +230,7 @@ class Daemon:
         return opened
 
     def _activate(self, config: Config, assembly: Assembly) -> None:
-        rules = {name: shown.rules for name, shown in assembly.shown.items()}
-        self._ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
+        assembly.configure()
         self._holds.zero_first = config.metrics.zero_first
         self._publisher.configure(config, assembly.shown)
 
@@ -315,10 +312,8 @@ class Daemon:
 
     def _beat(self) -> None:
         """Do twice a second what is due, by a clock that never jumps."""
-        parts = (
-            *(self._schedule.tick, self._publisher.tick, logs.report_swallowed),
-            *(self._check_housekeeping, self._check_polls),
-        )
+        schedule, publish = self._schedule.tick, self._publisher.tick
+        parts = (schedule, publish, logs.report_swallowed, self._do_housekeeping, self._check_polls)
         while not self._ended.wait(TICK):
             for part in parts:
                 self._guarded(part)
@@ -345,12 +340,6 @@ class Daemon:
             polled.poller.report_long_first_poll()
             polled.poller.report_skipped_polls()
 
-    def _check_housekeeping(self) -> None:
-        now = self._clocks.monotonic()
-        if now - self._housekeeping_done >= HOUSEKEEPING:
-            self._housekeeping_done = now
-            self._do_housekeeping()
-
     def _status(self) -> str:
         """Return the daemon's status as a sentence for people."""
         ready, waiting = self.ready()
@@ -361,7 +350,9 @@ class Daemon:
         return f"{polling}; failing: {', '.join(failing)}" if failing else polling
 
     def _do_housekeeping(self) -> None:
-        now = self._clocks.clock()
+        if self._clocks.monotonic() - self._housekeeping_done < HOUSEKEEPING:
+            return
+        self._housekeeping_done, now = self._clocks.monotonic(), self._clocks.clock()
         try:
             self._ledger.expire(now, self._config.metrics.job_expiry)
             self._ledger.prune(now, self._config.state.retention)

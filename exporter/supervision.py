@@ -8,7 +8,6 @@ import contextlib
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from typing import Self
 
 SEND_TIMEOUT = 1.0
 """Seconds that a message may wait for a manager that does not read."""
@@ -34,11 +33,6 @@ class Manager:
         self._address = _address(environ.get("NOTIFY_SOCKET", ""))
         self.watchdog = _watchdog(environ, pid)
         """Seconds after which a silent daemon is killed; None if it is not watched."""
-
-    @classmethod
-    def none(cls) -> Self:
-        """Nobody."""
-        return cls({}, 0)
 
     def tell(self, **values: str | int) -> bool:
         """Send one message; return False if the manager did not get it. Without a manager nothing is sent."""

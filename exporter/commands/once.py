@@ -11,7 +11,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 
 from exporter import logs
-from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
+from exporter.assembly import Assembly, Clocks, NoPages
 from exporter.config import Config, Objective, load
 from exporter.duration import format_duration
 from exporter.ledger.ledger import Ledger
@@ -50,8 +50,7 @@ def poll_once(config: Config, clocks: Clocks) -> Iterator[PolledOnce]:
     ledger = Ledger(lambda: open_state(Path(":memory:"), clocks.clock))
     ledger.load()
     assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)
-    rules = {name: shown.rules for name, shown in assembly.shown.items()}
-    ledger.configure(rules, counting_rules(config), config.metrics.step_histograms)
+    assembly.configure()
     try:
         for polled in assembly.polled:
             outcome = polled.poller.poll(steps=False)

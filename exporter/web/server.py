@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from exporter.web.address import Address
 from exporter.web.application import ABORT
-from exporter.web.connections import MAX_CONNECTIONS, Accepted, Acceptor, Connections
+from exporter.web.connections import Accepted, Acceptor, Connections, connection_limit
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than the usual interval between two scrapes."""
@@ -152,11 +152,11 @@ class WebServer:
         tls: ssl.SSLContext | None = None,
         *,
         head_timeout: float = HEAD_TIMEOUT,
-        max_connections: int = MAX_CONNECTIONS,
+        max_connections: int | None = None,
     ) -> None:
         self.host = host
         self.port = port
-        connections = Connections(max_connections)
+        connections = Connections(max_connections or connection_limit())
         self._config = uvicorn.Config(
             app,
             loop="asyncio",

@@ -1,12 +1,13 @@
 """Reads the past of a source, as far back as its API reaches, into a ledger that is thrown away."""
 
 import math
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 from prometheus_client import CollectorRegistry
 
-from exporter.assembly import Assembly, Clocks, NoPages, counting_rules
+from exporter.assembly import Assembly, Clocks, NoPages
 from exporter.client.client import Client
 from exporter.commands.backfill.cutoff import Before
 from exporter.commands.backfill.progress import Progress
@@ -76,6 +77,7 @@ class PastReader:
         self._before = before
         self._clocks = clocks
         self._tell = tell
+        self._sleep = clocks.sleep or time.sleep
         self._progress = Progress(tell, clocks.monotonic)
         self._store = Store("")
         self._store.load()
@@ -86,7 +88,7 @@ class PastReader:
         self.assembly = Assembly(config, self._ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)
         self._rules = {name: shown.rules for name, shown in self.assembly.shown.items()}
         before.check(self._rules)
-        self._ledger.configure(self._rules, counting_rules(config), config.metrics.step_histograms)
+        self.assembly.configure()
 
     def close(self) -> None:
         """Close the sources and drop everything that was read."""
@@ -105,7 +107,7 @@ class PastReader:
         for number in range(ROUNDS):
             if number:
                 self._tell(f"{name}: not everything is read yet; continuing in {PAUSE:.0f} s")
-                self.assembly.sleep(PAUSE)
+                self._sleep(PAUSE)
             self._read_once(name, source, view, steps)
             if self._is_whole(name):
                 break
@@ -134,7 +136,7 @@ class PastReader:
         settle = max(self.assembly.shown[name].settings.settle, CLOCK_MARGIN + 1)
         if end is not None and now < end + settle:
             self._tell(f"{name}: the daemon has just begun to count; starting in {end + settle - now:.0f} s")
-            self.assembly.sleep(end + settle - now)
+            self._sleep(end + settle - now)
 
     def _read_once(self, name: str, source: Source, view: DeepView, steps: dict[str, Sequence[Step]]) -> None:
         self._progress.begin()

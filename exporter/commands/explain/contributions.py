@@ -6,13 +6,13 @@ import msgspec
 
 from exporter.counting import classify
 from exporter.counting.classify import CountState
-from exporter.counting.records import OTHER, JobState, clean
+from exporter.counting.records import OTHER, JobState, LastFailure, LastRun, LastSteps, clean
 from exporter.model import FAILING, Result
 from exporter.queries.runs import ended_at, stored_steps
 from exporter.state.schema import StepState, StoredRun
 
-Labels = tuple[str, ...]
-"""Values of the labels that a family has beyond those of its level."""
+Labels = Mapping[str, str]
+"""All labels of a series."""
 
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
@@ -33,12 +33,20 @@ ADDED = frozenset(
 
 
 def added(row: StoredRun, job: JobState) -> JobState:
-    """Return a record of the job that holds what counting this run adds, and nothing else."""
+    """Return a record of the job that holds what counting this run adds, and nothing else.
+
+    For a run of the baseline, what it would add.
+    """
     record = msgspec.structs.replace(job, counts={}, distributions={})
     if row.mark is CountState.EXPIRED:
         classify.count_expired(record)
-    if row.mark is not CountState.COUNTED:
-        return record
+    elif row.mark is not CountState.OPEN:
+        _count(record, job, row)
+    record.expose()
+    return record
+
+
+def _count(record: JobState, job: JobState, row: StoredRun) -> None:
     word = clean(row.run.error_type)
     run = classify.as_counted(row, word if word in job.counts.get("jobrun_run_errors_total", {}) else OTHER)
     classify.count_ending(record, run, attempts=True)
@@ -46,11 +54,9 @@ def added(row: StoredRun, job: JobState) -> JobState:
         classify.observe_duration(record, run, _rules(job, "jobrun_run_duration_seconds"))
     if run.queue_duration is not None:
         classify.observe_queue(record, run, _rules(job, "jobrun_run_queue_duration_seconds"))
-    names = job.step_names()
-    steps = stored_steps(row.step_results)
+    names, steps = job.step_names(), stored_steps(row.step_results)
     labels = {step.name: step.name if step.name in names else OTHER for step in steps}
     classify.count_steps(record, steps, labels, _rules(job, "jobrun_step_duration_seconds"), histograms=True)
-    return record
 
 
 def _rules(job: JobState, family: str) -> classify.Rules:
@@ -59,32 +65,28 @@ def _rules(job: JobState, family: str) -> classify.Rules:
     return classify.Rules(run_buckets=bounds, step_buckets=bounds)
 
 
-ADDED_TO_SOURCE: Mapping[str, Callable[[StoredRun], Iterable[Labels]]] = {
+ADDED_TO_SOURCE: Mapping[str, Callable[[StoredRun], Iterable[tuple[str, ...]]]] = {
     "jobrun_source_steps_lost_total": lambda row: (
         [()] if row.steps is StepState.LOST and row.mark is CountState.COUNTED else []
     ),
     "jobrun_source_unmapped_status_total": lambda row: [(clean(word)[:60],) for word in row.words.split("\n") if word],
 }
-"""To which series of its source's own counters a row adds 1."""
+"""To which series of its source's own counters a row adds 1, by the values of their own labels."""
 
 
 # --- what runs stand behind ---
 
-
-def _the(run_id: str | None) -> Callable[[Sequence[StoredRun]], list[StoredRun]]:
-    return lambda rows: [row for row in rows if row.run.run_id == run_id]
+Behind = Callable[[JobState, Sequence[StoredRun], Labels], list[StoredRun]]
 
 
-def _last(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
-    return _the(job.last_run.run_id if job.last_run else None)(rows)
+def _only(chosen: Callable[[JobState], LastRun | LastFailure | LastSteps | None]) -> Behind:
+    """Return what finds the run that a record names."""
 
+    def find(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
+        named = chosen(job)
+        return [row for row in rows if named is not None and row.run.run_id == named.run_id]
 
-def _last_failure(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
-    return _the(job.last_failure.run_id if job.last_failure else None)(rows)
-
-
-def _last_steps(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
-    return _the(job.last_steps.run_id if job.last_steps else None)(rows)
+    return find
 
 
 def _last_success(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[StoredRun]:
@@ -97,12 +99,8 @@ def _streak(job: JobState, rows: Sequence[StoredRun], _labels: Labels) -> list[S
     return [row for row in rows if row.run.result in FAILING and row.mark in noted and ended_at(row) > since]
 
 
-def _streak_start(job: JobState, rows: Sequence[StoredRun], labels: Labels) -> list[StoredRun]:
-    return _streak(job, rows, labels)[-1:]
-
-
 def _active(_job: JobState, rows: Sequence[StoredRun], labels: Labels) -> list[StoredRun]:
-    return [row for row in rows if row.mark is CountState.OPEN and row.run.state == labels[0]]
+    return [row for row in rows if row.mark is CountState.OPEN and row.run.state == labels["state"]]
 
 
 def _oldest_active(job: JobState, rows: Sequence[StoredRun], labels: Labels) -> list[StoredRun]:
@@ -110,7 +108,9 @@ def _oldest_active(job: JobState, rows: Sequence[StoredRun], labels: Labels) -> 
     return [min(active, key=lambda row: row.origin)] if active else []
 
 
-BEHIND: Mapping[str, Callable[[JobState, Sequence[StoredRun], Labels], list[StoredRun]]] = {
+_last, _last_failure = _only(lambda job: job.last_run), _only(lambda job: job.last_failure)
+
+BEHIND: Mapping[str, Behind] = {
     "jobrun_active_runs": _active,
     "jobrun_oldest_active_run_start_timestamp_seconds": _oldest_active,
     "jobrun_last_run_status": _last,
@@ -121,8 +121,8 @@ BEHIND: Mapping[str, Callable[[JobState, Sequence[StoredRun], Labels], list[Stor
     "jobrun_last_failure_timestamp_seconds": _last_failure,
     "jobrun_last_failed_run_info": _last_failure,
     "jobrun_consecutive_failures": _streak,
-    "jobrun_failing_since_timestamp_seconds": _streak_start,
-    "jobrun_last_run_steps": _last_steps,
+    "jobrun_failing_since_timestamp_seconds": lambda *found: _streak(*found)[-1:],
+    "jobrun_last_run_steps": _only(lambda job: job.last_steps),
 }
 
 NUMBERS = frozenset({"jobrun_active_runs", "jobrun_consecutive_failures"})

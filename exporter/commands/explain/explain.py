@@ -1,27 +1,18 @@
 """The command `explain`: lists the runs that make up a number, from the state beside a running daemon."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from difflib import get_close_matches
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
 from exporter.assembly import configured
+from exporter.commands.explain.contributions import ADDED, ADDED_TO_SOURCE, BEHIND, UNOBSERVED
 from exporter.commands.explain.selector import Selector, SelectorError, parse
-from exporter.commands.explain.series import (
-    SUFFIXES,
-    Explained,
-    Rows,
-    SeriesLine,
-    Subject,
-    can_explain,
-    explain_job,
-    explain_source,
-    family_of,
-    utc,
-)
+from exporter.commands.explain.series import Explained, Rows, SeriesLine, Subject, utc
+from exporter.commands.explain.series import explain as explain_series
 from exporter.config import Config
 from exporter.counting.classify import CountState
 from exporter.counting.records import JobState, clean
@@ -36,17 +27,14 @@ from exporter.snapshot.builder import ViewBuilder
 
 HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
 
+SUFFIXES = ("_count", "_sum", "_bucket")
+
 OPEN_ONLY = frozenset({"jobrun_active_runs", "jobrun_oldest_active_run_start_timestamp_seconds"})
 """Families whose very series depend on the active runs."""
 
 
-_OWN = {
-    family.name + suffix
-    for family in (*FAMILIES, *REQUEST_FAMILIES)
-    for suffix in ("", *(SUFFIXES if family.kind is Kind.HISTOGRAM else ()))
-    if family.level is Level.PROCESS
-}
-"""Metrics of the process about itself."""
+EXPLAINED = {*ADDED, *ADDED_TO_SOURCE, *BEHIND, UNOBSERVED}
+"""Families that are made of runs, or of stretches of time that the state holds."""
 
 
 class Explainer:
@@ -65,28 +53,32 @@ class Explainer:
         self._sources = {source.name: source for source in snapshot.sources()}
         self._jobs = [job for job in snapshot.jobs() if job.source in self._settings]
 
-    def series(self, family: Family, suffix: str, selector: Selector) -> Iterator[Explained]:
+    def series(self, family: Family, selector: Selector) -> Iterator[Explained]:
         """Yield all series that a selector matches."""
-        if family.level is Level.SOURCE:
-            for source in self._sources.values():
-                if source.name in self._settings and selector.may_match({"source": source.name}):
-                    yield from explain_source(source, partial(self._rows_of, source.name), family, selector)
-            return
-        for job in self._jobs:
-            labels = {"source": job.source, "project": job.project, "job_name": job.name}
+        owners = self._of_sources() if family.level is Level.SOURCE else self._of_jobs(family)
+        for labels, subject in owners:
             if selector.may_match(labels):
-                yield from explain_job(self._subject(job, family), family, suffix, selector)
+                yield from explain_series(subject(), family, selector)
+
+    def _of_sources(self) -> Iterator[tuple[dict[str, str], Callable[[], Subject]]]:
+        for source in self._sources.values():
+            if source.name in self._settings:
+                view = self._views.source(source, jobs=0, open_runs=(), polled=True, withheld=False)
+                rows = cache(partial(self._rows_of, source.name))
+                yield {"source": source.name}, partial(Subject, view=view, rows=rows)
+
+    def _of_jobs(self, family: Family) -> Iterator[tuple[dict[str, str], Callable[[], Subject]]]:
+        for job in self._jobs:
+            yield _labels(job), partial(self._subject, job, family)
 
     def folded(self, selector: Selector) -> list[str]:
         """Return names of jobs that a selector may match and that have no series of their own."""
-        jobs = (job for job in self._jobs if job.folded)
-        labels = [{"source": job.source, "project": job.project, "job_name": job.name} for job in jobs]
-        return [each["job_name"] for each in labels if selector.may_match(each)]
+        return [job.name for job in self._jobs if job.folded and selector.may_match(_labels(job))]
 
     def _subject(self, job: JobState, family: Family) -> Subject:
         rows = self._snapshot.runs_of(job.key) if family.name in OPEN_ONLY else []
         view = self._views.job(job, [as_open(row, job) for row in rows if row.mark is CountState.OPEN])
-        return Subject(view=view, rows=lambda: self._rows(job), forgotten=self._sources[job.source].forgotten)
+        return Subject(view=view, rows=cache(partial(self._rows, job)), forgotten=self._sources[job.source].forgotten)
 
     def _rows(self, job: JobState) -> Rows:
         """A job's runs, newest first; of `__other__` those of the jobs that are folded now."""
@@ -101,10 +93,12 @@ class Explainer:
 
     def link(self, line: SeriesLine) -> str:
         """The page of a run: ours where people can reach it, else the vendor's."""
-        return self._link(line.job, line.row.run.run_id)
+        settings = self._settings[line.job.source]
+        return run_url(self._config.web.external_url, settings, line.job.job, line.row.run.run_id)
 
-    def _link(self, job: JobState, run_id: str) -> str:
-        return run_url(self._config.web.external_url, self._settings[job.source], job.job, run_id)
+
+def _labels(job: JobState) -> dict[str, str]:
+    return {"source": job.source, "project": job.project, "job_name": job.name}
 
 
 def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
@@ -114,7 +108,7 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
     """
     try:
         selector = parse(text)
-        family, suffix = _family(selector)
+        family = _family(selector)
     except SelectorError as error:
         print(f"{error}", file=err)
         return 2
@@ -122,7 +116,7 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
     with closing(reader), reader.state() as snapshot:
         explainer = Explainer(config, snapshot)
         found = 0
-        for series in explainer.series(family, suffix, selector):
+        for series in explainer.series(family, selector):
             out.write("\n" if found else "")
             out.writelines(f"{line}\n" for line in _told(series, selector.name, family, explainer))
             found += 1
@@ -133,25 +127,33 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
     return 0 if found else 1
 
 
-def _family(selector: Selector) -> tuple[Family, str]:
-    """The family of a selector's name, and a histogram's suffix. Raises SelectorError."""
-    known = family_of(selector.name)
-    if known is None or known[0].level is Level.PROCESS:
-        names = {family.name for family in FAMILIES}
-        if selector.name in names:
-            raise SelectorError(f"{selector.name} is a histogram; ask for its _count, _sum or _bucket")
-        if selector.name.startswith("process_") or selector.name in _OWN:
-            raise SelectorError(f"{selector.name} is told by the running process; it is not kept in the state")
-        close = get_close_matches(selector.name, sorted(names), n=3)
-        more = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise SelectorError(f"there is no metric {selector.name}{more}")
-    if not can_explain(known[0]):
-        raise SelectorError(f"{selector.name} is not made of runs: {known[0].help}")
-    labels = {*known[0].all_labels, *(["le"] if known[1] == "_bucket" else [])}
+def _family(selector: Selector) -> Family:
+    """Return the family of a selector's name. Raises SelectorError."""
+    name, shown = selector.name, [family for family in FAMILIES if family.level is not Level.PROCESS]
+    family = next((family for family in shown if name in _names(family)), None)
+    if family is None:
+        raise SelectorError(_unknown(name, {family.name for family in shown}))
+    if family.name not in EXPLAINED:
+        raise SelectorError(f"{name} is not made of runs: {family.help}")
+    labels = {*family.all_labels, *(["le"] if name.endswith("_bucket") else [])}
     strange = sorted({matcher.label for matcher in selector.matchers} - labels)
     if strange:
-        raise SelectorError(f"{selector.name} has no label {', '.join(strange)}; it has {', '.join(sorted(labels))}")
-    return known
+        raise SelectorError(f"{name} has no label {', '.join(strange)}; it has {', '.join(sorted(labels))}")
+    return family
+
+
+def _names(family: Family) -> list[str]:
+    return [family.name + suffix for suffix in (SUFFIXES if family.kind is Kind.HISTOGRAM else ("",))]
+
+
+def _unknown(name: str, known: Collection[str]) -> str:
+    if name in known:
+        return f"{name} is a histogram; ask for its _count, _sum or _bucket"
+    own = [family for family in (*FAMILIES, *REQUEST_FAMILIES) if family.level is Level.PROCESS]
+    if name.startswith("process_") or any(name in (family.name, *_names(family)) for family in own):
+        return f"{name} is told by the running process; it is not kept in the state"
+    close = get_close_matches(name, sorted(known), n=3)
+    return f"there is no metric {name}" + (f"; did you mean {' or '.join(close)}?" if close else "")
 
 
 def _nothing(explainer: Explainer, selector: Selector) -> str:

@@ -1,24 +1,34 @@
-"""Explains numbers: pure functions from records and rows to the series that a selector means, each with its runs."""
+"""Explains numbers: pure functions from views and rows to the series that a selector means, each with its runs.
+
+What a state's series are, and what a run adds to them, is read from the text that the daemon would serve of either.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
+from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.commands.explain.contributions import ADDED, ADDED_TO_SOURCE, BEHIND, NUMBERS, UNOBSERVED, Labels, added
+from exporter.commands.explain.contributions import ADDED_TO_SOURCE, BEHIND, NUMBERS, UNOBSERVED, added
 from exporter.commands.explain.selector import Selector
 from exporter.counting.classify import CountState
-from exporter.counting.records import SEPARATOR, Count, Distribution, JobState, SourceState
-from exporter.exposition.textformat import number as written
-from exporter.metrics.families import FAMILIES, Family, Kind
+from exporter.counting.records import JobState
+from exporter.exposition.exposition import block_of
+from exporter.exposition.textformat import prefix_of
+from exporter.metrics.families import Family, Kind
 from exporter.snapshot.job import JobView
+from exporter.snapshot.source import SourceView
 from exporter.state.schema import StepState, StoredRun
-
-SUFFIXES = ("_count", "_sum", "_bucket")
 
 TOLERANCE = 1e-6
 """Sums of floats differ by the order in which they were added."""
+
+Rows = Sequence[tuple[JobState, StoredRun]]
+"""Runs with their jobs, newest first."""
+
+Samples = list[tuple[Mapping[str, str], float]]
+"""Labels and value of each series."""
 
 
 class SeriesLine(msgspec.Struct, frozen=True):
@@ -43,186 +53,111 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
 
     labels: Mapping[str, str]
     value: float
-    lines: tuple[SeriesLine, ...] = ()
+    lines: Sequence[SeriesLine] = ()
     found: float | None = None
-    ranges: tuple[tuple[float, float], ...] = ()
-    notes: tuple[str, ...] = ()
-
-
-Rows = Sequence[tuple[JobState, StoredRun]]
-"""Runs with their jobs, newest first."""
+    ranges: Sequence[tuple[float, float]] = ()
+    notes: Sequence[str] = ()
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """A job with its runs.
+    """A job or a source with its runs.
 
     Attributes:
-        view: What is shown of it.
+        view: What is shown of it, made of a record that nobody else uses.
         rows: Gives its runs; for `__other__` those of all jobs that are folded now.
         forgotten: Runs that ended before this time have been pruned.
     """
 
-    view: JobView
+    view: JobView | SourceView
     rows: Callable[[], Rows]
     forgotten: float | None = None
 
 
-class Series(msgspec.Struct, frozen=True, kw_only=True):
-    """A series of a job. `labels`: all of them; `values`: those beyond its level's; `le`: of a bucket."""
-
-    family: Family
-    suffix: str
-    labels: Mapping[str, str]
-    values: Labels
-    value: float
-    released: bool = True
-    le: float = math.inf
-
-
-def family_of(name: str) -> tuple[Family, str] | None:
-    """The family of a metric's name, and the suffix if that is one of a histogram's."""
-    for family in FAMILIES:
-        for suffix in SUFFIXES if family.kind is Kind.HISTOGRAM else ("",):
-            if name == family.name + suffix:
-                return family, suffix
-    return None
-
-
-def can_explain(family: Family) -> bool:
-    """Whether a family is made of runs, or of stretches of time that the state holds."""
-    return family.name in {*ADDED, *ADDED_TO_SOURCE, *BEHIND, UNOBSERVED}
-
-
-# --- series of jobs ---
-
-
-def explain_job(subject: Subject, family: Family, suffix: str, selector: Selector) -> Iterator[Explained]:
-    """The series of a job that a selector means."""
-    wanted = [series for series in _series(subject.view, family, suffix) if selector.matches(series.labels)]
-    rows = subject.rows() if wanted else ()
-    for series in wanted:
-        yield _gauge(subject, series, rows) if family.kind is Kind.GAUGE else _sum(subject, series, rows)
-
-
-def _series(view: JobView, family: Family, suffix: str) -> Iterator[Series]:
-    """All series of a metric that a job has."""
-    state = view.state
-    common = {"source": state.source, "project": state.project, "job_name": state.name}
-
-    def named(values: Labels) -> dict[str, str]:
-        return {**common, **dict(zip(family.labels_of(view), values, strict=True))}
-
-    if family.samples is not None:
-        for values, value in family.samples(view) if view.gauged else ():
-            yield Series(family=family, suffix="", labels=named(values), values=values, value=value)
-    for key, count in state.counts.get(family.name, {}).items():
-        values = _values(family, key)
-        yield Series(
-            family=family,
-            suffix="",
-            labels=named(values),
-            values=values,
-            value=count.value,
-            released=count.released,
-        )
-    for key, distribution in state.distributions.get(family.name, {}).items():
-        values = _values(family, key)
-        for le, value in _numbers(distribution, suffix):
-            bound = {"le": written(le)} if suffix == "_bucket" else {}
-            yield Series(
-                family=family,
-                suffix=suffix,
-                labels={**named(values), **bound},
-                values=values,
-                value=value,
-                released=distribution.released,
-                le=le,
-            )
-
-
-def _values(family: Family, key: str) -> Labels:
-    return tuple(key.split(SEPARATOR)) if family.labels else ()
-
-
-def _numbers(distribution: Distribution, suffix: str) -> Iterator[tuple[float, float]]:
-    """The numbers of a histogram under a suffix, each with its bound."""
-    distribution = distribution.shown()
-    if suffix == "_sum":
-        yield math.inf, distribution.sum
-    elif suffix == "_count":
-        yield math.inf, sum(distribution.counts)
+def explain(subject: Subject, family: Family, selector: Selector) -> Iterator[Explained]:
+    """Yield all series of a job or a source that a selector means."""
+    served = _samples(subject.view, family, selector)
+    subject.view.record.expose()
+    known = _samples(subject.view, family, selector)
+    if isinstance(subject.view, SourceView):
+        explained: Iterator[Explained] = (_of_source(subject, subject.view, family, *sample) for sample in known)
+    elif family.kind is Kind.GAUGE:
+        explained = (_gauge(subject, subject.view.state, family, *sample) for sample in known)
     else:
-        for index, bound in enumerate((*distribution.bounds, math.inf), start=1):
-            yield bound, sum(distribution.counts[:index])
+        explained = _sums(subject, subject.view, family, selector, known)
+    for each, (_, shown) in zip(explained, served, strict=True):
+        pending = ["It is still served as 0 (metrics.zero_first)."] if shown != each.value else []
+        yield msgspec.structs.replace(each, notes=[*each.notes, *pending])
 
 
-def _gauge(subject: Subject, series: Series, rows: Rows) -> Explained:
-    job = subject.view.state
-    behind = BEHIND[series.family.name](job, [row for _, row in rows], series.values)
-    counts = series.family.name in NUMBERS
-    lines = tuple(SeriesLine(job, row, 1.0 if counts else series.value) for row in behind)
-    missing = () if lines or not series.value else ("No run of it is in the state any more.",)
-    found = float(len(lines)) if counts else None
-    notes = [*missing, *_difference(subject, series.value, found)] if found is not None else missing
-    return Explained(labels=series.labels, value=series.value, lines=lines, found=found, notes=tuple(notes))
+def _samples(view: JobView | SourceView, family: Family, selector: Selector) -> Samples:
+    """Return the series that a selector means, with their values as served."""
+    text = block_of(family, prefix_of(family.level, view.common_labels), view).plain.decode()
+    samples = (sample for metric in text_string_to_metric_families(text) for sample in metric.samples)
+    found = [(each.labels, each.value) for each in samples if each.name == selector.name]
+    return [(labels, value) for labels, value in found if selector.matches(labels)]
 
 
-def _sum(subject: Subject, series: Series, rows: Rows) -> Explained:
-    job = subject.view.state
-    amounts = ((owner, row, _amount(series, added(row, job))) for owner, row in rows)
-    lines = tuple(SeriesLine(owner, row, amount) for owner, row, amount in amounts if amount is not None)
-    found = math.fsum(line.adds for line in lines)
-    return Explained(
-        labels=series.labels,
-        value=series.value,
-        lines=lines,
-        found=found,
-        notes=(*_standing(subject, series, rows), *_difference(subject, series.value, found)),
-    )
+def _of_source(
+    subject: Subject, view: SourceView, family: Family, labels: Mapping[str, str], value: float
+) -> Explained:
+    if family.name == UNOBSERVED:
+        ranges, held = view.state.unobserved, view.state.held_unobserved
+        notes = [f"{held:g} s of it are added once the restored value has been served for a while."] if held else []
+        found = math.fsum(end - start for start, end in ranges)
+        return Explained(labels=labels, value=value, found=found, ranges=ranges, notes=notes)
+    own, adds = tuple(labels[name] for name in family.labels), ADDED_TO_SOURCE[family.name]
+    lines = [SeriesLine(job, row, 1.0) for job, row in subject.rows() if own in adds(row)]
+    notes = ["Some of it is of runs that are no longer in the state."] if value > len(lines) else []
+    return Explained(labels=labels, value=value, lines=lines, found=float(len(lines)), notes=notes)
 
 
-def _amount(series: Series, record: JobState) -> float | None:
-    """Return what a record adds to a series; None if that is nothing."""
-    name, key = series.family.name, SEPARATOR.join(series.values)
-    if series.family.kind is not Kind.HISTOGRAM:
-        count = record.counts.get(name, {}).get(key)
-        return count.value if count is not None and count.value else None
-    distribution = record.distributions.get(name, {}).get(key)
-    if distribution is None:
-        return None
-    amount = dict(_numbers(distribution, series.suffix)).get(series.le)
-    return amount if amount or series.suffix == "_sum" else None
+def _gauge(subject: Subject, job: JobState, family: Family, labels: Mapping[str, str], value: float) -> Explained:
+    behind = BEHIND[family.name](job, [row for _, row in subject.rows()], labels)
+    counts = family.name in NUMBERS
+    lines = [SeriesLine(job, row, 1.0 if counts else value) for row in behind]
+    missing = [] if lines or not value else ["No run of it is in the state any more."]
+    if not counts:
+        return Explained(labels=labels, value=value, lines=lines, notes=missing)
+    found = float(len(lines))
+    notes = [*missing, *_difference(subject, value, found)]
+    return Explained(labels=labels, value=value, lines=lines, found=found, notes=notes)
 
 
-def _standing(subject: Subject, series: Series, rows: Rows) -> Iterator[str]:
+def _sums(subject: Subject, view: JobView, family: Family, selector: Selector, known: Samples) -> Iterator[Explained]:
+    rows = subject.rows() if known else ()
+    # a run of the baseline counts nowhere; what it would have added is said next to the number
+    amounts = [
+        (owner, row, _samples(msgspec.structs.replace(view, state=added(row, view.state)), family, selector))
+        for owner, row in rows
+    ]
+    for labels, value in known:
+        adding = [(owner, row, amount) for owner, row, all_of in amounts for own, amount in all_of if own == labels]
+        if not selector.name.endswith("_sum"):
+            adding = [each for each in adding if each[2]]
+        lines = [SeriesLine(*each) for each in adding if each[1].mark is not CountState.BASELINE]
+        found = math.fsum(line.adds for line in lines)
+        notes = [*_notes(view.state, family, rows, len(adding) - len(lines)), *_difference(subject, value, found)]
+        yield Explained(labels=labels, value=value, lines=lines, found=found, notes=notes)
+
+
+def _notes(job: JobState, family: Family, rows: Rows, baseline: int) -> Iterator[str]:
     """Yield what else is to be known of a counter."""
-    state = subject.view.state
-    uncounted = (row for _, row in rows if row.mark is CountState.BASELINE)
-    baseline = sum(_amount(series, added(_as_counted(row), state)) is not None for row in uncounted)
     if baseline:
         yield f"{baseline} more ended before counting began (baseline): they are in no counter."
     earlier = sum(len(row.earlier) for _, row in rows)
     if earlier:
         yield f"{earlier} earlier endings of runs that came back to life are counted too; only the last result is kept."
     waiting = sum(row.steps is StepState.PENDING for _, row in rows)
-    if waiting and "step" in series.family.name:
+    if waiting and "step" in family.name:
         yield f"The steps of {waiting} runs have yet to be fetched."
-    if state.overflow:
+    if job.overflow:
         yield "Jobs are counted here while there are too many series; listed are the runs of those that are folded now."
-    if state.gone:
-        yield "The job is gone: its series is served no more."
-    if state.excluded:
+    if job.excluded:
         yield "The configuration excludes the job: its series is not served."
-    if not series.released and series.value:
-        yield "It is still served as 0 (metrics.zero_first)."
-
-
-def _as_counted(row: StoredRun) -> StoredRun:
-    return msgspec.structs.replace(row, mark=CountState.COUNTED)
 
 
 def _difference(subject: Subject, value: float, found: float) -> Iterator[str]:
-    """Why what is listed is not the number."""
+    """Yield why what is listed is not the number."""
     difference = value - found
     if abs(difference) <= TOLERANCE * max(1.0, abs(value)):
         return
@@ -238,38 +173,6 @@ def _difference(subject: Subject, value: float, found: float) -> Iterator[str]:
         )
     else:
         yield f"{difference:g} are of runs that changed after they were counted: a counter never goes back."
-
-
-# --- series of sources ---
-
-
-def explain_source(
-    source: SourceState, rows: Callable[[], Rows], family: Family, selector: Selector
-) -> Iterator[Explained]:
-    """The series of a source that a selector means."""
-    for key, count in source.counts.get(family.name, {}).items():
-        values = _values(family, key)
-        labels = {"source": source.name, **dict(zip(family.labels, values, strict=True))}
-        if not selector.matches(labels):
-            continue
-        if family.name == UNOBSERVED:
-            yield _ranges(source, labels, count)
-            continue
-        adds = ADDED_TO_SOURCE[family.name]
-        lines = tuple(SeriesLine(job, row, 1.0) for job, row in rows() if values in adds(row))
-        notes = ("Some of it is of runs that are no longer in the state.",) if count.value > len(lines) else ()
-        yield Explained(labels=labels, value=count.value, lines=lines, found=float(len(lines)), notes=notes)
-
-
-def _ranges(source: SourceState, labels: Mapping[str, str], count: Count) -> Explained:
-    held = source.held_unobserved
-    return Explained(
-        labels=labels,
-        value=count.value,
-        found=math.fsum(end - start for start, end in source.unobserved),
-        ranges=tuple(source.unobserved),
-        notes=(f"{held:g} s of it are added once the restored value has been served for a while.",) if held else (),
-    )
 
 
 def utc(timestamp: float) -> str:
