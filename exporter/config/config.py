@@ -4,19 +4,18 @@ text ─► document (YAML, ${VAR}) ─► models (values, unknown keys) ─► 
 """
 
 import difflib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Discriminator, Field, Tag, ValidationError, create_model
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from exporter.config.document import parse
 from exporter.config.doubts import doubt_of, values_of
-from exporter.config.problems import ConfigError, ConfigProblem, problems_of
+from exporter.config.problems import ConfigError, ConfigProblem, problems_of, wrong
 from exporter.config.secret import Secret
 from exporter.config.section import Conflict, Section, given_keys
 from exporter.config.source import SourceSettings
@@ -234,37 +233,33 @@ def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:
         problems += [problem for problem in problems_of(error) if problem.path not in already]
     problems += _across(data, settings)
     if config is None or problems:
-        raise ConfigError([_with_cause(problem, data, emptied, settings) for problem in problems])
+        raise ConfigError([_with_variable(problem, emptied) for problem in problems])
     return config
 
 
-def _with_cause(problem: ConfigProblem, data: Any, emptied: Mapping[str, str], settings: Settings) -> ConfigProblem:  # noqa: ANN401  # as the file has it
-    """Return a problem with a cause that only the whole file shows."""
-    if problem.path in emptied:
-        return ConfigProblem(
-            problem.path, f"{problem.message}: the environment variable {emptied[problem.path]} is empty"
-        )
-    if found := re.fullmatch(r"sources\[(\d+)\]\.type", problem.path):
-        source = data["sources"][int(found[1])]
-        word = source.get("type") if isinstance(source, dict) else None
-        if isinstance(word, str) and word not in settings:
-            near = difflib.get_close_matches(word.casefold(), settings, n=1, cutoff=0.5)
-            known = f"did you mean {near[0]}?" if near else f"known are {', '.join(settings)}"
-            return ConfigProblem(problem.path, f"unknown type; {known}")
-    return problem
+def _with_variable(problem: ConfigProblem, emptied: Mapping[str, str]) -> ConfigProblem:
+    if problem.path not in emptied:
+        return problem
+    return problem._replace(message=f"{problem.message}: the environment variable {emptied[problem.path]} is empty")
 
 
 def _model(settings: Settings) -> type[Config]:
     """Return the config model with all source types."""
+
+    def known(given: object) -> object:
+        word = given_keys(given).get("type")
+        if not isinstance(word, str):
+            raise wrong(f"must have a type: one of {', '.join(settings)}", "type")
+        if word not in settings:
+            near = difflib.get_close_matches(word.casefold(), settings, n=1, cutoff=0.5)
+            cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(settings)}"
+            raise wrong(f"unknown type; {cure}", "type")
+        return given
+
     tagged = [Annotated[kind, Tag(f"<{word}>")] for word, kind in settings.items()]
-    below: Any = {"below": ("type",)}
-    choice = Discriminator(
-        lambda given: f"<{given_keys(given).get('type')}>",
-        custom_error_type="problem",
-        custom_error_message=f"must have a type: one of {', '.join(settings)}",
-        custom_error_context=below,
-    )
-    kinds: Any = Annotated[reduce(lambda left, right: left | right, tagged), choice]
+    union: Any = reduce(lambda left, right: left | right, tagged)
+    choice = Discriminator(lambda given: f"<{given_keys(given).get('type')}>")
+    kinds: Any = Annotated[union, choice, BeforeValidator(known)]
     return create_model(
         "Config",
         __base__=Config,

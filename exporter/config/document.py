@@ -12,7 +12,6 @@ Path = tuple[str | int, ...]
 """Keys and indices from the top."""
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$\{")
-ITSELF = "refers to itself"
 LARGEST = 100_000
 """Values in a file; a few lines of aliases of aliases could make billions."""
 
@@ -42,28 +41,21 @@ def parse(text: str, environ: Mapping[str, str] | None) -> Document:
     Raises:
         ConfigError: It is not YAML; nothing more can then be said about it.
     """
-    problems: list[ConfigProblem] = []
     try:
         loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is None:
             return Document({}, [], {})
         if _size(node, {}) > LARGEST:
-            raise ConfigError([*problems, ConfigProblem("", f"more than {LARGEST} values, with all that * repeats")])
-        problems += _wrong_keys(node, (), ())
-        if any(problem.message == ITSELF for problem in problems):
-            raise ConfigError(problems)
-        data = loader.construct_document(node)
+            raise ConfigError([ConfigProblem("", f"more than {LARGEST} values, with all that * repeats")])
+        document = Document(loader.construct_document(node), list(_wrong_keys(node, ())), {})
     except yaml.YAMLError as error:
-        raise ConfigError([*problems, _syntax_problem(error, text)]) from None
+        raise ConfigError([_syntax_problem(error, text)]) from None
     except RecursionError:
-        raise ConfigError([*problems, ConfigProblem("", "not YAML: nested too deeply")]) from None
+        raise ConfigError([ConfigProblem("", "not YAML: nested too deeply")]) from None
     except ValueError:  # the library's own slip for what looks like a date or a number and is none
-        raise ConfigError(
-            [*problems, ConfigProblem("", "not YAML: a date or number that is none; put it in quotes")]
-        ) from None
-    document = Document(data, problems, {})
-    return document if environ is None else document._replace(data=_replaced(data, environ, (), document))
+        raise ConfigError([ConfigProblem("", "not YAML: a date or number that is none; put it in quotes")]) from None
+    return document if environ is None else document._replace(data=_replaced(document.data, environ, (), document))
 
 
 _CURES = {
@@ -91,21 +83,21 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> ConfigProblem:
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
     """Return the number of values in a node, itself included; values behind an alias count each time."""
+    if known.get(id(node)) == 0:  # it is being counted further up
+        raise yaml.MarkedYAMLError(problem="a value refers to itself", problem_mark=node.start_mark)
     if id(node) not in known:
-        known[id(node)] = 1
+        known[id(node)] = 0
         parts = node.value if isinstance(node, yaml.CollectionNode) else ()
         children = (child for part in parts for child in (part if isinstance(part, tuple) else (part,)))
-        known[id(node)] += sum(_size(child, known) for child in children)
+        known[id(node)] = 1 + sum(_size(child, known) for child in children)
     return known[id(node)]
 
 
-def _wrong_keys(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> Iterator[ConfigProblem]:
+def _wrong_keys(node: yaml.Node, path: Path) -> Iterator[ConfigProblem]:
     """Yield keys that are given twice or are not text, in the order of the file."""
-    if any(node is other for other in above):
-        yield ConfigProblem(path_of(path), ITSELF)
-    elif isinstance(node, yaml.SequenceNode):
+    if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _wrong_keys(item, (*path, index), (*above, node))
+            yield from _wrong_keys(item, (*path, index))
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
@@ -116,7 +108,7 @@ def _wrong_keys(node: yaml.Node, path: Path, above: tuple[yaml.Node, ...]) -> It
             elif name in lines:
                 yield ConfigProblem(path_of(below), f"given twice, in lines {lines[name]} and {line}")
             lines.setdefault(name, line)
-            yield from _wrong_keys(value, below, (*above, node))
+            yield from _wrong_keys(value, below)
 
 
 def _replaced(data: Any, environ: Mapping[str, str], path: Path, document: Document) -> Any:  # noqa: ANN401  # YAML

@@ -1,6 +1,7 @@
 """The base of every part of the config: strict, frozen, with all problems found at once."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, Self, get_args
@@ -34,21 +35,10 @@ MESSAGES = {
     "missing": "is required",
     "string_type": "must be text; put it in quotes",
     "string_too_short": "must not be empty",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "float_type": "must be a number",
-    "float_parsing": "must be a number",
-    "finite_number": "must be a finite number",
     "tuple_type": "must be a list",
     "dict_type": "must be a mapping of keys to values",
-    "greater_than": "must be greater than {gt:g}",
-    "greater_than_equal": "must be at least {ge:g}",
-    "literal_error": "must be {expected}",
 }
-"""Our words for the validator's errors, by its name for them; `{…}` is from the error's context, never a value."""
+"""Our words for those of the validator's errors that do not say how to cure them in YAML."""
 
 
 class Section(BaseModel):
@@ -143,13 +133,14 @@ class Section(BaseModel):
     @classmethod
     def _line(cls, detail: ErrorDetails) -> InitErrorDetails:
         """Return a validator's error in our words; errors of sections below already are."""
-        context = detail.get("ctx", {})
+        context, kind = detail.get("ctx", {}), detail["type"]
         keys = (*detail["loc"], *context.get("below", ()))
-        kind, message = detail["type"], detail["msg"]
         if kind == "extra_forbidden":
             message = cls._unknown(str(keys[-1]))
-        elif kind in MESSAGES:
-            message = MESSAGES[kind].format(**context)
+        elif kind == "value_error":  # raised by a validator of ours
+            message = str(context["error"])
+        else:
+            message = MESSAGES.get(kind) or re.sub(r"^(Input|String) should", "must", detail["msg"])
         if kind == "missing" and keys[-1] in cls.secret_names():
             message += f" (or {keys[-1]}_file)"
         return _init(keys, message)

@@ -4,7 +4,7 @@ import ipaddress
 import itertools
 import re
 import string
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,23 +15,20 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, Pl
 from exporter.config.problems import wrong
 from exporter.cron import parse_schedule, zone_of
 from exporter.duration import format_duration, parse_duration
-from exporter.patterns import Pattern, PatternError
+from exporter.patterns import Pattern
 
 
 def _duration(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool):
         if value != 0:
-            raise wrong("a duration needs a unit; write it like 90s, 1h30m, 7d or PT1H")
+            raise ValueError("a duration needs a unit; write it like 90s, 1h30m, 7d or PT1H")
         return 0.0
-    try:
-        return parse_duration(str(value))
-    except ValueError as error:
-        raise wrong(str(error)) from None
+    return parse_duration(str(value))
 
 
 def _positive(seconds: float) -> float:
     if seconds <= 0:
-        raise wrong("must be longer than 0s")
+        raise ValueError("must be longer than 0s")
     return seconds
 
 
@@ -40,7 +37,7 @@ def at_least(least: float) -> AfterValidator:
 
     def check(seconds: float) -> float:
         if seconds < least:
-            raise wrong(f"must be at least {format_duration(least)}")
+            raise ValueError(f"must be at least {format_duration(least)}")
         return seconds
 
     return AfterValidator(check)
@@ -63,10 +60,7 @@ def _regex(value: object) -> Pattern:
         return value
     if not isinstance(value, str):
         raise wrong("must be text; put it in quotes")
-    try:
-        return Pattern(value)
-    except PatternError as error:
-        raise wrong(str(error)) from None
+    return Pattern(value)
 
 
 Regex = Annotated[
@@ -79,9 +73,9 @@ Regex = Annotated[
 
 def _buckets(bounds: tuple[float, ...]) -> tuple[float, ...]:
     if not bounds:
-        raise wrong("needs at least one bound")
+        raise ValueError("needs at least one bound")
     if bounds[0] <= 0 or any(later <= earlier for earlier, later in itertools.pairwise(bounds)):
-        raise wrong("must be positive and strictly increasing")
+        raise ValueError("must be positive and strictly increasing")
     return bounds
 
 
@@ -120,10 +114,10 @@ def _split(text: str) -> SplitResult:
         url = urlsplit(text)
         has_port = url.port is None or url.port > 0
     except ValueError:
-        raise wrong("is not a URL") from None
+        raise ValueError("is not a URL") from None
     is_http = url.scheme in {"http", "https"} and url.hostname and has_port
     if not is_http or re.search(r"[\s\x00-\x1f\x7f\\]", text):
-        raise wrong("must be a URL like https://host or https://host:8443/prefix")
+        raise ValueError("must be a URL like https://host or https://host:8443/prefix")
     return url
 
 
@@ -131,9 +125,9 @@ def _base_url(text: str) -> str:
     """Return the URL with scheme and host in lower case and no slash at the end, so that equal addresses are equal."""
     url = _split(text)
     if "@" in url.netloc:
-        raise wrong("must not hold a user or a password")
+        raise ValueError("must not hold a user or a password")
     if "?" in text or "#" in text:
-        raise wrong("must not have a query or a fragment")
+        raise ValueError("must not have a query or a fragment")
     return f"{url.scheme}://{url.netloc.lower()}{url.path.rstrip('/')}"
 
 
@@ -153,9 +147,9 @@ def _proxy_url(text: str) -> str:
     credential = text.partition("://")[2].rpartition("@")[0]
     for mark in "#?/":
         if mark in credential:
-            raise wrong(f"has a {mark} in its user or password: write it as %{ord(mark):02X}")
+            raise ValueError(f"has a {mark} in its user or password: write it as %{ord(mark):02X}")
     if _split(text).path.rstrip("/"):
-        raise wrong("must not have a path")
+        raise ValueError("must not have a path")
     return text
 
 
@@ -174,7 +168,7 @@ def template(fields: Iterable[str]) -> AfterValidator:
         except ValueError:
             plain = None
         if plain is None:
-            raise wrong(f"may hold {', '.join(f'{{{name}}}' for name in known)} and no other braces")
+            raise ValueError(f"may hold {', '.join(f'{{{name}}}' for name in known)} and no other braces")
         _split(plain)
         return text
 
@@ -186,7 +180,7 @@ def _readable(text: str) -> str:
         with Path(text).open("rb"):
             return text
     except OSError as error:
-        raise wrong(f"the file cannot be read: {error.strerror}") from None
+        raise ValueError(f"the file cannot be read: {error.strerror}") from None
 
 
 ReadableFile = Annotated[str, _or_empty(_readable)]
@@ -196,27 +190,20 @@ NeededFile = Annotated[str, Field(min_length=1), AfterValidator(_readable)]
 """The path of a file that can be read now."""
 
 
-def _cron(text: str) -> str:
-    try:
-        parse_schedule(text)
-    except ValueError as error:
-        raise wrong(str(error)) from None
-    return text
+def _checked(check: Callable[[str], object]) -> AfterValidator:
+    """Return a validator that keeps a text unless a check raises ValueError."""
+
+    def validate(text: str) -> str:
+        check(text)
+        return text
+
+    return AfterValidator(validate)
 
 
-Cron = Annotated[str, AfterValidator(_cron)]
+Cron = Annotated[str, _checked(parse_schedule)]
 """A cron expression, or one of the dialects that `exporter.cron` understands."""
 
-
-def _timezone(text: str) -> str:
-    try:
-        zone_of(text)
-    except ValueError as error:
-        raise wrong(str(error)) from None
-    return text
-
-
-Timezone = Annotated[str, AfterValidator(_timezone)]
+Timezone = Annotated[str, _checked(zone_of)]
 """The name of a time zone of the IANA database."""
 
 
@@ -230,9 +217,9 @@ Switch = BeforeValidator(_word_of_switch)
 
 def _name(text: str) -> str:
     if not text or text != text.strip() or re.search(r"[/\x00-\x1f\x7f]", text):
-        raise wrong("must not be empty, and have no slash, line break, or space at an end")
+        raise ValueError("must not be empty, and have no slash, line break, or space at an end")
     if len(text) > LONGEST_NAME:
-        raise wrong(f"must not have more than {LONGEST_NAME} characters")
+        raise ValueError(f"must not have more than {LONGEST_NAME} characters")
     return text
 
 
@@ -250,7 +237,7 @@ def _date(value: object) -> float | None:
     try:
         moment = datetime.fromisoformat(str(value).strip())
     except ValueError:
-        raise wrong("must be a date like 2026-12-28, or a time like 2026-12-28T09:00:00Z") from None
+        raise ValueError("must be a date like 2026-12-28, or a time like 2026-12-28T09:00:00Z") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
@@ -289,9 +276,9 @@ Labels = Annotated[dict[str, str], AfterValidator(_labels)]
 
 def _state_path(text: str) -> str:
     if text.startswith((":memory:", "file:")):
-        raise wrong("must be the path of a file: without one all counters are lost with the process")
+        raise ValueError("must be the path of a file: without one all counters are lost with the process")
     if "\0" in text:
-        raise wrong("must not hold a NUL character")
+        raise ValueError("must not hold a NUL character")
     return text
 
 
@@ -302,9 +289,9 @@ StatePath = Annotated[str, Field(min_length=1), AfterValidator(_state_path)]
 def _bare(text: str) -> str:
     stripped = text.strip().removeprefix("\ufeff").strip()
     if not stripped:
-        raise wrong("must not be empty")
+        raise ValueError("must not be empty")
     if re.search(r"[\x00-\x1f\x7f]", stripped):
-        raise wrong("must not hold line breaks or control characters")
+        raise ValueError("must not hold line breaks or control characters")
     return stripped
 
 

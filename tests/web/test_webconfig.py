@@ -118,7 +118,10 @@ tls: {}
         ("min_version: TLS13, max_version: TLS12", "max_version: is older than min_version"),
         ("cipher_suites: [TLS_AES_128_GCM_SHA256]", "cipher_suites: has no cipher suite of TLS 1.2"),
         ("cipher_suites: [TLS_RSA_WITH_RC4_128_SHA]", "cipher_suites[0]: must be one of TLS_AES"),
-        ("prefer_server_cipher_suites: 7", "prefer_server_cipher_suites: must be true or false"),
+        (
+            "prefer_server_cipher_suites: 7",
+            "prefer_server_cipher_suites: must be a valid boolean, unable to interpret input",
+        ),
         ("cert_files: x", "cert_files: unknown key; did you mean cert_file?"),
         ("cert: x", "cert: is not supported: use cert_file"),
     ],
