@@ -1,1 +1,1 @@
-"""What past runs teach about a job: pure functions."""
+"""Learns expectations of a job from its past runs: pure functions."""

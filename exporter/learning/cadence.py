@@ -1,9 +1,9 @@
-"""When a job usually starts, learned from when it did: pure functions on timestamps.
+"""Learns when a job usually starts from its past starts: pure functions on timestamps.
 
-Two kinds of jobs can be foretold. Some start at the same times of the same days: `weekly` finds these times. Others
-start at equal distances: `interval` finds the distance. All others (started by events, by people, or too seldom) have
-no cadence. Both read the latest weeks only, so that a changed schedule is learned again. Both ignore a few of the worst
-cases, so that one outage, one missed run or one run by hand changes nothing.
+Two kinds of cadence are recognized. Some jobs start at the same times of the same weekdays (`weekly`), others at equal
+intervals (`interval`). All other jobs (started by events or by people, or too rarely) have no cadence. Both functions
+read only the latest weeks, so that a changed schedule is learned again. Both ignore a few outliers, so that one outage,
+one missed run or one manual run changes nothing.
 """
 
 import bisect
@@ -19,19 +19,19 @@ MONDAY = 4 * DAY
 """A time at which a week began, UTC."""
 
 OCCASION = 5 * MINUTE
-"""Starts closer together are one occasion: a fan-out, a quick retry."""
+"""Starts closer together than this, such as a fan-out or a quick retry, count as one."""
 
 NEAR = 65 * MINUTE
-"""A start so close to its usual time is that time's: clocks change by an hour, twice a year."""
+"""A start this close to a usual time belongs to it: daylight saving time shifts starts by an hour."""
 
 SPAN = WEEK - 3 * HOUR
-"""The least that must be known: every day of the week once. Some APIs show a few minutes less than a week."""
+"""Minimum time that must be known: each weekday once. Some APIs show a few minutes less than a week."""
 
 WINDOW = 28 * DAY
-"""What is older says nothing about usual times."""
+"""Starts older than this are ignored when usual times are learned."""
 
 SELDOM = 110 * MINUTE
-"""Jobs that start less often are first looked at for usual times, the others first for a distance."""
+"""For jobs that start less often, fixed times are tried first; for others, a fixed interval."""
 
 LEAST_GAPS = 8
 FEWEST_STARTS = 3
@@ -42,9 +42,10 @@ class Cadence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """When a job usually starts.
 
     Attributes:
-        times: Usual starts, in seconds since the week began (Monday, UTC), in order; none if there is a `distance`.
-        distance: The usual seconds between two starts, where these are not tied to times.
-        patience: How much later than that a start is still usual.
+        times: Usual starts in seconds since the start of the week (Monday, UTC), sorted; empty if there is a
+            `distance`.
+        distance: The usual seconds between two starts, if there are no usual times.
+        patience: Seconds by which a start may usually be later.
     """
 
     times: tuple[float, ...] = ()
@@ -71,11 +72,11 @@ class Cadence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 def cadence(starts: Sequence[float], activity: Sequence[float] = ()) -> Cadence | None:
-    """Return the cadence of a job; None if it has none, or if too little is known.
+    """Return the cadence of a job; None if it has none or if too little is known.
 
     Args:
-        starts: Times of its latest starts, in order.
-        activity: Times at which it was at work in the last days, in order, where `starts` do not reach back a week.
+        starts: Times of its latest starts, sorted.
+        activity: Times at which it ran in the last days, sorted; used if `starts` do not reach back a week.
     """
     known = occasions(starts)
     if len(known) < FEWEST_STARTS:
@@ -88,7 +89,7 @@ def cadence(starts: Sequence[float], activity: Sequence[float] = ()) -> Cadence 
 
 
 def occasions(starts: Sequence[float]) -> list[float]:
-    """Return the same times without those that follow another closely."""
+    """Return the times without those that closely follow another."""
     kept: list[float] = []
     for start in starts:
         if not kept or start - kept[-1] >= OCCASION:
@@ -100,7 +101,7 @@ def occasions(starts: Sequence[float]) -> list[float]:
 
 
 def interval(starts: Sequence[float]) -> Cadence | None:
-    """Return the distance of a job that starts at equal distances, all week."""
+    """Return the cadence of a job that starts at equal intervals all week."""
     recent = bisect.bisect_left(starts, starts[-1] - WEEK) - 1
     starts = _without_reruns(starts[max(0, min(recent, len(starts) - LEAST_GAPS - 5)) :])
     gaps = _gaps(starts)
@@ -114,19 +115,19 @@ def interval(starts: Sequence[float]) -> Cadence | None:
 
 
 def is_regular(gaps: Sequence[float]) -> bool:
-    """Return whether most distances are about equal; those between events that come by chance are not."""
+    """Return whether most intervals are about equal, which those between random events are not."""
     if len(gaps) < LEAST_GAPS:
         return False
     return _spread(gaps) <= 0.35 * median(gaps)
 
 
 def typical_maximum(values: Sequence[float]) -> float:
-    """Return the largest value but for the few that may be accidents: one of 6, two of 20, three of 60."""
+    """Return the largest value without outliers: one of 6 values, two of 20, three of 60."""
     return sorted(values)[-1 - sum(len(values) >= enough for enough in (6, 20, 60))]
 
 
 def _without_reruns(starts: Sequence[float]) -> list[float]:
-    """Leaves out starts that follow another far too closely, unless that is a habit."""
+    """Return the starts without those that follow another much too closely, unless that is usual."""
     gaps = _gaps(starts)
     usual = median(gaps) if gaps else 0.0
     kept: list[float] = []
@@ -144,14 +145,14 @@ def _gaps(starts: Sequence[float]) -> list[float]:
 
 
 class _Time(msgspec.Struct, frozen=True):
-    """A time of the day at which a job starts on some days of the week, as seconds since the week began."""
+    """A time of day at which a job starts on some weekdays, in seconds since the start of the week."""
 
     starts: tuple[float, ...]
     lateness: float
 
 
 def weekly(starts: Sequence[float]) -> Cadence | None:
-    """Return the usual times of a job that starts at the same times of the same days."""
+    """Return the cadence of a job that starts at the same times of the same weekdays."""
     starts = starts[bisect.bisect_left(starts, starts[-1] - WINDOW) :]
     near = min(NEAR, median(_gaps(starts)) / 2) if len(starts) > 1 else NEAR
     found = [time for middle in _middles(starts, near) if (time := _time(starts, middle, near)) is not None]
@@ -162,7 +163,7 @@ def weekly(starts: Sequence[float]) -> Cadence | None:
 
 
 def _middles(starts: Sequence[float], near: float) -> list[float]:
-    """Times of the day round which starts crowd, in seconds since midnight."""
+    """Return the times of day at which starts cluster, in seconds since midnight."""
     split = min(30 * MINUTE, near)
     times = sorted(start % DAY for start in starts)
     around = [*times, *(time + DAY for time in times)]
@@ -180,7 +181,7 @@ def _middles(starts: Sequence[float], near: float) -> list[float]:
 
 
 def _time(starts: Sequence[float], middle: float, near: float) -> _Time | None:
-    """On which days of the week a job starts round a time of the day; None if on none, or not regularly."""
+    """Return the weekdays on which a job starts near a time of day; None if it does not do so regularly."""
     days = _days(starts, middle, near)
     weekdays = _weekdays(days, doubtful=near < NEAR)
     wanted = [(timestamp, near) for timestamp, near in days if _weekday(timestamp) in weekdays]
@@ -197,7 +198,7 @@ def _time(starts: Sequence[float], middle: float, near: float) -> _Time | None:
 
 
 def _days(starts: Sequence[float], middle: float, near: float) -> list[tuple[float, float | None]]:
-    """Return each day's occurrence of a time of the day since a start was first near it, with that day's start."""
+    """Return a time of day for each day since a start was first near it, with that day's start if there is one."""
     days: list[tuple[float, float | None]] = []
     timestamp = starts[0] - starts[0] % DAY + middle - DAY
     while timestamp <= starts[-1] + near:
@@ -207,12 +208,12 @@ def _days(starts: Sequence[float], middle: float, near: float) -> list[tuple[flo
             days.append((timestamp, hit))
         timestamp += DAY
     if days and days[-1][1] is None and days[-1][0] > starts[-1] - near:
-        days.pop()  # it may still come
+        days.pop()  # it may still start
     return days
 
 
 def _has_ended(days: Sequence[tuple[float, float | None]]) -> bool:
-    """Whether the latest days went by without a start, three times as many as usual."""
+    """Return whether the latest days without a start are three times as many as usual."""
     hits = [day for day, (_, start) in enumerate(days) if start is not None]
     return len(days) - 1 - hits[-1] >= 3 * typical_maximum([*_gaps(hits), 1])
 
@@ -223,7 +224,7 @@ def _nearest(starts: Sequence[float], timestamp: float) -> float:
 
 
 def _weekdays(days: Sequence[tuple[float, float | None]], *, doubtful: bool) -> frozenset[int]:
-    """The days of the week on which it starts: most of the last four of each, or, unless in doubt, all of one week."""
+    """Return the weekdays on which it starts: on most of the last four, or, if that is clear, on all of one week."""
     by_day: dict[int, list[bool]] = {}
     for timestamp, hit in days:
         by_day.setdefault(_weekday(timestamp), []).append(hit is not None)
@@ -246,7 +247,7 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _apart(found: Sequence[_Time]) -> tuple[tuple[float, ...], float]:
-    """Times of which no two are so close that a start could be either's, and how late a start is at the most."""
+    """Return times that are far enough apart to assign each start to one, and the maximum delay of a start."""
     kept: list[_Time] = []
     times: list[float] = []
     for time in sorted(found, key=lambda time: time.starts):
@@ -262,7 +263,7 @@ def _distance(one: float, other: float) -> float:
 
 
 def _explain(times: Sequence[float], starts: Sequence[float]) -> bool:
-    """Whether most of the latest starts are close to a usual time: chance finds some times for any job."""
+    """Return whether most latest starts are near a usual time, because any job has some such times by chance."""
     place = min(bisect.bisect_left(starts, starts[-1] - 2 * WEEK), max(0, len(starts) - 10))
     latest = starts[place:]
     close = sum(any(_distance((start - MONDAY) % WEEK, time) <= NEAR for time in times) for start in latest)

@@ -1,4 +1,4 @@
-"""What can be expected of a job without an objective, learned from its past: pure functions."""
+"""Learns cadence, freshness and duration budget of a job from its past runs: pure functions."""
 
 import math
 from collections.abc import Sequence
@@ -11,21 +11,21 @@ from exporter.learning.cadence import MINUTE, NEAR, Cadence, cadence, typical_ma
 from exporter.model import PastRun, Result
 
 ENOUGH = 10
-"""Successful runs below which nothing is learned about durations."""
+"""Minimum number of successful runs from which durations are learned."""
 
 LATEST = 50
-"""Latest successful runs from which it is known how long one takes."""
+"""Number of latest successful runs from which durations are learned."""
 
 
 class Learned(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What was learned of a job; None where there is not enough to go by.
+    """What was learned about a job; None where too little is known.
 
     Attributes:
         cadence: When it usually starts.
-        freshness: Largest age that its last success usually has, in seconds.
-        duration_budget: Seconds that a run may take.
+        freshness: Maximum usual age of its last success, in seconds.
+        duration_budget: Maximum usual duration of a run, in seconds.
         at: When it was learned.
-        last_run: The run that had completed last then.
+        last_run: The run that had completed last at that time.
     """
 
     cadence: Cadence | None = None
@@ -39,7 +39,7 @@ NOTHING = Learned()
 
 
 def learn(runs: Sequence[PastRun], activity: Sequence[float] = ()) -> Learned:
-    """Return what a job's latest runs teach, in any order. `activity`: see `cadence`."""
+    """Return what is learned from a job's latest runs, in any order. `activity`: see `cadence`."""
     found = cadence(sorted(run.start for run in runs if run.start is not None), activity)
     succeeded = sorted((run for run in runs if run.result is Result.SUCCESS), key=lambda run: run.end or 0.0)
     budget = duration_budget([run.duration for run in succeeded if run.duration is not None])
@@ -52,7 +52,7 @@ def learn(runs: Sequence[PastRun], activity: Sequence[float] = ()) -> Learned:
 
 
 def duration_budget(durations: Sequence[float]) -> float | None:
-    """Return the seconds that a run may take, given how long successful runs took, oldest first."""
+    """Return the duration budget in seconds, given durations of successful runs, oldest first."""
     latest = durations[-LATEST:]
     if len(latest) < ENOUGH:
         return None
@@ -61,12 +61,12 @@ def duration_budget(durations: Sequence[float]) -> float | None:
 
 
 def freshness(found: Cadence, budget: float | None, ends: Sequence[float]) -> float:
-    """Return the largest age of the last success: two runs may fail in a row, or as many as usually do.
+    """Return the maximum age of the last success. It allows two failed runs in a row, or as many as usual.
 
     Args:
-        found: When the job starts.
-        budget: How long a run may take.
-        ends: Ends of successful runs, in order.
+        found: The cadence of the job.
+        budget: The duration budget.
+        ends: Ends of successful runs, sorted.
     """
     gaps = [after - before for before, after in pairwise(ends)]
     usual = 1.1 * typical_maximum(gaps) if gaps else 0.0
@@ -75,5 +75,5 @@ def freshness(found: Cadence, budget: float | None, ends: Sequence[float]) -> fl
 
 
 def _whole_minutes(seconds: float) -> float:
-    """Round up: a number that people read must not change all the time."""
+    """Round up to whole minutes, so that the value that people read does not change all the time."""
     return math.ceil(seconds / MINUTE) * MINUTE

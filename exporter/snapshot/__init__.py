@@ -1,1 +1,1 @@
-"""One frozen view of everything committed, which all readers share."""
+"""Snapshots: frozen views of all committed records, shared by all readers."""

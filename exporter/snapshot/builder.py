@@ -1,4 +1,4 @@
-"""Makes snapshots: views of committed records together with the configuration, each made again only when it changes."""
+"""Builds snapshots: joins committed records with the config. A view is built again only when it changes."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ from exporter.snapshot.source import SourceView
 
 
 class ConfiguredSource(msgspec.Struct, frozen=True, kw_only=True):
-    """A configured source, as far as views of it and its jobs need it. `api_url`: where its API is."""
+    """The config of a source, as far as views of it and its jobs need it. `api_url`: address of its API."""
 
     settings: SourceSettings
     rules: SourceRules
@@ -32,11 +32,11 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         jobs: The records of all jobs by key.
         sources: The records of all sources by name.
-        exporter: What the ledger knows of the exporter itself.
-        open_runs: Active runs by source, oldest first; the same tuple while nothing of them changes.
+        exporter: The ledger's data about the exporter.
+        open_runs: Active runs by source, oldest first; the same tuple while none of them changes.
         changed: Keys of the jobs that have changed since the last call; None if all may have.
         starting: Sources of which no poll has been complete since the process started.
-        polled: Sources that have been polled since then.
+        polled: Sources that have been polled since the process started.
         step_histograms: Whether step durations are observed.
     """
 
@@ -51,15 +51,15 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bare_view(job: JobState, results: tuple[Result, ...], *, has_steps: bool, step_histograms: bool) -> JobView:
-    """Return the view of a job, made of its record and its kind of source alone."""
+    """Return the view of a job from its record and its type of source only."""
     return JobView(state=job, results=results, has_steps=has_steps, step_histograms=step_histograms)
 
 
 class ViewBuilder:
-    """Makes views of records, given a configuration.
+    """Builds views of records for a config.
 
     Args:
-        config: The configuration.
+        config: The config.
         sources: Its sources by name.
     """
 
@@ -84,7 +84,7 @@ class ViewBuilder:
         step_histograms: bool = True,
         withheld: bool = False,
     ) -> JobView:
-        """Return the view of a job. `watched`: whether its scope can be read, so that a missing run means something."""
+        """Return the view of a job. `watched`: whether its scope is readable, so that a run can be missing."""
         rules = self.sources[job.source].rules
         bare = bare_view(job, rules.results, has_steps=rules.steps != "off", step_histograms=step_histograms)
         active = active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs)
@@ -100,9 +100,9 @@ class ViewBuilder:
         return view
 
     def _completed(self, view: JobView, open_runs: Sequence[OpenRun], *, watched: bool) -> JobView:
-        """Return a view with what is expected of its job, and who hears of it."""
+        """Return a view with the expectations and the escalation of its job."""
         job, source = view.state, self.sources[view.state.source]
-        # By the vendor's name of the job, which a label can differ from.
+        # By the vendor's name of the job, which may differ from the label.
         objective = objective_of(self.config, job)
         expected = expectation(job, objective, open_runs)
         if expected.unparsed:
@@ -129,7 +129,7 @@ class ViewBuilder:
         )
 
     def _warn_of_schedule(self, job: JobState, schedule: str) -> None:
-        """Log once that a job's schedule is not understood."""
+        """Log once that a job's schedule is not valid."""
         if (job.key, schedule) not in self._unparsed:
             self._unparsed.add((job.key, schedule))
             expression = {"schedule": clean(schedule), "timezone": clean(job.job.timezone)}
@@ -155,7 +155,7 @@ class ViewBuilder:
 
 
 class SnapshotBuilder:
-    """Makes one snapshot after the other. Unchanged views are the same objects as in the previous snapshot."""
+    """Builds snapshots. Unchanged views are the same objects as in the previous snapshot."""
 
     def __init__(self) -> None:
         self._views: ViewBuilder | None = None
@@ -167,12 +167,12 @@ class SnapshotBuilder:
         self._log = structlog.get_logger()
 
     def configure(self, views: ViewBuilder) -> None:
-        """Make views of another configuration from now on."""
+        """Use another config from now on."""
         self._views = views
         self._everything, self._reported_unmatched = True, False
 
     def build(self, committed: Committed, withheld: frozenset[str] = frozenset()) -> Snapshot:
-        """Return the snapshot of what is committed. `withheld`: sources whose counters are not served yet."""
+        """Return the snapshot of committed records. `withheld`: sources whose counters are not served yet."""
         views = self._views
         if views is None:
             return Snapshot()
@@ -184,7 +184,7 @@ class SnapshotBuilder:
         jobs = self._jobs(views, committed, None if everything else committed.changed or ())
         self._latest = Snapshot(
             generation=self._latest.generation + 1,
-            # A copy: the ledger replaces records in its own table while readers walk through this one.
+            # A copy, because the ledger replaces records in its own table while readers iterate over this one.
             records=dict(committed.jobs),
             jobs=jobs,
             sources=self._sources(views, committed, jobs),
@@ -194,7 +194,7 @@ class SnapshotBuilder:
         return self._latest
 
     def _unreadable_scopes(self, views: ViewBuilder, committed: Committed) -> frozenset[tuple[str, str]]:
-        """Return source and name of unreadable scopes. No run of their jobs can be called missing."""
+        """Return source and name of unreadable scopes, whose jobs cannot miss a run."""
         states = [committed.sources[name] for name in views.sources if name in committed.sources]
         return frozenset(
             (state.name, name) for state in states for name, scope in state.scopes.items() if not scope.readable
@@ -228,7 +228,7 @@ class SnapshotBuilder:
         )
 
     def _sources(self, views: ViewBuilder, committed: Committed, jobs: Mapping[int, JobView]) -> dict[str, SourceView]:
-        # Counted from the views, so the number is that of the jobs that are served.
+        # From the views, so that only served jobs are counted.
         counts = Counter(view.state.source for view in jobs.values())
         made: dict[str, SourceView] = {}
         for name in views.sources:
@@ -240,7 +240,7 @@ class SnapshotBuilder:
                     polled=name in committed.polled,
                     withheld=name in self._withheld,
                 )
-                # The page renders a source again only if its view is another object.
+                # A source is rendered again only if its view is a different object.
                 before = self._latest.sources.get(name)
                 made[name] = before if before is not None and _is_same(before, view) else view
         return made
@@ -249,7 +249,7 @@ class SnapshotBuilder:
         objectives = len(views.config.objectives)
         found = Counter(view.objective for view in jobs.values())
         unmatched = self._latest.exporter.unmatched if self._latest.sources.keys() == views.sources.keys() else ()
-        # Until all sources have been read, the job of an objective may not have been seen yet.
+        # Before all sources are read, the job of an objective may not have been seen yet.
         if not committed.starting & views.sources.keys():
             unmatched = tuple(place for place in range(objectives) if not found[place])
             self._report_unmatched(unmatched, len(jobs))
@@ -261,7 +261,7 @@ class SnapshotBuilder:
         )
 
     def _report_unmatched(self, unmatched: Sequence[int], jobs: int) -> None:
-        """Log once per configuration which objectives have no job, all sources having been read."""
+        """Log once per config which objectives match no job, after all sources were read."""
         if not self._reported_unmatched:
             self._reported_unmatched = True
             for place in unmatched:
@@ -274,6 +274,6 @@ def _names(job: JobState) -> dict[str, str]:
 
 
 def _is_same(before: SourceView, now: SourceView) -> bool:
-    """Return whether two views of a source say the same; records and active runs are replaced, never changed."""
+    """Return whether two views of a source are equal. Records and active runs are replaced, never changed."""
     parts = (before.state is now.state, before.open_runs is now.open_runs)
     return all(parts) and before == msgspec.structs.replace(now, state=before.state, open_runs=before.open_runs)

@@ -1,10 +1,10 @@
-"""What is wrong with a job, a source or the exporter: each alert's name, severity and threshold stands here once.
+"""Conditions of problems of jobs, sources and the exporter: the one place for each alert's severity and threshold.
 
-The status page and `/api/v1/problems` use these functions; `alerting/` writes the rules of Prometheus with the same
-numbers, and dashboards import them. A test evaluates both on the same worlds.
+The status page and `/api/v1/problems` use these functions. `alerting/` writes Prometheus rules with the same numbers,
+and dashboards import them. A test evaluates rules and functions on the same worlds.
 
-As in the rules, jobs are judged at their source's watermark: while nothing can be read it stands still, so an outage of
-an API never looks like a missed run. All times are Unix seconds, all lengths seconds.
+Conditions of jobs are evaluated at the source's watermark, as in the rules. The watermark does not move while the API
+cannot be read, so an outage never looks like a missed run. All times are Unix seconds, all lengths seconds.
 """
 
 import math
@@ -16,45 +16,45 @@ from exporter.model import State
 from exporter.snapshot.job import JobView
 
 TOLERANCE = 600
-"""A run may start this much later than expected."""
+"""Seconds by which a run may start later than expected."""
 FAILURES_TO_PAGE = 3
-"""Failures in a row after which a job pages, where its objective does not say otherwise."""
+"""Consecutive failures after which a job pages, unless its objective sets another number."""
 FAILING_TO_PAGE = 900
-"""A job pages for failures only after it has been failing for this long."""
+"""Seconds that a job must be failing before it pages."""
 MANY_JOBS, MANY_SHARE, MANY_WITHIN = 10, 0.3, 900
-"""Jobs, and share of all jobs of a project or source, that began to fail within this time."""
+"""Number and share of a project's or source's jobs that must start to fail within this many seconds."""
 STEP_RUNS, STEP_SHARE = 3, 0.1
-"""Runs, and share of all runs of a day, that a step breaks."""
+"""Number and share of a day's runs in which the same step must fail first."""
 RATIO_RUNS, RATIO = 20, 0.05
-"""Runs in a day from which the share of failures is judged, and the share that is too high."""
+"""Minimum runs per day, and the share of failures above which it is too high."""
 BUSY = 12
 """Completed runs per hour above which a single failure is not reported on its own."""
 REMEMBERED = 3600
 """How long a failure is remembered after a run has succeeded."""
 LONGEST_RUN, LEAST_LIMIT = 86400, 600
-"""Limit of a run of which nothing is known; the least limit that is derived from something else."""
+"""Limit of a run without other data; minimum of a limit derived from other data."""
 STUCK_TIMES, SLOW_TIMES, SLOW_MORE = 3, 1.5, 30
-"""A run without a budget is stuck after 3 times the p95, and slow above 1.5 times it and 30 s."""
+"""Without a budget, a run is stuck after 3 times the p95, and slow above 1.5 times the p95 plus 30 s."""
 LEAST_LAG, POLLS_BEHIND = 600, 3
-"""A source may be behind by three polls, and by ten minutes whatever its interval."""
+"""A source may be behind by three polls, and by at least ten minutes."""
 LOW_RATE_LIMIT = 0.1
-"""The part of a rate limit below which little remains."""
+"""The fraction of a rate limit below which it is low."""
 CREDENTIAL_MARGIN, CREDENTIAL_WARNING, RENEWED_DAILY = 60, 604800, 86400
-"""Tokens are renewed before their last minute; a key that nobody renews is reported a week before its end."""
+"""Tokens are renewed before their last minute. A key that is not renewed is reported a week before it expires."""
 FORGOTTEN = 604800
-"""A source that no exporter has served for this long counts as removed."""
+"""Seconds after which a source that no exporter serves counts as removed."""
 NEARLY_FULL = 0.9
-"""The part of metrics.max_series above which folded jobs stay folded."""
+"""The fraction of metrics.max_series above which folded jobs stay folded."""
 GAP_SHOWN, TRUNCATED_SHOWN, UNMAPPED_SHOWN, COLD_START_SHOWN, COMMIT_ERRORS_SHOWN = 86400, 3600, 21600, 3600, 900
-"""How long something that has happened is reported."""
+"""How long an event is reported, in seconds."""
 RECOVERED_SHOWN = REMEMBERED + 600
-"""How long after another alert about failures a recovered failure is not reported."""
+"""Seconds after another alert about failures in which a recovered failure is not reported."""
 
 SEVERITIES = ("critical", "warning", "info", "none")
 
 
 class ConditionKind(msgspec.Struct, frozen=True):
-    """One alert: its severity, and how long its condition must hold before it fires and is kept after it ends."""
+    """One alert: its severity, how long its condition must hold before it fires, and how long it fires afterwards."""
 
     severity: str
     wait: str = ""
@@ -106,49 +106,49 @@ UNSEEN = {
     "JobrunSourceUnmappedStatus": "the exporter keeps the number of such runs, not their times",
     "JobrunWatchdog": "it is about the way from Prometheus to a person",
 }
-"""Alerts that a page of the exporter cannot show, and why."""
+"""Alerts that the exporter's pages cannot show, and why."""
 
 
 def capped(severity: str, page: str) -> str:
-    """Return a severity that is no higher than the job's `page` allows: with `none` it is info."""
+    """Return the severity, lowered to what the job's `page` allows: info for `none`."""
     highest = {"warning": "warning", "none": "info"}.get(page, "critical")
     return max(severity, highest, key=SEVERITIES.index)
 
 
 def failing(view: JobView) -> bool:
-    """Tell whether the last run that counts has failed."""
+    """Return whether the last run with a result of success or failure failed."""
     return view.state.streak > 0
 
 
 def failing_repeatedly(view: JobView, watermark: float | None) -> bool:
-    """Tell whether the job has failed often enough, and for long enough, to page."""
+    """Return whether the job has failed often enough, and for long enough, to page."""
     since, now = view.state.failing_since, watermark
     long_enough = since is None or now is None or now - since >= FAILING_TO_PAGE
     return view.state.streak >= view.failures_to_page and long_enough
 
 
 def recovered(view: JobView, watermark: float | None) -> bool:
-    """Tell whether a run failed a short while ago and one has succeeded since."""
+    """Return whether a run failed recently and a later one succeeded."""
     failure = view.state.last_failure
     ended = None if failure is None else failure.end
     return not failing(view) and ended is not None and watermark is not None and watermark - ended < REMEMBERED
 
 
 def success_age(view: JobView, watermark: float | None) -> float | None:
-    """Return the age of the last success, or of the job where none is known."""
+    """Return the age of the last success, or of the job if none is known."""
     state = view.state
     since = state.discovered if state.last_success is None else state.last_success
     return None if watermark is None else watermark - since
 
 
 def stale(view: JobView, watermark: float | None) -> bool:
-    """Tell whether the last success is older than the freshness objective allows."""
+    """Return whether the last success is older than the freshness objective allows."""
     age = success_age(view, watermark)
     return age is not None and view.freshness is not None and age > view.freshness
 
 
 def limit(view: JobView) -> float:
-    """Return how long a run may be open: its budget, else one interval of its schedule, else a day."""
+    """Return how long a run may be active: its budget, else one interval of its schedule, else a day."""
     if view.duration_budget is not None:
         return view.duration_budget
     starts = [start for _, start in view.active.values() if start is not None]
@@ -160,19 +160,19 @@ def limit(view: JobView) -> float:
 
 
 def open_for(view: JobView, watermark: float | None, state: State) -> float | None:
-    """Return for how long the oldest run of a state has been open."""
+    """Return for how long the oldest run in a state has been active."""
     start = view.active.get(state, (0, None))[1]
     return None if start is None or watermark is None else watermark - start
 
 
 def stuck_in(view: JobView, watermark: float | None) -> tuple[State, ...]:
-    """Return the states in which a run has been open for longer than it may."""
+    """Return the states in which a run has been active for longer than its limit."""
     ages = {state: open_for(view, watermark, state) for state in State}
     return tuple(state for state, age in ages.items() if age is not None and age > limit(view))
 
 
 def overdue(view: JobView, watermark: float | None) -> bool:
-    """Tell whether an expected run has not started. One that waits has come, for as long as it may wait."""
+    """Return whether an expected run has not started. A waiting run counts as started, within its limit."""
     expected = view.next_expected
     if watermark is None or expected is None or watermark - expected <= TOLERANCE:
         return False
@@ -181,7 +181,7 @@ def overdue(view: JobView, watermark: float | None) -> bool:
 
 
 def slow(view: JobView) -> bool:
-    """Tell whether the last run succeeded but took longer than the job's budget."""
+    """Return whether the last run succeeded but took longer than the job's budget."""
     last, budget = view.state.last_run, view.duration_budget
     if last is None or last.duration is None or budget is None:
         return False
@@ -189,49 +189,49 @@ def slow(view: JobView) -> bool:
 
 
 def disabled(view: JobView) -> bool:
-    """Tell whether the vendor will not start the job."""
+    """Return whether the job is disabled at the vendor."""
     return view.state.job.enabled is False
 
 
 def too_far_behind(lag: float | None, interval: float) -> bool:
-    """Tell whether a source is behind; one without any complete batch is."""
+    """Return whether a source is behind, which includes a source without any complete batch."""
     return lag is None or lag > max(LEAST_LAG, POLLS_BEHIND * interval)
 
 
 def rate_limit_low(remaining: float | None, limit: float | None, reset: float | None, now: float) -> bool:
-    """Return whether little is left of an API's rate limit."""
+    """Return whether an API's rate limit is low."""
     if limit is None or remaining is None or (reset is not None and reset < now):
         return False
     return remaining < LOW_RATE_LIMIT * limit
 
 
 def not_renewed(expiry: float | None, last_poll: float | None) -> bool:
-    """Return whether a poll completed with a credential in its last minute, in which it should have been renewed."""
+    """Return whether a poll used a token in its last minute, before which it should have been renewed."""
     return expiry is not None and last_poll is not None and last_poll > expiry - CREDENTIAL_MARGIN
 
 
 def not_replaced(expiry: float | None, since: float | None, now: float) -> bool:
-    """Return whether a credential expires within a week that has not changed for a day, so that nothing renews it."""
+    """Return whether a credential expires within a week and has not changed for a day, so nothing renews it."""
     return (
         expiry is not None and since is not None and expiry < now + CREDENTIAL_WARNING and now - since >= RENEWED_DAILY
     )
 
 
 def recent(time: float | None, length: float, now: float) -> bool:
-    """Return whether something happened so short a time ago that it is still reported."""
+    """Return whether an event is recent enough to be reported."""
     return time is not None and now - time < length
 
 
 def many(since: Iterable[float], known: int) -> bool:
-    """Return whether enough jobs began to fail together to be a problem of their project or source.
+    """Return whether enough jobs started to fail together to be a problem of their project or source.
 
     Args:
-        since: When the jobs that fail began to.
+        since: When each failing job started to fail.
         known: The number of all jobs.
     """
     began = sorted(since)
     least = math.ceil(max(MANY_JOBS, MANY_SHARE * known))
-    # It lasts while as many of those that began together fail; a rule remembers, and lasts while as many fail at all.
+    # It ends when fewer of the jobs that started together fail. The rule ends when fewer jobs fail at all.
     return any(last - first < MANY_WITHIN for first, last in zip(began, began[least - 1 :], strict=False))
 
 
@@ -244,14 +244,14 @@ STATUSES: dict[str, Callable[[JobView, float | None], bool]] = {
     "ok": lambda view, _: view.state.last_success is not None,
     "idle": lambda _view, _: True,
 }
-"""The words of `JobReport.status`, the most urgent first, and when each is true."""
+"""Values of `JobReport.status`, the most urgent first, with their conditions."""
 
 
 def urgency(kind: str) -> int:
-    """Return the place of an alert among all, the most urgent first."""
+    """Return the rank of an alert; the most urgent has the lowest."""
     return list(KINDS).index(kind)
 
 
 def worst(severities: Iterable[str]) -> str:
-    """Return the most urgent of some severities."""
+    """Return the most urgent of these severities."""
     return min(severities, key=SEVERITIES.index)

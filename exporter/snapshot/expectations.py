@@ -1,4 +1,4 @@
-"""What is expected of a job: by its objective in the configuration, else by its vendor's schedule, else as learned."""
+"""Expectations of a job: from its objective in the config, else the vendor's schedule, else learned."""
 
 from collections.abc import Iterable
 from typing import get_args
@@ -16,19 +16,19 @@ EARLY = 120.0
 """Seconds by which a run may start before its scheduled time: clocks differ, and some runs start early."""
 
 EARLY_SHARE = 0.25
-"""But not by more than this part of the time to the following scheduled time."""
+"""Maximum of EARLY as a fraction of the time to the following scheduled time."""
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
-    """What is expected of one job; None where nothing is.
+    """Expectations of one job; None where there is none.
 
     Attributes:
         schedule: The schedule, as the config or the vendor writes it.
-        unparsed: Whether the schedule is not understood.
-        next_run: When a run is due.
-        freshness: Largest age of the last success, in seconds.
-        duration_budget: Seconds that a run may take.
-        learned: Which of the three before come from the job's past alone.
+        unparsed: Whether the schedule is not valid.
+        next_run: When the next run is due.
+        freshness: Maximum age of the last success, in seconds.
+        duration_budget: Maximum duration of a run, in seconds.
+        learned: Which of the three above are learned from past runs.
     """
 
     schedule: str = ""
@@ -40,7 +40,7 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Escalation(msgspec.Struct, frozen=True, kw_only=True):
-    """Who hears of a job, and how urgently. `labels`: names and values, the same names for every job."""
+    """Team and severity of a job's alerts. `labels`: names and values; all jobs have the same names."""
 
     team: str = ""
     page: str = "critical"
@@ -52,12 +52,12 @@ NO_OBJECTIVE = Objective()
 
 
 def objective_of(config: Config, job: JobState) -> Objective | None:
-    """Return the objective of a job, found by its vendor's name: a label can end in ` #<id>`."""
+    """Return the objective of a job by the vendor's name, because the label may end in ` #<id>`."""
     return config.objective_for(job.source, job.project, label_of(job.job))
 
 
 def escalation(config: Config, source: SourceSettings, objective: Objective | None) -> Escalation:
-    """Return who hears of a job: its objective decides, within what its source allows."""
+    """Return a job's escalation: that of its objective, limited by the `page` of its source."""
     wanted = objective or NO_OBJECTIVE
     return Escalation(
         team=wanted.team or source.team,
@@ -68,7 +68,7 @@ def escalation(config: Config, source: SourceSettings, objective: Objective | No
 
 
 def expectation(job: JobState, objective: Objective | None, open_runs: Iterable[OpenRun] = ()) -> Expectation:
-    """Return what is expected of a job: its objective, else the vendor's schedule, else what was learned."""
+    """Return a job's expectations: from its objective, else the vendor's schedule, else learned."""
     wanted, learned = objective or NO_OBJECTIVE, job.learned
     text, schedule = _schedule(job, wanted)
     disabled = job.job.enabled is False
@@ -89,7 +89,7 @@ def expectation(job: JobState, objective: Objective | None, open_runs: Iterable[
 
 
 def _schedule(job: JobState, wanted: Objective) -> tuple[str, Schedule | None]:
-    """Return the job's schedule as it is written ("" if it has none), and parsed (None if it is not understood)."""
+    """Return the job's schedule as text ("" if it has none) and parsed (None if it is not valid)."""
     if wanted.every:
         return f"every {wanted.every:g}s", Schedule(every=wanted.every)
     text = wanted.schedule or job.job.schedule
@@ -101,14 +101,14 @@ def _schedule(job: JobState, wanted: Objective) -> tuple[str, Schedule | None]:
 
 
 def _last_start(job: JobState, open_runs: Iterable[OpenRun]) -> float | None:
-    """Return the latest start of a run. A waiting run counts as started, unless it waits for a time in the future."""
+    """Return the latest start of a run. A waiting run counts as started, unless its planned start is in the future."""
     starts = [run.origin if run.start is None else run.start for run in open_runs if run.start or not run.scheduled]
     ended = (job.last_start, job.last_run.start if job.last_run else None)
     return max([*starts, *(start for start in ended if start is not None)], default=None)
 
 
 def _next_run(job: JobState, last: float | None, schedule: Schedule | None, cadence: Cadence | None) -> float | None:
-    """Return when the next run should start at the latest: a time in the past if it did not come."""
+    """Return when the next run should start at the latest: a time in the past if it has not started."""
     begun = max(job.discovered if last is None else last, job.expected_since or 0.0)
     if schedule is None:
         return None if cadence is None else cadence.latest(begun)
@@ -118,8 +118,8 @@ def _next_run(job: JobState, last: float | None, schedule: Schedule | None, cade
 
 
 def due_after(schedule: Schedule, start: float) -> float | None:
-    """Return when a run is due by a cron expression after one that started at `start`."""
-    # A start shortly before a scheduled time is the run of that time: some schedulers start early.
+    """Return the time of a cron expression that follows a run that started at `start`."""
+    # A start shortly before a scheduled time belongs to that time, because some schedulers start early.
     due = next_tick(schedule, start)
     following = None if due is None or due - start > EARLY else next_tick(schedule, due)
     if due is None or following is None:

@@ -1,4 +1,4 @@
-"""What is known of a job: its committed record together with what the configuration and the active runs add."""
+"""The view of a job: its committed record, joined with its config and its active runs."""
 
 from collections.abc import Iterable, Mapping
 
@@ -9,28 +9,28 @@ from exporter.model import Result, State
 
 
 class JobView(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's record together with what the configuration and the active runs add to it.
+    """A job's record, joined with its config and its active runs.
 
     Attributes:
-        state: Its committed record; never changed here.
-        active: How many runs are in each open state, and the earliest of their starts if one is known.
-        results: The results that its source can produce, seeded at 0.
+        state: The committed record; never changed here.
+        active: Number of active runs per state, and their earliest known start.
+        results: Results that its source can produce, seeded at 0.
         has_steps: Whether its runs have steps.
-        freshness: Largest age of the last success, in seconds.
-        duration_budget: Seconds that a run may take.
+        freshness: Maximum age of the last success, in seconds.
+        duration_budget: Maximum duration of a run, in seconds.
         next_expected: When the next run should start.
-        schedule: In words of its vendor or of the configuration.
-        unparsed: Whether nobody can tell what that means.
-        learned: Which of `freshness`, `duration_budget` and `next_run` come from its past alone.
-        objective: The number of the objective that it has, counted from 0.
-        team: Who looks after it.
-        page: The highest severity that it may page with.
-        failures_to_page: Failed runs in a row after which somebody is paged.
-        labels: Names and values of more labels of jobrun_job_info; every job has the same names.
-        job_url: Where a person finds it.
-        failed_run_url: Where a person finds its last failed run.
-        step_histograms: Whether the durations of its steps are shown.
-        withheld: True while its counters and histograms are not to be shown yet.
+        schedule: The schedule as the vendor or the config writes it.
+        unparsed: Whether the schedule is not valid.
+        learned: Which of `freshness`, `duration_budget` and `next_run` are learned from past runs.
+        objective: Index of its objective, from 0.
+        team: The team that is responsible.
+        page: The highest severity of its alerts.
+        failures_to_page: Consecutive failures before a page.
+        labels: Names and values of more labels of jobrun_job_info; all jobs have the same names.
+        job_url: Link to the job.
+        failed_run_url: Link to its last failed run.
+        step_histograms: Whether durations of its steps are exposed.
+        withheld: True while its counters and histograms are not exposed yet.
     """
 
     state: JobState
@@ -55,37 +55,38 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def counted(self) -> bool:
-        """Whether it has counters and histograms of its own."""
+        """Return whether it has its own counters and histograms."""
         return not (self.state.gone or self.state.folded)
 
     @property
     def gauged(self) -> bool:
-        """Whether it has gauges: a job beyond the bound has none, nor has the one that stands for those."""
+        """Return whether it has gauges. Folded jobs and the `__other__` job have none."""
         return self.counted and not self.state.overflow
 
     def has_series(self, name: str) -> bool:
         """Return whether its counters or histograms of this name are served."""
-        # Withheld counters could fall back to an older state that is restored, and look like a reset.
+        # After an older state is restored, counters would fall, which looks like a reset. So they are withheld at
+        # first.
         return self.counted and not self.withheld and (self.step_histograms or name != "jobrun_step_duration_seconds")
 
     @property
     def owner(self) -> tuple[str, int]:
-        """What its series belong to."""
+        """Return the owner of its series."""
         return "job", self.state.key
 
     @property
     def common_labels(self) -> tuple[str, ...]:
-        """The values of the labels that all its series have."""
+        """Return the values of the labels that all its series have."""
         return self.state.source, self.state.project, self.state.name
 
     @property
     def record(self) -> JobState:
-        """The record that holds its counters and histograms."""
+        """Return the record with its counters and histograms."""
         return self.state
 
 
 def active_of(begun: Iterable[tuple[State | None, float]]) -> dict[State, tuple[int, float | None]]:
-    """Return `JobView.active` for active runs, given as the state of each and its start."""
+    """Return `JobView.active` for active runs, given as pairs of state and start."""
     active: dict[State, tuple[int, float | None]] = {}
     for state, start in begun:
         if state is not None:

@@ -1,4 +1,4 @@
-"""The snapshot: one frozen value per commit, from which all readers take what they show."""
+"""The snapshot: one frozen value per commit, from which all readers show their numbers."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -19,12 +19,12 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reload(msgspec.Struct, frozen=True, kw_only=True):
-    """How the last reload of the configuration went.
+    """Result of the last reload of the config.
 
     Attributes:
         successful: Whether it was applied.
-        applied: When a configuration was last applied.
-        error: Why the last one was refused, "" if it was not.
+        applied: When a config was last applied.
+        error: Why the last one was refused; "" if it was not.
     """
 
     successful: bool = True
@@ -33,15 +33,15 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ownership(msgspec.Struct, frozen=True, kw_only=True):
-    """Which of many replicas this process is.
+    """This process as one of many replicas.
 
     Attributes:
         replica: Its name.
-        replicas: How many share the state.
-        sources: Those that it polls.
-        taken: How often it took each source.
+        replicas: Number of replicas that share the state.
+        sources: Sources that it polls.
+        taken: How often it took over each source.
         lost: How often it lost a source that it had not handed back.
-        last_commit: When any of them last wrote the state, by the database's clock.
+        last_commit: When any replica last wrote the state, by the database's clock.
     """
 
     replica: str
@@ -58,11 +58,11 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         record: Its committed counters.
         build: Version of the running program.
-        ownership: Which of many replicas this is; None for one process with a state of its own.
-        reload: How the last reload went; None where nothing was configured yet.
+        ownership: This process as one of many replicas; None if the state is not shared.
+        reload: Result of the last reload; None before the first config.
         last_commit: When the state was last written.
-        state_size: Bytes of the state on disk.
-        state_error: Why the state cannot be written, "" if it can.
+        state_size: Size of the state on disk, in bytes.
+        state_error: Why the state cannot be written; "" if it can.
         commit_errors: Failed writes of the state since the process started.
         objective_jobs: How many jobs each objective has.
         unmatched: Indexes of objectives in the config that match no job, once all sources have been read.
@@ -92,20 +92,20 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
     gauged: ClassVar[bool] = True
 
     def has_series(self, _name: str) -> bool:
-        """Return whether its counters of this name are served: always."""
+        """Return True: the exporter's counters are always exposed."""
         return True
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is committed, and what follows from it and the configuration.
+    """All committed records, joined with the config.
 
-    Views that have not changed are the same objects as in the snapshot before.
+    Unchanged views are the same objects as in the previous snapshot.
 
     Attributes:
-        generation: A later snapshot has a larger one.
-        records: The records of all jobs by key, also of those that are not served.
-        jobs: The jobs that are served by key, in order.
-        sources: The configured sources by name, in the order of the configuration.
+        generation: A later snapshot has a larger number.
+        records: The records of all jobs by key, including jobs that are not served.
+        jobs: Views of the served jobs by key, in order.
+        sources: Views of the configured sources by name, in the order of the config.
         exporter: The exporter itself.
     """
 
@@ -115,12 +115,12 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     sources: Mapping[str, SourceView] = {}
     exporter: ExporterView = ExporterView()
 
-    # Readiness asks this process: what a process before it polled says nothing of this one.
+    # Readiness is about this process, so polls of an earlier process do not count.
     def waiting(self) -> tuple[str, ...]:
         """Return the sources that have not been polled since the process started."""
         return tuple(name for name, source in self.sources.items() if not source.polled)
 
     def watermark(self, source: str) -> float | None:
-        """Return up to when all completed runs of a source are counted; None where that is unknown."""
+        """Return the time up to which all completed runs of a source are counted; None if unknown."""
         view = self.sources.get(source)
         return None if view is None else view.watermark

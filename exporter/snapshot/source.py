@@ -1,4 +1,4 @@
-"""What is known of a source: its committed record together with its configuration and its active runs."""
+"""The view of a source: its committed record, joined with its config and its active runs."""
 
 from typing import ClassVar
 
@@ -8,18 +8,18 @@ from exporter.counting.records import OpenRun, SourceState, SourceStatus
 
 
 class SourceView(msgspec.Struct, frozen=True, kw_only=True):
-    """A source's record together with what the configuration and the active runs add to it.
+    """A source's record, joined with its config and its active runs.
 
     Attributes:
-        state: Its committed record; never changed here.
-        provider: The word for its vendor in the configuration.
-        api_url: Where its API is.
-        configured_interval: Seconds between polls as configured.
-        requests_per_minute: Requests that may be sent per minute, as configured.
-        jobs: How many of its jobs are served.
+        state: The committed record; never changed here.
+        provider: The `type` of the source in the config.
+        api_url: Address of its API.
+        configured_interval: Configured seconds between polls.
+        requests_per_minute: Configured request budget.
+        jobs: Number of its served jobs.
         open_runs: Its active runs, oldest first.
         polled: Whether it has been polled since this process started.
-        withheld: Whether its jobs' counters are not served yet.
+        withheld: Whether its jobs' counters are not exposed yet.
     """
 
     state: SourceState
@@ -34,53 +34,53 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """Its name: the label `source`."""
+        """Return its name, the label `source`."""
         return self.state.name
 
     @property
     def status(self) -> SourceStatus:
-        """How it stands after its last poll."""
+        """Return its status after the last poll."""
         return self.state.status
 
     @property
     def watermark(self) -> float | None:
-        """Up to when all completed runs are counted."""
+        """Return the time up to which all completed runs are counted."""
         return self.state.watermark()
 
     @property
     def interval(self) -> float | None:
-        """Seconds between polls that are in force."""
+        """Return the current seconds between polls."""
         # Before the first poll no interval has been chosen.
         return self.configured_interval if self.status.interval is None else self.status.interval
 
     @property
     def unreadable(self) -> tuple[str, ...]:
-        """Names of the scopes that the credential may not read."""
+        """Return the names of the scopes that the credential may not read."""
         return tuple(sorted(name for name, scope in self.state.scopes.items() if not scope.readable))
 
     @property
     def known(self) -> bool:
-        """Whether a poll has found out how it stands."""
+        """Return whether its status is known, which takes one poll."""
         return self.status.up is not None
 
     @property
     def owner(self) -> tuple[str, str]:
-        """What its series belong to."""
+        """Return the owner of its series."""
         return "source", self.state.name
 
     @property
     def common_labels(self) -> tuple[str, ...]:
-        """The values of the labels that all its series have."""
+        """Return the values of the labels that all its series have."""
         return (self.state.name,)
 
     @property
     def record(self) -> SourceState:
-        """The record that holds its counters and histograms."""
+        """Return the record with its counters and histograms."""
         return self.state
 
     gauged: ClassVar[bool] = True
     """Sources always have gauges."""
 
     def has_series(self, _name: str) -> bool:
-        """Return whether its counters or histograms of this name are served: always."""
+        """Return True: a source's counters and histograms are always exposed."""
         return True
