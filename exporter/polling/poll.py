@@ -131,6 +131,7 @@ class Poller:
         self._log = structlog.get_logger().bind(source=rules.name)
         self.polled = False
         self._begun: float | None = None
+        self._logged_invalid = False
         self._skips = 0
         self._skips_lock = threading.Lock()
 
@@ -262,9 +263,16 @@ class Poller:
                 return False
             self._enter(result, self._ledger.commit(self._rules.name, batch, self._moment(result)))
             self._source.committed(batch)
+            self._log_invalid(batch.invalid)
             result.batches += 1
             self._pages.publish_throttled()
         return True
+
+    def _log_invalid(self, rows: int) -> None:
+        """Log once that rows have no readable ID. Nothing waits for them: a later poll may show it."""
+        if rows and not self._logged_invalid:
+            self._logged_invalid = True
+            self._log.warning("rows without a readable ID are not counted until they have one", rows=rows)
 
     def _check_clock_skew(self, result: PollResult) -> bool:
         """Return whether the API's clock differs from what was assumed; if so, shift the baseline by the difference."""

@@ -9,8 +9,6 @@ MAX_SHAPE_LENGTH = 40
 # Seconds by which an end may be in the future, as clocks differ.
 FUTURE_MARGIN = 300.0
 
-NOT_A_RUN = "row of a list is not a run: it has no readable ID"
-
 Oddity = tuple[str, object]
 """The problem with a value, and the value."""
 

@@ -10,9 +10,6 @@ from exporter.model import Window
 # Seconds by which our estimate of the API's clock may be wrong; every window ends at least this long ago.
 CLOCK_MARGIN = 5.0
 
-MAX_MALFORMED_POLLS = 3
-"""Polls in a row that wait for malformed rows."""
-
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
     """The limits of an API that is read by windows, and those of the config, all in seconds.
@@ -73,35 +70,6 @@ def plan(now: float, watermark: float | None, reach: Reach, *, sweep: float | No
         unobserved=lost,
         through=end - reach.settle,
     )
-
-
-class MalformedRows:
-    """Holds the watermark before windows with rows that have no readable ID, for up to three polls in a row."""
-
-    # Such a row is often right a moment later. If the watermark passed it, it would not be read again.
-
-    def __init__(self) -> None:
-        self._polls = 0
-        self._found = False
-        self._first = math.inf
-
-    def start_poll(self) -> None:
-        """Start a poll."""
-        self._found, self._first = False, math.inf
-
-    def add(self, window: Window, rows: int) -> None:
-        """Add the number of such rows in a window. Windows come oldest first."""
-        self._found = self._found or rows > 0
-        if rows and self._polls < MAX_MALFORMED_POLLS:
-            self._first = min(self._first, window.start)
-
-    def limit(self, through: float) -> float:
-        """Return the watermark for this poll, where it would be `through` without such rows."""
-        return min(through, self._first)
-
-    def end_poll(self) -> None:
-        """End a poll that has read all its windows."""
-        self._polls = self._polls + 1 if self._found else 0
 
 
 def split(window: Window, maximum: float) -> Iterator[Window]:

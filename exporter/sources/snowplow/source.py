@@ -13,7 +13,7 @@ from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
 from exporter.model import Batch, Result, Run, Step, Window
 from exporter.sources.failing import FailingParts
-from exporter.sources.oddities import NOT_A_RUN, Oddities
+from exporter.sources.oddities import Oddities
 from exporter.sources.rest import OpenRunQueue, RestSource, is_gone, path, root_of, status_table
 from exporter.sources.snowplow.api import (
     RUN,
@@ -37,7 +37,7 @@ from exporter.sources.snowplow.api import (
 from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, SnowplowSettings
 from exporter.sources.snowplow.signin import ApiKeyAuth, PasswordAuth
 from exporter.sources.source import Access, SourceType, StepLog, View
-from exporter.sources.windows import MalformedRows, Reach, halves, plan
+from exporter.sources.windows import Reach, halves, plan
 
 REACH = 7 * DAY
 MARGIN = 10 * MINUTE
@@ -91,7 +91,6 @@ class SnowplowSource(RestSource):
         )
         self._last: SnowplowRuns | None = None
         self._uncertain: set[Window] = set()
-        self._malformed = MalformedRows()
         self._oddities = Oddities(settings.name)
         self._milliseconds = False
         self._failing = FailingParts()
@@ -103,16 +102,13 @@ class SnowplowSource(RestSource):
         todo = plan(view.now, view.watermark(), self._reach, sweep=sweep)
         shown: set[str] = set()
         self._failing.start_poll()
-        self._malformed.start_poll()
         for window, answer, truncated, uncertain in self._complete_answers(todo.windows, view):
             shown |= answer.by_id.keys()
             lost = [uncertain] if uncertain else []
             if todo.unobserved and window.start <= todo.windows[0].start:
                 lost.append(todo.unobserved)
-            self._malformed.add(window, answer.invalid)
-            through = self._malformed.limit(todo.proves(window))
+            through = todo.proves(window)
             yield self._to_batch(answer, view.now, through=through, truncated=truncated, unobserved=lost)
-        self._malformed.end_poll()
         yield from self._follow_open_runs(view, shown)
 
     def _complete_answers(
@@ -178,8 +174,6 @@ class SnowplowSource(RestSource):
     ) -> Batch:
         """Return the batch of an answer: the rows that the last committed answer did not have."""
         changed = () if self._last is answer else answer.fresh
-        if answer.invalid:
-            self._oddities.note([(NOT_A_RUN, answer.invalid)])
         return Batch(
             jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
             runs=self._to_runs(changed, now, among=list(answer.texts.values())),

@@ -27,7 +27,7 @@ from exporter.sources.strait.pages import Lists
 from exporter.sources.strait.settings import StraitSettings
 from exporter.sources.strait.status_lists import StatusLists
 from exporter.sources.strait.statuses import COMPENSATING
-from exporter.sources.windows import MalformedRows, Reach, plan
+from exporter.sources.windows import Reach, plan
 
 FIRST_DEPTH = DAY
 """How far back the first poll reads at most."""
@@ -75,7 +75,6 @@ class StraitPart:
         self._latest = LatestRows(lambda row: to_run(row, self._statuses))
         self._open_runs = OpenRunQueue(failing)
         self._compensated: dict[str, float] = {}
-        self._malformed = MalformedRows()
         self._bursts = Bursts(settings.name, kind.scope, client, exports=not kind.workflow)
         self._burst_times: set[datetime] = set()
         self._open_bursts: set[datetime] = set()
@@ -162,7 +161,6 @@ class StraitPart:
         sweep = self._settings.sweep.window if view.sweep_due and self._settings.sweep else None
         todo = plan(now, watermark, self._reach, sweep=sweep)
         windows = [Window(now - FIRST_DEPTH, now)] if watermark is None else todo.windows
-        self._malformed.start_poll()
         for window in windows:
             lost = [todo.unobserved] if todo.unobserved and window is windows[0] else []
             newest = window is windows[-1]
@@ -170,15 +168,13 @@ class StraitPart:
             if newest:
                 self._burst_times |= {time for time, burst in self._bursts.known(view.notes).items() if not burst.read}
             yield from self._read_bursts(view)
-            yield from self._drain(view, through=self._malformed.limit(todo.proves(window)), unobserved=lost)
-        self._malformed.end_poll()
+            yield from self._drain(view, through=todo.proves(window), unobserved=lost)
 
     def _read_window(self, window: Window, view: View, *, newest: bool, first: bool) -> None:
         before = None if newest else _datetime(window.end)
         pages = self._runs.pages(before=before, since=_datetime(window.start))
         for page in self._until_old(pages, view) if first else pages:
             self._add(page)
-            self._malformed.add(window, page.invalid)
 
     def _until_old(self, pages: Iterable[StraitPage[StraitRun]], view: View) -> Iterator[StraitPage[StraitRun]]:
         """Yield pages up to one whose runs had all ended before the first poll: deeper ones had ended too."""

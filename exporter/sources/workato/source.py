@@ -12,7 +12,7 @@ from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
 from exporter.model import Batch, Result, Run, Step, Window
 from exporter.sources.failing import PATIENCE, FailingParts
-from exporter.sources.oddities import NOT_A_RUN, Oddities
+from exporter.sources.oddities import Oddities
 from exporter.sources.paging import PageGuard
 from exporter.sources.rest import RestSource, path, root_of, status_table
 from exporter.sources.source import Access, SourceType, StepLog, View
@@ -301,8 +301,6 @@ class WorkatoSource(RestSource):
         search.read_single(REACH)
         runs = search.runs()
         recent = search.ended_since(listed.requested - self._settings.settle)
-        if search.invalid:
-            self._api.oddities.note([(NOT_A_RUN, search.invalid)])
         result = SearchResult(completed=len(search.found), recent=recent, unread_offsets=offsets, beyond=search.beyond)
         listed.marks[key], missed = mark_after(recipe, mark, target, result)
         notes = {marks_key(scope): encode_marks(listed.marks)}

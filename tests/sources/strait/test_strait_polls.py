@@ -4,7 +4,7 @@ import pytest
 
 from exporter.model import Result, Run
 from exporter.simulators.control import truth
-from exporter.simulators.disruptions import Drop, Duplicate, Late, Nameless, Shuffle, Stale, Status
+from exporter.simulators.disruptions import Drop, Duplicate, Late, Shuffle, Stale, Status
 from exporter.simulators.strait_rows import StraitShape
 from exporter.simulators.world import MARK, SimJob
 from exporter.sources.strait.api import WORKFLOW
@@ -206,21 +206,6 @@ def test_after_downtime_everything_is_caught_up(world, clock, reader, true_endin
 
     assert reader.all_endings() == true_endings(begun)
     assert clock() - 70 < reader.ledger.source("strait").watermark() <= clock() - 60
-
-
-def test_a_run_without_an_id_while_catching_up_is_counted_once_it_has_one(world, clock, simulator, reader):
-    reader.poll()
-    begun = clock()
-    mark = reader.ledger.source("strait").watermark()
-    runs = [world.run("a", start=begun + HOUR + 300 * number, duration=60.0) for number in range(400)]
-    simulator.disruptions.set([Nameless(endpoint="runs", run_ids=(runs[0].run_id,))])
-    reader.poll(2 * DAY)
-    assert reader.endings("a") == {"success": 399}
-    assert reader.ledger.source("strait").watermark() <= mark + HOUR
-    simulator.disruptions.clear()
-    reader.poll(60)
-    assert reader.endings("a") == {"success": 400}
-    assert reader.ledger.source("strait").watermark() > clock() - 70
 
 
 def test_time_beyond_the_lookback_is_reported(clock, batch):
