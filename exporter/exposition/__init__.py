@@ -1,1 +1,1 @@
-"""What `/metrics` answers, and when it is made."""
+"""Renders `/metrics`, and decides when."""

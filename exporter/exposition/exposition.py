@@ -1,8 +1,8 @@
-"""The page that `/metrics` serves, made of a snapshot: both formats, each plain and compressed.
+"""Renders a snapshot as the page that `/metrics` serves: in both formats, each plain and compressed.
 
-The page is a pure function of the snapshot (and of the process's own metrics, which the client library keeps). Each job
-and source has a small block of lines in each family. Only the blocks of views that are not those of the snapshot before
-are made again, and only the families that hold them are joined and compressed again.
+The page is a pure function of the snapshot and of the process's own metrics, which the client library keeps. Each job
+and source has a small block of lines in each family. Only the blocks of changed views are rendered again, and only the
+families with such blocks are joined and compressed again.
 """
 
 import threading
@@ -39,7 +39,7 @@ View = JobView | SourceView | ExporterView
 LIMITED = frozenset(
     each.name for each in FAMILIES if each.level is Level.JOB or (each.samples is None and each.zero_first)
 )
-"""Families that jobrun_exporter_series counts: those of jobs, and those that record what was found wrong."""
+"""Families that jobrun_exporter_series counts: families of jobs, and some of sources with labels from vendors."""
 
 COLLECT_INTERVAL = 2.5
 """Seconds after which the process's own metrics are collected again.
@@ -49,21 +49,21 @@ With many sources that takes much longer than a page of what a poll has changed.
 
 
 class Metrics(Protocol):
-    """Where the families come from that the client library keeps: a registry."""
+    """A registry of the client library, as the page needs it."""
 
     def collect(self) -> Iterable[Metric]:
-        """The families as they are now."""
+        """Return the current families."""
 
 
 class Body(msgspec.Struct, frozen=True):
-    """Ready bytes in parts; pages share those that are equal. `length`: of all together."""
+    """Rendered bytes in parts. Pages share equal parts. `length`: length of all parts."""
 
     parts: tuple[bytes, ...]
     length: int
 
     @classmethod
     def of(cls, parts: Iterable[bytes]) -> "Body":
-        """One made of these parts, empty ones left out."""
+        """Return a body of these parts without empty ones."""
         kept = tuple(part for part in parts if part)
         return cls(kept, sum(map(len, kept)))
 
@@ -72,7 +72,7 @@ class Body(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One state of all metrics. A larger `generation` is a later page."""
+    """All metrics at one time. A later page has a larger `generation`."""
 
     generation: int
     text: Body
@@ -82,7 +82,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class _Lines(msgspec.Struct, frozen=True):
-    """The joined lines of a family, and the same compressed."""
+    """The joined lines of a family, plain and compressed."""
 
     plain: bytes
     deflated: bytes
@@ -93,7 +93,7 @@ class _Lines(msgspec.Struct, frozen=True):
 
 
 class _FamilyBlocks:
-    """The blocks of one family, and what was last made of them."""
+    """The blocks of one family, and its last rendered lines."""
 
     def __init__(self, family: Family) -> None:
         self.family = family
@@ -105,7 +105,7 @@ class _FamilyBlocks:
         self._made: tuple[_Lines, _Lines] | None = None
 
     def put(self, owner: Owner, block: Block) -> tuple[str, ...]:
-        """Replace an owner's block; return the pending series of the one before."""
+        """Replace an owner's block; return the pending series of the old block."""
         old = self._blocks.get(owner, EMPTY)
         if block == old:
             return old.pending
@@ -131,20 +131,21 @@ class _FamilyBlocks:
         return self._heads[openmetrics], self._made[openmetrics]
 
     def _sort(self) -> None:
-        # The order must not depend on which owner had lines first: each process makes the same bytes of a snapshot.
+        # The order must not depend on which owner had lines first: each process must render a snapshot to the same
+        # bytes.
         if not self._sorted:
             self._blocks = dict(sorted(self._blocks.items(), key=itemgetter(0)))
             self._sorted = True
 
 
 class Exposition:
-    """Makes pages of snapshots. `page` is replaced whole, so readers take it without waiting.
+    """Renders snapshots. `page` is replaced as a whole, so readers take it without waiting.
 
     Args:
         metrics: The families that the client library keeps.
-        zero_first: Is told which series a page is the first to show as 0.
-        shared: Whether what belongs to the process goes to a page of its own, `process_page`.
-        monotonic: A clock that never goes back, in seconds.
+        zero_first: Gets the series that a page is the first to expose as 0.
+        shared: Whether families of the process go to a page of their own, `process_page`.
+        monotonic: A monotonic clock, in seconds.
     """
 
     def __init__(
@@ -171,13 +172,13 @@ class Exposition:
         self._own = _Lines.of(b""), _Lines.of(b"")
 
     def render(self, snapshot: Snapshot) -> Page:
-        """Make the page of a snapshot, and serve it."""
+        """Render a snapshot, and serve it from now on."""
         with self._lock:
             self._take_in(Level.JOB, self._snapshot.jobs, snapshot.jobs)
             self._take_in(Level.SOURCE, self._snapshot.sources, snapshot.sources)
             self._snapshot = snapshot
             self._put(Level.PROCESS, snapshot.exporter)
-            # Twice, as the counters among these families are counted too.
+            # Twice, because the families of these numbers are counted too.
             self._put(Level.EXPORTER, snapshot.exporter)
             self._put(Level.EXPORTER, msgspec.structs.replace(snapshot.exporter, series=self.series_by_family()))
             page = self.page = self._page(snapshot.generation, self._of_product, with_own=not self._shared)
@@ -188,8 +189,8 @@ class Exposition:
             return page
 
     def _take_in(self, level: Level, before: Mapping[Key, View], now: Mapping[Key, View]) -> None:
-        """Replace the blocks of what changed: views that are the same objects have not."""
-        # Removed first: another job can have the labels of a removed one at once.
+        """Replace the blocks of changed views. An unchanged view is the same object."""
+        # First remove blocks, because another job can have the labels of a removed one at once.
         for key in before.keys() - now.keys():
             for blocks in self._levels[level]:
                 self._replace(blocks, before[key].owner, EMPTY)
@@ -211,11 +212,11 @@ class Exposition:
         self._newly_pending.update((owner, name, labels) for labels in set(block.pending).difference(before))
         ended = [(owner, name, labels) for labels in set(before).difference(block.pending)]
         self._newly_pending.difference_update(ended)
-        # What is no longer pending, or no longer on the page, is not waited for.
+        # Series that are exposed or no longer on the page do not wait any more.
         self._zero_first.forget(ended)
 
     def series_by_family(self) -> Mapping[str, int]:
-        """Return how many lines of samples each family of jobs and each one that shows what was missed has."""
+        """Return the number of sample lines of each family in LIMITED."""
         return {each.family.name: each.series for each in self._families if each.family.name in LIMITED}
 
     def _page(self, generation: int, families: Sequence[_FamilyBlocks], *, with_own: bool) -> Page:
@@ -234,7 +235,7 @@ class Exposition:
 
 
 def block_of(family: Family, prefix: str, view: View) -> Block:
-    """Return the lines of an owner in a family. `prefix`: the labels that all of its series have."""
+    """Return the lines of an owner in a family. `prefix`: the labels of all its series."""
     if family.samples is not None:
         return sample_block(family, prefix, family.labels_of(view), family.samples(view)) if view.gauged else EMPTY
     if not view.has_series(family.name):
@@ -250,13 +251,13 @@ def _bodies(lines: list[_Lines]) -> tuple[Body, Body]:
 
 
 class _WithoutCreated:
-    """A registry without the `_created` samples."""
+    """A registry without `_created` samples."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
     def collect(self) -> Iterable[Metric]:
-        """Return its families without the times at which their series were created."""
+        """Return the families without `_created` samples."""
         for metric in self._metrics.collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric

@@ -1,4 +1,4 @@
-"""One gzip member out of parts that were compressed on their own, so that a part is compressed only when it changes."""
+"""Builds one gzip member from parts that are compressed separately, so that only changed parts are compressed again."""
 
 import struct
 import zlib
@@ -20,7 +20,7 @@ _HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"
 
 
 def deflated(part: bytes) -> bytes:
-    """A part as deflate blocks that end at a byte and refer to nothing before them."""
+    """Return a part as deflate blocks that end at a byte boundary and refer to nothing before them."""
     machine = _zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
     return bytes(machine.compress(part) + machine.flush(zlib.Z_FULL_FLUSH))
 
@@ -30,7 +30,7 @@ _END = b"\x03\x00"
 
 
 def member(parts: Iterable[bytes], compressed: Iterable[bytes]) -> bytes:
-    """A whole gzip member that holds these parts, given both as they are and deflated."""
+    """Return a complete gzip member of these parts, given plain and deflated."""
     checksum = length = 0
     for part in parts:
         checksum = _zlib.crc32(part, checksum)

@@ -1,4 +1,4 @@
-"""Brings what is committed onto the page: after each change, and when a series has shown its 0 for long enough."""
+"""Renders committed records after each change, and exposes the values of series that have shown 0 for long enough."""
 
 import threading
 import time
@@ -18,46 +18,46 @@ from exporter.snapshot.builder import ConfiguredSource, SnapshotBuilder, ViewBui
 from exporter.snapshot.snapshot import Build, Ownership, Reload, Snapshot
 
 REFRESH = 5.0
-"""Seconds after which a page is made again although nothing was committed, for the process's own metrics."""
+"""Seconds after which a page is rendered without any commit, for the process's own metrics."""
 
 RELEASE_RETRY = 60.0
-"""Seconds until a release that could not be committed is tried again: a full disk must not fill the log."""
+"""Seconds until a failed release is tried again, so that a full disk does not fill the log."""
 
 MIN_PUBLISH_INTERVAL = 1.0
-"""Least time between two pages during a poll, in seconds; its end always makes one."""
+"""Minimum seconds between two pages during a poll. The end of a poll always renders one."""
 
 LEARN_BATCH = 10
-"""Jobs whose past is read before others may have the ledger: some 25 ms."""
+"""Jobs to learn about while holding the ledger's lock: about 25 ms."""
 
 YIELD_SECONDS = 0.001
-"""Seconds between."""
+"""Seconds to release the lock between two such batches."""
 
 HELD = "unobserved"
-"""The kind of owner that stands for a source's seconds that were found unobserved at the start."""
+"""Kind of owner of the unobserved seconds that were found at the start, until they are added to their counter."""
 
 
 class Sharing(Protocol):
-    """Many replicas of which this process is one. `rewound`: sources whose counters must not be served."""
+    """The replicas that share the state. `rewound`: sources whose counters must not be served."""
 
     rewound: frozenset[str]
 
     def ownership(self) -> Ownership:
-        """Return which replica this is, and what it polls."""
+        """Return which replica this is, and which sources it polls."""
 
 
 class Publisher:
-    """Makes snapshots of what is committed, and pages of them. Thread-safe.
+    """Builds snapshots of committed records and renders them. Thread-safe.
 
     Args:
-        ledger: What is committed.
-        exposition: Where pages are made.
-        zero_first: Which series still show 0.
-        monotonic: A clock that never jumps, in seconds.
-        build: Which program is running.
-        sleep: Waits for some seconds.
+        ledger: The ledger.
+        exposition: Renders pages.
+        zero_first: The pending series.
+        monotonic: A monotonic clock, in seconds.
+        build: Version of the running program.
+        sleep: Sleeps for some seconds.
 
     Attributes:
-        snapshot: The latest one, of which all readers show what they show.
+        snapshot: The latest snapshot, which all readers use.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
@@ -71,7 +71,7 @@ class Publisher:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.sharing: Sharing | None = None
-        """The replicas of which this process is one; None where the state is not shared."""
+        """The replicas that share the state; None if it is not shared."""
         self._ledger = ledger
         self._exposition = exposition
         self._zero_first = zero_first
@@ -91,22 +91,22 @@ class Publisher:
         self.snapshot = Snapshot()
 
     def configure(self, config: Config, sources: Mapping[str, ConfiguredSource]) -> None:
-        """Follow a configuration from the next page on."""
+        """Use a config from the next page on."""
         with self._lock:
             self._views = ViewBuilder(config, sources)
             self._builder.configure(self._views)
             self._withheld = frozenset()
 
     def reloaded(self, now: float) -> None:
-        """Show that a configuration was applied."""
+        """Record that a config was applied."""
         self._reload = Reload(applied=now)
 
     def refused(self, error: str) -> None:
-        """Show that a configuration was refused, and that the one before stays in force."""
+        """Record that a config was refused and the previous one stays active."""
         self._reload = msgspec.structs.replace(self._reload or Reload(), successful=False, error=error)
 
     def publish(self) -> None:
-        """Make a page of all that is committed."""
+        """Render all committed records."""
         self._learn()
         with self._lock:
             with self._ledger.locked():
@@ -124,24 +124,24 @@ class Publisher:
             self._published = self._monotonic()
 
     def _learn(self) -> None:
-        """Learn from the past of the jobs that will be shown, a few at a time, so that polls can commit meanwhile."""
-        # While the state cannot be written, nothing learned can be kept.
+        """Learn from the past runs of changed jobs, a few at a time, so that polls can commit in between."""
+        # While the state cannot be written, learned values cannot be stored.
         due = [] if self._ledger.error else self._ledger.due_to_learn()
         for start in range(0, len(due), LEARN_BATCH):
             if start:
-                self._sleep(YIELD_SECONDS)  # who has waited for the lock gets it only if nobody wants it at once
+                self._sleep(YIELD_SECONDS)  # gives a waiting thread the lock
             try:
                 self._ledger.learn(due[start : start + LEARN_BATCH])
             except StateError:
-                return  # what was learned before is still there
+                return  # earlier learned values are still used
 
     def publish_throttled(self) -> None:
-        """Make a page unless one was just made: catching up must not make one for every window."""
+        """Render a page unless one was just rendered, so that catching up does not render one per window."""
         if self._monotonic() - self._published >= MIN_PUBLISH_INTERVAL:
             self.publish()
 
     def tick(self) -> None:
-        """Expose what is due, and make a page if one is due. Called every second or so."""
+        """Expose due series, and render a page if one is due. Called about every second."""
         exposed = self._expose()
         with self._lock:
             overdue = self._monotonic() - self._published >= REFRESH or self._to_withhold() != self._withheld
@@ -149,7 +149,7 @@ class Publisher:
             self.publish()
 
     def _to_withhold(self) -> frozenset[str]:
-        """Return the sources whose counters are not served yet, as no poll has been complete since the start."""
+        """Return the sources whose counters are withheld, because no poll has been complete since the start."""
         if self.sharing is not None:
             return self.sharing.rewound
         longest = self._views.config.metrics.startup_hold if self._views else 0.0
@@ -161,7 +161,7 @@ class Publisher:
         return frozenset(self._ledger.starting() & self._views.sources.keys()) if self._views else frozenset()
 
     def _hold_unobserved(self, snapshot: Snapshot) -> None:
-        """Add seconds found unobserved at the start only when the restored value has been served for a while."""
+        """Add seconds found unobserved at the start to their counter, after its restored value was exposed."""
         held: set[Series] = {
             ((HELD, name), UNOBSERVED, "") for name, source in snapshot.sources.items() if source.state.held_unobserved
         }
@@ -171,7 +171,7 @@ class Publisher:
         self._held = held
 
     def _expose(self) -> bool:
-        """Commit that series are exposed, then serve them. Without a state to write to they stay at 0."""
+        """Commit the release of series, then expose their values. While the state cannot be written, they stay at 0."""
         due = self._zero_first.due(self._ledger.may_expose) if self._monotonic() >= self._release_after else []
         if not due:
             return False
@@ -182,6 +182,6 @@ class Publisher:
             self._log.warning("could not commit zero-first release; series still exposed as 0", error=str(error))
             return False
         self._zero_first.forget(due)
-        with self._lock:  # what is found meanwhile is held from its own page on
+        with self._lock:  # seconds found in the meantime wait from their own page on
             self._held -= set(due)
         return True

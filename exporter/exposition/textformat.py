@@ -15,17 +15,17 @@ from exporter.metrics.families import LEVEL_LABELS, Family, Kind, Level
 from exporter.metrics.samples import Row
 
 EXEMPLAR_LIMIT = 128
-"""How many characters the names and values of an exemplar's labels may have together."""
+"""Maximum length of all names and values of an exemplar's labels together."""
 
 
 class Block(msgspec.Struct, frozen=True):
     """The lines of one owner in one family.
 
     Attributes:
-        plain: For the text format.
-        rich: For OpenMetrics; the same object unless there are exemplars.
-        lines: How many.
-        pending: Label values, as records join them, of series that are served as 0 for now.
+        plain: Lines in the text format.
+        rich: Lines in OpenMetrics; the same object if there are no exemplars.
+        lines: Number of lines.
+        pending: Label values, as records join them, of series that are exposed as 0.
     """
 
     plain: bytes = b""
@@ -38,18 +38,18 @@ EMPTY = Block()
 
 
 def escape(value: str) -> str:
-    """Return a label value, ready to stand between quotes."""
+    """Return a label value, escaped for use between quotes."""
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-@functools.lru_cache(maxsize=4096)  # the same few results and step names come again and again
+@functools.lru_cache(maxsize=4096)  # results and step names repeat
 def labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
     """Return label pairs without braces."""
     return ",".join([f'{name}="{escape(value)}"' for name, value in zip(names, values, strict=True)])
 
 
 def number(value: float) -> str:
-    """Return a sample's value, the same after it is read again."""
+    """Return a sample's value as text that parses back to the same number."""
     text = repr(float(value))
     return INFINITIES.get(text, text)
 
@@ -101,12 +101,12 @@ def histogram_block(family: Family, prefix: str, series: Mapping[str, Distributi
 
 
 def _pending(family: Family, series: Mapping[str, Count] | Mapping[str, Distribution]) -> tuple[str, ...]:
-    """Return the label values of series that are served as 0 for now."""
+    """Return the label values of pending series."""
     return tuple([key for key, each in series.items() if not each.released]) if family.zero_first else ()
 
 
 def _histogram(family: Family, prefix: str, pairs: str, shown: Distribution) -> Iterator[str]:
-    """Buckets, sum and count of one series."""
+    """Return the lines of buckets, sum and count of one series."""
     start = f"{_start(f'{family.name}_bucket', prefix, pairs)}{pairs}"
     comma = "," if prefix or pairs else ""
     count = 0
@@ -123,7 +123,7 @@ def _bounds(bounds: tuple[float, ...]) -> tuple[str, ...]:
 
 
 def _start(name: str, prefix: str, more: Sequence[str]) -> str:
-    """A line up to its own labels, if there are more to come."""
+    """Return the start of a line with the common labels."""
     return f"{name}{{{prefix}," if prefix and more else f"{name}{{{prefix}"
 
 

@@ -7,34 +7,45 @@ from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES, Family, Level
 
 INTRODUCTION = """# Metrics
 
-Made from the table of families by `python -m exporter.metrics.docs`; changes belong in
-`exporter/metrics/families.py`.
+`python -m exporter.metrics.docs` writes this page from the table in `exporter/metrics/families.py`.
 
-Timestamps are Unix seconds. What is not known is absent, not 0. `project` is what holds the job in its system.
-`result`, and `status` of `jobrun_last_run_status`, is one of `success`, `failure`, `error`, `timeout`, `cancellation`,
-`skip` and `unknown`; `state` is `pending` or `executing`. `__other__` stands for everything beyond a bound.
-A new series of a counter or histogram shows 0 for a while before its first value, so that `increase()` sees it.
-Counters of runs in OpenMetrics carry the ID of the newest run as an exemplar.
+Timestamps are Unix seconds. An unknown value is absent, not 0.
+
+- `project` is the environment, customer or project of the job at its vendor.
+- `result`, and `status` of `jobrun_last_run_status`, is `success`, `failure`, `error`, `timeout`, `cancellation`, `skip` or
+  `unknown`.
+- `state` is `pending` or `executing`.
+- `__other__` collects what exceeds a limit.
+
+A new series of a counter or histogram shows 0 for a while before its first value, so that `increase()` sees it. In
+OpenMetrics, counters of runs have the ID of the newest run as exemplar.
 
 ## Stability
 
 | stability | promise |
 |---|---|
 | `stable` | The name, the type, the labels and the meaning stay. A change is a new name. |
-| `experimental` | May change or go with any release; the changelog says so. |
-| `deprecated` | Still served, and its text names what replaces it. Goes at the earliest two minor releases later. |
+| `experimental` | May change or be removed in any release; the changelog says so. |
+| `deprecated` | Still exposed; its text names the replacement. It is removed after two minor releases at the earliest. |
 
-A stable name is retired in three steps. First the family that replaces it is served next to it. Then the old one is
-`deprecated`: its text, `CHANGELOG.md` under **Deprecated** and this page name the new one, and no rule or dashboard of
-ours uses the old one any more. At the earliest two minor releases and six months after that, it goes, and
-`CHANGELOG.md` says so under **Removed**. A stable metric never changes its meaning under the same name.
+A stable name is retired in three steps:
+
+1. The replacement is exposed next to it.
+2. The old name is `deprecated`. Its text, this page and `CHANGELOG.md` (**Deprecated**) name the replacement, and the shipped
+   rules and dashboards no longer use the old name.
+3. After at least two minor releases and six months it is removed, and `CHANGELOG.md` says so (**Removed**).
+
+A stable metric never changes its meaning under the same name.
 """
 
 TITLES = {
     Level.JOB: ("Jobs", "Committed with the runs; the same after a restart."),
     Level.SOURCE: ("Sources", "Committed with each poll; the same after a restart."),
-    Level.EXPORTER: ("The exporter", "About the state and what is served from it."),
-    Level.PROCESS: ("The process", "Counters start at 0 with each process. `process_*` and `python_*` come with them."),
+    Level.EXPORTER: ("The exporter", "About the state and the exposed series."),
+    Level.PROCESS: (
+        "The process",
+        "Counters start at 0 with each process. `process_*` and `python_*` are exposed too.",
+    ),
 }
 
 

@@ -1,7 +1,7 @@
-"""All metric families, one row each: those of jobs, of sources, of the exporter, and of its process.
+"""The table of all metric families: of jobs, of sources, of the exporter and of its process.
 
-A gauge names the function that makes its samples of a view. A counter or histogram does not: its series are those that
-the records hold under its name, so a new counter is a new row here and nothing else.
+The row of a gauge has a function that returns its samples from a view. The row of a counter or histogram has none: its
+series are those that the records store under its name, so a new counter needs only a new row here.
 """
 
 import enum
@@ -40,7 +40,7 @@ from exporter.snapshot.source import SourceView
 
 
 class Kind(enum.StrEnum):
-    """The types of metric families, in the words of the exposition formats."""
+    """Types of metric families, as the exposition formats name them."""
 
     COUNTER = "counter"
     GAUGE = "gauge"
@@ -48,7 +48,7 @@ class Kind(enum.StrEnum):
 
 
 class Level(enum.StrEnum):
-    """What the series of a family belong to; the labels that follow from it come first."""
+    """What the series of a family belong to, which decides their first labels."""
 
     JOB = "job"
     SOURCE = "source"
@@ -57,7 +57,7 @@ class Level(enum.StrEnum):
 
 
 class Stability(enum.StrEnum):
-    """What users may rely on; docs/metrics.md says what each word promises."""
+    """What users may rely on; docs/metrics.md explains the values."""
 
     STABLE = "stable"
     EXPERIMENTAL = "experimental"
@@ -65,24 +65,24 @@ class Stability(enum.StrEnum):
 
 
 LEVEL_LABELS = {Level.JOB: ("source", "project", "job_name"), Level.SOURCE: ("source",)}
-"""Labels that all families of a level have."""
+"""Labels of all families of a level."""
 
 
 class Family(msgspec.Struct, frozen=True, kw_only=True):
     """One metric family.
 
     Attributes:
-        name: As exported, `_total` of a counter included.
-        kind: Its type.
-        help: One sentence for people.
-        labels: Its labels beyond those of its level.
-        level: What its series belong to.
-        samples: Makes a gauge's samples of a view of its level; None for series that records hold under its name.
+        name: Exported name, including `_total` of a counter.
+        kind: Type of the family.
+        help: Help text, one sentence.
+        labels: Labels in addition to those of the level.
+        level: What the series belong to.
+        samples: Returns a gauge's samples from a view of its level; None for counters and histograms.
         stability: What users may rely on.
-        zero_first: Whether a new series is served as 0 until a scrape has seen it.
-        seeds: Values of its one label that are known before anything happens.
-        buckets: The bounds of a histogram that does not take them from the configuration.
-        more_labels: Names of further labels that a job's view decides.
+        zero_first: Whether a new series is exposed as 0 until a scrape got the 0.
+        seeds: Values of its only label that are exposed from the start.
+        buckets: Bounds of a histogram that is not configurable.
+        more_labels: Returns names of more labels that depend on a job's view.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     help: str
     labels: tuple[str, ...] = ()
     level: Level = Level.JOB
-    # A row's level says which view its function gets.
+    # The level of a row decides which view its function gets.
     samples: Callable[[Any], Iterable[Row]] | None = None
     stability: Stability = Stability.STABLE
     zero_first: bool = True
@@ -99,50 +99,50 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
     more_labels: Callable[[JobView], tuple[str, ...]] | None = None
 
     def labels_of(self, view: Any) -> tuple[str, ...]:  # noqa: ANN401  # as above
-        """Return the labels of an owner's series beyond those of its level."""
+        """Return the labels of an owner's series in addition to those of its level."""
         return self.labels if self.more_labels is None else self.labels + self.more_labels(view)
 
     @property
     def all_labels(self) -> tuple[str, ...]:
-        """Its labels, those of its level first."""
+        """Return all labels, those of the level first."""
         return LEVEL_LABELS.get(self.level, ()) + self.labels
 
 
 def counter(name: str, text: str, *labels: str, **more: Any) -> Family:  # noqa: ANN401  # the fields of a row
-    """Return a row whose series the records hold under this name."""
+    """Return the row of a counter of jobs."""
     return Family(name=name, kind=Kind.COUNTER, help=text, labels=labels, **more)
 
 
 def histogram(name: str, text: str, *labels: str, **more: Any) -> Family:  # noqa: ANN401  # as above
-    """Return a row whose series the records hold under this name."""
+    """Return the row of a histogram of jobs."""
     return Family(name=name, kind=Kind.HISTOGRAM, help=text, labels=labels, **more)
 
 
 def gauge(name: str, text: str, samples: Callable[[JobView], Iterable[Row]], *labels: str, **more: Any) -> Family:  # noqa: ANN401  # as above
-    """Return a row whose samples are made of a view of a job."""
+    """Return the row of a gauge of jobs."""
     return Family(name=name, kind=Kind.GAUGE, help=text, labels=labels, samples=samples, **more)
 
 
 def source_counter(name: str, text: str, *labels: str, **more: Any) -> Family:  # noqa: ANN401  # as above
-    """Return a row whose series the records of sources hold under this name."""
+    """Return the row of a counter of sources."""
     return Family(name=name, kind=Kind.COUNTER, help=text, labels=labels, level=Level.SOURCE, **more)
 
 
 def source_gauge(name: str, text: str, samples: Callable[[SourceView], Iterable[Row]], *labels: str) -> Family:
-    """Return a row whose samples are made of a view of a source."""
+    """Return the row of a gauge of sources."""
     return Family(name=name, kind=Kind.GAUGE, help=text, labels=labels, level=Level.SOURCE, samples=samples)
 
 
 def exporter_gauge(name: str, text: str, samples: Callable[[ExporterView], Iterable[Row]], *labels: str) -> Family:
-    """Return a row whose samples are made of the view of the exporter."""
+    """Return the row of a gauge of the exporter."""
     return Family(name=name, kind=Kind.GAUGE, help=text, labels=labels, level=Level.EXPORTER, samples=samples)
 
 
-# Rows of the process have no view of their own: they are few, and the exporter's has what they show.
+# The process has no view of its own: its few rows use that of the exporter.
 def process_row(
     name: str, kind: Kind, text: str, samples: Callable[[ExporterView], Iterable[Row]], *labels: str
 ) -> Family:
-    """Return a row about this process, made of the view of the exporter."""
+    """Return a row about this process."""
     return Family(name=name, kind=kind, help=text, labels=labels, level=Level.PROCESS, samples=samples)
 
 
@@ -159,10 +159,10 @@ def request_row(name: str, kind: Kind, text: str, *labels: str, buckets: tuple[f
     return Family(name=name, kind=kind, help=text, labels=("source", *labels), level=Level.PROCESS, buckets=buckets)
 
 
-# All values of a bounded label are seeded, so that the first error is a rise that `increase()` sees.
+# All values of a bounded label are seeded, so that `increase()` sees the first error.
 OUTCOMES = ("success", "partial", "error", "skipped")
 NO_LABEL = ("",)
-"""The seed of a family without labels of its own."""
+"""The seed of a family without more labels."""
 REQUEST_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 DELAY_BUCKETS = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0)
 
@@ -262,7 +262,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     gauge(
         "jobrun_job_info",
-        "What is known of the job, and the labels that objectives add; one series per job.",
+        "Details of the job as labels, including the labels of its objective; one series per job.",
         job_info,
         *("job_id", "schedule", "team", "page", "stop_cause", "url"),
         more_labels=configured_labels,
@@ -270,39 +270,39 @@ FAMILIES: tuple[Family, ...] = (
     gauge("jobrun_job_enabled", "Whether the job may run.", single(lambda view: view.state.job.enabled)),
     gauge(
         "jobrun_job_discovered_timestamp_seconds",
-        "When the exporter first knew the job.",
+        "When the exporter first saw the job.",
         single(lambda view: view.state.discovered),
     ),
     gauge(
         "jobrun_job_next_run_expected_timestamp_seconds",
-        "When the next run should start, by its schedule or else by the usual interval; absent if unknown.",
+        "When the next run should start, by the schedule or else as learned; absent if unknown.",
         single(lambda view: view.next_expected),
     ),
     gauge(
         "jobrun_job_freshness_objective_seconds",
-        "Largest age that the last success may have, as configured or else as learned.",
+        "Maximum age of the last success, as configured or else as learned.",
         single(lambda view: view.freshness),
     ),
     gauge(
         "jobrun_job_duration_budget_seconds",
-        "How long a run may take, as configured or else as learned.",
+        "Maximum duration of a run, as configured or else as learned.",
         single(lambda view: view.duration_budget),
     ),
     gauge(
         "jobrun_job_expectation_learned",
-        "1 for next_run, freshness or duration_budget, where it is learned from the job's runs alone; else absent.",
+        "1 for next_run, freshness or duration_budget if it is learned from past runs; else absent.",
         learned_expectations,
         "expectation",
         stability=Stability.EXPERIMENTAL,
     ),
     gauge(
         "jobrun_job_schedule_unparsed",
-        "1 if the job's schedule is not understood, so that its next run can only be learned; else absent.",
+        "1 if the job's schedule is not valid, so that its next run is learned; else absent.",
         single(lambda view: 1 if view.unparsed else None),
     ),
     gauge(
         "jobrun_job_failures_to_page",
-        "Failed runs in a row after which the job pages: failures_to_page of its objective.",
+        "Consecutive failures after which the job pages: failures_to_page of its objective.",
         single(lambda view: view.failures_to_page),
         stability=Stability.EXPERIMENTAL,
     ),
@@ -357,7 +357,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     source_gauge(
         "jobrun_source_poll_interval_seconds",
-        "The interval between polls that is in force.",
+        "Current interval between polls, which is longer while polls fail.",
         single(lambda view: view.interval),
     ),
     source_gauge(
@@ -374,7 +374,7 @@ FAMILIES: tuple[Family, ...] = (
     source_counter(POLL_ERRORS, "Errors of polls by reason.", "reason", zero_first=False, seeds=REASONS),
     source_counter(
         FETCHED,
-        "Rows of runs by what they meant.",
+        "Rows of runs by disposition, which is what the row meant.",
         "disposition",
         zero_first=False,
         seeds=tuple(map(str, Disposition)),
@@ -393,7 +393,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     source_gauge(
         "jobrun_source_rate_limit_remaining_requests",
-        "What remains of the API's tightest rate limit.",
+        "Remaining requests of the API's tightest rate limit.",
         of_rate_limit(lambda known: known.remaining),
     ),
     source_gauge(
@@ -404,7 +404,7 @@ FAMILIES: tuple[Family, ...] = (
     source_counter(MISSED_POLLS, "Polls that came due while one was running.", zero_first=False, seeds=NO_LABEL),
     source_gauge(
         "jobrun_exporter_tracked_runs",
-        "Open runs that are followed.",
+        "Active runs of a source.",
         once_known(lambda view: len(view.open_runs)),
     ),
     exporter_gauge(
@@ -417,14 +417,14 @@ FAMILIES: tuple[Family, ...] = (
     ),
     exporter_gauge(
         "jobrun_objective_jobs",
-        "Jobs that have an objective, by its place in the configuration, counted from 0.",
+        "Jobs that an objective applies to; the label is its index in the config, from 0.",
         objective_jobs,
         "objective",
     ),
     exporter_gauge("jobrun_exporter_series", "Series served, by metric family.", served_series, "family"),
     exporter_gauge(
         "jobrun_exporter_series_limit",
-        "The configured limit of domain series.",
+        "The configured limit of series of jobs, metrics.max_series.",
         single(lambda view: view.series_limit),
     ),
     process_row(
@@ -455,7 +455,7 @@ FAMILIES: tuple[Family, ...] = (
     replica_row(
         "jobrun_exporter_replicas",
         Kind.GAUGE,
-        "Replicas that share the state, as this one sees it; absent where the state is not shared.",
+        "Replicas that share the state, as this one sees it; absent if the state is not shared.",
         single(lambda view: None if view.ownership is None else view.ownership.replicas),
     ),
     replica_row(

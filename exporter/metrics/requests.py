@@ -1,6 +1,6 @@
-"""Metrics of the requests that this process sends: counters and a histogram, which start at 0 with each process.
+"""Metrics of the requests that this process sends: counters and a histogram that start at 0 with each process.
 
-Objects of the client library live on a registry of their own, never on the global one.
+They use a registry of their own, never the global one of the client library.
 """
 
 import threading
@@ -35,7 +35,7 @@ class RequestMetrics:
             registry.register(metric)
 
     def source(self, name: str, endpoints: Iterable[str] = ()) -> "SourceRequests":
-        """Return the observer of a source, the same for the same name; `endpoints` (templates) are seeded."""
+        """Return the observer of a source, one per name, with the counters of these endpoints (templates) at 0."""
         with self._lock:
             observer = self._observers.get(name)
             if observer is None:
@@ -44,7 +44,7 @@ class RequestMetrics:
             return observer
 
     def remove(self, name: str) -> None:
-        """Remove all series of a source; what its observer still gets is lost."""
+        """Remove all series of a source. Later calls of its observer have no effect."""
         with self._lock:
             observer = self._observers.pop(name, None)
         if observer is not None:
@@ -76,7 +76,7 @@ class SourceRequests:
             self._of(Counter, REQUESTS, endpoint, "200")
 
     def request(self, endpoint: str, code: str, seconds: float) -> None:
-        """Count a request that was answered with this code, or got `timeout` or `network`."""
+        """Count a request by the code of its response, or `timeout` or `network`."""
         self._of(Counter, REQUESTS, endpoint, code).inc()
         self._of(Histogram, REQUEST_DURATION, endpoint).observe(seconds)
 
@@ -89,15 +89,15 @@ class SourceRequests:
         self._of(Counter, RATE_LIMIT_WAIT).inc(max(0.0, seconds))
 
     def limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
-        """Keep the API's tightest rate limit for the record of the next poll."""
+        """Store the API's tightest rate limit for the record of the poll."""
         self.rate_limit = RateLimit(limit=limit, remaining=remaining, reset=reset)
 
     def credential_expiry(self, timestamp: float | None) -> None:
-        """Keep when the credential expires for the record of the next poll."""
+        """Store when the credential expires for the record of the poll."""
         self.expiry = timestamp
 
     def close(self) -> None:
-        """Remove all series of the source; none comes back."""
+        """Remove all series of the source for good."""
         with self._lock:
             self._closed = True
             for family, *values in self._series:
@@ -105,7 +105,7 @@ class SourceRequests:
             self._series = {}
 
     def _of(self, kind: type[MetricType], family: str, *values: str) -> MetricType:
-        """Return the series of a family and the labels after `source`; after `close`, one that nobody sees."""
+        """Return a series by family and the labels after `source`; after `close`, one that is not exposed."""
         with self._lock:
             series = self._series.get((family, *values))
             if series is None:

@@ -1,4 +1,4 @@
-"""How much room a job takes of `metrics.max_series`: what it has, and what is expected to come."""
+"""Computes how many series of `metrics.max_series` a job uses: those that it has and those that are expected."""
 
 import functools
 from collections.abc import Sequence
@@ -9,21 +9,21 @@ from exporter.model import Job, Result, State
 from exporter.snapshot.job import JobView
 
 EXPECTED_RESULTS = (Result.SUCCESS, Result.FAILURE)
-"""Results of which each job is expected to have a histogram of durations sooner or later."""
+"""Results for which each job is expected to have a histogram of durations."""
 
 STEP_COUNTERS = 3
-"""Counter series of a step from its first run on: its successes, its failures, and how often it failed first."""
+"""Counter series of a step from its first run on: successes, failures and root failures."""
 
 
 def bucket_lines(bounds: Sequence[float]) -> int:
-    """Return the lines of one histogram series: one per bound, and those of +Inf, of the sum and of the count."""
+    """Return the number of lines of a histogram series: one per bound, and those of +Inf, sum and count."""
     return len(bounds) + 3
 
 
 def series_needed(view: JobView, run_buckets: Sequence[float], step_buckets: Sequence[float]) -> int:
-    """Return how many series a job has or is expected to have, each line of a histogram being one."""
-    # A job is weighed before its first run completes, so what comes with that is counted from the start: its gauges,
-    # the durations of EXPECTED_RESULTS, and room for `__other__` steps and error types.
+    """Return how many series a job has or is expected to have. Each line of a histogram counts as one."""
+    # The series of a first completed run are counted from the start: gauges, durations of EXPECTED_RESULTS, and
+    # `__other__` steps and error types. So a job that gets its own series can keep them.
     if not view.counted:
         return 0
     counts, distributions = view.state.counts, view.state.distributions
@@ -40,24 +40,24 @@ def series_needed(view: JobView, run_buckets: Sequence[float], step_buckets: Seq
 
 
 def overflow_room(results: Sequence[Result], lines: tuple[int, int], *, attempts: bool, step_histograms: bool) -> int:
-    """Return how many series the job of a source that stands for folded ones may come to have: it can have no less.
+    """Return the maximum number of series of a source's `__other__` job.
 
     Args:
-        results: Those that the source can produce.
-        lines: Of a histogram of runs and of one of steps; none of steps where the source has none.
+        results: Results that the source can produce.
+        lines: Lines of a histogram of runs and of a histogram of steps; 0 for steps if the source has none.
         attempts: Whether it has counters of attempts.
         step_histograms: Whether the durations of steps are observed.
     """
     of_runs, of_steps = lines
     counted = len({*results, Result.UNKNOWN})
-    counters = counted + 2 * attempts + 1  # the one is the error type
-    histograms = (counted + 1) * of_runs  # the one is of queue durations
+    counters = counted + 2 * attempts + 1  # 1 for the error type
+    histograms = (counted + 1) * of_runs  # 1 for queue durations
     return counters + histograms + ((counted + 1 + of_steps * step_histograms) if of_steps else 0)
 
 
 @functools.lru_cache(maxsize=256)
 def _gauges(results: tuple[Result, ...], has_steps: bool) -> int:  # noqa: FBT001  # the key of a cache
-    """Return how many gauges a job has of which everything is known that usually is."""
+    """Return how many gauges a job has if everything usual is known about it."""
     ended = LastRun(run_id="r", result=Result.SUCCESS, order=0.0, start=0.0, end=0.0, duration=0.0)
     state = JobState(
         key=0,
@@ -82,6 +82,6 @@ def _gauges(results: tuple[Result, ...], has_steps: bool) -> int:  # noqa: FBT00
         next_expected=0.0,
         learned=("next_run", "freshness", "duration_budget"),
     )
-    # Weighed once per kind of source: the gauges of all its jobs are alike.
+    # Computed once per type of source, because all its jobs have the same gauges.
     gauges = [family for family in FAMILIES if family.level is Level.JOB and family.samples is not None]
     return sum(1 for family in gauges for _ in (family.samples(view) if family.samples else ()))

@@ -1,7 +1,7 @@
-"""The samples of gauges: pure functions from a view to rows.
+"""Samples of gauges: pure functions from a view to rows.
 
-A row is the values of the labels that a gauge has beyond those of its level, and the sample's value. What is not known
-has no row.
+A row has the values of the labels that a gauge has in addition to those of its level, and the sample's value. An
+unknown value has no row.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ RESULTS = tuple((result, (result.value,)) for result in Result)
 
 
 def single(value: Callable[[View], float | None]) -> Callable[[View], Iterable[Row]]:
-    """Return the rows of a gauge without labels of its own, absent while its value is not known."""
+    """Return a function for a gauge without more labels, which is absent while its value is unknown."""
 
     def rows(view: View) -> Iterable[Row]:
         known = value(view)
@@ -35,7 +35,7 @@ def single(value: Callable[[View], float | None]) -> Callable[[View], Iterable[R
 
 
 def of_last_run(value: Callable[[LastRun], float | None]) -> Callable[[JobView], Iterable[Row]]:
-    """Return the rows of a gauge without labels of its own, made of the run that ended last."""
+    """Return a function for a gauge without more labels that shows a value of the run that completed last."""
 
     def rows(view: JobView) -> Iterable[Row]:
         known = None if view.state.last_run is None else value(view.state.last_run)
@@ -45,13 +45,13 @@ def of_last_run(value: Callable[[LastRun], float | None]) -> Callable[[JobView],
 
 
 def active_runs(view: JobView) -> Iterator[Row]:
-    """Return how many runs are in each open state, those without any included."""
+    """Return the number of active runs per state, including 0."""
     for state, labels in STATES:
         yield labels, view.active.get(state, (0, None))[0]
 
 
 def oldest_active_starts(view: JobView) -> Iterator[Row]:
-    """Return the earliest start of the runs in each open state."""
+    """Return the earliest start of the active runs per state."""
     for state, labels in STATES:
         start = view.active.get(state, (0, None))[1]
         if start is not None:
@@ -59,7 +59,7 @@ def oldest_active_starts(view: JobView) -> Iterator[Row]:
 
 
 def last_run_status(view: JobView) -> Iterator[Row]:
-    """Return 1 for the result of the run that ended last, also where it was not seeded, and 0 for the others."""
+    """Return 1 for the result of the run that completed last, even if it is not seeded, and 0 for the others."""
     last = None if view.state.last_run is None else view.state.last_run.result
     for result, labels in RESULTS:
         if result == last or result in view.results:
@@ -67,7 +67,7 @@ def last_run_status(view: JobView) -> Iterator[Row]:
 
 
 def last_run_steps(view: JobView) -> Iterator[Row]:
-    """Return how many steps of the latest run with known steps ended in each result."""
+    """Return the number of steps per result, for the latest run whose steps are known."""
     steps = {} if view.state.last_steps is None else view.state.last_steps.results
     for result, labels in RESULTS if view.has_steps and view.state.job.has_steps else ():
         if result in steps or result in view.results:
@@ -75,7 +75,7 @@ def last_run_steps(view: JobView) -> Iterator[Row]:
 
 
 def last_failed_run(view: JobView) -> Iterator[Row]:
-    """Return which run failed last, and why."""
+    """Return the labels of the run that failed last."""
     failure = view.state.last_failure
     if failure is not None:
         step, error_type = clean(failure.failed_step), clean(failure.error_type)
@@ -83,7 +83,7 @@ def last_failed_run(view: JobView) -> Iterator[Row]:
 
 
 def job_info(view: JobView) -> Iterator[Row]:
-    """Return what a person wants to know of the job."""
+    """Return the details of the job as labels."""
     job = view.state.job
     own, job_url = tuple(value for _, value in view.labels), view.job_url
     yield (
@@ -101,12 +101,12 @@ def job_info(view: JobView) -> Iterator[Row]:
 
 
 def configured_labels(view: JobView) -> tuple[str, ...]:
-    """Return the names of the labels that `job_info` has from the configuration."""
+    """Return the names of the labels that the config adds to `job_info`."""
     return tuple(name for name, _ in view.labels)
 
 
 def learned_expectations(view: JobView) -> Iterator[Row]:
-    """Return which expectations are learned: nobody has configured them, and no vendor reports them."""
+    """Return which expectations are learned, because neither the config nor the vendor has them."""
     for name in view.learned:
         yield (name,), 1
 
@@ -115,13 +115,13 @@ def learned_expectations(view: JobView) -> Iterator[Row]:
 
 
 def once_known(value: Callable[[SourceView], float | None]) -> Callable[[SourceView], Iterable[Row]]:
-    """Return the rows of a gauge that is absent until a poll has found out how its source stands."""
-    # Before the first poll a 0 would claim that nothing is there.
+    """Return a function for a gauge that is absent until a poll has found out the source's status."""
+    # Before the first poll a 0 would be wrong.
     return single(lambda view: value(view) if view.known else None)
 
 
 def of_rate_limit(value: Callable[[RateLimit], float | None]) -> Callable[[SourceView], Iterable[Row]]:
-    """Return the rows of a gauge that is made of the rate limit that the API last reported."""
+    """Return a function for a gauge of the rate limit that the API last reported."""
     return single(lambda view: value(view.status.rate_limit))
 
 
@@ -133,7 +133,7 @@ def source_info(view: SourceView) -> Iterator[Row]:
 
 
 def scopes(view: SourceView) -> Iterator[Row]:
-    """Return how many scopes the credential may read, and how many not."""
+    """Return the number of readable and unreadable scopes."""
     if view.known:
         unreadable = len(view.unreadable)
         yield ("readable",), len(view.state.scopes) - unreadable
@@ -144,30 +144,30 @@ def scopes(view: SourceView) -> Iterator[Row]:
 
 
 def build_info(view: ExporterView) -> Iterator[Row]:
-    """Return which program is running."""
+    """Return the version of the program as labels."""
     if view.build is not None:
         yield (view.build.version, view.build.revision, view.build.python_version), 1
 
 
 def owned_sources(view: ExporterView) -> Iterator[Row]:
-    """The sources that this replica polls."""
+    """Return 1 for each source that this replica polls."""
     if view.ownership is not None:
         yield from (((name, view.ownership.replica), 1) for name in sorted(view.ownership.sources))
 
 
 def ownership_changes(view: ExporterView) -> Iterator[Row]:
-    """How often this replica took each source."""
+    """Return how often this replica took over each source."""
     if view.ownership is not None:
         yield from (((name,), count) for name, count in sorted(view.ownership.taken.items()))
 
 
 def objective_jobs(view: ExporterView) -> Iterator[Row]:
-    """Return how many jobs each objective has."""
+    """Return the number of jobs per objective."""
     for place, jobs in enumerate(view.objective_jobs):
         yield (str(place),), jobs
 
 
 def served_series(view: ExporterView) -> Iterator[Row]:
-    """Return how many series each family has on the page."""
+    """Return the number of series per family on `/metrics`."""
     for family, series in view.series.items():
         yield (family,), series

@@ -1,4 +1,4 @@
-"""Zero first: which series are still served as 0, for how long, and whether a scrape has seen it."""
+"""Zero-first: which series are pending (still exposed as 0), for how long, and whether a scrape got the 0."""
 
 import threading
 from collections.abc import Callable, Collection
@@ -12,24 +12,24 @@ Owner = tuple[str] | tuple[str, int] | tuple[str, str]
 seconds that a source was found unobserved at the start, which are no series of their own."""
 
 Series = tuple[Owner, str, str]
-"""A counter or histogram series: its owner, its family, and its label values as the state joins them."""
+"""A counter or histogram series: its owner, its family, and its label values as records join them."""
 
 COUNTER_OF = {RUN_DURATION: RUNS}
-"""A histogram and the counter with which it is one unit, label by label."""
+"""Histogram and the counter that is exposed together with it, for each set of labels."""
 
 
 class _Batch(msgspec.Struct):
-    """Series that one page was the first to show as 0."""
+    """Series that the same page was the first to expose as 0."""
 
     since: float
     series: set[Series]
 
 
 class ZeroFirst:
-    """The pending series, in batches of the pages that first showed them as 0.
+    """The pending series, in batches by the page that first exposed them as 0.
 
-    A series is due when its 0 was served for `zero_first` seconds and a scrape got a page that showed it. The cost goes
-    with the number of series that change, not with that of pending ones.
+    A series is due when its 0 was exposed for `zero_first` seconds and a scrape got it. The cost depends on the number
+    of series that change, not on the number of pending series.
     """
 
     def __init__(self, zero_first: float, monotonic: Callable[[], float]) -> None:
@@ -37,13 +37,13 @@ class ZeroFirst:
         self._monotonic = monotonic
         self._scraped = -1
         self._lock = threading.Lock()
-        self._batches: dict[int, _Batch] = {}  # by generation, which only grows: the oldest comes first
+        self._batches: dict[int, _Batch] = {}  # by generation, oldest first
         self._generations: dict[Series, int] = {}
 
     def shown(self, generation: int, series: Collection[Series]) -> None:
-        """Note which series the page of this generation, now served, is the first to show as 0.
+        """Add the series that the page of this generation is the first to expose as 0.
 
-        A histogram takes the counter of its unit along if that is still pending: both are exposed together.
+        A histogram also makes its pending counter wait again, so that both are exposed together.
         """
         if not series:
             return
@@ -56,23 +56,23 @@ class ZeroFirst:
                     self._add(generation, batch, counter)
 
     def scraped(self, generation: int) -> None:
-        """Note that a scrape got the page of this generation. Called by one thread only, and never waits."""
-        # Scrapes of an older page can be noted later than those of a newer one.
+        """Record that a scrape got the page of this generation. Never waits; only one thread may call it."""
+        # Scrapes of an older page can be recorded after those of a newer one.
         self._scraped = max(self._scraped, generation)
 
     def due(self, wanted: Callable[[Owner], bool] = lambda _: True) -> list[Series]:
-        """Return the series that can be exposed now. They stay due until they are forgotten."""
+        """Return the series whose values can be exposed now. They stay due until `forget`."""
         with self._lock:
             due: list[Series] = []
             for generation, batch in self._batches.items():
-                # Later batches were shown later, so none of them can be due before this one.
+                # Later batches were exposed later, so none of them can be due before this one.
                 if not self._is_due(generation, batch):
                     break
                 due.extend(series for series in batch.series if wanted(series[0]))
             return due
 
     def forget(self, series: Collection[Series]) -> None:
-        """Forget series that were exposed or are no longer served."""
+        """Remove series whose values are exposed or that are no longer served."""
         with self._lock:
             for each in series:
                 self._drop(each)

@@ -1,1 +1,1 @@
-"""One poll after the other, of each source."""
+"""Polls each source, one poll after the other."""

@@ -1,4 +1,4 @@
-"""One poll of one source: its batches, its steps, and its log line.
+"""Polls one source once: commits its batches, fetches steps, and logs one line.
 
 Sources raise errors; this module catches, counts and logs them.
 """
@@ -35,48 +35,48 @@ from exporter.sources.source import Source
 from exporter.state.schema import StoredRun
 
 STEP_BATCH = 100
-"""Runs whose steps are fetched before the queue is read again."""
+"""Number of runs whose steps are fetched before the queue is read again."""
 
 MAX_STEP_ERRORS = 3
-"""Failed step fetches in a row after which the rest waits for the next poll; 1 if the source could not be read."""
+"""Consecutive failed step fetches after which the others wait for the next poll; 1 if the source was unreadable."""
 
 LONGEST_FIRST_POLL = 300.0
 FIRST_POLL_INTERVALS = 10
-"""A first poll that takes longer than both, in seconds and in intervals, no longer delays readiness."""
+"""A first poll that takes longer than both (seconds and intervals) no longer delays readiness."""
 
 MAX_CLOCK_SKEW = 5.0
 """Clock skew, in seconds, above which the batch is discarded and fetched again."""
 
 POLL_TIME_FRACTION = 0.8
-"""Part of the interval after which a poll stops its optional work, so that the next poll is not late."""
+"""Fraction of the interval after which a poll stops optional work, so that the next poll is not late."""
 
 
 class ApiClock(Protocol):
-    """An API's clock."""
+    """The clock of an API."""
 
     @property
     def skew(self) -> float:
-        """Seconds by which it is ahead of ours."""
+        """Return the seconds by which it is ahead of the local clock."""
 
     def now(self) -> float:
         """Return its current time."""
 
 
 class Pages(Protocol):
-    """Where committed things are served."""
+    """Publishes committed records."""
 
     def publish(self) -> None:
-        """Publish everything that is committed."""
+        """Publish all committed records."""
 
     def publish_throttled(self) -> None:
-        """Publish everything that is committed, unless that was done a moment ago."""
+        """Publish all committed records, unless that was done a moment ago."""
 
 
 class PollResult(msgspec.Struct, kw_only=True):
     """What one poll did, for its log line.
 
-    `started`: when, by the API's clock; `skew`: by how much that was held to be ahead of ours, in seconds; `reasons`:
-    of all errors, those of single parts one by one; `read_for`: seconds until all was read.
+    `started`: start by the API's clock; `skew`: seconds by which that clock was assumed to be ahead; `reasons`: reasons
+    of all errors, including those of single parts; `read_for`: seconds until everything was read.
     """
 
     started: float
@@ -96,14 +96,14 @@ class Poller:
 
     Args:
         rules: The source's rules.
-        source: The vendor's side.
-        ledger: Where readings are committed.
-        requests: What the API last reported of its rate limit and of the credential.
-        api_clock: The present by the API's clock.
-        monotonic: A clock that never jumps, in seconds.
+        source: The source to poll.
+        ledger: The ledger, which commits batches.
+        requests: The last reported rate limit and expiry of the credential.
+        api_clock: The API's clock.
+        monotonic: A monotonic clock, in seconds.
         sweep_interval: Seconds between sweeps; None for no sweeps.
-        pages: Where committed things are served.
-        auth_backoff: Least seconds to the next poll after the API has refused the credential.
+        pages: Publishes committed records.
+        auth_backoff: Minimum seconds to the next poll after the API refused the credential.
     """
 
     def __init__(  # noqa: PLR0913  # everything outside is an argument
@@ -137,12 +137,12 @@ class Poller:
 
     @property
     def status(self) -> SourceStatus:
-        """How the source stands after its last poll, this process's or one before."""
+        """Return the source's status after its last poll, by this or an earlier process."""
         return self._ledger.source(self._rules.name).status
 
     @property
     def failures(self) -> int:
-        """Failed polls since the last one that did not fail."""
+        """Return the number of failed polls since the last one that did not fail."""
         return self.status.failures
 
     def wait(self) -> float:
@@ -154,13 +154,13 @@ class Poller:
         return max(backoff(self._rules.poll_interval, failures), self._auth_backoff if refused else 0.0)
 
     def round_seconds(self) -> float:
-        """Return the seconds in which the source reads everything once; 0 if each poll does."""
+        """Return the seconds that the source needs to read everything once; 0 if each poll does."""
         return self._source.round_seconds()
 
     def poll(self, *, steps: bool = True) -> str:
-        """Poll once, with or without the steps of completed runs; return the outcome: `success`, `partial` or `error`.
+        """Poll once, with or without fetching steps; return the outcome: `success`, `partial` or `error`.
 
-        Raises Stopped at shutdown only.
+        Raises Stopped only at shutdown.
         """
         begun = self._begun = self._monotonic()
         result = PollResult(started=self._clock.now(), skew=self._clock.skew)
@@ -181,7 +181,7 @@ class Poller:
         return result.outcome
 
     def _note(self, result: PollResult, error: Exception) -> None:
-        """Note what went wrong, in words that hold nothing of others."""
+        """Record an error with a text that contains no customer data."""
         if isinstance(error, PartialError):
             result.outcome, result.reason, result.error = "partial", error.reason, str(error)
             result.reasons += [each.reason for each in error.parts.values()]
@@ -193,7 +193,7 @@ class Poller:
             self._log.error("poll failed", exc_info=error)
 
     def skip(self) -> None:
-        """Note a poll that came due while this one runs."""
+        """Count a poll that came due while this one runs."""
         with self._skips_lock:
             self._skips += 1
 
@@ -203,13 +203,13 @@ class Poller:
             return skips
 
     def report_skipped_polls(self) -> None:
-        """Record polls that came due while a long one still runs."""
+        """Commit the number of polls that came due while a long one still runs."""
         if skips := self._take_skips():
             self._ledger.skip_polls(self._rules.name, skips, self._clock.now())
             self._pages.publish_throttled()
 
     def report_long_first_poll(self) -> None:
-        """Report a source as down whose first poll runs for very long, so that readiness does not wait for it."""
+        """Report a source as down if its first poll takes very long, so that readiness does not wait for it."""
         longest = max(LONGEST_FIRST_POLL, FIRST_POLL_INTERVALS * self._rules.poll_interval)
         if self.polled or self._begun is None or self._monotonic() - self._begun <= longest:
             return
@@ -219,7 +219,7 @@ class Poller:
         self._pages.publish()
 
     def _read(self, begun: float, result: PollResult) -> Exception | None:
-        """Read everything, expire runs, and end what ends with a poll; return what went wrong with the source."""
+        """Read everything, expire runs and complete the poll; return the error of the source, if any."""
         name = self._rules.name
         self._ledger.start_poll(name, result.started)
         sweep = self._sweep_due(result.started)
@@ -242,13 +242,13 @@ class Poller:
         return error
 
     def _commit_all(self, view: LedgerView, result: PollResult) -> Exception | None:
-        """Read and commit what can be read; return why the rest could not be.
+        """Read and commit what can be read; return why the rest could not be read.
 
-        The poll continues in any case: active runs expire by the watermark, and other endpoints may answer.
+        The poll continues in any case: active runs expire by the watermark, and other endpoints may respond.
         """
         try:
             if not self._commit_batches(view, result):
-                # Windows computed by a wrong clock prove nothing; only now is the skew known.
+                # Windows computed with a wrong clock prove nothing, and the skew is known only after a response.
                 self._commit_batches(view, result, accept_skew=True)
         except (Stopped, StateError):
             raise
@@ -257,7 +257,7 @@ class Poller:
         return None
 
     def _commit_batches(self, view: LedgerView, result: PollResult, *, accept_skew: bool = False) -> bool:
-        """Read and commit; return False as soon as a response shows that our clock was wrong for its request."""
+        """Read and commit; return False as soon as a response shows that the local clock is wrong."""
         for batch in self._source.fetch(view):
             if self._check_clock_skew(result) and not accept_skew:
                 return False
@@ -296,9 +296,10 @@ class Poller:
         result.entered.results.update(entered.results)
 
     def _fetch_steps(self, begun: float, result: PollResult) -> None:
-        """Fetch the steps of runs that are counted, for as long as the poll's time allows.
+        """Fetch the steps of counted runs for as long as the poll's time allows.
 
-        A poll that has used up its time spends as long again on steps: else the queue grows while polls are late.
+        A poll that has used up its time spends the same time again on steps. Otherwise the queue would grow while polls
+        are late.
         """
         left = 1 if result.outcome == "error" else MAX_STEP_ERRORS
         errors, until = 0, begun + max(POLL_TIME_FRACTION * self._rules.poll_interval, 2 * result.read_for)
@@ -311,7 +312,7 @@ class Poller:
             self._pages.publish_throttled()
 
     def _fetch(self, row: StoredRun, result: PollResult) -> bool:
-        """Fetch the steps of one run; return False if that failed and must be tried again."""
+        """Fetch the steps of one run; return False if that failed and must be repeated."""
         name, poll_context = self._rules.name, self._moment(result)
         try:
             self._ledger.commit_steps(name, row, self._source.steps(row.run), poll_context)
@@ -332,14 +333,14 @@ class Poller:
         return True
 
     def _publish_batches(self) -> None:
-        """Publish what is committed before the steps, which may take long."""
+        """Publish the committed batches before fetching steps, which may take long."""
         publish = self._pages.publish_throttled if self.polled else self._pages.publish
         self._ledger.mark(self._rules.name, self._clock.now(), read=True)
         publish()
         self.polled = True
 
     def _finish(self, result: PollResult, seconds: float) -> None:
-        """Record how the poll went, log it and show it."""
+        """Commit the report of the poll, log it and publish it."""
         name, failures = self._rules.name, self.status.failures + 1 if result.outcome == "error" else 0
         report = PollReport(
             ended=self._clock.now(),
@@ -376,5 +377,5 @@ class Poller:
 
 
 def _described(error: Exception) -> tuple[str, str]:
-    """Return the reason under which an error is counted, and words for people."""
+    """Return the reason under which an error is counted, and its text."""
     return (error.reason, str(error)) if isinstance(error, JobrunError) else ("internal", type(error).__name__)

@@ -1,4 +1,4 @@
-"""When polls happen: each source at its interval, one poll of a source at a time, less often while it fails."""
+"""Schedules polls: each source at its interval, one poll of a source at a time, less often while polls fail."""
 
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -20,10 +20,10 @@ STAGGER = 0.25
 """Seconds between the first polls of two sources."""
 
 THREADS = 10_000
-"""More than there will be sources; a thread is only made where none is idle."""
+"""Maximum number of threads, more than sources. A thread is created only if none is idle."""
 
 LEAST_JUMP = 5.0
-"""Seconds by which the local clock must have jumped for the polls to be scheduled again."""
+"""Minimum jump of the local clock, in seconds, after which polls are scheduled again."""
 
 
 class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
@@ -85,9 +85,9 @@ class PollSchedule:
         self._scheduler.start()
 
     def add(self, sources: Iterable[ScheduledSource]) -> None:
-        """Poll these sources, too, the first time at once, with a short pause between two.
+        """Poll these sources too. New ones are polled at once, with a short pause between two.
 
-        Of those already polled only the failing ones are polled at once: what was wrong may be fixed.
+        Sources that are already polled keep their time, but failing ones are polled at once, as they may be fixed.
         """
         now = self._now()
         keys = {source: key for key, source in self._sources.items()}
@@ -98,7 +98,7 @@ class PollSchedule:
             if source in keys:
                 self._scheduler.modify_job(keys[source], next_run_time=publish_throttled)
                 continue
-            # another source may have had this name, and its last poll may still be going
+            # the last poll of another source with this name may still run
             key = f"{source.name} {next(self._numbers)}"
             self._sources[key] = source
             self._scheduler.add_job(
@@ -109,7 +109,7 @@ class PollSchedule:
         """Stop polling all sources but these. Wait `grace` seconds for their polls; return False if one still runs."""
         ended = {key: source for key, source in self._sources.items() if source not in sources}
         for key in ended:
-            with suppress(JobLookupError):  # a stop has ended them all
+            with suppress(JobLookupError):  # `stop` has removed them all
                 self._scheduler.remove_job(key)
             del self._sources[key]
         return self._wait(ended.values(), grace)
@@ -131,11 +131,11 @@ class PollSchedule:
     @property
     def alive(self) -> bool:
         """Return whether polls will happen."""
-        thread = getattr(self._scheduler, "_thread", None)  # `running` is a flag that outlives the thread
+        thread = getattr(self._scheduler, "_thread", None)  # the flag `running` stays set after the thread has died
         return bool(self._scheduler.running and thread is not None and thread.is_alive())
 
     def tick(self) -> None:
-        """Poll all sources now if the local clock jumped, by which the scheduler waits. Called about every second."""
+        """Poll all sources now if the local clock jumped, because the scheduler uses it. Called about every second."""
         offset = self._clock() - self._monotonic()
         if abs(offset - self._offset) < LEAST_JUMP:
             return
@@ -173,11 +173,11 @@ class PollSchedule:
         if source is not None:
             source.poller.skip()
             source.skipped += 1
-            if source.skipped == 1:  # the others are reported together when the poll ends
+            if source.skipped == 1:  # further ones are logged together when the poll ends
                 self._log.warning("poll skipped: previous poll still running", source=source.name)
 
     def _report_skipped(self, source: ScheduledSource) -> None:
-        """Log how many polls a long poll made skip, if more than the first."""
+        """Log how many polls were skipped during a long poll, if more than one."""
         count, source.skipped = source.skipped, 0
         if count > 1:
             self._log.warning("long poll ended", source=source.name, skipped=count)

@@ -1,4 +1,4 @@
-"""What a source may read of the state while it polls."""
+"""The part of the state that a source may read while it polls."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -9,15 +9,15 @@ from exporter.model import Window
 
 
 class LedgerView:
-    """A `exporter.sources.source.View` on the ledger, for one poll of one source.
+    """Implements `exporter.sources.source.View` for one poll of one source.
 
     Args:
         ledger: The ledger.
         source: The source's name.
-        clock: The present, by the API's clock.
+        clock: Returns the time of the API's clock.
         sweep_due: Whether this poll also reads the sweep window.
-        wants: Whether a job's name is included.
-        out_of_time: Whether this poll has used up its interval.
+        wants: Returns whether a job's name is included.
+        out_of_time: Returns whether this poll has used up its interval.
     """
 
     def __init__(  # noqa: PLR0913  # each is one of the things that a view is made of
@@ -50,12 +50,12 @@ class LedgerView:
 
     @property
     def notes(self) -> Mapping[str, str]:
-        """Return the source's own notes, as committed."""
+        """Return the committed positions at which the source continues to read."""
         return self._ledger.source(self._source).notes
 
     @property
     def scopes(self) -> frozenset[str]:
-        """Return the scopes that the state holds."""
+        """Return the scopes in the state."""
         return frozenset(self._ledger.source(self._source).scopes)
 
     def watermark(self, scope: str = "") -> float | None:
@@ -80,11 +80,11 @@ class LedgerView:
             return self._ledger.store().started_between(self._source, Window(start, end))
 
     def known(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return which of these IDs the state holds."""
+        """Return which of these IDs are in the state."""
         return frozenset(self._ledger.rows(self._source, run_ids))
 
     def ended(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return which of these IDs the state holds as completed."""
+        """Return which of these IDs are in the state as completed runs."""
         rows = self._ledger.rows(self._source, run_ids)
         return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.OPEN)
 

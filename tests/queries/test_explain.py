@@ -186,7 +186,7 @@ def test_unmapped_statuses_are_explained_by_their_runs(harness):
     [
         ("jobrun_runs", "there is no metric jobrun_runs; did you mean jobrun_runs_total"),
         ("jobrun_run_duration_seconds", "is a histogram; ask for its _count, _sum or _bucket"),
-        ("jobrun_job_info", "is not made of runs: What is known of the job"),
+        ("jobrun_job_info", "is not made of runs: Details of the job"),
         ("jobrun_source_up", "is not made of runs: Whether the last poll"),
         ("jobrun_source_api_request_duration_seconds_count", "is told by the running process"),
         ("process_cpu_seconds_total", "is told by the running process"),
