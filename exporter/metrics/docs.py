@@ -12,8 +12,8 @@ INTRODUCTION = """# Metrics
 Timestamps are Unix seconds. An unknown value is absent, not 0.
 
 - `project` is the environment, customer or project of the job at its vendor.
-- `result`, and `status` of `jobrun_last_run_status`, is `success`, `failure`, `error`, `timeout`, `cancellation`, `skip` or
-  `unknown`.
+- `result`, and `status` of `jobrun_last_run_status`, is `success`, `failure`, `error`, `timeout`, `cancellation`,
+  `skip` or `unknown`.
 - `state` is `pending` or `executing`.
 - `__other__` collects what exceeds a limit.
 
@@ -26,13 +26,13 @@ OpenMetrics, counters of runs have the ID of the newest run as exemplar.
 |---|---|
 | `stable` | The name, the type, the labels and the meaning stay. A change is a new name. |
 | `experimental` | May change or be removed in any release; the changelog says so. |
-| `deprecated` | Still exposed; its text names the replacement. It is removed after two minor releases at the earliest. |
+| `deprecated` | Still exposed; its text names the replacement. It is removed after at least two minor releases. |
 
 A stable name is retired in three steps:
 
 1. The replacement is exposed next to it.
-2. The old name is `deprecated`. Its text, this page and `CHANGELOG.md` (**Deprecated**) name the replacement, and the shipped
-   rules and dashboards no longer use the old name.
+2. The old name is `deprecated`. Its text, this page and `CHANGELOG.md` (**Deprecated**) name the replacement, and the
+   shipped rules and dashboards no longer use the old name.
 3. After at least two minor releases and six months it is removed, and `CHANGELOG.md` says so (**Removed**).
 
 A stable metric never changes its meaning under the same name.
@@ -44,7 +44,7 @@ TITLES = {
     Level.EXPORTER: ("The exporter", "About the state and the exposed series."),
     Level.PROCESS: (
         "The process",
-        "Counters start at 0 with each process. `process_*` and `python_*` are exposed too.",
+        "Counters start at 0 with each process. Also: `process_*` and `python_*`.",
     ),
 }
 
