@@ -1,1 +1,1 @@
-"""The state on disk: its tables, and the file that holds them."""
+"""Stores the ledger: in a SQLite file, or in PostgreSQL."""

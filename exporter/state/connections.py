@@ -21,28 +21,28 @@ from exporter.errors import StateError
 Value = TypeVar("Value")
 
 PATIENCE = 10.0
-"""Seconds after which a connection that answers nothing is given up: a frozen server sends no error."""
+"""Seconds after which a connection without a response is closed, because a frozen server sends no error."""
 
 SETTINGS = (
     "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '8s'; "
     "SET LOCAL idle_in_transaction_session_timeout = '10s'"
 )
-"""A frozen replica must not keep a row locked, and a locked row must not keep the other sources waiting."""
+"""Limits how long a frozen replica keeps a row locked, and how long a locked row delays other sources."""
 
 WRITING = f"BEGIN; {SETTINGS}"
 READING = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {SETTINGS}"
 
 OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 
-logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # whoever needs a connection reports why there is none
+logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # its callers report errors
 
 
 class UnknownOutcomeError(StateError):
-    """Nobody knows whether a transaction was committed."""
+    """It is unknown whether a transaction was committed."""
 
 
 class Connection(psycopg.Connection[tuple[Any, ...]]):
-    """A connection on which nothing waits forever."""
+    """A connection on which no statement waits forever."""
 
     def wait(self, gen: PQGen[Value], interval: float = 0.1, timeout: float | None = None) -> Value:
         """Wait for the server, but not for longer than PATIENCE."""
@@ -50,12 +50,12 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return super().wait(gen, interval, PATIENCE if timeout is None else timeout)
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                self.close()  # an answer that comes now would be taken for that to the next statement
+                self.close()  # a late response would be taken for that of the next statement
             raise
 
 
 class Found(list[tuple[Any, ...]]):
-    """The rows that a statement found. `rowcount`: how many it found or changed."""
+    """The rows of a statement. `rowcount`: number of rows that it found or changed."""
 
     def __init__(self, rows: Iterable[tuple[Any, ...]], rowcount: int) -> None:
         super().__init__(rows)
@@ -90,7 +90,7 @@ class Session:
 
 
 def _bound(value: Any) -> Any:  # noqa: ANN401  # values of many types
-    """Return a value as PostgreSQL takes it: its texts cannot hold a NUL, which a vendor may put into an ID."""
+    """Return a value for PostgreSQL. Its texts cannot contain NUL, which an ID of a vendor may contain."""
     if isinstance(value, str) and ("\0" in value or "\1" in value):
         return value.replace("\1", "\1\1").replace("\0", "\1\2")
     if isinstance(value, list):
@@ -108,7 +108,7 @@ class Pool:
     """Connections to one database. Thread-safe; each use has one of its own.
 
     Args:
-        url: Where the database is, with everything that signing in needs.
+        url: Address of the database, including credentials.
 
     Raises:
         StateError: From each use, if the database cannot be reached, or refuses a statement.
@@ -130,7 +130,7 @@ class Pool:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn errors of the driver into ours; none of them repeats the URL, which may hold a password."""
+        """Raise errors of the driver as StateError, without the URL, which may contain a password."""
         try:
             yield
         except psycopg.Error as error:
@@ -139,13 +139,13 @@ class Pool:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Statements that are each a transaction of its own."""
+        """Return a session in which each statement is its own transaction."""
         with self.explained(), self._taken() as connection:
             yield Session(connection)
 
     @contextmanager
     def transaction(self, begin: str = WRITING) -> Iterator[Session]:
-        """Statements that are committed together, or, after any exception, not at all."""
+        """Return a session whose statements are committed together, or, after any exception, not at all."""
         with self.explained(), self._taken() as connection:
             connection.execute(begin.encode())
             yield Session(connection)
@@ -170,7 +170,7 @@ class Pool:
                     connection.execute(b"ROLLBACK")
             if connection.info.transaction_status != TransactionStatus.IDLE:
                 connection.close()
-                self._pool.drain()  # the server has most likely ended the others as well
+                self._pool.drain()  # the server has probably closed the other connections too
             self._pool.putconn(connection)
 
     def close(self) -> None:
@@ -179,7 +179,7 @@ class Pool:
 
 
 def problem_of_url(url: str) -> str:
-    """Return why a URL names no database, "" if it may."""
+    """Return why a URL does not name a database; "" if it may."""
     try:
         parts = conninfo_to_dict(url)
     except psycopg.Error:
@@ -188,7 +188,7 @@ def problem_of_url(url: str) -> str:
 
 
 def described(url: str) -> str:
-    """Return where a URL leads, without user and password."""
+    """Return a URL without user and password."""
     try:
         parts = conninfo_to_dict(url)
     except psycopg.Error:
@@ -204,7 +204,7 @@ def _paired(hosts: str, ports: str) -> list[tuple[str, str]]:
 
 
 def defaults(url: str) -> dict[str, Any]:
-    """Return what a URL leaves open: a standby is of no use, and a dead network must be noticed."""
+    """Return default parameters for a URL: connect to the primary, and notice a dead network."""
     wanted = {
         "target_session_attrs": "read-write",
         "connect_timeout": 3,

@@ -1,15 +1,15 @@
-"""The connection that the state's statements are written for: `sqlite3.Connection`, or what behaves alike."""
+"""The interface of a database connection: `sqlite3.Connection`, or a class that behaves like it."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 
 class Rows(Protocol):
-    """What a statement found."""
+    """The result of a statement."""
 
     @property
     def rowcount(self) -> int:
-        """How many rows a statement changed."""
+        """Return the number of rows that the statement changed."""
 
     def fetchone(self) -> Any:  # noqa: ANN401  # a row has columns of many types
         """Return the next row."""

@@ -1,4 +1,4 @@
-"""The files of a state: how they are made, whether they are still there, and why they cannot be."""
+"""The files of a state: creates them, checks that they still exist, and explains why they cannot be created."""
 
 import contextlib
 import os
@@ -6,19 +6,19 @@ import stat
 from pathlib import Path
 
 JOURNALS = ("-wal", "-shm")
-"""What SQLite's journal files are called, behind the name of the state."""
+"""Suffixes of SQLite's journal files."""
 
 Identity = tuple[int, int]
 """Device and inode."""
 
 
 def open_private(path: Path) -> int:
-    """Open a file to write, without changing it; one that is not there is made for this user alone."""
+    """Open a file for writing without changing it. A new file is readable by this user only."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def make_private(path: Path) -> None:
-    """Make an empty file that nobody else may read; one that is there is left as it is."""
+    """Create an empty file that is readable by this user only, unless it exists."""
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
@@ -32,11 +32,11 @@ class Files:
         self._known = {part: identity for part in parts if (identity := _identity(part)) is not None}
 
     def missing(self) -> list[str]:
-        """Return the names of those that were removed or replaced."""
+        """Return the names of files that were removed or replaced."""
         return [part.name for part, identity in self._known.items() if _identity(part) != identity]
 
     def is_replaced(self) -> bool:
-        """Whether another file is where the state was."""
+        """Return whether another file replaced the state."""
         return _identity(self._path) not in {None, self._known.get(self._path)}
 
 
@@ -49,7 +49,7 @@ def _identity(path: Path) -> Identity | None:
 
 
 def problem_of(path: Path) -> str:
-    """Return why no state can be kept at a path and what to do, "" if nothing speaks against it. Touches nothing."""
+    """Return why a path cannot be used for a state and what to do; "" if it can. Changes nothing."""
     folder = path.parent
     try:
         found = stat.S_IFMT(path.stat().st_mode)
@@ -77,7 +77,7 @@ def _may(part: Path, needed: int) -> bool:
 
 
 def _nearest(folder: Path) -> Path:
-    """A folder, or the first one above it that is there, as far as that can be seen."""
+    """Return a folder, or its nearest parent that exists and is visible."""
     return next((each for each in (folder, *folder.parents) if os.path.exists(each)), folder)  # noqa: PTH110  # never raises
 
 

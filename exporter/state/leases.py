@@ -1,8 +1,8 @@
-"""Who may write for which source: a lease per source in the database that holds the state.
+"""Leases: which replica may write for which source. The database of the state has one row per source.
 
-Safety never depends on time: the first statement of every transaction writes the lease, and finds it only if its
-holder, its fence and its version are still those on which this replica judged. Time decides only when others may take
-over, and there only the database's clock counts.
+Safety never depends on time. The first statement of each transaction updates the lease, and finds its row only if
+holder, fence and version are still those of the records in memory. Time decides only when another replica may take
+over, by the database's clock.
 """
 
 import secrets
@@ -22,7 +22,7 @@ RENEWAL = 5.0
 """Seconds between two renewals."""
 
 LONGEST_SILENCE = 10.0
-"""Seconds without a renewal after which a replica gives its leases up by itself, before others may take them."""
+"""Seconds without a renewal after which a replica drops its leases itself, before others may take them."""
 
 SINCE = f"clock_timestamp() - interval '{TTL} s'"
 
@@ -69,23 +69,23 @@ ON CONFLICT (name) DO UPDATE SET seen = clock_timestamp(), served = excluded.ser
 
 
 class LeaseLostError(StateError):
-    """This replica may not write for a source, or judged on records that are not those of the state."""
+    """This replica may not write for a source, or its records in memory are not those of the state."""
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A lease as it is in the database.
+    """A lease in the database.
 
     Attributes:
         source: The source's name.
-        holder: The replica that has it, "" if none.
-        fence: Counts its changes of hands.
-        version: Counts the transactions of its source.
-        stamp: A random number of the last one: after a failover another transaction may have the same version.
+        holder: The replica that has it; "" if none.
+        fence: Number of times that the holder changed.
+        version: Number of transactions of the source.
+        stamp: Random number of the last transaction: after a failover another one may have the same version.
         free: Whether it may be taken.
-        history: The history of the database in which the source was last read completely, "" for none.
+        history: The history of the database in which the source was last read completely; "" for none.
         committed: When the source was last written, by the database's clock.
-        current: The history of the database now.
-        replicas: How many replicas live.
+        current: The current history of the database.
+        replicas: Number of living replicas.
     """
 
     source: str
@@ -101,21 +101,21 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def content(self) -> tuple[int, int]:
-        """What changes with each transaction of its source."""
+        """Return the fields that change with each transaction of the source."""
         return self.version, self.stamp
 
     @property
     def rewound(self) -> bool:
-        """Return whether commits that were served may be missing: no poll was complete since the history changed."""
+        """Return whether served commits may be missing, because no poll was complete since the history changed."""
         return self.history not in {self.current, NEW}
 
 
 NEW = "new"
-"""The history of a source that was never read, of which nothing can be missing."""
+"""The history of a source that was never read, so nothing can be missing."""
 
 
 class Held(msgspec.Struct):
-    """A lease that this replica has. `version`: that of the records in memory; `renewed`: when, by `boottime`."""
+    """A lease of this replica. `version`: version of the records in memory; `renewed`: last renewal, by `boottime`."""
 
     fence: int
     version: int
@@ -123,12 +123,12 @@ class Held(msgspec.Struct):
 
 
 class Leases:
-    """The leases of one replica. Thread-safe, but for `extend` and what follows it: the ledger's lock is held there.
+    """The leases of one replica. Thread-safe, except `extend` and `committed`, which need the ledger's lock.
 
     Args:
         pool: Connections to the database.
         holder: The name of this replica, never used by another process, nor by this one after a restart.
-        boottime: A clock that goes on while the machine sleeps, in seconds.
+        boottime: A clock that also counts while the machine is suspended, in seconds.
     """
 
     def __init__(self, pool: Pool, holder: str, boottime: Callable[[], float]) -> None:
@@ -139,13 +139,13 @@ class Leases:
         self._held: dict[str, Held] = {}
         self._rewound: set[str] = set()
         self.seen: dict[str, Row] = {}
-        """The lease of each source as it was when its records were last loaded or written."""
+        """The lease of each source when its records were last loaded or written."""
 
     # --- what this replica has ---
 
     @property
     def held(self) -> frozenset[str]:
-        """The sources that this replica may write for, as far as it knows."""
+        """Return the sources that this replica may write for, as far as it knows."""
         with self._lock:
             return frozenset(self._fresh())
 
@@ -154,7 +154,7 @@ class Leases:
         return {source: held for source, held in self._held.items() if held.renewed > since}
 
     def versions(self) -> dict[str, int]:
-        """Return the versions of the records in memory of the sources that this replica may write for."""
+        """Return the versions of the records in memory, for the sources of this replica."""
         with self._lock:
             return {source: held.version for source, held in self._fresh().items()}
 
@@ -163,13 +163,13 @@ class Leases:
         return self._boottime()
 
     def rewound(self) -> set[str]:
-        """Return the sources whose version was found to have gone back since the last call."""
+        """Return the sources whose version went back since the last call."""
         with self._lock:
             found, self._rewound = self._rewound, set()
             return found
 
     def drop(self, sources: Collection[str]) -> None:
-        """Forget leases, whatever the database says of them."""
+        """Drop leases without asking the database."""
         with self._lock:
             for source in sources:
                 self._held.pop(source, None)
@@ -177,7 +177,7 @@ class Leases:
     # --- in a transaction ---
 
     def extend(self, session: Session, sources: Collection[str]) -> dict[str, int]:
-        """Run the first statement of a transaction; return the versions to be noted once it is committed.
+        """Run the first statement of a transaction; return the versions for `committed`.
 
         Raises LeaseLostError if this replica may not write for one of them.
         """
@@ -194,7 +194,7 @@ class Leases:
         return dict(found)
 
     def committed(self, versions: Mapping[str, int], begun: float) -> None:
-        """Note that a transaction is committed that was begun at a time, by `boottime`: it has renewed the leases."""
+        """Record the commit of a transaction that began at a time of `boottime`: it renewed the leases."""
         with self._lock:
             for source, version in versions.items():
                 if source in self._held:
@@ -204,9 +204,9 @@ class Leases:
                     self.seen[source] = msgspec.structs.replace(self.seen[source], version=version, stamp=-1)
 
     def confirm(self, rows: Iterable[Row]) -> None:
-        """Go on from records just loaded together with these rows, for the sources that are still this replica's.
+        """Continue from records just loaded together with these rows, for the sources of this replica.
 
-        One whose version went back is dropped: what its poller remembers may never have happened.
+        A source whose version went back is dropped, because its poller may remember lost commits.
         """
         with self._lock:
             for row in rows:
@@ -224,7 +224,7 @@ class Leases:
     # --- between transactions ---
 
     def ensure(self, sources: Iterable[tuple[str, bytes]]) -> None:
-        """Give sources that the state does not know a record and a lease."""
+        """Create records and leases of new sources."""
         rows = list(sources)
         names = [name for name, _ in rows]
         with self._pool.transaction() as session:
@@ -245,9 +245,9 @@ class Leases:
             return [as_row(row) for row in session.execute(LOOK)]
 
     def renew(self) -> None:
-        """Renew the leases that are due; one whose row somebody locks is renewed later, or by its transaction.
+        """Renew due leases. One whose row is locked is renewed later, or by its transaction.
 
-        Raises StateError if the database cannot be asked.
+        Raises StateError if the database does not respond.
         """
         asked = self._boottime()
         with self._lock:
@@ -262,7 +262,7 @@ class Leases:
                     held.renewed = asked
 
     def take(self, sources: Collection[str]) -> bool:
-        """Take a group of sources that share a credential, all or none; return whether they are this replica's now."""
+        """Take a group of sources that share a credential, all or none; return whether that succeeded."""
         asked = self._boottime()
         with self._pool.transaction() as session:
             if len(session.execute(FREE, [sorted(sources)])) < len(sources):
@@ -273,7 +273,7 @@ class Leases:
         return True
 
     def hand_back(self, sources: Collection[str]) -> None:
-        """Let other replicas have these sources at once. Their polls must have ended."""
+        """Hand these sources to other replicas at once. Their polls must have ended."""
         with self._lock:
             mine = {source: self._held.pop(source).fence for source in sorted(sources) if source in self._held}
         if mine:
@@ -281,7 +281,7 @@ class Leases:
                 session.execute(HAND_BACK, [[*mine], [*mine.values()], self.holder])
 
     def read_completely(self, sources: Collection[str], history: str) -> None:
-        """Note that polls of these sources were complete in a history of the database: nothing is missing any more."""
+        """Record that polls of these sources were complete in a history of the database, so nothing is missing."""
         if sources:
             with self._pool.session() as session:
                 session.execute(
@@ -290,7 +290,7 @@ class Leases:
                 )
 
     def mark_rewound(self, sources: Collection[str]) -> list[str]:
-        """Note that the database forgot commits of these sources; return those of which nobody had noted it yet."""
+        """Record that the database lost commits of these sources; return those for which that is new."""
         with self._pool.session() as session:
             query = "UPDATE leases SET history = '' WHERE source = ANY(?) AND history <> '' RETURNING source"
             return [source for (source,) in session.execute(query, [sorted(sources)])]
@@ -298,9 +298,9 @@ class Leases:
     # --- other replicas ---
 
     def beat(self, served: Mapping[str, int]) -> dict[str, int]:
-        """Say that this replica lives, and which versions a scrape got of it.
+        """Record that this replica lives, and which versions a scrape got from it.
 
-        Return the newest version of each source that a scrape got of any.
+        Return the newest version of each source that a scrape got from any replica.
         """
         with self._pool.transaction() as session:
             session.execute(BEAT, [self.holder, msgspec.json.encode(served)])
@@ -313,7 +313,7 @@ class Leases:
         return newest
 
     def leave(self) -> None:
-        """Say that this replica ends."""
+        """Record that this replica stops."""
         with self._pool.session() as session:
             session.execute("DELETE FROM replicas WHERE name = ?", [self.holder])
 

@@ -1,4 +1,4 @@
-"""Where a state is: a file, or a database that replicas share, whose driver is imported where it is used."""
+"""The location of a state: a file, or a shared database, whose driver is imported only if it is used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ SCHEMES = ("postgresql://", "postgres://")
 
 
 def problem_of(path: Path, url: str | None) -> str:
-    """Return why no state can be kept there, "" if nothing speaks against it. Touches nothing."""
+    """Return why the location cannot be used for a state; "" if it can. Changes nothing."""
     return problem(path) if url is None else problem_of_url(url)
 
 
 def problem_of_url(url: str) -> str:
-    """Return why a URL names no database, "" if it may. It is never repeated: it may hold a password."""
+    """Return why a URL does not name a database; "" if it may. The text never repeats the URL with its password."""
     if not url.startswith(SCHEMES):
         return "must begin with postgresql://"
     if util.find_spec("psycopg") is None or util.find_spec("psycopg_pool") is None:
@@ -29,7 +29,7 @@ def problem_of_url(url: str) -> str:
 
 @contextmanager
 def opened_for_reading(path: Path, url: str | None) -> Iterator[SqlStore | None]:
-    """Open a state beside the daemons that write it; None if there is none. Raises StateError."""
+    """Open a state for reading while daemons write it; None if there is none. Raises StateError."""
     if url is None and not path.exists():
         yield None
         return

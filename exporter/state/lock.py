@@ -1,4 +1,4 @@
-"""The operating system's lock on a state: it ends with the process, however that ends."""
+"""The operating system's lock on a state. It ends with the process in any case."""
 
 import errno
 import fcntl
@@ -21,22 +21,22 @@ SQLite closes any connection to the same file."""
 
 
 class RefusedStateError(StateError):
-    """The state must not be touched; waiting does not help."""
+    """The state must not be used, and waiting does not help."""
 
 
 class LockedStateError(RefusedStateError):
-    """Another process holds the state."""
+    """Another process uses the state."""
 
 
 class Lock:
     """The right to write a state.
 
-    It is a lock on `PATH.lock`. The state itself is locked too, so that a second process cannot begin when somebody
-    has removed the lock file.
+    It is a lock on `PATH.lock`. The state is locked too, so that a second process cannot start after the lock file was
+    removed.
 
     Raises:
         LockedStateError: Another process has it.
-        StateError: The disk knows no locks, or the file cannot be made.
+        StateError: The disk does not support locks, or the file cannot be created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +60,7 @@ class Lock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self.is_in_place():
                 return
-            self.release()  # it was removed in between, by the process that had it before
+            self.release()  # the process that had it before removed it in between
         raise OSError(errno.EBUSY, f"{self.file.name} is removed again and again")
 
     def _lock_state(self) -> None:
@@ -72,23 +72,23 @@ class Lock:
             fcntl.fcntl(self._held[-1], _OWN_LOCK, request)
         except BlockingIOError:
             raise
-        except OSError:  # a disk without such locks has the lock file all the same
+        except OSError:  # without such locks there is still the lock file
             return
 
     def is_in_place(self) -> bool:
-        """Whether the lock file is still the one that is locked."""
+        """Return whether the lock file is still the locked one."""
         try:
             return bool(self._held) and os.path.samestat(self.file.stat(), os.fstat(self._held[0]))
         except OSError:
             return False
 
     def renew(self) -> None:
-        """Lock the files that are there now. Raises as at the first time."""
+        """Lock the files again after they were replaced. Raises like the constructor."""
         self.release()
         self._take()
 
     def release(self) -> None:
-        """Let another process have the state, and take the lock file away unless somebody has written into it."""
+        """Release the state, and remove the lock file unless it has content."""
         if self.is_in_place() and not os.fstat(self._held[0]).st_size:
             self.file.unlink(missing_ok=True)
         while self._held:
@@ -96,7 +96,7 @@ class Lock:
 
 
 def refusal(path: Path, error: OSError) -> StateError:
-    """Return what is to be said of a failed lock: only EWOULDBLOCK means that another process has it."""
+    """Return the error of a failed lock. Only EWOULDBLOCK means that another process has it."""
     if error.errno in {errno.EWOULDBLOCK, errno.EAGAIN}:
         return LockedStateError(
             f"{path}: another jobrun-exporter uses this state; stop it or give this one its own state.path"

@@ -1,4 +1,4 @@
-"""Opening the state whatever condition it is in."""
+"""Opens a state in any condition."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ class OpenedState(msgspec.Struct, kw_only=True):
     Attributes:
         store: The store; None if the state cannot be written.
         loaded: The records of the state.
-        cold: `new` or `corrupt` if the state starts empty, else "".
+        cold: `new` or `corrupt` if the state starts empty; else "".
         kept: New path of a file that was set aside.
         error: Why there is no store.
     """
@@ -43,16 +43,16 @@ class OpenedState(msgspec.Struct, kw_only=True):
 def open_state(
     path: Path, clock: Callable[[], float], connect: Connect = sqlite3.connect, *, exclusive: bool = False
 ) -> OpenedState:
-    """Open a state, a new one if there is none; one that is damaged is set aside, never deleted.
+    """Open a state, or create it. A damaged state is set aside, never deleted.
 
     Args:
-        path: The file; `:memory:` for a state that is thrown away.
-        clock: Tells the time that is part of the name of a file set aside.
+        path: The file; `:memory:` for a temporary state.
+        clock: Returns the time for the name of a file that is set aside.
         connect: Opens the database.
-        exclusive: Take the state's lock; closing the store gives it back.
+        exclusive: Take the state's lock. Closing the store releases it.
 
     Raises:
-        RefusedStateError: Another process has it, a newer version has written it, or it is another program's.
+        RefusedStateError: Another process uses it, a newer version wrote it, or it belongs to another program.
     """
     if str(path) == MEMORY:
         return _open(path, connect, None)
@@ -108,14 +108,14 @@ def _open(path: Path, connect: Connect, lock: Lock | None) -> OpenedState:
 
 
 def refuse_others(path: Path) -> None:
-    """Raise RefusedStateError if a file is another program's database or a newer version's; touches nothing."""
+    """Raise RefusedStateError if another program or a newer version wrote a file. Changes nothing."""
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True)) as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error:
-        return  # not there, damaged, or not readable: found out when it is opened
+        return  # missing, damaged or unreadable: opening it reports that
     if tables and not {"exporter", "sources", "jobs", "runs"} <= tables:
         raise ForeignStateError(
             f"{path.absolute()}: is another program's database; give the exporter its own state.path"
@@ -125,7 +125,7 @@ def refuse_others(path: Path) -> None:
 
 
 def problem(path: Path) -> str:
-    """Return why `open_state` would not give a store that can be written, as far as that shows without touching it."""
+    """Return why `open_state` would not return a writable store, as far as that is visible without changes."""
     if reason := problem_of(path.absolute()):
         return f"{path.absolute()}: {reason}"
     try:
@@ -136,7 +136,7 @@ def problem(path: Path) -> str:
 
 
 def look(path: Path) -> LoadedState:
-    """What can be read of a state that cannot be written; nothing if not even that is possible."""
+    """Return what can be read of a state that cannot be written; empty if nothing can be read."""
     for immutable in (False, True) if os.path.isfile(path) else ():  # noqa: PTH113  # raises nothing; opening a pipe would wait for a writer
         try:
             store = Store(path, read_only=True, immutable=immutable)

@@ -1,7 +1,7 @@
-"""The state in PostgreSQL, which any number of replicas share.
+"""The state in PostgreSQL, which replicas share.
 
-The records and rows are those of a file (`exporter.state.store`); but several processes write, each for
-sources of its own: see `exporter.state.leases`.
+Records and rows are the same as in a file (`exporter.state.store`). Several processes write, each for its own sources:
+see `exporter.state.leases`.
 """
 
 import time
@@ -25,17 +25,17 @@ from exporter.state.sql_runs import CorruptStateError
 from exporter.state.storage import LoadedState
 
 CREATE_ATTEMPTS = 5
-"""How often the tables are looked for again: replicas that start at once create them at once."""
+"""Attempts to find or create the tables, because replicas that start together create them together."""
 
 KEY_BITS = 32
-"""Bits of a job's key that count the jobs of its source; those above are the source's key."""
+"""Bits of a job's key that number the jobs of a source. The higher bits are the source's key."""
 
 SIZE_AGE = 60.0
-"""Seconds after which the size is asked for again."""
+"""Seconds after which the size is read again."""
 
 
 class PooledDatabase:
-    """Runs statements in the transaction in progress, or each on a connection of the pool."""
+    """Runs statements in the current transaction, or each on its own connection of the pool."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -66,15 +66,15 @@ class PooledDatabase:
 
 
 class PostgresStore(SqlStore):
-    """One open state. Not thread-safe: the ledger holds a lock round every use.
+    """One open state. Not thread-safe: the ledger holds a lock for each use.
 
     Args:
         pool: Connections to the database; closed with the store.
-        leases: What this process may write; everything, if None.
+        leases: Sources that this process may write; None for all.
 
     Raises:
-        RefusedStateError: A newer version has written it, or the tables are another program's.
-        StateError: It cannot be reached, or the tables cannot be made.
+        RefusedStateError: A newer version wrote it, or the tables belong to another program.
+        StateError: The database does not respond, or the tables cannot be created.
     """
 
     AMONG = "= ANY(?)"
@@ -96,7 +96,7 @@ class PostgresStore(SqlStore):
         self._exporter = Counted()
         self._size: tuple[float, int] = (-SIZE_AGE, 0)
         self.is_new = migrated(pool)
-        """Whether nothing was ever written to it."""
+        """Whether the state is empty."""
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -114,11 +114,11 @@ class PostgresStore(SqlStore):
         return self._leases is None or source in self._leases.held
 
     def first_keys(self) -> Mapping[str, int]:
-        """Return from where on the keys of each source's jobs count: no two replicas may make the same."""
+        """Return the first job key of each source: two replicas must never create the same key."""
         return {name: key << KEY_BITS for name, key in self._sources.items()} if self._leases is not None else {}
 
     def load(self, sources: Collection[str] | None = None) -> LoadedState:
-        """Return all records and active runs, or those of some sources, as they were at one time."""
+        """Return all records and active runs, or those of some sources, from one point in time."""
         with self._db.within(self._pool.transaction(READING)) as session:
             loaded = super().load(sources)
             rows = [as_row(row) for row in session.execute(LOOK)] if self._leases is not None else []
@@ -129,7 +129,7 @@ class PostgresStore(SqlStore):
 
     @contextmanager
     def transaction(self, *sources: str) -> Iterator[None]:
-        """Commit what is put inside whole at its end, or not at all."""
+        """Commit everything that is written inside, or nothing."""
         versions: Mapping[str, int] = {}
         begun = 0.0 if self._leases is None else self._leases.now()
         with self._explained(), self._db.within(self._pool.transaction()) as session:
@@ -142,13 +142,13 @@ class PostgresStore(SqlStore):
     def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
         """Write rows of a source whose record has been put."""
         key = self._sources[source]
-        rows = {run.run.run_id: to_row(run) for run in runs}  # a statement may write each row once
+        rows = {run.run.run_id: to_row(run) for run in runs}  # one statement may write a row only once
         if rows:
             columns = zip(NAMES, zip(*rows.values(), strict=True), strict=True)
             self._db.execute(PUT_RUNS, [key, *(as_list(name, values) for name, values in columns)])
 
     def put_exporter(self, exporter: Counted) -> None:
-        """Add to the exporter's own counters what this process has added: others do the same."""
+        """Add the counts of this process to the exporter's counters, as other processes do."""
         (record,) = self._db.execute("SELECT record FROM exporter WHERE id = 1 FOR UPDATE")[0]
         total = msgspec.json.decode(record, type=Counted)
         merge(total, exporter, self._exporter)
@@ -156,13 +156,13 @@ class PostgresStore(SqlStore):
         self._exporter = copy(exporter)
 
     def verify(self) -> None:
-        """Nothing to do: what is written says itself whether it can be."""
+        """Do nothing: a write to a database fails by itself if it cannot last."""
 
     def checkpoint(self) -> None:
-        """Nothing to do: the server looks after its files."""
+        """Do nothing: the server maintains its files."""
 
     def size(self) -> int:
-        """Return the bytes of the tables and their indices."""
+        """Return the size of the tables and their indexes in bytes."""
         if time.monotonic() - self._size[0] >= SIZE_AGE:
             query = f"SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(ARRAY{[*TABLES]}) AS name"  # noqa: S608  # constants
             self._size = time.monotonic(), int(self._all(query)[0][0])
@@ -174,9 +174,9 @@ class PostgresStore(SqlStore):
 
 
 def open_shared(pool: Pool, leases: Leases) -> OpenedState:
-    """Open a state that replicas share; one that cannot be reached is opened by a later attempt.
+    """Open a shared state. If the database does not respond, a later attempt opens it.
 
-    Raises RefusedStateError if it is another program's or a newer version's.
+    Raises RefusedStateError if another program or a newer version wrote it.
     """
     try:
         store = PostgresStore(pool, leases)
@@ -199,12 +199,12 @@ def merge(total: Counted, counted: Counted, before: Counted) -> None:
 
 
 def migrated(pool: Pool) -> bool:
-    """Make the tables, or bring them up to date; return whether there were none."""
+    """Create or migrate the tables; return whether there were none."""
     for _ in range(CREATE_ATTEMPTS - 1):
         try:
             return _migrate(pool)
         except StateError as error:
-            # Two that create the same table at once are no error: the second one finds it.
+            # If two replicas create the same table at once, the second one finds it in its next attempt.
             if not isinstance(error.__cause__, psycopg.errors.UniqueViolation | psycopg.errors.DuplicateTable):
                 raise
     return _migrate(pool)
@@ -228,7 +228,7 @@ def _migrate(pool: Pool) -> bool:
 
 
 def _version(session: Session) -> int:
-    """Return the version of the tables; whoever asks next waits until this transaction has ended."""
+    """Return the version of the tables. Others that read it wait until this transaction has ended."""
     session.execute("LOCK TABLE schema_version IN EXCLUSIVE MODE")
     rows = session.execute("SELECT version FROM schema_version")
     if not rows:
@@ -238,7 +238,7 @@ def _version(session: Session) -> int:
 
 
 def newer(name: str, version: int) -> str:
-    """Say that a newer version has written a state, and what to do."""
+    """Return the error that a newer version wrote the state, and what to do."""
     return (
         f"{name}: schema {version}, this version knows {len(MIGRATIONS)}: a newer version has written this state. "
         "Run that version, or restore the database from before the upgrade"

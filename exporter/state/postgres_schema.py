@@ -13,7 +13,7 @@ TYPES = {
         "double precision",
     ),
 }
-"""The types of a run's columns that are no text."""
+"""Types of a run's columns that are not text."""
 
 NAMES = tuple(name.strip() for name in COLUMNS.split(","))
 
@@ -28,7 +28,7 @@ ENDED = 'coalesce("end", seen)'
 
 
 def _column(name: str) -> str:
-    # Texts are compared as Python does it, whatever the database's language.
+    # Texts are compared like in Python, independent of the database's locale.
     return f"""{name} {TYPES.get(name, 'text COLLATE "C"')}{" NOT NULL" if name in REQUIRED else ""}"""
 
 
@@ -66,7 +66,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             WITH (fillfactor = 50)""",
     ),
 )
-"""The statements that lead from each version of the schema to the next; the table `schema_version` counts them."""
+"""Statements that migrate each version of the schema to the next. The table `schema_version` has the version."""
 
 PUT_RUNS = (
     f"INSERT INTO runs (source, {COLUMNS}) SELECT ?, * FROM unnest("  # noqa: S608  # constants
@@ -75,4 +75,4 @@ PUT_RUNS = (
     + ", ".join(f"{name} = excluded.{name}" for name in NAMES)
     + ", rowid = DEFAULT"
 )
-"""Writes rows, given as a list for each column."""
+"""Statement that writes rows, given as one list per column."""

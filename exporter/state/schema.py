@@ -1,4 +1,4 @@
-"""The tables of the state, their migrations, and how a run becomes a row."""
+"""The tables of the state, their migrations, and the conversion between runs and rows."""
 
 import enum
 import json
@@ -30,12 +30,12 @@ class StoredRun(RunRecord, frozen=True, gc=False, kw_only=True):
         seen: When it was last new or changed.
         origin: When its age starts.
         steps: Whether its steps are pending, counted or lost.
-        tries: How often they were requested.
-        asked: How often the answer was incomplete.
-        due: When they are requested next.
+        tries: How often the steps were requested.
+        asked: How often the response was incomplete.
+        due: When the steps are requested next.
         step_results: Its steps as `[[name, result, seconds], …]`, once counted.
-        words: Unmapped status words that it had.
-        late: Whether it had completed before the watermark when that was first seen.
+        words: Unmapped statuses that it had.
+        late: Whether its completion was first seen when the watermark had already passed its end.
     """
 
     job: int
@@ -51,7 +51,7 @@ class StoredRun(RunRecord, frozen=True, gc=False, kw_only=True):
 
 
 FAILED = "(result IN ('error', 'failure', 'timeout'))"
-"""Whether a run failed, in the words of SQL, as an index has it."""
+"""SQL condition that a run failed, the same as in an index."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -66,8 +66,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             seen REAL NOT NULL, origin REAL NOT NULL, steps INTEGER NOT NULL, tries INTEGER NOT NULL,
             asked INTEGER NOT NULL, due REAL,
             step_results TEXT, words TEXT)""",
-        # The table itself is in order of arrival: with ids as its key, each of a vendor's random ids would rewrite
-        # another page of whole rows.
+        # Rows are stored in the order of arrival. With the IDs as key, each random ID would rewrite another page.
         "CREATE UNIQUE INDEX runs_by_id ON runs (source, run_id)",
         'CREATE INDEX runs_of_job ON runs (job, "end")',
         "CREATE INDEX runs_by_start ON runs (source, start)",
@@ -75,36 +74,36 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX runs_without_steps ON runs (source, due) WHERE steps IN (1, 2)",
     ),
     (
-        # Each index costs every new run a tenth of its time; what this one was for is found by job and end as well.
+        # Each index costs a tenth of the time of a new run. The index by job and end serves these queries too.
         "DROP INDEX runs_by_start",
         "ALTER TABLE runs ADD COLUMN late INTEGER NOT NULL DEFAULT 0",
-        # What people look at goes by when runs ended; those that are filtered out are passed over in the index.
+        # Pages list runs by their end. Runs that do not match a filter are skipped within the index.
         'CREATE INDEX runs_of_job_by_end ON runs (job, coalesce("end", seen), result) WHERE mark <> 0',
         'CREATE INDEX runs_by_end ON runs (source, result, coalesce("end", seen), job) WHERE mark <> 0',
     ),
     (
-        # One index of a job's runs by their end does for two.
+        # One index of a job's runs by their end replaces two.
         "DROP INDEX runs_of_job",
         "DROP INDEX runs_of_job_by_end",
         'CREATE INDEX runs_of_job ON runs (job, coalesce("end", seen), result, mark) WHERE mark <> 0',
     ),
     (
-        # In the order in which steps are fetched, so that not all that wait are sorted each time.
+        # In the order in which steps are fetched, so that waiting runs need not be sorted each time.
         "DROP INDEX runs_without_steps",
         f'CREATE INDEX runs_without_steps ON runs (source, steps, {FAILED} DESC, "end" DESC) WHERE steps IN (1, 2)',
     ),
     (
-        # A source may have thousands of scopes, of which each is read by itself.
+        # A source may have thousands of scopes, and each batch changes one.
         """CREATE TABLE scopes (source INTEGER NOT NULL, name TEXT NOT NULL, record BLOB NOT NULL,
             PRIMARY KEY (source, name)) WITHOUT ROWID""",
         """CREATE TABLE notes (source INTEGER NOT NULL, name TEXT NOT NULL, note TEXT NOT NULL,
             PRIMARY KEY (source, name)) WITHOUT ROWID""",
     ),
 )
-"""The statements that lead from each version of the schema to the next; SQLite's `user_version` counts them."""
+"""Statements that migrate each version of the schema to the next. SQLite's `user_version` has the version."""
 
 LATE_SINCE = 2
-"""The version of the schema that knows `late`."""
+"""The first version of the schema with `late`."""
 
 COLUMNS = (
     'run_id, job, job_id, mark, result, state, unmapped, created, scheduled, start, "end", duration, queue_duration,'
@@ -113,16 +112,16 @@ COLUMNS = (
 
 
 def columns(version: int) -> str:
-    """COLUMNS, as far as a schema of this version has them: one on a read-only disk cannot be brought up to date."""
+    """Return the COLUMNS of this version of the schema: a state on a read-only disk cannot be migrated."""
     return COLUMNS if version >= LATE_SINCE else COLUMNS.replace(", late", ", 0")
 
 
 NULL = math.nan
-"""What is bound for a NULL: SQLite stores NaN as NULL, and Python's sqlite3 binds it 20 times as fast as a None."""
+"""Bound for a NULL: SQLite stores NaN as NULL, and Python's sqlite3 binds it 20 times as fast as None."""
 
 
 def to_row(stored: StoredRun) -> tuple[Any, ...]:
-    """The values of COLUMNS."""
+    """Return the values of COLUMNS."""
     run = stored.run
     return (
         run.run_id,
@@ -155,7 +154,7 @@ def to_row(stored: StoredRun) -> tuple[Any, ...]:
 
 
 def to_stored(row: Sequence[Any]) -> StoredRun:
-    """The record of a row of COLUMNS."""
+    """Return the run of a row of COLUMNS."""
     (
         run_id, job, job_id, mark, result, state, unmapped, created, scheduled, start, end, duration, queue_duration,
         retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words, late,
@@ -194,12 +193,12 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
 
 
 def last_run(row: StoredRun) -> LastRun:
-    """Return what gauges hold of the run that ended last."""
+    """Return the gauges of the run that completed last."""
     run = row.run
     return classify.as_last_run(run, row.seen if run.end is None else run.end)
 
 
 def last_failure(row: StoredRun) -> LastFailure:
-    """Return what gauges hold of the failed run that ended last, but for the step that failed."""
+    """Return the gauges of the failed run that completed last, without the failed step."""
     run = row.run
     return classify.as_last_failure(run, row.seen if run.end is None else run.end)

@@ -1,4 +1,4 @@
-"""Scopes and notes of sources: a row each, so that a reading of one of many writes only what it changes."""
+"""Scopes and notes of sources: one row each, so that a batch of one scope writes only what it changes."""
 
 from collections.abc import Collection
 
@@ -8,16 +8,16 @@ from exporter.counting.records import ScopeState, SourceState
 from exporter.state.database import Database
 
 ROWS_SINCE = 5
-"""The version of the schema that keeps them in rows; before, they were a part of the source's record."""
+"""The first version of the schema that stores them in rows. Before, they were part of the source's record."""
 
 
 def read(
     database: Database, version: int, wanted: str = "", values: tuple[object, ...] = ()
 ) -> tuple[list[SourceState], set[str]]:
-    """Return the records of all sources, whole, in the order of their keys; `wanted`: a condition of their keys.
+    """Return the complete records of all sources in the order of their keys; `wanted`: a condition of their keys.
 
-    Also return the names of those whose record holds scopes or notes itself, as older versions have written them. They
-    are to be written as rows when the record is written next.
+    Also return the names of sources whose record contains scopes or notes, as older versions wrote them. The next write
+    of such a record must write these as rows.
     """
     sources = {
         key: msgspec.json.decode(record, type=SourceState)
@@ -34,12 +34,12 @@ def read(
 
 
 def encoded(source: SourceState) -> bytes:
-    """Return a source's record without what is kept in rows."""
+    """Return a source's record as JSON, without the parts that are stored in rows."""
     return msgspec.json.encode(msgspec.structs.replace(source, scopes={}, notes={}))
 
 
 def write(database: Database, key: int, source: SourceState, scopes: Collection[str] | None) -> None:
-    """Write these scopes of a source, or all; one that it no longer has is deleted."""
+    """Write these scopes of a source, or all. Scopes that it no longer has are deleted."""
     if scopes is None:
         database.execute("DELETE FROM scopes WHERE source = ?", (key,))
     names = source.scopes if scopes is None else scopes
@@ -54,7 +54,7 @@ def write(database: Database, key: int, source: SourceState, scopes: Collection[
 
 
 def write_notes(database: Database, key: int, source: SourceState, notes: Collection[str] | None) -> None:
-    """Write these notes of a source, or all; one that it no longer has is deleted."""
+    """Write these notes of a source, or all. Notes that it no longer has are deleted."""
     if notes is None:
         database.execute("DELETE FROM notes WHERE source = ?", (key,))
     names = source.notes if notes is None else notes

@@ -1,6 +1,6 @@
-"""What the databases that can hold the state have in common: how records and rows are read and written.
+"""Reads and writes records and rows in the SQL that all databases of a state share.
 
-It knows rows and records, not rules: `exporter.ledger` decides what is written.
+`exporter.ledger` decides what is written.
 """
 
 from abc import abstractmethod
@@ -26,18 +26,18 @@ class SqlStore(SqlRuns):
 
     PUT_JOB: ClassVar[str]
     PUT_EXPORTER: ClassVar[str]
-    """Statements that write a row in place of the one with the same identity."""
+    """Statements that insert a row, or replace the one with the same identity."""
 
     @abstractmethod
     def close(self) -> None:
-        """End the use of the state."""
+        """Close the state."""
 
     def owns(self, source: str) -> bool:  # noqa: ARG002  # a state that nobody shares is whose who has opened it
         """Return whether this process may write for a source."""
         return True
 
     def first_keys(self) -> Mapping[str, int]:
-        """Return from where on the keys of each source's jobs count, where several processes make keys."""
+        """Return the first job key of each source, if several processes create keys."""
         return {}
 
     def load(self, sources: Collection[str] | None = None) -> LoadedState:
@@ -61,13 +61,13 @@ class SqlStore(SqlRuns):
         return LoadedState(sources=records, jobs=jobs, open_runs=open_runs, exporter=exporter)
 
     def _among(self, column: str, wanted: object, values: Collection[Any]) -> tuple[str, tuple[object, ...]]:
-        """Return the condition that a column is one of some values, and its value; nothing where all are wanted."""
+        """Return the condition that a column has one of these values, and its parameter; empty if all are wanted."""
         return ("", ()) if wanted is None else (f" AND {column} {self.AMONG}", (self._list(values),))
 
     def put_source(
         self, source: SourceState, scopes: Collection[str] | None = None, notes: Collection[str] | None = None
     ) -> None:
-        """Write a source's record, and those of its scopes and notes that have changed: all by default."""
+        """Write a source's record and its changed scopes and notes, by default all."""
         record = rows_of_scopes.encoded(source)
         updated = self._db.execute("UPDATE sources SET record = ? WHERE name = ?", (record, source.name))
         if not updated.rowcount:
@@ -89,16 +89,16 @@ class SqlStore(SqlRuns):
 
     @abstractmethod
     def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
-        """Write rows of a source whose record has been put."""
+        """Write rows of a source whose record is written."""
 
     def put_exporter(self, exporter: Counted) -> None:
         """Write the exporter's own counters."""
         self._db.execute(self.PUT_EXPORTER, (msgspec.json.encode(exporter),))
 
     def prune(self, source: str, before: float, limit: int) -> Pruned:
-        """Forget runs that ended before a time, at most `limit`. To be called in a transaction.
+        """Delete at most `limit` runs that completed before a time. Must be called in a transaction.
 
-        Expired runs stay: the API may show them as open forever, and they must not count again.
+        Expired runs stay: the API may show them as active forever, and they must not count again.
         """
         wanted = (
             f"runs WHERE {OF_SOURCE} AND mark <> 0 AND {ENDED} < ? "
@@ -113,7 +113,7 @@ class SqlStore(SqlRuns):
         return Pruned(jobs=[job for job, _, _ in rows], steps_lost=lost)
 
     def without_runs(self, jobs: Collection[int]) -> list[int]:
-        """Return those of these jobs of which there is no run."""
+        """Return those of these jobs that have no run."""
         query = (
             f"SELECT key FROM jobs WHERE key {self.AMONG} "  # noqa: S608  # constants
             "AND NOT EXISTS (SELECT 1 FROM runs WHERE job = jobs.key AND mark <> 0) "

@@ -1,4 +1,4 @@
-"""What the ledger asks of the runs in a database: their rows, and what is computed from rows."""
+"""Queries of the ledger about runs in a database: rows, and values computed from rows."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,27 +13,27 @@ from exporter.state.database import Database
 from exporter.state.schema import COLUMNS, FAILED, MIGRATIONS, StepState, StoredRun, last_failure, last_run, to_stored
 
 OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = ?)"
-"""The rows of a source, by way of its jobs: for what is looked up in the index of jobs and ends."""
+"""SQL condition for the runs of a source by its jobs, to use the index by job and end."""
 
 ENDED = 'coalesce("end", seen)'
-"""When a run ended, as far as that is known; "end" is a word of SQL."""
+"""SQL expression of a run's end, or of when its completion was seen. "end" is a keyword of SQL."""
 
 
 class CorruptStateError(StateError):
-    """The state is damaged, or none."""
+    """The state is damaged, or the file is not a state."""
 
 
 class SqlRuns(ABC):
     """Rows of runs in a database. Not thread-safe: the ledger holds a lock during every use."""
 
     AMONG: ClassVar[str]
-    """The condition that a value is one of a list, which is one value for the database: see `_list`."""
+    """SQL condition that a value is in a list, which is one parameter: see `_list`."""
 
     WHOLE: ClassVar[str]
-    """How a number loses its fraction."""
+    """SQL function that truncates a number to an integer."""
 
     SOME_ROWS: ClassVar[str]
-    """The condition that a row is one of those that a table and its conditions give."""
+    """SQL condition that a row is among those that a table and its conditions select."""
 
     _db: Database
 
@@ -47,22 +47,22 @@ class SqlRuns(ABC):
 
     @abstractmethod
     def _explained(self) -> AbstractContextManager[None]:
-        """Turn errors of the database into ours."""
+        """Raise errors of the database as StateError."""
 
     @abstractmethod
     def _list(self, values: Collection[Any]) -> object:
-        """Return a list as one value for the database."""
+        """Return a list as one parameter."""
 
     @contextmanager
     def _understood(self) -> Iterator[None]:
-        """Explain what an edited or damaged record raises; a database checks no more than its own structure."""
+        """Raise errors of damaged or edited records as CorruptStateError; a database checks only its own structure."""
         try:
             yield
         except (ValueError, TypeError, KeyError, RecursionError) as error:  # DecodeErrors are ValueErrors
             raise CorruptStateError(f"{self.name}: a record cannot be understood ({type(error).__name__})") from error
 
     def runs(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
-        """The rows of these runs, by id; ids that are not known are left out."""
+        """Return the rows of these runs by ID. Unknown IDs are missing."""
         rows = self._select(f"WHERE source = ? AND run_id {self.AMONG}", self._sources.get(source), self._list(run_ids))
         return {row.run.run_id: row for row in rows}
 
@@ -77,8 +77,8 @@ class SqlRuns(ABC):
             return self._db.execute(query, arguments).fetchall()
 
     def started_between(self, source: str, window: Window) -> frozenset[str]:
-        """Ids of the source's runs that started in a window."""
-        # What started in it ended after its start, or is open.
+        """Return the IDs of the source's runs that started in a window."""
+        # A run that started in the window completed after its start, or is active.
         rows = [
             row
             for candidates, values in (
@@ -95,7 +95,7 @@ class SqlRuns(ABC):
         return frozenset(run_id for (run_id,) in rows)
 
     def streak(self, job: int) -> Streak:
-        """A job's standing, counted from its runs."""
+        """Return a job's streak, counted from its runs."""
         ended = f"mark <> 0 AND mark IN ({CountState.COUNTED}, {CountState.BASELINE})"
         words = ", ".join(f"'{result}'" for result in sorted(FAILING))
         success = self._all(
@@ -111,7 +111,7 @@ class SqlRuns(ABC):
         return Streak(last_success=success, failures=failures, since=since)
 
     def latest(self, job: int) -> Latest:
-        """Return the run of a job that ended last, and the failing one that did."""
+        """Return the last completed run of a job, and the last failed one."""
         ended = f"mark <> 0 AND mark IN ({CountState.COUNTED}, {CountState.BASELINE}) AND result IS NOT NULL"
         last, failure = self._last(job, ended), self._last(job, f"{ended} AND {FAILED}")
         return Latest(
@@ -120,21 +120,21 @@ class SqlRuns(ABC):
         )
 
     def _last(self, job: int, wanted: str) -> StoredRun | None:
-        """Return the run of a job that ended last, of those that are wanted."""
+        """Return the last completed run of a job that matches a condition."""
         rows = self._select(f"WHERE job = ? AND {wanted} ORDER BY {ENDED} DESC, rowid DESC LIMIT 1", job)
         return rows[0] if rows else None
 
     def pending_steps(self, source: str, due: float, limit: int) -> list[StoredRun]:
         """Return runs whose steps are due: failures first, the baseline last, newest first.
 
-        Those that were asked for in vain come last, or some that never answer would keep all others waiting.
+        Runs whose steps were requested without success come last, so that they do not delay all others.
         """
         found: list[StoredRun] = []
         if not self.count_pending_steps(source):
             return found  # one query instead of four: most polls find nothing new
         for tried, first in (("tries = 0", ""), ("tries > 0", "tries, ")):
             for mark in (StepState.PENDING, StepState.BASELINE):
-                # In the order of the index, so that only those are read that are wanted.
+                # In the order of the index, so that only the wanted rows are read.
                 found += self._select(
                     f"WHERE source = ? AND steps = {mark} AND steps IN (1, 2) AND mark <> 0 AND due <= ? AND {tried} "
                     f'ORDER BY {first}{FAILED} DESC NULLS LAST, "end" DESC NULLS LAST LIMIT ?',
@@ -145,28 +145,28 @@ class SqlRuns(ABC):
         return found
 
     def count_pending_steps(self, source: str) -> int:
-        """How many runs wait for their steps."""
+        """Return the number of runs whose steps are pending."""
         query = f"SELECT count(*) FROM runs WHERE source = ? AND steps IN ({StepState.PENDING}, {StepState.BASELINE})"  # noqa: S608  # constants
         return int(self._all(query, self._sources.get(source))[0][0])
 
     def count_runs(self, source: str) -> dict[int, int]:
-        """How many runs of a source are known, by the key of their job."""
+        """Return the number of a source's runs by the key of their job."""
         query = "SELECT job, count(*) FROM runs WHERE source = ? GROUP BY job"
         return dict(self._all(query, self._sources.get(source)))
 
     def past(self, job: int, limit: int) -> list[PastRun]:
-        """The runs of a job that ended last, the latest first."""
+        """Return the last completed runs of a job, newest first."""
         columns, wanted = 'start, "end", duration, result', "WHERE job = ? AND mark <> 0"
         rows = self._all(f"SELECT {columns} FROM runs {wanted} ORDER BY {ENDED} DESC LIMIT ?", job, limit)  # noqa: S608  # constants
         return [PastRun(start, end, seconds, Result(word or Result.UNKNOWN)) for start, end, seconds, word in rows]
 
     def activity(self, job: int, since: float, grain: float) -> list[float]:
-        """The first completion of a job's runs in each stretch of `grain` seconds."""
+        """Return the first completion of a job's runs in each interval of `grain` seconds."""
         ended = f"mark <> 0 AND mark <> {CountState.EXPIRED} AND result IS NOT NULL"
         stretches = f"GROUP BY {self.WHOLE.format(f'{ENDED} / ?')} ORDER BY 1"
         query = f"SELECT min({ENDED}) FROM runs WHERE job = ? AND {ended} AND {ENDED} >= ? {stretches}"  # noqa: S608  # constants
         return [end for (end,) in self._all(query, job, since, grain)]
 
     def baseline_runs(self, source: str) -> list[StoredRun]:
-        """The runs of a source that had ended before they could count."""
+        """Return the baseline runs of a source."""
         return self._select(f"WHERE source = ? AND mark = {CountState.BASELINE}", self._sources.get(source))

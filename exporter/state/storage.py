@@ -1,6 +1,6 @@
-"""What the ledger needs of a state, wherever it is kept; `exporter.state.store.Store` keeps it in a file.
+"""The interface of a state. `exporter.state.store.Store` implements it with a file.
 
-Whatever satisfies this and tests/core/test_store_contract.py can be put in its place.
+An implementation must pass tests/core/test_store_contract.py.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -16,7 +16,7 @@ from exporter.state.schema import StoredRun
 
 
 class LoadedState(msgspec.Struct, kw_only=True):
-    """What the state holds, save the runs that have ended."""
+    """All records of a state, and its active runs."""
 
     sources: list[SourceState]
     jobs: list[JobState]
@@ -25,48 +25,48 @@ class LoadedState(msgspec.Struct, kw_only=True):
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
-    """What was forgotten: the key of the job of each run, and how many counted runs had steps to be fetched."""
+    """Result of pruning: the job's key of each deleted run, and the number of counted runs with pending steps."""
 
     jobs: list[int]
     steps_lost: int
 
 
 class Storage(Protocol):
-    """One open state. Need not be thread-safe: the ledger holds a lock round every use.
+    """One open state. It need not be thread-safe: the ledger holds a lock for each use.
 
-    Every method raises StateError if the state cannot be read or written. Writing happens inside `transaction` only,
-    and what is written there can be read there.
+    Every method raises StateError if the state cannot be read or written. Writes happen only inside `transaction`,
+    which can read its own writes.
     """
 
     def load(self, sources: Collection[str] | None = None) -> LoadedState:
-        """Return all records and active runs, or those of some sources, as they were at one time."""
+        """Return all records and active runs, or those of some sources, from one point in time."""
 
     def owns(self, source: str) -> bool:
         """Return whether this process may write for a source."""
 
     def first_keys(self) -> Mapping[str, int]:
-        """Return from where on the keys of each source's jobs count, where several processes make keys."""
+        """Return the first job key of each source, if several processes create keys."""
 
     def verify(self) -> None:
-        """Raise if what is written would not last; the call after that repairs it where it can."""
+        """Raise StateError if writes would not last. The next call repairs that if possible."""
 
     def transaction(self, *sources: str) -> AbstractContextManager[None]:
-        """What is put inside for these sources is there for good at its end, or, after any exception, none of it is.
+        """Commit everything that is written inside for these sources, or, after any exception, nothing.
 
-        Where several processes share a state it must also fail if this one may no longer write for a source, or if the
-        records in memory are not those of the state. After a failure the sources must be loaded again.
+        A shared state must also fail if this process may no longer write for a source, or if the records in memory are
+        not those of the state. After a failure the sources must be loaded again.
         """
 
     def put_source(
         self, source: SourceState, scopes: Collection[str] | None = None, notes: Collection[str] | None = None
     ) -> None:
-        """Write a source's record, and those of its scopes and notes that have changed: all by default."""
+        """Write a source's record and its changed scopes and notes, by default all."""
 
     def put_jobs(self, jobs: Iterable[JobState]) -> None:
-        """Writes jobs' records; a job's `key` is its identity."""
+        """Write jobs' records. A job's `key` is its identity."""
 
     def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
-        """Writes rows of a source whose record has been put; a run of the same id is replaced."""
+        """Write rows of a source whose record is written. A run with the same ID is replaced."""
 
     def put_exporter(self, exporter: Counted) -> None:
         """Write the exporter's own counters."""
@@ -81,22 +81,22 @@ class Storage(Protocol):
         """Delete the records of jobs."""
 
     def checkpoint(self) -> None:
-        """Give back the room that large transactions took, unless somebody reads just now."""
+        """Free the space of large transactions, unless a reader is active."""
 
     def past(self, job: int, limit: int) -> list[PastRun]:
-        """The runs of a job that ended last, the latest first."""
+        """Return the last completed runs of a job, newest first."""
 
     def activity(self, job: int, since: float, grain: float) -> list[float]:
-        """The first completion of a job's runs in each stretch of `grain` seconds, in order."""
+        """Return the first completion of a job's runs in each interval of `grain` seconds, sorted."""
 
     def runs(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
-        """The rows of these runs, by id; ids that are not known are left out."""
+        """Return the rows of these runs by ID. Unknown IDs are missing."""
 
     def started_between(self, source: str, window: Window) -> frozenset[str]:
-        """Ids of the source's runs that started in a window."""
+        """Return the IDs of the source's runs that started in a window."""
 
     def streak(self, job: int) -> Streak:
-        """A job's standing, counted from its runs."""
+        """Return a job's streak, counted from its runs."""
 
     def latest(self, job: int) -> Latest:
         """Return the last completed run of a job, and the last failed one."""
@@ -108,10 +108,10 @@ class Storage(Protocol):
         """Return the number of runs whose steps are pending."""
 
     def count_runs(self, source: str) -> dict[int, int]:
-        """How many runs of a source are known, by the key of their job."""
+        """Return the number of a source's runs by the key of their job."""
 
     def size(self) -> int:
-        """Bytes that the state takes up."""
+        """Return the size of the state in bytes."""
 
     def close(self) -> None:
-        """Ends the use of the state."""
+        """Close the state."""

@@ -23,13 +23,13 @@ from exporter.state.sql_runs import CorruptStateError
 Connect = Callable[..., sqlite3.Connection]
 
 MEMORY = ":memory:"
-"""The path of a state that is thrown away."""
+"""The path of a temporary state in memory."""
 
 TEMPORARY = ""
-"""The same, on disk where memory does not suffice."""
+"""The path of a temporary state in memory, or on disk if it is large."""
 
 BUSY_TIMEOUT = 5000
-"""Milliseconds for which another connection is waited for."""
+"""Milliseconds to wait for another connection."""
 
 SETTINGS = (
     "journal_mode = WAL",
@@ -73,7 +73,7 @@ class Store(SqlStore):
 
     _db: sqlite3.Connection
 
-    def __init__(  # everything outside is an argument
+    def __init__(  # all dependencies are arguments
         self,
         path: Path | str,
         *,
@@ -90,7 +90,7 @@ class Store(SqlStore):
         self._files: Files | None = None
         self._noticed = False
         self.is_new = False
-        """Whether nothing was ever written to it."""
+        """Whether the state is empty."""
         with self._explained():
             if read_only:
                 uri = f"{Path(self.path).as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
@@ -127,7 +127,7 @@ class Store(SqlStore):
         return self._db.execute(f"PRAGMA {words}").fetchone()[0]
 
     def _migrate(self, version: int) -> None:
-        """Bring the tables up to date, in one transaction: a full disk must not leave a state that is half new."""
+        """Migrate the tables in one transaction, so that a full disk does not leave a half-migrated state."""
         if version == len(MIGRATIONS):
             return
         with self._transaction():
@@ -137,7 +137,7 @@ class Store(SqlStore):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turn errors of SQLite into StateError."""
+        """Raise errors of SQLite as StateError."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -197,7 +197,7 @@ class Store(SqlStore):
         return removed + ([self._lock.file.name] if self._lock is not None and not self._lock.is_in_place() else [])
 
     def _restore(self) -> None:
-        """Write the state's files again from what is open. Raises StateError; then all is as before."""
+        """Write the state's files again from the open database. If it raises StateError, nothing has changed."""
         path = Path(self.path)
         with self._explained():
             try:
@@ -210,7 +210,7 @@ class Store(SqlStore):
         self._noticed = False
 
     def _copy_to(self, path: Path) -> None:
-        """Put a whole copy in place, then go on with it."""
+        """Write a complete copy to the path, and continue with it."""
         spare = path.with_name(f"{path.name}.new")
         for ending in ("", "-journal", *JOURNALS):
             spare.with_name(spare.name + ending).unlink(missing_ok=True)
@@ -220,7 +220,7 @@ class Store(SqlStore):
         for ending in JOURNALS:
             path.with_name(path.name + ending).unlink(missing_ok=True)
         if not path.exists():
-            path.hardlink_to(spare)  # fails if another process has just begun a new one
+            path.hardlink_to(spare)  # fails if another process has just created a new state
             spare.unlink()
         else:
             spare.replace(path)
@@ -238,12 +238,12 @@ class Store(SqlStore):
         self._embedded -= self._moved
 
     def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
-        """Write rows of a source whose record has been put."""
+        """Write rows of a source whose record is written."""
         key = self._sources[source]
         marks = ", ".join("?" * (COLUMNS.count(",") + 2))
         self._db.executemany(
             f"INSERT OR REPLACE INTO runs (source, {COLUMNS}) VALUES ({marks})",  # noqa: S608  # constants
-            # Rows go in the order of the index by ID, the most expensive part, so that each of its pages is found once.
+            # Rows are written in the order of the index by ID, the most expensive part, so that each page is used once.
             sorted(((key, *to_row(run)) for run in runs), key=itemgetter(1)),
         )
 
@@ -268,13 +268,13 @@ class Store(SqlStore):
                 self._db.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT}")
 
     def size(self) -> int:
-        """Bytes of the database, without its journal."""
+        """Return the size of the database in bytes, without its journal."""
         with self._explained():
             return int(self._pragma("page_count")) * int(self._pragma("page_size"))
 
 
 def newer(path: Path | str, version: int) -> str:
-    """Say that a newer version has written a state, and what to do."""
+    """Return the error that a newer version wrote the state, and what to do."""
     return (
         f"{path}: schema {version}, this version knows {len(MIGRATIONS)}: a newer version has written this state. "
         "Run that version, put back the copy from before the upgrade, or move the file away to begin with a new one"

@@ -1,4 +1,4 @@
-"""What a database must be so that no commit that was answered is ever lost."""
+"""Checks that a database cannot lose acknowledged commits."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ has_schema_privilege(current_schema(), 'CREATE') OR to_regclass('schema_version'
 
 
 def verify(url: str) -> Iterator[tuple[bool, str]]:
-    """Connect, and yield what speaks against a database: whether it is only a warning, and a sentence."""
+    """Connect, and yield problems of the database: whether it is only a warning, and a sentence."""
     pool = Pool(url)
     try:
         with pool.session() as session:
