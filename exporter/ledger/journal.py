@@ -80,6 +80,7 @@ class Journal:
         self.committed = LedgerState()
         self._polled: set[str] = set()
         self._unwritten: dict[str, UnwrittenPolls] = {}
+        self._drafts: dict[str, Transaction] = {}
         self._counting = Rules(run_buckets=(), step_buckets=())
         self._step_mode = "auto"
         self.step_histograms = True
@@ -273,14 +274,17 @@ class Journal:
         transaction = Transaction(
             self.committed, self._rules[source], self._counting, *poll_context, step_histograms=self.step_histograms
         )
-        if source in self._unwritten:
-            self._unwritten[source].write_to(transaction.source)
+        draft = self._drafts.pop(source, None)
+        if draft is not None and draft.base is transaction.base:
+            transaction.go_on_from(draft)
         return transaction
 
     def _commit(self, transaction: Transaction, now: float) -> None:
         """Write a transaction, then update memory. Everything that can fail is done before the COMMIT."""
         if self._cold:
             transaction.count_for_exporter(COLD_STARTS, self._cold)
+        if (polls := self._unwritten.get(transaction.source.name)) is not None:
+            polls.write_to(transaction.source)
         if not self._counting.zero_first:
             _expose_all(transaction)
         with self._writing(transaction.source.name) as store:
@@ -350,10 +354,21 @@ class Journal:
         state.scopes, state.notes = joined(state.scopes), joined(state.notes)
         self.committed.sources[state.name] = state
 
+    def source(self, name: str) -> SourceState:
+        """Return the record of a source, with what its poll has yet to write."""
+        committed, draft = self.committed.sources[name], self._drafts.get(name)
+        return draft.source if draft is not None and draft.base is committed else committed
+
     def _polls_of(self, source: str) -> UnwrittenPolls:
-        """Return what is not yet written of a source's polls, to be added to."""
+        """Return what is not yet written of a source's polls."""
         known = self.committed.sources.get(source)
-        return self._unwritten.setdefault(source, UnwrittenPolls(SourceStatus() if known is None else known.status))
+        return self._unwritten.get(source) or UnwrittenPolls(SourceStatus() if known is None else known.status)
+
+    def _set_unwritten(self, source: str, polls: UnwrittenPolls | None) -> None:
+        if polls is None:
+            self._unwritten.pop(source, None)
+        else:
+            self._unwritten[source] = polls
 
     def _show_unwritten(self, source: str) -> None:
         """Serve how a source stands although it is not written yet: `up` must be 0 while nothing can be written."""

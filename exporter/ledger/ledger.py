@@ -5,7 +5,6 @@ copies are written, and only then replace the records in memory.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 import msgspec
 
@@ -16,7 +15,7 @@ from exporter.errors import StateError
 from exporter.ledger.batch_writer import MISSING_GRACE, BatchStats, BatchWriter, Present
 from exporter.ledger.housekeeping import Housekeeping
 from exporter.ledger.poll_context import PollContext
-from exporter.ledger.status import PollReport, is_up
+from exporter.ledger.status import PollReport, UnwrittenPolls, is_up
 from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import (
@@ -43,7 +42,7 @@ class Ledger(Housekeeping):
         with self._lock:
             self._settle(source, now)
             self.load()
-            known = self.committed.sources[source]
+            known = self.source(source)
             missing = [family for family in SEEDED if family not in known.counts]
             if known.baseline is not None and not missing:
                 return
@@ -97,18 +96,15 @@ class Ledger(Housekeeping):
     def shift_baseline(self, source: str, seconds: float, now: float) -> None:
         """Correct the baseline of a source without a batch, once, by the skew of its API's clock."""
         with self._lock:
-            transaction = self._transaction(source, now)
-            if (
-                transaction.source.baseline is not None
-                and not transaction.source.scopes
-                and not transaction.source.clock_checked
-            ):
-                transaction.source.baseline += seconds
+            known = self.source(source)
+            if known.baseline is not None and not known.scopes and not known.clock_checked:
+                transaction = self._transaction(source, now)
+                transaction.source.baseline = known.baseline + seconds
                 transaction.source.clock_checked = True
                 self._commit(transaction, now)
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
-        """Commit a batch in one transaction."""
+        """Commit a batch in one transaction; one that only moves the watermark waits for the end of the poll."""
         # The time is used only here, after the responses of the API have shown it, whatever the local clock says.
         with self._lock:
             if self._sightings[source].started != poll_context.started:
@@ -122,7 +118,10 @@ class Ledger(Housekeeping):
             ids = {run.run_id for run in batch.runs}.union(batch.gone)
             writer.batch(batch, self.rows(source, ids))
             writer.tally()
-            self._commit(transaction, poll_context.now)
+            if transaction.may_wait and batch.exists and batch.scope in transaction.base.scopes:
+                self._drafts[source] = transaction
+            else:
+                self._commit(transaction, poll_context.now)
             self._sightings[source].add(writer.sightings)
             self._begun.add(source)
             return writer.stats
@@ -157,7 +156,7 @@ class Ledger(Housekeeping):
 
     def _read_until(self, source: str, scope: str, now: float) -> float:
         """Return until when a scope is read: its watermark, readable or not; now, if the scope was removed."""
-        state = self.committed.sources[source].scopes.get(scope)
+        state = self.source(source).scopes.get(scope)
         if state is None or (state.missing_since is not None and now - state.missing_since > MISSING_GRACE):
             return now
         return min(now, state.baseline if state.watermark is None else state.watermark)
@@ -179,6 +178,8 @@ class Ledger(Housekeeping):
                 self._want_baseline_steps(transaction, poll_context.now)
             if first or swept or fresh:
                 self._commit(transaction, poll_context.now)
+            else:
+                self._drafts[source] = transaction
             self._starting.discard(source)
             self._changed.everything = self._changed.everything or first
 
@@ -203,41 +204,56 @@ class Ledger(Housekeeping):
         """Record whether a source is up before its poll ends, because fetching steps may take long."""
         with self._lock:
             self._polled.add(source)
-            known = self.committed.sources.get(source)
-            if known is not None and known.status.up is not (up := is_up(known, read=read)):
-                polls = self._polls_of(source)
-                polls.status = msgspec.structs.replace(polls.status, up=up)
-                self._write_polls(source, now)
+            polls = self._polls_of(source)
+            if polls.status.up is not (up := self._is_up(source, read=read)):
+                status = msgspec.structs.replace(polls.status, up=up)
+                self._write_or_keep(source, msgspec.structs.replace(polls, status=status), now)
 
     def skip_polls(self, source: str, polls: int, now: float) -> None:
         """Record polls that came due while one was running."""
         with self._lock:
-            self._polls_of(source).skip(polls)
-            self._write_polls(source, now)
+            self._write_or_keep(source, self._polls_of(source).skipping(polls), now)
 
     def finish_poll(self, source: str, report: PollReport) -> None:
-        """Record how a poll went."""
+        """Commit the report of a poll, with everything that waits for its end. Raises StateError."""
         with self._lock:
+            pending = self.count_pending_steps(source)
+            self._write_polls(source, self._after(source, report, pending), report.ended)
             self._polled.add(source)
-            pending = None
-            with suppress(StateError):
-                pending = self.count_pending_steps(source)
-            up = source in self._rules and is_up(self.committed.sources[source], read=not report.failed)
-            self._polls_of(source).add(report, up=up, pending_steps=pending)
-            self._write_polls(source, report.ended)
 
-    def _write_polls(self, source: str, now: float) -> None:
-        """Write the status of a source and its counters of polls. If that fails, only the status is served."""
-        if source not in self._rules:
-            self._unwritten.pop(source, None)  # a reload has removed it while it was polled
-            return
+    def keep_poll(self, source: str, report: PollReport) -> None:
+        """Keep the report of a poll that cannot be written until the source's next transaction writes it."""
+        with self._lock:
+            self._keep_polls(source, self._after(source, report, None))
+            self._polled.add(source)
+
+    def _after(self, source: str, report: PollReport, pending: int | None) -> UnwrittenPolls:
+        up = self._is_up(source, read=not report.failed)
+        return self._polls_of(source).after(report, up=up, pending_steps=pending)
+
+    def _is_up(self, source: str, *, read: bool) -> bool:
+        return source in self._rules and is_up(self.source(source), read=read)
+
+    def _write_or_keep(self, source: str, polls: UnwrittenPolls, now: float) -> None:
         try:
-            self._commit(self._transaction(source, now), now)
+            self._write_polls(source, polls, now)
         except StateError:
-            if source in self._suspect:  # the pages of the replicas would differ
-                self._unwritten.pop(source, None)  # gone already if the records were loaded again
-            else:
-                self._show_unwritten(source)
+            self._keep_polls(source, polls)
+
+    def _write_polls(self, source: str, polls: UnwrittenPolls, now: float) -> None:
+        if source in self._rules:  # else a reload has removed it while it was polled
+            before = self._unwritten.get(source)
+            self._unwritten[source] = polls
+            try:
+                self._commit(self._transaction(source, now), now)
+            except StateError:
+                self._set_unwritten(source, before)
+                raise
+
+    def _keep_polls(self, source: str, polls: UnwrittenPolls) -> None:
+        # The pages of the replicas would differ.
+        self._set_unwritten(source, polls if source in self._rules.keys() - self._suspect else None)
+        self._show_unwritten(source)
 
     # --- steps ---
 

@@ -5,7 +5,6 @@ from collections.abc import Collection
 from exporter.counting.records import (
     JobState,
     OpenRun,
-    SourceState,
 )
 from exporter.ledger.journal import Changed, Journal
 from exporter.snapshot.builder import Committed
@@ -55,10 +54,6 @@ class LedgerQueries(Journal):
         """Return the sources of which no poll has been complete since this process started."""
         with self._lock:
             return frozenset(self._starting)
-
-    def source(self, name: str) -> SourceState:
-        """Return the committed record of a source."""
-        return self.committed.sources[name]
 
     def jobs_of(self, source: str) -> list[JobState]:
         """Return the committed records of the jobs that the configuration includes, also of those that are gone."""

@@ -49,7 +49,8 @@ class RecordCopies:
         self._new: dict[str, int] = {}
         self._names: dict[tuple[str, str], int] = {}
         self._exporter: Counted | None = None
-        self.source = fork(committed.sources[rules.name])
+        self.base = committed.sources[rules.name]
+        self.source = fork(self.base)
         self.scopes: set[str] = set()
         self.notes: set[str] = set()
         self.jobs: dict[int, JobState] = {}
@@ -57,6 +58,15 @@ class RecordCopies:
         self.recount: set[int] = set()
         self.correct: set[int] = set()
         self.series = committed.series_total
+
+    def go_on_from(self, draft: "RecordCopies") -> None:
+        """Take over what a draft has changed of the source."""
+        self.source, self.scopes = draft.source, draft.scopes
+
+    @property
+    def may_wait(self) -> bool:
+        """Return whether nothing is counted that would be lost: at worst the same is read again."""
+        return not (self.runs or self.jobs or self.notes or self._exporter)
 
     @property
     def exporter(self) -> Counted | None:

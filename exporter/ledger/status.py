@@ -64,7 +64,7 @@ def is_up(source: SourceState, *, read: bool) -> bool:
     return read and (not source.scopes or any(scope.readable for scope in source.scopes.values()))
 
 
-class UnwrittenPolls(msgspec.Struct):
+class UnwrittenPolls(msgspec.Struct, frozen=True):
     """Polls of a source that no transaction has written yet.
 
     Attributes:
@@ -76,18 +76,18 @@ class UnwrittenPolls(msgspec.Struct):
     status: SourceStatus = SourceStatus()
     counts: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 
-    def add(self, report: PollReport, *, up: bool, pending_steps: int | None) -> None:
-        """Add a poll that has ended."""
-        self.counts[POLLS, report.outcome] += 1
+    def after(self, report: PollReport, *, up: bool, pending_steps: int | None) -> "UnwrittenPolls":
+        """Return these polls and one more that has ended."""
+        status = _status_after(self.status, report, up=up, pending_steps=pending_steps)
         # Errors of single parts are counted one by one, so a poll can have several.
-        self.counts.update((POLL_ERRORS, reason) for reason in report.reasons)
-        self.skip(report.skipped)
-        self.status = _status_after(self.status, report, up=up, pending_steps=pending_steps)
+        counts = Counter([(POLLS, report.outcome), *((POLL_ERRORS, reason) for reason in report.reasons)])
+        return UnwrittenPolls(status, self.counts + counts).skipping(report.skipped)
 
-    def skip(self, polls: int) -> None:
-        """Add polls that came due while one was running."""
-        if polls:
-            self.counts.update({(POLLS, "skipped"): polls, (MISSED_POLLS, ""): polls})
+    def skipping(self, polls: int) -> "UnwrittenPolls":
+        """Return these polls and some that came due while one was running."""
+        return UnwrittenPolls(
+            self.status, self.counts + Counter({(POLLS, "skipped"): polls, (MISSED_POLLS, ""): polls})
+        )
 
     def write_to(self, source: SourceState) -> None:
         """Add these polls to a source's record."""

@@ -341,8 +341,20 @@ class Poller:
 
     def _finish(self, result: PollResult, seconds: float) -> None:
         """Commit the report of the poll, log it and publish it."""
-        name, failures = self._rules.name, self.status.failures + 1 if result.outcome == "error" else 0
-        report = PollReport(
+        name, skipped = self._rules.name, self._take_skips()
+        try:
+            self._ledger.finish_poll(name, self._report(result, seconds, skipped))
+        except StateError as error:
+            if result.outcome != "error":
+                self._note(result, error)
+            self._ledger.keep_poll(name, self._report(result, seconds, skipped))
+        self._log_result(result, seconds)
+        self._pages.publish()
+        self.polled = True
+
+    def _report(self, result: PollResult, seconds: float, skipped: int) -> PollReport:
+        failures = self.status.failures + 1 if result.outcome == "error" else 0
+        return PollReport(
             ended=self._clock.now(),
             duration=seconds,
             outcome=result.outcome,
@@ -350,14 +362,10 @@ class Poller:
             error=result.error,
             reasons=result.reasons,
             interval=max(self._wait(failures, result.reason), self._source.round_seconds()),
-            skipped=self._take_skips(),
+            skipped=skipped,
             rate_limit=self._requests.rate_limit,
             credential_expiry=self._requests.expiry,
         )
-        self._ledger.finish_poll(name, report)
-        self._log_result(result, seconds)
-        self._pages.publish()
-        self.polled = True
 
     def _log_result(self, result: PollResult, seconds: float) -> None:
         log = self._log.warning if result.error else self._log.info

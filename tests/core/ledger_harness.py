@@ -7,6 +7,7 @@ from exporter.counting.classify import Rules
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger import Ledger
 from exporter.ledger.poll_context import PollContext
+from exporter.ledger.status import PollReport
 from exporter.model import Batch, Job, Result, Run
 from exporter.state.opening import open_state
 
@@ -48,6 +49,10 @@ def run(run_id="r", **fields):
 
 def ended(run_id="r", end=BASELINE + 100, length=30.0, result=Result.SUCCESS, **fields):
     return run(run_id, result=result, start=end - length, end=end, **fields)
+
+
+def success(now):
+    return PollReport(ended=now, duration=1.0, outcome="success")
 
 
 class Failing(sqlite3.Connection):
@@ -113,6 +118,7 @@ class LedgerHarness:
         stats = [self.ledger.commit("s", batch, self.poll_context) for batch in batches]
         stats.append(self.ledger.expire_open_runs("s", self.poll_context, failed=failed))
         self.ledger.complete_poll("s", self.poll_context, swept=swept)
+        self.ledger.finish_poll("s", success(self.now))
         self.now += advance
         return stats
 

@@ -135,10 +135,16 @@ class FakeLedger:
 
     def finish_poll(self, source, report):
         self._do("finish_poll", source)
+        self._record(report)
+
+    def keep_poll(self, source, report):
+        self._do("keep_poll", source)
+        self._record(report)
+
+    def _record(self, report):
         self.reports.append(report)
-        polls = UnwrittenPolls(self.state.status)
-        polls.add(report, up=is_up(self.state, read=not report.failed), pending_steps=len(self.queue))
-        polls.write_to(self.state)
+        up = is_up(self.state, read=not report.failed)
+        UnwrittenPolls(self.state.status).after(report, up=up, pending_steps=len(self.queue)).write_to(self.state)
 
     def source(self, name):
         return {"s": self.state}[name]

@@ -17,7 +17,7 @@ from exporter.ledger.journal import MANY_STEPS
 from exporter.ledger.poll_context import PollContext
 from exporter.metrics.families import FAMILIES, Level
 from exporter.model import Batch, Job, Result, Step
-from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, ended
+from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, ended, success
 from tests.core.page_harness import PageHarness
 
 DAY = 86400.0
@@ -377,6 +377,7 @@ def test_jobs_of_a_removed_source_expire_by_the_clock_of_the_others(bounded, wei
         now = harness.now + days * DAY
         harness.ledger.start_poll("another", now)
         harness.ledger.commit("another", Batch(through=now), PollContext(now=now, started=now))
+        harness.ledger.finish_poll("another", success(now))
         harness.ledger.expire(now, 90 * DAY)
         assert harness.ledger.committed.series_total == room
 

@@ -130,7 +130,10 @@ def test_a_poll_that_ends_after_its_lease_was_lost_reports_nothing(replica):
     only.take("s")
     only.leases.drop(["s"])
     for _ in range(2):  # the second one finds the records loaded again
-        only.ledger.finish_poll("s", PollReport(ended=1000.0, duration=1.0, outcome="success"))
+        report = PollReport(ended=1000.0, duration=1.0, outcome="success")
+        with pytest.raises(LeaseLostError):
+            only.ledger.finish_poll("s", report)
+        only.ledger.keep_poll("s", report)
     assert not only.ledger.committed.sources["s"].status.last_poll
 
 

@@ -2,6 +2,7 @@ import sqlite3
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from exporter.counting.classify import Rules
@@ -21,7 +22,7 @@ from exporter.state.lock import Lock, LockedStateError
 from exporter.state.opening import OpenedState, open_state
 from exporter.state.schema import StepState
 from exporter.state.store import Store
-from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, Failing, LedgerHarness, ended, rules, run
+from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, Failing, LedgerHarness, ended, rules, run, success
 
 DAY = 86400.0
 STEPS = "jobrun_steps_total"
@@ -330,6 +331,7 @@ def remove_source(harness, *, through):
     harness.ledger.start_poll("t", through)
     harness.ledger.commit("t", Batch(through=through), poll_context)
     harness.ledger.complete_poll("t", poll_context, swept=False)
+    harness.ledger.finish_poll("t", success(through))
 
 
 def test_runs_of_a_source_that_is_no_longer_configured_are_pruned(harness):
@@ -674,6 +676,7 @@ def test_a_job_without_runs_expires_unless_it_has_an_objective_an_open_run_or_is
     harness.now = BASELINE + 100 + 91 * DAY
     for scope in ("", "x"):
         harness.ledger.commit("s", Batch(scope=scope, through=harness.now), harness.poll_context)
+    harness.ledger.finish_poll("s", success(harness.now))
     harness.ledger.expire(harness.now, 90 * DAY)
     assert {job.name for job in harness.ledger.jobs_of("s") if job.gone} == {"plain"}
 
@@ -682,6 +685,41 @@ def test_a_clock_that_is_far_ahead_expires_no_job(harness):
     harness.read(ended(), through=BASELINE + 100)
     harness.ledger.expire(BASELINE + 1000 * DAY, 90 * DAY)
     assert not harness.job().gone
+
+
+# --- polls that find nothing ---
+
+
+def test_an_idle_poll_of_several_scopes_is_one_transaction(harness):
+    idle = [Batch(scope=scope, through=harness.now) for scope in ("", "x")]
+    harness.poll(*idle)
+    statements = []
+    harness.ledger.store()._db.set_trace_callback(statements.append)
+    harness.poll(*(msgspec.structs.replace(batch, through=harness.now, unchanged=3) for batch in idle))
+    assert statements.count("COMMIT") == 1
+    harness.reopen()
+    assert {scope.watermark for scope in harness.ledger.source("s").scopes.values()} == {harness.now - 60}
+    assert harness.ledger.source("s").counts["jobrun_source_runs_fetched_total"]["duplicate"].value == 6
+
+
+def test_an_idle_batch_that_is_never_written_is_read_again(harness):
+    harness.read(ended("a"), through=BASELINE)
+    harness.begin()
+    harness.ledger.commit("s", Batch(through=harness.now), harness.poll_context)
+    assert harness.ledger.source("s").scopes[""].watermark == harness.now
+    harness.open()  # as after a kill
+    assert harness.ledger.source("s").scopes[""].watermark == BASELINE
+    harness.read(ended("a"), ended("b", end=harness.now))
+    assert harness.total() == 2
+
+
+def test_what_waits_for_the_end_of_a_poll_takes_nothing_back_that_is_written_meanwhile(harness):
+    harness.read(unobserved=[Window(BASELINE - 70, BASELINE - 10)])
+    harness.begin()
+    harness.ledger.commit("s", Batch(through=harness.now), harness.poll_context)
+    harness.ledger.expose([(("source", "s"), "jobrun_source_unobserved_seconds_total", "")])
+    harness.ledger.finish_poll("s", success(harness.now))
+    assert harness.ledger.source("s").counts["jobrun_source_unobserved_seconds_total"][""].released
 
 
 # --- too many series ---

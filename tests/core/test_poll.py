@@ -63,6 +63,16 @@ def test_a_poll_commits_each_batch_before_the_next_is_made_and_then_serves_it(ha
     assert (harness.report.outcome, harness.report.ended, harness.report.duration) == ("success", STARTED + 14, 14.0)
 
 
+def test_a_poll_that_cannot_be_written_has_failed(harness):
+    harness.ledger.refused["finish_poll"] = StateError("disk full")
+    assert harness.poll(Batch()) == "error"
+    assert harness.result("ledger.finish_poll", "ledger.keep_poll") == [
+        ("ledger.finish_poll", "s"),
+        ("ledger.keep_poll", "s"),
+    ]
+    assert (harness.status.up, harness.report.reason, harness.report.reasons) == (False, "state", ["state"])
+
+
 def test_what_the_api_reports_of_its_limit_and_of_the_credential_is_recorded_with_the_poll(harness):
     harness.poller._requests.limits(100, 7, STARTED + 60)
     harness.poller._requests.credential_expiry(STARTED + 3600)

@@ -98,11 +98,11 @@ def test_a_source_that_cannot_be_committed_is_shown_as_down_until_it_can_and_its
     harness.read(ended())
     harness.ledger.finish_poll("s", report(harness.now))
     Failing.fails = True
-    harness.ledger.finish_poll("s", report(harness.now, "error", reason="state", error="disk full", reasons=["state"]))
+    fail_to_finish(harness, error="disk full")
     assert harness.scrape("jobrun_source_up") == {(): 0}
     assert harness.scrape(ERRORS, "reason")["state",] == 0
     with pytest.raises(StateError):
-        harness.ledger.commit("s", Batch(), harness.poll_context)
+        harness.ledger.commit("s", Batch(runs=[ended("b")]), harness.poll_context)
     Failing.fails = False
     harness.ledger.finish_poll("s", report(harness.now + 60))
     assert (harness.scrape("jobrun_source_up"), status(harness).failures) == ({(): 1}, 0)
@@ -117,12 +117,18 @@ def test_no_counter_falls_when_the_process_dies_while_nothing_can_be_written(har
     Failing.fails = True
     harness.ledger.skip_polls("s", 3, harness.now)
     for _ in range(2):
-        harness.ledger.finish_poll("s", report(harness.now, "error", reason="state", reasons=["state"], skipped=1))
+        fail_to_finish(harness, skipped=1)
     served = counters(harness)
     Failing.fails = False
     harness.open()  # without closing, as after a kill
     assert {series: value for series, value in served.items() if counters(harness)[series] < value} == {}
-    assert served[POLLS, "success"] == 1
+    assert served[POLLS, "success"] == 2
+
+
+def fail_to_finish(harness, **fields):
+    with pytest.raises(StateError):
+        harness.ledger.finish_poll("s", report(harness.now))
+    harness.ledger.keep_poll("s", report(harness.now, "error", reason="state", reasons=["state"], **fields))
 
 
 def counters(harness):
@@ -139,7 +145,7 @@ def test_poll_results_from_before_the_state_opened_are_not_lost(harness):
     harness.ledger.finish_poll("s", failure(harness.now))
     store, harness.ledger._store = harness.ledger._store, None
     opening, harness.ledger._opening = harness.ledger._opening, unopened
-    harness.ledger.finish_poll("s", failure(harness.now + 60))
+    fail_to_finish(harness)
     assert harness.scrape(POLLS, "outcome")["error",] == 1
     store.close()
     harness.ledger._opening = opening
@@ -157,7 +163,7 @@ def unopened():
 
 def test_a_record_of_an_older_version_has_no_status_and_loads(harness):
     harness.read(ended())
-    harness.ledger.store()._db.execute("UPDATE sources SET record = json_remove(record, '$.status', '$.distributions')")
+    harness.ledger.store()._db.execute("UPDATE sources SET record = json_remove(record, '$.status', '$.counts')")
     harness.reopen()
     assert status(harness).up is None
     assert harness.scrape("jobrun_source_up") == {}

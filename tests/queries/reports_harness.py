@@ -3,6 +3,7 @@
 import httpx
 
 from exporter.ledger.poll_context import PollContext
+from exporter.ledger.status import PollReport
 from exporter.model import Batch, Job, Result, Run, State
 from exporter.queries.reader import Reader
 from exporter.queries.reporter import Dependencies, Reporter
@@ -72,6 +73,7 @@ class ReportsHarness:
         self.bench.ledger.start_poll("one", now)
         self.bench.ledger.commit("one", batch, PollContext(now=now, started=now))
         self.bench.ledger.complete_poll("one", PollContext(now=now, started=now), swept=False)
+        self.bench.ledger.finish_poll("one", PollReport(ended=now, duration=1.0, outcome="success"))
         self.bench.publisher.publish()
 
     def client(self):
