@@ -26,6 +26,10 @@ FAILING = frozenset({Result.FAILURE, Result.ERROR, Result.TIMEOUT})
 """Results that lengthen a job's streak of failures. A success ends the streak; other results do not change it."""
 
 
+FUTURE_MARGIN = 300.0
+"""Seconds by which a time may be in the future, as clocks differ."""
+
+
 class State(enum.StrEnum):
     """State of an active run."""
 

@@ -10,10 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from exporter.counting.records import OTHER, Exemplar, JobState, LastFailure, LastRun, LastSteps, clean, oldest
-from exporter.model import FAILING, Disposition, Result, Run, Step
+from exporter.model import FAILING, FUTURE_MARGIN, Disposition, Result, Run, Step
 
 END_TOLERANCE = 1.0
 """Seconds by which a reported end may be too early, because some APIs truncate times to whole seconds."""
+
+CUT = 0.001
+"""Seconds by which one completion's end may differ between answers that have more digits and fewer."""
 
 MAX_ERROR_TYPES = 50
 """Error types per job. Further ones are counted under `__other__`."""
@@ -67,8 +70,25 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     forgotten: float | None = None
 
 
+def with_plausible_times(run: Run, now: float) -> Run:
+    """Return a run without times that are in the future, and with an end that is not before its start."""
+    # An end in the future would be the job's last for as long as that takes, and no later run would show. An end
+    # before the start, by another clock, could be before the baseline although the run came after it.
+    latest = now + FUTURE_MARGIN
+    start = None if run.start is not None and run.start > latest else run.start
+    end = None if run.end is not None and run.end > latest else run.end
+    if start is not None and end is not None:
+        end = max(start, end)
+    if (start, end) == (run.start, run.end):
+        return run
+    duration = run.duration if (start is None) == (end is None) else None
+    return msgspec.structs.replace(run, start=start, end=end, duration=duration)
+
+
 def classify(known: RunRecord | None, run: Run, context: Context) -> Decision:
     """Return what a row of a run means, given what is known of the run."""
+    if known is not None and run.result is not None and known.run.result is not None and run.end is None:
+        run = msgspec.structs.replace(run, end=known.run.end)  # this row does not say when
     if run.after_end:
         run = msgspec.structs.replace(run, after_end=False)
         if (
@@ -124,10 +144,10 @@ def _of_open(known: RunRecord, run: Run, context: Context) -> Decision:
         return Decision(disposition=Disposition.UPDATED, keep=_with(known, run, CountState.OPEN))
     if is_cleaning_up(known, reopens=context.reopens):
         return Decision(disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.COUNTED))
-    if context.reopens and run.end is not None and run.end in known.earlier:
+    if context.reopens and _is_one_of(run.end, known.earlier):
         # Either the response that showed it as active was stale, or this one is. This completion was counted before,
         # so it must not count again. A run that was really reopened will be shown as active again.
-        earlier = tuple(end for end in known.earlier if end != run.end)
+        earlier = tuple(end for end in known.earlier if not _is_one_of(run.end, (end,)))
         return Decision(
             disposition=Disposition.DUPLICATE, keep=RunRecord(run=run, mark=CountState.COUNTED, earlier=earlier)
         )
@@ -162,7 +182,7 @@ def _of_ended(known: RunRecord, run: Run, context: Context) -> Decision:
         ends = known.earlier if known.run.end is None else (*known.earlier, known.run.end)
         keep = RunRecord(run=run, mark=CountState.COUNTED, earlier=ends)
         return Decision(disposition=Disposition.UPDATED, counts=True, keep=keep)
-    if context.reopens and run.end is not None and run.end in known.earlier:
+    if context.reopens and _is_one_of(run.end, known.earlier):
         return Decision(disposition=Disposition.DUPLICATE)
     mark = CountState.COUNTED if known.mark is CountState.EXPIRED else known.mark
     return Decision(disposition=Disposition.UPDATED, keep=_with(known, run, mark))
@@ -172,9 +192,16 @@ def _another_ending(known: RunRecord, run: Run, context: Context) -> bool:
     """Return whether a run that can be reopened completed again, which its end shows."""
     if known.run.result is None:
         return False  # too old at the baseline: this is its first completion
-    if run.end is None or run.end in known.earlier or run.end == known.run.end:
+    if run.end is None or known.run.end is None or _is_one_of(run.end, (*known.earlier, known.run.end)):
         return False
     return run.end > context.baseline
+
+
+def _is_one_of(end: float | None, ends: Collection[float]) -> bool:
+    """Return whether an end is one of these, or the same one cut to milliseconds or to whole seconds."""
+    return end is not None and any(
+        abs(end - other) < CUT or (int(end) == int(other) and int(end) in (end, other)) for other in ends
+    )
 
 
 def _with(known: RunRecord, run: Run, mark: CountState) -> RunRecord:

@@ -30,7 +30,7 @@ from exporter.model import Batch, Disposition, Result, Run, Step, Window, one_ro
 from exporter.state.schema import StepState, StoredRun
 
 MAX_WORDS = 20
-"""Unmapped statuses per source. Further ones are counted under `__other__`."""
+"""Unmapped statuses per run, further ones are not counted, and per source, further ones count as `__other__`."""
 
 MISSING_GRACE = 900.0
 """Seconds for which lists must miss a job before its series end, so that one wrong response ends nothing."""
@@ -102,7 +102,7 @@ class BatchWriter:
         self._transaction.unfold()
         if batch.catalog:
             self._catalog(batch)
-        runs = one_row_per_run(batch.runs)
+        runs = one_row_per_run(classify.with_plausible_times(run, self._poll.now) for run in batch.runs)
         self.stats.dispositions[Disposition.DUPLICATE] += len(batch.runs) - len(runs)
         for run in sorted(runs, key=_order):
             self._run(run, batch.steps.get(run.run_id), batch.scope, rows)
@@ -270,9 +270,11 @@ class BatchWriter:
     def _row(self, key: int, keep: RunRecord, row: StoredRun | None, *, late: bool) -> StoredRun:
         """Return the row to write; an unmapped status is counted once per run."""
         run, words = keep.run, row.words if row else ""
-        if run.unmapped and run.unmapped not in words.split("\n"):
-            words = f"{words}\n{run.unmapped}".strip("\n")
-            self._unmapped(run.unmapped)
+        word, known = clean(run.unmapped)[:60], words.split("\n")
+        # A status that tells how far a run is has a new word at each poll.
+        if word and word not in known and len(known) < MAX_WORDS:
+            words = f"{words}\n{word}".strip("\n")
+            self._unmapped(word)
         begun = classify.origin(run)
         return StoredRun(
             run=run,
@@ -292,7 +294,6 @@ class BatchWriter:
 
     def _unmapped(self, word: str) -> None:
         family = UNMAPPED
-        word = clean(word)[:60]
         known = self._transaction.source.counts.get(family, {})
         label = word if word in known or len(known) < MAX_WORDS else OTHER
         self._transaction.source.count(family, label)

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 import structlog
 
 MAX_SHAPE_LENGTH = 40
-# Seconds by which an end may be in the future, as clocks differ.
-FUTURE_MARGIN = 300.0
 
 Oddity = tuple[str, object]
 """The problem with a value, and the value."""

@@ -112,6 +112,7 @@ def test_an_active_run_is_not_missing(shown):
 
 def test_the_latest_start_counts_although_a_run_that_started_earlier_ended_later(shown):
     long = ended("long", end=BASELINE + 3 * HOUR, length=4 * HOUR)
+    shown.now = BASELINE + 3 * HOUR
     shown.read(*past(HOURLY), ended("short", end=BASELINE + 2 * HOUR, length=60), long)
     assert value(shown, NEXT) > BASELINE + 2.9 * HOUR
 
@@ -119,7 +120,7 @@ def test_the_latest_start_counts_although_a_run_that_started_earlier_ended_later
 def test_runs_are_read_again_when_another_completed_but_not_all_the_time(shown):
     shown.read(*past(HOURLY))
     assert value(shown, BUDGET) == 1200
-    slow = [ended(f"s{number}", end=BASELINE + number + 3000, length=3000) for number in range(10)]
+    slow = [ended(f"s{number}", end=BASELINE + number + 60, length=3000) for number in range(10)]
     shown.now += SOONEST / 2 - 60
     shown.read(*slow[:9])
     assert value(shown, BUDGET) == 1200

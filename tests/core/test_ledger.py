@@ -8,7 +8,7 @@ import pytest
 from exporter.counting.classify import Rules
 from exporter.counting.records import MAX_BOUNDS, OTHER
 from exporter.errors import StateError
-from exporter.ledger.batch_writer import MAX_RANGES
+from exporter.ledger.batch_writer import MAX_RANGES, MAX_WORDS
 from exporter.ledger.housekeeping import PRUNE_BATCH
 from exporter.ledger.journal import IdentityError
 from exporter.ledger.ledger import Ledger
@@ -300,7 +300,7 @@ def test_labels_of_the_last_failure_are_cleaned_and_truncated_like_others(harnes
     )
     ((labels, _),) = last_failed_run(JobView(state=harness.job()))
     assert labels == ("r", "", "x" * 200, "x" * 200)
-    harness.read(ended("old\t" + "y" * 300, BASELINE + 500, result=Result.FAILURE, error_type="a\tb"))
+    harness.read(ended("old\t" + "y" * 300, BASELINE + 200, result=Result.FAILURE, error_type="a\tb"))
     ((labels, _),) = last_failed_run(JobView(state=harness.job()))
     assert (len(labels[0]), labels[3]) == (200, "a b")
 
@@ -871,6 +871,79 @@ def test_an_unmapped_status_is_counted_once_per_run(harness):
         harness.read(strange, opened("b", state=None, unmapped="PAUSED"), opened("c", state=None, unmapped="ODD"))
     counts = harness.ledger.source("s").counts["jobrun_source_unmapped_status_total"]
     assert {word: count.value for word, count in counts.items()} == {"PAUSED": 2, "ODD": 1}
+
+
+def test_statuses_that_never_stop_changing_are_limited_per_run_and_counted_once_each(harness):
+    for percent in range(50):
+        harness.read(opened(state=None, unmapped=f"running\r\n{percent}%"), opened("b", state=None, unmapped="a\nb"))
+        harness.read(opened(state=None, unmapped=f"running\r\n{percent}%"), opened("b", state=None))
+    counts = harness.ledger.source("s").counts["jobrun_source_unmapped_status_total"]
+    assert sum(count.value for count in counts.values()) == MAX_WORDS + 1
+    assert counts["a b"].value == 1
+    assert len(harness.row().words) < 20 * MAX_WORDS
+
+
+# --- implausible times ---
+
+
+def test_an_end_in_the_future_does_not_hide_the_runs_that_end_after_it_was_seen(harness):
+    harness.read()
+    harness.read(ended("far", BASELINE + 365 * DAY))
+    failed = [ended(f"f{number}", BASELINE + 60 * number, result=Result.FAILURE) for number in (2, 3)]
+    harness.now += 200
+    harness.read(*failed)
+    job = harness.job()
+    assert harness.counts() == {"success": 1, "failure": 2}
+    assert (job.last_run.run_id, job.streak, job.last_success) == ("f3", 2, BASELINE + 60)
+
+
+def test_times_in_the_future_are_believed_once_they_are_past_and_count_nothing_again(tmp_path):
+    harness = LedgerHarness(tmp_path / "state.db", reopens=True)
+    harness.read()
+    early = run(result=Result.SUCCESS, start=BASELINE + DAY, end=BASELINE + DAY + 30)
+    harness.read(early)
+    assert (harness.row().run.start, harness.row().run.end) == (None, None)
+    harness.now += DAY
+    harness.read(early)
+    assert (harness.row().run.start, harness.row().run.end) == (BASELINE + DAY, BASELINE + DAY + 30)
+    assert harness.counts() == {"success": 1}
+    harness.close()
+
+
+def test_an_open_run_with_a_start_in_the_future_expires_as_any_other(harness):
+    harness.read(opened(start=BASELINE + 365 * DAY))
+    harness.now += 8 * DAY
+    harness.read(opened(start=BASELINE + 365 * DAY))
+    assert harness.counts() == {"unknown": 1}
+
+
+@pytest.mark.parametrize("seen_open", [False, True])
+def test_a_run_that_ends_before_its_start_and_the_baseline_by_another_clock_counts(harness, seen_open):
+    harness.read()
+    if seen_open:
+        harness.read(opened(start=BASELINE + 50))
+    harness.read(run(result=Result.FAILURE, start=BASELINE + 50, end=BASELINE - 500))
+    assert harness.counts() == {"failure": 1}
+    assert harness.job().last_run.end == BASELINE + 50
+
+
+@pytest.mark.parametrize(
+    "ends", [(100.123456, 100.123), (100.123, 100.123456), (100.7, 100.0), (None, 100.5, None, 100.5)]
+)
+def test_a_completion_whose_end_has_other_digits_or_is_missing_at_times_counts_once(tmp_path, ends):
+    harness = LedgerHarness(tmp_path / "state.db", reopens=True)
+    harness.read()
+    harness.now += 200
+    for end in (*ends, *ends):
+        times = {} if end is None else {"end": BASELINE + end}
+        harness.read(run(result=Result.FAILURE, start=BASELINE + 10, **times))
+    assert harness.counts() == {"failure": 1}
+    harness.read(run(result=Result.FAILURE, start=BASELINE + 150, end=BASELINE + 160))
+    assert harness.counts() == {"failure": 2}
+    harness.close()
+
+
+# --- zero first ---
 
 
 def test_a_zero_first_release_is_on_disk_before_it_is_in_memory(tmp_path):

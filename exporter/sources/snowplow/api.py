@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 
 from exporter.errors import SchemaError
-from exporter.model import Job, Result, Run, State, Step, one_row_per_run
-from exporter.sources.oddities import FUTURE_MARGIN, Oddity
+from exporter.model import FUTURE_MARGIN, Job, Result, Run, State, Step, one_row_per_run
+from exporter.sources.oddities import Oddity
 from exporter.sources.payload import (
     ABSENT,
     MAX_ID_LENGTH,

@@ -7,8 +7,8 @@ from typing import Annotated
 import msgspec
 
 from exporter.errors import SchemaError
-from exporter.model import FAILING, Job, Result, Run, State, Step, one_row_per_run
-from exporter.sources.oddities import FUTURE_MARGIN, Oddity
+from exporter.model import FAILING, FUTURE_MARGIN, Job, Result, Run, State, Step, one_row_per_run
+from exporter.sources.oddities import Oddity
 from exporter.sources.payload import ABSENT, OBJECT, decode, decode_rows, decoded, identity, scalar, text
 from exporter.sources.rest import MAX_WORD_LENGTH, StatusTable, look_up, seconds_between
 from exporter.times import parse_timestamp, read_duration

@@ -7,9 +7,9 @@ import msgspec
 from exporter.client.client import Client
 from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
-from exporter.model import Run, Step
+from exporter.model import FUTURE_MARGIN, Run, Step
 from exporter.sources.failing import FailingParts
-from exporter.sources.oddities import FUTURE_MARGIN, Oddities
+from exporter.sources.oddities import Oddities
 from exporter.sources.paging import PageGuard
 from exporter.sources.rest import StatusTable, is_gone, path
 from exporter.sources.source import View

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from exporter.errors import SchemaError
-from exporter.model import Result, State
-from exporter.sources.oddities import FUTURE_MARGIN, shape_of
+from exporter.model import FUTURE_MARGIN, Result, State
+from exporter.sources.oddities import shape_of
 from exporter.sources.rest import status_table
 from exporter.sources.snowplow.api import (
     STATUSES,
