@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cached_property
 from typing import Annotated
 
 import msgspec
@@ -136,12 +135,13 @@ WHOLE: msgspec.json.Decoder[int] = msgspec.json.Decoder(int)
 TYPED_ROW: msgspec.json.Decoder[SnowplowRun] = msgspec.json.Decoder(SnowplowRun)
 
 
-class SnowplowRuns(msgspec.Struct, frozen=True, dict=True):
+class SnowplowRuns(msgspec.Struct, frozen=True):
     """The runs of a list, one row per run (`exporter.model.one_row_per_run`).
 
     Attributes:
         body: The list itself.
         texts: Its runs by their JSON text. Rejected rows are not included.
+        by_id: Its runs by ID.
         fresh: Runs that the earlier list did not show with the same text.
         invalid: The number of rows that were not runs.
         repeated: The number of rows of a run that another row shows.
@@ -149,14 +149,10 @@ class SnowplowRuns(msgspec.Struct, frozen=True, dict=True):
 
     body: bytes
     texts: Mapping[bytes, SnowplowRun]
+    by_id: Mapping[str, SnowplowRun]
     fresh: Sequence[SnowplowRun]
     invalid: int
     repeated: int = 0
-
-    @cached_property
-    def by_id(self) -> Mapping[str, SnowplowRun]:
-        """Its runs by ID."""
-        return {row.run_id: row for row in self.texts.values()}
 
 
 def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: StatusTable = STATUSES) -> SnowplowRuns:
@@ -166,20 +162,25 @@ def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: Stat
         DecodeError: The body is not JSON.
         SchemaError: It is not a list, or none of its rows is a run.
     """
-    texts, valid, invalid = dict[bytes, SnowplowRun](), 0, 0
-    for raw in decode_rows(body, LIST_KEYS):
-        words = bytes(raw)
-        row = known.get(words) or _row(raw)
+    texts, fresh, invalid, repeated = dict[bytes, SnowplowRun](), dict[bytes, SnowplowRun](), 0, 0
+    for words in map(bytes, decode_rows(body, LIST_KEYS)):
+        row = known.get(words)
         if row is None:
-            invalid += 1
-            continue
-        valid += 1
+            row = _row(words)
+            if row is None:
+                invalid += 1
+                continue
+            fresh[words] = row
+        repeated += words in texts
         texts[words] = row
     if invalid and not texts:
         raise SchemaError("no row of the answer is a run")
-    texts = _one_per_run(texts, status_map)
-    fresh = [row for words, row in texts.items() if words not in known]
-    return SnowplowRuns(body, texts, fresh, invalid, valid - len(texts))
+    by_id = {row.run_id: row for row in texts.values()}
+    if len(by_id) < len(texts):
+        repeated += len(texts) - len(by_id)
+        texts = _one_per_run(texts, status_map)
+        by_id = {row.run_id: row for row in texts.values()}
+    return SnowplowRuns(body, texts, by_id, [row for words, row in fresh.items() if words in texts], invalid, repeated)
 
 
 def _one_per_run(texts: dict[bytes, SnowplowRun], status_map: StatusTable) -> dict[bytes, SnowplowRun]:
@@ -193,11 +194,12 @@ def _one_per_run(texts: dict[bytes, SnowplowRun], status_map: StatusTable) -> di
             runs = {to_run(texts[words], status_map): words for words in sorted(several)}
             losing.update(several)
             losing.remove(runs[one_row_per_run(runs)[0]])
-    return {words: row for words, row in texts.items() if words not in losing} if losing else texts
+    return {words: row for words, row in texts.items() if words not in losing}
 
 
-def _row(raw: msgspec.Raw) -> SnowplowRun | None:
+def _row(words: bytes) -> SnowplowRun | None:
     """Return the run of a row, None if it has no ID."""
+    raw = msgspec.Raw(words)
     row = decoded(raw, TYPED_ROW)
     if row is not None and row.complete:
         return row

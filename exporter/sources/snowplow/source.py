@@ -38,6 +38,7 @@ from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, Snowpl
 from exporter.sources.snowplow.signin import ApiKeyAuth, PasswordAuth
 from exporter.sources.source import Access, SourceType, StepLog, View
 from exporter.sources.windows import Reach, halves, plan
+from exporter.times import is_number
 
 REACH = 7 * DAY
 MARGIN = 10 * MINUTE
@@ -187,7 +188,7 @@ class SnowplowSource(RestSource):
 
     def _to_runs(self, rows: Sequence[SnowplowRun], now: float, *, among: Sequence[SnowplowRun]) -> list[Run]:
         """Return the runs of rows; all rows of the answer determine the unit of durations without one, for good."""
-        if rows and not self._milliseconds:
+        if not self._milliseconds and any(is_number(row.duration) for row in rows):
             self._milliseconds = in_milliseconds(among, now, self._statuses)
         runs = [to_run(row, self._statuses, now, milliseconds=self._milliseconds) for row in rows]
         for row, run in zip(rows, runs, strict=True):
