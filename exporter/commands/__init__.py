@@ -1,1 +1,1 @@
-"""What the commands do, one module or package per command; `exporter.cli` has their flags."""
+"""The commands, one module or package per command; `exporter.cli` has their flags."""

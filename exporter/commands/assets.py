@@ -1,4 +1,4 @@
-"""The command `assets`: rules, dashboards, runbooks and examples, written where a person wants them."""
+"""The command `assets`: writes rules, dashboards, runbooks and examples to a folder."""
 
 import re
 import shutil
@@ -11,10 +11,10 @@ from exporter.assets import PACKAGE, AssetError, names, read, root_of
 RULES = "prometheus/rules/jobrun-exporter.yml"
 
 LINK = re.compile(r"^( +)# (\w+: ')<(external-url|grafana-url)>(.*')$", re.MULTILINE)
-"""An annotation of an alert that is a comment until its address is known."""
+"""Annotation of an alert that is a comment until its address is given."""
 
 WHOSE = "team, page"
-"""Labels of jobrun_job_info that all rules about jobs carry along; in this order nowhere else in the rules."""
+"""Labels of jobrun_job_info in all rules about jobs. Nothing else in the rules has this text."""
 
 
 def write(
@@ -25,9 +25,9 @@ def write(
     grafana_url: str = "",
     labels: Sequence[str] = (),
 ) -> Iterator[Path]:
-    """Write all assets below a folder, over those that are there, and yield each file. Raises AssetError.
+    """Write all assets to a folder, replacing older ones, and yield each file. Raises AssetError.
 
-    The addresses become links of the alerts, see `linked`; the labels of objectives their labels, see `labeled`.
+    The addresses become links in alerts, see `linked`; the labels of objectives become labels, see `labeled`.
     """
     root = root_of(package)
     # A wrong address is refused before anything is written.
@@ -47,15 +47,15 @@ def write(
 
 
 def linked(rules: str, *, external_url: str = "", grafana_url: str = "") -> str:
-    """Return rules with the links filled in that are known; the others stay comments.
+    """Return rules with the given links. Other links stay comments.
 
     Args:
         rules: The text of the rules.
-        external_url: Where people open the exporter's pages, as `web.external_url` in the configuration.
-        grafana_url: Where people open Grafana.
+        external_url: Address of the exporter's pages, as `web.external_url` in the config.
+        grafana_url: Address of Grafana.
 
     Raises:
-        AssetError: If one of them is not an http(s) address that can stand in a rule.
+        AssetError: An address is not an http(s) URL, or has characters that a rule cannot contain.
     """
     known = {
         "external-url": _address(external_url, "--external-url"),
@@ -70,7 +70,7 @@ def linked(rules: str, *, external_url: str = "", grafana_url: str = "") -> str:
 
 
 def labeled(rules: str, labels: Sequence[str]) -> str:
-    """Return rules whose alerts of jobs have more labels of jobrun_job_info.
+    """Return rules whose job alerts have more labels of jobrun_job_info.
 
     Args:
         rules: The text of the rules.
@@ -80,7 +80,7 @@ def labeled(rules: str, labels: Sequence[str]) -> str:
 
 
 def _address(url: str, flag: str) -> str:
-    """Return an address without the slash at its end; "" stays as it is."""
+    """Return an address without a trailing slash; "" stays "". Raises AssetError."""
     parts = urlsplit(url)
     wrong = url and (parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment)
     # Braces would be a template, and a quote would end the text.

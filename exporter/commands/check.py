@@ -17,7 +17,7 @@ from exporter.state.opening import open_state
 
 
 def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
-    """Sign in to each source and ask it once; yield its name, whether it answered well, and a sentence."""
+    """Sign in to each source and send a request; yield its name, whether that succeeded, and a sentence."""
     ledger = Ledger(lambda: open_state(Path(":memory:"), Clocks().clock))
     assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), Clocks())
     for name, source in assembly.sources.items():
@@ -29,7 +29,7 @@ def probe(config: Config) -> Iterator[tuple[str, bool, str]]:
 
 
 def verify_state(config: Config) -> Iterator[tuple[bool, str]]:
-    """Ask the database of a shared state; yield what speaks against it, and whether that is only a warning."""
+    """Check the database of a shared state; yield whether a problem is only a warning, and a sentence."""
     url = config.state.database()
     if url is not None:
         from exporter.state.verification import verify  # noqa: PLC0415  # its driver is an extra
@@ -38,7 +38,7 @@ def verify_state(config: Config) -> Iterator[tuple[bool, str]]:
 
 
 def unmatched(config: Config) -> Iterator[str]:
-    """Poll each source once and yield a sentence per objective that no job has."""
+    """Poll each source once and yield a sentence per objective that matches no job."""
     logs.configure(logs.LogOptions("error"), sys.stderr)
     yield from unmatched_objectives(config, Clocks())
 

@@ -1,4 +1,4 @@
-"""The command `once`: one poll of each source, printed, with a state that is thrown away."""
+"""The command `once`: polls each source once with a temporary state, and prints the result."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ class PolledOnce(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def poll_once(config: Config, clocks: Clocks) -> Iterator[PolledOnce]:
-    """Poll each source once, in the order of the configuration; keep nothing."""
+    """Poll each source once, in the order of the config, with a temporary state."""
     ledger = Ledger(lambda: open_state(Path(":memory:"), clocks.clock))
     ledger.load()
     assembly = Assembly(config, ledger, RequestMetrics(CollectorRegistry()), NoPages(), clocks)
@@ -94,7 +94,7 @@ HEADINGS = ("SOURCE", "PROJECT", "JOB", "RUNS", "OPEN", "LAST RESULT", "FAILURES
 
 
 def once(config_file: Path) -> int:
-    """Poll each source once and print what it reported; touch no state. Return the exit code."""
+    """Poll each source once and print the result, without using the state. Return the exit code."""
     logs.configure(logs.LogOptions("warning"), sys.stderr)
     failed = False
     lines: list[ResultLine] = []
@@ -109,17 +109,17 @@ def once(config_file: Path) -> int:
 
 
 NAMES = 3
-"""The first columns, of which long cells are cut."""
+"""Number of first columns whose long cells may be truncated."""
 
 NEEDED = 7
-"""The first columns, which are always shown; the others go where the terminal is too narrow."""
+"""Number of first columns that are always shown. Others are omitted if the terminal is too narrow."""
 
 LEAST = 8
-"""Characters of a name that are always shown."""
+"""Minimum length of a truncated name."""
 
 
 def table(lines: Iterable[ResultLine], width: int | None) -> list[str]:
-    """Return the rows of a table, its names cut to fit into a width in characters; None: nothing is cut."""
+    """Return the lines of a table, with names truncated to fit the width in characters; None for no limit."""
     rows = [HEADINGS, *map(_cells, lines)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     while width is not None and sum(widths) + 2 * len(widths) - 2 > width:

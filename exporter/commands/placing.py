@@ -1,4 +1,4 @@
-"""Copies written files to a folder without losing what a person changed there."""
+"""Copies written files to a folder without overwriting files that a person changed."""
 
 import errno
 import hashlib
@@ -10,11 +10,11 @@ from pathlib import Path
 from exporter.errors import JobrunError
 
 MANIFEST = ".jobrun-exporter-assets"
-"""Lists what was written last, as `sha256sum` does: what still is so nobody has changed."""
+"""List of the last written files with digests, in the format of `sha256sum`, to recognize changed files."""
 
 
 class ChangedFilesError(JobrunError):
-    """Files would be lost that somebody has changed. Nothing was written."""
+    """Changed files would be overwritten. Nothing was written."""
 
     reason = "assets"
 
@@ -23,8 +23,8 @@ def place(staged: Path, folder: Path, *, force: bool) -> None:
     """Copy all files below one folder to another.
 
     Raises:
-        ChangedFilesError: Somebody has changed some of those that are there, and `force` is not given.
-        OSError: One cannot be written.
+        ChangedFilesError: Existing files were changed, and `force` is not set.
+        OSError: A file cannot be written.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -51,7 +51,7 @@ def _changed(staged: Path, folder: Path, names: Iterable[str]) -> list[str]:
 
 
 def _manifest(folder: Path) -> Mapping[str, str]:
-    """The digests of what was written last, by name."""
+    """Return the digests of the last written files by name."""
     try:
         lines = (folder / MANIFEST).read_text().splitlines()
     except (OSError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""The command `run`: the daemon, until a signal ends it."""
+"""The command `run`: runs the daemon until a signal ends it."""
 
 import contextlib
 import functools
@@ -46,11 +46,11 @@ def run(  # noqa: PLR0913  # everything outside is an argument
 
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-"""Variables that other programs take their proxy from."""
+"""Environment variables of proxies, which the exporter ignores."""
 
 
 def mention_proxies(config: Config, environ: Mapping[str, str]) -> None:
-    """Log which variables name a proxy that is not used; their values may hold passwords."""
+    """Log which variables name a proxy that is not used, without their values, which may contain passwords."""
     named = [name for upper in PROXIES for name in (upper, upper.lower()) if environ.get(name)]
     without = [source.name for source in config.sources if not source.proxy_url]
     if named and without:
@@ -61,7 +61,7 @@ def mention_proxies(config: Config, environ: Mapping[str, str]) -> None:
 # An answer of the web server needs the interpreter about five times, and may wait for a poll that long each time. With
 # Python's own 5 ms three of four scrapes during a poll took up to 14 ms longer; polls need no more CPU this way.
 SWITCH_INTERVAL = 0.0002
-"""Seconds that a thread may hold the interpreter while another wants it."""
+"""Seconds that a thread may use the interpreter while another waits for it."""
 
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT})
 """Signals that end the daemon."""
@@ -89,7 +89,7 @@ def serve(  # noqa: PLR0913  # as above
     if started is not None:
         try:
             started(daemon.address)
-        except BaseException:  # nobody reads the output any more
+        except BaseException:  # the output is closed
             daemon.stop()
             raise
     came = signals.wait()
@@ -97,8 +97,8 @@ def serve(  # noqa: PLR0913  # as above
         daemon.reload()
         came = signals.collect(RELOAD_INTERVAL, ENDING) or signals.wait()
     if not daemon.stop():
-        # A poll waits for an answer that may take long, and Python would wait for the poll. The state is closed, so
-        # nothing can be lost.
+        # A poll may wait long for a response, and Python would wait for the poll. The state is closed, so nothing is
+        # lost.
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
         os._exit(0)

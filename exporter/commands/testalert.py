@@ -1,4 +1,4 @@
-"""Sends one test alert through the user's Alertmanager, as Prometheus would, and says where it went."""
+"""The command `test-alert`: sends one alert through Alertmanager, as Prometheus would, and reports its receivers."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,20 +12,20 @@ from exporter.errors import JobrunError
 
 NAME = "JobrunTestAlert"
 LASTS = timedelta(minutes=5)
-"""After this Alertmanager takes it for resolved by itself."""
+"""Time after which Alertmanager resolves the alert by itself."""
 PATIENCE = 10
-"""Seconds until Alertmanager shows an alert that it took."""
+"""Maximum seconds until Alertmanager shows an accepted alert."""
 
 
 class TestAlertError(JobrunError):
-    """Alertmanager did not take the alert."""
+    """Alertmanager did not accept the alert, or sends it to nobody."""
 
     reason = "alertmanager"
-    __test__ = False  # no test, though pytest would take its name for one
+    __test__ = False  # not a test, although pytest would collect it by its name
 
 
 def alert(severity: str, team: str, now: datetime) -> dict[str, object]:
-    """Return the alert, in the words of Alertmanager's API."""
+    """Return the alert in the format of Alertmanager's API."""
     labels = {
         "alertname": NAME,
         "severity": severity,
@@ -57,10 +57,10 @@ def send(  # noqa: PLR0913  # the address, what is sent, and what is outside
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[str]:
-    """Send the alert to an Alertmanager and yield what became of it, a sentence each.
+    """Send the alert to an Alertmanager and yield sentences about the result.
 
     Raises:
-        TestAlertError: If Alertmanager cannot be reached, refuses the alert, or sends it to nobody.
+        TestAlertError: Alertmanager does not respond, refuses the alert, or sends it to nobody.
     """
     with nullcontext(client) if client is not None else httpx.Client(timeout=10) as asked:
         root = url.rstrip("/") + "/api/v2/alerts"
@@ -90,17 +90,17 @@ def _ask(client: httpx.Client, method: str, url: str, **more: object) -> list[di
 
 
 def _silent(client: httpx.Client, url: str) -> set[str]:
-    """Return the receivers that send nothing to anybody, as far as this Alertmanager shows its configuration."""
+    """Return the receivers without a notifier, if this Alertmanager shows its config."""
     try:
         status = client.get(url.rstrip("/") + "/api/v2/status").json()
         receivers = yaml.safe_load(status["config"]["original"])["receivers"]
         return {each["name"] for each in receivers if not any(name.endswith("_configs") for name in each)}
     except (httpx.HTTPError, yaml.YAMLError, ValueError, KeyError, TypeError):
-        return set()  # it took the alert all the same: hosted ones show no configuration
+        return set()  # the alert was accepted anyway: hosted Alertmanagers do not show their config
 
 
 def _fate(taken: dict[str, object], silent: set[str]) -> Iterator[str]:
-    """Yield where an alert goes: its receivers, or why it is muted or sent to nobody."""
+    """Yield the receivers of an alert, or why it is muted or sent to nobody."""
     names = [each["name"] for each in taken["receivers"]]  # type: ignore[attr-defined]  # of the API
     receivers = ", ".join(names)
     status: dict[str, list[str]] = taken["status"]  # type: ignore[assignment]  # of the API

@@ -1,4 +1,4 @@
-"""The configuration: what a file may say, read with all its problems at once."""
+"""The config: reads and validates a file, and reports all its problems at once."""
 
 from exporter.config.config import Config, Objective, Settings, load, loads, schema, secrets
 from exporter.config.problems import ConfigError, ConfigProblem

@@ -1,6 +1,6 @@
-"""The config: what a file may say, read with all its problems at once.
+"""The config: reads and validates a file, and reports all its problems at once.
 
-text ─► document (YAML, ${VAR}) ─► models (values, unknown keys) ─► what must hold between sections ─► Config
+text ─► document (YAML, ${VAR}) ─► models (values, unknown keys) ─► checks between sections ─► Config
 """
 
 import difflib
@@ -60,34 +60,34 @@ class Match(Section):
 
 
 class Objective(Section):
-    """What is expected of jobs."""
+    """Expectations of jobs."""
 
     match: Match = Match()
-    """Which jobs; all, if left out."""
+    """Which jobs; all by default."""
     schedule: Cron | None = None
-    """When a run is due: a cron expression of five fields (six with seconds first), @daily and its like, @every 1h."""
+    """When a run is due: a cron expression of five fields (six with seconds first), @daily and similar, @every 1h."""
     timezone: Timezone | None = None
-    """Time zone of the schedule; UTC, if left out."""
+    """Time zone of the schedule; UTC by default."""
     every: PositiveDuration | None = None
-    """When a run is due: so long after the one before. Instead of a schedule."""
+    """When a run is due: this long after the previous start. Instead of a schedule."""
     freshness: PositiveDuration | None = None
-    """Largest age of the last success."""
+    """Maximum age of the last success."""
     duration_budget: PositiveDuration | None = None
-    """How long a run may take."""
+    """Maximum duration of a run."""
     run_buckets: Buckets | None = None
     """Buckets for these jobs' runs, instead of those in `metrics`."""
     failures_to_page: PositiveCount = 3
-    """Failed runs in a row after which somebody is paged: jobrun_job_failures_to_page."""
+    """Consecutive failures before a page: jobrun_job_failures_to_page."""
     page: Page = "critical"
-    """The highest severity that these jobs may page with: a label of jobrun_job_info."""
+    """The highest severity of alerts of these jobs: a label of jobrun_job_info."""
     team: str = ""
-    """Whom it concerns, instead of the source's team: a label of jobrun_job_info."""
+    """The responsible team, instead of the source's team: a label of jobrun_job_info."""
     labels: Labels = Field(default={})
     """More labels of jobrun_job_info."""
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """A schedule or an interval, not both; a time zone only with a schedule."""
+        """Yield a schedule next to an interval, and a time zone without a schedule."""
         if values.get("schedule") and values.get("every"):
             yield Conflict(("every",), "give either schedule or every, not both")
         if values.get("timezone") and "schedule" in values and not values["schedule"]:
@@ -100,14 +100,14 @@ DEFAULT_STATE = "./jobrun-exporter.db"
 
 
 class StateSettings(Section):
-    """The database that remembers what was counted."""
+    """The database with all counted runs."""
 
     path: StatePath = DEFAULT_STATE
     """The file, relative to the working directory."""
     url: Secret | None = None
     """A PostgreSQL database that any number of replicas share, instead of a file: postgresql://USER@HOST/DATABASE."""
     retention: PositiveDuration = 30 * UNITS["d"]
-    """How long runs are remembered."""
+    """How long completed runs are kept."""
 
     def database(self) -> str | None:
         """Return the URL of the database, None for a file. Raises SecretError if its file cannot be read."""
@@ -115,7 +115,7 @@ class StateSettings(Section):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """A file or a database, not both."""
+        """Yield a file next to a database."""
         if values.get("url") is not None and values.get("path", DEFAULT_STATE) != DEFAULT_STATE:
             yield Conflict(("url",), "give either path or url, not both")
 
@@ -124,37 +124,37 @@ class WebSettings(Section):
     """The pages."""
 
     external_url: OptionalUrl = ""
-    """Address under which people reach this exporter: for links in alerts."""
+    """Address of this exporter for people, used in links of alerts."""
     logs: bool = False
-    """Whether a run's page may show output of steps and error texts, which are asked of the API at that moment."""
+    """Whether a run's page may show output of steps and error texts, which it then fetches from the API."""
 
 
 class MetricsSettings(Section):
     """The metrics."""
 
     zero_first: Duration = 120.0
-    """How long a new series shows 0 before its first value; 0s switches it off."""
+    """How long a new series shows 0 before its first value; 0s disables this."""
     startup_hold: Duration = 30.0
-    """After a start, how long at most a source's counters are withheld until its first complete poll."""
+    """Maximum time after a start that a source's counters wait for its first complete poll."""
     run_buckets: Buckets = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200)
     """Buckets of the durations of runs, in seconds."""
     step_buckets: Buckets = (10, 60, 300, 900, 3600, 14400)
     """Buckets of the durations of steps, in seconds."""
     step_histograms: Annotated[Literal["auto", "on", "off"], Switch] = "auto"
-    """Histograms of steps; auto: while at most 2,000 steps are known."""
+    """Step histograms; auto: on while at most 2,000 steps are known."""
     max_series: PositiveCount = 100_000
-    """How many series there may be; beyond, new jobs fold into __other__."""
+    """Maximum number of series. Above it, new jobs are counted under __other__."""
     job_expiry: PositiveDuration = 90 * UNITS["d"]
-    """A job without runs for so long is forgotten."""
+    """Jobs without runs for this long are removed."""
 
 
 class Config(Section):
     """The whole config."""
 
     sources: tuple[SourceSettings, ...]
-    """The systems that are watched."""
+    """The APIs to poll."""
     objectives: tuple[Objective, ...] = ()
-    """What is expected of which jobs; the first match wins."""
+    """Expectations of jobs. The first match applies."""
     state: StateSettings = StateSettings()
     """The database that remembers what was counted."""
     web: WebSettings = WebSettings()
@@ -171,7 +171,7 @@ class Config(Section):
         return tuple(sorted({name for objective in self.objectives for name in objective.labels}))
 
     def warnings(self, poll_requests: Mapping[str, int] | None = None) -> list[ConfigProblem]:
-        """Return what works but should be checked. `poll_requests`: requests per idle poll, by source type."""
+        """Return warnings about valid but unlikely values. `poll_requests`: requests per idle poll, by source type."""
         requests = poll_requests or {}
         of_sources = [
             warning
@@ -201,7 +201,7 @@ def load(path: Path, environ: Mapping[str, str], settings: Settings) -> Config:
 
     Args:
         path: The file.
-        environ: Where `${VAR}` comes from.
+        environ: Environment variables for `${VAR}`.
         settings: The settings class of every type of source.
 
     Raises:
@@ -223,7 +223,7 @@ def text_of(path: Path) -> str:
 def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:
     """Read a config from its text, as `load` does."""
     data, problems, emptied = parse(text, environ)
-    if isinstance(data, dict):  # a section of which all lines are commented out
+    if isinstance(data, dict):  # a section whose lines are all commented out
         data = {key: value for key, value in data.items() if value is not None or key not in Config.model_fields}
     config = None
     try:

@@ -13,18 +13,18 @@ Path = tuple[str | int, ...]
 
 _VARIABLE = re.compile(r"\$\$|\$\{([^}]*)\}|\$\{")
 LARGEST = 100_000
-"""Values in a file; a few lines of aliases of aliases could make billions."""
+"""Maximum number of values in a file: a few lines of nested aliases could create billions."""
 
 _QUOTED = re.compile(r"'(?!<)[^' ]{3,}'")
 _VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class Document(NamedTuple):
-    """What a file says.
+    """A parsed file.
 
     Attributes:
         data: Dicts with text keys, lists and scalars.
-        problems: What is wrong with keys and variables.
+        problems: Problems of keys and variables.
         emptied: By path, the environment variables that made a value empty.
     """
 
@@ -39,7 +39,7 @@ def parse(text: str, environ: Mapping[str, str] | None) -> Document:
     Without `environ` texts stay as they are.
 
     Raises:
-        ConfigError: It is not YAML; nothing more can then be said about it.
+        ConfigError: It is not YAML. No further problems are then found.
     """
     try:
         loader = yaml.SafeLoader(text)
@@ -53,7 +53,7 @@ def parse(text: str, environ: Mapping[str, str] | None) -> Document:
         raise ConfigError([_syntax_problem(error, text)]) from None
     except RecursionError:
         raise ConfigError([ConfigProblem("", "not YAML: nested too deeply")]) from None
-    except ValueError:  # the library's own slip for what looks like a date or a number and is none
+    except ValueError:  # the library raises this for text that looks like a date or a number but is not one
         raise ConfigError([ConfigProblem("", "not YAML: a date or number that is none; put it in quotes")]) from None
     return document if environ is None else document._replace(data=_replaced(document.data, environ, (), document))
 
@@ -62,11 +62,11 @@ _CURES = {
     "found undefined alias": "; put a value that begins with * in quotes",
     "but found another document": "; a config is one document: remove what comes after ---",
 }
-"""What to do, by the library's words for the problem."""
+"""What to do about a problem, by the library's text for it."""
 
 
 def _syntax_problem(error: yaml.YAMLError, text: str) -> ConfigProblem:
-    """Return where and why; the library's excerpts are left out, as they could show a secret."""
+    """Return place and reason, without the library's excerpts, which could show a secret."""
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -82,8 +82,8 @@ def _syntax_problem(error: yaml.YAMLError, text: str) -> ConfigProblem:
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Return the number of values in a node, itself included; values behind an alias count each time."""
-    if known.get(id(node)) == 0:  # it is being counted further up
+    """Return the number of values in a node including itself. Values behind an alias count each time."""
+    if known.get(id(node)) == 0:  # a cycle: it is already being counted
         raise yaml.MarkedYAMLError(problem="a value refers to itself", problem_mark=node.start_mark)
     if id(node) not in known:
         known[id(node)] = 0
@@ -131,12 +131,12 @@ def _replaced(data: Any, environ: Mapping[str, str], path: Path, document: Docum
 
 
 def _value(text: str) -> str:
-    """Return a variable's value without a byte order mark and line breaks at its end, which files leave in it."""
+    """Return a variable's value without a byte order mark and trailing line breaks, which come from files."""
     return text.removeprefix("\ufeff").rstrip("\r\n")
 
 
 def _names(text: str) -> list[str]:
-    """Return the names in braces, "" where a brace is never closed."""
+    """Return the names in braces; "" for a brace that is never closed."""
     return [match[1] or "" for match in _VARIABLE.finditer(text) if match[0] != "$$"]
 
 

@@ -1,4 +1,4 @@
-"""Values that are valid, and yet most likely not what was meant."""
+"""Finds values that are valid but probably wrong."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _ASSIGNMENT = re.compile(r"(?:export\s+)?[A-Z][A-Z0-9_]*=[^=\s]")
 
 
 def values_of(value: object, keys: tuple[str | int, ...] = ()) -> Iterator[tuple[str, object]]:
-    """Yield all values of a section and of those below, with their paths."""
+    """Yield all values of a section and of its subsections, with their paths."""
     if isinstance(value, Section):
         for name, below in vars(value).items():
             is_file = isinstance(below, Secret) and below.file is not None
@@ -26,7 +26,7 @@ def values_of(value: object, keys: tuple[str | int, ...] = ()) -> Iterator[tuple
 
 
 def doubt_of(value: object) -> str:
-    """Say why a value is most likely not what was meant, "" if nothing speaks against it. Never repeats a secret."""
+    """Return why a value is probably wrong; "" if it looks right. The text never repeats a secret."""
     if isinstance(value, Secret):
         try:
             return _doubt_of_secret(value.reveal())

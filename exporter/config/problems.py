@@ -23,7 +23,7 @@ class ConfigProblem(NamedTuple):
 
 
 class ConfigError(Exception):
-    """The config cannot be used. It holds all problems."""
+    """The config is not valid. The error has all problems."""
 
     def __init__(self, problems: Sequence[ConfigProblem]) -> None:
         super().__init__("\n".join(map(str, problems)))

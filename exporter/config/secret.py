@@ -12,7 +12,7 @@ from exporter.config.problems import wrong
 from exporter.errors import AuthError
 
 MASK = "**********"
-"""What is shown in a secret's place."""
+"""Shown instead of a secret."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -21,11 +21,11 @@ Version = tuple[int, int, int]
 
 
 class SecretError(AuthError):
-    """A secret's file gives no secret. The message names the file, never its content."""
+    """A secret's file is not usable. The message names the file, never its content."""
 
 
 class Secret:
-    """A secret, given as text or by the file that holds it. No way of printing it shows it; only `reveal` does."""
+    """A secret, given as text or as a file. Only `reveal` returns it; printing never shows it."""
 
     __slots__ = ("_file", "_text", "_version")
 
@@ -36,14 +36,14 @@ class Secret:
 
     @property
     def file(self) -> Path | None:
-        """Return the file that holds it, if there is one."""
+        """Return its file, if there is one."""
         return self._file
 
     def reveal(self) -> str:
         """Return the secret itself, without line breaks at its end. A file is read again after it changed.
 
         Raises:
-            SecretError: The file cannot be read, is empty, or holds what no secret can be.
+            SecretError: The file cannot be read, is empty, or contains an impossible secret.
         """
         if self._file is not None:
             self._refresh(self._file)
@@ -62,7 +62,8 @@ class Secret:
             raise SecretError(f"the secret's file {file} is not UTF-8 text") from None
         if complaint := unusable(text):
             raise SecretError(f"the secret's file {file} {complaint}")
-        # Text before version: another thread may then read the file once more, but never gets the old text as new.
+        # Text before version: another thread may then read the file again, but never takes the old text for the new
+        # one.
         self._text = text
         self._version = version
 
@@ -73,7 +74,7 @@ class Secret:
         return MASK
 
     def __eq__(self, other: object) -> bool:
-        """Equal if given alike: the same text, or the same file, whatever is in it now."""
+        """Return whether both are the same text or the same file, whatever its content."""
         return isinstance(other, Secret) and self._given == other._given
 
     def __hash__(self) -> int:

@@ -25,7 +25,7 @@ from exporter.duration import format_duration
 
 
 class Conflict(NamedTuple):
-    """Values that are fine alone but not together: the keys of the one to blame, and why."""
+    """Values that contradict each other: the keys of the one to change, and why."""
 
     keys: tuple[str | int, ...]
     message: str
@@ -59,7 +59,7 @@ class Section(BaseModel):
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:  # noqa: ARG003  # for subclasses
-        """Yield what does not fit together. `values`: those of the fields that are valid themselves."""
+        """Yield contradictions between values. `values`: the valid fields."""
         yield from ()
 
     def secrets(self) -> Iterator[Secret]:

@@ -1,4 +1,4 @@
-"""What can be configured for every source, whatever its vendor."""
+"""The config of a source that is common to all vendors."""
 
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,14 +31,14 @@ from exporter.patterns import Pattern
 DAY, HOUR, MINUTE = UNITS["d"], UNITS["h"], UNITS["m"]
 
 RUN_URL_FIELDS = ("run_id", "job_id", "job_name", "project", "source")
-"""What `run_url` can hold in braces."""
+"""Fields that `run_url` may have in braces."""
 
 STATUS_WORDS: Mapping[str, Result | State] = {str(word): word for word in (*Result, *State)}
-"""What a vendor's status word can be mapped to."""
+"""Values that a vendor's status can be mapped to."""
 
 
 class Sweep(Section):
-    """Now and then a longer stretch is read again, for what arrives late."""
+    """Occasional polls of a longer window, for runs that the API shows late."""
 
     interval: PositiveDuration = HOUR
     """Time between two sweeps."""
@@ -47,7 +47,7 @@ class Sweep(Section):
 
 
 class JobFilter(Section):
-    """Which jobs are watched. The expressions must match the whole name of a job."""
+    """Which jobs to watch. The expressions must match the whole name of a job."""
 
     include: tuple[Regex, ...] = (Pattern(".*"),)
     """Regular expressions on job_name; one must match."""
@@ -55,7 +55,7 @@ class JobFilter(Section):
     """Regular expressions on job_name; none may match."""
 
     def wants(self, job_name: str) -> bool:
-        """Return whether a job of this name is watched."""
+        """Return whether a job with this name is watched."""
         return _matches(self.include, job_name) and not _matches(self.exclude, job_name)
 
 
@@ -67,15 +67,15 @@ class Tls(Section):
     """Certificates for the connection to the API, PEM."""
 
     ca_file: ReadableFile = ""
-    """Authorities to trust instead of the system's."""
+    """CA certificates to trust instead of the system's."""
     cert_file: ReadableFile = ""
-    """Our own certificate, where the API asks for one."""
+    """Client certificate, if the API requires one."""
     key_file: ReadableFile = ""
-    """The key of our own certificate."""
+    """Key of the client certificate."""
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:
-        """Yield a certificate without its key, and files that hold none."""
+        """Yield a certificate without its key, and files without certificates."""
         if {"cert_file", "key_file"} <= values.keys() and bool(values["cert_file"]) != bool(values["key_file"]):
             lacking = "key_file" if values["cert_file"] else "cert_file"
             yield Conflict((lacking,), "cert_file and key_file go together")
@@ -112,7 +112,7 @@ StatusMap = Annotated[
     dict[str, Annotated[Result | State, PlainValidator(_mapped), WithJsonSchema({"enum": list(STATUS_WORDS)})]],
     AfterValidator(_folded),
 ]
-"""Status words of the vendor, letter case folded, and what they mean."""
+"""Statuses of the vendor in lower case, and what they mean."""
 
 
 class SourceSettings(Section):
@@ -124,7 +124,7 @@ class SourceSettings(Section):
     """What the source appends to `base_url`; a `base_url` that already ends with it is a problem."""
 
     name: Name
-    """Value of the label `source`, unique. The state is kept under it."""
+    """Value of the label `source`, unique. The state is stored under this name."""
     type: str
     """The vendor."""
     base_url: BaseUrl
@@ -132,37 +132,37 @@ class SourceSettings(Section):
     poll_interval: Annotated[Duration, at_least(1.0)] = MINUTE
     """Time between two polls."""
     lookback: PositiveDuration = 7 * DAY
-    """Reach of catching up after downtime; never beyond the API's own."""
+    """Maximum time that is read after downtime; never beyond what the API shows."""
     overlap: Duration = HOUR
-    """Every poll reads this much before the watermark again."""
+    """Time before the watermark that each poll reads again."""
     settle: Duration = MINUTE
-    """What is younger than this is not yet taken as complete."""
+    """How long the API needs until all runs of a time are visible. The watermark stays this far behind."""
     sweep: Sweep | None = None
-    """Now and then this much is read again, for what arrives late."""
+    """Occasional polls of a longer window, for runs that the API shows late."""
     max_run_age: PositiveDuration = 7 * DAY
     """An active run older than this expires."""
     steps: Annotated[Literal["all", "failed", "off"], Switch] = "all"
-    """Of which completed runs the steps are fetched."""
+    """Completed runs whose steps are fetched."""
     jobs: JobFilter = JobFilter()
-    """Which jobs are watched."""
+    """Which jobs to watch."""
     status_map: StatusMap = Field(default={})
-    """A new status word of the vendor, and the result or state that it means."""
+    """Statuses of the vendor, and the result or state that each means."""
     run_url: Annotated[str, template(RUN_URL_FIELDS)] = ""
-    """Link to a run's page at the vendor's."""
+    """Link to a run's page at the vendor."""
     timeout: PositiveDuration = 30.0
-    """How long one request may take."""
+    """Timeout of one request."""
     requests_per_minute: Positive = 60.0
-    """Budget of requests. Sources with one credential share the smallest."""
+    """Request budget. Sources with the same credential share the smallest."""
     proxy_url: ProxyUrl = Field(default="", repr=False)
     """HTTP proxy for the requests."""
     tls: Tls = Tls()
     """Certificates for the connection."""
     credential_expires: Date | None = None
-    """When the credential ends, where the vendor does not tell: a date, or a time with its zone."""
+    """When the credential expires, if the vendor does not report it: a date, or a time with its zone."""
     team: str = ""
-    """Whom its jobs concern, where their objective names nobody."""
+    """The team of jobs whose objective has none."""
     page: Page = "critical"
-    """The highest severity that its jobs may page with."""
+    """The highest severity of alerts of its jobs."""
 
     @classmethod
     def conflicts(cls, values: Mapping[str, Any]) -> Iterator[Conflict]:

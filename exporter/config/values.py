@@ -1,4 +1,4 @@
-"""Kinds of values in the config, each with its check, its words when it fails, and its place in the JSON schema."""
+"""Types of values in the config, each with its check, its error text and its JSON schema."""
 
 import ipaddress
 import itertools
@@ -68,7 +68,7 @@ Regex = Annotated[
     PlainValidator(_regex),
     WithJsonSchema({"type": "string", "format": "regex"}),
 ]
-"""A regular expression, to be used with `fullmatch`: it is anchored at both ends."""
+"""A regular expression that must match the whole value."""
 
 
 def _buckets(bounds: tuple[float, ...]) -> tuple[float, ...]:
@@ -89,13 +89,13 @@ Number = Annotated[float, BeforeValidator(_no_switch), Field(allow_inf_nan=False
 """A finite number; YAML's true is not 1."""
 
 Buckets = Annotated[tuple[Number, ...], AfterValidator(_buckets)]
-"""Upper bounds of a histogram in seconds; +Inf is added by itself."""
+"""Upper bounds of a histogram in seconds; +Inf is added automatically."""
 
 Positive = Annotated[Number, Field(gt=0)]
 """A number above 0."""
 
 PositiveCount = Annotated[int, BeforeValidator(_no_switch), Field(ge=1, le=10**9)]
-"""A whole number from 1 to a thousand million."""
+"""A whole number from 1 to 1,000,000,000."""
 
 
 def is_loopback(url: str) -> bool:
@@ -212,7 +212,7 @@ def _word_of_switch(value: object) -> object:
 
 
 Switch = BeforeValidator(_word_of_switch)
-"""Gives back the words that YAML reads as true or false: `on`, `off`."""
+"""Converts YAML's true and false back to `on` and `off`."""
 
 
 def _name(text: str) -> str:
@@ -224,14 +224,14 @@ def _name(text: str) -> str:
 
 
 LONGEST_NAME = 100
-"""Characters of a source's name: it is in every series and link."""
+"""Maximum length of a source's name, which is in each series and link."""
 
 Name = Annotated[str, AfterValidator(_name)]
-"""What becomes a label's value and a part of a URL's path."""
+"""A name that is used as a label value and as a part of a URL."""
 
 
 def _date(value: object) -> float | None:
-    """Return Unix seconds of the start of a date, or of a time; YAML makes objects of both."""
+    """Return a time, or the start of a date, as Unix seconds; YAML parses both to objects."""
     if value is None or value == "":
         return None
     try:
@@ -249,7 +249,7 @@ Date = Annotated[
 """A time as Unix seconds; "" is none."""
 
 Page = Literal["critical", "warning", "none"]
-"""How urgently people may be told of a job: at once, today, not at all. From the highest to the lowest."""
+"""The highest severity of a job's alerts: pages, needs attention today, can wait."""
 
 RESERVED_LABELS = frozenset(
     """
@@ -258,7 +258,7 @@ RESERVED_LABELS = frozenset(
     family version revision python_version replica job instance le quantile alertname alertstate severity
     """.split()  # noqa: SIM905  # a list would take a line per word
 )
-"""Names of labels that have a meaning already: in our metrics, at the scrape, or in alerts."""
+"""Label names that are already used: in metrics, by the scrape, or in alerts."""
 
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:
@@ -271,7 +271,7 @@ def _labels(labels: dict[str, str]) -> dict[str, str]:
 
 
 Labels = Annotated[dict[str, str], AfterValidator(_labels)]
-"""Names and values of labels of one's own."""
+"""Names and values of additional labels."""
 
 
 def _state_path(text: str) -> str:
@@ -296,4 +296,4 @@ def _bare(text: str) -> str:
 
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(_bare)]
-"""A text that is not empty, without the line breaks and blanks that copies bring along at its ends."""
+"""A text that is not empty, without blanks and line breaks at its ends."""

@@ -1,1 +1,1 @@
-"""The past before the first poll: read, played back, written."""
+"""The command `backfill`: reads, replays and writes runs from before the first poll."""

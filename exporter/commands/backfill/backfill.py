@@ -1,8 +1,8 @@
-"""The command `backfill`: what happened before the daemon counted, as OpenMetrics with timestamps.
+"""The command `backfill`: writes metrics from before the first poll as OpenMetrics with timestamps.
 
-The sources read as far back as their APIs reach into a ledger that is thrown away, and what they returned is replayed
-in its order, see `exporter.commands.backfill.replay`. The daemon's state, if there is one, is only read: it says up to
-when each job's runs are the past, and which labels each job has.
+The sources read as far back as their APIs reach, into a temporary ledger. The runs are then replayed in order, see
+`exporter.commands.backfill.replay`. The daemon's state, if there is one, is only read: it has the baselines and the
+labels of jobs.
 """
 
 import os
@@ -25,11 +25,11 @@ from exporter.errors import JobrunError
 from exporter.sources import SETTINGS, SOURCES
 
 SHARE = 0.5
-"""Part of the request budget that is used: a daemon may be using the same credential."""
+"""Fraction of the request budget that is used, because the daemon may use the same credential."""
 
 
 def backfill(config_file: Path, wanted: BackfillOptions) -> int:
-    """Write what happened before the daemon counted, and say how to import it. Return the exit code."""
+    """Write the past before the first poll, and print how to import it. Return the exit code."""
     logs.configure(logs.LogOptions("warning"), sys.stderr)
     config = load(config_file, os.environ, SETTINGS)
     logs.guard(secrets(config))
@@ -43,7 +43,7 @@ def backfill(config_file: Path, wanted: BackfillOptions) -> int:
 
 
 class BackfillError(JobrunError):
-    """There is no past to write, or no place to write it."""
+    """There is no past to write, or the output cannot be written."""
 
     reason = "state"
 
@@ -61,7 +61,7 @@ def write_past(config: Config, wanted: BackfillOptions, clocks: Clocks, tell: Te
     """Write the past of all sources, as far as their APIs reach.
 
     Raises:
-        BackfillError, StateError: The state does not say up to when runs are the past, or the output cannot be written.
+        BackfillError, StateError: The state has no baseline of a source, or the output cannot be written.
         SourceError: A source could not be read in full; then nothing is written.
     """
     if wanted.until is not None and wanted.until > clocks.clock():

@@ -1,4 +1,4 @@
-"""Up to when completed runs of a job are the past, read from the daemon's state next to the running daemon."""
+"""The time up to which runs are written: the baseline in the daemon's state, which is read next to the daemon."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ class Before:
 
     Args:
         store: The daemon's state, open for reading; None if there is none.
-        until: Nothing later is the past; None: the state alone decides.
+        until: Maximum time, in addition to the baselines; None for no maximum.
     """
 
     def __init__(self, store: SqlStore | None, until: float | None) -> None:
@@ -31,7 +31,7 @@ class Before:
         self._by_id = {(job.source, job.job.job_id): job for job in self.jobs}
 
     def check(self, rules: Mapping[str, SourceRules]) -> None:
-        """Raises StateError if it is not known of each source up to when, or if the state is of another API."""
+        """Raise StateError if the baseline of a source is unknown, or if the state belongs to another API."""
         for name, wanted in rules.items():
             known = self._sources.get(name)
             if known is not None and known.identity != wanted.identity:
@@ -46,11 +46,11 @@ class Before:
                 )
 
     def timestamp(self, source: str, job_id: str, scope: str) -> float:
-        """Return the time up to which completed runs of a job are the past."""
+        """Return the time up to which completed runs of a job are written."""
         return min(timestamp for timestamp in (self._until, self._counted_since(source, job_id, scope)) if timestamp)
 
     def end(self, source: str) -> float | None:
-        """Return the time up to which completed runs of any job of a source are the past; None if nothing is known."""
+        """Return the time up to which completed runs of any job of a source are written; None if unknown."""
         known = self._sources.get(source)
         since = [job.baseline for job in self.jobs if job.source == source]
         if known is not None:
@@ -67,12 +67,12 @@ class Before:
         return known.scopes[scope].baseline if scope in known.scopes else known.baseline
 
     def counted(self, source: str, run_ids: Collection[str]) -> frozenset[str]:
-        """Return which of these runs the daemon counts, or will count, although they may have ended before."""
+        """Return which of these runs the daemon counts, or will count, although they may have completed before."""
         rows = self._store.runs(source, run_ids) if self._store is not None else {}
         return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.BASELINE)
 
     def runs(self, source: str) -> list[StoredRun]:
-        """Return the runs that the state holds and has not counted."""
+        """Return the runs in the state that are not counted."""
         return self._store.baseline_runs(source) if self._store is not None else []
 
 

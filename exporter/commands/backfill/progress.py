@@ -7,11 +7,11 @@ EVERY = 10.0
 
 
 class Progress:
-    """Passes lines on, at most one per 10 s.
+    """Passes on at most one line per 10 s.
 
     Args:
-        tell: Takes a line.
-        monotonic: A clock that never jumps, in seconds.
+        tell: Receives a line.
+        monotonic: A monotonic clock, in seconds.
     """
 
     def __init__(self, tell: Callable[[str], object], monotonic: Callable[[], float]) -> None:

@@ -1,4 +1,4 @@
-"""Reads the past of a source, as far back as its API reaches, into a ledger that is thrown away."""
+"""Reads the past of a source, as far back as its API reaches, into a temporary ledger."""
 
 import math
 import time
@@ -29,16 +29,16 @@ from exporter.state.storage import LoadedState
 from exporter.state.store import Store
 
 UNHURRIED = UNITS["d"]
-"""Poll interval, in seconds, with which sources wait for the budget and leave nothing to a later poll."""
+"""Poll interval in seconds that is long enough to read everything in one poll."""
 
 ROUNDS, PAUSE = 30, 60.0
-"""How often a source that needs several rounds is asked, and the seconds between them."""
+"""Maximum number of polls of a source that needs several, and the seconds between them."""
 
 BATCH = 500
 """Runs of the state that are committed at once."""
 
 MAX_STEP_ERRORS = 3
-"""Failed step fetches in a row after which the other steps are left out."""
+"""Consecutive failed step fetches after which other steps are skipped."""
 
 Tell = Callable[[str], object]
 
@@ -66,10 +66,10 @@ class PastReader:
     """Reads the past into a ledger of its own.
 
     Args:
-        config: The configuration, with sources that reach far back.
-        before: Which runs are the past.
+        config: The config, with sources that read far back.
+        before: Decides which runs are written.
         clocks: Clocks and network.
-        tell: Takes a line about the progress.
+        tell: Receives a line about the progress.
     """
 
     def __init__(self, config: Config, before: Before, clocks: Clocks, tell: Tell) -> None:
@@ -129,7 +129,7 @@ class PastReader:
         return past
 
     def _await_settled(self, name: str, now: float) -> None:
-        """Wait until the end of the past has settled."""
+        """Wait until all runs before the cutoff are visible."""
         # The newest runs are not requested yet (see exporter.sources.windows), and an API may show them late. The
         # daemon reads those later and does not count them, so they would be in neither.
         end = self._before.end(name)
@@ -159,7 +159,7 @@ class PastReader:
             self._tell(f"{name}: not readable, left out: {', '.join(sorted(refused))}")
 
     def _add_known(self, name: str) -> None:
-        """Add runs that the state still holds and the API no longer lists."""
+        """Add runs that are still in the state and no longer listed by the API."""
         rows = self._before.runs(name)
         for start in range(0, len(rows), BATCH):
             batch = {row.run.run_id: row for row in rows[start : start + BATCH]}
@@ -173,7 +173,7 @@ class PastReader:
                 self._ledger.commit(name, whole, PollContext(now=self._clocks.clock(), started=self._clocks.clock()))
 
     def _fetch_steps(self, past: Past, source: Source, now: float) -> None:
-        """Fetch the steps of the runs to write, latest first; leave out those that cannot be fetched."""
+        """Fetch the steps of the runs to write, latest first; skip steps that cannot be fetched."""
         waiting = past.endings(self._ledger.pending_steps(past.name, now + UNHURRIED, -1))
         pending = [row for row in waiting if row.run.run_id not in past.steps]
         errors = 0

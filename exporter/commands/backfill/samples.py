@@ -1,7 +1,7 @@
-"""Samples with timestamps: noted in any order on disk, and written as OpenMetrics, series by series.
+"""Samples with timestamps: stored on disk in any order, and written as OpenMetrics, grouped by series.
 
-OpenMetrics wants the samples of a series together and in order, while they come to be known minute by minute. What
-changed is therefore kept in a table that is thrown away; repetitions are made while it is written.
+OpenMetrics requires the samples of a series together and in order, but they are computed minute by minute. Changes are
+therefore stored in a temporary table. Unchanged values are repeated while writing.
 """
 
 import sqlite3
@@ -16,42 +16,42 @@ from exporter.exposition.textformat import header, labels
 from exporter.metrics.families import FAMILIES, Family, Kind
 
 STEP = 60.0
-"""Seconds before a change at which the old value is written once more, so that the change shows in time."""
+"""Seconds before a change at which the old value is written again, so that the change has the right time."""
 
 REPEAT = 240.0
-"""Seconds after which an unchanged value is repeated: less than the 5 minutes for which Prometheus looks back."""
+"""Seconds after which an unchanged value is repeated: less than the 5 minutes of Prometheus' lookback."""
 
 REPEAT_HISTOGRAM = 1800.0
-"""The same for histograms, which are read over ranges of time; they are most of the series."""
+"""The same for histograms, which are queried over ranges and are most of the series."""
 
 PLACES = {family.name: place for place, family in enumerate(FAMILIES)}
 
 
 class Unit(msgspec.Struct, frozen=True):
-    """A series, or all series of one histogram. `first`: the first of them, with its labels."""
+    """A series, or all series of one histogram. `first`: its first series with labels."""
 
     family: int
     first: bytes
 
     @classmethod
     def of(cls, family: Family, lines: bytes) -> "Unit":
-        """The one to which these lines belong."""
+        """Return the unit of these lines."""
         return cls(PLACES[family.name], lines.partition(b"\n")[0].rpartition(b" ")[0])
 
     @property
     def counts(self) -> bool:
-        """Whether it begins at 0."""
+        """Return whether it starts at 0."""
         return FAMILIES[self.family].kind is not Kind.GAUGE
 
 
 class Samples:
-    """Samples to write. `more`: labels that all series get in addition to their own."""
+    """Samples to write. `more`: additional labels of all series."""
 
     def __init__(self, more: Mapping[str, str]) -> None:
         self._more = labels(tuple(more), tuple(more.values()))
         self._numbers: dict[Unit, int] = {}
         self._ends: dict[int, float] = {}
-        self._db = sqlite3.connect("", isolation_level=None)  # on disk, but nobody else sees it
+        self._db = sqlite3.connect("", isolation_level=None)  # on disk, but not visible to other processes
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("CREATE TABLE changes (family INTEGER, unit INTEGER, timestamp REAL, lines BLOB)")
 
@@ -60,17 +60,17 @@ class Samples:
         self._db.close()
 
     def prefix(self, own: str) -> str:
-        """The labels with which all lines of an owner begin."""
+        """Return the labels with which all lines of an owner start."""
         return f"{own},{self._more}" if self._more else own
 
     def note(self, unit: Unit, timestamp: float, lines: bytes, end: float) -> None:
-        """Record that a unit shows these lines from a time on, until `end` unless it changes again."""
+        """Record the lines of a unit from a time on."""
         number = self._numbers.setdefault(unit, len(self._numbers))
         self._ends[number] = end
         self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, number, timestamp, lines))
 
     def gone(self, unit: Unit, timestamp: float) -> None:
-        """Record that a unit shows nothing from a time on."""
+        """Record that a unit has no lines from a time on."""
         self._db.execute("INSERT INTO changes VALUES (?, ?, ?, ?)", (unit.family, self._numbers[unit], timestamp, b""))
 
     def write(self, path: Path) -> tuple[int, int]:
@@ -102,7 +102,7 @@ class Samples:
 
 
 def repeated(changes: Iterable[tuple[float, bytes]], end: float, repeat: float) -> Iterator[tuple[float, bytes]]:
-    """Yield changes with repeats of unchanged values, up to and including `end`; of changes at one time the last."""
+    """Yield changes and repeated unchanged values up to and including `end`; of changes at one time, the last."""
     latest = dict(changes)
     timestamps = sorted(latest)
     for timestamp, following in zip(timestamps, [*timestamps[1:], None], strict=True):

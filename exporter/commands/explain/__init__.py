@@ -1,1 +1,1 @@
-"""Which runs make up a number."""
+"""The command `explain`: lists the runs behind a number."""

@@ -1,4 +1,4 @@
-"""Which runs make up a number: what counting a run adds to its job's series, and behind which gauges it stands."""
+"""Computes what a run adds to its job's series, and which run a gauge is about."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -29,13 +29,13 @@ ADDED = frozenset(
         "jobrun_step_duration_seconds",
     }
 )
-"""Counters and histograms of a job that runs add to."""
+"""Counters and histograms of a job to which runs add."""
 
 
 def added(row: StoredRun, job: JobState) -> JobState:
-    """Return a record of the job that holds what counting this run adds, and nothing else.
+    """Return an empty record of the job to which only this run was added.
 
-    For a run of the baseline, what it would add.
+    A baseline run is added as if it counted.
     """
     record = msgspec.structs.replace(job, counts={}, distributions={})
     if row.mark is CountState.EXPIRED:
@@ -60,7 +60,7 @@ def _count(record: JobState, job: JobState, row: StoredRun) -> None:
 
 
 def _rules(job: JobState, family: str) -> classify.Rules:
-    """Return rules with the bounds that a job's histograms of a family have."""
+    """Return rules with the bounds of a job's histograms."""
     bounds = next((each.shown_bounds for each in job.distributions.get(family, {}).values()), ())
     return classify.Rules(run_buckets=bounds, step_buckets=bounds)
 
@@ -74,7 +74,7 @@ ADDED_TO_SOURCE: Mapping[str, Callable[[StoredRun], Iterable[tuple[str, ...]]]] 
 """To which series of its source's own counters a row adds 1, by the values of their own labels."""
 
 
-# --- what runs stand behind ---
+# --- gauges about runs ---
 
 Behind = Callable[[JobState, Sequence[StoredRun], Labels], list[StoredRun]]
 
@@ -126,4 +126,4 @@ BEHIND: Mapping[str, Behind] = {
 }
 
 NUMBERS = frozenset({"jobrun_active_runs", "jobrun_consecutive_failures"})
-"""Gauges that are the number of the runs behind them."""
+"""Gauges whose value is a number of runs."""

@@ -1,4 +1,4 @@
-"""The command `explain`: lists the runs that make up a number, from the state beside a running daemon."""
+"""The command `explain`: lists the runs behind a number, from the state of a running daemon."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -30,11 +30,11 @@ HEADINGS = ("RUN", "JOB", "END", "RESULT", "DURATION", "MARK", "ADDS", "LINK")
 SUFFIXES = ("_count", "_sum", "_bucket")
 
 OPEN_ONLY = frozenset({"jobrun_active_runs", "jobrun_oldest_active_run_start_timestamp_seconds"})
-"""Families whose very series depend on the active runs."""
+"""Families whose series depend only on active runs."""
 
 
 EXPLAINED = {*ADDED, *ADDED_TO_SOURCE, *BEHIND, UNOBSERVED}
-"""Families that are made of runs, or of stretches of time that the state holds."""
+"""Families that are computed from runs or time ranges in the state."""
 
 
 class Explainer:
@@ -72,7 +72,7 @@ class Explainer:
             yield _labels(job), partial(self._subject, job, family)
 
     def folded(self, selector: Selector) -> list[str]:
-        """Return names of jobs that a selector may match and that have no series of their own."""
+        """Return names of folded jobs that a selector may match."""
         return [job.name for job in self._jobs if job.folded and selector.may_match(_labels(job))]
 
     def _subject(self, job: JobState, family: Family) -> Subject:
@@ -81,7 +81,7 @@ class Explainer:
         return Subject(view=view, rows=cache(partial(self._rows, job)), forgotten=self._sources[job.source].forgotten)
 
     def _rows(self, job: JobState) -> Rows:
-        """A job's runs, newest first; of `__other__` those of the jobs that are folded now."""
+        """Return a job's runs, newest first; for `__other__` those of all folded jobs."""
         jobs = [job]
         if job.overflow:
             jobs = [other for other in self._jobs if other.folded and other.source == job.source]
@@ -92,7 +92,7 @@ class Explainer:
         return [pair for job in self._jobs if job.source == source and not job.overflow for pair in self._rows(job)]
 
     def link(self, line: SeriesLine) -> str:
-        """The page of a run: ours where people can reach it, else the vendor's."""
+        """Return the link to a run: to the exporter's page if `web.external_url` is set, else to the vendor's."""
         settings = self._settings[line.job.source]
         return run_url(self._config.web.external_url, settings, line.job.job, line.row.run.run_id)
 
@@ -165,7 +165,7 @@ def _nothing(explainer: Explainer, selector: Selector) -> str:
 
 
 def _told(series: Explained, name: str, family: Family, explainer: Explainer) -> Iterable[str]:
-    """The lines about one series."""
+    """Return the output about one series."""
     yield f"{name}{{{pairs(tuple(series.labels), tuple(series.labels.values()))}}} {_value(series.value, name)}"
     if series.ranges:
         yield from _table([("FROM", "TO", "SECONDS"), *((utc(a), utc(b), f"{b - a:g}") for a, b in series.ranges)])
@@ -201,7 +201,7 @@ def _row(line: SeriesLine, family: Family, explainer: Explainer) -> tuple[str, .
 
 
 def _table(rows: list[tuple[str, ...]]) -> Iterable[str]:
-    """Yield rows in columns, each as wide as its widest cell; empty columns are left out."""
+    """Yield rows in columns, each as wide as its widest cell, without empty columns."""
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     for row in zip(*columns, strict=True):

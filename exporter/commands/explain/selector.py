@@ -1,7 +1,7 @@
-r"""Selectors as Prometheus writes them: `name{label="value", other=~"a|b"}`, with `=`, `!=`, `=~` and `!~`.
+r"""Parses Prometheus selectors: `name{label="value", other=~"a|b"}`, with `=`, `!=`, `=~` and `!~`.
 
-Values stand in double or single quotes with `\` before what is special, or in backquotes as they are. Regular
-expressions match the whole value. What Prometheus' language has beyond that is refused.
+Values are in double or single quotes with `\` as escape character, or in backquotes without escapes. Regular
+expressions match the whole value. All other syntax of PromQL is refused.
 """
 
 import re
@@ -21,11 +21,11 @@ EXAMPLE = 'write it like jobrun_runs_total{job_name="x",result="failure"}'
 
 
 class SelectorError(Exception):
-    """It is no selector; the message says where and why."""
+    """The text is not a selector. The message says where and why."""
 
 
 class Matcher(msgspec.Struct, frozen=True):
-    """What one label must be. A label that a series lacks is "", as in Prometheus."""
+    """Condition for one label. A missing label is "", as in Prometheus."""
 
     label: str
     operator: str
@@ -45,7 +45,7 @@ OPERATORS: Mapping[str, Callable[[str, str], bool]] = {
 
 
 class Selector(msgspec.Struct, frozen=True):
-    """A metric's name and what its labels must be."""
+    """The name of a metric, and conditions for its labels."""
 
     name: str
     matchers: tuple[Matcher, ...] = ()
@@ -55,12 +55,12 @@ class Selector(msgspec.Struct, frozen=True):
         return all(matcher.matches(labels) for matcher in self.matchers)
 
     def may_match(self, labels: Mapping[str, str]) -> bool:
-        """Whether a series can be meant of which these labels are known, and others are not."""
+        """Return whether a series with these labels and other unknown ones may match."""
         return all(matcher.matches(labels) for matcher in self.matchers if matcher.label in labels)
 
 
 def parse(text: str) -> Selector:
-    """The selector that a text is. Raises SelectorError."""
+    """Parse a selector. Raises SelectorError."""
     name = NAME.match(text)
     if name is None:
         raise SelectorError(f"it does not begin with a metric's name; {EXAMPLE}")
@@ -98,7 +98,7 @@ def _matcher(label: str, operator: str, quoted: str) -> Matcher:
 
 
 def _meant(escape: re.Match[str]) -> str:
-    """The character that an escape means."""
+    """Return the character of an escape."""
     code = escape[1]
     if code in SAME:
         return code

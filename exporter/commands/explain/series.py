@@ -1,6 +1,6 @@
-"""Explains numbers: pure functions from views and rows to the series that a selector means, each with its runs.
+"""Explains numbers: pure functions from views and rows to the matching series, each with its runs.
 
-What a state's series are, and what a run adds to them, is read from the text that the daemon would serve of either.
+The series of a state, and what a run adds to them, are parsed from the text that the daemon would serve.
 """
 
 import math
@@ -22,7 +22,7 @@ from exporter.snapshot.source import SourceView
 from exporter.state.schema import StepState, StoredRun
 
 TOLERANCE = 1e-6
-"""Sums of floats differ by the order in which they were added."""
+"""Tolerance of sums: sums of floats depend on the order of addition."""
 
 Rows = Sequence[tuple[JobState, StoredRun]]
 """Runs with their jobs, newest first."""
@@ -43,12 +43,12 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     """One series.
 
     Attributes:
-        labels: By name.
-        value: As the state holds it.
-        lines: The runs that make it up, newest first.
-        found: What they add up to; None where the number is no sum.
-        ranges: The stretches of time that make it up, where it is not runs that do.
-        notes: Sentences about what the runs do not say.
+        labels: Labels by name.
+        value: Value in the state.
+        lines: The runs behind it, newest first.
+        found: Sum of the runs; None if the value is not a sum.
+        ranges: The time ranges behind it, if it is not about runs.
+        notes: More sentences about the value.
     """
 
     labels: Mapping[str, str]
@@ -63,9 +63,9 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """A job or a source with its runs.
 
     Attributes:
-        view: What is shown of it, made of a record that nobody else uses.
-        rows: Gives its runs; for `__other__` those of all jobs that are folded now.
-        forgotten: Runs that ended before this time have been pruned.
+        view: Its view, of a record that no other code uses.
+        rows: Returns its runs; for `__other__` those of all folded jobs.
+        forgotten: Runs that completed before this time were pruned.
     """
 
     view: JobView | SourceView
@@ -74,7 +74,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def explain(subject: Subject, family: Family, selector: Selector) -> Iterator[Explained]:
-    """Yield all series of a job or a source that a selector means."""
+    """Yield all series of a job or a source that match a selector."""
     served = _samples(subject.view, family, selector)
     subject.view.record.expose()
     known = _samples(subject.view, family, selector)
@@ -90,7 +90,7 @@ def explain(subject: Subject, family: Family, selector: Selector) -> Iterator[Ex
 
 
 def _samples(view: JobView | SourceView, family: Family, selector: Selector) -> Samples:
-    """Return the series that a selector means, with their values as served."""
+    """Return the series that match a selector, with their served values."""
     text = block_of(family, prefix_of(family.level, view.common_labels), view).plain.decode()
     samples = (sample for metric in text_string_to_metric_families(text) for sample in metric.samples)
     found = [(each.labels, each.value) for each in samples if each.name == selector.name]
@@ -125,7 +125,7 @@ def _gauge(subject: Subject, job: JobState, family: Family, labels: Mapping[str,
 
 def _sums(subject: Subject, view: JobView, family: Family, selector: Selector, known: Samples) -> Iterator[Explained]:
     rows = subject.rows() if known else ()
-    # a run of the baseline counts nowhere; what it would have added is said next to the number
+    # a baseline run counts nowhere; what it would have added is printed next to the number
     amounts = [
         (owner, row, _samples(msgspec.structs.replace(view, state=added(row, view.state)), family, selector))
         for owner, row in rows
@@ -141,7 +141,7 @@ def _sums(subject: Subject, view: JobView, family: Family, selector: Selector, k
 
 
 def _notes(job: JobState, family: Family, rows: Rows, baseline: int) -> Iterator[str]:
-    """Yield what else is to be known of a counter."""
+    """Yield more sentences about a counter."""
     if baseline:
         yield f"{baseline} more ended before counting began (baseline): they are in no counter."
     earlier = sum(len(row.earlier) for _, row in rows)
@@ -157,7 +157,7 @@ def _notes(job: JobState, family: Family, rows: Rows, baseline: int) -> Iterator
 
 
 def _difference(subject: Subject, value: float, found: float) -> Iterator[str]:
-    """Yield why what is listed is not the number."""
+    """Yield why the listed runs do not add up to the value."""
     difference = value - found
     if abs(difference) <= TOLERANCE * max(1.0, abs(value)):
         return
@@ -176,5 +176,5 @@ def _difference(subject: Subject, value: float, found: float) -> Iterator[str]:
 
 
 def utc(timestamp: float) -> str:
-    """Return a time for people."""
+    """Return a time as text in UTC."""
     return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
