@@ -26,13 +26,13 @@ from exporter.sources.source import Source
 
 
 def boottime() -> float:
-    """Return the seconds since the machine started, those included in which it slept."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # that of other systems goes on by itself
+    """Return the seconds since the machine started, including suspended time."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # other clocks include it
     return time.clock_gettime(clock)
 
 
 class Clocks(msgspec.Struct, frozen=True, kw_only=True):
-    """Clocks, and what replaces the network and the waiting in tests. `sleep`: True if the process shuts down."""
+    """Clocks, sleep and network, which tests replace. `sleep` returns True if the process shuts down."""
 
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
@@ -42,7 +42,7 @@ class Clocks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NoPages:
-    """Pages for commands that serve nothing."""
+    """Pages of commands that serve nothing."""
 
     def publish(self) -> None:
         """Publish nothing."""
@@ -61,7 +61,7 @@ def counting_rules(config: Config) -> Rules:
 
 
 def room_for_jobs(config: Config) -> int:
-    """Return how many series jobs may have: `metrics.max_series` without what each source's overflow job may need."""
+    """Return how many series jobs may have: `metrics.max_series` minus the room of each source's overflow job."""
     room = config.metrics.max_series
     for settings in config.sources:
         kind = SOURCES[settings.type]
@@ -73,7 +73,7 @@ def room_for_jobs(config: Config) -> int:
 
 
 def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
-    """Return what the ledger must know of a source."""
+    """Return what the ledger needs to know about a source."""
     kind = SOURCES[settings.type]
     has_steps = kind.has_steps and settings.steps != "off"
 
@@ -108,15 +108,15 @@ def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
 
 
 def configured(settings: SourceSettings, config: Config) -> ConfiguredSource:
-    """Return a source as views of it and its jobs need it."""
+    """Return the config of a source, as far as views need it."""
     api_url = SOURCES[settings.type].access(settings).root
     return ConfiguredSource(settings=settings, rules=rules_of(settings, config), api_url=api_url)
 
 
 class _Account(msgspec.Struct, frozen=True):
-    """A credential with all sources that use it: they share its budget, and are kept or replaced together.
+    """A credential and the sources that use it. They share a budget and are kept or replaced together.
 
-    `stopping` is set to end all waiting of their polls.
+    Setting `stopping` ends all waiting of their polls.
     """
 
     settings: tuple[SourceSettings, ...]
@@ -125,13 +125,13 @@ class _Account(msgspec.Struct, frozen=True):
 
 
 class Assembly:
-    """The sources of one configuration, with everything they need.
+    """The sources of one config, with everything they need.
 
     Args:
-        config: The configuration.
-        ledger: Where batches are committed.
-        metrics: Where requests are measured.
-        pages: Where committed things are served.
+        config: The config.
+        ledger: Commits batches.
+        metrics: Measures requests.
+        pages: Publishes committed records.
         clocks: Clocks and network.
         before: The assembly that this one replaces. Unchanged sources are kept as they are, with their
             sign-in, budget and memory, unless they read files for TLS, which may have changed.
@@ -182,7 +182,7 @@ class Assembly:
         self._ledger.configure(rules, counting_rules(self.config), self.config.metrics.step_histograms)
 
     def _kept(self, settings: SourceSettings, before: "Assembly | None") -> ScheduledSource | None:
-        """Return a source with its poller as it was, if its account is the same as before."""
+        """Return the previous source with its poller, if its account is unchanged."""
         credential = _credential(settings)
         if before is None or before._accounts.get(credential) is not self._accounts[credential]:  # noqa: SLF001  # as above
             return None
@@ -201,7 +201,7 @@ class Assembly:
                 account.stopping.set()
 
     def renewed(self, names: Collection[str]) -> list[ScheduledSource]:
-        """Make sources again that another process may have polled meanwhile: what they remember need not hold."""
+        """Build sources again whose memory may be out of date, because another process polled them in between."""
         for credential, account in list(self._accounts.items()):
             if any(each.name in names for each in account.settings):
                 self._accounts[credential] = self._new_account(account.settings, account)
@@ -247,7 +247,7 @@ class Assembly:
             pages=self._pages,
             auth_backoff=kind.auth_backoff,
         )
-        requests.credential_expiry(settings.credential_expires)  # a sign-in that reports another one replaces it
+        requests.credential_expiry(settings.credential_expires)  # a sign-in that reports another expiry replaces it
         return ScheduledSource(settings.name, poller, settings.poll_interval)
 
     def interrupt(self, but: "Assembly | None" = None) -> None:
@@ -258,12 +258,12 @@ class Assembly:
                 account.stopping.set()
 
     def resume(self) -> None:
-        """Undo an interruption: later waits last as long as they should."""
+        """Undo an interruption, so that later waits are not cut short."""
         for account in self._accounts.values():
             account.stopping.clear()
 
     def close(self, but: "Assembly | None" = None) -> None:
-        """Close all connections; not those of sources in `but`."""
+        """Close all connections except those of sources in `but`."""
         shared = but.sources.values() if but else ()
         for source in self.sources.values():
             if not any(source is each for each in shared):

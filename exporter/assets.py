@@ -1,7 +1,7 @@
-"""What comes with the exporter next to its code: rules, dashboards, runbooks, examples.
+"""Files that ship with the exporter: rules, dashboards, runbooks, examples.
 
-A wheel carries them in `exporter/assets_data` (see `force-include` in pyproject.toml); in a source tree they are where
-they are written. In both they have the same names, which are those of the source tree: `docs/runbooks.md`.
+A wheel contains them in `exporter/assets_data` (see `force-include` in pyproject.toml). In both a wheel and a source
+tree their names are the paths in the source tree, such as `docs/runbooks.md`.
 """
 
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from pathlib import Path
 from exporter.errors import JobrunError
 
 SHIPPED = ("config.example.yaml", "prometheus", "grafana", "docs/runbooks.md", "deploy/systemd")
-"""Files, and folders with all that is in them."""
+"""Files, and folders with all their files."""
 
 PACKAGE = Path(__file__).parent
 
 
 class AssetError(JobrunError):
-    """An asset is not there, or cannot be written."""
+    """An asset is missing, or cannot be written."""
 
     reason = "assets"
 

@@ -287,7 +287,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None, console: Console | None = None) -> int:
     """Run a command. Return the exit code: 0 fine, 1 the config or a source is wrong, 2 wrong usage.
 
-    It is 141 when nobody reads the output any more, as for a program that SIGPIPE ends.
+    It is 141 if the output is closed, as for a program that SIGPIPE ends.
     """
     world = console or _process()
     try:
@@ -298,7 +298,7 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
         code, unwritten = 1, _flush(world.out) or error
     if unwritten is not None:
         code = _unwritten(unwritten, world.err)
-    _flush(world.err)  # a log that cannot be written changes no exit code
+    _flush(world.err)  # an unwritable log does not change the exit code
     return code
 
 

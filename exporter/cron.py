@@ -1,4 +1,4 @@
-"""Schedules as people and vendors write them: cron, its dialects, and fixed intervals."""
+"""Parses schedules of people and vendors: cron, its dialects, and fixed intervals."""
 
 import functools
 import re
@@ -37,11 +37,11 @@ class Schedule(msgspec.Struct, frozen=True):
 def parse_schedule(text: str, timezone: str = "") -> Schedule:
     """Parse a cron expression or one of its dialects.
 
-    Understood are five fields, six with seconds first, `?` for a day, `@daily` and its like, `@every 1h30m`, and a
-    leading `TZ=` or `CRON_TZ=`, which goes before `timezone`.
+    It accepts five fields, six with seconds first, `?` for a day, `@daily` and similar, `@every 1h30m`, and a leading
+    `TZ=` or `CRON_TZ=`, which takes precedence over `timezone`.
 
     Raises:
-        ValueError: It is none of these, its time zone is unknown, or it never comes true.
+        ValueError: The text is not a schedule, its time zone is unknown, or it never fires.
     """
     if zoned := _ZONE.fullmatch(text.strip()):
         timezone, text = zoned[1], zoned[2]
@@ -60,7 +60,7 @@ def parse_schedule(text: str, timezone: str = "") -> Schedule:
 
 
 def _fields(text: str) -> str:
-    """The fields in the way of the library, which does not know `?`, another word for any day."""
+    """Return the fields for the library, which does not support `?` for any day."""
     fields = text.split()
     if len(fields) not in {5, 6}:
         raise ValueError("must be a cron expression of five fields, or six with seconds first")
@@ -90,7 +90,7 @@ def zone_of(timezone: str) -> ZoneInfo:
 
 
 def next_tick(schedule: Schedule, after: float) -> float | None:
-    """Return the first time after another that a schedule's cron expression names; None if there is none."""
+    """Return the first time of a schedule's cron expression after a time; None if there is none."""
     try:
         moment = datetime.fromtimestamp(after, zone_of(schedule.timezone))
         return next(CronSim(schedule.cron, moment)).timestamp()

@@ -1,4 +1,4 @@
-"""The daemon: state, polls, pages and web server, started, reloaded and stopped together."""
+"""The daemon: starts, reloads and stops state, polls, pages and web server together."""
 
 import platform
 import sqlite3
@@ -50,14 +50,14 @@ HOUSEKEEPING = 3600.0
 """Seconds between two rounds of housekeeping."""
 
 STUCK = 60.0
-"""Seconds without a tick after which the daemon calls itself unhealthy."""
+"""Seconds without a tick after which the daemon reports that it is unhealthy."""
 
 GRACE = 1.5
 """Seconds that running requests and polls have when the daemon stops."""
 
 
 def shared_state(config: Config, boottime: Callable[[], float]) -> "Shared | None":
-    """Return the state that replicas share, if the configuration names one."""
+    """Return the shared state, if the config names one."""
     url = config.state.database()
     if url is None:
         return None
@@ -72,8 +72,8 @@ class Daemon:
     """One running exporter.
 
     Args:
-        read_config: Reads the configuration again; raises ConfigError with its problems.
-        listen: Where to serve.
+        read_config: Reads the config again; raises ConfigError with its problems.
+        listen: Address to listen on.
         clocks: Clocks and network.
         connect: Opens the database.
         web_file: TLS, headers and users of the pages; plain HTTP for everybody, if None.
@@ -154,16 +154,16 @@ class Daemon:
 
     @property
     def address(self) -> Address:
-        """Where it serves, once it has started."""
+        """Return the address on which it serves, after the start."""
         return Address(self._listen.host, self._web.port)
 
     def start(self) -> None:
-        """Open the state, serve what it holds, and start to poll.
+        """Open the state, serve it, and start to poll.
 
         Raises:
-            RefusedStateError: Another process has the state, a newer version or another program has written it.
-            IdentityError: The state holds another API under a source's name.
-            ListenError: The address cannot be listened on.
+            RefusedStateError: Another process uses the state, or a newer version or another program wrote it.
+            IdentityError: The state contains another API under a source's name.
+            ListenError: The address cannot be used.
         """
         try:
             self._ledger.load()
@@ -176,7 +176,7 @@ class Daemon:
             self._publisher.reloaded(self._clocks.clock())
             self._web.start()
         except BaseException:
-            self._ledger.close()  # gives the state's lock back
+            self._ledger.close()  # releases the state's lock
             raise
         self._publisher.publish()
         self._heart.start()
@@ -187,7 +187,7 @@ class Daemon:
         self._log.info("listening", address=str(self.address), version=__version__)
 
     def _replica(self) -> "Replica":
-        """Make this process one of the replicas that share the state."""
+        """Join the replicas that share the state."""
         assert self._shared is not None  # noqa: S101  # for the type checker: the caller has looked
         from exporter.replica import Handlers  # noqa: PLC0415  # as above
 
@@ -211,7 +211,7 @@ class Daemon:
         self._schedule.keep([each for each in self._assembly.polled if each.name not in names], 0.0)
 
     def _pollable(self, assembly: Assembly) -> list[ScheduledSource]:
-        """Return the sources that this process polls: all, or those of which it has the lease."""
+        """Return the sources that this process polls: all, or those with its lease."""
         owned = None if self._shared is None else self._shared.replica.owned
         return [each for each in assembly.polled if owned is None or each.name in owned]
 
@@ -221,7 +221,7 @@ class Daemon:
             self._shared.replica.scraped()
 
     def _open(self) -> OpenedState:
-        """Open the state under its lock; without the lock, read what is there."""
+        """Open the state under its lock; if it cannot be locked, read it."""
         if self._shared is not None:
             return self._shared.open()
         opened = open_state(Path(self._config.state.path), self._clocks.clock, self._connect, exclusive=True)
@@ -235,7 +235,7 @@ class Daemon:
         self._publisher.configure(config, assembly.shown)
 
     def reload(self) -> Decision:
-        """Load the configuration as it is now; with any problem in it the old one stays active."""
+        """Load the current config. If it has any problem, the old one stays active."""
         with self._reloading, self._supervision.reloading():
             try:
                 self._reload()
@@ -293,7 +293,7 @@ class Daemon:
             raise
 
     def stop(self) -> bool:
-        """Stop everything; return False if a poll still waits for its API. What is not committed by now is dropped."""
+        """Stop everything; return False if a poll still waits for its API. Uncommitted batches are dropped."""
         self._ended.set()
         self._supervision.stopping()
         if self._shared is not None:
@@ -303,7 +303,7 @@ class Daemon:
         self._assembly.close()
         self._web.stop(GRACE)
         ended = ended or self._schedule.stop(GRACE)
-        if self._shared is not None and ended:  # a poll that goes on would spend a budget that is another's by then
+        if self._shared is not None and ended:  # another replica owns the budget then
             self._shared.replica.leave()
         ended = all([ended, self._vendors.close(), self._pool.close()])
         self._ledger.close()
@@ -311,7 +311,7 @@ class Daemon:
         return ended
 
     def _beat(self) -> None:
-        """Do twice a second what is due, by a clock that never jumps."""
+        """Run the due tasks of the heartbeat twice per second, by a monotonic clock."""
         schedule, publish = self._schedule.tick, self._publisher.tick
         parts = (schedule, publish, logs.report_swallowed, self._do_housekeeping, self._check_polls)
         while not self._ended.wait(TICK):
@@ -321,7 +321,7 @@ class Daemon:
             self._guarded(self._supervise)
 
     def _guarded(self, part: Callable[[], None]) -> None:
-        """Run a task of the heartbeat; log an error once until it succeeds again. It never ends the others."""
+        """Run a task of the heartbeat. Its errors stop no other task, and are logged once until it succeeds again."""
         name = part.__name__
         try:
             part()

@@ -1,4 +1,4 @@
-"""Durations as people write them, in seconds: Prometheus style (`1h30m`) and ISO 8601 (`PT1H30M`)."""
+"""Parses and formats durations: Prometheus style (`1h30m`) and ISO 8601 (`PT1H30M`)."""
 
 import re
 from datetime import timedelta
@@ -6,7 +6,7 @@ from datetime import timedelta
 import isodate
 
 UNITS = {"y": 365 * 86400.0, "w": 7 * 86400.0, "d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-"""Prometheus' units, largest first, which is also the order in which they are written."""
+"""Prometheus' units, largest first, as they must be written."""
 
 LONGEST = 100 * UNITS["y"]
 
@@ -35,7 +35,7 @@ def _prometheus(text: str) -> float | None:
     match = _PROMETHEUS.fullmatch(text)
     if match is None or not text:
         return None
-    # Whole milliseconds are added up, so that 1h30m100ms is exactly the float nearest to 5400.1.
+    # The sum is in whole milliseconds, so that 1h30m100ms is exactly the float nearest to 5400.1.
     return sum(int(count) * round(unit * 1000) for count, unit in _counts(match)) / 1000
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong while asking an API, and the word under which it is counted.
+"""Errors of requests to an API, and the reasons under which they are counted.
 
     SourceError             reason
     ├── AuthError           auth
@@ -8,13 +8,13 @@
     ├── RedirectError       redirect
     ├── ClientStatusError   http_4xx     (status: the code; NotFoundError: 404, ForbiddenError: 403)
     ├── ServerStatusError   http_5xx
-    ├── DecodeError         decode       (not JSON, not whole, too large)
-    ├── SchemaError         schema       (JSON, but not of the shape that was promised)
-    └── PartialError        that of its first part
-    StateError              state        (our own disk, not the API)
-    any other exception     internal     (a bug of ours)
+    ├── DecodeError         decode       (not JSON, incomplete, too large)
+    ├── SchemaError         schema       (JSON of an unexpected shape)
+    └── PartialError        the reason of its first part
+    StateError              state        (the exporter's disk, not the API)
+    any other exception     internal     (a bug in the exporter)
 
-No message holds a secret, a header, a query or a body: they are logged and shown.
+Messages are logged and shown, so they contain no secret, header, query or body.
 """
 
 from collections.abc import Mapping
@@ -27,41 +27,41 @@ class JobrunError(Exception):
 
 
 class SourceError(JobrunError):
-    """An API did not give a usable answer."""
+    """An API did not return a usable response."""
 
     reason = "network"
 
 
 class AuthError(SourceError):
-    """The credential was refused, or none could be had."""
+    """The credential was refused, or is not available."""
 
     reason = "auth"
 
 
 class RateLimitedError(SourceError):
-    """The API asked us to slow down, and the wait would be longer than a poll may take."""
+    """The budget or the API allows no request, and the wait would be too long for a poll."""
 
     reason = "rate_limited"
 
 
 class TimedOutError(SourceError):
-    """No whole answer in time."""
+    """No complete response in time."""
 
     reason = "timeout"
 
 
 class NetworkError(SourceError):
-    """No connection, or one that broke."""
+    """The connection failed or broke."""
 
     reason = "network"
 
 
 class ProxyRefusedError(NetworkError):
-    """The proxy refused, and will refuse again: asking again could lock the account."""
+    """The proxy refused the request. A retry could lock the account."""
 
 
 class RedirectError(SourceError):
-    """The API answered with a redirect, which is never followed."""
+    """The API returned a redirect, which is never followed."""
 
     reason = "redirect"
 
@@ -91,19 +91,19 @@ class ServerStatusError(SourceError):
 
 
 class DecodeError(SourceError):
-    """The answer was not whole, not JSON, or larger than allowed."""
+    """The response is incomplete, not JSON, or too large."""
 
     reason = "decode"
 
 
 class SchemaError(SourceError):
-    """The answer was JSON of another shape."""
+    """The response is JSON of an unexpected shape."""
 
     reason = "schema"
 
 
 class PartialError(SourceError):
-    """Some parts of a source (a run, a job, a customer) could not be read; everything else was.
+    """Some parts of a source (a run, a job, a customer) could not be read. Everything else was read.
 
     Raised by `Source.readings` after its last reading. `parts` maps the name of each part, such as "recipe 12", to
     its error; there is at least one.

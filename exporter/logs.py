@@ -1,8 +1,8 @@
-"""Logging: one line an event, to stderr, as logfmt or JSON, and never a secret.
+"""Logging: one line per event on stderr, as logfmt or JSON, never with a secret.
 
-Our own code logs through `structlog.get_logger()`; what libraries log through `logging` takes the same way from WARNING
-on, one line per kind and minute. Of an exception only what we wrote ourselves is shown: others' texts can hold bodies,
-addresses and headers.
+The exporter logs with `structlog.get_logger()`. Warnings and errors that libraries log with `logging` use the same
+format, one line per kind and minute. Only texts of the exporter's own exceptions are shown, because other texts may
+contain bodies, addresses and headers.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ LEVELS: Mapping[Level, int] = {
 
 
 class LogOptions(NamedTuple):
-    """What to log, and how."""
+    """Options of the log."""
 
     level: Level = "info"
     format: Format = "logfmt"
@@ -93,18 +93,18 @@ class Redactor:
 def _value(secret: Secret) -> tuple[str, ...]:
     try:
         value = secret.reveal()
-    except SecretError:  # reported where the secret is needed
+    except SecretError:  # reported when the secret is needed
         return ()
     return (value,) if value else ()
 
 
 def _spellings(value: str) -> set[str]:
-    """Return a value as it looks in a text, a URL, a form, JSON, and a `repr`."""
+    """Return the spellings of a value in a text, a URL, a form, JSON, and a `repr`."""
     return {value, quote(value), quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1], repr(value)[1:-1]}
 
 
 def described(error: BaseException) -> str:
-    """Return an exception in words that are safe to log: our own errors' messages, of others only the name."""
+    """Return a description of an exception that is safe to log: the text of our own errors, the name of others."""
     name = type(error).__name__
     return f"{name}: {error}" if isinstance(error, JobrunError | ConfigError) else name
 
@@ -153,20 +153,20 @@ def _logfmt(value: object) -> str:
 
 
 class _Lossy(StringIO):
-    """A stream whose reader may be gone or whose disk may be full: lines are lost, nothing else happens."""
+    """A stream that drops lines if its reader is gone or its disk is full."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__()
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write what can be written."""
+        """Write a text, or drop it."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand over what can be handed over."""
+        """Flush the stream if possible."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
 
@@ -185,7 +185,7 @@ class _Bridge(logging.Handler):
 
 
 def limited(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Drop an event that names its `logger`, as what libraries and clients cause does, after the first in a minute."""
+    """Drop events with a `logger` after the first per minute: libraries and clients of the web server cause these."""
     if "logger" in event and not event.pop(_SUMMARY, False):
         report_swallowed()
         if not _throttle.admits(str(event["logger"]), str(event.get("event", ""))):
@@ -194,7 +194,7 @@ def limited(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict
 
 
 def report_swallowed() -> None:
-    """Log how many lines were swallowed in minutes that are over. To be called now and then."""
+    """Log how many lines were dropped in past minutes. Must be called regularly."""
     for kind in _throttle.over():
         more = f"and {kind.count} more in the last minute"
         structlog.get_logger().warning(kind.message, logger=kind.logger, more=more, **{_SUMMARY: True})
@@ -202,7 +202,7 @@ def report_swallowed() -> None:
 
 _SUMMARY = "_summary"
 
-_throttle = Throttle(time.monotonic)  # one for the process, as logging is
+_throttle = Throttle(time.monotonic)  # one per process, like logging
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -220,7 +220,7 @@ def _safe(value: object) -> object:
     return described(value) if isinstance(value, BaseException) else value
 
 
-_REDACTOR = Redactor()  # logging is one for the whole process, and so is what it must not show
+_REDACTOR = Redactor()  # logging is global, and so are the secrets that it must mask
 
 
 def guard(secrets: Iterable[Secret]) -> None:
@@ -232,9 +232,9 @@ def configure(options: LogOptions, stream: TextIO, clock: Callable[[], float] = 
     """Set up logging for the process; calling it again replaces the old setup.
 
     Args:
-        options: Least level and format.
-        stream: Where lines go; stderr, save in tests.
-        clock: Unix seconds.
+        options: Minimum level, and format.
+        stream: Receives the lines; stderr except in tests.
+        clock: Returns Unix seconds.
     """
     global _throttle  # noqa: PLW0603  # logging is one for the whole process
     _throttle = Throttle(clock)

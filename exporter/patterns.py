@@ -1,4 +1,4 @@
-"""Regular expressions that people write: RE2's language, in which no text takes longer than its length."""
+"""Regular expressions of the config, in the syntax of RE2, which matches in linear time."""
 
 import re
 from typing import Any, Self
@@ -20,15 +20,15 @@ _INSTEAD = (
     (r"\\[uUN]", r"write the character itself, or \x{263a}"),
     (r"^[*+?]|\|[*+?]", "write .* for any text"),
 )
-"""What Python knows and RE2 does not, and what to write instead."""
+"""Syntax of Python that RE2 does not support, and what to write instead."""
 
 
 class PatternError(ValueError):
-    """It is not a regular expression. The message says why, and what to write instead."""
+    """The text is not a valid regular expression. The message says why, and what to write instead."""
 
 
 class Pattern(str):
-    """A regular expression, as it is written. May be used by several threads."""
+    """A regular expression. Thread-safe."""
 
     __slots__ = ("_compiled",)
     _compiled: Any
@@ -45,7 +45,7 @@ class Pattern(str):
         return self
 
     def fullmatch(self, text: str) -> bool:
-        """Whether it matches the whole of a text."""
+        """Return whether it matches the whole text."""
         # "replace": a lone surrogate has no bytes in UTF-8
         return self._compiled.fullmatch(text.encode("utf-8", "replace").decode()) is not None
 
@@ -54,7 +54,7 @@ class Pattern(str):
 
 
 def _beyond_ascii(pattern: str) -> str:
-    """Replace the classes that RE2 has for ASCII only."""
+    """Replace the classes that are ASCII only in RE2."""
     inside = False
 
     def swap(match: re.Match[str]) -> str:

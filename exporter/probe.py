@@ -1,7 +1,7 @@
-"""Asks a daemon on this machine whether it is healthy: `python -m exporter.probe [URL]`, for checks of containers.
+"""Checks whether the daemon on this machine is healthy: `python -m exporter.probe [URL]`, for containers.
 
-Exit code 0 if it says that it is well. Its certificate is not verified: it is made for another name than that of the
-loopback, and nothing secret is sent. Behind a password only this can be known, and counts: it answers.
+The exit code is 0 if the daemon reports that it is healthy. Its certificate is not verified, because it is not for the
+loopback address, and no secret is sent. With passwords, the check only shows that the daemon responds.
 """
 
 import http.client

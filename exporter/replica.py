@@ -1,4 +1,4 @@
-"""One of many replicas: takes leases of sources, follows what the others commit, and says whether its page is fresh."""
+"""One of many replicas: leases sources, loads what others commit, and reports whether its page is fresh."""
 
 import threading
 from collections import Counter
@@ -17,32 +17,32 @@ from exporter.snapshot.snapshot import Ownership
 from exporter.state.leases import RENEWAL, Leases, Row
 
 INTERVAL = 0.5
-"""Seconds between two looks at the versions."""
+"""Seconds between two checks of the versions."""
 
 FRESH = 2.0
 """Seconds for which a page is served after its versions were last confirmed.
 
-A replica shows a commit of another at most this much later. So no scrape shows less than one that came longer than this
-before it, whichever replicas answer.
+A replica shows a commit of another replica at most this much later. So no scrape shows less than a scrape more than
+this much earlier, whichever replicas respond.
 """
 
 MOST_PAGES = 1000
-"""Pages whose versions are remembered until a scrape got them."""
+"""Maximum number of pages whose versions are remembered until a scrape got them."""
 
 Group = frozenset[str]
 
 
 class Handlers(msgspec.Struct, frozen=True, kw_only=True):
-    """What a replica makes the daemon do.
+    """Functions of the daemon that a replica calls.
 
     Attributes:
-        groups: Returns the sources in groups that share a credential: their request budget has one spender.
+        groups: Returns the sources in groups that share a credential and so a request budget.
         identities: Returns the API of each configured source.
         taken: Starts the polls of sources.
         lost: Ends the polls of sources.
         is_idle: Returns whether no poll of a source is running.
-        publish: Makes a page of what is in memory.
-        generation: Returns the generation of the page that is served.
+        publish: Renders the records in memory.
+        generation: Returns the generation of the served page.
     """
 
     groups: Callable[[], Sequence[Group]]
@@ -55,14 +55,14 @@ class Handlers(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Replica:
-    """Called twice a second by one thread; `confirmed` may be asked by any.
+    """One of many replicas. One thread calls `tick` twice per second; any thread may call `stale`.
 
     Args:
-        ledger: Holds the records of all sources.
-        leases: Those of this process.
-        zero_first: Which series still show 0.
-        boottime: A clock that goes on while the machine sleeps, in seconds.
-        handlers: What the daemon does.
+        ledger: Has the records of all sources.
+        leases: The leases of this process.
+        zero_first: The pending series.
+        boottime: A clock that also counts while the machine is suspended, in seconds.
+        handlers: Functions of the daemon.
     """
 
     def __init__(
@@ -91,21 +91,21 @@ class Replica:
         self._lock = threading.Lock()
         self._log = structlog.get_logger().bind(replica=leases.holder)
         self.replicas = 1
-        """How many replicas share the state."""
+        """Number of replicas that share the state."""
         self.taken: Counter[str] = Counter()
-        """How often this replica took each source."""
+        """How often this replica took over each source."""
         self.lost = 0
         """How often this replica lost a source that it had not handed back."""
         self.rewound: frozenset[str] = frozenset()
-        """Sources whose commits may be missing from the database: their counters are withheld."""
+        """Sources with commits that may be missing in the database, so their counters are withheld."""
 
     @property
     def owned(self) -> frozenset[str]:
-        """The sources that this replica polls."""
+        """Return the sources that this replica polls."""
         return frozenset(self._polled)
 
     def ownership(self) -> Ownership:
-        """Return which replica this is, and what it polls."""
+        """Return which replica this is, and which sources it polls."""
         written = [row.committed for row in list(self._leases.seen.values()) if row.committed is not None]
         return Ownership(
             replica=self._leases.holder,
@@ -117,12 +117,12 @@ class Replica:
         )
 
     def stale(self) -> str:
-        """Return why the page may be older than what another replica has served, "" if it cannot be."""
+        """Return why the page may be older than what another replica served; "" if it cannot be."""
         age = self._boottime() - self._confirmed
         return f"the state could not be read for {age:.0f} s: {self._error}" if age > FRESH else ""
 
     def tick(self) -> None:
-        """Look at the versions, load what changed, renew, take, let go, and make a page."""
+        """Check versions, load changes, renew, take and hand back leases, and render a page."""
         started = self._boottime()
         try:
             self._tick(started)
@@ -151,7 +151,7 @@ class Replica:
             self._renew()
 
     def _ensure(self) -> None:
-        """Give new sources of the configuration a record and a lease."""
+        """Create records and leases of new sources in the config."""
         identities = self._handlers.identities()
         new = identities.keys() - self._known
         if new:
@@ -161,14 +161,14 @@ class Replica:
         self._known = set(identities)
 
     def _regroup(self) -> None:
-        """Hand back what the configuration no longer has, and groups that it has put together differently."""
+        """Hand back sources that are no longer in the config, and groups that have changed."""
         groups = self._handlers.groups()
         whole = frozenset().union(*(group for group in groups if group <= self._polled))
         if self._polled - whole:
             self.hand_back(self._polled - whole)
 
     def _drop(self, rows: Mapping[str, Row], before: Mapping[str, int]) -> None:
-        """Drop the leases that the database does not know. `before`: the versions from before it was asked."""
+        """Drop the leases that the database does not have. `before`: the versions before it was read."""
         gone = {
             name
             for name, version in before.items()
@@ -179,7 +179,7 @@ class Replica:
         self._end_lost()
 
     def _end_lost(self) -> None:
-        """End the polls of sources that are no longer this replica's."""
+        """End the polls of sources that this replica no longer has."""
         lost = self._polled - self._leases.held
         if lost:
             self.lost += len(lost)
@@ -202,7 +202,7 @@ class Replica:
         return (-1, 0) if row is None else row.content
 
     def _mark_rewound(self) -> None:
-        """Let all replicas withhold the counters of sources whose commits the database has forgotten."""
+        """Make all replicas withhold the counters of sources whose commits the database lost."""
         back = self._back | self._leases.rewound()
         if back:
             marked = self._leases.mark_rewound(back)
@@ -213,7 +213,7 @@ class Replica:
                 self._ledger.count_cold_start("rewound")
 
     def _renew(self) -> None:
-        """Say that this replica lives, and learn of the others."""
+        """Record that this replica lives, and read about the others."""
         with self._lock:
             served = self._served
         scraped = self._leases.beat(served)
@@ -230,7 +230,7 @@ class Replica:
         return [group for group in self._handlers.groups() if group & self._polled]
 
     def _take(self, rows: Mapping[str, Row]) -> None:
-        """Take groups that nobody has, up to this replica's share."""
+        """Take free groups, up to this replica's share."""
         room = self._share() - len(self._mine())
         free = [
             group
@@ -238,7 +238,7 @@ class Replica:
             if not group & self._polled and all(name in rows and rows[name].free for name in group)
         ]
         for group in free[: max(0, room)]:
-            with self._ledger.locked():  # nobody may write between the lease and the records that belong to it
+            with self._ledger.locked():  # no other replica may write between reading the lease and its records
                 if not self._leases.take(group):
                     continue
                 try:
@@ -252,14 +252,14 @@ class Replica:
             self._handlers.taken(group)
 
     def _let_go(self) -> None:
-        """Hand one idle group back if this replica has more than its share: a new one gets it."""
+        """Hand one idle group back if this replica has more than its share, so that a new replica gets it."""
         mine = self._mine()
         idle = [group for group in mine if all(map(self._handlers.is_idle, group))]
         if len(mine) > self._share() and idle:
             self.hand_back(idle[-1])
 
     def hand_back(self, sources: Collection[str] | None = None) -> None:
-        """Let other replicas have sources at once, all by default. Their polls must be at rest."""
+        """Hand sources to other replicas at once, by default all. Their polls must have ended."""
         given = frozenset(self._polled if sources is None else sources)
         self._polled -= given
         self._handlers.lost(given)
@@ -267,13 +267,13 @@ class Replica:
             self._leases.hand_back(given)
 
     def leave(self) -> None:
-        """Hand everything back, and do not count as a replica any more."""
+        """Hand all sources back, and stop being a replica."""
         with suppress(StateError):
             self.hand_back()
             self._leases.leave()
 
     def _settle_history(self, rows: Mapping[str, Row]) -> None:
-        """Expose counters again once their source was read completely, or nothing of it is missing."""
+        """Expose counters of a source again after it was read completely, or if nothing is missing."""
         whole = {
             name
             for name in self._polled - self._ledger.starting()
@@ -284,10 +284,10 @@ class Replica:
         if whole:
             self._leases.read_completely(whole, next(iter(rows.values())).current)
 
-    # --- what is on the page, and what scrapes have got ---
+    # --- pages and scrapes ---
 
     def _publish(self) -> None:
-        """Make a page if it would differ from the one that is served."""
+        """Render a page if it would differ from the served one."""
         held = self._leases.versions()
         versions = {name: row.version for name, row in list(self._leases.seen.items())} | held
         shown = versions, self.rewound, self.replicas, self.owned
@@ -299,6 +299,6 @@ class Replica:
                 del self._pages[min(self._pages)]
 
     def scraped(self) -> None:
-        """Note that a scrape got the page."""
+        """Record that a scrape got the page."""
         with self._lock:
             self._served = self._shown[0]

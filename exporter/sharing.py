@@ -1,4 +1,4 @@
-"""The daemon's part in a shared state: a replica with its connections, leases and thread."""
+"""Runs a replica in the daemon: its connections, leases and thread."""
 
 import secrets
 import socket
@@ -19,8 +19,8 @@ class Shared:
     """A state in PostgreSQL that replicas share.
 
     Args:
-        url: Where it is.
-        boottime: A clock that goes on while the machine sleeps, in seconds.
+        url: Address of the database.
+        boottime: A clock that also counts while the machine is suspended, in seconds.
     """
 
     def __init__(self, url: str, boottime: Callable[[], float]) -> None:
@@ -37,12 +37,12 @@ class Shared:
         return open_shared(self._pool, self._leases)
 
     def join(self, ledger: Ledger, zero_first: ZeroFirst, handlers: Handlers) -> Replica:
-        """Make the replica, which does nothing before `start`."""
+        """Create the replica, which does nothing before `start`."""
         self.replica = Replica(ledger, self._leases, zero_first=zero_first, boottime=self._boottime, handlers=handlers)
         return self.replica
 
     def start(self, guarded: Callable[[Callable[[], None]], None]) -> None:
-        """Look at the shared state twice a second, in a thread; `guarded` calls what must not end it."""
+        """Start the thread that runs the replica twice per second. `guarded` catches errors of its tasks."""
 
         def look() -> None:
             while not self._ended.wait(INTERVAL):
@@ -52,7 +52,7 @@ class Shared:
         self._thread.start()
 
     def stop(self, grace: float) -> None:
-        """Stop looking, so that nothing is taken any more."""
+        """Stop the thread, so that no more leases are taken."""
         self._ended.set()
         if self._thread is not None:
             self._thread.join(grace)

@@ -1,4 +1,4 @@
-"""Signals of the operating system, waited for by the main thread."""
+"""Signals of the operating system, for which the main thread waits."""
 
 import contextlib
 import signal
@@ -33,7 +33,7 @@ class Signals:
     def collect(
         self, seconds: float, urgent: Collection[int], monotonic: Callable[[], float] = time.monotonic
     ) -> frozenset[int]:
-        """Return the numbers of all signals that come within `seconds`; an urgent one ends the wait."""
+        """Return the numbers of all signals within `seconds`. An urgent one ends the wait."""
         until, came = monotonic() + seconds, set[int]()
         while not came & set(urgent) and (left := until - monotonic()) > 0:
             with contextlib.suppress(Empty):

@@ -1,7 +1,7 @@
 """Notifies systemd: ready, reloading, stopping, alive.
 
-The protocol is sd_notify(3): lines `NAME=value` in a datagram to the socket that `NOTIFY_SOCKET` names. Where that is
-not set nothing is sent.
+The protocol is sd_notify(3): lines `NAME=value` in a datagram to the socket in `NOTIFY_SOCKET`. If that is not set,
+nothing is sent.
 """
 
 import contextlib
@@ -10,13 +10,13 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 
 SEND_TIMEOUT = 1.0
-"""Seconds that a message may wait for a manager that does not read."""
+"""Maximum seconds that a message waits for a manager that does not read."""
 
 START_EXTENSION = 60.0
-"""Seconds that the start may go on after each sign of life: reading a long past within an API's limits takes time."""
+"""Seconds by which each sign of life extends the start, because reading a long past takes time."""
 
 LONGEST_PAUSE = 15.0
-"""Seconds between two signs of life at the most."""
+"""Maximum seconds between two signs of life."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -26,7 +26,7 @@ class Manager:
 
     Args:
         environ: `NOTIFY_SOCKET`; `WATCHDOG_USEC` and `WATCHDOG_PID`, as systemd sets them.
-        pid: Of this process.
+        pid: Process ID of this process.
     """
 
     def __init__(self, environ: Mapping[str, str], pid: int) -> None:
@@ -35,7 +35,7 @@ class Manager:
         """Seconds after which a silent daemon is killed; None if it is not watched."""
 
     def tell(self, **values: str | int) -> bool:
-        """Send one message; return False if the manager did not get it. Without a manager nothing is sent."""
+        """Send one message; return False if the manager did not receive it. Without a manager nothing is sent."""
         if not self._address:
             return True
         message = "\n".join(f"{name}={_CONTROL.sub(' ', str(value))}" for name, value in values.items())
@@ -49,7 +49,7 @@ class Manager:
 
 
 def _address(text: str) -> str:
-    """Return a socket's address for Python: a path, or a name in the abstract namespace; "" for what is neither."""
+    """Return a socket's address for Python: a path, or a name in the abstract namespace; "" for anything else."""
     return f"\0{text[1:]}" if text.startswith("@") else text if text.startswith("/") else ""
 
 
@@ -61,7 +61,7 @@ def _watchdog(environ: Mapping[str, str], pid: int) -> float | None:
 
 
 class Supervision:
-    """Decides what the manager is sent, and when. Only the heartbeat calls `beat`; any thread may call the rest.
+    """Decides which messages to send, and when. Only the heartbeat calls `beat`; any thread may call the rest.
 
     Args:
         manager: Receives the messages.
@@ -77,15 +77,15 @@ class Supervision:
         self._alive: float | None = None
 
     def beat(self, *, healthy: bool, ready: bool, status: str) -> None:
-        """Send what has changed, and a sign of life when one is due and all is well.
+        """Send changes, and a sign of life if one is due and the daemon is healthy.
 
         Args:
-            healthy: Whether polls go on; the watchdog hears nothing while they do not.
-            ready: Whether the start is complete; once told, it stays so.
+            healthy: Whether polls make progress. If not, the watchdog is not notified.
+            ready: Whether the start is complete. Once reported, it stays reported.
             status: A sentence for people.
         """
         if ready and not self._ready:
-            self._ready = True  # already while it is told: who hears it may ask for a reload at once
+            self._ready = True  # set before the message is sent, because the manager may request a reload at once
             self._ready = self._manager.tell(READY=1)
         if status != self._status and self._manager.tell(STATUS=status):
             self._status = status
@@ -95,20 +95,20 @@ class Supervision:
             self._alive = now
 
     def _sign_of_life(self) -> bool:
-        if not self._ready:  # the watchdog begins to watch when the start is complete
+        if not self._ready:  # the watchdog starts when the start is complete
             return self._manager.tell(EXTEND_TIMEOUT_USEC=round(START_EXTENSION * 1e6))
         return self._manager.watchdog is None or self._manager.tell(WATCHDOG=1)
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
-        """Notify that the configuration is being loaded; not during the start, where its end would mean "ready"."""
+        """Notify that the config is being loaded; not during the start, when its end would mean "ready"."""
         announced = self._ready
         if announced:
             self._manager.tell(RELOADING=1, MONOTONIC_USEC=round(self._monotonic() * 1e6))
         try:
             yield
         finally:
-            if announced:  # if it is not heard, the heart tells it again
+            if announced:  # if it is not received, the heartbeat sends it again
                 self._ready = self._manager.tell(READY=1)
 
     def stopping(self) -> None:

@@ -1,4 +1,4 @@
-"""One log line per kind and minute for what clients of the web server and libraries cause."""
+"""Limits log lines that clients of the web server and libraries cause to one per kind and minute."""
 
 import re
 import threading
@@ -8,13 +8,13 @@ from typing import Final
 import msgspec
 
 PERIOD: Final = 60.0
-"""Seconds in which one line per kind is written."""
+"""Seconds per line of one kind."""
 
 MOST_KINDS: Final = 1000
-"""Kinds that are remembered; messages that name something new each time must not fill the memory."""
+"""Maximum number of remembered kinds, so that always different messages do not fill the memory."""
 
 _VARIABLE = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"|<.*", re.IGNORECASE | re.DOTALL)
-"""What differs between two messages of one kind: numbers, addresses, what is quoted, objects."""
+"""Parts that differ between messages of one kind: numbers, addresses, quoted texts, objects."""
 
 Kind = tuple[str, str]
 

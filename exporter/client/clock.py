@@ -1,4 +1,4 @@
-"""The API's clock, as its answers show it."""
+"""The API's clock, as its responses show it."""
 
 from collections.abc import Callable
 

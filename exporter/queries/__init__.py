@@ -1,1 +1,1 @@
-"""What pages and JSON tell of jobs, runs and sources."""
+"""Answers for pages and JSON about jobs, runs and sources."""

@@ -38,9 +38,9 @@ class PasswordGrant(Section):
     client_secret: Secret
     """Secret of the OAuth client."""
     token_url: BaseUrl = "https://id.snowplowanalytics.com/oauth/token"  # noqa: S105  # an address
-    """Where the token is asked for."""
+    """Address from which the token is requested."""
     audience: Text = "https://snowplowanalytics.com/api/"
-    """Whom the token is for."""
+    """Audience of the token."""
 
 
 def _flow(auth: Any) -> str | None:  # noqa: ANN401  # as the config has it
@@ -69,8 +69,8 @@ class SnowplowSettings(SourceSettings):
     base_url: BaseUrl = "https://console.snowplowanalytics.com"
     """Scheme, host, optional port and prefix of the console, without the API's own path."""
     organization_id: Text
-    """Id of the organization, as the console's address shows it."""
+    """ID of the organization, as the console's address shows it."""
     auth: Auth
-    """How to sign in: an API key with its id, an API key alone, or a user's password."""
+    """How to sign in: an API key with its ID, only an API key, or a user's password."""
     sweep: Sweep | None = Sweep()
-    """Now and then this much is read again, for what arrives late."""
+    """Occasional polls of a longer window, for runs that the API shows late."""

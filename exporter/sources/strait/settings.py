@@ -27,6 +27,6 @@ class StraitSettings(SourceSettings):
     auth: StraitApiKey
     """How to sign in."""
     sweep: Sweep | None = Sweep()
-    """Now and then this much is read again, for what arrives late."""
+    """Occasional polls of a longer window, for runs that the API shows late."""
     requests_per_minute: Positive = 50.0
-    """Budget of requests. Sources with one credential share the smallest."""
+    """Request budget. Sources with the same credential share the smallest."""

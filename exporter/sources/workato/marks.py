@@ -170,7 +170,7 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
 def mark_after(
     recipe: Recipe, mark: ReadMark | None, target: SearchTarget, result: SearchResult
 ) -> tuple[ReadMark, bool]:
-    """Return the mark after a search, and whether missing jobs were given up."""
+    """Return the mark after a search, and whether the search for missing jobs has ended without finding them."""
     missing = max(0, (target.missing or 0) - result.completed)
     tries = (mark.tries if mark else 0) + (not result.unread_offsets) if missing else 0
     lost = tries > MAX_TRIES or (missing > 0 and not result.unread_offsets and result.beyond)

@@ -33,11 +33,11 @@ class WorkatoSettings(SourceSettings):
     auth: WorkatoAuth
     """How to sign in."""
     steps: Annotated[Literal["all", "failed", "off"], Switch] = "failed"
-    """Of which completed runs the steps are fetched: one request a run."""
+    """Completed runs whose steps are fetched, one request per run."""
     timeout: PositiveDuration = 45.0
-    """How long one request may take; Workato itself gives up after 40s."""
+    """Timeout of one request; Workato's own is 40s."""
     requests_per_minute: Positive = BUDGETS["developer"]
-    """Budget of requests, default 600 if embedded and 36 if developer. Sources with one token share the smallest."""
+    """Request budget, by default 600 if embedded and 36 if developer. Sources with one token share the smallest."""
 
     @model_validator(mode="before")
     @classmethod
