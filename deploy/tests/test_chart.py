@@ -10,7 +10,7 @@ import helm_python
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.prometheus_operator.v1 import PrometheusRule, ServiceMonitor
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule, ServiceMonitor
 
 from exporter import __version__
 from exporter.config import loads
@@ -21,7 +21,8 @@ CHART = ROOT / "deploy/helm/jobrun-exporter"
 VARIANTS = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 KUBERNETES = ("1.25", "1.31", "1.35")
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
-OPERATORS = {"ServiceMonitor": ServiceMonitor, "PrometheusRule": PrometheusRule}
+OPERATORS = {"ServiceMonitor": ServiceMonitor, "PodMonitor": PodMonitor, "PrometheusRule": PrometheusRule}
+WORKLOADS = ("StatefulSet", "Deployment")
 
 Values = dict[str, Any]
 Objects = dict[str, dict[str, Any]]
@@ -48,8 +49,13 @@ def the(kind: str, objects: Objects) -> dict[str, Any]:
     return found
 
 
+def workload(objects: Objects) -> dict[str, Any]:
+    (found,) = [each for each in objects.values() if each["kind"] in WORKLOADS]
+    return found
+
+
 def pod(objects: Objects) -> dict[str, Any]:
-    return dict(the("StatefulSet", objects)["spec"]["template"])
+    return dict(workload(objects)["spec"]["template"])
 
 
 def container(objects: Objects) -> dict[str, Any]:
@@ -59,7 +65,7 @@ def container(objects: Objects) -> dict[str, Any]:
 
 def volumes(objects: Objects) -> dict[str, Any]:
     """Volumes by where they are mounted."""
-    claims = the("StatefulSet", objects)["spec"].get("volumeClaimTemplates", [])
+    claims = workload(objects)["spec"].get("volumeClaimTemplates", [])
     known = {each["name"]: each for each in pod(objects)["spec"]["volumes"]}
     known |= {each["metadata"]["name"]: each for each in claims}
     return {mount["mountPath"]: known[mount["name"]] for mount in container(objects)["volumeMounts"]}
@@ -133,6 +139,58 @@ def test_the_exporter_understands_the_configuration_that_it_would_get(variant, t
     assert [source.name for source in loaded.sources] == [each["name"] for each in values(variant)["config"]["sources"]]
     if variant == "full":
         assert loaded.metrics.max_series == 1_000_000
+
+
+def test_replicas_share_a_database_whose_url_is_a_file_of_a_secret(tmp_path):
+    objects = rendered(values("replicas"))
+    deployment = the("Deployment", objects)["spec"]
+
+    assert deployment["replicas"] == 3
+    assert "volumeClaimTemplates" not in deployment
+    assert "/var/lib/jobrun-exporter" not in volumes(objects)
+    assert volumes(objects)["/run/state"]["secret"] == {
+        "secretName": "jobrun-state",
+        "items": [{"key": "url", "path": "url"}],
+        "defaultMode": 0o440,
+    }
+    text = the("ConfigMap", objects)["data"]["config.yaml"]
+    for path in ("/run/state/url", "/run/secrets/jobrun-api-keys/northflank"):
+        (tmp_path / path[1:]).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path[1:]).write_text("postgresql://db/jobrun")
+    url = loads(text.replace("/run/", f"{tmp_path}/run/"), {}, SETTINGS).state.url
+    assert url is not None
+    assert url.reveal() == "postgresql://db/jobrun"
+
+
+def test_prometheus_scrapes_the_service_of_replicas_as_one_target_and_each_pod_for_its_own():
+    objects = rendered(values("replicas"))
+    relabelings = the("ServiceMonitor", objects)["spec"]["endpoints"][0]["relabelings"]
+    (of_pods,) = the("PodMonitor", objects)["spec"]["podMetricsEndpoints"]
+
+    assert {each["targetLabel"]: each["replacement"] for each in relabelings if "targetLabel" in each} == {
+        "__address__": "jobs-jobrun-exporter.monitoring.svc:9797",
+        "instance": "jobs-jobrun-exporter",
+    }
+    assert {"action": "labeldrop", "regex": "pod|container|node"} in relabelings
+    assert of_pods["path"] == "/metrics/replica"
+    assert of_pods["relabelings"][0] == {"targetLabel": "job", "replacement": "jobrun-replicas"}
+    assert the("Service", objects)["spec"]["publishNotReadyAddresses"] is False
+
+
+def test_one_replica_at_a_time_is_evicted_and_they_are_spread_over_nodes():
+    objects = rendered(values("replicas"))
+    spread = pod(objects)["spec"]["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+
+    assert the("PodDisruptionBudget", objects)["spec"]["maxUnavailable"] == 1
+    assert spread[0]["podAffinityTerm"]["topologyKey"] == "kubernetes.io/hostname"
+    assert [each for each in rendered(values("replicas", replicas=1)).values() if "Disruption" in each["kind"]] == []
+    assert pod(rendered(values("replicas", affinity={"nodeAffinity": {}})))["spec"]["affinity"] == {"nodeAffinity": {}}
+
+
+def test_replicas_may_connect_to_their_database():
+    egress = the("NetworkPolicy", rendered(values("replicas")))["spec"]["egress"]
+
+    assert {"ports": [{"port": 5432, "protocol": "TCP"}]} in egress
 
 
 def test_secrets_are_files_by_reference_and_never_values():
@@ -218,7 +276,10 @@ def test_two_releases_share_nothing():
         ({"config": {"sources": []}}, "sources"),
         ({"config": {"sources": [{"name": "a"}]}}, "type"),
         ({"config": {"sources": [{"name": "a", "type": "strait"}], "state": {"path": "/elsewhere"}}}, "state"),
-        ({"replicas": 2}, "replicas"),
+        ({"replicas": 2}, "state.postgres.existingSecret"),
+        ({"replicas": 0}, "replicas"),
+        ({"state": {"postgres": {"existingSecret": "Jobs/url"}}}, "existingSecret"),
+        ({"state": {"path": "/elsewhere"}}, "state"),
         ({"image": {"digest": "sha256:123"}}, "digest"),
         ({"persistence": {"accessModes": ["ReadWriteMany"]}}, "accessModes"),
         ({"persistence": {"size": "1 GB"}}, "size"),

@@ -114,6 +114,9 @@ class _Reloads:
         return PlainTextResponse(f"{text}\n", 200 if applied else 500)
 
 
+CLOSE = {"Connection": "close"}
+
+
 class _Metrics:
     """A page of metrics. `stale`: why it must not be served, "" if it may be."""
 
@@ -137,7 +140,8 @@ class _Metrics:
         elif page is None:
             await PlainTextResponse("No metrics yet: loading the state.\n", 503)(scope, receive, send)
         elif reason := self._stale():  # a load balancer asks the next replica
-            await PlainTextResponse(f"No metrics now: {reason}\n", 503)(scope, receive, send)
+            # On a kept connection the next scrape would come here again, not to another replica.
+            await PlainTextResponse(f"No metrics now: {reason}\n", 503, CLOSE)(scope, receive, send)
         else:
             try:
                 async with asyncio.timeout(self._read_timeout):

@@ -19,6 +19,7 @@ class Exporter:
         self.reload = (True, "reloaded")
         self.reloads = 0
         self.external_url = ""
+        self.stale = ""
         self.now = 0.0
 
     def reloaded(self):
@@ -28,6 +29,7 @@ class Exporter:
     def answers(self, **more):
         return WebHandlers(
             page=lambda: self.exposition.page,
+            stale=lambda: self.stale,
             scraped=self.scrapes.append,
             healthy=lambda: self.healthy,
             ready=lambda: self.ready,

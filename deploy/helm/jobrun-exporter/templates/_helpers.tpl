@@ -42,6 +42,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 {{- end -}}
 
+{{/* The Secret with the URL of the database that replicas share, "" if one process has a state of its own. */}}
+{{- define "jobrun-exporter.shared" -}}
+{{- .Values.state.postgres.existingSecret -}}
+{{- end -}}
+
 {{/* The action of a probe: (dict "root" $ "path" "/-/healthy"). With passwords it can only check the port. */}}
 {{- define "jobrun-exporter.ask" -}}
 {{- if .root.Values.webConfig.basicAuth -}}
