@@ -85,11 +85,12 @@ class Replica:
         self._confirmed = float("-inf")
         self._error = "the state was not read yet"
         self._served: dict[str, int] = {}
-        self._shown: tuple[dict[str, int], object, int, object] = ({}, None, 0, None)
+        self._shown: tuple[dict[str, int], object, int, object, int] = ({}, None, 0, None, 0)
         self._pages: dict[int, dict[str, int]] = {}
         self._back: set[str] = set()
         self._lock = threading.Lock()
         self._log = structlog.get_logger().bind(replica=leases.holder)
+        self._size = 0
         self.replicas = 1
         """Number of replicas that share the state."""
         self.taken: Counter[str] = Counter()
@@ -114,6 +115,8 @@ class Replica:
             taken=dict(self.taken),
             lost=self.lost,
             last_commit=max(written, default=None),
+            state_size=self._size,
+            rewound=self.rewound,
         )
 
     def stale(self) -> str:
@@ -137,6 +140,7 @@ class Replica:
         before = self._leases.versions()
         rows = {row.source: row for row in self._leases.look()}
         self.replicas = max((row.replicas for row in rows.values()), default=1) or 1
+        self._size = max((row.size for row in rows.values()), default=0)
         self._drop(rows, before)
         self.rewound = frozenset(name for name, row in rows.items() if row.rewound)
         self._follow(rows)
@@ -281,6 +285,9 @@ class Replica:
             and rows[name].history != rows[name].current
             and not self._ledger.count_pending_steps(name)  # steps are counted after the runs that they belong to
         }
+        lossy = [name for name in whole if rows[name].rewound]
+        if lossy:  # what was exposed in a lost commit must not be served as 0 again
+            self._ledger.expose_sources(lossy)
         if whole:
             self._leases.read_completely(whole, next(iter(rows.values())).current)
 
@@ -290,7 +297,7 @@ class Replica:
         """Render a page if it would differ from the served one."""
         held = self._leases.versions()
         versions = {name: row.version for name, row in list(self._leases.seen.items())} | held
-        shown = versions, self.rewound, self.replicas, self.owned
+        shown = versions, self.rewound, self.replicas, self.owned, self._size
         if shown != self._shown:
             self._handlers.publish()
             self._shown = shown

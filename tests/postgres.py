@@ -18,6 +18,13 @@ NEWEST_FIRST = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path
 
 SETTINGS = "listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=200", "shared_buffers=32MB"
 
+WATCHDOG = """cat >/dev/null
+pid=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null) && kill -CONT "$pid" && kill -QUIT "$pid"
+sleep 1
+rm -rf "$1"
+"""
+"""Waits for the end of its input, then ends a server at once and deletes its folder."""
+
 
 class Server:
     """One server. `url`: the database of one test; each has a database of its own."""
@@ -25,6 +32,10 @@ class Server:
     def __init__(self, folder: Path, programs: Path, primary: "Server | None" = None) -> None:
         self.port = free_port()
         self.data = folder / "data"
+        self._folder = folder
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self.environ: dict[str, str] = {}
+        """Added to that of the server when it starts."""
         self._programs = programs
         self._databases = count(1)
         if primary is not None:
@@ -39,10 +50,31 @@ class Server:
             {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
         )
         command = [str(self._programs / program), *arguments]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", **as_other)  # noqa: S603  # its own programs
+        environ = {**os.environ, **self.environ}
+        done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", env=environ, **as_other)  # noqa: S603  # its own programs
         assert done.returncode == 0, f"{command}: {done.stdout} {done.stderr}"
 
+    def _watch(self) -> None:
+        """End the server and delete its data when this process ends, also by SIGKILL: then the pipe closes."""
+        if self._watchdog is None:
+            self._watchdog = subprocess.Popen(  # noqa: S603  # a fixed script
+                ["/bin/sh", "-c", WATCHDOG, "watchdog", str(self._folder)],
+                stdin=subprocess.PIPE,
+                start_new_session=True,
+            )
+
+    def unwatch(self) -> None:
+        """End the watchdog; the server is stopped."""
+        if self._watchdog is not None:
+            self._watchdog.kill()
+            self._watchdog.communicate()
+
+    def pid(self) -> int:
+        """Return the process ID of the postmaster."""
+        return int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
+
     def start(self, *settings: str) -> None:
+        self._watch()
         options = " ".join(f"-c {setting}" for setting in (*SETTINGS, f"port={self.port}", *settings))
         self._run("pg_ctl", "start", "-w", f"--pgdata={self.data}", f"--log={self.data}/log", f"--options={options}")
 
@@ -101,5 +133,6 @@ def _running(primary: Server | None) -> Iterator[Server]:
             yield running
         finally:
             running.stop()
+            running.unwatch()
     finally:
         shutil.rmtree(folder)

@@ -168,6 +168,18 @@ class Counted(msgspec.Struct, omit_defaults=True, kw_only=True):
             distribution = series[key] = distribution.laid_out(bounds)
         return distribution
 
+    def lift(self, known: "Counted") -> None:
+        """Raise series to what was known of them: a failover may lose commits that scrapes have seen."""
+        for family, series in known.counts.items():
+            for labels, count in series.items():
+                mine = self.counts.setdefault(family, {}).setdefault(labels, Count())
+                mine.value, mine.released = max(mine.value, count.value), mine.released or count.released
+        for family, distributions in known.distributions.items():
+            for labels, each in distributions.items():
+                held = self.distribution(family, *labels.split(SEPARATOR), bounds=each.bounds)
+                held.counts, held.sum = [*map(max, held.counts, each.counts)], max(held.sum, each.sum)
+                held.released = held.released or each.released
+
     def expose(self) -> None:
         """Expose all series at their value from now on."""
         for table in (self.counts, self.distributions):

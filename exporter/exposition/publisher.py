@@ -115,7 +115,12 @@ class Publisher:
                 exporter = msgspec.structs.replace(committed.exporter, build=self._build, reload=self._reload)
                 if self.sharing is not None:
                     ownership = self.sharing.ownership()
-                    exporter = msgspec.structs.replace(exporter, ownership=ownership, last_commit=ownership.last_commit)
+                    exporter = msgspec.structs.replace(
+                        exporter,
+                        ownership=ownership,
+                        last_commit=ownership.last_commit,
+                        state_size=ownership.state_size,
+                    )
                 committed = msgspec.structs.replace(committed, exporter=exporter)
                 snapshot = self._builder.build(committed, self._withheld)
             self._hold_unobserved(snapshot)

@@ -1,6 +1,6 @@
 """Changes of committed records outside of polls: exposing series, learning, expiring jobs, pruning runs."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from exporter.counting.records import (
     Count,
@@ -40,6 +40,20 @@ class Housekeeping(LedgerQueries):
                     else:
                         expose_unobserved(changed[owner])
             self._replace(changed.values())
+
+    def expose_sources(self, names: Collection[str]) -> None:
+        """Commit that all series of sources are exposed: scrapes may have got them before commits were lost.
+
+        Counters that nothing shows again, such as those of polls, go on from what this process knew of them.
+        """
+        with self._lock:
+            jobs = [copy(job) for job in self.committed.jobs.values() if job.source in names]
+            sources = [copy(self.committed.sources[name]) for name in names]
+            for source in sources:
+                source.lift(self._forgotten.pop(source.name, source))
+            for record in (*jobs, *sources):
+                record.expose()
+            self._replace([*jobs, *sources, copy(self.committed.exporter)])
 
     def may_expose(self, owner: Owner) -> bool:
         """Return whether this process may write the record that series belong to."""

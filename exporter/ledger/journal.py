@@ -32,6 +32,7 @@ from exporter.ledger.status import UnwrittenPolls, seed_source
 from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import (
     COLD_STARTS,
+    POLLS,
     QUEUE_DURATION,
     RUN_DURATION,
     STEP_DURATION,
@@ -77,6 +78,7 @@ class Journal:
         self._stale = False
         self._suspect: set[str] = set()
         self._begun: set[str] = set()
+        self._forgotten: dict[str, Counted] = {}
         self.committed = LedgerState()
         self._polled: set[str] = set()
         self._unwritten: dict[str, UnwrittenPolls] = {}
@@ -130,6 +132,7 @@ class Journal:
             self._starting.add(name)
             self._begun.discard(name)
         for source in loaded.sources:
+            self._remember(source)
             self.committed.sources[source.name] = source
             self._open.add_source(source.name)
             if source.status.last_poll is not None:
@@ -142,6 +145,12 @@ class Journal:
         self.committed.first_keys = self.store().first_keys()
         for name in names & self._rules.keys():
             self._admit(name, self._rules[name])
+
+    def _remember(self, loaded: SourceState) -> None:
+        """Remember what a source had counted, if the state has forgotten commits of it."""
+        known = self.committed.sources.get(loaded.name)
+        if known is not None and _polls(known) > _polls(loaded):
+            self._forgotten.setdefault(loaded.name, Counted()).lift(known)
 
     def _open_state(self) -> None:
         opened = self._opening()
@@ -401,6 +410,10 @@ class Journal:
 
 def _followed(transaction: Transaction, row: StoredRun) -> OpenRun | None:
     return as_open(row, transaction.look(row.job)) if row.mark is CountState.OPEN else None
+
+
+def _polls(source: SourceState) -> float:
+    return sum(count.value for count in source.counts.get(POLLS, {}).values())
 
 
 def _layouts(rules: SourceRules, counting: Rules, job: JobState) -> dict[str, tuple[float, ...]]:

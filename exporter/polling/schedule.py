@@ -107,7 +107,7 @@ class PollSchedule:
 
     def keep(self, sources: Collection[ScheduledSource], grace: float) -> bool:
         """Stop polling all sources but these. Wait `grace` seconds for their polls; return False if one still runs."""
-        ended = {key: source for key, source in self._sources.items() if source not in sources}
+        ended = {key: source for key, source in list(self._sources.items()) if source not in sources}
         for key in ended:
             with suppress(JobLookupError):  # `stop` has removed them all
                 self._scheduler.remove_job(key)
@@ -122,7 +122,7 @@ class PollSchedule:
 
     def _wait(self, sources: Iterable[ScheduledSource], grace: float) -> bool:
         until = self._monotonic() + grace
-        for source in sources:
+        for source in list(sources):  # a replica's thread may still add and remove some
             if not source.idle.acquire(timeout=max(0.0, until - self._monotonic())):
                 return False
             source.idle.release()

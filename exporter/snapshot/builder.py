@@ -240,6 +240,8 @@ class SnapshotBuilder:
                     polled=name in committed.polled,
                     withheld=name in self._withheld,
                 )
+                if committed.exporter.ownership is not None and name in committed.exporter.ownership.rewound:
+                    view = msgspec.structs.replace(view, rewound=True)
                 # A source is rendered again only if its view is a different object.
                 before = self._latest.sources.get(name)
                 made[name] = before if before is not None and _is_same(before, view) else view

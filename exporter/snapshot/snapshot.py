@@ -42,6 +42,8 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
         taken: How often it took over each source.
         lost: How often it lost a source that it had not handed back.
         last_commit: When any replica last wrote the state, by the database's clock.
+        state_size: Bytes of the state, as measured by one replica.
+        rewound: Sources whose commits the database may have lost.
     """
 
     replica: str
@@ -50,6 +52,8 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
     taken: Mapping[str, int]
     lost: int
     last_commit: float | None
+    state_size: int = 0
+    rewound: frozenset[str] = frozenset()
 
 
 class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,8 +96,8 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
     gauged: ClassVar[bool] = True
 
     def has_series(self, _name: str) -> bool:
-        """Return True: the exporter's counters are always exposed."""
-        return True
+        """Return whether its counters are exposed: not while commits may be missing."""
+        return self.ownership is None or not self.ownership.rewound
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

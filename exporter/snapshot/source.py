@@ -20,6 +20,7 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
         open_runs: Its active runs, oldest first.
         polled: Whether it has been polled since this process started.
         withheld: Whether its jobs' counters are not exposed yet.
+        rewound: Whether its own counters are not exposed either, because the database may have lost commits.
     """
 
     state: SourceState
@@ -31,6 +32,7 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
     open_runs: tuple[OpenRun, ...] = ()
     polled: bool = False
     withheld: bool = False
+    rewound: bool = False
 
     @property
     def name(self) -> str:
@@ -82,5 +84,5 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
     """Sources always have gauges."""
 
     def has_series(self, _name: str) -> bool:
-        """Return True: a source's counters and histograms are always exposed."""
-        return True
+        """Return whether its counters and histograms are exposed: not while commits may be missing."""
+        return not self.rewound

@@ -24,10 +24,13 @@ PATIENCE = 10.0
 """Seconds after which a connection without a response is closed, because a frozen server sends no error."""
 
 SETTINGS = (
-    "SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '8s'; "
+    "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '8s'; "
     "SET LOCAL idle_in_transaction_session_timeout = '10s'"
 )
-"""Limits how long a frozen replica keeps a row locked, and how long a locked row delays other sources."""
+"""Limits how long a frozen replica keeps a row locked, and how long a locked row delays other sources.
+
+A transaction that waits for a lock also holds the ledger's lock, so no page is made meanwhile.
+"""
 
 WRITING = f"BEGIN; {SETTINGS}"
 READING = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {SETTINGS}"
@@ -172,6 +175,10 @@ class Pool:
                 connection.close()
                 self._pool.drain()  # the server has probably closed the other connections too
             self._pool.putconn(connection)
+
+    def forget(self) -> None:
+        """Use none of the connections again."""
+        self._pool.drain()
 
     def close(self) -> None:
         """Close all connections."""

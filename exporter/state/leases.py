@@ -7,13 +7,14 @@ over, by the database's clock.
 
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from exporter.errors import StateError
 from exporter.state.connections import Pool, Session
+from exporter.state.postgres_schema import TABLES
 
 TTL = 15.0
 """Seconds after which a lease that was not renewed may be taken by another replica."""
@@ -24,15 +25,22 @@ RENEWAL = 5.0
 LONGEST_SILENCE = 10.0
 """Seconds without a renewal after which a replica drops its leases itself, before others may take them."""
 
+SIZE_AGE = 60.0
+"""Seconds after which the size of the state is measured again: by one replica, so that all show the same."""
+
 SINCE = f"clock_timestamp() - interval '{TTL} s'"
 
 UNTIL = f"clock_timestamp() + interval '{TTL} s'"
+
+HISTORY = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+"""The history of the database: a failover begins a new one, whose number is larger."""
 
 EXTEND = f"""
 UPDATE leases SET version = leases.version + 1, stamp = ?, until = {UNTIL}, committed = clock_timestamp()
 FROM unnest(?::text[], ?::bigint[], ?::bigint[]) AS mine (source, fence, version)
 WHERE leases.source = mine.source AND leases.holder = ? AND leases.fence = mine.fence
-AND leases.version = mine.version RETURNING leases.source, leases.version
+AND leases.version = mine.version AND {HISTORY} >= ?
+RETURNING leases.source, leases.version, extract(epoch FROM committed)
 """  # noqa: S608  # constants
 
 RENEW = f"""
@@ -41,10 +49,10 @@ UPDATE leases SET until = {UNTIL} WHERE source IN
 RETURNING source, fence
 """  # noqa: S608  # constants
 
-FREE = """
-SELECT source FROM leases WHERE source = ANY(?) AND (until < clock_timestamp() OR holder = '')
+FREE = f"""
+SELECT source FROM leases WHERE source = ANY(?) AND (until < clock_timestamp() OR holder = '') AND {HISTORY} >= ?
 ORDER BY source FOR UPDATE SKIP LOCKED
-"""
+"""  # noqa: S608  # constants
 
 TAKE = f"""
 UPDATE leases SET holder = ?, fence = fence + 1, until = {UNTIL} WHERE source = ANY(?) RETURNING source, fence, version
@@ -57,8 +65,8 @@ WHERE leases.source = mine.source AND holder = ? AND leases.fence = mine.fence
 
 LOOK = f"""
 SELECT source, holder, fence, version, stamp, holder = '' OR until < clock_timestamp(), history,
-extract(epoch FROM committed), left(pg_walfile_name(pg_current_wal_lsn()), 8),
-(SELECT count(*) FROM replicas WHERE seen > {SINCE}) FROM leases ORDER BY source
+extract(epoch FROM committed), {HISTORY},
+(SELECT count(*) FROM replicas WHERE seen > {SINCE}), (SELECT size FROM exporter) FROM leases ORDER BY source
 """  # noqa: S608  # constants
 
 
@@ -66,6 +74,17 @@ BEAT = """
 INSERT INTO replicas (name, seen, served) VALUES (?, clock_timestamp(), ?)
 ON CONFLICT (name) DO UPDATE SET seen = clock_timestamp(), served = excluded.served
 """
+
+
+SIZE = f"(SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(ARRAY{[*TABLES]}) AS name)"  # noqa: S608  # constants
+
+MEASURE = f"""
+UPDATE exporter SET measured = clock_timestamp(), size = {SIZE}
+WHERE measured < clock_timestamp() - interval '{SIZE_AGE} s'
+"""  # noqa: S608  # constants
+
+Written = tuple[str, int, float]
+"""A source, its new version, and when that was written, by the database's clock."""
 
 
 class LeaseLostError(StateError):
@@ -86,6 +105,7 @@ class Row(msgspec.Struct, frozen=True):
         committed: When the source was last written, by the database's clock.
         current: The current history of the database.
         replicas: Number of living replicas.
+        size: Bytes of the state, as last measured by a replica.
     """
 
     source: str
@@ -98,6 +118,7 @@ class Row(msgspec.Struct, frozen=True):
     committed: float | None
     current: str
     replicas: int
+    size: int
 
     @property
     def content(self) -> tuple[int, int]:
@@ -138,6 +159,7 @@ class Leases:
         self._lock = threading.Lock()
         self._held: dict[str, Held] = {}
         self._rewound: set[str] = set()
+        self._history = ""
         self.seen: dict[str, Row] = {}
         """The lease of each source when its records were last loaded or written."""
 
@@ -176,8 +198,8 @@ class Leases:
 
     # --- in a transaction ---
 
-    def extend(self, session: Session, sources: Collection[str]) -> dict[str, int]:
-        """Run the first statement of a transaction; return the versions for `committed`.
+    def extend(self, session: Session, sources: Collection[str]) -> list[Written]:
+        """Run the first statement of a transaction; return the arguments for `committed`.
 
         Raises LeaseLostError if this replica may not write for one of them.
         """
@@ -187,27 +209,31 @@ class Leases:
         if len(mine) < len(set(sources)):
             raise LeaseLostError(f"{self._pool.name}: another replica polls {', '.join(sorted(sources))}")
         fences, versions = [held.fence for held in mine.values()], [held.version for held in mine.values()]
-        found = session.execute(EXTEND, [secrets.randbits(62), [*mine], fences, versions, self.holder])
+        found = session.execute(EXTEND, [secrets.randbits(62), [*mine], fences, versions, self.holder, self._history])
         if len(found) < len(mine):
-            lost = sorted(mine.keys() - {source for source, _ in found})
+            lost = sorted(mine.keys() - {source for source, _, _ in found})
             raise LeaseLostError(f"{self._pool.name}: another replica has changed {', '.join(lost)}")
-        return dict(found)
+        return [(source, version, float(at)) for source, version, at in found]
 
-    def committed(self, versions: Mapping[str, int], begun: float) -> None:
+    def committed(self, written: Iterable[Written], begun: float) -> None:
         """Record the commit of a transaction that began at a time of `boottime`: it renewed the leases."""
         with self._lock:
-            for source, version in versions.items():
+            for source, version, at in written:
                 if source in self._held:
                     self._held[source].version = version
                     self._held[source].renewed = max(begun, self._held[source].renewed)
                 if source in self.seen:
-                    self.seen[source] = msgspec.structs.replace(self.seen[source], version=version, stamp=-1)
+                    self.seen[source] = msgspec.structs.replace(
+                        self.seen[source], version=version, stamp=-1, committed=at
+                    )
 
     def confirm(self, rows: Iterable[Row]) -> None:
         """Continue from records just loaded together with these rows, for the sources of this replica.
 
         A source whose version went back is dropped, because its poller may remember lost commits.
         """
+        rows = list(rows)
+        self._check_history(rows)
         with self._lock:
             for row in rows:
                 self.seen[row.source] = row
@@ -242,7 +268,18 @@ class Leases:
     def look(self) -> list[Row]:
         """Return all leases as they are now."""
         with self._pool.session() as session:
-            return [as_row(row) for row in session.execute(LOOK)]
+            rows = [as_row(row) for row in session.execute(LOOK)]
+        self._check_history(rows)
+        return rows
+
+    def _check_history(self, rows: Sequence[Row]) -> None:
+        """Raise StateError if this is a former primary, which takes writes although another has its place."""
+        with self._lock:
+            found = max((row.current for row in rows), default=self._history)
+            if found < self._history:
+                self._pool.forget()  # a new connection may lead to the right one
+                raise StateError(f"{self._pool.name}: a former primary answers; its writes would be lost")
+            self._history = found
 
     def renew(self) -> None:
         """Renew due leases. One whose row is locked is renewed later, or by its transaction.
@@ -254,7 +291,7 @@ class Leases:
             due = sorted(source for source, held in self._fresh().items() if asked - held.renewed >= RENEWAL)
         if not due:
             return
-        with self._pool.session() as session:
+        with self._pool.transaction() as session:
             renewed: dict[str, int] = dict(session.execute(RENEW, [due, self.holder]))
         with self._lock:
             for source, held in self._held.items():
@@ -265,7 +302,7 @@ class Leases:
         """Take a group of sources that share a credential, all or none; return whether that succeeded."""
         asked = self._boottime()
         with self._pool.transaction() as session:
-            if len(session.execute(FREE, [sorted(sources)])) < len(sources):
+            if len(session.execute(FREE, [sorted(sources), self._history])) < len(sources):
                 return False
             taken = session.execute(TAKE, [self.holder, sorted(sources)])
         with self._lock:
@@ -277,13 +314,13 @@ class Leases:
         with self._lock:
             mine = {source: self._held.pop(source).fence for source in sorted(sources) if source in self._held}
         if mine:
-            with self._pool.session() as session:
+            with self._pool.transaction() as session:
                 session.execute(HAND_BACK, [[*mine], [*mine.values()], self.holder])
 
     def read_completely(self, sources: Collection[str], history: str) -> None:
         """Record that polls of these sources were complete in a history of the database, so nothing is missing."""
         if sources:
-            with self._pool.session() as session:
+            with self._pool.transaction() as session:
                 session.execute(
                     "UPDATE leases SET history = ? WHERE source = ANY(?) AND holder = ?",
                     [history, sorted(sources), self.holder],
@@ -291,7 +328,7 @@ class Leases:
 
     def mark_rewound(self, sources: Collection[str]) -> list[str]:
         """Record that the database lost commits of these sources; return those for which that is new."""
-        with self._pool.session() as session:
+        with self._pool.transaction() as session:
             query = "UPDATE leases SET history = '' WHERE source = ANY(?) AND history <> '' RETURNING source"
             return [source for (source,) in session.execute(query, [sorted(sources)])]
 
@@ -306,6 +343,7 @@ class Leases:
             session.execute(BEAT, [self.holder, msgspec.json.encode(served)])
             rows = session.execute(f"SELECT served FROM replicas WHERE seen > {SINCE}")  # noqa: S608  # constants
             session.execute("DELETE FROM replicas WHERE seen < clock_timestamp() - interval '1 h'")
+            session.execute(MEASURE)
         newest: dict[str, int] = {}
         for (record,) in rows:
             for source, version in msgspec.json.decode(record, type=dict[str, int]).items():
@@ -320,6 +358,6 @@ class Leases:
 
 def as_row(values: tuple[Any, ...]) -> Row:
     """Return a row of LOOK."""
-    source, holder, fence, version, stamp, free, history, committed, current, replicas = values
+    source, holder, fence, version, stamp, free, history, committed, *rest = values
     written = None if committed is None else float(committed)
-    return Row(source, holder, fence, version, stamp, free, history, written, current, replicas)
+    return Row(source, holder, fence, version, stamp, free, history, written, *rest)

@@ -4,7 +4,6 @@ Records and rows are the same as in a file (`exporter.state.store`). Several pro
 see `exporter.state.leases`.
 """
 
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -15,10 +14,10 @@ import psycopg
 from exporter.counting.records import Counted, copy
 from exporter.errors import StateError
 from exporter.state.connections import READING, Found, Pool, Session
-from exporter.state.leases import LOOK, Leases, as_row
+from exporter.state.leases import LOOK, SIZE, Leases, Written, as_row
 from exporter.state.lock import RefusedStateError
 from exporter.state.opening import OpenedState
-from exporter.state.postgres_schema import MIGRATIONS, NAMES, PUT_RUNS, TABLES, as_list
+from exporter.state.postgres_schema import MIGRATIONS, NAMES, PUT_RUNS, as_list
 from exporter.state.schema import StoredRun, to_row
 from exporter.state.sql import SqlStore
 from exporter.state.sql_runs import CorruptStateError
@@ -29,9 +28,6 @@ CREATE_ATTEMPTS = 5
 
 KEY_BITS = 32
 """Bits of a job's key that number the jobs of a source. The higher bits are the source's key."""
-
-SIZE_AGE = 60.0
-"""Seconds after which the size is read again."""
 
 
 class PooledDatabase:
@@ -93,8 +89,7 @@ class PostgresStore(SqlStore):
         self._pool = pool
         self._leases = leases
         self._db = PooledDatabase(pool)
-        self._exporter = Counted()
-        self._size: tuple[float, int] = (-SIZE_AGE, 0)
+        self._exporter = self._written = Counted()
         self.is_new = migrated(pool)
         """Whether the state is empty."""
 
@@ -122,6 +117,7 @@ class PostgresStore(SqlStore):
         with self._db.within(self._pool.transaction(READING)) as session:
             loaded = super().load(sources)
             rows = [as_row(row) for row in session.execute(LOOK)] if self._leases is not None else []
+        loaded.exporter.lift(self._exporter)
         self._exporter = copy(loaded.exporter)
         if self._leases is not None:
             self._leases.confirm(row for row in rows if sources is None or row.source in sources)
@@ -130,14 +126,16 @@ class PostgresStore(SqlStore):
     @contextmanager
     def transaction(self, *sources: str) -> Iterator[None]:
         """Commit everything that is written inside, or nothing."""
-        versions: Mapping[str, int] = {}
+        written: list[Written] = []
         begun = 0.0 if self._leases is None else self._leases.now()
         with self._explained(), self._db.within(self._pool.transaction()) as session:
             if self._leases is not None and sources:
-                versions = self._leases.extend(session, sources)
+                written = self._leases.extend(session, sources)
+            self._written = self._exporter
             yield
+        self._exporter = self._written
         if self._leases is not None:
-            self._leases.committed(versions, begun)
+            self._leases.committed(written, begun)
 
     def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
         """Write rows of a source whose record has been put."""
@@ -151,9 +149,10 @@ class PostgresStore(SqlStore):
         """Add the counts of this process to the exporter's counters, as other processes do."""
         (record,) = self._db.execute("SELECT record FROM exporter WHERE id = 1 FOR UPDATE")[0]
         total = msgspec.json.decode(record, type=Counted)
+        total.lift(self._exporter)
         merge(total, exporter, self._exporter)
         super().put_exporter(total)
-        self._exporter = copy(exporter)
+        self._written = copy(exporter)
 
     def verify(self) -> None:
         """Do nothing: a write to a database fails by itself if it cannot last."""
@@ -162,11 +161,10 @@ class PostgresStore(SqlStore):
         """Do nothing: the server maintains its files."""
 
     def size(self) -> int:
-        """Return the size of the tables and their indexes in bytes."""
-        if time.monotonic() - self._size[0] >= SIZE_AGE:
-            query = f"SELECT sum(pg_total_relation_size(name::regclass)) FROM unnest(ARRAY{[*TABLES]}) AS name"  # noqa: S608  # constants
-            self._size = time.monotonic(), int(self._all(query)[0][0])
-        return self._size[1]
+        """Return the size of the tables and their indexes in bytes; for replicas, as one of them measured it."""
+        if self._leases is not None:
+            return max((row.size for row in self._leases.seen.values()), default=0)
+        return int(self._all(f"SELECT {SIZE}")[0][0])  # constants
 
     def close(self) -> None:
         """Close the connections."""

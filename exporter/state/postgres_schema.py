@@ -65,6 +65,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE replicas (name text PRIMARY KEY, seen timestamptz NOT NULL, served bytea NOT NULL DEFAULT '{}')
             WITH (fillfactor = 50)""",
     ),
+    (
+        """ALTER TABLE exporter ADD COLUMN size bigint NOT NULL DEFAULT 0,
+            ADD COLUMN measured timestamptz NOT NULL DEFAULT 'epoch'""",
+    ),
 )
 """Statements that migrate each version of the schema to the next. The table `schema_version` has the version."""
 

@@ -46,7 +46,7 @@ class Replica:
         self.ledger = Ledger(lambda: OpenedState(store=self.store, loaded=loaded))
         self.ledger.load()
         counting = Rules(run_buckets=(60.0,), step_buckets=(10.0,))
-        self.ledger.configure({each: rules(name=each) for each in sources}, counting, "auto")
+        self.ledger.configure({each: rules(name=each, steps="off") for each in sources}, counting, "auto")
         self.ledger.reload(sources)
 
     def take(self, *sources):

@@ -127,3 +127,20 @@ def test_polls_that_one_long_poll_makes_others_skip_are_logged_twice_with_their_
         "long poll ended",
     ]
     assert lines[1]["skipped"] >= 5
+
+
+def test_a_stop_ends_while_a_replica_still_takes_sources(schedule):
+    class Taking:
+        """A lock of a poll, during whose wait another source is taken."""
+
+        def acquire(self, timeout):
+            schedule.add([polled("another")])
+            return timeout >= 0
+
+        def release(self):
+            pass
+
+    source = polled("one")
+    schedule.add([source])
+    source.idle = Taking()
+    assert schedule.stop(1)

@@ -99,7 +99,10 @@ def run_command(folder: Path, *arguments: str, environ: dict[str, str] | None = 
 
 
 class Daemon:
-    """`run` in a process forked from one with all imports: it starts in a tenth of a second."""
+    """`run` in a process forked from one with all imports: it starts in a tenth of a second.
+
+    `prepare` is called in it first.
+    """
 
     def __init__(
         self,
@@ -108,11 +111,12 @@ class Daemon:
         *,
         connect: Connect = sqlite3.connect,
         environ: Mapping[str, str] | None = None,
+        prepare: Callable[[], object] | None = None,
     ) -> None:
         self.port = port
         self.log_file = config_file.with_suffix(".log")
         self.process: ForkServerProcess = FORKSERVER.Process(
-            target=_run, args=(config_file, port, self.log_file, connect, environ or {}), daemon=True
+            target=_run, args=(config_file, port, self.log_file, connect, environ or {}, prepare), daemon=True
         )
         with FORKING:
             self.process.start()
@@ -141,7 +145,16 @@ class Daemon:
         return self.process.exitcode
 
 
-def _run(config_file: Path, port: int, log_file: Path, connect: Connect, environ: Mapping[str, str]) -> None:
+def _run(  # noqa: PLR0917  # the arguments of a process
+    config_file: Path,
+    port: int,
+    log_file: Path,
+    connect: Connect,
+    environ: Mapping[str, str],
+    prepare: Callable[[], object] | None,
+) -> None:
+    if prepare is not None:
+        prepare()
     sys.stderr = log_file.open("a", buffering=1)
     listen, log = Address(HOST, port), LogOptions("info")
     sys.exit(run(config_file, listen, None, log, connect=connect, environ=environ))

@@ -1,0 +1,157 @@
+"""One replica of several, tick by tick: what it takes, follows and withholds."""
+
+import msgspec
+import psycopg
+import pytest
+
+from exporter.errors import StateError
+from exporter.ledger.status import PollReport
+from exporter.metrics.families import COLD_STARTS, POLLS
+from exporter.metrics.zero_first import ZeroFirst
+from exporter.replica import Handlers, Replica
+from tests.core.test_leases import FAMILY, TABLES, expire, rewind
+from tests.core.test_leases import Replica as Parts
+
+
+class Member:
+    """A replica whose daemon does nothing, with a clock that is moved."""
+
+    def __init__(self, url, name):
+        self.parts = Parts(url, name)
+        self.ledger, self.leases = self.parts.ledger, self.parts.leases
+        handlers = Handlers(
+            groups=lambda: [frozenset({"s"})],
+            identities=lambda: {"s": "api", "other": "api"},
+            taken=lambda _names: None,
+            lost=lambda _names: None,
+            is_idle=lambda _name: True,
+            publish=lambda: None,
+            generation=lambda: 0,
+        )
+        boottime = self.leases.now
+        zero_first = ZeroFirst(60.0, boottime)
+        self.replica = Replica(self.ledger, self.leases, zero_first=zero_first, boottime=boottime, handlers=handlers)
+        self.tick()
+
+    def tick(self):
+        self.parts.time += 5.0
+        self.replica.tick()
+
+    def series(self):
+        (job,) = self.ledger.committed.jobs.values()
+        return job.counts[FAMILY]["success"]
+
+    def polls(self):
+        return self.ledger.committed.sources["s"].counts[POLLS]["success"].value
+
+
+@pytest.fixture
+def url(postgres_server):
+    return postgres_server.new_database()
+
+
+@pytest.fixture
+def member(url):
+    made = []
+
+    def make(name):
+        made.append(Member(url, name))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.ledger.close()
+
+
+@pytest.fixture
+def admin(url):
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+def saved(admin):
+    return [admin.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES]  # noqa: S608  # constants
+
+
+def polled_again(member, admin, *ids):
+    """Let a member notice what it lost, take the source again and read all of it."""
+    member.tick()
+    expire(admin)
+    member.tick()
+    assert member.leases.held == {"s"}
+    member.parts.poll(*ids)
+
+
+def test_a_series_that_was_exposed_in_a_lost_commit_is_never_served_as_0_again(member, admin):
+    only = member("a")
+    only.parts.poll("1", "2")
+    kept = saved(admin)
+    only.ledger.expose([(("job", only.ledger.committed.by_id["s", "j"]), FAMILY, "success")])
+    rewind(admin, kept)
+    polled_again(only, admin, "1", "2", "3")
+    assert (only.replica.rewound, only.series().released) == ({"s"}, False)
+    only.tick()
+    only.tick()
+    assert (only.replica.rewound, only.series().released, only.series().value) == (frozenset(), True, 3)
+
+
+def test_counters_of_polls_go_on_from_their_highest_value_after_lost_commits(member, admin):
+    only = member("a")
+    only.parts.poll("1")
+    only.ledger.finish_poll("s", report())
+    kept = saved(admin)
+    for _ in range(5):
+        only.ledger.finish_poll("s", report())
+    rewind(admin, kept)
+    polled_again(only, admin, "1")
+    assert only.polls() == 1
+    only.tick()
+    assert only.polls() == 6
+
+
+def report():
+    return PollReport(ended=1000.0, duration=1.0, outcome="success")
+
+
+def test_a_count_of_lost_commits_that_was_lost_itself_is_not_lost(member, admin):
+    first, second = member("a"), member("b")
+    first.ledger.count_cold_start("rewound")
+    second.ledger.reload(["s"])
+    admin.execute("UPDATE exporter SET record = '{}'")
+    second.ledger.reload(["s"])
+    first.ledger.count_cold_start("rewound")
+    second.ledger.reload(["s"])
+    assert [each.ledger.committed.exporter.counts[COLD_STARTS]["rewound"].value for each in (first, second)] == [2, 2]
+
+
+def test_all_replicas_show_the_same_size_and_time_of_the_last_commit(member):
+    first, second = member("a"), member("b")
+    first.parts.poll("1")
+    for each in (first, second, first, second):
+        each.tick()
+    shown = {(each.replica.ownership().state_size, each.replica.ownership().last_commit) for each in (first, second)}
+    assert len(shown) == 1
+    assert all(shown.pop())
+
+
+def test_a_former_primary_is_not_believed(member):
+    only = member("a")
+    only.parts.poll("1")
+    (row,) = [row for row in only.leases.look() if row.source == "s"]
+    only.leases.confirm([msgspec.structs.replace(row, current="000000FF")])
+    with pytest.raises(StateError, match="former primary"):
+        only.leases.look()
+    with pytest.raises(StateError):
+        only.parts.poll("1", "2")
+    assert not only.leases.take(["other"])
+
+
+@pytest.mark.parametrize("action", ["renew", "read_completely", "mark_rewound", "hand_back"])
+def test_nothing_that_is_done_with_leases_waits_long_for_a_locked_row(member, url, action):
+    only = member("a")
+    with psycopg.connect(url) as locking:
+        locking.execute("LOCK TABLE leases IN SHARE MODE")
+        only.parts.time += 5.0
+        arguments = {"renew": (), "read_completely": (["s"], "x")}.get(action, (["s"],))
+        with pytest.raises(StateError, match="lock timeout"):
+            getattr(only.leases, action)(*arguments)
