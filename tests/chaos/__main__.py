@@ -18,6 +18,9 @@ import msgspec
 
 from tests.chaos.mutants import MUTANTS
 from tests.chaos.process_chaos import run_process_chaos
+from tests.chaos.replicas.mutants import BROKEN
+from tests.chaos.replicas.rampage import run_replica_chaos
+from tests.chaos.replicas.troubles import TROUBLES as REPLICAS
 from tests.chaos.report import Journal, line, summary
 from tests.chaos.scenario import Options, ScenarioOutcome, played
 from tests.chaos.troubles import TROUBLES
@@ -26,6 +29,9 @@ LONG = {"runs": 1_000_000, "kills": 1000, "size": None, "days": None, "pause": 0
 SHORT = {"runs": 700, "kills": 10, "size": 300, "days": 3.0, "pause": 0.3}
 REAL = 200
 """Kills per scenario of real processes."""
+
+KILLS_OF_REPLICAS = 60
+"""Kills and stops per scenario of replicas."""
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
@@ -39,11 +45,11 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--pause", type=float, help="polls between two troubles, on average (0.8)")
     parser.add_argument("--seed", default="", help="play only the scenario of this seed")
     parser.add_argument("--first-seed", type=int, default=1, help="number of the first scenario (1)")
-    parser.add_argument("--layer", choices=("simulated", "real", "both"), default="both")
+    parser.add_argument("--layer", choices=("simulated", "real", "both", "replicas"), default="both")
     parser.add_argument("--processes", type=int, default=1, help="scenarios at once (1)")
     parser.add_argument("--journal", type=Path, help="file of outcomes, to resume from")
-    parser.add_argument("--only", action="append", default=[], choices=list(TROUBLES), metavar="TROUBLE")
-    parser.add_argument("--mutant", choices=sorted(MUTANTS), help="play with a broken exporter")
+    parser.add_argument("--only", action="append", default=[], choices=[*TROUBLES, *REPLICAS], metavar="TROUBLE")
+    parser.add_argument("--mutant", choices=sorted({*MUTANTS, *BROKEN}), help="play with a broken exporter")
     options = parser.parse_args(given)
     for name, value in (SHORT if options.short else LONG).items():
         if getattr(options, name) is None:
@@ -57,6 +63,12 @@ def simulated(options: argparse.Namespace) -> Callable[[str], ScenarioOutcome]:
     if options.mutant:
         played_with = msgspec.structs.replace(played_with, ledger=MUTANTS[options.mutant], enough=1)
     return partial(played, options=played_with)
+
+
+def replicas(options: argparse.Namespace) -> Callable[[str], ScenarioOutcome]:
+    """Return a function that plays a scenario of replicas that share a state."""
+    kills = min(options.kills, KILLS_OF_REPLICAS)
+    return partial(run_replica_chaos, kills=kills, only=tuple(options.only), mutant=options.mutant or "")
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -82,14 +94,20 @@ def _again(options: argparse.Namespace) -> str:
 
 def one(options: argparse.Namespace, journal: Journal) -> None:
     """Play the scenario of a seed."""
-    real = options.layer == "real"
-    note(
-        journal, run_process_chaos(options.seed, min(options.kills, REAL)) if real else simulated(options)(options.seed)
-    )
+    match options.layer:
+        case "real":
+            note(journal, run_process_chaos(options.seed, min(options.kills, REAL)))
+        case "replicas":
+            note(journal, replicas(options)(options.seed))
+        case _:
+            note(journal, simulated(options)(options.seed))
 
 
 def many(options: argparse.Namespace, journal: Journal) -> None:
-    """Play scenarios of both layers until there are enough."""
+    """Play scenarios of one layer or two until there are enough."""
+    if options.layer == "replicas":
+        enough(journal, Layer("replicas", "p", options.kills, options.processes), options.first_seed, replicas(options))
+        return
     if options.layer != "real":
         enough(
             journal, Layer("simulated", "w", options.runs, options.processes), options.first_seed, simulated(options)

@@ -50,6 +50,7 @@ class ScenarioOutcome(msgspec.Struct, kw_only=True):
     troubles: dict[str, int] = {}
     discrepancies: int = 0
     findings: list[str] = []
+    take_overs: list[float] = []
 
 
 def planned(seed: str, runs: int | None = None, days: float | None = None) -> Plan:

@@ -1,0 +1,266 @@
+"""The auditor of replicas: scrapes them through a proxy as one target, and compares with what truly happened."""
+
+import http.client
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import groupby
+from typing import NamedTuple
+
+from exporter.replica import FRESH
+from exporter.simulators.listener import Listener
+from exporter.simulators.message import Request
+from exporter.simulators.request_log import RequestLog
+from exporter.simulators.server import Simulator
+from tests.e2e.pages import KEPT, fetch
+from tests.e2e.processes import HOST
+
+BETWEEN_SCRAPES = 0.4
+"""Seconds."""
+
+PATIENCE = 1.0
+"""Seconds that the proxy waits for a replica before it asks the next one."""
+
+HANDING_OVER = 2.0
+"""Seconds between two requests of a replica within which none of another may come."""
+
+AFTER_DEATH = 0.3
+"""Seconds in which a killed process's last request may still be read."""
+
+
+class Balancer(ThreadingHTTPServer):
+    """A proxy that asks the next replica each time, and the one after it on 503, on a refusal and on silence."""
+
+    daemon_threads = True
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        self._ports = ports
+        self._turn = 0
+        super().__init__((HOST, 0), _Asked)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def ask(self, path: str) -> tuple[int, bytes]:
+        """Return the answer of the next replica that has one."""
+        first = self._turn = self._turn + 1
+        for number in range(len(self._ports)):
+            try:
+                status, _, body = fetch(self._ports[(first + number) % len(self._ports)], path, timeout=PATIENCE)
+            except (OSError, http.client.HTTPException):
+                continue
+            if status == 200:
+                return status, body
+        return 503, b"no replica answers"
+
+
+class _Asked(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Balancer
+
+    def do_GET(self) -> None:  # the base class's name
+        status, body = self.server.ask(self.path)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+        """Log nothing."""
+
+
+class Sent(NamedTuple):
+    """A request that a simulated vendor got. `family`: whose credential it used; `replica`: whose request it was."""
+
+    at: float
+    family: str
+    replica: int
+
+
+class Spending:
+    """All requests of all replicas, by credential."""
+
+    def __init__(self) -> None:
+        self.sent: defaultdict[str, list[Sent]] = defaultdict(list)
+        self._lock = threading.Lock()
+        self._waiting: dict[str, float] = {}
+        self.take_overs: list[float] = []
+        """Seconds from the death of an owner to the next request with its credential."""
+
+    def add(self, family: str, replica: int) -> None:
+        """Note a request."""
+        with self._lock:
+            now = time.monotonic()
+            self.sent[family].append(Sent(now, family, replica))
+            since = self._waiting.get(family)
+            if since is not None and now - since > AFTER_DEATH:
+                self.take_overs.append(now - since)
+                del self._waiting[family]
+
+    def died(self, replica: int) -> list[str]:
+        """Note that a replica was killed; return the credentials that it used last."""
+        with self._lock:
+            now = time.monotonic()
+            owned = [family for family, sent in self.sent.items() if sent[-1].replica == replica]
+            for family in owned:
+                self._waiting.setdefault(family, now)
+            return owned
+
+    def since(self, family: str, seconds: float) -> int:
+        """Return how many requests were sent with a credential in the last seconds."""
+        with self._lock:
+            begin = time.monotonic() - seconds
+            return sum(each.at >= begin for each in self.sent[family])
+
+    def waiting(self) -> bool:
+        """Return whether what a dead owner polled is not polled again yet."""
+        return bool(self._waiting)
+
+    def owner(self, family: str) -> int | None:
+        """Return the replica that used a credential last."""
+        with self._lock:
+            return self.sent[family][-1].replica if self.sent[family] else None
+
+    def owners(self) -> Counter[int]:
+        """Return how many credentials each replica used last."""
+        with self._lock:
+            return Counter(sent[-1].replica for sent in self.sent.values() if sent)
+
+    def intrusions(self) -> Iterator[tuple[str, int, int]]:
+        """Yield each replica that used a credential long after another had begun to, and how many requests it sent."""
+        with self._lock:
+            found = {family: list(sent) for family, sent in self.sent.items()}
+        for family, sent in found.items():
+            episodes = [list(group) for _, group in groupby(sent, lambda each: each.replica)]
+            for place, (before, between, after) in enumerate(zip(episodes, episodes[1:], episodes[2:], strict=False)):
+                spender, at = before[-1].replica, between[0].at
+                begun = any(
+                    HANDING_OVER / 2 < at - each.at < 2 * HANDING_OVER
+                    for episode in episodes[max(0, place - 4) : place + 1]
+                    for each in episode
+                    if each.replica == spender
+                )
+                if begun and after[0].replica == spender and after[0].at - before[-1].at < HANDING_OVER:
+                    yield family, between[0].replica, len(between)
+
+
+class _Log(RequestLog):
+    def __init__(self, spending: Spending, family: str, replica: int) -> None:
+        super().__init__()
+        self._spending, self._family, self._replica = spending, family, replica
+
+    def add(self, request: Request, query: str, status: int) -> None:
+        super().add(request, query, status)
+        self._spending.add(self._family, self._replica)
+
+
+class _Door:
+    """A simulator as one replica reaches it."""
+
+    def __init__(self, simulator: Simulator, log: RequestLog) -> None:
+        self._simulator = simulator
+        self.clock, self.disruptions, self.log = simulator.clock, simulator.disruptions, log
+        self.routes, self.controls = simulator.routes, simulator.controls
+        self.error, self.answer = simulator.error, simulator.answer
+
+
+def door(simulator: Simulator, spending: Spending, replica: int) -> Listener:
+    """Return a listener of a simulator that only one replica uses, as the proxy of its requests."""
+    listener = Listener((HOST, 0), _Door(simulator, _Log(spending, simulator.vendor, replica)))
+    threading.Thread(target=listener.serve_forever, args=(0.05,), daemon=True).start()
+    return listener
+
+
+class Scrape(NamedTuple):
+    """When an answer came, and the counters on it."""
+
+    ended: float
+    values: Mapping[str, float]
+
+
+class Auditor(threading.Thread):
+    """Scrapes through the proxy, and checks that no counter of the one series falls.
+
+    No scrape may show less than one that came more than FRESH seconds before it.
+    """
+
+    def __init__(self, port: int, *, zero_first: bool) -> None:
+        super().__init__(daemon=True)
+        self._port = port
+        self._zero_first = zero_first
+        self._ended = threading.Event()
+        self._recent: deque[Scrape] = deque()
+        self._highest: dict[str, float] = {}
+        self._first: dict[str, float] = {}
+        self.scrapes = self.refused = 0
+        self.last = ""
+        """The latest page."""
+        self.wrong: list[str] = []
+        self.started: list[str] = []
+        """Series that started with a value."""
+        self.fallen: list[str] = []
+        """Counters of polls that fell, which the loss of commits explains: nothing shows them again."""
+
+    def run(self) -> None:
+        while not self._ended.wait(BETWEEN_SCRAPES):
+            self.scrape()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+
+    def values(self) -> dict[str, float]:
+        """Return the counters on the latest page."""
+        return dict(counters(self.last))
+
+    def scrape(self) -> str:
+        """Scrape once; return the page, "" if there was none."""
+        begun = time.monotonic()
+        try:
+            status, _, body = fetch(self._port, timeout=10)
+        except (OSError, http.client.HTTPException):
+            status, body = 503, b""
+        if status != 200:
+            self.refused += 1
+            return ""
+        self.last = body.decode()
+        self._audit(begun, self.last)
+        return self.last
+
+    def _audit(self, begun: float, text: str) -> None:
+        self.scrapes += 1
+        while self._recent and self._recent[0].ended < begun - FRESH:
+            for series, number in self._recent.popleft().values.items():
+                self._highest[series] = max(number, self._highest.get(series, number))
+        values = dict(counters(text))
+        for series, number in values.items():
+            if number < self._highest.get(series, number):
+                findings = self.wrong if series.startswith(KEPT) else self.fallen
+                findings.append(f"{series} fell from {self._highest[series]:g} to {number:g}")
+                self._highest[series] = number
+            if series not in self._first:
+                self._first[series] = number
+                if self._zero_first and number and series.startswith(("jobrun_runs_total", "jobrun_steps_total")):
+                    self.started.append(f"{series} started with {number:g}")
+        self._recent.append(Scrape(time.monotonic(), values))
+
+
+def counters(text: str) -> Iterator[tuple[str, float]]:
+    """Return all samples of counters and histograms, but the sums, which are not whole numbers."""
+    wanted = False
+    for line in text.splitlines():
+        if line.startswith("# TYPE "):
+            wanted = line.endswith((" counter", " histogram"))
+        elif wanted and line[0] != "#":
+            series, _, number = line.rpartition(" ")
+            if "_sum{" not in series:
+                yield series, float(number)
+
+
+def take_over_times(seconds: Sequence[float]) -> str:
+    """Return how long take-overs took, in words."""
+    if not seconds:
+        return "none"
+    ordered = sorted(seconds)
+    p50, p95 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95))
+    return f"{len(ordered)}: p50 {p50:.1f} s, p95 {p95:.1f} s, longest {ordered[-1]:.1f} s"
