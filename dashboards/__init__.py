@@ -1,5 +1,5 @@
 """Grafana dashboards as code: `python -m dashboards` writes `grafana/*.json`.
 
-Plain dictionaries rather than an SDK: docs/decisions/dashboards-as-tables.md says why. A test reads the result with
-Grafana's own models (`grafana-foundation-sdk`), which know nothing of this package.
+They are plain dictionaries; docs/decisions/dashboards-as-tables.md says why. A test parses the result with Grafana's
+own models (`grafana-foundation-sdk`).
 """

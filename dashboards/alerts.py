@@ -1,4 +1,4 @@
-"""What Prometheus itself says of alerts, so that the page shows what the pager knows."""
+"""PromQL of firing alerts, so that a dashboard agrees with the alerts."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ OF_JOBS: Final = (
 )
 OF_ONE_JOB: Final = 'job=~"$job|", source="$source", project="$project", job_name="$job_name"'
 OF_OTHERS: Final = 'job=~"$job|", source=~"$source|", job_name=""'
-"""The alerts of jobs that are chosen, and those of sources and exporters, of which some name neither."""
+"""Matchers of alerts of the selected sources, and of alerts about exporters, which may have no source."""
 BY: Final = "max by (alertname, severity, job, source, project, job_name, team)"
 RUNBOOK: Final = ("Open the runbook", RUNBOOKS + "#${__data.fields.runbook}")
 ANCHORS: Final[Json] = {"type": "value", "options": {name: {"text": name.lower()} for name in KINDS}}
@@ -22,18 +22,18 @@ ANCHORS: Final[Json] = {"type": "value", "options": {name: {"text": name.lower()
 
 
 def firing(*choices: str, severity: str = "critical|warning|info") -> str:
-    """Return the alerts of this severity that fire, one series per alert; each choice is made of matchers."""
+    """Return the firing alerts of this severity, one series per alert. Each selection is a list of matchers."""
     common = f'alertname=~"Jobrun.*", alertstate="firing", severity=~"{severity}"'
     return f"({' or '.join(f'ALERTS{{{common}, {choice}}}' for choice in choices)})"
 
 
 def counted(*choices: str, severity: str) -> str:
-    """Return how many alerts of this severity fire; nothing where no rules are evaluated."""
+    """Return the number of firing alerts of this severity; no series if no rules are evaluated."""
     return f"count({firing(*choices, severity=severity)}) or 0 * count({RULES_SEEN})"
 
 
 def table(title: str, *choices: str, size: tuple[int, int], whose: bool = True) -> Panel:
-    """Return the alerts that fire, the most severe and the newest first, with their runbooks; `whose`: of which job."""
+    """Return a table of firing alerts with runbooks, most severe and newest first; `whose`: columns of the job."""
     since = f'{BY} (time() - ALERTS_FOR_STATE{{alertname=~"Jobrun.*"}}) + 0 * {BY} ({firing(*choices)})'
     sorted_last = f'label_replace({since}, "severity", "{INFO.label}", "severity", "info")'
     with_runbook = f'label_replace({sorted_last}, "runbook", "$1", "alertname", "(.*)")'

@@ -1,4 +1,4 @@
-"""The dashboard of the exporter itself: how fresh and how complete its numbers are, and what they cost."""
+"""The dashboard of the exporter: how fresh and complete its numbers are, and what they cost."""
 
 from typing import Final, Unpack
 
@@ -51,18 +51,18 @@ FEW: Final = 'disposition!~"baseline|duplicate"'
 
 
 def number(title: str, description: str, expression: str, **own: Unpack[Own]) -> Panel:
-    """A number of the line at the top."""
+    """Return a number of the top row."""
     own["defaults"] = {**NO_EXPORTER, **own.get("defaults", {})}
     return panel("stat", title, description, timestamp(expression), size=(4, 3), **own)
 
 
 def at_a_glance(expression: str, of: str) -> str:
-    """How many series an expression gives; 0 if none, but nothing where there are none of `of`."""
+    """Return the number of series of an expression; 0 if none, but no series if `of` has none."""
     return f"count({expression}) or 0 * count({of})"
 
 
 def by_pattern(pattern: str, color: str) -> Json:
-    """The color of the series whose names match."""
+    """Return the override that colors the series whose names match."""
     return {
         "matcher": {"id": "byRegexp", "options": f"/^{pattern}$/"},
         "properties": [{"id": "color", "value": fixed(color)}],

@@ -1,4 +1,4 @@
-"""The dashboard of one job: how old its data is, how it is, how it was, how long it takes, and which steps fail."""
+"""The dashboard of one job: the age of its data, its state, history, durations, and failing steps."""
 
 from typing import Final, Unpack
 
@@ -32,6 +32,7 @@ from dashboards.one_job import (
 )
 from dashboards.page import ANY, annotations, datasource_variable, label_variable, scrape_variable
 from dashboards.panels import Column, Own, buckets, called, link, listed, over_time, panel, sort_by, timestamp
+from dashboards.problems import SHORT
 from dashboards.words import (
     BAD,
     DOWN,
@@ -60,7 +61,6 @@ from dashboards.words import (
     steps,
     text_of,
 )
-from dashboards.wrong import SHORT
 from exporter.snapshot.conditions import RATIO_RUNS
 
 TO_RUN = link("Open the run", "${__field.labels.run_url:raw}")
@@ -71,11 +71,11 @@ AGE_IS_CRITICAL: Final[Json] = {
     "matcher": {"id": "byFrameRefID", "options": "A"},
     "properties": [{"id": "thresholds", "value": known(GOOD, (NEARLY, NOTICE), (1, BAD))}],
 }
-"""Of the limits only the age of the last success, the first, has a critical alert."""
+"""Only the first limit, the age of the last success, has a critical alert."""
 
 
 def last_results() -> list[Json]:
-    """The texts and colors of the codes of `last_result`: a failure is a warning, many in a row are critical."""
+    """Return texts and colors of the codes of `last_result`: a failure is a warning, many in a row are critical."""
     texts = [(0.0, "none yet", QUIET), (float(STALE), "none yet", QUIET)]
     for each in RESULTS:
         failed = each.word in FAILED.split("|")
@@ -89,7 +89,7 @@ def last_results() -> list[Json]:
 
 
 def tile(title: str, description: str, expression: str, legend: str = "__auto", **own: Unpack[Own]) -> Panel:
-    """A number of the first lines; without a threshold it is a plain text."""
+    """Return a number of the first rows; without a threshold it has no color."""
     plain = "thresholds" not in own and "mappings" not in own
     own.setdefault("thresholds", NEUTRAL)
     if plain:

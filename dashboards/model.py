@@ -23,7 +23,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     exemplars: bool = False
 
     def json(self, reference: str) -> Json:
-        """The target, under its letter."""
+        """Return the target with its letter."""
         return {
             "datasource": DATASOURCE,
             "editorMode": "code",
@@ -38,7 +38,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def letter_of(index: int) -> str:
-    """The letter of a panel's query, counted from 0."""
+    """Return the letter of a panel's query by its index."""
     return chr(ord("A") + index)
 
 
@@ -46,19 +46,19 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     """One panel.
 
     Attributes:
-        kind: Grafana's name of the visualisation.
+        kind: Grafana's name of the visualization.
         title: A few words.
-        description: What it shows, and what to make of it.
-        queries: What it asks; they are lettered in this order.
+        description: What it shows, and what that means.
+        queries: Its queries, which get letters in this order.
         size: Width in columns of 24 and height in rows of 30 pixels.
         unit: Grafana's id of the unit.
         defaults: Field configuration beyond the unit.
         custom: Field configuration of this kind of panel.
         options: Options of this kind of panel.
         overrides: Field configuration of some fields.
-        transformations: What is done with the answers before they are drawn.
-        interval: Least step between two points; "" for the data source's own.
-        points: Most points; None for one a pixel.
+        transformations: Transformations of the results.
+        interval: Minimum step between two points; "" for that of the data source.
+        points: Maximum number of points; None for one per pixel.
     """
 
     kind: str
@@ -76,7 +76,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
     points: int | None = None
 
     def json(self, number: int, place: tuple[int, int]) -> Json:
-        """The panel, with its number and its upper left corner."""
+        """Return the panel with its ID and its upper left corner."""
         (x, y), (width, height) = place, self.size
         limits: Json = {"interval": self.interval} if self.interval else {}
         limits |= {"maxDataPoints": self.points} if self.points else {}
@@ -99,7 +99,7 @@ class Panel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """Panels under a heading; a collapsed one asks nothing until it is opened."""
+    """Panels under a heading. A collapsed row sends no queries until it is opened."""
 
     title: str
     panels: Sequence[Panel]
@@ -107,7 +107,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
-    """One dashboard; `since` is how far back it looks, as `24h`."""
+    """One dashboard; `since`: its default time range, such as `24h`."""
 
     uid: str
     title: str
@@ -119,7 +119,7 @@ class Dashboard(msgspec.Struct, frozen=True, kw_only=True):
     refresh: str = "1m"
 
     def json(self) -> Json:
-        """What Grafana imports."""
+        """Return the JSON that Grafana imports."""
         return {
             "uid": self.uid,
             "title": self.title,
@@ -155,7 +155,7 @@ LINKS: Final[list[Json]] = [
 
 
 def arranged(rows: Sequence[Row]) -> list[Json]:
-    """The panels of all rows, each where it first fits below its heading."""
+    """Return the panels of all rows, each at the first free place below its heading."""
     panels: list[Json] = []
     top, number = 0, 0
     for row in rows:
@@ -172,7 +172,7 @@ def arranged(rows: Sequence[Row]) -> list[Json]:
 
 
 def _placed(panels: Sequence[Panel], number: int, top: int) -> tuple[list[Json], int]:
-    """The panels with numbers from `number` and places from `top`, and the row below them."""
+    """Return the panels with IDs from `number` and places from `top`, and the row below them."""
     heights = [top] * COLUMNS
     placed = []
     for index, panel in enumerate(panels):

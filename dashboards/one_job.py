@@ -1,4 +1,4 @@
-"""What can be asked of the one job that its dashboard shows."""
+"""PromQL about the one job that the dashboard *Job* shows."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -13,28 +13,28 @@ RUN_DURATION = "jobrun_run_duration_seconds"
 
 
 def of_source(metric: str) -> str:
-    """A metric of the job's source as one series without labels."""
+    """Return a metric of the job's source as one series without labels."""
     return f"max({metric}{{{JOBS.scrape}, {SOURCE}}})"
 
 
 def one(metric: str, more: str = "") -> str:
-    """A gauge of the job as one series without labels."""
+    """Return a gauge of the job as one series without labels."""
     return f"max({JOBS.series(metric, more)})"
 
 
 def recorded(name: str) -> str:
-    """A recorded series of the job, without labels."""
+    """Return a recorded series of the job, without labels."""
     return f"max({JOBS.recorded(name)})"
 
 
 def total(metric: str, window: str, *labels: str, kept: str = "", more: str = "") -> str:
-    """The whole rise of a counter in a window, by the label kept."""
+    """Return the increase of a counter in a window, by one label."""
     by = f" by ({kept})" if kept else ""
     return f"sum{by} (round({JOBS.rise(metric, window, *labels, more=more)}))"
 
 
 def worst(words: Sequence[Word], metric: str, label: str) -> str:
-    """The largest code of the words that were true within a step: nothing short is left out, the worst wins."""
+    """Return the largest code that occurred within a step, so that even a short bad state is visible."""
 
     def code(word: Word) -> str:
         series = JOBS.series(metric, f'{label}="{word.word}"')
@@ -46,7 +46,7 @@ def worst(words: Sequence[Word], metric: str, label: str) -> str:
 UP = of_source("jobrun_source_up")
 ENABLED = one("jobrun_job_enabled")
 FRESH = f"on () ({UP} == 1)"
-"""What is shown of a job is true now only while its source is read."""
+"""Gauges of a job are current only while its source is up."""
 BUDGET = one("jobrun_job_duration_budget_seconds")
 LAST_DURATION = one("jobrun_last_run_duration_seconds")
 RUNNING_FOR = f"max({JOBS.running_for})"
@@ -60,18 +60,18 @@ LIMITS: Final = {
     "duration, p95 of 7 days": f"{recorded('jobrun_run_duration_seconds:p95_7d')} / {BUDGET}",
     "error budget, 30 days": f"max({JOBS.errors_used})",
 }
-"""What is limited → the share of the limit that is used."""
+"""Name of each limit, and the query of its used fraction."""
 GRAVE, STALE = 50, 100
-"""Added to the code of the last result: it is one of many failures, or nobody knows whether it is still the last."""
+"""Added to the code of the last result if it is one of many failures, or if a newer result may exist."""
 
 
 def is_status(word: Word) -> str:
-    """The matcher of a status."""
+    """Return the matcher of a status."""
     return f'status="{word.word}"'
 
 
 def last_result() -> str:
-    """The code of the result of the run that ended last, and how much it is to be believed."""
+    """Return the code of the last result, plus GRAVE and STALE."""
     series = (
         f"{each.code} * max by (status) ({JOBS.series('jobrun_last_run_status', is_status(each))})" for each in RESULTS
     )

@@ -1,9 +1,9 @@
-"""The dashboard for the wall: what is wrong, whose it is and since when; then all jobs."""
+"""The dashboard *Overview*: current problems, who owns them and since when; then all jobs."""
 
 from typing import Final, Unpack
 
 from alerting.promql import JOB
-from dashboards import alerts, wrong
+from dashboards import alerts, problems
 from dashboards.jobs import IS_SHORT, LONG, Jobs
 from dashboards.model import Dashboard, Json, Panel, Query, Row
 from dashboards.page import (
@@ -57,17 +57,17 @@ TO_RUN = ("Open the run", "${__data.fields.run_url:raw}")
 
 
 def of_source(metric: str) -> str:
-    """A metric of the sources chosen, one series per source."""
+    """Return a metric of the selected sources, one series per source."""
     return JOBS.of_source(f"{metric}{{{JOBS.scrape}, {SOURCES}}}")
 
 
 def either(kinds: dict[str, str], limit: str = "") -> str:
-    """All series of all kinds, which say in the label `what` of which kind they are."""
+    """Return the union of named expressions; the label `what` has the name."""
     return "\nor ".join(f'label_replace(({each}){limit}, "what", "{what}", "", "")' for what, each in kinds.items())
 
 
 def tile(width: int, title: str, description: str, query: Query, **own: Unpack[Own]) -> Panel:
-    """A number of the first line."""
+    """Return a number of the top row."""
     own.setdefault("thresholds", ANY_IS_CRITICAL)
     return panel("stat", title, description, query, size=(width, 3), **own)
 
@@ -75,7 +75,7 @@ def tile(width: int, title: str, description: str, query: Query, **own: Unpack[O
 NO_JOB: Final = "No job is known: no exporter is scraped, or none of its sources was read."
 NO_RULES: Final[Json] = {"noValue": "no rules"}
 NO_EXPORTER: Final[Json] = {"noValue": "no exporter"}
-RANK = wrong.ranks(JOBS)
+RANK = problems.ranks(JOBS)
 USED_UP = f"({JOBS.chosen(JOBS.errors_used)})"
 DOWN = f"{of_source('jobrun_source_up')} == 0"
 WRONG_COLUMNS = (
@@ -146,7 +146,7 @@ NOW = Row(
             "What is wrong",
             "One line per job, source or exporter: the most urgent thing that is wrong with it and for how long, the "
             "newest first. The job leads to its dashboard, the run to its page.",
-            listed(wrong.rows(JOBS, SOURCES)),
+            listed(problems.rows(JOBS, SOURCES)),
             size=(24, 9),
             unit="short",
             defaults={"noValue": "Nothing is wrong: sources are read, and each job is as it should be."},
@@ -257,7 +257,7 @@ SOON: Final = {
     "error budget": JOBS.chosen(JOBS.errors_used),
     "request limit": f"1 - {RATE_LIMIT_LEFT}",
 }
-"""What is limited → the share of the limit that is used."""
+"""Name of each limit, and the query of its used fraction."""
 CLOSE = Row(
     title="Close to a limit",
     collapsed=True,

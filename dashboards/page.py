@@ -1,4 +1,4 @@
-"""What surrounds the panels of a dashboard: variables at the top, annotations in the graphs."""
+"""Variables and annotations of a dashboard."""
 
 from typing import Final
 
@@ -6,12 +6,12 @@ from dashboards.model import DATASOURCE, Json
 from dashboards.words import BAD, NOTICE, QUIET
 
 ANY: Final = ".*"
-"""Matches a label that is empty, too: a job without a team, a project without a name."""
+"""Also matches an empty label: a job without a team, a project without a name."""
 SOME: Final = ".+"
 
 
 def datasource_variable() -> Json:
-    """Return the choice of a Prometheus."""
+    """Return the variable for the Prometheus data source."""
     return {
         "name": "datasource",
         "label": "Data source",
@@ -28,7 +28,7 @@ def datasource_variable() -> Json:
 
 
 def label_variable(name: str, label: str, selector: str, *, every: str = "") -> Json:
-    """Return the choice of a label's values among the series of a selector.
+    """Return a variable for the values of a label among the series of a selector.
 
     `every` is the pattern for "All", which is then the default, and several values may be chosen.
     """
@@ -45,12 +45,12 @@ def label_variable(name: str, label: str, selector: str, *, every: str = "") -> 
 
 
 def scrape_variable(metric: str) -> Json:
-    """Return the choice of the scrape jobs that have a metric: two teams may have sources with one name."""
+    """Return a variable for the scrape jobs that have a metric: two teams may have sources with the same name."""
     return label_variable("job", "Scrape job", metric, every=SOME)
 
 
 def long_variable(milliseconds: int) -> Json:
-    """Return a hidden variable `long`: 1 while the page shows more than this many milliseconds, else 0."""
+    """Return the hidden variable `long`: 1 if the dashboard's range exceeds this many milliseconds, else 0."""
     query = f"query_result(vector(($__to - $__from) > bool {milliseconds}))"
     return {
         **_query("long", "Long range", query),
@@ -64,7 +64,7 @@ def long_variable(milliseconds: int) -> Json:
 
 
 def choice_variable(name: str, label: str, choices: dict[str, str]) -> Json:
-    """Return a choice between texts that stand for values; the first is the default."""
+    """Return a variable with a text for each value; the first is the default."""
     options = [{"text": text, "value": value, "selected": not i} for i, (text, value) in enumerate(choices.items())]
     return {
         "name": name,
@@ -93,7 +93,7 @@ def _query(name: str, label: str, query: str) -> Json:
 
 
 def annotations(source: str) -> list[Json]:
-    """Return what explains gaps and steps in the graphs; `source` is the matcher of the sources that are shown."""
+    """Return annotations that explain gaps and steps in graphs; `source`: matcher of the shown sources."""
     exporters = 'jobrun_exporter_build_info{job=~"$job"}'
     start = f"max by (job, instance) (process_start_time_seconds and on (job, instance) {exporters})"
     reload = 'max by (job, instance) (jobrun_exporter_config_last_reload_success_timestamp_seconds{job=~"$job"})'
@@ -106,7 +106,7 @@ def annotations(source: str) -> list[Json]:
 
 
 def _annotation(name: str, expression: str, title: str, color: str, *, at_value: bool) -> Json:
-    """Return an annotation, at each sample above 0, or with `at_value` once at the time that the samples name."""
+    """Return an annotation at each sample above 0, or with `at_value` once at the time in the sample's value."""
     return {
         "name": name,
         "datasource": DATASOURCE,

@@ -1,4 +1,4 @@
-"""The kinds of panels that the dashboards are made of: each has one look, everywhere."""
+"""The kinds of panels. All panels of a kind look the same."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final, TypedDict, Unpack
@@ -10,7 +10,7 @@ from dashboards.words import NEUTRAL, UNKNOWN
 
 
 class Look(msgspec.Struct, frozen=True):
-    """What all panels of a kind have in common: Grafana's visualisation, its options and its field configuration."""
+    """The common parts of all panels of a kind: Grafana's visualization, its options and its field configuration."""
 
     kind: str
     options: Json = {}
@@ -102,15 +102,15 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     """A column of a table.
 
     Attributes:
-        field: A label, or `Value #` and the letter of a query (`Value` where there is one query).
-        title: What stands above it; "" hides it, which leaves it there for links.
-        unit: Grafana's id of the unit of its values.
-        width: In pixels; None shares what is left.
+        field: A label, or `Value #` and the letter of a query (`Value` if there is only one query).
+        title: Its heading; "" hides the column but keeps its values for links.
+        unit: Grafana's ID of the unit.
+        width: Width in pixels; None shares the remaining width.
         cell: Grafana's type of cell.
-        thresholds: For its colors.
-        mappings: From values to texts and colors.
-        link: Where a click leads, and what the link is called.
-        defaults: Whatever else.
+        thresholds: Thresholds of its colors.
+        mappings: Texts and colors of values.
+        link: URL and title of the link.
+        defaults: Further field configuration.
     """
 
     field: str
@@ -124,21 +124,21 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
     defaults: Json = {}
 
     def override(self) -> Json:
-        """What Grafana is to do with this field."""
+        """Return Grafana's override for this field."""
         values = {
             "displayName": self.title or None,
-            # Else an id that consists of digits would be shown as a number.
+            # Otherwise an ID of digits would be shown as a number.
             "unit": self.unit or (None if self.field.startswith("Value") else "string"),
             "custom.width": self.width,
             "custom.cellOptions": CELLS.get(self.cell, {"type": self.cell}),
             "thresholds": self.thresholds or None,
             "mappings": list(self.mappings) or None,
-            # Or its bars would be measured by the largest number of the whole table.
+            # Otherwise its bars would be scaled by the largest number of the whole table.
             "fieldMinMax": True if self.cell == "gauge" and "max" not in self.defaults else None,
             "links": [link(*self.link)] if self.link else None,
             "custom.hideFrom": None if self.title else {"viz": True},
             "custom.hidden": None if self.title else True,  # the same, before Grafana 12.2
-            "noValue": "-",  # that of the panel says why there is no row at all
+            "noValue": "-",  # the text of the panel says why there is no row
             **self.defaults,
         }
         properties = [{"id": name, "value": value} for name, value in values.items() if value is not None]
@@ -146,12 +146,12 @@ class Column(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def link(title: str, url: str) -> Json:
-    """A data link; in another tab if it leaves Grafana."""
+    """Return a data link, which opens in another tab if it leaves Grafana."""
     return {"title": title, "url": url, "targetBlank": not url.startswith("/")}
 
 
 class Own(TypedDict, total=False):
-    """What a panel may have of its own, beside its look: see `Panel`; `columns` and `needed`: see `tabulated`."""
+    """Parts of a panel that are not defined by its kind: see `Panel`; `columns` and `needed`: see `tabulated`."""
 
     unit: str
     thresholds: Json
@@ -167,7 +167,7 @@ class Own(TypedDict, total=False):
 
 
 def panel(look: str, title: str, description: str, *queries: Query, size: tuple[int, int], **own: Unpack[Own]) -> Panel:
-    """A panel with one of `LOOKS`, and what it has of its own."""
+    """Return a panel with one of `LOOKS` and its own parts."""
     common = LOOKS[look]
     fields: Json = {key: own[key] for key in ("thresholds", "mappings") if key in own}
     transformations, overrides = (
@@ -191,32 +191,32 @@ def panel(look: str, title: str, description: str, *queries: Query, size: tuple[
 
 
 def timestamp(expression: str, legend: str = "__auto") -> Query:
-    """The newest values."""
+    """Return a query for the newest values."""
     return Query(expression=expression, legend=legend, timestamp=True)
 
 
 def over_time(expression: str, legend: str = "__auto", *, exemplars: bool = False) -> Query:
-    """The values over the whole range."""
+    """Return a query for the values over the whole range."""
     return Query(expression=expression, legend=legend, exemplars=exemplars)
 
 
 def listed(expression: str) -> Query:
-    """The newest values as rows of a table, a column a label."""
+    """Return a query for the newest values as rows of a table, one column per label."""
     return Query(expression=expression, form="table", timestamp=True)
 
 
 def sort_by(*columns: tuple[str, bool]) -> Json:
-    """Return the option of a table that sorts it by the titles of columns; True: the largest first."""
+    """Return the option that sorts a table by columns, given by title; True: largest first."""
     return {"sortBy": [{"displayName": title, "desc": largest} for title, largest in columns]}
 
 
 def buckets(expression: str) -> Query:
-    """The values of a histogram's buckets over the whole range."""
+    """Return a query for a histogram's buckets over the whole range."""
     return Query(expression=expression, legend="{{le}}", form="heatmap")
 
 
 def called(names: Iterable[str]) -> list[Json]:
-    """Overrides that name what each query gives, in their order: Grafana leaves out the legend of what is alone."""
+    """Return overrides that name the result of each query, because Grafana omits the legend of a single result."""
     return [
         {
             "matcher": {"id": "byFrameRefID", "options": letter_of(index)},
@@ -227,9 +227,9 @@ def called(names: Iterable[str]) -> list[Json]:
 
 
 def tabulated(wanted: Sequence[Column], needed: str = "") -> tuple[list[Json], list[Json]]:
-    """Return the transformations and overrides that make a table of these columns, in this order, and of no others.
+    """Return the transformations and overrides of a table with only these columns, in this order.
 
-    Rows without a value in the field `needed` are left out: other queries may know more than what was asked for.
+    Rows without a value in the field `needed` are omitted, because other queries may return more jobs.
     """
     order = {each.field: index for index, each in enumerate(wanted)}
     has_value = {"fieldName": needed, "config": {"id": "isNotNull", "options": {}}}

@@ -1,4 +1,4 @@
-"""What can be asked of sources and exporters in PromQL, for those that are chosen at the top of the page."""
+"""PromQL about the sources and exporters that are selected at the top of the dashboard."""
 
 from typing import Final
 
@@ -14,39 +14,39 @@ POLLS: Final = "jobrun_source_polls_total"
 
 
 def of_source(metric: str, *labels: str, more: str = "") -> str:
-    """A gauge of the sources chosen, one series per source and these labels, whichever exporter tells."""
+    """Return a gauge of the selected sources, one series per source and these labels, from any exporter."""
     return f"max by ({', '.join(('job', 'source', *labels))}) ({metric}{{{SOURCE}{', ' if more else ''}{more}}})"
 
 
 def rise(metric: str, window: str, *labels: str, more: str = "") -> str:
-    """How much a counter of the sources chosen rose in a window."""
+    """Return the increase of a counter of the selected sources in a window."""
     selector = f"{metric}{{{SOURCE}{', ' if more else ''}{more}}}"
     return f"max by ({', '.join(('job', 'source', *labels))}) (increase({selector}[{window}]))"
 
 
 def per_minute(metric: str, *labels: str) -> str:
-    """How much a counter of the sources chosen rises per minute."""
+    """Return the rate per minute of a counter of the selected sources."""
     return f"60 * max by ({', '.join(('job', 'source', *labels))}) (rate({metric}{{{SOURCE}}}[{ASKED}]))"
 
 
 def quantile(share: float, metric: str, *labels: str, window: str = ASKED) -> str:
-    """A quantile of a histogram of the sources chosen, one series per source and these labels."""
+    """Return a quantile of a histogram of the selected sources, one series per source and these labels."""
     classic, native = (f"{name}{{{SOURCE}}}" for name in (f"{metric}_bucket", metric))
     return jobs.quantile(share, classic, native, window, ("job", "source", *labels), of=jobs.SOURCE)
 
 
 def of_exporter(metric: str, *labels: str) -> str:
-    """A gauge of the exporters chosen."""
+    """Return a gauge of the selected exporters."""
     return f"max by ({', '.join(('job', 'instance', *labels))}) ({metric}{{{INSTANCE}}})"
 
 
 def of_process(expression: str) -> str:
-    """What is known of the exporters' processes, told apart from others by the build info beside it."""
+    """Return a metric of the exporters' processes: only those with build info, not other processes."""
     return f"max by (job, instance) ({expression} and on (instance, job) jobrun_exporter_build_info{{{SCRAPE}}})"
 
 
 def exporter_rise(metric: str, *labels: str) -> str:
-    """How much a counter of the exporters chosen rose in the last day, over these labels."""
+    """Return the increase of a counter of the selected exporters in the last day, by these labels."""
     rise = f"increase({metric}{{{INSTANCE}}}[{DAY}])"
     return f"sum by (job, instance) (max by ({', '.join(('job', 'instance', *labels))}) ({rise}))"
 
@@ -60,11 +60,11 @@ OUTCOMES: Final = (
 
 
 def outcome_is(word: Word) -> str:
-    """The matcher of an outcome."""
+    """Return the matcher of an outcome."""
     return f'outcome="{word.word}"'
 
 
 def worst_outcome() -> str:
-    """The code of the worst outcome of a source's polls within a step."""
+    """Return the code of the worst outcome of a source's polls within a step."""
     codes = (f"({rise(POLLS, ASKED, 'outcome', more=outcome_is(each))} > bool 0.5) * {each.code}" for each in OUTCOMES)
     return f"max by (job, source) ({' or '.join(codes)}) > 0"

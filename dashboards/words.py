@@ -1,8 +1,8 @@
-"""The words and colors that all dashboards share.
+"""Texts and colors that all dashboards share.
 
-The color says how urgent something is, whatever it is: red is what a critical alert fires for, orange what a warning
-fires for, blue what can wait. Green is only what is known and well, grey what is not known. A result has one color
-wherever it is seen. Colors are Grafana's names where it has one, because those change with the theme.
+Color means severity: red for conditions of critical alerts, orange for warnings, blue for what can wait, green for
+known and healthy, grey for unknown. Each result has one color on all dashboards. Colors are Grafana's names where
+possible, because those change with the theme.
 """
 
 from collections.abc import Iterable
@@ -15,14 +15,14 @@ from exporter.snapshot.conditions import FAILURES_TO_PAGE, LEAST_LAG, LOW_RATE_L
 
 GOOD, NOTICE, WARNING, BAD, ERROR = "green", "blue", "orange", "red", "dark-red"
 NEARLY: Final = 0.8
-"""The share of a limit from which on something is about to be wrong."""
+"""Fraction of a limit above which it is nearly reached."""
 
 QUIET: Final = "#8e9199"
-"""Grey that reads on both themes: canceled, skipped, nothing to say."""
+"""Grey that is readable on both themes: canceled, skipped, no data."""
 
 
 class Word(msgspec.Struct, frozen=True):
-    """A value of the label `result`, `status` or `state`; `code` stands for it in a time line: larger is worse."""
+    """A value of the label `result`, `status` or `state`. `code` represents it in a time line; larger is worse."""
 
     word: str
     code: int
@@ -43,28 +43,28 @@ LATE: Final = Word("overdue", 21, WARNING)
 OFF: Final = Word("switched off", 31, WARNING)
 DOWN: Final = Word("cannot be read", 32, BAD)
 FAILED: Final = "failure|error|timeout"
-"""The results after which a job is not well, as a regular expression."""
+"""Results that are failures, as a regular expression."""
 
 
 def named(words: Iterable[Word]) -> Json:
-    """Value mapping of the words as they stand in a label."""
+    """Return the value mapping of words in a label."""
     return {"type": "value", "options": {each.word: {"color": each.color, "index": i} for i, each in enumerate(words)}}
 
 
 def coded(words: Iterable[Word]) -> Json:
-    """Value mapping of the codes of a time line."""
+    """Return the value mapping of the codes of a time line."""
     options = {str(each.code): {"text": each.word, "color": each.color, "index": i} for i, each in enumerate(words)}
     return {"type": "value", "options": options}
 
 
 def text_of(*values: tuple[float, str, str]) -> Json:
-    """Value mapping of numbers, each with its text and color."""
+    """Return the value mapping of numbers with texts and colors."""
     options = {f"{value:g}": {"text": text, "color": color} for value, text, color in values}
     return {"type": "value", "options": options}
 
 
 def ranged(*ranges: tuple[float, float | None, str, str]) -> list[Json]:
-    """Value mappings of ranges of numbers: from, to (None: no end), text, color."""
+    """Return value mappings of ranges of numbers: from, to (None: no end), text, color."""
     return [
         {"type": "range", "options": {"from": low, "to": high, "result": {"text": text, "color": color, "index": i}}}
         for i, (low, high, text, color) in enumerate(ranges)
@@ -72,34 +72,34 @@ def ranged(*ranges: tuple[float, float | None, str, str]) -> list[Json]:
 
 
 def override(name: str, **properties: object) -> Json:
-    """What is special about one series; `__` in the name of a property stands for a dot."""
+    """Return an override of one series; `__` in the name of a property means a dot."""
     values = [{"id": key.replace("__", "."), "value": value} for key, value in properties.items()]
     return {"matcher": {"id": "byName", "options": name}, "properties": values}
 
 
 def fixed(color: str) -> Json:
-    """One color whatever the value."""
+    """Return one color for all values."""
     return {"mode": "fixed", "fixedColor": color}
 
 
 def painted(words: Iterable[Word]) -> list[Json]:
-    """Overrides that give the series of each word its color."""
+    """Return overrides that give the series of each word its color."""
     return [override(each.word, color=fixed(each.color)) for each in words]
 
 
 def steps(first: str, *rest: tuple[float, str]) -> Json:
-    """Thresholds: the color from below, then each color from its value on."""
+    """Return thresholds: the lowest color, then each color from its value on."""
     all_steps: list[Json] = [{"color": first, "value": None}]
     return {"mode": "absolute", "steps": all_steps + [{"color": color, "value": value} for value, color in rest]}
 
 
 def known(first: str, *rest: tuple[float, str]) -> Json:
-    """Thresholds of what may be unknown: grey then, for nothing known must never look like all well."""
+    """Return thresholds with grey for unknown, because unknown must never look healthy."""
     return steps(QUIET, (-1e9, first), *rest)
 
 
 NO_NUMBER: Final[Json] = {"type": "special", "options": {"match": "nan", "result": {"text": "-"}}}
-"""Value mapping of what cannot be told, as a quantile of nothing."""
+"""Value mapping of NaN, such as a quantile without observations."""
 STREAKS: Final = ranged(
     (0, 0, "well", GOOD),
     (1, FAILURES_TO_PAGE - 1, "failing", WARNING),
@@ -112,16 +112,16 @@ ANY_IS_A_WARNING: Final = known(GOOD, (1, WARNING))
 STREAK: Final = steps("text", (1, WARNING), (FAILURES_TO_PAGE, BAD))
 SUCCESS_RATIO: Final = known(WARNING, (0.99, GOOD))
 SHARE_USED: Final = known(GOOD, (NEARLY, NOTICE), (1, WARNING))
-"""Of an objective or a budget: worth a look from four fifths on, a warning when it is used up."""
+"""Thresholds of an objective or a budget: a notice from four fifths on, a warning when it is used up."""
 SHARE_LEFT: Final = known(WARNING, (LOW_RATE_LIMIT, NOTICE), (0.25, GOOD))
 LAG: Final = known(GOOD, (LEAST_LAG / 2, NOTICE), (LEAST_LAG, WARNING))
-"""Seconds that counting is behind: the warning about a stale source fires at the second."""
+"""Thresholds of the lag in seconds. JobrunSourceStale fires at the second."""
 REDS: Final[Json] = {"mode": "shades", "fixedColor": BAD}
-"""For series that are all bad news, and have no colors of their own."""
+"""Color of series that are all failures and have no colors of their own."""
 
 
 class Severity(msgspec.Struct, frozen=True):
-    """How urgent something is: the label `severity` of its alert, and `rank`, which is larger the more urgent it is."""
+    """A severity: the label `severity` of alerts, and `rank`, which is larger for more urgent ones."""
 
     word: str
     rank: int
@@ -129,7 +129,7 @@ class Severity(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """The word as it stands in tables that are sorted by it: info comes last."""
+        """Return the word for tables that are sorted by it: info comes last."""
         return f"z-{self.word}" if self.word == "info" else self.word
 
 
