@@ -174,12 +174,12 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         readable: False if the API answered 403 or 404 for the scope. The watermark then ignores the scope.
         listing: The list that contained this scope, for sources that discover their scopes.
         exists: False if the scope was deleted, not only unreadable. After 15 minutes of such batches its jobs and the
-            scope are removed. Only the notes of such a batch are used.
+            scope are removed. Only the checkpoints of such a batch are used.
         unobserved: Ranges that the API no longer shows or could not show completely.
         truncated: Number of truncated responses.
         steps: Steps that came with the runs, by run ID.
         gone: IDs of runs that the API no longer has.
-        notes: Positions at which the source continues to read, stored with this batch; "" deletes one.
+        checkpoints: Positions at which the source continues to read, stored with this batch; "" deletes one.
         memory: Data of the source, passed back to `Source.committed`.
     """
 
@@ -197,5 +197,5 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     truncated: int = 0
     steps: Mapping[str, Sequence[Step]] = {}
     gone: Sequence[str] = ()
-    notes: Mapping[str, str] = {}
+    checkpoints: Mapping[str, str] = {}
     memory: object = None

@@ -341,7 +341,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         complete: Whether a poll has ever been complete.
         scopes: Records by scope.
         filters: The history of `jobs.include` and `jobs.exclude`, oldest first.
-        notes: Positions at which the source continues to read.
+        checkpoints: Positions at which the source continues to read.
         unobserved: Ranges that were never read, by their bounds.
         held_unobserved: Seconds of these ranges that are not yet in the counter: it first shows the restored value.
         listed: When the scopes were last listed, if each scope of that list has a record here.
@@ -359,7 +359,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     complete: bool = False
     scopes: MutableMapping[str, ScopeState] = {}
     filters: list[Filter] = []
-    notes: MutableMapping[str, str] = {}
+    checkpoints: MutableMapping[str, str] = msgspec.field(default_factory=dict, name="notes")  # the state's name for it
     unobserved: list[tuple[float, float]] = []
     held_unobserved: float = 0.0
     listed: float | None = None
@@ -439,7 +439,7 @@ def copy(record: Record) -> Record:
 
 def fork(source: SourceState) -> SourceState:
     """Return a copy of a source's record that a transaction may change."""
-    # There may be thousands of scopes and notes, so they are not copied. A layer over them collects the changes.
+    # There may be thousands of scopes and checkpoints, so they are not copied. A layer over them collects the changes.
     counts = {
         family: {labels: msgspec.structs.replace(count) for labels, count in series.items()}
         for family, series in source.counts.items()
@@ -456,7 +456,7 @@ def fork(source: SourceState) -> SourceState:
         counts=counts,
         distributions=distributions,
         scopes=ChainMap({}, source.scopes),
-        notes=ChainMap({}, source.notes),
+        checkpoints=ChainMap({}, source.checkpoints),
         filters=list(source.filters),
         unobserved=list(source.unobserved),
     )

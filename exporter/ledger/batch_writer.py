@@ -147,11 +147,11 @@ class BatchWriter:
             busy = any(self._present.is_busy(key) for key in self._transaction.keys(batch.scope))
             if now - scope.missing_since > MISSING_GRACE and not busy:
                 self._transaction.drop_scope(batch.scope)
-        self._note(batch)
+        self._put_checkpoints(batch)
 
-    def _note(self, batch: Batch) -> None:
-        for name, note in batch.notes.items():
-            self._transaction.note(name, note)
+    def _put_checkpoints(self, batch: Batch) -> None:
+        for name, text in batch.checkpoints.items():
+            self._transaction.put_checkpoint(name, text)
 
     def _catalog(self, batch: Batch) -> None:
         """Record which jobs are listed, and end jobs that have not been listed for a while."""
@@ -363,7 +363,7 @@ class BatchWriter:
         for window in batch.unobserved:
             if window.start < min(window.end, now):
                 self._unobserved(Window(window.start, min(window.end, now)))
-        self._note(batch)
+        self._put_checkpoints(batch)
         # A batch that claims to reach into the future was requested by a wrong clock.
         if batch.readable and batch.through is not None and batch.through <= now:
             ahead = scope.watermark is None or scope.watermark > now

@@ -297,7 +297,7 @@ class Journal:
         if not self._counting.zero_first:
             _expose_all(transaction)
         with self._writing(transaction.source.name) as store:
-            store.put_source(transaction.source, transaction.scopes, transaction.notes)
+            store.put_source(transaction.source, transaction.scopes, transaction.checkpoints)
             store.put_runs(transaction.source.name, transaction.runs.values())
             for key in transaction.recount:
                 restate(transaction.job(key), store.streak(key), transaction.source.forgotten)
@@ -360,7 +360,7 @@ class Journal:
         self._changed.jobs |= jobs.keys()
 
     def _take_source(self, state: SourceState) -> None:
-        state.scopes, state.notes = joined(state.scopes), joined(state.notes)
+        state.scopes, state.checkpoints = joined(state.scopes), joined(state.checkpoints)
         self.committed.sources[state.name] = state
 
     def source(self, name: str) -> SourceState:

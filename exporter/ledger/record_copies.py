@@ -52,7 +52,7 @@ class RecordCopies:
         self.base = committed.sources[rules.name]
         self.source = fork(self.base)
         self.scopes: set[str] = set()
-        self.notes: set[str] = set()
+        self.checkpoints: set[str] = set()
         self.jobs: dict[int, JobState] = {}
         self.runs: dict[str, StoredRun] = {}
         self.recount: set[int] = set()
@@ -66,7 +66,7 @@ class RecordCopies:
     @property
     def may_wait(self) -> bool:
         """Return whether nothing is counted that would be lost: at worst the same is read again."""
-        return not (self.runs or self.jobs or self.notes or self._exporter)
+        return not (self.runs or self.jobs or self.checkpoints or self._exporter)
 
     @property
     def exporter(self) -> Counted | None:
@@ -95,15 +95,15 @@ class RecordCopies:
         self.scopes.add(name)
         self.source.scopes = {each: scope for each, scope in self.source.scopes.items() if each != name}
 
-    def note(self, name: str, text: str) -> None:
+    def put_checkpoint(self, name: str, text: str) -> None:
         """Keep a checkpoint of the source; "" deletes it."""
-        if self.source.notes.get(name, "") == text:
+        if self.source.checkpoints.get(name, "") == text:
             return
-        self.notes.add(name)
+        self.checkpoints.add(name)
         if text:
-            self.source.notes[name] = text
+            self.source.checkpoints[name] = text
         else:
-            self.source.notes = {each: note for each, note in self.source.notes.items() if each != name}
+            self.source.checkpoints = {each: kept for each, kept in self.source.checkpoints.items() if each != name}
 
     def find(self, job_id: str) -> int | None:
         """Return the key of a job; None if it is unknown."""

@@ -49,9 +49,9 @@ class LedgerView:
         return self._clock() if baseline is None else baseline
 
     @property
-    def notes(self) -> Mapping[str, str]:
+    def checkpoints(self) -> Mapping[str, str]:
         """Return the committed positions at which the source continues to read."""
-        return self._ledger.source(self._source).notes
+        return self._ledger.source(self._source).checkpoints
 
     @property
     def scopes(self) -> frozenset[str]:

@@ -32,7 +32,7 @@ class View(Protocol):
         """Whether this poll also reads the sweep window."""
 
     @property
-    def notes(self) -> Mapping[str, str]:
+    def checkpoints(self) -> Mapping[str, str]:
         """The source's checkpoints, as committed with its batches."""
 
     @property

@@ -1,4 +1,4 @@
-"""Scopes and notes of sources: one row each, so that a batch of one scope writes only what it changes."""
+"""Scopes and checkpoints of sources: one row each, so that a batch of one scope writes only what it changes."""
 
 from collections.abc import Collection
 
@@ -16,26 +16,26 @@ def read(
 ) -> tuple[list[SourceState], set[str]]:
     """Return the complete records of all sources in the order of their keys; `wanted`: a condition of their keys.
 
-    Also return the names of sources whose record contains scopes or notes, as older versions wrote them. The next write
-    of such a record must write these as rows.
+    Also return the names of sources whose record contains scopes or checkpoints, as older versions wrote
+    them. The next write of such a record must write these as rows.
     """
     sources = {
         key: msgspec.json.decode(record, type=SourceState)
         for key, record in database.execute(f"SELECT key, record FROM sources WHERE true{wanted} ORDER BY key", values)  # noqa: S608  # constants
     }
-    embedded = {source.name for source in sources.values() if source.scopes or source.notes}
+    embedded = {source.name for source in sources.values() if source.scopes or source.checkpoints}
     if version >= ROWS_SINCE:
         of = f"WHERE true{wanted.replace('key', 'source')}"
         for key, name, record in database.execute(f"SELECT source, name, record FROM scopes {of}", values):  # noqa: S608  # constants
             sources[key].scopes[name] = msgspec.json.decode(record, type=ScopeState)
         for key, name, note in database.execute(f"SELECT source, name, note FROM notes {of}", values):  # noqa: S608  # constants
-            sources[key].notes[name] = note
+            sources[key].checkpoints[name] = note
     return list(sources.values()), embedded
 
 
 def encoded(source: SourceState) -> bytes:
     """Return a source's record as JSON, without the parts that are stored in rows."""
-    return msgspec.json.encode(msgspec.structs.replace(source, scopes={}, notes={}))
+    return msgspec.json.encode(msgspec.structs.replace(source, scopes={}, checkpoints={}))
 
 
 def write(database: Database, key: int, source: SourceState, scopes: Collection[str] | None) -> None:
@@ -53,16 +53,16 @@ def write(database: Database, key: int, source: SourceState, scopes: Collection[
     database.executemany("DELETE FROM scopes WHERE source = ? AND name = ?", ended)
 
 
-def write_notes(database: Database, key: int, source: SourceState, notes: Collection[str] | None) -> None:
-    """Write these notes of a source, or all. Notes that it no longer has are deleted."""
-    if notes is None:
+def write_checkpoints(database: Database, key: int, source: SourceState, checkpoints: Collection[str] | None) -> None:
+    """Write these checkpoints of a source, or all. Notes that it no longer has are deleted."""
+    if checkpoints is None:
         database.execute("DELETE FROM notes WHERE source = ?", (key,))
-    names = source.notes if notes is None else notes
-    rows = [(key, name, source.notes[name]) for name in names if name in source.notes]
+    names = source.checkpoints if checkpoints is None else checkpoints
+    rows = [(key, name, source.checkpoints[name]) for name in names if name in source.checkpoints]
     database.executemany(
         "INSERT INTO notes (source, name, note) VALUES (?, ?, ?) "
         "ON CONFLICT (source, name) DO UPDATE SET note = excluded.note",
         rows,
     )
-    ended = [(key, name) for name in names if name not in source.notes]
+    ended = [(key, name) for name in names if name not in source.checkpoints]
     database.executemany("DELETE FROM notes WHERE source = ? AND name = ?", ended)

@@ -65,20 +65,20 @@ class SqlStore(SqlRuns):
         return ("", ()) if wanted is None else (f" AND {column} {self.AMONG}", (self._list(values),))
 
     def put_source(
-        self, source: SourceState, scopes: Collection[str] | None = None, notes: Collection[str] | None = None
+        self, source: SourceState, scopes: Collection[str] | None = None, checkpoints: Collection[str] | None = None
     ) -> None:
-        """Write a source's record and its changed scopes and notes, by default all."""
+        """Write a source's record and its changed scopes and checkpoints, by default all."""
         record = rows_of_scopes.encoded(source)
         updated = self._db.execute("UPDATE sources SET record = ? WHERE name = ?", (record, source.name))
         if not updated.rowcount:
             new = "INSERT INTO sources (name, record) VALUES (?, ?) RETURNING key"
             (self._sources[source.name],) = self._db.execute(new, (source.name, record)).fetchone()
         if source.name in self._embedded:
-            scopes = notes = None
+            scopes = checkpoints = None
             self._moved.add(source.name)
         key = self._sources[source.name]
         rows_of_scopes.write(self._db, key, source, scopes)
-        rows_of_scopes.write_notes(self._db, key, source, notes)
+        rows_of_scopes.write_checkpoints(self._db, key, source, checkpoints)
 
     def put_jobs(self, jobs: Iterable[JobState]) -> None:
         """Write jobs' records."""

@@ -58,9 +58,9 @@ class Storage(Protocol):
         """
 
     def put_source(
-        self, source: SourceState, scopes: Collection[str] | None = None, notes: Collection[str] | None = None
+        self, source: SourceState, scopes: Collection[str] | None = None, checkpoints: Collection[str] | None = None
     ) -> None:
-        """Write a source's record and its changed scopes and notes, by default all."""
+        """Write a source's record and its changed scopes and checkpoints, by default all."""
 
     def put_jobs(self, jobs: Iterable[JobState]) -> None:
         """Write jobs' records. A job's `key` is its identity."""

@@ -314,8 +314,8 @@ def test_a_scope_without_a_watermark_that_was_read_once_keeps_its_baseline(harne
 def test_reading_a_scope_writes_only_its_own_row(harness):
     scopes = [f"scope {number}" for number in range(20)]
     harness.now += 100
-    harness.poll(*(Batch(scope=scope, through=BASELINE, notes={scope: "1"}) for scope in scopes))
-    harness.poll(Batch(scope="scope 7", through=BASELINE + 30, notes={"scope 7": "2", "scope 3": ""}))
+    harness.poll(*(Batch(scope=scope, through=BASELINE, checkpoints={scope: "1"}) for scope in scopes))
+    harness.poll(Batch(scope="scope 7", through=BASELINE + 30, checkpoints={"scope 7": "2", "scope 3": ""}))
     harness.poll(Batch(scope="scope 9", exists=False), advance=1000)
     harness.poll(Batch(scope="scope 9", exists=False))
     harness.reopen()
@@ -323,4 +323,4 @@ def test_reading_a_scope_writes_only_its_own_row(harness):
     assert {name: scope.watermark for name, scope in state.scopes.items()} == {
         scope: BASELINE + 30 * (scope == "scope 7") for scope in scopes if scope != "scope 9"
     }
-    assert state.notes == {scope: "2" if scope == "scope 7" else "1" for scope in scopes if scope != "scope 3"}
+    assert state.checkpoints == {scope: "2" if scope == "scope 7" else "1" for scope in scopes if scope != "scope 3"}

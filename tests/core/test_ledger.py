@@ -36,12 +36,12 @@ def opened(run_id="r", **fields):
 
 
 def test_a_batch_is_committed_completely_and_survives_a_restart(harness):
-    harness.read(ended(), opened("o"), notes={"page": "7"})
+    harness.read(ended(), opened("o"), checkpoints={"page": "7"})
     harness.reopen()
     state = harness.ledger.source("s")
     assert harness.counts() == {"success": 1}
     assert [each.run_id for each in harness.ledger.open_runs("s")] == ["o"]
-    assert (state.baseline, state.watermark(), state.notes) == (BASELINE, BASELINE - 60, {"page": "7"})
+    assert (state.baseline, state.watermark(), state.checkpoints) == (BASELINE, BASELINE - 60, {"page": "7"})
 
 
 def test_a_failing_commit_changes_nothing_in_memory_or_on_disk(harness):
@@ -49,7 +49,9 @@ def test_a_failing_commit_changes_nothing_in_memory_or_on_disk(harness):
     harness.ledger.drain()
     Failing.fails = True
     with pytest.raises(StateError):
-        harness.read(ended("b", BASELINE + 200), ended("o", BASELINE + 210), through=BASELINE + 300, notes={"n": "1"})
+        harness.read(
+            ended("b", BASELINE + 200), ended("o", BASELINE + 210), through=BASELINE + 300, checkpoints={"n": "1"}
+        )
     Failing.fails = False
     for again in (False, True):
         if again:
@@ -57,7 +59,7 @@ def test_a_failing_commit_changes_nothing_in_memory_or_on_disk(harness):
         state = harness.ledger.source("s")
         assert harness.counts() == {"success": 1}
         assert [each.run_id for each in harness.ledger.open_runs("s")] == ["o"]
-        assert (state.watermark(), state.notes) == (BASELINE - 60, {})
+        assert (state.watermark(), state.checkpoints) == (BASELINE - 60, {})
         assert harness.row("b") is None
     harness.read(ended("b", BASELINE + 200), ended("o", BASELINE + 210))
     assert harness.counts() == {"success": 3}
@@ -641,13 +643,13 @@ def test_a_job_that_is_no_longer_listed_expires_after_a_while_and_returns_at_0(h
 def test_a_deleted_scope_expires_after_a_while_with_its_jobs(harness):
     there, gone = (
         Batch(scope="x", jobs=[Job(job_id="k", name="k", scope="x")], catalog=True),
-        Batch(scope="x", readable=False, exists=False, notes={"x": ""}),
+        Batch(scope="x", readable=False, exists=False, checkpoints={"x": ""}),
     )
-    harness.read(ended(), notes={"x": "1"})
+    harness.read(ended(), checkpoints={"x": "1"})
     harness.poll(there)
     harness.poll(gone, advance=1000)
     state = harness.ledger.source("s")
-    assert (state.scopes["x"].readable, state.notes, harness.job("k").gone) == (False, {}, False)
+    assert (state.scopes["x"].readable, state.checkpoints, harness.job("k").gone) == (False, {}, False)
     harness.poll(gone)
     harness.reopen()
     assert (harness.ledger.source("s").scopes.keys(), harness.job("k").gone, harness.job().gone) == ({""}, True, False)

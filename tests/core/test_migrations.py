@@ -106,13 +106,13 @@ def test_the_first_write_of_a_scope_keeps_all_scopes_and_checkpoints_of_an_earli
     assert harness.ledger.source("s").scopes == before.scopes
     Failing.fails = True
     with pytest.raises(StateError):
-        harness.read(notes={"page": "9"})
+        harness.read(checkpoints={"page": "9"})
     Failing.fails = False
     for page in ("10", "11"):
-        harness.read(notes={"page": page, "other": "8"})
+        harness.read(checkpoints={"page": page, "other": "8"})
         harness.reopen()
         state = harness.ledger.source("s")
         assert state.scopes.keys() == before.scopes.keys()
         assert state.scopes['odd "name" \\ ö\n'].watermark == 7.0
-        assert state.notes == {"page": page, "other": "8"}
+        assert state.checkpoints == {"page": page, "other": "8"}
     harness.close()

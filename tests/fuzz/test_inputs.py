@@ -90,7 +90,9 @@ def state(tmp_path):
     harness = LedgerHarness(tmp_path / "state.db")
     harness.read()
     harness.read(
-        ended("a", BASELINE + 70, result=Result.FAILURE, error_type="Boom"), ended("b", BASELINE + 80), notes={"n": "1"}
+        ended("a", BASELINE + 70, result=Result.FAILURE, error_type="Boom"),
+        ended("b", BASELINE + 80),
+        checkpoints={"n": "1"},
     )
     harness.close()
     return tmp_path / "state.db"

@@ -140,7 +140,7 @@ class JobReader:
             through=None if read is None else self._watermarks.of(project, view, job.row.slug, read),
             unobserved=self._unobserved(job, cursor),
             truncated=0 if cursor.complete else 1,
-            notes=encode_checkpoint(job.row.job_id, checkpoint),
+            checkpoints=encode_checkpoint(job.row.job_id, checkpoint),
             memory=JobCommit(
                 project=project.name,
                 slug=job.row.slug,
@@ -179,7 +179,7 @@ class JobReader:
             scope=project.name,
             jobs=[job.job()],
             runs=[run for run in cursor.runs.values() if run.result is None or (run.end or 0.0) > baseline],
-            notes=encode_checkpoint(job.row.job_id, checkpoint),
+            checkpoints=encode_checkpoint(job.row.job_id, checkpoint),
             memory=JobCommit(project=project.name, slug=job.row.slug, checkpoint=checkpoint),
         )
 
@@ -231,7 +231,7 @@ class JobReader:
         return Batch(
             scope=project.name,
             jobs=[job.row.job(schedule)],
-            notes=encode_checkpoint(job.row.job_id, checkpoint),
+            checkpoints=encode_checkpoint(job.row.job_id, checkpoint),
             memory=JobCommit(project=project.name, slug=job.row.slug, checkpoint=checkpoint),
         )
 

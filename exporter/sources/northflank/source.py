@@ -200,7 +200,7 @@ class NorthflankSource(RestSource):
             listing=self._listing,
             invalid=len(raws) - len(rows),
             through=self._watermarks.of(project, view, listed=now),
-            notes=self._expired_checkpoints(view),
+            checkpoints=self._expired_checkpoints(view),
             memory=ListCommit(project.name, now),
         )
 
@@ -216,7 +216,7 @@ class NorthflankSource(RestSource):
         if known is not None:
             known.row, known.missing_since = row, None
             return known
-        checkpoint = decode_checkpoint(view.notes.get(checkpoint_key(row.job_id)))
+        checkpoint = decode_checkpoint(view.checkpoints.get(checkpoint_key(row.job_id)))
         return TrackedJob(row=row, checkpoint=checkpoint, listed=view.now, requested=checkpoint.read)
 
     def _expired_checkpoints(self, view: View) -> dict[str, str]:
@@ -224,7 +224,7 @@ class NorthflankSource(RestSource):
         listed = {checkpoint_key(job.row.job_id) for each in self._projects.values() for job in each.jobs.values()}
         return {
             key: ""
-            for key, text in view.notes.items()
+            for key, text in view.checkpoints.items()
             if key not in listed
             and (msgspec.json.decode(text, type=JobCheckpoint).read or 0.0) < view.now - KEEP_CHECKPOINTS
         }

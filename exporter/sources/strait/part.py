@@ -166,7 +166,9 @@ class StraitPart:
             newest = window is windows[-1]
             self._read_window(window, view, newest=newest, first=watermark is None)
             if newest:
-                self._burst_times |= {time for time, burst in self._bursts.known(view.notes).items() if not burst.read}
+                self._burst_times |= {
+                    time for time, burst in self._bursts.known(view.checkpoints).items() if not burst.read
+                }
             yield from self._read_bursts(view)
             yield from self._drain(view, through=todo.proves(window), unobserved=lost)
 
@@ -191,7 +193,7 @@ class StraitPart:
 
     def _read_bursts(self, view: View) -> Iterator[Batch]:
         """Find the runs of each creation time with more of them than a list shows."""
-        known = self._bursts.known(view.notes)
+        known = self._bursts.known(view.checkpoints)
         for time in sorted(self._burst_times):
             burst = known.get(time, Burst(since=view.now))
             if not burst.read or self._has_grown(time, view):
@@ -226,7 +228,7 @@ class StraitPart:
             jobs=list(self._catalog.jobs_of(dict.fromkeys(hidden.values(), self._catalog.project), view)),
             runs=runs,
             truncated=int(cut and not burst.cut),
-            notes=self._bursts.encode(time, Burst(since=burst.since, read=True, cut=burst.cut or cut)),
+            checkpoints=self._bursts.encode(time, Burst(since=burst.since, read=True, cut=burst.cut or cut)),
         )
 
     def _missing(self, jobs: Mapping[str, str], view: View) -> list[str]:
@@ -251,7 +253,7 @@ class StraitPart:
         return Batch(
             scope=self.kind.scope,
             truncated=int(overdue and not burst.cut),
-            notes=self._bursts.encode(time, Burst(since=burst.since, cut=burst.cut or overdue)),
+            checkpoints=self._bursts.encode(time, Burst(since=burst.since, cut=burst.cut or overdue)),
         )
 
     # --- batches ---
@@ -266,11 +268,11 @@ class StraitPart:
         if len(named) < len(changed):
             through = None
         invalid, self._invalid = self._invalid, 0
-        notes: dict[str, str] = {}
-        if through is not None and self._bursts.known(view.notes):
+        checkpoints: dict[str, str] = {}
+        if through is not None and self._bursts.known(view.checkpoints):
             unread = {run.origin for run in view.open_runs(self.kind.scope) if run.state is None}
-            through = min([through, *self._bursts.holding(view.notes, unread, view.now)])
-            notes = self._bursts.expired(view.notes, view.now - self._settings.lookback - DAY)
+            through = min([through, *self._bursts.holding(view.checkpoints, unread, view.now)])
+            checkpoints = self._bursts.expired(view.checkpoints, view.now - self._settings.lookback - DAY)
         pieces = [named[start : start + BATCH_ROWS] for start in range(0, len(named), BATCH_ROWS)] or [[]]
         for number, piece in enumerate(pieces, start=1):
             last = number == len(pieces)
@@ -284,7 +286,7 @@ class StraitPart:
                 invalid=invalid if last else 0,
                 through=through if last else None,
                 unobserved=unobserved if last else (),
-                notes=notes if last else {},
+                checkpoints=checkpoints if last else {},
                 memory={row.id: row for row in piece},
             )
             self._watch(piece, view)

@@ -162,10 +162,10 @@ class WorkatoSource(RestSource):
         """Yield the customers that the list no longer shows; once evicted from the state, their checkpoints go too."""
         known = {customer.customer_id for customer in self._customers.known}
         prefixes = (marks_key(""), unread_key(""))
-        stored = {name.removeprefix(each) for name in view.notes for each in prefixes if name.startswith(each)}
+        stored = {name.removeprefix(each) for name in view.checkpoints for each in prefixes if name.startswith(each)}
         for scope in sorted((view.scopes | stored) - known):
-            notes = {} if scope in view.scopes else {marks_key(scope): "", unread_key(scope): ""}
-            yield Batch(scope=scope, exists=False, notes=notes)
+            checkpoints = {} if scope in view.scopes else {marks_key(scope): "", unread_key(scope): ""}
+            yield Batch(scope=scope, exists=False, checkpoints=checkpoints)
 
     # --- recipes ---
 
@@ -173,10 +173,10 @@ class WorkatoSource(RestSource):
         requested, scope = view.now, customer.customer_id
         recipes, invalid = self._recipes(scope)
         self._order.refused.discard(scope)
-        before = decode_marks(view.notes.get(marks_key(scope), ""))
+        before = decode_marks(view.checkpoints.get(marks_key(scope), ""))
         crowded = len(before) > len(recipes) + MAX_FORMER_RECIPES
         marks = {key: mark for key, mark in before.items() if key in recipes} if crowded else before
-        unread = decode_unread(view.notes.get(unread_key(scope), ""))
+        unread = decode_unread(view.checkpoints.get(unread_key(scope), ""))
         listed = CustomerRecipes(
             scope=scope,
             recipes=recipes,
@@ -193,14 +193,14 @@ class WorkatoSource(RestSource):
             catalog=True,
             listing=self._customers.listing,
             invalid=invalid,
-            notes={} if marks is before and before else {marks_key(scope): encode_marks(marks)},
+            checkpoints={} if marks is before and before else {marks_key(scope): encode_marks(marks)},
             through=None if todo else through,
         )
         whole = yield from self._read_recipes(view, listed, todo)
         (self._order.unfinished.discard if whole else self._order.unfinished.add)(scope)
-        notes = {} if listed.unread == unread else {unread_key(scope): encode_unread(listed.unread)}
-        if notes or (whole and todo):
-            yield Batch(scope=scope, through=through if whole else None, notes=notes)
+        checkpoints = {} if listed.unread == unread else {unread_key(scope): encode_unread(listed.unread)}
+        if checkpoints or (whole and todo):
+            yield Batch(scope=scope, through=through if whole else None, checkpoints=checkpoints)
         if not todo:
             self._order.note_read(scope, view.now)
 
@@ -303,9 +303,9 @@ class WorkatoSource(RestSource):
         recent = search.ended_since(listed.requested - self._settings.settle)
         result = SearchResult(completed=len(search.found), recent=recent, unread_offsets=offsets, beyond=search.beyond)
         listed.marks[key], missed = mark_after(recipe, mark, target, result)
-        notes = {marks_key(scope): encode_marks(listed.marks)}
+        checkpoints = {marks_key(scope): encode_marks(listed.marks)}
         if listed.unread.pop(key, None) is not None:
-            notes[unread_key(scope)] = encode_unread(listed.unread)
+            checkpoints[unread_key(scope)] = encode_unread(listed.unread)
         lost = watermark is not None and missed and watermark < target.floor
         return Batch(
             scope=scope,
@@ -316,7 +316,7 @@ class WorkatoSource(RestSource):
             truncated=int(search.capped) + int(missed),
             unobserved=[Window(watermark, target.floor)] if lost and watermark is not None else [],
             gone=search.gone,
-            notes=notes,
+            checkpoints=checkpoints,
         )
 
     def _target(

@@ -520,7 +520,7 @@ def test_customer_data_is_never_in_the_state(exporter, world):
     world.run("a", start=NOW - 10, duration=30.0, result="failure")
     exporter.live(10 * MINUTE)
     state = exporter.ledger.source(exporter.name)
-    assert MARK not in json.dumps(dict(state.notes)) + repr(exporter.ledger.jobs_of(exporter.name))
+    assert MARK not in json.dumps(dict(state.checkpoints)) + repr(exporter.ledger.jobs_of(exporter.name))
 
 
 def test_the_probe_reports_what_it_could_read(exporter, world):

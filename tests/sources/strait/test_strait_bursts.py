@@ -171,7 +171,7 @@ def test_nothing_of_the_export_but_ids_is_kept(world, clock, reader):
     burst(world, clock() + 1, 250)
     reader.poll(60)
     state = reader.ledger.source("strait")
-    assert MARK not in json.dumps(dict(state.notes)) + repr(reader.ledger.jobs_of("strait"))
+    assert MARK not in json.dumps(dict(state.checkpoints)) + repr(reader.ledger.jobs_of("strait"))
 
 
 @pytest.mark.parametrize("copy_first", [False, True])

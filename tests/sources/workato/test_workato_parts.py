@@ -76,7 +76,7 @@ def test_a_recipe_holds_the_watermark_for_a_quarter_of_an_hour_and_is_caught_up_
     assert two.poll() == "success"
     assert two.counts("a") == {"success": 5}
     assert two.counts("b") == {"success": 5}
-    assert [name for name in two.ledger.source("w").notes if name.startswith("unread/")] == []
+    assert [name for name in two.ledger.source("w").checkpoints if name.startswith("unread/")] == []
     assert two.source_count("jobrun_source_unobserved_seconds_total") == 0
 
 

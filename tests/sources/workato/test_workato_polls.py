@@ -401,9 +401,9 @@ def test_a_removed_customer_does_not_hold_the_watermark_forever(world, watch, cl
     assert watch.watermark() == clock() - 60
     assert watch.job("a", "two").gone
     state = watch.ledger.source("w")
-    assert (len(state.scopes), len(state.notes)) == (1, 2)
+    assert (len(state.scopes), len(state.checkpoints)) == (1, 2)
     watch.poll(times=15)
-    assert len(watch.ledger.source("w").notes) == 1
+    assert len(watch.ledger.source("w").checkpoints) == 1
 
 
 def test_a_customer_missing_in_one_list_does_not_expire(world, watching, clock, simulator):
