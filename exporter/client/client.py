@@ -41,7 +41,7 @@ HEADERS = {
     "Accept-Encoding": "gzip",
     "User-Agent": f"jobrun-exporter/{__version__}",
 }
-STATUS_ERRORS: Mapping[int, type[ClientStatusError]] = {403: ForbiddenError, 404: NotFoundError}
+STATUS_ERRORS: Mapping[int, type[ClientStatusError]] = {403: ForbiddenError, 404: NotFoundError, 410: NotFoundError}
 Params = Mapping[str, str | int | float]
 Outcome = httpx.Response | SourceError
 

@@ -70,8 +70,16 @@ def parse_limits(headers: Mapping[str, str], now: float) -> Limits | None:
 
 
 def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds to wait by `Retry-After`, given as seconds or as a time; None if absent or unreadable."""
-    value = headers.get("retry-after", "").strip()
+    """Return the seconds to wait by `Retry-After`, given as seconds or as a time; None if absent or unreadable.
+
+    A proxy may add its own to the server's: the longest wait counts.
+    """
+    value = headers.get("retry-after", "")
+    waits = [_wait(text.strip(), now) for text in HTTP_DATE.findall(value) or value.split(",")]
+    return max((wait for wait in waits if wait is not None), default=None)
+
+
+def _wait(value: str, now: float) -> float | None:
     number = _number(value)
     if number is not None and abs(number - now) > DAY:
         return number if number >= 0 else None

@@ -199,6 +199,7 @@ def test_only_gzip_is_accepted_and_cookies_are_not_kept(make):
         (401, AuthError, 1),
         (403, ForbiddenError, 1),
         (404, NotFoundError, 1),
+        (410, NotFoundError, 1),
         (413, ClientStatusError, 1),
         (429, RateLimitedError, 3),
         (500, ServerStatusError, 3),

@@ -46,6 +46,19 @@ def test_completions_before_the_baseline_are_never_counted(bench):
     assert bench.value("jobrun_last_run_end_timestamp_seconds", job_name="old") == NOW - HOUR + 600
 
 
+@pytest.mark.parametrize("odd", ["\r\n", "\u2028💥", "%2F/../?#&", "'\"\\"])
+def test_ids_with_odd_characters_are_counted_once(bench, odd):
+    bench.poll()
+    bench.world.run("job-0", run_id=f"long{odd}x", start=bench.clock() + 10, duration=600)
+    bench.world.run("job-0", run_id=f"short{odd}x", start=bench.clock() + 10, duration=20, result="failure")
+    bench.run(20 * MINUTE)
+    bench.settle()
+    assert bench.counted() == {("prod", "job-0", "success"): 1, ("prod", "job-0", "failure"): 1}
+    bench.restart()
+    bench.settle()
+    assert bench.total() == 2
+
+
 def test_a_run_that_was_open_at_the_baseline_is_counted_when_it_ends(bench):
     bench.world.run("open", start=NOW - 2 * HOUR, duration=2 * HOUR + 90)
     bench.poll()

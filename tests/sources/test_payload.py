@@ -20,6 +20,15 @@ def test_half_a_surrogate_pair_in_a_row_loses_only_that_character(half, after):
     assert text(fields["name"]) == f"cut \ufffd{after}"
 
 
+@pytest.mark.parametrize(
+    ("escaped", "plain"), [(rb"\u0000", "\ufffd"), (rb"\\u0000", r"\u0000"), (rb"\\\u0000", "\\\ufffd"), (rb"\n", "\n")]
+)
+def test_a_nul_is_replaced_as_no_database_finds_an_id_with_one_again(escaped, plain):
+    for body in (b'[{"id": "a' + escaped + b'b"}]', b'{"runs": [{"id": "a' + escaped + b'b"}]}'):
+        (row,) = decode_rows(body, ("runs",))
+        assert text(msgspec.json.decode(row, type=dict[str, msgspec.Raw])["id"]) == f"a{plain}b"
+
+
 @pytest.mark.parametrize("raw", [b"1e400", b"9" * 5000, b"NaN", b'"\xff"', b"[" * 100_000, b'"', b"null", b"true"])
 def test_a_value_that_is_neither_text_nor_number_is_absent(raw):
     assert scalar(msgspec.Raw(raw)) is None

@@ -246,7 +246,8 @@ def to_job(row: SnowplowRun) -> Job:
 
 def job_id_of(row: SnowplowRun) -> str:
     """Return the identity of a run's job: environment and name."""
-    return f"{row.environment}/{row.job_name or UNKNOWN_JOB}"
+    environment = row.environment.replace("%", "%25").replace("/", "%2F")  # both may hold a slash
+    return f"{environment}/{row.job_name or UNKNOWN_JOB}"
 
 
 def to_run(row: SnowplowRun, status_map: StatusTable, now: float = float("inf"), *, milliseconds: bool = False) -> Run:

@@ -1,6 +1,7 @@
 """Strait's API: its paths, and parsers of its answers. Payloads, results and error texts are never decoded."""
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import MAXYEAR, MINYEAR, UTC, datetime, timedelta
@@ -31,10 +32,15 @@ RUN_PARTS = ("runId", "workflowRunId")
 # Prefix of a workflow's identity, which keeps it apart from a job's.
 WORKFLOW = "workflow:"
 
+MILLISECOND = timedelta(milliseconds=1)
 # A number of attempts from here on is an error; the state could not store the largest that JSON can.
 MAX_ATTEMPTS = 2**31
 # A reason that may become a label: anything longer could be a sentence about a customer.
 PLAIN_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
+
+
+# An error of the server's is a field of any length, and only the body is limited.
+csv.field_size_limit(2**31 - 1)
 
 
 class StraitRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,7 +184,7 @@ def parse_export(body: bytes, at: datetime) -> Export:
 
     Raises SchemaError if the columns `id`, `job_id` and `created_at` are missing.
     """
-    text_of = body.decode(errors="replace")
+    text_of = body.decode("utf-8-sig", errors="replace").replace("\0", "\ufffd")
     rows = _records(text_of)
     header = next(rows, None) or []
     if not {"id", "job_id", "created_at"} <= set(header):
@@ -189,7 +195,9 @@ def parse_export(body: bytes, at: datetime) -> Export:
             complete = False
             continue
         fields = dict(zip(header, row, strict=True))
-        if 0 < len(fields["id"]) <= MAX_ID_LENGTH and exact(fields["created_at"]) == at:
+        created = exact(fields["created_at"])
+        # An export may cut times to milliseconds.
+        if created is not None and abs(created - at) < MILLISECOND and 0 < len(fields["id"]) <= MAX_ID_LENGTH:
             jobs[fields["id"]] = fields["job_id"]
     return Export(jobs=jobs, complete=complete)
 
@@ -197,7 +205,7 @@ def parse_export(body: bytes, at: datetime) -> Export:
 def _records(text_of: str) -> Iterator[list[str] | None]:
     """Yield the records of a CSV; None at the first unreadable one, which is the last."""
     try:
-        yield from (row for row in csv.reader(text_of.splitlines(keepends=True), strict=True) if row)
+        yield from (row for row in csv.reader(io.StringIO(text_of, newline=""), strict=True) if row)
     except csv.Error:
         yield None
 

@@ -216,9 +216,10 @@ class StraitPart:
         exported = self._bursts.export(time)
         jobs = {} if exported is None else exported.jobs
         missing = self._missing(jobs, view)
-        cut_lists = self._narrow(time) if exported is None or len(missing) > FEW_RUNS else 0
+        lacks = exported is not None and any(row.id not in jobs for row in self._latest.of_time(time))
+        cut_lists = self._narrow(time) if exported is None or lacks or len(missing) > FEW_RUNS else 0
         hidden = {run_id: jobs[run_id] for run_id in self._missing(jobs, view)}
-        cut = cut_lists > 0 if exported is None else not exported.complete
+        cut = cut_lists > 0 if exported is None or lacks else not exported.complete
         if cut and not burst.cut:
             self._bursts.log_cut(time, len(self._latest.of_time(time)), cut_lists)
         yield from self._name_jobs(hidden.values(), view)

@@ -144,6 +144,11 @@ def test_a_job_without_a_name_is_unknown(changes):
     assert run_of(**changes).job_id == "com.acme-prod1/unknown"
 
 
+def test_slashes_in_environments_and_names_keep_jobs_apart():
+    pairs = [("prod", "eu/daily"), ("prod/eu", "daily"), ("prod%2Feu", "daily")]
+    assert len({run_of(environment=environment, jobName=name).job_id for environment, name in pairs}) == 3
+
+
 @pytest.mark.parametrize("changes", [{"without": ["environment"]}, {"environment": None}])
 def test_a_missing_environment_is_empty(changes):
     assert run_of(**changes).job_id == "/webmodel"
@@ -254,7 +259,7 @@ def test_a_byte_order_mark_is_skipped():
 
 
 def test_names_with_odd_letters_are_kept_as_they_are():
-    assert run_of(jobName='a\x00b\n"c"\u2028').job_id == 'com.acme-prod1/a\x00b\n"c"\u2028'
+    assert run_of(jobName='a\x01b\n"c"\u2028').job_id == 'com.acme-prod1/a\x01b\n"c"\u2028'
 
 
 def test_numbers_too_large_for_a_float_lose_only_their_field():

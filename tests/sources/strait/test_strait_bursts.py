@@ -7,6 +7,7 @@ import pytest
 from exporter.simulators.disruptions import Contradict, Status
 from exporter.simulators.strait import StraitOptions
 from exporter.simulators.world import MARK
+from exporter.sources.strait.api import exact, parse_export
 
 MINUTE, HOUR = 60.0, 3600.0
 
@@ -117,7 +118,24 @@ def test_runs_completed_before_the_first_poll_do_not_count_even_in_a_burst(world
     assert reader.open() == {"open": "executing"}
 
 
-@pytest.mark.parametrize("answer", [403, 404, 400, "cut"])
+CREATED = exact("2026-11-28T10:00:00.123456Z")
+
+
+@pytest.mark.parametrize("error", ["", "a\u2028b\x0cc\x85d", "x" * 200_000, '"a\n\nb"', "\0", "'=1+1"])
+@pytest.mark.parametrize("created", ["2026-11-28T10:00:00.123456Z", "2026-11-28 12:00:00.123+02"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_an_export_is_read_whatever_its_errors_hold(error, created, newline):
+    rows = [
+        "\ufeffid,job_id,created_at,error",
+        f"1,j,{created},{error}",
+        f"2,j,{created},",
+        "3,j,2026-11-28T10:00:01Z,",
+    ]
+    export = parse_export("".join(row + newline for row in rows).encode(), CREATED)
+    assert (export.jobs, export.complete) == ({"1": "j", "2": "j"}, True)
+
+
+@pytest.mark.parametrize("answer", [403, 404, 400, "cut", "empty"])
 def test_a_burst_with_hidden_runs_is_counted_once_and_logged(world, reader, simulator, capsys, answer):
     simulator.options = StraitOptions(export=answer)
     reader.poll()
