@@ -4,25 +4,40 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
-from tests.e2e.processes import needed
+from exporter.config import loads
+from exporter.sources import SETTINGS
+from tests.e2e.processes import HOST, eventually, free_port, needed
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "deploy/compose"
-VARIANTS = {"demo": ["compose.yaml"], "config": ["compose.yaml", "compose.config.yaml"]}
+VARIANTS = {
+    "demo": ["-f", "compose.yaml"],
+    "config": ["-f", "compose.yaml", "-f", "compose.config.yaml"],
+    "replicas": ["-f", "compose.yaml", "--profile", "replicas"],
+}
+ALWAYS = {"exporter", "prometheus", "alertmanager", "grafana"}
+REPLICAS = {"postgres", "vendor", "replica", "haproxy", "prometheus-replicas"}
+OWN = ("exporter", "replica", "vendor")
 
 
 @pytest.fixture(params=VARIANTS)
 def project(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The whole of a variant, as a compose program understands it."""
     needed("podman")  # podman-compose asks it for its version, whatever it is to do
-    files = [argument for name in VARIANTS[request.param] for argument in ("-f", name)]
-    command = [sys.executable, "-m", "podman_compose", *files, "config"]
+    command = [sys.executable, "-m", "podman_compose", *VARIANTS[request.param], "config"]
     done = subprocess.run(command, cwd=COMPOSE, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return dict(yaml.safe_load(done.stdout))
@@ -38,33 +53,100 @@ def mounts() -> list[tuple[str, str]]:
     return [
         (name, each.split(":")[0])
         for name, service in services.items()
-        for each in service["volumes"]
+        for each in service.get("volumes", ())
         if each[0] == "."
     ]
 
 
-def test_four_services_start_each_with_a_check_of_its_health(project: dict[str, Any]) -> None:
-    assert project["services"].keys() == {"exporter", "prometheus", "alertmanager", "grafana"}
+@pytest.mark.parametrize(
+    ("project", "services"), [("demo", ALWAYS), ("replicas", ALWAYS | REPLICAS)], indirect=["project"]
+)
+def test_the_services_of_a_profile_start_each_with_a_check_of_its_health(
+    project: dict[str, Any], services: set[str]
+) -> None:
+    assert {name for name, service in project["services"].items() if not service.get("profiles")} == ALWAYS
+    assert project["services"].keys() == services
     assert [name for name, service in project["services"].items() if not service.get("healthcheck")] == []
 
 
 def test_no_port_can_be_reached_from_elsewhere(project: dict[str, Any]) -> None:
-    ports = [port for service in project["services"].values() for port in service["ports"]]
-    assert len(ports) == 4
+    ports = [port for service in project["services"].values() for port in service.get("ports", ())]
+    assert len(ports) >= 4
     assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
 
 
 def test_every_image_is_of_one_version(project: dict[str, Any]) -> None:
     images = [service["image"] for service in project["services"].values()]
-    assert [image for image in images if not re.search(r":v?\d+\.\d+\.\d+$", image)] == []
+    assert [image for image in images if not re.search(r":v?\d+(\.\d+){1,2}$", image)] == []
 
 
-def test_the_exporter_runs_hardened_with_its_state_on_a_volume(project: dict[str, Any]) -> None:
-    exporter = project["services"]["exporter"]
-    assert exporter["read_only"] is True
-    assert exporter["cap_drop"] == ["ALL"]
-    assert "state:/var/lib/jobrun-exporter" in exporter["volumes"]
-    assert exporter["command"][0] in {"demo", "run"}
+def test_the_exporter_runs_hardened_with_its_state_on_a_volume_or_in_the_database(project: dict[str, Any]) -> None:
+    services = project["services"]
+    own = [service for name, service in services.items() if name in OWN]
+    assert [(each["read_only"], each["cap_drop"]) for each in own] == [(True, ["ALL"])] * len(own)
+    assert "state:/var/lib/jobrun-exporter" in services["exporter"]["volumes"]
+    assert services["exporter"]["command"][0] in {"demo", "run"}
+    if "replica" in services:
+        assert services["replica"]["deploy"]["replicas"] == 3
+        assert not any("/var/lib" in volume for volume in services["replica"]["volumes"])
+
+
+def test_the_replicas_read_the_vendor_and_the_database_of_the_same_file() -> None:
+    services = loaded("compose.yaml")["services"]
+    url = services["replica"]["environment"]["STATE_URL"].replace("${POSTGRES_PASSWORD:-jobrun}", "secret")
+    config = loads((COMPOSE / "replicas.yaml").read_text(), {"STATE_URL": url}, SETTINGS)
+
+    assert config.state.url is not None
+    assert urlsplit(config.state.url.reveal())[1:3] == ("jobrun:secret@postgres", "/jobrun")
+    assert services["postgres"]["environment"]["POSTGRES_DB"] == "jobrun"
+    assert "--vendor=snowplow" in services["vendor"]["command"]
+    assert config.sources[0].base_url == "http://vendor:8080"
+
+
+def test_haproxy_asks_the_next_replica_if_one_is_away_or_answers_503(tmp_path: Path) -> None:
+    with serving(200) as good, serving(503) as stale:
+        port, gone = free_port(), free_port()
+        lines = [f"    server replica{each} {HOST}:{each}" for each in (stale, gone, good)]
+        text = (COMPOSE / "haproxy.cfg").read_text()
+        text = re.sub(r"^    server-template .*$", "\n".join(lines), text, flags=re.MULTILINE)
+        text = text.replace("bind :9797", f"bind {HOST}:{port}").replace("inter 2s", "inter 100s")
+        (tmp_path / "haproxy.cfg").write_text(text)
+        proxy = subprocess.Popen([needed("haproxy"), "-f", tmp_path / "haproxy.cfg"], stderr=subprocess.DEVNULL)
+        try:
+            assert eventually(lambda: status(port) == 200)
+            assert [status(port) for _ in range(12)] == [200] * 12
+        finally:
+            proxy.kill()
+            proxy.wait()
+
+
+@contextmanager
+def serving(metrics: int) -> Iterator[int]:
+    """Serve /metrics with a status, and everything else with 200; yield the port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(metrics if self.path == "/metrics" else 200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((HOST, 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def status(port: int) -> int:
+    try:
+        with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
 
 
 @pytest.mark.parametrize(("service", "source"), mounts())
@@ -82,10 +164,12 @@ def test_prometheus_differs_from_the_example_by_the_names_of_services_alone() ->
 
 
 def test_prometheus_and_alertmanager_take_their_configuration(tmp_path: Path) -> None:
-    shutil.copy(COMPOSE / "prometheus.yml", tmp_path)
     shutil.copytree(ROOT / "prometheus/rules", tmp_path / "rules")
+    for name in ("prometheus.yml", "prometheus.replicas.yml"):
+        shutil.copy(COMPOSE / name, tmp_path)
     for command in (
         [needed("promtool"), "check", "config", tmp_path / "prometheus.yml"],
+        [needed("promtool"), "check", "config", tmp_path / "prometheus.replicas.yml"],
         [needed("amtool"), "check-config", ROOT / "prometheus/alertmanager.yml"],
     ):
         done = subprocess.run(command, capture_output=True, text=True, check=False)

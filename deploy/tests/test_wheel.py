@@ -68,6 +68,12 @@ def test_the_installed_command_checks_a_configuration(command: Path, tmp_path: P
     assert run(command, "check", "--config.file=config.yaml", folder=tmp_path) == "config is valid: 1 source\n"
 
 
+def test_what_is_locked_has_the_driver_of_a_shared_state(command: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(f"{CONFIG}\nstate: {{url: 'postgresql://db.example.com/jobrun'}}\n")
+
+    assert run(command, "check", "--config.file=config.yaml", folder=tmp_path) == "config is valid: 1 source\n"
+
+
 def test_the_installed_command_runs_the_demo(command: Path, tmp_path: Path) -> None:
     arguments = [str(command), "demo", "--web.listen-address=127.0.0.1:0", "--speed=600"]
     with subprocess.Popen(
