@@ -11,8 +11,6 @@ import msgspec
 from exporter.counting import classify
 from exporter.counting.classify import Context, CountState, Decision, Rules, RunRecord
 from exporter.counting.records import OTHER, JobState, ScopeState, clean, label_of
-from exporter.counting.rules import SourceRules
-from exporter.ledger.poll_context import PollContext
 from exporter.ledger.sightings import Sighting, Sightings
 from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
@@ -60,33 +58,14 @@ class BatchStats(msgspec.Struct, kw_only=True):
 
 
 class BatchWriter:
-    """Changes one transaction.
+    """Changes one transaction. `present`: the state of the poll in progress."""
 
-    Args:
-        transaction: The transaction to change.
-        rules: The source's rules.
-        counting_rules: How runs are counted.
-        step_histograms: Whether step durations are observed.
-        poll_context: When the poll started, and the current time.
-        present: The state of the poll in progress.
-    """
-
-    def __init__(  # noqa: PLR0913  # each is one of the things that a writer is made of
-        self,
-        transaction: Transaction,
-        rules: SourceRules,
-        counting_rules: Rules,
-        poll_context: PollContext,
-        present: Present,
-        *,
-        step_histograms: bool,
-    ) -> None:
+    def __init__(self, transaction: Transaction, present: Present) -> None:
         self._transaction = transaction
-        self._rules = rules
-        self._counting = counting_rules
-        self._poll = poll_context
+        self._rules = transaction.rules
+        self._poll = transaction.poll
         self._present = present
-        self._steps = StepWriter(transaction, rules, counting_rules, poll_context, step_histograms=step_histograms)
+        self._steps = StepWriter(transaction)
         self._contexts: dict[int, Context | None] = {}
         self._rules_of: dict[int, Rules] = {}
         self.sightings: dict[str, Sighting] = {}
@@ -334,7 +313,7 @@ class BatchWriter:
         """Return how runs of a job are counted. The objective is looked up once per job, not per run."""
         rules = self._rules_of.get(job.key)
         if rules is None:
-            rules = msgspec.structs.replace(self._counting, run_buckets=self._rules.run_buckets(job))
+            rules = msgspec.structs.replace(self._transaction.counting, run_buckets=self._rules.run_buckets(job))
             self._rules_of[job.key] = rules
         return rules
 
@@ -378,7 +357,7 @@ class BatchWriter:
         del source.unobserved[:-MAX_RANGES]
         if seconds:
             source.last_unobserved = self._poll.now
-        if self._poll.starting and self._counting.zero_first:
+        if self._poll.starting and self._transaction.counting.zero_first:
             source.held_unobserved += seconds
         else:
             source.count(UNOBSERVED, amount=seconds)

@@ -27,6 +27,7 @@ from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.ledger.ledger_state import LedgerState
 from exporter.ledger.open_runs import OpenRuns, as_open
+from exporter.ledger.poll_context import PollContext
 from exporter.ledger.sightings import Sightings
 from exporter.ledger.status import UnwrittenPolls, seed_source
 from exporter.ledger.transaction import Transaction
@@ -40,7 +41,7 @@ from exporter.metrics.families import (
 )
 from exporter.state.opening import OpenedState
 from exporter.state.schema import StoredRun
-from exporter.state.storage import LoadedState, Storage
+from exporter.state.sql import LoadedState, SqlStore
 
 MANY_STEPS = 2000
 """Number of steps of all jobs above which `step_histograms: auto` switches step histograms off."""
@@ -70,7 +71,7 @@ class Journal:
         self._rules: dict[str, SourceRules] = {}
         self._open = OpenRuns()
         self._sightings: defaultdict[str, Sightings] = defaultdict(Sightings)
-        self._store: Storage | None = None
+        self._store: SqlStore | None = None
         self._changed = Changed()
         self._starting: set[str] = set()
         self._cold = ""
@@ -174,7 +175,7 @@ class Journal:
             self.count_cold_start(self._cold)
             self._cold = ""
 
-    def _verify(self, store: Storage) -> None:
+    def _verify(self, store: SqlStore) -> None:
         try:
             store.verify()
         except StateError as error:
@@ -264,7 +265,7 @@ class Journal:
     # --- transactions ---
 
     @contextmanager
-    def _writing(self, *sources: str) -> Iterator[Storage]:
+    def _writing(self, *sources: str) -> Iterator[SqlStore]:
         store = self.store()
         try:
             with store.transaction(*sources):
@@ -279,9 +280,9 @@ class Journal:
 
     def _transaction(self, source: str, now: float, started: float | None = None) -> Transaction:
         self.load()
-        poll_context = now, now if started is None else started
+        poll = PollContext(now=now, started=now if started is None else started, starting=source in self._starting)
         transaction = Transaction(
-            self.committed, self._rules[source], self._counting, *poll_context, step_histograms=self.step_histograms
+            self.committed, self._rules[source], self._counting, poll, step_histograms=self.step_histograms
         )
         draft = self._drafts.pop(source, None)
         if draft is not None and draft.base is transaction.base:
@@ -385,7 +386,7 @@ class Journal:
             known = self.committed.sources[source]
             self.committed.sources[source] = msgspec.structs.replace(known, status=self._unwritten[source].status)
 
-    def store(self) -> Storage:
+    def store(self) -> SqlStore:
         """Return the open state, to be read under `locked`. Raises StateError if there is none."""
         if self._store is None:
             raise StateError("the state is not open")

@@ -6,7 +6,7 @@ from exporter.counting.records import JobState
 from exporter.learning.cadence import DAY, SPAN
 from exporter.learning.learned import Learned, learn
 from exporter.model import PastRun
-from exporter.state.storage import Storage
+from exporter.state.sql import SqlStore
 
 LATEST = 500
 """Latest runs of a job that are read: three weeks of an hourly job."""
@@ -33,7 +33,7 @@ def is_due(job: JobState, now: float | None) -> bool:
     return abs(now - known.at) >= (LONGEST if known.last_run == last.run_id else SOONEST)
 
 
-def learn_job(store: Storage, job: JobState, now: float) -> Learned:
+def learn_job(store: SqlStore, job: JobState, now: float) -> Learned:
     """Return what is learned from a job's runs in the state."""
     runs = store.past(job.key, LATEST)
     activity = store.activity(job.key, _latest(runs) - ACTIVITY_REACH, ACTIVITY_GRAIN) if _is_busy(runs) else ()

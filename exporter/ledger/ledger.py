@@ -58,9 +58,8 @@ class Ledger(Housekeeping):
         waiting = [sighting.run.run_id for sighting in sightings.waiting()]
         stats = BatchStats()
         if waiting:
-            poll_context = PollContext(now=now, started=now if sightings.started is None else sightings.started)
-            transaction = self._transaction(source, now, poll_context.started)
-            writer = self._writer(transaction, poll_context)
+            transaction = self._transaction(source, now, sightings.started)
+            writer = self._writer(transaction)
             writer.settle(self.rows(source, waiting))
             writer.tally()
             self._commit(transaction, now)
@@ -68,12 +67,10 @@ class Ledger(Housekeeping):
         sightings.clear()
         return stats
 
-    def _writer(self, transaction: Transaction, poll_context: PollContext) -> BatchWriter:
-        name = transaction.source.name
-        self._sightings[name].start(poll_context.started)
-        present = Present(sightings=self._sightings[name], is_busy=self._open.is_busy)
-        rules, histograms = self._rules[name], self.step_histograms
-        return BatchWriter(transaction, rules, self._counting, poll_context, present, step_histograms=histograms)
+    def _writer(self, transaction: Transaction) -> BatchWriter:
+        sightings = self._sightings[transaction.rules.name]
+        sightings.start(transaction.poll.started)
+        return BatchWriter(transaction, Present(sightings=sightings, is_busy=self._open.is_busy))
 
     def _look_back(self, transaction: Transaction, now: float) -> None:
         """Count a cold start if the state is older than the API's reach, so that not everything can be caught up."""
@@ -113,8 +110,7 @@ class Ledger(Housekeeping):
             if source in self._starting - self._begun:
                 self._look_back(transaction, poll_context.now)
             self._refilter(transaction, poll_context.started)
-            poll_context = msgspec.structs.replace(poll_context, starting=source in self._starting)
-            writer = self._writer(transaction, poll_context)
+            writer = self._writer(transaction)
             ids = {run.run_id for run in batch.runs}.union(batch.gone)
             writer.batch(batch, self.rows(source, ids))
             writer.tally()
@@ -147,7 +143,7 @@ class Ledger(Housekeeping):
             old = self._open.overdue(source, old, poll_context.now, grace=EXPIRY_GRACE if failed else 0.0)
             if old:
                 transaction = self._transaction(source, poll_context.now, poll_context.started)
-                writer = self._writer(transaction, poll_context)
+                writer = self._writer(transaction)
                 for row in self.rows(source, old).values():
                     writer.expire_open_runs(row)
                 self._commit(transaction, poll_context.now)
@@ -271,7 +267,6 @@ class Ledger(Housekeeping):
 
     def _with_steps(self, source: str, poll_context: PollContext, change: Callable[[StepWriter], None]) -> None:
         with self._lock:
-            transaction = self._transaction(source, poll_context.now)
-            rules, histograms = self._rules[source], self.step_histograms
-            change(StepWriter(transaction, rules, self._counting, poll_context, step_histograms=histograms))
+            transaction = self._transaction(source, poll_context.now, poll_context.started)
+            change(StepWriter(transaction))
             self._commit(transaction, poll_context.now)

@@ -12,37 +12,35 @@ from exporter.counting.records import (
 )
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger_state import LedgerState
+from exporter.ledger.poll_context import PollContext
 from exporter.state.schema import StoredRun
 
 
 class RecordCopies:
-    """Copies of the records that are changed. A record is copied when it is first requested.
+    """Copies of the records that are changed, made when they are first requested.
 
     Args:
         committed: The committed records.
         rules: The source's rules.
         counting: How runs are counted.
-        now: The current time.
-        started: When the poll started.
+        poll: When the poll takes place.
         step_histograms: Whether step durations are observed.
     """
 
-    def __init__(  # noqa: PLR0913  # each is one of the things that a transaction is made of
+    def __init__(
         self,
         committed: LedgerState,
         rules: SourceRules,
         counting: Rules,
-        now: float,
-        started: float,
+        poll: PollContext,
         *,
         step_histograms: bool,
     ) -> None:
+        self.rules = rules
+        self.counting = counting
+        self.poll = poll
+        self.step_histograms = step_histograms
         self._books = committed
-        self._rules = rules
-        self._counting = counting
-        self._now = now
-        self._started = started
-        self._step_histograms = step_histograms
         self._steps: dict[int, set[str]] = {}
         self._folded_steps: dict[int, set[str]] = {}
         self._next_key = committed.next_key(rules.name)
@@ -107,7 +105,7 @@ class RecordCopies:
 
     def find(self, job_id: str) -> int | None:
         """Return the key of a job; None if it is unknown."""
-        return self._new.get(job_id) or self._books.by_id.get((self._rules.name, job_id))
+        return self._new.get(job_id) or self._books.by_id.get((self.rules.name, job_id))
 
     def look(self, key: int) -> JobState:
         """Return a job's record, which must not be changed."""
@@ -117,7 +115,7 @@ class RecordCopies:
         """Return the keys of a scope's jobs."""
         drafted = {key for key, state in self.jobs.items() if state.job.scope == scope and not state.overflow}
         left = {key for key, state in self.jobs.items() if state.job.scope != scope}
-        return sorted((self._books.of_scope(self._rules.name, scope).keys() | drafted) - left)
+        return sorted((self._books.of_scope(self.rules.name, scope).keys() | drafted) - left)
 
     def count_for_exporter(self, family: str, label: str) -> None:
         """Add to one of the exporter's own counters."""

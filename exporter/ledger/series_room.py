@@ -30,7 +30,7 @@ class SeriesRoom(RecordCopies):
 
     def _begin(self, state: JobState) -> None:
         """Seed a job's series, or fold the job if there is no room for them."""
-        seed(state, self._rules.results, attempts=self._rules.attempts)
+        seed(state, self.rules.results, attempts=self.rules.attempts)
         was_folded, state.folded = state.folded, False  # a folded job uses no room of its own
         series = self._weight(state)
         state.folded = not self._fits(series)
@@ -42,13 +42,13 @@ class SeriesRoom(RecordCopies):
             self.series += series
 
     def _weight(self, state: JobState) -> int:
-        return self._rules.weight(state, step_histograms=self._step_histograms)
+        return self.rules.weight(state, step_histograms=self.step_histograms)
 
     def _fits(self, series: int) -> bool:
-        return self.series + series <= self._rules.max_series
+        return self.series + series <= self.rules.max_series
 
     def _has_room(self) -> bool:
-        return self.series < ROOM * self._rules.max_series
+        return self.series < ROOM * self.rules.max_series
 
     def _take(self, series: int) -> bool:
         """Reserve room for more series of a job, and return whether there was any."""
@@ -58,7 +58,7 @@ class SeriesRoom(RecordCopies):
 
     def unfold(self) -> None:
         """Give folded jobs their own series, as far as there is room again."""
-        for key in list(self._books.folded[self._rules.name]) if self._has_room() else ():
+        for key in list(self._books.folded[self.rules.name]) if self._has_room() else ():
             state = copy(self.look(key))
             self._begin(state)
             if state.folded:
@@ -93,15 +93,15 @@ class SeriesRoom(RecordCopies):
         self._new[OTHER_JOB_ID] = key
         other = JobState(
             key=key,
-            source=self._rules.name,
+            source=self.rules.name,
             job=Job(job_id=OTHER_JOB_ID, name=OTHER, project=OTHER),
             project=OTHER,
             name=OTHER,
-            discovered=self._now,
-            baseline=self._now,
+            discovered=self.poll.now,
+            baseline=self.poll.now,
             overflow=True,
         )
-        seed(other, self._rules.results, attempts=self._rules.attempts)
+        seed(other, self.rules.results, attempts=self.rules.attempts)
         self.jobs[key] = other
         return other
 
@@ -115,7 +115,7 @@ class SeriesRoom(RecordCopies):
             return name if series in state.counts.get(STEPS, {}) or self._take(1) else OTHER
         if name in folded and not self._has_room():
             return OTHER
-        if self._take(STEP_COUNTERS + (bucket_lines(self._counting.step_buckets) if self._step_histograms else 0)):
+        if self._take(STEP_COUNTERS + (bucket_lines(self.counting.step_buckets) if self.step_histograms else 0)):
             known.add(name)
             if name in folded:
                 folded.remove(name)

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 import msgspec
 
 from exporter.counting import classify
-from exporter.counting.classify import CountState, Rules
+from exporter.counting.classify import CountState
 from exporter.counting.records import clean
-from exporter.counting.rules import SourceRules
-from exporter.ledger.poll_context import PollContext
 from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import STEPS_LOST
 from exporter.model import Step
@@ -22,22 +20,12 @@ MAX_STEP_BACKOFF = 3600.0
 
 
 class StepWriter:
-    """Adds steps to one transaction. The arguments are those of `BatchWriter`."""
+    """Changes one transaction by steps."""
 
-    def __init__(
-        self,
-        transaction: Transaction,
-        rules: SourceRules,
-        counting_rules: Rules,
-        poll_context: PollContext,
-        *,
-        step_histograms: bool,
-    ) -> None:
+    def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
-        self._rules = rules
-        self._counting = counting_rules
-        self._poll = poll_context
-        self._histograms = step_histograms
+        self._rules = transaction.rules
+        self._poll = transaction.poll
 
     def count(self, row: StoredRun, steps: Sequence[Step]) -> None:
         """Count the steps of a completed run, unless one is still active and can be requested again."""
@@ -48,7 +36,13 @@ class StepWriter:
         target = self._transaction.target(state)
         labels = {step.name: self._transaction.step_label(target, step) for step in steps}
         if row.mark is CountState.COUNTED:
-            classify.count_steps(target, steps, labels, self._counting, histograms=self._histograms)
+            classify.count_steps(
+                target,
+                steps,
+                labels,
+                self._transaction.counting,
+                histograms=self._transaction.step_histograms,
+            )
         elif not target.overflow:
             for label in labels.values():
                 classify.seed_step(target, label)

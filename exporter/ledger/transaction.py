@@ -26,7 +26,7 @@ class Transaction(SeriesRoom):
                 self._create(job, self._baseline(job))
                 continue
             known = self.look(key)
-            if known.job != job or known.gone or known.excluded == self._rules.wants(label_of(job)):
+            if known.job != job or known.gone or known.excluded == self.rules.wants(label_of(job)):
                 self._redescribe(self.job(key), job)
 
     def refilter(self, key: int) -> None:
@@ -42,19 +42,19 @@ class Transaction(SeriesRoom):
     def stay(self, key: int) -> None:
         """Keep an unlisted job for a while longer, because it has a run."""
         state = self.job(key)
-        state.missing_since = self._now if state.listed else None
+        state.missing_since = self.poll.now if state.listed else None
 
     def retire(self, key: int) -> None:
         """End the series of a job that no longer exists, and drop what it counted."""
         state = self.job(key)
         self.series -= self._weight(state)
-        state.retire(self._now)
+        state.retire(self.poll.now)
 
     def _baseline(self, job: Job) -> float:
         """Return the scope's baseline, or the time the job was included in the config if that is later."""
         since = included_since(self.source.filters, label_of(job))
         scope = self.source.scopes.get(job.scope)
-        baseline = self._now if scope is None else scope.baseline
+        baseline = self.poll.now if scope is None else scope.baseline
         return baseline if since is None else max(baseline, since)
 
     def _create(self, job: Job, baseline: float) -> None:
@@ -62,13 +62,13 @@ class Transaction(SeriesRoom):
         self._new[job.job_id] = key
         state = JobState(
             key=key,
-            source=self._rules.name,
+            source=self.rules.name,
             job=job,
             project=clean(job.project),
             name=label_of(job),
-            discovered=self._now,
+            discovered=self.poll.now,
             baseline=baseline,
-            excluded=not self._rules.wants(label_of(job)),
+            excluded=not self.rules.wants(label_of(job)),
         )
         self.jobs[key] = state
         if not state.excluded:
@@ -80,10 +80,10 @@ class Transaction(SeriesRoom):
         renamed = (job.project, job.name) != (state.job.project, state.job.name)
         returns, included = state.gone, state.excluded
         if _rhythm(job) != _rhythm(state.job):
-            state.expected_since = self._now
+            state.expected_since = self.poll.now
         if state.shown:
             self.series -= self._weight(state)  # old series make room for new ones
-        state.job, state.excluded = job, not self._rules.wants(label_of(job))
+        state.job, state.excluded = job, not self.rules.wants(label_of(job))
         state.gone, state.gone_since, state.missing_since = False, None, None
         if renamed or returns:
             state.counts, state.distributions = {}, {}
@@ -91,7 +91,7 @@ class Transaction(SeriesRoom):
             state.project, state.name = clean(job.project), label_of(job)
             return
         if included:
-            state.baseline = max(state.baseline, self._started)
+            state.baseline = max(state.baseline, self.poll.started)
         if renamed or returns or included:
             self._name(state, keep=not renamed)
         self._begin(state) if renamed or returns or included else self._count_series(state)
@@ -113,7 +113,7 @@ class Transaction(SeriesRoom):
     def _taken(self, project: str, name: str, key: int) -> bool:
         if project == name == OTHER:
             return True
-        holder = self._names.get((project, name)) or self._books.names.get((self._rules.name, project, name))
+        holder = self._names.get((project, name)) or self._books.names.get((self.rules.name, project, name))
         if holder is None or holder == key:
             return False
         kept = self.look(holder)

@@ -132,7 +132,7 @@ class Poller:
         self.polled = False
         self._begun: float | None = None
         self._logged_invalid = False
-        self._skips = 0
+        self._skips = self._skips_of_poll = 0
         self._skips_lock = threading.Lock()
 
     @property
@@ -196,6 +196,10 @@ class Poller:
         """Count a poll that came due while this one runs."""
         with self._skips_lock:
             self._skips += 1
+            self._skips_of_poll += 1
+            first = self._skips_of_poll == 1
+        if first:  # the end of the poll logs how many followed
+            self._log.warning("poll skipped: previous poll still running")
 
     def _take_skips(self) -> int:
         with self._skips_lock:
@@ -381,7 +385,9 @@ class Poller:
             open=len(self._ledger.open_runs(self._rules.name)),
             **counts,
             **error,
+            **({"skipped": self._skips_of_poll} if self._skips_of_poll else {}),
         )
+        self._skips_of_poll = 0
 
 
 def _described(error: Exception) -> tuple[str, str]:

@@ -44,10 +44,7 @@ class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
 
 
 class ScheduledSource:
-    """A source's poller and its interval in seconds; `idle` is held while a poll is running.
-
-    `skipped`: polls that came due during the current one.
-    """
+    """A source's poller and its interval in seconds; `idle` is held while a poll is running."""
 
     def __init__(self, name: str, poller: Poller, interval: float) -> None:
         self.name = name
@@ -55,7 +52,6 @@ class ScheduledSource:
         self.interval = interval
         self.in_force = interval
         self.idle = threading.Lock()
-        self.skipped = 0
 
 
 class PollSchedule:
@@ -157,8 +153,6 @@ class PollSchedule:
                 source.poller.poll()
             except Stopped:
                 return
-            finally:
-                self._report_skipped(source)
         if not self._scheduler.running or key not in self._sources:
             return
         wanted = source.poller.wait()
@@ -172,12 +166,3 @@ class PollSchedule:
         source = self._sources.get(event.job_id)
         if source is not None:
             source.poller.skip()
-            source.skipped += 1
-            if source.skipped == 1:  # further ones are logged together when the poll ends
-                self._log.warning("poll skipped: previous poll still running", source=source.name)
-
-    def _report_skipped(self, source: ScheduledSource) -> None:
-        """Log how many polls were skipped during a long poll, if more than one."""
-        count, source.skipped = source.skipped, 0
-        if count > 1:
-            self._log.warning("long poll ended", source=source.name, skipped=count)

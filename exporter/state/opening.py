@@ -13,8 +13,8 @@ from exporter.errors import StateError
 from exporter.state.files import make_private, problem_of
 from exporter.state.lock import Lock, RefusedStateError
 from exporter.state.schema import MIGRATIONS
+from exporter.state.sql import LoadedState, SqlStore
 from exporter.state.sql_runs import CorruptStateError
-from exporter.state.storage import LoadedState, Storage
 from exporter.state.store import MEMORY, Connect, NewerSchemaError, Store, newer, set_aside
 
 
@@ -33,7 +33,7 @@ class OpenedState(msgspec.Struct, kw_only=True):
         error: Why there is no store.
     """
 
-    store: Storage | None
+    store: SqlStore | None
     loaded: LoadedState
     cold: str = ""
     kept: Path | None = None

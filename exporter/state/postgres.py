@@ -19,9 +19,8 @@ from exporter.state.lock import RefusedStateError
 from exporter.state.opening import OpenedState
 from exporter.state.postgres_schema import MIGRATIONS, NAMES, PUT_RUNS, as_list
 from exporter.state.schema import StoredRun, to_row
-from exporter.state.sql import SqlStore
+from exporter.state.sql import LoadedState, SqlStore
 from exporter.state.sql_runs import CorruptStateError
-from exporter.state.storage import LoadedState
 
 CREATE_ATTEMPTS = 5
 """Attempts to find or create the tables, because replicas that start together create them together."""
@@ -153,12 +152,6 @@ class PostgresStore(SqlStore):
         merge(total, exporter, self._exporter)
         super().put_exporter(total)
         self._written = copy(exporter)
-
-    def verify(self) -> None:
-        """Do nothing: a write to a database fails by itself if it cannot last."""
-
-    def checkpoint(self) -> None:
-        """Do nothing: the server maintains its files."""
 
     def size(self) -> int:
         """Return the size of the tables and their indexes in bytes; for replicas, as one of them measured it."""

@@ -1,6 +1,6 @@
 """Scopes and checkpoints of sources: one row each, so that a batch of one scope writes only what it changes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -9,6 +9,9 @@ from exporter.state.database import Database
 
 ROWS_SINCE = 5
 """The first version of the schema that stores them in rows. Before, they were part of the source's record."""
+
+Changed = tuple[Collection[str] | None, Collection[str] | None]
+"""Names of changed scopes and checkpoints; None stands for all."""
 
 
 def read(
@@ -38,31 +41,30 @@ def encoded(source: SourceState) -> bytes:
     return msgspec.json.encode(msgspec.structs.replace(source, scopes={}, checkpoints={}))
 
 
-def write(database: Database, key: int, source: SourceState, scopes: Collection[str] | None) -> None:
-    """Write these scopes of a source, or all. Scopes that it no longer has are deleted."""
-    if scopes is None:
-        database.execute("DELETE FROM scopes WHERE source = ?", (key,))
-    names = source.scopes if scopes is None else scopes
-    rows = [(key, name, msgspec.json.encode(source.scopes[name])) for name in names if name in source.scopes]
-    database.executemany(
-        "INSERT INTO scopes (source, name, record) VALUES (?, ?, ?) "
-        "ON CONFLICT (source, name) DO UPDATE SET record = excluded.record",
-        rows,
-    )
-    ended = [(key, name) for name in names if name not in source.scopes]
-    database.executemany("DELETE FROM scopes WHERE source = ? AND name = ?", ended)
+def write(database: Database, key: int, source: SourceState, changed: Changed) -> None:
+    """Write the changed scopes and checkpoints of a source, or all. Those that it no longer has are deleted."""
+    scopes, checkpoints = changed
+    records = {name: msgspec.json.encode(source.scopes[name]) for name in _present(source.scopes, scopes)}
+    _write(database, key, ("scopes", "record"), records, scopes)
+    texts = {name: source.checkpoints[name] for name in _present(source.checkpoints, checkpoints)}
+    _write(database, key, ("notes", "note"), texts, checkpoints)
 
 
-def write_checkpoints(database: Database, key: int, source: SourceState, checkpoints: Collection[str] | None) -> None:
-    """Write these checkpoints of a source, or all. Notes that it no longer has are deleted."""
-    if checkpoints is None:
-        database.execute("DELETE FROM notes WHERE source = ?", (key,))
-    names = source.checkpoints if checkpoints is None else checkpoints
-    rows = [(key, name, source.checkpoints[name]) for name in names if name in source.checkpoints]
+def _present(table: Mapping[str, object], names: Collection[str] | None) -> Collection[str]:
+    return table if names is None else [name for name in names if name in table]
+
+
+def _write(
+    database: Database, key: int, target: tuple[str, str], values: Mapping[str, object], names: Collection[str] | None
+) -> None:
+    """Write values to a column of a table. Of `names`, those without a value are deleted; None stands for all."""
+    table, column = target
+    if names is None:
+        database.execute(f"DELETE FROM {table} WHERE source = ?", (key,))  # noqa: S608  # constants
     database.executemany(
-        "INSERT INTO notes (source, name, note) VALUES (?, ?, ?) "
-        "ON CONFLICT (source, name) DO UPDATE SET note = excluded.note",
-        rows,
+        f"INSERT INTO {table} (source, name, {column}) VALUES (?, ?, ?) "  # noqa: S608  # constants
+        f"ON CONFLICT (source, name) DO UPDATE SET {column} = excluded.{column}",
+        [(key, name, value) for name, value in values.items()],
     )
-    ended = [(key, name) for name in names if name not in source.checkpoints]
-    database.executemany("DELETE FROM notes WHERE source = ? AND name = ?", ended)
+    ended = [(key, name) for name in names or () if name not in values]
+    database.executemany(f"DELETE FROM {table} WHERE source = ? AND name = ?", ended)  # noqa: S608  # constants

@@ -5,6 +5,7 @@
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import msgspec
@@ -18,19 +19,56 @@ from exporter.state.schema import (
     to_stored,
 )
 from exporter.state.sql_runs import ENDED, OF_SOURCE, CorruptStateError, SqlRuns
-from exporter.state.storage import LoadedState, Pruned
+
+
+class LoadedState(msgspec.Struct, kw_only=True):
+    """All records of a state, and its active runs."""
+
+    sources: list[SourceState]
+    jobs: list[JobState]
+    open_runs: list[tuple[str, StoredRun]]
+    exporter: Counted
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """Result of pruning: the job's key of each deleted run, and the number of counted runs with pending steps."""
+
+    jobs: list[int]
+    steps_lost: int
 
 
 class SqlStore(SqlRuns):
-    """Records and rows in a database. Not thread-safe: the ledger holds a lock during every use."""
+    """One open state. Not thread-safe: the ledger holds a lock for each use.
+
+    Every method raises StateError if the state cannot be read or written. Writes happen only inside `transaction`,
+    which can read its own writes. An implementation must pass tests/core/test_store_contract.py.
+    """
 
     PUT_JOB: ClassVar[str]
     PUT_EXPORTER: ClassVar[str]
     """Statements that insert a row, or replace the one with the same identity."""
 
     @abstractmethod
+    def transaction(self, *sources: str) -> AbstractContextManager[None]:
+        """Commit everything that is written inside for these sources, or, after any exception, nothing.
+
+        A shared state must also fail if this process may no longer write for a source, or if the records in memory are
+        not those of the state. After a failure the sources must be loaded again.
+        """
+
+    @abstractmethod
+    def size(self) -> int:
+        """Return the size of the state in bytes."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close the state."""
+
+    def verify(self) -> None:
+        """Raise StateError if writes would not last. The next call repairs that if possible."""
+
+    def checkpoint(self) -> None:
+        """Free the space that large transactions used, unless the state is being read."""
 
     def owns(self, source: str) -> bool:  # noqa: ARG002  # a state that nobody shares is whose who has opened it
         """Return whether this process may write for a source."""
@@ -76,9 +114,7 @@ class SqlStore(SqlRuns):
         if source.name in self._embedded:
             scopes = checkpoints = None
             self._moved.add(source.name)
-        key = self._sources[source.name]
-        rows_of_scopes.write(self._db, key, source, scopes)
-        rows_of_scopes.write_checkpoints(self._db, key, source, checkpoints)
+        rows_of_scopes.write(self._db, self._sources[source.name], source, (scopes, checkpoints))
 
     def put_jobs(self, jobs: Iterable[JobState]) -> None:
         """Write jobs' records."""

@@ -19,7 +19,7 @@ from exporter.model import Batch, Result, Run, State, Step
 from exporter.simulators.world import MARK
 from exporter.snapshot.builder import Committed
 from exporter.state.schema import StepState, StoredRun
-from exporter.state.storage import LoadedState
+from exporter.state.sql import LoadedState
 from tests.chaos.life import LedgerKind
 
 

@@ -82,15 +82,20 @@ def test_what_the_api_reports_of_its_limit_and_of_the_credential_is_recorded_wit
 
 
 def test_polls_that_came_due_meanwhile_are_recorded_while_a_long_one_runs_and_at_its_end(harness):
-    harness.poller.skip()
-    harness.poller.skip()
+    with capture_logs() as lines:
+        harness.poller.skip()
+        harness.poller.skip()
+    assert [line["event"] for line in lines] == ["poll skipped: previous poll still running"]
     harness.poller.report_skipped_polls()
     assert harness.result("ledger.skip_polls", "pages.publish_throttled") == [
         ("ledger.skip_polls", "s", 2),
         ("pages.publish_throttled",),
     ]
-    harness.poll(lambda _view: harness.poller.skip())
-    assert harness.report.skipped == 1
+    with capture_logs() as lines:
+        harness.poll(lambda _view: harness.poller.skip())
+        harness.poll()
+    assert [line.get("skipped") for line in lines if line["event"] == "poll finished"] == [3, None]
+    assert [report.skipped for report in harness.ledger.reports] == [1, 0]
 
 
 def test_every_poll_ends_with_a_log_line_of_what_it_did():

@@ -25,7 +25,7 @@ from exporter.polling.view import LedgerView
 from exporter.sources.source import Source
 from exporter.sources.windows import CLOCK_MARGIN
 from exporter.state.opening import OpenedState
-from exporter.state.storage import LoadedState
+from exporter.state.sql import LoadedState
 from exporter.state.store import Store
 
 UNHURRIED = UNITS["d"]

@@ -24,7 +24,7 @@ from exporter.snapshot.builder import ConfiguredSource, ViewBuilder
 from exporter.snapshot.job import JobView
 from exporter.state.opening import OpenedState
 from exporter.state.schema import StoredRun
-from exporter.state.storage import LoadedState
+from exporter.state.sql import LoadedState
 from exporter.state.store import Store
 
 GRID = 60.0
