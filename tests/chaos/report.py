@@ -8,6 +8,9 @@ import msgspec
 
 from tests.chaos.scenario import ScenarioOutcome
 
+LAYERS = {"simulated": "simulated weeks", "real": "real processes", "replicas": "replicas"}
+"""The layers, and the heads of their columns."""
+
 
 class Journal:
     """The file of outcomes; without a path they are only in memory."""
@@ -46,10 +49,11 @@ def summary(outcomes: Sequence[ScenarioOutcome], again: str) -> str:
 
 
 def _totals(outcomes: Sequence[ScenarioOutcome]) -> Iterator[str]:
-    yield "| | simulated weeks | real processes | together |"
-    yield "|---|---|---|---|"
-    layers = [[each for each in outcomes if each.layer == layer] for layer in ("simulated", "real")]
-    columns: list[Sequence[ScenarioOutcome]] = [*layers, outcomes]
+    found = {layer: [each for each in outcomes if each.layer == layer] for layer in LAYERS}
+    shown = [layer for layer in LAYERS if found[layer] or layer != "replicas"]
+    yield "| | " + " | ".join(LAYERS[layer] for layer in shown) + " | together |"
+    yield "|---" * (len(shown) + 2) + "|"
+    columns: list[Sequence[ScenarioOutcome]] = [*(found[layer] for layer in shown), outcomes]
     rows: dict[str, Sequence[float]] = {
         "scenarios": [len(column) for column in columns],
         "completed runs checked": _sums(columns, "runs"),
@@ -76,6 +80,18 @@ def _troubles(outcomes: Sequence[ScenarioOutcome]) -> Iterator[str]:
         total.update(outcome.troubles)
     shown = ", ".join(f"{name} {count:,}" for name, count in sorted(total.items()))
     yield f"Disruptions: {total.total():,}: {shown}."
+    take_overs = [seconds for outcome in outcomes for seconds in outcome.take_overs]
+    if take_overs:
+        yield f"Seconds from the death of an owner to the next poll: {quantiles(take_overs)}."
+
+
+def quantiles(numbers: Sequence[float]) -> str:
+    """Return how numbers are distributed, in words."""
+    if not numbers:
+        return "none"
+    ordered = sorted(numbers)
+    p50, p95 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95))
+    return f"{len(ordered)}, p50 {p50:.1f}, p95 {p95:.1f}, longest {ordered[-1]:.1f}"
 
 
 def _ranges(seeds: Iterable[str]) -> Iterator[str]:

@@ -35,7 +35,7 @@ ENOUGH = 200
 
 
 class ScenarioOutcome(msgspec.Struct, kw_only=True):
-    """The outcome of a scenario."""
+    """The outcome of a scenario. `take_overs`: seconds from the death of an owner to the next poll, of replicas."""
 
     seed: str
     layer: str = "simulated"

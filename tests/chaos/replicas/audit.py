@@ -1,13 +1,15 @@
 """The auditor of replicas: scrapes them through a proxy as one target, and compares with what truly happened."""
 
+import bisect
 import http.client
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import groupby
 from typing import NamedTuple
+
+import psycopg
 
 from exporter.replica import FRESH
 from exporter.simulators.listener import Listener
@@ -23,8 +25,8 @@ BETWEEN_SCRAPES = 0.4
 PATIENCE = 1.0
 """Seconds that the proxy waits for a replica before it asks the next one."""
 
-HANDING_OVER = 2.0
-"""Seconds between two requests of a replica within which none of another may come."""
+HANDING_OVER = 1.5
+"""Seconds after a lease changed hands in which the former holder learns of it."""
 
 AFTER_DEATH = 0.3
 """Seconds in which a killed process's last request may still be read."""
@@ -126,22 +128,52 @@ class Spending:
         with self._lock:
             return Counter(sent[-1].replica for sent in self.sent.values() if sent)
 
-    def intrusions(self) -> Iterator[tuple[str, int, int]]:
-        """Yield each replica that used a credential long after another had begun to, and how many requests it sent."""
+    def without_lease(self, holders: "Holders", numbers: Mapping[str, int]) -> Counter[tuple[str, int]]:
+        """Return how many requests of each credential each replica sent while another had long had the lease.
+
+        `numbers`: the replica of each holder's name.
+        """
         with self._lock:
-            found = {family: list(sent) for family, sent in self.sent.items()}
-        for family, sent in found.items():
-            episodes = [list(group) for _, group in groupby(sent, lambda each: each.replica)]
-            for place, (before, between, after) in enumerate(zip(episodes, episodes[1:], episodes[2:], strict=False)):
-                spender, at = before[-1].replica, between[0].at
-                begun = any(
-                    HANDING_OVER / 2 < at - each.at < 2 * HANDING_OVER
-                    for episode in episodes[max(0, place - 4) : place + 1]
-                    for each in episode
-                    if each.replica == spender
-                )
-                if begun and after[0].replica == spender and after[0].at - before[-1].at < HANDING_OVER:
-                    yield family, between[0].replica, len(between)
+            requests = [each for sent in self.sent.values() for each in sent]
+        found: Counter[tuple[str, int]] = Counter()
+        for each in requests:
+            owner = numbers.get(holders.at(each.family, each.at) or "", each.replica)
+            found[each.family, each.replica] += owner != each.replica
+        return +found
+
+
+class Holders(threading.Thread):
+    """Asks the database all the time who holds which lease. `connect`: returns a connection to the primary."""
+
+    def __init__(self, connect: Callable[[], psycopg.Connection], sources: Mapping[str, str]) -> None:
+        super().__init__(daemon=True)
+        self._connect, self._sources = connect, sources
+        self._ended = threading.Event()
+        self._times: list[float] = []
+        self._holders: list[Mapping[str, str]] = []
+
+    def run(self) -> None:
+        while not self._ended.wait(BETWEEN_SCRAPES):
+            try:
+                with self._connect() as connection:
+                    rows = connection.execute("SELECT source, holder FROM leases").fetchall()
+            except psycopg.Error:
+                rows = []
+            self._holders.append({self._sources[name]: holder for name, holder in rows})
+            self._times.append(time.monotonic())
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join()
+
+    def at(self, family: str, when: float) -> str | None:
+        """Return who held the lease of a credential around a time; None if nobody held it all the while."""
+        first = bisect.bisect_left(self._times, when - HANDING_OVER)
+        until = bisect.bisect_right(self._times, when)
+        if not (0 < first < until < len(self._times)):
+            return None
+        found = {holders.get(family) for holders in self._holders[first - 1 : until + 1]}
+        return found.pop() if len(found) == 1 else None
 
 
 class _Log(RequestLog):
@@ -255,12 +287,3 @@ def counters(text: str) -> Iterator[tuple[str, float]]:
             series, _, number = line.rpartition(" ")
             if "_sum{" not in series:
                 yield series, float(number)
-
-
-def take_over_times(seconds: Sequence[float]) -> str:
-    """Return how long take-overs took, in words."""
-    if not seconds:
-        return "none"
-    ordered = sorted(seconds)
-    p50, p95 = (ordered[min(len(ordered) - 1, int(share * len(ordered)))] for share in (0.5, 0.95))
-    return f"{len(ordered)}: p50 {p50:.1f} s, p95 {p95:.1f} s, longest {ordered[-1]:.1f} s"

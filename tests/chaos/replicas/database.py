@@ -13,7 +13,7 @@ import psycopg
 
 from tests import postgres
 from tests.chaos.replicas.wires import Wire, steady_port
-from tests.e2e.processes import HOST, eventually, mounted, needed, runs_as_root, unmounted
+from tests.e2e.processes import HOST, eventually, missing, mounted, needed, runs_as_root, unmounted
 
 NAME = "jobrun"
 
@@ -211,6 +211,8 @@ def faked(clock: Path | str) -> dict[str, str]:
 @contextmanager
 def database(*, moving_clock: bool) -> Iterator[tuple[Path, Database, bool]]:
     """A database in a folder that is deleted afterwards, and whether that is a file system that can be full."""
+    if not postgres.NEWEST_FIRST:
+        missing("PostgreSQL is not installed")
     folder = Path(tempfile.mkdtemp(prefix="jobrun-replicas-"))
     disk = folder / "disk"
     disk.mkdir()

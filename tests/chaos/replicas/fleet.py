@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import psycopg
 
 from exporter.simulators import SIMULATORS
 from exporter.simulators.disruptions import Status
-from tests.chaos.replicas.audit import Auditor, Balancer, Spending, door
+from tests.chaos.replicas.audit import Auditor, Balancer, Holders, Spending, door
 from tests.chaos.replicas.database import NAME, Database, Pooler, faked
 from tests.chaos.replicas.wires import Wire, steady_port
 from tests.e2e.live_world import LiveWorld, source, truth, written
@@ -142,7 +143,9 @@ class Fleet:
         for replica in self.replicas:
             replica.start()
         balancer = Balancer([replica.port for replica in self.replicas])
+        self._running.callback(balancer.server_close)
         self._running.callback(balancer.shutdown)
+        self.holders = Holders(database.connect, SOURCES)
         self.auditor = Auditor(balancer.server_address[1], zero_first=plan.zero_first)
 
     def _replica(self, folder: Path, number: int, prepare: Prepare) -> Replica:
@@ -188,6 +191,11 @@ class Fleet:
         self.spending.died(replica.number)
         replica.kill()
         self.kills += 1
+
+    def names(self) -> dict[str, int]:
+        """Return the replica of each name by which leases were held."""
+        taken = re.compile(r"sources taken.* replica=(\S+)")
+        return {name: replica.number for replica in self.replicas for name in taken.findall(replica.log())}
 
     # --- start and end ---
 

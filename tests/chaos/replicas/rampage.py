@@ -11,11 +11,11 @@ import msgspec
 import psycopg
 
 from exporter.simulators.world import MARK
-from tests.chaos.replicas.audit import take_over_times
 from tests.chaos.replicas.database import FAKETIME, database
 from tests.chaos.replicas.fleet import Fleet, Plan
 from tests.chaos.replicas.mutants import apply
 from tests.chaos.replicas.troubles import TROUBLES, Entry
+from tests.chaos.report import quantiles
 from tests.chaos.scenario import ScenarioOutcome
 from tests.e2e.processes import eventually
 
@@ -39,6 +39,9 @@ UNMADE = (psycopg.Error, AssertionError, subprocess.SubprocessError)
 
 class CutShortError(Exception):
     """A trouble could not be made, or not undone."""
+
+
+STALLING = ("SIGSTOP", "SIGSTOP in a transaction", "SIGSTOP after the lease's statement")
 
 
 class Going(msgspec.Struct):
@@ -151,10 +154,12 @@ def run_replica_chaos(
                 fleet.wrong.append("not every source is polled after the start")
                 seconds = 0.0
             fleet.auditor.start()
+            fleet.holders.start()
             time.sleep(QUIET)
             Rampage(fleet, seed, only).run(kills, seconds)
             runs = fleet.settle()
             fleet.auditor.stop()
+            fleet.holders.stop()
             lossless = not fleet.tally.keys() & LOSING
             wrong = [*fleet.wrong, *dict.fromkeys(fleet.auditor.wrong), *_spent_twice(fleet), *_searched(fleet)]
             wrong += dict.fromkeys(fleet.auditor.fallen) if lossless else ()
@@ -168,7 +173,7 @@ def run_replica_chaos(
                     (logs / f"{seed}-{replica.number}.log").write_text(replica.log())
         failovers = made.failovers
     fleet.tally["failovers"] = failovers
-    print(f"{seed}: {plan}, take-overs {take_over_times(fleet.spending.take_overs)}", flush=True)
+    print(f"{seed}: {plan}, take-overs {quantiles(fleet.spending.take_overs)}", flush=True)
     return ScenarioOutcome(
         seed=seed,
         layer="replicas",
@@ -185,14 +190,12 @@ def run_replica_chaos(
 
 
 def _spent_twice(fleet: Fleet) -> Iterator[str]:
-    """Yield credentials that two replicas used at once; one that was frozen may send one more request per source."""
-    found = list(fleet.spending.intrusions())
-    fleet.tally["requests of a replica that was frozen"] = sum(number for _, _, number in found)
-    for family, replica, number in found:
-        if number > 2:
-            yield f"replica {replica} sent {number} requests to {family} while another polled it"
-    if len(found) > max(3, sum(fleet.tally.values()) // 4):
-        yield f"{len(found)} times two replicas used one credential at once"
+    """Yield who used a credential without its lease; one that was frozen may send one more request per source."""
+    found = fleet.spending.without_lease(fleet.holders, fleet.names())
+    fleet.tally["requests without a lease"] = found.total()
+    for (family, replica), number in found.items():
+        if number > 3 + sum(fleet.tally[name] for name in STALLING):
+            yield f"replica {replica} sent {number} requests to {family} while another had the lease"
 
 
 def _searched(fleet: Fleet) -> Iterator[str]:
