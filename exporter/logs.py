@@ -127,29 +127,28 @@ def _places(error: BaseException) -> str:
     return " > ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in frames)
 
 
-def as_logfmt(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    """Return an event as one line of logfmt."""
-    return " ".join(f"{_KEY.sub('_', key)}={_logfmt(value)}" for key, value in event.items())
-
-
-def as_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    """An event as one line of JSON."""
-    return json.dumps(event, ensure_ascii=False, separators=(",", ":"))
-
-
-RENDERERS: Mapping[Format, Callable[[WrappedLogger, str, EventDict], str]] = {"logfmt": as_logfmt, "json": as_json}
-
+_LOGFMT = structlog.processors.LogfmtRenderer(bool_as_flag=False)
 _KEY = re.compile(r"[^A-Za-z0-9_.-]")
-_PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f-\x9f]+")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
-def _logfmt(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value if _PLAIN.fullmatch(value) else json.dumps(value)
-    text = json.dumps(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+def as_logfmt(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    """Return an event as one line of logfmt."""
+    # the library escapes quotes and line feeds, but no other control characters, with which a name could forge a line
+    return _LOGFMT(logger, method, {_KEY.sub("_", key): _printable(value) for key, value in event.items()})
+
+
+def _printable(value: object) -> object:
+    if isinstance(value, bool | None):
+        return value
+    text = value if isinstance(value, str) else json.dumps(value)
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+RENDERERS: Mapping[Format, structlog.typing.Processor] = {
+    "logfmt": as_logfmt,
+    "json": structlog.processors.JSONRenderer(ensure_ascii=False, separators=(",", ":")),
+}
 
 
 class _Lossy(StringIO):
@@ -163,12 +162,8 @@ class _Lossy(StringIO):
         """Write a text, or drop it."""
         with contextlib.suppress(OSError, ValueError):
             self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Flush the stream if possible."""
-        with contextlib.suppress(OSError, ValueError):
             self._stream.flush()
+        return len(text)
 
 
 class _Bridge(logging.Handler):
