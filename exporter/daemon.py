@@ -30,7 +30,7 @@ from exporter.state.location import problem_of_url
 from exporter.state.lock import RefusedStateError
 from exporter.state.opening import OpenedState, open_state
 from exporter.state.store import Connect
-from exporter.supervision import Manager, Supervision
+from exporter.supervision import Heartbeat, Manager, Supervision
 from exporter.web import api, openapi
 from exporter.web.address import Address
 from exporter.web.application import Decision, WebHandlers, application
@@ -40,17 +40,10 @@ from exporter.web.request_pool import RequestPool
 from exporter.web.server import WebServer
 
 if TYPE_CHECKING:
-    from exporter.replica import Replica
     from exporter.sharing import Shared
-
-TICK = 0.5
-"""Seconds between two heartbeats."""
 
 HOUSEKEEPING = 3600.0
 """Seconds between two rounds of housekeeping."""
-
-STUCK = 60.0
-"""Seconds without a tick after which the daemon reports that it is unhealthy."""
 
 GRACE = 1.5
 """Seconds that running requests and polls have when the daemon stops."""
@@ -91,21 +84,20 @@ class Daemon:
         manager: Manager | None = None,
     ) -> None:
         self._read_config = read_config
-        self._listen = listen
         self._clocks = clocks
         self._connect = connect
         self._web_file = web_file
         self._supervision = Supervision(manager or Manager({}, 0), clocks.monotonic)
         self._log = structlog.get_logger()
-        self._config = read_config()
-        logs.guard(secrets(self._config))
+        config = read_config()
+        logs.guard(secrets(config))
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self._metrics = RequestMetrics(registry)
         build = Build(version=__version__, python_version=platform.python_version())
-        self._holds = ZeroFirst(self._config.metrics.zero_first, clocks.monotonic)
-        self._shared = shared_state(self._config, clocks.boottime)
+        self._holds = ZeroFirst(config.metrics.zero_first, clocks.monotonic)
+        self._shared = shared_state(config, clocks.boottime)
         self._exposition = Exposition(
             registry, self._holds, shared=self._shared is not None, monotonic=clocks.monotonic
         )
@@ -113,18 +105,24 @@ class Daemon:
         self._publisher = Publisher(
             self._ledger, self._exposition, self._holds, monotonic=clocks.monotonic, build=build
         )
-        self._broken: set[str] = set()
         self._reloading = threading.Lock()
-        self._ended = threading.Event()
-        self._ticked = self._housekeeping_done = clocks.monotonic()
-        self._assembly = Assembly(self._config, self._ledger, self._metrics, self._publisher, clocks)
+        self._housekeeping_done = clocks.monotonic()
+        self._assembly = Assembly(config, self._ledger, self._metrics, self._publisher, clocks)
         self._schedule = PollSchedule(clocks.clock, clocks.monotonic)
-        self._heart = threading.Thread(target=self._beat, name="heart", daemon=True)
+        self._heart = Heartbeat(
+            (
+                *(self._schedule.tick, self._publisher.tick, logs.report_swallowed),
+                *(self._do_housekeeping, self._check_polls, self._supervise),
+            ),
+            clocks.monotonic,
+        )
         self._pool = RequestPool(monotonic=clocks.monotonic)
         self._vendors = VendorQueries(clocks.monotonic, waiting=self._pool.waiting)
+        if self._shared is not None:
+            self._join(self._shared)
         app = application(self._handlers())
-        tls = web_file.tls if web_file else None
-        self._web = WebServer(guarded(app, web_file) if web_file else app, listen.host, listen.port, tls)
+        app, tls = (guarded(app, web_file), web_file.tls) if web_file else (app, None)
+        self._web = WebServer(app, listen.host, listen.port, tls)
 
     def _handlers(self) -> WebHandlers:
         """Return what the web server calls."""
@@ -139,7 +137,7 @@ class Daemon:
         reporter = Reporter(dependencies)
         return WebHandlers(
             page=lambda: self._exposition.page,
-            stale=self._replica().stale if self._shared else str,
+            stale=self._shared.replica.stale if self._shared else str,
             process_page=lambda: self._exposition.process_page,
             scraped=self._scraped,
             healthy=self.healthy,
@@ -153,9 +151,13 @@ class Daemon:
         )
 
     @property
+    def _config(self) -> Config:
+        return self._assembly.config
+
+    @property
     def address(self) -> Address:
         """Return the address on which it serves, after the start."""
-        return Address(self._listen.host, self._web.port)
+        return Address(self._web.host, self._web.port)
 
     def start(self) -> None:
         """Open the state, serve it, and start to poll.
@@ -172,7 +174,7 @@ class Daemon:
         except StateError as error:
             self._log.error("state cannot be written: nothing is counted until it can be", error=str(error))
         try:
-            self._activate(self._config, self._assembly)
+            self._activate(self._assembly)
             self._publisher.reloaded(self._clocks.clock())
             self._web.start()
         except BaseException:
@@ -183,28 +185,23 @@ class Daemon:
         self._schedule.add(self._pollable(self._assembly))
         self._schedule.start()
         if self._shared is not None:
-            self._shared.start(self._guarded)
+            self._shared.start(self._heart.guard)
         self._log.info("listening", address=str(self.address), version=__version__)
 
-    def _replica(self) -> "Replica":
+    def _join(self, shared: "Shared") -> None:
         """Join the replicas that share the state."""
-        assert self._shared is not None  # noqa: S101  # for the type checker: the caller has looked
         from exporter.replica import Handlers  # noqa: PLC0415  # as above
 
         handlers = Handlers(
             groups=lambda: self._assembly.groups(),  # noqa: PLW0108  # a reload replaces the assembly
             identities=lambda: {name: shown.rules.identity for name, shown in self._assembly.shown.items()},
-            taken=self._start_polls,
+            taken=lambda names: self._schedule.add(self._assembly.renewed(names)),
             lost=self._end_polls,
             is_idle=lambda name: not any(each.name == name and each.idle.locked() for each in self._assembly.polled),
             publish=self._publisher.publish,
             generation=lambda: -1 if self._exposition.page is None else self._exposition.page.generation,
         )
-        replica = self._publisher.sharing = self._shared.join(self._ledger, self._holds, handlers)
-        return replica
-
-    def _start_polls(self, names: Collection[str]) -> None:
-        self._schedule.add(self._assembly.renewed(names))
+        self._publisher.sharing = shared.join(self._ledger, self._holds, handlers)
 
     def _end_polls(self, names: Collection[str]) -> None:
         self._assembly.interrupt_sources(names)
@@ -229,10 +226,10 @@ class Daemon:
             self._log.error("state could not be used and was set aside", kept=str(opened.kept), reason=opened.cold)
         return opened
 
-    def _activate(self, config: Config, assembly: Assembly) -> None:
+    def _activate(self, assembly: Assembly) -> None:
         assembly.configure()
-        self._holds.zero_first = config.metrics.zero_first
-        self._publisher.configure(config, assembly.shown)
+        self._holds.zero_first = assembly.config.metrics.zero_first
+        self._publisher.configure(assembly.config, assembly.shown)
 
     def reload(self) -> Decision:
         """Load the current config. If it has any problem, the old one stays active."""
@@ -243,7 +240,7 @@ class Daemon:
                 known = isinstance(error, ConfigError | StateError)
                 refused = str(error) if known else f"unexpected {type(error).__name__}; see the log"
                 self._publisher.refused(refused)
-                self._guarded(self._publisher.publish)
+                self._heart.guard(self._publisher.publish)
                 places = {} if known else {"exc_info": error}
                 self._log.error("reload refused; old configuration stays active", error=refused, **places)
                 return False, refused
@@ -263,38 +260,36 @@ class Daemon:
             assembly = Assembly(config, self._ledger, self._metrics, self._publisher, self._clocks, before=before)
             if self._web_file is not None:
                 self._web_file.reload()
-            self._switch(config, assembly)
-        except Exception:
-            for name in {each.name for each in config.sources} - before.shown.keys():
-                self._metrics.remove(name)
-            raise
-        before.close(assembly)
-        for name in before.shown.keys() - assembly.shown.keys():
-            self._metrics.remove(name)
-        self._guarded(self._publisher.publish)
+            self._switch(assembly)
+            before.close(assembly)
+        finally:
+            for name in before.shown.keys() ^ {each.name for each in config.sources}:
+                if name not in self._assembly.shown:
+                    self._metrics.remove(name)
+        self._heart.guard(self._publisher.publish)
 
-    def _switch(self, config: Config, assembly: Assembly) -> None:
-        """Activate a configuration and its sources; if that raises, activate the old ones again."""
-        old, before = self._config, self._assembly
+    def _switch(self, assembly: Assembly) -> None:
+        """Activate the sources of another configuration; if that raises, activate the old ones again."""
+        before = self._assembly
         try:
             before.interrupt(assembly)
             self._schedule.keep(assembly.polled, GRACE)
-            self._activate(config, assembly)
-            self._config, self._assembly = config, assembly
+            self._activate(assembly)
+            self._assembly = assembly
             self._schedule.add(self._pollable(assembly))
         except BaseException:
-            self._config, self._assembly = old, before
+            self._assembly = before
             assembly.interrupt(before)
             self._schedule.keep(before.polled, GRACE)
             before.resume()
-            self._activate(old, before)
+            self._activate(before)
             assembly.close(before)
             self._schedule.add(self._pollable(before))
             raise
 
     def stop(self) -> bool:
         """Stop everything; return False if a poll still waits for its API. Uncommitted batches are dropped."""
-        self._ended.set()
+        self._heart.stop()
         self._supervision.stopping()
         if self._shared is not None:
             self._shared.stop(GRACE)
@@ -309,28 +304,6 @@ class Daemon:
         self._ledger.close()
         self._log.info("stopped")
         return ended
-
-    def _beat(self) -> None:
-        """Run the due tasks of the heartbeat twice per second, by a monotonic clock."""
-        schedule, publish = self._schedule.tick, self._publisher.tick
-        parts = (schedule, publish, logs.report_swallowed, self._do_housekeeping, self._check_polls)
-        while not self._ended.wait(TICK):
-            for part in parts:
-                self._guarded(part)
-            self._ticked = self._clocks.monotonic()
-            self._guarded(self._supervise)
-
-    def _guarded(self, part: Callable[[], None]) -> None:
-        """Run a task of the heartbeat. Its errors stop no other task, and are logged once until it succeeds again."""
-        name = part.__name__
-        try:
-            part()
-        except Exception as error:  # noqa: BLE001  # zero-first, housekeeping and the watchdog must not end together
-            if name not in self._broken:
-                self._log.error("heartbeat task failed", task=name, exc_info=error)
-            self._broken.add(name)
-        else:
-            self._broken.discard(name)
 
     def _supervise(self) -> None:
         self._supervision.beat(healthy=self.healthy()[0], ready=self.ready()[0], status=self._status())
@@ -361,9 +334,8 @@ class Daemon:
 
     def healthy(self) -> Decision:
         """Return whether polls will continue; this does not depend on the APIs."""
-        late = self._clocks.monotonic() - self._ticked
-        if late > STUCK or not self._heart.is_alive():
-            return False, f"no heartbeat for {late:.0f} s"
+        if not self._heart.is_alive():
+            return False, f"no heartbeat for {self._heart.age():.0f} s"
         return self._schedule.alive, "ok" if self._schedule.alive else "the scheduler has stopped"
 
     def ready(self) -> Decision:

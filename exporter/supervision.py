@@ -1,4 +1,4 @@
-"""Notifies systemd: ready, reloading, stopping, alive.
+"""The heartbeat, and what systemd is notified of: ready, reloading, stopping, alive.
 
 The protocol is sd_notify(3): lines `NAME=value` in a datagram to the socket in `NOTIFY_SOCKET`. If that is not set,
 nothing is sent.
@@ -7,7 +7,10 @@ nothing is sent.
 import contextlib
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+
+import structlog
 
 SEND_TIMEOUT = 1.0
 """Maximum seconds that a message waits for a manager that does not read."""
@@ -17,6 +20,12 @@ START_EXTENSION = 60.0
 
 LONGEST_PAUSE = 15.0
 """Maximum seconds between two signs of life."""
+
+TICK = 0.5
+"""Seconds between two heartbeats."""
+
+STUCK = 60.0
+"""Seconds without a heartbeat after which the daemon reports that it is unhealthy."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -114,3 +123,42 @@ class Supervision:
     def stopping(self) -> None:
         """Notify that the daemon stops."""
         self._manager.tell(STOPPING=1, STATUS="stopping")
+
+
+class Heartbeat:
+    """Runs tasks twice per second in a thread, by a monotonic clock. An error of one task stops no other."""
+
+    def __init__(self, tasks: Collection[Callable[[], None]], monotonic: Callable[[], float]) -> None:
+        self._tasks = tasks
+        self._monotonic = monotonic
+        self._latest = monotonic()
+        self._ended = threading.Event()
+        self._failing: set[str] = set()
+        self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
+        self.start, self.stop = self._thread.start, self._ended.set
+
+    def age(self) -> float:
+        """Return the seconds since the latest heartbeat."""
+        return self._monotonic() - self._latest
+
+    def is_alive(self) -> bool:
+        """Return whether there was a heartbeat lately, and will be another."""
+        return self.age() <= STUCK and self._thread.is_alive()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(TICK):
+            for task in self._tasks:
+                self.guard(task)
+            self._latest = self._monotonic()
+
+    def guard(self, task: Callable[[], None]) -> None:
+        """Run a task; log an error once until the task succeeds again."""
+        name = task.__name__
+        try:
+            task()
+        except Exception as error:  # noqa: BLE001  # zero-first, housekeeping and the watchdog must not end together
+            if name not in self._failing:
+                structlog.get_logger().error("heartbeat task failed", task=name, exc_info=error)
+            self._failing.add(name)
+        else:
+            self._failing.discard(name)

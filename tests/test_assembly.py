@@ -14,6 +14,7 @@ from exporter.config import loads
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.sources import SOURCES
+from exporter.state.opening import open_state
 
 ALPHA, BETA = (
     {"name": name, "type": "snowplow", "organization_id": name, "auth": {"api_key": f"key of {name}"}}
@@ -26,7 +27,7 @@ KINDS = {word: kind.settings for word, kind in SOURCES.items()}
 @pytest.fixture
 def assembled():
     """Makes an assembly of sources, after another one."""
-    ledger, metrics = Ledger(lambda: None), RequestMetrics(CollectorRegistry())
+    ledger, metrics = Ledger(lambda: open_state(Path(":memory:"), lambda: 0.0)), RequestMetrics(CollectorRegistry())
     clocks = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
     made = []
 
@@ -43,7 +44,7 @@ def assembled():
 def kept(before, after):
     """Names of the sources that are the same, all of them."""
     old = {polled.name: polled for polled in before.polled}
-    same = [polled.name for polled in after.polled if old.get(polled.name) is polled]
+    same = [each.name for each in after.polled if each in old.values()]
     for name in same:
         assert after.sources[name] is before.sources[name]
         assert after.clients[name] is before.clients[name]
@@ -55,7 +56,7 @@ def kept(before, after):
     [("2026-12-28", 1798416000), ("2026-12-28T09:00:00+01:00", 1798444800), ("", None), (None, None)],
 )
 def test_a_configured_credential_expiry_is_exposed_if_the_vendor_has_none(given, timestamp):
-    metrics, ledger = RequestMetrics(CollectorRegistry()), Ledger(lambda: None)
+    metrics, ledger = RequestMetrics(CollectorRegistry()), Ledger(lambda: open_state(Path(":memory:"), lambda: 0.0))
     clocks = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
     for expires in (given, "2030-01-01", given):
         source = {"name": "s", "type": "strait", "auth": {"api_key": "k"}, "credential_expires": expires}

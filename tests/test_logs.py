@@ -179,7 +179,7 @@ def test_no_text_around_a_secret_unmasks_it(word, before, after):
 @given(st.dictionaries(st.text(max_size=8), st.text(max_size=20) | st.none() | st.floats() | st.booleans(), max_size=4))
 def test_an_event_is_always_one_line(event):
     for render in logs.RENDERERS.values():
-        assert len(render(None, "info", event).split("\n")) == 1
+        assert len(str(render(None, "info", event)).split("\n")) == 1
 
 
 def test_configuring_again_replaces_the_configuration(lines):

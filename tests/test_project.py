@@ -55,7 +55,7 @@ def imports(module):
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.ImportFrom):
             names = {f"{node.module}.{alias.name}" for alias in node.names}
-            yield from sorted(name if name in MODULES else node.module for name in names)
+            yield from sorted(name if name in MODULES else node.module or "" for name in names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 

@@ -147,7 +147,7 @@ class KeepsCustomersData(Ledger):
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
         if source == "snowplow":
-            batch = msgspec.structs.replace(batch, notes={**batch.notes, "title": MARK})
+            batch = msgspec.structs.replace(batch, checkpoints={**batch.checkpoints, "title": MARK})
         return super().commit(source, batch, poll_context)
 
 

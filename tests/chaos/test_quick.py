@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
@@ -102,7 +103,8 @@ def test_strait(path):
 def test_workato():
     world = world_of("workato")
     both = Both("workato", world)
-    both.headers = {"authorization": f"Bearer {both.simulators[0].token}"}
+    simulator: Any = both.simulators[0]
+    both.headers = {"authorization": f"Bearer {simulator.token}"}
     for dice, run in timestamps(both, world):
         root = f"/api/managed_users/E{run.project}/recipes"
         recipes = both.get(root, exclude_code="true").json()["result"]
@@ -117,7 +119,8 @@ def test_snowplow():
     world = world_of("snowplow")
     both = Both("snowplow", world)
     root = "/api/msc/v1/organizations/" + ORGANIZATION
-    key = {"x-api-key-id": both.simulators[0].credentials.api_key_id, "x-api-key": "planted-snowplow-secret"}
+    simulator: Any = both.simulators[0]
+    key = {"x-api-key-id": simulator.credentials.api_key_id, "x-api-key": "planted-snowplow-secret"}
     for dice, run in timestamps(both, world):
         both.headers = key
         token = both.get(f"{root}/credentials/v3/token").json()["accessToken"]

@@ -3,6 +3,7 @@ import threading
 import traceback
 import zlib
 from email.utils import formatdate
+from typing import Any
 
 import httpx
 import pytest
@@ -92,7 +93,7 @@ def meter():
 @pytest.fixture
 def make(moved, meter):
     def make(*answers, requests_per_minute=60.0, auth=None, timeout=30.0, body_limit=1000, chance=0.5):
-        client = Client(
+        client: Any = Client(
             ROOT,
             auth or Bearer(),
             Budget(requests_per_minute, monotonic=moved.monotonic, sleep=moved.sleep),

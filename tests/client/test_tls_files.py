@@ -3,6 +3,7 @@
 import ssl
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import trustme
@@ -46,7 +47,7 @@ def make(moved, request):
             f"https://127.0.0.1:{api.server.port}",
             BearerAuth(lambda: "word"),
             Budget(6000.0, monotonic=moved.monotonic, sleep=moved.sleep),
-            network=NetworkSettings(timeout=5.0, **{name: str(path) for name, path in files.items()}),
+            network=NetworkSettings(timeout=5.0, **dict[str, Any](zip(files, map(str, files.values()), strict=True))),
             environment=Environment(clock=moved.clock, sleep=moved.sleep),
         )
         request.addfinalizer(client.close)

@@ -64,13 +64,9 @@ class Calls:
 def call(*argv, calls=None, environ=None):
     """Exit code, output and errors of a command."""
     calls = calls or Calls()
-    console = cli.Console(
-        io.StringIO(),
-        io.StringIO(),
-        environ or {"KEY": "k"},
-        module=lambda _name: calls,
-    )
-    return cli.main(argv, console), console.out.getvalue(), console.err.getvalue()
+    out, err = io.StringIO(), io.StringIO()
+    console = cli.Console(out, err, environ or {"KEY": "k"}, module=lambda _name: calls)
+    return cli.main(argv, console), out.getvalue(), err.getvalue()
 
 
 @pytest.fixture

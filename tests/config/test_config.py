@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -135,7 +136,7 @@ def test_durations_are_strings_in_the_schema():
 )
 def test_the_keys_of_auth_decide_the_sign_in_method(auth, kind):
     text = f"sources: [{{name: a, type: snowplow, organization_id: o, auth: {auth}}}]"
-    (source,) = loads(text, {}, SETTINGS).sources
+    source: Any = loads(text, {}, SETTINGS).sources[0]
 
     assert type(source.auth) is kind
 
@@ -257,7 +258,9 @@ def test_every_label_of_our_metrics_is_reserved():
 def test_an_objective_without_match_applies_to_all_jobs():
     config = config_of(rest="objectives: [{freshness: 1d}]")
 
-    assert config.objective_for("x", "", "a\nb").freshness == 86400
+    objective = config.objective_for("x", "", "a\nb")
+    assert objective is not None
+    assert objective.freshness == 86400
 
 
 def test_a_printed_config_never_shows_a_secret():

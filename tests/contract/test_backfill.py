@@ -59,7 +59,7 @@ def series(text):
     found = {}
     for line in text.splitlines():
         if not line.startswith("#"):
-            name, pairs, value, timestamp = SAMPLE.fullmatch(line).groups()
+            name, pairs, value, timestamp = SAMPLE.findall(line)[0]
             found.setdefault((name, *sorted(PAIR.findall(pairs))), []).append((float(timestamp), float(value)))
     return found
 
@@ -238,7 +238,7 @@ def test_the_progress_of_steps_is_logged_and_not_in_the_output(make, tmp_path):
     lines = [line for line in told if line.endswith(" left")]
     assert len(lines) >= 3
     steps = re.compile(r"one: steps of (\d+) of 100 runs \((\d+) %\), about (?:(\d)m)?(?:\d+s)? left")
-    numbers = [[int(number or 0) for number in steps.fullmatch(line).groups()] for line in lines]
+    numbers = [[int(number or 0) for number in steps.findall(line)[0]] for line in lines]
     assert numbers == sorted(numbers, key=lambda line: line[0])
     for done, percent, minutes in numbers:
         assert percent == done

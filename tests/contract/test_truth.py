@@ -1,5 +1,7 @@
 """Counters equal the truth, whatever happens on the way there."""
 
+from typing import Any
+
 import pytest
 
 from exporter.simulators.disruptions import (
@@ -168,7 +170,8 @@ DISRUPTIONS = {
 
 @pytest.mark.parametrize("reason", [*DISRUPTIONS, "half"])
 def test_an_error_is_counted_by_reason_and_never_looks_like_an_empty_list(bench, reason):
-    kind, fields = DISRUPTIONS.get(reason, (Half, {}))
+    harm: Any = DISRUPTIONS.get(reason, (Half, {}))
+    kind, fields = harm
     reason = "network" if reason == "half" else reason
     bench.poll()
     bench.busy(HOUR)

@@ -1,11 +1,13 @@
 """One part of a source that cannot be read for good costs that part alone, for as long as it lasts."""
 
+from typing import Any
+
 import pytest
 
 from exporter.simulators.disruptions import Drop, Garbage, Reset, Status
 from tests.contract.harness import DAY, HOUR, MINUTE, NOW
 
-HARMS = {
+HARMS: dict[str, Any] = {
     "500": lambda **where: Status(code=500, **where),
     "403": lambda **where: Status(code=403, **where),
     "garbage": Garbage,

@@ -1,5 +1,7 @@
 """A ledger harness with publisher and page, without a source."""
 
+from typing import Any
+
 import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
@@ -54,7 +56,7 @@ class PageHarness(LedgerHarness):
         """Return the values of a name's samples on the served page."""
         self.publisher.publish()
         self.publisher.tick()
-        page = self.exposition.page
+        page: Any = self.exposition.page
         self.holds.scraped(page.generation)
         found = {}
         for metric in text_string_to_metric_families(bytes(page.text).decode()):

@@ -1,5 +1,7 @@
 """A poller with fakes that record their calls in order."""
 
+from typing import Any, cast
+
 import msgspec
 from prometheus_client import CollectorRegistry
 
@@ -162,8 +164,8 @@ class PollHarness:
     def __init__(self, *, sweep_interval=None, **changes):
         self.events = []
         self.clock = Clock()
-        self.source = FakeSource(self.events)
-        self.ledger = FakeLedger(self.events)
+        self.source = cast("Any", FakeSource(self.events))
+        self.ledger = cast("Any", FakeLedger(self.events))
         self.poller = Poller(
             rules(**{"poll_interval": INTERVAL, **changes}),
             self.source,

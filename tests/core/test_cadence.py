@@ -1,8 +1,10 @@
 import random
+from typing import Any
 
 import pytest
 
-from exporter.learning.cadence import DAY, HOUR, MINUTE, cadence
+from exporter.learning import cadence as learning
+from exporter.learning.cadence import DAY, HOUR, MINUTE
 from tests.core.series import (
     AUTUMN,
     EVERY_DAY,
@@ -14,6 +16,12 @@ from tests.core.series import (
     days_until_known,
     each,
 )
+
+
+def cadence(*starts) -> Any:
+    """The cadence, which may be None."""
+    return learning.cadence(*starts)
+
 
 OFFICE = [f"{hour:02}:00" for hour in range(9, 18)]
 

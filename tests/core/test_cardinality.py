@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -60,7 +61,8 @@ class BoundedBook(PageHarness):
     def page(self):
         """All samples that are served: name and labels → value."""
         self.publisher.publish()
-        text = bytes(self.exposition.page.text).decode()
+        page: Any = self.exposition.page
+        text = bytes(page.text).decode()
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
             for family in text_string_to_metric_families(text)
@@ -392,7 +394,8 @@ def test_the_page_keeps_its_limit_including_all_series_of_other(tmp_path):
             run = ended(f"{name}-{result}", harness.now - 1, **fields)
             harness.read(run, steps={run.run_id: [Step(name="s", result=result, duration=1.0)]})
     harness.publisher.publish()
-    text = bytes(harness.exposition.page.text).decode()
+    page: Any = harness.exposition.page
+    text = bytes(page.text).decode()
     lines = [line for line in text.splitlines() if "job_name=" in line]
     assert sum(OTHER in line for line in lines) > 75
     assert len(lines) <= 400

@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from exporter.counting.classify import (
     root_failure,
 )
 from exporter.counting.records import OTHER, JobState
-from exporter.model import Disposition, Job, Result, Run, State, Step
+from exporter.model import FAILING, Disposition, Job, Result, Run, State, Step
 
 B = 1000.0
 OPEN = Run(run_id="r", job_id="j", state=State.EXECUTING, start=900.0)
@@ -145,8 +146,8 @@ RESULTS = (Result.SUCCESS, Result.FAILURE, Result.TIMEOUT, Result.CANCELLATION)
 @pytest.mark.parametrize("results", list(itertools.product(RESULTS, repeat=4)))
 def test_gauges_are_the_same_whatever_the_order_of_arrival(results):
     endings = [Run(run_id=str(n), job_id="j", result=result, end=100.0 + n) for n, result in enumerate(results)]
-    last_success = max((run.end for run in endings if run.result is Result.SUCCESS), default=None)
-    after = [run.end for run in endings if run.result in counting.FAILING and run.end > (last_success or 0)]
+    last_success = max((run.end or 0.0 for run in endings if run.result is Result.SUCCESS), default=None)
+    after = [run.end for run in endings if run.result in FAILING and run.end and run.end > (last_success or 0)]
     for order in itertools.permutations(endings):
         state, seen = job(), []
         for run in order:
@@ -160,7 +161,7 @@ def test_gauges_are_the_same_whatever_the_order_of_arrival(results):
 
 def recounted(runs):
     success = max((run.end for run in runs if run.result is Result.SUCCESS), default=None)
-    failures = [run.end for run in runs if run.result in counting.FAILING and run.end > (success or 0)]
+    failures = [run.end for run in runs if run.result in FAILING and run.end and run.end > (success or 0)]
     return counting.Streak(last_success=success, failures=len(failures), since=min(failures, default=None))
 
 
@@ -229,15 +230,15 @@ CLEANING = Run(run_id="r", job_id="j", state=State.EXECUTING, start=900.0, after
 
 @pytest.mark.parametrize("mark", [CountState.COUNTED, CountState.BASELINE])
 def test_a_run_that_cleans_up_after_its_completion_is_open_and_has_no_second_completion(mark):
-    opened = classify(known(FAILED, mark), CLEANING, context())
+    opened: Any = classify(known(FAILED, mark), CLEANING, context())
     assert (opened.keep.mark, opened.keep.run.after_end, opened.counts) == (CountState.OPEN, False, False)
     assert counting.is_cleaning_up(opened.keep, reopens=False)
-    ended = classify(opened.keep, AGAIN, context())
+    ended: Any = classify(opened.keep, AGAIN, context())
     assert (ended.disposition, ended.counts, ended.keep.mark) == (UPDATED, False, CountState.COUNTED)
     assert classify(ended.keep, AGAIN, context()).disposition is DUPLICATE
 
 
 def test_a_run_that_is_first_seen_while_it_cleans_up_completes_once():
-    opened = classify(None, CLEANING, context())
+    opened: Any = classify(None, CLEANING, context())
     assert opened.keep.mark is CountState.OPEN
     assert classify(opened.keep, AGAIN, context()).counts

@@ -85,7 +85,7 @@ class Counting(RuleBasedStateMachine):
 
     def shown(self, runs):
         """What these rows of one poll should have counted, in the order of their ends."""
-        for run in sorted(one_row_per_run(runs), key=lambda run: run.end if run.end is not None else run.start):
+        for run in sorted(one_row_per_run(runs), key=lambda run: run.end if run.end is not None else run.start or 0.0):
             key = (run.run_id, run.end if self.reopens else None)
             if run.result is None:
                 if not any(name == run.run_id for name, _ in self.counted):

@@ -1,4 +1,5 @@
 from datetime import datetime
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -13,6 +14,11 @@ from exporter.model import Job, State
 from exporter.polling.backoff import backoff
 from exporter.snapshot.expectations import due_after, expectation
 from tests.core.page_harness import PageHarness
+
+
+def objective_of(**texts: Any) -> Objective:
+    """As the config writes it."""
+    return Objective.model_validate(texts)
 
 
 def at(text, zone="UTC"):
@@ -80,7 +86,7 @@ def test_a_run_is_due_after_the_last_start(state, open_runs, due):
 
 def test_an_objective_takes_precedence_over_the_vendor_and_over_learned_values():
     learned = Learned(cadence=Cadence(distance=60, patience=60), freshness=100, duration_budget=200)
-    objective = Objective(every="1h", freshness="26h", duration_budget="45m", team="data")
+    objective = objective_of(every="1h", freshness="26h", duration_budget="45m", team="data")
     found = expectation(job(job=CRON, last_start=THREE, learned=learned), objective)
     assert (found.next_run, found.freshness, found.duration_budget) == (THREE + 3600, 26 * 3600, 45 * 60)
     assert (found.schedule, found.learned) == ("every 3600s", ())

@@ -1,11 +1,22 @@
 import random
+from typing import Any
 
 import pytest
 
+from exporter.learning import learned as learning
 from exporter.learning.cadence import DAY, HOUR, MINUTE
-from exporter.learning.learned import NOTHING, duration_budget, learn
+from exporter.learning.learned import NOTHING
 from exporter.model import PastRun, Result
 from tests.core.series import at_times, by_chance
+
+
+def learn(runs) -> Any:
+    """What is learned, each part of which may be None."""
+    return learning.learn(runs)
+
+
+def duration_budget(durations) -> Any:
+    return learning.duration_budget(durations)
 
 
 def runs(starts, duration=10 * MINUTE, results=(Result.SUCCESS,)):

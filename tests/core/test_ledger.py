@@ -470,6 +470,7 @@ def test_a_cold_start_is_counted_as_soon_as_the_state_can_be_written(harness):
     def opening():
         if harness.path.exists() and harness.path.read_bytes()[:2] == b"no":
             opened = open_state(harness.path, lambda: harness.now)
+            assert opened.store is not None
             opened.store.close()
             harness.path.write_bytes(harness.path.with_name("empty.db").read_bytes())
             return OpenedState(store=None, loaded=opened.loaded, cold=opened.cold, error="disk full")
@@ -492,7 +493,12 @@ def test_a_cold_start_is_counted_as_soon_as_the_state_can_be_written(harness):
 def test_a_ledger_that_is_closed_stays_closed(harness):
     harness.read(ended())
     opened = []
-    ledger = Ledger(lambda: opened.append(True) or open_state(harness.path.with_name("other.db"), lambda: 0.0))
+
+    def noted():
+        opened.append(True)
+        return open_state(harness.path.with_name("other.db"), lambda: 0.0)
+
+    ledger = Ledger(noted)
     ledger.load()
     ledger.configure({"s": rules()}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
     ledger.close()

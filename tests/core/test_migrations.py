@@ -44,6 +44,7 @@ def test_a_state_of_every_earlier_version_is_migrated_without_losing_anything(ve
     path = left_by(version, tmp_path / "state.db")
     before, was = contents(path)
     opened = open_state(path, lambda: 0.0)
+    assert opened.store is not None
     opened.store.close()
     after, now = contents(path)
     assert (was, now) == (version, len(MIGRATIONS))

@@ -212,7 +212,7 @@ def test_one_failed_step_fetch_is_enough_while_the_source_cannot_be_read(harness
 def test_steps_that_raise_an_internal_error_do_not_block_others(harness):
     waiting(harness, *"ab")
     answered = harness.source.steps
-    harness.source.steps = lambda run: {}["odd"] if run.run_id == "a" else answered(run)
+    harness.source.steps = lambda run: int("odd") if run.run_id == "a" else answered(run)
     assert harness.poll() == "success"
     assert [event[2] for event in harness.result("ledger.steps_failed", "ledger.commit_steps")] == ["a", "b"]
     assert harness.report.reasons == ["internal"]
@@ -464,7 +464,12 @@ def test_the_source_sets_the_length_of_a_poll_round(harness):
 
 def test_steps_are_requested_for_the_runs_of_the_rows(harness):
     asked = []
-    harness.source.steps = lambda run: asked.append(run) or ()
+
+    def noted(run):
+        asked.append(run)
+        return ()
+
+    harness.source.steps = noted
     waiting(harness, "x")
     expected = [msgspec.structs.replace(each.run) for each in harness.ledger.queue]
     harness.poll()

@@ -2,6 +2,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,8 @@ class Poller:
 
 
 def polled(name, failures=0, interval=3600.0):
-    return ScheduledSource(name, Poller(failures, interval), interval)
+    poller: Any = Poller(failures, interval)
+    return ScheduledSource(name, poller, interval)
 
 
 @pytest.fixture

@@ -33,8 +33,8 @@ def fill(store, **rows):
         for source in SOURCES:
             store.put_source(source)
         store.put_jobs(JOBS)
-        for source, each in rows.items():
-            store.put_runs(source, each)
+        for name, each in rows.items():
+            store.put_runs(name, each)
 
 
 @pytest.fixture(params=["a file", "PostgreSQL"])

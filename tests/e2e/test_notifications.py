@@ -231,7 +231,7 @@ def test_a_mail_has_the_title_as_its_subject_and_the_text_as_its_body(edition, m
 def intervals():
     """The time interval that the docs show, around the clock instead of on Sunday morning."""
     section = DOCS.read_text().split("## Planned maintenance")[1]
-    shown = yaml.safe_load(re.search(r"```yaml\n(time_intervals:.*?)```", section, re.DOTALL)[1])["time_intervals"]
+    shown = yaml.safe_load(re.findall(r"```yaml\n(time_intervals:.*?)```", section, re.DOTALL)[0])["time_intervals"]
     (times,) = shown[0]["time_intervals"]
     times |= {"weekdays": ["sunday:saturday"], "times": [{"start_time": "00:00", "end_time": "24:00"}]}
     return shown
@@ -272,7 +272,7 @@ SILENCED = {
 def test_the_silences_that_the_docs_show_match_what_they_say(edition, tmp_path):
     section = DOCS.read_text().split("## Planned maintenance")[1].split("## ")[0]
     commands = re.findall(r"^amtool (silence add .*)$", section, re.MULTILINE)
-    commands += [re.search(r"`amtool (silence add [^`]*?) …`", section)[1] + " --comment=upgrade"]
+    commands += [re.findall(r"`amtool (silence add [^`]*?) …`", section)[0] + " --comment=upgrade"]
     server = Alertmanager(
         tmp_path / "alertmanager", {"route": {"receiver": "one"}, "receivers": [{"name": "one"}]}, edition=edition
     )

@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -235,7 +236,7 @@ def test_a_pooler_that_gives_each_transaction_another_connection_is_enough(tmp_p
     settings.chmod(0o644)
     for folder in (tmp_path, *tmp_path.parents[:3]):
         folder.chmod(0o755)
-    as_other = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
+    as_other: Any = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
     pooler = subprocess.Popen([needed("pgbouncer"), "--quiet", str(settings)], **as_other)
     try:
         fleet = Fleet(tmp_path, f"postgresql://jobrun@{HOST}:{port}/{name}", size=2)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -164,7 +165,12 @@ def one_by_one(minute):
 
 
 def source(name="ex", **known):
-    defaults = {"provider": "x", "api_url": "", "poll_interval": 60.0, "budget": BudgetReport(requests_per_minute=60)}
+    defaults: dict[str, Any] = {
+        "provider": "x",
+        "api_url": "",
+        "poll_interval": 60.0,
+        "budget": BudgetReport(requests_per_minute=60),
+    }
     return SourceReport(name=name, **defaults | known)
 
 

@@ -231,7 +231,7 @@ def test_a_range_sums_either_samples_or_recorded_hours_and_never_both(long):
 
 def lets_through(expression, result):
     """Whether the matchers of an expression's selector allow this result."""
-    (operator, pattern) = re.search(r'result([=!]~)"([^"]+)"', expression).groups()
+    ((operator, pattern),) = re.findall(r'result([=!]~)"([^"]+)"', expression)
     return bool(re.fullmatch(pattern, result)) == (operator == "=~")
 
 

@@ -291,7 +291,7 @@ def muted_by(alert):
 
 def matches(matchers, alert):
     """Whether an alert's name is as all matchers say."""
-    parts = [re.fullmatch(r'alertname (=~|!=|=) "?([^"]+)"?', matcher).groups() for matcher in matchers]
+    parts = [re.findall(r'^alertname (=~|!=|=) "?([^"]+)"?$', matcher)[0] for matcher in matchers]
     return all((re.fullmatch(pattern, alert) is None) == (operator == "!=") for operator, pattern in parts)
 
 

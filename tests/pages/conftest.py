@@ -1,3 +1,5 @@
+from typing import Any
+
 import httpx
 import prometheus_client
 import pytest
@@ -16,7 +18,7 @@ RUNBOOKS = "# Runbooks\n\nText.\n\n## JobrunOverdue\n\nLook at `cron`.\n\n<scrip
 @pytest.fixture(scope="session")
 def shared():
     """Reports and the server of their pages."""
-    reports = FakeReports()
+    reports: Any = FakeReports()
     exposition = Pages(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
     pool = RequestPool(Bounds(rate=1e6, burst=1e6))
     answers = WebHandlers(

@@ -244,7 +244,7 @@ def test_a_response_that_takes_too_long_is_503(make):
 
 
 def test_an_internal_error_shows_no_details(harness):
-    harness.reporter.runs = lambda _: {}["secret"]
+    harness.reporter.runs = lambda _: int("secret")
     response = harness.client().get(ROOT + "/runs")
     assert response.status_code == 500
     assert "secret" not in response.text

@@ -1,6 +1,7 @@
 """A run's page: steps from the vendor or the state, usual durations, and output on demand."""
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,8 @@ class Vendor:
 
 def replaced(harness, says):
     harness.bench.assembly.sources["one"].close()
-    vendor = harness.bench.assembly.sources["one"] = Vendor(says)
+    vendor: Any = Vendor(says)
+    harness.bench.assembly.sources["one"] = vendor
     vendor.close = lambda: None
     return vendor
 

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,13 +20,18 @@ from tests.contract.harness import HOUR, MINUTE, NOW
 from tests.queries.reports_harness import ended, running
 
 
+def objective_of(**texts: Any) -> Objective:
+    """As the config writes it."""
+    return Objective.model_validate(texts)
+
+
 def varied(harness):
     """Commits a job of each status; the watermark is an hour after NOW."""
     harness.configure(
         objectives=(
-            Objective(match={"job_name": "overdue"}, every="10m"),
-            Objective(match={"job_name": "stale"}, freshness="10m"),
-            Objective(match={"job_name": "stuck"}, duration_budget="10m", team="data"),
+            objective_of(match={"job_name": "overdue"}, every="10m"),
+            objective_of(match={"job_name": "stale"}, freshness="10m"),
+            objective_of(match={"job_name": "stuck"}, duration_budget="10m", team="data"),
         )
     )
     harness.bench.clock.advance(HOUR + 60)
@@ -117,7 +123,7 @@ def test_an_invalid_filter_is_refused(harness, wanted):
 def test_expectations_change_with_the_job_and_the_config(harness):
     harness.tell(ended("a"))
     assert harness.reporter.jobs(JobQuery()).jobs[0].freshness is None
-    harness.configure(objectives=(Objective(freshness="1h"),))
+    harness.configure(objectives=(objective_of(freshness="1h"),))
     assert harness.reporter.jobs(JobQuery()).jobs[0].freshness == HOUR
     harness.tell(ended("b", NOW + 20, "failure"), running("c"))
     job = harness.reporter.jobs(JobQuery()).jobs[0]
@@ -238,7 +244,7 @@ def test_jobs_that_fail_together_are_a_problem_of_their_project(harness):
 
 
 def test_a_run_that_succeeded_but_took_too_long_and_a_failure_that_is_over_are_problems(harness):
-    harness.configure(objectives=(Objective(match={"job_name": "long"}, duration_budget="10s"),))
+    harness.configure(objectives=(objective_of(match={"job_name": "long"}, duration_budget="10s"),))
     begun(harness)
     harness.tell(ended("l", NOW + 60, job="long", length=30))
     harness.tell(ended("f", NOW + 10, "failure", job="well"), ended("s", NOW + 20, job="well"))

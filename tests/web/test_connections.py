@@ -21,8 +21,10 @@ MOST = 8
 HEALTHY = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-class Fake:
+class Fake(Accepted):
     """A connection that records its end."""
+
+    busy = False
 
     def __init__(self, *, busy=False):
         self.busy = busy
@@ -180,6 +182,7 @@ def test_stop_closes_handshakes_in_progress(exporter):
         time.sleep(0.05)  # the handshake has begun
         server.stop(1)
         assert connection.recv(1) == b""
+    assert server._thread is not None
     assert not server._thread.is_alive()
 
 

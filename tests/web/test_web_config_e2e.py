@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -50,7 +51,7 @@ class Process:
     """A process, and its stderr so far."""
 
     def __init__(self, argv, folder):
-        self._process = subprocess.Popen(  # noqa: S603  # our own interpreter, or prometheus
+        self._process: Any = subprocess.Popen(  # noqa: S603  # our own interpreter, or prometheus
             argv, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True
         )
         self.lines = []

@@ -5,6 +5,7 @@ import shutil
 import ssl
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization as form
@@ -13,6 +14,11 @@ from exporter.config import ConfigError
 from exporter.web.config import HEADERS, UNSUPPORTED, UNVERIFIED, load_web, web_config
 from exporter.web.tls import alternative_names, server_context
 from tests.web.certificates import AUTHORITY, hashed, written
+
+
+def tls_of(config) -> Any:
+    return config.tls_server_config
+
 
 HASH = hashed()
 SECURITY = Path(__file__).parents[2] / "docs" / "security.md"
@@ -66,7 +72,7 @@ def test_paths_are_relative_to_the_file(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "web.yaml").write_text(written(tmp_path / "sub"))
 
-    assert load_web(tmp_path / "sub" / "web.yaml").tls_server_config.cert_file == str(tmp_path / "sub" / "server.pem")
+    assert tls_of(load_web(tmp_path / "sub" / "web.yaml")).cert_file == str(tmp_path / "sub" / "server.pem")
 
 
 def test_defaults_are_safe(tmp_path):
@@ -215,7 +221,7 @@ def test_a_key_of_another_certificate_is_reported(tmp_path):
     AUTHORITY.issue_cert("localhost").private_key_pem.write_to_path(tmp_path / "server.key")
 
     with pytest.raises(ConfigError, match="key_file: is not the key of cert_file"):
-        server_context(web_config(tmp_path / "w", text).tls_server_config)
+        server_context(tls_of(web_config(tmp_path / "w", text)))
 
 
 def test_files_without_certificates_are_reported_together(tmp_path):
@@ -225,7 +231,7 @@ def test_files_without_certificates_are_reported_together(tmp_path):
     (tmp_path / "ca.pem").write_text("x")
 
     with pytest.raises(ConfigError) as caught:
-        server_context(web_config(tmp_path / "w", text).tls_server_config)
+        server_context(tls_of(web_config(tmp_path / "w", text)))
     assert [problem.path for problem in caught.value.problems] == [
         "tls_server_config",
         "tls_server_config.client_ca_file",
@@ -241,7 +247,7 @@ def test_a_key_with_a_passphrase_is_refused_without_asking_for_it(tmp_path):
     )
 
     with pytest.raises(ConfigError, match="do not hold a usable certificate and key"):
-        server_context(web_config(tmp_path / "w", text).tls_server_config)
+        server_context(tls_of(web_config(tmp_path / "w", text)))
 
 
 def test_all_kinds_of_alternative_names_are_accepted():
@@ -253,7 +259,7 @@ def test_all_kinds_of_alternative_names_are_accepted():
 
 def documented():
     """The example in the documentation."""
-    return re.search(r"```yaml\n(tls_server_config:.*?)```", SECURITY.read_text(), re.DOTALL)[1]
+    return re.findall(r"```yaml\n(tls_server_config:.*?)```", SECURITY.read_text(), re.DOTALL)[0]
 
 
 def with_files_of_the_example(folder):
@@ -266,8 +272,8 @@ def with_files_of_the_example(folder):
 def test_the_documented_example_has_every_key_and_is_valid(tmp_path):
     config = load_web(with_files_of_the_example(tmp_path))
 
-    assert server_context(config.tls_server_config).verify_mode is ssl.CERT_REQUIRED
-    for section in (config, config.tls_server_config, config.http_server_config):
+    assert server_context(tls_of(config)).verify_mode is ssl.CERT_REQUIRED
+    for section in (config, tls_of(config), config.http_server_config):
         assert section.model_fields_set == set(type(section).model_fields)
     assert set(config.http_server_config.headers) == set(HEADERS)
 
@@ -284,6 +290,6 @@ def test_promtool_accepts_the_documented_example(tmp_path):
     file = with_files_of_the_example(tmp_path)
     newer = re.compile("  client_allowed_sans.*\n")  # older versions do not know the key
     file.write_text(newer.sub("", file.read_text()))
-    checked = subprocess.run([PROMTOOL, "check", "web-config", file], capture_output=True, text=True, check=False)  # noqa: S603  # ours
+    checked = subprocess.run([str(PROMTOOL), "check", "web-config", file], capture_output=True, text=True, check=False)  # noqa: S603  # ours
 
     assert checked.returncode == 0, checked.stderr

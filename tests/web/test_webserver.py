@@ -46,6 +46,7 @@ def test_no_request_is_served_after_a_stop(exporter):
     server.stop(1)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{server.port}/-/healthy")
+    assert server._thread is not None
     assert not server._thread.is_alive()
 
 
@@ -89,6 +90,7 @@ def test_a_stuck_reader_does_not_keep_a_server_from_stopping(exporter):
         before = time.monotonic()
         server.stop(0.5)
         assert time.monotonic() - before < 5
+    assert server._thread is not None
     assert not server._thread.is_alive()
 
 

@@ -135,7 +135,8 @@ def exporting(simulator, clock, tmp_path):
 
     yield make
     for exporter in made:
-        exporter.source.close()
+        if exporter.source is not None:
+            exporter.source.close()
         exporter.ledger.close()
 
 

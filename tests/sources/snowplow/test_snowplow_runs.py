@@ -278,7 +278,7 @@ def test_a_row_with_bytes_that_are_not_text_in_its_id_is_dropped():
 def test_a_run_by_id_includes_its_steps():
     row, steps = parse_run(json.dumps({**ROW, "steps": [{"name": "run-dbt", "state": "FAILED"}]}).encode(), TABLE)
     assert row == rows_of(ROW)[0][0]
-    assert [(step.name, step.result) for step in steps] == [("run-dbt", Result.FAILURE)]
+    assert [(step.name, step.result) for step in steps or ()] == [("run-dbt", Result.FAILURE)]
 
 
 @pytest.mark.parametrize("changes", [{}, {"steps": None}, {"steps": 5}])

@@ -62,7 +62,7 @@ def run_of(now=NOW, **changes):
 def test_a_run_by_id_may_be_wrapped_with_its_steps_in_it_or_next_to_it(body):
     row, steps = parse_run(json.dumps(body).encode(), TABLE, "r1")
     assert to_run(row, TABLE) == run_of()
-    assert [(step.name, step.result) for step in steps] == [("load", Result.FAILURE)]
+    assert [(step.name, step.result) for step in steps or ()] == [("load", Result.FAILURE)]
 
 
 @pytest.mark.parametrize("body", [{"run": {**ROW, "runId": "r2"}}, [{**ROW, "runId": "r2"}], {"id": "r2"}])

@@ -127,7 +127,12 @@ def test_a_key_of_version_2_signs_in_with_one_header(make, console, meter):
 def test_key_headers_go_to_the_sign_in_alone(make, console):
     seen = []
     answer = console.handle_request
-    console.handle_request = lambda request: (seen.append(request), answer(request))[1]
+
+    def noted(request):
+        seen.append(request)
+        return answer(request)
+
+    console.handle_request = noted
     ask(make(key_auth(console)))
     assert ["X-API-Key" in request.headers for request in seen] == [True, False]
 

@@ -1,6 +1,7 @@
 """Runs created at one time, in larger numbers than a page can show: each is counted once, and each time read once."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -118,7 +119,7 @@ def test_runs_completed_before_the_first_poll_do_not_count_even_in_a_burst(world
     assert reader.open() == {"open": "executing"}
 
 
-CREATED = exact("2026-11-28T10:00:00.123456Z")
+CREATED: Any = exact("2026-11-28T10:00:00.123456Z")
 
 
 @pytest.mark.parametrize("error", ["", "a\u2028b\x0cc\x85d", "x" * 200_000, '"a\n\nb"', "\0", "'=1+1"])

@@ -1,6 +1,7 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -295,7 +296,8 @@ def test_a_cursor_is_exact_to_the_microsecond():
     assert last == datetime(2026, 3, 1, 10, 0, 0, 123456, UTC)
     assert cursor_from(last) == "2026-03-01T10:00:00.123457Z"
     assert cursor_at(last) == "2026-03-01T10:00:00.123456Z"
-    assert cursor_from(exact("2026-03-01T10:00:00.1Z")) == "2026-03-01T10:00:00.100001Z"
+    moment: Any = exact("2026-03-01T10:00:00.1Z")
+    assert cursor_from(moment) == "2026-03-01T10:00:00.100001Z"
     assert exact("an opaque cursor") is None
     assert exact("0001-01-01T00:00:00+14:00") is exact("9999-12-31T23:59:59.999999-14:00") is None
     assert exact(None) is None

@@ -134,7 +134,7 @@ def test_an_unparsable_or_future_time_is_named():
     ]
     (row,), _ = parse_jobs(body_of([JOB]))
     assert list(oddities(row, to_run(row, "r", STATUSES), NOW)) == []
-    early = to_run(row, "r", STATUSES).end - 3600
+    early = (to_run(row, "r", STATUSES).end or 0) - 3600
     assert [what for what, _ in oddities(row, to_run(row, "r", STATUSES), early)] == ["end of a run is in the future"]
 
 
