@@ -99,6 +99,11 @@ def _backfill(options: argparse.Namespace, console: Console) -> int:
     return int(console.module("exporter.commands.backfill.backfill").backfill(options.config_file, wanted))
 
 
+def _state(options: argparse.Namespace, console: Console) -> int:
+    copy = console.module("exporter.commands.statecopy").copy
+    return int(copy(options.source, options.target, console.environ, console.out))
+
+
 def _simulate(options: argparse.Namespace, console: Console) -> int:
     console.module("exporter.simulators.serve").serve(options.vendor, *options.listen_address)
     return 0
@@ -161,6 +166,7 @@ def _listen(default: str) -> dict[str, Any]:
 
 
 CONFIG_FILE = _flag("the config file", "F", type=Path)
+PLACE = "a file, or postgresql://USER@HOST/DATABASE; ${VAR} is replaced from the environment"
 NEEDS_CONFIG_FILE = {**CONFIG_FILE, "required": True}
 
 COMMANDS: Mapping[str, Command] = {
@@ -215,6 +221,15 @@ COMMANDS: Mapping[str, Command] = {
             "--until": _flag(
                 "the latest time to write (default: when the daemon began to count)", "T", type=_argument(_timestamp)
             ),
+        },
+    ),
+    "state": Command(
+        "copies a state between a file and PostgreSQL while no daemon uses either",
+        _state,
+        {
+            "action": _flag("what to do", choices=("copy",)),
+            "--from": _flag(PLACE, "PLACE", dest="source", required=True),
+            "--to": _flag(PLACE, "PLACE", dest="target", required=True),
         },
     ),
     "demo": Command(

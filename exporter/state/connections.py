@@ -23,6 +23,9 @@ Value = TypeVar("Value")
 PATIENCE = 10.0
 """Seconds after which a connection without a response is closed, because a frozen server sends no error."""
 
+LONG_PATIENCE = 3600.0
+"""The same for migrations and copies."""
+
 SETTINGS = (
     "SET LOCAL lock_timeout = '500ms'; SET LOCAL statement_timeout = '8s'; "
     "SET LOCAL idle_in_transaction_session_timeout = '10s'"
@@ -40,6 +43,11 @@ OPEN = (TransactionStatus.INTRANS, TransactionStatus.INERROR)
 logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # its callers report errors
 
 
+MIGRATING = "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0"
+COPYING = MIGRATING.replace("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ")
+"""Begin transactions that may take long, but that do not wait long for their locks."""
+
+
 class UnknownOutcomeError(StateError):
     """It is unknown whether a transaction was committed."""
 
@@ -47,10 +55,12 @@ class UnknownOutcomeError(StateError):
 class Connection(psycopg.Connection[tuple[Any, ...]]):
     """A connection on which no statement waits forever."""
 
+    patience = PATIENCE
+
     def wait(self, gen: PQGen[Value], interval: float = 0.1, timeout: float | None = None) -> Value:
-        """Wait for the server, but not for longer than PATIENCE."""
+        """Wait for the server, but not for longer than `patience`."""
         try:
-            return super().wait(gen, interval, PATIENCE if timeout is None else timeout)
+            return super().wait(gen, interval, self.patience if timeout is None else timeout)
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
                 self.close()  # a late response would be taken for that of the next statement
@@ -150,6 +160,7 @@ class Pool:
     def transaction(self, begin: str = WRITING) -> Iterator[Session]:
         """Return a session whose statements are committed together, or, after any exception, not at all."""
         with self.explained(), self._taken() as connection:
+            connection.patience = LONG_PATIENCE if begin in {MIGRATING, COPYING} else PATIENCE
             connection.execute(begin.encode())
             yield Session(connection)
             self._commit(connection)
@@ -165,6 +176,7 @@ class Pool:
     @contextmanager
     def _taken(self) -> Iterator[Connection]:
         connection = self._pool.getconn()
+        connection.patience = PATIENCE
         try:
             yield connection
         finally:

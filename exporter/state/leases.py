@@ -14,7 +14,7 @@ import msgspec
 
 from exporter.errors import StateError
 from exporter.state.connections import Pool, Session
-from exporter.state.postgres_schema import TABLES
+from exporter.state.postgres_schema import MIGRATIONS, TABLES
 
 TTL = 15.0
 """Seconds after which a lease that was not renewed may be taken by another replica."""
@@ -51,6 +51,7 @@ RETURNING source, fence
 
 FREE = f"""
 SELECT source FROM leases WHERE source = ANY(?) AND (until < clock_timestamp() OR holder = '') AND {HISTORY} >= ?
+AND (SELECT version FROM schema_version) = ?
 ORDER BY source FOR UPDATE SKIP LOCKED
 """  # noqa: S608  # constants
 
@@ -63,10 +64,14 @@ UPDATE leases SET holder = '', until = clock_timestamp() FROM unnest(?::text[], 
 WHERE leases.source = mine.source AND holder = ? AND leases.fence = mine.fence
 """
 
+REVOKE = "UPDATE leases SET holder = '', fence = fence + 1"
+"""Takes all leases away: commits of replicas that had them are refused by the fence."""
+
 LOOK = f"""
 SELECT source, holder, fence, version, stamp, holder = '' OR until < clock_timestamp(), history,
 extract(epoch FROM committed), {HISTORY},
-(SELECT count(*) FROM replicas WHERE seen > {SINCE}), (SELECT size FROM exporter) FROM leases ORDER BY source
+(SELECT count(*) FROM replicas WHERE seen > {SINCE}), (SELECT size FROM exporter), (SELECT version FROM schema_version)
+FROM leases ORDER BY source
 """  # noqa: S608  # constants
 
 
@@ -91,6 +96,10 @@ class LeaseLostError(StateError):
     """This replica may not write for a source, or its records in memory are not those of the state."""
 
 
+class SupersededError(StateError):
+    """A newer version has migrated the state, so this version must neither read nor write it."""
+
+
 class Row(msgspec.Struct, frozen=True):
     """A lease in the database.
 
@@ -106,6 +115,7 @@ class Row(msgspec.Struct, frozen=True):
         current: The current history of the database.
         replicas: Number of living replicas.
         size: Bytes of the state, as last measured by a replica.
+        schema: Version of the tables.
     """
 
     source: str
@@ -119,6 +129,7 @@ class Row(msgspec.Struct, frozen=True):
     current: str
     replicas: int
     size: int
+    schema: int
 
     @property
     def content(self) -> tuple[int, int]:
@@ -150,10 +161,12 @@ class Leases:
         pool: Connections to the database.
         holder: The name of this replica, never used by another process, nor by this one after a restart.
         boottime: A clock that also counts while the machine is suspended, in seconds.
+        schema: The version of the tables that this process knows.
     """
 
-    def __init__(self, pool: Pool, holder: str, boottime: Callable[[], float]) -> None:
+    def __init__(self, pool: Pool, holder: str, boottime: Callable[[], float], schema: int = len(MIGRATIONS)) -> None:
         self.holder = holder
+        self._schema = schema
         self._pool = pool
         self._boottime = boottime
         self._lock = threading.Lock()
@@ -266,10 +279,21 @@ class Leases:
             )
 
     def look(self) -> list[Row]:
-        """Return all leases as they are now."""
+        """Return all leases. Raises StateError if this process must not use the database any more."""
         with self._pool.session() as session:
-            rows = [as_row(row) for row in session.execute(LOOK)]
+            rows = self.rows(session)
         self._check_history(rows)
+        return rows
+
+    def rows(self, session: Session) -> list[Row]:
+        """Return all leases as a transaction sees them. Raises SupersededError."""
+        rows = [as_row(row) for row in session.execute(LOOK)]
+        if rows and rows[0].schema != self._schema:
+            self.drop(self.held)
+            raise SupersededError(
+                f"{self._pool.name}: a newer version has migrated the state to schema {rows[0].schema}, this version "
+                f"knows {self._schema}; upgrade or stop this replica"
+            )
         return rows
 
     def _check_history(self, rows: Sequence[Row]) -> None:
@@ -302,7 +326,7 @@ class Leases:
         """Take a group of sources that share a credential, all or none; return whether that succeeded."""
         asked = self._boottime()
         with self._pool.transaction() as session:
-            if len(session.execute(FREE, [sorted(sources), self._history])) < len(sources):
+            if len(session.execute(FREE, [sorted(sources), self._history, self._schema])) < len(sources):
                 return False
             taken = session.execute(TAKE, [self.holder, sorted(sources)])
         with self._lock:

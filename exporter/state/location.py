@@ -45,7 +45,7 @@ def opened_for_reading(path: Path, url: str | None) -> Iterator[SqlStore | None]
 def _shared(url: str) -> SqlStore:
     pool = import_module("exporter.state.connections").Pool(url)
     try:
-        store: SqlStore = import_module("exporter.state.postgres").PostgresStore(pool)
+        store: SqlStore = import_module("exporter.state.postgres").PostgresStore(pool, migrates=False)
     except BaseException:
         pool.close()
         raise

@@ -4,7 +4,7 @@ Records and rows are the same as in a file (`exporter.state.store`). Several pro
 see `exporter.state.leases`.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -13,9 +13,9 @@ import psycopg
 
 from exporter.counting.records import Counted, copy
 from exporter.errors import StateError
-from exporter.state.connections import READING, Found, Pool, Session
-from exporter.state.leases import LOOK, SIZE, Leases, Written, as_row
-from exporter.state.lock import RefusedStateError
+from exporter.state.connections import COPYING, MIGRATING, READING, Found, Pool, Session
+from exporter.state.leases import REVOKE, SINCE, SIZE, Leases, Written
+from exporter.state.lock import LockedStateError, RefusedStateError
 from exporter.state.opening import OpenedState
 from exporter.state.postgres_schema import MIGRATIONS, NAMES, PUT_RUNS, as_list
 from exporter.state.schema import StoredRun, to_row
@@ -27,6 +27,14 @@ CREATE_ATTEMPTS = 5
 
 KEY_BITS = 32
 """Bits of a job's key that number the jobs of a source. The higher bits are the source's key."""
+
+FETCHED = 5000
+"""Rows that are fetched at once when all are read."""
+
+LIVING = f"""
+SELECT name FROM replicas WHERE seen > {SINCE}
+UNION SELECT holder FROM leases WHERE holder <> '' AND until > clock_timestamp() ORDER BY 1
+"""  # noqa: S608  # constants
 
 
 class PooledDatabase:
@@ -66,9 +74,11 @@ class PostgresStore(SqlStore):
     Args:
         pool: Connections to the database; closed with the store.
         leases: Sources that this process may write; None for all.
+        migrates: Whether to create or migrate the tables. Commands do not: replicas of an older version may run.
+        migrations: The statements that lead from each version of the tables to the next.
 
     Raises:
-        RefusedStateError: A newer version wrote it, or the tables belong to another program.
+        RefusedStateError: Another version wrote it, or the tables belong to another program.
         StateError: The database does not respond, or the tables cannot be created.
     """
 
@@ -83,13 +93,22 @@ class PostgresStore(SqlStore):
 
     _db: PooledDatabase
 
-    def __init__(self, pool: Pool, leases: Leases | None = None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        leases: Leases | None = None,
+        *,
+        migrates: bool = True,
+        migrations: Sequence[Sequence[str]] = MIGRATIONS,
+    ) -> None:
         super().__init__(pool.name)
         self._pool = pool
         self._leases = leases
         self._db = PooledDatabase(pool)
         self._exporter = self._written = Counted()
-        self.is_new = migrated(pool)
+        if not migrates:
+            require_schema(pool, len(migrations))
+        self.is_new = migrates and migrated(pool, migrations)
         """Whether the state is empty."""
 
     @contextmanager
@@ -109,13 +128,13 @@ class PostgresStore(SqlStore):
 
     def first_keys(self) -> Mapping[str, int]:
         """Return the first job key of each source: two replicas must never create the same key."""
-        return {name: key << KEY_BITS for name, key in self._sources.items()} if self._leases is not None else {}
+        return {name: key << KEY_BITS for name, key in self._sources.items()}
 
     def load(self, sources: Collection[str] | None = None) -> LoadedState:
         """Return all records and active runs, or those of some sources, from one point in time."""
         with self._db.within(self._pool.transaction(READING)) as session:
             loaded = super().load(sources)
-            rows = [as_row(row) for row in session.execute(LOOK)] if self._leases is not None else []
+            rows = self._leases.rows(session) if self._leases is not None else []
         loaded.exporter.lift(self._exporter)
         self._exporter = copy(loaded.exporter)
         if self._leases is not None:
@@ -130,11 +149,34 @@ class PostgresStore(SqlStore):
         with self._explained(), self._db.within(self._pool.transaction()) as session:
             if self._leases is not None and sources:
                 written = self._leases.extend(session, sources)
+            elif self._leases is not None:
+                self._leases.rows(session)
             self._written = self._exporter
             yield
         self._exporter = self._written
         if self._leases is not None:
             self._leases.committed(written, begun)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Read and write in one transaction while no replica can write; commit at the end.
+
+        Raises LockedStateError if a replica uses the state.
+        """
+        with self._explained(), self._db.within(self._pool.transaction(COPYING)) as session:
+            session.execute("LOCK TABLE leases, replicas, sources IN SHARE ROW EXCLUSIVE MODE")
+            if living := [name for (name,) in session.execute(LIVING)]:
+                raise LockedStateError(f"{self.name}: in use by {', '.join(living)}; stop all replicas first")
+            yield
+
+    def holds_anything(self) -> bool:
+        """Return whether there are records."""
+        return bool(self._all("SELECT EXISTS (SELECT 1 FROM sources) OR EXISTS (SELECT 1 FROM jobs)")[0][0])
+
+    def _stream(self, query: str) -> Iterator[tuple[Any, ...]]:
+        self._db.execute(f"DECLARE everything NO SCROLL CURSOR FOR {query}")
+        while rows := self._db.execute(f"FETCH {FETCHED} FROM everything"):
+            yield from rows
 
     def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
         """Write rows of a source whose record has been put."""
@@ -164,6 +206,25 @@ class PostgresStore(SqlStore):
         self._pool.close()
 
 
+@contextmanager
+def opened_alone(url: str, *, empty: bool) -> Iterator[PostgresStore]:
+    """Open a state in one transaction while no replica can use it; create its tables if it must be empty.
+
+    Raises RefusedStateError if it is in use, of another version, or not empty.
+    """
+    pool = Pool(url)
+    try:
+        if empty and not schema_of(pool):
+            migrated(pool)
+        store = PostgresStore(pool, migrates=False)
+        with store.alone():
+            if empty and store.holds_anything():
+                raise RefusedStateError(f"{pool.name}: already holds a state; name an empty database")
+            yield store
+    finally:
+        pool.close()
+
+
 def open_shared(pool: Pool, leases: Leases) -> OpenedState:
     """Open a shared state. If the database does not respond, a later attempt opens it.
 
@@ -189,32 +250,59 @@ def merge(total: Counted, counted: Counted, before: Counted) -> None:
             merged.released = merged.released or count.released
 
 
-def migrated(pool: Pool) -> bool:
+def migrated(pool: Pool, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> bool:
     """Create or migrate the tables; return whether there were none."""
     for _ in range(CREATE_ATTEMPTS - 1):
         try:
-            return _migrate(pool)
+            return _migrate(pool, migrations)
         except StateError as error:
             # If two replicas create the same table at once, the second one finds it in its next attempt.
             if not isinstance(error.__cause__, psycopg.errors.UniqueViolation | psycopg.errors.DuplicateTable):
                 raise
-    return _migrate(pool)
+    return _migrate(pool, migrations)
 
 
-def _migrate(pool: Pool) -> bool:
-    with pool.transaction() as session:
+def schema_of(pool: Pool) -> int:
+    """Return the version of the tables, 0 if there are none. Raises RefusedStateError for another program's tables."""
+    with pool.session() as session:
         found = session.execute("SELECT to_regclass('schema_version') IS NOT NULL, to_regclass('runs') IS NOT NULL")
         has_version, has_runs = found[0]
         if has_runs and not has_version:
             raise RefusedStateError(f"{pool.name}: holds another program's tables; give the exporter its own database")
+        rows = session.execute("SELECT version FROM schema_version") if has_version else []
+    return int(rows[0][0]) if rows else 0
+
+
+def require_schema(pool: Pool, known: int) -> None:
+    """Raise RefusedStateError unless the tables are of a version."""
+    found = schema_of(pool)
+    if not found:
+        raise RefusedStateError(f"{pool.name}: there is no state; run the daemon first")
+    if found > known:
+        raise RefusedStateError(newer(pool.name, found, known))
+    if found < known:
+        raise RefusedStateError(
+            f"{pool.name}: schema {found}, this version knows {known}: use the version that wrote this state, or start "
+            "a daemon of this version first, which migrates it"
+        )
+
+
+def _migrate(pool: Pool, migrations: Sequence[Sequence[str]]) -> bool:
+    known = len(migrations)
+    if schema_of(pool) == known:
+        return False
+    with pool.transaction(MIGRATING) as session:
         session.execute("CREATE TABLE IF NOT EXISTS schema_version (version integer NOT NULL)")
         version = _version(session)
-        if version > len(MIGRATIONS):
-            raise RefusedStateError(newer(pool.name, version))
-        for statement in (each for script in MIGRATIONS[version:] for each in script):
+        if version > known:
+            raise RefusedStateError(newer(pool.name, version, known))
+        if 0 < version < known:
+            # Replicas of the older version must not write to the new tables. Their leases end in the transaction that
+            # changes the tables, and they do not take others, see `Leases.rows`.
+            session.execute(REVOKE)
+        for statement in (each for script in migrations[version:] for each in script):
             session.execute(statement)
-        if version < len(MIGRATIONS):
-            session.execute("UPDATE schema_version SET version = ?", [len(MIGRATIONS)])
+        session.execute("UPDATE schema_version SET version = ?", [known])
     return version == 0
 
 
@@ -228,9 +316,9 @@ def _version(session: Session) -> int:
     return int(rows[0][0])
 
 
-def newer(name: str, version: int) -> str:
+def newer(name: str, version: int, known: int) -> str:
     """Return the error that a newer version wrote the state, and what to do."""
     return (
-        f"{name}: schema {version}, this version knows {len(MIGRATIONS)}: a newer version has written this state. "
+        f"{name}: schema {version}, this version knows {known}: a newer version has written this state. "
         "Run that version, or restore the database from before the upgrade"
     )

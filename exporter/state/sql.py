@@ -70,6 +70,10 @@ class SqlStore(SqlRuns):
     def checkpoint(self) -> None:
         """Free the space that large transactions used, unless the state is being read."""
 
+    def source_keys(self) -> Mapping[str, int]:
+        """Return the key of each source that was loaded or put."""
+        return self._sources
+
     def owns(self, source: str) -> bool:  # noqa: ARG002  # a state that nobody shares is whose who has opened it
         """Return whether this process may write for a source."""
         return True

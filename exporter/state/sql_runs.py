@@ -76,6 +76,16 @@ class SqlRuns(ABC):
         with self._explained():
             return self._db.execute(query, arguments).fetchall()
 
+    def every_run(self) -> Iterator[tuple[int, StoredRun]]:
+        """Yield all rows with the keys of their sources, in the order in which they were written."""
+        with self._explained(), self._understood():
+            for source, *row in self._stream(f"SELECT source, {self._columns} FROM runs ORDER BY rowid"):  # noqa: S608  # constants
+                yield source, to_stored(row)
+
+    def _stream(self, query: str) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query without holding them all."""
+        yield from self._db.execute(query)
+
     def started_between(self, source: str, window: Window) -> frozenset[str]:
         """Return the IDs of the source's runs that started in a window."""
         # A run that started in the window completed after its start, or is active.

@@ -1,0 +1,173 @@
+"""Copies a state between files and databases, in one transaction, and compares both before it commits."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from importlib import import_module
+from itertools import count, islice
+from pathlib import Path
+
+import msgspec
+
+from exporter.counting.classify import CountState
+from exporter.counting.records import JobState
+from exporter.errors import StateError
+from exporter.state.files import JOURNALS
+from exporter.state.location import SCHEMES, problem_of_url
+from exporter.state.lock import Lock, RefusedStateError
+from exporter.state.opening import problem
+from exporter.state.sql import SqlStore
+from exporter.state.storage import LoadedState
+from exporter.state.store import Store
+
+BATCH = 5000
+"""Runs that are written at once."""
+
+
+class CopyError(StateError):
+    """A state cannot be copied."""
+
+
+class Totals(msgspec.Struct, kw_only=True):
+    """What a state holds of one source. `counted`: the sum of each counter and histogram."""
+
+    jobs: int = 0
+    runs: int = 0
+    active: int = 0
+    counted: dict[str, float] = {}
+
+    def add(self, job: JobState) -> None:
+        """Add a job's record."""
+        self.jobs += 1
+        for family, series in job.counts.items():
+            self._add(family, (each.value for each in series.values()))
+        for family, histograms in job.distributions.items():
+            self._add(f"{family}_count", (sum(each.counts) for each in histograms.values()))
+            self._add(f"{family}_sum", (each.sum for each in histograms.values()))
+
+    def _add(self, family: str, values: Iterator[float]) -> None:
+        self.counted[family] = math.fsum((self.counted.get(family, 0.0), *values))
+
+
+def copy_state(source: str, target: str) -> dict[str, Totals]:
+    """Copy a state; return what was copied of each source. Paths and URLs name states.
+
+    Raises StateError if one of the two is in use, the target is not empty, or the copy differs; then nothing is copied.
+    """
+    if source == target or _is_one_file(source, target):
+        raise CopyError("--from and --to name the same state")
+    with _opened(source) as old, _created(target) as new:
+        return _copied(old, new)
+
+
+def _is_url(place: str) -> bool:
+    return place.startswith(SCHEMES)
+
+
+def _is_one_file(*places: str) -> bool:
+    return not any(map(_is_url, places)) and len({Path(place).resolve() for place in places}) == 1
+
+
+def _refuse_url(url: str) -> None:
+    if reason := problem_of_url(url):
+        raise CopyError(f"the URL {reason}")
+
+
+@contextmanager
+def _opened(place: str) -> Iterator[SqlStore]:
+    """Open a state to read it while no daemon can write it."""
+    if _is_url(place):
+        with _database(place, empty=False) as store:
+            yield store
+        return
+    path = Path(place).absolute()
+    if not path.is_file():
+        raise CopyError(f"{path}: there is no state")
+    if reason := problem(path):
+        raise RefusedStateError(reason)
+    lock = Lock(path)
+    try:
+        with closing(Store(path, read_only=True)) as store:
+            yield store
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _created(place: str) -> Iterator[SqlStore]:
+    """Open an empty state to write it in one transaction while no daemon can use it."""
+    if _is_url(place):
+        with _database(place, empty=True) as store:
+            yield store
+        return
+    path = Path(place).absolute()
+    if path.exists():
+        raise CopyError(f"{path}: exists; name another file, or move this one away")
+    if reason := problem(path):
+        raise RefusedStateError(reason)
+    lock = Lock(path)
+    try:
+        with closing(Store(path)) as store, store.transaction():
+            yield store
+    except BaseException:
+        # A daemon would start with the empty state that is left, and count from a new baseline.
+        for ending in ("", *JOURNALS):
+            with suppress(OSError):
+                path.with_name(path.name + ending).unlink(missing_ok=True)
+        raise
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _database(url: str, *, empty: bool) -> Iterator[SqlStore]:
+    _refuse_url(url)
+    with import_module("exporter.state.postgres").opened_alone(url, empty=empty) as store:
+        yield store
+
+
+def _load(store: SqlStore) -> LoadedState:
+    # A store of PostgreSQL loads in a transaction of its own, which would not see the one in progress.
+    return SqlStore.load(store)
+
+
+def _copied(old: SqlStore, new: SqlStore) -> dict[str, Totals]:
+    loaded = _load(old)
+    if not loaded.sources:
+        raise CopyError(f"{old.name}: the state is empty")
+    for source in loaded.sources:
+        new.put_source(source)
+    keys = _new_keys(loaded, new)
+    new.put_jobs(msgspec.structs.replace(job, key=keys[job.key]) for job in loaded.jobs)
+    names = {key: name for name, key in old.source_keys().items()}
+    rows = ((names[key], row) for key, row in old.every_run())
+    while batch := list(islice(rows, BATCH)):
+        for name in dict.fromkeys(name for name, _ in batch):
+            of_source = (row for each, row in batch if each == name)
+            new.put_runs(name, [msgspec.structs.replace(row, job=keys[row.job]) for row in of_source])
+    new.put_exporter(loaded.exporter)
+    before, after = _totals(loaded, old), _totals(_load(new), new)
+    if before != after:
+        different = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+        raise CopyError(f"{new.name}: the copy differs in {', '.join(different)}; nothing was copied")
+    return after
+
+
+def _new_keys(loaded: LoadedState, new: SqlStore) -> dict[int, int]:
+    """Return the new key of each job: in a database each source has a range of keys, in a file all share one."""
+    shared = count(1)
+    own = {name: count(first) for name, first in new.first_keys().items()}
+    return {job.key: next(own.get(job.source, shared)) for job in loaded.jobs}
+
+
+def _totals(loaded: LoadedState, store: SqlStore) -> dict[str, Totals]:
+    totals = {source.name: Totals(runs=sum(store.count_runs(source.name).values())) for source in loaded.sources}
+    active = Counter(name for name, row in loaded.open_runs if row.mark is CountState.OPEN)
+    for job in loaded.jobs:
+        totals[job.source].add(job)
+    for source in loaded.sources:
+        totals[source.name].active = active[source.name]
+        for family, series in source.counts.items():
+            totals[source.name].counted[family] = math.fsum(each.value for each in series.values())
+    return totals
