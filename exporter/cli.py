@@ -101,7 +101,7 @@ def _backfill(options: argparse.Namespace, console: Console) -> int:
 
 def _state(options: argparse.Namespace, console: Console) -> int:
     copy = console.module("exporter.commands.statecopy").copy
-    return int(copy(options.source, options.target, console.environ, console.out))
+    return int(copy(getattr(options, "from"), options.to, console.environ, console.out))
 
 
 def _simulate(options: argparse.Namespace, console: Console) -> int:
@@ -228,8 +228,8 @@ COMMANDS: Mapping[str, Command] = {
         _state,
         {
             "action": _flag("what to do", choices=("copy",)),
-            "--from": _flag(PLACE, "PLACE", dest="source", required=True),
-            "--to": _flag(PLACE, "PLACE", dest="target", required=True),
+            "--from": _flag(PLACE, "PLACE", required=True),
+            "--to": _flag(PLACE, "PLACE", required=True),
         },
     ),
     "demo": Command(

@@ -40,6 +40,9 @@ class Calls:
     def once(self, config_file):
         return self._note("once", config_file)
 
+    def copy(self, source, target, environ, _out):
+        return self._note("copy", source, target, environ)
+
     def backfill(self, config_file, wanted):
         return self._note("backfill", config_file, wanted)
 
@@ -90,6 +93,7 @@ def config_file(tmp_path):
             ],
             ("run", Path("c.yaml"), Address("::1", 0), Path("w.yaml"), LogOptions("debug", "json")),
         ),
+        (["state", "copy", "--from=a.db", "--to=postgresql://b/c"], ("copy", "a.db", "postgresql://b/c", {"KEY": "k"})),
         (["once", "--config.file=c.yaml"], ("once", Path("c.yaml"))),
         (
             ["backfill", "--config.file=c.yaml", "--output=o"],
