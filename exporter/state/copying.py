@@ -17,8 +17,7 @@ from exporter.state.files import JOURNALS
 from exporter.state.location import SCHEMES, problem_of_url
 from exporter.state.lock import Lock, RefusedStateError
 from exporter.state.opening import problem
-from exporter.state.sql import SqlStore
-from exporter.state.storage import LoadedState
+from exporter.state.sql import LoadedState, SqlStore
 from exporter.state.store import Store
 
 BATCH = 5000
