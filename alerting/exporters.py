@@ -15,8 +15,8 @@ GROUP = Group(
             expression="absent(jobrun_exporter_build_info)",
             summary="No jobrun-exporter is scraped",
             description=(
-                "For 5 minutes Prometheus has had no metrics of any jobrun-exporter. Nobody is told of jobs that fail; "
-                "alerts that fired stay as they are."
+                "For 5 minutes Prometheus has had no metrics of any jobrun-exporter. Failures of jobs are not "
+                "reported; alerts that fired do not change."
             ),
             links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
         ),
@@ -31,7 +31,7 @@ GROUP = Group(
             """,
             summary=f"Exporter {INSTANCE} does not answer",
             description=(
-                f"One of several exporters, {INSTANCE}, has not answered for 15 minutes. Others read its sources, so "
+                f"One of several exporters, {INSTANCE}, has not responded for 15 minutes. Others read its sources, so "
                 "nothing is missed, but the next failure of an exporter would be an outage."
             ),
             links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
@@ -42,8 +42,8 @@ GROUP = Group(
             expression=f"{rise('jobrun_exporter_state_commit_errors_total', limits.COMMIT_ERRORS_SHOWN)} > 0",
             summary=f"Exporter {INSTANCE} cannot write its state",
             description=(
-                f"Writes of the state of {INSTANCE} fail, {{{{ $value }}}} in 15 minutes. Nothing is counted while that "
-                "lasts. What completes meanwhile is counted once it can write again."
+                f"Writes of the state of {INSTANCE} fail, {{{{ $value }}}} in 15 minutes. Nothing is counted until it "
+                "can write again; then runs of that time are counted too."
             ),
             links=texts.of_exporter("JobrunExporterStateNotCommitting"),
         ),
@@ -56,8 +56,8 @@ GROUP = Group(
             """,
             summary=f"Exporter {INSTANCE} started without its state ({{{{ $labels.reason }}}})",
             description=(
-                f"The state of {INSTANCE} could not be used ({{{{ $labels.reason }}}}), so counting began from the "
-                "beginning. Runs that completed before this start may be missing in all counters."
+                f"The state of {INSTANCE} could not be used ({{{{ $labels.reason }}}}), so counting started again. "
+                "Runs that completed before this start may be missing in all counters."
             ),
             links=texts.of_exporter("JobrunExporterStateLost"),
             why="A first start is no loss.",
@@ -73,8 +73,9 @@ GROUP = Group(
             """,
             summary=f"Exporter {INSTANCE} has too many series",
             description=(
-                f"Exporter {INSTANCE} has reached metrics.max_series, and {{{{ $value }}}} series were not made. New jobs are "
-                "counted under __other__, and no alert watches them. It lasts until a tenth of the limit is free."
+                f"Exporter {INSTANCE} has reached metrics.max_series, and {{{{ $value }}}} series were not created. "
+                "New jobs are "
+                "counted under __other__, and no alert watches them. This lasts until a tenth of the limit is free."
             ),
             links=texts.of_exporter("JobrunExporterSeriesOverflow"),
             why="Jobs that are counted together stay so until a tenth of the limit is free.",
@@ -84,7 +85,7 @@ GROUP = Group(
             expression="jobrun_exporter_config_last_reload_successful == 0",
             summary=f"Exporter {INSTANCE} refused its configuration",
             description=(
-                f"The last reload of {INSTANCE} found errors in the configuration. The previous one is still in force; a "
+                f"The last reload of {INSTANCE} found errors in the config. The previous config is still active; a "
                 "restart would fail."
             ),
             links=texts.of_exporter("JobrunExporterConfigReloadFailed"),
@@ -92,10 +93,10 @@ GROUP = Group(
         Alert(
             name="JobrunObjectiveMatchesNothing",
             expression="max by (job, objective) (jobrun_objective_jobs) == 0",
-            summary="No job matches objectives[{{ $labels.objective }}] of the configuration",
+            summary="No job matches objectives[{{ $labels.objective }}] of the config",
             description=(
                 "For an hour no job has matched objectives[{{ $labels.objective }}]. The job was renamed, was "
-                "never deployed, or its name in the configuration is wrong. Nobody is told if it does not run."
+                "never deployed, or its name in the config is wrong. No alert reports it if it does not run."
             ),
             links=texts.of_exporter("JobrunObjectiveMatchesNothing"),
         ),

@@ -216,7 +216,7 @@ unless on (job, source, project) (
         description=(
             f'{{{{ printf "%.0f" $value }}}} jobs of {texts.GROUP} fail, and at least {limits.MANY_JOBS} of them, and '
             f"{limits.MANY_SHARE:.0%} of all, began within {limits.MANY_WITHIN // 60} minutes. Most likely they share "
-            "one cause at the vendor or in what they all use. They are not reported one by one while this lasts."
+            "one cause at the vendor or in what they all use. They have no alerts of their own while this lasts."
         ),
         links=texts.of_project("JobrunManyJobsFailing"),
         why="""One page for a vendor's bad hour. The jobs themselves do not start an alert meanwhile; those that had one
@@ -290,8 +290,9 @@ jobrun_job_freshness_objective_seconds""",
         severity=texts.CRITICAL,
         summary=f"Job {texts.JOB} has not succeeded for {{{{ humanizeDuration $value }}}}",
         description=(
-            f"Job {texts.JOB} has had no successful run for {{{{ humanizeDuration $value }}}}, longer than its freshness "
-            "objective allows. Whoever reads its data reads old data."
+            f"Job {texts.JOB} has had no successful run for {{{{ humanizeDuration $value }}}}, longer than its "
+            "freshness "
+            "objective allows. Its data is out of date."
         ),
         links=texts.of_job("JobrunNoRecentSuccess"),
     ),
@@ -319,8 +320,8 @@ unless on ({SERVED}) (
         severity=texts.WARNING,
         summary=f"Job {texts.JOB} is {{{{ humanizeDuration $value }}}} late",
         description=(
-            f"A run of {texts.JOB} was due and had not started {{{{ humanizeDuration $value }}}} later, up to the last "
-            "time its source was read."
+            f"A run of {texts.JOB} was due and had not started {{{{ humanizeDuration $value }}}} later, as of the "
+            "last time its source was read."
         ),
         links=texts.of_job("JobrunOverdue"),
     ),
@@ -346,8 +347,9 @@ unless on ({SERVED}) (
         blank=("stop_cause",),
         summary=f"Job {texts.JOB} was switched off",
         description=(
-            f"Job {texts.JOB} was switched off at its vendor in the last day{texts.clause('stop_cause', ' (.)')}."
-            "{{ if eq $value 2.0 }} It was failing or overdue then, and stays so.{{ end }} No run is expected of it."
+            f"Job {texts.JOB} was disabled at its vendor in the last day{texts.clause('stop_cause', ' (.)')}."
+            "{{ if eq $value 2.0 }} It was failing or overdue, and those alerts continue.{{ end }} No run is expected "
+            "of it."
         ),
         links=texts.of_job("JobrunJobDisabled"),
         why="Warning where it was failing or overdue when it was switched off, else info.",
@@ -391,7 +393,8 @@ and on ({OF_SOURCE})
         severity="info",
         summary=f"Job {texts.JOB} was slow and took {{{{ humanizeDuration $value }}}}",
         description=(
-            f"The last run of {texts.JOB} succeeded, but took {{{{ humanizeDuration $value }}}}, longer than its budget "
+            f"The last run of {texts.JOB} succeeded, but took {{{{ humanizeDuration $value }}}}, longer than its "
+            "budget "
             "or than usual."
         ),
         links=texts.of_job("JobrunRunSlow"),
@@ -426,7 +429,7 @@ jobrun_consecutive_failures > 0"""),
         summary=f"Job {texts.JOB} failed and has recovered",
         description=(
             f"A run of {texts.JOB} failed {{{{ humanizeDuration $value }}}} ago, and one succeeded soon after it. "
-            "This is its only trace."
+            "No other alert reported it."
         ),
         links=texts.of_job("JobrunFailureRecovered", "&result=failure"),
         why="The trace of a failure that was over before any other alert fired.",

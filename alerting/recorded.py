@@ -127,7 +127,7 @@ def own(expression: str) -> str:
     return expression.replace(BLIND, f"(\n{indent(BLIND_NOW, 2)}\n)").replace(BELIEVED, FURTHEST)
 
 
-TOLD = "\nor\n".join((firing("JobrunLastRunFailed"), f"last_over_time({firing('JobrunFailingRepeatedly')}[1d])"))
+REPORTED = "\nor\n".join((firing("JobrunLastRunFailed"), f"last_over_time({firing('JobrunFailingRepeatedly')}[1d])"))
 
 STEP_GROUP = Group(
     "jobrun-steps",
@@ -154,12 +154,13 @@ STEP_GROUP = Group(
         ),
         Alert(
             name="JobrunStepFailing",
-            expression=unless_started("JobrunStepFailing", held("step_failing"), JOB, TOLD),
+            expression=unless_started("JobrunStepFailing", held("step_failing"), JOB, REPORTED),
             severity=texts.WARNING,
             blank=("run_id", "run_url"),
             summary=f"Step {texts.safe('$labels.step_name')} of {texts.JOB} broke {{{{ $value }}}} runs in a day",
             description=(
-                f"In the last day step {texts.safe('$labels.step_name')} was the first to fail in {{{{ $value }}}} runs of "
+                f"In the last day step {texts.safe('$labels.step_name')} was the first to fail in {{{{ $value }}}} "
+                "runs of "
                 f"{texts.JOB}, at least a tenth of all. The last failed run is {texts.RUN}."
             ),
             extra={
@@ -196,7 +197,7 @@ STEP_GROUP = Group(
                 "JobrunFailureRatioHigh",
                 held("failure_ratio_high"),
                 JOB,
-                f"{TOLD}\nor\n{firing('JobrunStepFailing')}",
+                f"{REPORTED}\nor\n{firing('JobrunStepFailing')}",
             ),
             severity=texts.WARNING,
             summary=f"{{{{ humanizePercentage $value }}}} of the runs of {texts.JOB} failed in a day",

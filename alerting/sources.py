@@ -26,8 +26,8 @@ AVAILABLE = (
         expression=held("source_down"),
         summary=f"Source {texts.SOURCE} cannot be read",
         description=(
-            f"No poll of {texts.SOURCE} has succeeded for 5 minutes. Nothing new is known of its jobs, and their alerts "
-            "stay as they are. What completes meanwhile is counted as soon as the API answers again."
+            f"No poll of {texts.SOURCE} has succeeded for 5 minutes. Nothing new is known about its jobs, and their "
+            "alerts do not change. Runs that complete now are counted when the API responds again."
         ),
         links=texts.of_source("JobrunSourceDown"),
     ),
@@ -48,7 +48,7 @@ AVAILABLE = (
         summary=f"No exporter serves {texts.SOURCE}",
         description=(
             f"The exporter of {texts.SOURCE} (scrape job {{{{ $labels.job }}}}) is gone since "
-            "{{ humanizeTimestamp $value }}. Nobody is told of its jobs that fail; alerts that fired stay as they are."
+            "{{ humanizeTimestamp $value }}. Failures of its jobs are not reported; alerts that fired do not change."
         ),
         links=texts.of_source("JobrunSourceGone"),
         why="One exporter of several is gone, and no other reads its sources.",
@@ -74,9 +74,10 @@ AVAILABLE = (
         expression=unless_down("JobrunSourceStale"),
         summary=f"Source {texts.SOURCE} is behind{{{{ if lt $value 1e12 }}}} by {{{{ humanizeDuration $value }}}}{{{{ end }}}}",
         description=(
-            f"{{{{ if lt $value 1e12 }}}}Runs of {texts.SOURCE} are complete only up to {{{{ humanizeDuration $value }}}} "
-            f"ago, more than three polls{{{{ else }}}}No batch of {texts.SOURCE} has been complete yet{{{{ end }}}}. What "
-            "is known of its jobs is old."
+            f"{{{{ if lt $value 1e12 }}}}Runs of {texts.SOURCE} are complete only up to "
+            f"{{{{ humanizeDuration $value }}}} "
+            f"ago, more than three polls{{{{ else }}}}No batch of {texts.SOURCE} has been complete yet{{{{ end }}}}. "
+            "Data about its jobs is old."
         ),
         links=texts.of_source("JobrunSourceStale"),
     ),
@@ -92,8 +93,8 @@ AVAILABLE = (
         expression=unless_down("JobrunSourceScopeUnreadable"),
         summary=f"No permission to read {{{{ $value }}}} scopes of {texts.SOURCE}",
         description=(
-            f"The credential of {texts.SOURCE} cannot read {{{{ $value }}}} of its customers or projects, or they do not "
-            "exist any more. Nobody is told of what happens to their jobs; all others are watched."
+            f"The credential of {texts.SOURCE} cannot read {{{{ $value }}}} of its customers or projects, or they "
+            "were deleted. Failures of their jobs are not reported; all others are watched."
         ),
         links=texts.of_source("JobrunSourceScopeUnreadable"),
     ),
@@ -112,8 +113,8 @@ LOSSES = (
         expression=held("source_coverage_gap"),
         summary=f"{{{{ humanizeDuration $value }}}} of {texts.SOURCE} were never read",
         description=(
-            f"The API of {texts.SOURCE} no longer shows what completed in {{{{ humanizeDuration $value }}}}. Runs of that "
-            "time are missing in all counters, for good."
+            f"The API of {texts.SOURCE} no longer shows runs that completed within {{{{ humanizeDuration $value }}}}. "
+            "They are missing in all counters permanently."
         ),
         links=texts.of_source("JobrunSourceCoverageGap"),
     ),
@@ -123,7 +124,8 @@ LOSSES = (
         expression=held("source_truncated"),
         summary=f"Responses of {texts.SOURCE} are truncated",
         description=(
-            f"In the last hour the API of {texts.SOURCE} truncated {{{{ $value }}}} responses. They were requested again "
+            f"In the last hour the API of {texts.SOURCE} truncated {{{{ $value }}}} responses. They were requested "
+            "again "
             "in parts. Nothing is lost, but it costs requests."
         ),
         links=texts.of_source("JobrunSourceTruncated"),
@@ -139,7 +141,8 @@ LOSSES = (
         expression=held("source_unmapped_status"),
         summary=f"Source {texts.SOURCE} uses an unknown status, {texts.safe('$labels.status')}",
         description=(
-            f"In the last 6 hours {{{{ $value }}}} runs of {texts.SOURCE} had the status {texts.safe('$labels.status')}, "
+            f"In the last 6 hours {{{{ $value }}}} runs of {texts.SOURCE} had the status "
+            f"{texts.safe('$labels.status')}, "
             "which the exporter does not know. They count as unknown, so no alert sees them fail."
         ),
         links=texts.of_source("JobrunSourceUnmappedStatus"),
@@ -190,7 +193,8 @@ ACCESS = (
         expression=held("source_credential_expiring"),
         summary=f"The credential of {texts.SOURCE} is not renewed",
         description=(
-            f"The credential with which {texts.SOURCE} is read ends at {{{{ humanizeTimestamp $value }}}}, and there is no "
+            f"The credential with which {texts.SOURCE} is read expires at {{{{ humanizeTimestamp $value }}}}, and "
+            "there is no "
             "new one. Without a valid credential nothing can be read."
         ),
         links=texts.of_source("JobrunSourceCredentialExpiring"),
@@ -206,7 +210,7 @@ ACCESS = (
         summary=f"Several sources are called {texts.SOURCE}",
         description=(
             f"Exporters of the scrape job {{{{ $labels.job }}}} read different APIs, or different jobs, under the name "
-            f"{texts.SOURCE}. They are taken for one source, so only one of them is watched."
+            f"{texts.SOURCE}. They count as one source, so only one of them is watched."
         ),
         links=texts.of_source("JobrunSourceNameClash"),
         why="""Exporters of one scrape job that call different sources alike. Give each team a scrape job of its own, or
