@@ -136,8 +136,8 @@ def cost(jobs, histograms, runs_each=2):
         publisher.publish()
         page = exposition.page
         text = bytes(page.text)
-        told = [line.rsplit(b" ", 1) for line in text.splitlines() if line.startswith(b"jobrun_runs_total{")]
-        counted = sum(float(value) for _, value in told)
+        measured = [line.rsplit(b" ", 1) for line in text.splitlines() if line.startswith(b"jobrun_runs_total{")]
+        counted = sum(float(value) for _, value in measured)
         assert counted == runs_each * jobs, f"{counted:g}: not all endings were counted"
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         size = ledger.size()
@@ -162,16 +162,21 @@ def measure(*sizes):
     yield Figure(group="state", what=f"a run with {STEPS} steps", value=grown, unit="bytes")
 
 
-def figure(jobs, histograms, told, nothing):
-    sizes = {"page": told.plain, "gzip": told.gzip, "OpenMetrics": told.openmetrics, "state": told.state}
+def figure(jobs, histograms, measured, nothing):
+    sizes = {
+        "page": measured.plain,
+        "gzip": measured.gzip,
+        "OpenMetrics": measured.openmetrics,
+        "state": measured.state,
+    }
     kilobytes = ", ".join(f"{name} {size / 1e3:,.0f} kB" for name, size in sizes.items())
-    each = (told.series - nothing.series) / jobs
+    each = (measured.series - nothing.series) / jobs
     return Figure(
         group="cardinality",
         what=f"{jobs:,} jobs, step histograms {histograms}",
-        value=told.series,
+        value=measured.series,
         unit="series",
-        note=f"{each:.0f} a job; {kilobytes}; memory {told.memory / 1e6:.0f} MB",
+        note=f"{each:.0f} a job; {kilobytes}; memory {measured.memory / 1e6:.0f} MB",
     )
 
 

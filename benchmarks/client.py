@@ -1,4 +1,4 @@
-"""What one small GET through our client costs, with its budget, meter, limits and sign-in, beside http.client.
+"""Cost of one small GET with the exporter's client (budget, metrics, limits, sign-in), compared with http.client.
 
 Usage: python -m benchmarks.client [REQUESTS]
 """

@@ -53,7 +53,7 @@ class View(SimpleNamespace):
 
 
 def source_of(customers):
-    """A source that has read everything once, a view, and how many readings a poll is."""
+    """Return a source that has read everything once, a view, and the number of batches per poll."""
     api = Api(customers)
     settings = WorkatoSettings(
         name="w", type="workato", mode="embedded", base_url="https://example.com", auth={"api_token": "token"}

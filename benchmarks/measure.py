@@ -50,7 +50,7 @@ def least(make, times=REPEATS, by=cost):
     return min(by(make()) for _ in range(times))
 
 
-def beside(make, yardstick, times=REPEATS, by=cost):
+def compared_with(make, yardstick, times=REPEATS, by=cost):
     """How often the cost of the yardstick an action costs: the median of some repeats, each measured in turn with it.
 
     A machine that is faster at one moment than at the next is so for both.

@@ -1,4 +1,4 @@
-"""What a poll of Snowplow costs beside decoding its answer: known runs, an unchanged answer, new runs.
+"""What a poll of Snowplow costs compared with decoding its answer: known runs, an unchanged answer, new runs.
 
 Usage: python -m benchmarks.poll [RUNS]
 """
@@ -9,7 +9,7 @@ import sys
 
 import msgspec
 
-from benchmarks.measure import REPEATS, Figure, beside, least, show
+from benchmarks.measure import REPEATS, Figure, compared_with, least, show
 from benchmarks.vendor import body, polling, rows, stamp
 from exporter.sources.snowplow.source import EVENT_LIMIT
 
@@ -63,11 +63,11 @@ def measure(count=EVENT_LIMIT + 1):
 
         one_changed()()
         answer, milliseconds = one.api.body, yardstick(one.api.body) * 1e3
-        loads = beside(lambda: lambda: json.loads(answer), typed)
-        with_known = beside(one_changed, typed)
-        unchanged = beside(lambda: ten_polls, typed) / 10
+        loads = compared_with(lambda: lambda: json.loads(answer), typed)
+        with_known = compared_with(one_changed, typed)
+        unchanged = compared_with(lambda: ten_polls, typed) / 10
         before = one.counted()
-        new = beside(all_new, typed)
+        new = compared_with(all_new, typed)
         assert one.counted() - before == REPEATS * count
     note = f"{len(answer) / 1e6:.1f} MB, typed decode {milliseconds:.1f} ms"
     yield Figure(group=GROUP, what="json.loads", value=loads, note=note)

@@ -1,4 +1,4 @@
-"""What a scrape takes beside nginx sending the same bytes from a file: formats, sizes, many at once, during polls.
+"""Time of a scrape compared with nginx sending the same bytes from a file: formats, sizes, many at once, during polls.
 
 Usage: python -m benchmarks.scrape [SERIES …]
 """
@@ -118,17 +118,17 @@ def many(port, repeats):
 
 
 def during_polls(size, seconds):
-    taken, beside = [], []
+    taken, reference = [], []
     with both(size, busy=True) as (ours, theirs):
         until = time.monotonic() + seconds
         with scrapers(ours, theirs) as (mine, other):
             while time.monotonic() < until:
                 here, there = against(mine, other, 10)
-                taken, beside = [*taken, *here], [*beside, *there]
+                taken, reference = [*taken, *here], [*reference, *there]
                 time.sleep(0.02)
     what = f"{name(size)}, text, gzip, a poll every 0.5 s"
-    yield figure(f"{what}, p50", taken, beside, 3.5)
-    yield figure(f"{what}, p99", taken, beside, 6, by=lambda each: percentile(each, 0.99))
+    yield figure(f"{what}, p50", taken, reference, 3.5)
+    yield figure(f"{what}, p99", taken, reference, 6, by=lambda each: percentile(each, 0.99))
 
 
 def beside_library(size):

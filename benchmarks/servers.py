@@ -41,7 +41,7 @@ http {{
 
 @contextmanager
 def process(work, *arguments):
-    """A process that serves, until the end of the block; gives what it tells first: its port."""
+    """Run a server in a process until the block ends; yield its port."""
     ours, theirs = SPAWN.Pipe()
     child = SPAWN.Process(target=work, args=(theirs, *arguments), daemon=True)
     child.start()

@@ -105,7 +105,7 @@ class SchemaError(SourceError):
 class PartialError(SourceError):
     """Some parts of a source (a run, a job, a customer) could not be read. Everything else was read.
 
-    Raised by `Source.readings` after its last reading. `parts` maps the name of each part, such as "recipe 12", to
+    Raised by `Source.fetch` after its last batch. `parts` maps the name of each part, such as "recipe 12", to
     its error; there is at least one.
     """
 

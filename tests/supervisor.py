@@ -29,7 +29,7 @@ class Supervisor:
         return messages
 
     def heard(self) -> list[dict[str, str]]:
-        """All that came and was not looked at yet."""
+        """Return all messages that were not read yet."""
         messages = []
         try:
             while True:

@@ -134,8 +134,8 @@ def commands(page):
     """The command lines of ours that a page shows, in blocks and in sentences."""
     code = [line for body in blocks(page, "sh") for line in body.splitlines()]
     for line in [*code, *SPAN.findall(prose(page))]:
-        for told in re.findall(r"(?<!another )(?<![\w=-])jobrun-exporter ([a-z]+(?:-[a-z]+)*(?: [^#|;]*)?)", line):
-            yield told.replace("\\|", "|")
+        for found in re.findall(r"(?<!another )(?<![\w=-])jobrun-exporter ([a-z]+(?:-[a-z]+)*(?: [^#|;]*)?)", line):
+            yield found.replace("\\|", "|")
 
 
 def flags_of(command):
@@ -163,7 +163,7 @@ def test_every_flag_that_a_guide_names_exists(page):
 
 
 def keys_of_the_schema():
-    """Every key of the configuration: {name: the names of those below it, where they are told}."""
+    """Every key of the configuration: {name: the names of those below it, where they are described}."""
     json_schema = schema(SETTINGS)
     known = {}
 
@@ -233,5 +233,5 @@ def test_every_message_that_troubleshooting_quotes_is_one_that_the_code_prints()
 
 
 def test_troubleshooting_explains_every_reason():
-    told = text_of("docs/troubleshooting.md").split("## `jobrun_source_up` is 0")[1].split("\n## ")[0]
-    assert [reason for reason in REASONS if f"| `{reason}` |" not in told] == []
+    found = text_of("docs/troubleshooting.md").split("## `jobrun_source_up` is 0")[1].split("\n## ")[0]
+    assert [reason for reason in REASONS if f"| `{reason}` |" not in found] == []

@@ -40,7 +40,7 @@ LAYERS = (
     ("cron",),
     ("model", "errors", "duration", "patterns", "times", "signals", "supervision", "probe", "throttle"),
 )
-"""Packages, and the modules beside them. Data goes from the bottom to the top; each imports only from below it."""
+"""Packages, and the modules next to them. Data goes from the bottom to the top; each imports only from below it."""
 
 
 def name_of(path):
@@ -65,7 +65,7 @@ EDGES = {module: {each for each in imports(module) if each in MODULES} - {"expor
 
 
 def part(module):
-    """The package of a module, or the module that stands beside the packages."""
+    """The package of a module, or the module next to the packages."""
     return module.split(".")[1]
 
 
@@ -135,16 +135,16 @@ def support(row):
 
 
 def test_the_support_table_names_the_vendors_with_attempts_and_steps():
-    told = {vendor: cell not in {"-", ""} for vendor, cell in support("`jobrun_run_retries_total`").items()}
-    assert told == {vendor: kind.attempts for vendor, kind in SOURCES.items()}
-    told = {vendor: cell not in {"-", ""} for vendor, cell in support("`jobrun_steps_total`").items()}
-    assert told == {vendor: kind.has_steps for vendor, kind in SOURCES.items()}
+    shown = {vendor: cell not in {"-", ""} for vendor, cell in support("`jobrun_run_retries_total`").items()}
+    assert shown == {vendor: kind.attempts for vendor, kind in SOURCES.items()}
+    shown = {vendor: cell not in {"-", ""} for vendor, cell in support("`jobrun_steps_total`").items()}
+    assert shown == {vendor: kind.has_steps for vendor, kind in SOURCES.items()}
 
 
 def test_the_support_table_names_the_results_of_each_vendor():
     common = {"success", "failure", "unknown"}
     everything = {str(result) for result in Result}
-    for vendor, cell in support("results beside").items():
+    for vendor, cell in support("results besides").items():
         named = everything if cell == "all" else common | set(re.findall(r"`(\w+)`", cell))
         assert named == {str(result) for result in SOURCES[vendor].results}, vendor
 

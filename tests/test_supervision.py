@@ -1,4 +1,4 @@
-"""What the service manager is told, over a real socket, by a clock that is moved."""
+"""What the service manager receives, over a real socket and with a moved clock."""
 
 import pytest
 

@@ -124,7 +124,7 @@ def inspected(name: str, form: str) -> str:
     return engine("inspect", "--format", form, name)
 
 
-def test_the_image_is_small_and_its_parts_are_told(image: str) -> None:
+def test_the_image_is_small_and_labeled(image: str) -> None:
     base = re.search(r"ARG PYTHON_IMAGE=(\S+)", (ROOT / "Dockerfile").read_text())
     assert base
     added = (int(inspected(image, "{{.Size}}")) - int(inspected(base[1], "{{.Size}}"))) / 1e6

@@ -104,7 +104,7 @@ def test_the_tests_run_in_the_unpacked_sdist(built: Path, tmp_path: Path) -> Non
         archive.extractall(tmp_path, filter="data")
     (folder,) = tmp_path.iterdir()
 
-    told = run(
+    output = run(
         sys.executable,
         "-m",
         "pytest",
@@ -117,4 +117,4 @@ def test_the_tests_run_in_the_unpacked_sdist(built: Path, tmp_path: Path) -> Non
         folder=folder,
     )
 
-    assert re.search(r"\d+ passed", told.splitlines()[-1])
+    assert re.search(r"\d+ passed", output.splitlines()[-1])

@@ -1,4 +1,4 @@
-"""Sign-in for a token that is sent with each request, renewed before it expires, and once more when it is refused.
+"""Sign-in for a token that is sent with each request, renewed before it expires, and once when it is refused.
 
 This is an `httpx.Auth`: a generator that yields the next request and receives its response. A response of the sign-in
 that is neither a token nor a refusal (5xx, 429, a redirect) becomes the response to the whole request, so that the
@@ -74,7 +74,7 @@ class TokenAuth(httpx.Auth):
         """Return what a 4xx response to the sign-in means."""
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send the request with a token, after a sign-in if needed; on a 401 sign in and try once more."""
+        """Send the request with a token, after a sign-in if needed; after a 401 sign in and try again once."""
         token = yield from self._valid_token(request, refused=None)
         if token is None:
             return

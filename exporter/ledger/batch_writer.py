@@ -250,7 +250,7 @@ class BatchWriter:
         """Return the row to write; an unmapped status is counted once per run."""
         run, words = keep.run, row.words if row else ""
         word, known = clean(run.unmapped)[:60], words.split("\n")
-        # A status that tells how far a run is has a new word at each poll.
+        # A status with the progress of a run differs at each poll.
         if word and word not in known and len(known) < MAX_WORDS:
             words = f"{words}\n{word}".strip("\n")
             self._unmapped(word)

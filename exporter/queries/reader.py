@@ -72,7 +72,7 @@ class Reader:
             database.close()
 
     def _connect(self) -> sqlite3.Connection:
-        """Open a read-only connection. `complete` tells afterwards whether it reads the journal, too."""
+        """Open a read-only connection. Afterwards `complete` says whether it also reads the journal."""
         # On a read-only disk the journal's index cannot be created, so the state is read without it. That is only for a
         # state that nobody writes: where the index could be created the state is in use, and without its journal half
         # of a transaction could be seen.

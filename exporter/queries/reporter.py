@@ -121,7 +121,7 @@ class Reporter:
         )
         place = runs.decode_cursor(wanted.cursor) if wanted.cursor else None
         with _readable():
-            # one more than wanted tells whether there is a next page
+            # one more than wanted shows whether there is a next page
             found = self._parts.reader.runs(selection, wanted.limit + 1, place)
         more = len(found) > wanted.limit and not wanted.run_id
         found = found[: wanted.limit]

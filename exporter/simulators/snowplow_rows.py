@@ -22,9 +22,9 @@ class SnowplowShape(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         run_envelope: The key of an object that holds the answer for one run; "": the run itself.
         steps_key: Where the answer for one run holds its steps.
         names: Other names for fields of runs and steps, by the usual name (`{"runId": "id"}`).
-        omit: Fields of runs and steps that are left out, by their usual names.
-        omit_share: The share of runs (and of steps, by name) from which they are left out.
-        empty: Whether a field without a value is left out or null.
+        omit: Fields of runs and steps to omit, by their usual names.
+        omit_share: The share of runs (and of steps, by name) from which they are omitted.
+        empty: Whether a field without a value is omitted or null.
         extra: More fields of every row.
         words: Other words for states, by the usual word (`{"RUNNING": "IN_PROGRESS"}`) or by our own
             (`{"cancellation": "CANCELLED"}`, to give single runs an unknown word).

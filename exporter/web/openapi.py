@@ -89,7 +89,7 @@ def _query_parameters(parameters: Json) -> Iterable[Json]:
 
 
 def _without_null(schema: Json) -> Json:
-    # a query string has no null: such a parameter is left out instead
+    # a query string has no null: such a parameter is omitted instead
     kinds = [kind for kind in schema.get("anyOf", ()) if kind != {"type": "null"}]
     kept = {key: value for key, value in schema.items() if key not in {"anyOf", "description"} and value is not None}
     return kept if not kinds else {**kept, **kinds[0]} if len(kinds) == 1 else {**kept, "anyOf": kinds}

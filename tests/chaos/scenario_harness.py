@@ -33,7 +33,7 @@ TOKEN = "eyJhbGciOi"
 
 NEWEST = 900
 """Northflank's runs per day at most. It has no overlapping windows: the newest hundred runs of a job must include
-those that a wrong answer left out."""
+those that a wrong response omitted."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

@@ -410,7 +410,7 @@ TROUBLES: Mapping[str, tuple[float, Trouble]] = {
     ),
     "redirects": (1, api_disruption("redirect", Redirect(location="http://127.0.0.1:9/"))),
     "empty lists with 200": (2, api_disruption("empty lists", Drop(share=1.0), most=3, wrong_rows=True)),
-    "rows left out": (2, api_disruption("rows left out", Drop(share=0.4), wrong_rows=True)),
+    "rows omitted": (2, api_disruption("rows omitted", Drop(share=0.4), wrong_rows=True)),
     "rows twice": (2, api_disruption("rows twice", Duplicate(share=0.5), wrong_rows=True)),
     "contradicting rows": (
         3,

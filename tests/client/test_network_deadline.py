@@ -21,7 +21,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
 
 
 class Server:
-    """A server on loopback that does with each connection what it is told; counts connections and keeps what it got."""
+    """A server on loopback that handles each connection with a function; counts connections and keeps their data."""
 
     def __init__(self, behave, tls=None):
         self.behave, self.tls, self.got, self.connections = behave, tls, [], 0

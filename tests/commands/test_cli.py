@@ -20,7 +20,7 @@ CONFIG = "sources: [{name: a, type: snowplow, organization_id: o, auth: {api_key
 
 
 class Calls:
-    """Stands for the application and the simulators: writes down what it is asked, and answers as told."""
+    """Fake application and simulators: records calls, and returns a given result."""
 
     def __init__(self, error=None, probes=(), unmatched=()):
         self.asked = []
@@ -227,7 +227,7 @@ def test_check_prints_the_schema_without_a_config():
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "printed"),
     [
         (
             ConfigError([ConfigProblem("state.path", "is required"), ConfigProblem("", "bad")]),
@@ -237,8 +237,8 @@ def test_check_prints_the_schema_without_a_config():
         (KeyboardInterrupt(), "once: interrupted\n"),
     ],
 )
-def test_an_error_that_stops_a_command_is_printed_with_its_text(error, told):
-    assert call("once", "--config.file=c.yaml", calls=Calls(error)) == (1, "", told)
+def test_an_error_that_stops_a_command_is_printed_with_its_text(error, printed):
+    assert call("once", "--config.file=c.yaml", calls=Calls(error)) == (1, "", printed)
 
 
 @pytest.mark.parametrize(

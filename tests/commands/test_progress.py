@@ -10,28 +10,28 @@ def clock():
 
 
 @pytest.fixture
-def told():
+def lines():
     return []
 
 
 @pytest.fixture
-def progress(told, clock):
-    return Progress(told.append, clock)
+def progress(lines, clock):
+    return Progress(lines.append, clock)
 
 
-def test_progress_is_logged_every_ten_seconds_no_matter_how_fast_it_is(progress, told, clock):
+def test_progress_is_logged_every_ten_seconds_no_matter_how_fast_it_is(progress, lines, clock):
     for second in range(1, 36):
         clock.set(second)
         progress(f"at {second}")
-    assert told == ["at 10", "at 20", "at 30"]
+    assert lines == ["at 10", "at 20", "at 30"]
 
 
-def test_a_part_that_ends_at_once_is_not_logged(progress, told, clock):
+def test_a_part_that_ends_at_once_is_not_logged(progress, lines, clock):
     clock.set(9.0)
     progress.begin()
     clock.set(18.0)
     progress("soon")
-    assert told == []
+    assert lines == []
 
 
 def test_the_remaining_time_is_estimated_from_the_start_of_the_part(progress, clock):

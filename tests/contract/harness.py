@@ -58,13 +58,13 @@ class Ability(msgspec.Struct, frozen=True, kw_only=True):
         paged: Runs that two pages of one list hold, at least; 0 if its lists have no pages.
         steps: The endpoint of the steps of one run, "" if there is none.
         step_name: What it calls a step, made of the world's `name` and of `number`, its place in the run.
-        results: The results that its rows can tell; the world's other failures look like `failure` there.
+        results: The results that its rows can show; the world's other failures look like `failure` there.
         errors: Whether a listing that fails whole makes the whole poll fail.
         catches_up: How far back it shows ended runs, in seconds, at least.
         forgets: Whether it has a reach beyond which nothing is shown.
         announced: Whether what holds the jobs must exist before the first poll: what appears later has a baseline
             time of its own.
-        silent: Whether it tells no output and no error texts.
+        silent: Whether it provides neither output nor error texts.
         quiet: Seconds without anything new after which all that happened has been read, at most.
     """
 
@@ -265,12 +265,12 @@ class Bench:
         return found
 
     def counted(self) -> dict[tuple[str, str, str], int]:
-        """Endings as counted: by project, job name and result, those that are 0 left out."""
+        """Return the counted completions by project, job name and result, without zeros."""
         found = self.samples(RUNS, "project", "job_name", "result")
         return {(key[0], key[1], key[2]): int(value) for key, value in found.items() if value}
 
     def total(self) -> int:
-        """All endings that are counted."""
+        """Return the number of counted completions."""
         return sum(self.counted().values())
 
     def value(self, family: str, **labels: str) -> float:

@@ -44,9 +44,9 @@ def write(bench, folder, *, state=None, name="past.om", **wanted):
     text = yaml.safe_dump({"sources": [block], "state": {"path": str(state or bench.state)}, "objectives": OBJECTIVES})
     config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
     outside = Clocks(clock=bench.local, monotonic=bench.clock, sleep=bench._sleep)
-    told = []
-    summary = write_past(config, BackfillOptions(output=folder / name, **wanted), outside, told.append)
-    return summary, (folder / name).read_text(), told
+    progress = []
+    summary = write_past(config, BackfillOptions(output=folder / name, **wanted), outside, progress.append)
+    return summary, (folder / name).read_text(), progress
 
 
 SAMPLE = re.compile(r"(\w+)\{(.*)\} (\S+) ([\d.]+)")
@@ -104,10 +104,10 @@ def test_the_series_are_continuous_in_order_and_end_where_the_daemon_begins(live
 def test_a_run_that_completed_a_moment_before_the_first_poll_is_in_the_past(lived, tmp_path):
     lived.world.run("job-0", start=NOW - 3, duration=1.0, result="success")
     lived.poll()
-    summary, text, told = write(lived, tmp_path)
+    summary, text, progress = write(lived, tmp_path)
     assert summary.runs == 61
     assert sum(rises(text).values()) == 61
-    assert any("the daemon has just begun to count" in line for line in told)
+    assert any("the daemon has just begun to count" in line for line in progress)
     lived.run(10 * MINUTE)
     assert lived.truth() == lived.counted(), "the rest is the daemon's"
 
@@ -234,8 +234,8 @@ def test_the_progress_of_steps_is_logged_and_not_in_the_output(make, tmp_path):
     for number in range(100):
         bench.world.run("job-0", start=NOW - 2 * HOUR + number * MINUTE, duration=30.0, steps=("load",))
     bench.poll()
-    _, text, told = write(bench, tmp_path)
-    lines = [line for line in told if line.endswith(" left")]
+    _, text, progress = write(bench, tmp_path)
+    lines = [line for line in progress if line.endswith(" left")]
     assert len(lines) >= 3
     steps = re.compile(r"one: steps of (\d+) of 100 runs \((\d+) %\), about (?:(\d)m)?(?:\d+s)? left")
     numbers = [[int(number or 0) for number in steps.findall(line)[0]] for line in lines]
@@ -243,7 +243,7 @@ def test_the_progress_of_steps_is_logged_and_not_in_the_output(make, tmp_path):
     for done, percent, minutes in numbers:
         assert percent == done
         assert abs((100 - done) / 30 - minutes) <= 2, "at half of 60 requests a minute"
-    assert told[-1] == "writing 100 completed runs of 1 jobs"
+    assert progress[-1] == "writing 100 completed runs of 1 jobs"
     assert " left" not in text
 
 
@@ -251,8 +251,8 @@ def test_the_progress_of_runs_is_logged_while_they_are_fetched(make, tmp_path):
     bench = make(requests_per_minute=4)
     bench.busy(HOUR)
     bench.poll()
-    told = write(bench, tmp_path, until=NOW)[2]
-    assert any(re.fullmatch(r"one: \d+ runs read", line) for line in told)
+    progress = write(bench, tmp_path, until=NOW)[2]
+    assert any(re.fullmatch(r"one: \d+ runs read", line) for line in progress)
 
 
 def test_half_of_the_budget_is_used(make, tmp_path):

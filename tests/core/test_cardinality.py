@@ -73,7 +73,7 @@ class BoundedBook(PageHarness):
         return {name: sum(value for (each, _), value in page.items() if each == name) for name in self.expected}
 
     def labels(self, page):
-        """What there are series of: jobs, steps and error types, those that stand for others left out."""
+        """Return the jobs, steps and error types with series, without `__other__`."""
         wanted = {RUNS: ("job_name",), STEPS: ("job_name", "step_name"), ERRORS: ("job_name", "error_type")}
         named = {(name, *(dict(labels)[label] for label in wanted[name])) for name, labels in page if name in wanted}
         return {each for each in named if OTHER not in each}
@@ -96,8 +96,10 @@ def close_to_its_truth(harness):
     assert harness.sums(page) == dict(harness.expected)
     domain = {family.name for family in FAMILIES if family.level is Level.JOB}
     lines = Counter(base_of(name, domain) for name, _ in page)
-    told = {dict(labels)["family"]: value for (name, labels), value in page.items() if name == "jobrun_exporter_series"}
-    assert {family: value for family, value in told.items() if value} == {
+    exposed = {
+        dict(labels)["family"]: value for (name, labels), value in page.items() if name == "jobrun_exporter_series"
+    }
+    assert {family: value for family, value in exposed.items() if value} == {
         name: lines[name] for name in LIMITED if lines[name]
     }
     assert page["jobrun_exporter_series_limit", ()] == harness.config.metrics.max_series

@@ -50,12 +50,12 @@ class Counting(RuleBasedStateMachine):
         self.harness.now += 1
 
     @precondition(lambda self: any(life[-1].result is None for life in self.lives.values()))
-    @rule(data=st.data(), result=st.sampled_from(RESULTS), told=st.booleans())
-    def a_run_ends(self, data, result, told):
+    @rule(data=st.data(), result=st.sampled_from(RESULTS), has_end=st.booleans())
+    def a_run_ends(self, data, result, has_end):
         name = data.draw(st.sampled_from(sorted(key for key, life in self.lives.items() if life[-1].result is None)))
         self.harness.now += 1
         life = self.lives[name]
-        end = self.harness.now if told or self.reopens else None
+        end = self.harness.now if has_end or self.reopens else None
         life.append(self.made(name, life[0].job_id, life[0].start, end, result))
 
     @precondition(lambda self: any(life[-1].result is not None for life in self.lives.values()))

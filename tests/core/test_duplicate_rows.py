@@ -1,4 +1,4 @@
-"""A poll may show a run twice, and one of the rows may be stale: the order of rows and readings does not matter."""
+"""A poll may show a run twice, and one of the rows may be stale: the order of rows and batches does not matter."""
 
 import itertools
 import tempfile
@@ -125,7 +125,7 @@ ROWS = [
 
 
 def entered_in(parts, before, *, reopens):
-    """What a poll of these readings leaves behind."""
+    """Return what a poll of these batches leaves behind."""
     with tempfile.TemporaryDirectory() as folder:
         harness = LedgerHarness(Path(folder) / "state.db", reopens=reopens)
         for rows in before:

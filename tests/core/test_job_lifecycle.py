@@ -1,4 +1,4 @@
-"""Jobs that go, return, are renamed, or are left out by the configuration: no run is counted where nobody sees it."""
+"""Jobs that go, return, are renamed, or are excluded by the config: no run is counted where nobody sees it."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families

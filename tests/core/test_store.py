@@ -17,7 +17,7 @@ from tests.core.test_store_contract import SOURCES, fill, row
 
 
 class Watched(sqlite3.Connection):
-    """A database that keeps what it was told, and refuses what it is told to refuse."""
+    """A database that records its statements, and refuses given ones."""
 
     def __init__(self, *arguments, **more):
         super().__init__(*arguments, **more)
@@ -190,17 +190,17 @@ def test_a_record_that_cannot_be_read_is_corrupt(store, path):
 
 
 @pytest.mark.parametrize(
-    ("edit", "told"),
+    ("edit", "problem"),
     [
         ("UPDATE sources SET name = 'else' WHERE key = 1", "a source's record has another name than its row"),
         ("DELETE FROM jobs", "a run belongs to no job"),
     ],
 )
-def test_inconsistent_records_are_corrupt_and_reported(edit, told, store, path):
+def test_inconsistent_records_are_corrupt_and_reported(edit, problem, store, path):
     fill(store, s=[row("open", mark=CountState.OPEN)])
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(edit)
-    with pytest.raises(CorruptStateError, match=f"^{path}: {told}$"):
+    with pytest.raises(CorruptStateError, match=f"^{path}: {problem}$"):
         store.load()
 
 

@@ -151,6 +151,6 @@ def test_six_steps_lead_from_nothing_to_the_first_message_on_a_phone(shell: Shel
         assert eventually(lambda: "JobrunWatchdog" in shell.run(query), seconds=20), shell.log
         world.run("load", start=time.time(), duration=0.1, result="failure", steps=["copy"])
         assert eventually(lambda: phone.received()["JobrunLastRunFailed", "load"], seconds=40)
-    told = phone.alert("JobrunLastRunFailed")["annotations"]
-    assert told["summary"] == "Job prod/load (live) failed in step copy"
-    assert told["runs_url"].startswith(f"http://{HOST}:{shell.ports['9797']}/runs?source=live")
+    annotations = phone.alert("JobrunLastRunFailed")["annotations"]
+    assert annotations["summary"] == "Job prod/load (live) failed in step copy"
+    assert annotations["runs_url"].startswith(f"http://{HOST}:{shell.ports['9797']}/runs?source=live")

@@ -35,7 +35,7 @@ class World:
         return of_source
 
     def job(self, of_source, name, *, streak=0, page="critical", team="data", run="r1", until=MINUTES, **metrics):
-        """A job with its last run an hour ago, and whatever else is told; the words of metrics leave out `jobrun_`."""
+        """A job with its last run an hour ago, and other given values; the words of metrics leave out `jobrun_`."""
         labels = {**of_source, "project": "prod", "job_name": name}
         metrics = {"last_run_end_timestamp_seconds": "3600", "consecutive_failures": f"{streak}", **metrics}
         metrics |= {key.removeprefix("jobrun_"): value for key, value in FAILED.items()} if streak else {}

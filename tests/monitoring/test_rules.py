@@ -163,8 +163,8 @@ def test_the_whole_text_of_an_alert_is_tested(alert):
 
 
 def test_every_text_stays_a_text_for_receivers_that_parse_it_as_yaml():
-    told = [each["exp_annotations"] for test in in_rule_tests("alert_rule_test") for each in test["exp_alerts"]]
-    prose = [texts[name] for texts in told for name in ("summary", "description")]
+    annotations = [each["exp_annotations"] for test in in_rule_tests("alert_rule_test") for each in test["exp_alerts"]]
+    prose = [texts[name] for texts in annotations for name in ("summary", "description")]
     assert len(prose) > 50
     assert [words for words in prose if yaml.safe_load(words) != words] == []
 

@@ -24,7 +24,7 @@ DOCUMENT = json.loads(document("test"))
 def shared(tmp_path_factory):
     """A client of a harness that tests only look at."""
     harness = ReportsHarness(tmp_path_factory.mktemp("shared"))
-    told(harness)
+    add_runs(harness)
     yield harness.client()
     harness.close()
 
@@ -41,7 +41,7 @@ def conforms(body, schema_name, *, whole=True):
     jsonschema.Draft202012Validator(root).validate(body)
 
 
-def told(harness):
+def add_runs(harness):
     """Commits one of everything."""
     harness.tell(
         ended("good", NOW + 10),
@@ -112,7 +112,7 @@ def test_the_status_filter_has_the_statuses_of_jobs():
         ("/runs?limit=0", 400, "limit"),
         ("/runs?limit=x", 400, "limit"),
         ("/runs?limit=1&limit=1", 400, "limit"),
-        ("/runs?colour=red", 400, "colour"),
+        ("/runs?shade=red", 400, "shade"),
         ("/runs?result=well", 400, "result"),
         ("/runs?result=null", 400, "result"),
         ("/runs?state=null", 400, "state"),

@@ -33,7 +33,7 @@ STEPS = (
 
 
 @pytest.fixture
-def told(harness):
+def with_runs(harness):
     harness.tell(ended("old", NOW - 50, "failure"), ended("older", NOW - 60))
     harness.tell(
         ended("a", NOW + 10, length=2.0, queue_duration=1.0, retries=2, recovered=True),
@@ -77,16 +77,16 @@ def told(harness):
         ),
     ],
 )
-def test_a_number_is_explained_by_its_runs(told, selector, listed, value):
-    code, out, err = explained(told, selector)
+def test_a_number_is_explained_by_its_runs(with_runs, selector, listed, value):
+    code, out, err = explained(with_runs, selector)
     assert (code, err) == (0, "")
     assert runs(out) == listed
     assert out.splitlines()[0].endswith("} " + value)
     assert "not the same" not in out
 
 
-def test_every_counter_and_histogram_of_a_job_adds_up(told):
-    bench = told.bench
+def test_every_counter_and_histogram_of_a_job_adds_up(with_runs):
+    bench = with_runs.bench
     bench.poll()
     bench.busy(1200, steps=["load", "model"])
     bench.run(1500)
@@ -95,7 +95,7 @@ def test_every_counter_and_histogram_of_a_job_adds_up(told):
         *("jobrun_run_duration_seconds_bucket", "jobrun_steps_total", "jobrun_step_duration_seconds_sum"),
         *("jobrun_step_root_failures_total", "jobrun_consecutive_failures", "jobrun_active_runs"),
     ):
-        code, out, _ = explained(told, f'{name}{{job_name=~"job-.*"}}')
+        code, out, _ = explained(with_runs, f'{name}{{job_name=~"job-.*"}}')
         assert code == 0
         assert out.count(": the same.") > 0
         assert "not the same" not in out
@@ -110,17 +110,17 @@ def test_retries_and_recoveries_are_explained(make):
     assert runs(explained(harness, "jobrun_runs_recovered_total")[1]) == ["a"]
 
 
-def test_baseline_runs_are_reported_as_not_counted(told):
-    _, out, _ = explained(told, 'jobrun_runs_total{job_name="j",result="failure"}')
+def test_baseline_runs_are_reported_as_not_counted(with_runs):
+    _, out, _ = explained(with_runs, 'jobrun_runs_total{job_name="j",result="failure"}')
     assert "2 runs listed, 2 together; the state says 2: the same.\n" in out
     assert "1 more ended before counting began (baseline): they are in no counter.\n" in out
 
 
-def test_pruned_runs_are_reported_as_pruned(told):
-    told.bench.clock.advance(100_000)
-    told.tell(ended("new", NOW + 90_000, "failure"), through=NOW + 100_000)
-    told.bench.ledger.prune(NOW + 100_000, 50_000)
-    _, out, _ = explained(told, 'jobrun_runs_total{job_name="j",result="failure"}')
+def test_pruned_runs_are_reported_as_pruned(with_runs):
+    with_runs.bench.clock.advance(100_000)
+    with_runs.tell(ended("new", NOW + 90_000, "failure"), through=NOW + 100_000)
+    with_runs.bench.ledger.prune(NOW + 100_000, 50_000)
+    _, out, _ = explained(with_runs, 'jobrun_runs_total{job_name="j",result="failure"}')
     assert runs(out) == ["new"]
     assert "1 run listed, 1 together; the state says 3: not the same." in out
     assert (
@@ -128,9 +128,9 @@ def test_pruned_runs_are_reported_as_pruned(told):
     )
 
 
-def test_a_run_changed_after_it_was_counted_is_reported_as_possible(told):
-    told.tell(ended("b", NOW + 20, "success"))
-    _, out, _ = explained(told, 'jobrun_runs_total{job_name="j"}')
+def test_a_run_changed_after_it_was_counted_is_reported_as_possible(with_runs):
+    with_runs.tell(ended("b", NOW + 20, "success"))
+    _, out, _ = explained(with_runs, 'jobrun_runs_total{job_name="j"}')
     assert "1 are of runs that changed after they were counted: a counter never goes back." in out
     assert "1 more are listed than counted" in out
 
@@ -188,9 +188,9 @@ def test_unmapped_statuses_are_explained_by_their_runs(harness):
         ("jobrun_run_duration_seconds", "is a histogram; ask for its _count, _sum or _bucket"),
         ("jobrun_job_info", "is not made of runs: Details of the job"),
         ("jobrun_source_up", "is not made of runs: Whether the last poll"),
-        ("jobrun_source_api_request_duration_seconds_count", "is told by the running process"),
-        ("process_cpu_seconds_total", "is told by the running process"),
-        ('jobrun_runs_total{colour="red"}', "has no label colour; it has job_name, project, result, source"),
+        ("jobrun_source_api_request_duration_seconds_count", "is known only to the running process"),
+        ("process_cpu_seconds_total", "is known only to the running process"),
+        ('jobrun_runs_total{shade="red"}', "has no label shade; it has job_name, project, result, source"),
         ("jobrun_runs_total{", "at its end"),
     ],
 )
@@ -200,8 +200,8 @@ def test_a_series_that_cannot_be_explained_is_wrong_usage_with_a_sentence(harnes
     assert says in err
 
 
-def test_a_selector_without_a_match_is_reported(told):
-    assert explained(told, 'jobrun_runs_total{job_name="nope"}') == (
+def test_a_selector_without_a_match_is_reported(with_runs):
+    assert explained(with_runs, 'jobrun_runs_total{job_name="nope"}') == (
         1,
         "",
         "the state holds no series that this selector means\n",
@@ -217,25 +217,25 @@ def test_hostile_names_stay_in_their_line(harness, evil):
     assert all(char.isprintable() or char == "\n" for char in out)
 
 
-def test_explain_reads_during_a_transaction_and_changes_nothing(told):
-    store = told.bench.ledger.store()
-    before = msgspec.json.encode(told.bench.ledger.source("one"))
-    with told.bench.ledger.locked(), store.transaction():
+def test_explain_reads_during_a_transaction_and_changes_nothing(with_runs):
+    store = with_runs.bench.ledger.store()
+    before = msgspec.json.encode(with_runs.bench.ledger.source("one"))
+    with with_runs.bench.ledger.locked(), store.transaction():
         store._db.execute("DELETE FROM runs")
-        code, out, _ = explained(told, 'jobrun_runs_total{job_name="j",result="failure"}')
+        code, out, _ = explained(with_runs, 'jobrun_runs_total{job_name="j",result="failure"}')
         assert (code, runs(out)) == (0, ["c", "b"])
-    assert msgspec.json.encode(told.bench.ledger.source("one")) == before
+    assert msgspec.json.encode(with_runs.bench.ledger.source("one")) == before
 
 
-def test_without_a_readable_journal_explain_says_what_may_be_missing(told, tmp_path):
+def test_without_a_readable_journal_explain_says_what_may_be_missing(with_runs, tmp_path):
     """As on a read-only file system: the journal's index cannot be made there."""
-    told.bench.ledger.close()
+    with_runs.bench.ledger.close()
     copy = tmp_path / "copy"
     copy.mkdir()
-    shutil.copy(told.bench.state, copy / "state.db")
-    told.bench.state = copy / "state.db"
+    shutil.copy(with_runs.bench.state, copy / "state.db")
+    with_runs.bench.state = copy / "state.db"
     database = sqlite3.connect(copy / "state.db")
     assert database.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     database.close()
-    code, out, _ = explained(told, 'jobrun_runs_total{job_name="j",result="failure"}')
+    code, out, _ = explained(with_runs, 'jobrun_runs_total{job_name="j",result="failure"}')
     assert (code, runs(out)) == (0, ["c", "b"])

@@ -49,7 +49,7 @@ def replaced(harness, says):
     return vendor
 
 
-TOLD = (
+FROM_API = (
     Step(name="load", result=Result.SUCCESS, start=NOW, end=NOW + 3, duration=3.0),
     Step(name="model", result=Result.FAILURE, start=NOW + 3, end=NOW + 5, duration=2.0, dependencies=("load",)),
 )
@@ -57,7 +57,7 @@ TOLD = (
 
 def test_steps_come_from_the_api_with_their_starts_and_dependencies(harness):
     harness.tell(ended("a", result="failure"))
-    replaced(harness, TOLD)
+    replaced(harness, FROM_API)
     page = harness.reporter.run("one", "a")
     assert (page.steps_from, page.failed_step, page.steps_error) == ("api", "model", "")
     assert [(step.name, step.start, step.dependencies) for step in page.steps] == [
@@ -68,7 +68,7 @@ def test_steps_come_from_the_api_with_their_starts_and_dependencies(harness):
 
 def test_the_api_is_queried_with_a_short_timeout_and_once_per_minute(harness):
     harness.tell(ended("a"), running("b"))
-    vendor = replaced(harness, TOLD)
+    vendor = replaced(harness, FROM_API)
     for _ in range(3):
         harness.reporter.run("one", "a")
         harness.reporter.run("one", "b")
@@ -89,7 +89,7 @@ def test_the_api_is_queried_with_a_short_timeout_and_once_per_minute(harness):
 )
 def test_without_the_api_steps_come_from_the_state(make, error):
     harness = make(vendors=VendorQueries(steps_seconds=0.2))
-    harness.tell(ended("a", result="failure"), steps={"a": TOLD})
+    harness.tell(ended("a", result="failure"), steps={"a": FROM_API})
     replaced(harness, error)
     page = harness.reporter.run("one", "a")
     assert page.steps_from == "state"
@@ -102,8 +102,8 @@ def test_without_the_api_steps_come_from_the_state(make, error):
 
 
 def test_without_live_the_api_is_not_queried(harness):
-    harness.tell(ended("a"), steps={"a": TOLD})
-    vendor = replaced(harness, TOLD)
+    harness.tell(ended("a"), steps={"a": FROM_API})
+    vendor = replaced(harness, FROM_API)
     assert harness.reporter.run("one", "a", live=False).steps_from == "state"
     assert vendor.asked == []
 

@@ -441,4 +441,4 @@ def test_a_rate_limit_says_when_to_retry(snowplow, clock, option):
 
 
 def test_unknown_options_are_refused(snowplow):
-    assert snowplow.http.post("/-/options", json={"colour": "blue"}).status_code == 400
+    assert snowplow.http.post("/-/options", json={"shade": "blue"}).status_code == 400

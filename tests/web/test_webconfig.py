@@ -195,10 +195,10 @@ def test_a_cost_that_would_take_minutes_is_refused(tmp_path):
     ],
 )
 def test_a_hash_in_a_wrong_place_is_not_repeated(tmp_path, text):
-    told = problems_of(tmp_path, text)
+    problems = problems_of(tmp_path, text)
 
-    assert told
-    assert HASH[7:] not in "".join(told)
+    assert problems
+    assert HASH[7:] not in "".join(problems)
 
 
 def test_a_config_never_shows_hashes(tmp_path):

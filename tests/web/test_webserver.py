@@ -141,7 +141,7 @@ def test_a_slowly_arriving_header_gets_no_extra_time(impatient):
                 assert ends(connection)
                 return
             connection.sendall(b"x")
-        pytest.fail("it may go on for ever")
+        pytest.fail("it may go on forever")
 
 
 @pytest.mark.parametrize("begun", [b"GET", b"\r\n"])

@@ -156,7 +156,7 @@ class PastReader:
     def _warn_of_unreadable(self, name: str) -> None:
         refused = [scope or "all" for scope, state in self._ledger.source(name).scopes.items() if not state.readable]
         if refused:
-            self._tell(f"{name}: not readable, left out: {', '.join(sorted(refused))}")
+            self._tell(f"{name}: not readable, skipped: {', '.join(sorted(refused))}")
 
     def _add_known(self, name: str) -> None:
         """Add runs that are still in the state and no longer listed by the API."""
@@ -196,7 +196,7 @@ class PastReader:
             except SourceError as error:
                 errors += 1
                 if errors == MAX_STEP_ERRORS:
-                    self._tell(f"{past.name}: the steps of the other runs are left out: {error}")
+                    self._tell(f"{past.name}: the steps of the other runs are skipped: {error}")
                     return
 
     def _tell_steps(self, name: str, done: int, total: int) -> None:

@@ -151,7 +151,7 @@ def _unknown(name: str, known: Collection[str]) -> str:
         return f"{name} is a histogram; ask for its _count, _sum or _bucket"
     own = [family for family in (*FAMILIES, *REQUEST_FAMILIES) if family.level is Level.PROCESS]
     if name.startswith("process_") or any(name in (family.name, *_names(family)) for family in own):
-        return f"{name} is told by the running process; it is not kept in the state"
+        return f"{name} is known only to the running process; it is not kept in the state"
     close = get_close_matches(name, sorted(known), n=3)
     return f"there is no metric {name}" + (f"; did you mean {' or '.join(close)}?" if close else "")
 

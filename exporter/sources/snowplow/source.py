@@ -117,7 +117,7 @@ class SnowplowSource(RestSource):
     ) -> Iterator[tuple[Window, SnowplowRuns, int, Window | None]]:
         """Yield complete answers, oldest first: a window whose answer may be trimmed is read again in halves.
 
-        With each answer come its window, the number of answers that it proves to be trimmed, and the window once more
+        With each answer come its window, the number of answers that it proves to be trimmed, and the window again
         if it is too short to be halved and may still be trimmed. An API that ignores `from` and `to` is not read again.
         """
         waiting, doubted = list(reversed(windows)), list[DoubtedAnswer]()

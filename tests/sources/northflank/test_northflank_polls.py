@@ -388,7 +388,7 @@ def test_a_failed_request_is_repeated_in_the_next_poll_after_all_others(exporter
     simulator.disruptions.add(Status(code=400, endpoint=endpoint))
     exporter.live(10 * MINUTE)
     assert set(exporter.live(5 * MINUTE)) <= {"error", "partial"}
-    assert asked()[-2:] == [endpoint, "projects"], "where nothing else answers, that tells whether the API does"
+    assert asked()[-2:] == [endpoint, "projects"], "if nothing else responds, this shows whether the API does"
     simulator.disruptions.clear()
     assert exporter.poll() == "success"
     assert (asked().count(endpoint), asked()) == (1, [])

@@ -70,7 +70,7 @@ class Reader:
         return self.job(name).counts[family][labels].value
 
     def endings(self, name: str) -> dict[str, int]:
-        """Counted endings by result, those that did not happen left out."""
+        """Return the number of completed runs by result, without zeros."""
         return endings_of(self.job(name))
 
     def all_endings(self) -> Counter:

@@ -559,12 +559,12 @@ def test_customer_data_is_nowhere(world, watching, caplog, capsys, tmp_path):
     watch.poll(times=2)
     assert watch.counts(family="jobrun_steps_total")
     database = sqlite3.connect(tmp_path / "state-0.db")
-    told = "\n".join(database.iterdump())
+    output = "\n".join(database.iterdump())
     database.close()
-    told += json.dumps(caplog.messages) + "".join(capsys.readouterr()) + generate_latest(watch.registry).decode()
-    assert "step_failed" in told
-    assert MARK not in told
-    assert watch.simulator.token not in told
+    output += json.dumps(caplog.messages) + "".join(capsys.readouterr()) + generate_latest(watch.registry).decode()
+    assert "step_failed" in output
+    assert MARK not in output
+    assert watch.simulator.token not in output
 
 
 def test_an_error_text_is_fetched_when_a_user_requests_it(world, watch, clock):
