@@ -11,7 +11,8 @@ import prometheus_client
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.measure import Figure, least, show
-from exporter.counting.records import Exemplar, JobState, LastRun
+from exporter.counting.records import JobState, LastRun
+from exporter.counting.series import Exemplar
 from exporter.exposition.exposition import Exposition
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.model import Job, Result

@@ -11,7 +11,7 @@ from exporter.client.budget import Budget
 from exporter.client.client import Client, Environment, NetworkSettings
 from exporter.config import Config
 from exporter.config.source import SourceSettings
-from exporter.counting.classify import Rules
+from exporter.counting.counters import Rules
 from exporter.counting.records import JobState
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger import Ledger

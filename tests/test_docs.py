@@ -11,7 +11,7 @@ import yaml
 
 from exporter.cli import COMMANDS
 from exporter.config import loads, schema
-from exporter.counting.records import OTHER
+from exporter.counting.labels import OTHER
 from exporter.errors import REASONS
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 from exporter.model import Disposition

@@ -4,112 +4,15 @@ The state stores one JSON document per job or source. A transaction works on cop
 replaces the committed records after the copies are on disk. A committed record is never changed.
 """
 
-import bisect
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
+from exporter.counting.series import SEPARATOR, Count, Distribution
 from exporter.learning.learned import NOTHING, Learned
 from exporter.model import Job, Result, State
-
-SEPARATOR = "\x1f"
-"""Separates the label values of a series with several labels. `clean` removes it from names of vendors."""
-
-MAX_LABEL = 200
-"""Maximum length of a label value from a vendor."""
-
-MAX_URL = 1000
-"""Maximum length of an address in a label."""
-
-MAX_BOUNDS = 200
-"""Maximum number of bounds that a histogram remembers after config changes."""
-
-OTHER = "__other__"
-"""Label value of the job, step or error type that collects what exceeds a limit."""
-
-
-class Exemplar(msgspec.Struct, frozen=True, gc=False):
-    """Run ID attached to a counter or bucket. `timestamp`: the end of the run."""
-
-    run_id: str
-    value: float
-    timestamp: float = msgspec.field(name="instant")  # the state's name for it
-
-
-class Count(msgspec.Struct, omit_defaults=True):
-    """Counter series. If its family is zero-first, it is exposed as 0 until `released`."""
-
-    value: float = 0.0
-    released: bool = False
-    exemplar: Exemplar | None = None
-
-
-class Distribution(msgspec.Struct, omit_defaults=True):
-    """A histogram series.
-
-    Attributes:
-        bounds: All bounds that it ever had, so that no bucket falls when the config is changed back.
-        counts: Observations per bound, and those above all bounds; not cumulative.
-        layout: The bounds that are exposed, if those are not all.
-        exemplars: The newest exemplar of each bucket, by the index in `bounds`.
-    """
-
-    bounds: tuple[float, ...]
-    counts: list[int]
-    sum: float = 0.0
-    released: bool = False
-    exemplars: dict[int, Exemplar] = {}
-    layout: tuple[float, ...] | None = None
-
-    @classmethod
-    def empty(cls, bounds: Sequence[float]) -> "Distribution":
-        """Return a histogram without observations."""
-        return cls(bounds=tuple(bounds), counts=[0] * (len(bounds) + 1))
-
-    def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
-        """Add one observation. Each bucket keeps its newest exemplar."""
-        bucket = bisect.bisect_left(self.bounds, value)
-        self.counts[bucket] += 1
-        self.sum += value
-        if exemplar is not None:
-            self._exemplify(bucket, exemplar)
-
-    @property
-    def shown_bounds(self) -> tuple[float, ...]:
-        """Return the bounds that are exposed."""
-        return self.bounds if self.layout is None else self.layout
-
-    def shown(self) -> "Distribution":
-        """Return the histogram with only the exposed bounds."""
-        return self if self.layout is None else self._with_bounds(self.layout)
-
-    def laid_out(self, layout: Sequence[float]) -> "Distribution":
-        """Return the histogram with other exposed bounds.
-
-        Observations stay in the bucket of their old upper bound, because their exact values are unknown. So no bucket
-        ever falls, even if a bound was missing for a while.
-        """
-        known = sorted({*self.bounds, *layout})
-        new = self._with_bounds(known if len(known) <= MAX_BOUNDS else layout)
-        new.layout = None if new.bounds == tuple(layout) else tuple(layout)
-        return new
-
-    def _with_bounds(self, bounds: Sequence[float]) -> "Distribution":
-        new = Distribution.empty(bounds)
-        new.sum, new.released = self.sum, self.released
-        places = [bisect.bisect_left(new.bounds, upper) for upper in (*self.bounds, float("inf"))]
-        for place, count in zip(places, self.counts, strict=True):
-            new.counts[place] += count
-        for bucket, exemplar in self.exemplars.items():
-            new._exemplify(places[bucket], exemplar)  # noqa: SLF001  # of its own class
-        return new
-
-    def _exemplify(self, bucket: int, exemplar: Exemplar) -> None:
-        known = self.exemplars.get(bucket)
-        if known is None or known.timestamp <= exemplar.timestamp:
-            self.exemplars[bucket] = exemplar
 
 
 class LastRun(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, kw_only=True):
@@ -394,31 +297,6 @@ def laid_out(job: JobState, layouts: Mapping[str, tuple[float, ...]]) -> JobStat
     for (family, labels), distribution in changed.items():
         job.distributions[family][labels] = distribution
     return job
-
-
-def clean(name: str) -> str:
-    """Return text from a vendor as a label value: without control characters, at most MAX_LABEL characters."""
-    text = name if name.isprintable() else "".join(char if char.isprintable() else " " for char in name)
-    return text.strip()[:MAX_LABEL].strip()
-
-
-def clean_url(url: str) -> str:
-    """Return an address as a label value, or "" if it is too long: a truncated link would not work."""
-    return url if url.isprintable() and len(url) <= MAX_URL else ""
-
-
-def label_of(job: Job) -> str:
-    """Return a job's name as a label, before another job's equal name is considered."""
-    return clean(job.name) or "unknown"
-
-
-def name_apart(name: str, job_id: str, number: int) -> str:
-    """Return the label of a job whose name is taken: its name and ` #ID`, at most MAX_LABEL characters.
-
-    A `number` above 1 is appended to make equal labels different.
-    """
-    ending = f" #{clean(job_id)[:100]}" + (f" ({number})" if number > 1 else "")
-    return name[: MAX_LABEL - len(ending)].rstrip() + ending
 
 
 def oldest(starts: Iterable[float | None]) -> float | None:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from exporter.counting.records import Filter, JobState, label_of
+from exporter.counting.labels import label_of
+from exporter.counting.records import Filter, JobState
 from exporter.model import FAILING, Result
 from exporter.patterns import Pattern, PatternError
 

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from exporter.counting.records import SEPARATOR, Count, Distribution, Exemplar, clean
+from exporter.counting.labels import clean
+from exporter.counting.series import SEPARATOR, Count, Distribution, Exemplar
 from exporter.metrics.families import LEVEL_LABELS, Family, Kind, Level
 from exporter.metrics.samples import Row
 

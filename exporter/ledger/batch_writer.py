@@ -8,9 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from exporter.counting import classify
-from exporter.counting.classify import Context, CountState, Decision, Rules, RunRecord
-from exporter.counting.records import OTHER, JobState, ScopeState, clean, label_of
+from exporter.counting import classify, counters, latest
+from exporter.counting.classify import Context, CountState, Decision, RunRecord
+from exporter.counting.counters import Rules
+from exporter.counting.labels import OTHER, clean, label_of
+from exporter.counting.records import JobState, ScopeState
 from exporter.ledger.sightings import Sighting, Sightings
 from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
@@ -284,10 +286,10 @@ class BatchWriter:
         if state.missing_since is not None:
             self._transaction.stay(state.key)
         target = self._transaction.target(state)
-        shown = classify.as_counted(stored, self._transaction.error_type(target, run) if run.error_type else "")
-        classify.count_ending(target, shown, attempts=self._rules.attempts)
+        shown = counters.as_counted(stored, self._transaction.error_type(target, run) if run.error_type else "")
+        counters.count_ending(target, shown, attempts=self._rules.attempts)
         self._observe(target, shown)
-        if classify.note_ending(state, shown, self._poll.now):
+        if latest.note_ending(state, shown, self._poll.now):
             self._transaction.recount.add(state.key)
         self.stats.results[run.result or Result.UNKNOWN] += 1
         if run.end is not None:
@@ -304,10 +306,10 @@ class BatchWriter:
         result, bounds = run.result or Result.UNKNOWN, self._counting_of(target).run_buckets
         if run.duration is not None:
             job = self._transaction.observer(target, RUN_DURATION, result, bounds=bounds)
-            classify.observe_duration(job, run, self._counting_of(job))
+            counters.observe_duration(job, run, self._counting_of(job))
         if run.queue_duration is not None:
             job = self._transaction.observer(target, QUEUE_DURATION, bounds=bounds)
-            classify.observe_queue(job, run, self._counting_of(job))
+            counters.observe_queue(job, run, self._counting_of(job))
 
     def _counting_of(self, job: JobState) -> Rules:
         """Return how runs of a job are counted. The objective is looked up once per job, not per run."""
@@ -321,12 +323,12 @@ class BatchWriter:
         """Update the gauges for a completed run of the baseline, or for a change of a recorded one."""
         state, run = self._transaction.job(stored.job), stored.run
         if row is None:
-            recount = classify.note_ending(state, run, self._poll.now) or self._transaction.source.forgotten is not None
+            recount = latest.note_ending(state, run, self._poll.now) or self._transaction.source.forgotten is not None
         else:
             if row.job != state.key:
                 self._transaction.recount.add(row.job)
                 self._transaction.correct.add(row.job)
-            classify.note_change(state, run, self._poll.now)
+            latest.note_change(state, run, self._poll.now)
             before = row
             recount = (before.run.result, before.run.end, before.mark) != (run.result, run.end, stored.mark)
             if recount:
@@ -376,7 +378,7 @@ class BatchWriter:
             return  # nothing to count, or its completion is counted
         if state.missing_since is not None:
             self._transaction.stay(state.key)
-        classify.count_expired(self._transaction.target(state))
+        counters.count_expired(self._transaction.target(state))
         self.stats.results[Result.UNKNOWN] += 1
 
 

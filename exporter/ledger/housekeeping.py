@@ -2,15 +2,8 @@
 
 from collections.abc import Collection, Iterable
 
-from exporter.counting.records import (
-    Count,
-    Counted,
-    Distribution,
-    JobState,
-    SourceState,
-    copy,
-    fork,
-)
+from exporter.counting.records import Counted, JobState, SourceState, copy, fork
+from exporter.counting.series import Count, Distribution
 from exporter.ledger.journal import expose_unobserved
 from exporter.ledger.learner import is_due, learn_job
 from exporter.ledger.queries import LedgerQueries

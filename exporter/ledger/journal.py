@@ -11,7 +11,9 @@ from contextlib import contextmanager, suppress
 
 import msgspec
 
-from exporter.counting.classify import CountState, Rules, correct, restate
+from exporter.counting.classify import CountState
+from exporter.counting.counters import Rules
+from exporter.counting.latest import correct, restate
 from exporter.counting.records import (
     Counted,
     JobState,

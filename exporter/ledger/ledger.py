@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from exporter.counting.classify import CountState
-from exporter.counting.records import label_of
+from exporter.counting.labels import label_of
 from exporter.counting.rules import included
 from exporter.errors import StateError
 from exporter.ledger.batch_writer import MISSING_GRACE, BatchStats, BatchWriter, Present

@@ -2,14 +2,8 @@
 
 import msgspec
 
-from exporter.counting.classify import Rules
-from exporter.counting.records import (
-    Counted,
-    JobState,
-    ScopeState,
-    copy,
-    fork,
-)
+from exporter.counting.counters import Rules
+from exporter.counting.records import Counted, JobState, ScopeState, copy, fork
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger_state import LedgerState
 from exporter.ledger.poll_context import PollContext

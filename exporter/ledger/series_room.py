@@ -2,14 +2,10 @@
 
 from collections.abc import Sequence
 
-from exporter.counting.classify import bounded, seed
-from exporter.counting.records import (
-    OTHER,
-    SEPARATOR,
-    JobState,
-    clean,
-    copy,
-)
+from exporter.counting.counters import bounded, seed
+from exporter.counting.labels import OTHER, clean
+from exporter.counting.records import JobState, copy
+from exporter.counting.series import SEPARATOR
 from exporter.ledger.record_copies import RecordCopies
 from exporter.metrics.families import ERRORS, RUN_DURATION, RUNS, STEPS
 from exporter.metrics.room import EXPECTED_RESULTS, STEP_COUNTERS, bucket_lines

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from exporter.counting import classify
+from exporter.counting import counters, latest
 from exporter.counting.classify import CountState
-from exporter.counting.records import clean
+from exporter.counting.labels import clean
 from exporter.ledger.transaction import Transaction
 from exporter.metrics.families import STEPS_LOST
 from exporter.model import Step
@@ -36,7 +36,7 @@ class StepWriter:
         target = self._transaction.target(state)
         labels = {step.name: self._transaction.step_label(target, step) for step in steps}
         if row.mark is CountState.COUNTED:
-            classify.count_steps(
+            counters.count_steps(
                 target,
                 steps,
                 labels,
@@ -45,8 +45,8 @@ class StepWriter:
             )
         elif not target.overflow:
             for label in labels.values():
-                classify.seed_step(target, label)
-        classify.note_steps(state, row.run, steps, row.seen)
+                counters.seed_step(target, label)
+        latest.note_steps(state, row.run, steps, row.seen)
         self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
             row,
             steps=StepState.COUNTED,

@@ -2,13 +2,8 @@
 
 from collections.abc import Iterable
 
-from exporter.counting.records import (
-    OTHER,
-    JobState,
-    clean,
-    label_of,
-    name_apart,
-)
+from exporter.counting.labels import OTHER, clean, label_of, name_apart
+from exporter.counting.records import JobState
 from exporter.counting.rules import included_since
 from exporter.ledger.series_room import SeriesRoom
 from exporter.model import Job

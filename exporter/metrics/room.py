@@ -3,7 +3,8 @@
 import functools
 from collections.abc import Sequence
 
-from exporter.counting.records import OTHER, JobState, LastFailure, LastRun
+from exporter.counting.labels import OTHER
+from exporter.counting.records import JobState, LastFailure, LastRun
 from exporter.metrics.families import ERRORS, FAMILIES, QUEUE_DURATION, RUN_DURATION, Level
 from exporter.model import Job, Result, State
 from exporter.snapshot.job import JobView

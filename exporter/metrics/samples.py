@@ -7,7 +7,8 @@ unknown value has no row.
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
-from exporter.counting.records import LastRun, RateLimit, clean, clean_url
+from exporter.counting.labels import clean, clean_url
+from exporter.counting.records import LastRun, RateLimit
 from exporter.model import Result, State
 from exporter.snapshot.job import JobView
 from exporter.snapshot.snapshot import ExporterView

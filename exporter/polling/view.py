@@ -3,7 +3,8 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from exporter.counting.classify import CountState
-from exporter.counting.records import OpenRun, label_of
+from exporter.counting.labels import label_of
+from exporter.counting.records import OpenRun
 from exporter.ledger.ledger import Ledger
 from exporter.model import Window
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from exporter.config.source import SourceSettings
-from exporter.counting.classify import CountState, root_failure
+from exporter.counting.classify import CountState
+from exporter.counting.counters import root_failure
 from exporter.counting.records import JobState
 from exporter.links import absolute, run_path, vendor_url
 from exporter.model import Result, Run, Step

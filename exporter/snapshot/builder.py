@@ -8,7 +8,8 @@ import structlog
 
 from exporter.config import Config
 from exporter.config.source import SourceSettings
-from exporter.counting.records import JobState, OpenRun, SourceState, clean
+from exporter.counting.labels import clean
+from exporter.counting.records import JobState, OpenRun, SourceState
 from exporter.counting.rules import SourceRules
 from exporter.links import run_url
 from exporter.model import Result

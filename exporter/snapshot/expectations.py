@@ -8,7 +8,8 @@ import msgspec
 from exporter.config import Config, Objective
 from exporter.config.source import SourceSettings
 from exporter.config.values import Page
-from exporter.counting.records import JobState, OpenRun, label_of
+from exporter.counting.labels import label_of
+from exporter.counting.records import JobState, OpenRun
 from exporter.cron import Schedule, next_tick, parse_schedule
 from exporter.learning.cadence import Cadence
 

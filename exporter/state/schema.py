@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from exporter.counting import classify
+from exporter.counting import latest
 from exporter.counting.classify import CountState, RunRecord
 from exporter.counting.records import LastFailure, LastRun
 from exporter.model import Result, Run, State
@@ -195,10 +195,10 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
 def last_run(row: StoredRun) -> LastRun:
     """Return the gauges of the run that completed last."""
     run = row.run
-    return classify.as_last_run(run, row.seen if run.end is None else run.end)
+    return latest.as_last_run(run, row.seen if run.end is None else run.end)
 
 
 def last_failure(row: StoredRun) -> LastFailure:
     """Return the gauges of the failed run that completed last, without the failed step."""
     run = row.run
-    return classify.as_last_failure(run, row.seen if run.end is None else run.end)
+    return latest.as_last_failure(run, row.seen if run.end is None else run.end)

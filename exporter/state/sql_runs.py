@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
-from exporter.counting.classify import CountState, Latest, Streak
+from exporter.counting.classify import CountState
+from exporter.counting.latest import Latest, Streak
 from exporter.errors import StateError
 from exporter.model import FAILING, PastRun, Result, Window
 from exporter.state.database import Database

@@ -7,9 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 
-from exporter.counting.classify import CountState, Rules
-from exporter.counting.records import Count, OpenRun
+from exporter.counting.classify import CountState
+from exporter.counting.counters import Rules
+from exporter.counting.records import OpenRun
 from exporter.counting.rules import SourceRules
+from exporter.counting.series import Count
 from exporter.errors import StateError
 from exporter.ledger.batch_writer import BatchStats
 from exporter.ledger.ledger import Ledger

@@ -3,7 +3,7 @@
 import sqlite3
 from typing import ClassVar
 
-from exporter.counting.classify import Rules
+from exporter.counting.counters import Rules
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger import Ledger
 from exporter.ledger.poll_context import PollContext

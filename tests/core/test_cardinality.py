@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.assembly import counting_rules
-from exporter.counting.records import OTHER
+from exporter.counting.labels import OTHER
 from exporter.exposition.exposition import LIMITED
 from exporter.ledger.journal import MANY_STEPS
 from exporter.ledger.poll_context import PollContext

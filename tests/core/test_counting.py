@@ -3,19 +3,12 @@ from typing import Any
 
 import pytest
 
-from exporter.counting import classify as counting
-from exporter.counting.classify import (
-    MAX_ERROR_TYPES,
-    Context,
-    CountState,
-    Decision,
-    Rules,
-    RunRecord,
-    classify,
-    note_ending,
-    root_failure,
-)
-from exporter.counting.records import OTHER, JobState
+from exporter.counting import counters, latest
+from exporter.counting.classify import Context, CountState, Decision, RunRecord, classify, is_cleaning_up, origin
+from exporter.counting.counters import MAX_ERROR_TYPES, Rules, root_failure
+from exporter.counting.labels import OTHER
+from exporter.counting.latest import Streak, note_ending
+from exporter.counting.records import JobState
 from exporter.model import FAILING, Disposition, Job, Result, Run, State, Step
 
 B = 1000.0
@@ -122,7 +115,7 @@ def test_the_same_completion_is_counted_once_no_matter_how_often_a_run_returns()
 
 
 @pytest.mark.parametrize(
-    ("fields", "origin"),
+    ("fields", "begun"),
     [
         ({}, None),
         ({"created": 5.0}, 5.0),
@@ -131,8 +124,8 @@ def test_the_same_completion_is_counted_once_no_matter_how_often_a_run_returns()
         ({"created": 5.0, "scheduled": 50.0, "start": 60.0}, 60.0),
     ],
 )
-def test_the_age_of_a_run_begins_at_its_start_or_else_when_it_was_seen(fields, origin):
-    assert counting.origin(Run(run_id="r", job_id="j", **fields)) == origin
+def test_the_age_of_a_run_begins_at_its_start_or_else_when_it_was_seen(fields, begun):
+    assert origin(Run(run_id="r", job_id="j", **fields)) == begun
 
 
 def job():
@@ -153,7 +146,7 @@ def test_gauges_are_the_same_whatever_the_order_of_arrival(results):
         for run in order:
             seen.append(run)
             if note_ending(state, run, 0.0):
-                counting.restate(state, recounted(seen), None)
+                latest.restate(state, recounted(seen), None)
         assert (state.streak, state.failing_since) == (len(after), min(after, default=None))
         assert state.last_success == last_success
         assert state.last_run.run_id == "3"
@@ -162,7 +155,7 @@ def test_gauges_are_the_same_whatever_the_order_of_arrival(results):
 def recounted(runs):
     success = max((run.end for run in runs if run.result is Result.SUCCESS), default=None)
     failures = [run.end for run in runs if run.result in FAILING and run.end and run.end > (success or 0)]
-    return counting.Streak(last_success=success, failures=len(failures), since=min(failures, default=None))
+    return Streak(last_success=success, failures=len(failures), since=min(failures, default=None))
 
 
 def step(name, result, *dependencies, end=None):
@@ -200,7 +193,7 @@ def test_error_types_are_bounded_and_their_sum_is_right():
     state = job()
     for number in range(MAX_ERROR_TYPES + 20):
         run = Run(run_id=str(number), job_id="j", result=Result.FAILURE, end=1.0, error_type=f"type {number}")
-        counting.count_ending(state, run, attempts=False)
+        counters.count_ending(state, run, attempts=False)
     found = state.counts["jobrun_run_errors_total"]
     assert len(found) == MAX_ERROR_TYPES + 1
     assert sum(count.value for count in found.values()) == MAX_ERROR_TYPES + 20
@@ -213,9 +206,9 @@ def test_a_completion_updates_all_its_series():
         run_id="r", job_id="j", result=Result.SUCCESS, end=9.0, duration=20.0, queue_duration=3.0, retries=2,
         recovered=True, error_type="of an attempt that failed",
     )  # fmt: skip
-    counting.count_ending(state, run, attempts=True)
-    counting.observe_duration(state, run, RULES)
-    counting.observe_queue(state, run, RULES)
+    counters.count_ending(state, run, attempts=True)
+    counters.observe_duration(state, run, RULES)
+    counters.observe_queue(state, run, RULES)
     assert {family: sum(c.value for c in series.values()) for family, series in state.counts.items()} == {
         "jobrun_runs_total": 1,
         "jobrun_run_retries_total": 2,
@@ -232,7 +225,7 @@ CLEANING = Run(run_id="r", job_id="j", state=State.EXECUTING, start=900.0, after
 def test_a_run_that_cleans_up_after_its_completion_is_open_and_has_no_second_completion(mark):
     opened: Any = classify(known(FAILED, mark), CLEANING, context())
     assert (opened.keep.mark, opened.keep.run.after_end, opened.counts) == (CountState.OPEN, False, False)
-    assert counting.is_cleaning_up(opened.keep, reopens=False)
+    assert is_cleaning_up(opened.keep, reopens=False)
     ended: Any = classify(opened.keep, AGAIN, context())
     assert (ended.disposition, ended.counts, ended.keep.mark) == (UPDATED, False, CountState.COUNTED)
     assert classify(ended.keep, AGAIN, context()).disposition is DUPLICATE

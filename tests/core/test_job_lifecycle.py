@@ -4,7 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.counting.classify import CountState
-from exporter.counting.records import MAX_LABEL
+from exporter.counting.labels import MAX_LABEL
 from exporter.model import Batch, Disposition, Job, Result, State
 from tests.core.ledger_harness import BASELINE, RUNS, LedgerHarness, ended, run
 from tests.core.page_harness import PageHarness

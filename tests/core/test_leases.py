@@ -4,7 +4,7 @@ import msgspec
 import psycopg
 import pytest
 
-from exporter.counting.classify import Rules
+from exporter.counting.counters import Rules
 from exporter.counting.records import SourceState, copy
 from exporter.errors import StateError
 from exporter.ledger.ledger import Ledger

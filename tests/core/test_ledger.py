@@ -5,8 +5,9 @@ import sys
 import msgspec
 import pytest
 
-from exporter.counting.classify import Rules
-from exporter.counting.records import MAX_BOUNDS, OTHER
+from exporter.counting.counters import Rules
+from exporter.counting.labels import OTHER
+from exporter.counting.series import MAX_BOUNDS
 from exporter.errors import StateError
 from exporter.ledger.batch_writer import MAX_RANGES, MAX_WORDS
 from exporter.ledger.housekeeping import PRUNE_BATCH

@@ -5,7 +5,8 @@ from contextlib import suppress
 import msgspec
 import pytest
 
-from exporter.counting.classify import CountState, Streak
+from exporter.counting.classify import CountState
+from exporter.counting.latest import Streak
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.model import Job, Result, State, Window
 from exporter.state.connections import Pool

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from exporter.counting.records import Exemplar, clean
+from exporter.counting.labels import clean
+from exporter.counting.series import Exemplar
 from exporter.exposition.gzipped import deflated, member
 from exporter.exposition.textformat import _exemplar
 from exporter.metrics.requests import RequestMetrics

@@ -5,7 +5,8 @@ import threading
 import prometheus_client
 import pytest
 
-from exporter.counting.records import Counted, Exemplar
+from exporter.counting.records import Counted
+from exporter.counting.series import Exemplar
 from exporter.exposition.exposition import COLLECT_INTERVAL
 from exporter.metrics.families import RUN_DURATION, STEP_DURATION
 from exporter.metrics.zero_first import ZeroFirst

@@ -1,6 +1,7 @@
 """The exact text for a job."""
 
-from exporter.counting.records import SEPARATOR, Counted, Exemplar, LastFailure, LastRun, LastSteps, SourceState
+from exporter.counting.records import Counted, LastFailure, LastRun, LastSteps, SourceState
+from exporter.counting.series import SEPARATOR, Exemplar
 from exporter.metrics.families import FAMILIES, Level
 from exporter.metrics.room import series_needed
 from exporter.model import Job, Result, State

@@ -9,7 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from exporter.counting.records import clean
+from exporter.counting.labels import clean
 from tests.e2e.processes import eventually
 from tests.pages.operation import BULK, HOSTILE, Operation, operation
 

@@ -12,7 +12,7 @@ import msgspec
 from exporter.assembly import counting_rules
 from exporter.commands.backfill.samples import Samples, Unit
 from exporter.config import Config
-from exporter.counting.classify import seed
+from exporter.counting.counters import seed
 from exporter.counting.records import Counted, JobState, oldest
 from exporter.exposition.exposition import block_of
 from exporter.exposition.textformat import prefix_of

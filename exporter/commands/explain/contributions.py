@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
-from exporter.counting import classify
+from exporter.counting import counters
 from exporter.counting.classify import CountState
-from exporter.counting.records import OTHER, JobState, LastFailure, LastRun, LastSteps, clean
+from exporter.counting.labels import OTHER, clean
+from exporter.counting.records import JobState, LastFailure, LastRun, LastSteps
 from exporter.model import FAILING, Result
 from exporter.queries.runs import ended_at, stored_steps
 from exporter.state.schema import StepState, StoredRun
@@ -39,7 +40,7 @@ def added(row: StoredRun, job: JobState) -> JobState:
     """
     record = msgspec.structs.replace(job, counts={}, distributions={})
     if row.mark is CountState.EXPIRED:
-        classify.count_expired(record)
+        counters.count_expired(record)
     elif row.mark is not CountState.OPEN:
         _count(record, job, row)
     record.expose()
@@ -48,21 +49,21 @@ def added(row: StoredRun, job: JobState) -> JobState:
 
 def _count(record: JobState, job: JobState, row: StoredRun) -> None:
     word = clean(row.run.error_type)
-    run = classify.as_counted(row, word if word in job.counts.get("jobrun_run_errors_total", {}) else OTHER)
-    classify.count_ending(record, run, attempts=True)
+    run = counters.as_counted(row, word if word in job.counts.get("jobrun_run_errors_total", {}) else OTHER)
+    counters.count_ending(record, run, attempts=True)
     if run.duration is not None:
-        classify.observe_duration(record, run, _rules(job, "jobrun_run_duration_seconds"))
+        counters.observe_duration(record, run, _rules(job, "jobrun_run_duration_seconds"))
     if run.queue_duration is not None:
-        classify.observe_queue(record, run, _rules(job, "jobrun_run_queue_duration_seconds"))
+        counters.observe_queue(record, run, _rules(job, "jobrun_run_queue_duration_seconds"))
     names, steps = job.step_names(), stored_steps(row.step_results)
     labels = {step.name: step.name if step.name in names else OTHER for step in steps}
-    classify.count_steps(record, steps, labels, _rules(job, "jobrun_step_duration_seconds"), histograms=True)
+    counters.count_steps(record, steps, labels, _rules(job, "jobrun_step_duration_seconds"), histograms=True)
 
 
-def _rules(job: JobState, family: str) -> classify.Rules:
+def _rules(job: JobState, family: str) -> counters.Rules:
     """Return rules with the bounds of a job's histograms."""
     bounds = next((each.shown_bounds for each in job.distributions.get(family, {}).values()), ())
-    return classify.Rules(run_buckets=bounds, step_buckets=bounds)
+    return counters.Rules(run_buckets=bounds, step_buckets=bounds)
 
 
 ADDED_TO_SOURCE: Mapping[str, Callable[[StoredRun], Iterable[tuple[str, ...]]]] = {

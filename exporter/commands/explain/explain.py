@@ -15,7 +15,8 @@ from exporter.commands.explain.series import Explained, Rows, SeriesLine, Subjec
 from exporter.commands.explain.series import explain as explain_series
 from exporter.config import Config
 from exporter.counting.classify import CountState
-from exporter.counting.records import JobState, clean
+from exporter.counting.labels import clean
+from exporter.counting.records import JobState
 from exporter.duration import format_duration
 from exporter.exposition.textformat import labels as pairs
 from exporter.ledger.open_runs import as_open

@@ -1,6 +1,6 @@
 import pytest
 
-from exporter.counting.records import SEPARATOR
+from exporter.counting.series import SEPARATOR
 from exporter.simulators.strait_rows import StraitShape
 
 HOUR = 3600.0

@@ -8,7 +8,8 @@ from exporter.assembly import NoPages, counting_rules, rules_of
 from exporter.client.budget import Budget
 from exporter.client.client import Client, Environment, NetworkSettings
 from exporter.config import Config, loads
-from exporter.counting.records import SEPARATOR, JobState
+from exporter.counting.records import JobState
+from exporter.counting.series import SEPARATOR
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.polling.poll import Poller

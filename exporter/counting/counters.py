@@ -1,0 +1,128 @@
+"""What a completed run and its steps add to the counters and histograms of a job."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+
+from exporter.counting.classify import RunRecord
+from exporter.counting.labels import OTHER
+from exporter.counting.records import JobState
+from exporter.counting.series import Exemplar
+from exporter.model import FAILING, Result, Run, Step
+
+MAX_ERROR_TYPES = 50
+"""Error types per job. Further ones are counted under `__other__`."""
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """How runs are counted: the bounds of histograms, in seconds, and whether new series are served as 0 first."""
+
+    run_buckets: tuple[float, ...]
+    step_buckets: tuple[float, ...]
+    zero_first: bool = True
+
+
+def seed(job: JobState, results: Collection[Result], *, attempts: bool) -> None:
+    """Create the series of a job that are known before its first run, at 0."""
+    for result in results:
+        job.count("jobrun_runs_total", result, amount=0)
+    if attempts:
+        job.count("jobrun_run_retries_total", amount=0)
+        job.count("jobrun_runs_recovered_total", amount=0)
+
+
+def count_ending(job: JobState, run: Run, *, attempts: bool) -> None:
+    """Add one completed run to a job's counters."""
+    result = run.result or Result.UNKNOWN
+    exemplar = None if run.end is None else Exemplar(run.run_id, 1.0, run.end)
+    counter = job.count("jobrun_runs_total", result)
+    if exemplar and (counter.exemplar is None or counter.exemplar.timestamp <= exemplar.timestamp):
+        counter.exemplar = exemplar
+    if attempts:
+        job.count("jobrun_run_retries_total", amount=run.retries)
+        job.count("jobrun_runs_recovered_total", amount=int(run.recovered))
+    if result in FAILING and run.error_type:
+        job.count("jobrun_run_errors_total", bounded(job, run.error_type))
+
+
+def count_expired(job: JobState) -> None:
+    """Add one expired run to a job's counters, as `unknown` and without a duration."""
+    job.count("jobrun_runs_total", Result.UNKNOWN)
+
+
+def as_counted(record: RunRecord, error_type: str) -> Run:
+    """Return a completed run with the label of its error, and without the queue time of an earlier completion."""
+    # Queue time counts from creation. A reopened run was created for its first completion, so it has none.
+    waited = None if record.earlier else record.run.queue_duration
+    return msgspec.structs.replace(record.run, error_type=error_type, queue_duration=waited)
+
+
+def observe_duration(job: JobState, run: Run, rules: Rules) -> None:
+    """Add how long a run took to a job's histograms."""
+    result, duration = run.result or Result.UNKNOWN, run.duration or 0.0
+    exemplar = None if run.end is None else Exemplar(run.run_id, duration, run.end)
+    durations = job.distribution("jobrun_run_duration_seconds", result, bounds=rules.run_buckets)
+    durations.observe(duration, exemplar)
+
+
+def observe_queue(job: JobState, run: Run, rules: Rules) -> None:
+    """Add how long a run waited to a job's histograms."""
+    queue = job.distribution("jobrun_run_queue_duration_seconds", bounds=rules.run_buckets)
+    queue.observe(run.queue_duration or 0.0)
+
+
+def bounded(job: JobState, error_type: str) -> str:
+    """Return the error type, or `__other__` if the job has too many."""
+    known = job.counts.get("jobrun_run_errors_total", {})
+    return error_type if error_type in known or len(known) < MAX_ERROR_TYPES else OTHER
+
+
+def count_steps(
+    job: JobState, steps: Sequence[Step], labels: Mapping[str, str], rules: Rules, *, histograms: bool
+) -> None:
+    """Add the steps of one counted run to a job's counters and histograms.
+
+    `labels` maps each step name to its label: the name itself, or `__other__`.
+    """
+    for step in steps:
+        label = labels[step.name]
+        seed_step(job, label)
+        job.count("jobrun_steps_total", label, step.result or Result.UNKNOWN)
+        if histograms and step.duration is not None and step.result is not None:
+            durations = job.distribution("jobrun_step_duration_seconds", label, bounds=rules.step_buckets)
+            durations.observe(step.duration)
+    failed = root_failure(steps)
+    if failed:
+        job.count("jobrun_step_root_failures_total", labels[failed])
+
+
+def seed_step(job: JobState, name: str) -> None:
+    """Create the series of a step that are known before it has run, at 0."""
+    for result in (Result.SUCCESS, Result.FAILURE):
+        job.count("jobrun_steps_total", name, result, amount=0)
+    job.count("jobrun_step_root_failures_total", name, amount=0)
+
+
+def root_failure(steps: Sequence[Step]) -> str:
+    """Return the step that failed first, "" if none did."""
+    # A failed step with a failed ancestor is a consequence. Among the other failed steps the one that ended first is
+    # the root failure; if ends are unknown, the first in the vendor's order.
+    by_name = {step.name: step for step in steps}
+    roots = [step for step in steps if step.result in FAILING and not _failed_before(step, by_name)]
+    if not roots:
+        return next((step.name for step in steps if step.result in FAILING), "")
+    return min(roots, key=lambda step: float("inf") if step.end is None else step.end).name
+
+
+def _failed_before(step: Step, by_name: dict[str, Step]) -> bool:
+    """Return whether an ancestor failed. A circle in the dependencies ends the search."""
+    waiting, seen = list(step.dependencies), {step.name}
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in by_name:
+            continue
+        seen.add(name)
+        if by_name[name].result in FAILING:
+            return True
+        waiting.extend(by_name[name].dependencies)
+    return False

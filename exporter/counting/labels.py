@@ -1,0 +1,37 @@
+"""Labels made of what vendors and users write."""
+
+from exporter.model import Job
+
+MAX_LABEL = 200
+"""Maximum length of a label value from a vendor."""
+
+MAX_URL = 1000
+"""Maximum length of an address in a label."""
+
+OTHER = "__other__"
+"""Label value of the job, step or error type that collects what exceeds a limit."""
+
+
+def clean(name: str) -> str:
+    """Return text from a vendor as a label value: without control characters, at most MAX_LABEL characters."""
+    text = name if name.isprintable() else "".join(char if char.isprintable() else " " for char in name)
+    return text.strip()[:MAX_LABEL].strip()
+
+
+def clean_url(url: str) -> str:
+    """Return an address as a label value, or "" if it is too long: a truncated link would not work."""
+    return url if url.isprintable() and len(url) <= MAX_URL else ""
+
+
+def label_of(job: Job) -> str:
+    """Return a job's name as a label, before another job's equal name is considered."""
+    return clean(job.name) or "unknown"
+
+
+def name_apart(name: str, job_id: str, number: int) -> str:
+    """Return the label of a job whose name is taken: its name and ` #ID`, at most MAX_LABEL characters.
+
+    A `number` above 1 is appended to make equal labels different.
+    """
+    ending = f" #{clean(job_id)[:100]}" + (f" ({number})" if number > 1 else "")
+    return name[: MAX_LABEL - len(ending)].rstrip() + ending

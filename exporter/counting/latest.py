@@ -1,0 +1,114 @@
+"""The latest runs of a job, of which its gauges are made: its last run, last failure, last steps and streak."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from exporter.counting.counters import root_failure
+from exporter.counting.labels import clean
+from exporter.counting.records import JobState, LastFailure, LastRun, LastSteps, oldest
+from exporter.model import FAILING, Result, Run, Step
+
+
+class Streak(msgspec.Struct, frozen=True, kw_only=True):
+    """A job's streak, counted from its runs: its last success, the failed runs after it, the end of the first."""
+
+    last_success: float | None
+    failures: int
+    since: float | None
+
+
+class Latest(msgspec.Struct, frozen=True, kw_only=True):
+    """The run of a job that ended last, and the failed run that ended last, as its rows have them."""
+
+    last_run: LastRun | None = None
+    last_failure: LastFailure | None = None
+
+
+def note_ending(job: JobState, run: Run, seen: float) -> bool:
+    """Update the last-run gauges with a newly completed run, which may be older than runs seen before.
+
+    `seen`, when the completion was first seen, replaces an unknown end. Returns True if the run is a success that ended
+    before known failures: the streak must then be recounted from the runs.
+    """
+    result = run.result or Result.UNKNOWN
+    order = seen if run.end is None else run.end
+    _note_last(job, run, order)
+    if result in FAILING and (job.last_success is None or order > job.last_success):
+        job.streak += 1
+        job.failing_since = order if job.failing_since is None else min(job.failing_since, order)
+    if result is not Result.SUCCESS or (job.last_success is not None and order <= job.last_success):
+        return False
+    job.last_success = order
+    before_failures = job.last_failure is not None and job.last_failure.order > order
+    if not before_failures:
+        job.streak, job.failing_since = 0, None
+    return before_failures
+
+
+def note_change(job: JobState, run: Run, seen: float) -> None:
+    """Update the last-run gauges after a completed run changed. The caller must then recount the streak."""
+    _note_last(job, run, seen if run.end is None else run.end)
+
+
+def _note_last(job: JobState, run: Run, order: float) -> None:
+    result = run.result or Result.UNKNOWN
+    if run.start is not None and (job.last_start is None or run.start > job.last_start):
+        job.last_start = run.start
+    if job.last_run is None or job.last_run.order <= order or job.last_run.run_id == run.run_id:
+        job.last_run = as_last_run(run, order)
+    last = job.last_failure
+    if result in FAILING and (last is None or last.order <= order or last.run_id == run.run_id):
+        step = last.failed_step if last and last.run_id == run.run_id else ""
+        job.last_failure = as_last_failure(run, order, failed_step=step)
+
+
+def as_last_run(run: Run, order: float) -> LastRun:
+    """Return the gauges of the run that completed last. `order`: its end, or when its completion was first seen."""
+    result = run.result or Result.UNKNOWN
+    return LastRun(run_id=run.run_id, result=result, order=order, start=run.start, end=run.end, duration=run.duration)
+
+
+def as_last_failure(run: Run, order: float, *, failed_step: str = "") -> LastFailure:
+    """Return the gauges of the failed run that completed last."""
+    error_type = clean(run.error_type)
+    return LastFailure(run_id=run.run_id, order=order, end=run.end, error_type=error_type, failed_step=failed_step)
+
+
+def restate(job: JobState, streak: Streak, forgotten: float | None) -> None:
+    """Set a recounted streak. Runs that completed before `forgotten` may be pruned and so missing in it."""
+    began = job.failing_since if job.last_success is None else job.last_success
+    if streak.last_success is None and began is not None and _is_pruned(began, forgotten):
+        job.streak = max(job.streak, streak.failures)
+        job.failing_since = oldest((job.failing_since, streak.since))
+        return
+    job.last_success, job.streak, job.failing_since = streak.last_success, streak.failures, streak.since
+
+
+def correct(job: JobState, latest: Latest, forgotten: float | None) -> None:
+    """Set the last-run gauges from a job's rows, after a completed run changed."""
+    last, failure = job.last_run, job.last_failure
+    if latest.last_run is not None or last is None or not _is_pruned(last.order, forgotten):
+        job.last_run = latest.last_run
+    if latest.last_failure is not None or failure is None or not _is_pruned(failure.order, forgotten):
+        job.last_failure = latest.last_failure
+        if failure is not None and job.last_failure is not None and job.last_failure.run_id == failure.run_id:
+            job.last_failure = msgspec.structs.replace(job.last_failure, failed_step=failure.failed_step)
+
+
+def _is_pruned(order: float, forgotten: float | None) -> bool:
+    """Return whether a run that completed at this time may be pruned."""
+    return forgotten is not None and order < forgotten
+
+
+def note_steps(job: JobState, run: Run, steps: Sequence[Step], seen: float) -> None:
+    """Update the gauges of the steps of a job's latest runs."""
+    order = seen if run.end is None else run.end
+    if job.last_steps is None or job.last_steps.order <= order:
+        results: dict[str, int] = {}
+        for step in steps:
+            word = (step.result or Result.UNKNOWN).value
+            results[word] = results.get(word, 0) + 1
+        job.last_steps = LastSteps(run_id=run.run_id, order=order, results=results)
+    if job.last_failure is not None and job.last_failure.run_id == run.run_id:
+        job.last_failure = msgspec.structs.replace(job.last_failure, failed_step=clean(root_failure(steps)))

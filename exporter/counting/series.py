@@ -1,0 +1,94 @@
+"""Counter and histogram series, as records hold them."""
+
+import bisect
+from collections.abc import Sequence
+
+import msgspec
+
+SEPARATOR = "\x1f"
+"""Separates the label values of a series with several labels. `clean` removes it from names of vendors."""
+
+MAX_BOUNDS = 200
+"""Maximum number of bounds that a histogram remembers after config changes."""
+
+
+class Exemplar(msgspec.Struct, frozen=True, gc=False):
+    """Run ID attached to a counter or bucket. `timestamp`: the end of the run."""
+
+    run_id: str
+    value: float
+    timestamp: float = msgspec.field(name="instant")  # the state's name for it
+
+
+class Count(msgspec.Struct, omit_defaults=True):
+    """Counter series. If its family is zero-first, it is exposed as 0 until `released`."""
+
+    value: float = 0.0
+    released: bool = False
+    exemplar: Exemplar | None = None
+
+
+class Distribution(msgspec.Struct, omit_defaults=True):
+    """A histogram series.
+
+    Attributes:
+        bounds: All bounds that it ever had, so that no bucket falls when the config is changed back.
+        counts: Observations per bound, and those above all bounds; not cumulative.
+        layout: The bounds that are exposed, if those are not all.
+        exemplars: The newest exemplar of each bucket, by the index in `bounds`.
+    """
+
+    bounds: tuple[float, ...]
+    counts: list[int]
+    sum: float = 0.0
+    released: bool = False
+    exemplars: dict[int, Exemplar] = {}
+    layout: tuple[float, ...] | None = None
+
+    @classmethod
+    def empty(cls, bounds: Sequence[float]) -> "Distribution":
+        """Return a histogram without observations."""
+        return cls(bounds=tuple(bounds), counts=[0] * (len(bounds) + 1))
+
+    def observe(self, value: float, exemplar: Exemplar | None = None) -> None:
+        """Add one observation. Each bucket keeps its newest exemplar."""
+        bucket = bisect.bisect_left(self.bounds, value)
+        self.counts[bucket] += 1
+        self.sum += value
+        if exemplar is not None:
+            self._exemplify(bucket, exemplar)
+
+    @property
+    def shown_bounds(self) -> tuple[float, ...]:
+        """Return the bounds that are exposed."""
+        return self.bounds if self.layout is None else self.layout
+
+    def shown(self) -> "Distribution":
+        """Return the histogram with only the exposed bounds."""
+        return self if self.layout is None else self._with_bounds(self.layout)
+
+    def laid_out(self, layout: Sequence[float]) -> "Distribution":
+        """Return the histogram with other exposed bounds.
+
+        Observations stay in the bucket of their old upper bound, because their exact values are unknown. So no bucket
+        ever falls, even if a bound was missing for a while.
+        """
+        known = sorted({*self.bounds, *layout})
+        new = self._with_bounds(known if len(known) <= MAX_BOUNDS else layout)
+        new.layout = None if new.bounds == tuple(layout) else tuple(layout)
+        return new
+
+    def _with_bounds(self, bounds: Sequence[float]) -> "Distribution":
+        new = Distribution.empty(bounds)
+        new.sum, new.released = self.sum, self.released
+        places = [bisect.bisect_left(new.bounds, upper) for upper in (*self.bounds, float("inf"))]
+        for place, count in zip(places, self.counts, strict=True):
+            new.counts[place] += count
+        for bucket, exemplar in self.exemplars.items():
+            new._exemplify(places[bucket], exemplar)  # noqa: SLF001  # of its own class
+        return new
+
+    def _exemplify(self, bucket: int, exemplar: Exemplar) -> None:
+        known = self.exemplars.get(bucket)
+        if known is None or known.timestamp <= exemplar.timestamp:
+            self.exemplars[bucket] = exemplar
