@@ -19,7 +19,7 @@ from exporter.model import Batch, Disposition, Result
 from tests.core.poll_harness import INTERVAL, STARTED, PollHarness, open_run, scope
 from tests.core.test_store_contract import row
 
-READING, ANOTHER = Batch(scope="one"), Batch(scope="two")
+BATCH, ANOTHER = Batch(scope="one"), Batch(scope="two")
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def later(harness, seconds):
 
 
 def test_a_poll_commits_each_batch_before_the_next_is_made_and_then_serves_it(harness):
-    assert harness.poll(later(harness, 7), READING, later(harness, 7), ANOTHER) == "success"
+    assert harness.poll(later(harness, 7), BATCH, later(harness, 7), ANOTHER) == "success"
     assert harness.events == [
         ("ledger.start_poll", "s", STARTED),
-        ("ledger.commit", "s", READING, harness.poll_context(7)),
-        ("source.committed", READING),
+        ("ledger.commit", "s", BATCH, harness.poll_context(7)),
+        ("source.committed", BATCH),
         ("pages.publish_throttled",),
         ("ledger.commit", "s", ANOTHER, harness.poll_context(14)),
         ("source.committed", ANOTHER),
@@ -76,7 +76,7 @@ def test_a_poll_that_cannot_be_written_has_failed(harness):
 def test_what_the_api_reports_of_its_limit_and_of_the_credential_is_recorded_with_the_poll(harness):
     harness.poller._requests.limits(100, 7, STARTED + 60)
     harness.poller._requests.credential_expiry(STARTED + 3600)
-    harness.poll(READING)
+    harness.poll(BATCH)
     assert harness.status.rate_limit == RateLimit(limit=100, remaining=7, reset=STARTED + 60)
     assert harness.status.credential_expiry == STARTED + 3600
 
@@ -105,7 +105,7 @@ def test_every_poll_ends_with_a_log_line_of_what_it_did():
         harness.ledger.given_up = stats(results=[Result.UNKNOWN], updated=1, late=0)
         harness.ledger.open = [open_run("a")]
         waiting(harness, "x", "y")
-        harness.poll(later(harness, 0.12345), READING, ANOTHER)
+        harness.poll(later(harness, 0.12345), BATCH, ANOTHER)
     counts = {"new": 4, "updated": 1, "duplicate": 6}
     assert lines == [
         {
@@ -135,7 +135,7 @@ def test_an_error_ends_the_poll_and_is_reported_with_its_reason(error, reason, f
     with capture_logs() as lines:
         harness = PollHarness()
         waiting(harness, "x")
-        assert harness.poll(READING, later(harness, 3), error, ANOTHER) == "error"
+        assert harness.poll(BATCH, later(harness, 3), error, ANOTHER) == "error"
     assert len(harness.result("ledger.commit")) == 1
     assert harness.result("ledger.complete_poll", "ledger.pending_steps", "ledger.mark") == []
     assert bool(harness.result("ledger.expire_open_runs")) is (reason != "state")
@@ -172,7 +172,7 @@ def test_unreadable_parts_do_not_affect_others():
     with capture_logs() as lines:
         harness = PollHarness()
         waiting(harness, "x")
-        assert harness.poll(READING, PartialError(parts)) == "partial"
+        assert harness.poll(BATCH, PartialError(parts)) == "partial"
     assert harness.result("ledger.expire_open_runs", "ledger.complete_poll", "ledger.commit_steps") == [
         ("ledger.expire_open_runs", "s", harness.poll_context(), True),
         ("ledger.complete_poll", "s", harness.poll_context(), False),
@@ -189,14 +189,14 @@ def test_unreadable_parts_do_not_affect_others():
 
 def test_a_source_without_any_readable_part_is_down(harness):
     harness.ledger.state.scopes.update(one=scope(readable=False), two=scope(readable=False))
-    assert harness.poll(READING) == "partial"
+    assert harness.poll(BATCH) == "partial"
     assert (harness.status.up, harness.status.last_success) == (False, None)
 
 
 @pytest.mark.parametrize("error", [ServerStatusError("500"), NetworkError("broken"), KeyError("a customer's data")])
 def test_an_unreadable_source_still_expires_runs_and_fetches_steps(harness, error):
     waiting(harness, "x")
-    assert harness.poll(READING, error) == "error"
+    assert harness.poll(BATCH, error) == "error"
     assert len(harness.result("ledger.expire_open_runs")) == len(harness.result("ledger.commit_steps")) == 1
     assert harness.result("ledger.complete_poll") == []
     assert harness.status.last_success is None
@@ -223,7 +223,7 @@ def test_the_queue_of_steps_shrinks_although_every_poll_is_late(harness):
     harness.source.when_asked = lambda: harness.clock.passes(0.4 * INTERVAL)
     lengths = []
     for number in range(4):
-        harness.poll(later(harness, 2.2 * INTERVAL), READING)
+        harness.poll(later(harness, 2.2 * INTERVAL), BATCH)
         harness.ledger.queue += [row(f"new-{number}-{each}") for each in range(3)]
         lengths.append(len(harness.ledger.queue))
     assert lengths == [17, 14, 11, 8]
@@ -242,19 +242,19 @@ def test_failures_are_counted_until_a_poll_succeeds(harness):
 
 def test_a_shutdown_reports_no_poll_and_is_raised_further(harness):
     with pytest.raises(Stopped):
-        harness.poll(READING, Stopped())
+        harness.poll(BATCH, Stopped())
     assert harness.result("ledger.finish_poll", "ledger.mark", "pages.publish", "ledger.complete_poll") == []
     assert not harness.poller.polled
 
 
 def test_a_poll_whose_scopes_are_all_readable_is_a_success(harness):
     harness.ledger.state.scopes.update(one=scope(watermark=5.0), two=scope())
-    assert harness.poll(READING) == "success"
+    assert harness.poll(BATCH) == "success"
 
 
 def test_an_unreadable_scope_makes_the_poll_partial_and_not_failed(harness):
     harness.ledger.state.scopes.update(one=scope(watermark=5.0), two=scope(readable=False))
-    assert harness.poll(READING) == "partial"
+    assert harness.poll(BATCH) == "partial"
     assert (harness.report.outcome, harness.report.reasons) == ("partial", [])
     assert harness.status.last_success == STARTED
     assert (harness.poller.failures, harness.status.outcome) == (0, "partial")
@@ -274,7 +274,7 @@ def test_a_poll_sweeps_when_the_interval_has_passed(interval, last, due):
     harness = PollHarness(sweep_interval=interval)
     harness.ledger.state.last_sweep = last
     seen = []
-    harness.poll(lambda view: seen.append(view.sweep_due), READING)
+    harness.poll(lambda view: seen.append(view.sweep_due), BATCH)
     assert seen == [due]
     assert harness.result("ledger.complete_poll") == [("ledger.complete_poll", "s", harness.poll_context(), due)]
 
@@ -301,7 +301,7 @@ def test_a_batch_fetched_by_a_wrong_clock_is_fetched_again(harness):
     harness.clock.skew = 2.0
     seen = []
     harness.source.script = [
-        [lambda _view: skew(harness, 7.0), READING, ANOTHER],
+        [lambda _view: skew(harness, 7.0), BATCH, ANOTHER],
         [lambda view: seen.append(view.now), ANOTHER],
     ]
     assert harness.poller.poll() == "success"
@@ -320,22 +320,22 @@ def skew(harness, seconds):
 
 def test_a_clock_that_becomes_wrong_again_does_not_prevent_commits(harness):
     harness.source.script = [
-        [lambda _view: skew(harness, -10.0), READING],
-        [READING, lambda _view: skew(harness, -30.0), ANOTHER],
+        [lambda _view: skew(harness, -10.0), BATCH],
+        [BATCH, lambda _view: skew(harness, -30.0), ANOTHER],
     ]
     harness.poller.poll()
     assert [event[:3] for event in harness.result("ledger.commit", "ledger.shift_baseline")] == [
         ("ledger.shift_baseline", "s", -10.0),
-        ("ledger.commit", "s", READING),
+        ("ledger.commit", "s", BATCH),
         ("ledger.shift_baseline", "s", -20.0),
         ("ledger.commit", "s", ANOTHER),
     ]
 
 
 def test_a_small_clock_skew_is_ignored(harness):
-    harness.poll(READING, lambda _view: skew(harness, 4.9), ANOTHER)
+    harness.poll(BATCH, lambda _view: skew(harness, 4.9), ANOTHER)
     assert harness.result("ledger.shift_baseline") == []
-    assert [event[2] for event in harness.result("ledger.commit")] == [READING, ANOTHER]
+    assert [event[2] for event in harness.result("ledger.commit")] == [BATCH, ANOTHER]
 
 
 def test_a_failed_response_that_shows_clock_skew_corrects_the_baseline_too(harness):
@@ -395,7 +395,7 @@ def test_steps_are_fetched_in_batches_until_none_wait(harness):
 
 def test_a_poll_without_steps_leaves_them_to_the_next(harness):
     waiting(harness, "x")
-    assert harness.poll(READING, steps=False) == "success"
+    assert harness.poll(BATCH, steps=False) == "success"
     assert harness.result("source.steps", "ledger.pending_steps") == []
 
 
@@ -403,7 +403,7 @@ def test_a_poll_without_steps_leaves_them_to_the_next(harness):
 def test_fetching_steps_stops_when_its_time_is_used_up_and_a_late_poll_gets_twice_as_much(harness, read, fetched):
     waiting(harness, *"abcdefgh")
     harness.source.when_asked = lambda: harness.clock.passes(0.16 * INTERVAL + 0.01)
-    assert harness.poll(later(harness, read), READING) == "success"
+    assert harness.poll(later(harness, read), BATCH) == "success"
     assert len(harness.result("ledger.commit_steps")) == fetched
 
 
@@ -448,7 +448,7 @@ def test_steps_that_the_api_does_not_have_are_not_an_error(harness):
 def test_a_rate_limiting_api_gets_no_requests_for_steps(harness, error, reason):
     waiting(harness, *"abc")
     harness.source.answers = {"b": error}
-    assert harness.poll(READING) == "error"
+    assert harness.poll(BATCH) == "error"
     assert harness.result("ledger.commit_steps", "ledger.steps_failed") == [
         ("ledger.commit_steps", "s", "a", (), harness.poll_context()),
         ("ledger.steps_failed", "s", "b", harness.poll_context()),

@@ -22,8 +22,8 @@ NOW = 1_700_000_000.0
 SOURCE = "strait"
 
 
-class Reader:
-    """The exporter, in this process, reading one simulated Strait: with a real poller and a real state."""
+class InProcessExporter:
+    """An exporter in this process that polls a simulated Strait, with a real poller and a real state."""
 
     def __init__(self, simulator: StraitSimulator, clock: Clock, state: Path, **settings: object) -> None:
         self._simulator, self._clock, self._state, self._settings = simulator, clock, state, settings
@@ -50,7 +50,7 @@ class Reader:
         self.start()
 
     def poll(self, seconds: float = 0.0) -> str:
-        """Moves the clock on, polls, and gives the outcome."""
+        """Advance the clock, poll, and return the outcome."""
         self._clock.advance(seconds)
         return self.polled.poller.poll()
 
@@ -69,7 +69,7 @@ class Reader:
     def count(self, family: str, name: str, labels: str = "") -> float:
         return self.job(name).counts[family][labels].value
 
-    def endings(self, name: str) -> dict[str, int]:
+    def completed(self, name: str) -> dict[str, int]:
         """Return the number of completed runs by result, without zeros."""
         return endings_of(self.job(name))
 
@@ -112,7 +112,7 @@ def simulator(world: ScriptedWorld, clock: Clock) -> Iterator[StraitSimulator]:
 
 @pytest.fixture
 def option(simulator: StraitSimulator) -> Callable[..., None]:
-    """Replaces options: `option(hidden=0.5)`."""
+    """Return a function that sets options of the simulator and resets all others: `option(hidden=0.5)`."""
 
     def replace(**fields: object) -> None:
         simulator.options = msgspec.structs.replace(StraitOptions(), **fields)
@@ -121,19 +121,21 @@ def option(simulator: StraitSimulator) -> Callable[..., None]:
 
 
 @pytest.fixture
-def batch(simulator: StraitSimulator, clock: Clock, tmp_path: Path) -> Iterator[Callable[..., Reader]]:
-    """Makes a reader with other settings than the usual: `reading(overlap="5m")`."""
-    readers: list[Reader] = []
+def make_exporter(
+    simulator: StraitSimulator, clock: Clock, tmp_path: Path
+) -> Iterator[Callable[..., InProcessExporter]]:
+    """Return a function that starts an exporter with other settings: `make_exporter(overlap="5m")`."""
+    exporters: list[InProcessExporter] = []
 
-    def make(**settings: object) -> Reader:
-        readers.append(Reader(simulator, clock, tmp_path / "state.db", **settings))
-        return readers[-1]
+    def make(**settings: object) -> InProcessExporter:
+        exporters.append(InProcessExporter(simulator, clock, tmp_path / "state.db", **settings))
+        return exporters[-1]
 
     yield make
-    for reader in readers:
-        reader.stop()
+    for exporter in exporters:
+        exporter.stop()
 
 
 @pytest.fixture
-def reader(batch: Callable[..., Reader]) -> Reader:
-    return batch()
+def exporter(make_exporter: Callable[..., InProcessExporter]) -> InProcessExporter:
+    return make_exporter()

@@ -32,10 +32,10 @@ def queries(simulator, endpoint="runs"):
     return [{key: value[0] for key, value in parse_qs(line.query).items()} for line in simulator.log.lines(endpoint)]
 
 
-def test_an_idle_poll_requests_each_open_status_and_the_newest_page(simulator, reader, asked):
-    reader.poll()
+def test_an_idle_poll_requests_each_open_status_and_the_newest_page(simulator, exporter, asked):
+    exporter.poll()
     assert asked() == {"jobs": 1, "workflows": 1, "runs": 9, "workflow_runs": 5}
-    reader.poll(60)
+    exporter.poll(60)
     assert [query.get("status") for query in queries(simulator)] == [
         "delayed",
         "replay_staged",
@@ -51,142 +51,142 @@ def test_an_idle_poll_requests_each_open_status_and_the_newest_page(simulator, r
     assert asked() == {"runs": 9, "workflow_runs": 5}
 
 
-def test_the_lists_of_jobs_are_read_every_tenth_poll(reader, asked):
-    reader.poll()
+def test_the_lists_of_jobs_are_read_every_tenth_poll(exporter, asked):
+    exporter.poll()
     asked()
     for _ in range(10):
-        reader.poll(60)
+        exporter.poll(60)
     assert asked() == {"jobs": 1, "workflows": 1, "runs": 90, "workflow_runs": 50}
 
 
-def test_a_poll_reads_pages_down_to_the_overlap_only(world, clock, batch, asked):
+def test_a_poll_reads_pages_down_to_the_overlap_only(world, clock, make_exporter, asked):
     for minute in range(-240, 760):
         world.run("busy", created=clock() - minute * 60 - 30, duration=5.0)
-    reader = batch(overlap="30m", sweep={"interval": "1d"})
-    reader.poll()
+    exporter = make_exporter(overlap="30m", sweep={"interval": "1d"})
+    exporter.poll()
     assert asked()["runs"] == 9, "the first page holds only ended runs: deeper ones are of no use"
-    reader.poll(60)
+    exporter.poll(60)
     assert asked()["runs"] == 9, "a page holds more than the last half hour"
-    reader.poll(4 * HOUR)
+    exporter.poll(4 * HOUR)
     assert asked()["runs"] == 8 + 3, "270 runs were created in the last four and a half hours"
 
 
-def test_the_first_poll_reads_further_while_pages_have_open_runs(world, clock, reader, asked):
+def test_the_first_poll_reads_further_while_pages_have_open_runs(world, clock, exporter, asked):
     for minute in range(400):
         world.run("busy", created=clock() - minute * 60 - 30, end=clock() + (60 if minute % 100 == 50 else -10))
-    reader.poll()
+    exporter.poll()
     assert asked()["runs"] == 7 + 5 + 1
-    reader.poll(90)
-    assert reader.endings("busy") == {"success": 4}
+    exporter.poll(90)
+    assert exporter.completed("busy") == {"success": 4}
 
 
-def test_a_sweep_reads_the_last_day_again(world, clock, reader, asked):
+def test_a_sweep_reads_the_last_day_again(world, clock, exporter, asked):
     for minute in range(24 * 60):
         world.run("busy", created=clock() - minute * 60 - 30, duration=5.0)
-    reader.poll()
-    reader.poll(60)
+    exporter.poll()
+    exporter.poll(60)
     asked()
-    reader.poll(HOUR)
+    exporter.poll(HOUR)
     assert asked()["runs"] == 8 + 14
 
 
-def test_unchanged_rows_are_not_recorded_again(world, clock, reader):
+def test_unchanged_rows_are_not_recorded_again(world, clock, exporter):
     for minute in range(50):
         world.run("busy", created=clock() - minute * 60 - 30, duration=5.0)
-    reader.poll()
-    reader.poll(60)
+    exporter.poll()
+    exporter.poll(60)
     view = LedgerView(
-        reader.ledger, "strait", clock=clock, sweep_due=False, wants=lambda _: True, out_of_time=lambda: False
+        exporter.ledger, "strait", clock=clock, sweep_due=False, wants=lambda _: True, out_of_time=lambda: False
     )
-    batches = list(reader.source.fetch(view))
+    batches = list(exporter.source.fetch(view))
     assert sum(batch.unchanged for batch in batches) == 50
     assert not any(batch.runs for batch in batches)
 
 
 @pytest.mark.parametrize("lists", ["page", "array"])
 @pytest.mark.parametrize("number", [99, 100, 101, 250])
-def test_pages_are_followed_in_either_shape(world, option, reader, lists, number):
+def test_pages_are_followed_in_either_shape(world, option, exporter, lists, number):
     option(lists=lists)
-    reader.poll()
+    exporter.poll()
     for place in range(number):
-        world.run(f"job-{place % 5}", created=reader.now + place * 0.001, duration=5.0)
-    reader.poll(60)
-    assert sum(reader.all_endings().values()) == number
-    assert reader.of_source("jobrun_source_truncated_responses_total") == 0
+        world.run(f"job-{place % 5}", created=exporter.now + place * 0.001, duration=5.0)
+    exporter.poll(60)
+    assert sum(exporter.all_endings().values()) == number
+    assert exporter.of_source("jobrun_source_truncated_responses_total") == 0
 
 
-def test_a_key_of_one_environment_gets_short_and_empty_pages_and_all_its_runs(world, clock, option, reader):
+def test_a_key_of_one_environment_gets_short_and_empty_pages_and_all_its_runs(world, clock, option, exporter):
     option(hidden=0.95)
-    reader.poll()
+    exporter.poll()
     for place in range(1000):
         world.run("busy", created=clock() + place * 0.001, duration=5.0)
-    assert reader.poll(60) == "success", reader.disruption
+    assert exporter.poll(60) == "success", exporter.disruption
     visible = [run for run in world.runs(0, clock()) if not chosen(run.run_id, 0.95)]
-    assert reader.endings("busy") == {"success": len(visible)}
+    assert exporter.completed("busy") == {"success": len(visible)}
     assert 10 < len(visible) < 150
 
 
-def test_rows_created_at_the_same_time_are_not_lost_at_a_page_boundary(world, clock, reader):
-    reader.poll()
+def test_rows_created_at_the_same_time_are_not_lost_at_a_page_boundary(world, clock, exporter):
+    exporter.poll()
     for place in range(180):
         world.run("busy", created=clock() + (1 if 60 <= place < 150 else place * 0.001), duration=5.0)
-    reader.poll(60)
-    assert reader.endings("busy") == {"success": 180}
-    assert reader.of_source("jobrun_source_truncated_responses_total") == 0
+    exporter.poll(60)
+    assert exporter.completed("busy") == {"success": 180}
+    assert exporter.of_source("jobrun_source_truncated_responses_total") == 0
 
 
-def test_many_runs_created_at_the_same_time_are_split_by_status(world, clock, reader):
-    reader.poll()
+def test_many_runs_created_at_the_same_time_are_split_by_status(world, clock, exporter):
+    exporter.poll()
     for place in range(250):
         result = ("success", "failure", "timeout")[place % 3]
         world.run("busy", created=clock() + 1, duration=5.0, result=result)
     world.run("busy", created=clock() + 0.5, duration=5.0, result="error")
     world.run("busy", created=clock() + 2, duration=5.0, result="error")
-    reader.poll(60)
-    assert reader.endings("busy") == {"success": 84, "failure": 83, "timeout": 83, "error": 2}
-    assert reader.of_source("jobrun_source_truncated_responses_total") == 0
+    exporter.poll(60)
+    assert exporter.completed("busy") == {"success": 84, "failure": 83, "timeout": 83, "error": 2}
+    assert exporter.of_source("jobrun_source_truncated_responses_total") == 0
 
 
-def test_a_too_large_response_is_requested_in_smaller_pages(world, clock, option, reader, simulator):
-    reader.poll()
+def test_a_too_large_response_is_requested_in_smaller_pages(world, clock, option, exporter, simulator):
+    exporter.poll()
     for place in range(60):
         world.run("heavy", created=clock() + place * 0.001, duration=5.0)
     option(largest_body=80_000, rows=StraitShape(payload_bytes=5_000))
     simulator.log.clear()
-    assert reader.poll(60) == "success", reader.disruption
-    assert reader.endings("heavy") == {"success": 60}
+    assert exporter.poll(60) == "success", exporter.disruption
+    assert exporter.completed("heavy") == {"success": 60}
     sizes = [query["limit"] for query in queries(simulator)]
     assert sizes[-10:] == ["100", "50", "25", *["12"] * 7]
     simulator.log.clear()
-    reader.poll(60)
+    exporter.poll(60)
     assert "100" not in [query["limit"] for query in queries(simulator)], "it does not start again at the top"
 
 
-def test_a_single_row_that_is_too_large_fails_the_list(world, clock, option, reader):
-    reader.poll()
+def test_a_single_row_that_is_too_large_fails_the_list(world, clock, option, exporter):
+    exporter.poll()
     world.run("heavy", created=clock(), duration=5.0)
     option(largest_body=1_000, rows=StraitShape(payload_bytes=5_000))
-    assert reader.poll(60) == "partial"
-    assert "413" in reader.disruption
+    assert exporter.poll(60) == "partial"
+    assert "413" in exporter.disruption
 
 
-def test_a_server_too_old_for_a_status_is_not_queried_for_it_again(option, reader, asked):
+def test_a_server_too_old_for_a_status_is_not_queried_for_it_again(option, exporter, asked):
     option(unknown_words=frozenset({"replay_staged", "paused", "compensating", "dead_letter"}))
-    assert reader.poll() == "success", reader.disruption
+    assert exporter.poll() == "success", exporter.disruption
     asked()
-    reader.poll(60)
+    exporter.poll(60)
     assert asked() == {"runs": 6, "workflow_runs": 3}
 
 
-def test_a_refused_page_is_caught_up_later(world, clock, simulator, reader):
-    reader.poll()
+def test_a_refused_page_is_caught_up_later(world, clock, simulator, exporter):
+    exporter.poll()
     for place in range(250):
         world.run("busy", created=clock() + place * 0.001, duration=5.0)
     simulator.disruptions.set([Status(code=402, endpoint="runs", count=1)])
-    assert reader.poll(60) == "partial"
-    assert "402" in reader.disruption
-    assert reader.poll(60) == "success"
-    assert reader.endings("busy") == {"success": 250}
+    assert exporter.poll(60) == "partial"
+    assert "402" in exporter.disruption
+    assert exporter.poll(60) == "success"
+    assert exporter.completed("busy") == {"success": 250}
 
 
 def endless(simulator, answers):
@@ -234,15 +234,15 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("answers", ENDLESS.values(), ids=ENDLESS)
-def test_an_endless_list_is_refused_and_loses_no_run(world, simulator, reader, answers):
-    reader.poll()
+def test_an_endless_list_is_refused_and_loses_no_run(world, simulator, exporter, answers):
+    exporter.poll()
     world.run("daily", duration=5.0)
-    reader.poll(60)
+    exporter.poll(60)
     endless(simulator, answers)
     for _ in range(11):
-        reader.poll(60)
-    assert reader.polled.poller.status.reason == "schema"
-    assert "/jobs" in reader.disruption
+        exporter.poll(60)
+    assert exporter.polled.poller.status.reason == "schema"
+    assert "/jobs" in exporter.disruption
     world.run("daily", duration=5.0)
-    reader.poll(60)
-    assert reader.endings("daily") == {"success": 2}
+    exporter.poll(60)
+    assert exporter.completed("daily") == {"success": 2}

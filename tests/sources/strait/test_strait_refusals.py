@@ -7,96 +7,96 @@ from exporter.simulators.disruptions import Status
 MINUTE = 60.0
 
 
-def test_after_a_refused_key_no_request_is_sent_for_five_minutes(simulator, reader):
+def test_after_a_refused_key_no_request_is_sent_for_five_minutes(simulator, exporter):
     simulator.api_key = "another"
-    assert reader.poll() == "error"
-    assert "401" in reader.disruption
-    assert reader.polled.poller.wait() == 300
+    assert exporter.poll() == "error"
+    assert "401" in exporter.disruption
+    assert exporter.polled.poller.wait() == 300
     assert len(simulator.log.lines()) == 1, "nothing else is asked with a key that was refused"
 
     simulator.api_key = "strait_simulated"
-    assert reader.poll(300) == "success"
-    assert reader.polled.poller.wait() == 60
+    assert exporter.poll(300) == "success"
+    assert exporter.polled.poller.wait() == 60
 
 
-def test_other_failures_are_retried_at_the_usual_time(simulator, reader):
+def test_other_failures_are_retried_at_the_usual_time(simulator, exporter):
     simulator.disruptions.set([Status(code=400, count=1)])
-    assert reader.poll() == "partial"
-    assert reader.polled.poller.wait() == 60
+    assert exporter.poll() == "partial"
+    assert exporter.polled.poller.wait() == 60
 
 
-def test_a_status_that_worked_before_is_still_requested_after_one_refusal(simulator, reader):
-    reader.poll()
+def test_a_status_that_worked_before_is_still_requested_after_one_refusal(simulator, exporter):
+    exporter.poll()
     simulator.disruptions.set([Status(code=400, endpoint="runs", count=1)])
-    assert reader.poll(60) == "partial"
+    assert exporter.poll(60) == "partial"
     simulator.log.clear()
-    reader.poll(60)
+    exporter.poll(60)
     assert len(simulator.log.lines("runs")) == 9
 
 
-def test_a_refused_key_never_gets_the_address_blocked(simulator, reader):
+def test_a_refused_key_never_gets_the_address_blocked(simulator, exporter):
     simulator.api_key = "another"
     for _ in range(12):
-        reader.poll(reader.polled.poller.wait())
+        exporter.poll(exporter.polled.poller.wait())
     assert {line.status for line in simulator.log.lines()} == {401}
 
 
-def test_the_key_is_read_again_from_its_file(batch, tmp_path):
+def test_the_key_is_read_again_from_its_file(make_exporter, tmp_path):
     file = tmp_path / "key"
     file.write_text("wrong-one\n")
-    reader = batch(auth={"api_key_file": str(file)})
-    assert reader.poll() == "error"
+    exporter = make_exporter(auth={"api_key_file": str(file)})
+    assert exporter.poll() == "error"
     file.write_text("strait_simulated\n")
-    assert reader.poll(300) == "success", reader.disruption
+    assert exporter.poll(300) == "success", exporter.disruption
 
 
-def test_a_key_without_access_to_workflows_reads_the_rest(world, option, reader):
+def test_a_key_without_access_to_workflows_reads_the_rest(world, option, exporter):
     option(scopes=frozenset({"jobs:read", "runs:read"}))
-    assert reader.poll() == "partial"
+    assert exporter.poll() == "partial"
     world.run("daily", duration=5.0)
-    assert reader.poll(60) == "partial"
-    assert reader.endings("daily") == {"success": 1}
-    assert {name: scope.readable for name, scope in reader.ledger.source("strait").scopes.items()} == {
+    assert exporter.poll(60) == "partial"
+    assert exporter.completed("daily") == {"success": 1}
+    assert {name: scope.readable for name, scope in exporter.ledger.source("strait").scopes.items()} == {
         "": True,
         "workflows": False,
     }
-    assert reader.ledger.source("strait").watermark() is not None
+    assert exporter.ledger.source("strait").watermark() is not None
 
 
-def test_workflows_that_become_readable_get_their_own_baseline(world, option, reader):
+def test_workflows_that_become_readable_get_their_own_baseline(world, option, exporter):
     option(scopes=frozenset({"jobs:read", "runs:read"}))
-    reader.poll()
+    exporter.poll()
     world.run("flow", duration=5.0, steps=["a"])
-    reader.poll(60)
+    exporter.poll(60)
     option(scopes=frozenset())
-    assert reader.poll(60) == "success"
-    assert reader.endings("flow") == {}
+    assert exporter.poll(60) == "success"
+    assert exporter.completed("flow") == {}
     world.run("flow", duration=5.0, steps=["a"], result="failure")
-    reader.poll(60)
-    assert reader.endings("flow") == {"failure": 1}
+    exporter.poll(60)
+    assert exporter.completed("flow") == {"failure": 1}
 
 
-def test_a_key_without_any_permission_fails_the_poll(option, reader):
+def test_a_key_without_any_permission_fails_the_poll(option, exporter):
     option(scopes=frozenset({"stats:read"}))
-    assert reader.poll() == "error"
-    assert "403" in reader.disruption
+    assert exporter.poll() == "error"
+    assert "403" in exporter.disruption
 
 
-def test_a_server_without_workflows_is_read_for_its_runs(world, option, reader):
+def test_a_server_without_workflows_is_read_for_its_runs(world, option, exporter):
     option(workflows=False)
-    reader.poll()
+    exporter.poll()
     world.run("daily", duration=5.0)
-    reader.poll(60)
-    assert reader.endings("daily") == {"success": 1}
+    exporter.poll(60)
+    assert exporter.completed("daily") == {"success": 1}
 
 
-def test_a_probe_reports_the_missing_permissions_of_a_key(option, reader):
-    assert reader.source.probe() == "the key may read all that is needed"
+def test_a_probe_reports_the_missing_permissions_of_a_key(option, exporter):
+    assert exporter.source.probe() == "the key may read all that is needed"
     option(scopes=frozenset({"runs:read", "jobs:read"}))
-    assert reader.source.probe() == "the key may not read /workflows, /workflow-runs"
+    assert exporter.source.probe() == "the key may not read /workflows, /workflow-runs"
     option(scopes=frozenset({"jobs:read"}))
     with pytest.raises(Exception, match="runs:read"):
-        reader.source.probe()
+        exporter.source.probe()
 
 
 def test_the_limit_by_address_is_plain_text_with_a_retry_time(simulator, option):
@@ -147,8 +147,8 @@ def test_the_simulated_server_loses_ties_at_a_page_boundary(world, clock, simula
     assert second == {"data": [], "has_more": False}
 
 
-def test_the_wait_after_a_failure_is_the_same_for_every_vendor(reader):
-    poller = reader.polled.poller
+def test_the_wait_after_a_failure_is_the_same_for_every_vendor(exporter):
+    poller = exporter.polled.poller
     assert poller._wait(1, "auth") == 300
     poller._rules = msgspec.structs.replace(poller._rules, poll_interval=600.0)
     assert poller._wait(1, "auth") == 600
