@@ -14,7 +14,7 @@ from exporter.errors import StateError
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.snapshot.snapshot import Ownership
-from exporter.state.leases import RENEWAL, Leases, Row
+from exporter.state.leases import RENEWAL, Leases, Row, SupersededError
 
 INTERVAL = 0.5
 """Seconds between two checks of the versions."""
@@ -122,6 +122,8 @@ class Replica:
     def stale(self) -> str:
         """Return why the page may be older than what another replica served; "" if it cannot be."""
         age = self._boottime() - self._confirmed
+        if age == float("inf"):
+            return self._error
         return f"the state could not be read for {age:.0f} s: {self._error}" if age > FRESH else ""
 
     def tick(self) -> None:
@@ -129,6 +131,11 @@ class Replica:
         started = self._boottime()
         try:
             self._tick(started)
+        except SupersededError as error:
+            if self._error != str(error):
+                self._log.error("polls ended: replicas of a newer version go on", error=str(error))
+            self._confirmed, self._error = float("-inf"), str(error)
+            self._end_lost()
         except StateError as error:
             self._error = str(error)
             self._end_lost()

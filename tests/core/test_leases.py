@@ -15,6 +15,7 @@ from exporter.state.connections import Pool
 from exporter.state.leases import LONGEST_SILENCE, LeaseLostError, Leases
 from exporter.state.opening import OpenedState
 from exporter.state.postgres import PostgresStore
+from exporter.state.postgres_schema import MIGRATIONS
 from tests.core.ledger_harness import rules, run
 
 TABLES = ("leases", "jobs", "sources", "scopes", "runs")
@@ -36,11 +37,11 @@ class LosingPool(Pool):
 class Replica:
     """A ledger on the shared state, with leases of its own and a clock that is moved."""
 
-    def __init__(self, url, name, sources=("s", "other")):
+    def __init__(self, url, name, sources=("s", "other"), migrations=MIGRATIONS):
         self.pool = LosingPool(url)
         self.time = 0.0
-        self.leases = Leases(self.pool, name, lambda: self.time)
-        self.store = PostgresStore(self.pool, self.leases)
+        self.leases = Leases(self.pool, name, lambda: self.time, len(migrations))
+        self.store = PostgresStore(self.pool, self.leases, migrations=migrations)
         self.leases.ensure((each, msgspec.json.encode(SourceState(name=each, identity="api"))) for each in sources)
         loaded = self.store.load()
         self.ledger = Ledger(lambda: OpenedState(store=self.store, loaded=loaded))

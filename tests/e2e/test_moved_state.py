@@ -10,7 +10,8 @@ import yaml
 
 from exporter.simulators.snowplow import SnowplowSimulator
 from exporter.state.connections import Pool
-from exporter.state.postgres import PostgresStore
+from exporter.state.postgres import PostgresStore, migrated
+from exporter.state.postgres_schema import MIGRATIONS
 from tests.e2e.live_world import LiveWorld, baseline, source, truth, written
 from tests.e2e.pages import counted, fetch, kept_counters, page, value
 from tests.e2e.processes import Daemon, eventually, free_port, run_command
@@ -146,4 +147,17 @@ def test_a_reload_with_another_database_is_refused(replica: Daemon, tmp_path, si
     status, _, body = fetch(replica.port, "/-/reload", method="POST", timeout=10)
     assert (status, b"state.url: cannot change by a reload; restart the exporter" in body) == (500, True), body
     assert eventually(lambda: page(replica.port))
+    assert replica.terminate() == 0
+
+
+def test_a_replica_answers_503_and_says_why_after_a_newer_version_has_migrated_the_state(
+    replica: Daemon, tmp_path
+) -> None:
+    with closing(Pool(url_of(tmp_path))) as pool:
+        migrated(pool, (*MIGRATIONS, ("ALTER TABLE runs ADD COLUMN color text",)))
+    status, _, body = eventually(lambda: fetch(replica.port), lambda answer: answer[0] == 503)
+    assert (status, b"upgrade or stop this replica" in body) == (503, True), body
+    assert fetch(replica.port, "/-/ready")[0] == 503
+    assert fetch(replica.port, "/-/healthy")[0] == 200
+    assert replica.log.count("polls ended: replicas of a newer version go on") == 1
     assert replica.terminate() == 0
