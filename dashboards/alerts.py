@@ -40,8 +40,8 @@ def table(title: str, *choices: str, size: tuple[int, int], whose: bool = True) 
     return panel(
         "table",
         title,
-        "The alerts that fire in Prometheus, also those that Alertmanager silences or inhibits. An alert leads to its "
-        "runbook. Some go on firing for minutes after the end, so that a restart does not interrupt them.",
+        "Firing alerts in Prometheus, including those that Alertmanager silences or inhibits. An alert links to its "
+        "runbook. Some alerts fire for a few minutes after the problem ended.",
         listed(with_runbook),
         size=size,
         defaults={"noValue": "No alert fires, if Prometheus evaluates the alert rules."},

@@ -80,13 +80,13 @@ GLANCE = Row(
     panels=(
         number(
             "Sources down",
-            "Sources whose last poll could read nothing.",
+            "Sources whose last poll could not read everything.",
             at_a_glance(f"{of_source('jobrun_source_up')} == 0", of_source("jobrun_source_up")),
             thresholds=ANY_IS_CRITICAL,
         ),
         number(
             "Oldest data",
-            "Age of the data of the source that is furthest behind: all runs that ended before are counted.",
+            "Age of the data of the most outdated source. All runs that completed before are counted.",
             f"max({LAGGING})",
             unit="s",
             thresholds=LAG,
@@ -94,7 +94,7 @@ GLANCE = Row(
         ),
         number(
             "Lost, last day",
-            "Stretches of time whose completed runs were never read, because the API no longer shows them.",
+            "Time whose completed runs were never read, because the API no longer shows them.",
             f"max({rise('jobrun_source_unobserved_seconds_total', DAY)})",
             unit="s",
             thresholds=known(GOOD, (0.5, WARNING)),
@@ -102,7 +102,7 @@ GLANCE = Row(
         ),
         number(
             "Series used",
-            "Share of metrics.max_series; beyond it new jobs are counted under __other__.",
+            "Used fraction of metrics.max_series. Above it, new jobs are counted under __other__.",
             f"max(sum by (job, instance) ({of_exporter('jobrun_exporter_series', 'family')})"
             f" / {of_exporter('jobrun_exporter_series_limit')})",
             unit="percentunit",
@@ -119,7 +119,7 @@ GLANCE = Row(
         ),
         number(
             "Configuration",
-            "Whether the last reload was applied; after a refused one the configuration before it stays in force.",
+            "Whether the last reload was applied. After a refused reload the previous config stays active.",
             f"min({of_exporter('jobrun_exporter_config_last_reload_successful')})",
             mappings=[text_of((0, "refused", WARNING), (1, "in force", GOOD))],
         ),
@@ -131,7 +131,8 @@ FRESHNESS = Row(
         panel(
             "lines",
             "Age of the data",
-            "All runs of each source that ended longer ago are counted. At best it is settle and the poll interval.",
+            "All runs of each source that completed longer ago than this are counted. The best value is settle plus "
+            "the poll interval.",
             over_time(LAGGING, "{{source}}"),
             size=(12, 8),
             unit="s",
@@ -151,8 +152,8 @@ FRESHNESS = Row(
         panel(
             "timeline",
             "Polls of each source",
-            "The worst outcome of the polls of each step. Partial: what could be read was counted. Skipped: the poll "
-            "before was still running.",
+            "The worst outcome of polls. Partial: some parts could not be read. Skipped: the previous poll was still "
+            "running.",
             over_time(worst_outcome(), "{{source}}"),
             size=(12, 8),
             mappings=[coded(OUTCOMES)],
@@ -162,7 +163,7 @@ FRESHNESS = Row(
         panel(
             "lines",
             "Poll duration against the interval",
-            "Share of the interval that a poll takes; near 100 % polls are skipped.",
+            "Duration of a poll as a fraction of the interval. Near 100 %, polls are skipped.",
             over_time(
                 f"{of_source('jobrun_source_last_poll_duration_seconds')}"
                 f" / {of_source('jobrun_source_poll_interval_seconds')}",
@@ -179,9 +180,9 @@ COVERAGE = Row(
     panels=(
         panel(
             "table",
-            "Sources, and what was not as it should be in the last day",
-            "Lost: completed runs of that time are missing for good. Late: runs whose end was shown after that time "
-            "had been taken as complete. Unmapped: runs with a status that the exporter does not know.",
+            "Sources and their problems of the last day",
+            "Lost: time whose completed runs are missing permanently. Late: runs that the API showed after the "
+            "watermark had passed their end. Unmapped: runs with an unknown status.",
             listed(of_source("jobrun_source_info", "provider")),
             listed(of_source("jobrun_source_up")),
             listed(of_source("jobrun_source_jobs")),
@@ -215,9 +216,8 @@ COVERAGE = Row(
         ),
         panel(
             "bars",
-            "Rows read, by what became of them",
-            "New and updated rows change the numbers. Not shown: duplicates, which overlapping polls read, "
-            "and what ended before the first poll.",
+            "Rows read, by disposition",
+            "New and updated rows change the numbers. Not shown: duplicates from overlapping polls, and baseline runs.",
             over_time(
                 f"sum by (disposition) ({rise('jobrun_source_runs_fetched_total', ASKED, 'disposition', more=FEW)})",
                 "{{disposition}}",
@@ -235,8 +235,8 @@ COVERAGE = Row(
         ),
         panel(
             "lines",
-            "Open runs that are followed",
-            "Runs that have not ended; each is followed until it does.",
+            "Active runs",
+            "Active runs, each of which is followed until it completes.",
             over_time(of_source("jobrun_exporter_tracked_runs"), "{{source}}"),
             size=(12, 8),
             custom={"fillOpacity": 0},
@@ -246,7 +246,7 @@ COVERAGE = Row(
 ENDPOINTS = panel(
     "table",
     "Endpoints in this time",
-    "What was asked of each endpoint, how much of it was refused, and how long 95 % of the answers took at most.",
+    "Requests per endpoint, the fraction of failed ones, and the 95th percentile of their duration.",
     listed(
         f"sum by (job, source, endpoint) (round({rise('jobrun_source_api_requests_total', WHOLE, 'endpoint', 'code')}))"
     ),
@@ -256,7 +256,7 @@ ENDPOINTS = panel(
     ),
     listed(quantile(0.95, REQUEST_DURATION, "endpoint", window=WHOLE)),
     size=(24, 8),
-    defaults={"noValue": "Nothing was asked in this time."},
+    defaults={"noValue": "No requests in this range."},
     options=sort_by(("Requests", True)),
     columns=(
         Column(field="source", title="Source", width=140),
@@ -267,13 +267,13 @@ ENDPOINTS = panel(
     ),
 )
 API = Row(
-    title="API use: what the vendors are asked",
+    title="API use: requests to the vendors",
     collapsed=True,
     panels=(
         panel(
             "lines",
             "Requests per minute",
-            "Requests of each source, whatever the answer.",
+            "Requests of each source with any response.",
             over_time(
                 f"sum by (job, source) ({per_minute('jobrun_source_api_requests_total', 'endpoint', 'code')})",
                 "{{source}}",
@@ -285,7 +285,7 @@ API = Row(
         panel(
             "bars",
             "Answers by code",
-            "Requests by the code of the answer. 429: the rate limit was met.",
+            "Requests by the code of the response. 429: the rate limit was reached.",
             over_time(
                 f"sum by (code) (round({rise('jobrun_source_api_requests_total', ASKED, 'endpoint', 'code')}))",
                 "{{code}}",
@@ -303,7 +303,7 @@ API = Row(
         panel(
             "bars",
             "Errors of polls by reason",
-            "Why polls could not read everything; nothing here is the best there can be.",
+            "Why polls could not read everything. An empty graph is the ideal.",
             over_time(
                 f"sum by (reason) (round({rise('jobrun_source_poll_errors_total', ASKED, 'reason')})) > 0"
                 f' or label_replace(0 * count({of_source("jobrun_source_up")}), "reason", "none", "", "")',
@@ -318,7 +318,7 @@ API = Row(
         panel(
             "lines",
             "Rate limit left",
-            "Share that is left of the tightest rate limit that a vendor reports.",
+            "Remaining fraction of the tightest rate limit that a vendor reports.",
             over_time(f"{REMAINING} / {LIMIT}", "{{source}}"),
             size=(8, 8),
             unit="percentunit",
@@ -328,7 +328,7 @@ API = Row(
         panel(
             "lines",
             "Waiting for the request limit",
-            "Share of the time that requests waited to stay within the rate limit.",
+            "Fraction of the time that requests waited to stay within the budget.",
             over_time(
                 f"max by (job, source) (rate(jobrun_source_rate_limit_wait_seconds_total{{{SOURCE}}}[{ASKED}]))",
                 "{{source}}",
@@ -340,7 +340,7 @@ API = Row(
         panel(
             "bars",
             "Requests sent again",
-            "Requests that were repeated after an error of the network or of the API.",
+            "Requests that were repeated after a network or API error.",
             over_time(f"round({rise('jobrun_source_api_retries_total', ASKED)})", "{{source}}"),
             size=(8, 8),
             interval="2m",
@@ -349,7 +349,7 @@ API = Row(
         panel(
             "lines",
             "Credential expires in",
-            "Time until the credential in use expires. The exporter renews those that it can some minutes before.",
+            "Time until the credential expires. The exporter renews tokens some minutes before.",
             over_time(f"{of_source('jobrun_source_credential_expiry_timestamp_seconds')} - time()", "{{source}}"),
             size=(8, 8),
             unit="s",
@@ -358,8 +358,8 @@ API = Row(
         ),
         panel(
             "lines",
-            "Runs whose steps are yet to be fetched",
-            "Ended runs that are counted, but whose steps have not been read yet.",
+            "Runs whose steps are not fetched yet",
+            "Counted runs whose steps are not fetched yet.",
             over_time(of_source("jobrun_source_step_fetches_pending"), "{{source}}"),
             size=(8, 8),
             custom={"fillOpacity": 0},
@@ -400,7 +400,7 @@ COST = Row(
         panel(
             "lines",
             "Scrape duration",
-            "How long Prometheus takes to get the exporter's page.",
+            "How long a scrape of the exporter takes.",
             over_time(of_process(f"scrape_duration_seconds{{{INSTANCE}}}"), "{{instance}}"),
             size=(6, 5),
             unit="s",
@@ -417,9 +417,9 @@ COST = Row(
         ),
         panel(
             "table",
-            "Exporters, and what was not as it should be in the last day",
-            "Cold starts begin without a usable state. Missed polls came due while one was running. Overflow: series "
-            "that were not made, because metrics.max_series was reached.",
+            "Exporters and their problems of the last day",
+            "Cold starts: starts without a usable state. Missed polls: due while one was running. Overflow: series "
+            "that were not created, because metrics.max_series was reached.",
             listed(of_exporter("jobrun_exporter_build_info", "version", "python_version")),
             listed(of_process(f"1000 * process_start_time_seconds{{{INSTANCE}}}")),
             listed(of_process(f"scrape_samples_scraped{{{INSTANCE}}}")),
@@ -447,7 +447,7 @@ COST = Row(
 EXPORTER = Dashboard(
     uid="jobrun-exporter",
     title="Job runs / Exporter",
-    description="How fresh and how complete the numbers are, what the systems are asked, and what it costs.",
+    description="How fresh and complete the numbers are, how many requests the APIs get, and what the exporter uses.",
     since="6h",
     variables=(
         datasource_variable(),

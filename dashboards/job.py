@@ -104,8 +104,8 @@ NOW = Row(
     panels=(
         tile(
             "Age of the data",
-            "All runs that ended longer ago are counted, nothing newer is known. While the source cannot be read, all "
-            "else here is grey.",
+            "All runs that completed longer ago than this are counted. While the source cannot be read, all other "
+            "panels are grey.",
             f"time() - {of_source('jobrun_source_watermark_timestamp_seconds')}",
             unit="s",
             thresholds=LAG,
@@ -120,15 +120,15 @@ NOW = Row(
         ),
         tile(
             "Last result",
-            "How the last completed run ended; unchanged while a new one runs. Orange: it failed. Red: one of many in "
-            "a row. Grey: the source cannot be read, or the job is switched off.",
+            "Result of the last completed run; unchanged while a new run is active. Orange: it failed. Red: many "
+            "failed in a row. Grey: the source cannot be read, or the job is disabled.",
             last_result(),
             mappings=last_results(),
             defaults={"noValue": "not known"},
         ),
         tile(
             "Failed in a row",
-            "Failed runs since the last success. Canceled, skipped and unknown ones change nothing.",
+            "Failed runs since the last success. Canceled, skipped and unknown runs are ignored.",
             f"{STREAK_NOW} and {FRESH}",
             thresholds=STREAK,
             defaults=NO_NEWS,
@@ -137,8 +137,8 @@ NOW = Row(
         panel(
             "stat",
             "Next run",
-            "When the next run is expected, by the schedule of the job or of the configuration, else by its usual "
-            "interval. Orange: it is overdue. Judged by what was read, so that an outage makes no job overdue.",
+            "When the next run is expected, by the schedule of the config or the vendor, else as learned. Orange: "
+            "overdue. An API outage makes no job overdue.",
             timestamp(f"1000 * ({EXPECTED} and {FRESH} unless on () {OVERDUE})", "expected"),
             timestamp(f"1000 * ({EXPECTED} and {FRESH} and on () {OVERDUE})", "overdue"),
             size=(4, 3),
@@ -150,15 +150,15 @@ NOW = Row(
         ),
         tile(
             "Job",
-            "Whether the job may run, as its system says, and why it was switched off.",
+            "Whether the vendor runs the job, and why it was disabled.",
             ENABLED,
-            mappings=[text_of((0, "switched off", WARNING), (1, "enabled", "text"))],
+            mappings=[text_of((0, "disabled", WARNING), (1, "enabled", "text"))],
             defaults=NOT_GIVEN,
             options={"colorMode": "value"},
         ),
         tile(
             "Open run",
-            "How long the oldest open run has been waiting and executing.",
+            "How long the oldest active run has been waiting and executing.",
             f"({RUNNING_FOR} or 0 * {one('jobrun_active_runs')}) and {FRESH}",
             unit="s",
             mappings=[text_of((0, "none", "text"))],
@@ -167,7 +167,7 @@ NOW = Row(
         ),
         tile(
             "Last duration",
-            "How long the run that ended last took.",
+            "Duration of the run that completed last.",
             LAST_DURATION,
             unit="s",
             defaults={"decimals": 1, **NOT_GIVEN},
@@ -181,8 +181,8 @@ NOW = Row(
         ),
         tile(
             "Success, 30 days",
-            "Share of runs that succeeded, to the last full hour; canceled and skipped ones count neither way. Needs "
-            f"the recording rules and {RATIO_RUNS} runs.",
+            "Success ratio up to the last full hour. Canceled and skipped runs are ignored. Needs the recording rules "
+            f"and {RATIO_RUNS} runs.",
             f"max({JOBS.success_ratio})",
             unit="percentunit",
             thresholds=SUCCESS_RATIO,
@@ -192,7 +192,7 @@ NOW = Row(
         panel(
             "stat",
             "Open the run that failed last",
-            "When a run last failed, the beginning of its id, its step and kind of error. A click opens its page.",
+            "When a run last failed, the start of its ID, its failed step and error type. A click opens its page.",
             timestamp(
                 f"1000 * {SHORT_ID} * on ({JOB}) group_left () {JOBS.each('jobrun_last_failure_timestamp_seconds')}",
                 "{{run}} {{failed_step}} {{error_type}}",
@@ -206,8 +206,8 @@ NOW = Row(
         panel(
             "gauges",
             "How much of each limit is used",
-            "Against the freshness objective, the duration budget and an error budget of 1 % over 30 days. Blue from "
-            "four fifths, orange or red when it is used up. What has no objective is not shown.",
+            "Used fraction of the freshness objective, the duration budget, and an error budget of 1 % in 30 days. "
+            "Blue from 80 %, orange or red from 100 %. Limits without an objective are not shown.",
             *(timestamp(f"{expression} and {FRESH}", name) for name, expression in LIMITS.items()),
             size=(10, 6),
             unit="percentunit",
@@ -219,11 +219,10 @@ NOW = Row(
         panel(
             "table",
             "What is known of the job",
-            "Team, the highest severity it pages with, schedule, why it was switched off, and its id, which leads to "
-            "its page at the vendor.",
+            "Team, highest severity, schedule, why it was disabled, and its ID, which links to the vendor.",
             listed(f"max by (job_id, schedule, team, page, stop_cause, url) ({JOBS.series('jobrun_job_info')})"),
             size=(24, 3),
-            defaults={"noValue": "Nothing is known of this job: no exporter is scraped."},
+            defaults={"noValue": "Nothing is known about this job: no exporter is scraped."},
             columns=(
                 Column(field="team", title="Team", width=160),
                 Column(field="page", title="Pages at most with", width=150),
@@ -241,8 +240,8 @@ HISTORY = Row(
         panel(
             "timeline",
             "Results, runs, and what was wrong",
-            "The result of the last completed run and whether a run is open; below, only when it is so: a run is "
-            "overdue, the job is switched off, the source cannot be read. The worst of each step is shown.",
+            "The result of the last completed run, and whether a run is active. Below, if they occur: a run is "
+            "overdue, the job is disabled, the source cannot be read. Each step of the graph shows the worst state.",
             over_time(worst(RESULTS, "jobrun_last_run_status", "status"), "last result"),
             over_time(worst(STATES, "jobrun_active_runs", "state"), "run"),
             over_time(f"{LATE.code} + 0 * {OVERDUE}", "overdue"),
@@ -251,13 +250,13 @@ HISTORY = Row(
             size=(24, 6),
             mappings=[text_of((0, "-", "transparent")), coded((*RESULTS, *STATES, LATE, OFF, DOWN))],
             options={"showValue": "auto"},
-            defaults={"noValue": "Nothing is known of this job in this time."},
+            defaults={"noValue": "Nothing is known about this job in this range."},
             points=300,
         ),
         panel(
             "bars",
             "Completed runs by result",
-            "How many runs ended, each counted once. The diamonds are runs: each leads to its page.",
+            "Number of completed runs, each counted once. Each diamond is a run and links to its page.",
             over_time(JOBS.endings("$__rate_interval"), "{{result}}", exemplars=True),
             size=(12, 8),
             overrides=painted(RESULTS),
@@ -267,8 +266,8 @@ HISTORY = Row(
         panel(
             "lines",
             "Duration against the budget",
-            "The last run, half and 95 % of the runs of 7 days (recording rules), and the budget. "
-            "The diamonds are runs: each leads to its page.",
+            "Duration of the last run, median and 95th percentile of 7 days (recording rules), and the budget. Each "
+            "diamond is a run and links to its page.",
             over_time(LAST_DURATION, "last run"),
             over_time(recorded("jobrun_run_duration_seconds:p50_7d"), "p50, 7 days"),
             over_time(recorded("jobrun_run_duration_seconds:p95_7d"), "p95, 7 days"),
@@ -301,8 +300,8 @@ STEPS = Row(
         panel(
             "table",
             "Steps in this time",
-            "How often each step ended and failed, how often it was the first to fail, and how long it took. "
-            "Steps that were skipped after a failure are not blamed.",
+            "How often each step completed, failed, and failed first, and how long it took. Steps that were skipped "
+            "after a failure do not count as failed.",
             listed(total("jobrun_steps_total", WHOLE, "step_name", "result", kept="step_name")),
             listed(
                 total("jobrun_steps_total", WHOLE, "step_name", "result", kept="step_name", more=f'result=~"{FAILED}"')
@@ -311,7 +310,7 @@ STEPS = Row(
             listed(JOBS.quantile(0.5, STEP_DURATION, WHOLE, "step_name")),
             listed(JOBS.quantile(0.95, STEP_DURATION, WHOLE, "step_name")),
             size=(14, 9),
-            defaults={"noValue": "No step ended in this time, steps are not read, or no exporter was scraped."},
+            defaults={"noValue": "No step completed in this range, steps are not read, or no exporter was scraped."},
             options=sort_by(("Failed first", True)),
             columns=(
                 Column(field="step_name", title="Step"),
@@ -355,7 +354,7 @@ REST = Row(
         panel(
             "heatmap",
             "How long runs took",
-            "Each column is a span of time, each row a range of durations; the stronger the color, the more runs. For "
+            "Each column is a time range, each row a range of durations. A stronger color means more runs. Useful for "
             "jobs with many runs.",
             buckets(
                 f"sum by (le) (round({JOBS.rise(f'{RUN_DURATION}_bucket', '$__rate_interval', 'le', 'result')}))"
@@ -370,7 +369,7 @@ REST = Row(
         panel(
             "lines",
             "How long runs waited",
-            "Half and 95 % of the runs that ended in each step waited no longer than this before they started.",
+            "Median and 95th percentile of how long runs waited before they started.",
             over_time(JOBS.quantile(0.5, "jobrun_run_queue_duration_seconds", "$__rate_interval"), "p50"),
             over_time(JOBS.quantile(0.95, "jobrun_run_queue_duration_seconds", "$__rate_interval"), "p95"),
             size=(8, 8),
@@ -381,7 +380,7 @@ REST = Row(
         panel(
             "bars",
             "Attempts beyond the first",
-            "Attempts that were repeated, and runs that ended well after a failed one.",
+            "Repeated attempts, and runs that succeeded after a failed attempt.",
             over_time(total("jobrun_run_retries_total", "$__rate_interval"), "repeated"),
             over_time(total("jobrun_runs_recovered_total", "$__rate_interval"), "recovered"),
             size=(8, 8),
@@ -408,7 +407,7 @@ REST = Row(
 JOB_DASHBOARD = Dashboard(
     uid="jobrun-job",
     title="Job runs / Job",
-    description="One job: how old its data is, how it is, how it was, how long it takes, and which steps fail.",
+    description="One job: the age of its data, its status, history, durations, and failing steps.",
     since="7d",
     variables=(
         datasource_variable(),

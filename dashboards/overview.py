@@ -72,7 +72,7 @@ def tile(width: int, title: str, description: str, query: Query, **own: Unpack[O
     return panel("stat", title, description, query, size=(width, 3), **own)
 
 
-NO_JOB: Final = "No job is known: no exporter is scraped, or none of its sources was read."
+NO_JOB: Final = "No job is known: no exporter is scraped, or no source was read."
 NO_RULES: Final[Json] = {"noValue": "no rules"}
 NO_EXPORTER: Final[Json] = {"noValue": "no exporter"}
 RANK = problems.ranks(JOBS)
@@ -95,14 +95,14 @@ NOW = Row(
         tile(
             3,
             "Critical",
-            "Critical alerts that fire, from Prometheus itself. Grey: the alert rules are not loaded.",
+            "Firing critical alerts in Prometheus. Grey: the alert rules are not loaded.",
             timestamp(alerts.counted(alerts.OF_JOBS, alerts.OF_OTHERS, severity="critical")),
             defaults=NO_RULES,
         ),
         tile(
             3,
             "Warnings",
-            "Warnings that fire, from Prometheus itself. Grey: the alert rules are not loaded.",
+            "Firing warnings in Prometheus. Grey: the alert rules are not loaded.",
             timestamp(alerts.counted(alerts.OF_JOBS, alerts.OF_OTHERS, severity="warning")),
             thresholds=ANY_IS_A_WARNING,
             defaults=NO_RULES,
@@ -110,7 +110,7 @@ NOW = Row(
         tile(
             4,
             "Jobs not well",
-            "Jobs of which something is wrong now, whether or not an alert fires for it yet.",
+            "Jobs with a current problem, even if its alert does not fire yet.",
             timestamp(f"count({RANK} >= {WARNS.rank}) or 0 * count({JOBS.info})"),
             thresholds=ANY_IS_A_WARNING,
             defaults=NO_EXPORTER,
@@ -118,8 +118,7 @@ NOW = Row(
         tile(
             5,
             "Error budget used up",
-            "Jobs of which more than 1 % of the runs of 30 days failed, to the last full hour, "
-            f"of at least {RATIO_RUNS} runs.",
+            f"Jobs with at least {RATIO_RUNS} runs in 30 days of which more than 1 % failed, up to the last full hour.",
             timestamp(f"count({USED_UP} >= 1) or 0 * count({USED_UP})"),
             thresholds=ANY_IS_A_WARNING,
             defaults={"noValue": "too few runs"},
@@ -127,14 +126,14 @@ NOW = Row(
         tile(
             5,
             "Sources down",
-            "Sources whose last poll could read nothing. What is shown of their jobs is old.",
+            "Sources whose last poll could not read everything. Data about their jobs is old.",
             timestamp(f"count({DOWN}) or 0 * count({of_source('jobrun_source_up')})"),
             defaults={**NO_EXPORTER, "links": [TO_EXPORTER]},
         ),
         tile(
             4,
             "Oldest data",
-            "Age of the data of the source that is furthest behind: nothing newer of it is on this page.",
+            "Age of the data of the most outdated source.",
             timestamp(f"topk(1, time() - {of_source('jobrun_source_watermark_timestamp_seconds')})", "{{source}}"),
             unit="s",
             thresholds=LAG,
@@ -144,20 +143,20 @@ NOW = Row(
         panel(
             "table",
             "What is wrong",
-            "One line per job, source or exporter: the most urgent thing that is wrong with it and for how long, the "
-            "newest first. The job leads to its dashboard, the run to its page.",
+            "One line per job, source or exporter with its most urgent problem and for how long, newest first. The "
+            "job links to its dashboard, the run to its page.",
             listed(problems.rows(JOBS, SOURCES)),
             size=(24, 9),
             unit="short",
-            defaults={"noValue": "Nothing is wrong: sources are read, and each job is as it should be."},
+            defaults={"noValue": "No problems: all sources are read and all jobs are healthy."},
             options=sort_by(("Severity", False), ("For", False)),
             columns=WRONG_COLUMNS,
         ),
         panel(
             "stat",
             "Jobs, the worst first",
-            f"The {TILES} jobs that need somebody most. Red: critical. Orange: warning. Green: known and well. "
-            "Grey: nothing is known, because its source cannot be read, it never ran, or it is switched off.",
+            f"The {TILES} jobs with the most urgent problems. Red: critical. Orange: warning. Green: healthy. "
+            "Grey: unknown, because the source cannot be read, or the job never ran or is disabled.",
             timestamp(f"sort_desc(topk({TILES}, {RANK}))", "{{job_name}}"),
             size=(15, 9),
             mappings=[RANKS],
@@ -167,7 +166,7 @@ NOW = Row(
         panel(
             "table",
             "Whose it is",
-            "How many jobs of each team and project need somebody, and how many there are.",
+            "Number of jobs with critical problems, with warnings, and in total, per team and project.",
             listed(f"count by (job, team, project) ({JOBS.with_team(f'{RANK} == {CRITICAL.rank}')})"),
             listed(f"count by (job, team, project) ({JOBS.with_team(f'{RANK} == {WARNS.rank}')})"),
             listed(f"count by (job, team, project) ({JOBS.with_team(RANK)})"),
@@ -203,8 +202,8 @@ ALL_JOBS = Row(
         panel(
             "table",
             "All jobs",
-            "Each job with what it is now, its last result, and when its next run is expected. A job leads to its "
-            f"dashboard. The share that succeeded is of 30 days to the last full hour, of at least {RATIO_RUNS} runs.",
+            "Each job with its status, its last result, and its next expected run. A job links to its dashboard. "
+            f"The success ratio covers 30 days up to the last full hour and needs {RATIO_RUNS} runs.",
             listed(f"{RANK} >= $show"),
             listed(JOBS.each("jobrun_job_info", "team", "schedule")),
             listed(f"{JOBS.each('jobrun_last_run_status', 'status')} == 1"),
@@ -265,11 +264,11 @@ CLOSE = Row(
         panel(
             "table",
             "Close to a limit",
-            "Objectives, budgets and request limits of which at least four fifths are used, but not all.",
+            "Objectives, budgets and request limits that are used by 80 % to 100 %.",
             listed(f"(\n{either(SOON)}\n) >= {NEARLY} < 1"),
             size=(24, 8),
             unit="short",
-            defaults={"noValue": "Nothing is close to a limit of what is known."},
+            defaults={"noValue": "No known limit is nearly reached."},
             options=sort_by(("Used", True)),
             columns=(
                 Column(field="what", title="Limit", width=150),
@@ -296,7 +295,7 @@ HISTORY = Row(
         panel(
             "bars",
             "Completed runs by result",
-            "How many runs ended, each counted once. More than two days are added up from the recording rules' hours.",
+            "Number of completed runs, each counted once. Ranges above two days are sums of recorded hours.",
             over_time(JOBS.endings("$__rate_interval", IS_SHORT), "{{result}}"),
             over_time(JOBS.endings_of_hours("$__interval"), "{{result}}"),
             size=(12, 9),
@@ -307,7 +306,7 @@ HISTORY = Row(
         panel(
             "timeline",
             "The longest streaks of failures",
-            "The 15 jobs that failed most often in a row in this time. Green: the last run was well.",
+            "The 15 jobs with the longest streaks of failures in this range. Green: the last run succeeded.",
             over_time(
                 f"{JOBS.streak} and on ({JOB}) topk(15, {JOBS.chosen(JOBS.worst_streak)})", "{{job_name}} ({{source}})"
             ),
@@ -319,8 +318,8 @@ HISTORY = Row(
         panel(
             "gauges",
             "The lowest success ratios, 30 days",
-            f"The ten jobs with the smallest share of runs that succeeded, of at least {RATIO_RUNS} runs, to the last "
-            "full hour; needs the recording rules. Canceled and skipped runs count neither way.",
+            f"The ten jobs with the lowest success ratio among jobs with at least {RATIO_RUNS} runs, up to the last "
+            "full hour. Needs the recording rules. Canceled and skipped runs are ignored.",
             timestamp(
                 f"sort(bottomk(10, {JOBS.chosen(JOBS.success_ratio)}))",
                 "{{job_name}} ({{source}})",
@@ -340,7 +339,7 @@ HISTORY = Row(
 OVERVIEW = Dashboard(
     uid="jobrun-overview",
     title="Job runs / Overview",
-    description="What is wrong with the jobs now, whose it is, and since when.",
+    description="Current problems of jobs, who owns them, and since when.",
     since="24h",
     variables=(
         datasource_variable(),

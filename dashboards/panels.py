@@ -84,7 +84,7 @@ HEATMAP: Final[Json] = {
 CELL: Final[Json] = {"align": "auto", "cellOptions": {"type": "auto"}, "inspect": False, "filterable": False}
 
 NOT_SCRAPED: Final[Json] = {"noValue": "No data: no exporter was scraped in this time."}
-NOTHING: Final[Json] = {"noValue": "Nothing happened in this time, or no exporter was scraped."}
+NOTHING: Final[Json] = {"noValue": "No data in this range, or no exporter was scraped."}
 CELLS: Final = {"gauge": {"type": "gauge", "mode": "basic", "valueDisplayMode": "text"}}
 
 LOOKS: Final = {

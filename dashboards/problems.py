@@ -53,14 +53,14 @@ def job_problems(jobs: Jobs) -> tuple[JobProblem, ...]:
         ),
         JobProblem(text="no recent success", rule="no_recent_success", severity=CRITICAL, since=too_old),
         JobProblem(
-            text="switched off", rule="job_disabled", severity=WARNS, since=off, requires=("last_run_failed", "overdue")
+            text="disabled", rule="job_disabled", severity=WARNS, since=off, requires=("last_run_failed", "overdue")
         ),
         JobProblem(text="last run failed", rule="last_run_failed", severity=WARNS, since=failing, about_run=True),
         JobProblem(text="running too long", rule="run_stuck", severity=WARNS, records_age=True),
         JobProblem(text="overdue", rule="overdue", severity=WARNS, records_age=True),
         JobProblem(text="a step keeps failing", rule="step_failing", severity=WARNS, about_run=True),
         JobProblem(text="many runs fail", rule="failure_ratio_high", severity=WARNS),
-        JobProblem(text="switched off", rule="job_disabled", severity=INFO, since=off),
+        JobProblem(text="disabled", rule="job_disabled", severity=INFO, since=off),
     )
 
 

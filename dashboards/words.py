@@ -40,7 +40,7 @@ RESULTS: Final = (
 )
 STATES: Final = (Word("pending", 11, "yellow"), Word("executing", 12, NOTICE))
 LATE: Final = Word("overdue", 21, WARNING)
-OFF: Final = Word("switched off", 31, WARNING)
+OFF: Final = Word("disabled", 31, WARNING)
 DOWN: Final = Word("cannot be read", 32, BAD)
 FAILED: Final = "failure|error|timeout"
 """Results that are failures, as a regular expression."""

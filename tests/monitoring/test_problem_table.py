@@ -119,7 +119,7 @@ def test_a_run_that_waits_too_long_is_running_too_long(world, says):
 
 def test_a_disabled_job_is_listed(world, says):
     world.job(world.exporter(), "recipe", job_enabled=" ".join(["1"] * 100 + ["0"] * 21))
-    says(WRONG, WHAT, ("z-info", "switched off", "recipe"))
+    says(WRONG, WHAT, ("z-info", "disabled", "recipe"))
 
 
 def test_sources_of_two_teams_with_one_name_have_two_rows(world, says):
