@@ -1,4 +1,4 @@
-"""Alerts about jobs, judged at the watermark of their source."""
+"""Alerts about jobs, evaluated at the watermark of their source."""
 
 from alerting import texts
 from alerting.model import Alert, Group, Record
@@ -132,7 +132,7 @@ and on ({JOB}) (max by ({JOB}) (jobrun_consecutive_failures) < {limits.FAILURES_
 
 
 def least(by: str) -> str:
-    """Return how many jobs of a project or source are many."""
+    """Return the number of jobs of a project or source that counts as many."""
     return f"""clamp_min(
   {limits.MANY_SHARE} * count by ({by}) (
 {indent(believed("jobrun_job_info"), 4)}
@@ -142,7 +142,7 @@ def least(by: str) -> str:
 
 
 def together(by: str, many: str, name: str) -> str:
-    """Return projects or sources of which many jobs fail that began together; it lasts while as many fail."""
+    """Return projects or sources with many jobs that started to fail together; true while as many fail."""
     return f"""count by ({by}) ({FAILING}) >= on ({by}) {many}
 and on ({by}) (
   count by ({by}) ({BEGAN}) >= on ({by}) {many}
@@ -152,7 +152,7 @@ and on ({by}) (
 
 
 def paging(pages: str) -> str:
-    """Return projects and sources of which many jobs fail, one of them with one of these values of `page`."""
+    """Return projects and sources with many failing jobs, one of them with one of these values of `page`."""
     jobs = f'{FAILING}{{page=~"{pages}"}}'
     return (
         f"{OF_SOURCE_TOGETHER} and on (job, source) {jobs}\n"

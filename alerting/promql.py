@@ -1,7 +1,7 @@
-"""Pieces of expressions that return in many rules.
+"""Parts of expressions that many rules use.
 
-A source is identified by the labels `job` and `source`: two teams that call their sources alike have two scrape jobs.
-Several exporters of one source are several instances of one scrape job; the one that has read furthest is believed.
+The labels `job` and `source` identify a source: two teams with equal source names have two scrape jobs. Several
+exporters of one source are instances of one scrape job; the one with the newest watermark is used.
 """
 
 JOB = "job, source, project, job_name"
@@ -42,11 +42,11 @@ def held(name: str) -> str:
 
 
 def condition(name: str, live: str, *also: str) -> str:
-    """Return a condition that stays as it was while its source is not watched, instead of ending.
+    """Return a condition that does not change while its source is not watched.
 
     Args:
-        name: Of the condition.
-        live: What is true now, on labels that include `job` and `source`.
+        name: Name of the condition.
+        live: The current condition, with labels that include `job` and `source`.
         also: More terms, joined by `or`.
     """
     more = "".join(f"\nor\n{each}" for each in also)
@@ -66,7 +66,7 @@ def of_job(expression: str, *labels: str, info: str = "jobrun_job_info", names: 
 
 
 def believed(expression: str) -> str:
-    """Return the series of the exporter that is believed."""
+    """Return the series of the exporter with the newest watermark."""
     return f"{expression}\nand on ({OF_SOURCE})\n{BELIEVED}"
 
 
@@ -81,18 +81,18 @@ def firing(alert: str, more: str = "") -> str:
 
 
 def unless_started(alert: str, expression: str, on: str, others: str) -> str:
-    """Return an alert that does not start while others say the same. One that fires goes on, so no end is lost.
+    """Return an alert that does not start while others cover it. If it already fires, it continues.
 
-    Alertmanager's inhibition would drop the end of what it mutes, and take the next problem for an old one.
+    Alertmanager does not send the end of an inhibited alert and would treat the next problem as the old one.
     """
     gate = f"(\n{indent(others, 2)}\n) unless on ({on}) {firing(alert)}"
     return f"{expression}\nunless on ({on}) (\n{indent(gate, 2)}\n)"
 
 
 def rise(counter: str, seconds: int) -> str:
-    """Return by how much a counter rose in a window; a series that begins above 0 has not risen.
+    """Return the increase of a counter in a window. The first value of a series is not an increase.
 
-    `increase()` extrapolates, and some servers take the first value of a series for a rise.
+    `increase()` extrapolates, and some servers count the first value of a series.
     """
     return f"last_over_time({counter}[{window(seconds)}]) - min_over_time({counter}[{window(seconds)}])"
 
@@ -104,22 +104,23 @@ def window(seconds: int) -> str:
 
 
 def hour(series: str) -> str:
-    """Return by how much a counter rose in an hour, exactly, so that 24 hours add up to a day.
+    """Return the exact increase of a counter in an hour, so that 24 hours add up to a day.
 
-    It is the difference to the last value an hour ago. A series that is younger, or was reset, counts from its lowest value.
+    It is the difference to the value an hour ago. A younger series, or one that was reset, counts from its lowest
+    value.
     """
     now, before = f"last_over_time({series}[1h])", f"last_over_time({series}[1h] offset 1h)"
     return f"{now} - {before} > 0\nor\n{now} - min_over_time({series}[1h])"
 
 
 def days(series: str, window: str) -> str:
-    """Return the sum of recorded hours; in the first hour of a series the present.
+    """Return the sum of recorded hours; in the first hour of a series, the current hour.
 
-    A second is added to the time, so that the hours at both ends of the window are never counted twice.
+    The window is shifted by a second, so that the hours at its ends are never counted twice.
     """
     return f"sum_over_time({series}[{window}:1h] offset -1s)\nor\n{series}"
 
 
 def indent(text: str, by: int) -> str:
-    """Return a text with each line moved to the right."""
+    """Return a text with each line indented."""
     return "\n".join(" " * by + line for line in text.split("\n"))

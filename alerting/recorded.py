@@ -1,4 +1,4 @@
-"""Recorded hours and days, and the alerts that are made of them."""
+"""Recorded hours and days, and the alerts that use them."""
 
 from alerting import texts
 from alerting.model import Alert, Group, Record
@@ -30,12 +30,12 @@ SUCCESS = 'result="success"'
 
 
 def each_hour(series: str, *labels: str) -> str:
-    """Return by how much a counter rose in an hour, one series per job and these labels."""
+    """Return the increase of a counter in an hour, one series per job and these labels."""
     return f"max by ({', '.join((JOB, *labels))}) (\n{indent(hour(series), 2)}\n)"
 
 
 def total(matcher: str, window: str) -> str:
-    """Return how many runs completed in a window of days, one series per job."""
+    """Return the number of completed runs in a window of days, one series per job."""
     return f"sum by ({JOB}) (\n{indent(days(f'{HOURS}{{{matcher}}}', window), 2)}\n)"
 
 
@@ -66,7 +66,7 @@ HOUR_GROUP = Group(
 
 
 def ratios(window: str) -> tuple[Record, Record]:
-    """Return the success ratio of a window, and how many times its failures use up what 99 % allows."""
+    """Return the success ratio of a window, and its failures divided by what a 99 % objective allows."""
     name = f"source_project_job_name:jobrun_runs:success_ratio_{window}"
     return (
         Record(name, f"{total(SUCCESS, window)}\n/ (\n{indent(total(COUNTING, window), 2)} > 0\n)"),

@@ -1,4 +1,4 @@
-"""Alerts about sources: what of the jobs can be known at all."""
+"""Alerts about sources, which report whether their jobs are watched."""
 
 from alerting import texts
 from alerting.model import Alert, Group, Record
@@ -7,7 +7,7 @@ from exporter.snapshot import conditions as limits
 
 
 def condition(name: str, live: str) -> str:
-    """Return a condition that stays as it was while its exporter is gone or starting."""
+    """Return a condition that does not change while its exporter is gone or starting."""
     # Not the recorded one: groups are evaluated at different times, and the first evaluation must hold already.
     now = f"(\n{indent(BLIND_NOW, 2)}\n)"
     return f"{live}\nor\n{held(name)}\nand on (job, source) {now}\nunless on (job, source) jobrun_source_up"

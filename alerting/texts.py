@@ -1,4 +1,4 @@
-"""Words of annotations. No text has `: ` or ` #` in it: some receivers read each text as YAML."""
+"""Parts of annotations. No text contains `: ` or ` #`, because some receivers parse each text as YAML."""
 
 SAFE = '(:)( |$)|(^| )(#)" "${1}\\u00a0${4}'
 """Pattern and replacement: a name such as `load: all` or `load #7` gets a space that does not break."""
@@ -10,7 +10,7 @@ def safe(value: str) -> str:
 
 
 def clause(label: str, words: str) -> str:
-    """Return a template that says something where a label is not empty; `.` in the words is its value."""
+    """Return a template with a text if a label is not empty; `.` in the text is its value."""
     return f"{{{{ with $labels.{label} }}}}{words.replace('.', safe('.'))}{{{{ end }}}}"
 
 
@@ -66,7 +66,7 @@ def of_source(alert: str) -> dict[str, str]:
 
 
 def of_exporter(alert: str) -> dict[str, str]:
-    """Return the links of an alert of the exporter, of which no page may be left."""
+    """Return the links of an alert about the exporter, whose own pages may be unavailable."""
     return {
         "page_url": "<external-url>/",
         "exporter_runbook_url": f"<external-url>/runbooks#{alert.lower()}",

@@ -1,4 +1,4 @@
-"""Runs all benchmarks and prints what docs/performance.md holds.
+"""Runs all benchmarks and prints the table of docs/performance.md.
 
 Usage: python -m benchmarks [NAME …]
 """

@@ -1,9 +1,9 @@
-"""What jobs cost Prometheus and the exporter: series, bytes of a page, memory, state; with and without step histograms.
+"""Cost of jobs for Prometheus and the exporter: series, page size, memory and state, with and without step histograms.
 
 Usage: python -m benchmarks.cardinality [JOBS …]
 
-Each job has succeeded once and failed once, with 8 steps, read by real polls of Snowplow from answers made here. Series
-and bytes are the same everywhere; memory is the most that the process held, the first reading included.
+Each job has 8 steps, and has succeeded once and failed once. Real polls of Snowplow read prepared responses. Series and
+bytes are the same on any machine; memory is the peak of the process, including the first poll.
 """
 
 import json
@@ -34,7 +34,7 @@ from exporter.state.opening import open_state
 SIZES = (10, 100, 1000)
 STEPS = 8
 SECONDS = 3000
-"""How long after the first poll the second one comes; all runs lie between."""
+"""Seconds between the first and the second poll; all runs happen in between."""
 
 CONFIG = """
 sources:
@@ -73,7 +73,7 @@ def run(number, job, start, *, failed):
 
 
 def steps(*, failed):
-    """Eight steps in a row; of a failed run the sixth failed and the rest was skipped."""
+    """Return eight steps in sequence; in a failed run the sixth failed and later ones were skipped."""
     states = ["SUCCEEDED"] * 5 + (["FAILED", "SKIPPED", "SKIPPED"] if failed else ["SUCCEEDED"] * 3)
     return [
         {"name": f"run-model-{index}", "state": state, "dependencies": [], "duration": "PT5S"}
@@ -82,7 +82,7 @@ def steps(*, failed):
 
 
 class Api:
-    """Answers lists by their window, and steps by the run's state."""
+    """A fake API: returns lists by their window, and steps by the run's state."""
 
     def __init__(self):
         self.runs = []
@@ -100,7 +100,7 @@ class Api:
         return httpx.Response(200, content=json.dumps(shown))
 
     def tell(self, jobs, runs_each, begin):
-        """Each job succeeds and fails by turns, all evenly spread over the time between two polls."""
+        """Add runs that alternately succeed and fail, evenly spread over the time between two polls."""
         count = jobs * runs_each
         for number in range(count):
             start = begin + 60 + number * (SECONDS - 240) / count
@@ -147,7 +147,7 @@ def cost(jobs, histograms, runs_each=2):
 
 
 def apart(*arguments):
-    """The cost, measured in a process of its own."""
+    """Return the cost, measured in a separate process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(cost, arguments)
 

@@ -1,4 +1,4 @@
-"""What one process carries: CPU that polls and their pages take of each minute, simulated at the default interval.
+"""CPU per minute that polls and pages of one process need, simulated at the default interval.
 
 Usage: python -m benchmarks.carry [JOBS …]
 """
@@ -24,7 +24,7 @@ def measure(*jobs, sources=SOURCES):
 
 
 def quiet_sources(number):
-    """Sources to which nothing new happens: the answer is the same, and their watermark moves."""
+    """Return idle sources: their responses do not change, and their watermarks move."""
     with polling(number) as many:
         many.hour(40)
         many.poll()
@@ -39,7 +39,7 @@ def minute_of(many):
 
 
 def busy_jobs(number):
-    """Jobs of which each ends a run every minute, and a page that shows it."""
+    """Return jobs that each complete one run per minute, and their page."""
     with polling() as one:
         shown = Pages()
         costs = [cost(lambda: a_minute(one, shown, number, number)) for _ in range(4)]
@@ -50,7 +50,7 @@ def busy_jobs(number):
 
 
 def a_minute(one, pages, jobs, runs):
-    """Seconds of CPU of a poll and its page."""
+    """Return the CPU seconds of a poll and its page."""
     begun, one.now = one.now, one.now + MINUTE
     one.api.body = body(rows(runs, begun - 300, MINUTE, jobs=jobs))
     one.poll()

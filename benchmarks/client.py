@@ -25,7 +25,7 @@ ANSWER = (
 
 
 class Server(threading.Thread):
-    """Answers one connection at a time, in its own thread, of which the CPU is not counted."""
+    """Serves one connection at a time in its own thread, whose CPU is not counted."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -45,7 +45,7 @@ class Server(threading.Thread):
 
 
 def of_thread(action):
-    """Seconds of CPU of this thread."""
+    """Return the CPU seconds of this thread."""
     begun = time.thread_time()
     action()
     return time.thread_time() - begun

@@ -1,4 +1,4 @@
-"""A Workato source with many customers, without HTTP and without a state: what a poll costs the source itself."""
+"""A Workato source with many customers, without HTTP and state, to measure the cost of a poll in the source."""
 
 from itertools import islice
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ SETTLED = {"job_succeeded_count": 5, "job_failed_count": 1, "last_run_at": "2026
 
 
 class Api:
-    """Answers from memory, as long as nothing happens: lists of customers and of their recipes."""
+    """A fake API without changes: returns lists of customers and of their recipes from memory."""
 
     def __init__(self, customers):
         self.customers = customers
@@ -34,7 +34,7 @@ class Api:
 
 
 class View(SimpleNamespace):
-    """A state that knows all customers."""
+    """A view of a state with all customers."""
 
     def watermark(self, scope=""):  # noqa: ARG002  # as a view has it
         return NOW - 120
@@ -66,7 +66,7 @@ def source_of(customers):
 
 
 def poll_of(customers):
-    """Makes a quiet poll, which asks one request per customer."""
+    """Return a function that polls once without news, with one request per customer."""
     source, view, api = source_of(customers)
     list(source.fetch(view))
 

@@ -1,4 +1,4 @@
-"""How costs grow: the exponent of the power law that fits, over sizes that double.
+"""Growth of costs: the exponent of the fitted power law over doubling sizes.
 
 Usage: python -m benchmarks.growth [SMALLEST]
 """
@@ -56,7 +56,7 @@ def fitted(what, costs, smallest, unit, target=1.05):
 
 
 def known(runs):
-    """A poll of known runs, of which one goes on."""
+    """Return a poll of known runs of which one changes."""
     with polling() as one:
         return least(going_on(one, runs), 5)
 
@@ -75,7 +75,7 @@ def going_on(one, runs):
 
 
 def new(runs, jobs):
-    """A poll of new runs."""
+    """Return a poll of new runs."""
 
     def more():
         one.hour(runs, jobs)
@@ -86,13 +86,13 @@ def new(runs, jobs):
 
 
 def sources(number, runs):
-    """A poll of each of several sources, with known runs."""
+    """Return a poll of several sources with known runs."""
     with polling(number) as many:
         return least(going_on(many, runs), 5)
 
 
 def steps(number):
-    """The commit of a run with new and known steps."""
+    """Return the commit of a run with new and known steps."""
     with booked() as ledger:
         count = [0]
 
@@ -108,7 +108,7 @@ def steps(number):
 
 
 def scopes(number):
-    """A poll of a source with as many scopes, each read by itself, in which nothing has happened."""
+    """Return an idle poll of a source with this many scopes, each read separately."""
     with booked() as ledger:
         count = [0]
 
@@ -129,7 +129,7 @@ def scopes(number):
 
 @contextmanager
 def booked():
-    """A ledger of one source, without the source."""
+    """Return a ledger of one source, without the source."""
     config = loads(CONFIG, {}, {word: kind.settings for word, kind in SOURCES.items()})
     ledger = Ledger(lambda: open_state(Path(":memory:"), lambda: NOW))
     ledger.load()
@@ -157,7 +157,7 @@ def rendered_again(jobs):
 
 
 def held(jobs):
-    """Return the memory in bytes that a daemon needs for a number of jobs, beyond an idle one."""
+    """Return the bytes of memory that a daemon needs for a number of jobs, in addition to an idle one."""
     with daemon(0) as (idle, _):
         base = resident(idle)
     with daemon(jobs) as (pid, _):

@@ -1,4 +1,4 @@
-"""Timing and printing, shared by all benchmarks: a figure never stands without what it is measured against."""
+"""Timing and printing, shared by all benchmarks. Each figure has a reference."""
 
 import math
 import os
@@ -14,7 +14,7 @@ REPEATS = 7
 
 
 class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table: a figure, and its target if there is one: a bound from above, unless `at_least`."""
+    """One line of the table: a figure and its target, which is a maximum unless `at_least`."""
 
     group: str
     what: str
@@ -32,28 +32,28 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def cost(action):
-    """Seconds of CPU of this process, user and system, that an action takes; it may begin when others are quiet."""
+    """Return the CPU seconds (user and system) that an action takes in this process."""
     begun = time.process_time()
     action()
     return time.process_time() - begun
 
 
 def elapsed(action):
-    """Seconds by the clock."""
+    """Return the elapsed seconds of an action."""
     begun = time.perf_counter()
     action()
     return time.perf_counter() - begun
 
 
 def least(make, times=REPEATS, by=cost):
-    """The least of some repeats, which others have disturbed least; `make` gives a new action each time."""
+    """Return the minimum cost of repeated actions, as the least disturbed; `make` returns a new action each time."""
     return min(by(make()) for _ in range(times))
 
 
 def compared_with(make, yardstick, times=REPEATS, by=cost):
-    """How often the cost of the yardstick an action costs: the median of some repeats, each measured in turn with it.
+    """Return the cost of an action divided by that of a reference: the median of repeats, both measured alternately.
 
-    A machine that is faster at one moment than at the next is so for both.
+    So a machine whose speed changes affects both.
     """
     return middle([by(make()) / by(yardstick) for _ in range(times)])
 
@@ -67,12 +67,12 @@ def percentile(seconds, part):
 
 
 def exponent(sizes, costs):
-    """Of the power law that fits best: the slope of a straight line through the logarithms."""
+    """Return the exponent of the fitted power law: the slope of a line through the logarithms."""
     return statistics.linear_regression([math.log(size) for size in sizes], [math.log(each) for each in costs]).slope
 
 
 def resident():
-    """Bytes of memory that this process holds now."""
+    """Return the resident memory of this process in bytes."""
     with open("/proc/self/statm") as statm:  # noqa: PTH123  # not a file of a folder of ours
         return int(statm.read().split()[1]) * resource.getpagesize()
 

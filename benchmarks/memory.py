@@ -47,7 +47,7 @@ def measure(*sizes):
 
 @contextmanager
 def daemon(jobs):
-    """A daemon that has polled, was scraped in both formats, and has been left alone for a moment; and its series."""
+    """Run a daemon that has polled, was scraped in both formats, and is idle; yield it and its number of series."""
     with TemporaryDirectory() as name, SnowplowSimulator(GeneratedWorld((), birth=time.time() - 86400)) as simulator:
         folder, port = Path(name), free_port()
         settings = {
@@ -75,7 +75,7 @@ def daemon(jobs):
 
 
 def fill(path, text, jobs):
-    """A state that a poll has left a minute ago."""
+    """Write a state as a poll has left it a minute ago."""
     [settings] = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()}).sources
     read = ScopeState(baseline=1.7e9, watermark=time.time() - 60, complete=True)
     source = SourceState(
@@ -110,7 +110,7 @@ def series(port):
 
 
 def resident(pid):
-    """Bytes of memory that a process holds."""
+    """Return the resident memory of a process in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS"))
 

@@ -1,4 +1,4 @@
-"""What a poll of Snowplow costs compared with decoding its answer: known runs, an unchanged answer, new runs.
+"""Cost of a poll of Snowplow compared with decoding its response: known runs, an unchanged response, new runs.
 
 Usage: python -m benchmarks.poll [RUNS]
 """
@@ -17,7 +17,7 @@ GROUP = "poll of 10 k runs, CPU x typed decode"
 
 
 class Typed(msgspec.Struct, rename="camel"):
-    """The fields that are used, with times as times."""
+    """The fields that are used, with parsed times."""
 
     run_id: str
     job_name: str
@@ -31,12 +31,12 @@ DECODER = msgspec.json.Decoder(list[Typed])
 
 
 def yardstick(answer, times=REPEATS):
-    """Seconds for decoding an answer into what is used of it, times included."""
+    """Return the CPU seconds of decoding a response into the fields that are used."""
     return least(lambda: lambda: DECODER.decode(answer), times)
 
 
 def measure(count=EVENT_LIMIT + 1):
-    """An answer of more runs than the API's limit of events is not doubted; fewer would be asked for again."""
+    """Yield the figures. A response with more runs than the API's limit of events is not requested again."""
     with polling() as one:
         known = one.hour(count)
         one.poll()
@@ -44,7 +44,7 @@ def measure(count=EVENT_LIMIT + 1):
         running = rows(1, one.now, state="RUNNING")[0]
 
         def one_changed():
-            """Known runs and one that goes on."""
+            """Poll known runs of which one changes."""
             one.now += 1
             one.api.body = body([*known, {**running, "startTime": stamp(one.now)}])
             return one.poll
@@ -57,7 +57,7 @@ def measure(count=EVENT_LIMIT + 1):
             return DECODER.decode(one.api.body)
 
         def ten_polls():
-            """The decoding in between would leave each single one a cold cache."""
+            """Poll ten times, because decoding the reference before each single poll would leave a cold cache."""
             for _ in range(10):
                 one.poll()
 

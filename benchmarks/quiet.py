@@ -1,4 +1,4 @@
-"""How many requests a quiet poll of each vendor makes, counted by its simulator: ten jobs that run once a day.
+"""Requests per idle poll of each vendor, counted by its simulator, with ten jobs that run once per day.
 
 Usage: python -m benchmarks.quiet [POLLS]
 """
@@ -30,7 +30,7 @@ PLANS = tuple(
 
 
 def measure(polls=240):
-    """After an hour's polls, in which everything has been read once."""
+    """Measure after the polls of an hour, in which everything was read once."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     for vendor, kind in SIMULATORS.items():
         asked, open_runs = requests(kind, polls)

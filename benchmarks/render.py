@@ -1,4 +1,4 @@
-"""What making a page costs, against the client library's renderer and against copying the bytes.
+"""Cost of rendering `/metrics`, compared with the client library and with copying the bytes.
 
 Usage: python -m benchmarks.render [JOBS]
 
@@ -50,7 +50,7 @@ def view(key, runs=1):
 
 
 class Pages:
-    """An exposition, and the views that its next page is made of."""
+    """An exposition with the views of its next page."""
 
     def __init__(self, views=()):
         self.exposition = Exposition(prometheus_client.CollectorRegistry(), ZeroFirst(0, float))
@@ -58,14 +58,14 @@ class Pages:
         self.publish(views)
 
     def publish(self, changed=()):
-        """Make a page after views have changed."""
+        """Render a page after views have changed."""
         self.views = self.views | {view.state.key: view for view in changed}
         generation = 0 if self.exposition.page is None else self.exposition.page.generation + 1
         return self.exposition.render(Snapshot(generation=generation, jobs=self.views))
 
 
 class Ready:
-    """A registry of the same families, for the client library to render."""
+    """A registry with the same families, which the client library renders."""
 
     def __init__(self, text):
         self.families = list(text_string_to_metric_families(text))

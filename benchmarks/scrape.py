@@ -45,7 +45,7 @@ def measure(*sizes, repeats=200, seconds=15.0):
 
 @contextmanager
 def both(size, *, busy=False):
-    """Ports of our server and of nginx, which is None where it is missing."""
+    """Yield the ports of the exporter's server and of nginx; None if nginx is not installed."""
     page = Pages([view(key) for key in range(jobs(size))]).exposition.page
     with nginx(page) as theirs, process(exporter, jobs(size), busy) as ours:
         yield ours, theirs
@@ -67,14 +67,14 @@ def at_rest(size, repeats):
 
 @contextmanager
 def scrapers(ours, theirs, path="/metrics", accept=TEXT, encoding="gzip"):
-    """A connection to each server; None for one that is missing."""
+    """Yield a connection to each server; None for a missing one."""
     with ExitStack() as stack:
         mine = stack.enter_context(Scraper(ours, "/metrics", accept, encoding))
         yield mine, stack.enter_context(Scraper(theirs, path, accept, encoding)) if theirs else None
 
 
 def against(ours, theirs, repeats):
-    """Seconds of scrapes of both servers, in turn, so that the rest of the machine disturbs both alike."""
+    """Return the seconds of alternating scrapes of both servers, so that other load affects both."""
     pairs = [(elapsed(ours), elapsed(theirs) if theirs else None) for _ in range(repeats)]
     return [mine for mine, _ in pairs], [other for _, other in pairs if other is not None]
 
@@ -102,7 +102,7 @@ def crowd(size, ours, theirs, repeats):
 
 
 def many(port, repeats):
-    """Seconds of each of several scrapes that come at once, again and again."""
+    """Return the seconds of each of several concurrent scrapes, repeatedly."""
     taken = []
 
     def scrape():
@@ -147,7 +147,7 @@ def beside_library(size):
 
 
 def prometheus(size, seconds):
-    """What a real Prometheus says that the scrapes took; nothing where it or nginx is missing."""
+    """Yield the scrape durations of a real Prometheus; nothing if Prometheus or nginx is not installed."""
     program = shutil.which("prometheus")
     with ExitStack() as stack:
         ours, theirs = stack.enter_context(both(size))

@@ -1,4 +1,4 @@
-"""Servers of one page, each in a process of its own: ours, the client library's, and nginx with ready files."""
+"""Three servers of one page, each in its own process: the exporter's, the client library's, and nginx with files."""
 
 import multiprocessing
 import shutil
@@ -54,7 +54,7 @@ def process(work, *arguments):
 
 
 def exporter(pipe, jobs, busy):
-    """Our server; `busy`: with a poll of 10 k runs and a new page of 1 % of the jobs every half second."""
+    """Run the exporter's server; `busy`: every half second it also polls 10 k runs and renders 1 % of the jobs."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     pages = Pages([view(key) for key in range(jobs)])
     answers = WebHandlers(
@@ -74,7 +74,7 @@ def exporter(pipe, jobs, busy):
 def keep_polling(pages, jobs):
     with polling() as one:
         known, runs = one.hour(EVENT_LIMIT), 1
-        # an answer is made of ready bytes: encoding 10 k rows here would hold the interpreter of the process measured
+        # The response is prepared bytes, because encoding 10 k rows here would block the measured process.
         known_rows = one.api.body.removesuffix(b"]")
         while True:
             begun = time.monotonic()
@@ -87,7 +87,7 @@ def keep_polling(pages, jobs):
 
 
 def library(pipe, jobs):
-    """The client library's own server, of a registry with the same series."""
+    """Run the client library's server with a registry of the same series."""
     registry = Ready(bytes(Pages([view(key) for key in range(jobs)]).exposition.page.text).decode())
     server, _ = prometheus_client.start_http_server(0, "127.0.0.1", registry=registry)
     pipe.send(server.server_port)
@@ -96,7 +96,7 @@ def library(pipe, jobs):
 
 @contextmanager
 def nginx(page):
-    """nginx that sends a page from files, compressed ones where they are accepted; None where it is not installed."""
+    """Run nginx, which sends a page from files, compressed if accepted; yield None if it is not installed."""
     program = shutil.which("nginx")
     if program is None:
         yield None
@@ -137,7 +137,7 @@ def wait_for(port, seconds=20):
 
 
 class Scraper:
-    """One connection on which a page is read again and again, with next to no work besides."""
+    """A client connection that requests a page repeatedly, with minimal overhead."""
 
     def __init__(self, port, path="/metrics", accept=TEXT, encoding="gzip"):
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -148,7 +148,7 @@ class Scraper:
         self.buffer = bytearray(1 << 20)
 
     def __call__(self):
-        """Reads the page once; gives its length as sent."""
+        """Request the page once; return its length as sent."""
         self.socket.sendall(self.request)
         head = b""
         while b"\r\n\r\n" not in head:
@@ -173,7 +173,7 @@ class Scraper:
 
 
 def once(port):
-    """Reads the page on a connection of its own, until the server closes it."""
+    """Request the page on a new connection, and read until the server closes it."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(b"GET /metrics HTTP/1.0\r\nAccept-Encoding: gzip\r\n\r\n")
         while connection.recv(1 << 20):

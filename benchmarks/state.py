@@ -1,4 +1,4 @@
-"""What a large state costs: catching up many runs, the file that they make, and starting with it.
+"""Cost of a large state: catching up many runs, the size of the file, and starting with it.
 
 Usage: python -m benchmarks.state [RUNS]
 """
@@ -58,7 +58,7 @@ def measure(runs=100_000):
 
 
 def start(path):
-    """Seconds of CPU in which a new process opens a state."""
+    """Return the CPU seconds in which a new process opens a state."""
     done = subprocess.run([sys.executable, "-c", START, path], capture_output=True, text=True, check=True)  # noqa: S603  # ours
     return float(done.stdout)
 

@@ -1,7 +1,7 @@
-"""What the rules about steps cost a Prometheus with 1,000 jobs of 8 steps.
+"""Cost of the rules about steps for a Prometheus with 1,000 jobs of 8 steps.
 
-Hours in which a step failed are recorded, others are not. Here one step of each job failed in each hour of a day; with
-`all` each of them did, which is the most there can be.
+Only hours in which a step failed are recorded. Here one step of each job failed in each hour of a day; with `all` each
+step did, which is the maximum.
 """
 
 import subprocess
@@ -24,7 +24,7 @@ BROKEN = "source_project_job_name_step_name:jobrun_step_root_failures:increase1h
 
 
 def samples(now, failing):
-    """Lines of OpenMetrics: recorded hours of a day, and what the exporter serves now."""
+    """Yield OpenMetrics lines: recorded hours of a day, and the current page of the exporter."""
     for job in range(JOBS):
         labels = f'job="j",source="s",project="p{job % 10}",job_name="job-{job}"'
         series = [f'{HOURS}{{{labels},result="{result}"}} 1' for result in ("success", "failure", "error", "skip")]
@@ -54,7 +54,7 @@ def spent(server):
 
 
 def main(failing):
-    """Print the processor time of each rule of the group `jobrun-steps`, the least of three."""
+    """Print the CPU time of each rule of the group `jobrun-steps`, the minimum of three."""
     with TemporaryDirectory() as place:
         folder, now = Path(place), int(time.time()) - 60
         backfill(folder, now, failing)

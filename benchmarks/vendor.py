@@ -1,4 +1,4 @@
-"""A Snowplow source whose API answers at once with what a benchmark wants, and whose clock a benchmark moves."""
+"""A Snowplow source whose API returns prepared responses at once, and whose clock a benchmark moves."""
 
 import json
 import random
@@ -58,7 +58,7 @@ def body(runs):
 
 
 class Api:
-    """Answers every list with the same body."""
+    """A fake API that returns the same body for every list."""
 
     def __init__(self):
         self.body = b"[]"
@@ -70,7 +70,7 @@ class Api:
 
 
 class Polling:
-    """Sources with their ledger, on a real file. `now` is moved by the benchmark."""
+    """Sources with a ledger in a real file. The benchmark moves `now`."""
 
     def __init__(self, folder, sources=1, opener=None):
         self.now = BEGIN
@@ -87,7 +87,7 @@ class Polling:
         self.pollers = [polled.poller for polled in self.assembly.polled]
 
     def poll(self):
-        """One poll of every source, each of which must go well."""
+        """Poll every source once. Each poll must succeed."""
         for poller in self.pollers:
             outcome = poller.poll()
             assert outcome == "success", (outcome, poller.last_error)
@@ -100,7 +100,7 @@ class Polling:
         return runs
 
     def counted(self):
-        """Completions that are counted."""
+        """Return the number of counted completions."""
         jobs = self.ledger.committed.jobs.values()
         return sum(count.value for job in jobs for count in job.counts["jobrun_runs_total"].values())
 
@@ -111,7 +111,7 @@ class Polling:
 
 @contextmanager
 def polling(sources=1, opener=None):
-    """Sources that have been polled once: from now on completions are counted."""
+    """Yield sources that were polled once, so that completions count from now on."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     with TemporaryDirectory() as folder:
         polling = Polling(folder, sources, opener)
