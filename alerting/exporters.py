@@ -35,7 +35,7 @@ GROUP = Group(
                 "nothing is missed, but the next failure of an exporter would be an outage."
             ),
             links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
-            why="Its sources are read by others; where they are not it is JobrunSourceGone.",
+            why="Others read its sources; otherwise JobrunSourceGone fires.",
         ),
         Alert(
             name="JobrunExporterStateNotCommitting",
@@ -60,7 +60,7 @@ GROUP = Group(
                 "Runs that completed before this start may be missing in all counters."
             ),
             links=texts.of_exporter("JobrunExporterStateLost"),
-            why="A first start is no loss.",
+            why="A first start does not count.",
         ),
         Alert(
             name="JobrunExporterSeriesOverflow",
@@ -78,7 +78,7 @@ GROUP = Group(
                 "counted under __other__, and no alert watches them. This lasts until a tenth of the limit is free."
             ),
             links=texts.of_exporter("JobrunExporterSeriesOverflow"),
-            why="Jobs that are counted together stay so until a tenth of the limit is free.",
+            why="Jobs stay folded until a tenth of the limit is free.",
         ),
         Alert(
             name="JobrunExporterConfigReloadFailed",

@@ -44,13 +44,13 @@ SEEN = (
     Record(
         BELIEVED,
         "topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)",
-        "Of several exporters of one source the one that has read furthest is believed.",
+        "Among several exporters of one source, the one with the newest watermark is used.",
     ),
     Record(
         BLIND,
         f"max by (job, source) (\n{indent(BLIND_NOW, 2)}\n)",
-        """Sources of which nothing is known now: their exporter is gone or starting. What was wrong with their jobs is
-        held meanwhile. A source that a living exporter no longer serves was removed.""",
+        """Sources whose exporter is gone or starting, so nothing is known now. The conditions of their jobs are
+        kept meanwhile. A source that a running exporter no longer serves was removed.""",
     ),
     Record(
         ENABLED,
@@ -81,8 +81,8 @@ SEEN = (
         or
         max by ({JOB}) (jobrun_job_info * 0 + {limits.LONGEST_RUN})
         """,
-        """How long a run may be open: its budget; without one, three times what nearly all runs take; without that, one
-        interval of its schedule; without that, a day.""",
+        """How long a run may be active: its budget; without one, three times the p95; without that, one interval
+        of its schedule; else a day.""",
     ),
 )
 
@@ -180,7 +180,7 @@ FAILURES = (
     Record(FAILING, condition("last_run_failed", failed(believed("jobrun_consecutive_failures > 0")))),
     Record(held("failing_repeatedly"), condition("failing_repeatedly", failed(STREAK))),
     Record(BEGAN, f"{since('jobrun_failing_since_timestamp_seconds')} < {limits.MANY_WITHIN}"),
-    Record(MANY_OF_SOURCE, least("job, source"), "How many jobs of a source are many, and of a project."),
+    Record(MANY_OF_SOURCE, least("job, source"), "Number of jobs of a source, and of a project, that count as many."),
     Record(MANY_OF_PROJECT, least("job, source, project")),
     Record(
         OF_SOURCE_TOGETHER,
@@ -193,7 +193,7 @@ and on (job, source) (
   {OF_SOURCE_TOGETHER}
 )""",
         ),
-        "Many jobs of several projects of a source began to fail together; it lasts while as many fail.",
+        "Many jobs of several projects of a source started to fail together. It lasts while as many fail.",
     ),
     Record(
         OF_PROJECT_TOGETHER,
@@ -206,7 +206,7 @@ unless on (job, source, project) (
   {FAILING} and on (job, source) {OF_SOURCE_TOGETHER} unless on (job, source, project) {OF_PROJECT_TOGETHER}
 )""",
         ),
-        "The same of one project, where its source does not say so already.",
+        "The same for one project, unless it is true for its source.",
     ),
     Alert(
         name="JobrunManyJobsFailing",
@@ -219,8 +219,8 @@ unless on (job, source, project) (
             "one cause at the vendor or in what they all use. They have no alerts of their own while this lasts."
         ),
         links=texts.of_project("JobrunManyJobsFailing"),
-        why="""One page for a vendor's bad hour. The jobs themselves do not start an alert meanwhile; those that had one
-        keep it, so each end is reported.""",
+        why="""One page for a common cause. Alerts of single jobs do not start meanwhile. Those that fire already
+        continue, so each end is reported.""",
     ),
     Alert(
         name="JobrunFailingRepeatedly",
@@ -238,8 +238,8 @@ unless on (job, source, project) (
         ),
         extra=LAST_FAILURE,
         links=texts.of_job("JobrunFailingRepeatedly", "&result=failure"),
-        why="""Pages after failures_to_page failures and 15 minutes of failing. One broken job is one page: it does not
-        start while JobrunNoRecentSuccess pages for the job.""",
+        why="""Pages after failures_to_page failures and 15 minutes. One broken job causes one page: it does not start
+        while JobrunNoRecentSuccess pages for the job.""",
     ),
     Alert(
         name="JobrunLastRunFailed",
@@ -258,9 +258,8 @@ unless on (job, source, project) (
         ),
         extra=LAST_FAILURE,
         links=texts.of_job("JobrunLastRunFailed"),
-        why="""Canceled, skipped and unknown runs leave the count of failures as it is: they neither fire nor clear. A
-        single failure of a job that runs more than 12 times per hour is JobrunFailureRatioHigh or
-        JobrunFailureRecovered.""",
+        why="""Canceled, skipped and unknown runs are ignored. A single failure of a job with more than 12 runs per
+        hour is reported by JobrunFailureRatioHigh or JobrunFailureRecovered.""",
     ),
 )
 
@@ -276,8 +275,8 @@ jobrun_job_freshness_objective_seconds""",
                 info=CAPPED_INFO,
             ),
         ),
-        """A job that has never succeeded counts from when the exporter first knew it. What is only learned never pages:
-        `page` is `warning` then.""",
+        """For a job that never succeeded, the age counts from when the exporter first saw it. Learned objectives
+        never page: `page` is then `warning`.""",
     ),
     Alert(
         name="JobrunNoRecentSuccess",
@@ -311,8 +310,8 @@ unless on ({SERVED}) (
 )"""),
             f"{held('overdue')} and on ({JOB}) ({believed('jobrun_job_enabled == 0')})".replace("\n", " "),
         ),
-        """A run that is open has come; one that waits counts as long as it may wait. A job that was overdue when it was
-        switched off stays so.""",
+        """An active run is not overdue, and a waiting run is not within its limit. A job that was overdue when it
+        was disabled stays overdue.""",
     ),
     Alert(
         name="JobrunOverdue",
@@ -332,7 +331,7 @@ unless on ({SERVED}) (
             of_job(believed("jobrun_job_enabled == 0"), names="team, page, stop_cause")
             + f"\n+ 1 and on ({JOB}) {ENABLED}",
         ),
-        "For a day after a job was switched off.",
+        "For a day after a job was disabled.",
     ),
     Alert(
         name="JobrunJobDisabled",
@@ -352,7 +351,7 @@ unless on ({SERVED}) (
             "of it."
         ),
         links=texts.of_job("JobrunJobDisabled"),
-        why="Warning where it was failing or overdue when it was switched off, else info.",
+        why="Warning if it was failing or overdue when it was disabled, else info.",
     ),
 )
 
@@ -385,7 +384,7 @@ and on ({SERVED})
 and on ({OF_SOURCE})
 {BELIEVED}"""),
         ),
-        "Only successful runs: a failed one is another alert. Without a budget it needs five successes in seven days.",
+        "Only successful runs: other alerts cover failed ones. Without a budget it needs five successes in seven days.",
     ),
     Alert(
         name="JobrunRunSlow",
@@ -432,7 +431,7 @@ jobrun_consecutive_failures > 0"""),
             "No other alert reported it."
         ),
         links=texts.of_job("JobrunFailureRecovered", "&result=failure"),
-        why="The trace of a failure that was over before any other alert fired.",
+        why="A failure that was over before another alert fired.",
     ),
 )
 

@@ -53,15 +53,15 @@ HOUR_GROUP = Group(
               topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)
             )
             """,
-            "Where Prometheus stores the buckets as a native histogram (convert_classic_histograms_to_nhcb).",
+            "If Prometheus stores the buckets as a native histogram (convert_classic_histograms_to_nhcb).",
         ),
         Record(STEPS, each_hour("jobrun_step_root_failures_total", "step_name") + " > 0"),
     ),
     "4m",
-    """Windows of days are sums of hours that were recorded: to add up the samples themselves would cost a server with
-    1,000 jobs tens of seconds each time. What completed since the last full hour is not in them yet; in the first hour of
-    a series the present is taken instead (`or`). Two exporters of one source count the same runs: the larger count is the
-    more complete, a sum would be wrong. The interval is below the 5 minutes after which Prometheus forgets a sample.""",
+    """Windows of days are sums of recorded hours: summing raw samples would take tens of seconds with 1,000 jobs.
+    They do not include runs since the last full hour; in the first hour of a series the current value is used
+    instead (`or`). Two exporters of one source count the same runs, so the larger count is used, never the sum.
+    The interval is below the 5 minutes of Prometheus' lookback.""",
 )
 
 
@@ -106,7 +106,7 @@ and on ({JOB}) (
 {indent(days(NATIVE, "7d"), 4)}
   ))
 ) > 4.5""",
-            "What is usual takes five successes to know; what was added up of parts may be a little less than five.",
+            "Percentiles need five successes. A sum of parts may be slightly less than five.",
         ),
     ),
     "4m",
@@ -169,8 +169,8 @@ STEP_GROUP = Group(
                 "failed_step": "{{ $labels.step_name }}",
             },
             links=texts.of_job("JobrunStepFailing", "&result=failure"),
-            why="""The step that keeps breaking runs, though runs between may have succeeded. It does not start while the
-            job fails, nor on a day on which the job paged for its failures.""",
+            why="""A step that fails often, even if runs between succeed. It does not start while the job fails, or
+            within a day after the job paged for failures.""",
         ),
         Record(
             held("failure_ratio_high"),
@@ -206,9 +206,9 @@ STEP_GROUP = Group(
                 f"{limits.RATIO:.0%} of at least {limits.RATIO_RUNS} runs. Others between succeeded."
             ),
             links=texts.of_job("JobrunFailureRatioHigh", "&result=failure"),
-            why="For jobs that run often: many failures, though none lasts.",
+            why="For jobs that run often: many failures of which none lasts.",
         ),
     ),
     "2m",
-    "Looks back a day; needs no answer within seconds.",
+    "Queries a day, and is not urgent.",
 )

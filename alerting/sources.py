@@ -38,7 +38,7 @@ AVAILABLE = (
         unless on (job, source)
         {SERVED_SOURCES}
         """,
-        "Sources that nobody serves since their exporter is gone. A week later they count as removed.",
+        "Sources without an exporter since theirs is gone. After a week they count as removed.",
     ),
     Alert(
         name="JobrunSourceGone",
@@ -51,7 +51,7 @@ AVAILABLE = (
             "{{ humanizeTimestamp $value }}. Failures of its jobs are not reported; alerts that fired do not change."
         ),
         links=texts.of_source("JobrunSourceGone"),
-        why="One exporter of several is gone, and no other reads its sources.",
+        why="One of several exporters is gone, and no other reads its sources.",
     ),
     Record(
         held("source_stale"),
@@ -67,7 +67,7 @@ AVAILABLE = (
   {limits.POLLS_BEHIND} * max by (job, source) (jobrun_source_poll_interval_seconds), {limits.LEAST_LAG}
 )""",
         ),
-        "A source without any complete batch has no watermark, and is endlessly behind.",
+        "A source without any complete batch has no watermark, and counts as behind.",
     ),
     Alert(
         name="JobrunSourceStale",
@@ -185,8 +185,8 @@ ACCESS = (
   == jobrun_source_credential_expiry_timestamp_seconds offset {window(limits.RENEWED_DAILY)}
 )""",
         ),
-        """Tokens are renewed minutes before they end. One with which a poll completed in its last minute was not; one that
-        has not changed for a day is a key that a person must replace.""",
+        """Tokens are renewed minutes before they expire. A token used in its last minute was not renewed. A
+        credential that has not changed for a day is a key that a person must replace.""",
     ),
     Alert(
         name="JobrunSourceCredentialExpiring",
@@ -213,8 +213,8 @@ ACCESS = (
             f"{texts.SOURCE}. They count as one source, so only one of them is watched."
         ),
         links=texts.of_source("JobrunSourceNameClash"),
-        why="""Exporters of one scrape job that call different sources alike. Give each team a scrape job of its own, or
-        each source its own name.""",
+        why="""Exporters of one scrape job that use one name for different sources. Give each team its own scrape job,
+        or each source its own name.""",
     ),
 )
 
