@@ -97,8 +97,13 @@ class Replica:
         """How often this replica took over each source."""
         self.lost = 0
         """How often this replica lost a source that it had not handed back."""
-        self.rewound: frozenset[str] = frozenset()
-        """Sources with commits that may be missing in the database, so their counters are withheld."""
+        self._rewound: frozenset[str] = frozenset()
+
+    @property
+    def rewound(self) -> frozenset[str]:
+        """Return the sources with commits that may be missing in the database, so their counters are withheld."""
+        # Polls load records and make pages between two ticks, so what is loaded counts, too.
+        return self._rewound | self._leases.doubtful
 
     @property
     def owned(self) -> frozenset[str]:
@@ -116,7 +121,8 @@ class Replica:
             lost=self.lost,
             last_commit=max(written, default=None),
             state_size=self._size,
-            rewound=self.rewound,
+            rewound=self.rewound & self._known,
+            all_rewound=bool(self._known) and self._known <= self.rewound,
         )
 
     def stale(self) -> str:
@@ -144,14 +150,16 @@ class Replica:
         self._ledger.load()
         self._ensure()
         self._regroup()
-        before = self._leases.versions()
+        before, doubtful = self._leases.versions(), self._leases.doubtful
         rows = {row.source: row for row in self._leases.look()}
         self.replicas = max((row.replicas for row in rows.values()), default=1) or 1
         self._size = max((row.size for row in rows.values()), default=0)
         self._drop(rows, before)
-        self.rewound = frozenset(name for name, row in rows.items() if row.rewound)
+        self._rewound = frozenset(name for name, row in rows.items() if row.rewound)
+        self._back |= {name for name, row in rows.items() if not row.history}
         self._follow(rows)
         self._mark_rewound()
+        self._leases.trust(doubtful - self._rewound)
         self._take(rows)
         self._settle_history(rows)
         self._publish()
@@ -217,7 +225,7 @@ class Replica:
         back = self._back | self._leases.rewound()
         if back:
             marked = self._leases.mark_rewound(back)
-            self.rewound |= back
+            self._rewound |= back
             self._back.clear()
             if marked:
                 self._log.error("the database has forgotten commits", sources=sorted(marked))

@@ -37,9 +37,11 @@ HELD = "unobserved"
 
 
 class Sharing(Protocol):
-    """The replicas that share the state. `rewound`: sources whose counters must not be served."""
+    """The replicas that share the state."""
 
-    rewound: frozenset[str]
+    @property
+    def rewound(self) -> frozenset[str]:
+        """Return the sources whose counters must not be served."""
 
     def ownership(self) -> Ownership:
         """Return which replica this is, and which sources it polls."""

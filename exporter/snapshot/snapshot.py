@@ -43,7 +43,8 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
         lost: How often it lost a source that it had not handed back.
         last_commit: When any replica last wrote the state, by the database's clock.
         state_size: Bytes of the state, as measured by one replica.
-        rewound: Sources whose commits the database may have lost.
+        rewound: Configured sources whose commits the database may have lost.
+        all_rewound: Whether these are all, so that the exporter's own counters may be too low, too.
     """
 
     replica: str
@@ -54,6 +55,7 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
     last_commit: float | None
     state_size: int = 0
     rewound: frozenset[str] = frozenset()
+    all_rewound: bool = False
 
 
 class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +99,7 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
 
     def has_series(self, _name: str) -> bool:
         """Return whether its counters are exposed: not while commits may be missing."""
-        return self.ownership is None or not self.ownership.rewound
+        return self.ownership is None or not self.ownership.all_rewound
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,8 +35,14 @@ UNTIL = f"clock_timestamp() + interval '{TTL} s'"
 HISTORY = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
 """The history of the database: a failover begins a new one, whose number is larger."""
 
+INTACT = "leases.written = leases.xmin::text::bigint"
+"""Whether the transaction that wrote the row is the one that it names: a restored dump names another one."""
+
+KEEP = f"history = CASE WHEN {INTACT} THEN leases.history ELSE '' END, written = DEFAULT"
+"""Part of every statement that changes a lease: a row that was restored stays known as such."""
+
 EXTEND = f"""
-UPDATE leases SET version = leases.version + 1, stamp = ?, until = {UNTIL}, committed = clock_timestamp()
+UPDATE leases SET {KEEP}, version = leases.version + 1, stamp = ?, until = {UNTIL}, committed = clock_timestamp()
 FROM unnest(?::text[], ?::bigint[], ?::bigint[]) AS mine (source, fence, version)
 WHERE leases.source = mine.source AND leases.holder = ? AND leases.fence = mine.fence
 AND leases.version = mine.version AND {HISTORY} >= ?
@@ -44,7 +50,7 @@ RETURNING leases.source, leases.version, extract(epoch FROM committed)
 """  # noqa: S608  # constants
 
 RENEW = f"""
-UPDATE leases SET until = {UNTIL} WHERE source IN
+UPDATE leases SET {KEEP}, until = {UNTIL} WHERE source IN
 (SELECT source FROM leases WHERE source = ANY(?) AND holder = ? ORDER BY source FOR UPDATE SKIP LOCKED)
 RETURNING source, fence
 """  # noqa: S608  # constants
@@ -56,19 +62,26 @@ ORDER BY source FOR UPDATE SKIP LOCKED
 """  # noqa: S608  # constants
 
 TAKE = f"""
-UPDATE leases SET holder = ?, fence = fence + 1, until = {UNTIL} WHERE source = ANY(?) RETURNING source, fence, version
+UPDATE leases SET {KEEP}, holder = ?, fence = fence + 1, until = {UNTIL}
+WHERE source = ANY(?) RETURNING source, fence, version
 """  # noqa: S608  # constants
 
-HAND_BACK = """
-UPDATE leases SET holder = '', until = clock_timestamp() FROM unnest(?::text[], ?::bigint[]) AS mine (source, fence)
+HAND_BACK = f"""
+UPDATE leases SET {KEEP}, holder = '', until = clock_timestamp()
+FROM unnest(?::text[], ?::bigint[]) AS mine (source, fence)
 WHERE leases.source = mine.source AND holder = ? AND leases.fence = mine.fence
+"""  # noqa: S608  # constants
+
+MARK = """
+UPDATE leases SET history = '', written = DEFAULT WHERE source = ANY(?) AND history <> '' RETURNING source
 """
 
-REVOKE = "UPDATE leases SET holder = '', fence = fence + 1"
+REVOKE = f"UPDATE leases SET {KEEP}, holder = '', fence = fence + 1"  # noqa: S608  # constants
 """Takes all leases away: commits of replicas that had them are refused by the fence."""
 
 LOOK = f"""
-SELECT source, holder, fence, version, stamp, holder = '' OR until < clock_timestamp(), history,
+SELECT source, holder, fence, version, stamp, holder = '' OR until < clock_timestamp(),
+CASE WHEN {INTACT} THEN history ELSE '' END,
 extract(epoch FROM committed), {HISTORY},
 (SELECT count(*) FROM replicas WHERE seen > {SINCE}), (SELECT size FROM exporter), (SELECT version FROM schema_version)
 FROM leases ORDER BY source
@@ -172,6 +185,7 @@ class Leases:
         self._lock = threading.Lock()
         self._held: dict[str, Held] = {}
         self._rewound: set[str] = set()
+        self._doubtful: set[str] = set()
         self._history = ""
         self.seen: dict[str, Row] = {}
         """The lease of each source when its records were last loaded or written."""
@@ -202,6 +216,17 @@ class Leases:
         with self._lock:
             found, self._rewound = self._rewound, set()
             return found
+
+    @property
+    def doubtful(self) -> frozenset[str]:
+        """The sources with commits that may be missing in the records that were loaded last."""
+        with self._lock:
+            return frozenset(self._doubtful)
+
+    def trust(self, sources: Collection[str]) -> None:
+        """Record that nothing of these sources is missing anymore."""
+        with self._lock:
+            self._doubtful.difference_update(sources)
 
     def drop(self, sources: Collection[str]) -> None:
         """Drop leases without asking the database."""
@@ -249,6 +274,11 @@ class Leases:
         self._check_history(rows)
         with self._lock:
             for row in rows:
+                back = row.version < self.seen.get(row.source, row).version
+                if back:
+                    self._rewound.add(row.source)
+                if back or row.rewound:
+                    self._doubtful.add(row.source)
                 self.seen[row.source] = row
                 held = self._held.get(row.source)
                 if held is None:
@@ -346,15 +376,14 @@ class Leases:
         if sources:
             with self._pool.transaction() as session:
                 session.execute(
-                    "UPDATE leases SET history = ? WHERE source = ANY(?) AND holder = ?",
+                    "UPDATE leases SET history = ?, written = DEFAULT WHERE source = ANY(?) AND holder = ?",
                     [history, sorted(sources), self.holder],
                 )
 
     def mark_rewound(self, sources: Collection[str]) -> list[str]:
         """Record that the database lost commits of these sources; return those for which that is new."""
         with self._pool.transaction() as session:
-            query = "UPDATE leases SET history = '' WHERE source = ANY(?) AND history <> '' RETURNING source"
-            return [source for (source,) in session.execute(query, [sorted(sources)])]
+            return [source for (source,) in session.execute(MARK, [sorted(sources)])]
 
     # --- other replicas ---
 

@@ -68,6 +68,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         """ALTER TABLE exporter ADD COLUMN size bigint NOT NULL DEFAULT 0,
             ADD COLUMN measured timestamptz NOT NULL DEFAULT 'epoch'""",
+        # The default is the transaction's number as `xmin` has it.
+        """ALTER TABLE leases ADD COLUMN written bigint NOT NULL
+            DEFAULT (mod(pg_current_xact_id()::text::numeric, 4294967296)::bigint)""",
     ),
 )
 """Statements that migrate each version of the schema to the next. The table `schema_version` has the version."""

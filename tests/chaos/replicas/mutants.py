@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
 from exporter import cli, sharing
 from exporter.replica import Replica
 from exporter.state import leases, postgres
@@ -37,19 +39,7 @@ class _Believing(Leases):
 
 
 def _at_least(row: Row, version: int) -> Row:
-    return Row(
-        row.source,
-        row.holder,
-        row.fence,
-        max(version, row.version),
-        row.stamp,
-        row.free,
-        leases.NEW,
-        row.committed,
-        row.current,
-        row.replicas,
-        row.size,
-    )
+    return msgspec.structs.replace(row, version=max(version, row.version), history=leases.NEW)
 
 
 def _no_version() -> None:
