@@ -161,7 +161,7 @@ def _flag(help_text: str, metavar: str | None = None, **options: object) -> dict
 
 
 def _listen(default: str) -> dict[str, Any]:
-    text = "where to listen (default: %(default)s)"
+    text = "address to listen on (default: %(default)s)"
     return _flag(text, "HOST:PORT", type=_argument(parse_address), default=default)
 
 
@@ -171,34 +171,34 @@ NEEDS_CONFIG_FILE = {**CONFIG_FILE, "required": True}
 
 COMMANDS: Mapping[str, Command] = {
     "run": Command(
-        "the daemon: polls all sources, serves /metrics and pages; SIGTERM stops it, SIGHUP reloads the config",
+        "run the daemon: poll all sources, serve /metrics and pages; SIGTERM stops it, SIGHUP reloads the config",
         _run,
         {
             "--config.file": NEEDS_CONFIG_FILE,
             "--web.listen-address": _listen(":9797"),
             "--web.config.file": _flag("TLS and basic auth of the pages", "F", type=Path),
-            "--log.level": _flag("least level to log", choices=tuple(logs.LEVELS), default="info"),
-            "--log.format": _flag("form of a line", choices=tuple(logs.RENDERERS), default="logfmt"),
+            "--log.level": _flag("minimum level to log", choices=tuple(logs.LEVELS), default="info"),
+            "--log.format": _flag("format of log lines", choices=tuple(logs.RENDERERS), default="logfmt"),
         },
     ),
     "check": Command(
-        "reports everything that is wrong with a config",
+        "report all problems of a config",
         _check,
         {
             "--config.file": CONFIG_FILE,
             "--live": _flag(
-                "also sign in to each source, ask it once, and look for jobs of each objective", action="store_true"
+                "also sign in to each source, send a request, and find jobs for each objective", action="store_true"
             ),
             "--schema": _flag("print the JSON schema of the config", action="store_true"),
         },
     ),
     "once": Command(
-        "polls each source once and prints what it reported; touches no state",
+        "poll each source once and print the result; does not use the state",
         lambda options, console: int(console.module("exporter.commands.once").once(options.config_file)),
         {"--config.file": NEEDS_CONFIG_FILE},
     ),
     "explain": Command(
-        "lists the runs that make up a number, from the state of a running daemon",
+        "list the runs behind a number, from the state of a running daemon",
         _explain,
         {
             "--config.file": NEEDS_CONFIG_FILE,
@@ -206,25 +206,25 @@ COMMANDS: Mapping[str, Command] = {
         },
     ),
     "backfill": Command(
-        "writes what happened before the daemon counted as OpenMetrics with timestamps, for promtool",
+        "write the metrics of runs from before the first poll, as OpenMetrics with timestamps for promtool",
         _backfill,
         {
             "--config.file": NEEDS_CONFIG_FILE,
             "--output": _flag("the file to write", "F", type=Path, required=True),
             "--label": _flag(
-                "labels for all series: those that the scrape adds, usually job and instance",
+                "labels of all series: those that the scrape adds, usually job and instance",
                 "name=value",
                 type=_argument(parse_label),
                 nargs="+",
                 action="extend",
             ),
             "--until": _flag(
-                "the latest time to write (default: when the daemon began to count)", "T", type=_argument(_timestamp)
+                "maximum time to write (default: the first poll of the daemon)", "T", type=_argument(_timestamp)
             ),
         },
     ),
     "state": Command(
-        "copies a state between a file and PostgreSQL while no daemon uses either",
+        "copy a state between a file and PostgreSQL while no daemon uses either",
         _state,
         {
             "action": _flag("what to do", choices=("copy",)),
@@ -233,39 +233,43 @@ COMMANDS: Mapping[str, Command] = {
         },
     ),
     "demo": Command(
-        "simulated vendors and a daemon that reads them: no account needed",
+        "run simulated vendors and a daemon that polls them; needs no account",
         lambda options, console: int(
             console.module("exporter.commands.demo").demo(options.web_listen_address, options.speed)
         ),
         {
             "--web.listen-address": _listen(":9797"),
-            "--speed": _flag("how many times faster runs happen", "N", type=_argument(_speed), default=60.0),
+            "--speed": _flag(
+                "how many times faster than in reality runs happen", "N", type=_argument(_speed), default=60.0
+            ),
         },
     ),
     "simulate": Command(
-        "one simulated vendor's API",
+        "run one simulated vendor API",
         _simulate,
-        {"--vendor": _flag("which vendor", "V", required=True), "--listen-address": _listen("127.0.0.1:8080")},
+        {"--vendor": _flag("name of the vendor", "V", required=True), "--listen-address": _listen("127.0.0.1:8080")},
     ),
     "test-alert": Command(
-        "sends one test alert through your Alertmanager and says who gets it",
+        "send one test alert through your Alertmanager and report who receives it",
         _test_alert,
         {
-            "--alertmanager-url": _flag("like http://localhost:9093", "URL", required=True),
-            "--team": _flag("its label team", default=""),
-            "--severity": _flag("its label severity", choices=("critical", "warning", "info"), default="warning"),
+            "--alertmanager-url": _flag("address of Alertmanager, such as http://localhost:9093", "URL", required=True),
+            "--team": _flag("label `team` of the alert", default=""),
+            "--severity": _flag(
+                "label `severity` of the alert", choices=("critical", "warning", "info"), default="warning"
+            ),
         },
     ),
     "assets": Command(
-        "writes the rules, dashboards, runbooks and examples of this version",
+        "write the rules, dashboards, runbooks and examples of this version",
         _assets,
         {
-            "--output": _flag("where; made if it is not there", "DIR", required=True, type=Path),
+            "--output": _flag("output folder; created if it does not exist", "DIR", required=True, type=Path),
             "--external-url": _flag("address of the exporter's pages, for links", "U", default=""),
             "--grafana-url": _flag("address of Grafana, for links", "U", default=""),
-            "--config.file": {**CONFIG_FILE, "help": "whose `labels` of objectives alerts of jobs get too"},
-            "--for": _flag("form of the rules", choices=("prometheus",), default="prometheus"),
-            "--force": _flag("overwrite files that were changed since", action="store_true"),
+            "--config.file": {**CONFIG_FILE, "help": "config whose `labels` of objectives are added to job alerts"},
+            "--for": _flag("format of the rules", choices=("prometheus",), default="prometheus"),
+            "--force": _flag("overwrite changed files too", action="store_true"),
         },
     ),
 }
