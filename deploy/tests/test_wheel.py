@@ -49,7 +49,7 @@ def command(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin/jobrun-exporter"
 
 
-def test_what_is_locked_is_all_that_is_needed(command: Path, tmp_path: Path) -> None:
+def test_requirements_lock_has_every_dependency(command: Path, tmp_path: Path) -> None:
     assert "No broken requirements" in run(command.parent / "pip", "check", folder=tmp_path)
 
 

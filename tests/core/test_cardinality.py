@@ -255,7 +255,7 @@ def domain_series(harness):
 
 
 @pytest.mark.parametrize("results", [(Result.SUCCESS, Result.FAILURE), (Result.SUCCESS, Result.FAILURE, Result.SKIP)])
-def test_the_page_stays_within_10_percent_of_the_limit_no_matter_how_many_jobs_the_first_poll_finds(bounded, results):
+def test_the_page_exceeds_the_limit_by_at_most_10_percent_after_any_first_poll(bounded, results):
     harness = bounded(max_series=3000)
     names = [f"j{number}" for number in range(120)]
     harness.read(jobs=[Job(job_id=name, name=name) for name in names])

@@ -247,7 +247,7 @@ def test_a_run_expires_once_and_its_later_completion_is_not_counted(harness):
     assert DURATIONS not in harness.job().distributions
 
 
-def test_polls_with_errors_spare_a_run_that_is_due_to_expire_for_a_quarter_of_an_hour(harness):
+def test_polls_with_errors_do_not_expire_a_run_for_15_minutes(harness):
     harness.read(opened("late"), opened("lost"))
     harness.now = BASELINE + 8 * DAY
     read = Batch(through=harness.now - 60)

@@ -400,7 +400,7 @@ def test_a_poll_without_steps_leaves_them_to_the_next(harness):
 
 
 @pytest.mark.parametrize(("read", "fetched"), [(0.0, 5), (INTERVAL, 7)])
-def test_fetching_steps_stops_when_its_time_is_used_up_and_a_late_poll_gets_twice_as_much(harness, read, fetched):
+def test_steps_are_fetched_until_the_time_is_up_which_doubles_for_a_late_poll(harness, read, fetched):
     waiting(harness, *"abcdefgh")
     harness.source.when_asked = lambda: harness.clock.passes(0.16 * INTERVAL + 0.01)
     assert harness.poll(later(harness, read), BATCH) == "success"

@@ -68,7 +68,7 @@ def schedule():
     schedule.stop(1)
 
 
-def test_a_source_that_stays_keeps_the_time_of_its_next_poll_and_a_new_one_is_polled_at_once(schedule):
+def test_an_unchanged_source_keeps_its_next_poll_and_a_new_one_is_polled_at_once(schedule):
     stays, comes = polled("stays"), polled("comes")
     schedule.add([stays])
     schedule.start()
@@ -90,7 +90,7 @@ def test_a_source_whose_last_poll_failed_is_polled_at_once(schedule):
     assert failing.poller.is_polled()
 
 
-def test_another_source_of_the_same_name_does_not_wait_for_the_last_poll_of_the_one_before(schedule):
+def test_a_source_does_not_wait_for_the_last_poll_of_its_predecessor(schedule):
     before, after = polled("name"), polled("name")
     before.poller.go_on.clear()
     schedule.add([before])

@@ -94,7 +94,7 @@ def test_row_outcomes_are_committed_with_the_runs(harness):
     assert harness.scrape("jobrun_source_runs_fetched_total", "disposition") == before
 
 
-def test_a_source_that_cannot_be_committed_is_shown_as_down_until_it_can_and_its_errors_are_counted_then(harness):
+def test_a_source_that_cannot_be_committed_is_down_and_its_errors_are_counted_later(harness):
     harness.read(ended())
     harness.ledger.finish_poll("s", report(harness.now))
     Failing.fails = True

@@ -346,7 +346,7 @@ def test_the_activity_of_a_job_is_the_first_completion_of_each_bucket(store):
     assert store.activity(1, 101, 10) == [101, 110, 125]
 
 
-def test_the_activity_uses_the_time_seen_for_a_run_without_an_end_and_skips_runs_that_never_completed(store):
+def test_the_activity_of_a_run_without_an_end_is_when_it_was_seen_completed(store):
     never = [
         row("open", seen=120, mark=CountState.OPEN),
         row("given up", seen=130, mark=CountState.EXPIRED),

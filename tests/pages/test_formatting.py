@@ -45,7 +45,7 @@ def test_a_time_outside_of_the_calendar_breaks_nothing(timestamp):
     assert full_time(timestamp).endswith("UTC")
 
 
-def test_control_characters_become_pictures_and_the_rest_stays():
+def test_control_characters_become_visible_symbols():
     assert visible("a\nb\tc\x00d\x7f") == "a␊b␉c␀d␡"
     assert visible("Aufträge مرحبا 🎉") == "Aufträge مرحبا 🎉"
 
@@ -66,7 +66,7 @@ def test_other_links_are_dropped(url):
     assert web_link(url) == ""
 
 
-def test_a_noun_has_the_number_of_its_count():
+def test_a_noun_is_singular_for_one_and_plural_otherwise():
     assert (plural(1, "job"), plural(0, "job"), plural(1200, "success", "successes")) == (
         "1 job",
         "0 jobs",

@@ -226,7 +226,7 @@ def test_a_job_is_not_overdue_while_it_has_an_active_run(harness):
     assert ("JobrunOverdue", "overdue") not in kinds(harness)
 
 
-def test_every_alert_has_a_problem_of_its_name_or_a_reason_why_no_page_can_show_it():
+def test_every_alert_has_a_problem_on_the_page_or_a_reason_why_not():
     named = set(re.findall(r'"(Jobrun\w+)"', Path(problems_module.__file__).read_text()))
     assert named == KINDS.keys() - UNSEEN.keys()
 

@@ -52,7 +52,7 @@ def test_metrics_are_503_before_the_first_page(client, exporter):
 
 
 @pytest.mark.usefixtures("page")
-def test_an_old_page_is_refused_on_a_connection_that_ends_so_that_the_next_scrape_can_go_elsewhere(client, exporter):
+def test_an_old_page_is_refused_and_its_connection_closed(client, exporter):
     exporter.stale = "the state could not be read for 3 s"
     response = client.get("/metrics")
     assert (response.status_code, response.headers["connection"]) == (503, "close")

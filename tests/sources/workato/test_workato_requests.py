@@ -94,7 +94,7 @@ def test_an_open_job_on_the_first_page_costs_that_page(world, watch, clock):
     assert watch.open() == ["slow"]
 
 
-def test_an_open_job_that_left_the_first_page_is_found_among_the_open_ones_then_by_its_id(world, watch, clock):
+def test_an_open_job_beyond_the_first_page_is_found_among_open_jobs_or_by_id(world, watch, clock):
     world.run("a", run_id="slow", start=clock() + 10, duration=600.0)
     watch.poll()
     for place in range(40):
