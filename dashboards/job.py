@@ -157,7 +157,7 @@ NOW = Row(
             options={"colorMode": "value"},
         ),
         tile(
-            "Open run",
+            "Active run",
             "How long the oldest active run has been waiting and executing.",
             f"({RUNNING_FOR} or 0 * {one('jobrun_active_runs')}) and {FRESH}",
             unit="s",

@@ -55,7 +55,7 @@ EXPECTED = one("jobrun_job_next_run_expected_timestamp_seconds")
 OVERDUE = f"max({JOBS.series('jobrun:overdue:held')})"
 LIMITS: Final = {
     "age of last success": f"clamp_min(max({JOBS.age}), 0) / {one('jobrun_job_freshness_objective_seconds')}",
-    "duration, open run": f"{RUNNING_FOR} / {BUDGET}",
+    "duration, active run": f"{RUNNING_FOR} / {BUDGET}",
     "duration, last run": f"{LAST_DURATION} / {BUDGET}",
     "duration, p95 of 7 days": f"{recorded('jobrun_run_duration_seconds:p95_7d')} / {BUDGET}",
     "error budget, 30 days": f"max({JOBS.errors_used})",
