@@ -203,7 +203,7 @@ COVERAGE = Row(
                 Column(field="provider", title="System", width=100),
                 Column(field="Value #B", title="State", width=70, cell="color-background", mappings=UP),
                 Column(field="Value #C", title="Jobs", width=70),
-                Column(field="Value #D", title="Open runs", width=90),
+                Column(field="Value #D", title="Active runs", width=90),
                 Column(field="Value #E", title="Scopes", width=75),
                 Column(field="Value #F", title="Unreadable", width=100, cell="color-text", thresholds=NOTABLE),
                 Column(field="Value #G", title="Lost", unit="s", width=100, cell="color-text", thresholds=NOTABLE),
