@@ -1,19 +1,5 @@
 """Errors of requests to an API, and the reasons under which they are counted.
 
-    SourceError             reason
-    ├── AuthError           auth
-    ├── RateLimitedError    rate_limited
-    ├── TimedOutError       timeout
-    ├── NetworkError        network      (ProxyRefusedError: a proxy wants another password, so it is asked once)
-    ├── RedirectError       redirect
-    ├── ClientStatusError   http_4xx     (status: the code; NotFoundError: 404, ForbiddenError: 403)
-    ├── ServerStatusError   http_5xx
-    ├── DecodeError         decode       (not JSON, incomplete, too large)
-    ├── SchemaError         schema       (JSON of an unexpected shape)
-    └── PartialError        the reason of its first part
-    StateError              state        (the exporter's disk, not the API)
-    any other exception     internal     (a bug in the exporter)
-
 Messages are logged and shown, so they contain no secret, header, query or body.
 """
 
@@ -57,7 +43,7 @@ class NetworkError(SourceError):
 
 
 class ProxyRefusedError(NetworkError):
-    """The proxy refused the request. A retry could lock the account."""
+    """The proxy refused the request. A retry could lock the account, so there is none."""
 
 
 class RedirectError(SourceError):
@@ -118,22 +104,13 @@ class PartialError(SourceError):
 
 
 class StateError(JobrunError):
-    """The state could not be written or read."""
+    """The state could not be written or read: the exporter's disk, not the API."""
 
     reason = "state"
 
 
 REASONS = (
-    "auth",
-    "rate_limited",
-    "timeout",
-    "network",
-    "redirect",
-    "http_4xx",
-    "http_5xx",
-    "decode",
-    "schema",
-    "state",
-    "internal",
+    *("auth", "rate_limited", "timeout", "network", "redirect", "http_4xx", "http_5xx", "decode", "schema", "state"),
+    "internal",  # any other exception: a bug in the exporter
 )
 """All values of the label `reason`."""

@@ -33,20 +33,15 @@ UTC_NAMES = frozenset({"", "Z", "UTC", "GMT", "ETC/UTC", "ETC/GMT"})
 HTTP_DATE = re.compile(r"[A-Z]{3,9},? .*\d\d:\d\d:\d\d( (GMT|UTC|[+-]\d{4}))?( \d{4})?", re.ASCII)
 CLOCK_TEXT = re.compile(r"(\d{1,4}):(\d\d):(\d\d(?:\.\d+)?)", re.ASCII)
 UNITS = {
-    "MS": 0.001,
-    "MSEC": 0.001,
-    "MILLISECOND": 0.001,
-    "S": 1.0,
-    "SEC": 1.0,
-    "SECOND": 1.0,
-    "M": 60.0,
-    "MIN": 60.0,
-    "MINUTE": 60.0,
-    "H": 3600.0,
-    "HR": 3600.0,
-    "HOUR": 3600.0,
-    "D": DAY,
-    "DAY": DAY,
+    name: seconds
+    for names, seconds in (
+        ("MS MSEC MILLISECOND", 0.001),
+        ("S SEC SECOND", 1.0),
+        ("M MIN MINUTE", 60.0),
+        ("H HR HOUR", 3600.0),
+        ("D DAY", DAY),
+    )
+    for name in names.split()
 }
 """Seconds of each unit that people and programs write after a number, in capitals and without a plural s."""
 UNIT_TEXT = re.compile(r"(\d+(?:\.\d+)?) ?([A-Z]+)(?:[.,]? (?:AND )?|(?=\d)|$)", re.ASCII)

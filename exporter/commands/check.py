@@ -13,6 +13,7 @@ from exporter.config import Config
 from exporter.errors import SourceError
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
+from exporter.snapshot.expectations import objective_of
 from exporter.state.opening import open_state
 
 
@@ -46,9 +47,9 @@ def unmatched(config: Config) -> Iterator[str]:
 def unmatched_objectives(config: Config, clocks: Clocks) -> Iterator[str]:
     """Yield which objectives match no job; nothing if a source could not be read in full."""
     polled = list(poll_once(config, clocks)) if config.objectives else []
-    lines = [line for each in polled for line in each.lines]
+    jobs = [job for each in polled for job in each.jobs]
     if all(each.outcome == "success" for each in polled):
-        matched = {line.objective for line in lines}
-        for place in range(len(config.objectives)):
-            if place not in matched:
-                yield f"objectives[{place}]: matches none of {len(lines)} jobs"
+        matched = {id(objective_of(config, job)) for job in jobs}
+        for place, objective in enumerate(config.objectives):
+            if id(objective) not in matched:
+                yield f"objectives[{place}]: matches none of {len(jobs)} jobs"

@@ -7,7 +7,7 @@ import pytest
 
 from exporter.assembly import Clocks
 from exporter.commands.check import unmatched_objectives
-from exporter.commands.once import ResultLine, table
+from exporter.commands.once import table
 from exporter.config import loads
 from exporter.sources import SOURCES
 
@@ -53,10 +53,7 @@ def test_without_objectives_no_request_is_sent():
 
 
 def line(name, project="production"):
-    return ResultLine(
-        source="strait", project=project, job_name=name, runs=12, open=1, last_result="cancellation",
-        last_end=NOW, last_duration=61.0, failures=3,
-    )  # fmt: skip
+    return ("strait", project, name, "12", "1", "cancellation", "3", "2023-11-14 22:13:20Z", "1m1s")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
