@@ -315,8 +315,7 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
         code, unwritten = 1, _flush(world.out) or error
-    if unwritten is not None:
-        code = _unwritten(unwritten, world.err)
+    code = code if unwritten is None else _unwritten(unwritten, world.err)
     _flush(world.err)  # an unwritable log does not change the exit code
     return code
 

@@ -86,12 +86,9 @@ class Supervision:
         self._alive: float | None = None
 
     def beat(self, *, healthy: bool, ready: bool, status: str) -> None:
-        """Send changes, and a sign of life if one is due and the daemon is healthy.
+        """Send changes, and a sign of life if one is due and polls make progress.
 
-        Args:
-            healthy: Whether polls make progress. If not, the watchdog is not notified.
-            ready: Whether the start is complete. Once reported, it stays reported.
-            status: A sentence for people.
+        Once the start was reported as complete, it stays so. `status`: a sentence for people.
         """
         if ready and not self._ready:
             self._ready = True  # set before the message is sent, because the manager may request a reload at once

@@ -39,10 +39,9 @@ def run(  # noqa: PLR0913  # everything outside is an argument
     """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the config. Return the exit code."""
     logs.configure(log, sys.stderr)
     web_file = None if web_config_file is None else WebFile(web_config_file, time.monotonic)
-    manager = Manager(environ, os.getpid())
     read_config = functools.partial(load, config_file, environ, SETTINGS)
     mention_proxies(read_config(), environ)
-    return serve(read_config, listen, connect=connect, web_file=web_file, manager=manager)
+    return serve(read_config, listen, connect=connect, web_file=web_file, manager=Manager(environ, os.getpid()))
 
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")

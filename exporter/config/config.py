@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, create_model
+from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from exporter.config.document import parse
 from exporter.config.doubts import doubt_of, values_of
-from exporter.config.problems import ConfigError, ConfigProblem, problems_of, wrong
+from exporter.config.problems import ConfigError, ConfigProblem, validated, wrong
 from exporter.config.secret import Secret
 from exporter.config.section import Conflict, Section, given_keys
 from exporter.config.source import SourceSettings
@@ -223,14 +223,7 @@ def text_of(path: Path) -> str:
 def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:
     """Read a config from its text, as `load` does."""
     data, problems, emptied = parse(text, environ)
-    if isinstance(data, dict):  # a section whose lines are all commented out
-        data = {key: value for key, value in data.items() if value is not None or key not in Config.model_fields}
-    config = None
-    try:
-        config = _model(settings).model_validate(data)
-    except ValidationError as error:
-        already = {problem.path for problem in problems}
-        problems += [problem for problem in problems_of(error) if problem.path not in already]
+    config = validated(_model(settings), data, problems)
     problems += _across(data, settings)
     if config is None or problems:
         raise ConfigError([_with_variable(problem, emptied) for problem in problems])

@@ -114,8 +114,8 @@ def _wrong_keys(node: yaml.Node, path: Path) -> Iterator[ConfigProblem]:
 def _replaced(data: Any, environ: Mapping[str, str], path: Path, document: Document) -> Any:  # noqa: ANN401  # YAML
     """Return the data with variables replaced; add their problems to the document."""
     if isinstance(data, dict):
-        items = ((key, value) for key, value in data.items() if isinstance(key, str))
-        return {key: _replaced(value, environ, (*path, key), document) for key, value in items}
+        texts = [key for key in data if isinstance(key, str)]
+        return {key: _replaced(data[key], environ, (*path, key), document) for key in texts}
     if isinstance(data, list):
         return [_replaced(item, environ, (*path, index), document) for index, item in enumerate(data)]
     if not isinstance(data, str):

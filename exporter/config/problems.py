@@ -1,10 +1,12 @@
 """Problems of a config, each with the path of its key."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticCustomError
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class ConfigProblem(NamedTuple):
@@ -49,9 +51,15 @@ def wrong(message: str, *below: str | int) -> PydanticCustomError:
     return PydanticCustomError("problem", "{message}", {"message": message, "below": below})
 
 
-def problems_of(error: ValidationError) -> list[ConfigProblem]:
-    """Return the problems that a `Section` found."""
-    return [
-        ConfigProblem(path_of(detail["loc"]), detail["msg"])
-        for detail in error.errors(include_url=False, include_input=False)
-    ]
+def validated(model: type[Model], data: object, problems: list[ConfigProblem]) -> Model | None:
+    """Return the model of a document. If it is invalid, add to `problems` what they do not already have of a key."""
+    if isinstance(data, dict):  # a section of which all lines are commented out
+        data = {key: value for key, value in data.items() if value is not None or key not in model.model_fields}
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        known = {problem.path for problem in problems}
+        details = error.errors(include_url=False, include_input=False)
+        found = (ConfigProblem(path_of(detail["loc"]), detail["msg"]) for detail in details)
+        problems += [problem for problem in found if problem.path not in known]
+    return None

@@ -115,19 +115,14 @@ class Section(BaseModel):
     def _with_secret_files(cls, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[InitErrorDetails]]:
         given, lines = dict(data), []
         for name in cls.secret_names():
-            key = f"{name}_file"
-            if key not in given:
+            if (key := f"{name}_file") not in given:
                 continue
             path = given.pop(key)
             if name in given:
                 lines.append(_init((key,), f"give either {name} or {key}, not both"))
                 continue
-            if not isinstance(path, str) or not path:
-                lines.append(_init((key,), "must be the path of a file"))
-                path = "missing"
-            else:
-                lines += [_init((key,), message) for message in _complaints(Path(path))]
-            given[name] = Secret(file=Path(path))
+            lines += [_init((key,), message) for message in _complaints(path)]
+            given[name] = Secret(file=Path(str(path)))
         return given, lines
 
     @classmethod
@@ -179,9 +174,11 @@ def _is_secret(field: FieldInfo) -> bool:
     return field.annotation is Secret or Secret in get_args(field.annotation)
 
 
-def _complaints(file: Path) -> list[str]:
+def _complaints(path: object) -> list[str]:
+    if not isinstance(path, str) or not path:
+        return ["must be the path of a file"]
     try:
-        Secret(file=file).reveal()
+        Secret(file=Path(path)).reveal()
     except SecretError as error:
         return [str(error)]
     return []

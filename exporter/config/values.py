@@ -4,7 +4,7 @@ import ipaddress
 import itertools
 import re
 import string
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -157,9 +157,8 @@ ProxyUrl = Annotated[str, _or_empty(_proxy_url)]
 """An HTTP proxy, perhaps with user and password, or ""."""
 
 
-def template(fields: Iterable[str]) -> AfterValidator:
+def template(known: Sequence[str]) -> AfterValidator:
     """Return a check that a text is an http(s) URL with no other `{…}` than these, or ""."""
-    known = tuple(fields)
 
     def check(text: str) -> str:
         try:

@@ -39,14 +39,10 @@ def graph(steps: Sequence[StepReport]) -> Graph | None:
     if len(steps) > MAX_STEPS or not any(name in by_name for step in steps for name in step.dependencies):
         return None
     boxes = _boxes(by_name, columns(by_name))
+    pairs = [(name, box) for box in boxes.values() for name in box.step.dependencies if name != box.step.name]
     return Graph(
         boxes=tuple(boxes.values()),
-        lines=tuple(
-            _line(boxes[name], box)
-            for box in boxes.values()
-            for name in box.step.dependencies
-            if name in boxes and name != box.step.name
-        ),
+        lines=tuple(_line(boxes[name], box) for name, box in pairs if name in boxes),
         width=max(box.x for box in boxes.values()) + BOX_WIDTH + MARGIN,
         height=max(box.y for box in boxes.values()) + BOX_HEIGHT + MARGIN,
     )

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Mount, Route
 
 from exporter.exposition.gzipped import deflated, member
 from exporter.pages import views
@@ -76,7 +76,7 @@ class Site:
             self._route("/runs", self._runs),
             self._route("/runs/{rest:path}", self._run_or_log),
             self._route("/runbooks", self._runbook),
-            Route("/assets/{name}", self._assets.serve),
+            Mount("/assets", self._assets),
         ]
 
     def _route(self, path: str, view: View) -> Route:

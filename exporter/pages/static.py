@@ -1,58 +1,35 @@
 """Style sheet, script and icon of the pages."""
 
 import hashlib
-from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-import msgspec
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.datastructures import QueryParams
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from exporter.pages.rendering import TEMPLATES
 
-TYPES = {
-    "style.css": "text/css; charset=utf-8",
-    "live.js": "text/javascript; charset=utf-8",
-    "symbol.svg": "image/svg+xml",
-}
+FOLDER = TEMPLATES / "assets"
+
 FOREVER = "public, max-age=31536000, immutable"
 
 
-class Asset(msgspec.Struct, frozen=True):
-    """Content of a file, and its version: a digest of the content."""
-
-    content: bytes
-    version: str
-
-
-class Assets:
-    """All assets, read once. Raises OSError if the installation is incomplete."""
+class Assets(StaticFiles):
+    """All assets. `versions`: a digest of each one's content, by name."""
 
     def __init__(self) -> None:
-        self._assets = {name: _read(name) for name in TYPES}
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """Versions by name."""
-        return {name: asset.version for name, asset in self._assets.items()}
-
-    async def serve(self, request: Request) -> Response:
-        """Return an asset; with its version in the link, browsers may cache it forever."""
-        name = request.path_params["name"]
-        asset = self._assets.get(name)
-        if asset is None:
-            return PlainTextResponse("Not Found\n", 404)
-        # a page of another version may still ask for its own file; that answer must not be cached under this link
-        known = request.query_params.get("v") == asset.version
-        headers = {
-            "Cache-Control": FOREVER if known else "no-cache",
-            "ETag": f'"{asset.version}"',
-            "X-Content-Type-Options": "nosniff",
+        super().__init__(directory=FOLDER)
+        self.versions = {
+            file.name: hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() for file in FOLDER.iterdir()
         }
-        if request.headers.get("if-none-match") == headers["ETag"]:
-            return Response(status_code=304, headers=headers)
-        return Response(asset.content, media_type=TYPES[name], headers=headers)
 
-
-def _read(name: str) -> Asset:
-    content = (TEMPLATES / "assets" / name).read_bytes()
-    return Asset(content, hashlib.blake2b(content, digest_size=8).hexdigest())
+    def file_response(self, full_path: Any, stat_result: Any, scope: Scope, status_code: int = 200) -> Response:  # noqa: ANN401  # as in the base class
+        """Return an asset. With its version in the link, browsers may cache it forever."""
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        # A page of another version may still request its own file. That response must not be cached under this link.
+        known = QueryParams(scope["query_string"]).get("v") == self.versions.get(Path(full_path).name, "")
+        response.headers["Cache-Control"] = FOREVER if known else "no-cache"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response

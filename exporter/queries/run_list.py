@@ -63,19 +63,13 @@ class _Stream(msgspec.Struct, frozen=True):
 
 def list_runs(database: Database, wanted: RunSelection, limit: int, after: Place | None) -> list[ListedRun]:
     """Return at most `limit` runs, from the first one behind a place."""
-    keys = [
-        key
-        for key, name in database.execute("SELECT key, name FROM sources")
-        if wanted.sources is None or name in wanted.sources
-    ]
+    sources = database.execute("SELECT key, name FROM sources")
+    keys = [key for key, name in sources if wanted.sources is None or name in wanted.sources]
     if wanted.run_id is not None:
         return list(_by_id(database, sorted(keys), wanted))
     streams = [*_active_streams(keys, wanted), *_completed_streams(database, keys, wanted)]
-    rows = [
-        _rows(database, stream, wanted, after, limit)
-        for stream in streams
-        if after is None or stream.open <= after.open
-    ]
+    left = [stream for stream in streams if after is None or stream.open <= after.open]
+    rows = [_rows(database, stream, wanted, after, limit) for stream in left]
     return list(itertools.islice(heapq.merge(*rows, key=_order, reverse=True), limit))
 
 

@@ -45,9 +45,8 @@ class VendorQueries:
         log_seconds: float = LOG_SECONDS,
         waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._monotonic = monotonic
+        self._monotonic, self._waiting = monotonic, waiting
         self._steps_seconds, self._log_seconds = steps_seconds, log_seconds
-        self._waiting = waiting
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ask")
         self._lock = threading.RLock()
         self._running: dict[Key, Future[Sequence[Step]]] = {}

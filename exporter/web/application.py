@@ -135,8 +135,7 @@ class _Metrics:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         page = self._page()
         if scope["method"] not in ("GET", "HEAD"):
-            response = PlainTextResponse("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})
-            await response(scope, receive, send)
+            await PlainTextResponse("Method Not Allowed\n", 405, {"Allow": "GET, HEAD"})(scope, receive, send)
         elif page is None:
             await PlainTextResponse("No metrics yet: loading the state.\n", 503)(scope, receive, send)
         elif reason := self._stale():  # a load balancer asks the next replica

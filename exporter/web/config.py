@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import bcrypt
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from exporter.config.config import text_of
 from exporter.config.document import parse
-from exporter.config.problems import ConfigError, ConfigProblem, problems_of, wrong
+from exporter.config.problems import ConfigError, ConfigProblem, validated, wrong
 from exporter.config.secret import Secret
 from exporter.config.section import Conflict, Section
 from exporter.config.values import NeededFile, ReadableFile, Text
@@ -213,12 +213,7 @@ def web_config(path: Path, text: str) -> WebConfig:
         data, problems, _ = parse(text, None)
     except ConfigError as error:
         raise ConfigError(_masked(error.problems)) from None
-    config = None
-    try:
-        config = WebConfig.model_validate(_resolved(data, path.parent))
-    except ValidationError as error:
-        already = {problem.path for problem in problems}
-        problems += [problem for problem in problems_of(error) if problem.path not in already]
+    config = validated(WebConfig, _resolved(data, path.parent), problems)
     if config is None or problems:
         raise ConfigError(_masked(problems))
     return config
@@ -227,11 +222,9 @@ def web_config(path: Path, text: str) -> WebConfig:
 def _resolved(data: Any, directory: Path) -> Any:  # noqa: ANN401  # as the file has it
     if not isinstance(data, dict):
         return data
-    # a section whose lines are all commented out is null
-    data = {key: value for key, value in data.items() if value is not None or key not in WebConfig.model_fields}
     if isinstance(tls := data.get("tls_server_config"), dict):
         paths = {key: str(directory / tls[key]) for key in PATHS if isinstance(tls.get(key), str) and tls[key]}
-        data["tls_server_config"] = {**tls, **paths}
+        return {**data, "tls_server_config": {**tls, **paths}}
     return data
 
 

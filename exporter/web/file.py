@@ -96,17 +96,10 @@ class WebFile:
         self._versions = _versions(self._versions)
         config = load_web(self._path)
         if (config.tls_server_config is None) != (self._active.tls is None):
-            raise ConfigError(
-                [
-                    ConfigProblem(
-                        "tls_server_config", "HTTPS cannot be enabled or disabled by a reload; restart the exporter"
-                    )
-                ]
-            )
+            text = "HTTPS cannot be enabled or disabled by a reload; restart the exporter"
+            raise ConfigError([ConfigProblem("tls_server_config", text)])
         versions = {**_versions(self._files(config)), str(self._path): self._versions[str(self._path)]}
-        self._active = _activate(config)
-        self._versions = versions
-        self._error = ""
+        self._active, self._versions, self._error = _activate(config), versions, ""
         self._log.info("web config loaded", users=len(config.basic_auth_users))
 
     def _files(self, config: WebConfig) -> list[str]:

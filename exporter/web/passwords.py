@@ -54,9 +54,8 @@ class Passwords:
         known = users.get(claimed.user)
         # an unknown user is checked against somebody's hash, always the same: it takes as long as for a known one
         against = self._decoy(claimed.user, users) if known is None else known
-        identity = self._digest(
-            b"".join(len(part).to_bytes(8) + part for part in (claimed.user, against, claimed.password))
-        )
+        parts = (claimed.user, against, claimed.password)
+        identity = self._digest(b"".join(len(part).to_bytes(8) + part for part in parts))
         for memory in (self._right, self._wrong):
             if identity in memory:
                 _remember(memory, identity)

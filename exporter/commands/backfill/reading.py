@@ -73,10 +73,8 @@ class PastReader:
     """
 
     def __init__(self, config: Config, before: Before, clocks: Clocks, tell: Tell) -> None:
-        self.config = config
-        self._before = before
-        self._clocks = clocks
-        self._tell = tell
+        self.config, self._before = config, before
+        self._clocks, self._tell = clocks, tell
         self._sleep = clocks.sleep or time.sleep
         self._progress = Progress(tell, clocks.monotonic)
         self._store = Store("")
