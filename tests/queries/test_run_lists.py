@@ -108,6 +108,7 @@ def test_the_list_of_many_jobs_has_the_runs_of_each(harness):
     rng = random.Random(4)  # noqa: S311  # simulated runs are random, not secret
     names = [f"j{n}" for n in range(FEW_JOBS + 5)]
     runs = [ended(f"r{n}", NOW + rng.randrange(500), job=rng.choice(names)) for n in range(400)]
+    harness.bench.clock.advance(500)
     harness.tell(*runs, jobs=[Job(job_id=name, name=name, project="p") for name in names])
     expected = [run.run_id for run in sorted(runs, key=lambda run: (run.end, run.run_id), reverse=True)]
     assert listed(harness, project="p", limit=500) == expected
