@@ -17,8 +17,9 @@ from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.metrics.room import bucket_lines, overflow_room, series_needed
-from exporter.polling.poll import Pages, Poller
+from exporter.polling.poll import Poller
 from exporter.polling.schedule import ScheduledSource
+from exporter.polling.steps import Pages
 from exporter.snapshot.builder import ConfiguredSource, bare_view
 from exporter.snapshot.expectations import objective_of
 from exporter.sources import SOURCES

@@ -26,7 +26,8 @@ from exporter.exposition.textformat import (
     prefix_of,
     sample_block,
 )
-from exporter.metrics.families import FAMILIES, Family, Kind, Level
+from exporter.metrics.families import FAMILIES
+from exporter.metrics.family import Family, Kind, Level
 from exporter.metrics.zero_first import Owner, Series, ZeroFirst
 from exporter.snapshot.job import JobView
 from exporter.snapshot.snapshot import ExporterView, Snapshot

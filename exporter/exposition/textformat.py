@@ -12,7 +12,7 @@ import msgspec
 
 from exporter.counting.labels import clean
 from exporter.counting.series import SEPARATOR, Count, Distribution, Exemplar
-from exporter.metrics.families import LEVEL_LABELS, Family, Kind, Level
+from exporter.metrics.family import LEVEL_LABELS, Family, Kind, Level
 from exporter.metrics.samples import Row
 
 EXEMPLAR_LIMIT = 128

@@ -13,6 +13,7 @@ from exporter.counting.classify import Context, CountState, Decision, RunRecord
 from exporter.counting.counters import Rules
 from exporter.counting.labels import OTHER, clean, label_of
 from exporter.counting.records import JobState, ScopeState
+from exporter.ledger.scope_writer import ScopeWriter
 from exporter.ledger.sightings import Sighting, Sightings
 from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
@@ -32,8 +33,6 @@ from exporter.state.schema import StepState, StoredRun
 MAX_WORDS = 20
 """Unmapped statuses per run, further ones are not counted, and per source, further ones count as `__other__`."""
 
-MISSING_GRACE = 900.0
-"""Seconds for which lists must miss a job before its series end, so that one wrong response ends nothing."""
 
 MAX_RANGES = 1000
 """Unobserved ranges that a source remembers. Ranges that it no longer remembers could be counted again."""
@@ -68,6 +67,7 @@ class BatchWriter:
         self._poll = transaction.poll
         self._present = present
         self._steps = StepWriter(transaction)
+        self._scopes = ScopeWriter(transaction, present.is_busy)
         self._contexts: dict[int, Context | None] = {}
         self._rules_of: dict[int, Rules] = {}
         self.sightings: dict[str, Sighting] = {}
@@ -76,13 +76,13 @@ class BatchWriter:
     def batch(self, batch: Batch, rows: Mapping[str, StoredRun]) -> None:
         """Apply a batch. `rows`: the committed rows of its runs and of those that are gone."""
         if not batch.exists:
-            self._vanished(batch)
+            self._scopes.end(batch)
             return
-        scope = self._scope(batch)
+        scope = self._scopes.open(batch)
         self._transaction.describe(batch.jobs)
         self._transaction.unfold()
         if batch.catalog:
-            self._catalog(batch)
+            self._scopes.list_jobs(batch)
         runs = one_row_per_run(classify.with_plausible_times(run, self._poll.now) for run in batch.runs)
         self.stats.dispositions[Disposition.DUPLICATE] += len(batch.runs) - len(runs)
         for run in sorted(runs, key=_order):
@@ -93,65 +93,6 @@ class BatchWriter:
         self.stats.dispositions[Disposition.DUPLICATE] += batch.unchanged
         self.stats.dispositions[Disposition.INVALID] += batch.invalid
         self._progress(batch, scope)
-
-    def _scope(self, batch: Batch) -> ScopeState:
-        """Return the scope's record. A scope that was never readable before gets its own baseline."""
-        source = self._transaction.source
-        known = source.scopes.get(batch.scope)
-        if known is None:
-            self._transaction.put_scope(batch.scope, ScopeState(baseline=self._first_baseline(batch)))
-        elif known.watermark is None and not known.read and not known.readable and batch.readable:
-            self._transaction.put_scope(batch.scope, ScopeState(baseline=self._poll.started))
-        known = self._transaction.scope(batch.scope)
-        known.readable, known.missing_since = batch.readable, None
-        known.read = known.read or batch.readable
-        listing = batch.listing
-        if listing is not None and listing.at != source.listed and listing.scopes <= source.scopes.keys():
-            source.listed = listing.at
-        return known
-
-    def _first_baseline(self, batch: Batch) -> float:
-        """Return the baseline of a new scope: the source's, or the time of the last list without the scope."""
-        source = self._transaction.source
-        if batch.listing is not None and source.listed is not None:
-            return source.listed
-        return self._poll.started if source.baseline is None else source.baseline
-
-    def _vanished(self, batch: Batch) -> None:
-        """End the jobs of a deleted scope, and drop the scope after it has been missing for a while."""
-        now = self._poll.now
-        if batch.scope in self._transaction.source.scopes:
-            scope = self._transaction.scope(batch.scope)
-            scope.readable = scope.readable and batch.readable
-            scope.missing_since = now if scope.missing_since is None else scope.missing_since
-            self._catalog(batch)
-            busy = any(self._present.is_busy(key) for key in self._transaction.keys(batch.scope))
-            if now - scope.missing_since > MISSING_GRACE and not busy:
-                self._transaction.drop_scope(batch.scope)
-        self._put_checkpoints(batch)
-
-    def _put_checkpoints(self, batch: Batch) -> None:
-        for name, text in batch.checkpoints.items():
-            self._transaction.put_checkpoint(name, text)
-
-    def _catalog(self, batch: Batch) -> None:
-        """Record which jobs are listed, and end jobs that have not been listed for a while."""
-        shown = {job.job_id for job in batch.jobs}
-        for key in self._transaction.keys(batch.scope):
-            state = self._transaction.look(key)
-            if state.job.job_id in shown:
-                if not state.listed or state.missing_since is not None:
-                    state = self._transaction.job(key)
-                    state.listed, state.missing_since = True, None
-            elif state.listed and state.missing_since is None:
-                self._transaction.job(key).missing_since = self._poll.now
-            elif state.listed and not state.gone and self._poll.now - (state.missing_since or 0) > MISSING_GRACE:
-                self._end_job(key)
-
-    def _end_job(self, key: int) -> None:
-        """End a job's series, but not while it has an active run, whose completion must be counted."""
-        if not (self._rules.never_expires(self._transaction.look(key)) or self._present.is_busy(key)):
-            self._transaction.retire(key)
 
     def _run(self, run: Run, steps: Sequence[Step] | None, scope: str, rows: Mapping[str, StoredRun]) -> None:
         key = self._transaction.find(run.job_id)
@@ -344,7 +285,7 @@ class BatchWriter:
         for window in batch.unobserved:
             if window.start < min(window.end, now):
                 self._unobserved(Window(window.start, min(window.end, now)))
-        self._put_checkpoints(batch)
+        self._scopes.put_checkpoints(batch)
         # A batch that claims to reach into the future was requested by a wrong clock.
         if batch.readable and batch.through is not None and batch.through <= now:
             ahead = scope.watermark is None or scope.watermark > now

@@ -7,7 +7,7 @@ If the state cannot be written, memory does not change either.
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import msgspec
 
@@ -19,7 +19,6 @@ from exporter.counting.records import (
     JobState,
     OpenRun,
     SourceState,
-    SourceStatus,
     copy,
     fork,
     joined,
@@ -366,22 +365,6 @@ class Journal:
         state.scopes, state.checkpoints = joined(state.scopes), joined(state.checkpoints)
         self.committed.sources[state.name] = state
 
-    def source(self, name: str) -> SourceState:
-        """Return the record of a source, with what its poll has yet to write."""
-        committed, draft = self.committed.sources[name], self._drafts.get(name)
-        return draft.source if draft is not None and draft.base is committed else committed
-
-    def _polls_of(self, source: str) -> UnwrittenPolls:
-        """Return what is not yet written of a source's polls."""
-        known = self.committed.sources.get(source)
-        return self._unwritten.get(source) or UnwrittenPolls(SourceStatus() if known is None else known.status)
-
-    def _set_unwritten(self, source: str, polls: UnwrittenPolls | None) -> None:
-        if polls is None:
-            self._unwritten.pop(source, None)
-        else:
-            self._unwritten[source] = polls
-
     def _show_unwritten(self, source: str) -> None:
         """Serve how a source stands although it is not written yet: `up` must be 0 while nothing can be written."""
         if source in self._unwritten:
@@ -394,21 +377,11 @@ class Journal:
             raise StateError("the state is not open")
         return self._store
 
-    def owned(self) -> dict[str, SourceRules]:
-        """Return the rules of the configured sources that this process may write."""
-        return {name: rules for name, rules in self._rules.items() if self._store is None or self._store.owns(name)}
-
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the ledger's lock."""
         with self._lock:
             yield
-
-    def size(self) -> int:
-        """Return the bytes of the state on disk; 0 while it is not open or cannot be read."""
-        with self._lock, suppress(StateError):
-            return self._store.size() if self._store is not None else 0
-        return 0
 
 
 def _followed(transaction: Transaction, row: StoredRun) -> OpenRun | None:

@@ -10,11 +10,13 @@ import msgspec
 
 from exporter.counting.classify import CountState
 from exporter.counting.labels import label_of
+from exporter.counting.records import SourceStatus
 from exporter.counting.rules import included
 from exporter.errors import StateError
-from exporter.ledger.batch_writer import MISSING_GRACE, BatchStats, BatchWriter, Present
+from exporter.ledger.batch_writer import BatchStats, BatchWriter, Present
 from exporter.ledger.housekeeping import Housekeeping
 from exporter.ledger.poll_context import PollContext
+from exporter.ledger.scope_writer import MISSING_GRACE
 from exporter.ledger.status import PollReport, UnwrittenPolls, is_up
 from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
@@ -223,6 +225,11 @@ class Ledger(Housekeeping):
             self._keep_polls(source, self._after(source, report, None))
             self._polled.add(source)
 
+    def _polls_of(self, source: str) -> UnwrittenPolls:
+        """Return what is not yet written of a source's polls."""
+        known = self.committed.sources.get(source)
+        return self._unwritten.get(source) or UnwrittenPolls(SourceStatus() if known is None else known.status)
+
     def _after(self, source: str, report: PollReport, pending: int | None) -> UnwrittenPolls:
         up = self._is_up(source, read=not report.failed)
         return self._polls_of(source).after(report, up=up, pending_steps=pending)
@@ -243,13 +250,18 @@ class Ledger(Housekeeping):
             try:
                 self._commit(self._transaction(source, now), now)
             except StateError:
-                self._set_unwritten(source, before)
+                self._unwritten.pop(source, None)
+                if before is not None:
+                    self._unwritten[source] = before
                 raise
 
     def _keep_polls(self, source: str, polls: UnwrittenPolls) -> None:
-        # The pages of the replicas would differ.
-        self._set_unwritten(source, polls if source in self._rules.keys() - self._suspect else None)
-        self._show_unwritten(source)
+        # The pages of the replicas would differ by what only one of them knows.
+        if source in self._rules.keys() - self._suspect:
+            self._unwritten[source] = polls
+            self._show_unwritten(source)
+        else:
+            self._unwritten.pop(source, None)
 
     # --- steps ---
 

@@ -1,11 +1,11 @@
 """Read access to the ledger: committed records and rows."""
 
 from collections.abc import Collection
+from contextlib import suppress
 
-from exporter.counting.records import (
-    JobState,
-    OpenRun,
-)
+from exporter.counting.records import JobState, OpenRun, SourceState
+from exporter.counting.rules import SourceRules
+from exporter.errors import StateError
 from exporter.ledger.journal import Changed, Journal
 from exporter.snapshot.builder import Committed
 from exporter.snapshot.snapshot import ExporterView
@@ -54,6 +54,21 @@ class LedgerQueries(Journal):
         """Return the sources of which no poll has been complete since this process started."""
         with self._lock:
             return frozenset(self._starting)
+
+    def source(self, name: str) -> SourceState:
+        """Return the record of a source, with what its poll has yet to write."""
+        committed, draft = self.committed.sources[name], self._drafts.get(name)
+        return draft.source if draft is not None and draft.base is committed else committed
+
+    def owned(self) -> dict[str, SourceRules]:
+        """Return the rules of the configured sources that this process may write."""
+        return {name: rules for name, rules in self._rules.items() if self._store is None or self._store.owns(name)}
+
+    def size(self) -> int:
+        """Return the bytes of the state on disk; 0 while it is not open or cannot be read."""
+        with self._lock, suppress(StateError):
+            return self._store.size() if self._store is not None else 0
+        return 0
 
     def jobs_of(self, source: str) -> list[JobState]:
         """Return the committed records of the jobs that the configuration includes, also of those that are gone."""

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import msgspec
 
 from exporter.counting.records import RateLimit, SourceState, SourceStatus
-from exporter.metrics.families import FAMILIES, MISSED_POLLS, POLL_ERRORS, POLLS, Level
+from exporter.metrics.families import FAMILIES, MISSED_POLLS, POLL_ERRORS, POLLS
+from exporter.metrics.family import Level
 
 AT_ONCE = tuple(
     each for each in FAMILIES if each.level is Level.SOURCE and each.samples is None and not each.zero_first

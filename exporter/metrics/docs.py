@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Iterator
 
-from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES, Family, Level
+from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
+from exporter.metrics.family import Family, Level
 
 INTRODUCTION = """# Metrics
 

@@ -10,15 +10,8 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from exporter.counting.records import RateLimit
-from exporter.metrics.families import (
-    RATE_LIMIT_WAIT,
-    REQUEST_DURATION,
-    REQUEST_FAMILIES,
-    REQUESTS,
-    RETRIES,
-    Family,
-    Kind,
-)
+from exporter.metrics.families import RATE_LIMIT_WAIT, REQUEST_DURATION, REQUEST_FAMILIES, REQUESTS, RETRIES
+from exporter.metrics.family import Family, Kind
 
 Metric = Counter | Histogram
 MetricType = TypeVar("MetricType", Counter, Histogram)

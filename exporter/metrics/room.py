@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from exporter.counting.labels import OTHER
 from exporter.counting.records import JobState, LastFailure, LastRun
-from exporter.metrics.families import ERRORS, FAMILIES, QUEUE_DURATION, RUN_DURATION, Level
+from exporter.metrics.families import ERRORS, FAMILIES, QUEUE_DURATION, RUN_DURATION
+from exporter.metrics.family import Level
 from exporter.model import Job, Result, State
 from exporter.snapshot.job import JobView
 

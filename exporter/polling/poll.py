@@ -6,9 +6,7 @@ Sources raise errors; this module catches, counts and logs them.
 import contextlib
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
-import msgspec
 import structlog
 
 from exporter.client.budget import Stopped
@@ -17,28 +15,26 @@ from exporter.counting.rules import SourceRules
 from exporter.errors import (
     AuthError,
     JobrunError,
-    NotFoundError,
     PartialError,
     RateLimitedError,
-    SourceError,
     StateError,
 )
 from exporter.ledger.batch_writer import BatchStats
 from exporter.ledger.ledger import Ledger
-from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
 from exporter.metrics.requests import SourceRequests
 from exporter.model import Disposition
 from exporter.polling.backoff import backoff
+from exporter.polling.steps import (
+    POLL_TIME_FRACTION,
+    ApiClock,
+    Pages,
+    PollResult,
+    StepFetcher,
+    described,
+)
 from exporter.polling.view import LedgerView
 from exporter.sources.source import Source
-from exporter.state.schema import StoredRun
-
-STEP_BATCH = 100
-"""Number of runs whose steps are fetched before the queue is read again."""
-
-MAX_STEP_ERRORS = 3
-"""Consecutive failed step fetches after which the others wait for the next poll; 1 if the source was unreadable."""
 
 LONGEST_FIRST_POLL = 300.0
 FIRST_POLL_INTERVALS = 10
@@ -46,49 +42,6 @@ FIRST_POLL_INTERVALS = 10
 
 MAX_CLOCK_SKEW = 5.0
 """Clock skew, in seconds, above which the batch is discarded and fetched again."""
-
-POLL_TIME_FRACTION = 0.8
-"""Fraction of the interval after which a poll stops optional work, so that the next poll is not late."""
-
-
-class ApiClock(Protocol):
-    """The clock of an API."""
-
-    @property
-    def skew(self) -> float:
-        """Return the seconds by which it is ahead of the local clock."""
-
-    def now(self) -> float:
-        """Return its current time."""
-
-
-class Pages(Protocol):
-    """Publishes committed records."""
-
-    def publish(self) -> None:
-        """Publish all committed records."""
-
-    def publish_throttled(self) -> None:
-        """Publish all committed records, unless that was done a moment ago."""
-
-
-class PollResult(msgspec.Struct, kw_only=True):
-    """What one poll did, for its log line.
-
-    `started`: start by the API's clock; `skew`: seconds by which that clock was assumed to be ahead; `reasons`: reasons
-    of all errors, including those of single parts; `read_for`: seconds until everything was read.
-    """
-
-    started: float
-    skew: float
-    outcome: str = "success"
-    reason: str = ""
-    error: str = ""
-    reasons: list[str] = msgspec.field(default_factory=list)
-    batches: int = 0
-    read_for: float = 0.0
-    steps: int = 0
-    entered: BatchStats = msgspec.field(default_factory=BatchStats)
 
 
 class Poller:
@@ -129,6 +82,7 @@ class Poller:
         self._pages = pages
         self._auth_backoff = auth_backoff
         self._log = structlog.get_logger().bind(source=rules.name)
+        self._steps = StepFetcher(rules, source, ledger, api_clock=api_clock, monotonic=monotonic, pages=pages)
         self.polled = False
         self._begun: float | None = None
         self._logged_invalid = False
@@ -170,7 +124,7 @@ class Poller:
             if result.outcome != "error":
                 self._publish_batches()
             if steps and not isinstance(error, AuthError | RateLimitedError):
-                self._fetch_steps(begun, result)
+                self._steps.fetch(begun, result)
         except Stopped:
             raise
         except Exception as error:  # noqa: BLE001  # a mistake of ours must not end the daemon, nor pass for an answer
@@ -187,7 +141,7 @@ class Poller:
             result.reasons += [each.reason for each in error.parts.values()]
             return
         result.outcome = "error"
-        result.reason, result.error = _described(error)
+        result.reason, result.error = described(error)
         result.reasons.append(result.reason)
         if not isinstance(error, JobrunError):
             self._log.error("poll failed", exc_info=error)
@@ -236,9 +190,11 @@ class Poller:
             out_of_time=lambda: self._monotonic() - begun > POLL_TIME_FRACTION * self._rules.poll_interval,
         )
         error = self._commit_all(view, result)
-        self._enter(result, self._ledger.expire_open_runs(name, self._moment(result), failed=error is not None))
+        self._enter(
+            result, self._ledger.expire_open_runs(name, result.context(self._clock.now()), failed=error is not None)
+        )
         if error is None or isinstance(error, PartialError):
-            self._ledger.complete_poll(name, self._moment(result), swept=sweep)
+            self._ledger.complete_poll(name, result.context(self._clock.now()), swept=sweep)
         if error is not None:
             self._note(result, error)
         elif any(not scope.readable for scope in self._ledger.source(name).scopes.values()):
@@ -265,7 +221,7 @@ class Poller:
         for batch in self._source.fetch(view):
             if self._check_clock_skew(result) and not accept_skew:
                 return False
-            self._enter(result, self._ledger.commit(self._rules.name, batch, self._moment(result)))
+            self._enter(result, self._ledger.commit(self._rules.name, batch, result.context(self._clock.now())))
             self._source.committed(batch)
             self._log_invalid(batch.invalid)
             result.batches += 1
@@ -292,49 +248,9 @@ class Poller:
         last = self._ledger.source(self._rules.name).last_sweep
         return self._sweep_interval is not None and last is not None and abs(now - last) >= self._sweep_interval
 
-    def _moment(self, result: PollResult) -> PollContext:
-        return PollContext(now=self._clock.now(), started=result.started)
-
     def _enter(self, result: PollResult, entered: BatchStats) -> None:
         result.entered.dispositions.update(entered.dispositions)
         result.entered.results.update(entered.results)
-
-    def _fetch_steps(self, begun: float, result: PollResult) -> None:
-        """Fetch the steps of counted runs for as long as the poll's time allows.
-
-        A poll that has used up its time spends the same time again on steps. Otherwise the queue would grow while polls
-        are late.
-        """
-        left = 1 if result.outcome == "error" else MAX_STEP_ERRORS
-        errors, until = 0, begun + max(POLL_TIME_FRACTION * self._rules.poll_interval, 2 * result.read_for)
-        while rows := self._ledger.pending_steps(self._rules.name, self._clock.now(), STEP_BATCH):
-            for row in rows:
-                if errors >= left or (self._monotonic() > until and result.steps):
-                    return
-                errors = 0 if self._fetch(row, result) else errors + 1
-                result.steps += 1
-            self._pages.publish_throttled()
-
-    def _fetch(self, row: StoredRun, result: PollResult) -> bool:
-        """Fetch the steps of one run; return False if that failed and must be repeated."""
-        name, poll_context = self._rules.name, self._moment(result)
-        try:
-            self._ledger.commit_steps(name, row, self._source.steps(row.run), poll_context)
-        except NotFoundError:
-            self._ledger.steps_missing(name, row, poll_context)
-        except (AuthError, RateLimitedError):
-            self._ledger.steps_failed(name, row, poll_context)
-            raise
-        except (Stopped, StateError):
-            raise
-        except Exception as caught:  # noqa: BLE001  # steps that we cannot digest must not keep those of others waiting
-            reason, error = _described(caught)
-            result.reasons.append(reason)
-            places = {} if isinstance(caught, SourceError) else {"exc_info": caught}
-            self._log.warning("fetching steps failed", reason=reason, error=error, **places)
-            self._ledger.steps_failed(name, row, poll_context)
-            return False
-        return True
 
     def _publish_batches(self) -> None:
         """Publish the committed batches before fetching steps, which may take long."""
@@ -388,8 +304,3 @@ class Poller:
             **({"skipped": self._skips_of_poll} if self._skips_of_poll else {}),
         )
         self._skips_of_poll = 0
-
-
-def _described(error: Exception) -> tuple[str, str]:
-    """Return the reason under which an error is counted, and its text."""
-    return (error.reason, str(error)) if isinstance(error, JobrunError) else ("internal", type(error).__name__)

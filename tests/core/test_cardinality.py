@@ -16,7 +16,8 @@ from exporter.counting.labels import OTHER
 from exporter.exposition.exposition import LIMITED
 from exporter.ledger.journal import MANY_STEPS
 from exporter.ledger.poll_context import PollContext
-from exporter.metrics.families import FAMILIES, Level
+from exporter.metrics.families import FAMILIES
+from exporter.metrics.family import Level
 from exporter.model import Batch, Job, Result, Step
 from tests.core.ledger_harness import BASELINE, DURATIONS, RUNS, ended, success
 from tests.core.page_harness import PageHarness

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from exporter.metrics.docs import document
-from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES, Family, Kind, Level
+from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
+from exporter.metrics.family import Family, Kind, Level
 from tests.exposition.builders import full_exporter, full_source
 from tests.exposition.test_text import full_view
 

@@ -2,7 +2,8 @@
 
 from exporter.counting.records import Counted, LastFailure, LastRun, LastSteps, SourceState
 from exporter.counting.series import SEPARATOR, Exemplar
-from exporter.metrics.families import FAMILIES, Level
+from exporter.metrics.families import FAMILIES
+from exporter.metrics.family import Level
 from exporter.metrics.room import series_needed
 from exporter.model import Job, Result, State
 from tests.exposition.builders import count, distribution, job, lines_of, view

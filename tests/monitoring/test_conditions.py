@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from exporter.counting.records import JobState, LastFailure, LastRun
-from exporter.metrics.families import FAMILIES, Level
+from exporter.metrics.families import FAMILIES
+from exporter.metrics.family import Level
 from exporter.model import Job, Result, State
 from exporter.queries.problems import problems
 from exporter.queries.records import BudgetReport, Range, SourceReport

@@ -18,7 +18,8 @@ from exporter.exposition.exposition import block_of
 from exporter.exposition.textformat import prefix_of
 from exporter.ledger.ledger import Ledger
 from exporter.ledger.poll_context import PollContext
-from exporter.metrics.families import FAMILIES, Family, Kind, Level
+from exporter.metrics.families import FAMILIES
+from exporter.metrics.family import Family, Kind, Level
 from exporter.model import Batch, State, Step
 from exporter.snapshot.builder import ConfiguredSource, ViewBuilder
 from exporter.snapshot.job import JobView

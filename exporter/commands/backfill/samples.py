@@ -13,7 +13,8 @@ from typing import BinaryIO
 import msgspec
 
 from exporter.exposition.textformat import header, labels
-from exporter.metrics.families import FAMILIES, Family, Kind
+from exporter.metrics.families import FAMILIES
+from exporter.metrics.family import Family, Kind
 
 STEP = 60.0
 """Seconds before a change at which the old value is written again, so that the change has the right time."""

@@ -21,7 +21,8 @@ from exporter.duration import format_duration
 from exporter.exposition.textformat import labels as pairs
 from exporter.ledger.open_runs import as_open
 from exporter.links import run_url
-from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES, Family, Kind, Level
+from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
+from exporter.metrics.family import Family, Kind, Level
 from exporter.queries import runs as run_reports
 from exporter.queries.reader import StoredState, reader_of
 from exporter.snapshot.builder import ViewBuilder

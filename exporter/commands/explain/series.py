@@ -16,7 +16,7 @@ from exporter.counting.classify import CountState
 from exporter.counting.records import JobState
 from exporter.exposition.exposition import block_of
 from exporter.exposition.textformat import prefix_of
-from exporter.metrics.families import Family, Kind
+from exporter.metrics.family import Family, Kind
 from exporter.snapshot.job import JobView
 from exporter.snapshot.source import SourceView
 from exporter.state.schema import StepState, StoredRun

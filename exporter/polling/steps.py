@@ -1,0 +1,133 @@
+"""Fetches the steps of completed runs at the end of a poll."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from exporter.client.budget import Stopped
+from exporter.counting.rules import SourceRules
+from exporter.errors import AuthError, JobrunError, NotFoundError, RateLimitedError, SourceError, StateError
+from exporter.ledger.batch_writer import BatchStats
+from exporter.ledger.ledger import Ledger
+from exporter.ledger.poll_context import PollContext
+from exporter.sources.source import Source
+from exporter.state.schema import StoredRun
+
+STEP_BATCH = 100
+"""Number of runs whose steps are fetched before the queue is read again."""
+
+MAX_STEP_ERRORS = 3
+"""Consecutive failed step fetches after which the others wait for the next poll; 1 if the source was unreadable."""
+
+POLL_TIME_FRACTION = 0.8
+"""Fraction of the interval after which a poll stops optional work, so that the next poll is not late."""
+
+
+class ApiClock(Protocol):
+    """The clock of an API."""
+
+    @property
+    def skew(self) -> float:
+        """Return the seconds by which it is ahead of the local clock."""
+
+    def now(self) -> float:
+        """Return its current time."""
+
+
+class Pages(Protocol):
+    """Publishes committed records."""
+
+    def publish(self) -> None:
+        """Publish all committed records."""
+
+    def publish_throttled(self) -> None:
+        """Publish all committed records, unless that was done a moment ago."""
+
+
+class PollResult(msgspec.Struct, kw_only=True):
+    """What one poll did, for its log line.
+
+    `started`: start by the API's clock; `skew`: seconds by which that clock was assumed to be ahead; `reasons`: reasons
+    of all errors, including those of single parts; `read_for`: seconds until everything was read.
+    """
+
+    started: float
+    skew: float
+    outcome: str = "success"
+    reason: str = ""
+    error: str = ""
+    reasons: list[str] = msgspec.field(default_factory=list)
+    batches: int = 0
+    read_for: float = 0.0
+    steps: int = 0
+    entered: BatchStats = msgspec.field(default_factory=BatchStats)
+
+    def context(self, now: float) -> PollContext:
+        """Return the context of what is committed now."""
+        return PollContext(now=now, started=self.started)
+
+
+class StepFetcher:
+    """Fetches steps within the time of a poll. The arguments are those of `Poller`."""
+
+    def __init__(  # noqa: PLR0913  # everything outside is an argument
+        self,
+        rules: SourceRules,
+        source: Source,
+        ledger: Ledger,
+        *,
+        api_clock: ApiClock,
+        monotonic: Callable[[], float],
+        pages: Pages,
+    ) -> None:
+        self._rules = rules
+        self._source = source
+        self._ledger = ledger
+        self._clock = api_clock
+        self._monotonic = monotonic
+        self._pages = pages
+        self._log = structlog.get_logger().bind(source=rules.name)
+
+    def fetch(self, begun: float, result: PollResult) -> None:
+        """Fetch the steps of counted runs for as long as the poll's time allows.
+
+        A poll that has used up its time spends the same time again on steps. Otherwise the queue would grow while polls
+        are late.
+        """
+        left = 1 if result.outcome == "error" else MAX_STEP_ERRORS
+        errors, until = 0, begun + max(POLL_TIME_FRACTION * self._rules.poll_interval, 2 * result.read_for)
+        while rows := self._ledger.pending_steps(self._rules.name, self._clock.now(), STEP_BATCH):
+            for row in rows:
+                if errors >= left or (self._monotonic() > until and result.steps):
+                    return
+                errors = 0 if self._fetch_one(row, result) else errors + 1
+                result.steps += 1
+            self._pages.publish_throttled()
+
+    def _fetch_one(self, row: StoredRun, result: PollResult) -> bool:
+        """Fetch the steps of one run; return False if that failed and must be repeated."""
+        name, poll_context = self._rules.name, result.context(self._clock.now())
+        try:
+            self._ledger.commit_steps(name, row, self._source.steps(row.run), poll_context)
+        except NotFoundError:
+            self._ledger.steps_missing(name, row, poll_context)
+        except (AuthError, RateLimitedError):
+            self._ledger.steps_failed(name, row, poll_context)
+            raise
+        except (Stopped, StateError):
+            raise
+        except Exception as caught:  # noqa: BLE001  # steps that we cannot digest must not keep those of others waiting
+            reason, error = described(caught)
+            result.reasons.append(reason)
+            places = {} if isinstance(caught, SourceError) else {"exc_info": caught}
+            self._log.warning("fetching steps failed", reason=reason, error=error, **places)
+            self._ledger.steps_failed(name, row, poll_context)
+            return False
+        return True
+
+
+def described(error: Exception) -> tuple[str, str]:
+    """Return the reason under which an error is counted, and its text."""
+    return (error.reason, str(error)) if isinstance(error, JobrunError) else ("internal", type(error).__name__)
