@@ -5,6 +5,9 @@ from alerting.model import Alert, Group
 from alerting.promql import GONE, LAST_SEEN, rise
 from exporter.snapshot import conditions as limits
 
+TAKEOVERS, HOUR = 6, 3600
+"""Takeovers of a source in an hour, above which they are too many."""
+
 INSTANCE = "{{ $labels.instance }}"
 
 GROUP = Group(
@@ -36,6 +39,38 @@ GROUP = Group(
             ),
             links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
             why="Others read its sources; otherwise JobrunSourceGone fires.",
+        ),
+        Alert(
+            name="JobrunReplicaLost",
+            expression="""
+            max by (job) (jobrun_exporter_replicas)
+            < on (job)
+            max by (job) (
+              quantile_over_time(0.5, jobrun_exporter_replicas[6h]) and on (job, instance) jobrun_exporter_replicas
+            )
+            """,
+            summary="Only {{ $value }} replicas of {{ $labels.job }} are left",
+            description=(
+                "For 15 minutes {{ $value }} replicas have shared the state, fewer than in most of the last 6 hours. They "
+                "poll all sources, so nothing is missed, but there are fewer of them to fail."
+            ),
+            links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
+            why="The median does not include the additional replica of a rollout, and a replica that is gone has no say.",
+        ),
+        Alert(
+            name="JobrunReplicaLeaseFlapping",
+            expression=f"""
+            sum by (job, source) (
+              {rise("jobrun_source_ownership_changes_total", HOUR)}
+            ) > {TAKEOVERS}
+            """,
+            summary=f"Replicas take over {texts.SOURCE} again and again",
+            description=(
+                f"Replicas took over {texts.SOURCE} {{{{ $value }}}} times in an hour. Numbers stay right, but its data "
+                "is late: a replica that loses a source drops what it has read since its last commit."
+            ),
+            links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
+            why="A rollout moves a source a few times.",
         ),
         Alert(
             name="JobrunExporterStateNotCommitting",

@@ -243,6 +243,8 @@ COVERAGE = Row(
         ),
     ),
 )
+TAKEOVERS = f"max by (job, instance, source) (increase(jobrun_source_ownership_changes_total{{{SOURCE}}}[{ASKED}]))"
+LEASES_LOST = f"max by (job, instance) (increase(jobrun_exporter_lease_lost_total{{{INSTANCE}}}[{ASKED}]))"
 ENDPOINTS = panel(
     "table",
     "Endpoints in this time",
@@ -444,6 +446,54 @@ COST = Row(
     ),
 )
 
+REPLICAS = Row(
+    title="Replicas: who polls what, if they share a state in PostgreSQL",
+    collapsed=True,
+    panels=(
+        panel(
+            "lines",
+            "Replicas",
+            "Replicas that share the state, as each of them sees it.",
+            over_time(of_exporter("jobrun_exporter_replicas"), "{{instance}}"),
+            size=(6, 8),
+            defaults={"min": 0, "decimals": 0, "noValue": "no shared state"},
+            custom={"fillOpacity": 0},
+        ),
+        panel(
+            "lines",
+            "Sources by replica",
+            "Number of sources that each replica polls. The sum is lower while a source is taken over.",
+            over_time(
+                f"count by (replica) (max by (job, source, replica) (jobrun_source_owner_info{{{SOURCE}}}))",
+                "{{replica}}",
+            ),
+            size=(6, 8),
+            defaults={"min": 0, "decimals": 0, "noValue": "no shared state"},
+            custom={"fillOpacity": 0},
+        ),
+        panel(
+            "bars",
+            "Takeovers",
+            "How often a replica took over a source. A rollout moves each source a few times.",
+            over_time(f"sum by (job, source) (round({TAKEOVERS}))", "{{source}}"),
+            size=(6, 8),
+            interval="2m",
+            points=60,
+            defaults={"noValue": "no shared state"},
+        ),
+        panel(
+            "bars",
+            "Leases lost",
+            "Sources that a replica lost because it could not reach the database, or was frozen.",
+            over_time(f"round({LEASES_LOST})", "{{instance}}"),
+            size=(6, 8),
+            interval="2m",
+            points=60,
+            defaults={"noValue": "no shared state"},
+        ),
+    ),
+)
+
 EXPORTER = Dashboard(
     uid="jobrun-exporter",
     title="Job runs / Exporter",
@@ -451,10 +501,10 @@ EXPORTER = Dashboard(
     since="6h",
     variables=(
         datasource_variable(),
-        scrape_variable("jobrun_exporter_build_info"),
+        scrape_variable('{__name__=~"jobrun_exporter_build_info|jobrun_source_up"}'),
         label_variable("source", "Source", 'jobrun_source_up{job=~"$job"}', every=ANY),
         label_variable("instance", "Instance", 'jobrun_exporter_build_info{job=~"$job"}', every=SOME),
     ),
     annotations=annotations('source=~"$source"'),
-    rows=(GLANCE, FRESHNESS, COVERAGE, API, COST),
+    rows=(GLANCE, FRESHNESS, COVERAGE, API, COST, REPLICAS),
 )

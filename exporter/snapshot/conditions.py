@@ -85,6 +85,8 @@ KINDS = {
     "JobrunSourceNameClash": ConditionKind("warning", "15m"),
     "JobrunObjectiveMatchesNothing": ConditionKind("warning", "1h"),
     "JobrunExporterDown": ConditionKind("warning", "15m"),
+    "JobrunReplicaLost": ConditionKind("warning", "15m"),
+    "JobrunReplicaLeaseFlapping": ConditionKind("warning", "", "10m"),
     "JobrunExporterConfigReloadFailed": ConditionKind("warning"),
     "JobrunExporterSeriesOverflow": ConditionKind("warning", "", "10m"),
     "JobrunRunSlow": ConditionKind("info", "1m"),
@@ -97,6 +99,8 @@ KINDS = {
 UNSEEN = {
     "JobrunExporterAbsent": "an exporter that is gone shows no page",
     "JobrunExporterDown": "only Prometheus knows the other exporters",
+    "JobrunReplicaLost": "only Prometheus knows how many replicas there were",
+    "JobrunReplicaLeaseFlapping": "the exporter keeps the number of takeovers, not their times",
     "JobrunSourceGone": "only Prometheus knows what was served before",
     "JobrunSourceNameClash": "only Prometheus knows the other exporters",
     "JobrunExporterStateLost": "the exporter keeps the number of such starts, not their times",

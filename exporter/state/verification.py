@@ -1,9 +1,11 @@
 """Checks that a database cannot lose acknowledged commits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
-from exporter.errors import StateError
-from exporter.state.connections import Pool
+import psycopg
+
+from exporter.state.connections import defaults, described
 
 OLDEST = 13
 """The oldest version of PostgreSQL that is supported."""
@@ -15,26 +17,55 @@ has_schema_privilege(current_schema(), 'CREATE') OR to_regclass('schema_version'
 """
 
 
+class Settings(NamedTuple):
+    """What QUERY returns."""
+
+    version: int
+    standby: bool
+    fsync: str
+    synchronous_commit: str
+    standbys: str
+    may_create: bool
+
+
 def verify(url: str) -> Iterator[tuple[bool, str]]:
     """Connect, and yield problems of the database: whether it is only a warning, and a sentence."""
-    pool = Pool(url)
     try:
-        with pool.session() as session:
-            version, standby, fsync, commit, standbys, may_create = session.execute(QUERY)[0]
-    except StateError as error:
-        yield False, str(error)
-        return
-    finally:
-        pool.close()
-    if version < OLDEST:
-        yield False, f"PostgreSQL {version} is too old; at least {OLDEST} is needed"
-    if standby:
+        settings = _ask(url)
+    except psycopg.Error as error:
+        words = str(error).strip().splitlines() or [type(error).__name__]
+        yield False, f"{described(url)}: {words[0]}"
+    else:
+        yield from problems(settings)
+
+
+def _ask(url: str) -> Settings:
+    try:
+        return _ask_one(url, defaults(url))
+    except psycopg.OperationalError:
+        # By default a standby refuses the connection, with words that do not say why.
+        return _ask_one(url, {**defaults(url), "target_session_attrs": "any"})
+
+
+def _ask_one(url: str, options: Mapping[str, Any]) -> Settings:
+    with psycopg.connect(url, autocommit=True, prepare_threshold=None, **options) as connection:
+        return Settings(*connection.execute(QUERY.encode()).fetchall()[0])
+
+
+def problems(settings: Settings) -> Iterator[tuple[bool, str]]:
+    """Yield what is wrong with the settings of a database."""
+    if settings.version < OLDEST:
+        yield False, f"PostgreSQL {settings.version} is too old; at least {OLDEST} is needed"
+    if settings.standby:
         yield False, "is a standby; name the primary"
-    if fsync != "on":
+    if settings.fsync != "on":
         yield False, "fsync is off: a crash of the server would corrupt the state; switch it on"
-    if commit in {"off", "local"}:
-        yield False, f"synchronous_commit is {commit}: a crash or failover would lose counts; set it to on"
-    if not may_create:
+    if settings.synchronous_commit in {"off", "local"}:
+        yield (
+            False,
+            f"synchronous_commit is {settings.synchronous_commit}: a crash or failover would lose counts; set it to on",
+        )
+    if not settings.may_create:
         yield False, "the user may not create tables: GRANT CREATE ON SCHEMA public TO the user of state.url"
-    if not standbys:
+    if not settings.standbys:
         yield True, "no synchronous standby: a failover may lose commits; their runs are read and counted again"

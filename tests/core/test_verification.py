@@ -1,0 +1,74 @@
+"""`check --live` reports what could make a database lose counts."""
+
+import pytest
+
+from exporter.state.location import problem_of_url
+from exporter.state.verification import Settings, problems, verify
+from tests import postgres
+from tests.e2e.processes import HOST, free_port
+
+GOOD = Settings(version=13, standby=False, fsync="on", synchronous_commit="on", standbys="FIRST 1 (b)", may_create=True)
+LOSSY = (True, "no synchronous standby: a failover may lose commits; their runs are read and counted again")
+
+
+def test_a_database_with_a_synchronous_standby_has_no_problem():
+    assert list(problems(GOOD)) == []
+    assert list(problems(GOOD._replace(synchronous_commit="remote_apply"))) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"version": 12}, "PostgreSQL 12 is too old; at least 13 is needed"),
+        ({"standby": True}, "is a standby; name the primary"),
+        ({"fsync": "off"}, "fsync is off"),
+        ({"synchronous_commit": "off"}, "synchronous_commit is off"),
+        ({"synchronous_commit": "local"}, "synchronous_commit is local"),
+        ({"may_create": False}, "GRANT CREATE ON SCHEMA public"),
+    ],
+)
+def test_a_setting_that_may_lose_counts_is_an_error(changed, words):
+    ((harmless, sentence),) = problems(GOOD._replace(**changed))
+    assert (harmless, words in sentence) == (False, True)
+
+
+def test_a_failover_that_could_lose_commits_is_a_warning(postgres_server):
+    assert list(problems(GOOD._replace(standbys=""))) == [LOSSY]
+    assert list(verify(postgres_server.new_database())) == [LOSSY]
+
+
+def test_a_database_that_does_not_wait_for_the_disk_is_an_error(postgres_server):
+    url = postgres_server.new_database()
+    with postgres_server.connect() as connection:
+        connection.execute(f"ALTER DATABASE {url.rpartition('/')[2]} SET synchronous_commit = off")
+    assert [harmless for harmless, _ in verify(url)] == [False, True]
+
+
+def test_a_standby_is_named_as_one(postgres_server):
+    with postgres.standby(postgres_server) as standby:
+        assert (False, "is a standby; name the primary") in list(verify(standby.url()))
+        both = f"postgresql://jobrun@{HOST}:{standby.port},{HOST}:{postgres_server.port}/postgres"
+        assert list(verify(both)) == [LOSSY]
+
+
+def test_a_database_that_does_not_respond_is_named_without_its_password():
+    port = free_port()
+    ((harmless, sentence),) = verify(f"postgresql://jobrun:sesame@{HOST}:{port}/jobrun")
+    assert not harmless
+    assert sentence.startswith(f"postgresql://{HOST}:{port}/jobrun: ")
+    assert "refused" in sentence
+    assert "sesame" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mysql://db/jobrun", "must begin with postgresql://"),
+        ("postgresql://jobrun@db", "must name a database"),
+        ("postgresql://u:p%zz@db/jobrun", "is not a valid URL"),
+        ("postgresql://jobrun@db/jobrun", ""),
+    ],
+)
+def test_a_url_that_names_no_database_is_refused_before_connecting(url, words):
+    assert problem_of_url(url).startswith(words)
+    assert bool(problem_of_url(url)) == bool(words)
