@@ -14,7 +14,7 @@ from exporter.errors import StateError
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.snapshot.snapshot import Ownership
-from exporter.state.leases import RENEWAL, Leases, Row, SupersededError
+from exporter.state.leases import NEW, RENEWAL, STEPS, Leases, Row, SupersededError
 
 INTERVAL = 0.5
 """Seconds between two checks of the versions."""
@@ -98,6 +98,7 @@ class Replica:
         self.lost = 0
         """How often this replica lost a source that it had not handed back."""
         self._rewound: frozenset[str] = frozenset()
+        self._steps_rewound: frozenset[str] = frozenset()
 
     @property
     def rewound(self) -> frozenset[str]:
@@ -122,6 +123,7 @@ class Replica:
             last_commit=max(written, default=None),
             state_size=self._size,
             rewound=self.rewound & self._known,
+            steps_rewound=(self._steps_rewound | self.rewound) & self._known,
             all_rewound=bool(self._known) and self._known <= self.rewound,
         )
 
@@ -156,6 +158,7 @@ class Replica:
         self._size = max((row.size for row in rows.values()), default=0)
         self._drop(rows, before)
         self._rewound = frozenset(name for name, row in rows.items() if row.rewound)
+        self._steps_rewound = frozenset(name for name, row in rows.items() if row.steps_rewound)
         self._back |= {name for name, row in rows.items() if not row.history}
         self._follow(rows)
         self._mark_rewound()
@@ -292,19 +295,20 @@ class Replica:
             self._leases.leave()
 
     def _settle_history(self, rows: Mapping[str, Row]) -> None:
-        """Expose counters of a source again after it was read completely, or if nothing is missing."""
-        whole = {
-            name
-            for name in self._polled - self._ledger.starting()
-            if name in rows
-            and rows[name].history != rows[name].current
-            and not self._ledger.count_pending_steps(name)  # steps are counted after the runs that they belong to
-        }
-        lossy = [name for name in whole if rows[name].rewound]
+        """Expose counters again once their source was read completely, and those of steps once these were read, too."""
+        read: dict[str, list[str]] = {}
+        for name in sorted((self._polled - self._ledger.starting()) & rows.keys()):
+            row = rows[name]
+            # Run counters must not wait for steps, of which there may be many, at an API that answers slowly.
+            waiting = row.history != NEW and self._ledger.count_pending_steps(name)
+            history = row.current + STEPS if waiting else row.current
+            if row.history != history:
+                read.setdefault(history, []).append(name)
+        lossy = [name for names in read.values() for name in names if rows[name].rewound]
         if lossy:  # what was exposed in a lost commit must not be served as 0 again
             self._ledger.expose_sources(lossy)
-        if whole:
-            self._leases.read_completely(whole, next(iter(rows.values())).current)
+        for history, names in read.items():
+            self._leases.read_completely(names, history)
 
     # --- pages and scrapes ---
 
@@ -312,7 +316,7 @@ class Replica:
         """Render a page if it would differ from the served one."""
         held = self._leases.versions()
         versions = {name: row.version for name, row in list(self._leases.seen.items())} | held
-        shown = versions, self.rewound, self.replicas, self.owned, self._size
+        shown = versions, (self.rewound, self._steps_rewound), self.replicas, self.owned, self._size
         if shown != self._shown:
             self._handlers.publish()
             self._shown = shown

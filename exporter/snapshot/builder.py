@@ -162,6 +162,7 @@ class SnapshotBuilder:
         self._views: ViewBuilder | None = None
         self._latest = Snapshot(generation=-1)
         self._withheld: frozenset[str] = frozenset()
+        self._steps_withheld: frozenset[str] = frozenset()
         self._unreadable: frozenset[tuple[str, str]] = frozenset()
         self._everything = True
         self._reported_unmatched = False
@@ -179,9 +180,13 @@ class SnapshotBuilder:
             return Snapshot()
         unreadable = self._unreadable_scopes(views, committed)
         everything = self._everything or committed.changed is None
-        everything = everything or (withheld, unreadable) != (self._withheld, self._unreadable)
+        ownership = committed.exporter.ownership
+        steps = ownership.steps_rewound if ownership is not None else frozenset()
+        shown = self._withheld, self._steps_withheld, self._unreadable
+        everything = everything or (withheld, steps, unreadable) != shown
         # If anything below raises, the next call checks everything again, so that no change is lost.
         self._everything, self._withheld, self._unreadable = True, withheld, unreadable
+        self._steps_withheld = steps
         jobs = self._jobs(views, committed, None if everything else committed.changed or ())
         self._latest = Snapshot(
             generation=self._latest.generation + 1,
@@ -220,13 +225,14 @@ class SnapshotBuilder:
         return {key: self._view(views, committed, committed.jobs[key], open_runs[key]) for key in keys}
 
     def _view(self, views: ViewBuilder, committed: Committed, job: JobState, open_runs: Sequence[OpenRun]) -> JobView:
-        return views.job(
+        view = views.job(
             job,
             open_runs,
             watched=(job.source, job.job.scope) not in self._unreadable,
             step_histograms=committed.step_histograms,
             withheld=job.source in self._withheld,
         )
+        return msgspec.structs.replace(view, steps_withheld=True) if job.source in self._steps_withheld else view
 
     def _sources(self, views: ViewBuilder, committed: Committed, jobs: Mapping[int, JobView]) -> dict[str, SourceView]:
         # From the views, so that only served jobs are counted.

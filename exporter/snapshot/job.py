@@ -31,6 +31,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         failed_run_url: Link to its last failed run.
         step_histograms: Whether durations of its steps are exposed.
         withheld: True while its counters and histograms are not exposed yet.
+        steps_withheld: True while those of its steps are not.
     """
 
     state: JobState
@@ -52,6 +53,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
     failed_run_url: str = ""
     step_histograms: bool = True
     withheld: bool = False
+    steps_withheld: bool = False
 
     @property
     def counted(self) -> bool:
@@ -67,6 +69,8 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether its counters or histograms of this name are served."""
         # After an older state is restored, counters would fall, which looks like a reset. So they are withheld at
         # first.
+        if self.steps_withheld and name.startswith("jobrun_step"):
+            return False
         return self.counted and not self.withheld and (self.step_histograms or name != "jobrun_step_duration_seconds")
 
     @property

@@ -44,6 +44,7 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
         last_commit: When any replica last wrote the state, by the database's clock.
         state_size: Bytes of the state, as measured by one replica.
         rewound: Configured sources whose commits the database may have lost.
+        steps_rewound: Those, and the sources whose runs have been read again, but not all their steps.
         all_rewound: Whether these are all, so that the exporter's own counters may be too low, too.
     """
 
@@ -55,6 +56,7 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
     last_commit: float | None
     state_size: int = 0
     rewound: frozenset[str] = frozenset()
+    steps_rewound: frozenset[str] = frozenset()
     all_rewound: bool = False
 
 

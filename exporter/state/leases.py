@@ -152,8 +152,16 @@ class Row(msgspec.Struct, frozen=True):
     @property
     def rewound(self) -> bool:
         """Return whether served commits may be missing, because no poll was complete since the history changed."""
+        return self.history not in {self.current, NEW, self.current + STEPS}
+
+    @property
+    def steps_rewound(self) -> bool:
+        """Return whether served steps may be missing: they are read after the runs."""
         return self.history not in {self.current, NEW}
 
+
+STEPS = " without steps"
+"""End of the name of a history in which all runs of a source were read, but not all their steps."""
 
 NEW = "new"
 """The history of a source that was never read, so nothing can be missing."""

@@ -37,7 +37,7 @@ class LosingPool(Pool):
 class Replica:
     """A ledger on the shared state, with leases of its own and a clock that is moved."""
 
-    def __init__(self, url, name, sources=("s", "other"), migrations=MIGRATIONS):
+    def __init__(self, url, name, sources=("s", "other"), migrations=MIGRATIONS, steps="off"):
         self.pool = LosingPool(url)
         self.time = 0.0
         self.leases = Leases(self.pool, name, lambda: self.time, len(migrations))
@@ -47,7 +47,7 @@ class Replica:
         self.ledger = Ledger(lambda: OpenedState(store=self.store, loaded=loaded))
         self.ledger.load()
         counting = Rules(run_buckets=(60.0,), step_buckets=(10.0,))
-        self.ledger.configure({each: rules(name=each, steps="off") for each in sources}, counting, "auto")
+        self.ledger.configure({each: rules(name=each, steps=steps) for each in sources}, counting, "auto")
         self.ledger.reload(sources)
 
     def take(self, *sources):

@@ -5,6 +5,7 @@ import psycopg
 import pytest
 
 from exporter.errors import StateError
+from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
 from exporter.metrics.families import COLD_STARTS, POLLS
 from exporter.metrics.zero_first import ZeroFirst
@@ -16,8 +17,8 @@ from tests.core.test_leases import Replica as Parts
 class Member:
     """A replica whose daemon does nothing, with a clock that is moved."""
 
-    def __init__(self, url, name):
-        self.parts = Parts(url, name)
+    def __init__(self, url, name, steps="off"):
+        self.parts = Parts(url, name, steps=steps)
         self.ledger, self.leases = self.parts.ledger, self.parts.leases
         handlers = Handlers(
             groups=lambda: [frozenset({"s"})],
@@ -54,8 +55,8 @@ def url(postgres_server):
 def member(url):
     made = []
 
-    def make(name):
-        made.append(Member(url, name))
+    def make(name, steps="off"):
+        made.append(Member(url, name, steps))
         return made[-1]
 
     yield make
@@ -124,6 +125,23 @@ def test_a_restored_dump_is_known_to_a_replica_that_never_saw_what_is_missing(me
     second.tick()
     second.tick()
     assert (second.series().value, "s" in second.replica.rewound) == (3, False)
+
+
+def test_runs_do_not_wait_for_the_steps_that_are_read_after_them(member, admin):
+    only = member("a", steps="all")
+    only.parts.poll("1")
+    only.tick()
+    rewind(admin, saved(admin))
+    polled_again(only, admin, "1", "2")
+    only.tick()
+    only.tick()
+    owner = only.replica.ownership()
+    assert ("s" in owner.rewound, "s" in owner.steps_rewound) == (False, True)
+    for row in only.ledger.pending_steps("s", 1e9, 10):
+        only.ledger.commit_steps("s", row, [], PollContext(now=1000.0, started=1000.0))
+    only.tick()
+    only.tick()
+    assert "s" not in only.replica.ownership().steps_rewound
 
 
 def test_counters_of_polls_go_on_from_their_highest_value_after_lost_commits(member, admin):

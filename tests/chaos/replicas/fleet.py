@@ -34,8 +34,8 @@ REPLICAS = 3
 SOURCES = {"first": "snowplow", "second": "snowplow", "strait": "strait", "workato": "workato"}
 """Sources and their vendors; those of one vendor share a credential."""
 
-SETTLED = 150.0
-"""Seconds after which what is not counted is lost."""
+SETTLED = 90.0
+"""Seconds without any change after which what is not counted is lost."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,13 +126,14 @@ class Fleet:
         self.database, self.plan = database, plan
         self._found: dict[str, Counter[Series]] = {}
         self._wanted: dict[str, Counter[Series]] = {}
+        self._changed = 0.0
         self.tally: Counter[str] = Counter()
         self.kills = 0
         self.split = False
         """Whether two primaries take writes: a replica that starts now could not know which is the right one."""
         self.wrong: list[str] = []
         self.spending = Spending()
-        self.world = LiveWorld(random.Random(seed).getrandbits(32), pause=0.25).start()
+        self.world = LiveWorld(random.Random(seed).getrandbits(32), pause=0.4).start()
         self._running = ExitStack()
         self.simulators = {
             word: self._running.enter_context(SIMULATORS[word](self.world, **vendor(word).arguments))
@@ -216,7 +217,9 @@ class Fleet:
         for replica in self.replicas:
             replica.signal(signal.SIGCONT)
         self.world.rest()
-        eventually(self._is_true, seconds=SETTLED)
+        self._changed = time.monotonic()
+        while not self._is_true() and time.monotonic() - self._changed < SETTLED:
+            time.sleep(0.5)
         found, wanted = self._found, self._wanted
         self.wrong += [
             f"{name}: {series} is {found[name][series]}, not {counts[series]}"
@@ -236,10 +239,11 @@ class Fleet:
         except psycopg.Error:
             return False
         truths = {name: truth(self.simulators[word], baselines[name]) for name, word in SOURCES.items()}
-        self._found, self._wanted = {name: counted(text, name) for name in SOURCES}, truths
-        if self._found != truths:
-            time.sleep(0.5)
-        return self._found == truths
+        found = {name: counted(text, name) for name in SOURCES}
+        if found != self._found:
+            self._changed = time.monotonic()
+        self._found, self._wanted = found, truths
+        return found == truths
 
     def _compare_bytes(self) -> None:
         """Compare the pages of all replicas while every poll fails: then polls, and so commits, become rare."""
