@@ -4,16 +4,20 @@ Nothing here raises anything but `DecodeError` and `SchemaError`.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
 
 from exporter.errors import DecodeError, SchemaError
+from exporter.times import parse_timestamp
 
 Shape = TypeVar("Shape")
+Row = TypeVar("Row")
 Scalar = str | int | float | None
+# Characters of an unexpected value or an unknown word that are kept.
+MAX_WORD_LENGTH = 64
 # Characters; IDs are stored, put into URLs and used as labels. No vendor's is nearly as long.
 MAX_ID_LENGTH = 200
 # Commas in one body; the largest real answers have a third of that. Each may separate two rows, and a row takes 70
@@ -33,7 +37,7 @@ BETWEEN_ROWS = re.compile(rb"\}\s*,\s*(?=\{)")
 SCALAR: msgspec.json.Decoder[Scalar] = msgspec.json.Decoder(Scalar)
 ROWS: msgspec.json.Decoder[list[msgspec.Raw]] = msgspec.json.Decoder(list[msgspec.Raw])
 OBJECT: msgspec.json.Decoder[dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw])
-ABSENT = msgspec.Raw()
+FLAG: msgspec.json.Decoder[bool] = msgspec.json.Decoder(bool)
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
@@ -121,6 +125,16 @@ def _sliced_rows(body: bytes) -> list[msgspec.Raw]:
     return rows
 
 
+def usable(
+    raws: Sequence[msgspec.Raw], parse: Callable[[msgspec.Raw], Row | None], noun: str, *, required: bool = True
+) -> list[Row]:
+    """Return the rows that `parse` understands. Raises SchemaError if one is `required`, and there are only others."""
+    rows = [row for raw in raws if (row := parse(raw))]
+    if raws and not rows and required:
+        raise SchemaError(f"no row of the answer is {noun}")
+    return rows
+
+
 def scalar(*values: msgspec.Raw) -> Scalar:
     """Return the first of these values that is a text or a number, None if there is none."""
     for raw in values:
@@ -157,3 +171,64 @@ def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Shape]) -> Shape | N
         return decoder.decode(repaired(bytes(raw)))
     except MALFORMED:
         return None
+
+
+class Fields:
+    """The fields of an object, each decoded when it is asked for.
+
+    Methods take the names that a field may have, of which the first with a usable value counts. Names ignore letter
+    case and underscores.
+    """
+
+    def __init__(self, fields: dict[str, msgspec.Raw]) -> None:
+        self._fields: dict[str, msgspec.Raw] = {}
+        for name, raw in fields.items():
+            self._fields.setdefault(_folded(name), raw)
+
+    @classmethod
+    def of(cls, raw: msgspec.Raw) -> "Fields":
+        """Return the fields of a part of a body; anything else than an object has none."""
+        return cls(decoded(raw, OBJECT) or {})
+
+    @classmethod
+    def of_body(cls, body: bytes) -> "Fields":
+        """Return the fields of a body. Raises SchemaError if it is not an object."""
+        return cls(decode(body, OBJECT))
+
+    def raws(self, *names: str) -> list[msgspec.Raw]:
+        """Return the fields with one of these names, in the order of the names."""
+        return [self._fields[key] for key in map(_folded, names) if key in self._fields]
+
+    def identity(self, *names: str) -> str:
+        """Return an ID, "" if there is none."""
+        return identity(*self.raws(*names))
+
+    def text(self, *names: str) -> str:
+        """Return a text or a number, as text; "" if there is none."""
+        return text(*self.raws(*names))
+
+    def scalar(self, *names: str) -> Scalar:
+        """Return a text or a number; a value of another type is returned as JSON, to be reported as unreadable."""
+        values = [raw for raw in self.raws(*names) if bytes(raw) != b"null"]
+        value = scalar(*values)
+        return bytes(values[0]).decode(errors="replace")[:MAX_WORD_LENGTH] if value is None and values else value
+
+    def time(self, *names: str) -> float | None:
+        """Return a time in Unix seconds, None if it is absent or unreadable."""
+        return parse_timestamp(self.scalar(*names))
+
+    def flag(self, *names: str) -> bool | None:
+        """Return a boolean."""
+        return next((value for raw in self.raws(*names) if (value := decoded(raw, FLAG)) is not None), None)
+
+    def object(self, *names: str) -> "Fields":
+        """Return the fields of an object within this one; none if it is absent."""
+        return next((Fields.of(raw) for raw in self.raws(*names)), Fields({}))
+
+    def rows(self, *names: str) -> list[msgspec.Raw] | None:
+        """Return the rows of a list."""
+        return next((rows for raw in self.raws(*names) if (rows := decoded(raw, ROWS)) is not None), None)
+
+
+def _folded(name: str) -> str:
+    return name.replace("_", "").casefold()

@@ -1,6 +1,7 @@
 """Parts that the sources of REST APIs share: paths, status words, active runs followed by ID, and defaults."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 from urllib.parse import quote
 
 from exporter.client.client import Client
@@ -9,12 +10,11 @@ from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
 from exporter.model import Batch, Result, Run, State, Step
 from exporter.sources.failing import FailingParts
+from exporter.sources.payload import MAX_WORD_LENGTH
 from exporter.sources.source import StepLog, View
 
 StatusTable = Mapping[str, Result | State]
 
-MAX_WORD_LENGTH = 64
-"""Characters of a status word that are kept."""
 NO_STATUS = "absent"
 """The unmapped status of a row without one."""
 
@@ -34,11 +34,21 @@ def normalize(word: str) -> str:
     return "_".join(word.casefold().replace("-", " ").replace("_", " ").split())
 
 
-def look_up(word: str, table: StatusTable) -> tuple[Result | State | None, str]:
-    """Return the meaning of a status word, or None and the word itself, shortened."""
+class Meaning(NamedTuple):
+    """The meaning of a status word: a result, a state, or neither if the word is `unmapped`."""
+
+    result: Result | None = None
+    state: State | None = None
+    unmapped: str = ""
+
+
+def look_up(word: str, table: StatusTable, *, ended: bool = False) -> Meaning:
+    """Return the meaning of a status word. A run of an unmapped status that has `ended` has the result unknown."""
     word = word.strip()[:MAX_WORD_LENGTH]
     meaning = table.get(normalize(word))
-    return (meaning, "") if meaning is not None else (None, word or NO_STATUS)
+    if meaning is None:
+        return Meaning(result=Result.UNKNOWN if ended else None, unmapped=word or NO_STATUS)
+    return Meaning(state=meaning) if isinstance(meaning, State) else Meaning(result=meaning)
 
 
 def seconds_between(start: float | None, end: float | None) -> float | None:

@@ -1,4 +1,7 @@
-"""Northflank's API: its paths, and parsers of its answers."""
+"""Northflank's API: its paths, and parsers of its answers.
+
+Parsers raise DecodeError for a body that is not JSON, and SchemaError for one that is not what was asked for.
+"""
 
 import msgspec
 
@@ -7,9 +10,8 @@ from exporter.model import Result, Run, State
 from exporter.sources.northflank.jobs import NorthflankJob
 from exporter.sources.northflank.page_cursor import NorthflankPage
 from exporter.sources.northflank.request_queue import JobSchedule
-from exporter.sources.payload import ABSENT, OBJECT, ROWS, decode, decoded, identity, scalar, text
+from exporter.sources.payload import Fields, Scalar
 from exporter.sources.rest import StatusTable, look_up, seconds_between
-from exporter.times import parse_timestamp
 
 PROJECTS = "/projects"
 JOBS = "/projects/{projectId}/jobs"
@@ -23,102 +25,47 @@ STATUSES: StatusTable = {
     "failed": Result.FAILURE,
 }
 CRON = "cron"
-BOOL: msgspec.json.Decoder[bool] = msgspec.json.Decoder(bool)
-
-
-# The counts say nothing about the state: a successful run may show 0 succeeded.
-class NorthflankRunFields(msgspec.Struct, kw_only=True, rename="camel"):
-    """The fields used of a run, not yet decoded."""
-
-    id: msgspec.Raw = ABSENT
-    status: msgspec.Raw = ABSENT
-    concluded: msgspec.Raw = ABSENT
-    failed: msgspec.Raw = ABSENT
-    backoff_limit: msgspec.Raw = ABSENT
-    started_at: msgspec.Raw = ABSENT
-    concluded_at: msgspec.Raw = ABSENT
-
-
-class NorthflankJobFields(msgspec.Struct, kw_only=True, rename="camel"):
-    """The fields used of a job or a project, not yet decoded."""
-
-    id: msgspec.Raw = ABSENT
-    name: msgspec.Raw = ABSENT
-    job_type: msgspec.Raw = ABSENT
-    suspended: msgspec.Raw = ABSENT
-
-
-RUN_FIELDS: msgspec.json.Decoder[NorthflankRunFields] = msgspec.json.Decoder(NorthflankRunFields)
-JOB_FIELDS: msgspec.json.Decoder[NorthflankJobFields] = msgspec.json.Decoder(NorthflankJobFields)
 
 
 def parse_page(body: bytes, key: str) -> NorthflankPage:
-    """Return a page of the list at `data.<key>`.
-
-    Raises:
-        DecodeError: The body is not JSON.
-        SchemaError: It has no such list.
-    """
-    fields = decode(body, OBJECT)
-    data = decoded(fields.get("data", ABSENT), OBJECT) or {}
-    rows = decoded(data.get(key, ABSENT), ROWS)
+    """Return a page of the list at `data.<key>`."""
+    fields = Fields.of_body(body)
+    rows = fields.object("data").rows(key)
     if rows is None:
         raise SchemaError("the answer is an object without the expected list")
-    pagination = decoded(fields.get("pagination", ABSENT), OBJECT) or {}
-    more = decoded(pagination.get("hasNextPage", ABSENT), BOOL) is True
-    return NorthflankPage(rows=rows, more=more, cursor=text(pagination.get("cursor", ABSENT)))
+    pagination = fields.object("pagination")
+    return NorthflankPage(rows=rows, more=pagination.flag("hasNextPage") is True, cursor=pagination.text("cursor"))
 
 
 def parse_project(raw: msgspec.Raw) -> str:
     """Return the ID of a project, "" if the row is not a project."""
-    loose = decoded(raw, JOB_FIELDS)
-    return "" if loose is None else identity(loose.id)
+    return Fields.of(raw).identity("id")
 
 
 def parse_job(raw: msgspec.Raw, project: str) -> NorthflankJob | None:
     """Return a job of a project's list, None if the row is not a job."""
-    loose = decoded(raw, JOB_FIELDS)
-    slug = "" if loose is None else identity(loose.id)
-    if loose is None or not slug:
+    fields = Fields.of(raw)
+    slug = fields.identity("id")
+    if not slug:
         return None
-    cron = text(loose.job_type).casefold() == CRON
-    suspended = decoded(loose.suspended, BOOL)
+    cron, suspended = fields.text("jobType").casefold() == CRON, fields.flag("suspended")
     # A job with a schedule is enabled unless suspended.
-    if cron and suspended is None:
-        suspended = False
-    return NorthflankJob(
-        project=project,
-        slug=slug,
-        name=text(loose.name) or slug,
-        cron=cron,
-        enabled=None if suspended is None else not suspended,
-    )
+    enabled = None if suspended is None and not cron else not suspended
+    return NorthflankJob(project=project, slug=slug, name=fields.text("name") or slug, cron=cron, enabled=enabled)
 
 
 def parse_schedule(body: bytes) -> JobSchedule:
-    """Return the schedule in a job's settings.
-
-    Raises:
-        DecodeError: The body is not JSON.
-        SchemaError: It is not a job.
-    """
-    data = decoded(decode(body, OBJECT).get("data", ABSENT), OBJECT)
-    if data is None or not text(data.get("id", ABSENT)):
+    """Return the schedule in a job's settings."""
+    job = Fields.of_body(body).object("data")
+    if not job.text("id"):
         raise SchemaError("the answer is not a job: it has no id")
-    settings = decoded(data.get("settings", ABSENT), OBJECT) or {}
-    cron = decoded(settings.get("cron", ABSENT), OBJECT) or {}
-    zone = text(cron.get("timezone", ABSENT), cron.get("timeZone", ABSENT))
-    return JobSchedule(text(cron.get("schedule", ABSENT)), zone)
+    cron = job.object("settings").object("cron")
+    return JobSchedule(cron.text("schedule"), cron.text("timezone"))
 
 
 def parse_run(body: bytes, job_id: str, statuses: StatusTable, run_id: str = "") -> Run:
-    """Return one run; `run_id` "" accepts any.
-
-    Raises:
-        DecodeError: The body is not JSON.
-        SchemaError: It is not this run.
-    """
-    run = to_run(decode(body, OBJECT).get("data", ABSENT), job_id, statuses)
+    """Return one run; `run_id` "" accepts any."""
+    run = _run(Fields.of_body(body).object("data"), job_id, statuses)
     if run is None:
         raise SchemaError("the answer is not a run: it has no id")
     if run_id not in ("", run.run_id):
@@ -132,39 +79,42 @@ def to_run(raw: msgspec.Raw, job_id: str, statuses: StatusTable) -> Run | None:
     The status decides. With an unknown status, a run that is concluded or has an end has ended as unknown. A completed
     run may lack its end, and then has no duration either.
     """
-    loose = decoded(raw, RUN_FIELDS)
-    run_id = "" if loose is None else identity(loose.id)
-    if loose is None or not run_id:
+    return _run(Fields.of(raw), job_id, statuses)
+
+
+def _run(fields: Fields, job_id: str, statuses: StatusTable) -> Run | None:
+    # The counts say nothing about the state: a successful run may show 0 succeeded.
+    run_id = fields.identity("id")
+    if not run_id:
         return None
-    meaning, unmapped = look_up(text(loose.status), statuses)
-    start, end = parse_timestamp(scalar(loose.started_at)), parse_timestamp(scalar(loose.concluded_at))
-    if meaning is None and (end is not None or decoded(loose.concluded, BOOL) is True):
-        meaning = Result.UNKNOWN
-    if not isinstance(meaning, Result):
-        return Run(run_id=run_id, job_id=job_id, state=meaning, unmapped=unmapped, start=start)
-    retries = _retries(loose, meaning)
+    start, end = fields.time("startedAt"), fields.time("concludedAt")
+    result, state, unmapped = look_up(
+        fields.text("status"), statuses, ended=end is not None or fields.flag("concluded") is True
+    )
+    if result is None:
+        return Run(run_id=run_id, job_id=job_id, state=state, unmapped=unmapped, start=start)
+    retries = _retries(fields, result)
     return Run(
         run_id=run_id,
         job_id=job_id,
-        result=meaning,
+        result=result,
         unmapped=unmapped,
         start=start,
         end=end,
         duration=seconds_between(start, end),
         retries=retries,
-        recovered=meaning is Result.SUCCESS and retries > 0,
+        recovered=result is Result.SUCCESS and retries > 0,
     )
 
 
-def _retries(loose: NorthflankRunFields, result: Result) -> int:
+def _retries(fields: Fields, result: Result) -> int:
     # Each failed attempt of a successful run was followed by another; of a failed run all but the last.
     # The job's limit caps them, as the vendor does not say that `failed` counts attempts alone.
-    failed, limit = _count(loose.failed), _count(loose.backoff_limit)
+    failed, limit = _count(fields.scalar("failed")), _count(fields.scalar("backoffLimit"))
     retries = max(0, (failed or 0) - (result is not Result.SUCCESS))
     return retries if limit is None else min(retries, limit)
 
 
-def _count(raw: msgspec.Raw) -> int | None:
+def _count(number: Scalar) -> int | None:
     """Return a whole number that is not negative."""
-    number = scalar(raw)
     return int(number) if isinstance(number, int | float) and 0 <= number < 2**31 else None

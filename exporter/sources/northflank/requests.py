@@ -15,6 +15,7 @@ from exporter.sources.northflank.jobs import NorthflankJob
 from exporter.sources.northflank.page_cursor import MAX_PAGES, NorthflankPage, PageCursor
 from exporter.sources.northflank.request_queue import JobSchedule
 from exporter.sources.paging import PageGuard
+from exporter.sources.payload import usable
 from exporter.sources.rest import StatusTable, path
 from exporter.sources.source import View
 
@@ -61,10 +62,9 @@ class NorthflankApi:
         params = _page_params(cursor.pages + 1, cursor.cursor)
         body = self._get(RUNS, params, projectId=job.project, jobId=job.slug)
         page: NorthflankPage = parse_page(body, "runs")
-        runs = [run for raw in page.rows if (run := to_run(raw, job.job_id, self._statuses)) is not None]
-        if page.rows and not runs and not cursor.pages:
-            raise SchemaError("no row of the answer is a run")
-        if not cursor.pages:
+        first = not cursor.pages
+        runs = usable(page.rows, lambda raw: to_run(raw, job.job_id, self._statuses), "a run", required=first)
+        if first:
             cursor.first = blake2b(body, digest_size=16).digest()
         return cursor.add(page, runs, view.known)
 

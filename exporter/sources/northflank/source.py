@@ -9,7 +9,7 @@ from exporter.client.client import Client
 from exporter.client.signin import BearerAuth
 from exporter.config.source import DAY, HOUR
 from exporter.counting.records import OpenRun
-from exporter.errors import ForbiddenError, NotFoundError, RateLimitedError, SchemaError
+from exporter.errors import ForbiddenError, NotFoundError, RateLimitedError
 from exporter.model import Batch, Listing, Result
 from exporter.sources.failing import FailingParts
 from exporter.sources.northflank.api import JOB, JOBS, PROJECTS, RUN, RUNS, STATUSES, parse_job, parse_project
@@ -35,6 +35,7 @@ from exporter.sources.northflank.request_queue import (
 from exporter.sources.northflank.requests import NorthflankApi
 from exporter.sources.northflank.settings import NorthflankSettings
 from exporter.sources.northflank.watermark import Watermarks
+from exporter.sources.payload import usable
 from exporter.sources.rest import RestSource, path, root_of, status_table
 from exporter.sources.source import Access, SourceType, View
 
@@ -163,9 +164,7 @@ class NorthflankSource(RestSource):
         """Read the list of projects."""
         requested = view.now
         rows = self._api.list(PROJECTS, "projects")
-        names = [name for raw in rows if (name := parse_project(raw))]
-        if rows and not names:
-            raise SchemaError("no row of the answer is a project")
+        names = usable(rows, parse_project, "a project")
         self._listing = Listing(requested, frozenset(names))
         # A project that is no longer listed is still requested: its list of jobs shows whether it is gone.
         kept = dict.fromkeys([*names, *sorted(view.scopes)])
@@ -184,9 +183,7 @@ class NorthflankSource(RestSource):
             project.readable, project.listed, project.failed = False, None, False
             gone = isinstance(error, NotFoundError) and not project.known
             return Batch(scope=project.name, readable=False, exists=not gone, listing=self._listing)
-        rows = {row.slug: row for raw in raws if (row := parse_job(raw, project.name)) is not None}
-        if raws and not rows:
-            raise SchemaError("no row of the answer is a job")
+        rows = {row.slug: row for row in usable(raws, lambda raw: parse_job(raw, project.name), "a job")}
         missing = {slug: job for slug, job in project.jobs.items() if slug not in rows}
         for job in missing.values():
             job.missing_since = now if job.missing_since is None else job.missing_since

@@ -1,4 +1,7 @@
-"""Snowplow Console's jobs API: its paths, and parsers that accept all likely names and shapes of its answers."""
+"""Snowplow Console's jobs API: its paths, and parsers that accept all likely names and shapes of its answers.
+
+Parsers raise DecodeError for a body that is not JSON, and SchemaError for one that is not what was asked for.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -9,20 +12,8 @@ import msgspec
 from exporter.errors import SchemaError
 from exporter.model import FUTURE_MARGIN, Job, Result, Run, State, Step, one_row_per_run
 from exporter.sources.oddities import Oddity
-from exporter.sources.payload import (
-    ABSENT,
-    MAX_ID_LENGTH,
-    OBJECT,
-    ROWS,
-    Scalar,
-    decode,
-    decode_rows,
-    decoded,
-    identity,
-    scalar,
-    text,
-)
-from exporter.sources.rest import MAX_WORD_LENGTH, StatusTable, look_up, seconds_between
+from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, ROWS, Fields, Scalar, decode, decode_rows, decoded, text
+from exporter.sources.rest import StatusTable, look_up, seconds_between
 from exporter.sources.source import StepLog
 from exporter.times import is_number, parse_timestamp, read_duration
 
@@ -66,6 +57,7 @@ STATUSES: StatusTable = {
     "cancelled": Result.CANCELLATION,
 }
 
+# Names of fields, apart from letter case and underscores; the first one with a value counts.
 RUN_ID = ("runid", "runreference", "id")
 JOB_NAME = ("jobname", "name")
 STEP_NAME = ("name", "stepname", "taskname")
@@ -73,10 +65,9 @@ WORD = ("state", "status", "runstate", "taskstate")
 START = ("starttime", "startedat", "started", "start")
 END = ("endtime", "endedat", "finishedat", "completedat")
 DURATION = ("duration", "runduration", "taskduration")
-# Names of fields, as `Fields` spells them; the first one with a value counts.
 DEPENDENCIES = ("dependencies", "dependson")
+# Fields of a duration object and their ISO 8601 units, in the order of ISO 8601.
 SPAN_UNITS = {"days": "D", "hours": "H", "minutes": "M", "seconds": "S", "secs": "S"}
-"""Fields of a duration object and their ISO 8601 units, in the order of ISO 8601."""
 
 
 class SnowplowRun(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
@@ -96,42 +87,6 @@ class SnowplowRun(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="c
         return self.start_time is not None and (self.duration is not None or self.end_time is not None)
 
 
-class Fields:
-    """The fields of an object, not yet decoded; names ignore letter case and underscores."""
-
-    def __init__(self, fields: Mapping[str, msgspec.Raw]) -> None:
-        self._fields: dict[str, msgspec.Raw] = {}
-        for name, raw in fields.items():
-            self._fields.setdefault(name.replace("_", "").casefold(), raw)
-
-    def raws(self, names: Sequence[str]) -> Iterator[msgspec.Raw]:
-        """Return the fields with one of these names, in their order."""
-        return (self._fields[name] for name in names if name in self._fields)
-
-    def identity(self, names: Sequence[str]) -> str:
-        """Return an ID, "" if there is none."""
-        return identity(*self.raws(names))
-
-    def text(self, names: Sequence[str]) -> str:
-        """Return a text or a number, as text; "" if there is none."""
-        return text(*self.raws(names))
-
-    def scalar(self, names: Sequence[str]) -> Scalar:
-        """Return a text or a number; a value of another type is returned as JSON, to be reported as unreadable."""
-        values = [raw for raw in self.raws(names) if bytes(raw) != b"null"]
-        value = scalar(*values)
-        return bytes(values[0]).decode(errors="replace")[:MAX_WORD_LENGTH] if value is None and values else value
-
-    def span(self) -> Scalar:
-        """Return a duration: a text, a number, or an object such as `{"seconds": 2.5}`."""
-        for raw in self.raws(DURATION):
-            parts = decoded(raw, OBJECT)
-            if parts is not None:
-                return _iso_duration(parts)
-        return self.scalar(DURATION)
-
-
-WHOLE: msgspec.json.Decoder[int] = msgspec.json.Decoder(int)
 TYPED_ROW: msgspec.json.Decoder[SnowplowRun] = msgspec.json.Decoder(SnowplowRun)
 
 
@@ -156,12 +111,7 @@ class SnowplowRuns(msgspec.Struct, frozen=True):
 
 
 def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: StatusTable = STATUSES) -> SnowplowRuns:
-    """Return the runs of a list. `known`: the texts of an earlier one; most rows are usually identical.
-
-    Raises:
-        DecodeError: The body is not JSON.
-        SchemaError: It is not a list, or none of its rows is a run.
-    """
+    """Return the runs of a list. `known`: the texts of an earlier one; most rows are usually identical."""
     texts, fresh, invalid, repeated = dict[bytes, SnowplowRun](), dict[bytes, SnowplowRun](), 0, 0
     for words in map(bytes, decode_rows(body, LIST_KEYS)):
         row = known.get(words)
@@ -201,38 +151,35 @@ def _row(words: bytes) -> SnowplowRun | None:
     """Return the run of a row, None if it has no ID."""
     raw = msgspec.Raw(words)
     row = decoded(raw, TYPED_ROW)
-    if row is not None and row.complete:
-        return row
-    fields = decoded(raw, OBJECT)
-    return None if fields is None else _from_fields(Fields(fields))
-
-
-def _fields_of(raw: msgspec.Raw) -> Fields:
-    """Return the fields of an object; none of anything else."""
-    fields = decoded(raw, OBJECT)
-    return Fields({} if fields is None else fields)
+    return row if row is not None and row.complete else _from_fields(Fields.of(raw))
 
 
 def _from_fields(fields: Fields) -> SnowplowRun | None:
-    run_id = fields.identity(RUN_ID)
+    run_id = fields.identity(*RUN_ID)
     if not run_id:
         return None
     return SnowplowRun(
         run_id=run_id,
-        job_name=fields.text(JOB_NAME),
-        environment=fields.text(("environment",)),
-        state=fields.text(WORD),
-        start_time=fields.scalar(START),
-        duration=fields.span(),
-        end_time=fields.scalar(END),
+        job_name=fields.text(*JOB_NAME),
+        environment=fields.text("environment"),
+        state=fields.text(*WORD),
+        start_time=fields.scalar(*START),
+        duration=_span(fields),
+        end_time=fields.scalar(*END),
     )
 
 
-def _iso_duration(parts: Mapping[str, msgspec.Raw]) -> str:
-    values = {unit: text(parts[name]) for name, unit in SPAN_UNITS.items() if name in parts}
-    nanoseconds = decoded(parts.get("nanos", parts.get("nano", ABSENT)), WHOLE) or 0
-    seconds = decoded(parts.get("seconds", parts.get("secs", ABSENT)), WHOLE)
-    if nanoseconds and seconds is not None:
+def _span(fields: Fields) -> Scalar:
+    """Return a duration: a text, a number, or an object such as `{"seconds": 2.5}` as ISO 8601."""
+    objects = (decoded(raw, OBJECT) for raw in fields.raws(*DURATION))
+    parts = next((each for each in objects if each is not None), None)
+    return fields.scalar(*DURATION) if parts is None else _iso_duration(Fields(parts))
+
+
+def _iso_duration(parts: Fields) -> str:
+    values = {unit: value for name, unit in SPAN_UNITS.items() if (value := parts.text(name))}
+    nanoseconds, seconds = parts.scalar("nanos", "nano"), parts.scalar("seconds", "secs")
+    if isinstance(nanoseconds, int) and isinstance(seconds, int) and nanoseconds:
         values["S"] = f"{seconds + nanoseconds / 1e9:.9f}"
     days = f"{values.pop('D')}D" if "D" in values else ""
     return f"P{days}" + ("T" + "".join(f"{value}{unit}" for unit, value in values.items()) if values else "")
@@ -255,23 +202,20 @@ def to_run(row: SnowplowRun, status_map: StatusTable, now: float = float("inf"),
 
     A completed run without duration and end has `end` None.
     """
-    meaning, unmapped = look_up(row.state, status_map)
     start, end = start_of(row), parse_timestamp(row.end_time)
-    if meaning is None and end is not None:
-        meaning = Result.UNKNOWN
-    result = meaning if isinstance(meaning, Result) else None
+    meaning = look_up(row.state, status_map, ended=end is not None)
     # An active run's duration so far would make it another run at each poll.
-    duration = None
-    if result is not None:
-        end, duration = _completed(start, end, duration_of(row, now, milliseconds=milliseconds))
+    end, duration = (
+        _completed(start, end, duration_of(row, now, milliseconds=milliseconds)) if meaning.result else (None, None)
+    )
     return Run(
         run_id=row.run_id,
         job_id=job_id_of(row),
-        result=result,
-        state=meaning if isinstance(meaning, State) else None,
-        unmapped=unmapped,
+        result=meaning.result,
+        state=meaning.state,
+        unmapped=meaning.unmapped,
         start=start,
-        end=end if result is not None else None,
+        end=end,
         duration=duration,
     )
 
@@ -316,21 +260,11 @@ def oddities(row: SnowplowRun, run: Run, now: float) -> Iterator[Oddity]:
 
 
 def parse_run(body: bytes, status_map: StatusTable, run_id: str = "") -> tuple[SnowplowRun, list[Step] | None]:
-    """Return one run, and its steps if included, bare or wrapped in an object or a list.
-
-    Args:
-        body: The answer.
-        status_map: The table of status words.
-        run_id: The requested run; "" accepts any.
-
-    Raises:
-        DecodeError: The body is not JSON.
-        SchemaError: It is not this run.
-    """
+    """Return one run, and its steps if included, bare or wrapped in an object or a list; `run_id` "" accepts any."""
     try:
-        objects = [decode(body, OBJECT)]
+        objects = [Fields.of_body(body)]
     except SchemaError:
-        objects = [fields for raw in decode(body, ROWS) if (fields := decoded(raw, OBJECT)) is not None]
+        objects = [Fields.of(raw) for raw in decode(body, ROWS)]
     found = [each for fields in objects for each in _runs_in(fields)]
     if not found:
         raise SchemaError("the answer is not a run: it has no id")
@@ -341,19 +275,17 @@ def parse_run(body: bytes, status_map: StatusTable, run_id: str = "") -> tuple[S
 
 
 def _runs_in(
-    fields: Mapping[str, msgspec.Raw], steps: Sequence[msgspec.Raw] | None = None, depth: int = 0
+    fields: Fields, steps: Sequence[msgspec.Raw] | None = None, depth: int = 0
 ) -> Iterator[tuple[SnowplowRun, Sequence[msgspec.Raw] | None]]:
     """Yield the run that an object is, or that it wraps, with the steps in it or next to it."""
-    steps = next((rows for key in STEP_KEYS if (rows := _list_of(fields.get(key, ABSENT))) is not None), steps)
-    row = _from_fields(Fields(fields))
+    steps = next((rows for raw in fields.raws(*STEP_KEYS) if (rows := _list_of(raw)) is not None), steps)
+    row = _from_fields(fields)
     if row is not None and row.state:
         yield row, steps
-    for key in WRAPPERS if depth < MAX_WRAPPERS else ():
-        inner = decoded(fields.get(key, ABSENT), OBJECT)
-        if inner is None:  # perhaps a list with a single run
-            inner = next((decoded(raw, OBJECT) for raw in decoded(fields.get(key, ABSENT), ROWS) or []), None)
-        if inner is not None:
-            yield from _runs_in(inner, steps, depth + 1)
+    for raw in fields.raws(*WRAPPERS) if depth < MAX_WRAPPERS else ():
+        # A list there may contain a single run.
+        for each in (raw, *(decoded(raw, ROWS) or [])[:1]):
+            yield from _runs_in(Fields.of(each), steps, depth + 1)
     if row is not None and not row.state:
         yield row, steps
 
@@ -361,17 +293,12 @@ def _runs_in(
 def _list_of(raw: msgspec.Raw) -> list[msgspec.Raw] | None:
     """Return the rows of a list or of an object around one; None if it is neither."""
     with suppress(SchemaError):
-        return decode_rows(bytes(raw), STEP_LIST_KEYS) if bytes(raw) else None
+        return decode_rows(bytes(raw), STEP_LIST_KEYS)
     return None
 
 
 def parse_steps(body: bytes, status_map: StatusTable) -> list[Step]:
-    """Return the steps of a run, each name once.
-
-    Raises:
-        DecodeError: The body is not JSON.
-        SchemaError: It is not a list, or none of its rows is a step.
-    """
+    """Return the steps of a run, each name once."""
     raws = decode_rows(body, STEP_LIST_KEYS)
     steps = _steps(raws, status_map)
     if raws and not steps:
@@ -380,22 +307,17 @@ def parse_steps(body: bytes, status_map: StatusTable) -> list[Step]:
 
 
 def parse_log(body: bytes) -> StepLog:
-    """Return the tail of a step's output.
-
-    Raises:
-        DecodeError: The body is not JSON.
-        SchemaError: It is not an object.
-    """
-    fields = decode(body, OBJECT)
-    return StepLog(stdout=text(fields.get("stdout", ABSENT)), stderr=text(fields.get("stderr", ABSENT)))
+    """Return the tail of a step's output."""
+    fields = Fields.of_body(body)
+    return StepLog(stdout=fields.text("stdout"), stderr=fields.text("stderr"))
 
 
 def _steps(raws: Sequence[msgspec.Raw], status_map: StatusTable) -> list[Step]:
     """Return each step once: completed if a row says so, else as shown last."""
     steps: dict[str, Step] = {}
     for raw in raws:
-        fields = _fields_of(raw)
-        name = fields.text(STEP_NAME)
+        fields = Fields.of(raw)
+        name = fields.text(*STEP_NAME)
         if name:
             step = _step(fields, name, status_map)
             if step.result is not None or name not in steps or steps[name].result is None:
@@ -404,26 +326,23 @@ def _steps(raws: Sequence[msgspec.Raw], status_map: StatusTable) -> list[Step]:
 
 
 def _step(fields: Fields, name: str, status_map: StatusTable) -> Step:
-    meaning, _ = look_up(fields.text(WORD), status_map)
-    start, end = parse_timestamp(fields.scalar(START)), parse_timestamp(fields.scalar(END))
-    duration = read_duration(fields.span())
-    result = meaning if isinstance(meaning, Result) else None
-    ended, lasted = _completed(start, end, duration) if result is not None else (None, duration)
+    meaning = look_up(fields.text(*WORD), status_map)
+    start, end, duration = fields.time(*START), fields.time(*END), read_duration(_span(fields))
+    end, duration = _completed(start, end, duration) if meaning.result else (None, duration)
     return Step(
         name=name,
-        result=result,
-        state=meaning if isinstance(meaning, State) else None,
+        result=meaning.result,
+        state=meaning.state,
         start=start,
-        end=ended,
-        duration=lasted,
+        end=end,
+        duration=duration,
         dependencies=_dependencies(fields),
     )
 
 
 def _dependencies(fields: Fields) -> tuple[str, ...]:
     # They are names, or objects with a name.
-    lists = (rows for raw in fields.raws(DEPENDENCIES) if (rows := decoded(raw, ROWS)) is not None)
-    names = (text(raw) or _fields_of(raw).text(STEP_NAME) for raw in next(lists, []))
+    names = (text(raw) or Fields.of(raw).text(*STEP_NAME) for raw in fields.rows(*DEPENDENCIES) or [])
     return tuple(name for name in names if name)
 
 

@@ -1,4 +1,7 @@
-"""Strait's API: its paths, and parsers of its answers. Payloads, results and error texts are never decoded."""
+"""Strait's API: its paths, and parsers of its answers. Payloads, results and error texts are never decoded.
+
+Parsers raise DecodeError for a body that is not JSON, and SchemaError for one that is not what was asked for.
+"""
 
 import csv
 import io
@@ -10,8 +13,8 @@ from typing import Annotated, Any, Generic, TypeVar
 import msgspec
 
 from exporter.errors import SchemaError
-from exporter.model import FAILING, Job, Result, Run, State, Step
-from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, decode, decoded, text
+from exporter.model import FAILING, Job, Result, Run, Step
+from exporter.sources.payload import MAX_ID_LENGTH, OBJECT, decode, decoded, text, usable
 from exporter.sources.rest import StatusTable, look_up, seconds_between
 from exporter.sources.source import StepLog
 from exporter.sources.strait.statuses import COMPENSATING, EXPIRED
@@ -143,9 +146,7 @@ def parse_page(
 ) -> StraitPage[AnyRow]:
     """Return a page of either shape: a bare array (more may follow a full one), or `{data, next_cursor, has_more}`.
 
-    Raises:
-        DecodeError: The body is not JSON.
-        SchemaError: It is not a list, or none of the rows of the first page has the expected shape.
+    None of the rows having the expected shape is an error only on the first page.
     """
     answer = decode(body, LISTED)
     if isinstance(answer, list):
@@ -154,9 +155,7 @@ def parse_page(
         raws = _list_of(answer)
         cursor = answer.next_cursor if isinstance(answer.next_cursor, str) else ""
         more = bool(cursor) if answer.has_more is None else answer.has_more is True
-    rows = [row for raw in raws if (row := decoded(raw, decoder)) is not None]
-    if raws and not rows and first:
-        raise SchemaError("no row of the answer has the expected shape")
+    rows = usable(raws, lambda raw: decoded(raw, decoder), "of the expected shape", required=first)
     return StraitPage(rows=rows, invalid=len(raws) - len(rows), cursor=cursor, more=more)
 
 
@@ -168,7 +167,7 @@ def _list_of(answer: _Envelope) -> list[msgspec.Raw]:
 
 
 def parse_run(body: bytes) -> StraitRun:
-    """Return one run. Raises DecodeError and SchemaError."""
+    """Return one run."""
     return decode(body, RUN_ROW)
 
 
@@ -180,10 +179,7 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_export(body: bytes, at: datetime) -> Export:
-    """Return the runs that a CSV export has of one creation time; no other column is kept.
-
-    Raises SchemaError if the columns `id`, `job_id` and `created_at` are missing.
-    """
+    """Return the runs that a CSV export has of one creation time; no other column is kept."""
     text_of = body.decode("utf-8-sig", errors="replace").replace("\0", "\ufffd")
     rows = _records(text_of)
     header = next(rows, None) or []
@@ -263,14 +259,12 @@ def to_run(row: StraitRun, statuses: StatusTable) -> Run:
     A retry keeps the ID, increments `attempt` and sets new times: start and duration are those of the last attempt.
     """
     status = _text(row.status).strip().casefold()
-    meaning, unmapped = look_up(_text(row.status), statuses)
     end = _time(row.finished_at)
-    if meaning is None and end is not None:
-        meaning = Result.UNKNOWN
+    result, state, unmapped = look_up(_text(row.status), statuses, ended=end is not None)
     attempts = row.attempt if type(row.attempt) is int and 0 < row.attempt < MAX_ATTEMPTS else 1
     # A run that expired while it waited for another attempt has failed before; one that never ran is a skip.
-    gave_up = status == EXPIRED and meaning is Result.SKIP and attempts > 1
-    result = Result.FAILURE if gave_up else meaning if isinstance(meaning, Result) else None
+    gave_up = status == EXPIRED and result is Result.SKIP and attempts > 1
+    result = Result.FAILURE if gave_up else result
     start = None if result is Result.SKIP else _time(row.started_at)
     created, scheduled = _time(row.created_at), _time(row.scheduled_at)
     ended = result is not None
@@ -278,7 +272,7 @@ def to_run(row: StraitRun, statuses: StatusTable) -> Run:
         run_id=row.id,
         job_id=row.job,
         result=result,
-        state=meaning if isinstance(meaning, State) else None,
+        state=state,
         unmapped=unmapped,
         created=created,
         scheduled=None if ended or start is not None else _latest(scheduled, _time(row.next_retry_at)),
@@ -303,14 +297,13 @@ def trust(run: Run) -> tuple[bool, float, int, float]:
 
 
 def _step(row: StraitStep, statuses: StatusTable) -> Step:
-    meaning, _ = look_up(_text(row.status), statuses)
-    result = meaning if isinstance(meaning, Result) else None
+    result, state, _ = look_up(_text(row.status), statuses)
     start = None if result is Result.SKIP else _time(row.started_at)
     end = _time(row.finished_at) if result is not None else None
     return Step(
         name=row.step_ref,
         result=result,
-        state=meaning if isinstance(meaning, State) else None,
+        state=state,
         start=start,
         end=end,
         duration=seconds_between(start, end),

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from exporter.errors import DecodeError, SchemaError
 from exporter.model import Job, Result, Run, State
-from exporter.sources.payload import SLICE
-from exporter.sources.rest import MAX_WORD_LENGTH, path, status_table
+from exporter.sources.payload import MAX_WORD_LENGTH, SLICE
+from exporter.sources.rest import path, status_table
 from exporter.sources.snowplow.api import (
     LIST_KEYS,
     RUN,
