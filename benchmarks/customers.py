@@ -7,7 +7,7 @@ import msgspec
 
 from exporter.sources.workato.api import USERS
 from exporter.sources.workato.customers import PER_PAGE
-from exporter.sources.workato.marks import ReadMark, encode_marks
+from exporter.sources.workato.marks import ReadMark, encode_checkpoint
 from exporter.sources.workato.settings import WorkatoSettings
 from exporter.sources.workato.source import WorkatoSource, marks_key
 
@@ -59,7 +59,7 @@ def source_of(customers):
         name="w", type="workato", mode="embedded", base_url="https://example.com", auth={"api_token": "token"}
     )
     marks = {str(number): ReadMark(succeeded=5, failed=1, last_run=SETTLED["last_run_at"]) for number in range(RECIPES)}
-    notes = {marks_key(str(number)): encode_marks(marks) for number in range(customers)}
+    notes = {marks_key(str(number)): encode_checkpoint(marks) for number in range(customers)}
     view = View(now=NOW, notes=notes, scopes=frozenset(map(str, range(customers))), open=())
     source = WorkatoSource(settings, api)
     return source, view, api

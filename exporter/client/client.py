@@ -13,7 +13,7 @@ from exporter.client.clock import ServerClock
 from exporter.client.limits import parse_retry_after
 from exporter.client.network import NetworkSettings, NetworkTransport
 from exporter.client.signin import is_html
-from exporter.client.transport import BudgetedTransport, NullRecorder, RequestRecorder, describe
+from exporter.client.transport import BudgetedTransport, RequestRecorder, describe
 from exporter.errors import (
     AuthError,
     ClientStatusError,
@@ -30,7 +30,7 @@ from exporter.errors import (
     TimedOutError,
 )
 
-__all__ = ["Client", "Environment", "NetworkSettings", "NullRecorder", "RequestRecorder"]
+__all__ = ["Client", "Environment", "NetworkSettings", "RequestRecorder"]
 
 RETRIES = 2
 FIRST_BACKOFF = 1.0
@@ -83,7 +83,7 @@ class Client:
     ) -> None:
         self._root = root.rstrip("/")
         self._budget = budget
-        self._observer = observer or NullRecorder()
+        self._observer = observer or RequestRecorder()
         self._environment = environment or Environment()
         settings = network or NetworkSettings()
         self._clock = ServerClock(self._environment.clock)

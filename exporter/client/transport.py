@@ -3,7 +3,6 @@
 import re
 import zlib
 from collections.abc import Callable
-from typing import Protocol
 
 import httpcore
 import httpx
@@ -49,8 +48,8 @@ GZIP = 31
 """zlib's `wbits` for the gzip format."""
 
 
-class RequestRecorder(Protocol):
-    """Receives the metrics of each request."""
+class RequestRecorder:
+    """Receives the metrics of each request. This one keeps nothing."""
 
     def request(self, endpoint: str, code: str, seconds: float) -> None:
         """Count a request to an endpoint (template) by its status code, `timeout` or `network`."""
@@ -66,25 +65,6 @@ class RequestRecorder(Protocol):
 
     def credential_expiry(self, timestamp: float | None) -> None:
         """Set when the credential in use expires, None if unknown."""
-
-
-class NullRecorder:
-    """A recorder that keeps nothing."""
-
-    def request(self, endpoint: str, code: str, seconds: float) -> None:
-        """Do nothing."""
-
-    def retry(self) -> None:
-        """Do nothing."""
-
-    def waited(self, seconds: float) -> None:
-        """Do nothing."""
-
-    def limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
-        """Do nothing."""
-
-    def credential_expiry(self, timestamp: float | None) -> None:
-        """Do nothing."""
 
 
 # Seconds for which a rate limit is shown after the server reported it last.

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from exporter.client.transport import RequestRecorder
 from exporter.counting.records import RateLimit
 from exporter.metrics.families import RATE_LIMIT_WAIT, REQUEST_DURATION, REQUEST_FAMILIES, REQUESTS, RETRIES
 from exporter.metrics.family import Family, Kind
@@ -44,8 +45,8 @@ class RequestMetrics:
             observer.close()
 
 
-class SourceRequests:
-    """Observes the requests for one source. Implements `exporter.client.transport.RequestRecorder`.
+class SourceRequests(RequestRecorder):
+    """Records the requests for one source.
 
     Attributes:
         rate_limit: The tightest rate limit that the API reports.

@@ -43,14 +43,14 @@ class FailingParts:
         self.errors = {}
 
     @contextmanager
-    def read(self, part: str, view: View) -> Iterator[None]:
-        """Read a part: an error is recorded, not raised, unless it concerns the credential or the rate limit."""
+    def read(self, part: str, view: View, *, raising: tuple[type[SourceError], ...] = ()) -> Iterator[None]:
+        """Read a part: an error is recorded, not raised, unless `raising`, or of the credential or the rate limit."""
         began = view.now
         try:
             yield
-        except (AuthError, RateLimitedError):
-            raise
         except SourceError as error:
+            if isinstance(error, (AuthError, RateLimitedError, *raising)):
+                raise
             self.failed(part, error, began=began, now=view.now)
         else:
             self.succeeded(part)

@@ -1,20 +1,24 @@
 """Parts that the sources of REST APIs share: paths, status words, active runs followed by ID, and defaults."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
 from exporter.client.client import Client
+from exporter.client.signin import BearerAuth
+from exporter.config.secret import Secret
 from exporter.config.source import SourceSettings
 from exporter.counting.records import OpenRun
-from exporter.errors import NotFoundError
-from exporter.model import Batch, Result, Run, State, Step
+from exporter.errors import ForbiddenError, NotFoundError
+from exporter.model import Result, State
 from exporter.sources.failing import FailingParts
 from exporter.sources.payload import MAX_WORD_LENGTH
-from exporter.sources.source import StepLog, View
+from exporter.sources.source import Access, Source, View
 
 StatusTable = Mapping[str, Result | State]
 
+# A whole list that answers so is unreadable by this credential.
+REFUSALS = (ForbiddenError, NotFoundError)
 NO_STATUS = "absent"
 """The unmapped status of a row without one."""
 
@@ -89,27 +93,18 @@ class OpenRunQueue:
                 yield run_id
 
 
-class RestSource:
-    """Base of the sources: a client, and what applies to a vendor without steps that is read whole by every poll."""
+class RestSource(Source):
+    """Base of the sources that have a client."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def committed(self, batch: Batch) -> None:
-        """Do nothing."""
-
-    def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:  # noqa: ARG002  # the interface
-        """Return no steps."""
-        return ()
-
-    def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:  # noqa: ARG002  # the interface
-        """Raise NotFoundError."""
-        raise NotFoundError("this API provides no output of runs; see the vendor's page", 404)
-
-    def round_seconds(self) -> float:
-        """Return 0: every poll reads everything."""
-        return 0.0
-
     def close(self) -> None:
         """Close all connections."""
         self._client.close()
+
+
+def bearer_access(settings: SourceSettings, token: Secret, prefix: str = "") -> Access:
+    """Return access by a token that each request carries; `prefix`: of all paths, after the API's own."""
+    root = root_of(settings)
+    return Access(root=root + prefix, auth=BearerAuth(token.reveal), credential=f"{root} {hash(token)}")

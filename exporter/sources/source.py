@@ -4,6 +4,7 @@ A source reads and parses; it does not count. It gets a `View` of the state, yie
 they are committed, and raises `exporter.errors.SourceError` when it cannot continue.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ import msgspec
 from exporter.client.client import Client
 from exporter.config.source import SourceSettings
 from exporter.counting.records import OpenRun
+from exporter.errors import NotFoundError
 from exporter.model import Batch, Result, Run, Step
 
 
@@ -75,32 +77,37 @@ class StepLog(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Source(Protocol):
-    """One configured source."""
+    """One configured source. A vendor without steps and output that each poll reads whole has two methods to write."""
 
+    @abstractmethod
     def fetch(self, view: View) -> Iterator[Batch]:
         """Poll once; yield each batch after the one before is committed."""
 
     def committed(self, batch: Batch) -> None:
         """Note that a batch is in the state; only now may the source treat its rows as known."""
 
-    def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
+    def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:  # noqa: ARG002  # the interface
         """Return the steps of a run. Raises NotFoundError if the API does not have them.
 
         `patience`: seconds that each request may wait for the budget; by default as long as a poll's.
         """
+        return ()
 
-    def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:
+    def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:  # noqa: ARG002  # as above
         """Return a step's output, or with "" the error text of the run itself, for a person who opened it.
 
         `run` has all that the request needs: the process may just have started. Raises NotFoundError if the API does
         not have it, or provides no output.
         """
+        raise NotFoundError("this API provides no output of runs; see the vendor's page", 404)
 
+    @abstractmethod
     def probe(self) -> str:
         """Sign in and send a request; return a sentence about the result."""
 
     def round_seconds(self) -> float:
         """Return the seconds in which everything is read once at present; 0 if every poll reads everything."""
+        return 0.0
 
     def close(self) -> None:
         """Close all connections."""

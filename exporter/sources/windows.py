@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from exporter.config.source import SourceSettings
 from exporter.model import Window
 
 # Seconds by which our estimate of the API's clock may be wrong; every window ends at least this long ago.
@@ -29,6 +30,12 @@ class Reach(msgspec.Struct, frozen=True, kw_only=True):
     lookback: float
     overlap: float
     settle: float
+
+
+def reach_of(settings: SourceSettings, *, api: float, maximum: float, margin: float = 0.0) -> Reach:
+    """Return the limits of an API and those of a source's config."""
+    lookback, overlap, settle = settings.lookback, settings.overlap, settings.settle
+    return Reach(api=api, margin=margin, maximum=maximum, lookback=lookback, overlap=overlap, settle=settle)
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):

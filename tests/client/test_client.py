@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from exporter.client.budget import Budget, Stopped
-from exporter.client.client import Client, Environment, NetworkSettings, NullRecorder
+from exporter.client.client import Client, Environment, NetworkSettings, RequestRecorder
 from exporter.errors import (
     AuthError,
     ClientStatusError,
@@ -37,7 +37,7 @@ class Bearer(httpx.Auth):
         yield request
 
 
-class Ledger(NullRecorder):
+class Ledger(RequestRecorder):
     """An observer that keeps everything."""
 
     def __init__(self):

@@ -17,7 +17,6 @@ from exporter.sources.northflank.request_queue import (
     is_turn,
     overdue_ratio,
     spacing,
-    tier_of,
 )
 from exporter.sources.northflank.requests import NorthflankApi
 from exporter.sources.northflank.settings import NorthflankSettings
@@ -55,7 +54,7 @@ class JobReader:
     def tier(self, job: TrackedJob, open_runs: Mapping[str, OpenRun], now: float) -> PollTier:
         """Return how often a job is polled; its unlisted active runs are requested by ID."""
         is_open = len(job.unlisted_open_runs) < len(open_runs)
-        return tier_of(job.activity(now, is_open=is_open), now, self._settings.poll_interval)
+        return job.tier(now, self._settings.poll_interval, is_open=is_open)
 
     def requests(
         self, project: Project, job: TrackedJob, open_runs: Mapping[str, OpenRun], now: float

@@ -4,7 +4,7 @@ import msgspec
 
 from exporter.model import Job
 from exporter.sources.northflank.page_cursor import PageCursor
-from exporter.sources.northflank.request_queue import JobActivity, JobSchedule
+from exporter.sources.northflank.request_queue import JobSchedule, PollTier, tier_of
 
 
 class NorthflankJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,10 +109,12 @@ class TrackedJob(msgspec.Struct, kw_only=True):
         """Return the job for the ledger."""
         return self.row.job(self.checkpoint.schedule)
 
-    def activity(self, now: float, *, is_open: bool) -> JobActivity:
-        """Return its activity. A job not read completely, or not by this process, may be busier than it looks."""
-        return JobActivity(
-            open=is_open or self.changed,
+    def tier(self, now: float, poll_interval: float, *, is_open: bool) -> PollTier:
+        """Return how often it is polled. Until this process has read all of it, it may be busier than known."""
+        return tier_of(
+            now,
+            poll_interval,
+            is_open=is_open or self.changed,
             enabled=None if self.checkpoint.read is None else self.row.enabled,
             schedule=self.checkpoint.schedule,
             last_start=self.last_start if self.digest else now,

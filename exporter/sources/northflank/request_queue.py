@@ -45,22 +45,6 @@ MAX_SPACING = {PollTier.FAST: 60.0, PollTier.NORMAL: 180.0, PollTier.SLOW: 600.0
 """With long intervals a tier skips no poll if polls are further apart than this many seconds."""
 
 
-class JobActivity(msgspec.Struct, frozen=True, kw_only=True):
-    """What determines a job's tier.
-
-    Attributes:
-        open: Whether it has an active run, or its last answer differed from the one before.
-        enabled: False while it is suspended.
-        schedule: Its schedule.
-        last_start: When its latest run started.
-    """
-
-    open: bool
-    enabled: bool | None
-    schedule: JobSchedule
-    last_start: float | None
-
-
 class ScheduledRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request that a poll may send.
 
@@ -84,14 +68,25 @@ def spacing(tier: PollTier, poll_interval: float) -> float:
     return min(tier * poll_interval, max(poll_interval, MAX_SPACING[tier]))
 
 
-def tier_of(activity: JobActivity, now: float, poll_interval: float) -> PollTier:
-    """Return how often a job is polled now."""
-    if activity.open:
+def tier_of(  # noqa: PLR0913  # each decides
+    now: float,
+    poll_interval: float,
+    *,
+    is_open: bool,
+    enabled: bool | None,
+    schedule: JobSchedule,
+    last_start: float | None,
+) -> PollTier:
+    """Return how often a job is polled now.
+
+    `is_open`: it has an active run, or its last answer differed from the one before; `enabled`: False while suspended.
+    """
+    if is_open:
         return PollTier.FAST
-    if activity.enabled is False:
+    if enabled is False:
         return PollTier.SLOW
-    since = math.inf if activity.last_start is None else now - activity.last_start
-    near = has_tick(activity.schedule, now - spacing(PollTier.SLOW, poll_interval), now + poll_interval)
+    since = math.inf if last_start is None else now - last_start
+    near = has_tick(schedule, now - spacing(PollTier.SLOW, poll_interval), now + poll_interval)
     if near is None:
         return PollTier.NORMAL if since < IDLE else PollTier.SLOW
     return PollTier.NORMAL if near or since < RECENT else PollTier.SLOW

@@ -6,7 +6,6 @@ from functools import partial
 import msgspec
 
 from exporter.client.client import Client
-from exporter.client.signin import BearerAuth
 from exporter.config.source import DAY, HOUR
 from exporter.counting.records import OpenRun
 from exporter.errors import ForbiddenError, NotFoundError, RateLimitedError
@@ -36,7 +35,7 @@ from exporter.sources.northflank.requests import NorthflankApi
 from exporter.sources.northflank.settings import NorthflankSettings
 from exporter.sources.northflank.watermark import Watermarks
 from exporter.sources.payload import usable
-from exporter.sources.rest import RestSource, path, root_of, status_table
+from exporter.sources.rest import RestSource, bearer_access, path, status_table
 from exporter.sources.source import Access, SourceType, View
 
 # Parts that fail before anything is read, after which the list of projects shows whether the API answers at all.
@@ -243,13 +242,8 @@ class NorthflankSource(RestSource):
 
 
 def _access(settings: NorthflankSettings) -> Access:
-    root = root_of(settings)
-    token = settings.auth.api_token
-    return Access(
-        root=root if settings.team_id is None else path(root + "/teams/{team}", team=settings.team_id),
-        auth=BearerAuth(token.reveal),
-        credential=f"{root} {hash(token)}",
-    )
+    team = "" if settings.team_id is None else path("/teams/{team}", team=settings.team_id)
+    return bearer_access(settings, settings.auth.api_token, team)
 
 
 TYPE = SourceType(

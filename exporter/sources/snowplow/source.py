@@ -37,7 +37,7 @@ from exporter.sources.snowplow.api import (
 from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, SnowplowSettings
 from exporter.sources.snowplow.signin import ApiKeyAuth, PasswordAuth
 from exporter.sources.source import Access, SourceType, StepLog, View
-from exporter.sources.windows import Reach, halves, plan
+from exporter.sources.windows import halves, plan, reach_of
 from exporter.times import is_number
 
 REACH = 7 * DAY
@@ -82,14 +82,7 @@ class SnowplowSource(RestSource):
         self._settings = settings
         self._event_limit = event_limit
         self._statuses = status_table(STATUSES, settings.status_map)
-        self._reach = Reach(
-            api=REACH,
-            margin=MARGIN,
-            maximum=MAX_WINDOW,
-            lookback=settings.lookback,
-            overlap=settings.overlap,
-            settle=settings.settle,
-        )
+        self._reach = reach_of(settings, api=REACH, maximum=MAX_WINDOW, margin=MARGIN)
         self._last: SnowplowRuns | None = None
         self._uncertain: set[Window] = set()
         self._oddities = Oddities(settings.name)

@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterator, Mapping
 
 from exporter.client.client import Client
-from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
 from exporter.model import Batch, Job
 from exporter.sources.failing import FailingParts
+from exporter.sources.rest import REFUSALS
 from exporter.sources.source import View
 from exporter.sources.strait.api import JOB_ROW, StraitJob, to_job, unlisted_job
 from exporter.sources.strait.kinds import PartKind
@@ -51,19 +51,13 @@ class Catalog:
 
     def read(self, view: View) -> Batch | None:
         """Read the list; return None if that fails: the last list stays in use."""
-        began = view.now
-        try:
+        with self._failing.read(self._kind.jobs, view, raising=REFUSALS):
             rows = [row for page in self._list.pages() for row in page.rows]
-        except (AuthError, RateLimitedError, ForbiddenError, NotFoundError):
-            raise
-        except SourceError as error:
-            self._failing.failed(self._kind.jobs, error, began=began, now=view.now)
-            return None
-        self._failing.succeeded(self._kind.jobs)
-        jobs = [to_job(row, scope=self._kind.scope, workflow=self._kind.workflow) for row in rows]
-        self._jobs = {job.job_id: job for job in jobs}
-        self._unlisted, self._age = set(), 1
-        return Batch(scope=self._kind.scope, jobs=list(self._jobs.values()), catalog=True)
+            jobs = [to_job(row, scope=self._kind.scope, workflow=self._kind.workflow) for row in rows]
+            self._jobs = {job.job_id: job for job in jobs}
+            self._unlisted, self._age = set(), 1
+            return Batch(scope=self._kind.scope, jobs=list(self._jobs.values()), catalog=True)
+        return None
 
     def lacks(self, job_ids: Collection[str]) -> bool:
         """Return whether a job is named that this poll should look up in the list."""

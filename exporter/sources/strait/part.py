@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 from exporter.client.client import Client
 from exporter.config.source import DAY
-from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SchemaError, SourceError
+from exporter.errors import AuthError, NotFoundError, RateLimitedError, SchemaError, SourceError
 from exporter.model import Batch, Run, Window
 from exporter.sources.failing import PATIENCE, FailingParts
-from exporter.sources.rest import OpenRunQueue, is_gone, path, status_table
+from exporter.sources.rest import REFUSALS, OpenRunQueue, is_gone, path, status_table
 from exporter.sources.source import View
 from exporter.sources.strait.api import (
     RUN_PARTS,
@@ -27,7 +27,7 @@ from exporter.sources.strait.pages import Lists
 from exporter.sources.strait.settings import StraitSettings
 from exporter.sources.strait.status_lists import StatusLists
 from exporter.sources.strait.statuses import COMPENSATING
-from exporter.sources.windows import Reach, plan
+from exporter.sources.windows import plan, reach_of
 
 FIRST_DEPTH = DAY
 """How far back the first poll reads at most."""
@@ -63,14 +63,7 @@ class StraitPart:
         self._runs: Lists[StraitRun] = Lists(client, kind.runs, RUN_ROW)
         self._by_status = StatusLists(kind, settings.status_map, self._runs)
         self._catalog = Catalog(kind, client, failing)
-        self._reach = Reach(
-            api=REACH,
-            margin=0.0,
-            maximum=DAY,
-            lookback=settings.lookback,
-            overlap=settings.overlap,
-            settle=settings.settle,
-        )
+        self._reach = reach_of(settings, api=REACH, maximum=DAY)
         self._known: dict[str, StraitRun] = {}
         self._latest = LatestRows(lambda row: to_run(row, self._statuses))
         self._open_runs = OpenRunQueue(failing)
@@ -97,7 +90,7 @@ class StraitPart:
             # At the first poll, active runs must be known before the watermark is set.
             self._read_open(view)
             yield from self._read_newest(view)
-        except (AuthError, RateLimitedError, ForbiddenError, NotFoundError):
+        except (AuthError, RateLimitedError, *REFUSALS):
             raise
         except SourceError as error:
             failure = error
@@ -131,22 +124,16 @@ class StraitPart:
         """Read the lists of active runs. A failing list hides no known run: it is read by its ID."""
         failures = 0
         for word in self._by_status.open_words:
-            name, began = f"{self.kind.runs} of status {word}", view.now
-            try:
+            name = f"{self.kind.runs} of status {word}"
+            with self._failing.read(name, view, raising=REFUSALS):
                 for page in self._by_status.pages(word):
                     self._add(page)
                     self._open_bursts |= set() if page.burst is None else {page.burst}
-            except (AuthError, RateLimitedError, ForbiddenError, NotFoundError):
-                raise
-            except SourceError as error:
-                self._failing.failed(name, error, began=began, now=view.now)
-                failures += 1
-                first = view.watermark(self.kind.scope) is None and not self._failing.is_overdue(name, view.now)
-                if first or failures == MAX_FAILED_LISTS:
-                    raise
-            else:
-                failures = 0
-                self._failing.succeeded(name)
+            error = self._failing.errors.get(name)
+            failures = 0 if error is None else failures + 1
+            first = view.watermark(self.kind.scope) is None and not self._failing.is_overdue(name, view.now)
+            if error is not None and (first or failures == MAX_FAILED_LISTS):
+                raise error
 
     def _add(self, page: StraitPage[StraitRun]) -> None:
         self._latest.add(page.rows)

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from exporter.client.client import Client
-from exporter.client.signin import BearerAuth
 from exporter.config.source import MINUTE
-from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
+from exporter.errors import ForbiddenError, NotFoundError, SourceError
 from exporter.model import Batch, Result, Run, Step
 from exporter.sources.failing import FailingParts
-from exporter.sources.rest import RestSource, path, root_of, status_table
-from exporter.sources.source import Access, SourceType, StepLog, View
+from exporter.sources.rest import REFUSALS, RestSource, bearer_access, path, status_table
+from exporter.sources.source import SourceType, StepLog, View
 from exporter.sources.strait.api import (
     EXPORT,
     JOBS,
@@ -57,21 +56,17 @@ class StraitSource(RestSource):
         refused: list[SourceError] = []
         failed: list[SourceError] = []
         for scope, part in self._parts.items():
-            name, began = part.kind.runs, view.now
+            name = part.kind.runs
             try:
-                yield from part.fetch(view)
-            except (AuthError, RateLimitedError):
-                raise
-            except (ForbiddenError, NotFoundError) as error:
+                with self._failing.read(name, view, raising=REFUSALS):
+                    yield from part.fetch(view)
+            except REFUSALS as error:
                 refused.append(error)
                 yield Batch(scope=scope, readable=False)
-            except SourceError as error:
-                failed.append(error)
-                self._failing.failed(name, error, began=began, now=view.now)
+            if name in self._failing.errors:
+                failed.append(self._failing.errors[name])
                 if self._failing.is_overdue(name, view.now):
                     yield Batch(scope=scope, readable=False)
-            else:
-                self._failing.succeeded(name)
         if len(refused) + len(failed) == len(self._parts):
             raise (failed or refused)[0]
         self._failing.raise_errors()
@@ -117,16 +112,10 @@ class StraitSource(RestSource):
         return "the key may not read " + ", ".join(refused) if refused else "the key may read all that is needed"
 
 
-def _access(settings: StraitSettings) -> Access:
-    root = root_of(settings)
-    secret = settings.auth.api_key
-    return Access(root=root, auth=BearerAuth(secret.reveal), credential=f"{root} {hash(secret)}")
-
-
 TYPE = SourceType(
     settings=StraitSettings,
     build=StraitSource,
-    access=_access,
+    access=lambda settings: bearer_access(settings, settings.auth.api_key),
     identity=lambda settings: f"strait {settings.base_url}",
     results=tuple(Result),
     attempts=True,

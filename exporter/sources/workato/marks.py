@@ -1,10 +1,13 @@
 """Read marks: how far each recipe's jobs have been read, and when a search through their pages may stop."""
 
 from collections.abc import Collection, Mapping
+from typing import TypeVar
 
 import msgspec
 
 from exporter.sources.workato.api import Recipe, WorkatoJob
+
+Kept = TypeVar("Kept")
 
 MAX_TRIES = 3
 """Polls that search again for jobs that are in the counts and on no page."""
@@ -21,7 +24,6 @@ class ReadMark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
         surplus: Completed jobs found recently that were not in the counts yet.
         tries: Searches that did not find the missing jobs; a search that leaves unread pages is not one.
         unread_offsets: IDs of jobs after which older pages are unread, newest first.
-        unused: Kept for its place in stored marks.
     """
 
     succeeded: int | None = None
@@ -31,23 +33,9 @@ class ReadMark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True)
     surplus: int = 0
     tries: int = 0
     unread_offsets: tuple[str, ...] = ()
-    unused: int = 0
 
 
 MARKS: msgspec.json.Decoder[dict[str, ReadMark]] = msgspec.json.Decoder(dict[str, ReadMark])
-
-
-def decode_marks(text: str) -> dict[str, ReadMark]:
-    """Return the marks of a scope's recipes by ID; none if the checkpoint is unreadable."""
-    try:
-        return MARKS.decode(text) if text else {}
-    except msgspec.DecodeError:
-        return {}
-
-
-def encode_marks(marks: Mapping[str, ReadMark]) -> str:
-    """Return the checkpoint of these marks."""
-    return msgspec.json.encode(marks).decode()
 
 
 class UnreadRecipe(msgspec.Struct, frozen=True, array_like=True):
@@ -60,17 +48,17 @@ class UnreadRecipe(msgspec.Struct, frozen=True, array_like=True):
 UNREAD: msgspec.json.Decoder[dict[str, UnreadRecipe]] = msgspec.json.Decoder(dict[str, UnreadRecipe])
 
 
-def decode_unread(text: str) -> dict[str, UnreadRecipe]:
-    """Return the recipes of a scope that cannot be read; none if the checkpoint is unreadable."""
+def decode_checkpoint(text: str, decoder: msgspec.json.Decoder[dict[str, Kept]]) -> dict[str, Kept]:
+    """Return what a checkpoint keeps of a scope's recipes by ID; nothing if it is unreadable."""
     try:
-        return UNREAD.decode(text) if text else {}
+        return decoder.decode(text) if text else {}
     except msgspec.DecodeError:
         return {}
 
 
-def encode_unread(unread: Mapping[str, UnreadRecipe]) -> str:
-    """Return the checkpoint of these recipes, "" for none."""
-    return msgspec.json.encode(unread).decode() if unread else ""
+def encode_checkpoint(kept: Mapping[str, Kept]) -> str:
+    """Return the checkpoint, "" if it keeps nothing."""
+    return msgspec.json.encode(kept).decode() if kept else ""
 
 
 def has_changed(mark: ReadMark, recipe: Recipe) -> bool:

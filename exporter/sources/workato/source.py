@@ -6,7 +6,6 @@ from itertools import count
 import msgspec
 
 from exporter.client.client import Client
-from exporter.client.signin import BearerAuth
 from exporter.config.source import DAY
 from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
@@ -14,8 +13,8 @@ from exporter.model import Batch, Result, Run, Step, Window
 from exporter.sources.failing import PATIENCE, FailingParts
 from exporter.sources.oddities import Oddities
 from exporter.sources.paging import PageGuard
-from exporter.sources.rest import RestSource, path, root_of, status_table
-from exporter.sources.source import Access, SourceType, StepLog, View
+from exporter.sources.rest import RestSource, bearer_access, path, status_table
+from exporter.sources.source import SourceType, StepLog, View
 from exporter.sources.workato.api import (
     CUSTOMER,
     JOB,
@@ -34,15 +33,15 @@ from exporter.sources.workato.api import (
 )
 from exporter.sources.workato.customers import PER_PAGE, CustomerOrder, Customers, part_of
 from exporter.sources.workato.marks import (
+    MARKS,
+    UNREAD,
     ReadMark,
     SearchResult,
     SearchTarget,
     UnreadRecipe,
     count_missing,
-    decode_marks,
-    decode_unread,
-    encode_marks,
-    encode_unread,
+    decode_checkpoint,
+    encode_checkpoint,
     is_deep,
     mark_after,
     needs_read,
@@ -173,10 +172,10 @@ class WorkatoSource(RestSource):
         requested, scope = view.now, customer.customer_id
         recipes, invalid = self._recipes(scope)
         self._order.refused.discard(scope)
-        before = decode_marks(view.checkpoints.get(marks_key(scope), ""))
+        before = decode_checkpoint(view.checkpoints.get(marks_key(scope), ""), MARKS)
         crowded = len(before) > len(recipes) + MAX_FORMER_RECIPES
         marks = {key: mark for key, mark in before.items() if key in recipes} if crowded else before
-        unread = decode_unread(view.checkpoints.get(unread_key(scope), ""))
+        unread = decode_checkpoint(view.checkpoints.get(unread_key(scope), ""), UNREAD)
         listed = CustomerRecipes(
             scope=scope,
             recipes=recipes,
@@ -193,12 +192,12 @@ class WorkatoSource(RestSource):
             catalog=True,
             listing=self._customers.listing,
             invalid=invalid,
-            checkpoints={} if marks is before and before else {marks_key(scope): encode_marks(marks)},
+            checkpoints={} if marks is before and before else {marks_key(scope): encode_checkpoint(marks)},
             through=None if todo else through,
         )
         whole = yield from self._read_recipes(view, listed, todo)
         (self._order.unfinished.discard if whole else self._order.unfinished.add)(scope)
-        checkpoints = {} if listed.unread == unread else {unread_key(scope): encode_unread(listed.unread)}
+        checkpoints = {} if listed.unread == unread else {unread_key(scope): encode_checkpoint(listed.unread)}
         if checkpoints or (whole and todo):
             yield Batch(scope=scope, through=through if whole else None, checkpoints=checkpoints)
         if not todo:
@@ -303,9 +302,9 @@ class WorkatoSource(RestSource):
         recent = search.ended_since(listed.requested - self._settings.settle)
         result = SearchResult(completed=len(search.found), recent=recent, unread_offsets=offsets, beyond=search.beyond)
         listed.marks[key], missed = mark_after(recipe, mark, target, result)
-        checkpoints = {marks_key(scope): encode_marks(listed.marks)}
+        checkpoints = {marks_key(scope): encode_checkpoint(listed.marks)}
         if listed.unread.pop(key, None) is not None:
-            checkpoints[unread_key(scope)] = encode_unread(listed.unread)
+            checkpoints[unread_key(scope)] = encode_checkpoint(listed.unread)
         lost = watermark is not None and missed and watermark < target.floor
         return Batch(
             scope=scope,
@@ -377,16 +376,10 @@ def unread_key(scope: str) -> str:
     return f"unread/{scope}"
 
 
-def _access(settings: WorkatoSettings) -> Access:
-    root = root_of(settings)
-    token = settings.auth.api_token
-    return Access(root=root, auth=BearerAuth(token.reveal), credential=f"{root} {hash(token)}")
-
-
 TYPE = SourceType(
     settings=WorkatoSettings,
     build=WorkatoSource,
-    access=_access,
+    access=lambda settings: bearer_access(settings, settings.auth.api_token),
     identity=lambda settings: f"workato {settings.base_url} {settings.mode}",
     results=(Result.SUCCESS, Result.FAILURE, Result.UNKNOWN),
     attempts=True,

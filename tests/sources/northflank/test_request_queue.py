@@ -4,7 +4,6 @@ import pytest
 
 from exporter.sources.northflank.request_queue import (
     FIRST_OVERDUE,
-    JobActivity,
     JobSchedule,
     PollTier,
     ScheduledRequest,
@@ -23,8 +22,8 @@ MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 NOTHING = JobSchedule()
 
 
-def activity(*, is_open=False, enabled=True, schedule=NOTHING, last_start=None) -> JobActivity:
-    return JobActivity(open=is_open, enabled=enabled, schedule=schedule, last_start=last_start)
+def activity(*, is_open=False, enabled=True, schedule=NOTHING, last_start=None):
+    return {"is_open": is_open, "enabled": enabled, "schedule": schedule, "last_start": last_start}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +46,7 @@ def activity(*, is_open=False, enabled=True, schedule=NOTHING, last_start=None) 
     ],
 )
 def test_active_jobs_are_fast_due_jobs_are_normal_and_others_are_slow(what, expected):
-    assert tier_of(what, NOON, MINUTE) is expected
+    assert tier_of(NOON, MINUTE, **what) is expected
 
 
 @pytest.mark.parametrize("schedule", [JobSchedule("x"), JobSchedule(""), JobSchedule("0 3 * * *", "Mars/Olympus")])

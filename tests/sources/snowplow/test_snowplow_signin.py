@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from exporter.client.budget import Budget
-from exporter.client.client import Client, Environment, NullRecorder
+from exporter.client.client import Client, Environment, RequestRecorder
 from exporter.client.signin import make_token, parse_claims
 from exporter.errors import AuthError, NetworkError, RateLimitedError, RedirectError, ServerStatusError
 from exporter.sources.snowplow.signin import TOKEN_PASSWORD, TOKEN_V2, TOKEN_V3, ApiKeyAuth, PasswordAuth
@@ -50,7 +50,7 @@ class Console(httpx.BaseTransport):
         return httpx.Response(401 if token in self.refused or "*" in self.refused else 200, content=b"[]")
 
 
-class Ledger(NullRecorder):
+class Ledger(RequestRecorder):
     def __init__(self):
         self.requests, self.expiries = [], []
 

@@ -3,13 +3,14 @@ import pytest
 
 from exporter.sources.workato.api import Recipe, WorkatoJob
 from exporter.sources.workato.marks import (
+    MARKS,
     JobPage,
     ReadMark,
     SearchResult,
     SearchTarget,
     count_missing,
-    decode_marks,
-    encode_marks,
+    decode_checkpoint,
+    encode_checkpoint,
     is_last,
     mark_after,
     needs_read,
@@ -53,8 +54,8 @@ TARGET = target(2)
 
 def test_marks_survive_the_state():
     marks = {"1": MARK, "2": ReadMark(), "3": ReadMark(1, None, "y", 2, 3, 1, ("a", "b"), 2)}
-    assert decode_marks(encode_marks(marks)) == marks
-    assert decode_marks("") == decode_marks("{") == decode_marks('{"1": 5}') == {}
+    assert decode_checkpoint(encode_checkpoint(marks), MARKS) == marks
+    assert [decode_checkpoint(text, MARKS) for text in ("", "{", '{"1": 5}')] == [{}, {}, {}]
 
 
 @pytest.mark.parametrize(
