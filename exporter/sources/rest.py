@@ -1,6 +1,6 @@
 """Parts that the sources of REST APIs share: paths, status words, active runs followed by ID, and defaults."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -10,7 +10,7 @@ from exporter.config.secret import Secret
 from exporter.config.source import SourceSettings
 from exporter.counting.records import OpenRun
 from exporter.errors import ForbiddenError, NotFoundError
-from exporter.model import Result, State
+from exporter.model import Batch, Result, State
 from exporter.sources.failing import FailingParts
 from exporter.sources.payload import MAX_WORD_LENGTH
 from exporter.sources.source import Access, Source, View
@@ -94,10 +94,26 @@ class OpenRunQueue:
 
 
 class RestSource(Source):
-    """Base of the sources that have a client."""
+    """Base of the sources: a client, and the parts that cannot be read at present."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._failing = FailingParts()
+        self._open_runs = OpenRunQueue(self._failing)
+
+    def _follow(
+        self, runs: Mapping[str, OpenRun], view: View, reach: float, read: Callable[[OpenRun, float], Batch]
+    ) -> Iterator[Batch]:
+        """Read active runs that no list shows by their ID. One that cannot be read costs no other."""
+        for run_id in self._open_runs.ordered(runs, view):
+            batch = None
+            with self._failing.read(f"run {run_id}", view):
+                try:
+                    batch = read(runs[run_id], view.now)
+                except NotFoundError:
+                    batch = Batch(gone=[run_id]) if is_gone(runs[run_id], view.now, reach) else None
+            if batch is not None:
+                yield batch
 
     def close(self) -> None:
         """Close all connections."""

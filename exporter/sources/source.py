@@ -128,13 +128,13 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
         settings: The model of its part of the config.
         build: Builds the source from its settings and a client.
         access: Returns the API's root, the sign-in, and the identity of the credential.
-        identity: Returns what must not change under a source's name, in words (the API and the account).
         results: The results that it can produce; initialized at 0 for every job.
+        endpoints: Templates of the paths that it requests.
+        reach: How far back the API shows runs, in seconds.
+        identity: Returns what must not change under a source's name, in words (the API and the account).
         attempts: Whether it reports attempts; then the retry counters are initialized.
         has_steps: Whether runs have steps.
         reopens: Whether a completed run's ID can become open again.
-        endpoints: Templates of the paths that it requests.
-        reach: How far back the API shows runs, in seconds.
         poll_requests: Requests per idle poll, to warn if the budget cannot keep the interval.
         auth_backoff: Minimum seconds without requests after the API refused the credential.
     """
@@ -142,12 +142,12 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
     settings: type[SourceSettings]
     build: Callable[[Any, Client], Source]
     access: Callable[[Any], Access]
-    identity: Callable[[Any], str]
     results: tuple[Result, ...]
-    attempts: bool
-    has_steps: bool
-    reopens: bool
     endpoints: tuple[str, ...]
     reach: float
+    identity: Callable[[Any], str] = lambda settings: f"{settings.type} {settings.base_url}"
+    attempts: bool = False
+    has_steps: bool = False
+    reopens: bool = False
     poll_requests: int = 1
     auth_backoff: float = 0.0

@@ -7,6 +7,7 @@ import msgspec
 
 from exporter.config.source import SourceSettings
 from exporter.model import Window
+from exporter.sources.source import View
 
 # Seconds by which our estimate of the API's clock may be wrong; every window ends at least this long ago.
 CLOCK_MARGIN = 5.0
@@ -77,6 +78,12 @@ def plan(now: float, watermark: float | None, reach: Reach, *, sweep: float | No
         unobserved=lost,
         through=end - reach.settle,
     )
+
+
+def plan_poll(view: View, settings: SourceSettings, reach: Reach, scope: str = "") -> Plan:
+    """Return the windows of a scope that a poll reads; those of a sweep are longer."""
+    sweep = settings.sweep.window if view.sweep_due and settings.sweep else None
+    return plan(view.now, view.watermark(scope), reach, sweep=sweep)
 
 
 def split(window: Window, maximum: float) -> Iterator[Window]:

@@ -10,7 +10,6 @@ from exporter.config.source import DAY, HOUR
 from exporter.counting.records import OpenRun
 from exporter.errors import ForbiddenError, NotFoundError, RateLimitedError
 from exporter.model import Batch, Listing, Result
-from exporter.sources.failing import FailingParts
 from exporter.sources.northflank.api import JOB, JOBS, PROJECTS, RUN, RUNS, STATUSES, parse_job, parse_project
 from exporter.sources.northflank.job_reader import REACH, JobReader
 from exporter.sources.northflank.jobs import (
@@ -63,7 +62,6 @@ class NorthflankSource(RestSource):
         super().__init__(client)
         self._settings = settings
         self._api = NorthflankApi(client, status_table(STATUSES, settings.status_map), settings.poll_interval)
-        self._failing = FailingParts()
         self._watermarks = Watermarks(self._failing, settings.settle)
         self._jobs = JobReader(settings, self._api, self._watermarks)
         self._projects: dict[str, Project] = {}
@@ -253,8 +251,6 @@ TYPE = SourceType(
     identity=lambda settings: f"northflank {settings.base_url} team {settings.team_id or ''}".strip(),
     results=(Result.SUCCESS, Result.FAILURE, Result.UNKNOWN),
     attempts=True,
-    has_steps=False,
-    reopens=False,
     endpoints=(PROJECTS, JOBS, JOB, RUNS, RUN),
     reach=REACH,
 )

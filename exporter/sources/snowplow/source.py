@@ -12,9 +12,8 @@ from exporter.config.source import DAY, HOUR, MINUTE
 from exporter.counting.records import OpenRun
 from exporter.errors import NotFoundError
 from exporter.model import Batch, Result, Run, Step, Window
-from exporter.sources.failing import FailingParts
 from exporter.sources.oddities import Oddities
-from exporter.sources.rest import OpenRunQueue, RestSource, is_gone, path, root_of, status_table
+from exporter.sources.rest import RestSource, path, root_of, status_table
 from exporter.sources.snowplow.api import (
     RUN,
     RUNS,
@@ -37,7 +36,7 @@ from exporter.sources.snowplow.api import (
 from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, SnowplowSettings
 from exporter.sources.snowplow.signin import ApiKeyAuth, PasswordAuth
 from exporter.sources.source import Access, SourceType, StepLog, View
-from exporter.sources.windows import halves, plan, reach_of
+from exporter.sources.windows import halves, plan_poll, reach_of
 from exporter.times import is_number
 
 REACH = 7 * DAY
@@ -87,13 +86,10 @@ class SnowplowSource(RestSource):
         self._uncertain: set[Window] = set()
         self._oddities = Oddities(settings.name)
         self._milliseconds = False
-        self._failing = FailingParts()
-        self._open_runs = OpenRunQueue(self._failing)
 
     def fetch(self, view: View) -> Iterator[Batch]:
         """Read this poll's windows, oldest first, then the active runs that no window has shown."""
-        sweep = self._settings.sweep.window if view.sweep_due and self._settings.sweep else None
-        todo = plan(view.now, view.watermark(), self._reach, sweep=sweep)
+        todo = plan_poll(view, self._settings, self._reach)
         shown: set[str] = set()
         self._failing.start_poll()
         for window, answer, truncated, uncertain in self._complete_answers(todo.windows, view):
@@ -196,20 +192,11 @@ class SnowplowSource(RestSource):
     def _follow_open_runs(self, view: View, shown: Collection[str]) -> Iterator[Batch]:
         """Read by ID the active runs that no window has shown. One that cannot be read costs no other."""
         missing = {run.run_id: run for run in view.open_runs() if run.run_id not in shown}
-        for run_id in self._open_runs.ordered(missing, view):
-            batch = None
-            with self._failing.read(f"run {run_id}", view):
-                batch = self._read_run(missing[run_id], view.now)
-            if batch is not None:
-                yield batch
+        yield from self._follow(missing, view, REACH, self._read_run)
         self._failing.raise_errors()
 
-    def _read_run(self, run: OpenRun, now: float) -> Batch | None:
-        try:
-            body = self._get(RUN, runId=run.run_id)
-        except NotFoundError:
-            return Batch(gone=[run.run_id]) if is_gone(run, now, REACH) else None
-        row, steps = parse_run(body, self._statuses, run.run_id)
+    def _read_run(self, run: OpenRun, now: float) -> Batch:
+        row, steps = parse_run(self._get(RUN, runId=run.run_id), self._statuses, run.run_id)
         return Batch(
             jobs=[to_job(row)],
             runs=self._to_runs([row], now, among=[]),
@@ -305,9 +292,7 @@ TYPE = SourceType(
     access=_access,
     identity=lambda settings: f"snowplow {settings.base_url} organization {settings.organization_id}",
     results=(Result.SUCCESS, Result.FAILURE, Result.SKIP, Result.UNKNOWN),
-    attempts=False,
     has_steps=True,
-    reopens=False,
     endpoints=(RUNS, RUN, STEPS),
     reach=REACH,
 )

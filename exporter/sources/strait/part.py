@@ -27,7 +27,7 @@ from exporter.sources.strait.pages import Lists
 from exporter.sources.strait.settings import StraitSettings
 from exporter.sources.strait.status_lists import StatusLists
 from exporter.sources.strait.statuses import COMPENSATING
-from exporter.sources.windows import plan, reach_of
+from exporter.sources.windows import plan_poll, reach_of
 
 FIRST_DEPTH = DAY
 """How far back the first poll reads at most."""
@@ -145,8 +145,7 @@ class StraitPart:
         """Read the newest runs, down to the watermark less the overlap; after a downtime in windows, oldest first."""
         now = view.now
         watermark = view.watermark(self.kind.scope)
-        sweep = self._settings.sweep.window if view.sweep_due and self._settings.sweep else None
-        todo = plan(now, watermark, self._reach, sweep=sweep)
+        todo = plan_poll(view, self._settings, self._reach, self.kind.scope)
         windows = [Window(now - FIRST_DEPTH, now)] if watermark is None else todo.windows
         for window in windows:
             lost = [todo.unobserved] if todo.unobserved and window is windows[0] else []

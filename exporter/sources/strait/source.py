@@ -6,7 +6,6 @@ from exporter.client.client import Client
 from exporter.config.source import MINUTE
 from exporter.errors import ForbiddenError, NotFoundError, SourceError
 from exporter.model import Batch, Result, Run, Step
-from exporter.sources.failing import FailingParts
 from exporter.sources.rest import REFUSALS, RestSource, bearer_access, path, status_table
 from exporter.sources.source import SourceType, StepLog, View
 from exporter.sources.strait.api import (
@@ -43,7 +42,6 @@ class StraitSource(RestSource):
 
     def __init__(self, settings: StraitSettings, client: Client) -> None:
         super().__init__(client)
-        self._failing = FailingParts()
         self._parts = {kind.scope: StraitPart(kind, settings, client, self._failing) for kind in KINDS}
         self._step_statuses = status_table(STEP_STATUSES, settings.status_map)
 
@@ -116,7 +114,6 @@ TYPE = SourceType(
     settings=StraitSettings,
     build=StraitSource,
     access=lambda settings: bearer_access(settings, settings.auth.api_key),
-    identity=lambda settings: f"strait {settings.base_url}",
     results=tuple(Result),
     attempts=True,
     has_steps=True,

@@ -10,7 +10,7 @@ from exporter.config.source import DAY
 from exporter.counting.records import OpenRun
 from exporter.errors import AuthError, ForbiddenError, NotFoundError, RateLimitedError, SourceError
 from exporter.model import Batch, Result, Run, Step, Window
-from exporter.sources.failing import PATIENCE, FailingParts
+from exporter.sources.failing import PATIENCE
 from exporter.sources.oddities import Oddities
 from exporter.sources.paging import PageGuard
 from exporter.sources.rest import RestSource, bearer_access, path, status_table
@@ -91,7 +91,6 @@ class WorkatoSource(RestSource):
     def __init__(self, settings: WorkatoSettings, client: Client) -> None:
         super().__init__(client)
         self._settings = settings
-        self._failing = FailingParts()
         statuses = status_table(STATUSES, settings.status_map)
         self._api = WorkatoApi(client, statuses, Oddities(settings.name), self._failing)
         self._customers = Customers(settings, client)
@@ -384,7 +383,6 @@ TYPE = SourceType(
     results=(Result.SUCCESS, Result.FAILURE, Result.UNKNOWN),
     attempts=True,
     has_steps=True,
-    reopens=False,
     endpoints=(USERS, *(prefix + each for prefix in (CUSTOMER, "") for each in (RECIPES, JOBS, JOB))),
     reach=REACH,
 )
