@@ -106,7 +106,8 @@ def test_a_package_has_a_one_line_docstring():
 
 @pytest.mark.parametrize("vendor", SOURCES)
 def test_a_vendor_is_named_only_in_its_package_and_one_row_of_the_table(vendor):
-    own = {path.relative_to(ROOT).as_posix() for path in (ROOT / f"exporter/sources/{vendor}").glob("*.py")}
+    sources = ROOT / "exporter/sources"
+    own = {path.relative_to(ROOT).as_posix() for path in (sources / f"{vendor}.py", *(sources / vendor).glob("*.py"))}
     naming = {
         path.relative_to(ROOT).as_posix()
         for path in MODULES.values()
