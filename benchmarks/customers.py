@@ -7,9 +7,9 @@ import msgspec
 
 from exporter.sources.workato.api import USERS
 from exporter.sources.workato.customers import PER_PAGE
-from exporter.sources.workato.marks import ReadMark, encode_checkpoint
+from exporter.sources.workato.marks import ReadMark, encode_checkpoint, marks_key
 from exporter.sources.workato.settings import WorkatoSettings
-from exporter.sources.workato.source import WorkatoSource, marks_key
+from exporter.sources.workato.source import WorkatoSource
 
 NOW = 1_780_000_000.0
 RECIPES = 3

@@ -13,9 +13,6 @@ MIN_SKEW = 5.0
 class ServerClock:
     """Compares the `Date` headers of an API with the local clock.
 
-    Args:
-        local: The local clock, Unix seconds.
-
     Attributes:
         skew: Seconds by which the API's clock is ahead of ours, 0 until known.
     """

@@ -12,11 +12,7 @@ Oddity = tuple[str, object]
 
 
 class Oddities:
-    """Logs each kind of oddity once.
-
-    Args:
-        source: The source's name.
-    """
+    """Logs each kind of oddity once."""
 
     def __init__(self, source: str) -> None:
         self._log = structlog.get_logger().bind(source=source)

@@ -71,11 +71,7 @@ def root_of(settings: SourceSettings) -> str:
 
 
 class OpenRunQueue:
-    """Orders requests for single active runs, the least often requested first.
-
-    Args:
-        failing: The parts that cannot be read at present.
-    """
+    """Orders requests for single active runs, the least often requested first."""
 
     def __init__(self, failing: FailingParts) -> None:
         self._failing = failing

@@ -37,8 +37,6 @@ class JobReader:
     """Builds the requests for jobs, and the batches of their answers.
 
     Args:
-        settings: The source's config.
-        api: The API.
         watermarks: Up to where projects are read.
 
     Attributes:

@@ -25,13 +25,7 @@ MAX_WAIT_SHARE = 0.2
 
 
 class NorthflankApi:
-    """Reads lists, pages, runs and schedules.
-
-    Args:
-        client: The HTTP client.
-        statuses: The table of status words.
-        poll_interval: Seconds between two polls.
-    """
+    """Reads lists, pages, runs and schedules."""
 
     def __init__(self, client: Client, statuses: StatusTable, poll_interval: float) -> None:
         self._client = client

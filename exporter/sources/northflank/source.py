@@ -51,12 +51,7 @@ KEEP_CHECKPOINTS = 90 * DAY
 
 
 class NorthflankSource(RestSource):
-    """Reads the jobs of one account or team.
-
-    Args:
-        settings: The source's config.
-        client: Its API.
-    """
+    """Reads the jobs of one account or team."""
 
     def __init__(self, settings: NorthflankSettings, client: Client) -> None:
         super().__init__(client)

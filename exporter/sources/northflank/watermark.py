@@ -11,7 +11,6 @@ class Watermarks:
     """Computes the watermarks of projects.
 
     Args:
-        failing: The parts that cannot be read at present.
         settle: Seconds that the watermark stays behind the time of a read.
     """
 

@@ -71,8 +71,6 @@ class SnowplowSource(RestSource):
     """Reads the runs of one organization.
 
     Args:
-        settings: The source's config.
-        client: Its API.
         event_limit: The number of events to which the API trims an answer.
     """
 

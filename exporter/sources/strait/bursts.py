@@ -35,9 +35,6 @@ class Bursts:
     and the runs are then read by ID. Each export leaves an audit entry at the server.
 
     Args:
-        source: The source's name, for log lines.
-        scope: The scope of the kind.
-        client: The API.
         exports: Whether the server exports this kind.
     """
 

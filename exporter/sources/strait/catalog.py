@@ -19,13 +19,7 @@ MAX_JOB_PAGES = 1000
 
 
 class Catalog:
-    """The list of jobs of one kind.
-
-    Args:
-        kind: Jobs or workflows.
-        client: The API.
-        failing: The parts that cannot be read at present.
-    """
+    """The list of jobs of one kind."""
 
     def __init__(self, kind: PartKind, client: Client, failing: FailingParts) -> None:
         self._kind = kind

@@ -11,9 +11,6 @@ class LatestRows:
     """The right row of each run that a poll has shown, in any order.
 
     Lists are read one after the other while runs continue, and an answer may contain a stale row next to the right one.
-
-    Args:
-        to_run: Converts a row.
     """
 
     def __init__(self, to_run: Callable[[StraitRun], Run]) -> None:

@@ -31,9 +31,6 @@ class Lists(Generic[RowKind]):
     than a page, the page says so (`burst`) and the list continues before that time.
 
     Args:
-        client: The API.
-        endpoint: Path of the list.
-        decoder: The decoder of its rows.
         max_pages: Pages after which a list counts as one that never ends.
     """
 

@@ -45,14 +45,7 @@ FEW_RUNS = 8
 
 
 class StraitPart:
-    """Reads one kind of runs.
-
-    Args:
-        kind: Job runs or workflow runs.
-        settings: The source's config.
-        client: Its API.
-        failing: The parts that cannot be read at present.
-    """
+    """Reads one kind of runs."""
 
     def __init__(self, kind: PartKind, settings: StraitSettings, client: Client, failing: FailingParts) -> None:
         self.kind = kind

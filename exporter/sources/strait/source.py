@@ -33,12 +33,7 @@ MAX_STEPS = 100
 
 
 class StraitSource(RestSource):
-    """Reads the runs and the workflow runs of the project to which an API key belongs.
-
-    Args:
-        settings: The source's config.
-        client: Its API.
-    """
+    """Reads the runs and the workflow runs of the project to which an API key belongs."""
 
     def __init__(self, settings: StraitSettings, client: Client) -> None:
         super().__init__(client)

@@ -20,9 +20,7 @@ class StatusLists:
     """Reads runs by status, for the statuses that the server knows.
 
     Args:
-        kind: Job runs or workflow runs.
         configured: The status words of the config.
-        runs: The list of runs.
     """
 
     def __init__(self, kind: PartKind, configured: StatusTable, runs: Lists[StraitRun]) -> None:

@@ -27,10 +27,6 @@ MAX_WAIT_INTERVALS = 10
 class Customers:
     """The list of managed users, read regularly; a single workspace is one customer without a name.
 
-    Args:
-        settings: The source's config.
-        client: Its API.
-
     Attributes:
         known: As last listed.
         fresh: Whether the last `refresh` read the end of the list.
@@ -96,10 +92,6 @@ class Customers:
 
 class CustomerOrder:
     """The order in which customers are read, and how long it takes to read each once.
-
-    Args:
-        poll_interval: Seconds between two polls.
-        failing: The parts that cannot be read at present.
 
     Attributes:
         round_seconds: Seconds of the last round; 0 while every poll reads all customers.

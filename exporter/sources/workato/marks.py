@@ -48,6 +48,16 @@ class UnreadRecipe(msgspec.Struct, frozen=True, array_like=True):
 UNREAD: msgspec.json.Decoder[dict[str, UnreadRecipe]] = msgspec.json.Decoder(dict[str, UnreadRecipe])
 
 
+def marks_key(scope: str) -> str:
+    """Return the name of the checkpoint with the marks of a scope's recipes."""
+    return f"marks/{scope}"
+
+
+def unread_key(scope: str) -> str:
+    """Return the name of the checkpoint with a scope's unreadable recipes."""
+    return f"unread/{scope}"
+
+
 def decode_checkpoint(text: str, decoder: msgspec.json.Decoder[dict[str, Kept]]) -> dict[str, Kept]:
     """Return what a checkpoint keeps of a scope's recipes by ID; nothing if it is unreadable."""
     try:

@@ -33,14 +33,7 @@ MAX_PAGES = 40
 
 
 class WorkatoApi:
-    """Requests for jobs, of customers and of a single workspace.
-
-    Args:
-        client: The HTTP client.
-        statuses: The table of status words.
-        oddities: Logs unusable values.
-        failing: The parts that cannot be read at present.
-    """
+    """Requests for jobs, of customers and of a single workspace."""
 
     def __init__(self, client: Client, statuses: StatusTable, oddities: Oddities, failing: FailingParts) -> None:
         self._client = client
@@ -85,9 +78,6 @@ class Search:
     """One poll's search for new jobs of one recipe.
 
     Args:
-        api: The API.
-        view: The committed state.
-        job_id: The recipe.
         baseline: The time up to which completed runs of its scope do not count.
         tracked: Its active runs in the state, oldest first.
 

@@ -44,8 +44,10 @@ from exporter.sources.workato.marks import (
     encode_checkpoint,
     is_deep,
     mark_after,
+    marks_key,
     needs_read,
     unfinished,
+    unread_key,
 )
 from exporter.sources.workato.search import Search, WorkatoApi
 from exporter.sources.workato.settings import WorkatoSettings
@@ -81,12 +83,7 @@ class CustomerRecipes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkatoSource(RestSource):
-    """Reads the jobs of all customers' recipes, or of one workspace's.
-
-    Args:
-        settings: The source's config.
-        client: Its API.
-    """
+    """Reads the jobs of all customers' recipes, or of one workspace's."""
 
     def __init__(self, settings: WorkatoSettings, client: Client) -> None:
         super().__init__(client)
@@ -115,23 +112,21 @@ class WorkatoSource(RestSource):
         for number, customer in enumerate(self._order.ordered(self._customers.known, open_runs.keys(), began)):
             if (number and view.out_of_time()) or failed >= MAX_FAILURES:
                 break
-            part, asked = part_of(customer), view.now
-            if self._failing.rests(part, asked):
+            part = part_of(customer)
+            if self._failing.rests(part, view.now):
                 continue
             try:
-                yield from self._read_customer(view, customer, open_runs.get(customer.customer_id, {}))
+                with self._failing.read(part, view, raising=REFUSALS):
+                    yield from self._read_customer(view, customer, open_runs.get(customer.customer_id, {}))
             except REFUSALS as error:
                 yield self._refusal(customer, error, view.now, answered=answered)
-            except RateLimitedError:
-                raise
-            except SourceError as error:
-                failed += 1
-                self._failing.failed(part, error, began=asked, now=view.now)
-                if answered and self._failing.is_overdue(part, view.now):
-                    yield self._unreadable(customer)
+                self._failing.succeeded(part)
+            if part not in self._failing.errors:
+                answered, failed = True, 0
                 continue
-            answered, failed = True, 0
-            self._failing.succeeded(part)
+            failed += 1
+            if answered and self._failing.is_overdue(part, view.now):
+                yield self._unreadable(customer)
         self._order.end_poll(self._customers.known, began, view.now)
         self._raise_errors(answered=answered)
 
@@ -363,16 +358,6 @@ def _by_scope(runs: Sequence[OpenRun]) -> dict[str, dict[str, list[OpenRun]]]:
     for run in runs:
         found.setdefault(run.scope, {}).setdefault(run.job_id, []).append(run)
     return found
-
-
-def marks_key(scope: str) -> str:
-    """Return the name of the checkpoint with the marks of a scope's recipes."""
-    return f"marks/{scope}"
-
-
-def unread_key(scope: str) -> str:
-    """Return the name of the checkpoint with a scope's unreadable recipes."""
-    return f"unread/{scope}"
 
 
 TYPE = SourceType(
