@@ -53,8 +53,10 @@ TARGET = target(2)
 
 
 def test_marks_survive_the_state():
-    marks = {"1": MARK, "2": ReadMark(), "3": ReadMark(1, None, "y", 2, 3, 1, ("a", "b"), 2)}
+    marks = {"1": MARK, "2": ReadMark(), "3": ReadMark(1, None, "y", 2, 3, 1, ("a", "b"))}
     assert decode_checkpoint(encode_checkpoint(marks), MARKS) == marks
+    # Earlier versions stored one more value.
+    assert decode_checkpoint('{"3": [1, null, "y", 2, 3, 1, ["a", "b"], 2]}', MARKS) == {"3": marks["3"]}
     assert [decode_checkpoint(text, MARKS) for text in ("", "{", '{"1": 5}')] == [{}, {}, {}]
 
 
