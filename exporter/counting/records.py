@@ -4,7 +4,6 @@ The state stores one JSON document per job or source. A transaction works on cop
 replaces the committed records after the copies are on disk. A committed record is never changed.
 """
 
-from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import TypeVar
 
@@ -307,47 +306,7 @@ def oldest(starts: Iterable[float | None]) -> float | None:
 
 Record = TypeVar("Record", bound=msgspec.Struct)
 
-Value = TypeVar("Value")
-
 
 def copy(record: Record) -> Record:
     """Return a deep copy that a transaction may change."""
     return msgspec.json.decode(msgspec.json.encode(record), type=type(record))
-
-
-def fork(source: SourceState) -> SourceState:
-    """Return a copy of a source's record that a transaction may change."""
-    # There may be thousands of scopes and checkpoints, so they are not copied. A layer over them collects the changes.
-    counts = {
-        family: {labels: msgspec.structs.replace(count) for labels, count in series.items()}
-        for family, series in source.counts.items()
-    }
-    distributions = {
-        family: {
-            labels: msgspec.structs.replace(each, counts=list(each.counts), exemplars=dict(each.exemplars))
-            for labels, each in series.items()
-        }
-        for family, series in source.distributions.items()
-    }
-    return msgspec.structs.replace(
-        source,
-        counts=counts,
-        distributions=distributions,
-        scopes=ChainMap({}, source.scopes),
-        checkpoints=ChainMap({}, source.checkpoints),
-        filters=list(source.filters),
-        unobserved=list(source.unobserved),
-    )
-
-
-def joined(table: MutableMapping[str, Value]) -> MutableMapping[str, Value]:
-    """Return a table merged with the changes in the layer over it."""
-    # Values are replaced in the table itself: a reader that iterates over it gets either value. If its length changes,
-    # the table is copied, because such a reader would fail.
-    if not isinstance(table, ChainMap):
-        return table
-    changes, base = table.maps
-    if not changes.keys() <= base.keys():
-        return {**base, **changes}
-    base.update(changes)
-    return base

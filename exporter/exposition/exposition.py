@@ -17,15 +17,7 @@ import prometheus_client.openmetrics.exposition as openmetrics_exposition
 from prometheus_client.metrics_core import Metric
 
 from exporter.exposition.gzipped import deflated, member
-from exporter.exposition.textformat import (
-    EMPTY,
-    Block,
-    counter_block,
-    header,
-    histogram_block,
-    prefix_of,
-    sample_block,
-)
+from exporter.exposition.textformat import EMPTY, Block, counter_block, header, histogram_block, prefix_of, sample_block
 from exporter.metrics.families import FAMILIES
 from exporter.metrics.family import Family, Kind, Level
 from exporter.metrics.zero_first import Owner, Series, ZeroFirst

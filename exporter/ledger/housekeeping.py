@@ -2,14 +2,13 @@
 
 from collections.abc import Collection, Iterable
 
-from exporter.counting.records import Counted, JobState, SourceState, copy, fork
+from exporter.counting.records import Counted, JobState, SourceState, copy
 from exporter.counting.series import Count, Distribution
 from exporter.ledger.journal import expose_unobserved
 from exporter.ledger.learner import is_due, learn_job
 from exporter.ledger.queries import LedgerQueries
-from exporter.metrics.families import (
-    STEPS_LOST,
-)
+from exporter.ledger.record_copies import fork
+from exporter.metrics.families import STEPS_LOST
 from exporter.metrics.zero_first import Owner, Series
 
 PRUNE_BATCH = 10_000

@@ -14,32 +14,17 @@ import msgspec
 from exporter.counting.classify import CountState
 from exporter.counting.counters import Rules
 from exporter.counting.latest import correct, restate
-from exporter.counting.records import (
-    Counted,
-    JobState,
-    OpenRun,
-    SourceState,
-    copy,
-    fork,
-    joined,
-    laid_out,
-)
+from exporter.counting.records import Counted, JobState, OpenRun, SourceState, copy, laid_out
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.ledger.ledger_state import LedgerState
 from exporter.ledger.open_runs import OpenRuns, as_open
 from exporter.ledger.poll_context import PollContext
+from exporter.ledger.record_copies import fork, joined
 from exporter.ledger.sightings import Sightings
 from exporter.ledger.status import UnwrittenPolls, seed_source
 from exporter.ledger.transaction import Transaction
-from exporter.metrics.families import (
-    COLD_STARTS,
-    POLLS,
-    QUEUE_DURATION,
-    RUN_DURATION,
-    STEP_DURATION,
-    UNOBSERVED,
-)
+from exporter.metrics.families import COLD_STARTS, POLLS, QUEUE_DURATION, RUN_DURATION, STEP_DURATION, UNOBSERVED
 from exporter.state.opening import OpenedState
 from exporter.state.schema import StoredRun
 from exporter.state.sql import LoadedState, SqlStore

@@ -20,12 +20,7 @@ from exporter.ledger.scope_writer import MISSING_GRACE
 from exporter.ledger.status import PollReport, UnwrittenPolls, is_up
 from exporter.ledger.step_writer import StepWriter
 from exporter.ledger.transaction import Transaction
-from exporter.metrics.families import (
-    COLD_STARTS,
-    STEPS_LOST,
-    TRUNCATED,
-    UNOBSERVED,
-)
+from exporter.metrics.families import COLD_STARTS, STEPS_LOST, TRUNCATED, UNOBSERVED
 from exporter.model import Batch, Step
 from exporter.state.schema import StepState, StoredRun
 

@@ -1,13 +1,19 @@
 """Copies of one source's records. A transaction changes the copies before they are written."""
 
+from collections import ChainMap
+from collections.abc import MutableMapping
+from typing import TypeVar
+
 import msgspec
 
 from exporter.counting.counters import Rules
-from exporter.counting.records import Counted, JobState, ScopeState, copy, fork
+from exporter.counting.records import Counted, JobState, ScopeState, SourceState, copy
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger_state import LedgerState
 from exporter.ledger.poll_context import PollContext
 from exporter.state.schema import StoredRun
+
+Value = TypeVar("Value")
 
 
 class RecordCopies:
@@ -22,13 +28,7 @@ class RecordCopies:
     """
 
     def __init__(
-        self,
-        committed: LedgerState,
-        rules: SourceRules,
-        counting: Rules,
-        poll: PollContext,
-        *,
-        step_histograms: bool,
+        self, committed: LedgerState, rules: SourceRules, counting: Rules, poll: PollContext, *, step_histograms: bool
     ) -> None:
         self.rules = rules
         self.counting = counting
@@ -116,3 +116,41 @@ class RecordCopies:
         if self._exporter is None:
             self._exporter = copy(self._books.exporter)
         self._exporter.count(family, label)
+
+
+def fork(source: SourceState) -> SourceState:
+    """Return a copy of a source's record that a transaction may change."""
+    # There may be thousands of scopes and checkpoints, so they are not copied. A layer over them collects the changes.
+    counts = {
+        family: {labels: msgspec.structs.replace(count) for labels, count in series.items()}
+        for family, series in source.counts.items()
+    }
+    distributions = {
+        family: {
+            labels: msgspec.structs.replace(each, counts=list(each.counts), exemplars=dict(each.exemplars))
+            for labels, each in series.items()
+        }
+        for family, series in source.distributions.items()
+    }
+    return msgspec.structs.replace(
+        source,
+        counts=counts,
+        distributions=distributions,
+        scopes=ChainMap({}, source.scopes),
+        checkpoints=ChainMap({}, source.checkpoints),
+        filters=list(source.filters),
+        unobserved=list(source.unobserved),
+    )
+
+
+def joined(table: MutableMapping[str, Value]) -> MutableMapping[str, Value]:
+    """Return a table merged with the changes in the layer over it."""
+    # Values are replaced in the table itself: a reader that iterates over it gets either value. If its length changes,
+    # the table is copied, because such a reader would fail.
+    if not isinstance(table, ChainMap):
+        return table
+    changes, base = table.maps
+    if not changes.keys() <= base.keys():
+        return {**base, **changes}
+    base.update(changes)
+    return base

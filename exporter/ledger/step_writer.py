@@ -37,11 +37,7 @@ class StepWriter:
         labels = {step.name: self._transaction.step_label(target, step) for step in steps}
         if row.mark is CountState.COUNTED:
             counters.count_steps(
-                target,
-                steps,
-                labels,
-                self._transaction.counting,
-                histograms=self._transaction.step_histograms,
+                target, steps, labels, self._transaction.counting, histograms=self._transaction.step_histograms
             )
         elif not target.overflow:
             for label in labels.values():

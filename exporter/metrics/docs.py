@@ -43,10 +43,7 @@ TITLES = {
     Level.JOB: ("Jobs", "Committed with the runs; the same after a restart."),
     Level.SOURCE: ("Sources", "Committed with each poll; the same after a restart."),
     Level.EXPORTER: ("The exporter", "About the state and the exposed series."),
-    Level.PROCESS: (
-        "The process",
-        "Counters start at 0 with each process. Also: `process_*` and `python_*`.",
-    ),
+    Level.PROCESS: ("The process", "Counters start at 0 with each process. Also: `process_*` and `python_*`."),
 }
 
 

@@ -139,10 +139,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     histogram(STEP_DURATION, "How long steps took, from start to end.", "step_name"),
     gauge(
-        "jobrun_last_run_steps",
-        "Steps of the latest run whose steps are known, by result.",
-        last_run_steps,
-        "result",
+        "jobrun_last_run_steps", "Steps of the latest run whose steps are known, by result.", last_run_steps, "result"
     ),
     gauge(
         "jobrun_job_info",
@@ -191,15 +188,12 @@ FAMILIES: tuple[Family, ...] = (
         stability=Stability.EXPERIMENTAL,
     ),
     source_counter(
-        UNOBSERVED,
-        "Seconds in which completed runs were never read, because the API no longer shows them.",
+        UNOBSERVED, "Seconds in which completed runs were never read, because the API no longer shows them."
     ),
     source_counter(TRUNCATED, "Responses that the API had trimmed; they are requested again in parts."),
     source_counter(STEPS_LOST, "Completed runs whose steps the API did not have."),
     source_counter(
-        UNMAPPED,
-        "Runs seen with a status that the exporter does not know, once per run and status.",
-        "status",
+        UNMAPPED, "Runs seen with a status that the exporter does not know, once per run and status.", "status"
     ),
     counter(
         OVERFLOW,
@@ -287,9 +281,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     source_counter(MISSED_POLLS, "Polls that came due while one was running.", zero_first=False, seeds=NO_LABEL),
     source_gauge(
-        "jobrun_exporter_tracked_runs",
-        "Active runs of a source.",
-        once_known(lambda view: len(view.open_runs)),
+        "jobrun_exporter_tracked_runs", "Active runs of a source.", once_known(lambda view: len(view.open_runs))
     ),
     exporter_gauge(
         "jobrun_exporter_state_last_commit_timestamp_seconds",

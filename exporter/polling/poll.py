@@ -12,27 +12,14 @@ import structlog
 from exporter.client.budget import Stopped
 from exporter.counting.records import SourceStatus
 from exporter.counting.rules import SourceRules
-from exporter.errors import (
-    AuthError,
-    JobrunError,
-    PartialError,
-    RateLimitedError,
-    StateError,
-)
+from exporter.errors import AuthError, JobrunError, PartialError, RateLimitedError, StateError
 from exporter.ledger.batch_writer import BatchStats
 from exporter.ledger.ledger import Ledger
 from exporter.ledger.status import PollReport
 from exporter.metrics.requests import SourceRequests
 from exporter.model import Disposition
 from exporter.polling.backoff import backoff
-from exporter.polling.steps import (
-    POLL_TIME_FRACTION,
-    ApiClock,
-    Pages,
-    PollResult,
-    StepFetcher,
-    described,
-)
+from exporter.polling.steps import POLL_TIME_FRACTION, ApiClock, Pages, PollResult, StepFetcher, described
 from exporter.polling.view import LedgerView
 from exporter.sources.source import Source
 

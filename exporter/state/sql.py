@@ -13,11 +13,7 @@ import msgspec
 from exporter.counting.classify import CountState
 from exporter.counting.records import Counted, JobState, SourceState
 from exporter.state import scopes as rows_of_scopes
-from exporter.state.schema import (
-    StepState,
-    StoredRun,
-    to_stored,
-)
+from exporter.state.schema import StepState, StoredRun, to_stored
 from exporter.state.sql_runs import ENDED, OF_SOURCE, CorruptStateError, SqlRuns
 
 
@@ -123,8 +119,7 @@ class SqlStore(SqlRuns):
     def put_jobs(self, jobs: Iterable[JobState]) -> None:
         """Write jobs' records."""
         self._db.executemany(
-            self.PUT_JOB,
-            [(job.key, job.source, job.job.job_id, msgspec.json.encode(job)) for job in jobs],
+            self.PUT_JOB, [(job.key, job.source, job.job.job_id, msgspec.json.encode(job)) for job in jobs]
         )
 
     @abstractmethod
