@@ -199,7 +199,10 @@ class Search:
         # Lists have whole seconds: if a job ended in the second of the baseline, its own page decides.
         if row.completed is None or not row.completed <= self._baseline < row.completed + 1:
             return row
-        return self._api.one(self._job_id, row.job_id)[0]
+        # One job whose page cannot be read must not keep those of the whole recipe from being counted.
+        with self._api.failing.read(f"job {row.job_id}", self._view):
+            row, _ = self._api.one(self._job_id, row.job_id)
+        return row
 
     def _read_page(self, offset: str) -> JobPage:
         rows, invalid = parse_jobs(self._api.page(self._job_id, _after(offset)), self._api.statuses, first=not offset)

@@ -238,3 +238,18 @@ def test_a_page_of_customers_with_an_invalid_row_is_followed_by_the_next(world, 
     simulator.start()
     watch.poll(times=2)
     assert len(watch.ledger.source("w").scopes) == 148
+
+
+@pytest.mark.parametrize("harm", ["500", "404", "garbage"])
+def test_a_job_that_cannot_be_read_by_id_at_the_baseline_keeps_no_other_from_being_counted(
+    world, watch, clock, simulator, harm
+):
+    clock.advance(0.5)
+    run = world.run("a", start=clock() - 30, duration=29.8)
+    harms = {**HARMS, "404": lambda path: Status(code=404, path=path)}
+    simulator.disruptions.add(harms[harm](f"/jobs/{run.run_id}"))
+    watch.poll(after=0.0)
+    start(world, clock, names=("a",))
+    watch.poll()
+    assert watch.counts("a") == {"success": 1}
+    assert watch.poll() == "success"
