@@ -28,7 +28,7 @@ SEEDED = (UNOBSERVED, TRUNCATED, STEPS_LOST)
 """Counters of a source that exist from its first poll on."""
 
 EXPIRY_GRACE = 900.0
-"""Seconds for which polls with errors spare an active run that is due to expire: its own request may have failed."""
+"""Seconds for which polls with errors, or after a jump of the clock, spare an active run that is due to expire."""
 
 
 class Ledger(Housekeeping):
@@ -87,11 +87,14 @@ class Ledger(Housekeeping):
                     transaction.refilter(key)
         filters.append(rules.filter_since(now if filters else transaction.source.baseline or now))
 
-    def shift_baseline(self, source: str, seconds: float, now: float) -> None:
-        """Correct the baseline of a source without a batch, once, by the skew of its API's clock."""
+    def shift_baseline(self, source: str, seconds: float, now: float, *, again: bool) -> None:
+        """Correct the baseline of a source without a batch, as the time by its API's clock has jumped.
+
+        `again`: although that was done before, as it may have been wrong to.
+        """
         with self._lock:
             known = self.source(source)
-            if known.baseline is not None and not known.scopes and not known.clock_checked:
+            if known.baseline is not None and not known.scopes and (again or not known.clock_checked):
                 transaction = self._transaction(source, now)
                 transaction.source.baseline = known.baseline + seconds
                 transaction.source.clock_checked = True

@@ -4,6 +4,7 @@ Sources raise errors; this module catches, counts and logs them.
 """
 
 import contextlib
+import math
 import threading
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from exporter.counting.records import SourceStatus
 from exporter.counting.rules import SourceRules
 from exporter.errors import AuthError, JobrunError, PartialError, RateLimitedError, StateError
 from exporter.ledger.batch_writer import BatchStats
-from exporter.ledger.ledger import Ledger
+from exporter.ledger.ledger import EXPIRY_GRACE, Ledger
 from exporter.ledger.status import PollReport
 from exporter.metrics.requests import SourceRequests
 from exporter.model import Disposition
@@ -75,6 +76,9 @@ class Poller:
         self._logged_invalid = False
         self._skips = self._skips_of_poll = 0
         self._skips_lock = threading.Lock()
+        self._offset = api_clock.now() - monotonic()
+        self._jumped = -math.inf
+        self._began_here = False
 
     @property
     def status(self) -> SourceStatus:
@@ -166,6 +170,9 @@ class Poller:
     def _read(self, begun: float, result: PollResult) -> Exception | None:
         """Read everything, expire runs and complete the poll; return the error of the source, if any."""
         name = self._rules.name
+        if self._ledger.source(name).baseline is None:
+            self._began_here, self._offset = True, self._clock.now() - self._monotonic()
+        self._follow_clock()
         self._ledger.start_poll(name, result.started)
         sweep = self._sweep_due(result.started)
         view = LedgerView(
@@ -177,9 +184,11 @@ class Poller:
             out_of_time=lambda: self._monotonic() - begun > POLL_TIME_FRACTION * self._rules.poll_interval,
         )
         error = self._commit_all(view, result)
-        self._enter(
-            result, self._ledger.expire_open_runs(name, result.context(self._clock.now()), failed=error is not None)
-        )
+        with contextlib.suppress(StateError):
+            self._follow_clock()
+        doubtful = error is not None or self._monotonic() - self._jumped < EXPIRY_GRACE
+        context = result.context(self._clock.now())
+        self._enter(result, self._ledger.expire_open_runs(name, context, failed=doubtful))
         if error is None or isinstance(error, PartialError):
             self._ledger.complete_poll(name, result.context(self._clock.now()), swept=sweep)
         if error is not None:
@@ -227,9 +236,18 @@ class Poller:
         if abs(change) < MAX_CLOCK_SKEW:
             return False
         result.skew = self._clock.skew
-        self._ledger.shift_baseline(self._rules.name, change, self._clock.now())
+        self._follow_clock()
         result.started += change
         return True
+
+    def _follow_clock(self) -> None:
+        """Note a jump of the API's time, by its clock or by ours, and shift the baseline by it before any batch."""
+        # If the clock is wrong now, no run has grown old. If it was wrong before, so was the time of the first poll.
+        offset = self._clock.now() - self._monotonic()
+        change = offset - self._offset
+        if abs(change) >= MAX_CLOCK_SKEW:
+            self._ledger.shift_baseline(self._rules.name, change, self._clock.now(), again=self._began_here)
+            self._offset, self._jumped = offset, self._monotonic()
 
     def _sweep_due(self, now: float) -> bool:
         last = self._ledger.source(self._rules.name).last_sweep

@@ -332,6 +332,14 @@ def test_a_clock_that_becomes_wrong_again_does_not_prevent_commits(harness):
     ]
 
 
+def test_a_skew_of_the_first_poll_that_proves_wrong_is_taken_back(harness):
+    harness.source.script = [[lambda _view: skew(harness, 900.0), BATCH], [lambda _view: skew(harness, 0.0), BATCH]]
+    harness.poller.poll()
+    shifts = [event[2] for event in harness.result("ledger.shift_baseline")]
+    assert shifts == [900.0, -900.0]
+    assert harness.result("ledger.expire_open_runs")[0][-1] is True
+
+
 def test_a_small_clock_skew_is_ignored(harness):
     harness.poll(BATCH, lambda _view: skew(harness, 4.9), ANOTHER)
     assert harness.result("ledger.shift_baseline") == []
