@@ -355,10 +355,7 @@ def _command(argv: Sequence[str] | None, world: Console) -> int:
             return int(stop.code or 0)
     try:
         return COMMANDS[options.command].handle(options, world)
-    except ConfigError as error:
-        for problem in error.problems:
-            print(problem, file=world.err)
-    except JobrunError as error:
+    except (ConfigError, JobrunError) as error:
         print(error, file=world.err)
     except KeyboardInterrupt:  # the daemon stops by itself; what else is interrupted has no result
         result = "; nothing was written" if options.command == "backfill" else ""

@@ -49,13 +49,7 @@ def write(
 def linked(rules: str, *, external_url: str = "", grafana_url: str = "") -> str:
     """Return rules with the given links. Other links stay comments.
 
-    Args:
-        rules: The text of the rules.
-        external_url: Address of the exporter's pages, as `web.external_url` in the config.
-        grafana_url: Address of Grafana.
-
-    Raises:
-        AssetError: An address is not an http(s) URL, or has characters that a rule cannot contain.
+    Raises AssetError if an address is not an http(s) URL, or has characters that a rule cannot contain.
     """
     known = {
         "external-url": _address(external_url, "--external-url"),

@@ -51,9 +51,7 @@ class Secret:
 
     def _refresh(self, file: Path) -> None:
         try:
-            status = file.stat()
-            version = (status.st_mtime_ns, status.st_size, status.st_ino)
-            if version == self._version:
+            if (version := version_of(file)) == self._version:
                 return
             text = file.read_text(encoding="utf-8-sig").rstrip("\r\n")
         except OSError as error:
@@ -114,6 +112,12 @@ class Secret:
     @classmethod
     def __get_pydantic_json_schema__(cls, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"type": "string", "minLength": 1, "writeOnly": True}
+
+
+def version_of(file: Path) -> Version:
+    """Return what changes when a file does. Raises OSError."""
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def unusable(text: str) -> str:

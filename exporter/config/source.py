@@ -1,7 +1,7 @@
 """The config of a source that is common to all vendors."""
 
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
@@ -81,16 +81,19 @@ class Tls(Section):
             yield Conflict((lacking,), "cert_file and key_file go together")
             return
         context = ssl.create_default_context()
-        try:
-            if values.get("ca_file"):
-                context.load_verify_locations(values["ca_file"])
-        except (ssl.SSLError, OSError):
+        authorities, own, key = (values.get(name) for name in ("ca_file", "cert_file", "key_file"))
+        if authorities and not _loads(context.load_verify_locations, authorities):
             yield Conflict(("ca_file",), "holds no certificates in PEM")
-        try:
-            if values.get("cert_file") and values.get("key_file"):
-                context.load_cert_chain(values["cert_file"], values["key_file"], password="")
-        except (ssl.SSLError, OSError, ValueError):
+        if own and key and not _loads(context.load_cert_chain, own, key, ""):
             yield Conflict(("cert_file",), "and key_file are no certificate in PEM with its key, unencrypted")
+
+
+def _loads(load: Callable[..., None], *files: str) -> bool:
+    try:
+        load(*files)
+    except (ssl.SSLError, OSError, ValueError):
+        return False
+    return True
 
 
 def _mapped(word: object) -> Result | State:

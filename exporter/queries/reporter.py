@@ -79,9 +79,7 @@ class Reporter:
 
     def jobs(self, wanted: JobQuery) -> JobList:
         """Return a page of jobs."""
-        self._check(wanted.source, wanted.limit)
-        if wanted.page < 1:
-            raise InvalidParameterError("page", "must be 1 or more")
+        self._check(wanted.source, wanted.limit, wanted.page)
         matching = {key: job for key, job in job_reports(self._parts.snapshot()).items() if matches(job, wanted)}
         chosen = {key: job for key, job in matching.items() if wanted.status in ("", job.status)}
         first = (wanted.page - 1) * wanted.limit
@@ -130,12 +128,14 @@ class Reporter:
             cursor=runs.encode_cursor(found[-1].place) if more else "",
         )
 
-    def _check(self, source: str, limit: int) -> None:
+    def _check(self, source: str, limit: int, page: int = 1) -> None:
         names = self._settings().keys()
         if source and source not in names:
             raise InvalidParameterError("source", f"no source has this name; configured: {', '.join(names)}")
         if not 1 <= limit <= MAX_LIMIT:
             raise InvalidParameterError("limit", f"must be from 1 to {MAX_LIMIT}")
+        if page < 1:
+            raise InvalidParameterError("page", "must be 1 or more")
 
     def _settings(self) -> dict[str, SourceSettings]:
         return {settings.name: settings for settings in self._parts.config().sources}

@@ -115,8 +115,7 @@ def _completed_streams(database: Database, keys: Collection[int], wanted: RunSel
     jobs, arguments = _among(wanted.jobs)
     for key, result_ in itertools.product(keys, (*Result, None) if wanted.result is None else (wanted.result,)):
         of_result, value = ("result IS NULL", ()) if result_ is None else ("result = ?", (result_.value,))
-        where = f"source = ? AND {of_result} AND mark <> 0{jobs}"
-        yield _Stream(False, key, ENDED, where, (key, *value, *arguments))
+        yield _Stream(False, key, ENDED, f"source = ? AND {of_result} AND mark <> 0{jobs}", (key, *value, *arguments))
 
 
 def _among(jobs: Collection[int] | None) -> tuple[str, tuple[object, ...]]:

@@ -62,8 +62,7 @@ class VendorQueries:
                 return steps
             future = self._running.get(key)
             if future is None:
-                if len(self._running) >= MAX_STEPS:
-                    raise BusyError("too many requests to the vendors' APIs at once")
+                _refuse(len(self._running) >= MAX_STEPS)
                 future = self._running[key] = self._threads.submit(_query, source.steps, run)
                 # called at once, in this thread, if it is done already: hence the reentrant lock
                 future.add_done_callback(lambda done: self._keep(key, run, done))
@@ -83,8 +82,7 @@ class VendorQueries:
     def log(self, source: Source, run: Run, step: str) -> StepLog:
         """Return the output of a step. Raises ReportError."""
         with self._lock:
-            if len(self._logs) >= MAX_LOGS:
-                raise BusyError("too many requests to the vendors' APIs at once")
+            _refuse(len(self._logs) >= MAX_LOGS)
             future = self._threads.submit(_query, source.log, run, step)
             self._logs.add(future)
             future.add_done_callback(self._end_log)
@@ -100,6 +98,11 @@ class VendorQueries:
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             return not (self._running or self._logs)
+
+
+def _refuse(busy: bool) -> None:  # noqa: FBT001  # its only argument
+    if busy:
+        raise BusyError("too many requests to the vendors' APIs at once")
 
 
 def _query(ask: Callable[..., Answer], *about: object) -> Answer:

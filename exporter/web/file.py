@@ -10,7 +10,7 @@ import structlog
 
 from exporter import logs
 from exporter.config import ConfigError, ConfigProblem
-from exporter.config.secret import Version
+from exporter.config.secret import Version, version_of
 from exporter.web.config import PATHS, WebConfig, load_web
 from exporter.web.tls import NewestContext, server_context
 
@@ -126,7 +126,6 @@ def _versions(paths: Iterable[str]) -> dict[str, Version | None]:
 
 def _version(file: Path) -> Version | None:
     try:
-        status = file.stat()
+        return version_of(file)
     except OSError:
         return None
-    return (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -18,18 +18,13 @@ VERIFY = {
 
 
 def server_context(settings: TlsServer) -> ssl.SSLContext:
-    """Return a context with these settings and the present content of their files.
-
-    Raises:
-        ConfigError: A file cannot be used.
-    """
+    """Return a context with these settings and the present content of their files. Raises ConfigError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version, context.maximum_version = VERSIONS[settings.min_version], VERSIONS[settings.max_version]
     if not settings.prefer_server_cipher_suites:
         context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
-    problems = [
-        problem for load in (_load_own, _load_authorities, _load_suites) if (problem := load(context, settings))
-    ]
+    loads = (_load_own, _load_authorities, _load_suites)
+    problems = [problem for load in loads if (problem := load(context, settings))]
     if problems:
         raise ConfigError(problems)
     context.verify_mode = VERIFY[settings.client_auth_type]

@@ -100,10 +100,7 @@ class Replay:
     """
 
     def __init__(self, config: Config, shown: ConfiguredSource, past: Past, samples: Samples) -> None:
-        self._config = config
-        self._shown = shown
-        self._past = past
-        self._samples = samples
+        self._shown, self._past, self._samples = shown, past, samples
         rules = counting_rules(config)
         self._rules = msgspec.structs.replace(rules, zero_first=False)
         self._views = ViewBuilder(config, {past.name: shown})
