@@ -121,11 +121,15 @@ def _split(text: str) -> SplitResult:
     return url
 
 
+def _refuse_user(url: SplitResult) -> None:
+    if "@" in url.netloc:
+        raise ValueError("must not hold a user or a password")
+
+
 def _base_url(text: str) -> str:
     """Return the URL with scheme and host in lower case and no slash at the end, so that equal addresses are equal."""
     url = _split(text)
-    if "@" in url.netloc:
-        raise ValueError("must not hold a user or a password")
+    _refuse_user(url)
     if "?" in text or "#" in text:
         raise ValueError("must not have a query or a fragment")
     return f"{url.scheme}://{url.netloc.lower()}{url.path.rstrip('/')}"
@@ -168,7 +172,7 @@ def template(known: Sequence[str]) -> AfterValidator:
             plain = None
         if plain is None:
             raise ValueError(f"may hold {', '.join(f'{{{name}}}' for name in known)} and no other braces")
-        _split(plain)
+        _refuse_user(_split(plain))  # the link is on pages, and is a label
         return text
 
     return _or_empty(check)
