@@ -14,8 +14,9 @@ from tests.e2e.processes import needed
 ROOT = Path(__file__).parent.parent
 UNIT = ROOT / "deploy/systemd/jobrun-exporter.service"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DRIVER = PROJECT["project"]["optional-dependencies"]["postgres"]
 LOCKS = {
-    "requirements.lock": PROJECT["project"]["dependencies"],
+    "requirements.lock": PROJECT["project"]["dependencies"] + DRIVER,
     "requirements-build.lock": PROJECT["build-system"]["requires"],
 }
 LARGEST_EXPOSURE = 1.5
@@ -33,6 +34,11 @@ def test_every_dependency_is_locked_to_an_allowed_version(name):
 
     assert [each.name for each in wanted if each.name not in versions] == []
     assert [each.name for each in wanted if not each.specifier.contains(versions[each.name])] == []
+
+
+def test_the_image_has_the_driver_of_postgresql_with_its_library_and_the_wheel_has_it_as_an_extra():
+    assert "psycopg-binary" in locked((ROOT / "requirements.lock").read_text())
+    assert not any("psycopg" in each for each in PROJECT["project"]["dependencies"])
 
 
 @pytest.mark.parametrize("name", LOCKS)
