@@ -299,9 +299,11 @@ def _migrate(pool: Pool, migrations: Sequence[Sequence[str]]) -> bool:
         if 0 < version < known:
             # Replicas of the older version must not write to the new tables. Their leases end in the transaction that
             # changes the tables, and they do not take others, see `Leases.rows`.
-            session.execute(REVOKE)
+            session.execute("LOCK TABLE leases IN SHARE ROW EXCLUSIVE MODE")
         for statement in (each for script in migrations[version:] for each in script):
             session.execute(statement)
+        if version:
+            session.execute(REVOKE)  # with the columns that the new version has
         session.execute("UPDATE schema_version SET version = ?", [known])
     return version == 0
 

@@ -71,6 +71,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         # The default is the transaction's number as `xmin` has it.
         """ALTER TABLE leases ADD COLUMN written bigint NOT NULL
             DEFAULT (mod(pg_current_xact_id()::text::numeric, 4294967296)::bigint)""",
+        "UPDATE leases SET written = DEFAULT",
     ),
 )
 """Statements that migrate each version of the schema to the next. The table `schema_version` has the version."""

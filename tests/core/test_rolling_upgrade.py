@@ -104,3 +104,14 @@ def test_a_command_of_the_newer_version_does_not_migrate_the_state(pool):
     with pytest.raises(RefusedStateError, match="start a daemon of this version first, which migrates it"):
         PostgresStore(pool, migrates=False, migrations=NEXT)
     assert schema_of(pool) == len(MIGRATIONS)
+
+
+@pytest.mark.parametrize("version", range(1, len(MIGRATIONS)))
+def test_a_state_of_each_older_version_is_migrated_and_its_leases_are_taken_away(url, pool, version):
+    migrated(pool, MIGRATIONS[:version])
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("INSERT INTO leases (source, holder, fence) VALUES ('s', 'older', 7)")
+        assert not migrated(pool)
+        assert schema_of(pool) == len(MIGRATIONS)
+        found = connection.execute("SELECT holder, fence, history FROM leases").fetchall()
+    assert found == [("", 8, "new")]
