@@ -104,8 +104,11 @@ class Journal:
         """Replace the records of sources in memory by those of the state. Raises StateError."""
         with self._lock:
             names = frozenset(sources)
-            self._adopt(self.store().load(names), names)
+            loaded = self.store().load(names)
+            self._adopt(loaded, names)
             self._suspect -= names
+            if loaded.behind:  # a replica that starts now knows no more than the state
+                self._replace([copy(self.committed.exporter)])
 
     def _adopt(self, loaded: LoadedState, names: frozenset[str]) -> None:
         kept = {job.key for job in loaded.jobs}

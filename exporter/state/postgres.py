@@ -135,7 +135,9 @@ class PostgresStore(SqlStore):
         with self._db.within(self._pool.transaction(READING)) as session:
             loaded = super().load(sources)
             rows = self._leases.rows(session) if self._leases is not None else []
+        found = copy(loaded.exporter)
         loaded.exporter.lift(self._exporter)
+        loaded = msgspec.structs.replace(loaded, behind=found != loaded.exporter)
         self._exporter = copy(loaded.exporter)
         if self._leases is not None:
             self._leases.confirm(row for row in rows if sources is None or row.source in sources)

@@ -18,12 +18,16 @@ from exporter.state.sql_runs import ENDED, OF_SOURCE, CorruptStateError, SqlRuns
 
 
 class LoadedState(msgspec.Struct, kw_only=True):
-    """All records of a state, and its active runs."""
+    """All records of a state, and its active runs.
+
+    `behind`: whether the state has lost counts of the exporter that this process knows, and that are in `exporter`.
+    """
 
     sources: list[SourceState]
     jobs: list[JobState]
     open_runs: list[tuple[str, StoredRun]]
     exporter: Counted
+    behind: bool = False
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):

@@ -168,6 +168,7 @@ def test_a_count_of_lost_commits_that_was_lost_itself_is_not_lost(member, admin)
     second.ledger.reload(["s"])
     admin.execute("UPDATE exporter SET record = '{}'")
     second.ledger.reload(["s"])
+    assert member("c").ledger.committed.exporter.counts[COLD_STARTS]["rewound"].value == 1
     first.ledger.count_cold_start("rewound")
     second.ledger.reload(["s"])
     assert [each.ledger.committed.exporter.counts[COLD_STARTS]["rewound"].value for each in (first, second)] == [2, 2]

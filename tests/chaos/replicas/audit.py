@@ -129,16 +129,22 @@ class Spending:
             return Counter(sent[-1].replica for sent in self.sent.values() if sent)
 
     def without_lease(self, holders: "Holders", numbers: Mapping[str, int]) -> Counter[tuple[str, int]]:
-        """Return how many requests of each credential each replica sent while another had long had the lease.
+        """Return how many requests of each credential each replica sent while the holder of the lease sent some, too.
 
         `numbers`: the replica of each holder's name.
         """
         with self._lock:
             requests = [each for sent in self.sent.values() for each in sent]
+        times: dict[tuple[str, int | None], list[float]] = {}
+        for each in requests:
+            times.setdefault((each.family, each.replica), []).append(each.at)
         found: Counter[tuple[str, int]] = Counter()
         for each in requests:
             owner = numbers.get(holders.at(each.family, each.at) or "", each.replica)
-            found[each.family, each.replica] += owner != each.replica
+            others = times.get((each.family, owner), [])
+            place = bisect.bisect_left(others, each.at - HANDING_OVER)
+            both = place < len(others) and others[place] < each.at + HANDING_OVER
+            found[each.family, each.replica] += owner != each.replica and both
         return +found
 
 
