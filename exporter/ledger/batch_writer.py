@@ -97,6 +97,9 @@ class BatchWriter:
     def _run(self, run: Run, steps: Sequence[Step] | None, scope: str, rows: Mapping[str, StoredRun]) -> None:
         key = self._transaction.find(run.job_id)
         row = self._transaction.runs.get(run.run_id) or rows.get(run.run_id)
+        if key is not None and row is not None and self._is_elsewhere(key, row):
+            self.stats.dispositions[Disposition.INVALID] += 1
+            return
         context = None if key is None else self._context(key, scope)
         if key is None or context is None:
             self.stats.dispositions[Disposition.IGNORED] += 1
@@ -138,6 +141,10 @@ class BatchWriter:
             self._completed(stored, sighting.steps)
         elif sighting.run.result is not None:
             self._uncounted(stored, row)
+
+    def _is_elsewhere(self, key: int, row: StoredRun) -> bool:
+        """Return whether an ID belongs to a run of another scope: it is not unique, and this run cannot be counted."""
+        return row.job != key and self._transaction.look(row.job).job.scope != self._transaction.look(key).job.scope
 
     def settle(self, rows: Mapping[str, StoredRun]) -> None:
         """Apply rows that contradict what was known, if the poll has shown no better ones."""

@@ -17,7 +17,7 @@ from exporter.ledger.poll_context import PollContext
 from exporter.metrics.families import UNOBSERVED
 from exporter.metrics.samples import last_failed_run
 from exporter.metrics.zero_first import Owner
-from exporter.model import Batch, Job, Listing, Result, State, Step, Window
+from exporter.model import Batch, Disposition, Job, Listing, Result, State, Step, Window
 from exporter.snapshot.job import JobView
 from exporter.state.lock import Lock, LockedStateError
 from exporter.state.opening import OpenedState, open_state
@@ -890,6 +890,18 @@ def test_statuses_that_never_stop_changing_are_limited_per_run_and_counted_once_
     assert sum(count.value for count in counts.values()) == MAX_WORDS + 1
     assert counts["a b"].value == 1
     assert len(harness.row().words) < 20 * MAX_WORDS
+
+
+def test_a_run_whose_id_another_scope_has_is_reported_as_invalid(harness):
+    harness.read()
+    harness.read(
+        ended("1", job_id="j"), ended("2", job_id="j"), jobs=[Job(job_id="j", name="j")], through=BASELINE + 100
+    )
+    other = Batch(scope="b", jobs=[Job(job_id="k", name="k", scope="b")], runs=[ended("1", job_id="k")])
+    (stats, *_) = harness.poll(other)
+    assert stats.dispositions[Disposition.INVALID] == 1
+    assert (harness.total("j"), harness.total("k")) == (2, 0)
+    assert harness.row("1").job == harness.job("j").key
 
 
 # --- implausible times ---
