@@ -113,12 +113,12 @@ and on ({JOB}) (
 )
 
 BROKEN = f"""max by ({JOB}, step_name) (
-  sum_over_time({STEPS}[1d:1h] offset -1s)
+  sum_over_time({STEPS}[1d:1h] offset -1s) >= {limits.STEP_RUNS}
   or
-  label_replace({STEPS}, "hour", "now", "", "")
+  label_replace({STEPS} >= {limits.STEP_RUNS}, "hour", "now", "", "")
 )"""
 """The hours of a day, or the present one where it alone has more; the label keeps both, so each is read once."""
-RUNS_OF_DAY = total(COUNTING, "1d")
+RUNS_OF_DAY = "source_project_job_name:jobrun_runs:increase1d"
 FURTHEST = "topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)"
 
 
@@ -132,19 +132,19 @@ REPORTED = "\nor\n".join((firing("JobrunLastRunFailed"), f"last_over_time({firin
 STEP_GROUP = Group(
     "jobrun-steps",
     (
+        Record(RUNS_OF_DAY, total(COUNTING, "1d"), "Both alerts below need it."),
         Record(
             held("step_failing"),
             own(
                 condition(
                     "step_failing",
-                    f"""max by ({JOB}, team, page, step_name, run_id, run_url) (
-  (
-{indent(BROKEN, 4)}
-    >= {limits.STEP_RUNS}
-    > on ({JOB}) group_left ()
-    {limits.STEP_SHARE} * {indent(RUNS_OF_DAY, 4).lstrip()}
-  )
-  * on ({JOB}) group_left (run_id, run_url)
+                    f"""(
+{indent(BROKEN, 2)}
+  > on ({JOB}) group_left ()
+  {limits.STEP_SHARE} * {RUNS_OF_DAY}
+)
+* on ({JOB}) group_left (run_id, run_url, team, page)
+(
   max by ({JOB}, run_id, run_url) ({believed("jobrun_last_failed_run_info")})
   * on ({JOB}) group_left (team, page)
   max by ({JOB}, team, page) ({believed("jobrun_job_info")})
@@ -180,9 +180,7 @@ STEP_GROUP = Group(
                     f"""max by ({JOB}, team, page) (
   (
 {indent(total(FAILED, "1d"), 4)}
-    / on ({JOB}) (
-{indent(RUNS_OF_DAY, 6)} >= {limits.RATIO_RUNS}
-    )
+    / on ({JOB}) ({RUNS_OF_DAY} >= {limits.RATIO_RUNS})
     > {limits.RATIO}
   )
   * on ({JOB}) group_left (team, page)
