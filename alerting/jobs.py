@@ -247,7 +247,7 @@ unless on (job, source, project) (
             "JobrunLastRunFailed",
             FAILING,
             JOB,
-            f"{IN_MASS}\nor\n{BUSY}",
+            f"{held('failing_repeatedly')}\nor\n{IN_MASS}\nor\n{BUSY}",
         ),
         severity=texts.WARNING,
         blank=RUN_LABELS,
@@ -259,7 +259,8 @@ unless on (job, source, project) (
         extra=LAST_FAILURE,
         links=texts.of_job("JobrunLastRunFailed"),
         why="""Canceled, skipped and unknown runs are ignored. A single failure of a job with more than 12 runs per
-        hour is reported by JobrunFailureRatioHigh or JobrunFailureRecovered.""",
+        hour is reported by JobrunFailureRatioHigh or JobrunFailureRecovered. It does not start for a
+        job that fails repeatedly already.""",
     ),
 )
 

@@ -138,16 +138,18 @@ STEP_GROUP = Group(
             own(
                 condition(
                     "step_failing",
-                    f"""(
-{indent(BROKEN, 2)}
-  > on ({JOB}) group_left ()
-  {limits.STEP_SHARE} * {RUNS_OF_DAY}
-)
-* on ({JOB}) group_left (run_id, run_url, team, page)
-(
-  max by ({JOB}, run_id, run_url) ({believed("jobrun_last_failed_run_info")})
-  * on ({JOB}) group_left (team, page)
-  max by ({JOB}, team, page) ({believed("jobrun_job_info")})
+                    f"""max by ({JOB}, team, page, step_name, run_id, run_url) (
+  (
+{indent(BROKEN, 4)}
+    > on ({JOB}) group_left ()
+    {limits.STEP_SHARE} * {RUNS_OF_DAY}
+  )
+  * on ({JOB}) group_left (run_id, run_url, team, page)
+  (
+    max by ({JOB}, run_id, run_url) ({believed("jobrun_last_failed_run_info")})
+    * on ({JOB}) group_left (team, page)
+    max by ({JOB}, team, page) ({believed("jobrun_job_info")})
+  )
 )""",
                 )
             ),

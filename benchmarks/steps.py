@@ -20,6 +20,7 @@ RULES = Path(__file__).parents[1] / "prometheus/rules/jobrun-exporter.yml"
 JOBS, STEPS, EVERY, DAY = 1000, 8, 240, 86400
 CPU = "process_cpu_seconds_total "
 HOURS = "source_project_job_name_result:jobrun_runs:increase1h"
+OF_DAY = "source_project_job_name:jobrun_runs:increase1d"
 BROKEN = "source_project_job_name_step_name:jobrun_step_root_failures:increase1h"
 
 
@@ -32,6 +33,7 @@ def samples(now, failing):
         for each in series:
             yield from (f"{each} {moment}" for moment in range(now - DAY, now, EVERY))
         served = f'instance="a",{labels}'
+        yield f"{OF_DAY}{{{labels}}} 72 {now}"
         yield f'jobrun_job_info{{{served},team="t",page="critical"}} 1 {now}'
         yield f'jobrun_last_failed_run_info{{{served},run_id="r{job}",run_url="u"}} 1 {now}'
     yield f'jobrun_source_watermark_timestamp_seconds{{job="j",instance="a",source="s"}} {now} {now}'

@@ -50,10 +50,10 @@ NO_EXPORTER: Final[Json] = {"noValue": "no exporter"}
 FEW: Final = 'disposition!~"baseline|duplicate"'
 
 
-def number(title: str, description: str, expression: str, **own: Unpack[Own]) -> Panel:
+def number(title: str, description: str, expression: str, legend: str = "__auto", **own: Unpack[Own]) -> Panel:
     """Return a number of the top row."""
     own["defaults"] = {**NO_EXPORTER, **own.get("defaults", {})}
-    return panel("stat", title, description, timestamp(expression), size=(4, 3), **own)
+    return panel("stat", title, description, timestamp(expression, legend), size=(4, 3), **own)
 
 
 def at_a_glance(expression: str, of: str) -> str:
@@ -87,9 +87,11 @@ GLANCE = Row(
         number(
             "Oldest data",
             "Age of the data of the most outdated source. All runs that completed before are counted.",
-            f"max({LAGGING})",
+            f"topk(1, {LAGGING})",
+            "{{source}}",
             unit="s",
             thresholds=LAG,
+            options={"textMode": "value_and_name"},
             defaults={"decimals": 0},
         ),
         number(

@@ -41,7 +41,7 @@ from exporter.snapshot.conditions import RATIO_RUNS, TOLERANCE
 MATCHERS = 'source=~"$source", project=~"$project", job_name=~"$job_name"'
 JOBS = Jobs(MATCHERS, team='team=~"$team"')
 SOURCES = 'source=~"$source"'
-TILES = 32
+TILES = 24
 
 JOB_PAGE = (
     "/d/jobrun-job?var-datasource=${datasource}"
@@ -76,6 +76,11 @@ NO_JOB: Final = "No job is known: no exporter is scraped, or no source was read.
 NO_RULES: Final[Json] = {"noValue": "no rules"}
 NO_EXPORTER: Final[Json] = {"noValue": "no exporter"}
 RANK = problems.ranks(JOBS)
+SHORT_NAME = f"""label_replace(
+  label_replace({RANK}, "name", "$1", "job_name", "(.*)"),
+  "name", "$1…", "job_name", "(.{{20}}).{{3,}}"
+)"""
+"""The ranks with a label `name` that fits a tile."""
 USED_UP = f"({JOBS.chosen(JOBS.errors_used)})"
 DOWN = f"{of_source('jobrun_source_up')} == 0"
 WRONG_COLUMNS = (
@@ -157,8 +162,8 @@ NOW = Row(
             "Jobs, the worst first",
             f"The {TILES} jobs with the most urgent problems. Red: critical. Orange: warning. Green: healthy. "
             "Grey: unknown, because the source cannot be read, or the job never ran or is disabled.",
-            timestamp(f"sort_desc(topk({TILES}, {RANK}))", "{{job_name}}"),
-            size=(15, 9),
+            timestamp(f"sort_desc(topk({TILES}, {SHORT_NAME}))", "{{name}}"),
+            size=(14, 9),
             mappings=[RANKS],
             options={"textMode": "name", "justifyMode": "center", "text": {"titleSize": 14, "valueSize": 14}},
             defaults={"links": [TO_JOB_OF_TILE], "noValue": NO_JOB},
@@ -170,7 +175,7 @@ NOW = Row(
             listed(f"count by (job, team, project) ({JOBS.with_team(f'{RANK} == {CRITICAL.rank}')})"),
             listed(f"count by (job, team, project) ({JOBS.with_team(f'{RANK} == {WARNS.rank}')})"),
             listed(f"count by (job, team, project) ({JOBS.with_team(RANK)})"),
-            size=(9, 9),
+            size=(10, 9),
             defaults={"decimals": 0, "noValue": NO_JOB},
             options=sort_by(("Critical", True), ("Warning", True)),
             columns=(

@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -153,6 +154,12 @@ class Alertmanager(Server):
     def ready(self) -> bool:
         """Wait until it accepts alerts."""
         return ready(self.port)
+
+    def post(self, *alerts: Mapping[str, object]) -> None:
+        """Send alerts, as Prometheus does."""
+        address = f"http://{HOST}:{self.port}/api/v2/alerts"
+        call = urllib.request.Request(address, json.dumps(alerts).encode(), {"Content-Type": "application/json"})
+        urllib.request.urlopen(call).close()  # noqa: S310  # loopback
 
 
 class Receiver:

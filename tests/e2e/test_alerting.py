@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -207,3 +208,30 @@ def assert_leads_to(run_id: str, alert: Mapping[str, dict[str, str]]) -> None:
     assert run_id in annotations["description"]
     assert labels["team"] == "data-platform"
     assert "run_id" not in labels
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_a_failing_job_that_moves_to_another_team_is_resolved_for_the_first(edition: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        pager: Receiver = stack.enter_context(receiver())
+        server = Alertmanager(tmp_path / "alertmanager", hurried_routes(pager.url), edition=edition)
+        stack.callback(server.end)
+        assert server.ready(), server.log
+
+        both = (("JobrunLastRunFailed", "warning"), ("JobrunFailingRepeatedly", "critical"))
+        for name, severity in both:
+            server.post(failing(name, severity, "data-platform"))
+            assert eventually(lambda name=name: pager.received()[name, "load"] == 1), server.log
+
+        server.post(*(failing(*each, "analytics") for each in both))
+        server.post(*(failing(*each, "data-platform", ended=True) for each in both))
+        for name, _ in both:
+            assert eventually(lambda name=name: pager.received("resolved")[name, "load"] == 1), server.log
+
+
+def failing(name: str, severity: str, team: str, *, ended: bool = False) -> dict[str, object]:
+    """Return an alert of a failing job, as Prometheus sends it."""
+    labels = {"alertname": name, "severity": severity, "team": team, "source": "sp", "project": "p", "job_name": "load"}
+    now = datetime.now(UTC)
+    ends = now if ended else now + timedelta(hours=1)
+    return {"labels": labels, "startsAt": (now - timedelta(minutes=1)).isoformat(), "endsAt": ends.isoformat()}

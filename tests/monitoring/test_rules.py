@@ -251,7 +251,7 @@ def test_prometheus_accepts_the_example_configuration():
 @pytest.mark.parametrize("edition", EDITIONS)
 def test_alertmanager_accepts_the_example_configuration(edition):
     said = run(program("amtool", edition), "check-config", FOLDER / "alertmanager.yml")
-    assert "1 inhibit rules" in said
+    assert "0 inhibit rules" in said  # the end of an inhibited alert is lost
     assert "1 templates" in said
 
 
@@ -278,29 +278,6 @@ def test_an_alert_is_routed_to_its_team_by_severity(labels, receiver):
     pairs = [f"{name}={value}" for name, value in labels.items()]
     routed = run("amtool", "config", "routes", "test", f"--config.file={FOLDER / 'alertmanager.yml'}", *pairs)
     assert routed.split() == [receiver]
-
-
-def muted_by(alert):
-    """Alert → the labels in which it must agree with this one to be muted by it."""
-    muted = {}
-    for rule in yaml.safe_load((FOLDER / "alertmanager.yml").read_text())["inhibit_rules"]:
-        if matches(rule["source_matchers"], alert):
-            muted |= {each: tuple(rule.get("equal", ())) for each in ALERTS if matches(rule["target_matchers"], each)}
-    return muted
-
-
-def matches(matchers, alert):
-    """Whether an alert's name is as all matchers say."""
-    parts = [re.findall(r'^alertname (=~|!=|=) "?([^"]+)"?$', matcher)[0] for matcher in matchers]
-    return all((re.fullmatch(pattern, alert) is None) == (operator == "!=") for operator, pattern in parts)
-
-
-def test_an_inhibited_alert_resolves_with_the_one_that_inhibits_it():
-    muted = {alert: muted_by(alert) for alert in ALERTS if muted_by(alert)}
-    assert muted == {"JobrunFailingRepeatedly": {"JobrunLastRunFailed": ("job", "source", "project", "job_name")}}
-    order = list(ALERTS)
-    assert order.index("JobrunFailingRepeatedly") < order.index("JobrunLastRunFailed")
-    assert KINDS["JobrunFailingRepeatedly"].keep == KINDS["JobrunLastRunFailed"].keep
 
 
 def test_the_rules_can_be_moved_to_another_folder(tmp_path):
