@@ -218,15 +218,16 @@ def test_a_failing_job_that_moves_to_another_team_is_resolved_for_the_first(edit
         stack.callback(server.end)
         assert server.ready(), server.log
 
-        both = (("JobrunLastRunFailed", "warning"), ("JobrunFailingRepeatedly", "critical"))
-        for name, severity in both:
-            server.post(failing(name, severity, "data-platform"))
-            assert eventually(lambda name=name: pager.received()[name, "load"] == 1), server.log
+        first, page = ("JobrunLastRunFailed", "warning"), ("JobrunFailingRepeatedly", "critical")
+        server.post(failing(*first, "data-platform"))
+        assert eventually(lambda: pager.received()[first[0], "load"] == 1), server.log
+        server.post(failing(*page, "data-platform"))
+        assert eventually(lambda: pager.received()[page[0], "load"] == 1), server.log
 
-        server.post(*(failing(*each, "analytics") for each in both))
-        server.post(*(failing(*each, "data-platform", ended=True) for each in both))
-        for name, _ in both:
-            assert eventually(lambda name=name: pager.received("resolved")[name, "load"] == 1), server.log
+        server.post(failing(*first, "analytics"), failing(*page, "analytics"))
+        server.post(failing(*first, "data-platform", ended=True), failing(*page, "data-platform", ended=True))
+        both = Counter([(first[0], "load"), (page[0], "load")])
+        assert eventually(lambda: pager.received("resolved") == both), server.log
 
 
 def failing(name: str, severity: str, team: str, *, ended: bool = False) -> dict[str, object]:
