@@ -100,6 +100,8 @@ def known(first: str, *rest: tuple[float, str]) -> Json:
 
 NO_NUMBER: Final[Json] = {"type": "special", "options": {"match": "nan", "result": {"text": "-"}}}
 """Value mapping of NaN, such as a quantile without observations."""
+ENDLESS: Final[Json] = {"type": "range", "options": {"from": 1e12, "to": None, "result": {"text": "always"}}}
+"""Value mapping of how long a source is behind of which no batch was complete."""
 STREAKS: Final = ranged(
     (0, 0, "well", GOOD),
     (1, FAILURES_TO_PAGE - 1, "failing", WARNING),
