@@ -67,7 +67,7 @@ GROUP = Group(
             summary=f"Replicas take over {texts.SOURCE} again and again",
             description=(
                 f"Replicas took over {texts.SOURCE} {{{{ $value }}}} times in an hour. Numbers stay right, but its data "
-                "is late: a replica that loses a source drops what it has read since its last commit."
+                "is late. A replica that loses a source drops what it has read since its last commit."
             ),
             links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
             why="A rollout moves a source a few times.",
