@@ -304,7 +304,7 @@ class Replica:
             history = row.current + STEPS if waiting else row.current
             if row.history != history:
                 read.setdefault(history, []).append(name)
-        lossy = [name for names in read.values() for name in names if rows[name].rewound]
+        lossy = [name for names in read.values() for name in names if rows[name].steps_rewound]
         if lossy:  # what was exposed in a lost commit must not be served as 0 again
             self._ledger.expose_sources(lossy)
         for history, names in read.items():

@@ -7,8 +7,9 @@ import pytest
 from exporter.errors import StateError
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
-from exporter.metrics.families import COLD_STARTS, POLLS
+from exporter.metrics.families import COLD_STARTS, POLLS, STEPS
 from exporter.metrics.zero_first import ZeroFirst
+from exporter.model import Result, Step
 from exporter.replica import Handlers, Replica
 from tests.core.test_leases import FAMILY, TABLES, expire, rewind
 from tests.core.test_leases import Replica as Parts
@@ -138,10 +139,13 @@ def test_runs_do_not_wait_for_the_steps_that_are_read_after_them(member, admin):
     owner = only.replica.ownership()
     assert ("s" in owner.rewound, "s" in owner.steps_rewound) == (False, True)
     for row in only.ledger.pending_steps("s", 1e9, 10):
-        only.ledger.commit_steps("s", row, [], PollContext(now=1000.0, started=1000.0))
+        step = Step(name="load", start=11.0, end=12.0, duration=1.0, result=Result.SUCCESS)
+        only.ledger.commit_steps("s", row, [step], PollContext(now=1000.0, started=1000.0))
     only.tick()
     only.tick()
     assert "s" not in only.replica.ownership().steps_rewound
+    (job,) = only.ledger.committed.jobs.values()
+    assert all(count.released for count in job.counts[STEPS].values())
 
 
 def test_counters_of_polls_go_on_from_their_highest_value_after_lost_commits(member, admin):
