@@ -55,7 +55,7 @@ class Ledger(Housekeeping):
         waiting = [sighting.run.run_id for sighting in sightings.waiting()]
         stats = BatchStats()
         if waiting:
-            transaction = self._transaction(source, now, sightings.started)
+            transaction = self._transaction(source, PollContext(now=now, started=sightings.started or now))
             writer = self._writer(transaction)
             writer.settle(self.rows(source, waiting))
             writer.tally()
@@ -106,7 +106,7 @@ class Ledger(Housekeeping):
         with self._lock:
             if self._sightings[source].started != poll_context.started:
                 self._settle(source, poll_context.now)
-            transaction = self._transaction(source, poll_context.now, poll_context.started)
+            transaction = self._transaction(source, poll_context)
             if source in self._starting - self._begun:
                 self._look_back(transaction, poll_context.now)
             self._refilter(transaction, poll_context.started)
@@ -142,7 +142,7 @@ class Ledger(Housekeeping):
             ]
             old = self._open.overdue(source, old, poll_context.now, grace=EXPIRY_GRACE if failed else 0.0)
             if old:
-                transaction = self._transaction(source, poll_context.now, poll_context.started)
+                transaction = self._transaction(source, poll_context)
                 writer = self._writer(transaction)
                 for row in self.rows(source, old).values():
                     writer.expire_open_runs(row)
@@ -277,6 +277,6 @@ class Ledger(Housekeeping):
 
     def _with_steps(self, source: str, poll_context: PollContext, change: Callable[[StepWriter], None]) -> None:
         with self._lock:
-            transaction = self._transaction(source, poll_context.now, poll_context.started)
+            transaction = self._transaction(source, poll_context)
             change(StepWriter(transaction))
             self._commit(transaction, poll_context.now)

@@ -66,7 +66,7 @@ class PollResult(msgspec.Struct, kw_only=True):
 
     def context(self, now: float) -> PollContext:
         """Return the context of what is committed now."""
-        return PollContext(now=now, started=self.started)
+        return PollContext(now=now, started=self.started, latest=now - self.skew if self.skew < 0 else None)
 
 
 class StepFetcher:
