@@ -59,8 +59,8 @@ def source_of(customers):
         name="w", type="workato", mode="embedded", base_url="https://example.com", auth={"api_token": "token"}
     )
     marks = {str(number): ReadMark(succeeded=5, failed=1, last_run=SETTLED["last_run_at"]) for number in range(RECIPES)}
-    notes = {marks_key(str(number)): encode_checkpoint(marks) for number in range(customers)}
-    view = View(now=NOW, notes=notes, scopes=frozenset(map(str, range(customers))), open=())
+    checkpoints = {marks_key(str(number)): encode_checkpoint(marks) for number in range(customers)}
+    view = View(now=NOW, checkpoints=checkpoints, scopes=frozenset(map(str, range(customers))), open=())
     source = WorkatoSource(settings, api)
     return source, view, api
 

@@ -38,4 +38,6 @@ class Signals:
         while not came & set(urgent) and (left := until - monotonic()) > 0:
             with contextlib.suppress(Empty):
                 came.add(self._noted.get(timeout=left))
+        while not self._noted.empty():  # what came in time is not left for the next call
+            came.add(self._noted.get())
         return frozenset(came)

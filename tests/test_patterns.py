@@ -73,9 +73,10 @@ def test_patterns_with_equal_text_are_equal():
 
 @given(st.text(alphabet="abäÄ1_ -.*+?|()[]\\wds^", max_size=12), st.text(alphabet="abäÄ1_ -", max_size=8))
 def test_patterns_agree_with_pythons_re(pattern, text):
+    if re.search(r"\[[^]]*\\[WDS]|\[\[|--|&&|\|\||~~|\\[^wdsWDS]", pattern):
+        return  # some of these mean something else there, or make it warn
     try:
         ours, theirs = Pattern(pattern), re.compile(pattern)
     except (PatternError, re.error):
         return
-    if not re.search(r"\[[^]]*\\[WDS]|\[\[|--|&&|\|\||~~|\\[^wdsWDS]", pattern):
-        assert ours.fullmatch(text) == (theirs.fullmatch(text) is not None)
+    assert ours.fullmatch(text) == (theirs.fullmatch(text) is not None)
