@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 import msgspec
+import psycopg
 import yaml
 
 from benchmarks import state
@@ -115,7 +116,7 @@ def many_runs(name, database, runs):
             value=spent / typed,
             note=f"{batches * size / spent:,.0f} runs per CPU second, and {served:.1f} s of the server",
         )
-        size_of_state = one.ledger.size()
+        size_of_state = one.ledger.size() if database is None else size_of(one.path)
         yield Figure(group=group, what="size per run", value=size_of_state / batches / size, unit="bytes")
         started = min(start(one.path, database) for _ in range(3))
         yield Figure(group=group, what="start, CPU of the exporter", value=started, unit="s")
@@ -146,6 +147,13 @@ def many_scopes(name, database, scopes):
         unit="s",
         note=f"{taken:.1f} s by the clock",
     )
+
+
+def size_of(url):
+    """Return the size of the runs and their indices in bytes."""
+    with psycopg.connect(url) as connection:
+        [(size,)] = connection.execute("SELECT pg_total_relation_size('runs')").fetchall()
+    return size
 
 
 def start(place, database):
