@@ -2,8 +2,9 @@
 
 Usage: python -m benchmarks.cardinality [JOBS …]
 
-Each job has 8 steps, and has succeeded once and failed once. Real polls of Snowplow read prepared responses. Series and
-bytes are the same on any machine; memory is the peak of the process, including the first poll.
+Each job has 8 steps, and has succeeded once and failed once. The exporter's real code polls a fake Snowplow API with
+prepared responses. Series and bytes are the same on any machine; memory is the peak of the process, including the first
+poll.
 """
 
 import json

@@ -13,7 +13,7 @@ from benchmarks.measure import REPEATS, Figure, compared_with, least, show
 from benchmarks.vendor import body, polling, rows, stamp
 from exporter.sources.snowplow.source import EVENT_LIMIT
 
-GROUP = "poll of 10 k runs, CPU x typed decode"
+GROUP = "poll of 10 k runs: CPU as a multiple of a typed decode"
 
 
 class Typed(msgspec.Struct, rename="camel"):
@@ -44,7 +44,7 @@ def measure(count=EVENT_LIMIT + 1):
         running = rows(1, one.now, state="RUNNING")[0]
 
         def one_changed():
-            """Poll known runs of which one changes."""
+            """Prepare a response in which one known run changed; return the poll."""
             one.now += 1
             one.api.body = body([*known, {**running, "startTime": stamp(one.now)}])
             return one.poll

@@ -1,4 +1,4 @@
-"""The wheel and the sdist as users get them: built apart, installed in an environment of their own, run elsewhere."""
+"""The wheel and the sdist as users get them: built outside of the repository, installed apart, run elsewhere."""
 
 import os
 import re
@@ -68,7 +68,7 @@ def test_the_installed_command_checks_a_configuration(command: Path, tmp_path: P
     assert run(command, "check", "--config.file=config.yaml", folder=tmp_path) == "config is valid: 1 source\n"
 
 
-def test_what_is_locked_has_the_driver_of_a_shared_state(command: Path, tmp_path: Path) -> None:
+def test_the_locked_requirements_include_the_driver_of_postgresql(command: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(f"{CONFIG}\nstate: {{url: 'postgresql://db.example.com/jobrun'}}\n")
 
     assert run(command, "check", "--config.file=config.yaml", folder=tmp_path) == "config is valid: 1 source\n"

@@ -19,14 +19,14 @@ def progress(lines, clock):
     return Progress(lines.append, clock)
 
 
-def test_progress_is_logged_every_ten_seconds_no_matter_how_fast_it_is(progress, lines, clock):
+def test_progress_is_logged_every_ten_seconds_however_often_it_is_reported(progress, lines, clock):
     for second in range(1, 36):
         clock.set(second)
         progress(f"at {second}")
     assert lines == ["at 10", "at 20", "at 30"]
 
 
-def test_a_part_that_ends_at_once_is_not_logged(progress, lines, clock):
+def test_a_part_of_less_than_ten_seconds_is_not_logged(progress, lines, clock):
     clock.set(9.0)
     progress.begin()
     clock.set(18.0)

@@ -1,4 +1,4 @@
-"""Bodies that are not quite JSON."""
+"""Decoding of bodies: broken characters and values, and slices of long lists."""
 
 import contextlib
 import json
@@ -23,14 +23,14 @@ def test_half_a_surrogate_pair_in_a_row_loses_only_that_character(half, after):
 @pytest.mark.parametrize(
     ("escaped", "plain"), [(rb"\u0000", "\ufffd"), (rb"\\u0000", r"\u0000"), (rb"\\\u0000", "\\\ufffd"), (rb"\n", "\n")]
 )
-def test_a_nul_is_replaced_as_no_database_finds_an_id_with_one_again(escaped, plain):
+def test_a_nul_is_replaced_because_databases_cannot_find_it_again(escaped, plain):
     for body in (b'[{"id": "a' + escaped + b'b"}]', b'{"runs": [{"id": "a' + escaped + b'b"}]}'):
         (row,) = decode_rows(body, ("runs",))
         assert text(msgspec.json.decode(row, type=dict[str, msgspec.Raw])["id"]) == f"a{plain}b"
 
 
 @pytest.mark.parametrize("raw", [b"1e400", b"9" * 5000, b"NaN", b'"\xff"', b"[" * 100_000, b'"', b"null", b"true"])
-def test_a_value_that_is_neither_text_nor_number_is_absent(raw):
+def test_a_value_that_is_neither_text_nor_finite_number_is_absent(raw):
     assert scalar(msgspec.Raw(raw)) is None
 
 
@@ -40,7 +40,7 @@ LISTS = st.lists(st.dictionaries(TREACHEROUS, VALUES) | VALUES)
 
 
 @given(rows=LISTS, size=st.integers(0, 40), separators=st.sampled_from([(",", ":"), (", ", ": "), (" ,\n ", ":")]))
-def test_valid_slices_have_all_rows_of_the_list(rows, size, separators):
+def test_slices_that_can_be_decoded_lose_no_row_of_the_list(rows, size, separators):
     body = json.dumps(rows, separators=separators).encode()
     with contextlib.suppress(json.JSONDecodeError):
         assert list(chain.from_iterable(map(json.loads, slices(body, size)))) == rows
@@ -52,7 +52,7 @@ def test_valid_slices_have_all_rows_of_the_list(rows, size, separators):
 @pytest.mark.parametrize(
     "body", [b'[{"a":1},{"b":2}', b'{"a":1},{"b":2}]', b'[{"a":1},{"b":2}]]', b'{"r":[{"a":1},{"b":2}]}']
 )
-def test_slices_of_an_invalid_list_are_not_all_lists(body):
+def test_an_invalid_list_is_refused_in_slices_too(body):
     with pytest.raises(msgspec.DecodeError):
         list(map(ROWS.decode, slices(body, 1)))
 
