@@ -3,6 +3,7 @@
 Usage: python -m benchmarks.growth [SMALLEST]
 """
 
+import itertools
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,23 +109,28 @@ def steps(number):
 
 
 def scopes(number):
-    """Return an idle poll of a source with this many scopes, each read separately."""
+    """Return the cost of an idle poll of a source with this many scopes, each read separately."""
     with booked() as ledger:
-        count = [0]
-
-        def poll():
-            count[0] += 1
-            now = NOW + 60 * count[0]
-            moment = PollContext(now=now, started=now)
-            ledger.start_poll("s", now)
-            for each in range(number):
-                job = Job(job_id=f"j{each}", name="j", project=f"p{each}", scope=f"s{each}")
-                ledger.commit("s", Batch(scope=f"s{each}", jobs=[job], catalog=True, through=now - 60), moment)
-            ledger.expire_open_runs("s", moment)
-            ledger.complete_poll("s", moment, swept=False)
-
+        poll = idle_poll(ledger, "s", number, NOW)
         poll()
         return least(lambda: poll, 3)
+
+
+def idle_poll(ledger, source, scopes, start):
+    """Return a poll in which nothing happened, a minute after the last one. `start`: time of the first poll."""
+    count = itertools.count(1)
+
+    def poll():
+        now = start + 60 * next(count)
+        moment = PollContext.at(now)
+        ledger.start_poll(source, now)
+        for each in range(scopes):
+            job = Job(job_id=f"j{each}", name="j", project=f"p{each}", scope=f"s{each}")
+            ledger.commit(source, Batch(scope=f"s{each}", jobs=[job], catalog=True, through=now - 60), moment)
+        ledger.expire_open_runs(source, moment)
+        ledger.complete_poll(source, moment, swept=False)
+
+    return poll
 
 
 @contextmanager

@@ -21,14 +21,13 @@ import psycopg
 import yaml
 
 from benchmarks import state
+from benchmarks.growth import idle_poll
 from benchmarks.measure import Figure, cost, elapsed, least, show
 from benchmarks.memory import ROOT, resident
 from benchmarks.poll import yardstick
 from benchmarks.servers import SPAWN, free_port, process
 from benchmarks.vendor import TOKEN, body, polling, stamp
 from exporter.counting.records import SourceState
-from exporter.ledger.poll_context import PollContext
-from exporter.model import Batch, Job
 from exporter.sources.snowplow.source import EVENT_LIMIT
 from exporter.state.connections import Pool
 from exporter.state.leases import Leases
@@ -125,19 +124,7 @@ def many_runs(name, database, runs):
 def many_scopes(name, database, scopes):
     """An idle poll of a source with many scopes, each read by itself."""
     with polled(database) as one:
-        ledger, count = one.ledger, [0]
-
-        def poll():
-            count[0] += 1
-            now = one.now + 60 * count[0]
-            moment = PollContext(now=now, started=now)
-            ledger.start_poll("source-0", now)
-            for each in range(scopes):
-                job = Job(job_id=f"j{each}", name="j", project=f"p{each}", scope=f"s{each}")
-                ledger.commit("source-0", Batch(scope=f"s{each}", jobs=[job], catalog=True, through=now - 60), moment)
-            ledger.expire_open_runs("source-0", moment)
-            ledger.complete_poll("source-0", moment, swept=False)
-
+        poll = idle_poll(one.ledger, "source-0", scopes, one.now)
         poll()
         spent, taken = least(lambda: poll, 3), least(lambda: poll, 3, by=elapsed)
     yield Figure(

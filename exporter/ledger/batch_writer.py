@@ -84,8 +84,8 @@ class BatchWriter:
         if batch.catalog:
             self._scopes.list_jobs(batch)
         # By the clock that is ahead: an API whose clock is late for once must not make its runs look like future ones.
-        latest = self._poll.now if self._poll.latest is None else self._poll.latest
-        runs = one_row_per_run(classify.with_plausible_times(run, latest) for run in batch.runs)
+        present = self._poll.now + self._poll.behind
+        runs = one_row_per_run(classify.with_plausible_times(run, present) for run in batch.runs)
         self.stats.dispositions[Disposition.DUPLICATE] += len(batch.runs) - len(runs)
         for run in sorted(runs, key=_order):
             self._run(run, batch.steps.get(run.run_id), batch.scope, rows)

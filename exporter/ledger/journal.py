@@ -267,13 +267,11 @@ class Journal:
             raise
         self.error = ""
 
-    def _transaction(self, source: str, poll: PollContext | float) -> Transaction:
-        """Return a transaction at a time, which is that of a poll in progress if there is one."""
+    def _transaction(self, source: str, poll: PollContext) -> Transaction:
         self.load()
-        context = poll if isinstance(poll, PollContext) else PollContext(now=poll, started=poll)
-        context = msgspec.structs.replace(context, starting=source in self._starting)
+        poll = msgspec.structs.replace(poll, starting=source in self._starting)
         transaction = Transaction(
-            self.committed, self._rules[source], self._counting, context, step_histograms=self.step_histograms
+            self.committed, self._rules[source], self._counting, poll, step_histograms=self.step_histograms
         )
         draft = self._drafts.pop(source, None)
         if draft is not None and draft.base is transaction.base:

@@ -43,7 +43,7 @@ class Ledger(Housekeeping):
             missing = [family for family in SEEDED if family not in known.counts]
             if known.baseline is not None and not missing:
                 return
-            transaction = self._transaction(source, now)
+            transaction = self._transaction(source, PollContext.at(now))
             for family in missing:
                 transaction.source.count(family, amount=0)
             transaction.source.baseline = now if known.baseline is None else known.baseline
@@ -95,7 +95,7 @@ class Ledger(Housekeeping):
         with self._lock:
             known = self.source(source)
             if known.baseline is not None and not known.scopes and (again or not known.clock_checked):
-                transaction = self._transaction(source, now)
+                transaction = self._transaction(source, PollContext.at(now))
                 transaction.source.baseline = known.baseline + seconds
                 transaction.source.clock_checked = True
                 self._commit(transaction, now)
@@ -161,7 +161,7 @@ class Ledger(Housekeeping):
         """End a complete poll. From now on the source's counters are served."""
         with self._lock:
             self._settle(source, poll_context.now)
-            transaction = self._transaction(source, poll_context.now)
+            transaction = self._transaction(source, PollContext.at(poll_context.now))
             first = not transaction.source.complete
             transaction.source.complete = True
             scopes = transaction.source.scopes.items()
@@ -246,7 +246,7 @@ class Ledger(Housekeeping):
             before = self._unwritten.get(source)
             self._unwritten[source] = polls
             try:
-                self._commit(self._transaction(source, now), now)
+                self._commit(self._transaction(source, PollContext.at(now)), now)
             except StateError:
                 self._unwritten.pop(source, None)
                 if before is not None:

@@ -9,11 +9,16 @@ class PollContext(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         now: The current time, by the API's clock.
         started: When the poll started.
-        latest: The time by the clock that is ahead, the API's or the local one; by default `now`.
+        behind: Seconds by which the API's clock is behind the local one; 0 if it is not.
         starting: Whether no poll of the source has been complete since this process started.
     """
 
     now: float
     started: float
-    latest: float | None = None
+    behind: float = 0.0
     starting: bool = False
+
+    @classmethod
+    def at(cls, now: float) -> "PollContext":
+        """Return the context of a write outside of a poll."""
+        return cls(now=now, started=now)

@@ -20,7 +20,8 @@ from exporter.ledger.status import PollReport
 from exporter.metrics.requests import SourceRequests
 from exporter.model import Disposition
 from exporter.polling.backoff import backoff
-from exporter.polling.steps import POLL_TIME_FRACTION, ApiClock, Pages, PollResult, StepFetcher, described
+from exporter.polling.result import PollResult, described
+from exporter.polling.steps import POLL_TIME_FRACTION, ApiClock, Pages, StepFetcher
 from exporter.polling.view import LedgerView
 from exporter.sources.source import Source
 

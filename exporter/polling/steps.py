@@ -3,15 +3,13 @@
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from exporter.client.budget import Stopped
 from exporter.counting.rules import SourceRules
-from exporter.errors import AuthError, JobrunError, NotFoundError, RateLimitedError, SourceError, StateError
-from exporter.ledger.batch_writer import BatchStats
+from exporter.errors import AuthError, NotFoundError, RateLimitedError, SourceError, StateError
 from exporter.ledger.ledger import Ledger
-from exporter.ledger.poll_context import PollContext
+from exporter.polling.result import PollResult, described
 from exporter.sources.source import Source
 from exporter.state.schema import StoredRun
 
@@ -44,29 +42,6 @@ class Pages(Protocol):
 
     def publish_throttled(self) -> None:
         """Publish all committed records, unless that was done a moment ago."""
-
-
-class PollResult(msgspec.Struct, kw_only=True):
-    """What one poll did, for its log line.
-
-    `started`: start by the API's clock; `skew`: seconds by which that clock was assumed to be ahead; `reasons`: reasons
-    of all errors, including those of single parts; `read_for`: seconds until everything was read.
-    """
-
-    started: float
-    skew: float
-    outcome: str = "success"
-    reason: str = ""
-    error: str = ""
-    reasons: list[str] = msgspec.field(default_factory=list)
-    batches: int = 0
-    read_for: float = 0.0
-    steps: int = 0
-    entered: BatchStats = msgspec.field(default_factory=BatchStats)
-
-    def context(self, now: float) -> PollContext:
-        """Return the context of what is committed now."""
-        return PollContext(now=now, started=self.started, latest=now - self.skew if self.skew < 0 else None)
 
 
 class StepFetcher:
@@ -126,8 +101,3 @@ class StepFetcher:
             self._ledger.steps_failed(name, row, poll_context)
             return False
         return True
-
-
-def described(error: Exception) -> tuple[str, str]:
-    """Return the reason under which an error is counted, and its text."""
-    return (error.reason, str(error)) if isinstance(error, JobrunError) else ("internal", type(error).__name__)

@@ -83,14 +83,8 @@ def _opened(place: str) -> Iterator[SqlStore]:
     path = Path(place).absolute()
     if not path.is_file():
         raise CopyError(f"{path}: there is no state")
-    if reason := problem(path):
-        raise RefusedStateError(reason)
-    lock = Lock(path)
-    try:
-        with closing(Store(path, read_only=True)) as store:
-            yield store
-    finally:
-        lock.release()
+    with _locked(path), closing(Store(path, read_only=True)) as store:
+        yield store
 
 
 @contextmanager
@@ -101,20 +95,30 @@ def _created(place: str) -> Iterator[SqlStore]:
             yield store
         return
     path = Path(place).absolute()
+    exists = CopyError(f"{path}: exists; name another file, or move this one away")
     if path.exists():
-        raise CopyError(f"{path}: exists; name another file, or move this one away")
+        raise exists
+    with _locked(path):  # which creates an empty file
+        if path.stat().st_size:
+            raise exists  # another copy has written it meanwhile
+        try:
+            with closing(Store(path)) as store, store.transaction():
+                yield store
+        except BaseException:
+            # A daemon would start with the empty state that is left, and count from a new baseline.
+            for ending in ("", *JOURNALS):
+                with suppress(OSError):
+                    path.with_name(path.name + ending).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
     if reason := problem(path):
         raise RefusedStateError(reason)
     lock = Lock(path)
     try:
-        with closing(Store(path)) as store, store.transaction():
-            yield store
-    except BaseException:
-        # A daemon would start with the empty state that is left, and count from a new baseline.
-        for ending in ("", *JOURNALS):
-            with suppress(OSError):
-                path.with_name(path.name + ending).unlink(missing_ok=True)
-        raise
+        yield
     finally:
         lock.release()
 

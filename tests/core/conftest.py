@@ -1,3 +1,4 @@
+import psycopg
 import pytest
 
 from tests.core.ledger_harness import Failing, LedgerHarness
@@ -16,3 +17,16 @@ def harness(tmp_path):
     harness = LedgerHarness(tmp_path / "state.db")
     yield harness
     harness.close()
+
+
+@pytest.fixture
+def url(postgres_server):
+    """Return the URL of an empty database."""
+    return postgres_server.new_database()
+
+
+@pytest.fixture
+def admin(url):
+    """Return a connection to the database, each of whose statements is committed at once."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        yield connection

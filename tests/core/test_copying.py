@@ -28,11 +28,6 @@ ROWS = [
 
 
 @pytest.fixture
-def url(postgres_server):
-    return postgres_server.new_database()
-
-
-@pytest.fixture
 def path(tmp_path):
     """Return the path of a state with runs of two sources."""
     path = tmp_path / "state.db"

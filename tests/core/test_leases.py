@@ -1,76 +1,13 @@
 """Replicas that share one state: whatever one believes, only the holder of a source's lease writes for it."""
 
-import msgspec
 import psycopg
 import pytest
 
-from exporter.counting.counters import Rules
-from exporter.counting.records import SourceState, copy
+from exporter.counting.records import copy
 from exporter.errors import StateError
-from exporter.ledger.ledger import Ledger
-from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
-from exporter.model import Batch, Job, Result
-from exporter.state.connections import Pool
-from exporter.state.leases import LONGEST_SILENCE, LeaseLostError, Leases
-from exporter.state.opening import OpenedState
-from exporter.state.postgres import PostgresStore
-from exporter.state.postgres_schema import MIGRATIONS
-from tests.core.ledger_harness import rules, run
-
-TABLES = ("leases", "jobs", "sources", "scopes", "runs")
-
-FAMILY = "jobrun_runs_total"
-
-
-class LosingPool(Pool):
-    """Connections on which the answers to COMMIT may get lost."""
-
-    loses = False
-
-    def _commit(self, connection):
-        super()._commit(connection)
-        if self.loses:
-            raise StateError("no answer")
-
-
-class Replica:
-    """A ledger on the shared state, with leases of its own and a clock that is moved."""
-
-    def __init__(self, url, name, sources=("s", "other"), migrations=MIGRATIONS, steps="off"):
-        self.pool = LosingPool(url)
-        self.time = 0.0
-        self.leases = Leases(self.pool, name, lambda: self.time, len(migrations))
-        self.store = PostgresStore(self.pool, self.leases, migrations=migrations)
-        self.leases.ensure((each, msgspec.json.encode(SourceState(name=each, identity="api"))) for each in sources)
-        loaded = self.store.load()
-        self.ledger = Ledger(lambda: OpenedState(store=self.store, loaded=loaded))
-        self.ledger.load()
-        counting = Rules(run_buckets=(60.0,), step_buckets=(10.0,))
-        self.ledger.configure({each: rules(name=each, steps=steps) for each in sources}, counting, "auto")
-        self.ledger.reload(sources)
-
-    def take(self, *sources):
-        taken = self.leases.take(sources)
-        if taken:
-            self.ledger.reload(sources)
-        return taken
-
-    def poll(self, *ids, source="s", now=1000.0, result=Result.SUCCESS):
-        self.ledger.start_poll(source, 0.0)
-        runs = [run(each, start=10.0, end=20.0, result=result) for each in ids]
-        batch = Batch(runs=runs, jobs=[Job(job_id="j", name="j")], through=now)
-        self.ledger.commit(source, batch, PollContext(now=now, started=now))
-        self.ledger.complete_poll(source, PollContext(now=now, started=now), swept=False)
-
-    def successes(self, source="s"):
-        jobs = [job for job in self.ledger.committed.jobs.values() if job.source == source]
-        return sum(count.value for job in jobs for key, count in job.counts[FAMILY].items() if key == "success")
-
-
-@pytest.fixture
-def url(postgres_server):
-    return postgres_server.new_database()
+from exporter.state.leases import LONGEST_SILENCE, LeaseLostError
+from tests.core.shared_state import ReplicaLedger, expire, rewind, saved
 
 
 @pytest.fixture
@@ -78,22 +15,12 @@ def replica(url):
     made = []
 
     def make(name):
-        made.append(Replica(url, name))
+        made.append(ReplicaLedger(url, name))
         return made[-1]
 
     yield make
     for each in made:
         each.ledger.close()
-
-
-@pytest.fixture
-def admin(url):
-    with psycopg.connect(url, autocommit=True) as connection:
-        yield connection
-
-
-def expire(admin):
-    admin.execute("UPDATE leases SET until = now() - interval '1 s'")
 
 
 def test_a_source_has_one_owner_until_its_lease_ends_or_is_handed_back(replica, admin):
@@ -185,7 +112,7 @@ def test_a_database_that_forgot_commits_is_not_written_on_what_memory_knows(repl
     only = replica("a")
     only.take("s")
     only.poll("1")
-    kept = [admin.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES]  # noqa: S608  # constants
+    kept = saved(admin)
     only.poll("1", "2")
     rewind(admin, kept)
     with pytest.raises(LeaseLostError):
@@ -198,15 +125,6 @@ def test_a_database_that_forgot_commits_is_not_written_on_what_memory_knows(repl
     only.take("s")
     only.poll("1", "2", "3")
     assert only.successes() == 3
-
-
-def rewind(admin, kept):
-    """Put back what tables held, as a failover to a standby that had not got the last commits does."""
-    for table, rows in zip(TABLES, kept, strict=True):
-        admin.execute(f"DELETE FROM {table}")  # noqa: S608  # constants
-        marks = ", ".join(["%s"] * len(rows[0])) if rows else ""
-        for row in rows:
-            admin.execute(f"INSERT INTO {table} OVERRIDING SYSTEM VALUE VALUES ({marks})", row)  # noqa: S608  # constants
 
 
 def test_a_locked_row_keeps_only_its_own_source_from_being_renewed(replica, url):

@@ -13,11 +13,6 @@ from tests.core.test_store_contract import fill, row
 
 
 @pytest.fixture
-def url(postgres_server):
-    return postgres_server.new_database()
-
-
-@pytest.fixture
 def pool(url):
     pool = Pool(url)
     yield pool

@@ -7,49 +7,9 @@ import pytest
 from exporter.errors import StateError
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.status import PollReport
-from exporter.metrics.families import COLD_STARTS, POLLS, STEPS
-from exporter.metrics.zero_first import ZeroFirst
+from exporter.metrics.families import COLD_STARTS, STEPS
 from exporter.model import Result, Step
-from exporter.replica import Handlers, Replica
-from tests.core.test_leases import FAMILY, TABLES, expire, rewind
-from tests.core.test_leases import Replica as Parts
-
-
-class Member:
-    """A replica whose daemon does nothing, with a clock that is moved."""
-
-    def __init__(self, url, name, steps="off"):
-        self.parts = Parts(url, name, steps=steps)
-        self.ledger, self.leases = self.parts.ledger, self.parts.leases
-        handlers = Handlers(
-            groups=lambda: [frozenset({"s"})],
-            identities=lambda: {"s": "api", "other": "api"},
-            taken=lambda _names: None,
-            lost=lambda _names: None,
-            is_idle=lambda _name: True,
-            publish=lambda: None,
-            generation=lambda: 0,
-        )
-        boottime = self.leases.now
-        zero_first = ZeroFirst(60.0, boottime)
-        self.replica = Replica(self.ledger, self.leases, zero_first=zero_first, boottime=boottime, handlers=handlers)
-        self.tick()
-
-    def tick(self):
-        self.parts.time += 5.0
-        self.replica.tick()
-
-    def series(self):
-        (job,) = self.ledger.committed.jobs.values()
-        return job.counts[FAMILY]["success"]
-
-    def polls(self):
-        return self.ledger.committed.sources["s"].counts[POLLS]["success"].value
-
-
-@pytest.fixture
-def url(postgres_server):
-    return postgres_server.new_database()
+from tests.core.shared_state import FAMILY, Member, expire, rewind, saved
 
 
 @pytest.fixture
@@ -63,16 +23,6 @@ def member(url):
     yield make
     for each in made:
         each.ledger.close()
-
-
-@pytest.fixture
-def admin(url):
-    with psycopg.connect(url, autocommit=True) as connection:
-        yield connection
-
-
-def saved(admin):
-    return [admin.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES]  # noqa: S608  # constants
 
 
 def polled_again(member, admin, *ids):

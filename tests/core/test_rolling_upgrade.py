@@ -11,15 +11,9 @@ from exporter.state.leases import LeaseLostError, SupersededError
 from exporter.state.lock import RefusedStateError
 from exporter.state.postgres import PostgresStore, migrated, schema_of
 from exporter.state.postgres_schema import MIGRATIONS
-from tests.core.test_leases import Replica
-from tests.core.test_replica import Member
+from tests.core.shared_state import Member, ReplicaLedger
 
 NEXT = (*MIGRATIONS, ("ALTER TABLE runs ADD COLUMN color text",))
-
-
-@pytest.fixture
-def url(postgres_server):
-    return postgres_server.new_database()
 
 
 @pytest.fixture
@@ -30,7 +24,7 @@ def pool(url):
 
 @pytest.fixture
 def older(url):
-    replica = Replica(url, "older")
+    replica = ReplicaLedger(url, "older")
     assert replica.take("s")
     replica.poll("1", "2")
     yield replica
@@ -39,7 +33,7 @@ def older(url):
 
 @pytest.mark.usefixtures("older")
 def test_the_newer_version_takes_over_at_once_and_counts_on(url):
-    newer = Replica(url, "newer", migrations=NEXT)
+    newer = ReplicaLedger(url, "newer", migrations=NEXT)
     assert newer.take("s")
     assert newer.successes() == 2
     newer.poll("2", "3", now=1010.0)

@@ -1,0 +1,119 @@
+"""Replicas on one PostgreSQL, without daemons: their ledgers and leases, and what happens to the database."""
+
+import msgspec
+
+from exporter.counting.counters import Rules
+from exporter.counting.records import SourceState
+from exporter.errors import StateError
+from exporter.ledger.ledger import Ledger
+from exporter.ledger.poll_context import PollContext
+from exporter.metrics.families import POLLS
+from exporter.metrics.zero_first import ZeroFirst
+from exporter.model import Batch, Job, Result
+from exporter.replica import Handlers, Replica
+from exporter.state.connections import Pool
+from exporter.state.leases import Leases
+from exporter.state.opening import OpenedState
+from exporter.state.postgres import PostgresStore
+from exporter.state.postgres_schema import MIGRATIONS
+from tests.core.ledger_harness import rules, run
+
+TABLES = ("leases", "jobs", "sources", "scopes", "runs")
+
+FAMILY = "jobrun_runs_total"
+
+
+class LosingPool(Pool):
+    """Connections on which the answers to COMMIT may get lost."""
+
+    loses = False
+
+    def _commit(self, connection):
+        super()._commit(connection)
+        if self.loses:
+            raise StateError("no answer")
+
+
+class ReplicaLedger:
+    """A ledger on the shared state, with leases of its own and a clock that is moved."""
+
+    def __init__(self, url, name, sources=("s", "other"), migrations=MIGRATIONS, steps="off"):
+        self.pool = LosingPool(url)
+        self.time = 0.0
+        self.leases = Leases(self.pool, name, lambda: self.time, len(migrations))
+        self.store = PostgresStore(self.pool, self.leases, migrations=migrations)
+        self.leases.ensure((each, msgspec.json.encode(SourceState(name=each, identity="api"))) for each in sources)
+        loaded = self.store.load()
+        self.ledger = Ledger(lambda: OpenedState(store=self.store, loaded=loaded))
+        self.ledger.load()
+        counting = Rules(run_buckets=(60.0,), step_buckets=(10.0,))
+        self.ledger.configure({each: rules(name=each, steps=steps) for each in sources}, counting, "auto")
+        self.ledger.reload(sources)
+
+    def take(self, *sources):
+        taken = self.leases.take(sources)
+        if taken:
+            self.ledger.reload(sources)
+        return taken
+
+    def poll(self, *ids, source="s", now=1000.0, result=Result.SUCCESS):
+        self.ledger.start_poll(source, 0.0)
+        runs = [run(each, start=10.0, end=20.0, result=result) for each in ids]
+        batch = Batch(runs=runs, jobs=[Job(job_id="j", name="j")], through=now)
+        self.ledger.commit(source, batch, PollContext(now=now, started=now))
+        self.ledger.complete_poll(source, PollContext(now=now, started=now), swept=False)
+
+    def successes(self, source="s"):
+        jobs = [job for job in self.ledger.committed.jobs.values() if job.source == source]
+        return sum(count.value for job in jobs for key, count in job.counts[FAMILY].items() if key == "success")
+
+
+class Member:
+    """A replica whose daemon does nothing, with a clock that is moved."""
+
+    def __init__(self, url, name, steps="off"):
+        self.parts = ReplicaLedger(url, name, steps=steps)
+        self.ledger, self.leases = self.parts.ledger, self.parts.leases
+        handlers = Handlers(
+            groups=lambda: [frozenset({"s"})],
+            identities=lambda: {"s": "api", "other": "api"},
+            taken=lambda _names: None,
+            lost=lambda _names: None,
+            is_idle=lambda _name: True,
+            publish=lambda: None,
+            generation=lambda: 0,
+        )
+        boottime = self.leases.now
+        zero_first = ZeroFirst(60.0, boottime)
+        self.replica = Replica(self.ledger, self.leases, zero_first=zero_first, boottime=boottime, handlers=handlers)
+        self.tick()
+
+    def tick(self):
+        self.parts.time += 5.0
+        self.replica.tick()
+
+    def series(self):
+        (job,) = self.ledger.committed.jobs.values()
+        return job.counts[FAMILY]["success"]
+
+    def polls(self):
+        return self.ledger.committed.sources["s"].counts[POLLS]["success"].value
+
+
+def expire(admin):
+    """Let all leases end."""
+    admin.execute("UPDATE leases SET until = now() - interval '1 s'")
+
+
+def saved(admin):
+    """Return what the tables hold now, for `rewind`."""
+    return [admin.execute(f"SELECT * FROM {table}").fetchall() for table in TABLES]  # noqa: S608  # constants
+
+
+def rewind(admin, kept):
+    """Put back what tables held, as a failover to a standby that had not got the last commits does."""
+    for table, rows in zip(TABLES, kept, strict=True):
+        admin.execute(f"DELETE FROM {table}")  # noqa: S608  # constants
+        marks = ", ".join(["%s"] * len(rows[0])) if rows else ""
+        for row in rows:
+            admin.execute(f"INSERT INTO {table} OVERRIDING SYSTEM VALUE VALUES ({marks})", row)  # noqa: S608  # constants
