@@ -135,7 +135,7 @@ class Replica:
         return f"the state could not be read for {age:.0f} s: {self._error}" if age > FRESH else ""
 
     def tick(self) -> None:
-        """Check versions, load changes, renew, take and hand back leases, and render a page."""
+        """Check versions, load changes, take and hand back leases, and render a page."""
         started = self._boottime()
         try:
             self._tick(started)
@@ -167,7 +167,6 @@ class Replica:
         self._settle_history(rows)
         self._publish()
         self._confirmed = started
-        self._leases.renew()
         if started - self._renewal >= RENEWAL:
             self._renewal = started
             self._renew()

@@ -1,10 +1,12 @@
-"""Runs a replica in the daemon: its connections, leases and thread."""
+"""Runs a replica in the daemon: its connections, leases and threads."""
 
 import secrets
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
+from exporter.errors import StateError
 from exporter.ledger.ledger import Ledger
 from exporter.metrics.zero_first import ZeroFirst
 from exporter.queries.shared_reader import SharedReader
@@ -28,7 +30,7 @@ class Shared:
         self._boottime = boottime
         self._leases = Leases(self._pool, f"{socket.gethostname()}-{secrets.token_hex(4)}", boottime)
         self._ended = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self.reader = SharedReader(self._pool)
         self.replica: Replica
 
@@ -42,17 +44,22 @@ class Shared:
         return self.replica
 
     def start(self, guarded: Callable[[Callable[[], None]], None]) -> None:
-        """Start the thread that runs the replica twice per second. `guarded` catches errors of its tasks."""
+        """Start the threads that run the replica and renew its leases. `guarded` catches errors of their tasks."""
+        # A page of many changed sources may take longer than a lease, so leases are not renewed between pages.
+        for name, task in (("replica", self.replica.tick), ("leases", self._renew)):
+            self._threads.append(threading.Thread(target=self._repeat, args=(guarded, task), name=name, daemon=True))
+            self._threads[-1].start()
 
-        def look() -> None:
-            while not self._ended.wait(INTERVAL):
-                guarded(self.replica.tick)
+    def _repeat(self, guarded: Callable[[Callable[[], None]], None], task: Callable[[], None]) -> None:
+        while not self._ended.wait(INTERVAL):
+            guarded(task)
 
-        self._thread = threading.Thread(target=look, name="replica", daemon=True)
-        self._thread.start()
+    def _renew(self) -> None:
+        with suppress(StateError):  # the replica reports it
+            self._leases.renew()
 
     def stop(self, grace: float) -> None:
-        """Stop the thread, so that no more leases are taken."""
+        """Stop the threads, so that no more leases are taken."""
         self._ended.set()
-        if self._thread is not None:
-            self._thread.join(grace)
+        for thread in self._threads:
+            thread.join(grace)

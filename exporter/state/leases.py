@@ -358,7 +358,7 @@ class Leases:
         with self._lock:
             for source, held in self._held.items():
                 if renewed.get(source) == held.fence:
-                    held.renewed = asked
+                    held.renewed = max(asked, held.renewed)
 
     def take(self, sources: Collection[str]) -> bool:
         """Take a group of sources that share a credential, all or none; return whether that succeeded."""
