@@ -69,6 +69,7 @@ class Rampage:
         self._dice = random.Random(f"{seed}/troubles")
         self._table: Mapping[str, Entry] = {name: TROUBLES[name] for name in only} or TROUBLES
         self._going: list[Going] = []
+        self._next = ""
 
     def run(self, kills: int, seconds: float) -> None:
         """Let things go wrong until there were enough kills, or for some seconds; then undo what is in progress."""
@@ -106,15 +107,21 @@ class Rampage:
         return True
 
     def _begin(self) -> None:
-        names = list(self._table)
-        name = self._dice.choices(names, [self._table[each].weight if len(names) > 1 else 1.0 for each in names])[0]
-        entry = self._table[name]
+        self._next = self._next or self._drawn()
+        name, entry = self._next, self._table[self._next]
+        if entry.of_all and self._going:
+            return  # nothing else begins until it can
+        self._next = ""
         if entry.of_database and any(each.entry.of_database for each in self._going):
             return
         going = Going(0.0, entry, entry.trouble(self._fleet, random.Random(self._dice.random())))
         if self._goes_on(going):
             self._fleet.tally[name] += 1
             self._going.append(going)
+
+    def _drawn(self) -> str:
+        names = list(self._table)
+        return self._dice.choices(names, [self._table[each].weight if len(names) > 1 else 1.0 for each in names])[0]
 
 
 def planned(seed: str, only: Sequence[str]) -> Plan:

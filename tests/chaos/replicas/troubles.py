@@ -10,11 +10,19 @@ from tests.chaos.replicas.process_troubles import Trouble
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """A trouble. `weight`: how often it is drawn; `of_database`: no two of these happen at once."""
+    """A trouble.
+
+    Attributes:
+        trouble: Makes and undoes it.
+        weight: How often it is drawn.
+        of_database: No two of these happen at once.
+        of_all: It needs all replicas, so it begins when no other trouble is in progress.
+    """
 
     trouble: Trouble
     weight: float = 1.0
     of_database: bool = False
+    of_all: bool = False
 
 
 TROUBLES: Mapping[str, Entry] = {
@@ -26,8 +34,8 @@ TROUBLES: Mapping[str, Entry] = {
     "SIGSTOP": Entry(of_process.frozen, 2),
     "SIGSTOP in a transaction": Entry(of_process.frozen_in_transaction, 2),
     "SIGSTOP after the lease's statement": Entry(of_process.frozen_at_lease, 1),
-    "rolling restart": Entry(of_process.rolling_restart, 0.5),
-    "all replicas at once": Entry(of_process.all_at_once, 0.5),
+    "rolling restart": Entry(of_process.rolling_restart, 0.5, of_all=True),
+    "all replicas at once": Entry(of_process.all_at_once, 0.5, of_all=True),
     "older configuration": Entry(of_process.older_configuration, 0.5),
     "replica's clock an hour wrong": Entry(of_process.wrong_clock, 0.7),
     "connections reset": Entry(of_process.cut),
