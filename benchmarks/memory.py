@@ -22,7 +22,7 @@ from exporter.config import loads
 from exporter.counting.records import ScopeState, SourceState
 from exporter.simulators.generated import GeneratedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
-from exporter.sources import SOURCES
+from exporter.sources import SETTINGS, SOURCES
 from exporter.state.store import Store
 
 ROOT = Path(__file__).parent.parent
@@ -76,7 +76,7 @@ def daemon(jobs):
 
 def fill(path, text, jobs):
     """Write a state as a poll has left it a minute ago."""
-    [settings] = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()}).sources
+    [settings] = loads(text, {}, SETTINGS).sources
     read = ScopeState(baseline=1.7e9, watermark=time.time() - 60, complete=True)
     source = SourceState(
         name="snowplow-prod",

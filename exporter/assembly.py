@@ -15,8 +15,9 @@ from exporter.counting.counters import Rules
 from exporter.counting.records import JobState
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger import Ledger
+from exporter.metrics.families import STEP_DURATION
 from exporter.metrics.requests import RequestMetrics
-from exporter.metrics.room import bucket_lines, overflow_room, series_needed
+from exporter.metrics.room import overflow_room, series_needed
 from exporter.polling.poll import Poller
 from exporter.polling.schedule import ScheduledSource
 from exporter.polling.steps import Pages
@@ -58,32 +59,33 @@ def counting_rules(config: Config) -> Rules:
         run_buckets=config.metrics.run_buckets,
         step_buckets=config.metrics.step_buckets,
         zero_first=config.metrics.zero_first > 0,
+        excluded=frozenset(config.metrics.exclude),
     )
 
 
 def room_for_jobs(config: Config) -> int:
     """Return how many series jobs may have: `metrics.max_series` minus the room of each source's overflow job."""
-    room = config.metrics.max_series
+    metrics = config.metrics
+    excluded = {*metrics.exclude, *([STEP_DURATION] if metrics.step_histograms == "off" else [])}
+    room = metrics.max_series
     for settings in config.sources:
         kind = SOURCES[settings.type]
-        has_steps = kind.has_steps and settings.steps != "off"
-        lines = bucket_lines(config.metrics.run_buckets), has_steps * bucket_lines(config.metrics.step_buckets)
-        histograms = config.metrics.step_histograms != "off"
-        room -= overflow_room(kind.results, lines, attempts=kind.attempts, step_histograms=histograms)
+        steps = metrics.step_buckets if kind.has_steps and settings.steps != "off" else None
+        room -= overflow_room(kind.results, metrics.run_buckets, steps, attempts=kind.attempts, excluded=excluded)
     return room
 
 
 def rules_of(settings: SourceSettings, config: Config) -> SourceRules:
     """Return what the ledger needs to know about a source."""
     kind = SOURCES[settings.type]
-    has_steps = kind.has_steps and settings.steps != "off"
+    has_steps, excluded = kind.has_steps and settings.steps != "off", frozenset(config.metrics.exclude)
 
     def expects(job: JobState) -> bool:
         return objective_of(config, job) is not None
 
     def series(job: JobState, step_histograms: bool) -> int:  # noqa: FBT001  # as SourceRules has it
         view = bare_view(job, kind.results, has_steps=has_steps, step_histograms=step_histograms)
-        return series_needed(view, buckets(job), config.metrics.step_buckets)
+        return series_needed(view, buckets(job), config.metrics.step_buckets, excluded)
 
     def buckets(job: JobState) -> tuple[float, ...]:
         objective = objective_of(config, job)

@@ -298,8 +298,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     options = top.parse_args(argv)
     if options.command == "check" and not options.schema and options.config_file is None:
         top.error("check needs --config.file or --schema")
-    if options.command == "simulate" and options.vendor not in SETTINGS:
-        top.error(f"--vendor must be one of: {', '.join(SETTINGS)}")
+    if options.command == "simulate" and options.vendor not in SOURCES:
+        top.error(f"--vendor must be one of: {', '.join(SOURCES)}")
     return options
 
 

@@ -10,14 +10,13 @@ import pytest
 from exporter.assembly import Clocks
 from exporter.config import loads
 from exporter.daemon import Daemon
-from exporter.sources import SOURCES
+from exporter.sources import SETTINGS
 from exporter.web.address import Address
 
 KEY = "kept-from-all-logs"
 SOURCE = (
     f"{{name: %s, type: snowplow, organization_id: o, base_url: 'https://%s.example.com', auth: {{api_key: {KEY}}}}}"
 )
-KINDS = {word: kind.settings for word, kind in SOURCES.items()}
 
 
 class Stand:
@@ -55,7 +54,7 @@ class Stand:
         if isinstance(self.more, Exception):
             raise self.more
         text = f"sources: [{', '.join(self.sources)}]\nstate: {{path: {self.folder / 'state.db'}}}\n{self.more}"
-        return loads(text, {}, KINDS)
+        return loads(text, {}, SETTINGS)
 
     def page(self):
         url = f"http://127.0.0.1:{self.daemon.address.port}/metrics"
@@ -116,3 +115,16 @@ def test_a_reload_that_fails_midway_restores_the_old_sources(stand):
     assert stand.daemon._assembly is not before
     stand.daemon._publisher.publish()
     assert 'jobrun_source_poll_interval_seconds{source="one"} 7200.0' in stand.page()
+
+
+def test_a_reload_applies_excluded_metrics_also_to_those_of_the_process(stand):
+    excluded = ["jobrun_source_api_requests_total", "jobrun_exporter_build_info", "jobrun_source_info"]
+    assert stand.asked.wait(10)
+    stand.daemon._publisher.publish()
+    assert [name for name in excluded if name not in stand.page()] == []
+    stand.more = f"metrics: {{exclude: [{', '.join(excluded)}]}}"
+    assert stand.daemon.reload() == (True, "reloaded")
+    page = stand.page()
+    assert [name for name in excluded if name in page] == []
+    assert "process_cpu_seconds_total" in page
+    assert "jobrun_source_api_retries_total" in page

@@ -4,10 +4,10 @@ text ─► document (YAML, ${VAR}) ─► models (values, unknown keys) ─► 
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, create_model
@@ -37,8 +37,13 @@ from exporter.config.values import (
 from exporter.duration import UNITS, format_duration
 from exporter.patterns import Pattern
 
-Settings = Mapping[str, type[SourceSettings]]
-"""The settings class of each source type."""
+
+class KnownNames(NamedTuple):
+    """What a config may name: the settings class of each source type, and the metric families."""
+
+    sources: Mapping[str, type[SourceSettings]]
+    families: Collection[str]
+
 
 ANY = Pattern("(?s).*")
 
@@ -144,6 +149,8 @@ class MetricsSettings(Section):
     """Step histograms; auto: on while at most 2,000 steps are known."""
     max_series: PositiveCount = 100_000
     """Maximum number of series. Above it, new jobs are counted under __other__."""
+    exclude: tuple[str, ...] = ()
+    """Names of metric families that are not served. They are still counted, and use no room of max_series."""
     job_expiry: PositiveDuration = 90 * UNITS["d"]
     """Jobs without runs for this long are removed."""
 
@@ -196,13 +203,13 @@ def _warnings(path: str, source: SourceSettings, poll_requests: int) -> Iterator
         )
 
 
-def load(path: Path, environ: Mapping[str, str], settings: Settings) -> Config:
+def load(path: Path, environ: Mapping[str, str], settings: KnownNames) -> Config:
     """Read a config file.
 
     Args:
         path: The file.
         environ: Environment variables for `${VAR}`.
-        settings: The settings class of every type of source.
+        settings: What the file may name.
 
     Raises:
         ConfigError: The file has problems; the error lists all that can be found.
@@ -220,7 +227,7 @@ def text_of(path: Path) -> str:
         raise ConfigError([ConfigProblem("", f"{path} is not UTF-8 text")]) from None
 
 
-def loads(text: str, environ: Mapping[str, str], settings: Settings) -> Config:
+def loads(text: str, environ: Mapping[str, str], settings: KnownNames) -> Config:
     """Read a config from its text, as `load` does."""
     data, problems, emptied = parse(text, environ)
     config = validated(_model(settings), data, problems)
@@ -236,20 +243,21 @@ def _with_variable(problem: ConfigProblem, emptied: Mapping[str, str]) -> Config
     return problem._replace(message=f"{problem.message}: the environment variable {emptied[problem.path]} is empty")
 
 
-def _model(settings: Settings) -> type[Config]:
+def _model(settings: KnownNames) -> type[Config]:
     """Return the config model with all source types."""
+    sources = settings.sources
 
     def known(given: object) -> object:
         word = given_keys(given).get("type")
         if not isinstance(word, str):
-            raise wrong(f"must have a type: one of {', '.join(settings)}", "type")
-        if word not in settings:
-            near = difflib.get_close_matches(word.casefold(), settings, n=1, cutoff=0.5)
-            cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(settings)}"
+            raise wrong(f"must have a type: one of {', '.join(sources)}", "type")
+        if word not in sources:
+            near = difflib.get_close_matches(word.casefold(), sources, n=1, cutoff=0.5)
+            cure = f"did you mean {near[0]}?" if near else f"known are {', '.join(sources)}"
             raise wrong(f"unknown type; {cure}", "type")
         return given
 
-    tagged = [Annotated[kind, Tag(f"<{word}>")] for word, kind in settings.items()]
+    tagged = [Annotated[kind, Tag(f"<{word}>")] for word, kind in sources.items()]
     union: Any = reduce(lambda left, right: left | right, tagged)
     choice = Discriminator(lambda given: f"<{given_keys(given).get('type')}>")
     kinds: Any = Annotated[union, choice, BeforeValidator(known)]
@@ -261,7 +269,7 @@ def _model(settings: Settings) -> type[Config]:
     )
 
 
-def _across(data: Any, settings: Settings) -> Iterator[ConfigProblem]:  # noqa: ANN401  # as the file has it
+def _across(data: Any, settings: KnownNames) -> Iterator[ConfigProblem]:  # noqa: ANN401  # as the file has it
     """Yield problems between sections, as far as the values themselves are valid."""
     if not isinstance(data, dict) or not isinstance(sources := data.get("sources"), list):
         return
@@ -269,11 +277,22 @@ def _across(data: Any, settings: Settings) -> Iterator[ConfigProblem]:  # noqa: 
         yield ConfigProblem("sources", "needs at least one source")
     state = data.get("state", {})
     retention = StateSettings.sound_values(state).get("retention") if isinstance(state, dict) else None
-    kinds = [settings.get(str(given.get("type"))) if isinstance(given, dict) else None for given in sources]
+    kinds = [settings.sources.get(str(given.get("type"))) if isinstance(given, dict) else None for given in sources]
     values = [kind.sound_values(given) if kind else {} for kind, given in zip(kinds, sources, strict=True)]
     yield from _names_given_twice([each.get("name") for each in values])
     if retention is not None:
         yield from _retention_too_short(retention, values)
+    metrics = data.get("metrics", {})
+    excluded = MetricsSettings.sound_values(metrics).get("exclude", ()) if isinstance(metrics, dict) else ()
+    yield from _unknown_families(excluded, settings.families)
+
+
+def _unknown_families(names: Sequence[str], known: Collection[str]) -> Iterator[ConfigProblem]:
+    for index, name in enumerate(names):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            cure = f"did you mean {near[0]}?" if near else "docs/metrics.md lists all"
+            yield ConfigProblem(f"metrics.exclude[{index}]", f"unknown metric; {cure}")
 
 
 def _names_given_twice(names: Sequence[str | None]) -> Iterator[ConfigProblem]:
@@ -294,9 +313,11 @@ def _retention_too_short(retention: float, sources: Sequence[Mapping[str, Any]])
         yield ConfigProblem("state.retention", f"must be at least {format_duration(least)}: {reason}")
 
 
-def schema(settings: Settings) -> dict[str, Any]:
+def schema(settings: KnownNames) -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of a config file, for editors."""
-    return {"$schema": GenerateJsonSchema.schema_dialect, **_model(settings).model_json_schema()}
+    model = _model(settings).model_json_schema()
+    model["$defs"]["MetricsSettings"]["properties"]["exclude"]["items"]["enum"] = sorted(settings.families)
+    return {"$schema": GenerateJsonSchema.schema_dialect, **model}
 
 
 def secrets(config: Config) -> list[Secret]:

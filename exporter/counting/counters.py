@@ -15,11 +15,15 @@ MAX_ERROR_TYPES = 50
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
-    """How runs are counted: the bounds of histograms, in seconds, and whether new series are served as 0 first."""
+    """How runs are counted: the bounds of histograms, in seconds, and whether new series are served as 0 first.
+
+    `excluded`: families that are counted, but not served.
+    """
 
     run_buckets: tuple[float, ...]
     step_buckets: tuple[float, ...]
     zero_first: bool = True
+    excluded: frozenset[str] = frozenset()
 
 
 def seed(job: JobState, results: Collection[Result], *, attempts: bool) -> None:

@@ -27,6 +27,11 @@ class Count(msgspec.Struct, omit_defaults=True):
     released: bool = False
     exemplar: Exemplar | None = None
 
+    @property
+    def counted(self) -> bool:
+        """Return whether anything was counted."""
+        return self.value > 0
+
 
 class Distribution(msgspec.Struct, omit_defaults=True):
     """A histogram series.
@@ -57,6 +62,11 @@ class Distribution(msgspec.Struct, omit_defaults=True):
         self.sum += value
         if exemplar is not None:
             self._exemplify(bucket, exemplar)
+
+    @property
+    def counted(self) -> bool:
+        """Return whether anything was observed."""
+        return any(self.counts)
 
     @property
     def shown_bounds(self) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ families with such blocks are joined and compressed again.
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Protocol, TypeVar
 
@@ -16,6 +16,7 @@ import prometheus_client
 import prometheus_client.openmetrics.exposition as openmetrics_exposition
 from prometheus_client.metrics_core import Metric
 
+from exporter.counting.series import Count, Distribution
 from exporter.exposition.gzipped import deflated, member
 from exporter.exposition.textformat import EMPTY, Block, counter_block, header, histogram_block, prefix_of, sample_block
 from exporter.metrics.families import FAMILIES
@@ -152,7 +153,7 @@ class Exposition:
         self.page: Page | None = None
         self.process_page: Page | None = None
         self._shared = shared
-        self._metrics = _WithoutCreated(metrics)
+        self._metrics = _ServedMetrics(metrics)
         self._zero_first = zero_first
         self._lock = threading.Lock()
         self._families = tuple(map(_FamilyBlocks, FAMILIES))
@@ -167,9 +168,10 @@ class Exposition:
     def render(self, snapshot: Snapshot) -> Page:
         """Render a snapshot, and serve it from now on."""
         with self._lock:
-            self._take_in(Level.JOB, self._snapshot.jobs, snapshot.jobs)
-            self._take_in(Level.SOURCE, self._snapshot.sources, snapshot.sources)
-            self._snapshot = snapshot
+            before, self._snapshot = self._snapshot, snapshot
+            everything = before.excluded != snapshot.excluded
+            self._take_in(Level.JOB, before.jobs, snapshot.jobs, everything=everything)
+            self._take_in(Level.SOURCE, before.sources, snapshot.sources, everything=everything)
             self._put(Level.PROCESS, snapshot.exporter)
             # Twice, because the families of these numbers are counted too.
             self._put(Level.EXPORTER, snapshot.exporter)
@@ -181,21 +183,25 @@ class Exposition:
             self._newly_pending = set()
             return page
 
-    def _take_in(self, level: Level, before: Mapping[Key, View], now: Mapping[Key, View]) -> None:
-        """Replace the blocks of changed views. An unchanged view is the same object."""
+    def _take_in(self, level: Level, before: Mapping[Key, View], now: Mapping[Key, View], *, everything: bool) -> None:
+        """Replace the blocks of changed views, or of all. An unchanged view is the same object."""
         # First remove blocks, because another job can have the labels of a removed one at once.
         for key in before.keys() - now.keys():
             for blocks in self._levels[level]:
                 self._replace(blocks, before[key].owner, EMPTY)
         for key, view in now.items():
             # Identity suffices: views are frozen, and an unchanged one is the same object.
-            if before.get(key) is not view:
+            if everything or before.get(key) is not view:
                 self._put(level, view)
 
     def _put(self, level: Level, view: View) -> None:
         prefix = prefix_of(level, view.common_labels)
         for blocks in self._levels[level]:
-            self._replace(blocks, view.owner, block_of(blocks.family, prefix, view))
+            if blocks.family.name in self._snapshot.excluded:
+                self._replace(blocks, view.owner, EMPTY)
+                self._zero_first.not_served(_counted_before_exposed(blocks.family, view))
+            else:
+                self._replace(blocks, view.owner, block_of(blocks.family, prefix, view))
 
     def _replace(self, blocks: _FamilyBlocks, owner: Owner, block: Block) -> None:
         before = blocks.put(owner, block)
@@ -210,18 +216,23 @@ class Exposition:
 
     def series_by_family(self) -> Mapping[str, int]:
         """Return the number of sample lines of each family in LIMITED."""
-        return {each.family.name: each.series for each in self._families if each.family.name in LIMITED}
+        return {each.family.name: each.series for each in self._families if each.family.name in self._limited()}
+
+    def _limited(self) -> frozenset[str]:
+        return LIMITED - self._snapshot.excluded
 
     def _page(self, generation: int, families: Sequence[_FamilyBlocks], *, with_own: bool) -> Page:
-        text, rich = ([part for each in families for part in each.parts(openmetrics=rich)] for rich in (False, True))
+        served = [each for each in families if each.family.name not in self._snapshot.excluded]
+        text, rich = ([part for each in served for part in each.parts(openmetrics=rich)] for rich in (False, True))
         plain_own, rich_own = self._collect() if with_own else (_Lines.of(b""), _Lines.of(b"# EOF\n"))
         return Page(generation, *_bodies([*text, plain_own]), *_bodies([*rich, rich_own]))
 
     def _collect(self) -> tuple[_Lines, _Lines]:
         """Return the lines of the process's own metrics in both formats."""
         now = self._monotonic()
-        if now - self._collected >= COLLECT_INTERVAL:
-            self._collected = now
+        excluded = self._snapshot.excluded
+        if now - self._collected >= COLLECT_INTERVAL or self._metrics.excluded != excluded:
+            self._collected, self._metrics.excluded = now, excluded
             rich = openmetrics_exposition.generate_latest(self._metrics)  # type: ignore[no-untyped-call] # the library's
             self._own = _Lines.of(prometheus_client.generate_latest(self._metrics)), _Lines.of(rich)
         return self._own
@@ -238,19 +249,32 @@ def block_of(family: Family, prefix: str, view: View) -> Block:
     return histogram_block(family, prefix, view.record.distributions.get(family.name, {}))
 
 
+def _counted_before_exposed(family: Family, view: View) -> Iterator[Series]:
+    """Yield the series that have counted, but have not been exposed."""
+    # Once the family is served again, a 0 before their value would make old runs look like new ones.
+    if family.samples is not None or not family.zero_first or not view.has_series(family.name):
+        return
+    for table in (view.record.counts, view.record.distributions):
+        series: Mapping[str, Count] | Mapping[str, Distribution] = table.get(family.name, {})
+        yield from ((view.owner, family.name, key) for key, each in series.items() if each.counted > each.released)
+
+
 def _bodies(lines: list[_Lines]) -> tuple[Body, Body]:
     body = Body.of(part.plain for part in lines)
     return body, Body.of([member(body.parts, (part.deflated for part in lines))])
 
 
-class _WithoutCreated:
-    """A registry without `_created` samples."""
+class _ServedMetrics:
+    """A registry without `_created` samples and without excluded families."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self.excluded: frozenset[str] = frozenset()
 
     def collect(self) -> Iterable[Metric]:
-        """Return the families without `_created` samples."""
+        """Return the served families without `_created` samples."""
         for metric in self._metrics.collect():
-            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-            yield metric
+            # The library names a counter without `_total`.
+            if self.excluded.isdisjoint((metric.name, f"{metric.name}_total")):
+                metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+                yield metric

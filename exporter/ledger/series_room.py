@@ -7,8 +7,8 @@ from exporter.counting.labels import OTHER, clean
 from exporter.counting.records import JobState, copy
 from exporter.counting.series import SEPARATOR
 from exporter.ledger.record_copies import RecordCopies
-from exporter.metrics.families import ERRORS, RUN_DURATION, RUNS, STEPS
-from exporter.metrics.room import EXPECTED_RESULTS, STEP_COUNTERS, bucket_lines
+from exporter.metrics.families import ERRORS, RUN_DURATION, RUNS, STEP_DURATION, STEPS
+from exporter.metrics.room import EXPECTED_RESULTS, bucket_lines, step_counters
 from exporter.model import Job, Result, Run, Step
 
 OTHER_JOB_ID = SEPARATOR + OTHER
@@ -76,7 +76,7 @@ class SeriesRoom(RecordCopies):
         expected = family == RUN_DURATION and labels[0] in EXPECTED_RESULTS
         if target.overflow or known or expected:
             return target
-        if self._take(bucket_lines(bounds)):
+        if self._take(bucket_lines(family, bounds, self.counting.excluded)):
             return target
         self._overflow(family)
         return self._other()
@@ -108,10 +108,11 @@ class SeriesRoom(RecordCopies):
         name, known, folded = clean(step.name), self._steps_of(state), self._folded_steps_of(state)
         if name in known:
             series = SEPARATOR.join((name, step.result or Result.UNKNOWN))
-            return name if series in state.counts.get(STEPS, {}) or self._take(1) else OTHER
+            return name if series in state.counts.get(STEPS, {}) or self._take(self._lines(STEPS)) else OTHER
         if name in folded and not self._has_room():
             return OTHER
-        if self._take(STEP_COUNTERS + (bucket_lines(self.counting.step_buckets) if self.step_histograms else 0)):
+        lines = bucket_lines(STEP_DURATION, self.counting.step_buckets, self.counting.excluded) * self.step_histograms
+        if self._take(step_counters(self.counting.excluded) + lines):
             known.add(name)
             if name in folded:
                 folded.remove(name)
@@ -142,10 +143,14 @@ class SeriesRoom(RecordCopies):
             return OTHER
         if not word or word in state.counts.get(ERRORS, {}):
             return word
-        if bounded(state, word) == word and self._take(1):
+        if bounded(state, word) == word and self._take(self._lines(ERRORS)):
             return word
         self._overflow(ERRORS)
         return OTHER
+
+    def _lines(self, family: str) -> int:
+        """Return the room of a new counter series: none if its family is not served."""
+        return int(family not in self.counting.excluded)
 
     def _overflow(self, family: str) -> None:
         self.count_for_exporter("jobrun_exporter_series_overflow_total", family)

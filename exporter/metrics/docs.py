@@ -17,6 +17,7 @@ Timestamps are Unix seconds. An unknown value is absent, not 0.
   `skip` or `unknown`.
 - `state` is `pending` or `executing`.
 - `__other__` collects what exceeds a limit.
+- `metrics.exclude` of the config names metrics that are not served.
 
 A new series of a counter or histogram shows 0 for a while before its first value, so that `increase()` sees it. In
 OpenMetrics, counters of runs have the ID of the newest run as exemplar.

@@ -54,7 +54,10 @@ RUNS = "jobrun_runs_total"
 RUN_DURATION = "jobrun_run_duration_seconds"
 QUEUE_DURATION = "jobrun_run_queue_duration_seconds"
 ERRORS = "jobrun_run_errors_total"
+RETRIED = "jobrun_run_retries_total"
+RECOVERED = "jobrun_runs_recovered_total"
 STEPS = "jobrun_steps_total"
+ROOT_FAILURES = "jobrun_step_root_failures_total"
 STEP_DURATION = "jobrun_step_duration_seconds"
 UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 TRUNCATED = "jobrun_source_truncated_responses_total"
@@ -76,8 +79,8 @@ FAMILIES: tuple[Family, ...] = (
     counter(RUNS, "Completed runs by result; every completed run is counted once.", "result"),
     histogram(RUN_DURATION, "How long completed runs took, from start to end.", "result"),
     histogram(QUEUE_DURATION, "How long completed runs waited before they started."),
-    counter("jobrun_run_retries_total", "Attempts beyond the first, added when a run completes."),
-    counter("jobrun_runs_recovered_total", "Runs that succeeded after a failed attempt."),
+    counter(RETRIED, "Attempts beyond the first, added when a run completes."),
+    counter(RECOVERED, "Runs that succeeded after a failed attempt."),
     counter(ERRORS, "Failed runs by type of error.", "error_type"),
     gauge("jobrun_active_runs", "Active runs by state.", active_runs, "state"),
     gauge(
@@ -133,7 +136,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     counter(STEPS, "Steps of completed runs by result.", "step_name", "result"),
     counter(
-        "jobrun_step_root_failures_total",
+        ROOT_FAILURES,
         "Completed runs in which this step failed first; steps skipped after it are not blamed.",
         "step_name",
     ),

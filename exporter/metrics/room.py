@@ -1,11 +1,22 @@
 """Computes how many series of `metrics.max_series` a job uses: those that it has and those that are expected."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from exporter.counting.labels import OTHER
 from exporter.counting.records import JobState, LastFailure, LastRun
-from exporter.metrics.families import ERRORS, FAMILIES, QUEUE_DURATION, RUN_DURATION
+from exporter.metrics.families import (
+    ERRORS,
+    FAMILIES,
+    QUEUE_DURATION,
+    RECOVERED,
+    RETRIED,
+    ROOT_FAILURES,
+    RUN_DURATION,
+    RUNS,
+    STEP_DURATION,
+    STEPS,
+)
 from exporter.metrics.family import Level
 from exporter.model import Job, Result, State
 from exporter.snapshot.job import JobView
@@ -13,52 +24,73 @@ from exporter.snapshot.job import JobView
 EXPECTED_RESULTS = (Result.SUCCESS, Result.FAILURE)
 """Results for which each job is expected to have a histogram of durations."""
 
-STEP_COUNTERS = 3
-"""Counter series of a step from its first run on: successes, failures and root failures."""
+NONE: frozenset[str] = frozenset()
 
 
-def bucket_lines(bounds: Sequence[float]) -> int:
+def bucket_lines(family: str, bounds: Sequence[float], excluded: Collection[str] = NONE) -> int:
     """Return the number of lines of a histogram series: one per bound, and those of +Inf, sum and count."""
-    return len(bounds) + 3
+    return 0 if family in excluded else len(bounds) + 3
 
 
-def series_needed(view: JobView, run_buckets: Sequence[float], step_buckets: Sequence[float]) -> int:
-    """Return how many series a job has or is expected to have. Each line of a histogram counts as one."""
+def step_counters(excluded: Collection[str]) -> int:
+    """Return the counter series of a step from its first run on: successes, failures and root failures."""
+    return sum(family not in excluded for family in (STEPS, STEPS, ROOT_FAILURES))
+
+
+def series_needed(
+    view: JobView, run_buckets: Sequence[float], step_buckets: Sequence[float], excluded: frozenset[str] = NONE
+) -> int:
+    """Return how many series a job has or is expected to have. Each line of a histogram counts as one.
+
+    `excluded`: families that are not served, and so need no room.
+    """
     # The series of a first completed run are counted from the start: gauges, durations of EXPECTED_RESULTS, and
     # `__other__` steps and error types. So a job that gets its own series can keep them.
     if not view.counted:
         return 0
     counts, distributions = view.state.counts, view.state.distributions
     durations = {*distributions.get(RUN_DURATION, ()), *EXPECTED_RESULTS}
-    needed = len(durations) * bucket_lines(run_buckets)
-    needed += len(distributions.get(QUEUE_DURATION, ())) * bucket_lines(run_buckets)
-    needed += sum(map(len, counts.values())) + (OTHER not in counts.get(ERRORS, ()))
+    needed = len(durations) * bucket_lines(RUN_DURATION, run_buckets, excluded)
+    needed += len(distributions.get(QUEUE_DURATION, ())) * bucket_lines(QUEUE_DURATION, run_buckets, excluded)
+    needed += sum(len(series) for family, series in counts.items() if family not in excluded)
+    needed += ERRORS not in excluded and OTHER not in counts.get(ERRORS, ())
     if view.has_steps and view.state.job.has_steps:
         steps = view.state.step_names()
         missing = OTHER not in steps
-        needed += STEP_COUNTERS * missing
-        needed += (len(steps) + missing) * bucket_lines(step_buckets) * view.step_histograms
-    return needed + (_gauges(view.results, view.has_steps and view.state.job.has_steps) if view.gauged else 0)
+        step_lines = bucket_lines(STEP_DURATION, step_buckets, excluded) * view.step_histograms
+        needed += step_counters(excluded) * missing + (len(steps) + missing) * step_lines
+    return needed + (_gauges(view.results, view.has_steps and view.state.job.has_steps, excluded) if view.gauged else 0)
 
 
-def overflow_room(results: Sequence[Result], lines: tuple[int, int], *, attempts: bool, step_histograms: bool) -> int:
+def overflow_room(
+    results: Sequence[Result],
+    run_buckets: Sequence[float],
+    step_buckets: Sequence[float] | None,
+    *,
+    attempts: bool,
+    excluded: Collection[str],
+) -> int:
     """Return the maximum number of series of a source's `__other__` job.
 
     Args:
         results: Results that the source can produce.
-        lines: Lines of a histogram of runs and of a histogram of steps; 0 for steps if the source has none.
+        run_buckets: Bounds of histograms of runs.
+        step_buckets: Bounds of histograms of steps; None if the source has no steps.
         attempts: Whether it has counters of attempts.
-        step_histograms: Whether the durations of steps are observed.
+        excluded: Families that are not served, and so need no room.
     """
-    of_runs, of_steps = lines
     counted = len({*results, Result.UNKNOWN})
-    counters = counted + 2 * attempts + 1  # 1 for the error type
-    histograms = (counted + 1) * of_runs  # 1 for queue durations
-    return counters + histograms + ((counted + 1 + of_steps * step_histograms) if of_steps else 0)
+    of_runs = len(run_buckets) + 3
+    room = {RUNS: counted, ERRORS: 1, RUN_DURATION: counted * of_runs, QUEUE_DURATION: of_runs}
+    if attempts:
+        room |= {RETRIED: 1, RECOVERED: 1}
+    if step_buckets is not None:
+        room |= {STEPS: counted, ROOT_FAILURES: 1, STEP_DURATION: len(step_buckets) + 3}
+    return sum(series for family, series in room.items() if family not in excluded)
 
 
 @functools.lru_cache(maxsize=256)
-def _gauges(results: tuple[Result, ...], has_steps: bool) -> int:  # noqa: FBT001  # the key of a cache
+def _gauges(results: tuple[Result, ...], has_steps: bool, excluded: frozenset[str]) -> int:  # noqa: FBT001  # the key of a cache
     """Return how many gauges a job has if everything usual is known about it."""
     ended = LastRun(run_id="r", result=Result.SUCCESS, order=0.0, start=0.0, end=0.0, duration=0.0)
     state = JobState(
@@ -85,5 +117,5 @@ def _gauges(results: tuple[Result, ...], has_steps: bool) -> int:  # noqa: FBT00
         learned=("next_run", "freshness", "duration_budget"),
     )
     # Computed once per type of source, because all its jobs have the same gauges.
-    gauges = [family for family in FAMILIES if family.level is Level.JOB and family.samples is not None]
+    gauges = [each for each in FAMILIES if each.level is Level.JOB and each.samples and each.name not in excluded]
     return sum(1 for family in gauges for _ in (family.samples(view) if family.samples else ()))

@@ -1,7 +1,7 @@
 """Zero-first: which series are pending (still exposed as 0), for how long, and whether a scrape got the 0."""
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 import msgspec
 
@@ -39,6 +39,12 @@ class ZeroFirst:
         self._lock = threading.Lock()
         self._batches: dict[int, _Batch] = {}  # by generation, oldest first
         self._generations: dict[Series, int] = {}
+        self._unserved: set[Series] = set()
+
+    def not_served(self, series: Iterable[Series]) -> None:
+        """Add series that have counted while their family is not served: nothing would see their 0."""
+        with self._lock:
+            self._unserved.update(series)
 
     def shown(self, generation: int, series: Collection[Series]) -> None:
         """Add the series that the page of this generation is the first to expose as 0.
@@ -63,7 +69,7 @@ class ZeroFirst:
     def due(self, wanted: Callable[[Owner], bool] = lambda _: True) -> list[Series]:
         """Return the series whose values can be exposed now. They stay due until `forget`."""
         with self._lock:
-            due: list[Series] = []
+            due = [series for series in self._unserved if wanted(series[0])]
             for generation, batch in self._batches.items():
                 # Later batches were exposed later, so none of them can be due before this one.
                 if not self._is_due(generation, batch):
@@ -76,6 +82,7 @@ class ZeroFirst:
         with self._lock:
             for each in series:
                 self._drop(each)
+            self._unserved.difference_update(series)
 
     def __len__(self) -> int:
         return len(self._generations)

@@ -195,6 +195,7 @@ class SnapshotBuilder:
             jobs=jobs,
             sources=self._sources(views, committed, jobs),
             exporter=self._exporter(views, committed, jobs),
+            excluded=frozenset(views.config.metrics.exclude),
         )
         self._everything = False
         return self._latest

@@ -115,6 +115,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         jobs: Views of the served jobs by key, in order.
         sources: Views of the configured sources by name, in the order of the config.
         exporter: The exporter itself.
+        excluded: Families that are not served.
     """
 
     generation: int = 0
@@ -122,6 +123,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     jobs: Mapping[int, JobView] = {}
     sources: Mapping[str, SourceView] = {}
     exporter: ExporterView = ExporterView()
+    excluded: frozenset[str] = frozenset()
 
     # Readiness is about this process, so polls of an earlier process do not count.
     def waiting(self) -> tuple[str, ...]:

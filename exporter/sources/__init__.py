@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from exporter.config.source import SourceSettings
+from exporter.config import KnownNames
+from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 from exporter.sources.northflank.source import TYPE as NORTHFLANK
 from exporter.sources.snowplow.source import TYPE as SNOWPLOW
 from exporter.sources.source import SourceType
@@ -17,5 +18,8 @@ SOURCES: Mapping[str, SourceType] = {
 }
 """All source types by their name in the config."""
 
-SETTINGS: Mapping[str, type[SourceSettings]] = {word: kind.settings for word, kind in SOURCES.items()}
-"""The settings class of each source type."""
+SETTINGS = KnownNames(
+    sources={word: kind.settings for word, kind in SOURCES.items()},
+    families=[family.name for family in (*FAMILIES, *REQUEST_FAMILIES)],
+)
+"""What a config may name."""

@@ -9,9 +9,8 @@ from exporter.assembly import Clocks
 from exporter.commands.check import unmatched_objectives
 from exporter.commands.once import table
 from exporter.config import loads
-from exporter.sources import SOURCES
+from exporter.sources import SETTINGS
 
-SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
 NOW = 1_790_000_000.0
 
 

@@ -13,10 +13,9 @@ from exporter.config.secret import Secret
 from exporter.config.values import RESERVED_LABELS
 from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
 from exporter.model import Result, State
-from exporter.sources import SOURCES
+from exporter.sources import SETTINGS, SOURCES
 from exporter.sources.snowplow.settings import ApiKeyPair, PasswordGrant, SnowplowApiKey, SnowplowSettings
 
-SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 ENVIRON = {
     "SNOWPLOW_ORGANIZATION_ID": "org",

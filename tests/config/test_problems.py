@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.config import load, loads
+from exporter.config import KnownNames, load, loads
 from exporter.config.problems import ConfigError, path_of
 from exporter.sources.snowplow.settings import SnowplowSettings
 
-SETTINGS = {"snowplow": SnowplowSettings}
+SETTINGS = KnownNames(sources={"snowplow": SnowplowSettings}, families=["jobrun_runs_total"])
 FILES = sorted((Path(__file__).parent / "testdata").glob("*.yaml"))
 
 

@@ -3,9 +3,8 @@
 import pytest
 
 from exporter.config import ConfigError, loads
-from exporter.sources import SOURCES
+from exporter.sources import SETTINGS
 
-SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
 NORTHFLANK = "sources: [{name: %s, type: northflank, team_id: '%s', auth: {%s}}]"
 
 

@@ -34,7 +34,7 @@ from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.server import Simulator
 from exporter.simulators.workato_rows import number_of
 from exporter.simulators.world import SimJob
-from exporter.sources import SOURCES
+from exporter.sources import SETTINGS
 from exporter.state.opening import open_state
 
 NOW = 1_700_000_000.0
@@ -175,7 +175,7 @@ class Bench:
         """Starts the exporter on the state as it is."""
         block = {**self.simulator.source_config("one"), **self.settings}
         text = yaml.safe_dump({"sources": [block], "metrics": self.metrics, "state": {"path": str(self.state)}})
-        config = loads(text, {}, {word: kind.settings for word, kind in SOURCES.items()})
+        config = loads(text, {}, SETTINGS)
         structlog.configure(
             processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
             logger_factory=structlog.PrintLoggerFactory(self.logs),

@@ -8,7 +8,7 @@ import zlib
 import httpx
 import prometheus_client
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -51,6 +51,7 @@ def test_both_formats_have_the_same_samples():
     assert sum("job_name" in dict(labels) for _, *labels in text) == 32
 
 
+@settings(deadline=None)
 @given(name=hostile, error=hostile, amount=values)
 def test_any_label_and_value_is_parsed_back(name, error, amount):
     state = job(name=name)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from exporter.commands.explain.selector import SelectorError, parse
 from exporter.config import ConfigError, loads
 from exporter.model import Result
-from exporter.sources import SOURCES
+from exporter.sources import SETTINGS
 from exporter.state.opening import open_state
 from exporter.web.auth import credentials_of
 from exporter.web.config import load_web
@@ -22,7 +22,6 @@ from tests.core.ledger_harness import BASELINE, LedgerHarness, ended
 from tests.fuzz.depth import CASES
 from tests.fuzz.hostile_values import QUICK, TEXTS, VALUES, places, planted, without
 
-SETTINGS = {word: kind.settings for word, kind in SOURCES.items()}
 EXAMPLES = settings(max_examples=max(100, CASES), deadline=None)
 BOMBS = {
     "open": "a: " + "[" * 100_000,

@@ -104,6 +104,7 @@ class Replay:
         rules = counting_rules(config)
         self._rules = msgspec.structs.replace(rules, zero_first=False)
         self._views = ViewBuilder(config, {past.name: shown})
+        self._written = [family for family in WRITTEN if family.name not in config.metrics.exclude]
         store = Store("")
         store.load()
         loaded = LoadedState(sources=[], jobs=[self._begun(job) for job in past.jobs], open_runs=[], exporter=Counted())
@@ -201,7 +202,7 @@ class Replay:
     def _lines(self, job: JobState) -> Iterator[tuple[Unit, bytes]]:
         view = self._view(job)
         prefix = prefix_of(Level.JOB, (job.source, job.project, job.name))
-        for family in WRITTEN:
+        for family in self._written:
             for lines in _units(family, block_of(family, self._samples.prefix(prefix), view).plain):
                 yield Unit.of(family, lines), lines
 

@@ -124,6 +124,8 @@ def explain(config: Config, text: str, out: TextIO, err: TextIO) -> int:
             found += 1
         if not found:
             print(_nothing(explainer, selector), file=err)
+    if family.name in config.metrics.exclude:
+        print("note: the config excludes this metric: it is counted, but not served", file=err)
     if not reader.complete:
         print("note: the state's journal cannot be read; what was counted last may be missing", file=err)
     return 0 if found else 1

@@ -4,7 +4,7 @@ import pytest
 from exporter.client.signin import BearerAuth
 from exporter.config import ConfigError, loads
 from exporter.errors import AuthError
-from exporter.sources import SOURCES
+from exporter.sources import SETTINGS
 from exporter.sources.workato.settings import WorkatoSettings
 from exporter.sources.workato.source import TYPE
 
@@ -12,15 +12,14 @@ BASE = "name: w, type: workato, base_url: 'https://app.eu.workato.com', auth: {a
 
 
 def settings_of(keys: str) -> WorkatoSettings:
-    kinds = {word: kind.settings for word, kind in SOURCES.items()}
-    (settings,) = loads(f"sources: [{{{BASE}, {keys}}}]", {}, kinds).sources
+    (settings,) = loads(f"sources: [{{{BASE}, {keys}}}]", {}, SETTINGS).sources
     assert isinstance(settings, WorkatoSettings)
     return settings
 
 
 def faults_of(text: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        loads(text, {}, {"workato": WorkatoSettings})
+        loads(text, {}, SETTINGS)
     return str(caught.value)
 
 
