@@ -111,7 +111,7 @@ def _histogram(family: Family, prefix: str, pairs: str, shown: Distribution) -> 
     start = f"{_start(f'{family.name}_bucket', prefix, pairs)}{pairs}"
     comma = "," if prefix or pairs else ""
     count = 0
-    for bound, inside in zip(_bounds(shown.bounds), shown.counts, strict=True):
+    for bound, inside in zip(bounds_of(shown.bounds), shown.counts, strict=True):
         count += inside
         yield f'{start}{comma}le="{bound}"}} {count}.0'
     yield f"{_start(f'{family.name}_sum', prefix, pairs)}{pairs}}} {number(shown.sum)}"
@@ -119,7 +119,8 @@ def _histogram(family: Family, prefix: str, pairs: str, shown: Distribution) -> 
 
 
 @functools.lru_cache(maxsize=64)
-def _bounds(bounds: tuple[float, ...]) -> tuple[str, ...]:
+def bounds_of(bounds: tuple[float, ...]) -> tuple[str, ...]:
+    """Return the values of the label `le` for the buckets of a histogram."""
     return (*map(number, bounds), "+Inf")
 
 

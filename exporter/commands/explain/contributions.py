@@ -8,6 +8,7 @@ from exporter.counting import counters
 from exporter.counting.classify import CountState
 from exporter.counting.labels import OTHER, clean
 from exporter.counting.records import JobState, LastFailure, LastRun, LastSteps
+from exporter.metrics.families import ERRORS, STEPS_LOST, UNMAPPED
 from exporter.model import FAILING, Result
 from exporter.queries.runs import ended_at, stored_steps
 from exporter.state.schema import StepState, StoredRun
@@ -15,62 +16,40 @@ from exporter.state.schema import StepState, StoredRun
 Labels = Mapping[str, str]
 """All labels of a series."""
 
-UNOBSERVED = "jobrun_source_unobserved_seconds_total"
 
-ADDED = frozenset(
-    {
-        "jobrun_runs_total",
-        "jobrun_run_duration_seconds",
-        "jobrun_run_queue_duration_seconds",
-        "jobrun_run_retries_total",
-        "jobrun_runs_recovered_total",
-        "jobrun_run_errors_total",
-        "jobrun_steps_total",
-        "jobrun_step_root_failures_total",
-        "jobrun_step_duration_seconds",
-    }
-)
-"""Counters and histograms of a job to which runs add."""
-
-
-def added(row: StoredRun, job: JobState) -> JobState:
-    """Return an empty record of the job to which only this run was added.
+def adder(job: JobState, family: str) -> Callable[[StoredRun], JobState]:
+    """Return a function that adds one run to an empty record of the job, as far as a family needs it.
 
     A baseline run is added as if it counted.
     """
-    record = msgspec.structs.replace(job, counts={}, distributions={})
-    if row.mark is CountState.EXPIRED:
-        counters.count_expired(record)
-    elif row.mark is not CountState.OPEN:
-        _count(record, job, row)
-    record.expose()
-    return record
-
-
-def _count(record: JobState, job: JobState, row: StoredRun) -> None:
-    word = clean(row.run.error_type)
-    run = counters.as_counted(row, word if word in job.counts.get("jobrun_run_errors_total", {}) else OTHER)
-    counters.count_ending(record, run, attempts=True)
-    if run.duration is not None:
-        counters.observe_duration(record, run, _rules(job, "jobrun_run_duration_seconds"))
-    if run.queue_duration is not None:
-        counters.observe_queue(record, run, _rules(job, "jobrun_run_queue_duration_seconds"))
-    names, steps = job.step_names(), stored_steps(row.step_results)
-    labels = {step.name: step.name if step.name in names else OTHER for step in steps}
-    counters.count_steps(record, steps, labels, _rules(job, "jobrun_step_duration_seconds"), histograms=True)
-
-
-def _rules(job: JobState, family: str) -> counters.Rules:
-    """Return rules with the bounds of a job's histograms."""
+    error_types, names = job.counts.get(ERRORS, {}), job.step_names()
     bounds = next((each.shown_bounds for each in job.distributions.get(family, {}).values()), ())
-    return counters.Rules(run_buckets=bounds, step_buckets=bounds)
+    rules = counters.Rules(run_buckets=bounds, step_buckets=bounds)
+
+    def added(row: StoredRun) -> JobState:
+        record = msgspec.structs.replace(job, counts={}, distributions={})
+        if row.mark is CountState.EXPIRED:
+            counters.count_expired(record)
+        elif row.mark is not CountState.OPEN and "_step" in family:
+            steps = stored_steps(row.step_results)
+            labels = {step.name: step.name if step.name in names else OTHER for step in steps}
+            counters.count_steps(record, steps, labels, rules, histograms=True)
+        elif row.mark is not CountState.OPEN:
+            word = clean(row.run.error_type)
+            run = counters.as_counted(row, word if word in error_types else OTHER)
+            counters.count_ending(record, run, attempts=True)
+            if run.duration is not None:
+                counters.observe_duration(record, run, rules)
+            if run.queue_duration is not None:
+                counters.observe_queue(record, run, rules)
+        return record
+
+    return added
 
 
 ADDED_TO_SOURCE: Mapping[str, Callable[[StoredRun], Iterable[tuple[str, ...]]]] = {
-    "jobrun_source_steps_lost_total": lambda row: (
-        [()] if row.steps is StepState.LOST and row.mark is CountState.COUNTED else []
-    ),
-    "jobrun_source_unmapped_status_total": lambda row: [(clean(word)[:60],) for word in row.words.split("\n") if word],
+    STEPS_LOST: lambda row: [()] if row.steps is StepState.LOST and row.mark is CountState.COUNTED else [],
+    UNMAPPED: lambda row: [(clean(word)[:60],) for word in row.words.split("\n") if word],
 }
 """To which series of its source's own counters a row adds 1, by the values of their own labels."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from exporter.assembly import configured
-from exporter.commands.explain.contributions import ADDED, ADDED_TO_SOURCE, BEHIND, UNOBSERVED
+from exporter.commands.explain.contributions import ADDED_TO_SOURCE, BEHIND
 from exporter.commands.explain.selector import Selector, SelectorError, parse
 from exporter.commands.explain.series import Explained, Rows, SeriesLine, Subject, utc
 from exporter.commands.explain.series import explain as explain_series
@@ -21,7 +21,7 @@ from exporter.duration import format_duration
 from exporter.exposition.textformat import labels as pairs
 from exporter.ledger.open_runs import as_open
 from exporter.links import run_url
-from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES
+from exporter.metrics.families import FAMILIES, REQUEST_FAMILIES, UNOBSERVED
 from exporter.metrics.family import Family, Kind, Level
 from exporter.queries import runs as run_reports
 from exporter.queries.reader import StoredState, reader_of
@@ -34,7 +34,7 @@ SUFFIXES = ("_count", "_sum", "_bucket")
 OPEN_ONLY = frozenset({"jobrun_active_runs", "jobrun_oldest_active_run_start_timestamp_seconds"})
 """Families whose series depend only on active runs."""
 
-
+ADDED = {family.name for family in FAMILIES if family.level is Level.JOB and family.kind is not Kind.GAUGE}
 EXPLAINED = {*ADDED, *ADDED_TO_SOURCE, *BEHIND, UNOBSERVED}
 """Families that are computed from runs or time ranges in the state."""
 
@@ -175,7 +175,7 @@ def _told(series: Explained, name: str, family: Family, explainer: Explainer) ->
         yield from _table([("FROM", "TO", "SECONDS"), *((utc(a), utc(b), f"{b - a:g}") for a, b in series.ranges)])
     elif series.lines:
         yield from _table([HEADINGS, *(_row(line, family, explainer) for line in series.lines)])
-    if series.found is not None:
+    if series.summed:
         what = _number_of(len(series.ranges), "range") if series.ranges else _number_of(len(series.lines), "run")
         same = "the same" if math.isclose(series.found, series.value, rel_tol=1e-6, abs_tol=1e-6) else "not the same"
         yield f"{what} listed, {series.found:.10g} together; the state says {series.value:.10g}: {same}."

@@ -1,21 +1,20 @@
-"""Explains numbers: pure functions from views and rows to the matching series, each with its runs.
-
-The series of a state, and what a run adds to them, are parsed from the text that the daemon would serve.
-"""
+"""Explains numbers: pure functions from views and rows to the matching series, each with its runs."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 
 import msgspec
-from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.commands.explain.contributions import ADDED_TO_SOURCE, BEHIND, NUMBERS, UNOBSERVED, added
+from exporter.commands.explain.contributions import ADDED_TO_SOURCE, BEHIND, NUMBERS, adder
 from exporter.commands.explain.selector import Selector
 from exporter.counting.classify import CountState
-from exporter.counting.records import JobState
-from exporter.exposition.exposition import block_of
-from exporter.exposition.textformat import prefix_of
+from exporter.counting.records import Counted, JobState
+from exporter.counting.series import SEPARATOR
+from exporter.exposition.textformat import bounds_of
+from exporter.metrics.families import UNOBSERVED
 from exporter.metrics.family import Family, Kind
 from exporter.snapshot.job import JobView
 from exporter.snapshot.source import SourceView
@@ -27,8 +26,8 @@ TOLERANCE = 1e-6
 Rows = Sequence[tuple[JobState, StoredRun]]
 """Runs with their jobs, newest first."""
 
-Samples = list[tuple[Mapping[str, str], float]]
-"""Labels and value of each series."""
+Own = tuple[str, ...]
+"""Values of the labels that a series has in addition to those of its job or source; the last may be that of `le`."""
 
 
 class SeriesLine(msgspec.Struct, frozen=True):
@@ -46,17 +45,22 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
         labels: Labels by name.
         value: Value in the state.
         lines: The runs behind it, newest first.
-        found: Sum of the runs; None if the value is not a sum.
         ranges: The time ranges behind it, if it is not about runs.
+        summed: Whether the value is the sum of what its runs add.
         notes: More sentences about the value.
     """
 
     labels: Mapping[str, str]
     value: float
     lines: Sequence[SeriesLine] = ()
-    found: float | None = None
     ranges: Sequence[tuple[float, float]] = ()
+    summed: bool = True
     notes: Sequence[str] = ()
+
+    @property
+    def found(self) -> float:
+        """Return the sum of the runs or ranges."""
+        return math.fsum(end - start for start, end in self.ranges) + math.fsum(line.adds for line in self.lines)
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,69 +79,83 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 def explain(subject: Subject, family: Family, selector: Selector) -> Iterator[Explained]:
     """Yield all series of a job or a source that match a selector."""
-    served = _samples(subject.view, family, selector)
-    subject.view.record.expose()
-    known = _samples(subject.view, family, selector)
-    if isinstance(subject.view, SourceView):
-        explained: Iterator[Explained] = (_of_source(subject, subject.view, family, *sample) for sample in known)
+    view = subject.view
+    known = [each for each in _series(view, family, selector.name) if selector.matches(each[1].labels)]
+    if isinstance(view, SourceView):
+        yield from (_of_source(subject, view, family, *each) for each in known)
     elif family.kind is Kind.GAUGE:
-        explained = (_gauge(subject, subject.view.state, family, *sample) for sample in known)
-    else:
-        explained = _sums(subject, subject.view, family, selector, known)
-    for each, (_, shown) in zip(explained, served, strict=True):
-        pending = ["It is still served as 0 (metrics.zero_first)."] if shown != each.value else []
-        yield msgspec.structs.replace(each, notes=[*each.notes, *pending])
+        yield from (_gauge(subject, view.state, family, series) for _, series in known)
+    elif known:
+        adding = _adding(view.state, subject.rows(), family, selector.name)
+        yield from (_sum(subject, view.state, family, series, adding[own]) for own, series in known)
 
 
-def _samples(view: JobView | SourceView, family: Family, selector: Selector) -> Samples:
-    """Return the series that match a selector, with their served values."""
-    text = block_of(family, prefix_of(family.level, view.common_labels), view).plain.decode()
-    samples = (sample for metric in text_string_to_metric_families(text) for sample in metric.samples)
-    found = [(each.labels, each.value) for each in samples if each.name == selector.name]
-    return [(labels, value) for labels, value in found if selector.matches(labels)]
+def _series(view: JobView | SourceView, family: Family, name: str) -> Iterator[tuple[Own, Explained]]:
+    """Yield the series that are served under a name, without their runs."""
+    values: Iterable[tuple[Own, float, bool]] = ()
+    if family.samples is not None:
+        values = ((own, value, True) for own, value in family.samples(view)) if view.gauged else ()
+    elif view.has_series(family.name):
+        values = _counted(view.record, family, name)
+    names = (*family.all_labels, "le")
+    for own, value, released in values:
+        notes = ["It is still served as 0 (metrics.zero_first)."] if value and not released else []
+        yield own, Explained(labels=dict(zip(names, view.common_labels + own, strict=False)), value=value, notes=notes)
 
 
-def _of_source(
-    subject: Subject, view: SourceView, family: Family, labels: Mapping[str, str], value: float
-) -> Explained:
+def _counted(record: Counted, family: Family, name: str) -> Iterator[tuple[Own, float, bool]]:
+    """Yield the values that a record's counters or histograms have under a name, and whether they are released."""
+    for key, count in record.counts.get(family.name, {}).items():
+        yield _own(family, key), count.value, count.released
+    for key, each in record.distributions.get(family.name, {}).items():
+        own, shown = _own(family, key), each.shown()
+        if name.endswith("_bucket"):
+            for bound, value in zip(bounds_of(shown.bounds), accumulate(shown.counts), strict=True):
+                yield (*own, bound), value, each.released
+        else:
+            yield own, shown.sum if name.endswith("_sum") else sum(shown.counts), each.released
+
+
+def _own(family: Family, key: str) -> Own:
+    return tuple(key.split(SEPARATOR, len(family.labels) - 1)) if family.labels else ()
+
+
+def _of_source(subject: Subject, view: SourceView, family: Family, own: Own, series: Explained) -> Explained:
     if family.name == UNOBSERVED:
-        ranges, held = view.state.unobserved, view.state.held_unobserved
+        held = view.state.held_unobserved
         notes = [f"{held:g} s of it are added once the restored value has been served for a while."] if held else []
-        found = math.fsum(end - start for start, end in ranges)
-        return Explained(labels=labels, value=value, found=found, ranges=ranges, notes=notes)
-    own, adds = tuple(labels[name] for name in family.labels), ADDED_TO_SOURCE[family.name]
+        return msgspec.structs.replace(series, ranges=view.state.unobserved, notes=[*series.notes, *notes])
+    adds = ADDED_TO_SOURCE[family.name]
     lines = [SeriesLine(job, row, 1.0) for job, row in subject.rows() if own in adds(row)]
-    notes = ["Some of it is of runs that are no longer in the state."] if value > len(lines) else []
-    return Explained(labels=labels, value=value, lines=lines, found=float(len(lines)), notes=notes)
+    notes = ["Some of it is of runs that are no longer in the state."] if series.value > len(lines) else []
+    return msgspec.structs.replace(series, lines=lines, notes=[*series.notes, *notes])
 
 
-def _gauge(subject: Subject, job: JobState, family: Family, labels: Mapping[str, str], value: float) -> Explained:
-    behind = BEHIND[family.name](job, [row for _, row in subject.rows()], labels)
+def _gauge(subject: Subject, job: JobState, family: Family, series: Explained) -> Explained:
+    behind = BEHIND[family.name](job, [row for _, row in subject.rows()], series.labels)
     counts = family.name in NUMBERS
-    lines = [SeriesLine(job, row, 1.0 if counts else value) for row in behind]
-    missing = [] if lines or not value else ["No run of it is in the state any more."]
-    if not counts:
-        return Explained(labels=labels, value=value, lines=lines, notes=missing)
-    found = float(len(lines))
-    notes = [*missing, *_difference(subject, value, found)]
-    return Explained(labels=labels, value=value, lines=lines, found=found, notes=notes)
+    lines = [SeriesLine(job, row, 1.0 if counts else series.value) for row in behind]
+    missing = [] if lines or not series.value else ["No run of it is in the state any more."]
+    series = msgspec.structs.replace(series, lines=lines, summed=counts, notes=missing)
+    return _compared(subject, series) if counts else series
 
 
-def _sums(subject: Subject, view: JobView, family: Family, selector: Selector, known: Samples) -> Iterator[Explained]:
-    rows = subject.rows() if known else ()
+def _adding(job: JobState, rows: Rows, family: Family, name: str) -> Mapping[Own, list[SeriesLine]]:
+    """Return the runs that add to each series of a job."""
+    lines: defaultdict[Own, list[SeriesLine]] = defaultdict(list)
+    added = adder(job, family.name)
+    for owner, row in rows:
+        for own, amount, _ in _counted(added(row), family, name):
+            if amount or name.endswith("_sum"):
+                lines[own].append(SeriesLine(owner, row, amount))
+    return lines
+
+
+def _sum(subject: Subject, job: JobState, family: Family, series: Explained, adding: Sequence[SeriesLine]) -> Explained:
     # a baseline run counts nowhere; what it would have added is printed next to the number
-    amounts = [
-        (owner, row, _samples(msgspec.structs.replace(view, state=added(row, view.state)), family, selector))
-        for owner, row in rows
-    ]
-    for labels, value in known:
-        adding = [(owner, row, amount) for owner, row, all_of in amounts for own, amount in all_of if own == labels]
-        if not selector.name.endswith("_sum"):
-            adding = [each for each in adding if each[2]]
-        lines = [SeriesLine(*each) for each in adding if each[1].mark is not CountState.BASELINE]
-        found = math.fsum(line.adds for line in lines)
-        notes = [*_notes(view.state, family, rows, len(adding) - len(lines)), *_difference(subject, value, found)]
-        yield Explained(labels=labels, value=value, lines=lines, found=found, notes=notes)
+    lines = [line for line in adding if line.row.mark is not CountState.BASELINE]
+    notes = [*series.notes, *_notes(job, family, subject.rows(), len(adding) - len(lines))]
+    return _compared(subject, msgspec.structs.replace(series, lines=lines, notes=notes))
 
 
 def _notes(job: JobState, family: Family, rows: Rows, baseline: int) -> Iterator[str]:
@@ -156,23 +174,24 @@ def _notes(job: JobState, family: Family, rows: Rows, baseline: int) -> Iterator
         yield "The configuration excludes the job: its series is not served."
 
 
-def _difference(subject: Subject, value: float, found: float) -> Iterator[str]:
-    """Yield why the listed runs do not add up to the value."""
-    difference = value - found
-    if abs(difference) <= TOLERANCE * max(1.0, abs(value)):
-        return
+def _compared(subject: Subject, series: Explained) -> Explained:
+    """Return the series with a note that says why its runs do not add up to its value, if they do not."""
+    difference = series.value - series.found
+    if abs(difference) <= TOLERANCE * max(1.0, abs(series.value)):
+        return series
     if difference < 0:
-        yield (
+        note = (
             f"{-difference:g} more are listed than counted: the series began again after them (the job was renamed, "
             "gone or folded for a while), or they changed after they were counted."
         )
     elif subject.forgotten is not None:
-        yield (
+        note = (
             f"{difference:g} are of runs that ended before {utc(subject.forgotten)} and are no longer in the state "
             "(state.retention), or of runs that changed after they were counted: a counter never goes back."
         )
     else:
-        yield f"{difference:g} are of runs that changed after they were counted: a counter never goes back."
+        note = f"{difference:g} are of runs that changed after they were counted: a counter never goes back."
+    return msgspec.structs.replace(series, notes=[*series.notes, note])
 
 
 def utc(timestamp: float) -> str:
