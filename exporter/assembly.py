@@ -11,7 +11,7 @@ from exporter.client.budget import Budget
 from exporter.client.client import Client, Environment, NetworkSettings
 from exporter.config import Config
 from exporter.config.source import SourceSettings
-from exporter.counting.counters import Rules
+from exporter.counting.counters import CountingRules
 from exporter.counting.records import JobState
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger import Ledger
@@ -53,9 +53,9 @@ class NoPages:
         """Publish nothing."""
 
 
-def counting_rules(config: Config) -> Rules:
+def counting_rules(config: Config) -> CountingRules:
     """Return how completed runs are counted."""
-    return Rules(
+    return CountingRules(
         run_buckets=config.metrics.run_buckets,
         step_buckets=config.metrics.step_buckets,
         zero_first=config.metrics.zero_first > 0,

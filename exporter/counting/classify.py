@@ -1,8 +1,4 @@
-"""Decides what a row of a run means, and adds it to a job's record.
-
-`classify` decides what a row means, given what is known of the run. The `count_…` functions add to counters, the
-`note_…` functions update last-run gauges. Nothing here does I/O.
-"""
+"""Decides what a row of a run means, given what is known of the run."""
 
 import enum
 from collections.abc import Collection
@@ -14,8 +10,8 @@ from exporter.model import FUTURE_MARGIN, Disposition, Run
 END_TOLERANCE = 1.0
 """Seconds by which a reported end may be too early, because some APIs truncate times to whole seconds."""
 
-CUT = 0.001
-"""Seconds by which one completion's end may differ between answers that have more digits and fewer."""
+TRUNCATION_TOLERANCE = 0.001
+"""Seconds by which the end of one completion may differ between responses, because some have fewer digits."""
 
 
 class CountState(enum.IntEnum):
@@ -28,7 +24,7 @@ class CountState(enum.IntEnum):
 
 
 class RunRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What the state knows about a run. `earlier`: earlier completions of a reopened run that were counted."""
+    """What the state knows about a run. `earlier`: ends of the counted earlier completions of a reopened run."""
 
     run: Run
     mark: CountState
@@ -47,10 +43,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     """What a classification depends on besides the run.
 
     Attributes:
-        baseline: Unix time; runs of the job that completed before it are not counted.
-        watermark: The scope's watermark before this batch; None at the first.
-        settled: Whether every run that had completed at the baseline must have been shown by now. A completed run that
-            was never seen then completed after the baseline, so it counts.
+        baseline: Unix time. Runs of the job that completed before it are not counted.
+        watermark: The scope's watermark before this batch; None for its first batch.
+        settled: Whether a poll has shown every run that had completed at the baseline. A completed run that is new then
+            completed after the baseline, so it counts.
         included_later: Whether the job was excluded by the config when its source was first read.
         forgotten: Runs that completed before this time may have been counted and pruned.
         reopens: Whether a completed run can become active again under its ID.
@@ -68,8 +64,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 def with_plausible_times(run: Run, now: float) -> Run:
     """Return a run without times that are in the future, and with an end that is not before its start."""
-    # An end in the future would be the job's last for as long as that takes, and no later run would show. An end
-    # before the start, by another clock, could be before the baseline although the run came after it.
+    # A run with an end in the future would stay the job's last run until that time. An end before the start comes from
+    # another clock. It could be before the baseline although the run started after it.
     latest = now + FUTURE_MARGIN
     start = None if run.start is not None and run.start > latest else run.start
     end = None if run.end is not None and run.end > latest else run.end
@@ -84,7 +80,7 @@ def with_plausible_times(run: Run, now: float) -> Run:
 def classify(known: RunRecord | None, run: Run, context: Context) -> Decision:
     """Return what a row of a run means, given what is known of the run."""
     if known is not None and run.result is not None and known.run.result is not None and run.end is None:
-        run = msgspec.structs.replace(run, end=known.run.end)  # this row does not say when
+        run = msgspec.structs.replace(run, end=known.run.end)  # this row has no end
     if run.after_end:
         run = msgspec.structs.replace(run, after_end=False)
         if (
@@ -92,33 +88,33 @@ def classify(known: RunRecord | None, run: Run, context: Context) -> Decision:
             and known.mark in (CountState.COUNTED, CountState.BASELINE)
             and known.run.result is not None
         ):
-            return _cleaning_up(known, run)
+            return _keep_completion(known, run)
     if known is None:
-        return _first_seen(run, context)
+        return _classify_unknown(run, context)
     if known.mark is CountState.OPEN:
-        return _of_open(known, run, context)
-    return _of_ended(known, run, context)
+        return _classify_active(known, run, context)
+    return _classify_completed(known, run, context)
 
 
-def _first_seen(run: Run, context: Context) -> Decision:
+def _classify_unknown(run: Run, context: Context) -> Decision:
     if run.result is None:
         too_old = age(run, context.baseline) > context.max_run_age
         mark = CountState.BASELINE if too_old else CountState.OPEN
         disposition = Disposition.BASELINE if too_old else Disposition.NEW
         return Decision(disposition=disposition, keep=RunRecord(run=run, mark=mark))
-    if not _after_baseline(run, context) or _forgotten(run, context):
+    if not _is_after_baseline(run, context) or _is_pruned(run, context):
         return Decision(disposition=Disposition.BASELINE, keep=RunRecord(run=run, mark=CountState.BASELINE))
     late = context.watermark is not None and run.end is not None and run.end < context.watermark
     disposition = Disposition.LATE if late else Disposition.NEW
     return Decision(disposition=disposition, counts=True, keep=RunRecord(run=run, mark=CountState.COUNTED))
 
 
-def _after_baseline(run: Run, context: Context) -> bool:
+def _is_after_baseline(run: Run, context: Context) -> bool:
     """Return whether a run that was never seen active completed after the baseline."""
     # Without an end the start decides. A run that started after the baseline also completed after it. A run that
     # started before it would have been shown as active at the baseline.
     if run.end is not None:
-        # The vendor may truncate ends to whole seconds: a run that the baseline did not show ended a moment later.
+        # The vendor may truncate ends to whole seconds. The run was not among the baseline runs, so it ended later.
         may_be_cut = context.settled and run.end == int(run.end)
         return run.end > context.baseline - (END_TOLERANCE if may_be_cut else 0.0)
     begun = run.created if run.start is None else run.start
@@ -127,33 +123,33 @@ def _after_baseline(run: Run, context: Context) -> bool:
     return context.settled
 
 
-def _forgotten(run: Run, context: Context) -> bool:
-    """Return whether a run ended so long ago that its row may have been pruned: it must not count again."""
+def _is_pruned(run: Run, context: Context) -> bool:
+    """Return whether a run ended so long ago that it may have been counted and pruned: it must not count again."""
     ended = run.start if run.end is None else run.end
     return context.forgotten is not None and ended is not None and ended < context.forgotten
 
 
-def _of_open(known: RunRecord, run: Run, context: Context) -> Decision:
+def _classify_active(known: RunRecord, run: Run, context: Context) -> Decision:
     if run.result is None:
         if run == known.run:
             return Decision(disposition=Disposition.DUPLICATE)
-        return Decision(disposition=Disposition.UPDATED, keep=_with(known, run, CountState.OPEN))
+        return Decision(disposition=Disposition.UPDATED, keep=_with_run(known, run, CountState.OPEN))
     if is_cleaning_up(known, reopens=context.reopens):
         return Decision(disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.COUNTED))
-    if context.reopens and _is_one_of(run.end, known.earlier):
+    if context.reopens and _contains_end(run.end, known.earlier):
         # Either the response that showed it as active was stale, or this one is. This completion was counted before,
         # so it must not count again. A run that was really reopened will be shown as active again.
-        earlier = tuple(end for end in known.earlier if not _is_one_of(run.end, (end,)))
+        earlier = tuple(end for end in known.earlier if not _contains_end(run.end, (end,)))
         return Decision(
             disposition=Disposition.DUPLICATE, keep=RunRecord(run=run, mark=CountState.COUNTED, earlier=earlier)
         )
     if run.end is not None and run.end <= context.baseline - END_TOLERANCE:
         # The row that showed it as active was stale.
-        return Decision(disposition=Disposition.BASELINE, keep=_with(known, run, CountState.BASELINE))
-    return Decision(disposition=Disposition.UPDATED, counts=True, keep=_with(known, run, CountState.COUNTED))
+        return Decision(disposition=Disposition.BASELINE, keep=_with_run(known, run, CountState.BASELINE))
+    return Decision(disposition=Disposition.UPDATED, counts=True, keep=_with_run(known, run, CountState.COUNTED))
 
 
-def _cleaning_up(known: RunRecord, run: Run) -> Decision:
+def _keep_completion(known: RunRecord, run: Run) -> Decision:
     """Return the decision for a completed run that is active again only to clean up: its next end does not count."""
     completion = 0.0 if known.run.end is None else known.run.end
     return Decision(
@@ -166,7 +162,7 @@ def is_cleaning_up(known: RunRecord, *, reopens: bool) -> bool:
     return known.mark is CountState.OPEN and bool(known.earlier) and not reopens
 
 
-def _of_ended(known: RunRecord, run: Run, context: Context) -> Decision:
+def _classify_completed(known: RunRecord, run: Run, context: Context) -> Decision:
     if run.result is None:
         if known.mark is CountState.EXPIRED or known.run.result is None or not context.reopens:
             return Decision(disposition=Disposition.DUPLICATE)
@@ -174,38 +170,39 @@ def _of_ended(known: RunRecord, run: Run, context: Context) -> Decision:
         return Decision(disposition=Disposition.UPDATED, keep=RunRecord(run=run, mark=CountState.OPEN, earlier=ends))
     if run == known.run:
         return Decision(disposition=Disposition.DUPLICATE)
-    if context.reopens and known.mark is not CountState.EXPIRED and _another_ending(known, run, context):
+    if context.reopens and known.mark is not CountState.EXPIRED and _is_another_completion(known, run, context):
         ends = known.earlier if known.run.end is None else (*known.earlier, known.run.end)
         keep = RunRecord(run=run, mark=CountState.COUNTED, earlier=ends)
         return Decision(disposition=Disposition.UPDATED, counts=True, keep=keep)
-    if context.reopens and _is_one_of(run.end, known.earlier):
+    if context.reopens and _contains_end(run.end, known.earlier):
         return Decision(disposition=Disposition.DUPLICATE)
     mark = CountState.COUNTED if known.mark is CountState.EXPIRED else known.mark
-    return Decision(disposition=Disposition.UPDATED, keep=_with(known, run, mark))
+    return Decision(disposition=Disposition.UPDATED, keep=_with_run(known, run, mark))
 
 
-def _another_ending(known: RunRecord, run: Run, context: Context) -> bool:
+def _is_another_completion(known: RunRecord, run: Run, context: Context) -> bool:
     """Return whether a run that can be reopened completed again, which its end shows."""
     if known.run.result is None:
-        return False  # too old at the baseline: this is its first completion
-    if run.end is None or known.run.end is None or _is_one_of(run.end, (*known.earlier, known.run.end)):
+        return False  # it was too old at the baseline, so this is its first completion
+    if run.end is None or known.run.end is None or _contains_end(run.end, (*known.earlier, known.run.end)):
         return False
     return run.end > context.baseline
 
 
-def _is_one_of(end: float | None, ends: Collection[float]) -> bool:
-    """Return whether an end is one of these, or the same one cut to milliseconds or to whole seconds."""
+def _contains_end(end: float | None, ends: Collection[float]) -> bool:
+    """Return whether an end equals one of these, exactly or truncated to milliseconds or whole seconds."""
     return end is not None and any(
-        abs(end - other) < CUT or (int(end) == int(other) and int(end) in (end, other)) for other in ends
+        abs(end - other) < TRUNCATION_TOLERANCE or (int(end) == int(other) and int(end) in (end, other))
+        for other in ends
     )
 
 
-def _with(known: RunRecord, run: Run, mark: CountState) -> RunRecord:
+def _with_run(known: RunRecord, run: Run, mark: CountState) -> RunRecord:
     return RunRecord(run=run, mark=mark, earlier=known.earlier)
 
 
 def origin(run: Run) -> float | None:
-    """Return the time from which an active run's age counts: its start, else its creation or planned start."""
+    """Return the time from which an active run's age counts: its start, or the later of creation and planned start."""
     if run.start is not None:
         return run.start
     known = [timestamp for timestamp in (run.created, run.scheduled) if timestamp is not None]

@@ -1,4 +1,4 @@
-"""What a completed run and its steps add to the counters and histograms of a job."""
+"""Adds a completed run and its steps to the counters and histograms of a job."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -14,7 +14,7 @@ MAX_ERROR_TYPES = 50
 """Error types per job. Further ones are counted under `__other__`."""
 
 
-class Rules(msgspec.Struct, frozen=True, kw_only=True):
+class CountingRules(msgspec.Struct, frozen=True, kw_only=True):
     """How runs are counted: the bounds of histograms, in seconds, and whether new series are served as 0 first.
 
     `excluded`: families that are counted, but not served.
@@ -35,7 +35,7 @@ def seed(job: JobState, results: Collection[Result], *, attempts: bool) -> None:
         job.count("jobrun_runs_recovered_total", amount=0)
 
 
-def count_ending(job: JobState, run: Run, *, attempts: bool) -> None:
+def count_completion(job: JobState, run: Run, *, attempts: bool) -> None:
     """Add one completed run to a job's counters."""
     result = run.result or Result.UNKNOWN
     exemplar = None if run.end is None else Exemplar(run.run_id, 1.0, run.end)
@@ -46,7 +46,7 @@ def count_ending(job: JobState, run: Run, *, attempts: bool) -> None:
         job.count("jobrun_run_retries_total", amount=run.retries)
         job.count("jobrun_runs_recovered_total", amount=int(run.recovered))
     if result in FAILING and run.error_type:
-        job.count("jobrun_run_errors_total", bounded(job, run.error_type))
+        job.count("jobrun_run_errors_total", bounded_error_type(job, run.error_type))
 
 
 def count_expired(job: JobState) -> None:
@@ -55,13 +55,13 @@ def count_expired(job: JobState) -> None:
 
 
 def as_counted(record: RunRecord, error_type: str) -> Run:
-    """Return a completed run with the label of its error, and without the queue time of an earlier completion."""
-    # Queue time counts from creation. A reopened run was created for its first completion, so it has none.
+    """Return a completed run with the label of its error; if it was reopened, without a queue time."""
+    # Queue time is measured from creation, and a reopened run was created before its first completion.
     waited = None if record.earlier else record.run.queue_duration
     return msgspec.structs.replace(record.run, error_type=error_type, queue_duration=waited)
 
 
-def observe_duration(job: JobState, run: Run, rules: Rules) -> None:
+def observe_duration(job: JobState, run: Run, rules: CountingRules) -> None:
     """Add how long a run took to a job's histograms."""
     result, duration = run.result or Result.UNKNOWN, run.duration or 0.0
     exemplar = None if run.end is None else Exemplar(run.run_id, duration, run.end)
@@ -69,20 +69,20 @@ def observe_duration(job: JobState, run: Run, rules: Rules) -> None:
     durations.observe(duration, exemplar)
 
 
-def observe_queue(job: JobState, run: Run, rules: Rules) -> None:
+def observe_queue(job: JobState, run: Run, rules: CountingRules) -> None:
     """Add how long a run waited to a job's histograms."""
     queue = job.distribution("jobrun_run_queue_duration_seconds", bounds=rules.run_buckets)
     queue.observe(run.queue_duration or 0.0)
 
 
-def bounded(job: JobState, error_type: str) -> str:
+def bounded_error_type(job: JobState, error_type: str) -> str:
     """Return the error type, or `__other__` if the job has too many."""
     known = job.counts.get("jobrun_run_errors_total", {})
     return error_type if error_type in known or len(known) < MAX_ERROR_TYPES else OTHER
 
 
 def count_steps(
-    job: JobState, steps: Sequence[Step], labels: Mapping[str, str], rules: Rules, *, histograms: bool
+    job: JobState, steps: Sequence[Step], labels: Mapping[str, str], rules: CountingRules, *, histograms: bool
 ) -> None:
     """Add the steps of one counted run to a job's counters and histograms.
 
@@ -108,7 +108,7 @@ def seed_step(job: JobState, name: str) -> None:
 
 
 def root_failure(steps: Sequence[Step]) -> str:
-    """Return the step that failed first, "" if none did."""
+    """Return the name of the step that failed first, or "" if no step failed."""
     # A failed step with a failed ancestor is a consequence. Among the other failed steps the one that ended first is
     # the root failure; if ends are unknown, the first in the vendor's order.
     by_name = {step.name: step for step in steps}
@@ -119,7 +119,7 @@ def root_failure(steps: Sequence[Step]) -> str:
 
 
 def _failed_before(step: Step, by_name: dict[str, Step]) -> bool:
-    """Return whether an ancestor failed. A circle in the dependencies ends the search."""
+    """Return whether an ancestor failed. The dependencies may be circular."""
     waiting, seen = list(step.dependencies), {step.name}
     while waiting:
         name = waiting.pop()

@@ -28,7 +28,7 @@ def label_of(job: Job) -> str:
     return clean(job.name) or "unknown"
 
 
-def name_apart(name: str, job_id: str, number: int) -> str:
+def distinct_label(name: str, job_id: str, number: int) -> str:
     """Return the label of a job whose name is taken: its name and ` #ID`, at most MAX_LABEL characters.
 
     A `number` above 1 is appended to make equal labels different.

@@ -1,4 +1,4 @@
-"""The latest runs of a job, of which its gauges are made: its last run, last failure, last steps and streak."""
+"""Updates the parts of a job's record that gauges show: last run, last failure, last steps and streak."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,13 @@ from exporter.model import FAILING, Result, Run, Step
 
 
 class Streak(msgspec.Struct, frozen=True, kw_only=True):
-    """A job's streak, counted from its runs: its last success, the failed runs after it, the end of the first."""
+    """A job's streak, counted from its rows.
+
+    Attributes:
+        last_success: End of the last success.
+        failures: Number of failed runs after it.
+        since: End of the first of these failures.
+    """
 
     last_success: float | None
     failures: int
@@ -19,17 +25,17 @@ class Streak(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Latest(msgspec.Struct, frozen=True, kw_only=True):
-    """The run of a job that ended last, and the failed run that ended last, as its rows have them."""
+    """A job's last run and last failed run, by their ends in its rows."""
 
     last_run: LastRun | None = None
     last_failure: LastFailure | None = None
 
 
-def note_ending(job: JobState, run: Run, seen: float) -> bool:
+def note_completion(job: JobState, run: Run, seen: float) -> bool:
     """Update the last-run gauges with a newly completed run, which may be older than runs seen before.
 
-    `seen`, when the completion was first seen, replaces an unknown end. Returns True if the run is a success that ended
-    before known failures: the streak must then be recounted from the runs.
+    `seen` is the time at which the completion was first seen. It replaces an unknown end. Return whether the streak
+    must be recounted from the rows, because the run is a success that ended before known failures.
     """
     result = run.result or Result.UNKNOWN
     order = seen if run.end is None else run.end
@@ -64,19 +70,19 @@ def _note_last(job: JobState, run: Run, order: float) -> None:
 
 
 def as_last_run(run: Run, order: float) -> LastRun:
-    """Return the gauges of the run that completed last. `order`: its end, or when its completion was first seen."""
+    """Return a run as the last run of its job. `order`: its end, or when its completion was first seen."""
     result = run.result or Result.UNKNOWN
     return LastRun(run_id=run.run_id, result=result, order=order, start=run.start, end=run.end, duration=run.duration)
 
 
 def as_last_failure(run: Run, order: float, *, failed_step: str = "") -> LastFailure:
-    """Return the gauges of the failed run that completed last."""
+    """Return a run as the last failure of its job."""
     error_type = clean(run.error_type)
     return LastFailure(run_id=run.run_id, order=order, end=run.end, error_type=error_type, failed_step=failed_step)
 
 
-def restate(job: JobState, streak: Streak, forgotten: float | None) -> None:
-    """Set a recounted streak. Runs that completed before `forgotten` may be pruned and so missing in it."""
+def set_streak(job: JobState, streak: Streak, forgotten: float | None) -> None:
+    """Set a recounted streak. It may lack runs that completed before `forgotten`, because they may be pruned."""
     began = job.failing_since if job.last_success is None else job.last_success
     if streak.last_success is None and began is not None and _is_pruned(began, forgotten):
         job.streak = max(job.streak, streak.failures)
@@ -85,7 +91,7 @@ def restate(job: JobState, streak: Streak, forgotten: float | None) -> None:
     job.last_success, job.streak, job.failing_since = streak.last_success, streak.failures, streak.since
 
 
-def correct(job: JobState, latest: Latest, forgotten: float | None) -> None:
+def set_last_runs(job: JobState, latest: Latest, forgotten: float | None) -> None:
     """Set the last-run gauges from a job's rows, after a completed run changed."""
     last, failure = job.last_run, job.last_failure
     if latest.last_run is not None or last is None or not _is_pruned(last.order, forgotten):

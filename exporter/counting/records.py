@@ -67,20 +67,21 @@ class Counted(msgspec.Struct, omit_defaults=True, kw_only=True):
         if distribution is None:
             distribution = series[key] = Distribution.empty(bounds)
         elif distribution.shown_bounds != tuple(bounds):
-            distribution = series[key] = distribution.laid_out(bounds)
+            distribution = series[key] = distribution.with_bounds(bounds)
         return distribution
 
-    def lift(self, known: "Counted") -> None:
-        """Raise series to what was known of them: a failover may lose commits that scrapes have seen."""
+    def raise_to(self, known: "Counted") -> None:
+        """Raise each series to its value in `known` if that is higher."""
+        # A database failover may lose commits whose values scrapes have read.
         for family, series in known.counts.items():
             for labels, count in series.items():
-                mine = self.counts.setdefault(family, {}).setdefault(labels, Count())
-                mine.value, mine.released = max(mine.value, count.value), mine.released or count.released
+                own = self.counts.setdefault(family, {}).setdefault(labels, Count())
+                own.value, own.released = max(own.value, count.value), own.released or count.released
         for family, distributions in known.distributions.items():
             for labels, each in distributions.items():
-                held = self.distribution(family, *labels.split(SEPARATOR), bounds=each.bounds)
-                held.counts, held.sum = [*map(max, held.counts, each.counts)], max(held.sum, each.sum)
-                held.released = held.released or each.released
+                ours = self.distribution(family, *labels.split(SEPARATOR), bounds=each.bounds)
+                ours.counts, ours.sum = [*map(max, ours.counts, each.counts)], max(ours.sum, each.sum)
+                ours.released = ours.released or each.released
 
     def expose(self) -> None:
         """Expose all series at their value from now on."""
@@ -98,16 +99,16 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
         source: Name of the source.
         job: Latest description from the vendor; `job.job_id` identifies the job.
         project: Exported label.
-        name: Exported label; it ends in ` #<id>` if another job had the name first.
+        name: Exported label; it ends in ` #<id>` if another job already has the name.
         discovered: When the exporter first saw the job.
         baseline: Runs that completed up to this time are not counted, unless they were seen active.
         listed: Whether the vendor lists the job. A listed job stays until it is no longer listed.
         missing_since: Since when the vendor has not listed the job.
-        last_start: Latest start of all completed runs; not always that of the run that completed last.
-        expected_since: When the schedule last changed or the job was enabled again. No run was due before.
+        last_start: Latest start of all completed runs. The run that completed last may have started earlier.
+        expected_since: When the schedule last changed or the job was enabled again. Earlier due times do not count.
         streak: Failed runs since the last success.
         folded: True if the job is counted under the source's `__other__` job.
-        overflow: True for that `__other__` job, which has no gauges.
+        overflow: True for the `__other__` job, which has no gauges.
         excluded: True while the config excludes the job.
         gone: True after the job expired: it has no series.
         gone_since: When the job expired.
@@ -142,7 +143,7 @@ class JobState(Counted, omit_defaults=True, kw_only=True):
 
     @property
     def shown(self) -> bool:
-        """Return whether the job occupies its labels, so that no other job can get them."""
+        """Return whether the job has series, so that no other job can get its labels."""
         return not (self.gone or self.excluded)
 
     def retire(self, now: float) -> None:
@@ -171,9 +172,13 @@ class OpenRun(msgspec.Struct, frozen=True, kw_only=True):
 class ScopeState(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Record of a scope, the part of a source that is readable or unreadable as a whole.
 
-    `watermark`: all completions up to this time are counted. `complete`: a complete poll has read the scope.
-    `missing_since`: since when the API has reported it as deleted. `read`: it was readable once, so its baseline is
-    final.
+    Attributes:
+        baseline: Unix time. Runs that completed before it are not counted.
+        watermark: Unix time up to which all completed runs are counted.
+        readable: Whether the last poll could read the scope.
+        complete: Whether a complete poll has read the scope.
+        missing_since: Since when the API has reported the scope as deleted.
+        read: Whether the scope was ever readable. Its baseline is then final.
     """
 
     baseline: float
@@ -205,18 +210,18 @@ class SourceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
 
     Attributes:
         up: Whether the last poll read at least one scope; None before the first.
-        outcome: `success`, `partial` or `error`.
-        reason: Reason of the last poll's error; "" without one.
-        error: Text of that error.
+        outcome: `success`, `partial` or `error`; "" before the first poll.
+        reason: Reason of the last poll's error; "" if it had none.
+        error: Text of the error.
         last_poll: When the last poll ended.
-        last_poll_duration: In seconds.
+        last_poll_duration: Duration of the last poll, in seconds.
         last_success: When a poll last read something.
         failures: Failed polls since the last one that did not fail.
-        interval: Seconds between polls that are in force.
+        interval: Current interval between polls, in seconds.
         pending_steps: Completed runs whose steps have yet to be fetched.
         rate_limit: The rate limit that the API last reported.
         credential_expiry: When the credential in use expires.
-        credential_since: When that time was first seen.
+        credential_since: When `credential_expiry` was first reported.
     """
 
     up: bool | None = None
@@ -244,9 +249,9 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         scopes: Records by scope.
         filters: The history of `jobs.include` and `jobs.exclude`, oldest first.
         checkpoints: Positions at which the source continues to read.
-        unobserved: Ranges that were never read, by their bounds.
-        held_unobserved: Seconds of these ranges that are not yet in the counter: it first shows the restored value.
-        listed: When the scopes were last listed, if each scope of that list has a record here.
+        unobserved: Start and end of each time range that was never read.
+        pending_unobserved: Seconds of these ranges that are added to the counter once a scrape has read its value.
+        listed: Time of the last list of scopes of which each scope has a record here.
         last_sweep: When the sweep window was last read.
         clock_checked: Whether `baseline` has been corrected by the API's clock.
         forgotten: Runs that ended before this time have been pruned.
@@ -263,7 +268,7 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
     filters: list[Filter] = []
     checkpoints: MutableMapping[str, str] = msgspec.field(default_factory=dict, name="notes")  # the state's name for it
     unobserved: list[tuple[float, float]] = []
-    held_unobserved: float = 0.0
+    pending_unobserved: float = msgspec.field(default=0.0, name="held_unobserved")  # the state's name for it
     listed: float | None = None
     last_sweep: float | None = None
     clock_checked: bool = False
@@ -279,12 +284,12 @@ class SourceState(Counted, omit_defaults=True, kw_only=True):
         return min(known) if known and len(known) == len(marks) else None
 
 
-def laid_out(job: JobState, layouts: Mapping[str, tuple[float, ...]]) -> JobState:
+def with_bounds(job: JobState, layouts: Mapping[str, tuple[float, ...]]) -> JobState:
     """Return the record with these exposed bounds by family; the same object if nothing changes."""
     # Observations between two old bounds stay in the bucket of the upper one, because their exact values are unknown.
     # So no bucket ever falls, even if a bound was missing for a while.
     changed = {
-        (family, labels): distribution.laid_out(layouts[family])
+        (family, labels): distribution.with_bounds(layouts[family])
         for family, series in job.distributions.items()
         if family in layouts
         for labels, distribution in series.items()

@@ -1,4 +1,4 @@
-"""What the ledger needs to know about a configured source, independent of its vendor."""
+"""The part of a source's configuration that the ledger needs, independent of the vendor."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from exporter.patterns import Pattern, PatternError
 
 @functools.lru_cache(maxsize=65536)
 def included(patterns: Filter, job_name: str) -> bool:
-    """Return whether patterns include a job. They must match its whole name."""
+    """Return whether a filter includes a job. A pattern must match the whole name."""
     return any(_matches(pattern, job_name) for pattern in patterns.include) and not any(
         _matches(pattern, job_name) for pattern in patterns.exclude
     )
@@ -23,7 +23,7 @@ def included(patterns: Filter, job_name: str) -> bool:
 def _compiled(pattern: str) -> Pattern | None:
     try:
         return Pattern(pattern)
-    except PatternError:  # an older version accepted this pattern
+    except PatternError:  # stored by an older version, which accepted it
         return None
 
 
@@ -33,7 +33,7 @@ def _matches(pattern: str, text: str) -> bool:
 
 
 def included_since(history: Sequence[Filter], job_name: str) -> float | None:
-    """Return since when a job has been included without a break; None if it is excluded or always was included."""
+    """Return since when a job has been included without a break; None if it is excluded or was always included."""
     since = None
     for patterns in reversed(history):
         if not included(patterns, job_name):
@@ -46,18 +46,18 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
     """A source's rules.
 
     Attributes:
-        name: Its name: the label `source`.
-        identity: The API and account; a state refuses another one under the same name.
-        results: The results seeded for each job.
+        name: The source's name, which is the label `source`.
+        identity: The API and account. A state refuses another identity under the same name.
+        results: Results whose series every job has from the start.
         attempts: Whether the vendor reports attempts.
         steps: `all`, `failed` or `off`.
         reopens: Whether a completed run can become active again under its ID.
         max_run_age: How long an active run is followed, in seconds.
         reach: How far back the API shows runs, in seconds.
-        poll_interval: In seconds.
-        include: Patterns of the jobs that are read.
-        exclude: Patterns of those that are not.
-        max_series: Limit for the series of all jobs except the overflow jobs, which have room beyond it.
+        poll_interval: Configured seconds between polls.
+        include: Patterns of included jobs.
+        exclude: Patterns of excluded jobs.
+        max_series: Limit for the series of all jobs. The series of overflow jobs do not count.
         series_of: Returns how many series a job needs, with or without step histograms.
         run_buckets: Returns the bounds of a job's run durations, in seconds.
         never_expires: Returns whether a job without runs is kept because it has an objective.
@@ -88,10 +88,7 @@ class SourceRules(msgspec.Struct, frozen=True, kw_only=True):
         return not job.gone and (job.overflow or self.wants(label_of(job.job)))
 
     def weight(self, job: JobState, *, step_histograms: bool) -> int:
-        """Return how many series of `max_series` a job uses: none while it is not served.
-
-        The overflow job uses none: its room is not part of `max_series`.
-        """
+        """Return how many series of `max_series` a job uses: 0 for the overflow job and for jobs not served."""
         return self.series_of(job, step_histograms) if self.shows(job) and not job.overflow else 0
 
     def filter_since(self, since: float) -> Filter:

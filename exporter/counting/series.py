@@ -1,4 +1,4 @@
-"""Counter and histogram series, as records hold them."""
+"""The counter and histogram series of a record."""
 
 import bisect
 from collections.abc import Sequence
@@ -37,10 +37,12 @@ class Distribution(msgspec.Struct, omit_defaults=True):
     """A histogram series.
 
     Attributes:
-        bounds: All bounds that it ever had, so that no bucket falls when the config is changed back.
-        counts: Observations per bound, and those above all bounds; not cumulative.
-        layout: The bounds that are exposed, if those are not all.
-        exemplars: The newest exemplar of each bucket, by the index in `bounds`.
+        bounds: All bounds it ever had, in seconds, so that no bucket falls if the config is changed back.
+        counts: Observations per bucket, not cumulative: one more than `bounds`, for observations above the last bound.
+        sum: Sum of the observations, in seconds.
+        released: Whether the values are exposed.
+        exemplars: The newest exemplar of each bucket, by the index in `counts`.
+        layout: The exposed bounds; None if all are exposed.
     """
 
     bounds: tuple[float, ...]
@@ -61,7 +63,7 @@ class Distribution(msgspec.Struct, omit_defaults=True):
         self.counts[bucket] += 1
         self.sum += value
         if exemplar is not None:
-            self._exemplify(bucket, exemplar)
+            self._add_exemplar(bucket, exemplar)
 
     @property
     def counted(self) -> bool:
@@ -77,7 +79,7 @@ class Distribution(msgspec.Struct, omit_defaults=True):
         """Return the histogram with only the exposed bounds."""
         return self if self.layout is None else self._with_bounds(self.layout)
 
-    def laid_out(self, layout: Sequence[float]) -> "Distribution":
+    def with_bounds(self, layout: Sequence[float]) -> "Distribution":
         """Return the histogram with other exposed bounds.
 
         Observations stay in the bucket of their old upper bound, because their exact values are unknown. So no bucket
@@ -95,10 +97,10 @@ class Distribution(msgspec.Struct, omit_defaults=True):
         for place, count in zip(places, self.counts, strict=True):
             new.counts[place] += count
         for bucket, exemplar in self.exemplars.items():
-            new._exemplify(places[bucket], exemplar)  # noqa: SLF001  # of its own class
+            new._add_exemplar(places[bucket], exemplar)  # noqa: SLF001  # of its own class
         return new
 
-    def _exemplify(self, bucket: int, exemplar: Exemplar) -> None:
+    def _add_exemplar(self, bucket: int, exemplar: Exemplar) -> None:
         known = self.exemplars.get(bucket)
         if known is None or known.timestamp <= exemplar.timestamp:
             self.exemplars[bucket] = exemplar

@@ -170,7 +170,9 @@ class Publisher:
     def _hold_unobserved(self, snapshot: Snapshot) -> None:
         """Add seconds found unobserved at the start to their counter, after its restored value was exposed."""
         held: set[Series] = {
-            ((HELD, name), UNOBSERVED, "") for name, source in snapshot.sources.items() if source.state.held_unobserved
+            ((HELD, name), UNOBSERVED, "")
+            for name, source in snapshot.sources.items()
+            if source.state.pending_unobserved
         }
         new = held - self._held
         if new:

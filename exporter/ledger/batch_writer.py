@@ -1,7 +1,4 @@
-"""Applies batches, expired runs and steps of runs to a transaction.
-
-A writer changes its transaction and nothing else. The ledger gives it the rows it needs, and commits the transaction.
-"""
+"""Applies batches, expired runs and steps of runs to a transaction, which the ledger then commits."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +7,7 @@ import msgspec
 
 from exporter.counting import classify, counters, latest
 from exporter.counting.classify import Context, CountState, Decision, RunRecord
-from exporter.counting.counters import Rules
+from exporter.counting.counters import CountingRules
 from exporter.counting.labels import OTHER, clean, label_of
 from exporter.counting.records import JobState, ScopeState
 from exporter.ledger.scope_writer import ScopeWriter
@@ -30,19 +27,22 @@ from exporter.metrics.families import (
 from exporter.model import Batch, Disposition, Result, Run, Step, Window, one_row_per_run
 from exporter.state.schema import StepState, StoredRun
 
-MAX_WORDS = 20
-"""Unmapped statuses per run, further ones are not counted, and per source, further ones count as `__other__`."""
+MAX_UNMAPPED = 20
+"""Maximum number of unmapped statuses per run and per source.
+
+Further statuses of a run are not counted. Further statuses of a source count as `__other__`.
+"""
 
 
 MAX_RANGES = 1000
-"""Unobserved ranges that a source remembers. Ranges that it no longer remembers could be counted again."""
+"""Maximum number of unobserved ranges per source. An older range could be counted again."""
 
 
-class Present(msgspec.Struct, frozen=True, kw_only=True):
+class PollInProgress(msgspec.Struct, frozen=True, kw_only=True):
     """Data of the poll in progress that is not in records and rows.
 
     Attributes:
-        sightings: Rows that earlier batches of the poll have shown.
+        sightings: Rows in earlier batches of the poll.
         is_busy: Whether a job has active runs.
     """
 
@@ -51,7 +51,13 @@ class Present(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchStats(msgspec.Struct, kw_only=True):
-    """Statistics of what was written. `delays`: seconds from the end of each counted run to now."""
+    """Statistics of written batches.
+
+    Attributes:
+        dispositions: Number of rows per disposition.
+        results: Number of counted runs per result.
+        delays: Seconds from the end of each counted run to the commit.
+    """
 
     dispositions: Counter[Disposition] = msgspec.field(default_factory=Counter)
     results: Counter[Result] = msgspec.field(default_factory=Counter)
@@ -61,7 +67,7 @@ class BatchStats(msgspec.Struct, kw_only=True):
 class BatchWriter:
     """Changes one transaction. `present`: the state of the poll in progress."""
 
-    def __init__(self, transaction: Transaction, present: Present) -> None:
+    def __init__(self, transaction: Transaction, present: PollInProgress) -> None:
         self._transaction = transaction
         self._rules = transaction.rules
         self._poll = transaction.poll
@@ -69,37 +75,37 @@ class BatchWriter:
         self._steps = StepWriter(transaction)
         self._scopes = ScopeWriter(transaction, present.is_busy)
         self._contexts: dict[int, Context | None] = {}
-        self._rules_of: dict[int, Rules] = {}
+        self._rules_of: dict[int, CountingRules] = {}
         self.sightings: dict[str, Sighting] = {}
         self.stats = BatchStats()
 
     def batch(self, batch: Batch, rows: Mapping[str, StoredRun]) -> None:
-        """Apply a batch. `rows`: the committed rows of its runs and of those that are gone."""
+        """Apply a batch. `rows`: the committed rows of its runs and of `batch.gone`, by run ID."""
         if not batch.exists:
             self._scopes.end(batch)
             return
         scope = self._scopes.open(batch)
-        self._transaction.describe(batch.jobs)
+        self._transaction.update_jobs(batch.jobs)
         self._transaction.unfold()
         if batch.catalog:
             self._scopes.list_jobs(batch)
-        # By the clock that is ahead: an API whose clock is late for once must not make its runs look like future ones.
+        # Use the clock that is ahead. If one response has an old `Date`, its runs must not seem to be in the future.
         present = self._poll.now + self._poll.behind
         runs = one_row_per_run(classify.with_plausible_times(run, present) for run in batch.runs)
         self.stats.dispositions[Disposition.DUPLICATE] += len(batch.runs) - len(runs)
-        for run in sorted(runs, key=_order):
+        for run in sorted(runs, key=_counting_order):
             self._run(run, batch.steps.get(run.run_id), batch.scope, rows)
         for run_id in batch.gone:
             if run_id in rows and rows[run_id].mark is CountState.OPEN:
                 self.expire_open_runs(rows[run_id])
         self.stats.dispositions[Disposition.DUPLICATE] += batch.unchanged
         self.stats.dispositions[Disposition.INVALID] += batch.invalid
-        self._progress(batch, scope)
+        self._move_watermark(batch, scope)
 
     def _run(self, run: Run, steps: Sequence[Step] | None, scope: str, rows: Mapping[str, StoredRun]) -> None:
         key = self._transaction.find(run.job_id)
         row = self._transaction.runs.get(run.run_id) or rows.get(run.run_id)
-        if key is not None and row is not None and self._is_elsewhere(key, row):
+        if key is not None and row is not None and self._is_of_another_scope(key, row):
             self.stats.dispositions[Disposition.INVALID] += 1
             return
         context = None if key is None else self._context(key, scope)
@@ -109,33 +115,35 @@ class BatchWriter:
                 self._moved_away(key, run, row)
             return
         seen = self._present.sightings.get(run.run_id)
-        if seen is not None and not seen.believes(run):
+        if seen is not None and not seen.prefers(run):
             self.stats.dispositions[Disposition.DUPLICATE] += 1
             return
         before = seen.before if seen else row
-        if before is not None and _ended_while_excluded(before, run, context):
+        if before is not None and _completed_while_excluded(before, run, context):
             before = None
-        verdict = classify.classify(before, run, context)
+        decision = classify.classify(before, run, context)
         counted = seen is not None and seen.counted
-        sighting = Sighting(before=before, run=run, counted=counted or verdict.counts, scope=scope, steps=steps)
-        if before is not None and verdict.keep is not None and _contradicts(before, run):
+        sighting = Sighting(before=before, run=run, counted=counted or decision.counts, scope=scope, steps=steps)
+        if before is not None and decision.keep is not None and _contradicts(before, run):
             self.sightings[run.run_id] = msgspec.structs.replace(sighting, counted=False, waiting=True)
             return
         self.sightings[run.run_id] = sighting
-        self._believe(key, sighting, verdict, row, counts=verdict.counts and not counted)
+        self._apply_decision(key, sighting, decision, row, counts=decision.counts and not counted)
 
-    def _believe(self, key: int, sighting: Sighting, verdict: Decision, row: StoredRun | None, *, counts: bool) -> None:
-        """Write what a row means. `row`: the row of the run so far, from this poll or an earlier one."""
-        first = verdict.disposition in {Disposition.NEW, Disposition.LATE}
-        disposition = Disposition.UPDATED if first and row is not None else verdict.disposition
+    def _apply_decision(
+        self, key: int, sighting: Sighting, decision: Decision, row: StoredRun | None, *, counts: bool
+    ) -> None:
+        """Write the decision about a run. `row`: the run's current row, written by this poll or an earlier one."""
+        first = decision.disposition in {Disposition.NEW, Disposition.LATE}
+        disposition = Disposition.UPDATED if first and row is not None else decision.disposition
         self.stats.dispositions[disposition] += 1
-        keep = verdict.keep
+        keep = decision.keep
         if keep is None:
-            if sighting.before is None or row is None or _says_the_same(row, sighting.before):
+            if sighting.before is None or row is None or _is_same_record(row, sighting.before):
                 return
-            # An earlier batch of this poll recorded a stale row: continue from what was known before the poll.
+            # An earlier batch of this poll recorded a stale row. Restore what was known before the poll.
             keep = sighting.before
-        if (counts or keep.mark is CountState.OPEN) and self._transaction.look(key).gone:
+        if (counts or keep.mark is CountState.OPEN) and self._transaction.peek(key).gone:
             self._transaction.revive(key)
         stored = self._row(key, keep, row, late=disposition is Disposition.LATE)
         self._transaction.runs[sighting.run.run_id] = stored
@@ -144,12 +152,12 @@ class BatchWriter:
         elif sighting.run.result is not None:
             self._uncounted(stored, row)
 
-    def _is_elsewhere(self, key: int, row: StoredRun) -> bool:
-        """Return whether an ID belongs to a run of another scope: it is not unique, and this run cannot be counted."""
-        return row.job != key and self._transaction.look(row.job).job.scope != self._transaction.look(key).job.scope
+    def _is_of_another_scope(self, key: int, row: StoredRun) -> bool:
+        """Return whether another scope has a run with this ID: IDs are not unique, so this run cannot be counted."""
+        return row.job != key and self._transaction.peek(row.job).job.scope != self._transaction.peek(key).job.scope
 
-    def settle(self, rows: Mapping[str, StoredRun]) -> None:
-        """Apply rows that contradict what was known, if the poll has shown no better ones."""
+    def apply_waiting_rows(self, rows: Mapping[str, StoredRun]) -> None:
+        """Apply the rows that contradict what was known and for which the poll has shown no better row."""
         for sighting in self._present.sightings.waiting():
             run = sighting.run
             key = self._transaction.find(run.job_id)
@@ -157,10 +165,10 @@ class BatchWriter:
             context = self._context(key, sighting.scope) if exists and key is not None else None
             if key is None or context is None or sighting.before is None:
                 continue
-            verdict = classify.classify(sighting.before, run, context)
-            self._believe(key, sighting, verdict, rows.get(run.run_id), counts=verdict.counts)
+            decision = classify.classify(sighting.before, run, context)
+            self._apply_decision(key, sighting, decision, rows.get(run.run_id), counts=decision.counts)
 
-    def tally(self) -> None:
+    def count_stats(self) -> None:
         """Add dispositions and observation delays to the source's counters."""
         source = self._transaction.source
         for disposition, rows in self.stats.dispositions.items():
@@ -181,7 +189,7 @@ class BatchWriter:
     def _context(self, key: int, scope: str) -> Context | None:
         """Return the context for classifying a job's runs; None for an excluded job."""
         if key not in self._contexts:
-            state = self._transaction.look(key)
+            state = self._transaction.peek(key)
             wanted = self._rules.wants(label_of(state.job))
             self._contexts[key] = self._context_of(state, self._transaction.source.scopes[scope]) if wanted else None
         return self._contexts[key]
@@ -202,8 +210,8 @@ class BatchWriter:
         """Return the row to write; an unmapped status is counted once per run."""
         run, words = keep.run, row.words if row else ""
         word, known = clean(run.unmapped)[:60], words.split("\n")
-        # A status with the progress of a run differs at each poll.
-        if word and word not in known and len(known) < MAX_WORDS:
+        # A status may contain the run's progress and so differ at each poll.
+        if word and word not in known and len(known) < MAX_UNMAPPED:
             words = f"{words}\n{word}".strip("\n")
             self._unmapped(word)
         begun = classify.origin(run)
@@ -226,7 +234,7 @@ class BatchWriter:
     def _unmapped(self, word: str) -> None:
         family = UNMAPPED
         known = self._transaction.source.counts.get(family, {})
-        label = word if word in known or len(known) < MAX_WORDS else OTHER
+        label = word if word in known or len(known) < MAX_UNMAPPED else OTHER
         self._transaction.source.count(family, label)
 
     def _completed(self, stored: StoredRun, steps: Sequence[Step] | None) -> None:
@@ -234,13 +242,13 @@ class BatchWriter:
         run = stored.run
         state = self._transaction.job(stored.job)
         if state.missing_since is not None:
-            self._transaction.stay(state.key)
+            self._transaction.restart_grace(state.key)
         target = self._transaction.target(state)
         shown = counters.as_counted(stored, self._transaction.error_type(target, run) if run.error_type else "")
-        counters.count_ending(target, shown, attempts=self._rules.attempts)
+        counters.count_completion(target, shown, attempts=self._rules.attempts)
         self._observe(target, shown)
-        if latest.note_ending(state, shown, self._poll.now):
-            self._transaction.recount.add(state.key)
+        if latest.note_completion(state, shown, self._poll.now):
+            self._transaction.jobs_to_recount.add(state.key)
         self.stats.results[run.result or Result.UNKNOWN] += 1
         if run.end is not None:
             self.stats.delays.append(self._poll.now - run.end)
@@ -261,8 +269,8 @@ class BatchWriter:
             job = self._transaction.observer(target, QUEUE_DURATION, bounds=bounds)
             counters.observe_queue(job, run, self._counting_of(job))
 
-    def _counting_of(self, job: JobState) -> Rules:
-        """Return how runs of a job are counted. The objective is looked up once per job, not per run."""
+    def _counting_of(self, job: JobState) -> CountingRules:
+        """Return the counting rules of a job. They are looked up once per job, not per run."""
         rules = self._rules_of.get(job.key)
         if rules is None:
             rules = msgspec.structs.replace(self._transaction.counting, run_buckets=self._rules.run_buckets(job))
@@ -270,23 +278,25 @@ class BatchWriter:
         return rules
 
     def _uncounted(self, stored: StoredRun, row: StoredRun | None) -> None:
-        """Update the gauges for a completed run of the baseline, or for a change of a recorded one."""
+        """Update the gauges for a baseline run, or for a recorded run that changed."""
         state, run = self._transaction.job(stored.job), stored.run
         if row is None:
-            recount = latest.note_ending(state, run, self._poll.now) or self._transaction.source.forgotten is not None
+            recount = (
+                latest.note_completion(state, run, self._poll.now) or self._transaction.source.forgotten is not None
+            )
         else:
             if row.job != state.key:
-                self._transaction.recount.add(row.job)
-                self._transaction.correct.add(row.job)
+                self._transaction.jobs_to_recount.add(row.job)
+                self._transaction.jobs_to_correct.add(row.job)
             latest.note_change(state, run, self._poll.now)
             before = row
             recount = (before.run.result, before.run.end, before.mark) != (run.result, run.end, stored.mark)
             if recount:
-                self._transaction.correct.add(state.key)
+                self._transaction.jobs_to_correct.add(state.key)
         if recount:
-            self._transaction.recount.add(state.key)
+            self._transaction.jobs_to_recount.add(state.key)
 
-    def _progress(self, batch: Batch, scope: ScopeState) -> None:
+    def _move_watermark(self, batch: Batch, scope: ScopeState) -> None:
         source, now = self._transaction.source, self._poll.now
         if batch.truncated:
             source.count(TRUNCATED, amount=batch.truncated)
@@ -295,13 +305,13 @@ class BatchWriter:
             if window.start < min(window.end, now):
                 self._unobserved(Window(window.start, min(window.end, now)))
         self._scopes.put_checkpoints(batch)
-        # A batch that claims to reach into the future was requested by a wrong clock.
+        # A batch that ends in the future was requested with a wrong clock.
         if batch.readable and batch.through is not None and batch.through <= now:
             ahead = scope.watermark is None or scope.watermark > now
             scope.watermark = batch.through if ahead else max(scope.watermark or 0.0, batch.through)
 
     def _unobserved(self, window: Window) -> None:
-        """Add the part of a range that is not yet recorded as unobserved."""
+        """Record a range as unobserved, and count the seconds that were not yet recorded."""
         source = self._transaction.source
         before = _covered(source.unobserved)
         source.unobserved = merged([*source.unobserved, (window.start, window.end)])
@@ -310,13 +320,13 @@ class BatchWriter:
         if seconds:
             source.last_unobserved = self._poll.now
         if self._poll.starting and self._transaction.counting.zero_first:
-            source.held_unobserved += seconds
+            source.pending_unobserved += seconds
         else:
             source.count(UNOBSERVED, amount=seconds)
 
     def expire_open_runs(self, row: StoredRun) -> None:
-        """Expire an active run as `unknown`, without changing durations, last-run gauges and the streak."""
-        # A run of an excluded job is no longer followed, and counts nothing.
+        """Expire an active run as `unknown`. Durations, last-run gauges and the streak do not change."""
+        # A run of an excluded job is no longer followed and is not counted.
         state = self._transaction.job(row.job)
         wanted = self._rules.wants(label_of(state.job))
         if wanted:
@@ -325,39 +335,39 @@ class BatchWriter:
             run, mark = row.run, CountState.BASELINE
         self._transaction.runs[run.run_id] = msgspec.structs.replace(row, run=run, mark=mark, seen=self._poll.now)
         if not wanted or classify.is_cleaning_up(row, reopens=self._rules.reopens and state.job.reopens):
-            return  # nothing to count, or its completion is counted
+            return  # the job is excluded, or the run's completion is already counted
         if state.missing_since is not None:
-            self._transaction.stay(state.key)
+            self._transaction.restart_grace(state.key)
         counters.count_expired(self._transaction.target(state))
         self.stats.results[Result.UNKNOWN] += 1
 
 
-def _ended_while_excluded(row: StoredRun, run: Run, context: Context) -> bool:
+def _completed_while_excluded(row: StoredRun, run: Run, context: Context) -> bool:
     """Return whether a run that was active when its job was excluded completed before the job was included again."""
     was_open = row.mark is CountState.OPEN and row.seen < context.baseline and context.included_later
     return was_open and run.end is not None and run.end <= context.baseline
 
 
-def _says_the_same(row: StoredRun, other: StoredRun) -> bool:
+def _is_same_record(row: StoredRun, other: StoredRun) -> bool:
     return (row.run, row.mark, row.earlier) == (other.run, other.mark, other.earlier)
 
 
 def _contradicts(before: StoredRun, run: Run) -> bool:
     """Return whether a row contradicts a known completion: the row is stale, or the run was reopened."""
-    # An expired or active run can change in any way.
+    # An active or expired run may change in any way.
     known = before.run
     if before.mark is CountState.OPEN or before.mark is CountState.EXPIRED or known.result is None:
         return False
     return one_row_per_run([known, run])[0] is known
 
 
-def _order(run: Run) -> float:
-    """Return the sort key of a batch's runs: they are counted in the order of their ends."""
+def _counting_order(run: Run) -> float:
+    """Return a run's end, or its start if the end is unknown: runs of a batch are counted in this order."""
     return run.end if run.end is not None else run.start or 0.0
 
 
 def merged(ranges: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the same ranges, in order and without overlaps."""
+    """Return the ranges sorted by start, with overlapping ones joined."""
     result: list[tuple[float, float]] = []
     for start, end in sorted(ranges):
         if result and start <= result[-1][1]:

@@ -1,4 +1,4 @@
-"""Changes of committed records outside of polls: exposing series, learning, expiring jobs, pruning runs."""
+"""Changes committed records outside of polls: exposes series, learns, expires jobs, prunes runs."""
 
 from collections.abc import Collection, Iterable
 
@@ -19,36 +19,36 @@ class Housekeeping(LedgerQueries):
     """Changes committed records without reading an API."""
 
     def expose(self, series: Iterable[Series]) -> None:
-        """Commit that these series have been exposed as 0. From now on their values are exposed."""
+        """Commit that the values of these series are exposed from now on. Scrapes have read them as 0."""
         with self._lock:
             changed: dict[Owner, JobState | SourceState | Counted] = {}
-            for held, family, labels in series:
-                owner: Owner = ("source", str(held[-1])) if held[0] == "unobserved" else held
+            for each, family, labels in series:
+                owner: Owner = ("source", str(each[-1])) if each[0] == "unobserved" else each
                 record = changed.get(owner) or self._record(owner)
                 if record is not None:
                     changed[owner] = record if owner in changed else copy(record)
-                    if owner is held:
-                        _release(changed[owner], family, labels)
+                    if owner is each:
+                        _expose(changed[owner], family, labels)
                     else:
                         expose_unobserved(changed[owner])
             self._replace(changed.values())
 
     def expose_sources(self, names: Collection[str]) -> None:
-        """Commit that all series of sources are exposed: scrapes may have got them before commits were lost.
+        """Commit that all series of these sources are exposed: scrapes may have read them before commits were lost.
 
-        Counters that nothing shows again, such as those of polls, go on from what this process knew of them.
+        Counters that polls cannot count again, such as the number of polls, continue from this process's values.
         """
         with self._lock:
             jobs = [copy(job) for job in self.committed.jobs.values() if job.source in names]
             sources = [copy(self.committed.sources[name]) for name in names]
             for source in sources:
-                source.lift(self._forgotten.pop(source.name, source))
+                source.raise_to(self._lost_counts.pop(source.name, source))
             for record in (*jobs, *sources):
                 record.expose()
             self._replace([*jobs, *sources, copy(self.committed.exporter)])
 
     def may_expose(self, owner: Owner) -> bool:
-        """Return whether this process may write the record that series belong to."""
+        """Return whether this process may write the owner's record."""
         record = self._record(("source", str(owner[-1])) if owner[0] == "unobserved" else owner)
         source = record.source if isinstance(record, JobState) else getattr(record, "name", None)
         return source is None or self._store is None or self._store.owns(source)
@@ -63,7 +63,7 @@ class Housekeeping(LedgerQueries):
                 return self.committed.exporter
 
     def expire(self, now: float, job_expiry: float) -> None:
-        """End the series of jobs that had no run for a long time, if their vendor does not list jobs."""
+        """End the series of unlisted jobs that had no run for `job_expiry` seconds."""
         # The age is measured at the watermark, so that a clock that is ahead does not end all jobs. The watermark of a
         # removed source no longer moves, so the newest watermark of the others is used.
         with self._lock:
@@ -75,7 +75,7 @@ class Housekeeping(LedgerQueries):
                 self._replace(old)
 
     def _writable(self) -> list[str]:
-        """Return the known sources, configured or not, that this process may write for."""
+        """Return the names of the known sources, configured or not, whose records this process may write."""
         return [name for name in self.committed.sources if self._store is None or self._store.owns(name)]
 
     def _idle_jobs(self, name: str, now: float, job_expiry: float) -> list[JobState]:
@@ -116,7 +116,7 @@ class Housekeeping(LedgerQueries):
         return pruned
 
     def _prune(self, name: str, before: float, now: float) -> int:
-        """Prune some runs, and record up to when: a pruned run that the API still shows must not count again."""
+        """Prune runs, and record up to which end: a pruned run that the API still shows must not count again."""
         with self._lock:
             if self._store is None:
                 return 0
@@ -129,10 +129,10 @@ class Housekeeping(LedgerQueries):
                 if pruned.steps_lost:
                     source.count(STEPS_LOST, amount=pruned.steps_lost)
                 store.put_source(source, (), ())
-            with self._taking():
+            with self._updating_memory():
                 self.last_commit = now
-                self._take_source(source)
-                # What was learned from these runs may be out of date.
+                self._put_source(source)
+                # Values learned from the pruned runs may be out of date.
                 self._changed.jobs |= set(pruned.jobs) & self.committed.jobs.keys()
             return len(pruned.jobs)
 
@@ -151,7 +151,7 @@ class Housekeeping(LedgerQueries):
             with self._writing(name) as store:
                 empty = store.without_runs(gone)
                 store.delete_jobs(empty)
-            with self._taking():
+            with self._updating_memory():
                 for key in empty:
                     self.committed.delete(key)
                 self._changed.jobs |= set(empty)
@@ -173,8 +173,8 @@ class Housekeeping(LedgerQueries):
             self._replace(learned)
 
 
-def _release(counted: Counted, family: str, labels: str) -> None:
+def _expose(counted: Counted, family: str, labels: str) -> None:
     for series in (counted.counts, getattr(counted, "distributions", {})):
-        held: Count | Distribution | None = series.get(family, {}).get(labels)
-        if held is not None:
-            held.released = True
+        found: Count | Distribution | None = series.get(family, {}).get(labels)
+        if found is not None:
+            found.released = True

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import msgspec
 
 from exporter.counting.classify import CountState
-from exporter.counting.counters import Rules
-from exporter.counting.latest import correct, restate
-from exporter.counting.records import Counted, JobState, OpenRun, SourceState, copy, laid_out
+from exporter.counting.counters import CountingRules
+from exporter.counting.latest import set_last_runs, set_streak
+from exporter.counting.records import Counted, JobState, OpenRun, SourceState, copy, with_bounds
 from exporter.counting.rules import SourceRules
 from exporter.errors import StateError
 from exporter.ledger.ledger_state import LedgerState
@@ -59,18 +59,18 @@ class Journal:
         self._sightings: defaultdict[str, Sightings] = defaultdict(Sightings)
         self._store: SqlStore | None = None
         self._changed = Changed()
-        self._starting: set[str] = set()
-        self._cold = ""
+        self._starting: set[str] = set()  # sources without a complete poll since the start
+        self._cold_start = ""  # reason of a cold start that is not counted yet
         self._closed = False
-        self._stale = False
-        self._suspect: set[str] = set()
-        self._begun: set[str] = set()
-        self._forgotten: dict[str, Counted] = {}
+        self._must_reload = False  # memory may differ from the state
+        self._sources_to_reload: set[str] = set()
+        self._sources_with_commits: set[str] = set()
+        self._lost_counts: dict[str, Counted] = {}
         self.committed = LedgerState()
         self._polled: set[str] = set()
         self._unwritten: dict[str, UnwrittenPolls] = {}
         self._drafts: dict[str, Transaction] = {}
-        self._counting = Rules(run_buckets=(), step_buckets=())
+        self._counting = CountingRules(run_buckets=(), step_buckets=())
         self._step_mode = "auto"
         self.step_histograms = True
         self.last_commit: float | None = None
@@ -84,7 +84,7 @@ class Journal:
     def load(self) -> None:
         """Open the state if it is not open, and read it.
 
-        Raises StateError if it cannot be written now. What could be read is in memory nevertheless.
+        Raises StateError if the state cannot be written now. Records that could be read are in memory even then.
         """
         with self._lock:
             if self._closed:
@@ -93,24 +93,24 @@ class Journal:
                 self._open_state()
                 return
             self._verify(self._store)
-            if self._stale:
-                self._fill(self._store.load())
-                self._stale = False
-                self._suspect.clear()
-            elif self._suspect:
-                self.reload(self._suspect)
+            if self._must_reload:
+                self._replace_everything(self._store.load())
+                self._must_reload = False
+                self._sources_to_reload.clear()
+            elif self._sources_to_reload:
+                self.reload(self._sources_to_reload)
 
     def reload(self, sources: Collection[str]) -> None:
         """Replace the records of sources in memory by those of the state. Raises StateError."""
         with self._lock:
             names = frozenset(sources)
             loaded = self.store().load(names)
-            self._adopt(loaded, names)
-            self._suspect -= names
-            if loaded.behind:  # a replica that starts now knows no more than the state
+            self._replace_sources(loaded, names)
+            self._sources_to_reload -= names
+            if loaded.behind:  # a replica that starts now knows only what is in the state
                 self._replace([copy(self.committed.exporter)])
 
-    def _adopt(self, loaded: LoadedState, names: frozenset[str]) -> None:
+    def _replace_sources(self, loaded: LoadedState, names: frozenset[str]) -> None:
         kept = {job.key for job in loaded.jobs}
         gone = {key for key, job in self.committed.jobs.items() if job.source in names} - kept
         for key in gone:
@@ -120,9 +120,9 @@ class Journal:
             self._sightings.pop(name, None)
             self._unwritten.pop(name, None)
             self._starting.add(name)
-            self._begun.discard(name)
+            self._sources_with_commits.discard(name)
         for source in loaded.sources:
-            self._remember(source)
+            self._keep_lost_counts(source)
             self.committed.sources[source.name] = source
             self._open.add_source(source.name)
             if source.status.last_poll is not None:
@@ -134,35 +134,35 @@ class Journal:
         self.committed.exporter = loaded.exporter
         self.committed.first_keys = self.store().first_keys()
         for name in names & self._rules.keys():
-            self._admit(name, self._rules[name])
+            self._apply_rules(name, self._rules[name])
 
-    def _remember(self, loaded: SourceState) -> None:
-        """Remember what a source had counted, if the state has forgotten commits of it."""
+    def _keep_lost_counts(self, loaded: SourceState) -> None:
+        """Keep the counters of a source if the state has lost commits of it."""
         known = self.committed.sources.get(loaded.name)
-        if known is not None and _polls(known) > _polls(loaded):
-            self._forgotten.setdefault(loaded.name, Counted()).lift(known)
+        if known is not None and _poll_count(known) > _poll_count(loaded):
+            self._lost_counts.setdefault(loaded.name, Counted()).raise_to(known)
 
     def _open_state(self) -> None:
         opened = self._opening()
-        # A state that was set aside is not found again by a later attempt.
-        self._cold = self._cold if self._cold and opened.cold in {"", "new"} else opened.cold
+        # Opening moves a corrupt state aside, so a later attempt reports a new state: keep the first reason.
+        if not (self._cold_start and opened.cold in {"", "new"}):
+            self._cold_start = opened.cold
         try:
-            _check(opened.loaded.sources, self._rules)
+            _check_identities(opened.loaded.sources, self._rules)
         except IdentityError as error:
             if opened.store is not None:
                 opened.store.close()
             opened = msgspec.structs.replace(opened, store=None, error=str(error))
         else:
-            self._fill(opened.loaded)
+            self._replace_everything(opened.loaded)
         self.error = opened.error
         if opened.store is None:
             self.commit_errors += 1
             raise StateError(opened.error)
         self._store = opened.store
-        # A cold start that could not be counted before is counted with the first write.
-        if self._cold:
-            self.count_cold_start(self._cold)
-            self._cold = ""
+        if self._cold_start:
+            self.count_cold_start(self._cold_start)
+            self._cold_start = ""
 
     def _verify(self, store: SqlStore) -> None:
         try:
@@ -172,7 +172,7 @@ class Journal:
             self.commit_errors += 1
             raise
 
-    def _fill(self, loaded: LoadedState) -> None:
+    def _replace_everything(self, loaded: LoadedState) -> None:
         committed = LedgerState()
         committed.exporter = loaded.exporter
         committed.sources = {source.name: source for source in loaded.sources}
@@ -186,14 +186,14 @@ class Journal:
         self.committed = committed
         self._changed = Changed(everything=True)
         for name, rules in self._rules.items():
-            self._admit(name, rules)
+            self._apply_rules(name, rules)
 
     def _series(self, job: JobState) -> int:
         rules = self._rules.get(job.source)
         if rules is not None:
             return rules.weight(job, step_histograms=self.step_histograms)
-        # A removed source keeps its room. Otherwise the page would exceed its limit when the source returns. Its rules
-        # are unknown here; those of another source differ by a few gauges at most.
+        # The series of a removed source still count, or the page would exceed its limit when the source returns. The
+        # source's rules are unknown here; those of another source differ by a few gauges at most.
         another = next(iter(self._rules.values()), None)
         return another.series_of(job, self.step_histograms) if another is not None and job.shown else 0
 
@@ -204,7 +204,7 @@ class Journal:
             exporter.count(COLD_STARTS, reason)
             self._replace([exporter])
 
-    def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
+    def configure(self, rules: Mapping[str, SourceRules], counting_rules: CountingRules, step_histograms: str) -> None:
         """Apply a configuration. If it raises IdentityError, nothing has changed.
 
         Args:
@@ -219,28 +219,28 @@ class Journal:
             self._counting, self._step_mode = counting_rules, step_histograms
             self.step_histograms = step_histograms != "off"
             for name, wanted in rules.items():
-                self._admit(name, wanted)
+                self._apply_rules(name, wanted)
             for job in [job for job in self.committed.jobs.values() if job.source not in rules]:
                 self.committed.take(job, self._series(job))
             self._changed.everything = True
-            self._watch_steps()
+            self._limit_step_histograms()
 
     def check(self, rules: Mapping[str, SourceRules]) -> None:
         """Raise IdentityError if the state contains another API under a source's name."""
         with self._lock:
-            _check(self.committed.sources.values(), rules)
+            _check_identities(self.committed.sources.values(), rules)
 
-    def _admit(self, name: str, rules: SourceRules) -> None:
+    def _apply_rules(self, name: str, rules: SourceRules) -> None:
         """Add an empty record for a new source. It is written with the first batch."""
         state = fork(self.committed.sources.get(name) or SourceState(name=name, identity=rules.identity))
         if state.baseline is None:
             state.identity = rules.identity
         seed_source(state)
-        self._take_source(state)
-        self._show_unwritten(name)
+        self._put_source(state)
+        self._show_unwritten_status(name)
         self._open.add_source(name)
         for job in [job for job in self.committed.jobs.values() if job.source == name]:
-            shown = laid_out(job, _layouts(rules, self._counting, job))
+            shown = with_bounds(job, _bounds_by_family(rules, self._counting, job))
             self.committed.take(shown, self._series(shown))
 
     def close(self) -> None:
@@ -263,7 +263,7 @@ class Journal:
             self.error = str(error)
             self.commit_errors += 1
             if self.committed.first_keys:  # other replicas write too, and this transaction may or may not be committed
-                self._suspect.update(sources or self._rules)
+                self._sources_to_reload.update(sources or self._rules)
             raise
         self.error = ""
 
@@ -275,13 +275,13 @@ class Journal:
         )
         draft = self._drafts.pop(source, None)
         if draft is not None and draft.base is transaction.base:
-            transaction.go_on_from(draft)
+            transaction.continue_from(draft)
         return transaction
 
     def _commit(self, transaction: Transaction, now: float) -> None:
         """Write a transaction, then update memory. Everything that can fail is done before the COMMIT."""
-        if self._cold:
-            transaction.count_for_exporter(COLD_STARTS, self._cold)
+        if self._cold_start:
+            transaction.count_for_exporter(COLD_STARTS, self._cold_start)
         if (polls := self._unwritten.get(transaction.source.name)) is not None:
             polls.write_to(transaction.source)
         if not self._counting.zero_first:
@@ -289,41 +289,41 @@ class Journal:
         with self._writing(transaction.source.name) as store:
             store.put_source(transaction.source, transaction.scopes, transaction.checkpoints)
             store.put_runs(transaction.source.name, transaction.runs.values())
-            for key in transaction.recount:
-                restate(transaction.job(key), store.streak(key), transaction.source.forgotten)
-            for key in transaction.correct:
-                correct(transaction.job(key), store.latest(key), transaction.source.forgotten)
+            for key in transaction.jobs_to_recount:
+                set_streak(transaction.job(key), store.streak(key), transaction.source.forgotten)
+            for key in transaction.jobs_to_correct:
+                set_last_runs(transaction.job(key), store.latest(key), transaction.source.forgotten)
             store.put_jobs(transaction.jobs.values())
             if transaction.exporter is not None:
                 store.put_exporter(transaction.exporter)
             weighed = [(job, self._series(job)) for job in transaction.jobs.values()]
-            followed = {run_id: _followed(transaction, row) for run_id, row in transaction.runs.items()}
-        with self._taking():
-            self._cold = ""
+            followed = {run_id: _open_run_of(transaction, row) for run_id, row in transaction.runs.items()}
+        with self._updating_memory():
+            self._cold_start = ""
             self.last_commit = now
             self._unwritten.pop(transaction.source.name, None)
-            self._take_source(transaction.source)
+            self._put_source(transaction.source)
             self.committed.exporter = transaction.exporter or self.committed.exporter
             for job, weight in weighed:
                 self.committed.take(job, weight)
-            self._follow(transaction.source.name, followed)
+            self._update_open_runs(transaction.source.name, followed)
             self._changed.jobs |= transaction.jobs.keys()
-            self._watch_steps()
+            self._limit_step_histograms()
 
     @contextmanager
-    def _taking(self) -> Iterator[None]:
+    def _updating_memory(self) -> Iterator[None]:
         """Read the state again later if updating memory after a commit fails."""
-        self._stale = True
+        self._must_reload = True
         yield
-        self._stale = False
+        self._must_reload = False
 
-    def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
+    def _update_open_runs(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
         """Add runs to the index of active runs, or remove them."""
         for run_id, run in followed.items():
             changed = self._open.drop(source, run_id) if run is None else self._open.put(source, run)
             self._changed.jobs |= changed
 
-    def _watch_steps(self) -> None:
+    def _limit_step_histograms(self) -> None:
         """Switch step histograms off until a reload if there are too many steps."""
         if self.step_histograms and self._step_mode == "auto" and self.committed.steps_total > MANY_STEPS:
             self.step_histograms = False
@@ -349,18 +349,18 @@ class Journal:
         self.committed.exporter = exporters[0] if exporters else self.committed.exporter
         self._changed.jobs |= jobs.keys()
 
-    def _take_source(self, state: SourceState) -> None:
+    def _put_source(self, state: SourceState) -> None:
         state.scopes, state.checkpoints = joined(state.scopes), joined(state.checkpoints)
         self.committed.sources[state.name] = state
 
-    def _show_unwritten(self, source: str) -> None:
-        """Serve how a source stands although it is not written yet: `up` must be 0 while nothing can be written."""
+    def _show_unwritten_status(self, source: str) -> None:
+        """Serve the source's unwritten status: `up` must be 0 while nothing can be written."""
         if source in self._unwritten:
             known = self.committed.sources[source]
             self.committed.sources[source] = msgspec.structs.replace(known, status=self._unwritten[source].status)
 
     def store(self) -> SqlStore:
-        """Return the open state, to be read under `locked`. Raises StateError if there is none."""
+        """Return the open state. Read it only under `locked`. Raises StateError if no state is open."""
         if self._store is None:
             raise StateError("the state is not open")
         return self._store
@@ -372,26 +372,26 @@ class Journal:
             yield
 
 
-def _followed(transaction: Transaction, row: StoredRun) -> OpenRun | None:
-    return as_open(row, transaction.look(row.job)) if row.mark is CountState.OPEN else None
+def _open_run_of(transaction: Transaction, row: StoredRun) -> OpenRun | None:
+    return as_open(row, transaction.peek(row.job)) if row.mark is CountState.OPEN else None
 
 
-def _polls(source: SourceState) -> float:
+def _poll_count(source: SourceState) -> float:
     return sum(count.value for count in source.counts.get(POLLS, {}).values())
 
 
-def _layouts(rules: SourceRules, counting: Rules, job: JobState) -> dict[str, tuple[float, ...]]:
+def _bounds_by_family(rules: SourceRules, counting: CountingRules, job: JobState) -> dict[str, tuple[float, ...]]:
     run_buckets = rules.run_buckets(job)
     return {RUN_DURATION: run_buckets, QUEUE_DURATION: run_buckets, STEP_DURATION: counting.step_buckets}
 
 
-def _check(sources: Iterable[SourceState], rules: Mapping[str, SourceRules]) -> None:
+def _check_identities(sources: Iterable[SourceState], rules: Mapping[str, SourceRules]) -> None:
     for known in sources:
         wanted = rules.get(known.name)
-        # One without a baseline was never polled, and is not in the state yet.
+        # A source without a baseline was never polled and is not in the state yet.
         if wanted is not None and known.baseline is not None and known.identity != wanted.identity:
             raise IdentityError(
-                f"source {known.name}: the state holds the runs of {known.identity}, the configuration names "
+                f"source {known.name}: the state has the runs of {known.identity}, but the configuration names "
                 f"{wanted.identity}; give the source a new name, or the exporter a new state.path"
             )
 
@@ -405,7 +405,7 @@ def _expose_all(transaction: Transaction) -> None:
 
 
 def expose_unobserved(state: JobState | SourceState | Counted) -> None:
-    """Add the seconds found unobserved at the start to their counter, after its restored value was scraped."""
-    if isinstance(state, SourceState) and state.held_unobserved:
-        state.count(UNOBSERVED, amount=state.held_unobserved)
-        state.held_unobserved = 0.0
+    """Add the pending unobserved seconds to their counter, after its restored value was scraped."""
+    if isinstance(state, SourceState) and state.pending_unobserved:
+        state.count(UNOBSERVED, amount=state.pending_unobserved)
+        state.pending_unobserved = 0.0

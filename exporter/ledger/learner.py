@@ -9,27 +9,27 @@ from exporter.model import PastRun
 from exporter.state.sql import SqlStore
 
 LATEST = 500
-"""Latest runs of a job that are read: three weeks of an hourly job."""
+"""Maximum number of past runs that are read per job: three weeks of an hourly job."""
 
 ACTIVITY_REACH, ACTIVITY_GRAIN = 8 * DAY, 900.0
-"""How far back the activity of busier jobs is read, and its resolution, in seconds."""
+"""How far back the activity of busy jobs is read, and its resolution, in seconds."""
 
 SOONEST = 600.0
-"""Minimum seconds between learning twice: a single run of a busy job changes little."""
+"""Minimum seconds between two times of learning: a single run of a busy job changes little."""
 
 LONGEST = 21_600.0
-"""Maximum seconds between learning twice: without new runs, old ones may have been pruned."""
+"""Maximum seconds between two times of learning: without new runs, old ones may have been pruned."""
 
 
 def is_due(job: JobState, now: float | None) -> bool:
-    """Return whether it is time to learn from a job's past again; without a time, only if nothing was learned yet."""
+    """Return whether to learn from a job's past runs again. If `now` is None: whether nothing was learned yet."""
     known, last = job.learned, job.last_run
-    # The overflow job collects many jobs, whose starts together have no cadence.
+    # The overflow job counts many jobs, whose starts together have no cadence.
     if last is None or job.overflow or (known.at is not None and now is None):
         return False
     if known.at is None or now is None:
         return True
-    # The distance in both directions: after a clock was ahead, learning must not pause until that time.
+    # The absolute difference: if the clock was ahead, `known.at` is in the future, and learning must not wait for it.
     return abs(now - known.at) >= (LONGEST if known.last_run == last.run_id else SOONEST)
 
 
@@ -42,7 +42,7 @@ def learn_job(store: SqlStore, job: JobState, now: float) -> Learned:
 
 
 def _is_busy(runs: list[PastRun]) -> bool:
-    """Return whether the last week had more runs than these."""
+    """Return whether the job has more than LATEST runs per SPAN, so that `runs` covers less."""
     ends = [run.end for run in runs if run.end is not None]
     return len(runs) == LATEST and bool(ends) and max(ends) - min(ends) < SPAN
 

@@ -13,7 +13,7 @@ from exporter.counting.labels import label_of
 from exporter.counting.records import SourceStatus
 from exporter.counting.rules import included
 from exporter.errors import StateError
-from exporter.ledger.batch_writer import BatchStats, BatchWriter, Present
+from exporter.ledger.batch_writer import BatchStats, BatchWriter, PollInProgress
 from exporter.ledger.housekeeping import Housekeeping
 from exporter.ledger.poll_context import PollContext
 from exporter.ledger.scope_writer import MISSING_GRACE
@@ -28,7 +28,7 @@ SEEDED = (UNOBSERVED, TRUNCATED, STEPS_LOST)
 """Counters of a source that exist from its first poll on."""
 
 EXPIRY_GRACE = 900.0
-"""Seconds for which polls with errors, or after a jump of the clock, spare an active run that is due to expire."""
+"""Seconds for which an active run that is due to expire is kept while polls fail or after the clock jumped."""
 
 
 class Ledger(Housekeeping):
@@ -37,7 +37,7 @@ class Ledger(Housekeeping):
     def start_poll(self, source: str, now: float) -> None:
         """Start a poll. The first poll of a source stores the baseline."""
         with self._lock:
-            self._settle(source, now)
+            self._apply_waiting_rows(source, now)
             self.load()
             known = self.source(source)
             missing = [family for family in SEEDED if family not in known.counts]
@@ -49,7 +49,7 @@ class Ledger(Housekeeping):
             transaction.source.baseline = now if known.baseline is None else known.baseline
             self._commit(transaction, now)
 
-    def _settle(self, source: str, now: float) -> BatchStats:
+    def _apply_waiting_rows(self, source: str, now: float) -> BatchStats:
         """Apply the rows that wait for the end of a poll, and clear the poll's sightings."""
         sightings = self._sightings[source]
         waiting = [sighting.run.run_id for sighting in sightings.waiting()]
@@ -57,8 +57,8 @@ class Ledger(Housekeeping):
         if waiting:
             transaction = self._transaction(source, PollContext(now=now, started=sightings.started or now))
             writer = self._writer(transaction)
-            writer.settle(self.rows(source, waiting))
-            writer.tally()
+            writer.apply_waiting_rows(self.rows(source, waiting))
+            writer.count_stats()
             self._commit(transaction, now)
             stats = writer.stats
         sightings.clear()
@@ -67,15 +67,15 @@ class Ledger(Housekeeping):
     def _writer(self, transaction: Transaction) -> BatchWriter:
         sightings = self._sightings[transaction.rules.name]
         sightings.start(transaction.poll.started)
-        return BatchWriter(transaction, Present(sightings=sightings, is_busy=self._open.is_busy))
+        return BatchWriter(transaction, PollInProgress(sightings=sightings, is_busy=self._open.is_busy))
 
-    def _look_back(self, transaction: Transaction, now: float) -> None:
-        """Count a cold start if the state is older than the API's reach, so that not everything can be caught up."""
+    def _count_if_too_old(self, transaction: Transaction, now: float) -> None:
+        """Count a cold start if the state is older than the API's reach, because some runs can no longer be read."""
         watermark = transaction.source.watermark()
         if watermark is not None and now - watermark > self._rules[transaction.source.name].reach:
             transaction.count_for_exporter(COLD_STARTS, "lost")
 
-    def _refilter(self, transaction: Transaction, now: float) -> None:
+    def _apply_filter(self, transaction: Transaction, now: float) -> None:
         """Apply changed filters. Newly included jobs get their own baseline."""
         rules, filters = self._rules[transaction.source.name], transaction.source.filters
         if filters and filters[-1] == rules.filter_since(filters[-1].since):
@@ -84,13 +84,13 @@ class Ledger(Housekeeping):
             for key, job in self.committed.of_source(transaction.source.name).items():
                 was_excluded = job.excluded or not included(filters[-1], label_of(job.job))
                 if was_excluded is rules.wants(label_of(job.job)):
-                    transaction.refilter(key)
+                    transaction.reapply_filter(key)
         filters.append(rules.filter_since(now if filters else transaction.source.baseline or now))
 
     def shift_baseline(self, source: str, seconds: float, now: float, *, again: bool) -> None:
-        """Correct the baseline of a source without a batch, as the time by its API's clock has jumped.
+        """Shift the baseline of a source that has no batch yet, because its API's clock has jumped.
 
-        `again`: although that was done before, as it may have been wrong to.
+        `again`: shift it even if it was shifted before.
         """
         with self._lock:
             known = self.source(source)
@@ -101,25 +101,24 @@ class Ledger(Housekeeping):
                 self._commit(transaction, now)
 
     def commit(self, source: str, batch: Batch, poll_context: PollContext) -> BatchStats:
-        """Commit a batch in one transaction; one that only moves the watermark waits for the end of the poll."""
-        # The time is used only here, after the responses of the API have shown it, whatever the local clock says.
+        """Commit a batch in one transaction. A batch that only moves the watermark waits for the end of the poll."""
         with self._lock:
             if self._sightings[source].started != poll_context.started:
-                self._settle(source, poll_context.now)
+                self._apply_waiting_rows(source, poll_context.now)
             transaction = self._transaction(source, poll_context)
-            if source in self._starting - self._begun:
-                self._look_back(transaction, poll_context.now)
-            self._refilter(transaction, poll_context.started)
+            if source in self._starting - self._sources_with_commits:
+                self._count_if_too_old(transaction, poll_context.now)
+            self._apply_filter(transaction, poll_context.started)
             writer = self._writer(transaction)
             ids = {run.run_id for run in batch.runs}.union(batch.gone)
             writer.batch(batch, self.rows(source, ids))
-            writer.tally()
-            if transaction.may_wait and batch.exists and batch.scope in transaction.base.scopes:
+            writer.count_stats()
+            if transaction.can_be_deferred and batch.exists and batch.scope in transaction.base.scopes:
                 self._drafts[source] = transaction
             else:
                 self._commit(transaction, poll_context.now)
             self._sightings[source].add(writer.sightings)
-            self._begun.add(source)
+            self._sources_with_commits.add(source)
             return writer.stats
 
     def expire_open_runs(self, source: str, poll_context: PollContext, *, failed: bool = False) -> BatchStats:
@@ -130,10 +129,10 @@ class Ledger(Housekeeping):
             poll_context: The time of the poll.
             failed: Whether something could not be read. Runs are then kept for EXPIRY_GRACE more seconds.
         """
-        # The age is measured at the watermark. A run that was not requested since it became too old may have completed,
-        # and a clock that is ahead must not expire everything.
+        # The age is measured at the watermark, because a run may have completed since it was last read, and because a
+        # clock that is ahead must not expire all runs.
         with self._lock:
-            stats = self._settle(source, poll_context.now)
+            stats = self._apply_waiting_rows(source, poll_context.now)
             limit = self._rules[source].max_run_age
             old = [
                 run.run_id
@@ -151,16 +150,16 @@ class Ledger(Housekeeping):
             return stats
 
     def _read_until(self, source: str, scope: str, now: float) -> float:
-        """Return until when a scope is read: its watermark, readable or not; now, if the scope was removed."""
+        """Return the time up to which a scope was read: its watermark, or `now` if the scope was removed."""
         state = self.source(source).scopes.get(scope)
         if state is None or (state.missing_since is not None and now - state.missing_since > MISSING_GRACE):
             return now
         return min(now, state.baseline if state.watermark is None else state.watermark)
 
     def complete_poll(self, source: str, poll_context: PollContext, *, swept: bool) -> None:
-        """End a complete poll. From now on the source's counters are served."""
+        """Record that a poll read everything. From now on the source's counters are served."""
         with self._lock:
-            self._settle(source, poll_context.now)
+            self._apply_waiting_rows(source, poll_context.now)
             transaction = self._transaction(source, PollContext.at(poll_context.now))
             first = not transaction.source.complete
             transaction.source.complete = True
@@ -171,7 +170,7 @@ class Ledger(Housekeeping):
             if swept or transaction.source.last_sweep is None:
                 transaction.source.last_sweep = poll_context.now
             if first:
-                self._want_baseline_steps(transaction, poll_context.now)
+                self._request_baseline_steps(transaction, poll_context.now)
             if first or swept or fresh:
                 self._commit(transaction, poll_context.now)
             else:
@@ -179,7 +178,7 @@ class Ledger(Housekeeping):
             self._starting.discard(source)
             self._changed.everything = self._changed.everything or first
 
-    def _want_baseline_steps(self, transaction: Transaction, now: float) -> None:
+    def _request_baseline_steps(self, transaction: Transaction, now: float) -> None:
         """Request the steps of each job's last completed and last failed run of the baseline."""
         rules = self._rules[transaction.source.name]
         ids = set()
@@ -197,7 +196,7 @@ class Ledger(Housekeeping):
     # --- how a poll went ---
 
     def mark(self, source: str, now: float, *, read: bool) -> None:
-        """Record whether a source is up before its poll ends, because fetching steps may take long."""
+        """Record whether a source is up before its poll ends. Fetching steps may take long."""
         with self._lock:
             self._polled.add(source)
             polls = self._polls_of(source)
@@ -208,27 +207,27 @@ class Ledger(Housekeeping):
     def skip_polls(self, source: str, polls: int, now: float) -> None:
         """Record polls that came due while one was running."""
         with self._lock:
-            self._write_or_keep(source, self._polls_of(source).skipping(polls), now)
+            self._write_or_keep(source, self._polls_of(source).with_skipped(polls), now)
 
     def finish_poll(self, source: str, report: PollReport) -> None:
-        """Commit the report of a poll, with everything that waits for its end. Raises StateError."""
+        """Commit the report of a poll and all changes that waited for its end. Raises StateError."""
         with self._lock:
             pending = self.count_pending_steps(source)
-            self._write_polls(source, self._after(source, report, pending), report.ended)
+            self._write_polls(source, self._with_report(source, report, pending), report.ended)
             self._polled.add(source)
 
     def keep_poll(self, source: str, report: PollReport) -> None:
-        """Keep the report of a poll that cannot be written until the source's next transaction writes it."""
+        """Keep the report of a poll that cannot be written now. The source's next transaction writes it."""
         with self._lock:
-            self._keep_polls(source, self._after(source, report, None))
+            self._keep_polls(source, self._with_report(source, report, None))
             self._polled.add(source)
 
     def _polls_of(self, source: str) -> UnwrittenPolls:
-        """Return what is not yet written of a source's polls."""
+        """Return the source's polls that are not yet written."""
         known = self.committed.sources.get(source)
         return self._unwritten.get(source) or UnwrittenPolls(SourceStatus() if known is None else known.status)
 
-    def _after(self, source: str, report: PollReport, pending: int | None) -> UnwrittenPolls:
+    def _with_report(self, source: str, report: PollReport, pending: int | None) -> UnwrittenPolls:
         up = self._is_up(source, read=not report.failed)
         return self._polls_of(source).after(report, up=up, pending_steps=pending)
 
@@ -254,17 +253,17 @@ class Ledger(Housekeeping):
                 raise
 
     def _keep_polls(self, source: str, polls: UnwrittenPolls) -> None:
-        # The pages of the replicas would differ by what only one of them knows.
-        if source in self._rules.keys() - self._suspect:
+        # A source whose records must be reloaded keeps nothing unwritten: replicas would show different values.
+        if source in self._rules.keys() - self._sources_to_reload:
             self._unwritten[source] = polls
-            self._show_unwritten(source)
+            self._show_unwritten_status(source)
         else:
             self._unwritten.pop(source, None)
 
     # --- steps ---
 
     def commit_steps(self, source: str, row: StoredRun, steps: Sequence[Step], poll_context: PollContext) -> None:
-        """Commit the steps of a run, and that they are counted, in one transaction."""
+        """Commit the counters of a run's steps, and that the steps are counted, in one transaction."""
         self._with_steps(source, poll_context, lambda writer: writer.count(row, steps))
 
     def steps_missing(self, source: str, row: StoredRun, poll_context: PollContext) -> None:

@@ -1,4 +1,4 @@
-"""The committed records in memory, with the indices by which the ledger finds them."""
+"""The committed records in memory, and indices to find them."""
 
 from collections import defaultdict
 from collections.abc import Mapping

@@ -27,7 +27,7 @@ class OpenRuns:
         self._by_source.setdefault(source, {})
 
     def put(self, source: str, run: OpenRun) -> set[int]:
-        """Replace an active run. Return the keys of the jobs whose active runs change."""
+        """Add or replace an active run. Return the keys of the jobs whose active runs changed."""
         changed = self.drop(source, run.run_id) | {run.job}
         self._by_source.setdefault(source, {})[run.run_id] = run
         self._ordered.pop(source, None)
@@ -36,7 +36,7 @@ class OpenRuns:
         return changed
 
     def drop(self, source: str, run_id: str) -> set[int]:
-        """Remove a run that is no longer active. Return the key of its job, if it was there."""
+        """Remove a run that is no longer active. Return the key of its job, or nothing if the run was unknown."""
         run = self._by_source.get(source, {}).pop(run_id, None)
         if run is None:
             return set()
@@ -56,14 +56,14 @@ class OpenRuns:
         return sorted(runs.values(), key=lambda run: run.origin)
 
     def ordered(self, source: str) -> tuple[OpenRun, ...]:
-        """Return the active runs of a source, oldest first; the same tuple while nothing changes."""
+        """Return the active runs of a source, oldest first. The tuple is the same object while nothing changes."""
         # Snapshots compare the tuple by identity to see whether anything changed.
         if source not in self._ordered:
             self._ordered[source] = tuple(self.of(source))
         return self._ordered[source]
 
     def overdue(self, source: str, due: Iterable[str], now: float, grace: float) -> list[str]:
-        """Return the runs that have been due to expire for the grace period. A restart starts that period again."""
+        """Return the runs of `due` that have been due to expire for at least `grace` seconds, in this process."""
         before = self._due_since.get(source, {})
         # After the clock was set back, the grace period starts again.
         self._due_since[source] = {run_id: min(before.get(run_id, now), now) for run_id in due}

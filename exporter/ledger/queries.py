@@ -16,9 +16,9 @@ class LedgerQueries(Journal):
     """Returns committed records and rows."""
 
     def drain(self) -> Committed:
-        """Return the committed records, and which jobs changed since the last call."""
+        """Return the committed records, and the keys of the jobs that changed since the last call."""
         with self._lock:
-            # Under the lock, so that a later commit is in the next snapshot.
+            # Both are taken under the lock, so that a later commit is in the next snapshot.
             changed, self._changed = self._changed, Changed()
             return Committed(
                 jobs=self.committed.jobs,
@@ -51,12 +51,12 @@ class LedgerQueries(Journal):
             )
 
     def starting(self) -> frozenset[str]:
-        """Return the sources of which no poll has been complete since this process started."""
+        """Return the sources that have had no complete poll since this process started."""
         with self._lock:
             return frozenset(self._starting)
 
     def source(self, name: str) -> SourceState:
-        """Return the record of a source, with what its poll has yet to write."""
+        """Return the record of a source, with the unwritten changes of its poll."""
         committed, draft = self.committed.sources[name], self._drafts.get(name)
         return draft.source if draft is not None and draft.base is committed else committed
 
@@ -65,13 +65,13 @@ class LedgerQueries(Journal):
         return {name: rules for name, rules in self._rules.items() if self._store is None or self._store.owns(name)}
 
     def size(self) -> int:
-        """Return the bytes of the state on disk; 0 while it is not open or cannot be read."""
+        """Return the size of the state on disk, in bytes; 0 while it is not open or cannot be read."""
         with self._lock, suppress(StateError):
             return self._store.size() if self._store is not None else 0
         return 0
 
     def jobs_of(self, source: str) -> list[JobState]:
-        """Return the committed records of the jobs that the configuration includes, also of those that are gone."""
+        """Return the committed records of a source's included jobs, including those that are gone."""
         with self._lock:
             return [job for job in self.committed.of_source(source).values() if not job.excluded]
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from exporter.counting.counters import Rules
+from exporter.counting.counters import CountingRules
 from exporter.counting.records import Counted, JobState, ScopeState, SourceState, copy
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger_state import LedgerState
@@ -17,24 +17,30 @@ Value = TypeVar("Value")
 
 
 class RecordCopies:
-    """Copies of the records that are changed, made when they are first requested.
+    """Copies of the records that a transaction changes. A record is copied when it is first requested.
 
     Args:
         committed: The committed records.
         rules: The source's rules.
         counting: How runs are counted.
-        poll: When the poll takes place.
+        poll: Times of the write.
         step_histograms: Whether step durations are observed.
     """
 
     def __init__(
-        self, committed: LedgerState, rules: SourceRules, counting: Rules, poll: PollContext, *, step_histograms: bool
+        self,
+        committed: LedgerState,
+        rules: SourceRules,
+        counting: CountingRules,
+        poll: PollContext,
+        *,
+        step_histograms: bool,
     ) -> None:
         self.rules = rules
         self.counting = counting
         self.poll = poll
         self.step_histograms = step_histograms
-        self._books = committed
+        self._committed = committed
         self._steps: dict[int, set[str]] = {}
         self._folded_steps: dict[int, set[str]] = {}
         self._next_key = committed.next_key(rules.name)
@@ -47,17 +53,17 @@ class RecordCopies:
         self.checkpoints: set[str] = set()
         self.jobs: dict[int, JobState] = {}
         self.runs: dict[str, StoredRun] = {}
-        self.recount: set[int] = set()
-        self.correct: set[int] = set()
+        self.jobs_to_recount: set[int] = set()
+        self.jobs_to_correct: set[int] = set()
         self.series = committed.series_total
 
-    def go_on_from(self, draft: "RecordCopies") -> None:
-        """Take over what a draft has changed of the source."""
+    def continue_from(self, draft: "RecordCopies") -> None:
+        """Continue with the changes of an unwritten draft to the source."""
         self.source, self.scopes = draft.source, draft.scopes
 
     @property
-    def may_wait(self) -> bool:
-        """Return whether nothing is counted that would be lost: at worst the same is read again."""
+    def can_be_deferred(self) -> bool:
+        """Return whether the transaction counts nothing. If it is lost, the next poll reads the same again."""
         return not (self.runs or self.jobs or self.checkpoints or self._exporter)
 
     @property
@@ -66,13 +72,13 @@ class RecordCopies:
         return self._exporter
 
     def job(self, key: int) -> JobState:
-        """Return a copy of a job's record that may be changed."""
+        """Return a copy of a job's record, which the caller may change."""
         if key not in self.jobs:
-            self.jobs[key] = copy(self._books.jobs[key])
+            self.jobs[key] = copy(self._committed.jobs[key])
         return self.jobs[key]
 
     def scope(self, name: str) -> ScopeState:
-        """Return a copy of a scope's record that may be changed."""
+        """Return a copy of a scope's record, which the caller may change."""
         if name not in self.scopes:
             self.put_scope(name, msgspec.structs.replace(self.source.scopes[name]))
         return self.source.scopes[name]
@@ -88,7 +94,7 @@ class RecordCopies:
         self.source.scopes = {each: scope for each, scope in self.source.scopes.items() if each != name}
 
     def put_checkpoint(self, name: str, text: str) -> None:
-        """Keep a checkpoint of the source; "" deletes it."""
+        """Set a checkpoint of the source; "" deletes it."""
         if self.source.checkpoints.get(name, "") == text:
             return
         self.checkpoints.add(name)
@@ -99,28 +105,28 @@ class RecordCopies:
 
     def find(self, job_id: str) -> int | None:
         """Return the key of a job; None if it is unknown."""
-        return self._new.get(job_id) or self._books.by_id.get((self.rules.name, job_id))
+        return self._new.get(job_id) or self._committed.by_id.get((self.rules.name, job_id))
 
-    def look(self, key: int) -> JobState:
-        """Return a job's record, which must not be changed."""
-        return self.jobs.get(key) or self._books.jobs[key]
+    def peek(self, key: int) -> JobState:
+        """Return a job's record, which the caller must not change."""
+        return self.jobs.get(key) or self._committed.jobs[key]
 
     def keys(self, scope: str) -> list[int]:
         """Return the keys of a scope's jobs."""
         drafted = {key for key, state in self.jobs.items() if state.job.scope == scope and not state.overflow}
         left = {key for key, state in self.jobs.items() if state.job.scope != scope}
-        return sorted((self._books.of_scope(self.rules.name, scope).keys() | drafted) - left)
+        return sorted((self._committed.of_scope(self.rules.name, scope).keys() | drafted) - left)
 
     def count_for_exporter(self, family: str, label: str) -> None:
         """Add to one of the exporter's own counters."""
         if self._exporter is None:
-            self._exporter = copy(self._books.exporter)
+            self._exporter = copy(self._committed.exporter)
         self._exporter.count(family, label)
 
 
 def fork(source: SourceState) -> SourceState:
     """Return a copy of a source's record that a transaction may change."""
-    # There may be thousands of scopes and checkpoints, so they are not copied. A layer over them collects the changes.
+    # There may be thousands of scopes and checkpoints, so they are not copied: a ChainMap layer collects the changes.
     counts = {
         family: {labels: msgspec.structs.replace(count) for labels, count in series.items()}
         for family, series in source.counts.items()
@@ -145,8 +151,8 @@ def fork(source: SourceState) -> SourceState:
 
 def joined(table: MutableMapping[str, Value]) -> MutableMapping[str, Value]:
     """Return a table merged with the changes in the layer over it."""
-    # Values are replaced in the table itself: a reader that iterates over it gets either value. If its length changes,
-    # the table is copied, because such a reader would fail.
+    # A reader may iterate over the table now. If only values change, they are replaced in place, and the reader gets
+    # the old or the new value. If keys change, the table is copied, because the reader would fail.
     if not isinstance(table, ChainMap):
         return table
     changes, base = table.maps

@@ -1,4 +1,4 @@
-"""Applies what batches say of scopes and of the jobs in them to a transaction."""
+"""Applies the scopes of batches, and the jobs in these scopes, to a transaction."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from exporter.ledger.transaction import Transaction
 from exporter.model import Batch
 
 MISSING_GRACE = 900.0
-"""Seconds for which lists must miss a job before its series end, so that one wrong response ends nothing."""
+"""Seconds for which a job must be missing in lists before its series end, so that one wrong list ends no series."""
 
 
 class ScopeWriter:
@@ -18,7 +18,7 @@ class ScopeWriter:
         self._is_busy = is_busy
 
     def open(self, batch: Batch) -> ScopeState:
-        """Return the scope's record. A scope that was never readable before gets its own baseline."""
+        """Return the scope's record. A scope that becomes readable for the first time gets its own baseline."""
         source = self._transaction.source
         known = source.scopes.get(batch.scope)
         if known is None:
@@ -34,7 +34,7 @@ class ScopeWriter:
         return known
 
     def _first_baseline(self, batch: Batch) -> float:
-        """Return the baseline of a new scope: the source's, or the time of the last list without the scope."""
+        """Return the baseline of a new scope: the source's baseline, or the time of the last list without the scope."""
         source = self._transaction.source
         if batch.listing is not None and source.listed is not None:
             return source.listed
@@ -62,7 +62,7 @@ class ScopeWriter:
         """Record which jobs are listed, and end jobs that have not been listed for a while."""
         shown = {job.job_id for job in batch.jobs}
         for key in self._transaction.keys(batch.scope):
-            state = self._transaction.look(key)
+            state = self._transaction.peek(key)
             if state.job.job_id in shown:
                 if not state.listed or state.missing_since is not None:
                     state = self._transaction.job(key)
@@ -77,6 +77,6 @@ class ScopeWriter:
                 self._end_job(key)
 
     def _end_job(self, key: int) -> None:
-        """End a job's series, but not while it has an active run, whose completion must be counted."""
-        if not (self._transaction.rules.never_expires(self._transaction.look(key)) or self._is_busy(key)):
+        """End a job's series, unless it has an active run: the run's completion must still be counted."""
+        if not (self._transaction.rules.never_expires(self._transaction.peek(key)) or self._is_busy(key)):
             self._transaction.retire(key)

@@ -1,4 +1,4 @@
-"""Collects what a poll has shown of each run, so that the order of rows does not matter.
+"""Collects the rows of each run during a poll, so that their order does not matter.
 
 An API may show a run twice in one poll, and one of the rows may be stale. The ledger uses one row of each run (see
 `one_row_per_run`) and compares it with what was known before the poll.
@@ -13,15 +13,15 @@ from exporter.state.schema import StoredRun
 
 
 class Sighting(msgspec.Struct, frozen=True, kw_only=True):
-    """What a poll has shown of a run so far.
+    """The rows of a run during a poll.
 
     Attributes:
-        before: The run's stored row before the poll; None if there was none.
+        before: The run's stored row before the poll; None if the run is new.
         run: The best row so far.
         counted: Whether this poll has counted the run.
-        scope: The scope in which it was shown.
-        waiting: True if nothing was written yet, because the row contradicts what is known. It is used only if the
-            whole poll shows no better one.
+        scope: The scope of the row.
+        waiting: True if the row is not written yet, because it contradicts what is known. It is written at the end of
+            the poll if there was no better row.
         steps: Steps that came with a waiting row.
     """
 
@@ -32,13 +32,13 @@ class Sighting(msgspec.Struct, frozen=True, kw_only=True):
     waiting: bool = False
     steps: Sequence[Step] | None = None
 
-    def believes(self, run: Run) -> bool:
-        """Return whether another row of the poll is better."""
+    def prefers(self, run: Run) -> bool:
+        """Return whether another row of the run is better than the one in use."""
         return one_row_per_run([self.run, run])[0] is not self.run
 
 
 class Sightings:
-    """The sightings of one poll by run ID, from committed batches only."""
+    """The sightings of one poll by run ID. Only committed batches add to them."""
 
     def __init__(self) -> None:
         self.started: float | None = None
@@ -55,7 +55,7 @@ class Sightings:
         self._runs = {}
 
     def get(self, run_id: str) -> Sighting | None:
-        """Return what the poll has shown of a run."""
+        """Return the sighting of a run; None if the poll has not shown it."""
         return self._runs.get(run_id)
 
     def add(self, sightings: dict[str, Sighting]) -> None:
@@ -63,5 +63,5 @@ class Sightings:
         self._runs.update(sightings)
 
     def waiting(self) -> list[Sighting]:
-        """Return the sightings of which nothing was written yet."""
+        """Return the sightings whose row is not written yet."""
         return [sighting for sighting in self._runs.values() if sighting.waiting]

@@ -9,7 +9,7 @@ from exporter.counting.records import RateLimit, SourceState, SourceStatus
 from exporter.metrics.families import FAMILIES, MISSED_POLLS, POLL_ERRORS, POLLS
 from exporter.metrics.family import Level
 
-AT_ONCE = tuple(
+SERVED_AT_ONCE = tuple(
     each for each in FAMILIES if each.level is Level.SOURCE and each.samples is None and not each.zero_first
 )
 """Families of sources that are not zero-first."""
@@ -22,12 +22,12 @@ class PollReport(msgspec.Struct, frozen=True, kw_only=True):
     """Report of a poll.
 
     Attributes:
-        ended: When it ended, by the API's clock.
-        duration: In seconds.
+        ended: When the poll ended, by the API's clock.
+        duration: Duration in seconds.
         outcome: `success`, `partial` or `error`.
-        reason: Reason of its error; "" without one.
-        error: Text of that error, without customer data.
-        reasons: Reasons of all errors, including those of single parts.
+        reason: Reason of the error; "" if there was none.
+        error: Text of the error, without customer data.
+        reasons: Reasons of all errors, including errors of single parts.
         interval: Seconds to the next poll.
         skipped: Polls that came due while this one was running.
         rate_limit: As the API last reported it.
@@ -47,13 +47,13 @@ class PollReport(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> bool:
-        """Return whether the poll failed completely."""
+        """Return whether the poll read nothing."""
         return self.outcome == "error"
 
 
 def seed_source(source: SourceState) -> None:
     """Create the series of a source that are known before its first poll, at 0."""
-    for family in AT_ONCE:
+    for family in SERVED_AT_ONCE:
         for label in family.seeds:
             source.count(family.name, label, amount=0)
         if family.buckets:
@@ -69,22 +69,22 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
     """Polls of a source that no transaction has written yet.
 
     Attributes:
-        status: Status of the source after the last of them.
-        counts: What they add to its counters, by family and label.
+        status: Status of the source after the last of these polls.
+        counts: Amounts to add to the source's counters, by family and label.
     """
 
-    # Counters are served from what is committed alone, so that none falls when the process dies before it can write.
+    # The counts are not served before they are committed. Otherwise a counter would fall if the process died first.
     status: SourceStatus = SourceStatus()
     counts: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 
     def after(self, report: PollReport, *, up: bool, pending_steps: int | None) -> "UnwrittenPolls":
         """Return these polls and one more that has ended."""
         status = _status_after(self.status, report, up=up, pending_steps=pending_steps)
-        # Errors of single parts are counted one by one, so a poll can have several.
+        # A poll can have several errors, one per part.
         counts = Counter([(POLLS, report.outcome), *((POLL_ERRORS, reason) for reason in report.reasons)])
-        return UnwrittenPolls(status, self.counts + counts).skipping(report.skipped)
+        return UnwrittenPolls(status, self.counts + counts).with_skipped(report.skipped)
 
-    def skipping(self, polls: int) -> "UnwrittenPolls":
+    def with_skipped(self, polls: int) -> "UnwrittenPolls":
         """Return these polls and some that came due while one was running."""
         return UnwrittenPolls(
             self.status, self.counts + Counter({(POLLS, "skipped"): polls, (MISSED_POLLS, ""): polls})
@@ -106,7 +106,7 @@ def _status_after(before: SourceStatus, report: PollReport, *, up: bool, pending
         error=report.error[:MAX_ERROR],
         last_poll=report.ended,
         last_poll_duration=report.duration,
-        # Partial polls count: what could be read was read.
+        # A partial poll has read something, so it counts.
         last_success=report.ended if up else before.last_success,
         # A partial poll is not a failure, so it does not delay the next polls.
         failures=before.failures + 1 if report.failed else 0,

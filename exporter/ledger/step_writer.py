@@ -13,14 +13,14 @@ from exporter.model import Step
 from exporter.state.schema import StepState, StoredRun
 
 STEP_TRIES = 4
-"""Maximum number of requests for steps of a completed run that are still active, or of a recent run that has none."""
+"""Maximum number of requests for the steps of a completed run while some are still active or missing."""
 
 MAX_STEP_BACKOFF = 3600.0
-"""The longest wait between two attempts to fetch a run's steps, in seconds."""
+"""Maximum wait between two attempts to fetch a run's steps, in seconds."""
 
 
 class StepWriter:
-    """Changes one transaction by steps."""
+    """Adds steps to one transaction."""
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
@@ -51,7 +51,7 @@ class StepWriter:
         )
 
     def missing(self, row: StoredRun) -> None:
-        """Record that the API does not have a run's steps: they are lost, or requested again while the run is young."""
+        """Record that the API does not have a run's steps. They are requested again, or lost if the run is old."""
         too_old = row.origin < self._poll.now - self._rules.reach
         if not too_old and row.asked + 1 < STEP_TRIES:
             self._again(msgspec.structs.replace(row, asked=row.asked + 1))
@@ -65,7 +65,7 @@ class StepWriter:
         self._again(row)
 
     def _again(self, row: StoredRun) -> None:
-        # From the start of the poll, because the next poll may start a moment earlier than one interval from now.
+        # The wait counts from the start of this poll, because the next poll may start less than one interval from now.
         wait = min(self._rules.poll_interval * 2 ** min(row.tries, 12), MAX_STEP_BACKOFF)
         self._transaction.runs[row.run.run_id] = msgspec.structs.replace(
             row, tries=row.tries + 1, due=self._poll.started + wait

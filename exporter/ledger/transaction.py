@@ -1,8 +1,8 @@
-"""A transaction in preparation: copies of the records it changes, and the rows it will write."""
+"""A transaction that is not yet written: copies of the records it changes, and the rows it will write."""
 
 from collections.abc import Iterable
 
-from exporter.counting.labels import OTHER, clean, label_of, name_apart
+from exporter.counting.labels import OTHER, clean, distinct_label, label_of
 from exporter.counting.records import JobState
 from exporter.counting.rules import included_since
 from exporter.ledger.series_room import SeriesRoom
@@ -10,37 +10,37 @@ from exporter.model import Job
 
 
 class Transaction(SeriesRoom):
-    """Changes to copies of one source's records, which are then written together."""
+    """Changes to one source's records, which are written together."""
 
-    def describe(self, jobs: Iterable[Job]) -> None:
-        """Apply descriptions of jobs from the vendor: new jobs, new names, other details."""
+    def update_jobs(self, jobs: Iterable[Job]) -> None:
+        """Apply the vendor's list of jobs: add new jobs, and update names and other details."""
         # Excluded jobs have records too, so that a job renamed into the filter is recognized.
         for job in jobs:
             key = self.find(job.job_id)
             if key is None:
                 self._create(job, self._baseline(job))
                 continue
-            known = self.look(key)
+            known = self.peek(key)
             if known.job != job or known.gone or known.excluded == self.rules.wants(label_of(job)):
-                self._redescribe(self.job(key), job)
+                self._update_job(self.job(key), job)
 
-    def refilter(self, key: int) -> None:
+    def reapply_filter(self, key: int) -> None:
         """Apply a changed filter to a job."""
-        self._redescribe(self.job(key), self.look(key).job)
+        self._update_job(self.job(key), self.peek(key).job)
 
     def revive(self, key: int) -> None:
-        """Bring back a job that was gone, because it has a run. It stays at least as long as lists may miss a job."""
+        """Give a job that was gone its series again, because it has a run."""
         state = self.job(key)
-        self._redescribe(state, state.job)
-        self.stay(key)
+        self._update_job(state, state.job)
+        self.restart_grace(key)
 
-    def stay(self, key: int) -> None:
-        """Keep an unlisted job for a while longer, because it has a run."""
+    def restart_grace(self, key: int) -> None:
+        """Restart the grace period of an unlisted job, because it has a run."""
         state = self.job(key)
         state.missing_since = self.poll.now if state.listed else None
 
     def retire(self, key: int) -> None:
-        """End the series of a job that no longer exists, and drop what it counted."""
+        """End the series of a job that no longer exists, and drop its counters."""
         state = self.job(key)
         self.series -= self._weight(state)
         state.retire(self.poll.now)
@@ -67,17 +67,17 @@ class Transaction(SeriesRoom):
         )
         self.jobs[key] = state
         if not state.excluded:
-            self._name(state)
-            self._begin(state)
+            self._set_labels(state)
+            self._seed_or_fold(state)
 
-    def _redescribe(self, state: JobState, job: Job) -> None:
-        """Apply a description. Series of a renamed job and of one that returns start at 0."""
+    def _update_job(self, state: JobState, job: Job) -> None:
+        """Apply a job's new description. The series of a job that is renamed or returns start at 0."""
         renamed = (job.project, job.name) != (state.job.project, state.job.name)
         returns, included = state.gone, state.excluded
-        if _rhythm(job) != _rhythm(state.job):
+        if _schedule_of(job) != _schedule_of(state.job):
             state.expected_since = self.poll.now
         if state.shown:
-            self.series -= self._weight(state)  # old series make room for new ones
+            self.series -= self._weight(state)  # the new series are added below
         state.job, state.excluded = job, not self.rules.wants(label_of(job))
         state.gone, state.gone_since, state.missing_since = False, None, None
         if renamed or returns:
@@ -88,33 +88,33 @@ class Transaction(SeriesRoom):
         if included:
             state.baseline = max(state.baseline, self.poll.started)
         if renamed or returns or included:
-            self._name(state, keep=not renamed)
-        self._begin(state) if renamed or returns or included else self._count_series(state)
+            self._set_labels(state, keep=not renamed)
+        self._seed_or_fold(state) if renamed or returns or included else self._add_series(state)
 
-    def _count_series(self, state: JobState) -> None:
+    def _add_series(self, state: JobState) -> None:
         self.series += self._weight(state)
 
-    def _name(self, state: JobState, *, keep: bool = False) -> None:
-        """Set the labels; a name that is taken gets the ID appended. `keep`: keep the current labels if possible."""
+    def _set_labels(self, state: JobState, *, keep: bool = False) -> None:
+        """Set the labels. If another job has the name, append the ID. `keep`: keep the current labels if possible."""
         project, name, number = clean(state.job.project), label_of(state.job), 0
-        if keep and not self._taken(state.project, state.name, state.key):
+        if keep and not self._is_taken(state.project, state.name, state.key):
             project, name = state.project, state.name
-        while self._taken(project, name, state.key):
+        while self._is_taken(project, name, state.key):
             number += 1
-            name = name_apart(label_of(state.job), state.job.job_id, number)
+            name = distinct_label(label_of(state.job), state.job.job_id, number)
         state.project, state.name = project, name
         self._names[project, name] = state.key
 
-    def _taken(self, project: str, name: str, key: int) -> bool:
+    def _is_taken(self, project: str, name: str, key: int) -> bool:
         if project == name == OTHER:
             return True
-        holder = self._names.get((project, name)) or self._books.names.get((self.rules.name, project, name))
+        holder = self._names.get((project, name)) or self._committed.names.get((self.rules.name, project, name))
         if holder is None or holder == key:
             return False
-        kept = self.look(holder)
+        kept = self.peek(holder)
         return kept.shown and (kept.project, kept.name) == (project, name)
 
 
-def _rhythm(job: Job) -> tuple[object, ...]:
+def _schedule_of(job: Job) -> tuple[object, ...]:
     """Return the parts of a description that decide when runs are due."""
     return job.schedule, job.timezone, job.enabled is False

@@ -136,7 +136,7 @@ class PostgresStore(SqlStore):
             loaded = super().load(sources)
             rows = self._leases.rows(session) if self._leases is not None else []
         found = copy(loaded.exporter)
-        loaded.exporter.lift(self._exporter)
+        loaded.exporter.raise_to(self._exporter)
         loaded = msgspec.structs.replace(loaded, behind=found != loaded.exporter)
         self._exporter = copy(loaded.exporter)
         if self._leases is not None:
@@ -192,7 +192,7 @@ class PostgresStore(SqlStore):
         """Add the counts of this process to the exporter's counters, as other processes do."""
         (record,) = self._db.execute("SELECT record FROM exporter WHERE id = 1 FOR UPDATE")[0]
         total = msgspec.json.decode(record, type=Counted)
-        total.lift(self._exporter)
+        total.raise_to(self._exporter)
         merge(total, exporter, self._exporter)
         super().put_exporter(total)
         self._written = copy(exporter)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 
 from exporter.counting.classify import CountState
-from exporter.counting.counters import Rules
+from exporter.counting.counters import CountingRules
 from exporter.counting.records import OpenRun
 from exporter.counting.rules import SourceRules
 from exporter.counting.series import Count
@@ -72,8 +72,8 @@ class LosesStepMark(Ledger):
 class ForgetsCounters(Ledger):
     """Counters restart at 0 with a new process."""
 
-    def _fill(self, loaded: LoadedState) -> None:
-        super()._fill(loaded)
+    def _replace_everything(self, loaded: LoadedState) -> None:
+        super()._replace_everything(loaded)
         for job in self.committed.jobs.values():
             for series in job.counts.values():
                 series.update((labels, Count(released=True)) for labels in series)
@@ -82,9 +82,9 @@ class ForgetsCounters(Ledger):
 class ForgetsOpenRuns(Ledger):
     """A new process forgets the active runs."""
 
-    def _fill(self, loaded: LoadedState) -> None:
+    def _replace_everything(self, loaded: LoadedState) -> None:
         loaded.open_runs = []
-        super()._fill(loaded)
+        super()._replace_everything(loaded)
 
 
 class NeverExpires(Ledger):
@@ -169,8 +169,8 @@ def reopened(run: Run) -> Run:
 class KeepsPhantoms(Ledger):
     """A completed run stays among the active ones in memory."""
 
-    def _follow(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
-        super()._follow(source, {run_id: run for run_id, run in followed.items() if run is not None})
+    def _update_open_runs(self, source: str, followed: Mapping[str, OpenRun | None]) -> None:
+        super()._update_open_runs(source, {run_id: run for run_id, run in followed.items() if run is not None})
 
 
 class NamesAlike(Ledger):
@@ -186,7 +186,7 @@ class NamesAlike(Ledger):
 class IgnoresTheBound(Ledger):
     """The bound of series is ignored."""
 
-    def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
+    def configure(self, rules: Mapping[str, SourceRules], counting_rules: CountingRules, step_histograms: str) -> None:
         boundless = {name: msgspec.structs.replace(each, max_series=10**9) for name, each in rules.items()}
         super().configure(boundless, counting_rules, step_histograms)
 
@@ -194,8 +194,8 @@ class IgnoresTheBound(Ledger):
 class HidesAgain(Ledger):
     """A new process exposes known series as 0 again."""
 
-    def _fill(self, loaded: LoadedState) -> None:
-        super()._fill(loaded)
+    def _replace_everything(self, loaded: LoadedState) -> None:
+        super()._replace_everything(loaded)
         for job in self.committed.jobs.values():
             for series in job.counts.values():
                 for count in series.values():
@@ -242,8 +242,8 @@ class ForgetsToPublish(Ledger):
 class StartsAgain(Ledger):
     """A new process moves the baseline: what happened before is never counted."""
 
-    def _fill(self, loaded: LoadedState) -> None:
-        super()._fill(loaded)
+    def _replace_everything(self, loaded: LoadedState) -> None:
+        super()._replace_everything(loaded)
         for job in self.committed.jobs.values():
             job.baseline = max((run.origin for run in self._open.of(job.source)), default=job.baseline) + 7200
 
@@ -251,7 +251,7 @@ class StartsAgain(Ledger):
 class CountsExcludedJobs(Ledger):
     """A job that is renamed to an excluded name is still counted."""
 
-    def configure(self, rules: Mapping[str, SourceRules], counting_rules: Rules, step_histograms: str) -> None:
+    def configure(self, rules: Mapping[str, SourceRules], counting_rules: CountingRules, step_histograms: str) -> None:
         boundless = {name: msgspec.structs.replace(each, exclude=()) for name, each in rules.items()}
         super().configure(boundless, counting_rules, step_histograms)
 

@@ -3,7 +3,7 @@
 import sqlite3
 from typing import ClassVar
 
-from exporter.counting.counters import Rules
+from exporter.counting.counters import CountingRules
 from exporter.counting.rules import SourceRules
 from exporter.ledger.ledger import Ledger
 from exporter.ledger.poll_context import PollContext
@@ -91,7 +91,7 @@ class LedgerHarness:
 
     def configure(self, **changes):
         self.changes.update(changes)
-        counting = Rules(run_buckets=BUCKETS, step_buckets=STEP_BUCKETS, zero_first=not self.released)
+        counting = CountingRules(run_buckets=BUCKETS, step_buckets=STEP_BUCKETS, zero_first=not self.released)
         self.ledger.configure({"s": rules(**self.changes)}, counting, "on")
 
     def active(self, job_id="j"):

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from exporter.counting.counters import Rules
+from exporter.counting.counters import CountingRules
 from exporter.counting.records import SourceState
 from exporter.errors import StateError
 from exporter.ledger.ledger import Ledger
@@ -46,7 +46,7 @@ class ReplicaLedger:
         loaded = self.store.load()
         self.ledger = Ledger(lambda: OpenedState(store=self.store, loaded=loaded))
         self.ledger.load()
-        counting = Rules(run_buckets=(60.0,), step_buckets=(10.0,))
+        counting = CountingRules(run_buckets=(60.0,), step_buckets=(10.0,))
         self.ledger.configure({each: rules(name=each, steps=steps) for each in sources}, counting, "auto")
         self.ledger.reload(sources)
 

@@ -5,9 +5,9 @@ import pytest
 
 from exporter.counting import counters, latest
 from exporter.counting.classify import Context, CountState, Decision, RunRecord, classify, is_cleaning_up, origin
-from exporter.counting.counters import MAX_ERROR_TYPES, Rules, root_failure
+from exporter.counting.counters import MAX_ERROR_TYPES, CountingRules, root_failure
 from exporter.counting.labels import OTHER
-from exporter.counting.latest import Streak, note_ending
+from exporter.counting.latest import Streak, note_completion
 from exporter.counting.records import JobState
 from exporter.model import FAILING, Disposition, Job, Result, Run, State, Step
 
@@ -145,8 +145,8 @@ def test_gauges_are_the_same_whatever_the_order_of_arrival(results):
         state, seen = job(), []
         for run in order:
             seen.append(run)
-            if note_ending(state, run, 0.0):
-                latest.restate(state, recounted(seen), None)
+            if note_completion(state, run, 0.0):
+                latest.set_streak(state, recounted(seen), None)
         assert (state.streak, state.failing_since) == (len(after), min(after, default=None))
         assert state.last_success == last_success
         assert state.last_run.run_id == "3"
@@ -186,14 +186,14 @@ def test_the_step_that_failed_first_is_blamed(steps, blamed):
     assert root_failure(steps) == blamed
 
 
-RULES = Rules(run_buckets=(10.0, 60.0), step_buckets=(5.0,))
+RULES = CountingRules(run_buckets=(10.0, 60.0), step_buckets=(5.0,))
 
 
 def test_error_types_are_bounded_and_their_sum_is_right():
     state = job()
     for number in range(MAX_ERROR_TYPES + 20):
         run = Run(run_id=str(number), job_id="j", result=Result.FAILURE, end=1.0, error_type=f"type {number}")
-        counters.count_ending(state, run, attempts=False)
+        counters.count_completion(state, run, attempts=False)
     found = state.counts["jobrun_run_errors_total"]
     assert len(found) == MAX_ERROR_TYPES + 1
     assert sum(count.value for count in found.values()) == MAX_ERROR_TYPES + 20
@@ -206,7 +206,7 @@ def test_a_completion_updates_all_its_series():
         run_id="r", job_id="j", result=Result.SUCCESS, end=9.0, duration=20.0, queue_duration=3.0, retries=2,
         recovered=True, error_type="of an attempt that failed",
     )  # fmt: skip
-    counters.count_ending(state, run, attempts=True)
+    counters.count_completion(state, run, attempts=True)
     counters.observe_duration(state, run, RULES)
     counters.observe_queue(state, run, RULES)
     assert {family: sum(c.value for c in series.values()) for family, series in state.counts.items()} == {

@@ -5,11 +5,11 @@ import sys
 import msgspec
 import pytest
 
-from exporter.counting.counters import Rules
+from exporter.counting.counters import CountingRules
 from exporter.counting.labels import OTHER
 from exporter.counting.series import MAX_BOUNDS
 from exporter.errors import StateError
-from exporter.ledger.batch_writer import MAX_RANGES, MAX_WORDS
+from exporter.ledger.batch_writer import MAX_RANGES, MAX_UNMAPPED
 from exporter.ledger.housekeeping import PRUNE_BATCH
 from exporter.ledger.journal import IdentityError
 from exporter.ledger.ledger import Ledger
@@ -329,7 +329,7 @@ def test_many_runs_are_pruned_in_several_transactions(harness):
 def remove_source(harness, *, through):
     """Configure another source in place of the harness's, and read that one so far."""
     other = rules(name="t", identity="api two")
-    harness.ledger.configure({"t": other}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
+    harness.ledger.configure({"t": other}, CountingRules(run_buckets=(), step_buckets=(), zero_first=False), "on")
     poll_context = PollContext(now=through, started=through)
     harness.ledger.start_poll("t", through)
     harness.ledger.commit("t", Batch(through=through), poll_context)
@@ -358,7 +358,7 @@ def test_a_clock_that_is_ahead_while_a_source_is_removed_loses_no_completion(har
 
 def test_nothing_is_pruned_while_no_configured_source_knows_the_time(harness):
     harness.read(ended("a"))
-    harness.ledger.configure({}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
+    harness.ledger.configure({}, CountingRules(run_buckets=(), step_buckets=(), zero_first=False), "on")
     assert harness.ledger.prune(BASELINE + 40 * DAY, 30 * DAY) == 0
 
 
@@ -449,7 +449,7 @@ def test_another_api_is_refused_also_where_the_state_can_only_be_opened_later(ha
     ledger = Ledger(opening)
     with pytest.raises(StateError, match="not mounted"):
         ledger.load()
-    counting = Rules(run_buckets=(10.0,), step_buckets=(5.0,), zero_first=False)
+    counting = CountingRules(run_buckets=(10.0,), step_buckets=(5.0,), zero_first=False)
     ledger.configure({"s": rules(identity="api two")}, counting, "on")
     mounted.append(True)
     for _ in range(2):
@@ -501,7 +501,7 @@ def test_a_ledger_that_is_closed_stays_closed(harness):
 
     ledger = Ledger(noted)
     ledger.load()
-    ledger.configure({"s": rules()}, Rules(run_buckets=(), step_buckets=(), zero_first=False), "on")
+    ledger.configure({"s": rules()}, CountingRules(run_buckets=(), step_buckets=(), zero_first=False), "on")
     ledger.close()
     with pytest.raises(StateError, match="closed"):
         ledger.start_poll("s", harness.now)
@@ -866,11 +866,11 @@ def test_unobserved_seconds_at_the_start_are_pending_until_exposed_and_survive_a
     harness.ledger.commit("s", Batch(unobserved=[Window(10, 20)]), harness.poll_context)
     harness.reopen()
     state = harness.ledger.source("s")
-    assert (state.held_unobserved, state.counts[UNOBSERVED][""].value) == (10.0, 0.0)
+    assert (state.pending_unobserved, state.counts[UNOBSERVED][""].value) == (10.0, 0.0)
     harness.ledger.expose([(("unobserved", "s"), UNOBSERVED, "")])
     harness.reopen()
     state = harness.ledger.source("s")
-    assert (state.held_unobserved, state.counts[UNOBSERVED][""].value) == (0.0, 10.0)
+    assert (state.pending_unobserved, state.counts[UNOBSERVED][""].value) == (0.0, 10.0)
     harness.close()
 
 
@@ -887,9 +887,9 @@ def test_statuses_that_never_stop_changing_are_limited_per_run_and_counted_once_
         harness.read(opened(state=None, unmapped=f"running\r\n{percent}%"), opened("b", state=None, unmapped="a\nb"))
         harness.read(opened(state=None, unmapped=f"running\r\n{percent}%"), opened("b", state=None))
     counts = harness.ledger.source("s").counts["jobrun_source_unmapped_status_total"]
-    assert sum(count.value for count in counts.values()) == MAX_WORDS + 1
+    assert sum(count.value for count in counts.values()) == MAX_UNMAPPED + 1
     assert counts["a b"].value == 1
-    assert len(harness.row().words) < 20 * MAX_WORDS
+    assert len(harness.row().words) < 20 * MAX_UNMAPPED
 
 
 def test_a_run_whose_id_another_scope_has_is_reported_as_invalid(harness):

@@ -24,7 +24,7 @@ def adder(job: JobState, family: str) -> Callable[[StoredRun], JobState]:
     """
     error_types, names = job.counts.get(ERRORS, {}), job.step_names()
     bounds = next((each.shown_bounds for each in job.distributions.get(family, {}).values()), ())
-    rules = counters.Rules(run_buckets=bounds, step_buckets=bounds)
+    rules = counters.CountingRules(run_buckets=bounds, step_buckets=bounds)
 
     def added(row: StoredRun) -> JobState:
         record = msgspec.structs.replace(job, counts={}, distributions={})
@@ -37,7 +37,7 @@ def adder(job: JobState, family: str) -> Callable[[StoredRun], JobState]:
         elif row.mark is not CountState.OPEN:
             word = clean(row.run.error_type)
             run = counters.as_counted(row, word if word in error_types else OTHER)
-            counters.count_ending(record, run, attempts=True)
+            counters.count_completion(record, run, attempts=True)
             if run.duration is not None:
                 counters.observe_duration(record, run, rules)
             if run.queue_duration is not None:

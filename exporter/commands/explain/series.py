@@ -122,7 +122,7 @@ def _own(family: Family, key: str) -> Own:
 
 def _of_source(subject: Subject, view: SourceView, family: Family, own: Own, series: Explained) -> Explained:
     if family.name == UNOBSERVED:
-        held = view.state.held_unobserved
+        held = view.state.pending_unobserved
         notes = [f"{held:g} s of it are added once the restored value has been served for a while."] if held else []
         return msgspec.structs.replace(series, ranges=view.state.unobserved, notes=[*series.notes, *notes])
     adds = ADDED_TO_SOURCE[family.name]

@@ -222,7 +222,7 @@ def test_time_beyond_the_lookback_after_a_long_downtime_is_reported(exporting, w
     clock.set(NOW + 101 * HOUR)
     exporter.live(3 * MINUTE)
     lost = exporter.source_count("jobrun_source_unobserved_seconds_total")
-    lost += exporter.ledger.source(exporter.name).held_unobserved
+    lost += exporter.ledger.source(exporter.name).pending_unobserved
     assert lost > 60 * HOUR
     assert exporter.counted()["prod/a", SUCCESS] >= 144
 
