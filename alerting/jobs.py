@@ -37,7 +37,7 @@ SEEN = (
           {SERVED_SOURCES} * 0 + time()
         )
         or on ({OF_SOURCE})
-        (last_over_time({LAST_SEEN}[1h]) > time() - {limits.FORGOTTEN})
+        (last_over_time({LAST_SEEN}[1h]) > time() - {limits.REMOVED_AFTER})
         """,
         "When an exporter last served a source; remembered for a week.",
     ),
@@ -66,7 +66,7 @@ SEEN = (
         f"""
         max by ({JOB}) (jobrun_job_duration_budget_seconds)
         or
-        clamp_min({limits.STUCK_TIMES} * {P95}, {limits.LEAST_LIMIT})
+        clamp_min({limits.STUCK_TIMES} * {P95}, {limits.MIN_RUN_LIMIT})
         or
         clamp_min(
           max by ({JOB}) (
@@ -76,10 +76,10 @@ SEEN = (
               jobrun_last_run_start_timestamp_seconds or jobrun_oldest_active_run_start_timestamp_seconds
             )
           ),
-          {limits.LEAST_LIMIT}
+          {limits.MIN_RUN_LIMIT}
         )
         or
-        max by ({JOB}) (jobrun_job_info * 0 + {limits.LONGEST_RUN})
+        max by ({JOB}) (jobrun_job_info * 0 + {limits.DEFAULT_RUN_LIMIT})
         """,
         """How long a run may be active: its budget; without one, three times the p95; without that, one interval
         of its schedule; else a day.""",
@@ -126,7 +126,7 @@ and on ({OF_SOURCE})
 {BELIEVED}"""
 
 BUSY = f"""{FAILING}
-and on ({JOB}) (sum by ({JOB}) ({HOURS}) > {limits.BUSY})
+and on ({JOB}) (sum by ({JOB}) ({HOURS}) > {limits.BUSY_RUNS_PER_HOUR})
 and on ({JOB}) (max by ({JOB}) (jobrun_consecutive_failures) < {limits.FAILURES_TO_PAGE})"""
 """Jobs that run so often that a single failure says nothing."""
 
@@ -404,7 +404,7 @@ and on ({OF_SOURCE})
         condition(
             "failure_recovered",
             of_job(f"""{since("jobrun_last_failure_timestamp_seconds")}
-< {limits.REMEMBERED}
+< {limits.RECOVERY_REPORTED}
 unless on ({SERVED})
 jobrun_consecutive_failures > 0"""),
         ),

@@ -64,7 +64,7 @@ AVAILABLE = (
   -Inf * max by (job, source) (jobrun_source_poll_interval_seconds)
 )
 > clamp_min(
-  {limits.POLLS_BEHIND} * max by (job, source) (jobrun_source_poll_interval_seconds), {limits.LEAST_LAG}
+  {limits.POLLS_BEHIND} * max by (job, source) (jobrun_source_poll_interval_seconds), {limits.MIN_LAG}
 )""",
         ),
         "A source without any complete batch has no watermark, and counts as behind.",

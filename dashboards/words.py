@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from dashboards.model import Json
-from exporter.snapshot.conditions import FAILURES_TO_PAGE, LEAST_LAG, LOW_RATE_LIMIT
+from exporter.snapshot.conditions import FAILURES_TO_PAGE, LOW_RATE_LIMIT, MIN_LAG
 
 GOOD, NOTICE, WARNING, BAD, ERROR = "green", "blue", "orange", "red", "dark-red"
 NEARLY: Final = 0.8
@@ -116,7 +116,7 @@ SUCCESS_RATIO: Final = known(WARNING, (0.99, GOOD))
 SHARE_USED: Final = known(GOOD, (NEARLY, NOTICE), (1, WARNING))
 """Thresholds of an objective or a budget: a notice from four fifths on, a warning when it is used up."""
 SHARE_LEFT: Final = known(WARNING, (LOW_RATE_LIMIT, NOTICE), (0.25, GOOD))
-LAG: Final = known(GOOD, (LEAST_LAG / 2, NOTICE), (LEAST_LAG, WARNING))
+LAG: Final = known(GOOD, (MIN_LAG / 2, NOTICE), (MIN_LAG, WARNING))
 """Thresholds of the lag in seconds. JobrunSourceStale fires at the second."""
 REDS: Final[Json] = {"mode": "shades", "fixedColor": BAD}
 """Color of series that are all failures and have no colors of their own."""

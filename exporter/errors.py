@@ -19,7 +19,7 @@ class SourceError(JobrunError):
 
 
 class AuthError(SourceError):
-    """The credential was refused, or is not available."""
+    """The API refused the credential, or the credential is not available."""
 
     reason = "auth"
 
@@ -31,7 +31,7 @@ class RateLimitedError(SourceError):
 
 
 class TimedOutError(SourceError):
-    """No complete response in time."""
+    """The response was not complete in time."""
 
     reason = "timeout"
 
@@ -43,7 +43,7 @@ class NetworkError(SourceError):
 
 
 class ProxyRefusedError(NetworkError):
-    """The proxy refused the request. A retry could lock the account, so there is none."""
+    """The proxy refused the request. It is not retried, because a retry could lock the account."""
 
 
 class RedirectError(SourceError):
@@ -63,15 +63,15 @@ class ClientStatusError(SourceError):
 
 
 class NotFoundError(ClientStatusError):
-    """404."""
+    """The API returned 404."""
 
 
 class ForbiddenError(ClientStatusError):
-    """403."""
+    """The API returned 403."""
 
 
 class ServerStatusError(SourceError):
-    """The API failed."""
+    """The API returned a status of 500 or more."""
 
     reason = "http_5xx"
 
@@ -91,8 +91,10 @@ class SchemaError(SourceError):
 class PartialError(SourceError):
     """Some parts of a source (a run, a job, a customer) could not be read. Everything else was read.
 
-    Raised by `Source.fetch` after its last batch. `parts` maps the name of each part, such as "recipe 12", to
-    its error; there is at least one.
+    Raised by `Source.fetch` after its last batch.
+
+    Args:
+        parts: The error of each part by its name, such as "recipe 12"; not empty.
     """
 
     def __init__(self, parts: Mapping[str, SourceError]) -> None:
@@ -104,7 +106,7 @@ class PartialError(SourceError):
 
 
 class StateError(JobrunError):
-    """The state could not be written or read: the exporter's disk, not the API."""
+    """The state could not be written or read."""
 
     reason = "state"
 

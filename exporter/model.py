@@ -1,7 +1,7 @@
-"""The types of the domain: jobs, runs, steps and batches.
+"""The types of the domain: jobs, runs, steps and batches. All are frozen.
 
-All are frozen. All times are Unix seconds (UTC), all durations are seconds. Numerous objects are not tracked by the
-garbage collector (`gc=False`): they cannot contain reference cycles.
+All times are Unix seconds (UTC), and all durations are seconds. Objects with `gc=False` cannot contain reference
+cycles, so the garbage collector does not track them.
 """
 
 import enum
@@ -23,11 +23,11 @@ class Result(enum.StrEnum):
 
 
 FAILING = frozenset({Result.FAILURE, Result.ERROR, Result.TIMEOUT})
-"""Results that lengthen a job's streak of failures. A success ends the streak; other results do not change it."""
+"""Results that count for a job's streak of failures. A success ends the streak; other results do not change it."""
 
 
 FUTURE_MARGIN = 300.0
-"""Seconds by which a time may be in the future, as clocks differ."""
+"""Seconds by which a time may be in the future, because clocks differ."""
 
 
 class State(enum.StrEnum):
@@ -38,7 +38,7 @@ class State(enum.StrEnum):
 
 
 class Disposition(enum.StrEnum):
-    """What a row of the API meant: the values of the label `disposition`."""
+    """Meaning of a row of the API: the values of the label `disposition`."""
 
     NEW = "new"
     UPDATED = "updated"
@@ -57,17 +57,25 @@ class Window(msgspec.Struct, frozen=True):
 
     @property
     def length(self) -> float:
-        """Its length in seconds."""
+        """Return the length in seconds."""
         return self.end - self.start
 
 
 class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A job as its vendor describes it.
 
-    `job_id` identifies the job within the source and never changes; `project` and `name` are labels and may change.
-    `scope` is the part of the source that is readable or unreadable as a whole: "" (all of it), a customer, a project.
-    `has_steps` and `reopens` are False for a job whose runs have no steps or are never reopened, although other runs of
-    this kind of source have steps or can be reopened.
+    Attributes:
+        job_id: Identifies the job within the source, and never changes.
+        name: A label that may change.
+        project: A label that may change.
+        scope: The scope that the job belongs to; "" if the source has only one.
+        schedule: The vendor's schedule, usually a cron expression; "" if it has none.
+        timezone: Time zone of the schedule; "" if the vendor does not name one.
+        url: Link to the job at its vendor; "" if there is none.
+        enabled: Whether the job may run; None if the vendor does not say.
+        stop_cause: Why the vendor stopped the job; "" if it did not.
+        has_steps: False if runs of this job have no steps, although other runs of the source have.
+        reopens: False if runs of this job are never reopened, although other runs of the source can be.
     """
 
     job_id: str
@@ -86,12 +94,23 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One run as the API shows it now.
 
-    Ended: `result` is set. Open: `state` is set, or neither where the vendor's word is unmapped.
-    `unmapped` holds a status word that is in no table, "" otherwise.
-    `scheduled` is a planned start in the future; until then the run does not age.
-    `retries` are the attempts after the first. `recovered`: the run succeeded after a failed attempt.
-    `after_end`: the run is active again only to clean up after its completion (a compensation). The end of that is not
-    another completion. The state does not store this field.
+    Attributes:
+        run_id: Identifies the run within the source.
+        job_id: The run's job.
+        result: Set if the run has completed.
+        state: Set if the run is active and the exporter knows its status.
+        unmapped: A status that the exporter does not know; "" otherwise.
+        created: When the run was created.
+        scheduled: Planned start in the future. Until then the run does not age.
+        start: When the run started.
+        end: When the run completed.
+        duration: Seconds from start to end.
+        queue_duration: Seconds that the run waited before it started.
+        retries: Number of attempts after the first.
+        recovered: Whether the run succeeded after a failed attempt.
+        error_type: Type of the error of a failed run; "" if unknown.
+        after_end: Whether the run is active again only to clean up after its completion (a compensation). The end of
+            the cleanup is not another completion. The state does not store this field.
     """
 
     run_id: str
@@ -112,10 +131,11 @@ class Run(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 def one_row_per_run(runs: Iterable[Run]) -> list[Run]:
-    """Return one row for each run ID: the completed row if there is one, of several the one with the latest end.
+    """Return one row per run ID: a completed row rather than an active one, and of these the one with the latest end.
 
-    The order of `runs` does not matter. An API may show a run twice in one poll, and one of the rows may be stale.
+    The order of `runs` does not matter.
     """
+    # An API may show a run twice in one poll, and one of the rows may be stale.
     rows: dict[str, Run] = {}
     for run in runs:
         known = rows.get(run.run_id)
@@ -125,7 +145,7 @@ def one_row_per_run(runs: Iterable[Run]) -> list[Run]:
 
 
 def _trust(run: Run) -> tuple[bool, float, bool, float, str]:
-    """Return the sort key of rows of one run. It ends with the row itself, so that different rows never tie."""
+    """Return the sort key for rows of one run. It ends with the row itself, so that different rows never tie."""
     end = float("-inf") if run.end is None else run.end
     start = float("-inf") if run.start is None else run.start
     return run.result is not None, end, run.state is State.EXECUTING, start, repr(run)
@@ -153,28 +173,28 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """Scopes as a vendor listed them. `at`: when it was asked."""
+    """The vendor's list of scopes. `at`: time of the request."""
 
     at: float
     scopes: frozenset[str]
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
-    """What a poll read of one scope. It is committed completely, in one transaction, or not at all.
+    """The part of a scope that a poll has read. It is committed in one transaction, completely or not at all.
 
     Attributes:
         scope: The scope that was read.
         jobs: Jobs of `runs`, and jobs that the vendor listed.
-        catalog: True if `jobs` has every job of the scope, so that a missing one is gone.
+        catalog: Whether `jobs` has every job of the scope, so that a missing job is gone.
         runs: Runs that are new or may have changed.
-        unchanged: How many more rows were equal to those of an earlier, committed batch.
-        invalid: How many rows could not be parsed.
-        through: Time up to which all completed runs of the scope are read (`settle` is already subtracted); None if
-            this batch proves no such time.
+        unchanged: Number of further rows that are equal to rows of an earlier, committed batch.
+        invalid: Number of rows that could not be parsed.
+        through: Time up to which all completed runs of the scope are read, minus `settle`; None if that is not
+            certain.
         readable: False if the API answered 403 or 404 for the scope. The watermark then ignores the scope.
-        listing: The list that contained this scope, for sources that discover their scopes.
-        exists: False if the scope was deleted, not only unreadable. After 15 minutes of such batches its jobs and the
-            scope are removed. Only the checkpoints of such a batch are used.
+        listing: The list of scopes that contained this one, if the source discovers its scopes.
+        exists: False if the scope was deleted. After 15 minutes of such batches the scope and its jobs are removed.
+            Only the checkpoints of such a batch are used.
         unobserved: Ranges that the API no longer shows or could not show completely.
         truncated: Number of truncated responses.
         steps: Steps that came with the runs, by run ID.

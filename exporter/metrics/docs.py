@@ -1,4 +1,4 @@
-"""docs/metrics.md, made from the table of families: `python -m exporter.metrics.docs > docs/metrics.md`."""
+"""Writes docs/metrics.md from the table of families: `python -m exporter.metrics.docs > docs/metrics.md`."""
 
 import sys
 from collections.abc import Iterator

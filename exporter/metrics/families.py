@@ -1,7 +1,7 @@
 """The table of all metric families: of jobs, of sources, of the exporter and of its process.
 
-The row of a gauge has a function that returns its samples from a view. The row of a counter or histogram has none: its
-series are those that the records store under its name, so a new counter needs only a new row here.
+The row of a gauge has a function that returns its samples from a view. The row of a counter or histogram has none,
+because records store its series under its name. So a new counter needs only a new row here.
 """
 
 from exporter.errors import REASONS
@@ -46,7 +46,7 @@ from exporter.model import Disposition
 # All values of a bounded label are seeded, so that `increase()` sees the first error.
 OUTCOMES = ("success", "partial", "error", "skipped")
 NO_LABEL = ("",)
-"""The seed of a family without more labels."""
+"""The seed of a family without labels of its own."""
 REQUEST_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 DELAY_BUCKETS = (10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0)
 
@@ -371,4 +371,4 @@ REQUEST_FAMILIES: tuple[Family, ...] = (
     request_row(RETRIES, Kind.COUNTER, "Requests that were sent again."),
     request_row(RATE_LIMIT_WAIT, Kind.COUNTER, "Time that requests waited for the budget."),
 )
-"""Families of the process's own requests, which the client library keeps: they start at 0 with each process."""
+"""Families about the process's own requests. The client library keeps them, so they start at 0 with each process."""

@@ -1,4 +1,4 @@
-"""One row of the table of metric families, and how a row of each level is written."""
+"""One row of the table of metric families, and a function per level that returns a row."""
 
 import enum
 from collections.abc import Callable, Iterable
@@ -21,7 +21,7 @@ class Kind(enum.StrEnum):
 
 
 class Level(enum.StrEnum):
-    """What the series of a family belong to, which decides their first labels."""
+    """The owner of a family's series, which decides their first labels."""
 
     JOB = "job"
     SOURCE = "source"
@@ -30,7 +30,7 @@ class Level(enum.StrEnum):
 
 
 class Stability(enum.StrEnum):
-    """What users may rely on; docs/metrics.md explains the values."""
+    """The promise to users about a family; docs/metrics.md explains the values."""
 
     STABLE = "stable"
     EXPERIMENTAL = "experimental"
@@ -49,13 +49,13 @@ class Family(msgspec.Struct, frozen=True, kw_only=True):
         kind: Type of the family.
         help: Help text, one sentence.
         labels: Labels in addition to those of the level.
-        level: What the series belong to.
+        level: Owner of the series.
         samples: Returns a gauge's samples from a view of its level; None for counters and histograms.
-        stability: What users may rely on.
-        zero_first: Whether a new series is exposed as 0 until a scrape got the 0.
-        seeds: Values of its only label that are exposed from the start.
-        buckets: Bounds of a histogram that is not configurable.
-        more_labels: Returns names of more labels that depend on a job's view.
+        stability: The promise to users.
+        zero_first: Whether a new series is exposed as 0 until a scrape has read the 0.
+        seeds: Values of the only label whose series exist from the start.
+        buckets: Bounds of a histogram, if they are not configurable.
+        more_labels: Returns the names of further labels, which depend on the job's view.
     """
 
     name: str
@@ -111,7 +111,7 @@ def exporter_gauge(name: str, text: str, samples: Callable[[ExporterView], Itera
     return Family(name=name, kind=Kind.GAUGE, help=text, labels=labels, level=Level.EXPORTER, samples=samples)
 
 
-# The process has no view of its own: its few rows use that of the exporter.
+# The process has no view of its own, so its rows use the exporter's view.
 def process_row(
     name: str, kind: Kind, text: str, samples: Callable[[ExporterView], Iterable[Row]], *labels: str
 ) -> Family:

@@ -1,6 +1,6 @@
 """Metrics of the requests that this process sends: counters and a histogram that start at 0 with each process.
 
-They use a registry of their own, never the global one of the client library.
+They have a registry of their own, and never use the global one of the client library.
 """
 
 import threading
@@ -29,7 +29,7 @@ class RequestMetrics:
             registry.register(metric)
 
     def source(self, name: str, endpoints: Iterable[str] = ()) -> "SourceRequests":
-        """Return the observer of a source, one per name, with the counters of these endpoints (templates) at 0."""
+        """Return the observer of a source. The counters of these endpoint templates are exposed as 0."""
         with self._lock:
             observer = self._observers.get(name)
             if observer is None:
@@ -65,7 +65,7 @@ class SourceRequests(RequestRecorder):
         self._of(Counter, RATE_LIMIT_WAIT)
 
     def seed(self, endpoints: Iterable[str]) -> None:
-        """Expose the counters of these endpoints (templates) at 0."""
+        """Expose the counters of these endpoint templates as 0."""
         for endpoint in endpoints:
             self._of(Counter, REQUESTS, endpoint, "200")
 
@@ -83,11 +83,11 @@ class SourceRequests(RequestRecorder):
         self._of(Counter, RATE_LIMIT_WAIT).inc(max(0.0, seconds))
 
     def limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
-        """Store the API's tightest rate limit for the record of the poll."""
+        """Store the API's tightest rate limit. The end of the poll writes it to the source's record."""
         self.rate_limit = RateLimit(limit=limit, remaining=remaining, reset=reset)
 
     def credential_expiry(self, timestamp: float | None) -> None:
-        """Store when the credential expires for the record of the poll."""
+        """Store when the credential expires. The end of the poll writes it to the source's record."""
         self.expiry = timestamp
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ class SourceRequests(RequestRecorder):
             self._series = {}
 
     def _of(self, kind: type[MetricType], family: str, *values: str) -> MetricType:
-        """Return a series by family and the labels after `source`; after `close`, one that is not exposed."""
+        """Return a series by family and the values of the labels after `source`. After `close` it is not exposed."""
         with self._lock:
             series = self._series.get((family, *values))
             if series is None:
@@ -115,7 +115,7 @@ class SourceRequests(RequestRecorder):
 
 
 def _metric(family: Family) -> Metric:
-    """Return the client library's object of a row, not yet on a registry."""
+    """Return the client library's object for a row. It is not registered yet."""
     if family.kind is Kind.HISTOGRAM:
         return Histogram(family.name, family.help, family.labels, registry=None, buckets=family.buckets)
     return Counter(family.name, family.help, family.labels, registry=None)

@@ -1,4 +1,4 @@
-"""Computes how many series of `metrics.max_series` a job uses: those that it has and those that are expected."""
+"""Computes how many series of `metrics.max_series` a job uses: the ones it has and the ones it is expected to get."""
 
 import functools
 from collections.abc import Collection, Sequence
@@ -22,7 +22,7 @@ from exporter.model import Job, Result, State
 from exporter.snapshot.job import JobView
 
 EXPECTED_RESULTS = (Result.SUCCESS, Result.FAILURE)
-"""Results for which each job is expected to have a histogram of durations."""
+"""Results for which every job is expected to get a histogram of durations."""
 
 NONE: frozenset[str] = frozenset()
 
@@ -44,8 +44,8 @@ def series_needed(
 
     `excluded`: families that are not served, and so need no room.
     """
-    # The series of a first completed run are counted from the start: gauges, durations of EXPECTED_RESULTS, and
-    # `__other__` steps and error types. So a job that gets its own series can keep them.
+    # Gauges, durations of EXPECTED_RESULTS, and `__other__` steps and error types are counted before the first run
+    # completes. So a job that gets its own series can keep them.
     if not view.counted:
         return 0
     counts, distributions = view.state.counts, view.state.distributions
@@ -91,7 +91,7 @@ def overflow_room(
 
 @functools.lru_cache(maxsize=256)
 def _gauges(results: tuple[Result, ...], has_steps: bool, excluded: frozenset[str]) -> int:  # noqa: FBT001  # the key of a cache
-    """Return how many gauges a job has if everything usual is known about it."""
+    """Return how many gauges a job has once a run has completed and one has failed."""
     ended = LastRun(run_id="r", result=Result.SUCCESS, order=0.0, start=0.0, end=0.0, duration=0.0)
     state = JobState(
         key=0,

@@ -1,7 +1,7 @@
 """Samples of gauges: pure functions from a view to rows.
 
-A row has the values of the labels that a gauge has in addition to those of its level, and the sample's value. An
-unknown value has no row.
+A row is the values of the gauge's own labels, without those of its level, and the sample's value. An unknown value has
+no row.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +23,7 @@ RESULTS = tuple((result, (result.value,)) for result in Result)
 
 
 def single(value: Callable[[View], float | None]) -> Callable[[View], Iterable[Row]]:
-    """Return a function for a gauge without more labels, which is absent while its value is unknown."""
+    """Return the samples function of a gauge without labels of its own. The gauge is absent while `value` is None."""
 
     def rows(view: View) -> Iterable[Row]:
         known = value(view)
@@ -36,7 +36,7 @@ def single(value: Callable[[View], float | None]) -> Callable[[View], Iterable[R
 
 
 def of_last_run(value: Callable[[LastRun], float | None]) -> Callable[[JobView], Iterable[Row]]:
-    """Return a function for a gauge without more labels that shows a value of the run that completed last."""
+    """Return the samples function of a gauge that shows a value of the run that completed last."""
 
     def rows(view: JobView) -> Iterable[Row]:
         known = None if view.state.last_run is None else value(view.state.last_run)
@@ -107,7 +107,7 @@ def configured_labels(view: JobView) -> tuple[str, ...]:
 
 
 def learned_expectations(view: JobView) -> Iterator[Row]:
-    """Return which expectations are learned, because neither the config nor the vendor has them."""
+    """Return 1 for each expectation that is learned, because neither the config nor the vendor has it."""
     for name in view.learned:
         yield (name,), 1
 
@@ -116,19 +116,17 @@ def learned_expectations(view: JobView) -> Iterator[Row]:
 
 
 def once_known(value: Callable[[SourceView], float | None]) -> Callable[[SourceView], Iterable[Row]]:
-    """Return a function for a gauge that is absent until a poll has found out the source's status."""
-    # Before the first poll a 0 would be wrong.
+    """Return the samples function of a gauge that is absent before the first poll, when 0 would be wrong."""
     return single(lambda view: value(view) if view.known else None)
 
 
 def of_rate_limit(value: Callable[[RateLimit], float | None]) -> Callable[[SourceView], Iterable[Row]]:
-    """Return a function for a gauge of the rate limit that the API last reported."""
+    """Return the samples function of a gauge of the rate limit that the API last reported."""
     return single(lambda view: value(view.status.rate_limit))
 
 
 def source_info(view: SourceView) -> Iterator[Row]:
-    """Return which API a source reads."""
-    # A view without a configuration (in tests) has no API.
+    """Return the provider and the API of a source."""
     if view.provider:
         yield (view.provider, view.api_url), 1
 

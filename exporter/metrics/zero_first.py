@@ -1,4 +1,4 @@
-"""Zero-first: which series are pending (still exposed as 0), for how long, and whether a scrape got the 0."""
+"""Zero-first: records which new series are pending, and decides when their values can be exposed."""
 
 import threading
 from collections.abc import Callable, Collection, Iterable
@@ -8,14 +8,16 @@ import msgspec
 from exporter.metrics.families import RUN_DURATION, RUNS
 
 Owner = tuple[str] | tuple[str, int] | tuple[str, str]
-"""What a series belongs to: ("job", key), ("source", name), ("exporter",), or ("unobserved", name) for the
-seconds that a source was found unobserved at the start, which are no series of their own."""
+"""Owner of a series: ("job", key), ("source", name) or ("exporter",).
+
+("unobserved", name) stands for the pending unobserved seconds of a source, which are not a series of their own.
+"""
 
 Series = tuple[Owner, str, str]
-"""A counter or histogram series: its owner, its family, and its label values as records join them."""
+"""A counter or histogram series: its owner, its family, and its label values joined with SEPARATOR."""
 
 COUNTER_OF = {RUN_DURATION: RUNS}
-"""Histogram and the counter that is exposed together with it, for each set of labels."""
+"""Counter that is exposed together with a histogram of the same labels, by the histogram's family."""
 
 
 class _Batch(msgspec.Struct):
@@ -28,8 +30,8 @@ class _Batch(msgspec.Struct):
 class ZeroFirst:
     """The pending series, in batches by the page that first exposed them as 0.
 
-    A series is due when its 0 was exposed for `zero_first` seconds and a scrape got it. The cost depends on the number
-    of series that change, not on the number of pending series.
+    A series is due when its 0 has been exposed for `zero_first` seconds and a scrape has read it. The cost depends on
+    the number of series that change, not on the number of pending series.
     """
 
     def __init__(self, zero_first: float, monotonic: Callable[[], float]) -> None:
@@ -49,7 +51,7 @@ class ZeroFirst:
     def shown(self, generation: int, series: Collection[Series]) -> None:
         """Add the series that the page of this generation is the first to expose as 0.
 
-        A histogram also makes its pending counter wait again, so that both are exposed together.
+        The counter of an added histogram waits again if it is pending, so that both are exposed together.
         """
         if not series:
             return
@@ -62,7 +64,7 @@ class ZeroFirst:
                     self._add(generation, batch, counter)
 
     def scraped(self, generation: int) -> None:
-        """Record that a scrape got the page of this generation. Never waits; only one thread may call it."""
+        """Record that a scrape has read the page of this generation. Never blocks; only one thread may call it."""
         # Scrapes of an older page can be recorded after those of a newer one.
         self._scraped = max(self._scraped, generation)
 
@@ -71,7 +73,7 @@ class ZeroFirst:
         with self._lock:
             due = [series for series in self._unserved if wanted(series[0])]
             for generation, batch in self._batches.items():
-                # Later batches were exposed later, so none of them can be due before this one.
+                # Later pages exposed the remaining batches, so these are not due either.
                 if not self._is_due(generation, batch):
                     break
                 due.extend(series for series in batch.series if wanted(series[0]))

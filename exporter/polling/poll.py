@@ -20,14 +20,14 @@ from exporter.ledger.status import PollReport
 from exporter.metrics.requests import SourceRequests
 from exporter.model import Disposition
 from exporter.polling.backoff import backoff
-from exporter.polling.result import PollResult, described
+from exporter.polling.result import PollResult, describe
 from exporter.polling.steps import POLL_TIME_FRACTION, ApiClock, Pages, StepFetcher
 from exporter.polling.view import LedgerView
 from exporter.sources.source import Source
 
 LONGEST_FIRST_POLL = 300.0
 FIRST_POLL_INTERVALS = 10
-"""A first poll that takes longer than both (seconds and intervals) no longer delays readiness."""
+"""A first poll that takes longer than both, in seconds and in intervals, no longer delays readiness."""
 
 MAX_CLOCK_SKEW = 5.0
 """Clock skew, in seconds, above which the batch is discarded and fetched again."""
@@ -40,7 +40,7 @@ class Poller:
         rules: The source's rules.
         source: The source to poll.
         ledger: The ledger, which commits batches.
-        requests: The last reported rate limit and expiry of the credential.
+        requests: Has the rate limit that the API last reported, and the expiry of the credential.
         api_clock: The API's clock.
         monotonic: A monotonic clock, in seconds.
         sweep_interval: Seconds between sweeps; None for no sweeps.
@@ -48,7 +48,7 @@ class Poller:
         auth_backoff: Minimum seconds to the next poll after the API refused the credential.
     """
 
-    def __init__(  # noqa: PLR0913  # everything outside is an argument
+    def __init__(  # noqa: PLR0913  # clocks, source and ledger are arguments, so that tests can replace them
         self,
         rules: SourceRules,
         source: Source,
@@ -73,13 +73,13 @@ class Poller:
         self._log = structlog.get_logger().bind(source=rules.name)
         self._steps = StepFetcher(rules, source, ledger, api_clock=api_clock, monotonic=monotonic, pages=pages)
         self.polled = False
-        self._begun: float | None = None
+        self._poll_started: float | None = None
         self._logged_invalid = False
-        self._skips = self._skips_of_poll = 0
+        self._skips = self._skips_of_current_poll = 0
         self._skips_lock = threading.Lock()
         self._offset = api_clock.now() - monotonic()
         self._jumped = -math.inf
-        self._began_here = False
+        self._is_first_run = False
 
     @property
     def status(self) -> SourceStatus:
@@ -104,11 +104,11 @@ class Poller:
         return self._source.round_seconds()
 
     def poll(self, *, steps: bool = True) -> str:
-        """Poll once, with or without fetching steps; return the outcome: `success`, `partial` or `error`.
+        """Poll once, and fetch steps if `steps` is true. Return the outcome: `success`, `partial` or `error`.
 
         Raises Stopped only at shutdown.
         """
-        begun = self._begun = self._monotonic()
+        begun = self._poll_started = self._monotonic()
         result = PollResult(started=self._clock.now(), skew=self._clock.skew)
         try:
             error = self._read(begun, result)
@@ -119,21 +119,21 @@ class Poller:
                 self._steps.fetch(begun, result)
         except Stopped:
             raise
-        except Exception as error:  # noqa: BLE001  # a mistake of ours must not end the daemon, nor pass for an answer
-            self._note(result, error)
+        except Exception as error:  # noqa: BLE001  # a bug must neither end the daemon nor pass for a success
+            self._record_error(result, error)
         with contextlib.suppress(StateError):
             self._check_clock_skew(result)
         self._finish(result, self._monotonic() - begun)
         return result.outcome
 
-    def _note(self, result: PollResult, error: Exception) -> None:
+    def _record_error(self, result: PollResult, error: Exception) -> None:
         """Record an error with a text that contains no customer data."""
         if isinstance(error, PartialError):
             result.outcome, result.reason, result.error = "partial", error.reason, str(error)
             result.reasons += [each.reason for each in error.parts.values()]
             return
         result.outcome = "error"
-        result.reason, result.error = described(error)
+        result.reason, result.error = describe(error)
         result.reasons.append(result.reason)
         if not isinstance(error, JobrunError):
             self._log.error("poll failed", exc_info=error)
@@ -142,8 +142,8 @@ class Poller:
         """Count a poll that came due while this one runs."""
         with self._skips_lock:
             self._skips += 1
-            self._skips_of_poll += 1
-            first = self._skips_of_poll == 1
+            self._skips_of_current_poll += 1
+            first = self._skips_of_current_poll == 1
         if first:  # the end of the poll logs how many followed
             self._log.warning("poll skipped: previous poll still running")
 
@@ -159,20 +159,20 @@ class Poller:
             self._pages.publish_throttled()
 
     def report_long_first_poll(self) -> None:
-        """Report a source as down if its first poll takes very long, so that readiness does not wait for it."""
+        """Report a source as down if its first poll takes too long, so that readiness does not wait for it."""
         longest = max(LONGEST_FIRST_POLL, FIRST_POLL_INTERVALS * self._rules.poll_interval)
-        if self.polled or self._begun is None or self._monotonic() - self._begun <= longest:
+        if self.polled or self._poll_started is None or self._monotonic() - self._poll_started <= longest:
             return
         self.polled = True
-        self._log.warning("first poll still running", duration=round(self._monotonic() - self._begun))
+        self._log.warning("first poll still running", duration=round(self._monotonic() - self._poll_started))
         self._ledger.mark(self._rules.name, self._clock.now(), read=False)
         self._pages.publish()
 
     def _read(self, begun: float, result: PollResult) -> Exception | None:
-        """Read everything, expire runs and complete the poll; return the error of the source, if any."""
+        """Read everything, expire runs and complete the poll. Return the error of the source, if any."""
         name = self._rules.name
         if self._ledger.source(name).baseline is None:
-            self._began_here, self._offset = True, self._clock.now() - self._monotonic()
+            self._is_first_run, self._offset = True, self._clock.now() - self._monotonic()
         self._follow_clock()
         self._ledger.start_poll(name, result.started)
         sweep = self._sweep_due(result.started)
@@ -189,23 +189,21 @@ class Poller:
             self._follow_clock()
         doubtful = error is not None or self._monotonic() - self._jumped < EXPIRY_GRACE
         context = result.context(self._clock.now())
-        self._enter(result, self._ledger.expire_open_runs(name, context, failed=doubtful))
+        self._add_stats(result, self._ledger.expire_open_runs(name, context, failed=doubtful))
         if error is None or isinstance(error, PartialError):
             self._ledger.complete_poll(name, result.context(self._clock.now()), swept=sweep)
         if error is not None:
-            self._note(result, error)
+            self._record_error(result, error)
         elif any(not scope.readable for scope in self._ledger.source(name).scopes.values()):
             result.outcome = "partial"
         return error
 
     def _commit_all(self, view: LedgerView, result: PollResult) -> Exception | None:
-        """Read and commit what can be read; return why the rest could not be read.
-
-        The poll continues in any case: active runs expire by the watermark, and other endpoints may respond.
-        """
+        """Read and commit all batches. Return the error that ended the reading, if any."""
+        # The poll continues in any case: active runs expire by the watermark, and other endpoints may respond.
         try:
             if not self._commit_batches(view, result):
-                # Windows computed with a wrong clock prove nothing, and the skew is known only after a response.
+                # The skew is known only after a response. Windows that were computed with a wrong clock are read again.
                 self._commit_batches(view, result, accept_skew=True)
         except (Stopped, StateError):
             raise
@@ -214,11 +212,11 @@ class Poller:
         return None
 
     def _commit_batches(self, view: LedgerView, result: PollResult, *, accept_skew: bool = False) -> bool:
-        """Read and commit; return False as soon as a response shows that the local clock is wrong."""
+        """Read and commit batches. Return False as soon as a response shows that the local clock is wrong."""
         for batch in self._source.fetch(view):
             if self._check_clock_skew(result) and not accept_skew:
                 return False
-            self._enter(result, self._ledger.commit(self._rules.name, batch, result.context(self._clock.now())))
+            self._add_stats(result, self._ledger.commit(self._rules.name, batch, result.context(self._clock.now())))
             self._source.committed(batch)
             self._log_invalid(batch.invalid)
             result.batches += 1
@@ -226,13 +224,13 @@ class Poller:
         return True
 
     def _log_invalid(self, rows: int) -> None:
-        """Log once that rows have no readable ID. Nothing waits for them: a later poll may show it."""
+        """Log once that rows have no readable ID."""
         if rows and not self._logged_invalid:
             self._logged_invalid = True
             self._log.warning("rows without a readable ID are not counted until they have one", rows=rows)
 
     def _check_clock_skew(self, result: PollResult) -> bool:
-        """Return whether the API's clock differs from what was assumed; if so, shift the baseline by the difference."""
+        """Return whether the API's clock differs from the assumed skew. If it does, shift the baseline accordingly."""
         change = self._clock.skew - result.skew
         if abs(change) < MAX_CLOCK_SKEW:
             return False
@@ -242,24 +240,24 @@ class Poller:
         return True
 
     def _follow_clock(self) -> None:
-        """Note a jump of the API's time, by its clock or by ours, and shift the baseline by it before any batch."""
-        # If the clock is wrong now, no run has grown old. If it was wrong before, so was the time of the first poll.
+        """Detect a jump of the API's time, as its clock or the local one shows it, and shift the baseline by it."""
+        # Runs have not become older by a jump. If the clock was wrong before it, the baseline is wrong too.
         offset = self._clock.now() - self._monotonic()
         change = offset - self._offset
         if abs(change) >= MAX_CLOCK_SKEW:
-            self._ledger.shift_baseline(self._rules.name, change, self._clock.now(), again=self._began_here)
+            self._ledger.shift_baseline(self._rules.name, change, self._clock.now(), again=self._is_first_run)
             self._offset, self._jumped = offset, self._monotonic()
 
     def _sweep_due(self, now: float) -> bool:
         last = self._ledger.source(self._rules.name).last_sweep
         return self._sweep_interval is not None and last is not None and abs(now - last) >= self._sweep_interval
 
-    def _enter(self, result: PollResult, entered: BatchStats) -> None:
-        result.entered.dispositions.update(entered.dispositions)
-        result.entered.results.update(entered.results)
+    def _add_stats(self, result: PollResult, stats: BatchStats) -> None:
+        result.stats.dispositions.update(stats.dispositions)
+        result.stats.results.update(stats.results)
 
     def _publish_batches(self) -> None:
-        """Publish the committed batches before fetching steps, which may take long."""
+        """Publish the committed batches. Fetching steps, which comes next, may take long."""
         publish = self._pages.publish_throttled if self.polled else self._pages.publish
         self._ledger.mark(self._rules.name, self._clock.now(), read=True)
         publish()
@@ -272,7 +270,7 @@ class Poller:
             self._ledger.finish_poll(name, self._report(result, seconds, skipped))
         except StateError as error:
             if result.outcome != "error":
-                self._note(result, error)
+                self._record_error(result, error)
             self._ledger.keep_poll(name, self._report(result, seconds, skipped))
         self._log_result(result, seconds)
         self._pages.publish()
@@ -295,18 +293,18 @@ class Poller:
 
     def _log_result(self, result: PollResult, seconds: float) -> None:
         log = self._log.warning if result.error else self._log.info
-        counts = {str(key): result.entered.dispositions[key] for key in Disposition if result.entered.dispositions[key]}
+        counts = {str(key): result.stats.dispositions[key] for key in Disposition if result.stats.dispositions[key]}
         error = {"reason": result.reason, "error": result.error} if result.error else {}
         log(
             "poll finished",
             outcome=result.outcome,
             duration=round(seconds, 3),
             batches=result.batches,
-            completed=result.entered.results.total(),
+            completed=result.stats.results.total(),
             steps=result.steps,
             open=len(self._ledger.open_runs(self._rules.name)),
             **counts,
             **error,
-            **({"skipped": self._skips_of_poll} if self._skips_of_poll else {}),
+            **({"skipped": self._skips_of_current_poll} if self._skips_of_current_poll else {}),
         )
-        self._skips_of_poll = 0
+        self._skips_of_current_poll = 0

@@ -1,4 +1,4 @@
-"""What a poll did, and how its errors are reported."""
+"""The result of a poll, and the reason and text of its error."""
 
 import msgspec
 
@@ -8,10 +8,19 @@ from exporter.ledger.poll_context import PollContext
 
 
 class PollResult(msgspec.Struct, kw_only=True):
-    """What one poll did, for its log line.
+    """The result of one poll.
 
-    `started`: start by the API's clock; `skew`: seconds by which that clock was assumed to be ahead; `reasons`: reasons
-    of all errors, including those of single parts; `read_for`: seconds until everything was read.
+    Attributes:
+        started: Start of the poll, by the API's clock.
+        skew: Seconds by which that clock is assumed to be ahead of the local one.
+        outcome: `success`, `partial` or `error`.
+        reason: Reason of the error; "" if there was none.
+        error: Text of the error.
+        reasons: Reasons of all errors, including errors of single parts.
+        batches: Number of committed batches.
+        read_for: Seconds until everything was read.
+        steps: Number of runs whose steps were requested.
+        stats: Statistics of the committed batches.
     """
 
     started: float
@@ -23,13 +32,13 @@ class PollResult(msgspec.Struct, kw_only=True):
     batches: int = 0
     read_for: float = 0.0
     steps: int = 0
-    entered: BatchStats = msgspec.field(default_factory=BatchStats)
+    stats: BatchStats = msgspec.field(default_factory=BatchStats)
 
     def context(self, now: float) -> PollContext:
-        """Return the context of what is committed now."""
+        """Return the context of a commit at this time."""
         return PollContext(now=now, started=self.started, behind=max(0.0, -self.skew))
 
 
-def described(error: Exception) -> tuple[str, str]:
-    """Return the reason under which an error is counted, and its text."""
+def describe(error: Exception) -> tuple[str, str]:
+    """Return the `reason` label of an error, and its text."""
     return (error.reason, str(error)) if isinstance(error, JobrunError) else ("internal", type(error).__name__)

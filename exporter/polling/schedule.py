@@ -20,18 +20,17 @@ STAGGER = 0.25
 """Seconds between the first polls of two sources."""
 
 THREADS = 10_000
-"""Maximum number of threads, more than sources. A thread is created only if none is idle."""
+"""Maximum number of threads: more than there are sources. A thread is created only if none is idle."""
 
 LEAST_JUMP = 5.0
-"""Minimum jump of the local clock, in seconds, after which polls are scheduled again."""
+"""Jump of the local clock, in seconds, from which on all polls are scheduled again."""
 
 
 class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
-    """Fires at an interval and skips missed times in one step.
+    """Fires at an interval, and skips missed times."""
 
-    The library's own trigger computes each missed time: after the clock jumps by a week, with a poll per second, that
-    takes minutes in which nothing is polled.
-    """
+    # The library's own trigger computes each missed time. After the clock jumps by a week, with one poll per second,
+    # that takes minutes, in which nothing is polled.
 
     def __init__(self, seconds: float) -> None:
         self._interval = timedelta(seconds=seconds)
@@ -44,7 +43,7 @@ class Every(BaseTrigger):  # type: ignore[misc]  # the library ships no types
 
 
 class ScheduledSource:
-    """A source's poller and its interval in seconds; `idle` is held while a poll is running."""
+    """A source's poller and its interval in seconds. A running poll holds the lock `idle`."""
 
     def __init__(self, name: str, poller: Poller, interval: float) -> None:
         self.name = name
@@ -81,31 +80,26 @@ class PollSchedule:
         self._scheduler.start()
 
     def add(self, sources: Iterable[ScheduledSource]) -> None:
-        """Poll these sources too. New ones are polled at once, with a short pause between two.
-
-        Sources that are already polled keep their time, but failing ones are polled at once, as they may be fixed.
-        """
+        """Poll these sources too: new and failing ones at once, STAGGER seconds apart, the others when they are due."""
         now = self._now()
         keys = {source: key for key, source in self._sources.items()}
         failed = [source for source in keys if source.poller.failures and not source.idle.locked()]
         waiting = [source for source in sources if source not in keys or source in failed]
         for number, source in enumerate(waiting):
-            publish_throttled = now + timedelta(seconds=number * STAGGER)
+            first_poll = now + timedelta(seconds=number * STAGGER)
             if source in keys:
-                self._scheduler.modify_job(keys[source], next_run_time=publish_throttled)
+                self._scheduler.modify_job(keys[source], next_run_time=first_poll)
                 continue
-            # the last poll of another source with this name may still run
+            # the last poll of a removed source with the same name may still run
             key = f"{source.name} {next(self._numbers)}"
             self._sources[key] = source
-            self._scheduler.add_job(
-                self._poll, Every(source.interval), args=[key], id=key, next_run_time=publish_throttled
-            )
+            self._scheduler.add_job(self._poll, Every(source.interval), args=[key], id=key, next_run_time=first_poll)
 
     def keep(self, sources: Collection[ScheduledSource], grace: float) -> bool:
-        """Stop polling all sources but these. Wait `grace` seconds for their polls; return False if one still runs."""
+        """Stop polling all other sources. Wait `grace` seconds for their polls; return False if one still runs."""
         ended = {key: source for key, source in list(self._sources.items()) if source not in sources}
         for key in ended:
-            with suppress(JobLookupError):  # `stop` has removed them all
+            with suppress(JobLookupError):  # `stop` removes all jobs
                 self._scheduler.remove_job(key)
             del self._sources[key]
         return self._wait(ended.values(), grace)
@@ -118,7 +112,7 @@ class PollSchedule:
 
     def _wait(self, sources: Iterable[ScheduledSource], grace: float) -> bool:
         until = self._monotonic() + grace
-        for source in list(sources):  # a replica's thread may still add and remove some
+        for source in list(sources):  # a replica's thread may still add and remove sources
             if not source.idle.acquire(timeout=max(0.0, until - self._monotonic())):
                 return False
             source.idle.release()
@@ -126,12 +120,13 @@ class PollSchedule:
 
     @property
     def alive(self) -> bool:
-        """Return whether polls will happen."""
-        thread = getattr(self._scheduler, "_thread", None)  # the flag `running` stays set after the thread has died
+        """Return whether the scheduler's thread is alive."""
+        thread = getattr(self._scheduler, "_thread", None)  # the flag `running` stays set after the thread dies
         return bool(self._scheduler.running and thread is not None and thread.is_alive())
 
     def tick(self) -> None:
-        """Poll all sources now if the local clock jumped, because the scheduler uses it. Called about every second."""
+        """Poll all sources now if the local clock jumped. Called about every second."""
+        # The scheduler uses the local clock.
         offset = self._clock() - self._monotonic()
         if abs(offset - self._offset) < LEAST_JUMP:
             return
@@ -162,7 +157,7 @@ class PollSchedule:
                 self._scheduler.reschedule_job(key, trigger=Every(wanted))
 
     def _missed(self, event: JobEvent) -> None:
-        """Count a poll that was still running when the next was due."""
+        """Count a poll that came due while the previous one was running."""
         source = self._sources.get(event.job_id)
         if source is not None:
             source.poller.skip()

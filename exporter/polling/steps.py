@@ -9,7 +9,7 @@ from exporter.client.budget import Stopped
 from exporter.counting.rules import SourceRules
 from exporter.errors import AuthError, NotFoundError, RateLimitedError, SourceError, StateError
 from exporter.ledger.ledger import Ledger
-from exporter.polling.result import PollResult, described
+from exporter.polling.result import PollResult, describe
 from exporter.sources.source import Source
 from exporter.state.schema import StoredRun
 
@@ -17,7 +17,7 @@ STEP_BATCH = 100
 """Number of runs whose steps are fetched before the queue is read again."""
 
 MAX_STEP_ERRORS = 3
-"""Consecutive failed step fetches after which the others wait for the next poll; 1 if the source was unreadable."""
+"""Consecutive failed fetches after which all other steps wait for the next poll; 1 if the poll itself failed."""
 
 POLL_TIME_FRACTION = 0.8
 """Fraction of the interval after which a poll stops optional work, so that the next poll is not late."""
@@ -41,7 +41,7 @@ class Pages(Protocol):
         """Publish all committed records."""
 
     def publish_throttled(self) -> None:
-        """Publish all committed records, unless that was done a moment ago."""
+        """Publish all committed records, unless they were published a moment ago."""
 
 
 class StepFetcher:
@@ -66,11 +66,9 @@ class StepFetcher:
         self._log = structlog.get_logger().bind(source=rules.name)
 
     def fetch(self, begun: float, result: PollResult) -> None:
-        """Fetch the steps of counted runs for as long as the poll's time allows.
-
-        A poll that has used up its time spends the same time again on steps. Otherwise the queue would grow while polls
-        are late.
-        """
+        """Fetch the steps of counted runs for as long as the poll's time allows."""
+        # A poll that has used up its time spends the same time again on steps. Otherwise the queue would grow while
+        # polls are late.
         left = 1 if result.outcome == "error" else MAX_STEP_ERRORS
         errors, until = 0, begun + max(POLL_TIME_FRACTION * self._rules.poll_interval, 2 * result.read_for)
         while rows := self._ledger.pending_steps(self._rules.name, self._clock.now(), STEP_BATCH):
@@ -82,7 +80,7 @@ class StepFetcher:
             self._pages.publish_throttled()
 
     def _fetch_one(self, row: StoredRun, result: PollResult) -> bool:
-        """Fetch the steps of one run; return False if that failed and must be repeated."""
+        """Fetch the steps of one run. Return False if the request failed and must be repeated."""
         name, poll_context = self._rules.name, result.context(self._clock.now())
         try:
             self._ledger.commit_steps(name, row, self._source.steps(row.run), poll_context)
@@ -93,8 +91,8 @@ class StepFetcher:
             raise
         except (Stopped, StateError):
             raise
-        except Exception as caught:  # noqa: BLE001  # steps that we cannot digest must not keep those of others waiting
-            reason, error = described(caught)
+        except Exception as caught:  # noqa: BLE001  # malformed steps of one run must not delay the steps of others
+            reason, error = describe(caught)
             result.reasons.append(reason)
             places = {} if isinstance(caught, SourceError) else {"exc_info": caught}
             self._log.warning("fetching steps failed", reason=reason, error=error, **places)

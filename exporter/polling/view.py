@@ -21,7 +21,7 @@ class LedgerView:
         out_of_time: Returns whether this poll has used up its interval.
     """
 
-    def __init__(  # noqa: PLR0913  # each is one of the things that a view is made of
+    def __init__(  # noqa: PLR0913  # each argument is one part of the view
         self,
         ledger: Ledger,
         source: str,
@@ -81,11 +81,11 @@ class LedgerView:
             return self._ledger.store().started_between(self._source, Window(start, end))
 
     def known(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return which of these IDs are in the state."""
+        """Return the IDs that are in the state."""
         return frozenset(self._ledger.rows(self._source, run_ids))
 
     def ended(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return which of these IDs are in the state as completed runs."""
+        """Return the IDs that are in the state as completed runs."""
         rows = self._ledger.rows(self._source, run_ids)
         return frozenset(run_id for run_id, row in rows.items() if row.mark is not CountState.OPEN)
 

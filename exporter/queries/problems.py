@@ -80,7 +80,7 @@ def _down(source: SourceReport, _now: float) -> Sentence | None:
 
 
 def _stale(source: SourceReport, _now: float) -> Sentence | None:
-    if source.up is not True or not conditions.too_far_behind(source.lag, source.poll_interval):
+    if source.up is not True or not conditions.is_too_far_behind(source.lag, source.poll_interval):
         return None
     if source.lag is None:
         return "No poll has been complete yet.", None
@@ -88,14 +88,14 @@ def _stale(source: SourceReport, _now: float) -> Sentence | None:
 
 
 def _gap(source: SourceReport, now: float) -> Sentence | None:
-    if not source.unobserved or not conditions.recent(source.last_unobserved, conditions.GAP_SHOWN, now):
+    if not source.unobserved or not conditions.is_recent(source.last_unobserved, conditions.GAP_SHOWN, now):
         return None
     latest = source.unobserved[0]
     return f"Runs of {_age(latest.end - latest.start)} were never read: the API no longer has them.", latest.start
 
 
 def _truncated(source: SourceReport, now: float) -> Sentence | None:
-    if not conditions.recent(source.last_truncated, conditions.TRUNCATED_SHOWN, now):
+    if not conditions.is_recent(source.last_truncated, conditions.TRUNCATED_SHOWN, now):
         return None
     return "The API truncated responses, which were fetched again in parts. Nothing is lost.", source.last_truncated
 
@@ -108,15 +108,15 @@ def _unreadable(source: SourceReport, _now: float) -> Sentence | None:
 
 def _rate_limit(source: SourceReport, now: float) -> Sentence | None:
     budget = source.budget
-    if not conditions.rate_limit_low(budget.remaining, budget.limit, budget.reset, now):
+    if not conditions.is_rate_limit_low(budget.remaining, budget.limit, budget.reset, now):
         return None
     return f"{budget.remaining:g} of {budget.limit:g} requests remain until the API's limit resets.", None
 
 
 def _credential(source: SourceReport, now: float) -> Sentence | None:
     expiry = source.credential_expiry
-    ended = conditions.not_renewed(expiry, source.last_poll)
-    if expiry is None or not (ended or conditions.not_replaced(expiry, source.credential_since, now)):
+    ended = conditions.is_not_renewed(expiry, source.last_poll)
+    if expiry is None or not (ended or conditions.is_not_replaced(expiry, source.credential_since, now)):
         return None
     if expiry > now:
         return f"The credential in use expires in {_age(expiry - now)}, and there is no new one.", expiry
@@ -164,12 +164,12 @@ def _groups(jobs: list[JobView]) -> Iterator[list[JobView]]:
 
 
 def _failing(jobs: list[JobView]) -> list[JobView]:
-    return [job for job in jobs if conditions.failing(job)]
+    return [job for job in jobs if conditions.is_failing(job)]
 
 
 def _many(jobs: list[JobView]) -> bool:
     since = (job.state.failing_since for job in _failing(jobs))
-    return conditions.many((each for each in since if each is not None), len(jobs))
+    return conditions.are_many_failing((each for each in since if each is not None), len(jobs))
 
 
 def _together(failing: list[JobView]) -> Problem:
@@ -192,35 +192,35 @@ def _failures(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
     step = f" in step {failure.failed_step}" if failure and failure.failed_step else ""
     error = f" with {failure.error_type}" if failure and failure.error_type else ""
     # one of the three: the first says the most
-    if conditions.failing_repeatedly(job, watermark):
+    if conditions.is_failing_repeatedly(job, watermark):
         latest = f", the latest{step}{error}" if step or error else ""
         yield "JobrunFailingRepeatedly", f"The last {state.streak} runs failed{latest}.", state.failing_since
-    elif conditions.failing(job):
+    elif conditions.is_failing(job):
         sentence = f"The last run failed{step}{error}, and none has succeeded since."
         yield "JobrunLastRunFailed", sentence, state.failing_since
-    elif conditions.recovered(job, watermark) and failure is not None:
+    elif conditions.has_recovered(job, watermark) and failure is not None:
         yield "JobrunFailureRecovered", f"A run failed{step}{error}, and one has succeeded since.", failure.end
 
 
 def _expectations(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
     success, now = job.state.last_success, watermark or 0.0
-    if conditions.stale(job, watermark):
+    if conditions.is_stale(job, watermark):
         since = "yet" if success is None else f"for {_age(now - success)}"
         sentence = f"No run has succeeded {since}; one is expected every {_age(job.freshness or 0)}."
         yield "JobrunNoRecentSuccess", sentence, success
-    if conditions.overdue(job, watermark):
+    if conditions.is_overdue(job, watermark):
         sentence = f"A run was expected {_age(now - (job.next_expected or 0))} ago."
         yield "JobrunOverdue", sentence, job.next_expected
 
 
 def _durations(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
     for state in conditions.stuck_in(job, watermark):
-        length = _age(conditions.open_for(job, watermark, state) or 0.0)
+        length = _age(conditions.active_for(job, watermark, state) or 0.0)
         word = "waiting" if state is State.PENDING else "running"
-        sentence = f"A run has been {word} for {length}; the limit is {_age(conditions.limit(job))}."
+        sentence = f"A run has been {word} for {length}; the limit is {_age(conditions.run_limit(job))}."
         yield "JobrunRunStuck", sentence, job.active[state][1]
     last = job.state.last_run
-    if conditions.slow(job) and last is not None:
+    if conditions.is_slow(job) and last is not None:
         took, budget = _age(last.duration or 0), _age(job.duration_budget or 0)
         yield "JobrunRunSlow", f"The last run succeeded but took {took}; the limit is {budget}.", last.end
 

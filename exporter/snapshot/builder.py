@@ -1,4 +1,4 @@
-"""Builds snapshots: joins committed records with the config. A view is built again only when it changes."""
+"""Builds snapshots: joins committed records with the config. Unchanged views are reused."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -20,7 +20,7 @@ from exporter.snapshot.source import SourceView
 
 
 class ConfiguredSource(msgspec.Struct, frozen=True, kw_only=True):
-    """The config of a source, as far as views of it and its jobs need it. `api_url`: address of its API."""
+    """The config of a source that views need. `api_url`: address of the source's API."""
 
     settings: SourceSettings
     rules: SourceRules
@@ -34,9 +34,9 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
         jobs: The records of all jobs by key.
         sources: The records of all sources by name.
         exporter: The ledger's data about the exporter.
-        open_runs: Active runs by source, oldest first; the same tuple while none of them changes.
-        changed: Keys of the jobs that have changed since the last call; None if all may have.
-        starting: Sources of which no poll has been complete since the process started.
+        open_runs: Active runs by source, oldest first; the same tuple while nothing changes.
+        changed: Keys of the jobs that changed since the previous snapshot; None if all may have changed.
+        starting: Sources that have had no complete poll since the process started.
         polled: Sources that have been polled since the process started.
         step_histograms: Whether step durations are observed.
     """
@@ -52,7 +52,7 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def bare_view(job: JobState, results: tuple[Result, ...], *, has_steps: bool, step_histograms: bool) -> JobView:
-    """Return the view of a job from its record and its type of source only."""
+    """Return the view of a job without config: from its record and the type of its source."""
     return JobView(state=job, results=results, has_steps=has_steps, step_histograms=step_histograms)
 
 
@@ -85,14 +85,14 @@ class ViewBuilder:
         step_histograms: bool = True,
         withheld: bool = False,
     ) -> JobView:
-        """Return the view of a job. `watched`: whether its scope is readable, so that a run can be missing."""
+        """Return the view of a job. `watched`: whether its scope is readable, so that a missing run is noticed."""
         rules = self.sources[job.source].rules
         bare = bare_view(job, rules.results, has_steps=rules.steps != "off", step_histograms=step_histograms)
         active = active_of((run.state, run.origin if run.start is None else run.start) for run in open_runs)
         bare = msgspec.structs.replace(bare, active=active, withheld=withheld)
         try:
             view = self._completed(bare, open_runs, watched=watched)
-        except Exception as error:  # noqa: BLE001  # one job must not keep all others off the page
+        except Exception as error:  # noqa: BLE001  # an error of one job must not remove all others from the page
             if job.key not in self._without_expectations:
                 self._without_expectations.add(job.key)
                 self._log.error("expectations of a job cannot be computed", **_names(job), exc_info=error)
@@ -103,7 +103,6 @@ class ViewBuilder:
     def _completed(self, view: JobView, open_runs: Sequence[OpenRun], *, watched: bool) -> JobView:
         """Return a view with the expectations and the escalation of its job."""
         job, source = view.state, self.sources[view.state.source]
-        # By the vendor's name of the job, which may differ from the label.
         objective = objective_of(self.config, job)
         expected = expectation(job, objective, open_runs)
         if expected.unparsed:
@@ -113,7 +112,7 @@ class ViewBuilder:
         external_url = self.config.web.external_url
         return msgspec.structs.replace(
             view,
-            # While a scope cannot be read, its runs are not seen, so none is expected.
+            # No run is expected while the scope cannot be read, because the run would not be seen.
             freshness=expected.freshness if watched else None,
             duration_budget=expected.duration_budget,
             next_expected=expected.next_run if watched else None,
@@ -140,7 +139,7 @@ class ViewBuilder:
     def source(
         self, state: SourceState, *, jobs: int, open_runs: tuple[OpenRun, ...], polled: bool, withheld: bool
     ) -> SourceView:
-        """Return the view of a source."""
+        """Return the view of a source. `jobs`: number of its served jobs."""
         source = self.sources[state.name]
         return SourceView(
             state=state,
@@ -201,7 +200,7 @@ class SnapshotBuilder:
         return self._latest
 
     def _unreadable_scopes(self, views: ViewBuilder, committed: Committed) -> frozenset[tuple[str, str]]:
-        """Return source and name of unreadable scopes, whose jobs cannot miss a run."""
+        """Return the source and name of each unreadable scope."""
         states = [committed.sources[name] for name in views.sources if name in committed.sources]
         return frozenset(
             (state.name, name) for state in states for name, scope in state.scopes.items() if not scope.readable
@@ -236,7 +235,7 @@ class SnapshotBuilder:
         return msgspec.structs.replace(view, steps_withheld=True) if job.source in self._steps_withheld else view
 
     def _sources(self, views: ViewBuilder, committed: Committed, jobs: Mapping[int, JobView]) -> dict[str, SourceView]:
-        # From the views, so that only served jobs are counted.
+        # Views exist only for served jobs.
         counts = Counter(view.state.source for view in jobs.values())
         made: dict[str, SourceView] = {}
         for name in views.sources:
@@ -271,7 +270,7 @@ class SnapshotBuilder:
         )
 
     def _report_unmatched(self, unmatched: Sequence[int], jobs: int) -> None:
-        """Log once per config which objectives match no job, after all sources were read."""
+        """Log once per config the objectives that match no job."""
         if not self._reported_unmatched:
             self._reported_unmatched = True
             for place in unmatched:

@@ -1,10 +1,10 @@
-"""Conditions of problems of jobs, sources and the exporter: the one place for each alert's severity and threshold.
+"""The condition, threshold and severity of each alert. This is the only place that defines them.
 
-The status page and `/api/v1/problems` use these functions. `alerting/` writes Prometheus rules with the same numbers,
-and dashboards import them. A test evaluates rules and functions on the same worlds.
+The status page and `/api/v1/problems` use these functions. The rules of `alerting/` and the dashboards use the same
+constants. A test evaluates rules and functions on the same data.
 
 Conditions of jobs are evaluated at the source's watermark, as in the rules. The watermark does not move while the API
-cannot be read, so an outage never looks like a missed run. All times are Unix seconds, all lengths seconds.
+cannot be read, so an outage never looks like a missed run. All times are Unix seconds, and all durations are seconds.
 """
 
 import math
@@ -22,39 +22,39 @@ FAILURES_TO_PAGE = 3
 FAILING_TO_PAGE = 900
 """Seconds that a job must be failing before it pages."""
 MANY_JOBS, MANY_SHARE, MANY_WITHIN = 10, 0.3, 900
-"""Number and share of a project's or source's jobs that must start to fail within this many seconds."""
+"""Jobs of a project or source that start to fail within MANY_WITHIN seconds: number and fraction that are a problem."""
 STEP_RUNS, STEP_SHARE = 3, 0.1
-"""Number and share of a day's runs in which the same step must fail first."""
+"""Number and fraction of a day's runs in which the same step fails first."""
 RATIO_RUNS, RATIO = 20, 0.05
-"""Minimum runs per day, and the share of failures above which it is too high."""
-BUSY = 12
+"""Minimum number of runs per day, and the fraction of failures above which it is too high."""
+BUSY_RUNS_PER_HOUR = 12
 """Completed runs per hour above which a single failure is not reported on its own."""
-REMEMBERED = 3600
-"""How long a failure is remembered after a run has succeeded."""
-LONGEST_RUN, LEAST_LIMIT = 86400, 600
-"""Limit of a run without other data; minimum of a limit derived from other data."""
+RECOVERY_REPORTED = 3600
+"""How long after its end a failure is reported although a later run succeeded, in seconds."""
+DEFAULT_RUN_LIMIT, MIN_RUN_LIMIT = 86400, 600
+"""Limit of a run's duration, in seconds: the default, and the minimum of a limit that is derived from other data."""
 STUCK_TIMES, SLOW_TIMES, SLOW_MORE = 3, 1.5, 30
 """Without a budget, a run is stuck after 3 times the p95, and slow above 1.5 times the p95 plus 30 s."""
-LEAST_LAG, POLLS_BEHIND = 600, 3
-"""A source may be behind by three polls, and by at least ten minutes."""
+MIN_LAG, POLLS_BEHIND = 600, 3
+"""Allowed lag of a source: 600 seconds or three polls, whichever is longer."""
 LOW_RATE_LIMIT = 0.1
 """The fraction of a rate limit below which it is low."""
 CREDENTIAL_MARGIN, CREDENTIAL_WARNING, RENEWED_DAILY = 60, 604800, 86400
-"""Tokens are renewed before their last minute. A key that is not renewed is reported a week before it expires."""
-FORGOTTEN = 604800
+"""In seconds. Tokens are renewed a minute before they expire. A key that nothing renews is reported a week before."""
+REMOVED_AFTER = 604800
 """Seconds after which a source that no exporter serves counts as removed."""
 NEARLY_FULL = 0.9
 """The fraction of metrics.max_series above which folded jobs stay folded."""
 GAP_SHOWN, TRUNCATED_SHOWN, UNMAPPED_SHOWN, COLD_START_SHOWN, COMMIT_ERRORS_SHOWN = 86400, 3600, 21600, 3600, 900
 """How long an event is reported, in seconds."""
-RECOVERED_SHOWN = REMEMBERED + 600
-"""Seconds after another alert about failures in which a recovered failure is not reported."""
+RECOVERED_SHOWN = RECOVERY_REPORTED + 600
+"""Seconds after another alert about failures for which a recovered failure is not reported."""
 
 SEVERITIES = ("critical", "warning", "info", "none")
 
 
 class ConditionKind(msgspec.Struct, frozen=True):
-    """One alert: its severity, how long its condition must hold before it fires, and how long it fires afterwards."""
+    """One alert: its severity, and the `for` and `keep_firing_for` of its rule."""
 
     severity: str
     wait: str = ""
@@ -96,7 +96,7 @@ KINDS = {
 }
 """All alerts, the most urgent first."""
 
-UNSEEN = {
+NOT_ON_PAGE = {
     "JobrunExporterAbsent": "an exporter that is gone shows no page",
     "JobrunExporterDown": "only Prometheus knows the other exporters",
     "JobrunReplicaLost": "only Prometheus knows how many replicas there were",
@@ -119,39 +119,41 @@ def capped(severity: str, page: str) -> str:
     return max(severity, highest, key=SEVERITIES.index)
 
 
-def failing(view: JobView) -> bool:
-    """Return whether the last run with a result of success or failure failed."""
+def is_failing(view: JobView) -> bool:
+    """Return whether the last run that succeeded or failed has failed."""
     return view.state.streak > 0
 
 
-def failing_repeatedly(view: JobView, watermark: float | None) -> bool:
+def is_failing_repeatedly(view: JobView, watermark: float | None) -> bool:
     """Return whether the job has failed often enough, and for long enough, to page."""
     since, now = view.state.failing_since, watermark
     long_enough = since is None or now is None or now - since >= FAILING_TO_PAGE
     return view.state.streak >= view.failures_to_page and long_enough
 
 
-def recovered(view: JobView, watermark: float | None) -> bool:
+def has_recovered(view: JobView, watermark: float | None) -> bool:
     """Return whether a run failed recently and a later one succeeded."""
     failure = view.state.last_failure
     ended = None if failure is None else failure.end
-    return not failing(view) and ended is not None and watermark is not None and watermark - ended < REMEMBERED
+    return (
+        not is_failing(view) and ended is not None and watermark is not None and watermark - ended < RECOVERY_REPORTED
+    )
 
 
 def success_age(view: JobView, watermark: float | None) -> float | None:
-    """Return the age of the last success, or of the job if none is known."""
+    """Return the age of the last success, or of the job if it has no known success."""
     state = view.state
     since = state.discovered if state.last_success is None else state.last_success
     return None if watermark is None else watermark - since
 
 
-def stale(view: JobView, watermark: float | None) -> bool:
+def is_stale(view: JobView, watermark: float | None) -> bool:
     """Return whether the last success is older than the freshness objective allows."""
     age = success_age(view, watermark)
     return age is not None and view.freshness is not None and age > view.freshness
 
 
-def limit(view: JobView) -> float:
+def run_limit(view: JobView) -> float:
     """Return how long a run may be active: its budget, else one interval of its schedule, else a day."""
     if view.duration_budget is not None:
         return view.duration_budget
@@ -159,11 +161,11 @@ def limit(view: JobView) -> float:
     last = view.state.last_run.start if view.state.last_run else None
     latest = max([*starts, *([] if last is None else [last])], default=None)
     if view.next_expected is None or latest is None:
-        return LONGEST_RUN
-    return max(LEAST_LIMIT, view.next_expected - latest)
+        return DEFAULT_RUN_LIMIT
+    return max(MIN_RUN_LIMIT, view.next_expected - latest)
 
 
-def open_for(view: JobView, watermark: float | None, state: State) -> float | None:
+def active_for(view: JobView, watermark: float | None, state: State) -> float | None:
     """Return for how long the oldest run in a state has been active."""
     start = view.active.get(state, (0, None))[1]
     return None if start is None or watermark is None else watermark - start
@@ -171,12 +173,12 @@ def open_for(view: JobView, watermark: float | None, state: State) -> float | No
 
 def stuck_in(view: JobView, watermark: float | None) -> tuple[State, ...]:
     """Return the states in which a run has been active for longer than its limit."""
-    ages = {state: open_for(view, watermark, state) for state in State}
-    return tuple(state for state, age in ages.items() if age is not None and age > limit(view))
+    ages = {state: active_for(view, watermark, state) for state in State}
+    return tuple(state for state, age in ages.items() if age is not None and age > run_limit(view))
 
 
-def overdue(view: JobView, watermark: float | None) -> bool:
-    """Return whether an expected run has not started. A waiting run counts as started, within its limit."""
+def is_overdue(view: JobView, watermark: float | None) -> bool:
+    """Return whether an expected run has not started. A waiting run counts as started until it is stuck."""
     expected = view.next_expected
     if watermark is None or expected is None or watermark - expected <= TOLERANCE:
         return False
@@ -184,7 +186,7 @@ def overdue(view: JobView, watermark: float | None) -> bool:
     return not waiting and not view.active.get(State.EXECUTING, (0, None))[0]
 
 
-def slow(view: JobView) -> bool:
+def is_slow(view: JobView) -> bool:
     """Return whether the last run succeeded but took longer than the job's budget."""
     last, budget = view.state.last_run, view.duration_budget
     if last is None or last.duration is None or budget is None:
@@ -192,41 +194,41 @@ def slow(view: JobView) -> bool:
     return last.result == "success" and last.duration > budget
 
 
-def disabled(view: JobView) -> bool:
+def is_disabled(view: JobView) -> bool:
     """Return whether the job is disabled at the vendor."""
     return view.state.job.enabled is False
 
 
-def too_far_behind(lag: float | None, interval: float) -> bool:
-    """Return whether a source is behind, which includes a source without any complete batch."""
-    return lag is None or lag > max(LEAST_LAG, POLLS_BEHIND * interval)
+def is_too_far_behind(lag: float | None, interval: float) -> bool:
+    """Return whether a source is too far behind. A source without a watermark is."""
+    return lag is None or lag > max(MIN_LAG, POLLS_BEHIND * interval)
 
 
-def rate_limit_low(remaining: float | None, limit: float | None, reset: float | None, now: float) -> bool:
+def is_rate_limit_low(remaining: float | None, limit: float | None, reset: float | None, now: float) -> bool:
     """Return whether an API's rate limit is low."""
     if limit is None or remaining is None or (reset is not None and reset < now):
         return False
     return remaining < LOW_RATE_LIMIT * limit
 
 
-def not_renewed(expiry: float | None, last_poll: float | None) -> bool:
-    """Return whether a poll used a token in its last minute, before which it should have been renewed."""
+def is_not_renewed(expiry: float | None, last_poll: float | None) -> bool:
+    """Return whether the last poll used a token in its last minute, although tokens are renewed earlier."""
     return expiry is not None and last_poll is not None and last_poll > expiry - CREDENTIAL_MARGIN
 
 
-def not_replaced(expiry: float | None, since: float | None, now: float) -> bool:
+def is_not_replaced(expiry: float | None, since: float | None, now: float) -> bool:
     """Return whether a credential expires within a week and has not changed for a day, so nothing renews it."""
     return (
         expiry is not None and since is not None and expiry < now + CREDENTIAL_WARNING and now - since >= RENEWED_DAILY
     )
 
 
-def recent(time: float | None, length: float, now: float) -> bool:
+def is_recent(time: float | None, length: float, now: float) -> bool:
     """Return whether an event is recent enough to be reported."""
     return time is not None and now - time < length
 
 
-def many(since: Iterable[float], known: int) -> bool:
+def are_many_failing(since: Iterable[float], known: int) -> bool:
     """Return whether enough jobs started to fail together to be a problem of their project or source.
 
     Args:
@@ -235,16 +237,16 @@ def many(since: Iterable[float], known: int) -> bool:
     """
     began = sorted(since)
     least = math.ceil(max(MANY_JOBS, MANY_SHARE * known))
-    # It ends when fewer of the jobs that started together fail. The rule ends when fewer jobs fail at all.
+    # This ends when fewer of the jobs that started together still fail. The Prometheus rule ends when fewer jobs fail.
     return any(last - first < MANY_WITHIN for first, last in zip(began, began[least - 1 :], strict=False))
 
 
 STATUSES: dict[str, Callable[[JobView, float | None], bool]] = {
-    "failing": lambda view, _: failing(view),
-    "overdue": overdue,
-    "stale": stale,
+    "failing": lambda view, _: is_failing(view),
+    "overdue": is_overdue,
+    "stale": is_stale,
     "stuck": lambda view, watermark: bool(stuck_in(view, watermark)),
-    "disabled": lambda view, _: disabled(view),
+    "disabled": lambda view, _: is_disabled(view),
     "ok": lambda view, _: view.state.last_success is not None,
     "idle": lambda _view, _: True,
 }

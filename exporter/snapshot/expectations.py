@@ -1,4 +1,4 @@
-"""Expectations of a job: from its objective in the config, else the vendor's schedule, else learned."""
+"""Expectations of a job, from three origins: its objective in the config, the vendor's schedule, or past runs."""
 
 from collections.abc import Iterable
 from typing import get_args
@@ -21,7 +21,7 @@ EARLY_SHARE = 0.25
 
 
 class Expectation(msgspec.Struct, frozen=True, kw_only=True):
-    """Expectations of one job; None where there is none.
+    """Expectations of one job. A value is None if the job has no such expectation.
 
     Attributes:
         schedule: The schedule, as the config or the vendor writes it.
@@ -53,12 +53,13 @@ NO_OBJECTIVE = Objective()
 
 
 def objective_of(config: Config, job: JobState) -> Objective | None:
-    """Return the objective of a job by the vendor's name, because the label may end in ` #<id>`."""
+    """Return the objective of a job; None if no objective matches it."""
+    # Objectives match the vendor's name. The label may end in ` #<id>`.
     return config.objective_for(job.source, job.project, label_of(job.job))
 
 
 def escalation(config: Config, source: SourceSettings, objective: Objective | None) -> Escalation:
-    """Return a job's escalation: that of its objective, limited by the `page` of its source."""
+    """Return a job's escalation: the one of its objective, limited by the `page` of its source."""
     wanted = objective or NO_OBJECTIVE
     return Escalation(
         team=wanted.team or source.team,
@@ -69,7 +70,7 @@ def escalation(config: Config, source: SourceSettings, objective: Objective | No
 
 
 def expectation(job: JobState, objective: Objective | None, open_runs: Iterable[OpenRun] = ()) -> Expectation:
-    """Return a job's expectations: from its objective, else the vendor's schedule, else learned."""
+    """Return a job's expectations. The objective precedes the vendor's schedule, which precedes learned values."""
     wanted, learned = objective or NO_OBJECTIVE, job.learned
     text, schedule = _schedule(job, wanted)
     disabled = job.job.enabled is False
@@ -109,7 +110,7 @@ def _last_start(job: JobState, open_runs: Iterable[OpenRun]) -> float | None:
 
 
 def _next_run(job: JobState, last: float | None, schedule: Schedule | None, cadence: Cadence | None) -> float | None:
-    """Return when the next run should start at the latest: a time in the past if it has not started."""
+    """Return the time by which the next run should start. It is in the past if the run is overdue."""
     begun = max(job.discovered if last is None else last, job.expected_since or 0.0)
     if schedule is None:
         return None if cadence is None else cadence.latest(begun)

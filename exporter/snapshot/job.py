@@ -31,7 +31,7 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
         failed_run_url: Link to its last failed run.
         step_histograms: Whether durations of its steps are exposed.
         withheld: True while its counters and histograms are not exposed yet.
-        steps_withheld: True while those of its steps are not.
+        steps_withheld: True while the counters and histograms of its steps are not exposed yet.
     """
 
     state: JobState
@@ -57,18 +57,18 @@ class JobView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def counted(self) -> bool:
-        """Return whether it has its own counters and histograms."""
+        """Return whether the job has its own counters and histograms."""
         return not (self.state.gone or self.state.folded)
 
     @property
     def gauged(self) -> bool:
-        """Return whether it has gauges. Folded jobs and the `__other__` job have none."""
+        """Return whether the job has gauges. Folded jobs and the `__other__` job have none."""
         return self.counted and not self.state.overflow
 
     def has_series(self, name: str) -> bool:
         """Return whether its counters or histograms of this name are served."""
-        # After an older state is restored, counters would fall, which looks like a reset. So they are withheld at
-        # first.
+        # After an older state is restored, counters would fall, which Prometheus takes for a reset. So they are
+        # withheld until the runs have been read again.
         if self.steps_withheld and name.startswith("jobrun_step"):
             return False
         return self.counted and not self.withheld and (self.step_histograms or name != "jobrun_step_duration_seconds")

@@ -22,9 +22,9 @@ class Reload(msgspec.Struct, frozen=True, kw_only=True):
     """Result of the last reload of the config.
 
     Attributes:
-        successful: Whether it was applied.
+        successful: Whether the last reload was applied.
         applied: When a config was last applied.
-        error: Why the last one was refused; "" if it was not.
+        error: Why the last reload was refused; "" if it was applied.
     """
 
     successful: bool = True
@@ -36,16 +36,16 @@ class Ownership(msgspec.Struct, frozen=True, kw_only=True):
     """This process as one of many replicas.
 
     Attributes:
-        replica: Its name.
+        replica: Name of the replica.
         replicas: Number of replicas that share the state.
-        sources: Sources that it polls.
-        taken: How often it took over each source.
-        lost: How often it lost a source that it had not handed back.
+        sources: Sources that this replica polls.
+        taken: How often this replica took over each source.
+        lost: How often this replica lost a source without having handed it back.
         last_commit: When any replica last wrote the state, by the database's clock.
         state_size: Bytes of the state, as measured by one replica.
         rewound: Configured sources whose commits the database may have lost.
-        steps_rewound: Those, and the sources whose runs have been read again, but not all their steps.
-        all_rewound: Whether these are all, so that the exporter's own counters may be too low, too.
+        steps_rewound: These sources, and those whose runs have been read again but whose steps have not.
+        all_rewound: Whether all sources are rewound, so that the exporter's own counters may be too low too.
     """
 
     replica: str
@@ -72,7 +72,7 @@ class ExporterView(msgspec.Struct, frozen=True, kw_only=True):
         state_size: Size of the state on disk, in bytes.
         state_error: Why the state cannot be written; "" if it can.
         commit_errors: Failed writes of the state since the process started.
-        objective_jobs: How many jobs each objective has.
+        objective_jobs: Number of jobs per objective, in the order of the config.
         unmatched: Indexes of objectives in the config that match no job, once all sources have been read.
         series_limit: `metrics.max_series`.
         series: Series on the page by family; counted while it is rendered.

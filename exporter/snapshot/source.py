@@ -20,7 +20,7 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
         open_runs: Its active runs, oldest first.
         polled: Whether it has been polled since this process started.
         withheld: Whether its jobs' counters are not exposed yet.
-        rewound: Whether its own counters are not exposed either, because the database may have lost commits.
+        rewound: Whether the source's own counters are withheld too, because the database may have lost commits.
     """
 
     state: SourceState
@@ -62,7 +62,7 @@ class SourceView(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def known(self) -> bool:
-        """Return whether its status is known, which takes one poll."""
+        """Return whether a poll has found out the source's status."""
         return self.status.up is not None
 
     @property

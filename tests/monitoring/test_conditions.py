@@ -15,7 +15,7 @@ from exporter.metrics.family import Level
 from exporter.model import Job, Result, State
 from exporter.queries.problems import problems
 from exporter.queries.records import BudgetReport, Range, SourceReport
-from exporter.snapshot.conditions import KINDS, MANY_JOBS, UNSEEN
+from exporter.snapshot.conditions import KINDS, MANY_JOBS, NOT_ON_PAGE
 from exporter.snapshot.job import JobView
 from exporter.snapshot.snapshot import ExporterView, Reload
 from tests.e2e.processes import needed
@@ -351,5 +351,5 @@ def test_the_worlds_start_and_end_each_alert(kind):
 
 
 def test_every_alert_is_compared_or_has_a_reason_why_it_cannot_be():
-    assert {*CONDITIONS, *APART, *UNSEEN} == KINDS.keys()
-    assert len(CONDITIONS) + len(APART) + len(UNSEEN) == len(KINDS)
+    assert {*CONDITIONS, *APART, *NOT_ON_PAGE} == KINDS.keys()
+    assert len(CONDITIONS) + len(APART) + len(NOT_ON_PAGE) == len(KINDS)

@@ -15,7 +15,7 @@ from exporter.queries.errors import InvalidParameterError
 from exporter.queries.filters import JobOrder, JobQuery
 from exporter.queries.sources import source_report
 from exporter.simulators.disruptions import Status
-from exporter.snapshot.conditions import KINDS, STATUSES, UNSEEN
+from exporter.snapshot.conditions import KINDS, NOT_ON_PAGE, STATUSES
 from tests.contract.harness import HOUR, MINUTE, NOW
 from tests.queries.reports_harness import ended, running
 
@@ -228,7 +228,7 @@ def test_a_job_is_not_overdue_while_it_has_an_active_run(harness):
 
 def test_every_alert_has_a_problem_on_the_page_or_a_reason_why_not():
     named = set(re.findall(r'"(Jobrun\w+)"', Path(problems_module.__file__).read_text()))
-    assert named == KINDS.keys() - UNSEEN.keys()
+    assert named == KINDS.keys() - NOT_ON_PAGE.keys()
 
 
 def test_jobs_that_fail_together_are_a_problem_of_their_project(harness):
