@@ -215,7 +215,7 @@ class Daemon:
     def _scraped(self, generation: int) -> None:
         self._holds.scraped(generation)
         if self._shared is not None:
-            self._shared.replica.scraped()
+            self._shared.replica.scraped(generation)
 
     def _open(self) -> OpenedState:
         """Open the state under its lock; if it cannot be locked, read it."""

@@ -26,6 +26,9 @@ A replica shows a commit of another replica at most this much later. So no scrap
 this much earlier, whichever replicas respond.
 """
 
+CLOCK_DIFFERENCE = 60.0
+"""Maximum seconds by which an API's clock is assumed to be ahead of the database's."""
+
 MOST_PAGES = 1000
 """Maximum number of pages whose versions are remembered until a scrape got them."""
 
@@ -86,6 +89,8 @@ class Replica:
         self._error = "the state was not read yet"
         self._served: dict[str, int] = {}
         self._shown: tuple[dict[str, int], object, int, object, int] = ({}, None, 0, None, 0)
+        self._generation = -1
+        self._reread: dict[str, float] = {}
         self._pages: dict[int, dict[str, int]] = {}
         self._back: set[str] = set()
         self._lock = threading.Lock()
@@ -295,19 +300,24 @@ class Replica:
 
     def _settle_history(self, rows: Mapping[str, Row]) -> None:
         """Expose counters again once their source was read completely, and those of steps once these were read, too."""
-        read: dict[str, list[str]] = {}
-        for name in sorted((self._polled - self._ledger.starting()) & rows.keys()):
-            row = rows[name]
+        read: dict[str, list[Row]] = {}
+        known = [rows[name] for name in sorted((self._polled - self._ledger.starting()) & rows.keys())]
+        new = [row for row in known if row.history != row.current]
+        # The steps of later runs were never served, and a busy source always waits for some.
+        ends = {row.source: (row.committed or 0.0) + CLOCK_DIFFERENCE for row in new}
+        self._reread = {name: self._reread.get(name, end) for name, end in ends.items()}
+        for row in new:
             # Run counters must not wait for steps, of which there may be many, at an API that answers slowly.
-            waiting = row.history != NEW and self._ledger.count_pending_steps(name)
+            pending = self._ledger.count_pending_steps(row.source, self._reread[row.source])
+            waiting = row.history != NEW and pending
             history = row.current + STEPS if waiting else row.current
             if row.history != history:
-                read.setdefault(history, []).append(name)
-        lossy = [name for names in read.values() for name in names if rows[name].steps_rewound]
+                read.setdefault(history, []).append(row)
+        lossy = [row.source for found in read.values() for row in found if row.steps_rewound]
         if lossy:  # what was exposed in a lost commit must not be served as 0 again
             self._ledger.expose_sources(lossy)
-        for history, names in read.items():
-            self._leases.read_completely(names, history)
+        for history, found in read.items():
+            self._leases.read_completely(found, history)
 
     # --- pages and scrapes ---
 
@@ -318,12 +328,14 @@ class Replica:
         shown = versions, (self.rewound, self._steps_rewound), self.replicas, self.owned, self._size
         if shown != self._shown:
             self._handlers.publish()
-            self._shown = shown
-            self._pages[self._handlers.generation()] = {name: held[name] for name in held.keys() & self._polled}
+            with self._lock:
+                self._shown, self._generation = shown, self._handlers.generation()
+            self._pages[self._generation] = {name: held[name] for name in held.keys() & self._polled}
             while len(self._pages) > MOST_PAGES:
                 del self._pages[min(self._pages)]
 
-    def scraped(self) -> None:
-        """Record that a scrape got the page."""
+    def scraped(self, generation: int) -> None:
+        """Record that a scrape got the page of this generation, or a later one."""
         with self._lock:
-            self._served = self._shown[0]
+            if generation >= self._generation:
+                self._served = self._shown[0]

@@ -90,7 +90,7 @@ class LedgerQueries(Journal):
         with self._lock:
             return self._store.pending_steps(source, now, limit) if self._store is not None else []
 
-    def count_pending_steps(self, source: str) -> int:
-        """Return how many runs wait for their steps."""
+    def count_pending_steps(self, source: str, ended: float | None = None) -> int:
+        """Return how many runs wait for their steps. `ended`: only runs that ended until then."""
         with self._lock:
-            return self._store.count_pending_steps(source) if self._store is not None else 0
+            return self._store.count_pending_steps(source, ended) if self._store is not None else 0

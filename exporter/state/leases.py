@@ -72,6 +72,13 @@ FROM unnest(?::text[], ?::bigint[]) AS mine (source, fence)
 WHERE leases.source = mine.source AND holder = ? AND leases.fence = mine.fence
 """  # noqa: S608  # constants
 
+SETTLE = f"""
+UPDATE leases SET history = ?, written = DEFAULT
+FROM unnest(?::text[], ?::bigint[], ?::bigint[]) AS mine (source, fence, version)
+WHERE leases.source = mine.source AND leases.holder = ? AND leases.fence = mine.fence
+AND leases.version >= mine.version AND {INTACT}
+"""  # noqa: S608  # constants
+
 MARK = """
 UPDATE leases SET history = '', written = DEFAULT WHERE source = ANY(?) AND history <> '' RETURNING source
 """
@@ -379,14 +386,15 @@ class Leases:
             with self._pool.transaction() as session:
                 session.execute(HAND_BACK, [[*mine], [*mine.values()], self.holder])
 
-    def read_completely(self, sources: Collection[str], history: str) -> None:
-        """Record that polls of these sources were complete in a history of the database, so nothing is missing."""
-        if sources:
+    def read_completely(self, rows: Sequence[Row], history: str) -> None:
+        """Record that polls of these sources were complete in a history of the database, so nothing is missing.
+
+        Not for a source that lost commits after its row was read.
+        """
+        if rows:
+            columns = [[row.source for row in rows], [row.fence for row in rows], [row.version for row in rows]]
             with self._pool.transaction() as session:
-                session.execute(
-                    "UPDATE leases SET history = ?, written = DEFAULT WHERE source = ANY(?) AND holder = ?",
-                    [history, sorted(sources), self.holder],
-                )
+                session.execute(SETTLE, [history, *columns, self.holder])
 
     def mark_rewound(self, sources: Collection[str]) -> list[str]:
         """Record that the database lost commits of these sources; return those for which that is new."""

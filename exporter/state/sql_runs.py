@@ -155,10 +155,13 @@ class SqlRuns(ABC):
                 )
         return found
 
-    def count_pending_steps(self, source: str) -> int:
-        """Return the number of runs whose steps are pending."""
+    def count_pending_steps(self, source: str, ended: float | None = None) -> int:
+        """Return the number of runs whose steps are pending. `ended`: only of runs that ended until then."""
         query = f"SELECT count(*) FROM runs WHERE source = ? AND steps IN ({StepState.PENDING}, {StepState.BASELINE})"  # noqa: S608  # constants
-        return int(self._all(query, self._sources.get(source))[0][0])
+        if ended is None:
+            return int(self._all(query, self._sources.get(source))[0][0])
+        query += ' AND ("end" IS NULL OR "end" <= ?)'
+        return int(self._all(query, self._sources.get(source), ended)[0][0])
 
     def count_runs(self, source: str) -> dict[int, int]:
         """Return the number of a source's runs by the key of their job."""

@@ -1,5 +1,7 @@
 """Replicas on one PostgreSQL, without daemons: their ledgers and leases, and what happens to the database."""
 
+from contextlib import suppress
+
 import msgspec
 
 from exporter.counting.counters import CountingRules
@@ -56,9 +58,9 @@ class ReplicaLedger:
             self.ledger.reload(sources)
         return taken
 
-    def poll(self, *ids, source="s", now=1000.0, result=Result.SUCCESS):
+    def poll(self, *ids, source="s", now=1000.0, end=20.0, result=Result.SUCCESS):
         self.ledger.start_poll(source, 0.0)
-        runs = [run(each, start=10.0, end=20.0, result=result) for each in ids]
+        runs = [run(each, start=10.0, end=end, result=result) for each in ids]
         batch = Batch(runs=runs, jobs=[Job(job_id="j", name="j")], through=now)
         self.ledger.commit(source, batch, PollContext(now=now, started=now))
         self.ledger.complete_poll(source, PollContext(now=now, started=now), swept=False)
@@ -90,6 +92,8 @@ class Member:
 
     def tick(self):
         self.parts.time += 5.0
+        with suppress(StateError):
+            self.leases.renew()
         self.replica.tick()
 
     def series(self):

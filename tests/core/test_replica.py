@@ -1,5 +1,7 @@
 """One replica of several, tick by tick: what it takes, follows and withholds."""
 
+import time
+
 import msgspec
 import psycopg
 import pytest
@@ -32,6 +34,18 @@ def polled_again(member, admin, *ids):
     member.tick()
     assert member.leases.held == {"s"}
     member.parts.poll(*ids)
+
+
+def steps_read(member, *ids):
+    """Read the steps of some runs."""
+    step = Step(name="load", start=11.0, end=12.0, duration=1.0, result=Result.SUCCESS)
+    for row in member.ledger.pending_steps("s", 1e9, 10):
+        if row.run.run_id in ids:
+            member.ledger.commit_steps("s", row, [step], PollContext(now=1000.0, started=1000.0))
+
+
+def steps_withheld(member):
+    return "s" in member.replica.ownership().steps_rewound
 
 
 def test_a_series_that_was_exposed_in_a_lost_commit_is_never_served_as_0_again(member, admin):
@@ -88,9 +102,7 @@ def test_runs_do_not_wait_for_the_steps_that_are_read_after_them(member, admin):
     only.tick()
     owner = only.replica.ownership()
     assert ("s" in owner.rewound, "s" in owner.steps_rewound) == (False, True)
-    for row in only.ledger.pending_steps("s", 1e9, 10):
-        step = Step(name="load", start=11.0, end=12.0, duration=1.0, result=Result.SUCCESS)
-        only.ledger.commit_steps("s", row, [step], PollContext(now=1000.0, started=1000.0))
+    steps_read(only, "1", "2")
     only.tick()
     only.tick()
     assert "s" not in only.replica.ownership().steps_rewound
@@ -156,6 +168,60 @@ def test_nothing_that_is_done_with_leases_waits_long_for_a_locked_row(member, ur
     with psycopg.connect(url) as locking:
         locking.execute("LOCK TABLE leases IN SHARE MODE")
         only.parts.time += 5.0
-        arguments = {"renew": (), "read_completely": (["s"], "x")}.get(action, (["s"],))
+        rows = [row for row in only.leases.seen.values() if row.source == "s"]
+        arguments = {"renew": (), "read_completely": (rows, "x")}.get(action, (["s"],))
         with pytest.raises(StateError, match="lock timeout"):
             getattr(only.leases, action)(*arguments)
+
+
+def test_step_counters_are_served_and_stay_zero_first_while_other_steps_are_pending(member):
+    only = member("a", steps="all")
+    only.parts.poll("1", "2")
+    only.tick()
+    only.tick()
+    steps_read(only, "1")
+    only.tick()
+    only.tick()
+    assert only.ledger.count_pending_steps("s") == 1
+    assert not steps_withheld(only)
+    (job,) = only.ledger.committed.jobs.values()
+    assert [count.released for count in job.counts[STEPS].values()] == [False, False]
+
+
+def test_steps_of_runs_that_ended_after_commits_were_lost_keep_no_step_counters_back(member, admin):
+    only = member("a", steps="all")
+    only.parts.poll("1")
+    only.tick()
+    rewind(admin, saved(admin))
+    polled_again(only, admin, "1")
+    only.tick()
+    only.tick()
+    assert steps_withheld(only)
+    only.parts.poll("2", now=time.time() + 7200, end=time.time() + 3600)
+    steps_read(only, "1")
+    only.tick()
+    only.tick()
+    assert only.ledger.count_pending_steps("s") == 1
+    assert not steps_withheld(only)
+
+
+def test_a_scrape_of_an_older_page_does_not_count_for_a_newer_one(member, admin):
+    only = member("a")
+    only.replica.scraped(-1)
+    only.tick()
+    assert admin.execute("SELECT served FROM replicas").fetchone() == (b"{}",)
+    only.replica.scraped(0)
+    only.tick()
+    assert admin.execute("SELECT served FROM replicas").fetchone() != (b"{}",)
+
+
+def test_commits_that_are_lost_after_the_last_check_are_not_taken_for_read(member, admin):
+    only = member("a")
+    only.parts.poll("1")
+    kept = saved(admin)
+    only.parts.poll("1", "2")
+    (row,) = [row for row in only.leases.look() if row.source == "s"]
+    rewind(admin, kept)
+    only.leases.read_completely([row], row.current)
+    (row,) = [row for row in only.leases.look() if row.source == "s"]
+    assert row.rewound
