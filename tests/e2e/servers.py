@@ -71,6 +71,7 @@ class Prometheus(Server):
         target: The port to scrape.
         features: Feature flags, separated by commas.
         edition: Which version.
+        interval: Between two scrapes.
         settings: More configuration.
     """
 
@@ -81,14 +82,15 @@ class Prometheus(Server):
         features: str = "exemplar-storage",
         *,
         edition: str = "oldest",
+        interval: str = "500ms",
         settings: Mapping[str, object] | None = None,
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.port = free_port()
         scrape = {
             "job_name": "jobruns",
-            "scrape_interval": "500ms",
-            "scrape_timeout": "500ms",
+            "scrape_interval": interval,
+            "scrape_timeout": interval,
             "static_configs": [{"targets": [f"{HOST}:{target}"]}],
         }
         (folder / "prometheus.yml").write_text(yaml.safe_dump({"scrape_configs": [scrape], **(settings or {})}))

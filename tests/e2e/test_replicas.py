@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 from exporter.simulators.disruptions import Status
 from exporter.simulators.snowplow import SnowplowSimulator
 from tests import postgres
+from tests.e2e.balancer import Balancer
 from tests.e2e.live_world import LiveWorld, source, truth, written
-from tests.e2e.pages import counted, fetch, kept_counters
+from tests.e2e.pages import COUNTED, Series, counted, fetch, kept_counters
 from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed, run_command
+from tests.e2e.servers import Prometheus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -29,9 +32,9 @@ TAKE_OVER = 30.0
 
 
 class Fleet:
-    """Replicas, and a scraper that asks the next one each time, and those after it while one does not answer."""
+    """Replicas behind one address, and a scraper of it."""
 
-    def __init__(self, folder: Path, url: str, size: int = 3) -> None:
+    def __init__(self, folder: Path, url: str, size: int = 3, zero_first: str = "0s") -> None:
         self.worlds = [LiveWorld(seed).start() for seed in range(len(SOURCES))]
         self.simulators = [SnowplowSimulator(world).__enter__() for world in self.worlds]
         self.url = url
@@ -40,14 +43,14 @@ class Fleet:
         for number in range(size):
             (folder / str(number)).mkdir()
             named = [source(each, name) for each, name in zip(self.simulators, SOURCES, strict=True)]
-            settings = {"sources": named, "state": {"url": url}, "metrics": {"zero_first": "0s"}}
+            settings = {"sources": named, "state": {"url": url}, "metrics": {"zero_first": zero_first}}
             self.configs.append(written(folder / str(number), settings))
         self.daemons = [self.start(number) for number in range(size)]
+        self.balancer = Balancer(self.ports)
         self.values: dict[str, float] = {}
         self.fallen: list[str] = []
         self.answers = 0
         self.difference: object = None
-        self._turn = 0
 
     def start(self, number: int) -> Daemon:
         return Daemon(self.configs[number], self.ports[number])
@@ -56,6 +59,8 @@ class Fleet:
         self.daemons[number] = self.start(number)
 
     def end(self) -> None:
+        self.balancer.shutdown()
+        self.balancer.server_close()
         for daemon in self.daemons:
             if daemon.process.pid is not None and daemon.process.is_alive():
                 os.kill(daemon.process.pid, signal.SIGCONT)
@@ -65,16 +70,11 @@ class Fleet:
             simulator.__exit__(None, None, None)
 
     def scrape(self) -> str:
-        for _ in self.ports:
-            self._turn += 1
-            try:
-                status, _, body = fetch(self.ports[self._turn % len(self.ports)], timeout=2)
-            except OSError:
-                continue
-            if status == 200:
-                self._audit(body.decode())
-                return body.decode()
-        return ""
+        status, body = self.balancer.ask("/metrics")
+        if status != 200:
+            return ""
+        self._audit(body.decode())
+        return body.decode()
 
     def _audit(self, text: str) -> None:
         self.answers += 1
@@ -117,15 +117,15 @@ class Fleet:
         for world in self.worlds:
             world.rest()
 
-    def is_true(self) -> bool:
-        text = self.scrape()
-        if not text:
-            time.sleep(BETWEEN_SCRAPES)
-            return False
+    def truths(self) -> list[Counter[Series]]:
+        """Return the true counts of each source since its baseline."""
         with psycopg.connect(self.url) as connection:
             rows = connection.execute("SELECT name, (convert_from(record, 'UTF8')::json)->>'baseline' FROM sources")
             baselines = {name: float(value) for name, value in rows}
-        wanted = [truth(simulator, baselines[name]) for simulator, name in zip(self.simulators, SOURCES, strict=True)]
+        return [truth(simulator, baselines[name]) for simulator, name in zip(self.simulators, SOURCES, strict=True)]
+
+    def is_true(self) -> bool:
+        text, wanted = self.scrape(), self.truths()
         found = [counted(text, name) for name in SOURCES]
         self.difference = [(set(f.items()) ^ set(w.items())) for f, w in zip(found, wanted, strict=True)]
         if found != wanted:
@@ -165,6 +165,30 @@ def test_killed_and_frozen_replicas_neither_lose_nor_double_a_run_and_no_counter
     os.kill(fleet.daemons[frozen].process.pid, signal.SIGCONT)
     fleet.scrape_for(8)
     end_true(fleet)
+
+
+def test_increases_in_prometheus_are_true_while_replicas_die_and_return(tmp_path, postgres_server):
+    fleet = Fleet(tmp_path, postgres_server.new_database(), zero_first="6s")
+    target = fleet.balancer.server_address[1]
+    server = Prometheus(tmp_path / "prometheus", target, interval=f"{BETWEEN_SCRAPES * 1000:.0f}ms")
+    try:
+        assert server.ready()
+        assert eventually(fleet.all_polled, seconds=30), fleet.story()
+        for end in (Daemon.kill, Daemon.terminate):
+            victim = fleet.busiest()
+            end(fleet.daemons[victim])
+            assert eventually(fleet.all_polled, seconds=TAKE_OVER), fleet.story()
+            fleet.restart(victim)
+        fleet.rest()
+        expected = sum(fleet.truths(), Counter[Series]())
+        assert expected
+        assert eventually(server.rises, lambda seen: seen == expected, seconds=60) == expected, fleet.story()
+        assert [found for name in COUNTED for found in server.ask("query", query=f"resets({name}[1h]) > 0")] == []
+        (scraped,) = server.ask("query", query="count(count_over_time(up[1h]))")
+        assert scraped["value"][1] == "1"  # one target, so one `instance`
+    finally:
+        server.end()
+        fleet.end()
 
 
 def test_a_clean_stop_hands_its_sources_over_at_once(fleet):

@@ -5,8 +5,7 @@ import http.client
 import threading
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import psycopg
@@ -22,53 +21,11 @@ from tests.e2e.processes import HOST
 BETWEEN_SCRAPES = 0.4
 """Seconds."""
 
-PATIENCE = 1.0
-"""Seconds that the proxy waits for a replica before it asks the next one."""
-
 HANDING_OVER = 1.5
 """Seconds after a lease changed hands in which the former holder learns of it."""
 
 AFTER_DEATH = 0.3
 """Seconds in which a killed process's last request may still be read."""
-
-
-class Balancer(ThreadingHTTPServer):
-    """A proxy that asks the next replica each time, and the one after it on 503, on a refusal and on silence."""
-
-    daemon_threads = True
-
-    def __init__(self, ports: Sequence[int]) -> None:
-        self._ports = ports
-        self._turn = 0
-        super().__init__((HOST, 0), _Asked)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def ask(self, path: str) -> tuple[int, bytes]:
-        """Return the answer of the next replica that has one."""
-        first = self._turn = self._turn + 1
-        for number in range(len(self._ports)):
-            try:
-                status, _, body = fetch(self._ports[(first + number) % len(self._ports)], path, timeout=PATIENCE)
-            except (OSError, http.client.HTTPException):
-                continue
-            if status == 200:
-                return status, body
-        return 503, b"no replica answers"
-
-
-class _Asked(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Balancer
-
-    def do_GET(self) -> None:  # the base class's name
-        status, body = self.server.ask(self.path)
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
-        """Log nothing."""
 
 
 class Sent(NamedTuple):

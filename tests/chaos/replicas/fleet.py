@@ -19,9 +19,10 @@ import psycopg
 
 from exporter.simulators import SIMULATORS
 from exporter.simulators.disruptions import Status
-from tests.chaos.replicas.audit import Auditor, Balancer, Holders, Spending, door
+from tests.chaos.replicas.audit import Auditor, Holders, Spending, door
 from tests.chaos.replicas.database import NAME, Database, Pooler, faked
 from tests.chaos.replicas.wires import Wire, steady_port
+from tests.e2e.balancer import Balancer
 from tests.e2e.live_world import LiveWorld, source, truth, written
 from tests.e2e.pages import Series, counted, fetch
 from tests.e2e.processes import HOST, Daemon, eventually

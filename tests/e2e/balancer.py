@@ -1,0 +1,52 @@
+"""A proxy that makes replicas one target for a scraper."""
+
+import http.client
+import threading
+from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.e2e.pages import fetch
+from tests.e2e.processes import HOST
+
+PATIENCE = 1.0
+"""Seconds that the proxy waits for a replica before it asks the next one."""
+
+
+class Balancer(ThreadingHTTPServer):
+    """A proxy that asks the next replica each time, and the one after it on 503, on a refusal and on silence."""
+
+    daemon_threads = True
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        self._ports = ports
+        self._turn = 0
+        super().__init__((HOST, 0), _Asked)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def ask(self, path: str) -> tuple[int, bytes]:
+        """Return the answer of the next replica that has one."""
+        first = self._turn = self._turn + 1
+        for number in range(len(self._ports)):
+            try:
+                status, _, body = fetch(self._ports[(first + number) % len(self._ports)], path, timeout=PATIENCE)
+            except (OSError, http.client.HTTPException):
+                continue
+            if status == 200:
+                return status, body
+        return 503, b"no replica answers"
+
+
+class _Asked(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Balancer
+
+    def do_GET(self) -> None:  # the base class's name
+        status, body = self.server.ask(self.path)
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the base class's name
+        """Log nothing."""
