@@ -49,7 +49,7 @@ def table(title: str, *choices: str, size: tuple[int, int], whose: bool = True) 
         columns=(
             Column(field="severity", title="Severity", width=85, cell="color-background", mappings=[LEVELS]),
             Column(field="alertname", title="Alert", link=RUNBOOK, defaults={"custom.minWidth": 220}),
-            *([Column(field="job_name", title="Job", defaults={"custom.minWidth": 130})] if whose else []),
+            *([Column(field="job_name", title="Job", width=220)] if whose else []),
             Column(field="Value", title="For", unit="s", width=95, defaults={"decimals": 1}),
             *(WHOSE if whose else []),
             Column(field="runbook", mappings=[ANCHORS]),
@@ -60,5 +60,5 @@ def table(title: str, *choices: str, size: tuple[int, int], whose: bool = True) 
 WHOSE: Final = (
     Column(field="team", title="Team", defaults={"custom.minWidth": 90}),
     Column(field="project", title="Project", defaults={"custom.minWidth": 110}),
-    Column(field="source", title="Source", defaults={"custom.minWidth": 90}),
+    Column(field="source", title="Source", width=100),
 )

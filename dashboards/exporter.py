@@ -1,10 +1,10 @@
 """The dashboard of the exporter: how fresh and complete its numbers are, and what they cost."""
 
-from typing import Final, Unpack
+from typing import Final
 
-from dashboards.model import Dashboard, Json, Panel, Row
+from dashboards.model import Dashboard, Json, Row
 from dashboards.page import ANY, SOME, annotations, datasource_variable, label_variable, scrape_variable
-from dashboards.panels import LEGEND, Column, Own, listed, over_time, panel, sort_by, timestamp
+from dashboards.panels import LEGEND, Column, Tile, listed, over_time, panel, sort_by, tiles, timestamp
 from dashboards.sources import (
     ASKED,
     DAY,
@@ -46,14 +46,8 @@ REFUSED: Final = 'code!~"2.."'
 COUNTS: Final[Json] = {"min": 0, "decimals": 0}
 UP: Final = [text_of((0, "down", BAD), (1, "up", GOOD))]
 NOTABLE: Final = steps("text", (0.5, WARNING))
-NO_EXPORTER: Final[Json] = {"noValue": "no exporter"}
+NO_EXPORTER: Final = "no exporter"
 FEW: Final = 'disposition!~"baseline|duplicate"'
-
-
-def number(title: str, description: str, expression: str, legend: str = "__auto", **own: Unpack[Own]) -> Panel:
-    """Return a number of the top row."""
-    own["defaults"] = {**NO_EXPORTER, **own.get("defaults", {})}
-    return panel("stat", title, description, timestamp(expression, legend), size=(4, 3), **own)
 
 
 def at_a_glance(expression: str, of: str) -> str:
@@ -76,54 +70,59 @@ REMAINING = of_source("jobrun_source_rate_limit_remaining_requests")
 LIMIT = of_source("jobrun_source_rate_limit_limit_requests")
 
 GLANCE = Row(
-    title="At a glance",
+    title="Now",
     panels=(
-        number(
-            "Sources down",
-            "Sources whose last poll could not read everything.",
-            at_a_glance(f"{of_source('jobrun_source_up')} == 0", of_source("jobrun_source_up")),
-            thresholds=ANY_IS_CRITICAL,
-        ),
-        number(
-            "Oldest data",
-            "Age of the data of the most outdated source. All runs that completed before are counted.",
-            f"topk(1, {LAGGING})",
-            "{{source}}",
-            unit="s",
-            thresholds=LAG,
-            options={"textMode": "value_and_name"},
-            defaults={"decimals": 0},
-        ),
-        number(
-            "Lost, last day",
-            "Time whose completed runs were never read, because the API no longer shows them.",
-            f"max({rise('jobrun_source_unobserved_seconds_total', DAY)})",
-            unit="s",
-            thresholds=known(GOOD, (0.5, WARNING)),
-            defaults={"decimals": 0},
-        ),
-        number(
-            "Series used",
-            "Used fraction of metrics.max_series. Above it, new jobs are counted under __other__.",
-            f"max(sum by (job, instance) ({of_exporter('jobrun_exporter_series', 'family')})"
-            f" / {of_exporter('jobrun_exporter_series_limit')})",
-            unit="percentunit",
-            thresholds=SHARE_USED,
-            defaults={"decimals": 1},
-        ),
-        number(
-            "State written",
-            "How long ago the exporter last wrote its state.",
-            f"max(time() - {of_exporter('jobrun_exporter_state_last_commit_timestamp_seconds')})",
-            unit="s",
-            thresholds=LAG,
-            defaults={"decimals": 0},
-        ),
-        number(
-            "Configuration",
-            "Whether the last reload was applied. After a refused reload the previous config stays active.",
-            f"min({of_exporter('jobrun_exporter_config_last_reload_successful')})",
-            mappings=[text_of((0, "refused", WARNING), (1, "in force", GOOD))],
+        tiles(
+            "At a glance",
+            "Sources whose last poll could not read everything; the age of the data of the most outdated source; time "
+            "whose completed runs were never read, because the API no longer shows them; the used fraction of "
+            "metrics.max_series, above which new jobs are counted under __other__; how long ago the state was "
+            "written; and whether the last reload was applied.",
+            Tile(
+                name="Sources down",
+                expression=at_a_glance(f"{of_source('jobrun_source_up')} == 0", of_source("jobrun_source_up")),
+                otherwise=NO_EXPORTER,
+                thresholds=ANY_IS_CRITICAL,
+            ),
+            Tile(
+                name="Oldest data {{source}}",
+                expression=f"topk(1, {LAGGING})",
+                otherwise=NO_EXPORTER,
+                unit="s",
+                decimals=0,
+                thresholds=LAG,
+            ),
+            Tile(
+                name="Lost, last day",
+                expression=f"max({rise('jobrun_source_unobserved_seconds_total', DAY)})",
+                otherwise=NO_EXPORTER,
+                unit="s",
+                decimals=0,
+                thresholds=known(GOOD, (0.5, WARNING)),
+            ),
+            Tile(
+                name="Series used",
+                expression=f"max(sum by (job, instance) ({of_exporter('jobrun_exporter_series', 'family')})"
+                f" / {of_exporter('jobrun_exporter_series_limit')})",
+                otherwise=NO_EXPORTER,
+                unit="percentunit",
+                decimals=1,
+                thresholds=SHARE_USED,
+            ),
+            Tile(
+                name="State written",
+                expression=f"max(time() - {of_exporter('jobrun_exporter_state_last_commit_timestamp_seconds')})",
+                otherwise=NO_EXPORTER,
+                unit="s",
+                decimals=0,
+                thresholds=LAG,
+            ),
+            Tile(
+                name="Configuration",
+                expression=f"min({of_exporter('jobrun_exporter_config_last_reload_successful')})",
+                otherwise=NO_EXPORTER,
+                mappings=[text_of((0, "refused", WARNING), (1, "in force", GOOD))],
+            ),
         ),
     ),
 )
@@ -339,16 +338,7 @@ API = Row(
             ),
             size=(8, 8),
             unit="percentunit",
-            custom={"fillOpacity": 0},
-        ),
-        panel(
-            "bars",
-            "Requests sent again",
-            "Requests that were repeated after a network or API error.",
-            over_time(f"round({rise('jobrun_source_api_retries_total', ASKED)})", "{{source}}"),
-            size=(8, 8),
-            interval="2m",
-            points=60,
+            custom={"fillOpacity": 0, "axisSoftMax": 0.1},
         ),
         panel(
             "lines",
@@ -358,14 +348,6 @@ API = Row(
             size=(8, 8),
             unit="s",
             defaults={"noValue": "none expires"},
-            custom={"fillOpacity": 0},
-        ),
-        panel(
-            "lines",
-            "Runs whose steps are not fetched yet",
-            "Counted runs whose steps are not fetched yet.",
-            over_time(of_source("jobrun_source_step_fetches_pending"), "{{source}}"),
-            size=(8, 8),
             custom={"fillOpacity": 0},
         ),
         ENDPOINTS,

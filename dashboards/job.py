@@ -1,11 +1,11 @@
 """The dashboard of one job: the age of its data, its state, history, durations, and failing steps."""
 
-from typing import Final, Unpack
+from typing import Final
 
 from alerting.promql import JOB
 from dashboards import alerts
 from dashboards.jobs import furthest
-from dashboards.model import Dashboard, Json, Panel, Row
+from dashboards.model import Dashboard, Json, Row
 from dashboards.one_job import (
     BUDGET,
     ENABLED,
@@ -31,7 +31,7 @@ from dashboards.one_job import (
     worst,
 )
 from dashboards.page import ANY, annotations, datasource_variable, label_variable, scrape_variable
-from dashboards.panels import Column, Own, buckets, called, link, listed, over_time, panel, sort_by, timestamp
+from dashboards.panels import Column, Tile, buckets, called, link, listed, over_time, panel, sort_by, tiles, timestamp
 from dashboards.problems import SHORT
 from dashboards.words import (
     BAD,
@@ -50,8 +50,6 @@ from dashboards.words import (
     RESULTS,
     SHARE_USED,
     STATES,
-    STREAK,
-    SUCCESS_RATIO,
     WARNING,
     coded,
     fixed,
@@ -61,7 +59,7 @@ from dashboards.words import (
     steps,
     text_of,
 )
-from exporter.snapshot.conditions import RATIO_RUNS
+from exporter.snapshot.conditions import FAILURES_TO_PAGE, RATIO_RUNS
 
 TO_RUN = link("Open the run", "${__field.labels.run_url:raw}")
 TO_JOB = ("Open the job in its system", "${__data.fields.url:raw}")
@@ -88,106 +86,91 @@ def last_results() -> list[Json]:
     return [text_of(*texts)]
 
 
-def tile(title: str, description: str, expression: str, legend: str = "__auto", **own: Unpack[Own]) -> Panel:
-    """Return a number of the first rows; without a threshold it has no color."""
-    plain = "thresholds" not in own and "mappings" not in own
-    own.setdefault("thresholds", NEUTRAL)
-    if plain:
-        own["options"] = {"colorMode": "value", **own.get("options", {})}
-    return panel("stat", title, description, timestamp(expression, legend), size=(4, 3), **own)
-
-
-NO_NEWS: Final[Json] = {"noValue": "not known now"}
+NOT_KNOWN_NOW: Final = "not known now"
 SHORT_ID = f'label_replace({JOBS.last_failure}, "run", "$1", "run_id", "{SHORT}")'
 NOW = Row(
     title="Now",
     panels=(
-        tile(
-            "Age of the data",
-            "All runs that completed longer ago than this are counted. While the source cannot be read, all other "
-            "panels are grey.",
-            f"time() - {of_source('jobrun_source_watermark_timestamp_seconds')}",
-            unit="s",
-            thresholds=LAG,
-            defaults={"decimals": 0, "noValue": "no exporter"},
+        tiles(
+            "How it is",
+            "All runs that completed longer ago than the age of the data are counted. While the source cannot be read, "
+            "the others are grey. A failed last result is orange, and red after many failures in a row. Canceled, "
+            "skipped and unknown runs are ignored.",
+            Tile(
+                name="Age of the data",
+                expression=f"time() - {of_source('jobrun_source_watermark_timestamp_seconds')}",
+                otherwise="no data",
+                unit="s",
+                decimals=0,
+                thresholds=LAG,
+            ),
+            Tile(
+                name="Source",
+                expression=UP,
+                otherwise="not known",
+                mappings=[text_of((0, "cannot be read", BAD), (1, "is read", GOOD))],
+            ),
+            Tile(name="Last result", expression=last_result(), otherwise="not known", mappings=last_results()),
+            Tile(
+                name="Failed in a row",
+                expression=f"{STREAK_NOW} and {FRESH}",
+                otherwise=NOT_KNOWN_NOW,
+                thresholds=steps("transparent", (1, WARNING), (FAILURES_TO_PAGE, BAD)),
+            ),
+            Tile(
+                name="Failing for",
+                expression=f"(max({JOBS.failing_for}) or 0 * {STREAK_NOW}) and {FRESH}",
+                otherwise=NOT_KNOWN_NOW,
+                unit="s",
+                decimals=1,
+                thresholds=steps("transparent", (1, WARNING)),
+                mappings=[text_of((0, "-", "transparent"))],
+            ),
+            large=22,
         ),
-        tile(
-            "Source",
-            "Whether the source of the job can be read.",
-            UP,
-            mappings=[text_of((0, "cannot be read", BAD), (1, "is read", GOOD))],
-            defaults={"noValue": "no exporter"},
-        ),
-        tile(
-            "Last result",
-            "Result of the last completed run; unchanged while a new run is active. Orange: it failed. Red: many "
-            "failed in a row. Grey: the source cannot be read, or the job is disabled.",
-            last_result(),
-            mappings=last_results(),
-            defaults={"noValue": "not known"},
-        ),
-        tile(
-            "Failed in a row",
-            "Failed runs since the last success. Canceled, skipped and unknown runs are ignored.",
-            f"{STREAK_NOW} and {FRESH}",
-            thresholds=STREAK,
-            defaults=NO_NEWS,
-            options={"colorMode": "value"},
-        ),
-        panel(
-            "stat",
-            "Next run",
-            "When the next run is expected, by the schedule of the config or the vendor, else as learned. Orange: "
-            "overdue. An API outage makes no job overdue.",
-            timestamp(f"1000 * ({EXPECTED} and {FRESH} unless on () {OVERDUE})", "expected"),
-            timestamp(f"1000 * ({EXPECTED} and {FRESH} and on () {OVERDUE})", "overdue"),
-            size=(4, 3),
-            unit="dateTimeFromNow",
-            thresholds=NEUTRAL,
-            defaults={"noValue": "not known now"},
-            options={"colorMode": "value"},
-            overrides=[*called(("expected", "overdue")), override("overdue", color=fixed(WARNING))],
-        ),
-        tile(
-            "Job",
-            "Whether the vendor runs the job, and why it was disabled.",
-            ENABLED,
-            mappings=[text_of((0, "disabled", WARNING), (1, "enabled", "text"))],
-            defaults=NOT_GIVEN,
-            options={"colorMode": "value"},
-        ),
-        tile(
-            "Active run",
-            "How long the oldest active run has been waiting and executing.",
-            f"({RUNNING_FOR} or 0 * {one('jobrun_active_runs')}) and {FRESH}",
-            unit="s",
-            mappings=[text_of((0, "none", "text"))],
-            defaults={"decimals": 1, **NO_NEWS},
-            options={"colorMode": "value"},
-        ),
-        tile(
-            "Last duration",
-            "Duration of the run that completed last.",
-            LAST_DURATION,
-            unit="s",
-            defaults={"decimals": 1, **NOT_GIVEN},
-        ),
-        tile(
-            "Last success",
-            "When a run last succeeded.",
-            f"1000 * {one('jobrun_last_success_timestamp_seconds')}",
-            unit="dateTimeFromNow",
-            defaults={"noValue": "none known"},
-        ),
-        tile(
-            "Success, 30 days",
-            "Success ratio up to the last full hour. Canceled and skipped runs are ignored. Needs the recording rules "
-            f"and {RATIO_RUNS} runs.",
-            f"max({JOBS.success_ratio})",
-            unit="percentunit",
-            thresholds=SUCCESS_RATIO,
-            defaults={"decimals": 1, "noValue": "too few runs"},
-            options={"colorMode": "value"},
+        tiles(
+            "When",
+            "When a run last succeeded and when the next one is expected: by the schedule, else as learned. An API "
+            "outage makes no job overdue. How long the oldest active run has been waiting and executing. Whether the "
+            f"vendor runs the job. The success ratio is up to the last full hour and needs {RATIO_RUNS} runs.",
+            Tile(
+                name="Last success",
+                expression=f"1000 * {one('jobrun_last_success_timestamp_seconds')}",
+                otherwise="none known",
+                unit="dateTimeFromNow",
+            ),
+            Tile(
+                name="Next run{{is}}",
+                expression=f"1000 * ({EXPECTED} and {FRESH} unless on () {OVERDUE})"
+                f' or label_replace(1000 * ({EXPECTED} and {FRESH} and on () {OVERDUE}), "is", " is overdue", "", "")',
+                otherwise=NOT_KNOWN_NOW,
+                unit="dateTimeFromNow",
+            ),
+            Tile(
+                name="Active run",
+                expression=f"({RUNNING_FOR} or 0 * {one('jobrun_active_runs')}) and {FRESH}",
+                otherwise=NOT_KNOWN_NOW,
+                unit="s",
+                decimals=1,
+                mappings=[text_of((0, "none", "transparent"))],
+            ),
+            Tile(
+                name="Job",
+                expression=ENABLED,
+                otherwise="not given",
+                mappings=[text_of((0, "disabled", WARNING), (1, "enabled", "transparent"))],
+            ),
+            Tile(
+                name="Success, 30 days",
+                expression=f"max({JOBS.success_ratio})",
+                otherwise="too few runs",
+                unit="percentunit",
+                decimals=1,
+                thresholds=steps("transparent", (-1e9, WARNING), (0.99, "transparent")),
+            ),
+            width=17,
+            large=22,
+            overrides=[override("Next run is overdue", color=fixed(WARNING))],
         ),
         panel(
             "stat",
@@ -197,11 +180,27 @@ NOW = Row(
                 f"1000 * {SHORT_ID} * on ({JOB}) group_left () {JOBS.each('jobrun_last_failure_timestamp_seconds')}",
                 "{{run}} {{failed_step}} {{error_type}}",
             ),
-            size=(8, 3),
+            size=(7, 4),
             unit="dateTimeFromNow",
             thresholds=NEUTRAL,
             options={"colorMode": "value", "textMode": "value_and_name", "text": {"titleSize": 15, "valueSize": 24}},
             defaults={"noValue": "none known", "links": [TO_RUN]},
+        ),
+        panel(
+            "table",
+            "What is known of the job",
+            "Team, highest severity, schedule, why it was disabled, and its ID, which links to the vendor.",
+            listed(f"max by (job_id, schedule, team, page, stop_cause, url) ({JOBS.series('jobrun_job_info')})"),
+            size=(24, 4),
+            defaults={"noValue": "No job is selected, or no exporter is scraped."},
+            columns=(
+                Column(field="team", title="Team", defaults={"custom.minWidth": 110}),
+                Column(field="page", title="Pages at most with", width=145),
+                Column(field="schedule", title="Schedule", defaults={"custom.minWidth": 110}),
+                Column(field="stop_cause", title="Disabled because", defaults={"custom.minWidth": 110}),
+                Column(field="job_id", title="ID", link=TO_JOB, defaults={"custom.minWidth": 90}),
+                Column(field="url"),
+            ),
         ),
         panel(
             "gauges",
@@ -216,22 +215,6 @@ NOW = Row(
             overrides=[AGE_IS_CRITICAL, *called(LIMITS)],
         ),
         alerts.table("Alerts of this job that fire", alerts.OF_ONE_JOB, size=(14, 6), whose=False),
-        panel(
-            "table",
-            "What is known of the job",
-            "Team, highest severity, schedule, why it was disabled, and its ID, which links to the vendor.",
-            listed(f"max by (job_id, schedule, team, page, stop_cause, url) ({JOBS.series('jobrun_job_info')})"),
-            size=(24, 3),
-            defaults={"noValue": "Nothing is known about this job: no exporter is scraped."},
-            columns=(
-                Column(field="team", title="Team", width=160),
-                Column(field="page", title="Pages at most with", width=150),
-                Column(field="schedule", title="Schedule", width=240),
-                Column(field="stop_cause", title="Switched off because", width=200),
-                Column(field="job_id", title="Id", link=TO_JOB),
-                Column(field="url"),
-            ),
-        ),
     ),
 )
 HISTORY = Row(
@@ -261,7 +244,7 @@ HISTORY = Row(
             size=(12, 8),
             overrides=painted(RESULTS),
             interval="2m",
-            points=96,
+            points=168,
         ),
         panel(
             "lines",
@@ -342,7 +325,7 @@ STEPS = Row(
             ),
             size=(10, 9),
             interval="2m",
-            points=60,
+            points=168,
             defaults={"color": REDS, "noValue": "No step failed in this time, or no exporter was scraped."},
         ),
     ),

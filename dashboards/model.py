@@ -14,13 +14,23 @@ COLUMNS: Final = 24
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """One PromQL query of a panel; `form` is `time_series`, `table` or `heatmap`; `timestamp`: only its newest."""
+    """One PromQL query of a panel.
+
+    Attributes:
+        expression: PromQL.
+        legend: Name of each series.
+        form: `time_series`, `table` or `heatmap`.
+        timestamp: Only the newest values.
+        exemplars: With exemplars.
+        interval: Minimum step between two points, if it differs from that of the panel.
+    """
 
     expression: str
     legend: str = "__auto"
     form: str = "time_series"
     timestamp: bool = False
     exemplars: bool = False
+    interval: str = ""
 
     def json(self, reference: str) -> Json:
         """Return the target with its letter."""
@@ -34,6 +44,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
             "legendFormat": self.legend,
             "range": not self.timestamp,
             "refId": reference,
+            **({"interval": self.interval} if self.interval else {}),
         }
 
 

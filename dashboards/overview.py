@@ -1,11 +1,11 @@
 """The dashboard *Overview*: current problems, who owns them and since when; then all jobs."""
 
-from typing import Final, Unpack
+from typing import Final
 
 from alerting.promql import JOB
 from dashboards import alerts, problems
 from dashboards.jobs import IS_SHORT, LONG, Jobs
-from dashboards.model import Dashboard, Json, Panel, Query, Row
+from dashboards.model import Dashboard, Row
 from dashboards.page import (
     ANY,
     annotations,
@@ -15,7 +15,7 @@ from dashboards.page import (
     long_variable,
     scrape_variable,
 )
-from dashboards.panels import Column, Own, link, listed, over_time, panel, sort_by, timestamp
+from dashboards.panels import Column, Tile, link, listed, over_time, panel, sort_by, tiles, timestamp
 from dashboards.words import (
     ANY_IS_A_WARNING,
     ANY_IS_CRITICAL,
@@ -26,6 +26,7 @@ from dashboards.words import (
     LEVELS,
     NEARLY,
     NO_NUMBER,
+    RANK_RANGES,
     RANKS,
     RESULTS,
     SHARE_USED,
@@ -67,27 +68,25 @@ def either(kinds: dict[str, str], limit: str = "") -> str:
     return "\nor ".join(f'label_replace(({each}){limit}, "what", "{what}", "", "")' for what, each in kinds.items())
 
 
-def tile(width: int, title: str, description: str, query: Query, **own: Unpack[Own]) -> Panel:
-    """Return a number of the top row."""
-    own.setdefault("thresholds", ANY_IS_CRITICAL)
-    return panel("stat", title, description, query, size=(width, 3), **own)
-
-
-NO_JOB: Final = "No job is known: no exporter is scraped, or no source was read."
-NO_RULES: Final[Json] = {"noValue": "no rules"}
-NO_EXPORTER: Final[Json] = {"noValue": "no exporter"}
+NO_JOB: Final = "No job is known: no exporter is scraped, or its sources have no jobs."
 RANK = problems.ranks(JOBS)
-SHORT_NAME = f"""label_replace(
-  label_replace({RANK}, "name", "$1", "job_name", "(.*)"),
-  "name", "$1…", "job_name", "(.{{20}}).{{3,}}"
-)"""
-"""The ranks with a label `name` that fits a tile."""
+NEWEST = f"1 / (2 + {JOBS.failing_for} / 60)"
+WORST_FIRST = f"({RANK} + on ({JOB}) ({NEWEST} or on ({JOB}) 0 * max by ({JOB}) ({JOBS.info})))"
+"""The ranks plus a fraction that is larger for jobs that started to fail later."""
+
+
+def with_name(expression: str) -> str:
+    """Return an expression with a label `name`: the job, shortened in the middle, because names often end alike."""
+    name = f'label_replace({expression}, "name", "$1", "job_name", "(.*)")'
+    return f'label_replace({name}, "name", "$1…$2", "job_name", "(.{{12}}).{{3,}}(.{{8}})")'
+
+
 USED_UP = f"({JOBS.chosen(JOBS.errors_used)})"
 DOWN = f"{of_source('jobrun_source_up')} == 0"
 WRONG_COLUMNS = (
     Column(field="severity", title="Severity", width=85, cell="color-background", mappings=[LEVELS]),
-    Column(field="what", title="What", width=180),
-    Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 130}),
+    Column(field="what", title="What", width=205),
+    Column(field="job_name", title="Job", width=220, link=TO_JOB),
     Column(field="Value", title="For", unit="s", width=95, mappings=[NO_NUMBER, ENDLESS], defaults={"decimals": 1}),
     *alerts.WHOSE,
     Column(field="failed_step", title="Failed step", defaults={"custom.minWidth": 110}),
@@ -98,53 +97,51 @@ WRONG_COLUMNS = (
 NOW = Row(
     title="Now",
     panels=(
-        tile(
-            3,
-            "Critical",
-            "Firing critical alerts in Prometheus. Grey: the alert rules are not loaded.",
-            timestamp(alerts.counted(alerts.OF_JOBS, alerts.OF_OTHERS, severity="critical")),
-            defaults=NO_RULES,
-        ),
-        tile(
-            3,
-            "Warnings",
-            "Firing warnings in Prometheus. Grey: the alert rules are not loaded.",
-            timestamp(alerts.counted(alerts.OF_JOBS, alerts.OF_OTHERS, severity="warning")),
-            thresholds=ANY_IS_A_WARNING,
-            defaults=NO_RULES,
-        ),
-        tile(
-            4,
-            "Jobs not well",
-            "Jobs with a current problem, even if its alert does not fire yet.",
-            timestamp(f"count({RANK} >= {WARNS.rank}) or 0 * count({JOBS.info})"),
-            thresholds=ANY_IS_A_WARNING,
-            defaults={"noValue": "no job"},
-        ),
-        tile(
-            5,
-            "Error budget used up",
-            f"Jobs with at least {RATIO_RUNS} runs in 30 days of which more than 1 % failed, up to the last full hour.",
-            timestamp(f"count({USED_UP} >= 1) or 0 * count({USED_UP})"),
-            thresholds=ANY_IS_A_WARNING,
-            defaults={"noValue": "too few runs"},
-        ),
-        tile(
-            5,
-            "Sources down",
-            "Sources whose last poll could not read everything. Data about their jobs is old.",
-            timestamp(f"count({DOWN}) or 0 * count({of_source('jobrun_source_up')})"),
-            defaults={**NO_EXPORTER, "links": [TO_EXPORTER]},
-        ),
-        tile(
-            4,
-            "Oldest data",
-            "Age of the data of the most outdated source.",
-            timestamp(f"topk(1, time() - {of_source('jobrun_source_watermark_timestamp_seconds')})", "{{source}}"),
-            unit="s",
-            thresholds=LAG,
-            options={"textMode": "value_and_name"},
-            defaults={"decimals": 0, **NO_EXPORTER, "links": [TO_EXPORTER]},
+        tiles(
+            "At a glance",
+            "Firing alerts by severity; jobs with a current problem, even if its alert does not fire yet; jobs with at "
+            f"least {RATIO_RUNS} runs in 30 days of which more than 1 % failed; sources whose last poll could not read "
+            "everything; the age of the data of the most outdated source.",
+            Tile(
+                name="Critical alerts",
+                expression=alerts.counted(alerts.OF_JOBS, alerts.OF_OTHERS, severity="critical"),
+                otherwise="not known",
+                thresholds=ANY_IS_CRITICAL,
+            ),
+            Tile(
+                name="Warnings",
+                expression=alerts.counted(alerts.OF_JOBS, alerts.OF_OTHERS, severity="warning"),
+                otherwise="not known",
+                thresholds=ANY_IS_A_WARNING,
+            ),
+            Tile(
+                name="Jobs not well",
+                expression=f"count({RANK} >= {WARNS.rank}) or 0 * count({JOBS.info})",
+                otherwise="no job",
+                thresholds=ANY_IS_A_WARNING,
+            ),
+            Tile(
+                name="Error budget used up",
+                expression=f"count({USED_UP} >= 1) or 0 * count({USED_UP})",
+                otherwise="too few runs",
+                thresholds=ANY_IS_A_WARNING,
+            ),
+            Tile(
+                name="Sources down",
+                expression=f"count({DOWN}) or 0 * count({of_source('jobrun_source_up')})",
+                otherwise="no exporter",
+                thresholds=ANY_IS_CRITICAL,
+                link=TO_EXPORTER,
+            ),
+            Tile(
+                name="Oldest data {{source}}",
+                expression=f"topk(1, time() - {of_source('jobrun_source_watermark_timestamp_seconds')})",
+                otherwise="no exporter",
+                unit="s",
+                decimals=0,
+                thresholds=LAG,
+                link=TO_EXPORTER,
+            ),
         ),
         panel(
             "table",
@@ -161,11 +158,11 @@ NOW = Row(
         panel(
             "stat",
             "Jobs, the worst first",
-            f"The {TILES} jobs with the most urgent problems. Red: critical. Orange: warning. Green: healthy. "
-            "Grey: unknown, because the source cannot be read, or the job never ran or is disabled.",
-            timestamp(f"sort_desc(topk({TILES}, {SHORT_NAME}))", "{{name}}"),
-            size=(14, 9),
-            mappings=[RANKS],
+            f"The {TILES} jobs with the most urgent problems, new ones first. Red: critical. Orange: warning. Green: "
+            "healthy. Grey: unknown, because the source cannot be read, or the job never ran or is disabled.",
+            timestamp(f"sort_desc(topk({TILES}, {with_name(WORST_FIRST)}))", "{{name}}"),
+            size=(13, 9),
+            mappings=RANK_RANGES,
             options={"textMode": "name", "justifyMode": "center", "text": {"titleSize": 13, "valueSize": 13}},
             defaults={"links": [TO_JOB_OF_TILE], "noValue": NO_JOB},
         ),
@@ -176,7 +173,7 @@ NOW = Row(
             listed(f"count by (job, team, project) ({JOBS.with_team(f'{RANK} == {CRITICAL.rank}')})"),
             listed(f"count by (job, team, project) ({JOBS.with_team(f'{RANK} == {WARNS.rank}')})"),
             listed(f"count by (job, team, project) ({JOBS.with_team(RANK)})"),
-            size=(10, 9),
+            size=(11, 9),
             defaults={"decimals": 0, "noValue": NO_JOB},
             options=sort_by(("Critical", True), ("Warning", True)),
             columns=(
@@ -231,12 +228,12 @@ ALL_JOBS = Row(
                     defaults={"custom.align": "left"},
                     mappings=[RANKS],
                 ),
-                Column(field="job_name", title="Job", link=TO_JOB, defaults={"custom.minWidth": 150}),
+                Column(field="job_name", title="Job", width=220, link=TO_JOB),
                 *alerts.WHOSE,
                 Column(field="status", title="Last result", width=90),
                 Column(field="Value #D", title="Failures", width=70, cell="color-text", thresholds=STREAK),
-                Column(field="Value #E", title="Last run", unit="dateTimeFromNow", width=142),
-                Column(field="Value #F", title="Next run", unit="dateTimeFromNow", width=142),
+                Column(field="Value #E", title="Last run", unit="dateTimeFromNow", width=130),
+                Column(field="Value #F", title="Next run", unit="dateTimeFromNow", width=130),
                 Column(
                     field="Value #G",
                     title="Success, 30 d",
@@ -278,7 +275,7 @@ CLOSE = Row(
             options=sort_by(("Used", True)),
             columns=(
                 Column(field="what", title="Limit", width=150),
-                Column(field="job_name", title="Job", link=TO_JOB),
+                Column(field="job_name", title="Job", width=220, link=TO_JOB),
                 Column(field="project", title="Project", width=130),
                 Column(field="source", title="Source", width=105),
                 Column(
@@ -303,18 +300,19 @@ HISTORY = Row(
             "Completed runs by result",
             "Number of completed runs, each counted once. Ranges above two days are sums of recorded hours.",
             over_time(JOBS.endings("$__rate_interval", IS_SHORT), "{{result}}"),
-            over_time(JOBS.endings_of_hours("$__interval"), "{{result}}"),
+            over_time(JOBS.endings_of_hours("$__interval"), "{{result}}", interval="1h"),
             size=(12, 9),
             overrides=painted(RESULTS),
             interval="2m",
-            points=48,  # so that windows of long ranges are whole hours
+            points=144,
         ),
         panel(
             "timeline",
             "The longest streaks of failures",
             "The 15 jobs with the longest streaks of failures in this range. Green: the last run succeeded.",
             over_time(
-                f"{JOBS.streak} and on ({JOB}) topk(15, {JOBS.chosen(JOBS.worst_streak)})", "{{job_name}} ({{source}})"
+                with_name(f"{JOBS.streak} and on ({JOB}) topk(15, {JOBS.chosen(JOBS.worst_streak)})"),
+                "{{name}} ({{source}})",
             ),
             size=(12, 9),
             mappings=STREAKS,
@@ -326,10 +324,7 @@ HISTORY = Row(
             "The lowest success ratios, 30 days",
             f"The ten jobs with the lowest success ratio among jobs with at least {RATIO_RUNS} runs, up to the last "
             "full hour. Needs the recording rules. Canceled and skipped runs are ignored.",
-            timestamp(
-                f"sort(bottomk(10, {JOBS.chosen(JOBS.success_ratio)}))",
-                "{{job_name}} ({{source}})",
-            ),
+            timestamp(f"sort(bottomk(10, {with_name(JOBS.chosen(JOBS.success_ratio))}))", "{{name}} ({{source}})"),
             size=(24, 7),
             unit="percentunit",
             thresholds=SUCCESS_RATIO,

@@ -6,7 +6,7 @@ from typing import Final, TypedDict, Unpack
 import msgspec
 
 from dashboards.model import Json, Panel, Query, letter_of
-from dashboards.words import NEUTRAL, UNKNOWN
+from dashboards.words import NEUTRAL, PLAIN, UNKNOWN, unknown
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -37,7 +37,7 @@ LINE: Final[Json] = {
     "lineInterpolation": "stepAfter",
     "lineWidth": 2,
     "fillOpacity": 8,
-    "showPoints": "never",
+    "showPoints": "auto",
     "spanNulls": False,
     "axisSoftMin": 0,
     "stacking": {"mode": "none", "group": "A"},
@@ -46,6 +46,7 @@ LINE: Final[Json] = {
 BAR: Final[Json] = {
     **LINE,
     "drawStyle": "bars",
+    "showPoints": "never",
     "lineWidth": 0,
     "fillOpacity": 85,
     "axisSoftMax": 1,
@@ -190,14 +191,69 @@ def panel(look: str, title: str, description: str, *queries: Query, size: tuple[
     )
 
 
+class Tile(msgspec.Struct, frozen=True, kw_only=True):
+    """A number among others.
+
+    Attributes:
+        name: What it is; may have labels of the series.
+        expression: PromQL of one series.
+        otherwise: Text without a value.
+        unit: Grafana's ID of the unit.
+        thresholds: Thresholds of its colors; {} for none.
+        mappings: Texts and colors of values.
+        link: Data link.
+    """
+
+    name: str
+    expression: str
+    otherwise: str
+    unit: str = "short"
+    decimals: int | None = None
+    thresholds: Json = {}
+    mappings: Sequence[Json] = ()
+    link: Json = {}
+
+    def override(self, letter: str) -> Json:
+        """Return Grafana's override for the result of this query."""
+        values = {
+            "unit": self.unit,
+            "decimals": self.decimals,
+            "thresholds": self.thresholds or PLAIN,
+            "mappings": [*self.mappings, unknown(self.otherwise)],
+            "links": [self.link] if self.link else None,
+        }
+        properties = [{"id": name, "value": value} for name, value in values.items() if value is not None]
+        return {"matcher": {"id": "byFrameRefID", "options": letter}, "properties": properties}
+
+
+ELSE: Final = "\nor on () vector(NaN)"
+"""Keeps the tile of an expression without a result, which Grafana would omit."""
+
+
+def tiles(
+    title: str, description: str, *each: Tile, width: int = 24, large: int = 26, overrides: Sequence[Json] = ()
+) -> Panel:
+    """Return one panel with all these numbers, which needs little space on a narrow screen too; `large`: pixels."""
+    return panel(
+        "stat",
+        title,
+        description,
+        *(timestamp(f"{tile.expression}{ELSE}", tile.name) for tile in each),
+        size=(width, 4),
+        options={"textMode": "value_and_name", "wideLayout": False, "text": {"titleSize": 14, "valueSize": large}},
+        defaults={"noValue": "No data: Prometheus cannot be queried."},
+        overrides=[*(tile.override(letter_of(index)) for index, tile in enumerate(each)), *overrides],
+    )
+
+
 def timestamp(expression: str, legend: str = "__auto") -> Query:
     """Return a query for the newest values."""
     return Query(expression=expression, legend=legend, timestamp=True)
 
 
-def over_time(expression: str, legend: str = "__auto", *, exemplars: bool = False) -> Query:
+def over_time(expression: str, legend: str = "__auto", *, exemplars: bool = False, interval: str = "") -> Query:
     """Return a query for the values over the whole range."""
-    return Query(expression=expression, legend=legend, exemplars=exemplars)
+    return Query(expression=expression, legend=legend, exemplars=exemplars, interval=interval)
 
 
 def listed(expression: str) -> Query:

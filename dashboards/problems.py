@@ -16,6 +16,7 @@ from dashboards.words import CRITICAL, INFO, NOT_KNOWN, WARNS, WELL, Severity
 
 MAY_PAGE, MAY_WARN = 'page!~"warning|none"', 'page!="none"'
 BUILD: Final = 'jobrun_exporter_build_info{job=~"$job"}'
+JOB_INFO: Final = 'jobrun_job_info{job=~"$job"}'
 SHORT: Final = "(.{1,8}).*"
 """Regular expression for the start of a run ID, which is enough to recognize the run."""
 
@@ -51,6 +52,13 @@ def job_problems(jobs: Jobs) -> tuple[JobProblem, ...]:
         JobProblem(
             text="failing repeatedly", rule="failing_repeatedly", severity=CRITICAL, since=failing, about_run=True
         ),
+        JobProblem(
+            text="disabled, no success",
+            rule="no_recent_success",
+            severity=CRITICAL,
+            since=too_old,
+            requires=("job_disabled",),
+        ),
         JobProblem(text="no recent success", rule="no_recent_success", severity=CRITICAL, since=too_old),
         JobProblem(
             text="disabled", rule="job_disabled", severity=WARNS, since=off, requires=("last_run_failed", "overdue")
@@ -58,10 +66,26 @@ def job_problems(jobs: Jobs) -> tuple[JobProblem, ...]:
         JobProblem(text="last run failed", rule="last_run_failed", severity=WARNS, since=failing, about_run=True),
         JobProblem(text="running too long", rule="run_stuck", severity=WARNS, records_age=True),
         JobProblem(text="overdue", rule="overdue", severity=WARNS, records_age=True),
-        JobProblem(text="a step keeps failing", rule="step_failing", severity=WARNS, about_run=True),
-        JobProblem(text="many runs fail", rule="failure_ratio_high", severity=WARNS),
+        JobProblem(
+            text="a step keeps failing",
+            rule="step_failing",
+            severity=WARNS,
+            since=active_for("JobrunStepFailing"),
+            about_run=True,
+        ),
+        JobProblem(
+            text="many runs fail",
+            rule="failure_ratio_high",
+            severity=WARNS,
+            since=active_for("JobrunFailureRatioHigh"),
+        ),
         JobProblem(text="disabled", rule="job_disabled", severity=INFO, since=off),
     )
+
+
+def active_for(alert: str) -> str:
+    """Return the seconds since an alert became active, one series per job."""
+    return f'max by ({JOB}) (time() - ALERTS_FOR_STATE{{alertname="{alert}"}})'
 
 
 def rows(jobs: Jobs, sources: str) -> str:
@@ -71,7 +95,9 @@ def rows(jobs: Jobs, sources: str) -> str:
     """
     of_jobs = first_of([cap_severity(with_age(jobs, kind), kind.severity) for kind in job_problems(jobs)], JOB)
     of_sources = f"({first_of(source_problems(jobs, sources), SOURCE)})"
-    return "\nor ".join([exporter_missing(), rules_missing(), of_sources, many_jobs_failing(jobs), of_jobs])
+    return "\nor ".join(
+        [exporter_missing(), rules_missing(), jobs_missing(), of_sources, many_jobs_failing(jobs), of_jobs]
+    )
 
 
 def ranks(jobs: Jobs) -> str:
@@ -79,7 +105,7 @@ def ranks(jobs: Jobs) -> str:
 
     A job without a problem is WELL if its source is up and it has completed a run; else it is NOT_KNOWN.
     """
-    critical = [kind.rule for kind in job_problems(jobs) if kind.severity is CRITICAL]
+    critical = sorted({kind.rule for kind in job_problems(jobs) if kind.severity is CRITICAL})
     urgent = [kind.rule for kind in job_problems(jobs) if kind.severity is not INFO and not kind.requires]
     every = sorted({kind.rule for kind in job_problems(jobs)})
     ended = jobs.each("jobrun_last_run_end_timestamp_seconds")
@@ -130,8 +156,17 @@ def with_age(jobs: Jobs, kind: JobProblem) -> str:
 
 def labeled(expression: str, what: str, severity: Severity) -> str:
     """Return an expression with a problem and its severity as labels."""
-    named = f'label_replace({expression}, "what", "{what}", "", "")'
-    return f'label_replace({named}, "severity", "{severity.label}", "", "")'
+    return with_severity(f'label_replace({expression}, "what", "{what}", "", "")', severity)
+
+
+def with_severity(expression: str, severity: Severity) -> str:
+    """Return an expression with a severity as label."""
+    return f'label_replace({expression}, "severity", "{severity.label}", "", "")'
+
+
+def with_source(expression: str) -> str:
+    """Return an expression whose text names the source, because a narrow screen shows only the first columns."""
+    return f'label_join({expression}, "what", ": ", "what", "source")'
 
 
 def cap_severity(expression: str, severity: Severity) -> str:
@@ -154,6 +189,12 @@ def rules_missing() -> str:
     return labeled(f"NaN * absent({RULES_SEEN}) unless on () absent({BUILD})", "the rules are not evaluated", CRITICAL)
 
 
+def jobs_missing() -> str:
+    """Return a series if an exporter is scraped but no job is known."""
+    no_job = f"NaN * absent({JOB_INFO}) unless on () absent({BUILD})"
+    return labeled(no_job, "no job is known", INFO)
+
+
 def source_problems(jobs: Jobs, sources: str) -> tuple[str, ...]:
     """Return the problems of sources and exporters, the most urgent first."""
     chosen = f"{{{jobs.scrape}, {sources}}}"
@@ -163,17 +204,24 @@ def source_problems(jobs: Jobs, sources: str) -> tuple[str, ...]:
     answered = "max by (job, instance) (max_over_time(timestamp(up == 1)[1d:5m]))"
     named = f'label_replace({answered} and on (job, instance) ({unanswered}), "source", "$1", "instance", "(.*)")'
     return (
-        labeled(f"time() - max by ({SOURCE}) ({named})", "exporter is down", CRITICAL),
-        labeled(f"time() - {GONE}{chosen}", "source has no exporter", CRITICAL),
-        labeled(down, "source cannot be read", CRITICAL),
-        labeled(f"jobrun:source_stale:held{chosen}", "source is behind", WARNS),
+        with_source(labeled(f"time() - max by ({SOURCE}) ({named})", "exporter is down", CRITICAL)),
+        with_source(labeled(f"time() - {GONE}{chosen}", "source has no exporter", CRITICAL)),
+        with_source(labeled(down, "source cannot be read", CRITICAL)),
+        with_source(labeled(f"jobrun:source_stale:held{chosen}", "source is behind", WARNS)),
     )
 
 
 def many_jobs_failing(jobs: Jobs) -> str:
-    """Return projects and sources whose jobs started to fail together."""
+    """Return projects and sources whose jobs started to fail together, with the number of jobs."""
     labels = "job, source, project"
     held = " or ".join(f"jobrun:many_jobs_failing_of_{each}:held{{{jobs.scrape}}}" for each in ("source", "project"))
-    since = f"max by ({SOURCE}) ({jobs.each('jobrun_failing_since_timestamp_seconds')})"
-    true = f"0 * max by ({labels}) ({held}) + on ({SOURCE}) group_left () (time() - {since})"
-    return labeled(true, "many jobs fail together", CRITICAL)
+    # Half of the failing jobs failed by then, so neither an older failure nor the newest one moves it.
+    since = f"quantile by ({SOURCE}) (0.5, {jobs.each('jobrun_failing_since_timestamp_seconds')})"
+    number = f'count_values by ({labels}) ("what", {held})'
+    true = f"0 * {number} + on ({SOURCE}) group_left () (time() - {since})"
+    named = with_source(f'label_replace({true}, "what", "$1 jobs fail together", "what", "(.*)")')
+    alert = 'ALERTS{alertname="JobrunManyJobsFailing", alertstate="firing", severity="'
+    firing = [
+        with_severity(f'{named} and on ({labels}) {alert}{each.word}"}}', each) for each in (CRITICAL, WARNS, INFO)
+    ]
+    return first_of(firing, labels)

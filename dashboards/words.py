@@ -98,6 +98,11 @@ def known(first: str, *rest: tuple[float, str]) -> Json:
     return steps(QUIET, (-1e9, first), *rest)
 
 
+def unknown(text: str) -> Json:
+    """Return the value mapping of a missing number."""
+    return {"type": "special", "options": {"match": "null+nan", "result": {"text": text, "color": QUIET}}}
+
+
 NO_NUMBER: Final[Json] = {"type": "special", "options": {"match": "nan", "result": {"text": "-"}}}
 """Value mapping of NaN, such as a quantile without observations."""
 ENDLESS: Final[Json] = {"type": "range", "options": {"from": 1e12, "to": None, "result": {"text": "always"}}}
@@ -108,6 +113,8 @@ STREAKS: Final = ranged(
     (FAILURES_TO_PAGE, None, "failing repeatedly", BAD),
 )
 NEUTRAL: Final = steps("text")
+PLAIN: Final = steps("transparent")
+"""Thresholds of a tile without a color."""
 UNKNOWN: Final = steps(QUIET)
 ANY_IS_CRITICAL: Final = known(GOOD, (1, BAD))
 ANY_IS_A_WARNING: Final = known(GOOD, (1, WARNING))
@@ -143,6 +150,8 @@ WELL: Final = Severity("well", 0, GOOD)
 SEVERITIES: Final = (CRITICAL, WARNS, INFO, NOT_KNOWN, WELL)
 RANKS: Final = text_of(*((each.rank, each.word, each.color) for each in SEVERITIES))
 """Value mapping of ranks."""
+RANK_RANGES: Final = ranged(*((each.rank, each.rank + 0.99, each.word, each.color) for each in SEVERITIES))
+"""Value mappings of ranks with a fraction."""
 LEVELS: Final = {
     "type": "value",
     "options": {

@@ -13,6 +13,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard as GrafanaDashboard
 
 from dashboards.__main__ import DASHBOARDS, text, write
+from dashboards.panels import ELSE
 from dashboards.words import QUIET, RESULTS, STATES
 from exporter.model import Result, State
 from tests.monitoring.dashboards import FILES, FOLDER, JSONS, expressions, filled, panels
@@ -268,9 +269,46 @@ def test_a_word_has_the_same_color_everywhere():
 
 
 @each_panel
-def test_an_unknown_number_is_never_green(panel):
-    if panel["type"] == "stat":
-        assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["color"] in {QUIET, "text"}
+def test_an_unknown_number_is_never_green_and_says_that_it_is_unknown(panel):
+    if panel["type"] != "stat":
+        return
+    assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["color"] in {QUIET, "text"}
+    for target in panel["targets"]:
+        if target["expr"].endswith(ELSE):
+            (own,) = [
+                {each["id"]: each["value"] for each in override["properties"]}
+                for override in panel["fieldConfig"]["overrides"]
+                if override["matcher"]["options"] == target["refId"]
+            ]
+            assert own["thresholds"]["steps"][0]["color"] in {QUIET, "transparent"}
+            assert own["mappings"][-1]["options"]["match"] == "null+nan"
+            assert own["mappings"][-1]["options"]["result"]["color"] == QUIET
+            assert own["mappings"][-1]["options"]["result"]["text"]
+
+
+@each_panel
+def test_a_panel_of_many_numbers_keeps_those_without_a_value(panel):
+    if panel["type"] == "stat" and len(panel["targets"]) > 1:
+        assert all(target["expr"].endswith(ELSE) for target in panel["targets"])
+
+
+def test_the_first_panels_of_the_overview_say_how_much_and_what_is_wrong():
+    first, second = panels(JSONS["jobrun-overview"])[:2]
+    assert (first["title"], second["title"]) == ("At a glance", "What is wrong")
+    columns = [
+        own["value"]
+        for override in second["fieldConfig"]["overrides"]
+        for own in override["properties"]
+        if own["id"] == "displayName"
+    ]
+    assert columns[:6] == ["Severity", "What", "Job", "For", "Team", "Project"]
+    order = {each["displayName"]: each["desc"] for each in second["options"]["sortBy"]}
+    assert order == {"Severity": False, "For": False}, "the most severe first, then the newest"
+
+
+def test_the_age_of_the_data_is_the_first_number_of_a_job():
+    first = panels(JSONS["jobrun-job"])[0]
+    assert first["targets"][0]["legendFormat"] == "Age of the data"
 
 
 @each_panel
