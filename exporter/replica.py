@@ -158,7 +158,7 @@ class Replica:
         self._ensure()
         self._regroup()
         before, doubtful = self._leases.versions(), self._leases.doubtful
-        rows = {row.source: row for row in self._leases.look()}
+        rows = {row.source: row for row in self._leases.read_all()}
         self.replicas = max((row.replicas for row in rows.values()), default=1) or 1
         self._size = max((row.size for row in rows.values()), default=0)
         self._drop(rows, before)

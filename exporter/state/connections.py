@@ -1,6 +1,6 @@
-"""Connections to PostgreSQL: a pool of them, and what SQL with question marks needs to run on one.
+"""A pool of connections to PostgreSQL, and sessions that run SQL with question marks on them.
 
-Nothing here belongs to a session: each transaction brings its own settings, so a pooler between may give each another
+Each transaction sets its own settings and nothing outlives it, so an external pooler may give each transaction another
 connection.
 """
 
@@ -21,7 +21,7 @@ from exporter.errors import StateError
 Value = TypeVar("Value")
 
 PATIENCE = 10.0
-"""Seconds after which a connection without a response is closed, because a frozen server sends no error."""
+"""Seconds to wait for a response. Then the connection is closed, because a frozen server sends no error."""
 
 LONG_PATIENCE = 3600.0
 """The same for migrations and copies."""
@@ -32,7 +32,7 @@ SETTINGS = (
 )
 """Limits how long a frozen replica keeps a row locked, and how long a locked row delays other sources.
 
-A transaction that waits for a lock also holds the ledger's lock, so no page is made meanwhile.
+A transaction that waits for a lock also holds the ledger's lock, so no page is rendered meanwhile.
 """
 
 WRITING = f"BEGIN; {SETTINGS}"
@@ -45,7 +45,7 @@ logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # its callers repo
 
 MIGRATING = "BEGIN; SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = 0"
 COPYING = MIGRATING.replace("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ")
-"""Begin transactions that may take long, but that do not wait long for their locks."""
+"""Begin transactions that may take long, but do not wait long for locks."""
 
 
 class UnknownOutcomeError(StateError):
@@ -63,12 +63,12 @@ class Connection(psycopg.Connection[tuple[Any, ...]]):
             return super().wait(gen, interval, self.patience if timeout is None else timeout)
         except psycopg.OperationalError:
             if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
-                self.close()  # a late response would be taken for that of the next statement
+                self.close()  # a late response would be mistaken for the next statement's
             raise
 
 
 class Found(list[tuple[Any, ...]]):
-    """The rows of a statement. `rowcount`: number of rows that it found or changed."""
+    """The rows that a statement returned. `rowcount`: number of rows that it found or changed."""
 
     def __init__(self, rows: Iterable[tuple[Any, ...]], rowcount: int) -> None:
         super().__init__(rows)
@@ -91,34 +91,34 @@ class Session:
 
     def execute(self, query: str, values: Sequence[Any] = (), /) -> Found:
         """Run a statement."""
-        cursor = self._connection.execute(query.replace("?", "%s").encode(), [*map(_bound, values)] or None)
-        rows = [tuple(map(_read, row)) for row in cursor] if cursor.description else []
+        cursor = self._connection.execute(query.replace("?", "%s").encode(), [*map(_to_postgres, values)] or None)
+        rows = [tuple(map(_from_postgres, row)) for row in cursor] if cursor.description else []
         return Found(rows, cursor.rowcount)
 
     def executemany(self, query: str, rows: Iterable[Sequence[Any]], /) -> None:
         """Run a statement for each row of values."""
-        values = [[*map(_bound, row)] for row in rows]
+        values = [[*map(_to_postgres, row)] for row in rows]
         if values:
             self._connection.cursor().executemany(query.replace("?", "%s").encode(), values)
 
 
-def _bound(value: Any) -> Any:  # noqa: ANN401  # values of many types
-    """Return a value for PostgreSQL. Its texts cannot contain NUL, which an ID of a vendor may contain."""
+def _to_postgres(value: Any) -> Any:  # noqa: ANN401  # values of many types
+    """Return a value for PostgreSQL. NUL is escaped: a vendor's ID may contain it, but a text of PostgreSQL may not."""
     if isinstance(value, str) and ("\0" in value or "\1" in value):
         return value.replace("\1", "\1\1").replace("\0", "\1\2")
     if isinstance(value, list):
-        return [*map(_bound, value)]
+        return [*map(_to_postgres, value)]
     return None if value != value else value  # noqa: PLR0124  # NaN stands for NULL, see `schema.NULL`
 
 
-def _read(value: Any) -> Any:  # noqa: ANN401  # as above
+def _from_postgres(value: Any) -> Any:  # noqa: ANN401  # as above
     if isinstance(value, str) and "\1" in value:
         return "\1".join(part.replace("\1\2", "\0") for part in value.split("\1\1"))
     return value
 
 
 class Pool:
-    """Connections to one database. Thread-safe; each use has one of its own.
+    """Connections to one database. Thread-safe: each session has its own connection.
 
     Args:
         url: Address of the database, including credentials.
@@ -128,7 +128,7 @@ class Pool:
     """
 
     def __init__(self, url: str) -> None:
-        self.name = described(url)
+        self.name = describe_url(url)
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             url,
             connection_class=Connection,
@@ -142,7 +142,7 @@ class Pool:
         )
 
     @contextmanager
-    def explained(self) -> Iterator[None]:
+    def translate_errors(self) -> Iterator[None]:
         """Raise errors of the driver as StateError, without the URL, which may contain a password."""
         try:
             yield
@@ -153,13 +153,13 @@ class Pool:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """Return a session in which each statement is its own transaction."""
-        with self.explained(), self._taken() as connection:
+        with self.translate_errors(), self._borrow() as connection:
             yield Session(connection)
 
     @contextmanager
     def transaction(self, begin: str = WRITING) -> Iterator[Session]:
-        """Return a session whose statements are committed together, or, after any exception, not at all."""
-        with self.explained(), self._taken() as connection:
+        """Return a session whose statements are committed together. An exception rolls all of them back."""
+        with self.translate_errors(), self._borrow() as connection:
             connection.patience = LONG_PATIENCE if begin in {MIGRATING, COPYING} else PATIENCE
             connection.execute(begin.encode())
             yield Session(connection)
@@ -174,7 +174,7 @@ class Pool:
             raise StateError(f"{self.name}: the transaction was rolled back")
 
     @contextmanager
-    def _taken(self) -> Iterator[Connection]:
+    def _borrow(self) -> Iterator[Connection]:
         connection = self._pool.getconn()
         connection.patience = PATIENCE
         try:
@@ -189,7 +189,7 @@ class Pool:
             self._pool.putconn(connection)
 
     def forget(self) -> None:
-        """Use none of the connections again."""
+        """Close the connections that are open now, so that the next use opens new ones."""
         self._pool.drain()
 
     def close(self) -> None:
@@ -198,7 +198,7 @@ class Pool:
 
 
 def problem_of_url(url: str) -> str:
-    """Return why a URL does not name a database; "" if it may."""
+    """Return why a URL cannot name a database; "" if it can."""
     try:
         parts = conninfo_to_dict(url)
     except psycopg.Error:
@@ -206,7 +206,7 @@ def problem_of_url(url: str) -> str:
     return "" if parts.get("dbname") else "must name a database: postgresql://USER@HOST/DATABASE"
 
 
-def described(url: str) -> str:
+def describe_url(url: str) -> str:
     """Return a URL without user and password."""
     try:
         parts = conninfo_to_dict(url)

@@ -1,4 +1,4 @@
-"""Copies a state between files and databases, in one transaction, and compares both before it commits."""
+"""Copies a state between files and databases in one transaction. Before the commit both are compared."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ from exporter.state.sql import LoadedState, SqlStore
 from exporter.state.store import Store
 
 BATCH = 5000
-"""Runs that are written at once."""
+"""Number of runs per write."""
 
 
 class CopyError(StateError):
@@ -29,7 +29,14 @@ class CopyError(StateError):
 
 
 class Totals(msgspec.Struct, kw_only=True):
-    """What a state holds of one source. `counted`: the sum of each counter and histogram."""
+    """Totals of one source in a state.
+
+    Attributes:
+        jobs: Number of jobs.
+        runs: Number of rows.
+        active: Number of active runs.
+        counted: Sum over all series, by counter; for a histogram by `FAMILY_count` and `FAMILY_sum`.
+    """
 
     jobs: int = 0
     runs: int = 0
@@ -50,9 +57,9 @@ class Totals(msgspec.Struct, kw_only=True):
 
 
 def copy_state(source: str, target: str) -> dict[str, Totals]:
-    """Copy a state; return what was copied of each source. Paths and URLs name states.
+    """Copy a state from a path or URL to another. Return the totals of each source.
 
-    Raises StateError if one of the two is in use, the target is not empty, or the copy differs; then nothing is copied.
+    Raises StateError and copies nothing if a state is in use, the target is not empty, or the copy differs.
     """
     if source == target or _is_one_file(source, target):
         raise CopyError("--from and --to name the same state")
@@ -105,7 +112,7 @@ def _created(place: str) -> Iterator[SqlStore]:
             with closing(Store(path)) as store, store.transaction():
                 yield store
         except BaseException:
-            # A daemon would start with the empty state that is left, and count from a new baseline.
+            # A daemon would start with the empty file, and count from a new baseline.
             for ending in ("", *JOURNALS):
                 with suppress(OSError):
                     path.with_name(path.name + ending).unlink(missing_ok=True)
@@ -131,7 +138,7 @@ def _database(url: str, *, empty: bool) -> Iterator[SqlStore]:
 
 
 def _load(store: SqlStore) -> LoadedState:
-    # A store of PostgreSQL loads in a transaction of its own, which would not see the one in progress.
+    # PostgresStore.load uses a new transaction, which would not see the one in progress.
     return SqlStore.load(store)
 
 
@@ -158,7 +165,8 @@ def _copied(old: SqlStore, new: SqlStore) -> dict[str, Totals]:
 
 
 def _new_keys(loaded: LoadedState, new: SqlStore) -> dict[int, int]:
-    """Return the new key of each job: in a database each source has a range of keys, in a file all share one."""
+    """Return the new key of each job by its old one."""
+    # In a database each source has its own range of keys. In a file all sources share one range.
     shared = count(1)
     own = {name: count(first) for name, first in new.first_keys().items()}
     return {job.key: next(own.get(job.source, shared)) for job in loaded.jobs}

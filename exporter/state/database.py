@@ -1,4 +1,4 @@
-"""The interface of a database connection: `sqlite3.Connection`, or a class that behaves like it."""
+"""The interface of a database connection: `sqlite3.Connection`, or a class that behaves the same."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -15,10 +15,10 @@ class Rows(Protocol):
         """Return the next row."""
 
     def fetchall(self) -> list[Any]:
-        """Return all rows that are left."""
+        """Return all remaining rows."""
 
     def __iter__(self) -> Iterator[Any]:
-        """Iterate over the rows that are left."""
+        """Iterate over the remaining rows."""
 
 
 class Database(Protocol):

@@ -24,7 +24,7 @@ def make_private(path: Path) -> None:
 
 
 class Files:
-    """The files of an open state as they were when it was opened."""
+    """The identities of a state's files at the time it was opened."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -49,7 +49,7 @@ def _identity(path: Path) -> Identity | None:
 
 
 def problem_of(path: Path) -> str:
-    """Return why a path cannot be used for a state and what to do; "" if it can. Changes nothing."""
+    """Return why a path cannot be used for a state, and the cure; "" if it can be used. Changes nothing."""
     folder = path.parent
     try:
         found = stat.S_IFMT(path.stat().st_mode)
@@ -62,17 +62,17 @@ def problem_of(path: Path) -> str:
     there = _nearest(folder)
     if not there.is_dir():
         return f"{there} is not a folder"
-    if there != folder and _may(there, os.X_OK):
+    if there != folder and _has_access(there, os.X_OK):
         return (
             f"the folder {folder} does not exist; make it, owned by the user that runs the exporter: mkdir -p {folder}"
         )
     for part, needed in ((folder, os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
-        if (part is folder or found) and not _may(part, needed):
+        if (part is folder or found) and not _has_access(part, needed):
             return f"{'the folder ' if part is folder else ''}{part} cannot be written: {_reason(part)}"
     return ""
 
 
-def _may(part: Path, needed: int) -> bool:
+def _has_access(part: Path, needed: int) -> bool:
     return os.access(part, needed, effective_ids=os.access in os.supports_effective_ids)
 
 

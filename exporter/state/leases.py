@@ -1,8 +1,8 @@
-"""Leases: which replica may write for which source. The database of the state has one row per source.
+"""Leases: the right of a replica to write for a source. The database has one row per source.
 
 Safety never depends on time. The first statement of each transaction updates the lease, and finds its row only if
-holder, fence and version are still those of the records in memory. Time decides only when another replica may take
-over, by the database's clock.
+holder, fence and version still match the records in memory. Time, by the database's clock, only decides when another
+replica may take over.
 """
 
 import secrets
@@ -23,10 +23,10 @@ RENEWAL = 5.0
 """Seconds between two renewals."""
 
 LONGEST_SILENCE = 10.0
-"""Seconds without a renewal after which a replica drops its leases itself, before others may take them."""
+"""Seconds without a renewal after which a replica drops its own leases: sooner than others may take them."""
 
 SIZE_AGE = 60.0
-"""Seconds after which the size of the state is measured again: by one replica, so that all show the same."""
+"""Seconds after which one replica measures the size of the state again. All replicas show its value."""
 
 SINCE = f"clock_timestamp() - interval '{TTL} s'"
 
@@ -36,10 +36,10 @@ HISTORY = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
 """The history of the database: a failover begins a new one, whose number is larger."""
 
 INTACT = "leases.written = leases.xmin::text::bigint"
-"""Whether the transaction that wrote the row is the one that it names: a restored dump names another one."""
+"""SQL condition that the row names the transaction that wrote it. A restored row names another transaction."""
 
 KEEP = f"history = CASE WHEN {INTACT} THEN leases.history ELSE '' END, written = DEFAULT"
-"""Part of every statement that changes a lease: a row that was restored stays known as such."""
+"""Part of every statement that changes a lease. It clears the history of a restored row, so that it stays visible."""
 
 EXTEND = f"""
 UPDATE leases SET {KEEP}, version = leases.version + 1, stamp = ?, until = {UNTIL}, committed = clock_timestamp()
@@ -128,13 +128,13 @@ class Row(msgspec.Struct, frozen=True):
         holder: The replica that has it; "" if none.
         fence: Number of times that the holder changed.
         version: Number of transactions of the source.
-        stamp: Random number of the last transaction: after a failover another one may have the same version.
-        free: Whether it may be taken.
+        stamp: Random number of the last transaction. After a failover another transaction may have the same version.
+        free: Whether another replica may take it.
         history: The history of the database in which the source was last read completely; "" for none.
-        committed: When the source was last written, by the database's clock.
+        committed: Unix time of the source's last write, by the database's clock.
         current: The current history of the database.
-        replicas: Number of living replicas.
-        size: Bytes of the state, as last measured by a replica.
+        replicas: Number of running replicas.
+        size: Size of the state in bytes, as a replica last measured it.
         schema: Version of the tables.
     """
 
@@ -158,20 +158,20 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def rewound(self) -> bool:
-        """Return whether served commits may be missing, because no poll was complete since the history changed."""
+        """Return whether served commits may be missing. A complete poll in the current history reads them again."""
         return self.history not in {self.current, NEW, self.current + STEPS}
 
     @property
     def steps_rewound(self) -> bool:
-        """Return whether served steps may be missing: they are read after the runs."""
+        """Return whether served steps may be missing. Steps are read after the runs."""
         return self.history not in {self.current, NEW}
 
 
 STEPS = " without steps"
-"""End of the name of a history in which all runs of a source were read, but not all their steps."""
+"""Suffix of a history in which all runs of a source were read, but not all their steps."""
 
 NEW = "new"
-"""The history of a source that was never read, so nothing can be missing."""
+"""The history of a source that was never read, so that nothing can be missing."""
 
 
 class Held(msgspec.Struct):
@@ -187,7 +187,7 @@ class Leases:
 
     Args:
         pool: Connections to the database.
-        holder: The name of this replica, never used by another process, nor by this one after a restart.
+        holder: Name of this replica. No other process uses it, and a restarted process uses a new one.
         boottime: A clock that also counts while the machine is suspended, in seconds.
         schema: The version of the tables that this process knows.
     """
@@ -209,7 +209,7 @@ class Leases:
 
     @property
     def held(self) -> frozenset[str]:
-        """Return the sources that this replica may write for, as far as it knows."""
+        """Return the sources whose leases this replica has, as far as it knows."""
         with self._lock:
             return frozenset(self._fresh())
 
@@ -223,7 +223,7 @@ class Leases:
             return {source: held.version for source, held in self._fresh().items()}
 
     def now(self) -> float:
-        """Return the time by which leases are held, in seconds."""
+        """Return the current time of `boottime`, in seconds."""
         return self._boottime()
 
     def rewound(self) -> set[str]:
@@ -234,12 +234,12 @@ class Leases:
 
     @property
     def doubtful(self) -> frozenset[str]:
-        """The sources with commits that may be missing in the records that were loaded last."""
+        """Return the sources whose last loaded records may lack commits."""
         with self._lock:
             return frozenset(self._doubtful)
 
     def trust(self, sources: Collection[str]) -> None:
-        """Record that nothing of these sources is missing anymore."""
+        """Record that the records of these sources are complete again."""
         with self._lock:
             self._doubtful.difference_update(sources)
 
@@ -252,7 +252,7 @@ class Leases:
     # --- in a transaction ---
 
     def extend(self, session: Session, sources: Collection[str]) -> list[Written]:
-        """Run the first statement of a transaction; return the arguments for `committed`.
+        """Run the first statement of a transaction. Return the arguments for `committed`.
 
         Raises LeaseLostError if this replica may not write for one of them.
         """
@@ -269,7 +269,7 @@ class Leases:
         return [(source, version, float(at)) for source, version, at in found]
 
     def committed(self, written: Iterable[Written], begun: float) -> None:
-        """Record the commit of a transaction that began at a time of `boottime`: it renewed the leases."""
+        """Record a commit, which has also renewed the leases. `begun`: start of the transaction, by `boottime`."""
         with self._lock:
             for source, version, at in written:
                 if source in self._held:
@@ -281,9 +281,9 @@ class Leases:
                     )
 
     def confirm(self, rows: Iterable[Row]) -> None:
-        """Continue from records just loaded together with these rows, for the sources of this replica.
+        """Update the leases to the rows that were loaded together with the records.
 
-        A source whose version went back is dropped, because its poller may remember lost commits.
+        The lease of a source whose version went back is dropped, because its poller may remember lost commits.
         """
         rows = list(rows)
         self._check_history(rows)
@@ -323,8 +323,8 @@ class Leases:
                 [names],
             )
 
-    def look(self) -> list[Row]:
-        """Return all leases. Raises StateError if this process must not use the database any more."""
+    def read_all(self) -> list[Row]:
+        """Return all leases. Raises StateError if this process must no longer use the database."""
         with self._pool.session() as session:
             rows = self.rows(session)
         self._check_history(rows)
@@ -342,16 +342,16 @@ class Leases:
         return rows
 
     def _check_history(self, rows: Sequence[Row]) -> None:
-        """Raise StateError if this is a former primary, which takes writes although another has its place."""
+        """Raise StateError if this is a former primary: it accepts writes although another server replaced it."""
         with self._lock:
             found = max((row.current for row in rows), default=self._history)
             if found < self._history:
-                self._pool.forget()  # a new connection may lead to the right one
+                self._pool.forget()  # a new connection may reach the new primary
                 raise StateError(f"{self._pool.name}: a former primary answers; its writes would be lost")
             self._history = found
 
     def renew(self) -> None:
-        """Renew due leases. One whose row is locked is renewed later, or by its transaction.
+        """Renew due leases. A locked row is renewed later, or by the transaction that locks it.
 
         Raises StateError if the database does not respond.
         """
@@ -368,7 +368,7 @@ class Leases:
                     held.renewed = max(asked, held.renewed)
 
     def take(self, sources: Collection[str]) -> bool:
-        """Take a group of sources that share a credential, all or none; return whether that succeeded."""
+        """Take all leases of sources that share a credential, or none. Return whether they were taken."""
         asked = self._boottime()
         with self._pool.transaction() as session:
             if len(session.execute(FREE, [sorted(sources), self._history, self._schema])) < len(sources):
@@ -379,7 +379,7 @@ class Leases:
         return True
 
     def hand_back(self, sources: Collection[str]) -> None:
-        """Hand these sources to other replicas at once. Their polls must have ended."""
+        """Free the leases of these sources at once for other replicas. Their polls must have ended."""
         with self._lock:
             mine = {source: self._held.pop(source).fence for source in sorted(sources) if source in self._held}
         if mine:
@@ -397,16 +397,16 @@ class Leases:
                 session.execute(SETTLE, [history, *columns, self.holder])
 
     def mark_rewound(self, sources: Collection[str]) -> list[str]:
-        """Record that the database lost commits of these sources; return those for which that is new."""
+        """Record that the database lost commits of these sources. Return the sources for which that is new."""
         with self._pool.transaction() as session:
             return [source for (source,) in session.execute(MARK, [sorted(sources)])]
 
     # --- other replicas ---
 
     def beat(self, served: Mapping[str, int]) -> dict[str, int]:
-        """Record that this replica lives, and which versions a scrape got from it.
+        """Record that this replica is running, and the version of each source that a scrape read from it.
 
-        Return the newest version of each source that a scrape got from any replica.
+        Return the newest version of each source that a scrape read from any replica.
         """
         with self._pool.transaction() as session:
             session.execute(BEAT, [self.holder, msgspec.json.encode(served)])
@@ -426,7 +426,7 @@ class Leases:
 
 
 def as_row(values: tuple[Any, ...]) -> Row:
-    """Return a row of LOOK."""
+    """Return a row of LOOK as a lease."""
     source, holder, fence, version, stamp, free, history, committed, *rest = values
     written = None if committed is None else float(committed)
     return Row(source, holder, fence, version, stamp, free, history, written, *rest)

@@ -1,4 +1,4 @@
-"""The location of a state: a file, or a shared database, whose driver is imported only if it is used."""
+"""The location of a state: a file or a shared database. The driver of the database is imported only if it is used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ def problem_of(path: Path, url: str | None) -> str:
 
 
 def problem_of_url(url: str) -> str:
-    """Return why a URL does not name a database; "" if it may. The text never repeats the URL with its password."""
+    """Return why a URL cannot name a database; "" if it can. The text does not contain the URL or its password."""
     if not url.startswith(SCHEMES):
         return "must begin with postgresql://"
     if util.find_spec("psycopg") is None or util.find_spec("psycopg_pool") is None:
@@ -29,7 +29,7 @@ def problem_of_url(url: str) -> str:
 
 @contextmanager
 def opened_for_reading(path: Path, url: str | None) -> Iterator[SqlStore | None]:
-    """Open a state for reading while daemons write it; None if there is none. Raises StateError."""
+    """Open a state for reading while daemons may write it; None if it does not exist. Raises StateError."""
     if url is None and not path.exists():
         yield None
         return

@@ -1,4 +1,4 @@
-"""The operating system's lock on a state. It ends with the process in any case."""
+"""The operating system's lock on a state. It always ends with the process."""
 
 import errno
 import fcntl
@@ -10,14 +10,14 @@ from exporter.errors import StateError
 from exporter.state.files import open_private
 
 _TRIES = 10
-"""How often the lock file may be removed while it is being locked."""
+"""Maximum number of attempts to lock the lock file while other processes remove it."""
 
 _ANY_BYTE = 1 << 40
-"""A byte of the state that SQLite never locks; it need not exist."""
+"""Offset of a byte that SQLite never locks. The file may be shorter."""
 
 _OWN_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
-"""Locks that belong to an open file and not to the process; Linux has them. A lock of the process would end as soon as
-SQLite closes any connection to the same file."""
+"""The command for a lock that belongs to the open file; Linux has it. A lock that belongs to the process would end as
+soon as SQLite closes any connection to the same file."""
 
 
 class RefusedStateError(StateError):
@@ -29,13 +29,12 @@ class LockedStateError(RefusedStateError):
 
 
 class Lock:
-    """The right to write a state.
+    """The exclusive right to write a state: a lock on `PATH.lock` and on the state itself.
 
-    It is a lock on `PATH.lock`. The state is locked too, so that a second process cannot start after the lock file was
-    removed.
+    The lock on the state keeps a second process out even if the lock file was removed.
 
     Raises:
-        LockedStateError: Another process has it.
+        LockedStateError: Another process has the lock.
         StateError: The disk does not support locks, or the file cannot be created.
     """
 
@@ -60,7 +59,7 @@ class Lock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if self.is_in_place():
                 return
-            self.release()  # the process that had it before removed it in between
+            self.release()  # the previous owner removed the file before this process locked it
         raise OSError(errno.EBUSY, f"{self.file.name} is removed again and again")
 
     def _lock_state(self) -> None:
@@ -72,11 +71,11 @@ class Lock:
             fcntl.fcntl(self._held[-1], _OWN_LOCK, request)
         except BlockingIOError:
             raise
-        except OSError:  # without such locks there is still the lock file
+        except OSError:  # the file system has no such locks; the lock file is enough
             return
 
     def is_in_place(self) -> bool:
-        """Return whether the lock file is still the locked one."""
+        """Return whether the file at the lock file's path is the locked one."""
         try:
             return bool(self._held) and os.path.samestat(self.file.stat(), os.fstat(self._held[0]))
         except OSError:
@@ -96,7 +95,7 @@ class Lock:
 
 
 def refusal(path: Path, error: OSError) -> StateError:
-    """Return the error of a failed lock. Only EWOULDBLOCK means that another process has it."""
+    """Return the error for a failed attempt to lock."""
     if error.errno in {errno.EWOULDBLOCK, errno.EAGAIN}:
         return LockedStateError(
             f"{path}: another jobrun-exporter uses this state; stop it or give this one its own state.path"

@@ -1,4 +1,4 @@
-"""Opens a state in any condition."""
+"""Opens a state, whatever its condition: new, damaged, unwritable, or of another version."""
 
 import contextlib
 import os
@@ -28,9 +28,9 @@ class OpenedState(msgspec.Struct, kw_only=True):
     Attributes:
         store: The store; None if the state cannot be written.
         loaded: The records of the state.
-        cold: `new` or `corrupt` if the state starts empty; else "".
-        kept: New path of a file that was set aside.
-        error: Why there is no store.
+        cold: Why the state starts empty, `new` or `corrupt`; "" if it does not.
+        kept: New path of a damaged file that was set aside.
+        error: Why `store` is None; "" if it is not.
     """
 
     store: SqlStore | None
@@ -47,9 +47,9 @@ def open_state(
 
     Args:
         path: The file; `:memory:` for a temporary state.
-        clock: Returns the time for the name of a file that is set aside.
+        clock: Returns the current time, which becomes part of the name of a file that is set aside.
         connect: Opens the database.
-        exclusive: Take the state's lock. Closing the store releases it.
+        exclusive: Whether to lock the state. Closing the store releases the lock.
 
     Raises:
         RefusedStateError: Another process uses it, a newer version wrote it, or it belongs to another program.
@@ -58,8 +58,8 @@ def open_state(
         return _open(path, connect, None)
     path = path.absolute()
     if problem := problem_of(path):
-        return OpenedState(store=None, loaded=look(path), error=f"{path}: {problem}")
-    refuse_others(path)
+        return OpenedState(store=None, loaded=load_unwritable(path), error=f"{path}: {problem}")
+    refuse_foreign(path)
     lock = None
     try:
         lock = Lock(path) if exclusive else None
@@ -68,7 +68,7 @@ def open_state(
         if lock is not None:
             lock.release()
         if isinstance(error, StateError) and not isinstance(error, RefusedStateError):
-            return OpenedState(store=None, loaded=look(path), error=str(error))
+            return OpenedState(store=None, loaded=load_unwritable(path), error=str(error))
         raise
     return opened
 
@@ -107,7 +107,7 @@ def _open(path: Path, connect: Connect, lock: Lock | None) -> OpenedState:
         raise
 
 
-def refuse_others(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
     """Raise RefusedStateError if another program or a newer version wrote a file. Changes nothing."""
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     try:
@@ -115,7 +115,7 @@ def refuse_others(path: Path) -> None:
             (version,) = database.execute("PRAGMA user_version").fetchone()
             tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     except sqlite3.Error:
-        return  # missing, damaged or unreadable: opening it reports that
+        return  # the file is missing, damaged or unreadable, which opening it reports
     if tables and not {"exporter", "sources", "jobs", "runs"} <= tables:
         raise ForeignStateError(
             f"{path.absolute()}: is another program's database; give the exporter its own state.path"
@@ -125,18 +125,18 @@ def refuse_others(path: Path) -> None:
 
 
 def problem(path: Path) -> str:
-    """Return why `open_state` would not return a writable store, as far as that is visible without changes."""
+    """Return why `open_state` would not return a store; "" if nothing is known. Changes nothing."""
     if reason := problem_of(path.absolute()):
         return f"{path.absolute()}: {reason}"
     try:
-        refuse_others(path)
+        refuse_foreign(path)
     except RefusedStateError as error:
         return str(error)
     return ""
 
 
-def look(path: Path) -> LoadedState:
-    """Return what can be read of a state that cannot be written; empty if nothing can be read."""
+def load_unwritable(path: Path) -> LoadedState:
+    """Return the records of a state that cannot be written; empty if they cannot be read."""
     for immutable in (False, True) if os.path.isfile(path) else ():  # noqa: PTH113  # raises nothing; opening a pipe would wait for a writer
         try:
             store = Store(path, read_only=True, immutable=immutable)

@@ -23,13 +23,13 @@ from exporter.state.sql import LoadedState, SqlStore
 from exporter.state.sql_runs import CorruptStateError
 
 CREATE_ATTEMPTS = 5
-"""Attempts to find or create the tables, because replicas that start together create them together."""
+"""Maximum number of attempts to create the tables: replicas that start together may create them together."""
 
 KEY_BITS = 32
 """Bits of a job's key that number the jobs of a source. The higher bits are the source's key."""
 
 FETCHED = 5000
-"""Rows that are fetched at once when all are read."""
+"""Number of rows per FETCH when a query is streamed."""
 
 LIVING = f"""
 SELECT name FROM replicas WHERE seen > {SINCE}
@@ -62,9 +62,9 @@ class PooledDatabase:
             return session.execute(query, values)
 
     def executemany(self, query: str, rows: Any, /) -> None:  # noqa: ANN401  # as above
-        """Run a statement for each row of values, in the transaction in progress."""
+        """Run a statement for each row of values. Raises StateError outside of a transaction."""
         if self._session is None:
-            raise StateError("nothing is written outside of a transaction")
+            raise StateError("cannot write outside of a transaction")
         self._session.executemany(query, rows)
 
 
@@ -75,7 +75,7 @@ class PostgresStore(SqlStore):
         pool: Connections to the database; closed with the store.
         leases: Sources that this process may write; None for all.
         migrates: Whether to create or migrate the tables. Commands do not: replicas of an older version may run.
-        migrations: The statements that lead from each version of the tables to the next.
+        migrations: Statements that migrate each version of the tables to the next.
 
     Raises:
         RefusedStateError: Another version wrote it, or the tables belong to another program.
@@ -112,8 +112,8 @@ class PostgresStore(SqlStore):
         """Whether the state is empty."""
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        with self._pool.explained():
+    def _translate_errors(self) -> Iterator[None]:
+        with self._pool.translate_errors():
             try:
                 yield
             except msgspec.DecodeError as error:
@@ -131,7 +131,7 @@ class PostgresStore(SqlStore):
         return {name: key << KEY_BITS for name, key in self._sources.items()}
 
     def load(self, sources: Collection[str] | None = None) -> LoadedState:
-        """Return all records and active runs, or those of some sources, from one point in time."""
+        """Return the records and active runs of all sources, or of these, from one point in time."""
         with self._db.within(self._pool.transaction(READING)) as session:
             loaded = super().load(sources)
             rows = self._leases.rows(session) if self._leases is not None else []
@@ -148,7 +148,7 @@ class PostgresStore(SqlStore):
         """Commit everything that is written inside, or nothing."""
         written: list[Written] = []
         begun = 0.0 if self._leases is None else self._leases.now()
-        with self._explained(), self._db.within(self._pool.transaction()) as session:
+        with self._translate_errors(), self._db.within(self._pool.transaction()) as session:
             if self._leases is not None and sources:
                 written = self._leases.extend(session, sources)
             elif self._leases is not None:
@@ -161,18 +161,18 @@ class PostgresStore(SqlStore):
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Read and write in one transaction while no replica can write; commit at the end.
+        """Read and write in one transaction while no replica can write, and commit it at the end.
 
         Raises LockedStateError if a replica uses the state.
         """
-        with self._explained(), self._db.within(self._pool.transaction(COPYING)) as session:
+        with self._translate_errors(), self._db.within(self._pool.transaction(COPYING)) as session:
             session.execute("LOCK TABLE leases, replicas, sources IN SHARE ROW EXCLUSIVE MODE")
             if living := [name for (name,) in session.execute(LIVING)]:
                 raise LockedStateError(f"{self.name}: in use by {', '.join(living)}; stop all replicas first")
             yield
 
     def holds_anything(self) -> bool:
-        """Return whether there are records."""
+        """Return whether the state has records."""
         return bool(self._all("SELECT EXISTS (SELECT 1 FROM sources) OR EXISTS (SELECT 1 FROM jobs)")[0][0])
 
     def _stream(self, query: str) -> Iterator[tuple[Any, ...]]:
@@ -181,7 +181,7 @@ class PostgresStore(SqlStore):
             yield from rows
 
     def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
-        """Write rows of a source whose record has been put."""
+        """Write rows of a source. Its record must have been written before."""
         key = self._sources[source]
         rows = {run.run.run_id: to_row(run) for run in runs}  # one statement may write a row only once
         if rows:
@@ -189,7 +189,7 @@ class PostgresStore(SqlStore):
             self._db.execute(PUT_RUNS, [key, *(as_list(name, values) for name, values in columns)])
 
     def put_exporter(self, exporter: Counted) -> None:
-        """Add the counts of this process to the exporter's counters, as other processes do."""
+        """Add what this process has counted to the exporter's counters, which all replicas share."""
         (record,) = self._db.execute("SELECT record FROM exporter WHERE id = 1 FOR UPDATE")[0]
         total = msgspec.json.decode(record, type=Counted)
         total.raise_to(self._exporter)
@@ -198,7 +198,7 @@ class PostgresStore(SqlStore):
         self._written = copy(exporter)
 
     def size(self) -> int:
-        """Return the size of the tables and their indexes in bytes; for replicas, as one of them measured it."""
+        """Return the size of the tables and indexes in bytes. Replicas return the size that one of them measured."""
         if self._leases is not None:
             return max((row.size for row in self._leases.seen.values()), default=0)
         return int(self._all(f"SELECT {SIZE}")[0][0])  # constants
@@ -210,9 +210,9 @@ class PostgresStore(SqlStore):
 
 @contextmanager
 def opened_alone(url: str, *, empty: bool) -> Iterator[PostgresStore]:
-    """Open a state in one transaction while no replica can use it; create its tables if it must be empty.
+    """Open a state in one transaction while no replica can use it. `empty`: it must be empty; create its tables.
 
-    Raises RefusedStateError if it is in use, of another version, or not empty.
+    Raises RefusedStateError if the state is in use, of another version, or not empty.
     """
     pool = Pool(url)
     try:
@@ -228,7 +228,7 @@ def opened_alone(url: str, *, empty: bool) -> Iterator[PostgresStore]:
 
 
 def open_shared(pool: Pool, leases: Leases) -> OpenedState:
-    """Open a shared state. If the database does not respond, a later attempt opens it.
+    """Open a shared state. If the database does not respond, the result has no store.
 
     Raises RefusedStateError if another program or a newer version wrote it.
     """
@@ -243,7 +243,7 @@ def open_shared(pool: Pool, leases: Leases) -> OpenedState:
 
 
 def merge(total: Counted, counted: Counted, before: Counted) -> None:
-    """Add to a total what was counted since `before`."""
+    """Add to `total` the difference between `counted` and `before`."""
     for family, series in counted.counts.items():
         for labels, count in series.items():
             known = before.counts.get(family, {}).get(labels)
@@ -253,7 +253,7 @@ def merge(total: Counted, counted: Counted, before: Counted) -> None:
 
 
 def migrated(pool: Pool, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> bool:
-    """Create or migrate the tables; return whether there were none."""
+    """Create or migrate the tables. Return whether they were created."""
     for _ in range(CREATE_ATTEMPTS - 1):
         try:
             return _migrate(pool, migrations)
@@ -265,7 +265,7 @@ def migrated(pool: Pool, migrations: Sequence[Sequence[str]] = MIGRATIONS) -> bo
 
 
 def schema_of(pool: Pool) -> int:
-    """Return the version of the tables, 0 if there are none. Raises RefusedStateError for another program's tables."""
+    """Return the version of the tables; 0 if there are none. Raises RefusedStateError for another program's tables."""
     with pool.session() as session:
         found = session.execute("SELECT to_regclass('schema_version') IS NOT NULL, to_regclass('runs') IS NOT NULL")
         has_version, has_runs = found[0]
@@ -276,7 +276,7 @@ def schema_of(pool: Pool) -> int:
 
 
 def require_schema(pool: Pool, known: int) -> None:
-    """Raise RefusedStateError unless the tables are of a version."""
+    """Raise RefusedStateError unless the tables have the version `known`."""
     found = schema_of(pool)
     if not found:
         raise RefusedStateError(f"{pool.name}: there is no state; run the daemon first")
@@ -284,8 +284,8 @@ def require_schema(pool: Pool, known: int) -> None:
         raise RefusedStateError(newer(pool.name, found, known))
     if found < known:
         raise RefusedStateError(
-            f"{pool.name}: schema {found}, this version knows {known}: use the version that wrote this state, or start "
-            "a daemon of this version first, which migrates it"
+            f"{pool.name}: an older version wrote this state (schema {found}; this version knows {known}). Use that "
+            "version, or start a daemon of this version first, which migrates the state"
         )
 
 
@@ -299,8 +299,8 @@ def _migrate(pool: Pool, migrations: Sequence[Sequence[str]]) -> bool:
         if version > known:
             raise RefusedStateError(newer(pool.name, version, known))
         if 0 < version < known:
-            # Replicas of the older version must not write to the new tables. Their leases end in the transaction that
-            # changes the tables, and they do not take others, see `Leases.rows`.
+            # Replicas of the older version must not write to the new tables. This transaction ends their leases, and
+            # they take no other leases: see `Leases.rows`.
             session.execute("LOCK TABLE leases IN SHARE ROW EXCLUSIVE MODE")
         for statement in (each for script in migrations[version:] for each in script):
             session.execute(statement)
@@ -311,7 +311,7 @@ def _migrate(pool: Pool, migrations: Sequence[Sequence[str]]) -> bool:
 
 
 def _version(session: Session) -> int:
-    """Return the version of the tables. Others that read it wait until this transaction has ended."""
+    """Return the version of the tables. Other transactions that read it wait for the end of this one."""
     session.execute("LOCK TABLE schema_version IN EXCLUSIVE MODE")
     rows = session.execute("SELECT version FROM schema_version")
     if not rows:
@@ -321,8 +321,8 @@ def _version(session: Session) -> int:
 
 
 def newer(name: str, version: int, known: int) -> str:
-    """Return the error that a newer version wrote the state, and what to do."""
+    """Return the error text for a state that a newer version wrote, with the cure."""
     return (
-        f"{name}: schema {version}, this version knows {known}: a newer version has written this state. "
+        f"{name}: a newer version wrote this state (schema {version}; this version knows {known}). "
         "Run that version, or restore the database from before the upgrade"
     )

@@ -1,4 +1,4 @@
-"""The tables of a state in PostgreSQL, and their migrations: those of `exporter.state.schema` in its types."""
+"""The tables of `exporter.state.schema` in PostgreSQL, and their migrations."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -22,7 +22,7 @@ REQUIRED = frozenset(
 )
 
 TABLES = ("exporter", "sources", "scopes", "notes", "jobs", "runs")
-"""The tables that grow."""
+"""The tables whose size is the size of the state."""
 
 ENDED = 'coalesce("end", seen)'
 
@@ -49,7 +49,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (source, name))""",
         """CREATE TABLE jobs (key bigint PRIMARY KEY, source text NOT NULL, job_id text NOT NULL, record bytea NOT NULL,
             UNIQUE (source, job_id))""",
-        # Rows written again get a new number, as in a file: of runs that ended at once the one written last counts.
+        # A row that is written again gets a new rowid, as in SQLite: of two runs with the same end the later row wins.
         f"""CREATE TABLE runs (source bigint NOT NULL, {", ".join(map(_column, NAMES))},
             rowid bigint GENERATED ALWAYS AS IDENTITY, PRIMARY KEY (source, run_id))""",
         f"CREATE INDEX runs_of_job ON runs (job, ({ENDED}), result, mark) WHERE mark <> 0",
@@ -57,7 +57,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX runs_open ON runs (source) WHERE mark = 0",
         f"""CREATE INDEX runs_without_steps ON runs
             (source, steps, ({FAILED}) DESC NULLS LAST, "end" DESC NULLS LAST) WHERE steps IN (1, 2)""",
-        # A transaction writes the row of its source: pages with room keep the new version next to the old one.
+        # Every transaction updates the row of its source. Free space in a page keeps the new version next to the old.
         """CREATE TABLE leases (source text PRIMARY KEY, holder text NOT NULL DEFAULT '',
             fence bigint NOT NULL DEFAULT 0, version bigint NOT NULL DEFAULT 0, stamp bigint NOT NULL DEFAULT 0,
             until timestamptz NOT NULL DEFAULT 'epoch', history text NOT NULL DEFAULT 'new', committed timestamptz)

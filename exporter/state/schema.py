@@ -26,16 +26,16 @@ class StoredRun(RunRecord, frozen=True, gc=False, kw_only=True):
     """A run's row.
 
     Attributes:
-        job: The key of its job.
-        seen: When it was last new or changed.
-        origin: When its age starts.
-        steps: Whether its steps are pending, counted or lost.
-        tries: How often the steps were requested.
-        asked: How often the response was incomplete.
-        due: When the steps are requested next.
-        step_results: Its steps as `[[name, result, seconds], …]`, once counted.
-        words: Unmapped statuses that it had.
-        late: Whether its completion was first seen when the watermark had already passed its end.
+        job: Key of the run's job.
+        seen: When the row last changed.
+        origin: Time from which the run's age counts.
+        steps: Progress of the run's steps.
+        tries: Number of requests for the steps.
+        asked: Number of these requests whose response was incomplete.
+        due: When the steps are requested next; None if they are not.
+        step_results: Counted steps as JSON: `[[name, result, seconds], …]`; None before they are counted.
+        words: Unmapped statuses of the run, one per line.
+        late: Whether the watermark had passed the run's end before its completion was seen.
     """
 
     job: int
@@ -51,7 +51,7 @@ class StoredRun(RunRecord, frozen=True, gc=False, kw_only=True):
 
 
 FAILED = "(result IN ('error', 'failure', 'timeout'))"
-"""SQL condition that a run failed, the same as in an index."""
+"""SQL condition that a run failed. It is the same text as in an index, so that queries can use the index."""
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
@@ -66,7 +66,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             seen REAL NOT NULL, origin REAL NOT NULL, steps INTEGER NOT NULL, tries INTEGER NOT NULL,
             asked INTEGER NOT NULL, due REAL,
             step_results TEXT, words TEXT)""",
-        # Rows are stored in the order of arrival. With the IDs as key, each random ID would rewrite another page.
+        # Rows are stored in the order of arrival. If the ID were the key, each new run would rewrite another page.
         "CREATE UNIQUE INDEX runs_by_id ON runs (source, run_id)",
         'CREATE INDEX runs_of_job ON runs (job, "end")',
         "CREATE INDEX runs_by_start ON runs (source, start)",
@@ -74,7 +74,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX runs_without_steps ON runs (source, due) WHERE steps IN (1, 2)",
     ),
     (
-        # Each index costs a tenth of the time of a new run. The index by job and end serves these queries too.
+        # Each index takes a tenth of the time to write a new run. The index by job and end serves these queries too.
         "DROP INDEX runs_by_start",
         "ALTER TABLE runs ADD COLUMN late INTEGER NOT NULL DEFAULT 0",
         # Pages list runs by their end. Runs that do not match a filter are skipped within the index.
@@ -88,7 +88,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         'CREATE INDEX runs_of_job ON runs (job, coalesce("end", seen), result, mark) WHERE mark <> 0',
     ),
     (
-        # In the order in which steps are fetched, so that waiting runs need not be sorted each time.
+        # The order is the one in which steps are fetched, so that queries need not sort.
         "DROP INDEX runs_without_steps",
         f'CREATE INDEX runs_without_steps ON runs (source, steps, {FAILED} DESC, "end" DESC) WHERE steps IN (1, 2)',
     ),
@@ -112,16 +112,16 @@ COLUMNS = (
 
 
 def columns(version: int) -> str:
-    """Return the COLUMNS of this version of the schema: a state on a read-only disk cannot be migrated."""
+    """Return COLUMNS as a version of the schema has them: a state on a read-only disk cannot be migrated."""
     return COLUMNS if version >= LATE_SINCE else COLUMNS.replace(", late", ", 0")
 
 
 NULL = math.nan
-"""Bound for a NULL: SQLite stores NaN as NULL, and Python's sqlite3 binds it 20 times as fast as None."""
+"""Stands for NULL: SQLite stores NaN as NULL, and Python's sqlite3 binds it 20 times as fast as None."""
 
 
 def to_row(stored: StoredRun) -> tuple[Any, ...]:
-    """Return the values of COLUMNS."""
+    """Return the values of COLUMNS for a run."""
     run = stored.run
     return (
         run.run_id,
@@ -154,7 +154,7 @@ def to_row(stored: StoredRun) -> tuple[Any, ...]:
 
 
 def to_stored(row: Sequence[Any]) -> StoredRun:
-    """Return the run of a row of COLUMNS."""
+    """Return the run for the values of COLUMNS."""
     (
         run_id, job, job_id, mark, result, state, unmapped, created, scheduled, start, end, duration, queue_duration,
         retries, recovered, error_type, earlier, seen, origin, steps, tries, asked, due, step_results, words, late,
@@ -193,12 +193,12 @@ def to_stored(row: Sequence[Any]) -> StoredRun:
 
 
 def last_run(row: StoredRun) -> LastRun:
-    """Return the gauges of the run that completed last."""
+    """Return a row as the last run of its job."""
     run = row.run
     return latest.as_last_run(run, row.seen if run.end is None else run.end)
 
 
 def last_failure(row: StoredRun) -> LastFailure:
-    """Return the gauges of the failed run that completed last, without the failed step."""
+    """Return a row as the last failure of its job, without the failed step."""
     run = row.run
     return latest.as_last_failure(run, row.seen if run.end is None else run.end)

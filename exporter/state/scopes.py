@@ -1,4 +1,4 @@
-"""Scopes and checkpoints of sources: one row each, so that a batch of one scope writes only what it changes."""
+"""Reads and writes scopes and checkpoints. Each has its own row, so that a batch writes only the rows it changes."""
 
 from collections.abc import Collection, Mapping
 
@@ -8,19 +8,19 @@ from exporter.counting.records import ScopeState, SourceState
 from exporter.state.database import Database
 
 ROWS_SINCE = 5
-"""The first version of the schema that stores them in rows. Before, they were part of the source's record."""
+"""The first version of the schema with these rows. Older versions stored scopes in the source's record."""
 
 Changed = tuple[Collection[str] | None, Collection[str] | None]
-"""Names of changed scopes and checkpoints; None stands for all."""
+"""Names of changed scopes, and of changed checkpoints; None stands for all."""
 
 
 def read(
     database: Database, version: int, wanted: str = "", values: tuple[object, ...] = ()
 ) -> tuple[list[SourceState], set[str]]:
-    """Return the complete records of all sources in the order of their keys; `wanted`: a condition of their keys.
+    """Return the complete records of sources in the order of their keys, and the names of those to move.
 
-    Also return the names of sources whose record contains scopes or checkpoints, as older versions wrote
-    them. The next write of such a record must write these as rows.
+    A source must be moved if an older version stored its scopes in its record: the next write must write all its scopes
+    and checkpoints as rows. `wanted` is an SQL condition on `key`, with its `values`.
     """
     sources = {
         key: msgspec.json.decode(record, type=SourceState)
@@ -42,7 +42,7 @@ def encoded(source: SourceState) -> bytes:
 
 
 def write(database: Database, key: int, source: SourceState, changed: Changed) -> None:
-    """Write the changed scopes and checkpoints of a source, or all. Those that it no longer has are deleted."""
+    """Write the changed scopes and checkpoints of a source, and delete those that it no longer has."""
     scopes, checkpoints = changed
     records = {name: msgspec.json.encode(source.scopes[name]) for name in _present(source.scopes, scopes)}
     _write(database, key, ("scopes", "record"), records, scopes)
@@ -57,7 +57,7 @@ def _present(table: Mapping[str, object], names: Collection[str] | None) -> Coll
 def _write(
     database: Database, key: int, target: tuple[str, str], values: Mapping[str, object], names: Collection[str] | None
 ) -> None:
-    """Write values to a column of a table. Of `names`, those without a value are deleted; None stands for all."""
+    """Write values to a column of a table, and delete rows of `names` without a value; None stands for all rows."""
     table, column = target
     if names is None:
         database.execute(f"DELETE FROM {table} WHERE source = ?", (key,))  # noqa: S608  # constants

@@ -1,7 +1,4 @@
-"""Reads and writes records and rows in the SQL that all databases of a state share.
-
-`exporter.ledger` decides what is written.
-"""
+"""Reads and writes records and rows in SQL that SQLite and PostgreSQL share."""
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Mapping
@@ -20,7 +17,7 @@ from exporter.state.sql_runs import ENDED, OF_SOURCE, CorruptStateError, SqlRuns
 class LoadedState(msgspec.Struct, kw_only=True):
     """All records of a state, and its active runs.
 
-    `behind`: whether the state has lost counts of the exporter that this process knows, and that are in `exporter`.
+    `behind`: whether the database has lost counts of the exporter that this process knows. `exporter` contains them.
     """
 
     sources: list[SourceState]
@@ -31,29 +28,29 @@ class LoadedState(msgspec.Struct, kw_only=True):
 
 
 class Pruned(msgspec.Struct, frozen=True, kw_only=True):
-    """Result of pruning: the job's key of each deleted run, and the number of counted runs with pending steps."""
+    """Result of pruning: the job key of each deleted run, and the number of counted runs whose steps were pending."""
 
     jobs: list[int]
     steps_lost: int
 
 
 class SqlStore(SqlRuns):
-    """One open state. Not thread-safe: the ledger holds a lock for each use.
+    """One open state. Not thread-safe: the ledger holds its lock during every use.
 
-    Every method raises StateError if the state cannot be read or written. Writes happen only inside `transaction`,
-    which can read its own writes. An implementation must pass tests/core/test_store_contract.py.
+    Every method raises StateError if the state cannot be read or written. Write only inside `transaction`, which sees
+    its own writes. An implementation must pass tests/core/test_store_contract.py.
     """
 
     PUT_JOB: ClassVar[str]
     PUT_EXPORTER: ClassVar[str]
-    """Statements that insert a row, or replace the one with the same identity."""
+    """Statements that insert a row, or replace the row with the same key."""
 
     @abstractmethod
     def transaction(self, *sources: str) -> AbstractContextManager[None]:
-        """Commit everything that is written inside for these sources, or, after any exception, nothing.
+        """Commit all writes for these sources together. An exception rolls all of them back.
 
-        A shared state must also fail if this process may no longer write for a source, or if the records in memory are
-        not those of the state. After a failure the sources must be loaded again.
+        A shared state must also raise if this process may no longer write for a source, or if the records in memory
+        differ from the state. After an exception the sources must be loaded again.
         """
 
     @abstractmethod
@@ -65,26 +62,26 @@ class SqlStore(SqlRuns):
         """Close the state."""
 
     def verify(self) -> None:
-        """Raise StateError if writes would not last. The next call repairs that if possible."""
+        """Raise StateError if writes would be lost. The next call repairs the state if possible."""
 
     def checkpoint(self) -> None:
-        """Free the space that large transactions used, unless the state is being read."""
+        """Free the disk space of large transactions, unless somebody is reading the state."""
 
     def source_keys(self) -> Mapping[str, int]:
         """Return the key of each source that was loaded or put."""
         return self._sources
 
-    def owns(self, source: str) -> bool:  # noqa: ARG002  # a state that nobody shares is whose who has opened it
+    def owns(self, source: str) -> bool:  # noqa: ARG002  # only a shared state needs it
         """Return whether this process may write for a source."""
         return True
 
     def first_keys(self) -> Mapping[str, int]:
-        """Return the first job key of each source, if several processes create keys."""
+        """Return the first job key of each source; empty if only one process creates keys."""
         return {}
 
     def load(self, sources: Collection[str] | None = None) -> LoadedState:
-        """Return all records and active runs, or those of some sources."""
-        with self._explained(), self._understood():
+        """Return the records and active runs of all sources, or of these."""
+        with self._translate_errors(), self._translate_decode_errors():
             self._sources = dict(self._db.execute("SELECT name, key FROM sources"))
             keys = {key: name for name, key in self._sources.items() if sources is None or name in sources}
             records, self._embedded = rows_of_scopes.read(self._db, self._version, *self._among("key", sources, keys))
@@ -103,13 +100,13 @@ class SqlStore(SqlRuns):
         return LoadedState(sources=records, jobs=jobs, open_runs=open_runs, exporter=exporter)
 
     def _among(self, column: str, wanted: object, values: Collection[Any]) -> tuple[str, tuple[object, ...]]:
-        """Return the condition that a column has one of these values, and its parameter; empty if all are wanted."""
+        """Return a condition that a column has one of these values, and its parameters; empty if `wanted` is None."""
         return ("", ()) if wanted is None else (f" AND {column} {self.AMONG}", (self._list(values),))
 
     def put_source(
         self, source: SourceState, scopes: Collection[str] | None = None, checkpoints: Collection[str] | None = None
     ) -> None:
-        """Write a source's record and its changed scopes and checkpoints, by default all."""
+        """Write a source's record, and these of its scopes and checkpoints; None stands for all."""
         record = rows_of_scopes.encoded(source)
         updated = self._db.execute("UPDATE sources SET record = ? WHERE name = ?", (record, source.name))
         if not updated.rowcount:
@@ -128,14 +125,14 @@ class SqlStore(SqlRuns):
 
     @abstractmethod
     def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
-        """Write rows of a source whose record is written."""
+        """Write rows of a source. Its record must have been written before."""
 
     def put_exporter(self, exporter: Counted) -> None:
         """Write the exporter's own counters."""
         self._db.execute(self.PUT_EXPORTER, (msgspec.json.encode(exporter),))
 
     def prune(self, source: str, before: float, limit: int) -> Pruned:
-        """Delete at most `limit` runs that completed before a time. Must be called in a transaction.
+        """Delete at most `limit` runs that completed before a time. Call it in a transaction.
 
         Expired runs stay: the API may show them as active forever, and they must not count again.
         """
@@ -152,7 +149,7 @@ class SqlStore(SqlRuns):
         return Pruned(jobs=[job for job, _, _ in rows], steps_lost=lost)
 
     def without_runs(self, jobs: Collection[int]) -> list[int]:
-        """Return those of these jobs that have no run."""
+        """Return the keys of those jobs that have no runs."""
         query = (
             f"SELECT key FROM jobs WHERE key {self.AMONG} "  # noqa: S608  # constants
             "AND NOT EXISTS (SELECT 1 FROM runs WHERE job = jobs.key AND mark <> 0) "

@@ -1,4 +1,4 @@
-"""Queries of the ledger about runs in a database: rows, and values computed from rows."""
+"""Queries for rows of runs, and for values computed from rows."""
 
 import math
 from abc import ABC, abstractmethod
@@ -14,10 +14,10 @@ from exporter.state.database import Database
 from exporter.state.schema import COLUMNS, FAILED, MIGRATIONS, StepState, StoredRun, last_failure, last_run, to_stored
 
 OF_SOURCE = "job IN (SELECT key FROM jobs WHERE source = ?)"
-"""SQL condition for the runs of a source by its jobs, to use the index by job and end."""
+"""SQL condition for the runs of a source. It uses the index by job and end."""
 
 ENDED = 'coalesce("end", seen)'
-"""SQL expression of a run's end, or of when its completion was seen. "end" is a keyword of SQL."""
+"""SQL expression of a run's end, or the time its completion was seen if the end is unknown. "end" is an SQL keyword."""
 
 
 class CorruptStateError(StateError):
@@ -25,16 +25,16 @@ class CorruptStateError(StateError):
 
 
 class SqlRuns(ABC):
-    """Rows of runs in a database. Not thread-safe: the ledger holds a lock during every use."""
+    """Rows of runs in a database. Not thread-safe: the ledger holds its lock during every use."""
 
     AMONG: ClassVar[str]
-    """SQL condition that a value is in a list, which is one parameter: see `_list`."""
+    """SQL condition that a value is in a list. The list is one parameter: see `_list`."""
 
     WHOLE: ClassVar[str]
     """SQL function that truncates a number to an integer."""
 
     SOME_ROWS: ClassVar[str]
-    """SQL condition that a row is among those that a table and its conditions select."""
+    """SQL condition that selects rows by a table with conditions, which replaces `{}`."""
 
     _db: Database
 
@@ -47,7 +47,7 @@ class SqlRuns(ABC):
         self._version = len(MIGRATIONS)
 
     @abstractmethod
-    def _explained(self) -> AbstractContextManager[None]:
+    def _translate_errors(self) -> AbstractContextManager[None]:
         """Raise errors of the database as StateError."""
 
     @abstractmethod
@@ -55,41 +55,41 @@ class SqlRuns(ABC):
         """Return a list as one parameter."""
 
     @contextmanager
-    def _understood(self) -> Iterator[None]:
-        """Raise errors of damaged or edited records as CorruptStateError; a database checks only its own structure."""
+    def _translate_decode_errors(self) -> Iterator[None]:
+        """Raise CorruptStateError for a record that cannot be decoded. Databases check only their own structure."""
         try:
             yield
         except (ValueError, TypeError, KeyError, RecursionError) as error:  # DecodeErrors are ValueErrors
             raise CorruptStateError(f"{self.name}: a record cannot be understood ({type(error).__name__})") from error
 
     def runs(self, source: str, run_ids: Collection[str]) -> dict[str, StoredRun]:
-        """Return the rows of these runs by ID. Unknown IDs are missing."""
+        """Return the rows of these runs by ID, without unknown IDs."""
         rows = self._select(f"WHERE source = ? AND run_id {self.AMONG}", self._sources.get(source), self._list(run_ids))
         return {row.run.run_id: row for row in rows}
 
     def _select(self, where: str, *arguments: object) -> list[StoredRun]:
-        with self._explained():
+        with self._translate_errors():
             rows = self._db.execute(f"SELECT {self._columns} FROM runs {where}", arguments).fetchall()  # noqa: S608  # constants
-        with self._understood():
+        with self._translate_decode_errors():
             return [to_stored(row) for row in rows]
 
     def _all(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
-        with self._explained():
+        with self._translate_errors():
             return self._db.execute(query, arguments).fetchall()
 
     def every_run(self) -> Iterator[tuple[int, StoredRun]]:
         """Yield all rows with the keys of their sources, in the order in which they were written."""
-        with self._explained(), self._understood():
+        with self._translate_errors(), self._translate_decode_errors():
             for source, *row in self._stream(f"SELECT source, {self._columns} FROM runs ORDER BY rowid"):  # noqa: S608  # constants
                 yield source, to_stored(row)
 
     def _stream(self, query: str) -> Iterator[tuple[Any, ...]]:
-        """Yield the rows of a query without holding them all."""
+        """Yield the rows of a query without loading all of them."""
         yield from self._db.execute(query)
 
     def started_between(self, source: str, window: Window) -> frozenset[str]:
         """Return the IDs of the source's runs that started in a window."""
-        # A run that started in the window completed after its start, or is active.
+        # Such a run is active, or it completed after the start of the window. Both conditions use an index.
         rows = [
             row
             for candidates, values in (
@@ -106,7 +106,7 @@ class SqlRuns(ABC):
         return frozenset(run_id for (run_id,) in rows)
 
     def streak(self, job: int) -> Streak:
-        """Return a job's streak, counted from its runs."""
+        """Return a job's streak, counted from its rows."""
         ended = f"mark <> 0 AND mark IN ({CountState.COUNTED}, {CountState.BASELINE})"
         words = ", ".join(f"'{result}'" for result in sorted(FAILING))
         success = self._all(
@@ -136,16 +136,14 @@ class SqlRuns(ABC):
         return rows[0] if rows else None
 
     def pending_steps(self, source: str, due: float, limit: int) -> list[StoredRun]:
-        """Return runs whose steps are due: failures first, the baseline last, newest first.
-
-        Runs whose steps were requested without success come last, so that they do not delay all others.
-        """
+        """Return at most `limit` runs whose steps are due: failed runs first, baseline runs last, newest first."""
+        # Runs whose steps were requested without success come last, so that they do not delay all others.
         found: list[StoredRun] = []
         if not self.count_pending_steps(source):
-            return found  # one query instead of four: most polls find nothing new
+            return found  # most polls find nothing new, and this takes one query instead of four
         for tried, first in (("tries = 0", ""), ("tries > 0", "tries, ")):
             for mark in (StepState.PENDING, StepState.BASELINE):
-                # In the order of the index, so that only the wanted rows are read.
+                # The index has the same order, so that only the returned rows are read.
                 found += self._select(
                     f"WHERE source = ? AND steps = {mark} AND steps IN (1, 2) AND mark <> 0 AND due <= ? AND {tried} "
                     f'ORDER BY {first}{FAILED} DESC NULLS LAST, "end" DESC NULLS LAST LIMIT ?',

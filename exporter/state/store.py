@@ -1,7 +1,4 @@
-"""The state on disk: SQLite in WAL mode, every change one transaction, nothing in memory that is not committed.
-
-The store writes rows and records. The ledger decides what to write.
-"""
+"""The state on disk, in SQLite. The ledger decides what the store writes."""
 
 import contextlib
 import sqlite3
@@ -38,11 +35,11 @@ SETTINGS = (
     "wal_autocheckpoint = 4096",
     "journal_size_limit = 33554432",
 )
-"""Readers keep nobody waiting, and what is committed outlives a loss of power.
+"""With these settings readers do not block writers, and commits survive a power failure.
 
-Ids are in random order, so the index by id is written all over: 16 MB hold what a large transaction touches of it, and
-pages that several transactions in a row have touched are copied from the journal once. A large transaction must not
-leave a large journal behind for good.
+IDs are in random order, so a large transaction changes pages all over the index by ID. The cache of 16 MB has room for
+these pages. The journal is copied into the database after 4096 pages, so that a page that several transactions changed
+is copied once. A large journal is truncated.
 """
 
 
@@ -51,18 +48,18 @@ class NewerSchemaError(RefusedStateError):
 
 
 class Store(SqlStore):
-    """One open state. Not thread-safe: the ledger holds a lock for each use.
+    """One open state. Not thread-safe: the ledger holds its lock during every use.
 
     Args:
         path: The file; `:memory:` for a temporary state.
         connect: Opens the database. Tests replace it to end the process inside a transaction.
         read_only: Do not create, migrate or write: for readers next to a running daemon.
-        immutable: With `read_only`, for a read-only file system: the journal is not read, though it may be newer.
-        lock: The right to write it, which `close` gives back.
+        immutable: With `read_only`, for a read-only file system. The journal is not read, although it may be newer.
+        lock: The lock of the state. `close` releases it.
 
     Raises:
         CorruptStateError, NewerSchemaError: The file cannot be used as it is.
-        StateError: It cannot be opened or made.
+        StateError: The file cannot be opened or created.
     """
 
     AMONG = "IN (SELECT value FROM json_each(?))"
@@ -88,10 +85,10 @@ class Store(SqlStore):
         self._connect = connect
         self._lock = lock
         self._files: Files | None = None
-        self._noticed = False
+        self._removal_reported = False
         self.is_new = False
         """Whether the state is empty."""
-        with self._explained():
+        with self._translate_errors():
             if read_only:
                 uri = f"{Path(self.path).as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
                 self._db = connect(uri, uri=True, check_same_thread=False, isolation_level=None)
@@ -123,7 +120,7 @@ class Store(SqlStore):
         self._columns = columns(version)
         self._version = version
 
-    def _pragma(self, words: str) -> Any:  # noqa: ANN401  # what SQLite says of itself has many types
+    def _pragma(self, words: str) -> Any:  # noqa: ANN401  # pragmas have values of many types
         return self._db.execute(f"PRAGMA {words}").fetchone()[0]
 
     def _migrate(self, version: int) -> None:
@@ -136,7 +133,7 @@ class Store(SqlStore):
             self._db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         """Raise errors of SQLite as StateError."""
         try:
             yield
@@ -161,7 +158,7 @@ class Store(SqlStore):
             raise
 
     def close(self) -> None:
-        """Close the database. Write removed files again first, if possible."""
+        """Close the database. If its files were removed, write them again first, if possible."""
         with contextlib.suppress(StateError):
             if self._removed():
                 self._restore()
@@ -174,19 +171,19 @@ class Store(SqlStore):
     def verify(self) -> None:
         """Raise StateError if files of the state were removed or replaced while it is open.
 
-        The open database still has all data, so the next call writes them again. A file that replaced one of them is
-        never written to: it is unknown which of the two is wanted.
+        The open database still has all data, so the next call writes removed files again. A file that replaced the
+        state is never overwritten, because the user may want either of the two.
         """
         removed = self._removed()
         if not removed:
-            self._noticed = False
+            self._removal_reported = False
         elif self._files is not None and self._files.is_replaced():
             raise StateError(
-                f"{self.path}: another file was put in its place while it was in use: restart to go on with that one, "
-                "or move it away to go on with what was counted"
+                f"{self.path}: another file replaced it while it was in use; restart to continue with the new file, "
+                "or move the new file away to continue with the old data"
             )
-        elif not self._noticed:
-            self._noticed = True
+        elif not self._removal_reported:
+            self._removal_reported = True
             raise StateError(f"{self.path}: removed while in use: {', '.join(removed)}; the next poll writes it again")
         else:
             self._restore()
@@ -199,7 +196,7 @@ class Store(SqlStore):
     def _restore(self) -> None:
         """Write the state's files again from the open database. If it raises StateError, nothing has changed."""
         path = Path(self.path)
-        with self._explained():
+        with self._translate_errors():
             try:
                 if self._files is not None and self._files.missing():
                     self._copy_to(path)
@@ -207,10 +204,10 @@ class Store(SqlStore):
                     self._lock.renew()
             except OSError as error:
                 raise StateError(f"{self.path}: cannot be written again: {error.strerror}") from error
-        self._noticed = False
+        self._removal_reported = False
 
     def _copy_to(self, path: Path) -> None:
-        """Write a complete copy to the path, and continue with it."""
+        """Write a complete copy to the path, and open the copy."""
         spare = path.with_name(f"{path.name}.new")
         for ending in ("", "-journal", *JOURNALS):
             spare.with_name(spare.name + ending).unlink(missing_ok=True)
@@ -233,17 +230,17 @@ class Store(SqlStore):
     def transaction(self, *_sources: str) -> Iterator[None]:
         """Commit everything that is written inside, or nothing."""
         self._moved.clear()
-        with self._explained(), self._transaction():
+        with self._translate_errors(), self._transaction():
             yield
         self._embedded -= self._moved
 
     def put_runs(self, source: str, runs: Iterable[StoredRun]) -> None:
-        """Write rows of a source whose record is written."""
+        """Write rows of a source. Its record must have been written before."""
         key = self._sources[source]
         marks = ", ".join("?" * (COLUMNS.count(",") + 2))
         self._db.executemany(
             f"INSERT OR REPLACE INTO runs (source, {COLUMNS}) VALUES ({marks})",  # noqa: S608  # constants
-            # Rows are written in the order of the index by ID, the most expensive part, so that each page is used once.
+            # The index by ID takes the most time. Rows are sorted by ID, so that each of its pages is used once.
             sorted(((key, *to_row(run)) for run in runs), key=itemgetter(1)),
         )
 
@@ -255,12 +252,12 @@ class Store(SqlStore):
             f"SELECT start, 1, run_id {wanted} start IS NOT NULL UNION ALL "
             f'SELECT "end", 2, run_id {wanted} "end" IS NOT NULL AND result IS NOT NULL ORDER BY at, what'
         )
-        with self._explained():
+        with self._translate_errors():
             yield from self._db.execute(query, {"source": self._sources.get(source)})
 
     def checkpoint(self) -> None:
-        """Copy the journal into the database and empty it, unless somebody reads it just now."""
-        with self._explained():
+        """Copy the journal into the database and truncate it, unless somebody is reading it."""
+        with self._translate_errors():
             self._db.execute("PRAGMA busy_timeout = 0")
             try:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -269,20 +266,20 @@ class Store(SqlStore):
 
     def size(self) -> int:
         """Return the size of the database in bytes, without its journal."""
-        with self._explained():
+        with self._translate_errors():
             return int(self._pragma("page_count")) * int(self._pragma("page_size"))
 
 
 def newer(path: Path | str, version: int) -> str:
-    """Return the error that a newer version wrote the state, and what to do."""
+    """Return the error text for a state that a newer version wrote, with the cure."""
     return (
-        f"{path}: schema {version}, this version knows {len(MIGRATIONS)}: a newer version has written this state. "
-        "Run that version, put back the copy from before the upgrade, or move the file away to begin with a new one"
+        f"{path}: a newer version wrote this state (schema {version}; this version knows {len(MIGRATIONS)}). "
+        "Run that version, restore the copy from before the upgrade, or move the file away to begin with a new one"
     )
 
 
 def set_aside(path: Path, suffix: str) -> Path:
-    """Rename a state and its journals, which are never deleted, and return the new path."""
+    """Rename a state and its journals. Return the new path."""
     kept = path.with_name(f"{path.name}.{suffix}")
     for ending in ("", *JOURNALS):
         part = path.with_name(path.name + ending)

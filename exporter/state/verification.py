@@ -1,11 +1,11 @@
-"""Checks that a database cannot lose acknowledged commits."""
+"""Checks that the settings of a database protect acknowledged commits."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import psycopg
 
-from exporter.state.connections import defaults, described
+from exporter.state.connections import defaults, describe_url
 
 OLDEST = 13
 """The oldest version of PostgreSQL that is supported."""
@@ -18,7 +18,7 @@ has_schema_privilege(current_schema(), 'CREATE') OR to_regclass('schema_version'
 
 
 class Settings(NamedTuple):
-    """What QUERY returns."""
+    """The columns of QUERY."""
 
     version: int
     standby: bool
@@ -29,12 +29,12 @@ class Settings(NamedTuple):
 
 
 def verify(url: str) -> Iterator[tuple[bool, str]]:
-    """Connect, and yield problems of the database: whether it is only a warning, and a sentence."""
+    """Connect to a database and yield its problems: whether it is only a warning, and a sentence."""
     try:
         settings = _ask(url)
     except psycopg.Error as error:
         words = str(error).strip().splitlines() or [type(error).__name__]
-        yield False, f"{described(url)}: {words[0]}"
+        yield False, f"{describe_url(url)}: {words[0]}"
     else:
         yield from problems(settings)
 
@@ -43,7 +43,7 @@ def _ask(url: str) -> Settings:
     try:
         return _ask_one(url, defaults(url))
     except psycopg.OperationalError:
-        # By default a standby refuses the connection, with words that do not say why.
+        # A standby refuses the default options, with an error that does not name the reason.
         return _ask_one(url, {**defaults(url), "target_session_attrs": "any"})
 
 
@@ -53,7 +53,7 @@ def _ask_one(url: str, options: Mapping[str, Any]) -> Settings:
 
 
 def problems(settings: Settings) -> Iterator[tuple[bool, str]]:
-    """Yield what is wrong with the settings of a database."""
+    """Yield the problems of a database's settings: whether it is only a warning, and a sentence."""
     if settings.version < OLDEST:
         yield False, f"PostgreSQL {settings.version} is too old; at least {OLDEST} is needed"
     if settings.standby:

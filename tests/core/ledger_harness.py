@@ -128,9 +128,9 @@ class LedgerHarness:
 
     def read(self, *runs, jobs=None, through=None, **fields):
         """Poll one batch of these runs; return what was recorded."""
-        described = [Job(job_id=job, name=job) for job in sorted({each.job_id for each in runs})]
+        describe_url = [Job(job_id=job, name=job) for job in sorted({each.job_id for each in runs})]
         batch = Batch(
-            jobs=described if jobs is None else jobs,
+            jobs=describe_url if jobs is None else jobs,
             runs=runs,
             through=self.now - 60 if through is None else through,
             **fields,

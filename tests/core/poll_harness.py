@@ -207,8 +207,8 @@ def scope(*, readable=True, watermark=None):
 
 
 def job(key, *, gone=False):
-    described = Job(job_id=f"j{key}", name="j")
-    return JobState(key=key, source="s", job=described, project="", name="j", discovered=0, baseline=0, gone=gone)
+    describe_url = Job(job_id=f"j{key}", name="j")
+    return JobState(key=key, source="s", job=describe_url, project="", name="j", discovered=0, baseline=0, gone=gone)
 
 
 def open_run(run_id):

@@ -129,8 +129,8 @@ def test_the_age_of_a_run_begins_at_its_start_or_else_when_it_was_seen(fields, b
 
 
 def job():
-    described = Job(job_id="j", name="j")
-    return JobState(key=1, source="s", job=described, project="", name="j", discovered=0.0, baseline=0.0)
+    describe_url = Job(job_id="j", name="j")
+    return JobState(key=1, source="s", job=describe_url, project="", name="j", discovered=0.0, baseline=0.0)
 
 
 RESULTS = (Result.SUCCESS, Result.FAILURE, Result.TIMEOUT, Result.CANCELLATION)

@@ -9,7 +9,7 @@ import pytest
 from exporter.counting.classify import CountState
 from exporter.errors import StateError
 from exporter.model import Result, State
-from exporter.state.opening import look, open_state
+from exporter.state.opening import load_unwritable, open_state
 from exporter.state.schema import MIGRATIONS, StepState
 from exporter.state.store import Store
 from tests.core.ledger_harness import BASELINE, RUNS, Failing, LedgerHarness, ended
@@ -101,7 +101,7 @@ def test_the_first_write_of_a_scope_keeps_all_scopes_and_checkpoints_of_an_earli
         source["notes"] = {"page": "7", "other": "8"}
         database.execute("UPDATE sources SET record = ?", (json.dumps(source, ensure_ascii=False).encode(),))
     database.close()
-    before = look(path).sources[0]
+    before = load_unwritable(path).sources[0]
     assert len(before.scopes) == 2
     harness = LedgerHarness(path)
     assert harness.ledger.source("s").scopes == before.scopes

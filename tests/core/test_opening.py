@@ -69,7 +69,7 @@ def of_another_program(path):
 @pytest.mark.parametrize(
     ("make", "error", "cure"),
     [
-        (newer, NewerSchemaError, "Run that version, put back the copy from before the upgrade, or move the file away"),
+        (newer, NewerSchemaError, "Run that version, restore the copy from before the upgrade, or move the file away"),
         (of_another_program, ForeignStateError, "give the exporter its own state.path"),
     ],
 )
@@ -297,7 +297,7 @@ def test_a_file_that_replaced_the_state_is_never_written_to(harness, path):
         harness.path.with_name(name).unlink()
     path.write_bytes(b"")
     for _ in range(3):
-        with pytest.raises(StateError, match="another file was put in its place"):
+        with pytest.raises(StateError, match="another file replaced it"):
             harness.read(ended("b", BASELINE + 200))
     assert path.read_bytes() == b""
     path.unlink()

@@ -284,11 +284,11 @@ def test_a_source_gets_its_part_of_the_state():
     harness.ledger.state.baseline = 77.0
     seen = []
 
-    def look(view):
+    def read_again(view):
         seen.append((view.now, view.first_poll, view.wanted("nightly"), view.wanted("daily"), view.out_of_time()))
 
     harness.clock.passes(5)
-    harness.poll(look, later(harness, 0.8 * INTERVAL), look, later(harness, 1), look)
+    harness.poll(read_again, later(harness, 0.8 * INTERVAL), read_again, later(harness, 1), read_again)
     after = STARTED + 5 + 0.8 * INTERVAL
     assert seen == [
         (STARTED + 5, 77.0, True, False, False),

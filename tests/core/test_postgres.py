@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from exporter.errors import StateError
-from exporter.state.connections import Pool, described
+from exporter.state.connections import Pool, describe_url
 from exporter.state.lock import RefusedStateError
 from exporter.state.postgres import PostgresStore
 from tests.core.test_store_contract import fill, row
@@ -94,4 +94,4 @@ def test_errors_never_show_the_password(postgres_server):
     ],
 )
 def test_a_url_is_shown_without_credentials(url, shown):
-    assert described(url) == shown
+    assert describe_url(url) == shown

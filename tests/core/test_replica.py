@@ -153,10 +153,10 @@ def test_all_replicas_show_the_same_size_and_time_of_the_last_commit(member):
 def test_a_former_primary_is_not_believed(member):
     only = member("a")
     only.parts.poll("1")
-    (row,) = [row for row in only.leases.look() if row.source == "s"]
+    (row,) = [row for row in only.leases.read_all() if row.source == "s"]
     only.leases.confirm([msgspec.structs.replace(row, current="000000FF")])
     with pytest.raises(StateError, match="former primary"):
-        only.leases.look()
+        only.leases.read_all()
     with pytest.raises(StateError):
         only.parts.poll("1", "2")
     assert not only.leases.take(["other"])
@@ -220,8 +220,8 @@ def test_commits_that_are_lost_after_the_last_check_are_not_taken_for_read(membe
     only.parts.poll("1")
     kept = saved(admin)
     only.parts.poll("1", "2")
-    (row,) = [row for row in only.leases.look() if row.source == "s"]
+    (row,) = [row for row in only.leases.read_all() if row.source == "s"]
     rewind(admin, kept)
     only.leases.read_completely([row], row.current)
-    (row,) = [row for row in only.leases.look() if row.source == "s"]
+    (row,) = [row for row in only.leases.read_all() if row.source == "s"]
     assert row.rewound

@@ -157,7 +157,9 @@ def test_a_newer_schema_is_refused_and_left_alone(path):
     with pytest.raises(NewerSchemaError) as raised:
         Store(path, connect=opener)
     newest = len(MIGRATIONS)
-    assert str(raised.value).startswith(f"{path}: schema {newest + 1}, this version knows {newest}: ")
+    assert str(raised.value).startswith(
+        f"{path}: a newer version wrote this state (schema {newest + 1}; this version knows {newest}). "
+    )
     assert closed(opener.opened[0])
 
 

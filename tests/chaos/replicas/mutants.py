@@ -34,8 +34,8 @@ class _Believing(Leases):
             versions = {source: held.version for source, held in self._held.items()}
         super().confirm([_at_least(row, versions.get(row.source, 0)) for row in rows])
 
-    def look(self) -> list[Row]:
-        return [_at_least(row, 0) for row in super().look()]
+    def read_all(self) -> list[Row]:
+        return [_at_least(row, 0) for row in super().read_all()]
 
 
 def _at_least(row: Row, version: int) -> Row:
@@ -88,7 +88,7 @@ def _fence_outside() -> None:
             begun = self._leases.now()
             with self._pool.session() as session:
                 written = self._leases.extend(session, sources)
-        with self._explained(), self._db.within(self._pool.transaction()):
+        with self._translate_errors(), self._db.within(self._pool.transaction()):
             self._written = self._exporter
             yield
         self._exporter = self._written
@@ -108,7 +108,7 @@ class _Clocked(Session):
 def _clock_of_replica() -> None:
     @contextmanager
     def session(self: Pool) -> Iterator[Session]:
-        with self.explained(), self._taken() as connection:
+        with self.translate_errors(), self._borrow() as connection:
             yield _Clocked(connection)
 
     before = Pool.transaction
