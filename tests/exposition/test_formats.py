@@ -61,6 +61,7 @@ def test_any_label_and_value_is_parsed_back(name, error, amount):
         assert samples["jobrun_run_errors_total", *sorted(labels.items())] == amount
 
 
+@settings(deadline=None)
 @given(run_id=unquoted, observed=st.lists(st.floats(0, 1e6), max_size=8))
 def test_a_histogram_is_parsed_back_with_its_exemplars(run_id, observed):
     state = job()
@@ -103,6 +104,7 @@ def test_a_compressed_page_is_the_same_text_in_one_gzip_member():
         assert whole.length == len(bytes(whole))
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_any_parts_make_a_valid_gzip_member(parts):
     assert gzip.decompress(member(parts, map(deflated, parts))) == b"".join(parts)
