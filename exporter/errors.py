@@ -95,10 +95,12 @@ class PartialError(SourceError):
 
     Args:
         parts: The error of each part by its name, such as "recipe 12"; not empty.
+        scope_failed: Whether one of them is a whole scope that should answer.
     """
 
-    def __init__(self, parts: Mapping[str, SourceError]) -> None:
+    def __init__(self, parts: Mapping[str, SourceError], *, scope_failed: bool = False) -> None:
         self.parts = dict(parts)
+        self.scope_failed = scope_failed
         part, error = next(iter(self.parts.items()))
         others = len(self.parts) - 1
         super().__init__(f"{part}: {error}" + (f" (and {others} more of its parts)" if others else ""))

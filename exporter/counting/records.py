@@ -209,7 +209,7 @@ class SourceStatus(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """Status of a source after its last poll.
 
     Attributes:
-        up: Whether the last poll read at least one scope; None before the first.
+        up: Whether the last poll read every readable scope, at least one; None before the first.
         outcome: `success`, `partial` or `error`; "" before the first poll.
         reason: Reason of the last poll's error; "" if it had none.
         error: Text of the error.

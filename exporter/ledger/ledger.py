@@ -228,8 +228,8 @@ class Ledger(Housekeeping):
         return self._unwritten.get(source) or UnwrittenPolls(SourceStatus() if known is None else known.status)
 
     def _with_report(self, source: str, report: PollReport, pending: int | None) -> UnwrittenPolls:
-        up = self._is_up(source, read=not report.failed)
-        return self._polls_of(source).after(report, up=up, pending_steps=pending)
+        read = self._is_up(source, read=not report.failed)
+        return self._polls_of(source).after(report, read=read, pending_steps=pending)
 
     def _is_up(self, source: str, *, read: bool) -> bool:
         return source in self._rules and is_up(self.source(source), read=read)

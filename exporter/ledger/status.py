@@ -28,6 +28,7 @@ class PollReport(msgspec.Struct, frozen=True, kw_only=True):
         reason: Reason of the error; "" if there was none.
         error: Text of the error, without customer data.
         reasons: Reasons of all errors, including errors of single parts.
+        scope_failed: Whether a readable scope did not answer.
         interval: Seconds to the next poll.
         skipped: Polls that came due while this one was running.
         rate_limit: As the API last reported it.
@@ -40,6 +41,7 @@ class PollReport(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     error: str = ""
     reasons: Sequence[str] = ()
+    scope_failed: bool = False
     interval: float | None = None
     skipped: int = 0
     rate_limit: RateLimit = RateLimit()
@@ -61,7 +63,7 @@ def seed_source(source: SourceState) -> None:
 
 
 def is_up(source: SourceState, *, read: bool) -> bool:
-    """Return whether a source is up: its poll read something, and at least one scope is readable."""
+    """Return whether a source is up: its poll `read` every readable scope, and there is at least one."""
     return read and (not source.scopes or any(scope.readable for scope in source.scopes.values()))
 
 
@@ -77,9 +79,9 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
     status: SourceStatus = SourceStatus()
     counts: Counter[tuple[str, str]] = msgspec.field(default_factory=Counter)
 
-    def after(self, report: PollReport, *, up: bool, pending_steps: int | None) -> "UnwrittenPolls":
-        """Return these polls and one more that has ended."""
-        status = _status_after(self.status, report, up=up, pending_steps=pending_steps)
+    def after(self, report: PollReport, *, read: bool, pending_steps: int | None) -> "UnwrittenPolls":
+        """Return these polls and one more that has ended. `read`: whether it has read anything."""
+        status = _status_after(self.status, report, read=read, pending_steps=pending_steps)
         # A poll can have several errors, one per part.
         counts = Counter([(POLLS, report.outcome), *((POLL_ERRORS, reason) for reason in report.reasons)])
         return UnwrittenPolls(status, self.counts + counts).with_skipped(report.skipped)
@@ -97,17 +99,17 @@ class UnwrittenPolls(msgspec.Struct, frozen=True):
             source.count(family, label, amount=amount)
 
 
-def _status_after(before: SourceStatus, report: PollReport, *, up: bool, pending_steps: int | None) -> SourceStatus:
+def _status_after(before: SourceStatus, report: PollReport, *, read: bool, pending_steps: int | None) -> SourceStatus:
     same_credential = before.credential_expiry == report.credential_expiry
     return SourceStatus(
-        up=up,
+        up=read and not report.scope_failed,
         outcome=report.outcome,
         reason=report.reason,
         error=report.error[:MAX_ERROR],
         last_poll=report.ended,
         last_poll_duration=report.duration,
         # A partial poll has read something, so it counts.
-        last_success=report.ended if up else before.last_success,
+        last_success=report.ended if read else before.last_success,
         # A partial poll is not a failure, so it does not delay the next polls.
         failures=before.failures + 1 if report.failed else 0,
         interval=report.interval,

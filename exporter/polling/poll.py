@@ -114,7 +114,7 @@ class Poller:
             error = self._read(begun, result)
             result.read_for = self._monotonic() - begun
             if result.outcome != "error":
-                self._publish_batches()
+                self._publish_batches(result)
             if steps and not isinstance(error, AuthError | RateLimitedError):
                 self._steps.fetch(begun, result)
         except Stopped:
@@ -131,6 +131,7 @@ class Poller:
         if isinstance(error, PartialError):
             result.outcome, result.reason, result.error = "partial", error.reason, str(error)
             result.reasons += [each.reason for each in error.parts.values()]
+            result.scope_failed = error.scope_failed
             return
         result.outcome = "error"
         result.reason, result.error = describe(error)
@@ -256,10 +257,10 @@ class Poller:
         result.stats.dispositions.update(stats.dispositions)
         result.stats.results.update(stats.results)
 
-    def _publish_batches(self) -> None:
+    def _publish_batches(self, result: PollResult) -> None:
         """Publish the committed batches. Fetching steps, which comes next, may take long."""
         publish = self._pages.publish_throttled if self.polled else self._pages.publish
-        self._ledger.mark(self._rules.name, self._clock.now(), read=True)
+        self._ledger.mark(self._rules.name, self._clock.now(), read=not result.scope_failed)
         publish()
         self.polled = True
 
@@ -285,6 +286,7 @@ class Poller:
             reason=result.reason,
             error=result.error,
             reasons=result.reasons,
+            scope_failed=result.scope_failed,
             interval=max(self._wait(failures, result.reason), self._source.round_seconds()),
             skipped=skipped,
             rate_limit=self._requests.rate_limit,

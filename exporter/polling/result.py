@@ -17,6 +17,7 @@ class PollResult(msgspec.Struct, kw_only=True):
         reason: Reason of the error; "" if there was none.
         error: Text of the error.
         reasons: Reasons of all errors, including errors of single parts.
+        scope_failed: Whether a readable scope did not answer.
         batches: Number of committed batches.
         read_for: Seconds until everything was read.
         steps: Number of runs whose steps were requested.
@@ -29,6 +30,7 @@ class PollResult(msgspec.Struct, kw_only=True):
     reason: str = ""
     error: str = ""
     reasons: list[str] = msgspec.field(default_factory=list)
+    scope_failed: bool = False
     batches: int = 0
     read_for: float = 0.0
     steps: int = 0

@@ -76,7 +76,11 @@ def _problem(kind: str, sentence: str, since: float | None = None, source: str =
 def _down(source: SourceReport, _now: float) -> Sentence | None:
     if source.up is not False:
         return None
-    return f"The last poll failed ({source.last_reason}): {source.last_error}.", source.last_success
+    if not source.last_error:
+        return "The credential may read none of its customers or projects.", source.last_success
+    partial = source.last_outcome == "partial"
+    what = "A customer, project or list did not answer" if partial else "The last poll failed"
+    return f"{what} ({source.last_reason}): {source.last_error}.", source.last_success
 
 
 def _stale(source: SourceReport, _now: float) -> Sentence | None:

@@ -1,6 +1,6 @@
 """Parts of a source that cannot be read at present: an error costs a part of the poll, not the poll."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -88,7 +88,9 @@ class FailingParts:
         failure = self._failures.get(part)
         return failure is not None and now - failure.since >= PATIENCE
 
-    def raise_errors(self) -> None:
-        """Raise PartialError if a part failed in this poll."""
+    def raise_errors(self, scopes: Iterable[str] = (), now: float = 0.0) -> None:
+        """Raise PartialError if a part failed in this poll. `scopes`: the parts that are whole scopes."""
         if self.errors:
-            raise PartialError(self.errors)
+            # A scope that has failed for long counts as unreadable.
+            failed = any(part in self.errors and not self.is_overdue(part, now) for part in scopes)
+            raise PartialError(self.errors, scope_failed=failed)

@@ -145,8 +145,8 @@ class FakeLedger:
 
     def _record(self, report):
         self.reports.append(report)
-        up = is_up(self.state, read=not report.failed)
-        UnwrittenPolls(self.state.status).after(report, up=up, pending_steps=len(self.queue)).write_to(self.state)
+        read = is_up(self.state, read=not report.failed)
+        UnwrittenPolls(self.state.status).after(report, read=read, pending_steps=len(self.queue)).write_to(self.state)
 
     def source(self, name):
         return {"s": self.state}[name]

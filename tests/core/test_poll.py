@@ -167,6 +167,17 @@ def test_an_internal_error_is_shown_by_its_class_only():
     assert lines[0]["exc_info"]
 
 
+def test_a_source_is_down_while_a_readable_scope_does_not_answer_although_others_do():
+    harness = PollHarness()
+    parts = {"customer 7": ServerStatusError("GET /r: 500")}
+    for scope_failed, up in ((True, False), (False, True)):
+        assert harness.poll(BATCH, PartialError(parts, scope_failed=scope_failed)) == "partial"
+        assert harness.status.up is up
+        assert harness.status.last_success == harness.report.ended
+        assert harness.result("ledger.mark") == [("ledger.mark", "s", up)]
+        harness.events.clear()
+
+
 def test_unreadable_parts_do_not_affect_others():
     parts = {"recipe 12": ServerStatusError("GET /r: 500"), "run x": SchemaError("odd"), "run y": SchemaError("odd")}
     with capture_logs() as lines:

@@ -9,6 +9,7 @@ import pytest
 
 from exporter.config import Objective
 from exporter.counting.records import RateLimit, SourceStatus
+from exporter.ledger.status import PollReport
 from exporter.model import Job, Window
 from exporter.queries import problems as problems_module
 from exporter.queries.errors import InvalidParameterError
@@ -204,6 +205,15 @@ def test_an_unreadable_scope_is_a_problem(harness):
     harness.tell(scope="customer-7", readable=False)
     assert harness.reporter.sources()[0].unreadable == ("customer-7",)
     assert ("JobrunSourceScopeUnreadable", "one") in kinds(harness)
+
+
+def test_a_source_without_a_readable_scope_is_a_problem_with_a_reason(harness):
+    harness.tell(ended("a"))
+    harness.tell(scope="", readable=False)
+    harness.bench.ledger.finish_poll("one", PollReport(ended=NOW, duration=1.0, outcome="partial"))
+    harness.bench.publisher.publish()
+    problem = next(each for each in harness.reporter.problems() if each.kind == "JobrunSourceDown")
+    assert problem.sentence == "The credential may read none of its customers or projects."
 
 
 def test_problems_of_the_exporter_itself_have_sentences(harness):

@@ -98,7 +98,7 @@ class NorthflankSource(RestSource):
         if self._failing.errors and tried and not answered:
             self._list_projects(view)
         yield from self._unreadable_projects(view)
-        self._failing.raise_errors()
+        self._failing.raise_errors((project.part for project in self._projects.values()), view.now)
 
     def _requests(self, view: View) -> Iterator[ScheduledRequest]:
         """Yield the requests of this poll, each once the one before is answered. Lists that failed lately come last."""

@@ -62,7 +62,7 @@ class StraitSource(RestSource):
                     yield Batch(scope=scope, readable=False)
         if len(refused) + len(failed) == len(self._parts):
             raise (failed or refused)[0]
-        self._failing.raise_errors()
+        self._failing.raise_errors((part.kind.runs for part in self._parts.values()), view.now)
 
     def committed(self, batch: Batch) -> None:
         """Remember rows that are in the state."""

@@ -128,13 +128,13 @@ class WorkatoSource(RestSource):
             if answered and self._failing.is_overdue(part, view.now):
                 yield self._unreadable(customer)
         self._order.end_poll(self._customers.known, began, view.now)
-        self._raise_errors(answered=answered)
+        self._raise_errors(view.now, answered=answered)
 
-    def _raise_errors(self, *, answered: bool) -> None:
+    def _raise_errors(self, now: float, *, answered: bool) -> None:
         # Without any answer of a customer, the source as a whole cannot be read.
         if self._failing.errors and not answered:
             raise next(reversed(self._failing.errors.values()))
-        self._failing.raise_errors()
+        self._failing.raise_errors(map(part_of, self._customers.known), now)
 
     def _refusal(self, customer: Customer, error: SourceError, now: float, *, answered: bool) -> Batch:
         """Return that a customer is unreadable; raise the error if the token itself is refused."""

@@ -50,6 +50,22 @@ def test_one_unreadable_job_affects_only_itself_and_is_caught_up(poisoned, world
     assert poisoned.source_count("jobrun_source_unobserved_seconds_total") == 0
 
 
+def test_the_source_is_down_while_a_project_does_not_answer_for_at_most_15_minutes(poisoned, simulator):
+    ups = []
+    simulator.disruptions.set([Status(code=500, endpoint="jobs")])
+    poisoned.live(HOUR, lambda: ups.append(poisoned.poller.status.up))
+    first, after = ups.index(False), ups[ups.index(False) :].index(True)
+    assert ups == [True] * first + [False] * after + [True] * (len(ups) - first - after)
+    assert 10 <= after <= 16
+
+
+def test_the_source_stays_up_while_one_job_does_not_answer(poisoned, simulator):
+    ups = []
+    simulator.disruptions.set([POISON[0]])
+    poisoned.live(20 * MINUTE, lambda: ups.append(poisoned.poller.status.up))
+    assert set(ups) == {True}
+
+
 def test_the_watermark_waits_for_a_job_that_fails_for_a_moment(poisoned, simulator):
     simulator.disruptions.set([POISON[0]])
     poisoned.live(12 * MINUTE)

@@ -38,6 +38,20 @@ def test_a_run_unreadable_by_id_affects_nothing_else(world, clock, exporter, sim
     assert exporter.completed("slow") == {"failure": 1}
 
 
+def test_the_source_is_down_while_workflow_runs_do_not_answer_for_at_most_15_minutes(exporter, simulator):
+    def up():
+        assert exporter.poll(60) == "partial"
+        return exporter.polled.poller.status.up
+
+    exporter.poll()
+    simulator.disruptions.set([Status(code=409, endpoint="workflow_runs")])
+    assert [up() for _ in range(14)] == [False] * 14
+    exporter.poll(120)
+    assert [up() for _ in range(3)] == [True] * 3
+    simulator.disruptions.set([Status(code=403, endpoint="workflow_runs")])
+    assert [up() for _ in range(3)] == [True] * 3, "a refused scope is not a readable one"
+
+
 @pytest.mark.parametrize("endpoint", ["workflow_runs", "workflows"])
 def test_unreadable_workflows_affect_only_workflows_and_are_caught_up(world, clock, exporter, simulator, endpoint):
     world.run("flow", created=clock() - 100, duration=5.0, steps=["a"])

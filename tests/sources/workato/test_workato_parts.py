@@ -140,6 +140,28 @@ def test_unreadable_customers_affect_no_other_and_are_caught_up(world, four, sim
     assert {project: four.counts("a", project) for project in PROJECTS} == {key: {"success": 30} for key in PROJECTS}
 
 
+def test_a_source_is_down_while_a_readable_customer_does_not_answer_and_not_for_longer_than_15_minutes(four, simulator):
+    def up():
+        assert four.poll() == "partial"
+        return four.poller.status.up
+
+    simulator.disruptions.add(HARMS["500"](customer(PROJECTS[0])))
+    assert [up() for _ in range(14)] == [False] * 14
+    assert four.poller.status.last_success == four.clock(), "the others answered"
+    four.poll(times=2)
+    assert [up() for _ in range(5)] == [True] * 5
+    simulator.disruptions.clear()
+    assert four.poll() == "success"
+    assert four.poller.status.up
+
+
+def test_a_recipe_that_does_not_answer_does_not_make_the_source_down(world, two, clock, simulator):
+    simulator.disruptions.add(HARMS["500"](jobs_of("a")))
+    start(world, clock)
+    assert two.poll() == "partial"
+    assert two.poller.status.up
+
+
 def test_an_api_without_any_valid_response_makes_no_customer_unreadable(four, simulator):
     simulator.disruptions.add(Status(code=500))
     begun = four.watermark()
