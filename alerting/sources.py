@@ -26,8 +26,8 @@ AVAILABLE = (
         expression=held("source_down"),
         summary=f"Source {texts.SOURCE} cannot be read",
         description=(
-            f"No poll of {texts.SOURCE} has succeeded for 5 minutes. Nothing new is known about its jobs, and their "
-            "alerts do not change. Runs that complete now are counted when the API responds again."
+            f"No poll of {texts.SOURCE} has read everything for 5 minutes. Nothing new is known about the jobs that were "
+            "not read, and their alerts do not change. Runs that complete now are counted when the API responds again."
         ),
         links=texts.of_source("JobrunSourceDown"),
     ),
