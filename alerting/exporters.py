@@ -7,6 +7,8 @@ from exporter.snapshot import conditions as limits
 
 TAKEOVERS, HOUR = 6, 3600
 """Takeovers of a source in an hour, above which they are too many."""
+STARTS, STARTS_WITHIN = 3, "10m"
+"""Starts of an exporter within this time, above which they are too many."""
 
 INSTANCE = "{{ $labels.instance }}"
 
@@ -15,13 +17,14 @@ GROUP = Group(
     (
         Alert(
             name="JobrunExporterAbsent",
-            expression="absent(jobrun_exporter_build_info)",
+            expression="absent_over_time(jobrun_exporter_build_info[3m])",
             summary="No jobrun-exporter is scraped",
             description=(
                 "For 5 minutes Prometheus has had no metrics of any jobrun-exporter. Failures of jobs are not "
                 "reported; alerts that fired do not change."
             ),
             links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
+            why="A Prometheus without data needs up to 2 minutes until it has scraped an exporter.",
         ),
         Alert(
             name="JobrunExporterDown",
@@ -39,6 +42,43 @@ GROUP = Group(
             ),
             links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
             why="Others read its sources; otherwise JobrunSourceGone fires.",
+        ),
+        Alert(
+            name="JobrunExporterRestarting",
+            expression=f"""
+            changes(process_start_time_seconds[{STARTS_WITHIN}]) > {STARTS}
+            and on (job, instance)
+            max_over_time(jobrun_exporter_build_info[{STARTS_WITHIN}])
+            """,
+            summary=f"Exporter {INSTANCE} starts again and again",
+            description=(
+                f"Exporter {INSTANCE} of scrape job {{{{ $labels.job }}}} was started {{{{ $value }}}} times in 10 "
+                "minutes. Either it crashes, or several exporters have this instance label. If one of those stops, "
+                "no alert reports it."
+            ),
+            links=texts.of_exporter("JobrunExporterRestarting"),
+            why="Scrapes of two exporters with one instance label alternate between two start times.",
+        ),
+        Alert(
+            name="JobrunExporterLabelClash",
+            expression="""
+            count by (job) (
+              jobrun_job_info{exported_source!=""}
+              or
+              jobrun_job_info{exported_project!=""}
+              or
+              jobrun_job_info{exported_job_name!=""}
+            )
+            """,
+            summary="Prometheus overwrites labels of scrape job {{ $labels.job }}",
+            description=(
+                "Targets of scrape job {{ $labels.job }} have a label called source, project or job_name, and "
+                "Prometheus replaces the labels of {{ $value }} jobs by it. Alerts of jobs may be missing, also those "
+                "of other teams. Set honor_labels in the scrape config."
+            ),
+            links=texts.of_exporter("JobrunExporterLabelClash"),
+            why="""Jobs that differ only in the replaced label have the same labels, and then rules about jobs fail for
+            all exporters.""",
         ),
         Alert(
             name="JobrunReplicaLost",

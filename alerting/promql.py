@@ -19,6 +19,12 @@ HOURS = "source_project_job_name_result:jobrun_runs:increase1h"
 P95 = "source_project_job_name:jobrun_run_duration_seconds:p95_7d"
 COUNTING = 'result=~"success|failure|error|timeout"'
 FAILED = 'result=~"failure|error|timeout"'
+SETTLED = 240
+"""Seconds that a page waits for in its expression; its `for` is a minute more.
+
+A restart of Prometheus starts each `for` below 10 minutes again. Alertmanager resolves an alert that it has not received
+for 4 minutes, so a longer `for` would report a false end, and then the same problem again.
+"""
 UNITS = {"d": 86400, "h": 3600, "m": 60}
 SERVED_SOURCES = (
     "(jobrun_source_up or jobrun_source_poll_interval_seconds or jobrun_source_watermark_timestamp_seconds)"

@@ -1,14 +1,25 @@
-"""Alerts about sources, which report whether their jobs are watched."""
+"""Alerts about sources: whether their jobs are watched."""
 
 from alerting import texts
 from alerting.model import Alert, Group, Record
-from alerting.promql import BLIND_NOW, GONE, LAST_SEEN, SERVED_SOURCES, held, indent, rise, unless_started, window
+from alerting.promql import (
+    BLIND_NOW,
+    GONE,
+    LAST_SEEN,
+    SERVED_SOURCES,
+    SETTLED,
+    held,
+    indent,
+    rise,
+    unless_started,
+    window,
+)
 from exporter.snapshot import conditions as limits
 
 
 def condition(name: str, live: str) -> str:
     """Return a condition that does not change while its exporter is gone or starting."""
-    # Not the recorded one: groups are evaluated at different times, and the first evaluation must hold already.
+    # Another group records BLIND, and may be evaluated later. The condition must not change before that.
     now = f"(\n{indent(BLIND_NOW, 2)}\n)"
     return f"{live}\nor\n{held(name)}\nand on (job, source) {now}\nunless on (job, source) jobrun_source_up"
 
@@ -23,7 +34,13 @@ AVAILABLE = (
     Record(held("source_down"), condition("source_down", "max by (job, source) (jobrun_source_up) == 0")),
     Alert(
         name="JobrunSourceDown",
-        expression=held("source_down"),
+        expression=f"""
+        {held("source_down")}
+        and on (job, source)
+        {held("source_down")} offset {window(SETTLED)}
+        unless on (job, source)
+        max_over_time(jobrun_source_up[{window(SETTLED)}]) > 0
+        """,
         summary=f"Source {texts.SOURCE} cannot be read",
         description=(
             f"No poll of {texts.SOURCE} has read everything for 5 minutes. Nothing new is known about the jobs that were "
@@ -38,20 +55,23 @@ AVAILABLE = (
         unless on (job, source)
         {SERVED_SOURCES}
         """,
-        "Sources without an exporter since theirs is gone. After a week they count as removed.",
+        "Sources whose exporter is gone and that no other exporter reads. After a week they count as removed.",
     ),
     Alert(
         name="JobrunSourceGone",
         expression=unless_started(
-            "JobrunSourceGone", GONE, "job, source", f"{GONE} and on () absent(jobrun_exporter_build_info)"
+            "JobrunSourceGone",
+            f"{GONE} < time() - {SETTLED}",
+            "job, source",
+            f"{GONE} and on () absent(jobrun_exporter_build_info)",
         ),
         summary=f"No exporter serves {texts.SOURCE}",
         description=(
-            f"The exporter of {texts.SOURCE} (scrape job {{{{ $labels.job }}}}) is gone since "
+            f"The exporter of {texts.SOURCE} (scrape job {{{{ $labels.job }}}}) has been gone since "
             "{{ humanizeTimestamp $value }}. Failures of its jobs are not reported; alerts that fired do not change."
         ),
         links=texts.of_source("JobrunSourceGone"),
-        why="One of several exporters is gone, and no other reads its sources.",
+        why="If no exporter is left, JobrunExporterAbsent fires instead.",
     ),
     Record(
         held("source_stale"),
@@ -67,17 +87,16 @@ AVAILABLE = (
   {limits.POLLS_BEHIND} * max by (job, source) (jobrun_source_poll_interval_seconds), {limits.MIN_LAG}
 )""",
         ),
-        "A source without any complete batch has no watermark, and counts as behind.",
+        "A source that has never been read completely has no watermark. It counts as behind.",
     ),
     Alert(
         name="JobrunSourceStale",
         expression=unless_down("JobrunSourceStale"),
         summary=f"Source {texts.SOURCE} is behind{{{{ if lt $value 1e12 }}}} by {{{{ humanizeDuration $value }}}}{{{{ end }}}}",
         description=(
-            f"{{{{ if lt $value 1e12 }}}}Runs of {texts.SOURCE} are complete only up to "
-            f"{{{{ humanizeDuration $value }}}} "
-            f"ago, more than three polls{{{{ else }}}}No batch of {texts.SOURCE} has been complete yet{{{{ end }}}}. "
-            "Data about its jobs is old."
+            f"{{{{ if lt $value 1e12 }}}}The runs of {texts.SOURCE} in the last {{{{ humanizeDuration $value }}}} have not "
+            f"been read completely{{{{ else }}}}The runs of {texts.SOURCE} have never been read completely{{{{ end }}}}. "
+            "Alerts of its jobs use old data."
         ),
         links=texts.of_source("JobrunSourceStale"),
     ),
@@ -111,10 +130,11 @@ LOSSES = (
     Alert(
         name="JobrunSourceCoverageGap",
         expression=held("source_coverage_gap"),
-        summary=f"{{{{ humanizeDuration $value }}}} of {texts.SOURCE} were never read",
+        summary=f"Runs of {texts.SOURCE} in a period of {{{{ humanizeDuration $value }}}} were never read",
         description=(
-            f"The API of {texts.SOURCE} no longer shows runs that completed within {{{{ humanizeDuration $value }}}}. "
-            "They are missing in all counters permanently."
+            f"The API of {texts.SOURCE} no longer shows the runs that completed in a period of "
+            "{{ humanizeDuration $value }}, and the exporter has not read them. They are in no counter, and no alert "
+            "reported them."
         ),
         links=texts.of_source("JobrunSourceCoverageGap"),
     ),
@@ -124,9 +144,8 @@ LOSSES = (
         expression=held("source_truncated"),
         summary=f"Responses of {texts.SOURCE} are truncated",
         description=(
-            f"In the last hour the API of {texts.SOURCE} truncated {{{{ $value }}}} responses. They were requested "
-            "again "
-            "in parts. Nothing is lost, but it costs requests."
+            f"In the last hour the API of {texts.SOURCE} truncated {{{{ $value }}}} responses. The exporter requested "
+            "them again in parts. Nothing is lost, but it costs requests."
         ),
         links=texts.of_source("JobrunSourceTruncated"),
     ),
@@ -143,7 +162,7 @@ LOSSES = (
         description=(
             f"In the last 6 hours {{{{ $value }}}} runs of {texts.SOURCE} had the status "
             f"{texts.safe('$labels.status')}, "
-            "which the exporter does not know. They count as unknown, so no alert sees them fail."
+            "which the exporter does not know. They count as unknown, so no alert reports them if they failed."
         ),
         links=texts.of_source("JobrunSourceUnmappedStatus"),
     ),
@@ -166,8 +185,8 @@ ACCESS = (
         expression=held("source_rate_limit_low"),
         summary=f"Source {texts.SOURCE} has {{{{ humanizePercentage $value }}}} of its requests left",
         description=(
-            f"For 10 minutes less than a tenth of the API's rate limit of {texts.SOURCE} has been left. The exporter "
-            "slows down before it is refused, so runs are seen later."
+            f"Less than a tenth of the API's rate limit of {texts.SOURCE} has been left for 10 minutes. The exporter "
+            "sends fewer requests, so runs are seen later."
         ),
         links=texts.of_source("JobrunSourceRateLimitLow"),
     ),
@@ -193,9 +212,8 @@ ACCESS = (
         expression=held("source_credential_expiring"),
         summary=f"The credential of {texts.SOURCE} is not renewed",
         description=(
-            f"The credential with which {texts.SOURCE} is read expires at {{{{ humanizeTimestamp $value }}}}, and "
-            "there is no "
-            "new one. Without a valid credential nothing can be read."
+            f"The exporter's credential for {texts.SOURCE} expires at {{{{ humanizeTimestamp $value }}}} and was not "
+            "renewed. Without a valid credential it can read nothing."
         ),
         links=texts.of_source("JobrunSourceCredentialExpiring"),
     ),
@@ -204,17 +222,21 @@ ACCESS = (
         expression="""
         count by (job, source) (count by (job, source, provider, api_url) (jobrun_source_info)) > 1
         or
-        count by (job, source) (count by (job, source, project, job_name) (jobrun_job_info))
-        > 1.5 * max by (job, source) (count by (job, instance, source) (jobrun_job_info))
+        (
+          count by (job, source) (count by (job, source, project, job_name) (jobrun_job_info))
+          - max by (job, source) (count by (job, instance, source) (jobrun_job_info))
+        )
+        > 0.5 * min by (job, source) (count by (job, instance, source) (jobrun_job_info))
         """,
         summary=f"Several sources are called {texts.SOURCE}",
         description=(
             f"Exporters of the scrape job {{{{ $labels.job }}}} read different APIs, or different jobs, under the name "
-            f"{texts.SOURCE}. They count as one source, so only one of them is watched."
+            f"{texts.SOURCE}. The rules take them for one source and watch only one of them."
         ),
         links=texts.of_source("JobrunSourceNameClash"),
-        why="""Exporters of one scrape job that use one name for different sources. Give each team its own scrape job,
-        or each source its own name.""",
+        why="""Exporters of one scrape job that use one name for different sources: they have different APIs, or the
+        exporter with the most jobs lacks more than half as many as the smallest has. An exporter that has just
+        started has fewer jobs, but no others.""",
     ),
 )
 

@@ -173,6 +173,7 @@ def test_prometheus_scrapes_the_service_of_replicas_as_one_target_and_each_pod_f
     }
     assert {"action": "labeldrop", "regex": "pod|container|node"} in relabelings
     assert of_pods["path"] == "/metrics/replica"
+    assert of_pods["honorLabels"] is True
     assert of_pods["relabelings"][0] == {"targetLabel": "job", "replacement": "jobrun-replicas"}
     assert the("Service", objects)["spec"]["publishNotReadyAddresses"] is False
 
@@ -258,6 +259,7 @@ def test_a_series_outlives_its_pod_and_the_job_has_the_name_that_the_rules_know(
         "sourceLabels": ["__meta_kubernetes_pod_name"],
         "targetLabel": "instance",
     }
+    assert monitor["endpoints"][0]["honorLabels"] is True  # the operator adds a label `endpoint`
     service = the("Service", rendered(values("full")))
     assert service["metadata"]["labels"][monitor["jobLabel"]] == "jobrun-exporter"
     assert service["spec"]["selector"].items() <= pod(rendered(values("full")))["metadata"]["labels"].items()

@@ -54,7 +54,11 @@ SEVERITIES = ("critical", "warning", "info", "none")
 
 
 class ConditionKind(msgspec.Struct, frozen=True):
-    """One alert: its severity, and the `for` and `keep_firing_for` of its rule."""
+    """One alert: its severity, and the `for` and `keep_firing_for` of its rule.
+
+    No `for` is between 3 and 9 minutes: a restart of Prometheus starts those again, and Alertmanager resolves an alert
+    that it has not received for 3 to 4 minutes.
+    """
 
     severity: str
     wait: str = ""
@@ -62,11 +66,12 @@ class ConditionKind(msgspec.Struct, frozen=True):
 
 
 KINDS = {
-    "JobrunExporterAbsent": ConditionKind("critical", "5m", ""),
-    "JobrunExporterStateNotCommitting": ConditionKind("critical", "2m", "10m"),
+    "JobrunExporterAbsent": ConditionKind("critical", "2m", ""),
+    "JobrunExporterStateNotCommitting": ConditionKind("critical", "1m", "10m"),
     "JobrunExporterStateLost": ConditionKind("critical", "", "10m"),
-    "JobrunSourceGone": ConditionKind("critical", "5m"),
-    "JobrunSourceDown": ConditionKind("critical", "5m"),
+    "JobrunExporterLabelClash": ConditionKind("critical", "1m"),
+    "JobrunSourceGone": ConditionKind("critical", "1m"),
+    "JobrunSourceDown": ConditionKind("critical", "1m"),
     "JobrunManyJobsFailing": ConditionKind("critical"),
     "JobrunFailingRepeatedly": ConditionKind("critical", "1m"),
     "JobrunNoRecentSuccess": ConditionKind("critical", "1m"),
@@ -76,15 +81,16 @@ KINDS = {
     "JobrunStepFailing": ConditionKind("warning", "", "10m"),
     "JobrunFailureRatioHigh": ConditionKind("warning", "", "10m"),
     "JobrunJobDisabled": ConditionKind("info", "1m"),
-    "JobrunSourceStale": ConditionKind("warning", "5m"),
+    "JobrunSourceStale": ConditionKind("warning", "10m"),
     "JobrunSourceCoverageGap": ConditionKind("warning", "", "10m"),
     "JobrunSourceScopeUnreadable": ConditionKind("warning", "15m"),
     "JobrunSourceRateLimitLow": ConditionKind("warning", "10m", "10m"),
-    "JobrunSourceCredentialExpiring": ConditionKind("warning", "5m"),
+    "JobrunSourceCredentialExpiring": ConditionKind("warning", "10m"),
     "JobrunSourceUnmappedStatus": ConditionKind("warning", "", "10m"),
     "JobrunSourceNameClash": ConditionKind("warning", "15m"),
     "JobrunObjectiveMatchesNothing": ConditionKind("warning", "1h"),
     "JobrunExporterDown": ConditionKind("warning", "15m"),
+    "JobrunExporterRestarting": ConditionKind("warning", "", "10m"),
     "JobrunReplicaLost": ConditionKind("warning", "15m"),
     "JobrunReplicaLeaseFlapping": ConditionKind("warning", "", "10m"),
     "JobrunExporterConfigReloadFailed": ConditionKind("warning"),
@@ -99,6 +105,8 @@ KINDS = {
 NOT_ON_PAGE = {
     "JobrunExporterAbsent": "an exporter that is gone shows no page",
     "JobrunExporterDown": "only Prometheus knows the other exporters",
+    "JobrunExporterLabelClash": "only Prometheus knows the labels that it replaces",
+    "JobrunExporterRestarting": "only Prometheus remembers the starts",
     "JobrunReplicaLost": "only Prometheus knows how many replicas there were",
     "JobrunReplicaLeaseFlapping": "the exporter keeps the number of takeovers, not their times",
     "JobrunSourceGone": "only Prometheus knows what was served before",

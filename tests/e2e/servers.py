@@ -73,6 +73,7 @@ class Prometheus(Server):
         edition: Which version.
         interval: Between two scrapes.
         settings: More configuration.
+        flags: More flags.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Prometheus(Server):
         edition: str = "oldest",
         interval: str = "500ms",
         settings: Mapping[str, object] | None = None,
+        flags: Sequence[str] = (),
     ) -> None:
         folder.mkdir(exist_ok=True)
         self.port = free_port()
@@ -102,6 +104,7 @@ class Prometheus(Server):
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address={HOST}:{self.port}",
                 f"--enable-feature={features}",
+                *flags,
             ],
         )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from alerting.promql import SETTLED
 from exporter.simulators.disruptions import Status
 from exporter.simulators.scripted import ScriptedWorld
 from exporter.simulators.snowplow import SnowplowSimulator
@@ -55,9 +56,11 @@ def hurried_rules() -> dict[str, object]:
         group.pop("interval", None)
         for rule in group["rules"]:
             rule["expr"] = re.sub(r"\b600\b", str(1200 // HURRY), rule["expr"])
+            rule["expr"] = rule["expr"].replace(f"time() - {SETTLED}", f"time() - {SETTLED // HURRY}")
+            rule["expr"] = re.sub(r"\b([34])m\b", r"\1s", rule["expr"])
             rule |= {key: hurried(rule[key]) for key in ("for", "keep_firing_for") if key in rule}
             if rule.get("alert") == "JobrunExporterAbsent":
-                rule["for"] = "12s"
+                rule["for"] = "9s"
     return rules
 
 

@@ -2,9 +2,10 @@
 
 import io
 import json
+import os
 import re
-import shlex
 import subprocess
+import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from email import message_from_bytes, policy
@@ -261,24 +262,59 @@ SILENCED = {
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
-def test_the_silences_that_the_docs_show_match_what_they_say(edition, tmp_path):
+def test_the_commands_for_maintenance_silence_what_they_say_and_end_it(edition, tmp_path):
     section = DOCS.read_text().split("## Planned maintenance")[1].split("## ")[0]
-    commands = re.findall(r"^amtool (silence add .*)$", section, re.MULTILINE)
-    commands += [re.findall(r"`amtool (silence add [^`]*?) …`", section)[0] + " --comment=upgrade"]
+    silence, end = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     server = Alertmanager(
         tmp_path / "alertmanager", {"route": {"receiver": "one"}, "receivers": [{"name": "one"}]}, edition=edition
     )
+    (tmp_path / "amtool").symlink_to(program("amtool", edition))
+
+    def shell(commands):
+        moved = commands.replace("localhost:9093", f"{HOST}:{server.port}")
+        environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        return subprocess.run(["/bin/sh", "-ec", moved], env=environ, check=True, capture_output=True, text=True).stdout
+
+    def silences():
+        found = json.loads(fetch(server.port, "/api/v2/alerts")[2])
+        return {each["labels"]["alertname"]: len(each["status"]["silencedBy"]) for each in found}
+
     try:
         assert server.ready(), server.log
         server.post(*({"labels": {"alertname": name, **labels}} for name, labels in SILENCED.items()))
-        for command in commands:
-            words = [program("amtool", edition), *shlex.split(command), "--author=test"]
-            subprocess.run([*words, f"--alertmanager.url=http://{HOST}:{server.port}"], check=True)
-        found = json.loads(fetch(server.port, "/api/v2/alerts")[2])
+        address = silence.splitlines()[0]
+        shell(silence)
+        assert silences() == {"JobrunLastRunFailed": 2, "JobrunOverdue": 1, "JobrunSourceDown": 1}
+        assert "JobrunLastRunFailed" not in shell(f"{address}\n{end}")  # still silenced by its project
+        assert silences() == {"JobrunLastRunFailed": 1, "JobrunOverdue": 1, "JobrunSourceDown": 1}
     finally:
         server.end()
-    matched = {each["labels"]["alertname"]: len(each["status"]["silencedBy"]) for each in found}
-    assert (len(commands), matched) == (4, {"JobrunLastRunFailed": 2, "JobrunOverdue": 1, "JobrunSourceDown": 1})
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_a_failure_after_a_silence_in_which_the_one_before_ended_is_reported_when_messages_are_repeated(
+    edition, tmp_path
+):
+    route = {"receiver": "one", "group_wait": "100ms", "group_interval": "500ms", "repeat_interval": "15s"}
+    with receiver() as sink:
+        settings = {"route": route, "receivers": [{"name": "one", "webhook_configs": [{"url": sink.url}]}]}
+        server = Alertmanager(tmp_path / "alertmanager", settings, edition=edition)
+        address = f"--alertmanager.url=http://{HOST}:{server.port}"
+        try:
+            assert server.ready(), server.log
+            server.post(alert())
+            told = ("JobrunLastRunFailed", "load")
+            assert eventually(lambda: sink.received()[told] == 1), server.log
+            add = ["silence", "add", "job_name=load", "--duration=4s", "--comment=upgrade", "--author=test", address]
+            subprocess.run([program("amtool", edition), *add], check=True)
+            server.post(alert() | {"endsAt": datetime.now(UTC).isoformat()})
+            time.sleep(6)
+            server.post(alert(start=datetime.now(UTC).isoformat()))
+            time.sleep(2)
+            assert (sink.received()[told], sink.received("resolved")[told]) == (1, 0)
+            assert eventually(lambda: sink.received()[told] == 2), server.log
+        finally:
+            server.end()
 
 
 @pytest.mark.parametrize("edition", EDITIONS)

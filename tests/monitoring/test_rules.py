@@ -69,9 +69,11 @@ def recorded_labels(name):
 OTHERS = {
     "ALERTS": WHOSE | {"alertname", "alertstate", "severity", "step_name"},
     "up": frozenset({"job", "instance"}),
+    "process_start_time_seconds": frozenset({"job", "instance"}),
     "jobrun_run_duration_seconds": JOB | {"instance", "result"},
+    "jobrun_job_info": series_labels()["jobrun_job_info"] | {f"exported_{name}" for name in JOB},
 }
-"""Series of Prometheus itself, and a histogram stored as a native one."""
+"""Series of Prometheus itself, a histogram stored as a native one, and labels that Prometheus has renamed."""
 
 INFERENCE = Inference({**series_labels(), **OTHERS, **{name: recorded_labels(name) for name in RECORDED}})
 WINDOWS = [name for name in RECORDED if re.search(r"jobrun_runs:|_bucket:|:p[59]", name)]
@@ -191,8 +193,27 @@ def test_no_rule_needs_external_labels():
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_has_a_runbook(alert):
     text = sections(ROOT / "docs/runbooks.md")[alert]
-    for part in ("**Means**", "**Look**", "**Do**"):
-        assert part in text
+    assert re.findall(r"^\*\*(\w+)\*\*", text, re.MULTILINE) == ["Means", "Look", "Do", "Ends"]
+
+
+def queries():
+    """The queries of the runbooks."""
+    text = re.sub(r"```.*?```", "", (ROOT / "docs/runbooks.md").read_text(), flags=re.DOTALL)
+    quoted = (" ".join(each.split()) for each in re.findall(r"`([^`]+)`", text))
+    return sorted({each for each in quoted if re.match(r"[\w(][^:]*$", each) and re.search(r"\bjobrun_|\bup\b", each)})
+
+
+def test_prometheus_accepts_every_query_of_the_runbooks(tmp_path):
+    assert len(queries()) > 40
+    rules = [{"record": f"query:{number}", "expr": each} for number, each in enumerate(queries())]
+    file = tmp_path / "queries.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+    run("promtool", "check", "rules", file)
+
+
+@pytest.mark.parametrize("query", queries())
+def test_every_metric_and_label_of_a_runbook_exists(query):
+    INFERENCE.labels(query)
 
 
 def test_every_runbook_has_its_alert():
@@ -213,6 +234,13 @@ def test_an_alert_of_a_job_names_the_job_and_its_team_and_outlives_a_restart(ale
     rule = ALERTS[alert]
     assert INFERENCE.labels(rule["expr"]) >= WHOSE
     assert rule["keep_firing_for"] in ("5m", "10m")
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_no_restart_of_prometheus_ends_an_alert(alert):
+    # Prometheus restores a `for` of 10 minutes or more; Alertmanager resolves an alert after 3 to 4 minutes without it.
+    wait = ALERTS[alert].get("for", "0m")
+    assert wait in ("0m", "1m", "2m") or wait.endswith("h") or int(wait.removesuffix("m")) >= 10
 
 
 @pytest.mark.parametrize("condition", sorted(CONDITIONS))
