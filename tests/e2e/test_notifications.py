@@ -303,16 +303,16 @@ def test_a_failure_after_a_silence_in_which_the_one_before_ended_is_reported_whe
         try:
             assert server.ready(), server.log
             server.post(alert())
-            told = ("JobrunLastRunFailed", "load")
-            assert eventually(lambda: sink.received()[told] == 1), server.log
+            failed = ("JobrunLastRunFailed", "load")
+            assert eventually(lambda: sink.received()[failed] == 1), server.log
             add = ["silence", "add", "job_name=load", "--duration=4s", "--comment=upgrade", "--author=test", address]
             subprocess.run([program("amtool", edition), *add], check=True)
             server.post(alert() | {"endsAt": datetime.now(UTC).isoformat()})
             time.sleep(6)
             server.post(alert(start=datetime.now(UTC).isoformat()))
             time.sleep(2)
-            assert (sink.received()[told], sink.received("resolved")[told]) == (1, 0)
-            assert eventually(lambda: sink.received()[told] == 2), server.log
+            assert (sink.received()[failed], sink.received("resolved")[failed]) == (1, 0)
+            assert eventually(lambda: sink.received()[failed] == 2), server.log
         finally:
             server.end()
 
