@@ -4,7 +4,7 @@ from typing import Final
 
 from dashboards.model import Dashboard, Json, Row
 from dashboards.page import ANY, SOME, annotations, datasource_variable, label_variable, scrape_variable
-from dashboards.panels import LEGEND, Column, Tile, listed, over_time, panel, sort_by, tiles, timestamp
+from dashboards.panels import Column, Tile, listed, over_time, panel, sort_by, tiles, timestamp
 from dashboards.sources import (
     ASKED,
     DAY,
@@ -27,6 +27,7 @@ from dashboards.words import (
     LAG,
     NO_NUMBER,
     NOTICE,
+    ORANGES,
     QUIET,
     REDS,
     SHARE_LEFT,
@@ -63,7 +64,6 @@ def by_pattern(pattern: str, color: str) -> Json:
     }
 
 
-ALONE: Final[Json] = {"legend": {**LEGEND, "showLegend": False}}
 WATERMARK = of_source("jobrun_source_watermark_timestamp_seconds")
 LAGGING = f"time() - {WATERMARK}"
 REMAINING = of_source("jobrun_source_rate_limit_remaining_requests")
@@ -360,8 +360,8 @@ COST = Row(
         panel(
             "gauges",
             "Series by metric family",
-            "The fifteen metric families with the most series.",
-            timestamp(f"sort_desc(topk(15, max by (family) (jobrun_exporter_series{{{INSTANCE}}})))", "{{family}}"),
+            "The twelve metric families with the most series.",
+            timestamp(f"sort_desc(topk(12, max by (family) (jobrun_exporter_series{{{INSTANCE}}})))", "{{family}}"),
             size=(12, 10),
             thresholds=steps(NOTICE),
             defaults={"decimals": 0},
@@ -372,7 +372,6 @@ COST = Row(
             "Cores that the exporter uses.",
             over_time(of_process(f"rate(process_cpu_seconds_total{{{INSTANCE}}}[{ASKED}])"), "{{instance}}"),
             size=(6, 5),
-            options=ALONE,
         ),
         panel(
             "lines",
@@ -381,7 +380,6 @@ COST = Row(
             over_time(of_process(f"process_resident_memory_bytes{{{INSTANCE}}}"), "{{instance}}"),
             size=(6, 5),
             unit="bytes",
-            options=ALONE,
         ),
         panel(
             "lines",
@@ -390,7 +388,6 @@ COST = Row(
             over_time(of_process(f"scrape_duration_seconds{{{INSTANCE}}}"), "{{instance}}"),
             size=(6, 5),
             unit="s",
-            options=ALONE,
         ),
         panel(
             "lines",
@@ -399,7 +396,6 @@ COST = Row(
             over_time(of_exporter("jobrun_exporter_state_size_bytes"), "{{instance}}"),
             size=(6, 5),
             unit="bytes",
-            options=ALONE,
         ),
         panel(
             "table",
@@ -473,7 +469,7 @@ REPLICAS = Row(
             size=(6, 8),
             interval="2m",
             points=60,
-            defaults={"noValue": "no shared state"},
+            defaults={"noValue": "no shared state", "color": ORANGES},
         ),
     ),
 )

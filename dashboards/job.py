@@ -394,7 +394,7 @@ JOB_DASHBOARD = Dashboard(
     since="7d",
     variables=(
         datasource_variable(),
-        scrape_variable("jobrun_exporter_build_info"),
+        scrape_variable("jobrun_source_up"),
         label_variable("team", "Team", 'jobrun_job_info{job=~"$job"}', every=ANY),
         label_variable("source", "Source", 'jobrun_job_info{job=~"$job", team=~"$team"}'),
         label_variable("project", "Project", 'jobrun_job_info{job=~"$job", team=~"$team", source="$source"}'),

@@ -78,7 +78,7 @@ WORST_FIRST = f"({RANK} + on ({JOB}) ({NEWEST} or on ({JOB}) 0 * max by ({JOB}) 
 def with_name(expression: str) -> str:
     """Return an expression with a label `name`: the job, shortened in the middle, because names often end alike."""
     name = f'label_replace({expression}, "name", "$1", "job_name", "(.*)")'
-    return f'label_replace({name}, "name", "$1…$2", "job_name", "(.{{12}}).{{3,}}(.{{8}})")'
+    return f'label_replace({name}, "name", "$1…$2", "job_name", "(.{{10}}).{{3,}}(.{{7}})")'
 
 
 USED_UP = f"({JOBS.chosen(JOBS.errors_used)})"
@@ -86,8 +86,8 @@ DOWN = f"{of_source('jobrun_source_up')} == 0"
 WRONG_COLUMNS = (
     Column(field="severity", title="Severity", width=85, cell="color-background", mappings=[LEVELS]),
     Column(field="what", title="What", width=205),
-    Column(field="job_name", title="Job", width=220, link=TO_JOB),
-    Column(field="Value", title="For", unit="s", width=95, mappings=[NO_NUMBER, ENDLESS], defaults={"decimals": 1}),
+    Column(field="job_name", title="Job", width=200, link=TO_JOB),
+    Column(field="Value", title="For", unit="s", width=90, mappings=[NO_NUMBER, ENDLESS], defaults={"decimals": 1}),
     *alerts.WHOSE,
     Column(field="failed_step", title="Failed step", defaults={"custom.minWidth": 110}),
     Column(field="run", title="Run", width=85, link=TO_RUN),
@@ -344,7 +344,7 @@ OVERVIEW = Dashboard(
     since="24h",
     variables=(
         datasource_variable(),
-        scrape_variable("jobrun_exporter_build_info"),
+        scrape_variable("jobrun_source_up"),
         label_variable("team", "Team", 'jobrun_job_info{job=~"$job"}', every=ANY),
         label_variable("source", "Source", 'jobrun_source_up{job=~"$job"}', every=ANY),
         label_variable("project", "Project", f"jobrun_job_info{{{JOBS.scrape}, {SOURCES}}}", every=ANY),

@@ -15,7 +15,8 @@ from dashboards.jobs import RULES_SEEN, SOURCE, Jobs
 from dashboards.words import CRITICAL, INFO, NOT_KNOWN, WARNS, WELL, Severity
 
 MAY_PAGE, MAY_WARN = 'page!~"warning|none"', 'page!="none"'
-BUILD: Final = 'jobrun_exporter_build_info{job=~"$job"}'
+SCRAPED: Final = '{__name__=~"(jobrun_exporter_build_info|jobrun_source_up)", job=~"$job"}'
+"""Any exporter: replicas serve the first per process, under another scrape job than the second."""
 JOB_INFO: Final = 'jobrun_job_info{job=~"$job"}'
 SHORT: Final = "(.{1,8}).*"
 """Regular expression for the start of a run ID, which is enough to recognize the run."""
@@ -179,19 +180,21 @@ def cap_severity(expression: str, severity: Severity) -> str:
 
 def exporter_missing() -> str:
     """Return a series if no exporter is scraped, so that nothing is known."""
-    unseen = f"time() - max(max_over_time(timestamp({BUILD})[1d:5m]))"
-    gone = f"({unseen} or NaN * absent({BUILD})) and absent({BUILD})"
+    unseen = f"time() - max(max_over_time(timestamp({SCRAPED})[1d:5m]))"
+    gone = f"({unseen} or NaN * absent({SCRAPED})) and absent({SCRAPED})"
     return labeled(gone, "no exporter is scraped", CRITICAL)
 
 
 def rules_missing() -> str:
     """Return a series if an exporter is scraped but no rules are evaluated."""
-    return labeled(f"NaN * absent({RULES_SEEN}) unless on () absent({BUILD})", "the rules are not evaluated", CRITICAL)
+    return labeled(
+        f"NaN * absent({RULES_SEEN}) unless on () absent({SCRAPED})", "the rules are not evaluated", CRITICAL
+    )
 
 
 def jobs_missing() -> str:
     """Return a series if an exporter is scraped but no job is known."""
-    no_job = f"NaN * absent({JOB_INFO}) unless on () absent({BUILD})"
+    no_job = f"NaN * absent({JOB_INFO}) unless on () absent({SCRAPED})"
     return labeled(no_job, "no job is known", INFO)
 
 
@@ -200,7 +203,7 @@ def source_problems(jobs: Jobs, sources: str) -> tuple[str, ...]:
     chosen = f"{{{jobs.scrape}, {sources}}}"
     last_good = jobs.of_source(f"jobrun_source_last_success_timestamp_seconds{chosen}")
     down = f"0 * jobrun:source_down:held{chosen} + on ({SOURCE}) group_left () (time() - {last_good})"
-    unanswered = f"up == 0 and on (job, instance) last_over_time({BUILD}[1d])"
+    unanswered = f"up == 0 and on (job, instance) last_over_time({SCRAPED}[1d])"
     answered = "max by (job, instance) (max_over_time(timestamp(up == 1)[1d:5m]))"
     named = f'label_replace({answered} and on (job, instance) ({unanswered}), "source", "$1", "instance", "(.*)")'
     return (

@@ -127,6 +127,7 @@ LAG: Final = known(GOOD, (MIN_LAG / 2, NOTICE), (MIN_LAG, WARNING))
 """Thresholds of the lag in seconds. JobrunSourceStale fires at the second."""
 REDS: Final[Json] = {"mode": "shades", "fixedColor": BAD}
 """Color of series that are all failures and have no colors of their own."""
+ORANGES: Final[Json] = {"mode": "shades", "fixedColor": WARNING}
 
 
 class Severity(msgspec.Struct, frozen=True):

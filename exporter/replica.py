@@ -123,7 +123,8 @@ class Replica:
             replica=self._leases.holder,
             replicas=self.replicas,
             sources=self.owned,
-            taken=dict(self.taken),
+            # With 0 for the others, so that an increase includes the first takeover.
+            taken={name: self.taken[name] for group in self._handlers.groups() for name in group},
             lost=self.lost,
             last_commit=max(written, default=None),
             state_size=self._size,

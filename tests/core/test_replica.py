@@ -225,3 +225,10 @@ def test_commits_that_are_lost_after_the_last_check_are_not_taken_for_read(membe
     only.leases.read_completely([row], row.current)
     (row,) = [row for row in only.leases.read_all() if row.source == "s"]
     assert row.rewound
+
+
+def test_takeovers_of_a_source_are_shown_from_0_on(member):
+    first, second = member("a"), member("b")
+    first.tick()
+    second.tick()
+    assert [each.replica.ownership().taken for each in (first, second)] == [{"s": 1}, {"s": 0}]

@@ -20,6 +20,7 @@ from tests.e2e.live_world import LiveWorld, source, truth, written
 from tests.e2e.pages import COUNTED, Series, counted, fetch, kept_counters
 from tests.e2e.processes import HOST, Daemon, eventually, free_port, needed, run_command
 from tests.e2e.servers import Prometheus
+from tests.monitoring.dashboards import JSONS, filled, panels
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -285,3 +286,38 @@ def test_explain_and_check_read_the_shared_state(fleet):
     code, output = run_command(fleet.configs[0].parent, "check", "--live", f"--config.file={config}")
     assert code == 0, output
     assert "no synchronous standby" in output
+
+
+def scraping(folder: Path, fleet: Fleet) -> Prometheus:
+    """Return a server that scrapes one address for all, and each replica for what belongs to it."""
+    own = [f"{HOST}:{port}" for port in fleet.ports]
+    jobs = {"jobruns": ("/metrics", own[:1]), "replicas": ("/metrics/replica", own)}
+    scrapes = [
+        {"job_name": name, "metrics_path": path, "scrape_interval": "1s", "static_configs": [{"targets": targets}]}
+        for name, (path, targets) in jobs.items()
+    ]
+    return Prometheus(folder, fleet.ports[0], settings={"scrape_configs": scrapes})
+
+
+def shown(prometheus: Prometheus, title: str) -> list[float]:
+    """Return the newest values of a panel of the dashboard *Exporter*."""
+    (panel,) = [panel for panel in panels(JSONS["jobrun-exporter"]) if panel["title"] == title]
+    expression = filled(panel["targets"][0]["expr"], job=".+", source=".*", instance=".+")
+    return sorted(float(each["value"][1]) for each in prometheus.ask("query", query=expression))
+
+
+def test_the_dashboard_shows_replicas_their_sources_and_takeovers(fleet, tmp_path):
+    prometheus = scraping(tmp_path / "prometheus", fleet)
+    try:
+        assert eventually(fleet.all_polled, seconds=30), fleet.story()
+        assert prometheus.ready()
+        for title, all_well in {"Sources by replica": [1, 1, 1], "Replicas": [3, 3, 3], "Takeovers": [0, 0, 0]}.items():
+            assert eventually(lambda: shown(prometheus, title), all_well.__eq__, seconds=60) == all_well, title  # noqa: B023
+        assert eventually(lambda: shown(prometheus, "Leases lost"))
+        frozen = fleet.busiest()
+        os.kill(fleet.daemons[frozen].process.pid, signal.SIGSTOP)
+        assert eventually(lambda: sum(shown(prometheus, "Takeovers")) > 0, seconds=TAKE_OVER + 10), fleet.story()
+        os.kill(fleet.daemons[frozen].process.pid, signal.SIGCONT)
+        assert eventually(lambda: sum(shown(prometheus, "Leases lost")) > 0, seconds=30), fleet.story()
+    finally:
+        prometheus.end()

@@ -180,6 +180,12 @@ def test_a_missing_exporter_is_listed(says):
     says(WRONG, WHAT, ("critical", "no exporter is scraped", ""), rules=False)
 
 
+def test_the_one_address_of_replicas_is_an_exporter_without_a_build(world, says):
+    world.job(world.exporter(), "well")
+    world.series = {name: values for name, values in world.series.items() if "build_info" not in name}
+    says(WRONG, WHAT, job="a")
+
+
 def test_missing_rules_are_listed(world, says):
     world.job(world.exporter(), "billing", streak=5)
     says(WRONG, WHAT, ("critical", "the rules are not evaluated", ""), rules=False)
