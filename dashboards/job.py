@@ -126,7 +126,6 @@ NOW = Row(
                 thresholds=steps("transparent", (1, WARNING)),
                 mappings=[text_of((0, "-", "transparent"))],
             ),
-            large=22,
         ),
         tiles(
             "When",
@@ -163,13 +162,12 @@ NOW = Row(
             Tile(
                 name="Success, 30 days",
                 expression=f"max({JOBS.success_ratio})",
-                otherwise="too few runs",
+                otherwise="few runs",
                 unit="percentunit",
                 decimals=1,
                 thresholds=steps("transparent", (-1e9, WARNING), (0.99, "transparent")),
             ),
             width=17,
-            large=22,
             overrides=[override("Next run is overdue", color=fixed(WARNING))],
         ),
         panel(

@@ -123,7 +123,7 @@ NOW = Row(
             Tile(
                 name="Error budget used up",
                 expression=f"count({USED_UP} >= 1) or 0 * count({USED_UP})",
-                otherwise="too few runs",
+                otherwise="few runs",
                 thresholds=ANY_IS_A_WARNING,
             ),
             Tile(

@@ -230,17 +230,15 @@ ELSE: Final = "\nor on () vector(NaN)"
 """Keeps the tile of an expression without a result, which Grafana would omit."""
 
 
-def tiles(
-    title: str, description: str, *each: Tile, width: int = 24, large: int = 26, overrides: Sequence[Json] = ()
-) -> Panel:
-    """Return one panel with all these numbers, which needs little space on a narrow screen too; `large`: pixels."""
+def tiles(title: str, description: str, *each: Tile, width: int = 24, overrides: Sequence[Json] = ()) -> Panel:
+    """Return one panel with all these numbers, which needs little space on a narrow screen too."""
     return panel(
         "stat",
         title,
         description,
         *(timestamp(f"{tile.expression}{ELSE}", tile.name) for tile in each),
         size=(width, 4),
-        options={"textMode": "value_and_name", "wideLayout": False, "text": {"titleSize": 14, "valueSize": large}},
+        options={"textMode": "value_and_name", "wideLayout": False, "text": {"titleSize": 14, "valueSize": 22}},
         defaults={"noValue": "No data: Prometheus cannot be queried."},
         overrides=[*(tile.override(letter_of(index)) for index, tile in enumerate(each)), *overrides],
     )
