@@ -72,7 +72,7 @@ def prometheus(demo: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture
 def native(demo: int, tmp_path: Path) -> Iterator[Prometheus]:
     """Return the newest server, which converts classic histograms to native ones."""
-    settings = {"global": {"convert_classic_histograms_to_nhcb": True}}
+    settings = {"global": {"convert_classic_histograms_to_nhcb": True}, "rule_files": [str(quick_rules(tmp_path))]}
     server = Prometheus(tmp_path / "prometheus", demo, "native-histograms", edition="newest", settings=settings)
     try:
         assert server.ready()
@@ -119,6 +119,22 @@ def test_durations_are_shown_if_prometheus_stores_native_histograms(native: Prom
     empty = eventually(lambda: [place for place, each in asked if not answers(native, each)], lambda rest: not rest)
     assert empty == []
     assert native.ask("query", query="jobrun_run_duration_seconds_bucket") == []
+
+
+def recorded(server: Prometheus) -> set[str]:
+    """Return the names of all recorded series but the two forms of a histogram's buckets."""
+    found = server.ask("query", query='group by (__name__) ({__name__=~".+:.+"})')
+    names = {each["metric"]["__name__"] for each in found}
+    return {each for each in names if not re.search("seconds(_bucket)?:increase1h$", each)}
+
+
+def test_every_rule_works_if_prometheus_stores_native_histograms(prometheus: Prometheus, native: Prometheus) -> None:
+    wanted = recorded(prometheus)
+    assert USUAL.split("{")[0] in wanted
+    missing = eventually(lambda: wanted - recorded(native), lambda rest: not rest, seconds=45)
+    assert missing == set()
+    groups: list[dict] = native.ask("rules")["groups"]  # type: ignore[call-overload]  # no query
+    assert [rule["name"] for group in groups for rule in group["rules"] if rule["health"] != "ok"] == []
 
 
 def test_values_of_variables_exist(prometheus: Prometheus) -> None:
