@@ -40,7 +40,7 @@ GROUP = Group(
                 f"One of several exporters, {INSTANCE}, has not responded for 15 minutes. Others read its sources, so "
                 "nothing is missed, but the next failure of an exporter would be an outage."
             ),
-            links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
+            links=texts.EXPORTERS,
             why="Others read its sources; otherwise JobrunSourceGone fires.",
         ),
         Alert(
@@ -94,7 +94,7 @@ GROUP = Group(
                 "For 15 minutes {{ $value }} replicas have shared the state, fewer than in most of the last 6 hours. They "
                 "poll all sources, so nothing is missed, but there are fewer of them to fail."
             ),
-            links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
+            links=texts.EXPORTERS,
             why="The median does not include the additional replica of a rollout, and a replica that is gone has no say.",
         ),
         Alert(
@@ -109,7 +109,7 @@ GROUP = Group(
                 f"Replicas took over {texts.SOURCE} {{{{ $value }}}} times in an hour. Numbers stay right, but its data "
                 "is late. A replica that loses a source drops what it has read since its last commit."
             ),
-            links={"dashboard_url": "<grafana-url>/d/jobrun-exporter"},
+            links=texts.EXPORTERS,
             why="A rollout moves a source a few times.",
         ),
         Alert(

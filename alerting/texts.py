@@ -31,10 +31,13 @@ CRITICAL = (
 WARNING = '{{ if eq $labels.page "none" }}info{{ else }}warning{{ end }}'
 
 QUERY = "source={{ urlquery $labels.source }}&project={{ urlquery $labels.project }}&job_name={{ urlquery $labels.job_name }}"
+SOURCE_VARIABLES = "var-job={{ urlquery $labels.job }}&var-source={{ urlquery $labels.source }}"
 VARIABLES = (
-    "var-source={{ urlquery $labels.source }}&var-project={{ urlquery $labels.project }}"
+    f"{SOURCE_VARIABLES}&var-project={{{{ urlquery $labels.project }}}}"
     "&var-job_name={{ urlquery $labels.job_name }}"
 )
+EXPORTERS = {"dashboard_url": "<grafana-url>/d/jobrun-exporter?var-job={{ urlquery $labels.job }}"}
+"""The link to the dashboard of all exporters of a scrape job."""
 
 
 def of_job(alert: str, more: str = "") -> dict[str, str]:
@@ -52,7 +55,7 @@ def of_project(alert: str) -> dict[str, str]:
         "runs_url": "<external-url>/runs?source={{ urlquery $labels.source }}"
         "{{ with $labels.project }}&project={{ urlquery . }}{{ end }}&result=failure",
         "exporter_runbook_url": f"<external-url>/runbooks#{alert.lower()}",
-        "dashboard_url": "<grafana-url>/d/jobrun-overview?var-source={{ urlquery $labels.source }}",
+        "dashboard_url": f"<grafana-url>/d/jobrun-overview?{SOURCE_VARIABLES}",
     }
 
 
@@ -61,7 +64,7 @@ def of_source(alert: str) -> dict[str, str]:
     return {
         "page_url": "<external-url>/?source={{ urlquery $labels.source }}",
         "exporter_runbook_url": f"<external-url>/runbooks#{alert.lower()}",
-        "dashboard_url": "<grafana-url>/d/jobrun-exporter?var-source={{ urlquery $labels.source }}",
+        "dashboard_url": f"<grafana-url>/d/jobrun-exporter?{SOURCE_VARIABLES}",
     }
 
 
@@ -70,5 +73,5 @@ def of_exporter(alert: str) -> dict[str, str]:
     return {
         "page_url": "<external-url>/",
         "exporter_runbook_url": f"<external-url>/runbooks#{alert.lower()}",
-        "dashboard_url": "<grafana-url>/d/jobrun-exporter",
+        **EXPORTERS,
     }

@@ -38,6 +38,7 @@ ANNOTATIONS = {
 }
 LABELS = {
     "alertname": "JobrunLastRunFailed",
+    "job": "jobs",
     "severity": "critical",
     "team": "data",
     "source": "sp",
@@ -142,14 +143,14 @@ def mailbox():
 
 
 SILENCE = (
-    "ALERTMANAGER/#/silences/new?filter=%7Balertname%3D%22JobrunLastRunFailed%22%2Cjob_name%3D%22load%22%2C"
+    "ALERTMANAGER/#/silences/new?filter=%7Balertname%3D%22JobrunLastRunFailed%22%2Cjob%3D%22jobs%22%2Cjob_name%3D%22load%22%2C"
     "project%3D%22prod%22%2Cseverity%3D%22critical%22%2Csource%3D%22sp%22%2Cteam%3D%22data%22%7D"
 )
 TITLE = "[critical] Job prod/load (sp) failed in step copy"
 TEXT = f"""\
 Job prod/load (sp) failed in step copy
 The last run of prod/load (sp) failed in step copy, and none has succeeded since. It is run r1.
-Source sp, project prod, job load, team data
+Source sp, project prod, job load, team data, scrape job jobs
 Since 2026-11-28 01:40 UTC
 Step copy
 Run https://jobruns.example.com/runs/sp/r1
@@ -160,7 +161,7 @@ Silence {SILENCE}"""
 SLACK = f"""\
 *Job prod/load (sp) failed in step copy*
 The last run of prod/load (sp) failed in step copy, and none has succeeded since. It is run r1.
-Source sp, project prod, job load, team data. Since 2026-11-28 01:40 UTC. Step copy
+Source sp, project prod, job load, team data, scrape job jobs. Since 2026-11-28 01:40 UTC. Step copy
 <https://jobruns.example.com/runs/sp/r1|Run>  <https://jobruns.example.com/runs?source=sp|Runs>  \
 <https://example.com/runbooks.md#jobrunlastrunfailed|Runbook>  \
 <https://grafana.example.com/d/jobrun-job?var-source=sp|Dashboard>  <{SILENCE}|Silence>"""
@@ -175,6 +176,25 @@ def test_one_alert_has_its_problem_place_start_and_links(sent):
     assert got["payload"]["payload"]["custom_details"]["alerts"] == TEXT
     assert (got["message"]["message"], got["message"]["description"]) == (TITLE, TEXT)
     assert got["message"]["priority"] == "P1"
+
+
+PLACES = {
+    "All exporters": {},
+    "All exporters, scrape job jobs": {"job": "jobs"},
+    "Exporter a:9797, scrape job jobs": {"job": "jobs", "instance": "a:9797"},
+    "Source sp, scrape job jobs": {"job": "jobs", "source": "sp"},
+    "Source sp, project prod, scrape job jobs": {"job": "jobs", "source": "sp", "project": "prod"},
+}
+"""What is said about the place of an alert that is not about a job."""
+
+
+def test_an_alert_about_no_job_says_what_it_is_about(sent):
+    now = datetime.now(UTC).isoformat()
+    labels = {"alertname": "JobrunX", "severity": "critical"}
+    got = sent(*(alert(start=now) | {"labels": labels | place} for place in PLACES.values()))
+    lines = got["message"]["description"].splitlines()
+    assert [place for place in PLACES if place not in lines] == []
+    assert [place for place in PLACES if f"\n{place}. Since " not in got["attachments"]["attachments"][0]["text"]] == []
 
 
 def test_ten_of_many_alerts_are_shown_and_the_rest_is_counted(sent):

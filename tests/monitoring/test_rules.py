@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from alerting.__main__ import GROUPS as RULE_GROUPS
 from alerting.__main__ import text
 from exporter.commands.assets import labeled
 from exporter.snapshot.conditions import KINDS
@@ -183,6 +184,14 @@ def test_an_alert_has_a_severity_and_links(alert):
     assert rule["annotations"].keys() >= ANNOTATIONS
     assert rule["annotations"]["runbook_url"].startswith("https://")
     assert rule["annotations"]["runbook_url"].endswith(f"/docs/runbooks.md#{alert.lower()}")
+
+
+@pytest.mark.parametrize("alert", sorted(ALERTS.keys() - {"JobrunExporterAbsent"}))  # it is about all scrape jobs
+def test_a_dashboard_opens_with_the_scrape_job_of_the_alert(alert):
+    (rule,) = (each for group in RULE_GROUPS for each in group.rules if each.name == alert)
+    link = rule.links.get("dashboard_url", "")
+    if link and "job" in INFERENCE.labels(ALERTS[alert]["expr"]):
+        assert re.search(r"[?&]var-job=\{\{ urlquery \$labels\.job \}\}", link)
 
 
 def test_no_rule_needs_external_labels():
