@@ -92,7 +92,7 @@ GROUP = Group(
             summary="Only {{ $value }} replicas of {{ $labels.job }} are left",
             description=(
                 "For 15 minutes {{ $value }} replicas have shared the state, fewer than in most of the last 6 hours. They "
-                "poll all sources, so nothing is missed, but there are fewer of them to fail."
+                "poll all sources, so nothing is missed, but fewer are left if one fails."
             ),
             links=texts.EXPORTERS,
             why="The median does not include the additional replica of a rollout, and a replica that is gone has no say.",

@@ -212,11 +212,12 @@ unless on (job, source, project) (
         name="JobrunManyJobsFailing",
         expression=MANY,
         severity=texts.CRITICAL,
-        summary=f'{{{{ printf "%.0f" $value }}}} jobs of {texts.GROUP} fail since about the same time',
+        summary=f'{{{{ printf "%.0f" $value }}}} jobs of {texts.GROUP} have been failing since about the same time',
         description=(
-            f'{{{{ printf "%.0f" $value }}}} jobs of {texts.GROUP} fail, and at least {limits.MANY_JOBS} of them, and '
-            f"{limits.MANY_SHARE:.0%} of all, began within {limits.MANY_WITHIN // 60} minutes. Most likely they share "
-            "one cause at the vendor or in what they all use. They have no alerts of their own while this lasts."
+            f'{{{{ printf "%.0f" $value }}}} jobs of {texts.GROUP} fail. At least {limits.MANY_JOBS} of them, '
+            f"and {limits.MANY_SHARE:.0%} of all jobs, started to fail within {limits.MANY_WITHIN // 60} minutes. Most "
+            "likely they have one cause, at the vendor or in something that they all use. Alerts of single jobs do not "
+            "start while this one fires."
         ),
         links=texts.of_project("JobrunManyJobsFailing"),
         why="""One page for a common cause. Alerts of single jobs do not start meanwhile. Those that fire already

@@ -117,7 +117,7 @@ BROKEN = f"""max by ({JOB}, step_name) (
   or
   label_replace({STEPS} >= {limits.STEP_RUNS}, "hour", "now", "", "")
 )"""
-"""The hours of a day, or the present one where it alone has more; the label keeps both, so each is read once."""
+"""Failures of a day, or of the current hour if those are more. `hour` makes the labels differ, so that `max` chooses."""
 RUNS_OF_DAY = "source_project_job_name:jobrun_runs:increase1d"
 FURTHEST = "topk by (job, source) (1, jobrun_source_watermark_timestamp_seconds)"
 
@@ -210,5 +210,5 @@ STEP_GROUP = Group(
         ),
     ),
     "2m",
-    "Queries a day, and is not urgent.",
+    "These rules query a whole day, and a few minutes do not matter.",
 )
