@@ -17,7 +17,7 @@ from exporter.assembly import Clocks
 from exporter.config import Config, load
 from exporter.daemon import Daemon
 from exporter.signals import Signals
-from exporter.sources import SETTINGS
+from exporter.sources import SETTINGS, SOURCES
 from exporter.state.store import Connect
 from exporter.supervision import Manager
 from exporter.web.address import Address
@@ -39,9 +39,17 @@ def run(  # noqa: PLR0913  # everything outside is an argument
     """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the config. Return the exit code."""
     logs.configure(log, sys.stderr)
     web_file = None if web_config_file is None else WebFile(web_config_file, time.monotonic)
-    read_config = functools.partial(load, config_file, environ, SETTINGS)
-    mention_proxies(read_config(), environ)
+    read_config = functools.partial(read, config_file, environ)
     return serve(read_config, listen, connect=connect, web_file=web_file, manager=Manager(environ, os.getpid()))
+
+
+def read(config_file: Path, environ: Mapping[str, str]) -> Config:
+    """Return the config, and log what is probably wrong with it. Raises ConfigError."""
+    config = load(config_file, environ, SETTINGS)
+    for path, doubt in config.warnings({word: kind.poll_requests for word, kind in SOURCES.items()}):
+        structlog.get_logger().warning("config may be wrong", key=path, problem=doubt)
+    mention_proxies(config, environ)
+    return config
 
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from structlog.testing import capture_logs
 
-from exporter.commands.run import mention_proxies
+from exporter.commands.run import mention_proxies, read
 from exporter.config import Config, ConfigError, load, loads, schema, secrets
 from exporter.config.secret import Secret
 from exporter.config.values import RESERVED_LABELS
@@ -294,6 +294,22 @@ def test_proxies_of_the_environment_that_are_not_used_are_mentioned_by_name_only
         mention_proxies(config_of(", proxy_url: 'http://proxy'"), environ)
         mention_proxies(config_of(), {})
     assert [(line["variables"], line["sources"]) for line in lines] == [("HTTPS_PROXY", "a")]
+
+
+def test_the_daemon_logs_the_warnings_of_its_config_at_each_start_and_reload(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(LEAST.replace("{name: strait,", "{name: strait, base_url: 'http://strait.example.com',"))
+    for _ in range(2):
+        with capture_logs() as lines:
+            read(file, {})
+        assert [(line["log_level"], line["key"], line["problem"].partition(":")[0]) for line in lines] == [
+            ("warning", "sources[3].base_url", "http without TLS")
+        ]
+
+
+@pytest.mark.parametrize("vendor", SOURCES)
+def test_all_vendors_but_workato_fetch_all_steps_by_default(vendor):
+    assert SOURCES[vendor].settings.model_fields["steps"].default == ("failed" if vendor == "workato" else "all")
 
 
 def test_a_config_is_immutable():

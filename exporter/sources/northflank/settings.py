@@ -1,11 +1,11 @@
 """Settings of a Northflank source."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from exporter.config.secret import Secret
 from exporter.config.section import Section
 from exporter.config.source import SourceSettings
-from exporter.config.values import BaseUrl, Positive, Switch, Text
+from exporter.config.values import BaseUrl, Positive, Text
 
 
 class ApiToken(Section):
@@ -28,7 +28,5 @@ class NorthflankSettings(SourceSettings):
     """ID of the team, for a token of a whole organization."""
     auth: ApiToken
     """How to sign in."""
-    steps: Annotated[Literal["all", "failed", "off"], Switch] = "off"
-    """No effect: runs have no steps."""
     requests_per_minute: Positive = 15.0
     """Request budget: the account's limit is 1000 per hour."""
