@@ -10,6 +10,8 @@ TAKEOVERS, HOUR = 6, 3600
 STARTS, STARTS_WITHIN = 3, "10m"
 """Starts of an exporter within this time, above which they are too many."""
 
+PAIRED = "jobrun_source_up and on (job, source) count by (job, source) (jobrun_source_up) > 1"
+"""Exporters that read a source which another one reads too."""
 INSTANCE = "{{ $labels.instance }}"
 
 GROUP = Group(
@@ -167,13 +169,21 @@ GROUP = Group(
         ),
         Alert(
             name="JobrunObjectiveMatchesNothing",
-            expression="max by (job, objective) (jobrun_objective_jobs) == 0",
+            expression=f"""
+            min by (job, objective) (
+              max by (job, objective) (jobrun_objective_jobs and on (job, instance) ({PAIRED}))
+              or
+              max by (job, instance, objective) (jobrun_objective_jobs unless on (job, instance) ({PAIRED}))
+            ) == 0
+            """,
             summary="No job matches objectives[{{ $labels.objective }}] of the config",
             description=(
                 "For an hour no job has matched objectives[{{ $labels.objective }}]. The job was renamed, was "
                 "never deployed, or its name in the config is wrong. No alert reports it if it does not run."
             ),
             links=texts.of_exporter("JobrunObjectiveMatchesNothing"),
+            why="""Exporters of the same sources have the same config, and one that has just started may not know a job
+            yet. Others have objectives of their own.""",
         ),
         Alert(
             name="JobrunWatchdog",
