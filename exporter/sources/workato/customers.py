@@ -16,10 +16,8 @@ PER_PAGE = 100
 """Managed users per page."""
 USERS_PER_MINUTE = 36
 """The API allows 60, shared with all other users of the workspace."""
-MIN_LISTING, MAX_LISTING = 10 * MINUTE, 30 * MINUTE
-"""Limits of the time between two reads of the list."""
-SLOW = 10
-"""Poll intervals between them, within these limits."""
+LISTING_INTERVALS, MAX_LISTING = 10, 30 * MINUTE
+"""Time between two reads of the list: poll intervals and seconds, of which the shorter applies."""
 # Poll intervals after which an unread customer comes before all others.
 MAX_WAIT_INTERVALS = 10
 
@@ -35,7 +33,7 @@ class Customers:
 
     def __init__(self, settings: WorkatoSettings, client: Client) -> None:
         self._client = client
-        self._interval = min(max(MIN_LISTING, SLOW * settings.poll_interval), MAX_LISTING)
+        self._interval = min(LISTING_INTERVALS * settings.poll_interval, MAX_LISTING)
         self._pace = Pace(USERS_PER_MINUTE)
         self._partial: dict[str, Customer] = {}
         self._page = 1

@@ -27,6 +27,17 @@ def test_an_idle_poll_of_100_customers_is_one_request_each(world, watching, opti
     assert watch.watermark() == watch.clock() - MINUTE
 
 
+def test_customers_are_listed_every_tenth_poll_also_if_polls_are_frequent(world, watching):
+    world.add_job(SimJob(job_id="prod/a", name="a", project="prod"))
+    watch = watching(poll_interval="10s")
+    lists = []
+    for _ in range(31):
+        watch.poll(after=10.0)
+        lists.append(watch.requests().get("users", 0))
+    assert sum(lists) == 4
+    assert [place for place, requests in enumerate(lists) if requests] == [0, 10, 20, 30]
+
+
 def test_recipes_are_listed_100_per_page(world, watch):
     for recipe in range(250):
         world.add_job(SimJob(job_id=f"prod/{recipe}", name=f"recipe {recipe}", project="prod"))
