@@ -78,7 +78,7 @@ WORST_FIRST = f"({RANK} + on ({JOB}) ({NEWEST} or on ({JOB}) 0 * max by ({JOB}) 
 def with_name(expression: str) -> str:
     """Return an expression with a label `name`: the job, shortened in the middle, because names often end alike."""
     name = f'label_replace({expression}, "name", "$1", "job_name", "(.*)")'
-    return f'label_replace({name}, "name", "$1…$2", "job_name", "(.{{10}}).{{3,}}(.{{7}})")'
+    return f'label_replace({name}, "name", "$1…$2", "job_name", "(.{{12}}).{{3,}}(.{{8}})")'
 
 
 USED_UP = f"({JOBS.chosen(JOBS.errors_used)})"

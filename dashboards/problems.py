@@ -12,7 +12,7 @@ import msgspec
 
 from alerting.promql import GONE, JOB
 from dashboards.jobs import RULES_SEEN, SOURCE, Jobs
-from dashboards.words import CRITICAL, INFO, NOT_KNOWN, WARNS, WELL, Severity
+from dashboards.words import CRITICAL, INFO, MANY, NOT_KNOWN, WARNS, WELL, Severity
 
 MAY_PAGE, MAY_WARN = 'page!~"warning|none"', 'page!="none"'
 SCRAPED: Final = '{__name__=~"(jobrun_exporter_build_info|jobrun_source_up)", job=~"$job"}'
@@ -182,14 +182,12 @@ def exporter_missing() -> str:
     """Return a series if no exporter is scraped, so that nothing is known."""
     unseen = f"time() - max(max_over_time(timestamp({SCRAPED})[1d:5m]))"
     gone = f"({unseen} or NaN * absent({SCRAPED})) and absent({SCRAPED})"
-    return labeled(gone, "no exporter is scraped", CRITICAL)
+    return labeled(gone, "no exporter is scraped", MANY)
 
 
 def rules_missing() -> str:
     """Return a series if an exporter is scraped but no rules are evaluated."""
-    return labeled(
-        f"NaN * absent({RULES_SEEN}) unless on () absent({SCRAPED})", "the rules are not evaluated", CRITICAL
-    )
+    return labeled(f"NaN * absent({RULES_SEEN}) unless on () absent({SCRAPED})", "the rules are not evaluated", MANY)
 
 
 def jobs_missing() -> str:
@@ -207,9 +205,9 @@ def source_problems(jobs: Jobs, sources: str) -> tuple[str, ...]:
     answered = "max by (job, instance) (max_over_time(timestamp(up == 1)[1d:5m]))"
     named = f'label_replace({answered} and on (job, instance) ({unanswered}), "source", "$1", "instance", "(.*)")'
     return (
-        with_source(labeled(f"time() - max by ({SOURCE}) ({named})", "exporter is down", CRITICAL)),
-        with_source(labeled(f"time() - {GONE}{chosen}", "source has no exporter", CRITICAL)),
-        with_source(labeled(down, "source cannot be read", CRITICAL)),
+        with_source(labeled(f"time() - max by ({SOURCE}) ({named})", "exporter is down", MANY)),
+        with_source(labeled(f"time() - {GONE}{chosen}", "source has no exporter", MANY)),
+        with_source(labeled(down, "source cannot be read", MANY)),
         with_source(labeled(f"jobrun:source_stale:held{chosen}", "source is behind", WARNS)),
     )
 
@@ -224,7 +222,5 @@ def many_jobs_failing(jobs: Jobs) -> str:
     true = f"0 * {number} + on ({SOURCE}) group_left () (time() - {since})"
     named = with_source(f'label_replace({true}, "what", "$1 jobs fail together", "what", "(.*)")')
     alert = 'ALERTS{alertname="JobrunManyJobsFailing", alertstate="firing", severity="'
-    firing = [
-        with_severity(f'{named} and on ({labels}) {alert}{each.word}"}}', each) for each in (CRITICAL, WARNS, INFO)
-    ]
+    firing = [with_severity(f'{named} and on ({labels}) {alert}{each.word}"}}', each) for each in (MANY, WARNS, INFO)]
     return first_of(firing, labels)

@@ -136,16 +136,19 @@ class Severity(msgspec.Struct, frozen=True):
     word: str
     rank: int
     color: str
+    place: str = ""
 
     @property
     def label(self) -> str:
-        """Return the word for tables that are sorted by it: info comes last."""
-        return f"z-{self.word}" if self.word == "info" else self.word
+        """Return the word for tables that are sorted by it, after its place."""
+        return f"{self.place}{self.word}"
 
 
+MANY: Final = Severity("critical", 4, BAD, "a-")
+"""Critical for many jobs: before the problems of single jobs."""
 CRITICAL: Final = Severity("critical", 4, BAD)
 WARNS: Final = Severity("warning", 3, WARNING)
-INFO: Final = Severity("info", 2, NOTICE)
+INFO: Final = Severity("info", 2, NOTICE, "z-")
 NOT_KNOWN: Final = Severity("not known", 1, QUIET)
 WELL: Final = Severity("well", 0, GOOD)
 SEVERITIES: Final = (CRITICAL, WARNS, INFO, NOT_KNOWN, WELL)
@@ -156,7 +159,8 @@ RANK_RANGES: Final = ranged(*((each.rank, each.rank + 0.99, each.word, each.colo
 LEVELS: Final = {
     "type": "value",
     "options": {
-        each.label: {"text": each.word, "color": each.color, "index": index} for index, each in enumerate(SEVERITIES)
+        each.label: {"text": each.word, "color": each.color, "index": index}
+        for index, each in enumerate((MANY, *SEVERITIES))
     },
 }
 """Value mapping of the label `severity`."""

@@ -132,7 +132,7 @@ def test_the_cause_of_a_missing_success_is_named_if_the_job_is_disabled(world, s
 
 @pytest.mark.parametrize(
     ("page", "severity", "of_each"),
-    [("critical", "critical", "warning"), ("warning", "warning", "warning"), ("none", "z-info", "z-info")],
+    [("critical", "a-critical", "warning"), ("warning", "warning", "warning"), ("none", "z-info", "z-info")],
 )
 def test_jobs_that_fail_together_are_counted_and_have_the_severity_of_their_alert(world, says, page, severity, of_each):
     source = world.exporter()
@@ -161,7 +161,7 @@ def test_sources_of_two_teams_with_one_name_have_two_rows(world, says):
 
 def test_an_unreadable_source_is_listed(world, says):
     world.job(world.exporter(up="0"), "unseen")
-    says(WRONG, "severity, what, source", ("critical", "source cannot be read: snowplow", "snowplow"))
+    says(WRONG, "severity, what, source", ("a-critical", "source cannot be read: snowplow", "snowplow"))
 
 
 def test_tiles_are_green_only_if_all_is_known_and_healthy(world, says):
@@ -176,8 +176,8 @@ def test_tiles_are_green_only_if_all_is_known_and_healthy(world, says):
 
 
 def test_a_missing_exporter_is_listed(says):
-    says(WRONG, WHAT, ("critical", "no exporter is scraped", ""))
-    says(WRONG, WHAT, ("critical", "no exporter is scraped", ""), rules=False)
+    says(WRONG, WHAT, ("a-critical", "no exporter is scraped", ""))
+    says(WRONG, WHAT, ("a-critical", "no exporter is scraped", ""), rules=False)
 
 
 def test_the_one_address_of_replicas_is_an_exporter_without_a_build(world, says):
@@ -188,7 +188,7 @@ def test_the_one_address_of_replicas_is_an_exporter_without_a_build(world, says)
 
 def test_missing_rules_are_listed(world, says):
     world.job(world.exporter(), "billing", streak=5)
-    says(WRONG, WHAT, ("critical", "the rules are not evaluated", ""), rules=False)
+    says(WRONG, WHAT, ("a-critical", "the rules are not evaluated", ""), rules=False)
 
 
 def test_if_one_of_two_exporters_is_down_it_is_listed_and_known_problems_stay(world, says):
@@ -197,6 +197,6 @@ def test_if_one_of_two_exporters_is_down_it_is_listed_and_known_problems_stay(wo
     says(
         WRONG,
         "severity, what, job, job_name",
-        ("critical", "source has no exporter: snowplow", "b", ""),
+        ("a-critical", "source has no exporter: snowplow", "b", ""),
         ("critical", "failing repeatedly", "b", "billing"),
     )
