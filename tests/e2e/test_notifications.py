@@ -278,37 +278,62 @@ SILENCED = {
     "JobrunLastRunFailed": {"team": "data-platform", "source": "snowplow-prod", "project": "com.acme-prod1"},
     "JobrunOverdue": {"team": "x", "job_name": "load-orders"},
     "JobrunSourceDown": {"source": "s"},
+    "JobrunSourceGone": {"source": "S"},
+    "JobrunRunStuck": {"job_name": "J"},
 }
 
 
-@pytest.mark.parametrize("edition", EDITIONS)
-def test_the_commands_for_maintenance_silence_what_they_say_and_end_it(edition, tmp_path):
-    section = DOCS.read_text().split("## Planned maintenance")[1].split("## ")[0]
-    silence, end = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
-    server = Alertmanager(
-        tmp_path / "alertmanager", {"route": {"receiver": "one"}, "receivers": [{"name": "one"}]}, edition=edition
-    )
-    (tmp_path / "amtool").symlink_to(program("amtool", edition))
+class Shell:
+    """Runs commands for a person's Alertmanager with another one.
 
-    def shell(commands):
-        moved = commands.replace("localhost:9093", f"{HOST}:{server.port}")
-        environ = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-        return subprocess.run(["/bin/sh", "-ec", moved], env=environ, check=True, capture_output=True, text=True).stdout
+    Attributes:
+        server: The other one, which has the alerts of `SILENCED`.
+    """
 
-    def silences():
-        found = json.loads(fetch(server.port, "/api/v2/alerts")[2])
+    def __init__(self, folder, edition):
+        one = {"route": {"receiver": "one"}, "receivers": [{"name": "one"}]}
+        self.server = Alertmanager(folder / "alertmanager", one, edition=edition)
+        (folder / "amtool").symlink_to(program("amtool", edition))
+        self._environ = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+    def run(self, commands):
+        """Return what commands print that end well."""
+        moved = ["/bin/sh", "-ec", commands.replace("localhost:9093", f"{HOST}:{self.server.port}")]
+        return subprocess.run(moved, env=self._environ, check=True, capture_output=True, text=True).stdout
+
+    def silences(self):
+        """Return the number of silences of each alert."""
+        found = json.loads(fetch(self.server.port, "/api/v2/alerts")[2])
         return {each["labels"]["alertname"]: len(each["status"]["silencedBy"]) for each in found}
 
+
+@pytest.fixture(params=EDITIONS)
+def shell(request, tmp_path):
+    shell = Shell(tmp_path, request.param)
     try:
-        assert server.ready(), server.log
-        server.post(*({"labels": {"alertname": name, **labels}} for name, labels in SILENCED.items()))
-        address = silence.splitlines()[0]
-        shell(silence)
-        assert silences() == {"JobrunLastRunFailed": 2, "JobrunOverdue": 1, "JobrunSourceDown": 1}
-        assert "JobrunLastRunFailed" not in shell(f"{address}\n{end}")  # still silenced by its project
-        assert silences() == {"JobrunLastRunFailed": 1, "JobrunOverdue": 1, "JobrunSourceDown": 1}
+        assert shell.server.ready(), shell.server.log
+        shell.server.post(*({"labels": {"alertname": name, **labels}} for name, labels in SILENCED.items()))
+        yield shell
     finally:
-        server.end()
+        shell.server.end()
+
+
+def test_the_commands_for_maintenance_silence_what_they_say_and_end_it(shell):
+    section = DOCS.read_text().split("## Planned maintenance")[1].split("## ")[0]
+    silence, end = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
+    shell.run(silence)
+    others = {"JobrunOverdue": 1, "JobrunSourceDown": 1, "JobrunSourceGone": 1, "JobrunRunStuck": 0}
+    assert shell.silences() == {"JobrunLastRunFailed": 2, **others}
+    assert "JobrunLastRunFailed" not in shell.run(f"{silence.splitlines()[0]}\n{end}")  # still silenced by its project
+    assert shell.silences() == {"JobrunLastRunFailed": 1, **others}
+
+
+def test_the_silences_of_the_runbooks_match_what_they_say(shell):
+    blocks = re.findall(r"```sh\n *(amtool .*?)```", (DOCS.parent / "runbooks.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        shell.run(block)
+    assert {name for name, count in shell.silences().items() if count} == {"JobrunRunStuck", "JobrunSourceGone"}
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
