@@ -263,6 +263,9 @@ RESERVED_LABELS = frozenset(
 )
 """Label names that are already used: in metrics, by the scrape, or in alerts."""
 
+SCRAPE_LABELS = frozenset({"env", "environment", "service", "stage", "type"})
+"""Label names that targets often have: in Prometheus one of both would be renamed or replaced."""
+
 
 def _labels(labels: dict[str, str]) -> dict[str, str]:
     for name in labels:
@@ -270,6 +273,8 @@ def _labels(labels: dict[str, str]) -> dict[str, str]:
             raise wrong("is not the name of a label: letters, digits and _, no digit first, no __ first", name)
         if name in RESERVED_LABELS:
             raise wrong("has a meaning already; choose another name", name)
+        if name in SCRAPE_LABELS:
+            raise wrong(f"is often a label of the target; choose another name, such as job_{name}", name)
     return labels
 
 

@@ -254,6 +254,14 @@ def test_every_label_of_our_metrics_is_reserved():
     assert ours | {"job", "instance", "le", "severity", "alertname"} <= RESERVED_LABELS
 
 
+def test_no_metric_has_a_label_that_targets_often_have():
+    ours = {label for family in (*FAMILIES, *REQUEST_FAMILIES) for label in family.all_labels}
+
+    assert ours & {"job", "instance", "env", "environment", "service", "stage", "type"} == set()
+    with pytest.raises(ConfigError, match="is often a label of the target"):
+        config_of(rest="objectives: [{labels: {stage: test}}]")
+
+
 def test_an_objective_without_match_applies_to_all_jobs():
     config = config_of(rest="objectives: [{freshness: 1d}]")
 

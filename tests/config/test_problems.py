@@ -89,7 +89,7 @@ def test_any_text_is_a_config_or_has_problems(text):
     assert problems_of(text)
 
 
-@settings(max_examples=20, deadline=None)  # each example reads eleven configs
+@settings(max_examples=20)  # each example reads eleven configs
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "a", "1h", "${", "0 3 * * *"]),

@@ -134,7 +134,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(limit=st.sampled_from([1, 120, 250, 400, 900]), events=EVENTS)
 def test_sums_are_right_and_series_bounded_no_matter_which_jobs_come_and_go(limit, events):
     with tempfile.TemporaryDirectory() as folder:

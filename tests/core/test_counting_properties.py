@@ -154,9 +154,7 @@ class Reopening(Counting):
         self.lives[name].append(self.made(name, self.lives[name][0].job_id, self.harness.now))
 
 
-COMMON = settings(
-    max_examples=20, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
-)
+COMMON = settings(max_examples=20, stateful_step_count=25, suppress_health_check=list(HealthCheck), derandomize=True)
 TestCounting = Counting.TestCase
 TestCounting.settings = COMMON
 TestReopening = Reopening.TestCase

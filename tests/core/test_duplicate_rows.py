@@ -145,7 +145,7 @@ def test_a_stale_open_row_of_a_poll_does_not_replace_what_a_later_batch_confirms
         )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     rows=st.lists(st.sampled_from(ROWS), min_size=1, max_size=5),
     before=st.lists(st.lists(st.sampled_from(ROWS), max_size=2), max_size=2),

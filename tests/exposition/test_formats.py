@@ -8,7 +8,7 @@ import zlib
 import httpx
 import prometheus_client
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
@@ -51,7 +51,6 @@ def test_both_formats_have_the_same_samples():
     assert sum("job_name" in dict(labels) for _, *labels in text) == 32
 
 
-@settings(deadline=None)
 @given(name=hostile, error=hostile, amount=values)
 def test_any_label_and_value_is_parsed_back(name, error, amount):
     state = job(name=name)
@@ -61,7 +60,6 @@ def test_any_label_and_value_is_parsed_back(name, error, amount):
         assert samples["jobrun_run_errors_total", *sorted(labels.items())] == amount
 
 
-@settings(deadline=None)
 @given(run_id=unquoted, observed=st.lists(st.floats(0, 1e6), max_size=8))
 def test_a_histogram_is_parsed_back_with_its_exemplars(run_id, observed):
     state = job()
@@ -104,7 +102,6 @@ def test_a_compressed_page_is_the_same_text_in_one_gzip_member():
         assert whole.length == len(bytes(whole))
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_any_parts_make_a_valid_gzip_member(parts):
     assert gzip.decompress(member(parts, map(deflated, parts))) == b"".join(parts)

@@ -51,7 +51,7 @@ def live(harness, history):
         assert_unique(harness)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(history=st.lists(steps, min_size=1, max_size=5))
 def test_no_series_is_on_a_page_twice(history):
     with tempfile.TemporaryDirectory() as folder:

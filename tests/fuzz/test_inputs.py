@@ -22,7 +22,7 @@ from tests.core.ledger_harness import BASELINE, LedgerHarness, ended
 from tests.fuzz.depth import CASES
 from tests.fuzz.hostile_values import QUICK, TEXTS, VALUES, places, planted, without
 
-EXAMPLES = settings(max_examples=max(100, CASES), deadline=None)
+EXAMPLES = settings(max_examples=max(100, CASES))
 BOMBS = {
     "open": "a: " + "[" * 100_000,
     "closed": "a: " + "[" * 2000 + "]" * 2000,

@@ -77,7 +77,7 @@ def test_pages_have_no_gap_while_runs_are_added(harness):
     assert third.cursor == ""
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     ends=st.lists(
         st.tuples(st.integers(0, 3), st.sampled_from(["success", "failure"]), st.integers(0, 3)), max_size=25
