@@ -79,6 +79,8 @@ def settings(url):
             {
                 "url": f"{url}pagerduty",
                 "routing_key": "key",
+                "client": "jobrun-exporter",
+                "client_url": '{{ template "jobrun.link" . }}',
                 "description": title,
                 "severity": '{{ template "jobrun.severity" . }}',
                 "details": {"alerts": text, **empty},
@@ -174,6 +176,7 @@ def test_one_alert_has_its_problem_place_start_and_links(sent):
     assert slack["text"] == SLACK
     assert (got["payload"]["payload"]["summary"], got["payload"]["payload"]["severity"]) == (TITLE, "critical")
     assert got["payload"]["payload"]["custom_details"]["alerts"] == TEXT
+    assert (got["payload"]["client"], got["payload"]["client_url"]) == ("jobrun-exporter", ANNOTATIONS["run_url"])
     assert (got["message"]["message"], got["message"]["description"]) == (TITLE, TEXT)
     assert got["message"]["priority"] == "P1"
 
