@@ -34,13 +34,12 @@ from exporter.supervision import Heartbeat, Manager, Supervision
 from exporter.web import api, openapi
 from exporter.web.address import Address
 from exporter.web.application import Decision, WebHandlers, application
-from exporter.web.auth import guarded
-from exporter.web.file import WebFile
 from exporter.web.request_pool import RequestPool
 from exporter.web.server import WebServer
 
 if TYPE_CHECKING:
     from exporter.sharing import Shared
+    from exporter.web.file import WebFile
 
 HOUSEKEEPING = 3600.0
 """Seconds between two rounds of housekeeping."""
@@ -80,7 +79,7 @@ class Daemon:
         *,
         clocks: Clocks,
         connect: Connect = sqlite3.connect,
-        web_file: WebFile | None = None,
+        web_file: "WebFile | None" = None,
         manager: Manager | None = None,
     ) -> None:
         self._read_config = read_config
@@ -120,8 +119,11 @@ class Daemon:
         self._vendors = VendorQueries(clocks.monotonic, waiting=self._pool.waiting)
         if self._shared is not None:
             self._join(self._shared)
-        app = application(self._handlers())
-        app, tls = (guarded(app, web_file), web_file.tls) if web_file else (app, None)
+        app, tls = application(self._handlers()), None
+        if web_file is not None:
+            from exporter.web.auth import guarded  # noqa: PLC0415  # with bcrypt, which most daemons do not need
+
+            app, tls = guarded(app, web_file), web_file.tls
         self._web = WebServer(app, listen.host, listen.port, tls)
 
     def _handlers(self) -> WebHandlers:

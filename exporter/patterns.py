@@ -3,7 +3,8 @@
 import re
 from typing import Any, Self
 
-import re2  # type: ignore[import-untyped]  # it has no stubs
+ANY_TEXT = frozenset({".*", "(?s).*"})
+"""Patterns that match every text, also one with line breaks. They are the defaults."""
 
 _CLASSES = {"w": r"\p{L}\p{N}_", "d": r"\p{Nd}", "s": r"\p{Z}\t\n\v\f\r\x1c-\x1f\x85"}
 """What `\\w`, `\\d` and `\\s` mean beyond ASCII; RE2's own do not go there."""
@@ -35,22 +36,28 @@ class Pattern(str):
 
     def __new__(cls, pattern: str) -> Self:
         """Compile it. Raises PatternError."""
-        options = re2.Options()
-        options.log_errors = False
         self = super().__new__(cls, pattern)
-        try:
-            self._compiled = re2.compile(_beyond_ascii(pattern), options)
-        except (re2.error, ValueError) as error:
-            raise PatternError(_explained(pattern, error)) from None
+        self._compiled = None if pattern in ANY_TEXT else _compiled(pattern)
         return self
 
     def fullmatch(self, text: str) -> bool:
         """Return whether it matches the whole text."""
         # "replace": a lone surrogate has no bytes in UTF-8
-        return self._compiled.fullmatch(text.encode("utf-8", "replace").decode()) is not None
+        return self._compiled is None or self._compiled.fullmatch(text.encode("utf-8", "replace").decode()) is not None
 
     def __deepcopy__(self, _memory: object) -> Self:
         return self
+
+
+def _compiled(pattern: str) -> Any:  # noqa: ANN401  # it has no stubs
+    import re2  # type: ignore[import-untyped]  # noqa: PLC0415  # it takes 2 MB, and the defaults need none of it
+
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(_beyond_ascii(pattern), options)
+    except (re2.error, ValueError) as error:
+        raise PatternError(_explained(pattern, error)) from None
 
 
 def _beyond_ascii(pattern: str) -> str:

@@ -30,6 +30,7 @@ from exporter.patterns import Pattern, PatternError
         ("a.b", "a\nb", False),
         ("(?s)a.b", "a\nb", True),
         (".*", "\ud800", True),
+        (".*", "a\nb", True),
         ("", "", True),
     ],
 )

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -23,8 +24,10 @@ from exporter.supervision import Manager
 from exporter.web.address import Address
 from exporter.web.application import RELOAD_INTERVAL
 from exporter.web.connections import raise_open_file_limit
-from exporter.web.file import WebFile
 from exporter.web.server import ListenError
+
+if TYPE_CHECKING:
+    from exporter.web.file import WebFile
 
 
 def run(  # noqa: PLR0913  # everything outside is an argument
@@ -38,7 +41,11 @@ def run(  # noqa: PLR0913  # everything outside is an argument
 ) -> int:
     """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads the config. Return the exit code."""
     logs.configure(log, sys.stderr)
-    web_file = None if web_config_file is None else WebFile(web_config_file, time.monotonic)
+    web_file = None
+    if web_config_file is not None:
+        from exporter.web.file import WebFile  # noqa: PLC0415  # most daemons have none
+
+        web_file = WebFile(web_config_file, time.monotonic)
     read_config = functools.partial(read, config_file, environ)
     return serve(read_config, listen, connect=connect, web_file=web_file, manager=Manager(environ, os.getpid()))
 
@@ -79,7 +86,7 @@ def serve(  # noqa: PLR0913  # as above
     listen: Address,
     *,
     connect: Connect = sqlite3.connect,
-    web_file: WebFile | None = None,
+    web_file: "WebFile | None" = None,
     started: Callable[[Address], None] | None = None,
     manager: Manager | None = None,
 ) -> int:

@@ -3,14 +3,16 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import jinja2
+from typing import TYPE_CHECKING, Any
 
 from exporter.pages import formatting
 from exporter.pages.style import look, tone
 from exporter.pages.views import result_word
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -33,7 +35,13 @@ class Renderer:
     """Renders pages. `always`: variables of every template."""
 
     def __init__(self, always: Mapping[str, Any]) -> None:
-        self._templates = jinja2.Environment(
+        self._always = always
+
+    @cached_property
+    def _templates(self) -> "jinja2.Environment":
+        import jinja2  # noqa: PLC0415  # it takes 2 MB, which a daemon needs only once somebody looks at a page
+
+        templates = jinja2.Environment(
             loader=jinja2.FileSystemLoader(TEMPLATES),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
@@ -41,9 +49,9 @@ class Renderer:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._templates.filters.update(FILTERS)
-        self._templates.globals.update(HELPERS)
-        self._templates.globals.update(always)
+        templates.filters.update(FILTERS)
+        templates.globals.update({**HELPERS, **self._always})
+        return templates
 
     def page(self, template: str, variables: Mapping[str, Any]) -> bytes:
         """Return a page in UTF-8."""

@@ -4,8 +4,6 @@ import itertools
 import re
 
 import msgspec
-from markdown_it import MarkdownIt
-from markupsafe import Markup
 
 from exporter import assets
 from exporter.queries.errors import UnknownError
@@ -22,14 +20,18 @@ def read_runbooks() -> str:
 
 
 class Runbooks(msgspec.Struct, frozen=True):
-    """Rendered runbooks. `contents`: anchor and text of each heading of the second level."""
+    """Rendered runbooks. `body`: markup. `contents`: anchor and text of each heading of the second level."""
 
-    body: Markup
+    body: str
     contents: tuple[tuple[str, str], ...]
 
 
 def render_runbooks(markdown: str) -> Runbooks:
     """Return Markdown as HTML with an anchor at every heading, and without its title, which the page has itself."""
+    # like the templates, only for daemons whose pages somebody looks at
+    from markdown_it import MarkdownIt  # noqa: PLC0415
+    from markupsafe import Markup  # noqa: PLC0415
+
     # the text is the project's own; HTML in it is escaped all the same
     machine = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = machine.parse(markdown)

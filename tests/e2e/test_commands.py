@@ -80,6 +80,22 @@ def polled(port: int) -> bool:
 
 # --- a daemon that polls `simulate` ---
 
+OPTIONAL = {"bcrypt", "jinja2", "markdown_it", "psycopg", "re2", "exporter.simulators", "exporter.web.config"}
+"""What costs memory and is only for pages, web config files, PostgreSQL, patterns in the config, and the demo."""
+
+
+def test_a_daemon_that_is_only_scraped_imports_nothing_optional(tmp_path: Path, start: Start, simulated: dict) -> None:
+    command = start(
+        *("run", f"--config.file={written(tmp_path, settings(simulated))}", "--web.listen-address=127.0.0.1:0"),
+        environ={"PYTHONPROFILEIMPORTTIME": "1"},
+    )
+    port = port_of(command)
+    assert polled(port)
+    assert fetch(port)[0] == 200
+    imported = {line.rpartition("|")[2].strip() for line in command.output.splitlines()}
+    assert "uvicorn" in imported
+    assert not imported & OPTIONAL
+
 
 def test_a_fresh_daemon_serves_what_simulate_shows_in_both_formats_and_compressed(
     tmp_path: Path, start: Start, simulated: dict
