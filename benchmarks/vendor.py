@@ -90,7 +90,7 @@ class Polling:
         """Poll every source once. Each poll must succeed."""
         for poller in self.pollers:
             outcome = poller.poll()
-            assert outcome == "success", (outcome, poller.last_error)
+            assert outcome == "success", (outcome, poller.status.error)
 
     def hour(self, count, jobs=100):
         """Let an hour pass in which `count` runs start and complete, and return them."""

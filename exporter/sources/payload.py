@@ -66,7 +66,9 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
 def without_nul(body: bytes) -> bytes:
     """Return the body with U+FFFD for U+0000."""
     # No database finds an ID with a NUL again: its run would be new, and count, at each poll.
-    return NULS.sub(lambda match: match.group(1) or rb"\ufffd", body) if rb"\u0000" in body else body
+    # A search for one character takes a tenth of the time, and most bodies have no escapes.
+    escaped = b"\\" in body and rb"\u0000" in body
+    return NULS.sub(lambda match: match.group(1) or rb"\ufffd", body) if escaped else body
 
 
 def refuse_crowds(body: bytes) -> None:

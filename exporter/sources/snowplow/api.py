@@ -3,7 +3,7 @@
 Parsers raise DecodeError for a body that is not JSON, and SchemaError for one that is not what was asked for.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated
 
@@ -112,8 +112,9 @@ class SnowplowRuns(msgspec.Struct, frozen=True):
 
 def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: StatusTable = STATUSES) -> SnowplowRuns:
     """Return the runs of a list. `known`: the texts of an earlier one; most rows are usually identical."""
-    texts, fresh, invalid, repeated = dict[bytes, SnowplowRun](), dict[bytes, SnowplowRun](), 0, 0
-    for words in map(bytes, decode_rows(body, LIST_KEYS)):
+    texts, fresh, invalid = dict[bytes, SnowplowRun](), dict[bytes, SnowplowRun](), 0
+    rows = decode_rows(body, LIST_KEYS)
+    for words in map(bytes, rows):
         row = known.get(words)
         if row is None:
             row = _row(words)
@@ -121,16 +122,15 @@ def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: Stat
                 invalid += 1
                 continue
             fresh[words] = row
-        repeated += words in texts
         texts[words] = row
     if invalid and not texts:
         raise SchemaError("no row of the answer is a run")
     by_id = {row.run_id: row for row in texts.values()}
     if len(by_id) < len(texts):
-        repeated += len(texts) - len(by_id)
         texts = _one_per_run(texts, status_map)
         by_id = {row.run_id: row for row in texts.values()}
-    return SnowplowRuns(body, texts, by_id, [row for words, row in fresh.items() if words in texts], invalid, repeated)
+    fresh_rows = [row for words, row in fresh.items() if words in texts]
+    return SnowplowRuns(body, texts, by_id, fresh_rows, invalid, repeated=len(rows) - invalid - len(texts))
 
 
 def _one_per_run(texts: dict[bytes, SnowplowRun], status_map: StatusTable) -> dict[bytes, SnowplowRun]:
@@ -240,7 +240,7 @@ def duration_of(row: SnowplowRun, now: float, *, milliseconds: bool) -> float | 
     return next((each for each in (seconds, seconds / 1000) if each <= latest), None)
 
 
-def in_milliseconds(rows: Sequence[SnowplowRun], now: float, status_map: StatusTable) -> bool:
+def in_milliseconds(rows: Iterable[SnowplowRun], now: float, status_map: StatusTable) -> bool:
     """Return whether durations without a unit are milliseconds: as seconds, most ends would be in the future."""
     ended = [row for row in rows if is_number(row.duration) and to_run(row, status_map).result is not None]
     mistaken = sum((to_run(row, status_map).end or 0.0) > now + FUTURE_MARGIN for row in ended)

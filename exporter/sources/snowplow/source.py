@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -88,10 +88,10 @@ class SnowplowSource(RestSource):
     def fetch(self, view: View) -> Iterator[Batch]:
         """Read this poll's windows, oldest first, then the active runs that no window has shown."""
         todo = plan_poll(view, self._settings, self._reach)
-        shown: set[str] = set()
+        shown: list[Mapping[str, SnowplowRun]] = []
         self._failing.start_poll()
         for window, answer, truncated, uncertain in self._complete_answers(todo.windows, view):
-            shown |= answer.by_id.keys()
+            shown.append(answer.by_id)
             lost = [uncertain] if uncertain else []
             if todo.unobserved and window.start <= todo.windows[0].start:
                 lost.append(todo.unobserved)
@@ -164,7 +164,7 @@ class SnowplowSource(RestSource):
         changed = () if self._last is answer else answer.fresh
         return Batch(
             jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
-            runs=self._to_runs(changed, now, among=list(answer.texts.values())),
+            runs=self._to_runs(changed, now, among=answer.texts.values()),
             unchanged=len(answer.texts) - len(changed) + answer.repeated,
             invalid=answer.invalid,
             through=through,
@@ -173,7 +173,7 @@ class SnowplowSource(RestSource):
             memory=answer,
         )
 
-    def _to_runs(self, rows: Sequence[SnowplowRun], now: float, *, among: Sequence[SnowplowRun]) -> list[Run]:
+    def _to_runs(self, rows: Sequence[SnowplowRun], now: float, *, among: Collection[SnowplowRun]) -> list[Run]:
         """Return the runs of rows; all rows of the answer determine the unit of durations without one, for good."""
         if not self._milliseconds and any(is_number(row.duration) for row in rows):
             self._milliseconds = in_milliseconds(among, now, self._statuses)
@@ -187,9 +187,9 @@ class SnowplowSource(RestSource):
         if isinstance(batch.memory, SnowplowRuns):
             self._last = batch.memory
 
-    def _follow_open_runs(self, view: View, shown: Collection[str]) -> Iterator[Batch]:
+    def _follow_open_runs(self, view: View, shown: Sequence[Mapping[str, SnowplowRun]]) -> Iterator[Batch]:
         """Read by ID the active runs that no window has shown. One that cannot be read costs no other."""
-        missing = {run.run_id: run for run in view.open_runs() if run.run_id not in shown}
+        missing = {run.run_id: run for run in view.open_runs() if not any(run.run_id in rows for rows in shown)}
         yield from self._follow(missing, view, REACH, self._read_run)
         self._failing.raise_errors()
 
