@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Mapping
+from urllib.parse import urlencode
 
 import httpx
 import msgspec
@@ -168,7 +169,9 @@ class Client:
         }
         sent = self._environment.clock()
         try:
-            request = self._http.build_request("GET", self._root + path, params=params, extensions=extensions)
+            # httpx parses a URL again for each part that is added to it
+            url = f"{self._root}{path}?{urlencode(params)}" if params else self._root + path
+            request = self._http.build_request("GET", url, extensions=extensions)
             response = self._http.send(request)
         except (TimedOutError, NetworkError) as error:
             return error, False
