@@ -18,7 +18,7 @@ from exporter.ledger.ledger import Ledger
 from exporter.metrics.requests import RequestMetrics
 from exporter.simulators import SIMULATORS
 from exporter.simulators.generated import GeneratedWorld, JobPlan, StepPlan
-from exporter.sources import SOURCES
+from exporter.sources import SETTINGS
 from exporter.state.opening import open_state
 
 DAY, MINUTE = 86400.0, 60.0
@@ -43,7 +43,7 @@ def requests(kind, polls):
     world = GeneratedWorld(PLANS, seed=1, speed=1.0, birth=BEGIN - 7 * DAY, id_digits=kind.demo_id_digits)
     with TemporaryDirectory() as folder, kind(world, lambda: now[0]) as simulator:
         settings = {"sources": [{**simulator.source_config(), "requests_per_minute": 100_000, "poll_interval": "1m"}]}
-        config = loads(yaml.safe_dump(settings), {}, {word: each.settings for word, each in SOURCES.items()})
+        config = loads(yaml.safe_dump(settings), {}, SETTINGS)
         ledger = Ledger(lambda: open_state(Path(folder) / "state.db", lambda: now[0]))
         ledger.load()
 
@@ -59,7 +59,7 @@ def requests(kind, polls):
         for number in range(warm + polls):
             if number == warm:
                 simulator.log.clear()
-            assert polled.poller.poll() != "error", polled.poller.last_error
+            assert polled.poller.poll() != "error", polled.poller.status.error
             now[0] += MINUTE
         asked = sum(simulator.log.counts().values())
         happened = sum(
