@@ -187,6 +187,12 @@ def test_a_label_of_targets_that_replaces_labels_of_jobs_is_reported(
     assert shared.broken() != []
 
 
+def test_exporters_with_one_instance_label_are_reported(shared: Shared, stack: ExitStack, tmp_path: Path) -> None:
+    both = (Exporter(tmp_path / name, Team(stack, name)) for name in ("s1", "s2"))
+    shared.scrape({"job_name": "alpha", "static_configs": targets(*both), "relabel_configs": ONE_INSTANCE})
+    assert shared.reports(("JobrunExporterRestarting", "alpha", "")), shared.reported()
+
+
 def test_a_shard_that_dies_is_reported_and_a_source_that_moves_is_not(
     shared: Shared, stack: ExitStack, tmp_path: Path
 ) -> None:
