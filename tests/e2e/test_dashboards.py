@@ -12,7 +12,7 @@ from dashboards.panels import ELSE
 from dashboards.words import NEARLY
 from exporter.simulators.demo import PLANS
 from tests.e2e.processes import Command, eventually
-from tests.e2e.servers import Prometheus
+from tests.e2e.servers import EDITIONS, Prometheus
 from tests.monitoring.dashboards import JSONS, expressions, filled, panels
 
 pytestmark = pytest.mark.e2e
@@ -56,11 +56,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         command.end()
 
 
-@pytest.fixture(scope="module")
-def prometheus(demo: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+@pytest.fixture(scope="module", params=EDITIONS)
+def prometheus(
+    request: pytest.FixtureRequest, demo: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Prometheus]:
     """Return a server that has scraped the demo until everything is recorded."""
     folder = tmp_path_factory.mktemp("dashboards")
-    server = Prometheus(folder / "prometheus", demo, settings={"rule_files": [str(quick_rules(folder))]})
+    settings = {"rule_files": [str(quick_rules(folder))]}
+    server = Prometheus(folder / "prometheus", demo, edition=request.param, settings=settings)
     try:
         assert server.ready()
         assert eventually(lambda: server.ask("query", query=USUAL), seconds=45), "nothing is recorded"
