@@ -220,7 +220,7 @@ def many_jobs_failing(jobs: Jobs) -> str:
     since = f"quantile by ({SOURCE}) (0.5, {jobs.each('jobrun_failing_since_timestamp_seconds')})"
     number = f'count_values by ({labels}) ("what", {held})'
     true = f"0 * {number} + on ({SOURCE}) group_left () (time() - {since})"
-    named = with_source(f'label_replace({true}, "what", "$1 jobs fail together", "what", "(.*)")')
+    named = with_source(f'label_replace({true}, "what", "$1 jobs fail", "what", "(.*)")')
     alert = 'ALERTS{alertname="JobrunManyJobsFailing", alertstate="firing", severity="'
     firing = [with_severity(f'{named} and on ({labels}) {alert}{each.word}"}}', each) for each in (MANY, WARNS, INFO)]
     return first_of(firing, labels)

@@ -142,7 +142,7 @@ def test_jobs_that_fail_together_are_counted_and_have_the_severity_of_their_aler
         world.job(source, name, page=page, consecutive_failures="0x109 1x10", **failing)
         run = {**source, "project": "prod", "job_name": name, "run_id": "r", "run_url": "", "failed_step": ""}
         world.add("jobrun_last_failed_run_info", run, "_x110 1x10", MINUTES)
-    together = (severity, "12 jobs fail together: snowplow", "")
+    together = (severity, "12 jobs fail: snowplow", "")
     says(WRONG, WHAT, together, *((of_each, "last run failed", name) for name in names))
 
 
