@@ -22,6 +22,7 @@ from dashboards.one_job import (
     STALE,
     STEP_DURATION,
     STREAK_NOW,
+    STUCK,
     UP,
     last_result,
     of_source,
@@ -146,8 +147,9 @@ NOW = Row(
                 unit="dateTimeFromNow",
             ),
             Tile(
-                name="Active run",
-                expression=f"({RUNNING_FOR} or 0 * {one('jobrun_active_runs')}) and {FRESH}",
+                name="Active run{{is}}",
+                expression=f'label_replace({RUNNING_FOR} and {FRESH} and on () {STUCK}, "is", " is too long", "", "")'
+                f" or on () ({RUNNING_FOR} or 0 * {one('jobrun_active_runs')}) and {FRESH}",
                 otherwise=NOT_KNOWN_NOW,
                 unit="s",
                 decimals=1,
@@ -168,7 +170,9 @@ NOW = Row(
                 thresholds=steps("transparent", (-1e9, WARNING), (0.99, "transparent")),
             ),
             width=17,
-            overrides=[override("Next run is overdue", color=fixed(WARNING))],
+            overrides=[
+                override(name, color=fixed(WARNING)) for name in ("Next run is overdue", "Active run is too long")
+            ],
         ),
         panel(
             "stat",
@@ -232,7 +236,7 @@ HISTORY = Row(
             mappings=[text_of((0, "-", "transparent")), coded((*RESULTS, *STATES, LATE, OFF, DOWN))],
             options={"showValue": "auto"},
             defaults={"noValue": "Nothing is known about this job in this range."},
-            points=300,
+            points=600,
         ),
         panel(
             "bars",

@@ -53,6 +53,7 @@ RUNNING_FOR = f"max({JOBS.running_for})"
 STREAK_NOW = one("jobrun_consecutive_failures")
 EXPECTED = one("jobrun_job_next_run_expected_timestamp_seconds")
 OVERDUE = f"max({JOBS.series('jobrun:overdue:held')})"
+STUCK = f"max({JOBS.series('jobrun:run_stuck:held')})"
 LIMITS: Final = {
     "age of last success": f"clamp_min(max({JOBS.age}), 0) / {one('jobrun_job_freshness_objective_seconds')}",
     "duration, active run": f"{RUNNING_FOR} / {BUDGET}",

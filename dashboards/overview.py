@@ -232,8 +232,8 @@ ALL_JOBS = Row(
                 *alerts.WHOSE,
                 Column(field="status", title="Last result", width=90),
                 Column(field="Value #D", title="Failures", width=70, cell="color-text", thresholds=STREAK),
-                Column(field="Value #E", title="Last run", unit="dateTimeFromNow", width=130),
-                Column(field="Value #F", title="Next run", unit="dateTimeFromNow", width=130),
+                Column(field="Value #E", title="Last run", unit="dateTimeFromNow", width=142),
+                Column(field="Value #F", title="Next run", unit="dateTimeFromNow", width=142),
                 Column(
                     field="Value #G",
                     title="Success, 30 d",

@@ -141,6 +141,7 @@ def jobs_with(jobs: Jobs, kind: JobProblem) -> str:
         labels += ", run, run_url, failed_step"
         series = f'label_replace({series}, "run", "$1", "run_id", "{SHORT}")'
     if kind.rule == "step_failing":
+        series = f"topk by ({JOB}) (1, {series})"  # a job has one line, even if several steps fail
         series = f'label_replace({series}, "failed_step", "$1", "step_name", "(.*)")'
     others = " or ".join(jobs.series(f"jobrun:{name}:held") for name in kind.requires)
     return f"max by ({labels}) ({series}{f' and on ({JOB}) ({others})' if others else ''})"

@@ -151,6 +151,16 @@ def test_an_exporter_without_a_job_is_never_shown_as_healthy(world, says):
     says(WRONG, WHAT, ("z-info", "no job is known", ""))
 
 
+def test_a_job_has_one_row_even_if_two_steps_keep_failing(world, says):
+    source = world.exporter()
+    world.job(source, "billing")
+    labels = {"project": "prod", "job_name": "billing", "team": "data", "page": "critical", "run_id": "r1"}
+    recorded = {"job": source["job"], "source": source["source"], **labels}
+    for step, failures in {"load": 4, "model": 5}.items():
+        world.add("jobrun:step_failing:held", {**recorded, "step_name": step}, f"{failures}", MINUTES)
+    says(WRONG, "what, job_name, failed_step", ("a step keeps failing", "billing", "model"))
+
+
 def test_sources_of_two_teams_with_one_name_have_two_rows(world, says):
     world.job(world.exporter("a"), "billing", streak=5, team="red")
     world.job(world.exporter("b"), "billing", team="blue")
