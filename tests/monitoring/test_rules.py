@@ -11,6 +11,7 @@ import yaml
 
 from alerting.__main__ import GROUPS as RULE_GROUPS
 from alerting.__main__ import text
+from alerting.model import Alert
 from exporter.commands.assets import labeled
 from exporter.snapshot.conditions import KINDS
 from tests.e2e.processes import needed
@@ -188,7 +189,7 @@ def test_an_alert_has_a_severity_and_links(alert):
 
 @pytest.mark.parametrize("alert", sorted(ALERTS.keys() - {"JobrunExporterAbsent"}))  # it is about all scrape jobs
 def test_a_dashboard_opens_with_the_scrape_job_of_the_alert(alert):
-    (rule,) = (each for group in RULE_GROUPS for each in group.rules if each.name == alert)
+    (rule,) = (each for group in RULE_GROUPS for each in group.rules if isinstance(each, Alert) and each.name == alert)
     link = rule.links.get("dashboard_url", "")
     if link and "job" in INFERENCE.labels(ALERTS[alert]["expr"]):
         assert re.search(r"[?&]var-job=\{\{ urlquery \$labels\.job \}\}", link)

@@ -41,6 +41,7 @@ class JobReader:
 
     Attributes:
         urgent: Requests that an answer has made worth sending at once.
+        schedule_spacing: Seconds between two requests for the schedule of a job.
     """
 
     def __init__(self, settings: NorthflankSettings, api: NorthflankApi, watermarks: Watermarks) -> None:
@@ -48,6 +49,7 @@ class JobReader:
         self._api = api
         self._watermarks = watermarks
         self.urgent: list[ScheduledRequest] = []
+        self.schedule_spacing = HOUR
 
     def tier(self, job: TrackedJob, open_runs: Mapping[str, OpenRun], now: float) -> PollTier:
         """Return how often a job is polled; its unlisted active runs are requested by ID."""
@@ -57,7 +59,7 @@ class JobReader:
     def requests(
         self, project: Project, job: TrackedJob, open_runs: Mapping[str, OpenRun], now: float
     ) -> Iterator[ScheduledRequest]:
-        """Yield the requests for a job: its runs, its unlisted active runs, and its schedule once an hour."""
+        """Yield the requests for a job: its runs, its unlisted active runs, and its schedule."""
         interval = self._settings.poll_interval
         job.unlisted_open_runs = {each: state for each, state in job.unlisted_open_runs.items() if each in open_runs}
         for run_id, state in job.unlisted_open_runs.items():
@@ -72,9 +74,9 @@ class JobReader:
             due=is_turn(job.requested, now, tier, interval),
             retry=job.failed,
         )
-        if job.row.cron and job.requested is not None and job.schedule_age(now) >= HOUR:
+        if job.row.cron and job.requested is not None and job.schedule_age(now) >= self.schedule_spacing:
             # A schedule that was never read waits about as long as an idle job.
-            overdue = 1.0 if job.checkpoint.detailed is None else job.schedule_age(now) / HOUR
+            overdue = 1.0 if job.checkpoint.detailed is None else job.schedule_age(now) / self.schedule_spacing
             send = partial(self._read_schedule, project, job)
             yield ScheduledRequest(part=f"schedule of job {job.row.job_id}", send=send, overdue=overdue)
         if job.checkpoint.read is not None and not job.checkpoint.whole:

@@ -43,7 +43,7 @@ FAILURES_BEFORE_CHECK = 3
 # Parts that fail in a row, after which the rest waits for the next poll.
 MAX_FAILURES = 10
 
-# The share of the budget that the lists of projects and jobs may cost.
+# The share of the budget that lists may cost, and that schedules may.
 LISTS_SHARE = 0.05
 
 # Seconds after which the checkpoint of a job that is no longer listed is deleted.
@@ -127,12 +127,14 @@ class NorthflankSource(RestSource):
             open_runs.setdefault(run.job_id, {})[run.run_id] = run
         requests: list[ScheduledRequest] = []
         tiers: list[PollTier] = []
-        for project in self._projects.values():
-            for job in self._watermarks.included(project, view) if project.readable else ():
-                mine = open_runs.get(job.row.job_id, {})
-                requests += self._jobs.requests(project, job, mine, view.now)
-                tiers += [PollTier.FAST] * len(job.unlisted_open_runs)
-                tiers.append(self._jobs.tier(job, mine, view.now))
+        readable = [project for project in self._projects.values() if project.readable]
+        jobs = [(project, job) for project in readable for job in self._watermarks.included(project, view)]
+        self._jobs.schedule_spacing = self._affordable_spacing(sum(bool(job.row.cron) for _, job in jobs))
+        for project, job in jobs:
+            mine = open_runs.get(job.row.job_id, {})
+            requests += self._jobs.requests(project, job, mine, view.now)
+            tiers += [PollTier.FAST] * len(job.unlisted_open_runs)
+            tiers.append(self._jobs.tier(job, mine, view.now))
         interval, rate = self._settings.poll_interval, self._settings.requests_per_minute
         self._round = max(self._lists_spacing(), round_seconds(tiers, interval, rate)) if tiers else 0.0
         return requests
@@ -194,10 +196,13 @@ class NorthflankSource(RestSource):
         )
 
     def _lists_spacing(self) -> float:
-        """Return the seconds between two lists: as for an idle job, unless many projects make that costly."""
+        """Return the seconds between two lists."""
+        return self._affordable_spacing(1 + len(self._projects))
+
+    def _affordable_spacing(self, requests: int) -> float:
+        """Return the seconds between two such rounds of requests: as for an idle job, unless that is too costly."""
         slow = spacing(PollTier.SLOW, self._settings.poll_interval)
-        affordable = 60 * (1 + len(self._projects)) / (LISTS_SHARE * self._settings.requests_per_minute)
-        return max(slow, min(HOUR, affordable))
+        return max(slow, min(HOUR, 60 * requests / (LISTS_SHARE * self._settings.requests_per_minute)))
 
     @staticmethod
     def _track(project: Project, row: NorthflankJob, view: View) -> TrackedJob:

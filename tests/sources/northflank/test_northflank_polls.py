@@ -57,15 +57,29 @@ def test_a_suspended_job_is_slow_and_not_enabled(exporter, world, asked):
     assert exporter.job("prod/a").job.enabled is False
 
 
-def test_the_schedule_of_a_job_is_requested_once_per_hour(exporter, world, asked):
+@pytest.mark.parametrize(("jobs", "requests"), [(1, 6), (60, 60)])
+def test_a_schedule_is_read_every_tenth_poll_or_once_per_hour_if_that_would_cost_too_much(
+    exporter, world, asked, jobs, requests
+):
+    for number in range(jobs):
+        world.add_job(SimJob(job_id=f"prod/{number}", name=str(number), project="prod", schedule="0 3 * * *"))
+    exporter.live(70 * MINUTE)
+    asked()
+    exporter.live(HOUR)
+    assert asked().count("job") == pytest.approx(requests, abs=requests // 6 + 1)
+
+
+def test_the_schedule_of_a_job_is_read_again_every_ten_minutes(exporter, world, asked):
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="0 3 * * *"))
     world.add_job(SimJob(job_id="prod/b", name="b", project="prod"))
-    exporter.live(59 * MINUTE)
+    exporter.live(9 * MINUTE)
     assert asked().count("job") == 1
     assert exporter.job("prod/a").job.schedule == "0 3 * * *"
     assert exporter.job("prod/a").job.enabled is True
     assert exporter.job("prod/b").job.enabled is None
-    exporter.live(59 * MINUTE)
+    world.add_job(SimJob(job_id="prod/a", name="a", project="prod", schedule="0 4 * * *"))
+    exporter.live(10 * MINUTE)
+    assert exporter.job("prod/a").job.schedule == "0 4 * * *"
     assert asked().count("job") == 1
 
 
