@@ -239,7 +239,7 @@ def tiles(title: str, description: str, *each: Tile, width: int = 24, overrides:
         *(timestamp(f"{tile.expression}{ELSE}", tile.name) for tile in each),
         size=(width, 4),
         options={"textMode": "value_and_name", "wideLayout": False, "text": {"titleSize": 14, "valueSize": 22}},
-        defaults={"noValue": "No data: Prometheus cannot be queried."},
+        defaults={"noValue": "No data: no exporter is scraped, or Prometheus cannot be queried."},
         overrides=[*(tile.override(letter_of(index)) for index, tile in enumerate(each)), *overrides],
     )
 
