@@ -89,7 +89,7 @@ GLANCE = Row(
                 expression=f"topk(1, {LAGGING})",
                 otherwise=NO_EXPORTER,
                 unit="s",
-                decimals=0,
+                decimals=1,
                 thresholds=LAG,
             ),
             Tile(

@@ -105,7 +105,7 @@ NOW = Row(
                 expression=f"time() - {of_source('jobrun_source_watermark_timestamp_seconds')}",
                 otherwise="no data",
                 unit="s",
-                decimals=0,
+                decimals=1,
                 thresholds=LAG,
             ),
             Tile(

@@ -138,7 +138,7 @@ NOW = Row(
                 expression=f"topk(1, time() - {of_source('jobrun_source_watermark_timestamp_seconds')})",
                 otherwise="no exporter",
                 unit="s",
-                decimals=0,
+                decimals=1,
                 thresholds=LAG,
                 link=TO_EXPORTER,
             ),
