@@ -27,6 +27,9 @@ from exporter.state.location import problem_of
 from exporter.times import parse_timestamp
 from exporter.web.address import parse_address
 
+UNWRITABLE = (errno.EPIPE, errno.ENOSPC)
+"""Errors of an output that nobody reads, or that has no room."""
+
 
 class Console(NamedTuple):
     """The process as the commands see it; `module` imports a command by name."""
@@ -105,7 +108,13 @@ def _state(options: argparse.Namespace, console: Console) -> int:
 
 
 def _simulate(options: argparse.Namespace, console: Console) -> int:
-    console.module("exporter.simulators.serve").serve(options.vendor, *options.listen_address)
+    try:
+        console.module("exporter.simulators.serve").serve(options.vendor, *options.listen_address)
+    except OSError as error:
+        if error.errno in UNWRITABLE:
+            raise
+        console.say(f"cannot listen on {options.listen_address}: {error.strerror}", well=False)
+        return 1
     return 0
 
 
@@ -312,7 +321,7 @@ def main(argv: Sequence[str] | None = None, console: Console | None = None) -> i
     try:
         code, unwritten = _command(argv, world), _flush(world.out)
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+        if error.errno not in UNWRITABLE:
             raise
         code, unwritten = 1, _flush(world.out) or error
     code = code if unwritten is None else _unwritten(unwritten, world.err)

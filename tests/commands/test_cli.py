@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,15 @@ from exporter.web.address import Address, parse_address
 
 ROOT = Path(__file__).parents[2]
 CONFIG = "sources: [{name: a, type: snowplow, organization_id: o, auth: {api_key: '${KEY}'}%s}]\n"
+
+
+def test_an_address_that_cannot_be_used_is_an_error_of_simulate_and_no_traceback():
+    out, err = io.StringIO(), io.StringIO()
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        address = f"127.0.0.1:{busy.getsockname()[1]}"
+        flags = ["simulate", "--vendor=strait", f"--listen-address={address}"]
+        assert cli.main(flags, cli.Console(out, err, {})) == 1
+    assert err.getvalue() == f"cannot listen on {address}: Address already in use\n"
 
 
 class Calls:
