@@ -345,6 +345,8 @@ class Daemon:
 
         A replica is ready once it has read the state.
         """
+        if self._exposition.page is None:  # the web server starts before the first page
+            return False, "the state is loading"
         if self._shared is not None:
             stale = self._shared.replica.stale()
             return not stale, stale or "ok"

@@ -69,6 +69,13 @@ def stand(tmp_path):
     stand.daemon.stop()
 
 
+def test_a_daemon_is_not_ready_before_its_first_page(tmp_path):
+    text = f"sources: [{SOURCE % ('one', 'one')}]\nstate: {{path: {tmp_path / 'state.db'}}}\n"
+    clocks = Clocks(transport=httpx.MockTransport(lambda _: httpx.Response(500)))
+    daemon = Daemon(lambda: loads(text, {}, SETTINGS), Address("127.0.0.1", 0), clocks=clocks)
+    assert daemon.ready() == (False, "the state is loading")
+
+
 def test_an_error_in_one_part_of_the_heartbeat_stops_no_other(stand):
     stand.broken = OSError("odd")
     for _ in range(2):
