@@ -212,7 +212,7 @@ def body_of(response: httpx.Response) -> bytes:
     if not response.is_success:
         raise error_for_status(status, request)
     if is_html(response):
-        raise DecodeError(f"{request}: the answer is HTML, not JSON: is base_url the API's host?")
+        raise DecodeError(f"{request}: the response is HTML, not JSON: is base_url the API's host?")
     return response.content
 
 

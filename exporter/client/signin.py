@@ -109,7 +109,7 @@ class TokenAuth(httpx.Auth):
         fields = _fields(response)
         secret = next((fields[key] for key in self.token_keys if fields.get(key)), None)
         if not isinstance(secret, str) or not secret.isascii() or not secret.isprintable():
-            raise AuthError("the sign-in's answer contains no token")
+            raise AuthError("the response of the sign-in contains no token")
         now = self._clock()
         issued, date = issue_time(secret), parse_date(response.headers.get("date", ""))
         # One odd `Date` proves nothing, but the token's own time of issue may confirm it.
@@ -212,4 +212,4 @@ def _fields(response: httpx.Response) -> Mapping[str, object]:
     try:
         return msgspec.json.decode(body, type=dict[str, object])
     except (msgspec.DecodeError, ValueError, RecursionError):
-        raise AuthError(f"the sign-in's answer is not a JSON object{hint}") from None
+        raise AuthError(f"the response of the sign-in is not a JSON object{hint}") from None

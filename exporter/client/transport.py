@@ -157,12 +157,12 @@ class BudgetedTransport(httpx.BaseTransport):
             piece = raw if inflate is None else inflate(raw, describe(request))
             size += len(piece)
             if size > self._body_limit:
-                raise DecodeError(f"{describe(request)}: the answer is larger than {self._body_limit} bytes")
+                raise DecodeError(f"{describe(request)}: the response is larger than {self._body_limit} bytes")
             if self._monotonic() > request.extensions["deadline"]:
-                raise TimedOutError(f"{describe(request)}: no whole answer within {2 * self._timeout:g} s")
+                raise TimedOutError(f"{describe(request)}: no complete response within {2 * self._timeout:g} s")
             pieces.append(piece)
         if inflate is not None and pieces and not inflate.whole:
-            raise NetworkError(f"{describe(request)}: the answer ended early")
+            raise NetworkError(f"{describe(request)}: the response ended early")
         return b"".join(pieces)
 
     def _forget_limits(self) -> None:
@@ -215,7 +215,7 @@ class Inflater:
                 piece += self._member.decompress(raw, self._limit + 1 - len(piece))
                 raw = self._member.unused_data
         except zlib.error:
-            raise DecodeError(f"{request}: the answer's compression is broken") from None
+            raise DecodeError(f"{request}: the response's compression is broken") from None
         return piece
 
 
@@ -242,7 +242,7 @@ def proxy_refused(status: int, request: httpx.Request) -> SourceError:
 def wrap_error(error: Exception, request: httpx.Request) -> SourceError:
     """Return a library's exception as ours, without the text that it quotes."""
     if isinstance(error, TIMEOUTS):
-        return TimedOutError(f"{describe(request)}: no answer in time ({type(error).__name__})")
+        return TimedOutError(f"{describe(request)}: no response in time ({type(error).__name__})")
     refused = PROXY_STATUS.match(str(error)) if isinstance(error, PROXY_ERRORS) else None
     if refused is not None:
         return proxy_refused(int(refused[1]), request)

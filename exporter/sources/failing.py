@@ -1,4 +1,4 @@
-"""Parts of a source that cannot be read at present: an error costs a part of the poll, not the poll."""
+"""The parts of a source that cannot be read now. An error in one part does not end the poll."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,18 +8,19 @@ import msgspec
 from exporter.errors import AuthError, PartialError, RateLimitedError, SourceError
 from exporter.sources.source import View
 
-# Seconds for which an unread part holds the watermark of its source.
+# Seconds for which a failing part keeps the watermark of its source from moving.
 PATIENCE = 900.0
-# A part rests for this many times the duration of its last try: a part that hangs must not stop the others.
+# A failed part is skipped for this many times the duration of its last try, so that a part that hangs does not delay
+# the others.
 COST_FACTOR = 20.0
 MAX_REST = 900.0
-# Parts beyond which those without a try for a day are forgotten: they no longer exist.
+# If there are more failing parts than this, those without a try for a day are dropped: they no longer exist.
 MAX_PARTS = 1000
 DAY = 86400.0
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
-    """The state of a failing part. `since`: its first failed try; `retry`: when the next is due."""
+    """A failing part: times of its first failed try, of its last try and of its next try, and its last error."""
 
     since: float
     tried: float
@@ -39,12 +40,12 @@ class FailingParts:
         self.errors: dict[str, SourceError] = {}
 
     def start_poll(self) -> None:
-        """Forget the errors of the last poll."""
+        """Clear the errors of the last poll."""
         self.errors = {}
 
     @contextmanager
     def read(self, part: str, view: View, *, raising: tuple[type[SourceError], ...] = ()) -> Iterator[None]:
-        """Read a part: an error is recorded, not raised, unless `raising`, or of the credential or the rate limit."""
+        """Read a part, and record its error. Errors in `raising`, AuthError and RateLimitedError are raised."""
         began = view.now
         try:
             yield
@@ -66,25 +67,25 @@ class FailingParts:
             self._failures = {name: each for name, each in self._failures.items() if now - each.tried < DAY}
 
     def succeeded(self, part: str) -> None:
-        """Forget a part that was read, or that no longer exists."""
+        """Remove a part that was read or no longer exists."""
         self._failures.pop(part, None)
         self.errors.pop(part, None)
 
     def get(self, part: str) -> Failure | None:
-        """Return the state of a part, None if it can be read."""
+        """Return the failure of a part; None if it can be read."""
         return self._failures.get(part)
 
-    def rests(self, part: str, now: float) -> bool:
-        """Return whether this poll skips a part because its tries take long; it counts as failed."""
+    def skips(self, part: str, now: float) -> bool:
+        """Return whether this poll skips a part because its last try took long. The part counts as failed."""
         failure = self._failures.get(part)
-        # The upper limit keeps a wrong clock from making a part rest for longer than allowed.
+        # If a wrong clock set `retry`, it may be too far in the future, and is ignored.
         if failure is None or not now < failure.retry <= now + MAX_REST:
             return False
         self.errors[part] = failure.error
         return True
 
     def is_overdue(self, part: str, now: float) -> bool:
-        """Return whether a part has failed for so long that it must not hold the watermark."""
+        """Return whether a part has failed for so long that the watermark no longer waits for it."""
         failure = self._failures.get(part)
         return failure is not None and now - failure.since >= PATIENCE
 

@@ -1,4 +1,4 @@
-"""Unusable values of an API: each kind is logged once, without the value itself."""
+"""Logs unusable values of an API: each kind once, and never the value itself."""
 
 import re
 from collections.abc import Iterable
@@ -27,7 +27,6 @@ class Oddities:
 
 
 def shape_of(value: object) -> str:
-    """Return the shape of a value, with 9 per digit and a per letter."""
-    # The value itself may be customers' data.
+    """Return a value with each digit replaced by 9 and each letter by a: the value may be customer data."""
     text = re.sub(r"\d", "9", str(value)[:MAX_SHAPE_LENGTH])
     return re.sub(r"[^\W\d_]", "a", text)

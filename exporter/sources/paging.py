@@ -1,10 +1,10 @@
-"""Guard against lists that never end: a repeated page, a cursor that goes back and forth, always one more page."""
+"""Guards against lists that never end: repeated pages, cursors that lead back, too many pages."""
 
 from collections.abc import Collection, Hashable
 
 from exporter.errors import SchemaError
 
-# Pages of one list: with 100 rows each, more than any account has.
+# Maximum number of pages of one list. With 100 rows per page, no account has as many.
 MAX_PAGES = 1000
 
 
@@ -13,7 +13,7 @@ class PageGuard:
 
     Args:
         name: The list's name in errors, for example "GET /recipes".
-        max_pages: Pages that may be followed by another.
+        max_pages: Maximum number of pages before the last.
     """
 
     def __init__(self, name: str, max_pages: int = MAX_PAGES) -> None:
@@ -24,15 +24,15 @@ class PageGuard:
         self._following = set[Hashable]()
 
     def check(self, rows: Collection[Hashable], following: Hashable = None) -> None:
-        """Check a page that is to be followed by another.
+        """Check a page that is not the last.
 
         Args:
-            rows: The IDs of its rows; an empty page is not checked for new ones.
-            following: The cursor or offset of the next page, if it is not a number.
+            rows: IDs of the page's rows; may be empty.
+            following: Cursor or offset of the next page; None if pages are numbered.
 
         Raises:
-            SchemaError: Earlier pages have shown all of these rows, an earlier page was followed by the same one, or
-                there are too many pages.
+            SchemaError: All rows were on earlier pages, an earlier page led to the same next page, or there are too
+                many pages.
         """
         self._pages += 1
         if rows and self._shown.issuperset(rows):

@@ -1,6 +1,6 @@
-"""Tolerant JSON parsing: an unexpected value costs its row, and a body of another shape is an error.
+"""Tolerant JSON parsing: a row with an unexpected value is dropped, and a body of another shape is an error.
 
-Nothing here raises anything but `DecodeError` and `SchemaError`.
+The only errors raised here are `DecodeError` and `SchemaError`.
 """
 
 import re
@@ -16,22 +16,22 @@ from exporter.times import parse_timestamp
 Shape = TypeVar("Shape")
 Row = TypeVar("Row")
 Scalar = str | int | float | None
-# Characters of an unexpected value or an unknown word that are kept.
+# Maximum length of an unexpected value or an unknown status, in characters.
 MAX_WORD_LENGTH = 64
-# Characters; IDs are stored, put into URLs and used as labels. No vendor's is nearly as long.
+# In characters. IDs are stored, put into URLs and used as labels. The IDs of all vendors are much shorter.
 MAX_ID_LENGTH = 200
-# Commas in one body; the largest real answers have a third of that. Each may separate two rows, and a row takes 70
-# bytes even if it is a single digit: a body of the maximum size could otherwise fill two gigabytes.
+# Maximum number of commas in a body; the largest real responses have a third of that. A comma may separate two rows,
+# and even a row of one digit takes 70 bytes of memory: without this limit a body could fill two gigabytes.
 MAX_PARTS = 1_000_000
-CROWDED = "the answer has too many parts"
+CROWDED = "the response has too many parts"
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-# Group 1: whole surrogate pairs and other escapes. Otherwise half a pair, as in texts cut in the middle.
+# Group 1 matches whole surrogate pairs and other escapes. A match without it is half a pair, as in a truncated text.
 ESCAPES = re.compile(
     rb"(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\[^u])|\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
 )
-# Group 1: another escape, which may end with the same letters.
+# Group 1 matches any other escape, which may end with the same letters.
 NULS = re.compile(rb"(\\[^u])|\\u0000")
-# Bytes of a long list that are decoded in one piece: decoding blocks all other threads, 0.2 ms for this size.
+# Long lists are decoded in slices of this many bytes. Decoding a slice blocks all other threads for 0.2 ms.
 SLICE = 256 * 1024
 BETWEEN_ROWS = re.compile(rb"\}\s*,\s*(?=\{)")
 SCALAR: msgspec.json.Decoder[Scalar] = msgspec.json.Decoder(Scalar)
@@ -41,26 +41,26 @@ FLAG: msgspec.json.Decoder[bool] = msgspec.json.Decoder(bool)
 
 
 def decode(body: bytes, decoder: msgspec.json.Decoder[Shape]) -> Shape:
-    """Return a body in the decoder's shape.
+    """Return the decoded body.
 
     Raises:
-        SchemaError: It is JSON of another shape.
-        DecodeError: It is not JSON, nested too deeply, not UTF-8, or of too many parts.
+        SchemaError: The body is JSON of another shape.
+        DecodeError: The body is not JSON, not UTF-8, nested too deeply, or has too many parts.
     """
     body = without_nul(body)
     refuse_crowds(body)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError:
-        raise SchemaError("the answer does not have the expected shape") from None
+        raise SchemaError("the response does not have the expected shape") from None
     except MALFORMED:
         pass
     try:
         return decoder.decode(repaired(body))
     except msgspec.ValidationError:
-        raise SchemaError("the answer does not have the expected shape") from None
+        raise SchemaError("the response does not have the expected shape") from None
     except MALFORMED:
-        raise DecodeError("the answer is not JSON") from None
+        raise DecodeError("the response is not JSON") from None
 
 
 def without_nul(body: bytes) -> bytes:
@@ -72,19 +72,20 @@ def without_nul(body: bytes) -> bytes:
 
 
 def refuse_crowds(body: bytes) -> None:
-    """Raise DecodeError for a body with too many parts for the memory."""
+    """Raise DecodeError if the body has more than MAX_PARTS parts."""
     if len(body) > 2 * MAX_PARTS and body.count(b",") > MAX_PARTS:
         raise DecodeError(CROWDED)
 
 
 def repaired(body: bytes) -> bytes:
-    """Return the body without a byte order mark, and with U+FFFD for halves of surrogate pairs."""
+    """Return the body without a byte order mark, and with halves of surrogate pairs replaced by U+FFFD."""
     return ESCAPES.sub(lambda match: match.group(1) or rb"\ufffd", body.removeprefix(b"\xef\xbb\xbf"))
 
 
 def slices(body: bytes, size: int = SLICE) -> Iterator[bytes]:
-    """Yield a long JSON list of objects as shorter lists; if all are valid JSON, their rows are those of the body."""
-    # It is cut where two objects seem to meet. A cut within a text or an object leaves invalid JSON before it.
+    """Yield a long JSON list of objects as shorter lists. If all of them are valid JSON, they have the body's rows."""
+    # The list is cut where two objects seem to meet. If that is within a text or an object, the part before the cut is
+    # not valid JSON.
     view, opening, start = memoryview(body), b"", 0
     while between := BETWEEN_ROWS.search(body, start + size):
         yield b"".join((opening, view[start : between.start() + 1], b"]"))
@@ -93,12 +94,12 @@ def slices(body: bytes, size: int = SLICE) -> Iterator[bytes]:
 
 
 def decode_rows(body: bytes, envelopes: Sequence[str], *, nested: bool = True) -> list[msgspec.Raw]:
-    """Return the rows of a bare array, or of an object with one at one of these keys.
+    """Return the rows of an array, or of an object that has an array at one of the keys `envelopes`.
 
-    `nested`: such an object may be inside another one, at one of these keys.
+    `nested`: the object may be inside another object, at one of the same keys.
     """
     body = without_nul(body)
-    # The body may be an object around the list, or a cut may have hit a text.
+    # This fails if the body is an object around the list, or if a text was cut.
     with suppress(*MALFORMED):
         return _sliced_rows(body)
     try:
@@ -113,13 +114,13 @@ def decode_rows(body: bytes, envelopes: Sequence[str], *, nested: bool = True) -
         if key in fields:
             with suppress(SchemaError):
                 return decode_rows(bytes(fields[key]), envelopes, nested=False)
-    raise SchemaError("the answer is an object without the expected list")
+    raise SchemaError("the response is an object without the expected list")
 
 
 def _sliced_rows(body: bytes) -> list[msgspec.Raw]:
     rows = list[msgspec.Raw]()
     for piece in slices(body):
-        # Lists of objects are cut into small pieces, so that this rarely counts anything.
+        # A slice of a list of objects is short, so its parts are rarely counted.
         refuse_crowds(piece)
         rows += ROWS.decode(piece)
         if len(rows) > MAX_PARTS + 1:
@@ -130,15 +131,15 @@ def _sliced_rows(body: bytes) -> list[msgspec.Raw]:
 def usable(
     raws: Sequence[msgspec.Raw], parse: Callable[[msgspec.Raw], Row | None], noun: str, *, required: bool = True
 ) -> list[Row]:
-    """Return the rows that `parse` understands. Raises SchemaError if one is `required`, and there are only others."""
+    """Return the rows that `parse` can parse. Raises SchemaError if `required` and there are only other rows."""
     rows = [row for raw in raws if (row := parse(raw))]
     if raws and not rows and required:
-        raise SchemaError(f"no row of the answer is {noun}")
+        raise SchemaError(f"no row of the response is {noun}")
     return rows
 
 
 def scalar(*values: msgspec.Raw) -> Scalar:
-    """Return the first of these values that is a text or a number, None if there is none."""
+    """Return the first of these values that is a text or a number; None if there is none."""
     for raw in values:
         value = decoded(raw, SCALAR)
         if value is not None:
@@ -159,7 +160,7 @@ def identity(*values: msgspec.Raw) -> str:
 
 
 def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Shape]) -> Shape | None:
-    """Return a part of a body, None if it is absent or of another shape."""
+    """Return a decoded part of a body; None if it is absent or of another shape."""
     if not bytes(raw):
         return None
     try:
@@ -167,7 +168,7 @@ def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Shape]) -> Shape | N
     except msgspec.ValidationError:
         return None
     except MALFORMED:
-        # It may contain half a surrogate pair, which decoding the body did not check.
+        # The part may contain half a surrogate pair. Decoding the body did not check this part.
         pass
     try:
         return decoder.decode(repaired(bytes(raw)))
@@ -176,10 +177,10 @@ def decoded(raw: msgspec.Raw, decoder: msgspec.json.Decoder[Shape]) -> Shape | N
 
 
 class Fields:
-    """The fields of an object, each decoded when it is asked for.
+    """The fields of an object. A field is decoded when it is read.
 
-    Methods take the names that a field may have, of which the first with a usable value counts. Names ignore letter
-    case and underscores.
+    Methods take alternative names of a field, and use the first one with a usable value. Letter case and underscores of
+    names are ignored.
     """
 
     def __init__(self, fields: dict[str, msgspec.Raw]) -> None:
@@ -189,7 +190,7 @@ class Fields:
 
     @classmethod
     def of(cls, raw: msgspec.Raw) -> "Fields":
-        """Return the fields of a part of a body; anything else than an object has none."""
+        """Return the fields of a part of a body; none if it is not an object."""
         return cls(decoded(raw, OBJECT) or {})
 
     @classmethod
@@ -202,7 +203,7 @@ class Fields:
         return [self._fields[key] for key in map(_folded, names) if key in self._fields]
 
     def identity(self, *names: str) -> str:
-        """Return an ID, "" if there is none."""
+        """Return an ID; "" if there is none."""
         return identity(*self.raws(*names))
 
     def text(self, *names: str) -> str:
@@ -210,17 +211,17 @@ class Fields:
         return text(*self.raws(*names))
 
     def scalar(self, *names: str) -> Scalar:
-        """Return a text or a number; a value of another type is returned as JSON, to be reported as unreadable."""
+        """Return a text or a number; a value of another type as JSON, so that it can be reported."""
         values = [raw for raw in self.raws(*names) if bytes(raw) != b"null"]
         value = scalar(*values)
         return bytes(values[0]).decode(errors="replace")[:MAX_WORD_LENGTH] if value is None and values else value
 
     def time(self, *names: str) -> float | None:
-        """Return a time in Unix seconds, None if it is absent or unreadable."""
+        """Return a time in Unix seconds; None if it is absent or unreadable."""
         return parse_timestamp(self.scalar(*names))
 
     def flag(self, *names: str) -> bool | None:
-        """Return a boolean."""
+        """Return a boolean; None if it is absent."""
         return next((value for raw in self.raws(*names) if (value := decoded(raw, FLAG)) is not None), None)
 
     def object(self, *names: str) -> "Fields":
@@ -228,7 +229,7 @@ class Fields:
         return next((Fields.of(raw) for raw in self.raws(*names)), Fields({}))
 
     def rows(self, *names: str) -> list[msgspec.Raw] | None:
-        """Return the rows of a list."""
+        """Return the rows of a list; None if it is absent."""
         return next((rows for raw in self.raws(*names) if (rows := decoded(raw, ROWS)) is not None), None)
 
 

@@ -1,4 +1,4 @@
-"""Parts that the sources of REST APIs share: paths, status words, active runs followed by ID, and defaults."""
+"""Shared by sources of REST APIs: paths, status tables, requests for active runs by ID, and a base class."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -17,29 +17,29 @@ from exporter.sources.source import Access, Source, View
 
 StatusTable = Mapping[str, Result | State]
 
-# A whole list that answers so is unreadable by this credential.
+# Errors that mean that this credential cannot read a whole list.
 REFUSALS = (ForbiddenError, NotFoundError)
 NO_STATUS = "absent"
-"""The unmapped status of a row without one."""
+"""The unmapped status of a row without a status."""
 
 
 def path(endpoint: str, **parts: str) -> str:
-    """Return the path of an endpoint (template), with its parts percent-encoded."""
+    """Return the path of an endpoint template, with percent-encoded parts."""
     return endpoint.format_map({name: quote(part, safe="") for name, part in parts.items()})
 
 
 def status_table(vendor: StatusTable, configured: StatusTable) -> StatusTable:
-    """Return the vendor's table of status words, overridden by the config's. Letter case is ignored."""
+    """Return the vendor's table of statuses, overridden by the config's."""
     return {**vendor, **{normalize(word): meaning for word, meaning in configured.items()}}
 
 
 def normalize(word: str) -> str:
-    """Return a status word as tables have it: `Timed out`, `TIMED-OUT` and `timed_out` are the same."""
+    """Return a status as a key of a table: `Timed out`, `TIMED-OUT` and `timed_out` are the same."""
     return "_".join(word.casefold().replace("-", " ").replace("_", " ").split())
 
 
 class Meaning(NamedTuple):
-    """The meaning of a status word: a result, a state, or neither if the word is `unmapped`."""
+    """The meaning of a status: a result, a state, or neither if the status is `unmapped`."""
 
     result: Result | None = None
     state: State | None = None
@@ -47,7 +47,7 @@ class Meaning(NamedTuple):
 
 
 def look_up(word: str, table: StatusTable, *, ended: bool = False) -> Meaning:
-    """Return the meaning of a status word. A run of an unmapped status that has `ended` has the result unknown."""
+    """Return the meaning of a status. If it is unmapped and the run has `ended`, the result is unknown."""
     word = word.strip()[:MAX_WORD_LENGTH]
     meaning = table.get(normalize(word))
     if meaning is None:
@@ -56,12 +56,12 @@ def look_up(word: str, table: StatusTable, *, ended: bool = False) -> Meaning:
 
 
 def seconds_between(start: float | None, end: float | None) -> float | None:
-    """Return a duration, 0 if it is negative, None if a time is missing."""
+    """Return the seconds from start to end, at least 0; None if a time is missing."""
     return None if start is None or end is None else max(0.0, end - start)
 
 
 def is_gone(run: OpenRun, now: float, reach: float) -> bool:
-    """Return whether an active run that the API does not have is gone for good: it should still have younger ones."""
+    """Return whether an active run that the API does not have is gone for good, because it is older than `reach`."""
     return run.origin < now - reach
 
 
@@ -78,19 +78,19 @@ class OpenRunQueue:
         self._requests: dict[str, int] = {}
 
     def ordered(self, run_ids: Iterable[str], view: View, last: Collection[str] = ()) -> Iterator[str]:
-        """Yield the IDs of active runs to request until the poll's time is up, those in `last` after all others."""
+        """Yield the IDs of active runs to request until the poll's time is up. IDs in `last` come last."""
         requests = {run_id: self._requests.get(run_id, 0) for run_id in run_ids}
         self._requests = requests
         for run_id in sorted(requests, key=lambda run_id: (run_id in last, requests[run_id])):
             if view.out_of_time():
                 return
-            if not self._failing.rests(f"run {run_id}", view.now):
+            if not self._failing.skips(f"run {run_id}", view.now):
                 requests[run_id] += 1
                 yield run_id
 
 
 class RestSource(Source):
-    """Base of the sources: a client, and the parts that cannot be read at present."""
+    """Base class of sources: has a client and the failing parts."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -100,7 +100,7 @@ class RestSource(Source):
     def _follow(
         self, runs: Mapping[str, OpenRun], view: View, reach: float, read: Callable[[OpenRun, float], Batch]
     ) -> Iterator[Batch]:
-        """Read active runs that no list shows by their ID. One that cannot be read costs no other."""
+        """Read active runs by ID, because no list shows them. A run that cannot be read does not delay the others."""
         for run_id in self._open_runs.ordered(runs, view):
             batch = None
             with self._failing.read(f"run {run_id}", view):
@@ -117,6 +117,6 @@ class RestSource(Source):
 
 
 def bearer_access(settings: SourceSettings, token: Secret, prefix: str = "") -> Access:
-    """Return access by a token that each request carries; `prefix`: of all paths, after the API's own."""
+    """Return access by a bearer token. `prefix` precedes all paths, after the API's own path."""
     root = root_of(settings)
     return Access(root=root + prefix, auth=BearerAuth(token.reveal), credential=f"{root} {hash(token)}")

@@ -19,27 +19,27 @@ from exporter.model import Batch, Result, Run, Step
 
 
 class View(Protocol):
-    """The committed state, as a source sees it while it reads."""
+    """The committed state, as a source may read it during a poll."""
 
     @property
     def now(self) -> float:
-        """The current time by the API's clock, as far as its answers show it."""
+        """Return the current time by the API's clock, which its responses show."""
 
     @property
     def first_poll(self) -> float:
-        """The source's baseline: the start of its first poll."""
+        """Return the source's baseline: the start of its first poll."""
 
     @property
     def sweep_due(self) -> bool:
-        """Whether this poll also reads the sweep window."""
+        """Return whether this poll also reads the sweep window."""
 
     @property
     def checkpoints(self) -> Mapping[str, str]:
-        """The source's checkpoints, as committed with its batches."""
+        """Return the source's checkpoints by name, as committed with its batches."""
 
     @property
     def scopes(self) -> frozenset[str]:
-        """The scopes in the state: those with a committed batch, until they no longer exist."""
+        """Return the names of the scopes in the state: they have a committed batch and still exist."""
 
     def watermark(self, scope: str = "") -> float | None:
         """Return the time up to which all completed runs of a scope are counted; None before its first batch."""
@@ -54,59 +54,59 @@ class View(Protocol):
         """Return the IDs of known runs that started between two times."""
 
     def known(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return those of these IDs that are in the state, open or completed."""
+        """Return the IDs that are in the state, as active or completed runs."""
 
     def ended(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return those of these IDs that are in the state as completed."""
+        """Return the IDs that are in the state as completed runs."""
 
     def step_counts(self) -> Mapping[str, int]:
         """Return the number of steps of each job's latest run with known steps, by job ID."""
 
     def wanted(self, job_name: str) -> bool:
-        """Return whether the config's `jobs` includes this name: other jobs need no requests."""
+        """Return whether the config includes a job of this name. Excluded jobs need no requests."""
 
     def out_of_time(self) -> bool:
-        """Return whether this poll has used up its interval; less important work then waits for the next."""
+        """Return whether this poll has used up its interval. Less important work then waits for the next poll."""
 
 
 class StepLog(msgspec.Struct, frozen=True, kw_only=True):
-    """The tail of a step's output, or a run's error text, for a person who opened it; never stored."""
+    """The tail of a step's output, or a run's error text. Pages show it on request; it is never stored."""
 
     stdout: str = ""
     stderr: str = ""
 
 
 class Source(Protocol):
-    """One configured source. A vendor without steps and output that each poll reads whole has two methods to write."""
+    """One configured source. A vendor whose API has no steps and no output only needs `fetch` and `probe`."""
 
     @abstractmethod
     def fetch(self, view: View) -> Iterator[Batch]:
-        """Poll once; yield each batch after the one before is committed."""
+        """Poll once and yield batches. Each batch is committed before the next one is requested."""
 
     def committed(self, batch: Batch) -> None:
-        """Note that a batch is in the state; only now may the source treat its rows as known."""
+        """Note that a batch is in the state. Before that, the source must not treat its rows as known."""
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:  # noqa: ARG002  # the interface
         """Return the steps of a run. Raises NotFoundError if the API does not have them.
 
-        `patience`: seconds that each request may wait for the budget; by default as long as a poll's.
+        `patience`: seconds that each request may wait for the budget; None for the time that polls wait.
         """
         return ()
 
     def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:  # noqa: ARG002  # as above
-        """Return a step's output, or with "" the error text of the run itself, for a person who opened it.
+        """Return a step's output; for the step "" the error text of the run.
 
-        `run` has all that the request needs: the process may just have started. Raises NotFoundError if the API does
-        not have it, or provides no output.
+        The request needs nothing but `run`, because the process may just have started. Raises NotFoundError if the API
+        does not have the output, or provides none.
         """
         raise NotFoundError("this API provides no output of runs; see the vendor's page", 404)
 
     @abstractmethod
     def probe(self) -> str:
-        """Sign in and send a request; return a sentence about the result."""
+        """Sign in and send a request. Return a sentence about the result."""
 
     def round_seconds(self) -> float:
-        """Return the seconds in which everything is read once at present; 0 if every poll reads everything."""
+        """Return the seconds in which everything is currently read once; 0 if every poll reads everything."""
         return 0.0
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class Source(Protocol):
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """How to reach an API: its root URL, the sign-in, and a key by which budgets are shared."""
+    """How to reach an API: its root URL, the sign-in, and the credential, whose sources share a budget."""
 
     root: str
     auth: httpx.Auth
@@ -125,17 +125,17 @@ class SourceType(msgspec.Struct, frozen=True, kw_only=True):
     """A source type: a row of the table `exporter.sources.SOURCES`.
 
     Attributes:
-        settings: The model of its part of the config.
+        settings: The class of its settings in the config.
         build: Builds the source from its settings and a client.
-        access: Returns the API's root, the sign-in, and the identity of the credential.
-        results: The results that it can produce; initialized at 0 for every job.
+        access: Returns how to reach the API.
+        results: Results that it can produce. Their series start at 0 for every job.
         endpoints: Templates of the paths that it requests.
         reach: How far back the API shows runs, in seconds.
-        identity: Returns what must not change under a source's name, in words (the API and the account).
-        attempts: Whether it reports attempts; then the retry counters are initialized.
+        identity: Returns the API and the account as text. They must not change under a source's name.
+        attempts: Whether it reports attempts. Jobs then have counters of retries.
         has_steps: Whether runs have steps.
-        reopens: Whether a completed run's ID can become open again.
-        poll_requests: Requests per idle poll, to warn if the budget cannot keep the interval.
+        reopens: Whether a completed run can become active again under its ID.
+        poll_requests: Requests per idle poll. The config check warns if the budget is too small for the interval.
         auth_backoff: Minimum seconds without requests after the API refused the credential.
     """
 

@@ -1,4 +1,4 @@
-"""Windows of time that a poll reads: pure functions of the clock, the watermark and the API's limits."""
+"""Computes the time windows that a poll reads, from the clock, the watermark and the API's limits. Pure functions."""
 
 import math
 from collections.abc import Iterator
@@ -9,20 +9,20 @@ from exporter.config.source import SourceSettings
 from exporter.model import Window
 from exporter.sources.source import View
 
-# Seconds by which our estimate of the API's clock may be wrong; every window ends at least this long ago.
+# Seconds by which the estimate of the API's clock may be wrong. Every window ends at least this long ago.
 CLOCK_MARGIN = 5.0
 
 
 class Reach(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits of an API that is read by windows, and those of the config, all in seconds.
+    """The limits of an API that is read by windows, and of the config, in seconds.
 
     Attributes:
         api: How far back the API shows anything.
-        margin: Taken off `api`, so that the oldest time is still accepted when the request arrives.
+        margin: Subtracted from `api`, so that the API still accepts the oldest time when the request arrives.
         maximum: The longest window.
-        lookback: How far back a poll catches up.
-        overlap: How much before the watermark every poll reads again.
-        settle: Anything younger than this does not count as complete.
+        lookback: How far back a poll reads at most after downtime.
+        overlap: Time before the watermark that every poll reads again.
+        settle: How long the API may take to show a completed run.
     """
 
     api: float
@@ -40,14 +40,20 @@ def reach_of(settings: SourceSettings, *, api: float, maximum: float, margin: fl
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """The windows of one poll, oldest first, and the one that can no longer be read."""
+    """The windows of one poll, oldest first.
+
+    Attributes:
+        windows: Windows to read.
+        unobserved: Window that can no longer be read.
+        through: Time up to which everything is read after the last window.
+    """
 
     windows: tuple[Window, ...]
     unobserved: Window | None = None
     through: float
 
     def proves(self, window: Window) -> float:
-        """Return the time up to which everything is read once this window is."""
+        """Return the time up to which everything is read after this window."""
         return min(window.end, self.through)
 
 
@@ -55,10 +61,10 @@ def plan(now: float, watermark: float | None, reach: Reach, *, sweep: float | No
     """Return the windows to read now.
 
     Args:
-        now: The current time by the API's clock; a window that ends later would be refused.
-        watermark: Up to where everything has been read; None at the first start, which reads the API's whole reach.
+        now: The current time by the API's clock. The API refuses windows that end later.
+        watermark: Time up to which everything was read; None at the first start, which reads the API's whole reach.
         reach: The limits.
-        sweep: The length of the sweep window if this poll sweeps, else None.
+        sweep: Length of the sweep window in seconds; None if this poll does not sweep.
     """
     end = math.floor(now - CLOCK_MARGIN)
     horizon = math.ceil(now - reach.api + reach.margin)
@@ -81,7 +87,7 @@ def plan(now: float, watermark: float | None, reach: Reach, *, sweep: float | No
 
 
 def plan_poll(view: View, settings: SourceSettings, reach: Reach, scope: str = "") -> Plan:
-    """Return the windows of a scope that a poll reads; those of a sweep are longer."""
+    """Return the windows of a scope that this poll reads."""
     sweep = settings.sweep.window if view.sweep_due and settings.sweep else None
     return plan(view.now, view.watermark(scope), reach, sweep=sweep)
 

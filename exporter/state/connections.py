@@ -169,7 +169,7 @@ class Pool:
         try:
             answer = connection.execute(b"COMMIT").statusmessage
         except psycopg.Error as error:
-            raise UnknownOutcomeError(f"{self.name}: no answer to COMMIT; it may have been committed") from error
+            raise UnknownOutcomeError(f"{self.name}: no response to COMMIT; it may have been committed") from error
         if answer != "COMMIT":
             raise StateError(f"{self.name}: the transaction was rolled back")
 

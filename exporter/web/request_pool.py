@@ -110,7 +110,7 @@ class RequestPool:
             async with asyncio.timeout(self._bounds.timeout):
                 return await asyncio.shield(asyncio.wrap_future(future))
         except TimeoutError:
-            raise BusyError("no answer in time") from None
+            raise BusyError("no response in time") from None
 
     def _handle(self, handler: Handler, request: Request) -> Response:
         with self._computing:

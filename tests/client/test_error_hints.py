@@ -90,7 +90,7 @@ def test_a_port_where_nothing_listens(serve):
 def test_a_web_page_instead_of_json(serve, page):
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(page)}\r\n\r\n".encode()
     _, client = serve(head + page, "http://127.0.0.1:{port}")
-    assert refused(client, DecodeError) == "GET /x: the answer is HTML, not JSON: is base_url the API's host?"
+    assert refused(client, DecodeError) == "GET /x: the response is HTML, not JSON: is base_url the API's host?"
 
 
 NO_PASSWORD = b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"

@@ -67,7 +67,7 @@ def test_one_spoiled_response_affects_nothing_else(vendor, poisoned):
         exporter.poll(case.spoil)
         exporter.check()
         counted = exporter.counted()
-        only_row = exporter.bench.poller.status.error.startswith("no row of the answer")  # all were spoiled: an error
+        only_row = exporter.bench.poller.status.error.startswith("no row of the response")  # all were spoiled: an error
         exporter.recover()
         exporter.check()
         assert exporter.total() <= len(exporter.counted()) + 1, case  # one may be given up

@@ -238,7 +238,7 @@ def test_a_response_that_takes_too_long_is_503(make):
     harness.reporter.runs = lambda _: go.wait(10)
     client = harness.client()
     response = client.get(ROOT + "/runs")
-    assert (response.status_code, response.json()["error"]) == (503, "no answer in time")
+    assert (response.status_code, response.json()["error"]) == (503, "no response in time")
     assert not harness.pool.close()
     go.set()
 

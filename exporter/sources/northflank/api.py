@@ -1,6 +1,6 @@
-"""Northflank's API: its paths, and parsers of its answers.
+"""Northflank's API: its paths, and parsers of its responses.
 
-Parsers raise DecodeError for a body that is not JSON, and SchemaError for one that is not what was asked for.
+Parsers raise DecodeError for a body that is not JSON, and SchemaError for a body of another shape.
 """
 
 import msgspec
@@ -32,18 +32,18 @@ def parse_page(body: bytes, key: str) -> NorthflankPage:
     fields = Fields.of_body(body)
     rows = fields.object("data").rows(key)
     if rows is None:
-        raise SchemaError("the answer is an object without the expected list")
+        raise SchemaError("the response is an object without the expected list")
     pagination = fields.object("pagination")
     return NorthflankPage(rows=rows, more=pagination.flag("hasNextPage") is True, cursor=pagination.text("cursor"))
 
 
 def parse_project(raw: msgspec.Raw) -> str:
-    """Return the ID of a project, "" if the row is not a project."""
+    """Return the ID of a project; "" if the row is not a project."""
     return Fields.of(raw).identity("id")
 
 
 def parse_job(raw: msgspec.Raw, project: str) -> NorthflankJob | None:
-    """Return a job of a project's list, None if the row is not a job."""
+    """Return a job of a project's list; None if the row is not a job."""
     fields = Fields.of(raw)
     slug = fields.identity("id")
     if not slug:
@@ -58,32 +58,32 @@ def parse_schedule(body: bytes) -> JobSchedule:
     """Return the schedule in a job's settings."""
     job = Fields.of_body(body).object("data")
     if not job.text("id"):
-        raise SchemaError("the answer is not a job: it has no id")
+        raise SchemaError("the response is not a job: it has no id")
     cron = job.object("settings").object("cron")
     return JobSchedule(cron.text("schedule"), cron.text("timezone"))
 
 
 def parse_run(body: bytes, job_id: str, statuses: StatusTable, run_id: str = "") -> Run:
-    """Return one run; `run_id` "" accepts any."""
+    """Return a run. `run_id` "" accepts any run."""
     run = _run(Fields.of_body(body).object("data"), job_id, statuses)
     if run is None:
-        raise SchemaError("the answer is not a run: it has no id")
+        raise SchemaError("the response is not a run: it has no id")
     if run_id not in ("", run.run_id):
-        raise SchemaError(f"GET {RUN}: the answer is another run")
+        raise SchemaError(f"GET {RUN}: the response is another run")
     return run
 
 
 def to_run(raw: msgspec.Raw, job_id: str, statuses: StatusTable) -> Run | None:
-    """Return the run of a row, None if it has no ID.
+    """Return the run of a row; None if it has no ID.
 
-    The status decides. With an unknown status, a run that is concluded or has an end has ended as unknown. A completed
-    run may lack its end, and then has no duration either.
+    The status decides whether the run has completed. A run with an unmapped status has completed, as unknown, if it is
+    concluded or has an end. A completed run may lack its end, and then has no duration.
     """
     return _run(Fields.of(raw), job_id, statuses)
 
 
 def _run(fields: Fields, job_id: str, statuses: StatusTable) -> Run | None:
-    # The counts say nothing about the state: a successful run may show 0 succeeded.
+    # The row's counts of attempts are not reliable: a successful run may show 0 succeeded.
     run_id = fields.identity("id")
     if not run_id:
         return None
@@ -108,13 +108,13 @@ def _run(fields: Fields, job_id: str, statuses: StatusTable) -> Run | None:
 
 
 def _retries(fields: Fields, result: Result) -> int:
-    # Each failed attempt of a successful run was followed by another; of a failed run all but the last.
-    # The job's limit caps them, as the vendor does not say that `failed` counts attempts alone.
+    # Each failed attempt was followed by another attempt, except the last one of a failed run. The vendor does not say
+    # that `failed` counts only attempts, so the job's limit of retries is the maximum.
     failed, limit = _count(fields.scalar("failed")), _count(fields.scalar("backoffLimit"))
     retries = max(0, (failed or 0) - (result is not Result.SUCCESS))
     return retries if limit is None else min(retries, limit)
 
 
 def _count(number: Scalar) -> int | None:
-    """Return a whole number that is not negative."""
+    """Return a number as an integer; None if it is negative, too large, or not a number."""
     return int(number) if isinstance(number, int | float) and 0 <= number < 2**31 else None

@@ -29,15 +29,15 @@ REACH = 365 * DAY
 
 BASELINE_DEPTH = DAY
 
-# Seconds for which no list must show a job before its active runs are requested one by one, and may be gone.
+# Seconds for which a job must be missing in lists before its active runs are requested by ID.
 MISSING_AFTER = 900.0
 
 
 class JobReader:
-    """Builds the requests for jobs, and the batches of their answers.
+    """Builds the requests for jobs, and batches from their responses.
 
     Args:
-        watermarks: Up to where projects are read.
+        watermarks: Computes the time up to which projects are read.
 
     Attributes:
         urgent: Requests that an answer has made worth sending at once.
@@ -52,7 +52,7 @@ class JobReader:
         self.schedule_spacing = HOUR
 
     def tier(self, job: TrackedJob, open_runs: Mapping[str, OpenRun], now: float) -> PollTier:
-        """Return how often a job is polled; its unlisted active runs are requested by ID."""
+        """Return how often a job is polled. Unlisted active runs do not count, because they are requested by ID."""
         is_open = len(job.unlisted_open_runs) < len(open_runs)
         return job.tier(now, self._settings.poll_interval, is_open=is_open)
 
@@ -87,7 +87,7 @@ class JobReader:
     # --- pages ---
 
     def _read_runs(self, project: Project, job: TrackedJob, view: View) -> Batch | None:
-        """Read the runs of a job, page by page; return None if time or budget end before the last page."""
+        """Read the runs of a job, page by page. Return None if time or budget ends before the last page."""
         job.requested, job.failed = view.now, True
         cursor, job.cursor = job.cursor, None
         # A start in the future was set by a wrong clock.
@@ -99,7 +99,8 @@ class JobReader:
                     job.cursor, job.failed = cursor, False
                     return None
         except (ForbiddenError, NotFoundError) as error:
-            # The list of jobs shows what is gone or forbidden; requested at once it might not know yet.
+            # The list of jobs will show whether the job is gone or forbidden. It is requested a little later, because
+            # it may lag behind.
             project.due = min(project.due, view.now + spacing(PollTier.NORMAL, self._settings.poll_interval))
             if isinstance(error, ForbiddenError):
                 raise
@@ -117,7 +118,7 @@ class JobReader:
     def _to_batch(self, project: Project, job: TrackedJob, cursor: PageCursor, view: View) -> Batch:
         """Return the batch of a job's pages."""
         open_runs = {run.run_id: run for run in view.open_runs(project.name) if run.job_id == job.row.job_id}
-        # An active run that the pages no longer show may have ended since the last page: it is requested at once.
+        # An active run that no page shows may have moved to a page that was already read: it is requested at once.
         for run_id in open_runs.keys() - cursor.runs.keys() - job.unlisted_open_runs.keys():
             job.unlisted_open_runs[run_id] = UnlistedRun()
             self.urgent.append(self._run_request(project, job, open_runs[run_id]))
@@ -153,20 +154,20 @@ class JobReader:
         """Return whether the ledger needs a run."""
         if job.checkpoint.read is None:
             return True
-        # The ledger may have evicted a run that was there long before the last read, and would count it again.
+        # The ledger may have pruned a run that completed long before the last read, and would count it again.
         last = run.start if run.end is None else run.end
         kept = max(self._settings.lookback, self._settings.max_run_age)
         return last is None or last >= min(now - kept, job.checkpoint.read)
 
     def _unobserved(self, job: TrackedJob, cursor: PageCursor) -> list[Window]:
-        """Return the window between the last read and the earliest run, if the pages did not reach back to it."""
+        """Return the window between the last read and the earliest run, if the pages did not reach the last read."""
         if cursor.reached is None or job.checkpoint.read is None or not cursor.newest_first:
             return []
         before = job.checkpoint.read - self._settings.settle
         return [Window(before, cursor.reached)] if before < cursor.reached else []
 
     def _read_older_runs(self, project: Project, job: TrackedJob, view: View) -> Batch | None:
-        """Read active runs behind the page at which a job's first read ended."""
+        """Read active runs on the pages after those of a job's first read."""
         baseline = view.baseline(project.name)
         cursor = job.older or cursor_to_floor(view.now, baseline - BASELINE_DEPTH)
         job.older = cursor
@@ -191,7 +192,7 @@ class JobReader:
         return ScheduledRequest(part=f"run {run.run_id}", send=send, overdue=overdue)
 
     def _read_run(self, project: Project, job: TrackedJob, run: OpenRun, view: View) -> Batch | None:
-        """Read an active run that no page shows by its ID."""
+        """Read an unlisted active run by its ID."""
         now, state = view.now, job.unlisted_open_runs.get(run.run_id, UnlistedRun())
         job.unlisted_open_runs[run.run_id] = UnlistedRun(state.read, now)
         try:
@@ -203,7 +204,7 @@ class JobReader:
         return Batch(scope=project.name, jobs=[job.job()], runs=[found], through=self._watermarks.of(project, view))
 
     def request_runs_of_missing_jobs(self, project: Project, view: View) -> None:
-        """Queue the active runs of jobs that no list has shown for a while: they are gone, unless the API has them."""
+        """Request the active runs of jobs that have been missing in lists for a while, to see whether they are gone."""
         runs = [run for run in view.open_runs(project.name) if slug_of(project, run) not in project.jobs]
         project.absent = {run.job_id: project.absent.get(run.job_id, view.now) for run in runs}
         for run in runs:

@@ -1,4 +1,4 @@
-"""Projects and jobs: what is known of each, in memory and in the state."""
+"""Projects and jobs as the source tracks them, in memory and in checkpoints."""
 
 import msgspec
 
@@ -8,7 +8,7 @@ from exporter.sources.northflank.request_queue import JobSchedule, PollTier, tie
 
 
 class NorthflankJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A job of a project's list. `slug`: its ID, unique in the project; `enabled` None: a job without a schedule."""
+    """A job of a project's list. `slug`: its ID, unique in the project. `enabled`: None without a schedule."""
 
     project: str
     slug: str
@@ -18,11 +18,11 @@ class NorthflankJob(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def job_id(self) -> str:
-        """Its identity within the account."""
+        """Return the job's ID, unique in the account."""
         return f"{self.project}/{self.slug}"
 
     def job(self, schedule: JobSchedule) -> Job:
-        """Return the job for the ledger: its project is its scope."""
+        """Return the job for the ledger, with its project as scope."""
         return Job(
             job_id=self.job_id,
             name=self.name,
@@ -35,14 +35,14 @@ class NorthflankJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobCheckpoint(msgspec.Struct, frozen=True, array_like=True):
-    """What the state keeps of a job, even after its runs were evicted.
+    """A job's checkpoint in the state, which outlives its runs.
 
     Attributes:
-        read: When its runs were last read completely; None before the first time.
+        read: When its runs were last read completely; None before the first read.
         schedule: Its schedule.
         detailed: When the schedule was read.
         unused: Kept for its place in stored checkpoints.
-        whole: Whether the first read has looked for active runs as far back as it goes.
+        whole: Whether the first read has also read all older active runs.
     """
 
     read: float | None = None
@@ -59,7 +59,7 @@ class JobCheckpoint(msgspec.Struct, frozen=True, array_like=True):
 
 
 class UnlistedRun(msgspec.Struct, frozen=True):
-    """An active run that no page shows: when it was last read by its ID since then, and when that was last tried."""
+    """An active run that no page shows: when it was last read by its ID, and when that was last tried."""
 
     read: float | None = None
     tried: float | None = None
@@ -69,16 +69,18 @@ class TrackedJob(msgspec.Struct, kw_only=True):
     """A job as its project's list last showed it.
 
     Attributes:
-        checkpoint: As committed.
-        listed: When the list first showed it.
-        requested: When its runs were last requested, whatever came of it.
-        failed: Whether that failed.
-        digest: The hash of its last complete answer of one page, once that is committed.
-        changed: Whether that differed from the one before.
-        unlisted_open_runs: Its active runs that no page shows.
-        cursor: The pages that a poll had no time to finish.
-        older: The search for active runs behind the first read.
-        missing_since: Since when the list leaves it out.
+        row: The job's row in the list.
+        checkpoint: The committed checkpoint.
+        listed: When the list first showed the job.
+        requested: When its runs were last requested, with or without success.
+        failed: Whether that request failed.
+        digest: Hash of the first page of the last committed response.
+        changed: Whether that page differed from the previous one.
+        unlisted_open_runs: Active runs that no page shows, by ID.
+        last_start: Latest start of its runs.
+        cursor: Position in the pages, if a poll had no time to read all.
+        older: Position in the pages after those of the first read, while they are read for active runs.
+        missing_since: Since when the list has not shown the job.
     """
 
     row: NorthflankJob
@@ -96,12 +98,12 @@ class TrackedJob(msgspec.Struct, kw_only=True):
 
     @property
     def part(self) -> str:
-        """The name of its runs in errors."""
+        """Return the name of its runs in errors."""
         return f"runs of job {self.row.job_id}"
 
     @property
     def is_shown(self) -> bool:
-        """Whether its project's list shows it, or its runs have answered since the list does not."""
+        """Return whether the project's list shows the job, or its runs have been read since it is missing there."""
         read = self.checkpoint.read
         return self.missing_since is None or (read is not None and read > self.missing_since)
 
@@ -110,7 +112,7 @@ class TrackedJob(msgspec.Struct, kw_only=True):
         return self.row.job(self.checkpoint.schedule)
 
     def tier(self, now: float, poll_interval: float, *, is_open: bool) -> PollTier:
-        """Return how often it is polled. Until this process has read all of it, it may be busier than known."""
+        """Return how often the job is polled. It counts as busy until this process has read its runs."""
         return tier_of(
             now,
             poll_interval,
@@ -121,7 +123,7 @@ class TrackedJob(msgspec.Struct, kw_only=True):
         )
 
     def schedule_age(self, now: float) -> float:
-        """Return the seconds since its schedule was read; infinite if never, or only by a wrong clock."""
+        """Return the seconds since its schedule was read; infinite if it never was, or if a wrong clock was used."""
         read = self.checkpoint.detailed
         return float("inf") if read is None or read > now else now - read
 
@@ -130,12 +132,12 @@ class Project(msgspec.Struct, kw_only=True):
     """A project.
 
     Attributes:
-        listed: When its jobs were last listed, and that is committed.
-        due: When they are due again.
-        failed: Whether the last try to list them failed.
-        readable: Whether it answered.
+        listed: Time of the last committed list of its jobs.
+        due: When its jobs are listed next.
+        failed: Whether the last attempt to list them failed.
+        readable: Whether the credential may list its jobs.
         known: Whether the list of projects shows it.
-        absent: Jobs with active runs that no list shows, by ID, and since when.
+        absent: Since when each job with active runs is missing in its list, by job ID.
     """
 
     name: str
@@ -149,19 +151,19 @@ class Project(msgspec.Struct, kw_only=True):
 
     @property
     def part(self) -> str:
-        """The name of its list of jobs in errors."""
+        """Return the name of its list of jobs in errors."""
         return f"jobs of project {self.name}"
 
 
 class ListCommit(msgspec.Struct, frozen=True):
-    """What a committed list of jobs changes in memory."""
+    """Changes in memory after a list of jobs is committed."""
 
     project: str
     at: float
 
 
 class JobCommit(msgspec.Struct, frozen=True, kw_only=True):
-    """What a committed batch of a job changes in memory."""
+    """Changes in memory after a batch of a job is committed."""
 
     project: str
     slug: str
@@ -176,10 +178,10 @@ def checkpoint_key(job_id: str) -> str:
 
 
 def encode_checkpoint(job_id: str, checkpoint: JobCheckpoint) -> dict[str, str]:
-    """Return a job's checkpoint as the state keeps it, by its name."""
+    """Return a job's checkpoint as JSON, by its name in the state."""
     return {checkpoint_key(job_id): msgspec.json.encode(checkpoint).decode()}
 
 
 def decode_checkpoint(text: str | None) -> JobCheckpoint:
-    """Return a job's checkpoint; of a job without one, that of a job never read."""
+    """Return a job's checkpoint; a new one if the state has none."""
     return JobCheckpoint(whole=False) if text is None else msgspec.json.decode(text, type=JobCheckpoint)

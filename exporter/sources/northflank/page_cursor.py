@@ -1,4 +1,4 @@
-"""The pages of one job's runs, as far as they have been read."""
+"""The position in the pages of one job's runs, and the runs read so far."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -11,16 +11,16 @@ from exporter.model import Run, one_row_per_run
 from exporter.sources.paging import PageGuard
 
 MAX_PAGES = 100
-"""Pages of one list that are requested at most."""
+"""Maximum number of pages that are requested of one list."""
 
-# The share of neighbors on a page that may be in the wrong order before the list counts as not newest first.
+# Maximum fraction of neighbors on a page that are in the wrong order, if the list counts as newest first.
 MAX_MISORDERED = 0.25
 
 KnownIds = Callable[[Collection[str]], Collection[str]]
 
 
 class NorthflankPage(msgspec.Struct, frozen=True, kw_only=True):
-    """A page: its rows, not yet decoded, and how to request the next if there is one."""
+    """A page: its undecoded rows, whether there are more pages, and the cursor of the next page."""
 
     rows: Sequence[msgspec.Raw]
     more: bool
@@ -32,12 +32,12 @@ class PageCursor(msgspec.Struct, kw_only=True):
 
     Attributes:
         began: When the first page was requested.
-        floor: Runs that started earlier are not looked for.
-        baseline: A page of runs that all ended by then is the last.
-        deep: Whether to read on through known runs down to the floor.
-        first: The hash of the first page, which shows whether anything changed.
-        reached: The earliest start seen, if pages remain beyond the last one read.
-        skipped: Whether it ended at a page of runs that all ended before the baseline, although there were more.
+        floor: Reading ends at a run that started before this time.
+        baseline: Reading ends at a page whose runs all ended before this time.
+        deep: Whether to continue after a page with known runs, down to `floor`.
+        first: Hash of the first page, which shows whether anything changed.
+        reached: Earliest start of the runs read, if there may be unread new runs on further pages.
+        skipped: Whether reading ended at a page whose runs all ended before the baseline, although there were more.
         guard: Refuses a list that never ends.
     """
 
@@ -57,11 +57,11 @@ class PageCursor(msgspec.Struct, kw_only=True):
 
     @property
     def complete(self) -> bool:
-        """Whether nothing of interest lies beyond it, once it has ended."""
+        """Return whether all new runs were read, once reading has ended."""
         return self.newest_first or self.reached is None
 
     def add(self, page: NorthflankPage, runs: Sequence[Run], known: KnownIds) -> bool:
-        """Add a page; return whether to request another. Raises SchemaError if the list does not end."""
+        """Add a page. Return whether to request another page. Raises SchemaError if the list does not end."""
         fresh = {run.run_id for run in runs} - self.runs.keys()
         shown = [self.runs[run.run_id] for run in runs if run.run_id in self.runs]
         self.runs.update((run.run_id, run) for run in one_row_per_run([*shown, *runs]))
@@ -83,7 +83,7 @@ class PageCursor(msgspec.Struct, kw_only=True):
         return False
 
     def _all_ended(self, runs: Sequence[Run]) -> bool:
-        # Active runs behind such a page are looked for later.
+        # Active runs on later pages are read by `JobReader._read_older_runs`.
         return all(run.end is not None and run.end <= self.baseline for run in runs)
 
     def _meets_known(self, runs: Sequence[Run], known: KnownIds) -> bool:
@@ -93,14 +93,14 @@ class PageCursor(msgspec.Struct, kw_only=True):
 
 
 def cursor_to_floor(now: float, floor: float, behind: PageCursor | None = None) -> PageCursor:
-    """Return a cursor that reads down to the floor, whatever its pages show; it continues where `behind` ended."""
+    """Return a cursor that reads all pages down to the floor. It continues where `behind` ended."""
     if behind is not None:
         return msgspec.structs.replace(behind, baseline=-math.inf, deep=True, skipped=False, reached=None)
     return PageCursor(began=now, floor=floor, baseline=-math.inf, deep=True)
 
 
 def is_newest_first(runs: Sequence[Run]) -> bool:
-    """Return whether a page is newest first, apart from a few neighbors; a single run is."""
+    """Return whether the runs of a page are newest first, apart from a few neighbors."""
     starts = [run.start for run in runs if run.start is not None]
     pairs = [(one, other) for one, other in pairwise(starts) if one != other]
     return sum(one < other for one, other in pairs) <= MAX_MISORDERED * len(pairs)

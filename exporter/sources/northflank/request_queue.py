@@ -1,4 +1,4 @@
-"""Which job's runs are requested next, where one request covers a single job."""
+"""Decides which job's runs are requested next: one request reads the runs of one job."""
 
 import enum
 import math
@@ -14,20 +14,20 @@ from exporter.sources.source import View
 FAST_WEIGHT = 2.0
 
 TIME_SHARE = 0.8
-"""The share of an interval that a poll spends on requests."""
+"""Fraction of an interval that a poll spends on requests."""
 
-# A job with a schedule that started by hand within this many seconds is polled as if it were due.
+# A job with a schedule that last started within this many seconds is polled as if it were due: somebody may start it.
 RECENT = 3600.0
 
 IDLE = 86400.0
-"""A job without a schedule that did not start for this many seconds is idle."""
+"""Seconds without a start after which a job without a schedule is idle."""
 
 FIRST_OVERDUE = 2.0
-"""How overdue a job is that was just listed and never read; it grows while the job waits."""
+"""Overdue ratio of a job that was just listed and never read. It grows while the job waits."""
 
 
 class JobSchedule(msgspec.Struct, frozen=True):
-    """When a job starts on its own: a cron expression and its time zone, "" without one."""
+    """A job's schedule: a cron expression and its time zone; "" if it has none."""
 
     expression: str = ""
     timezone: str = ""
@@ -42,18 +42,18 @@ class PollTier(enum.IntEnum):
 
 
 MAX_SPACING = {PollTier.FAST: 60.0, PollTier.NORMAL: 180.0, PollTier.SLOW: 600.0}
-"""With long intervals a tier skips no poll if polls are further apart than this many seconds."""
+"""Maximum seconds between two requests for a job of a tier, unless the poll interval is longer."""
 
 
 class ScheduledRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A request that a poll may send.
 
     Attributes:
-        part: Its name in errors.
-        send: Sends it and returns what it brought.
-        overdue: How long it has waited, in multiples of its spacing; infinite for one that was interrupted.
+        part: Name of the request in errors.
+        send: Sends it and returns its batch.
+        overdue: How long it has waited, in multiples of its spacing; infinite if it was interrupted.
         due: Whether this poll sends it.
-        retry: Whether it is sent after all others if not due, because its last try failed.
+        retry: Whether it is sent after all others if it is not due, because its last try failed.
     """
 
     part: str
@@ -68,7 +68,7 @@ def spacing(tier: PollTier, poll_interval: float) -> float:
     return min(tier * poll_interval, max(poll_interval, MAX_SPACING[tier]))
 
 
-def tier_of(  # noqa: PLR0913  # each decides
+def tier_of(  # noqa: PLR0913  # the tier depends on all of them
     now: float,
     poll_interval: float,
     *,
@@ -79,7 +79,8 @@ def tier_of(  # noqa: PLR0913  # each decides
 ) -> PollTier:
     """Return how often a job is polled now.
 
-    `is_open`: it has an active run, or its last answer differed from the one before; `enabled`: False while suspended.
+    `is_open`: the job has an active run, or its last response differed from the previous one. `enabled`: False while
+    the job is suspended.
     """
     if is_open:
         return PollTier.FAST
@@ -93,7 +94,7 @@ def tier_of(  # noqa: PLR0913  # each decides
 
 
 def has_tick(schedule: JobSchedule, start: float, end: float) -> bool | None:
-    """Return whether a schedule has a tick between two times; None without a schedule that can be parsed."""
+    """Return whether a schedule has a tick between two times; None if there is no valid schedule."""
     try:
         parsed = parse_schedule(schedule.expression, schedule.timezone)
     except ValueError:
@@ -103,7 +104,7 @@ def has_tick(schedule: JobSchedule, start: float, end: float) -> bool | None:
 
 
 def overdue_ratio(read: float | None, since: float, now: float, tier: PollTier, poll_interval: float) -> float:
-    """Return how long a job has waited since it was read (or first listed, `since`), in multiples of its spacing."""
+    """Return how long a job has waited since it was read, or listed (`since`), in multiples of its spacing."""
     # A time in the future was set by a wrong clock.
     if read is None or read > now:
         return FIRST_OVERDUE + max(0.0, now - since) / spacing(PollTier.NORMAL, poll_interval)
@@ -111,12 +112,12 @@ def overdue_ratio(read: float | None, since: float, now: float, tier: PollTier, 
 
 
 def is_turn(read: float | None, now: float, tier: PollTier, poll_interval: float) -> bool:
-    """Return whether a job is polled now: at the next poll it would have waited too long."""
+    """Return whether a job is polled now, because it would have waited too long at the next poll."""
     return read is None or read > now or now - read >= spacing(tier, poll_interval) - poll_interval
 
 
 def is_due(due: float, now: float, longest: float) -> bool:
-    """Return whether a due time has come; one more than `longest` seconds ahead was set by a wrong clock."""
+    """Return whether a due time has come. A time more than `longest` seconds ahead was set by a wrong clock."""
     return not now < due <= now + longest
 
 
@@ -128,7 +129,7 @@ def ordered(requests: Iterable[ScheduledRequest]) -> Iterator[ScheduledRequest]:
 
 
 def round_seconds(tiers: Iterable[PollTier], poll_interval: float, requests_per_minute: float) -> float:
-    """Return the seconds in which every job is read once, as the budget allows."""
+    """Return the seconds in which every job is read once within the budget."""
     spacings = [spacing(tier, poll_interval) for tier in tiers]
     supply = max(1.0, TIME_SHARE * requests_per_minute * poll_interval / 60)
     demand = sum(poll_interval / each for each in spacings)

@@ -20,7 +20,7 @@ from exporter.sources.rest import StatusTable, path
 from exporter.sources.source import View
 
 PAGE_SIZE = 100
-# A request that would wait longer than this share of the interval is left to the next poll.
+# A request that would wait longer than this fraction of the interval is left to the next poll.
 MAX_WAIT_SHARE = 0.2
 
 
@@ -33,7 +33,7 @@ class NorthflankApi:
         self._poll_interval = poll_interval
 
     def may_send(self, view: View) -> bool:
-        """Return whether time and budget of this poll allow another request."""
+        """Return whether the time and the budget of this poll allow another request."""
         return not view.out_of_time() and self._client.wait() <= MAX_WAIT_SHARE * self._poll_interval
 
     def list(self, endpoint: str, key: str, **parts: str) -> list[msgspec.Raw]:
@@ -52,7 +52,7 @@ class NorthflankApi:
         return list(rows.values())
 
     def next_page(self, job: NorthflankJob, cursor: PageCursor, view: View) -> bool:
-        """Read the next page of a job's runs; return whether there is another to read."""
+        """Read the next page of a job's runs. Return whether to read another page."""
         params = _page_params(cursor.pages + 1, cursor.cursor)
         body = self._get(RUNS, params, projectId=job.project, jobId=job.slug)
         page: NorthflankPage = parse_page(body, "runs")
@@ -68,7 +68,7 @@ class NorthflankApi:
         return parse_run(body, f"{project}/{slug}", self._statuses, run_id)
 
     def schedule(self, job: NorthflankJob) -> JobSchedule:
-        """Return a job's schedule, which its project's list does not have."""
+        """Return a job's schedule, which the project's list of jobs does not contain."""
         return parse_schedule(self._get(JOB, projectId=job.project, jobId=job.slug))
 
     def _get(self, endpoint: str, params: Mapping[str, str | int] | None = None, **parts: str) -> bytes:
@@ -77,7 +77,7 @@ class NorthflankApi:
 
 
 def _page_params(number: int, cursor: str) -> dict[str, str | int]:
-    """Return the query of a page: the first, the one of a cursor, or without cursors the one of a number."""
+    """Return the query parameters of a page. Without a cursor, pages are numbered from 1."""
     params: dict[str, str | int] = {"per_page": PAGE_SIZE}
     if cursor:
         params["cursor"] = cursor

@@ -1,4 +1,4 @@
-"""Northflank: one request reads the runs of a single job, so the budget goes to the most overdue jobs first."""
+"""Reads Northflank. One request reads the runs of one job, so the most overdue jobs are requested first."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -37,10 +37,10 @@ from exporter.sources.payload import usable
 from exporter.sources.rest import RestSource, bearer_access, path, status_table
 from exporter.sources.source import Access, SourceType, View
 
-# Parts that fail before anything is read, after which the list of projects shows whether the API answers at all.
+# If this many parts fail before anything is read, the list of projects is requested to see whether the API responds.
 FAILURES_BEFORE_CHECK = 3
 
-# Parts that fail in a row, after which the rest waits for the next poll.
+# Consecutive failed parts after which all others wait for the next poll.
 MAX_FAILURES = 10
 
 # The share of the budget that lists may cost, and that schedules may.
@@ -67,19 +67,19 @@ class NorthflankSource(RestSource):
     # --- one poll ---
 
     def fetch(self, view: View) -> Iterator[Batch]:
-        """Read what time and budget allow: lists that are due, then jobs, the most overdue first.
+        """Read due lists, then jobs, the most overdue first, within the poll's time and budget.
 
-        A part that cannot be read costs no other. Raises PartialError for those parts, or the error of the list of
-        projects if that does not answer either.
+        Raises PartialError for the parts that could not be read; if nothing could be read, the error of the list of
+        projects.
         """
         if (wait := self._client.wait()) > spacing(PollTier.SLOW, self._settings.poll_interval):
             raise RateLimitedError(f"no request may be sent for {wait:.0f} s: the budget is used up")
         self._failing.start_poll()
-        answered, tried, failures = False, False, 0
+        any_read, tried, failures = False, False, 0
         for request in self._requests(view):
             if not self._api.may_send(view):
                 break
-            if self._failing.rests(request.part, view.now):
+            if self._failing.skips(request.part, view.now):
                 continue
             batch, tried = None, True
             with self._failing.read(request.part, view):
@@ -87,21 +87,21 @@ class NorthflankSource(RestSource):
             if request.part in self._failing.errors:
                 failures += 1
             else:
-                answered, failures = True, 0
+                any_read, failures = True, 0
             if batch is not None:
                 yield batch
-            if failures == FAILURES_BEFORE_CHECK and not answered:
+            if failures == FAILURES_BEFORE_CHECK and not any_read:
                 self._list_projects(view)
-                answered = True
+                any_read = True
             if failures == MAX_FAILURES:
                 break
-        if self._failing.errors and tried and not answered:
+        if self._failing.errors and tried and not any_read:
             self._list_projects(view)
         yield from self._unreadable_projects(view)
         self._failing.raise_errors((project.part for project in self._projects.values()), view.now)
 
     def _requests(self, view: View) -> Iterator[ScheduledRequest]:
-        """Yield the requests of this poll, each once the one before is answered. Lists that failed lately come last."""
+        """Yield the requests of this poll one after the other. Lists that failed last time come last."""
         self._jobs.urgent.clear()
         longest = self._lists_spacing()
         failed = [each for each in self._projects.values() if each.failed and not is_due(each.due, view.now, longest)]
@@ -140,7 +140,7 @@ class NorthflankSource(RestSource):
         return requests
 
     def committed(self, batch: Batch) -> None:
-        """Remember when a list or a job was read, now that it is in the state."""
+        """Record that a list or a job was read, because its batch is in the state."""
         commit = batch.memory
         if isinstance(commit, ListCommit):
             self._projects[commit.project].listed = commit.at
@@ -160,7 +160,7 @@ class NorthflankSource(RestSource):
         rows = self._api.list(PROJECTS, "projects")
         names = usable(rows, parse_project, "a project")
         self._listing = Listing(requested, frozenset(names))
-        # A project that is no longer listed is still requested: its list of jobs shows whether it is gone.
+        # A project that is no longer listed is still requested, because its list of jobs shows whether it is gone.
         kept = dict.fromkeys([*names, *sorted(view.scopes)])
         self._projects = {name: self._projects.get(name) or Project(name=name) for name in kept}
         for project in self._projects.values():
@@ -168,7 +168,7 @@ class NorthflankSource(RestSource):
         self._projects_due = view.now + self._lists_spacing()
 
     def _list_jobs(self, project: Project, view: View) -> Batch:
-        """Read the jobs of a project. A job that the list leaves out stays a job as long as its runs answer."""
+        """Read the jobs of a project. A job that is missing in the list stays as long as its runs can be read."""
         now = view.now
         project.due, project.failed = now + self._lists_spacing(), True
         try:
@@ -214,7 +214,7 @@ class NorthflankSource(RestSource):
         return TrackedJob(row=row, checkpoint=checkpoint, listed=view.now, requested=checkpoint.read)
 
     def _expired_checkpoints(self, view: View) -> dict[str, str]:
-        """Return the checkpoints to delete: of jobs that are no longer listed and were last read long ago."""
+        """Return the checkpoints to delete, of jobs that are no longer listed and were last read long ago."""
         listed = {checkpoint_key(job.row.job_id) for each in self._projects.values() for job in each.jobs.values()}
         return {
             key: ""
@@ -235,7 +235,7 @@ class NorthflankSource(RestSource):
         return f"signed in, {len(self._api.list(PROJECTS, 'projects'))} projects"
 
     def round_seconds(self) -> float:
-        """Return the seconds in which every job is read once, as the budget allows."""
+        """Return the seconds in which every job is read once within the budget."""
         return self._round
 
 

@@ -1,4 +1,4 @@
-"""Up to which time all completed runs of a project have been read."""
+"""Computes the time up to which all completed runs of a project have been read."""
 
 from collections.abc import Iterator
 
@@ -25,9 +25,9 @@ class Watermarks:
     def of(
         self, project: Project, view: View, slug: str = "", read: float | None = None, listed: float | None = None
     ) -> float | None:
-        """Return the time up to which a project is read: its list, and every included job.
+        """Return the time up to which a project is read: its list of jobs, and every included job.
 
-        `slug` and `read`: a job whose read is about to be committed; `listed`: the same of the list.
+        `slug` and `read`: a job and when it was read, if the caller commits that now. `listed`: the same for the list.
         """
         included = self.included(project, view)
         jobs = self._awaited(included, view)
@@ -41,14 +41,15 @@ class Watermarks:
         return min(known) - self._settle if known and len(known) == len(times) else None
 
     def unreadable(self, project: Project, view: View) -> bool:
-        """Return whether nothing of a project could be read for a while, not even one job."""
+        """Return whether no included job of a project, or not even its list, could be read for a while."""
         included = self.included(project, view)
         if included:
             return not self._awaited(included, view)
         return self._failing.is_overdue(project.part, view.now)
 
     def _awaited(self, jobs: list[TrackedJob], view: View) -> list[TrackedJob]:
-        # A job that fails for long is not waited for. Its checkpoint says from where to read once it answers.
+        # The watermark does not wait for a job that has failed for long. When it can be read again, it is read from the
+        # time in its checkpoint.
         return [job for job in jobs if not self._failing.is_overdue(job.part, view.now)]
 
     def _unlisted_runs(self, job: TrackedJob, now: float) -> Iterator[float | None]:

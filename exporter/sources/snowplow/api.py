@@ -1,6 +1,6 @@
-"""Snowplow Console's jobs API: its paths, and parsers that accept all likely names and shapes of its answers.
+"""Snowplow Console's jobs API: its paths, and parsers that accept all likely names and shapes of its responses.
 
-Parsers raise DecodeError for a body that is not JSON, and SchemaError for one that is not what was asked for.
+Parsers raise DecodeError for a body that is not JSON, and SchemaError for a body of another shape.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ STEP_LIST_KEYS = (*STEP_KEYS, *LIST_KEYS)
 # Keys of an object that may contain a single run.
 WRAPPERS = ("run", "jobRun", "job", "data", "item", "content", "result")
 MAX_WRAPPERS = 3
-"""Nested wrappers that are opened."""
+"""Maximum depth of nested wrappers."""
 UNKNOWN_JOB = "unknown"
 STATUSES: StatusTable = {
     "waiting": State.PENDING,
@@ -37,7 +37,7 @@ STATUSES: StatusTable = {
     "succeeded_no_op": Result.SUCCESS,
     "failed": Result.FAILURE,
     "skipped": Result.SKIP,
-    # This API was never seen to use the rest: other spellings with an obvious meaning.
+    # The vendor does not document these statuses; their meaning is obvious.
     "pending": State.PENDING,
     "queued": State.PENDING,
     "scheduled": State.PENDING,
@@ -57,7 +57,7 @@ STATUSES: StatusTable = {
     "cancelled": Result.CANCELLATION,
 }
 
-# Names of fields, apart from letter case and underscores; the first one with a value counts.
+# Alternative names of fields, without underscores. The first name with a value is used.
 RUN_ID = ("runid", "runreference", "id")
 JOB_NAME = ("jobname", "name")
 STEP_NAME = ("name", "stepname", "taskname")
@@ -66,12 +66,12 @@ START = ("starttime", "startedat", "started", "start")
 END = ("endtime", "endedat", "finishedat", "completedat")
 DURATION = ("duration", "runduration", "taskduration")
 DEPENDENCIES = ("dependencies", "dependson")
-# Fields of a duration object and their ISO 8601 units, in the order of ISO 8601.
+# Fields of a duration object, and their units in the order of ISO 8601.
 SPAN_UNITS = {"days": "D", "hours": "H", "minutes": "M", "seconds": "S", "secs": "S"}
 
 
 class SnowplowRun(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
-    """A run as the API shows it; equal rows mean the same."""
+    """A run as the API shows it."""
 
     run_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
     job_name: str
@@ -83,7 +83,7 @@ class SnowplowRun(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="c
 
     @property
     def complete(self) -> bool:
-        """Whether it has all fields of a started run; if not, they may have other names."""
+        """Return whether the row has all fields of a started run. If not, its fields may have other names."""
         return self.start_time is not None and (self.duration is not None or self.end_time is not None)
 
 
@@ -94,12 +94,12 @@ class SnowplowRuns(msgspec.Struct, frozen=True):
     """The runs of a list, one row per run (`exporter.model.one_row_per_run`).
 
     Attributes:
-        body: The list itself.
-        texts: Its runs by their JSON text. Rejected rows are not included.
-        by_id: Its runs by ID.
-        fresh: Runs that the earlier list did not show with the same text.
-        invalid: The number of rows that were not runs.
-        repeated: The number of rows of a run that another row shows.
+        body: The list as received.
+        texts: The runs by their JSON text.
+        by_id: The runs by ID.
+        fresh: Runs whose text was not in the previous list.
+        invalid: Number of rows that are not runs.
+        repeated: Number of dropped rows, because another row shows the same run.
     """
 
     body: bytes
@@ -124,7 +124,7 @@ def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: Stat
             fresh[words] = row
         texts[words] = row
     if invalid and not texts:
-        raise SchemaError("no row of the answer is a run")
+        raise SchemaError("no row of the response is a run")
     by_id = {row.run_id: row for row in texts.values()}
     if len(by_id) < len(texts):
         texts = _one_per_run(texts, status_map)
@@ -134,7 +134,7 @@ def parse_rows(body: bytes, known: Mapping[bytes, SnowplowRun], status_map: Stat
 
 
 def _one_per_run(texts: dict[bytes, SnowplowRun], status_map: StatusTable) -> dict[bytes, SnowplowRun]:
-    # Rejected rows must not be known when a later list shows them alone.
+    # Dropped rows must not be known: a later list may show only them.
     words_of: dict[str, list[bytes]] = {}
     for words, row in texts.items():
         words_of.setdefault(row.run_id, []).append(words)
@@ -148,7 +148,7 @@ def _one_per_run(texts: dict[bytes, SnowplowRun], status_map: StatusTable) -> di
 
 
 def _row(words: bytes) -> SnowplowRun | None:
-    """Return the run of a row, None if it has no ID."""
+    """Return the run of a row; None if it has no ID."""
     raw = msgspec.Raw(words)
     row = decoded(raw, TYPED_ROW)
     return row if row is not None and row.complete else _from_fields(Fields.of(raw))
@@ -170,7 +170,7 @@ def _from_fields(fields: Fields) -> SnowplowRun | None:
 
 
 def _span(fields: Fields) -> Scalar:
-    """Return a duration: a text, a number, or an object such as `{"seconds": 2.5}` as ISO 8601."""
+    """Return a duration as a text or a number. An object such as `{"seconds": 2.5}` becomes a text in ISO 8601."""
     objects = (decoded(raw, OBJECT) for raw in fields.raws(*DURATION))
     parts = next((each for each in objects if each is not None), None)
     return fields.scalar(*DURATION) if parts is None else _iso_duration(Fields(parts))
@@ -192,19 +192,16 @@ def to_job(row: SnowplowRun) -> Job:
 
 
 def job_id_of(row: SnowplowRun) -> str:
-    """Return the identity of a run's job: environment and name."""
-    environment = row.environment.replace("%", "%25").replace("/", "%2F")  # both may hold a slash
+    """Return the ID of a run's job: its environment and name."""
+    environment = row.environment.replace("%", "%25").replace("/", "%2F")  # environment and name may contain a slash
     return f"{environment}/{row.job_name or UNKNOWN_JOB}"
 
 
 def to_run(row: SnowplowRun, status_map: StatusTable, now: float = float("inf"), *, milliseconds: bool = False) -> Run:
-    """Return the run of a row; `now` and `milliseconds`: see `duration_of`.
-
-    A completed run without duration and end has `end` None.
-    """
+    """Return the run of a row. For `now` and `milliseconds` see `duration_of`."""
     start, end = start_of(row), parse_timestamp(row.end_time)
     meaning = look_up(row.state, status_map, ended=end is not None)
-    # An active run's duration so far would make it another run at each poll.
+    # The duration of an active run is dropped, because it would change at each poll.
     end, duration = (
         _completed(start, end, duration_of(row, now, milliseconds=milliseconds)) if meaning.result else (None, None)
     )
@@ -226,9 +223,10 @@ def start_of(row: SnowplowRun) -> float | None:
 
 
 def duration_of(row: SnowplowRun, now: float, *, milliseconds: bool) -> float | None:
-    """Return a row's duration in seconds; a number without a unit is seconds, or milliseconds if that is known.
+    """Return a row's duration in seconds; None if it is unknown or implausible.
 
-    A number of seconds that would put the end into the future is taken as milliseconds, and ignored if that fails too.
+    A number without a unit is milliseconds if `milliseconds` is true. Otherwise it is seconds, or milliseconds if the
+    end would be in the future as seconds.
     """
     seconds = read_duration(row.duration)
     if seconds is None or not is_number(row.duration):
@@ -260,30 +258,33 @@ def oddities(row: SnowplowRun, run: Run, now: float) -> Iterator[Oddity]:
 
 
 def parse_run(body: bytes, status_map: StatusTable, run_id: str = "") -> tuple[SnowplowRun, list[Step] | None]:
-    """Return one run, and its steps if included, bare or wrapped in an object or a list; `run_id` "" accepts any."""
+    """Return a run and its steps, None if the body has no steps. `run_id` "" accepts any run.
+
+    The run may be wrapped in an object or a list.
+    """
     try:
         objects = [Fields.of_body(body)]
     except SchemaError:
         objects = [Fields.of(raw) for raw in decode(body, ROWS)]
     found = [each for fields in objects for each in _runs_in(fields)]
     if not found:
-        raise SchemaError("the answer is not a run: it has no id")
+        raise SchemaError("the response is not a run: it has no id")
     for row, steps in found:
         if run_id in ("", row.run_id):
             return row, None if steps is None else _steps(steps, status_map)
-    raise SchemaError("the answer is another run")
+    raise SchemaError("the response is another run")
 
 
 def _runs_in(
     fields: Fields, steps: Sequence[msgspec.Raw] | None = None, depth: int = 0
 ) -> Iterator[tuple[SnowplowRun, Sequence[msgspec.Raw] | None]]:
-    """Yield the run that an object is, or that it wraps, with the steps in it or next to it."""
+    """Yield the runs of an object, which is a run or wraps one, each with its steps."""
     steps = next((rows for raw in fields.raws(*STEP_KEYS) if (rows := _list_of(raw)) is not None), steps)
     row = _from_fields(fields)
     if row is not None and row.state:
         yield row, steps
     for raw in fields.raws(*WRAPPERS) if depth < MAX_WRAPPERS else ():
-        # A list there may contain a single run.
+        # A wrapper may also be a list with a single run.
         for each in (raw, *(decoded(raw, ROWS) or [])[:1]):
             yield from _runs_in(Fields.of(each), steps, depth + 1)
     if row is not None and not row.state:
@@ -291,18 +292,18 @@ def _runs_in(
 
 
 def _list_of(raw: msgspec.Raw) -> list[msgspec.Raw] | None:
-    """Return the rows of a list or of an object around one; None if it is neither."""
+    """Return the rows of a list, or of an object around a list; None if it is neither."""
     with suppress(SchemaError):
         return decode_rows(bytes(raw), STEP_LIST_KEYS)
     return None
 
 
 def parse_steps(body: bytes, status_map: StatusTable) -> list[Step]:
-    """Return the steps of a run, each name once."""
+    """Return the steps of a run, one per name."""
     raws = decode_rows(body, STEP_LIST_KEYS)
     steps = _steps(raws, status_map)
     if raws and not steps:
-        raise SchemaError("no row of the answer is a step")
+        raise SchemaError("no row of the response is a step")
     return steps
 
 
@@ -313,7 +314,7 @@ def parse_log(body: bytes) -> StepLog:
 
 
 def _steps(raws: Sequence[msgspec.Raw], status_map: StatusTable) -> list[Step]:
-    """Return each step once: completed if a row says so, else as shown last."""
+    """Return one step per name: its completed row if there is one, otherwise its last row."""
     steps: dict[str, Step] = {}
     for raw in raws:
         fields = Fields.of(raw)
@@ -341,13 +342,13 @@ def _step(fields: Fields, name: str, status_map: StatusTable) -> Step:
 
 
 def _dependencies(fields: Fields) -> tuple[str, ...]:
-    # They are names, or objects with a name.
+    # A dependency is a name, or an object with a name.
     names = (text(raw) or Fields.of(raw).text(*STEP_NAME) for raw in fields.rows(*DEPENDENCIES) or [])
     return tuple(name for name in names if name)
 
 
 def _completed(start: float | None, end: float | None, duration: float | None) -> tuple[float | None, float | None]:
-    """Return end and duration, each computed from the other if missing."""
+    """Return the end and the duration. If only one is known, the other is computed from it and the start."""
     if end is None and start is not None and duration is not None:
         end = start + duration
     return end, seconds_between(start, end) if duration is None else duration

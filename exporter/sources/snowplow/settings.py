@@ -44,7 +44,7 @@ class PasswordGrant(Section):
 
 
 def _flow(auth: Any) -> str | None:  # noqa: ANN401  # as the config has it
-    # A typo is reported for the sign-in with the most similar keys.
+    # The sign-in is chosen by similar keys, so that the error for a typo names the right sign-in.
     keys = given_keys(auth)
     if any(str(key).startswith(("user", "password", "client", "token", "audience")) for key in keys):
         return "<password>"

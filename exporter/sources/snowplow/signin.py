@@ -18,9 +18,9 @@ REFUSALS = {
 
 
 class ApiKeyAuth(TokenAuth):
-    """Sign-in by API key: version 3 with the key's id, version 2 (deprecated) without.
+    """Sign-in by API key: version 3 if the key has an ID, otherwise version 2, which is deprecated.
 
-    `root` is that of the API; secrets are read again at each sign-in.
+    `root` is the API's root URL. Secrets are read again at each sign-in.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ApiKeyAuth(TokenAuth):
             self._headers["X-API-Key-ID"] = api_key_id
 
     def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
-        """Return the request with the key in headers."""
+        """Return the request for a token, with the key in headers."""
         headers = {name: secret_bytes(read) for name, read in self._headers.items()}
         return httpx.Request(
             "GET",
@@ -50,12 +50,12 @@ class ApiKeyAuth(TokenAuth):
         )
 
     def explain_refusal(self, status: int) -> str:
-        """Return what a refusal means. 404 concerns the organization, which is part of the path."""
+        """Return the meaning of a refusal. The path has the organization, so 404 means that it is unknown."""
         return REFUSALS.get(status, "unknown organization" if status == 404 else "the request was not understood")
 
 
 class PasswordAuth(TokenAuth):
-    """Sign-in by user and password, for older consoles; secrets are read again at each sign-in."""
+    """Sign-in by user and password, for older consoles. Secrets are read again at each sign-in."""
 
     def __init__(  # noqa: PLR0913  # the fields of the form
         self,
@@ -79,7 +79,7 @@ class PasswordAuth(TokenAuth):
         self._secrets = {"password": password, "client_secret": client_secret}
 
     def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
-        """Return the request with everything in a form."""
+        """Return the request for a token, with a form as body."""
         secrets = {name: secret_text(read) for name, read in self._secrets.items()}
         return httpx.Request(
             "POST",
@@ -90,5 +90,5 @@ class PasswordAuth(TokenAuth):
         )
 
     def explain_refusal(self, status: int) -> str:
-        """Return what a refusal means. 404 concerns the token URL."""
-        return "nothing answers at the token URL" if status == 404 else "the user or the client is not accepted"
+        """Return the meaning of a refusal. 404 means that the token URL is wrong."""
+        return "the token URL does not exist" if status == 404 else "the user or the client is not accepted"

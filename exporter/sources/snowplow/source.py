@@ -1,4 +1,4 @@
-"""Snowplow Console: runs are read by windows of time, then by ID; steps run by run."""
+"""Reads Snowplow Console: runs by time windows, then active runs by ID; steps per run."""
 
 import math
 from collections import Counter
@@ -43,24 +43,24 @@ REACH = 7 * DAY
 MARGIN = 10 * MINUTE
 MAX_WINDOW = 96 * HOUR
 
-# State-change events to which the API trims an answer.
+# The API trims a response to this many state-change events.
 EVENT_LIMIT = 10_000
 
-# Windows that a poll may halve, plus one per run that it has seen: no answers can cause a storm of requests.
+# A poll may halve this many windows, and one more per run that it has seen. So no response can cause endless requests.
 MIN_HALVINGS = 40
 
 ASSUMED_STEPS = 50
-"""Steps assumed for a job whose steps are unknown."""
+"""Number of steps assumed for a job whose steps are unknown."""
 
-# Seconds by which a run's last event may be later than the end that its duration gives.
+# Seconds by which a run's last event may be later than its end as computed from its duration.
 END_TOLERANCE = 60
 
-# Shares of the limit: below the first an answer is complete, above the second it is read again in halves.
+# Fractions of the limit. A response below the first is complete; a window above the second is read again in halves.
 SURELY_WHOLE, SURELY_DOUBTFUL = 0.5, 0.9
 
 
-class DoubtedAnswer(msgspec.Struct):
-    """An answer that may have been trimmed. `proven`: a part of its window has shown a run that it lacked."""
+class DoubtedResponse(msgspec.Struct):
+    """A response that may be trimmed. `proven`: it is, because a part of its window has a run that it lacks."""
 
     window: Window
     ids: frozenset[str]
@@ -71,7 +71,7 @@ class SnowplowSource(RestSource):
     """Reads the runs of one organization.
 
     Args:
-        event_limit: The number of events to which the API trims an answer.
+        event_limit: Number of events to which the API trims a response.
     """
 
     def __init__(self, settings: SnowplowSettings, client: Client, *, event_limit: int = EVENT_LIMIT) -> None:
@@ -96,44 +96,45 @@ class SnowplowSource(RestSource):
             if todo.unobserved and window.start <= todo.windows[0].start:
                 lost.append(todo.unobserved)
             through = todo.proves(window)
-            yield self._to_batch(answer, view.now, through=through, truncated=truncated, unobserved=lost)
+            yield self._to_batch(response, view.now, through=through, truncated=truncated, unobserved=lost)
         yield from self._follow_open_runs(view, shown)
 
-    def _complete_answers(
+    def _complete_responses(
         self, windows: Sequence[Window], view: View
     ) -> Iterator[tuple[Window, SnowplowRuns, int, Window | None]]:
-        """Yield complete answers, oldest first: a window whose answer may be trimmed is read again in halves.
+        """Yield complete responses, oldest first. A window whose response may be trimmed is read again in halves.
 
-        With each answer come its window, the number of answers that it proves to be trimmed, and the window again
-        if it is too short to be halved and may still be trimmed. An API that ignores `from` and `to` is not read again.
+        The values are the window, its response, the number of earlier responses that were proven to be trimmed, and the
+        window once more if its response may be trimmed but the window is too short to be halved. If the API ignores
+        `from` and `to`, no window is read again.
         """
-        waiting, doubted = list(reversed(windows)), list[DoubtedAnswer]()
+        waiting, doubted = list(reversed(windows)), list[DoubtedResponse]()
         shown: set[str] = set()
         filters = True
         while waiting:
             window = waiting.pop()
-            answer = self._read_window(window)
-            doubtful = filters and may_be_trimmed(answer.texts.values(), window, view, self._event_limit)
-            runs = [to_run(row, self._statuses) for row in answer.by_id.values()] if doubtful else []
+            response = self._read_window(window)
+            doubtful = filters and may_be_trimmed(response.texts.values(), window, view, self._event_limit)
+            runs = [to_run(row, self._statuses) for row in response.by_id.values()] if doubtful else []
             filters = filters and not _strays(runs, window)
-            doubtful = doubtful and filters and not self._is_proven_complete(answer, runs, window, view)
+            doubtful = doubtful and filters and not self._is_proven_complete(response, runs, window, view)
             parts = halves(window)
             if doubtful and parts and len(doubted) < MIN_HALVINGS + len(shown):
-                doubted.append(DoubtedAnswer(window, frozenset(answer.by_id)))
-                shown |= answer.by_id.keys()
+                doubted.append(DoubtedResponse(window, frozenset(response.by_id)))
+                shown |= response.by_id.keys()
                 waiting += reversed(parts)
                 continue
-            truncated = _count_proven(doubted, answer.texts.values())
+            truncated = _count_proven(doubted, response.texts.values())
             uncertain = window if doubtful and window not in self._uncertain else None
             if uncertain:
                 self._uncertain.add(window)
-            yield window, answer, truncated + (uncertain is not None), uncertain
+            yield window, response, truncated + (uncertain is not None), uncertain
 
-    def _is_proven_complete(self, answer: SnowplowRuns, runs: Sequence[Run], window: Window, view: View) -> bool:
-        """Return whether one further request proves an answer complete: of the time before the first end it shows."""
-        # A trimmed answer lacks the runs whose events are all older than the oldest kept event, and so older than the
-        # end of any run that it shows. If that early part of the window is complete and has no other runs, nothing is
-        # missing.
+    def _is_proven_complete(self, response: SnowplowRuns, runs: Sequence[Run], window: Window, view: View) -> bool:
+        """Return whether one more request, for the time before the first end in the response, proves it complete."""
+        # A trimmed response lacks runs whose events are all older than the oldest kept event. These runs ended before
+        # any run in the response. So if the part of the window before the first end is complete and has no other runs,
+        # nothing is missing.
         ends = [run.end for run in runs if run.end is not None]
         if not ends:
             return False
@@ -142,7 +143,7 @@ class SnowplowSource(RestSource):
             return False
         part = self._read_window(early)
         complete = not may_be_trimmed(part.texts.values(), early, view, self._event_limit)
-        return complete and part.by_id.keys() < answer.by_id.keys()
+        return complete and part.by_id.keys() < response.by_id.keys()
 
     def _read_window(self, window: Window) -> SnowplowRuns:
         bounds = {"from": timestamp(window.start), "to": timestamp(window.end)}
@@ -158,10 +159,10 @@ class SnowplowSource(RestSource):
         return self._client.get(address, endpoint=endpoint, params=params, patience=patience)
 
     def _to_batch(
-        self, answer: SnowplowRuns, now: float, *, through: float, truncated: int, unobserved: Sequence[Window]
+        self, response: SnowplowRuns, now: float, *, through: float, truncated: int, unobserved: Sequence[Window]
     ) -> Batch:
-        """Return the batch of an answer: the rows that the last committed answer did not have."""
-        changed = () if self._last is answer else answer.fresh
+        """Return the batch of a response: the rows that the last committed response did not have."""
+        changed = () if self._last is response else response.fresh
         return Batch(
             jobs=[to_job(row) for row in {job_id_of(row): row for row in changed}.values()],
             runs=self._to_runs(changed, now, among=answer.texts.values()),
@@ -170,7 +171,7 @@ class SnowplowSource(RestSource):
             through=through,
             truncated=truncated,
             unobserved=unobserved,
-            memory=answer,
+            memory=response,
         )
 
     def _to_runs(self, rows: Sequence[SnowplowRun], now: float, *, among: Collection[SnowplowRun]) -> list[Run]:
@@ -183,7 +184,7 @@ class SnowplowSource(RestSource):
         return runs
 
     def committed(self, batch: Batch) -> None:
-        """Remember an answer whose rows are in the state."""
+        """Keep a response whose rows are in the state, to find unchanged rows in the next."""
         if isinstance(batch.memory, SnowplowRuns):
             self._last = batch.memory
 
@@ -206,7 +207,7 @@ class SnowplowSource(RestSource):
         return parse_steps(self._get(STEPS, patience=patience, runId=run.run_id), self._statuses)
 
     def log(self, run: Run, step_name: str, *, patience: float | None = None) -> StepLog:
-        """Return the tail of a step's output. A run has no text of its own."""
+        """Return the tail of a step's output. Runs have no error text in this API."""
         if not step_name:
             raise NotFoundError("only steps have output here", 404)
         return parse_log(self._get(STEP, patience=patience, runId=run.run_id, stepName=step_name))
@@ -219,9 +220,9 @@ class SnowplowSource(RestSource):
 
 
 def may_be_trimmed(rows: Collection[SnowplowRun], window: Window, view: View, limit: int = EVENT_LIMIT) -> bool:
-    """Return whether an answer may be the end of a longer one; nothing in the answer says so."""
-    # The API keeps the latest 10,000 state-change events; a run makes about 3 and two per step. Each row has at least
-    # one event, so an API that shows more rows does not trim.
+    """Return whether the API may have trimmed a response, which the response itself does not say."""
+    # The API returns the latest 10,000 state-change events. A run has about 3 events, and two more per step. Each row
+    # has at least one event, so an API that shows more than 10,000 rows does not trim.
     if len(rows) > limit or len(rows) * (3 + 2 * ASSUMED_STEPS) < SURELY_WHOLE * limit:
         return False
     counts = view.step_counts()
@@ -238,12 +239,12 @@ def may_be_trimmed(rows: Collection[SnowplowRun], window: Window, view: View, li
 
 
 def _strays(runs: Iterable[Run], window: Window) -> bool:
-    """Return whether an answer has runs that started after its window or ended before it."""
+    """Return whether runs started after the window or ended before it, so that the API ignores windows."""
     return any((run.start or 0.0) > window.end + 1 or (run.end or window.end) < window.start - 1 for run in runs)
 
 
-def _count_proven(doubted: Iterable[DoubtedAnswer], rows: Collection[SnowplowRun]) -> int:
-    """Count the doubted answers now known to be trimmed: their window contains a run that they lacked."""
+def _count_proven(doubted: Iterable[DoubtedResponse], rows: Collection[SnowplowRun]) -> int:
+    """Mark and count the doubted responses that lack one of these rows within their window: they were trimmed."""
     proven = 0
     for each in doubted:
         lacked = (row for row in rows if not each.proven and row.run_id not in each.ids)
@@ -254,7 +255,7 @@ def _count_proven(doubted: Iterable[DoubtedAnswer], rows: Collection[SnowplowRun
 
 
 def timestamp(time: float) -> str:
-    """Return a time as the API wants it: whole seconds, UTC, `Z`."""
+    """Return a time in the API's format: whole seconds in UTC, like `2026-01-31T12:00:00Z`."""
     return datetime.fromtimestamp(time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -1,4 +1,4 @@
-"""Strait's API: its paths, and parsers of its answers. Payloads, results and error texts are never decoded.
+"""Strait's API: its paths, and parsers of its responses. Payloads, results and error texts are never decoded.
 
 Parsers raise DecodeError for a body that is not JSON, and SchemaError for one that is not what was asked for.
 """
@@ -30,24 +30,24 @@ STEPS = WORKFLOW_RUN + "/steps"
 TIMELINE = WORKFLOW_RUN + "/timeline"
 EXPORT = "/export/runs"
 RUN_PARTS = ("runId", "workflowRunId")
-"""The variable parts of these paths; a path has at most one of them."""
+"""The variable parts of these paths. A path has at most one of them."""
 
-# Prefix of a workflow's identity, which keeps it apart from a job's.
+# Prefix of a workflow's job ID, which distinguishes it from a job's ID.
 WORKFLOW = "workflow:"
 
 MILLISECOND = timedelta(milliseconds=1)
-# A number of attempts from here on is an error; the state could not store the largest that JSON can.
+# A number of attempts from here on is wrong. The state cannot store all numbers that JSON can.
 MAX_ATTEMPTS = 2**31
-# A reason that may become a label: anything longer could be a sentence about a customer.
+# A pause reason that may become a label. A longer text may contain customer data.
 PLAIN_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,39}")
 
 
-# An error of the server's is a field of any length, and only the body is limited.
+# An error text may have any length; only the body is limited.
 csv.field_size_limit(2**31 - 1)
 
 
 class StraitRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The common fields of all rows; equal rows mean the same. All but the ID may have any type."""
+    """The common fields of all rows. Fields other than the ID may have any type."""
 
     id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_LENGTH)]
     created_at: Any = None
@@ -55,7 +55,7 @@ class StraitRow(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def created(self) -> datetime | None:
-        """When it was created, exact to the microsecond; None if unreadable."""
+        """Return the creation time, exact to the microsecond; None if it is unreadable."""
         return exact(self.created_at)
 
 
@@ -74,12 +74,12 @@ class StraitRun(StraitRow, frozen=True, kw_only=True):
 
     @property
     def job(self) -> str:
-        """The identity of its job."""
+        """Return the ID of the run's job."""
         return WORKFLOW + str(self.workflow_id) if self.workflow_id is not None else str(self.job_id or "unknown")
 
 
 class StraitJob(StraitRow, frozen=True, kw_only=True):
-    """A job or a workflow (`cron_timezone`)."""
+    """A job or a workflow. Workflows have `cron_timezone` instead of `timezone`."""
 
     slug: Any = None
     name: Any = None
@@ -92,8 +92,8 @@ class StraitJob(StraitRow, frozen=True, kw_only=True):
 
     @property
     def runs_by_itself(self) -> bool | None:
-        """Whether its schedule starts runs."""
-        # A paused job stays `enabled` at the server.
+        """Return whether its schedule starts runs; None if unknown."""
+        # A paused job stays `enabled`.
         if self.paused is True:
             return False
         return self.enabled if isinstance(self.enabled, bool) else None
@@ -116,9 +116,11 @@ class StraitPage(msgspec.Struct, Generic[AnyRow], frozen=True, kw_only=True):
     """A page of a list.
 
     Attributes:
-        invalid: The number of unreadable rows.
-        cursor: Where the server would continue.
-        burst: A creation time of which the list shows only these rows, although there may be others.
+        rows: The readable rows.
+        invalid: Number of unreadable rows.
+        cursor: The server's cursor of the next page.
+        more: Whether there are more pages.
+        burst: A creation time of which the list shows only these rows, although there may be more.
     """
 
     rows: Sequence[AnyRow]
@@ -144,26 +146,26 @@ STEP_ROW: msgspec.json.Decoder[StraitStep] = msgspec.json.Decoder(StraitStep)
 def parse_page(
     body: bytes, decoder: msgspec.json.Decoder[AnyRow], limit: int, *, first: bool = True
 ) -> StraitPage[AnyRow]:
-    """Return a page of either shape: a bare array (more may follow a full one), or `{data, next_cursor, has_more}`.
+    """Return a page. Its body is an array, or an object `{data, next_cursor, has_more}`.
 
-    None of the rows having the expected shape is an error only on the first page.
+    After an array of `limit` rows there may be more pages. Raises SchemaError if no row of the first page is usable.
     """
-    answer = decode(body, LISTED)
-    if isinstance(answer, list):
-        raws, cursor, more = answer, "", len(answer) >= limit
+    response = decode(body, LISTED)
+    if isinstance(response, list):
+        raws, cursor, more = response, "", len(response) >= limit
     else:
-        raws = _list_of(answer)
-        cursor = answer.next_cursor if isinstance(answer.next_cursor, str) else ""
-        more = bool(cursor) if answer.has_more is None else answer.has_more is True
+        raws = _list_of(response)
+        cursor = response.next_cursor if isinstance(response.next_cursor, str) else ""
+        more = bool(cursor) if response.has_more is None else response.has_more is True
     rows = usable(raws, lambda raw: decoded(raw, decoder), "of the expected shape", required=first)
     return StraitPage(rows=rows, invalid=len(raws) - len(rows), cursor=cursor, more=more)
 
 
-def _list_of(answer: _Envelope) -> list[msgspec.Raw]:
-    for rows in (answer.data, answer.steps):
+def _list_of(response: _Envelope) -> list[msgspec.Raw]:
+    for rows in (response.data, response.steps):
         if rows is not msgspec.UNSET:
             return rows or []
-    raise SchemaError("the answer is an object without the expected list")
+    raise SchemaError("the response is an object without the expected list")
 
 
 def parse_run(body: bytes) -> StraitRun:
@@ -172,19 +174,19 @@ def parse_run(body: bytes) -> StraitRun:
 
 
 class Export(msgspec.Struct, frozen=True, kw_only=True):
-    """Job IDs by run ID, as the server's export has them. `complete`: the answer was not cut off."""
+    """Job IDs by run ID, as the server exports them. `complete`: the response was not truncated."""
 
     jobs: Mapping[str, str]
     complete: bool
 
 
 def parse_export(body: bytes, at: datetime) -> Export:
-    """Return the runs that a CSV export has of one creation time; no other column is kept."""
+    """Return the runs of one creation time in a CSV export."""
     text_of = body.decode("utf-8-sig", errors="replace").replace("\0", "\ufffd")
     rows = _records(text_of)
     header = next(rows, None) or []
     if not {"id", "job_id", "created_at"} <= set(header):
-        raise SchemaError(f"GET {EXPORT}: the answer is not the expected CSV")
+        raise SchemaError(f"GET {EXPORT}: the response is not the expected CSV")
     jobs, complete = dict[str, str](), text_of.endswith("\n")
     for row in rows:
         if row is None or len(row) != len(header):
@@ -192,14 +194,14 @@ def parse_export(body: bytes, at: datetime) -> Export:
             continue
         fields = dict(zip(header, row, strict=True))
         created = exact(fields["created_at"])
-        # An export may cut times to milliseconds.
+        # An export may truncate times to milliseconds.
         if created is not None and abs(created - at) < MILLISECOND and 0 < len(fields["id"]) <= MAX_ID_LENGTH:
             jobs[fields["id"]] = fields["job_id"]
     return Export(jobs=jobs, complete=complete)
 
 
 def _records(text_of: str) -> Iterator[list[str] | None]:
-    """Yield the records of a CSV; None at the first unreadable one, which is the last."""
+    """Yield the records of a CSV; None instead of the first unreadable record, which ends the records."""
     try:
         yield from (row for row in csv.reader(io.StringIO(text_of, newline=""), strict=True) if row)
     except csv.Error:
@@ -207,14 +209,14 @@ def _records(text_of: str) -> Iterator[list[str] | None]:
 
 
 def parse_steps(body: bytes, statuses: StatusTable) -> tuple[list[Step], bool]:
-    """Return the steps of a workflow run, each name once, and whether there are more."""
+    """Return the steps of a workflow run, one per name, and whether there are more."""
     page = parse_page(body, STEP_ROW, limit=len(body))
     steps = {row.step_ref: _step(row, statuses) for row in page.rows}
     return list(steps.values()), page.more
 
 
 def parse_error(body: bytes, step_name: str) -> StepLog:
-    """Return the error text of a run, or of one of the steps in a list."""
+    """Return the error text of a step in a list; for the step "" that of the run."""
     if not step_name:
         fields = decode(body, OBJECT)
         return StepLog(stderr=text(fields["error"]) if "error" in fields else "")
@@ -225,7 +227,7 @@ def parse_error(body: bytes, step_name: str) -> StepLog:
 
 
 def to_job(row: StraitJob, *, scope: str, workflow: bool) -> Job:
-    """Return the job of a row. Its name is its slug, as people change titles."""
+    """Return the job of a row. Its name is the slug, because titles are often changed."""
     return Job(
         job_id=(WORKFLOW if workflow else "") + row.id,
         name=_text(row.slug) or _text(row.name) or row.id,
@@ -246,7 +248,7 @@ def _stop_cause(row: StraitJob) -> str:
 
 
 def unlisted_job(identity: str, project: object, *, scope: str, workflow: bool) -> Job:
-    """Return the job of a run that no list of jobs shows, as it was deleted. Its ID is its name."""
+    """Return the job of a run whose job is not listed, because it was deleted. The name is the ID."""
     name = identity.removeprefix(WORKFLOW)
     return Job(
         job_id=identity, name=name, project=_text(project), scope=scope, has_steps=workflow, reopens=not workflow
@@ -256,13 +258,13 @@ def unlisted_job(identity: str, project: object, *, scope: str, workflow: bool) 
 def to_run(row: StraitRun, statuses: StatusTable) -> Run:
     """Return the run of a row.
 
-    A retry keeps the ID, increments `attempt` and sets new times: start and duration are those of the last attempt.
+    A retry keeps the ID, increments `attempt` and sets new times. So start and duration are those of the last attempt.
     """
     status = _text(row.status).strip().casefold()
     end = _time(row.finished_at)
     result, state, unmapped = look_up(_text(row.status), statuses, ended=end is not None)
     attempts = row.attempt if type(row.attempt) is int and 0 < row.attempt < MAX_ATTEMPTS else 1
-    # A run that expired while it waited for another attempt has failed before; one that never ran is a skip.
+    # A run that expired while it waited for another attempt is a failure. A run that never ran is a skip.
     gave_up = status == EXPIRED and result is Result.SKIP and attempts > 1
     result = Result.FAILURE if gave_up else result
     start = None if result is Result.SKIP else _time(row.started_at)
@@ -290,7 +292,7 @@ def to_run(row: StraitRun, statuses: StatusTable) -> Run:
 
 
 def trust(run: Run) -> tuple[bool, float, int, float]:
-    """Return a sort key for rows of the same run: completed beats open, then the later end, then the later attempt."""
+    """Return the sort key for rows of one run: a completed row, then the later end, then the later attempt wins."""
     end = float("-inf") if run.end is None else run.end
     start = float("-inf") if run.start is None else run.start
     return run.result is not None, end, run.retries, start
@@ -311,12 +313,12 @@ def _step(row: StraitStep, statuses: StatusTable) -> Step:
 
 
 def exact(value: object) -> datetime | None:
-    """Return a time exact to the microsecond, as cursors need it; None if it is not a time."""
+    """Return a time exact to the microsecond, which cursors need; None if it is not a time."""
     try:
         timestamp = datetime.fromisoformat(value) if isinstance(value, str) else None
     except ValueError:
         return None
-    # Times of the first and the last year overflow in another time zone, or with a microsecond more.
+    # Times in the first and the last year may overflow in another time zone, or when a microsecond is added.
     if timestamp is None or not MINYEAR < timestamp.year < MAXYEAR:
         return None
     return timestamp.replace(tzinfo=timestamp.tzinfo or UTC)

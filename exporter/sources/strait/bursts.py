@@ -1,4 +1,4 @@
-"""Bursts: creation times with more runs than a list can show."""
+"""Bursts: moments at which more runs were created than a list can show."""
 
 from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
@@ -15,12 +15,12 @@ CHECKPOINT_PREFIX = "burst/"
 
 
 class Burst(msgspec.Struct, frozen=True, array_like=True):
-    """What the state keeps of a burst.
+    """A burst's checkpoint in the state.
 
     Attributes:
         since: When it was first seen.
-        read: Whether all its runs are known by now, or cannot be.
-        cut: Whether it was counted as one with missing runs.
+        read: Whether all its runs are known, or cannot be known.
+        cut: Whether it was counted as truncated.
     """
 
     since: float
@@ -31,8 +31,8 @@ class Burst(msgspec.Struct, frozen=True, array_like=True):
 class Bursts:
     """The bursts of one kind of runs.
 
-    The server's export has every run of a time, in states that may be stale: so it is requested once for their IDs,
-    and the runs are then read by ID. Each export leaves an audit entry at the server.
+    The server's export has every run of a time, but its states may be stale. So the export is requested once, for the
+    IDs, and the runs are read by ID. Each export leaves an audit entry on the server.
 
     Args:
         exports: Whether the server exports this kind.
@@ -57,14 +57,14 @@ class Bursts:
         return {self._prefix + cursor_at(time): msgspec.json.encode(burst).decode()}
 
     def expired(self, checkpoints: Mapping[str, str], before: float) -> dict[str, str]:
-        """Return the checkpoints to delete: of times that no poll reads any longer."""
+        """Return the checkpoints to delete, because no poll reads times before `before` any longer."""
         old = [time for time in self.known(checkpoints) if time.timestamp() < before]
         return {self._prefix + cursor_at(time): "" for time in old}
 
     def holding(self, checkpoints: Mapping[str, str], unseen: Collection[float], now: float) -> Iterator[float]:
-        """Yield the times before which the watermark must stay, for a while, as some of their runs are unread.
+        """Yield the times of bursts with unread runs. The watermark must not pass them for PATIENCE seconds.
 
-        `unseen`: creation times of runs that are known by their ID only.
+        `unseen`: creation times of runs of which only the ID is known.
         """
         for time, burst in self.known(checkpoints).items():
             unread = not burst.read or any(abs(time.timestamp() - each) < 1e-3 for each in unseen)
@@ -86,7 +86,7 @@ class Bursts:
             return None
 
     def log_cut(self, time: datetime, shown: int, lists: int) -> None:
-        """Log that runs of a time may be missing. `lists`: the number of lists that did not show all of theirs."""
+        """Log that runs of a time may be missing. `lists`: number of lists that did not show all runs of that time."""
         self._log.warning(
             "runs created at one time could not all be listed",
             created=cursor_at(time),

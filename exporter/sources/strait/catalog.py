@@ -1,4 +1,4 @@
-"""The jobs or workflows of a project, by which runs get their names."""
+"""The list of a project's jobs or workflows, which has the names of runs' jobs."""
 
 from collections.abc import Collection, Iterator, Mapping
 
@@ -12,7 +12,7 @@ from exporter.sources.strait.kinds import PartKind
 from exporter.sources.strait.pages import Lists
 
 LIST_POLLS = 10
-"""The list is read once per this many polls, and when a run names a job that is not in it."""
+"""Polls per read of the list. It is also read when a run has an unknown job."""
 
 # Pages of the list: 100,000 jobs.
 MAX_JOB_PAGES = 1000
@@ -30,7 +30,7 @@ class Catalog:
         self._age = LIST_POLLS
 
     def is_due(self) -> bool:
-        """Count a poll; return whether it reads the list."""
+        """Count a poll. Return whether this poll reads the list."""
         self._age += 1
         return self._age > LIST_POLLS
 
@@ -40,11 +40,11 @@ class Catalog:
 
     @property
     def project(self) -> object:
-        """The project of the key."""
+        """Return the project of the API key."""
         return next((job.project for job in self._jobs.values()), "")
 
     def read(self, view: View) -> Batch | None:
-        """Read the list; return None if that fails: the last list stays in use."""
+        """Read the list. Return None and keep the last list if that fails."""
         with self._failing.read(self._kind.jobs, view, raising=REFUSALS):
             rows = [row for page in self._list.pages() for row in page.rows]
             jobs = [to_job(row, scope=self._kind.scope, workflow=self._kind.workflow) for row in rows]
@@ -54,12 +54,12 @@ class Catalog:
         return None
 
     def lacks(self, job_ids: Collection[str]) -> bool:
-        """Return whether a job is named that this poll should look up in the list."""
+        """Return whether one of these jobs is unknown, so that this poll should read the list."""
         unknown = any(each not in self._jobs and each not in self._unlisted for each in job_ids)
         return unknown and self._kind.jobs not in self._failing.errors
 
     def note_unlisted(self, job_ids: Collection[str], view: View) -> None:
-        """Remember jobs that are not in the list: they were deleted."""
+        """Remember jobs that are not in the list, because they were deleted."""
         if self._kind.jobs not in self._failing.errors or self._failing.is_overdue(self._kind.jobs, view.now):
             self._unlisted |= {each for each in job_ids if each not in self._jobs}
 
@@ -68,7 +68,7 @@ class Catalog:
         return job_id in self._jobs or job_id in view.step_counts() or job_id in self._unlisted
 
     def jobs_of(self, owners: Mapping[str, object], view: View) -> Iterator[Job]:
-        """Yield jobs by identity and project. A deleted one keeps the name by which the state knows it."""
+        """Yield jobs. `owners`: project by job ID. A deleted job that the state knows is left as it is."""
         for job_id, project in owners.items():
             if job_id in self._jobs:
                 yield self._jobs[job_id]

@@ -1,4 +1,4 @@
-"""Dead letters that were replayed: a replay keeps ID and creation time, and may end before the next poll."""
+"""Finds replayed dead letters. A replay keeps the ID and the creation time, and may end before the next poll."""
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
@@ -16,7 +16,7 @@ class DeadLetterChanges(msgspec.Struct, frozen=True):
 
 
 class DeadLetters:
-    """The dead letters seen so far, as far back as their list was read."""
+    """The dead letters seen so far."""
 
     def __init__(self) -> None:
         self._known: dict[str, StraitRun] = {}
@@ -33,8 +33,8 @@ class DeadLetters:
 
         Args:
             rows: The rows of the list.
-            complete: Whether the list ends with them; if not, nothing is known of those created before the last.
-            other_states: IDs that another list has shown in another state.
+            complete: Whether the list ends with these rows. If not, older dead letters are not on it.
+            other_states: IDs of runs that other lists show in another state.
             hidden: Creation times of which the list does not show all rows.
         """
         shown = {row.id: row for row in rows}
@@ -61,6 +61,6 @@ class DeadLetters:
         """Return the IDs of dead letters created at one of these times."""
         return [run_id for run_id, row in self._known.items() if row.created in times]
 
-    def forget(self, run_id: str) -> None:
-        """Forget a vanished dead letter that was read by its ID."""
+    def remove(self, run_id: str) -> None:
+        """Remove a vanished dead letter, which was read by its ID."""
         self._known.pop(run_id, None)

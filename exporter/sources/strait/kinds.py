@@ -1,4 +1,4 @@
-"""Job runs and workflow runs: two parts of Strait's API that are read alike."""
+"""Job runs and workflow runs: two parts of Strait's API that are read in the same way."""
 
 import msgspec
 
@@ -15,7 +15,7 @@ from exporter.sources.strait.api import (
 from exporter.sources.strait.statuses import RUN_STATUSES, WORKFLOW_STATUSES
 
 REACH = 90 * DAY
-"""How far back runs are assumed to be shown; the server's operator decides how long they are kept."""
+"""Assumed retention of runs in seconds. The server's operator configures it."""
 
 
 class PartKind(msgspec.Struct, frozen=True, kw_only=True):

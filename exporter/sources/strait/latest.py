@@ -1,4 +1,4 @@
-"""The right row per run, of all that one poll has shown."""
+"""Keeps the best row of each run that a poll shows."""
 
 from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
@@ -8,9 +8,9 @@ from exporter.sources.strait.api import StraitRun, trust
 
 
 class LatestRows:
-    """The right row of each run that a poll has shown, in any order.
+    """The best row of each run that a poll has shown. The order of rows does not matter.
 
-    Lists are read one after the other while runs continue, and an answer may contain a stale row next to the right one.
+    Runs continue while lists are read one after the other, and a response may contain a stale row.
     """
 
     def __init__(self, to_run: Callable[[StraitRun], Run]) -> None:
@@ -23,7 +23,7 @@ class LatestRows:
         self._rows, self._fresh = {}, {}
 
     def add(self, rows: Iterable[StraitRun]) -> None:
-        """Add rows of an answer."""
+        """Add the rows of a response."""
         for row in rows:
             known = self._rows.get(row.id)
             if known is None or (known != row and trust(self._to_run(row)) > trust(self._to_run(known))):
@@ -37,7 +37,7 @@ class LatestRows:
         return rows
 
     def row(self, run_id: str) -> StraitRun | None:
-        """Return the row of a run, None if this poll has not shown it."""
+        """Return the row of a run; None if this poll has not shown it."""
         return self._rows.get(run_id)
 
     def of_time(self, time: datetime) -> list[StraitRun]:
@@ -46,10 +46,10 @@ class LatestRows:
 
     @property
     def rows(self) -> Collection[StraitRun]:
-        """The right rows."""
+        """Return the best row of each run."""
         return self._rows.values()
 
     @property
     def ids(self) -> Collection[str]:
-        """IDs of the runs that this poll has shown."""
+        """Return the IDs of the runs that this poll has shown."""
         return self._rows.keys()

@@ -1,4 +1,4 @@
-"""Strait's lists, newest first, read page by page."""
+"""Reads Strait's lists page by page, newest first."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -12,12 +12,13 @@ from exporter.sources.paging import PageGuard
 from exporter.sources.strait.api import RowKind, StraitPage, cursor_at, cursor_from, exact, parse_page
 
 PAGE_SIZE = 100
-"""The server's maximum of rows per page."""
+"""Rows per page: the server's maximum."""
 
-# Pages of one list, as of a day with a million runs.
+# Maximum number of pages of one list: enough for a million runs.
 MAX_PAGES = 10_000
 
-# Pages in a row without a new row. Keys bound to an environment get such pages, as the server filters after paging.
+# Maximum number of consecutive pages without a new row. An API key of one environment gets such pages, because the
+# server filters rows after it splits them into pages.
 MAX_EMPTY_PAGES = 200
 
 TOO_LARGE = 413
@@ -26,12 +27,12 @@ TOO_LARGE = 413
 class Lists(Generic[RowKind]):
     """Reads the pages of one endpoint.
 
-    The server continues from the creation time of a page's last row, and excludes rows created at that very time. So
-    the next page is requested from a microsecond later, and repeated rows are dropped here. If one time has more rows
-    than a page, the page says so (`burst`) and the list continues before that time.
+    The server's cursor is the creation time of a page's last row, and excludes other rows created at the same time. So
+    the next page is requested with a cursor one microsecond later, and repeats some rows. If more rows than fit on a
+    page have the same time, the page has it as `burst`, and the list continues before that time.
 
     Args:
-        max_pages: Pages after which a list counts as one that never ends.
+        max_pages: Maximum number of pages of a list.
     """
 
     def __init__(
@@ -46,9 +47,9 @@ class Lists(Generic[RowKind]):
     def pages(
         self, *, status: str = "", before: datetime | None = None, since: datetime | None = None
     ) -> Iterator[StraitPage[RowKind]]:
-        """Yield pages of rows created before one time and, except for the last page's tail, since another.
+        """Yield the pages of rows created before `before`, up to the first page with a row created before `since`.
 
-        Rows at the edge of two pages are on both. Raises SchemaError if the list does not end.
+        Pages may repeat rows of the previous page. Raises SchemaError if the list does not end.
         """
         guard = PageGuard(f"GET {self._endpoint}", self._max_pages)
         shown: set[str] = set()
@@ -75,13 +76,13 @@ class Lists(Generic[RowKind]):
             position, cursor = exact(following), following
 
     def page_at(self, time: datetime, status: str) -> StraitPage[RowKind]:
-        """Return the first page of a status's rows created at a time and before; `burst` if there are more at it."""
+        """Return the first page of a status, from a time backwards. `burst`: there are more rows of that time."""
         page = self._page(cursor_from(time), status)
         last = self._last(page)
         return msgspec.structs.replace(page, burst=time if page.more and last is not None and last >= time else None)
 
     def _page(self, cursor: str, status: str, *, first: bool = False) -> StraitPage[RowKind]:
-        """Return one page; its size is halved as long as the server finds it too large."""
+        """Return one page. Its size is halved while the server responds that it is too large."""
         self._limit = min(PAGE_SIZE, self._limit)
         while True:
             params: dict[str, str | int | float] = {"limit": self._limit}
@@ -101,7 +102,7 @@ class Lists(Generic[RowKind]):
         self._limit = min(PAGE_SIZE, 2 * self._limit)
 
     def _last(self, page: StraitPage[RowKind]) -> datetime | None:
-        """Return the creation time of a page's last row, by the cursor, else by the rows."""
+        """Return the creation time of a page's last row, from the cursor or from the rows."""
         time = exact(page.cursor)
         if time is not None or page.cursor:
             return time

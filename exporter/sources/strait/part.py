@@ -1,4 +1,4 @@
-"""One poll of one kind of Strait's runs: lists by status, the newest pages, bursts, and single runs by ID."""
+"""Polls one kind of Strait's runs: lists by status, the newest pages, bursts, and single runs by ID."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -30,17 +30,17 @@ from exporter.sources.strait.statuses import COMPENSATING
 from exporter.sources.windows import plan_poll, reach_of
 
 FIRST_DEPTH = DAY
-"""How far back the first poll reads at most."""
+"""Maximum seconds that the first poll reads back."""
 
 DEAD_LETTER = "dead_letter"
 
 MAX_FAILED_LISTS = 3
-"""Lists that fail in a row before the rest is left to the next poll."""
+"""Consecutive failed lists after which all others wait for the next poll."""
 
-# Runs per batch: a batch is one transaction, which locks the ledger.
+# Maximum number of runs per batch, because a transaction locks the ledger.
 BATCH_ROWS = 500
 
-# Runs that are read by ID without first reading lists by status, which would take as many requests.
+# Up to this many runs are read by ID at once. Reading lists by status first would take as many requests.
 FEW_RUNS = 8
 
 
@@ -68,9 +68,9 @@ class StraitPart:
         self._dead = DeadLetters() if DEAD_LETTER in kind.statuses else None
 
     def fetch(self, view: View) -> Iterator[Batch]:
-        """Poll once: active runs by status, the newest runs, then by ID unlisted active runs and vanished dead letters.
+        """Poll once: read active runs by status, the newest runs, and then by ID unlisted runs and dead letters.
 
-        Of several rows of a run the latest counts, in any order. Raises SourceError if the lists cannot be read.
+        Raises SourceError if the lists cannot be read.
         """
         self._known = {run_id: row for run_id, row in self._known.items() if run_id in self._latest.ids}
         self._latest.start_poll()
@@ -114,7 +114,7 @@ class StraitPart:
         self._catalog.note_unlisted(job_ids, view)
 
     def _read_open(self, view: View) -> None:
-        """Read the lists of active runs. A failing list hides no known run: it is read by its ID."""
+        """Read the lists of active runs. If a list fails, its known runs are read by ID."""
         failures = 0
         for word in self._by_status.open_words:
             name = f"{self.kind.runs} of status {word}"
@@ -135,7 +135,7 @@ class StraitPart:
             self._burst_times.add(page.burst)
 
     def _read_newest(self, view: View) -> Iterator[Batch]:
-        """Read the newest runs, down to the watermark less the overlap; after a downtime in windows, oldest first."""
+        """Read the newest runs, down to the watermark minus the overlap. After downtime, read windows, oldest first."""
         now = view.now
         watermark = view.watermark(self.kind.scope)
         todo = plan_poll(view, self._settings, self._reach, self.kind.scope)
@@ -158,7 +158,7 @@ class StraitPart:
             self._add(page)
 
     def _until_old(self, pages: Iterable[StraitPage[StraitRun]], view: View) -> Iterator[StraitPage[StraitRun]]:
-        """Yield pages up to one whose runs had all ended before the first poll: deeper ones had ended too."""
+        """Yield pages up to the first one whose runs all ended before the first poll."""
         for page in pages:
             yield page
             if page.rows and all(self._ended_before_first_poll(row, view) for row in page.rows):
@@ -171,7 +171,7 @@ class StraitPart:
     # --- bursts ---
 
     def _read_bursts(self, view: View) -> Iterator[Batch]:
-        """Find the runs of each creation time with more of them than a list shows."""
+        """Find the runs of each burst."""
         known = self._bursts.known(view.checkpoints)
         for time in sorted(self._burst_times):
             burst = known.get(time, Burst(since=view.now))
@@ -184,14 +184,14 @@ class StraitPart:
         self._burst_times = set()
 
     def _has_grown(self, time: datetime, view: View) -> bool:
-        """Return whether a list shows a run of a time that was not there when all of them were read."""
+        """Return whether a list shows a run of a time that is new since the burst was read."""
         rows = [row for row in self._latest.of_time(time) if row.id not in self._known]
         jobs = {row.id: self._catalog.get(row.job) for row in rows}
         wanted = [run_id for run_id, job in jobs.items() if job is None or view.wanted(job.name)]
         return len(view.known(wanted)) < len(wanted)
 
     def _read_burst(self, time: datetime, burst: Burst, view: View) -> Iterator[Batch]:
-        """Read the IDs of all runs of a time. Those that no list shows count as open until they are read by ID."""
+        """Read the IDs of all runs of a time. Runs that no list shows count as active until they are read by ID."""
         exported = self._bursts.export(time)
         jobs = {} if exported is None else exported.jobs
         missing = self._missing(jobs, view)
@@ -217,7 +217,7 @@ class StraitPart:
         return [run_id for run_id in unseen if run_id not in known]
 
     def _narrow(self, time: datetime) -> int:
-        """Read the runs of a time status by status; return how many of these lists are still too long."""
+        """Read the runs of a time by status. Return how many of these lists are still too long for a page."""
         cut = 0
         for page in self._by_status.pages_at(time):
             self._latest.add(page.rows)
@@ -226,7 +226,7 @@ class StraitPart:
         return cut
 
     def _unread_burst(self, time: datetime, burst: Burst, view: View) -> Batch:
-        """Return the batch of an unreadable burst: it is read again at each poll, and counted once that lasts."""
+        """Return the batch of an unreadable burst. Each poll tries it again; after PATIENCE it counts as truncated."""
         overdue = not 0 <= view.now - burst.since <= PATIENCE
         if overdue and not burst.cut:
             self._bursts.log_cut(time, len(self._latest.of_time(time)), 1)
@@ -239,12 +239,12 @@ class StraitPart:
     # --- batches ---
 
     def _drain(self, view: View, *, through: float | None = None, unobserved: Sequence[Window] = ()) -> Iterator[Batch]:
-        """Yield batches of the rows read since the last call. The last one says that all is read up to `through`."""
+        """Yield batches of the rows read since the last call. The last batch has `through` and `unobserved`."""
         rows = self._latest.take()
         changed = [row for row in rows if self._known.get(row.id) != row]
         yield from self._name_jobs({row.job for row in changed}, view)
         named = [row for row in changed if self._catalog.is_named(row.job, view)]
-        # Rows of a job that cannot be named now come again.
+        # Rows whose job has no known name now are read again by the next poll.
         if len(named) < len(changed):
             through = None
         invalid, self._invalid = self._invalid, 0
@@ -274,7 +274,7 @@ class StraitPart:
                 self._dead.add(row for row in piece if row.status == DEAD_LETTER)
 
     def _watch(self, rows: Iterable[StraitRun], view: View) -> None:
-        # A failed workflow run may start to compensate. If no list shows those, it is read by its ID.
+        # A failed workflow run may start to compensate. If the server has no list of such runs, it is read by ID.
         if self._by_status.refuses(COMPENSATING):
             for row in rows:
                 if row.status in ("failed", "timed_out"):
@@ -283,9 +283,9 @@ class StraitPart:
     # --- single runs ---
 
     def _follow_open_runs(self, view: View) -> Iterator[Batch]:
-        """Read by ID the active runs that no list has shown."""
+        """Read the active runs that no list has shown by their IDs."""
         missing = {run.run_id: run for run in view.open_runs(self.kind.scope) if self._latest.row(run.run_id) is None}
-        # Runs known by their ID only come last: they are many, and the others may have ended a moment ago.
+        # Runs of which only the ID is known come last: there are many, and the others are more likely to have ended.
         last = {run_id for run_id, run in missing.items() if run.state is None}
         self._compensated = {run_id: until for run_id, until in self._compensated.items() if until > view.now}
         compensated = [each for each in self._compensated if self._latest.row(each) is None]
@@ -307,12 +307,12 @@ class StraitPart:
             return None
         row = parse_run(body)
         if row.id != run_id:
-            raise SchemaError(f"GET {endpoint}: the answer is another run")
+            raise SchemaError(f"GET {endpoint}: the response is another run")
         return row
 
     def _read_revived(self, dead: DeadLetters, view: View) -> Iterator[Batch]:
-        """Read dead letters that were replayed and have ended since: the newest at each poll, all with a sweep."""
-        # Of the list only rows that died again are recorded: the state may have evicted older ones, counted long ago.
+        """Read replayed dead letters that have completed again: the newest at each poll, all of them with a sweep."""
+        # Only rows that are dead letters again are recorded. The state may have pruned older ones after counting them.
         since = _datetime(view.now - self._settings.lookback)
         rows: list[StraitRun] = []
         bursts: set[datetime] = set()
@@ -326,14 +326,14 @@ class StraitPart:
         changes = dead.compare(rows, complete=not page.more, other_states=others, hidden=bursts)
         self._latest.add(changes.again)
         yield from self._drain(view)
-        # A list of active runs that cannot show all of a time may hide some of these.
+        # If the list of active runs cannot show all runs of a burst, a replayed dead letter may be missing in it.
         hidden = [each for each in dead.created_at(self._open_bursts) if self._latest.row(each) is None]
         for run_id in [*changes.vanished, *hidden]:
             if view.out_of_time():
                 break
             with self._failing.read(f"run {run_id}", view):
                 row = self._read_run(run_id)
-                dead.forget(run_id)
+                dead.remove(run_id)
                 if row is not None:
                     dead.add([row] if row.status == DEAD_LETTER else [])
                     self._latest.add([row])

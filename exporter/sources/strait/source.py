@@ -1,4 +1,4 @@
-"""Strait: the job runs and the workflow runs of one project."""
+"""Reads Strait: the job runs and the workflow runs of one project."""
 
 from collections.abc import Iterator, Sequence
 
@@ -28,7 +28,7 @@ from exporter.sources.strait.part import StraitPart
 from exporter.sources.strait.settings import StraitSettings
 from exporter.sources.strait.statuses import STEP_STATUSES
 
-# Steps on a page; all were created at the same time, so that there is no second page.
+# Steps per page. All steps are created at the same time, so a cursor cannot lead to a second page.
 MAX_STEPS = 100
 
 
@@ -41,9 +41,9 @@ class StraitSource(RestSource):
         self._step_statuses = status_table(STEP_STATUSES, settings.status_map)
 
     def fetch(self, view: View) -> Iterator[Batch]:
-        """Poll both parts; a part that the key may not read is skipped, unless it may read neither.
+        """Poll both parts. A part that the API key may not read is skipped, unless it may read neither.
 
-        An unreadable part costs no other. Raises PartialError for it, once all else is read.
+        Raises PartialError for an unreadable part, after the other part is read.
         """
         self._failing.start_poll()
         refused: list[SourceError] = []
@@ -70,7 +70,7 @@ class StraitSource(RestSource):
             self._parts[batch.scope].committed(batch.memory)
 
     def steps(self, run: Run, *, patience: float | None = None) -> Sequence[Step]:
-        """Return the steps of a completed workflow run; if a list cannot show all, they come from its timeline."""
+        """Return the steps of a completed workflow run, from its timeline if the list of steps is too long."""
         if not run.job_id.startswith(WORKFLOW):
             return []
         steps, more = parse_steps(self._get(STEPS, run, patience, MAX_STEPS), self._step_statuses)
@@ -93,7 +93,7 @@ class StraitSource(RestSource):
         return self._client.get(address, endpoint=endpoint, params=params, patience=patience)
 
     def probe(self) -> str:
-        """Request each list once, and report which of them the key may not read."""
+        """Request each list once, and report the lists that the API key may not read."""
         refused = []
         for endpoint in (RUNS, JOBS, WORKFLOWS, WORKFLOW_RUNS):
             try:

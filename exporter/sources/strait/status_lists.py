@@ -1,4 +1,4 @@
-"""The lists of runs by status."""
+"""Reads lists of runs by status."""
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
@@ -13,18 +13,18 @@ from exporter.sources.strait.kinds import PartKind
 from exporter.sources.strait.pages import Lists
 
 BAD_REQUEST = frozenset({400, 422})
-"""Answers to a status that the server does not know."""
+"""Status codes of responses to a status that the server does not know."""
 
 
 class StatusLists:
     """Reads runs by status, for the statuses that the server knows.
 
     Args:
-        configured: The status words of the config.
+        configured: The statuses in the config.
     """
 
     def __init__(self, kind: PartKind, configured: StatusTable, runs: Lists[StraitRun]) -> None:
-        # The server filters by exact words, so that those of the config only lose their letter case here.
+        # The server filters by exact statuses. So the config's statuses are only converted to lower case.
         words = {**kind.statuses, **{word.casefold(): meaning for word, meaning in configured.items()}}
         self.open_words = [word for word, meaning in words.items() if isinstance(meaning, State)]
         self.completed_words = [word for word, meaning in words.items() if isinstance(meaning, Result)]
@@ -58,7 +58,7 @@ class StatusLists:
             self._refused.add(word)
 
     def pages_at(self, time: datetime) -> Iterator[StraitPage[StraitRun]]:
-        """Yield for each status the first page of runs created at a time and before."""
+        """Yield the first page of runs created at a time or before, for each status."""
         for word in [*self.completed_words, *self.open_words]:
             if word in self._refused:
                 continue

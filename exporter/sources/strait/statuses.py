@@ -1,4 +1,4 @@
-"""Strait's status words."""
+"""Tables of Strait's statuses."""
 
 from exporter.model import Result, State
 from exporter.sources.rest import StatusTable
@@ -6,7 +6,7 @@ from exporter.sources.rest import StatusTable
 EXPIRED = "expired"
 COMPENSATING = "compensating"
 
-# Statuses of job runs; the open ones in the order in which a run passes through them.
+# Statuses of job runs. Active statuses are in the order in which a run has them.
 RUN_STATUSES: StatusTable = {
     "delayed": State.PENDING,
     "replay_staged": State.PENDING,
@@ -23,7 +23,7 @@ RUN_STATUSES: StatusTable = {
     "system_failed": Result.ERROR,
     "timed_out": Result.TIMEOUT,
     "canceled": Result.CANCELLATION,
-    # It never ran, see `to_run`.
+    # The run never ran: see `to_run`.
     EXPIRED: Result.SKIP,
 }
 
@@ -38,7 +38,7 @@ WORKFLOW_STATUSES: StatusTable = {
     "canceled": Result.CANCELLATION,
     "compensated": Result.FAILURE,
     "compensation_failed": Result.ERROR,
-    # Not documented for workflows; it would mean the same as for runs.
+    # The vendor does not document it for workflow runs. It would mean the same as for job runs.
     EXPIRED: Result.SKIP,
 }
 """Statuses of workflow runs."""

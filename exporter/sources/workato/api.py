@@ -1,6 +1,6 @@
-"""Workato's API: its paths, and parsers of its answers. Titles, inputs and outputs are never decoded.
+"""Workato's API: its paths, and parsers of its responses. Titles, inputs and outputs are never decoded.
 
-Parsers raise DecodeError for a body that is not JSON, and SchemaError for one that is not what was asked for.
+Parsers raise DecodeError for a body that is not JSON, and SchemaError for a body of another shape.
 """
 
 import re
@@ -25,7 +25,7 @@ STATUSES: StatusTable = {
     "succeeded": Result.SUCCESS,
     "failed": Result.FAILURE,
     "pending": State.EXECUTING,
-    # The vendor's pages about jobs have these; whether the API uses them is not documented.
+    # The vendor's user interface has these statuses. Whether the API uses them is not documented.
     "canceled": Result.CANCELLATION,
     "cancelled": Result.CANCELLATION,
     "canceling": State.EXECUTING,
@@ -34,8 +34,8 @@ STATUSES: StatusTable = {
     "running": State.EXECUTING,
 }
 POLL_ERROR = "poll_error"
-"""The error type of a job that failed while its trigger asked for events, where the vendor names no other."""
-# Names of adapters, operations and error types; anything else may be a customer's text.
+"""Error type of a job whose trigger failed to poll for events, if the vendor names no other."""
+# Names of adapters, operations and error types. Any other text may be customer data.
 WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}", re.ASCII)
 
 
@@ -43,14 +43,14 @@ MAX_TOTAL = 2**53
 
 
 class Customer(msgspec.Struct, frozen=True):
-    """A managed user: its ID, which is a scope, and the label of its recipes. Both are "" for a single workspace."""
+    """A managed user: its ID, which is the scope, and the label of its recipes. A workspace has "" for both."""
 
     customer_id: str
     label: str
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """A recipe, with the counts of its completed jobs, None where the API has none."""
+    """A recipe, with the counts of its completed jobs; None if the API does not have them."""
 
     recipe_id: str
     name: str
@@ -62,7 +62,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkatoJob(msgspec.Struct, frozen=True, kw_only=True):
-    """A Workato job (a run), as a list or its own page shows it. `odd`: its unreadable values."""
+    """A Workato job, which is a run, as the API shows it. `odd`: its unreadable values."""
 
     job_id: str
     status: str
@@ -75,7 +75,7 @@ class WorkatoJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NOTHING = frozenset({b"null", b"false", b'""', b"{}", b"[]"})
-"""Values of a line's `error` without an error."""
+"""Values of a line's `error` that mean that there is no error."""
 
 
 def parse_customers(body: bytes) -> tuple[list[Customer], int]:
@@ -115,15 +115,14 @@ def _recipe(raw: msgspec.Raw) -> Recipe | None:
 
 
 def _total(number: Scalar) -> int | None:
-    """Return a number of jobs; a very large one is an error."""
+    """Return a number of jobs; None if it is not a number or implausibly large."""
     return number if isinstance(number, int) and 0 <= number < MAX_TOTAL else None
 
 
 def parse_jobs(body: bytes, status_map: StatusTable = STATUSES, *, first: bool = True) -> tuple[list[WorkatoJob], int]:
-    """Return the jobs of a page, one row per job (`exporter.model.one_row_per_run`), and the number of other rows.
+    """Return the jobs of a page, one row per job, and the number of other rows.
 
-    Rows that are not jobs are an error only on the first page: a later one may consist of the row with which the one
-    before should have ended.
+    Raises SchemaError if the first page has only other rows.
     """
     raws = decode_rows(body, ("items", "result", "data"))
     rows = usable(raws, lambda raw: _job(Fields.of(raw)), "a job", required=first)
@@ -134,7 +133,7 @@ def parse_jobs(body: bytes, status_map: StatusTable = STATUSES, *, first: bool =
 
 
 def better(one: WorkatoJob, other: WorkatoJob, status_map: StatusTable) -> WorkatoJob:
-    """Return the right one of two rows of a job."""
+    """Return the better one of two rows of a job (`exporter.model.one_row_per_run`)."""
     if one == other:
         return one
     runs = {to_run(row, "", status_map): row for row in (one, other)}
@@ -142,7 +141,7 @@ def better(one: WorkatoJob, other: WorkatoJob, status_map: StatusTable) -> Worka
 
 
 def parse_total(body: bytes) -> int | None:
-    """Return the number of jobs that match a list's filter, None if the list does not have it."""
+    """Return the number of jobs that match a list's filter; None if the response does not have it."""
     try:
         return _total(Fields.of_body(body).scalar("job_scope_count"))
     except SchemaError:
@@ -150,17 +149,17 @@ def parse_total(body: bytes) -> int | None:
 
 
 def parse_job(body: bytes, job_id: str) -> tuple[WorkatoJob, list[Step]]:
-    """Return the job of this ID, with its steps: the lines that ran, each once."""
+    """Return a job and its steps, one per line of the recipe that ran."""
     fields = Fields.of_body(body)
     row = _job(fields)
     if row is None or job_id not in (row.job_id, fields.text("handle")):
-        raise SchemaError("the answer is not the job that was asked for")
+        raise SchemaError("the response is another job")
     failed_line = fields.object("error_parts").text("line_number")
     return msgspec.structs.replace(row, job_id=job_id), _steps(fields.rows("lines") or [], failed_line)
 
 
 def parse_error(body: bytes, step_name: str) -> str:
-    """Return the error text of a job, or of one of its steps: customers' data, never stored."""
+    """Return the error text of a step; for the step "" that of the job. It is customer data and never stored."""
     fields = Fields.of_body(body)
     if not step_name:
         return _message(fields)
@@ -169,7 +168,7 @@ def parse_error(body: bytes, step_name: str) -> str:
 
 
 def _message(fields: Fields) -> str:
-    # An error is a text, or an object with one.
+    # An error is a text, or an object with a text.
     return fields.text("error") or fields.object("error").text("message")
 
 
@@ -207,7 +206,8 @@ def _word(value: str) -> str:
 
 
 def _steps(raws: Sequence[msgspec.Raw], failed_line: str) -> list[Step]:
-    # Lines of a loop come once per iteration: they are one step with the total duration, failed if one failed.
+    # A line in a loop appears once per iteration. The iterations are one step with their total duration, which failed
+    # if one of them failed.
     steps: dict[str, Step] = {}
     for fields in map(Fields.of, raws):
         if fields.text("recipe_line_number"):
@@ -239,7 +239,7 @@ def _joined(first: Step, second: Step) -> Step:
 
 
 def to_job(recipe: Recipe, customer: Customer, url: str) -> Job:
-    """Return the job of a recipe; `url`: its page."""
+    """Return the job of a recipe. `url`: link to the recipe."""
     return Job(
         job_id=job_id_of(customer.customer_id, recipe.recipe_id),
         name=recipe.name or recipe.recipe_id,
@@ -252,13 +252,13 @@ def to_job(recipe: Recipe, customer: Customer, url: str) -> Job:
 
 
 def job_id_of(customer_id: str, recipe_id: str) -> str:
-    """Return the identity of a recipe."""
-    # No documentation says that its ID is unique beyond its customer.
+    """Return the job ID of a recipe."""
+    # The vendor does not document that a recipe's ID is unique among customers.
     return f"{customer_id}/{recipe_id}" if customer_id else recipe_id
 
 
 def split_job_id(job_id: str) -> tuple[str, str]:
-    """Return the customer and the recipe of a job's identity."""
+    """Return the IDs of the customer and the recipe of a job ID."""
     customer_id, _, recipe_id = job_id.rpartition("/")
     return customer_id, recipe_id
 
@@ -285,7 +285,7 @@ def to_run(row: WorkatoJob, job_id: str, status_map: StatusTable) -> Run:
 
 
 def _meaning(row: WorkatoJob, status_map: StatusTable) -> Meaning:
-    """Return the meaning of a row: by its status, else by its error flag and end."""
+    """Return the meaning of a row, by its status if that is known, otherwise by its error flag and end."""
     ended = row.completed is not None
     if row.status:
         meaning = look_up(row.status, status_map, ended=ended)

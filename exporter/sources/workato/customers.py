@@ -1,4 +1,4 @@
-"""Workato's managed users: their list, and the order in which they are read."""
+"""Workato's managed users, which are customers: their list, and the order in which they are read."""
 
 from collections.abc import Collection, Sequence
 
@@ -23,12 +23,12 @@ MAX_WAIT_INTERVALS = 10
 
 
 class Customers:
-    """The list of managed users, read regularly; a single workspace is one customer without a name.
+    """The list of managed users, read regularly. A single workspace is one customer without a name.
 
     Attributes:
-        known: As last listed.
-        fresh: Whether the last `refresh` read the end of the list.
-        listing: The list that `known` comes from; None for a single workspace.
+        known: The customers in the last complete list.
+        fresh: Whether the last `refresh` completed the list.
+        listing: The last complete list; None for a single workspace.
     """
 
     def __init__(self, settings: WorkatoSettings, client: Client) -> None:
@@ -46,7 +46,7 @@ class Customers:
         self.listing: Listing | None = None
 
     def refresh(self, now: float) -> SourceError | None:
-        """Read the list if it is due; return the error of a failed read if there is an older list."""
+        """Read the list if it is due. Return the error of a failed read; raise it if there is no older list."""
         self.fresh = False
         recent = bool(self.known) and self._listed is not None and abs(now - self._listed) < self._interval
         if recent or not self._listable:
@@ -56,7 +56,7 @@ class Customers:
         except (AuthError, RateLimitedError):
             raise
         except SourceError as error:
-            # The pages read so far are of a wrong list.
+            # The list is wrong, so the pages read so far are dropped.
             if isinstance(error, SchemaError):
                 self._restart()
             if self._listed is None:
@@ -65,7 +65,7 @@ class Customers:
         return None
 
     def _read(self, now: float) -> None:
-        """Read as many pages as the API's limit allows; later polls read the rest."""
+        """Read as many pages as the API's limit allows. Later polls read the other pages."""
         while self._pace.earliest(now) <= now:
             self._pace.take(now)
             self._began = now if self._page == 1 else self._began
@@ -92,8 +92,8 @@ class CustomerOrder:
     """The order in which customers are read, and how long it takes to read each once.
 
     Attributes:
-        round_seconds: Seconds of the last round; 0 while every poll reads all customers.
-        refused: Customers without permission to read.
+        round_seconds: Seconds in which each customer was last read once; 0 while every poll reads all customers.
+        refused: Customers that the credential may not read.
         unfinished: Customers that were not read completely.
     """
 
@@ -108,10 +108,10 @@ class CustomerOrder:
         self.unfinished: set[str] = set()
 
     def ordered(self, customers: Sequence[Customer], busy: Collection[str], now: float) -> list[Customer]:
-        """Return customers in the order for a poll that begins now; `busy` are those with open jobs.
+        """Return customers in the order for a poll that begins now. `busy`: scopes with open jobs.
 
-        First come those that have waited too long, then those with open or unread jobs, the others, and last those
-        that cannot be read; within each group the one that has waited longest is first.
+        The groups are: customers that have waited too long, those with open or unread jobs, all others, and those that
+        cannot be read. In each group the customer that has waited longest is first.
         """
         self._round_began = now if self._round_began is None else self._round_began
 

@@ -1,4 +1,4 @@
-"""Read marks: how far each recipe's jobs have been read, and when a search through their pages may stop."""
+"""Read marks, which say how far each recipe's jobs have been read, and the rules for ending a search for jobs."""
 
 from collections.abc import Collection, Mapping
 from typing import TypeVar
@@ -10,20 +10,20 @@ from exporter.sources.workato.api import Recipe, WorkatoJob
 Kept = TypeVar("Kept")
 
 MAX_TRIES = 3
-"""Polls that search again for jobs that are in the counts and on no page."""
+"""Maximum number of searches for jobs that are in the counts but on no page."""
 
 
 class ReadMark(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True):
-    """What is known of a recipe's jobs.
+    """How far a recipe's jobs have been read.
 
     Attributes:
         succeeded: The recipe's count of successful jobs when its jobs were last read.
-        failed: Its count of failed jobs then.
-        last_run: Its `last_run_at` then.
-        missing: Completed jobs that are in the counts but were not found.
-        surplus: Completed jobs found recently that were not in the counts yet.
-        tries: Searches that did not find the missing jobs; a search that leaves unread pages is not one.
-        unread_offsets: IDs of jobs after which older pages are unread, newest first.
+        failed: The recipe's count of failed jobs at that time.
+        last_run: The recipe's `last_run_at` at that time.
+        missing: Number of completed jobs that are in the counts but were not found.
+        surplus: Number of completed jobs that were found but are not in the counts yet.
+        tries: Number of complete searches that did not find the missing jobs.
+        unread_offsets: IDs of jobs, newest first. The pages after each of them are unread.
     """
 
     succeeded: int | None = None
@@ -39,7 +39,7 @@ MARKS: msgspec.json.Decoder[dict[str, ReadMark]] = msgspec.json.Decoder(dict[str
 
 
 class UnreadRecipe(msgspec.Struct, frozen=True, array_like=True):
-    """A recipe whose jobs cannot be read. `since`: the first failed try; `read`: up to where it was read then."""
+    """A recipe whose jobs cannot be read. `since`: first failed try. `read`: time up to which it was read before."""
 
     since: float
     read: float
@@ -59,7 +59,7 @@ def unread_key(scope: str) -> str:
 
 
 def decode_checkpoint(text: str, decoder: msgspec.json.Decoder[dict[str, Kept]]) -> dict[str, Kept]:
-    """Return what a checkpoint keeps of a scope's recipes by ID; nothing if it is unreadable."""
+    """Return the values in a checkpoint by recipe ID; none if the checkpoint is unreadable."""
     try:
         return decoder.decode(text) if text else {}
     except msgspec.DecodeError:
@@ -67,25 +67,25 @@ def decode_checkpoint(text: str, decoder: msgspec.json.Decoder[dict[str, Kept]])
 
 
 def encode_checkpoint(kept: Mapping[str, Kept]) -> str:
-    """Return the checkpoint, "" if it keeps nothing."""
+    """Return the text of a checkpoint; "" if there are no values."""
     return msgspec.json.encode(kept).decode() if kept else ""
 
 
 def has_changed(mark: ReadMark, recipe: Recipe) -> bool:
-    """Return whether jobs may have started or ended since; always for a recipe without counts and times."""
+    """Return whether jobs may have started or ended since the mark; always True for a recipe without counts."""
     shown = (recipe.succeeded, recipe.failed, recipe.last_run)
     return shown != (mark.succeeded, mark.failed, mark.last_run) or shown == (None, None, "")
 
 
 def needs_read(mark: ReadMark | None, recipe: Recipe) -> bool:
-    """Return whether this poll reads the recipe's jobs, apart from open ones."""
+    """Return whether this poll searches for new jobs of the recipe."""
     return mark is None or has_changed(mark, recipe) or unfinished(mark)
 
 
 def count_missing(mark: ReadMark | None, recipe: Recipe) -> int | None:
-    """Return the number of completed jobs to find, negative if more were found than counted.
+    """Return the number of completed jobs to find; negative if more were found than are in the counts.
 
-    None if the counts do not show it: they are absent, or have fallen.
+    None if the counts are absent or have fallen.
     """
     if mark is None:
         return None
@@ -97,13 +97,13 @@ def count_missing(mark: ReadMark | None, recipe: Recipe) -> int | None:
 
 
 class SearchTarget(msgspec.Struct, frozen=True, kw_only=True):
-    """When a search ends.
+    """The conditions under which a search ends.
 
     Attributes:
         missing: The number of completed jobs to find; None if unknown.
         floor: Jobs that started earlier are not read.
         baseline: For a recipe that is read for the first time, the time up to which completed runs do not count.
-        deep: Whether to search on through known jobs down to the floor, as the search before did not find all.
+        deep: Whether to continue through known jobs down to the floor, because the last search did not find all jobs.
     """
 
     missing: int | None
@@ -115,7 +115,7 @@ class SearchTarget(msgspec.Struct, frozen=True, kw_only=True):
 class JobPage(msgspec.Struct, frozen=True, kw_only=True):
     """A page of jobs, newest first.
 
-    `unseen`: IDs that are neither in the state nor on an earlier page. `repeated`: earlier pages have shown all of it.
+    `unseen`: IDs that are neither in the state nor on an earlier page. `repeated`: all its jobs were on earlier pages.
     """
 
     rows: tuple[WorkatoJob, ...]
@@ -124,15 +124,16 @@ class JobPage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def oldest(self) -> float:
-        """The earliest start on it; infinite if there is none."""
+        """Return the earliest start on the page; infinite if there is none."""
         return min((row.started for row in self.rows if row.started is not None), default=float("inf"))
 
 
 def is_last(page: JobPage, target: SearchTarget, *, found: int, completed: Collection[str]) -> bool:
-    """Return whether the search ends with this page, after which `found` completed jobs were found in total.
+    """Return whether the search ends with this page.
 
-    `completed`: the IDs of the page's completed jobs. A short page proves nothing.
+    `found`: total number of completed jobs found so far. `completed`: IDs of the page's completed jobs.
     """
+    # A page with few rows is not always the last.
     if not page.rows or page.repeated:
         return True
     if page.oldest < target.floor:
@@ -141,7 +142,7 @@ def is_last(page: JobPage, target: SearchTarget, *, found: int, completed: Colle
         return not target.deep
     if target.baseline is not None and _all_older(page, target.baseline, completed):
         return True
-    # If all missing jobs are found, the page must also show a known one: below an unseen job another may be open.
+    # All missing jobs are found. But if all jobs of the page are unseen, there may be an open job on the next page.
     return target.missing is not None and found >= target.missing and len(page.unseen) < len(page.rows)
 
 
@@ -153,10 +154,10 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of a search.
 
     Attributes:
-        completed: Newly found completed jobs, without those that ended before the baseline.
-        recent: Jobs that ended so recently that they may not be in the counts yet.
-        unread_offsets: IDs of jobs after which it has not read on.
-        beyond: Whether it has read past the floor: jobs not found are lost.
+        completed: Number of completed jobs found, without those that ended before the baseline.
+        recent: Number of jobs that ended so recently that they may not be in the counts yet.
+        unread_offsets: IDs of jobs after which pages are unread.
+        beyond: Whether it has read past the floor, so that missing jobs are lost.
     """
 
     completed: int
@@ -168,7 +169,7 @@ class SearchResult(msgspec.Struct, frozen=True, kw_only=True):
 def mark_after(
     recipe: Recipe, mark: ReadMark | None, target: SearchTarget, result: SearchResult
 ) -> tuple[ReadMark, bool]:
-    """Return the mark after a search, and whether the search for missing jobs has ended without finding them."""
+    """Return the mark after a search, and whether missing jobs are lost."""
     missing = max(0, (target.missing or 0) - result.completed)
     tries = (mark.tries if mark else 0) + (not result.unread_offsets) if missing else 0
     lost = tries > MAX_TRIES or (missing > 0 and not result.unread_offsets and result.beyond)
@@ -186,7 +187,7 @@ def mark_after(
 
 
 def unfinished(mark: ReadMark | None) -> bool:
-    """Return whether jobs are missing or pages unread."""
+    """Return whether jobs are missing or pages are unread."""
     return mark is not None and (mark.missing > 0 or bool(mark.unread_offsets))
 
 

@@ -1,4 +1,4 @@
-"""The search for new jobs of one recipe: pages, the list of open jobs, and single jobs by ID."""
+"""Searches for new jobs of one recipe: on pages, in the list of open jobs, and by ID."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,11 +29,11 @@ from exporter.sources.workato.api import (
 from exporter.sources.workato.marks import JobPage, SearchTarget, is_last
 
 MAX_PAGES = 40
-"""Pages of one recipe's jobs per poll; the next poll reads on."""
+"""Maximum number of pages per recipe and poll. The next poll continues."""
 
 
 class WorkatoApi:
-    """Requests for jobs, of customers and of a single workspace."""
+    """Requests for recipes and jobs, of customers or of a single workspace."""
 
     def __init__(self, client: Client, statuses: StatusTable, oddities: Oddities, failing: FailingParts) -> None:
         self._client = client
@@ -50,7 +50,7 @@ class WorkatoApi:
         patience: float | None = None,
         **parts: str,
     ) -> bytes:
-        """Return the body of an answer; `customer_id` is "" for a single workspace."""
+        """Return the body of a response. `customer_id`: "" for a single workspace."""
         template = CUSTOMER + endpoint if customer_id else endpoint
         address = path(template, customer=customer_id, **parts)
         return self._client.get(address, endpoint=template, params=params, patience=patience)
@@ -61,7 +61,7 @@ class WorkatoApi:
         return self.get(customer_id, JOBS, params, recipe=recipe_id)
 
     def detail(self, job_id: str, run_id: str, *, patience: float | None = None) -> bytes:
-        """Return a single job. Raises NotFoundError if there is none with this ID."""
+        """Return the body with a single job. Raises NotFoundError if there is no job with this ID."""
         customer_id, recipe_id = split_job_id(job_id)
         return self.get(customer_id, JOB, patience=patience, recipe=recipe_id, job=run_id)
 
@@ -70,7 +70,7 @@ class WorkatoApi:
         return parse_job(self.detail(job_id, run_id), run_id)
 
     def is_completed(self, row: WorkatoJob) -> bool:
-        """Return whether a row is of a completed job."""
+        """Return whether a job has completed."""
         return to_run(row, "", self.statuses).result is not None
 
 
@@ -79,14 +79,15 @@ class Search:
 
     Args:
         baseline: The time up to which completed runs of its scope do not count.
-        tracked: Its active runs in the state, oldest first.
+        tracked: The recipe's active runs in the state, oldest first.
 
     Attributes:
-        rows: All jobs shown, by ID.
-        steps: The steps of completed jobs read by ID.
-        found: The end times of newly completed jobs, without those before the baseline.
-        unchanged: The number of jobs shown that are in the state as completed.
-        gone: Jobs that the API no longer has, for good.
+        rows: All jobs found so far, by ID.
+        steps: Steps of completed jobs that were read by ID.
+        found: Ends of newly completed jobs, without those before the baseline.
+        unchanged: Number of jobs that are in the state as completed.
+        invalid: Number of rows that are not jobs.
+        gone: IDs of jobs that the API no longer has.
         capped: Whether there were more pages than one poll may read.
         beyond: Whether the pages went past the target's floor.
     """
@@ -110,21 +111,22 @@ class Search:
         self.beyond = False
 
     def read_pages(self, target: SearchTarget, offsets: Sequence[str]) -> tuple[str, ...]:
-        """Read pages from the newest on, then from each unread offset of earlier polls; return the unread ones."""
-        # With unread offsets only those go deep: reading the newest pages again would leave no request for them.
+        """Read the newest pages, then the pages after each unread offset. Return the offsets that are still unread."""
+        # If there are unread offsets, only their pages are read deep. A deep search of the newest pages would leave no
+        # requests for them.
         newest = msgspec.structs.replace(target, deep=False) if offsets else target
         rests = [self._read_from(newest, ""), *(self._read_from(target, offset) for offset in offsets)]
         self.beyond = self._below and not target.deep
         return tuple(dict.fromkeys(rest for rest in rests if rest))
 
     def _read_from(self, target: SearchTarget, offset: str) -> str:
-        """Read on from an offset; return "" if the target is reached, or the offset at which time ran out."""
+        """Read the pages after an offset. Return "" if the search has ended, or the offset at which time ran out."""
         is_old = bool(offset)
         guard = PageGuard(f"GET {JOBS}")
         while self._pages < MAX_PAGES and not (self._pages and self._view.out_of_time()):
             page = self._read_page(offset)
             completed = {row.job_id for row in page.rows if self._api.is_completed(row)}
-            # Open jobs may be among the missing ones, unless jobs are known to be left to find.
+            # An open job of the state may have completed and be one of the missing jobs, so it counts as found.
             open_jobs = 0 if target.deep or is_old else len(self.unresolved())
             guard.check(_ids(page))
             if is_last(page, target, found=len(self.found) + open_jobs, completed=completed):
@@ -135,13 +137,13 @@ class Search:
         return offset
 
     def unresolved(self) -> list[OpenRun]:
-        """Return the open jobs of the state that were not shown yet, oldest first."""
+        """Return the open jobs in the state that were not found yet, oldest first."""
         return [run for run in self.tracked if run.run_id not in self.rows]
 
     def read_open(self, *, oldest_of_interest: float | None = None) -> None:
-        """Read the list of open jobs for those that no page has shown.
+        """Read the list of open jobs, to find those that no page has shown.
 
-        `oldest_of_interest`: given at the first read, which needs all open jobs that started after this time.
+        `oldest_of_interest`: for the first read of a recipe, which needs all open jobs that started after this time.
         """
         wants_all = oldest_of_interest is not None and bool(self.rows) and self._oldest > oldest_of_interest
         offset, shown, pages = "", 0, 0
@@ -157,12 +159,12 @@ class Search:
             offset = page.rows[-1].job_id
 
     def read_single(self, reach: float) -> None:
-        """Read by ID the open jobs that were not shown anywhere; `reach`: how far back the API has them."""
+        """Read the open jobs that were not found yet by ID. `reach`: seconds for which the API keeps jobs."""
         missing = {run.run_id: run for run in self.unresolved()}
         for number, (run_id, run) in enumerate(missing.items()):
             if number and self._view.out_of_time():
                 return
-            if self._api.failing.rests(f"job {run_id}", self._view.now):
+            if self._api.failing.skips(f"job {run_id}", self._view.now):
                 continue
             with self._api.failing.read(f"job {run_id}", self._view):
                 self._read_job(run, reach)
@@ -190,16 +192,16 @@ class Search:
         return runs
 
     def ended_since(self, timestamp: float) -> int:
-        """Count the jobs that ended at or after a time, in whole seconds as lists have it; not in the future."""
+        """Return the number of jobs that ended in or after the second of a time, but not in the future."""
         latest = self._view.now + FUTURE_MARGIN
         ends = [row.completed for row in self.rows.values() if row.completed is not None]
         return sum(int(timestamp) <= end <= latest for end in ends)
 
     def _exact(self, row: WorkatoJob) -> WorkatoJob:
-        # Lists have whole seconds: if a job ended in the second of the baseline, its own page decides.
+        # Ends in lists are whole seconds. If a job ended in the second of the baseline, it is read by ID.
         if row.completed is None or not row.completed <= self._baseline < row.completed + 1:
             return row
-        # One job whose page cannot be read must not keep those of the whole recipe from being counted.
+        # If that fails, the other jobs of the recipe are counted nevertheless.
         with self._api.failing.read(f"job {row.job_id}", self._view):
             row, _ = self._api.one(self._job_id, row.job_id)
         return row
@@ -230,7 +232,7 @@ class Search:
         return page
 
     def _improves(self, row: WorkatoJob) -> bool:
-        """Return whether a row is better than that of an earlier page."""
+        """Return whether a row is better than the one of an earlier page."""
         return better(self.rows[row.job_id], row, self._api.statuses) == row != self.rows[row.job_id]
 
     def _note_completed(self, rows: Sequence[WorkatoJob]) -> None:
@@ -241,11 +243,11 @@ class Search:
 
 
 def _ids(page: JobPage) -> list[str]:
-    """Return the IDs that show whether a page repeats an earlier one."""
-    # A list may end with the job from which it was to continue, so a page of one job proves nothing.
+    """Return the IDs of a page for the check whether it repeats an earlier one."""
+    # The last page may consist of the job at the offset, so a page with one job is not checked.
     return [row.job_id for row in page.rows] if len(page.rows) > 1 else []
 
 
 def _after(offset: str) -> dict[str, str]:
-    """Return the query of the page that follows a job."""
+    """Return the query parameters of the page after a job."""
     return {"offset_job_id": offset, "prev": "false"} if offset else {}

@@ -10,7 +10,7 @@ from exporter.config.section import Section
 from exporter.config.source import SourceSettings
 from exporter.config.values import Positive, PositiveDuration, Switch
 
-# Requests per minute: about 60 % of 1000 (jobs; recipes 2000), and of 60 (jobs; recipes too), as others share them.
+# Requests per minute: 60 % of the limits of 1000 and 60 for jobs, because other clients share them.
 BUDGETS = {"embedded": 600.0, "developer": 36.0}
 
 

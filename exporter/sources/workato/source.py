@@ -1,4 +1,4 @@
-"""Workato: the counts of recipes show which ones have new jobs; those are read page by page, open jobs by ID."""
+"""Reads Workato. A recipe's counts show whether it has new jobs; new jobs are read page by page, open jobs by ID."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from itertools import count
@@ -52,13 +52,13 @@ from exporter.sources.workato.marks import (
 from exporter.sources.workato.search import Search, WorkatoApi
 from exporter.sources.workato.settings import WorkatoSettings
 
-# Workspaces keep jobs at least this long, unless configured otherwise.
+# Workspaces keep jobs for at least this long by default.
 REACH = 30 * DAY
 FIRST_DEPTH = DAY
 """How far back the first read of a scope goes."""
-# Customers in a row that could not be read, after which the rest waits for the next poll.
+# Consecutive unreadable customers after which all others wait for the next poll.
 MAX_FAILURES = 3
-# Recipes no longer listed whose marks are kept per customer: one wrong list must not delete them.
+# Maximum number of unlisted recipes per customer whose marks are kept, because one wrong list must not delete marks.
 MAX_FORMER_RECIPES = 1000
 DENIALS = (AuthError, ForbiddenError)
 REFUSALS = (*DENIALS, NotFoundError)
@@ -69,9 +69,9 @@ OpenRuns = Mapping[str, Sequence[OpenRun]]
 
 
 class CustomerRecipes(msgspec.Struct, frozen=True, kw_only=True):
-    """A customer's recipes by ID as listed at the time `requested`.
+    """A customer's recipes by ID, as listed at the time `requested`.
 
-    `marks` and `unread` are updated as jobs are read. `open_runs` are those in the state before.
+    `marks` and `unread` are updated while jobs are read. `open_runs`: the active runs in the state before.
     """
 
     scope: str
@@ -83,7 +83,7 @@ class CustomerRecipes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkatoSource(RestSource):
-    """Reads the jobs of all customers' recipes, or of one workspace's."""
+    """Reads the jobs of all customers, or of one workspace."""
 
     def __init__(self, settings: WorkatoSettings, client: Client) -> None:
         super().__init__(client)
@@ -97,15 +97,15 @@ class WorkatoSource(RestSource):
     # --- customers ---
 
     def fetch(self, view: View) -> Iterator[Batch]:
-        """Read recipes and jobs per customer, busy customers first, as long as time allows.
+        """Read the recipes and jobs of each customer, busy customers first, until the poll's time is up.
 
-        A customer, recipe or job that cannot be read costs no other; its error is raised at the end.
+        An error of one customer, recipe or job does not end the poll; it is raised at the end.
         """
-        began, failed, answered = view.now, 0, False
+        began, failed, any_read = view.now, 0, False
         self._failing.start_poll()
         if (error := self._customers.refresh(view.now)) is not None:
             self._failing.errors[LIST_OF_CUSTOMERS] = error
-        # Only a fresh list counts, or one wrong list would be reported again and again.
+        # Only a fresh list is used. Otherwise one wrong list would be reported repeatedly.
         if self._customers.fresh:
             yield from self._vanished_customers(view)
         open_runs = _by_scope(view.open_runs())
@@ -113,34 +113,34 @@ class WorkatoSource(RestSource):
             if (number and view.out_of_time()) or failed >= MAX_FAILURES:
                 break
             part = part_of(customer)
-            if self._failing.rests(part, view.now):
+            if self._failing.skips(part, view.now):
                 continue
             try:
                 with self._failing.read(part, view, raising=REFUSALS):
                     yield from self._read_customer(view, customer, open_runs.get(customer.customer_id, {}))
             except REFUSALS as error:
-                yield self._refusal(customer, error, view.now, answered=answered)
+                yield self._refusal(customer, error, view.now, any_read=any_read)
                 self._failing.succeeded(part)
             if part not in self._failing.errors:
-                answered, failed = True, 0
+                any_read, failed = True, 0
                 continue
             failed += 1
-            if answered and self._failing.is_overdue(part, view.now):
+            if any_read and self._failing.is_overdue(part, view.now):
                 yield self._unreadable(customer)
         self._order.end_poll(self._customers.known, began, view.now)
-        self._raise_errors(view.now, answered=answered)
+        self._raise_errors(view.now, any_read=any_read)
 
-    def _raise_errors(self, now: float, *, answered: bool) -> None:
+    def _raise_errors(self, now: float, *, any_read: bool) -> None:
         # Without any answer of a customer, the source as a whole cannot be read.
-        if self._failing.errors and not answered:
+        if self._failing.errors and not any_read:
             raise next(reversed(self._failing.errors.values()))
         self._failing.raise_errors(map(part_of, self._customers.known), now)
 
-    def _refusal(self, customer: Customer, error: SourceError, now: float, *, answered: bool) -> Batch:
-        """Return that a customer is unreadable; raise the error if the token itself is refused."""
+    def _refusal(self, customer: Customer, error: SourceError, now: float, *, any_read: bool) -> Batch:
+        """Return the batch of a customer that may not be read. Raises the error if the token itself is refused."""
         if self._settings.mode == "developer":
             raise error
-        if isinstance(error, AuthError) and not answered:
+        if isinstance(error, AuthError) and not any_read:
             # This raises if the token itself is refused.
             self._customers.read_page()
         self._order.refused.add(customer.customer_id)
@@ -148,11 +148,11 @@ class WorkatoSource(RestSource):
         return self._unreadable(customer)
 
     def _unreadable(self, customer: Customer) -> Batch:
-        """Return that a customer is unreadable: its watermark stays, and does not hold that of the source."""
+        """Return the batch of an unreadable customer: the source's watermark ignores the customer."""
         return Batch(scope=customer.customer_id, readable=False, listing=self._customers.listing)
 
     def _vanished_customers(self, view: View) -> Iterator[Batch]:
-        """Yield the customers that the list no longer shows; once evicted from the state, their checkpoints go too."""
+        """Yield a batch per customer that the list no longer shows. Without a scope, its checkpoints are deleted."""
         known = {customer.customer_id for customer in self._customers.known}
         prefixes = (marks_key(""), unread_key(""))
         stored = {name.removeprefix(each) for name in view.checkpoints for each in prefixes if name.startswith(each)}
@@ -198,39 +198,39 @@ class WorkatoSource(RestSource):
             self._order.note_read(scope, view.now)
 
     def _read_recipes(self, view: View, listed: CustomerRecipes, todo: Sequence[str]) -> Generator[Batch, None, bool]:
-        """Read the jobs of these recipes; return whether they were read completely.
+        """Read the jobs of these recipes. Return whether all were read completely.
 
-        A recipe that could not be read for longer than PATIENCE does not count. It catches up from where it was read.
+        A recipe that was unreadable for longer than PATIENCE is ignored. Later it is read from the time in its record.
         """
-        unread, waiting, denied, answered = False, False, list[SourceError](), False
+        unread, waiting, denied, any_read = False, False, list[SourceError](), False
         for number, key in enumerate(todo):
             if number and view.out_of_time():
                 return False
             error = yield from self._try_recipe(view, listed, key)
-            answered = answered or error is None
+            any_read = any_read or error is None
             if error is None:
                 unread = unread or unfinished(listed.marks.get(key))
                 continue
             denied += [error] if isinstance(error, DENIALS) else []
             since = listed.unread.setdefault(key, self._unread_from(view, listed.scope)).since
             waiting = waiting or not view.now - since >= PATIENCE
-        if denied and not answered and (len(denied) > 1 or not listed.marks):
-            # The whole customer may not be read.
+        if denied and not any_read and (len(denied) > 1 or not listed.marks):
+            # The token may not read this customer.
             raise denied[0]
         if not unread:
             self._order.note_read(listed.scope, view.now)
         return not unread and not waiting
 
     def _unread_from(self, view: View, scope: str) -> UnreadRecipe:
-        """Return the record of a recipe that cannot be read from now on."""
+        """Return the record of a recipe that is unreadable from now on."""
         watermark = view.watermark(scope)
         return UnreadRecipe(since=view.now, read=view.baseline(scope) if watermark is None else watermark)
 
     def _try_recipe(self, view: View, listed: CustomerRecipes, key: str) -> Generator[Batch, None, SourceError | None]:
-        """Read the jobs of a recipe; return why that failed, None if it did not."""
+        """Read the jobs of a recipe. Return the error; None if there was none."""
         part, began = f"recipe {job_id_of(listed.scope, key)}", view.now
         failure = self._failing.get(part)
-        if failure is not None and self._failing.rests(part, began):
+        if failure is not None and self._failing.skips(part, began):
             return failure.error
         self._requested[job_id_of(listed.scope, key)] = began
         try:
@@ -239,7 +239,7 @@ class WorkatoSource(RestSource):
             raise
         except SourceError as error:
             self._failing.failed(part, error, began=began, now=view.now)
-            # Most likely it was deleted since it was listed, which the next list shows.
+            # The recipe was probably deleted after it was listed, which the next list will show.
             if isinstance(error, NotFoundError) and failure is None:
                 del self._failing.errors[part]
             return error
@@ -265,7 +265,7 @@ class WorkatoSource(RestSource):
         return f"{self._settings.base_url}{path(RECIPES + '/{recipe}', recipe=recipe.recipe_id)}"
 
     def _todo(self, view: View, listed: CustomerRecipes) -> list[str]:
-        """Return the IDs of recipes whose jobs to read: the longest unread ones first, those that failed last."""
+        """Return the IDs of the recipes to read: the longest unread ones first, unreadable ones last."""
         recipes, marks = listed.recipes, listed.marks
         tracked = dict.fromkeys(split_job_id(job_id)[1] for job_id in listed.open_runs)
         included = {key: None for key, recipe in recipes.items() if view.wanted(recipe.name or key)}
@@ -315,7 +315,7 @@ class WorkatoSource(RestSource):
     def _target(
         self, view: View, scope: str, recipe: Recipe, mark: ReadMark | None, watermark: float | None
     ) -> SearchTarget:
-        """Return what to find."""
+        """Return the target of the search for a recipe's new jobs."""
         settings = self._settings
         deep = is_deep(mark)
         floor = view.now - (FIRST_DEPTH if watermark is None else settings.lookback)
@@ -326,7 +326,7 @@ class WorkatoSource(RestSource):
         return SearchTarget(missing=count_missing(mark, recipe), floor=floor, baseline=baseline, deep=deep)
 
     def _read_deleted_recipe(self, view: View, listed: CustomerRecipes, key: str) -> Batch:
-        """Return the batch of the open jobs of a recipe that is no longer listed."""
+        """Return the batch of a recipe that is no longer listed: its open jobs."""
         search = self._search(view, listed, key)
         search.read_single(REACH)
         return Batch(scope=listed.scope, runs=search.runs(), steps=search.steps, gone=search.gone)
@@ -348,7 +348,7 @@ class WorkatoSource(RestSource):
         return f"signed in, {len(self._recipes('')[0])} recipes"
 
     def round_seconds(self) -> float:
-        """Return the seconds in which every customer is read once; 0 while every poll reads all."""
+        """Return the seconds in which every customer is read once; 0 while every poll reads all customers."""
         return self._order.round_seconds
 
 

@@ -36,7 +36,7 @@ class Trap:
         act: Called at that message, or at its answer.
         text: What the messages that count hold, inside a transaction or not; b"": any message of a transaction.
         forward: Whether the message reaches the database.
-        at_answer: Whether to act when the answer has arrived; it gets lost.
+        at_answer: Whether to act when the response has arrived; it gets lost.
     """
 
     def __init__(
