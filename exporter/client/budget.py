@@ -1,6 +1,6 @@
-"""Request budget: how many requests may be sent, and when, with one credential.
+"""The request budget of a credential: how many requests may be sent, and when.
 
-`Pace` is the arithmetic, without clock or lock; `Budget` adds both. Times are those of a monotonic clock.
+`Pace` computes without clock or lock; `Budget` adds both. All times are of a monotonic clock.
 """
 
 import contextlib
@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 
 from exporter.errors import RateLimitedError
 
-# Seconds after which a server gets another request, whatever it says.
+# Maximum seconds for which a server can block requests.
 LONGEST_BLOCK = 3600.0
 RESERVED_SHARE = 0.1
-"""The part of the server's limit that is left to others who use the same account."""
+"""Fraction of the server's limit that is left to other clients of the same account."""
 PAGE_SHARE = 4
-"""Pages opened by people take at most one of this many requests."""
-# Seconds after which one request may go although the server wants none: it may recover long before it said.
+"""Requests for pages are at most one in this many."""
+# Seconds after which one request is sent during a block, because the server may recover early.
 PROBE_INTERVAL = 300.0
-# Longest single sleep, in seconds, so that a needless wait ends and the metric of waiting moves.
+# Maximum seconds per sleep, so that a wait ends soon after it is no longer needed, and the metric of waiting moves.
 MAX_SLEEP = 5.0
 
 _for_a_person = contextvars.ContextVar("_for_a_person", default=False)
@@ -28,7 +28,7 @@ _for_a_person = contextvars.ContextVar("_for_a_person", default=False)
 
 @contextlib.contextmanager
 def for_a_person() -> Iterator[None]:
-    """Mark this thread's requests as those of a page that a person opened: polls go before them."""
+    """Mark this thread's requests as those for a page that a person opened. Polls have priority."""
     token = _for_a_person.set(True)
     try:
         yield
@@ -37,7 +37,7 @@ def for_a_person() -> Iterator[None]:
 
 
 class Stopped(Exception):  # noqa: N818  # not an error
-    """The process is shutting down; a wait was cut short."""
+    """The process is shutting down, so a wait has ended early."""
 
 
 def is_for_a_person() -> bool:
@@ -46,9 +46,9 @@ def is_for_a_person() -> bool:
 
 
 class Pace:
-    """Computes when the next request may go: at most `size` in any `period`, and not before the server allows it.
+    """Computes when the next request may be sent: at most `size` per `period`, and when the server allows it.
 
-    Requests for people are at most a quarter of all, but at least one per period.
+    At most a quarter of the requests, but at least one per period, are for people.
     """
 
     def __init__(self, requests_per_minute: float) -> None:
@@ -69,7 +69,7 @@ class Pace:
         self._spacing, self._spaced_until = before._spacing, before._spaced_until  # noqa: SLF001
 
     def earliest(self, now: float) -> float:
-        """Return the first time, `now` or later, at which a request may go."""
+        """Return the first time, `now` or later, at which a request may be sent."""
         free = self._unblocked(now)
         if len(self._taken) == self.size:
             free = max(free, self._taken[0] + self.period)
@@ -78,7 +78,7 @@ class Pace:
         return free
 
     def earliest_for_a_person(self, now: float) -> float:
-        """Return the first time, `now` or later, at which a request for a person may go if no poll waits."""
+        """Return the first time, `now` or later, at which a request for a person may be sent if no poll waits."""
         free = max(self.earliest(now), self._blocked_until)
         if len(self._by_people) == self._by_people.maxlen:
             free = max(free, self._by_people[0] + self.period)
@@ -93,13 +93,13 @@ class Pace:
             self._by_people.append(now)
 
     def block(self, now: float, seconds: float) -> None:
-        """Allow no request for this many seconds, except for a rare probe; an earlier, longer block stays."""
+        """Block requests for this many seconds, except for rare probes. A longer block stays."""
         if seconds > 0:
             self._blocked_until = max(self._blocked_until, now + min(seconds, LONGEST_BLOCK))
             self._blocked_since = now
 
     def succeeded(self, sent: float) -> None:
-        """End a block that was in force when a successful request was sent."""
+        """End the block if a request that was sent after it began has succeeded."""
         if sent > self._blocked_since:
             self._blocked_until = -math.inf
 
@@ -112,7 +112,7 @@ class Pace:
         return max(now, min(probe, self._blocked_until))
 
     def space(self, now: float, limit: float, remaining: float, reset_seconds: float) -> None:
-        """Spread `remaining`, less a tenth of `limit`, evenly until the server's reset."""
+        """Spread `remaining`, minus a tenth of `limit`, evenly over the seconds until the server's reset."""
         usable = remaining - RESERVED_SHARE * limit
         if usable < 1:
             self.block(now, reset_seconds)
@@ -122,10 +122,13 @@ class Pace:
 
 
 class Budget:
-    """The request budget of one credential; shared between threads and sources.
+    """The request budget of one credential. Threads and sources share it.
 
-    `sleep` waits that many seconds and returns True if the process is shutting down (None or False otherwise).
-    `before`: the previous budget of the same credential.
+    Args:
+        requests_per_minute: Size of the budget.
+        monotonic: A monotonic clock, in seconds.
+        sleep: Sleeps for some seconds. Returns True if the process is shutting down.
+        before: The previous budget of the same credential.
     """
 
     def __init__(
@@ -147,14 +150,18 @@ class Budget:
 
     @property
     def period(self) -> float:
-        """Seconds in which the whole budget can be used once."""
+        """Return the seconds in which the whole budget can be used once."""
         return self._pace.period
 
     def acquire(self, deadline: float, waited: Callable[[float], None] | None = None) -> float:
-        """Wait until one request may go, and take it; return the seconds waited, which `waited` receives as they pass.
+        """Wait until a request may be sent, and take it from the budget. Return the seconds waited.
+
+        Args:
+            deadline: Latest time to send it, by the monotonic clock.
+            waited: Is called with the seconds of each part of the wait.
 
         Raises:
-            RateLimitedError: It would have to wait beyond `deadline`, a time of the monotonic clock.
+            RateLimitedError: The request could not be sent by the deadline.
             Stopped: The process is shutting down.
         """
         person = _for_a_person.get()
@@ -182,33 +189,33 @@ class Budget:
                 self._polls_waiting -= 1
 
     def wait(self) -> float:
-        """Return the seconds until the next request may go, as of now."""
+        """Return the seconds until the next request may be sent, as of now."""
         with self._lock:
             now = self._monotonic()
             return self._pace.earliest(now) - now
 
     def blocked_until(self, seconds: float) -> None:
-        """Block all requests for this many seconds, as the server wants."""
+        """Block all requests for this many seconds, because the server asks for it."""
         if math.isfinite(seconds):
             with self._lock:
                 self._pace.block(self._monotonic(), seconds)
 
     def observe(self, limit: float | None, remaining: float, reset_seconds: float) -> None:
-        """Spread the requests that remain until the server's reset; without a limit, `remaining` stands for it."""
+        """Spread the remaining requests until the server's reset. An unknown limit is taken to be `remaining`."""
         limit = remaining if limit is None else limit
         if all(math.isfinite(number) and number >= 0 for number in (limit, remaining, reset_seconds)):
             with self._lock:
                 self._pace.space(self._monotonic(), limit, remaining, reset_seconds)
 
     def succeeded(self, sent: float) -> None:
-        """End a block, as a request sent at this time of the monotonic clock has succeeded."""
+        """End the block if a request that was sent after it began has succeeded. `sent`: by the monotonic clock."""
         with self._lock:
             self._pace.succeeded(sent)
 
     def _try(self, deadline: float, *, person: bool) -> float:
-        """Take a request and return 0, or return the seconds to wait before another try."""
-        # The time is read again after each wait, not reserved before it: a thread that wakes late must not squeeze two
-        # requests together, and a block that came meanwhile applies to it too.
+        """Take a request and return 0, or return the seconds to wait before the next try."""
+        # A time is not reserved before a wait. Otherwise a thread that wakes late would send a request right before
+        # another one, and would ignore a block that began in the meantime.
         with self._lock:
             now = self._monotonic()
             if person and self._polls_waiting:
@@ -222,6 +229,5 @@ class Budget:
             return free - now
 
     def _reason(self, now: float) -> str:
-        # Only a person's request has to wait where another may go at once.
         used = "the budget is used up"
         return "pages have used their share of the request budget" if self._pace.earliest(now) <= now else used

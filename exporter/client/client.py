@@ -1,4 +1,4 @@
-"""HTTP client of one API: request budget, retries, and every outcome as a body or an error of `exporter.errors`."""
+"""HTTP client of one API, with a request budget and retries. Requests return a body or raise `exporter.errors`."""
 
 import random
 import time
@@ -35,7 +35,7 @@ __all__ = ["Client", "Environment", "NetworkSettings", "RequestRecorder"]
 
 RETRIES = 2
 FIRST_BACKOFF = 1.0
-"""Seconds; doubled per retry, and then multiplied by a random number below 1."""
+"""Maximum seconds before the first retry; doubled per retry. The wait is random below the maximum."""
 RETRYABLE_STATUSES = frozenset({408, 429, *range(500, 600)})
 HEADERS = {
     "Accept": "application/json",
@@ -57,20 +57,20 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Client:
-    """Client of one API with one credential; safe for use by several threads.
+    """Client of one API with one credential. Thread-safe.
 
     Args:
-        root: Scheme, host and the path prefix of all requests.
+        root: Scheme, host and path prefix of all requests.
         auth: The sign-in.
         budget: Limits the requests.
-        observer: Gets the metrics of each request.
+        observer: Records the metrics of each request.
         network: Timeouts, TLS and proxy.
         environment: Clocks, sleep and randomness.
         transport: Replaces the network in tests.
         source: The source's name, for log lines.
     """
 
-    def __init__(  # noqa: PLR0913  # everything outside is an argument
+    def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
         self,
         root: str,
         auth: httpx.Auth,
@@ -110,16 +110,16 @@ class Client:
         )
 
     def get(self, path: str, *, endpoint: str, params: Params | None = None, patience: float | None = None) -> bytes:
-        """Return the body at `path` (with its leading slash, parts already quoted), which is counted as `endpoint`.
+        """Return the body of the response.
 
         Args:
-            path: Path after the root.
+            path: Percent-encoded path after the root, with a leading slash.
             endpoint: Template of the path, for metrics and errors.
-            params: The query.
+            params: Query parameters.
             patience: Seconds that each request may wait for the budget; by default twice the budget's period.
 
         Raises:
-            SourceError: There was no usable response, after up to two retries where those could help.
+            SourceError: There was no usable response, even after up to two retries.
             Stopped: The process is shutting down.
         """
         outcome = self._try(path, endpoint, params, patience)
@@ -138,12 +138,12 @@ class Client:
         return self._budget.wait()
 
     def now(self) -> float:
-        """Return the current time by the API's clock, as far as its answers have shown it."""
+        """Return the current time by the API's clock, which its responses show."""
         return self._clock.now()
 
     @property
     def skew(self) -> float:
-        """Seconds by which the API's clock is ahead of ours, 0 until known."""
+        """Return the seconds by which the API's clock is ahead of the local clock; 0 until known."""
         return self._clock.skew
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ class Client:
         self._http.close()
 
     def _try(self, path: str, endpoint: str, params: Params | None, patience: float | None) -> Outcome:
-        """Return the response of one try, whatever its code, or the error that a further try might not meet."""
+        """Send a request, and once more if its `Date` is in doubt. Return the response or a retryable error."""
         outcome, contradicts = self._send(path, endpoint, params, patience)
         # An answer whose `Date` contradicts those before is requested again, which confirms or refutes it. A refusal
         # is not: nothing is read from it, and a vendor may lock a credential after some refusals.
@@ -160,7 +160,7 @@ class Client:
         return outcome
 
     def _send(self, path: str, endpoint: str, params: Params | None, patience: float | None) -> tuple[Outcome, bool]:
-        """Send one request; return the outcome, and whether its `Date` contradicts the answers before."""
+        """Send one request. Return the outcome, and whether its `Date` contradicts earlier responses."""
         extensions = {
             "endpoint": endpoint,
             "patience": self._patience if patience is None else patience,
@@ -176,21 +176,21 @@ class Client:
         except (TimedOutError, NetworkError) as error:
             return error, False
         except httpx.InvalidURL:
-            raise SchemaError(f"GET {endpoint}: an ID of the API gives an invalid URL") from None
+            raise SchemaError(f"GET {endpoint}: an ID from the API makes the URL invalid") from None
         return response, self._clock.observe(response, sent)
 
     def _apply_retry_after(self, outcome: Outcome) -> float:
-        """Return the seconds of `Retry-After`; the budget is blocked for all who share it."""
+        """Block the budget as `Retry-After` says. Return the seconds; 0 without the header."""
         if not isinstance(outcome, httpx.Response) or outcome.status_code not in RETRYABLE_STATUSES:
             return 0.0
-        # While the answer's clock is in doubt the shorter wait is right: the next answer corrects it.
+        # While the server's time is in doubt, the shorter wait is used, and the next response corrects it.
         times = self._clock.possible_times(outcome)
         seconds = min(parse_retry_after(outcome.headers, now) or 0.0 for now in times)
         self._budget.blocked_until(seconds)
         return seconds
 
     def _pause(self, retry: int) -> None:
-        # Full jitter: retries of many clients must not come together.
+        # The wait is random ("full jitter"), so that many clients do not retry at the same time.
         if self._environment.sleep(self._environment.random() * FIRST_BACKOFF * 2**retry):
             raise Stopped
         self._observer.retry()
@@ -204,7 +204,7 @@ def is_retryable(outcome: Outcome) -> bool:
 
 
 def body_of(response: httpx.Response) -> bytes:
-    """Return the body of a 2xx response; raise the error of any other status."""
+    """Return the body of a 2xx response. Raises the error of any other status."""
     status = response.status_code
     request = describe(response.request)
     if is_plain_to_tls(response):
@@ -217,7 +217,7 @@ def body_of(response: httpx.Response) -> bytes:
 
 
 def is_plain_to_tls(response: httpx.Response) -> bool:
-    """Return whether a server says that it got plain HTTP on a port where it speaks TLS, as several do."""
+    """Return whether a server reports that it received plain HTTP on a TLS port."""
     said = response.content[:2000].lower() if response.status_code == 400 else b""
     return response.request.url.scheme == "http" and b"http request" in said and b"https" in said
 

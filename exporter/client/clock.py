@@ -7,14 +7,14 @@ import httpx
 from exporter.client.limits import parse_age, parse_date
 
 MIN_SKEW = 5.0
-"""Seconds; a `Date` header has whole ones, and the answer travelled for a while."""
+"""Minimum skew in seconds: `Date` headers have whole seconds, and a response takes time to arrive."""
 
 
 class ServerClock:
     """Compares the `Date` headers of an API with the local clock.
 
     Attributes:
-        skew: Seconds by which the API's clock is ahead of ours, 0 until known.
+        skew: Seconds by which the API's clock is ahead of the local clock; 0 until known.
     """
 
     def __init__(self, local: Callable[[], float]) -> None:
@@ -27,12 +27,12 @@ class ServerClock:
         return self.local() + self.skew
 
     def observe(self, response: httpx.Response, sent: float) -> bool:
-        """Compare the `Date` of an answer with the local clock; return whether it contradicts the answers before.
+        """Update the skew from a response. Return whether its `Date` contradicts earlier responses.
 
-        A new difference is believed once two answers in a row show it.
+        A new skew is used once two consecutive responses show it.
         """
-        # One odd `Date` may be that of a cache or of one bad node. If it were believed, windows would lie in the
-        # future, and completed runs would look older than they are.
+        # One odd `Date` may come from a cache or from one bad node. If it were used, windows would be in the future,
+        # and completed runs would look older than they are.
         skew = self._shown_skew(response, sent)
         if skew is None:
             return False
@@ -43,7 +43,7 @@ class ServerClock:
         return True
 
     def possible_times(self, response: httpx.Response) -> list[float]:
-        """Return when an answer may have been written, by the API's clock: two times if its `Date` is in doubt."""
+        """Return the time of a response by the API's clock; two possible times if its `Date` is in doubt."""
         date, now = parse_date(response.headers.get("date", "")), self.now()
         if date is None:
             return [now]
@@ -54,7 +54,7 @@ class ServerClock:
         if date is None:
             return None
         date += parse_age(response.headers.get("age", ""))
-        # The answer was written at any time since the request was sent: a slow answer does not prove a wrong clock.
+        # `Date` may be any time between request and response, so a slow response does not prove a wrong clock.
         ahead, behind = date - self.local(), date - sent
         skew = ahead if ahead > 0 else min(behind, 0.0)
         return 0.0 if abs(skew) < MIN_SKEW else skew

@@ -1,8 +1,8 @@
-"""Rate limit headers of a response, in the forms of all vendors.
+"""Parses the rate limit headers of all vendors.
 
-These are `X-RateLimit-Limit`, `-Remaining`, `-Reset` and their spellings, `RateLimit-Limit` and its like, and the
-headers `RateLimit` and `RateLimit-Policy` of all drafts. Each may name several limits, in one line or in several: the
-one with the least remaining counts. Implausible values are ignored and listed.
+These are `X-RateLimit-Limit`, `-Remaining`, `-Reset` and variants such as `RateLimit-Limit`, and the headers
+`RateLimit` and `RateLimit-Policy` of the IETF drafts. If there are several limits, the one with the fewest remaining
+requests is used. Implausible values are ignored and listed.
 """
 
 import email.utils
@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 import msgspec
 
 HOUR = 3600.0
-"""Seconds; a reset further away is ignored."""
+"""A reset that is more seconds away is ignored."""
 DAY = 86400.0
-"""Seconds; a `Retry-After` this close to the present is a time."""
-# A limit beyond this is ignored.
+"""A `Retry-After` within this many seconds of the current time is a time."""
+# A larger limit is ignored.
 MOST_REQUESTS = 1e9
-# A number beyond this is a time (as seconds it would be three years away).
+# A larger number is a time. As seconds to wait it would be more than three years.
 EPOCH = 1e8
 EPOCH_MILLISECONDS, EPOCH_MICROSECONDS, EPOCH_NANOSECONDS = 1e11, 1e14, 1e17
 NUMBER = re.compile(r"[+-]?\d{1,30}(?:\.\d{1,30})?")
@@ -29,15 +29,19 @@ FIELDS = ("limit", "remaining", "reset")
 COMBINED = {"limit": "limit", "q": "limit", "remaining": "remaining", "r": "remaining", "reset": "reset", "t": "reset"}
 """Keys of the single header `RateLimit`, e.g. `"default";r=50;t=30` or `limit=100, remaining=50`."""
 ITEM = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
-"""One item of a list; a comma within quotes separates nothing."""
+"""One item of a list. A comma within quotes is part of the item."""
 HTTP_DATE = re.compile(r"(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Satur|Sat|Sun)(?:day)?,[^,]*", re.IGNORECASE)
 PAIR = re.compile(r'([a-z]+)\s*=\s*"?([+-]?\d+(?:\.\d+)?)"?(?=[\s;,]|$)')
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """A server's tightest limit, what remains of it, and the seconds until its reset; None where unknown.
+    """A server's tightest rate limit; values are None if unknown.
 
-    `ignored`: the headers with implausible values, and why they are.
+    Attributes:
+        limit: Number of requests.
+        remaining: Number of remaining requests.
+        reset_seconds: Seconds until the reset.
+        ignored: Headers with implausible values, and why they are implausible.
     """
 
     limit: float | None = None
@@ -47,7 +51,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LimitTexts(msgspec.Struct, frozen=True, kw_only=True):
-    """One limit as texts of the headers, "" where absent."""
+    """One limit as text in the headers; values are "" if absent."""
 
     header: str
     limit: str = ""
@@ -56,9 +60,9 @@ class LimitTexts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_limits(headers: Mapping[str, str], now: float) -> Limits | None:
-    """Return the tightest limit that the headers name, None if there is none; `now` is the server's clock.
+    """Return the tightest limit in the headers; None if there is none. `now`: time by the server's clock.
 
-    Header names are in lower case; several lines of one name are joined by commas.
+    Names of headers are lower case. Several headers of one name are joined by commas.
     """
     said = [*_separate(headers), *_combined(headers)]
     if not said:
@@ -70,10 +74,8 @@ def parse_limits(headers: Mapping[str, str], now: float) -> Limits | None:
 
 
 def parse_retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Return the seconds to wait by `Retry-After`, given as seconds or as a time; None if absent or unreadable.
-
-    A proxy may add its own to the server's: the longest wait counts.
-    """
+    """Return the seconds of `Retry-After`, which may be a time; None if absent or unreadable."""
+    # A proxy may add its own value to the server's. The longest wait is used.
     value = headers.get("retry-after", "")
     waits = [_wait(text.strip(), now) for text in HTTP_DATE.findall(value) or value.split(",")]
     return max((wait for wait in waits if wait is not None), default=None)
@@ -92,7 +94,7 @@ MANY_DIGITS = 10
 
 
 def parse_date(value: str) -> float | None:
-    """Return an HTTP date as Unix seconds, None if it is not one; without a zone it is UTC."""
+    """Return an HTTP date as Unix seconds, in UTC if it has no zone; None if it is not a date."""
     try:
         moment = email.utils.parsedate_to_datetime(value)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
@@ -101,12 +103,12 @@ def parse_date(value: str) -> float | None:
 
 
 def parse_age(value: str) -> float:
-    """Return the seconds that a response spent in a cache by its `Age` header, 0 without one."""
+    """Return the seconds that a response was in a cache, by its `Age` header; 0 without the header."""
     return float(value) if value.isascii() and value.isdigit() and len(value) < MANY_DIGITS else 0.0
 
 
 def _separate(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
-    """Yield the limits of headers such as `X-RateLimit-Remaining`: the first of each, the second of each, and so on."""
+    """Yield the limits of headers such as `X-RateLimit-Remaining`: the first values, the second values, and so on."""
     for prefix in PREFIXES:
         lists = [_values(headers.get(prefix + field, "")) for field in FIELDS]
         if not lists[2]:
@@ -117,7 +119,7 @@ def _separate(headers: Mapping[str, str]) -> Iterator[LimitTexts]:
 
 
 def _values(header: str) -> Sequence[str]:
-    """Return the values of a list, without the policies that may follow a limit, as in `100, 100;w=60`."""
+    """Return the values of a list, without policies that may follow a limit, as in `100, 100;w=60`."""
     dates = HTTP_DATE.findall(header)
     if dates:
         return [date.strip() for date in dates]
@@ -127,7 +129,7 @@ def _values(header: str) -> Sequence[str]:
 
 
 def _at(values: Sequence[str], place: int) -> str:
-    """Return the value at a place; a single value stands for all."""
+    """Return the value at a place; "" if there is none. A single value is at all places."""
     if len(values) == 1:
         return values[0]
     return values[place] if place < len(values) else ""
@@ -153,13 +155,13 @@ def _name(item: str) -> str:
 
 
 def _pairs(item: str) -> dict[str, str]:
-    """Return the pairs of an item; a policy may also begin with its quota, as in `100;w=60`."""
+    """Return the pairs of an item. A policy may also begin with its quota, as in `100;w=60`."""
     pairs = {COMBINED[key]: value for key, value in PAIR.findall(item.lower()) if key in COMBINED}
     return {"limit": _name(item)} | pairs if NUMBER.fullmatch(_name(item)) else pairs
 
 
 def _parsed(said: LimitTexts, now: float, ignored: list[str]) -> Limits | None:
-    """Return one limit in numbers; implausible values are added to `ignored`."""
+    """Return a limit as numbers; None if it is unusable. Add implausible values to `ignored`."""
 
     def ignore(field: str, why: str) -> None:
         ignored.append(f"{said.header} {field}: {why}")
@@ -186,13 +188,13 @@ def _parsed(said: LimitTexts, now: float, ignored: list[str]) -> Limits | None:
 
 
 def _tightness(limits: Limits) -> tuple[float, float]:
-    """Return a sort key: least remaining first, of equals the one with the latest reset."""
+    """Return the sort key of a limit: fewest remaining requests first, then the latest reset."""
     remaining = math.inf if limits.remaining is None else limits.remaining
     return remaining, -(limits.reset_seconds or 0.0)
 
 
 def _reset(text: str, now: float) -> float | None:
-    """Return the seconds to a reset given as seconds or as a time; 0 for a time just passed."""
+    """Return the seconds to a reset that is given in seconds or as a time; 0 for a time in the past."""
     number = _number(text)
     if number is not None:
         return _seconds_to(number, now)
@@ -201,7 +203,7 @@ def _reset(text: str, now: float) -> float | None:
 
 
 def _seconds_to(number: float, now: float) -> float:
-    """Return the seconds to a reset given as such, or as a time in seconds or smaller units."""
+    """Return the seconds to a reset that is a number of seconds, or a time in seconds or smaller units."""
     for least, unit in ((EPOCH_NANOSECONDS, 1e9), (EPOCH_MICROSECONDS, 1e6), (EPOCH_MILLISECONDS, 1e3), (EPOCH, 1.0)):
         if number >= least:
             return _from_now(number / unit, now)
@@ -213,7 +215,7 @@ def _from_now(moment: float, now: float) -> float:
 
 
 def _iso_time(text: str) -> float | None:
-    """Return a time such as 2026-11-28T01:45:20Z as Unix seconds; None if it is not one, or has no offset."""
+    """Return a time such as 2026-11-28T01:45:20Z as Unix seconds; None if it is not a time or has no offset."""
     if not ISO_TIME.fullmatch(text.strip()):
         return None
     try:
@@ -223,5 +225,5 @@ def _iso_time(text: str) -> float | None:
 
 
 def _number(text: str) -> float | None:
-    """Return a whole or decimal number; None if the text is anything else."""
+    """Return a whole or decimal number; None if the text is not a number."""
     return float(text) if NUMBER.fullmatch(text.strip()) else None

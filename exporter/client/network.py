@@ -1,6 +1,6 @@
 """Connections with a deadline per exchange, not only per read.
 
-A socket's timeout starts again with every byte. Here every wait is cut to what is left of the exchange:
+A socket's timeout starts again with every byte. Here every wait ends at the deadline of the exchange at the latest:
 `request.extensions["deadline"]`, a time of the monotonic clock.
 """
 
@@ -19,11 +19,11 @@ import structlog
 SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
 _log = structlog.get_logger()
 KEEPALIVE_SECONDS = 120.0
-"""Long enough for the next poll, at the default interval of a minute, to find its connection open."""
+"""Seconds for which an idle connection stays open: longer than the default poll interval."""
 
 
 class NetworkSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Connection settings: seconds per wait, largest body in bytes, TLS files, and a proxy ("" for none)."""
+    """Connection settings: seconds per wait, maximum size of a body in bytes, TLS files, and a proxy; "" for none."""
 
     timeout: float = 30.0
     body_limit: int = 64 * 1024 * 1024
@@ -47,11 +47,11 @@ class DeadlineStream(httpcore.NetworkStream):
         self._left = left
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Read up to that many bytes."""
+        """Read at most `max_bytes` bytes."""
         return self._inner.read(max_bytes, self._left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Send everything."""
+        """Send all bytes."""
         self._inner.write(buffer, self._left(timeout))
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ class DeadlineStream(httpcore.NetworkStream):
         return DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, self._left(timeout)), self._left)
 
     def get_extra_info(self, info: str) -> Any:  # noqa: ANN401  # the type of the interface
-        """Return what the inner connection knows."""
+        """Return information about the inner connection."""
         return self._inner.get_extra_info(info)
 
 
@@ -90,7 +90,7 @@ class DeadlineBackend(httpcore.NetworkBackend):
         return DeadlineStream(stream, self._left)
 
     def _left(self, timeout: float | None) -> float | None:
-        """Return the shorter of a timeout and what is left of the exchange."""
+        """Return the shorter of a timeout and the time until the deadline."""
         if self.deadline.at is None:
             return timeout
         left = self.deadline.at - self._monotonic()
@@ -120,10 +120,10 @@ Versions = tuple[tuple[int, int, int] | None, ...]
 
 
 class NetworkTransport(httpx.BaseTransport):
-    """Sends requests over a pool of connections. Raises httpcore's exceptions, which have the shape of httpx's.
+    """Sends requests over a pool of connections. Raises exceptions of httpcore.
 
-    When a TLS file changes on disk, the next request uses the new one, over a new connection; requests in flight end
-    over the old one.
+    When a TLS file changes on disk, the next request uses the new file, on a new connection. Requests in flight
+    continue on their old connections.
     """
 
     def __init__(self, settings: NetworkSettings, monotonic: Callable[[], float]) -> None:
@@ -137,7 +137,7 @@ class NetworkTransport(httpx.BaseTransport):
         self._replaced: list[httpcore.ConnectionPool] = []
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request; the caller reads the body, in the same thread."""
+        """Send one request. The caller must read the body in the same thread."""
         self._backend.deadline.at = request.extensions.get("deadline")
         response = self._current_pool().handle_request(
             httpcore.Request(
@@ -149,7 +149,7 @@ class NetworkTransport(httpx.BaseTransport):
             )
         )
         if not isinstance(response.stream, Iterable):
-            raise TypeError("a synchronous pool gave an asynchronous stream")
+            raise TypeError("a synchronous pool returned an asynchronous stream")
         return httpx.Response(response.status, headers=response.headers, stream=ResponseStream(response.stream))
 
     def _current_pool(self) -> httpcore.ConnectionPool:
@@ -162,7 +162,7 @@ class NetworkTransport(httpx.BaseTransport):
             try:
                 pool = make_pool(self._settings, self._backend)
             except (OSError, ValueError) as error:
-                # A file is half written, or the other one of a pair is still to come.
+                # A file may be half written, or only one of certificate and key may be replaced so far.
                 self._refused = found
                 _log.warning("tls files changed but cannot be used; old files stay in use", error=error)
                 return self._pool
@@ -186,12 +186,12 @@ class NetworkTransport(httpx.BaseTransport):
 
 
 def is_unused(connection: httpcore.ConnectionInterface) -> bool:
-    """Return whether a connection serves no request."""
+    """Return whether no request uses a connection."""
     return connection.is_idle() or connection.is_closed()
 
 
 def versions_of(settings: NetworkSettings) -> Versions:
-    """Return the versions of a source's TLS files, which differ once a file has changed."""
+    """Return the versions of a source's TLS files. They differ after a file has changed."""
     return tuple(_version(path) for path in (settings.ca_file, settings.cert_file, settings.key_file) if path)
 
 
@@ -204,7 +204,7 @@ def _version(path: str) -> tuple[int, int, int] | None:
 
 
 def make_pool(settings: NetworkSettings, backend: httpcore.NetworkBackend) -> httpcore.ConnectionPool:
-    """Return a pool that uses the configured proxy; the environment's proxies, CA variables and .netrc are ignored."""
+    """Return a pool that uses the configured proxy. Environment variables and .netrc are ignored."""
     context = make_ssl_context(settings)
     if not settings.proxy_url:
         return httpcore.ConnectionPool(
@@ -224,12 +224,12 @@ def make_pool(settings: NetworkSettings, backend: httpcore.NetworkBackend) -> ht
 
 @cache
 def bundled_ssl_context() -> ssl.SSLContext:
-    """Return the context that verifies by the bundled CAs; sources share it, as each copy takes 0.8 MB."""
+    """Return the context with the bundled CAs. Sources share it, because each copy takes 0.8 MB."""
     return httpx.create_ssl_context(trust_env=False)
 
 
 def make_ssl_context(settings: NetworkSettings) -> ssl.SSLContext:
-    """Return a context that verifies by the CA file, else by the bundled CAs, with the client certificate if any."""
+    """Return a context with the CA file, or else the bundled CAs, and the client certificate if there is one."""
     if not settings.ca_file and not settings.cert_file:
         return bundled_ssl_context()
     verify: ssl.SSLContext | bool = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else True
@@ -240,7 +240,7 @@ def make_ssl_context(settings: NetworkSettings) -> ssl.SSLContext:
 
 
 def make_proxy_context(settings: NetworkSettings) -> ssl.SSLContext:
-    """Return a context that verifies a TLS proxy by the bundled CAs and by those of the CA file."""
+    """Return a context for a TLS proxy, with the bundled CAs and the CA file."""
     if not settings.ca_file:
         return bundled_ssl_context()
     context = httpx.create_ssl_context(trust_env=False)

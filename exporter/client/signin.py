@@ -1,8 +1,8 @@
-"""Sign-in for a token that is sent with each request, renewed before it expires, and once when it is refused.
+"""Signs in for a token, sends it with each request, and renews it before it expires or when it is refused.
 
-This is an `httpx.Auth`: a generator that yields the next request and receives its response. A response of the sign-in
-that is neither a token nor a refusal (5xx, 429, a redirect) becomes the response to the whole request, so that the
-client handles it like any other.
+A sign-in is an `httpx.Auth`: a generator that yields the next request and receives its response. If the response of the
+sign-in is neither a token nor a refusal (5xx, 429, a redirect), it becomes the response of the whole request, so that
+the client handles it.
 """
 
 import base64
@@ -22,18 +22,18 @@ from exporter.client.limits import parse_date
 from exporter.errors import AuthError
 
 UNKNOWN_LIFE = 24 * 3600.0
-# A token that seems to expire sooner (or a wrong clock) must not cost a sign-in per request.
+# Minimum lifetime in seconds. Otherwise a very short lifetime or a wrong clock would cause a sign-in per request.
 SHORTEST_LIFE = 60.0
 EARLY_SECONDS = 300.0
 EARLY_PART = 0.1
 RETRYABLE_STATUSES = frozenset({408, 429})
-"""4xx statuses that say nothing about the credential."""
+"""4xx statuses that are not a refusal of the credential."""
 LONGEST_TOKEN = 65536
 Flow = Generator[httpx.Request, httpx.Response, "Token | None"]
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A token, when to renew it, and when it expires; local clock, Unix seconds."""
+    """A token, when to renew it, and when it expires, in Unix seconds by the local clock."""
 
     secret: str
     renew: float
@@ -44,17 +44,17 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """When a JWT was issued and expires."""
+    """When a JWT expires and when it was issued."""
 
     exp: float
     iat: float | None = None
 
 
 class TokenAuth(httpx.Auth):
-    """Base of all sign-ins; a subclass builds the request for a token and knows the token's key in the response.
+    """Base class of sign-ins. A subclass builds the request for a token and sets the token's keys in the response.
 
-    The sign-in gets the `extensions` of the original request: budget, deadline, `skew` (the API's clock less ours) and
-    the callback `credential_expiry`, which receives the expiry of each new token (None if unknown).
+    The sign-in uses the `extensions` of the original request: `patience`, `skew` (seconds by which the API's clock is
+    ahead of the local clock) and the callback `credential_expiry`, which gets the expiry of each new token.
     """
 
     requires_response_body = True
@@ -67,14 +67,14 @@ class TokenAuth(httpx.Auth):
 
     @abstractmethod
     def token_request(self, extensions: Mapping[str, object]) -> httpx.Request:
-        """Return the request that signs in, with these extensions and its own `endpoint`."""
+        """Return the request for a token, with these extensions and its own `endpoint`."""
 
     @abstractmethod
     def explain_refusal(self, status: int) -> str:
-        """Return what a 4xx response to the sign-in means."""
+        """Return the meaning of a 4xx response to the sign-in."""
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send the request with a token, after a sign-in if needed; after a 401 sign in and try again once."""
+        """Send the request with a token. Sign in first if there is none; after a 401 sign in and try again once."""
         token = yield from self._valid_token(request, refused=None)
         if token is None:
             return
@@ -86,11 +86,11 @@ class TokenAuth(httpx.Auth):
             yield with_token(request, token)
 
     def _valid_token(self, request: httpx.Request, refused: Token | None) -> Flow:
-        """Return the token that all threads share, or a new one; None if the sign-in's response is the final one."""
+        """Return the token that all threads share, or a new one; None if the response of the sign-in is final."""
         with self._lock:
             if self._token is not None and self._token is not refused and self._clock() < self._token.renew:
                 return self._token
-            # Polls wait for this lock, so a person's sign-in does not wait for the budget.
+            # A sign-in for a person does not wait for the budget, because polls would wait for this lock.
             patience = {"patience": 0.0} if is_for_a_person() else {}
             response = yield self.token_request({**request.extensions, **patience})
             self._token = self._accept(response, believed_skew(request))
@@ -112,7 +112,7 @@ class TokenAuth(httpx.Auth):
             raise AuthError("the response of the sign-in contains no token")
         now = self._clock()
         issued, date = issue_time(secret), parse_date(response.headers.get("date", ""))
-        # One odd `Date` proves nothing, but the token's own time of issue may confirm it.
+        # The `Date` of one response may be wrong, but the token's time of issue can confirm it.
         if issued is not None and date is not None and abs(issued - date) < MIN_SKEW:
             skew = date - now
         return make_token(secret, fields.get("expires_in"), now, skew)
@@ -121,20 +121,20 @@ class TokenAuth(httpx.Auth):
 class BearerAuth(httpx.Auth):
     """Signs each request with a fixed token.
 
-    `read` returns its current value: its file may have changed since the last request.
+    `read` returns the token's current value, because its file may change.
     """
 
     def __init__(self, read: Callable[[], str]) -> None:
         self._read = read
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send the request with the token. Raises AuthError if there is none."""
+        """Send the request with the token. Raises AuthError if the token cannot be read."""
         request.headers["Authorization"] = f"Bearer {secret_text(self._read)}"
         yield request
 
 
 def believed_skew(request: httpx.Request) -> float:
-    """Return the API's clock less ours, as the client believes it."""
+    """Return the seconds by which the API's clock is ahead of the local clock, from the request's extensions."""
     skew = request.extensions.get("skew", 0.0)
     return skew if isinstance(skew, float) else 0.0
 
@@ -152,7 +152,7 @@ def with_token(request: httpx.Request, token: Token) -> httpx.Request:
 
 
 def make_token(secret: str, expires_in: object, now: float, skew: float) -> Token:
-    """Return a token that lives as its JWT says, else `expires_in` seconds, else a day; `skew`: see `TokenAuth`."""
+    """Return a token. It expires as its JWT says, or after `expires_in` seconds, or after a day."""
     claims = parse_claims(secret)
     if claims is not None:
         expiry = claims.exp - skew
@@ -172,7 +172,7 @@ def renewal_margin(life: float) -> float:
 
 
 def parse_claims(token: str) -> Claims | None:
-    """Return the times of a JWT, without checking its signature; None if it is not one."""
+    """Return the times of a JWT, without checking its signature; None if the token is not a JWT."""
     parts = token.split(".")
     if len(parts) != 3 or len(token) > LONGEST_TOKEN:
         return None
@@ -198,12 +198,12 @@ def secret_text(read: Callable[[], str]) -> str:
     if not secret:
         raise AuthError("the credential is empty: check its file or variable")
     if not secret.isprintable():
-        raise AuthError("the credential has line breaks or control characters within: its file must hold nothing else")
+        raise AuthError("the credential contains line breaks or control characters: its file must have nothing else")
     return secret
 
 
 def is_html(response: httpx.Response) -> bool:
-    """Return whether a response is an HTML page, as login pages and proxies send it."""
+    """Return whether a response is an HTML page, for example of a login or a proxy."""
     return response.content[:200].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith((b"<!doctype html", b"<html"))
 
 

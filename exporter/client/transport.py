@@ -1,4 +1,4 @@
-"""Layer that every physical request passes, sign-ins and retries included: budget, metrics, limits on time and size."""
+"""Sends every request, including sign-ins and retries, within the budget and limits of time and size, with metrics."""
 
 import re
 import zlib
@@ -22,7 +22,8 @@ TRANSPORT_ERRORS = (
     httpcore.ProxyError,
     httpcore.UnsupportedProtocol,
 )
-# Their texts come from the operating system and from TLS and may be logged; other texts may quote what was sent.
+# The texts of these errors come from the operating system and from TLS, and may be logged. Texts of other errors may
+# quote the request.
 CONNECT_ERRORS = (httpx.ConnectError, httpcore.ConnectError)
 PROXY_ERRORS = (httpx.ProxyError, httpcore.ProxyError)
 PROXY_STATUS = re.compile(r"(\d{3})\b")
@@ -42,17 +43,17 @@ HINTS = (
     ("Name or service not known", "check the host of base_url, or the DNS"),
     ("Connection refused", "check the host and the port of base_url"),
 )
-"""Words in the text of a connection error, and what to do about it."""
+"""Parts of texts of connection errors, each with the cure."""
 DROPPED_HEADERS = frozenset({b"content-encoding", b"content-length", b"transfer-encoding", b"set-cookie"})
 GZIP = 31
 """zlib's `wbits` for the gzip format."""
 
 
 class RequestRecorder:
-    """Receives the metrics of each request. This one keeps nothing."""
+    """Records the metrics of each request. This base class records nothing."""
 
     def request(self, endpoint: str, code: str, seconds: float) -> None:
-        """Count a request to an endpoint (template) by its status code, `timeout` or `network`."""
+        """Count a request to an endpoint template by its status code, or as `timeout` or `network`."""
 
     def retry(self) -> None:
         """Count a retry."""
@@ -61,24 +62,24 @@ class RequestRecorder:
         """Add seconds that a request waited for the budget."""
 
     def limits(self, limit: float | None, remaining: float | None, reset: float | None) -> None:
-        """Set the rate limit that the server reports; `reset` is a time in Unix seconds."""
+        """Set the rate limit that the server reports. `reset`: Unix seconds."""
 
     def credential_expiry(self, timestamp: float | None) -> None:
-        """Set when the credential in use expires, None if unknown."""
+        """Set when the credential in use expires; None if unknown."""
 
 
-# Seconds for which a rate limit is shown after the server reported it last.
+# Seconds for which a rate limit is shown after the server last reported it.
 LIMITS_SHOWN = 900.0
 
 
 class BudgetedTransport(httpx.BaseTransport):
     """Transport that waits for the budget, reads the whole body within limits, and reports to the observer.
 
-    Requests carry in `extensions`: `endpoint` (their template), `patience` (seconds they may wait for the budget).
-    `source` names it in log lines. Raises errors of `exporter.errors`, and `Stopped` from the budget.
+    It uses these `extensions` of a request: `endpoint` (template of the path) and `patience` (seconds that it may wait
+    for the budget). Raises errors of `exporter.errors`, and `Stopped`.
     """
 
-    def __init__(  # noqa: PLR0913  # everything outside is an argument
+    def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
         self,
         inner: httpx.BaseTransport,
         budget: Budget,
@@ -104,11 +105,11 @@ class BudgetedTransport(httpx.BaseTransport):
         self._limits_until: float | None = monotonic() + LIMITS_SHOWN
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request and return its whole response, decompressed."""
+        """Send one request. Return its complete, decompressed response."""
         self._wait(request.extensions.get("patience", 2 * self._timeout))
         started = self._monotonic()
         request.extensions["deadline"] = started + 2 * self._timeout
-        # A sign-in's request has no timeouts of its own, and would wait forever.
+        # The request of a sign-in has no timeouts, and would wait forever.
         request.extensions["timeout"] = self._timeouts
         code = "network"
         try:
@@ -143,12 +144,12 @@ class BudgetedTransport(httpx.BaseTransport):
                 response.close()
         except TIMEOUTS + TRANSPORT_ERRORS as error:
             raise wrap_error(error, request) from None
-        # As bytes: a header may hold any bytes, and text would have to be ASCII.
+        # Headers are copied as bytes, because they may contain any bytes.
         headers = [pair for pair in response.headers.raw if pair[0].lower() not in DROPPED_HEADERS]
         return httpx.Response(response.status_code, headers=headers, content=body)
 
     def _body(self, response: httpx.Response, request: httpx.Request) -> bytes:
-        # Piece by piece, so that the body never exceeds the limit by more than a piece.
+        # The body is read in pieces, so that it never exceeds the limit by more than one piece.
         encoding = response.headers.get("content-encoding", "identity").strip().lower()
         inflate = Inflater(self._body_limit) if encoding in ("gzip", "x-gzip") else None
         pieces: list[bytes] = []
@@ -171,12 +172,12 @@ class BudgetedTransport(httpx.BaseTransport):
             self._observer.limits(None, None, None)
 
     def _apply_limits(self, response: httpx.Response) -> None:
-        # Lines of the same name are joined by commas here.
+        # This joins headers of the same name with commas.
         headers = dict(response.headers)
-        # Most APIs send no such header: this saves a dozen lookups and a date.
+        # Most APIs send no such header, and then nothing needs to be parsed.
         if not any("rate" in name for name in headers):
             return
-        # A reset given as a time is useless while the answer's clock is in doubt. The next answer settles it.
+        # While the server's time is in doubt, a reset that is given as a time is ignored.
         limits, *others = (parse_limits(headers, now) for now in self._clock.possible_times(response))
         if limits is None or any(other != limits for other in others):
             return
@@ -193,7 +194,7 @@ class BudgetedTransport(httpx.BaseTransport):
 
 
 class Inflater:
-    """Decompresses gzip in pieces of at most `limit` bytes and one."""
+    """Decompresses gzip in pieces of at most `limit` + 1 bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -201,11 +202,11 @@ class Inflater:
 
     @property
     def whole(self) -> bool:
-        """Whether the last gzip member is complete."""
+        """Return whether the last gzip member is complete."""
         return self._member.eof
 
     def __call__(self, raw: bytes, request: str) -> bytes:
-        """Return the decompressed piece. Raises DecodeError if it is not gzip."""
+        """Return a decompressed piece. Raises DecodeError if it is not gzip."""
         piece = b""
         try:
             while raw and len(piece) <= self._limit:
@@ -220,7 +221,7 @@ class Inflater:
 
 
 def endpoint_of(request: httpx.Request) -> str:
-    """Return the template of a request's path, which may be logged; its URL may not."""
+    """Return the template of a request's path. It may be logged; the URL may not."""
     return str(request.extensions.get("endpoint", "unnamed"))
 
 
@@ -230,7 +231,7 @@ def describe(request: httpx.Request) -> str:
 
 
 def proxy_refused(status: int, request: httpx.Request) -> SourceError:
-    """Return the error of a proxy's refusal; only those of 5xx are worth a retry."""
+    """Return the error of a proxy's refusal. Only a refusal with 5xx is retryable."""
     message = f"{describe(request)}: the proxy refused with {status}"
     if status == PROXY_AUTH_REQUIRED:
         return ProxyRefusedError(f"{message}: check the user and the password in proxy_url")
@@ -240,7 +241,7 @@ def proxy_refused(status: int, request: httpx.Request) -> SourceError:
 
 
 def wrap_error(error: Exception, request: httpx.Request) -> SourceError:
-    """Return a library's exception as ours, without the text that it quotes."""
+    """Return the SourceError for a library's exception, without text that may quote the request."""
     if isinstance(error, TIMEOUTS):
         return TimedOutError(f"{describe(request)}: no response in time ({type(error).__name__})")
     refused = PROXY_STATUS.match(str(error)) if isinstance(error, PROXY_ERRORS) else None
@@ -251,7 +252,7 @@ def wrap_error(error: Exception, request: httpx.Request) -> SourceError:
 
 
 def hint_for(error: Exception, request: httpx.Request) -> str:
-    """Return what to do about a connection error, "" if unknown."""
+    """Return the cure of a connection error; "" if unknown."""
     text = str(error)
     hint = next((hint for sign, hint in HINTS if sign in text), "")
     if not hint and request.url.scheme == "http" and isinstance(error, HANG_UPS):

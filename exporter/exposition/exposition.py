@@ -1,4 +1,4 @@
-"""Renders a snapshot as the page that `/metrics` serves: in both formats, each plain and compressed.
+"""Renders a snapshot as the page of `/metrics`, in two formats, each plain and compressed.
 
 The page is a pure function of the snapshot and of the process's own metrics, which the client library keeps. Each job
 and source has a small block of lines in each family. Only the blocks of changed views are rendered again, and only the
@@ -50,7 +50,7 @@ class Metrics(Protocol):
 
 
 class Body(msgspec.Struct, frozen=True):
-    """Rendered bytes in parts. Pages share equal parts. `length`: length of all parts."""
+    """Rendered bytes in parts. Pages share equal parts. `length`: total length of the parts."""
 
     parts: tuple[bytes, ...]
     length: int
@@ -99,7 +99,7 @@ class _FamilyBlocks:
         self._made: tuple[_Lines, _Lines] | None = None
 
     def put(self, owner: Owner, block: Block) -> tuple[str, ...]:
-        """Replace an owner's block; return the pending series of the old block."""
+        """Replace an owner's block. Return the label values of the old block's pending series."""
         old = self._blocks.get(owner, EMPTY)
         if block == old:
             return old.pending
@@ -114,7 +114,7 @@ class _FamilyBlocks:
         return old.pending
 
     def parts(self, *, openmetrics: bool) -> tuple[_Lines, _Lines]:
-        """Return header and lines in a format."""
+        """Return the header and the lines in a format."""
         if self._made is None:
             self._sort()
             plain = _Lines.of(b"".join([block.plain for block in self._blocks.values()]))
@@ -125,20 +125,19 @@ class _FamilyBlocks:
         return self._heads[openmetrics], self._made[openmetrics]
 
     def _sort(self) -> None:
-        # The order must not depend on which owner had lines first: each process must render a snapshot to the same
-        # bytes.
+        # Each process must render a snapshot to the same bytes, so the order must not depend on which owner came first.
         if not self._sorted:
             self._blocks = dict(sorted(self._blocks.items(), key=itemgetter(0)))
             self._sorted = True
 
 
 class Exposition:
-    """Renders snapshots. `page` is replaced as a whole, so readers take it without waiting.
+    """Renders snapshots. `page` is replaced as a whole, so readers need no lock.
 
     Args:
         metrics: The families that the client library keeps.
-        zero_first: Gets the series that a page is the first to expose as 0.
-        shared: Whether families of the process go to a page of their own, `process_page`.
+        zero_first: Records the series that a page is the first to expose as 0.
+        shared: Whether families of the process are on a separate page, `process_page`.
         monotonic: A monotonic clock, in seconds.
     """
 
@@ -173,7 +172,7 @@ class Exposition:
             self._take_in(Level.JOB, before.jobs, snapshot.jobs, everything=everything)
             self._take_in(Level.SOURCE, before.sources, snapshot.sources, everything=everything)
             self._put(Level.PROCESS, snapshot.exporter)
-            # Twice, because the families of these numbers are counted too.
+            # The second time with the numbers of series, which include the exporter's own families.
             self._put(Level.EXPORTER, snapshot.exporter)
             self._put(Level.EXPORTER, msgspec.structs.replace(snapshot.exporter, series=self.series_by_family()))
             page = self.page = self._page(snapshot.generation, self._of_product, with_own=not self._shared)
@@ -185,7 +184,7 @@ class Exposition:
 
     def _take_in(self, level: Level, before: Mapping[Key, View], now: Mapping[Key, View], *, everything: bool) -> None:
         """Replace the blocks of changed views, or of all. An unchanged view is the same object."""
-        # First remove blocks, because another job can have the labels of a removed one at once.
+        # Blocks of removed jobs are removed first, because a new job may have the same labels.
         for key in before.keys() - now.keys():
             for blocks in self._levels[level]:
                 self._replace(blocks, before[key].owner, EMPTY)
@@ -211,7 +210,7 @@ class Exposition:
         self._newly_pending.update((owner, name, labels) for labels in set(block.pending).difference(before))
         ended = [(owner, name, labels) for labels in set(before).difference(block.pending)]
         self._newly_pending.difference_update(ended)
-        # Series that are exposed or no longer on the page do not wait any more.
+        # Series that are exposed or no longer on the page are not pending.
         self._zero_first.forget(ended)
 
     def series_by_family(self) -> Mapping[str, int]:
@@ -239,7 +238,7 @@ class Exposition:
 
 
 def block_of(family: Family, prefix: str, view: View) -> Block:
-    """Return the lines of an owner in a family. `prefix`: the labels of all its series."""
+    """Return the lines of an owner in a family. `prefix`: the labels that all its series have."""
     if family.samples is not None:
         return sample_block(family, prefix, family.labels_of(view), family.samples(view)) if view.gauged else EMPTY
     if not view.has_series(family.name):
@@ -250,8 +249,8 @@ def block_of(family: Family, prefix: str, view: View) -> Block:
 
 
 def _counted_before_exposed(family: Family, view: View) -> Iterator[Series]:
-    """Yield the series that have counted, but have not been exposed."""
-    # Once the family is served again, a 0 before their value would make old runs look like new ones.
+    """Yield the series that have a value which was never exposed."""
+    # If the family is served again, their values must not follow a 0, because old runs would look like new ones.
     if family.samples is not None or not family.zero_first or not view.has_series(family.name):
         return
     for table in (view.record.counts, view.record.distributions):

@@ -1,4 +1,4 @@
-"""Builds one gzip member from parts that are compressed separately, so that only changed parts are compressed again."""
+"""Builds a gzip member from separately compressed parts, so that only changed parts are compressed again."""
 
 import struct
 import zlib
@@ -9,18 +9,18 @@ try:
     from isal import isal_zlib
 
     _zlib: ModuleType = isal_zlib
-except ImportError:  # isal has no wheel for every platform; zlib writes the same format, slower
+except ImportError:  # isal has no wheels for some platforms; zlib writes the same format more slowly
     _zlib = zlib
 
 LEVEL = 1
-"""isal's level 1 and zlib's differ a little in size and four times in speed."""
+"""Compression level. At this level isal is four times as fast as zlib, with about the same size."""
 
 _HEADER = b"\x1f\x8b\x08\0\0\0\0\0\x04\xff"
 """Deflate, no name, no time, fastest, system unknown (RFC 1952)."""
 
 
 def deflated(part: bytes) -> bytes:
-    """Return a part as deflate blocks that end at a byte boundary and refer to nothing before them."""
+    """Return a part as deflate blocks that end at a byte boundary and do not refer to earlier bytes."""
     machine = _zlib.compressobj(LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
     return bytes(machine.compress(part) + machine.flush(zlib.Z_FULL_FLUSH))
 
@@ -30,7 +30,7 @@ _END = b"\x03\x00"
 
 
 def member(parts: Iterable[bytes], compressed: Iterable[bytes]) -> bytes:
-    """Return a complete gzip member of these parts, given plain and deflated."""
+    """Return a complete gzip member. `parts`: plain bytes. `compressed`: the same parts, deflated."""
     checksum = length = 0
     for part in parts:
         checksum = _zlib.crc32(part, checksum)

@@ -1,4 +1,4 @@
-"""Renders committed records after each change, and exposes the values of series that have shown 0 for long enough."""
+"""Renders committed records after each change, and exposes the values of series that were exposed as 0 long enough."""
 
 import threading
 import time
@@ -18,22 +18,22 @@ from exporter.snapshot.builder import ConfiguredSource, SnapshotBuilder, ViewBui
 from exporter.snapshot.snapshot import Build, Ownership, Reload, Snapshot
 
 REFRESH = 5.0
-"""Seconds after which a page is rendered without any commit, for the process's own metrics."""
+"""Seconds after which a page is rendered even without a commit, for the process's own metrics."""
 
 RELEASE_RETRY = 60.0
-"""Seconds until a failed release is tried again, so that a full disk does not fill the log."""
+"""Seconds until a failed attempt to expose series is repeated, so that a full disk does not fill the log."""
 
 MIN_PUBLISH_INTERVAL = 1.0
 """Minimum seconds between two pages during a poll. The end of a poll always renders one."""
 
 LEARN_BATCH = 10
-"""Jobs to learn about while holding the ledger's lock: about 25 ms."""
+"""Jobs to learn about while the ledger's lock is held: about 25 ms."""
 
 YIELD_SECONDS = 0.001
-"""Seconds to release the lock between two such batches."""
+"""Seconds for which the lock is released between two batches."""
 
 HELD = "unobserved"
-"""Kind of owner of the unobserved seconds that were found at the start, until they are added to their counter."""
+"""Kind of owner of pending unobserved seconds, until they are added to their counter."""
 
 
 class Sharing(Protocol):
@@ -62,7 +62,7 @@ class Publisher:
         snapshot: The latest snapshot, which all readers use.
     """
 
-    def __init__(  # noqa: PLR0913  # everything outside is an argument
+    def __init__(  # noqa: PLR0913  # dependencies are arguments, so that tests can replace them
         self,
         ledger: Ledger,
         exposition: Exposition,
@@ -143,7 +143,7 @@ class Publisher:
                 return  # earlier learned values are still used
 
     def publish_throttled(self) -> None:
-        """Render a page unless one was just rendered, so that catching up does not render one per window."""
+        """Render a page unless one was rendered less than a second ago."""
         if self._monotonic() - self._published >= MIN_PUBLISH_INTERVAL:
             self.publish()
 
@@ -168,7 +168,7 @@ class Publisher:
         return frozenset(self._ledger.starting() & self._views.sources.keys()) if self._views else frozenset()
 
     def _hold_unobserved(self, snapshot: Snapshot) -> None:
-        """Add seconds found unobserved at the start to their counter, after its restored value was exposed."""
+        """Let pending unobserved seconds wait until the restored value of their counter was scraped."""
         held: set[Series] = {
             ((HELD, name), UNOBSERVED, "")
             for name, source in snapshot.sources.items()
@@ -180,7 +180,7 @@ class Publisher:
         self._held = held
 
     def _expose(self) -> bool:
-        """Commit the release of series, then expose their values. While the state cannot be written, they stay at 0."""
+        """Commit that due series are exposed. Return whether there were any. If the commit fails, they stay at 0."""
         due = self._zero_first.due(self._ledger.may_expose) if self._monotonic() >= self._release_after else []
         if not due:
             return False
@@ -191,6 +191,6 @@ class Publisher:
             self._log.warning("could not commit zero-first release; series still exposed as 0", error=str(error))
             return False
         self._zero_first.forget(due)
-        with self._lock:  # seconds found in the meantime wait from their own page on
+        with self._lock:  # seconds that were found in the meantime keep waiting
             self._held -= set(due)
         return True

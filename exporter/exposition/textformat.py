@@ -1,7 +1,7 @@
-"""Lines of the two text formats: Prometheus 0.0.4 and OpenMetrics 1.0.
+"""Renders lines in the two text formats: Prometheus 0.0.4 and OpenMetrics 1.0.
 
-They differ in the names of counter families and in exemplars; all other lines are the same bytes. A sample never has a
-timestamp.
+The formats differ in the names of counter families and in exemplars; all other lines are equal. Samples have no
+timestamps.
 """
 
 import functools
@@ -26,7 +26,7 @@ class Block(msgspec.Struct, frozen=True):
         plain: Lines in the text format.
         rich: Lines in OpenMetrics; the same object if there are no exemplars.
         lines: Number of lines.
-        pending: Label values, as records join them, of series that are exposed as 0.
+        pending: Joined label values of the series that are exposed as 0.
     """
 
     plain: bytes = b""
@@ -68,9 +68,9 @@ def header(family: Family, *, openmetrics: bool) -> bytes:
 
 
 def sample_block(family: Family, prefix: str, names: tuple[str, ...], rows: Iterable[Row]) -> Block:
-    """Return the lines of samples. A value that is not a number has no line."""
+    """Return the lines of samples, without those whose value is NaN."""
     known = [(values, value) for values, value in rows if not math.isnan(value)]
-    # Braces without labels are allowed, but nobody writes them.
+    # Without labels there are no braces.
     if not (prefix or names):
         return _block([f"{family.name} {number(value)}" for _, value in known], {}, ())
     start = _start(family.name, prefix, names)
@@ -102,7 +102,7 @@ def histogram_block(family: Family, prefix: str, series: Mapping[str, Distributi
 
 
 def _pending(family: Family, series: Mapping[str, Count] | Mapping[str, Distribution]) -> tuple[str, ...]:
-    """Return the label values of pending series."""
+    """Return the joined label values of pending series."""
     return tuple([key for key, each in series.items() if not each.released]) if family.zero_first else ()
 
 
@@ -144,7 +144,7 @@ def _block(lines: list[str], exemplars: Mapping[int, Exemplar], pending: tuple[s
 
 
 def _encoded(lines: list[str]) -> bytes:
-    # "replace": a lone surrogate has no bytes in UTF-8
+    # "replace", because a lone surrogate cannot be encoded in UTF-8.
     return ("\n".join(lines) + "\n").encode("utf-8", "replace")
 
 

@@ -1,9 +1,9 @@
 """Learns when a job usually starts from its past starts: pure functions on timestamps.
 
-Two kinds of cadence are recognized. Some jobs start at the same times of the same weekdays (`weekly`), others at equal
-intervals (`interval`). All other jobs (started by events or by people, or too rarely) have no cadence. Both functions
-read only the latest weeks, so that a changed schedule is learned again. Both ignore a few outliers, so that one outage,
-one missed run or one manual run changes nothing.
+There are two kinds of cadence: the same times of the same weekdays (`weekly`), and equal intervals (`interval`). Jobs
+that start for other reasons (events, people) or too rarely have no cadence. Both functions read only the latest weeks,
+so that a changed schedule is learned again. Both ignore a few outliers, so that one outage, one missed run or one
+manual run changes nothing.
 """
 
 import bisect
@@ -19,19 +19,19 @@ MONDAY = 4 * DAY
 """A time at which a week began, UTC."""
 
 OCCASION = 5 * MINUTE
-"""Starts closer together than this, such as a fan-out or a quick retry, count as one."""
+"""Starts that are closer together than this, such as a fan-out or a quick retry, count as one."""
 
 NEAR = 65 * MINUTE
 """A start this close to a usual time belongs to it: daylight saving time shifts starts by an hour."""
 
 SPAN = WEEK - 3 * HOUR
-"""Minimum time that must be known: each weekday once. Some APIs show a few minutes less than a week."""
+"""Minimum time that the starts must span: each weekday once. Some APIs show a few minutes less than a week."""
 
 WINDOW = 28 * DAY
 """Starts older than this are ignored when usual times are learned."""
 
 SELDOM = 110 * MINUTE
-"""For jobs that start less often, fixed times are tried first; for others, a fixed interval."""
+"""If starts are usually further apart than this, `weekly` is tried first; otherwise `interval`."""
 
 LEAST_GAPS = 8
 FEWEST_STARTS = 3
@@ -53,7 +53,7 @@ class Cadence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     patience: float
 
     def latest(self, after: float) -> float:
-        """Return the latest usual time of the next start, after a start."""
+        """Return the time by which the next start usually happens after the start at `after`."""
         if not self.times:
             return after + self.distance + self.patience
         moment = after + NEAR
@@ -72,11 +72,11 @@ class Cadence(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 def cadence(starts: Sequence[float], activity: Sequence[float] = ()) -> Cadence | None:
-    """Return the cadence of a job; None if it has none or if too little is known.
+    """Return the cadence of a job; None if it has none or too few starts are known.
 
     Args:
         starts: Times of its latest starts, sorted.
-        activity: Times at which it ran in the last days, sorted; used if `starts` do not reach back a week.
+        activity: Times at which it completed runs in the last days, sorted. Used if `starts` span less than a week.
     """
     known = occasions(starts)
     if len(known) < FEWEST_STARTS:
@@ -89,7 +89,7 @@ def cadence(starts: Sequence[float], activity: Sequence[float] = ()) -> Cadence 
 
 
 def occasions(starts: Sequence[float]) -> list[float]:
-    """Return the times without those that closely follow another."""
+    """Return the starts without those that closely follow another start."""
     kept: list[float] = []
     for start in starts:
         if not kept or start - kept[-1] >= OCCASION:
@@ -115,19 +115,19 @@ def interval(starts: Sequence[float]) -> Cadence | None:
 
 
 def is_regular(gaps: Sequence[float]) -> bool:
-    """Return whether most intervals are about equal, which those between random events are not."""
+    """Return whether most intervals are about equal. Intervals between random events are not."""
     if len(gaps) < LEAST_GAPS:
         return False
     return _spread(gaps) <= 0.35 * median(gaps)
 
 
 def typical_maximum(values: Sequence[float]) -> float:
-    """Return the largest value without outliers: one of 6 values, two of 20, three of 60."""
+    """Return the largest value without outliers. One of 6 values is an outlier, two of 20, three of 60."""
     return sorted(values)[-1 - sum(len(values) >= enough for enough in (6, 20, 60))]
 
 
 def _without_reruns(starts: Sequence[float]) -> list[float]:
-    """Return the starts without those that follow another much too closely, unless that is usual."""
+    """Return the starts without those that follow another start much too closely, unless that is usual."""
     gaps = _gaps(starts)
     usual = median(gaps) if gaps else 0.0
     kept: list[float] = []
@@ -181,7 +181,7 @@ def _middles(starts: Sequence[float], near: float) -> list[float]:
 
 
 def _time(starts: Sequence[float], middle: float, near: float) -> _Time | None:
-    """Return the weekdays on which a job starts near a time of day; None if it does not do so regularly."""
+    """Return the weekdays on which a job starts near a time of day; None if it does not start there regularly."""
     days = _days(starts, middle, near)
     weekdays = _weekdays(days, doubtful=near < NEAR)
     wanted = [(timestamp, near) for timestamp, near in days if _weekday(timestamp) in weekdays]
@@ -198,7 +198,7 @@ def _time(starts: Sequence[float], middle: float, near: float) -> _Time | None:
 
 
 def _days(starts: Sequence[float], middle: float, near: float) -> list[tuple[float, float | None]]:
-    """Return a time of day for each day since a start was first near it, with that day's start if there is one."""
+    """Return a time of day for each day since the first start near it, with the start of that day or None."""
     days: list[tuple[float, float | None]] = []
     timestamp = starts[0] - starts[0] % DAY + middle - DAY
     while timestamp <= starts[-1] + near:
@@ -213,7 +213,7 @@ def _days(starts: Sequence[float], middle: float, near: float) -> list[tuple[flo
 
 
 def _has_ended(days: Sequence[tuple[float, float | None]]) -> bool:
-    """Return whether the latest days without a start are three times as many as usual."""
+    """Return whether the job has not started for three times as many days as usual."""
     hits = [day for day, (_, start) in enumerate(days) if start is not None]
     return len(days) - 1 - hits[-1] >= 3 * typical_maximum([*_gaps(hits), 1])
 
@@ -224,7 +224,7 @@ def _nearest(starts: Sequence[float], timestamp: float) -> float:
 
 
 def _weekdays(days: Sequence[tuple[float, float | None]], *, doubtful: bool) -> frozenset[int]:
-    """Return the weekdays on which it starts: on most of the last four, or, if that is clear, on all of one week."""
+    """Return the weekdays on which a job starts: on most of the last four, or on all days of a single clear week."""
     by_day: dict[int, list[bool]] = {}
     for timestamp, hit in days:
         by_day.setdefault(_weekday(timestamp), []).append(hit is not None)
@@ -247,7 +247,7 @@ def _spread(values: Sequence[float]) -> float:
 
 
 def _apart(found: Sequence[_Time]) -> tuple[tuple[float, ...], float]:
-    """Return times that are far enough apart to assign each start to one, and the maximum delay of a start."""
+    """Return times that are far enough apart to assign each start to one of them, and the maximum delay of a start."""
     kept: list[_Time] = []
     times: list[float] = []
     for time in sorted(found, key=lambda time: time.starts):
@@ -263,7 +263,7 @@ def _distance(one: float, other: float) -> float:
 
 
 def _explain(times: Sequence[float], starts: Sequence[float]) -> bool:
-    """Return whether most latest starts are near a usual time, because any job has some such times by chance."""
+    """Return whether most of the latest starts are near a usual time. Any job may have a few such times by chance."""
     place = min(bisect.bisect_left(starts, starts[-1] - 2 * WEEK), max(0, len(starts) - 10))
     latest = starts[place:]
     close = sum(any(_distance((start - MONDAY) % WEEK, time) <= NEAR for time in times) for start in latest)

@@ -1,4 +1,4 @@
-"""Learns cadence, freshness and duration budget of a job from its past runs: pure functions."""
+"""Learns the cadence, freshness and duration budget of a job from its past runs: pure functions."""
 
 import math
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ LATEST = 50
 
 
 class Learned(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What was learned about a job; None where too little is known.
+    """Values learned about a job. A value is None if too little is known.
 
     Attributes:
         cadence: When it usually starts.
         freshness: Maximum usual age of its last success, in seconds.
         duration_budget: Maximum usual duration of a run, in seconds.
         at: When it was learned.
-        last_run: The run that had completed last at that time.
+        last_run: ID of the job's last completed run at that time.
     """
 
     cadence: Cadence | None = None
@@ -39,7 +39,7 @@ NOTHING = Learned()
 
 
 def learn(runs: Sequence[PastRun], activity: Sequence[float] = ()) -> Learned:
-    """Return what is learned from a job's latest runs, in any order. `activity`: see `cadence`."""
+    """Return the values learned from a job's latest runs, in any order. `activity`: see `cadence`."""
     found = cadence(sorted(run.start for run in runs if run.start is not None), activity)
     succeeded = sorted((run for run in runs if run.result is Result.SUCCESS), key=lambda run: run.end or 0.0)
     budget = duration_budget([run.duration for run in succeeded if run.duration is not None])
@@ -75,5 +75,5 @@ def freshness(found: Cadence, budget: float | None, ends: Sequence[float]) -> fl
 
 
 def _whole_minutes(seconds: float) -> float:
-    """Round up to whole minutes, so that the value that people read does not change all the time."""
+    """Return the seconds rounded up to whole minutes, so that the value does not change all the time."""
     return math.ceil(seconds / MINUTE) * MINUTE

@@ -1,12 +1,12 @@
-"""Why a query has no answer: each error with the HTTP status that it gives."""
+"""Errors of queries, each with its HTTP status."""
 
 
 class ReportError(Exception):
     """A query cannot be answered. The message is a sentence for the person who asked.
 
     Attributes:
-        status: The HTTP status that fits.
-        retry_after: Seconds after which another try may succeed.
+        status: The HTTP status.
+        retry_after: Seconds after which a retry may succeed; None if a retry does not help.
     """
 
     status = 500
@@ -14,7 +14,7 @@ class ReportError(Exception):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The HTTP headers that belong to it."""
+        """Return the HTTP headers of the error."""
         return {} if self.retry_after is None else {"Retry-After": f"{self.retry_after:.0f}"}
 
 
@@ -41,13 +41,13 @@ class LogsOffError(ReportError):
 
 
 class UpstreamError(ReportError):
-    """The vendor's API could not be reached, or did not return a usable answer."""
+    """The vendor's API could not be reached, or did not return a usable response."""
 
     status = 502
 
 
 class BusyError(ReportError):
-    """Too many queries run at once, or the state cannot be read now."""
+    """Too many queries are in progress, or the state cannot be read now."""
 
     status = 503
     retry_after = 5.0

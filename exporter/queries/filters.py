@@ -1,4 +1,4 @@
-"""Queries for jobs and runs; `exporter.queries.records` has the answers."""
+"""Parameters of queries for jobs and runs. `exporter.queries.records` has the results."""
 
 import enum
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ Limit = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
 
 
 def doc(text: str) -> msgspec.Meta:
-    """Return the annotation that describes a field in the OpenAPI document."""
+    """Return an annotation with the description of a field in the OpenAPI document."""
     return msgspec.Meta(description=text)
 
 

@@ -1,6 +1,7 @@
-"""Jobs as pages and JSON show them: pure functions of their views.
+"""Builds reports of jobs for pages and JSON: pure functions of their views.
 
-Like the alerts, they judge a job at its source's watermark: an outage of an API never looks like a missed run.
+As in the alerts, the status of a job is its status at the source's watermark, so an outage of an API never looks like a
+missed run.
 """
 
 from collections import Counter
@@ -16,7 +17,7 @@ from exporter.snapshot.snapshot import Snapshot
 
 
 def job_reports(snapshot: Snapshot) -> dict[int, JobReport]:
-    """Return all jobs that are served, by key."""
+    """Return the reports of all served jobs by key."""
     return {
         key: job_report(view, snapshot.watermark(view.state.source))
         for key, view in snapshot.jobs.items()
@@ -25,7 +26,7 @@ def job_reports(snapshot: Snapshot) -> dict[int, JobReport]:
 
 
 def job_report(view: JobView, watermark: float | None, recent: tuple[CompletedRun, ...] = ()) -> JobReport:
-    """Return a job as pages show it."""
+    """Return the report of a job. `recent`: its latest completed runs."""
     state, last, failure = view.state, view.state.last_run, view.state.last_failure
     executing, oldest_start = view.active.get(State.EXECUTING, (0, None))
     return JobReport(
@@ -70,9 +71,9 @@ def status_of(view: JobView, watermark: float | None) -> str:
 
 
 def matches(job: JobReport, wanted: JobQuery) -> bool:
-    """Return whether a job matches a filter, without its `status`."""
+    """Return whether a job matches a query, apart from its `status`."""
     search = wanted.search.casefold()
-    # None is any project, "" the one without a name
+    # None stands for any project, "" for the project without a name
     return (
         wanted.source in ("", job.source)
         and wanted.project in (None, job.project)
@@ -89,7 +90,7 @@ def count_statuses(jobs: Iterable[JobReport]) -> dict[str, int]:
 
 
 def in_order(jobs: Mapping[int, JobReport], order: JobOrder) -> list[int]:
-    """Return the keys of jobs in an order; jobs without the value come last, equal jobs by name."""
+    """Return the keys of jobs in an order. Jobs without the value come last; equal jobs are ordered by name."""
     value_of = ORDERS[order]
 
     def place(key: int) -> tuple[bool, float, str, str, str]:

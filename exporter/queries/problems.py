@@ -1,4 +1,4 @@
-"""Current problems, named like the alerts that report the same: pure functions."""
+"""Finds current problems. Each has the name of the alert that reports it. Pure functions."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from urllib.parse import urlencode
@@ -15,10 +15,10 @@ from exporter.snapshot.snapshot import ExporterView
 MINUTE, HOUR, DAY = 60, 3600, 86400
 
 Sentence = tuple[str, float | None]
-"""What is wrong, and since when."""
+"""Description of a problem, and since when it exists."""
 
 KindSentence = tuple[str, str, float | None]
-"""A kind of problem, what is wrong, and since when."""
+"""Kind of a problem, its description, and since when it exists."""
 
 
 def problems(
@@ -161,7 +161,7 @@ def _groups(jobs: list[JobView]) -> Iterator[list[JobView]]:
     for job in jobs:
         projects.setdefault(job.state.project, []).append(job)
     hit = [group for group in projects.values() if _failing(group)]
-    # if it affects several projects at once, it is a problem of their source
+    # If several projects are affected, it is a problem of their source.
     for group in [jobs] if len(hit) > 1 and _many(jobs) else hit:
         if _many(group):
             yield _failing(group)
@@ -195,15 +195,15 @@ def _failures(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
     state, failure = job.state, job.state.last_failure
     step = f" in step {failure.failed_step}" if failure and failure.failed_step else ""
     error = f" with {failure.error_type}" if failure and failure.error_type else ""
-    # one of the three: the first says the most
+    # At most one of the three is reported, the most severe one first.
     if conditions.is_failing_repeatedly(job, watermark):
         latest = f", the latest{step}{error}" if step or error else ""
         yield "JobrunFailingRepeatedly", f"The last {state.streak} runs failed{latest}.", state.failing_since
     elif conditions.is_failing(job):
-        sentence = f"The last run failed{step}{error}, and none has succeeded since."
+        sentence = f"The last run failed{step}{error}, and no run has succeeded since."
         yield "JobrunLastRunFailed", sentence, state.failing_since
     elif conditions.has_recovered(job, watermark) and failure is not None:
-        yield "JobrunFailureRecovered", f"A run failed{step}{error}, and one has succeeded since.", failure.end
+        yield "JobrunFailureRecovered", f"A run failed{step}{error}, and a later run succeeded.", failure.end
 
 
 def _expectations(job: JobView, watermark: float | None) -> Iterator[KindSentence]:
@@ -237,7 +237,7 @@ def _of_job(job: JobView, kind: str, sentence: str, since: float | None) -> Prob
     state = job.state
     labels = {"source": state.source, "project": state.project, "job_name": state.name}
     failure = state.last_failure if kind in WITH_RUN else None
-    # a learned expectation may be wrong, so it never pages
+    # A learned expectation may be wrong, so it never pages.
     learned = kind == "JobrunNoRecentSuccess" and "freshness" in job.learned
     return Problem(
         severity=capped("warning" if learned else KINDS[kind].severity, job.page),
@@ -252,6 +252,6 @@ def _of_job(job: JobView, kind: str, sentence: str, since: float | None) -> Prob
 
 
 def _age(seconds: float) -> str:
-    # a long time to the second takes longer to read and says no more
+    # A long time is rounded, because its seconds do not matter.
     step = HOUR if seconds >= DAY else MINUTE if seconds >= HOUR else 1
     return format_duration(round(max(0.0, seconds) / step) * step)

@@ -1,4 +1,4 @@
-"""Reads runs from the state on connections of its own: pages wait for no transaction and delay none."""
+"""Reads runs from the state on separate connections, so that pages and transactions never wait for each other."""
 
 import math
 import os
@@ -26,17 +26,17 @@ TIMEOUT = 5.0
 """Seconds that a query may take."""
 
 LOCK_TIMEOUT = 2.0
-"""Seconds of these that it may wait for a lock."""
+"""Seconds that a query may wait for a lock, as part of TIMEOUT."""
 
 STEPS_PER_CHECK = 20_000
-"""SQLite's steps between two checks of the time."""
+"""Number of SQLite's steps between two checks of the time."""
 
 UNREADABLE_JOURNAL = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
-"""SQLite's codes for a journal whose index cannot be created."""
+"""SQLite's error codes if the index of the journal cannot be created."""
 
 
 class Reader:
-    """Reads the state. Thread-safe: each query has a connection and a consistent view of its own."""
+    """Reads the state. Thread-safe: each query has its own connection and a consistent view."""
 
     def __init__(
         self, path: Path, *, monotonic: Callable[[], float] = time.monotonic, timeout: float = TIMEOUT
@@ -51,7 +51,7 @@ class Reader:
 
     @contextmanager
     def state(self) -> Iterator["StoredState"]:
-        """Yield all of the state as it is now. Raises StateError."""
+        """Yield the whole state as it is now. Raises StateError."""
         with self._view() as database:
             yield StoredState(database)
 
@@ -72,10 +72,10 @@ class Reader:
             database.close()
 
     def _connect(self) -> sqlite3.Connection:
-        """Open a read-only connection. Afterwards `complete` says whether it also reads the journal."""
-        # On a read-only disk the journal's index cannot be created, so the state is read without it. That is only for a
-        # state that nobody writes: where the index could be created the state is in use, and without its journal half
-        # of a transaction could be seen.
+        """Open a read-only connection, and set `complete`: whether it also reads the journal."""
+        # On a read-only disk the journal's index cannot be created, so the state is read without its journal. That is
+        # safe only if nobody writes the state. If the folder is writable, the state may be in use, and half of a
+        # transaction could be read.
         uri = f"{self._path.absolute().as_uri()}?mode=ro"
         for address in (uri, f"{uri}&immutable=1") if os.path.isfile(self._path) else ():  # noqa: PTH113  # raises nothing
             try:
@@ -100,7 +100,7 @@ class Reader:
         raise StateError(f"{self._path}: there is no state, or it cannot be read")
 
     def runs(self, wanted: RunSelection, limit: int, after: Place | None = None) -> list[ListedRun]:
-        """Return a part of the list of all runs: at most `limit`, from the first one behind a place."""
+        """Return a part of the list of all runs: at most `limit` runs that follow the place `after`."""
         with self._view() as database:
             return list_runs(database, wanted, limit, after)
 
@@ -130,7 +130,7 @@ class Reader:
             return [to_stored(row) for row in database.execute(query, (job, timestamp, limit))]
 
     def successes(self, job: int, limit: int) -> list[tuple[float | None, str | None]]:
-        """Return durations and steps (as stored) of a job's latest successful runs."""
+        """Return the duration and the stored steps of a job's latest successful runs."""
         query = (
             "SELECT duration, step_results FROM runs "  # noqa: S608  # constants
             f"WHERE job = ? AND mark <> 0 AND result = '{Result.SUCCESS}' ORDER BY {ENDED} DESC LIMIT ?"
@@ -140,7 +140,7 @@ class Reader:
 
 
 def reader_of(path: Path, url: str | None) -> Reader:
-    """Return a reader with all the time it needs, of a file or of a database that replicas share."""
+    """Return a reader of a file or of a shared database. Its queries have no time limit for a file."""
     if url is None:
         return Reader(path, timeout=math.inf)
     if reason := problem_of_url(url):
@@ -166,7 +166,7 @@ class StoredState:
 
     def runs_of(self, job: int) -> list[StoredRun]:
         """Return all runs of a job, newest first."""
-        # two queries, as each uses an index of its own
+        # Two queries, because each uses another index.
         completed, active = "job = ? AND mark <> 0", "source IN (SELECT key FROM sources) AND mark = 0 AND job = ?"
         rows = [
             to_stored(row)

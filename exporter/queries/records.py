@@ -1,10 +1,10 @@
-"""What pages and JSON show: frozen records, the answers to the queries of `exporter.queries.filters`.
+"""Results of queries, which pages and JSON show. All are frozen.
 
-Names, IDs, words and URLs come from vendors and may be hostile: escape them wherever they are shown.
+Names, IDs, texts and URLs come from vendors and may be hostile: escape them wherever they are shown.
 """
 
-# OpenAPI shows these docstrings and descriptions. Times are Unix seconds, durations seconds; None is unknown or absent,
-# and so is "" for texts.
+# The OpenAPI document shows these docstrings and descriptions. Times are Unix seconds, and durations are seconds. None,
+# and "" for texts, means unknown or absent.
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ from exporter.model import Result, State, Step
 from exporter.queries.filters import doc
 
 RECENT = 20
-"""Completed runs of a job that come with it."""
+"""Maximum number of completed runs in the report of a job."""
 
 
 class Range(msgspec.Struct, frozen=True):
@@ -27,16 +27,16 @@ class Range(msgspec.Struct, frozen=True):
 class BudgetReport(msgspec.Struct, frozen=True, kw_only=True):
     """Requests that may be sent to an API."""
 
-    requests_per_minute: Annotated[float, doc("As configured; sources with the same credential share it.")]
+    requests_per_minute: Annotated[float, doc("Configured budget. Sources with the same credential share it.")]
     limit: Annotated[float | None, doc("Requests that the API allows, by its tightest limit.")] = None
-    remaining: Annotated[float | None, doc("Requests that remain of that limit.")] = None
-    reset: Annotated[float | None, doc("When that limit resets.")] = None
+    remaining: Annotated[float | None, doc("Remaining requests of this limit.")] = None
+    reset: Annotated[float | None, doc("When this limit resets.")] = None
 
 
 class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     """Status of one source."""
 
-    name: Annotated[str, doc("Its name.")]
+    name: Annotated[str, doc("Name of the source.")]
     provider: Annotated[str, doc("The vendor, as `type` in the config.")]
     api_url: Annotated[str, doc("Root URL of the API.")]
     up: Annotated[
@@ -48,34 +48,34 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     last_reason: Annotated[str, doc("Why the last poll failed: a value of the label `reason`.")] = ""
     last_error: Annotated[str, doc("Why the last poll failed, as a sentence.")] = ""
     last_success: Annotated[float | None, doc("When the last successful poll ended.")] = None
-    poll_interval: Annotated[float, doc("Seconds between polls, as in force now.")]
+    poll_interval: Annotated[float, doc("Current seconds between polls.")]
     watermark: Annotated[float | None, doc("All completed runs up to this time are counted.")] = None
-    lag: Annotated[float | None, doc("How far the watermark is behind now.")] = None
+    lag: Annotated[float | None, doc("Seconds by which the watermark is behind the current time.")] = None
     baseline: Annotated[float | None, doc("Runs that completed up to this time are not counted.")] = None
     unobserved_seconds: Annotated[float, doc("Total time whose runs can never be read.")] = 0.0
-    unobserved: Annotated[tuple[Range, ...], doc("The latest such ranges, newest first, at most 20.")] = ()
-    truncated: Annotated[int, doc("Truncated answers, which were fetched again in parts.")] = 0
-    last_truncated: Annotated[float | None, doc("When the last truncated answer came.")] = None
+    unobserved: Annotated[tuple[Range, ...], doc("The latest unobserved ranges, newest first, at most 20.")] = ()
+    truncated: Annotated[int, doc("Truncated responses, which were fetched again in parts.")] = 0
+    last_truncated: Annotated[float | None, doc("When a response was last truncated.")] = None
     last_unobserved: Annotated[float | None, doc("When the latest unobserved range was found.")] = None
     scopes_readable: Annotated[int, doc("Scopes that the credential may read.")] = 0
     scopes_unreadable: Annotated[int, doc("Scopes that the credential may not read.")] = 0
-    unreadable: Annotated[tuple[str, ...], doc("IDs of the scopes that it may not read, at most 20.")] = ()
+    unreadable: Annotated[tuple[str, ...], doc("IDs of unreadable scopes, at most 20.")] = ()
     jobs: Annotated[int, doc("Known jobs.")] = 0
     open_runs: Annotated[int, doc("Active runs.")] = 0
-    steps_pending: Annotated[int, doc("Completed runs whose steps are still to be fetched.")] = 0
+    steps_pending: Annotated[int, doc("Completed runs whose steps are not fetched yet.")] = 0
     steps_lost: Annotated[int, doc("Completed runs whose steps the API no longer had.")] = 0
-    unmapped: Annotated[dict[str, int], doc("Unknown status words, with the number of runs that had them.")] = {}
+    unmapped: Annotated[dict[str, int], doc("Number of runs per unknown status.")] = {}
     credential_expiry: Annotated[float | None, doc("When the credential in use expires.")] = None
-    credential_since: Annotated[float | None, doc("When that time was first seen.")] = None
+    credential_since: Annotated[float | None, doc("When `credential_expiry` was first reported.")] = None
     budget: Annotated[BudgetReport, doc("Requests that may be sent.")]
 
 
 class CompletedRun(msgspec.Struct, frozen=True, kw_only=True):
-    """A completed run in short."""
+    """Short report of a completed run."""
 
     run_id: str
     result: Result
-    end: Annotated[float, doc("When it ended, or was seen to have ended if the vendor does not report it.")]
+    end: Annotated[float, doc("When it ended, or when its completion was first seen if the vendor reports no end.")]
     duration: float | None = None
 
 
@@ -83,41 +83,41 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     """Status of one job."""
 
     source: Annotated[str, doc("Name of its source.")]
-    project: Annotated[str, doc("The label `project`: what holds the job.")]
+    project: Annotated[str, doc("The label `project`: environment, customer or project of the job.")]
     job_name: Annotated[str, doc("The label `job_name`.")]
     job_id: Annotated[str, doc("The vendor's ID.")]
-    url: Annotated[str, doc("Its page at the vendor.")] = ""
-    team: Annotated[str, doc("Its team.")] = ""
-    schedule: Annotated[str, doc("Its schedule, as the vendor or the config writes it.")] = ""
-    enabled: Annotated[bool | None, doc("Whether the vendor starts it.")] = None
-    stop_cause: Annotated[str, doc("Why the vendor does not start it.")] = ""
+    url: Annotated[str, doc("Link to the job at its vendor.")] = ""
+    team: Annotated[str, doc("Team of the job.")] = ""
+    schedule: Annotated[str, doc("Schedule, as the vendor or the config writes it.")] = ""
+    enabled: Annotated[bool | None, doc("Whether the job may run.")] = None
+    stop_cause: Annotated[str, doc("Why the vendor stopped the job.")] = ""
     discovered: Annotated[float, doc("When the exporter first saw it.")]
     last_run: Annotated[CompletedRun | None, doc("The completed run with the latest end.")] = None
-    last_start: Annotated[float | None, doc("When that run started.")] = None
+    last_start: Annotated[float | None, doc("When the last run started.")] = None
     streak: Annotated[int, doc("Failed runs since the last success.")] = 0
-    failing_since: Annotated[float | None, doc("End of the first of them.")] = None
+    failing_since: Annotated[float | None, doc("End of the first of these failed runs.")] = None
     last_success: Annotated[float | None, doc("End of the last success.")] = None
     last_failure: Annotated[float | None, doc("End of the last failed run.")] = None
     last_failed_run: Annotated[str, doc("ID of the last failed run.")] = ""
-    failed_step: Annotated[str, doc("Step of that run that failed first.")] = ""
-    error_type: Annotated[str, doc("Class of error of that run.")] = ""
+    failed_step: Annotated[str, doc("Step of the last failed run that failed first.")] = ""
+    error_type: Annotated[str, doc("Type of error of the last failed run.")] = ""
     next_expected: Annotated[float | None, doc("When the next run should start; in the past if it is overdue.")] = None
     freshness: Annotated[float | None, doc("Maximum age of the last success.")] = None
     duration_budget: Annotated[float | None, doc("Maximum duration of a run.")] = None
-    pending: Annotated[int, doc("Runs that wait to start.")] = 0
-    executing: Annotated[int, doc("Runs that execute.")] = 0
-    oldest_start: Annotated[float | None, doc("Earliest start of the runs that execute.")] = None
+    pending: Annotated[int, doc("Active runs in state `pending`.")] = 0
+    executing: Annotated[int, doc("Active runs in state `executing`.")] = 0
+    oldest_start: Annotated[float | None, doc("Earliest start of the executing runs.")] = None
     status: Annotated[
         str,
         doc(
-            "The first that is true: `failing`, `overdue`, `stale` (the last success is too old), `stuck` (a run "
-            "has been active for too long), `disabled`, `ok`, `idle` (no run has succeeded yet)."
+            "The first of these that applies: `failing`, `overdue`, `stale` (the last success is too old), `stuck` (a "
+            "run has been active for too long), `disabled`, `ok`, `idle` (no run has succeeded yet)."
         ),
     ] = "idle"
-    folded: Annotated[bool, doc("Whether it is counted in `__other__`, because there are too many series.")] = False
+    folded: Annotated[bool, doc("Whether it is counted under `__other__`, because there are too many series.")] = False
     recent: Annotated[
         tuple[CompletedRun, ...],
-        doc("Its latest completed runs, oldest first, at most 20; empty if they were not asked for."),
+        doc("Its latest completed runs, oldest first, at most 20; empty if they were not requested."),
     ] = ()
 
 
@@ -142,17 +142,17 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     job_name: Annotated[str, doc("The label `job_name` of its job.")]
     job_id: Annotated[str, doc("The vendor's ID of its job.")]
     result: Annotated[Result | None, doc("Its result; null while it is active.")] = None
-    state: Annotated[State | None, doc("Its state; null once it has completed, or while its status is unknown.")] = None
-    unmapped: Annotated[str, doc("A status word that is not in any table.")] = ""
+    state: Annotated[State | None, doc("Its state; null if it has completed, or if its status is unknown.")] = None
+    unmapped: Annotated[str, doc("A status that the exporter does not know.")] = ""
     created: Annotated[float | None, doc("When it was created.")] = None
-    scheduled: Annotated[float | None, doc("When the vendor intends to start it.")] = None
+    scheduled: Annotated[float | None, doc("Planned start.")] = None
     start: Annotated[float | None, doc("When it started.")] = None
     end: Annotated[float | None, doc("When it ended.")] = None
-    duration: Annotated[float | None, doc("From start to end; null while it is active.")] = None
-    queue_duration: Annotated[float | None, doc("How long it waited to start.")] = None
+    duration: Annotated[float | None, doc("Seconds from start to end; null while it is active.")] = None
+    queue_duration: Annotated[float | None, doc("Seconds that it waited before it started.")] = None
     retries: Annotated[int, doc("Attempts after the first.")] = 0
     recovered: Annotated[bool, doc("Whether it succeeded after a failed attempt.")] = False
-    error_type: Annotated[str, doc("Class of its error, as the vendor names it.")] = ""
+    error_type: Annotated[str, doc("Type of its error, as the vendor names it.")] = ""
     mark: Annotated[
         str,
         doc(
@@ -161,19 +161,17 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
             "(expired, counted as unknown)."
         ),
     ]
-    endings: Annotated[
-        int, doc("How often it was counted: an ID that became active again can complete more than once.")
-    ] = 0
-    seen: Annotated[float, doc("When it was last new or changed.")]
-    url: Annotated[str, doc("Its page here; a path unless `web.external_url` is set.")]
-    vendor_url: Annotated[str, doc("Its page at the vendor.")] = ""
+    endings: Annotated[int, doc("How often it was counted. A reopened run can complete more than once.")] = 0
+    seen: Annotated[float, doc("When it last changed.")]
+    url: Annotated[str, doc("Link to its page of the exporter; a path unless `web.external_url` is set.")]
+    vendor_url: Annotated[str, doc("Link to the run at its vendor.")] = ""
 
 
 class StepReport(Step, frozen=True, kw_only=True):
     """One step of a run."""
 
-    dependencies: Annotated[tuple[str, ...], doc("Names of steps that had to end first.")] = ()
-    usual: Annotated[float | None, doc("Its usual duration (p50).")] = None
+    dependencies: Annotated[tuple[str, ...], doc("Names of the steps that had to end first.")] = ()
+    usual: Annotated[float | None, doc("Its usual duration (median).")] = None
 
 
 class Usual(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +184,7 @@ class Usual(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunPage(msgspec.Struct, frozen=True, kw_only=True):
-    """One run with all that is known of it."""
+    """One run with its job, steps and previous runs."""
 
     run: Annotated[RunReport, doc("The run.")]
     job: Annotated[JobReport | None, doc("Its job, with recent runs.")]
@@ -194,11 +192,11 @@ class RunPage(msgspec.Struct, frozen=True, kw_only=True):
     steps_from: Annotated[
         str,
         doc(
-            "`api` (fetched now or a moment ago, with starts and dependencies if the vendor reports them), "
-            '`state` (results and durations only), or "" without steps.'
+            "`api` (fetched within the last minute, with starts and dependencies if the vendor reports them), "
+            '`state` (only results and durations), or "" if there are no steps.'
         ),
     ] = ""
-    steps_error: Annotated[str, doc("Why the API could not be asked, as a sentence.")] = ""
+    steps_error: Annotated[str, doc("Why the steps could not be fetched, as a sentence.")] = ""
     failed_step: Annotated[str, doc("The step that failed first.")] = ""
     usual: Annotated[Usual, doc("Usual durations of the job.")]
     previous: Annotated[
@@ -211,9 +209,7 @@ class RunList(msgspec.Struct, frozen=True, kw_only=True):
     """A page of runs: active ones first, then completed ones by end, newest first."""
 
     runs: Annotated[tuple[RunReport, ...], doc("The runs.")]
-    cursor: Annotated[str, doc('Parameter for the next page, "" on the last. It stays valid while runs are added.')] = (
-        ""
-    )
+    cursor: Annotated[str, doc('Cursor of the next page; "" on the last. It stays valid while runs are added.')] = ""
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,22 +219,22 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     kind: Annotated[
         str,
         doc(
-            "Name of the matching alert, such as `JobrunLastRunFailed`; `/runbooks#` and this in lower case is "
-            "its runbook."
+            "Name of the alert, such as `JobrunLastRunFailed`. Its runbook is at `/runbooks#` and the name in lower "
+            "case."
         ),
     ]
     subject: Annotated[str, doc("A source, or a job as `source / project / job_name`.")]
     source: Annotated[str, doc('Name of the source; "" for the exporter itself.')] = ""
-    project: Annotated[str, doc("Of a job.")] = ""
-    job_name: Annotated[str, doc('Of a job, "" otherwise.')] = ""
+    project: Annotated[str, doc("The label `project` of a job.")] = ""
+    job_name: Annotated[str, doc('The label `job_name` of a job; "" for a source.')] = ""
     team: Annotated[str, doc("Team of a job.")] = ""
-    since: Annotated[float | None, doc("When it began.")] = None
-    sentence: Annotated[str, doc("What is wrong. Plain text: escape it.")]
-    link: Annotated[str, doc("Path of a page that shows more.")]
+    since: Annotated[float | None, doc("Since when it exists.")] = None
+    sentence: Annotated[str, doc("Description of the problem. Plain text: escape it.")]
+    link: Annotated[str, doc("Path of a page with details.")]
 
 
 class LogReport(msgspec.Struct, frozen=True, kw_only=True):
-    """The tail of a step's output, or the error text of a run. Fetched on demand, never stored."""
+    """The tail of a step's output, or the error text of a run. It is fetched on request and never stored."""
 
     source: str
     run_id: str

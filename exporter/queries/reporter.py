@@ -1,6 +1,6 @@
 """Answers queries: jobs and sources from the latest snapshot, runs from the state on disk.
 
-Nothing here waits for a poll or a transaction, or delays one.
+Queries never wait for a poll or a transaction, and never delay them.
 """
 
 import time
@@ -42,14 +42,14 @@ from exporter.sources.source import Source
 from exporter.state.schema import StoredRun
 
 USUAL_RUNS = 100
-"""Latest successful runs that usual durations are computed from."""
+"""Number of latest successful runs from which usual durations are computed."""
 
 MAX_OUTPUT = 200_000
-"""Characters of output that are shown, the last ones."""
+"""Maximum number of characters of output; the last ones are shown."""
 
 
 class Dependencies(NamedTuple):
-    """What answers are made of. The functions return what is in force now."""
+    """Dependencies of a reporter. The functions return current values."""
 
     snapshot: Callable[[], Snapshot]
     reader: Reader
@@ -60,14 +60,14 @@ class Dependencies(NamedTuple):
 
 
 class Reporter:
-    """Answers queries; all methods raise ReportError. Thread-safe, but not for an event loop: it reads from disk."""
+    """Answers queries. All methods raise ReportError. Thread-safe; it reads from disk, so it blocks an event loop."""
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._parts = dependencies
 
     @property
     def now(self) -> float:
-        """The present."""
+        """Return the current time in Unix seconds."""
         return self._parts.clock()
 
     # --- sources, jobs, problems ---
@@ -119,7 +119,7 @@ class Reporter:
         )
         place = runs.decode_cursor(wanted.cursor) if wanted.cursor else None
         with _readable():
-            # one more than wanted shows whether there is a next page
+            # One more run than the limit shows whether there is a next page.
             found = self._parts.reader.runs(selection, wanted.limit + 1, place)
         more = len(found) > wanted.limit and not wanted.run_id
         found = found[: wanted.limit]
@@ -143,7 +143,7 @@ class Reporter:
     def _run_reports(self, rows: Iterable[StoredRun]) -> tuple[RunReport, ...]:
         known, settings = self._parts.snapshot().records, self._settings()
         external_url = self._parts.config().web.external_url
-        # the snapshot may not know the job of a run that was committed a moment ago, and a reload may remove a source
+        # A run may be newer than the snapshot, so that its job is unknown, and a reload may remove its source.
         pairs = [(row, known[row.job]) for row in rows if row.job in known and known[row.job].source in settings]
         return tuple(runs.run_report(row, job, settings[job.source], external_url) for row, job in pairs)
 
@@ -158,12 +158,12 @@ class Reporter:
         raise UnknownError("the state has no such run; it may be older than state.retention")
 
     def run(self, source: str, run_id: str, *, live: bool = True) -> RunPage:
-        """Return one run with all that is known of it."""
+        """Return one run with its job, steps and previous runs. `live`: fetch steps from the API."""
         row, job, settings = self._find(source, run_id)
         snapshot, web = self._parts.snapshot(), self._parts.config().web
         with _readable():
             successes = self._parts.reader.successes(job.key, USUAL_RUNS)
-            # an active run comes after all completed ones
+            # all completed runs precede an active run
             before = float("inf") if row.mark is CountState.OPEN else runs.ended_at(row)
             previous = self._parts.reader.before(job.key, before, RECENT)
         view = snapshot.jobs.get(job.key)
@@ -183,7 +183,7 @@ class Reporter:
         )
 
     def _steps(self, source: str, row: StoredRun, *, live: bool) -> tuple[Sequence[Step], str, str]:
-        """Return the steps of a run, where they are from, and why the API did not return them."""
+        """Return the steps of a run, their origin (`api` or `state`), and why the API did not return them."""
         stored, error = runs.stored_steps(row.step_results), ""
         if live:
             try:
@@ -195,14 +195,14 @@ class Reporter:
     def _source(self, name: str) -> Source:
         source = self._parts.sources().get(name)
         if source is None:
-            raise UnknownError("a reload has just removed this source")
+            raise UnknownError("this source was just removed from the config")
         return source
 
     def log(self, source: str, run_id: str, step: str) -> LogReport:
-        """Return the output of a step, fetched from the API."""
+        """Return the output of a step from the API; for the step "" the run's error text."""
         if not self._parts.config().web.logs:
             raise LogsOffError("output and error texts are shown only with web.logs: true in the config")
-        row, _, _ = self._find(source, run_id)  # only runs that we know, so that nobody can probe the API
+        row, _, _ = self._find(source, run_id)  # only known runs, so that users cannot probe the API
         log = self._parts.vendors.log(self._source(source), row.run, step)
         return LogReport(
             source=source,
@@ -214,7 +214,7 @@ class Reporter:
 
 
 def _keys(jobs: Iterable[JobState], wanted: RunQuery) -> frozenset[int] | None:
-    """Return the keys of the jobs whose runs are wanted; None for all jobs."""
+    """Return the keys of the jobs that a query selects; None for all jobs."""
     if wanted.project is None and not wanted.job_name:
         return None
     return frozenset(

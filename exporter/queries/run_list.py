@@ -1,7 +1,7 @@
-"""The list of all runs: active ones first, then completed ones by end, newest first; and any part of it.
+"""Reads parts of the list of all runs: active runs first, then completed ones, newest first.
 
-It merges *streams*, one per source and result or one per job, each in the order of an index. So a part costs the same
-however many runs there are.
+The list merges *streams*, one per source and result, or one per job. Each stream has the order of an index, so the cost
+of a part does not depend on the number of runs.
 """
 
 import heapq
@@ -17,14 +17,14 @@ from exporter.state.database import Database
 from exporter.state.schema import COLUMNS, StoredRun, to_stored
 
 FEW_JOBS = 100
-"""Up to this many jobs have a stream each; for more, the streams of all jobs are filtered."""
+"""Up to this many jobs have their own streams. For more jobs, the streams of all jobs are filtered."""
 
 ENDED = 'coalesce("end", seen)'
-"""When a run ended, or was seen to have ended: as in the indices."""
+"""SQL expression of a run's end, or of when its completion was seen, as in the indexes."""
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A run's place in the list. `at`: when it ended, or began if it is active. `source`: the key of its source."""
+    """A run's place in the list. `at`: its end, or the start of an active run. `source`: key of the source."""
 
     open: bool
     at: float
@@ -33,7 +33,7 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class RunSelection(msgspec.Struct, frozen=True, kw_only=True):
-    """Which runs to list; None for any. `sources`: names. `jobs`: keys."""
+    """Selection of runs; None stands for any value. `sources`: names. `jobs`: keys."""
 
     sources: Collection[str] | None = None
     jobs: Collection[int] | None = None
@@ -52,7 +52,7 @@ class ListedRun(msgspec.Struct, frozen=True):
 
 
 class _Stream(msgspec.Struct, frozen=True):
-    """Rows in the order of one index. `at`: the expression that orders them."""
+    """Rows in the order of one index. `at`: the SQL expression of that order."""
 
     open: bool
     source: int
@@ -62,7 +62,7 @@ class _Stream(msgspec.Struct, frozen=True):
 
 
 def list_runs(database: Database, wanted: RunSelection, limit: int, after: Place | None) -> list[ListedRun]:
-    """Return at most `limit` runs, from the first one behind a place."""
+    """Return at most `limit` runs that follow the place `after`."""
     sources = database.execute("SELECT key, name FROM sources")
     keys = [key for key, name in sources if wanted.sources is None or name in wanted.sources]
     if wanted.run_id is not None:

@@ -1,4 +1,4 @@
-"""Sources as pages and JSON show them: a pure function of their views."""
+"""Builds reports of sources for pages and JSON: a pure function of their views."""
 
 from exporter.counting.records import SourceState
 from exporter.ledger.batch_writer import merged
@@ -7,14 +7,14 @@ from exporter.queries.records import BudgetReport, Range, SourceReport
 from exporter.snapshot.source import SourceView
 
 MAX_SHOWN = 20
-"""Ranges and scopes that are shown."""
+"""Maximum number of ranges and of scopes in a report."""
 
 
 def source_report(view: SourceView, now: float) -> SourceReport:
-    """Return a source as pages show it."""
+    """Return the report of a source."""
     state, status, watermark, unreadable = view.state, view.status, view.watermark, view.unreadable
     limits = status.rate_limit
-    # what remained before the limit was reset says nothing about now
+    # After the reset, the number of remaining requests is unknown.
     over = limits.reset is not None and limits.reset < now
     return SourceReport(
         name=view.name,

@@ -1,4 +1,4 @@
-"""Queries of people that only a vendor's API can answer: a few at a time, with short waits."""
+"""Queries for pages that only a vendor's API can answer: a few at a time, with short waits."""
 
 import threading
 import time
@@ -17,25 +17,25 @@ BUDGET_WAIT = 3.0
 """Seconds that a request may wait for the source's budget."""
 
 STEPS_SECONDS, LOG_SECONDS = 4.0, 15.0
-"""How long a person waits for steps, without which the page is useful too, and for output."""
+"""Seconds that a page waits for steps, without which it is still useful, and for output."""
 
-# Few: people who reload a page must not use up a budget that polls need.
+# There are few threads, so that people who reload a page do not use up a budget that polls need.
 THREADS = 3
 MAX_STEPS, MAX_LOGS = 6, 2
-"""Queries that run at once."""
+"""Maximum number of queries in progress."""
 
 KEEP, KEEP_ACTIVE = 60.0, 10.0
-"""Seconds for which the steps of completed and of active runs are kept."""
+"""Seconds for which the steps of completed and of active runs are cached."""
 
 MAX_KEPT = 200
-"""Runs whose steps are kept. Output is never kept."""
+"""Maximum number of runs whose steps are cached. Output is never cached."""
 
 Answer = TypeVar("Answer")
 Key = tuple[str, str]
 
 
 class VendorQueries:
-    """Queries of vendors' APIs. Thread-safe. `waiting` is entered while an answer is waited for."""
+    """Queries of vendors' APIs. Thread-safe. `waiting`: context that is entered while a thread waits for a response."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class VendorQueries:
         self._kept: dict[Key, tuple[float, Sequence[Step]]] = {}
 
     def steps(self, name: str, source: Source, run: Run) -> Sequence[Step]:
-        """Return the steps of a run; simultaneous calls share one request. Raises ReportError."""
+        """Return the steps of a run. Simultaneous calls share one request. Raises ReportError."""
         key = (name, run.run_id)
         with self._lock:
             until, steps = self._kept.get(key, (float("-inf"), ()))
@@ -64,7 +64,7 @@ class VendorQueries:
             if future is None:
                 _refuse(len(self._running) >= MAX_STEPS)
                 future = self._running[key] = self._threads.submit(_query, source.steps, run)
-                # called at once, in this thread, if it is done already: hence the reentrant lock
+                # If the query is done already, this calls back in this thread, so the lock must be reentrant.
                 future.add_done_callback(lambda done: self._keep(key, run, done))
         with self._waiting():
             return _result(future, self._steps_seconds)
@@ -94,7 +94,7 @@ class VendorQueries:
             self._logs.discard(future)
 
     def close(self) -> bool:
-        """Start no more queries. Returns False if one is still running."""
+        """Start no more queries. Return False if a query is still in progress."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             return not (self._running or self._logs)
@@ -106,7 +106,7 @@ def _refuse(busy: bool) -> None:  # noqa: FBT001  # its only argument
 
 
 def _query(ask: Callable[..., Answer], *about: object) -> Answer:
-    # people get a part of the source's budget only, so that pages never delay a poll
+    # These requests get only a part of the source's budget, so that pages never delay a poll.
     with for_a_person():
         return ask(*about, patience=BUDGET_WAIT)
 
@@ -115,7 +115,7 @@ def _result(future: Future[Answer], seconds: float) -> Answer:
     try:
         return future.result(seconds)
     except TimeoutError:
-        raise UpstreamError(f"the API did not answer within {seconds:g} s") from None
+        raise UpstreamError(f"the API did not respond within {seconds:g} s") from None
     except (Stopped, CancelledError):
         raise BusyError("the exporter is stopping") from None
     except NotFoundError as error:

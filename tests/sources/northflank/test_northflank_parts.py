@@ -158,16 +158,16 @@ def test_an_api_without_any_valid_response_is_an_error_of_the_whole_source(poiso
 
 
 def test_a_job_missing_in_the_list_is_read_as_long_as_it_responds(poisoned, world, simulator):
-    original = simulator.response
+    original = simulator.answer
 
-    def response(request, route):
+    def answer(request, route):
         response = original(request, route)
         if request.endpoint != "jobs":
             return response
         rows = ("good", "other")
         return json_response({"data": {"jobs": [{"id": row, "name": row} for row in rows]}, "pagination": {}})
 
-    simulator.response = response
+    simulator.answer = answer
     poisoned.live(2 * HOUR)
     world.run("bad", start=poisoned.clock() + 1, duration=20.0, result="failure")
     poisoned.live(20 * MINUTE)
@@ -202,9 +202,9 @@ ENDLESS = {
 def test_an_endless_list_is_refused(exporting, world, simulator, endpoint, pages):
     exporter = exporting(requests_per_minute=6000)
     world.add_job(SimJob(job_id="prod/a", name="a", project="prod"))
-    numbers, original = itertools.count(), simulator.response
+    numbers, original = itertools.count(), simulator.answer
 
-    def response(request, route):
+    def answer(request, route):
         if request.endpoint != endpoint:
             return original(request, route)
         rows, cursor = pages(next(numbers))
@@ -213,7 +213,7 @@ def test_an_endless_list_is_refused(exporting, world, simulator, endpoint, pages
         return json_response({"data": {endpoint: started}, "pagination": more})
 
     simulator.options = NorthflankOptions(requests_per_hour=10**6)
-    simulator.response = response
+    simulator.answer = answer
     exporter.poll()
     if (endpoint, pages) != ("runs", ENDLESS["always one page more"]):
         assert exporter.poller.status.reason == "schema"

@@ -126,11 +126,11 @@ def test_a_key_of_version_2_signs_in_with_one_header(make, console, meter):
 
 def test_key_headers_go_to_the_sign_in_alone(make, console):
     seen = []
-    response = console.handle_request
+    answer = console.handle_request
 
     def noted(request):
         seen.append(request)
-        return response(request)
+        return answer(request)
 
     console.handle_request = noted
     ask(make(key_auth(console)))

@@ -137,8 +137,8 @@ def test_an_export_is_read_whatever_its_errors_hold(error, created, newline):
 
 
 @pytest.mark.parametrize("answer", [403, 404, 400, "cut", "empty"])
-def test_a_burst_with_hidden_runs_is_counted_once_and_logged(world, exporter, simulator, capsys, response):
-    simulator.options = StraitOptions(export=response)
+def test_a_burst_with_hidden_runs_is_counted_once_and_logged(world, exporter, simulator, capsys, answer):
+    simulator.options = StraitOptions(export=answer)
     exporter.poll()
     burst(world, exporter.now + 1, 250)
     for _ in range(5):

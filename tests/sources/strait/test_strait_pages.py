@@ -192,14 +192,14 @@ def test_a_refused_page_is_caught_up_later(world, clock, simulator, exporter):
 def endless(simulator, answers):
     """Pages that are never the last: `answers` gives the page that follows that many others."""
     numbers = itertools.count()
-    original = simulator.response
+    original = simulator.answer
 
-    def response(request, route):
+    def answer(request, route):
         if request.endpoint != "jobs":
             return original(request, route)
         return json_response(answers(next(numbers)))
 
-    simulator.response = response
+    simulator.answer = answer
 
 
 CREATED = "2023-11-14T22:13:20.5Z"

@@ -84,14 +84,14 @@ def test_workflow_runs_that_fail_for_long_are_shown_as_unreadable(exporter, simu
 
 def test_one_failing_status_list_affects_only_that_list(world, clock, exporter, simulator):
     exporter.poll()
-    original = simulator.response
+    original = simulator.answer
 
-    def response(request, route):
+    def answer(request, route):
         if request.query.get("status") == "waiting":
             return simulator.error(422, "broken")
         return original(request, route)
 
-    simulator.response = response
+    simulator.answer = answer
     world.run("daily", duration=5.0)
     for _ in range(3):
         exporter.poll(60)

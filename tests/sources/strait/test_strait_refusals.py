@@ -103,7 +103,7 @@ def test_the_limit_by_address_is_plain_text_with_a_retry_time(simulator, option)
     option(address_requests_per_minute=2)
     with httpx.Client(base_url=simulator.url, headers={"Authorization": "Bearer strait_simulated"}) as http:
         answers = [http.get("/v1/runs") for _ in range(3)]
-    assert [response.status_code for response in answers] == [200, 200, 429]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
     assert answers[2].headers["content-type"].startswith("text/plain")
     assert 0 < int(answers[2].headers["retry-after"]) <= 60
 
